@@ -1,0 +1,305 @@
+"""The agent: the hot loop, and what it takes to keep it fed."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import queue
+import threading
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+
+from edge_agent import report
+from edge_agent.cloud import Cloud, Outcome
+from edge_agent.core.frame import Frame, sign
+from edge_agent.core.frames import FrameCache
+from edge_agent.core.hierarchy import Hierarchy, Rules, Tally
+from edge_agent.core.submodels import Base, LocalModel, Submodels
+from edge_agent.core.types import Answer, Ask, Score, Step
+from edge_agent.keeper import Keeper, Loaded
+from edge_agent.settings import Settings, size
+from edge_agent.source import Shot, Source
+from edge_agent.store import Store
+from shared import protocol
+from shared.bundle import Bundle, BundleError, Manifest, Model
+from shared.context import FORGETFUL, Context
+from shared.engine import Session, release_memory, resident_bytes
+from shared.image import Input, Picture, crop, preprocessor
+from shared.link import Address, Link, Message
+from shared.version import VERSION
+
+log = logging.getLogger(__name__)
+
+#: Without ``--memory-budget`` the submodels may cost this much together.
+_ROOM = 256 << 20
+#: A loaded model's resident size, as a multiple of its float16 file, until one has been measured.
+_GROWTH = 4
+_SAMPLE_EVERY = 64
+
+
+class AgentError(Exception):
+    """The agent cannot go on; the message says what to do."""
+
+
+class View:
+    """A frame's picture as the models see it: cropped and scaled once, however many look."""
+
+    def __init__(self, picture: Picture) -> None:
+        self._picture = picture
+        self._crops: dict[Input, Picture] = {}
+
+    def crop(self, spec: Input) -> Picture:
+        if (cropped := self._crops.get(spec)) is None:
+            cropped = self._crops[spec] = crop(self._picture, spec)
+        return cropped
+
+
+def scorer(session: Session, spec: Input) -> Score:
+    """A model as the core wants it: a view in, logits out."""
+    preprocess = preprocessor(spec)
+    return lambda view: session.run(preprocess(view.crop(spec)))[0]
+
+
+@dataclass
+class Now:
+    """What the terminal view shows; written by the hot loop, read by another thread."""
+
+    answer: Answer | None = None
+    label: str = ""
+    latency_ms: float = 0.0
+
+
+class Agent:
+    """One device: a source of frames, a hierarchy of levels, a link to the cloud."""
+
+    def __init__(
+        self, settings: Settings, address: Address | None, store: Store | None, bundle: Bundle | None
+    ) -> None:
+        """``address`` None: no network. ``bundle`` takes the place of catalogue and store."""
+        self.settings = settings
+        self.now, self.tally = Now(), Tally()
+        self.latencies, self.score = report.Latencies(), report.Score()
+        self.pulled: list[str] = []
+        self.resident_peak = 0
+        self.first_answer: float | None = None
+        self.stopped = threading.Event()
+        self.hierarchy: Hierarchy | None = None
+        self._begun = time.monotonic()
+        self._manifest: Manifest | None = None
+        self._version = ""
+        self._cloud: Cloud | None = None
+        self._submodel_cost = 0
+        self._budget = size(settings.memory_budget) if settings.memory_budget else None
+        self.link = self._connect(address) if address is not None else None
+        local = "base" in settings.levels or "submodels" in settings.levels
+        self.keeper = Keeper(
+            store, self.link, settings.device, settings.provider, settings.threads, settings.base if local else None
+        )
+        if bundle is not None:
+            self.keeper.use(bundle)
+        elif store is not None and (known := store.recall(settings.catalogue)) is not None:
+            self.keeper.announce(known)
+
+    def run(self, source: Source, sink: report.Sink) -> None:
+        """Answer every frame of ``source`` until it ends or ``stopped`` is set. Raises ``AgentError``."""
+        cv2.setNumThreads(1)  # pictures are small: its thread pool costs more than it gives
+        self.keeper.start()
+        if self.link is not None:
+            self.link.start()
+        try:
+            self._await_deployment()
+            for index, shot in enumerate(source):
+                if self.stopped.is_set():
+                    break
+                self._answer(index, shot, sink)
+                self._tend()
+                if index + 1 == self.settings.frames:
+                    break
+        finally:
+            source.close()
+            self.keeper.stop()
+            if self.link is not None:
+                self.link.stop((protocol.topic(self.settings.device, "status"), self._status("stopped")))
+
+    def _answer(self, index: int, shot: Shot, sink: report.Sink) -> None:
+        """One frame, from picture to answer: the hot path."""
+        assert self.hierarchy is not None and self._manifest is not None
+        started = time.monotonic()
+        frame = Frame(index, View(shot.picture), sign(shot.picture) if self.hierarchy.rules.novelty else None)
+        step = self.hierarchy.look(frame, started)
+        outcome = self._ask(step)
+        answer = self.hierarchy.settle(step, outcome.reply, time.monotonic(), outcome.trouble)
+        latency_ms = (time.monotonic() - started) * 1000
+
+        line = report.line(answer, self._manifest.labels, time.time(), latency_ms, shot.truth)
+        sink.write(line)
+        self.latencies.add(latency_ms)
+        self.score.add(line.label, shot.truth)
+        self.now = Now(answer, line.label, latency_ms)
+        if self.first_answer is None:
+            self.first_answer = time.monotonic() - self._begun
+
+    def _ask(self, step: Step) -> Outcome:
+        if not isinstance(step, Ask):
+            return Outcome(None)
+        if self._cloud is None:
+            return Outcome(None, "no cloud")
+        return self._cloud.ask(step, lambda: step.frame.view.crop(self._full.input))
+
+    def _tend(self) -> None:
+        """Between two frames: late answers in, loaded models in, dropped ones out."""
+        assert self.hierarchy is not None
+        if self._cloud is not None:
+            for reply in self._cloud.late():
+                self.hierarchy.late(reply, time.monotonic())
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._take(self.keeper.ready.get_nowait())
+        if (wanted := self.hierarchy.wanted) is not None:
+            self._make_room(wanted)
+            self.keeper.want(wanted)
+        if self.tally.frames % _SAMPLE_EVERY == 1:
+            self.resident_peak = max(self.resident_peak, resident_bytes())
+
+    def _await_deployment(self) -> None:
+        """Wait until there is something to answer with."""
+        said = ""
+        while self.hierarchy is None and not self.stopped.is_set():
+            if self.keeper.idle_manifest is not None:
+                self._deploy(self.keeper.idle_manifest, self.keeper.version, None)
+                return
+            with contextlib.suppress(queue.Empty):
+                self._take(self.keeper.ready.get(timeout=0.1))
+            trouble = self.keeper.trouble or (self.link.trouble if self.link is not None else "")
+            if time.monotonic() - self._begun > 2.0 and trouble != said:
+                log.warning("waiting for a model: %s", trouble or "no catalogue on this broker yet")
+                said = trouble
+
+    def _take(self, loaded: Loaded) -> None:
+        """Put a loaded model to use."""
+        model = loaded.manifest.models[loaded.name]
+        if loaded.pulled and model.role == "submodel":
+            self.pulled.append(loaded.name)
+        local = LocalModel(
+            loaded.name,
+            scorer(loaded.session, model.input),
+            model.temperature,
+            np.array(model.coverage),
+            loaded.cost,
+        )
+        if loaded.first:
+            self._deploy(loaded.manifest, loaded.version, local)
+        elif self.hierarchy is not None and loaded.version == self._version:
+            self._submodel_cost = max(self._submodel_cost, loaded.cost)
+            self._dropped(self.hierarchy.install(local))
+
+    def _deploy(self, manifest: Manifest, version: str, base: LocalModel | None) -> None:
+        """Begin to answer with this bundle, in the place of any before."""
+        settings = self.settings
+        floor = resident_bytes()
+        self.resident_peak = max(self.resident_peak, floor)
+        room = _ROOM if self._budget is None else self._budget - floor
+        if room < 0:
+            raise AgentError(
+                f"memory budget {settings.memory_budget} is under the {floor / 1e6:.0f} MB that this process needs "
+                f"with {manifest.name}'s base model alone; give more"
+            )
+        try:
+            gate = manifest.gate(settings.max_false_hits)
+        except BundleError as error:
+            raise AgentError(str(error)) from None
+        full = manifest.only("full")
+        novelty = settings.context or "frames" in settings.levels
+        context = Context(len(manifest.labels), manifest.context if settings.context else FORGETFUL)
+        self.hierarchy = Hierarchy(
+            Rules(gate.risk, settings.deadline_ms / 1000, full, manifest.models[full].temperature, novelty),
+            context,
+            FrameCache() if "frames" in settings.levels else None,
+            Submodels(room, base.coverage) if base is not None and "submodels" in settings.levels else None,
+            Base(base) if base is not None and "base" in settings.levels else None,
+            self.tally,
+        )
+        self._manifest, self._version, self._full = manifest, version, manifest.models[full]
+        if self.link is not None and "cloud" in settings.levels:
+            self._cloud = Cloud(self.link, settings.device, manifest, time.monotonic)
+        self._announce()
+        log.info("answering with %s, version %s", manifest.name, version[:12])
+
+    def _make_room(self, name: str) -> None:
+        """Drop submodels before another is loaded, so that the two are never resident together over the budget."""
+        assert self.hierarchy is not None and self._manifest is not None
+        if self.hierarchy.submodels is None:
+            return
+        need = max(self._submodel_cost, _GROWTH * self._manifest.models[name].bytes)
+        self._dropped(self.hierarchy.submodels.shrink(max(0, self.hierarchy.submodels.budget - need)))
+
+    def _dropped(self, names: list[str]) -> None:
+        if names:
+            log.info("dropped %s", ", ".join(names))
+            release_memory()
+        self._announce()
+
+    def _connect(self, address: Address) -> Link:
+        device = self.settings.device
+        topics = [(protocol.topic(device, "answer"), 0), (protocol.topic(device, "blob", "+"), 0)]
+        return Link(
+            address,
+            f"cachenet-{device}",
+            [*topics, (protocol.CATALOGUE_TOPICS, 1)],
+            self._receive,
+            self._announce,
+            (protocol.topic(device, "status"), protocol.encode(protocol.Status("offline", VERSION))),
+        )
+
+    def _receive(self, message: Message) -> None:
+        """Sort what arrives (on the link's thread)."""
+        try:
+            if message.topic.startswith(protocol.CATALOGUE_TOPICS[:-1]):
+                if self.settings.catalogue in ("", message.topic.rsplit("/", 1)[-1]):
+                    self.keeper.announce(message.payload)
+                return
+            _, leaf = protocol.device_of(message.topic)
+            if leaf == ("answer",) and self._cloud is not None:
+                self._cloud.receive(message)
+            elif leaf[0] == "blob" and leaf[1] != "get":
+                self.keeper.receive(message, leaf[1])
+        except (protocol.Malformed, BundleError) as error:
+            log.warning("message on %s ignored: %s", message.topic, error)
+
+    def _announce(self) -> None:
+        if self.link is not None:
+            self.link.publish(protocol.topic(self.settings.device, "status"), self._status("online"), 1, retain=True)
+
+    def _status(self, state: Any) -> bytes:
+        submodels = self.hierarchy.submodels if self.hierarchy is not None else None
+        return protocol.encode(
+            protocol.Status(state, VERSION, self._version, submodels.names() if submodels is not None else ())
+        )
+
+    def summary(self, source: Source) -> dict[str, Any]:
+        """The run in figures, as ``--json`` and ``--summary`` give them."""
+        cloud = self._cloud
+        return {
+            "frames": self.tally.frames,
+            "hits": dict(self.tally.hits),
+            "cloud": self.tally.cloud,
+            "fallbacks": self.tally.fallbacks,
+            "late": self.tally.late,
+            "dropped": source.dropped,
+            "broken": source.broken,
+            "latency_ms": self.latencies.table(),
+            "accuracy": self.score.accuracy,
+            "bytes_up": cloud.bytes_up if cloud is not None else 0,
+            "bytes_down": (cloud.bytes_down if cloud is not None else 0) + self.keeper.bytes_down,
+            "models_pulled": self.pulled,
+            "resident_bytes_peak": max(self.resident_peak, resident_bytes()),
+            "first_answer_s": self.first_answer,
+            "bundle": self._manifest.name if self._manifest is not None else None,
+            "bundle_version": self._version,
+            "version": VERSION,
+        }
+

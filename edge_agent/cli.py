@@ -1,0 +1,181 @@
+"""The command ``edge-agent``."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Annotated, Any, NoReturn, Optional
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from edge_agent.agent import Agent, AgentError
+from edge_agent.report import Sink
+from edge_agent.settings import LEVELS, Settings, size
+from edge_agent.source import SourceError, open_source
+from edge_agent.store import Store, StoreError
+from edge_agent.terminal import View
+from shared import config
+from shared.bundle import Bundle, BundleError
+from shared.engine import EngineError, providers
+from shared.link import Address, LinkError, address
+from shared.protocol import Malformed, check_device
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
+)
+_stderr = Console(stderr=True)
+
+
+@app.callback()
+def _root() -> None:
+    """Understand a camera on a small device: answer most frames here, ask a server for the rest.
+
+    Example: edge-agent run camera:0 --broker mqtt://server.local
+    """
+
+
+@app.command()
+def run(
+    source: Annotated[
+        Optional[str],
+        typer.Argument(help="camera:N, rtsp://..., a video file, a directory of images or a recorded stream."),
+    ] = None,
+    broker: Annotated[Optional[str], typer.Option(help="mqtt[s]://[user@]host[:port] of the broker.")] = None,
+    bundle: Annotated[Optional[str], typer.Option(help="Take models from this directory, not from the broker.")] = None,
+    catalogue: Annotated[Optional[str], typer.Option(help="Which bundle of the catalogue; default: the first.")] = None,
+    store: Annotated[Optional[str], typer.Option(help="Where models are kept across restarts.")] = None,
+    device: Annotated[Optional[str], typer.Option(help="This device's name; default: the host's.")] = None,
+    password_file: Annotated[Optional[str], typer.Option(help="File with the broker's password.")] = None,
+    ca: Annotated[Optional[str], typer.Option(help="CA certificate of the broker, for mqtts.")] = None,
+    levels: Annotated[Optional[str], typer.Option(help=f"Which levels answer, of {','.join(LEVELS)}.")] = None,
+    base: Annotated[Optional[str], typer.Option(help="Use this model of the bundle as the base model.")] = None,
+    context: Annotated[Optional[bool], typer.Option(help="Let the recent past count.")] = None,
+    max_false_hits: Annotated[Optional[float], typer.Option(help="Error budget: false hits per frame.")] = None,
+    deadline_ms: Annotated[Optional[int], typer.Option(help="Longest that a frame waits for the cloud.")] = None,
+    memory_budget: Annotated[Optional[str], typer.Option(help="Bound on the resident set, as 150MB.")] = None,
+    provider: Annotated[Optional[str], typer.Option(help="auto, cpu, cuda or tensorrt.")] = None,
+    threads: Annotated[Optional[int], typer.Option(help="Threads per inference.")] = None,
+    fps: Annotated[Optional[float], typer.Option(help="Pace of a file; default: as fast as it goes.")] = None,
+    frames: Annotated[Optional[int], typer.Option(help="Stop after so many frames.")] = None,
+    output: Annotated[Optional[str], typer.Option(help="Write a JSON line per frame to this file, or - .")] = None,
+    summary: Annotated[Optional[str], typer.Option(help="Write the summary as JSON to this file.")] = None,
+    view: Annotated[Optional[bool], typer.Option(help="Live terminal view; default: if stderr is one.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON on stdout.")] = False,
+    config_file: Annotated[Optional[Path], typer.Option("--config", help="TOML file with any of these.")] = None,
+    print_config: Annotated[bool, typer.Option(help="Print the settings in force as TOML and end.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more on stderr.")] = False,
+) -> None:
+    """Answer every frame of SOURCE.
+
+    Example: edge-agent run camera:0 --broker mqtt://server.local --output answers.jsonl
+
+    Example: edge-agent run clip.mp4 --bundle models/zoo/cifar10 --levels frames,base
+    """
+    flags = {name: value for name, value in locals().items() if name in Settings.__struct_fields__}
+    try:
+        settings = config.load(Settings, flags, config_file)
+        if print_config:
+            typer.echo(config.to_toml(settings), nl=False)
+            return
+        agent, frames_in, sink = _prepare(settings)
+    except (
+        config.ConfigError, LinkError, StoreError, BundleError, SourceError, EngineError, Malformed, ValueError
+    ) as error:
+        _refuse(str(error))
+    except OSError as error:
+        _refuse(f"{error.filename}: {error.strerror}")
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr
+    )
+
+    def stop(*_: Any) -> None:
+        agent.stopped.set()
+        frames_in.close()
+
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGTERM, stop)
+    shown = view if view is not None else _stderr.is_terminal
+    try:
+        with View(agent, frames_in, _stderr) if shown else nullcontext():
+            agent.run(frames_in, sink)
+    except AgentError as error:
+        _refuse(str(error))
+    finally:
+        sink.close()
+    figures = agent.summary(frames_in)
+    if settings.summary:
+        Path(settings.summary).write_text(json.dumps(figures, indent=2) + "\n")
+    if as_json:
+        typer.echo(json.dumps(figures))
+    else:
+        _stderr.print(_table(figures))
+
+
+def _prepare(settings: Settings) -> tuple[Agent, Any, Sink]:
+    """Check everything that can be checked before the run begins."""
+    if not settings.source:
+        raise ValueError("no SOURCE; give one, as in: edge-agent run camera:0 --broker mqtt://server.local")
+    if not settings.broker and not settings.bundle:
+        raise ValueError("nothing to answer with: give --broker mqtt://host, or --bundle DIRECTORY")
+    if not settings.levels or ("cloud" in settings.levels and set(settings.levels) == {"cloud"} and not settings.broker):
+        raise ValueError("--levels leaves nothing that can answer; the cloud needs a --broker")
+    check_device(settings.device)
+    providers(settings.provider)
+    if settings.memory_budget:
+        size(settings.memory_budget)
+    bundle = Bundle(Path(settings.bundle)) if settings.bundle else None
+    if bundle is not None and settings.base and settings.base not in bundle.manifest.models:
+        raise ValueError(f"--base {settings.base}: the bundle has {', '.join(bundle.manifest.models)}")
+    where: Address | None = None
+    if settings.broker:
+        where = address(settings.broker, _password(settings), Path(settings.ca) if settings.ca else None)
+    store = Store(Path(settings.store)) if bundle is None else None
+    if settings.summary:
+        Path(settings.summary).open("a").close()  # find out now, not after a day's run
+    sink = Sink(settings.output)
+    source = open_source(settings.source, settings.fps)
+    return Agent(settings, where, store, bundle), source, sink
+
+
+def _password(settings: Settings) -> str | None:
+    if settings.password_file:
+        return Path(settings.password_file).read_text().strip()
+    return os.environ.get("CACHENET_PASSWORD")
+
+
+def _table(figures: dict[str, Any]) -> Table:
+    table = Table(title=f"{figures['frames']} frames answered", title_justify="left")
+    for column in ("level", "frames", "share"):
+        table.add_column(column, justify="left" if column == "level" else "right")
+    counts = {**figures["hits"], "cloud": figures["cloud"], "fallback": figures["fallbacks"]}
+    for level, count in counts.items():
+        table.add_row(level, str(count), f"{count / max(1, figures['frames']):.1%}")
+    ms = figures["latency_ms"]
+    table.caption = (
+        f"latency mean {ms['mean']:.2f}, p50 {ms['p50']:.2f}, p95 {ms['p95']:.2f}, p99 {ms['p99']:.2f} ms"
+        + (f"; accuracy {figures['accuracy']:.1%}" if figures["accuracy"] is not None else "")
+        + f"; up {figures['bytes_up'] / 1e3:.0f} kB, down {figures['bytes_down'] / 1e3:.0f} kB"
+        + (f"; {figures['dropped']} live frames dropped" if figures["dropped"] else "")
+        + (f"; {figures['broken']} broken files skipped" if figures["broken"] else "")
+    )
+    return table
+
+
+def _refuse(why: str) -> NoReturn:
+    typer.echo(f"edge-agent: {why}", err=True)
+    raise typer.Exit(2)
+
+
+def main() -> None:
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""L3 ``cloud``: the full model, over MQTT, within a deadline."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from edge_agent.core.breaker import Breaker
+from edge_agent.core.types import Ask, Reply
+from shared import protocol
+from shared.bundle import Manifest
+from shared.image import Picture, encode
+from shared.link import Link, Message
+
+log = logging.getLogger(__name__)
+
+#: Questions whose answer may still come late; older ones are forgotten.
+_REMEMBERED = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of a question: a reply, or in ``trouble`` why there is none."""
+
+    reply: Reply | None
+    trouble: str = ""
+
+
+class Cloud:
+    """Asks one question at a time. Answers that come after their deadline are kept for ``late``."""
+
+    def __init__(self, link: Link, device: str, manifest: Manifest, clock: Callable[[], float]) -> None:
+        self._link, self._clock = link, clock
+        self._name = manifest.only("full")
+        self._full = manifest.models[self._name]
+        self._classes = len(manifest.labels)
+        self._topic = protocol.topic(device, "infer", self._name)
+        self._run = time.monotonic_ns().to_bytes(8, "big")  # so that an earlier run's late answers are not taken for ours
+        self._breaker = Breaker()
+        self._news = threading.Condition()
+        self._waiting: int | None = None
+        self._got: Outcome | None = None
+        self._asked: deque[int] = deque(maxlen=_REMEMBERED)
+        self._late: deque[Reply] = deque(maxlen=_REMEMBERED)
+        self.bytes_up = self.bytes_down = 0
+
+    def ask(self, ask: Ask, view: Callable[[], Picture]) -> Outcome:
+        """Send the frame and wait for its answer, until ``ask.deadline`` at most."""
+        now = self._clock()
+        if not self._link.connected.is_set():
+            return Outcome(None, "not connected")
+        if not self._breaker.allows(now):
+            return Outcome(None, "cloud silent, circuit open")
+        content, data = encode(view())
+        budget_ms = max(0, int((ask.deadline - self._clock()) * 1000))
+        request = protocol.Request(
+            self._name, content, self._run + ask.frame.index.to_bytes(8, "big"), budget_ms, ask.recent
+        )
+        with self._news:
+            self._waiting, self._got = ask.frame.index, None
+            self._asked.append(ask.frame.index)
+        sent = self._link.publish(
+            self._topic,
+            data,
+            content=content,
+            correlation=request.correlation,
+            properties=request.properties(),
+            expiry_s=max(1, math.ceil(budget_ms / 1000)),
+        )
+        self.bytes_up += len(data)
+        with self._news:
+            if sent:
+                self._news.wait_for(lambda: self._got is not None, max(0.0, ask.deadline - self._clock()))
+            self._waiting = None
+            outcome = self._got or Outcome(None, "no answer in time" if sent else "not connected")
+        # A refusal shows that somebody is there; only silence opens the circuit.
+        if self._got is None:
+            self._breaker.failed(self._clock())
+        else:
+            self._breaker.succeeded()
+        return outcome
+
+    def late(self) -> list[Reply]:
+        """Replies that came after their deadline, each once."""
+        replies = []
+        while self._late:
+            replies.append(self._late.popleft())
+        return replies
+
+    def receive(self, message: Message) -> None:
+        """Take a message from the ``answer`` topic (on the link's thread). Raises ``protocol.Malformed``."""
+        correlation = message.correlation or b""
+        if len(correlation) != 16 or correlation[:8] != self._run:
+            return
+        frame = int.from_bytes(correlation[8:], "big")
+        self.bytes_down += len(message.payload)
+        said = protocol.decode(message.payload, protocol.Answer | protocol.Refusal)  # type: ignore[arg-type]
+        if isinstance(said, protocol.Refusal):
+            outcome = Outcome(None, f"refused: {said.reason} ({said.detail[:80]})")
+        elif said.model != self._full.sha256:
+            outcome = Outcome(None, "refused: the server runs another model than the catalogue says")
+        else:
+            outcome = Outcome(Reply(frame, said.logits(self._classes), said.submodel))
+        with self._news:
+            if frame == self._waiting:
+                self._got = outcome
+                self._asked.remove(frame)
+                self._news.notify()
+            elif frame in self._asked and outcome.reply is not None:
+                self._asked.remove(frame)
+                self._late.append(outcome.reply)

@@ -1,0 +1,92 @@
+"""L1 ``frames``: answers of recent frames, found again by a near-identical picture.
+
+Approximate-key caching with auto-refresh (A. Finamore et al., "Accelerating deep learning classification with
+error-controlled approximate-key caching", arXiv 2112.06671): an entry answers n times, then is verified by the levels
+below; n doubles while the answer is confirmed and falls to one on a contradiction.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from edge_agent.core.frame import Frame, Signature
+from edge_agent.core.types import Guess
+from shared.context import Context
+from shared.gate import Posterior
+
+
+@dataclass(slots=True)
+class _Entry:
+    posterior: Posterior
+    model: str
+    born: int
+    used: int
+    trust: int
+    left: int
+
+
+class FrameCache:
+    """A bounded set of signatures with their answers. Costs one comparison with all of them."""
+
+    name = "frames"
+
+    def __init__(
+        self, tolerance: float = 5.0, capacity: int = 64, longest_trust: int = 64, oldest: int = 1000
+    ) -> None:
+        """``tolerance``: the largest block change, grey levels, that counts as the same picture. ``longest_trust``:
+        most answers between two verifications. ``oldest``: frames after which an entry no longer answers."""
+        self._tolerance, self._capacity = tolerance, capacity
+        self._longest_trust, self._oldest = longest_trust, oldest
+        self._keys = np.empty((0, 0), np.float32)
+        self._entries: list[_Entry] = []
+        self.contradictions = 0
+
+    def lookup(self, frame: Frame, _context: Context) -> Guess | None:
+        """The answer of the nearest trusted entry, or None."""
+        entry = self._nearest(frame)
+        if entry is None or entry.left <= 0 or frame.index - entry.born > self._oldest:
+            return None
+        entry.left -= 1
+        entry.used = frame.index
+        return Guess(entry.posterior, 0.0, entry.model)
+
+    def learn(self, frame: Frame, posterior: Posterior, model: str) -> None:
+        """Keep a verified answer: confirm or correct the entry that is near, or make a new one."""
+        if frame.signature is None:
+            return
+        entry = self._nearest(frame)
+        if entry is None:
+            self._insert(frame.signature, _Entry(posterior, model, frame.index, frame.index, 1, 1))
+            return
+        if entry.posterior.argmax() == posterior.argmax():
+            entry.trust = min(entry.trust * 2, self._longest_trust)
+        else:
+            self.contradictions += 1
+            entry.trust = 1
+        entry.posterior, entry.model = posterior, model
+        entry.born = entry.used = frame.index
+        entry.left = entry.trust
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def _nearest(self, frame: Frame) -> _Entry | None:
+        if frame.signature is None or not self._entries:
+            return None
+        filled = self._keys[: len(self._entries)]
+        distances = np.abs(filled - frame.signature.ravel()).max(axis=1)
+        place = int(distances.argmin())
+        return self._entries[place] if distances[place] <= self._tolerance else None
+
+    def _insert(self, signature: Signature, entry: _Entry) -> None:
+        if self._keys.size == 0:
+            self._keys = np.empty((self._capacity, signature.size), np.float32)
+        if len(self._entries) < self._capacity:
+            place = len(self._entries)
+            self._entries.append(entry)
+        else:
+            place = min(range(self._capacity), key=lambda i: self._entries[i].used)
+            self._entries[place] = entry
+        self._keys[place] = signature.ravel()

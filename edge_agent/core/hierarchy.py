@@ -1,0 +1,172 @@
+"""The hierarchy: decides, for each frame, hit or miss, and learns from what comes back.
+
+Pure: clock, randomness and models come in from outside, so the code that runs on the device is the code that a
+simulator replays. Driven by ``look`` and ``settle`` once per frame, in order, and ``late`` in between.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from edge_agent.core.frame import Frame, Signature, change
+from edge_agent.core.frames import FrameCache
+from edge_agent.core.submodels import Base, LocalModel, Submodels
+from edge_agent.core.types import Answer, Ask, Guess, Hit, LevelName, Reply, Step
+from shared.context import Context
+from shared.gate import Posterior, posterior, risk
+from shared.protocol import RECENT
+
+#: Mean block change between neighbouring frames, grey levels: at or under the first nothing moved but the sensor's
+#: noise, at or over the second the scene was cut.
+STILL, CUT = 0.5, 10.0
+_ASKED = 64
+
+
+@dataclass
+class Tally:
+    """How the frames ended. ``frames`` always equals the sum of the rest but ``late``, which are answers that came
+    after their frame had ended as a fallback."""
+
+    frames: int = 0
+    hits: dict[LevelName, int] = field(default_factory=lambda: {"frames": 0, "submodels": 0, "base": 0})
+    cloud: int = 0
+    fallbacks: int = 0
+    late: int = 0
+
+    def count(self, level: LevelName) -> None:
+        self.frames += 1
+        if level == "cloud":
+            self.cloud += 1
+        elif level == "fallback":
+            self.fallbacks += 1
+        else:
+            self.hits[level] += 1
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What the hierarchy must hold to. ``threshold``: the risk at or under which a guess is a hit. ``deadline``:
+    seconds a frame may take. ``novelty``: whether pictures tell how much of the past still counts."""
+
+    threshold: float
+    deadline: float
+    full_model: str
+    full_temperature: float
+    novelty: bool = True
+
+
+class Hierarchy:
+    """The levels of one device over one bundle."""
+
+    def __init__(
+        self,
+        rules: Rules,
+        context: Context,
+        frames: FrameCache | None = None,
+        submodels: Submodels | None = None,
+        base: Base | None = None,
+        tally: Tally | None = None,
+    ) -> None:
+        """A level that is None does not exist. ``tally`` goes on counting across a change of bundle."""
+        self.rules, self.context, self.tally = rules, context, tally or Tally()
+        self.frames, self.submodels, self.base = frames, submodels, base
+        #: The submodel that the server recommends and that is not resident.
+        self.wanted: str | None = None
+        self._unfit: set[str] = set()
+        self._levels = [level for level in (frames, submodels, base) if level is not None]
+        self._recent: deque[int] = deque(maxlen=RECENT)
+        self._asked: deque[Frame] = deque(maxlen=_ASKED)
+        self._previous: Signature | None = None
+
+    def look(self, frame: Frame, now: float) -> Step:
+        """Try the levels in order; the first whose guess carries little enough risk is a hit."""
+        self.context.advance(frame.index, self._novelty(frame))
+        best: Guess | None = None
+        for level in self._levels:
+            guess = level.lookup(frame, self.context)
+            if guess is None:
+                continue
+            if guess.risk <= self.rules.threshold:
+                return Hit(frame, guess, level.name)
+            if best is None or guess.risk < best.risk:
+                best = guess
+        if best is None:
+            belief = self.context.belief
+            best = Guess(belief, risk(belief), "context")
+        reason = f"risk {best.risk:.3f} over {self.rules.threshold:.3f}"
+        self._asked.append(frame)
+        return Ask(frame, tuple(self._recent), now + self.rules.deadline, best, reason)
+
+    def settle(self, step: Step, reply: Reply | None, _now: float, trouble: str = "") -> Answer:
+        """End the frame of ``step``; learn. ``reply`` None: late or unreachable, for the reason in ``trouble``."""
+        if isinstance(step, Hit):
+            answer = self._answer(step.frame, step.guess, step.level)
+            if step.guess.likelihood is not None:
+                self.context.observe(step.guess.likelihood)
+                self._learn(step.frame, step.guess)
+        elif reply is not None:
+            fused = self.context.observe(self._full_word(reply))
+            guess = Guess(fused, risk(fused), self.rules.full_model)
+            answer = self._answer(step.frame, guess, "cloud", step.reason, int(reply.logits.argmax()))
+            self._learn(step.frame, guess)
+            self._recommend(reply.submodel)
+        else:
+            # The filter hears every frame; nothing is learned from an unverified one.
+            if step.best.likelihood is not None:
+                self.context.observe(step.best.likelihood)
+            reason = f"{step.reason}; {trouble}" if trouble else step.reason
+            answer = self._answer(step.frame, step.best, "fallback", reason)
+        self.tally.count(answer.level)
+        return answer
+
+    def late(self, reply: Reply, _now: float) -> None:
+        """Learn from an answer that came after its frame's deadline, at that frame's own place in time."""
+        frame = next((frame for frame in self._asked if frame.index == reply.frame), None)
+        if frame is None:
+            return
+        self._asked.remove(frame)
+        self.tally.late += 1
+        word = self._full_word(reply)
+        self.context.revise(frame.index, word)
+        self._learn(frame, Guess(word, risk(word), self.rules.full_model))
+        self._recommend(reply.submodel)
+
+    def install(self, model: LocalModel) -> list[str]:
+        """Make a loaded submodel resident; return the names of those to free."""
+        if self.wanted == model.name:
+            self.wanted = None
+        gone = [model.name] if self.submodels is None else self.submodels.admit(model)
+        if model.name in gone:
+            self._unfit.add(model.name)  # or it would be fetched again at every recommendation
+        return gone
+
+    def _novelty(self, frame: Frame) -> float | None:
+        if not self.rules.novelty or frame.signature is None:
+            return None
+        previous, self._previous = self._previous, frame.signature
+        if previous is None:
+            return 1.0
+        return float(np.clip((change(previous, frame.signature) - STILL) / (CUT - STILL), 0.0, 1.0))
+
+    def _full_word(self, reply: Reply) -> Posterior:
+        return posterior(reply.logits, self.rules.full_temperature)
+
+    def _answer(self, frame: Frame, guess: Guess, level: LevelName, reason: str = "", bare: int | None = None) -> Answer:
+        return Answer(frame.index, guess.label, 1.0 - guess.risk, guess.risk, level, guess.model, reason, bare)
+
+    def _learn(self, frame: Frame, guess: Guess) -> None:
+        self.context.learn(guess.label)
+        # An object that stays in view is one thing seen, not thirty: the server needs to know what the set is.
+        if not self._recent or self._recent[-1] != guess.label:
+            self._recent.append(guess.label)
+        if self.frames is not None:
+            self.frames.learn(frame, guess.posterior, guess.model)
+
+    def _recommend(self, name: str | None) -> None:
+        if name is None or self.submodels is None or name in self._unfit:
+            return
+        if not self.submodels.touch(name):
+            self.wanted = name

@@ -1,0 +1,80 @@
+"""What passes between the hierarchy, its levels and the shell that drives them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from edge_agent.core.frame import Frame
+from shared.gate import Posterior
+
+#: Runs a model on a frame's view; logits ``(classes,)`` float32.
+Score = Callable[[Any], npt.NDArray[np.float32]]
+LevelName = Literal["frames", "submodels", "base", "cloud", "fallback"]
+
+
+@dataclass(frozen=True, slots=True)
+class Guess:
+    """What a level would answer. ``posterior``: the fused belief; ``likelihood``: the model's own calibrated word, the
+    evidence that the context keeps (None where no model ran); ``risk``: probability that the label is wrong."""
+
+    posterior: Posterior
+    risk: float
+    model: str
+    likelihood: Posterior | None = None
+
+    @property
+    def label(self) -> int:
+        return int(self.posterior.argmax())
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The one answer of a frame. ``reason`` says why it was no hit; empty for a hit. ``bare`` is the full model's
+    first label where the cloud answered."""
+
+    frame: int
+    label: int
+    confidence: float
+    risk: float
+    level: LevelName
+    model: str
+    reason: str = ""
+    bare: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """The frame is answered."""
+
+    frame: Frame
+    guess: Guess
+    level: LevelName
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """The frame should go to the full model, to be answered until ``deadline`` (on the clock of ``now``, seconds).
+    ``recent``: the device's recent labels, oldest first. ``best``: what to answer if nothing comes."""
+
+    frame: Frame
+    recent: tuple[int, ...]
+    deadline: float
+    best: Guess
+    reason: str
+
+
+Step = Hit | Ask
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The full model's scores for an earlier question; ``submodel`` is the one it recommends."""
+
+    frame: int
+    logits: npt.NDArray[np.float32]
+    submodel: str | None = None

@@ -1,0 +1,191 @@
+"""Gets models onto the device, off the hot path: pulls, checks, loads aside, hands over.
+
+One thread, one job at a time. The hot loop says what it wants and takes what is ready; it never waits.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from edge_agent.store import Store, StoreError
+from shared import protocol
+from shared.bundle import Bundle, BundleError, Manifest, digest, parse
+from shared.engine import EngineError, Provider, Session, resident_bytes
+from shared.link import Link, Message
+
+log = logging.getLogger(__name__)
+
+#: One request's share of a file, bytes. Small, so that an answer never queues long behind a chunk on a slow link.
+_PIECE = 32 << 10
+_PATIENCE_S = 2.0
+_RETRY_S = 1.0
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model that is ready to run. ``cost``: by how many bytes it made the process grow, at least its file's size.
+    ``pulled``: whether it came over the network for this. ``first``: it answers in the base model's place."""
+
+    manifest: Manifest
+    version: str
+    name: str
+    session: Session
+    cost: int
+    pulled: bool
+    first: bool
+
+
+class Keeper:
+    """Puts loaded models into ``ready``: the base model of the newest catalogue first, then what is wanted."""
+
+    def __init__(
+        self, store: Store | None, link: Link | None, device: str, provider: Provider, threads: int, base: str | None
+    ) -> None:
+        """Without a store, models come from the bundle directory given to ``use``. ``base``: the model to load first,
+        "" for the bundle's own base model, None for none at all."""
+        self.ready: queue.SimpleQueue[Loaded] = queue.SimpleQueue()
+        #: What stands in the way, for a person; empty while all is well.
+        self.trouble = ""
+        self._store, self._link = store, link
+        self._provider, self._threads, self._base = provider, threads, base
+        self._get = protocol.topic(device, "blob", "get")
+        self._bundle: Bundle | None = None
+        self._manifest: Manifest | None = None
+        self.version = ""
+        self._jobs: queue.SimpleQueue[tuple[str, Manifest, str] | None] = queue.SimpleQueue()
+        self._chunks: queue.SimpleQueue[tuple[str, protocol.Chunk]] = queue.SimpleQueue()
+        self._pending: set[tuple[str, str]] = set()
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="keeper", daemon=True)
+        self.bytes_down = 0
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread, 1 s at most; a transfer goes on at the next start."""
+        self._stopped.set()
+        self._jobs.put(None)
+        self._thread.join(1.0)
+
+    def use(self, bundle: Bundle) -> None:
+        """Take models from a bundle directory."""
+        self._bundle = bundle
+        self.announce(bundle.data)
+
+    def announce(self, data: bytes) -> None:
+        """Take notice of a manifest, from the catalogue or the store. Raises ``BundleError``."""
+        if digest(data) == self.version:
+            return
+        manifest = parse(data)
+        if self._manifest is not None and manifest.name != self._manifest.name:
+            log.info("catalogue offers %s too; this device runs %s", manifest.name, self._manifest.name)
+            return
+        if self._store is not None:
+            try:
+                self._store.remember(data, manifest)
+            except StoreError as error:
+                self._say(str(error))
+        self._manifest, self.version = manifest, digest(data)
+        if self._base is not None:
+            self.want(self._first(manifest))
+
+    @property
+    def idle_manifest(self) -> Manifest | None:
+        """The catalogue's manifest, where no model is to be loaded before answering with it."""
+        return self._manifest if self._base is None else None
+
+    def want(self, model: str) -> None:
+        """Ask for a model; asking again while it is on its way changes nothing."""
+        if self._manifest is None or model not in self._manifest.models or (self.version, model) in self._pending:
+            return
+        self._pending.add((self.version, model))
+        self._jobs.put((model, self._manifest, self.version))
+
+    def receive(self, message: Message, sha256: str) -> None:
+        """Take a chunk (on the link's thread). Raises ``protocol.Malformed``."""
+        chunk = protocol.decode(message.payload, protocol.Chunk)
+        self.bytes_down += len(chunk.data)
+        self._chunks.put((sha256, chunk))
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            name, manifest, version = job
+            try:
+                before = resident_bytes()
+                path, pulled = self._obtain(manifest, name)
+                session = self._load(manifest, name, path)
+                cost = max(resident_bytes() - before, manifest.models[name].bytes)
+                first = name == self._first(manifest)
+                self.ready.put(Loaded(manifest, version, name, session, cost, pulled, first))
+                self.trouble = ""
+            except (StoreError, EngineError) as error:
+                self._say(str(error))
+                if not self._stopped.wait(_RETRY_S):
+                    if version == self.version:
+                        self._jobs.put(job)
+                        continue
+            self._pending.discard((version, name))
+
+    def _first(self, manifest: Manifest) -> str:
+        return self._base or manifest.only("base")
+
+    def _load(self, manifest: Manifest, name: str, path: Path) -> Session:
+        """Load a model aside and try it, so that one that cannot answer never reaches the hot loop."""
+        model = manifest.models[name]
+        session = Session(path, self._provider, self._threads)
+        logits = session.run(np.zeros((1, 3, model.input.side, model.input.side), np.float32))
+        if logits.shape != (1, len(manifest.labels)) or not np.isfinite(logits).all():
+            raise EngineError(f"{name}: gives scores of shape {logits.shape} for {len(manifest.labels)} labels")
+        return session
+
+    def _obtain(self, manifest: Manifest, name: str) -> tuple[Path, bool]:
+        model = manifest.models[name]
+        if self._bundle is not None:
+            return self._bundle.path(name), False
+        assert self._store is not None
+        if (path := self._store.path(model.sha256)) is not None:
+            return path, False
+        log.info("pulling %s, %.1f kB", name, model.bytes / 1000)
+        return self._pull(model.sha256, model.bytes), True
+
+    def _pull(self, sha256: str, size: int) -> Path:
+        assert self._store is not None
+        if self._store.offset(sha256) > size:
+            self._store.discard(sha256)
+        while (offset := self._store.offset(sha256)) < size:
+            chunk = self._fetch(sha256, offset, min(_PIECE, size - offset))
+            if chunk.error:
+                raise StoreError(f"{sha256[:12]}: the server says {chunk.error}")
+            if chunk.total != size or not 0 < len(chunk.data) <= size - offset:
+                raise StoreError(f"{sha256[:12]}: the server's file has another size")
+            self._store.append(sha256, chunk.data)
+        return self._store.finish(sha256)
+
+    def _fetch(self, sha256: str, offset: int, length: int) -> protocol.Chunk:
+        request = protocol.encode(protocol.BlobRequest(sha256, offset, length))
+        while self._link is not None:
+            if self._stopped.is_set():
+                raise StoreError("stopping")
+            self._link.connected.wait(_PATIENCE_S)
+            if not self._link.publish(self._get, request, qos=1):
+                continue
+            try:
+                while True:
+                    of, chunk = self._chunks.get(timeout=_PATIENCE_S)
+                    if of == sha256 and chunk.offset == offset:
+                        return chunk
+            except queue.Empty:
+                continue
+        raise StoreError("no broker to fetch models from")
+
+    def _say(self, trouble: str) -> None:
+        if trouble != self.trouble:
+            log.warning(trouble)
+        self.trouble = trouble

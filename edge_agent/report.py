@@ -1,0 +1,127 @@
+"""What a run leaves behind: a JSON line per frame, and a summary."""
+
+from __future__ import annotations
+
+import logging
+import math
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import IO
+
+import msgspec
+
+from edge_agent.core.types import Answer
+
+log = logging.getLogger(__name__)
+
+
+class Line(msgspec.Struct, omit_defaults=True):
+    """One frame's answer. ``time``: seconds since the epoch. ``cloud``: the full model's bare label, where it
+    answered. ``truth``: where the source knows it."""
+
+    frame: int
+    time: float
+    label: str
+    confidence: float
+    risk: float
+    level: str
+    model: str
+    latency_ms: float
+    reason: str = ""
+    cloud: str | None = None
+    truth: str | None = None
+
+
+class Sink:
+    """Writes lines to a file, to stdout (``-``) or nowhere. A disk that is full ends the writing, not the run."""
+
+    def __init__(self, target: str) -> None:
+        """Raises ``OSError`` if the file cannot be opened."""
+        self._encoder = msgspec.json.Encoder()
+        self._file: IO[bytes] | None = None
+        if target == "-":
+            self._file = sys.stdout.buffer
+        elif target:
+            self._file = Path(target).open("wb")  # noqa: SIM115 - lives as long as the run
+
+    def write(self, line: Line) -> None:
+        if self._file is None:
+            return
+        try:
+            self._file.write(self._encoder.encode(line) + b"\n")
+            self._file.flush()
+        except OSError as error:
+            log.error("answers are no longer written: %s", error.strerror)
+            self._file = None
+
+    def close(self) -> None:
+        if self._file is not None and self._file is not sys.stdout.buffer:
+            self._file.close()
+
+
+class Latencies:
+    """A histogram of latencies in bounded memory: 1 % wide bins from 1 us to 1000 s."""
+
+    _STEP = 1.01
+
+    def __init__(self) -> None:
+        self._bins: Counter[int] = Counter()
+        self._sum = 0.0
+        self._count = 0
+        self.longest = 0.0
+
+    def add(self, ms: float) -> None:
+        self._count += 1
+        self._sum += ms
+        self.longest = max(self.longest, ms)
+        self._bins[int(math.log(min(max(ms, 1e-3), 1e6)) / math.log(self._STEP))] += 1
+
+    @property
+    def mean(self) -> float:
+        return self._sum / self._count if self._count else 0.0
+
+    def percentile(self, share: float) -> float:
+        """The latency that ``share`` of the frames stayed within, to 1 %."""
+        wanted, seen = share * self._count, 0
+        for place in sorted(self._bins):
+            seen += self._bins[place]
+            if seen >= wanted:
+                return min(float(self._STEP ** (place + 1)), self.longest)
+        return 0.0
+
+    def table(self) -> dict[str, float]:
+        figures = {"mean": self.mean} | {f"p{int(100 * p)}": self.percentile(p) for p in (0.5, 0.95, 0.99)}
+        return {name: round(value, 3) for name, value in (figures | {"max": self.longest}).items()}
+
+
+class Score:
+    """Accuracy against the truth, where the source knows it."""
+
+    def __init__(self) -> None:
+        self.known = self.right = 0
+
+    def add(self, label: str, truth: str | None) -> None:
+        if truth is not None:
+            self.known += 1
+            self.right += label == truth
+
+    @property
+    def accuracy(self) -> float | None:
+        return self.right / self.known if self.known else None
+
+
+def line(answer: Answer, labels: tuple[str, ...], time: float, latency_ms: float, truth: str | None) -> Line:
+    return Line(
+        frame=answer.frame,
+        time=round(time, 6),
+        label=labels[answer.label],
+        confidence=round(answer.confidence, 4),
+        risk=round(answer.risk, 4),
+        level=answer.level,
+        model=answer.model,
+        latency_ms=round(latency_ms, 3),
+        reason=answer.reason,
+        cloud=None if answer.bare is None else labels[answer.bare],
+        truth=truth,
+    )

@@ -1,0 +1,59 @@
+"""The agent's settings: one TOML file, ``CACHENET_*`` variables over it, flags over both."""
+
+from __future__ import annotations
+
+import re
+import socket
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+
+from shared.engine import Provider
+
+LevelFlag = Literal["frames", "submodels", "base", "cloud"]
+LEVELS: tuple[LevelFlag, ...] = ("frames", "submodels", "base", "cloud")
+
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
+
+
+def default_device() -> str:
+    """The host's name, with what may not stand in a topic left out."""
+    return re.sub(r"[^A-Za-z0-9._-]", "", socket.gethostname().split(".")[0])[:64].lstrip("._-") or "device"
+
+
+def default_store() -> str:
+    return str(Path.home() / ".local" / "share" / "cachenet")
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Everything ``edge-agent run`` can be told. Empty strings mean: not set."""
+
+    source: str = ""
+    broker: str = ""
+    bundle: str = ""
+    catalogue: str = ""
+    store: str = msgspec.field(default_factory=default_store)
+    device: str = msgspec.field(default_factory=default_device)
+    password_file: str = ""
+    ca: str = ""
+    levels: tuple[LevelFlag, ...] = LEVELS
+    base: str = ""
+    context: bool = True
+    max_false_hits: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.01
+    deadline_ms: Annotated[int, msgspec.Meta(ge=1, le=60_000)] = 250
+    memory_budget: str = ""
+    provider: Provider = "auto"
+    threads: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
+    fps: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    frames: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    output: str = ""
+    summary: str = ""
+
+
+def size(text: str) -> int:
+    """Bytes of ``150MB``, ``64MiB``, ``2000000``. Raises ``ValueError``."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmg]?i?)b?\s*", text.lower())
+    if not match or match[2] not in _UNITS:
+        raise ValueError(f"{text!r} is no size; write 150MB or 64MiB")
+    return int(float(match[1]) * _UNITS[match[2]])

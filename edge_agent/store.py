@@ -1,0 +1,107 @@
+"""The content-addressed store: what the device keeps of catalogues and models, across restarts and power cuts.
+
+    <store>/catalogue/<bundle>.json      the manifest last seen
+    <store>/blobs/<sha256>               a file, complete and checked
+    <store>/blobs/<sha256>.part          a file on its way; its size is where the transfer goes on
+
+A name without ``.part`` is only ever given to bytes that were checked and flushed to the disk.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from shared.bundle import BundleError, Manifest, file_digest, parse
+
+
+class StoreError(Exception):
+    """The store cannot be used or a file in it is not what it should be; the message says what to do."""
+
+
+class Store:
+    def __init__(self, directory: Path) -> None:
+        """Open ``directory``, creating it. Raises ``StoreError``."""
+        self._catalogue, self._blobs = directory / "catalogue", directory / "blobs"
+        try:
+            for place in (self._catalogue, self._blobs):
+                place.mkdir(parents=True, exist_ok=True)
+            probe = directory / ".probe"
+            probe.write_bytes(b"")
+            probe.unlink()
+        except OSError as error:
+            raise StoreError(f"store {directory}: {error.strerror}; choose another with --store") from None
+
+    def remember(self, data: bytes, manifest: Manifest) -> None:
+        """Keep a manifest. Raises ``StoreError``."""
+        _write(self._catalogue / f"{manifest.name}.json", data)
+
+    def recall(self, name: str = "") -> bytes | None:
+        """The manifest of ``name``, or the one seen last; None if there is none that can be used."""
+        pattern = f"{name}.json" if name else "*.json"
+        for path in sorted(self._catalogue.glob(pattern), key=lambda p: p.stat().st_mtime, reverse=True):
+            try:
+                data = path.read_bytes()
+                parse(data)
+            except (OSError, BundleError):
+                continue
+            return data
+        return None
+
+    def path(self, sha256: str) -> Path | None:
+        """The complete file with that digest, or None. Its bytes are checked again, because disks rot: a damaged
+        file is removed."""
+        path = self._blobs / sha256
+        if not path.exists():
+            return None
+        if file_digest(path) != sha256:
+            path.unlink(missing_ok=True)
+            return None
+        return path
+
+    def offset(self, sha256: str) -> int:
+        """How many bytes of an unfinished file are here."""
+        part = self._part(sha256)
+        return part.stat().st_size if part.exists() else 0
+
+    def append(self, sha256: str, data: bytes) -> None:
+        """Add the next bytes of an unfinished file. Raises ``StoreError``."""
+        try:
+            with self._part(sha256).open("ab") as part:
+                part.write(data)
+        except OSError as error:
+            raise StoreError(f"{self._part(sha256)}: {error.strerror}") from None
+
+    def finish(self, sha256: str) -> Path:
+        """Check and complete an unfinished file. Raises ``StoreError``, and starts afresh, if the digest differs."""
+        part, path = self._part(sha256), self._blobs / sha256
+        try:
+            if file_digest(part) != sha256:
+                part.unlink()
+                raise StoreError(f"{sha256[:12]}: what arrived has another digest; fetching it again")
+            _flush(part)
+            part.replace(path)
+        except OSError as error:
+            raise StoreError(f"{path}: {error.strerror}") from None
+        return path
+
+    def discard(self, sha256: str) -> None:
+        self._part(sha256).unlink(missing_ok=True)
+
+    def _part(self, sha256: str) -> Path:
+        return self._blobs / f"{sha256}.part"
+
+
+def _write(path: Path, data: bytes) -> None:
+    partial = path.with_suffix(".part")
+    try:
+        partial.write_bytes(data)
+        _flush(partial)
+        partial.replace(path)
+    except OSError as error:
+        raise StoreError(f"{path}: {error.strerror}") from None
+
+
+def _flush(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())

@@ -1,0 +1,112 @@
+"""The networks that are trained here: residual nets for small images, in the sizes that a bundle needs.
+
+``resnet18`` is the full model of the CIFAR-10 bundle: K. He et al., "Deep Residual Learning for Image
+Recognition" (arXiv 1512.03385), with the 3x3 stem used for 32-pixel images. While training it carries an auxiliary
+classifier after each stage but the last (C.-Y. Lee et al., "Deeply-Supervised Nets", arXiv 1409.5185): they make the
+middle layers useful to layer caches later, and are dropped at export.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What tells one residual net of this family from another: channels and blocks of each stage."""
+
+    widths: tuple[int, ...]
+    blocks: tuple[int, ...]
+    classes: int = 10
+
+
+RESNET18 = Shape(widths=(64, 128, 256, 512), blocks=(2, 2, 2, 2))
+#: 0.29 M parameters and 39 M multiply-adds, a 14th of ``RESNET18``. Wide and shallow, because tiny nets are bound by
+#: the number of operators a runtime dispatches, not by arithmetic.
+BASE = Shape(widths=(24, 64, 128), blocks=(1, 1, 1))
+
+
+class Block(nn.Module):
+    """Two 3x3 convolutions with a shortcut (arXiv 1512.03385, figure 5 left)."""
+
+    def __init__(self, channels_in: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels_in, channels, 3, stride, 1, bias=False)
+        self.norm1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1, bias=False)
+        self.norm2 = nn.BatchNorm2d(channels)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or channels_in != channels:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(channels_in, channels, 1, stride, bias=False), nn.BatchNorm2d(channels)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.norm1(self.conv1(x)))
+        return F.relu(self.norm2(self.conv2(y)) + self.shortcut(x))
+
+
+class ResNet(nn.Module):
+    """Stem, stages, mean pool, linear head. Input ``(n, 3, h, w)`` normalised RGB; output ``(n, classes)`` logits."""
+
+    def __init__(self, shape: Shape, auxiliary: bool = False) -> None:
+        super().__init__()
+        self.shape = shape
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, shape.widths[0], 3, 1, 1, bias=False), nn.BatchNorm2d(shape.widths[0]), nn.ReLU()
+        )
+        stages, channels = [], shape.widths[0]
+        for number, (width, count) in enumerate(zip(shape.widths, shape.blocks, strict=True)):
+            blocks = [Block(channels, width, 2 if number else 1)]
+            blocks += [Block(width, width, 1) for _ in range(count - 1)]
+            stages.append(nn.Sequential(*blocks))
+            channels = width
+        self.stages = nn.ModuleList(stages)
+        self.head = nn.Linear(channels, shape.classes)
+        self.auxiliary = nn.ModuleList(
+            [nn.Linear(width, shape.classes) for width in shape.widths[:-1]] if auxiliary else []
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.heads(x)[-1]
+
+    def heads(self, x: Tensor) -> list[Tensor]:
+        """The logits of every auxiliary head there is, then those of the real one."""
+        x = self.stem(x)
+        logits = []
+        for number, stage in enumerate(self.stages):
+            x = stage(x)
+            if number < len(self.auxiliary):
+                logits.append(self.auxiliary[number](x.mean((2, 3))))
+        return [*logits, self.head(x.mean((2, 3)))]
+
+    def parameters_count(self) -> int:
+        """Parameters that are exported: the auxiliary heads are not among them."""
+        return sum(p.numel() for name, p in self.named_parameters() if not name.startswith("auxiliary"))
+
+
+def macs(network: ResNet, side: int = 32) -> int:
+    """Multiply-adds of one image of ``side`` x ``side`` pixels through the convolutions and the linear head."""
+    total = 0
+
+    def count(module: nn.Module, _: object, output: Tensor) -> None:
+        nonlocal total
+        if isinstance(module, nn.Conv2d):
+            total += module.weight[0].numel() * output[0].numel()
+        elif isinstance(module, nn.Linear):
+            total += module.weight.numel()
+
+    exported = [module for name, module in network.named_modules() if not name.startswith("auxiliary")]
+    hooks = [module.register_forward_hook(count) for module in exported]
+    was_training = network.training
+    network.eval()
+    with torch.no_grad():
+        network(torch.zeros(1, 3, side, side, device=next(network.parameters()).device))
+    network.train(was_training)
+    for hook in hooks:
+        hook.remove()
+    return total

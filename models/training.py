@@ -1,0 +1,223 @@
+"""One training loop for every network: seeded, checkpointed after each epoch, resumable, bf16 where it pays.
+
+An epoch draws all its randomness from ``(seed, epoch)``, so a resumed run sees the batches that an uninterrupted
+one would have seen.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from rich.progress import Progress
+from torch import Tensor
+from torch.nn import functional as F
+
+from models.cifar10 import Images, Split
+from models.networks import ResNet
+
+#: Per-channel mean and standard deviation of the CIFAR-10 training images, in units of 0..255.
+MEAN = (125.3, 123.0, 113.9)
+STD = (63.0, 62.1, 66.7)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is trained: SGD with Nesterov momentum, the rate rising over ``warmup`` of the steps and falling
+    linearly to zero. ``phases`` are ``(epochs, side in pixels)``: early epochs on smaller images cost less and lose
+    little (J. Howard's progressive resizing, DAWNBench 2018)."""
+
+    phases: tuple[tuple[int, int], ...]
+    rate: float
+    batch: int = 128
+    decay: float = 5e-4
+    warmup: float = 0.2
+    smoothing: float = 0.1
+    auxiliary: float = 0.2
+    cutout: int = 8
+    seed: int = 0
+
+    @property
+    def epochs(self) -> int:
+        return sum(count for count, _ in self.phases)
+
+    def side(self, epoch: int) -> int:
+        for count, side in self.phases:
+            if epoch < count:
+                return side
+            epoch -= count
+        raise IndexError(epoch)
+
+
+#: A batch: images ``(n, 32, 32, 3)`` uint8 and what the loss compares with: labels or a teacher's logits.
+Batch = tuple[Images, Tensor]
+#: Yields the batches of one epoch; all randomness comes from the generator.
+Epoch = Callable[[np.random.Generator], Iterator[Batch]]
+#: Scalar loss of the logits of every head (the real one last) against the target.
+Loss = Callable[[list[Tensor], Tensor], Tensor]
+
+
+def device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def normalise(images: Images | Tensor) -> Tensor:
+    """``(n, h, w, 3)`` uint8 to ``(n, 3, h, w)`` float32, normalised, channels last in memory."""
+    x = torch.as_tensor(images, device=device()).permute(0, 3, 1, 2).float()
+    shape = (1, 3, 1, 1)
+    x = (x - torch.tensor(MEAN, device=x.device).view(shape)) / torch.tensor(STD, device=x.device).view(shape)
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def augment(images: Images, rng: np.random.Generator, cutout: int = 0) -> Images:
+    """Random shift by up to 4 pixels (reflected border), mirror and a grey square of ``cutout`` pixels."""
+    n, side = len(images), images.shape[1]
+    padded = np.pad(images, ((0, 0), (4, 4), (4, 4), (0, 0)), mode="reflect")
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (side, side), axis=(1, 2))
+    dy, dx = rng.integers(0, 9, (2, n))
+    out: Images = windows[np.arange(n), dy, dx].transpose(0, 2, 3, 1).copy()
+    mirrored = rng.random(n) < 0.5
+    out[mirrored] = out[mirrored, :, ::-1]
+    if cutout:
+        y, x = rng.integers(0, side - cutout + 1, (2, n))
+        rows, columns = y[:, None] + np.arange(cutout), x[:, None] + np.arange(cutout)
+        out[np.arange(n)[:, None, None], rows[:, :, None], columns[:, None, :]] = np.array(MEAN, np.uint8)
+    return out
+
+
+def labelled(split: Split, recipe: Recipe) -> Epoch:
+    """Fresh augmented views of a labelled split."""
+
+    def epoch(rng: np.random.Generator) -> Iterator[Batch]:
+        order = rng.permutation(len(split))
+        for start in range(0, len(order) - recipe.batch + 1, recipe.batch):
+            rows = order[start : start + recipe.batch]
+            yield augment(split.images[rows], rng, recipe.cutout), torch.from_numpy(split.labels[rows])
+
+    return epoch
+
+
+def label_loss(recipe: Recipe) -> Loss:
+    """Cross-entropy with label smoothing; auxiliary heads at ``recipe.auxiliary`` each."""
+
+    def loss(logits: list[Tensor], labels: Tensor) -> Tensor:
+        *auxiliary, real = [F.cross_entropy(head, labels, label_smoothing=recipe.smoothing) for head in logits]
+        return real + recipe.auxiliary * sum(auxiliary, torch.zeros_like(real))
+
+    return loss
+
+
+def fit(
+    network: ResNet,
+    recipe: Recipe,
+    batches: Epoch,
+    steps: int,
+    loss: Loss,
+    checkpoint: Path,
+    progress: Progress,
+    title: str,
+    evaluate: Callable[[ResNet], dict[str, float]] | None = None,
+) -> list[dict[str, float]]:
+    """Train ``network`` in place and return one row of figures per epoch.
+
+    Continues from ``checkpoint`` where that file holds a run of the same recipe; ``steps`` are the optimiser steps of
+    an epoch.
+    """
+    torch.manual_seed(recipe.seed)
+    network.to(device(), memory_format=torch.channels_last)
+    decayed = [p for p in network.parameters() if p.ndim > 1]
+    rest = [p for p in network.parameters() if p.ndim <= 1]
+    optimiser = torch.optim.SGD(
+        [{"params": decayed, "weight_decay": recipe.decay}, {"params": rest, "weight_decay": 0.0}],
+        lr=recipe.rate,
+        momentum=0.9,
+        nesterov=True,
+    )
+    total = recipe.epochs * steps
+    peak = max(1, int(recipe.warmup * total))
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimiser, lambda step: (step + 1) / peak if step < peak else (total - step) / (total - peak)
+    )
+    history: list[dict[str, float]] = []
+    if state := _load(checkpoint, recipe):
+        network.load_state_dict(state["network"])
+        optimiser.load_state_dict(state["optimiser"])
+        schedule.load_state_dict(state["schedule"])
+        history = state["history"]
+
+    task = progress.add_task(title, total=total, completed=len(history) * steps)
+    for epoch in range(len(history), recipe.epochs):
+        network.train()
+        side, losses = recipe.side(epoch), 0.0
+        for images, target in batches(np.random.default_rng((recipe.seed, epoch))):
+            x, target = normalise(images), target.to(device())
+            if side != x.shape[-1]:
+                x = F.interpolate(x, size=(side, side), mode="bilinear", antialias=True)
+                x = x.contiguous(memory_format=torch.channels_last)
+            with torch.autocast(device().type, torch.bfloat16):
+                logits = network.heads(x)
+            value = loss([head.float() for head in logits], target)
+            optimiser.zero_grad(set_to_none=True)
+            value.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+            schedule.step()
+            losses += float(value.detach())
+            progress.advance(task)
+        row = {"epoch": float(epoch + 1), "side": float(side), "loss": losses / steps}
+        if evaluate is not None:
+            row |= evaluate(network)
+        history.append(row)
+        progress.console.print(f"{title}: " + "  ".join(f"{key} {value:.4g}" for key, value in row.items()))
+        _save(checkpoint, recipe, network, optimiser, schedule, history)
+    progress.remove_task(task)
+    return history
+
+
+def _save(
+    path: Path, recipe: Recipe, network: ResNet, optimiser: Any, schedule: Any, history: list[dict[str, float]]
+) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".part")
+    torch.save(
+        {
+            "recipe": asdict(recipe),
+            "network": network.state_dict(),
+            "optimiser": optimiser.state_dict(),
+            "schedule": schedule.state_dict(),
+            "history": history,
+        },
+        partial,
+    )
+    os.replace(partial, path)
+
+
+def _load(path: Path, recipe: Recipe) -> dict[str, Any] | None:
+    """The state saved at ``path``, or None where there is none or it is of another recipe."""
+    if not path.exists():
+        return None
+    state: dict[str, Any] = torch.load(path, map_location=device(), weights_only=True)
+    same = {**state["recipe"], "phases": tuple(map(tuple, state["recipe"]["phases"]))} == asdict(recipe)
+    return state if same else None
+
+
+def scores(network: ResNet, images: Images, batch: int = 500) -> npt.NDArray[np.float32]:
+    """Logits ``(n, classes)`` of the network in evaluation mode, bf16 where training uses it."""
+    was_training = network.training
+    network.eval()
+    parts = []
+    with torch.no_grad(), torch.autocast(device().type, torch.bfloat16):
+        for start in range(0, len(images), batch):
+            parts.append(network(normalise(images[start : start + batch])).float().cpu())
+    network.train(was_training)
+    return torch.cat(parts).numpy()
+
+
+def accuracy(network: ResNet, split: Split) -> float:
+    """Share of ``split`` whose label the network ranks first."""
+    return float((scores(network, split.images).argmax(1) == split.labels).mean())

@@ -1,0 +1,153 @@
+"""A bundle: every model, label, threshold and digest that a deployment needs, in one directory.
+
+The layout is NVIDIA Triton's model repository (``<model>/<version>/model.onnx``) beside one ``bundle.json``. The
+manifest is the catalogue entry that travels to devices; its version is the SHA-256 of its bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import numpy as np
+
+from shared.context import ContextParameters
+from shared.gate import Posterior
+from shared.image import Input
+
+FORMAT = 1
+MANIFEST = "bundle.json"
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+
+
+class BundleError(Exception):
+    """A directory or manifest that is no usable bundle; the message says what is wrong with which file."""
+
+
+class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One model of a bundle. Every model answers with scores for all the bundle's labels.
+
+    ``classes``: the labels a submodel is specialised in, as indices; empty for the others. ``coverage``: per label,
+    the share of held-out images that the model alone gets past the gate with the full model's answer; what the
+    selector compares. ``milliseconds``: one run on the machine that built the bundle, to compare models with.
+    """
+
+    role: Literal["full", "base", "submodel"]
+    file: str
+    bytes: int
+    sha256: str
+    input: Input
+    temperature: float
+    parameters: int
+    macs: int
+    milliseconds: float
+    coverage: tuple[float, ...]
+    classes: tuple[int, ...] = ()
+
+
+class Gate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The threshold on risk that keeps false hits within ``max_false_hits`` per frame, and how it was found."""
+
+    max_false_hits: float
+    risk: float
+    confidence: float
+    streams: int
+
+
+class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``bundle.json``. ``gates``: in order of growing budget. ``provenance``: what it was built from and with."""
+
+    format: int
+    name: str
+    task: Literal["classification"]
+    labels: tuple[str, ...]
+    models: dict[str, Model]
+    gates: tuple[Gate, ...]
+    context: ContextParameters
+    provenance: dict[str, str]
+
+    def only(self, role: Literal["full", "base"]) -> str:
+        """Name of the one model with that role."""
+        return next(name for name, model in self.models.items() if model.role == role)
+
+    def submodels(self) -> list[str]:
+        return [name for name, model in self.models.items() if model.role == "submodel"]
+
+    def gate(self, max_false_hits: float) -> Gate:
+        """The loosest gate proven for this budget. Raises ``BundleError`` if there is none."""
+        proven = [gate for gate in self.gates if gate.max_false_hits <= max_false_hits + 1e-12]
+        if not proven:
+            least = min(gate.max_false_hits for gate in self.gates)
+            raise BundleError(f"no gate of {self.name} is proven for max_false_hits {max_false_hits}; least is {least}")
+        return max(proven, key=lambda gate: gate.max_false_hits)
+
+    def expected_coverage(self, model: str, labels: Posterior) -> float:
+        """Share of frames that ``model`` would answer if labels came with these probabilities."""
+        return float(np.dot(labels, self.models[model].coverage))
+
+
+def parse(data: bytes) -> Manifest:
+    """Decode and check a manifest, from a file or the catalogue. Raises ``BundleError``."""
+    try:
+        manifest = msgspec.json.decode(data, type=Manifest)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BundleError(f"{MANIFEST}: {error}") from None
+    roles = [model.role for model in manifest.models.values()]
+    if manifest.format != FORMAT:
+        raise BundleError(f"{MANIFEST}: format {manifest.format}, this version reads {FORMAT}")
+    if not _NAME.fullmatch(manifest.name) or not all(_NAME.fullmatch(name) for name in manifest.models):
+        raise BundleError(f"{MANIFEST}: a name is not of lower-case letters, digits and . _ -")
+    if len(manifest.labels) < 2 or roles.count("full") != 1 or roles.count("base") != 1 or not manifest.gates:
+        raise BundleError(f"{MANIFEST}: needs two labels, one full model, one base model and one gate at least")
+    for name, model in manifest.models.items():
+        # The file name becomes a path on this machine, so it must be exactly what the layout says.
+        if model.file != f"{name}/1/model.onnx" or not _SHA256.fullmatch(model.sha256):
+            raise BundleError(f"{MANIFEST}: {name} has a file name or digest out of form")
+        if len(model.coverage) != len(manifest.labels) or any(
+            not 0 <= label < len(manifest.labels) for label in model.classes
+        ):
+            raise BundleError(f"{MANIFEST}: {name} does not fit the labels")
+        if not (model.temperature > 0 and model.bytes > 0):
+            raise BundleError(f"{MANIFEST}: {name} has a size or temperature that cannot be")
+    return manifest
+
+
+def digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    found = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 18):
+            found.update(piece)
+    return found.hexdigest()
+
+
+class Bundle:
+    """A bundle on disk whose files have been checked against the manifest."""
+
+    def __init__(self, directory: Path) -> None:
+        """Open and verify ``directory``. Raises ``BundleError``."""
+        self.directory = directory
+        try:
+            self.data = (directory / MANIFEST).read_bytes()
+        except OSError as error:
+            raise BundleError(f"{directory} is no bundle: {error.strerror} ({MANIFEST})") from None
+        self.manifest = parse(self.data)
+        self.version = digest(self.data)
+        for name, model in self.manifest.models.items():
+            path = directory / model.file
+            try:
+                found = file_digest(path)
+            except OSError as error:
+                raise BundleError(f"{path}: {error.strerror}") from None
+            if found != model.sha256:
+                raise BundleError(f"{path}: digest differs from the manifest's; the copy of {name} is damaged")
+
+    def path(self, model: str) -> Path:
+        return self.directory / self.manifest.models[model].file

@@ -1,0 +1,72 @@
+"""Settings of a program: one msgspec struct, filled from flags over ``CACHENET_*`` variables over a TOML file over
+its own defaults. Unknown keys are refused, so that a typing error is an error and not a default."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib  # type: ignore[import-not-found,unused-ignore]
+
+T = TypeVar("T", bound=msgspec.Struct)
+PREFIX = "CACHENET_"
+
+
+class ConfigError(ValueError):
+    """A setting that cannot be; one line that names it and its source."""
+
+
+def load(
+    kind: type[T], flags: Mapping[str, Any], file: Path | None = None, environment: Mapping[str, str] | None = None
+) -> T:
+    """Fill ``kind``. Flags that are None were not given. Raises ``ConfigError``."""
+    names = [field.name for field in msgspec.structs.fields(kind)]
+    settings = _read(kind, names, file) if file else {}
+    for name in names:
+        if (text := (os.environ if environment is None else environment).get(PREFIX + name.upper())) is not None:
+            settings[name] = _convert(kind, name, text, PREFIX + name.upper())
+    for name, value in flags.items():
+        if value is not None:
+            settings[name] = _convert(kind, name, value, "--" + name.replace("_", "-"))
+    try:
+        return msgspec.convert(settings, kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise ConfigError(str(error)) from None
+
+
+def _read(kind: type[msgspec.Struct], names: list[str], file: Path) -> dict[str, Any]:
+    try:
+        found = tomllib.loads(file.read_text("utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{file}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: not TOML: {error}") from None
+    if unknown := sorted(set(found) - set(names)):
+        raise ConfigError(f"{file}: unknown key {unknown[0]!r}; known are {', '.join(names)}")
+    return {name: _convert(kind, name, value, f"{file}: {name}") for name, value in found.items()}
+
+
+def _convert(kind: type[msgspec.Struct], name: str, value: Any, source: str) -> Any:
+    wanted = next(field.type for field in msgspec.structs.fields(kind) if field.name == name)
+    if isinstance(value, str) and getattr(wanted, "__origin__", None) is tuple:
+        value = [part.strip() for part in value.split(",") if part.strip()]
+    try:
+        return msgspec.convert(value, wanted, strict=False)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{source}: {error}") from None
+
+
+def to_toml(settings: msgspec.Struct) -> str:
+    """The settings as a TOML file that ``load`` reads back; what is None is left out as a comment."""
+    lines = []
+    for name, value in msgspec.to_builtins(settings).items():
+        lines.append(f"# {name} =" if value is None else f"{name} = {msgspec.json.encode(value).decode()}")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,91 @@
+"""ONNX Runtime, set up for small devices: one thread budget, no spinning, no arena, memory that comes back.
+
+Without these settings an idle session burns a core in spinning and keeps every byte it ever touched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+Logits = npt.NDArray[np.float32]
+Provider = Literal["auto", "cpu", "cuda", "tensorrt"]
+
+_EXECUTION = {
+    "cpu": ["CPUExecutionProvider"],
+    "cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"],
+    "tensorrt": ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"],
+}
+
+
+class EngineError(Exception):
+    """A model that cannot be loaded or run; the message says what to do."""
+
+
+class Session:
+    """One loaded model. Safe to run from several threads."""
+
+    def __init__(self, path: Path, provider: Provider = "auto", threads: int = 1) -> None:
+        """Load ``path`` with ``threads`` threads inside an operator. Raises ``EngineError``."""
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.enable_cpu_mem_arena = False
+        options.log_severity_level = 3
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            self._session = ort.InferenceSession(str(path), options, providers=providers(provider))
+        except EngineError:
+            raise
+        except Exception as error:  # ONNX Runtime raises a family of types that share no base of their own
+            raise EngineError(f"{path.name}: not a model ONNX Runtime can load ({_first_line(error)})") from None
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        if len(inputs) != 1 or len(outputs) != 1:
+            raise EngineError(f"{path.name}: needs one input and one output, has {len(inputs)} and {len(outputs)}")
+        self._input, self._outputs = inputs[0].name, [outputs[0].name]
+        self.provider = self._session.get_providers()[0]
+
+    def run(self, batch: npt.NDArray[np.float32]) -> Logits:
+        """Logits ``(n, classes)`` float32 of a batch ``(n, 3, side, side)``. Raises ``EngineError``."""
+        try:
+            logits: Logits = self._session.run(self._outputs, {self._input: batch})[0]
+        except Exception as error:
+            raise EngineError(f"inference failed ({_first_line(error)})") from None
+        return logits
+
+
+def providers(wanted: Provider) -> list[str]:
+    """ONNX Runtime's execution providers, best first, for ``wanted``. Raises ``EngineError`` if it is not there."""
+    available = ort.get_available_providers()
+    if wanted == "auto":
+        wanted = next((p for p in ("tensorrt", "cuda") if _EXECUTION[p][0] in available), "cpu")
+    if _EXECUTION[wanted][0] not in available:
+        raise EngineError(
+            f"provider '{wanted}' is not in this ONNX Runtime (it has {', '.join(available)}); "
+            "install onnxruntime-gpu, or use --provider auto"
+        )
+    return [p for p in _EXECUTION[wanted] if p in available]
+
+
+def resident_bytes() -> int:
+    """Resident set size of this process, bytes."""
+    with Path("/proc/self/statm").open("rb") as statm:
+        return int(statm.read().split()[1]) * os.sysconf("SC_PAGESIZE")
+
+
+def release_memory() -> None:
+    """Give freed memory back to the system. A dropped session returns nothing by itself: the C library keeps the
+    pages (measured: eight sessions and back to one stayed at 384 MiB until this call, then 102)."""
+    with contextlib.suppress(OSError, AttributeError):  # not glibc
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -1,0 +1,54 @@
+"""The test that decides hit or miss: a calibrated posterior, its risk, a threshold.
+
+One gate for every model of a device: what is compared with the threshold is a probability of being wrong, which
+means the same whatever model it came from. Temperature: C. Guo et al., "On Calibration of Modern Neural Networks"
+(arXiv 1706.04599), section 4.2.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+#: Probabilities ``(classes,)`` float64 that sum to one.
+Posterior = npt.NDArray[np.float64]
+
+
+def posterior(logits: npt.NDArray[np.float32], temperature: float) -> Posterior:
+    """Softmax of ``logits`` ``(classes,)`` over ``temperature``."""
+    scaled = logits.astype(np.float64)
+    scaled -= scaled.max()
+    scaled /= temperature
+    np.exp(scaled, out=scaled)
+    scaled /= scaled.sum()
+    return scaled
+
+
+def risk(belief: Posterior) -> float:
+    """Probability that the first-ranked label is wrong, 0..1."""
+    return 1.0 - float(belief.max())
+
+
+def entropy(belief: Posterior) -> float:
+    """Shannon entropy in nats, 0..log(classes): the gate score of CacheNet (arXiv 2007.01793)."""
+    return -float(np.sum(belief * np.log(np.maximum(belief, 1e-12)))) if len(belief) > 1 else 0.0
+
+
+def temperature(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> float:
+    """The temperature of least negative log-likelihood for ``logits`` ``(n, classes)`` against ``labels`` ``(n,)``,
+    found by golden-section search over its logarithm in 1/8..8."""
+    z = logits.astype(np.float64)
+
+    def loss(log_t: float) -> float:
+        scaled = z / math.exp(log_t)
+        top = scaled.max(1, keepdims=True)
+        partition = np.log(np.exp(scaled - top).sum(1)) + top[:, 0]
+        return float((partition - scaled[np.arange(len(labels)), labels]).mean())
+
+    low, high, golden = math.log(1 / 8), math.log(8), (math.sqrt(5) - 1) / 2
+    while high - low > 1e-3:
+        a, b = high - golden * (high - low), low + golden * (high - low)
+        low, high = (low, b) if loss(a) < loss(b) else (a, high)
+    return math.exp((low + high) / 2)
