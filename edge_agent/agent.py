@@ -25,7 +25,7 @@ from edge_agent.settings import Settings, size
 from edge_agent.source import Shot, Source
 from edge_agent.store import Store
 from shared import protocol
-from shared.bundle import Bundle, BundleError, Manifest, Model
+from shared.bundle import Bundle, BundleError, Manifest
 from shared.context import FORGETFUL, Context
 from shared.engine import Session, release_memory, resident_bytes
 from shared.image import Input, Picture, crop, preprocessor
@@ -76,9 +76,7 @@ class Now:
 class Agent:
     """One device: a source of frames, a hierarchy of levels, a link to the cloud."""
 
-    def __init__(
-        self, settings: Settings, address: Address | None, store: Store | None, bundle: Bundle | None
-    ) -> None:
+    def __init__(self, settings: Settings, address: Address | None, store: Store | None, bundle: Bundle | None) -> None:
         """``address`` None: no network. ``bundle`` takes the place of catalogue and store."""
         self.settings = settings
         self.now, self.tally = Now(), Tally()
@@ -111,11 +109,11 @@ class Agent:
         if self.link is not None:
             self.link.start()
         try:
-            self._await_deployment()
+            self.await_deployment()
             for index, shot in enumerate(source):
                 if self.stopped.is_set():
                     break
-                self._answer(index, shot, sink)
+                self.answer(index, shot, sink)
                 self._tend()
                 if index + 1 == self.settings.frames:
                     break
@@ -125,7 +123,7 @@ class Agent:
             if self.link is not None:
                 self.link.stop((protocol.topic(self.settings.device, "status"), self._status("stopped")))
 
-    def _answer(self, index: int, shot: Shot, sink: report.Sink) -> None:
+    def answer(self, index: int, shot: Shot, sink: report.Sink) -> None:
         """One frame, from picture to answer: the hot path."""
         assert self.hierarchy is not None and self._manifest is not None
         started = time.monotonic()
@@ -165,7 +163,7 @@ class Agent:
         if self.tally.frames % _SAMPLE_EVERY == 1:
             self.resident_peak = max(self.resident_peak, resident_bytes())
 
-    def _await_deployment(self) -> None:
+    def await_deployment(self) -> None:
         """Wait until there is something to answer with."""
         said = ""
         while self.hierarchy is None and not self.stopped.is_set():
@@ -302,4 +300,3 @@ class Agent:
             "bundle_version": self._version,
             "version": VERSION,
         }
-

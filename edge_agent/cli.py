@@ -9,7 +9,7 @@ import signal
 import sys
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, Optional
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -27,9 +27,7 @@ from shared.engine import EngineError, providers
 from shared.link import Address, LinkError, address
 from shared.protocol import Malformed, check_device
 
-app = typer.Typer(
-    no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
-)
+app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 _stderr = Console(stderr=True)
 
 
@@ -44,31 +42,31 @@ def _root() -> None:
 @app.command()
 def run(
     source: Annotated[
-        Optional[str],
+        str | None,
         typer.Argument(help="camera:N, rtsp://..., a video file, a directory of images or a recorded stream."),
     ] = None,
-    broker: Annotated[Optional[str], typer.Option(help="mqtt[s]://[user@]host[:port] of the broker.")] = None,
-    bundle: Annotated[Optional[str], typer.Option(help="Take models from this directory, not from the broker.")] = None,
-    catalogue: Annotated[Optional[str], typer.Option(help="Which bundle of the catalogue; default: the first.")] = None,
-    store: Annotated[Optional[str], typer.Option(help="Where models are kept across restarts.")] = None,
-    device: Annotated[Optional[str], typer.Option(help="This device's name; default: the host's.")] = None,
-    password_file: Annotated[Optional[str], typer.Option(help="File with the broker's password.")] = None,
-    ca: Annotated[Optional[str], typer.Option(help="CA certificate of the broker, for mqtts.")] = None,
-    levels: Annotated[Optional[str], typer.Option(help=f"Which levels answer, of {','.join(LEVELS)}.")] = None,
-    base: Annotated[Optional[str], typer.Option(help="Use this model of the bundle as the base model.")] = None,
-    context: Annotated[Optional[bool], typer.Option(help="Let the recent past count.")] = None,
-    max_false_hits: Annotated[Optional[float], typer.Option(help="Error budget: false hits per frame.")] = None,
-    deadline_ms: Annotated[Optional[int], typer.Option(help="Longest that a frame waits for the cloud.")] = None,
-    memory_budget: Annotated[Optional[str], typer.Option(help="Bound on the resident set, as 150MB.")] = None,
-    provider: Annotated[Optional[str], typer.Option(help="auto, cpu, cuda or tensorrt.")] = None,
-    threads: Annotated[Optional[int], typer.Option(help="Threads per inference.")] = None,
-    fps: Annotated[Optional[float], typer.Option(help="Pace of a file; default: as fast as it goes.")] = None,
-    frames: Annotated[Optional[int], typer.Option(help="Stop after so many frames.")] = None,
-    output: Annotated[Optional[str], typer.Option(help="Write a JSON line per frame to this file, or - .")] = None,
-    summary: Annotated[Optional[str], typer.Option(help="Write the summary as JSON to this file.")] = None,
-    view: Annotated[Optional[bool], typer.Option(help="Live terminal view; default: if stderr is one.")] = None,
+    broker: Annotated[str | None, typer.Option(help="mqtt[s]://[user@]host[:port] of the broker.")] = None,
+    bundle: Annotated[str | None, typer.Option(help="Take models from this directory, not from the broker.")] = None,
+    catalogue: Annotated[str | None, typer.Option(help="Which bundle of the catalogue; default: the first.")] = None,
+    store: Annotated[str | None, typer.Option(help="Where models are kept across restarts.")] = None,
+    device: Annotated[str | None, typer.Option(help="This device's name; default: the host's.")] = None,
+    password_file: Annotated[str | None, typer.Option(help="File with the broker's password.")] = None,
+    ca: Annotated[str | None, typer.Option(help="CA certificate of the broker, for mqtts.")] = None,
+    levels: Annotated[str | None, typer.Option(help=f"Which levels answer, of {','.join(LEVELS)}.")] = None,
+    base: Annotated[str | None, typer.Option(help="Use this model of the bundle as the base model.")] = None,
+    context: Annotated[bool | None, typer.Option(help="Let the recent past count.")] = None,
+    max_false_hits: Annotated[float | None, typer.Option(help="Error budget: false hits per frame.")] = None,
+    deadline_ms: Annotated[int | None, typer.Option(help="Longest that a frame waits for the cloud.")] = None,
+    memory_budget: Annotated[str | None, typer.Option(help="Bound on the resident set, as 150MB.")] = None,
+    provider: Annotated[str | None, typer.Option(help="auto, cpu, cuda or tensorrt.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads per inference.")] = None,
+    fps: Annotated[float | None, typer.Option(help="Pace of a file; default: as fast as it goes.")] = None,
+    frames: Annotated[int | None, typer.Option(help="Stop after so many frames.")] = None,
+    output: Annotated[str | None, typer.Option(help="Write a JSON line per frame to this file, or - .")] = None,
+    summary: Annotated[str | None, typer.Option(help="Write the summary as JSON to this file.")] = None,
+    view: Annotated[bool | None, typer.Option(help="Live terminal view; default: if stderr is one.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON on stdout.")] = False,
-    config_file: Annotated[Optional[Path], typer.Option("--config", help="TOML file with any of these.")] = None,
+    config_file: Annotated[Path | None, typer.Option("--config", help="TOML file with any of these.")] = None,
     print_config: Annotated[bool, typer.Option(help="Print the settings in force as TOML and end.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more on stderr.")] = False,
 ) -> None:
@@ -86,7 +84,14 @@ def run(
             return
         agent, frames_in, sink = _prepare(settings)
     except (
-        config.ConfigError, LinkError, StoreError, BundleError, SourceError, EngineError, Malformed, ValueError
+        config.ConfigError,
+        LinkError,
+        StoreError,
+        BundleError,
+        SourceError,
+        EngineError,
+        Malformed,
+        ValueError,
     ) as error:
         _refuse(str(error))
     except OSError as error:
@@ -124,7 +129,9 @@ def _prepare(settings: Settings) -> tuple[Agent, Any, Sink]:
         raise ValueError("no SOURCE; give one, as in: edge-agent run camera:0 --broker mqtt://server.local")
     if not settings.broker and not settings.bundle:
         raise ValueError("nothing to answer with: give --broker mqtt://host, or --bundle DIRECTORY")
-    if not settings.levels or ("cloud" in settings.levels and set(settings.levels) == {"cloud"} and not settings.broker):
+    if not settings.levels or (
+        "cloud" in settings.levels and set(settings.levels) == {"cloud"} and not settings.broker
+    ):
         raise ValueError("--levels leaves nothing that can answer; the cloud needs a --broker")
     check_device(settings.device)
     providers(settings.provider)

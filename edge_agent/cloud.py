@@ -40,7 +40,9 @@ class Cloud:
         self._full = manifest.models[self._name]
         self._classes = len(manifest.labels)
         self._topic = protocol.topic(device, "infer", self._name)
-        self._run = time.monotonic_ns().to_bytes(8, "big")  # so that an earlier run's late answers are not taken for ours
+        self._run = time.monotonic_ns().to_bytes(
+            8, "big"
+        )  # so that an earlier run's late answers are not taken for ours
         self._breaker = Breaker()
         self._news = threading.Condition()
         self._waiting: int | None = None

@@ -15,7 +15,7 @@ import numpy as np
 
 from edge_agent.store import Store, StoreError
 from shared import protocol
-from shared.bundle import Bundle, BundleError, Manifest, digest, parse
+from shared.bundle import Bundle, Manifest, digest, parse
 from shared.engine import EngineError, Provider, Session, resident_bytes
 from shared.link import Link, Message
 
@@ -127,10 +127,9 @@ class Keeper:
                 self.trouble = ""
             except (StoreError, EngineError) as error:
                 self._say(str(error))
-                if not self._stopped.wait(_RETRY_S):
-                    if version == self.version:
-                        self._jobs.put(job)
-                        continue
+                if not self._stopped.wait(_RETRY_S) and version == self.version:
+                    self._jobs.put(job)
+                    continue
             self._pending.discard((version, name))
 
     def _first(self, manifest: Manifest) -> str:

@@ -118,7 +118,7 @@ class Files:
 
 
 class Stream(Files):
-    """A recorded stream (see ``shared.stream``), with its truth and, unless told otherwise, its own pace."""
+    """A recorded stream (see ``shared.stream``), with its truth where it is known."""
 
     def __init__(self, directory: Path, fps: float | None) -> None:
         try:
@@ -128,7 +128,7 @@ class Stream(Files):
         truth = recording.truth or (None,) * recording.frames
         super().__init__(
             [
-                (directory / recording.file(i), None if label is None else recording.labels[label])
+                (directory / (recording.files % i), None if label is None else recording.labels[label])
                 for i, label in enumerate(truth)
             ],
             fps,
@@ -147,7 +147,7 @@ class Video:
             got, picture = self._capture.read()
             if not got or not self._pace.wait():
                 return
-            yield Shot(picture)
+            yield Shot(picture)  # type: ignore[arg-type]
 
     def close(self) -> None:
         self._pace.stopped.set()

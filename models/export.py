@@ -8,6 +8,7 @@ is exact: no operator that is not needed, names that say what they are, no depen
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -31,13 +32,18 @@ def export(network: ResNet, path: Path, metadata: dict[str, str]) -> None:
     graph = _Graph()
     x = graph.convolution("stem", "image", network.stem[0], network.stem[1], relu=True)  # type: ignore[arg-type]
     for s, stage in enumerate(network.stages):
-        for b, block in enumerate(stage):  # type: ignore[arg-type]
+        for b, block in enumerate(stage.children()):
+            assert isinstance(block, Block)
             x = _block(graph, f"stage{s + 1}.block{b + 1}", x, block)
     x = graph.node("GlobalAveragePool", [x], "pooled")
     x = graph.node("Flatten", [x], "embedding")
     head = network.head
-    graph.node("Gemm", [x, graph.constant("head.weight", _array(head.weight)),
-                        graph.constant("head.bias", _array(head.bias))], "scores", transB=1)
+    graph.node(
+        "Gemm",
+        [x, graph.constant("head.weight", _array(head.weight)), graph.constant("head.bias", _array(head.bias))],
+        "scores",
+        transB=1,
+    )
     model = helper.make_model(
         helper.make_graph(
             graph.nodes,
@@ -73,7 +79,7 @@ class _Graph:
         self.nodes: list[onnx.NodeProto] = []
         self.weights: list[onnx.TensorProto] = []
 
-    def node(self, kind: str, inputs: list[str], name: str, **attributes: object) -> str:
+    def node(self, kind: str, inputs: list[str], name: str, **attributes: Any) -> str:
         self.nodes.append(helper.make_node(kind, inputs, [name], name=name, **attributes))
         return name
 

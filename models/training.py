@@ -6,7 +6,6 @@ one would have seen.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -57,8 +56,8 @@ class Recipe:
 
 #: A batch: images ``(n, 32, 32, 3)`` uint8 and what the loss compares with: labels or a teacher's logits.
 Batch = tuple[Images, Tensor]
-#: Yields the batches of one epoch; all randomness comes from the generator.
-Epoch = Callable[[np.random.Generator], Iterator[Batch]]
+#: Yields the batches of an epoch, given its number; all randomness comes from the generator.
+Epoch = Callable[[int, np.random.Generator], Iterator[Batch]]
 #: Scalar loss of the logits of every head (the real one last) against the target.
 Loss = Callable[[list[Tensor], Tensor], Tensor]
 
@@ -94,7 +93,7 @@ def augment(images: Images, rng: np.random.Generator, cutout: int = 0) -> Images
 def labelled(split: Split, recipe: Recipe) -> Epoch:
     """Fresh augmented views of a labelled split."""
 
-    def epoch(rng: np.random.Generator) -> Iterator[Batch]:
+    def epoch(_number: int, rng: np.random.Generator) -> Iterator[Batch]:
         order = rng.permutation(len(split))
         for start in range(0, len(order) - recipe.batch + 1, recipe.batch):
             rows = order[start : start + recipe.batch]
@@ -130,7 +129,7 @@ def fit(
     an epoch.
     """
     torch.manual_seed(recipe.seed)
-    network.to(device(), memory_format=torch.channels_last)
+    network.to(device()).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     decayed = [p for p in network.parameters() if p.ndim > 1]
     rest = [p for p in network.parameters() if p.ndim <= 1]
     optimiser = torch.optim.SGD(
@@ -142,7 +141,7 @@ def fit(
     total = recipe.epochs * steps
     peak = max(1, int(recipe.warmup * total))
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimiser, lambda step: (step + 1) / peak if step < peak else (total - step) / (total - peak)
+        optimiser, lambda step: (step + 1) / peak if step < peak else (total - step) / max(1, total - peak)
     )
     history: list[dict[str, float]] = []
     if state := _load(checkpoint, recipe):
@@ -155,8 +154,8 @@ def fit(
     for epoch in range(len(history), recipe.epochs):
         network.train()
         side, losses = recipe.side(epoch), 0.0
-        for images, target in batches(np.random.default_rng((recipe.seed, epoch))):
-            x, target = normalise(images), target.to(device())
+        for images, expected in batches(epoch, np.random.default_rng((recipe.seed, epoch))):
+            x, target = normalise(images), expected.to(device())
             if side != x.shape[-1]:
                 x = F.interpolate(x, size=(side, side), mode="bilinear", antialias=True)
                 x = x.contiguous(memory_format=torch.channels_last)
@@ -194,7 +193,7 @@ def _save(
         },
         partial,
     )
-    os.replace(partial, path)
+    partial.replace(path)
 
 
 def _load(path: Path, recipe: Recipe) -> dict[str, Any] | None:
@@ -210,10 +209,8 @@ def scores(network: ResNet, images: Images, batch: int = 500) -> npt.NDArray[np.
     """Logits ``(n, classes)`` of the network in evaluation mode, bf16 where training uses it."""
     was_training = network.training
     network.eval()
-    parts = []
     with torch.no_grad(), torch.autocast(device().type, torch.bfloat16):
-        for start in range(0, len(images), batch):
-            parts.append(network(normalise(images[start : start + batch])).float().cpu())
+        parts = [network(normalise(images[at : at + batch])).float().cpu() for at in range(0, len(images), batch)]
     network.train(was_training)
     return torch.cat(parts).numpy()
 

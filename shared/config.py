@@ -68,5 +68,7 @@ def to_toml(settings: msgspec.Struct) -> str:
     """The settings as a TOML file that ``load`` reads back; what is None is left out as a comment."""
     lines = []
     for name, value in msgspec.to_builtins(settings).items():
-        lines.append(f"# {name} =" if value is None else f"{name} = {msgspec.json.encode(value).decode()}")
+        # JSON's values are TOML's, but for one character that TOML wants escaped.
+        text = msgspec.json.encode(value).decode().replace("\x7f", "\\u007F")
+        lines.append(f"# {name} =" if value is None else f"{name} = {text}")
     return "\n".join(lines) + "\n"

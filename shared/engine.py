@@ -50,6 +50,8 @@ class Session:
         if len(inputs) != 1 or len(outputs) != 1:
             raise EngineError(f"{path.name}: needs one input and one output, has {len(inputs)} and {len(outputs)}")
         self._input, self._outputs = inputs[0].name, [outputs[0].name]
+        #: The batch size that the model fixes; None if it takes any.
+        self.batch: int | None = inputs[0].shape[0] if isinstance(inputs[0].shape[0], int) else None
         self.provider = self._session.get_providers()[0]
 
     def run(self, batch: npt.NDArray[np.float32]) -> Logits:

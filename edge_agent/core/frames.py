@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edge_agent.core.frame import Frame, Signature
-from edge_agent.core.types import Guess
+from edge_agent.core.types import Guess, LocalName
 from shared.context import Context
 from shared.gate import Posterior
 
@@ -30,11 +30,9 @@ class _Entry:
 class FrameCache:
     """A bounded set of signatures with their answers. Costs one comparison with all of them."""
 
-    name = "frames"
+    name: LocalName = "frames"
 
-    def __init__(
-        self, tolerance: float = 5.0, capacity: int = 64, longest_trust: int = 64, oldest: int = 1000
-    ) -> None:
+    def __init__(self, tolerance: float = 5.0, capacity: int = 64, longest_trust: int = 64, oldest: int = 1000) -> None:
         """``tolerance``: the largest block change, grey levels, that counts as the same picture. ``longest_trust``:
         most answers between two verifications. ``oldest``: frames after which an entry no longer answers."""
         self._tolerance, self._capacity = tolerance, capacity

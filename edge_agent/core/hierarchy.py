@@ -97,7 +97,7 @@ class Hierarchy:
             belief = self.context.belief
             best = Guess(belief, risk(belief), "context")
         reason = f"risk {best.risk:.3f} over {self.rules.threshold:.3f}"
-        self._asked.append(frame)
+        self._asked.append(Frame(frame.index, None, frame.signature))  # without its picture: a late answer needs none
         return Ask(frame, tuple(self._recent), now + self.rules.deadline, best, reason)
 
     def settle(self, step: Step, reply: Reply | None, _now: float, trouble: str = "") -> Answer:
@@ -154,7 +154,9 @@ class Hierarchy:
     def _full_word(self, reply: Reply) -> Posterior:
         return posterior(reply.logits, self.rules.full_temperature)
 
-    def _answer(self, frame: Frame, guess: Guess, level: LevelName, reason: str = "", bare: int | None = None) -> Answer:
+    def _answer(
+        self, frame: Frame, guess: Guess, level: LevelName, reason: str = "", bare: int | None = None
+    ) -> Answer:
         return Answer(frame.index, guess.label, 1.0 - guess.risk, guess.risk, level, guess.model, reason, bare)
 
     def _learn(self, frame: Frame, guess: Guess) -> None:

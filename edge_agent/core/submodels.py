@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edge_agent.core.frame import Frame
-from edge_agent.core.types import Guess, Score
+from edge_agent.core.types import Guess, LocalName, Score
 from shared.context import Context
 from shared.gate import Posterior, posterior, risk
 
@@ -38,7 +38,7 @@ class LocalModel:
 class Base:
     """The general model: never evicted, the answer of last resort."""
 
-    name = "base"
+    name: LocalName = "base"
 
     def __init__(self, model: LocalModel) -> None:
         self.model = model
@@ -50,7 +50,7 @@ class Base:
 class Submodels:
     """The resident submodels, least recently used first."""
 
-    name = "submodels"
+    name: LocalName = "submodels"
 
     def __init__(self, budget: int, base_coverage: Posterior) -> None:
         """``budget``: bytes all residents together may cost."""

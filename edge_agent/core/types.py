@@ -14,7 +14,8 @@ from shared.gate import Posterior
 
 #: Runs a model on a frame's view; logits ``(classes,)`` float32.
 Score = Callable[[Any], npt.NDArray[np.float32]]
-LevelName = Literal["frames", "submodels", "base", "cloud", "fallback"]
+LocalName = Literal["frames", "submodels", "base"]
+LevelName = LocalName | Literal["cloud", "fallback"]
 
 
 @dataclass(frozen=True, slots=True)

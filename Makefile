@@ -1,0 +1,67 @@
+# The only set-up there is. Everything goes into .venv at the root; what is installed and up to date is left alone.
+# Another Python: make PYTHON=/path/to/python ...     Only some tests: make test ARGS='tests/shared -k link'
+
+PYTHON ?= $(firstword $(foreach candidate,python3.11 python3,$(shell \
+	$(candidate) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && echo $(candidate))))
+VENV := .venv
+PIP := $(VENV)/bin/python -m pip install --disable-pip-version-check --constraint constraints.txt
+PINS := pyproject.toml constraints.txt
+# Debian puts mosquitto where only root's PATH looks.
+FIND_MOSQUITTO := PATH="$$PATH:/usr/sbin:/usr/local/sbin" command -v mosquitto >/dev/null
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check clean mosquitto
+
+help:
+	@echo 'make demo    install what the demo needs and run it: broker, server and device on this machine (no root)'
+	@echo 'make test    install what the tests need and run them (mosquitto: installed where you are root)'
+	@echo 'make check   lint, formatting and types'
+	@echo 'make clean   remove .venv, build results and caches'
+
+demo: $(VENV)/.demo-stamp
+	$(VENV)/bin/simulator live $(ARGS)
+
+test: $(VENV)/.dev-stamp mosquitto
+	$(VENV)/bin/python -m pytest $(ARGS)
+
+check: $(VENV)/.dev-stamp
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.demo-stamp: $(PINS) | $(VENV)/bin/pip
+	@echo 'Installing the demo into $(VENV) (about a minute the first time)'
+	$(PIP) --editable '.[sim]'
+	@touch $@
+
+# What the tests need holds all that the demo needs, so this settles both.
+$(VENV)/.dev-stamp: $(PINS) | $(VENV)/bin/pip
+	@echo 'Installing the development tools into $(VENV) (some minutes the first time: torch is large)'
+	$(PIP) --editable '.[dev]'
+	@touch $(VENV)/.demo-stamp $@
+
+# pip comes last into a new environment, so its presence means that the environment is whole.
+$(VENV)/bin/pip:
+	@test -n '$(PYTHON)' || { echo 'CacheNet needs Python 3.10 or later (python3.11 or python3 on the PATH), and there is none.' >&2; exit 2; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		test "$$(id -u)" = 0 && command -v apt-get >/dev/null && $(call apt,python3-venv) && \
+		$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null; } || { \
+		echo '$(PYTHON) cannot make virtual environments: its venv module is missing.' >&2; \
+		echo 'On Debian and Ubuntu: sudo apt-get install python3-venv' >&2; exit 2; }
+	@echo 'Creating $(VENV) with $(PYTHON)'
+	$(PYTHON) -m venv $(VENV)
+
+# The tests start brokers of their own: the service that the package brings is not wanted.
+mosquitto:
+	@$(FIND_MOSQUITTO) || { \
+		test "$$(id -u)" = 0 && command -v apt-get >/dev/null && $(call apt,mosquitto) && \
+		{ systemctl disable --now mosquitto || service mosquitto stop || true; } >/dev/null 2>&1; } || { \
+		echo 'The tests need the mosquitto broker. On Debian and Ubuntu: sudo apt-get install mosquitto' >&2; exit 2; }
+
+# A fresh container has no package lists yet.
+apt = { echo 'Installing $(1) with apt-get' && export DEBIAN_FRONTEND=noninteractive && \
+	{ apt-get install -y -qq $(1) >/dev/null 2>&1 || { apt-get update -qq && apt-get install -y -qq $(1) >/dev/null; }; }; }

@@ -1,0 +1,161 @@
+"""The command ``cloud-server``."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Annotated, NoReturn
+
+import msgspec
+import typer
+
+from cloud_server.broker import BrokerError, EmbeddedBroker
+from cloud_server.full import FullModel
+from cloud_server.server import Server
+from cloud_server.settings import EMBEDDED, Settings
+from shared import config
+from shared.bundle import Bundle, BundleError
+from shared.engine import EngineError
+from shared.link import Address, LinkError, address
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+log = logging.getLogger(__name__)
+
+#: How often the embedded broker is looked at, seconds.
+_LOOK_S = 0.5
+
+
+@app.callback()
+def _root() -> None:
+    """Answer with the full model what devices cannot, and hand out the models they cache.
+
+    Example: cloud-server run --bundle models/zoo/cifar10
+    """
+
+
+@app.command()
+def run(
+    bundle: Annotated[str | None, typer.Option(help="Directory of the bundle to serve.")] = None,
+    broker: Annotated[str | None, typer.Option(help="embedded, or mqtt[s]://[user@]host[:port].")] = None,
+    listen: Annotated[str | None, typer.Option(help="IPv4 address of the embedded broker [127.0.0.1].")] = None,
+    port: Annotated[int | None, typer.Option(help="Port of the embedded broker [1883].")] = None,
+    password_file: Annotated[str | None, typer.Option(help="File with the password [CACHENET_PASSWORD].")] = None,
+    ca: Annotated[str | None, typer.Option(help="CA certificate of the broker, for mqtts.")] = None,
+    provider: Annotated[str | None, typer.Option(help="auto, cpu, cuda or tensorrt.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads of the full model [all processors].")] = None,
+    queue: Annotated[int | None, typer.Option(help="How many requests may wait [64].")] = None,
+    max_batch: Annotated[int | None, typer.Option(help="How many requests share a run at most [16].")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the counts at the end as JSON.")] = False,
+    config_file: Annotated[Path | None, typer.Option("--config", help="TOML file with any of these.")] = None,
+    print_config: Annotated[bool, typer.Option(help="Print the settings in force as TOML and end.")] = False,
+) -> None:
+    """Serve a bundle until Ctrl-C or SIGTERM.
+
+    Example: cloud-server run --bundle models/zoo/cifar10
+
+    Example: cloud-server run --bundle models/zoo/cifar10 --broker mqtts://server@broker.example --ca ca.pem
+    """
+    flags = {name: value for name, value in locals().items() if name in Settings.__struct_fields__}
+    _log_to_stderr()
+    with ExitStack() as stack:
+        try:
+            settings = config.load(Settings, flags, config_file)
+            if print_config:
+                typer.echo(config.to_toml(settings), nl=False)
+                return
+            own, where = _broker(settings)
+            if not settings.bundle:
+                raise BundleError("nothing to serve: give --bundle DIRECTORY")
+            served = Bundle(Path(settings.bundle))
+            if own is not None:
+                own.start()
+                stack.callback(own.stop)
+            full = FullModel(served, settings.provider, settings.threads)
+            server = Server(served, full, where, settings.queue, settings.max_batch)
+        except (config.ConfigError, LinkError, BundleError, EngineError, BrokerError) as error:
+            _refuse(str(error))
+        stopped = _on_signals()
+        server.start()
+        manifest = served.manifest
+        log.info("serving %s (%s on %s) to %s:%d", manifest.name, full.name, full.provider, where.host, where.port)
+        _wait(stopped, own)
+        ended = server.stop()
+    counts = server.counters.read()
+    typer.echo(json.dumps(msgspec.to_builtins(counts)) if as_json else counts.line())
+    if not ended:
+        # The interpreter would tear ONNX Runtime down under the running model and crash.
+        sys.stdout.flush()
+        os._exit(0)
+
+
+@app.command()
+def broker(
+    listen: Annotated[str, typer.Option(help="IPv4 address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = 1883,
+) -> None:
+    """Run the embedded broker alone, until Ctrl-C or SIGTERM.
+
+    Example: cloud-server broker --port 1884
+    """
+    _log_to_stderr()
+    try:
+        own = EmbeddedBroker(listen, port)
+        own.start()
+    except BrokerError as error:
+        _refuse(str(error))
+    _wait(_on_signals(), own)
+    own.stop()
+
+
+def _broker(settings: Settings) -> tuple[EmbeddedBroker | None, Address]:
+    """The embedded broker if it is wanted, and where to connect. Raises ``BrokerError`` or ``LinkError``."""
+    if settings.broker == EMBEDDED:
+        own = EmbeddedBroker(settings.listen, settings.port)
+        return own, own.address
+    password = os.environ.get("CACHENET_PASSWORD")
+    if settings.password_file:
+        try:
+            password = Path(settings.password_file).read_text("utf-8").strip()
+        except OSError as error:
+            raise LinkError(f"password file {settings.password_file}: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise LinkError(f"password file {settings.password_file}: not text") from None
+    return None, address(settings.broker, password, Path(settings.ca) if settings.ca else None)
+
+
+def _on_signals() -> SimpleQueue[int]:
+    """Where SIGINT and SIGTERM arrive from now on. A handler may come in the middle of anything, and this queue is the
+    one thing in the library that it may then safely put into."""
+    stopped: SimpleQueue[int] = SimpleQueue()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda received, _frame: stopped.put(received))
+    return stopped
+
+
+def _wait(stopped: SimpleQueue[int], own: EmbeddedBroker | None) -> None:
+    while True:
+        with suppress(Empty):
+            stopped.get(timeout=_LOOK_S)
+            return
+        if own is not None:
+            own.tend()
+
+
+def _log_to_stderr() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
+    logging.getLogger("iotcore").setLevel(logging.WARNING)
+
+
+def _refuse(why: str) -> NoReturn:
+    typer.echo(f"cloud-server: {why}", err=True)
+    raise typer.Exit(2)
+
+
+def main() -> None:
+    app()

@@ -1,0 +1,125 @@
+"""The server: what comes over the wire goes to the full model or the blobs, and back to who asked."""
+
+from __future__ import annotations
+
+import logging
+import re
+import secrets
+
+from cloud_server.blobs import Blobs
+from cloud_server.counters import Counters
+from cloud_server.full import FullModel
+from cloud_server.worker import Job, Worker
+from shared import protocol
+from shared.bundle import Bundle
+from shared.link import Address, Link, Message
+from shared.protocol import Malformed, Refusal
+
+log = logging.getLogger(__name__)
+
+#: How long a batch may go on after ``stop``, seconds. With the link's own bound this keeps the whole under two.
+_PATIENCE_S = 0.7
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+class Server:
+    """Serves one bundle. Keeps nothing about a device, so that any number of servers may share the work."""
+
+    def __init__(self, bundle: Bundle, full: FullModel, broker: Address, queue: int, max_batch: int) -> None:
+        """Raises ``LinkError`` for credentials that cannot be used."""
+        self.counters = Counters()
+        self._bundle, self._full = bundle, full
+        self._blobs = Blobs(bundle)
+        self._worker = Worker(full, bundle.manifest, queue, full.batch or max_batch, self._reply, self._ran)
+        self._link = Link(
+            broker,
+            f"cloud-{secrets.token_hex(4)}",
+            [(topic, 1) for topic in protocol.SERVER_TOPICS],
+            self._receive,
+            self._announce,
+        )
+
+    def start(self) -> None:
+        """Begin to serve, as soon as there is a broker and whenever there is one again."""
+        self._worker.start()
+        self._link.start()
+
+    def stop(self) -> bool:
+        """End within two seconds. False if a batch is still running: the model cannot be interrupted."""
+        ended = self._worker.stop(_PATIENCE_S)
+        self._link.stop()
+        return ended
+
+    def _announce(self) -> None:
+        name = self._bundle.manifest.name
+        self._link.publish(protocol.catalogue(name), self._bundle.data, qos=1, retain=True)
+
+    # From here to _refuse all runs on the link's thread, where nothing may take long: parse, queue, read a piece.
+
+    def _receive(self, message: Message) -> None:
+        with self.counters.change() as counts:
+            counts.bytes_in += len(message.payload)
+        try:
+            device, leaf = protocol.device_of(message.topic)
+            if leaf == ("blob", "get"):
+                self._blob(device, message)
+            else:
+                self._infer(device, leaf, message)
+        except Malformed as error:
+            with self.counters.change() as counts:
+                counts.malformed += 1
+            log.debug("malformed message on %.200s: %s", message.topic, error)
+
+    def _infer(self, device: str, leaf: tuple[str, ...], message: Message) -> None:
+        try:
+            request = protocol.request(leaf, message.content, message.correlation, message.properties)
+            if len(message.payload) > protocol.MAX_PICTURE:
+                raise Malformed(f"picture of {len(message.payload)} bytes, {protocol.MAX_PICTURE} allowed")
+            if any(label >= len(self._bundle.manifest.labels) for label in request.recent):
+                raise Malformed(f"recent holds a label that {self._bundle.manifest.name} has not")
+        except Malformed as error:
+            if message.correlation is not None and 0 < len(message.correlation) <= 64:
+                self._refuse(device, message.correlation, Refusal("bad-input", str(error)))
+            raise
+        if request.model != self._full.name:
+            known = f"the full model here is {self._full.name}"
+            self._refuse(device, request.correlation, Refusal("unknown-model", known))
+            return
+        with self.counters.change() as counts:
+            counts.requests += 1
+        job = Job(device, request, message.payload)
+        if not self._worker.submit(job):
+            self._reply(job, Refusal("busy", "the server's queue is full"))
+
+    def _blob(self, device: str, message: Message) -> None:
+        request = protocol.decode(message.payload, protocol.BlobRequest)
+        if not _SHA256.fullmatch(request.sha256):  # it becomes a topic
+            raise Malformed("sha256 is not 64 hexadecimal digits")
+        payload = protocol.encode(self._blobs.chunk(request))
+        sent = self._link.publish(protocol.topic(device, "blob", request.sha256), payload)
+        with self.counters.change() as counts:
+            counts.chunks += sent
+            counts.bytes_out += len(payload) * sent
+
+    def _refuse(self, device: str, correlation: bytes, refusal: Refusal) -> None:
+        with self.counters.change() as counts:
+            counts.requests += 1
+        self._send(device, correlation, refusal)
+
+    def _reply(self, job: Job, said: protocol.Answer | Refusal) -> None:
+        self._send(job.device, job.request.correlation, said)
+
+    def _send(self, device: str, correlation: bytes, said: protocol.Answer | Refusal) -> None:
+        payload = protocol.encode(said)
+        sent = self._link.publish(protocol.topic(device, "answer"), payload, correlation=correlation)
+        with self.counters.change() as counts:
+            if isinstance(said, Refusal):
+                counts.refusals[said.reason] = counts.refusals.get(said.reason, 0) + 1
+            else:
+                counts.answers += 1
+            counts.lost += not sent
+            counts.bytes_out += len(payload) * sent
+
+    def _ran(self) -> None:
+        with self.counters.change() as counts:
+            counts.batches += 1

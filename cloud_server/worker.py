@@ -1,0 +1,139 @@
+"""The one thread that runs the full model. One, because the model's own threads share the processors already: two
+runs at a time would each take twice as long and batch half as well."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from cloud_server.batcher import Batcher, Waiting
+from cloud_server.selector import recommend
+from shared.bundle import Manifest
+from shared.engine import EngineError, Logits
+from shared.gate import posterior
+from shared.image import BadPicture, Tensor
+from shared.protocol import Answer, Refusal, Request, Timing
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A request that can be answered: who asks, what, and the picture as it came."""
+
+    device: str
+    request: Request
+    picture: bytes
+
+
+class Model(Protocol):
+    """What the worker needs of ``FullModel``."""
+
+    name: str
+    sha256: str
+
+    def prepare(self, picture: bytes) -> Tensor: ...
+
+    def run(self, tensors: Sequence[Tensor]) -> Logits: ...
+
+
+class Worker:
+    """Takes jobs and calls ``reply`` exactly once for each, on its own thread; ``ran`` after every batch."""
+
+    def __init__(
+        self,
+        model: Model,
+        manifest: Manifest,
+        queue: int,
+        max_batch: int,
+        reply: Callable[[Job, Answer | Refusal], None],
+        ran: Callable[[], None],
+    ) -> None:
+        self._model, self._manifest = model, manifest
+        self._temperature = manifest.models[model.name].temperature
+        self._batcher: Batcher[Job] = Batcher(time.monotonic, queue, max_batch)
+        self._reply, self._ran = reply, ran
+        self._news = threading.Condition()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._work, name="full-model", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def submit(self, job: Job) -> bool:
+        """Queue ``job``. False if the queue is full or the worker is stopping: refuse it then."""
+        with self._news:
+            taken = not self._stopping and self._batcher.offer(job, job.request.budget_ms / 1000)
+            self._news.notify()
+        return taken
+
+    def stop(self, patience_s: float) -> bool:
+        """Finish the batch in hand and refuse what waits. False if the batch took longer than ``patience_s``."""
+        with self._news:
+            self._stopping = True
+            self._news.notify()
+        self._thread.join(patience_s)
+        return not self._thread.is_alive()
+
+    def _work(self) -> None:
+        while True:
+            with self._news:
+                self._news.wait_for(lambda: self._stopping or len(self._batcher) > 0)
+                if self._stopping:
+                    left = self._batcher.drain()
+                    break
+                batch = self._batcher.take()
+            for waiting in batch.expired:
+                self._say(waiting.item, Refusal("expired", "its time ran out in the server's queue"))
+            if batch.ready:
+                for waiting, said in zip(batch.ready, self._judge(batch.ready), strict=True):
+                    self._say(waiting.item, said)
+                self._ran()
+        for job in left:
+            self._say(job, Refusal("busy", "the server is stopping"))
+
+    def _say(self, job: Job, said: Answer | Refusal) -> None:
+        try:
+            self._reply(job, said)
+        except Exception:
+            log.exception("the reply to %s failed", job.device)
+
+    def _judge(self, batch: Sequence[Waiting[Job]]) -> list[Answer | Refusal]:
+        """An answer or a refusal for every job, in order, whatever happens."""
+        try:
+            return self._answers(batch)
+        except EngineError as error:
+            log.error("%s: %s", self._model.name, error)
+        except Exception:
+            log.exception("a batch of %d failed", len(batch))
+        return [Refusal("busy", "the full model failed; see the server's log")] * len(batch)
+
+    def _answers(self, batch: Sequence[Waiting[Job]]) -> list[Answer | Refusal]:
+        begun = time.monotonic()
+        inputs = [self._prepare(waiting.item) for waiting in batch]
+        tensors = [tensor for tensor in inputs if not isinstance(tensor, Refusal)]
+        decoded = time.monotonic()
+        scores = iter(self._model.run(tensors) if tensors else ())
+        decode_ms, run_ms = (decoded - begun) * 1000, (time.monotonic() - decoded) * 1000
+        said: list[Answer | Refusal] = []
+        for waiting, tensor in zip(batch, inputs, strict=True):
+            if isinstance(tensor, Refusal):
+                said.append(tensor)
+            else:
+                timing = Timing((begun - waiting.arrived) * 1000, decode_ms, run_ms, len(tensors))
+                said.append(self._answer(waiting.item, next(scores), timing))
+        return said
+
+    def _prepare(self, job: Job) -> Tensor | Refusal:
+        try:
+            return self._model.prepare(job.picture)
+        except BadPicture as error:
+            return Refusal("bad-input", str(error))
+
+    def _answer(self, job: Job, logits: Logits, timing: Timing) -> Answer:
+        advice = recommend(self._manifest, posterior(logits, self._temperature), job.request.recent)
+        return Answer(logits.astype("<f4").tobytes(), self._model.sha256, advice, timing)

@@ -1,0 +1,221 @@
+"""From a labelled data set to a bundle: full model, base model, submodels, gates, manifest.
+
+Every stage leaves its result in a work directory and is skipped when it is there, so an interrupted build goes on
+where it stopped. The bundle appears under its name only when it is whole.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import torch
+from rich.progress import Progress
+
+from models import cifar10, gates, recorded, streams
+from models.cifar10 import Cifar10, Split
+from models.distil import Teacher, train_base, train_submodel
+from models.export import export
+from models.networks import BASE, RESNET18, ResNet, Shape, macs
+from models.scenes import SCENES, SEEN
+from models.training import MEAN, STD, Recipe, accuracy, fit, label_loss, labelled, scores
+from shared.bundle import FORMAT, MANIFEST, Bundle, Gate, Manifest, Model, digest, file_digest
+from shared.context import ContextParameters
+from shared.engine import Session
+from shared.gate import temperature
+from shared.image import Input
+
+INPUT = Input(side=32, mean=MEAN, std=STD)
+_INPUT_JSON = msgspec.json.encode(INPUT).decode()
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Everything that decides what is built."""
+
+    name: str
+    full: Shape
+    base: Shape
+    full_recipe: Recipe
+    base_recipe: Recipe
+    submodel_recipe: Recipe
+    scenes: tuple[int, ...]
+    views: int
+    pools: int
+    frames: int
+    budgets: tuple[float, ...] = (0.005, 0.01, 0.02, 0.05)
+    confidence: float = 0.95
+    seed: int = 0
+
+
+CIFAR10 = Preset(
+    name="cifar10",
+    full=RESNET18,
+    base=BASE,
+    full_recipe=Recipe(phases=((4, 20), (5, 24), (5, 32)), rate=0.15),
+    base_recipe=Recipe(phases=((8, 24), (16, 32)), rate=0.2, decay=1e-4, batch=128),
+    submodel_recipe=Recipe(phases=((3, 32),), rate=0.03, decay=1e-4, batch=128),
+    scenes=SEEN,
+    views=6,
+    pools=16,
+    frames=500,
+)
+#: The same path in under a minute, on the thousand images that ship with the project; good for nothing but a try.
+SMOKE = Preset(
+    name="cifar10-smoke",
+    full=Shape(widths=(8, 16), blocks=(1, 1)),
+    base=Shape(widths=(4, 8), blocks=(1, 1)),
+    full_recipe=Recipe(phases=((1, 16), (1, 32)), rate=0.05),
+    base_recipe=Recipe(phases=((1, 32),), rate=0.05),
+    submodel_recipe=Recipe(phases=((1, 32),), rate=0.01),
+    scenes=SEEN[:2],
+    views=1,
+    pools=3,
+    frames=60,
+)
+
+
+def build(preset: Preset, data: Cifar10, work: Path, out: Path, progress: Progress) -> Bundle:
+    """Train what is missing in ``work`` and write the bundle to ``out``, in the place of any before."""
+    torch.manual_seed(preset.seed)
+    full = ResNet(preset.full, auxiliary=True)
+    recipe = preset.full_recipe
+    fit(
+        full,
+        recipe,
+        labelled(data.train, recipe),
+        len(data.train) // recipe.batch,
+        label_loss(recipe),
+        work / "full.pt",
+        progress,
+        "full",
+        lambda network: {"held": accuracy(network, data.held)},
+    )
+    tuned, proved = _halves(data.held)
+    local = _train_local(preset, full, data, tuned, work, progress)
+
+    building = out.with_name(out.name + ".building")
+    shutil.rmtree(building, ignore_errors=True)
+    networks = {"full": full, **local}
+    for name, network in networks.items():
+        properties = {"bundle": preset.name, "model": name, "labels": ",".join(cifar10.LABELS), "input": _INPUT_JSON}
+        export(network.eval(), building / name / "1" / "model.onnx", properties)
+    manifest = _measure(preset, networks, tuned, proved, building, progress)
+    (building / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n")
+    if out.exists():
+        shutil.rmtree(out)
+    building.rename(out)
+    return Bundle(out)
+
+
+def _train_local(
+    preset: Preset, full: ResNet, data: Cifar10, tuned: Split, work: Path, progress: Progress
+) -> dict[str, ResNet]:
+    teacher = Teacher(full, data.train.images, preset.views, preset.seed, work, progress)
+    torch.manual_seed(preset.seed + 1)
+    base = ResNet(preset.base)
+    train_base(base, teacher, preset.base_recipe, data.held, work / "base.pt", progress)
+    networks = {"base": base}
+    held = (tuned.images, scores(full, tuned.images))
+    for number in preset.scenes:
+        classes = SCENES[number].classes
+        name = "-".join(cifar10.LABELS[label] for label in classes)
+        networks[name] = ResNet(preset.base)
+        networks[name].load_state_dict(base.state_dict())
+        train_submodel(
+            networks[name], teacher, preset.submodel_recipe, classes, held, work / f"{name}.pt", progress, name
+        )
+    return networks
+
+
+def _measure(
+    preset: Preset, networks: Mapping[str, ResNet], tuned: Split, proved: Split, directory: Path, progress: Progress
+) -> Manifest:
+    """Temperatures and coverage on ``tuned``, gates on streams from ``proved``."""
+    files = {name: directory / name / "1" / "model.onnx" for name in networks}
+    sessions = {name: (Session(path, "cpu", torch.get_num_threads()), INPUT) for name, path in files.items()}
+    pictures = recorded.thumbnails(tuned)
+    logits = {name: recorded.run(session, spec, pictures) for name, (session, spec) in sessions.items()}
+    answers = logits["full"].argmax(1)
+    # Of the full model we ask whether it is right; of a local one, whether it says what the full model would.
+    temperatures = {name: temperature(own, tuned.labels if name == "full" else answers) for name, own in logits.items()}
+    coverage = {name: gates.coverage(own, temperatures[name], logits["full"], 0.05) for name, own in logits.items()}
+    submodels = tuple(name for name in networks if name not in ("full", "base"))
+    family = gates.Family("full", "base", submodels, temperatures, coverage, ContextParameters())
+
+    pools = streams.pools(proved.labels, preset.pools, preset.seed)
+    task = progress.add_task("streams for the gates", total=len(streams.NAMES) * len(pools))
+    kinds = {
+        kind: recorded.record(
+            [
+                streams.plan(kind, proved.labels, preset.seed + i, preset.frames, pool, SEEN)
+                for i, pool in enumerate(pools)
+            ],
+            proved,
+            sessions,
+            lambda: progress.advance(task),
+        )
+        for kind in streams.NAMES
+    }
+    fitted = [
+        Gate(budget, gates.fit(kinds, family, budget, preset.confidence), preset.confidence, len(pools))
+        for budget in preset.budgets
+    ]
+    progress.remove_task(task)
+
+    models = {}
+    for name, network in networks.items():
+        scene = next((s for s in SCENES if "-".join(cifar10.LABELS[c] for c in s.classes) == name), None)
+        models[name] = Model(
+            role="full" if name == "full" else "base" if name == "base" else "submodel",
+            file=f"{name}/1/model.onnx",
+            bytes=files[name].stat().st_size,
+            sha256=file_digest(files[name]),
+            input=INPUT,
+            temperature=round(temperatures[name], 4),
+            parameters=network.parameters_count(),
+            macs=macs(network),
+            milliseconds=_milliseconds(files[name]),
+            coverage=tuple(round(float(share), 4) for share in coverage[name]),
+            classes=scene.classes if scene is not None and name not in ("full", "base") else (),
+        )
+    return Manifest(
+        format=FORMAT,
+        name=preset.name,
+        task="classification",
+        labels=cifar10.LABELS,
+        models=models,
+        gates=tuple(fitted),
+        context=family.context,
+        provenance={
+            "data": "CIFAR-10, A. Krizhevsky 2009",
+            "preset": digest(msgspec.json.encode(preset)),
+            "torch": str(torch.__version__),
+            "accuracy_held": f"{float((logits['full'].argmax(1) == tuned.labels).mean()):.4f}",
+        },
+    )
+
+
+def _halves(held: Split) -> tuple[Split, Split]:
+    """A fifth of each class to fit temperatures on, the rest to prove gates on."""
+    order = np.concatenate([np.flatnonzero(held.labels == c) for c in np.unique(held.labels)])
+    place = np.concatenate([np.arange((held.labels == c).sum()) for c in np.unique(held.labels)])
+    first = place % 5 == 0
+    return held.take(np.sort(order[first])), held.take(np.sort(order[~first]))
+
+
+def _milliseconds(path: Path) -> float:
+    """Median of 50 runs, one image, one thread."""
+    session = Session(path, "cpu", 1)
+    image = np.zeros((1, 3, INPUT.side, INPUT.side), np.float32)
+    times = []
+    for _ in range(50):
+        begun = time.perf_counter()
+        session.run(image)
+        times.append(time.perf_counter() - begun)
+    return round(float(np.median(times)) * 1000, 3)

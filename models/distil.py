@@ -1,0 +1,157 @@
+"""Distillation: small networks learn the full model's scores, not the labels.
+
+G. Hinton et al., "Distilling the Knowledge in a Neural Network" (arXiv 1503.02531). The teacher's scores are taken
+once, on a fixed set of augmented views, because a teacher costs seventeen students; epoch e then trains on view
+e mod ``VIEWS`` (L. Beyer et al., arXiv 2106.05237, show that teacher and student must see the same crop).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from rich.progress import Progress
+from torch import Tensor
+from torch.nn import functional as F
+
+from models.cifar10 import Images, Split
+from models.networks import ResNet
+from models.training import Batch, Epoch, Loss, Recipe, augment, device, fit, scores
+
+#: Temperature of the soft targets.
+_SOFTNESS = 3.0
+#: Of a submodel's training mix: its own classes' part; and the length of its epoch as a part of the data set.
+_WEIGHT, _SHARE = 0.7, 0.5
+Logits = npt.NDArray[np.float32]
+
+
+class Teacher:
+    """A data set in ``views`` augmented copies, with the full model's scores of each; the copies are drawn again from
+    their seed, the scores are kept in ``cache``."""
+
+    def __init__(self, network: ResNet, images: Images, views: int, seed: int, cache: Path, progress: Progress) -> None:
+        self._images, self._seed = images, seed
+        self.views = views
+        task = progress.add_task("teacher's scores", total=views)
+        self._scores = []
+        for number in range(views):
+            path = cache / f"teacher-{number}.npy"
+            if not path.exists():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                partial = path.with_suffix(".part.npy")
+                np.save(partial, scores(network, self.view(number)).astype(np.float16))
+                partial.replace(path)
+            self._scores.append(np.load(path).astype(np.float32))
+            progress.advance(task)
+        progress.remove_task(task)
+
+    def view(self, number: int) -> Images:
+        return augment(self._images, np.random.default_rng((self._seed, 7, number)))
+
+    def epoch(self, batch: int, weights: npt.NDArray[np.float64] | None = None, share: float = 1.0) -> Epoch:
+        """Batches of one view after the other. With ``weights`` ``(n,)`` the images are drawn with replacement in that
+        proportion. ``share``: length of an epoch as a part of the data set."""
+
+        def batches(epoch: int, rng: np.random.Generator) -> Iterator[Batch]:
+            number = epoch % self.views
+            images, logits = self.view(number), self._scores[number]
+            count = int(share * len(images)) // batch * batch
+            if weights is None:
+                order = rng.permutation(len(images))[:count]
+            else:
+                order = rng.choice(len(images), count, p=weights / weights.sum())
+            for start in range(0, count, batch):
+                rows = order[start : start + batch]
+                yield images[rows], torch.from_numpy(logits[rows])
+
+        return batches
+
+    def labels(self) -> npt.NDArray[np.int64]:
+        """The full model's answer for each image ``(n,)``, by its mean score: labels for data that has none."""
+        labels: npt.NDArray[np.int64] = np.mean(self._scores, axis=0).argmax(1).astype(np.int64)
+        return labels
+
+    def steps(self, batch: int, share: float = 1.0) -> int:
+        return int(share * len(self._images)) // batch
+
+
+def distillation_loss() -> Loss:
+    """Kullback-Leibler divergence of the softened scores from the teacher's."""
+
+    def loss(logits: list[Tensor], target: Tensor) -> Tensor:
+        student = F.log_softmax(logits[-1] / _SOFTNESS, 1)
+        teacher = F.log_softmax(target / _SOFTNESS, 1)
+        return F.kl_div(student, teacher, reduction="batchmean", log_target=True) * _SOFTNESS**2
+
+    return loss
+
+
+def train_base(
+    network: ResNet, teacher: Teacher, recipe: Recipe, held: Split, checkpoint: Path, progress: Progress
+) -> list[dict[str, float]]:
+    """Distil the general model."""
+    return fit(
+        network,
+        recipe,
+        teacher.epoch(recipe.batch),
+        teacher.steps(recipe.batch),
+        distillation_loss(),
+        checkpoint,
+        progress,
+        "base",
+        lambda trained: {"held": float((scores(trained, held.images).argmax(1) == held.labels).mean())},
+    )
+
+
+def train_submodel(
+    network: ResNet,
+    teacher: Teacher,
+    recipe: Recipe,
+    classes: tuple[int, ...],
+    held: tuple[Images, Logits],
+    checkpoint: Path,
+    progress: Progress,
+    title: str,
+) -> None:
+    """Fine-tune ``network``, a copy of the base model, on a mix in which ``classes`` have ``_WEIGHT`` of the whole.
+
+    The rest of the data stays in, so that the submodel can still say "not mine". ``held``: images and the full model's
+    scores, not trained on, on which the mix's prior is undone.
+    """
+    labels = teacher.labels()
+    inside = np.isin(labels, classes)
+    weights = np.where(inside, _WEIGHT / inside.sum(), (1 - _WEIGHT) / (~inside).sum())
+    fit(
+        network,
+        recipe,
+        teacher.epoch(recipe.batch, weights, _SHARE),
+        teacher.steps(recipe.batch, _SHARE),
+        distillation_loss(),
+        checkpoint,
+        progress,
+        title,
+    )
+    prior = np.array([weights[labels == c].sum() for c in range(network.shape.classes)]) + 1e-6
+    _undo_prior(network, np.log(prior * len(prior)), held)
+
+
+def _undo_prior(network: ResNet, log_prior: npt.NDArray[np.float64], held: tuple[Images, Logits]) -> None:
+    """Take out of the head's bias what the mix taught about how often a class comes: that, the context knows better
+    (A. Menon et al., "Long-tail learning via logit adjustment", arXiv 2007.07314, section 3).
+
+    A student of soft scores takes in only part of the prior, so the part is found: the one of least negative
+    log-likelihood of the full model's answers on held images, where no class is favoured.
+    """
+    images, full = held
+    own, answers = scores(network, images), full.argmax(1)
+
+    def loss(part: float) -> float:
+        adjusted = torch.from_numpy(own - (part * log_prior).astype(np.float32))
+        return float(F.cross_entropy(adjusted, torch.from_numpy(answers)))
+
+    part = min(np.linspace(0.0, 1.0, 11), key=loss)
+    with torch.no_grad():
+        network.head.bias.sub_(torch.tensor(part * log_prior, dtype=torch.float32, device=device()))

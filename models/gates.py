@@ -1,0 +1,164 @@
+"""Thresholds: the loosest risk at which false hits stay within a budget, found on held-out streams.
+
+The very hierarchy that runs on a device is replayed over streams of images that no model was trained on; what it
+decides is compared with the reference. The unit of the bound is a stream on its own disjoint pool of images, because
+frames of one stream are not independent.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edge_agent.core.frame import Frame, Signature
+from edge_agent.core.frames import FrameCache
+from edge_agent.core.hierarchy import Hierarchy, Rules
+from edge_agent.core.submodels import Base, LocalModel, Submodels
+from edge_agent.core.types import Ask, Hit, Reply
+from models import streams
+from shared.context import Context, ContextParameters
+from shared.gate import posterior
+
+Logits = npt.NDArray[np.float32]
+
+#: Frames of the window over which the reference hears the full model and nobody else.
+WINDOW = 16
+#: Thresholds that are tried, strictest first.
+GRID = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.14, 0.2, 0.3)
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A stream as its models saw it. ``logits``: per model name ``(frames, classes)``. ``signatures``: None where the
+    pictures of neighbouring frames have nothing to do with each other."""
+
+    truth: npt.NDArray[np.int64]
+    logits: dict[str, Logits]
+    signatures: list[Signature] | None
+
+    def frame(self, index: int) -> Frame:
+        return Frame(index, index, None if self.signatures is None else self.signatures[index])
+
+
+@dataclass(frozen=True)
+class Family:
+    """The models of a bundle as a replay needs them: ``temperatures`` and ``coverage`` by name."""
+
+    full: str
+    base: str
+    submodels: tuple[str, ...]
+    temperatures: dict[str, float]
+    coverage: dict[str, npt.NDArray[np.float64]]
+    context: ContextParameters
+
+
+@dataclass(frozen=True)
+class Replay:
+    """What a replay came to, as shares of the stream's frames."""
+
+    local: float
+    false_hits: float
+    accuracy: float
+
+
+def replay(stream: Recorded, family: Family, threshold: float, reference: npt.NDArray[np.int64]) -> Replay:
+    """Run the hierarchy over a recorded stream, every submodel resident and the cloud always there. ``reference``:
+    what ``reference_labels`` gives."""
+    classes = len(next(iter(stream.logits.values()))[0])
+    hierarchy = Hierarchy(
+        Rules(threshold, 1.0, family.full, family.temperatures[family.full], stream.signatures is not None),
+        Context(classes, family.context),
+        FrameCache() if stream.signatures is not None else None,
+        Submodels(1 << 40, family.coverage[family.base]),
+        Base(_model(stream, family, family.base)),
+    )
+    for name in family.submodels:
+        hierarchy.install(_model(stream, family, name))
+    local = false = right = 0
+    for index in range(len(stream.truth)):
+        step = hierarchy.look(stream.frame(index), float(index))
+        reply = Reply(index, stream.logits[family.full][index]) if isinstance(step, Ask) else None
+        label = hierarchy.settle(step, reply, float(index)).label
+        right += label == stream.truth[index]
+        if isinstance(step, Hit):
+            local += 1
+            false += label != reference[index]
+    count = len(stream.truth)
+    return Replay(local / count, false / count, right / count)
+
+
+def reference_labels(stream: Recorded, family: Family) -> npt.NDArray[np.int64]:
+    """What the full model with a context of its own says, begun afresh every ``WINDOW`` frames: it never hears a
+    local model, so a mistake that a cache has talked itself into shows."""
+    full = stream.logits[family.full]
+    labels = np.empty(len(full), np.int64)
+    context = Context(full.shape[1], family.context)
+    hierarchy = Hierarchy(
+        Rules(0.0, 1.0, family.full, family.temperatures[family.full], stream.signatures is not None), context
+    )
+    for index in range(len(full)):
+        if index % WINDOW == 0:
+            hierarchy.context = Context(full.shape[1], family.context)
+        step = hierarchy.look(stream.frame(index), 0.0)
+        labels[index] = hierarchy.settle(step, Reply(index, full[index]), 0.0).label
+    return labels
+
+
+def fit(kinds: Mapping[streams.Name, list[Recorded]], family: Family, budget: float, confidence: float) -> float:
+    """The loosest threshold of ``GRID`` at which every kind of stream keeps within ``budget``.
+
+    Fixed-sequence testing (A. Angelopoulos et al., "Learn then Test", arXiv 2110.01052, section 2.2): thresholds are
+    tried from the strictest and the first that cannot be shown to hold ends the search, so no correction for their
+    number is due. The test is Student's one-sided bound on the mean over streams, at ``confidence``: approximate, for
+    a stream's rate of false hits is not normal.
+    """
+    references = {kind: [reference_labels(stream, family) for stream in several] for kind, several in kinds.items()}
+    proven = 0.0
+    for threshold in GRID:
+        for kind, several in kinds.items():
+            pairs = zip(several, references[kind], strict=True)
+            rates = [replay(stream, family, threshold, reference).false_hits for stream, reference in pairs]
+            if upper_bound(rates, confidence) > budget:
+                return proven
+        proven = threshold
+    return proven
+
+
+def upper_bound(rates: list[float], confidence: float) -> float:
+    """Student's one-sided upper confidence bound on the mean of ``rates``."""
+    n = len(rates)
+    return float(np.mean(rates)) + student(confidence, n - 1) * float(np.std(rates, ddof=1)) / math.sqrt(n)
+
+
+def student(confidence: float, freedom: int) -> float:
+    """Quantile of Student's t, by the expansion of Abramowitz and Stegun (26.7.5): to 1 % for 5 degrees of freedom
+    and more."""
+    z = NormalDist().inv_cdf(confidence)
+    first = (z**3 + z) / 4
+    second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
+    third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
+    return z + first / freedom + second / freedom**2 + third / freedom**3
+
+
+def coverage(logits: Logits, temperature: float, full: Logits, threshold: float) -> npt.NDArray[np.float64]:
+    """Per label of the full model, the share of images on which the model alone is sure enough and agrees."""
+    answers = full.argmax(1)
+    word = np.stack([posterior(row, temperature) for row in logits])
+    good = (1 - word.max(1) <= threshold) & (word.argmax(1) == answers)
+    return np.array([good[answers == c].mean() if (answers == c).any() else 0.0 for c in range(full.shape[1])])
+
+
+def _model(stream: Recorded, family: Family, name: str) -> LocalModel:
+    table = stream.logits[name]
+
+    def score(view: Any) -> Logits:
+        row: Logits = table[view]
+        return row
+
+    return LocalModel(name, score, family.temperatures[name], family.coverage[name])

@@ -1,0 +1,66 @@
+"""Streams run through models once, so that decisions about them can be replayed as often as needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from edge_agent.core.frame import sign
+from models import streams
+from models.cifar10 import Split
+from models.gates import Logits, Recorded
+from shared.engine import Session
+from shared.image import Input, Picture, crop, preprocessor
+
+_BATCH = 100
+#: Streams in which neighbouring frames are unrelated pictures, so that what changed between them says nothing.
+UNRELATED = ("shuffled", "session", "dwell")
+
+
+def run(session: Session, spec: Input, pictures: Sequence[Picture]) -> Logits:
+    """Logits ``(n, classes)`` of pictures of any size, BGR."""
+    preprocess = preprocessor(spec)
+    return np.concatenate(
+        [
+            session.run(np.concatenate([preprocess(crop(picture, spec)) for picture in pictures[at : at + _BATCH]]))
+            for at in range(0, len(pictures), _BATCH)
+        ]
+    )
+
+
+def thumbnails(split: Split) -> list[Picture]:
+    """The images of a split as pictures, BGR."""
+    return list(np.ascontiguousarray(split.images[:, :, :, ::-1]))
+
+
+def record(
+    plans: Sequence[streams.Plan],
+    split: Split,
+    models: Mapping[str, tuple[Session, Input]],
+    advance: Callable[[], object] = lambda: None,
+) -> list[Recorded]:
+    """Run every model over every frame of ``plans``, drawn from ``split``. ``advance`` is called after each stream."""
+    recordings = []
+    tables: dict[str, Logits] = {}
+    for plan in plans:
+        if plan.name in UNRELATED:
+            # Every frame is one of the images as it is: run each image once.
+            if not tables:
+                tables = {name: run(session, spec, thumbnails(split)) for name, (session, spec) in models.items()}
+            recordings.append(Recorded(plan.label, {name: t[plan.source] for name, t in tables.items()}, None))
+        else:
+            recordings.append(_render(plan, split, models))
+        advance()
+    return recordings
+
+
+def _render(plan: streams.Plan, split: Split, models: Mapping[str, tuple[Session, Input]]) -> Recorded:
+    draw = streams.renderer(plan, split.images)
+    signatures, crops = [], []
+    spec = next(iter(models.values()))[1]
+    for index in range(len(plan)):
+        picture = draw(index)
+        signatures.append(sign(picture))
+        crops.append(crop(picture, spec))
+    return Recorded(plan.label, {name: run(session, own, crops) for name, (session, own) in models.items()}, signatures)

@@ -1,0 +1,108 @@
+"""The command ``simulator``."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import msgspec
+import typer
+from rich.console import Console
+
+from simulator import links
+from simulator.emulator import Counts, Emulator, run, serve
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+#: Wide enough for the table where there is no terminal to ask.
+_PLAIN_WIDTH = 120
+
+
+@app.callback()
+def _root() -> None:
+    """Emulate links and compare policies, with the real programs.
+
+    Example: simulator live --link lte
+    """
+
+
+@app.command()
+def live(
+    frames: Annotated[int, typer.Option(min=2, help="Frames that every policy answers.")] = 600,
+    fps: Annotated[float, typer.Option(min=0.1, max=1000, help="Frames a second.")] = 30.0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the stream and of the link.")] = 0,
+    link_name: Annotated[str, typer.Option("--link", help="Link between device and broker.")] = "wifi",
+    bundle: Annotated[Path, typer.Option(help="The bundle to deploy.")] = Path("models/zoo/cifar10"),
+    out: Annotated[Path, typer.Option(help="Where demo.json and demo.png go.")] = Path("build"),
+) -> None:
+    """Compare four policies over one stream and one emulated link: real broker, server and agents on this machine.
+
+    Example: simulator live --link lte --frames 300
+    """
+    from models.cifar10 import DatasetError
+    from shared.bundle import BundleError
+    from shared.stream import StreamError
+    from simulator.live import Options, compare
+    from simulator.picture import NoMatplotlib
+    from simulator.processes import Failed
+    from simulator.report import Incomplete
+
+    # Whoever ends us ends the children too.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    console = Console(width=None if sys.stdout.isatty() else _PLAIN_WIDTH, highlight=False, markup=False)
+    try:
+        compare(Options(frames, fps, seed, link_name, bundle, out), console)
+    except (links.UnknownLink, BundleError) as error:
+        _end(2, str(error))
+    except NoMatplotlib as error:
+        console.print(f"No demo.png: {error}")
+    except (Failed, Incomplete, StreamError, DatasetError, msgspec.DecodeError) as error:
+        _end(1, str(error))
+    except OSError as error:
+        _end(1, f"{error.filename}: {error.strerror}")
+
+
+@app.command()
+def link(
+    listen: Annotated[int, typer.Option(min=1, max=65535, help="Port of this machine that the device connects to.")],
+    to: Annotated[str, typer.Option(help="The broker, HOST:PORT.")],
+    profile: Annotated[str, typer.Option(help="Which link to be.")] = "wifi",
+    seed: Annotated[int, typer.Option(min=0, help="Of jitter and losses.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the byte counts as JSON.")] = False,
+) -> None:
+    """Be a network: carry TCP from a port of this machine to a broker as the link would. Prints the bytes that went
+    up and down at the end, and whenever SIGUSR1 arrives.
+
+    Example: simulator link --profile lte --listen 1884 --to 127.0.0.1:1883
+    """
+
+    def counted(counts: Counts) -> None:
+        text = f"{counts.bytes_up} bytes up, {counts.bytes_down} bytes down"
+        print(msgspec.json.encode(counts).decode() if as_json else text, flush=True)
+
+    host, _, port = to.rpartition(":")
+    if not host or not port.isdigit() or not 0 < int(port) < 65536:
+        _end(2, f"--to {to!r} is not HOST:PORT, as in 127.0.0.1:1883")
+    try:
+        emulator = Emulator(links.load(profile), (host, int(port)), seed)
+        ready = f"{profile} link listening on 127.0.0.1:{listen}, to {to}"
+        counted(run(serve(emulator, listen, lambda: print(ready, file=sys.stderr, flush=True), counted)))
+    except links.UnknownLink as error:
+        _end(2, str(error))
+    except OSError as error:
+        _end(2, f"port {listen}: {error.strerror}")
+
+
+def _end(code: int, why: str) -> NoReturn:
+    typer.echo(f"simulator: {why}", err=True)
+    raise typer.Exit(code)
+
+
+def main() -> None:
+    app()
+
+
+if __name__ == "__main__":
+    main()

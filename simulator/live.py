@@ -1,0 +1,192 @@
+"""The demonstration: four policies over one stream and one link, with the real programs in real processes.
+
+A broker, a cloud server, and for each policy in turn a fresh link of the same seed and an edge agent with an empty
+store. What is reported comes from the agents' own lines and from the link's byte counts.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+from rich.console import Console
+
+from edge_agent.report import Line
+from models import cifar10, sample, streams
+from shared import protocol, stream
+from shared.bundle import Bundle
+from shared.link import Address, Link
+from shared.version import VERSION
+from simulator import links, picture, report
+from simulator.emulator import Counts
+from simulator.processes import Process, Processes, answers, free_port
+from simulator.report import DEVICE, OURS, SERVER, Outcome, Setting
+from simulator.view import Tail, View
+
+STREAM: streams.Name = "camera"
+#: What each policy adds to the agent's command line.
+POLICIES: dict[str, tuple[str, ...]] = {
+    OURS: (),
+    "server+context": ("--levels", "cloud"),
+    SERVER: ("--levels", "cloud", "--no-context"),
+    DEVICE: ("--levels", "base", "--base", "full"),
+}
+_START_S = 30.0
+#: What an agent may take beyond the stream's own time: pulling its models over the slowest link.
+_GRACE_S = 60.0
+_LOOK_EVERY_S = 0.1
+
+
+@dataclass(frozen=True)
+class Options:
+    """``frames`` at ``fps`` of the camera stream of ``seed``, over the link called ``link``; results go to ``out``."""
+
+    frames: int = 600
+    fps: float = 30.0
+    seed: int = 0
+    link: str = "wifi"
+    bundle: Path = Path("models/zoo/cifar10")
+    out: Path = Path("build")
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One policy's run, as it was written down."""
+
+    lines: list[Line]
+    summary: report.Summary
+    counts: Counts
+
+
+def compare(options: Options, console: Console) -> dict[str, Outcome]:
+    """Run the demonstration, print the table, write ``demo.json`` and ``demo.png`` into ``options.out``.
+
+    Raises ``UnknownLink``, ``BundleError``, ``StreamError``, ``DatasetError``, ``Failed`` and ``Incomplete``.
+    """
+    links.load(options.link)
+    bundle = Bundle(options.bundle)
+    setting = Setting(
+        STREAM,
+        options.seed,
+        options.link,
+        options.fps,
+        {"cachenet": VERSION, "bundle": f"{bundle.manifest.name} {bundle.version}"},
+    )
+    work = options.out / "demo"
+    recorded = _record(options, work / "stream", console)
+    with Processes(work / "logs") as processes:
+        broker = _start_cloud(processes, bundle)
+        console.print(f"Each policy answers {options.frames} frames; {setting}.")
+        with View(console, list(POLICIES), options.frames) as view:
+            runs = {
+                policy: _run(policy, options, recorded, work / policy, broker, processes, view) for policy in POLICIES
+            }
+    reference = report.bare_answers(runs[SERVER].lines)
+    outcomes = {
+        policy: report.outcome(run.lines, run.summary, run.counts, reference, options.frames)
+        for policy, run in runs.items()
+    }
+    console.print()
+    # On a narrow terminal lines wrap; columns squeezed to nothing would hide the numbers.
+    console.print(report.table(outcomes), width=max(console.width, report.TABLE_WIDTH), crop=False)
+    console.print()
+    console.print(report.sentence(setting, outcomes))
+    (options.out / "demo.json").write_bytes(report.to_json(setting, outcomes))
+    picture.draw(options.out / "demo.png", runs[OURS].lines, outcomes, setting)
+    console.print(f"Written: {options.out / 'demo.json'} and {options.out / 'demo.png'}")
+    return outcomes
+
+
+def _record(options: Options, directory: Path, console: Console) -> Path:
+    """The stream in ``directory``, recorded unless the very same one is there."""
+    images = sample.load()
+    plan = streams.plan(STREAM, images.labels, options.seed, options.frames)
+    try:
+        there = stream.read(directory)
+    except stream.StreamError:
+        there = None
+    if there is not None:
+        if (there.name, there.seed, there.truth) == (STREAM, options.seed, tuple(plan.label.tolist())):
+            return directory
+        shutil.rmtree(directory)  # another one of ours; what is no recording is never removed
+    console.print(f"Recording {options.frames} frames of stream {STREAM}, seed {options.seed}.")
+    streams.record(plan, images.images, directory, cifar10.LABELS)
+    return directory
+
+
+def _start_cloud(processes: Processes, bundle: Bundle) -> int:
+    """Start broker and server; return the broker's port once the server has announced its bundle there."""
+    port = free_port()
+    broker = processes.start("broker", "cloud_server", "broker", "--port", str(port))
+    processes.wait(broker, lambda: answers(port), _START_S, "listening")
+    url = f"mqtt://127.0.0.1:{port}"
+    server = processes.start("server", "cloud_server", "run", "--bundle", str(bundle.directory), "--broker", url)
+    announced = threading.Event()
+    name = protocol.catalogue(bundle.manifest.name)
+    ear = Link(Address("127.0.0.1", port), "simulator", [(name, 1)], lambda _message: announced.set())
+    ear.start()
+    try:
+        processes.wait(server, announced.is_set, _START_S, "ready")
+    finally:
+        ear.stop()
+    return port
+
+
+def _run(
+    policy: str, options: Options, recorded: Path, directory: Path, broker: int, processes: Processes, view: View
+) -> _Run:
+    """One policy over the recorded stream, through a link of its own."""
+    view.begin(policy)
+    directory.mkdir(parents=True, exist_ok=True)
+    lines, summary = directory / "answers.jsonl", directory / "summary.json"
+    for old in (lines, summary):
+        old.unlink(missing_ok=True)
+    with tempfile.TemporaryDirectory(prefix="cachenet-demo-") as store:
+        arguments = ["run", str(recorded), "--fps", str(options.fps), "--device", "demo", "--store", store]
+        arguments += ["--output", str(lines), "--summary", str(summary), *POLICIES[policy]]
+        link: Process | None = None
+        if policy == DEVICE:
+            arguments += ["--bundle", str(options.bundle)]
+        else:
+            link, port = _start_link(policy, options, broker, processes)
+            arguments += ["--broker", f"mqtt://127.0.0.1:{port}"]
+        agent = processes.start(f"agent-{policy}", "edge_agent", *arguments)
+        try:
+            _watch(agent, Tail(lines), options, processes, view)
+        finally:  # before the store it works in is removed
+            processes.stop(agent)
+        counts = Counts(0, 0)
+        if link is not None:
+            processes.stop(link)
+            counts = msgspec.json.decode(link.output.read_bytes(), type=Counts)
+    view.end()
+    return _Run(report.read_lines(lines), msgspec.json.decode(summary.read_bytes(), type=report.Summary), counts)
+
+
+def _start_link(policy: str, options: Options, broker: int, processes: Processes) -> tuple[Process, int]:
+    port = free_port()
+    ends = ("--listen", str(port), "--to", f"127.0.0.1:{broker}")
+    kind = ("--profile", options.link, "--seed", str(options.seed), "--json")
+    link = processes.start(f"link-{policy}", "simulator", "link", *ends, *kind)
+    # A trial connection would reach the broker, so its own word is taken instead.
+    processes.wait(link, lambda: b"listening" in link.log.read_bytes(), _START_S, "listening")
+    return link, port
+
+
+def _watch(agent: Process, tail: Tail, options: Options, processes: Processes, view: View) -> None:
+    """Show what the agent answers until it ends. Raises ``Failed`` if it, or what it needs, does not do its part."""
+    until = time.monotonic() + options.frames / options.fps + _GRACE_S
+    while agent.running:
+        if time.monotonic() > until:
+            raise agent.failed(f"had not ended {_GRACE_S:.0f} s after the stream", f"its whole log is in {agent.log}")
+        processes.check(but=agent)
+        view.add(tail.read())
+        time.sleep(_LOOK_EVERY_S)
+    if not agent.succeeded:
+        raise agent.failed("failed", f"its whole log is in {agent.log}")
+    view.add(tail.read())

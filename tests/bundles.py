@@ -1,0 +1,82 @@
+"""Tiny bundles: everything of a real one but the training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from shared.bundle import FORMAT, MANIFEST, Bundle, Gate, Manifest, Model, file_digest
+from shared.context import ContextParameters
+from shared.image import Input
+
+SIDE = 32
+LABELS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+INPUT = Input(SIDE, (125.3, 123.0, 113.9), (63.0, 62.1, 66.7))
+
+
+def tiny_bundle(directory: Path, seed: int = 0, fixed_batch: bool = False) -> Path:
+    """Write a bundle ``tiny`` of a full model, a base model and the submodels ``vehicles`` and ``animals``, of random
+    weights; return ``directory``. ``fixed_batch``: the full model takes one picture at a time."""
+    vehicles = (0, 1, 8, 9)
+    animals = tuple(label for label in range(len(LABELS)) if label not in vehicles)
+    rng = np.random.default_rng(seed)
+    models = {
+        "full": _model(directory, "full", "full", rng, batch=1 if fixed_batch else "n"),
+        "base": _model(directory, "base", "base", rng),
+        "vehicles": _model(directory, "vehicles", "submodel", rng, vehicles),
+        "animals": _model(directory, "animals", "submodel", rng, animals),
+    }
+    manifest = Manifest(
+        FORMAT, "tiny", "classification", LABELS, models, (Gate(0.01, 0.05, 0.95, 100),), ContextParameters(),
+        {"built-by": "tests.bundles", "seed": str(seed)},
+    )  # fmt: skip
+    (directory / MANIFEST).write_bytes(msgspec.json.encode(manifest))
+    Bundle(directory)
+    return directory
+
+
+def _model(
+    directory: Path,
+    name: str,
+    role: Literal["full", "base", "submodel"],
+    rng: np.random.Generator,
+    classes: Sequence[int] = (),
+    batch: int | str = "n",
+) -> Model:
+    file = f"{name}/1/model.onnx"
+    path = directory / file
+    path.parent.mkdir(parents=True)
+    parameters = _classifier(path, rng, batch)
+    own = {"full": 1.0, "base": 0.5, "submodel": 0.1}[role]
+    return Model(
+        role, file, path.stat().st_size, file_digest(path), INPUT, 1.0, parameters, parameters, 0.05,
+        tuple(0.9 if label in classes else own for label in range(len(LABELS))), tuple(classes),
+    )  # fmt: skip
+
+
+def _classifier(path: Path, rng: np.random.Generator, batch: int | str) -> int:
+    """Mean over 8x8 pixels, then one dense layer. Returns the number of its parameters."""
+    weights = rng.normal(size=(48, len(LABELS))).astype(np.float32)
+    bias = rng.normal(size=len(LABELS)).astype(np.float32)
+    graph = helper.make_graph(
+        [
+            helper.make_node("AveragePool", ["image"], ["pooled"], kernel_shape=[8, 8], strides=[8, 8]),
+            helper.make_node("Flatten", ["pooled"], ["features"]),
+            helper.make_node("Gemm", ["features", "weights", "bias"], ["logits"]),
+        ],
+        path.parent.parent.name,
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [batch, 3, SIDE, SIDE])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [batch, len(LABELS)])],
+        [numpy_helper.from_array(weights, "weights"), numpy_helper.from_array(bias, "bias")],
+    )
+    # An old operator set and file version: any ONNX Runtime that this project runs on reads them.
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(model)
+    onnx.save(model, path)
+    return weights.size + bias.size

@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from models import sample
+from models.cifar10 import DatasetError, Split
+
+
+def test_sample_is_balanced_small_and_distinct() -> None:
+    split = sample.load()
+    assert split.images.shape == (1000, 32, 32, 3) and split.images.dtype == np.uint8
+    assert split.labels.dtype == np.int64 and np.bincount(split.labels).tolist() == [100] * 10
+    assert len({image.tobytes() for image in split.images}) == 1000
+    assert sum(path.stat().st_size for path in sample.DIRECTORY.iterdir()) < 2_600_000
+
+
+def test_sample_is_frozen() -> None:
+    """The digest was taken of ``test.take(indices)`` of the MD5-verified archive: pixels and labels are the official
+    ones, whatever happens to the files."""
+    split = sample.load()
+    found = hashlib.sha256(split.images.tobytes() + split.labels.astype(np.uint8).tobytes()).hexdigest()
+    assert found == "ebd2dab1a23e9b76ffad14e68a54bf8b378e393175dff0bfb2d70a17fd4adc37"
+
+
+def test_what_was_written_is_loaded(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    whole = Split(rng.integers(0, 256, (300, 32, 32, 3), np.uint8), rng.permutation(np.repeat(np.arange(10), 30)))
+    sample.write(whole, tmp_path, seed=1, per_class=20)
+    loaded = sample.load(tmp_path)
+    found = [int(np.flatnonzero((whole.images == image).all((1, 2, 3)))[0]) for image in loaded.images]
+    assert len(found) == 200 and found == sorted(found)
+    assert np.array_equal(whole.labels[found], loaded.labels)
+    with pytest.raises(ValueError, match="airplane"):
+        sample.write(whole, tmp_path, per_class=40)
+
+
+def test_a_damaged_sample_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError):
+        sample.load(tmp_path)
+    (tmp_path / sample.MANIFEST).write_bytes((sample.DIRECTORY / sample.MANIFEST).read_bytes())
+    with pytest.raises(DatasetError, match="airplane"):
+        sample.load(tmp_path)

@@ -1,0 +1,201 @@
+"""Bundles: what is whole opens, and what is damaged, hostile or wrong is refused with one clear line."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.bundle import MANIFEST, Bundle, BundleError, digest, file_digest, parse
+
+Fields = dict[str, Any]
+LABELS = ["cat", "dog", "ship"]
+
+
+def model(name: str, role: str, classes: tuple[int, ...] = ()) -> Fields:
+    content = contents(name)
+    return {
+        "role": role,
+        "file": f"{name}/1/model.onnx",
+        "bytes": len(content),
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "input": {"side": 32, "mean": [125.0] * 3, "std": [60.0] * 3},
+        "temperature": 1.2,
+        "parameters": 1000,
+        "macs": 10_000,
+        "milliseconds": 0.2,
+        "coverage": [0.5, 0.25, 1.0],
+        "classes": list(classes),
+    }
+
+
+def contents(name: str) -> bytes:
+    """Opening a bundle checks digests and loads nothing, so any bytes will do for a model."""
+    return name.encode() * 1000
+
+
+def manifest() -> Fields:
+    return {
+        "format": 1,
+        "name": "tiny",
+        "task": "classification",
+        "labels": LABELS,
+        "models": {
+            "full": model("full", "full"),
+            "base": model("base", "base"),
+            "pets": model("pets", "submodel", (0, 1)),
+        },
+        "gates": [
+            {"max_false_hits": budget, "risk": budget * 2, "confidence": 0.9, "streams": 20} for budget in (0.01, 0.05)
+        ],
+        "context": {},
+        "provenance": {"data": "none"},
+    }
+
+
+def encoded(fields: Fields) -> bytes:
+    return msgspec.json.encode(fields)
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    for name in manifest()["models"]:
+        path = tmp_path / name / "1" / "model.onnx"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(contents(name))
+    (tmp_path / MANIFEST).write_bytes(encoded(manifest()))
+    return tmp_path
+
+
+def refused(directory: Path) -> str:
+    with pytest.raises(BundleError) as refusal:
+        Bundle(directory)
+    assert "\n" not in str(refusal.value)
+    return str(refusal.value)
+
+
+def test_a_whole_bundle_opens(directory: Path) -> None:
+    bundle = Bundle(directory)
+    assert bundle.version == digest(encoded(manifest())) == file_digest(directory / MANIFEST)
+    assert bundle.path("pets") == directory / "pets" / "1" / "model.onnx"
+    assert bundle.manifest.only("full") == "full"
+    assert bundle.manifest.only("base") == "base"
+    assert bundle.manifest.submodels() == ["pets"]
+    assert bundle.manifest.models["pets"].classes == (0, 1)
+    assert bundle.manifest.expected_coverage("base", np.array([0.5, 0.5, 0.0])) == pytest.approx(0.375)
+
+
+def test_the_loosest_gate_within_the_budget_is_chosen() -> None:
+    tiny = parse(encoded(manifest()))
+    assert tiny.gate(0.01).risk == 0.02
+    assert tiny.gate(0.04).risk == 0.02
+    assert tiny.gate(0.5).risk == 0.1
+    with pytest.raises(BundleError, match=r"least is 0\.01"):
+        tiny.gate(0.001)
+
+
+def test_a_damaged_model_is_named(directory: Path) -> None:
+    path = directory / "base" / "1" / "model.onnx"
+    data = bytearray(path.read_bytes())
+    data[500] ^= 1
+    path.write_bytes(data)
+    assert str(path) in refused(directory)
+    path.write_bytes(data[:500])
+    assert "damaged" in refused(directory)
+
+
+def test_a_missing_model_manifest_or_directory_is_named(directory: Path, tmp_path: Path) -> None:
+    (directory / "pets" / "1" / "model.onnx").unlink()
+    assert "pets" in refused(directory)
+    (directory / MANIFEST).unlink()
+    assert MANIFEST in refused(directory)
+    assert "is no bundle" in refused(tmp_path / "nowhere")
+
+
+def changed(*keys: str, to: Any) -> Callable[[Fields], None]:
+    def change(fields: Fields) -> None:
+        for key in keys[:-1]:
+            fields = fields[key]
+        fields[keys[-1]] = to
+
+    return change
+
+
+def renamed(name: str) -> Callable[[Fields], None]:
+    """A model whose name, and file to match, reach out of the bundle."""
+
+    def change(fields: Fields) -> None:
+        fields["models"][name] = fields["models"].pop("pets") | {"file": f"{name}/1/model.onnx"}
+
+    return change
+
+
+BASE = ("models", "base")
+PETS = ("models", "pets")
+WRONG = {
+    "unknown key": changed("extra", to=1),
+    "unknown key of a model": changed(*BASE, "extra", to=1),
+    "unknown key of an input": changed(*BASE, "input", "extra", to=1),
+    "unknown key of the context": changed("context", "swich", to=0.1),
+    "unknown role": changed(*BASE, "role", to="other"),
+    "another format": changed("format", to=2),
+    "another task": changed("task", to="detection"),
+    "a name with a slash": changed("name", to="a/b"),
+    "a name that climbs": changed("name", to=".."),
+    "one label": changed("labels", to=["cat"]),
+    "no gate": changed("gates", to=[]),
+    "no base model": changed(*BASE, "role", to="submodel"),
+    "two full models": changed(*BASE, "role", to="full"),
+    "a file elsewhere": changed(*BASE, "file", to="/etc/passwd"),
+    "a file that climbs": changed(*BASE, "file", to="../base/1/model.onnx"),
+    "a file of another model": changed(*BASE, "file", to="full/1/model.onnx"),
+    "a model name that climbs": renamed("../pets"),
+    "a model name that is a path": renamed("a/b"),
+    "a model name of nothing": renamed(""),
+    "a model name of dots": renamed(".."),
+    "a digest out of form": changed(*BASE, "sha256", to="A" * 64),
+    "a digest that is a path": changed(*BASE, "sha256", to="../" + "a" * 61),
+    "too little coverage": changed(*BASE, "coverage", to=[1.0]),
+    "a class beyond the labels": changed(*PETS, "classes", to=[3]),
+    "a negative class": changed(*PETS, "classes", to=[-1]),
+    "temperature zero": changed(*BASE, "temperature", to=0),
+    "no bytes": changed(*BASE, "bytes", to=0),
+    "no side": changed(*BASE, "input", "side", to=0),
+    "a side beyond bounds": changed(*BASE, "input", "side", to=5000),
+    "deviation zero": changed(*BASE, "input", "std", to=[0.0, 1.0, 1.0]),
+    "a crop beyond the picture": changed(*BASE, "input", "crop", to=1.5),
+    "no memory": changed("context", "memory", to=0),
+    "a probability over one": changed("context", "switch", to=1.5),
+}
+
+
+@pytest.mark.parametrize("change", WRONG.values(), ids=WRONG.keys())
+def test_a_manifest_that_cannot_be_is_refused(change: Callable[[Fields], None]) -> None:
+    fields = manifest()
+    change(fields)
+    with pytest.raises(BundleError, match=MANIFEST) as refusal:
+        parse(encoded(fields))
+    assert "\n" not in str(refusal.value)
+
+
+@given(st.binary(max_size=200))
+def test_arbitrary_bytes_are_no_manifest(data: bytes) -> None:
+    with pytest.raises(BundleError):
+        parse(data)
+
+
+@given(st.data())
+def test_a_damaged_manifest_is_refused_or_still_one(data: st.DataObject) -> None:
+    damaged = bytearray(encoded(manifest()))
+    for _ in range(data.draw(st.integers(1, 3))):
+        damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
+    with contextlib.suppress(BundleError):
+        parse(bytes(damaged))

@@ -1,0 +1,190 @@
+"""The wire format: what is encoded decodes to itself, and what is malformed raises ``Malformed`` and nothing else."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared import protocol
+from shared.protocol import Answer, BlobRequest, Chunk, Malformed, Refusal, Request, Status, Timing
+
+MESSAGES: list[Any] = [Status, Chunk, BlobRequest, Answer | Refusal]
+
+numbers = st.integers(0, 2**40)
+milliseconds = st.floats(0, 1e6)
+names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", fullmatch=True).filter(lambda name: name != "catalogue")
+timings = st.builds(Timing, milliseconds, milliseconds, milliseconds, st.integers(1, 64))
+messages = st.one_of(
+    st.builds(Answer, st.binary(max_size=400), st.text(max_size=64), st.none() | names, timings),
+    st.builds(Refusal, st.sampled_from(["busy", "bad-input", "unknown-model", "expired"]), st.text(max_size=80)),
+    st.builds(BlobRequest, st.text(max_size=64), numbers, numbers),
+    st.builds(Chunk, numbers, numbers, st.binary(max_size=400), st.text(max_size=80)),
+    st.builds(
+        Status,
+        st.sampled_from(["online", "offline", "stopped"]),
+        st.text(max_size=10),
+        names,
+        st.lists(names, max_size=5).map(tuple),
+    ),
+)
+
+
+def kind_of(message: object) -> Any:
+    return Answer | Refusal if isinstance(message, Answer | Refusal) else type(message)
+
+
+@given(messages)
+def test_what_is_encoded_decodes_to_itself(message: msgspec.Struct) -> None:
+    assert protocol.decode(protocol.encode(message), kind_of(message)) == message
+
+
+@given(st.binary(max_size=300), st.sampled_from(MESSAGES))
+def test_arbitrary_bytes_are_malformed_or_a_message(payload: bytes, kind: Any) -> None:
+    with contextlib.suppress(Malformed):
+        protocol.decode(payload, kind)
+
+
+@given(messages, st.data())
+def test_damaged_messages_are_malformed_or_a_message(message: msgspec.Struct, data: st.DataObject) -> None:
+    """Bytes that begin like a message get further into the decoder than random ones."""
+    payload = bytearray(protocol.encode(message))
+    for _ in range(data.draw(st.integers(1, 4))):
+        payload[data.draw(st.integers(0, len(payload) - 1))] = data.draw(st.integers(0, 255))
+    with contextlib.suppress(Malformed):
+        protocol.decode(bytes(payload[: data.draw(st.integers(0, len(payload)))]), kind_of(message))
+
+
+@pytest.mark.parametrize("kind", MESSAGES)
+@pytest.mark.parametrize(
+    "payload",
+    [
+        pytest.param(b"\x81\xa1x" + b"\x91" * 200_000, id="nested too deep"),
+        pytest.param(b"\x81\xa6sha256\xa2\xff\xfe", id="not UTF-8"),
+        pytest.param(b"\x82\xa5state\xa6online\xa8resident\xdd\xff\xff\xff\xff", id="four billion elements"),
+        pytest.param(b"\x81\xa4data\xc6\xff\xff\xff\xff", id="four gigabytes announced"),
+        pytest.param(b"", id="empty"),
+    ],
+)
+def test_hostile_payloads_are_malformed(payload: bytes, kind: Any) -> None:
+    with pytest.raises(Malformed):
+        protocol.decode(payload, kind)
+
+
+def test_a_message_over_the_limit_is_not_even_decoded() -> None:
+    chunk = protocol.encode(Chunk(0, 10, b"x" * 100))
+    assert protocol.decode(chunk, Chunk, limit=len(chunk))
+    with pytest.raises(Malformed, match="allowed"):
+        protocol.decode(chunk, Chunk, limit=len(chunk) - 1)
+
+
+def test_a_full_chunk_fits_into_a_message() -> None:
+    chunk = Chunk(2**40, 2**40, b"x" * protocol.CHUNK)
+    assert protocol.decode(protocol.encode(chunk), Chunk) == chunk
+
+
+@given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=2, max_size=20))
+def test_scores_come_back_as_they_were_sent(scores: list[float]) -> None:
+    sent = np.array(scores, "<f4")
+    answer = Answer(sent.tobytes(), "digest", None, Timing(0, 0, 0, 1))
+    assert np.array_equal(answer.logits(len(scores)), sent)
+    with pytest.raises(Malformed):
+        answer.logits(len(scores) + 1)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_scores_that_are_not_finite_are_malformed(bad: float) -> None:
+    scores = np.array([0.0, bad], "<f4").tobytes()
+    with pytest.raises(Malformed, match="finite"):
+        Answer(scores, "digest", None, Timing(0, 0, 0, 1)).logits(2)
+
+
+@given(names, st.lists(names, min_size=1, max_size=3))
+def test_a_topic_splits_into_what_it_was_made_of(device: str, leaf: list[str]) -> None:
+    assert protocol.device_of(protocol.topic(device, *leaf)) == (device, tuple(leaf))
+
+
+@pytest.mark.parametrize(
+    "name", ["", "a/b", "a+b", "#", "$share", "+", "a b", "camera\n", ".hidden", "x" * 65, "é", "catalogue", "a\0b"]
+)
+def test_a_name_that_could_reach_other_topics_is_refused(name: str) -> None:
+    with pytest.raises(Malformed):
+        protocol.check_device(name)
+    with pytest.raises(Malformed):
+        protocol.topic(name, "status")
+
+
+@given(st.text(max_size=100))
+def test_any_topic_is_a_devices_or_malformed(topic: str) -> None:
+    for received in (topic, f"{protocol.ROOT}/{topic}"):
+        try:
+            device, _ = protocol.device_of(received)
+        except Malformed:
+            continue
+        assert protocol.check_device(device) == device
+
+
+requests = st.builds(
+    Request,
+    names,
+    st.sampled_from(["image/png", "image/jpeg"]),
+    st.binary(min_size=1, max_size=64),
+    st.integers(0, 600_000),
+    st.lists(st.integers(0, protocol.MAX_CLASSES - 1), max_size=protocol.RECENT).map(tuple),
+)
+
+
+@given(requests)
+def test_a_request_survives_its_properties(request: Request) -> None:
+    leaf = ("infer", request.model)
+    assert protocol.request(leaf, request.content, request.correlation, request.properties()) == request
+
+
+BUDGET = ("budget-ms", "100")
+
+
+@pytest.mark.parametrize(
+    ("leaf", "content", "correlation", "properties"),
+    [
+        pytest.param(("infer",), "image/png", b"1", [BUDGET], id="no model"),
+        pytest.param(("infer", "a", "b"), "image/png", b"1", [BUDGET], id="two models"),
+        pytest.param(("audit", "a"), "image/png", b"1", [BUDGET], id="another leaf"),
+        pytest.param(("infer", "a"), None, b"1", [BUDGET], id="no content type"),
+        pytest.param(("infer", "a"), "image/gif", b"1", [BUDGET], id="another content type"),
+        pytest.param(("infer", "a"), "image/png", None, [BUDGET], id="no correlation"),
+        pytest.param(("infer", "a"), "image/png", b"", [BUDGET], id="empty correlation"),
+        pytest.param(("infer", "a"), "image/png", b"1" * 65, [BUDGET], id="long correlation"),
+        pytest.param(("infer", "a"), "image/png", b"1", [], id="no budget"),
+        pytest.param(("infer", "a"), "image/png", b"1", [("budget-ms", "-1")], id="negative budget"),
+        pytest.param(("infer", "a"), "image/png", b"1", [("budget-ms", "600001")], id="budget over the bound"),
+        pytest.param(("infer", "a"), "image/png", b"1", [("budget-ms", "1.5")], id="budget not whole"),
+        pytest.param(("infer", "a"), "image/png", b"1", [("budget-ms", "9" * 10_000)], id="budget of 10,000 digits"),
+        pytest.param(("infer", "a"), "image/png", b"1", [BUDGET, ("recent", "1 x")], id="a label not a number"),
+        pytest.param(("infer", "a"), "image/png", b"1", [BUDGET, ("recent", "-1")], id="a negative label"),
+        pytest.param(("infer", "a"), "image/png", b"1", [BUDGET, ("recent", "16384")], id="a label over the bound"),
+        pytest.param(("infer", "a"), "image/png", b"1", [BUDGET, ("recent", "1 " * 17)], id="too many labels"),
+    ],
+)
+def test_a_request_out_of_bounds_is_malformed(
+    leaf: tuple[str, ...], content: str | None, correlation: bytes | None, properties: list[tuple[str, str]]
+) -> None:
+    with pytest.raises(Malformed):
+        protocol.request(leaf, content, correlation, properties)
+
+
+@given(
+    st.lists(st.text(max_size=10), max_size=3),
+    st.none() | st.text(max_size=20),
+    st.none() | st.binary(max_size=80),
+    st.lists(st.tuples(st.sampled_from(["budget-ms", "recent", "x"]), st.text(max_size=30)), max_size=4),
+)
+def test_any_description_is_a_request_or_malformed(
+    leaf: list[str], content: str | None, correlation: bytes | None, properties: list[tuple[str, str]]
+) -> None:
+    with contextlib.suppress(Malformed):
+        protocol.request(["infer", *leaf[1:]], content or "image/png", correlation, properties)

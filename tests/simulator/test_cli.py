@@ -1,0 +1,38 @@
+"""The commands refuse what cannot be in one line, with exit code 2."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from simulator.cli import app
+
+_LINK = ["link", "--listen", "1", "--to"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        ([*_LINK, "127.0.0.1:1883", "--profile", "wlan"], "no link 'wlan'; known are lan"),
+        ([*_LINK, "nowhere"], "--to 'nowhere' is not HOST:PORT"),
+        (["live", "--link", "wlan"], "no link 'wlan'; known are lan"),
+        (["live", "--bundle", "nowhere"], "nowhere is no bundle"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_2(
+    arguments: list[str], why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"simulator: {why}")
+    assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", [[], ["live"], ["link"]])
+def test_help_has_an_example(command: list[str]) -> None:
+    result = CliRunner().invoke(app, [*command, "--help"])
+    assert result.exit_code == 0
+    assert "Example: simulator" in result.stdout

@@ -1,0 +1,43 @@
+"""The picture is drawn, at the promised size, for runs with and without truth, submodels and fallbacks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edge_agent.report import Line
+from shared.image import dimensions
+from simulator import picture, report
+from simulator.emulator import Counts
+from simulator.report import Setting, Summary
+
+_LEVELS = ("cloud", "base", "submodels", "frames", "fallback")
+
+
+def _lines(frames: int, levels: tuple[str, ...], truth: bool) -> list[Line]:
+    return [
+        Line(
+            frame=i,
+            time=float(i),
+            label="cat",
+            confidence=0.9,
+            risk=0.1,
+            level=levels[i % len(levels)],
+            model=f"submodel-{i // 20}",
+            latency_ms=0.0 if i == 3 else 1.0 + i,
+            truth=("cat", "dog")[i // 25 % 2] if truth else None,
+        )
+        for i in range(frames)
+    ]
+
+
+@pytest.mark.parametrize(("frames", "levels", "truth"), [(60, _LEVELS, True), (2, ("base",), False)])
+def test_a_picture_is_drawn(tmp_path: Path, frames: int, levels: tuple[str, ...], truth: bool) -> None:
+    lines = _lines(frames, levels, truth)
+    outcome = report.outcome(lines, Summary(frames), Counts(0, 0), {}, frames)
+    path = tmp_path / "demo.png"
+    picture.draw(
+        path, lines, dict.fromkeys(("ours", "server-only", "device-only"), outcome), Setting("camera", 0, "lan", 30, {})
+    )
+    assert dimensions(path.read_bytes()) == (1400, 900)

@@ -1,0 +1,48 @@
+"""Children are ended whatever happens, and a failure quotes the one that failed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from simulator.processes import Failed, Process, Processes, answers, free_port
+
+
+def _listener(processes: Processes) -> tuple[Process, int]:
+    port = free_port()
+    process = processes.start("web", "http.server", str(port), "--bind", "127.0.0.1")
+    processes.wait(process, lambda: answers(port), 60, "listening")
+    return process, port
+
+
+def test_leaving_ends_every_child(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), Processes(tmp_path) as processes:
+        children = [_listener(processes) for _ in range(2)]
+        assert all(child.running for child, _ in children)
+        raise KeyboardInterrupt
+    assert not any(child.running or answers(port) for child, port in children)
+
+
+def test_a_failure_has_the_last_words(tmp_path: Path) -> None:
+    with Processes(tmp_path) as processes:
+        broken = processes.start("broken", "no_such_module")
+        with pytest.raises(Failed, match=r"(?s)^broken ended by itself; .*No module named no_such_module"):
+            processes.wait(broken, lambda: False, 60, "ready")
+
+
+def test_a_child_that_dies_is_noticed(tmp_path: Path) -> None:
+    with Processes(tmp_path) as processes:
+        child, _ = _listener(processes)
+        processes.check()
+        child.kill()
+        processes.check(but=child)
+        with pytest.raises(Failed, match="web ended by itself"):
+            processes.check()
+
+
+def test_waiting_has_an_end(tmp_path: Path) -> None:
+    with Processes(tmp_path) as processes:
+        child, _ = _listener(processes)
+        with pytest.raises(Failed, match="web was not blue within 0 s"):
+            processes.wait(child, lambda: False, 0, "blue")

@@ -1,0 +1,53 @@
+"""The view on a pipe: plain lines, no control codes; and the tail of a file that is still being written."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import msgspec
+from rich.console import Console
+
+from edge_agent.report import Line
+from simulator.view import Tail, View
+
+
+def _line(frame: int, level: str = "base") -> Line:
+    return Line(frame=frame, time=0.0, label="cat", confidence=1.0, risk=0.0, level=level, model="m", latency_ms=2.0)
+
+
+def test_a_pipe_sees_plain_lines() -> None:
+    out = io.StringIO()
+    with View(Console(file=out, width=120, highlight=False), ["ours", "server-only"], 8) as view:
+        view.begin("ours")
+        for frame in range(8):
+            view.add([_line(frame, "cloud" if frame < 2 else "base")])
+        view.end()
+    assert out.getvalue().splitlines() == [
+        "ours: 2 of 8 frames, 0 % local, 2.0 ms on average",
+        "ours: 4 of 8 frames, 50 % local, 2.0 ms on average",
+        "ours: 6 of 8 frames, 67 % local, 2.0 ms on average",
+        "ours: 8 of 8 frames, 75 % local, 2.0 ms on average",
+    ]
+
+
+def test_a_terminal_sees_every_policy() -> None:
+    out = io.StringIO()
+    with View(Console(file=out, width=120, force_terminal=True), ["ours", "server-only"], 8) as view:
+        view.begin("ours")
+        view.add([_line(0)])
+        view.end()
+    assert "server-only" in out.getvalue()
+    assert "100 % local, 2.0 ms on average" in out.getvalue()
+
+
+def test_the_tail_gives_whole_lines_once(tmp_path: Path) -> None:
+    file = tmp_path / "answers.jsonl"
+    tail = Tail(file)
+    assert tail.read() == []
+    data = b"".join(msgspec.json.encode(_line(frame)) + b"\n" for frame in range(3))
+    file.write_bytes(data[:-5])
+    assert [line.frame for line in tail.read()] == [0, 1]
+    file.write_bytes(data)
+    assert [line.frame for line in tail.read()] == [2]
+    assert tail.read() == []

@@ -1,0 +1,155 @@
+"""The import walls and the commands: what may know of what, and that every command explains itself."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("shared", "edge_agent", "cloud_server", "models", "simulator", "benchmarks")
+COMMANDS = {
+    "edge_agent": "edge-agent",
+    "cloud_server": "cloud-server",
+    "models": "model-builder",
+    "simulator": "simulator",
+}
+
+#: What of the project each package may import beside itself.
+ALLOWED: dict[str, tuple[str, ...]] = {
+    "shared": (),
+    "edge_agent": ("shared",),
+    "cloud_server": ("shared",),
+    "models": ("shared", "edge_agent.core"),
+    "simulator": PACKAGES,
+    "benchmarks": PACKAGES,
+}
+#: What a device must never need.
+HEAVY = ("torch", "onnx", "matplotlib", "iotcore")
+
+#: The core decides and does no input or output: this is all it may build on.
+CORE_MAY = (
+    *("__future__", "abc", "collections", "dataclasses", "enum", "functools", "itertools", "math", "typing"),
+    *("cv2", "msgspec", "numpy"),
+    *("edge_agent.core", "shared.bundle", "shared.context", "shared.gate", "shared.image", "shared.protocol"),
+)
+#: What those offer that reaches outside, or draws from hidden state.
+CORE_NEVER_USES = {
+    *("builtins.open", "builtins.print", "builtins.input"),
+    *("cv2.imread", "cv2.imwrite", "cv2.imshow", "cv2.VideoCapture", "cv2.VideoWriter"),
+    *("np.load", "np.save", "np.fromfile", "np.memmap", "np.random"),
+}
+
+
+def modules(package: str) -> list[Path]:
+    return sorted((ROOT / package).rglob("*.py"))
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Every module that ``path`` imports, anywhere in it, by full name; of ``from a import b`` both a and a.b."""
+    package = path.relative_to(ROOT).parent.parts
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) + 1 - node.level] if node.level else ()
+            module = ".".join((*above, node.module or "")).rstrip(".")
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
+def inside(module: str, packages: tuple[str, ...]) -> bool:
+    return any(module == package or module.startswith(package + ".") for package in packages)
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_imports_run_one_way(package: str) -> None:
+    allowed = (package, *ALLOWED[package])
+    crossed = [
+        f"{path.relative_to(ROOT)} imports {module}"
+        for path in modules(package)
+        for module in imports(path)
+        if inside(module, (*PACKAGES, "tests")) and not inside(module, allowed)
+    ]
+    assert not crossed
+
+
+@pytest.mark.parametrize("package", ["shared", "edge_agent"])
+def test_a_device_needs_nothing_heavy(package: str) -> None:
+    crossed = [
+        f"{path.relative_to(ROOT)} imports {module}"
+        for path in modules(package)
+        for module in imports(path)
+        if inside(module, HEAVY)
+    ]
+    assert not crossed
+
+
+def test_the_core_does_no_input_or_output() -> None:
+    crossed = []
+    for path in modules("edge_agent/core"):
+        crossed += [f"{path.name} imports {module}" for module in imports(path) if not inside(module, CORE_MAY)]
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            name = ""
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                name = f"builtins.{node.func.id}"
+            elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                name = f"{node.value.id}.{node.attr}"
+            if name in CORE_NEVER_USES:
+                crossed.append(f"{path.name} uses {name}")
+    assert not crossed
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    plain = {**os.environ, "COLUMNS": "200", "TERM": "dumb", "NO_COLOR": "1"}
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, env=plain, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def test_the_device_loads_nothing_heavy() -> None:
+    done = run("-c", "import sys, edge_agent.cli; print(*sys.modules)")
+    assert done.returncode == 0, done.stderr
+    loaded = {module.split(".")[0] for module in done.stdout.split()}
+    assert not loaded & {*HEAVY, "cloud_server", "models", "simulator", "benchmarks"}
+
+
+@pytest.mark.parametrize("package", COMMANDS)
+def test_every_package_is_a_command_and_explains_itself(package: str) -> None:
+    done = run("-m", package, "--help")
+    assert done.returncode == 0, done.stderr
+    assert "example" in done.stdout.lower()
+    assert COMMANDS[package] in done.stdout
+
+
+def subcommands(command: Any, name: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for child, inner in getattr(command, "commands", {}).items():
+        yield (*name, child)
+        yield from subcommands(inner, (*name, child))
+
+
+@pytest.mark.parametrize("package", COMMANDS)
+def test_every_subcommand_explains_itself(package: str) -> None:
+    module = importlib.import_module(f"{package}.cli")
+    app = next(value for value in vars(module).values() if isinstance(value, typer.Typer))
+    names = list(subcommands(typer.main.get_command(app)))
+    for name in names:
+        done = CliRunner().invoke(app, [*name, "--help"], env={"COLUMNS": "200", "TERM": "dumb", "NO_COLOR": "1"})
+        assert done.exit_code == 0, done.output
+        assert "example" in done.output.lower(), f"{COMMANDS[package]} {' '.join(name)} --help shows no example"
+        assert f"{COMMANDS[package]} {' '.join(name)}" in done.output
+
+
+@pytest.mark.parametrize("package", COMMANDS)
+def test_a_bad_option_is_one_clear_refusal(package: str) -> None:
+    done = run("-m", package, "--no-such-option")
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
