@@ -27,7 +27,7 @@ class FullModel:
         side, classes = model.input.side, len(manifest.labels)
         # The first run is also the slowest: memory is planned, kernels are chosen. No request shall pay for that.
         logits = self.run([np.zeros((1, 3, side, side), np.float32)])
-        if logits.shape != (1, classes):
+        if logits.shape != (1, classes) or not np.isfinite(logits).all():
             raise EngineError(f"{self.name}: gives scores of shape {logits.shape} for {classes} labels")
 
     @property

@@ -42,7 +42,7 @@ class Model(Protocol):
 
 
 class Worker:
-    """Takes jobs and calls ``reply`` exactly once for each, on its own thread; ``ran`` after every batch."""
+    """Takes jobs and calls ``reply`` exactly once for each, on its own thread but for what ``stop`` refuses; ``ran`` after every batch."""
 
     def __init__(
         self,
@@ -72,10 +72,13 @@ class Worker:
         return taken
 
     def stop(self, patience_s: float) -> bool:
-        """Finish the batch in hand and refuse what waits. False if the batch took longer than ``patience_s``."""
+        """Refuse what waits and finish the batch in hand. False if that took longer than ``patience_s``."""
         with self._news:
             self._stopping = True
+            left = self._batcher.drain()
             self._news.notify()
+        for job in left:
+            self._say(job, Refusal("busy", "the server is stopping"))
         self._thread.join(patience_s)
         return not self._thread.is_alive()
 
@@ -84,8 +87,7 @@ class Worker:
             with self._news:
                 self._news.wait_for(lambda: self._stopping or len(self._batcher) > 0)
                 if self._stopping:
-                    left = self._batcher.drain()
-                    break
+                    return
                 batch = self._batcher.take()
             for waiting in batch.expired:
                 self._say(waiting.item, Refusal("expired", "its time ran out in the server's queue"))
@@ -93,8 +95,6 @@ class Worker:
                 for waiting, said in zip(batch.ready, self._judge(batch.ready), strict=True):
                     self._say(waiting.item, said)
                 self._ran()
-        for job in left:
-            self._say(job, Refusal("busy", "the server is stopping"))
 
     def _say(self, job: Job, said: Answer | Refusal) -> None:
         try:

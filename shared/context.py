@@ -69,16 +69,12 @@ class Context:
         self._weights = np.zeros(classes)
         self._decay = float(np.exp(-1.0 / self._p.memory))
         self._ring: deque[_Frame] = deque(maxlen=ring)
-        self.belief: Posterior = self._uniform.copy()
+        self._working_set = self._predicted = self.belief = self._uniform
+        self._fused = self._uniform, self._uniform
 
     def working_set(self) -> Posterior:
         """The prior over the label of a newly arrived object, ``(classes,)``."""
-        total = float(self._weights.sum())
-        if total < 1e-9:
-            return self._uniform
-        # A label seen once or twice is not yet a working set: trust grows with what was seen.
-        trust = (1.0 - self._p.stranger) * total / (total + 1.0)
-        return trust * (self._weights / total) + (1.0 - trust) * self._uniform
+        return self._working_set
 
     def advance(self, index: int, novelty: float | None = None) -> Posterior:
         """Begin frame ``index``; return the belief about its label before any model has seen it.
@@ -91,13 +87,16 @@ class Context:
             switch = novelty * (self._p.switch + (1.0 - self._p.switch) * novelty)
             exponent = self._p.still + (self._p.tempering - self._p.still) * novelty
         self._ring.append(_Frame(index, self.belief, switch, exponent, None))
-        self.belief = self._predict(self.belief, switch)
+        self.belief = self._predicted = self._predict(self.belief, switch)
+        self._fused = self._uniform, self._predicted
         return self.belief
 
     def fuse(self, likelihood: Posterior) -> Posterior:
         """The belief about the present frame if ``likelihood`` were its evidence. Changes nothing."""
-        frame = self._ring[-1]
-        return self._update(self._predict(frame.before, frame.switch), likelihood, frame.exponent)
+        if likelihood is not self._fused[0]:  # a model's guess is usually observed right after
+            frame = self._ring[-1]
+            self._fused = likelihood, self._update(self._predicted, likelihood, frame.exponent)
+        return self._fused[1]
 
     def observe(self, likelihood: Posterior) -> Posterior:
         """Take ``likelihood`` as the present frame's evidence, in place of any before it; return the belief."""
@@ -116,19 +115,24 @@ class Context:
         for i in range(place, len(self._ring)):
             frame = self._ring[i]
             frame.before = belief
-            belief = self._predict(belief, frame.switch)
+            belief = self._predicted = self._predict(belief, frame.switch)
             if frame.likelihood is not None:
                 belief = self._update(belief, frame.likelihood, frame.exponent)
         self.belief = belief
+        self._fused = self._uniform, belief
         return True
 
     def learn(self, label: int) -> None:
         """Count a *verified* label, from a hit or the cloud, into the working set."""
         self._weights *= self._decay
         self._weights[label] += 1.0
+        total = float(self._weights.sum())
+        # A label seen once or twice is not yet a working set: trust grows with what was seen.
+        trust = (1.0 - self._p.stranger) * total / (total + 1.0)
+        self._working_set = (trust / total) * self._weights + (1.0 - trust) / self._classes
 
     def _predict(self, belief: Posterior, switch: float) -> Posterior:
-        return (1.0 - switch) * belief + switch * self.working_set()
+        return (1.0 - switch) * belief + switch * self._working_set
 
     def _update(self, belief: Posterior, likelihood: Posterior, exponent: float) -> Posterior:
         fused = belief * likelihood**exponent

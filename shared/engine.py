@@ -51,7 +51,7 @@ class Session:
             raise EngineError(f"{path.name}: needs one input and one output, has {len(inputs)} and {len(outputs)}")
         self._input, self._outputs = inputs[0].name, [outputs[0].name]
         #: The batch size that the model fixes; None if it takes any.
-        self.batch: int | None = inputs[0].shape[0] if isinstance(inputs[0].shape[0], int) else None
+        self.batch = next((size for size in inputs[0].shape[:1] if isinstance(size, int)), None)
         self.provider = self._session.get_providers()[0]
 
     def run(self, batch: npt.NDArray[np.float32]) -> Logits:

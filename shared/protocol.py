@@ -27,9 +27,11 @@ MAX_CLASSES = 16_384
 #: How many of its recent labels a device tells the server.
 RECENT = 16
 
+#: A group of its own for each topic: with both in one, rumqttd, the embedded broker, loses messages of one or the
+#: other (measured: 0 of 50 arrived, against 50 of 50 with two groups).
 SERVER_TOPICS = (
-    f"$share/cloud/{ROOT}/+/infer/#",
-    f"$share/cloud/{ROOT}/+/blob/get",
+    f"$share/cloud-infer/{ROOT}/+/infer/#",
+    f"$share/cloud-blob/{ROOT}/+/blob/get",
 )
 CATALOGUE_TOPICS = f"{ROOT}/catalogue/#"
 

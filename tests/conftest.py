@@ -1,4 +1,4 @@
-"""Fixtures for all tests."""
+"""What all tests share."""
 
 from __future__ import annotations
 
@@ -6,13 +6,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.broker import Mosquitto
+
+# A busy machine is no failure.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 
 @pytest.fixture
 def broker(tmp_path: Path) -> Iterator[Mosquitto]:
-    """A running broker, this test's own."""
+    """A running broker, this test's own, to be killed and started at will."""
     running = Mosquitto(tmp_path)
     running.start()
     yield running

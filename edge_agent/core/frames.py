@@ -39,6 +39,8 @@ class FrameCache:
         self._longest_trust, self._oldest = longest_trust, oldest
         self._keys = np.empty((0, 0), np.float32)
         self._entries: list[_Entry] = []
+        self._searched = -1
+        self._found: _Entry | None = None
         self.contradictions = 0
 
     def lookup(self, frame: Frame, _context: Context) -> Guess | None:
@@ -73,10 +75,13 @@ class FrameCache:
     def _nearest(self, frame: Frame) -> _Entry | None:
         if frame.signature is None or not self._entries:
             return None
-        filled = self._keys[: len(self._entries)]
-        distances = np.abs(filled - frame.signature.ravel()).max(axis=1)
-        place = int(distances.argmin())
-        return self._entries[place] if distances[place] <= self._tolerance else None
+        if frame.index != self._searched:  # a frame that is looked up is usually learned right after
+            filled = self._keys[: len(self._entries)]
+            distances = np.abs(filled - frame.signature.ravel()).max(axis=1)
+            place = int(distances.argmin())
+            self._searched = frame.index
+            self._found = self._entries[place] if distances[place] <= self._tolerance else None
+        return self._found
 
     def _insert(self, signature: Signature, entry: _Entry) -> None:
         if self._keys.size == 0:
@@ -88,3 +93,4 @@ class FrameCache:
             place = min(range(self._capacity), key=lambda i: self._entries[i].used)
             self._entries[place] = entry
         self._keys[place] = signature.ravel()
+        self._searched = -1

@@ -97,6 +97,16 @@ def test_shared_subscriptions_deliver_every_message_once(client: Callable[..., C
     assert one.payloads() == sent
 
 
+def test_every_topic_of_the_server_is_delivered(client: Callable[..., Client]) -> None:
+    """Of two filters in one shared group rumqttd would serve only one."""
+    server, device = client("server", *SERVER_TOPICS), client("cam")
+    for number in range(100):
+        leaf, qos = (("blob/get", 1), ("infer/full", 0))[number % 2]
+        device.publish(f"cachenet/1/cam/{leaf}", b"%d" % number, qos=qos)
+    until(lambda: len(server.got) >= 100)
+    assert sorted(map(int, server.payloads())) == list(range(100))
+
+
 def test_a_retained_message_waits_for_late_subscribers_and_is_replaced(client: Callable[..., Client]) -> None:
     server = client("server")
     for version in (b"old" * 10_000, b"new" * 10_000):

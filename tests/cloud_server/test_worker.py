@@ -153,6 +153,7 @@ def test_stopping_refuses_what_waits_and_takes_no_more(manifest: Manifest) -> No
         worker.submit(job("1"))
         assert not worker.stop(0.01), "the run cannot be interrupted"
         assert not worker.submit(job("2"))
+        assert replies.kinds() == {"1": "busy"}
         model.go.release(100)
         replies.wait(2)
         assert replies.kinds() == {"0": "answer", "1": "busy"}

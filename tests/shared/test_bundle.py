@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.bundle import MANIFEST, Bundle, BundleError, digest, file_digest, parse
+from tests.bundles import tiny_bundle
 
 Fields = dict[str, Any]
 LABELS = ["cat", "dog", "ship"]
@@ -91,6 +92,10 @@ def test_a_whole_bundle_opens(directory: Path) -> None:
     assert bundle.manifest.submodels() == ["pets"]
     assert bundle.manifest.models["pets"].classes == (0, 1)
     assert bundle.manifest.expected_coverage("base", np.array([0.5, 0.5, 0.0])) == pytest.approx(0.375)
+
+
+def test_a_bundle_of_real_models_opens(tmp_path: Path) -> None:
+    assert Bundle(tiny_bundle(tmp_path)).manifest.submodels() == ["vehicles", "animals"]
 
 
 def test_the_loosest_gate_within_the_budget_is_chosen() -> None:
