@@ -42,7 +42,8 @@ class Model(Protocol):
 
 
 class Worker:
-    """Takes jobs and calls ``reply`` exactly once for each, on its own thread but for what ``stop`` refuses; ``ran`` after every batch."""
+    """Takes jobs and calls ``reply`` exactly once for each, on its own thread but for those that ``stop`` refuses;
+    ``ran`` after every batch."""
 
     def __init__(
         self,

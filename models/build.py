@@ -61,7 +61,7 @@ CIFAR10 = Preset(
     base_recipe=Recipe(phases=((8, 24), (16, 32)), rate=0.2, decay=1e-4, batch=128),
     submodel_recipe=Recipe(phases=((3, 32),), rate=0.03, decay=1e-4, batch=128),
     scenes=SEEN,
-    views=6,
+    views=4,
     pools=16,
     frames=500,
 )

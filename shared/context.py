@@ -70,7 +70,8 @@ class Context:
         self._decay = float(np.exp(-1.0 / self._p.memory))
         self._ring: deque[_Frame] = deque(maxlen=ring)
         self._working_set = self._predicted = self.belief = self._uniform
-        self._fused = self._uniform, self._uniform
+        #: The last likelihood that was fused, and what came out.
+        self._fused: tuple[Posterior | None, Posterior] = None, self._uniform
 
     def working_set(self) -> Posterior:
         """The prior over the label of a newly arrived object, ``(classes,)``."""
@@ -88,7 +89,7 @@ class Context:
             exponent = self._p.still + (self._p.tempering - self._p.still) * novelty
         self._ring.append(_Frame(index, self.belief, switch, exponent, None))
         self.belief = self._predicted = self._predict(self.belief, switch)
-        self._fused = self._uniform, self._predicted
+        self._fused = None, self._predicted
         return self.belief
 
     def fuse(self, likelihood: Posterior) -> Posterior:
@@ -119,7 +120,7 @@ class Context:
             if frame.likelihood is not None:
                 belief = self._update(belief, frame.likelihood, frame.exponent)
         self.belief = belief
-        self._fused = self._uniform, belief
+        self._fused = None, belief
         return True
 
     def learn(self, label: int) -> None:
