@@ -22,7 +22,7 @@ from cloud_server.settings import EMBEDDED, Settings
 from shared import config
 from shared.bundle import Bundle, BundleError
 from shared.engine import EngineError
-from shared.link import Address, LinkError, address
+from shared.link import Address, LinkError, address, password
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 log = logging.getLogger(__name__)
@@ -118,15 +118,8 @@ def _broker(settings: Settings) -> tuple[EmbeddedBroker | None, Address]:
     if settings.broker == EMBEDDED:
         own = EmbeddedBroker(settings.listen, settings.port)
         return own, own.address
-    password = os.environ.get("CACHENET_PASSWORD")
-    if settings.password_file:
-        try:
-            password = Path(settings.password_file).read_text("utf-8").strip()
-        except OSError as error:
-            raise LinkError(f"password file {settings.password_file}: {error.strerror}") from None
-        except UnicodeDecodeError:
-            raise LinkError(f"password file {settings.password_file}: not text") from None
-    return None, address(settings.broker, password, Path(settings.ca) if settings.ca else None)
+    ca = Path(settings.ca) if settings.ca else None
+    return None, address(settings.broker, password(settings.password_file), ca)
 
 
 def _on_signals() -> SimpleQueue[int]:

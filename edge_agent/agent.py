@@ -91,6 +91,7 @@ class Agent:
         self._version = ""
         self._cloud: Cloud | None = None
         self._submodel_cost = 0
+        self._signed = settings.context or "frames" in settings.levels
         self._budget = size(settings.memory_budget) if settings.memory_budget else None
         self.link = self._connect(address) if address is not None else None
         local = "base" in settings.levels or "submodels" in settings.levels
@@ -127,7 +128,7 @@ class Agent:
         """One frame, from picture to answer: the hot path."""
         assert self.hierarchy is not None and self._manifest is not None
         started = time.monotonic()
-        frame = Frame(index, View(shot.picture), sign(shot.picture) if self.hierarchy.rules.novelty else None)
+        frame = Frame(index, View(shot.picture), sign(shot.picture) if self._signed else None)
         step = self.hierarchy.look(frame, started)
         outcome = self._ask(step)
         answer = self.hierarchy.settle(step, outcome.reply, time.monotonic(), outcome.trouble)
@@ -211,10 +212,9 @@ class Agent:
         except BundleError as error:
             raise AgentError(str(error)) from None
         full = manifest.only("full")
-        novelty = settings.context or "frames" in settings.levels
         context = Context(len(manifest.labels), manifest.context if settings.context else FORGETFUL)
         self.hierarchy = Hierarchy(
-            Rules(gate.risk, settings.deadline_ms / 1000, full, manifest.models[full].temperature, novelty),
+            Rules(gate.risk, settings.deadline_ms / 1000, full, manifest.models[full].temperature, settings.context),
             context,
             FrameCache() if "frames" in settings.levels else None,
             Submodels(room, base.coverage) if base is not None and "submodels" in settings.levels else None,

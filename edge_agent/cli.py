@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import signal
 import sys
 from contextlib import nullcontext
@@ -24,7 +23,7 @@ from edge_agent.terminal import View
 from shared import config
 from shared.bundle import Bundle, BundleError
 from shared.engine import EngineError, providers
-from shared.link import Address, LinkError, address
+from shared.link import Address, LinkError, address, password
 from shared.protocol import Malformed, check_device
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -142,19 +141,13 @@ def _prepare(settings: Settings) -> tuple[Agent, Any, Sink]:
         raise ValueError(f"--base {settings.base}: the bundle has {', '.join(bundle.manifest.models)}")
     where: Address | None = None
     if settings.broker:
-        where = address(settings.broker, _password(settings), Path(settings.ca) if settings.ca else None)
+        where = address(settings.broker, password(settings.password_file), Path(settings.ca) if settings.ca else None)
     store = Store(Path(settings.store)) if bundle is None else None
     if settings.summary:
         Path(settings.summary).open("a").close()  # find out now, not after a day's run
     sink = Sink(settings.output)
     source = open_source(settings.source, settings.fps)
     return Agent(settings, where, store, bundle), source, sink
-
-
-def _password(settings: Settings) -> str | None:
-    if settings.password_file:
-        return Path(settings.password_file).read_text().strip()
-    return os.environ.get("CACHENET_PASSWORD")
 
 
 def _table(figures: dict[str, Any]) -> Table:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import random
 import socket
 import ssl
@@ -66,6 +67,18 @@ def address(url: str, password: str | None = None, ca: Path | None = None) -> Ad
     tls = parts.scheme == "mqtts"
     user = unquote(parts.username) if parts.username else None
     return Address(parts.hostname, port or (8883 if tls else 1883), tls, user, password, ca)
+
+
+def password(file: str) -> str | None:
+    """The broker's password from ``file``, or else from ``CACHENET_PASSWORD``. Raises ``LinkError``."""
+    if not file:
+        return os.environ.get("CACHENET_PASSWORD")
+    try:
+        return Path(file).read_text("utf-8").strip()
+    except OSError as error:
+        raise LinkError(f"password file {file}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise LinkError(f"password file {file}: not text") from None
 
 
 @dataclass(frozen=True)

@@ -108,7 +108,7 @@ class Hierarchy:
                 self.context.observe(step.guess.likelihood)
                 self._learn(step.frame, step.guess)
         elif reply is not None:
-            fused = self.context.observe(self._full_word(reply))
+            fused = self.context.observe(self._full_word(reply), full=True)
             guess = Guess(fused, risk(fused), self.rules.full_model)
             answer = self._answer(step.frame, guess, "cloud", step.reason, int(reply.logits.argmax()))
             self._learn(step.frame, guess)
