@@ -75,7 +75,7 @@ class Latencies:
         self._count += 1
         self._sum += ms
         self.longest = max(self.longest, ms)
-        self._bins[int(math.log(min(max(ms, 1e-3), 1e6)) / math.log(self._STEP))] += 1
+        self._bins[math.floor(math.log(min(max(ms, 1e-3), 1e6)) / math.log(self._STEP))] += 1
 
     @property
     def mean(self) -> float:

@@ -29,4 +29,5 @@ class Breaker:
     def failed(self, now: float) -> None:
         self._failures += 1
         if self.open:
-            self._until = now + min(self._longest, self._pause * 2 ** (self._failures - self._tolerance))
+            doublings = min(self._failures - self._tolerance, 32)  # more no float can hold, in a night's outage
+            self._until = now + min(self._longest, self._pause * 2.0**doublings)
