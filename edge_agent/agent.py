@@ -93,7 +93,7 @@ class Agent:
         self._submodel_cost = 0
         self._signed = settings.context or "frames" in settings.levels
         self._budget = size(settings.memory_budget) if settings.memory_budget else None
-        self.link = self._connect(address) if address is not None else None
+        self.link = self._connect(address, bundle is None) if address is not None else None
         local = "base" in settings.levels or "submodels" in settings.levels
         self.keeper = Keeper(
             store, self.link, settings.device, settings.provider, settings.threads, settings.base if local else None
@@ -123,6 +123,12 @@ class Agent:
             self.keeper.stop()
             if self.link is not None:
                 self.link.stop((protocol.topic(self.settings.device, "status"), self._status("stopped")))
+
+    def stop(self) -> None:
+        """End ``run``, wherever it waits; from any thread."""
+        self.stopped.set()
+        if self._cloud is not None:
+            self._cloud.stop()
 
     def answer(self, index: int, shot: Shot, sink: report.Sink) -> None:
         """One frame, from picture to answer: the hot path."""
@@ -157,16 +163,18 @@ class Agent:
                 self.hierarchy.late(reply, time.monotonic())
         with contextlib.suppress(queue.Empty):
             while True:
-                self._take(self.keeper.ready.get_nowait())
-        if (wanted := self.hierarchy.wanted) is not None:
-            self._make_room(wanted)
+                self._drop(self._take(self.keeper.ready.get_nowait()))
+        wanted = self.hierarchy.wanted
+        # A newer catalogue's models are of no use before its base model is there.
+        if wanted is not None and self.keeper.version == self._version and not self.keeper.pending(wanted):
+            self._drop(self._make_room(wanted))
             self.keeper.want(wanted)
         if self.tally.frames % _SAMPLE_EVERY == 1:
             self.resident_peak = max(self.resident_peak, resident_bytes())
 
     def await_deployment(self) -> None:
         """Wait until there is something to answer with."""
-        said = ""
+        said: str | None = None
         while self.hierarchy is None and not self.stopped.is_set():
             if self.keeper.idle_manifest is not None:
                 self._deploy(self.keeper.idle_manifest, self.keeper.version, None)
@@ -174,12 +182,15 @@ class Agent:
             with contextlib.suppress(queue.Empty):
                 self._take(self.keeper.ready.get(timeout=0.1))
             trouble = self.keeper.trouble or (self.link.trouble if self.link is not None else "")
+            if not trouble:
+                trouble = "it is on its way" if self.keeper.version else "no catalogue on this broker yet"
             if time.monotonic() - self._begun > 2.0 and trouble != said:
-                log.warning("waiting for a model: %s", trouble or "no catalogue on this broker yet")
+                log.warning("waiting for a model: %s", trouble)
                 said = trouble
 
-    def _take(self, loaded: Loaded) -> None:
-        """Put a loaded model to use."""
+    def _take(self, loaded: Loaded) -> list[str]:
+        """Put a loaded model to use; return the names of those that had to go for it. Raises ``AgentError`` for a
+        first bundle that cannot be used; an update that cannot be leaves all as it is."""
         model = loaded.manifest.models[loaded.name]
         if loaded.pulled and model.role == "submodel":
             self.pulled.append(loaded.name)
@@ -191,14 +202,28 @@ class Agent:
             loaded.cost,
         )
         if loaded.first:
-            self._deploy(loaded.manifest, loaded.version, local)
+            try:
+                self._deploy(loaded.manifest, loaded.version, local)
+            except AgentError as error:
+                if self.hierarchy is None:
+                    raise
+                log.error("going on with version %s: %s", self._version[:12], error)
         elif self.hierarchy is not None and loaded.version == self._version:
             self._submodel_cost = max(self._submodel_cost, loaded.cost)
-            self._dropped(self.hierarchy.install(local))
+            gone = self.hierarchy.install(local)
+            self._announce()
+            return gone
+        return []
 
     def _deploy(self, manifest: Manifest, version: str, base: LocalModel | None) -> None:
         """Begin to answer with this bundle, in the place of any before."""
         settings = self.settings
+        try:
+            gate = manifest.gate(settings.max_false_hits)
+        except BundleError as error:
+            raise AgentError(str(error)) from None
+        if self.hierarchy is not None and self.hierarchy.submodels is not None:
+            self._drop(self.hierarchy.submodels.shrink(0))
         floor = resident_bytes()
         self.resident_peak = max(self.resident_peak, floor)
         room = _ROOM if self._budget is None else self._budget - floor
@@ -207,10 +232,6 @@ class Agent:
                 f"memory budget {settings.memory_budget} is under the {floor / 1e6:.0f} MB that this process needs "
                 f"with {manifest.name}'s base model alone; give more"
             )
-        try:
-            gate = manifest.gate(settings.max_false_hits)
-        except BundleError as error:
-            raise AgentError(str(error)) from None
         full = manifest.only("full")
         context = Context(len(manifest.labels), manifest.context if settings.context else FORGETFUL)
         self.hierarchy = Hierarchy(
@@ -223,31 +244,37 @@ class Agent:
         )
         self._manifest, self._version, self._full = manifest, version, manifest.models[full]
         if self.link is not None and "cloud" in settings.levels:
-            self._cloud = Cloud(self.link, settings.device, manifest, time.monotonic)
+            before, self._cloud = self._cloud, Cloud(self.link, settings.device, manifest, time.monotonic)
+            if before is not None:
+                self._cloud.bytes_up, self._cloud.bytes_down = before.bytes_up, before.bytes_down
         self._announce()
         log.info("answering with %s, version %s", manifest.name, version[:12])
 
-    def _make_room(self, name: str) -> None:
-        """Drop submodels before another is loaded, so that the two are never resident together over the budget."""
+    def _make_room(self, name: str) -> list[str]:
+        """Let go of submodels before another is loaded, so that the two are never resident together over the
+        budget; return their names."""
         assert self.hierarchy is not None and self._manifest is not None
-        if self.hierarchy.submodels is None:
-            return
+        if self.hierarchy.submodels is None or name not in self._manifest.models:
+            return []
         need = max(self._submodel_cost, _GROWTH * self._manifest.models[name].bytes)
-        self._dropped(self.hierarchy.submodels.shrink(max(0, self.hierarchy.submodels.budget - need)))
+        return self.hierarchy.submodels.shrink(max(0, self.hierarchy.submodels.budget - need))
 
-    def _dropped(self, names: list[str]) -> None:
+    def _drop(self, names: list[str]) -> None:
+        """Give back the memory of models that nothing refers to any more."""
         if names:
             log.info("dropped %s", ", ".join(names))
             release_memory()
-        self._announce()
+            self._announce()
 
-    def _connect(self, address: Address) -> Link:
+    def _connect(self, address: Address, pulls: bool) -> Link:
         device = self.settings.device
-        topics = [(protocol.topic(device, "answer"), 0), (protocol.topic(device, "blob", "+"), 0)]
+        topics = [(protocol.topic(device, "answer"), 0)]
+        if pulls:
+            topics += [(protocol.topic(device, "blob", "+"), 0), (protocol.CATALOGUE_TOPICS, 1)]
         return Link(
             address,
             f"cachenet-{device}",
-            [*topics, (protocol.CATALOGUE_TOPICS, 1)],
+            topics,
             self._receive,
             self._announce,
             (protocol.topic(device, "status"), protocol.encode(protocol.Status("offline", VERSION))),

@@ -6,6 +6,7 @@ import json
 import logging
 import signal
 import sys
+import threading
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -99,9 +100,13 @@ def run(
         level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr
     )
 
-    def stop(*_: Any) -> None:
-        agent.stopped.set()
+    def end() -> None:
+        agent.stop()
         frames_in.close()
+
+    def stop(*_: Any) -> None:
+        # Elsewhere, because the thread that a signal interrupts may hold the very locks that this takes.
+        threading.Thread(target=end, daemon=True).start()
 
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGTERM, stop)
@@ -128,10 +133,8 @@ def _prepare(settings: Settings) -> tuple[Agent, Any, Sink]:
         raise ValueError("no SOURCE; give one, as in: edge-agent run camera:0 --broker mqtt://server.local")
     if not settings.broker and not settings.bundle:
         raise ValueError("nothing to answer with: give --broker mqtt://host, or --bundle DIRECTORY")
-    if not settings.levels or (
-        "cloud" in settings.levels and set(settings.levels) == {"cloud"} and not settings.broker
-    ):
-        raise ValueError("--levels leaves nothing that can answer; the cloud needs a --broker")
+    if "base" not in settings.levels and not ("cloud" in settings.levels and settings.broker):
+        raise ValueError("--levels leaves nothing that can answer: it takes base, or cloud and a --broker")
     check_device(settings.device)
     providers(settings.provider)
     if settings.memory_budget:

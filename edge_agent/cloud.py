@@ -40,13 +40,13 @@ class Cloud:
         self._full = manifest.models[self._name]
         self._classes = len(manifest.labels)
         self._topic = protocol.topic(device, "infer", self._name)
-        self._run = time.monotonic_ns().to_bytes(
-            8, "big"
-        )  # so that an earlier run's late answers are not taken for ours
+        #: So that an earlier run's late answers are not taken for ours.
+        self._run = time.monotonic_ns().to_bytes(8, "big")
         self._breaker = Breaker()
         self._news = threading.Condition()
         self._waiting: int | None = None
         self._got: Outcome | None = None
+        self._stopped = False
         self._asked: deque[int] = deque(maxlen=_REMEMBERED)
         self._late: deque[Reply] = deque(maxlen=_REMEMBERED)
         self.bytes_up = self.bytes_down = 0
@@ -77,7 +77,8 @@ class Cloud:
         self.bytes_up += len(data)
         with self._news:
             if sent:
-                self._news.wait_for(lambda: self._got is not None, max(0.0, ask.deadline - self._clock()))
+                left = max(0.0, ask.deadline - self._clock())
+                self._news.wait_for(lambda: self._got is not None or self._stopped, left)
             self._waiting = None
             outcome = self._got or Outcome(None, "no answer in time" if sent else "not connected")
         # A refusal shows that somebody is there; only silence opens the circuit.
@@ -94,6 +95,12 @@ class Cloud:
             replies.append(self._late.popleft())
         return replies
 
+    def stop(self) -> None:
+        """Wait for no answer any more, the present one included."""
+        with self._news:
+            self._stopped = True
+            self._news.notify()
+
     def receive(self, message: Message) -> None:
         """Take a message from the ``answer`` topic (on the link's thread). Raises ``protocol.Malformed``."""
         correlation = message.correlation or b""
@@ -109,10 +116,12 @@ class Cloud:
         else:
             outcome = Outcome(Reply(frame, said.logits(self._classes), said.submodel))
         with self._news:
+            if frame not in self._asked:  # a second answer, or one far too late
+                return
             if frame == self._waiting:
-                self._got = outcome
                 self._asked.remove(frame)
+                self._got = outcome
                 self._news.notify()
-            elif frame in self._asked and outcome.reply is not None:
+            elif outcome.reply is not None:
                 self._asked.remove(frame)
                 self._late.append(outcome.reply)

@@ -5,6 +5,7 @@ One thread, one job at a time. The hot loop says what it wants and takes what is
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import threading
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 _PIECE = 32 << 10
 _PATIENCE_S = 2.0
 _RETRY_S = 1.0
+_POLL_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,8 @@ class Keeper:
         self._manifest: Manifest | None = None
         self.version = ""
         self._jobs: queue.SimpleQueue[tuple[str, Manifest, str] | None] = queue.SimpleQueue()
-        self._chunks: queue.SimpleQueue[tuple[str, protocol.Chunk]] = queue.SimpleQueue()
+        self._chunks: queue.SimpleQueue[tuple[str, protocol.Chunk] | None] = queue.SimpleQueue()
+        self._awaited = ""
         self._pending: set[tuple[str, str]] = set()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._work, name="keeper", daemon=True)
@@ -72,6 +75,7 @@ class Keeper:
         """End the thread, 1 s at most; a transfer goes on at the next start."""
         self._stopped.set()
         self._jobs.put(None)
+        self._chunks.put(None)
         self._thread.join(1.0)
 
     def use(self, bundle: Bundle) -> None:
@@ -102,35 +106,49 @@ class Keeper:
         return self._manifest if self._base is None else None
 
     def want(self, model: str) -> None:
-        """Ask for a model; asking again while it is on its way changes nothing."""
-        if self._manifest is None or model not in self._manifest.models or (self.version, model) in self._pending:
+        """Ask for a model; asking again while it is on its way, or for one that cannot run, changes nothing."""
+        if self._manifest is None or self.pending(model):
+            return
+        if model not in self._manifest.models:
+            self._say(f"{self._manifest.name} has no model {model}; it has {', '.join(self._manifest.models)}")
             return
         self._pending.add((self.version, model))
         self._jobs.put((model, self._manifest, self.version))
+
+    def pending(self, model: str) -> bool:
+        """Whether ``want`` would change nothing."""
+        return (self.version, model) in self._pending
 
     def receive(self, message: Message, sha256: str) -> None:
         """Take a chunk (on the link's thread). Raises ``protocol.Malformed``."""
         chunk = protocol.decode(message.payload, protocol.Chunk)
         self.bytes_down += len(chunk.data)
-        self._chunks.put((sha256, chunk))
+        if sha256 == self._awaited:
+            self._chunks.put((sha256, chunk))
 
     def _work(self) -> None:
-        while (job := self._jobs.get()) is not None:
+        while (job := self._jobs.get()) is not None and not self._stopped.is_set():
             name, manifest, version = job
             try:
-                before = resident_bytes()
-                path, pulled = self._obtain(manifest, name)
-                session = self._load(manifest, name, path)
-                cost = max(resident_bytes() - before, manifest.models[name].bytes)
-                first = name == self._first(manifest)
-                self.ready.put(Loaded(manifest, version, name, session, cost, pulled, first))
+                self._hand_over(manifest, version, name)
                 self.trouble = ""
-            except (StoreError, EngineError) as error:
+            except EngineError as error:
+                self._say(f"{name} cannot be used: {error}")
+                continue  # and stays pending: the same bytes would fail again
+            except StoreError as error:
                 self._say(str(error))
                 if not self._stopped.wait(_RETRY_S) and version == self.version:
                     self._jobs.put(job)
                     continue
             self._pending.discard((version, name))
+
+    def _hand_over(self, manifest: Manifest, version: str, name: str) -> None:
+        """Get and load one model. Keeps no reference to it, so that dropping it elsewhere frees its memory."""
+        path, pulled = self._obtain(manifest, name)
+        before = resident_bytes()
+        session = self._load(manifest, name, path)
+        cost = max(resident_bytes() - before, manifest.models[name].bytes)
+        self.ready.put(Loaded(manifest, version, name, session, cost, pulled, name == self._first(manifest)))
 
     def _first(self, manifest: Manifest) -> str:
         return self._base or manifest.only("base")
@@ -168,21 +186,23 @@ class Keeper:
         return self._store.finish(sha256)
 
     def _fetch(self, sha256: str, offset: int, length: int) -> protocol.Chunk:
+        if self._link is None:
+            raise StoreError("no broker to fetch models from")
         request = protocol.encode(protocol.BlobRequest(sha256, offset, length))
-        while self._link is not None:
-            if self._stopped.is_set():
-                raise StoreError("stopping")
-            self._link.connected.wait(_PATIENCE_S)
-            if not self._link.publish(self._get, request, qos=1):
-                continue
-            try:
-                while True:
-                    of, chunk = self._chunks.get(timeout=_PATIENCE_S)
-                    if of == sha256 and chunk.offset == offset:
-                        return chunk
-            except queue.Empty:
-                continue
-        raise StoreError("no broker to fetch models from")
+        self._awaited = sha256
+        try:
+            while not self._stopped.is_set():
+                if not self._link.publish(self._get, request, qos=1):
+                    self._stopped.wait(_POLL_S)
+                    continue
+                with contextlib.suppress(queue.Empty):
+                    while (arrived := self._chunks.get(timeout=_PATIENCE_S)) is not None:
+                        of, chunk = arrived
+                        if of == sha256 and chunk.offset == offset:
+                            return chunk
+            raise StoreError("stopping")
+        finally:
+            self._awaited = ""
 
     def _say(self, trouble: str) -> None:
         if trouble != self.trouble:

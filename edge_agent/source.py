@@ -19,6 +19,7 @@ from shared import stream
 from shared.image import BadPicture, Picture, decode
 
 _PICTURES = {".jpg", ".jpeg", ".png"}
+_LAST_FRAME_S = 0.3
 
 
 class SourceError(Exception):
@@ -52,7 +53,7 @@ def open_source(spec: str, fps: float | None = None) -> Source:
     """
     if spec.startswith("camera:"):
         number = spec.removeprefix("camera:")
-        if not number.isdigit():
+        if not (number.isascii() and number.isdigit()):
             raise SourceError(f"{spec!r}: a camera is camera:0, camera:1, ...")
         return Live(_capture(int(number), f"camera {number} cannot be opened; is it plugged in and free?"))
     if spec.startswith(("rtsp://", "rtsps://")):
@@ -104,6 +105,8 @@ class Files:
 
     def __iter__(self) -> Iterator[Shot]:
         for file, truth in self._files:
+            if self._pace.stopped.is_set():
+                return
             try:
                 picture = decode(file.read_bytes())
             except (OSError, BadPicture):
@@ -162,7 +165,8 @@ class Live:
         self._latest: Picture | None = None
         self._ended = False
         self._news = threading.Condition()
-        threading.Thread(target=self._read, name="camera", daemon=True).start()
+        self._thread = threading.Thread(target=self._read, name="camera", daemon=True)
+        self._thread.start()
 
     def __iter__(self) -> Iterator[Shot]:
         while True:
@@ -177,6 +181,8 @@ class Live:
         with self._news:
             self._ended = True
             self._news.notify()
+        # A read that returns while the interpreter ends aborts the process, so wait for it to be the last.
+        self._thread.join(_LAST_FRAME_S)
 
     def _read(self) -> None:
         while not self._ended:

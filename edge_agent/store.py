@@ -10,6 +10,8 @@ A name without ``.part`` is only ever given to bytes that were checked and flush
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from shared.bundle import BundleError, Manifest, file_digest, parse
@@ -50,56 +52,62 @@ class Store:
 
     def path(self, sha256: str) -> Path | None:
         """The complete file with that digest, or None. Its bytes are checked again, because disks rot: a damaged
-        file is removed."""
+        file is removed. Raises ``StoreError``."""
         path = self._blobs / sha256
-        if not path.exists():
-            return None
-        if file_digest(path) != sha256:
-            path.unlink(missing_ok=True)
-            return None
+        with _trouble(path):
+            if not path.exists():
+                return None
+            if file_digest(path) != sha256:
+                path.unlink(missing_ok=True)
+                return None
         return path
 
     def offset(self, sha256: str) -> int:
-        """How many bytes of an unfinished file are here."""
+        """How many bytes of an unfinished file are here. Raises ``StoreError``."""
         part = self._part(sha256)
-        return part.stat().st_size if part.exists() else 0
+        with _trouble(part):
+            return part.stat().st_size if part.exists() else 0
 
     def append(self, sha256: str, data: bytes) -> None:
         """Add the next bytes of an unfinished file. Raises ``StoreError``."""
-        try:
-            with self._part(sha256).open("ab") as part:
-                part.write(data)
-        except OSError as error:
-            raise StoreError(f"{self._part(sha256)}: {error.strerror}") from None
+        with _trouble(self._part(sha256)), self._part(sha256).open("ab") as part:
+            part.write(data)
 
     def finish(self, sha256: str) -> Path:
         """Check and complete an unfinished file. Raises ``StoreError``, and starts afresh, if the digest differs."""
         part, path = self._part(sha256), self._blobs / sha256
-        try:
+        with _trouble(path):
             if file_digest(part) != sha256:
                 part.unlink()
                 raise StoreError(f"{sha256[:12]}: what arrived has another digest; fetching it again")
             _flush(part)
             part.replace(path)
-        except OSError as error:
-            raise StoreError(f"{path}: {error.strerror}") from None
         return path
 
     def discard(self, sha256: str) -> None:
-        self._part(sha256).unlink(missing_ok=True)
+        """Remove an unfinished file. Raises ``StoreError``."""
+        with _trouble(self._part(sha256)):
+            self._part(sha256).unlink(missing_ok=True)
 
     def _part(self, sha256: str) -> Path:
         return self._blobs / f"{sha256}.part"
 
 
+@contextmanager
+def _trouble(path: Path) -> Iterator[None]:
+    """What goes wrong with ``path`` in the ``with`` block becomes a ``StoreError``."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(f"{path}: {error.strerror}") from None
+
+
 def _write(path: Path, data: bytes) -> None:
     partial = path.with_suffix(".part")
-    try:
+    with _trouble(path):
         partial.write_bytes(data)
         _flush(partial)
         partial.replace(path)
-    except OSError as error:
-        raise StoreError(f"{path}: {error.strerror}") from None
 
 
 def _flush(path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from types import TracebackType
 
 from rich.console import Console
@@ -23,7 +22,6 @@ class View:
     def __init__(self, agent: Agent, source: Source, console: Console) -> None:
         self._agent, self._source = agent, source
         self._live = Live(get_renderable=self._draw, console=console, refresh_per_second=_PER_SECOND, transient=True)
-        self._stopped = threading.Event()
 
     def __enter__(self) -> View:
         self._live.start()

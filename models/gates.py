@@ -22,6 +22,7 @@ from edge_agent.core.hierarchy import Hierarchy, Rules
 from edge_agent.core.submodels import Base, LocalModel, Submodels
 from edge_agent.core.types import Ask, Hit, Reply
 from models import streams
+from shared.bundle import Manifest
 from shared.context import Context, ContextParameters
 from shared.gate import posterior
 
@@ -58,55 +59,71 @@ class Family:
     context: ContextParameters
 
 
+def family(manifest: Manifest) -> Family:
+    """What a replay needs of a finished bundle."""
+    return Family(
+        manifest.only("full"),
+        manifest.only("base"),
+        tuple(manifest.submodels()),
+        {name: model.temperature for name, model in manifest.models.items()},
+        {name: np.array(model.coverage) for name, model in manifest.models.items()},
+        manifest.context,
+    )
+
+
 @dataclass(frozen=True)
 class Replay:
-    """What a replay came to, as shares of the stream's frames."""
+    """What a replay decided, per frame: ``labels`` ``(frames,)`` and whether each was a ``hit``."""
 
-    local: float
-    false_hits: float
-    accuracy: float
+    labels: npt.NDArray[np.int64]
+    hit: npt.NDArray[np.bool_]
+
+    def false_hits(self, reference: npt.NDArray[np.int64]) -> float:
+        """Share of all frames that are hits with another label than the reference's."""
+        return float((self.hit & (self.labels != reference)).mean())
 
 
-def replay(stream: Recorded, family: Family, threshold: float, reference: npt.NDArray[np.int64]) -> Replay:
-    """Run the hierarchy over a recorded stream, every submodel resident and the cloud always there. ``reference``:
-    what ``reference_labels`` gives."""
-    classes = len(next(iter(stream.logits.values()))[0])
+def ours(stream: Recorded, family: Family, threshold: float) -> Hierarchy:
+    """A device's hierarchy with every submodel resident."""
     hierarchy = Hierarchy(
-        Rules(threshold, 1.0, family.full, family.temperatures[family.full], stream.signatures is not None),
-        Context(classes, family.context),
+        _rules(stream, family, threshold),
+        Context(_classes(stream), family.context),
         FrameCache() if stream.signatures is not None else None,
         Submodels(1 << 40, family.coverage[family.base]),
         Base(_model(stream, family, family.base)),
     )
     for name in family.submodels:
         hierarchy.install(_model(stream, family, name))
-    local = false = right = 0
-    for index in range(len(stream.truth)):
+    return hierarchy
+
+
+def full_alone(stream: Recorded, family: Family, context: ContextParameters) -> Hierarchy:
+    """The full model on every frame, with a context of these parameters."""
+    return Hierarchy(_rules(stream, family, 0.0), Context(_classes(stream), context))
+
+
+def replay(stream: Recorded, family: Family, hierarchy: Hierarchy) -> Replay:
+    """Run a hierarchy over a recorded stream, the cloud always there."""
+    count = len(stream.truth)
+    labels, hit = np.empty(count, np.int64), np.empty(count, np.bool_)
+    for index in range(count):
         step = hierarchy.look(stream.frame(index), float(index))
         reply = Reply(index, stream.logits[family.full][index]) if isinstance(step, Ask) else None
-        label = hierarchy.settle(step, reply, float(index)).label
-        right += label == stream.truth[index]
-        if isinstance(step, Hit):
-            local += 1
-            false += label != reference[index]
-    count = len(stream.truth)
-    return Replay(local / count, false / count, right / count)
+        labels[index] = hierarchy.settle(step, reply, float(index)).label
+        hit[index] = isinstance(step, Hit)
+    return Replay(labels, hit)
 
 
 def reference_labels(stream: Recorded, family: Family) -> npt.NDArray[np.int64]:
     """What the full model with a context of its own says, begun afresh every ``WINDOW`` frames: it never hears a
     local model, so a mistake that a cache has talked itself into shows."""
-    full = stream.logits[family.full]
-    labels = np.empty(len(full), np.int64)
-    context = Context(full.shape[1], family.context)
-    hierarchy = Hierarchy(
-        Rules(0.0, 1.0, family.full, family.temperatures[family.full], stream.signatures is not None), context
-    )
-    for index in range(len(full)):
+    hierarchy = full_alone(stream, family, family.context)
+    labels = np.empty(len(stream.truth), np.int64)
+    for index in range(len(labels)):
         if index % WINDOW == 0:
-            hierarchy.context = Context(full.shape[1], family.context)
-        step = hierarchy.look(stream.frame(index), 0.0)
-        labels[index] = hierarchy.settle(step, Reply(index, full[index]), 0.0).label
+            hierarchy.context = Context(_classes(stream), family.context)
+        step = hierarchy.look(stream.frame(index), float(index))
+        labels[index] = hierarchy.settle(step, Reply(index, stream.logits[family.full][index]), float(index)).label
     return labels
 
 
@@ -123,7 +140,10 @@ def fit(kinds: Mapping[streams.Name, list[Recorded]], family: Family, budget: fl
     for threshold in GRID:
         for kind, several in kinds.items():
             pairs = zip(several, references[kind], strict=True)
-            rates = [replay(stream, family, threshold, reference).false_hits for stream, reference in pairs]
+            rates = [
+                replay(stream, family, ours(stream, family, threshold)).false_hits(reference)
+                for stream, reference in pairs
+            ]
             if upper_bound(rates, confidence) > budget:
                 return proven
         proven = threshold
@@ -152,6 +172,14 @@ def coverage(logits: Logits, temperature: float, full: Logits, threshold: float)
     word = np.stack([posterior(row, temperature) for row in logits])
     good = (1 - word.max(1) <= threshold) & (word.argmax(1) == answers)
     return np.array([good[answers == c].mean() if (answers == c).any() else 0.0 for c in range(full.shape[1])])
+
+
+def _rules(stream: Recorded, family: Family, threshold: float) -> Rules:
+    return Rules(threshold, 1.0, family.full, family.temperatures[family.full], stream.signatures is not None)
+
+
+def _classes(stream: Recorded) -> int:
+    return next(iter(stream.logits.values())).shape[1]
 
 
 def _model(stream: Recorded, family: Family, name: str) -> LocalModel:

@@ -60,6 +60,8 @@ class FrameCache:
         if entry is None:
             self._insert(frame.signature, _Entry(posterior, model, frame.index, frame.index, 1, 1))
             return
+        if frame.index < entry.born:  # a late answer: what was learned since is newer
+            return
         if entry.posterior.argmax() == posterior.argmax():
             entry.trust = min(entry.trust * 2, self._longest_trust)
         else:

@@ -108,6 +108,7 @@ class Hierarchy:
                 self.context.observe(step.guess.likelihood)
                 self._learn(step.frame, step.guess)
         elif reply is not None:
+            self._forget(step.frame.index)
             fused = self.context.observe(self._full_word(reply), full=True)
             guess = Guess(fused, risk(fused), self.rules.full_model)
             answer = self._answer(step.frame, guess, "cloud", step.reason, int(reply.logits.argmax()))
@@ -124,10 +125,9 @@ class Hierarchy:
 
     def late(self, reply: Reply, _now: float) -> None:
         """Learn from an answer that came after its frame's deadline, at that frame's own place in time."""
-        frame = next((frame for frame in self._asked if frame.index == reply.frame), None)
+        frame = self._forget(reply.frame)
         if frame is None:
             return
-        self._asked.remove(frame)
         self.tally.late += 1
         word = self._full_word(reply)
         self.context.revise(frame.index, word)
@@ -142,6 +142,14 @@ class Hierarchy:
         if model.name in gone:
             self._unfit.add(model.name)  # or it would be fetched again at every recommendation
         return gone
+
+    def _forget(self, index: int) -> Frame | None:
+        """Take an asked frame off the list of those that an answer may still come for; None if it is not there."""
+        for place, frame in enumerate(self._asked):
+            if frame.index == index:
+                del self._asked[place]
+                return frame
+        return None
 
     def _novelty(self, frame: Frame) -> float | None:
         if not self.rules.novelty or frame.signature is None:

@@ -1,0 +1,101 @@
+"""How much is answered locally, how often falsely, how accurately: replays of recorded streams of test images.
+
+    python -m benchmarks.hit_rates --stream camera --seeds 20
+
+Every stream draws from the CIFAR-10 test set, on which nothing was fitted; the models run once per frame and every
+policy decides over the same scores. ``server+context`` is the full model on every frame with our filter,
+``server-only`` the same without. Each figure is a mean over seeds with its 95 % interval.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+
+from models import cifar10, gates, recorded, streams
+from models.gates import Recorded
+from shared.bundle import Bundle
+from shared.context import FORGETFUL
+from shared.engine import Session
+
+Figures = dict[str, float]
+
+
+def measure(directory: Path, stream: streams.Name, seeds: range, frames: int, budget: float) -> dict[str, object]:
+    """The figures as the command prints them; shares of frames."""
+    bundle = Bundle(directory)
+    manifest = bundle.manifest
+    threshold = manifest.gate(budget).risk
+    family = gates.family(manifest)
+    models = {name: (Session(bundle.path(name), "cpu"), model.input) for name, model in manifest.models.items()}
+    test = cifar10.load().test
+    plans = [streams.plan(stream, test.labels, seed, frames) for seed in seeds]
+    rows: dict[str, list[Figures]] = {"ours": [], "server+context": [], "server-only": []}
+    for recording in recorded.record(plans, test, models):
+        for policy, figures in _policies(recording, family, threshold).items():
+            rows[policy].append(figures)
+    return {
+        "bundle": manifest.name,
+        "stream": stream,
+        "first_seed": seeds.start,
+        "seeds": len(seeds),
+        "frames": frames,
+        "max_false_hits": budget,
+        "threshold": threshold,
+        "policies": {policy: _summary(own) for policy, own in rows.items()},
+    }
+
+
+def _policies(recording: Recorded, family: gates.Family, threshold: float) -> dict[str, Figures]:
+    full = recording.logits[family.full].argmax(1)
+    reference = gates.reference_labels(recording, family)
+    ways = {
+        "ours": gates.ours(recording, family, threshold),
+        "server+context": gates.full_alone(recording, family, family.context),
+        "server-only": gates.full_alone(recording, family, FORGETFUL),
+    }
+    figures = {}
+    for policy, hierarchy in ways.items():
+        run = gates.replay(recording, family, hierarchy)
+        hits = hierarchy.tally.hits
+        figures[policy] = {
+            "local_share": float(run.hit.mean()),
+            "false_hit_rate": run.false_hits(reference),
+            "accuracy": float((run.labels == recording.truth).mean()),
+            "agreement": float((run.labels == full).mean()),
+            "full_model_accuracy": float((full == recording.truth).mean()),
+        } | {f"{level}_share": count / len(full) for level, count in hits.items()}
+    return figures
+
+
+def _summary(rows: list[Figures]) -> dict[str, dict[str, object]]:
+    summary: dict[str, dict[str, object]] = {}
+    for name in rows[0]:
+        values = np.array([row[name] for row in rows])
+        half = 0.0
+        if len(values) > 1:
+            half = gates.student(0.975, len(values) - 1) * float(values.std(ddof=1)) / math.sqrt(len(values))
+        mean = float(values.mean())
+        summary[name] = {"mean": round(mean, 5), "interval": [round(mean - half, 5), round(mean + half, 5)]}
+    return summary
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bundle", type=Path, default=Path("models/zoo/cifar10"))
+    parser.add_argument("--stream", choices=streams.NAMES, default="camera")
+    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--first-seed", type=int, default=1000)
+    parser.add_argument("--frames", type=int, default=1000)
+    parser.add_argument("--max-false-hits", type=float, default=0.01)
+    asked = parser.parse_args()
+    seeds = range(asked.first_seed, asked.first_seed + asked.seeds)
+    print(json.dumps(measure(asked.bundle, asked.stream, seeds, asked.frames, asked.max_false_hits)))
+
+
+if __name__ == "__main__":
+    main()

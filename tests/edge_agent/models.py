@@ -1,0 +1,33 @@
+"""Models that say what the frame's view tells them to: for tests of the core, without engine or picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from edge_agent.core.frame import BLOCKS, Signature
+from edge_agent.core.submodels import LocalModel
+
+CLASSES = 4
+#: Logits, the same for every model, or by the model's name.
+View = npt.NDArray[np.float32] | dict[str, npt.NDArray[np.float32]]
+
+
+def logits(label: int, margin: float) -> npt.NDArray[np.float32]:
+    """For ``label``, so much above the others."""
+    return np.float32(margin) * np.eye(CLASSES, dtype=np.float32)[label]
+
+
+def signature(brightness: float) -> Signature:
+    return np.full((BLOCKS[1], BLOCKS[0]), brightness, np.float32)
+
+
+def local(name: str, coverage: Sequence[float] | float = 0.5, cost: int = 0) -> LocalModel:
+    """A model that answers what the view holds for ``name``."""
+
+    def score(view: View) -> npt.NDArray[np.float32]:
+        return view[name] if isinstance(view, dict) else view
+
+    return LocalModel(name, score, 1.0, np.broadcast_to(np.asarray(coverage, np.float64), (CLASSES,)), cost)

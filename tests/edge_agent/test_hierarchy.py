@@ -1,0 +1,298 @@
+from __future__ import annotations
+
+import gc
+import weakref
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge_agent.core.frame import Frame
+from edge_agent.core.frames import FrameCache
+from edge_agent.core.hierarchy import Hierarchy, Rules
+from edge_agent.core.submodels import Base, Submodels
+from edge_agent.core.types import Answer, Ask, Hit, Reply
+from shared.context import FORGETFUL, Context, ContextParameters
+from shared.protocol import RECENT
+from tests.edge_agent.models import CLASSES, View, local, logits, signature
+
+SURE, UNSURE = 12.0, 0.3
+
+
+def build(
+    threshold: float = 0.05, parameters: ContextParameters | None = None, room: int = 100, novelty: bool = True
+) -> Hierarchy:
+    return Hierarchy(
+        Rules(threshold, 0.25, "full", 1.0, novelty),
+        Context(CLASSES, parameters),
+        FrameCache(),
+        Submodels(room, np.full(CLASSES, 0.5)),
+        Base(local("base")),
+    )
+
+
+def frame(index: int, view: View, brightness: float | None = None) -> Frame:
+    """Its picture is like no other's, unless ``brightness`` says what it is like."""
+    return Frame(index, view, signature(37.0 * index if brightness is None else brightness))
+
+
+@dataclass(frozen=True)
+class Event:
+    """One frame of a made-up stream, what becomes of its question, and a reply that may come late before it."""
+
+    label: int
+    margin: float
+    brightness: int
+    reply: Literal["answer", "none"]
+    full_label: int
+    late: int | None
+
+
+events = st.lists(
+    st.builds(
+        Event,
+        st.integers(0, CLASSES - 1),
+        st.sampled_from([0.0, 0.3, 2.0, 6.0, 12.0]),
+        st.integers(0, 5).map(lambda step: 40 * step),
+        st.sampled_from(["answer", "none"]),
+        st.integers(0, CLASSES - 1),
+        st.none() | st.integers(1, 80),
+    ),
+    max_size=120,
+)
+
+
+def learned(hierarchy: Hierarchy) -> tuple[object, ...]:
+    """All that learning may change."""
+    assert hierarchy.frames is not None
+    entries = [(e.trust, e.model, e.posterior.tolist()) for e in hierarchy.frames._entries]
+    return hierarchy.context.working_set().tolist(), entries, list(hierarchy._recent), hierarchy.wanted
+
+
+def play(hierarchy: Hierarchy, stream: list[Event]) -> list[Answer]:
+    """Drive the hierarchy as a shell does, and check what must hold at every step."""
+    answers = []
+    for index, event in enumerate(stream):
+        if event.late is not None and event.late <= index:
+            hierarchy.late(Reply(index - event.late, logits(event.full_label, 8.0)), float(index))
+        shown = frame(index, logits(event.label, event.margin), event.brightness)
+        step = hierarchy.look(shown, float(index))
+        before = learned(hierarchy)
+        if isinstance(step, Ask) and event.reply == "answer":
+            answer = hierarchy.settle(step, Reply(index, logits(event.full_label, 8.0)), float(index))
+            assert answer.level == "cloud"
+            assert answer.bare == event.full_label
+        else:
+            answer = hierarchy.settle(step, None, float(index), "late")
+            if isinstance(step, Ask):
+                assert answer.level == "fallback"
+                assert learned(hierarchy) == before, "nothing is learned from a fallback"
+            else:
+                assert answer.level == step.level
+                assert answer.risk <= hierarchy.rules.threshold
+                assert answer.reason == ""
+        assert answer.frame == index
+        assert 0 <= answer.label < CLASSES
+        answers.append(answer)
+        tally = hierarchy.tally
+        assert sum(tally.hits.values()) + tally.cloud + tally.fallbacks == tally.frames == index + 1
+        assert tally.late <= tally.fallbacks
+        assert len(hierarchy._asked) <= 64
+        assert len(hierarchy._recent) <= RECENT
+    return answers
+
+
+@given(events, st.booleans())
+def test_hits_and_cloud_and_fallbacks_are_the_frames_and_fallbacks_teach_nothing(
+    stream: list[Event], novelty: bool
+) -> None:
+    play(build(novelty=novelty), stream)
+
+
+@given(events)
+def test_the_same_input_gives_the_same_answers(stream: list[Event]) -> None:
+    assert play(build(), stream) == play(build(), stream)
+
+
+def test_the_threshold_decides_between_hit_and_miss() -> None:
+    """Without context the risk is what the model says, so the threshold can be put right beside it."""
+    word = frame(0, logits(1, 3.0))
+    risk = build(0.0, FORGETFUL, novelty=False).look(word, 0.0)
+    assert isinstance(risk, Ask)
+    for threshold, hit in ((risk.best.risk * 1.001, True), (risk.best.risk * 0.999, False)):
+        step = build(threshold, FORGETFUL, novelty=False).look(word, 0.0)
+        assert isinstance(step, Hit) == hit
+
+
+def test_a_question_carries_deadline_best_guess_and_recent_labels() -> None:
+    hierarchy = build()
+    for index, label in enumerate((1, 1, 2, 3)):
+        step = hierarchy.look(frame(index, logits(label, UNSURE)), float(index))
+        assert isinstance(step, Ask)
+        hierarchy.settle(step, Reply(index, logits(label, SURE)), float(index))
+    step = hierarchy.look(frame(4, logits(0, UNSURE)), 10.0)
+    assert isinstance(step, Ask)
+    assert step.recent == (1, 2, 3), "an object that stays is one thing seen"
+    assert step.deadline == 10.25
+    assert step.best.model == "base"
+    assert step.best.risk > hierarchy.rules.threshold
+
+
+def test_the_least_risky_guess_is_the_fallback() -> None:
+    hierarchy = build()
+    hierarchy.install(local("special", 0.9))
+    step = hierarchy.look(frame(0, {"special": logits(1, 0.2), "base": logits(2, 1.0)}), 0.0)
+    assert isinstance(step, Ask)
+    answer = hierarchy.settle(step, None, 0.0, "no answer in time")
+    assert (answer.level, answer.model, answer.label) == ("fallback", "base", 2)
+    assert answer.reason.endswith("; no answer in time")
+
+
+def test_a_submodel_that_is_sure_spares_the_base_model() -> None:
+    hierarchy = build()
+    hierarchy.install(local("special", 0.9))
+    step = hierarchy.look(frame(0, {"special": logits(1, SURE)}), 0.0)  # asking the base would raise KeyError
+    assert isinstance(step, Hit)
+    assert (step.level, step.guess.model) == ("submodels", "special")
+
+
+def test_a_hierarchy_without_local_levels_asks_and_falls_back_on_what_it_expects() -> None:
+    hierarchy = Hierarchy(Rules(0.05, 0.25, "full", 1.0), Context(CLASSES))
+    for index in range(5):
+        step = hierarchy.look(frame(index, None), 0.0)
+        assert isinstance(step, Ask)
+        hierarchy.settle(step, Reply(index, logits(2, 6.0)), 0.0)
+    step = hierarchy.look(frame(5, None), 0.0)
+    answer = hierarchy.settle(step, None, 0.0)
+    assert (answer.level, answer.model, answer.label) == ("fallback", "context", 2)
+
+
+def test_a_hit_of_the_frame_cache_only_advances_time() -> None:
+    hierarchy = build()
+    hierarchy.settle(hierarchy.look(frame(0, logits(1, SURE), 100), 0.0), None, 0.0)
+    before = hierarchy.context.working_set().copy(), list(hierarchy._recent)
+    step = hierarchy.look(frame(1, logits(3, SURE), 100), 0.0)
+    belief = hierarchy.context.belief.copy()
+    answer = hierarchy.settle(step, None, 0.0)
+    assert (answer.level, answer.label) == ("frames", 1)
+    np.testing.assert_array_equal(hierarchy.context.belief, belief)
+    np.testing.assert_array_equal(hierarchy.context.working_set(), before[0])
+    assert list(hierarchy._recent) == before[1]
+
+
+def test_the_clouds_word_teaches_all_that_learns() -> None:
+    hierarchy = build()
+    hierarchy.settle(hierarchy.look(frame(0, logits(1, UNSURE), 100), 0.0), Reply(0, logits(3, SURE), "special"), 0.0)
+    assert hierarchy.context.working_set().argmax() == 3
+    assert list(hierarchy._recent) == [3]
+    assert hierarchy.wanted == "special"
+    answer = hierarchy.settle(hierarchy.look(frame(1, logits(1, UNSURE), 100), 0.0), None, 0.0)
+    assert (answer.level, answer.label, answer.model) == ("frames", 3, "full")
+
+
+def test_a_late_reply_corrects_the_belief_at_its_own_frame_and_teaches() -> None:
+    """As if it had come in time, but for what the working set had not heard yet."""
+    late, never = build(), build()
+    for hierarchy in (late, never):
+        for index in range(3):
+            shown = frame(index, logits(0, UNSURE), 100.0 + 2 * index)
+            hierarchy.settle(hierarchy.look(shown, 0.0), None, 0.0)
+    late.late(Reply(0, logits(3, SURE), "special"), 0.0)
+    assert late.context.belief[3] > 0.9 > never.context.belief[3]
+    assert late.context.working_set().argmax() == 3
+    assert list(late._recent) == [3]
+    assert late.wanted == "special"
+    assert late.tally.late == 1
+    assert late.tally.fallbacks == 3, "its frame has ended already"
+    assert late.frames is not None
+    assert len(late.frames) == 1
+
+
+@pytest.mark.parametrize("index", [0, 1, 7])
+def test_a_reply_counts_once_and_only_for_a_frame_that_was_asked_and_not_answered(index: int) -> None:
+    """Frame 0 was answered in time, 1 was a hit, 7 never was."""
+    hierarchy = build()
+    hierarchy.settle(hierarchy.look(frame(0, logits(1, UNSURE)), 0.0), Reply(0, logits(1, SURE)), 0.0)
+    hierarchy.settle(hierarchy.look(frame(1, logits(1, SURE)), 0.0), None, 0.0)
+    hierarchy.settle(hierarchy.look(frame(2, logits(1, 0.0)), 0.0), None, 0.0)
+    before = learned(hierarchy)
+    hierarchy.late(Reply(index, logits(3, SURE)), 0.0)
+    assert learned(hierarchy) == before
+    assert hierarchy.tally.late == 0
+
+
+def test_a_late_reply_comes_once() -> None:
+    hierarchy = build()
+    hierarchy.settle(hierarchy.look(frame(0, logits(1, UNSURE)), 0.0), None, 0.0)
+    for _ in range(2):
+        hierarchy.late(Reply(0, logits(3, SURE)), 0.0)
+    assert hierarchy.tally.late == 1
+
+
+def test_a_recommended_submodel_is_wanted_until_it_is_here() -> None:
+    hierarchy = build(room=100)
+    ask_again = iter(range(100))
+
+    def recommended() -> str | None:
+        index = next(ask_again)
+        step = hierarchy.look(frame(index, logits(index % CLASSES, 0.0), 255.0 * (index % 2)), 0.0)
+        assert isinstance(step, Ask)
+        hierarchy.settle(step, Reply(index, logits(index % CLASSES, 1.0), "special"), 0.0)
+        hierarchy.frames = None
+        return hierarchy.wanted
+
+    hierarchy = Hierarchy(
+        hierarchy.rules, hierarchy.context, None, Submodels(100, np.full(CLASSES, 0.5)), Base(local("base"))
+    )
+    assert recommended() == "special"
+    assert hierarchy.install(local("special", cost=100)) == []
+    assert hierarchy.wanted is None
+    assert recommended() is None
+    assert hierarchy.install(local("other", cost=50)) == ["special"]
+    assert recommended() == "special"
+
+
+def test_a_submodel_that_can_never_fit_is_not_wanted_again() -> None:
+    hierarchy = build(room=100)
+    hierarchy.wanted = "special"
+    assert hierarchy.install(local("special", cost=101)) == ["special"]
+    step = hierarchy.look(frame(0, logits(1, UNSURE)), 0.0)
+    hierarchy.settle(step, Reply(0, logits(1, SURE), "special"), 0.0)
+    assert hierarchy.wanted is None
+
+
+def test_without_the_level_no_submodel_is_wanted_or_kept() -> None:
+    hierarchy = Hierarchy(Rules(0.05, 0.25, "full", 1.0), Context(CLASSES))
+    step = hierarchy.look(frame(0, None), 0.0)
+    hierarchy.settle(step, Reply(0, logits(1, SURE), "special"), 0.0)
+    assert hierarchy.wanted is None
+    assert hierarchy.install(local("special")) == ["special"]
+
+
+def test_no_picture_is_kept_once_its_frame_has_ended() -> None:
+    class Picture(dict[str, object]):
+        pass
+
+    hierarchy = build()
+    kept = []
+    for index in range(10):
+        picture = Picture(base=logits(index % CLASSES, (UNSURE, SURE)[index % 2]))
+        kept.append(weakref.ref(picture))
+        step = hierarchy.look(frame(index, picture), 0.0)
+        hierarchy.settle(step, None if index % 3 else Reply(index, logits(1, SURE)), 0.0)
+    del picture, step
+    gc.collect()
+    assert [ref() for ref in kept] == [None] * 10
+
+
+def test_a_cut_lets_go_of_what_was_believed_and_a_still_picture_holds_on() -> None:
+    hierarchy = build(threshold=-1.0)
+    hierarchy.frames = None
+    hierarchy.settle(hierarchy.look(frame(0, logits(1, UNSURE), 100), 0.0), Reply(0, logits(1, SURE)), 0.0)
+    hierarchy.look(frame(1, logits(0, 0.0), 100), 0.0)
+    assert hierarchy.context.belief[1] > 0.9
+    hierarchy.look(frame(2, logits(0, 0.0), 250), 0.0)
+    assert hierarchy.context.belief[1] == pytest.approx(hierarchy.context.working_set()[1])

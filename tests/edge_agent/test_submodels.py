@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge_agent.core.frame import Frame
+from edge_agent.core.submodels import Base, Submodels
+from shared.context import Context
+from tests.edge_agent.models import CLASSES, local, logits
+
+BASE = np.full(CLASSES, 0.5)
+
+
+def context_of(*labels: int) -> Context:
+    """One that has seen these labels, at its first frame."""
+    context = Context(CLASSES)
+    for label in labels:
+        context.learn(label)
+    context.advance(0)
+    return context
+
+
+def frame(margin: float = 3.0) -> Frame:
+    return Frame(0, logits(1, margin))
+
+
+def test_the_least_recently_used_goes_first() -> None:
+    submodels = Submodels(30, BASE)
+    for name in "abc":
+        assert submodels.admit(local(name, cost=10)) == []
+    assert submodels.touch("a")
+    assert submodels.admit(local("d", cost=10)) == ["b"]
+    assert submodels.names() == ("c", "a", "d")
+    assert submodels.admit(local("e", cost=20)) == ["c", "a"]
+    assert submodels.names() == ("d", "e")
+
+
+def test_to_answer_is_a_use() -> None:
+    submodels = Submodels(20, BASE)
+    submodels.admit(local("a", 0.9, 10))
+    submodels.admit(local("b", 0.8, 10))
+    assert submodels.lookup(frame(), context_of()) is not None
+    assert submodels.admit(local("c", cost=10)) == ["b"]
+
+
+def test_a_model_that_can_never_fit_is_sent_back_and_nobody_goes_for_it() -> None:
+    submodels = Submodels(20, BASE)
+    submodels.admit(local("a", cost=20))
+    assert submodels.admit(local("b", cost=21)) == ["b"]
+    assert submodels.names() == ("a",)
+
+
+def test_a_model_that_comes_again_takes_its_own_place() -> None:
+    submodels = Submodels(20, BASE)
+    submodels.admit(local("a", cost=10))
+    submodels.admit(local("b", cost=10))
+    assert submodels.admit(local("a", cost=10)) == []
+    assert submodels.names() == ("b", "a")
+
+
+def test_touching_tells_whether_the_model_is_here() -> None:
+    submodels = Submodels(20, BASE)
+    submodels.admit(local("a", cost=10))
+    assert submodels.touch("a")
+    assert not submodels.touch("b")
+
+
+@given(
+    st.integers(0, 50),
+    st.lists(
+        st.one_of(
+            st.tuples(st.just("admit"), st.sampled_from("abcdef"), st.integers(0, 60)),
+            st.tuples(st.just("shrink"), st.just(""), st.integers(0, 60)),
+            st.tuples(st.just("touch"), st.sampled_from("abcdef"), st.just(0)),
+        )
+    ),
+)
+def test_the_residents_never_cost_more_than_the_budget(budget: int, steps: list[tuple[str, str, int]]) -> None:
+    """And whoever is told to go is not resident, whoever is resident was admitted."""
+    submodels = Submodels(budget, BASE)
+    costs: dict[str, int] = {}
+    for what, name, number in steps:
+        if what == "touch":
+            assert submodels.touch(name) == (name in costs)
+            continue
+        bound = budget
+        if what == "admit":
+            before = set(costs)
+            gone = submodels.admit(local(name, cost=number))
+            if number > budget:
+                assert gone == [name]
+                assert set(submodels.names()) == before
+                continue
+            costs[name] = number
+        else:
+            gone, bound = submodels.shrink(number), number
+        for left in gone:
+            del costs[left]
+        assert set(submodels.names()) == set(costs)
+        assert sum(costs.values()) <= bound
+
+
+def test_the_one_that_covers_the_working_set_best_is_asked() -> None:
+    submodels = Submodels(100, BASE)
+    submodels.admit(local("low", (0.9, 0.9, 0.1, 0.1)))
+    submodels.admit(local("high", (0.1, 0.1, 0.9, 0.9)))
+    for labels, name in (((0, 1, 0, 1, 0), "low"), ((2, 3, 2, 3, 2), "high")):
+        guess = submodels.lookup(frame(), context_of(*labels))
+        assert guess is not None
+        assert guess.model == name
+
+
+def test_where_the_base_model_covers_the_working_set_as_well_none_is_asked() -> None:
+    submodels = Submodels(100, BASE)
+    assert submodels.lookup(frame(), context_of(0, 0, 0, 0)) is None
+    submodels.admit(local("high", (0.1, 0.1, 0.9, 0.9)))
+    assert submodels.lookup(frame(), context_of(0, 0, 0, 0)) is None
+    submodels.admit(local("same", 0.5))
+    assert submodels.lookup(frame(), context_of(0, 0, 0, 0)) is None
+    assert submodels.lookup(frame(), context_of(2, 2, 2, 2)) is not None
+
+
+def test_a_guess_is_the_models_own_word_and_what_the_context_makes_of_it() -> None:
+    context = context_of(1, 1, 1, 1)
+    guess = Base(local("base")).lookup(frame(margin=1.0), context)
+    assert guess.likelihood is not None
+    assert guess.likelihood.max() < guess.posterior.max(), "the past speaks for the label too"
+    np.testing.assert_allclose(guess.posterior, context.fuse(guess.likelihood))
+    assert guess.risk == 1 - guess.posterior.max()
+    assert guess.label == 1
