@@ -6,6 +6,7 @@ that keeps only the latest frame and counts what it drops, so that an answer is 
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Iterator
@@ -84,7 +85,7 @@ class _Pace:
 
     def __init__(self, fps: float | None) -> None:
         self._period = 1.0 / fps if fps else 0.0
-        self._next = 0.0
+        self._next = -math.inf
         self.stopped = threading.Event()
 
     def wait(self) -> bool:

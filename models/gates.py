@@ -179,7 +179,7 @@ def _rules(stream: Recorded, family: Family, threshold: float) -> Rules:
 
 
 def _classes(stream: Recorded) -> int:
-    return next(iter(stream.logits.values())).shape[1]
+    return int(next(iter(stream.logits.values())).shape[1])
 
 
 def _model(stream: Recorded, family: Family, name: str) -> LocalModel:

@@ -20,9 +20,10 @@ LABELS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse
 INPUT = Input(SIDE, (125.3, 123.0, 113.9), (63.0, 62.1, 66.7))
 
 
-def tiny_bundle(directory: Path, seed: int = 0, fixed_batch: bool = False) -> Path:
+def tiny_bundle(directory: Path, seed: int = 0, fixed_batch: bool = False, risk: float = 0.05) -> Path:
     """Write a bundle ``tiny`` of a full model, a base model and the submodels ``vehicles`` and ``animals``, of random
-    weights; return ``directory``. ``fixed_batch``: the full model takes one picture at a time."""
+    weights; return ``directory``. ``fixed_batch``: the full model takes one picture at a time. ``risk``: the gate's
+    threshold; at 0 no model's guess is a hit."""
     vehicles = (0, 1, 8, 9)
     animals = tuple(label for label in range(len(LABELS)) if label not in vehicles)
     rng = np.random.default_rng(seed)
@@ -33,7 +34,7 @@ def tiny_bundle(directory: Path, seed: int = 0, fixed_batch: bool = False) -> Pa
         "animals": _model(directory, "animals", "submodel", rng, animals),
     }
     manifest = Manifest(
-        FORMAT, "tiny", "classification", LABELS, models, (Gate(0.01, 0.05, 0.95, 100),), ContextParameters(),
+        FORMAT, "tiny", "classification", LABELS, models, (Gate(0.01, risk, 0.95, 100),), ContextParameters(),
         {"built-by": "tests.bundles", "seed": str(seed)},
     )  # fmt: skip
     (directory / MANIFEST).write_bytes(msgspec.json.encode(manifest))
@@ -52,7 +53,7 @@ def _model(
     file = f"{name}/1/model.onnx"
     path = directory / file
     path.parent.mkdir(parents=True)
-    parameters = _classifier(path, rng, batch)
+    parameters = classifier(path, rng, batch)
     own = {"full": 1.0, "base": 0.5, "submodel": 0.1}[role]
     return Model(
         role, file, path.stat().st_size, file_digest(path), INPUT, 1.0, parameters, parameters, 0.05,
@@ -60,10 +61,10 @@ def _model(
     )  # fmt: skip
 
 
-def _classifier(path: Path, rng: np.random.Generator, batch: int | str) -> int:
+def classifier(path: Path, rng: np.random.Generator, batch: int | str = "n", classes: int = len(LABELS)) -> int:
     """Mean over 8x8 pixels, then one dense layer. Returns the number of its parameters."""
-    weights = rng.normal(size=(48, len(LABELS))).astype(np.float32)
-    bias = rng.normal(size=len(LABELS)).astype(np.float32)
+    weights = rng.normal(size=(48, classes)).astype(np.float32)
+    bias = rng.normal(size=classes).astype(np.float32)
     graph = helper.make_graph(
         [
             helper.make_node("AveragePool", ["image"], ["pooled"], kernel_shape=[8, 8], strides=[8, 8]),
@@ -72,7 +73,7 @@ def _classifier(path: Path, rng: np.random.Generator, batch: int | str) -> int:
         ],
         path.parent.parent.name,
         [helper.make_tensor_value_info("image", TensorProto.FLOAT, [batch, 3, SIDE, SIDE])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [batch, len(LABELS)])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [batch, classes])],
         [numpy_helper.from_array(weights, "weights"), numpy_helper.from_array(bias, "bias")],
     )
     # An old operator set and file version: any ONNX Runtime that this project runs on reads them.

@@ -1,0 +1,50 @@
+"""A link that leads nowhere but to the test."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from shared import protocol
+from shared.bundle import Bundle
+from shared.link import Message
+
+
+class FakeLink:
+    """Hands what is published to ``on_publish`` (topic, payload, the rest), which says whether it went out."""
+
+    def __init__(self, on_publish: Callable[[str, bytes, dict[str, Any]], bool]) -> None:
+        self.connected = threading.Event()
+        self.connected.set()
+        self.trouble = ""
+        self._on_publish = on_publish
+
+    def publish(self, topic: str, payload: bytes, qos: int = 0, **rest: Any) -> bool:
+        return self.connected.is_set() and self._on_publish(topic, payload, {"qos": qos, **rest})
+
+
+def message(payload: bytes, correlation: bytes | None = None) -> Message:
+    return Message("", payload, None, correlation, ())
+
+
+class BlobServer:
+    """Answers requests for a bundle's files as a server does; counts them; can be told to misbehave."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.files = {model.sha256: bundle.path(name).read_bytes() for name, model in bundle.manifest.models.items()}
+        self.asked: list[protocol.BlobRequest] = []
+        #: May change or withhold a chunk.
+        self.spoil: Callable[[protocol.BlobRequest, protocol.Chunk], protocol.Chunk | None] = lambda _, chunk: chunk
+        self.deliver: Callable[[Message, str], None] = lambda *_: None
+
+    def __call__(self, topic: str, payload: bytes, _rest: dict[str, Any]) -> bool:
+        assert topic.endswith("/blob/get")
+        request = protocol.decode(payload, protocol.BlobRequest)
+        self.asked.append(request)
+        data = self.files[request.sha256]
+        piece = data[request.offset : request.offset + request.length]
+        chunk = self.spoil(request, protocol.Chunk(request.offset, len(data), piece))
+        if chunk is not None:
+            self.deliver(message(protocol.encode(chunk)), request.sha256)
+        return True

@@ -1,0 +1,234 @@
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, cast
+
+import numpy as np
+import pytest
+
+from edge_agent.cloud import Cloud, Outcome
+from edge_agent.core.frame import Frame
+from edge_agent.core.types import Ask, Guess
+from shared.bundle import Bundle
+from shared.image import decode
+from shared.link import Link
+from shared.protocol import Answer, Malformed, Refusal, Request, Timing, encode, request
+from tests.bundles import tiny_bundle
+from tests.edge_agent.links import FakeLink, message
+
+PICTURE = np.full((32, 32, 3), 90, np.uint8)
+_NO_GUESS = Guess(np.full(10, 0.1), 0.9, "context")
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return Bundle(tiny_bundle(tmp_path_factory.mktemp("bundle")))
+
+
+class Site:
+    """A cloud level on a fake link. ``said`` gives what is to be answered to a request, now; None for nothing."""
+
+    def __init__(self, bundle: Bundle, said: Callable[[Request], Answer | Refusal | bytes | None]) -> None:
+        self.said = said
+        self.sent: list[tuple[bytes, Request, int]] = []
+        self.link = FakeLink(self._publish)
+        self.cloud = Cloud(cast(Link, self.link), "cam", bundle.manifest, time.monotonic)
+
+    def _publish(self, topic: str, payload: bytes, rest: dict[str, Any]) -> bool:
+        asked = request(topic.split("/")[3:], rest["content"], rest["correlation"], rest["properties"])
+        self.sent.append((payload, asked, rest["expiry_s"]))
+        if (said := self.said(asked)) is not None:
+            self.answer(asked.correlation, said)
+        return True
+
+    def answer(self, correlation: bytes, said: Answer | Refusal | bytes) -> None:
+        self.cloud.receive(message(said if isinstance(said, bytes) else encode(said), correlation))
+
+    def ask(self, index: int = 0, patience: float = 5.0, recent: tuple[int, ...] = ()) -> Outcome:
+        ask = Ask(Frame(index, None), recent, time.monotonic() + patience, _NO_GUESS, "")
+        return self.cloud.ask(ask, lambda: PICTURE)
+
+
+def answer(bundle: Bundle, label: int = 3, submodel: str | None = None) -> Answer:
+    scores = np.eye(10, dtype="<f4")[label].tobytes()
+    return Answer(scores, bundle.manifest.models["full"].sha256, submodel, Timing(0, 0, 0, 1))
+
+
+BUSY = Refusal("busy", "the queue is full")
+
+
+def test_a_question_carries_the_picture_the_budget_and_the_recent_labels(bundle: Bundle) -> None:
+    site = Site(bundle, lambda _: answer(bundle, 3, "animals"))
+    outcome = site.ask(7, 2.5, (1, 2))
+    (data, asked, expiry_s), reply = site.sent[0], outcome.reply
+    np.testing.assert_array_equal(decode(data), PICTURE)
+    assert (asked.model, asked.recent, expiry_s) == ("full", (1, 2), 3)
+    assert 2000 < asked.budget_ms <= 2500
+    assert reply is not None
+    assert (reply.frame, reply.logits.argmax(), reply.submodel, outcome.trouble) == (7, 3, "animals", "")
+    assert site.cloud.bytes_up == len(data)
+    assert site.cloud.bytes_down == len(encode(answer(bundle, 3, "animals")))
+
+
+def test_silence_ends_at_the_deadline(bundle: Bundle) -> None:
+    site = Site(bundle, lambda _: None)
+    begun = time.monotonic()
+    outcome = site.ask(patience=0.2)
+    assert 0.2 <= time.monotonic() - begun < 2.0
+    assert outcome == Outcome(None, "no answer in time")
+
+
+def test_a_deadline_that_has_passed_already_waits_for_nothing(bundle: Bundle) -> None:
+    begun = time.monotonic()
+    assert Site(bundle, lambda _: None).ask(patience=-1.0).reply is None
+    assert time.monotonic() - begun < 1.0
+
+
+def test_an_answer_ends_the_wait_from_another_thread(bundle: Bundle) -> None:
+    site = Site(bundle, lambda _: None)
+    threading.Timer(0.1, lambda: site.answer(site.sent[0][1].correlation, answer(bundle))).start()
+    begun = time.monotonic()
+    assert site.ask(patience=30.0).reply is not None
+    assert time.monotonic() - begun < 10.0
+
+
+def test_stopping_ends_the_wait_at_once(bundle: Bundle) -> None:
+    site = Site(bundle, lambda _: None)
+    threading.Timer(0.1, site.cloud.stop).start()
+    begun = time.monotonic()
+    assert site.ask(patience=30.0).reply is None
+    assert time.monotonic() - begun < 10.0
+
+
+def test_a_late_answer_is_kept_once_and_is_not_taken_for_the_next_frames(bundle: Bundle) -> None:
+    site = Site(bundle, lambda _: None)
+    site.ask(0, 0.01)
+
+    def late_one_first(asked: Request) -> Answer:
+        site.answer(site.sent[0][1].correlation, answer(bundle, 5))
+        assert asked.correlation != site.sent[0][1].correlation
+        return answer(bundle, 6)
+
+    site.said = late_one_first
+    reply = site.ask(1).reply
+    assert reply is not None
+    assert (reply.frame, reply.logits.argmax()) == (1, 6)
+    late = site.cloud.late()
+    assert [(reply.frame, reply.logits.argmax()) for reply in late] == [(0, 5)]
+    assert site.cloud.late() == []
+
+
+def test_a_second_answer_to_the_same_question_is_passed_over(bundle: Bundle) -> None:
+    """Before the first has been taken as well as after."""
+    site = Site(bundle, lambda _: None)
+
+    def twice(asked: Request) -> Answer:
+        site.answer(asked.correlation, answer(bundle, 4))
+        return answer(bundle, 5)
+
+    site.said = twice
+    reply = site.ask(0).reply
+    assert reply is not None
+    assert reply.logits.argmax() == 4
+    site.answer(site.sent[0][1].correlation, answer(bundle, 6))
+    assert site.cloud.late() == []
+
+
+def test_silence_opens_the_circuit_so_that_frames_do_not_wait(bundle: Bundle) -> None:
+    site = Site(bundle, lambda _: None)
+    for index in range(3):
+        assert site.ask(index, 0.01).trouble == "no answer in time"
+    begun = time.monotonic()
+    assert "circuit open" in site.ask(3, 5.0).trouble
+    assert time.monotonic() - begun < 0.4
+    assert len(site.sent) == 3
+
+
+def test_answers_resume_by_themselves_when_the_cloud_is_back(bundle: Bundle) -> None:
+    site = Site(bundle, lambda _: None)
+    for index in range(3):
+        site.ask(index, 0.01)
+    site.said = lambda _: answer(bundle)
+    deadline = time.monotonic() + 10
+    while site.ask(9, 0.1).reply is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert site.ask(10).reply is not None
+
+
+def test_a_refusal_is_no_answer_but_does_not_open_the_circuit(bundle: Bundle) -> None:
+    site = Site(bundle, lambda _: BUSY)
+    for index in range(10):
+        assert site.ask(index).trouble == "refused: busy (the queue is full)"
+    assert len(site.sent) == 10
+
+
+def test_a_late_refusal_is_forgotten(bundle: Bundle) -> None:
+    site = Site(bundle, lambda _: None)
+    site.ask(0, 0.01)
+    site.answer(site.sent[0][1].correlation, BUSY)
+    assert site.cloud.late() == []
+
+
+def test_the_answer_of_another_model_is_refused(bundle: Bundle) -> None:
+    other = Answer(answer(bundle).scores, "0" * 64, None, Timing(0, 0, 0, 1))
+    outcome = Site(bundle, lambda _: other).ask()
+    assert outcome.reply is None
+    assert "another model" in outcome.trouble
+
+
+def test_the_answers_of_an_earlier_run_are_passed_over(bundle: Bundle) -> None:
+    earlier, site = Site(bundle, lambda _: None), Site(bundle, lambda _: None)
+    earlier.ask(0, 0.01)
+    site.said = lambda _: site.answer(earlier.sent[0][1].correlation, answer(bundle))  # type: ignore[func-returns-value]
+    assert site.ask(0, 0.05).reply is None
+    assert site.cloud.late() == []
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [b"", b"\xff" * 100, bytes(300_000), encode(Answer(b"123", "", None, Timing(0, 0, 0, 1)))],
+    ids=["empty", "noise", "huge", "no-struct-of-ours"],
+)
+def test_a_malformed_answer_raises_that_and_nothing_else_and_counts_as_silence(bundle: Bundle, payload: bytes) -> None:
+    site = Site(bundle, lambda _: None)
+
+    def malformed(asked: Request) -> None:
+        if payload.startswith(b"\x85") or b"123" in payload:  # for our model, so that its scores are looked at
+            said = encode(Answer(b"123", bundle.manifest.models["full"].sha256, None, Timing(0, 0, 0, 1)))
+        else:
+            said = payload
+        with pytest.raises(Malformed):
+            site.answer(asked.correlation, said)
+
+    site.said = malformed
+    assert site.ask(0, 0.05).trouble == "no answer in time"
+
+
+@pytest.mark.parametrize("correlation", [None, b"", b"x" * 15, b"x" * 16, bytes(64)])
+def test_an_answer_to_nothing_we_asked_is_passed_over(bundle: Bundle, correlation: bytes | None) -> None:
+    site = Site(bundle, lambda _: None)
+    site.ask(0, 0.01)
+    site.cloud.receive(message(encode(answer(bundle)), correlation))
+    assert site.cloud.late() == []
+
+
+def test_without_a_connection_nothing_is_sent_and_nobody_waits(bundle: Bundle) -> None:
+    site = Site(bundle, lambda _: answer(bundle))
+    site.link.connected.clear()
+    for index in range(10):
+        assert site.ask(index).trouble == "not connected"
+    site.link.connected.set()
+    assert site.ask(10).reply is not None, "an outage of the network says nothing about the cloud"
+
+
+def test_what_may_still_come_is_remembered_in_bounded_memory(bundle: Bundle) -> None:
+    site = Site(bundle, lambda _: None)
+    site.cloud._breaker.allows = lambda _: True  # type: ignore[method-assign]
+    for index in range(300):
+        site.ask(index, 0.0)
+    for _, asked, _ in site.sent:
+        site.answer(asked.correlation, answer(bundle))
+    assert [reply.frame for reply in site.cloud.late()] == list(range(44, 300))

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge_agent.core.types import Answer
+from edge_agent.report import Latencies, Score, Sink, line
+
+HIT = Answer(7, 1, 0.97, 0.03, "base", "small")
+ASKED = Answer(8, 0, 0.6, 0.4, "cloud", "full", "risk 0.400 over 0.050", 1)
+
+
+def filled(values: list[float]) -> Latencies:
+    latencies = Latencies()
+    for value in values:
+        latencies.add(value)
+    return latencies
+
+
+@given(st.lists(st.floats(0.001, 1e6), min_size=1), st.floats(0.001, 1.0))
+def test_a_percentile_is_what_so_many_frames_stayed_within_to_one_percent(values: list[float], share: float) -> None:
+    exact = sorted(values)[math.ceil(share * len(values)) - 1]
+    assert exact * 0.999999 <= filled(values).percentile(share) <= exact * 1.0101
+
+
+@pytest.mark.parametrize("scale", [0.05, 1.0, 40.0])
+def test_the_table_agrees_with_numpy(scale: float) -> None:
+    values = np.random.default_rng(0).lognormal(math.log(scale), 1.0, 20_000)
+    table = filled(values.tolist()).table()
+    assert table["mean"] == pytest.approx(values.mean(), rel=1e-3, abs=1e-3)
+    assert table["max"] == pytest.approx(values.max(), abs=1e-3)
+    for name, share in (("p50", 50), ("p95", 95), ("p99", 99)):
+        assert table[name] == pytest.approx(np.percentile(values, share), rel=0.02, abs=1e-3)
+
+
+def test_nothing_measured_is_zero_and_extremes_do_no_harm() -> None:
+    assert filled([]).table() == {"mean": 0.0, "p50": 0.0, "p95": 0.0, "p99": 0.0, "max": 0.0}
+    assert filled([0.0, 1e9]).table()["max"] == 1e9
+
+
+def test_memory_stays_bounded_however_long_the_run() -> None:
+    latencies = filled(np.random.default_rng(0).lognormal(0, 8, 20_000).tolist())
+    assert len(latencies._bins) <= math.log(1e9) / math.log(1.01) + 2
+
+
+def test_accuracy_counts_only_where_the_truth_is_known() -> None:
+    score = Score()
+    assert score.accuracy is None
+    for label, truth in (("cat", "cat"), ("cat", "dog"), ("cat", None), ("dog", "dog")):
+        score.add(label, truth)
+    assert score.accuracy == pytest.approx(2 / 3)
+
+
+def test_a_line_says_what_the_answer_is_and_leaves_out_what_it_is_not(tmp_path: Path) -> None:
+    sink = Sink(str(tmp_path / "answers.jsonl"))
+    sink.write(line(HIT, ("cat", "dog"), 1.5, 0.25, None))
+    sink.write(line(ASKED, ("cat", "dog"), 1.6, 9.5, "dog"))
+    sink.close()
+    first, second = (json.loads(text) for text in (tmp_path / "answers.jsonl").read_text().splitlines())
+    assert first == {
+        "frame": 7, "time": 1.5, "label": "dog", "confidence": 0.97, "risk": 0.03, "level": "base", "model": "small",
+        "latency_ms": 0.25,
+    }  # fmt: skip
+    assert second["cloud"] == second["truth"] == "dog"
+    assert second["reason"] == "risk 0.400 over 0.050"
+
+
+def test_every_line_is_on_the_disk_when_write_returns(tmp_path: Path) -> None:
+    sink = Sink(str(tmp_path / "answers.jsonl"))
+    sink.write(line(HIT, ("cat", "dog"), 1.5, 0.25, None))
+    assert (tmp_path / "answers.jsonl").read_bytes().endswith(b"}\n")
+    sink.close()
+
+
+def test_a_full_disk_ends_the_writing_not_the_run(caplog: pytest.LogCaptureFixture) -> None:
+    sink = Sink("/dev/full")
+    for _ in range(3):
+        sink.write(line(HIT, ("cat", "dog"), 1.5, 0.25, None))
+    sink.close()
+    assert [record.message for record in caplog.records] == ["answers are no longer written: No space left on device"]
+
+
+def test_standard_output_is_not_closed(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    sink = Sink("-")
+    sink.write(line(HIT, ("cat", "dog"), 1.5, 0.25, None))
+    sink.close()
+    print("still here", flush=True)
+    assert capfdbinary.readouterr().out.endswith(b"}\nstill here\n")
+
+
+def test_a_file_that_cannot_be_opened_is_an_error_at_once() -> None:
+    with pytest.raises(OSError):
+        Sink("/nowhere/answers.jsonl")
+
+
+def test_no_target_writes_nothing() -> None:
+    sink = Sink("")
+    sink.write(line(HIT, ("cat", "dog"), 1.5, 0.25, None))
+    sink.close()

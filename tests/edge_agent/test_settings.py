@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import socket
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge_agent.settings import Settings, default_device, size
+from shared import config
+from shared.protocol import check_device
+
+
+@pytest.mark.parametrize(
+    ("text", "bytes_"),
+    [
+        ("150MB", 150_000_000),
+        ("150mb", 150_000_000),
+        ("150 MB", 150_000_000),
+        (" 64MiB ", 64 << 20),
+        ("64M", 64_000_000),
+        ("1.5GiB", 3 << 29),
+        ("2000000", 2_000_000),
+        ("20B", 20),
+        ("7kB", 7000),
+        ("7Ki", 7168),
+        ("0", 0),
+    ],
+)
+def test_sizes_are_read_with_their_units(text: str, bytes_: int) -> None:
+    assert size(text) == bytes_
+
+
+@pytest.mark.parametrize("text", ["", "MB", "-1MB", "1TB", "1.MB", ".5MB", "1e6", "1 5MB", "150MBs", "1iB", "ten"])
+def test_what_is_no_size_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="150MB"):
+        size(text)
+
+
+@given(st.text(max_size=80))
+def test_every_host_name_becomes_a_device_name(name: str) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket, "gethostname", lambda: name)
+        if (device := default_device()) != "catalogue":
+            check_device(device)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"levels": ("frames", "clouds")},
+        {"max_false_hits": 0.0},
+        {"max_false_hits": 1.0},
+        {"deadline_ms": 0},
+        {"deadline_ms": 60_001},
+        {"provider": "gpu"},
+        {"threads": 0},
+        {"fps": 0.0},
+        {"frames": 0},
+        {"context": "perhaps"},
+    ],
+)
+def test_settings_that_cannot_be_are_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(config.ConfigError, match=next(iter(wrong)).replace("_", "-")):
+        config.load(Settings, wrong, environment={})

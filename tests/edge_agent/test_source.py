@@ -1,0 +1,200 @@
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from edge_agent.source import Live, Source, SourceError, open_source
+from shared import stream
+
+_BOUND_S = 10.0
+
+
+def picture(brightness: int, side: int = 48) -> np.ndarray:
+    return np.full((side, side, 3), brightness, np.uint8)
+
+
+def brightnesses(source: Source) -> list[int]:
+    return [round(float(shot.picture.mean())) for shot in source]
+
+
+def test_a_directory_plays_its_pictures_by_name_and_skips_and_counts_broken_ones(tmp_path: Path) -> None:
+    for name, brightness in (("b.png", 20), ("a.jpg", 10), ("c.JPEG", 30)):
+        cv2.imwrite(str(tmp_path / name), picture(brightness))
+    (tmp_path / "aa.png").write_bytes(b"no picture")
+    (tmp_path / "bb.jpg").write_bytes((tmp_path / "a.jpg").read_bytes()[:-20])
+    (tmp_path / "d.png").mkdir()
+    (tmp_path / "notes.txt").write_text("not looked at")
+    source = open_source(str(tmp_path))
+    assert brightnesses(source) == [10, 20, 30]
+    assert (source.broken, source.dropped) == (3, 0)
+
+
+def recording(directory: Path, truth: tuple[int, ...] | None) -> Path:
+    described = stream.Recording(
+        name="made", seed=1, frames=3, fps=10.0, labels=("cat", "dog"), truth=truth, files="%06d.png"
+    )
+    stream.write(directory, described, [picture(10 * i) for i in range(3)])
+    return directory
+
+
+def test_a_recorded_stream_knows_the_truth(tmp_path: Path) -> None:
+    source = open_source(str(recording(tmp_path, (1, 0, 1))))
+    assert [shot.truth for shot in source] == ["dog", "cat", "dog"]
+
+
+def test_a_recorded_stream_without_truth_plays_all_the_same(tmp_path: Path) -> None:
+    assert [shot.truth for shot in open_source(str(recording(tmp_path, None)))] == [None] * 3
+
+
+def test_a_broken_picture_of_a_stream_does_not_shift_the_truth_of_the_next(tmp_path: Path) -> None:
+    (recording(tmp_path, (1, 0, 1)) / "000000.png").write_bytes(b"x")
+    source = open_source(str(tmp_path))
+    assert [shot.truth for shot in source] == ["cat", "dog"]
+    assert source.broken == 1
+
+
+def test_a_video_file_plays_every_frame(tmp_path: Path) -> None:
+    path = tmp_path / "clip.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 25.0, (64, 48))
+    for brightness in range(0, 200, 10):
+        writer.write(np.full((48, 64, 3), brightness, np.uint8))
+    writer.release()
+    source = open_source(str(path))
+    seen = brightnesses(source)
+    source.close()
+    np.testing.assert_allclose(seen, range(0, 200, 10), atol=3)
+
+
+@pytest.mark.parametrize("kind", ["files", "video"])
+def test_closing_from_another_thread_ends_a_paced_source(tmp_path: Path, kind: str) -> None:
+    """Even between two frames that are a minute apart."""
+    if kind == "files":
+        where = recording(tmp_path, None)
+    else:
+        where = tmp_path / "clip.avi"
+        writer = cv2.VideoWriter(str(where), cv2.VideoWriter.fourcc(*"MJPG"), 25.0, (64, 48))
+        for _ in range(3):
+            writer.write(np.zeros((48, 64, 3), np.uint8))
+        writer.release()
+    source = open_source(str(where), fps=1 / 60)
+    begun = time.monotonic()
+    threading.Timer(0.2, source.close).start()
+    assert len(list(source)) == 1
+    assert time.monotonic() - begun < _BOUND_S
+
+
+def test_closing_ends_a_directory_of_nothing_but_broken_files(tmp_path: Path) -> None:
+    for i in range(5):
+        (tmp_path / f"{i}.png").write_bytes(b"x")
+    source = open_source(str(tmp_path))
+    source.close()
+    assert list(source) == []
+    assert source.broken == 0
+
+
+def test_a_file_is_paced_and_a_slow_reader_is_not_hurried_afterwards(tmp_path: Path) -> None:
+    source = iter(open_source(str(recording(tmp_path, None)), fps=20))
+    next(source)
+    time.sleep(0.3)
+    next(source)
+    begun = time.monotonic()
+    next(source)
+    assert time.monotonic() - begun > 0.03
+
+
+@pytest.mark.parametrize(
+    ("spec", "why"),
+    [
+        ("camera:", "camera:0"),
+        ("camera:front", "camera:0"),
+        ("camera:-1", "camera:0"),
+        ("camera:²", "camera:0"),
+        ("camera:99", "cannot be opened"),
+        ("rtsp://127.0.0.1:1/x", "cannot be opened"),
+        ("nowhere.mp4", "no file"),
+        ("http://example.org", "no file"),
+        ("{tmp}/text.txt", "no video"),
+        ("{tmp}/empty", "no .jpg or .png"),
+        ("{tmp}/damaged", "stream.json"),
+    ],
+)
+def test_what_cannot_be_played_is_one_clear_line(tmp_path: Path, spec: str, why: str) -> None:
+    (tmp_path / "text.txt").write_text("hello")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged/stream.json").write_text("{")
+    with pytest.raises(SourceError) as refused:
+        open_source(spec.format(tmp=tmp_path))
+    assert why in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+class Camera:
+    """A capture that gives a frame whenever it is told to."""
+
+    def __init__(self) -> None:
+        self._frames: Iterator[int] = itertools.count()
+        self._due = threading.Semaphore(0)
+        self.unplugged = self.released = False
+
+    def shoot(self, frames: int = 1) -> None:
+        self._due.release(frames)
+
+    def read(self) -> tuple[bool, np.ndarray | None]:
+        if not self._due.acquire(timeout=_BOUND_S) or self.unplugged:
+            return False, None
+        return True, picture(next(self._frames))
+
+    def release(self) -> None:
+        self.released = True
+
+
+def until(true: object) -> None:
+    deadline = time.monotonic() + _BOUND_S
+    while not true():  # type: ignore[operator]
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def test_a_live_source_keeps_only_the_latest_frame_and_counts_what_it_drops() -> None:
+    camera = Camera()
+    source = Live(camera)  # type: ignore[arg-type]
+    camera.shoot(5)
+    until(lambda: source.dropped == 4)
+    shots = iter(source)
+    assert next(shots).picture.mean() == 4
+    camera.shoot()
+    assert next(shots).picture.mean() == 5
+    assert source.dropped == 4
+    camera.shoot()
+    source.close()
+
+
+def test_closing_from_another_thread_ends_a_live_source_that_waits_for_a_frame() -> None:
+    """And the camera's thread ends with its next frame, or is left alone if there is none."""
+    camera = Camera()
+    source = Live(camera)  # type: ignore[arg-type]
+    begun = time.monotonic()
+    threading.Timer(0.1, source.close).start()
+    assert list(source) == []
+    assert time.monotonic() - begun < _BOUND_S / 2
+    camera.shoot()
+    until(lambda: camera.released)
+
+
+def test_an_unplugged_camera_ends_the_source_after_its_last_frame() -> None:
+    camera = Camera()
+    source = Live(camera)  # type: ignore[arg-type]
+    camera.shoot()
+    until(lambda: source._latest is not None)
+    camera.unplugged = True
+    camera.shoot()
+    assert len(list(source)) == 1
+    until(lambda: camera.released)

@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+
+from edge_agent import store as module
+from edge_agent.store import Store, StoreError
+from shared.bundle import parse
+from tests.bundles import tiny_bundle
+
+DATA = bytes(range(256)) * 100
+SHA256 = hashlib.sha256(DATA).hexdigest()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")
+
+
+def blobs(tmp_path: Path) -> list[str]:
+    return sorted(path.name for path in (tmp_path / "store/blobs").iterdir())
+
+
+def test_a_transfer_goes_on_where_it_stopped(store: Store, tmp_path: Path) -> None:
+    assert store.offset(SHA256) == 0
+    store.append(SHA256, DATA[:1000])
+    again = Store(tmp_path / "store")
+    assert again.offset(SHA256) == 1000
+    again.append(SHA256, DATA[1000:])
+    path = again.finish(SHA256)
+    assert path.read_bytes() == DATA
+    assert again.path(SHA256) == path
+    assert blobs(tmp_path) == [SHA256]
+
+
+def test_what_is_not_finished_is_not_given_out(store: Store) -> None:
+    assert store.path(SHA256) is None
+    store.append(SHA256, DATA)
+    assert store.path(SHA256) is None
+
+
+def test_another_digest_is_refused_and_the_file_begun_afresh(store: Store, tmp_path: Path) -> None:
+    store.append(SHA256, DATA[:-1] + b"x")
+    with pytest.raises(StoreError, match="another digest"):
+        store.finish(SHA256)
+    assert store.offset(SHA256) == 0
+    assert store.path(SHA256) is None
+    assert blobs(tmp_path) == []
+
+
+def test_a_file_that_rotted_is_removed(store: Store, tmp_path: Path) -> None:
+    store.append(SHA256, DATA)
+    path = store.finish(SHA256)
+    path.write_bytes(DATA[:-1] + b"x")
+    assert store.path(SHA256) is None
+    assert blobs(tmp_path) == []
+
+
+def test_an_unfinished_file_can_be_discarded(store: Store) -> None:
+    store.discard(SHA256)
+    store.append(SHA256, DATA)
+    store.discard(SHA256)
+    assert store.offset(SHA256) == 0
+
+
+def test_the_manifest_seen_last_is_recalled_or_the_one_asked_for(store: Store, tmp_path: Path) -> None:
+    assert store.recall() is None
+    data = (tiny_bundle(tmp_path / "bundle") / "bundle.json").read_bytes()
+    other = data.replace(b'"name":"tiny"', b'"name":"other"')
+    for age, manifest in ((200, data), (100, other)):
+        name = parse(manifest).name
+        store.remember(manifest, parse(manifest))
+        kept = tmp_path / f"store/catalogue/{name}.json"
+        os.utime(kept, (kept.stat().st_atime, kept.stat().st_mtime - age))
+    assert store.recall() == other
+    assert store.recall("tiny") == data
+    assert store.recall("third") is None
+
+
+def test_a_manifest_that_is_damaged_or_half_written_is_passed_over(store: Store, tmp_path: Path) -> None:
+    data = (tiny_bundle(tmp_path / "bundle") / "bundle.json").read_bytes()
+    store.remember(data, parse(data))
+    (tmp_path / "store/catalogue/newer.json").write_bytes(data[:-10])
+    (tmp_path / "store/catalogue/half.part").write_bytes(data)
+    assert store.recall() == data
+    assert store.recall("newer") is None
+
+
+@pytest.mark.parametrize("where", ["/proc/nowhere", "/dev/null/store"])
+def test_a_store_that_cannot_be_written_is_refused_at_once(where: str) -> None:
+    with pytest.raises(StoreError, match="--store"):
+        Store(Path(where))
+
+
+def test_a_full_disk_is_a_store_error_wherever_it_strikes(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = (tiny_bundle(tmp_path / "bundle") / "bundle.json").read_bytes()
+    part = tmp_path / f"store/blobs/{SHA256}.part"
+    part.symlink_to("/dev/full")
+    with pytest.raises(StoreError, match="No space left"):
+        store.append(SHA256, DATA)
+    part.unlink()
+    store.append(SHA256, DATA)
+
+    def full(*_: Any) -> NoReturn:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(module.os, "fsync", full)
+    with pytest.raises(StoreError, match="No space left"):
+        store.finish(SHA256)
+    with pytest.raises(StoreError, match="No space left"):
+        store.remember(data, parse(data))
+    assert store.path(SHA256) is None, "what was not flushed is not trusted"
+    assert store.recall() is None
+
+
+def test_a_disk_that_cannot_be_read_is_a_store_error(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / f"store/blobs/{SHA256}").mkdir()
+    with pytest.raises(StoreError):
+        store.path(SHA256)
+    (tmp_path / f"store/blobs/{SHA256}.part").mkdir()
+    with pytest.raises(StoreError):
+        store.discard(SHA256)
+
+    def broken(*_: Any, **__: Any) -> NoReturn:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(Path, "stat", broken)
+    with pytest.raises(StoreError):
+        store.offset(SHA256)
