@@ -7,6 +7,7 @@ that keeps only the latest frame and counts what it drops, so that an answer is 
 from __future__ import annotations
 
 import math
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -73,6 +74,9 @@ def open_source(spec: str, fps: float | None = None) -> Source:
 
 
 def _capture(what: int | str, trouble: str) -> cv2.VideoCapture:
+    # Or OpenCV and FFmpeg say on stderr, in many lines, what we say in one.
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     capture = cv2.VideoCapture(what)
     if not capture.isOpened():
         capture.release()

@@ -62,7 +62,7 @@ CIFAR10 = Preset(
     submodel_recipe=Recipe(phases=((3, 32),), rate=0.03, decay=1e-4, batch=128),
     scenes=SEEN,
     views=4,
-    pools=16,
+    pools=24,
     frames=500,
 )
 #: The same path in under a minute, on the thousand images that ship with the project; good for nothing but a try.
@@ -162,9 +162,10 @@ def _measure(
         )
         for kind in streams.NAMES
     }
+    thresholds = gates.fit(kinds, family, preset.budgets, preset.confidence)
     fitted = [
-        Gate(budget, gates.fit(kinds, family, budget, preset.confidence), preset.confidence, len(pools))
-        for budget in preset.budgets
+        Gate(budget, threshold, preset.confidence, len(pools))
+        for budget, threshold in zip(preset.budgets, thresholds, strict=True)
     ]
     progress.remove_task(task)
 

@@ -8,7 +8,7 @@ frames of one stream are not independent.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
@@ -127,8 +127,10 @@ def reference_labels(stream: Recorded, family: Family) -> npt.NDArray[np.int64]:
     return labels
 
 
-def fit(kinds: Mapping[streams.Name, list[Recorded]], family: Family, budget: float, confidence: float) -> float:
-    """The loosest threshold of ``GRID`` at which every kind of stream keeps within ``budget``.
+def fit(
+    kinds: Mapping[streams.Name, list[Recorded]], family: Family, budgets: Sequence[float], confidence: float
+) -> list[float]:
+    """For each budget the loosest threshold of ``GRID`` at which every kind of stream keeps within it; 0 if none does.
 
     Fixed-sequence testing (A. Angelopoulos et al., "Learn then Test", arXiv 2110.01052, section 2.2): thresholds are
     tried from the strictest and the first that cannot be shown to hold ends the search, so no correction for their
@@ -136,18 +138,22 @@ def fit(kinds: Mapping[streams.Name, list[Recorded]], family: Family, budget: fl
     a stream's rate of false hits is not normal.
     """
     references = {kind: [reference_labels(stream, family) for stream in several] for kind, several in kinds.items()}
-    proven = 0.0
+    proven = dict.fromkeys(budgets, 0.0)
+    open_ = set(budgets)
     for threshold in GRID:
+        worst = 0.0
         for kind, several in kinds.items():
             pairs = zip(several, references[kind], strict=True)
             rates = [
                 replay(stream, family, ours(stream, family, threshold)).false_hits(reference)
                 for stream, reference in pairs
             ]
-            if upper_bound(rates, confidence) > budget:
-                return proven
-        proven = threshold
-    return proven
+            worst = max(worst, upper_bound(rates, confidence))
+        open_ = {budget for budget in open_ if worst <= budget}
+        proven |= dict.fromkeys(open_, threshold)
+        if not open_:
+            break
+    return [proven[budget] for budget in budgets]
 
 
 def upper_bound(rates: list[float], confidence: float) -> float:

@@ -17,7 +17,8 @@ View = npt.NDArray[np.float32] | dict[str, npt.NDArray[np.float32]]
 
 def logits(label: int, margin: float) -> npt.NDArray[np.float32]:
     """For ``label``, so much above the others."""
-    return np.float32(margin) * np.eye(CLASSES, dtype=np.float32)[label]
+    made: npt.NDArray[np.float32] = np.float32(margin) * np.eye(CLASSES, dtype=np.float32)[label]
+    return made
 
 
 def signature(brightness: float) -> Signature:

@@ -16,7 +16,8 @@ CONTEXT = Context(CLASSES)
 
 
 def sure_of(label: int) -> Posterior:
-    return np.eye(CLASSES)[label]
+    posterior: Posterior = np.eye(CLASSES)[label]
+    return posterior
 
 
 def ask(cache: FrameCache, index: int, brightness: float) -> int | None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -34,7 +35,7 @@ def build(
     )
 
 
-def frame(index: int, view: View, brightness: float | None = None) -> Frame:
+def frame(index: int, view: View | None, brightness: float | None = None) -> Frame:
     """Its picture is like no other's, unless ``brightness`` says what it is like."""
     return Frame(index, view, signature(37.0 * index if brightness is None else brightness))
 
@@ -273,7 +274,7 @@ def test_without_the_level_no_submodel_is_wanted_or_kept() -> None:
 
 
 def test_no_picture_is_kept_once_its_frame_has_ended() -> None:
-    class Picture(dict[str, object]):
+    class Picture(dict[str, npt.NDArray[np.float32]]):
         pass
 
     hierarchy = build()

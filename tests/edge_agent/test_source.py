@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import cv2
@@ -198,3 +201,40 @@ def test_an_unplugged_camera_ends_the_source_after_its_last_frame() -> None:
     camera.shoot()
     assert len(list(source)) == 1
     until(lambda: camera.released)
+
+
+class MotionJpeg(BaseHTTPRequestHandler):
+    """A network camera of 200 frames a second."""
+
+    def do_GET(self) -> None:
+        jpeg = cv2.imencode(".jpg", picture(90))[1].tobytes()
+        self.send_response(200)
+        self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=next")
+        self.end_headers()
+        try:
+            while True:
+                head = f"--next\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"
+                self.wfile.write(head.encode() + jpeg + b"\r\n")
+                time.sleep(0.005)
+        except OSError:
+            pass
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_a_program_ends_in_peace_while_its_camera_goes_on_giving_frames() -> None:
+    """A read that returned while the interpreter ended would abort it."""
+    camera = ThreadingHTTPServer(("127.0.0.1", 0), MotionJpeg)
+    camera.daemon_threads = True
+    threading.Thread(target=camera.serve_forever, daemon=True).start()
+    program = (
+        "import cv2, sys; from edge_agent.source import Live; source = Live(cv2.VideoCapture(sys.argv[1]))\n"
+        "for i, shot in enumerate(source):\n    if i == 5: break\nsource.close(); print(i)"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program, f"http://127.0.0.1:{camera.server_port}/camera.mjpg"],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    camera.shutdown()
+    assert (ended.returncode, ended.stdout) == (0, "5\n"), ended.stderr

@@ -8,7 +8,6 @@ from typing import Any, NoReturn
 
 import pytest
 
-from edge_agent import store as module
 from edge_agent.store import Store, StoreError
 from shared.bundle import parse
 from tests.bundles import tiny_bundle
@@ -111,7 +110,7 @@ def test_a_full_disk_is_a_store_error_wherever_it_strikes(
     def full(*_: Any) -> NoReturn:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(module.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(StoreError, match="No space left"):
         store.finish(SHA256)
     with pytest.raises(StoreError, match="No space left"):

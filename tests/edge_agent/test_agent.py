@@ -1,0 +1,239 @@
+"""The agent in this process, without a network: what it does between two frames."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from time import monotonic, sleep
+from typing import Any, cast
+
+import msgspec
+import numpy as np
+import pytest
+
+from edge_agent import agent as module
+from edge_agent.agent import Agent, AgentError, View
+from edge_agent.report import Sink
+from edge_agent.settings import Settings
+from edge_agent.source import Shot
+from edge_agent.store import Store
+from shared.bundle import Bundle, Gate
+from shared.image import Input
+from shared.link import Address, Link, Message
+from shared.protocol import Status, catalogue, decode
+from tests.bundles import INPUT, tiny_bundle
+from tests.edge_agent.links import FakeLink
+
+_BOUND_S = 10.0
+
+
+def shot(brightness: int = 0) -> Shot:
+    return Shot(np.full((48, 64, 3), brightness, np.uint8))
+
+
+def stored(store: Store, bundle: Bundle) -> Store:
+    """Put all models of ``bundle`` into ``store`` as if they had been pulled."""
+    for name, model in bundle.manifest.models.items():
+        store.append(model.sha256, bundle.path(name).read_bytes())
+        store.finish(model.sha256)
+    return store
+
+
+@contextmanager
+def running(settings: Settings, store: Store | None = None, bundle: Bundle | None = None) -> Iterator[Agent]:
+    agent = Agent(settings, None, store, bundle)
+    agent.keeper.start()
+    try:
+        agent.await_deployment()
+        yield agent
+    finally:
+        agent.keeper.stop()
+
+
+def tend_until(agent: Agent, true: Callable[[], object]) -> None:
+    deadline = monotonic() + _BOUND_S
+    while not true():
+        assert monotonic() < deadline
+        agent._tend()
+        sleep(0.005)
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return Bundle(tiny_bundle(tmp_path_factory.mktemp("bundle")))
+
+
+@pytest.fixture(scope="module")
+def newer(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return Bundle(tiny_bundle(tmp_path_factory.mktemp("newer"), seed=1))
+
+
+def test_a_picture_is_cropped_once_for_all_models_that_see_the_same() -> None:
+    view = View(shot().picture)
+    assert view.crop(INPUT) is view.crop(Input(INPUT.side, INPUT.mean, INPUT.std))
+    assert view.crop(Input(16, INPUT.mean, INPUT.std)).shape == (16, 16, 3)
+
+
+class Pictures:
+    """A source of so many pictures, each unlike the others."""
+
+    def __init__(self, count: int) -> None:
+        self.dropped = self.broken = 0
+        self.closed = False
+        self._count = count
+
+    def __iter__(self) -> Iterator[Shot]:
+        for index in range(self._count):
+            yield shot(index * 20 % 256)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_every_frame_of_a_source_is_answered_and_the_summary_says_so(bundle: Bundle, tmp_path: Path) -> None:
+    agent = Agent(Settings(levels=("frames", "submodels", "base")), None, None, bundle)
+    source, sink = Pictures(30), Sink(str(tmp_path / "answers"))
+    agent.run(source, sink)
+    sink.close()
+    summary = agent.summary(source)
+    assert len((tmp_path / "answers").read_text().splitlines()) == summary["frames"] == 30
+    assert sum(summary["hits"].values()) + summary["cloud"] + summary["fallbacks"] == 30
+    assert summary["hits"]["frames"] > 0
+    assert summary["hits"]["base"] > 0
+    assert summary["latency_ms"]["p50"] > 0
+    assert summary["resident_bytes_peak"] > 1 << 20
+    assert source.closed
+
+
+def test_it_stops_after_so_many_frames(bundle: Bundle) -> None:
+    agent = Agent(Settings(frames=3), None, None, bundle)
+    source = Pictures(30)
+    agent.run(source, Sink(""))
+    assert agent.tally.frames == 3
+    assert source.closed
+
+
+def test_without_context_every_picture_is_judged_by_itself(bundle: Bundle) -> None:
+    """The frame cache needs signatures; the filter must not listen to them."""
+    with running(Settings(context=False, levels=("frames", "base")), bundle=bundle) as agent:
+        hierarchy = agent.hierarchy
+        assert hierarchy is not None
+        base = hierarchy.base
+        assert base is not None
+        for index in range(10):
+            before = agent.tally.hits["frames"]
+            picture = shot(index * 7)
+            agent.answer(index, picture, Sink(""))
+            if agent.tally.hits["frames"] == before:
+                logits = base.model.score(View(picture.picture))
+                assert agent.now.label == bundle.manifest.labels[int(logits.argmax())]
+
+
+@pytest.mark.parametrize("what", [{"memory_budget": "1MB"}, {"max_false_hits": 0.001}])
+def test_a_bundle_that_cannot_be_used_is_one_clear_line(bundle: Bundle, what: dict[str, Any]) -> None:
+    """Too little memory for it, or no gate proven for the error that is allowed."""
+    with pytest.raises(AgentError) as refused, running(Settings(**what), bundle=bundle):
+        pass
+    assert "\n" not in str(refused.value)
+
+
+def test_a_newer_version_takes_over_while_frames_go_on(bundle: Bundle, newer: Bundle, tmp_path: Path) -> None:
+    store = stored(stored(Store(tmp_path), bundle), newer)
+    store.remember(bundle.data, bundle.manifest)
+    with running(Settings(), store) as agent:
+        agent.answer(0, shot(), Sink(""))
+        agent.keeper.announce(newer.data)
+        tend_until(agent, lambda: agent.summary(Pictures(0))["bundle_version"] == newer.version)
+        agent.answer(1, shot(), Sink(""))
+        assert agent.tally.frames == 2
+
+
+def test_an_update_that_cannot_be_used_leaves_all_as_it_is(
+    bundle: Bundle, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = stored(Store(tmp_path), bundle)
+    store.remember(bundle.data, bundle.manifest)
+    with running(Settings(), store) as agent:
+        lax = msgspec.structs.replace(bundle.manifest, gates=(Gate(0.5, 0.5, 0.95, 10),))
+        agent.keeper.announce(msgspec.json.encode(lax))
+        tend_until(agent, lambda: "going on with version" in caplog.text)
+        assert agent.summary(Pictures(0))["bundle_version"] == bundle.version
+        agent.answer(0, shot(), Sink(""))
+
+
+def test_a_wanted_submodel_comes_while_frames_go_on(bundle: Bundle) -> None:
+    with running(Settings(), bundle=bundle) as agent:
+        hierarchy = agent.hierarchy
+        assert hierarchy is not None
+        assert hierarchy.submodels is not None
+        hierarchy.wanted = "animals"
+        tend_until(agent, lambda: hierarchy.wanted is None)
+        assert hierarchy.submodels.names() == ("animals",)
+        assert agent.pulled == [], "it was here already"
+
+
+def test_a_submodel_that_has_to_go_is_really_gone(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its session has died by the time the memory is given back, or nothing would be given back."""
+    with running(Settings(), bundle=bundle) as agent:
+        hierarchy = agent.hierarchy
+        assert hierarchy is not None
+        assert hierarchy.submodels is not None
+        hierarchy.wanted = "animals"
+        tend_until(agent, lambda: hierarchy.wanted is None)
+        held = weakref.ref(hierarchy.submodels._resident["animals"].score)
+        alive: list[bool] = []
+        monkeypatch.setattr(module, "release_memory", lambda: alive.append(held() is not None))
+        hierarchy.submodels.budget = 1  # nothing fits any more
+        hierarchy.wanted = "vehicles"
+        gc.disable()
+        try:
+            tend_until(agent, lambda: hierarchy.wanted is None)
+        finally:
+            gc.enable()
+        assert alive
+        assert not any(alive)
+        assert hierarchy.submodels.names() == ()
+
+
+def test_what_cannot_be_had_is_not_announced_with_every_frame(bundle: Bundle, tmp_path: Path) -> None:
+    """A submodel on its way, or never to come, must cost the frames that pass meanwhile next to nothing."""
+    store = stored(Store(tmp_path), bundle)
+    store.remember(bundle.data, bundle.manifest)
+    (tmp_path / "blobs" / bundle.manifest.models["animals"].sha256).unlink()
+    statuses: list[Status] = []
+
+    def announced(_topic: str, payload: bytes, _rest: dict[str, Any]) -> bool:
+        statuses.append(decode(payload, Status))
+        return True
+
+    with running(Settings(), store) as agent:
+        agent.link = cast(Link, FakeLink(announced))
+        assert agent.hierarchy is not None
+        agent.hierarchy.wanted = "animals"
+        for _ in range(100):
+            agent._tend()
+        assert len(statuses) <= 1
+
+
+def test_a_given_bundle_is_not_replaced_by_the_brokers(bundle: Bundle, newer: Bundle) -> None:
+    """Its directory holds nothing of the newer one; so the catalogue is not even asked for."""
+    agent = Agent(Settings(), Address("127.0.0.1", 1), None, bundle)
+    assert agent.link is not None
+    assert [topic for topic, _ in agent.link._subscriptions] == [f"cachenet/1/{agent.settings.device}/answer"]
+    assert agent.keeper.version == bundle.version != newer.version
+
+
+@pytest.mark.parametrize("payload", [b"", b"{}", b"\xff" * 1000])
+@pytest.mark.parametrize("topic", [catalogue("tiny"), "cachenet/1/cam/answer", "cachenet/1/cam/blob/" + "0" * 64])
+def test_a_malformed_message_is_ignored_wherever_it_arrives(topic: str, payload: bytes, tmp_path: Path) -> None:
+    agent = Agent(Settings(device="cam"), Address("127.0.0.1", 1), Store(tmp_path), None)
+    agent._receive(Message(topic, payload, None, b"x" * 16, ()))
+
+
+def test_only_the_catalogue_asked_for_is_followed(bundle: Bundle, tmp_path: Path) -> None:
+    agent = Agent(Settings(catalogue="other"), Address("127.0.0.1", 1), Store(tmp_path), None)
+    agent._receive(Message(catalogue("tiny"), bundle.data, None, None, ()))
+    assert agent.keeper.version == ""

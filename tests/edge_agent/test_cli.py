@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from typer.testing import CliRunner, Result
+
+from edge_agent.cli import app
+from tests.bundles import tiny_bundle
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib  # type: ignore[import-not-found,unused-ignore]
+
+BROKER = "mqtt://127.0.0.1:1"
+
+
+@pytest.fixture(autouse=True)
+def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith("CACHENET_"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A directory with ``bundle`` and ``pictures`` of which all is well, and some of which it is not."""
+    place = tmp_path_factory.mktemp("place")
+    tiny_bundle(place / "bundle")
+    damaged = tiny_bundle(place / "damaged")
+    with (damaged / "base/1/model.onnx").open("ab") as file:
+        file.write(b"x")
+    (place / "pictures").mkdir()
+    for i in range(3):
+        cv2.imwrite(str(place / f"pictures/{i}.png"), np.full((48, 48, 3), 80 * i, np.uint8))
+    (place / "unknown.toml").write_text("sorce = 'x'\n")
+    (place / "not.toml").write_text("= 3\n")
+    (place / "text.mp4").write_text("no video")
+    yield place
+
+
+def invoke(*arguments: str, **environment: str) -> Result:
+    return CliRunner().invoke(app, ["run", *arguments], env=environment)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        ([], "no SOURCE"),
+        (["{place}/pictures"], "--broker"),
+        (["{place}/pictures", "--broker", "http://x"], "mqtt://host:port"),
+        (["{place}/pictures", "--broker", "mqtt://a:b@x"], "password does not belong"),
+        (["{place}/pictures", "--broker", "mqtt://x:99999"], "port"),
+        (["{place}/pictures", "--broker", BROKER, "--password-file", "{place}/none"], "No such file"),
+        (["{place}/pictures", "--broker", "mqtts://x", "--ca", "{place}/none"], "No such file"),
+        (["{place}/pictures", "--broker", BROKER, "--store", "/dev/null/store"], "--store"),
+        (["{place}/pictures", "--broker", BROKER, "--device", "a/b"], "device name"),
+        (["{place}/pictures", "--bundle", "{place}/none"], "is no bundle"),
+        (["{place}/pictures", "--bundle", "{place}/damaged"], "damaged"),
+        (["{place}/pictures", "--bundle", "{place}/bundle", "--base", "none"], "full, base, vehicles"),
+        (["{place}/pictures", "--bundle", "{place}/bundle", "--levels", "cloud"], "--levels"),
+        (["{place}/pictures", "--bundle", "{place}/bundle", "--levels", "frames,submodels"], "--levels"),
+        (["{place}/pictures", "--bundle", "{place}/bundle", "--levels", "cache"], "--levels"),
+        (["{place}/pictures", "--broker", BROKER, "--levels", ""], "--levels"),
+        (["{place}/pictures", "--bundle", "{place}/bundle", "--memory-budget", "much"], "150MB"),
+        (["{place}/pictures", "--bundle", "{place}/bundle", "--memory-budget", "1MB"], "memory budget 1MB"),
+        (["{place}/pictures", "--bundle", "{place}/bundle", "--max-false-hits", "2"], "--max-false-hits"),
+        (["{place}/pictures", "--bundle", "{place}/bundle", "--max-false-hits", "0.001"], "least is 0.01"),
+        (["{place}/pictures", "--bundle", "{place}/bundle", "--provider", "cuda"], "provider"),
+        (["{place}/pictures", "--bundle", "{place}/bundle", "--provider", "gpu"], "--provider"),
+        (["{place}/pictures", "--bundle", "{place}/bundle", "--output", "/nowhere/x"], "No such file"),
+        (["{place}/pictures", "--bundle", "{place}/bundle", "--summary", "/nowhere/x"], "No such file"),
+        (["{place}/none", "--bundle", "{place}/bundle"], "no file, directory"),
+        (["{place}/text.mp4", "--bundle", "{place}/bundle"], "no video"),
+        (["camera:x", "--bundle", "{place}/bundle"], "camera:0"),
+        (["camera:99", "--bundle", "{place}/bundle"], "cannot be opened"),
+        (["--config", "{place}/none.toml"], "No such file"),
+        (["--config", "{place}/unknown.toml"], "unknown key 'sorce'"),
+        (["--config", "{place}/not.toml"], "not TOML"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], why: str
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    done = invoke(*(argument.format(place=place) for argument in arguments))
+    assert (done.exit_code, done.stdout) == (2, ""), done.output
+    assert done.stderr.startswith("edge-agent: ")
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert why in done.stderr
+
+
+def test_a_bad_variable_is_named(place: Path) -> None:
+    done = invoke(str(place / "pictures"), CACHENET_DEADLINE_MS="soon")
+    assert done.exit_code == 2
+    assert "CACHENET_DEADLINE_MS" in done.stderr
+
+
+def test_a_source_that_opencv_cannot_open_is_one_line_even_of_the_processs_own_stderr(place: Path) -> None:
+    """The libraries beneath write where no Python can catch it."""
+    for source in ("camera:99", str(place / "text.mp4")):
+        ended = subprocess.run(
+            [sys.executable, "-m", "edge_agent", "run", source, "--bundle", str(place / "bundle")],
+            capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert ended.returncode == 2
+        assert ended.stderr.startswith("edge-agent: ")
+        assert ended.stderr.count("\n") == 1, ended.stderr
+
+
+def printed(*arguments: str, **environment: str) -> dict[str, Any]:
+    done = invoke(*arguments, "--print-config", **environment)
+    assert done.exit_code == 0, done.output
+    settings: dict[str, Any] = tomllib.loads(done.stdout)
+    return settings
+
+
+def test_flags_go_over_variables_over_the_file_over_the_defaults(tmp_path: Path) -> None:
+    file = tmp_path / "agent.toml"
+    file.write_text('source = "camera:1"\nthreads = 2\nfps = 5\nlevels = ["base"]\ncontext = false\n')
+    settings = printed("camera:3", "--config", str(file), CACHENET_SOURCE="camera:2", CACHENET_FPS="7.5")
+    assert (settings["source"], settings["fps"], settings["threads"]) == ("camera:3", 7.5, 2)
+    assert (settings["levels"], settings["context"], settings["deadline_ms"]) == (["base"], False, 250)
+    assert printed(CACHENET_LEVELS="base, cloud", CACHENET_CONTEXT="false")["levels"] == ["base", "cloud"]
+    assert printed("--context", "--config", str(file))["context"] is True
+
+
+def test_the_printed_settings_are_a_file_that_says_the_same(tmp_path: Path) -> None:
+    done = invoke("camera:0", "--broker", BROKER, "--frames", "7", "--print-config")
+    file = tmp_path / "agent.toml"
+    file.write_text(done.stdout)
+    assert invoke("--config", str(file), "--print-config").stdout == done.stdout
+    assert "frames = 7" in done.stdout
+
+
+def test_the_password_is_not_printed() -> None:
+    done = invoke("--print-config", CACHENET_PASSWORD="s3cret")
+    assert done.exit_code == 0
+    assert "s3cret" not in done.output
