@@ -89,15 +89,16 @@ class Agent:
         self._begun = time.monotonic()
         self._manifest: Manifest | None = None
         self._version = ""
+        #: Versions that were deployed or found unfit.
+        self._judged: set[str] = set()
         self._cloud: Cloud | None = None
         self._submodel_cost = 0
         self._signed = settings.context or "frames" in settings.levels
         self._budget = size(settings.memory_budget) if settings.memory_budget else None
         self.link = self._connect(address, bundle is None) if address is not None else None
-        local = "base" in settings.levels or "submodels" in settings.levels
-        self.keeper = Keeper(
-            store, self.link, settings.device, settings.provider, settings.threads, settings.base if local else None
-        )
+        self._local = "base" in settings.levels or "submodels" in settings.levels
+        base = settings.base if self._local else None
+        self.keeper = Keeper(store, self.link, settings.device, settings.provider, settings.threads, base)
         if bundle is not None:
             self.keeper.use(bundle)
         elif store is not None and (known := store.recall(settings.catalogue)) is not None:
@@ -164,6 +165,7 @@ class Agent:
         with contextlib.suppress(queue.Empty):
             while True:
                 self._drop(self._take(self.keeper.ready.get_nowait()))
+        self._follow()
         wanted = self.hierarchy.wanted
         # A newer catalogue's models are of no use before its base model is there.
         if wanted is not None and self.keeper.version == self._version and not self.keeper.pending(wanted):
@@ -175,12 +177,11 @@ class Agent:
     def await_deployment(self) -> None:
         """Wait until there is something to answer with."""
         said: str | None = None
+        self._follow()
         while self.hierarchy is None and not self.stopped.is_set():
-            if self.keeper.idle_manifest is not None:
-                self._deploy(self.keeper.idle_manifest, self.keeper.version, None)
-                return
             with contextlib.suppress(queue.Empty):
                 self._take(self.keeper.ready.get(timeout=0.1))
+            self._follow()
             trouble = self.keeper.trouble or (self.link.trouble if self.link is not None else "")
             if not trouble:
                 trouble = "it is on its way" if self.keeper.version else "no catalogue on this broker yet"
@@ -189,8 +190,7 @@ class Agent:
                 said = trouble
 
     def _take(self, loaded: Loaded) -> list[str]:
-        """Put a loaded model to use; return the names of those that had to go for it. Raises ``AgentError`` for a
-        first bundle that cannot be used; an update that cannot be leaves all as it is."""
+        """Put a loaded model to use; return the names of those that had to go for it."""
         model = loaded.manifest.models[loaded.name]
         if loaded.pulled and model.role == "submodel":
             self.pulled.append(loaded.name)
@@ -202,12 +202,7 @@ class Agent:
             loaded.cost,
         )
         if loaded.first:
-            try:
-                self._deploy(loaded.manifest, loaded.version, local)
-            except AgentError as error:
-                if self.hierarchy is None:
-                    raise
-                log.error("going on with version %s: %s", self._version[:12], error)
+            self._deploy(loaded.manifest, loaded.version, local)
         elif self.hierarchy is not None and loaded.version == self._version:
             self._submodel_cost = max(self._submodel_cost, loaded.cost)
             gone = self.hierarchy.install(local)
@@ -215,8 +210,23 @@ class Agent:
             return gone
         return []
 
+    def _follow(self) -> None:
+        """Where no model is to be loaded first, go by the newest catalogue at once."""
+        if not self._local and (offer := self.keeper.offer) is not None and offer[1] not in self._judged:
+            self._deploy(*offer, None)
+
     def _deploy(self, manifest: Manifest, version: str, base: LocalModel | None) -> None:
-        """Begin to answer with this bundle, in the place of any before."""
+        """Begin to answer with this bundle, in the place of any before. Raises ``AgentError`` for a first one that
+        cannot be used; an update that cannot be leaves all as it is."""
+        self._judged.add(version)
+        try:
+            self._replace(manifest, version, base)
+        except AgentError as error:
+            if self.hierarchy is None:
+                raise
+            log.error("going on with version %s: %s", self._version[:12], error)
+
+    def _replace(self, manifest: Manifest, version: str, base: LocalModel | None) -> None:
         settings = self.settings
         try:
             gate = manifest.gate(settings.max_false_hits)

@@ -58,8 +58,8 @@ class Keeper:
         self._provider, self._threads, self._base = provider, threads, base
         self._get = protocol.topic(device, "blob", "get")
         self._bundle: Bundle | None = None
-        self._manifest: Manifest | None = None
-        self.version = ""
+        #: The manifest to go by and its version.
+        self.offer: tuple[Manifest, str] | None = None
         self._jobs: queue.SimpleQueue[tuple[str, Manifest, str] | None] = queue.SimpleQueue()
         self._chunks: queue.SimpleQueue[tuple[str, protocol.Chunk] | None] = queue.SimpleQueue()
         self._awaited = ""
@@ -88,32 +88,33 @@ class Keeper:
         if digest(data) == self.version:
             return
         manifest = parse(data)
-        if self._manifest is not None and manifest.name != self._manifest.name:
-            log.info("catalogue offers %s too; this device runs %s", manifest.name, self._manifest.name)
+        if self.offer is not None and manifest.name != self.offer[0].name:
+            log.info("catalogue offers %s too; this device runs %s", manifest.name, self.offer[0].name)
             return
         if self._store is not None:
             try:
                 self._store.remember(data, manifest)
             except StoreError as error:
                 self._say(str(error))
-        self._manifest, self.version = manifest, digest(data)
+        self.offer = manifest, digest(data)
         if self._base is not None:
             self.want(self._first(manifest))
 
     @property
-    def idle_manifest(self) -> Manifest | None:
-        """The catalogue's manifest, where no model is to be loaded before answering with it."""
-        return self._manifest if self._base is None else None
+    def version(self) -> str:
+        """Of the offer; empty if there is none yet."""
+        return self.offer[1] if self.offer is not None else ""
 
     def want(self, model: str) -> None:
         """Ask for a model; asking again while it is on its way, or for one that cannot run, changes nothing."""
-        if self._manifest is None or self.pending(model):
+        if self.offer is None or self.pending(model):
             return
-        if model not in self._manifest.models:
-            self._say(f"{self._manifest.name} has no model {model}; it has {', '.join(self._manifest.models)}")
+        manifest, version = self.offer
+        if model not in manifest.models:
+            self._say(f"{manifest.name} has no model {model}; it has {', '.join(manifest.models)}")
             return
-        self._pending.add((self.version, model))
-        self._jobs.put((model, self._manifest, self.version))
+        self._pending.add((version, model))
+        self._jobs.put((model, manifest, version))
 
     def pending(self, model: str) -> bool:
         """Whether ``want`` would change nothing."""

@@ -187,7 +187,7 @@ def test_from_nothing_but_a_brokers_address_and_later_from_the_store_alone(
     assert offline["fallbacks"] > 0
     assert offline["bundle_version"] == bundle.version
     assert offline["models_pulled"] == []
-    assert offline["latency_ms"]["max"] < 250, "nobody waits for a broker that is not there"
+    assert offline["latency_ms"]["p99"] < 250, "nobody waits for a broker that is not there"
     assert first_answer < 5.0
     assert peak <= 150e6
 

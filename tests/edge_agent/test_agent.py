@@ -151,6 +151,16 @@ def test_a_newer_version_takes_over_while_frames_go_on(bundle: Bundle, newer: Bu
         assert agent.tally.frames == 2
 
 
+def test_without_local_models_a_newer_version_takes_over_too(bundle: Bundle, newer: Bundle, tmp_path: Path) -> None:
+    """Or a device with an old catalogue in its store would refuse the answers of the newer model for ever."""
+    store = Store(tmp_path)
+    store.remember(bundle.data, bundle.manifest)
+    with running(Settings(levels=("cloud",)), store) as agent:
+        agent.keeper.announce(newer.data)
+        agent._tend()
+        assert agent.summary(Pictures(0))["bundle_version"] == newer.version
+
+
 def test_an_update_that_cannot_be_used_leaves_all_as_it_is(
     bundle: Bundle, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
