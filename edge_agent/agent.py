@@ -27,7 +27,7 @@ from edge_agent.store import Store
 from shared import protocol
 from shared.bundle import Bundle, BundleError, Manifest
 from shared.context import FORGETFUL, Context
-from shared.engine import Session, release_memory, resident_bytes
+from shared.engine import EngineError, Logits, Session, peak_resident_bytes, release_memory, resident_bytes
 from shared.image import Input, Picture, crop, preprocessor
 from shared.link import Address, Link, Message
 from shared.version import VERSION
@@ -38,7 +38,8 @@ log = logging.getLogger(__name__)
 _ROOM = 256 << 20
 #: A loaded model's resident size, as a multiple of its float16 file, until one has been measured.
 _GROWTH = 4
-_SAMPLE_EVERY = 64
+#: Frames between two looks at the resident set.
+_CHECK_EVERY = 64
 
 
 class AgentError(Exception):
@@ -58,10 +59,21 @@ class View:
         return cropped
 
 
-def scorer(session: Session, spec: Input) -> Score:
-    """A model as the core wants it: a view in, logits out."""
+def scorer(name: str, session: Session, spec: Input, classes: int) -> Score:
+    """A model as the core wants it: a view in, logits out. One that fails has nothing to say: all labels alike, so
+    that the frame goes on to the next level and the loop goes on at all."""
     preprocess = preprocessor(spec)
-    return lambda view: session.run(preprocess(view.crop(spec)))[0]
+    nothing = np.zeros(classes, np.float32)
+
+    def score(view: View) -> Logits:
+        try:
+            logits: Logits = session.run(preprocess(view.crop(spec)))[0]
+            return logits
+        except EngineError as error:
+            log.error("%s: %s", name, error)
+            return nothing
+
+    return score
 
 
 @dataclass
@@ -82,7 +94,6 @@ class Agent:
         self.now, self.tally = Now(), Tally()
         self.latencies, self.score = report.Latencies(), report.Score()
         self.pulled: list[str] = []
-        self.resident_peak = 0
         self.first_answer: float | None = None
         self.stopped = threading.Event()
         self.hierarchy: Hierarchy | None = None
@@ -171,8 +182,8 @@ class Agent:
         if wanted is not None and self.keeper.version == self._version and not self.keeper.pending(wanted):
             self._drop(self._make_room(wanted))
             self.keeper.want(wanted)
-        if self.tally.frames % _SAMPLE_EVERY == 1:
-            self.resident_peak = max(self.resident_peak, resident_bytes())
+        if self._budget is not None and self.tally.frames % _CHECK_EVERY == 0 and resident_bytes() > self._budget:
+            self._drop(self._slim())
 
     def await_deployment(self) -> None:
         """Wait until there is something to answer with."""
@@ -182,6 +193,8 @@ class Agent:
             with contextlib.suppress(queue.Empty):
                 self._take(self.keeper.ready.get(timeout=0.1))
             self._follow()
+            if self.keeper.hopeless:
+                raise AgentError(self.keeper.trouble)
             trouble = self.keeper.trouble or (self.link.trouble if self.link is not None else "")
             if not trouble:
                 trouble = "it is on its way" if self.keeper.version else "no catalogue on this broker yet"
@@ -196,7 +209,7 @@ class Agent:
             self.pulled.append(loaded.name)
         local = LocalModel(
             loaded.name,
-            scorer(loaded.session, model.input),
+            scorer(loaded.name, loaded.session, model.input, len(loaded.manifest.labels)),
             model.temperature,
             np.array(model.coverage),
             loaded.cost,
@@ -235,7 +248,6 @@ class Agent:
         if self.hierarchy is not None and self.hierarchy.submodels is not None:
             self._drop(self.hierarchy.submodels.shrink(0))
         floor = resident_bytes()
-        self.resident_peak = max(self.resident_peak, floor)
         room = _ROOM if self._budget is None else self._budget - floor
         if room < 0:
             raise AgentError(
@@ -268,6 +280,14 @@ class Agent:
             return []
         need = max(self._submodel_cost, _GROWTH * self._manifest.models[name].bytes)
         return self.hierarchy.submodels.shrink(max(0, self.hierarchy.submodels.budget - need))
+
+    def _slim(self) -> list[str]:
+        """Let go of the submodel used longest ago: the process has outgrown its budget, whatever the sum says."""
+        submodels = self.hierarchy.submodels if self.hierarchy is not None else None
+        if submodels is None or not submodels.names():
+            release_memory()
+            return []
+        return submodels.shrink(submodels.cost() - 1)
 
     def _drop(self, names: list[str]) -> None:
         """Give back the memory of models that nothing refers to any more."""
@@ -331,7 +351,7 @@ class Agent:
             "bytes_up": cloud.bytes_up if cloud is not None else 0,
             "bytes_down": (cloud.bytes_down if cloud is not None else 0) + self.keeper.bytes_down,
             "models_pulled": self.pulled,
-            "resident_bytes_peak": max(self.resident_peak, resident_bytes()),
+            "resident_bytes_peak": peak_resident_bytes(),
             "first_answer_s": self.first_answer,
             "bundle": self._manifest.name if self._manifest is not None else None,
             "bundle_version": self._version,

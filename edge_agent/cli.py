@@ -120,7 +120,10 @@ def run(
         sink.close()
     figures = agent.summary(frames_in)
     if settings.summary:
-        Path(settings.summary).write_text(json.dumps(figures, indent=2) + "\n")
+        try:
+            Path(settings.summary).write_text(json.dumps(figures, indent=2) + "\n")
+        except OSError as error:
+            typer.echo(f"edge-agent: the summary was not written: {settings.summary}: {error.strerror}", err=True)
     if as_json:
         typer.echo(json.dumps(figures))
     else:
@@ -138,7 +141,10 @@ def _prepare(settings: Settings) -> tuple[Agent, Any, Sink]:
     check_device(settings.device)
     providers(settings.provider)
     if settings.memory_budget:
-        size(settings.memory_budget)
+        try:
+            size(settings.memory_budget)
+        except ValueError as error:
+            raise ValueError(f"--memory-budget: {error}") from None
     bundle = Bundle(Path(settings.bundle)) if settings.bundle else None
     if bundle is not None and settings.base and settings.base not in bundle.manifest.models:
         raise ValueError(f"--base {settings.base}: the bundle has {', '.join(bundle.manifest.models)}")
@@ -148,9 +154,8 @@ def _prepare(settings: Settings) -> tuple[Agent, Any, Sink]:
     store = Store(Path(settings.store)) if bundle is None else None
     if settings.summary:
         Path(settings.summary).open("a").close()  # find out now, not after a day's run
-    sink = Sink(settings.output)
     source = open_source(settings.source, settings.fps)
-    return Agent(settings, where, store, bundle), source, sink
+    return Agent(settings, where, store, bundle), source, Sink(settings.output)
 
 
 def _table(figures: dict[str, Any]) -> Table:

@@ -116,6 +116,11 @@ class Keeper:
         self._pending.add((version, model))
         self._jobs.put((model, manifest, version))
 
+    @property
+    def hopeless(self) -> bool:
+        """Whether the bundle directory's first model cannot be used: no other will come."""
+        return self._bundle is not None and bool(self.trouble)
+
     def pending(self, model: str) -> bool:
         """Whether ``want`` would change nothing."""
         return (self.version, model) in self._pending

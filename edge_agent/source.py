@@ -24,6 +24,10 @@ _PICTURES = {".jpg", ".jpeg", ".png"}
 _LAST_FRAME_S = 0.3
 
 
+#: How long FFmpeg may take to open an address or to read a frame.
+_PATIENCE_MS = 5000
+
+
 class SourceError(Exception):
     """A source that cannot be opened; the message says what to do."""
 
@@ -77,7 +81,11 @@ def _capture(what: int | str, trouble: str) -> cv2.VideoCapture:
     # Or OpenCV and FFmpeg say on stderr, in many lines, what we say in one.
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    capture = cv2.VideoCapture(what)
+    if isinstance(what, str):
+        bounds = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, _PATIENCE_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, _PATIENCE_MS]
+        capture = cv2.VideoCapture(what, cv2.CAP_FFMPEG, bounds)
+    else:
+        capture = cv2.VideoCapture(what)
     if not capture.isOpened():
         capture.release()
         raise SourceError(trouble)

@@ -6,6 +6,7 @@ from types import TracebackType
 
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 
 from edge_agent.agent import Agent
@@ -36,12 +37,14 @@ class View:
         agent, now, tally = self._agent, self._agent.now, self._agent.tally
         table = Table.grid(padding=(0, 2))
         if now.answer is None:
-            table.add_row("waiting", agent.keeper.trouble or (agent.link.trouble if agent.link else "") or "...")
+            table.add_row(
+                "waiting", escape(agent.keeper.trouble or (agent.link.trouble if agent.link else "") or "...")
+            )
             return table
         level = now.answer.level
         table.add_row(
             "sees",
-            f"[bold]{now.label}[/] {now.answer.confidence:.0%}",
+            f"[bold]{escape(now.label)}[/] {now.answer.confidence:.0%}",
             f"[{LEVEL_COLOURS[level]}]{level}[/] ({now.answer.model})",
             f"{now.latency_ms:.1f} ms",
         )
@@ -51,7 +54,7 @@ class View:
         table.add_row("frames", f"{tally.frames}", shares, f"mean {agent.latencies.mean:.1f} ms")
         link = "no network asked for"
         if agent.link is not None:
-            link = "connected" if agent.link.connected.is_set() else f"[red]{agent.link.trouble}[/]"
+            link = "connected" if agent.link.connected.is_set() else f"[red]{escape(agent.link.trouble)}[/]"
         submodels = agent.hierarchy.submodels if agent.hierarchy is not None else None
         resident = ", ".join(submodels.names()) if submodels is not None else ""
         table.add_row("broker", link, f"submodels: {resident or 'none yet'}", f"{resident_bytes() / 1e6:.0f} MB")

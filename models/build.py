@@ -60,12 +60,12 @@ CIFAR10 = Preset(
     # A second, shorter descent without the grey squares is worth more than its epochs added to the first.
     full_recipes=(
         Recipe(phases=((4, 20), (5, 24), (5, 32)), rate=0.15),
-        Recipe(phases=((3, 32),), rate=0.02, warmup=0.05, cutout=0, seed=1),
+        Recipe(phases=((4, 32),), rate=0.03, warmup=0.05, cutout=0, seed=1),
     ),
-    base_recipe=Recipe(phases=((8, 24), (16, 32)), rate=0.2, decay=1e-4, batch=128),
-    submodel_recipe=Recipe(phases=((3, 32),), rate=0.03, decay=1e-4, batch=128),
+    base_recipe=Recipe(phases=((6, 24), (12, 32)), rate=0.2, decay=1e-4),
+    submodel_recipe=Recipe(phases=((2, 32),), rate=0.03, decay=1e-4),
     scenes=SEEN,
-    views=4,
+    views=3,
     pools=24,
     frames=500,
 )

@@ -82,6 +82,12 @@ def resident_bytes() -> int:
         return int(statm.read().split()[1]) * os.sysconf("SC_PAGESIZE")
 
 
+def peak_resident_bytes() -> int:
+    """Largest resident set size that this process has had, bytes."""
+    status = Path("/proc/self/status").read_text("ascii", "replace")
+    return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM:"))
+
+
 def release_memory() -> None:
     """Give freed memory back to the system. A dropped session returns nothing by itself: the C library keeps the
     pages (measured: eight sessions and back to one stayed at 384 MiB until this call, then 102)."""

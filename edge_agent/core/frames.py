@@ -39,7 +39,7 @@ class FrameCache:
         self._longest_trust, self._oldest = longest_trust, oldest
         self._keys = np.empty((0, 0), np.float32)
         self._entries: list[_Entry] = []
-        self._searched = -1
+        self._searched: Signature | None = None
         self._found: _Entry | None = None
         self.contradictions = 0
 
@@ -77,11 +77,11 @@ class FrameCache:
     def _nearest(self, frame: Frame) -> _Entry | None:
         if frame.signature is None or not self._entries:
             return None
-        if frame.index != self._searched:  # a frame that is looked up is usually learned right after
+        if frame.signature is not self._searched:  # a frame that is looked up is usually learned right after
             filled = self._keys[: len(self._entries)]
             distances = np.abs(filled - frame.signature.ravel()).max(axis=1)
             place = int(distances.argmin())
-            self._searched = frame.index
+            self._searched = frame.signature
             self._found = self._entries[place] if distances[place] <= self._tolerance else None
         return self._found
 
@@ -95,4 +95,4 @@ class FrameCache:
             place = min(range(self._capacity), key=lambda i: self._entries[i].used)
             self._entries[place] = entry
         self._keys[place] = signature.ravel()
-        self._searched = -1
+        self._searched = None

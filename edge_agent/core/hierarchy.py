@@ -165,7 +165,8 @@ class Hierarchy:
     def _answer(
         self, frame: Frame, guess: Guess, level: LevelName, reason: str = "", bare: int | None = None
     ) -> Answer:
-        return Answer(frame.index, guess.label, 1.0 - guess.risk, guess.risk, level, guess.model, reason, bare)
+        wrong = risk(guess.posterior)
+        return Answer(frame.index, guess.label, 1.0 - wrong, wrong, level, guess.model, reason, bare)
 
     def _learn(self, frame: Frame, guess: Guess) -> None:
         self.context.learn(guess.label)

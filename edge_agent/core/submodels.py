@@ -82,9 +82,13 @@ class Submodels:
     def shrink(self, budget: int) -> list[str]:
         """Drop the least recently used until the rest costs at most ``budget`` bytes; return the names dropped."""
         gone = []
-        while self._resident and sum(model.cost for model in self._resident.values()) > budget:
+        while self._resident and self.cost() > budget:
             gone.append(self._resident.popitem(last=False)[0])
         return gone
+
+    def cost(self) -> int:
+        """Bytes of all residents together."""
+        return sum(model.cost for model in self._resident.values())
 
     def touch(self, name: str) -> bool:
         """Count a recommendation as a use. False if the model is not resident."""

@@ -21,7 +21,8 @@ LevelName = LocalName | Literal["cloud", "fallback"]
 @dataclass(frozen=True, slots=True)
 class Guess:
     """What a level would answer. ``posterior``: the fused belief; ``likelihood``: the model's own calibrated word, the
-    evidence that the context keeps (None where no model ran); ``risk``: probability that the label is wrong."""
+    evidence that the context keeps (None where no model ran); ``risk``: what the gate compares, the probability that
+    the label is wrong. The frame cache, whose trust is in the picture being the same, gives 0."""
 
     posterior: Posterior
     risk: float

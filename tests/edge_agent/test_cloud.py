@@ -3,6 +3,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from queue import SimpleQueue
 from typing import Any, cast
 
 import numpy as np
@@ -88,8 +89,9 @@ def test_a_deadline_that_has_passed_already_waits_for_nothing(bundle: Bundle) ->
 
 
 def test_an_answer_ends_the_wait_from_another_thread(bundle: Bundle) -> None:
-    site = Site(bundle, lambda _: None)
-    threading.Timer(0.1, lambda: site.answer(site.sent[0][1].correlation, answer(bundle))).start()
+    asked: SimpleQueue[Request] = SimpleQueue()
+    site = Site(bundle, asked.put)
+    threading.Thread(target=lambda: site.answer(asked.get().correlation, answer(bundle))).start()
     begun = time.monotonic()
     assert site.ask(patience=30.0).reply is not None
     assert time.monotonic() - begun < 10.0
