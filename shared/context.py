@@ -89,6 +89,12 @@ class Context:
         """What is believed about the present frame's label, ``(classes,)``."""
         return self._state.belief
 
+    @property
+    def settled(self) -> float:
+        """How much of the present picture the full model has spoken about, 0..1: so far there is nothing left to ask
+        it."""
+        return self._arrived.heard_full
+
     def working_set(self) -> Posterior:
         """The prior over the label of a newly arrived object, ``(classes,)``."""
         return self._working_set

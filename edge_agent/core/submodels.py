@@ -32,7 +32,9 @@ class LocalModel:
     def guess(self, frame: Frame, context: Context) -> Guess:
         likelihood = posterior(self.score(frame.view), self.temperature)
         fused = context.fuse(likelihood)
-        return Guess(fused, risk(fused), self.name, likelihood)
+        # A false hit is one that the full model would not have given. Where it has just spoken about this very
+        # picture it has nothing to add, however unsure it was; asking again would only cost a round trip.
+        return Guess(fused, risk(fused) * (1.0 - context.settled), self.name, likelihood)
 
 
 class Base:
