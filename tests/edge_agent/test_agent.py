@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gc
+import shutil
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any, cast
@@ -21,6 +23,7 @@ from edge_agent.settings import Settings
 from edge_agent.source import Shot
 from edge_agent.store import Store
 from shared.bundle import Bundle, Gate
+from shared.engine import EngineError, Logits, Session
 from shared.image import Input
 from shared.link import Address, Link, Message
 from shared.protocol import Status, catalogue, decode
@@ -247,3 +250,44 @@ def test_only_the_catalogue_asked_for_is_followed(bundle: Bundle, tmp_path: Path
     agent = Agent(Settings(catalogue="other"), Address("127.0.0.1", 1), Store(tmp_path), None)
     agent._receive(Message(catalogue("tiny"), bundle.data, None, None, ()))
     assert agent.keeper.version == ""
+
+
+def test_a_model_that_fails_says_nothing_and_stops_nothing(bundle: Bundle) -> None:
+    """Its frames go on to the next level, here the last: a fallback."""
+    with running(Settings(levels=("frames", "base")), bundle=bundle) as agent:
+        assert agent.hierarchy is not None and agent.hierarchy.base is not None
+        session = Session(bundle.path("base"), "cpu")
+        score = module.scorer("base", session, INPUT, 10)
+        session.run = _fail  # type: ignore[method-assign]
+        np.testing.assert_array_equal(score(View(shot().picture)), np.zeros(10))
+        agent.hierarchy.base.model = replace(agent.hierarchy.base.model, score=score)
+        agent.answer(0, shot(), Sink(""))
+        assert agent.tally.fallbacks == 1
+
+
+def _fail(_batch: object) -> Logits:
+    raise EngineError("out of memory")
+
+
+def test_a_bundle_whose_base_model_cannot_answer_is_refused_at_once(bundle: Bundle, tmp_path: Path) -> None:
+    """No other will come: waiting for one would be waiting for ever."""
+    directory = tmp_path / "unfit"
+    shutil.copytree(bundle.directory, directory)
+    (directory / "base/1/model.onnx").write_bytes(b"no model")
+    unfit = Bundle.__new__(Bundle)
+    unfit.directory, unfit.data, unfit.manifest, unfit.version = directory, bundle.data, bundle.manifest, bundle.version
+    with pytest.raises(AgentError, match="base cannot be used"), running(Settings(), bundle=unfit):
+        pass
+
+
+def test_a_process_that_outgrows_its_budget_lets_go_of_submodels(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running(Settings(memory_budget="1GB"), bundle=bundle) as agent:
+        agent.hierarchy.wanted = "animals"  # type: ignore[union-attr]
+        tend_until(agent, agent.hierarchy.submodels.names)  # type: ignore[union-attr]
+        monkeypatch.setattr(module, "resident_bytes", lambda: 2 << 30)
+        for index in range(module._CHECK_EVERY):
+            agent.answer(index, shot(index), Sink(""))
+            agent._tend()
+        assert agent.hierarchy.submodels.names() == ()  # type: ignore[union-attr]
