@@ -65,8 +65,8 @@ CIFAR10 = Preset(
     base_recipe=Recipe(phases=((6, 24), (12, 32)), rate=0.2, decay=1e-4),
     submodel_recipe=Recipe(phases=((2, 32),), rate=0.03, decay=1e-4),
     scenes=SEEN,
-    views=3,
-    pools=24,
+    views=2,
+    pools=20,
     frames=500,
 )
 #: The same path in under a minute, on the thousand images that ship with the project; good for nothing but a try.
