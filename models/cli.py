@@ -38,7 +38,7 @@ def train(
 ) -> None:
     """Train the CIFAR-10 bundle: full model, base model, submodels, gates.
 
-    About three hours on two cores; stop it at any time and give the same command again to go on.
+    About two and a half hours on two cores; stop it at any time and give the same command again to go on.
 
     Example: model-builder train --out build/cifar10
     """
