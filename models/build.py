@@ -66,7 +66,7 @@ CIFAR10 = Preset(
     submodel_recipe=Recipe(phases=((2, 32),), rate=0.03, decay=1e-4),
     scenes=SEEN,
     views=2,
-    pools=20,
+    pools=16,
     frames=500,
 )
 #: The same path in under a minute, on the thousand images that ship with the project; good for nothing but a try.
@@ -163,6 +163,7 @@ def _measure(
             proved,
             sessions,
             lambda: progress.advance(task),
+            signed=True,
         )
         for kind in streams.NAMES
     }

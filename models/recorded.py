@@ -39,16 +39,22 @@ def record(
     split: Split,
     models: Mapping[str, tuple[Session, Input]],
     advance: Callable[[], object] = lambda: None,
+    signed: bool = False,
 ) -> list[Recorded]:
-    """Run every model over every frame of ``plans``, drawn from ``split``. ``advance`` is called after each stream."""
+    """Run every model over every frame of ``plans``, drawn from ``split``. ``advance`` is called after each stream.
+
+    ``signed``: sign the pictures of ``UNRELATED`` streams too, as a device does that does not know what it looks at.
+    """
     recordings = []
     tables: dict[str, Logits] = {}
+    signatures = [sign(picture) for picture in thumbnails(split)] if signed else None
     for plan in plans:
         if plan.name in UNRELATED:
             # Every frame is one of the images as it is: run each image once.
             if not tables:
                 tables = {name: run(session, spec, thumbnails(split)) for name, (session, spec) in models.items()}
-            recordings.append(Recorded(plan.label, {name: t[plan.source] for name, t in tables.items()}, None))
+            own = [signatures[source] for source in plan.source.tolist()] if signatures is not None else None
+            recordings.append(Recorded(plan.label, {name: t[plan.source] for name, t in tables.items()}, own))
         else:
             recordings.append(_render(plan, split, models))
         advance()

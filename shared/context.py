@@ -31,14 +31,14 @@ class ContextParameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     """The filter's constants; part of a bundle, fitted on held-out streams.
 
     ``switch``: probability that the object changes between two frames, where the pictures do not tell. ``stranger``:
-    probability that the new one is from outside the working set. ``memory``: frames until a label's weight in the
-    working set has fallen to 1/e. ``tempering``: exponent of a new picture's likelihood. ``floor``: share of the
+    probability that the new one is from outside the working set. ``memory``: new pictures until a label's weight in
+    the working set has fallen to 1/e. ``tempering``: exponent of a new picture's likelihood. ``floor``: share of the
     belief that stays spread over all labels, so that the filter is never certain.
     """
 
     switch: _Share = 0.03
     stranger: _Share = 0.05
-    memory: Annotated[float, msgspec.Meta(gt=0)] = 300.0
+    memory: Annotated[float, msgspec.Meta(gt=0)] = 40.0
     tempering: _Share = 1.0
     floor: _Share = 1e-3
 
@@ -77,7 +77,7 @@ class Context:
         self._classes = classes
         self._uniform = np.full(classes, 1.0 / classes)
         self._weights = np.zeros(classes)
-        self._decay = float(np.exp(-1.0 / self._p.memory))
+        self._news = 1.0
         self._working_set = self._uniform
         self._ring: deque[_Frame] = deque(maxlen=ring)
         self._arrived = self._state = _State(self._uniform)
@@ -122,6 +122,7 @@ class Context:
         """
         frame = self._ring[-1]
         frame.likelihood, frame.full = likelihood, full
+        self._news = 1.0 - self._arrived.heard
         if full:
             self._state = self._hear(self._arrived, likelihood, full)
         else:
@@ -136,6 +137,7 @@ class Context:
         if place is None:
             return False
         self._ring[place].likelihood, self._ring[place].full = likelihood, True
+        self._news = 1.0 - self._arrive(self._ring[place].before, self._ring[place].novelty).heard
         state = self._ring[place].before
         for frame in list(self._ring)[place:]:
             frame.before = state
@@ -147,10 +149,16 @@ class Context:
         return True
 
     def learn(self, label: int) -> None:
-        """Count a *verified* label, from a hit or the cloud, into the working set."""
-        self._weights *= self._decay
-        self._weights[label] += 1.0
+        """Count the *verified* label, from a hit or the cloud, of what was last observed into the working set.
+
+        It counts as much as its picture was new: an object that stays in view for a second is one thing seen, not
+        thirty, or the set would be whatever came last.
+        """
+        self._weights *= np.exp(-self._news / self._p.memory)
+        self._weights[label] += self._news
         total = float(self._weights.sum())
+        if total <= 0.0:
+            return
         # A label seen once or twice is not yet a working set: trust grows with what was seen.
         trust = (1.0 - self._p.stranger) * total / (total + 1.0)
         self._working_set = (trust / total) * self._weights + (1.0 - trust) / self._classes

@@ -223,7 +223,7 @@ def test_agreeing_frames_make_sure_and_one_contradiction_does_not_overturn() -> 
 
 
 def test_what_was_confirmed_often_is_remembered_through_an_interruption() -> None:
-    context = Context(CLASSES)
+    context = Context(CLASSES, ContextParameters(memory=300))
     index = 0
     for label, stay in [(4, 60), (0, 10)]:
         for _ in range(stay):
@@ -251,6 +251,16 @@ def test_the_working_set_prefers_what_was_learned_and_forgets_it() -> None:
         context.learn(1)
     assert context.working_set().argmax() == 1
     assert context.working_set()[0] < 0.05
+
+
+def test_an_object_that_stays_counts_as_one_thing_seen() -> None:
+    """The working set is of objects, not of frames: a long stay does not crowd out what came before."""
+    context = Context(CLASSES)
+    for index, (label, novelty) in enumerate([(1, 1.0), (2, 1.0)] + [(2, 0.0)] * 100):
+        context.advance(index, novelty)
+        context.observe(word(label, 0.9))
+        context.learn(label)
+    assert context.working_set()[2] < 1.1 * context.working_set()[1]
 
 
 def test_without_memory_the_belief_is_the_models_own_word() -> None:
