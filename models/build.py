@@ -100,8 +100,9 @@ def build(preset: Preset, data: Cifar10, work: Path, out: Path, progress: Progre
             f"full, {number} of {len(preset.full_recipes)}",
             lambda network: {"held": accuracy(network, data.held)},
         )
-    tuned, proved = _halves(data.held)
-    local = _train_local(preset, full, data, tuned, work, progress)
+    tuned, proved = _divide(data.held)
+    # What was distilled from another full model must not be taken for this one's.
+    local = _train_local(preset, full, data, tuned, work / f"from-{_digest(full)[:12]}", progress)
 
     building = out.with_name(out.name + ".building")
     shutil.rmtree(building, ignore_errors=True)
@@ -128,7 +129,7 @@ def _train_local(
     held = (tuned.images, scores(full, tuned.images))
     for number in preset.scenes:
         classes = SCENES[number].classes
-        name = "-".join(cifar10.LABELS[label] for label in classes)
+        name = _name(classes)
         networks[name] = ResNet(preset.base)
         networks[name].load_state_dict(base.state_dict())
         train_submodel(
@@ -175,8 +176,8 @@ def _measure(
     progress.remove_task(task)
 
     models = {}
+    scenes = {_name(SCENES[number].classes): SCENES[number].classes for number in preset.scenes}
     for name, network in networks.items():
-        scene = next((s for s in SCENES if "-".join(cifar10.LABELS[c] for c in s.classes) == name), None)
         models[name] = Model(
             role="full" if name == "full" else "base" if name == "base" else "submodel",
             file=f"{name}/1/model.onnx",
@@ -188,7 +189,7 @@ def _measure(
             macs=macs(network),
             milliseconds=_milliseconds(files[name]),
             coverage=tuple(round(float(share), 4) for share in coverage[name]),
-            classes=scene.classes if scene is not None and name not in ("full", "base") else (),
+            classes=scenes.get(name, ()),
         )
     return Manifest(
         format=FORMAT,
@@ -207,7 +208,17 @@ def _measure(
     )
 
 
-def _halves(held: Split) -> tuple[Split, Split]:
+def _name(classes: tuple[int, ...]) -> str:
+    """What the submodel of these classes is called."""
+    return "-".join(cifar10.LABELS[label] for label in classes)
+
+
+def _digest(network: ResNet) -> str:
+    """SHA-256 of a network's weights."""
+    return digest(b"".join(value.cpu().numpy().tobytes() for value in network.state_dict().values()))
+
+
+def _divide(held: Split) -> tuple[Split, Split]:
     """A fifth of each class to fit temperatures on, the rest to prove gates on."""
     order = np.concatenate([np.flatnonzero(held.labels == c) for c in np.unique(held.labels)])
     place = np.concatenate([np.arange((held.labels == c).sum()) for c in np.unique(held.labels)])

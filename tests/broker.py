@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -12,17 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from simulator.processes import answers as listening
+from simulator.processes import free_port
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
-def listening(port: int) -> bool:
-    with socket.socket() as client:
-        client.settimeout(1.0)
-        return client.connect_ex(("127.0.0.1", port)) == 0
+__all__ = ["Mosquitto", "free_port", "listening", "mosquitto"]
 
 
 class Mosquitto:
