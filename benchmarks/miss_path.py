@@ -36,6 +36,7 @@ from edge_agent.core.types import Ask, Guess
 from models import sample, streams
 from shared import protocol
 from shared.bundle import Bundle
+from shared.context import Belief
 from shared.engine import Session
 from shared.image import Picture, crop, encode, preprocessor
 from shared.link import Address, Link
@@ -118,7 +119,7 @@ def _asker(port: int, bundle: Bundle) -> Iterator[Callable[[Picture], object]]:
     cloud = Cloud(link, "asker", bundle.manifest, time.monotonic)
     full = bundle.manifest.models[bundle.manifest.only("full")]
     frames = iter(range(1 << 30))
-    nobody = Guess(np.full(len(bundle.manifest.labels), 0.1), 1.0, "")
+    nobody = Guess(Belief(np.full(len(bundle.manifest.labels), 0.1), 1.0), "")
 
     def ask(picture: Picture) -> object:
         frame = Frame(next(frames), View(picture))

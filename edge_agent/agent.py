@@ -257,10 +257,12 @@ class Agent:
         full = manifest.only("full")
         context = Context(len(manifest.labels), manifest.context if settings.context else FORGETFUL)
         self.hierarchy = Hierarchy(
-            Rules(gate.risk, settings.deadline_ms / 1000, full, manifest.models[full].temperature, settings.context),
+            Rules(gate.risk, settings.deadline_ms / 1000, full, manifest.models[full].temperature),
             context,
             FrameCache() if "frames" in settings.levels else None,
-            Submodels(room, base.coverage) if base is not None and "submodels" in settings.levels else None,
+            Submodels(room, base.coverage, settings.replacement)
+            if base is not None and "submodels" in settings.levels
+            else None,
             Base(base) if base is not None and "base" in settings.levels else None,
             self.tally,
         )

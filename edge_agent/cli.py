@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from edge_agent.agent import Agent, AgentError
+from edge_agent.core.replacement import POLICIES
 from edge_agent.report import Sink
 from edge_agent.settings import LEVELS, Settings, size
 from edge_agent.source import SourceError, open_source
@@ -58,6 +59,7 @@ def run(
     max_false_hits: Annotated[float | None, typer.Option(help="Error budget: false hits per frame.")] = None,
     deadline_ms: Annotated[int | None, typer.Option(help="Longest that a frame waits for the cloud.")] = None,
     memory_budget: Annotated[str | None, typer.Option(help="Bound on the resident set, as 150MB.")] = None,
+    replacement: Annotated[str | None, typer.Option(help=f"Which submodel goes: {', '.join(POLICIES)}.")] = None,
     provider: Annotated[str | None, typer.Option(help="auto, cpu, cuda or tensorrt.")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads per inference.")] = None,
     fps: Annotated[float | None, typer.Option(help="Pace of a file; default: as fast as it goes.")] = None,

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from edge_agent.core.replacement import Policy
 from shared.engine import Provider
 
 LevelFlag = Literal["frames", "submodels", "base", "cloud"]
@@ -43,6 +44,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_false_hits: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.01
     deadline_ms: Annotated[int, msgspec.Meta(ge=1, le=60_000)] = 250
     memory_budget: str = ""
+    replacement: Policy = "lru"
     provider: Provider = "auto"
     threads: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
     fps: Annotated[float, msgspec.Meta(gt=0)] | None = None

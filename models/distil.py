@@ -24,7 +24,9 @@ from models.training import Batch, Epoch, Loss, Recipe, augment, device, fit, sc
 #: Temperature of the soft targets.
 _SOFTNESS = 3.0
 #: Of a submodel's training mix: its own classes' part; and the length of its epoch as a part of the data set.
-_WEIGHT, _SHARE = 0.7, 0.5
+_WEIGHT, _SHARE = 0.8, 0.5
+#: Share of the images in a view that are as a camera sees them.
+_SENSED = 0.5
 Logits = npt.NDArray[np.float32]
 
 
@@ -49,7 +51,7 @@ class Teacher:
         progress.remove_task(task)
 
     def view(self, number: int) -> Images:
-        return augment(self._images, np.random.default_rng((self._seed, 7, number)))
+        return augment(self._images, np.random.default_rng((self._seed, 7, number)), sensed=_SENSED)
 
     def epoch(self, batch: int, weights: npt.NDArray[np.float64] | None = None, share: float = 1.0) -> Epoch:
         """Batches of one view after the other. With ``weights`` ``(n,)`` the images are drawn with replacement in that
@@ -122,8 +124,7 @@ def train_submodel(
     scores, not trained on, on which the mix's prior is undone.
     """
     labels = teacher.labels()
-    inside = np.isin(labels, classes)
-    weights = np.where(inside, _WEIGHT / inside.sum(), (1 - _WEIGHT) / (~inside).sum())
+    weights = mix(labels, classes)
     fit(
         network,
         recipe,
@@ -136,6 +137,13 @@ def train_submodel(
     )
     prior = np.array([weights[labels == c].sum() for c in range(network.shape.classes)]) + 1e-6
     _undo_prior(network, np.log(prior * len(prior)), held)
+
+
+def mix(labels: npt.NDArray[np.int64], classes: tuple[int, ...]) -> npt.NDArray[np.float64]:
+    """How much each of the images with these ``labels`` ``(n,)`` counts for the submodel of ``classes``; sums to 1."""
+    inside = np.isin(labels, classes)
+    weights: npt.NDArray[np.float64] = np.where(inside, _WEIGHT / inside.sum(), (1 - _WEIGHT) / (~inside).sum())
+    return weights
 
 
 def _undo_prior(network: ResNet, log_prior: npt.NDArray[np.float64], held: tuple[Images, Logits]) -> None:

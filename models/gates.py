@@ -8,7 +8,7 @@ frames of one stream are not independent.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
@@ -21,17 +21,18 @@ from edge_agent.core.frames import FrameCache
 from edge_agent.core.hierarchy import Hierarchy, Rules
 from edge_agent.core.submodels import Base, LocalModel, Submodels
 from edge_agent.core.types import Ask, Hit, Reply
-from models import streams
 from shared.bundle import Manifest
-from shared.context import Context, ContextParameters
+from shared.context import Context, ContextParameters, below_zero, margin
 from shared.gate import posterior
 
 Logits = npt.NDArray[np.float32]
 
 #: Frames of the window over which the reference hears the full model and nobody else.
 WINDOW = 16
+#: A risk at which a guess may become a hit.
+_LIKELY = 0.05
 #: Thresholds that are tried, strictest first.
-GRID = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.14, 0.2, 0.3)
+GRID = (0.001, 0.002, 0.004, 0.007, 0.01, 0.014, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.08, 0.1, 0.14, 0.2)
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ class Replay:
 def ours(stream: Recorded, family: Family, threshold: float) -> Hierarchy:
     """A device's hierarchy with every submodel resident."""
     hierarchy = Hierarchy(
-        _rules(stream, family, threshold),
+        _rules(family, threshold),
         Context(_classes(stream), family.context),
         FrameCache() if stream.signatures is not None else None,
         Submodels(1 << 40, family.coverage[family.base]),
@@ -99,7 +100,7 @@ def ours(stream: Recorded, family: Family, threshold: float) -> Hierarchy:
 
 def full_alone(stream: Recorded, family: Family, context: ContextParameters) -> Hierarchy:
     """The full model on every frame, with a context of these parameters."""
-    return Hierarchy(_rules(stream, family, 0.0), Context(_classes(stream), context))
+    return Hierarchy(_rules(family, 0.0), Context(_classes(stream), context))
 
 
 def replay(stream: Recorded, family: Family, hierarchy: Hierarchy) -> Replay:
@@ -127,9 +128,62 @@ def reference_labels(stream: Recorded, family: Family) -> npt.NDArray[np.int64]:
     return labels
 
 
-def fit(
-    kinds: Mapping[streams.Name, list[Recorded]], family: Family, budgets: Sequence[float], confidence: float
-) -> list[float]:
+def wander(kinds: Sequence[list[Recorded]], family: Family) -> float:
+    """By how much, nats, the full model's margin differs from one view of an object to another: what explains best how
+    often its first label changes, on the kind of stream where it changes most. The default where no stream tells."""
+    middle = (family.context.still + family.context.cut) / 2
+    worst = 0.0
+    for several in kinds:
+        margins, kept = [], []
+        for stream in several:
+            words = stream.logits[family.full].astype(np.float64) / family.temperatures[family.full]
+            pairs = [(first, first + lag) for lag in (1, 8) for first in range(len(words) - lag)]
+            for first, second in pairs:
+                if stream.signatures is None or stream.signatures[second].change(stream.signatures[first]) > middle:
+                    continue  # another object, or nobody knows
+                label = int(words[first].argmax())
+                margins.append(margin(words[first], label))
+                kept.append(int(words[second].argmax()) == label)
+        if not all(kept):
+            candidates = [0.1 * 1.1**power for power in range(45)]  # 0.1 to 6.6
+            worst = max(worst, max(candidates, key=lambda sigma: _log_likelihood(margins, kept, sigma)))
+    return worst or family.context.wander
+
+
+def _log_likelihood(margins: list[float], kept: list[bool], sigma: float) -> float:
+    flips = [below_zero(value / sigma) for value in margins]
+    terms = (1.0 - flip if same else flip for flip, same in zip(flips, kept, strict=True))
+    return sum(math.log(max(term, 1e-6)) for term in terms)
+
+
+def caution(kinds: Sequence[list[Recorded]], family: Family) -> float:
+    """How many times as often as the base model's fused belief doubts itself the reference differs from it, where the
+    full model has not spoken about the picture: of the guesses that could be hits, on the worst kind of stream.
+
+    A belief counts on errors that are independent of one another, and on a world like the calibration's; 1 if it may.
+    """
+    worst = 1.0
+    for several in kinds:
+        wrong = doubted = 0.0
+        for stream in several:
+            expected = reference_labels(stream, family)
+            hierarchy = ours(stream, family, _LIKELY)
+            for index in range(len(expected)):
+                frame = stream.frame(index)
+                step = hierarchy.look(frame, float(index))
+                if hierarchy.base is not None and hierarchy.context.settled == 0.0:
+                    guess = hierarchy.base.lookup(frame, hierarchy.context)
+                    if guess.belief.risk <= _LIKELY:
+                        wrong += guess.label != expected[index]
+                        doubted += 1.0 - float(guess.belief.posterior.max())
+                reply = Reply(index, stream.logits[family.full][index]) if isinstance(step, Ask) else None
+                hierarchy.settle(step, reply, float(index))
+        if doubted > 0.0:
+            worst = max(worst, wrong / doubted)
+    return float(worst)
+
+
+def fit(kinds: Sequence[list[Recorded]], family: Family, budgets: Sequence[float], confidence: float) -> list[float]:
     """For each budget the loosest threshold of ``GRID`` at which every kind of stream keeps within it; 0 if none does.
 
     Fixed-sequence testing (A. Angelopoulos et al., "Learn then Test", arXiv 2110.01052, section 2.2): thresholds are
@@ -137,16 +191,15 @@ def fit(
     number is due. The test is Student's one-sided bound on the mean over streams, at ``confidence``: approximate, for
     a stream's rate of false hits is not normal.
     """
-    references = {kind: [reference_labels(stream, family) for stream in several] for kind, several in kinds.items()}
+    references = [[reference_labels(stream, family) for stream in several] for several in kinds]
     proven = dict.fromkeys(budgets, 0.0)
     open_ = set(budgets)
     for threshold in GRID:
         worst = 0.0
-        for kind, several in kinds.items():
-            pairs = zip(several, references[kind], strict=True)
+        for several, expected in zip(kinds, references, strict=True):
             rates = [
                 replay(stream, family, ours(stream, family, threshold)).false_hits(reference)
-                for stream, reference in pairs
+                for stream, reference in zip(several, expected, strict=True)
             ]
             worst = max(worst, upper_bound(rates, confidence))
         open_ = {budget for budget in open_ if worst <= budget}
@@ -180,8 +233,8 @@ def coverage(logits: Logits, temperature: float, full: Logits, threshold: float)
     return np.array([good[answers == c].mean() if (answers == c).any() else 0.0 for c in range(full.shape[1])])
 
 
-def _rules(stream: Recorded, family: Family, threshold: float) -> Rules:
-    return Rules(threshold, 1.0, family.full, family.temperatures[family.full], stream.signatures is not None)
+def _rules(family: Family, threshold: float) -> Rules:
+    return Rules(threshold, 1.0, family.full, family.temperatures[family.full])
 
 
 def _classes(stream: Recorded) -> int:

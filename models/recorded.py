@@ -15,7 +15,7 @@ from shared.image import Input, Picture, crop, preprocessor
 
 _BATCH = 100
 #: Streams in which neighbouring frames are unrelated pictures, so that what changed between them says nothing.
-UNRELATED = ("shuffled", "session", "dwell")
+UNRELATED: tuple[streams.Name, ...] = ("shuffled", "session", "dwell")
 
 
 def run(session: Session, spec: Input, pictures: Sequence[Picture]) -> Logits:

@@ -24,13 +24,15 @@ from models.networks import ResNet
 #: Per-channel mean and standard deviation of the CIFAR-10 training images, in units of 0..255.
 MEAN = (125.3, 123.0, 113.9)
 STD = (63.0, 62.1, 66.7)
+#: Standard deviation of a camera's noise, grey levels.
+_SENSOR_NOISE = 3.5
 
 
 @dataclass(frozen=True)
 class Recipe:
     """How a network is trained: SGD with Nesterov momentum, the rate rising over ``warmup`` of the steps and falling
     linearly to zero. ``phases`` are ``(epochs, side in pixels)``: early epochs on smaller images cost less and lose
-    little (J. Howard's progressive resizing, DAWNBench 2018)."""
+    little (J. Howard's progressive resizing, DAWNBench 2018). ``cutout`` and ``sensed``: see ``augment``."""
 
     phases: tuple[tuple[int, int], ...]
     rate: float
@@ -40,6 +42,7 @@ class Recipe:
     smoothing: float = 0.1
     auxiliary: float = 0.2
     cutout: int = 8
+    sensed: float = 0.0
     seed: int = 0
 
     @property
@@ -74,8 +77,9 @@ def normalise(images: Images | Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
-def augment(images: Images, rng: np.random.Generator, cutout: int = 0) -> Images:
-    """Random shift by up to 4 pixels (reflected border), mirror and a grey square of ``cutout`` pixels."""
+def augment(images: Images, rng: np.random.Generator, cutout: int = 0, sensed: float = 0.0) -> Images:
+    """Random shift by up to 4 pixels (reflected border), mirror and a grey square of ``cutout`` pixels; the share
+    ``sensed`` of them as a camera would see them."""
     n, side = len(images), images.shape[1]
     padded = np.pad(images, ((0, 0), (4, 4), (4, 4), (0, 0)), mode="reflect")
     windows = np.lib.stride_tricks.sliding_window_view(padded, (side, side), axis=(1, 2))
@@ -87,7 +91,24 @@ def augment(images: Images, rng: np.random.Generator, cutout: int = 0) -> Images
         y, x = rng.integers(0, side - cutout + 1, (2, n))
         rows, columns = y[:, None] + np.arange(cutout), x[:, None] + np.arange(cutout)
         out[np.arange(n)[:, None, None], rows[:, :, None], columns[:, None, :]] = np.array(MEAN, np.uint8)
+    if sensed:
+        chosen = np.flatnonzero(rng.random(n) < sensed)
+        for rows in np.array_split(chosen, len(chosen) // 1000 + 1):
+            out[rows] = sense(out[rows], rng)
     return out
+
+
+def sense(images: Images, rng: np.random.Generator) -> Images:
+    """The images as a camera sees them: off its pixel grid by a fraction of a pixel either way, which softens them, and
+    with the noise of a sensor."""
+    n = len(images)
+    x = np.pad(images, ((0, 0), (0, 1), (0, 1), (0, 0)), mode="edge").astype(np.float32)
+    right, down = rng.random((2, n, 1, 1, 1), np.float32)
+    x = (1 - right) * x[:, :, :-1] + right * x[:, :, 1:]
+    x = (1 - down) * x[:, :-1] + down * x[:, 1:]
+    x += _SENSOR_NOISE * rng.standard_normal(x.shape, np.float32)
+    sensed: Images = np.clip(np.rint(x), 0, 255).astype(np.uint8)
+    return sensed
 
 
 def labelled(split: Split, recipe: Recipe) -> Epoch:
@@ -97,7 +118,7 @@ def labelled(split: Split, recipe: Recipe) -> Epoch:
         order = rng.permutation(len(split))
         for start in range(0, len(order) - recipe.batch + 1, recipe.batch):
             rows = order[start : start + recipe.batch]
-            yield augment(split.images[rows], rng, recipe.cutout), torch.from_numpy(split.labels[rows])
+            yield augment(split.images[rows], rng, recipe.cutout, recipe.sensed), torch.from_numpy(split.labels[rows])
 
     return epoch
 
@@ -201,7 +222,8 @@ def _load(path: Path, recipe: Recipe) -> dict[str, Any] | None:
     if not path.exists():
         return None
     state: dict[str, Any] = torch.load(path, map_location=device(), weights_only=True)
-    same = {**state["recipe"], "phases": tuple(map(tuple, state["recipe"]["phases"]))} == asdict(recipe)
+    known = {**asdict(Recipe(phases=(), rate=0.0)), **state["recipe"]}  # a field that it lacks had its default
+    same = {**known, "phases": tuple(map(tuple, known["phases"]))} == asdict(recipe)
     return state if same else None
 
 

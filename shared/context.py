@@ -5,25 +5,36 @@ takes its place, drawn from the working set (the labels seen lately) or, rarely,
 the likelihood of the one most trusted model that saw it.
 
 What makes it hold up on video, where the errors of neighbouring frames are the same error, is *novelty*: how much of
-the picture changed since the frame before. A model that has spoken about a picture has nothing to add until the
-picture has changed, so its word counts only as far as what it sees is new; the full model is heard on a picture that
-so far only local models have spoken about. A cut ends the object's stay, so the state is let go. Where frames are
-unrelated pictures novelty says nothing, and the caller passes None: then every frame is new, and nothing is a cut.
+a picture differs from another. A model that has spoken about a picture has nothing to add until the picture has
+changed, so its word counts only as far as what it sees is new; the full model is heard on a picture that so far only
+local models have spoken about. A cut ends the object's stay, so the state is let go. Where frames are unrelated
+pictures novelty says nothing, and the caller gives no key: then every frame is new, and nothing is a cut.
 
 Costs a few vector operations of ``classes`` numbers; a thousand classes stay cheap.
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
-from dataclasses import dataclass
-from typing import Annotated
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Protocol
 
 import msgspec
 import numpy as np
 
 from shared.gate import Posterior
 
+#: An object that moves changes the picture a little, another one changes it at a stroke.
+_STEEPNESS = 4
+#: As many second looks as the ``wander`` of a bundle counts for, and after how many one counts 1/e.
+_PRIOR_LOOKS, _LOOKS = 8.0, 200.0
+#: A likelihood that is as good as none.
+_LEAST = 1e-6
+#: A belief that is as good as none, far under what any word can do.
+_NEVER = 1e-15
+#: The most looks at one object that are remembered: what was said longer ago fades.
+_MOST_LOOKS = 16.0
 _Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
 
@@ -33,7 +44,11 @@ class ContextParameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     ``switch``: probability that the object changes between two frames, where the pictures do not tell. ``stranger``:
     probability that the new one is from outside the working set. ``memory``: new pictures until a label's weight in
     the working set has fallen to 1/e. ``tempering``: exponent of a new picture's likelihood. ``floor``: share of the
-    belief that stays spread over all labels, so that the filter is never certain.
+    belief that stays spread over all labels, so that the filter is never certain. ``still``, ``cut``: change between
+    two pictures, grey levels, at or under which nothing moved but the sensor's noise, and at or over which they show
+    different things. ``wander``: by how much, nats, the full model's margin differs from one view of an object to
+    another (root mean square); where a stream begins, before it has shown its own. ``caution``: how many times as often
+    as a belief doubts itself the full model differs from it, where that has not spoken about the object.
     """
 
     switch: _Share = 0.03
@@ -41,15 +56,55 @@ class ContextParameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     memory: Annotated[float, msgspec.Meta(gt=0)] = 40.0
     tempering: _Share = 1.0
     floor: _Share = 1e-3
+    still: Annotated[float, msgspec.Meta(ge=0)] = 1.0
+    cut: Annotated[float, msgspec.Meta(ge=0)] = 30.0
+    wander: Annotated[float, msgspec.Meta(ge=0)] = 1.6
+    caution: Annotated[float, msgspec.Meta(ge=1)] = 1.0
 
 
-@dataclass(frozen=True, slots=True)
+class Key(Protocol):
+    """What tells two pictures apart."""
+
+    def change(self, before: Any, /) -> float:
+        """How much this picture differs from ``before``, grey levels."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Word:
+    """What a model said about a picture: its calibrated ``likelihood`` ``(classes,)``; whether it was the ``full``
+    model; the picture's ``key``, None where pictures are not told apart."""
+
+    likelihood: Posterior
+    full: bool = False
+    key: Key | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Belief:
+    """What is believed about the present frame, ``(classes,)``, and the ``risk`` of answering with its first label:
+    the probability that the full model, asked now, would lead to another."""
+
+    posterior: Posterior
+    risk: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class _State:
-    """The filter between two events. ``heard``: how much of the present picture a model has spoken about, 0..1;
-    ``heard_full``: how much of it the full model has."""
+    """The filter between two events. ``mean``: what was said about the present object, log-likelihoods over ``looks``;
+    it is in the belief already. ``last`` and ``last_full``: the words that count as said about the present
+    object; ``heard`` and ``heard_full``: how much of the present picture they cover, 0..1; ``stays``: the probability
+    that the object is still the one they were about; ``arrival``: that it came with this frame."""
 
     belief: Posterior
+    mean: Posterior
+    looks: float = 0.0
+    key: Key | None = None
+    arrival: float = 1.0
+    last: Word | None = None
+    stays: float = 0.0
     heard: float = 0.0
+    last_full: Word | None = None
+    stays_full: float = 0.0
     heard_full: float = 0.0
 
 
@@ -59,13 +114,12 @@ class _Frame:
 
     index: int
     before: _State
-    novelty: float | None
-    likelihood: Posterior | None = None
-    full: bool = False
+    key: Key | None
+    word: Word | None = None
 
 
 #: No memory: the belief is what the model says, as if there were no context.
-FORGETFUL = ContextParameters(switch=1.0, stranger=1.0, floor=0.0)
+FORGETFUL = ContextParameters(switch=1.0, stranger=1.0, floor=0.0, still=0.0, cut=0.0)
 
 
 class Context:
@@ -76,74 +130,88 @@ class Context:
         self._p = parameters or ContextParameters()
         self._classes = classes
         self._uniform = np.full(classes, 1.0 / classes)
+        self._nothing = np.zeros(classes)
         self._weights = np.zeros(classes)
         self._news = 1.0
         self._working_set = self._uniform
+        self._frames = self._arrivals = 0.0
+        self._looks, self._wandered = _PRIOR_LOOKS, _PRIOR_LOOKS * self._p.wander**2
         self._ring: deque[_Frame] = deque(maxlen=ring)
-        self._arrived = self._state = _State(self._uniform)
-        #: The last likelihood that was fused, and what came of it.
-        self._fused: tuple[Posterior | None, _State] = None, self._state
+        self._arrived = self._state = _State(self._uniform, self._nothing)
+        #: The last word that was fused, and what came of it.
+        self._fused: tuple[Word | None, _State] = None, self._state
 
     @property
-    def belief(self) -> Posterior:
-        """What is believed about the present frame's label, ``(classes,)``."""
-        return self._state.belief
+    def belief(self) -> Belief:
+        """What is believed about the present frame."""
+        return self._belief(self._state)
+
+    @property
+    def least_risk(self) -> float:
+        """What a local word cannot get the risk of the present frame under, however sure it is."""
+        return self._arrived.heard_full * self._turns(self._arrived, int(self._arrived.mean.argmax()))
 
     @property
     def settled(self) -> float:
-        """How much of the present picture the full model has spoken about, 0..1: so far there is nothing left to ask
-        it."""
+        """How much of the present picture the full model has spoken about, 0..1."""
         return self._arrived.heard_full
+
+    @property
+    def wander(self) -> float:
+        """By how much, nats, the full model's margin differs from one view of an object to another."""
+        return math.sqrt(self._wandered / self._looks)
+
+    @property
+    def stay(self) -> float:
+        """For how many frames an object stays, as far as the pictures have told; 1 where they tell nothing."""
+        return (self._frames + 1.0) / (self._arrivals + 1.0)
 
     def working_set(self) -> Posterior:
         """The prior over the label of a newly arrived object, ``(classes,)``."""
         return self._working_set
 
-    def advance(self, index: int, novelty: float | None = None) -> Posterior:
-        """Begin frame ``index``; return the belief about its label before any model has seen it.
-
-        ``novelty`` 0..1: 0 an unchanged picture, 1 a cut; None where the pictures say nothing.
-        """
-        self._ring.append(_Frame(index, self._state, novelty))
-        self._arrived = self._state = self._arrive(self._state, novelty)
+    def advance(self, index: int, key: Key | None = None) -> Posterior:
+        """Begin frame ``index``; return the belief about its label before any model has seen it."""
+        self._ring.append(_Frame(index, self._state, key))
+        self._arrived = self._state = self._arrive(self._state, key)
+        fading = math.exp(-self._arrived.arrival / self._p.memory)
+        self._frames = fading * self._frames + 1.0
+        self._arrivals = fading * self._arrivals + self._arrived.arrival
         self._fused = None, self._state
-        return self._state.belief
+        return self._alive(self._state.belief)
 
-    def fuse(self, likelihood: Posterior) -> Posterior:
-        """The belief about the present frame if a local model's ``likelihood`` were its evidence. Changes nothing."""
-        if likelihood is not self._fused[0]:  # a model's guess is usually observed right after
-            self._fused = likelihood, self._hear(self._arrived, likelihood, full=False)
-        return self._fused[1].belief
+    def fuse(self, word: Word) -> Belief:
+        """The belief about the present frame if ``word`` were its evidence. Changes nothing."""
+        if word is not self._fused[0]:  # a guess is usually observed right after
+            self._fused = word, self._hear(self._arrived, word)
+        return self._belief(self._fused[1])
 
-    def observe(self, likelihood: Posterior, full: bool = False) -> Posterior:
-        """Take ``likelihood`` as the present frame's evidence, in place of any before it; return the belief.
-
-        ``full``: it is the full model's.
-        """
-        frame = self._ring[-1]
-        frame.likelihood, frame.full = likelihood, full
+    def observe(self, word: Word) -> Belief:
+        """Take ``word`` as the present frame's evidence, in place of any before it; return the belief."""
+        self._ring[-1].word = word
+        if word.full and word.key is not None and word.key is self._arrived.key:  # not one that was remembered
+            self._look_again(self._arrived, word)
         self._news = 1.0 - self._arrived.heard
-        if full:
-            self._state = self._hear(self._arrived, likelihood, full)
-        else:
-            self.fuse(likelihood)
-            self._state = self._fused[1]
-        return self._state.belief
+        belief = self.fuse(word)
+        self._state = self._fused[1]
+        return belief
 
-    def revise(self, index: int, likelihood: Posterior) -> bool:
-        """Replace the evidence of an earlier frame by the full model's and run the filter again from there. False if
-        the frame is no longer in the ring."""
+    def revise(self, index: int, word: Word) -> bool:
+        """Replace the evidence of an earlier frame and run the filter again from there. False if the frame is no
+        longer in the ring."""
         place = next((i for i, frame in enumerate(self._ring) if frame.index == index), None)
         if place is None:
             return False
-        self._ring[place].likelihood, self._ring[place].full = likelihood, True
-        self._news = 1.0 - self._arrive(self._ring[place].before, self._ring[place].novelty).heard
-        state = self._ring[place].before
-        for frame in list(self._ring)[place:]:
+        frames = list(self._ring)[place:]
+        frames[0].word = word
+        state = frames[0].before
+        for frame in frames:
             frame.before = state
-            state = self._arrived = self._arrive(state, frame.novelty)
-            if frame.likelihood is not None:
-                state = self._hear(state, frame.likelihood, frame.full)
+            state = self._arrived = self._arrive(state, frame.key)
+            if frame is frames[0]:
+                self._news = 1.0 - state.heard
+            if frame.word is not None:
+                state = self._hear(state, frame.word)
         self._state = state
         self._fused = None, state
         return True
@@ -163,23 +231,108 @@ class Context:
         trust = (1.0 - self._p.stranger) * total / (total + 1.0)
         self._working_set = (trust / total) * self._weights + (1.0 - trust) / self._classes
 
-    def _arrive(self, state: _State, novelty: float | None) -> _State:
-        if novelty is None:
-            switch, kept = self._p.switch, 0.0
-        else:
-            switch, kept = novelty * (self._p.switch + (1.0 - self._p.switch) * novelty), 1.0 - novelty
+    def _arrive(self, state: _State, key: Key | None) -> _State:
+        if key is None:
+            switch = self._p.switch
+            return _State((1.0 - switch) * self._alive(state.belief) + switch * self._working_set, self._nothing)
+        new = self._novelty(state.key, key)
+        switch = new * (self._p.switch + (1.0 - self._p.switch) * new)
         belief = (1.0 - switch) * state.belief + switch * self._working_set
-        return _State(belief, kept * state.heard, kept * state.heard_full)
+        stays, stays_full = (1.0 - switch) * state.stays, (1.0 - switch) * state.stays_full
 
-    def _hear(self, state: _State, likelihood: Posterior, full: bool) -> _State:
-        exponent = self._p.tempering * (1.0 - (state.heard_full if full else state.heard))
-        if exponent == 0.0:
-            return state
-        fused = state.belief * (likelihood if exponent == 1.0 else likelihood**exponent)
-        total = float(fused.sum())
-        if total <= 0.0:  # belief and likelihood exclude each other: believe what was seen
-            fused, total = likelihood.copy(), float(likelihood.sum())
-        fused /= total
-        fused += self._p.floor / self._classes
-        fused /= 1.0 + self._p.floor
-        return _State(fused, 1.0, 1.0 if full else state.heard_full)
+        # Pictures are dear to compare, and mostly it is the same two again.
+        last = 1.0 - new if state.last and state.last.key is state.key else self._covered(state.last, key)
+        full = last if state.last_full is state.last else self._covered(state.last_full, key)
+        return _State(
+            belief,
+            state.mean,
+            state.looks,
+            key,
+            switch,
+            state.last,
+            stays,
+            stays * last,
+            state.last_full,
+            stays_full,
+            stays_full * full,
+        )
+
+    def _hear(self, state: _State, word: Word) -> _State:
+        """Count ``word`` into what was said about the present object. Looks at one object err alike, so all of them
+        together are one likelihood, their mean; the full model's takes the place of what local ones said."""
+        said = np.log(np.maximum(word.likelihood, _LEAST))
+        if word.full:
+            before, weight = state.heard_full * state.looks, 1.0
+        else:
+            before, weight = state.heard * state.looks, 1.0 - state.heard_full
+        looks = before + weight
+        mean = state.mean if looks == 0.0 else (before * state.mean + weight * said) / looks
+        news = self._p.tempering * (mean - state.heard * state.mean)
+        belief = np.maximum(state.belief * np.exp(news - news.max()), _NEVER)
+        belief /= belief.sum()
+        covered = 1.0 if state.key is None else self._covered(word, state.key)
+        heard = replace(
+            state, belief=belief, mean=mean, looks=min(looks, _MOST_LOOKS), last=word, stays=1.0, heard=covered
+        )
+        return replace(heard, last_full=word, stays_full=1.0, heard_full=covered) if word.full else heard
+
+    def _alive(self, belief: Posterior) -> Posterior:
+        """``belief`` with the floor under every label. What is kept from frame to frame has none, for what a word has
+        put in must come out again when another takes its place."""
+        alive = np.maximum(belief, self._p.floor / self._classes)
+        alive /= alive.sum()
+        return alive
+
+    def _belief(self, state: _State) -> Belief:
+        belief = self._alive(state.belief)
+        return Belief(belief, self._risk(state, belief))
+
+    def _risk(self, state: _State, belief: Posterior) -> float:
+        """A false hit is one that the full model would not have given. Where it has spoken about this very object it
+        says the same again unless its margin has wandered below zero. Elsewhere the belief is all there is to go by;
+        and a mistake about an object is repeated for as long as it stays, so one question saves that much."""
+        label = int(belief.argmax())
+        alone = min(1.0, self._p.caution * self.stay * (1.0 - float(belief[label])))
+        if state.heard_full == 0.0:
+            return alone
+        return state.heard_full * self._turns(state, label) + (1.0 - state.heard_full) * alone
+
+    def _turns(self, state: _State, label: int) -> float:
+        """Probability that the full model, after what it has said, does not rank ``label`` first at its next look."""
+        return below_zero(margin(state.mean, label) / max(self.wander, 1e-6))
+
+    def _look_again(self, state: _State, word: Word) -> None:
+        """Learn from the full model's second word about an object how far its words wander."""
+        if state.last_full is not None and state.heard_full > 0.5:
+            first, second = (np.log(np.maximum(one.likelihood, _LEAST)) for one in (state.last_full, word))
+            label = int(first.argmax())
+            step = margin(second, label) - margin(first, label)
+            fading = math.exp(-1.0 / _LOOKS)
+            self._looks = fading * self._looks + 1.0
+            self._wandered = fading * self._wandered + step * step
+
+    def _covered(self, word: Word | None, key: Key) -> float:
+        return 0.0 if word is None else 1.0 - self._novelty(word.key, key)
+
+    def _novelty(self, before: Key | None, key: Key) -> float:
+        """How much of the picture ``key`` is new after the one ``before``: 0 unchanged, 1 a cut."""
+        if before is key:
+            return 0.0 if self._p.cut > 0.0 else 1.0
+        change = key.change(before) if before is not None else self._p.cut
+        if change >= self._p.cut:
+            return 1.0
+        if change <= self._p.still:
+            return 0.0
+        return ((change - self._p.still) / (self._p.cut - self._p.still)) ** _STEEPNESS
+
+
+def margin(said: Posterior, label: int) -> float:
+    """By how many nats ``label`` is ahead of all others in log-likelihoods ``(classes,)``; negative where it is not."""
+    others = said.copy()
+    others[label] = -np.inf
+    return float(said[label] - others.max())
+
+
+def below_zero(standardised: float) -> float:
+    """Probability that a normal variable of mean ``standardised`` and variance 1 is below zero."""
+    return 0.5 * math.erfc(standardised / math.sqrt(2.0))

@@ -36,16 +36,20 @@ def entropy(belief: Posterior) -> float:
     return -float(np.sum(belief * np.log(np.maximum(belief, 1e-12)))) if len(belief) > 1 else 0.0
 
 
-def temperature(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> float:
+def temperature(
+    logits: npt.NDArray[np.float32],
+    labels: npt.NDArray[np.int64],
+    weights: npt.NDArray[np.float64] | None = None,
+) -> float:
     """The temperature of least negative log-likelihood for ``logits`` ``(n, classes)`` against ``labels`` ``(n,)``,
-    found by golden-section search over its logarithm in 1/8..8."""
+    which may count unequally by ``weights`` ``(n,)``; found by golden-section search over its logarithm in 1/8..8."""
     z = logits.astype(np.float64)
 
     def loss(log_t: float) -> float:
         scaled = z / math.exp(log_t)
         top = scaled.max(1, keepdims=True)
         partition = np.log(np.exp(scaled - top).sum(1)) + top[:, 0]
-        return float((partition - scaled[np.arange(len(labels)), labels]).mean())
+        return float(np.average(partition - scaled[np.arange(len(labels)), labels], weights=weights))
 
     low, high, golden = math.log(1 / 8), math.log(8), (math.sqrt(5) - 1) / 2
     while high - low > 1e-3:

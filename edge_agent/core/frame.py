@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,12 +12,39 @@ import numpy.typing as npt
 
 from shared.image import Picture
 
-#: Mean brightness of each block of the picture, ``(12, 16)`` float32 in 0..255.
-Signature = npt.NDArray[np.float32]
-
 BLOCKS = (16, 12)
+_THUMBNAIL = (32, 24)
 #: The picture is sampled down to this many pixels first, which keeps the cost constant whatever the resolution.
 _SAMPLED = (160, 120)
+#: The largest shift that is looked for, thumbnail pixels right and down; the regions that are compared after it.
+_REACH = (4, 3)
+_REGIONS = (4, 3)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Signature:
+    """What a picture looks like from afar, in grey levels 0..255. ``blocks`` ``(12, 16)`` float32: mean brightness, in
+    which sensor noise and compression vanish; ``thumbnail`` ``(24, 32)`` float32."""
+
+    blocks: npt.NDArray[np.float32]
+    thumbnail: npt.NDArray[np.float32]
+
+    def change(self, before: Signature) -> float:
+        """How much the picture differs from ``before`` once it is shifted to fit best, grey levels (root mean square,
+        of the region that changed most): an object that moves is the same object, and one that enters in a corner is
+        not averaged away."""
+        (right, down), (width, height) = _REACH, _THUMBNAIL
+        core = self.thumbnail[down : height - down, right : width - right]
+        fits = cv2.matchTemplate(before.thumbnail, core, cv2.TM_SQDIFF)
+        row, column = divmod(int(fits.argmin()), fits.shape[1])
+        dy, dx = row - down, column - right
+        if fits[row, column] >= 0.9 * fits[down, right]:  # nothing moved: look at all of it, to the edges
+            dy = dx = 0
+        there = before.thumbnail[max(0, dy) : height + min(0, dy), max(0, dx) : width + min(0, dx)]
+        here = self.thumbnail[max(0, -dy) : height + min(0, -dy), max(0, -dx) : width + min(0, -dx)]
+        difference = there - here
+        regions = cv2.resize(difference * difference, _REGIONS, interpolation=cv2.INTER_AREA)
+        return math.sqrt(float(regions.max()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,20 +58,8 @@ class Frame:
 
 
 def sign(picture: Picture) -> Signature:
-    """The signature of a picture of any size.
-
-    Block means make sensor noise and compression vanish (noise of 4 grey levels leaves 0.4) and still show a change
-    confined to one block.
-    """
+    """The signature of a picture of any size."""
     sampled = cv2.cvtColor(cv2.resize(picture, _SAMPLED, interpolation=cv2.INTER_NEAREST), cv2.COLOR_BGR2GRAY)
-    return cv2.resize(sampled, BLOCKS, interpolation=cv2.INTER_AREA).astype(np.float32)
-
-
-def distance(a: Signature, b: Signature) -> float:
-    """The largest change of any one block, grey levels: a person in a corner counts as much as a new scene."""
-    return float(np.abs(a - b).max())
-
-
-def change(a: Signature, b: Signature) -> float:
-    """The mean change over all blocks, grey levels."""
-    return float(np.abs(a - b).mean())
+    thumbnail = cv2.resize(sampled, _THUMBNAIL, interpolation=cv2.INTER_AREA).astype(np.float32)
+    blocks = cv2.resize(thumbnail, BLOCKS, interpolation=cv2.INTER_AREA)
+    return Signature(blocks, thumbnail)  # type: ignore[arg-type]

@@ -1,8 +1,11 @@
-"""L1 ``frames``: answers of recent frames, found again by a near-identical picture.
+"""L1 ``frames``: what models said about recent frames, found again by a near-identical picture.
+
+What is kept is a model's word, not the answer that came of it: the context may have learned better since, and whether
+it still carries an answer is for the gate to say, as with any word.
 
 Approximate-key caching with auto-refresh (A. Finamore et al., "Accelerating deep learning classification with
-error-controlled approximate-key caching", arXiv 2112.06671): an entry answers n times, then is verified by the levels
-below; n doubles while the answer is confirmed and falls to one on a contradiction.
+error-controlled approximate-key caching", arXiv 2112.06671): an entry speaks n times, then is verified by the levels
+below; n doubles while the label is confirmed and falls to one on a contradiction.
 """
 
 from __future__ import annotations
@@ -13,13 +16,13 @@ import numpy as np
 
 from edge_agent.core.frame import Frame, Signature
 from edge_agent.core.types import Guess, LocalName
-from shared.context import Context
-from shared.gate import Posterior
+from shared.context import Context, Word
 
 
 @dataclass(slots=True)
 class _Entry:
-    posterior: Posterior
+    word: Word
+    label: int
     model: str
     born: int
     used: int
@@ -43,31 +46,32 @@ class FrameCache:
         self._found: _Entry | None = None
         self.contradictions = 0
 
-    def lookup(self, frame: Frame, _context: Context) -> Guess | None:
-        """The answer of the nearest trusted entry, or None."""
+    def lookup(self, frame: Frame, context: Context) -> Guess | None:
+        """The word of the nearest trusted entry, or None."""
         entry = self._nearest(frame)
         if entry is None or entry.left <= 0 or frame.index - entry.born > self._oldest:
             return None
         entry.left -= 1
         entry.used = frame.index
-        return Guess(entry.posterior, 0.0, entry.model)
+        return Guess(context.fuse(entry.word), entry.model, entry.word)
 
-    def learn(self, frame: Frame, posterior: Posterior, model: str) -> None:
-        """Keep a verified answer: confirm or correct the entry that is near, or make a new one."""
+    def learn(self, frame: Frame, word: Word, label: int, model: str) -> None:
+        """Keep a word that led to a verified ``label``: confirm or correct the entry that is near, or make one."""
         if frame.signature is None:
             return
         entry = self._nearest(frame)
         if entry is None:
-            self._insert(frame.signature, _Entry(posterior, model, frame.index, frame.index, 1, 1))
+            self._insert(frame.signature, _Entry(word, label, model, frame.index, frame.index, 1, 1))
             return
         if frame.index < entry.born:  # a late answer: what was learned since is newer
             return
-        if entry.posterior.argmax() == posterior.argmax():
+        if entry.label == label:
             entry.trust = min(entry.trust * 2, self._longest_trust)
         else:
             self.contradictions += 1
             entry.trust = 1
-        entry.posterior, entry.model = posterior, model
+        if word.full or not entry.word.full or entry.label != label:
+            entry.word, entry.label, entry.model = word, label, model
         entry.born = entry.used = frame.index
         entry.left = entry.trust
 
@@ -79,7 +83,7 @@ class FrameCache:
             return None
         if frame.signature is not self._searched:  # a frame that is looked up is usually learned right after
             filled = self._keys[: len(self._entries)]
-            distances = np.abs(filled - frame.signature.ravel()).max(axis=1)
+            distances = np.abs(filled - frame.signature.blocks.ravel()).max(axis=1)
             place = int(distances.argmin())
             self._searched = frame.signature
             self._found = self._entries[place] if distances[place] <= self._tolerance else None
@@ -87,12 +91,12 @@ class FrameCache:
 
     def _insert(self, signature: Signature, entry: _Entry) -> None:
         if self._keys.size == 0:
-            self._keys = np.empty((self._capacity, signature.size), np.float32)
+            self._keys = np.empty((self._capacity, signature.blocks.size), np.float32)
         if len(self._entries) < self._capacity:
             place = len(self._entries)
             self._entries.append(entry)
         else:
             place = min(range(self._capacity), key=lambda i: self._entries[i].used)
             self._entries[place] = entry
-        self._keys[place] = signature.ravel()
+        self._keys[place] = signature.blocks.ravel()
         self._searched = None

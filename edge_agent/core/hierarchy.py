@@ -9,19 +9,14 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
-import numpy as np
-
-from edge_agent.core.frame import Frame, Signature, change
+from edge_agent.core.frame import Frame
 from edge_agent.core.frames import FrameCache
 from edge_agent.core.submodels import Base, LocalModel, Submodels
 from edge_agent.core.types import Answer, Ask, Guess, Hit, LevelName, Reply, Step
-from shared.context import Context
-from shared.gate import Posterior, posterior, risk
+from shared.context import Belief, Context, Word
+from shared.gate import posterior, risk
 from shared.protocol import RECENT
 
-#: Mean block change between neighbouring frames, grey levels: at or under the first nothing moved but the sensor's
-#: noise, at or over the second the scene was cut.
-STILL, CUT = 0.5, 10.0
 _ASKED = 64
 
 
@@ -49,13 +44,12 @@ class Tally:
 @dataclass(frozen=True)
 class Rules:
     """What the hierarchy must hold to. ``threshold``: the risk at or under which a guess is a hit. ``deadline``:
-    seconds a frame may take. ``novelty``: whether pictures tell how much of the past still counts."""
+    seconds a frame may take."""
 
     threshold: float
     deadline: float
     full_model: str
     full_temperature: float
-    novelty: bool = True
 
 
 class Hierarchy:
@@ -79,24 +73,24 @@ class Hierarchy:
         self._levels = [level for level in (frames, submodels, base) if level is not None]
         self._recent: deque[int] = deque(maxlen=RECENT)
         self._asked: deque[Frame] = deque(maxlen=_ASKED)
-        self._previous: Signature | None = None
 
     def look(self, frame: Frame, now: float) -> Step:
         """Try the levels in order; the first whose guess carries little enough risk is a hit."""
-        self.context.advance(frame.index, self._novelty(frame))
+        self.context.advance(frame.index, frame.signature)
         best: Guess | None = None
         for level in self._levels:
+            if level is not self.frames and self.context.least_risk > self.rules.threshold:
+                break  # the full model was unsure of this very object: no local word makes up for that
             guess = level.lookup(frame, self.context)
             if guess is None:
                 continue
-            if guess.risk <= self.rules.threshold:
+            if guess.belief.risk <= self.rules.threshold:
                 return Hit(frame, guess, level.name)
-            if best is None or guess.risk < best.risk:
+            if best is None or guess.belief.risk < best.belief.risk:
                 best = guess
         if best is None:
-            belief = self.context.belief
-            best = Guess(belief, risk(belief), "context")
-        reason = f"risk {best.risk:.3f} over {self.rules.threshold:.3f}"
+            best = Guess(self.context.belief, "context")
+        reason = f"risk {best.belief.risk:.3f} over {self.rules.threshold:.3f}"
         self._asked.append(Frame(frame.index, None, frame.signature))  # without its picture: a late answer needs none
         return Ask(frame, tuple(self._recent), now + self.rules.deadline, best, reason)
 
@@ -104,20 +98,18 @@ class Hierarchy:
         """End the frame of ``step``; learn. ``reply`` None: late or unreachable, for the reason in ``trouble``."""
         if isinstance(step, Hit):
             answer = self._answer(step.frame, step.guess, step.level)
-            if step.guess.likelihood is not None:
-                self.context.observe(step.guess.likelihood)
-                self._learn(step.frame, step.guess)
+            self._hear(step.guess.word)
+            self._learn(step.frame, step.guess, step.level)
         elif reply is not None:
             self._forget(step.frame.index)
-            fused = self.context.observe(self._full_word(reply), full=True)
-            guess = Guess(fused, risk(fused), self.rules.full_model)
+            word = self._full_word(reply, step.frame)
+            guess = Guess(self.context.observe(word), self.rules.full_model, word)
             answer = self._answer(step.frame, guess, "cloud", step.reason, int(reply.logits.argmax()))
-            self._learn(step.frame, guess)
+            self._learn(step.frame, guess, "cloud")
             self._recommend(reply.submodel)
         else:
             # The filter hears every frame; nothing is learned from an unverified one.
-            if step.best.likelihood is not None:
-                self.context.observe(step.best.likelihood)
+            self._hear(step.best.word)
             reason = f"{step.reason}; {trouble}" if trouble else step.reason
             answer = self._answer(step.frame, step.best, "fallback", reason)
         self.tally.count(answer.level)
@@ -129,9 +121,10 @@ class Hierarchy:
         if frame is None:
             return
         self.tally.late += 1
-        word = self._full_word(reply)
+        word = self._full_word(reply, frame)
         self.context.revise(frame.index, word)
-        self._learn(frame, Guess(word, risk(word), self.rules.full_model))
+        alone = Belief(word.likelihood, risk(word.likelihood))
+        self._learn(frame, Guess(alone, self.rules.full_model, word), "cloud")
         self._recommend(reply.submodel)
 
     def install(self, model: LocalModel) -> list[str]:
@@ -151,30 +144,27 @@ class Hierarchy:
                 return frame
         return None
 
-    def _novelty(self, frame: Frame) -> float | None:
-        if not self.rules.novelty or frame.signature is None:
-            return None
-        previous, self._previous = self._previous, frame.signature
-        if previous is None:
-            return 1.0
-        return float(np.clip((change(previous, frame.signature) - STILL) / (CUT - STILL), 0.0, 1.0))
+    def _full_word(self, reply: Reply, frame: Frame) -> Word:
+        return Word(posterior(reply.logits, self.rules.full_temperature), True, frame.signature)
 
-    def _full_word(self, reply: Reply) -> Posterior:
-        return posterior(reply.logits, self.rules.full_temperature)
+    def _hear(self, word: Word | None) -> None:
+        if word is not None:
+            self.context.observe(word)
 
     def _answer(
         self, frame: Frame, guess: Guess, level: LevelName, reason: str = "", bare: int | None = None
     ) -> Answer:
-        wrong = risk(guess.posterior)
-        return Answer(frame.index, guess.label, 1.0 - wrong, wrong, level, guess.model, reason, bare)
+        confidence = float(guess.belief.posterior.max())
+        return Answer(frame.index, guess.label, confidence, guess.belief.risk, level, guess.model, reason, bare)
 
-    def _learn(self, frame: Frame, guess: Guess) -> None:
+    def _learn(self, frame: Frame, guess: Guess, level: LevelName) -> None:
         self.context.learn(guess.label)
         # An object that stays in view is one thing seen, not thirty: the server needs to know what the set is.
         if not self._recent or self._recent[-1] != guess.label:
             self._recent.append(guess.label)
-        if self.frames is not None:
-            self.frames.learn(frame, guess.posterior, guess.model)
+        # What the frame cache said itself confirms nothing.
+        if self.frames is not None and guess.word is not None and level != "frames":
+            self.frames.learn(frame, guess.word, guess.label, guess.model)
 
     def _recommend(self, name: str | None) -> None:
         if name is None or self.submodels is None or name in self._unfit:

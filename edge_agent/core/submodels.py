@@ -1,21 +1,20 @@
 """L2 ``submodels`` and L2b ``base``: models that answer when the context and their own word leave little risk.
 
-The submodels are a cache of models within a byte budget, replaced least recently used first (CacheNet, arXiv
-2007.01793, section IV). Loading and freeing is the shell's business: it says what a model costs, and is told what
-to drop.
+The submodels are a cache of models within a byte budget (CacheNet, arXiv 2007.01793, section IV). Loading and freeing
+is the shell's business: it says what a model costs, and is told what to drop.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import dataclass
 
 import numpy as np
 
 from edge_agent.core.frame import Frame
+from edge_agent.core.replacement import Policy, Replacement
 from edge_agent.core.types import Guess, LocalName, Score
-from shared.context import Context
-from shared.gate import Posterior, posterior, risk
+from shared.context import Context, Word
+from shared.gate import Posterior, posterior
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +29,8 @@ class LocalModel:
     cost: int = 0
 
     def guess(self, frame: Frame, context: Context) -> Guess:
-        likelihood = posterior(self.score(frame.view), self.temperature)
-        fused = context.fuse(likelihood)
-        # A false hit is one that the full model would not have given. Where it has just spoken about this very
-        # picture it has nothing to add, however unsure it was; asking again would only cost a round trip.
-        return Guess(fused, risk(fused) * (1.0 - context.settled), self.name, likelihood)
+        word = Word(posterior(self.score(frame.view), self.temperature), key=frame.signature)
+        return Guess(context.fuse(word), self.name, word)
 
 
 class Base:
@@ -50,42 +46,47 @@ class Base:
 
 
 class Submodels:
-    """The resident submodels, least recently used first."""
+    """The resident submodels, within a budget; who goes first is the replacement policy's to say."""
 
     name: LocalName = "submodels"
 
-    def __init__(self, budget: int, base_coverage: Posterior) -> None:
+    def __init__(self, budget: int, base_coverage: Posterior, policy: Policy = "lru") -> None:
         """``budget``: bytes all residents together may cost."""
         self.budget = budget
         self._base_coverage = base_coverage
-        self._resident: OrderedDict[str, LocalModel] = OrderedDict()
+        self._replacement = Replacement(policy)
+        self._resident: dict[str, LocalModel] = {}
+        self._labels = np.full(len(base_coverage), 1.0 / len(base_coverage))
 
     def lookup(self, frame: Frame, context: Context) -> Guess | None:
         """The word of the resident that covers the present working set best; None where the base model covers it
         as well, since a probe costs the same."""
         if not self._resident:
             return None
-        labels = context.working_set()
-        best = max(self._resident.values(), key=lambda model: float(np.dot(labels, model.coverage)))
-        if np.dot(labels, best.coverage) <= np.dot(labels, self._base_coverage):
+        self._labels = context.working_set()
+        best = max(self._resident.values(), key=lambda model: float(np.dot(self._labels, model.coverage)))
+        if np.dot(self._labels, best.coverage) <= np.dot(self._labels, self._base_coverage):
             return None
-        self._resident.move_to_end(best.name)
+        self._replacement.use(best.name)
         return best.guess(frame, context)
 
     def admit(self, model: LocalModel) -> list[str]:
         """Make ``model`` resident; return the names that had to go. A model that can never fit is among them."""
         if model.cost > self.budget:
             return [model.name]
-        self._resident.pop(model.name, None)
+        if model.name in self._resident:
+            self._drop(model.name)
         gone = self.shrink(self.budget - model.cost)
         self._resident[model.name] = model
+        self._replacement.add(model.name, model.cost, np.maximum(0.0, model.coverage - self._base_coverage))
         return gone
 
     def shrink(self, budget: int) -> list[str]:
-        """Drop the least recently used until the rest costs at most ``budget`` bytes; return the names dropped."""
+        """Drop residents until the rest costs at most ``budget`` bytes; return the names dropped."""
         gone = []
         while self._resident and self.cost() > budget:
-            gone.append(self._resident.popitem(last=False)[0])
+            gone.append(self._replacement.victim(self._resident, self._labels))
+            self._drop(gone[-1])
         return gone
 
     def cost(self) -> int:
@@ -96,8 +97,12 @@ class Submodels:
         """Count a recommendation as a use. False if the model is not resident."""
         if name not in self._resident:
             return False
-        self._resident.move_to_end(name)
+        self._replacement.use(name)
         return True
 
     def names(self) -> tuple[str, ...]:
         return tuple(self._resident)
+
+    def _drop(self, name: str) -> None:
+        del self._resident[name]
+        self._replacement.drop(name)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_agent.core.frame import Frame
-from shared.gate import Posterior
+from shared.context import Belief, Word
 
 #: Runs a model on a frame's view; logits ``(classes,)`` float32.
 Score = Callable[[Any], npt.NDArray[np.float32]]
@@ -20,24 +20,23 @@ LevelName = LocalName | Literal["cloud", "fallback"]
 
 @dataclass(frozen=True, slots=True)
 class Guess:
-    """What a level would answer. ``posterior``: the fused belief; ``likelihood``: the model's own calibrated word, the
-    evidence that the context keeps (None where no model ran); ``risk``: what the gate compares, the probability that
-    the label is wrong. The frame cache, whose trust is in the picture being the same, gives 0."""
+    """What a level would answer: the ``belief`` that the context comes to on hearing the ``word`` of ``model``, new or
+    remembered (None where no model has spoken)."""
 
-    posterior: Posterior
-    risk: float
+    belief: Belief
     model: str
-    likelihood: Posterior | None = None
+    word: Word | None = None
 
     @property
     def label(self) -> int:
-        return int(self.posterior.argmax())
+        return int(self.belief.posterior.argmax())
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The one answer of a frame. ``reason`` says why it was no hit; empty for a hit. ``bare`` is the full model's
-    first label where the cloud answered."""
+    """The one answer of a frame. ``confidence``: the probability that its label is right; ``risk``: that the full
+    model, asked now, would lead to another. ``reason`` says why it was no hit; empty for a hit. ``bare`` is the full
+    model's first label where the cloud answered."""
 
     frame: int
     label: int

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from edge_agent.core.frame import BLOCKS, Signature
+from edge_agent.core.frame import Signature
 from edge_agent.core.submodels import LocalModel
 
 CLASSES = 4
@@ -22,7 +22,8 @@ def logits(label: int, margin: float) -> npt.NDArray[np.float32]:
 
 
 def signature(brightness: float) -> Signature:
-    return np.full((BLOCKS[1], BLOCKS[0]), brightness, np.float32)
+    """Of a picture that is one grey all over."""
+    return Signature(np.full((12, 16), brightness, np.float32), np.full((24, 32), brightness, np.float32))
 
 
 def local(name: str, coverage: Sequence[float] | float = 0.5, cost: int = 0) -> LocalModel:

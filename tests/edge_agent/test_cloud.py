@@ -14,6 +14,7 @@ from edge_agent.core.breaker import Breaker
 from edge_agent.core.frame import Frame
 from edge_agent.core.types import Ask, Guess
 from shared.bundle import Bundle
+from shared.context import Belief
 from shared.image import decode
 from shared.link import Link
 from shared.protocol import Answer, Malformed, Refusal, Request, Timing, encode, request
@@ -21,7 +22,7 @@ from tests.bundles import tiny_bundle
 from tests.edge_agent.links import FakeLink, message
 
 PICTURE = np.full((32, 32, 3), 90, np.uint8)
-_NO_GUESS = Guess(np.full(10, 0.1), 0.9, "context")
+_NO_GUESS = Guess(Belief(np.full(10, 0.1), 0.9), "context")
 
 
 @pytest.fixture(scope="module")

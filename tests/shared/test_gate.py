@@ -76,3 +76,16 @@ def test_the_temperature_stays_within_its_bounds(right: bool, expected: float) -
     scores = np.tile(np.array([[1.0, 0.0, 0.0]], np.float32), (50, 1))
     labels = np.full(50, 0 if right else 1)
     assert gate.temperature(scores, labels) == pytest.approx(expected, rel=0.01)
+
+
+def test_weights_say_whose_temperature_it_is() -> None:
+    """Half of the scores are too sure and half are not: the weight decides which half it is fitted to."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 4000)
+    said = np.where(rng.random(4000) < 0.7, labels, (labels + 1) % 3)
+    margin = np.where(np.arange(4000) < 2000, 8.0, 1.5)[:, None]
+    scores = (margin * np.eye(3)[said]).astype(np.float32)
+    first = np.where(np.arange(4000) < 2000, 1.0, 0.0)
+    both = gate.temperature(scores, labels)
+    assert gate.temperature(scores, labels, first) > both > gate.temperature(scores, labels, 1 - first)
+    assert gate.temperature(scores, labels, np.ones(4000)) == pytest.approx(both)

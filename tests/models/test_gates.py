@@ -1,0 +1,107 @@
+"""Thresholds: what is promised of them, on streams made up to have known answers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from models import gates
+from models.gates import Family, Recorded
+from shared.context import FORGETFUL
+from tests.edge_agent.models import signature
+
+CLASSES = 4
+
+
+def stream(seed: int, frames: int, sly: float) -> Recorded:
+    """The full model is right and sure; the base model, too, but that on the share ``sly`` of frames it is as sure of
+    another label."""
+    rng = np.random.default_rng(seed)
+    truth = rng.integers(0, CLASSES, frames)
+    said = np.where(rng.random(frames) < sly, (truth + 1) % CLASSES, truth)
+    margin = rng.uniform(2, 12, frames)[:, None]
+    logits = {
+        "full": np.float32(20) * np.eye(CLASSES, dtype=np.float32)[truth],
+        "base": (margin * np.eye(CLASSES)[said]).astype(np.float32),
+    }
+    return Recorded(truth, logits, None)
+
+
+def family() -> Family:
+    return Family(
+        "full",
+        "base",
+        (),
+        {"full": 1.0, "base": 1.0},
+        {"full": np.ones(CLASSES), "base": np.full(CLASSES, 0.5)},
+        FORGETFUL,
+    )
+
+
+def test_a_base_model_that_never_errs_may_answer_nearly_all() -> None:
+    threshold = gates.fit([[stream(seed, 300, 0.0) for seed in range(8)]], family(), [0.01], 0.95)[0]
+    assert threshold == gates.GRID[-1]
+
+
+def test_errors_that_no_threshold_can_tell_close_the_gate() -> None:
+    thresholds = gates.fit([[stream(seed, 300, 0.5) for seed in range(8)]], family(), [0.005, 0.01], 0.95)
+    assert thresholds == [0.0, 0.0]
+
+
+def test_the_worst_kind_of_stream_decides() -> None:
+    good, bad = ([stream(seed, 300, sly) for seed in range(8)] for sly in (0.0, 0.5))
+    assert gates.fit([good, bad], family(), [0.01], 0.95) == [0.0]
+
+
+def test_a_larger_budget_never_gives_a_stricter_threshold() -> None:
+    streams = [stream(seed, 400, 0.02) for seed in range(8)]
+    thresholds = gates.fit([streams], family(), [0.002, 0.005, 0.01, 0.02, 0.05], 0.95)
+    assert thresholds == sorted(thresholds)
+    assert thresholds[-1] > thresholds[0]
+
+
+def test_at_the_fitted_threshold_the_budget_holds_on_other_streams() -> None:
+    budget = 0.01
+    threshold = gates.fit([[stream(seed, 400, 0.012) for seed in range(12)]], family(), [budget], 0.95)[0]
+    assert threshold > 0
+    rates = []
+    for seed in range(100, 130):
+        fresh = stream(seed, 400, 0.012)
+        run = gates.replay(fresh, family(), gates.ours(fresh, family(), threshold))
+        rates.append(run.false_hits(gates.reference_labels(fresh, family())))
+    assert np.mean(rates) <= budget
+
+
+@pytest.mark.parametrize(
+    ("confidence", "freedom", "expected"), [(0.95, 15, 1.753), (0.975, 19, 2.093), (0.95, 5, 2.015)]
+)
+def test_students_quantiles_are_those_of_the_tables(confidence: float, freedom: int, expected: float) -> None:
+    assert gates.student(confidence, freedom) == pytest.approx(expected, rel=0.01)
+
+
+def test_coverage_is_the_share_of_each_label_that_is_sure_and_agrees() -> None:
+    full = np.eye(2, dtype=np.float32)[[0, 0, 0, 0, 1, 1]] * 10
+    local = np.array([[9, 0], [9, 0], [0, 9], [0.1, 0], [0, 9], [0, 0.1]], np.float32)
+    np.testing.assert_allclose(gates.coverage(local, 1.0, full, 0.05), [0.5, 0.5])
+
+
+def test_wander_is_found_again_where_it_was_put_in() -> None:
+    """One object in sight, whose margin has a standard deviation of 1.2 nats from view to view: 1.7 between two."""
+    rng = np.random.default_rng(0)
+    streams = []
+    for centre in rng.uniform(0, 4, 40):
+        logits = np.zeros((200, CLASSES), np.float32)
+        logits[:, 0] = centre + rng.normal(0, 1.2, 200)
+        logits[:, 2:] = -20
+        grey = [signature(90.0)] * 200
+        streams.append(Recorded(np.zeros(200, np.int64), {"full": logits, "base": logits}, grey))
+    assert gates.wander([streams], family()) == pytest.approx(1.7, rel=0.25)
+
+
+def test_where_no_stream_tells_wander_is_the_default() -> None:
+    assert gates.wander([[stream(0, 100, 0.0)]], family()) == family().context.wander
+
+
+def test_caution_is_how_much_oftener_the_full_model_differs_than_the_belief_doubts() -> None:
+    assert gates.caution([[stream(seed, 300, 0.0) for seed in range(4)]], family()) == 1.0
+    assert gates.caution([[stream(seed, 300, 0.1) for seed in range(4)]], family()) > 3.0
