@@ -132,9 +132,7 @@ def _train_local(
     train_base(base, teacher, preset.base_recipe, data.held, work / "base.pt", progress)
     networks = {"base": base}
     held = (tuned.images, scores(full, tuned.images))
-    for number in preset.scenes:
-        classes = SCENES[number].classes
-        name = _name(classes)
+    for name, classes in _scenes(preset).items():
         networks[name] = ResNet(preset.base)
         networks[name].load_state_dict(base.state_dict())
         train_submodel(
@@ -154,7 +152,7 @@ def _measure(
     pictures = recorded.thumbnails(tuned) + recorded.thumbnails(sensed)
     logits = {name: recorded.run(session, spec, pictures) for name, (session, spec) in sessions.items()}
     truth, answers = np.concatenate([tuned.labels, sensed.labels]), logits["full"].argmax(1)
-    scenes = {_name(SCENES[number].classes): SCENES[number].classes for number in preset.scenes}
+    scenes = _scenes(preset)
     # Of the full model we ask whether it is right; of a local one, whether it says what the full model would, and of
     # a submodel that where it is used.
     temperatures = {
@@ -227,9 +225,10 @@ def _streams(
     return [*kinds.values(), [replace(one, signatures=None) for one in kinds["dwell"]]]
 
 
-def _name(classes: tuple[int, ...]) -> str:
-    """What the submodel of these classes is called."""
-    return "-".join(cifar10.LABELS[label] for label in classes)
+def _scenes(preset: Preset) -> dict[str, tuple[int, ...]]:
+    """The submodels: what each is called, and its classes."""
+    several = [SCENES[number].classes for number in preset.scenes]
+    return {"-".join(cifar10.LABELS[label] for label in classes): classes for classes in several}
 
 
 def _digest(network: ResNet) -> str:

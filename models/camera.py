@@ -12,6 +12,8 @@ import numpy.typing as npt
 
 from shared.image import Picture
 
+#: Standard deviation of a sensor's noise, grey levels.
+NOISE = 3.5
 WIDTH, HEIGHT = 640, 480
 
 

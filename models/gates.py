@@ -20,7 +20,7 @@ from edge_agent.core.frame import Frame, Signature
 from edge_agent.core.frames import FrameCache
 from edge_agent.core.hierarchy import Hierarchy, Rules
 from edge_agent.core.submodels import Base, LocalModel, Submodels
-from edge_agent.core.types import Ask, Hit, Reply
+from edge_agent.core.types import Ask, Hit, Reply, Step
 from shared.bundle import Manifest
 from shared.context import Context, ContextParameters, below_zero, margin
 from shared.gate import posterior
@@ -109,8 +109,7 @@ def replay(stream: Recorded, family: Family, hierarchy: Hierarchy) -> Replay:
     labels, hit = np.empty(count, np.int64), np.empty(count, np.bool_)
     for index in range(count):
         step = hierarchy.look(stream.frame(index), float(index))
-        reply = Reply(index, stream.logits[family.full][index]) if isinstance(step, Ask) else None
-        labels[index] = hierarchy.settle(step, reply, float(index)).label
+        labels[index] = _settle(stream, family, hierarchy, step)
         hit[index] = isinstance(step, Hit)
     return Replay(labels, hit)
 
@@ -124,7 +123,7 @@ def reference_labels(stream: Recorded, family: Family) -> npt.NDArray[np.int64]:
         if index % WINDOW == 0:
             hierarchy.context = Context(_classes(stream), family.context)
         step = hierarchy.look(stream.frame(index), float(index))
-        labels[index] = hierarchy.settle(step, Reply(index, stream.logits[family.full][index]), float(index)).label
+        labels[index] = _settle(stream, family, hierarchy, step)
     return labels
 
 
@@ -136,11 +135,13 @@ def wander(kinds: Sequence[list[Recorded]], family: Family) -> float:
     for several in kinds:
         margins, kept = [], []
         for stream in several:
+            if stream.signatures is None:
+                continue  # nobody knows which frames show one object
             words = stream.logits[family.full].astype(np.float64) / family.temperatures[family.full]
             pairs = [(first, first + lag) for lag in (1, 8) for first in range(len(words) - lag)]
             for first, second in pairs:
-                if stream.signatures is None or stream.signatures[second].change(stream.signatures[first]) > middle:
-                    continue  # another object, or nobody knows
+                if stream.signatures[second].change(stream.signatures[first]) > middle:
+                    continue  # another object
                 label = int(words[first].argmax())
                 margins.append(margin(words[first], label))
                 kept.append(int(words[second].argmax()) == label)
@@ -176,8 +177,7 @@ def caution(kinds: Sequence[list[Recorded]], family: Family) -> float:
                     if guess.belief.risk <= _LIKELY:
                         wrong += guess.label != expected[index]
                         doubted += 1.0 - float(guess.belief.posterior.max())
-                reply = Reply(index, stream.logits[family.full][index]) if isinstance(step, Ask) else None
-                hierarchy.settle(step, reply, float(index))
+                _settle(stream, family, hierarchy, step)
         if doubted > 0.0:
             worst = max(worst, wrong / doubted)
     return float(worst)
@@ -231,6 +231,13 @@ def coverage(logits: Logits, temperature: float, full: Logits, threshold: float)
     word = np.stack([posterior(row, temperature) for row in logits])
     good = (1 - word.max(1) <= threshold) & (word.argmax(1) == answers)
     return np.array([good[answers == c].mean() if (answers == c).any() else 0.0 for c in range(full.shape[1])])
+
+
+def _settle(stream: Recorded, family: Family, hierarchy: Hierarchy, step: Step) -> int:
+    """End the frame of ``step``, the cloud always there; its label."""
+    index = step.frame.index
+    reply = Reply(index, stream.logits[family.full][index]) if isinstance(step, Ask) else None
+    return hierarchy.settle(step, reply, float(index)).label
 
 
 def _rules(family: Family, threshold: float) -> Rules:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from edge_agent.core.frame import sign
+from edge_agent.core.frame import Signature, sign
 from models import streams
 from models.cifar10 import Split
 from models.gates import Logits, Recorded
@@ -47,12 +47,14 @@ def record(
     """
     recordings = []
     tables: dict[str, Logits] = {}
-    signatures = [sign(picture) for picture in thumbnails(split)] if signed else None
+    signatures: list[Signature] | None = None
     for plan in plans:
         if plan.name in UNRELATED:
             # Every frame is one of the images as it is: run each image once.
             if not tables:
-                tables = {name: run(session, spec, thumbnails(split)) for name, (session, spec) in models.items()}
+                pictures = thumbnails(split)
+                tables = {name: run(session, spec, pictures) for name, (session, spec) in models.items()}
+                signatures = [sign(picture) for picture in pictures] if signed else None
             own = [signatures[source] for source in plan.source.tolist()] if signatures is not None else None
             recordings.append(Recorded(plan.label, {name: t[plan.source] for name, t in tables.items()}, own))
         else:

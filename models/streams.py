@@ -25,7 +25,7 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from models.camera import HEIGHT, WIDTH, SensorNoise, background, compose, enlarge
+from models.camera import HEIGHT, NOISE, WIDTH, SensorNoise, background, compose, enlarge
 from models.cifar10 import Images, Labels
 from models.scenes import CLASSES, LARGEST, SCENES
 from shared import stream
@@ -44,7 +44,6 @@ _VISIT, _JITTER = 500, 200  # frames from one change of scene to the next, and t
 _STRANGERS = 0.05
 _PAUSE = 20  # mean of a pause, and of the movement between two, frames
 _SHIFT = 2  # of ``held``, thumbnail pixels either way
-_NOISE = 3.5  # standard deviation, grey levels
 # Two slow sines an axis: 24 frame pixels (1.6 of the thumbnail) at most, under one a frame.
 _DRIFT = ((18.0, 211.0), (6.0, 89.0))  # amplitude in frame pixels, period in frames
 
@@ -178,7 +177,7 @@ def record(
 
 
 def _held(plan: Plan, thumbnail: Callable[[int], Picture]) -> Callable[[int], Picture]:
-    sensor = SensorNoise(32, 32, _NOISE, plan.seed)
+    sensor = SensorNoise(32, 32, NOISE, plan.seed)
 
     def render(index: int) -> Picture:
         padded = np.pad(thumbnail(plan.source[index]), ((_SHIFT, _SHIFT), (_SHIFT, _SHIFT), (0, 0)), "reflect")
@@ -189,7 +188,7 @@ def _held(plan: Plan, thumbnail: Callable[[int], Picture]) -> Callable[[int], Pi
 
 
 def _camera(plan: Plan, thumbnail: Callable[[int], Picture]) -> Callable[[int], Picture]:
-    sensor = SensorNoise(HEIGHT, WIDTH, _NOISE, plan.seed)
+    sensor = SensorNoise(HEIGHT, WIDTH, NOISE, plan.seed)
     place = lru_cache(len(SCENES))(lambda scene: background(plan.seed, scene))
     enlarged = lru_cache(2)(lambda source: enlarge(thumbnail(source)))
 

@@ -18,14 +18,13 @@ from rich.progress import Progress
 from torch import Tensor
 from torch.nn import functional as F
 
+from models.camera import NOISE
 from models.cifar10 import Images, Split
 from models.networks import ResNet
 
 #: Per-channel mean and standard deviation of the CIFAR-10 training images, in units of 0..255.
 MEAN = (125.3, 123.0, 113.9)
 STD = (63.0, 62.1, 66.7)
-#: Standard deviation of a camera's noise, grey levels.
-_SENSOR_NOISE = 3.5
 
 
 @dataclass(frozen=True)
@@ -106,7 +105,7 @@ def sense(images: Images, rng: np.random.Generator) -> Images:
     right, down = rng.random((2, n, 1, 1, 1), np.float32)
     x = (1 - right) * x[:, :, :-1] + right * x[:, :, 1:]
     x = (1 - down) * x[:, :-1] + down * x[:, 1:]
-    x += _SENSOR_NOISE * rng.standard_normal(x.shape, np.float32)
+    x += NOISE * rng.standard_normal(x.shape, np.float32)
     sensed: Images = np.clip(np.rint(x), 0, 255).astype(np.uint8)
     return sensed
 

@@ -1,14 +1,14 @@
 """Context: what the recent past says about the next label, as a filter over labels.
 
 A hidden Markov model with a sticky state: between two frames the object stays, or with a small probability another
-takes its place, drawn from the working set (the labels seen lately) or, rarely, from all. Every frame multiplies in
-the likelihood of the one most trusted model that saw it.
+takes its place, drawn from the working set (the labels seen lately) or, rarely, from all. A frame's evidence is the
+likelihood of the one most trusted model that saw it.
 
 What makes it hold up on video, where the errors of neighbouring frames are the same error, is *novelty*: how much of
-a picture differs from another. A model that has spoken about a picture has nothing to add until the picture has
-changed, so its word counts only as far as what it sees is new; the full model is heard on a picture that so far only
-local models have spoken about. A cut ends the object's stay, so the state is let go. Where frames are unrelated
-pictures novelty says nothing, and the caller gives no key: then every frame is new, and nothing is a cut.
+a picture differs from another. All that is said about one object is one likelihood, the mean of the looks at it, as
+far as they show the same; what the full model says takes the place of what local ones said. A cut ends the object's
+stay, so the state is let go. Where frames are unrelated pictures novelty says nothing, and the caller gives no key:
+then every frame is new, and nothing is a cut.
 
 Costs a few vector operations of ``classes`` numbers; a thousand classes stay cheap.
 """
@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, Any, Protocol
 
 import msgspec
@@ -89,23 +89,36 @@ class Belief:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class _Heard:
+    """The last word about the present object: ``same`` is the probability that it was about this one, ``covers`` how
+    much of the present picture is what it was about, 0..1."""
+
+    word: Word | None = None
+    same: float = 0.0
+    covers: float = 0.0
+
+    @property
+    def share(self) -> float:
+        """How much of the present picture has been spoken about."""
+        return self.same * self.covers
+
+
+_SILENCE = _Heard()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class _State:
     """The filter between two events. ``mean``: what was said about the present object, log-likelihoods over ``looks``;
-    it is in the belief already. ``last`` and ``last_full``: the words that count as said about the present
-    object; ``heard`` and ``heard_full``: how much of the present picture they cover, 0..1; ``stays``: the probability
-    that the object is still the one they were about; ``arrival``: that it came with this frame."""
+    it is in the belief already. ``any`` model's last word and the ``full`` model's; ``arrival``: the probability that
+    the object came with this frame."""
 
     belief: Posterior
     mean: Posterior
     looks: float = 0.0
     key: Key | None = None
     arrival: float = 1.0
-    last: Word | None = None
-    stays: float = 0.0
-    heard: float = 0.0
-    last_full: Word | None = None
-    stays_full: float = 0.0
-    heard_full: float = 0.0
+    any: _Heard = _SILENCE
+    full: _Heard = _SILENCE
 
 
 @dataclass(slots=True)
@@ -138,8 +151,8 @@ class Context:
         self._looks, self._wandered = _PRIOR_LOOKS, _PRIOR_LOOKS * self._p.wander**2
         self._ring: deque[_Frame] = deque(maxlen=ring)
         self._arrived = self._state = _State(self._uniform, self._nothing)
-        #: The last word that was fused, and what came of it.
-        self._fused: tuple[Word | None, _State] = None, self._state
+        #: The last word that was fused into this frame, and what came of it.
+        self._fused: tuple[Word, _State, Belief] | None = None
 
     @property
     def belief(self) -> Belief:
@@ -149,12 +162,13 @@ class Context:
     @property
     def least_risk(self) -> float:
         """What a local word cannot get the risk of the present frame under, however sure it is."""
-        return self._arrived.heard_full * self._turns(self._arrived, int(self._arrived.mean.argmax()))
+        share = self._arrived.full.share
+        return share * self._turns(self._arrived, int(self._arrived.mean.argmax())) if share else 0.0
 
     @property
     def settled(self) -> float:
         """How much of the present picture the full model has spoken about, 0..1."""
-        return self._arrived.heard_full
+        return self._arrived.full.share
 
     @property
     def wander(self) -> float:
@@ -177,23 +191,20 @@ class Context:
         fading = math.exp(-self._arrived.arrival / self._p.memory)
         self._frames = fading * self._frames + 1.0
         self._arrivals = fading * self._arrivals + self._arrived.arrival
-        self._fused = None, self._state
+        self._fused = None
         return self._alive(self._state.belief)
 
     def fuse(self, word: Word) -> Belief:
         """The belief about the present frame if ``word`` were its evidence. Changes nothing."""
-        if word is not self._fused[0]:  # a guess is usually observed right after
-            self._fused = word, self._hear(self._arrived, word)
-        return self._belief(self._fused[1])
+        return self._fuse(word)[1]
 
     def observe(self, word: Word) -> Belief:
         """Take ``word`` as the present frame's evidence, in place of any before it; return the belief."""
         self._ring[-1].word = word
         if word.full and word.key is not None and word.key is self._arrived.key:  # not one that was remembered
             self._look_again(self._arrived, word)
-        self._news = 1.0 - self._arrived.heard
-        belief = self.fuse(word)
-        self._state = self._fused[1]
+        self._news = 1.0 - self._arrived.any.share
+        self._state, belief = self._fuse(word)
         return belief
 
     def revise(self, index: int, word: Word) -> bool:
@@ -209,11 +220,11 @@ class Context:
             frame.before = state
             state = self._arrived = self._arrive(state, frame.key)
             if frame is frames[0]:
-                self._news = 1.0 - state.heard
+                self._news = 1.0 - state.any.share
             if frame.word is not None:
                 state = self._hear(state, frame.word)
         self._state = state
-        self._fused = None, state
+        self._fused = None
         return True
 
     def learn(self, label: int) -> None:
@@ -238,43 +249,43 @@ class Context:
         new = self._novelty(state.key, key)
         switch = new * (self._p.switch + (1.0 - self._p.switch) * new)
         belief = (1.0 - switch) * state.belief + switch * self._working_set
-        stays, stays_full = (1.0 - switch) * state.stays, (1.0 - switch) * state.stays_full
 
-        # Pictures are dear to compare, and mostly it is the same two again.
-        last = 1.0 - new if state.last and state.last.key is state.key else self._covered(state.last, key)
-        full = last if state.last_full is state.last else self._covered(state.last_full, key)
-        return _State(
-            belief,
-            state.mean,
-            state.looks,
-            key,
-            switch,
-            state.last,
-            stays,
-            stays * last,
-            state.last_full,
-            stays_full,
-            stays_full * full,
-        )
+        def carry(heard: _Heard) -> _Heard:
+            if heard.word is None:
+                return heard
+            # Pictures are dear to compare, and mostly it is the same two again.
+            covers = 1.0 - new if heard.word.key is state.key else self._covers(heard.word, key)
+            return _Heard(heard.word, (1.0 - switch) * heard.same, covers)
+
+        last = carry(state.any)
+        full = last if state.full is state.any else carry(state.full)
+        return _State(belief, state.mean, state.looks, key, switch, last, full)
+
+    def _fuse(self, word: Word) -> tuple[_State, Belief]:
+        if self._fused is None or word is not self._fused[0]:  # a guess is usually observed right after
+            state = self._hear(self._arrived, word)
+            self._fused = word, state, self._belief(state)
+        return self._fused[1:]
 
     def _hear(self, state: _State, word: Word) -> _State:
         """Count ``word`` into what was said about the present object. Looks at one object err alike, so all of them
         together are one likelihood, their mean; the full model's takes the place of what local ones said."""
-        said = np.log(np.maximum(word.likelihood, _LEAST))
         if word.full:
-            before, weight = state.heard_full * state.looks, 1.0
+            before, weight = state.full.share * state.looks, 1.0
         else:
-            before, weight = state.heard * state.looks, 1.0 - state.heard_full
+            before, weight = state.any.share * state.looks, 1.0 - state.full.share
         looks = before + weight
-        mean = state.mean if looks == 0.0 else (before * state.mean + weight * said) / looks
-        news = self._p.tempering * (mean - state.heard * state.mean)
+        mean = state.mean if looks == 0.0 else (before * state.mean + weight * _said(word)) / looks
+        news = self._p.tempering * (mean - state.any.share * state.mean)
         belief = np.maximum(state.belief * np.exp(news - news.max()), _NEVER)
         belief /= belief.sum()
-        covered = 1.0 if state.key is None else self._covered(word, state.key)
-        heard = replace(
-            state, belief=belief, mean=mean, looks=min(looks, _MOST_LOOKS), last=word, stays=1.0, heard=covered
-        )
-        return replace(heard, last_full=word, stays_full=1.0, heard_full=covered) if word.full else heard
+        if word is state.any.word:  # remembered: it was compared when the frame arrived
+            covers = state.any.covers
+        else:
+            covers = 1.0 if state.key is None else self._covers(word, state.key)
+        heard = _Heard(word, 1.0, covers)
+        full = heard if word.full else state.full
+        return _State(belief, mean, min(looks, _MOST_LOOKS), state.key, state.arrival, heard, full)
 
     def _alive(self, belief: Posterior) -> Posterior:
         """``belief`` with the floor under every label. What is kept from frame to frame has none, for what a word has
@@ -293,9 +304,9 @@ class Context:
         and a mistake about an object is repeated for as long as it stays, so one question saves that much."""
         label = int(belief.argmax())
         alone = min(1.0, self._p.caution * self.stay * (1.0 - float(belief[label])))
-        if state.heard_full == 0.0:
+        if (share := state.full.share) == 0.0:
             return alone
-        return state.heard_full * self._turns(state, label) + (1.0 - state.heard_full) * alone
+        return share * self._turns(state, label) + (1.0 - share) * alone
 
     def _turns(self, state: _State, label: int) -> float:
         """Probability that the full model, after what it has said, does not rank ``label`` first at its next look."""
@@ -303,27 +314,33 @@ class Context:
 
     def _look_again(self, state: _State, word: Word) -> None:
         """Learn from the full model's second word about an object how far its words wander."""
-        if state.last_full is not None and state.heard_full > 0.5:
-            first, second = (np.log(np.maximum(one.likelihood, _LEAST)) for one in (state.last_full, word))
+        if state.full.word is not None and state.full.share > 0.5:
+            first, second = _said(state.full.word), _said(word)
             label = int(first.argmax())
             step = margin(second, label) - margin(first, label)
             fading = math.exp(-1.0 / _LOOKS)
             self._looks = fading * self._looks + 1.0
             self._wandered = fading * self._wandered + step * step
 
-    def _covered(self, word: Word | None, key: Key) -> float:
-        return 0.0 if word is None else 1.0 - self._novelty(word.key, key)
+    def _covers(self, word: Word, key: Key) -> float:
+        return 1.0 - self._novelty(word.key, key)
 
     def _novelty(self, before: Key | None, key: Key) -> float:
         """How much of the picture ``key`` is new after the one ``before``: 0 unchanged, 1 a cut."""
-        if before is key:
-            return 0.0 if self._p.cut > 0.0 else 1.0
-        change = key.change(before) if before is not None else self._p.cut
+        if before is None or self._p.cut == 0.0:
+            return 1.0
+        change = 0.0 if before is key else key.change(before)
         if change >= self._p.cut:
             return 1.0
         if change <= self._p.still:
             return 0.0
         return ((change - self._p.still) / (self._p.cut - self._p.still)) ** _STEEPNESS
+
+
+def _said(word: Word) -> Posterior:
+    """The word's log-likelihoods."""
+    said: Posterior = np.log(np.maximum(word.likelihood, _LEAST))
+    return said
 
 
 def margin(said: Posterior, label: int) -> float:

@@ -52,7 +52,7 @@ class Replacement:
     def use(self, name: str) -> None:
         self._uses += 1
         merit = self._merits[name]
-        merit.uses = 1.0 + merit.uses * 0.5 ** ((self._uses - merit.last) / _HALVING)
+        merit.uses = 1.0 + self._faded(merit)
         merit.last, merit.clock = self._uses, self._clock
 
     def drop(self, name: str) -> None:
@@ -65,11 +65,14 @@ class Replacement:
         self._clock = max(self._clock, worth[name])
         return name
 
+    def _faded(self, merit: Merit) -> float:
+        return float(merit.uses * 0.5 ** ((self._uses - merit.last) / _HALVING))
+
     def _lru(self, merit: Merit, _labels: Posterior) -> float:
         return merit.last
 
     def _lfu(self, merit: Merit, _labels: Posterior) -> float:
-        return float(merit.uses * 0.5 ** ((self._uses - merit.last) / _HALVING))
+        return self._faded(merit)
 
     def _gdsf(self, merit: Merit, _labels: Posterior) -> float:
         return merit.clock + merit.uses / max(1, merit.cost)
