@@ -119,7 +119,7 @@ def _asker(port: int, bundle: Bundle) -> Iterator[Callable[[Picture], object]]:
     cloud = Cloud(link, "asker", bundle.manifest, time.monotonic)
     full = bundle.manifest.models[bundle.manifest.only("full")]
     frames = iter(range(1 << 30))
-    nobody = Guess(Belief(np.full(len(bundle.manifest.labels), 0.1), 1.0), "")
+    nobody = Guess(Belief(np.full(len(bundle.manifest.labels), 0.1), 0, 1.0), "")
 
     def ask(picture: Picture) -> object:
         frame = Frame(next(frames), View(picture))

@@ -71,7 +71,7 @@ CIFAR10 = Preset(
     views=3,
     tuning_pools=4,
     pools=16,
-    frames=600,
+    frames=1200,
 )
 #: The same path in under a minute, on the thousand images that ship with the project; good for nothing but a try.
 SMOKE = Preset(

@@ -22,13 +22,11 @@ from edge_agent.core.hierarchy import Hierarchy, Rules
 from edge_agent.core.submodels import Base, LocalModel, Submodels
 from edge_agent.core.types import Ask, Hit, Reply, Step
 from shared.bundle import Manifest
-from shared.context import Context, ContextParameters, below_zero, margin
+from shared.context import WINDOW, Context, ContextParameters, below_zero, margin
 from shared.gate import posterior
 
 Logits = npt.NDArray[np.float32]
 
-#: Frames of the window over which the reference hears the full model and nobody else.
-WINDOW = 16
 #: A risk at which a guess may become a hit.
 _LIKELY = 0.05
 #: Thresholds that are tried, strictest first.
@@ -172,7 +170,7 @@ def caution(kinds: Sequence[list[Recorded]], family: Family) -> float:
             for index in range(len(expected)):
                 frame = stream.frame(index)
                 step = hierarchy.look(frame, float(index))
-                if hierarchy.base is not None and hierarchy.context.settled == 0.0:
+                if hierarchy.base is not None and hierarchy.context.heard == 0.0:
                     guess = hierarchy.base.lookup(frame, hierarchy.context)
                     if guess.belief.risk <= _LIKELY:
                         wrong += guess.label != expected[index]

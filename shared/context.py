@@ -29,6 +29,12 @@ from shared.gate import Posterior
 _STEEPNESS = 4
 #: As many second looks as the ``wander`` of a bundle counts for, and after how many one counts 1/e.
 _PRIOR_LOOKS, _LOOKS = 8.0, 200.0
+#: From so many looks at one object on, the full model has made up its mind.
+_INSISTENT = 8.0
+#: The reference is the full model heard over a window of so many frames, begun afresh: what a false hit is told by.
+WINDOW = 16
+#: One over the looks that the reference has had at an object, on average over the frames of a window.
+_REFERENCE = sum(1 / looks for looks in range(1, WINDOW + 1)) / WINDOW
 #: A likelihood that is as good as none.
 _LEAST = 1e-6
 #: A belief that is as good as none, far under what any word can do.
@@ -81,10 +87,11 @@ class Word:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Belief:
-    """What is believed about the present frame, ``(classes,)``, and the ``risk`` of answering with its first label:
-    the probability that the full model, asked now, would lead to another."""
+    """What is believed about the present frame, ``(classes,)``, and the ``risk`` of answering with ``label``: the
+    probability that the reference would say another."""
 
     posterior: Posterior
+    label: int
     risk: float
 
 
@@ -166,9 +173,17 @@ class Context:
         return share * self._turns(self._arrived, int(self._arrived.mean.argmax())) if share else 0.0
 
     @property
-    def settled(self) -> float:
-        """How much of the present picture the full model has spoken about, 0..1."""
+    def heard(self) -> float:
+        """How much of the present picture the full model had spoken about when the frame began, 0..1."""
         return self._arrived.full.share
+
+    @property
+    def verdict(self) -> Belief | None:
+        """What the full model by itself has come to about the object in view, which it has looked at often; None if it
+        has not."""
+        if self.heard <= 0.5 or self._state.looks < _INSISTENT:
+            return None
+        return self._belief(self._state, int(self._state.mean.argmax()))
 
     @property
     def wander(self) -> float:
@@ -270,12 +285,11 @@ class Context:
     def _hear(self, state: _State, word: Word) -> _State:
         """Count ``word`` into what was said about the present object. Looks at one object err alike, so all of them
         together are one likelihood, their mean; the full model's takes the place of what local ones said."""
-        if word.full:
-            before, weight = state.full.share * state.looks, 1.0
-        else:
-            before, weight = state.any.share * state.looks, 1.0 - state.full.share
-        looks = before + weight
-        mean = state.mean if looks == 0.0 else (before * state.mean + weight * _said(word)) / looks
+        spoken = state.full.share if word.full else state.any.share
+        new = 1.0 if word.key is state.key else 1.0 - spoken  # what is remembered was heard when it was said
+        weight = new if word.full else new * (1.0 - state.full.share)
+        looks = spoken * state.looks + weight
+        mean = state.mean if looks == 0.0 else (spoken * state.looks * state.mean + weight * _said(word)) / looks
         news = self._p.tempering * (mean - state.any.share * state.mean)
         belief = np.maximum(state.belief * np.exp(news - news.max()), _NEVER)
         belief /= belief.sum()
@@ -294,23 +308,26 @@ class Context:
         alive /= alive.sum()
         return alive
 
-    def _belief(self, state: _State) -> Belief:
+    def _belief(self, state: _State, label: int | None = None) -> Belief:
+        """With the most probable label, if with no other."""
         belief = self._alive(state.belief)
-        return Belief(belief, self._risk(state, belief))
+        label = int(belief.argmax()) if label is None else label
+        return Belief(belief, label, self._risk(state, label, float(belief[label])))
 
-    def _risk(self, state: _State, belief: Posterior) -> float:
-        """A false hit is one that the full model would not have given. Where it has spoken about this very object it
-        says the same again unless its margin has wandered below zero. Elsewhere the belief is all there is to go by;
-        and a mistake about an object is repeated for as long as it stays, so one question saves that much."""
-        label = int(belief.argmax())
-        alone = min(1.0, self._p.caution * self.stay * (1.0 - float(belief[label])))
+    def _risk(self, state: _State, label: int, believed: float) -> float:
+        """A false hit is one that the reference would not have given. Where the full model has spoken about this very
+        object it says the same unless its margin has wandered below zero. Elsewhere the belief is all there is to go
+        by; and a mistake about an object is repeated for as long as it stays, so one question saves that much."""
+        alone = min(1.0, self._p.caution * self.stay * (1.0 - believed))
         if (share := state.full.share) == 0.0:
             return alone
         return share * self._turns(state, label) + (1.0 - share) * alone
 
     def _turns(self, state: _State, label: int) -> float:
-        """Probability that the full model, after what it has said, does not rank ``label`` first at its next look."""
-        return below_zero(margin(state.mean, label) / max(self.wander, 1e-6))
+        """Probability that the reference does not rank ``label`` first, after what the full model has said about the
+        object. Both are means of looks, and ``wander`` is how far two single looks are apart."""
+        apart = self.wander * math.sqrt((1.0 / max(1.0, state.looks) + _REFERENCE) / 2.0)
+        return below_zero(margin(state.mean, label) / max(apart, 1e-6))
 
     def _look_again(self, state: _State, word: Word) -> None:
         """Learn from the full model's second word about an object how far its words wander."""

@@ -26,11 +26,6 @@ def posterior(logits: npt.NDArray[np.float32], temperature: float) -> Posterior:
     return scaled
 
 
-def risk(belief: Posterior) -> float:
-    """Probability that the first-ranked label is wrong, 0..1."""
-    return 1.0 - float(belief.max())
-
-
 def entropy(belief: Posterior) -> float:
     """Shannon entropy in nats, 0..log(classes): the gate score of CacheNet (arXiv 2007.01793)."""
     return -float(np.sum(belief * np.log(np.maximum(belief, 1e-12)))) if len(belief) > 1 else 0.0

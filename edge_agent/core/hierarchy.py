@@ -13,8 +13,8 @@ from edge_agent.core.frame import Frame
 from edge_agent.core.frames import FrameCache
 from edge_agent.core.submodels import Base, LocalModel, Submodels
 from edge_agent.core.types import Answer, Ask, Guess, Hit, LevelName, Reply, Step
-from shared.context import Belief, Context, Word
-from shared.gate import posterior, risk
+from shared.context import Context, Word
+from shared.gate import posterior
 from shared.protocol import RECENT
 
 _ASKED = 64
@@ -84,6 +84,7 @@ class Hierarchy:
             guess = level.lookup(frame, self.context)
             if guess is None:
                 continue
+            guess = self._heed(guess)
             if guess.belief.risk <= self.rules.threshold:
                 return Hit(frame, guess, level.name)
             if best is None or guess.belief.risk < best.belief.risk:
@@ -99,13 +100,15 @@ class Hierarchy:
         if isinstance(step, Hit):
             answer = self._answer(step.frame, step.guess, step.level)
             self._hear(step.guess.word)
-            self._learn(step.frame, step.guess, step.level)
+            # What the frame cache said itself confirms nothing.
+            fresh = step.guess.word if step.level != "frames" else None
+            self._learn(step.frame, step.guess.label, fresh, step.guess.model)
         elif reply is not None:
             self._forget(step.frame.index)
             word = self._full_word(reply, step.frame)
-            guess = Guess(self.context.observe(word), self.rules.full_model, word)
+            guess = self._heed(Guess(self.context.observe(word), self.rules.full_model, word))
             answer = self._answer(step.frame, guess, "cloud", step.reason, int(reply.logits.argmax()))
-            self._learn(step.frame, guess, "cloud")
+            self._learn(step.frame, guess.label, word, guess.model)
             self._recommend(reply.submodel)
         else:
             # The filter hears every frame; nothing is learned from an unverified one.
@@ -123,8 +126,7 @@ class Hierarchy:
         self.tally.late += 1
         word = self._full_word(reply, frame)
         self.context.revise(frame.index, word)
-        alone = Belief(word.likelihood, risk(word.likelihood))
-        self._learn(frame, Guess(alone, self.rules.full_model, word), "cloud")
+        self._learn(frame, int(word.likelihood.argmax()), word, self.rules.full_model)
         self._recommend(reply.submodel)
 
     def install(self, model: LocalModel) -> list[str]:
@@ -154,17 +156,28 @@ class Hierarchy:
     def _answer(
         self, frame: Frame, guess: Guess, level: LevelName, reason: str = "", bare: int | None = None
     ) -> Answer:
-        confidence = float(guess.belief.posterior.max())
+        confidence = float(guess.belief.posterior[guess.label])
         return Answer(frame.index, guess.label, confidence, guess.belief.risk, level, guess.model, reason, bare)
 
-    def _learn(self, frame: Frame, guess: Guess, level: LevelName) -> None:
-        self.context.learn(guess.label)
+    def _heed(self, guess: Guess) -> Guess:
+        """The context may doubt what the full model says of an object, but not for ever: a verdict after many looks
+        stands, if the reference is as good as certain to share it. Otherwise every frame of the object would be asked
+        about, and every answer be set aside."""
+        if guess.word is None or not guess.word.full or guess.belief.risk <= self.rules.threshold:
+            return guess
+        verdict = self.context.verdict
+        if verdict is None or verdict.risk > self.rules.threshold:
+            return guess
+        return Guess(verdict, guess.model, guess.word)
+
+    def _learn(self, frame: Frame, label: int, word: Word | None, model: str) -> None:
+        """Count a verified ``label``; keep the ``word`` that led to it, if that is new."""
+        self.context.learn(label)
         # An object that stays in view is one thing seen, not thirty: the server needs to know what the set is.
-        if not self._recent or self._recent[-1] != guess.label:
-            self._recent.append(guess.label)
-        # What the frame cache said itself confirms nothing.
-        if self.frames is not None and guess.word is not None and level != "frames":
-            self.frames.learn(frame, guess.word, guess.label, guess.model)
+        if not self._recent or self._recent[-1] != label:
+            self._recent.append(label)
+        if self.frames is not None and word is not None:
+            self.frames.learn(frame, word, label, model)
 
     def _recommend(self, name: str | None) -> None:
         if name is None or self.submodels is None or name in self._unfit:

@@ -29,7 +29,7 @@ class Guess:
 
     @property
     def label(self) -> int:
-        return int(self.belief.posterior.argmax())
+        return self.belief.label
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from tests.bundles import tiny_bundle
 from tests.edge_agent.links import FakeLink, message
 
 PICTURE = np.full((32, 32, 3), 90, np.uint8)
-_NO_GUESS = Guess(Belief(np.full(10, 0.1), 0.9), "context")
+_NO_GUESS = Guess(Belief(np.full(10, 0.1), 0, 0.9), "context")
 
 
 @pytest.fixture(scope="module")

@@ -168,6 +168,22 @@ def test_no_model_is_run_on_an_object_of_which_the_full_model_was_unsure() -> No
     assert (answer.level, answer.label) == ("fallback", 3)
 
 
+def test_an_object_on_which_the_full_model_insists_is_not_asked_about_for_ever() -> None:
+    """Twelve objects of one label have made the context sure of it. The next is another, and the full model says so."""
+    hierarchy = build()
+    for index in range(12):
+        step = hierarchy.look(frame(index, logits(0, UNSURE)), float(index))
+        hierarchy.settle(step, Reply(index, logits(0, SURE)), float(index))
+    answers = []
+    for index in range(12, 52):
+        step = hierarchy.look(frame(index, logits(0, UNSURE), brightness=250.0), float(index))
+        answers.append(hierarchy.settle(step, Reply(index, logits(1, 3.0)), float(index)))
+    assert {(answer.level, answer.label) for answer in answers[:6]} == {("cloud", 0)}, "the context may doubt"
+    assert {answer.label for answer in answers[10:]} == {1}
+    assert sum(answer.level == "frames" for answer in answers) >= 20
+    assert all(answer.confidence < 0.5 for answer in answers[10:]), "the context's doubt is still told"
+
+
 def test_a_hierarchy_without_local_levels_asks_and_falls_back_on_what_it_expects() -> None:
     hierarchy = Hierarchy(Rules(0.05, 0.25, "full", 1.0), Context(CLASSES))
     for index in range(5):
