@@ -3,8 +3,17 @@
     python -m benchmarks.hit_rates --stream camera --seeds 20
 
 Every stream draws from the CIFAR-10 test set, on which nothing was fitted; the models run once per frame and every
-policy decides over the same scores. ``server+context`` is the full model on every frame with our filter,
-``server-only`` the same without. Each figure is a mean over seeds with its 95 % interval.
+policy decides over the same scores:
+
+- ``ours``: frame cache, submodels, base model and context, the gate at the budget.
+- ``cachenet``: the paper's rule (arXiv 2007.01793), one submodel and the entropy of what it says, the threshold fitted
+  to the same budget on the same streams as ours; the best submodel is always there.
+- ``generalist``: ours without submodels.
+- ``server+context``: the full model on every frame with our filter; ``server-only``: the same without.
+- ``oracle``: a local answer wherever any local model's first label is the reference's, else ``server+context``'s.
+
+Each figure is a mean over seeds with its 95 % interval; ``over_budget`` is the share of streams whose false hits are
+more than the budget.
 """
 
 from __future__ import annotations
@@ -12,13 +21,16 @@ from __future__ import annotations
 import argparse
 import json
 import math
+from collections import defaultdict
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
 from models import cifar10, gates, recorded, streams
-from models.gates import Recorded
-from shared.bundle import Bundle
+from models.gates import Recorded, Replay
+from shared.bundle import Bundle, Gate
 from shared.context import FORGETFUL
 from shared.engine import Session
 
@@ -29,14 +41,16 @@ def measure(directory: Path, stream: streams.Name, seeds: range, frames: int, bu
     """The figures as the command prints them; shares of frames."""
     bundle = Bundle(directory)
     manifest = bundle.manifest
-    threshold = manifest.gate(budget).risk
+    gate = manifest.gate(budget)
     family = gates.family(manifest)
     models = {name: (Session(bundle.path(name), "cpu"), model.input) for name, model in manifest.models.items()}
     test = cifar10.load().test
     plans = [streams.plan(stream, test.labels, seed, frames) for seed in seeds]
-    rows: dict[str, list[Figures]] = {"ours": [], "server+context": [], "server-only": []}
-    for recording in recorded.record(plans, test, models):
-        for policy, figures in _policies(recording, family, threshold).items():
+    rows: dict[str, list[Figures]] = defaultdict(list)
+    # Of unrelated pictures each is run once for all streams; a recording of many others would be large.
+    together = [plans] if stream in recorded.UNRELATED else [[plan] for plan in plans]
+    for recording in chain.from_iterable(recorded.record(group, test, models) for group in together):
+        for policy, figures in _policies(recording, family, gate, budget).items():
             rows[policy].append(figures)
     return {
         "bundle": manifest.name,
@@ -45,30 +59,42 @@ def measure(directory: Path, stream: streams.Name, seeds: range, frames: int, bu
         "seeds": len(seeds),
         "frames": frames,
         "max_false_hits": budget,
-        "threshold": threshold,
+        "threshold": gate.risk,
+        "entropy": gate.entropy,
         "policies": {policy: _summary(own) for policy, own in rows.items()},
     }
 
 
-def _policies(recording: Recorded, family: gates.Family, threshold: float) -> dict[str, Figures]:
+def _policies(recording: Recorded, family: gates.Family, gate: Gate, budget: float) -> dict[str, Figures]:
     full = recording.logits[family.full].argmax(1)
     reference = gates.reference_labels(recording, family)
+    with_context = gates.full_alone(recording, family, family.context, gate.risk)
     ways = {
-        "ours": gates.ours(recording, family, threshold),
-        "server+context": gates.full_alone(recording, family, family.context),
+        "ours": gates.ours(recording, family, gate.risk),
+        "cachenet": gates.paper(recording, family, gate.entropy),
+        "generalist": gates.ours(recording, replace(family, submodels=()), gate.risk),
+        "server+context": with_context,
         "server-only": gates.full_alone(recording, family, FORGETFUL),
     }
+    runs = {policy: gates.replay(recording, family, hierarchy) for policy, hierarchy in ways.items()}
+    first = np.stack([recording.logits[name].argmax(1) for name in (family.base, *family.submodels)])
+    known = (first == reference).any(0)
+    runs["oracle"] = Replay(np.where(known, reference, runs["server+context"].labels), known)
+
     figures = {}
-    for policy, hierarchy in ways.items():
-        run = gates.replay(recording, family, hierarchy)
-        hits = hierarchy.tally.hits
+    for policy, run in runs.items():
+        false_hits = run.false_hits(reference)
         figures[policy] = {
             "local_share": float(run.hit.mean()),
-            "false_hit_rate": run.false_hits(reference),
+            "false_hit_rate": false_hits,
+            "over_budget": float(false_hits > budget),
             "accuracy": float((run.labels == recording.truth).mean()),
             "agreement": float((run.labels == full).mean()),
             "full_model_accuracy": float((full == recording.truth).mean()),
-        } | {f"{level}_share": count / len(full) for level, count in hits.items()}
+        }
+        if policy in ways:
+            hits = ways[policy].tally.hits
+            figures[policy] |= {f"{level}_share": count / len(full) for level, count in hits.items()}
     return figures
 
 

@@ -170,10 +170,11 @@ def _measure(
     caution = round(gates.caution(tuning, family), 1)
     family = replace(family, context=msgspec.structs.replace(family.context, caution=caution))
     proving = _streams(preset, proved, preset.pools, sessions, progress)
-    thresholds = gates.fit(proving, family, preset.budgets, preset.confidence)
+    risks = gates.fit(proving, family, preset.budgets, preset.confidence)
+    entropies = gates.fit(proving, family, preset.budgets, preset.confidence, gates.paper, gates.ENTROPIES)
     fitted = [
-        Gate(budget, threshold, preset.confidence, preset.pools)
-        for budget, threshold in zip(preset.budgets, thresholds, strict=True)
+        Gate(budget, risk, preset.confidence, preset.pools, nats)
+        for budget, risk, nats in zip(preset.budgets, risks, entropies, strict=True)
     ]
 
     models = {}

@@ -8,7 +8,7 @@ frames of one stream are not independent.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
@@ -22,15 +22,16 @@ from edge_agent.core.hierarchy import Hierarchy, Rules
 from edge_agent.core.submodels import Base, LocalModel, Submodels
 from edge_agent.core.types import Ask, Hit, Reply, Step
 from shared.bundle import Manifest
-from shared.context import WINDOW, Context, ContextParameters, below_zero, margin
+from shared.context import WINDOW, Context, ContextParameters, Memoryless, below_zero, margin
 from shared.gate import posterior
 
 Logits = npt.NDArray[np.float32]
 
 #: A risk at which a guess may become a hit.
 _LIKELY = 0.05
-#: Thresholds that are tried, strictest first.
+#: Thresholds on risk that are tried, strictest first; and on entropy, nats.
 GRID = (0.001, 0.002, 0.004, 0.007, 0.01, 0.014, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.08, 0.1, 0.14, 0.2)
+ENTROPIES = tuple(round(0.001 * 1.5**power, 4) for power in range(17))  # 0.001 to 0.66
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,10 @@ class Replay:
         return float((self.hit & (self.labels != reference)).mean())
 
 
+#: What decides over a stream, given a threshold.
+Rule = Callable[[Recorded, Family, float], Hierarchy]
+
+
 def ours(stream: Recorded, family: Family, threshold: float) -> Hierarchy:
     """A device's hierarchy with every submodel resident."""
     hierarchy = Hierarchy(
@@ -96,9 +101,22 @@ def ours(stream: Recorded, family: Family, threshold: float) -> Hierarchy:
     return hierarchy
 
 
-def full_alone(stream: Recorded, family: Family, context: ContextParameters) -> Hierarchy:
+def paper(stream: Recorded, family: Family, threshold: float) -> Hierarchy:
+    """The rule of CacheNet as published: one submodel, trusted where the entropy of what it says is low. Better off
+    than on a device: the one is the best of all, and is there without having been fetched."""
+    hierarchy = Hierarchy(
+        _rules(family, threshold),
+        Memoryless(_classes(stream)),
+        submodels=Submodels(1 << 40, np.zeros(_classes(stream))),
+    )
+    for name in family.submodels:
+        hierarchy.install(_model(stream, family, name))
+    return hierarchy
+
+
+def full_alone(stream: Recorded, family: Family, context: ContextParameters, threshold: float = 0.0) -> Hierarchy:
     """The full model on every frame, with a context of these parameters."""
-    return Hierarchy(_rules(family, 0.0), Context(_classes(stream), context))
+    return Hierarchy(_rules(family, threshold), Context(_classes(stream), context))
 
 
 def replay(stream: Recorded, family: Family, hierarchy: Hierarchy) -> Replay:
@@ -181,8 +199,16 @@ def caution(kinds: Sequence[list[Recorded]], family: Family) -> float:
     return float(worst)
 
 
-def fit(kinds: Sequence[list[Recorded]], family: Family, budgets: Sequence[float], confidence: float) -> list[float]:
-    """For each budget the loosest threshold of ``GRID`` at which every kind of stream keeps within it; 0 if none does.
+def fit(
+    kinds: Sequence[list[Recorded]],
+    family: Family,
+    budgets: Sequence[float],
+    confidence: float,
+    rule: Rule = ours,
+    grid: Sequence[float] = GRID,
+) -> list[float]:
+    """For each budget the loosest threshold of ``grid`` at which ``rule`` keeps within it on every kind of stream; 0 if
+    it does at none.
 
     Fixed-sequence testing (A. Angelopoulos et al., "Learn then Test", arXiv 2110.01052, section 2.2): thresholds are
     tried from the strictest and the first that cannot be shown to hold ends the search, so no correction for their
@@ -192,11 +218,11 @@ def fit(kinds: Sequence[list[Recorded]], family: Family, budgets: Sequence[float
     references = [[reference_labels(stream, family) for stream in several] for several in kinds]
     proven = dict.fromkeys(budgets, 0.0)
     open_ = set(budgets)
-    for threshold in GRID:
+    for threshold in grid:
         worst = 0.0
         for several, expected in zip(kinds, references, strict=True):
             rates = [
-                replay(stream, family, ours(stream, family, threshold)).false_hits(reference)
+                replay(stream, family, rule(stream, family, threshold)).false_hits(reference)
                 for stream, reference in zip(several, expected, strict=True)
             ]
             worst = max(worst, upper_bound(rates, confidence))

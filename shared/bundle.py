@@ -50,12 +50,14 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Gate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The threshold on risk that keeps false hits within ``max_false_hits`` per frame, and how it was found."""
+    """The threshold on ``risk`` that keeps false hits within ``max_false_hits`` per frame, and how it was found;
+    ``entropy``, nats, is the same for the rule of CacheNet as published."""
 
     max_false_hits: float
     risk: float
     confidence: float
     streams: int
+    entropy: float = 0.0
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -23,7 +23,7 @@ from typing import Annotated, Any, Protocol
 import msgspec
 import numpy as np
 
-from shared.gate import Posterior
+from shared.gate import Posterior, entropy
 
 #: An object that moves changes the picture a little, another one changes it at a stroke.
 _STEEPNESS = 4
@@ -352,6 +352,17 @@ class Context:
         if change <= self._p.still:
             return 0.0
         return ((change - self._p.still) / (self._p.cut - self._p.still)) ** _STEEPNESS
+
+
+class Memoryless(Context):
+    """No context, and for a risk the entropy, nats, of what the model says: the rule of CacheNet as published (arXiv
+    2007.01793, section IV)."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__(classes, FORGETFUL)
+
+    def _risk(self, state: _State, label: int, believed: float) -> float:  # noqa: ARG002 - the entropy is of no label
+        return entropy(state.belief)
 
 
 def _said(word: Word) -> Posterior:

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.context import FORGETFUL, Belief, Context, ContextParameters, Word
-from shared.gate import Posterior
+from shared.context import FORGETFUL, Belief, Context, ContextParameters, Memoryless, Word
+from shared.gate import Posterior, entropy
 
 CLASSES = 5
 PARAMETERS = ContextParameters(still=0.0, cut=1.0)
@@ -502,3 +502,16 @@ def test_constants_that_cannot_be_are_refused_where_they_are_read(field: str) ->
         msgspec.convert({field: -0.5}, ContextParameters)
     with pytest.raises(msgspec.ValidationError):
         msgspec.convert({field + "s": 0.5}, ContextParameters)
+
+
+@given(likelihoods(), likelihoods())
+def test_the_papers_rule_remembers_nothing_and_its_risk_is_the_words_entropy(
+    first: Posterior, second: Posterior
+) -> None:
+    context = Memoryless(CLASSES)
+    for index, likelihood in enumerate((first, second)):
+        context.advance(index)
+        belief = context.observe(Word(likelihood))
+        context.learn(belief.label)
+        assert belief.label == likelihood.argmax()
+        assert belief.risk == pytest.approx(entropy(np.maximum(likelihood, 1e-6)), abs=1e-3)
