@@ -212,8 +212,8 @@ def _measure(
 def _streams(
     preset: Preset, split: Split, count: int, models: Mapping[str, tuple[Session, Input]], progress: Progress
 ) -> list[list[gates.Recorded]]:
-    """``count`` streams of every kind, each from its own pool of the split; ``dwell`` also without signatures, for a
-    user who knows that neighbouring pictures say nothing about each other there."""
+    """``count`` streams of every kind, each from its own pool of the split; of unrelated pictures also without
+    signatures, for a user who knows that neighbouring pictures say nothing about each other there."""
     pools = streams.pools(split.labels, count, preset.seed)
     task = progress.add_task("streams for the gates", total=len(streams.NAMES) * count)
     kinds = {}
@@ -223,7 +223,8 @@ def _streams(
         ]
         kinds[kind] = recorded.record(plans, split, models, lambda: progress.advance(task), signed=True)
     progress.remove_task(task)
-    return [*kinds.values(), [replace(one, signatures=None) for one in kinds["dwell"]]]
+    unsigned = [[replace(one, signatures=None) for one in kinds[kind]] for kind in recorded.UNRELATED]
+    return [*kinds.values(), *unsigned]
 
 
 def _scenes(preset: Preset) -> dict[str, tuple[int, ...]]:

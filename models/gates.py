@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -134,12 +135,14 @@ def reference_labels(stream: Recorded, family: Family) -> npt.NDArray[np.int64]:
     """What the full model with a context of its own says, begun afresh every ``WINDOW`` frames: it never hears a
     local model, so a mistake that a cache has talked itself into shows."""
     hierarchy = full_alone(stream, family, family.context)
+    everything = full_alone(stream, family, family.context)
     labels = np.empty(len(stream.truth), np.int64)
     for index in range(len(labels)):
         if index % WINDOW == 0:
-            hierarchy.context = Context(_classes(stream), family.context)
-        step = hierarchy.look(stream.frame(index), float(index))
-        labels[index] = _settle(stream, family, hierarchy, step)
+            switch = everything.context.switch
+            hierarchy.context = Context(_classes(stream), msgspec.structs.replace(family.context, switch=switch))
+        for one in (everything, hierarchy):
+            labels[index] = _settle(stream, family, one, one.look(stream.frame(index), float(index)))
     return labels
 
 

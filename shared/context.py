@@ -27,8 +27,8 @@ from shared.gate import Posterior, entropy
 
 #: An object that moves changes the picture a little, another one changes it at a stroke.
 _STEEPNESS = 4
-#: As many second looks as the ``wander`` of a bundle counts for, and after how many one counts 1/e.
-_PRIOR_LOOKS, _LOOKS = 8.0, 200.0
+#: For as many observations a bundle's parameter counts, and after how many one of the stream's own counts 1/e.
+_PRIOR, _FADING = 8.0, 200.0
 #: From so many looks at one object on, the full model has made up its mind.
 _INSISTENT = 8.0
 #: The reference is the full model heard over a window of so many frames, begun afresh: what a false hit is told by.
@@ -45,7 +45,8 @@ _Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
 
 class ContextParameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The filter's constants; part of a bundle, fitted on held-out streams.
+    """Where the filter begins; part of a bundle, fitted on held-out streams. What a stream can show is learned from it:
+    ``switch``, ``wander`` and ``caution``, which only grows.
 
     ``switch``: probability that the object changes between two frames, where the pictures do not tell. ``stranger``:
     probability that the new one is from outside the working set. ``memory``: new pictures until a label's weight in
@@ -53,8 +54,8 @@ class ContextParameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     belief that stays spread over all labels, so that the filter is never certain. ``still``, ``cut``: change between
     two pictures, grey levels, at or under which nothing moved but the sensor's noise, and at or over which they show
     different things. ``wander``: by how much, nats, the full model's margin differs from one view of an object to
-    another (root mean square); where a stream begins, before it has shown its own. ``caution``: how many times as often
-    as a belief doubts itself the full model differs from it, where that has not spoken about the object.
+    another (root mean square). ``caution``: how many times as often as a belief doubts itself the full model differs
+    from it, where that has not spoken about the object.
     """
 
     switch: _Share = 0.03
@@ -128,6 +129,22 @@ class _State:
     full: _Heard = _SILENCE
 
 
+class _Learned:
+    """A ratio of two sums in which what is long ago fades, and that begins at ``prior``."""
+
+    def __init__(self, prior: float) -> None:
+        self._over, self._under = _PRIOR * prior, _PRIOR
+
+    @property
+    def value(self) -> float:
+        return self._over / self._under
+
+    def learn(self, over: float, under: float = 1.0) -> None:
+        fading = math.exp(-1.0 / _FADING)
+        self._over = fading * self._over + over
+        self._under = fading * self._under + under
+
+
 @dataclass(slots=True)
 class _Frame:
     """What the filter must remember of a frame to run again from it."""
@@ -155,7 +172,9 @@ class Context:
         self._news = 1.0
         self._working_set = self._uniform
         self._frames = self._arrivals = 0.0
-        self._looks, self._wandered = _PRIOR_LOOKS, _PRIOR_LOOKS * self._p.wander**2
+        self._switch, self._wander, self._doubt = (
+            _Learned(prior) for prior in (self._p.switch, self._p.wander**2, 1.0)
+        )
         self._ring: deque[_Frame] = deque(maxlen=ring)
         self._arrived = self._state = _State(self._uniform, self._nothing)
         #: The last word that was fused into this frame, and what came of it.
@@ -188,7 +207,17 @@ class Context:
     @property
     def wander(self) -> float:
         """By how much, nats, the full model's margin differs from one view of an object to another."""
-        return math.sqrt(self._wandered / self._looks)
+        return math.sqrt(self._wander.value)
+
+    @property
+    def switch(self) -> float:
+        """Probability that the object changes between two frames, where the pictures do not tell."""
+        return self._switch.value
+
+    @property
+    def caution(self) -> float:
+        """How many times as often as a belief doubts itself the full model differs from it."""
+        return self._p.caution * max(1.0, self._doubt.value)
 
     @property
     def stay(self) -> float:
@@ -216,10 +245,11 @@ class Context:
     def observe(self, word: Word) -> Belief:
         """Take ``word`` as the present frame's evidence, in place of any before it; return the belief."""
         self._ring[-1].word = word
-        if word.full and word.key is not None and word.key is self._arrived.key:  # not one that was remembered
-            self._look_again(self._arrived, word)
         self._news = 1.0 - self._arrived.any.share
+        guessed = self._fused
         self._state, belief = self._fuse(word)
+        if word.key is self._arrived.key:  # not one that was remembered
+            self._learn_parameters(word, belief.label, guessed)
         return belief
 
     def revise(self, index: int, word: Word) -> bool:
@@ -259,7 +289,7 @@ class Context:
 
     def _arrive(self, state: _State, key: Key | None) -> _State:
         if key is None:
-            switch = self._p.switch
+            switch = self.switch
             return _State((1.0 - switch) * self._alive(state.belief) + switch * self._working_set, self._nothing)
         new = self._novelty(state.key, key)
         switch = new * (self._p.switch + (1.0 - self._p.switch) * new)
@@ -318,7 +348,7 @@ class Context:
         """A false hit is one that the reference would not have given. Where the full model has spoken about this very
         object it says the same unless its margin has wandered below zero. Elsewhere the belief is all there is to go
         by; and a mistake about an object is repeated for as long as it stays, so one question saves that much."""
-        alone = min(1.0, self._p.caution * self.stay * (1.0 - believed))
+        alone = min(1.0, self.caution * self.stay * (1.0 - believed))
         if (share := state.full.share) == 0.0:
             return alone
         return share * self._turns(state, label) + (1.0 - share) * alone
@@ -329,15 +359,24 @@ class Context:
         apart = self.wander * math.sqrt((1.0 / max(1.0, state.looks) + _REFERENCE) / 2.0)
         return below_zero(margin(state.mean, label) / max(apart, 1e-6))
 
-    def _look_again(self, state: _State, word: Word) -> None:
-        """Learn from the full model's second word about an object how far its words wander."""
-        if state.full.word is not None and state.full.share > 0.5:
-            first, second = _said(state.full.word), _said(word)
-            label = int(first.argmax())
-            step = margin(second, label) - margin(first, label)
-            fading = math.exp(-1.0 / _LOOKS)
-            self._looks = fading * self._looks + 1.0
-            self._wandered = fading * self._wandered + step * step
+    def _learn_parameters(self, word: Word, label: int, guessed: tuple[Word, _State, Belief] | None) -> None:
+        """Let the stream correct what the bundle began with."""
+        before = self._arrived.full
+        if word.key is None:
+            # Online expectation maximisation: how probable it is that this frame's object is a new one.
+            switch, kept = self.switch, self._alive(self._ring[-1].before.belief)
+            new = switch * float(np.dot(self._working_set, word.likelihood))
+            same = (1.0 - switch) * float(np.dot(kept, word.likelihood))
+            self._switch.learn(new / (new + same) if new > 0.0 else 0.0)
+        elif word.full and before.word is not None and before.share > 0.5:
+            # A second word about one object.
+            first, second = _said(before.word), _said(word)
+            most = int(first.argmax())
+            self._wander.learn((margin(second, most) - margin(first, most)) ** 2)
+        if word.full and before.share == 0.0 and guessed is not None and not guessed[0].full:
+            # What a local model alone led to, and what the full one did.
+            belief = guessed[2]
+            self._doubt.learn(float(belief.label != label), 1.0 - float(belief.posterior[belief.label]))
 
     def _covers(self, word: Word, key: Key) -> float:
         return 1.0 - self._novelty(word.key, key)

@@ -18,7 +18,8 @@ from shared.gate import Posterior, entropy
 CLASSES = 5
 PARAMETERS = ContextParameters(still=0.0, cut=1.0)
 
-novelties = st.none() | st.floats(0, 1) | st.sampled_from([0.0, 1.0])
+changes = st.floats(0, 1) | st.sampled_from([0.0, 1.0])
+novelties = st.none() | changes
 labels = st.integers(0, CLASSES - 1)
 
 
@@ -139,9 +140,9 @@ def test_a_frame_has_one_evidence_and_the_last_word_is_it(
     assert np.array_equal(twice.observe(Word(second, key=key)).posterior, once.observe(Word(second, key=key)).posterior)
 
 
-@given(st.lists(st.tuples(novelties, st.none() | likelihoods()), min_size=1, max_size=40), likelihoods(), st.data())
+@given(st.lists(st.tuples(changes, st.none() | likelihoods()), min_size=1, max_size=40), likelihoods(), st.data())
 def test_a_late_word_counts_as_if_it_had_come_in_time(
-    frames: list[tuple[float | None, Posterior | None]], late: Posterior, data: st.DataObject
+    frames: list[tuple[float, Posterior | None]], late: Posterior, data: st.DataObject
 ) -> None:
     place = data.draw(st.integers(0, len(frames) - 1))
     in_time, revised, film = Context(CLASSES, PARAMETERS), Context(CLASSES, PARAMETERS), Film()
@@ -335,6 +336,31 @@ def test_how_far_the_full_model_wanders_is_learned_from_its_second_looks() -> No
     assert steady.wander < 0.5 < PARAMETERS.wander < restless.wander
     assert steady.belief.risk < 0.01
     assert restless.belief.risk > 0.1
+
+
+@pytest.mark.parametrize(("switch", "least", "most"), [(0.02, 0.0, 0.1), (1.0, 0.6, 1.0)])
+def test_how_often_objects_change_is_learned_where_no_pictures_tell(switch: float, least: float, most: float) -> None:
+    rng = random.Random(1)
+    context, label = Context(CLASSES), 0
+    for index in range(600):
+        label = rng.choice([0, 1, 2]) if rng.random() < switch else label
+        context.advance(index)
+        context.observe(Word(likelihood_of(label, 0.9), True))
+        context.learn(label)
+    assert least <= context.switch <= most
+
+
+def test_local_models_that_err_more_often_than_they_doubt_are_doubted_more() -> None:
+    cautions = []
+    for wrong in (0, 1):
+        context = Context(CLASSES, PARAMETERS)
+        for index in range(100):
+            context.advance(index, key := Place(10.0 * index))
+            context.fuse(Word(likelihood_of(index % CLASSES, 0.9), key=key))
+            context.observe(Word(likelihood_of((index + wrong * (index % 2)) % CLASSES, 0.99), True, key))
+        cautions.append(context.caution)
+    assert cautions[0] == PARAMETERS.caution
+    assert cautions[1] > 3 * PARAMETERS.caution
 
 
 def test_the_more_often_the_full_model_has_looked_the_safer_it_is_to_repeat() -> None:
