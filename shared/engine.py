@@ -1,6 +1,9 @@
-"""ONNX Runtime, set up for small devices: one thread budget, no spinning, no arena, memory that comes back.
+"""ONNX Runtime, set up for small devices: one thread budget, no spinning between runs, no arena, memory that comes
+back.
 
-Without these settings an idle session burns a core in spinning and keeps every byte it ever touched.
+Without these settings an idle session burns a core in spinning and keeps every byte it ever touched. Within a run the
+threads do spin: to put them to sleep and wake them between operators takes longer than most operators do (measured on
+two cores, a question every 33 ms: ResNet-18 in 12.3 ms without, 7.3 with).
 """
 
 from __future__ import annotations
@@ -39,7 +42,7 @@ class Session:
         options.inter_op_num_threads = 1
         options.enable_cpu_mem_arena = False
         options.log_severity_level = 3
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         try:
             self._session = ort.InferenceSession(str(path), options, providers=providers(provider))
         except EngineError:

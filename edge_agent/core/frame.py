@@ -19,6 +19,8 @@ _SAMPLED = (160, 120)
 #: The largest shift that is looked for, thumbnail pixels right and down; the regions that are compared after it.
 _REACH = (4, 3)
 _REGIONS = (4, 3)
+#: A change that is not worth looking for a shift, grey levels: less than sensors make by themselves.
+_NOISE = 1.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,17 +36,24 @@ class Signature:
         of the region that changed most): an object that moves is the same object, and one that enters in a corner is
         not averaged away."""
         (right, down), (width, height) = _REACH, _THUMBNAIL
+        unmoved = _largest(before.thumbnail - self.thumbnail)
+        if unmoved <= _NOISE:  # most frames of most cameras: nothing to look for
+            return unmoved
         core = self.thumbnail[down : height - down, right : width - right]
         fits = cv2.matchTemplate(before.thumbnail, core, cv2.TM_SQDIFF)
         row, column = divmod(int(fits.argmin()), fits.shape[1])
         dy, dx = row - down, column - right
         if fits[row, column] >= 0.9 * fits[down, right]:  # nothing moved: look at all of it, to the edges
-            dy = dx = 0
+            return unmoved
         there = before.thumbnail[max(0, dy) : height + min(0, dy), max(0, dx) : width + min(0, dx)]
         here = self.thumbnail[max(0, -dy) : height + min(0, -dy), max(0, -dx) : width + min(0, -dx)]
-        difference = there - here
-        regions = cv2.resize(difference * difference, _REGIONS, interpolation=cv2.INTER_AREA)
-        return math.sqrt(float(regions.max()))
+        return _largest(there - here)
+
+
+def _largest(difference: npt.NDArray[np.float32]) -> float:
+    """The root mean square of the region where it is largest."""
+    regions = cv2.resize(difference * difference, _REGIONS, interpolation=cv2.INTER_AREA)
+    return math.sqrt(float(regions.max()))
 
 
 @dataclass(frozen=True, slots=True)
