@@ -68,7 +68,7 @@ class Worker:
     def submit(self, job: Job) -> bool:
         """Queue ``job``. False if the queue is full or the worker is stopping: refuse it then."""
         with self._news:
-            taken = not self._stopping and self._batcher.offer(job, job.request.budget_ms / 1000)
+            taken = not self._stopping and self._batcher.offer(job, job.request.budget_ms / 1000, job.request.audit)
             self._news.notify()
         return taken
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import queue
+import random
 import threading
 import time
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import numpy as np
 
 from edge_agent import report
 from edge_agent.cloud import Cloud, Outcome
+from edge_agent.core.audits import Audits
 from edge_agent.core.frame import Frame, sign
 from edge_agent.core.frames import FrameCache
 from edge_agent.core.hierarchy import Hierarchy, Rules, Tally
@@ -103,6 +105,8 @@ class Agent:
         #: Versions that were deployed or found unfit.
         self._judged: set[str] = set()
         self._cloud: Cloud | None = None
+        #: A frame that the full model is to judge as well, once it is answered.
+        self._unsent: Frame | None = None
         self._submodel_cost = 0
         self._signed = settings.context or "frames" in settings.levels
         self._budget = size(settings.memory_budget) if settings.memory_budget else None
@@ -151,6 +155,8 @@ class Agent:
         outcome = self._ask(step)
         answer = self.hierarchy.settle(step, outcome.reply, time.monotonic(), outcome.trouble)
         latency_ms = (time.monotonic() - started) * 1000
+        if answer.audit:
+            self._unsent = frame
 
         line = report.line(answer, self._manifest.labels, time.time(), latency_ms, shot.truth)
         sink.write(line)
@@ -168,11 +174,16 @@ class Agent:
         return self._cloud.ask(step, lambda: step.frame.view.crop(self._full.input))
 
     def _tend(self) -> None:
-        """Between two frames: late answers in, loaded models in, dropped ones out."""
+        """Between two frames: audits out, late answers in, loaded models in, dropped ones out."""
         assert self.hierarchy is not None
         if self._cloud is not None:
             for reply in self._cloud.late():
                 self.hierarchy.late(reply, time.monotonic())
+            if self._unsent is not None:
+                self._cloud.audit(self._unsent.index, self._unsent.view.crop(self._full.input))
+                self._unsent = None
+            for reply in self._cloud.audited():
+                self.hierarchy.audited(reply, time.monotonic())
         with contextlib.suppress(queue.Empty):
             while True:
                 self._drop(self._take(self.keeper.ready.get_nowait()))
@@ -265,6 +276,7 @@ class Agent:
             else None,
             Base(base) if base is not None and "base" in settings.levels else None,
             self.tally,
+            self._audits(gate.max_false_hits, manifest.models[full].temperature),
         )
         self._manifest, self._version, self._full = manifest, version, manifest.models[full]
         if self.link is not None and "cloud" in settings.levels:
@@ -273,6 +285,13 @@ class Agent:
                 self._cloud.bytes_up, self._cloud.bytes_down = before.bytes_up, before.bytes_down
         self._announce()
         log.info("answering with %s, version %s", manifest.name, version[:12])
+
+    def _audits(self, allowed: float, temperature: float) -> Audits | None:
+        settings = self.settings
+        if self.link is None or "cloud" not in settings.levels or not settings.context or not settings.audit_budget:
+            return None
+        # The same device draws the same windows, so that a run can be repeated.
+        return Audits(allowed, settings.audit_budget, temperature, random.Random(settings.device).random)
 
     def _make_room(self, name: str) -> list[str]:
         """Let go of submodels before another is loaded, so that the two are never resident together over the
@@ -355,6 +374,7 @@ class Agent:
             "models_pulled": self.pulled,
             "resident_bytes_peak": peak_resident_bytes(),
             "first_answer_s": self.first_answer,
+            "audits": report.audits(self.hierarchy),
             "bundle": self._manifest.name if self._manifest is not None else None,
             "bundle_version": self._version,
             "version": VERSION,

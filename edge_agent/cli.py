@@ -57,6 +57,7 @@ def run(
     base: Annotated[str | None, typer.Option(help="Use this model of the bundle as the base model.")] = None,
     context: Annotated[bool | None, typer.Option(help="Let the recent past count.")] = None,
     max_false_hits: Annotated[float | None, typer.Option(help="Error budget: false hits per frame.")] = None,
+    audit_budget: Annotated[float | None, typer.Option(help="Share of frames the cloud may check; 0: none.")] = None,
     deadline_ms: Annotated[int | None, typer.Option(help="Longest that a frame waits for the cloud.")] = None,
     memory_budget: Annotated[str | None, typer.Option(help="Bound on the resident set, as 150MB.")] = None,
     replacement: Annotated[str | None, typer.Option(help=f"Which submodel goes: {', '.join(POLICIES)}.")] = None,
@@ -168,9 +169,15 @@ def _table(figures: dict[str, Any]) -> Table:
     for level, count in counts.items():
         table.add_row(level, str(count), f"{count / max(1, figures['frames']):.1%}")
     ms = figures["latency_ms"]
+    audits = figures["audits"]
     table.caption = (
         f"latency mean {ms['mean']:.2f}, p50 {ms['p50']:.2f}, p95 {ms['p95']:.2f}, p99 {ms['p99']:.2f} ms"
         + (f"; accuracy {figures['accuracy']:.1%}" if figures["accuracy"] is not None else "")
+        + (
+            f"; {audits['windows']} windows audited, {audits['rate']:.2%} false hits, {audits['bound']:.2%} at most"
+            if audits is not None and audits["windows"]
+            else ""
+        )
         + f"; up {figures['bytes_up'] / 1e3:.0f} kB, down {figures['bytes_down'] / 1e3:.0f} kB"
         + (f"; {figures['dropped']} live frames dropped" if figures["dropped"] else "")
         + (f"; {figures['broken']} broken files skipped" if figures["broken"] else "")

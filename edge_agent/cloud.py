@@ -1,4 +1,4 @@
-"""L3 ``cloud``: the full model, over MQTT, within a deadline."""
+"""L3 ``cloud``: the full model, over MQTT, within a deadline; and, when there is time, for audits."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from edge_agent.core.breaker import Breaker
 from edge_agent.core.types import Ask, Reply
@@ -21,6 +22,8 @@ log = logging.getLogger(__name__)
 
 #: Questions whose answer may still come late; older ones are forgotten.
 _REMEMBERED = 256
+#: For how long an audited frame may wait on the server, which serves everybody else first.
+_PATIENCE_MS = 60_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +35,15 @@ class Outcome:
 
 
 class Cloud:
-    """Asks one question at a time. Answers that come after their deadline are kept for ``late``."""
+    """Asks one question at a time. Answers that come after their deadline are kept for ``late``, those to audited
+    frames for ``audited``."""
 
     def __init__(self, link: Link, device: str, manifest: Manifest, clock: Callable[[], float]) -> None:
         self._link, self._clock = link, clock
         self._name = manifest.only("full")
         self._full = manifest.models[self._name]
         self._classes = len(manifest.labels)
-        self._topic = protocol.topic(device, "infer", self._name)
+        self._topics = {kind: protocol.topic(device, kind, self._name) for kind in ("infer", "audit")}
         #: So that an earlier run's late answers are not taken for ours.
         self._run = time.monotonic_ns().to_bytes(8, "big")
         self._breaker = Breaker()
@@ -49,6 +53,8 @@ class Cloud:
         self._stopped = False
         self._asked: deque[int] = deque(maxlen=_REMEMBERED)
         self._late: deque[Reply] = deque(maxlen=_REMEMBERED)
+        self._sent: deque[int] = deque(maxlen=_REMEMBERED)
+        self._audited: deque[Reply] = deque(maxlen=_REMEMBERED)
         self.bytes_up = self.bytes_down = 0
 
     def ask(self, ask: Ask, view: Callable[[], Picture]) -> Outcome:
@@ -58,23 +64,13 @@ class Cloud:
             return Outcome(None, "not connected")
         if not self._breaker.allows(now):
             return Outcome(None, "cloud silent, circuit open")
-        content, data = encode(view())
-        budget_ms = max(0, int((ask.deadline - self._clock()) * 1000))
-        request = protocol.Request(
-            self._name, content, self._run + ask.frame.index.to_bytes(8, "big"), budget_ms, ask.recent
-        )
         with self._news:
             self._waiting, self._got = ask.frame.index, None
             self._asked.append(ask.frame.index)
-        sent = self._link.publish(
-            self._topic,
-            data,
-            content=content,
-            correlation=request.correlation,
-            properties=request.properties(),
-            expiry_s=max(1, math.ceil(budget_ms / 1000)),
+        picture = view()
+        sent = self._send(
+            "infer", ask.frame.index, picture, lambda: int((ask.deadline - self._clock()) * 1000), ask.recent
         )
-        self.bytes_up += len(data)
         with self._news:
             if sent:
                 left = max(0.0, ask.deadline - self._clock())
@@ -88,12 +84,42 @@ class Cloud:
             self._breaker.succeeded()
         return outcome
 
+    def audit(self, index: int, picture: Picture) -> None:
+        """Send a frame that was answered already, for ``audited``. Without a connection it is left out."""
+        if self._link.connected.is_set():
+            with self._news:
+                self._sent.append(index)
+            self._send("audit", index, picture, lambda: _PATIENCE_MS)
+
     def late(self) -> list[Reply]:
         """Replies that came after their deadline, each once."""
-        replies = []
-        while self._late:
-            replies.append(self._late.popleft())
-        return replies
+        return _taken(self._late)
+
+    def audited(self) -> list[Reply]:
+        """Replies to audited frames, each once."""
+        return _taken(self._audited)
+
+    def _send(
+        self,
+        kind: Literal["infer", "audit"],
+        index: int,
+        picture: Picture,
+        left_ms: Callable[[], int],
+        recent: tuple[int, ...] = (),
+    ) -> bool:
+        content, data = encode(picture)
+        budget_ms = max(0, left_ms())  # encoding took its time
+        request = protocol.Request(self._name, content, self._run + index.to_bytes(8, "big"), budget_ms, recent)
+        self.bytes_up += len(data)
+        return self._link.publish(
+            self._topics[kind],
+            data,
+            qos=int(kind == "audit"),
+            content=content,
+            correlation=request.correlation,
+            properties=request.properties(),
+            expiry_s=max(1, math.ceil(budget_ms / 1000)),
+        )
 
     def stop(self) -> None:
         """Wait for no answer any more, the present one included."""
@@ -116,6 +142,11 @@ class Cloud:
         else:
             outcome = Outcome(Reply(frame, said.logits(self._classes), said.submodel))
         with self._news:
+            if frame in self._sent:
+                self._sent.remove(frame)
+                if outcome.reply is not None:
+                    self._audited.append(outcome.reply)
+                return
             if frame not in self._asked:  # a second answer, or one far too late
                 return
             if frame == self._waiting:
@@ -125,3 +156,11 @@ class Cloud:
             elif outcome.reply is not None:
                 self._asked.remove(frame)
                 self._late.append(outcome.reply)
+
+
+def _taken(replies: deque[Reply]) -> list[Reply]:
+    """All of them, and they are gone: another thread may add while this one takes."""
+    taken = []
+    while replies:
+        taken.append(replies.popleft())
+    return taken

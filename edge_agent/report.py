@@ -7,10 +7,11 @@ import math
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import msgspec
 
+from edge_agent.core.hierarchy import Hierarchy
 from edge_agent.core.types import Answer
 
 log = logging.getLogger(__name__)
@@ -109,6 +110,22 @@ class Score:
     @property
     def accuracy(self) -> float | None:
         return self.right / self.known if self.known else None
+
+
+def audits(hierarchy: Hierarchy | None) -> dict[str, Any] | None:
+    """What the audits have found, and the gate they have led to; None without audits."""
+    if hierarchy is None or hierarchy.audits is None:
+        return None
+    found = hierarchy.audits
+    return {
+        "frames": found.sent,
+        "windows": found.windows,
+        "false_hits": dict(found.false),
+        "rate": found.rate,
+        "bound": found.bound,
+        "alarms": found.alarms,
+        "threshold": hierarchy.threshold,
+    }
 
 
 def line(answer: Answer, labels: tuple[str, ...], time: float, latency_ms: float, truth: str | None) -> Line:

@@ -42,6 +42,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     base: str = ""
     context: bool = True
     max_false_hits: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.01
+    audit_budget: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.02
     deadline_ms: Annotated[int, msgspec.Meta(ge=1, le=60_000)] = 250
     memory_budget: str = ""
     replacement: Policy = "lru"

@@ -17,13 +17,14 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from edge_agent.core.audits import reference
 from edge_agent.core.frame import Frame, Signature
 from edge_agent.core.frames import FrameCache
 from edge_agent.core.hierarchy import Hierarchy, Rules
 from edge_agent.core.submodels import Base, LocalModel, Submodels
 from edge_agent.core.types import Ask, Hit, Reply, Step
 from shared.bundle import Manifest
-from shared.context import WINDOW, Context, ContextParameters, Memoryless, below_zero, margin
+from shared.context import WINDOW, Context, ContextParameters, Memoryless, Word, below_zero, margin
 from shared.gate import posterior
 
 Logits = npt.NDArray[np.float32]
@@ -134,16 +135,20 @@ def replay(stream: Recorded, family: Family, hierarchy: Hierarchy) -> Replay:
 def reference_labels(stream: Recorded, family: Family) -> npt.NDArray[np.int64]:
     """What the full model with a context of its own says, begun afresh every ``WINDOW`` frames: it never hears a
     local model, so a mistake that a cache has talked itself into shows."""
-    hierarchy = full_alone(stream, family, family.context)
-    everything = full_alone(stream, family, family.context)
-    labels = np.empty(len(stream.truth), np.int64)
-    for index in range(len(labels)):
+    temperature = family.temperatures[family.full]
+    words = [
+        Word(posterior(logits, temperature), True, stream.frame(index).signature)
+        for index, logits in enumerate(stream.logits[family.full])
+    ]
+    everything = Context(_classes(stream), family.context)
+    labels = []
+    for index, word in enumerate(words):
         if index % WINDOW == 0:
-            switch = everything.context.switch
-            hierarchy.context = Context(_classes(stream), msgspec.structs.replace(family.context, switch=switch))
-        for one in (everything, hierarchy):
-            labels[index] = _settle(stream, family, one, one.look(stream.frame(index), float(index)))
-    return labels
+            parameters = msgspec.structs.replace(family.context, switch=everything.switch)
+            labels += reference(words[index : index + WINDOW], parameters)
+        everything.advance(index, word.key)
+        everything.learn(everything.observe(word).label)
+    return np.array(labels, np.int64)
 
 
 def wander(kinds: Sequence[list[Recorded]], family: Family) -> float:

@@ -164,7 +164,7 @@ class Context:
     earlier one."""
 
     def __init__(self, classes: int, parameters: ContextParameters | None = None, ring: int = 64) -> None:
-        self._p = parameters or ContextParameters()
+        self.parameters = self._p = parameters or ContextParameters()
         self._classes = classes
         self._uniform = np.full(classes, 1.0 / classes)
         self._nothing = np.zeros(classes)

@@ -31,6 +31,7 @@ RECENT = 16
 #: other (measured: 0 of 50 arrived, against 50 of 50 with two groups).
 SERVER_TOPICS = (
     f"$share/cloud-infer/{ROOT}/+/infer/#",
+    f"$share/cloud-audit/{ROOT}/+/audit/#",
     f"$share/cloud-blob/{ROOT}/+/blob/get",
 )
 CATALOGUE_TOPICS = f"{ROOT}/catalogue/#"
@@ -88,7 +89,8 @@ class Request(msgspec.Struct, frozen=True):
     """A frame on its way to the full model, beside its picture.
 
     ``budget_ms``: what was left of the frame's deadline when it was sent; the server counts its own queueing against
-    it and no two clocks are compared. ``recent``: indices of the device's recent labels, oldest first.
+    it and no two clocks are compared. ``recent``: indices of the device's recent labels, oldest first. ``audit``: the
+    device has answered already and only checks itself, so anybody else comes first.
     """
 
     model: str
@@ -96,6 +98,7 @@ class Request(msgspec.Struct, frozen=True):
     correlation: bytes
     budget_ms: int
     recent: tuple[int, ...] = ()
+    audit: bool = False
 
     def properties(self) -> list[tuple[str, str]]:
         """The MQTT user properties; content type and correlation data have properties of their own."""
@@ -157,8 +160,8 @@ def request(
     leaf: Sequence[str], content: str | None, correlation: bytes | None, properties: Sequence[tuple[str, str]]
 ) -> Request:
     """Read a request's description from its topic and properties. Raises ``Malformed``."""
-    if len(leaf) != 2 or leaf[0] != "infer":
-        raise Malformed("topic is not infer/<model>")
+    if len(leaf) != 2 or leaf[0] not in ("infer", "audit"):
+        raise Malformed("topic is not infer/<model> or audit/<model>")
     if content not in get_args(ContentType):
         raise Malformed(f"content type {str(content)[:40]!r} is not image/png or image/jpeg")
     if correlation is None or not 0 < len(correlation) <= 64:
@@ -173,7 +176,7 @@ def request(
         raise Malformed(f"budget-ms {budget} is not in 0..600000")
     if len(recent) > RECENT or any(not 0 <= label < MAX_CLASSES for label in recent):
         raise Malformed(f"recent holds more than {RECENT} labels or one that cannot be")
-    return Request(leaf[1], cast(ContentType, content), correlation, budget, recent)
+    return Request(leaf[1], cast(ContentType, content), correlation, budget, recent, leaf[0] == "audit")
 
 
 def encode(message: msgspec.Struct) -> bytes:

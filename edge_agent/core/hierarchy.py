@@ -1,14 +1,17 @@
 """The hierarchy: decides, for each frame, hit or miss, and learns from what comes back.
 
 Pure: clock, randomness and models come in from outside, so the code that runs on the device is the code that a
-simulator replays. Driven by ``look`` and ``settle`` once per frame, in order, and ``late`` in between.
+simulator replays. Driven by ``look`` and ``settle`` once per frame, in order, and ``late`` and ``audited`` in between.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from msgspec.structs import replace as replace_fields
+
+from edge_agent.core.audits import Audits
 from edge_agent.core.frame import Frame
 from edge_agent.core.frames import FrameCache
 from edge_agent.core.submodels import Base, LocalModel, Submodels
@@ -63,10 +66,12 @@ class Hierarchy:
         submodels: Submodels | None = None,
         base: Base | None = None,
         tally: Tally | None = None,
+        audits: Audits | None = None,
     ) -> None:
-        """A level that is None does not exist. ``tally`` goes on counting across a change of bundle."""
+        """What is None does not exist. ``tally`` goes on counting across a change of bundle."""
         self.rules, self.context, self.tally = rules, context, tally or Tally()
         self.frames, self.submodels, self.base = frames, submodels, base
+        self.audits = audits
         #: The submodel that the server recommends and that is not resident.
         self.wanted: str | None = None
         self._unfit: set[str] = set()
@@ -74,24 +79,30 @@ class Hierarchy:
         self._recent: deque[int] = deque(maxlen=RECENT)
         self._asked: deque[Frame] = deque(maxlen=_ASKED)
 
+    @property
+    def threshold(self) -> float:
+        """The risk at or under which a guess is a hit now: the bundle's, as the audits have corrected it."""
+        return self.rules.threshold * (1.0 if self.audits is None else self.audits.factor)
+
     def look(self, frame: Frame, now: float) -> Step:
         """Try the levels in order; the first whose guess carries little enough risk is a hit."""
         self.context.advance(frame.index, frame.signature)
+        threshold = self.threshold
         best: Guess | None = None
         for level in self._levels:
-            if level is not self.frames and self.context.least_risk > self.rules.threshold:
+            if level is not self.frames and self.context.least_risk > threshold:
                 break  # the full model was unsure of this very object: no local word makes up for that
             guess = level.lookup(frame, self.context)
             if guess is None:
                 continue
-            guess = self._heed(guess)
-            if guess.belief.risk <= self.rules.threshold:
+            guess = self._heed(guess, threshold)
+            if guess.belief.risk <= threshold:
                 return Hit(frame, guess, level.name)
             if best is None or guess.belief.risk < best.belief.risk:
                 best = guess
         if best is None:
             best = Guess(self.context.belief, "context")
-        reason = f"risk {best.belief.risk:.3f} over {self.rules.threshold:.3f}"
+        reason = f"risk {best.belief.risk:.3f} over {threshold:.3f}"
         self._asked.append(Frame(frame.index, None, frame.signature))  # without its picture: a late answer needs none
         return Ask(frame, tuple(self._recent), now + self.rules.deadline, best, reason)
 
@@ -106,7 +117,7 @@ class Hierarchy:
         elif reply is not None:
             self._forget(step.frame.index)
             word = self._full_word(reply, step.frame)
-            guess = self._heed(Guess(self.context.observe(word), self.rules.full_model, word))
+            guess = self._heed(Guess(self.context.observe(word), self.rules.full_model, word), self.threshold)
             answer = self._answer(step.frame, guess, "cloud", step.reason, int(reply.logits.argmax()))
             self._learn(step.frame, guess.label, word, guess.model)
             self._recommend(reply.submodel)
@@ -116,6 +127,9 @@ class Hierarchy:
             reason = f"{step.reason}; {trouble}" if trouble else step.reason
             answer = self._answer(step.frame, step.best, "fallback", reason)
         self.tally.count(answer.level)
+        if self.audits is not None:
+            answer = replace(answer, audit=self.audits.note(step.frame, answer, reply))
+            self._review()
         return answer
 
     def late(self, reply: Reply, _now: float) -> None:
@@ -128,6 +142,12 @@ class Hierarchy:
         self.context.revise(frame.index, word)
         self._learn(frame, int(word.likelihood.argmax()), word, self.rules.full_model)
         self._recommend(reply.submodel)
+
+    def audited(self, reply: Reply, _now: float) -> None:
+        """Take the full model's scores for a frame that was sent to be audited."""
+        if self.audits is not None:
+            self.audits.hear(reply)
+            self._review()
 
     def install(self, model: LocalModel) -> list[str]:
         """Make a loaded submodel resident; return the names of those to free."""
@@ -159,14 +179,27 @@ class Hierarchy:
         confidence = float(guess.belief.posterior[guess.label])
         return Answer(frame.index, guess.label, confidence, guess.belief.risk, level, guess.model, reason, bare)
 
-    def _heed(self, guess: Guess) -> Guess:
+    def _review(self) -> None:
+        """Judge the windows that are complete. Where hits were false, what led to them is corrected."""
+        assert self.audits is not None
+        parameters = replace_fields(self.context.parameters, switch=self.context.switch)
+        while (finding := self.audits.finding(parameters)) is not None:
+            for place in finding.false:
+                if self.frames is not None:
+                    self.frames.learn(
+                        finding.frames[place], finding.words[place], finding.labels[place], self.rules.full_model
+                    )
+            if finding.false:
+                self.context.revise(finding.frames[-1].index, finding.words[-1])
+
+    def _heed(self, guess: Guess, threshold: float) -> Guess:
         """The context may doubt what the full model says of an object, but not for ever: a verdict after many looks
         stands, if the reference is as good as certain to share it. Otherwise every frame of the object would be asked
         about, and every answer be set aside."""
-        if guess.word is None or not guess.word.full or guess.belief.risk <= self.rules.threshold:
+        if guess.word is None or not guess.word.full or guess.belief.risk <= threshold:
             return guess
         verdict = self.context.verdict
-        if verdict is None or verdict.risk > self.rules.threshold:
+        if verdict is None or verdict.risk > threshold:
             return guess
         return Guess(verdict, guess.model, guess.word)
 

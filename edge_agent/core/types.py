@@ -36,7 +36,8 @@ class Guess:
 class Answer:
     """The one answer of a frame. ``confidence``: the probability that its label is right; ``risk``: that the full
     model, asked now, would lead to another. ``reason`` says why it was no hit; empty for a hit. ``bare`` is the full
-    model's first label where the cloud answered."""
+    model's first label where the cloud answered. ``audit``: the full model should judge this frame as well, when there
+    is time."""
 
     frame: int
     label: int
@@ -46,6 +47,7 @@ class Answer:
     model: str
     reason: str = ""
     bare: int | None = None
+    audit: bool = False
 
 
 @dataclass(frozen=True, slots=True)

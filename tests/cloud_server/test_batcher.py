@@ -55,6 +55,20 @@ def test_expired_requests_take_no_place_in_a_batch() -> None:
     assert (items(batch.expired), items(batch.ready)) == (["a", "c"], ["b", "d"])
 
 
+def test_the_patient_are_taken_when_nobody_else_waits_and_one_at_a_time() -> None:
+    clock = Clock()
+    batcher = Batcher(clock, bound=3, largest=8)
+    assert [batcher.offer(item, 5.0, patient=True) for item in "abcd"] == [True, True, True, False]
+    assert batcher.offer("live", 5.0), "the patient take nobody's place in the queue"
+    assert [items(batcher.take().ready) for _ in range(2)] == [["live"], ["a"]]
+    clock.now = 6.0
+    batch = batcher.take()
+    assert (items(batch.expired), batch.ready) == (["b", "c"], [])
+    assert batcher.offer("e", 5.0, patient=True)
+    assert batcher.drain() == ["e"]
+    assert len(batcher) == 0
+
+
 @given(
     bound=st.integers(1, 6),
     largest=st.integers(1, 4),

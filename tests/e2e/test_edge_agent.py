@@ -224,6 +224,30 @@ def test_killed_cloud_and_killed_broker_delay_no_frame_and_answers_resume_by_the
     }  # fmt: skip
 
 
+def test_a_gate_that_promises_too_much_is_found_out(
+    frames: Path, broker: Mosquitto, agents: Callable[..., AgentProcess], tmp_path: Path
+) -> None:
+    """Its threshold lets every guess of models of random weights pass. Only audits can tell."""
+    bundle = Bundle(tiny_bundle(tmp_path / "bundle", risk=0.999))
+    server = ServerProcess(tmp_path, "--bundle", str(bundle.directory), "--broker", broker.url)
+    try:
+        server.wait_for("connected to")
+        agent = agents(
+            str(frames), "--broker", broker.url, "--store", str(tmp_path / "store"), "--fps", "100", "--frames", "600",
+            "--audit-budget", "0.2", "--levels", "base,cloud",
+        )  # fmt: skip
+        summary = agent.finish()
+    finally:
+        server.close()
+    audits = summary["audits"]
+    assert audits["windows"] > 0
+    assert audits["frames"] <= 0.2 * 600
+    assert audits["rate"] > 0.1
+    assert audits["threshold"] < 0.999
+    assert summary["cloud"] > 0, "so that the cloud is asked"
+    assert {answer["level"] for answer in agent.answers()[:50]} == {"base"}
+
+
 def test_the_status_tells_of_birth_parting_and_death(
     frames: Path, mosquitto: Mosquitto, agents: Callable[..., AgentProcess], bundle: Bundle
 ) -> None:

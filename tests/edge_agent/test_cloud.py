@@ -75,6 +75,32 @@ def test_a_question_carries_the_picture_the_budget_and_the_recent_labels(bundle:
     assert site.cloud.bytes_down == len(encode(answer(bundle, 3, "animals")))
 
 
+def test_an_audit_waits_for_nobody_and_its_answer_is_kept_apart(bundle: Bundle) -> None:
+    site = Site(bundle, lambda _: None)
+    begun = time.monotonic()
+    site.cloud.audit(7, PICTURE)
+    assert time.monotonic() - begun < 1.0
+    (_, sent, _), *others = site.sent
+    assert (sent.audit, others) == (True, [])
+    assert site.cloud.audited() == []
+    site.answer(sent.correlation, answer(bundle, 3))
+    site.answer(sent.correlation, answer(bundle, 4))
+    replies = site.cloud.audited()
+    assert [(reply.frame, int(reply.logits.argmax())) for reply in replies] == [(7, 3)]
+    assert site.cloud.audited() == site.cloud.late() == []
+    site.cloud.audit(8, PICTURE)
+    site.answer(site.sent[1][1].correlation, BUSY)
+    assert site.cloud.audited() == [], "what is refused was never audited"
+
+
+def test_nothing_is_audited_without_a_connection(bundle: Bundle) -> None:
+    site = Site(bundle, lambda _: answer(bundle))
+    site.link.connected.clear()
+    site.cloud.audit(7, PICTURE)
+    assert site.sent == []
+    assert site.cloud.bytes_up == 0
+
+
 def test_silence_ends_at_the_deadline(bundle: Bundle) -> None:
     site = Site(bundle, lambda _: None)
     begun = time.monotonic()

@@ -11,25 +11,32 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edge_agent.core.audits import Audits
 from edge_agent.core.frame import Frame
 from edge_agent.core.frames import FrameCache
 from edge_agent.core.hierarchy import Hierarchy, Rules
 from edge_agent.core.submodels import Base, Submodels
 from edge_agent.core.types import Answer, Ask, Hit, Reply
-from shared.context import FORGETFUL, Context, ContextParameters
+from shared.context import FORGETFUL, WINDOW, Context, ContextParameters
 from shared.protocol import RECENT
 from tests.edge_agent.models import CLASSES, View, local, logits, signature
 
 SURE, UNSURE = 12.0, 0.3
 
 
-def build(threshold: float = 0.05, parameters: ContextParameters | None = None, room: int = 100) -> Hierarchy:
+def build(
+    threshold: float = 0.05,
+    parameters: ContextParameters | None = None,
+    room: int = 100,
+    audits: Audits | None = None,
+) -> Hierarchy:
     return Hierarchy(
         Rules(threshold, 0.25, "full", 1.0),
         Context(CLASSES, parameters),
         FrameCache(),
         Submodels(room, np.full(CLASSES, 0.5)),
         Base(local("base")),
+        audits=audits,
     )
 
 
@@ -182,6 +189,27 @@ def test_an_object_on_which_the_full_model_insists_is_not_asked_about_for_ever()
     assert {answer.label for answer in answers[10:]} == {1}
     assert sum(answer.level == "frames" for answer in answers) >= 20
     assert all(answer.confidence < 0.5 for answer in answers[10:]), "the context's doubt is still told"
+
+
+def test_a_false_hit_that_an_audit_finds_is_corrected_and_makes_the_gate_stricter() -> None:
+    """The base model is sure of a mistake, and its guesses are hits. Nobody is asked but the audits."""
+    hierarchy = build(audits=Audits(0.01, 0.5, 1.0, lambda: 0.0))
+    assert hierarchy.frames is not None
+    assert hierarchy.audits is not None
+    index = 0
+    while hierarchy.audits.windows == 0:
+        step = hierarchy.look(frame(index, logits(0, SURE), brightness=90.0), float(index))
+        assert isinstance(step, Hit)
+        answer = hierarchy.settle(step, None, float(index))
+        assert answer.label == 0
+        if answer.audit:
+            hierarchy.audited(Reply(index, logits(2, SURE)), float(index))
+        index += 1
+    assert sum(hierarchy.audits.false.values()) == WINDOW
+    assert hierarchy.threshold < hierarchy.rules.threshold
+    entry = hierarchy.frames._entries[0]
+    assert (entry.label, entry.model) == (2, "full")
+    assert hierarchy.context.belief.label == 2
 
 
 def test_a_hierarchy_without_local_levels_asks_and_falls_back_on_what_it_expects() -> None:

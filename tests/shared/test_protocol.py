@@ -153,7 +153,7 @@ BUDGET = ("budget-ms", "100")
     [
         pytest.param(("infer",), "image/png", b"1", [BUDGET], id="no model"),
         pytest.param(("infer", "a", "b"), "image/png", b"1", [BUDGET], id="two models"),
-        pytest.param(("audit", "a"), "image/png", b"1", [BUDGET], id="another leaf"),
+        pytest.param(("result", "a"), "image/png", b"1", [BUDGET], id="another leaf"),
         pytest.param(("infer", "a"), None, b"1", [BUDGET], id="no content type"),
         pytest.param(("infer", "a"), "image/gif", b"1", [BUDGET], id="another content type"),
         pytest.param(("infer", "a"), "image/png", None, [BUDGET], id="no correlation"),

@@ -1,0 +1,232 @@
+"""Audits: windows of frames that the full model judges as well, so that the promise on false hits is checked while the
+device runs.
+
+A window is 16 frames in a row, drawn at random: single frames would say too much about streams in which the full model
+errs now and then, and too little about those in which it errs for long. The reference over a window is the full model
+with a context of its own; it never hears a local model, so a mistake that a cache has talked itself into shows.
+
+Two questions are asked of the windows' shares of false hits, both by betting (I. Waudby-Smith and A. Ramdas,
+"Estimating means of bounded random variables by betting", arXiv 2010.09686), so that they may be asked after every
+window. *How large can the rate be?* is a confidence bound and may take its time. *Has it risen?* is an e-detector (J.
+Shin, A. Ramdas and A. Rinaldo, "E-detectors", arXiv 2203.03532): doubt makes the gate stricter at once and spends what
+was saved on more windows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from edge_agent.core.frame import Frame
+from edge_agent.core.types import Answer, LevelName, Reply
+from shared.context import WINDOW, Context, ContextParameters, Word
+from shared.gate import posterior
+
+#: Windows that wait for their last answers; and of how many the savings pay.
+_PENDING, _SAVINGS = 8, 20
+#: At what evidence the gate is made stricter for now, and for good. False alarms are 1/100 windows at most.
+_DOUBT, _ALARM = 3.0, 100.0
+#: How much stricter doubt makes the gate, and every alarm; how much looser a certificate; and how far that may go.
+_STRICTER, _LOOSER, _LOOSEST = 0.25, 2.0, 4.0
+_CONFIDENCE = 0.95
+#: The largest share of its wealth that a bet may lose.
+_STAKE = 0.75
+
+
+def reference(words: Sequence[Word], parameters: ContextParameters) -> list[int]:
+    """The labels of a window of frames to which the full model said ``words``, by a context that begins neutral."""
+    context = Context(len(words[0].likelihood), parameters)
+    labels = []
+    for index, word in enumerate(words):
+        context.advance(index, word.key)
+        labels.append(context.observe(word).label)
+        context.learn(labels[-1])
+    return labels
+
+
+@dataclass(slots=True)
+class _Window:
+    frames: list[Frame] = field(default_factory=list)
+    answers: list[Answer] = field(default_factory=list)
+    said: dict[int, npt.NDArray[np.float32]] = field(default_factory=dict)
+
+    @property
+    def complete(self) -> bool:
+        return len(self.frames) == WINDOW == len(self.said)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What came of a window: per frame the full model's ``words``, the reference's ``labels`` and the ``answers`` that
+    were given; ``false`` are the places of false hits."""
+
+    frames: list[Frame]
+    answers: list[Answer]
+    words: list[Word]
+    labels: list[int]
+    false: list[int]
+
+
+class Bound:
+    """An upper bound on the mean of shares in 0..1, valid at any time: the least mean against which betting that
+    it is lower has made a fortune."""
+
+    _means = np.geomspace(0.001, 0.999, 100)
+
+    def __init__(self) -> None:
+        self._wealth = np.zeros(len(self._means))
+        self._most = np.zeros(len(self._means))
+        self._count, self._sum, self._squares = 1.0, 0.5, 0.25 + 0.25  # one imagined half
+
+    @property
+    def value(self) -> float:
+        lost = self._most >= math.log(1.0 / (1.0 - _CONFIDENCE))
+        return float(self._means[lost].min()) if lost.any() else 1.0
+
+    def add(self, share: float) -> None:
+        mean = self._sum / self._count
+        variance = max(self._squares / self._count - mean * mean, 1e-4)
+        # The bet that would have grown fastest so far, to second order ("aGRAPA").
+        edge = self._means - mean
+        bets = np.clip(edge / (variance + edge * edge), 0.0, _STAKE / (1.0 - self._means))
+        self._wealth += np.log1p(bets * (self._means - share))
+        np.maximum(self._most, self._wealth, out=self._most)
+        self._count += 1.0
+        self._sum += share
+        self._squares += share * share
+
+
+class Detector:
+    """Evidence that the mean of shares in 0..1 has risen above what is allowed, gathered since it began to."""
+
+    def __init__(self, allowed: float) -> None:
+        self._allowed = allowed
+        self._bets = _STAKE / allowed * np.array([0.02, 0.1, 0.5])
+        self._evidence = np.ones(len(self._bets))
+
+    @property
+    def evidence(self) -> float:
+        return float(self._evidence.mean())
+
+    def add(self, share: float) -> None:
+        self._evidence = np.maximum(self._evidence, 1.0) * (1.0 + self._bets * (share - self._allowed))
+
+    def forget(self) -> None:
+        self._evidence[:] = 1.0
+
+
+class Audits:
+    """Draws the windows, judges them, and says by what factor the gate's threshold should differ from the bundle's."""
+
+    def __init__(self, allowed: float, budget: float, temperature: float, draw: Callable[[], float]) -> None:
+        """``allowed``: the false hits that were promised, per frame. ``budget``: the share of frames that may be sent
+        to be audited. ``temperature``: the full model's. ``draw``: random numbers in 0..1."""
+        self._allowed, self._budget, self._temperature, self._draw = allowed, budget, temperature, draw
+        self._saved = 0.0
+        self._open: _Window | None = None
+        self._pending: deque[_Window] = deque(maxlen=_PENDING)
+        self._detector, self._bound = Detector(allowed), Bound()
+        self._factor = 1.0
+        #: What the device reports: frames sent, windows judged, false hits found by level, alarms raised.
+        self.sent = self.windows = self.alarms = 0
+        self.false: dict[LevelName, int] = {}
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether the last windows speak against the promise."""
+        return self._detector.evidence >= _DOUBT
+
+    @property
+    def factor(self) -> float:
+        """What the threshold is to be multiplied by."""
+        return self._factor * (_STRICTER if self.doubtful else 1.0)
+
+    @property
+    def rate(self) -> float | None:
+        """False hits per frame in the windows so far; None without one."""
+        return sum(self.false.values()) / (WINDOW * self.windows) if self.windows else None
+
+    @property
+    def bound(self) -> float:
+        """Upper bound on the false hits per frame since the gate was last changed."""
+        return self._bound.value
+
+    def note(self, frame: Frame, answer: Answer, reply: Reply | None) -> bool:
+        """Take in how a frame ended; whether it is to be sent to the full model as well."""
+        self._saved = min(self._saved + self._budget, float(_SAVINGS * WINDOW))
+        if self._open is None and self._saved >= WINDOW and self._draw() < self._chance:
+            self._open = _Window()
+        window = self._open
+        if window is None:
+            return False
+        if answer.level == "fallback":  # nobody there to judge
+            self._open = None
+            return False
+        window.frames.append(Frame(frame.index, None, frame.signature))
+        window.answers.append(answer)
+        if reply is not None:
+            window.said[frame.index] = reply.logits
+        else:
+            self._saved -= 1.0
+            self.sent += 1
+        if len(window.frames) == WINDOW:
+            self._open = None
+            self._pending.append(window)
+        return reply is None
+
+    def hear(self, reply: Reply) -> None:
+        """Take the full model's scores for a frame that was sent."""
+        for window in (*self._pending, self._open):
+            if window is not None and any(frame.index == reply.frame for frame in window.frames):
+                window.said[reply.frame] = reply.logits
+
+    def finding(self, parameters: ContextParameters) -> Finding | None:
+        """Judge a window that has become complete, if there is one. ``parameters``: of the reference's context."""
+        window = next((window for window in self._pending if window.complete), None)
+        if window is None:
+            return None
+        self._pending.remove(window)
+        return self._judge(window, parameters)
+
+    @property
+    def _chance(self) -> float:
+        """Of a window beginning now. Half of the budget is saved for doubt."""
+        return 1.0 / WINDOW if self.doubtful else 1.0 / (2.0 * WINDOW / self._budget - WINDOW)
+
+    def _judge(self, window: _Window, parameters: ContextParameters) -> Finding:
+        words = [
+            Word(posterior(window.said[frame.index], self._temperature), True, frame.signature)
+            for frame in window.frames
+        ]
+        labels = reference(words, parameters)
+        false = [
+            place
+            for place, (answer, label) in enumerate(zip(window.answers, labels, strict=True))
+            if answer.level != "cloud" and answer.label != label
+        ]
+        self.windows += 1
+        for place in false:
+            level = window.answers[place].level
+            self.false[level] = self.false.get(level, 0) + 1
+        self._weigh(len(false) / WINDOW)
+        return Finding(window.frames, window.answers, words, labels, false)
+
+    def _weigh(self, share: float) -> None:
+        self._detector.add(share)
+        self._bound.add(share)
+        if self._detector.evidence >= _ALARM:
+            self.alarms += 1
+            self._change(self._factor * _STRICTER)
+        elif self._bound.value <= self._allowed and self._factor < _LOOSEST:
+            self._change(min(_LOOSEST, self._factor * _LOOSER))
+
+    def _change(self, factor: float) -> None:
+        """What was seen under another gate says nothing about this one."""
+        self._factor = factor
+        self._detector.forget()
+        self._bound = Bound()
