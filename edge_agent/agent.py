@@ -112,6 +112,7 @@ class Agent:
         self._budget = size(settings.memory_budget) if settings.memory_budget else None
         self.link = self._connect(address, bundle is None) if address is not None else None
         self._local = "base" in settings.levels or "submodels" in settings.levels
+        self._asks = address is not None and "cloud" in settings.levels and settings.mode != "offline"
         base = settings.base if self._local else None
         self.keeper = Keeper(store, self.link, settings.device, settings.provider, settings.threads, base)
         if bundle is not None:
@@ -131,6 +132,7 @@ class Agent:
                 if self.stopped.is_set():
                     break
                 self.answer(index, shot, sink)
+                self._listen(sink)
                 self._tend()
                 if index + 1 == self.settings.frames:
                     break
@@ -171,19 +173,26 @@ class Agent:
             return Outcome(None)
         if self._cloud is None:
             return Outcome(None, "no cloud")
-        return self._cloud.ask(step, lambda: step.frame.view.crop(self._full.input))
+        ask = self._cloud.post if self.settings.mode == "async" else self._cloud.ask
+        return ask(step, lambda: step.frame.view.crop(self._full.input))
+
+    def _listen(self, sink: report.Sink) -> None:
+        """Between two frames: what the cloud has said since, and what it is to judge."""
+        if self._cloud is None:
+            return
+        assert self.hierarchy is not None and self._manifest is not None
+        for reply in self._cloud.late():
+            if (correction := self.hierarchy.late(reply, time.monotonic())) is not None:
+                sink.write(report.line(correction, self._manifest.labels, time.time(), correction=True))
+        for reply in self._cloud.audited():
+            self.hierarchy.audited(reply, time.monotonic())
+        if self._unsent is not None:
+            self._cloud.audit(self._unsent.index, self._unsent.view.crop(self._full.input))
+            self._unsent = None
 
     def _tend(self) -> None:
-        """Between two frames: audits out, late answers in, loaded models in, dropped ones out."""
+        """Between two frames: loaded models in, dropped ones out."""
         assert self.hierarchy is not None
-        if self._cloud is not None:
-            for reply in self._cloud.late():
-                self.hierarchy.late(reply, time.monotonic())
-            if self._unsent is not None:
-                self._cloud.audit(self._unsent.index, self._unsent.view.crop(self._full.input))
-                self._unsent = None
-            for reply in self._cloud.audited():
-                self.hierarchy.audited(reply, time.monotonic())
         with contextlib.suppress(queue.Empty):
             while True:
                 self._drop(self._take(self.keeper.ready.get_nowait()))
@@ -279,7 +288,7 @@ class Agent:
             self._audits(gate.max_false_hits, manifest.models[full].temperature),
         )
         self._manifest, self._version, self._full = manifest, version, manifest.models[full]
-        if self.link is not None and "cloud" in settings.levels:
+        if self.link is not None and self._asks:
             before, self._cloud = self._cloud, Cloud(self.link, settings.device, manifest, time.monotonic)
             if before is not None:
                 self._cloud.bytes_up, self._cloud.bytes_down = before.bytes_up, before.bytes_down
@@ -288,7 +297,7 @@ class Agent:
 
     def _audits(self, allowed: float, temperature: float) -> Audits | None:
         settings = self.settings
-        if self.link is None or "cloud" not in settings.levels or not settings.context or not settings.audit_budget:
+        if not self._asks or not settings.context or not settings.audit_budget:
             return None
         # The same device draws the same windows, so that a run can be repeated.
         return Audits(allowed, settings.audit_budget, temperature, random.Random(settings.device).random)
@@ -365,6 +374,7 @@ class Agent:
             "cloud": self.tally.cloud,
             "fallbacks": self.tally.fallbacks,
             "late": self.tally.late,
+            "corrections": self.tally.corrections,
             "dropped": source.dropped,
             "broken": source.broken,
             "latency_ms": self.latencies.table(),

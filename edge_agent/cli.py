@@ -18,7 +18,7 @@ from rich.table import Table
 from edge_agent.agent import Agent, AgentError
 from edge_agent.core.replacement import POLICIES
 from edge_agent.report import Sink
-from edge_agent.settings import LEVELS, Settings, size
+from edge_agent.settings import LEVELS, MODES, Settings, size
 from edge_agent.source import SourceError, open_source
 from edge_agent.store import Store, StoreError
 from edge_agent.terminal import View
@@ -58,6 +58,7 @@ def run(
     context: Annotated[bool | None, typer.Option(help="Let the recent past count.")] = None,
     max_false_hits: Annotated[float | None, typer.Option(help="Error budget: false hits per frame.")] = None,
     audit_budget: Annotated[float | None, typer.Option(help="Share of frames the cloud may check; 0: none.")] = None,
+    mode: Annotated[str | None, typer.Option(help=f"How the cloud is asked: {', '.join(MODES)}.")] = None,
     deadline_ms: Annotated[int | None, typer.Option(help="Longest that a frame waits for the cloud.")] = None,
     memory_budget: Annotated[str | None, typer.Option(help="Bound on the resident set, as 150MB.")] = None,
     replacement: Annotated[str | None, typer.Option(help=f"Which submodel goes: {', '.join(POLICIES)}.")] = None,

@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 
 #: Questions whose answer may still come late; older ones are forgotten.
 _REMEMBERED = 256
+#: Questions that may be open at a time when nobody waits for them.
+_PENDING = 8
 #: For how long an audited frame may wait on the server, which serves everybody else first.
 _PATIENCE_MS = 60_000
 
@@ -51,6 +53,8 @@ class Cloud:
         self._waiting: int | None = None
         self._got: Outcome | None = None
         self._stopped = False
+        #: Frames that were posted and whose answer is not here, with their deadlines.
+        self._open: dict[int, float] = {}
         self._asked: deque[int] = deque(maxlen=_REMEMBERED)
         self._late: deque[Reply] = deque(maxlen=_REMEMBERED)
         self._sent: deque[int] = deque(maxlen=_REMEMBERED)
@@ -83,6 +87,28 @@ class Cloud:
         else:
             self._breaker.succeeded()
         return outcome
+
+    def post(self, ask: Ask, view: Callable[[], Picture]) -> Outcome:
+        """Send the frame and wait for nothing: its answer is for ``late``, whenever it comes."""
+        now = self._clock()
+        with self._news:
+            silent = [index for index, deadline in self._open.items() if deadline < now]
+            for index in silent:
+                del self._open[index]
+            pending = len(self._open)
+        for _ in silent:
+            self._breaker.failed(now)
+        if not self._link.connected.is_set():
+            return Outcome(None, "not connected")
+        if not self._breaker.allows(now):
+            return Outcome(None, "cloud silent, circuit open")
+        if pending >= _PENDING:
+            return Outcome(None, "cloud busy")
+        with self._news:
+            self._asked.append(ask.frame.index)
+            self._open[ask.frame.index] = ask.deadline
+        sent = self._send("infer", ask.frame.index, view(), lambda: int((ask.deadline - now) * 1000), ask.recent)
+        return Outcome(None, "to be answered later" if sent else "not connected")
 
     def audit(self, index: int, picture: Picture) -> None:
         """Send a frame that was answered already, for ``audited``. Without a connection it is left out."""
@@ -149,6 +175,8 @@ class Cloud:
                 return
             if frame not in self._asked:  # a second answer, or one far too late
                 return
+            if self._open.pop(frame, None) is not None:
+                self._breaker.succeeded()
             if frame == self._waiting:
                 self._asked.remove(frame)
                 self._got = outcome

@@ -19,7 +19,8 @@ log = logging.getLogger(__name__)
 
 class Line(msgspec.Struct, omit_defaults=True):
     """One frame's answer. ``time``: seconds since the epoch. ``cloud``: the full model's bare label, where it
-    answered. ``truth``: where the source knows it."""
+    answered. ``truth``: where the source knows it. ``correction``: the frame has been answered already, by a fallback
+    that was wrong; ``latency_ms`` is then 0."""
 
     frame: int
     time: float
@@ -32,6 +33,7 @@ class Line(msgspec.Struct, omit_defaults=True):
     reason: str = ""
     cloud: str | None = None
     truth: str | None = None
+    correction: bool = False
 
 
 class Sink:
@@ -128,7 +130,14 @@ def audits(hierarchy: Hierarchy | None) -> dict[str, Any] | None:
     }
 
 
-def line(answer: Answer, labels: tuple[str, ...], time: float, latency_ms: float, truth: str | None) -> Line:
+def line(
+    answer: Answer,
+    labels: tuple[str, ...],
+    time: float,
+    latency_ms: float = 0.0,
+    truth: str | None = None,
+    correction: bool = False,
+) -> Line:
     return Line(
         frame=answer.frame,
         time=round(time, 6),
@@ -141,4 +150,5 @@ def line(answer: Answer, labels: tuple[str, ...], time: float, latency_ms: float
         reason=answer.reason,
         cloud=None if answer.bare is None else labels[answer.bare],
         truth=truth,
+        correction=correction,
     )

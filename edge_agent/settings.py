@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import socket
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import msgspec
 
@@ -27,6 +27,11 @@ def default_store() -> str:
     return str(Path.home() / ".local" / "share" / "cachenet")
 
 
+#: ``wait`` for the cloud until the deadline; ``async``: answer at once and correct later; ``offline``: never ask it.
+Mode = Literal["wait", "async", "offline"]
+MODES: tuple[Mode, ...] = get_args(Mode)
+
+
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything ``edge-agent run`` can be told. Empty strings mean: not set."""
 
@@ -43,6 +48,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     context: bool = True
     max_false_hits: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.01
     audit_budget: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.02
+    mode: Mode = "wait"
     deadline_ms: Annotated[int, msgspec.Meta(ge=1, le=60_000)] = 250
     memory_budget: str = ""
     replacement: Policy = "lru"

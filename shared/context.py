@@ -252,15 +252,15 @@ class Context:
             self._learn_parameters(word, belief.label, guessed)
         return belief
 
-    def revise(self, index: int, word: Word) -> bool:
-        """Replace the evidence of an earlier frame and run the filter again from there. False if the frame is no
-        longer in the ring."""
+    def revise(self, index: int, word: Word) -> Belief | None:
+        """Replace the evidence of an earlier frame and run the filter again from there; the belief about that frame,
+        or None if it is no longer in the ring."""
         place = next((i for i, frame in enumerate(self._ring) if frame.index == index), None)
         if place is None:
-            return False
+            return None
         frames = list(self._ring)[place:]
         frames[0].word = word
-        state = frames[0].before
+        state, belief = frames[0].before, None
         for frame in frames:
             frame.before = state
             state = self._arrived = self._arrive(state, frame.key)
@@ -268,9 +268,10 @@ class Context:
                 self._news = 1.0 - state.any.share
             if frame.word is not None:
                 state = self._hear(state, frame.word)
+            belief = belief or self._belief(state)
         self._state = state
         self._fused = None
-        return True
+        return belief
 
     def learn(self, label: int) -> None:
         """Count the *verified* label, from a hit or the cloud, of what was last observed into the working set.

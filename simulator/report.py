@@ -67,9 +67,10 @@ class Setting(msgspec.Struct, frozen=True):
 
 
 def read_lines(path: Path) -> list[Line]:
-    """The answers in a JSON-lines file. Raises ``Incomplete`` for a line that is none."""
+    """The answers in a JSON-lines file, without later corrections. Raises ``Incomplete`` for a line that is none."""
     try:
-        return [msgspec.json.decode(line, type=Line) for line in path.read_bytes().splitlines()]
+        lines = [msgspec.json.decode(line, type=Line) for line in path.read_bytes().splitlines()]
+        return [line for line in lines if not line.correction]
     except msgspec.DecodeError as error:
         raise Incomplete(f"{path}: {error}") from None
 

@@ -33,7 +33,8 @@ class Tail:
             return []
         whole = data[: data.rfind(b"\n") + 1]
         self._at += len(whole)
-        return [self._decoder.decode(line) for line in whole.splitlines()]
+        lines = (self._decoder.decode(line) for line in whole.splitlines())
+        return [line for line in lines if not line.correction]
 
 
 class View:

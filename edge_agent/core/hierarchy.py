@@ -26,13 +26,14 @@ _ASKED = 64
 @dataclass
 class Tally:
     """How the frames ended. ``frames`` always equals the sum of the rest but ``late``, which are answers that came
-    after their frame had ended as a fallback."""
+    after their frame had ended as a fallback, and ``corrections``, which are those that contradicted it."""
 
     frames: int = 0
     hits: dict[LevelName, int] = field(default_factory=lambda: {"frames": 0, "submodels": 0, "base": 0})
     cloud: int = 0
     fallbacks: int = 0
     late: int = 0
+    corrections: int = 0
 
     def count(self, level: LevelName) -> None:
         self.frames += 1
@@ -77,7 +78,8 @@ class Hierarchy:
         self._unfit: set[str] = set()
         self._levels = [level for level in (frames, submodels, base) if level is not None]
         self._recent: deque[int] = deque(maxlen=RECENT)
-        self._asked: deque[Frame] = deque(maxlen=_ASKED)
+        #: Frames whose answer may still come, with the guess that has answered them if one has.
+        self._asked: deque[tuple[Frame, Guess]] = deque(maxlen=_ASKED)
 
     @property
     def threshold(self) -> float:
@@ -103,7 +105,8 @@ class Hierarchy:
         if best is None:
             best = Guess(self.context.belief, "context")
         reason = f"risk {best.belief.risk:.3f} over {threshold:.3f}"
-        self._asked.append(Frame(frame.index, None, frame.signature))  # without its picture: a late answer needs none
+        # Without its picture: a late answer needs none.
+        self._asked.append((Frame(frame.index, None, frame.signature), best))
         return Ask(frame, tuple(self._recent), now + self.rules.deadline, best, reason)
 
     def settle(self, step: Step, reply: Reply | None, _now: float, trouble: str = "") -> Answer:
@@ -132,16 +135,23 @@ class Hierarchy:
             self._review()
         return answer
 
-    def late(self, reply: Reply, _now: float) -> None:
-        """Learn from an answer that came after its frame's deadline, at that frame's own place in time."""
-        frame = self._forget(reply.frame)
-        if frame is None:
-            return
+    def late(self, reply: Reply, _now: float) -> Answer | None:
+        """Learn from an answer that came after its frame had ended, at that frame's own place in time. The answer that
+        should have been given, if it is another."""
+        asked = self._forget(reply.frame)
+        if asked is None:
+            return None
+        frame, given = asked
         self.tally.late += 1
         word = self._full_word(reply, frame)
-        self.context.revise(frame.index, word)
+        belief = self.context.revise(frame.index, word)
         self._learn(frame, int(word.likelihood.argmax()), word, self.rules.full_model)
         self._recommend(reply.submodel)
+        if belief is None or belief.label == given.label:
+            return None
+        self.tally.corrections += 1
+        guess = Guess(belief, self.rules.full_model, word)
+        return self._answer(frame, guess, "cloud", "correction", int(reply.logits.argmax()))
 
     def audited(self, reply: Reply, _now: float) -> None:
         """Take the full model's scores for a frame that was sent to be audited."""
@@ -158,12 +168,12 @@ class Hierarchy:
             self._unfit.add(model.name)  # or it would be fetched again at every recommendation
         return gone
 
-    def _forget(self, index: int) -> Frame | None:
+    def _forget(self, index: int) -> tuple[Frame, Guess] | None:
         """Take an asked frame off the list of those that an answer may still come for; None if it is not there."""
-        for place, frame in enumerate(self._asked):
-            if frame.index == index:
+        for place, asked in enumerate(self._asked):
+            if asked[0].index == index:
                 del self._asked[place]
-                return frame
+                return asked
         return None
 
     def _full_word(self, reply: Reply, frame: Frame) -> Word:

@@ -73,11 +73,12 @@ class AgentProcess:
     def log(self) -> str:
         return self._log.read_text()
 
-    def answers(self) -> list[dict[str, Any]]:
-        """Those so far. The last line may be half written."""
+    def answers(self, corrections: bool = False) -> list[dict[str, Any]]:
+        """Those so far, or the corrections of them. The last line may be half written."""
         if not self._answers.exists():
             return []
-        return [json.loads(line) for line in self._answers.read_bytes().split(b"\n")[:-1]]
+        lines = (json.loads(line) for line in self._answers.read_bytes().split(b"\n")[:-1])
+        return [line for line in lines if line.get("correction", False) == corrections]
 
     def wait(self, true: Callable[[], object]) -> None:
         deadline = time.monotonic() + _BOUND_S
@@ -246,6 +247,48 @@ def test_a_gate_that_promises_too_much_is_found_out(
     assert audits["threshold"] < 0.999
     assert summary["cloud"] > 0, "so that the cloud is asked"
     assert {answer["level"] for answer in agent.answers()[:50]} == {"base"}
+
+
+def test_answers_at_once_and_corrections_afterwards(
+    frames: Path,
+    broker: Mosquitto,
+    agents: Callable[..., AgentProcess],
+    servers: Callable[[Mosquitto], ServerProcess],
+    tmp_path: Path,
+) -> None:
+    servers(broker)
+    agent = agents(
+        str(frames), "--broker", broker.url, "--store", str(tmp_path / "store"), "--fps", "50", "--frames", "200",
+        "--mode", "async",
+    )  # fmt: skip
+    summary = agent.finish()
+    answers = {answer["frame"]: answer for answer in agent.answers()}
+    corrections = agent.answers(corrections=True)
+    assert summary["cloud"] == 0
+    assert summary["late"] > 100
+    assert 0 < summary["corrections"] == len(corrections) <= summary["late"]
+    for correction in corrections:
+        provisional = answers[correction["frame"]]
+        assert provisional["level"] == "fallback"
+        assert provisional["label"] != correction["label"]
+        assert correction["cloud"] is not None
+
+
+def test_offline_it_learns_models_but_asks_nobody(
+    frames: Path,
+    broker: Mosquitto,
+    agents: Callable[..., AgentProcess],
+    servers: Callable[[Mosquitto], ServerProcess],
+    tmp_path: Path,
+) -> None:
+    servers(broker)
+    agent = agents(
+        str(frames), "--broker", broker.url, "--store", str(tmp_path / "store"), "--frames", "50", "--mode", "offline"
+    )
+    summary = agent.finish()
+    assert summary["cloud"] == summary["late"] == summary["bytes_up"] == 0
+    assert summary["audits"] is None
+    assert summary["fallbacks"] > 0
 
 
 def test_the_status_tells_of_birth_parting_and_death(

@@ -101,6 +101,32 @@ def test_nothing_is_audited_without_a_connection(bundle: Bundle) -> None:
     assert site.cloud.bytes_up == 0
 
 
+def post(site: Site, index: int, patience: float = 5.0) -> Outcome:
+    ask = Ask(Frame(index, None), (1,), time.monotonic() + patience, _NO_GUESS, "")
+    return site.cloud.post(ask, lambda: PICTURE)
+
+
+def test_a_posted_question_is_answered_later(bundle: Bundle) -> None:
+    site = Site(bundle, lambda _: None)
+    begun = time.monotonic()
+    assert post(site, 7, patience=30.0) == Outcome(None, "to be answered later")
+    assert time.monotonic() - begun < 5.0
+    assert site.sent[0][1].recent == (1,)
+    site.answer(site.sent[0][1].correlation, answer(bundle, 3))
+    assert [reply.frame for reply in site.cloud.late()] == [7]
+
+
+def test_few_posted_questions_are_open_at_a_time_and_silence_opens_the_circuit(bundle: Bundle) -> None:
+    site = Site(bundle, lambda _: None)
+    said = [post(site, index, patience=0.2).trouble for index in range(12)]
+    assert said.count("to be answered later") == len(site.sent) < 12
+    assert said[-1] == "cloud busy"
+    time.sleep(0.3)
+    assert post(site, 12).trouble == "cloud silent, circuit open"
+    site.answer(site.sent[0][1].correlation, answer(bundle, 3))
+    assert [reply.frame for reply in site.cloud.late()] == [0], "even now it teaches"
+
+
 def test_silence_ends_at_the_deadline(bundle: Bundle) -> None:
     site = Site(bundle, lambda _: None)
     begun = time.monotonic()

@@ -105,7 +105,7 @@ def play(hierarchy: Hierarchy, stream: list[Event]) -> list[Answer]:
         answers.append(answer)
         tally = hierarchy.tally
         assert sum(tally.hits.values()) + tally.cloud + tally.fallbacks == tally.frames == index + 1
-        assert tally.late <= tally.fallbacks
+        assert tally.corrections <= tally.late <= tally.fallbacks
         assert len(hierarchy._asked) <= 64
         assert len(hierarchy._recent) <= RECENT
     return answers
@@ -253,7 +253,10 @@ def test_a_late_reply_corrects_the_belief_at_its_own_frame_and_teaches() -> None
         for index in range(3):
             shown = frame(index, logits(0, UNSURE), 100.0 + 2 * index)
             hierarchy.settle(hierarchy.look(shown, 0.0), None, 0.0)
-    late.late(Reply(0, logits(3, SURE), "special"), 0.0)
+    correction = late.late(Reply(0, logits(3, SURE), "special"), 0.0)
+    assert correction is not None
+    assert (correction.frame, correction.label, correction.bare) == (0, 3, 3)
+    assert late.tally.corrections == 1
     assert late.context.belief.posterior[3] > 0.9 > never.context.belief.posterior[3]
     assert late.context.working_set().argmax() == 3
     assert list(late._recent) == [3]
@@ -275,6 +278,14 @@ def test_a_reply_counts_once_and_only_for_a_frame_that_was_asked_and_not_answere
     hierarchy.late(Reply(index, logits(3, SURE)), 0.0)
     assert learned(hierarchy) == before
     assert hierarchy.tally.late == 0
+
+
+def test_a_late_reply_that_agrees_corrects_nothing() -> None:
+    hierarchy = build()
+    step = hierarchy.look(frame(0, logits(3, UNSURE)), 0.0)
+    assert hierarchy.settle(step, None, 0.0).label == 3
+    assert hierarchy.late(Reply(0, logits(3, SURE)), 0.0) is None
+    assert (hierarchy.tally.late, hierarchy.tally.corrections) == (1, 0)
 
 
 def test_a_late_reply_comes_once() -> None:
