@@ -95,6 +95,7 @@ class Agent:
         self.settings = settings
         self.now, self.tally = Now(), Tally()
         self.latencies, self.score = report.Latencies(), report.Score()
+        self.levels: dict[str, report.Latencies] = {}
         self.pulled: list[str] = []
         self.first_answer: float | None = None
         self.stopped = threading.Event()
@@ -163,6 +164,7 @@ class Agent:
         line = report.line(answer, self._manifest.labels, time.time(), latency_ms, shot.truth)
         sink.write(line)
         self.latencies.add(latency_ms)
+        self.levels.setdefault(answer.level, report.Latencies()).add(latency_ms)
         self.score.add(line.label, shot.truth)
         self.now = Now(answer, line.label, latency_ms)
         if self.first_answer is None:
@@ -365,9 +367,16 @@ class Agent:
             protocol.Status(state, VERSION, self._version, submodels.names() if submodels is not None else ())
         )
 
+    @property
+    def traffic(self) -> tuple[int, int]:
+        """Payload bytes to and from the broker."""
+        cloud = self._cloud
+        up, down = (cloud.bytes_up, cloud.bytes_down) if cloud is not None else (0, 0)
+        return up, down + self.keeper.bytes_down
+
     def summary(self, source: Source) -> dict[str, Any]:
         """The run in figures, as ``--json`` and ``--summary`` give them."""
-        cloud = self._cloud
+        up, down = self.traffic
         return {
             "frames": self.tally.frames,
             "hits": dict(self.tally.hits),
@@ -378,9 +387,10 @@ class Agent:
             "dropped": source.dropped,
             "broken": source.broken,
             "latency_ms": self.latencies.table(),
+            "latency_ms_by_level": {level: own.table() for level, own in self.levels.items()},
             "accuracy": self.score.accuracy,
-            "bytes_up": cloud.bytes_up if cloud is not None else 0,
-            "bytes_down": (cloud.bytes_down if cloud is not None else 0) + self.keeper.bytes_down,
+            "bytes_up": up,
+            "bytes_down": down,
             "models_pulled": self.pulled,
             "resident_bytes_peak": peak_resident_bytes(),
             "first_answer_s": self.first_answer,

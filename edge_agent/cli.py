@@ -7,7 +7,8 @@ import logging
 import signal
 import sys
 import threading
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -18,8 +19,8 @@ from rich.table import Table
 from edge_agent.agent import Agent, AgentError
 from edge_agent.core.replacement import POLICIES
 from edge_agent.report import Sink
-from edge_agent.settings import LEVELS, MODES, Settings, size
-from edge_agent.source import SourceError, open_source
+from edge_agent.settings import LEVELS, MODES, Settings, endpoint, size
+from edge_agent.source import Source, SourceError, open_source
 from edge_agent.store import Store, StoreError
 from edge_agent.terminal import View
 from shared import config
@@ -66,6 +67,7 @@ def run(
     threads: Annotated[int | None, typer.Option(help="Threads per inference.")] = None,
     fps: Annotated[float | None, typer.Option(help="Pace of a file; default: as fast as it goes.")] = None,
     frames: Annotated[int | None, typer.Option(help="Stop after so many frames.")] = None,
+    metrics: Annotated[str | None, typer.Option(help="Serve /metrics for Prometheus on this [host:]port.")] = None,
     output: Annotated[str | None, typer.Option(help="Write a JSON line per frame to this file, or - .")] = None,
     summary: Annotated[str | None, typer.Option(help="Write the summary as JSON to this file.")] = None,
     view: Annotated[bool | None, typer.Option(help="Live terminal view; default: if stderr is one.")] = None,
@@ -116,7 +118,10 @@ def run(
     signal.signal(signal.SIGTERM, stop)
     shown = view if view is not None else _stderr.is_terminal
     try:
-        with View(agent, frames_in, _stderr) if shown else nullcontext():
+        with (
+            _metrics(agent, frames_in, settings.metrics),
+            View(agent, frames_in, _stderr) if shown else nullcontext(),
+        ):
             agent.run(frames_in, sink)
     except AgentError as error:
         _refuse(str(error))
@@ -134,6 +139,22 @@ def run(
         _stderr.print(_table(figures))
 
 
+@contextmanager
+def _metrics(agent: Agent, source: Source, where: str) -> Iterator[None]:
+    if not where:
+        yield
+        return
+    from edge_agent.metrics import endpoint as serve  # costs a start 30 ms that most do not want
+
+    host, port = endpoint(where)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(serve(agent, source, host, port))
+        except OSError as error:
+            raise AgentError(f"--metrics {where}: {error.strerror or error}") from None
+        yield
+
+
 def _prepare(settings: Settings) -> tuple[Agent, Any, Sink]:
     """Check everything that can be checked before the run begins."""
     if not settings.source:
@@ -144,6 +165,8 @@ def _prepare(settings: Settings) -> tuple[Agent, Any, Sink]:
         raise ValueError("--levels leaves nothing that can answer: it takes base, or cloud and a --broker")
     check_device(settings.device)
     providers(settings.provider)
+    if settings.metrics:
+        endpoint(settings.metrics)
     if settings.memory_budget:
         try:
             size(settings.memory_budget)

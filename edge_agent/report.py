@@ -64,29 +64,30 @@ class Sink:
 
 
 class Latencies:
-    """A histogram of latencies in bounded memory: 1 % wide bins from 1 us to 1000 s."""
+    """A histogram of latencies in bounded memory: 1 % wide bins from 1 us to 1000 s. ``total`` and ``longest`` in
+    milliseconds."""
 
     _STEP = 1.01
 
     def __init__(self) -> None:
         self._bins: Counter[int] = Counter()
-        self._sum = 0.0
-        self._count = 0
+        self.total = 0.0
+        self.count = 0
         self.longest = 0.0
 
     def add(self, ms: float) -> None:
-        self._count += 1
-        self._sum += ms
+        self.count += 1
+        self.total += ms
         self.longest = max(self.longest, ms)
         self._bins[math.floor(math.log(min(max(ms, 1e-3), 1e6)) / math.log(self._STEP))] += 1
 
     @property
     def mean(self) -> float:
-        return self._sum / self._count if self._count else 0.0
+        return self.total / self.count if self.count else 0.0
 
     def percentile(self, share: float) -> float:
         """The latency that ``share`` of the frames stayed within, to 1 %."""
-        wanted, seen = share * self._count, 0
+        wanted, seen = share * self.count, 0
         for place in sorted(self._bins):
             seen += self._bins[place]
             if seen >= wanted:

@@ -56,8 +56,17 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     threads: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
     fps: Annotated[float, msgspec.Meta(gt=0)] | None = None
     frames: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    metrics: str = ""
     output: str = ""
     summary: str = ""
+
+
+def endpoint(text: str) -> tuple[str, int]:
+    """Host and port of ``9100`` (this machine only) or ``0.0.0.0:9100``. Raises ``ValueError``."""
+    host, _, port = text.rpartition(":")
+    if not port.isdecimal() or not 0 <= int(port) <= 65535:
+        raise ValueError(f"{text!r} is no port; write 9100, or 0.0.0.0:9100 for other machines to read it")
+    return host or "127.0.0.1", int(port)
 
 
 def size(text: str) -> int:

@@ -28,6 +28,7 @@ from shared.context import WINDOW, Context, ContextParameters, Memoryless, Word,
 from shared.gate import posterior
 
 Logits = npt.NDArray[np.float32]
+Labels = npt.NDArray[np.int64]
 
 #: A risk at which a guess may become a hit.
 _LIKELY = 0.05
@@ -268,8 +269,11 @@ def coverage(logits: Logits, temperature: float, full: Logits, threshold: float)
 def _settle(stream: Recorded, family: Family, hierarchy: Hierarchy, step: Step) -> int:
     """End the frame of ``step``, the cloud always there; its label."""
     index = step.frame.index
-    reply = Reply(index, stream.logits[family.full][index]) if isinstance(step, Ask) else None
-    return hierarchy.settle(step, reply, float(index)).label
+    reply = Reply(index, stream.logits[family.full][index])
+    answer = hierarchy.settle(step, reply if isinstance(step, Ask) else None, float(index))
+    if answer.audit:
+        hierarchy.audited(reply, float(index))
+    return answer.label
 
 
 def _rules(family: Family, threshold: float) -> Rules:

@@ -55,6 +55,10 @@ def invoke(*arguments: str, **environment: str) -> Result:
     ("arguments", "why"),
     [
         ([], "no SOURCE"),
+        (["{place}/pictures", "--bundle", "{place}/bundle", "--metrics", "x"], "no port"),
+        (["{place}/pictures", "--bundle", "{place}/bundle", "--metrics", "70000"], "no port"),
+        (["{place}/pictures", "--bundle", "{place}/bundle", "--mode", "later"], "mode"),
+        (["{place}/pictures", "--bundle", "{place}/bundle", "--audit-budget", "1.5"], "audit"),
         (["{place}/pictures"], "--broker"),
         (["{place}/pictures", "--broker", "http://x"], "mqtt://host:port"),
         (["{place}/pictures", "--broker", "mqtt://a:b@x"], "password does not belong"),

@@ -1,0 +1,110 @@
+"""What deciding costs beside what is decided about: signature, context, gate and policy of a frame against one run of a
+base model of 0.08 M parameters (ResNet-8 of 16, 32 and 64 channels; its weights do not matter).
+
+    python -m benchmarks.decision_cost --stream camera
+
+The models' scores are recorded beforehand, so that only the core is timed, as it answers 640x480 frames: hits of all
+levels, and questions that are answered at once. Both alternate within one run; the mean of a frame is set against
+the median of a run. ``grown_bytes`` is what Python has allocated and not given back over the last half of the frames.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from edge_agent.core.frame import Frame, sign
+from edge_agent.core.hierarchy import Hierarchy
+from edge_agent.core.types import Ask, Reply
+from models import gates, recorded, sample, streams
+from models.export import export
+from models.gates import Recorded
+from models.networks import ResNet, Shape
+from shared.bundle import Bundle
+from shared.engine import Session
+
+_SMALL = Shape(widths=(16, 32, 64), blocks=(1, 1, 1))
+_FRAMES, _ROUNDS = 300, 4
+
+
+def measure(directory: Path, name: streams.Name, seed: int) -> dict[str, object]:
+    """The figures as the command prints them."""
+    bundle = Bundle(directory)
+    family, gate = gates.family(bundle.manifest), bundle.manifest.gate(0.01)
+    images = sample.load()
+    plan = streams.plan(name, images.labels, seed, _FRAMES)
+    models = {model: (Session(bundle.path(model), "cpu"), own.input) for model, own in bundle.manifest.models.items()}
+    stream = recorded.record([plan], images, models, signed=True)[0]
+    render = streams.renderer(plan, images.images)
+    pictures = [render(index) for index in range(_FRAMES)]
+
+    torch.manual_seed(seed)
+    network = ResNet(_SMALL).eval()
+    with tempfile.TemporaryDirectory() as scratch:
+        export(network, Path(scratch) / "model.onnx", {})
+        session = Session(Path(scratch) / "model.onnx", "cpu")
+    image = np.zeros((1, 3, 32, 32), np.float32)
+
+    hierarchy = gates.ours(stream, family, gate.risk)
+    runs, decisions = [], []
+    for count in range(_ROUNDS * _FRAMES):
+        begun = time.perf_counter()
+        session.run(image)
+        runs.append(time.perf_counter() - begun)
+        begun = time.perf_counter()
+        _decide(hierarchy, stream, family.full, pictures[count % _FRAMES], count)
+        decisions.append(time.perf_counter() - begun)
+    run_us, decision_us = 1e6 * float(np.median(runs[_FRAMES:])), 1e6 * float(np.mean(decisions[_FRAMES:]))
+    return {
+        "bundle": bundle.manifest.name,
+        "stream": name,
+        "seed": seed,
+        "parameters": network.parameters_count(),
+        "run_us": run_us,
+        "decision_us": decision_us,
+        "ratio": decision_us / run_us,
+        "hits": hierarchy.tally.hits,
+        "cloud": hierarchy.tally.cloud,
+        "grown_bytes": _growth(hierarchy, stream, family.full, pictures),
+    }
+
+
+def _decide(hierarchy: Hierarchy, stream: Recorded, full: str, picture: np.ndarray, count: int) -> None:
+    """One frame, from its picture to its answer. The stream begins anew when it is over."""
+    place = count % _FRAMES
+    step = hierarchy.look(Frame(count, place, sign(picture)), 0.0)
+    reply = Reply(count, stream.logits[full][place]) if isinstance(step, Ask) else None
+    hierarchy.settle(step, reply, 0.0)
+
+
+def _growth(hierarchy: Hierarchy, stream: Recorded, full: str, pictures: list[np.ndarray]) -> int:
+    tracemalloc.start()
+    count = _ROUNDS * _FRAMES
+    sizes = []
+    for _ in range(3):
+        for picture in pictures:
+            _decide(hierarchy, stream, full, picture, count)
+            count += 1
+        sizes.append(tracemalloc.get_traced_memory()[0])
+    tracemalloc.stop()
+    return sizes[-1] - sizes[-2]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bundle", type=Path, default=Path("models/zoo/cifar10"))
+    parser.add_argument("--stream", choices=streams.NAMES, default="camera")
+    parser.add_argument("--seed", type=int, default=0)
+    asked = parser.parse_args()
+    print(json.dumps(measure(asked.bundle, asked.stream, asked.seed)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+"""What Prometheus reads of a running agent."""
+
+from __future__ import annotations
+
+import socket
+import urllib.request
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from edge_agent.agent import Agent
+from edge_agent.metrics import endpoint
+from edge_agent.report import Sink
+from edge_agent.settings import Settings
+from shared.bundle import Bundle
+from tests.bundles import tiny_bundle
+from tests.edge_agent.test_agent import Pictures
+
+Figures = dict[tuple[str, str], float]
+
+
+def read(port: int) -> Figures:
+    """Samples by name and first label's value."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+        families = list(text_string_to_metric_families(answer.read().decode()))
+    return {
+        (sample.name, next(iter(sample.labels.values()), "")): sample.value
+        for family in families
+        for sample in family.samples
+    }
+
+
+def test_the_levels_counters_add_up_to_the_frames_before_and_after_a_run(tmp_path: Path) -> None:
+    agent = Agent(Settings(), None, None, Bundle(tiny_bundle(tmp_path)))
+    source = Pictures(30)
+    with endpoint(agent, source, "127.0.0.1", 0) as port:
+        before = read(port)
+        agent.run(source, Sink(""))
+        after = read(port)
+    assert sum(value for (name, _), value in before.items() if name == "cachenet_frames_total") == 0
+    by_level = {level: value for (name, level), value in after.items() if name == "cachenet_frames_total"}
+    assert sum(by_level.values()) == 30
+    assert by_level["base"] == agent.tally.hits["base"] > 0
+    assert after["cachenet_latency_seconds_count", "base"] == by_level["base"]
+    assert after["cachenet_latency_seconds_sum", "base"] > 0
+    assert after["cachenet_resident_bytes", ""] > 1 << 20
+    assert after["cachenet_connected", ""] == 0
+
+
+def test_the_port_is_free_again_afterwards(tmp_path: Path) -> None:
+    agent = Agent(Settings(), None, None, Bundle(tiny_bundle(tmp_path)))
+    with (
+        endpoint(agent, Pictures(0), "127.0.0.1", 0) as port,
+        pytest.raises(OSError, match="in use"),
+        endpoint(agent, Pictures(0), "127.0.0.1", port),
+    ):
+        raise AssertionError("two on one port")
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(("127.0.0.1", port))
