@@ -23,14 +23,14 @@ from edge_agent.core.hierarchy import Hierarchy, Rules, Tally
 from edge_agent.core.submodels import Base, LocalModel, Submodels
 from edge_agent.core.types import Answer, Ask, Score, Step
 from edge_agent.keeper import Keeper, Loaded
-from edge_agent.settings import Settings, size
+from edge_agent.settings import Settings, region, size
 from edge_agent.source import Shot, Source
 from edge_agent.store import Store
 from shared import protocol
 from shared.bundle import Bundle, BundleError, Manifest
 from shared.context import FORGETFUL, Context
 from shared.engine import EngineError, Logits, Session, peak_resident_bytes, release_memory, resident_bytes
-from shared.image import Input, Picture, crop, preprocessor
+from shared.image import Input, Picture, crop, cut, preprocessor
 from shared.link import Address, Link, Message
 from shared.version import VERSION
 
@@ -110,6 +110,7 @@ class Agent:
         self._unsent: Frame | None = None
         self._submodel_cost = 0
         self._signed = settings.context or "frames" in settings.levels
+        self._region = region(settings.region) if settings.region else None
         self._budget = size(settings.memory_budget) if settings.memory_budget else None
         self.link = self._connect(address, bundle is None) if address is not None else None
         self._local = "base" in settings.levels or "submodels" in settings.levels
@@ -153,7 +154,8 @@ class Agent:
         """One frame, from picture to answer: the hot path."""
         assert self.hierarchy is not None and self._manifest is not None
         started = time.monotonic()
-        frame = Frame(index, View(shot.picture), sign(shot.picture) if self._signed else None)
+        picture = shot.picture if self._region is None else cut(shot.picture, self._region)
+        frame = Frame(index, View(picture), sign(picture) if self._signed else None)
         step = self.hierarchy.look(frame, started)
         outcome = self._ask(step)
         answer = self.hierarchy.settle(step, outcome.reply, time.monotonic(), outcome.trouble)

@@ -16,10 +16,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from edge_agent import settings as checks
 from edge_agent.agent import Agent, AgentError
 from edge_agent.core.replacement import POLICIES
 from edge_agent.report import Sink
-from edge_agent.settings import LEVELS, MODES, Settings, endpoint, size
+from edge_agent.settings import LEVELS, MODES, Settings
 from edge_agent.source import Source, SourceError, open_source
 from edge_agent.store import Store, StoreError
 from edge_agent.terminal import View
@@ -57,6 +58,7 @@ def run(
     levels: Annotated[str | None, typer.Option(help=f"Which levels answer, of {','.join(LEVELS)}.")] = None,
     base: Annotated[str | None, typer.Option(help="Use this model of the bundle as the base model.")] = None,
     context: Annotated[bool | None, typer.Option(help="Let the recent past count.")] = None,
+    region: Annotated[str | None, typer.Option(help="Look only here: left,top,width,height, shares of 1.")] = None,
     max_false_hits: Annotated[float | None, typer.Option(help="Error budget: false hits per frame.")] = None,
     audit_budget: Annotated[float | None, typer.Option(help="Share of frames the cloud may check; 0: none.")] = None,
     mode: Annotated[str | None, typer.Option(help=f"How the cloud is asked: {', '.join(MODES)}.")] = None,
@@ -144,12 +146,12 @@ def _metrics(agent: Agent, source: Source, where: str) -> Iterator[None]:
     if not where:
         yield
         return
-    from edge_agent.metrics import endpoint as serve  # costs a start 30 ms that most do not want
+    from edge_agent.metrics import endpoint  # costs a start 30 ms that most do not want
 
-    host, port = endpoint(where)
+    host, port = checks.endpoint(where)
     with ExitStack() as stack:
         try:
-            stack.enter_context(serve(agent, source, host, port))
+            stack.enter_context(endpoint(agent, source, host, port))
         except OSError as error:
             raise AgentError(f"--metrics {where}: {error.strerror or error}") from None
         yield
@@ -161,15 +163,18 @@ def _prepare(settings: Settings) -> tuple[Agent, Any, Sink]:
         raise ValueError("no SOURCE; give one, as in: edge-agent run camera:0 --broker mqtt://server.local")
     if not settings.broker and not settings.bundle:
         raise ValueError("nothing to answer with: give --broker mqtt://host, or --bundle DIRECTORY")
-    if "base" not in settings.levels and not ("cloud" in settings.levels and settings.broker):
-        raise ValueError("--levels leaves nothing that can answer: it takes base, or cloud and a --broker")
+    asks = "cloud" in settings.levels and settings.broker and settings.mode != "offline"
+    if "base" not in settings.levels and not asks:
+        raise ValueError("--levels leaves nothing that can answer: it takes base, or cloud, a --broker and not offline")
     check_device(settings.device)
     providers(settings.provider)
     if settings.metrics:
-        endpoint(settings.metrics)
+        checks.endpoint(settings.metrics)
+    if settings.region:
+        checks.region(settings.region)
     if settings.memory_budget:
         try:
-            size(settings.memory_budget)
+            checks.size(settings.memory_budget)
         except ValueError as error:
             raise ValueError(f"--memory-budget: {error}") from None
     bundle = Bundle(Path(settings.bundle)) if settings.bundle else None

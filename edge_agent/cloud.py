@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 _REMEMBERED = 256
 #: Questions that may be open at a time when nobody waits for them.
 _PENDING = 8
+#: For how long the answer to such a question is of use, seconds.
+_LATEST_S = 5.0
 #: For how long an audited frame may wait on the server, which serves everybody else first.
 _PATIENCE_MS = 60_000
 
@@ -53,7 +55,7 @@ class Cloud:
         self._waiting: int | None = None
         self._got: Outcome | None = None
         self._stopped = False
-        #: Frames that were posted and whose answer is not here, with their deadlines.
+        #: Frames that were posted and whose answer is not here, and when it is not waited for any more.
         self._open: dict[int, float] = {}
         self._asked: deque[int] = deque(maxlen=_REMEMBERED)
         self._late: deque[Reply] = deque(maxlen=_REMEMBERED)
@@ -92,11 +94,11 @@ class Cloud:
         """Send the frame and wait for nothing: its answer is for ``late``, whenever it comes."""
         now = self._clock()
         with self._news:
-            silent = [index for index, deadline in self._open.items() if deadline < now]
+            silent = [index for index, latest in self._open.items() if latest < now]
             for index in silent:
                 del self._open[index]
             pending = len(self._open)
-        for _ in silent:
+        if silent and not self._breaker.open:  # one silence, however many questions it has swallowed
             self._breaker.failed(now)
         if not self._link.connected.is_set():
             return Outcome(None, "not connected")
@@ -106,8 +108,8 @@ class Cloud:
             return Outcome(None, "cloud busy")
         with self._news:
             self._asked.append(ask.frame.index)
-            self._open[ask.frame.index] = ask.deadline
-        sent = self._send("infer", ask.frame.index, view(), lambda: int((ask.deadline - now) * 1000), ask.recent)
+            self._open[ask.frame.index] = now + _LATEST_S
+        sent = self._send("infer", ask.frame.index, view(), lambda: int(1000 * _LATEST_S), ask.recent)
         return Outcome(None, "to be answered later" if sent else "not connected")
 
     def audit(self, index: int, picture: Picture) -> None:

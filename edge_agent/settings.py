@@ -46,6 +46,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     levels: tuple[LevelFlag, ...] = LEVELS
     base: str = ""
     context: bool = True
+    region: str = ""
     max_false_hits: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.01
     audit_budget: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.02
     mode: Mode = "wait"
@@ -54,11 +55,22 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     replacement: Policy = "lru"
     provider: Provider = "auto"
     threads: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
-    fps: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    fps: Annotated[float, msgspec.Meta(ge=0.001, le=1e6)] | None = None
     frames: Annotated[int, msgspec.Meta(ge=1)] | None = None
     metrics: str = ""
     output: str = ""
     summary: str = ""
+
+
+def region(text: str) -> tuple[float, float, float, float]:
+    """Left, top, width and height of ``0.25,0,0.5,1``, as shares of the picture. Raises ``ValueError``."""
+    try:
+        left, top, width, height = (float(part) for part in text.split(","))
+    except ValueError:
+        left, top, width, height = (0.0,) * 4
+    if not (0 <= left < left + width <= 1 and 0 <= top < top + height <= 1):
+        raise ValueError(f"{text!r} is no region; write left,top,width,height as shares, as in 0.25,0,0.5,1")
+    return left, top, width, height
 
 
 def endpoint(text: str) -> tuple[str, int]:
@@ -74,4 +86,4 @@ def size(text: str) -> int:
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmg]?i?)b?\s*", text.lower())
     if not match or match[2] not in _UNITS:
         raise ValueError(f"{text!r} is no size; write 150MB or 64MiB")
-    return int(float(match[1]) * _UNITS[match[2]])
+    return int(min(float(match[1]), 1e12) * _UNITS[match[2]])

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import msgspec
 
@@ -61,7 +61,15 @@ def _convert(kind: type[msgspec.Struct], name: str, value: Any, source: str) -> 
     try:
         return msgspec.convert(value, wanted, strict=False)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{source}: {error}") from None
+        raise ConfigError(f"{source}: {error}{_choices(wanted)}") from None
+
+
+def _choices(wanted: Any) -> str:
+    """What may be said, where that is a list of words."""
+    words = get_args(wanted)
+    if getattr(wanted, "__origin__", None) is tuple:
+        words = get_args(words[0])
+    return f"; choose of {', '.join(words)}" if words and all(isinstance(word, str) for word in words) else ""
 
 
 def to_toml(settings: msgspec.Struct) -> str:

@@ -29,12 +29,16 @@ from shared.gate import Posterior, entropy
 _STEEPNESS = 4
 #: For as many observations a bundle's parameter counts, and after how many one of the stream's own counts 1/e.
 _PRIOR, _FADING = 8.0, 200.0
+#: More frames than this no mistake is reckoned to last: caches ask again before.
+_LONGEST_STAY = 300.0
 #: From so many looks at one object on, the full model has made up its mind.
 _INSISTENT = 8.0
 #: The reference is the full model heard over a window of so many frames, begun afresh: what a false hit is told by.
 WINDOW = 16
 #: One over the looks that the reference has had at an object, on average over the frames of a window.
 _REFERENCE = sum(1 / looks for looks in range(1, WINDOW + 1)) / WINDOW
+#: Guesses that are asked about are in doubt. Surer ones err beyond their doubt by this power of what those do.
+_DEPTH = 1.5
 #: A likelihood that is as good as none.
 _LEAST = 1e-6
 #: A belief that is as good as none, far under what any word can do.
@@ -46,7 +50,7 @@ _Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
 class ContextParameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where the filter begins; part of a bundle, fitted on held-out streams. What a stream can show is learned from it:
-    ``switch``, ``wander`` and ``caution``, which only grows.
+    ``switch``, ``wander`` and ``caution``, which never falls below the bundle's.
 
     ``switch``: probability that the object changes between two frames, where the pictures do not tell. ``stranger``:
     probability that the new one is from outside the working set. ``memory``: new pictures until a label's weight in
@@ -217,7 +221,7 @@ class Context:
     @property
     def caution(self) -> float:
         """How many times as often as a belief doubts itself the full model differs from it."""
-        return self._p.caution * max(1.0, self._doubt.value)
+        return self._p.caution * math.pow(max(1.0, self._doubt.value), _DEPTH)
 
     @property
     def stay(self) -> float:
@@ -233,8 +237,9 @@ class Context:
         self._ring.append(_Frame(index, self._state, key))
         self._arrived = self._state = self._arrive(self._state, key)
         fading = math.exp(-self._arrived.arrival / self._p.memory)
-        self._frames = fading * self._frames + 1.0
         self._arrivals = fading * self._arrivals + self._arrived.arrival
+        # A quiet night says little about the day.
+        self._frames = min(fading * self._frames + 1.0, _LONGEST_STAY * (self._arrivals + 1.0))
         self._fused = None
         return self._alive(self._state.belief)
 
@@ -246,10 +251,9 @@ class Context:
         """Take ``word`` as the present frame's evidence, in place of any before it; return the belief."""
         self._ring[-1].word = word
         self._news = 1.0 - self._arrived.any.share
-        guessed = self._fused
+        guess = None if self._fused is None else (self._fused[0], self._fused[2])
         self._state, belief = self._fuse(word)
-        if word.key is self._arrived.key:  # not one that was remembered
-            self._learn_parameters(word, belief.label, guessed)
+        self._learn_parameters(self._ring[-1], self._arrived, belief, guess)
         return belief
 
     def revise(self, index: int, word: Word) -> Belief | None:
@@ -258,17 +262,21 @@ class Context:
         place = next((i for i, frame in enumerate(self._ring) if frame.index == index), None)
         if place is None:
             return None
-        frames = list(self._ring)[place:]
-        frames[0].word = word
-        state, belief = frames[0].before, None
-        for frame in frames:
+        first, *others = list(self._ring)[place:]
+        guess = first.word
+        first.word = word
+        arrived = self._arrived = self._arrive(first.before, first.key)
+        self._news = 1.0 - arrived.any.share
+        state = self._hear(arrived, word)
+        belief = self._belief(state)
+        guessed = None if guess is None else (guess, self._belief(self._hear(arrived, guess)))
+        if guess is not word:
+            self._learn_parameters(first, arrived, belief, guessed)
+        for frame in others:
             frame.before = state
             state = self._arrived = self._arrive(state, frame.key)
-            if frame is frames[0]:
-                self._news = 1.0 - state.any.share
             if frame.word is not None:
                 state = self._hear(state, frame.word)
-            belief = belief or self._belief(state)
         self._state = state
         self._fused = None
         return belief
@@ -360,12 +368,17 @@ class Context:
         apart = self.wander * math.sqrt((1.0 / max(1.0, state.looks) + _REFERENCE) / 2.0)
         return below_zero(margin(state.mean, label) / max(apart, 1e-6))
 
-    def _learn_parameters(self, word: Word, label: int, guessed: tuple[Word, _State, Belief] | None) -> None:
-        """Let the stream correct what the bundle began with."""
-        before = self._arrived.full
+    def _learn_parameters(
+        self, frame: _Frame, arrived: _State, belief: Belief, guess: tuple[Word, Belief] | None
+    ) -> None:
+        """Let the stream correct what the bundle began with. ``belief``: what the frame's word led to; ``guess``: what
+        one before it, that it has replaced, had led to."""
+        word, before = frame.word, arrived.full
+        if word is None or word.key is not frame.key:  # one that was remembered
+            return
         if word.key is None:
             # Online expectation maximisation: how probable it is that this frame's object is a new one.
-            switch, kept = self.switch, self._alive(self._ring[-1].before.belief)
+            switch, kept = self.switch, self._alive(frame.before.belief)
             new = switch * float(np.dot(self._working_set, word.likelihood))
             same = (1.0 - switch) * float(np.dot(kept, word.likelihood))
             self._switch.learn(new / (new + same) if new > 0.0 else 0.0)
@@ -374,10 +387,11 @@ class Context:
             first, second = _said(before.word), _said(word)
             most = int(first.argmax())
             self._wander.learn((margin(second, most) - margin(first, most)) ** 2)
-        if word.full and before.share == 0.0 and guessed is not None and not guessed[0].full:
-            # What a local model alone led to, and what the full one did.
-            belief = guessed[2]
-            self._doubt.learn(float(belief.label != label), 1.0 - float(belief.posterior[belief.label]))
+        if word.full and before.share == 0.0 and guess is not None and not guess[0].full:
+            # What a local model alone led to, and what the full one did; only of guesses that are somewhat sure.
+            doubt = 1.0 - float(guess[1].posterior[guess[1].label])
+            if self._p.caution * doubt < 1.0:
+                self._doubt.learn(float(guess[1].label != belief.label), doubt)
 
     def _covers(self, word: Word, key: Key) -> float:
         return 1.0 - self._novelty(word.key, key)

@@ -37,6 +37,14 @@ class Input(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     scaling: Literal["area", "cubic"] = "area"
 
 
+def cut(picture: Picture, region: tuple[float, float, float, float]) -> Picture:
+    """The part of ``picture`` at left, top, width and height, shares of its own; a pixel at least. No copy."""
+    height, width = picture.shape[:2]
+    left, top = min(width - 1, round(region[0] * width)), min(height - 1, round(region[1] * height))
+    right, bottom = round((region[0] + region[2]) * width), round((region[1] + region[3]) * height)
+    return picture[top : max(top + 1, bottom), left : max(left + 1, right)]
+
+
 def crop(picture: Picture, spec: Input) -> Picture:
     """The part of ``picture`` that a model sees, at the model's size: ``(side, side, 3)`` BGR."""
     height, width = picture.shape[:2]

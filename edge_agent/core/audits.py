@@ -54,6 +54,8 @@ class _Window:
     frames: list[Frame] = field(default_factory=list)
     answers: list[Answer] = field(default_factory=list)
     said: dict[int, npt.NDArray[np.float32]] = field(default_factory=dict)
+    #: Whether it was drawn because of doubt, and so under a gate that was stricter for a while.
+    doubtful: bool = False
 
     @property
     def complete(self) -> bool:
@@ -153,31 +155,31 @@ class Audits:
 
     @property
     def bound(self) -> float:
-        """Upper bound on the false hits per frame since the gate was last changed."""
+        """Upper bound on the false hits per frame since the gate was last changed for good, from the windows that were
+        drawn without doubt."""
         return self._bound.value
 
     def note(self, frame: Frame, answer: Answer, reply: Reply | None) -> bool:
         """Take in how a frame ended; whether it is to be sent to the full model as well."""
         self._saved = min(self._saved + self._budget, float(_SAVINGS * WINDOW))
         if self._open is None and self._saved >= WINDOW and self._draw() < self._chance:
-            self._open = _Window()
+            self._open = _Window(doubtful=self.doubtful)
         window = self._open
         if window is None:
             return False
-        if answer.level == "fallback":  # nobody there to judge
-            self._open = None
-            return False
         window.frames.append(Frame(frame.index, None, frame.signature))
         window.answers.append(answer)
+        # What the cloud answers it has judged, and a fallback's answer may come late.
+        send = answer.level not in ("cloud", "fallback")
         if reply is not None:
             window.said[frame.index] = reply.logits
-        else:
+        elif send:
             self._saved -= 1.0
             self.sent += 1
         if len(window.frames) == WINDOW:
             self._open = None
             self._pending.append(window)
-        return reply is None
+        return send
 
     def hear(self, reply: Reply) -> None:
         """Take the full model's scores for a frame that was sent."""
@@ -207,18 +209,19 @@ class Audits:
         false = [
             place
             for place, (answer, label) in enumerate(zip(window.answers, labels, strict=True))
-            if answer.level != "cloud" and answer.label != label
+            if answer.level not in ("cloud", "fallback") and answer.label != label
         ]
         self.windows += 1
         for place in false:
             level = window.answers[place].level
             self.false[level] = self.false.get(level, 0) + 1
-        self._weigh(len(false) / WINDOW)
+        self._weigh(len(false) / WINDOW, window.doubtful)
         return Finding(window.frames, window.answers, words, labels, false)
 
-    def _weigh(self, share: float) -> None:
+    def _weigh(self, share: float, doubtful: bool) -> None:
         self._detector.add(share)
-        self._bound.add(share)
+        if not doubtful:
+            self._bound.add(share)
         if self._detector.evidence >= _ALARM:
             self.alarms += 1
             self._change(self._factor * _STRICTER)

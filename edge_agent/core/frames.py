@@ -63,8 +63,8 @@ class FrameCache:
         if entry is None:
             self._insert(frame.signature, _Entry(word, label, model, frame.index, frame.index, 1, 1))
             return
-        if frame.index < entry.born:  # a late answer: what was learned since is newer
-            return
+        if frame.index < entry.born and (entry.word.full or not word.full):
+            return  # a late answer: what was learned since is newer
         if entry.label == label:
             entry.trust = min(entry.trust * 2, self._longest_trust)
         else:

@@ -144,10 +144,15 @@ class Hierarchy:
         frame, given = asked
         self.tally.late += 1
         word = self._full_word(reply, frame)
-        belief = self.context.revise(frame.index, word)
-        self._learn(frame, int(word.likelihood.argmax()), word, self.rules.full_model)
         self._recommend(reply.submodel)
-        if belief is None or belief.label == given.label:
+        if self.audits is not None:
+            self.audits.hear(reply)
+            self._review()
+        belief = self.context.revise(frame.index, word)
+        if belief is None:
+            return None
+        self._learn(frame, belief.label, word, self.rules.full_model)
+        if belief.label == given.label:
             return None
         self.tally.corrections += 1
         guess = Guess(belief, self.rules.full_model, word)

@@ -259,9 +259,10 @@ def test_answers_at_once_and_corrections_afterwards(
     servers(broker)
     agent = agents(
         str(frames), "--broker", broker.url, "--store", str(tmp_path / "store"), "--fps", "50", "--frames", "200",
-        "--mode", "async",
+        "--mode", "async", "--audit-budget", "0.5",
     )  # fmt: skip
     summary = agent.finish()
+    assert summary["audits"]["windows"] > 0
     answers = {answer["frame"]: answer for answer in agent.answers()}
     corrections = agent.answers(corrections=True)
     assert summary["cloud"] == 0

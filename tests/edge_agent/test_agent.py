@@ -18,13 +18,14 @@ import pytest
 
 from edge_agent import agent as module
 from edge_agent.agent import Agent, AgentError, View
+from edge_agent.core.types import Answer
 from edge_agent.report import Sink
 from edge_agent.settings import Settings
 from edge_agent.source import Shot
 from edge_agent.store import Store
 from shared.bundle import Bundle, Gate
 from shared.engine import EngineError, Logits, Session
-from shared.image import Input
+from shared.image import Input, Picture
 from shared.link import Address, Link, Message
 from shared.protocol import Status, catalogue, decode
 from tests.bundles import INPUT, tiny_bundle
@@ -94,6 +95,24 @@ class Pictures:
 
     def close(self) -> None:
         self.closed = True
+
+
+def test_only_the_region_of_interest_is_looked_at(bundle: Bundle) -> None:
+    """Two pictures that differ outside of it are the same picture."""
+    left, right = np.zeros((48, 64, 3), np.uint8), np.zeros((48, 64, 3), np.uint8)
+    left[:, :32] = 255
+
+    def last(region: str, *pictures: Picture) -> Answer | None:
+        with running(Settings(levels=("frames", "base"), region=region), bundle=bundle) as agent:
+            for index, picture in enumerate(pictures):
+                agent.answer(index, Shot(picture), Sink(""))
+            return agent.now.answer
+
+    answers = last("0.5,0,0.5,1", right, left), last("", right, left)
+    seen_alone = last("0.5,0,0.5,1", right, right)
+    inside, whole = answers
+    assert inside == seen_alone
+    assert whole != inside
 
 
 def test_every_frame_of_a_source_is_answered_and_the_summary_says_so(bundle: Bundle, tmp_path: Path) -> None:

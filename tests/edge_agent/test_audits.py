@@ -106,6 +106,30 @@ def test_a_window_with_a_fallback_or_a_lost_answer_says_nothing() -> None:
     assert some.windows == 0
 
 
+def test_a_fallback_whose_answer_comes_late_is_part_of_a_window_and_no_hit() -> None:
+    some = audits()
+    found = None
+    for index in range(200):
+        level: LevelName = "fallback" if index % 3 == 0 else "base"
+        sent = some.note(Frame(index, None), answer(index, 1, level), None)
+        assert sent <= (level == "base")
+        some.hear(Reply(index, logits(2, 8.0)))
+        found = found or some.finding(PARAMETERS)
+    assert found is not None
+    assert {found.answers[place].level for place in found.false} == {"base"}
+    assert 8 < len(found.false) < WINDOW
+
+
+def test_windows_drawn_in_doubt_certify_nothing() -> None:
+    """They are judged under a gate that is stricter than the one that would be certified."""
+    some = audits()
+    index = window(some, label=1, full=2, first=0)
+    before = some.bound
+    while some.doubtful:
+        index = window(some, label=1, full=1, first=index)
+    assert some.bound == before
+
+
 def test_one_bad_window_makes_the_gate_stricter_for_now_and_several_for_good() -> None:
     some = audits()
     index = window(some, label=1, full=2, first=0)

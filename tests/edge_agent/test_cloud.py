@@ -101,30 +101,45 @@ def test_nothing_is_audited_without_a_connection(bundle: Bundle) -> None:
     assert site.cloud.bytes_up == 0
 
 
-def post(site: Site, index: int, patience: float = 5.0) -> Outcome:
-    ask = Ask(Frame(index, None), (1,), time.monotonic() + patience, _NO_GUESS, "")
+def post(site: Site, index: int) -> Outcome:
+    ask = Ask(Frame(index, None), (1,), site.cloud._clock() + 0.01, _NO_GUESS, "")
     return site.cloud.post(ask, lambda: PICTURE)
 
 
 def test_a_posted_question_is_answered_later(bundle: Bundle) -> None:
     site = Site(bundle, lambda _: None)
     begun = time.monotonic()
-    assert post(site, 7, patience=30.0) == Outcome(None, "to be answered later")
+    assert post(site, 7) == Outcome(None, "to be answered later")
     assert time.monotonic() - begun < 5.0
     assert site.sent[0][1].recent == (1,)
+    assert site.sent[0][1].budget_ms == 5000, "the frame's deadline is nobody's any more"
     site.answer(site.sent[0][1].correlation, answer(bundle, 3))
     assert [reply.frame for reply in site.cloud.late()] == [7]
 
 
 def test_few_posted_questions_are_open_at_a_time_and_silence_opens_the_circuit(bundle: Bundle) -> None:
-    site = Site(bundle, lambda _: None)
-    said = [post(site, index, patience=0.2).trouble for index in range(12)]
+    site, now = Site(bundle, lambda _: None), [100.0]
+    site.cloud._clock = lambda: now[0]
+    said = [post(site, index).trouble for index in range(12)]
     assert said.count("to be answered later") == len(site.sent) < 12
     assert said[-1] == "cloud busy"
-    time.sleep(0.3)
-    assert post(site, 12).trouble == "cloud silent, circuit open"
+    for index in range(12, 15):  # one silence is one, however many questions it swallows
+        now[0] += 6.0
+        assert post(site, index).trouble == ("cloud silent, circuit open" if index == 14 else "to be answered later")
+    now[0] += 1.1
+    assert post(site, 15).trouble == "to be answered later", "soon it is tried again"
     site.answer(site.sent[0][1].correlation, answer(bundle, 3))
     assert [reply.frame for reply in site.cloud.late()] == [0], "even now it teaches"
+
+
+def test_a_link_slower_than_the_deadline_opens_no_circuit(bundle: Bundle) -> None:
+    site, now = Site(bundle, lambda _: None), [100.0]
+    site.cloud._clock = lambda: now[0]
+    for index in range(20):
+        assert post(site, index).trouble == "to be answered later"
+        now[0] += 0.6
+        site.answer(site.sent[-1][1].correlation, answer(bundle, 3))
+    assert len(site.cloud.late()) == 20
 
 
 def test_silence_ends_at_the_deadline(bundle: Bundle) -> None:

@@ -206,3 +206,15 @@ def test_any_picture_can_be_cropped_and_only_once(
     once = image.crop(photograph(height, width), spec)
     assert once.shape == (side, side, 3)
     assert np.array_equal(image.crop(once, spec), once)
+
+
+@given(st.integers(1, 50), st.integers(1, 50), st.floats(0, 1), st.floats(0, 1), st.floats(0, 1), st.floats(0, 1))
+def test_a_region_is_never_empty_and_lies_where_it_should(
+    width: int, height: int, left: float, top: float, share: float, depth: float
+) -> None:
+    picture = np.arange(width * height * 3, dtype=np.int64).reshape(height, width, 3)
+    part = image.cut(picture, (left, top, share * (1 - left), depth * (1 - top)))  # type: ignore[arg-type]
+    assert part.size > 0
+    assert part[0, 0, 0] == picture[min(height - 1, round(top * height)), min(width - 1, round(left * width)), 0]
+    whole = image.cut(picture, (0.0, 0.0, 1.0, 1.0))  # type: ignore[arg-type]
+    assert np.array_equal(whole, picture)

@@ -254,6 +254,10 @@ def test_a_broker_address_is_read(url: str, expected: Address) -> None:
         "mqtt://",
         "mqtt://broker:x",
         "mqtt://broker:99999",
+        "mqtt://" + 100 * "a" + ".b",
+        "mqtt://server..local",
+        "mqtt://local host",
+        "mqtt://[::1",
         "mqtt://broker/a",
     ],
 )

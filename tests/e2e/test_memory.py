@@ -1,0 +1,79 @@
+"""What submodels really cost: the process's own books, over two hundred of them coming and going."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).parents[2]
+
+#: Runs in a process of its own, whose memory nobody else uses.
+PROGRAM = """
+import json, random, sys
+from pathlib import Path
+import numpy as np
+from edge_agent.agent import Agent
+from edge_agent.report import Sink
+from edge_agent.settings import Settings
+from edge_agent.source import Shot
+from shared.bundle import Bundle
+from shared.engine import resident_bytes
+
+bundle = Bundle(Path("models/zoo/cifar10"))
+budget, swaps = int(sys.argv[1]), int(sys.argv[2])
+agent = Agent(Settings(memory_budget=str(budget), context=False), None, None, bundle)
+agent.keeper.start()
+agent.await_deployment()
+rng, names = random.Random(0), bundle.manifest.submodels()
+picture = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+sink, most, said, dropped = Sink(""), 0, {}, 0
+for index in range(swaps):
+    name = names[index % len(names)] if index < len(names) else rng.choice(names)
+    agent.hierarchy.wanted = name
+    before = set(agent.hierarchy.submodels.names())
+    for _ in range(2000):
+        agent._tend()
+        if name in agent.hierarchy.submodels.names():
+            break
+        agent.stopped.wait(0.002)
+    else:
+        raise SystemExit(f"{name} never came")
+    dropped += len(before - set(agent.hierarchy.submodels.names()))
+    agent.answer(index, Shot(picture), sink)
+    most = max(most, resident_bytes())
+    model = agent.hierarchy.submodels._resident[name]
+    logits = model.score(type("View", (), {"crop": lambda self, spec: picture})()).tolist()
+    said.setdefault(name, logits)
+    assert said[name] == logits, name
+agent.keeper.stop()
+print(json.dumps({"most": most, "dropped": dropped, "said": said}))
+"""
+
+
+def run(budget: int, swaps: int) -> dict[str, object]:
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(budget), str(swaps)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    result: dict[str, object] = json.loads(done.stdout)
+    return result
+
+
+def test_two_hundred_submodels_come_and_go_within_the_memory_budget_and_say_what_they_always_said() -> None:
+    budget = 112_000_000
+    many = run(budget, 200)
+    few = run(400_000_000, 8)
+    assert many["dropped"] > 100  # type: ignore[operator]
+    assert many["most"] <= 1.05 * budget  # type: ignore[operator]
+    assert many["said"] == few["said"], "whoever was there before"
+    assert len(few["said"]) == 8  # type: ignore[arg-type]
+    assert np.isfinite(list(few["said"].values())).all()  # type: ignore[attr-defined]
