@@ -197,16 +197,18 @@ class Agent:
     def _tend(self) -> None:
         """Between two frames: loaded models in, dropped ones out."""
         assert self.hierarchy is not None
+        grown = self.tally.frames % _CHECK_EVERY == 0
         with contextlib.suppress(queue.Empty):
             while True:
                 self._drop(self._take(self.keeper.ready.get_nowait()))
+                grown = True
         self._follow()
         wanted = self.hierarchy.wanted
         # A newer catalogue's models are of no use before its base model is there.
         if wanted is not None and self.keeper.version == self._version and not self.keeper.pending(wanted):
             self._drop(self._make_room(wanted))
             self.keeper.want(wanted)
-        if self._budget is not None and self.tally.frames % _CHECK_EVERY == 0 and resident_bytes() > self._budget:
+        if grown and self._budget is not None and resident_bytes() > self._budget:
             self._drop(self._slim())
 
     def await_deployment(self) -> None:

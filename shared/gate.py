@@ -1,8 +1,6 @@
-"""The test that decides hit or miss: a calibrated posterior, its risk, a threshold.
+"""Calibrated posteriors: what a model's scores mean as probabilities, whatever model they came from.
 
-One gate for every model of a device: what is compared with the threshold is a probability of being wrong, which
-means the same whatever model it came from. Temperature: C. Guo et al., "On Calibration of Modern Neural Networks"
-(arXiv 1706.04599), section 4.2.
+Temperature: C. Guo et al., "On Calibration of Modern Neural Networks" (arXiv 1706.04599), section 4.2.
 """
 
 from __future__ import annotations
