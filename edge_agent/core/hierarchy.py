@@ -21,6 +21,9 @@ from shared.gate import posterior
 from shared.protocol import RECENT
 
 _ASKED = 64
+#: How often in a row a submodel must be recommended before another goes for it: or two that take turns would each be
+#: fetched again and again.
+_INSISTENCE = 3
 
 
 @dataclass
@@ -76,6 +79,8 @@ class Hierarchy:
         #: The submodel that the server recommends and that is not resident.
         self.wanted: str | None = None
         self._unfit: set[str] = set()
+        #: What was recommended last and is not resident, and how often in a row.
+        self._urged: tuple[str, int] = ("", 0)
         self._levels = [level for level in (frames, submodels, base) if level is not None]
         self._recent: deque[int] = deque(maxlen=RECENT)
         #: Frames whose answer may still come, with the guess that has answered them if one has.
@@ -230,5 +235,9 @@ class Hierarchy:
     def _recommend(self, name: str | None) -> None:
         if name is None or self.submodels is None or name in self._unfit:
             return
-        if not self.submodels.touch(name):
+        if self.submodels.touch(name):
+            self._urged = ("", 0)
+            return
+        self._urged = (name, self._urged[1] + 1 if self._urged[0] == name else 1)
+        if self._urged[1] >= (_INSISTENCE if self.submodels.tight else 1):
             self.wanted = name

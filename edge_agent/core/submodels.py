@@ -53,19 +53,21 @@ class Submodels:
     def __init__(self, budget: int, base_coverage: Posterior, policy: Policy = "lru") -> None:
         """``budget``: bytes all residents together may cost."""
         self.budget = budget
+        #: Whether one has had to go for another: from then on every one that comes costs one.
+        self.tight = False
         self._base_coverage = base_coverage
         self._replacement = Replacement(policy)
         self._resident: dict[str, LocalModel] = {}
-        self._labels = np.full(len(base_coverage), 1.0 / len(base_coverage))
+        self.labels = np.full(len(base_coverage), 1.0 / len(base_coverage))
 
     def lookup(self, frame: Frame, context: Context) -> Guess | None:
         """The word of the resident that covers the present working set best; None where the base model covers it
         as well, since a probe costs the same."""
         if not self._resident:
             return None
-        self._labels = context.working_set()
-        best = max(self._resident.values(), key=lambda model: float(np.dot(self._labels, model.coverage)))
-        if np.dot(self._labels, best.coverage) <= np.dot(self._labels, self._base_coverage):
+        self.labels = context.working_set()
+        best = max(self._resident.values(), key=lambda model: float(np.dot(self.labels, model.coverage)))
+        if np.dot(self.labels, best.coverage) <= np.dot(self.labels, self._base_coverage):
             return None
         self._replacement.use(best.name)
         return best.guess(frame, context)
@@ -85,8 +87,9 @@ class Submodels:
         """Drop residents until the rest costs at most ``budget`` bytes; return the names dropped."""
         gone = []
         while self._resident and self.cost() > budget:
-            gone.append(self._replacement.victim(self._resident, self._labels))
+            gone.append(self._replacement.victim(self._resident, self.labels))
             self._drop(gone[-1])
+            self.tight = True
         return gone
 
     def cost(self) -> int:

@@ -316,7 +316,29 @@ def test_a_recommended_submodel_is_wanted_until_it_is_here() -> None:
     assert hierarchy.wanted is None
     assert recommended() is None
     assert hierarchy.install(local("other", cost=50)) == ["special"]
-    assert recommended() == "special"
+    assert [recommended() for _ in range(3)] == [None, None, "special"], "another would have to go for it now"
+
+
+def test_two_submodels_that_take_turns_do_not_drive_each_other_out() -> None:
+    hierarchy = build(room=100)
+    assert hierarchy.submodels is not None
+
+    def recommend(*names: str) -> str | None:
+        hierarchy.wanted = None
+        for name in names:
+            index = hierarchy.tally.frames
+            step = hierarchy.look(frame(index, logits(index % CLASSES, UNSURE)), float(index))
+            assert isinstance(step, Ask)
+            hierarchy.settle(step, Reply(index, logits(index % CLASSES, SURE), name), float(index))
+        return hierarchy.wanted
+
+    assert recommend("one") == "one", "where there is room it comes at once"
+    hierarchy.install(local("one", cost=60))
+    assert recommend("two") == "two"
+    assert hierarchy.install(local("two", cost=60)) == ["one"]
+    assert recommend("one", "two", "one", "two", "one", "two") is None
+    assert recommend("one", "one") is None
+    assert recommend("one") == "one", "but it may insist"
 
 
 def test_a_submodel_that_can_never_fit_is_not_wanted_again() -> None:
