@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import NormalDist
 from typing import Any
 
@@ -22,7 +22,7 @@ from edge_agent.core.frame import Frame, Signature
 from edge_agent.core.frames import FrameCache
 from edge_agent.core.hierarchy import Hierarchy, Rules
 from edge_agent.core.submodels import Base, LocalModel, Submodels
-from edge_agent.core.types import Ask, Hit, Reply, Step
+from edge_agent.core.types import Answer, Ask, LevelName, Reply, Step
 from shared.bundle import Manifest
 from shared.context import WINDOW, Context, ContextParameters, Memoryless, Word, below_zero, margin
 from shared.gate import posterior
@@ -76,10 +76,11 @@ def family(manifest: Manifest) -> Family:
 
 @dataclass(frozen=True)
 class Replay:
-    """What a replay decided, per frame: ``labels`` ``(frames,)`` and whether each was a ``hit``."""
+    """What a replay decided, per frame: ``labels`` ``(frames,)``, whether each was a ``hit``, the answers' levels."""
 
-    labels: npt.NDArray[np.int64]
+    labels: Labels
     hit: npt.NDArray[np.bool_]
+    levels: list[LevelName] = field(default_factory=list)
 
     def false_hits(self, reference: npt.NDArray[np.int64]) -> float:
         """Share of all frames that are hits with another label than the reference's."""
@@ -124,13 +125,13 @@ def full_alone(stream: Recorded, family: Family, context: ContextParameters, thr
 
 def replay(stream: Recorded, family: Family, hierarchy: Hierarchy) -> Replay:
     """Run a hierarchy over a recorded stream, the cloud always there."""
-    count = len(stream.truth)
-    labels, hit = np.empty(count, np.int64), np.empty(count, np.bool_)
-    for index in range(count):
-        step = hierarchy.look(stream.frame(index), float(index))
-        labels[index] = _settle(stream, family, hierarchy, step)
-        hit[index] = isinstance(step, Hit)
-    return Replay(labels, hit)
+    answers = [
+        _settle(stream, family, hierarchy, hierarchy.look(stream.frame(index), float(index)))
+        for index in range(len(stream.truth))
+    ]
+    levels = [answer.level for answer in answers]
+    labels = np.array([answer.label for answer in answers], np.int64)
+    return Replay(labels, np.array([level != "cloud" for level in levels], np.bool_), levels)
 
 
 def reference_labels(stream: Recorded, family: Family) -> npt.NDArray[np.int64]:
@@ -266,14 +267,14 @@ def coverage(logits: Logits, temperature: float, full: Logits, threshold: float)
     return np.array([good[answers == c].mean() if (answers == c).any() else 0.0 for c in range(full.shape[1])])
 
 
-def _settle(stream: Recorded, family: Family, hierarchy: Hierarchy, step: Step) -> int:
-    """End the frame of ``step``, the cloud always there; its label."""
+def _settle(stream: Recorded, family: Family, hierarchy: Hierarchy, step: Step) -> Answer:
+    """End the frame of ``step``, the cloud always there."""
     index = step.frame.index
     reply = Reply(index, stream.logits[family.full][index])
     answer = hierarchy.settle(step, reply if isinstance(step, Ask) else None, float(index))
     if answer.audit:
         hierarchy.audited(reply, float(index))
-    return answer.label
+    return answer
 
 
 def _rules(family: Family, threshold: float) -> Rules:

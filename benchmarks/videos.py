@@ -1,0 +1,121 @@
+"""Real videos: is the promise kept, and when does the frame cache answer?
+
+    python -m benchmarks.videos vtest.avi traffic_sequence.mp4
+
+Nobody knows what a CIFAR-10 model should say of them, so the full model is the reference, as for false hits everywhere.
+With ``--tiles 3`` every ninth of the picture is a camera of its own. ``frames_hits`` by whether anything moves: a pixel
+that differs by more than 25 grey levels from five frames before, after a blur against noise, moves; ``still`` frames
+have under 0.1 % of them, a patch of 7 by 7 in a ninth of 768x576.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from edge_agent.core.frame import sign
+from models import gates
+from models.gates import Recorded
+from models.recorded import run
+from shared.bundle import Bundle
+from shared.engine import Session
+from shared.image import Picture, crop, cut
+
+_STILL, _DIFFERENT, _LAG = 1e-3, 25, 5
+
+
+def measure(directory: Path, video: Path, most: int, tiles: int) -> dict[str, object]:
+    """The figures as the command prints them."""
+    bundle = Bundle(directory)
+    sessions = {name: Session(bundle.path(name), "cpu", 2) for name in bundle.manifest.models}
+    pictures = _read(video, most)
+    share = 1.0 / tiles
+    rows = [
+        _watch(bundle, sessions, [cut(picture, (share * column, share * row, share, share)) for picture in pictures])
+        for row in range(tiles)
+        for column in range(tiles)
+    ]
+    still = np.concatenate([row.still for row in rows])
+    by_frames = np.concatenate([row.by_frames for row in rows])
+    return {
+        "video": video.name,
+        "frames": len(pictures),
+        "cameras": len(rows),
+        "max_false_hits": bundle.manifest.gate(0.01).max_false_hits,
+        "local_share": float(np.mean([row.local for row in rows])),
+        "false_hit_rate": float(np.mean([row.false_hits for row in rows])),
+        "worst_camera": max(row.false_hits for row in rows),
+        "agreement": float(np.mean([row.agreement for row in rows])),
+        "frames_hits": {
+            name: {"frames": int(where.sum()), "share": float(by_frames[where].mean()) if where.any() else None}
+            for name, where in (("still", still), ("moving", ~still))
+        },
+    }
+
+
+@dataclass(frozen=True)
+class _Watched:
+    """What one camera's stream came to; arrays ``(frames,)``."""
+
+    still: npt.NDArray[np.bool_]
+    by_frames: npt.NDArray[np.bool_]
+    local: float
+    false_hits: float
+    agreement: float
+
+
+def _read(video: Path, most: int) -> list[Picture]:
+    capture = cv2.VideoCapture(str(video))
+    pictures: list[Picture] = []
+    while len(pictures) < most:
+        there, picture = capture.read()
+        if not there:
+            break
+        pictures.append(np.asarray(picture, np.uint8))
+    if not pictures:
+        raise SystemExit(f"videos: {video} is no video that OpenCV can read")
+    return pictures
+
+
+def _watch(bundle: Bundle, sessions: dict[str, Session], pictures: list[Picture]) -> _Watched:
+    family = gates.family(bundle.manifest)
+    logits = {
+        name: run(sessions[name], model.input, [crop(picture, model.input) for picture in pictures])
+        for name, model in bundle.manifest.models.items()
+    }
+    full = logits[family.full].argmax(1)
+    stream = Recorded(full, logits, [sign(picture) for picture in pictures])
+    replay = gates.replay(stream, family, gates.ours(stream, family, bundle.manifest.gate(0.01).risk))
+    return _Watched(
+        np.array([_moving(pictures[max(0, index - _LAG)], own) < _STILL for index, own in enumerate(pictures)]),
+        np.array([level == "frames" for level in replay.levels]),
+        float(replay.hit.mean()),
+        replay.false_hits(gates.reference_labels(stream, family)),
+        float((replay.labels == full).mean()),
+    )
+
+
+def _moving(before: Picture, picture: Picture) -> float:
+    """Share of the pixels that differ."""
+    first, second = (cv2.GaussianBlur(cv2.cvtColor(one, cv2.COLOR_BGR2GRAY), (0, 0), 2.0) for one in (before, picture))
+    return float((cv2.absdiff(first, second) > _DIFFERENT).mean())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("videos", nargs="+", type=Path)
+    parser.add_argument("--bundle", type=Path, default=Path("models/zoo/cifar10"))
+    parser.add_argument("--frames", type=int, default=3000)
+    parser.add_argument("--tiles", type=int, default=1)
+    asked = parser.parse_args()
+    print(json.dumps([measure(asked.bundle, video, asked.frames, asked.tiles) for video in asked.videos]))
+
+
+if __name__ == "__main__":
+    main()
