@@ -29,6 +29,9 @@ from shared.gate import Posterior, entropy
 _STEEPNESS = 4
 #: For as many observations a bundle's parameter counts, and after how many one of the stream's own counts 1/e.
 _PRIOR, _FADING = 8.0, 200.0
+#: What may change in a frame though the picture does not tell: the object, and how a model sees it. So nothing that was
+#: said is relied on for ever, and the sooner it is asked again the less sure it was.
+_UNSEEN, _STALE = 0.001, 0.02
 #: More frames than this no mistake is reckoned to last: caches ask again before.
 _LONGEST_STAY = 300.0
 #: From so many looks at one object on, the full model has made up its mind.
@@ -103,16 +106,22 @@ class Belief:
 @dataclass(frozen=True, slots=True, eq=False)
 class _Heard:
     """The last word about the present object: ``same`` is the probability that it was about this one, ``covers`` how
-    much of the present picture is what it was about, 0..1."""
+    much of the present picture is what it was about, 0..1; ``age``: frames since it was said."""
 
     word: Word | None = None
     same: float = 0.0
     covers: float = 0.0
+    age: int = 0
 
     @property
     def share(self) -> float:
         """How much of the present picture has been spoken about."""
         return self.same * self.covers
+
+    @property
+    def holds(self) -> float:
+        """How much of it that was said may be relied on."""
+        return self.share * float((1.0 - _UNSEEN) ** self.age)
 
 
 _SILENCE = _Heard()
@@ -192,8 +201,8 @@ class Context:
     @property
     def least_risk(self) -> float:
         """What a local word cannot get the risk of the present frame under, however sure it is."""
-        share = self._arrived.full.share
-        return share * self._turns(self._arrived, int(self._arrived.mean.argmax())) if share else 0.0
+        holds = self._arrived.full.holds
+        return holds * self._turns(self._arrived, int(self._arrived.mean.argmax())) if holds else 0.0
 
     @property
     def heard(self) -> float:
@@ -309,7 +318,7 @@ class Context:
                 return heard
             # Pictures are dear to compare, and mostly it is the same two again.
             covers = 1.0 - new if heard.word.key is state.key else self._covers(heard.word, key)
-            return _Heard(heard.word, (1.0 - switch) * heard.same, covers)
+            return _Heard(heard.word, (1.0 - switch) * heard.same, covers, heard.age + 1)
 
         last = carry(state.any)
         full = last if state.full is state.any else carry(state.full)
@@ -327,8 +336,9 @@ class Context:
         spoken = state.full.share if word.full else state.any.share
         new = 1.0 if word.key is state.key else 1.0 - spoken  # what is remembered was heard when it was said
         weight = new if word.full else new * (1.0 - state.full.share)
-        looks = spoken * state.looks + weight
-        mean = state.mean if looks == 0.0 else (spoken * state.looks * state.mean + weight * _said(word)) / looks
+        before = spoken * state.looks
+        looks = before + weight
+        mean = state.mean if looks == 0.0 else (before * state.mean + weight * _said(word)) / looks
         news = self._p.tempering * (mean - state.any.share * state.mean)
         belief = np.maximum(state.belief * np.exp(news - news.max()), _NEVER)
         belief /= belief.sum()
@@ -336,7 +346,8 @@ class Context:
             covers = state.any.covers
         else:
             covers = 1.0 if state.key is None else self._covers(word, state.key)
-        heard = _Heard(word, 1.0, covers)
+        last = state.full if word.full else state.any
+        heard = _Heard(word, 1.0, covers, 0 if word.key is state.key else last.age)
         full = heard if word.full else state.full
         return _State(belief, mean, min(looks, _MOST_LOOKS), state.key, state.arrival, heard, full)
 
@@ -358,14 +369,15 @@ class Context:
         object it says the same unless its margin has wandered below zero. Elsewhere the belief is all there is to go
         by; and a mistake about an object is repeated for as long as it stays, so one question saves that much."""
         alone = min(1.0, self.caution * self.stay * (1.0 - believed))
-        if (share := state.full.share) == 0.0:
+        if (holds := state.full.holds) == 0.0:
             return alone
-        return share * self._turns(state, label) + (1.0 - share) * alone
+        return holds * self._turns(state, label) + (1.0 - holds) * alone
 
     def _turns(self, state: _State, label: int) -> float:
         """Probability that the reference does not rank ``label`` first, after what the full model has said about the
         object. Both are means of looks, and ``wander`` is how far two single looks are apart."""
-        apart = self.wander * math.sqrt((1.0 / max(1.0, state.looks) + _REFERENCE) / 2.0)
+        looks = max(1.0, state.looks * (1.0 - _STALE) ** state.full.age)
+        apart = self.wander * math.sqrt((1.0 / looks + _REFERENCE) / 2.0)
         return below_zero(margin(state.mean, label) / max(apart, 1e-6))
 
     def _learn_parameters(

@@ -405,7 +405,24 @@ def test_a_remembered_word_is_no_second_look() -> None:
         context.observe(word)
     assert context.wander == PARAMETERS.wander
     context.advance(50, Place(0.05))
-    assert context.belief.risk == pytest.approx(repeat([0.6]).belief.risk, abs=1e-3), "nor does it make surer"
+    assert context.belief.risk >= repeat([0.6]).belief.risk, "nor does it make surer"
+
+
+def test_what_the_full_model_said_long_ago_is_asked_about_again_the_sooner_the_less_sure_it_was() -> None:
+    """A picture that does not change may show something else by and by."""
+
+    def patience(confidence: float) -> int:
+        context, key = Context(CLASSES, PARAMETERS), Place(0.0)
+        for index in range(12):
+            context.advance(index, key)
+            context.observe(Word(likelihood_of(1, confidence), True, key))
+        for index in range(12, 5000):
+            context.advance(index, key)
+            if context.belief.risk > 0.05:
+                return index
+        return 5000
+
+    assert 12 < patience(0.6) < patience(0.99) < 5000
 
 
 def test_a_doubtful_belief_about_an_object_that_will_stay_is_worth_a_question() -> None:
