@@ -58,6 +58,8 @@ class Keeper:
         self._provider, self._threads, self._base = provider, threads, base
         self._get = protocol.topic(device, "blob", "get")
         self._bundle: Bundle | None = None
+        #: Whether the offer has taken the place of another.
+        self._updated = False
         #: The manifest to go by and its version.
         self.offer: tuple[Manifest, str] | None = None
         self._jobs: queue.SimpleQueue[tuple[str, Manifest, str] | None] = queue.SimpleQueue()
@@ -96,6 +98,7 @@ class Keeper:
                 self._store.remember(data, manifest)
             except StoreError as error:
                 self._say(str(error))
+        self._updated = self.offer is not None
         self.offer = manifest, digest(data)
         if self._base is not None:
             self.want(self._first(manifest))
@@ -154,7 +157,10 @@ class Keeper:
         before = resident_bytes()
         session = self._load(manifest, name, path)
         cost = max(resident_bytes() - before, manifest.models[name].bytes)
-        self.ready.put(Loaded(manifest, version, name, session, cost, pulled, name == self._first(manifest)))
+        first = name == self._first(manifest)
+        self.ready.put(Loaded(manifest, version, name, session, cost, pulled, first))
+        if first and self._updated and self._store is not None and (gone := self._store.collect()):
+            log.info("removed %d files of earlier versions from the store", gone)
 
     def _first(self, manifest: Manifest) -> str:
         return self._base or manifest.only("base")

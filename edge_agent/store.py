@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from shared.bundle import BundleError, Manifest, file_digest, parse
@@ -88,6 +88,20 @@ class Store:
         """Remove an unfinished file. Raises ``StoreError``."""
         with _trouble(self._part(sha256)):
             self._part(sha256).unlink(missing_ok=True)
+
+    def collect(self) -> int:
+        """Remove what no manifest here names any more; the number of files. Raises ``StoreError``."""
+        named = set()
+        gone = 0
+        with _trouble(self._blobs):
+            for path in self._catalogue.glob("*.json"):
+                with suppress(BundleError):  # damaged; whatever it named will be fetched again
+                    named |= {model.sha256 for model in parse(path.read_bytes()).models.values()}
+            for path in self._blobs.iterdir():
+                if path.name.removesuffix(".part") not in named:
+                    path.unlink(missing_ok=True)
+                    gone += 1
+        return gone
 
     def _part(self, sha256: str) -> Path:
         return self._blobs / f"{sha256}.part"

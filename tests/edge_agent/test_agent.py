@@ -171,6 +171,9 @@ def test_a_newer_version_takes_over_while_frames_go_on(bundle: Bundle, newer: Bu
         tend_until(agent, lambda: agent.summary(Pictures(0))["bundle_version"] == newer.version)
         agent.answer(1, shot(), Sink(""))
         assert agent.tally.frames == 2
+        agent.keeper.stop()
+    kept = {path.name for path in (tmp_path / "blobs").iterdir()}
+    assert kept == {model.sha256 for model in newer.manifest.models.values()}, "an SD card does not fill with old ones"
 
 
 def test_without_local_models_a_newer_version_takes_over_too(bundle: Bundle, newer: Bundle, tmp_path: Path) -> None:

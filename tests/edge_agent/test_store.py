@@ -90,6 +90,22 @@ def test_a_manifest_that_is_damaged_or_half_written_is_passed_over(store: Store,
     assert store.recall("newer") is None
 
 
+def test_only_what_a_manifest_names_is_kept(store: Store, tmp_path: Path) -> None:
+    bundle = tiny_bundle(tmp_path / "bundle")
+    data = (bundle / "bundle.json").read_bytes()
+    manifest = parse(data)
+    full, base = (manifest.models[name].sha256 for name in ("full", "base"))
+    store.append(full, (bundle / "full/1/model.onnx").read_bytes())
+    store.finish(full)
+    store.append(base, b"half of it")
+    store.append(SHA256, DATA)
+    store.finish(SHA256)
+    store.append("0" * 64, b"begun and given up")
+    store.remember(data, manifest)
+    assert store.collect() == 2
+    assert blobs(tmp_path) == sorted([full, f"{base}.part"])
+
+
 @pytest.mark.parametrize("where", ["/proc/nowhere", "/dev/null/store"])
 def test_a_store_that_cannot_be_written_is_refused_at_once(where: str) -> None:
     with pytest.raises(StoreError, match="--store"):
