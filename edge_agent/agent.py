@@ -28,7 +28,7 @@ from edge_agent.source import Shot, Source
 from edge_agent.store import Store
 from shared import protocol
 from shared.bundle import Bundle, BundleError, Manifest
-from shared.context import FORGETFUL, Context
+from shared.context import FORGETFUL, Context, Memoryless
 from shared.engine import EngineError, Logits, Session, peak_resident_bytes, release_memory, resident_bytes
 from shared.image import Input, Picture, crop, cut, preprocessor
 from shared.link import Address, Link, Message
@@ -281,12 +281,22 @@ class Agent:
                 f"with {manifest.name}'s base model alone; give more"
             )
         full = manifest.only("full")
-        context = Context(len(manifest.labels), manifest.context if settings.context else FORGETFUL)
+        classes = len(manifest.labels)
+        if settings.gate == "entropy":
+            if not gate.entropy:
+                raise AgentError(f"{manifest.name} has no threshold on entropy for this budget; use --gate risk")
+            threshold = gate.entropy
+            context: Context = Memoryless(classes)
+        else:
+            parameters = manifest.context if settings.context else FORGETFUL
+            threshold, context = gate.risk, Context(classes, parameters)
+        # Without a base model any submodel is better than none.
+        least = base.coverage if base is not None and "base" in settings.levels else np.zeros(classes)
         self.hierarchy = Hierarchy(
-            Rules(gate.risk, settings.deadline_ms / 1000, full, manifest.models[full].temperature),
+            Rules(threshold, settings.deadline_ms / 1000, full, manifest.models[full].temperature),
             context,
             FrameCache() if "frames" in settings.levels else None,
-            Submodels(room, base.coverage, settings.replacement)
+            Submodels(room, least, settings.replacement)
             if base is not None and "submodels" in settings.levels
             else None,
             Base(base) if base is not None and "base" in settings.levels else None,
@@ -303,7 +313,8 @@ class Agent:
 
     def _audits(self, allowed: float, temperature: float) -> Audits | None:
         settings = self.settings
-        if not self._asks or not settings.context or not settings.audit_budget:
+        reckons = settings.context and settings.gate == "risk"  # in a risk that an audit could put right
+        if not self._asks or not reckons or not settings.audit_budget:
             return None
         # The same device draws the same windows, so that a run can be repeated.
         return Audits(allowed, settings.audit_budget, temperature, random.Random(settings.device).random)

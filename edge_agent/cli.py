@@ -20,7 +20,7 @@ from edge_agent import settings as checks
 from edge_agent.agent import Agent, AgentError
 from edge_agent.core.replacement import POLICIES
 from edge_agent.report import Sink
-from edge_agent.settings import LEVELS, MODES, Settings
+from edge_agent.settings import GATES, LEVELS, MODES, Settings
 from edge_agent.source import Source, SourceError, open_source
 from edge_agent.store import Store, StoreError
 from edge_agent.terminal import View
@@ -58,6 +58,7 @@ def run(
     levels: Annotated[str | None, typer.Option(help=f"Which levels answer, of {','.join(LEVELS)}.")] = None,
     base: Annotated[str | None, typer.Option(help="Use this model of the bundle as the base model.")] = None,
     context: Annotated[bool | None, typer.Option(help="Let the recent past count.")] = None,
+    gate: Annotated[str | None, typer.Option(help=f"What decides a hit: {', '.join(GATES)} (CacheNet's own).")] = None,
     region: Annotated[str | None, typer.Option(help="Look only here: left,top,width,height, shares of 1.")] = None,
     max_false_hits: Annotated[float | None, typer.Option(help="Error budget: false hits per frame.")] = None,
     audit_budget: Annotated[float | None, typer.Option(help="Share of frames the cloud may check; 0: none.")] = None,

@@ -27,6 +27,9 @@ def default_store() -> str:
     return str(Path.home() / ".local" / "share" / "cachenet")
 
 
+#: ``risk``: what the context makes of a word; ``entropy`` of the word alone: the rule of CacheNet as published.
+GateFlag = Literal["risk", "entropy"]
+GATES: tuple[GateFlag, ...] = get_args(GateFlag)
 #: ``wait`` for the cloud until the deadline; ``async``: answer at once and correct later; ``offline``: never ask it.
 Mode = Literal["wait", "async", "offline"]
 MODES: tuple[Mode, ...] = get_args(Mode)
@@ -46,6 +49,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     levels: tuple[LevelFlag, ...] = LEVELS
     base: str = ""
     context: bool = True
+    gate: GateFlag = "risk"
     region: str = ""
     max_false_hits: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.01
     audit_budget: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.02

@@ -97,6 +97,27 @@ class Pictures:
         self.closed = True
 
 
+def test_the_papers_rule_gates_on_the_entropy_of_a_submodels_own_word(tmp_path: Path) -> None:
+    place = tiny_bundle(tmp_path / "bundle")
+    manifest = Bundle(place).manifest
+    opened = msgspec.structs.replace(manifest, gates=(Gate(0.01, 0.0, 0.95, 1, 10.0),))
+    (place / "bundle.json").write_bytes(msgspec.json.encode(opened))
+    with running(Settings(levels=("submodels", "base"), gate="entropy"), bundle=Bundle(place)) as agent:
+        for index in range(5):
+            agent.answer(index, shot(50 * index), Sink(""))
+            answer = agent.now.answer
+            assert answer is not None
+            assert answer.level == "base"
+            assert 0 <= answer.risk <= np.log(10)
+            assert not answer.audit
+    other = Bundle(tiny_bundle(tmp_path / "other"))
+    with (
+        pytest.raises(AgentError, match="no threshold on entropy"),
+        running(Settings(levels=("base",), gate="entropy"), bundle=other),
+    ):
+        raise AssertionError("it has none")
+
+
 def test_only_the_region_of_interest_is_looked_at(bundle: Bundle) -> None:
     """Two pictures that differ outside of it are the same picture."""
     left, right = np.zeros((48, 64, 3), np.uint8), np.zeros((48, 64, 3), np.uint8)
