@@ -9,6 +9,7 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
+from edge_agent import report
 from edge_agent.agent import Agent
 from edge_agent.source import Source
 from shared.engine import resident_bytes
@@ -58,6 +59,13 @@ class View:
         submodels = agent.hierarchy.submodels if agent.hierarchy is not None else None
         resident = ", ".join(submodels.names()) if submodels is not None else ""
         table.add_row("broker", link, f"submodels: {resident or 'none yet'}", f"{resident_bytes() / 1e6:.0f} MB")
+        if (found := report.audits(agent.hierarchy)) is not None and found["windows"]:
+            table.add_row(
+                "audits",
+                f"{found['windows']} windows",
+                f"{found['rate']:.2%} false hits, {found['bound']:.2%} at most",
+                f"gate {found['threshold']:.3f}",
+            )
         if self._source.dropped or self._source.broken:
             table.add_row("source", f"{self._source.dropped} dropped", f"{self._source.broken} broken", "")
         return table
