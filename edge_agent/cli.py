@@ -16,6 +16,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from edge_agent import report
 from edge_agent import settings as checks
 from edge_agent.agent import Agent, AgentError
 from edge_agent.core.replacement import POLICIES
@@ -204,7 +205,7 @@ def _table(figures: dict[str, Any]) -> Table:
         f"latency mean {ms['mean']:.2f}, p50 {ms['p50']:.2f}, p95 {ms['p95']:.2f}, p99 {ms['p99']:.2f} ms"
         + (f"; accuracy {figures['accuracy']:.1%}" if figures["accuracy"] is not None else "")
         + (
-            f"; {audits['windows']} windows audited, {audits['rate']:.2%} false hits, {audits['bound']:.2%} at most"
+            f"; {audits['windows']} windows audited: {report.found(audits)}"
             if audits is not None and audits["windows"]
             else ""
         )

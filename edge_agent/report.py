@@ -131,6 +131,12 @@ def audits(hierarchy: Hierarchy | None) -> dict[str, Any] | None:
     }
 
 
+def found(audits: dict[str, Any]) -> str:
+    """The rate of false hits and its bound, as far as there is one yet, for a person."""
+    most = f", {audits['bound']:.2%} at most" if audits["bound"] < 1.0 else ""
+    return f"{audits['rate']:.2%} false hits{most}"
+
+
 def line(
     answer: Answer,
     labels: tuple[str, ...],

@@ -63,7 +63,7 @@ class View:
             table.add_row(
                 "audits",
                 f"{found['windows']} windows",
-                f"{found['rate']:.2%} false hits, {found['bound']:.2%} at most",
+                report.found(found),
                 f"gate {found['threshold']:.3f}",
             )
         if self._source.dropped or self._source.broken:
