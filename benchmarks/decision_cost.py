@@ -17,6 +17,7 @@ import time
 import tracemalloc
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 
@@ -36,6 +37,7 @@ _FRAMES, _ROUNDS = 300, 4
 
 def measure(directory: Path, name: streams.Name, seed: int) -> dict[str, object]:
     """The figures as the command prints them."""
+    cv2.setNumThreads(1)  # as on a device
     bundle = Bundle(directory)
     family, gate = gates.family(bundle.manifest), bundle.manifest.gate(0.01)
     images = sample.load()
