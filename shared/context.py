@@ -241,8 +241,8 @@ class Context:
         """The prior over the label of a newly arrived object, ``(classes,)``."""
         return self._working_set
 
-    def advance(self, index: int, key: Key | None = None) -> Posterior:
-        """Begin frame ``index``; return the belief about its label before any model has seen it."""
+    def advance(self, index: int, key: Key | None = None) -> None:
+        """Begin frame ``index``. The ``belief`` is then what is expected before any model has seen it."""
         self._ring.append(_Frame(index, self._state, key))
         self._arrived = self._state = self._arrive(self._state, key)
         fading = math.exp(-self._arrived.arrival / self._p.memory)
@@ -250,7 +250,6 @@ class Context:
         # A quiet night says little about the day.
         self._frames = min(fading * self._frames + 1.0, _LONGEST_STAY * (self._arrivals + 1.0))
         self._fused = None
-        return self._alive(self._state.belief)
 
     def fuse(self, word: Word) -> Belief:
         """The belief about the present frame if ``word`` were its evidence. Changes nothing."""
@@ -296,7 +295,7 @@ class Context:
         It counts as much as its picture was new: an object that stays in view for a second is one thing seen, not
         thirty, or the set would be whatever came last.
         """
-        self._weights *= np.exp(-self._news / self._p.memory)
+        self._weights *= math.exp(-self._news / self._p.memory)
         self._weights[label] += self._news
         total = float(self._weights.sum())
         if total <= 0.0:
@@ -311,7 +310,7 @@ class Context:
             return _State((1.0 - switch) * self._alive(state.belief) + switch * self._working_set, self._nothing)
         new = self._novelty(state.key, key)
         switch = new * (self._p.switch + (1.0 - self._p.switch) * new)
-        belief = (1.0 - switch) * state.belief + switch * self._working_set
+        belief = state.belief if switch == 0.0 else (1.0 - switch) * state.belief + switch * self._working_set
 
         def carry(heard: _Heard) -> _Heard:
             if heard.word is None:

@@ -40,7 +40,7 @@ class FrameCache:
         most answers between two verifications. ``oldest``: frames after which an entry no longer answers."""
         self._tolerance, self._capacity = tolerance, capacity
         self._longest_trust, self._oldest = longest_trust, oldest
-        self._keys = np.empty((0, 0), np.float32)
+        self._keys = self._apart = np.empty((0, 0), np.float32)
         self._entries: list[_Entry] = []
         self._searched: Signature | None = None
         self._found: _Entry | None = None
@@ -82,8 +82,10 @@ class FrameCache:
         if frame.signature is None or not self._entries:
             return None
         if frame.signature is not self._searched:  # a frame that is looked up is usually learned right after
-            filled = self._keys[: len(self._entries)]
-            distances = np.abs(filled - frame.signature.blocks.ravel()).max(axis=1)
+            filled, apart = self._keys[: len(self._entries)], self._apart[: len(self._entries)]
+            np.subtract(filled, frame.signature.blocks.ravel(), out=apart)
+            np.abs(apart, out=apart)
+            distances = apart.max(axis=1)
             place = int(distances.argmin())
             self._searched = frame.signature
             self._found = self._entries[place] if distances[place] <= self._tolerance else None
@@ -92,6 +94,7 @@ class FrameCache:
     def _insert(self, signature: Signature, entry: _Entry) -> None:
         if self._keys.size == 0:
             self._keys = np.empty((self._capacity, signature.blocks.size), np.float32)
+            self._apart = np.empty_like(self._keys)
         if len(self._entries) < self._capacity:
             place = len(self._entries)
             self._entries.append(entry)
