@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 from collections import defaultdict
 from dataclasses import replace
 from itertools import chain
@@ -28,6 +27,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.interval import interval
 from models import cifar10, gates, recorded, streams
 from models.gates import Recorded, Replay
 from shared.bundle import Bundle, Gate
@@ -68,12 +68,11 @@ def measure(directory: Path, stream: streams.Name, seeds: range, frames: int, bu
 def _policies(recording: Recorded, family: gates.Family, gate: Gate, budget: float) -> dict[str, Figures]:
     full = recording.logits[family.full].argmax(1)
     reference = gates.reference_labels(recording, family)
-    with_context = gates.full_alone(recording, family, family.context, gate.risk)
     ways = {
         "ours": gates.ours(recording, family, gate.risk),
         "cachenet": gates.paper(recording, family, gate.entropy),
         "generalist": gates.ours(recording, replace(family, submodels=()), gate.risk),
-        "server+context": with_context,
+        "server+context": gates.full_alone(recording, family, family.context, gate.risk),
         "server-only": gates.full_alone(recording, family, FORGETFUL),
     }
     runs = {policy: gates.replay(recording, family, hierarchy) for policy, hierarchy in ways.items()}
@@ -99,15 +98,7 @@ def _policies(recording: Recorded, family: gates.Family, gate: Gate, budget: flo
 
 
 def _summary(rows: list[Figures]) -> dict[str, dict[str, object]]:
-    summary: dict[str, dict[str, object]] = {}
-    for name in rows[0]:
-        values = np.array([row[name] for row in rows])
-        half = 0.0
-        if len(values) > 1:
-            half = gates.student(0.975, len(values) - 1) * float(values.std(ddof=1)) / math.sqrt(len(values))
-        mean = float(values.mean())
-        summary[name] = {"mean": round(mean, 5), "interval": [round(mean - half, 5), round(mean + half, 5)]}
-    return summary
+    return {name: interval([row[name] for row in rows]) for name in rows[0]}
 
 
 def main() -> None:

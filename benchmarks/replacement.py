@@ -19,10 +19,11 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.interval import interval
 from cloud_server.selector import recommend
 from edge_agent.core.replacement import POLICIES, Policy
 from edge_agent.core.submodels import LocalModel, Submodels
-from models import gates, sample, streams
+from models import sample, streams
 from shared.bundle import Bundle, Manifest
 from shared.protocol import RECENT
 
@@ -47,7 +48,7 @@ def measure(directory: Path, room: int, seeds: range, frames: int) -> dict[str, 
         "room": room,
         "submodels": len(manifest.submodels()),
         "changes": float(np.mean(changes)),
-        "fetched": {policy: _summary(own) for policy, own in rows.items()},
+        "fetched": {policy: interval(own) for policy, own in rows.items()},
     }
 
 
@@ -97,12 +98,6 @@ def _least(names: Sequence[str], room: int) -> int:
                 del resident[max(resident, key=resident.__getitem__)]
         resident[name] = then
     return fetched
-
-
-def _summary(values: Sequence[float]) -> dict[str, object]:
-    half = gates.student(0.975, len(values) - 1) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
-    mean = float(np.mean(values))
-    return {"mean": round(mean, 4), "interval": [round(mean - half, 4), round(mean + half, 4)]}
 
 
 def main() -> None:

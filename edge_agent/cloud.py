@@ -65,17 +65,13 @@ class Cloud:
 
     def ask(self, ask: Ask, view: Callable[[], Picture]) -> Outcome:
         """Send the frame and wait for its answer, until ``ask.deadline`` at most."""
-        now = self._clock()
-        if not self._link.connected.is_set():
-            return Outcome(None, "not connected")
-        if not self._breaker.allows(now):
-            return Outcome(None, "cloud silent, circuit open")
+        if trouble := self._barred(self._clock()):
+            return Outcome(None, trouble)
         with self._news:
             self._waiting, self._got = ask.frame.index, None
             self._asked.append(ask.frame.index)
-        picture = view()
         sent = self._send(
-            "infer", ask.frame.index, picture, lambda: int((ask.deadline - self._clock()) * 1000), ask.recent
+            "infer", ask.frame.index, view(), lambda: int((ask.deadline - self._clock()) * 1000), ask.recent
         )
         with self._news:
             if sent:
@@ -100,10 +96,8 @@ class Cloud:
             pending = len(self._open)
         if silent and not self._breaker.open:  # one silence, however many questions it has swallowed
             self._breaker.failed(now)
-        if not self._link.connected.is_set():
-            return Outcome(None, "not connected")
-        if not self._breaker.allows(now):
-            return Outcome(None, "cloud silent, circuit open")
+        if trouble := self._barred(now):
+            return Outcome(None, trouble)
         if pending >= _PENDING:
             return Outcome(None, "cloud busy")
         with self._news:
@@ -126,6 +120,12 @@ class Cloud:
     def audited(self) -> list[Reply]:
         """Replies to audited frames, each once."""
         return _taken(self._audited)
+
+    def _barred(self, now: float) -> str:
+        """Why nothing can be asked now; empty if it can."""
+        if not self._link.connected.is_set():
+            return "not connected"
+        return "" if self._breaker.allows(now) else "cloud silent, circuit open"
 
     def _send(
         self,

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from statistics import NormalDist
 from typing import Any
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -129,9 +128,9 @@ def replay(stream: Recorded, family: Family, hierarchy: Hierarchy) -> Replay:
         _settle(stream, family, hierarchy, hierarchy.look(stream.frame(index), float(index)))
         for index in range(len(stream.truth))
     ]
-    levels = [answer.level for answer in answers]
     labels = np.array([answer.label for answer in answers], np.int64)
-    return Replay(labels, np.array([level != "cloud" for level in levels], np.bool_), levels)
+    hit = np.array([answer.hit for answer in answers], np.bool_)
+    return Replay(labels, hit, [answer.level for answer in answers])
 
 
 def reference_labels(stream: Recorded, family: Family) -> npt.NDArray[np.int64]:
@@ -146,8 +145,7 @@ def reference_labels(stream: Recorded, family: Family) -> npt.NDArray[np.int64]:
     labels = []
     for index, word in enumerate(words):
         if index % WINDOW == 0:
-            parameters = msgspec.structs.replace(family.context, switch=everything.switch)
-            labels += reference(words[index : index + WINDOW], parameters)
+            labels += reference(words[index : index + WINDOW], everything.learned)
         everything.advance(index, word.key)
         everything.learn(everything.observe(word).label)
     return np.array(labels, np.int64)

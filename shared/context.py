@@ -177,7 +177,7 @@ class Context:
     earlier one."""
 
     def __init__(self, classes: int, parameters: ContextParameters | None = None, ring: int = 64) -> None:
-        self.parameters = self._p = parameters or ContextParameters()
+        self._p = parameters or ContextParameters()
         self._classes = classes
         self._uniform = np.full(classes, 1.0 / classes)
         self._nothing = np.zeros(classes)
@@ -231,6 +231,12 @@ class Context:
     def caution(self) -> float:
         """How many times as often as a belief doubts itself the full model differs from it."""
         return self._p.caution * math.pow(max(1.0, self._doubt.value), _DEPTH)
+
+    @property
+    def learned(self) -> ContextParameters:
+        """Where a reference begins: with the bundle's parameters, but for the switch rate that the stream has shown,
+        which no window of it is long enough to show again."""
+        return msgspec.structs.replace(self._p, switch=self.switch)
 
     @property
     def stay(self) -> float:

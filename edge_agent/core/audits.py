@@ -170,22 +170,26 @@ class Audits:
         window.frames.append(Frame(frame.index, None, frame.signature))
         window.answers.append(answer)
         # What the cloud answers it has judged, and a fallback's answer may come late.
-        send = answer.level not in ("cloud", "fallback")
         if reply is not None:
             window.said[frame.index] = reply.logits
-        elif send:
+        elif answer.hit:
             self._saved -= 1.0
             self.sent += 1
         if len(window.frames) == WINDOW:
             self._open = None
             self._pending.append(window)
-        return send
+        return answer.hit
 
     def hear(self, reply: Reply) -> None:
         """Take the full model's scores for a frame that was sent."""
         for window in (*self._pending, self._open):
             if window is not None and any(frame.index == reply.frame for frame in window.frames):
                 window.said[reply.frame] = reply.logits
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is a window to judge."""
+        return any(window.complete for window in self._pending)
 
     def finding(self, parameters: ContextParameters) -> Finding | None:
         """Judge a window that has become complete, if there is one. ``parameters``: of the reference's context."""
@@ -209,7 +213,7 @@ class Audits:
         false = [
             place
             for place, (answer, label) in enumerate(zip(window.answers, labels, strict=True))
-            if answer.level not in ("cloud", "fallback") and answer.label != label
+            if answer.hit and answer.label != label
         ]
         self.windows += 1
         for place in false:

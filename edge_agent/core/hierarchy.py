@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field, replace
 
-from msgspec.structs import replace as replace_fields
-
 from edge_agent.core.audits import Audits
 from edge_agent.core.frame import Frame
 from edge_agent.core.frames import FrameCache
@@ -136,11 +134,12 @@ class Hierarchy:
             answer = self._answer(step.frame, step.best, "fallback", reason)
         self.tally.count(answer.level)
         if self.audits is not None:
-            answer = replace(answer, audit=self.audits.note(step.frame, answer, reply))
+            if self.audits.note(step.frame, answer, reply):
+                answer = replace(answer, audit=True)
             self._review()
         return answer
 
-    def late(self, reply: Reply, _now: float) -> Answer | None:
+    def late(self, reply: Reply, now: float) -> Answer | None:
         """Learn from an answer that came after its frame had ended, at that frame's own place in time. The answer that
         should have been given, if it is another."""
         asked = self._forget(reply.frame)
@@ -150,9 +149,7 @@ class Hierarchy:
         self.tally.late += 1
         word = self._full_word(reply, frame)
         self._recommend(reply.submodel)
-        if self.audits is not None:
-            self.audits.hear(reply)
-            self._review()
+        self.audited(reply, now)
         belief = self.context.revise(frame.index, word)
         if belief is None:
             return None
@@ -202,8 +199,7 @@ class Hierarchy:
     def _review(self) -> None:
         """Judge the windows that are complete. Where hits were false, what led to them is corrected."""
         assert self.audits is not None
-        parameters = replace_fields(self.context.parameters, switch=self.context.switch)
-        while (finding := self.audits.finding(parameters)) is not None:
+        while self.audits.ready and (finding := self.audits.finding(self.context.learned)):
             for place in finding.false:
                 if self.frames is not None:
                     self.frames.learn(

@@ -49,6 +49,11 @@ class Answer:
     bare: int | None = None
     audit: bool = False
 
+    @property
+    def hit(self) -> bool:
+        """Whether a local level answered."""
+        return self.level not in ("cloud", "fallback")
+
 
 @dataclass(frozen=True, slots=True)
 class Hit:

@@ -153,6 +153,23 @@ def servers(tmp_path: Path, bundle: Bundle) -> Iterator[Callable[[Mosquitto], Se
         server.close()
 
 
+@pytest.fixture
+def served(
+    frames: Path,
+    broker: Mosquitto,
+    agents: Callable[..., AgentProcess],
+    servers: Callable[[Mosquitto], ServerProcess],
+    tmp_path: Path,
+) -> Callable[..., AgentProcess]:
+    """Start a server, and an agent on ``frames`` that knows nothing but the broker."""
+
+    def start(*flags: str) -> AgentProcess:
+        servers(broker)
+        return agents(str(frames), "--broker", broker.url, "--store", str(tmp_path / "store"), *flags)
+
+    return start
+
+
 def test_from_nothing_but_a_brokers_address_and_later_from_the_store_alone(
     bundle: Bundle,
     frames: Path,
@@ -249,18 +266,8 @@ def test_a_gate_that_promises_too_much_is_found_out(
     assert {answer["level"] for answer in agent.answers()[:50]} == {"base"}
 
 
-def test_answers_at_once_and_corrections_afterwards(
-    frames: Path,
-    broker: Mosquitto,
-    agents: Callable[..., AgentProcess],
-    servers: Callable[[Mosquitto], ServerProcess],
-    tmp_path: Path,
-) -> None:
-    servers(broker)
-    agent = agents(
-        str(frames), "--broker", broker.url, "--store", str(tmp_path / "store"), "--fps", "50", "--frames", "200",
-        "--mode", "async", "--audit-budget", "0.5",
-    )  # fmt: skip
+def test_answers_at_once_and_corrections_afterwards(served: Callable[..., AgentProcess]) -> None:
+    agent = served("--fps", "50", "--frames", "200", "--mode", "async", "--audit-budget", "0.5")
     summary = agent.finish()
     assert summary["audits"]["windows"] > 0
     answers = {answer["frame"]: answer for answer in agent.answers()}
@@ -275,17 +282,8 @@ def test_answers_at_once_and_corrections_afterwards(
         assert correction["cloud"] is not None
 
 
-def test_offline_it_learns_models_but_asks_nobody(
-    frames: Path,
-    broker: Mosquitto,
-    agents: Callable[..., AgentProcess],
-    servers: Callable[[Mosquitto], ServerProcess],
-    tmp_path: Path,
-) -> None:
-    servers(broker)
-    agent = agents(
-        str(frames), "--broker", broker.url, "--store", str(tmp_path / "store"), "--frames", "50", "--mode", "offline"
-    )
+def test_offline_it_learns_models_but_asks_nobody(served: Callable[..., AgentProcess]) -> None:
+    agent = served("--frames", "50", "--mode", "offline")
     summary = agent.finish()
     assert summary["cloud"] == summary["late"] == summary["bytes_up"] == 0
     assert summary["audits"] is None
