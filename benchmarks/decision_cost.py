@@ -60,8 +60,9 @@ def measure(directory: Path, name: streams.Name, seed: int) -> dict[str, object]
         begun = time.perf_counter()
         session.run(image)
         runs.append(time.perf_counter() - begun)
+        picture = pictures[count % _FRAMES].copy()  # a camera's driver has just written it
         begun = time.perf_counter()
-        _decide(hierarchy, stream, family.full, pictures[count % _FRAMES], count)
+        _decide(hierarchy, stream, family.full, picture, count)
         decisions.append(time.perf_counter() - begun)
     run_us, decision_us = 1e6 * float(np.median(runs[_FRAMES:])), 1e6 * float(np.mean(decisions[_FRAMES:]))
     return {
@@ -90,7 +91,7 @@ def _growth(hierarchy: Hierarchy, stream: Recorded, full: str, pictures: list[np
     tracemalloc.start()
     count = _ROUNDS * _FRAMES
     sizes = []
-    for _ in range(3):
+    for _ in range(6):
         for picture in pictures:
             _decide(hierarchy, stream, full, picture, count)
             count += 1

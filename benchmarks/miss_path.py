@@ -29,17 +29,17 @@ import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 
 from cloud_server.settings import default_threads
-from edge_agent.agent import View
 from edge_agent.cloud import Cloud
 from edge_agent.core.frame import Frame
 from edge_agent.core.types import Ask, Guess
+from edge_agent.scoring import View
 from models import sample, streams
 from shared import protocol
 from shared.bundle import Bundle
-from shared.context import Belief
 from shared.engine import Session
 from shared.image import Picture, crop, encode, preprocessor
 from shared.link import Address, Link
+from shared.risk import Belief
 from simulator.processes import Processes, answers, free_port
 
 _PATIENCE_S = 30.0
@@ -123,7 +123,8 @@ def _asker(port: int, bundle: Bundle) -> Iterator[Callable[[Picture], object]]:
 
     def ask(picture: Picture) -> object:
         frame = Frame(next(frames), View(picture))
-        question = Ask(frame, (), time.monotonic() + 2.0, nobody, "")
+        now = time.monotonic()
+        question = Ask(frame, (), now, now + 2.0, nobody, "")
         return cloud.ask(question, lambda: frame.view.crop(full.input)).reply
 
     link.start()

@@ -18,8 +18,9 @@ from rich.table import Table
 
 from edge_agent import report
 from edge_agent import settings as checks
-from edge_agent.agent import Agent, AgentError
+from edge_agent.agent import Agent
 from edge_agent.core.replacement import POLICIES
+from edge_agent.deployment import DeploymentError
 from edge_agent.report import Sink
 from edge_agent.settings import GATES, LEVELS, MODES, Settings
 from edge_agent.source import Source, SourceError, open_source
@@ -67,6 +68,7 @@ def run(
     deadline_ms: Annotated[int | None, typer.Option(help="Longest that a frame waits for the cloud.")] = None,
     memory_budget: Annotated[str | None, typer.Option(help="Bound on the resident set, as 150MB.")] = None,
     replacement: Annotated[str | None, typer.Option(help=f"Which submodel goes: {', '.join(POLICIES)}.")] = None,
+    prefetch: Annotated[bool | None, typer.Option(help="Fetch what may be needed next while the link idles.")] = None,
     provider: Annotated[str | None, typer.Option(help="auto, cpu, cuda or tensorrt.")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads per inference.")] = None,
     fps: Annotated[float | None, typer.Option(help="Pace of a file; default: as fast as it goes.")] = None,
@@ -127,7 +129,7 @@ def run(
             View(agent, frames_in, _stderr) if shown else nullcontext(),
         ):
             agent.run(frames_in, sink)
-    except AgentError as error:
+    except DeploymentError as error:
         _refuse(str(error))
     finally:
         sink.close()
@@ -155,7 +157,7 @@ def _metrics(agent: Agent, source: Source, where: str) -> Iterator[None]:
         try:
             stack.enter_context(endpoint(agent, source, host, port))
         except OSError as error:
-            raise AgentError(f"--metrics {where}: {error.strerror or error}") from None
+            raise DeploymentError(f"--metrics {where}: {error.strerror or error}") from None
         yield
 
 

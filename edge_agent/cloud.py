@@ -46,6 +46,8 @@ class Cloud:
         self._link, self._clock = link, clock
         self._name = manifest.only("full")
         self._full = manifest.models[self._name]
+        #: What the full model wants to see.
+        self.input = self._full.input
         self._classes = len(manifest.labels)
         self._topics = {kind: protocol.topic(device, kind, self._name) for kind in ("infer", "audit")}
         #: So that an earlier run's late answers are not taken for ours.

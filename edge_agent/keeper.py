@@ -9,6 +9,7 @@ import contextlib
 import logging
 import queue
 import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,18 +28,22 @@ _PIECE = 32 << 10
 _PATIENCE_S = 2.0
 _RETRY_S = 1.0
 _POLL_S = 0.1
+#: Runs of a model that has been loaded, to see that it answers and how fast.
+_TRIES = 5
 
 
 @dataclass(frozen=True)
 class Loaded:
     """A model that is ready to run. ``cost``: by how many bytes it made the process grow, at least its file's size.
-    ``pulled``: whether it came over the network for this. ``first``: it answers in the base model's place."""
+    ``seconds``: of one run. ``pulled``: whether it came over the network for this. ``first``: it answers in the base
+    model's place."""
 
     manifest: Manifest
     version: str
     name: str
     session: Session
     cost: int
+    seconds: float
     pulled: bool
     first: bool
 
@@ -62,7 +67,8 @@ class Keeper:
         self._updated = False
         #: The manifest to go by and its version.
         self.offer: tuple[Manifest, str] | None = None
-        self._jobs: queue.SimpleQueue[tuple[str, Manifest, str] | None] = queue.SimpleQueue()
+        #: Model, manifest, its version, and whether it is to be loaded too.
+        self._jobs: queue.SimpleQueue[tuple[str, Manifest, str, bool] | None] = queue.SimpleQueue()
         self._chunks: queue.SimpleQueue[tuple[str, protocol.Chunk] | None] = queue.SimpleQueue()
         self._awaited = ""
         self._pending: set[tuple[str, str]] = set()
@@ -110,6 +116,19 @@ class Keeper:
 
     def want(self, model: str) -> None:
         """Ask for a model; asking again while it is on its way, or for one that cannot run, changes nothing."""
+        self._order(model, load=True)
+
+    def put_by(self, model: str) -> None:
+        """Have a model in the store, for when it is wanted."""
+        self._order(model, load=False)
+
+    def has(self, model: str) -> bool:
+        """Whether a model of the offer can be had without the network."""
+        if self._store is None or self.offer is None:
+            return True
+        return self._store.holds(self.offer[0].models[model].sha256)
+
+    def _order(self, model: str, load: bool) -> None:
         if self.offer is None or self.pending(model):
             return
         manifest, version = self.offer
@@ -117,7 +136,7 @@ class Keeper:
             self._say(f"{manifest.name} has no model {model}; it has {', '.join(manifest.models)}")
             return
         self._pending.add((version, model))
-        self._jobs.put((model, manifest, version))
+        self._jobs.put((model, manifest, version, load))
 
     @property
     def hopeless(self) -> bool:
@@ -137,9 +156,12 @@ class Keeper:
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None and not self._stopped.is_set():
-            name, manifest, version = job
+            name, manifest, version, load = job
             try:
-                self._hand_over(manifest, version, name)
+                if load:
+                    self._hand_over(manifest, version, name)
+                else:
+                    self._obtain(manifest, name)
                 self.trouble = ""
             except EngineError as error:
                 self._say(f"{name} cannot be used: {error}")
@@ -155,24 +177,30 @@ class Keeper:
         """Get and load one model. Keeps no reference to it, so that dropping it elsewhere frees its memory."""
         path, pulled = self._obtain(manifest, name)
         before = resident_bytes()
-        session = self._load(manifest, name, path)
+        session, seconds = self._load(manifest, name, path)
         cost = max(resident_bytes() - before, manifest.models[name].bytes)
         first = name == self._first(manifest)
-        self.ready.put(Loaded(manifest, version, name, session, cost, pulled, first))
+        self.ready.put(Loaded(manifest, version, name, session, cost, seconds, pulled, first))
         if first and self._updated and self._store is not None and (gone := self._store.collect()):
             log.info("removed %d files of earlier versions from the store", gone)
 
     def _first(self, manifest: Manifest) -> str:
         return self._base or manifest.only("base")
 
-    def _load(self, manifest: Manifest, name: str, path: Path) -> Session:
-        """Load a model aside and try it, so that one that cannot answer never reaches the hot loop."""
+    def _load(self, manifest: Manifest, name: str, path: Path) -> tuple[Session, float]:
+        """Load a model aside and try it, so that one that cannot answer never reaches the hot loop; the seconds that
+        its median try took."""
         model = manifest.models[name]
         session = Session(path, self._provider, self._threads)
-        logits = session.run(np.zeros((1, 3, model.input.side, model.input.side), np.float32))
+        image = np.zeros((1, 3, model.input.side, model.input.side), np.float32)
+        took = []
+        for _ in range(_TRIES):
+            begun = time.perf_counter()
+            logits = session.run(image)
+            took.append(time.perf_counter() - begun)
         if logits.shape != (1, len(manifest.labels)) or not np.isfinite(logits).all():
             raise EngineError(f"{name}: gives scores of shape {logits.shape} for {len(manifest.labels)} labels")
-        return session
+        return session, sorted(took)[_TRIES // 2]
 
     def _obtain(self, manifest: Manifest, name: str) -> tuple[Path, bool]:
         model = manifest.models[name]

@@ -40,6 +40,10 @@ class Figures(Collector):
         traffic.add_metric(["up"], up)
         traffic.add_metric(["down"], down)
         yield traffic
+        evicted = CounterMetricFamily("cachenet_evicted", "Submodels that had to go.", labels=["reason"])
+        for reason, count in list(agent.deployment.evicted.items()):
+            evicted.add_metric([reason], count)
+        yield evicted
         yield GaugeMetricFamily("cachenet_resident_bytes", "Resident set size.", resident_bytes())
         connected = agent.link is not None and agent.link.connected.is_set()
         yield GaugeMetricFamily("cachenet_connected", "Whether there is a broker.", connected)

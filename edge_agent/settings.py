@@ -57,6 +57,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     deadline_ms: Annotated[int, msgspec.Meta(ge=1, le=60_000)] = 250
     memory_budget: str = ""
     replacement: Policy = "lru"
+    prefetch: bool = False
     provider: Provider = "auto"
     threads: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
     fps: Annotated[float, msgspec.Meta(ge=0.001, le=1e6)] | None = None
@@ -64,6 +65,11 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     metrics: str = ""
     output: str = ""
     summary: str = ""
+
+    @property
+    def local(self) -> bool:
+        """Whether any model runs here."""
+        return "base" in self.levels or "submodels" in self.levels
 
 
 def region(text: str) -> tuple[float, float, float, float]:

@@ -62,6 +62,10 @@ class Store:
                 return None
         return path
 
+    def holds(self, sha256: str) -> bool:
+        """Whether a complete file of that digest seems to be here; its bytes are not looked at."""
+        return (self._blobs / sha256).exists()
+
     def offset(self, sha256: str) -> int:
         """How many bytes of an unfinished file are here. Raises ``StoreError``."""
         part = self._part(sha256)

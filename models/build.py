@@ -25,9 +25,9 @@ from models.networks import BASE, RESNET18, ResNet, Shape, macs
 from models.scenes import SCENES, SEEN
 from models.training import MEAN, STD, Recipe, accuracy, fit, label_loss, labelled, scores, sense
 from shared.bundle import FORMAT, MANIFEST, Bundle, Gate, Manifest, Model, digest, file_digest
-from shared.context import ContextParameters
 from shared.engine import Session
 from shared.gate import temperature
+from shared.habits import ContextParameters
 from shared.image import Input
 
 INPUT = Input(side=32, mean=MEAN, std=STD)
@@ -48,6 +48,7 @@ class Preset:
     views: int
     tuning_pools: int
     pools: int
+    typical: int
     frames: int
     budgets: tuple[float, ...] = (0.005, 0.01, 0.02, 0.05)
     confidence: float = 0.95
@@ -71,6 +72,7 @@ CIFAR10 = Preset(
     views=3,
     tuning_pools=4,
     pools=16,
+    typical=48,
     frames=1200,
 )
 #: The same path in under a minute, on the thousand images that ship with the project; good for nothing but a try.
@@ -85,6 +87,7 @@ SMOKE = Preset(
     views=1,
     tuning_pools=1,
     pools=3,
+    typical=3,
     frames=60,
 )
 
@@ -164,12 +167,12 @@ def _measure(
     coverage = {name: gates.coverage(own, temperatures[name], logits["full"], 0.05) for name, own in logits.items()}
 
     family = gates.Family("full", "base", tuple(scenes), temperatures, coverage, ContextParameters())
-    tuning = _streams(preset, tuned, preset.tuning_pools, sessions, progress)
+    tuning = [kind.apart for kind in _streams(preset, tuned, preset.tuning_pools, 0, sessions, progress)]
     wander = round(gates.wander(tuning, family), 2)
     family = replace(family, context=msgspec.structs.replace(family.context, wander=wander))
     caution = round(gates.caution(tuning, family), 1)
     family = replace(family, context=msgspec.structs.replace(family.context, caution=caution))
-    proving = _streams(preset, proved, preset.pools, sessions, progress)
+    proving = _streams(preset, proved, preset.pools, preset.typical, sessions, progress)
     risks = gates.fit(proving, family, preset.budgets, preset.confidence)
     entropies = gates.fit(proving, family, preset.budgets, preset.confidence, gates.paper, gates.ENTROPIES)
     fitted = [
@@ -210,21 +213,33 @@ def _measure(
 
 
 def _streams(
-    preset: Preset, split: Split, count: int, models: Mapping[str, tuple[Session, Input]], progress: Progress
-) -> list[list[gates.Recorded]]:
-    """``count`` streams of every kind, each from its own pool of the split; of unrelated pictures also without
-    signatures, for a user who knows that neighbouring pictures say nothing about each other there."""
+    preset: Preset,
+    split: Split,
+    count: int,
+    typical: int,
+    models: Mapping[str, tuple[Session, Input]],
+    progress: Progress,
+) -> list[gates.Kind]:
+    """``count`` streams of every kind, each from its own pool of the split. Of unrelated pictures, which take most of a
+    pool, also ``typical`` from all of it; and without signatures, for a user who knows that neighbouring
+    pictures say nothing about each other there."""
     pools = streams.pools(split.labels, count, preset.seed)
-    task = progress.add_task("streams for the gates", total=len(streams.NAMES) * count)
-    kinds = {}
-    for kind in streams.NAMES:
+    whole = np.arange(len(split))
+    total = len(streams.NAMES) * count + len(recorded.UNRELATED) * typical
+    task = progress.add_task("streams for the gates", total=total)
+    kinds, unsigned = [], []
+    for name in streams.NAMES:
+        drawn = pools + [whole] * (typical if name in recorded.UNRELATED else 0)
         plans = [
-            streams.plan(kind, split.labels, preset.seed + i, preset.frames, pool, SEEN) for i, pool in enumerate(pools)
+            streams.plan(name, split.labels, preset.seed + i, preset.frames, pool, SEEN) for i, pool in enumerate(drawn)
         ]
-        kinds[kind] = recorded.record(plans, split, models, lambda: progress.advance(task), signed=True)
+        streamed = recorded.record(plans, split, models, lambda: progress.advance(task), signed=True)
+        kinds.append(gates.Kind(streamed[:count], streamed[count:] or streamed))
+        if name in recorded.UNRELATED:
+            blind = [replace(one, signatures=None) for one in streamed]
+            unsigned.append(gates.Kind(blind[:count], blind[count:] or blind))
     progress.remove_task(task)
-    unsigned = [[replace(one, signatures=None) for one in kinds[kind]] for kind in recorded.UNRELATED]
-    return [*kinds.values(), *unsigned]
+    return kinds + unsigned
 
 
 def _scenes(preset: Preset) -> dict[str, tuple[int, ...]]:

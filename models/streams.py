@@ -78,6 +78,18 @@ class Plan:
         return np.diff(self.dwell, prepend=-1) > 0
 
 
+class UnknownStream(ValueError):
+    """There is no stream of that name."""
+
+
+def named(name: str) -> Name:
+    """``name``, if a stream is called that. Raises ``UnknownStream``."""
+    for known in NAMES:
+        if name == known:
+            return known
+    raise UnknownStream(f"no stream {name!r}; there are {', '.join(NAMES)}")
+
+
 def pools(labels: Labels, count: int, seed: int) -> list[Pool]:
     """Split the images into ``count`` disjoint pools, each with its share of every class (to within one image)."""
     rng = np.random.default_rng(seed)
@@ -97,8 +109,7 @@ def plan(
 
     ``scenes``: numbers of those it may visit. Raises ``ValueError`` for an unknown name or if the pool lacks a class.
     """
-    if name not in NAMES:
-        raise ValueError(f"no stream {name!r}; there are {', '.join(NAMES)}")
+    named(name)
     if frames < 1 or not scenes:
         raise ValueError("a stream needs a frame and a scene at least")
     mean = _DWELL if name in ("dwell", "held", "camera") else 1

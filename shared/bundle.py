@@ -14,8 +14,8 @@ from typing import Literal
 import msgspec
 import numpy as np
 
-from shared.context import ContextParameters
 from shared.gate import Posterior
+from shared.habits import ContextParameters
 from shared.image import Input
 
 FORMAT = 1

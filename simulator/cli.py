@@ -33,6 +33,7 @@ def live(
     frames: Annotated[int, typer.Option(min=2, help="Frames that every policy answers.")] = 600,
     fps: Annotated[float, typer.Option(min=0.1, max=1000, help="Frames a second.")] = 30.0,
     seed: Annotated[int, typer.Option(min=0, help="Of the stream and of the link.")] = 0,
+    stream: Annotated[str, typer.Option(help="camera, held, dwell, session or shuffled.")] = "camera",
     link_name: Annotated[str, typer.Option("--link", help="Link between device and broker.")] = "wifi",
     bundle: Annotated[Path, typer.Option(help="The bundle to deploy.")] = Path("models/zoo/cifar10"),
     out: Annotated[Path, typer.Option(help="Where demo.json and demo.png go.")] = Path("build"),
@@ -41,6 +42,7 @@ def live(
 
     Example: simulator live --link lte --frames 300
     """
+    from models import streams
     from models.cifar10 import DatasetError
     from shared.bundle import BundleError
     from shared.stream import StreamError
@@ -53,8 +55,8 @@ def live(
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     console = Console(width=None if sys.stdout.isatty() else _PLAIN_WIDTH, highlight=False, markup=False)
     try:
-        compare(Options(frames, fps, seed, link_name, bundle, out), console)
-    except (links.UnknownLink, BundleError) as error:
+        compare(Options(frames, fps, seed, streams.named(stream), link_name, bundle, out), console)
+    except (links.UnknownLink, streams.UnknownStream, BundleError) as error:
         _end(2, str(error))
     except NoMatplotlib as error:
         console.print(f"No demo.png: {error}")

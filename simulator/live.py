@@ -28,7 +28,6 @@ from simulator.processes import Process, Processes, answers, free_port
 from simulator.report import DEVICE, OURS, SERVER, Outcome, Setting
 from simulator.view import Tail, View
 
-STREAM: streams.Name = "camera"
 #: What each policy adds to the agent's command line.
 POLICIES: dict[str, tuple[str, ...]] = {
     OURS: (),
@@ -44,11 +43,12 @@ _LOOK_EVERY_S = 0.1
 
 @dataclass(frozen=True)
 class Options:
-    """``frames`` at ``fps`` of the camera stream of ``seed``, over the link called ``link``; results go to ``out``."""
+    """``frames`` at ``fps`` of the ``stream`` of ``seed``, over the link called ``link``; results go to ``out``."""
 
     frames: int = 600
     fps: float = 30.0
     seed: int = 0
+    stream: streams.Name = "camera"
     link: str = "wifi"
     bundle: Path = Path("models/zoo/cifar10")
     out: Path = Path("build")
@@ -71,7 +71,7 @@ def compare(options: Options, console: Console) -> dict[str, Outcome]:
     links.load(options.link)
     bundle = Bundle(options.bundle)
     setting = Setting(
-        STREAM,
+        options.stream,
         options.seed,
         options.link,
         options.fps,
@@ -105,16 +105,16 @@ def compare(options: Options, console: Console) -> dict[str, Outcome]:
 def _record(options: Options, directory: Path, console: Console) -> Path:
     """The stream in ``directory``, recorded unless the very same one is there."""
     images = sample.load()
-    plan = streams.plan(STREAM, images.labels, options.seed, options.frames)
+    plan = streams.plan(options.stream, images.labels, options.seed, options.frames)
     try:
         there = stream.read(directory)
     except stream.StreamError:
         there = None
     if there is not None:
-        if (there.name, there.seed, there.truth) == (STREAM, options.seed, tuple(plan.label.tolist())):
+        if (there.name, there.seed, there.truth) == (options.stream, options.seed, tuple(plan.label.tolist())):
             return directory
         shutil.rmtree(directory)  # another one of ours; what is no recording is never removed
-    console.print(f"Recording {options.frames} frames of stream {STREAM}, seed {options.seed}.")
+    console.print(f"Recording {options.frames} frames of stream {options.stream}, seed {options.seed}.")
     streams.record(plan, images.images, directory, cifar10.LABELS)
     return directory
 

@@ -12,7 +12,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from shared.bundle import FORMAT, MANIFEST, Bundle, Gate, Manifest, Model, file_digest
-from shared.context import ContextParameters
+from shared.habits import ContextParameters
 from shared.image import Input
 
 SIDE = 32

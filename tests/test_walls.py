@@ -40,7 +40,18 @@ HEAVY = ("torch", "onnx", "matplotlib", "iotcore")
 CORE_MAY = (
     *("__future__", "abc", "collections", "dataclasses", "enum", "functools", "itertools", "math", "typing"),
     *("cv2", "msgspec", "numpy"),
-    *("edge_agent.core", "shared.bundle", "shared.context", "shared.gate", "shared.image", "shared.protocol"),
+    *(
+        "edge_agent.core",
+        "shared.bundle",
+        "shared.context",
+        "shared.filter",
+        "shared.gate",
+        "shared.habits",
+        "shared.image",
+        "shared.protocol",
+        "shared.reference",
+        "shared.risk",
+    ),
 )
 #: What those offer that reaches outside, or draws from hidden state.
 CORE_NEVER_USES = {

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -24,8 +24,10 @@ import numpy.typing as npt
 
 from edge_agent.core.frame import Frame
 from edge_agent.core.types import Answer, LevelName, Reply
-from shared.context import WINDOW, Context, ContextParameters, Word
+from shared.filter import Word
 from shared.gate import posterior
+from shared.habits import ContextParameters
+from shared.reference import WINDOW, reference
 
 #: Windows that wait for their last answers; and of how many the savings pay.
 _PENDING, _SAVINGS = 8, 20
@@ -36,17 +38,6 @@ _STRICTER, _LOOSER, _LOOSEST = 0.25, 2.0, 4.0
 _CONFIDENCE = 0.95
 #: The largest share of its wealth that a bet may lose.
 _STAKE = 0.75
-
-
-def reference(words: Sequence[Word], parameters: ContextParameters) -> list[int]:
-    """The labels of a window of frames to which the full model said ``words``, by a context that begins neutral."""
-    context = Context(len(words[0].likelihood), parameters)
-    labels = []
-    for index, word in enumerate(words):
-        context.advance(index, word.key)
-        labels.append(context.observe(word).label)
-        context.learn(labels[-1])
-    return labels
 
 
 @dataclass(slots=True)

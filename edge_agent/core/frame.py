@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import cv2
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -19,8 +20,8 @@ _SAMPLED = (160, 120)
 #: The largest shift that is looked for, thumbnail pixels right and down; the regions that are compared after it.
 _REACH = (4, 3)
 _REGIONS = (4, 3)
-#: A change that is not worth looking for a shift, grey levels: less than sensors make by themselves.
-_NOISE = 1.5
+#: A change that is not worth looking for a shift, grey levels: it is nothing new (shared.filter) with or without one.
+_NOISE = 4.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,11 +54,10 @@ class Signature:
 def _largest(difference: npt.NDArray[np.float32]) -> float:
     """The root mean square of the region where it is largest."""
     regions = cv2.resize(difference * difference, _REGIONS, interpolation=cv2.INTER_AREA)
-    return math.sqrt(float(regions.max()))
+    return math.sqrt(max(regions.ravel().tolist()))
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
+class Frame(msgspec.Struct, frozen=True, eq=False):
     """One frame. ``view`` is whatever the models score: the core hands it on without looking inside, so that a
     simulator may put recorded scores there. ``signature`` None switches all that depends on it off."""
 

@@ -16,7 +16,8 @@ import numpy as np
 
 from edge_agent.core.frame import Frame, Signature
 from edge_agent.core.types import Guess, LocalName
-from shared.context import Context, Word
+from shared.context import Context
+from shared.filter import Word
 
 
 @dataclass(slots=True)

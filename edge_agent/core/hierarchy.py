@@ -7,14 +7,19 @@ simulator replays. Driven by ``look`` and ``settle`` once per frame, in order, a
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import msgspec
 
 from edge_agent.core.audits import Audits
 from edge_agent.core.frame import Frame
 from edge_agent.core.frames import FrameCache
-from edge_agent.core.submodels import Base, LocalModel, Submodels
-from edge_agent.core.types import Answer, Ask, Guess, Hit, LevelName, Reply, Step
-from shared.context import Context, Word
+from edge_agent.core.probing import Probing
+from edge_agent.core.submodels import LocalModel, Submodels
+from edge_agent.core.types import Answer, Ask, Guess, Hit, LevelName, LocalName, Reply, Step
+from shared.context import Context
+from shared.filter import Word
 from shared.gate import posterior
 from shared.protocol import RECENT
 
@@ -66,7 +71,7 @@ class Hierarchy:
         context: Context,
         frames: FrameCache | None = None,
         submodels: Submodels | None = None,
-        base: Base | None = None,
+        base: LocalModel | None = None,
         tally: Tally | None = None,
         audits: Audits | None = None,
     ) -> None:
@@ -79,10 +84,15 @@ class Hierarchy:
         self._unfit: set[str] = set()
         #: What was recommended last and is not resident, and how often in a row.
         self._urged: tuple[str, int] = ("", 0)
-        self._levels = [level for level in (frames, submodels, base) if level is not None]
+        self._probing = Probing()
         self._recent: deque[int] = deque(maxlen=RECENT)
         #: Frames whose answer may still come, with the guess that has answered them if one has.
         self._asked: deque[tuple[Frame, Guess]] = deque(maxlen=_ASKED)
+
+    @property
+    def contradictions(self) -> int:
+        """How often a model below has contradicted what the frame cache remembered."""
+        return self.frames.contradictions if self.frames is not None else 0
 
     @property
     def threshold(self) -> float:
@@ -94,15 +104,9 @@ class Hierarchy:
         self.context.advance(frame.index, frame.signature)
         threshold = self.threshold
         best: Guess | None = None
-        for level in self._levels:
-            if level is not self.frames and self.context.least_risk > threshold:
-                break  # the full model was unsure of this very object: no local word makes up for that
-            guess = level.lookup(frame, self.context)
-            if guess is None:
-                continue
-            guess = self._heed(guess, threshold)
+        for level, guess in self._guesses(frame, threshold):
             if guess.belief.risk <= threshold:
-                return Hit(frame, guess, level.name)
+                return Hit(frame, guess, level)
             if best is None or guess.belief.risk < best.belief.risk:
                 best = guess
         if best is None:
@@ -110,24 +114,28 @@ class Hierarchy:
         reason = f"risk {best.belief.risk:.3f} over {threshold:.3f}"
         # Without its picture: a late answer needs none.
         self._asked.append((Frame(frame.index, None, frame.signature), best))
-        return Ask(frame, tuple(self._recent), now + self.rules.deadline, best, reason)
+        return Ask(frame, tuple(self._recent), now, now + self.rules.deadline, best, reason)
 
-    def settle(self, step: Step, reply: Reply | None, _now: float, trouble: str = "") -> Answer:
+    def settle(self, step: Step, reply: Reply | None, now: float, trouble: str = "") -> Answer:
         """End the frame of ``step``; learn. ``reply`` None: late or unreachable, for the reason in ``trouble``."""
         if isinstance(step, Hit):
             answer = self._answer(step.frame, step.guess, step.level)
+            if step.level == "submodels" and self.submodels is not None:
+                self.submodels.touch(step.guess.model)
             self._hear(step.guess.word)
             # What the frame cache said itself confirms nothing.
             fresh = step.guess.word if step.level != "frames" else None
             self._learn(step.frame, step.guess.label, fresh, step.guess.model)
         elif reply is not None:
             self._forget(step.frame.index)
+            self._probing.waited(now - step.begun)
             word = self._full_word(reply, step.frame)
             guess = self._heed(Guess(self.context.observe(word), self.rules.full_model, word), self.threshold)
             answer = self._answer(step.frame, guess, "cloud", step.reason, int(reply.logits.argmax()))
             self._learn(step.frame, guess.label, word, guess.model)
             self._recommend(reply.submodel)
         else:
+            self._probing.waited(None)
             # The filter hears every frame; nothing is learned from an unverified one.
             self._hear(step.best.word)
             reason = f"{step.reason}; {trouble}" if trouble else step.reason
@@ -135,7 +143,7 @@ class Hierarchy:
         self.tally.count(answer.level)
         if self.audits is not None:
             if self.audits.note(step.frame, answer, reply):
-                answer = replace(answer, audit=True)
+                answer = msgspec.structs.replace(answer, audit=True)
             self._review()
         return answer
 
@@ -175,6 +183,22 @@ class Hierarchy:
             self._unfit.add(model.name)  # or it would be fetched again at every recommendation
         return gone
 
+    def _guesses(self, frame: Frame, threshold: float) -> Iterator[tuple[LocalName, Guess]]:
+        """What the levels would answer, one after the other."""
+        if self.frames is not None and (remembered := self.frames.lookup(frame, self.context)) is not None:
+            yield "frames", self._heed(remembered, threshold)
+        if self.context.least_risk > threshold:
+            return  # the full model was unsure of this very object: no local word makes up for that
+        expected = self.context.working_set()
+        models: tuple[LocalModel, ...] = () if self.base is None else (self.base,)
+        if self.submodels is not None:
+            self.submodels.expect(expected)
+            models = self.submodels.residents + models
+        for probe in self._probing.plan(models, expected):
+            guess = probe.model.guess(frame, self.context)
+            self._probing.tried(probe, guess.belief.risk <= threshold)
+            yield probe.model.level, guess
+
     def _forget(self, index: int) -> tuple[Frame, Guess] | None:
         """Take an asked frame off the list of those that an answer may still come for; None if it is not there."""
         for place, asked in enumerate(self._asked):
@@ -199,7 +223,7 @@ class Hierarchy:
     def _review(self) -> None:
         """Judge the windows that are complete. Where hits were false, what led to them is corrected."""
         assert self.audits is not None
-        while self.audits.ready and (finding := self.audits.finding(self.context.learned)):
+        while self.audits.ready and (finding := self.audits.finding(self.context.habits.parameters)):
             for place in finding.false:
                 if self.frames is not None:
                     self.frames.learn(

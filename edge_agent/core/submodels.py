@@ -1,4 +1,4 @@
-"""L2 ``submodels`` and L2b ``base``: models that answer when the context and their own word leave little risk.
+"""L2 ``submodels`` and L2b ``base``: models that answer where the context and their own word leave little risk.
 
 The submodels are a cache of models within a byte budget (CacheNet, arXiv 2007.01793, section IV). Loading and freeing
 is the shell's business: it says what a model costs, and is told what to drop.
@@ -6,6 +6,7 @@ is the shell's business: it says what a model costs, and is told what to drop.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,42 +14,36 @@ import numpy as np
 from edge_agent.core.frame import Frame
 from edge_agent.core.replacement import Policy, Replacement
 from edge_agent.core.types import Guess, LocalName, Score
-from shared.context import Context, Word
+from shared.context import Context
+from shared.filter import Word
 from shared.gate import Posterior, posterior
+
+#: Frames over which the working set is averaged, to say what is usual.
+_USUAL = 10_000.0
+#: The least share of frames that a submodel must be expected to answer to be fetched before anybody asks for it.
+_WORTHWHILE = 0.01
 
 
 @dataclass(frozen=True, slots=True)
 class LocalModel:
     """A loaded model. ``coverage``: per label, the share of frames it answers (see ``bundle.Model``). ``cost``:
-    resident bytes."""
+    resident bytes. ``seconds``: of one run, 0 if nobody has measured. ``level``: what its hits are counted as."""
 
     name: str
     score: Score
     temperature: float
     coverage: Posterior
     cost: int = 0
+    seconds: float = 0.0
+    level: LocalName = "submodels"
 
     def guess(self, frame: Frame, context: Context) -> Guess:
         word = Word(posterior(self.score(frame.view), self.temperature), key=frame.signature)
         return Guess(context.fuse(word), self.name, word)
 
 
-class Base:
-    """The general model: never evicted, the answer of last resort."""
-
-    name: LocalName = "base"
-
-    def __init__(self, model: LocalModel) -> None:
-        self.model = model
-
-    def lookup(self, frame: Frame, context: Context) -> Guess:
-        return self.model.guess(frame, context)
-
-
 class Submodels:
     """The resident submodels, within a budget; who goes first is the replacement policy's to say."""
-
-    name: LocalName = "submodels"
 
     def __init__(self, budget: int, base_coverage: Posterior, policy: Policy = "lru") -> None:
         """``budget``: bytes all residents together may cost."""
@@ -58,19 +53,25 @@ class Submodels:
         self._base_coverage = base_coverage
         self._replacement = Replacement(policy)
         self._resident: dict[str, LocalModel] = {}
+        #: The present working set, as the replacement policy wants to know it.
         self.labels = np.full(len(base_coverage), 1.0 / len(base_coverage))
+        #: What it has been on average, over a long time.
+        self._usual = self.labels
+        #: Who is here. Another tuple whenever somebody comes or goes.
+        self.residents: tuple[LocalModel, ...] = ()
 
-    def lookup(self, frame: Frame, context: Context) -> Guess | None:
-        """The word of the resident that covers the present working set best; None where the base model covers it
-        as well, since a probe costs the same."""
-        if not self._resident:
-            return None
-        self.labels = context.working_set()
-        best = max(self._resident.values(), key=lambda model: float(np.dot(self.labels, model.coverage)))
-        if np.dot(self.labels, best.coverage) <= np.dot(self.labels, self._base_coverage):
-            return None
-        self._replacement.use(best.name)
-        return best.guess(frame, context)
+    def expect(self, labels: Posterior) -> None:
+        """The working set is this, in the present frame."""
+        self.labels = labels
+        self._usual = self._usual + (labels - self._usual) / _USUAL
+
+    def likely(self, others: Mapping[str, Posterior]) -> str | None:
+        """Which of ``others``, whose coverage is given, would answer most of what is usually seen and nobody here
+        does; None where it would be hardly anything."""
+        best = np.max([self._base_coverage, *(model.coverage for model in self.residents)], axis=0)
+        gains = {name: float(np.dot(self._usual, np.maximum(0.0, own - best))) for name, own in others.items()}
+        name = max(gains, key=gains.__getitem__, default=None)
+        return name if name is not None and gains[name] >= _WORTHWHILE else None
 
     def admit(self, model: LocalModel) -> list[str]:
         """Make ``model`` resident; return the names that had to go. A model that can never fit is among them."""
@@ -81,6 +82,7 @@ class Submodels:
         gone = self.shrink(self.budget - model.cost)
         self._resident[model.name] = model
         self._replacement.add(model.name, model.cost, np.maximum(0.0, model.coverage - self._base_coverage))
+        self.residents = tuple(self._resident.values())
         return gone
 
     def shrink(self, budget: int) -> list[str]:
@@ -97,7 +99,7 @@ class Submodels:
         return sum(model.cost for model in self._resident.values())
 
     def touch(self, name: str) -> bool:
-        """Count a recommendation as a use. False if the model is not resident."""
+        """Count a hit or a recommendation as a use. False if the model is not resident."""
         if name not in self._resident:
             return False
         self._replacement.use(name)
@@ -108,4 +110,5 @@ class Submodels:
 
     def _drop(self, name: str) -> None:
         del self._resident[name]
+        self.residents = tuple(self._resident.values())
         self._replacement.drop(name)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Literal
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from edge_agent.core.frame import Frame
-from shared.context import Belief, Word
+from shared.filter import Word
+from shared.risk import Belief
 
 #: Runs a model on a frame's view; logits ``(classes,)`` float32.
 Score = Callable[[Any], npt.NDArray[np.float32]]
@@ -18,8 +19,7 @@ LocalName = Literal["frames", "submodels", "base"]
 LevelName = LocalName | Literal["cloud", "fallback"]
 
 
-@dataclass(frozen=True, slots=True)
-class Guess:
+class Guess(msgspec.Struct, frozen=True, eq=False):
     """What a level would answer: the ``belief`` that the context comes to on hearing the ``word`` of ``model``, new or
     remembered (None where no model has spoken)."""
 
@@ -32,8 +32,7 @@ class Guess:
         return self.belief.label
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True):
     """The one answer of a frame. ``confidence``: the probability that its label is right; ``risk``: that the full
     model, asked now, would lead to another. ``reason`` says why it was no hit; empty for a hit. ``bare`` is the full
     model's first label where the cloud answered. ``audit``: the full model should judge this frame as well, when there
@@ -55,8 +54,7 @@ class Answer:
         return self.level not in ("cloud", "fallback")
 
 
-@dataclass(frozen=True, slots=True)
-class Hit:
+class Hit(msgspec.Struct, frozen=True, eq=False):
     """The frame is answered."""
 
     frame: Frame
@@ -64,13 +62,13 @@ class Hit:
     level: LevelName
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """The frame should go to the full model, to be answered until ``deadline`` (on the clock of ``now``, seconds).
-    ``recent``: the device's recent labels, oldest first. ``best``: what to answer if nothing comes."""
+class Ask(msgspec.Struct, frozen=True, eq=False):
+    """The frame, ``begun`` then, should go to the full model, to be answered until ``deadline`` (seconds, on the clock
+    of ``now``). ``recent``: the device's recent labels, oldest first. ``best``: what to answer if nothing comes."""
 
     frame: Frame
     recent: tuple[int, ...]
+    begun: float
     deadline: float
     best: Guess
     reason: str
@@ -79,8 +77,7 @@ class Ask:
 Step = Hit | Ask
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(msgspec.Struct, frozen=True, eq=False):
     """The full model's scores for an earlier question; ``submodel`` is the one it recommends."""
 
     frame: int

@@ -37,7 +37,7 @@ for index in range(swaps):
     agent.hierarchy.wanted = name
     before = set(agent.hierarchy.submodels.names())
     for _ in range(2000):
-        agent._tend()
+        agent.deployment.tend()
         if name in agent.hierarchy.submodels.names():
             break
         agent.stopped.wait(0.002)

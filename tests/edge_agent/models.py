@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from edge_agent.core.frame import Signature
 from edge_agent.core.submodels import LocalModel
+from edge_agent.core.types import LocalName
 
 CLASSES = 4
 #: Logits, the same for every model, or by the model's name.
@@ -26,10 +27,17 @@ def signature(brightness: float) -> Signature:
     return Signature(np.full((12, 16), brightness, np.float32), np.full((24, 32), brightness, np.float32))
 
 
-def local(name: str, coverage: Sequence[float] | float = 0.5, cost: int = 0) -> LocalModel:
+def local(
+    name: str,
+    coverage: Sequence[float] | float = 0.5,
+    cost: int = 0,
+    seconds: float = 0.0,
+    level: LocalName = "submodels",
+) -> LocalModel:
     """A model that answers what the view holds for ``name``."""
 
     def score(view: View) -> npt.NDArray[np.float32]:
         return view[name] if isinstance(view, dict) else view
 
-    return LocalModel(name, score, 1.0, np.broadcast_to(np.asarray(coverage, np.float64), (CLASSES,)), cost)
+    covers = np.broadcast_to(np.asarray(coverage, np.float64), (CLASSES,))
+    return LocalModel(name, score, 1.0, covers, cost, seconds, level)

@@ -16,10 +16,12 @@ import msgspec
 import numpy as np
 import pytest
 
-from edge_agent import agent as module
-from edge_agent.agent import Agent, AgentError, View
+from edge_agent import deployment as module
+from edge_agent.agent import Agent
 from edge_agent.core.types import Answer
+from edge_agent.deployment import DeploymentError
 from edge_agent.report import Sink
+from edge_agent.scoring import View, scorer
 from edge_agent.settings import Settings
 from edge_agent.source import Shot
 from edge_agent.store import Store
@@ -61,7 +63,7 @@ def tend_until(agent: Agent, true: Callable[[], object]) -> None:
     deadline = monotonic() + _BOUND_S
     while not true():
         assert monotonic() < deadline
-        agent._tend()
+        agent.deployment.tend()
         sleep(0.005)
 
 
@@ -112,7 +114,7 @@ def test_the_papers_rule_gates_on_the_entropy_of_a_submodels_own_word(tmp_path: 
             assert not answer.audit
     other = Bundle(tiny_bundle(tmp_path / "other"))
     with (
-        pytest.raises(AgentError, match="no threshold on entropy"),
+        pytest.raises(DeploymentError, match="no threshold on entropy"),
         running(Settings(levels=("base",), gate="entropy"), bundle=other),
     ):
         raise AssertionError("it has none")
@@ -171,14 +173,14 @@ def test_without_context_every_picture_is_judged_by_itself(bundle: Bundle) -> No
             picture = shot(index * 7)
             agent.answer(index, picture, Sink(""))
             if agent.tally.hits["frames"] == before:
-                logits = base.model.score(View(picture.picture))
+                logits = base.score(View(picture.picture))
                 assert agent.now.label == bundle.manifest.labels[int(logits.argmax())]
 
 
 @pytest.mark.parametrize("what", [{"memory_budget": "1MB"}, {"max_false_hits": 0.001}])
 def test_a_bundle_that_cannot_be_used_is_one_clear_line(bundle: Bundle, what: dict[str, Any]) -> None:
     """Too little memory for it, or no gate proven for the error that is allowed."""
-    with pytest.raises(AgentError) as refused, running(Settings(**what), bundle=bundle):
+    with pytest.raises(DeploymentError) as refused, running(Settings(**what), bundle=bundle):
         pass
     assert "\n" not in str(refused.value)
 
@@ -203,7 +205,7 @@ def test_without_local_models_a_newer_version_takes_over_too(bundle: Bundle, new
     store.remember(bundle.data, bundle.manifest)
     with running(Settings(levels=("cloud",)), store) as agent:
         agent.keeper.announce(newer.data)
-        agent._tend()
+        agent.deployment.tend()
         assert agent.summary(Pictures(0))["bundle_version"] == newer.version
 
 
@@ -228,7 +230,27 @@ def test_a_wanted_submodel_comes_while_frames_go_on(bundle: Bundle) -> None:
         hierarchy.wanted = "animals"
         tend_until(agent, lambda: hierarchy.wanted is None)
         assert hierarchy.submodels.names() == ("animals",)
-        assert agent.pulled == [], "it was here already"
+        assert agent.deployment.pulled == [], "it was here already"
+
+
+@pytest.mark.parametrize("prefetch", [True, False])
+def test_while_the_link_is_idle_what_may_be_wanted_next_is_put_by(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prefetch: bool
+) -> None:
+    """If the user will have it: on a link that is paid for by the byte it costs more than it saves."""
+    store = stored(Store(tmp_path), bundle)
+    store.remember(bundle.data, bundle.manifest)
+    (tmp_path / "blobs" / bundle.manifest.models["animals"].sha256).unlink()
+    with running(Settings(prefetch=prefetch), store) as agent:
+        put_by: list[str] = []
+        monkeypatch.setattr(agent.keeper, "put_by", put_by.append)
+        assert agent.hierarchy is not None and agent.hierarchy.submodels is not None
+        agent.hierarchy.submodels._base_coverage = np.zeros(10)
+        for index in range(3 * module._IDLE):
+            agent.answer(index, shot(), Sink(""))
+            agent.tally.fallbacks = min(index, 20)  # so long the link was busy
+            agent.deployment.tend()
+        assert put_by == ["animals"] * prefetch
 
 
 def test_a_submodel_that_has_to_go_is_really_gone(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -252,6 +274,7 @@ def test_a_submodel_that_has_to_go_is_really_gone(bundle: Bundle, monkeypatch: p
         assert alive
         assert not any(alive)
         assert hierarchy.submodels.names() == ()
+        assert agent.summary(Pictures(0))["models_evicted"] == {"room": 2}, "and who came for it did not fit"
 
 
 def test_what_cannot_be_had_is_not_announced_with_every_frame(bundle: Bundle, tmp_path: Path) -> None:
@@ -270,7 +293,7 @@ def test_what_cannot_be_had_is_not_announced_with_every_frame(bundle: Bundle, tm
         assert agent.hierarchy is not None
         agent.hierarchy.wanted = "animals"
         for _ in range(100):
-            agent._tend()
+            agent.deployment.tend()
         assert len(statuses) <= 1
 
 
@@ -300,10 +323,10 @@ def test_a_model_that_fails_says_nothing_and_stops_nothing(bundle: Bundle) -> No
     with running(Settings(levels=("frames", "base")), bundle=bundle) as agent:
         assert agent.hierarchy is not None and agent.hierarchy.base is not None
         session = Session(bundle.path("base"), "cpu")
-        score = module.scorer("base", session, INPUT, 10)
+        score = scorer("base", session, INPUT, 10)
         session.run = _fail  # type: ignore[method-assign]
         np.testing.assert_array_equal(score(View(shot().picture)), np.zeros(10))
-        agent.hierarchy.base.model = replace(agent.hierarchy.base.model, score=score)
+        agent.hierarchy.base = replace(agent.hierarchy.base, score=score)
         agent.answer(0, shot(), Sink(""))
         assert agent.tally.fallbacks == 1
 
@@ -319,7 +342,7 @@ def test_a_bundle_whose_base_model_cannot_answer_is_refused_at_once(bundle: Bund
     (directory / "base/1/model.onnx").write_bytes(b"no model")
     unfit = Bundle.__new__(Bundle)
     unfit.directory, unfit.data, unfit.manifest, unfit.version = directory, bundle.data, bundle.manifest, bundle.version
-    with pytest.raises(AgentError, match="base cannot be used"), running(Settings(), bundle=unfit):
+    with pytest.raises(DeploymentError, match="base cannot be used"), running(Settings(), bundle=unfit):
         pass
 
 
@@ -332,5 +355,6 @@ def test_a_process_that_outgrows_its_budget_lets_go_of_submodels(
         monkeypatch.setattr(module, "resident_bytes", lambda: 2 << 30)
         for index in range(module._CHECK_EVERY):
             agent.answer(index, shot(index), Sink(""))
-            agent._tend()
+            agent.deployment.tend()
         assert agent.hierarchy.submodels.names() == ()  # type: ignore[union-attr]
+        assert agent.deployment.evicted == {"memory": 1}

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from edge_agent.core.audits import Audits, Bound, Detector
 from edge_agent.core.frame import Frame
 from edge_agent.core.types import Answer, LevelName, Reply
-from shared.context import WINDOW, ContextParameters
+from shared.habits import ContextParameters
+from shared.reference import WINDOW
 from tests.edge_agent.models import logits
 
 PARAMETERS = ContextParameters()

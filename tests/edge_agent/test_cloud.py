@@ -14,10 +14,10 @@ from edge_agent.core.breaker import Breaker
 from edge_agent.core.frame import Frame
 from edge_agent.core.types import Ask, Guess
 from shared.bundle import Bundle
-from shared.context import Belief
 from shared.image import decode
 from shared.link import Link
 from shared.protocol import Answer, Malformed, Refusal, Request, Timing, encode, request
+from shared.risk import Belief
 from tests.bundles import tiny_bundle
 from tests.edge_agent.links import FakeLink, message
 
@@ -50,7 +50,8 @@ class Site:
         self.cloud.receive(message(said if isinstance(said, bytes) else encode(said), correlation))
 
     def ask(self, index: int = 0, patience: float = 5.0, recent: tuple[int, ...] = ()) -> Outcome:
-        ask = Ask(Frame(index, None), recent, time.monotonic() + patience, _NO_GUESS, "")
+        now = time.monotonic()
+        ask = Ask(Frame(index, None), recent, now, now + patience, _NO_GUESS, "")
         return self.cloud.ask(ask, lambda: PICTURE)
 
 
@@ -102,7 +103,8 @@ def test_nothing_is_audited_without_a_connection(bundle: Bundle) -> None:
 
 
 def post(site: Site, index: int) -> Outcome:
-    ask = Ask(Frame(index, None), (1,), site.cloud._clock() + 0.01, _NO_GUESS, "")
+    now = site.cloud._clock()
+    ask = Ask(Frame(index, None), (1,), now, now + 0.01, _NO_GUESS, "")
     return site.cloud.post(ask, lambda: PICTURE)
 
 

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from edge_agent.core.frame import BLOCKS, Frame, sign
 from edge_agent.core.frames import FrameCache
-from shared.context import FORGETFUL, Context, Word
+from shared.context import FORGETFUL, Context
+from shared.filter import Word
 from shared.gate import Posterior
 from tests.edge_agent.models import CLASSES, signature
 

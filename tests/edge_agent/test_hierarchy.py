@@ -15,10 +15,12 @@ from edge_agent.core.audits import Audits
 from edge_agent.core.frame import Frame
 from edge_agent.core.frames import FrameCache
 from edge_agent.core.hierarchy import Hierarchy, Rules
-from edge_agent.core.submodels import Base, Submodels
+from edge_agent.core.submodels import Submodels
 from edge_agent.core.types import Answer, Ask, Hit, Reply
-from shared.context import FORGETFUL, WINDOW, Context, ContextParameters
+from shared.context import FORGETFUL, Context
+from shared.habits import ContextParameters
 from shared.protocol import RECENT
+from shared.reference import WINDOW
 from tests.edge_agent.models import CLASSES, View, local, logits, signature
 
 SURE, UNSURE = 12.0, 0.3
@@ -35,7 +37,7 @@ def build(
         Context(CLASSES, parameters),
         FrameCache(),
         Submodels(room, np.full(CLASSES, 0.5)),
-        Base(local("base")),
+        local("base", level="base"),
         audits=audits,
     )
 
@@ -309,7 +311,7 @@ def test_a_recommended_submodel_is_wanted_until_it_is_here() -> None:
         return hierarchy.wanted
 
     hierarchy = Hierarchy(
-        hierarchy.rules, hierarchy.context, None, Submodels(100, np.full(CLASSES, 0.5)), Base(local("base"))
+        hierarchy.rules, hierarchy.context, None, Submodels(100, np.full(CLASSES, 0.5)), local("base", level="base")
     )
     assert recommended() == "special"
     assert hierarchy.install(local("special", cost=100)) == []
@@ -317,6 +319,23 @@ def test_a_recommended_submodel_is_wanted_until_it_is_here() -> None:
     assert recommended() is None
     assert hierarchy.install(local("other", cost=50)) == ["special"]
     assert [recommended() for _ in range(3)] == [None, None, "special"], "another would have to go for it now"
+
+
+def test_where_the_cloud_answers_before_a_local_model_would_it_is_asked_at_once() -> None:
+    """Until it is out of reach: then the best local guess is wanted again."""
+    hierarchy = Hierarchy(
+        Rules(0.05, 0.25, "full", 1.0), Context(CLASSES), None, None, local("base", seconds=0.1, level="base")
+    )
+
+    def looked(index: int, reply: bool) -> bool:
+        step = hierarchy.look(frame(index, logits(1, UNSURE)), float(index))
+        assert isinstance(step, Ask)
+        hierarchy.settle(step, Reply(index, logits(1, SURE)) if reply else None, index + 0.01)
+        return step.best.model == "base"
+
+    assert [looked(index, True) for index in range(8)] == [True] + [False] * 7
+    assert not looked(8, False)
+    assert looked(9, False)
 
 
 def test_two_submodels_that_take_turns_do_not_drive_each_other_out() -> None:
@@ -388,7 +407,6 @@ def test_a_full_model_that_is_unsure_is_not_asked_twice_about_one_picture() -> N
     """Nor as it drifts a little; it is asked again when the picture has become another."""
     hierarchy = build(threshold=0.05)
     hierarchy.frames = None
-    hierarchy._levels = hierarchy._levels[1:]
     unsure = logits(1, 3.0)
     asked = []
     for index, brightness in enumerate([0.0, 0.0, 0.4, 0.8, 90.0]):

@@ -185,6 +185,21 @@ def test_asking_twice_pulls_once(site: Site) -> None:
     assert keeper.ready.empty()
 
 
+def test_what_is_put_by_is_in_the_store_and_not_loaded_until_it_is_wanted(site: Site) -> None:
+    keeper = site.keeper()
+    keeper.announce(site.bundle.data)
+    ready(keeper)
+    assert not keeper.has("animals")
+    keeper.put_by("animals")
+    until(lambda: keeper.has("animals") and not keeper.pending("animals"))
+    assert keeper.ready.empty()
+    pulled = keeper.bytes_down
+    keeper.want("animals")
+    loaded = ready(keeper)
+    assert (loaded.name, loaded.pulled) == ("animals", False)
+    assert keeper.bytes_down == pulled
+
+
 def test_what_is_in_the_store_is_not_pulled_again_unless_it_is_damaged(site: Site, tmp_path: Path) -> None:
     keeper = site.keeper()
     keeper.announce(site.bundle.data)

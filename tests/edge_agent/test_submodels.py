@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_agent.core.frame import Frame
-from edge_agent.core.submodels import Base, Submodels
+from edge_agent.core.submodels import Submodels
 from shared.context import Context
 from tests.edge_agent.models import CLASSES, local, logits
 
@@ -34,14 +34,6 @@ def test_the_least_recently_used_goes_first() -> None:
     assert set(submodels.names()) == {"c", "a", "d"}
     assert submodels.admit(local("e", cost=20)) == ["c", "a"]
     assert set(submodels.names()) == {"d", "e"}
-
-
-def test_to_answer_is_a_use() -> None:
-    submodels = Submodels(20, BASE)
-    submodels.admit(local("a", 0.9, 10))
-    submodels.admit(local("b", 0.8, 10))
-    assert submodels.lookup(frame(), context_of()) is not None
-    assert submodels.admit(local("c", cost=10)) == ["b"]
 
 
 def test_a_model_that_can_never_fit_is_sent_back_and_nobody_goes_for_it() -> None:
@@ -101,29 +93,23 @@ def test_the_residents_never_cost_more_than_the_budget(budget: int, steps: list[
         assert sum(costs.values()) <= bound
 
 
-def test_the_one_that_covers_the_working_set_best_is_asked() -> None:
+def test_the_likely_one_answers_most_of_what_is_usual_and_nobody_here_does() -> None:
     submodels = Submodels(100, BASE)
-    submodels.admit(local("low", (0.9, 0.9, 0.1, 0.1)))
-    submodels.admit(local("high", (0.1, 0.1, 0.9, 0.9)))
-    for labels, name in (((0, 1, 0, 1, 0), "low"), ((2, 3, 2, 3, 2), "high")):
-        guess = submodels.lookup(frame(), context_of(*labels))
-        assert guess is not None
-        assert guess.model == name
-
-
-def test_where_the_base_model_covers_the_working_set_as_well_none_is_asked() -> None:
-    submodels = Submodels(100, BASE)
-    assert submodels.lookup(frame(), context_of(0, 0, 0, 0)) is None
-    submodels.admit(local("high", (0.1, 0.1, 0.9, 0.9)))
-    assert submodels.lookup(frame(), context_of(0, 0, 0, 0)) is None
-    submodels.admit(local("same", 0.5))
-    assert submodels.lookup(frame(), context_of(0, 0, 0, 0)) is None
-    assert submodels.lookup(frame(), context_of(2, 2, 2, 2)) is not None
+    others = {"low": np.array([0.9, 0.9, 0.1, 0.1]), "high": np.array([0.1, 0.1, 0.9, 0.9]), "none": BASE}
+    for _ in range(20_000):
+        submodels.expect(np.array([0.1, 0.1, 0.4, 0.4]))
+    for _ in range(100):
+        submodels.expect(np.array([0.5, 0.5, 0.0, 0.0]))
+    assert submodels.likely(others) == "high", "a passing change of scene is not what is usual"
+    submodels.admit(local("high", (0.1, 0.1, 0.9, 0.9), 10))
+    assert submodels.likely({"low": others["low"], "none": BASE}) == "low"
+    assert submodels.likely({"none": BASE}) is None
+    assert submodels.likely({}) is None
 
 
 def test_a_guess_is_the_models_own_word_and_what_the_context_makes_of_it() -> None:
     context = context_of(1, 1, 1, 1)
-    guess = Base(local("base")).lookup(frame(margin=1.0), context)
+    guess = local("base").guess(frame(margin=1.0), context)
     assert guess.word is not None
     assert guess.word.likelihood.max() < guess.belief.posterior.max(), "the past speaks for the label too"
     np.testing.assert_allclose(guess.belief.posterior, context.fuse(guess.word).posterior)

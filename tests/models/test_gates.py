@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import pytest
 
@@ -27,6 +29,11 @@ def stream(seed: int, frames: int, sly: float) -> Recorded:
     return Recorded(truth, logits, None)
 
 
+def kind(several: Iterable[Recorded]) -> gates.Kind:
+    streams = list(several)
+    return gates.Kind(streams, streams)
+
+
 def family() -> Family:
     return Family(
         "full",
@@ -39,23 +46,31 @@ def family() -> Family:
 
 
 def test_a_base_model_that_never_errs_may_answer_nearly_all() -> None:
-    threshold = gates.fit([[stream(seed, 300, 0.0) for seed in range(8)]], family(), [0.01], 0.95)[0]
+    threshold = gates.fit([kind(stream(seed, 300, 0.0) for seed in range(8))], family(), [0.01], 0.95)[0]
     assert threshold == gates.GRID[-1]
 
 
 def test_errors_that_no_threshold_can_tell_close_the_gate() -> None:
-    thresholds = gates.fit([[stream(seed, 300, 0.5) for seed in range(8)]], family(), [0.005, 0.01], 0.95)
+    thresholds = gates.fit([kind(stream(seed, 300, 0.5) for seed in range(8))], family(), [0.005, 0.01], 0.95)
     assert thresholds == [0.0, 0.0]
 
 
 def test_the_worst_kind_of_stream_decides() -> None:
     good, bad = ([stream(seed, 300, sly) for seed in range(8)] for sly in (0.0, 0.5))
-    assert gates.fit([good, bad], family(), [0.01], 0.95) == [0.0]
+    assert gates.fit([kind(good), kind(bad)], family(), [0.01], 0.95) == [0.0]
+
+
+def test_one_stream_in_twenty_may_be_over_the_budget_and_no_more() -> None:
+    """The mean over streams would allow a few bad ones among many good ones."""
+    apart = [stream(seed, 300, 0.0) for seed in range(8)]
+    bad = [stream(seed, 300, 0.5) for seed in range(8, 12)]
+    assert gates.fit([gates.Kind(apart, apart * 5 + bad[:1])], family(), [0.01], 0.95) == [gates.GRID[-1]]
+    assert gates.fit([gates.Kind(apart, apart * 2 + bad)], family(), [0.01], 0.95) == [0.0]
 
 
 def test_a_larger_budget_never_gives_a_stricter_threshold() -> None:
     streams = [stream(seed, 400, 0.02) for seed in range(8)]
-    thresholds = gates.fit([streams], family(), [0.002, 0.005, 0.01, 0.02, 0.05], 0.95)
+    thresholds = gates.fit([kind(streams)], family(), [0.002, 0.005, 0.01, 0.02, 0.05], 0.95)
     assert thresholds == sorted(thresholds)
     assert thresholds[-1] > thresholds[0]
 
@@ -64,7 +79,7 @@ def test_at_the_fitted_threshold_the_budget_holds_on_other_streams() -> None:
     budget = 0.01
     # The bound holds in nineteen fits of twenty; over five of them chance evens out.
     thresholds = [
-        gates.fit([[stream(seed, 400, 0.012) for seed in range(at, at + 12)]], family(), [budget], 0.95)[0]
+        gates.fit([kind(stream(seed, 400, 0.012) for seed in range(at, at + 12))], family(), [budget], 0.95)[0]
         for at in range(0, 60, 12)
     ]
     threshold = sorted(thresholds)[2]

@@ -1,0 +1,234 @@
+"""The deployment: what this device answers with at present, and how it comes to answer with something else."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import queue
+import random
+from collections import Counter
+from collections.abc import Callable
+
+import numpy as np
+
+from edge_agent.core.audits import Audits
+from edge_agent.core.frames import FrameCache
+from edge_agent.core.hierarchy import Hierarchy, Rules, Tally
+from edge_agent.core.submodels import LocalModel, Submodels
+from edge_agent.keeper import Keeper, Loaded
+from edge_agent.scoring import scorer
+from edge_agent.settings import Settings, size
+from shared.bundle import BundleError, Manifest
+from shared.context import FORGETFUL, Context, Memoryless
+from shared.engine import release_memory, resident_bytes
+from shared.gate import Posterior
+
+log = logging.getLogger(__name__)
+
+#: Without ``--memory-budget`` the submodels may cost this much together.
+_ROOM = 256 << 20
+#: A loaded model's resident size, as a multiple of its float16 file, until one has been measured.
+_GROWTH = 4
+#: Frames between two looks at the resident set.
+_CHECK_EVERY = 64
+#: Frames in a row that need no cloud before a submodel is fetched that may be wanted next: the link is idle then.
+_IDLE = 30
+
+
+class DeploymentError(Exception):
+    """There is nothing to answer with; the message says what to do."""
+
+
+class Deployment:
+    """A bundle's hierarchy with the models that are loaded, which change under it while it answers."""
+
+    def __init__(
+        self, settings: Settings, keeper: Keeper, tally: Tally, asks: bool, changed: Callable[[], None]
+    ) -> None:
+        """``asks``: whether there is a cloud that may be asked. ``changed`` is called when another version answers, or
+        models have come or gone."""
+        self.hierarchy: Hierarchy | None = None
+        self.manifest: Manifest | None = None
+        self.version = ""
+        #: Names of the submodels that came over the network to be used.
+        self.pulled: list[str] = []
+        #: How many submodels had to go, and why: another needed their ``room``, the process outgrew its ``memory``
+        #: budget, or a newer ``version`` came.
+        self.evicted: Counter[str] = Counter()
+        self._settings, self._keeper, self._tally = settings, keeper, tally
+        self._asks, self._changed = asks, changed
+        self._budget = size(settings.memory_budget) if settings.memory_budget else None
+        #: Versions that were deployed or found unfit.
+        self._judged: set[str] = set()
+        self._submodel_cost = 0
+        #: Questions so far, and the frame of the last one.
+        self._questions = self._last_question = 0
+
+    @property
+    def submodels(self) -> tuple[str, ...]:
+        """Names of the resident ones."""
+        cache = self.hierarchy.submodels if self.hierarchy is not None else None
+        return cache.names() if cache is not None else ()
+
+    def wait(self, seconds: float) -> bool:
+        """Take what comes first, if it comes in time; whether there is something to answer with. Raises
+        ``DeploymentError`` if there never will be."""
+        self._follow()
+        if self.hierarchy is None:
+            with contextlib.suppress(queue.Empty):
+                self._take(self._keeper.ready.get(timeout=seconds))
+            self._follow()
+            if self._keeper.hopeless:
+                raise DeploymentError(self._keeper.trouble)
+        return self.hierarchy is not None
+
+    def tend(self) -> None:
+        """Between two frames: loaded models in, dropped ones out."""
+        assert self.hierarchy is not None
+        grown = self._tally.frames % _CHECK_EVERY == 0
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._drop(self._take(self._keeper.ready.get_nowait()), "room")
+                grown = True
+        self._follow()
+        # A newer catalogue's models are of no use before its base model is there.
+        if self._keeper.version == self.version:
+            self._fetch(self.hierarchy)
+        if grown and self._budget is not None and resident_bytes() > self._budget:
+            self._drop(self._slim(), "memory")
+
+    def _fetch(self, hierarchy: Hierarchy) -> None:
+        """Have what is wanted loaded; or else, if the link is idle, have what may be wanted next put by."""
+        if (questions := self._tally.cloud + self._tally.fallbacks) != self._questions:
+            self._questions, self._last_question = questions, self._tally.frames
+        if (wanted := hierarchy.wanted) is not None:
+            if not self._keeper.pending(wanted):
+                self._drop(self._make_room(wanted), "room")
+                self._keeper.want(wanted)
+        elif (
+            self._settings.prefetch
+            and self._tally.frames == self._last_question + _IDLE
+            and hierarchy.submodels is not None
+            and (next_ := hierarchy.submodels.likely(self._not_here())) is not None
+        ):
+            self._keeper.put_by(next_)
+
+    def _not_here(self) -> dict[str, Posterior]:
+        """The coverage of the submodels that would have to come over the network."""
+        assert self.manifest is not None
+        names = [name for name in self.manifest.submodels() if not self._keeper.has(name)]
+        return {name: np.array(self.manifest.models[name].coverage) for name in names}
+
+    def _take(self, loaded: Loaded) -> list[str]:
+        """Put a loaded model to use; return the names of those that had to go for it."""
+        model = loaded.manifest.models[loaded.name]
+        if loaded.pulled and model.role == "submodel":
+            self.pulled.append(loaded.name)
+        local = LocalModel(
+            loaded.name,
+            scorer(loaded.name, loaded.session, model.input, len(loaded.manifest.labels)),
+            model.temperature,
+            np.array(model.coverage),
+            loaded.cost,
+            loaded.seconds,
+            "base" if loaded.first else "submodels",
+        )
+        if loaded.first:
+            self._deploy(loaded.manifest, loaded.version, local)
+        elif self.hierarchy is not None and loaded.version == self.version:
+            self._submodel_cost = max(self._submodel_cost, loaded.cost)
+            gone = self.hierarchy.install(local)
+            self._changed()
+            return gone
+        return []
+
+    def _follow(self) -> None:
+        """Where no model is to be loaded first, go by the newest catalogue at once."""
+        if not self._settings.local and (offer := self._keeper.offer) is not None and offer[1] not in self._judged:
+            self._deploy(*offer, None)
+
+    def _deploy(self, manifest: Manifest, version: str, base: LocalModel | None) -> None:
+        """Begin to answer with this bundle, in the place of any before. Raises ``DeploymentError`` for a first one that
+        cannot be used; an update that cannot be leaves all as it is."""
+        self._judged.add(version)
+        try:
+            self._replace(manifest, version, base)
+        except DeploymentError as error:
+            if self.hierarchy is None:
+                raise
+            log.error("going on with version %s: %s", self.version[:12], error)
+
+    def _replace(self, manifest: Manifest, version: str, base: LocalModel | None) -> None:
+        settings = self._settings
+        try:
+            gate = manifest.gate(settings.max_false_hits)
+        except BundleError as error:
+            raise DeploymentError(str(error)) from None
+        if self.hierarchy is not None and self.hierarchy.submodels is not None:
+            self._drop(self.hierarchy.submodels.shrink(0), "version")
+        floor = resident_bytes()
+        room = _ROOM if self._budget is None else self._budget - floor
+        if room < 0:
+            raise DeploymentError(
+                f"memory budget {settings.memory_budget} is under the {floor / 1e6:.0f} MB that this process needs "
+                f"with {manifest.name}'s base model alone; give more"
+            )
+        full = manifest.only("full")
+        classes = len(manifest.labels)
+        if settings.gate == "entropy":
+            if not gate.entropy:
+                raise DeploymentError(f"{manifest.name} has no threshold on entropy for this budget; use --gate risk")
+            threshold = gate.entropy
+            context: Context = Memoryless(classes)
+        else:
+            parameters = manifest.context if settings.context else FORGETFUL
+            threshold, context = gate.risk, Context(classes, parameters)
+        # Without a base model any submodel is better than none.
+        least = base.coverage if base is not None and "base" in settings.levels else np.zeros(classes)
+        self.hierarchy = Hierarchy(
+            Rules(threshold, settings.deadline_ms / 1000, full, manifest.models[full].temperature),
+            context,
+            FrameCache() if "frames" in settings.levels else None,
+            Submodels(room, least, settings.replacement)
+            if base is not None and "submodels" in settings.levels
+            else None,
+            base if "base" in settings.levels else None,
+            self._tally,
+            self._audits(gate.max_false_hits, manifest.models[full].temperature),
+        )
+        self.manifest, self.version = manifest, version
+        self._changed()
+        log.info("answering with %s, version %s", manifest.name, version[:12])
+
+    def _audits(self, allowed: float, temperature: float) -> Audits | None:
+        settings = self._settings
+        reckons = settings.context and settings.gate == "risk"  # in a risk that an audit could put right
+        if not self._asks or not reckons or not settings.audit_budget:
+            return None
+        # The same device draws the same windows, so that a run can be repeated.
+        return Audits(allowed, settings.audit_budget, temperature, random.Random(settings.device).random)
+
+    def _make_room(self, name: str) -> list[str]:
+        """Let go of submodels before another is loaded, so that the two are never resident together over the
+        budget; return their names."""
+        assert self.hierarchy is not None and self.manifest is not None
+        if self.hierarchy.submodels is None or name not in self.manifest.models:
+            return []
+        need = max(self._submodel_cost, _GROWTH * self.manifest.models[name].bytes)
+        return self.hierarchy.submodels.shrink(max(0, self.hierarchy.submodels.budget - need))
+
+    def _slim(self) -> list[str]:
+        """Let go of the submodel used longest ago: the process has outgrown its budget, whatever the sum says."""
+        submodels = self.hierarchy.submodels if self.hierarchy is not None else None
+        if submodels is None or not submodels.names():
+            release_memory()
+            return []
+        return submodels.shrink(submodels.cost() - 1)
+
+    def _drop(self, names: list[str], reason: str) -> None:
+        """Give back the memory of models that nothing refers to any more."""
+        if names:
+            self.evicted[reason] += len(names)
+            log.info("dropped %s: %s", ", ".join(names), reason)
+            release_memory()
+            self._changed()

@@ -1,0 +1,69 @@
+"""Risk: the probability that the reference would say another label than the one that is to be answered with.
+
+That is what a false hit is. Where the full model has spoken about this very object it says the same again unless its
+margin has wandered below zero. Elsewhere the belief is all there is to go by.
+"""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+import numpy as np
+
+from shared.filter import Stay, another
+from shared.gate import Posterior
+from shared.habits import Habits
+
+#: With every frame since the full model spoke its looks count less by this: the sooner it is asked again the less sure
+#: it was.
+_STALE = 0.02
+#: One over the looks that the reference has at an object: stays of mean 30 frames in windows of 16.
+_REFERENCE = 0.09
+
+
+class Belief(msgspec.Struct, frozen=True, eq=False):
+    """What is believed about the present frame, ``(classes,)``, and the ``risk`` of answering with ``label``: the
+    probability that the reference would say another."""
+
+    posterior: Posterior
+    label: int
+    risk: float
+
+
+def turns(stay: Stay, label: int, wander: float) -> float:
+    """Probability that the reference does not rank ``label`` first, after what the full model has said about the
+    object. Both are means of looks, and ``wander`` is how far, nats, two single looks are apart."""
+    looks = max(1.0, stay.looks * (1.0 - _STALE) ** stay.full.age)
+    apart = wander * math.sqrt((1.0 / looks + _REFERENCE) / 2.0)
+    return below_zero(margin(stay.mean, label) / max(apart, 1e-6))
+
+
+def differs(stay: Stay, label: int, believed: float, prior: Posterior, habits: Habits) -> float:
+    """Probability that the reference would not say ``label``, which is ``believed`` that much. ``prior``: over the
+    label of an object that has just come.
+
+    A mistake about an object is repeated for as long as it stays, so where the full model has not spoken of it one
+    question saves that much.
+    """
+    doubt, new = 1.0 - believed, 1.0 - stay.full.holds
+    if 0.0 < new < 1.0 and (word := stay.any.word) is not None and not word.full:
+        # What a local model says tells as well whether this is another object, and which.
+        other = prior * word.likelihood
+        of_other = float(np.add.reduce(other))
+        doubt = 1.0 - float(other[label]) / of_other if of_other > 0.0 else 1.0
+        new = another(new, word, stay.said, prior)
+    alone = min(1.0, habits.caution * habits.stay * doubt) if new > 0.0 else 0.0
+    return alone if new == 1.0 else (1.0 - new) * turns(stay, label, habits.wander) + new * alone
+
+
+def margin(said: Posterior, label: int) -> float:
+    """By how many nats ``label`` is ahead of all others in log-likelihoods ``(classes,)``; negative where it is not."""
+    others = said.copy()
+    others[label] = -np.inf
+    return float(said[label] - np.maximum.reduce(others))
+
+
+def below_zero(standardised: float) -> float:
+    """Probability that a normal variable of mean ``standardised`` and variance 1 is below zero."""
+    return 0.5 * math.erfc(standardised / math.sqrt(2.0))
