@@ -34,15 +34,19 @@ picture = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
 sink, most, said, dropped = Sink(""), 0, {}, 0
 for index in range(swaps):
     name = names[index % len(names)] if index < len(names) else rng.choice(names)
-    agent.hierarchy.wanted = name
     before = set(agent.hierarchy.submodels.names())
-    for _ in range(2000):
+    for _ in range(5000):
+        agent.hierarchy.wanted = name  # as often as a server would say so: memory may be short while another loads
         agent.deployment.tend()
         if name in agent.hierarchy.submodels.names():
             break
         agent.stopped.wait(0.002)
     else:
-        raise SystemExit(f"{name} never came")
+        raise SystemExit(
+            f"swap {index}: {name} never came; {resident_bytes()} bytes resident, {floor} at first, "
+            f"{agent.deployment.evicted}, {agent.keeper.trouble}"
+        )
+    agent.hierarchy.wanted = None
     dropped += len(before - set(agent.hierarchy.submodels.names()))
     agent.answer(index, Shot(picture), sink)
     most = max(most, resident_bytes())
