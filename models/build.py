@@ -147,7 +147,7 @@ def _train_local(
 def _measure(
     preset: Preset, networks: Mapping[str, ResNet], tuned: Split, proved: Split, directory: Path, progress: Progress
 ) -> Manifest:
-    """Temperatures and coverage on ``tuned``, as it is and as a camera sees it; caution on streams from it; gates on
+    """Temperatures and coverage on ``tuned``, as it is and as a camera sees it; candour on streams from it; gates on
     streams from ``proved``."""
     files = {name: directory / name / "1" / "model.onnx" for name in networks}
     sessions = {name: (Session(path, "cpu", torch.get_num_threads()), INPUT) for name, path in files.items()}
@@ -170,8 +170,8 @@ def _measure(
     tuning = [kind.apart for kind in _streams(preset, tuned, preset.tuning_pools, 0, sessions, progress)]
     wander = round(gates.wander(tuning, family), 2)
     family = replace(family, context=msgspec.structs.replace(family.context, wander=wander))
-    caution = round(gates.caution(tuning, family), 1)
-    family = replace(family, context=msgspec.structs.replace(family.context, caution=caution))
+    candour = round(gates.candour(tuning, family), 2)
+    family = replace(family, context=msgspec.structs.replace(family.context, candour=candour))
     proving = _streams(preset, proved, preset.pools, preset.typical, sessions, progress)
     risks = gates.fit(proving, family, preset.budgets, preset.confidence)
     entropies = gates.fit(proving, family, preset.budgets, preset.confidence, gates.paper, gates.ENTROPIES)

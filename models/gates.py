@@ -20,7 +20,7 @@ from edge_agent.core.frame import Frame, Signature
 from edge_agent.core.frames import FrameCache
 from edge_agent.core.hierarchy import Hierarchy, Rules
 from edge_agent.core.submodels import LocalModel, Submodels
-from edge_agent.core.types import Answer, Ask, LevelName, LocalName, Reply, Step
+from edge_agent.core.types import Answer, Ask, Hit, LevelName, LocalName, Reply, Step
 from shared.bundle import Manifest
 from shared.context import Context, Memoryless
 from shared.filter import Word
@@ -37,7 +37,26 @@ _LIKELY = 0.05
 #: The share of streams that may be over the budget.
 _EXCEPTIONS = 0.05
 #: Thresholds on risk that are tried, strictest first; and on entropy, nats.
-GRID = (0.001, 0.002, 0.004, 0.007, 0.01, 0.014, 0.02, 0.025, 0.03, 0.035, 0.04, 0.05, 0.06, 0.07, 0.08, 0.1, 0.14, 0.2)
+GRID = (
+    0.001,
+    0.002,
+    0.004,
+    0.007,
+    0.01,
+    0.014,
+    0.02,
+    0.025,
+    0.03,
+    0.035,
+    0.04,
+    0.045,
+    0.05,
+    0.06,
+    0.08,
+    0.1,
+    0.14,
+    0.2,
+)
 ENTROPIES = tuple(round(0.001 * 1.5**power, 4) for power in range(17))  # 0.001 to 0.66
 
 
@@ -186,40 +205,45 @@ def wander(kinds: Sequence[list[Recorded]], family: Family) -> float:
                 kept.append(int(words[second].argmax()) == label)
         if not all(kept):
             candidates = [0.1 * 1.1**power for power in range(45)]  # 0.1 to 6.6
-            worst = max(worst, max(candidates, key=lambda sigma: _log_likelihood(margins, kept, sigma)))
+            worst = max(worst, max(candidates, key=lambda sigma: _log_likelihood(_flips(margins, sigma), kept)))
     return worst or family.context.wander
 
 
-def _log_likelihood(margins: list[float], kept: list[bool], sigma: float) -> float:
-    flips = [below_zero(value / sigma) for value in margins]
-    terms = (1.0 - flip if same else flip for flip, same in zip(flips, kept, strict=True))
+def _flips(margins: list[float], sigma: float) -> list[float]:
+    return [below_zero(value / sigma) for value in margins]
+
+
+def _log_likelihood(errs: Sequence[float], right: Sequence[bool]) -> float:
+    """Of what was right and what was not, where each was expected to err with that probability."""
+    terms = (1.0 - err if good else err for err, good in zip(errs, right, strict=True))
     return sum(math.log(max(term, 1e-6)) for term in terms)
 
 
-def caution(kinds: Sequence[list[Recorded]], family: Family) -> float:
-    """How many times as often as the base model's fused belief doubts itself the reference differs from it, where the
-    full model has not spoken about the picture: of the guesses that could be hits, on the worst kind of stream.
+def candour(kinds: Sequence[list[Recorded]], family: Family) -> float:
+    """The power of its doubt with which what local models lead to differs from the reference, where the full model has
+    not spoken about the picture: what explains best how those guesses turn out, on the kind of stream where they err
+    most; at most 1.
 
     A belief counts on errors that are independent of one another, and on a world like the calibration's; 1 if it may.
     """
     worst = 1.0
     for several in kinds:
-        wrong = doubted = 0.0
+        doubts, right = [], []
         for stream in several:
             expected = reference_labels(stream, family)
             hierarchy = ours(stream, family, _LIKELY)
             for index in range(len(expected)):
-                frame = stream.frame(index)
-                step = hierarchy.look(frame, float(index))
-                if hierarchy.base is not None and hierarchy.context.heard == 0.0:
-                    guess = hierarchy.base.guess(frame, hierarchy.context)
-                    if guess.belief.risk <= _LIKELY:
-                        wrong += guess.label != expected[index]
-                        doubted += 1.0 - float(guess.belief.posterior.max())
+                step = hierarchy.look(stream.frame(index), float(index))
+                belief = (step.guess if isinstance(step, Hit) else step.best).belief
+                doubt = 1.0 - float(belief.posterior[belief.label])
+                if hierarchy.context.heard == 0.0 and hierarchy.context.habits.tells(doubt):
+                    doubts.append(doubt)
+                    right.append(belief.label == expected[index])
                 _settle(stream, family, hierarchy, step)
-        if doubted > 0.0:
-            worst = max(worst, wrong / doubted)
-    return float(worst)
+        if not all(right):
+            candidates = [0.01 * hundredth for hundredth in range(5, 101)]
+            worst = min(worst, max(candidates, key=lambda power: _log_likelihood([d**power for d in doubts], right)))
+    return worst
 
 
 def fit(

@@ -166,14 +166,14 @@ class Context:
                 expected = 1.0 - before.share
                 self.habits.renewed(another(expected, word, arrived.said, prior), expected)
             if before.share > 0.5:
-                most = int(before.word.logs.argmax())
-                self.habits.wandered(margin(word.logs, most) - margin(before.word.logs, most))
+                most = int(arrived.mean.argmax())
+                self.habits.wandered(margin(word.logs, most) - margin(arrived.mean, most), arrived.looks)
         stranger, either = self._working_set.explain(word.likelihood)
         self.habits.met(arrival * stranger, arrival * either)
         if word.full and before.share == 0.0 and guess is not None and not guess[0].full:
-            # What a local model alone led to, and what the full one did.
+            # What a local model alone led to, and what the full one left of it.
             label = guess[1].label
-            self.habits.guessed(1.0 - float(guess[1].posterior[label]), label != belief.label)
+            self.habits.guessed(1.0 - float(guess[1].posterior[label]), 1.0 - float(belief.posterior[label]))
 
 
 class Memoryless(Context):
@@ -185,3 +185,6 @@ class Memoryless(Context):
 
     def _risk(self, stay: Stay, label: int, believed: float) -> float:  # noqa: ARG002 - the entropy is of no label
         return entropy(stay.belief)
+
+    def _learn_habits(self, frame: _Frame, arrived: Stay, belief: Belief, guess: tuple[Word, Belief] | None) -> None:
+        """Nothing is learned where nothing is remembered."""

@@ -1,8 +1,8 @@
 """Habits: what a stream shows of itself while it runs, so that no constant has to fit every stream.
 
 How often its objects change where no pictures tell, how long they stay where they do, how far the full model wanders
-from one look at an object to the next, how much less often than the picture the object changes, and how much more often
-than they doubt it local models err. Each begins with the bundle's parameters.
+from one look at an object to the next, how much less often than the picture the object changes, how much of what local
+models say is to be believed, and how honest the doubt is that remains. Each begins with the bundle's parameters.
 """
 
 from __future__ import annotations
@@ -15,12 +15,16 @@ import msgspec
 #: For as many observations a bundle's parameter counts, and after how many one of the stream's own counts 1/e.
 _PRIOR, _FADING = 8.0, 200.0
 _KEPT = math.exp(-1.0 / _FADING)
-#: The same of ``newness``, in new pictures: a change of picture that is none of the object costs a question each time.
-_NEWNESS_PRIOR = 2.0
+#: The same of what costs much for as long as it is wrong: ``switch``, and ``newness``, in new pictures.
+_HASTY = 2.0
 #: More frames than this no mistake is reckoned to last: caches ask again before.
 _LONGEST_STAY = 300.0
-#: Guesses that are asked about are in doubt. Surer ones err beyond their doubt by this power of what those do.
-_DEPTH = 1.5
+#: What an exponent begins with is worth so much information (R. Fisher's), of many outcomes.
+_INFORMATION = 64.0
+#: An exponent of nothing would make all doubts one; and guesses in more doubt than this are nearly tosses of a coin.
+_LEAST, _UNSURE = 0.05, 0.1
+#: A doubt that is as good as none.
+_CERTAIN = 1e-6
 _Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
 
@@ -35,8 +39,8 @@ class ContextParameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     two pictures, grey levels, at or under which nothing moved but the sensor's noise, and at or over which they show
     different things. ``newness``: how many times as often the object is another as a change between the two tells.
     ``wander``: by how much, nats, the full model's margin differs from one view of an object to another (root mean
-    square). ``caution``: how many times as often as a belief doubts itself the full model differs from it, where that
-    has not spoken about the object; what is learned never falls below it.
+    square). ``candour``: the power of its doubt with which a belief turns out wrong, where the full model has not
+    spoken about the object: 1 if it errs as often as it doubts itself, less if more often.
     """
 
     switch: _Share = 0.03
@@ -48,7 +52,7 @@ class ContextParameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     cut: Annotated[float, msgspec.Meta(ge=0)] = 30.0
     newness: Annotated[float, msgspec.Meta(ge=0)] = 1.0
     wander: Annotated[float, msgspec.Meta(ge=0)] = 1.6
-    caution: Annotated[float, msgspec.Meta(ge=1)] = 1.0
+    candour: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1.0
 
 
 class Learned:
@@ -66,15 +70,35 @@ class Learned:
         self.value = self._over / self._under
 
 
+class Exponent:
+    """The power of a probability that outcomes show it should be raised to, by recursive maximum likelihood in which
+    what is long ago fades. It never rises over where it begins: a stream may be harder than the bundle's, not easier.
+    """
+
+    __slots__ = ("_information", "_most", "value")
+
+    def __init__(self, value: float) -> None:
+        self.value = self._most = value
+        self._information = _INFORMATION
+
+    def learn(self, wrong: float, expected: float, slope: float) -> None:
+        """An outcome, ``wrong`` with this probability, where it was ``expected`` with that. ``slope``: the derivative
+        of the logarithm of ``expected`` with respect to this exponent."""
+        odds = expected / (1.0 - expected)
+        self._information = _KEPT * self._information + slope * slope * odds
+        step = slope * (wrong - (1.0 - wrong) * odds) / self._information
+        self.value = min(self._most, max(_LEAST, self.value + step))
+
+
 class Habits:
     """The habits of one stream."""
 
     def __init__(self, parameters: ContextParameters) -> None:
         self._p = parameters
-        self._switch, self._stranger, self._squares, self._doubt = (
-            Learned(value) for value in (parameters.switch, parameters.stranger, parameters.wander**2, 1.0)
-        )
-        self._newness = Learned(parameters.newness, _NEWNESS_PRIOR)
+        self._stranger, self._squares = Learned(parameters.stranger), Learned(parameters.wander**2)
+        self._switch = Learned(parameters.switch, _HASTY)
+        self._trust, self._candour = Exponent(1.0), Exponent(parameters.candour)
+        self._newness = Learned(parameters.newness, _HASTY)
         self._frames = self._arrivals = 0.0
 
     @property
@@ -98,9 +122,13 @@ class Habits:
         return math.sqrt(self._squares.value)
 
     @property
-    def caution(self) -> float:
-        """How many times as often as a belief doubts itself the full model differs from it."""
-        return self._p.caution * math.pow(max(1.0, self._doubt.value), _DEPTH)
+    def trust(self) -> float:
+        """The exponent of what local models say, 0..1: less than 1 where they are surer than they should be."""
+        return self._trust.value
+
+    def errs(self, doubt: float) -> float:
+        """The probability that a belief in such ``doubt``, in which the full model has no part, is wrong."""
+        return float(doubt**self._candour.value)
 
     @property
     def stay(self) -> float:
@@ -133,11 +161,27 @@ class Habits:
         probable it would be."""
         self._newness.learn(probability, expected / max(self.newness, 1e-6))
 
-    def wandered(self, nats: float) -> None:
-        """The full model's margin was another, by so much, at a second look at the same object."""
-        self._squares.learn(nats * nats)
+    def wandered(self, nats: float, looks: float) -> None:
+        """The full model's margin was another, by so much, than the mean of its ``looks`` at the same object before.
 
-    def guessed(self, doubt: float, wrong: bool) -> None:
-        """A local model's guess, in such doubt, turned out right or wrong. Only guesses that are somewhat sure tell."""
-        if self.caution * doubt < 1.0:
-            self._doubt.learn(float(wrong), doubt)
+        Not than the last of them: looks at neighbouring frames err alike, and wander for all that.
+        """
+        self._squares.learn(2.0 * nats * nats / (1.0 + 1.0 / max(1.0, looks)))
+
+    def guessed(self, doubt: float, wrong: float) -> None:
+        """A local model's guess, in such doubt, was wrong with this probability, after what the full model then said.
+        Where that is more than expected the model's word weighs less from now on, and leaves more doubt."""
+        if self.tells(doubt):
+            candour = self._p.candour
+            self._trust.learn(wrong, doubt**candour, candour * math.log(doubt) / self._trust.value)
+
+    def audited(self, doubt: float, wrong: bool) -> None:
+        """The reference said that a guess in such doubt was right or wrong. It shares no past with the guess, as an
+        answer does, which is why the two are not counted together."""
+        if self.tells(doubt):
+            self._candour.learn(float(wrong), self.errs(doubt), math.log(doubt))
+
+    def tells(self, doubt: float) -> bool:
+        """Whether outcomes of guesses in such doubt tell how honest it is: not where it is the floor's, or nearly a
+        toss of a coin."""
+        return max(_CERTAIN, 2.0 * self._p.floor) < doubt < _UNSURE

@@ -18,8 +18,9 @@ from shared.habits import Habits
 #: With every frame since the full model spoke its looks count less by this: the sooner it is asked again the less sure
 #: it was.
 _STALE = 0.02
-#: One over the looks that the reference has at an object: stays of mean 30 frames in windows of 16.
-_REFERENCE = 0.09
+#: One over the looks that the reference has at an object, on average over the frames of a window of 16. They would be
+#: some ten if each erred for itself; as neighbouring frames err alike they are worth two and a half.
+_REFERENCE = 0.4
 
 
 class Belief(msgspec.Struct, frozen=True, eq=False):
@@ -53,7 +54,7 @@ def differs(stay: Stay, label: int, believed: float, prior: Posterior, habits: H
         of_other = float(np.add.reduce(other))
         doubt = 1.0 - float(other[label]) / of_other if of_other > 0.0 else 1.0
         new = another(new, word, stay.said, prior)
-    alone = min(1.0, habits.caution * habits.stay * doubt) if new > 0.0 else 0.0
+    alone = min(1.0, habits.stay * habits.errs(doubt)) if new > 0.0 else 0.0
     return alone if new == 1.0 else (1.0 - new) * turns(stay, label, habits.wander) + new * alone
 
 

@@ -28,9 +28,12 @@ from shared.filter import Word
 from shared.gate import posterior
 from shared.habits import ContextParameters
 from shared.reference import WINDOW, reference
+from shared.risk import Belief
 
 #: Windows that wait for their last answers; and of how many the savings pay.
 _PENDING, _SAVINGS = 8, 20
+#: Where local models are trusted less than this the world is another than the bundle was made for: a time to look.
+_TRUSTED = 0.9
 #: At what evidence the gate is made stricter for now, and for good. False alarms are 1/100 windows at most.
 _DOUBT, _ALARM = 3.0, 100.0
 #: How much stricter doubt makes the gate, and every alarm; how much looser a certificate; and how far that may go.
@@ -44,6 +47,7 @@ _STAKE = 0.75
 class _Window:
     frames: list[Frame] = field(default_factory=list)
     answers: list[Answer] = field(default_factory=list)
+    guesses: list[Belief | None] = field(default_factory=list)
     said: dict[int, npt.NDArray[np.float32]] = field(default_factory=dict)
     #: Whether it was drawn because of doubt, and so under a gate that was stricter for a while.
     doubtful: bool = False
@@ -55,11 +59,12 @@ class _Window:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What came of a window: per frame the full model's ``words``, the reference's ``labels`` and the ``answers`` that
-    were given; ``false`` are the places of false hits."""
+    """What came of a window: per frame the full model's ``words``, the reference's ``labels``, the ``answers`` that
+    were given and the local ``guesses``; ``false`` are the places of false hits."""
 
     frames: list[Frame]
     answers: list[Answer]
+    guesses: list[Belief | None]
     words: list[Word]
     labels: list[int]
     false: list[int]
@@ -150,16 +155,20 @@ class Audits:
         drawn without doubt."""
         return self._bound.value
 
-    def note(self, frame: Frame, answer: Answer, reply: Reply | None) -> bool:
-        """Take in how a frame ended; whether it is to be sent to the full model as well."""
+    def note(
+        self, frame: Frame, answer: Answer, reply: Reply | None, guess: Belief | None = None, trust: float = 1.0
+    ) -> bool:
+        """Take in how a frame ended; whether it is to be sent to the full model as well. ``guess``: what local models
+        led to by themselves, None where the full model had a part in it. ``trust``: how far they are trusted, 0..1."""
         self._saved = min(self._saved + self._budget, float(_SAVINGS * WINDOW))
-        if self._open is None and self._saved >= WINDOW and self._draw() < self._chance:
+        if self._open is None and self._saved >= WINDOW and self._draw() < self._chance(trust):
             self._open = _Window(doubtful=self.doubtful)
         window = self._open
         if window is None:
             return False
         window.frames.append(Frame(frame.index, None, frame.signature))
         window.answers.append(answer)
+        window.guesses.append(guess)
         # What the cloud answers it has judged, and a fallback's answer may come late.
         if reply is not None:
             window.said[frame.index] = reply.logits
@@ -190,10 +199,9 @@ class Audits:
         self._pending.remove(window)
         return self._judge(window, parameters)
 
-    @property
-    def _chance(self) -> float:
+    def _chance(self, trust: float) -> float:
         """Of a window beginning now. Half of the budget is saved for doubt."""
-        return 1.0 / WINDOW if self.doubtful else 1.0 / (2.0 * WINDOW / self._budget - WINDOW)
+        return 1.0 / WINDOW if self.doubtful or trust < _TRUSTED else 1.0 / (2.0 * WINDOW / self._budget - WINDOW)
 
     def _judge(self, window: _Window, parameters: ContextParameters) -> Finding:
         words = [
@@ -211,7 +219,7 @@ class Audits:
             level = window.answers[place].level
             self.false[level] = self.false.get(level, 0) + 1
         self._weigh(len(false) / WINDOW, window.doubtful)
-        return Finding(window.frames, window.answers, words, labels, false)
+        return Finding(window.frames, window.answers, window.guesses, words, labels, false)
 
     def _weigh(self, share: float, doubtful: bool) -> None:
         self._detector.add(share)

@@ -142,7 +142,9 @@ class Hierarchy:
             answer = self._answer(step.frame, step.best, "fallback", reason)
         self.tally.count(answer.level)
         if self.audits is not None:
-            if self.audits.note(step.frame, answer, reply):
+            guess = step.guess if isinstance(step, Hit) else step.best
+            alone = guess.belief if self.context.heard == 0.0 else None
+            if self.audits.note(step.frame, answer, reply, alone, self.context.habits.trust):
                 answer = msgspec.structs.replace(answer, audit=True)
             self._review()
         return answer
@@ -221,9 +223,13 @@ class Hierarchy:
         return Answer(frame.index, guess.label, confidence, guess.belief.risk, level, guess.model, reason, bare)
 
     def _review(self) -> None:
-        """Judge the windows that are complete. Where hits were false, what led to them is corrected."""
+        """Judge the windows that are complete. They tell how honest doubt is; and where hits were false, what led to
+        them is corrected."""
         assert self.audits is not None
         while self.audits.ready and (finding := self.audits.finding(self.context.habits.parameters)):
+            for guess, label in zip(finding.guesses, finding.labels, strict=True):
+                if guess is not None:
+                    self.context.habits.audited(1.0 - float(guess.posterior[guess.label]), guess.label != label)
             for place in finding.false:
                 if self.frames is not None:
                     self.frames.learn(

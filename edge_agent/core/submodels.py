@@ -38,7 +38,8 @@ class LocalModel:
     level: LocalName = "submodels"
 
     def guess(self, frame: Frame, context: Context) -> Guess:
-        word = Word(posterior(self.score(frame.view), self.temperature), key=frame.signature)
+        temperature = self.temperature / context.habits.trust
+        word = Word(posterior(self.score(frame.view), temperature), key=frame.signature)
         return Guess(context.fuse(word), self.name, word)
 
 

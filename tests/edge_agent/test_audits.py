@@ -14,6 +14,7 @@ from edge_agent.core.frame import Frame
 from edge_agent.core.types import Answer, LevelName, Reply
 from shared.habits import ContextParameters
 from shared.reference import WINDOW
+from shared.risk import Belief
 from tests.edge_agent.models import logits
 
 PARAMETERS = ContextParameters()
@@ -69,6 +70,31 @@ def test_windows_begin_at_random_and_half_of_the_budget_is_saved() -> None:
         some.finding(PARAMETERS)
     assert 0.008 < len(begun) / 200_000 < 0.012
     assert len({index % WINDOW for index in begun[::WINDOW]}) == WINDOW
+
+
+def test_where_local_models_are_trusted_less_what_was_saved_is_spent() -> None:
+    def begun(trust: float) -> int:
+        some = Audits(0.01, 0.02, 1.0, random.Random(0).random)
+        for index in range(10_000):
+            some.note(Frame(index, None), answer(index), None, None, 1.0 if index < 8000 else trust)
+            if index == 8000:
+                before = some.sent
+        return some.sent - before
+
+    assert begun(0.5) > 2 * begun(1.0)
+
+
+def test_a_finding_has_the_guesses_that_the_full_model_had_no_part_in() -> None:
+    some, belief = audits(), Belief(np.array([0.9, 0.1]), 0, 0.05)
+    found = None
+    for index in range(100):
+        guess = belief if index % 2 else None
+        if some.note(Frame(index, None), answer(index), None, guess):
+            some.hear(Reply(index, logits(0, 8.0)))
+        if (found := some.finding(PARAMETERS)) is not None:
+            break
+    assert found is not None
+    assert [frame.index % 2 == 1 for frame in found.frames] == [guess is belief for guess in found.guesses]
 
 
 def test_false_hits_are_told_by_what_the_full_model_leads_to() -> None:

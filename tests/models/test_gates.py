@@ -65,7 +65,7 @@ def test_one_stream_in_twenty_may_be_over_the_budget_and_no_more() -> None:
     apart = [stream(seed, 300, 0.0) for seed in range(8)]
     bad = [stream(seed, 300, 0.5) for seed in range(8, 12)]
     assert gates.fit([gates.Kind(apart, apart * 5 + bad[:1])], family(), [0.01], 0.95) == [gates.GRID[-1]]
-    assert gates.fit([gates.Kind(apart, apart * 2 + bad)], family(), [0.01], 0.95) == [0.0]
+    assert gates.fit([gates.Kind(apart, apart * 2 + bad)], family(), [0.01], 0.95)[0] < gates.GRID[-1]
 
 
 def test_a_larger_budget_never_gives_a_stricter_threshold() -> None:
@@ -122,6 +122,6 @@ def test_where_no_stream_tells_wander_is_the_default() -> None:
     assert gates.wander([[stream(0, 100, 0.0)]], family()) == family().context.wander
 
 
-def test_caution_is_how_much_oftener_the_full_model_differs_than_the_belief_doubts() -> None:
-    assert gates.caution([[stream(seed, 300, 0.0) for seed in range(4)]], family()) == 1.0
-    assert gates.caution([[stream(seed, 300, 0.1) for seed in range(4)]], family()) > 3.0
+def test_candour_is_less_the_more_often_the_full_model_differs_than_the_belief_doubts() -> None:
+    assert gates.candour([[stream(seed, 300, 0.0) for seed in range(4)]], family()) == 1.0
+    assert gates.candour([[stream(seed, 300, 0.1) for seed in range(4)]], family()) < 0.8

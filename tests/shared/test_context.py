@@ -99,7 +99,7 @@ def test_the_belief_is_always_a_probability_and_never_certain(
         still=st.floats(0, 3),
         cut=st.floats(0, 3),
         wander=st.floats(0, 10),
-        caution=st.floats(1, 10),
+        candour=st.floats(0.1, 1.0),
     ),
     st.lists(st.tuples(novelties, likelihoods(), st.booleans()), max_size=20),
 )
@@ -393,17 +393,17 @@ def test_how_many_strangers_come_is_learned() -> None:
     assert prefers([rng.randrange(CLASSES) for _ in range(400)]) > 0.1
 
 
-def test_local_models_that_err_more_often_than_they_doubt_are_doubted_more() -> None:
-    cautions = []
+def test_local_models_that_err_more_often_than_they_doubt_are_trusted_less() -> None:
+    trusts = []
     for wrong in (0, 1):
         context = Context(CLASSES, PARAMETERS)
         for index in range(100):
             context.advance(index, key := Place(10.0 * index))
-            context.fuse(Word(likelihood_of(index % CLASSES, 0.9), key=key))
-            context.observe(Word(likelihood_of((index + wrong * (index % 2)) % CLASSES, 0.99), True, key))
-        cautions.append(context.habits.caution)
-    assert cautions[0] == PARAMETERS.caution
-    assert cautions[1] > 3 * PARAMETERS.caution
+            context.fuse(Word(likelihood_of(index % CLASSES, 0.97), key=key))
+            context.observe(Word(likelihood_of((index + wrong * (index % 2)) % CLASSES, 0.999), True, key))
+        trusts.append(context.habits.trust)
+    assert trusts[0] == 1.0
+    assert trusts[1] < 0.7
 
 
 def test_the_more_often_the_full_model_has_looked_the_safer_it_is_to_repeat() -> None:
@@ -582,7 +582,7 @@ def test_a_thousand_classes_can_be_sure_and_stay_cheap() -> None:
 
 
 @pytest.mark.parametrize(
-    "field", ["switch", "stranger", "tempering", "floor", "memory", "still", "cut", "wander", "caution"]
+    "field", ["switch", "stranger", "tempering", "floor", "memory", "still", "cut", "wander", "candour"]
 )
 def test_constants_that_cannot_be_are_refused_where_they_are_read(field: str) -> None:
     with pytest.raises(msgspec.ValidationError):

@@ -1,0 +1,81 @@
+"""Exponents: what outcomes make of doubts."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.habits import ContextParameters, Exponent, Habits
+
+DOUBTS = [0.003, 0.01, 0.03, 0.09]
+
+
+def outcomes(power: float, count: int = 4000, seed: int = 0) -> list[tuple[float, bool]]:
+    """Doubts, and whether they turned out wrong, which they do with this power of themselves."""
+    rng = random.Random(seed)
+    return [(doubt, rng.random() < doubt**power) for doubt in (rng.choice(DOUBTS) for _ in range(count))]
+
+
+@pytest.mark.parametrize("power", [0.3, 0.5, 0.75])
+def test_the_power_with_which_doubts_turn_out_wrong_is_found(power: float) -> None:
+    habits = Habits(ContextParameters(candour=0.75))
+    for doubt, wrong in outcomes(power):
+        habits.audited(doubt, wrong)
+    for doubt in DOUBTS:
+        assert habits.errs(doubt) == pytest.approx(doubt**power, rel=0.5)
+
+
+def test_doubts_that_are_more_honest_than_the_bundles_are_taken_as_the_bundles() -> None:
+    habits = Habits(ContextParameters(candour=0.75))
+    for doubt, wrong in outcomes(1.0):
+        habits.audited(doubt, wrong)
+    assert habits.errs(0.01) == pytest.approx(0.01**0.75, rel=0.3)
+
+
+def test_trust_falls_where_guesses_err_more_than_their_doubt_should_and_comes_back() -> None:
+    habits = Habits(ContextParameters(candour=0.75))
+    for doubt, wrong in outcomes(0.5, 300):
+        habits.guessed(doubt, wrong)
+    fallen = habits.trust
+    assert fallen < 0.8
+    for doubt, wrong in outcomes(1.0, 2000):
+        habits.guessed(doubt, wrong)
+    assert habits.trust > 1.2 * fallen
+
+
+def test_wander_is_the_same_whatever_number_of_looks_it_is_told_by() -> None:
+    """Where looks err independently, with a standard deviation of 1: two of them are 1.41 apart."""
+    for looks in (1, 2, 16):
+        rng, habits = random.Random(looks), Habits(ContextParameters(wander=0.5))
+        for _ in range(2000):
+            mean = sum(rng.gauss(0.0, 1.0) for _ in range(looks)) / looks
+            habits.wandered(rng.gauss(0.0, 1.0) - mean, looks)
+        assert habits.wander == pytest.approx(2**0.5, rel=0.2)
+
+
+def test_one_outcome_does_not_turn_everything_over() -> None:
+    habits = Habits(ContextParameters(candour=0.75))
+    habits.audited(0.003, True)
+    habits.guessed(0.003, True)
+    assert habits.errs(0.003) < 0.003**0.6
+    assert habits.trust > 0.8
+
+
+def test_a_doubt_that_is_the_floors_tells_nothing_and_neither_does_a_toss_of_a_coin() -> None:
+    parameters = ContextParameters(floor=1e-3)
+    habits = Habits(parameters)
+    for doubt in (0.0, 0.0009, 0.3, 1.0):
+        habits.guessed(doubt, 1.0)
+        habits.audited(doubt, wrong=True)
+    assert (habits.trust, habits.errs(0.01)) == (1.0, 0.01**parameters.candour)
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(1e-6, 0.999), st.floats(-20, -1e-3)), max_size=50))
+def test_an_exponent_stays_within_its_limits_whatever_comes(outcomes: list[tuple[float, float, float]]) -> None:
+    exponent = Exponent(0.8)
+    for wrong, expected, slope in outcomes:
+        exponent.learn(wrong, expected, slope)
+        assert 0.0 < exponent.value <= 0.8
