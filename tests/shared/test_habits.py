@@ -1,14 +1,24 @@
-"""Exponents: what outcomes make of doubts."""
+"""Habits: what a stream shows of itself, and what outcomes make of doubts."""
 
 from __future__ import annotations
 
 import random
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shared.context import Context
+from shared.filter import Word
 from shared.habits import ContextParameters, Exponent, Habits
+from tests.shared.film import (
+    CLASSES,
+    PARAMETERS,
+    Place,
+    likelihood_of,
+    repeat,
+)
 
 DOUBTS = [0.003, 0.01, 0.03, 0.09]
 
@@ -79,3 +89,78 @@ def test_an_exponent_stays_within_its_limits_whatever_comes(outcomes: list[tuple
     for wrong, expected, slope in outcomes:
         exponent.learn(wrong, expected, slope)
         assert 0.0 < exponent.value <= 0.8
+
+
+def test_how_far_the_full_model_wanders_is_learned_from_its_second_looks() -> None:
+    """Where it says the same every time it may be repeated even if it is unsure; where not, hardly ever."""
+    steady, restless = repeat([0.5] * 100), repeat([0.1, 0.6] * 50)
+    assert steady.habits.wander < 0.5 < PARAMETERS.wander < restless.habits.wander
+    assert steady.belief.risk < 0.01
+    assert restless.belief.risk > 0.1
+
+
+@pytest.mark.parametrize(("switch", "least", "most"), [(0.02, 0.0, 0.1), (1.0, 0.6, 1.0)])
+def test_how_often_objects_change_is_learned_where_no_pictures_tell(switch: float, least: float, most: float) -> None:
+    rng = random.Random(1)
+    context, label = Context(CLASSES), 0
+    for index in range(600):
+        label = rng.choice([0, 1, 2]) if rng.random() < switch else label
+        context.advance(index)
+        context.observe(Word(likelihood_of(label, 0.9), True))
+        context.learn(label)
+    assert least <= context.habits.switch <= most
+
+
+def test_a_picture_that_changes_while_the_object_stays_is_relied_on_the_more() -> None:
+    """Trees in the wind are not new objects; where the full model says something else each time, they are."""
+
+    def watch(labels: list[int]) -> float:
+        context = Context(CLASSES, PARAMETERS)
+        for label in range(CLASSES):
+            context.learn(label)
+        for index, label in enumerate(labels):
+            context.advance(index, key := Place(0.8 * (index % 2)))
+            context.observe(Word(likelihood_of(label, 0.97), True, key))
+        return context.habits.newness
+
+    assert watch([1] * 40) < 0.5
+    assert watch([1, 2] * 20) > 1.0
+
+
+def test_how_many_strangers_come_is_learned() -> None:
+    """Where everything comes equally often, that a label was seen says little of the next."""
+
+    def prefers(labels: list[int]) -> float:
+        context = Context(CLASSES)
+        for index, label in enumerate(labels):
+            context.advance(index, key := Place(100.0 * index))
+            context.observe(Word(likelihood_of(label, 0.9), True, key))
+            context.learn(label)
+        return context.habits.stranger
+
+    rng = random.Random(1)
+    assert prefers([rng.randrange(2) for _ in range(400)]) < 0.03 < ContextParameters().stranger
+    assert prefers([rng.randrange(CLASSES) for _ in range(400)]) > 0.1
+
+
+def test_local_models_that_err_more_often_than_they_doubt_are_trusted_less() -> None:
+    trusts = []
+    for wrong in (0, 1):
+        context = Context(CLASSES, PARAMETERS)
+        for index in range(100):
+            context.advance(index, key := Place(10.0 * index))
+            context.fuse(Word(likelihood_of(index % CLASSES, 0.97), key=key))
+            context.observe(Word(likelihood_of((index + wrong * (index % 2)) % CLASSES, 0.999), True, key))
+        trusts.append(context.habits.trust)
+    assert trusts[0] == 1.0
+    assert trusts[1] < 0.7
+
+
+@pytest.mark.parametrize(
+    "field", ["switch", "stranger", "tempering", "floor", "memory", "still", "cut", "wander", "candour"]
+)
+def test_constants_that_cannot_be_are_refused_where_they_are_read(field: str) -> None:
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert({field: -0.5}, ContextParameters)
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert({field + "s": 0.5}, ContextParameters)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from shared.filter import Word
 from shared.habits import ContextParameters
 from shared.reference import WINDOW, reference
-from tests.shared.test_context import CLASSES, Place, likelihood_of
+from tests.shared.film import CLASSES, Place, likelihood_of
 
 PARAMETERS = ContextParameters(still=0.0, cut=1.0)
 
