@@ -83,6 +83,75 @@ def show(
         _refuse(str(error))
 
 
+@app.command()
+def inspect(
+    full: Annotated[Path, typer.Option(help="An image classifier, ONNX.")],
+    data: Annotated[Path, typer.Option(help="A video, or a directory of pictures, class directories and videos.")],
+    preprocessing: Annotated[
+        str, typer.Option(help="How pictures are prepared: a preset's name, or JSON as in a bundle. Default: metadata.")
+    ] = "",
+    labels: Annotated[Path | None, typer.Option(help="Text file with a label a line.")] = None,
+    embedding: Annotated[str | None, typer.Option(help="Tensor to take for the embedding.")] = None,
+    every: Annotated[int, typer.Option(help="Of a video, every so many frames count.", min=1)] = 1,
+    work: Annotated[Path | None, typer.Option(help="Where what the model said is kept. Default: in the cache.")] = None,
+    threads: Annotated[int, typer.Option(help="Threads to run the model with.", min=1)] = os.cpu_count() or 1,
+    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON on stdout.")] = False,
+) -> None:
+    """See what a bundle would be built from: what your model takes, and what it says of your frames.
+
+    The quickest way to find that pictures are prepared wrongly: a good model that is sure of nothing.
+
+    Example: model-builder inspect --full model.onnx --data frames/ --preprocessing imagenet
+    """
+    try:
+        from models.classifier import ClassifierError, preset, understand
+        from models.frames import FramesError, find
+        from models.inspection import inspect as look
+        from models.teach import teach
+    except ImportError as error:
+        _refuse(f"this needs {error.name}; install it with: pip install 'cachenet[build]'")
+    from models.cifar10 import cache_directory
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    try:
+        known = tuple(labels.read_text().split("\n")) if labels is not None else None
+        classifier = understand(
+            full, preset(preprocessing) if preprocessing else None, known and tuple(filter(None, known)), embedding
+        )
+        frames = find(data, every)
+        with Progress(*columns, console=_stderr, disable=not _stderr.is_terminal) as progress:
+            task = progress.add_task("files", total=len(frames.files))
+            lesson = teach(
+                classifier,
+                frames,
+                work or cache_directory() / "lessons",
+                threads,
+                lambda done: progress.update(task, completed=done),
+            )
+    except (ClassifierError, FramesError) as error:
+        _refuse(str(error))
+    except UnicodeDecodeError:
+        _refuse(f"{labels} is no text")
+    except OSError as error:
+        _refuse(f"{error.filename}: {error.strerror}")
+    seen = look(classifier, frames, lesson)
+    if as_json:
+        typer.echo(json.dumps(seen))
+        return
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    for name, value in seen.items():
+        if isinstance(value, dict):
+            shown = ", ".join(f"{key} {share:.1%}" for key, share in list(value.items())[:8])
+            table.add_row(name, shown + (f" and {len(value) - 8} more" if len(value) > 8 else ""))
+        elif isinstance(value, float):
+            table.add_row(name, f"{value:.1%}")
+        else:
+            table.add_row(name, str(value))
+    Console().print(table)
+    for path, why in frames.broken.items():
+        typer.echo(f"skipped {path}: {why}", err=True)
+
+
 def _parts(count: int) -> tuple[Any, Any, Any]:
     import numpy as np
 

@@ -1,0 +1,122 @@
+"""Teaching: the full model looks once at every frame, and what it says is kept.
+
+The work is kept in chunks under a name that says what it came from, so that an interrupted look goes on where it
+stopped and another model or other data never passes for this one's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from models.classifier import Classifier, ClassifierError
+from models.frames import Frames, Shown
+from shared.bundle import digest
+from shared.image import crop, preprocessor
+
+#: Frames of a chunk, and of a run. Fixed, for the last bits of a score depend on what it was run with.
+_CHUNK, _BATCH = 512, 32
+Array = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What the full model said. ``pictures`` ``(n, side, side, 3)`` uint8 BGR, ``scores`` ``(n, classes)``,
+    ``embeddings`` ``(n, dimensions)``, ``files`` ``(n,)``: the number of each frame's file."""
+
+    pictures: npt.NDArray[np.uint8]
+    scores: Array
+    embeddings: Array
+    files: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+
+def teach(
+    classifier: Classifier, frames: Frames, work: Path, threads: int, advance: Callable[[int], object] = lambda _: None
+) -> Lesson:
+    """Run ``classifier`` over ``frames``, or take from ``work`` what was run before. ``advance`` is called with the
+    number of files that are done. Raises ``ClassifierError`` for a model that does not run, ``OSError`` where ``work``
+    cannot be written."""
+    session = _session(classifier, threads)
+    directory = work / f"teach-{_origin(classifier, frames)[:16]}"
+    directory.mkdir(parents=True, exist_ok=True)
+    parts: list[Lesson] = []
+    source = iter(frames)
+    while shown := list(islice(source, _CHUNK)):
+        path = directory / f"{len(parts):05}.npz"
+        if not path.exists():
+            seen = _look(classifier, session, shown)
+            partial = path.with_suffix(".part")
+            with partial.open("wb") as out:
+                np.savez(out, pictures=seen.pictures, scores=seen.scores, embeddings=seen.embeddings, files=seen.files)
+            partial.replace(path)
+        with np.load(path) as kept:
+            parts.append(Lesson(kept["pictures"], kept["scores"], kept["embeddings"], kept["files"]))
+        advance(shown[-1].file + 1)
+    advance(len(frames.files))
+    if not parts:
+        path, why = next(iter(frames.broken.items()), (frames.files[0], "it is empty"))
+        raise ClassifierError(f"no file can be read; the first, {path}: {why}")
+    return Lesson(
+        np.concatenate([part.pictures for part in parts]),
+        np.concatenate([part.scores for part in parts]),
+        np.concatenate([part.embeddings for part in parts]),
+        np.concatenate([part.files for part in parts]),
+    )
+
+
+def _look(classifier: Classifier, session: ort.InferenceSession, shown: list[Shown]) -> Lesson:
+    pictures = [crop(one.picture, classifier.input) for one in shown]
+    prepare = preprocessor(classifier.input)
+    said = [_run(classifier, session, np.concatenate(list(map(prepare, batch)))) for batch in _batches(pictures)]
+    embeddings = np.concatenate([embedding for _, embedding in said])
+    return Lesson(
+        np.stack(pictures),
+        np.concatenate([scores for scores, _ in said]).astype(np.float32),
+        embeddings.reshape(len(pictures), -1).astype(np.float32),
+        np.array([one.file for one in shown], np.int64),
+    )
+
+
+def _batches(pictures: list[npt.NDArray[np.uint8]]) -> Iterator[list[npt.NDArray[np.uint8]]]:
+    return (pictures[at : at + _BATCH] for at in range(0, len(pictures), _BATCH))
+
+
+def _run(classifier: Classifier, session: ort.InferenceSession, batch: Array) -> tuple[Array, Array]:
+    name, fixed = session.get_inputs()[0].name, session.get_inputs()[0].shape[0]
+    groups = [batch] if not isinstance(fixed, int) else np.split(batch, len(batch) // fixed) if fixed == 1 else None
+    if groups is None:
+        raise ClassifierError(f"the model takes batches of {fixed} only; export it with a free batch size")
+    try:
+        said = [session.run([classifier.scores, classifier.embedding], {name: group}) for group in groups]
+    except Exception as error:
+        raise ClassifierError(f"the model does not run: {str(error).splitlines()[0][:200]}") from None
+    return np.concatenate([scores for scores, _ in said]), np.concatenate([embedding for _, embedding in said])
+
+
+def _session(classifier: Classifier, threads: int) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    try:
+        return ort.InferenceSession(classifier.graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise ClassifierError(f"the model cannot be loaded: {str(error).splitlines()[0][:200]}") from None
+
+
+def _origin(classifier: Classifier, frames: Frames) -> str:
+    """What tells one lesson from another: the model, how pictures are prepared, and the files as they are now."""
+    files = [(str(path), status.st_size, status.st_mtime_ns) for path in frames.files if (status := path.lstat())]
+    return digest(
+        classifier.graph.SerializeToString(deterministic=True)
+        + msgspec.json.encode((classifier.input, frames.every, files))
+    )

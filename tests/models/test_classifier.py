@@ -1,0 +1,164 @@
+"""Strangers' classifiers: what is understood of them, and what is refused with what is missing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from models.classifier import PRESETS, Classifier, ClassifierError, understand
+
+ZOO = Path(__file__).parents[2] / "models" / "zoo" / "cifar10"
+CLASSES, CHANNELS = 4, 8
+
+
+def write(
+    path: Path,
+    *,
+    shape: tuple[Any, ...] = ("n", 3, 16, 16),
+    kind: int = TensorProto.FLOAT,
+    head: str = "Gemm",
+    softmax: bool = False,
+    classes: int = CLASSES,
+    inputs: int = 1,
+    outputs: int = 1,
+    metadata: dict[str, str] | None = None,
+) -> Path:
+    """A classifier of one convolution, a mean and a head."""
+    rng = np.random.default_rng(0)
+    weights = {
+        "kernel": rng.normal(0, 1, (CHANNELS, 3, 3, 3)),
+        "weight": rng.normal(0, 1, (CHANNELS, classes)),
+        "bias": rng.normal(0, 1, (classes,)),
+    }
+    first = "cast" if kind != TensorProto.FLOAT else "image"
+    nodes = [helper.make_node("Cast", ["image"], ["cast"], to=TensorProto.FLOAT)] if first == "cast" else []
+    nodes += [
+        helper.make_node("Conv", [first, "kernel"], ["features"]),
+        helper.make_node("GlobalAveragePool", ["features"], ["pooled"]),
+        helper.make_node("Flatten", ["pooled"], ["flat"]),
+    ]
+    if head == "Gemm":
+        nodes.append(helper.make_node("Gemm", ["flat", "weight", "bias"], ["logits"]))
+    elif head == "MatMul":
+        nodes += [
+            helper.make_node("MatMul", ["flat", "weight"], ["product"]),
+            helper.make_node("Add", ["product", "bias"], ["logits"]),
+        ]
+    else:  # convolutional to the end
+        weights["last"] = rng.normal(0, 1, (classes, CHANNELS, 1, 1))
+        nodes += [
+            helper.make_node("Conv", ["pooled", "last"], ["maps"]),
+            helper.make_node("Flatten", ["maps"], ["logits"]),
+        ]
+    nodes.append(helper.make_node("Softmax" if softmax else "Identity", ["logits"], ["out"]))
+    used = {name for node in nodes for name in node.input}
+    graph = helper.make_graph(
+        nodes,
+        "test",
+        [helper.make_tensor_value_info("image", kind, shape)]
+        + [helper.make_tensor_value_info(f"more{n}", TensorProto.FLOAT, [1]) for n in range(1, inputs)],
+        [helper.make_tensor_value_info("out", TensorProto.FLOAT, ["n", classes])]
+        + [helper.make_tensor_value_info("flat", TensorProto.FLOAT, ["n", CHANNELS]) for _ in range(1, outputs)],
+        [numpy_helper.from_array(w.astype(np.float32), name) for name, w in weights.items() if name in used],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    helper.set_model_props(model, metadata or {})
+    onnx.save(model, str(path))
+    return path
+
+
+def run(classifier: Classifier, pictures: Any) -> list[Any]:
+    session = ort.InferenceSession(classifier.graph.SerializeToString())
+    return list(session.run([classifier.scores, classifier.embedding], {"image": pictures}))
+
+
+@pytest.mark.parametrize("head", ["Gemm", "MatMul"])
+@pytest.mark.parametrize("softmax", [False, True])
+def test_scores_are_what_the_whole_model_says_and_the_embedding_is_what_its_head_sees(
+    tmp_path: Path, head: str, softmax: bool
+) -> None:
+    path = write(tmp_path / "m.onnx", head=head, softmax=softmax)
+    classifier = understand(path, PRESETS["unit"])
+    pictures = np.random.default_rng(1).random((5, 3, 16, 16), np.float32)
+    scores, embedding = run(classifier, pictures)
+    whole = ort.InferenceSession(str(path)).run(None, {"image": pictures})[0]
+    if softmax:
+        odds = np.exp(scores - scores.max(1, keepdims=True))
+        scores = odds / odds.sum(1, keepdims=True)
+    np.testing.assert_allclose(scores, whole, rtol=1e-5)
+    assert classifier.embedding == "flat"
+    assert embedding.shape == (5, CHANNELS)
+
+
+def test_what_ships_is_understood_from_its_metadata_alone() -> None:
+    classifier = understand(ZOO / "full" / "1" / "model.onnx")
+    assert classifier.input.side == 32
+    assert classifier.labels[0] == "airplane"
+    assert classifier.embedding == "embedding"
+
+
+def test_the_side_that_the_graph_fixes_stands_and_one_it_leaves_open_is_the_presets(tmp_path: Path) -> None:
+    assert understand(write(tmp_path / "a.onnx"), PRESETS["imagenet"]).input.side == 16
+    free = write(tmp_path / "b.onnx", shape=("n", 3, "h", "w"))
+    assert understand(free, PRESETS["imagenet"]).input == PRESETS["imagenet"]
+
+
+def test_labels_that_nobody_knows_are_numbers(tmp_path: Path) -> None:
+    path = write(tmp_path / "m.onnx")
+    assert understand(path, PRESETS["unit"]).labels == ("0", "1", "2", "3")
+    assert understand(path, PRESETS["unit"], labels=("a", "b", "c", "d")).labels == ("a", "b", "c", "d")
+
+
+def test_an_embedding_can_be_named_where_the_graph_does_not_tell(tmp_path: Path) -> None:
+    path = write(tmp_path / "m.onnx", head="Conv")
+    assert understand(path, PRESETS["unit"], embedding="flat").embedding == "flat"
+
+
+@pytest.mark.parametrize(
+    ("made", "told"),
+    [
+        ({"inputs": 2}, "takes 2 inputs"),
+        ({"outputs": 2}, r"2 outputs \(out, flat\)"),
+        ({"classes": 1}, "one class"),
+        ({"shape": ("n", 16, 16, 3)}, "channels last"),
+        ({"shape": ("n", 1, 16, 16)}, "no colour picture"),
+        ({"shape": ("n", 10)}, "no colour picture"),
+        ({"shape": ("n", 3, 16, 24)}, "24x16; only square"),
+        ({"kind": TensorProto.UINT8}, "takes uint8"),
+        ({"head": "Conv"}, "--embedding NAME"),
+    ],
+)
+def test_what_cannot_be_built_from_is_refused_by_name(tmp_path: Path, made: dict[str, Any], told: str) -> None:
+    # Some of these graphs would not run; they are refused before anybody tries.
+    with pytest.raises(ClassifierError, match=told) as refused:
+        understand(write(tmp_path / "m.onnx", **made), PRESETS["unit"])
+    assert "\n" not in str(refused.value)
+
+
+def test_other_files_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "picture.onnx").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(200))
+    (tmp_path / "empty.onnx").write_bytes(b"")
+    for name, told in (("picture.onnx", "no ONNX file"), ("empty.onnx", "no ONNX file"), ("none.onnx", "is not there")):
+        with pytest.raises(ClassifierError, match=told):
+            understand(tmp_path / name, PRESETS["unit"])
+    with pytest.raises(ClassifierError, match="directory"):
+        understand(tmp_path, PRESETS["unit"])
+
+
+def test_what_is_missing_or_does_not_fit_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path / "m.onnx")
+    with pytest.raises(ClassifierError, match="--preprocessing"):
+        understand(path)
+    with pytest.raises(ClassifierError, match="4 scores for 2 labels"):
+        understand(path, PRESETS["unit"], labels=("a", "b"))
+    with pytest.raises(ClassifierError, match="no tensor 'nowhere'"):
+        understand(path, PRESETS["unit"], embedding="nowhere")
+    damaged = write(tmp_path / "d.onnx", metadata={"cachenet.input": '{"side": "wide"}'})
+    with pytest.raises(ClassifierError, match=r"cachenet\.input is damaged"):
+        understand(damaged)

@@ -1,0 +1,104 @@
+"""A user's frames: what is read, what is skipped, and that what proves a model never taught it."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from models.frames import USES, FramesError, find, uses
+
+
+def picture(path: Path, grey: int = 90) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), np.full((20, 30, 3), grey, np.uint8))
+    return path
+
+
+def video(path: Path, frames: int) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (32, 24))
+    for index in range(frames):
+        writer.write(np.full((24, 32, 3), index % 250, np.uint8))
+    writer.release()
+    return path
+
+
+def test_a_mix_of_pictures_and_videos_is_read_in_one_order(tmp_path: Path) -> None:
+    picture(tmp_path / "cat" / "b.png", 10)
+    picture(tmp_path / "cat" / "deep" / "a.JPG", 20)
+    picture(tmp_path / "z.png", 30)
+    video(tmp_path / "dog" / "walk.avi", 5)
+    (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / ".hidden.png").write_bytes(b"")
+    frames = find(tmp_path)
+    shown = list(frames)
+    assert [frames.files[one.file].name for one in shown] == ["b.png", "a.JPG", *["walk.avi"] * 5, "z.png"]
+    assert [one.folder for one in shown] == ["cat", "cat", *["dog"] * 5, ""]
+    assert shown[0].picture.shape == (20, 30, 3)
+    assert not frames.broken
+
+
+def test_of_a_video_every_nth_frame_counts(tmp_path: Path) -> None:
+    path = video(tmp_path / "v.avi", 10)
+    assert len(list(find(path, every=3))) == 4
+
+
+def test_broken_files_are_listed_and_skipped(tmp_path: Path) -> None:
+    good = picture(tmp_path / "good.png")
+    (tmp_path / "half.png").write_bytes(good.read_bytes()[:40])
+    (tmp_path / "text.jpg").write_text("no picture")
+    (tmp_path / "none.mp4").write_bytes(b"no video")
+    (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere")
+    frames = find(tmp_path)
+    assert [frames.files[one.file].name for one in frames] == ["good.png"]
+    assert {path.name for path in frames.broken} == {"half.png", "text.jpg", "none.mp4", "gone.png"}
+    assert all(frames.broken.values())
+
+
+def test_nothing_to_learn_from_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("")
+    for path, told in ((tmp_path, "holds no pictures"), (tmp_path / "x", "is not there")):
+        with pytest.raises(FramesError, match=told):
+            find(path)
+    with pytest.raises(FramesError, match="neither a directory nor a video"):
+        find(tmp_path / "notes.txt")
+
+
+lengths = st.lists(st.sampled_from([1, 1, 1, 40, 250, 1000]), min_size=1, max_size=30)
+
+
+@given(lengths, st.integers(0, 100))
+def test_frames_of_different_uses_are_never_close_in_a_video(lengths: list[int], seed: int) -> None:
+    files = np.repeat(np.arange(len(lengths)), lengths)
+    use = uses(files.tolist(), seed)
+    assert use.shape == files.shape
+    assert use.min() >= -1
+    assert use.max() < len(USES)
+    used = np.flatnonzero(use >= 0)
+    for first, second in itertools.pairwise(used):
+        if files[first] == files[second] and use[first] != use[second]:
+            assert second - first > min(16, len(files) // 24) - 2
+    alone = np.isin(files, np.flatnonzero(np.array(lengths) == 1))
+    assert (use[alone] >= 0).all(), "a picture has no neighbours"
+
+
+@given(lengths, st.integers(0, 100))
+def test_every_use_has_frames_where_there_are_a_dozen(lengths: list[int], seed: int) -> None:
+    files = np.repeat(np.arange(len(lengths)), lengths).tolist()
+    if len(files) >= 12:
+        assert set(uses(files, seed).tolist()) >= set(range(len(USES)))
+
+
+def test_uses_are_dealt_out_in_proportion_and_by_the_seed() -> None:
+    pictures = list(range(10_000))
+    use = uses(pictures, seed=1)
+    np.testing.assert_allclose(np.bincount(use) / len(use), [0.7, 0.1, 0.2], atol=1e-3)
+    assert np.array_equal(use, uses(pictures, seed=1))
+    assert not np.array_equal(use, uses(pictures, seed=2))
+    assert uses([], seed=1).shape == (0,)
