@@ -9,6 +9,7 @@ import random
 from collections import Counter
 from collections.abc import Callable
 
+import msgspec
 import numpy as np
 
 from edge_agent.core.audits import Audits
@@ -58,8 +59,8 @@ class Deployment:
         self._settings, self._keeper, self._tally = settings, keeper, tally
         self._asks, self._changed = asks, changed
         self._budget = size(settings.memory_budget) if settings.memory_budget else None
-        #: Versions that were deployed or found unfit.
-        self._judged: set[str] = set()
+        #: Versions that were found unfit.
+        self._unfit: set[str] = set()
         self._submodel_cost = 0
         #: Questions so far, and the frame of the last one.
         self._questions = self._last_question = 0
@@ -114,9 +115,14 @@ class Deployment:
             self._keeper.put_by(next_)
 
     def _not_here(self) -> dict[str, Posterior]:
-        """The coverage of the submodels that would have to come over the network."""
-        assert self.manifest is not None
-        names = [name for name in self.manifest.submodels() if not self._keeper.has(name)]
+        """The coverage of the submodels that would have to come over the network, and that there would be room for."""
+        assert self.manifest is not None and self.hierarchy is not None and self.hierarchy.submodels is not None
+        room = self.hierarchy.submodels.budget
+        names = [
+            name
+            for name in self.manifest.submodels()
+            if not self._keeper.has(name) and _GROWTH * self.manifest.models[name].bytes <= room
+        ]
         return {name: np.array(self.manifest.models[name].coverage) for name in names}
 
     def _take(self, loaded: Loaded) -> list[str]:
@@ -144,16 +150,17 @@ class Deployment:
 
     def _follow(self) -> None:
         """Where no model is to be loaded first, go by the newest catalogue at once."""
-        if not self._settings.local and (offer := self._keeper.offer) is not None and offer[1] not in self._judged:
+        offer = self._keeper.offer
+        if not self._settings.local and offer is not None and offer[1] not in {self.version, *self._unfit}:
             self._deploy(*offer, None)
 
     def _deploy(self, manifest: Manifest, version: str, base: LocalModel | None) -> None:
         """Begin to answer with this bundle, in the place of any before. Raises ``DeploymentError`` for a first one that
         cannot be used; an update that cannot be leaves all as it is."""
-        self._judged.add(version)
         try:
             self._replace(manifest, version, base)
         except DeploymentError as error:
+            self._unfit.add(version)
             if self.hierarchy is None:
                 raise
             log.error("going on with version %s: %s", self.version[:12], error)
@@ -164,24 +171,26 @@ class Deployment:
             gate = manifest.gate(settings.max_false_hits)
         except BundleError as error:
             raise DeploymentError(str(error)) from None
-        if self.hierarchy is not None and self.hierarchy.submodels is not None:
-            self._drop(self.hierarchy.submodels.shrink(0), "version")
-        floor = resident_bytes()
-        room = _ROOM if self._budget is None else self._budget - floor
-        if room < 0:
+        if settings.gate == "entropy" and not gate.entropy:
+            raise DeploymentError(f"{manifest.name} has no threshold on entropy for this budget; use --gate risk")
+        old = self.hierarchy.submodels if self.hierarchy is not None else None
+        floor = resident_bytes() - (old.cost() if old is not None else 0)
+        if self._budget is not None and floor > self._budget:
             raise DeploymentError(
                 f"memory budget {settings.memory_budget} is under the {floor / 1e6:.0f} MB that this process needs "
                 f"with {manifest.name}'s base model alone; give more"
             )
+        if old is not None:  # nothing can go wrong any more
+            self._drop(old.shrink(0), "version")
+        room = _ROOM if self._budget is None else max(0, self._budget - resident_bytes())
         full = manifest.only("full")
         classes = len(manifest.labels)
         if settings.gate == "entropy":
-            if not gate.entropy:
-                raise DeploymentError(f"{manifest.name} has no threshold on entropy for this budget; use --gate risk")
             threshold = gate.entropy
             context: Context = Memoryless(classes)
         else:
-            parameters = manifest.context if settings.context else FORGETFUL
+            candour = manifest.context.candour
+            parameters = manifest.context if settings.context else msgspec.structs.replace(FORGETFUL, candour=candour)
             threshold, context = gate.risk, Context(classes, parameters)
         # Without a base model any submodel is better than none.
         least = base.coverage if base is not None and "base" in settings.levels else np.zeros(classes)

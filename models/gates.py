@@ -25,7 +25,7 @@ from shared.bundle import Manifest
 from shared.context import Context, Memoryless
 from shared.filter import Word
 from shared.gate import posterior
-from shared.habits import ContextParameters
+from shared.habits import LEAST, ContextParameters
 from shared.reference import WINDOW, reference
 from shared.risk import below_zero, margin
 
@@ -234,14 +234,14 @@ def candour(kinds: Sequence[list[Recorded]], family: Family) -> float:
             hierarchy = ours(stream, family, _LIKELY)
             for index in range(len(expected)):
                 step = hierarchy.look(stream.frame(index), float(index))
-                belief = (step.guess if isinstance(step, Hit) else step.best).belief
-                doubt = 1.0 - float(belief.posterior[belief.label])
-                if hierarchy.context.heard == 0.0 and hierarchy.context.habits.tells(doubt):
+                guess = step.guess if isinstance(step, Hit) else step.best
+                doubt = guess.belief.doubt
+                if not hierarchy.context.owed(guess.word) and hierarchy.context.habits.tells(doubt):
                     doubts.append(doubt)
-                    right.append(belief.label == expected[index])
+                    right.append(guess.label == expected[index])
                 _settle(stream, family, hierarchy, step)
         if not all(right):
-            candidates = [0.01 * hundredth for hundredth in range(5, 101)]
+            candidates = [0.01 * hundredth for hundredth in range(round(100 * LEAST), 101)]
             worst = min(worst, max(candidates, key=lambda power: _log_likelihood([d**power for d in doubts], right)))
     return worst
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from shared.filter import Filter, Key, Stay, Word, another
 from shared.gate import Posterior, entropy
@@ -31,6 +32,13 @@ class _Frame:
     before: Stay
     key: Key | None
     word: Word | None = None
+
+
+class Guessed(NamedTuple):
+    """A guess: the ``word`` that it came from, None if from none, and the ``belief`` that it led to."""
+
+    word: Word | None
+    belief: Belief
 
 
 #: No memory: the belief is what the model says, as if there were no context.
@@ -70,6 +78,10 @@ class Context:
         """How much of the present picture the full model had spoken about when the frame began, 0..1."""
         return self._arrived.full.share
 
+    def owed(self, word: Word | None) -> bool:
+        """Whether a guess from ``word`` about the present frame owes anything to the full model."""
+        return self.heard > 0.0 or (word is not None and word.full)
+
     @property
     def verdict(self) -> Belief | None:
         """What the full model by itself has come to about the object in view, which it has looked at often; None if it
@@ -93,18 +105,19 @@ class Context:
         """The belief about the present frame if ``word`` were its evidence. Changes nothing."""
         return self._fuse(word)[1]
 
-    def observe(self, word: Word) -> Belief:
-        """Take ``word`` as the present frame's evidence, in place of any before it; return the belief."""
+    def observe(self, word: Word, guess: Guessed | None = None, verified: bool = True) -> Belief:
+        """Take ``word`` as the present frame's evidence, in place of any before it; return the belief. ``guess``: what
+        it takes the place of. Habits are learned from it where it is ``verified``: the full model's, or a hit's."""
         self._ring[-1].word = word
         self._news = 1.0 - self._arrived.any.share
-        guess = None if self._fused is None else (self._fused[0], self._fused[2])
         self._stay, belief = self._fuse(word)
-        self._learn_habits(self._ring[-1], self._arrived, belief, guess)
+        if verified:
+            self._learn_habits(self._ring[-1], self._arrived, belief, guess)
         return belief
 
-    def revise(self, index: int, word: Word) -> Belief | None:
+    def revise(self, index: int, word: Word, learn: bool = True) -> Belief | None:
         """Replace the evidence of an earlier frame and run the filter again from there; the belief about that frame,
-        or None if it is no longer in the ring."""
+        or None if it is no longer in the ring. ``learn``: whether its habits have yet to be learned."""
         place = next((i for i, frame in enumerate(self._ring) if frame.index == index), None)
         if place is None:
             return None
@@ -115,8 +128,8 @@ class Context:
         self._news = 1.0 - arrived.any.share
         stay = self._filter.hear(arrived, word)
         belief = self._belief(stay)
-        guessed = None if guess is None else (guess, self._belief(self._filter.hear(arrived, guess)))
-        if guess is not word:
+        if learn:
+            guessed = None if guess is None else Guessed(guess, self._belief(self._filter.hear(arrived, guess)))
             self._learn_habits(first, arrived, belief, guessed)
         for frame in others:
             frame.before = stay
@@ -146,7 +159,7 @@ class Context:
     def _risk(self, stay: Stay, label: int, believed: float) -> float:
         return differs(stay, label, believed, self._working_set.prior, self.habits)
 
-    def _learn_habits(self, frame: _Frame, arrived: Stay, belief: Belief, guess: tuple[Word, Belief] | None) -> None:
+    def _learn_habits(self, frame: _Frame, arrived: Stay, belief: Belief, guess: Guessed | None) -> None:
         """Let the stream correct what the bundle began with. ``belief``: what the frame's word led to; ``guess``: what
         one before it, that it has replaced, had led to."""
         word, before = frame.word, arrived.full
@@ -170,10 +183,10 @@ class Context:
                 self.habits.wandered(margin(word.logs, most) - margin(arrived.mean, most), arrived.looks)
         stranger, either = self._working_set.explain(word.likelihood)
         self.habits.met(arrival * stranger, arrival * either)
-        if word.full and before.share == 0.0 and guess is not None and not guess[0].full:
+        if word.full and before.share == 0.0 and guess is not None and guess.word is not None and not guess.word.full:
             # What a local model alone led to, and what the full one left of it.
-            label = guess[1].label
-            self.habits.guessed(1.0 - float(guess[1].posterior[label]), 1.0 - float(belief.posterior[label]))
+            label = guess.belief.label
+            self.habits.guessed(guess.belief.doubt, 1.0 - float(belief.posterior[label]))
 
 
 class Memoryless(Context):
@@ -186,5 +199,5 @@ class Memoryless(Context):
     def _risk(self, stay: Stay, label: int, believed: float) -> float:  # noqa: ARG002 - the entropy is of no label
         return entropy(stay.belief)
 
-    def _learn_habits(self, frame: _Frame, arrived: Stay, belief: Belief, guess: tuple[Word, Belief] | None) -> None:
+    def _learn_habits(self, frame: _Frame, arrived: Stay, belief: Belief, guess: Guessed | None) -> None:
         """Nothing is learned where nothing is remembered."""

@@ -19,10 +19,12 @@ _KEPT = math.exp(-1.0 / _FADING)
 _HASTY = 2.0
 #: More frames than this no mistake is reckoned to last: caches ask again before.
 _LONGEST_STAY = 300.0
-#: What an exponent begins with is worth so much information (R. Fisher's), of many outcomes.
+#: What an exponent begins with is worth so much information (R. Fisher's), that of many outcomes, and what fades never
+#: falls below it: or after a quiet time a single outcome would turn everything over.
 _INFORMATION = 64.0
-#: An exponent of nothing would make all doubts one; and guesses in more doubt than this are nearly tosses of a coin.
-_LEAST, _UNSURE = 0.05, 0.1
+#: The least exponent, that of a belief which is hardly better than none; and guesses in more doubt than this are nearly
+#: tosses of a coin.
+LEAST, _UNSURE = 0.2, 0.1
 #: A doubt that is as good as none.
 _CERTAIN = 1e-6
 _Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
@@ -52,11 +54,12 @@ class ContextParameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     cut: Annotated[float, msgspec.Meta(ge=0)] = 30.0
     newness: Annotated[float, msgspec.Meta(ge=0)] = 1.0
     wander: Annotated[float, msgspec.Meta(ge=0)] = 1.6
-    candour: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1.0
+    candour: Annotated[float, msgspec.Meta(ge=LEAST, le=1)] = 1.0
 
 
 class Learned:
-    """A ratio of two sums in which what is long ago fades, and that begins at ``value``."""
+    """A ratio of two sums in which what is long ago fades, and that begins at ``value``. What was observed under little
+    (``under``) makes little fade: a night in which nothing happens says nothing."""
 
     __slots__ = ("_over", "_under", "value")
 
@@ -65,8 +68,9 @@ class Learned:
         self._over, self._under = weight * value, weight
 
     def learn(self, over: float, under: float = 1.0) -> None:
-        self._over = _KEPT * self._over + over
-        self._under = _KEPT * self._under + under
+        kept = _KEPT if under == 1.0 else math.exp(-under / _FADING)
+        self._over = kept * self._over + over
+        self._under = kept * self._under + under
         self.value = self._over / self._under
 
 
@@ -85,9 +89,9 @@ class Exponent:
         """An outcome, ``wrong`` with this probability, where it was ``expected`` with that. ``slope``: the derivative
         of the logarithm of ``expected`` with respect to this exponent."""
         odds = expected / (1.0 - expected)
-        self._information = _KEPT * self._information + slope * slope * odds
+        self._information = max(_INFORMATION, _KEPT * self._information + slope * slope * odds)
         step = slope * (wrong - (1.0 - wrong) * odds) / self._information
-        self.value = min(self._most, max(_LEAST, self.value + step))
+        self.value = min(self._most, max(LEAST, self.value + step))
 
 
 class Habits:
@@ -109,7 +113,7 @@ class Habits:
     @property
     def stranger(self) -> float:
         """Probability that an object which comes is from outside the working set."""
-        return self._stranger.value
+        return min(1.0, self._stranger.value)
 
     @property
     def newness(self) -> float:

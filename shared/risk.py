@@ -31,6 +31,11 @@ class Belief(msgspec.Struct, frozen=True, eq=False):
     label: int
     risk: float
 
+    @property
+    def doubt(self) -> float:
+        """The probability that the label is wrong."""
+        return 1.0 - float(self.posterior[self.label])
+
 
 def turns(stay: Stay, label: int, wander: float) -> float:
     """Probability that the reference does not rank ``label`` first, after what the full model has said about the

@@ -16,7 +16,7 @@ class WorkingSet:
     def __init__(self, classes: int, parameters: ContextParameters, habits: Habits) -> None:
         self._p, self._habits = parameters, habits
         self._weights = np.zeros(classes)
-        self._trust = 0.0
+        self._trust, self._stranger = 0.0, habits.stranger
         self.prior: Posterior = np.full(classes, 1.0 / classes)
 
     def learn(self, label: int, news: float) -> None:
@@ -29,14 +29,15 @@ class WorkingSet:
         total = float(np.add.reduce(self._weights))
         # A label seen once or twice is not yet a working set: trust grows with what was seen.
         self._trust = total / (total + 1.0)
-        known = self._trust * (1.0 - self._habits.stranger)
+        self._stranger = self._habits.stranger
+        known = self._trust * (1.0 - self._stranger)
         self.prior = (known / total) * self._weights
         self.prior += (1.0 - known) / len(self._weights)
 
     def explain(self, likelihood: Posterior) -> tuple[float, float]:
         """The probabilities that an object which has come, and of which a model says this, is a stranger to the set,
         and that it is one or the other: the rest is that the set is not known yet."""
-        ignorance, strange = 1.0 - self._trust, self._trust * self._habits.stranger
+        ignorance, strange = 1.0 - self._trust, self._trust * self._stranger  # of which the prior was made
         anything = float(np.add.reduce(likelihood)) / len(likelihood)
         all_ = float(np.dot(self.prior, likelihood))
         if all_ <= 0.0:

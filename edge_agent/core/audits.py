@@ -200,7 +200,7 @@ class Audits:
         return self._judge(window, parameters)
 
     def _chance(self, trust: float) -> float:
-        """Of a window beginning now. Half of the budget is saved for doubt."""
+        """Of a window beginning now. Half of the budget is saved for doubt, as long as local models are trusted."""
         return 1.0 / WINDOW if self.doubtful or trust < _TRUSTED else 1.0 / (2.0 * WINDOW / self._budget - WINDOW)
 
     def _judge(self, window: _Window, parameters: ContextParameters) -> Finding:

@@ -18,7 +18,7 @@ from edge_agent.core.frames import FrameCache
 from edge_agent.core.probing import Probing
 from edge_agent.core.submodels import LocalModel, Submodels
 from edge_agent.core.types import Answer, Ask, Guess, Hit, LevelName, LocalName, Reply, Step
-from shared.context import Context
+from shared.context import Context, Guessed
 from shared.filter import Word
 from shared.gate import posterior
 from shared.protocol import RECENT
@@ -122,7 +122,8 @@ class Hierarchy:
             answer = self._answer(step.frame, step.guess, step.level)
             if step.level == "submodels" and self.submodels is not None:
                 self.submodels.touch(step.guess.model)
-            self._hear(step.guess.word)
+            if step.guess.word is not None:
+                self.context.observe(step.guess.word)
             # What the frame cache said itself confirms nothing.
             fresh = step.guess.word if step.level != "frames" else None
             self._learn(step.frame, step.guess.label, fresh, step.guess.model)
@@ -130,20 +131,22 @@ class Hierarchy:
             self._forget(step.frame.index)
             self._probing.waited(now - step.begun)
             word = self._full_word(reply, step.frame)
-            guess = self._heed(Guess(self.context.observe(word), self.rules.full_model, word), self.threshold)
+            belief = self.context.observe(word, Guessed(step.best.word, step.best.belief))
+            guess = self._heed(Guess(belief, self.rules.full_model, word), self.threshold)
             answer = self._answer(step.frame, guess, "cloud", step.reason, int(reply.logits.argmax()))
             self._learn(step.frame, guess.label, word, guess.model)
             self._recommend(reply.submodel)
         else:
             self._probing.waited(None)
             # The filter hears every frame; nothing is learned from an unverified one.
-            self._hear(step.best.word)
+            if step.best.word is not None:
+                self.context.observe(step.best.word, verified=False)
             reason = f"{step.reason}; {trouble}" if trouble else step.reason
             answer = self._answer(step.frame, step.best, "fallback", reason)
         self.tally.count(answer.level)
         if self.audits is not None:
             guess = step.guess if isinstance(step, Hit) else step.best
-            alone = guess.belief if self.context.heard == 0.0 else None
+            alone = None if self.context.owed(guess.word) else guess.belief
             if self.audits.note(step.frame, answer, reply, alone, self.context.habits.trust):
                 answer = msgspec.structs.replace(answer, audit=True)
             self._review()
@@ -212,10 +215,6 @@ class Hierarchy:
     def _full_word(self, reply: Reply, frame: Frame) -> Word:
         return Word(posterior(reply.logits, self.rules.full_temperature), True, frame.signature)
 
-    def _hear(self, word: Word | None) -> None:
-        if word is not None:
-            self.context.observe(word)
-
     def _answer(
         self, frame: Frame, guess: Guess, level: LevelName, reason: str = "", bare: int | None = None
     ) -> Answer:
@@ -229,14 +228,14 @@ class Hierarchy:
         while self.audits.ready and (finding := self.audits.finding(self.context.habits.parameters)):
             for guess, label in zip(finding.guesses, finding.labels, strict=True):
                 if guess is not None:
-                    self.context.habits.audited(1.0 - float(guess.posterior[guess.label]), guess.label != label)
+                    self.context.habits.audited(guess.doubt, guess.label != label)
             for place in finding.false:
                 if self.frames is not None:
                     self.frames.learn(
                         finding.frames[place], finding.words[place], finding.labels[place], self.rules.full_model
                     )
             if finding.false:
-                self.context.revise(finding.frames[-1].index, finding.words[-1])
+                self.context.revise(finding.frames[-1].index, finding.words[-1], learn=False)
 
     def _heed(self, guess: Guess, threshold: float) -> Guess:
         """The context may doubt what the full model says of an object, but not for ever: a verdict after many looks

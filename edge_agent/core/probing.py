@@ -18,7 +18,7 @@ from shared.habits import Learned
 
 #: At most so many look at one frame, for a gate is proven with so many: each is another chance of a false hit.
 _MOST = 2
-#: Every so many frames that nobody looked at somebody does, or it would never be known that it pays again.
+#: Every so many frames that a look was spared it is taken, or it would never be known that it pays again.
 _CURIOSITY = 16
 #: Weight of the latest wait for the cloud in their running mean.
 _LATEST = 0.1
@@ -38,7 +38,7 @@ class Probing:
     def __init__(self) -> None:
         self._luck = [Learned(1.0) for _ in range(_MOST)]
         self._wait: float | None = None
-        self._passed = 0
+        self._passed = [0] * _MOST
         #: Whose coverage and seconds these are. Not the models: those that are dropped must be free to go.
         self._names: tuple[str, ...] | None = None
         self._coverage = np.zeros((0, 0))
@@ -55,7 +55,7 @@ class Probing:
             model, chance = models[which], float(chances[which])
             if not self._pays(place, chance, model.seconds):
                 return
-            self._passed = 0
+            self._passed[place] = 0
             yield Probe(model, place, chance)
 
     def tried(self, probe: Probe, hit: bool) -> None:
@@ -72,5 +72,5 @@ class Probing:
     def _pays(self, place: int, chance: float, seconds: float) -> bool:
         if self._wait is None or self._luck[place].value * chance * self._wait >= seconds:
             return True
-        self._passed += place == 0
-        return self._passed >= _CURIOSITY
+        self._passed[place] += 1
+        return self._passed[place] >= _CURIOSITY

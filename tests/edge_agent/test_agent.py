@@ -207,6 +207,9 @@ def test_without_local_models_a_newer_version_takes_over_too(bundle: Bundle, new
         agent.keeper.announce(newer.data)
         agent.deployment.tend()
         assert agent.summary(Pictures(0))["bundle_version"] == newer.version
+        agent.keeper.announce(bundle.data)
+        agent.deployment.tend()
+        assert agent.summary(Pictures(0))["bundle_version"] == bundle.version, "and back again"
 
 
 def test_an_update_that_cannot_be_used_leaves_all_as_it_is(
@@ -220,6 +223,23 @@ def test_an_update_that_cannot_be_used_leaves_all_as_it_is(
         tend_until(agent, lambda: "going on with version" in caplog.text)
         assert agent.summary(Pictures(0))["bundle_version"] == bundle.version
         agent.answer(0, shot(), Sink(""))
+
+
+def test_an_update_that_cannot_be_used_leaves_the_submodels_too(
+    bundle: Bundle, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    proven = msgspec.structs.replace(
+        bundle.manifest, gates=tuple(msgspec.structs.replace(gate, entropy=0.1) for gate in bundle.manifest.gates)
+    )
+    store = stored(Store(tmp_path), bundle)
+    store.remember(msgspec.json.encode(proven), proven)
+    with running(Settings(gate="entropy"), store) as agent:
+        assert agent.hierarchy is not None
+        agent.hierarchy.wanted = "animals"
+        tend_until(agent, lambda: agent.deployment.submodels == ("animals",))
+        agent.keeper.announce(bundle.data)
+        tend_until(agent, lambda: "going on with version" in caplog.text)
+        assert agent.deployment.submodels == ("animals",)
 
 
 def test_a_wanted_submodel_comes_while_frames_go_on(bundle: Bundle) -> None:

@@ -77,7 +77,9 @@ def learned(hierarchy: Hierarchy) -> tuple[object, ...]:
     """All that learning may change."""
     assert hierarchy.frames is not None
     entries = [(e.trust, e.label, e.model, e.word.likelihood.tolist()) for e in hierarchy.frames._entries]
-    return hierarchy.context.working_set().tolist(), entries, list(hierarchy._recent), hierarchy.wanted
+    habits = hierarchy.context.habits
+    shown = habits.switch, habits.stranger, habits.newness, habits.wander, habits.trust, habits.errs(0.01)
+    return hierarchy.context.working_set().tolist(), entries, list(hierarchy._recent), hierarchy.wanted, shown
 
 
 def play(hierarchy: Hierarchy, stream: list[Event]) -> list[Answer]:
@@ -123,6 +125,24 @@ def test_hits_and_cloud_and_fallbacks_are_the_frames_and_fallbacks_teach_nothing
 @given(events)
 def test_the_same_input_gives_the_same_answers(stream: list[Event]) -> None:
     assert play(build(), stream) == play(build(), stream)
+
+
+def test_what_the_full_model_said_and_is_remembered_is_no_local_guess() -> None:
+    """Two pictures in turns, a cut between them: what an audit learns of local models must not come from that."""
+    hierarchy = build(audits=Audits(0.01, 0.5, 1.0, lambda: 0.0))
+    guesses = []
+    assert hierarchy.audits is not None
+    note = hierarchy.audits.note
+    hierarchy.audits.note = lambda *given: guesses.append(given[3]) or note(*given)  # type: ignore[method-assign, func-returns-value]
+    levels = []
+    for index in range(8):
+        shown = frame(index, logits(index % 2, UNSURE), brightness=20.0 + 200.0 * (index % 2))
+        step = hierarchy.look(shown, float(index))
+        reply = Reply(index, logits(index % 2, SURE)) if isinstance(step, Ask) else None
+        levels.append(hierarchy.settle(step, reply, float(index)).level)
+    assert levels[-1] == "frames"
+    assert guesses[-1] is None
+    assert guesses[0] is not None
 
 
 def test_the_threshold_decides_between_hit_and_miss() -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.context import Context
+from shared.context import Context, Guessed
 from shared.filter import Word
 from shared.habits import ContextParameters, Exponent, Habits
 from tests.shared.film import (
@@ -149,8 +149,9 @@ def test_local_models_that_err_more_often_than_they_doubt_are_trusted_less() -> 
         context = Context(CLASSES, PARAMETERS)
         for index in range(100):
             context.advance(index, key := Place(10.0 * index))
-            context.fuse(Word(likelihood_of(index % CLASSES, 0.97), key=key))
-            context.observe(Word(likelihood_of((index + wrong * (index % 2)) % CLASSES, 0.999), True, key))
+            guess = Word(likelihood_of(index % CLASSES, 0.97), key=key)
+            truth = Word(likelihood_of((index + wrong * (index % 2)) % CLASSES, 0.999), True, key)
+            context.observe(truth, Guessed(guess, context.fuse(guess)))
         trusts.append(context.habits.trust)
     assert trusts[0] == 1.0
     assert trusts[1] < 0.7
@@ -164,3 +165,21 @@ def test_constants_that_cannot_be_are_refused_where_they_are_read(field: str) ->
         msgspec.convert({field: -0.5}, ContextParameters)
     with pytest.raises(msgspec.ValidationError):
         msgspec.convert({field + "s": 0.5}, ContextParameters)
+
+
+def test_a_night_in_which_nothing_happens_is_no_evidence() -> None:
+    """A month of an unchanged picture, and then one object comes: what was learned of strangers stands."""
+    habits = Habits(ContextParameters(stranger=0.05))
+    for _ in range(100_000):
+        habits.met(0.0, 0.0)
+        habits.renewed(0.0, 0.0)
+    habits.met(1.0, 1.0)
+    assert habits.stranger < 0.2
+
+
+def test_after_a_quiet_time_one_outcome_does_not_turn_everything_over() -> None:
+    habits = Habits(ContextParameters(candour=0.75, floor=0.0))
+    for _ in range(10_000):
+        habits.audited(2e-6, wrong=False)
+    habits.audited(2e-6, wrong=True)
+    assert habits.errs(0.01) < 0.01**0.5

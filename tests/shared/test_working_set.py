@@ -57,3 +57,19 @@ def test_what_was_confirmed_often_is_remembered_through_an_interruption() -> Non
     # A glance is now enough, where a newcomer needs a second look.
     assert context.fuse(Word(likelihood_of(4, 0.6), key=key)).risk < 0.05
     assert context.fuse(Word(likelihood_of(1, 0.6), key=key)).posterior[1] < 0.5
+
+
+def test_strangers_that_nobody_verifies_leave_the_prior_a_prior() -> None:
+    """An outage: local words about other labels, frame after frame, and nothing is learned of the set meanwhile."""
+    classes = 100
+    context, film = Context(classes), Film()
+    context.advance(0, film.turn(1.0))
+    context.observe(Word(likelihood_of(0, 0.99, classes), True))
+    context.learn(0)
+    for index in range(1, 600):
+        context.advance(index, key := film.turn(1.0))
+        context.observe(Word(likelihood_of(index % classes, 0.9, classes), key=key))
+    context.learn(1)
+    assert 0.0 <= context.habits.stranger <= 1.0
+    assert context.working_set().min() >= 0.0
+    assert abs(context.working_set().sum() - 1.0) < 1e-9
