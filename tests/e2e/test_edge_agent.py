@@ -260,7 +260,7 @@ def test_a_gate_that_promises_too_much_is_found_out(
     audits = summary["audits"]
     assert audits["windows"] > 0
     assert audits["frames"] <= 0.2 * 600
-    assert audits["rate"] > 0.1
+    assert audits["rate"] > 0.02, "twice what was promised, and would be more if nobody acted on it"
     assert audits["threshold"] < 0.999
     assert summary["cloud"] > 0, "so that the cloud is asked"
     assert {answer["level"] for answer in agent.answers()[:50]} == {"base"}
