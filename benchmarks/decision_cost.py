@@ -6,7 +6,8 @@ base model of 0.08 M parameters (ResNet-8 of 16, 32 and 64 channels; its weights
 The models' scores are recorded beforehand, so that only the core is timed, as it answers 640x480 frames: hits of all
 levels, and questions that are answered at once. Both alternate within one run. The stream is shown several times: of
 each of its frames the median over the rounds counts, so that no neighbour's work does, and the mean of them is set
-against the median of a run. ``grown_bytes`` is what Python has allocated and not given back over the last half of the frames.
+against the median of a run. ``grown_bytes`` is what Python has allocated and not given back over the last round of the
+growth test.
 """
 
 from __future__ import annotations
