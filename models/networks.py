@@ -17,11 +17,13 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class Shape:
-    """What tells one residual net of this family from another: channels and blocks of each stage."""
+    """What tells one residual net of this family from another: channels and blocks of each stage. ``stem``: by how much
+    the stem makes the picture smaller; 1 for thumbnails, where it is a 3x3 convolution, and otherwise one of patches."""
 
     widths: tuple[int, ...]
     blocks: tuple[int, ...]
     classes: int = 10
+    stem: int = 1
 
 
 RESNET18 = Shape(widths=(64, 128, 256, 512), blocks=(2, 2, 2, 2))
@@ -57,8 +59,9 @@ class ResNet(nn.Module):
     def __init__(self, shape: Shape, auxiliary: bool = False) -> None:
         super().__init__()
         self.shape = shape
+        kernel, stride, edge = (3, 1, 1) if shape.stem == 1 else (shape.stem, shape.stem, 0)
         self.stem = nn.Sequential(
-            nn.Conv2d(3, shape.widths[0], 3, 1, 1, bias=False), nn.BatchNorm2d(shape.widths[0]), nn.ReLU()
+            nn.Conv2d(3, shape.widths[0], kernel, stride, edge, bias=False), nn.BatchNorm2d(shape.widths[0]), nn.ReLU()
         )
         stages, channels = [], shape.widths[0]
         for number, (width, count) in enumerate(zip(shape.widths, shape.blocks, strict=True)):
@@ -88,6 +91,26 @@ class ResNet(nn.Module):
     def parameters_count(self) -> int:
         """Parameters that are exported: the auxiliary heads are not among them."""
         return sum(p.numel() for name, p in self.named_parameters() if not name.startswith("auxiliary"))
+
+
+def sized(limit: int, side: int, classes: int) -> Shape:
+    """The largest net of ``BASE``'s proportions that does a picture of ``side`` pixels in ``limit`` multiply-adds."""
+    stem = 1
+    while side // stem >= 56:
+        stem *= 2
+    best = _scaled(4, classes, stem)
+    for quarter in range(5, 200):
+        shape = _scaled(quarter, classes, stem)
+        if macs(ResNet(shape), side) > limit:
+            break
+        best = shape
+    return best
+
+
+def _scaled(quarters: int, classes: int, stem: int) -> Shape:
+    """``BASE`` with so many sixteenths of its channels, in multiples of four."""
+    widths = tuple(max(4, round(width * quarters / 16 / 4) * 4) for width in BASE.widths)
+    return Shape(widths, BASE.blocks, classes, stem)
 
 
 def macs(network: ResNet, side: int = 32) -> int:
