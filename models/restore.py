@@ -1,4 +1,4 @@
-"""A network that was exported, back in a form that can be trained: what a server needs that has a bundle and no checkpoint.
+"""A network that was exported, back in a form that can be trained: for whoever has a bundle and no checkpoint.
 
 Export folds each normalisation into its convolution. Here it is unfolded again, with statistics measured on images, so
 that the network says the same as before both while it evaluates and while it trains.
@@ -109,7 +109,7 @@ def _measure(norms: list[nn.BatchNorm2d], network: ResNet, images: Tensor) -> No
         norm.weight.copy_((var + norm.eps).sqrt())
         norm.bias.add_(mean)
 
-    hooks = [norm.register_forward_hook(unfold) for norm in norms]  # type: ignore[arg-type]
+    hooks = [norm.register_forward_hook(unfold) for norm in norms]
     with torch.no_grad():
         network.eval()(images)
     for hook in hooks:
