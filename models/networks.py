@@ -17,8 +17,9 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class Shape:
-    """What tells one residual net of this family from another: channels and blocks of each stage. ``stem``: by how
-    much the stem makes the picture smaller; 1 for thumbnails, where it is a 3x3 convolution, and else one of patches."""
+    """What tells one residual net of this family from another: channels and blocks of each stage.
+    ``stem``: by how much the stem makes the picture smaller; 1 for thumbnails, where it is a 3x3 convolution, and else
+    one of patches."""
 
     widths: tuple[int, ...]
     blocks: tuple[int, ...]
