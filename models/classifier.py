@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 import onnx
-from onnx import ModelProto, TensorProto
+from onnx import ModelProto, TensorProto, helper
 
 from shared.image import Input
 
@@ -88,6 +88,16 @@ def understand(
     return Classifier(
         _ending_in(model, scores, middle), spec, known or tuple(str(n) for n in range(classes)), scores, middle
     )
+
+
+def served(classifier: Classifier, properties: dict[str, str]) -> ModelProto:
+    """The graph as a server runs it: ``scores`` alone, with ``properties`` under ``cachenet.*`` in its metadata."""
+    model = _ending_in(classifier.graph, classifier.scores)
+    output = helper.make_tensor_value_info(classifier.scores, TensorProto.FLOAT, ["n", len(classifier.labels)])
+    model.graph.output[0].CopyFrom(output)
+    kept = {entry.key: entry.value for entry in model.metadata_props if not entry.key.startswith(_METADATA)}
+    helper.set_model_props(model, kept | {_METADATA + key: value for key, value in properties.items()})
+    return model
 
 
 def _load(path: Path) -> ModelProto:
@@ -169,11 +179,11 @@ def _embedding(path: Path, scores: str, producers: dict[str, onnx.NodeProto]) ->
     )
 
 
-def _ending_in(model: ModelProto, scores: str, embedding: str) -> ModelProto:
-    """The graph with these two for its outputs and nothing that only others need."""
+def _ending_in(model: ModelProto, *outputs: str) -> ModelProto:
+    """The graph with these for its outputs and nothing that only others need."""
     cut = ModelProto()
     cut.CopyFrom(model)
-    needed, nodes = {scores, embedding}, []
+    needed, nodes = set(outputs), []
     for node in reversed(cut.graph.node):
         if needed.intersection(node.output):
             nodes.append(node)
@@ -181,6 +191,6 @@ def _ending_in(model: ModelProto, scores: str, embedding: str) -> ModelProto:
     kept = [node.SerializeToString() for node in reversed(nodes)]
     del cut.graph.node[:], cut.graph.output[:]
     cut.graph.node.extend(onnx.NodeProto.FromString(node) for node in kept)
-    for name in (scores, embedding):
+    for name in outputs:
         cut.graph.output.append(onnx.ValueInfoProto(name=name))
     return cut

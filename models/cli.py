@@ -4,67 +4,174 @@ from __future__ import annotations
 
 import json
 import os
+import re
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from shared.bundle import Bundle, BundleError, Manifest
 
+if TYPE_CHECKING:
+    from models.classifier import Classifier
+    from models.frames import Frames
+
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 _stderr = Console(stderr=True)
+
+
+_PROCESSORS = os.cpu_count() or 1
+_Full = Annotated[Path, typer.Option(help="An image classifier, ONNX.")]
+_Data = Annotated[Path, typer.Option(help="A video, or a directory of pictures, class directories and videos.")]
+_Preprocessing = Annotated[
+    str, typer.Option(help="How pictures are prepared: a preset's name, or JSON as in a bundle. Default: metadata.")
+]
+_Labels = Annotated[Path | None, typer.Option(help="Text file with a label a line.")]
+_Embedding = Annotated[str | None, typer.Option(help="Tensor to take for the embedding.")]
+_Every = Annotated[int, typer.Option(help="Of a video, every so many frames count.", min=1)]
+_Work = Annotated[Path | None, typer.Option(help="Where what is made on the way is kept. Default: in the cache.")]
+_Threads = Annotated[int, typer.Option(help="Threads to work with.", min=1)]
 
 
 @app.callback()
 def _root() -> None:
     """Build the bundles that edge agents and cloud servers run.
 
-    Example: model-builder train --smoke --out build/smoke
+    Example: model-builder build --full model.onnx --data frames/ --preprocessing imagenet --out build/mine
     """
 
 
 @app.command()
 def train(
-    out: Annotated[Path, typer.Option(help="Where the bundle goes.")] = Path("build/cifar10"),
+    out: Annotated[Path, typer.Option(help="Where the model and the images go.")] = Path("build/cifar10"),
     work: Annotated[
-        Path | None, typer.Option(help="Checkpoints; an interrupted build goes on from them. Default: in the cache.")
+        Path | None, typer.Option(help="Checkpoints; an interrupted run goes on from them. Default: in the cache.")
     ] = None,
-    threads: Annotated[int, typer.Option(help="Threads to train with.", min=1)] = os.cpu_count() or 1,
-    smoke: Annotated[bool, typer.Option(help="Tiny networks on the sample that ships: the whole path, fast.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the models as JSON on stdout.")] = False,
+    start: Annotated[Path | None, typer.Option(help="Go on from this network, ONNX, instead of from nothing.")] = None,
+    threads: _Threads = _PROCESSORS,
+    smoke: Annotated[bool, typer.Option(help="A tiny network on the sample that ships: the whole path, fast.")] = False,
 ) -> None:
-    """Train the CIFAR-10 bundle: full model, base model, submodels, gates.
+    """Train the full model of the CIFAR-10 bundle, and lay out its images for 'build'.
 
-    About two and a half hours on two cores; stop it at any time and give the same command again to go on.
+    Two hours on two cores; stop it at any time and give the same command again to go on.
 
     Example: model-builder train --out build/cifar10
     """
     try:
         import torch
 
-        from models import build, cifar10, sample
+        from models import cifar10, full, sample
         from models.cifar10 import Cifar10, DatasetError, cache_directory
+        from models.restore import RestoreError
     except ImportError as error:
         _refuse(f"training needs {error.name}; install it with: pip install 'cachenet[build]'")
     torch.set_num_threads(threads)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     try:
-        with Progress(*columns, console=_stderr) as progress:
+        with _progress() as progress:
             if smoke:
-                preset, split = build.SMOKE, sample.load()
+                lessons, split = full.SMOKE, sample.load()
                 part = [split.take(index) for index in _parts(len(split))]
                 data = Cifar10(train=part[0], held=part[1], test=part[2])
             else:
-                preset, data = build.CIFAR10, cifar10.load()
-            directory = work or (out.with_name(out.name + ".work") if smoke else cache_directory() / "runs" / "cifar10")
-            bundle = build.build(preset, data, directory, out, progress)
-    except DatasetError as error:
+                lessons, data = full.CIFAR10, cifar10.load()
+            directory = work or (out / "work" if smoke else cache_directory() / "runs" / "cifar10")
+            full.lay_out(full.train(lessons, data, directory, progress, start), data, out)
+    except (DatasetError, RestoreError) as error:
         _refuse(str(error))
     except OSError as error:
-        _refuse(f"{error.filename}: {error.strerror}")
+        _refuse(f"{error.filename or out}: {error.strerror or error}")
+    typer.echo(
+        f"Written: {out}. Next: model-builder build --full {out}/full.onnx --data {out}/train "
+        f"--held-out {out}/held --scenes {out}/scenes.json --out BUNDLE"
+    )
+
+
+@app.command()
+def build(
+    full: _Full,
+    data: _Data,
+    out: Annotated[Path, typer.Option(help="Where the bundle goes, in the place of any before.")],
+    held_out: Annotated[
+        Path | None,
+        typer.Option(help="Frames to tune on and to prove gates with. Default: three tenths of --data."),
+    ] = None,
+    preprocessing: _Preprocessing = "",
+    labels: _Labels = None,
+    embedding: _Embedding = None,
+    every: _Every = 1,
+    scenes: Annotated[
+        Path | None, typer.Option(help="JSON: lists of labels that come together. Default: drawn at random.")
+    ] = None,
+    share: Annotated[
+        float, typer.Option(help="Multiply-adds of a local model, as a share of the full model's.", min=0.001, max=1.0)
+    ] = 1 / 13,
+    method: Annotated[str, typer.Option(help="How the data is partitioned: codes or experts.")] = "codes",
+    submodels: Annotated[int, typer.Option(help="How many submodels at the most.", min=0, max=256)] = 12,
+    quick: Annotated[bool, typer.Option(help="Every stage, in a minute; good for nothing but a try.")] = False,
+    work: _Work = None,
+    threads: _Threads = _PROCESSORS,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the models as JSON on stdout.")] = False,
+) -> None:
+    """Build a bundle from your own ONNX classifier and unlabelled frames.
+
+    The full model's answers are the labels. Prove gates with frames that it was not trained on: of its own training
+    data a model is too sure. Stop it at any time and give the same command again to go on.
+
+    Example: model-builder build --full model.onnx --data frames/ --preprocessing imagenet --out build/mine
+    """
+    try:
+        import torch
+
+        from models import build as building
+        from models.build import BuildError
+        from models.classifier import ClassifierError
+        from models.frames import FramesError, find
+        from models.material import gather
+        from models.teach import teach
+    except ImportError as error:
+        _refuse(f"building needs {error.name}; install it with: pip install 'cachenet[build]'")
+    from dataclasses import replace
+
+    from models.cifar10 import cache_directory
+
+    if method not in ("codes", "experts"):
+        _refuse(f"{method!r} is no method; there are codes and experts")
+    torch.set_num_threads(threads)
+    directory = work or cache_directory() / "lessons"
+    try:
+        classifier = _understand(full, preprocessing, labels, embedding)
+        plan = building.QUICK if quick else building.Plan("")
+        name = re.sub(r"[^a-z0-9._-]+", "-", out.resolve().name.lower()).lstrip("-._")[:64] or "bundle"
+        plan = replace(
+            plan,
+            name=name,
+            share=share,
+            method="experts" if method == "experts" else "codes",
+            submodels=min(submodels, plan.submodels) if quick else submodels,
+            scenes=_scenes(scenes, classifier.labels),
+        )
+        sources = [find(source, every) for source in (data, held_out) if source is not None]
+        with _progress() as progress:
+            lessons = []
+            for frames in sources:
+                task = progress.add_task("full model's look", total=len(frames.files))
+                advance = partial(_advance, progress, task)
+                lessons.append(teach(classifier, frames, directory, threads, advance))
+            seen = list(zip(sources, lessons, strict=True))
+            material = gather(classifier, seen[0], seen[1] if held_out is not None else None, plan.seed)
+            bundle = building.build(plan, material, directory, out, progress)
+    except (BuildError, ClassifierError, FramesError) as error:
+        _refuse(str(error))
+    except OSError as error:
+        _refuse(f"{error.filename or out}: {error.strerror or error}")
+    for frames in sources:
+        _show_skipped(frames)
+    if not any(gate.risk for gate in bundle.manifest.gates):
+        typer.echo("No gate could be proven, so a device asks about every frame: prove with more frames.", err=True)
     _show(bundle.manifest, as_json)
 
 
@@ -85,16 +192,14 @@ def show(
 
 @app.command()
 def inspect(
-    full: Annotated[Path, typer.Option(help="An image classifier, ONNX.")],
-    data: Annotated[Path, typer.Option(help="A video, or a directory of pictures, class directories and videos.")],
-    preprocessing: Annotated[
-        str, typer.Option(help="How pictures are prepared: a preset's name, or JSON as in a bundle. Default: metadata.")
-    ] = "",
-    labels: Annotated[Path | None, typer.Option(help="Text file with a label a line.")] = None,
-    embedding: Annotated[str | None, typer.Option(help="Tensor to take for the embedding.")] = None,
-    every: Annotated[int, typer.Option(help="Of a video, every so many frames count.", min=1)] = 1,
-    work: Annotated[Path | None, typer.Option(help="Where what the model said is kept. Default: in the cache.")] = None,
-    threads: Annotated[int, typer.Option(help="Threads to run the model with.", min=1)] = os.cpu_count() or 1,
+    full: _Full,
+    data: _Data,
+    preprocessing: _Preprocessing = "",
+    labels: _Labels = None,
+    embedding: _Embedding = None,
+    every: _Every = 1,
+    work: _Work = None,
+    threads: _Threads = _PROCESSORS,
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON on stdout.")] = False,
 ) -> None:
     """See what a bundle would be built from: what your model takes, and what it says of your frames.
@@ -104,7 +209,7 @@ def inspect(
     Example: model-builder inspect --full model.onnx --data frames/ --preprocessing imagenet
     """
     try:
-        from models.classifier import ClassifierError, preset, understand
+        from models.classifier import ClassifierError
         from models.frames import FramesError, find
         from models.inspection import inspect as look
         from models.teach import teach
@@ -112,28 +217,22 @@ def inspect(
         _refuse(f"this needs {error.name}; install it with: pip install 'cachenet[build]'")
     from models.cifar10 import cache_directory
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     try:
-        known = tuple(labels.read_text().split("\n")) if labels is not None else None
-        classifier = understand(
-            full, preset(preprocessing) if preprocessing else None, known and tuple(filter(None, known)), embedding
-        )
+        classifier = _understand(full, preprocessing, labels, embedding)
         frames = find(data, every)
-        with Progress(*columns, console=_stderr, disable=not _stderr.is_terminal) as progress:
+        with _progress() as progress:
             task = progress.add_task("files", total=len(frames.files))
             lesson = teach(
                 classifier,
                 frames,
                 work or cache_directory() / "lessons",
                 threads,
-                lambda done: progress.update(task, completed=done),
+                partial(_advance, progress, task),
             )
     except (ClassifierError, FramesError) as error:
         _refuse(str(error))
-    except UnicodeDecodeError:
-        _refuse(f"{labels} is no text")
     except OSError as error:
-        _refuse(f"{error.filename}: {error.strerror}")
+        _refuse(f"{error.filename or data}: {error.strerror or error}")
     seen = look(classifier, frames, lesson)
     if as_json:
         typer.echo(json.dumps(seen))
@@ -148,8 +247,47 @@ def inspect(
         else:
             table.add_row(name, str(value))
     Console().print(table)
+    _show_skipped(frames)
+
+
+def _show_skipped(frames: Frames) -> None:
     for path, why in frames.broken.items():
         typer.echo(f"skipped {path}: {why}", err=True)
+
+
+def _progress() -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=_stderr, disable=not _stderr.is_terminal)
+
+
+def _advance(progress: Progress, task: TaskID, done: int) -> None:
+    progress.update(task, completed=done)
+
+
+def _understand(full: Path, preprocessing: str, labels: Path | None, embedding: str | None) -> Classifier:
+    from models.classifier import preset, understand
+
+    try:
+        known = None if labels is None else tuple(filter(None, labels.read_text().split("\n")))
+    except UnicodeDecodeError:
+        _refuse(f"{labels} is no text")
+    return understand(full, preset(preprocessing) if preprocessing else None, known, embedding)
+
+
+def _scenes(path: Path | None, labels: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
+    """The numbers of the labels that come together."""
+    if path is None:
+        return ()
+    import msgspec
+
+    try:
+        scenes = msgspec.json.decode(path.read_bytes(), type=list[list[str]])
+    except msgspec.DecodeError:
+        _refuse(f'{path} is no JSON of lists of labels, as in [["cat", "dog"], ["car", "truck"]]')
+    unknown = [label for scene in scenes for label in scene if label not in labels]
+    if unknown or not all(scenes):
+        _refuse(f"{path}: {f'the model has no label {unknown[0]!r}' if unknown else 'a scene is empty'}")
+    return tuple(tuple(sorted({labels.index(label) for label in scene})) for scene in scenes)
 
 
 def _parts(count: int) -> tuple[Any, Any, Any]:

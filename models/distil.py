@@ -7,7 +7,7 @@ e mod ``VIEWS`` (L. Beyer et al., arXiv 2106.05237, show that teacher and studen
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from models.cifar10 import Images, Split
 from models.networks import ResNet
 from models.training import Batch, Epoch, Loss, Recipe, augment, device, fit, scores
+from shared.image import Input
 
 #: Temperature of the soft targets.
 _SOFTNESS = 3.0
@@ -34,7 +35,15 @@ class Teacher:
     """A data set in ``views`` augmented copies, with the full model's scores of each; the copies are drawn again from
     their seed, the scores are kept in ``cache``."""
 
-    def __init__(self, network: ResNet, images: Images, views: int, seed: int, cache: Path, progress: Progress) -> None:
+    def __init__(
+        self,
+        full: Callable[[Images], Logits],
+        images: Images,
+        views: int,
+        seed: int,
+        cache: Path,
+        progress: Progress,
+    ) -> None:
         self._images, self._seed = images, seed
         self.views = views
         task = progress.add_task("teacher's scores", total=views)
@@ -44,7 +53,7 @@ class Teacher:
             if not path.exists():
                 path.parent.mkdir(parents=True, exist_ok=True)
                 partial = path.with_suffix(".part.npy")
-                np.save(partial, scores(network, self.view(number)).astype(np.float16))
+                np.save(partial, full(self.view(number)).astype(np.float16))
                 partial.replace(path)
             self._scores.append(np.load(path).astype(np.float32))
             progress.advance(task)
@@ -92,11 +101,12 @@ def distillation_loss() -> Loss:
 
 
 def train_base(
-    network: ResNet, teacher: Teacher, recipe: Recipe, held: Split, checkpoint: Path, progress: Progress
+    network: ResNet, spec: Input, teacher: Teacher, recipe: Recipe, held: Split, checkpoint: Path, progress: Progress
 ) -> list[dict[str, float]]:
     """Distil the general model."""
     return fit(
         network,
+        spec,
         recipe,
         teacher.epoch(recipe.batch),
         teacher.steps(recipe.batch),
@@ -104,29 +114,31 @@ def train_base(
         checkpoint,
         progress,
         "base",
-        lambda trained: {"held": float((scores(trained, held.images).argmax(1) == held.labels).mean())},
+        lambda trained: {"held": float((scores(trained, held.images, spec).argmax(1) == held.labels).mean())},
     )
 
 
 def train_submodel(
     network: ResNet,
+    spec: Input,
     teacher: Teacher,
     recipe: Recipe,
-    classes: tuple[int, ...],
+    inside: npt.NDArray[np.bool_],
     held: tuple[Images, Logits],
     checkpoint: Path,
     progress: Progress,
     title: str,
 ) -> None:
-    """Fine-tune ``network``, a copy of the base model, on a mix in which ``classes`` have ``_WEIGHT`` of the whole.
+    """Fine-tune ``network``, a copy of the base model, on a mix in which the images ``inside`` have ``_WEIGHT``.
 
     The rest of the data stays in, so that the submodel can still say "not mine". ``held``: images and the full model's
     scores, not trained on, on which the mix's prior is undone.
     """
     labels = teacher.labels()
-    weights = mix(labels, classes)
+    weights = mix(inside)
     fit(
         network,
+        spec,
         recipe,
         teacher.epoch(recipe.batch, weights, _SHARE),
         teacher.steps(recipe.batch, _SHARE),
@@ -136,17 +148,17 @@ def train_submodel(
         title,
     )
     prior = np.array([weights[labels == c].sum() for c in range(network.shape.classes)]) + 1e-6
-    _undo_prior(network, np.log(prior * len(prior)), held)
+    _undo_prior(network, spec, np.log(prior * len(prior)), held)
 
 
-def mix(labels: npt.NDArray[np.int64], classes: tuple[int, ...]) -> npt.NDArray[np.float64]:
-    """How much each of the images with these ``labels`` ``(n,)`` counts for the submodel of ``classes``; sums to 1."""
-    inside = np.isin(labels, classes)
-    weights: npt.NDArray[np.float64] = np.where(inside, _WEIGHT / inside.sum(), (1 - _WEIGHT) / (~inside).sum())
-    return weights
+def mix(inside: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+    """How much each image counts for the submodel of those ``inside`` ``(n,)``; sums to 1."""
+    weights = np.where(inside, _WEIGHT / max(1, inside.sum()), (1 - _WEIGHT) / max(1, (~inside).sum()))
+    normalised: npt.NDArray[np.float64] = weights / weights.sum()
+    return normalised
 
 
-def _undo_prior(network: ResNet, log_prior: npt.NDArray[np.float64], held: tuple[Images, Logits]) -> None:
+def _undo_prior(network: ResNet, spec: Input, log_prior: npt.NDArray[np.float64], held: tuple[Images, Logits]) -> None:
     """Take out of the head's bias what the mix taught about how often a class comes: that, the context knows better
     (A. Menon et al., "Long-tail learning via logit adjustment", arXiv 2007.07314, section 3).
 
@@ -154,7 +166,7 @@ def _undo_prior(network: ResNet, log_prior: npt.NDArray[np.float64], held: tuple
     log-likelihood of the full model's answers on held images, where no class is favoured.
     """
     images, full = held
-    own, answers = scores(network, images), full.argmax(1)
+    own, answers = scores(network, images, spec), full.argmax(1)
 
     def loss(part: float) -> float:
         adjusted = torch.from_numpy(own - (part * log_prior).astype(np.float32))

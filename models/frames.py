@@ -82,6 +82,10 @@ class Frames:
             capture.release()
 
 
+def is_video(path: Path) -> bool:
+    return path.suffix.lower() in _VIDEOS
+
+
 def find(path: Path, every: int = 1) -> Frames:
     """What there is to read: ``path`` is a video, or a directory of pictures and videos, as deep as it goes. Raises
     ``FramesError``."""
@@ -117,7 +121,9 @@ def uses(files: Sequence[int], seed: int) -> npt.NDArray[np.int8]:
     place = np.arange(len(of_file))
     begins = np.r_[True, np.diff(of_file) != 0]
     within = place - np.maximum.accumulate(np.where(begins, place, 0))
-    number = np.cumsum(begins | (within % block == 0)) - 1
+    # What is left at a video's end is part of its last block: a rest of some frames would be all gap.
+    left = np.bincount(np.cumsum(begins) - 1)[np.cumsum(begins) - 1] - (within - within % block)
+    number = np.cumsum(begins | ((within % block == 0) & (left >= block))) - 1
     use = _deal(int(number[-1]) + 1, np.random.default_rng(seed))[number]
     borders = np.flatnonzero(~begins[1:] & (np.diff(use) != 0)) + 1
     for border in borders:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from edge_agent.core.frame import Signature, sign
 from models import streams
@@ -20,11 +21,11 @@ UNRELATED: tuple[streams.Name, ...] = ("shuffled", "session", "dwell")
 
 def run(session: Session, spec: Input, pictures: Sequence[Picture]) -> Logits:
     """Logits ``(n, classes)`` of pictures of any size, BGR."""
-    preprocess = preprocessor(spec)
+    preprocess, batch = preprocessor(spec), session.batch or _BATCH
     return np.concatenate(
         [
-            session.run(np.concatenate([preprocess(crop(picture, spec)) for picture in pictures[at : at + _BATCH]]))
-            for at in range(0, len(pictures), _BATCH)
+            session.run(np.concatenate([preprocess(crop(picture, spec)) for picture in pictures[at : at + batch]]))
+            for at in range(0, len(pictures), batch)
         ]
     )
 
@@ -61,6 +62,14 @@ def record(
             recordings.append(_render(plan, split, models))
         advance()
     return recordings
+
+
+def film(
+    pictures: Sequence[Picture], truth: npt.NDArray[np.int64], models: Mapping[str, tuple[Session, Input]]
+) -> Recorded:
+    """Run every model over pictures that follow one another; all models see pictures alike."""
+    logits = {name: run(session, spec, pictures) for name, (session, spec) in models.items()}
+    return Recorded(truth, logits, [sign(picture) for picture in pictures])
 
 
 def _render(plan: streams.Plan, split: Split, models: Mapping[str, tuple[Session, Input]]) -> Recorded:

@@ -13,7 +13,7 @@ import numpy as np
 _VEHICLES = (0, 1, 8, 9)
 _ANIMALS = (2, 3, 4, 5, 6, 7)
 CLASSES = len(_VEHICLES) + len(_ANIMALS)
-LARGEST = 5
+_LARGEST = 5
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ def _draw(seed: int) -> tuple[Scene, ...]:
     kinds = [_ANIMALS] * 4 + [_VEHICLES] * 2 + [_ANIMALS + _VEHICLES] * 6
     unseen = [False, False, False, True, False, True, False, False, False, False, True, True]
     while True:
-        draws = (rng.permutation(kind)[: 3 + int(rng.random() * (min(LARGEST, len(kind)) - 2))] for kind in kinds)
+        draws = (rng.permutation(kind)[: 3 + int(rng.random() * (min(_LARGEST, len(kind)) - 2))] for kind in kinds)
         scenes = tuple(Scene(tuple(sorted(draw.tolist())), hidden) for draw, hidden in zip(draws, unseen, strict=True))
         if _fit(scenes):
             return scenes

@@ -27,7 +27,7 @@ import numpy.typing as npt
 
 from models.camera import HEIGHT, NOISE, WIDTH, SensorNoise, background, compose, enlarge
 from models.cifar10 import Images, Labels
-from models.scenes import CLASSES, LARGEST, SCENES
+from models.scenes import CLASSES, SCENES
 from shared import stream
 from shared.image import Picture
 
@@ -44,6 +44,7 @@ _VISIT, _JITTER = 500, 200  # frames from one change of scene to the next, and t
 _STRANGERS = 0.05
 _PAUSE = 20  # mean of a pause, and of the movement between two, frames
 _SHIFT = 2  # of ``held``, thumbnail pixels either way
+_TABLE = tuple(one.classes for one in SCENES)
 # Two slow sines an axis: 24 frame pixels (1.6 of the thumbnail) at most, under one a frame.
 _DRIFT = ((18.0, 211.0), (6.0, 89.0))  # amplitude in frame pixels, period in frames
 
@@ -104,10 +105,13 @@ def plan(
     frames: int,
     pool: Pool | None = None,
     scenes: Sequence[int] = range(len(SCENES)),
+    table: Sequence[Sequence[int]] = _TABLE,
+    classes: int = CLASSES,
 ) -> Plan:
     """Draw a stream of images from ``pool`` (by default all) of a set with true ``labels`` ``(n,)``.
 
-    ``scenes``: numbers of those it may visit. Raises ``ValueError`` for an unknown name or if the pool lacks a class.
+    ``scenes``: numbers in ``table``, the classes of each scene, of those it may visit. Raises ``ValueError`` for an
+    unknown name or if the pool lacks a class.
     """
     named(name)
     if frames < 1 or not scenes:
@@ -121,9 +125,9 @@ def plan(
     if name == "shuffled":
         scene = np.full(len(start), -1)
         stranger = np.zeros(len(start), np.bool_)
-        label = _pick(_uniform(seed, "class", len(start)), CLASSES)
+        label = _pick(_uniform(seed, "class", len(start)), classes)
     else:
-        scene, stranger, label = _objects(seed, start, np.asarray(scenes))
+        scene, stranger, label = _objects(seed, start, np.asarray(scenes), table, classes)
 
     offset = np.zeros((frames, 2), np.float32)
     pause = np.zeros(frames, np.bool_)
@@ -138,14 +142,15 @@ def plan(
         shown = _uniform(seed, "image", len(start))[dwell]
     else:
         shown = _uniform(seed, "image", frames)
-    source = _images(labels, np.arange(len(labels)) if pool is None else pool, label[dwell], shown)
+    source = _images(labels, np.arange(len(labels)) if pool is None else pool, label[dwell], shown, classes)
     return Plan(name, seed, source, label[dwell], dwell, scene[dwell], stranger[dwell], offset, pause, noise)
 
 
 def renderer(plan: Plan, images: Images) -> Callable[[int], Picture]:
-    """The way from a frame's number to its picture, BGR: 640x480 for ``camera``, 32x32 for the others.
+    """The way from a frame's number to its picture, BGR: 640x480 for ``camera``, the images' own size
+    for the others.
 
-    ``images``: ``(n, 32, 32, 3)`` RGB, those whose labels the plan was drawn from.
+    ``images``: ``(n, side, side, 3)`` RGB, those whose labels the plan was drawn from.
     """
 
     def thumbnail(source: int) -> Picture:
@@ -188,19 +193,22 @@ def record(
 
 
 def _held(plan: Plan, thumbnail: Callable[[int], Picture]) -> Callable[[int], Picture]:
-    sensor = SensorNoise(32, 32, NOISE, plan.seed)
+    side = len(thumbnail(0))
+    sensor = SensorNoise(side, side, NOISE, plan.seed)
+    scale = max(1, side // 32)
+    edge = _SHIFT * scale
 
     def render(index: int) -> Picture:
-        padded = np.pad(thumbnail(plan.source[index]), ((_SHIFT, _SHIFT), (_SHIFT, _SHIFT), (0, 0)), "reflect")
-        left, top = (_SHIFT - plan.offset[index]).astype(int)
-        return sensor.add(padded[top : top + 32, left : left + 32], int(plan.noise[index]))
+        padded = np.pad(thumbnail(plan.source[index]), ((edge, edge), (edge, edge), (0, 0)), "reflect")
+        left, top = (edge - scale * plan.offset[index]).astype(int)
+        return sensor.add(padded[top : top + side, left : left + side], int(plan.noise[index]))
 
     return render
 
 
 def _camera(plan: Plan, thumbnail: Callable[[int], Picture]) -> Callable[[int], Picture]:
     sensor = SensorNoise(HEIGHT, WIDTH, NOISE, plan.seed)
-    place = lru_cache(len(SCENES))(lambda scene: background(plan.seed, scene))
+    place = lru_cache(16)(lambda scene: background(plan.seed, scene))
     enlarged = lru_cache(2)(lambda source: enlarge(thumbnail(source)))
 
     def render(index: int) -> Picture:
@@ -221,7 +229,9 @@ def _pick(uniform: npt.NDArray[np.float64], count: int | Index) -> Index:
     return (uniform * count).astype(np.int64)
 
 
-def _objects(seed: int, start: Index, scenes: Index) -> tuple[Index, npt.NDArray[np.bool_], Labels]:
+def _objects(
+    seed: int, start: Index, scenes: Index, table: Sequence[Sequence[int]], classes: int
+) -> tuple[Index, npt.NDArray[np.bool_], Labels]:
     """Scene, stranger and class of the objects that come at the frames ``start``. An object belongs to the scene that
     it came in, so a scene's last object is not cut short and dwells stay geometric."""
     ends = _VISIT * np.arange(1, start[-1] // _VISIT + 3)
@@ -235,19 +245,19 @@ def _objects(seed: int, start: Index, scenes: Index) -> tuple[Index, npt.NDArray
     scene_of_visit = scenes[np.cumsum(steps) % len(scenes)]
     scene = scene_of_visit[visit]
 
-    size = np.array([len(one.classes) for one in SCENES])
+    size = np.array([len(one) for one in table])
     # Per scene its classes, then all others: ``ranked`` shuffles the former anew for each visit.
-    table = np.array([[*one.classes, *(c for c in range(CLASSES) if c not in one.classes)] for one in SCENES])
-    places = np.arange(LARGEST)
+    order = np.array([[*one, *(c for c in range(classes) if c not in one)] for one in table])
+    places = np.arange(size.max())
     absent = places >= size[scene_of_visit][:, None]
-    ranked = np.argsort(_uniform(seed, "rank", (len(ends) + 1, LARGEST)) + absent, axis=1)
+    ranked = np.argsort(_uniform(seed, "rank", (len(ends) + 1, len(places))) + absent, axis=1)
     zipf = np.cumsum(np.where(places < size[:, None], 1 / (1 + places), 0), axis=1)
     drawn = _uniform(seed, "class", len(start)) * zipf[scene, -1]
     rank = np.sum(drawn[:, None] >= zipf[scene], axis=1)
 
     stranger = _uniform(seed, "stranger", len(start)) < _STRANGERS
-    other = size[scene] + _pick(_uniform(seed, "other", len(start)), CLASSES - size[scene])
-    return scene, stranger, table[scene, np.where(stranger, other, ranked[visit, rank])]
+    other = size[scene] + _pick(_uniform(seed, "other", len(start)), classes - size[scene])
+    return scene, stranger, order[scene, np.where(stranger, other, ranked[visit, rank])]
 
 
 def _drift(pause: npt.NDArray[np.bool_], dwell: Index, phases: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
@@ -259,10 +269,10 @@ def _drift(pause: npt.NDArray[np.bool_], dwell: Index, phases: npt.NDArray[np.fl
     return (np.rint(offset * 32) / 32).astype(np.float32)
 
 
-def _images(labels: Labels, pool: Pool, wanted: Labels, uniform: npt.NDArray[np.float64]) -> Index:
+def _images(labels: Labels, pool: Pool, wanted: Labels, uniform: npt.NDArray[np.float64], classes: int) -> Index:
     """For each frame an image of the class ``wanted`` from ``pool``."""
     ordered = np.sort(pool)[np.argsort(labels[np.sort(pool)], kind="stable")]
-    first = np.searchsorted(labels[ordered], np.arange(CLASSES + 1))
+    first = np.searchsorted(labels[ordered], np.arange(classes + 1))
     count = np.diff(first)
     if not count.all():
         raise ValueError(f"the pool has no image of class {int(np.argmin(count))}")

@@ -21,10 +21,9 @@ from torch.nn import functional as F
 from models.camera import NOISE
 from models.cifar10 import Images, Split
 from models.networks import ResNet
+from shared.image import Input
 
-#: Per-channel mean and standard deviation of the CIFAR-10 training images, in units of 0..255.
-MEAN = (125.3, 123.0, 113.9)
-STD = (63.0, 62.1, 66.7)
+_GREY = 125
 
 
 @dataclass(frozen=True)
@@ -68,28 +67,29 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def normalise(images: Images | Tensor) -> Tensor:
-    """``(n, h, w, 3)`` uint8 to ``(n, 3, h, w)`` float32, normalised, channels last in memory."""
+def normalise(images: Images | Tensor, spec: Input) -> Tensor:
+    """``(n, h, w, 3)`` uint8 RGB to ``(n, 3, h, w)`` float32, normalised, channels last in memory."""
     x = torch.as_tensor(images, device=device()).permute(0, 3, 1, 2).float()
     shape = (1, 3, 1, 1)
-    x = (x - torch.tensor(MEAN, device=x.device).view(shape)) / torch.tensor(STD, device=x.device).view(shape)
+    x = (x - torch.tensor(spec.mean, device=x.device).view(shape)) / torch.tensor(spec.std, device=x.device).view(shape)
     return x.contiguous(memory_format=torch.channels_last)
 
 
 def augment(images: Images, rng: np.random.Generator, cutout: int = 0, sensed: float = 0.0) -> Images:
-    """Random shift by up to 4 pixels (reflected border), mirror and a grey square of ``cutout`` pixels; the share
+    """Random shift by up to an eighth (reflected border), mirror and a grey square of ``cutout`` pixels; the share
     ``sensed`` of them as a camera would see them."""
     n, side = len(images), images.shape[1]
-    padded = np.pad(images, ((0, 0), (4, 4), (4, 4), (0, 0)), mode="reflect")
+    reach = side // 8
+    padded = np.pad(images, ((0, 0), (reach, reach), (reach, reach), (0, 0)), mode="reflect")
     windows = np.lib.stride_tricks.sliding_window_view(padded, (side, side), axis=(1, 2))
-    dy, dx = rng.integers(0, 9, (2, n))
+    dy, dx = rng.integers(0, 2 * reach + 1, (2, n))
     out: Images = windows[np.arange(n), dy, dx].transpose(0, 2, 3, 1).copy()
     mirrored = rng.random(n) < 0.5
     out[mirrored] = out[mirrored, :, ::-1]
     if cutout:
         y, x = rng.integers(0, side - cutout + 1, (2, n))
         rows, columns = y[:, None] + np.arange(cutout), x[:, None] + np.arange(cutout)
-        out[np.arange(n)[:, None, None], rows[:, :, None], columns[:, None, :]] = np.array(MEAN, np.uint8)
+        out[np.arange(n)[:, None, None], rows[:, :, None], columns[:, None, :]] = _GREY
     if sensed:
         chosen = np.flatnonzero(rng.random(n) < sensed)
         for rows in np.array_split(chosen, len(chosen) // 1000 + 1):
@@ -134,6 +134,7 @@ def label_loss(recipe: Recipe) -> Loss:
 
 def fit(
     network: ResNet,
+    spec: Input,
     recipe: Recipe,
     batches: Epoch,
     steps: int,
@@ -175,7 +176,7 @@ def fit(
         network.train()
         side, losses = recipe.side(epoch), 0.0
         for images, expected in batches(epoch, np.random.default_rng((recipe.seed, epoch))):
-            x, target = normalise(images), expected.to(device())
+            x, target = normalise(images, spec), expected.to(device())
             if side != x.shape[-1]:
                 x = F.interpolate(x, size=(side, side), mode="bilinear", antialias=True)
                 x = x.contiguous(memory_format=torch.channels_last)
@@ -226,16 +227,16 @@ def _load(path: Path, recipe: Recipe) -> dict[str, Any] | None:
     return state if same else None
 
 
-def scores(network: ResNet, images: Images, batch: int = 500) -> npt.NDArray[np.float32]:
+def scores(network: ResNet, images: Images, spec: Input, batch: int = 500) -> npt.NDArray[np.float32]:
     """Logits ``(n, classes)`` of the network in evaluation mode, bf16 where training uses it."""
     was_training = network.training
     network.eval()
     with torch.no_grad(), torch.autocast(device().type, torch.bfloat16):
-        parts = [network(normalise(images[at : at + batch])).float().cpu() for at in range(0, len(images), batch)]
+        parts = [network(normalise(images[at : at + batch], spec)).float().cpu() for at in range(0, len(images), batch)]
     network.train(was_training)
     return torch.cat(parts).numpy()
 
 
-def accuracy(network: ResNet, split: Split) -> float:
+def accuracy(network: ResNet, split: Split, spec: Input) -> float:
     """Share of ``split`` whose label the network ranks first."""
-    return float((scores(network, split.images).argmax(1) == split.labels).mean())
+    return float((scores(network, split.images, spec).argmax(1) == split.labels).mean())

@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from models.frames import USES, FramesError, find, uses
@@ -89,6 +89,7 @@ def test_frames_of_different_uses_are_never_close_in_a_video(lengths: list[int],
 
 
 @given(lengths, st.integers(0, 100))
+@example([1000], 99)
 def test_every_use_has_frames_where_there_are_a_dozen(lengths: list[int], seed: int) -> None:
     files = np.repeat(np.arange(len(lengths)), lengths).tolist()
     if len(files) >= 12:

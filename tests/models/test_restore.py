@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from models import sample
+from models import cifar10, sample
 from models.export import export
 from models.networks import BASE, ResNet, Shape, macs, sized
 from models.restore import RestoreError, restore
@@ -16,7 +16,7 @@ from models.training import normalise
 from shared.engine import Session
 
 ZOO = Path(__file__).parents[2] / "models" / "zoo" / "cifar10"
-IMAGES = normalise(sample.load().images[:200]).contiguous()
+IMAGES = normalise(sample.load().images[:200], cifar10.INPUT).contiguous()
 
 
 @pytest.mark.parametrize("name", ["base", "full"])

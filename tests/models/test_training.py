@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from models import sample
+from models import cifar10, sample
 from models.networks import ResNet, Shape
 from models.training import Batch, Images, Recipe, augment, fit, label_loss, sense
 
@@ -70,6 +70,7 @@ def train(recipe: Recipe, checkpoint: Path, images: Images, stop_after: int | No
     with Progress(console=Console(file=io.StringIO())) as progress:
         fit(
             network,
+            cifar10.INPUT,
             recipe,
             lambda _epoch, rng: epochs_of(augment(images, rng)),
             1,

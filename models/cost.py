@@ -1,0 +1,40 @@
+"""What an ONNX classifier costs, read from its graph."""
+
+from __future__ import annotations
+
+import math
+
+import onnx
+from onnx import ModelProto, shape_inference
+
+_Shapes = dict[str, list[int]]
+
+
+def parameters(model: ModelProto) -> int:
+    """Numbers in the weights."""
+    return sum(math.prod(weight.dims) for weight in model.graph.initializer)
+
+
+def macs(model: ModelProto, side: int) -> int:
+    """Multiply-adds of one picture of ``side`` pixels through convolutions and matrix products; the rest is small."""
+    fixed = ModelProto()
+    fixed.CopyFrom(model)
+    weights = {weight.name: list(weight.dims) for weight in fixed.graph.initializer}
+    for given in fixed.graph.input:
+        if given.name not in weights:
+            for size, known in zip(given.type.tensor_type.shape.dim, (1, 3, side, side), strict=True):
+                size.dim_value = known
+    shapes: _Shapes = weights
+    for value in shape_inference.infer_shapes(fixed, data_prop=True).graph.value_info:
+        shapes[value.name] = [size.dim_value for size in value.type.tensor_type.shape.dim]
+    return sum(_macs(node, shapes) for node in fixed.graph.node)
+
+
+def _macs(node: onnx.NodeProto, shapes: _Shapes) -> int:
+    if node.op_type not in ("Conv", "Gemm", "MatMul"):
+        return 0
+    weight = shapes.get(node.input[1], [])
+    if node.op_type == "Conv":
+        out = shapes.get(node.output[0], [])
+        return math.prod(weight[1:]) * math.prod(out[1:]) if weight and out else 0
+    return math.prod(shapes.get(node.input[0], [])[1:-1]) * math.prod(weight)
