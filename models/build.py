@@ -76,19 +76,32 @@ QUICK = Plan(
 )
 
 
-def build(plan: Plan, material: Material, work: Path, out: Path, progress: Progress) -> Bundle:
+def build(plan: Plan, material: Material, work: Path, out: Path, progress: Progress, workers: int = 1) -> Bundle:
     """Make what is missing in ``work`` and write the bundle to ``out``, in the place of any before. Raises
     ``BuildError`` where something else is in that place, and ``OSError`` if it cannot be written."""
     if out.exists() and not (out / MANIFEST).exists() and (not out.is_dir() or any(out.iterdir())):
         raise BuildError(f"{out} is there and is no bundle; name a new directory")
-    classifier = material.classifier
-    origin = digest(classifier.graph.SerializeToString(deterministic=True) + msgspec.json.encode(plan))
-    work = work / f"build-{digest(origin.encode() + material.learn.scores.tobytes())[:16]}"
     building = out.with_name(out.name + ".building")
     shutil.rmtree(building, ignore_errors=True)
+    origin = digest(material.classifier.graph.SerializeToString(deterministic=True) + msgspec.json.encode(plan))
+    work = work / f"build-{digest(origin.encode() + material.learn.scores.tobytes())[:16]}"
+    try:
+        manifest = _fill(plan, material, work, building, progress, workers)
+        (building / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n")
+        if out.exists():
+            shutil.rmtree(out)
+        building.rename(out)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return Bundle(out)
+
+
+def _fill(plan: Plan, material: Material, work: Path, directory: Path, progress: Progress, workers: int) -> Manifest:
+    """Write every model into ``directory``; what is to be said of them."""
+    classifier = material.classifier
     spec = msgspec.json.encode(classifier.input).decode()
     properties = {"bundle": plan.name, "labels": ",".join(classifier.labels), "input": spec}
-    full = building / "full" / "1" / "model.onnx"
+    full = directory / "full" / "1" / "model.onnx"
     full.parent.mkdir(parents=True)
     graph = served(classifier, {**properties, "model": "full"})
     full.write_bytes(graph.SerializeToString(deterministic=True))
@@ -99,10 +112,9 @@ def build(plan: Plan, material: Material, work: Path, out: Path, progress: Progr
     parts = _partition(plan, material, scenes)
     networks = _train(plan, material, parts, Session(full, "cpu", torch.get_num_threads()), work, progress)
     for name, network in networks.items():
-        export(network.eval(), building / name / "1" / "model.onnx", {**properties, "model": name})
-    models = _measure(plan, material, parts, networks, scenes, building)
-    context, proven = _prove(plan, material, models, scenes, building, work, progress)
-    answers = material.tune.answers
+        export(network.eval(), directory / name / "1" / "model.onnx", {**properties, "model": name})
+    models = _measure(plan, material, parts, networks, scenes, directory)
+    context, proven = _prove(plan, material, models, scenes, directory, work, progress, workers)
     provenance = {
         "plan": digest(msgspec.json.encode(plan)),
         "frames": f"{len(material.learn)} to learn, {len(material.tune)} to tune, {len(material.prove)} to prove",
@@ -110,13 +122,8 @@ def build(plan: Plan, material: Material, work: Path, out: Path, progress: Progr
         "torch": str(torch.__version__),
     }
     if material.tune.truth is not None:
-        provenance["accuracy_tuned"] = f"{float((answers == material.tune.truth).mean()):.4f}"
-    manifest = Manifest(FORMAT, plan.name, "classification", classifier.labels, models, proven, context, provenance)
-    (building / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n")
-    if out.exists():
-        shutil.rmtree(out)
-    building.rename(out)
-    return Bundle(out)
+        provenance["accuracy_tuned"] = f"{float((material.tune.answers == material.tune.truth).mean()):.4f}"
+    return Manifest(FORMAT, plan.name, "classification", classifier.labels, models, proven, context, provenance)
 
 
 def _partition(plan: Plan, material: Material, scenes: Sequence[tuple[int, ...]]) -> dict[str, Partition]:
@@ -226,13 +233,14 @@ def _prove(
     directory: Path,
     work: Path,
     progress: Progress,
+    workers: int,
 ) -> tuple[ContextParameters, tuple[Gate, ...]]:
     """The context's parameters from streams of the tuning frames, and gates from streams of the proving frames: 0, so
     that every frame is asked about, where there are too few for either."""
     path = work / f"proven-{digest(''.join(model.sha256 for model in models.values()).encode())[:16]}.json"
     if path.exists():
         return msgspec.json.decode(path.read_bytes(), type=tuple[ContextParameters, tuple[Gate, ...]])
-    proven = _find(plan, material, models, scenes, directory, progress)
+    proven = _find(plan, material, models, scenes, directory, progress, workers)
     partial = path.with_suffix(".part")
     partial.write_bytes(msgspec.json.encode(proven))
     partial.replace(path)
@@ -246,6 +254,7 @@ def _find(
     scenes: Sequence[tuple[int, ...]],
     directory: Path,
     progress: Progress,
+    workers: int,
 ) -> tuple[ContextParameters, tuple[Gate, ...]]:
     sessions = {
         name: (Session(directory / model.file, "cpu", torch.get_num_threads()), model.input)
@@ -267,10 +276,10 @@ def _find(
     proving = proof.kinds(material.prove, scenes, plan.pools, plan.typical, plan.frames, plan.seed, sessions, progress)
     if not proving:
         return family.context, tuple(Gate(budget, 0.0, _CONFIDENCE, 0, 0.0) for budget in _BUDGETS)
-    risks = gates.fit(proving, family, _BUDGETS, _CONFIDENCE)
+    risks = gates.fit(proving, family, _BUDGETS, _CONFIDENCE, workers=workers)
     entropies = [0.0] * len(_BUDGETS)
     if family.submodels:
-        entropies = gates.fit(proving, family, _BUDGETS, _CONFIDENCE, gates.paper, gates.ENTROPIES)
+        entropies = gates.fit(proving, family, _BUDGETS, _CONFIDENCE, gates.paper, gates.ENTROPIES, workers)
     least = min(len(kind.apart) for kind in proving)
     return family.context, tuple(
         Gate(budget, risk, _CONFIDENCE, least, nats)

@@ -111,6 +111,7 @@ def build(
     ] = 1 / 13,
     method: Annotated[str, typer.Option(help="How the data is partitioned: codes or experts.")] = "codes",
     submodels: Annotated[int, typer.Option(help="How many submodels at the most.", min=0, max=256)] = 12,
+    workers: Annotated[int, typer.Option(help="Processes to prove gates with.", min=1)] = _PROCESSORS,
     quick: Annotated[bool, typer.Option(help="Every stage, in a minute; good for nothing but a try.")] = False,
     work: _Work = None,
     threads: _Threads = _PROCESSORS,
@@ -163,11 +164,11 @@ def build(
                 lessons.append(teach(classifier, frames, directory, threads, advance))
             seen = list(zip(sources, lessons, strict=True))
             material = gather(classifier, seen[0], seen[1] if held_out is not None else None, plan.seed)
-            bundle = building.build(plan, material, directory, out, progress)
+            bundle = building.build(plan, material, directory, out, progress, workers)
     except (BuildError, ClassifierError, FramesError) as error:
         _refuse(str(error))
     except OSError as error:
-        _refuse(f"{error.filename or out}: {error.strerror or error}")
+        _refuse(f"{error.filename or f'{directory} or {out}'}: {error.strerror or error}")
     for frames in sources:
         _show_skipped(frames)
     if not any(gate.risk for gate in bundle.manifest.gates):

@@ -8,8 +8,11 @@ frames of one stream are not independent.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from multiprocessing import get_context
 from statistics import NormalDist
 from typing import Any
 
@@ -253,6 +256,7 @@ def fit(
     confidence: float,
     rule: Rule = ours,
     grid: Sequence[float] = GRID,
+    workers: int = 1,
 ) -> list[float]:
     """For each budget the loosest threshold of ``grid`` at which ``rule`` keeps within it; 0 if it does at none.
 
@@ -262,17 +266,35 @@ def fit(
 
     Fixed-sequence testing (A. Angelopoulos et al., "Learn then Test", arXiv 2110.01052, section 2.2): thresholds are
     tried from the strictest and the first that cannot be shown to hold ends the search, so no correction for their
-    number is due.
+    number is due. ``workers``: processes to replay with; they change nothing but the time.
     """
     every = {id(stream): stream for kind in kinds for stream in kind.apart + kind.typical}
-    references = {key: reference_labels(stream, family) for key, stream in every.items()}
+    streams = list(every.values())
+    with _each(streams, family, rule, workers) as each:
+        references = list(each(_reference, range(len(streams))))
+        return _search(
+            kinds,
+            budgets,
+            confidence,
+            grid,
+            lambda threshold: dict(
+                zip(every, each(_rate, [(n, threshold, own) for n, own in enumerate(references)]), strict=True)
+            ),
+        )
+
+
+def _search(
+    kinds: Sequence[Kind],
+    budgets: Sequence[float],
+    confidence: float,
+    grid: Sequence[float],
+    measure: Callable[[float], dict[int, float]],
+) -> list[float]:
+    """``measure``: a threshold's rate of false hits for every stream, by the stream's ``id``."""
     proven = dict.fromkeys(budgets, 0.0)
     open_ = set(budgets)
     for threshold in grid:
-        rates = {
-            key: replay(stream, family, rule(stream, family, threshold)).false_hits(references[key])
-            for key, stream in every.items()
-        }
+        rates = measure(threshold)
         worst = max(upper_bound([rates[id(stream)] for stream in kind.apart], confidence) for kind in kinds)
         typical = [np.array([rates[id(stream)] for stream in kind.typical]) for kind in kinds]
         open_ = {budget for budget in open_ if worst <= budget and all(_rare(several > budget) for several in typical)}
@@ -280,6 +302,43 @@ def fit(
         if not open_:
             break
     return [proven[budget] for budget in budgets]
+
+
+#: What the tasks of a process are about: it is sent once, not with every task.
+_ABOUT: list[tuple[list[Recorded], Family, Rule]] = []
+
+
+@contextmanager
+def _each(
+    streams: list[Recorded], family: Family, rule: Rule, workers: int
+) -> Iterator[Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]]:
+    """``map`` for ``_reference`` and ``_rate``, over so many processes."""
+    if workers == 1:
+        _know(streams, family, rule)
+        try:
+            yield map
+        finally:
+            _ABOUT.clear()
+        return
+    # A copy of this process would have its threads' locks and not its threads.
+    with ProcessPoolExecutor(workers, get_context("spawn"), _know, (streams, family, rule)) as pool:
+        yield pool.map
+
+
+def _know(streams: list[Recorded], family: Family, rule: Rule) -> None:
+    _ABOUT[:] = [(streams, family, rule)]
+
+
+def _reference(number: int) -> npt.NDArray[np.int64]:
+    streams, family, _ = _ABOUT[0]
+    return reference_labels(streams[number], family)
+
+
+def _rate(task: tuple[int, float, npt.NDArray[np.int64]]) -> float:
+    """False hits of a stream at a threshold, given its reference."""
+    number, threshold, expected = task
+    streams, family, rule = _ABOUT[0]
+    return replay(streams[number], family, rule(streams[number], family, threshold)).false_hits(expected)
 
 
 def _rare(over: npt.NDArray[np.bool_]) -> bool:

@@ -6,6 +6,7 @@ one would have seen.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -204,6 +205,8 @@ def _save(
 ) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".part")
+    # By way of memory: what torch says of a full disk is no OSError.
+    data = io.BytesIO()
     torch.save(
         {
             "recipe": asdict(recipe),
@@ -212,8 +215,9 @@ def _save(
             "schedule": schedule.state_dict(),
             "history": history,
         },
-        partial,
+        data,
     )
+    partial.write_bytes(data.getbuffer())
     partial.replace(path)
 
 

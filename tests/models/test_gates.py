@@ -55,6 +55,13 @@ def test_errors_that_no_threshold_can_tell_close_the_gate() -> None:
     assert thresholds == [0.0, 0.0]
 
 
+def test_more_processes_change_nothing() -> None:
+    kinds, budgets = [kind(stream(seed, 100, 0.02) for seed in range(6))], [0.005, 0.02]
+    grid = gates.GRID[3:12:4]
+    one, two = (gates.fit(kinds, family(), budgets, 0.95, gates.ours, grid, workers) for workers in (1, 2))
+    assert one == two
+
+
 def test_the_worst_kind_of_stream_decides() -> None:
     good, bad = ([stream(seed, 300, sly) for seed in range(8)] for sly in (0.0, 0.5))
     assert gates.fit([kind(good), kind(bad)], family(), [0.01], 0.95) == [0.0]

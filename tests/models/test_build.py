@@ -1,0 +1,178 @@
+"""Building: any classifier in, a bundle out, that a device and a server take; resumed, refused, never half there."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnx
+import pytest
+from rich.console import Console
+from rich.progress import Progress
+from typer.testing import CliRunner, Result
+
+from models import sample
+from models.build import QUICK, BuildError, Plan, build
+from models.classifier import understand
+from models.cli import app
+from models.frames import find
+from models.material import Material, gather
+from models.teach import teach
+from shared.bundle import Bundle
+from shared.engine import Session
+
+FULL = Path(__file__).parents[2] / "models" / "zoo" / "cifar10" / "full" / "1" / "model.onnx"
+#: Without gates, which the command's test has: they take most of the time.
+PLAN = replace(QUICK, name="tiny", epochs=1, share=1 / 200, tuning_pools=0, pools=0)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """300 pictures in a directory for each class."""
+    directory, split = tmp_path_factory.mktemp("data"), sample.load()
+    for number in range(300):
+        folder = directory / sample.LABELS[split.labels[number]]
+        folder.mkdir(exist_ok=True)
+        cv2.imwrite(str(folder / f"{number:03}.png"), split.images[number][:, :, ::-1])
+    return directory
+
+
+@pytest.fixture(scope="module")
+def material(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Material:
+    classifier = understand(FULL)
+    frames = find(data)
+    return gather(classifier, (frames, teach(classifier, frames, tmp_path_factory.mktemp("work"), 2)), None, 0)
+
+
+def make(material: Material, work: Path, out: Path, plan: Plan = PLAN) -> Bundle:
+    with Progress(console=Console(file=io.StringIO())) as progress:
+        return build(plan, material, work, out, progress)
+
+
+def digests(bundle: Bundle) -> dict[str, object]:
+    """All of a bundle but how long its models take, which no two runs agree on."""
+    manifest = bundle.manifest
+    files: dict[str, object] = {name: model.sha256 for name, model in manifest.models.items()}
+    return files | {"gates": manifest.gates, "context": manifest.context}
+
+
+@pytest.fixture(scope="module")
+def whole(material: Material, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    directory = tmp_path_factory.mktemp("whole")
+    return make(material, directory / "work", directory / "out")
+
+
+def test_the_bundle_serves_the_model_that_was_given(whole: Bundle) -> None:
+    manifest = whole.manifest
+    assert manifest.labels == sample.LABELS
+    assert manifest.models["base"].macs <= manifest.models["full"].macs / 200
+    batch = np.random.default_rng(0).normal(size=(2, 3, 32, 32)).astype(np.float32)
+    served = Session(whole.path("full"), "cpu").run(batch)
+    np.testing.assert_allclose(served, Session(FULL, "cpu").run(batch), rtol=1e-4, atol=1e-4)
+    properties = {entry.key: entry.value for entry in onnx.load(str(whole.path("base"))).metadata_props}
+    assert properties["cachenet.labels"].split(",") == list(sample.LABELS)
+
+
+@pytest.mark.parametrize("method", ["codes", "experts"])
+def test_each_method_makes_submodels_of_labels(material: Material, tmp_path: Path, method: str) -> None:
+    plan = replace(PLAN, method=method)  # type: ignore[arg-type]
+    manifest = make(material, tmp_path / "work", tmp_path / "out", plan).manifest
+    assert manifest.submodels()
+    for name in manifest.submodels():
+        assert manifest.models[name].classes
+
+
+def test_interrupted_at_every_stage_it_ends_as_an_uninterrupted_one(
+    material: Material, whole: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each run is killed when it has put one more result in its place."""
+    replace_file, interrupted = Path.replace, 0
+
+    def replaced(path: Path, target: Path) -> Path:
+        done = replace_file(path, target)
+        if path.suffix == ".part" and tmp_path / "work" in path.parents:
+            raise KeyboardInterrupt
+        return done
+
+    monkeypatch.setattr(Path, "replace", replaced)
+    while True:
+        try:
+            resumed = make(material, tmp_path / "work", tmp_path / "out")
+            break
+        except KeyboardInterrupt:
+            interrupted += 1
+            assert not (tmp_path / "out").exists()
+    assert interrupted >= 4, "teacher, base, submodels and gates"
+    assert digests(resumed) == digests(whole)
+
+
+def test_a_directory_that_is_no_bundle_is_never_replaced(material: Material, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "me.jpg").write_bytes(b"dear")
+    with pytest.raises(BuildError, match="is there and is no bundle"):
+        make(material, tmp_path / "work", tmp_path / "photos")
+    assert (tmp_path / "photos" / "me.jpg").read_bytes() == b"dear"
+
+
+def run(*given: str | Path) -> Result:
+    return CliRunner().invoke(app, ["build", *map(str, given)])
+
+
+def test_the_command_builds_and_says_what_is_in_it(data: Path, tmp_path: Path) -> None:
+    scenes = tmp_path / "scenes.json"
+    scenes.write_text('[["cat", "dog"], ["ship", "truck", "airplane"]]')
+    given = ["--full", FULL, "--data", data, "--work", tmp_path / "w", "--out", tmp_path / "My Bundle", "--quick"]
+    done = run(*given, "--scenes", scenes, "--share", "0.005", "--workers", "1", "--json")
+    assert done.exit_code == 0, done.output
+    said = json.loads(done.stdout)
+    assert said["name"] == "my-bundle"
+    assert Bundle(tmp_path / "My Bundle").manifest.only("full") == "full"
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (["--scenes", "{scenes}"], "the model has no label 'unicorn'"),
+        (["--method", "magic"], "there are codes and experts"),
+        (["--data", "{few}"], "20 are needed"),
+        (["--data", "{empty}"], "holds no pictures"),
+        (["--full", "{text}"], "is no ONNX file"),
+        (["--held-out", "nowhere"], "nowhere is not there"),
+        (["--out", "{few}"], "is no bundle; name a new directory"),
+    ],
+)
+def test_what_cannot_be_built_from_is_one_clear_line(data: Path, tmp_path: Path, given: list[str], told: str) -> None:
+    (tmp_path / "scenes").write_text('[["cat", "unicorn"]]')
+    (tmp_path / "text").write_text("not a model")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "few").mkdir()
+    for number in range(3):
+        cv2.imwrite(str(tmp_path / "few" / f"{number}.png"), np.zeros((9, 9, 3), np.uint8))
+    usual = {"--full": str(FULL), "--data": str(data), "--out": str(tmp_path / "out"), "--work": str(tmp_path / "w")}
+    usual[given[0]] = given[1].replace("{", f"{tmp_path}/").replace("}", "")
+    done = run("--quick", *(word for pair in usual.items() for word in pair))
+    assert (done.exit_code, done.stderr.count("\n")) == (2, 1), done.output
+    assert told in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs a file system of its own")
+def test_a_full_disk_is_one_clear_line_and_nothing_is_trusted_later(data: Path, tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    if os.system(f"mount -t tmpfs -o size=2500k none {small} 2>/dev/null") != 0:
+        pytest.skip("no file system of its own can be had here")
+    try:
+        given = ["--full", FULL, "--data", data, "--work", small, "--out", tmp_path / "out", "--quick"]
+        done = run(*given)
+        assert done.exit_code == 2, done.output
+        assert "No space left" in done.stderr.splitlines()[-1]
+        assert "Traceback" not in done.output
+        assert not (tmp_path / "out").exists()
+    finally:
+        os.system(f"umount {small}")

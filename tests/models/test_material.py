@@ -1,0 +1,91 @@
+"""Material: every frame has one use, and what is known of it stays with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from models.classifier import PRESETS, understand
+from models.frames import Frames, FramesError, find
+from models.material import Material, gather
+from models.teach import Lesson, teach
+from tests.models.test_classifier import write
+
+UNIT = PRESETS["unit"]
+
+
+def pictures(directory: Path, folders: list[str], each: int, seed: int = 0) -> Path:
+    rng = np.random.default_rng(seed)
+    for folder in folders:
+        (directory / folder).mkdir(parents=True, exist_ok=True)
+        for number in range(each):
+            cv2.imwrite(str(directory / folder / f"{number:03}.png"), rng.integers(0, 256, (16, 16, 3), np.uint8))
+    return directory
+
+
+def film(path: Path, count: int) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    out = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 30, (32, 32))
+    rng = np.random.default_rng(0)
+    for _ in range(count):
+        out.write(rng.integers(0, 256, (32, 32, 3), np.uint8))
+    out.release()
+    return path
+
+
+def material(tmp_path: Path, data: Path, held: Path | None = None, labels: tuple[str, ...] | None = None) -> Material:
+    classifier = understand(write(tmp_path / "m.onnx"), UNIT, labels)
+
+    def look(path: Path) -> tuple[Frames, Lesson]:
+        frames = find(path)
+        return frames, teach(classifier, frames, tmp_path / "work", 1)
+
+    return gather(classifier, look(data), None if held is None else look(held), 0)
+
+
+def test_frames_are_divided_and_none_is_used_twice(tmp_path: Path) -> None:
+    made = material(tmp_path, pictures(tmp_path / "data", ["a"], 300))
+    parts = (made.learn, made.tune, made.prove)
+    assert [len(part) for part in parts] == [210, 30, 60]
+    seen = [picture.tobytes() for part in parts for picture in part.images]
+    assert len(set(seen)) == 300
+    assert all(part.truth is None and part.runs == () for part in parts)
+    assert np.array_equal(made.tune.split.labels, made.tune.scores.argmax(1))
+
+
+def test_what_is_held_out_is_not_learnt_from(tmp_path: Path) -> None:
+    data, held = pictures(tmp_path / "data", ["a"], 50), pictures(tmp_path / "held", ["a"], 150, seed=1)
+    made = material(tmp_path, data, held)
+    assert len(made.learn) == 50
+    assert (len(made.tune), len(made.prove)) == (30, 120)
+    everything = np.bincount(made.tune.answers, minlength=4) + np.bincount(made.prove.answers, minlength=4)
+    shares = np.bincount(made.tune.answers, minlength=4)[everything > 9] / everything[everything > 9]
+    assert shares.min() > 0.1 and shares.max() < 0.3, "of every answer its share"
+
+
+def test_folders_with_the_names_of_labels_are_the_truth(tmp_path: Path) -> None:
+    names = ("cat", "dog", "cow", "owl")
+    data = pictures(tmp_path / "data", ["dog", "cat"], 120)
+    made = material(tmp_path, data, labels=names)
+    assert made.prove.truth is not None
+    assert set(made.prove.truth.tolist()) == {0, 1}
+    # The same pictures under other names: nobody knows.
+    (tmp_path / "data" / "cat").rename(tmp_path / "data" / "lion")
+    assert material(tmp_path, data, labels=names).prove.truth is None
+
+
+def test_a_video_gives_runs_that_do_not_touch_between_uses(tmp_path: Path) -> None:
+    made = material(tmp_path, film(tmp_path / "data" / "a.avi", 900).parent)
+    assert made.prove.runs
+    for part in (made.learn, made.tune, made.prove):
+        assert sum(map(len, part.runs)) == len(part)
+        for run in part.runs:
+            assert np.array_equal(run, np.arange(run[0], run[-1] + 1))
+
+
+def test_too_few_frames_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(FramesError, match="frames to learn with, and 20 are needed"):
+        material(tmp_path, pictures(tmp_path / "data", ["a"], 3))
