@@ -26,10 +26,10 @@ import torch
 from edge_agent.core.frame import Frame, sign
 from edge_agent.core.hierarchy import Hierarchy
 from edge_agent.core.types import Ask, Reply
-from models import gates, recorded, sample, streams
+from models import recorded, replay, sample, streams
 from models.export import export
-from models.gates import Recorded
 from models.networks import ResNet, Shape
+from models.replay import Recorded
 from shared.bundle import Bundle
 from shared.engine import Session
 
@@ -41,7 +41,7 @@ def measure(directory: Path, name: streams.Name, seed: int) -> dict[str, object]
     """The figures as the command prints them."""
     cv2.setNumThreads(1)  # as on a device
     bundle = Bundle(directory)
-    family, gate = gates.family(bundle.manifest), bundle.manifest.gate(0.01)
+    family, gate = replay.family(bundle.manifest), bundle.manifest.gate(0.01)
     images = sample.load()
     plan = streams.plan(name, images.labels, seed, _FRAMES)
     models = {model: (Session(bundle.path(model), "cpu"), own.input) for model, own in bundle.manifest.models.items()}
@@ -56,7 +56,7 @@ def measure(directory: Path, name: streams.Name, seed: int) -> dict[str, object]
         session = Session(Path(scratch) / "model.onnx", "cpu")
     image = np.zeros((1, 3, 32, 32), np.float32)
 
-    hierarchy = gates.ours(stream, family, gate.risk)
+    hierarchy = replay.ours(stream, family, gate.risk)
     runs, decisions = [], []
     for count in range(_ROUNDS * _FRAMES):
         begun = time.perf_counter()

@@ -19,8 +19,8 @@ import cv2
 import numpy as np
 
 from edge_agent.core.audits import Audits
-from models import cifar10, gates, recorded, streams
-from models.gates import Recorded
+from models import cifar10, recorded, replay, streams
+from models.replay import Recorded
 from shared.bundle import Bundle, Gate
 from shared.engine import Session
 from shared.image import Picture
@@ -39,13 +39,13 @@ DRIFTS: dict[str, Callable[[Picture, int], Picture]] = {
 def measure(directory: Path, name: streams.Name, seeds: range, onset: int, budget: float) -> dict[str, object]:
     """The figures as the command prints them."""
     bundle = Bundle(directory)
-    family, gate = gates.family(bundle.manifest), bundle.manifest.gate(budget)
+    family, gate = replay.family(bundle.manifest), bundle.manifest.gate(budget)
     test = cifar10.load().test
-    pictures = recorded.thumbnails(test)
+    pictures = recorded.as_pictures(test.images)
     ways = {"none": pictures} | {
         drift: [spoil(picture, number) for number, picture in enumerate(pictures)] for drift, spoil in DRIFTS.items()
     }
-    tables: dict[str, dict[str, gates.Logits]] = {way: {} for way in ways}
+    tables: dict[str, dict[str, replay.Logits]] = {way: {} for way in ways}
     for model, described in bundle.manifest.models.items():
         session = Session(bundle.path(model), "cpu", 2)
         for way, several in ways.items():
@@ -62,12 +62,12 @@ def measure(directory: Path, name: streams.Name, seeds: range, onset: int, budge
                 for model, table in tables["none"].items()
             }
             stream = Recorded(plan.label, logits, None)
-            reference = gates.reference_labels(stream, family)
+            reference = replay.reference_labels(stream, family)
             for policy, own in rows.items():
-                hierarchy = gates.ours(stream, family, gate.risk)
+                hierarchy = replay.ours(stream, family, gate.risk)
                 if policy == "audited":
                     hierarchy.audits = _audits(gate, family, plan.seed)
-                own.append(_figures(gates.replay(stream, family, hierarchy), reference, onset))
+                own.append(_figures(replay.run(stream, family, hierarchy), reference, onset))
         figures[drift] = {policy: _mean(own) for policy, own in rows.items()}
     return {
         "bundle": bundle.manifest.name,
@@ -81,11 +81,11 @@ def measure(directory: Path, name: streams.Name, seeds: range, onset: int, budge
     }
 
 
-def _audits(gate: Gate, family: gates.Family, seed: int) -> Audits:
+def _audits(gate: Gate, family: replay.Family, seed: int) -> Audits:
     return Audits(gate.max_false_hits, 0.02, family.temperatures[family.full], random.Random(seed).random)
 
 
-def _figures(run: gates.Replay, reference: gates.Labels, onset: int) -> dict[str, dict[str, float]]:
+def _figures(run: replay.Replay, reference: replay.Labels, onset: int) -> dict[str, dict[str, float]]:
     false = run.hit & (run.labels != reference)
     spans = {
         "before": slice(0, onset),

@@ -28,8 +28,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.interval import interval
-from models import cifar10, gates, recorded, streams
-from models.gates import Recorded, Replay
+from models import cifar10, recorded, replay, streams
+from models.replay import Recorded, Replay
 from shared.bundle import Bundle, Gate
 from shared.context import FORGETFUL
 from shared.engine import Session
@@ -42,7 +42,7 @@ def measure(directory: Path, stream: streams.Name, seeds: range, frames: int, bu
     bundle = Bundle(directory)
     manifest = bundle.manifest
     gate = manifest.gate(budget)
-    family = gates.family(manifest)
+    family = replay.family(manifest)
     models = {name: (Session(bundle.path(name), "cpu"), model.input) for name, model in manifest.models.items()}
     test = cifar10.load().test
     plans = [streams.plan(stream, test.labels, seed, frames) for seed in seeds]
@@ -65,17 +65,17 @@ def measure(directory: Path, stream: streams.Name, seeds: range, frames: int, bu
     }
 
 
-def _policies(recording: Recorded, family: gates.Family, gate: Gate, budget: float) -> dict[str, Figures]:
+def _policies(recording: Recorded, family: replay.Family, gate: Gate, budget: float) -> dict[str, Figures]:
     full = recording.logits[family.full].argmax(1)
-    reference = gates.reference_labels(recording, family)
+    reference = replay.reference_labels(recording, family)
     ways = {
-        "ours": gates.ours(recording, family, gate.risk),
-        "cachenet": gates.paper(recording, family, gate.entropy),
-        "generalist": gates.ours(recording, replace(family, submodels=()), gate.risk),
-        "server+context": gates.full_alone(recording, family, family.context, gate.risk),
-        "server-only": gates.full_alone(recording, family, FORGETFUL),
+        "ours": replay.ours(recording, family, gate.risk),
+        "cachenet": replay.paper(recording, family, gate.entropy),
+        "generalist": replay.ours(recording, replace(family, submodels=()), gate.risk),
+        "server+context": replay.full_alone(recording, family, family.context, gate.risk),
+        "server-only": replay.full_alone(recording, family, FORGETFUL),
     }
-    runs = {policy: gates.replay(recording, family, hierarchy) for policy, hierarchy in ways.items()}
+    runs = {policy: replay.run(recording, family, hierarchy) for policy, hierarchy in ways.items()}
     first = np.stack([recording.logits[name].argmax(1) for name in (family.base, *family.submodels)])
     known = (first == reference).any(0)
     runs["oracle"] = Replay(np.where(known, reference, runs["server+context"].labels), known)

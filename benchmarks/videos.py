@@ -20,13 +20,10 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from edge_agent.core.frame import sign
-from models import gates
-from models.gates import Recorded
-from models.recorded import run
+from models import gates, recorded, replay
 from shared.bundle import Bundle
 from shared.engine import Session
-from shared.image import Picture, crop, cut
+from shared.image import Picture, cut
 
 _STILL, _DIFFERENT, _LAG = 1e-3, 25, 5
 
@@ -34,11 +31,13 @@ _STILL, _DIFFERENT, _LAG = 1e-3, 25, 5
 def measure(directory: Path, video: Path, most: int, tiles: int) -> dict[str, object]:
     """The figures as the command prints them."""
     bundle = Bundle(directory)
-    sessions = {name: Session(bundle.path(name), "cpu", 2) for name in bundle.manifest.models}
+    models = {
+        name: (Session(bundle.path(name), "cpu", 2), model.input) for name, model in bundle.manifest.models.items()
+    }
     pictures = _read(video, most)
     share = 1.0 / tiles
     rows = [
-        _watch(bundle, sessions, [cut(picture, (share * column, share * row, share, share)) for picture in pictures])
+        _watch(bundle, models, [cut(picture, (share * column, share * row, share, share)) for picture in pictures])
         for row in range(tiles)
         for column in range(tiles)
     ]
@@ -88,21 +87,17 @@ def _read(video: Path, most: int) -> list[Picture]:
     return pictures
 
 
-def _watch(bundle: Bundle, sessions: dict[str, Session], pictures: list[Picture]) -> _Watched:
-    family = gates.family(bundle.manifest)
-    logits = {
-        name: run(sessions[name], model.input, [crop(picture, model.input) for picture in pictures])
-        for name, model in bundle.manifest.models.items()
-    }
-    full = logits[family.full].argmax(1)
-    stream = Recorded(full, logits, [sign(picture) for picture in pictures])
-    replay = gates.replay(stream, family, gates.ours(stream, family, bundle.manifest.gate(0.01).risk))
+def _watch(bundle: Bundle, models: recorded.Models, pictures: list[Picture]) -> _Watched:
+    family = replay.family(bundle.manifest)
+    stream = recorded.film(pictures, np.zeros(len(pictures), np.int64), models)
+    full = stream.logits[family.full].argmax(1)
+    done = replay.run(stream, family, replay.ours(stream, family, bundle.manifest.gate(0.01).risk))
     return _Watched(
         np.array([_moving(pictures[max(0, index - _LAG)], own) < _STILL for index, own in enumerate(pictures)]),
-        np.array([level == "frames" for level in replay.levels]),
-        float(replay.hit.mean()),
-        replay.false_hits(gates.reference_labels(stream, family)),
-        float((replay.labels == full).mean()),
+        np.array([level == "frames" for level in done.levels]),
+        float(done.hit.mean()),
+        done.false_hits(replay.reference_labels(stream, family)),
+        float((done.labels == full).mean()),
     )
 
 

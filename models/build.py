@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from rich.progress import Progress
 
-from models import codes, cost, gates, partitions, proof, recorded
+from models import codes, cost, files, gates, partitions, proof, recorded, replay
 from models.cifar10 import Images
 from models.classifier import served
 from models.distil import Logits, Teacher, mix, train_base, train_submodel
@@ -26,11 +26,12 @@ from models.material import Material
 from models.networks import ResNet, macs, sized
 from models.partitions import Method, Partition
 from models.training import Recipe, sense
-from shared.bundle import FORMAT, MANIFEST, Bundle, Gate, Manifest, Model, digest, file_digest
+from shared.bundle import FORMAT, MANIFEST, SIGNATURE, Bundle, Gate, Manifest, Model, digest, file_digest
 from shared.engine import Session
 from shared.gate import temperature
 from shared.habits import ContextParameters
 from shared.image import Input
+from shared.signing import Signer
 
 _CONFIDENCE = 0.95
 _BUDGETS = (0.005, 0.01, 0.02, 0.05)
@@ -76,7 +77,15 @@ QUICK = Plan(
 )
 
 
-def build(plan: Plan, material: Material, work: Path, out: Path, progress: Progress, workers: int = 1) -> Bundle:
+def build(
+    plan: Plan,
+    material: Material,
+    work: Path,
+    out: Path,
+    progress: Progress,
+    workers: int = 1,
+    signer: Signer | None = None,
+) -> Bundle:
     """Make what is missing in ``work`` and write the bundle to ``out``, in the place of any before. Raises
     ``BuildError`` where something else is in that place, and ``OSError`` if it cannot be written."""
     if out.exists() and not (out / MANIFEST).exists() and (not out.is_dir() or any(out.iterdir())):
@@ -87,7 +96,10 @@ def build(plan: Plan, material: Material, work: Path, out: Path, progress: Progr
     work = work / f"build-{digest(origin.encode() + material.learn.scores.tobytes())[:16]}"
     try:
         manifest = _fill(plan, material, work, building, progress, workers)
-        (building / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n")
+        data = msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n"
+        (building / MANIFEST).write_bytes(data)
+        if signer is not None:
+            (building / SIGNATURE).write_bytes(signer.sign(data))
         if out.exists():
             shutil.rmtree(out)
         building.rename(out)
@@ -133,7 +145,7 @@ def _partition(plan: Plan, material: Material, scenes: Sequence[tuple[int, ...]]
         found = partitions.by_experts(learn.embeddings, learn.answers, len(labels), plan.submodels, plan.seed)
     else:
         count = min(_MOST_CODES, _FINE * len(labels), len(learn) // 4)
-        own = codes.assign(codes.unit(learn.embeddings), codes.fit(learn.embeddings, count, plan.seed))
+        own = codes.assign(learn.embeddings, codes.fit(learn.embeddings, count, plan.seed))
         likely = [partitions.together(scene, len(labels)) for scene in scenes]
         found = partitions.by_codes(own, learn.answers, len(labels), likely, plan.submodels)
     return {_name(number, part, labels): part for number, part in enumerate(found, 1)}
@@ -151,7 +163,7 @@ def _train(
     learn, tune, spec = material.learn, material.tune, material.classifier.input
 
     def said(images: Images) -> Logits:
-        return recorded.run(full, spec, list(np.ascontiguousarray(images[:, :, :, ::-1])))
+        return recorded.run(full, spec, recorded.as_pictures(images))
 
     teacher = Teacher(said, learn.images, plan.views, plan.seed, work, progress)
     limit = int(plan.share * cost.macs(material.classifier.graph, spec.side))
@@ -184,12 +196,10 @@ def _measure(
     little are taken out of ``directory``."""
     tune, spec = material.tune, material.classifier.input
     sensed = sense(tune.images, np.random.default_rng(plan.seed))
-    pictures = list(np.ascontiguousarray(np.concatenate([tune.images, sensed])[:, :, :, ::-1]))
-    files = {name: directory / name / "1" / "model.onnx" for name in ("full", *networks)}
-    logits = {
-        name: recorded.run(Session(path, "cpu", torch.get_num_threads()), spec, pictures)
-        for name, path in files.items()
-    }
+    pictures = recorded.as_pictures(np.concatenate([tune.images, sensed]))
+    paths = {name: directory / name / "1" / "model.onnx" for name in ("full", *networks)}
+    sessions = {name: (Session(path, "cpu", torch.get_num_threads()), spec) for name, path in paths.items()}
+    logits = recorded.run_all(sessions, pictures)
     answers = logits["full"].argmax(1)
     # Of the full model we ask whether it is right, where anybody knows; of a local one, whether it says what the full
     # model would, and of a submodel that where it is used.
@@ -211,13 +221,13 @@ def _measure(
         name: Model(
             role="full" if name == "full" else "base" if name == "base" else "submodel",
             file=f"{name}/1/model.onnx",
-            bytes=files[name].stat().st_size,
-            sha256=file_digest(files[name]),
+            bytes=paths[name].stat().st_size,
+            sha256=file_digest(paths[name]),
             input=spec,
             temperature=round(temperatures[name], 4),
             parameters=cost.parameters(material.classifier.graph) if name == "full" else shape.parameters_count(),
             macs=cost.macs(material.classifier.graph, spec.side) if name == "full" else macs(shape, spec.side),
-            milliseconds=_milliseconds(files[name], spec),
+            milliseconds=_milliseconds(paths[name], spec),
             coverage=tuple(round(float(share), 4) for share in coverage[name]),
             classes=parts[name].labels if name in parts else (),
         )
@@ -237,13 +247,13 @@ def _prove(
 ) -> tuple[ContextParameters, tuple[Gate, ...]]:
     """The context's parameters from streams of the tuning frames, and gates from streams of the proving frames: 0, so
     that every frame is asked about, where there are too few for either."""
-    path = work / f"proven-{digest(''.join(model.sha256 for model in models.values()).encode())[:16]}.json"
+    scores = material.tune.scores.tobytes() + material.prove.scores.tobytes()
+    origin = digest("".join(model.sha256 for model in models.values()).encode() + scores)
+    path = work / f"proven-{origin[:16]}.json"
     if path.exists():
         return msgspec.json.decode(path.read_bytes(), type=tuple[ContextParameters, tuple[Gate, ...]])
     proven = _find(plan, material, models, scenes, directory, progress, workers)
-    partial = path.with_suffix(".part")
-    partial.write_bytes(msgspec.json.encode(proven))
-    partial.replace(path)
+    files.write(path, msgspec.json.encode(proven))
     return proven
 
 
@@ -260,7 +270,7 @@ def _find(
         name: (Session(directory / model.file, "cpu", torch.get_num_threads()), model.input)
         for name, model in models.items()
     }
-    family = gates.Family(
+    family = replay.Family(
         "full",
         "base",
         tuple(name for name, model in models.items() if model.role == "submodel"),
@@ -279,7 +289,7 @@ def _find(
     risks = gates.fit(proving, family, _BUDGETS, _CONFIDENCE, workers=workers)
     entropies = [0.0] * len(_BUDGETS)
     if family.submodels:
-        entropies = gates.fit(proving, family, _BUDGETS, _CONFIDENCE, gates.paper, gates.ENTROPIES, workers)
+        entropies = gates.fit(proving, family, _BUDGETS, _CONFIDENCE, replay.paper, gates.ENTROPIES, workers)
     least = min(len(kind.apart) for kind in proving)
     return family.context, tuple(
         Gate(budget, risk, _CONFIDENCE, least, nats)

@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from models import files
 from shared.image import Input
 
 Images = npt.NDArray[np.uint8]
@@ -114,11 +115,8 @@ def fetch() -> Path:
             except (OSError, DatasetError, subprocess.SubprocessError, tarfile.TarError, KeyError) as error:
                 reasons.append(f"{source.__name__.removeprefix('_from_')}: {error}")
                 continue
-            directory.mkdir(exist_ok=True)
             for name, data in batches.items():
-                partial = directory / f"{name}.part"
-                partial.write_bytes(data)
-                partial.rename(directory / f"{name}.bin")
+                files.write(directory / f"{name}.bin", data)
             return directory
     raise DatasetError(
         f"CIFAR-10 could not be downloaded ({'; '.join(reasons)}). "

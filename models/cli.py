@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from shared.bundle import Bundle, BundleError, Manifest
+from shared.bundle import SIGNATURE, Bundle, BundleError
 
 if TYPE_CHECKING:
     from models.classifier import Classifier
@@ -112,6 +112,7 @@ def build(
     method: Annotated[str, typer.Option(help="How the data is partitioned: codes or experts.")] = "codes",
     submodels: Annotated[int, typer.Option(help="How many submodels at the most.", min=0, max=256)] = 12,
     workers: Annotated[int, typer.Option(help="Processes to prove gates with.", min=1)] = _PROCESSORS,
+    key: Annotated[Path | None, typer.Option(help="Private key to sign with; 'model-builder keys' makes one.")] = None,
     quick: Annotated[bool, typer.Option(help="Every stage, in a minute; good for nothing but a try.")] = False,
     work: _Work = None,
     threads: _Threads = _PROCESSORS,
@@ -133,6 +134,7 @@ def build(
         from models.frames import FramesError, find
         from models.material import gather
         from models.teach import teach
+        from shared.signing import Signer, SigningError
     except ImportError as error:
         _refuse(f"building needs {error.name}; install it with: pip install 'cachenet[build]'")
     from dataclasses import replace
@@ -144,6 +146,7 @@ def build(
     torch.set_num_threads(threads)
     directory = work or cache_directory() / "lessons"
     try:
+        signer = Signer(key) if key is not None else None
         classifier = _understand(full, preprocessing, labels, embedding)
         plan = building.QUICK if quick else building.Plan("")
         name = re.sub(r"[^a-z0-9._-]+", "-", out.resolve().name.lower()).lstrip("-._")[:64] or "bundle"
@@ -164,8 +167,8 @@ def build(
                 lessons.append(teach(classifier, frames, directory, threads, advance))
             seen = list(zip(sources, lessons, strict=True))
             material = gather(classifier, seen[0], seen[1] if held_out is not None else None, plan.seed)
-            bundle = building.build(plan, material, directory, out, progress, workers)
-    except (BuildError, ClassifierError, FramesError) as error:
+            bundle = building.build(plan, material, directory, out, progress, workers, signer)
+    except (BuildError, ClassifierError, FramesError, SigningError) as error:
         _refuse(str(error))
     except OSError as error:
         _refuse(f"{error.filename or f'{directory} or {out}'}: {error.strerror or error}")
@@ -173,12 +176,56 @@ def build(
         _show_skipped(frames)
     if not any(gate.risk for gate in bundle.manifest.gates):
         typer.echo("No gate could be proven, so a device asks about every frame: prove with more frames.", err=True)
-    _show(bundle.manifest, as_json)
+    _show(bundle, as_json)
+
+
+@app.command()
+def keys(
+    out: Annotated[Path, typer.Option(help="Directory for the two files.")] = Path("keys"),
+) -> None:
+    """Make a pair of keys: one to sign bundles with, and one for devices to trust.
+
+    Example: model-builder keys --out keys
+    """
+    from shared.signing import SigningError, generate
+
+    try:
+        private, public = generate(out)
+    except SigningError as error:
+        _refuse(str(error))
+    except OSError as error:
+        _refuse(f"{error.filename or out}: {error.strerror or error}")
+    typer.echo(
+        f"Written: {private}, to sign with, which nobody else may see (model-builder sign BUNDLE --key {private})"
+    )
+    typer.echo(f"         {public}, for devices (edge-agent run ... --trusted-key {public})")
+
+
+@app.command()
+def sign(
+    bundle: Annotated[Path, typer.Argument(help="Directory of the bundle.")],
+    key: Annotated[Path, typer.Option(help="Private key; 'model-builder keys' makes one.")],
+) -> None:
+    """Sign a bundle, in the place of any signature before.
+
+    Example: model-builder sign build/mine --key keys/bundle.key
+    """
+    from models import files
+    from shared.signing import Signer, SigningError
+
+    try:
+        files.write(bundle / SIGNATURE, Signer(key).sign(Bundle(bundle).data))
+    except (BundleError, SigningError) as error:
+        _refuse(str(error))
+    except OSError as error:
+        _refuse(f"{error.filename or bundle}: {error.strerror or error}")
+    typer.echo(f"Signed: {bundle}")
 
 
 @app.command()
 def show(
     bundle: Annotated[Path, typer.Argument(help="Directory of the bundle.")],
+    trusted_key: Annotated[Path | None, typer.Option(help="Public key; refuse what it has not signed.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON on stdout.")] = False,
 ) -> None:
     """Check a bundle's digests and list its models.
@@ -186,7 +233,19 @@ def show(
     Example: model-builder show models/zoo/cifar10
     """
     try:
-        _show(Bundle(bundle).manifest, as_json)
+        found = Bundle(bundle)
+        if trusted_key is not None:
+            from shared.signing import Key, SigningError
+
+            try:
+                genuine = Key(trusted_key).vouches(found.data, found.signature)
+            except SigningError as error:
+                _refuse(str(error))
+            if not genuine:
+                _refuse(
+                    f"{bundle} has {'another signature than' if found.signature else 'no signature of'} {trusted_key}'s"
+                )
+        _show(found, as_json)
     except BundleError as error:
         _refuse(str(error))
 
@@ -297,7 +356,8 @@ def _parts(count: int) -> tuple[Any, Any, Any]:
     return tuple(np.split(np.arange(count), [count * 5 // 10, count * 9 // 10]))  # type: ignore[return-value]
 
 
-def _show(manifest: Manifest, as_json: bool) -> None:
+def _show(bundle: Bundle, as_json: bool) -> None:
+    manifest = bundle.manifest
     rows: dict[str, dict[str, Any]] = {
         name: {
             "role": model.role,
@@ -311,7 +371,9 @@ def _show(manifest: Manifest, as_json: bool) -> None:
     }
     gates = {str(gate.max_false_hits): gate.risk for gate in manifest.gates}
     if as_json:
-        typer.echo(json.dumps({"name": manifest.name, "models": rows, "gates": gates}))
+        typer.echo(
+            json.dumps({"name": manifest.name, "models": rows, "gates": gates, "signed": bool(bundle.signature)})
+        )
         return
     table = Table(title=manifest.name, title_justify="left")
     for column in ("model", "role", "parameters", "MACs", "kB", "ms", "coverage"):
@@ -327,7 +389,7 @@ def _show(manifest: Manifest, as_json: bool) -> None:
             f"{row['mean_coverage']:.1%}",
         )
     proven = ", ".join(f"{risk:g} for {budget} false hits" for budget, risk in gates.items())
-    table.caption = f"risk thresholds: {proven}"
+    table.caption = f"risk thresholds: {proven}; {'signed' if bundle.signature else 'not signed'}"
     Console().print(table)
 
 

@@ -7,6 +7,7 @@ e mod ``VIEWS`` (L. Beyer et al., arXiv 2106.05237, show that teacher and studen
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from rich.progress import Progress
 from torch import Tensor
 from torch.nn import functional as F
 
+from models import files
 from models.cifar10 import Images, Split
 from models.networks import ResNet
 from models.training import Batch, Epoch, Loss, Recipe, augment, device, fit, scores
@@ -51,10 +53,9 @@ class Teacher:
         for number in range(views):
             path = cache / f"teacher-{number}.npy"
             if not path.exists():
-                path.parent.mkdir(parents=True, exist_ok=True)
-                partial = path.with_suffix(".part.npy")
-                np.save(partial, full(self.view(number)).astype(np.float16))
-                partial.replace(path)
+                said = io.BytesIO()
+                np.save(said, full(self.view(number)).astype(np.float16))
+                files.write(path, said.getbuffer())
             self._scores.append(np.load(path).astype(np.float32))
             progress.advance(task)
         progress.remove_task(task)

@@ -16,6 +16,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
+from models import files
 from models.networks import Block, ResNet
 
 _OPSET = 17  # old enough for the ONNX Runtime of JetPack 5
@@ -58,10 +59,7 @@ def export(network: ResNet, path: Path, metadata: dict[str, str]) -> None:
     )
     helper.set_model_props(model, {f"cachenet.{key}": value for key, value in metadata.items()})
     onnx.checker.check_model(model, full_check=True)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".part")
-    partial.write_bytes(model.SerializeToString(deterministic=True))
-    partial.replace(path)
+    files.write(path, model.SerializeToString(deterministic=True))
 
 
 def _block(graph: _Graph, name: str, x: str, block: Block) -> str:

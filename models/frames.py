@@ -122,7 +122,8 @@ def uses(files: Sequence[int], seed: int) -> npt.NDArray[np.int8]:
     begins = np.r_[True, np.diff(of_file) != 0]
     within = place - np.maximum.accumulate(np.where(begins, place, 0))
     # What is left at a video's end is part of its last block: a rest of some frames would be all gap.
-    left = np.bincount(np.cumsum(begins) - 1)[np.cumsum(begins) - 1] - (within - within % block)
+    run = np.cumsum(begins) - 1
+    left = np.bincount(run)[run] - (within - within % block)
     number = np.cumsum(begins | ((within % block == 0) & (left >= block))) - 1
     use = _deal(int(number[-1]) + 1, np.random.default_rng(seed))[number]
     borders = np.flatnonzero(~begins[1:] & (np.diff(use) != 0)) + 1

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing import get_context
 from statistics import NormalDist
 from typing import Any
@@ -19,21 +19,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edge_agent.core.frame import Frame, Signature
-from edge_agent.core.frames import FrameCache
-from edge_agent.core.hierarchy import Hierarchy, Rules
-from edge_agent.core.submodels import LocalModel, Submodels
-from edge_agent.core.types import Answer, Ask, Hit, LevelName, LocalName, Reply, Step
-from shared.bundle import Manifest
-from shared.context import Context, Memoryless
-from shared.filter import Word
+from edge_agent.core.types import Hit
+from models.replay import Family, Logits, Recorded, Rule, ours, reference_labels, run, settle
 from shared.gate import posterior
-from shared.habits import LEAST, ContextParameters
-from shared.reference import WINDOW, reference
+from shared.habits import LEAST
 from shared.risk import below_zero, margin
-
-Logits = npt.NDArray[np.float32]
-Labels = npt.NDArray[np.int64]
 
 #: A risk at which a guess may become a hit.
 _LIKELY = 0.05
@@ -64,56 +54,6 @@ ENTROPIES = tuple(round(0.001 * 1.5**power, 4) for power in range(17))  # 0.001 
 
 
 @dataclass(frozen=True)
-class Recorded:
-    """A stream as its models saw it. ``logits``: per model name ``(frames, classes)``. ``signatures``: None where the
-    pictures of neighbouring frames have nothing to do with each other."""
-
-    truth: npt.NDArray[np.int64]
-    logits: dict[str, Logits]
-    signatures: list[Signature] | None
-
-    def frame(self, index: int) -> Frame:
-        return Frame(index, index, None if self.signatures is None else self.signatures[index])
-
-
-@dataclass(frozen=True)
-class Family:
-    """The models of a bundle as a replay needs them: ``temperatures`` and ``coverage`` by name."""
-
-    full: str
-    base: str
-    submodels: tuple[str, ...]
-    temperatures: dict[str, float]
-    coverage: dict[str, npt.NDArray[np.float64]]
-    context: ContextParameters
-
-
-def family(manifest: Manifest) -> Family:
-    """What a replay needs of a finished bundle."""
-    return Family(
-        manifest.only("full"),
-        manifest.only("base"),
-        tuple(manifest.submodels()),
-        {name: model.temperature for name, model in manifest.models.items()},
-        {name: np.array(model.coverage) for name, model in manifest.models.items()},
-        manifest.context,
-    )
-
-
-@dataclass(frozen=True)
-class Replay:
-    """What a replay decided, per frame: ``labels`` ``(frames,)``, whether each was a ``hit``, the answers' levels."""
-
-    labels: Labels
-    hit: npt.NDArray[np.bool_]
-    levels: list[LevelName] = field(default_factory=list)
-
-    def false_hits(self, reference: npt.NDArray[np.int64]) -> float:
-        """Share of all frames that are hits with another label than the reference's."""
-        return float((self.hit & (self.labels != reference)).mean())
-
-
-@dataclass(frozen=True)
 class Kind:
     """Held-out streams of one kind. ``apart``: each shows images of its own pool, which no other shows, so that they
     are independent. ``typical``: each may show any image, as in use, where pictures hardly ever come again; the same as
@@ -121,71 +61,6 @@ class Kind:
 
     apart: list[Recorded]
     typical: list[Recorded]
-
-
-#: What decides over a stream, given a threshold.
-Rule = Callable[[Recorded, Family, float], Hierarchy]
-
-
-def ours(stream: Recorded, family: Family, threshold: float) -> Hierarchy:
-    """A device's hierarchy with every submodel resident."""
-    hierarchy = Hierarchy(
-        _rules(family, threshold),
-        Context(_classes(stream), family.context),
-        FrameCache() if stream.signatures is not None else None,
-        Submodels(1 << 40, family.coverage[family.base]),
-        _model(stream, family, family.base),
-    )
-    for name in family.submodels:
-        hierarchy.install(_model(stream, family, name))
-    return hierarchy
-
-
-def paper(stream: Recorded, family: Family, threshold: float) -> Hierarchy:
-    """The rule of CacheNet as published: one submodel, trusted where the entropy of what it says is low. Better off
-    than on a device: the one is the best of all, and is there without having been fetched."""
-    hierarchy = Hierarchy(
-        _rules(family, threshold),
-        Memoryless(_classes(stream)),
-        submodels=Submodels(1 << 40, np.zeros(_classes(stream))),
-    )
-    for name in family.submodels:
-        hierarchy.install(_model(stream, family, name))
-    return hierarchy
-
-
-def full_alone(stream: Recorded, family: Family, context: ContextParameters, threshold: float = 0.0) -> Hierarchy:
-    """The full model on every frame, with a context of these parameters."""
-    return Hierarchy(_rules(family, threshold), Context(_classes(stream), context))
-
-
-def replay(stream: Recorded, family: Family, hierarchy: Hierarchy) -> Replay:
-    """Run a hierarchy over a recorded stream, the cloud always there."""
-    answers = [
-        _settle(stream, family, hierarchy, hierarchy.look(stream.frame(index), float(index)))
-        for index in range(len(stream.truth))
-    ]
-    labels = np.array([answer.label for answer in answers], np.int64)
-    hit = np.array([answer.hit for answer in answers], np.bool_)
-    return Replay(labels, hit, [answer.level for answer in answers])
-
-
-def reference_labels(stream: Recorded, family: Family) -> npt.NDArray[np.int64]:
-    """What the full model with a context of its own says, begun afresh every ``WINDOW`` frames: it never hears a
-    local model, so a mistake that a cache has talked itself into shows."""
-    temperature = family.temperatures[family.full]
-    words = [
-        Word(posterior(logits, temperature), True, stream.frame(index).signature)
-        for index, logits in enumerate(stream.logits[family.full])
-    ]
-    everything = Context(_classes(stream), family.context)
-    labels = []
-    for index, word in enumerate(words):
-        if index % WINDOW == 0:
-            labels += reference(words[index : index + WINDOW], everything.habits.parameters)
-        everything.advance(index, word.key)
-        everything.learn(everything.observe(word).label)
-    return np.array(labels, np.int64)
 
 
 def wander(kinds: Sequence[list[Recorded]], family: Family) -> float:
@@ -242,7 +117,7 @@ def candour(kinds: Sequence[list[Recorded]], family: Family) -> float:
                 if not hierarchy.context.owed(guess.word) and hierarchy.context.habits.tells(doubt):
                     doubts.append(doubt)
                     right.append(guess.label == expected[index])
-                _settle(stream, family, hierarchy, step)
+                settle(stream, family, hierarchy, step)
         if not all(right):
             candidates = [0.01 * hundredth for hundredth in range(round(100 * LEAST), 101)]
             worst = min(worst, max(candidates, key=lambda power: _log_likelihood([d**power for d in doubts], right)))
@@ -270,37 +145,21 @@ def fit(
     """
     every = {id(stream): stream for kind in kinds for stream in kind.apart + kind.typical}
     streams = list(every.values())
-    with _each(streams, family, rule, workers) as each:
-        references = list(each(_reference, range(len(streams))))
-        return _search(
-            kinds,
-            budgets,
-            confidence,
-            grid,
-            lambda threshold: dict(
-                zip(every, each(_rate, [(n, threshold, own) for n, own in enumerate(references)]), strict=True)
-            ),
-        )
-
-
-def _search(
-    kinds: Sequence[Kind],
-    budgets: Sequence[float],
-    confidence: float,
-    grid: Sequence[float],
-    measure: Callable[[float], dict[int, float]],
-) -> list[float]:
-    """``measure``: a threshold's rate of false hits for every stream, by the stream's ``id``."""
     proven = dict.fromkeys(budgets, 0.0)
     open_ = set(budgets)
-    for threshold in grid:
-        rates = measure(threshold)
-        worst = max(upper_bound([rates[id(stream)] for stream in kind.apart], confidence) for kind in kinds)
-        typical = [np.array([rates[id(stream)] for stream in kind.typical]) for kind in kinds]
-        open_ = {budget for budget in open_ if worst <= budget and all(_rare(several > budget) for several in typical)}
-        proven |= dict.fromkeys(open_, threshold)
-        if not open_:
-            break
+    with _each(streams, family, rule, workers) as each:
+        references = list(each(_reference, range(len(streams))))
+        for threshold in grid:
+            tasks = [(number, threshold, expected) for number, expected in enumerate(references)]
+            rates = dict(zip(every, each(_rate, tasks), strict=True))
+            worst = max(upper_bound([rates[id(stream)] for stream in kind.apart], confidence) for kind in kinds)
+            typical = [np.array([rates[id(stream)] for stream in kind.typical]) for kind in kinds]
+            open_ = {
+                budget for budget in open_ if worst <= budget and all(_rare(several > budget) for several in typical)
+            }
+            proven |= dict.fromkeys(open_, threshold)
+            if not open_:
+                break
     return [proven[budget] for budget in budgets]
 
 
@@ -338,7 +197,7 @@ def _rate(task: tuple[int, float, npt.NDArray[np.int64]]) -> float:
     """False hits of a stream at a threshold, given its reference."""
     number, threshold, expected = task
     streams, family, rule = _ABOUT[0]
-    return replay(streams[number], family, rule(streams[number], family, threshold)).false_hits(expected)
+    return run(streams[number], family, rule(streams[number], family, threshold)).false_hits(expected)
 
 
 def _rare(over: npt.NDArray[np.bool_]) -> bool:
@@ -367,32 +226,3 @@ def coverage(logits: Logits, temperature: float, full: Logits, threshold: float)
     word = np.stack([posterior(row, temperature) for row in logits])
     good = (1 - word.max(1) <= threshold) & (word.argmax(1) == answers)
     return np.array([good[answers == c].mean() if (answers == c).any() else 0.0 for c in range(full.shape[1])])
-
-
-def _settle(stream: Recorded, family: Family, hierarchy: Hierarchy, step: Step) -> Answer:
-    """End the frame of ``step``, the cloud always there."""
-    index = step.frame.index
-    reply = Reply(index, stream.logits[family.full][index])
-    answer = hierarchy.settle(step, reply if isinstance(step, Ask) else None, float(index))
-    if answer.audit:
-        hierarchy.audited(reply, float(index))
-    return answer
-
-
-def _rules(family: Family, threshold: float) -> Rules:
-    return Rules(threshold, 1.0, family.full, family.temperatures[family.full])
-
-
-def _classes(stream: Recorded) -> int:
-    return int(next(iter(stream.logits.values())).shape[1])
-
-
-def _model(stream: Recorded, family: Family, name: str) -> LocalModel:
-    table = stream.logits[name]
-
-    def score(view: Any) -> Logits:
-        row: Logits = table[view]
-        return row
-
-    level: LocalName = "base" if name == family.base else "submodels"
-    return LocalModel(name, score, family.temperatures[name], family.coverage[name], level=level)

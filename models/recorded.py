@@ -9,10 +9,12 @@ import numpy.typing as npt
 
 from edge_agent.core.frame import Signature, sign
 from models import streams
-from models.cifar10 import Split
-from models.gates import Logits, Recorded
+from models.cifar10 import Images, Split
+from models.replay import Logits, Recorded
 from shared.engine import Session
 from shared.image import Input, Picture, crop, preprocessor
+
+Models = Mapping[str, tuple[Session, Input]]
 
 _BATCH = 100
 #: Streams in which neighbouring frames are unrelated pictures, so that what changed between them says nothing.
@@ -30,15 +32,20 @@ def run(session: Session, spec: Input, pictures: Sequence[Picture]) -> Logits:
     )
 
 
-def thumbnails(split: Split) -> list[Picture]:
-    """The images of a split as pictures, BGR."""
-    return list(np.ascontiguousarray(split.images[:, :, :, ::-1]))
+def run_all(models: Models, pictures: Sequence[Picture]) -> dict[str, Logits]:
+    """What every model says of the pictures, by its name."""
+    return {name: run(session, spec, pictures) for name, (session, spec) in models.items()}
+
+
+def as_pictures(images: Images) -> list[Picture]:
+    """Images ``(n, h, w, 3)`` RGB as pictures, BGR."""
+    return list(np.ascontiguousarray(images[:, :, :, ::-1]))
 
 
 def record(
     plans: Sequence[streams.Plan],
     split: Split,
-    models: Mapping[str, tuple[Session, Input]],
+    models: Models,
     advance: Callable[[], object] = lambda: None,
     signed: bool = False,
 ) -> list[Recorded]:
@@ -53,8 +60,8 @@ def record(
         if plan.name in UNRELATED:
             # Every frame is one of the images as it is: run each image once.
             if not tables:
-                pictures = thumbnails(split)
-                tables = {name: run(session, spec, pictures) for name, (session, spec) in models.items()}
+                pictures = as_pictures(split.images)
+                tables = run_all(models, pictures)
                 signatures = [sign(picture) for picture in pictures] if signed else None
             own = [signatures[source] for source in plan.source.tolist()] if signatures is not None else None
             recordings.append(Recorded(plan.label, {name: t[plan.source] for name, t in tables.items()}, own))
@@ -64,15 +71,12 @@ def record(
     return recordings
 
 
-def film(
-    pictures: Sequence[Picture], truth: npt.NDArray[np.int64], models: Mapping[str, tuple[Session, Input]]
-) -> Recorded:
-    """Run every model over pictures that follow one another; all models see pictures alike."""
-    logits = {name: run(session, spec, pictures) for name, (session, spec) in models.items()}
-    return Recorded(truth, logits, [sign(picture) for picture in pictures])
+def film(pictures: Sequence[Picture], truth: npt.NDArray[np.int64], models: Models) -> Recorded:
+    """Run every model over pictures that follow one another."""
+    return Recorded(truth, run_all(models, pictures), [sign(picture) for picture in pictures])
 
 
-def _render(plan: streams.Plan, split: Split, models: Mapping[str, tuple[Session, Input]]) -> Recorded:
+def _render(plan: streams.Plan, split: Split, models: Models) -> Recorded:
     draw = streams.renderer(plan, split.images)
     signatures, crops = [], []
     spec = next(iter(models.values()))[1]
@@ -80,4 +84,4 @@ def _render(plan: streams.Plan, split: Split, models: Mapping[str, tuple[Session
         picture = draw(index)
         signatures.append(sign(picture))
         crops.append(crop(picture, spec))
-    return Recorded(plan.label, {name: run(session, own, crops) for name, (session, own) in models.items()}, signatures)
+    return Recorded(plan.label, run_all(models, crops), signatures)

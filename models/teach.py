@@ -6,6 +6,7 @@ stopped and another model or other data never passes for this one's.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -16,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
+from models import files
 from models.classifier import Classifier, ClassifierError
 from models.frames import Frames, Shown
 from shared.bundle import digest
@@ -48,19 +50,17 @@ def teach(
     cannot be written."""
     session = _session(classifier, threads)
     directory = work / f"teach-{_origin(classifier, frames)[:16]}"
-    directory.mkdir(parents=True, exist_ok=True)
     parts: list[Lesson] = []
     source = iter(frames)
     while shown := list(islice(source, _CHUNK)):
         path = directory / f"{len(parts):05}.npz"
         if not path.exists():
             seen = _look(classifier, session, shown)
-            partial = path.with_suffix(".part")
-            with partial.open("wb") as out:
-                np.savez(out, pictures=seen.pictures, scores=seen.scores, embeddings=seen.embeddings, files=seen.files)
-            partial.replace(path)
-        with np.load(path) as kept:
-            parts.append(Lesson(kept["pictures"], kept["scores"], kept["embeddings"], kept["files"]))
+            kept = io.BytesIO()
+            np.savez(kept, pictures=seen.pictures, scores=seen.scores, embeddings=seen.embeddings, files=seen.files)
+            files.write(path, kept.getbuffer())
+        with np.load(path) as read:
+            parts.append(Lesson(read["pictures"], read["scores"], read["embeddings"], read["files"]))
         advance(shown[-1].file + 1)
     advance(len(frames.files))
     if not parts:
@@ -115,8 +115,8 @@ def _session(classifier: Classifier, threads: int) -> ort.InferenceSession:
 
 def _origin(classifier: Classifier, frames: Frames) -> str:
     """What tells one lesson from another: the model, how pictures are prepared, and the files as they are now."""
-    files = [(str(path), status.st_size, status.st_mtime_ns) for path in frames.files if (status := path.lstat())]
+    sources = [(str(path), status.st_size, status.st_mtime_ns) for path in frames.files if (status := path.lstat())]
     return digest(
         classifier.graph.SerializeToString(deterministic=True)
-        + msgspec.json.encode((classifier.input, frames.every, files))
+        + msgspec.json.encode((classifier.input, frames.every, sources))
     )

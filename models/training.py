@@ -19,6 +19,7 @@ from rich.progress import Progress
 from torch import Tensor
 from torch.nn import functional as F
 
+from models import files
 from models.camera import NOISE
 from models.cifar10 import Images, Split
 from models.networks import ResNet
@@ -203,8 +204,6 @@ def fit(
 def _save(
     path: Path, recipe: Recipe, network: ResNet, optimiser: Any, schedule: Any, history: list[dict[str, float]]
 ) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".part")
     # By way of memory: what torch says of a full disk is no OSError.
     data = io.BytesIO()
     torch.save(
@@ -217,8 +216,7 @@ def _save(
         },
         data,
     )
-    partial.write_bytes(data.getbuffer())
-    partial.replace(path)
+    files.write(path, data.getbuffer())
 
 
 def _load(path: Path, recipe: Recipe) -> dict[str, Any] | None:

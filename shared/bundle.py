@@ -19,7 +19,7 @@ from shared.habits import ContextParameters
 from shared.image import Input
 
 FORMAT = 1
-MANIFEST = "bundle.json"
+MANIFEST, SIGNATURE = "bundle.json", "bundle.sig"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
@@ -140,6 +140,13 @@ class Bundle:
             self.data = (directory / MANIFEST).read_bytes()
         except OSError as error:
             raise BundleError(f"{directory} is no bundle: {error.strerror} ({MANIFEST})") from None
+        try:
+            #: Of the manifest; empty where nobody has signed it. Who trusts a key checks it.
+            self.signature = (directory / SIGNATURE).read_bytes()
+        except FileNotFoundError:
+            self.signature = b""
+        except OSError as error:
+            raise BundleError(f"{directory / SIGNATURE}: {error.strerror}") from None
         self.manifest = parse(self.data)
         self.version = digest(self.data)
         for name, model in self.manifest.models.items():

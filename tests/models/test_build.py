@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -176,3 +177,36 @@ def test_a_full_disk_is_one_clear_line_and_nothing_is_trusted_later(data: Path, 
         assert not (tmp_path / "out").exists()
     finally:
         os.system(f"umount {small}")
+
+
+def test_what_was_built_with_a_key_is_signed_and_show_checks_it(data: Path, whole: Bundle, tmp_path: Path) -> None:
+    runner = CliRunner()
+    keys = tmp_path / "keys"
+    assert runner.invoke(app, ["keys", "--out", str(keys)]).exit_code == 0
+    assert "is there already" in (again := runner.invoke(app, ["keys", "--out", str(keys)])).stderr
+    assert again.exit_code == 2
+    given = ["--full", FULL, "--data", data, "--work", tmp_path / "w", "--out", tmp_path / "signed", "--quick"]
+    done = run(*given, "--share", "0.005", "--workers", "1", "--key", keys / "bundle.key")
+    assert done.exit_code == 0, done.stderr
+    trusting = ["--trusted-key", str(keys / "bundle.pub")]
+    assert runner.invoke(app, ["show", str(tmp_path / "signed"), *trusting]).exit_code == 0
+
+    bare = tmp_path / "bare"
+    shutil.copytree(whole.directory, bare)
+    refused = runner.invoke(app, ["show", str(bare), *trusting])
+    assert (refused.exit_code, "no signature" in refused.stderr) == (2, True)
+    assert runner.invoke(app, ["sign", str(bare), "--key", str(keys / "bundle.key")]).exit_code == 0
+    assert runner.invoke(app, ["show", str(bare), *trusting]).exit_code == 0
+    (bare / "bundle.json").write_bytes((bare / "bundle.json").read_bytes() + b"\n")
+    refused = runner.invoke(app, ["show", str(bare), *trusting])
+    assert (refused.exit_code, "another signature" in refused.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("command", ["build", "sign"])
+def test_a_key_that_is_none_is_refused_before_the_work(data: Path, whole: Bundle, tmp_path: Path, command: str) -> None:
+    (tmp_path / "key").write_text("no key")
+    flags = {"build": ["--full", FULL, "--data", data, "--out", tmp_path / "out"], "sign": [whole.directory]}[command]
+    done = CliRunner().invoke(app, [command, *map(str, flags), "--key", str(tmp_path / "key")])
+    assert done.exit_code == 2
+    assert done.stderr.count("\n") == 1 and "no Ed25519 private key" in done.stderr
+    assert not (tmp_path / "out").exists()

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 import numpy as np
 import pytest
 
-from models import gates
-from models.gates import Family, Recorded
+from models import gates, replay
+from models.replay import Family, Recorded
 from shared.context import FORGETFUL
 from tests.edge_agent.models import signature
 
@@ -58,7 +58,7 @@ def test_errors_that_no_threshold_can_tell_close_the_gate() -> None:
 def test_more_processes_change_nothing() -> None:
     kinds, budgets = [kind(stream(seed, 100, 0.02) for seed in range(6))], [0.005, 0.02]
     grid = gates.GRID[3:12:4]
-    one, two = (gates.fit(kinds, family(), budgets, 0.95, gates.ours, grid, workers) for workers in (1, 2))
+    one, two = (gates.fit(kinds, family(), budgets, 0.95, replay.ours, grid, workers) for workers in (1, 2))
     assert one == two
 
 
@@ -94,8 +94,8 @@ def test_at_the_fitted_threshold_the_budget_holds_on_other_streams() -> None:
     rates = []
     for seed in range(100, 130):
         fresh = stream(seed, 400, 0.012)
-        run = gates.replay(fresh, family(), gates.ours(fresh, family(), threshold))
-        rates.append(run.false_hits(gates.reference_labels(fresh, family())))
+        run = replay.run(fresh, family(), replay.ours(fresh, family(), threshold))
+        rates.append(run.false_hits(replay.reference_labels(fresh, family())))
     assert np.mean(rates) <= budget
 
 
