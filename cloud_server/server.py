@@ -51,8 +51,9 @@ class Server:
         return ended
 
     def _announce(self) -> None:
-        name = self._bundle.manifest.name
-        self._link.publish(protocol.catalogue(name), self._bundle.data, qos=1, retain=True)
+        topic = protocol.catalogue(self._bundle.manifest.name)
+        signature = protocol.signed(self._bundle.signature)
+        self._link.publish(topic, self._bundle.data, qos=1, retain=True, properties=signature)
 
     # From here to _refuse all runs on the link's thread, where nothing may take long: parse, queue, read a piece.
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 
@@ -28,6 +29,9 @@ from shared.image import cut
 from shared.link import Address, Link, Message
 from shared.version import VERSION
 
+if TYPE_CHECKING:
+    from shared.signing import Key
+
 log = logging.getLogger(__name__)
 
 
@@ -43,8 +47,16 @@ class Now:
 class Agent:
     """One device: a source of frames, a hierarchy of levels, a link to the cloud."""
 
-    def __init__(self, settings: Settings, address: Address | None, store: Store | None, bundle: Bundle | None) -> None:
-        """``address`` None: no network. ``bundle`` takes the place of catalogue and store."""
+    def __init__(
+        self,
+        settings: Settings,
+        address: Address | None,
+        store: Store | None,
+        bundle: Bundle | None,
+        trusted: Key | None = None,
+    ) -> None:
+        """``address`` None: no network. ``bundle`` takes the place of catalogue and store. ``trusted``: see ``Keeper``.
+        Raises ``BundleError`` if ``bundle`` is not to be trusted."""
         self.settings = settings
         self.now, self.tally = Now(), Tally()
         self.latencies, self.score = report.Latencies(), report.Score()
@@ -63,12 +75,13 @@ class Agent:
         self.link = self._connect(address, bundle is None) if address is not None else None
         self._asks = address is not None and "cloud" in settings.levels and settings.mode != "offline"
         base = settings.base if settings.local else None
-        self.keeper = Keeper(store, self.link, settings.device, settings.provider, settings.threads, base)
+        self.keeper = Keeper(store, self.link, settings.device, settings.provider, settings.threads, base, trusted)
         self.deployment = Deployment(settings, self.keeper, self.tally, self._asks, self._changed)
         if bundle is not None:
             self.keeper.use(bundle)
         elif store is not None and (known := store.recall(settings.catalogue)) is not None:
-            self.keeper.announce(known)
+            with contextlib.suppress(BundleError):  # kept from before a key was trusted: wait for a better one
+                self.keeper.announce(known, store.signature(known))
 
     def run(self, source: Source, sink: report.Sink) -> None:
         """Answer every frame of ``source`` until it ends or ``stopped`` is set. Raises ``DeploymentError``."""
@@ -178,7 +191,7 @@ class Agent:
         try:
             if message.topic.startswith(protocol.CATALOGUE_TOPICS[:-1]):
                 if self.settings.catalogue in ("", message.topic.rsplit("/", 1)[-1]):
-                    self.keeper.announce(message.payload)
+                    self.keeper.announce(message.payload, protocol.signature(message.properties))
                 return
             _, leaf = protocol.device_of(message.topic)
             if leaf == ("answer",) and self._cloud is not None:

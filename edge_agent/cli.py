@@ -57,6 +57,7 @@ def run(
     device: Annotated[str | None, typer.Option(help="This device's name; default: the host's.")] = None,
     password_file: Annotated[str | None, typer.Option(help="File with the broker's password.")] = None,
     ca: Annotated[str | None, typer.Option(help="CA certificate of the broker, for mqtts.")] = None,
+    trusted_key: Annotated[str | None, typer.Option(help="Public key; take no model that it has not signed.")] = None,
     levels: Annotated[str | None, typer.Option(help=f"Which levels answer, of {','.join(LEVELS)}.")] = None,
     base: Annotated[str | None, typer.Option(help="Use this model of the bundle as the base model.")] = None,
     context: Annotated[bool | None, typer.Option(help="Let the recent past count.")] = None,
@@ -190,8 +191,13 @@ def _prepare(settings: Settings) -> tuple[Agent, Any, Sink]:
     store = Store(Path(settings.store)) if bundle is None else None
     if settings.summary:
         Path(settings.summary).open("a").close()  # find out now, not after a day's run
+    trusted = None
+    if settings.trusted_key:
+        from shared.signing import Key
+
+        trusted = Key(Path(settings.trusted_key))
     source = open_source(settings.source, settings.fps)
-    return Agent(settings, where, store, bundle), source, Sink(settings.output)
+    return Agent(settings, where, store, bundle, trusted), source, Sink(settings.output)
 
 
 def _table(figures: dict[str, Any]) -> Table:

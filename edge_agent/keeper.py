@@ -12,14 +12,18 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from edge_agent.store import Store, StoreError
 from shared import protocol
-from shared.bundle import Bundle, Manifest, digest, parse
+from shared.bundle import Bundle, BundleError, Manifest, digest, parse
 from shared.engine import EngineError, Provider, Session, resident_bytes
 from shared.link import Link, Message
+
+if TYPE_CHECKING:
+    from shared.signing import Key
 
 log = logging.getLogger(__name__)
 
@@ -52,14 +56,23 @@ class Keeper:
     """Puts loaded models into ``ready``: the base model of the newest catalogue first, then what is wanted."""
 
     def __init__(
-        self, store: Store | None, link: Link | None, device: str, provider: Provider, threads: int, base: str | None
+        self,
+        store: Store | None,
+        link: Link | None,
+        device: str,
+        provider: Provider,
+        threads: int,
+        base: str | None,
+        trusted: Key | None = None,
     ) -> None:
         """Without a store, models come from the bundle directory given to ``use``. ``base``: the model to load first,
-        "" for the bundle's own base model, None for none at all."""
+        "" for the bundle's own base model, None for none at all. ``trusted``: the key without whose signature nothing
+        is taken."""
         self.ready: queue.SimpleQueue[Loaded] = queue.SimpleQueue()
         #: What stands in the way, for a person; empty while all is well.
         self.trouble = ""
         self._store, self._link = store, link
+        self._trusted = trusted
         self._provider, self._threads, self._base = provider, threads, base
         self._get = protocol.topic(device, "blob", "get")
         self._bundle: Bundle | None = None
@@ -89,19 +102,24 @@ class Keeper:
     def use(self, bundle: Bundle) -> None:
         """Take models from a bundle directory."""
         self._bundle = bundle
-        self.announce(bundle.data)
+        self.announce(bundle.data, bundle.signature)
 
-    def announce(self, data: bytes) -> None:
-        """Take notice of a manifest, from the catalogue or the store. Raises ``BundleError``."""
+    def announce(self, data: bytes, signature: bytes = b"") -> None:
+        """Take notice of a manifest, from the catalogue or the store. Raises ``BundleError`` for one that is none, or
+        that the trusted key does not vouch for."""
         if digest(data) == self.version:
             return
         manifest = parse(data)
+        if self._trusted is not None and not self._trusted.vouches(data, signature):
+            what = "another key's signature" if signature else "no signature"
+            self._say(f"{manifest.name} is not taken: it has {what}, and --trusted-key is set")
+            raise BundleError(self.trouble)
         if self.offer is not None and manifest.name != self.offer[0].name:
             log.info("catalogue offers %s too; this device runs %s", manifest.name, self.offer[0].name)
             return
         if self._store is not None:
             try:
-                self._store.remember(data, manifest)
+                self._store.remember(data, manifest, signature)
             except StoreError as error:
                 self._say(str(error))
         self._updated = self.offer is not None

@@ -46,6 +46,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     device: str = msgspec.field(default_factory=default_device)
     password_file: str = ""
     ca: str = ""
+    trusted_key: str = ""
     levels: tuple[LevelFlag, ...] = LEVELS
     base: str = ""
     context: bool = True

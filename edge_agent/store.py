@@ -1,6 +1,7 @@
 """The content-addressed store: what the device keeps of catalogues and models, across restarts and power cuts.
 
     <store>/catalogue/<bundle>.json      the manifest last seen
+    <store>/catalogue/<version>.sig      its signature, if it had one
     <store>/blobs/<sha256>               a file, complete and checked
     <store>/blobs/<sha256>.part          a file on its way; its size is where the transfer goes on
 
@@ -14,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from shared.bundle import BundleError, Manifest, file_digest, parse
+from shared.bundle import BundleError, Manifest, digest, file_digest, parse
 
 
 class StoreError(Exception):
@@ -34,9 +35,16 @@ class Store:
         except OSError as error:
             raise StoreError(f"store {directory}: {error.strerror}; choose another with --store") from None
 
-    def remember(self, data: bytes, manifest: Manifest) -> None:
-        """Keep a manifest. Raises ``StoreError``."""
+    def remember(self, data: bytes, manifest: Manifest, signature: bytes = b"") -> None:
+        """Keep a manifest and its signature. Raises ``StoreError``."""
+        if signature:  # first, so that there is no moment in which the manifest is here without
+            _write(self._signature(data), signature)
         _write(self._catalogue / f"{manifest.name}.json", data)
+        with _trouble(self._catalogue):
+            known = {file_digest(path) for path in self._catalogue.glob("*.json")}
+            for path in self._catalogue.glob("*.sig"):
+                if path.stem not in known:
+                    path.unlink()
 
     def recall(self, name: str = "") -> bytes | None:
         """The manifest of ``name``, or the one seen last; None if there is none that can be used."""
@@ -49,6 +57,12 @@ class Store:
                 continue
             return data
         return None
+
+    def signature(self, data: bytes) -> bytes:
+        """What was remembered as the signature of a manifest; empty if nothing was."""
+        with suppress(OSError):
+            return self._signature(data).read_bytes()
+        return b""
 
     def path(self, sha256: str) -> Path | None:
         """The complete file with that digest, or None. Its bytes are checked again, because disks rot: a damaged
@@ -106,6 +120,9 @@ class Store:
                     path.unlink(missing_ok=True)
                     gone += 1
         return gone
+
+    def _signature(self, data: bytes) -> Path:
+        return self._catalogue / f"{digest(data)}.sig"
 
     def _part(self, sha256: str) -> Path:
         return self._blobs / f"{sha256}.part"

@@ -140,6 +140,19 @@ def catalogue(bundle: str) -> str:
     return f"{ROOT}/catalogue/{check_device(bundle)}"
 
 
+def signed(signature: bytes) -> list[tuple[str, str]]:
+    """The MQTT user properties of a catalogue entry with that signature; none without."""
+    return [("signature", signature.hex())] if signature else []
+
+
+def signature(properties: Sequence[tuple[str, str]]) -> bytes:
+    """The signature of a catalogue entry, empty if it has none. Raises ``Malformed``."""
+    try:
+        return bytes.fromhex(dict(properties).get("signature", ""))
+    except ValueError:
+        raise Malformed("the signature is not hexadecimal") from None
+
+
 def check_device(name: str) -> str:
     """``name`` if it may stand in a topic, else ``Malformed``: letters, digits and ``. _ -``, 64 at most."""
     if not _NAME.fullmatch(name) or name == "catalogue":

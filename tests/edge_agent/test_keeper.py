@@ -19,6 +19,7 @@ from edge_agent.store import Store
 from shared.bundle import MANIFEST, Bundle, BundleError, file_digest
 from shared.link import Link
 from shared.protocol import BlobRequest, Chunk, encode
+from shared.signing import Key, Signer, generate
 from tests.bundles import classifier, tiny_bundle
 from tests.edge_agent.links import BlobServer, FakeLink, message
 
@@ -47,8 +48,8 @@ class Site:
         self.link = FakeLink(self.server)
         self._keepers: list[Keeper] = []
 
-    def keeper(self, base: str | None = "") -> Keeper:
-        keeper = Keeper(self.store, cast(Link, self.link), "cam", "cpu", 1, base)
+    def keeper(self, base: str | None = "", trusted: Key | None = None) -> Keeper:
+        keeper = Keeper(self.store, cast(Link, self.link), "cam", "cpu", 1, base, trusted)
         self.server.deliver = keeper.receive
         keeper.start()
         self._keepers.append(keeper)
@@ -354,3 +355,33 @@ def test_stopping_takes_no_time_whatever_it_waits_for(site: Site, state: str, mo
     keeper.stop()
     assert time.monotonic() - begun < 0.9
     assert not keeper._thread.is_alive()
+
+
+def test_with_a_trusted_key_nothing_is_taken_that_it_has_not_signed(site: Site, tmp_path: Path) -> None:
+    """Neither unsigned nor signed by another; what is refused is not even kept."""
+    private, public = generate(tmp_path / "ours")
+    stranger, _ = generate(tmp_path / "theirs")
+    keeper = site.keeper(trusted=Key(public))
+    for signature in (b"", Signer(stranger).sign(site.bundle.data), Signer(private).sign(b"something else")):
+        with pytest.raises(BundleError, match="is not taken"):
+            keeper.announce(site.bundle.data, signature)
+        assert "--trusted-key" in keeper.trouble
+        assert keeper.offer is None
+        assert site.store.recall() is None
+    keeper.announce(site.bundle.data, Signer(private).sign(site.bundle.data))
+    assert ready(keeper).name == "base"
+
+
+def test_a_signature_is_kept_as_long_as_its_manifest(site: Site, tmp_path: Path) -> None:
+    """So that a device that starts without a network can trust what it has; an older version's goes."""
+    private, public = generate(tmp_path / "keys")
+    signature = Signer(private).sign(site.bundle.data)
+    keeper = site.keeper(trusted=Key(public))
+    keeper.announce(site.bundle.data, signature)
+    known = site.store.recall()
+    assert known is not None
+    assert site.store.signature(known) == signature
+    newer = site.bundle.data + b"\n"
+    keeper.announce(newer, Signer(private).sign(newer))
+    assert site.store.signature(newer)
+    assert site.store.signature(site.bundle.data) == b""
