@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
+from models import tables
 from shared.bundle import SIGNATURE, Bundle, BundleError
 
 if TYPE_CHECKING:
@@ -176,7 +176,7 @@ def build(
         _show_skipped(frames)
     if not any(gate.risk for gate in bundle.manifest.gates):
         typer.echo("No gate could be proven, so a device asks about every frame: prove with more frames.", err=True)
-    _show(bundle, as_json)
+    tables.models(bundle, as_json)
 
 
 @app.command()
@@ -245,9 +245,74 @@ def show(
                 _refuse(
                     f"{bundle} has {'another signature than' if found.signature else 'no signature of'} {trusted_key}'s"
                 )
-        _show(found, as_json)
+        tables.models(found, as_json)
     except BundleError as error:
         _refuse(str(error))
+
+
+@app.command()
+def report(
+    bundle: Annotated[Path, typer.Argument(help="Directory of the bundle.")],
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Frames that it was not made from. Default: the test images, for CIFAR-10's labels."),
+    ] = None,
+    every: _Every = 1,
+    streams: Annotated[int, typer.Option(help="How many streams to play.", min=1)] = 20,
+    frames: Annotated[int, typer.Option(help="Frames of a stream.", min=16)] = 1000,
+    first_seed: Annotated[int, typer.Option(help="Seed of the first stream.", min=0)] = 3000,
+    page: Annotated[Path | None, typer.Option("--html", help="Write a page with pictures to this file.")] = None,
+    work: _Work = None,
+    threads: _Threads = _PROCESSORS,
+    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON on stdout.")] = False,
+) -> None:
+    """Measure what a bundle is worth on frames that it was not made from.
+
+    Agreement with the full model is reported always, and accuracy where the folders have the names of labels.
+
+    Example: model-builder report models/zoo/cifar10 --html report.html
+    """
+    try:
+        import torch
+
+        from models import cifar10, files, material, recorded, reporting
+        from models.cifar10 import DatasetError, cache_directory
+        from models.classifier import ClassifierError, understand
+        from models.frames import FramesError, find
+        from models.page import html
+        from models.teach import look, teach
+    except ImportError as error:
+        _refuse(f"this needs {error.name}; install it with: pip install 'cachenet[build]'")
+    torch.set_num_threads(threads)
+    try:
+        found = Bundle(bundle)
+        model = found.manifest.models[found.manifest.only("full")]
+        classifier = understand(found.directory / model.file, model.input, found.manifest.labels)
+        source = None if data is None else find(data, every)
+        if source is None and found.manifest.labels != cifar10.LABELS:
+            _refuse("no test images of these labels are known; give --data")
+        with _progress() as progress:
+            if source is None:
+                test = cifar10.load().test
+                part = material.labelled(test, look(classifier, recorded.as_pictures(test.images), threads))
+            else:
+                task = progress.add_task("full model's look", total=len(source.files))
+                advance = partial(_advance, progress, task)
+                lesson = teach(classifier, source, work or cache_directory() / "lessons", threads, advance)
+                part = material.whole(classifier, source, lesson)
+            made = reporting.report(found, part, streams, frames, first_seed, progress)
+        if page is not None:
+            files.write(page, html(made).encode())
+    except (BundleError, ClassifierError, DatasetError, FramesError) as error:
+        _refuse(str(error))
+    except OSError as error:
+        _refuse(f"{error.filename or page}: {error.strerror or error}")
+    if source is not None:
+        _show_skipped(source)
+    if as_json:
+        typer.echo(json.dumps(made.figures))
+    else:
+        tables.report(made.figures)
 
 
 @app.command()
@@ -297,16 +362,7 @@ def inspect(
     if as_json:
         typer.echo(json.dumps(seen))
         return
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    for name, value in seen.items():
-        if isinstance(value, dict):
-            shown = ", ".join(f"{key} {share:.1%}" for key, share in list(value.items())[:8])
-            table.add_row(name, shown + (f" and {len(value) - 8} more" if len(value) > 8 else ""))
-        elif isinstance(value, float):
-            table.add_row(name, f"{value:.1%}")
-        else:
-            table.add_row(name, str(value))
-    Console().print(table)
+    tables.inspected(seen)
     _show_skipped(frames)
 
 
@@ -354,43 +410,6 @@ def _parts(count: int) -> tuple[Any, Any, Any]:
     import numpy as np
 
     return tuple(np.split(np.arange(count), [count * 5 // 10, count * 9 // 10]))  # type: ignore[return-value]
-
-
-def _show(bundle: Bundle, as_json: bool) -> None:
-    manifest = bundle.manifest
-    rows: dict[str, dict[str, Any]] = {
-        name: {
-            "role": model.role,
-            "parameters": model.parameters,
-            "macs": model.macs,
-            "bytes": model.bytes,
-            "ms": model.milliseconds,
-            "mean_coverage": round(sum(model.coverage) / len(model.coverage), 4),
-        }
-        for name, model in manifest.models.items()
-    }
-    gates = {str(gate.max_false_hits): gate.risk for gate in manifest.gates}
-    if as_json:
-        typer.echo(
-            json.dumps({"name": manifest.name, "models": rows, "gates": gates, "signed": bool(bundle.signature)})
-        )
-        return
-    table = Table(title=manifest.name, title_justify="left")
-    for column in ("model", "role", "parameters", "MACs", "kB", "ms", "coverage"):
-        table.add_column(column, justify="left" if column in ("model", "role") else "right")
-    for name, row in rows.items():
-        table.add_row(
-            name,
-            str(row["role"]),
-            f"{row['parameters'] / 1e6:.2f} M",
-            f"{row['macs'] / 1e6:.0f} M",
-            f"{row['bytes'] / 1e3:.0f}",
-            f"{row['ms']:.2f}",
-            f"{row['mean_coverage']:.1%}",
-        )
-    proven = ", ".join(f"{risk:g} for {budget} false hits" for budget, risk in gates.items())
-    table.caption = f"risk thresholds: {proven}; {'signed' if bundle.signature else 'not signed'}"
-    Console().print(table)
 
 
 def _refuse(why: str) -> NoReturn:

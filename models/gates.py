@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from edge_agent.core.types import Hit
 from models.replay import Family, Logits, Recorded, Rule, ours, reference_labels, run, settle
-from shared.gate import posterior
+from models.scores import softmax
 from shared.habits import LEAST
 from shared.risk import below_zero, margin
 
@@ -223,6 +223,6 @@ def student(confidence: float, freedom: int) -> float:
 def coverage(logits: Logits, temperature: float, full: Logits, threshold: float) -> npt.NDArray[np.float64]:
     """Per label of the full model, the share of images on which the model alone is sure enough and agrees."""
     answers = full.argmax(1)
-    word = np.stack([posterior(row, temperature) for row in logits])
+    word = softmax(logits, temperature)
     good = (1 - word.max(1) <= threshold) & (word.argmax(1) == answers)
     return np.array([good[answers == c].mean() if (answers == c).any() else 0.0 for c in range(full.shape[1])])

@@ -6,6 +6,7 @@ import numpy as np
 
 from models.classifier import Classifier
 from models.frames import USES, Frames, uses
+from models.scores import softmax
 from models.teach import Lesson
 
 Figure = int | float | str | dict[str, float]
@@ -13,8 +14,7 @@ Figure = int | float | str | dict[str, float]
 
 def inspect(classifier: Classifier, frames: Frames, lesson: Lesson) -> dict[str, Figure]:
     """Figures by name. ``accuracy`` is there where every folder has the name of a label."""
-    odds = np.exp(lesson.scores - lesson.scores.max(1, keepdims=True))
-    words = odds / odds.sum(1, keepdims=True)
+    words = softmax(lesson.scores)
     answers = words.argmax(1)
     counts = np.bincount(answers, minlength=len(classifier.labels))
     use = uses(lesson.files.tolist(), seed=0)

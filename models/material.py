@@ -74,6 +74,16 @@ def gather(
     return Material(classifier, *parts)
 
 
+def whole(classifier: Classifier, frames: Frames, lesson: Lesson) -> Part:
+    """All of what was seen."""
+    return _part(classifier, frames, lesson, np.arange(len(lesson)))
+
+
+def labelled(split: Split, lesson: Lesson) -> Part:
+    """A labelled set, and what was said of it."""
+    return Part(split.images, lesson.scores, lesson.embeddings, split.labels, ())
+
+
 def _divide(answers: npt.NDArray[np.int64], seed: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Places to tune on and to prove with: of every answer its share."""
     order = np.random.default_rng(seed).permutation(len(answers))

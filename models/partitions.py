@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from models.codes import Array, Codes, unit
+from models.scores import softmax
 
 Method = Literal["codes", "experts"]
 #: Probabilities ``(labels,)`` with which a working set shows labels.
@@ -99,7 +100,7 @@ def by_experts(embeddings: Array, answers: Codes, classes: int, count: int, seed
     rng = np.random.default_rng(seed)
     experts = rng.normal(0, 0.1, (count, seen.shape[1], classes))
     for _ in range(_ROUNDS):
-        said = _softmax(np.einsum("nd,edc->enc", seen, experts))
+        said = softmax(np.einsum("nd,edc->enc", seen, experts))
         certain = np.log(np.maximum(said[:, np.arange(len(rows)), answers], 1e-9))
         mine = _balanced(certain.T)
         for number in range(count):
@@ -165,9 +166,3 @@ def _balanced(certain: npt.NDArray[np.float64]) -> Codes:
         price += np.log(np.maximum(wanted.mean(0) * experts, 1e-9))
     assigned: Codes = (shares * np.exp(-price)).argmax(1).astype(np.int64)
     return assigned
-
-
-def _softmax(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    odds = np.exp(logits - logits.max(-1, keepdims=True))
-    words: npt.NDArray[np.float64] = odds / odds.sum(-1, keepdims=True)
-    return words

@@ -34,7 +34,7 @@ def kinds(
     """Up to ``count`` streams of every kind that ``part`` gives, each from its own pool, and ``typical`` ones of
     unrelated pictures from all of it; ``scenes``: the labels of working sets. A kind with less than
     ``ENOUGH`` is left out."""
-    split, present, table = _cast(part, scenes)
+    split, present, table = cast(part, scenes)
     count = min(count, int(np.bincount(split.labels).min()) if len(split) else 0)
     found: list[gates.Kind] = []
     if len(present) > 1 and table and count >= ENOUGH:
@@ -64,7 +64,7 @@ def kinds(
     return found
 
 
-def _cast(part: Part, scenes: Sequence[tuple[int, ...]]) -> tuple[Split, npt.NDArray[np.int64], list[tuple[int, ...]]]:
+def cast(part: Part, scenes: Sequence[Sequence[int]]) -> tuple[Split, npt.NDArray[np.int64], list[tuple[int, ...]]]:
     """The pictures of the labels that there are enough of, those labels, and of each scene what is left of it; in the
     split and the scenes a label is its place among those labels."""
     split = part.split

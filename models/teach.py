@@ -7,7 +7,7 @@ stopped and another model or other data never passes for this one's.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -19,9 +19,9 @@ import onnxruntime as ort
 
 from models import files
 from models.classifier import Classifier, ClassifierError
-from models.frames import Frames, Shown
+from models.frames import Frames
 from shared.bundle import digest
-from shared.image import crop, preprocessor
+from shared.image import Picture, crop, preprocessor
 
 #: Frames of a chunk, and of a run. Fixed, for the last bits of a score depend on what it was run with.
 _CHUNK, _BATCH = 512, 32
@@ -55,7 +55,7 @@ def teach(
     while shown := list(islice(source, _CHUNK)):
         path = directory / f"{len(parts):05}.npz"
         if not path.exists():
-            seen = _look(classifier, session, shown)
+            seen = _look(classifier, session, [one.picture for one in shown], [one.file for one in shown])
             kept = io.BytesIO()
             np.savez(kept, pictures=seen.pictures, scores=seen.scores, embeddings=seen.embeddings, files=seen.files)
             files.write(path, kept.getbuffer())
@@ -74,8 +74,15 @@ def teach(
     )
 
 
-def _look(classifier: Classifier, session: ort.InferenceSession, shown: list[Shown]) -> Lesson:
-    pictures = [crop(one.picture, classifier.input) for one in shown]
+def look(classifier: Classifier, pictures: Sequence[Picture], threads: int) -> Lesson:
+    """Run ``classifier`` over ``pictures`` and keep nothing. Raises ``ClassifierError`` if it does not run."""
+    return _look(classifier, _session(classifier, threads), pictures, range(len(pictures)))
+
+
+def _look(
+    classifier: Classifier, session: ort.InferenceSession, given: Sequence[Picture], numbers: Sequence[int]
+) -> Lesson:
+    pictures = [crop(picture, classifier.input) for picture in given]
     prepare = preprocessor(classifier.input)
     said = [_run(classifier, session, np.concatenate(list(map(prepare, batch)))) for batch in _batches(pictures)]
     embeddings = np.concatenate([embedding for _, embedding in said])
@@ -83,7 +90,7 @@ def _look(classifier: Classifier, session: ort.InferenceSession, shown: list[Sho
         np.stack(pictures),
         np.concatenate([scores for scores, _ in said]).astype(np.float32),
         embeddings.reshape(len(pictures), -1).astype(np.float32),
-        np.array([one.file for one in shown], np.int64),
+        np.array(numbers, np.int64),
     )
 
 

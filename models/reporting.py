@@ -1,0 +1,186 @@
+"""What a finished bundle is worth, measured on frames that it was not made from: figures for a table, a program and a
+page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from rich.progress import Progress
+
+from models import codes, partitions, proof, recorded, replay, scores, streams
+from models.cifar10 import LABELS
+from models.material import Part
+from models.replay import Logits
+from models.scenes import SCENES, UNSEEN
+from shared.bundle import Bundle, Manifest
+from shared.engine import Session
+
+#: The budget that sessions are compared at.
+_BUDGET = 0.01
+#: Working sets that are drawn where nobody says which labels come together; and codes of the map for each label.
+_DRAWN, _FINE = 12, 4
+#: Frames of the map, pairs of labels that are confused, and points of a curve.
+_POINTS, _PAIRS, _STEPS = 3000, 12, 100
+
+
+@dataclass(frozen=True)
+class Map:
+    """Embeddings in their two principal directions: ``points`` ``(n, 2)`` of frames with these ``labels`` ``(n,)``, and
+    the ``centres`` ``(k, 2)`` of the codes, each with the label most often in it."""
+
+    points: npt.NDArray[np.float64]
+    labels: npt.NDArray[np.int64]
+    centres: npt.NDArray[np.float64]
+    majority: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Report:
+    """``figures``: as ``--json`` prints them. ``curves``: by score, coverage and risk of the base model. ``logits`` are
+    not kept; ``map``: see there."""
+
+    manifest: Manifest
+    figures: dict[str, Any]
+    curves: dict[str, list[tuple[float, float]]]
+    map: Map
+
+
+def report(bundle: Bundle, part: Part, count: int, frames: int, first_seed: int, progress: Progress) -> Report:
+    """Measure ``bundle`` on ``part``, and on ``count`` streams of ``frames`` frames drawn from it."""
+    manifest = bundle.manifest
+    family = replay.family(manifest)
+    pictures = recorded.as_pictures(part.images)
+    task = progress.add_task("models", total=len(manifest.models))
+    said: dict[str, Logits] = {}
+    for name, model in manifest.models.items():
+        said[name] = recorded.run(Session(bundle.path(name), "cpu", torch.get_num_threads()), model.input, pictures)
+        progress.advance(task)
+    progress.remove_task(task)
+
+    answers = said[family.full].argmax(1)
+    right = {name: own.argmax(1) == answers for name, own in said.items()}
+    locals_ = [name for name in said if name != family.full]
+    doubts = {name: _doubts(said[name], family.temperatures[name], right[name]) for name in locals_}
+    figures = {
+        "name": manifest.name,
+        "version": bundle.version,
+        "signed": bool(bundle.signature),
+        "frames": len(part),
+        "models": {name: _model(manifest, name, own, right[name], part) for name, own in said.items()},
+        "gate_scores": {
+            name: {
+                score: {
+                    "area": scores.area(doubt, right[name]),
+                    "coverage_at_0.01": scores.coverage_at(0.01, doubt, right[name]),
+                }
+                for score, doubt in own.items()
+            }
+            for name, own in doubts.items()
+        },
+        "session_hits": _sessions(bundle, part, family, count, frames, first_seed, progress),
+        "streams": {"name": "session", "streams": count, "frames": frames, "first_seed": first_seed},
+        "confusions": {name: _confusions(said[name].argmax(1), answers, manifest.labels) for name in locals_},
+        "provenance": manifest.provenance,
+    }
+    curves = {score: _thin(*scores.curve(doubt, right[family.base])) for score, doubt in doubts[family.base].items()}
+    return Report(manifest, figures, curves, _map(part, answers, len(manifest.labels)))
+
+
+def _model(
+    manifest: Manifest, name: str, said: Logits, right: npt.NDArray[np.bool_], part: Part
+) -> dict[str, float | str | None]:
+    model = manifest.models[name]
+    return {
+        "role": model.role,
+        "parameters": model.parameters,
+        "macs": model.macs,
+        "bytes": model.bytes,
+        "ms": model.milliseconds,
+        "accuracy": None if part.truth is None else float((said.argmax(1) == part.truth).mean()),
+        "agreement": float(right.mean()),
+    }
+
+
+def _doubts(logits: Logits, temperature: float, right: npt.NDArray[np.bool_]) -> dict[str, scores.Doubts]:
+    return {**scores.doubts(logits, temperature), "learned": scores.learned(logits, temperature, right)}
+
+
+def _sessions(
+    bundle: Bundle, part: Part, family: replay.Family, count: int, frames: int, first_seed: int, progress: Progress
+) -> dict[str, dict[str, dict[str, dict[str, float]]]] | None:
+    """Of ``session``, with every submodel there, and with the base model alone in their place: what was answered
+    locally and what of it falsely. None where the frames are too few to draw streams from."""
+    manifest = bundle.manifest
+    known = manifest.labels == LABELS
+    table: Sequence[Sequence[int]] = [scene.classes for scene in SCENES]
+    if not known:
+        table = partitions.working_sets(part.answers, len(manifest.labels), _DRAWN, first_seed)
+    split, present, table = proof.cast(part, table)
+    if len(present) < 2 or not table:
+        return None
+    chosen = {"all": range(len(table)), **({"unseen": UNSEEN} if known and len(table) == len(SCENES) else {})}
+    threshold = manifest.gate(_BUDGET).risk
+    ways = {"selected": family, "same_size_generalist": replace(family, submodels=())}
+    models = {name: (Session(bundle.path(name), "cpu"), model.input) for name, model in manifest.models.items()}
+    task = progress.add_task("sessions", total=len(chosen) * count * len(ways))
+    rows: dict[str, dict[str, list[tuple[float, float]]]] = {way: {where: [] for where in chosen} for way in ways}
+    plans = {
+        where: [
+            streams.plan("session", split.labels, first_seed + i, frames, None, numbers, table, len(present))
+            for i in range(count)
+        ]
+        for where, numbers in chosen.items()
+    }
+    recordings = iter(recorded.record([plan for own in plans.values() for plan in own], split, models))
+    for where in chosen:
+        for _ in range(count):
+            stream = next(recordings)
+            expected = replay.reference_labels(stream, family)
+            for way, own in ways.items():
+                done = replay.run(stream, own, replay.ours(stream, own, threshold))
+                rows[way][where].append((float(done.hit.mean()), done.false_hits(expected)))
+                progress.advance(task)
+    progress.remove_task(task)
+    return {
+        way: {
+            str(_BUDGET): {
+                where: dict(zip(("local", "false"), np.mean(several, 0).tolist(), strict=True))
+                for where, several in own.items()
+            }
+        }
+        for way, own in rows.items()
+    }
+
+
+def _confusions(
+    own: npt.NDArray[np.int64], answers: npt.NDArray[np.int64], labels: Sequence[str]
+) -> list[dict[str, str | int]]:
+    """The commonest ways to differ from the full model."""
+    pairs, counts = np.unique(np.stack([answers, own])[:, own != answers], axis=1, return_counts=True)
+    order = np.argsort(-counts, kind="stable")[:_PAIRS]
+    return [
+        {"full": labels[pairs[0, i]], "says": labels[pairs[1, i]], "frames": int(counts[i])} for i in order.tolist()
+    ]
+
+
+def _thin(coverage: scores.Doubts, risk: scores.Doubts) -> list[tuple[float, float]]:
+    at = np.unique(np.linspace(0, len(coverage) - 1, _STEPS).astype(int))
+    return list(zip(coverage[at].tolist(), risk[at].tolist(), strict=True))
+
+
+def _map(part: Part, answers: npt.NDArray[np.int64], classes: int) -> Map:
+    rows = codes.unit(part.embeddings).astype(np.float64)
+    middle = rows.mean(0)
+    _, _, directions = np.linalg.svd((rows - middle)[:: max(1, len(rows) // _POINTS)], full_matrices=False)
+    flat = directions[:2].T
+    centres = codes.fit(part.embeddings, min(_FINE * len(np.unique(answers)), len(rows) // 4, 256), 0)
+    own = codes.assign(part.embeddings, centres)
+    table = np.zeros((len(centres), classes), np.int64)
+    np.add.at(table, (own, answers), 1)
+    some = np.arange(0, len(rows), max(1, len(rows) // _POINTS))
+    return Map((rows[some] - middle) @ flat, answers[some], (centres - middle) @ flat, table.argmax(1))

@@ -1,0 +1,100 @@
+"""What ``model-builder`` shows people who read it in a terminal."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from shared.bundle import Bundle
+
+
+def models(bundle: Bundle, as_json: bool) -> None:
+    """The models of a bundle and its gates."""
+    manifest = bundle.manifest
+    rows: dict[str, dict[str, Any]] = {
+        name: {
+            "role": model.role,
+            "parameters": model.parameters,
+            "macs": model.macs,
+            "bytes": model.bytes,
+            "ms": model.milliseconds,
+            "mean_coverage": round(sum(model.coverage) / len(model.coverage), 4),
+        }
+        for name, model in manifest.models.items()
+    }
+    gates = {str(gate.max_false_hits): gate.risk for gate in manifest.gates}
+    if as_json:
+        print(json.dumps({"name": manifest.name, "models": rows, "gates": gates, "signed": bool(bundle.signature)}))
+        return
+    proven = ", ".join(f"{risk:g} for {budget} false hits" for budget, risk in gates.items())
+    table = _table(manifest.name, ("model", "role"), ("params", "MACs", "kB", "ms", "coverage"))
+    table.caption = f"risk thresholds: {proven}; {'signed' if bundle.signature else 'not signed'}"
+    for name, row in rows.items():
+        table.add_row(name, str(row["role"]), *_costs(row), f"{row['mean_coverage']:.1%}")
+    Console().print(table)
+
+
+def report(figures: Mapping[str, Any]) -> None:
+    """A report's figures."""
+    console = Console()
+    table = _table(figures["name"], ("model", "role"), ("params", "MACs", "kB", "ms", "accuracy", "agrees"))
+    for name, row in figures["models"].items():
+        accuracy = "" if row["accuracy"] is None else f"{row['accuracy']:.1%}"
+        table.add_row(name, row["role"], *_costs(row), accuracy, f"{row['agreement']:.1%}")
+    console.print(table)
+
+    areas = figures["gate_scores"]
+    names = list(next(iter(areas.values())))
+    table = _table("area under risk against coverage, thousandths; share answered at 1 % risk", ("model",), names)
+    for name, own in areas.items():
+        table.add_row(name, *(f"{1000 * one['area']:.1f}, {one['coverage_at_0.01']:.0%}" for one in own.values()))
+    console.print(table)
+
+    if (sessions := figures["session_hits"]) is None:
+        console.print("too few frames of too few labels to draw streams from")
+        return
+    about = figures["streams"]
+    title = f"{about['name']}, {about['streams']} streams of {about['frames']} frames from seed {about['first_seed']}"
+    table = _table(title, ("models", "budget", "scenes"), ("local", "false hits"))
+    for way, budgets in sessions.items():
+        for budget, places in budgets.items():
+            for where, row in places.items():
+                table.add_row(way.replace("_", " "), budget, where, f"{row['local']:.1%}", f"{row['false']:.2%}")
+    console.print(table)
+
+
+def inspected(seen: Mapping[str, Any]) -> None:
+    """What ``inspect`` found."""
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    for name, value in seen.items():
+        if isinstance(value, dict):
+            shown = ", ".join(f"{key} {share:.1%}" for key, share in list(value.items())[:8])
+            table.add_row(name, shown + (f" and {len(value) - 8} more" if len(value) > 8 else ""))
+        elif isinstance(value, float):
+            table.add_row(name, f"{value:.1%}")
+        else:
+            table.add_row(name, str(value))
+    Console().print(table)
+
+
+def _table(title: str, words: Sequence[str], numbers: Sequence[str]) -> Table:
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for column in words:
+        table.add_column(column, overflow="fold")  # names are long, and must be there to be copied
+    for column in numbers:
+        table.add_column(column, justify="right", no_wrap=True, min_width=len(column))
+    return table
+
+
+def _costs(row: Mapping[str, Any]) -> tuple[str, ...]:
+    return (
+        f"{row['parameters'] / 1e6:.2f} M",
+        f"{row['macs'] / 1e6:.0f} M",
+        f"{row['bytes'] / 1e3:.0f}",
+        f"{row['ms']:.2f}",
+    )

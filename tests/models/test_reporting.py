@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from models import sample
+from models.cli import app
+from models.scenes import SCENES
+from shared.bundle import Bundle
+
+ZOO = Path(__file__).parents[2] / "models/zoo/cifar10"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """150 test images, by label."""
+    directory = tmp_path_factory.mktemp("data")
+    split = sample.load().take(np.arange(150))
+    for number, (image, label) in enumerate(zip(split.images, split.labels.tolist(), strict=True)):
+        (directory / sample.LABELS[label]).mkdir(exist_ok=True)
+        cv2.imwrite(str(directory / sample.LABELS[label] / f"{number}.png"), image[:, :, ::-1])
+    return directory
+
+
+@pytest.fixture(scope="module")
+def made(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], str]:
+    """The figures and the page."""
+    work = tmp_path_factory.mktemp("work")
+    given = ["report", ZOO, "--data", data, "--work", work, "--streams", 2, "--frames", 200, "--threads", 1]
+    done = CliRunner().invoke(app, [*map(str, given), "--html", str(work / "report.html"), "--json"])
+    assert done.exit_code == 0, done.output
+    return json.loads(done.stdout), (work / "report.html").read_text("utf-8")
+
+
+def test_every_model_is_measured_against_the_labels_and_the_full_model(made: tuple[dict[str, Any], str]) -> None:
+    figures, _ = made
+    manifest = Bundle(ZOO).manifest
+    assert list(figures["models"]) == list(manifest.models)
+    for name, row in figures["models"].items():
+        model = manifest.models[name]
+        assert (row["parameters"], row["macs"], row["bytes"]) == (model.parameters, model.macs, model.bytes)
+        assert 0.6 < row["accuracy"] <= 1
+        assert (row["agreement"] == 1) == (model.role == "full")
+    assert figures["frames"] == 150
+
+
+def test_sessions_are_compared_at_the_budget_over_all_scenes_and_the_unseen(made: tuple[dict[str, Any], str]) -> None:
+    figures, _ = made
+    assert set(figures["session_hits"]) == {"selected", "same_size_generalist"}
+    for budgets in figures["session_hits"].values():
+        assert set(budgets) == {"0.01"}
+        assert set(budgets["0.01"]) == {"all", "unseen"}
+        for row in budgets["0.01"].values():
+            assert 0.2 < row["local"] < 1
+            assert row["false"] < 0.05
+    assert any(scene.unseen for scene in SCENES)
+
+
+def test_scores_are_compared_on_every_local_model(made: tuple[dict[str, Any], str]) -> None:
+    figures, _ = made
+    assert set(figures["gate_scores"]) == set(figures["models"]) - {"full"}
+    for own in figures["gate_scores"].values():
+        assert set(own) == {"entropy", "probability", "margin", "energy", "learned"}
+    for name, pairs in figures["confusions"].items():
+        counts = [pair["frames"] for pair in pairs]
+        assert counts == sorted(counts, reverse=True)
+        assert sum(counts) <= round(150 * (1 - figures["models"][name]["agreement"]))
+        assert all(pair["full"] != pair["says"] for pair in pairs)
+
+
+def test_the_page_needs_nothing_from_elsewhere_and_names_every_model(made: tuple[dict[str, Any], str]) -> None:
+    figures, page = made
+    assert not re.search(r'(?:src|href)="(?!data:)', page)
+    assert "<script" not in page and "@import" not in page
+    assert page.count("data:image/png;base64,") == 3
+    for name in figures["models"]:
+        assert name in page
+
+
+def test_a_person_gets_tables(data: Path, tmp_path: Path) -> None:
+    given = ["report", ZOO, "--data", data, "--work", tmp_path, "--streams", 1, "--frames", 50, "--threads", 1]
+    done = CliRunner().invoke(app, list(map(str, given)))
+    assert done.exit_code == 0, done.output
+    assert "same size generalist" in done.stdout and "probability" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("flags", "why"),
+    [
+        (["not-there"], "is no bundle"),
+        ([str(ZOO), "--data", "not-there"], "is not there"),
+        ([str(ZOO), "--data", "DATA", "--html", "/proc/report.html"], "/proc/report.html"),
+    ],
+)
+def test_bad_input_is_refused_in_a_line(data: Path, tmp_path: Path, flags: list[str], why: str) -> None:
+    given = [str(data) if flag == "DATA" else flag for flag in flags]
+    done = CliRunner().invoke(app, ["report", *given, "--work", str(tmp_path), "--streams", "1", "--frames", "16"])
+    assert done.exit_code == 2
+    assert done.stderr.count("\n") == 1 and why in done.stderr
