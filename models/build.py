@@ -92,8 +92,10 @@ def build(
         raise BuildError(f"{out} is there and is no bundle; name a new directory")
     building = out.with_name(out.name + ".building")
     shutil.rmtree(building, ignore_errors=True)
-    origin = digest(material.classifier.graph.SerializeToString(deterministic=True) + msgspec.json.encode(plan))
-    work = work / f"build-{digest(origin.encode() + material.learn.scores.tobytes())[:16]}"
+    # Each result is kept under what it comes from and no more: with another number of submodels the scores of the
+    # teacher and the base model stay as they are.
+    graph = material.classifier.graph.SerializeToString(deterministic=True)
+    work = work / f"build-{_key(digest(graph), digest(material.learn.scores.tobytes()), plan.seed)}"
     try:
         manifest = _fill(plan, material, work, building, progress, workers)
         data = msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n"
@@ -173,14 +175,16 @@ def _train(
     batch = max(8, min(128, len(learn) // 8))
     phases = ((early, spec.side * 3 // 4), (plan.epochs - early, spec.side))
     recipe = Recipe(phases=tuple(phase for phase in phases if phase[0]), rate=0.2, batch=batch, decay=1e-4)
-    train_base(base, spec, teacher, recipe, tune.split, work / "base.pt", progress)
+    key = _key(plan.share, plan.views, plan.epochs)
+    train_base(base, spec, teacher, recipe, tune.split, work / f"base-{key}.pt", progress)
     networks = {"base": base}
     for name, part in parts.items():
         networks[name] = ResNet(base.shape)
         networks[name].load_state_dict(base.state_dict())
         recipe = Recipe(phases=((plan.refining, spec.side),), rate=0.05, batch=batch, decay=1e-4)
         held = (tune.images, tune.scores)
-        train_submodel(networks[name], spec, teacher, recipe, part.rows, held, work / f"{name}.pt", progress, name)
+        kept = work / f"{name}-{_key(key, plan.refining, digest(part.rows.tobytes()))}.pt"
+        train_submodel(networks[name], spec, teacher, recipe, part.rows, held, kept, progress, name)
     return networks
 
 
@@ -247,9 +251,9 @@ def _prove(
 ) -> tuple[ContextParameters, tuple[Gate, ...]]:
     """The context's parameters from streams of the tuning frames, and gates from streams of the proving frames: 0, so
     that every frame is asked about, where there are too few for either."""
-    scores = material.tune.scores.tobytes() + material.prove.scores.tobytes()
-    origin = digest("".join(model.sha256 for model in models.values()).encode() + scores)
-    path = work / f"proven-{origin[:16]}.json"
+    digests = [model.sha256 for model in models.values()]
+    frames = digest(material.tune.scores.tobytes() + material.prove.scores.tobytes())
+    path = work / f"proven-{_key(digests, frames, scenes, plan)}.json"
     if path.exists():
         return msgspec.json.decode(path.read_bytes(), type=tuple[ContextParameters, tuple[Gate, ...]])
     proven = _find(plan, material, models, scenes, directory, progress, workers)
@@ -295,6 +299,11 @@ def _find(
         Gate(budget, risk, _CONFIDENCE, least, nats)
         for budget, risk, nats in zip(_BUDGETS, risks, entropies, strict=True)
     )
+
+
+def _key(*parts: object) -> str:
+    """Tells results apart that were made from different things."""
+    return digest(repr(parts).encode())[:16]
 
 
 def _milliseconds(path: Path, spec: Input) -> float:

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import Progress
 from typer.testing import CliRunner, Result
 
-from models import sample
+from models import files, sample
 from models.build import QUICK, BuildError, Plan, build
 from models.classifier import understand
 from models.cli import app
@@ -110,6 +110,25 @@ def test_interrupted_at_every_stage_it_ends_as_an_uninterrupted_one(
             assert not (tmp_path / "out").exists()
     assert interrupted >= 4, "teacher, base, submodels and gates"
     assert digests(resumed) == digests(whole)
+
+
+def test_another_number_of_submodels_trains_nothing_again(
+    material: Material, whole: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of what is kept, only what comes from the number is made anew."""
+    shutil.copytree(whole.directory.parent / "work", tmp_path / "work")
+    made = []
+    write = files.write
+
+    def written(path: Path, data: bytes | memoryview) -> None:
+        made.append(path.name.split("-")[0])
+        write(path, data)
+
+    monkeypatch.setattr(files, "write", written)
+    fewer = make(material, tmp_path / "work", tmp_path / "out", replace(PLAN, submodels=1))
+    assert [name for name in made if name != "model.onnx"] == ["proven"]
+    assert fewer.manifest.models["base"].sha256 == whole.manifest.models["base"].sha256
+    assert len(fewer.manifest.submodels()) == 1
 
 
 def test_a_directory_that_is_no_bundle_is_never_replaced(material: Material, tmp_path: Path) -> None:
