@@ -111,6 +111,7 @@ def build(
     ] = 1 / 13,
     method: Annotated[str, typer.Option(help="How the data is partitioned: codes or experts.")] = "codes",
     submodels: Annotated[int, typer.Option(help="How many submodels at the most.", min=0, max=256)] = 12,
+    precision: Annotated[str, typer.Option(help="Of local models: float16, int8, or auto, what is measured.")] = "auto",
     workers: Annotated[int, typer.Option(help="Processes to prove gates with.", min=1)] = _PROCESSORS,
     key: Annotated[Path | None, typer.Option(help="Private key to sign with; 'model-builder keys' makes one.")] = None,
     quick: Annotated[bool, typer.Option(help="Every stage, in a minute; good for nothing but a try.")] = False,
@@ -143,6 +144,8 @@ def build(
 
     if method not in ("codes", "experts"):
         _refuse(f"{method!r} is no method; there are codes and experts")
+    if precision not in ("auto", "float16", "int8"):
+        _refuse(f"{precision!r} is no precision; there are auto, float16 and int8")
     torch.set_num_threads(threads)
     directory = work or cache_directory() / "lessons"
     try:
@@ -154,6 +157,7 @@ def build(
             plan,
             name=name,
             share=share,
+            precision=precision,  # type: ignore[arg-type]
             method="experts" if method == "experts" else "codes",
             submodels=min(submodels, plan.submodels) if quick else submodels,
             scenes=_scenes(scenes, classifier.labels),

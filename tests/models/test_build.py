@@ -29,7 +29,7 @@ from shared.engine import Session
 
 FULL = Path(__file__).parents[2] / "models" / "zoo" / "cifar10" / "full" / "1" / "model.onnx"
 #: Without gates, which the command's test has: they take most of the time.
-PLAN = replace(QUICK, name="tiny", epochs=1, share=1 / 200, tuning_pools=0, pools=0)
+PLAN = replace(QUICK, name="tiny", epochs=1, share=1 / 200, tuning_pools=0, pools=0, precision="int8")
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +126,7 @@ def test_another_number_of_submodels_trains_nothing_again(
 
     monkeypatch.setattr(files, "write", written)
     fewer = make(material, tmp_path / "work", tmp_path / "out", replace(PLAN, submodels=1))
-    assert [name for name in made if name != "model.onnx"] == ["proven"]
+    assert [name for name in made if name not in ("model.onnx", "model.int8")] == ["proven"]
     assert fewer.manifest.models["base"].sha256 == whole.manifest.models["base"].sha256
     assert len(fewer.manifest.submodels()) == 1
 

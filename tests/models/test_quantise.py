@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from models import cost, quantise, sample
+from models.cifar10 import INPUT
+from shared.bundle import Bundle
+from shared.engine import Session
+from shared.image import crop, preprocessor
+
+BASE = Bundle(Path(__file__).parents[2] / "models/zoo/cifar10").path("base")
+
+
+@pytest.fixture(scope="module")
+def images() -> np.ndarray:
+    prepare = preprocessor(INPUT)
+    pictures = sample.load().take(np.arange(400)).images[:, :, :, ::-1]
+    return np.concatenate([prepare(crop(np.ascontiguousarray(picture), INPUT)) for picture in pictures])
+
+
+@pytest.fixture(scope="module")
+def quantised(images: np.ndarray) -> onnx.ModelProto:
+    return quantise.int8(onnx.load(str(BASE)), images[:100])
+
+
+def test_it_says_nearly_the_same_in_little_more_than_half_the_bytes(
+    quantised: onnx.ModelProto, images: np.ndarray, tmp_path: Path
+) -> None:
+    """Weights of a byte each, for two; and nothing that ONNX cannot check."""
+    onnx.checker.check_model(quantised, full_check=True)
+    path = tmp_path / "int8.onnx"
+    onnx.save(quantised, str(path))
+    assert path.stat().st_size < 0.6 * BASE.stat().st_size
+    before, after = Session(BASE, "cpu").run(images[100:]), Session(path, "cpu").run(images[100:])
+    assert (before.argmax(1) == after.argmax(1)).mean() > 0.97
+    compared = quantise.compare(BASE, path, images[:1])
+    assert 0.4 < compared.bytes < 0.6
+    assert 0 < compared.time < 10
+
+
+def test_what_the_file_says_of_itself_stays(quantised: onnx.ModelProto) -> None:
+    assert quantised.metadata_props == onnx.load(str(BASE)).metadata_props
+    assert quantised.graph.input[0].name == "image" and quantised.graph.output[0].name == "scores"
+    assert cost.macs(onnx.load(str(BASE)), 32) == pytest.approx(32e6, rel=0.05)
+
+
+def test_the_same_images_give_the_same_bytes(quantised: onnx.ModelProto, images: np.ndarray) -> None:
+    again = quantise.int8(onnx.load(str(BASE)), images[:100])
+    assert again.SerializeToString(deterministic=True) == quantised.SerializeToString(deterministic=True)
