@@ -46,10 +46,15 @@ def _weights(path: Path) -> dict[str, Weights]:
         model = onnx.load(str(path))
     except Exception:  # protobuf's error is of a package that is not ours to name
         raise RestoreError(f"{path.name} is no ONNX file") from None
-    return {
-        weight.name.removesuffix(".half"): numpy_helper.to_array(weight).astype(np.float32)
-        for weight in model.graph.initializer
-    }
+    stored = {weight.name: numpy_helper.to_array(weight).astype(np.float32) for weight in model.graph.initializer}
+    weights = {name.removesuffix(".half"): values for name, values in stored.items()}
+    for node in model.graph.node:
+        if node.op_type == "DequantizeLinear" and node.input[0] in stored:  # INT8: a scale for each output channel
+            values, scale, zero = (stored[name] for name in node.input)
+            channels = (-1, *(1,) * (values.ndim - 1))
+            name = node.output[0].removesuffix("_DequantizeLinear_Output")
+            weights[name] = (values - zero.reshape(channels)) * scale.reshape(channels)
+    return weights
 
 
 def _shape(weights: dict[str, Weights]) -> Shape:

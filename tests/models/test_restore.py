@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
 from models import cifar10, sample
 from models.export import export
 from models.networks import BASE, ResNet, Shape, macs, sized
+from models.quantise import int8
 from models.restore import RestoreError, restore
 from models.training import normalise
 from shared.engine import Session
@@ -26,6 +28,18 @@ def test_a_restored_network_says_what_the_file_says(name: str) -> None:
     said = Session(path, "cpu").run(IMAGES[:50].numpy())
     with torch.no_grad():
         np.testing.assert_allclose(network(IMAGES[:50]).numpy(), said, atol=0.02)
+
+
+def test_a_network_in_int8_comes_back_with_the_weights_that_it_has(tmp_path: Path) -> None:
+    """Its activations are not rounded any more, so it says nearly the same."""
+    before = ZOO / "base" / "1" / "model.onnx"
+    onnx.save(int8(onnx.load(str(before)), IMAGES[:100].numpy()), str(tmp_path / "int8.onnx"))
+    network = restore(tmp_path / "int8.onnx", IMAGES)
+    said = Session(before, "cpu").run(IMAGES.numpy())
+    with torch.no_grad():
+        again = network(IMAGES).numpy()
+    assert (again.argmax(1) == said.argmax(1)).mean() > 0.97
+    assert np.abs(again - said).mean() < 0.15
 
 
 def test_it_says_nearly_the_same_while_it_trains() -> None:
