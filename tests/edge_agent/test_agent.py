@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import shutil
 import weakref
@@ -360,8 +361,8 @@ def test_a_bundle_whose_base_model_cannot_answer_is_refused_at_once(bundle: Bund
     directory = tmp_path / "unfit"
     shutil.copytree(bundle.directory, directory)
     (directory / "base/1/model.onnx").write_bytes(b"no model")
-    unfit = Bundle.__new__(Bundle)
-    unfit.directory, unfit.data, unfit.manifest, unfit.version = directory, bundle.data, bundle.manifest, bundle.version
+    unfit = copy.copy(bundle)  # opened before the damage
+    unfit.directory = directory
     with pytest.raises(DeploymentError, match="base cannot be used"), running(Settings(), bundle=unfit):
         pass
 
