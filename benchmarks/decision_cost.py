@@ -44,7 +44,7 @@ def measure(directory: Path, name: streams.Name, seed: int) -> dict[str, object]
     family, gate = replay.family(bundle.manifest), bundle.manifest.gate(0.01)
     images = sample.load()
     plan = streams.plan(name, images.labels, seed, _FRAMES)
-    models = {model: (Session(bundle.path(model), "cpu"), own.input) for model, own in bundle.manifest.models.items()}
+    models = recorded.opened(bundle)
     stream = recorded.record([plan], images, models, signed=True)[0]
     render = streams.renderer(plan, images.images)
     pictures = [render(index) for index in range(_FRAMES)]

@@ -22,7 +22,6 @@ from edge_agent.core.audits import Audits
 from models import cifar10, recorded, replay, streams
 from models.replay import Recorded
 from shared.bundle import Bundle, Gate
-from shared.engine import Session
 from shared.image import Picture
 
 _AFTER = 4000
@@ -45,11 +44,8 @@ def measure(directory: Path, name: streams.Name, seeds: range, onset: int, budge
     ways = {"none": pictures} | {
         drift: [spoil(picture, number) for number, picture in enumerate(pictures)] for drift, spoil in DRIFTS.items()
     }
-    tables: dict[str, dict[str, replay.Logits]] = {way: {} for way in ways}
-    for model, described in bundle.manifest.models.items():
-        session = Session(bundle.path(model), "cpu", 2)
-        for way, several in ways.items():
-            tables[way][model] = recorded.run(session, described.input, several)
+    models = recorded.opened(bundle, 2)
+    tables = {way: recorded.run_all(models, several) for way, several in ways.items()}
 
     figures: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
     plans = [streams.plan(name, test.labels, seed, onset + _AFTER) for seed in seeds]

@@ -32,7 +32,6 @@ from models import cifar10, recorded, replay, streams
 from models.replay import Recorded, Replay
 from shared.bundle import Bundle, Gate
 from shared.context import FORGETFUL
-from shared.engine import Session
 
 Figures = dict[str, float]
 
@@ -43,7 +42,7 @@ def measure(directory: Path, stream: streams.Name, seeds: range, frames: int, bu
     manifest = bundle.manifest
     gate = manifest.gate(budget)
     family = replay.family(manifest)
-    models = {name: (Session(bundle.path(name), "cpu"), model.input) for name, model in manifest.models.items()}
+    models = recorded.opened(bundle)
     test = cifar10.load().test
     plans = [streams.plan(stream, test.labels, seed, frames) for seed in seeds]
     rows: dict[str, list[Figures]] = defaultdict(list)

@@ -22,7 +22,6 @@ import numpy.typing as npt
 
 from models import gates, recorded, replay
 from shared.bundle import Bundle
-from shared.engine import Session
 from shared.image import Picture, cut
 
 _STILL, _DIFFERENT, _LAG = 1e-3, 25, 5
@@ -31,9 +30,7 @@ _STILL, _DIFFERENT, _LAG = 1e-3, 25, 5
 def measure(directory: Path, video: Path, most: int, tiles: int) -> dict[str, object]:
     """The figures as the command prints them."""
     bundle = Bundle(directory)
-    models = {
-        name: (Session(bundle.path(name), "cpu", 2), model.input) for name, model in bundle.manifest.models.items()
-    }
+    models = recorded.opened(bundle, 2)
     pictures = _read(video, most)
     share = 1.0 / tiles
     rows = [

@@ -10,11 +10,11 @@ A name without ``.part`` is only ever given to bytes that were checked and flush
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from shared import files
 from shared.bundle import BundleError, Manifest, digest, file_digest, parse
 
 
@@ -37,10 +37,10 @@ class Store:
 
     def remember(self, data: bytes, manifest: Manifest, signature: bytes = b"") -> None:
         """Keep a manifest and its signature. Raises ``StoreError``."""
-        if signature:  # first, so that there is no moment in which the manifest is here without
-            _write(self._signature(data), signature)
-        _write(self._catalogue / f"{manifest.name}.json", data)
         with _trouble(self._catalogue):
+            if signature:  # first, so that there is no moment in which the manifest is here without
+                files.write(self._signature(data), signature)
+            files.write(self._catalogue / f"{manifest.name}.json", data)
             known = {file_digest(path) for path in self._catalogue.glob("*.json")}
             for path in self._catalogue.glob("*.sig"):
                 if path.stem not in known:
@@ -98,7 +98,7 @@ class Store:
             if file_digest(part) != sha256:
                 part.unlink()
                 raise StoreError(f"{sha256[:12]}: what arrived has another digest; fetching it again")
-            _flush(part)
+            files.flush(part)
             part.replace(path)
         return path
 
@@ -135,16 +135,3 @@ def _trouble(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise StoreError(f"{path}: {error.strerror}") from None
-
-
-def _write(path: Path, data: bytes) -> None:
-    partial = path.with_suffix(".part")
-    with _trouble(path):
-        partial.write_bytes(data)
-        _flush(partial)
-        partial.replace(path)
-
-
-def _flush(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())

@@ -7,7 +7,6 @@ where it stopped. The bundle appears under its name only when it is whole.
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,20 +18,21 @@ import onnx
 import torch
 from rich.progress import Progress
 
-from models import codes, cost, files, gates, partitions, proof, quantise, recorded, replay, scores
+from models import codes, cost, gates, partitions, proof, quantise, recorded, replay, scores
 from models.cifar10 import Images
 from models.classifier import served
 from models.distil import Logits, Teacher, mix, train_base, train_submodel
 from models.export import export
 from models.material import Material
 from models.networks import ResNet, macs, sized
-from models.partitions import Method, Partition
+from models.partitions import Method, Partition, WorkingSet
 from models.training import Recipe, sense
+from shared import files
 from shared.bundle import FORMAT, MANIFEST, SIGNATURE, Bundle, Gate, Manifest, Model, digest, file_digest
 from shared.engine import Session
 from shared.gate import temperature
 from shared.habits import ContextParameters
-from shared.image import Input, preprocessor
+from shared.image import preprocessor
 from shared.signing import Signer
 
 _CONFIDENCE = 0.95
@@ -43,6 +43,8 @@ _SURE = 0.05
 _FINE, _MOST_CODES = 4, 256
 #: Working sets that are drawn where nobody says which labels come together.
 _DRAWN = 64
+#: Timed runs of each model.
+_RUNS = 50
 
 
 #: ``auto``: INT8 where it takes at most ``_FASTER`` of the time and answers as much, to ``_AS_MUCH``.
@@ -136,12 +138,13 @@ def _fill(plan: Plan, material: Material, work: Path, directory: Path, progress:
     scenes = plan.scenes or tuple(
         partitions.working_sets(material.learn.answers, len(classifier.labels), _DRAWN, plan.seed)
     )
-    parts = _partition(plan, material, scenes)
+    likely = [partitions.together(scene, len(classifier.labels)) for scene in scenes]
+    parts = _partition(plan, material, likely)
     networks = _train(plan, material, parts, Session(full, "cpu", torch.get_num_threads()), work, progress)
     for name, network in networks.items():
         export(network.eval(), directory / name / "1" / "model.onnx", {**properties, "model": name})
     precision = _lighten(plan, material, list(networks), directory)
-    models = _measure(plan, material, parts, networks, scenes, directory)
+    models = _measure(plan, material, parts, networks, likely, directory)
     context, proven = _prove(plan, material, models, scenes, directory, work, progress, workers)
     provenance = {
         "plan": digest(msgspec.json.encode(plan)),
@@ -155,7 +158,7 @@ def _fill(plan: Plan, material: Material, work: Path, directory: Path, progress:
     return Manifest(FORMAT, plan.name, "classification", classifier.labels, models, proven, context, provenance)
 
 
-def _partition(plan: Plan, material: Material, scenes: Sequence[tuple[int, ...]]) -> dict[str, Partition]:
+def _partition(plan: Plan, material: Material, likely: Sequence[WorkingSet]) -> dict[str, Partition]:
     """The partitions by the names of their submodels."""
     learn, labels = material.learn, material.classifier.labels
     if plan.method == "experts":
@@ -163,7 +166,6 @@ def _partition(plan: Plan, material: Material, scenes: Sequence[tuple[int, ...]]
     else:
         count = min(_MOST_CODES, _FINE * len(labels), len(learn) // 4)
         own = codes.assign(learn.embeddings, codes.fit(learn.embeddings, count, plan.seed))
-        likely = [partitions.together(scene, len(labels)) for scene in scenes]
         found = partitions.by_codes(own, learn.answers, len(labels), likely, plan.submodels)
     return {_name(number, part, labels): part for number, part in enumerate(found, 1)}
 
@@ -247,7 +249,7 @@ def _measure(
     material: Material,
     parts: Mapping[str, Partition],
     networks: Mapping[str, ResNet],
-    scenes: Sequence[tuple[int, ...]],
+    likely: Sequence[WorkingSet],
     directory: Path,
 ) -> dict[str, Model]:
     """Temperatures and coverage on the tuning frames, as they are and as a camera sees them. Submodels that add too
@@ -267,14 +269,16 @@ def _measure(
         temperatures[name] = temperature(logits[name], answers, weights)
     coverage = {name: gates.coverage(own, temperatures[name], logits["full"], _SURE) for name, own in logits.items()}
 
-    likely = [partitions.together(scene, len(material.classifier.labels)) for scene in scenes]
     order = list(parts)
     table = np.array([coverage[name] for name in order]).reshape(len(order), len(material.classifier.labels))
     kept = partitions.keep(table, coverage["base"], likely, plan.least)
     for number, name in enumerate(order):
         if number not in kept:
             shutil.rmtree(directory / name)
-    shape = next(iter(networks.values()))
+    graph, base = material.classifier.graph, networks["base"]
+    sizes = dict.fromkeys(networks, (base.parameters_count(), macs(base, spec.side)))
+    sizes["full"] = cost.parameters(graph), cost.macs(graph, spec.side)
+    image = np.zeros((1, 3, spec.side, spec.side), np.float32)
     return {
         name: Model(
             role="full" if name == "full" else "base" if name == "base" else "submodel",
@@ -283,9 +287,9 @@ def _measure(
             sha256=file_digest(paths[name]),
             input=spec,
             temperature=round(temperatures[name], 4),
-            parameters=cost.parameters(material.classifier.graph) if name == "full" else shape.parameters_count(),
-            macs=cost.macs(material.classifier.graph, spec.side) if name == "full" else macs(shape, spec.side),
-            milliseconds=_milliseconds(paths[name], spec),
+            parameters=sizes[name][0],
+            macs=sizes[name][1],
+            milliseconds=round(1000 * cost.seconds([paths[name]], image, _RUNS)[0], 3),
             coverage=tuple(round(float(share), 4) for share in coverage[name]),
             classes=parts[name].labels if name in parts else (),
         )
@@ -328,14 +332,7 @@ def _find(
         name: (Session(directory / model.file, "cpu", torch.get_num_threads()), model.input)
         for name, model in models.items()
     }
-    family = replay.Family(
-        "full",
-        "base",
-        tuple(name for name, model in models.items() if model.role == "submodel"),
-        {name: model.temperature for name, model in models.items()},
-        {name: np.array(model.coverage) for name, model in models.items()},
-        ContextParameters(),
-    )
+    family = replay.family_of(models, ContextParameters())
     tuned = proof.kinds(material.tune, scenes, plan.tuning_pools, 0, plan.frames, plan.seed, sessions, progress)
     for name, find in (("wander", gates.wander), ("candour", gates.candour)):
         if tuned:
@@ -358,15 +355,3 @@ def _find(
 def _key(*parts: object) -> str:
     """Tells results apart that were made from different things."""
     return digest(repr(parts).encode())[:16]
-
-
-def _milliseconds(path: Path, spec: Input) -> float:
-    """Median of 50 runs, one image, one thread."""
-    session = Session(path, "cpu", 1)
-    image = np.zeros((1, 3, spec.side, spec.side), np.float32)
-    times = []
-    for _ in range(50):
-        begun = time.perf_counter()
-        session.run(image)
-        times.append(time.perf_counter() - begun)
-    return round(float(np.median(times)) * 1000, 3)

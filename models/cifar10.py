@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from models import files
+from shared import files
 from shared.image import Input
 
 Images = npt.NDArray[np.uint8]

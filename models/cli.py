@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import os
 import re
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from models import tables
 from shared.bundle import SIGNATURE, Bundle, BundleError
@@ -19,6 +18,7 @@ from shared.bundle import SIGNATURE, Bundle, BundleError
 if TYPE_CHECKING:
     from models.classifier import Classifier
     from models.frames import Frames
+    from models.teach import Lesson
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 _stderr = Console(stderr=True)
@@ -134,20 +134,17 @@ def build(
         from models.classifier import ClassifierError
         from models.frames import FramesError, find
         from models.material import gather
-        from models.teach import teach
         from shared.signing import Signer, SigningError
     except ImportError as error:
         _refuse(f"building needs {error.name}; install it with: pip install 'cachenet[build]'")
     from dataclasses import replace
-
-    from models.cifar10 import cache_directory
 
     if method not in ("codes", "experts"):
         _refuse(f"{method!r} is no method; there are codes and experts")
     if precision not in ("auto", "float16", "int8"):
         _refuse(f"{precision!r} is no precision; there are auto, float16 and int8")
     torch.set_num_threads(threads)
-    directory = work or cache_directory() / "lessons"
+    directory = _kept(work)
     try:
         signer = Signer(key) if key is not None else None
         classifier = _understand(full, preprocessing, labels, embedding)
@@ -164,12 +161,7 @@ def build(
         )
         sources = [find(source, every) for source in (data, held_out) if source is not None]
         with _progress() as progress:
-            lessons = []
-            for frames in sources:
-                task = progress.add_task("full model's look", total=len(frames.files))
-                advance = partial(_advance, progress, task)
-                lessons.append(teach(classifier, frames, directory, threads, advance))
-            seen = list(zip(sources, lessons, strict=True))
+            seen = [(frames, _lesson(classifier, frames, directory, threads, progress)) for frames in sources]
             material = gather(classifier, seen[0], seen[1] if held_out is not None else None, plan.seed)
             bundle = building.build(plan, material, directory, out, progress, workers, signer)
     except (BuildError, ClassifierError, FramesError, SigningError) as error:
@@ -214,7 +206,7 @@ def sign(
 
     Example: model-builder sign build/mine --key keys/bundle.key
     """
-    from models import files
+    from shared import files
     from shared.signing import Signer, SigningError
 
     try:
@@ -236,22 +228,16 @@ def show(
 
     Example: model-builder show models/zoo/cifar10
     """
+    from shared.signing import Key, SigningError
+
     try:
         found = Bundle(bundle)
-        if trusted_key is not None:
-            from shared.signing import Key, SigningError
-
-            try:
-                genuine = Key(trusted_key).vouches(found.data, found.signature)
-            except SigningError as error:
-                _refuse(str(error))
-            if not genuine:
-                _refuse(
-                    f"{bundle} has {'another signature than' if found.signature else 'no signature of'} {trusted_key}'s"
-                )
-        tables.models(found, as_json)
-    except BundleError as error:
+        if trusted_key is not None and not Key(trusted_key).vouches(found.data, found.signature):
+            what = "another signature than" if found.signature else "no signature of"
+            _refuse(f"{bundle} has {what} {trusted_key}'s")
+    except (BundleError, SigningError) as error:
         _refuse(str(error))
+    tables.models(found, as_json)
 
 
 @app.command()
@@ -279,12 +265,13 @@ def report(
     try:
         import torch
 
-        from models import cifar10, files, material, recorded, reporting
-        from models.cifar10 import DatasetError, cache_directory
+        from models import cifar10, material, recorded, reporting
+        from models.cifar10 import DatasetError
         from models.classifier import ClassifierError, understand
         from models.frames import FramesError, find
         from models.page import html
-        from models.teach import look, teach
+        from models.teach import look
+        from shared import files
     except ImportError as error:
         _refuse(f"this needs {error.name}; install it with: pip install 'cachenet[build]'")
     torch.set_num_threads(threads)
@@ -300,9 +287,7 @@ def report(
                 test = cifar10.load().test
                 part = material.labelled(test, look(classifier, recorded.as_pictures(test.images), threads))
             else:
-                task = progress.add_task("full model's look", total=len(source.files))
-                advance = partial(_advance, progress, task)
-                lesson = teach(classifier, source, work or cache_directory() / "lessons", threads, advance)
+                lesson = _lesson(classifier, source, _kept(work), threads, progress)
                 part = material.whole(classifier, source, lesson)
             made = reporting.report(found, part, streams, frames, first_seed, progress)
         if page is not None:
@@ -341,23 +326,13 @@ def inspect(
         from models.classifier import ClassifierError
         from models.frames import FramesError, find
         from models.inspection import inspect as look
-        from models.teach import teach
     except ImportError as error:
         _refuse(f"this needs {error.name}; install it with: pip install 'cachenet[build]'")
-    from models.cifar10 import cache_directory
-
     try:
         classifier = _understand(full, preprocessing, labels, embedding)
         frames = find(data, every)
         with _progress() as progress:
-            task = progress.add_task("files", total=len(frames.files))
-            lesson = teach(
-                classifier,
-                frames,
-                work or cache_directory() / "lessons",
-                threads,
-                partial(_advance, progress, task),
-            )
+            lesson = _lesson(classifier, frames, _kept(work), threads, progress)
     except (ClassifierError, FramesError) as error:
         _refuse(str(error))
     except OSError as error:
@@ -380,8 +355,19 @@ def _progress() -> Progress:
     return Progress(*columns, console=_stderr, disable=not _stderr.is_terminal)
 
 
-def _advance(progress: Progress, task: TaskID, done: int) -> None:
-    progress.update(task, completed=done)
+def _kept(work: Path | None) -> Path:
+    """Where what is made on the way is kept."""
+    from models.cifar10 import cache_directory
+
+    return work or cache_directory() / "lessons"
+
+
+def _lesson(classifier: Classifier, frames: Frames, work: Path, threads: int, progress: Progress) -> Lesson:
+    """What the full model says of the frames."""
+    from models.teach import teach
+
+    task = progress.add_task("full model's look", total=len(frames.files))
+    return teach(classifier, frames, work, threads, lambda done: progress.update(task, completed=done))
 
 
 def _understand(full: Path, preprocessing: str, labels: Path | None, embedding: str | None) -> Classifier:

@@ -1,11 +1,18 @@
-"""What an ONNX classifier costs, read from its graph."""
+"""What an ONNX classifier costs: read from its graph, and in time here."""
 
 from __future__ import annotations
 
 import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import onnx
 from onnx import ModelProto, shape_inference
+
+from shared.engine import Session
 
 _Shapes = dict[str, list[int]]
 
@@ -28,6 +35,18 @@ def macs(model: ModelProto, side: int) -> int:
     for value in shape_inference.infer_shapes(fixed, data_prop=True).graph.value_info:
         shapes[value.name] = [size.dim_value for size in value.type.tensor_type.shape.dim]
     return sum(_macs(node, shapes) for node in fixed.graph.node)
+
+
+def seconds(paths: Sequence[Path], image: npt.NDArray[np.float32], runs: int) -> list[float]:
+    """What a run of each model takes on one thread: medians of ``runs``, by turns: a fair comparison."""
+    sessions = [Session(path, "cpu", 1) for path in paths]
+    took: list[list[float]] = [[] for _ in sessions]
+    for _ in range(runs):
+        for session, times in zip(sessions, took, strict=True):
+            begun = time.perf_counter()
+            session.run(image)
+            times.append(time.perf_counter() - begun)
+    return [float(np.median(times)) for times in took]
 
 
 def _macs(node: onnx.NodeProto, shapes: _Shapes) -> int:

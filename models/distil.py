@@ -18,10 +18,10 @@ from rich.progress import Progress
 from torch import Tensor
 from torch.nn import functional as F
 
-from models import files
 from models.cifar10 import Images, Split
 from models.networks import ResNet
 from models.training import Batch, Epoch, Loss, Recipe, augment, device, fit, scores
+from shared import files
 from shared.image import Input
 
 #: Temperature of the soft targets.

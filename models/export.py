@@ -16,8 +16,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from models import files
 from models.networks import Block, ResNet
+from shared import files
 
 _OPSET = 17  # old enough for the ONNX Runtime of JetPack 5
 Weights = npt.NDArray[np.float32]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ import onnx
 from onnx import ModelProto, TensorProto, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
-from shared.engine import Session
+from models import cost
 
 Tensor = npt.NDArray[np.float32]
 #: Images of a calibrating run; and timed runs of each of two models, by turns.
@@ -58,14 +57,7 @@ def int8(model: ModelProto, images: Tensor) -> ModelProto:
 
 def compare(before: Path, after: Path, image: Tensor) -> Compared:
     """What two models cost beside each other, one thread, medians."""
-    sessions = [Session(path, "cpu", 1) for path in (before, after)]
-    took: list[list[float]] = [[], []]
-    for _ in range(_RUNS):
-        for session, times in zip(sessions, took, strict=True):
-            begun = time.perf_counter()
-            session.run(image)
-            times.append(time.perf_counter() - begun)
-    was, is_ = (float(np.median(times)) for times in took)
+    was, is_ = cost.seconds([before, after], image, _RUNS)
     return Compared(after.stat().st_size / before.stat().st_size, is_ / was)
 
 

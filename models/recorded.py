@@ -11,6 +11,7 @@ from edge_agent.core.frame import Signature, sign
 from models import streams
 from models.cifar10 import Images, Split
 from models.replay import Logits, Recorded
+from shared.bundle import Bundle
 from shared.engine import Session
 from shared.image import Input, Picture, crop, preprocessor
 
@@ -19,6 +20,14 @@ Models = Mapping[str, tuple[Session, Input]]
 _BATCH = 100
 #: Streams in which neighbouring frames are unrelated pictures, so that what changed between them says nothing.
 UNRELATED: tuple[streams.Name, ...] = ("shuffled", "session", "dwell")
+
+
+def opened(bundle: Bundle, threads: int = 1) -> Models:
+    """All models of a bundle, on the processor."""
+    return {
+        name: (Session(bundle.path(name), "cpu", threads), model.input)
+        for name, model in bundle.manifest.models.items()
+    }
 
 
 def run(session: Session, spec: Input, pictures: Sequence[Picture]) -> Logits:

@@ -3,7 +3,7 @@ that its answers are compared with."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +15,7 @@ from edge_agent.core.frames import FrameCache
 from edge_agent.core.hierarchy import Hierarchy, Rules
 from edge_agent.core.submodels import LocalModel, Submodels
 from edge_agent.core.types import Answer, Ask, LevelName, LocalName, Reply, Step
-from shared.bundle import Manifest
+from shared.bundle import Manifest, Model
 from shared.context import Context, Memoryless
 from shared.filter import Word
 from shared.gate import posterior
@@ -53,13 +53,21 @@ class Family:
 
 def family(manifest: Manifest) -> Family:
     """What a replay needs of a finished bundle."""
+    return family_of(manifest.models, manifest.context)
+
+
+def family_of(models: Mapping[str, Model], context: ContextParameters) -> Family:
+    """The same of models that are no bundle yet."""
+    names: dict[str, list[str]] = {"full": [], "base": [], "submodel": []}
+    for name, model in models.items():
+        names[model.role].append(name)
     return Family(
-        manifest.only("full"),
-        manifest.only("base"),
-        tuple(manifest.submodels()),
-        {name: model.temperature for name, model in manifest.models.items()},
-        {name: np.array(model.coverage) for name, model in manifest.models.items()},
-        manifest.context,
+        names["full"][0],
+        names["base"][0],
+        tuple(names["submodel"]),
+        {name: model.temperature for name, model in models.items()},
+        {name: np.array(model.coverage) for name, model in models.items()},
+        context,
     )
 
 

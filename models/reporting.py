@@ -3,7 +3,7 @@ page."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +15,7 @@ from rich.progress import Progress
 from models import codes, partitions, proof, recorded, replay, scores, streams
 from models.cifar10 import LABELS
 from models.material import Part
-from models.replay import Logits
+from models.replay import Logits, Recorded
 from models.scenes import SCENES, UNSEEN
 from shared.bundle import Bundle, Manifest
 from shared.engine import Session
@@ -31,18 +31,16 @@ _POINTS, _PAIRS, _STEPS = 3000, 12, 100
 @dataclass(frozen=True)
 class Map:
     """Embeddings in their two principal directions: ``points`` ``(n, 2)`` of frames with these ``labels`` ``(n,)``, and
-    the ``centres`` ``(k, 2)`` of the codes, each with the label most often in it."""
+    the ``centres`` ``(k, 2)`` of the codes."""
 
     points: npt.NDArray[np.float64]
     labels: npt.NDArray[np.int64]
     centres: npt.NDArray[np.float64]
-    majority: npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Report:
-    """``figures``: as ``--json`` prints them. ``curves``: by score, coverage and risk of the base model. ``logits`` are
-    not kept; ``map``: see there."""
+    """``figures``: as ``--json`` prints them. ``curves``: by score, coverage and risk of the base model."""
 
     manifest: Manifest
     figures: dict[str, Any]
@@ -55,10 +53,11 @@ def report(bundle: Bundle, part: Part, count: int, frames: int, first_seed: int,
     manifest = bundle.manifest
     family = replay.family(manifest)
     pictures = recorded.as_pictures(part.images)
-    task = progress.add_task("models", total=len(manifest.models))
-    said: dict[str, Logits] = {}
-    for name, model in manifest.models.items():
-        said[name] = recorded.run(Session(bundle.path(name), "cpu", torch.get_num_threads()), model.input, pictures)
+    task = progress.add_task("models", total=len(manifest.models) - 1)
+    said: dict[str, Logits] = {family.full: part.scores}  # it has looked already
+    for name in (family.base, *family.submodels):
+        session = Session(bundle.path(name), "cpu", torch.get_num_threads())
+        said[name] = recorded.run(session, manifest.models[name].input, pictures)
         progress.advance(task)
     progress.remove_task(task)
 
@@ -82,13 +81,13 @@ def report(bundle: Bundle, part: Part, count: int, frames: int, first_seed: int,
             }
             for name, own in doubts.items()
         },
-        "session_hits": _sessions(bundle, part, family, count, frames, first_seed, progress),
+        "session_hits": _sessions(manifest, part, said, count, frames, first_seed, progress),
         "streams": {"name": "session", "streams": count, "frames": frames, "first_seed": first_seed},
         "confusions": {name: _confusions(said[name].argmax(1), answers, manifest.labels) for name in locals_},
         "provenance": manifest.provenance,
     }
     curves = {score: _thin(*scores.curve(doubt, right[family.base])) for score, doubt in doubts[family.base].items()}
-    return Report(manifest, figures, curves, _map(part, answers, len(manifest.labels)))
+    return Report(manifest, figures, curves, _map(part, answers))
 
 
 def _model(
@@ -111,12 +110,17 @@ def _doubts(logits: Logits, temperature: float, right: npt.NDArray[np.bool_]) ->
 
 
 def _sessions(
-    bundle: Bundle, part: Part, family: replay.Family, count: int, frames: int, first_seed: int, progress: Progress
+    manifest: Manifest,
+    part: Part,
+    said: Mapping[str, Logits],
+    count: int,
+    frames: int,
+    first_seed: int,
+    progress: Progress,
 ) -> dict[str, dict[str, dict[str, dict[str, float]]]] | None:
     """Of ``session``, with every submodel there, and with the base model alone in their place: what was answered
     locally and what of it falsely. None where the frames are too few to draw streams from."""
-    manifest = bundle.manifest
-    known = manifest.labels == LABELS
+    known, family = manifest.labels == LABELS, replay.family(manifest)
     table: Sequence[Sequence[int]] = [scene.classes for scene in SCENES]
     if not known:
         table = partitions.working_sets(part.answers, len(manifest.labels), _DRAWN, first_seed)
@@ -126,20 +130,14 @@ def _sessions(
     chosen = {"all": range(len(table)), **({"unseen": UNSEEN} if known and len(table) == len(SCENES) else {})}
     threshold = manifest.gate(_BUDGET).risk
     ways = {"selected": family, "same_size_generalist": replace(family, submodels=())}
-    models = {name: (Session(bundle.path(name), "cpu"), model.input) for name, model in manifest.models.items()}
+    chosen_rows = np.flatnonzero(np.isin(part.split.labels, present))
+    tables = {name: own[chosen_rows] for name, own in said.items()}  # what the models say of the pictures of ``split``
     task = progress.add_task("sessions", total=len(chosen) * count * len(ways))
     rows: dict[str, dict[str, list[tuple[float, float]]]] = {way: {where: [] for where in chosen} for way in ways}
-    plans = {
-        where: [
-            streams.plan("session", split.labels, first_seed + i, frames, None, numbers, table, len(present))
-            for i in range(count)
-        ]
-        for where, numbers in chosen.items()
-    }
-    recordings = iter(recorded.record([plan for own in plans.values() for plan in own], split, models))
-    for where in chosen:
-        for _ in range(count):
-            stream = next(recordings)
+    for where, numbers in chosen.items():
+        for seed in range(first_seed, first_seed + count):
+            plan = streams.plan("session", split.labels, seed, frames, None, numbers, table, len(present))
+            stream = Recorded(plan.label, {name: own[plan.source] for name, own in tables.items()}, None)
             expected = replay.reference_labels(stream, family)
             for way, own in ways.items():
                 done = replay.run(stream, own, replay.ours(stream, own, threshold))
@@ -173,14 +171,11 @@ def _thin(coverage: scores.Doubts, risk: scores.Doubts) -> list[tuple[float, flo
     return list(zip(coverage[at].tolist(), risk[at].tolist(), strict=True))
 
 
-def _map(part: Part, answers: npt.NDArray[np.int64], classes: int) -> Map:
+def _map(part: Part, answers: npt.NDArray[np.int64]) -> Map:
     rows = codes.unit(part.embeddings).astype(np.float64)
     middle = rows.mean(0)
     _, _, directions = np.linalg.svd((rows - middle)[:: max(1, len(rows) // _POINTS)], full_matrices=False)
     flat = directions[:2].T
     centres = codes.fit(part.embeddings, min(_FINE * len(np.unique(answers)), len(rows) // 4, 256), 0)
-    own = codes.assign(part.embeddings, centres)
-    table = np.zeros((len(centres), classes), np.int64)
-    np.add.at(table, (own, answers), 1)
     some = np.arange(0, len(rows), max(1, len(rows) // _POINTS))
-    return Map((rows[some] - middle) @ flat, answers[some], (centres - middle) @ flat, table.argmax(1))
+    return Map((rows[some] - middle) @ flat, answers[some], (centres - middle) @ flat)

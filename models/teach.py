@@ -17,10 +17,11 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from models import files
 from models.classifier import Classifier, ClassifierError
 from models.frames import Frames
+from shared import files
 from shared.bundle import digest
+from shared.engine import first_line
 from shared.image import Picture, crop, preprocessor
 
 #: Frames of a chunk, and of a run. Fixed, for the last bits of a score depend on what it was run with.
@@ -106,7 +107,7 @@ def _run(classifier: Classifier, session: ort.InferenceSession, batch: Array) ->
     try:
         said = [session.run([classifier.scores, classifier.embedding], {name: group}) for group in groups]
     except Exception as error:
-        raise ClassifierError(f"the model does not run: {str(error).splitlines()[0][:200]}") from None
+        raise ClassifierError(f"the model does not run: {first_line(error)}") from None
     return np.concatenate([scores for scores, _ in said]), np.concatenate([embedding for _, embedding in said])
 
 
@@ -117,7 +118,7 @@ def _session(classifier: Classifier, threads: int) -> ort.InferenceSession:
     try:
         return ort.InferenceSession(classifier.graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
     except Exception as error:
-        raise ClassifierError(f"the model cannot be loaded: {str(error).splitlines()[0][:200]}") from None
+        raise ClassifierError(f"the model cannot be loaded: {first_line(error)}") from None
 
 
 def _origin(classifier: Classifier, frames: Frames) -> str:

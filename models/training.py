@@ -19,10 +19,10 @@ from rich.progress import Progress
 from torch import Tensor
 from torch.nn import functional as F
 
-from models import files
 from models.camera import NOISE
 from models.cifar10 import Images, Split
 from models.networks import ResNet
+from shared import files
 from shared.image import Input
 
 _GREY = 125

@@ -48,7 +48,7 @@ class Session:
         except EngineError:
             raise
         except Exception as error:  # ONNX Runtime raises a family of types that share no base of their own
-            raise EngineError(f"{path.name}: not a model ONNX Runtime can load ({_first_line(error)})") from None
+            raise EngineError(f"{path.name}: not a model ONNX Runtime can load ({first_line(error)})") from None
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         if len(inputs) != 1 or len(outputs) != 1:
             raise EngineError(f"{path.name}: needs one input and one output, has {len(inputs)} and {len(outputs)}")
@@ -62,7 +62,7 @@ class Session:
         try:
             logits: Logits = self._session.run(self._outputs, {self._input: batch})[0]
         except Exception as error:
-            raise EngineError(f"inference failed ({_first_line(error)})") from None
+            raise EngineError(f"inference failed ({first_line(error)})") from None
         return logits
 
 
@@ -98,5 +98,6 @@ def release_memory() -> None:
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """What an error says, short enough for a line of ours."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -17,13 +17,14 @@ from rich.console import Console
 from rich.progress import Progress
 from typer.testing import CliRunner, Result
 
-from models import files, sample
+from models import sample
 from models.build import QUICK, BuildError, Plan, build
 from models.classifier import understand
 from models.cli import app
 from models.frames import find
 from models.material import Material, gather
 from models.teach import teach
+from shared import files
 from shared.bundle import Bundle
 from shared.engine import Session
 

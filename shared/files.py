@@ -1,0 +1,22 @@
+"""Files that are there whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def write(path: Path, data: bytes | memoryview) -> None:
+    """Write ``data`` to ``path``, under another name until all of it is on the disk: what an interrupted job or a power
+    cut leaves behind never passes for a result."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".part")
+    partial.write_bytes(data)
+    flush(partial)
+    partial.replace(path)
+
+
+def flush(path: Path) -> None:
+    """Have what was written to ``path`` on the disk."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
