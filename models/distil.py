@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +32,16 @@ _WEIGHT, _SHARE = 0.8, 0.5
 #: Share of the images in a view that are as a camera sees them.
 _SENSED = 0.5
 Logits = npt.NDArray[np.float32]
+
+
+class Teaching(Protocol):
+    """Images with the full model's scores, in batches."""
+
+    def epoch(self, batch: int, weights: npt.NDArray[np.float64] | None = None, share: float = 1.0) -> Epoch: ...
+
+    def labels(self) -> npt.NDArray[np.int64]: ...
+
+    def steps(self, batch: int, share: float = 1.0) -> int: ...
 
 
 class Teacher:
@@ -122,7 +133,7 @@ def train_base(
 def train_submodel(
     network: ResNet,
     spec: Input,
-    teacher: Teacher,
+    teacher: Teaching,
     recipe: Recipe,
     inside: npt.NDArray[np.bool_],
     held: tuple[Images, Logits],
