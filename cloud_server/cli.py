@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from contextlib import ExitStack, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Annotated, NoReturn
@@ -19,9 +20,11 @@ from cloud_server.broker import BrokerError, EmbeddedBroker
 from cloud_server.full import FullModel
 from cloud_server.server import Server
 from cloud_server.settings import EMBEDDED, Settings
+from cloud_server.specialiser import Means, Specialiser, newest
+from cloud_server.worker import Job
 from shared import config
 from shared.bundle import Bundle, BundleError
-from shared.engine import EngineError
+from shared.engine import EngineError, Logits
 from shared.link import Address, LinkError, address, password
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -51,6 +54,13 @@ def run(
     threads: Annotated[int | None, typer.Option(help="Threads of the full model [all processors].")] = None,
     queue: Annotated[int | None, typer.Option(help="How many requests may wait [64].")] = None,
     max_batch: Annotated[int | None, typer.Option(help="How many requests share a run at most [16].")] = None,
+    specialise: Annotated[
+        bool | None, typer.Option("--specialise", help="Train submodels for what devices see; needs --data and torch.")
+    ] = None,
+    data: Annotated[str | None, typer.Option(help="Frames to train them with, as for model-builder build.")] = None,
+    held_out: Annotated[str | None, typer.Option(help="Frames to prove them with [three tenths of --data].")] = None,
+    key: Annotated[str | None, typer.Option(help="Private key to sign the updated bundle with.")] = None,
+    work: Annotated[str | None, typer.Option(help="Where updates are kept [updates].")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the counts at the end as JSON.")] = False,
     config_file: Annotated[Path | None, typer.Option("--config", help="TOML file with any of these.")] = None,
     print_config: Annotated[bool, typer.Option(help="Print the settings in force as TOML and end.")] = False,
@@ -60,6 +70,8 @@ def run(
     Example: cloud-server run --bundle models/zoo/cifar10
 
     Example: cloud-server run --bundle models/zoo/cifar10 --broker mqtts://server@broker.example --ca ca.pem
+
+    Example: cloud-server run --bundle build/mine --specialise --data frames/ --key keys/bundle.key
     """
     flags = {name: value for name, value in locals().items() if name in Settings.__struct_fields__}
     _log_to_stderr()
@@ -72,16 +84,30 @@ def run(
             own, where = _broker(settings)
             if not settings.bundle:
                 raise BundleError("nothing to serve: give --bundle DIRECTORY")
-            served = Bundle(Path(settings.bundle))
+            given = served = Bundle(Path(settings.bundle))
+            means = _means(settings, given)
+            if means is not None:
+                served = newest(given, means)
             if own is not None:
                 own.start()
                 stack.callback(own.stop)
             full = FullModel(served, settings.provider, settings.threads)
-            server = Server(served, full, where, settings.queue, settings.max_batch)
+            specialiser: Specialiser | None = None
+
+            def saw(job: Job, logits: Logits) -> None:
+                if specialiser is not None:
+                    specialiser.saw(job.device, job.picture, logits, job.request.recent)
+
+            server = Server(served, full, where, settings.queue, settings.max_batch, saw)
+            if means is not None:
+                specialiser = Specialiser(given, served, means, server.update)
+                stack.callback(specialiser.stop)
         except (config.ConfigError, LinkError, BundleError, EngineError, BrokerError) as error:
             _refuse(str(error))
         stopped = _on_signals()
         server.start()
+        if specialiser is not None:
+            specialiser.start()
         manifest = served.manifest
         log.info("serving %s (%s on %s) to %s:%d", manifest.name, full.name, full.provider, where.host, where.port)
         _wait(stopped, own)
@@ -120,6 +146,25 @@ def _broker(settings: Settings) -> tuple[EmbeddedBroker | None, Address]:
         return own, own.address
     ca = Path(settings.ca) if settings.ca else None
     return None, address(settings.broker, password(settings.password_file), ca)
+
+
+def _means(settings: Settings, bundle: Bundle) -> Means | None:
+    """What to train with, None if nothing is to be. Raises ``ConfigError``."""
+    if not settings.specialise:
+        return None
+    if missing := [name for name in ("torch", "onnx") if find_spec(name) is None]:
+        raise config.ConfigError(f"--specialise needs {missing[0]}; install it with: pip install 'cachenet[build]'")
+    if not settings.data:
+        raise config.ConfigError("--specialise needs frames to train with beside what devices send: give --data")
+    named = {name: Path(value) for name in ("data", "held_out", "key") if (value := getattr(settings, name))}
+    for name, path in named.items():
+        if not path.exists():
+            raise config.ConfigError(f"--{name.replace('_', '-')} {path}: there is no such file or directory")
+    if bundle.signature and "key" not in named:
+        log.warning(
+            "%s is signed and updates will not be: devices that trust a key will not take them", bundle.directory
+        )
+    return Means(named["data"], named.get("held_out"), named.get("key"), Path(settings.work))
 
 
 def _on_signals() -> SimpleQueue[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import secrets
+from collections.abc import Callable
 
 from cloud_server.blobs import Blobs
 from cloud_server.counters import Counters
@@ -12,6 +13,7 @@ from cloud_server.full import FullModel
 from cloud_server.worker import Job, Worker
 from shared import protocol
 from shared.bundle import Bundle
+from shared.engine import Logits
 from shared.link import Address, Link, Message
 from shared.protocol import Malformed, Refusal
 
@@ -25,12 +27,21 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 class Server:
     """Serves one bundle. Keeps nothing about a device, so that any number of servers may share the work."""
 
-    def __init__(self, bundle: Bundle, full: FullModel, broker: Address, queue: int, max_batch: int) -> None:
-        """Raises ``LinkError`` for credentials that cannot be used."""
+    def __init__(
+        self,
+        bundle: Bundle,
+        full: FullModel,
+        broker: Address,
+        queue: int,
+        max_batch: int,
+        saw: Callable[[Job, Logits], None] = lambda _job, _logits: None,
+    ) -> None:
+        """``saw``: hears, on the worker's thread, what the full model said of each picture. Raises ``LinkError`` for
+        credentials that cannot be used."""
         self.counters = Counters()
         self._bundle, self._full = bundle, full
         self._blobs = Blobs(bundle)
-        self._worker = Worker(full, bundle.manifest, queue, full.batch or max_batch, self._reply, self._ran)
+        self._worker = Worker(full, bundle.manifest, queue, full.batch or max_batch, self._reply, self._ran, saw)
         self._link = Link(
             broker,
             f"cloud-{secrets.token_hex(4)}",
@@ -43,6 +54,12 @@ class Server:
         """Begin to serve, as soon as there is a broker and whenever there is one again."""
         self._worker.start()
         self._link.start()
+
+    def update(self, bundle: Bundle) -> None:
+        """Serve this bundle from now on: the same full model and, it may be, other submodels. From any thread."""
+        self._blobs = Blobs(bundle)  # first, so that whoever hears of a model can have it
+        self._bundle, self._worker.manifest = bundle, bundle.manifest
+        self._announce()
 
     def stop(self) -> bool:
         """End within two seconds. False if a batch is still running: the model cannot be interrupted."""

@@ -21,7 +21,8 @@ def default_threads() -> int:
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything ``cloud-server run`` can be told. Empty strings mean: not set. ``listen`` and ``port`` are the
-    embedded broker's. There is no password here, so that none is ever printed."""
+    embedded broker's. ``specialise``: train submodels for what devices see; ``data``, ``held_out``, ``key`` and
+    ``work`` are of that. There is no password here, so that none is ever printed."""
 
     bundle: str = ""
     broker: str = EMBEDDED
@@ -33,3 +34,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     threads: Annotated[int, msgspec.Meta(ge=1, le=64)] = msgspec.field(default_factory=default_threads)
     queue: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 64
     max_batch: Annotated[int, msgspec.Meta(ge=1, le=256)] = 16
+    specialise: bool = False
+    data: str = ""
+    held_out: str = ""
+    key: str = ""
+    work: str = "updates"

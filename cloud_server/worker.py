@@ -53,8 +53,12 @@ class Worker:
         max_batch: int,
         reply: Callable[[Job, Answer | Refusal], None],
         ran: Callable[[], None],
+        saw: Callable[[Job, Logits], None] = lambda _job, _logits: None,
     ) -> None:
-        self._model, self._manifest = model, manifest
+        """``saw``: hears what the full model said of each picture."""
+        #: What advice goes by; may be replaced at any time by one with other submodels.
+        self.manifest = manifest
+        self._model, self._saw = model, saw
         self._temperature = manifest.models[model.name].temperature
         self._batcher: Batcher[Job] = Batcher(time.monotonic, queue, max_batch)
         self._reply, self._ran = reply, ran
@@ -136,5 +140,6 @@ class Worker:
             return Refusal("bad-input", str(error))
 
     def _answer(self, job: Job, logits: Logits, timing: Timing) -> Answer:
-        advice = recommend(self._manifest, posterior(logits, self._temperature), job.request.recent)
+        self._saw(job, logits)
+        advice = recommend(self.manifest, posterior(logits, self._temperature), job.request.recent)
         return Answer(logits.astype("<f4").tobytes(), self._model.sha256, advice, timing)

@@ -176,6 +176,67 @@ def build(
 
 
 @app.command()
+def specialise(
+    bundle: Annotated[Path, typer.Argument(help="Directory of the bundle.")],
+    data: _Data,
+    held_out: Annotated[
+        Path | None, typer.Option(help="Frames to prove with. Default: three tenths of --data.")
+    ] = None,
+    recent: Annotated[Path | None, typer.Option(help="Frames that devices sent, as a server writes them.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where the updated bundle goes, in the place of any before.")] = None,
+    prepare: Annotated[bool, typer.Option(help="Only let the full model look at --data, ahead of need.")] = False,
+    key: Annotated[Path | None, typer.Option(help="Private key to sign with.")] = None,
+    every: _Every = 1,
+    work: _Work = None,
+    threads: _Threads = _PROCESSORS,
+) -> None:
+    """Add a submodel to a bundle for a working set that its devices see; 'cloud-server run --specialise' calls this.
+
+    Ends with 3 where the submodel was not proven better than the base model: the bundle then stays as it was.
+
+    Example: model-builder specialise build/mine --data frames/ --recent recent.npz --out build/updated
+    """
+    try:
+        import torch
+
+        from models import specialise as specialising
+        from models.classifier import ClassifierError, understand
+        from models.frames import FramesError, find
+        from models.material import gather
+        from models.restore import RestoreError
+        from shared.signing import Signer, SigningError
+    except ImportError as error:
+        _refuse(f"this needs {error.name}; install it with: pip install 'cachenet[build]'")
+    if not prepare and (recent is None or out is None):
+        _refuse("give --recent and --out, or --prepare")
+    torch.set_num_threads(threads)
+    try:
+        found = Bundle(bundle)
+        signer = Signer(key) if key is not None else None
+        model = found.manifest.models[found.manifest.only("full")]
+        classifier = understand(found.directory / model.file, model.input, found.manifest.labels)
+        sources = [find(source, every) for source in (data, held_out) if source is not None]
+        with _progress() as progress:
+            seen = [(frames, _lesson(classifier, frames, _kept(work), threads, progress)) for frames in sources]
+            material = gather(classifier, seen[0], seen[1] if held_out is not None else None, 0)
+            if recent is None or out is None:
+                return
+            sent = specialising.read(recent, found)
+            made = specialising.specialise(found, sent, material, out, progress, signer)
+    except specialising.Unproven as error:
+        typer.echo(f"model-builder: not proven: {error}", err=True)
+        raise typer.Exit(3) from None
+    except (
+        *(BundleError, ClassifierError, FramesError, RestoreError, SigningError),
+        specialising.RecentError,
+    ) as error:
+        _refuse(str(error))
+    except OSError as error:
+        _refuse(f"{error.filename or out}: {error.strerror or error}")
+    typer.echo(f"Written: {out}, with {list(made.manifest.models)[-1]}")
+
+
+@app.command()
 def keys(
     out: Annotated[Path, typer.Option(help="Directory for the two files.")] = Path("keys"),
 ) -> None:

@@ -140,11 +140,12 @@ def train_submodel(
     checkpoint: Path,
     progress: Progress,
     title: str,
+    share: float = _SHARE,
 ) -> None:
     """Fine-tune ``network``, a copy of the base model, on a mix in which the images ``inside`` have ``_WEIGHT``.
 
     The rest of the data stays in, so that the submodel can still say "not mine". ``held``: images and the full model's
-    scores, not trained on, on which the mix's prior is undone.
+    scores, not trained on, on which the mix's prior is undone. ``share``: length of an epoch as a part of the data set.
     """
     labels = teacher.labels()
     weights = mix(inside)
@@ -152,8 +153,8 @@ def train_submodel(
         network,
         spec,
         recipe,
-        teacher.epoch(recipe.batch, weights, _SHARE),
-        teacher.steps(recipe.batch, _SHARE),
+        teacher.epoch(recipe.batch, weights, share),
+        teacher.steps(recipe.batch, share),
         distillation_loss(),
         checkpoint,
         progress,

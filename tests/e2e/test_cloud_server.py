@@ -19,14 +19,17 @@ import cv2
 import numpy as np
 import pytest
 
+from models import sample
 from shared import protocol
-from shared.bundle import Bundle
+from shared.bundle import Bundle, parse
 from shared.engine import Session
 from shared.image import crop, decode, encode, preprocessor
 from shared.link import Address, Link, Message
 from shared.protocol import Answer, BlobRequest, Chunk, Refusal
+from shared.signing import Key, generate
 from tests.broker import Mosquitto, free_port, listening, mosquitto
 from tests.bundles import tiny_bundle
+from tests.hampered import FROG, SHIP, TRUCK, frogs_and_ships, hampered_bundle, pictures
 
 __all__ = ["mosquitto"]
 
@@ -126,6 +129,10 @@ class Device:
         with self._news:
             assert self._news.wait_for(lambda: len(self.chunks) > before, _BOUND_S), "no chunk"
             return self.chunks[before]
+
+    def told(self, bundle: str) -> list[Message]:
+        """What the catalogue has said of it."""
+        return [message for message in self.catalogue if message.topic == protocol.catalogue(bundle)]
 
     def ready(self) -> None:
         """Return when a server is there: it has subscribed before it shows its catalogue."""
@@ -450,3 +457,50 @@ def test_the_settings_in_force_are_printed_without_the_password(tmp_path: Path) 
     for line in ("queue = 5", "max_batch = 4", "threads = 3"):
         assert line in printed.stdout.splitlines()
     assert "s3cret" not in printed.stdout + printed.stderr
+
+
+def test_a_submodel_is_trained_for_what_devices_see_and_recommended(tmp_path: Path, mosquitto: Mosquitto) -> None:
+    """A bundle that knows no frogs and ships, and a device that sees little else: after some hundred questions there is
+    a signed submodel that answers them, the device is told to use it, and a server that starts again still has it."""
+    private, public = generate(tmp_path / "keys")
+    given = hampered_bundle(tmp_path / "bundle")
+    (tmp_path / "data").mkdir()
+    data = pictures(tmp_path / "data", 0, 500)
+    flags = ["--bundle", str(given), "--broker", mosquitto.url, "--threads", "1"]
+    flags += ["--specialise", "--data", str(data), "--key", str(private), "--work", str(tmp_path / "updates")]
+    rows = frogs_and_ships(500, 1000).tolist()
+    images = sample.load().images[:, :, :, ::-1]
+    recent = " ".join(map(str, [FROG, SHIP, FROG, TRUCK] * 4))
+    sent = [encode(np.ascontiguousarray(images[row]))[1] for row in rows]
+    properties = [("budget-ms", "60000"), ("recent", recent)]
+    server, device = ServerProcess(tmp_path, *flags), Device(mosquitto.port)
+    try:
+        device.ready()
+        server.wait_for("ready to train")
+        for number in range(330):
+            assert isinstance(device.ask(sent[number % len(sent)], properties=properties), Answer)
+        deadline = time.monotonic() + 120
+        while len(told := device.told("hampered")) < 2:
+            assert time.monotonic() < deadline, server.log()
+            time.sleep(0.1)
+        news = told[1]
+        assert Key(public).vouches(news.payload, protocol.signature(news.properties))
+        manifest = parse(news.payload)
+        (update,) = manifest.submodels()
+        said = device.ask(sent[0], properties=properties)
+        assert isinstance(said, Answer) and said.submodel == update
+        assert device.pull(manifest.models[update].sha256, 0, 1).total == manifest.models[update].bytes
+    finally:
+        counts, _ = server.stop()
+        server.close()
+        device.link.stop()
+    assert counts["answers"] == 331
+    again, device = ServerProcess(tmp_path, *flags), Device(mosquitto.port, "other")
+    try:
+        until(lambda: [message.payload for message in device.told("hampered")][-1:] == [news.payload])
+        again.wait_for("ready to train")
+        assert {message.payload for message in device.told("hampered")} == {news.payload}
+    finally:
+        again.stop()
+        again.close()
+        device.link.stop()

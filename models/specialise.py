@@ -1,0 +1,299 @@
+"""An updated submodel: for a working set that devices see and no submodel of the bundle covers.
+
+The base model is fine-tuned on what they sent of late and on the frames that the bundle was built from. It joins the
+bundle if it is proven better than the base model, which is a general model of its size, on recent frames that it has
+not seen and on held-out frames of the working set; else nothing changes.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import comb
+from pathlib import Path
+from zipfile import BadZipFile
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import onnx
+import torch
+from rich.progress import Progress
+
+from models import cost, gates, quantise, recorded
+from models.cifar10 import Images
+from models.distil import mix, train_submodel
+from models.export import export
+from models.material import Material, Part
+from models.networks import macs
+from models.replay import Logits
+from models.restore import restore
+from models.scores import softmax
+from models.training import Batch, Epoch, Recipe, augment, normalise, sense
+from shared import files
+from shared.bundle import MANIFEST, SIGNATURE, Bundle, Model, file_digest
+from shared.engine import Session
+from shared.gate import temperature
+from shared.image import preprocessor
+from shared.signing import Signer
+
+#: A submodel's threshold on doubt when its coverage is measured, as when bundles are built.
+_SURE = 0.05
+#: By how much more of the working set's frames it must answer than the base model, as a share; and how unlikely what
+#: it shows on recent frames must be if it were no better.
+_LEAST, _CHANCE = 0.02, 0.05
+#: Of the recent frames, the part at the end that proves, and frames before it that are left out: neighbours are alike.
+_PROVES, _GAP = 1 / 3, 16
+#: How many times a recent frame counts: it is what the base model fails at, in the light of the place.
+_HEED = 4
+_EPOCHS, _RATE = 3, 0.05
+#: Length of an epoch: half of the frames, and so many looks at the least.
+_SHARE, _LOOKS = 0.5, 6000
+#: Share of the images that are trained on as a camera sees them.
+_SENSED = 0.5
+#: Frames to learn from and to prove with, at the least; and what a file of them holds.
+_FEWEST = 90
+_RECENT = ("pictures", "scores", "seen")
+#: Updated submodels of a bundle; the oldest makes room.
+_MOST = 16
+#: Frames that ranges of INT8 are taken from, and timed runs.
+_CALIBRATING, _RUNS = 500, 50
+
+
+class Unproven(Exception):
+    """A submodel that was not shown to be worth its bytes; the message says by how much."""
+
+
+class RecentError(Exception):
+    """A file that holds no recent frames; the message says why."""
+
+
+@dataclass(frozen=True)
+class Recent:
+    """What devices sent of late, oldest first. ``images`` ``(n, side, side, 3)`` uint8 RGB, ``scores`` ``(n, classes)``
+    of the full model; ``seen`` ``(classes,)``: how often the working set shows each label."""
+
+    images: Images
+    scores: Logits
+    seen: npt.NDArray[np.float64]
+
+    @property
+    def labels(self) -> tuple[int, ...]:
+        """The working set: the fewest labels that are nine tenths of what is seen."""
+        order = np.argsort(-self.seen, kind="stable")
+        count = int(np.searchsorted(np.cumsum(self.seen[order]), 0.9 * self.seen.sum())) + 1
+        return tuple(sorted(order[:count].tolist()))
+
+
+def read(path: Path, bundle: Bundle) -> Recent:
+    """The frames that a server wrote for ``bundle``. Raises ``RecentError``."""
+    side, classes = bundle.manifest.models[bundle.manifest.only("full")].input.side, len(bundle.manifest.labels)
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            pictures, scores, seen = (stored[name] for name in _RECENT)
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+        raise RecentError(f"{path} is no file of recent frames; a server writes them") from None
+    n = len(pictures)
+    shapes = {"pictures": (n, side, side, 3), "scores": (n, classes), "seen": (classes,)}
+    if any(stored.shape != shape for stored, shape in zip((pictures, scores, seen), shapes.values(), strict=True)):
+        raise RecentError(f"{path} holds frames of another bundle")
+    if n < _FEWEST:
+        raise RecentError(f"{path} holds {n} frames, and {_FEWEST} are needed")
+    return Recent(np.ascontiguousarray(pictures[:, :, :, ::-1]), scores, seen)
+
+
+@dataclass(frozen=True)
+class Taught:
+    """Images with the scores that the full model gave them as they are; each time they are looked at otherwise."""
+
+    images: Images
+    scores: Logits
+
+    def epoch(self, batch: int, weights: npt.NDArray[np.float64] | None = None, share: float = 1.0) -> Epoch:
+        def batches(_number: int, rng: np.random.Generator) -> Iterator[Batch]:
+            count = self.steps(batch, share) * batch
+            order = rng.choice(len(self.images), count, p=None if weights is None else weights / weights.sum())
+            for start in range(0, count, batch):
+                rows = order[start : start + batch]
+                yield augment(self.images[rows], rng, sensed=_SENSED), torch.from_numpy(self.scores[rows])
+
+        return batches
+
+    def labels(self) -> npt.NDArray[np.int64]:
+        labels: npt.NDArray[np.int64] = self.scores.argmax(1).astype(np.int64)
+        return labels
+
+    def steps(self, batch: int, share: float = 1.0) -> int:
+        return max(1, int(share * len(self.images)) // batch)
+
+
+def specialise(
+    bundle: Bundle, recent: Recent, material: Material, out: Path, progress: Progress, signer: Signer | None = None
+) -> Bundle:
+    """Train, prove, and write ``bundle`` with its new submodel to ``out``. Raises ``Unproven``, ``RestoreError`` if the
+    base model is not of this builder's making, and ``OSError``."""
+    manifest = bundle.manifest
+    base, labels = manifest.only("base"), recent.labels
+    spec = manifest.models[base].input
+    held = material.tune
+    learned, proving = _divide(recent)
+
+    copies = [learned.images] * _HEED
+    taught = Taught(
+        np.concatenate([material.learn.images, *copies]),
+        np.concatenate([material.learn.scores, *[learned.scores] * _HEED]),
+    )
+    inside = np.isin(taught.labels(), labels)
+    some = np.random.default_rng(0).permutation(len(held))[:_CALIBRATING]
+    network = restore(bundle.path(base), normalise(held.images[some], spec))
+    recipe = Recipe(
+        phases=((_EPOCHS, spec.side),), rate=_RATE, batch=max(8, min(128, len(taught.images) // 8)), decay=1e-4
+    )
+    building = out.with_name(out.name + ".building")
+    shutil.rmtree(building, ignore_errors=True)
+    building.mkdir(parents=True)
+    try:
+        checkpoint = building / "training.pt"
+        train_submodel(
+            network,
+            spec,
+            taught,
+            recipe,
+            inside,
+            (held.images, held.scores),
+            checkpoint,
+            progress,
+            "update",
+            max(_SHARE, _LOOKS / len(taught.images)),
+        )
+        checkpoint.unlink()
+        name = _name(manifest.models, [manifest.labels[label] for label in labels])
+        path = building / name / "1" / "model.onnx"
+        properties = {"bundle": manifest.name, "labels": ",".join(manifest.labels), "model": name}
+        export(network.eval(), path, {**properties, "input": msgspec.json.encode(spec).decode()})
+        if any(node.op_type == "QuantizeLinear" for node in onnx.load(str(bundle.path(base))).graph.node):
+            prepare = preprocessor(spec)
+            images = np.concatenate([prepare(picture) for picture in recorded.as_pictures(held.images[some])])
+            files.write(path, quantise.int8(onnx.load(str(path)), images).SerializeToString(deterministic=True))
+        model = _prove(bundle, path, name, labels, recent.seen, held, proving)
+        model = msgspec.structs.replace(model, parameters=network.parameters_count(), macs=macs(network, spec.side))
+        _add(bundle, model, name, building, signer)
+        if out.exists():
+            shutil.rmtree(out)
+        building.rename(out)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return Bundle(out)
+
+
+def _divide(recent: Recent) -> tuple[Recent, Recent]:
+    """What is learned from, and what proves."""
+    cut = int(len(recent.images) * (1 - _PROVES))
+    before, after = slice(0, max(1, cut - _GAP)), slice(cut, None)
+    return (
+        Recent(recent.images[before], recent.scores[before], recent.seen),
+        Recent(recent.images[after], recent.scores[after], recent.seen),
+    )
+
+
+def _prove(
+    bundle: Bundle,
+    path: Path,
+    name: str,
+    labels: tuple[int, ...],
+    seen: npt.NDArray[np.float64],
+    held: Part,
+    proving: Recent,
+) -> Model:
+    """What the manifest says of the new submodel. Raises ``Unproven``."""
+    manifest = bundle.manifest
+    base = manifest.models[manifest.only("base")]
+    threads = torch.get_num_threads()
+    sessions = {
+        "new": (Session(path, "cpu", threads), base.input),
+        "base": (Session(bundle.path(manifest.only("base")), "cpu", threads), base.input),
+        "full": (Session(bundle.path(manifest.only("full")), "cpu", threads), base.input),
+    }
+    sensed = sense(held.images, np.random.default_rng(0))
+    local = {one: sessions[one] for one in ("new", "base")}
+    as_is = recorded.run_all(local, recorded.as_pictures(held.images)) | {"full": held.scores}
+    through = recorded.run_all(sessions, recorded.as_pictures(sensed))
+    said = {one: np.concatenate([as_is[one], through[one]]) for one in as_is}
+    answers = said["full"].argmax(1)
+    degrees = {
+        "base": base.temperature,
+        "new": temperature(said["new"], answers, mix(np.isin(answers, labels))),
+    }
+    covered = {one: gates.coverage(said[one], degrees[one], said["full"], _SURE) for one in local}
+    more = float((covered["new"] - covered["base"]) @ seen / seen.sum())
+
+    wins, losses = _compare(recorded.run_all(local, recorded.as_pictures(proving.images)), degrees, proving.scores)
+    luck = _tail(wins, wins + losses)
+    shown = (
+        f"answers {more:+.1%} of held-out frames of {'-'.join(manifest.labels[label] for label in labels)}, and of "
+        f"{len(proving.images)} recent ones {wins} better and {losses} worse than the base model"
+    )
+    if more < _LEAST or luck > _CHANCE:
+        raise Unproven(shown)
+    # What the bundle says of its base model was measured on other frames, so the new one is told by the difference.
+    coverage = np.clip(np.array(base.coverage) + covered["new"] - covered["base"], 0, 1)
+    image = np.zeros((1, 3, base.input.side, base.input.side), np.float32)
+    return Model(
+        role="submodel",
+        file=f"{name}/1/model.onnx",
+        bytes=path.stat().st_size,
+        sha256=file_digest(path),
+        input=base.input,
+        temperature=round(degrees["new"], 4),
+        parameters=0,
+        macs=0,
+        milliseconds=round(1000 * cost.seconds([path], image, _RUNS)[0], 3),
+        coverage=tuple(round(float(share), 4) for share in coverage),
+        classes=labels,
+    )
+
+
+def _compare(said: dict[str, Logits], degrees: dict[str, float], full: Logits) -> tuple[int, int]:
+    """On how many frames the new one does better than the base model and on how many worse. To be sure and right is
+    good, to be sure and wrong is bad, not to be sure is neither."""
+    worth = {}
+    for one, logits in said.items():
+        word = softmax(logits, degrees[one])
+        right = word.argmax(1) == full.argmax(1)
+        worth[one] = np.where(1 - word.max(1) > _SURE, 0, np.where(right, 1, -1))
+    difference = worth["new"] - worth["base"]
+    return int((difference > 0).sum()), int((difference < 0).sum())
+
+
+def _tail(wins: int, of: int) -> float:
+    """How likely so many wins or more are where winning and losing are alike (the sign test)."""
+    return float(sum(comb(of, count) for count in range(wins, of + 1)) / 2**of)
+
+
+def _name(models: dict[str, Model], labels: list[str]) -> str:
+    taken = [int(name.split("-")[1]) for name in models if name.startswith("update-")]
+    words = "-".join(labels).lower()
+    plain = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in words)
+    return f"update-{max(taken, default=0) + 1:03}-{plain}"[:40].rstrip("-")
+
+
+def _add(bundle: Bundle, model: Model, name: str, directory: Path, signer: Signer | None) -> None:
+    """Fill ``directory``, where the new model is, up to a bundle."""
+    old = bundle.manifest
+    updates = sorted(other for other in old.models if other.startswith("update-"))
+    dropped = updates[: max(0, len(updates) + 1 - _MOST)]
+    kept = {other: entry for other, entry in old.models.items() if other not in dropped}
+    for other, entry in kept.items():
+        path = directory / entry.file
+        path.parent.mkdir(parents=True)
+        try:
+            os.link(bundle.path(other), path)
+        except OSError:  # another disk
+            shutil.copyfile(bundle.path(other), path)
+    manifest = msgspec.structs.replace(old, models={**kept, name: model})
+    data = msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n"
+    files.write(directory / MANIFEST, data)
+    if signer is not None:
+        files.write(directory / SIGNATURE, signer.sign(data))

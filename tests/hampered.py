@@ -1,0 +1,58 @@
+"""A bundle of real models that is bad at frogs and ships, and frames to mend that with."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import cv2
+import msgspec
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from models import sample
+from shared.bundle import MANIFEST, Bundle, file_digest
+
+ZOO = Path(__file__).parents[1] / "models" / "zoo" / "cifar10"
+FROG, SHIP, TRUCK = 6, 8, 9
+#: By how much less the base model believes in them, logits.
+_LESS = 8.0
+
+
+def hampered_bundle(directory: Path) -> Path:
+    """The shipped full model, and a base model that hardly ever says frog or ship; no submodels."""
+    zoo = Bundle(ZOO).manifest
+    for name in ("full", "base"):
+        (directory / name / "1").mkdir(parents=True)
+        shutil.copyfile(ZOO / zoo.models[name].file, directory / zoo.models[name].file)
+    path = directory / zoo.models["base"].file
+    model = onnx.load(str(path))
+    bias = next(weight for weight in model.graph.initializer if weight.name.startswith("head.bias"))
+    values = numpy_helper.to_array(bias).copy()
+    values[[FROG, SHIP]] -= _LESS
+    bias.CopyFrom(numpy_helper.from_array(values, bias.name))
+    onnx.save(model, str(path))
+    coverage = tuple(0.0 if label in (FROG, SHIP) else 0.7 for label in range(10))
+    base = msgspec.structs.replace(
+        zoo.models["base"], sha256=file_digest(path), bytes=path.stat().st_size, coverage=coverage
+    )
+    manifest = msgspec.structs.replace(zoo, name="hampered", models={"full": zoo.models["full"], "base": base})
+    (directory / MANIFEST).write_bytes(msgspec.json.encode(manifest))
+    return directory
+
+
+def pictures(directory: Path, first: int, end: int) -> Path:
+    """Pictures of the sample in ``directory``, in a directory for each class."""
+    split = sample.load()
+    for number in range(first, end):
+        folder = directory / sample.LABELS[split.labels[number]]
+        folder.mkdir(exist_ok=True)
+        cv2.imwrite(str(folder / f"{number:03}.png"), split.images[number][:, :, ::-1])
+    return directory
+
+
+def frogs_and_ships(first: int, end: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """Places in the sample, between these, of frogs, ships and trucks."""
+    labels = sample.load().labels
+    return np.flatnonzero(np.isin(labels, (FROG, SHIP, TRUCK)) & (np.arange(len(labels)) >= first))[: end - first]
