@@ -77,10 +77,11 @@ def lay_out(network: ResNet, data: Cifar10, out: Path) -> None:
     scenes = [[cifar10.LABELS[label] for label in SCENES[number].classes] for number in SEEN]
     (out / "scenes.json").write_bytes(msgspec.json.encode(scenes) + b"\n")
     for name, split in (("train", data.train), ("held", data.held)):
-        _write(split, out / name)
+        write_pictures(split, out / name)
 
 
-def _write(split: Split, directory: Path) -> None:
+def write_pictures(split: Split, directory: Path) -> None:
+    """As PNG, in a directory for each class; those that are there stay."""
     for label in cifar10.LABELS:
         (directory / label).mkdir(parents=True, exist_ok=True)
     for number, (image, label) in enumerate(zip(split.images, split.labels.tolist(), strict=True)):

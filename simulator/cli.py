@@ -37,11 +37,22 @@ def live(
     link_name: Annotated[str, typer.Option("--link", help="Link between device and broker.")] = "wifi",
     bundle: Annotated[Path, typer.Option(help="The bundle to deploy.")] = Path("models/zoo/cifar10"),
     out: Annotated[Path, typer.Option(help="Where demo.json and demo.png go.")] = Path("build"),
+    specialise: Annotated[
+        bool, typer.Option("--specialise", help="See the server train a submodel for a place; needs torch.")
+    ] = False,
+    scene: Annotated[int, typer.Option(help="With --specialise: the place, one that the bundle does not know.")] = 3,
 ) -> None:
     """Compare four policies over one stream and one emulated link: real broker, server and agents on this machine.
 
+    With --specialise: one device at a place that no submodel covers, and what the server makes of what it asks.
+
     Example: simulator live --link lte --frames 300
+
+    Example: simulator live --specialise --scene 5
     """
+    if specialise:
+        _learn(scene, fps, seed, link_name, bundle, out)
+        return
     from models import streams
     from models.cifar10 import DatasetError
     from shared.bundle import BundleError
@@ -61,6 +72,33 @@ def live(
     except NoMatplotlib as error:
         console.print(f"No demo.png: {error}")
     except (Failed, Incomplete, StreamError, DatasetError, msgspec.DecodeError) as error:
+        _end(1, str(error))
+    except OSError as error:
+        _end(1, f"{error.filename}: {error.strerror}")
+
+
+def _learn(scene: int, fps: float, seed: int, link_name: str, bundle: Path, out: Path) -> None:
+    try:
+        import torch  # noqa: F401
+
+        from models.cifar10 import DatasetError
+        from shared.bundle import BundleError
+        from shared.stream import StreamError
+        from simulator import learning
+        from simulator.picture import NoMatplotlib
+        from simulator.processes import Failed
+    except ImportError as error:
+        _end(2, f"--specialise needs {error.name}; install it with: pip install 'cachenet[sim,build]'")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    console = Console(width=None if sys.stdout.isatty() else _PLAIN_WIDTH, highlight=False, markup=False)
+    try:
+        place = learning.scene(scene)
+        learning.learn(learning.Options(place, fps=fps, seed=seed, link=link_name, bundle=bundle, out=out), console)
+    except (ValueError, links.UnknownLink, BundleError) as error:
+        _end(2, str(error))
+    except NoMatplotlib as error:
+        console.print(f"No learning.png: {error}")
+    except (Failed, learning.NothingNew, StreamError, DatasetError) as error:
         _end(1, str(error))
     except OSError as error:
         _end(1, f"{error.filename}: {error.strerror}")

@@ -80,7 +80,7 @@ def compare(options: Options, console: Console) -> dict[str, Outcome]:
     work = options.out / "demo"
     recorded = _record(options, work / "stream", console)
     with Processes(work / "logs") as processes:
-        broker = _start_cloud(processes, bundle)
+        broker, _ = start_cloud(processes, bundle)
         console.print(f"Each policy answers {options.frames} frames; {setting}.")
         with View(console, list(POLICIES), options.frames) as view:
             runs = {
@@ -119,13 +119,16 @@ def _record(options: Options, directory: Path, console: Console) -> Path:
     return directory
 
 
-def _start_cloud(processes: Processes, bundle: Bundle) -> int:
-    """Start broker and server; return the broker's port once the server has announced its bundle there."""
+def start_cloud(processes: Processes, bundle: Bundle, *flags: str) -> tuple[int, Process]:
+    """Start broker and server, with these ``flags``; return the broker's port and the server once it has announced its
+    bundle there."""
     port = free_port()
     broker = processes.start("broker", "cloud_server", "broker", "--port", str(port))
     processes.wait(broker, lambda: answers(port), _START_S, "listening")
     url = f"mqtt://127.0.0.1:{port}"
-    server = processes.start("server", "cloud_server", "run", "--bundle", str(bundle.directory), "--broker", url)
+    server = processes.start(
+        "server", "cloud_server", "run", "--bundle", str(bundle.directory), "--broker", url, *flags
+    )
     announced = threading.Event()
     name = protocol.catalogue(bundle.manifest.name)
     ear = Link(Address("127.0.0.1", port), "simulator", [(name, 1)], lambda _message: announced.set())
@@ -134,7 +137,7 @@ def _start_cloud(processes: Processes, bundle: Bundle) -> int:
         processes.wait(server, announced.is_set, _START_S, "ready")
     finally:
         ear.stop()
-    return port
+    return port, server
 
 
 def _run(
@@ -153,7 +156,7 @@ def _run(
         if policy == DEVICE:
             arguments += ["--bundle", str(options.bundle)]
         else:
-            link, port = _start_link(policy, options, broker, processes)
+            link, port = start_link(policy, options.link, options.seed, broker, processes)
             arguments += ["--broker", f"mqtt://127.0.0.1:{port}"]
         agent = processes.start(f"agent-{policy}", "edge_agent", *arguments)
         try:
@@ -168,11 +171,12 @@ def _run(
     return _Run(report.read_lines(lines), msgspec.json.decode(summary.read_bytes(), type=report.Summary), counts)
 
 
-def _start_link(policy: str, options: Options, broker: int, processes: Processes) -> tuple[Process, int]:
+def start_link(name: str, profile: str, seed: int, broker: int, processes: Processes) -> tuple[Process, int]:
+    """An emulated link to the broker, and the port that a device connects to."""
     port = free_port()
     ends = ("--listen", str(port), "--to", f"127.0.0.1:{broker}")
-    kind = ("--profile", options.link, "--seed", str(options.seed), "--json")
-    link = processes.start(f"link-{policy}", "simulator", "link", *ends, *kind)
+    kind = ("--profile", profile, "--seed", str(seed), "--json")
+    link = processes.start(f"link-{name}", "simulator", "link", *ends, *kind)
     # A trial connection would reach the broker, so its own word is taken instead.
     processes.wait(link, lambda: b"listening" in link.log.read_bytes(), _START_S, "listening")
     return link, port

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from edge_agent.report import Line
 from simulator.report import DEVICE, OURS, SERVER, Outcome, Setting
+
+if TYPE_CHECKING:
+    from simulator import learning as learned
 
 # Okabe and Ito's palette, which the colour-blind can tell apart: blue and green for the device, warm for the network.
 COLOURS = {
@@ -24,6 +27,8 @@ COLOURS = {
 _LOCAL = ("frames", "submodels", "base")
 _INK, _FAINT = "#222222", "#8a8a8a"
 _WINDOW_S = 1.0
+#: Frames that a share is taken over, where a run is minutes long.
+_SMOOTH = 600
 
 
 class NoMatplotlib(Exception):
@@ -181,3 +186,49 @@ def _share(axes: Any, at: npt.NDArray[np.float64], lines: Sequence[Line], fps: f
     axes.text(
         1.012, 0.5, "answered locally,\nlast second", transform=axes.transAxes, va="center", fontsize=11.5, color=_INK
     )
+
+
+def learning(
+    path: Path, lines: Sequence[Line], times: learned.Times, outcome: learned.Outcome, labels: Sequence[str]
+) -> None:
+    """Write a PNG of 1200x560 pixels: what the device answered by itself, while a submodel was trained for what it
+    sees. Raises ``NoMatplotlib``."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise NoMatplotlib("the picture needs matplotlib; install it with: pip install 'cachenet[sim]'") from None
+    figure = Figure(figsize=(12, 5.6), dpi=100, facecolor="white")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    figure.subplots_adjust(left=0.07, right=0.97, top=0.78, bottom=0.11)
+    at = np.array([line.time for line in lines]) - lines[0].time
+    width = max(1, min(_SMOOTH, len(lines) // 4))
+    for levels, colour, word in (
+        (_LOCAL, COLOURS["base"], "on the device"),
+        (("submodels",), COLOURS["submodels"], "by a submodel"),
+    ):
+        by = np.array([line.level in levels for line in lines], float)
+        share = np.convolve(by, np.ones(width) / width, "valid")
+        axes.fill_between(at[width - 1 :], 100 * share, color=colour, alpha=0.9, linewidth=0, label=word)
+    for moment, word in ((times.begun, "training begins"), (times.ended, "proven, pushed"), (times.used, "used")):
+        x = moment - lines[0].time
+        axes.axvline(x, color=_INK, linewidth=1)
+        axes.annotate(word, (x, 1.01), xycoords=("data", "axes fraction"), rotation=20, fontsize=11, color=_INK)
+    axes.set_ylim(0, 100)
+    axes.set_xlim(0, at[-1])
+    axes.set_xlabel("seconds", color=_FAINT, fontsize=11)
+    axes.set_ylabel(f"% of the last {width} frames", color=_FAINT, fontsize=11)
+    axes.legend(loc="lower left", frameon=False, fontsize=11)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.text(
+        0.07,
+        0.92,
+        f"{100 * outcome.local[0]:.0f} % were answered on the device before the update, "
+        f"{100 * outcome.local[1]:.0f} % with it",
+        fontsize=17,
+        fontweight="bold",
+        color=_INK,
+    )
+    figure.text(0.07, 0.875, f"a place with {', '.join(labels)}", fontsize=12, color=_FAINT)
+    figure.savefig(path)

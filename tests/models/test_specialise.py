@@ -97,6 +97,7 @@ def test_what_is_not_proven_changes_nothing(
     bundle: Bundle, data: Path, recent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(specialise, "_LEAST", 1.0)
+    monkeypatch.setattr(specialise, "_LOOKS", 100)
     out = tmp_path / "out"
     code, words = run(bundle.directory, "--data", data, "--recent", recent, "--out", out, "--work", tmp_path / "work")
     assert code == 3

@@ -1,0 +1,57 @@
+"""A place is learned: the figures are those of the lines, and the picture shows them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from edge_agent.report import Line
+from simulator import learning, picture
+from simulator.cli import app
+from simulator.learning import Times
+
+TIMES = Times(missed=2.0, begun=10.0, ended=20.0, used=22.0)
+
+
+def line(number: int, level: str, model: str, ms: float, right: bool = True) -> Line:
+    return Line(number, float(number), "cat" if right else "dog", 0.9, 0.1, level, model, ms, truth="cat")
+
+
+def lines() -> list[Line]:
+    """A second apart: half of the frames are answered locally before the training, and nine of ten with the update."""
+    before = [
+        line(n, *(("base", "base", 1.0) if n % 2 else ("cloud", "full", 40.0)), right=n % 4 > 0) for n in range(10)
+    ]
+    during = [line(n, "cloud", "full", 44.0) for n in range(10, 20)]
+    between = [line(n, "base", "base", 1.0) for n in range(20, 22)]
+    after = [
+        line(n, *(("submodels", "update-001-cat", 1.0) if n % 10 else ("cloud", "full", 40.0))) for n in range(22, 42)
+    ]
+    return before + during + between + after
+
+
+def test_before_and_after_are_told_apart_by_the_times() -> None:
+    outcome = learning.measure(lines(), TIMES, 10)
+    assert outcome.local == (0.5, 0.9)
+    assert outcome.accuracy == (pytest.approx(0.7), 1.0)
+    assert outcome.cloud_ms == (40.0, 44.0)
+    assert outcome.used_after_s == 20.0
+    assert outcome.trained_in_s == 10.0
+    assert outcome.update == "update-001-cat"
+    assert "20 s after" in learning.sentence(outcome, ["cat"])
+    assert "+40.0 points" in learning.sentence(outcome, ["cat"])
+
+
+def test_the_picture_is_drawn(tmp_path: Path) -> None:
+    path = tmp_path / "learning.png"
+    picture.learning(path, lines(), TIMES, learning.measure(lines(), TIMES, 10), ["cat"])
+    assert path.stat().st_size > 10_000
+
+
+def test_a_scene_that_the_bundle_was_made_for_is_refused() -> None:
+    result = CliRunner().invoke(app, ["live", "--specialise", "--scene", "0"])
+    assert result.exit_code == 2
+    assert len(result.stderr.splitlines()) == 1
+    assert "those are 3, 5, 10, 11" in result.stderr
