@@ -38,8 +38,12 @@ CIFAR10 = Lessons(
         Recipe(phases=((2, 24), (7, 32)), rate=0.08, warmup=0.15, cutout=0, sensed=0.5, seed=2),
     ),
 )
-#: A descent of its own for a network that is trained already.
-FURTHER = Recipe(phases=((14, 32),), rate=0.04, warmup=0.0, cutout=8, sensed=0.3, auxiliary=0.0, averaged=True, seed=5)
+#: For a network that is trained already. A descent from a high rate forgets as much as it learns (from 93.3 % by way of
+#: 73.8 % to 93.8 % on held images, in 13 epochs); the mean of a walk at a constant rate got to 94.4 % in 11.
+FURTHER = (
+    Recipe(phases=((11, 32),), rate=0.04, warmup=0.0, cutout=8, sensed=0.3, auxiliary=0.0, averaged=True, seed=5),
+    Recipe(phases=((3, 32),), rate=0.015, warmup=0.0, cutout=0, sensed=0.3, auxiliary=0.0, seed=6),
+)
 #: The same path in seconds, good for nothing but a try.
 SMOKE = Lessons(Shape(widths=(8, 16), blocks=(1, 1)), (Recipe(phases=((2, 16), (2, 32)), rate=0.05),))
 
@@ -52,7 +56,7 @@ def train(lessons: Lessons, data: Cifar10, work: Path, progress: Progress, start
     if start is None:
         network = ResNet(lessons.shape, auxiliary=True)
     else:
-        network, recipes = restore(start, normalise(data.train.images[:500], INPUT)), (FURTHER,)
+        network, recipes = restore(start, normalise(data.train.images[:500], INPUT)), FURTHER
     for number, recipe in enumerate(recipes, 1):
         fit(
             network,
@@ -61,7 +65,7 @@ def train(lessons: Lessons, data: Cifar10, work: Path, progress: Progress, start
             labelled(data.train, recipe),
             len(data.train) // recipe.batch,
             label_loss(recipe),
-            work / (f"full-{number}.pt" if start is None else "further.pt"),
+            work / f"{'full' if start is None else 'further'}-{number}.pt",
             progress,
             f"full, {number} of {len(recipes)}",
             lambda trained: {"held": accuracy(trained, data.held, INPUT)},
