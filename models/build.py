@@ -41,7 +41,7 @@ _BUDGETS = (0.005, 0.01, 0.02, 0.05)
 _SURE = 0.05
 #: Codes for each label, and how many there are at the most.
 _FINE, _MOST_CODES = 4, 256
-#: Working sets that are drawn where nobody says which labels come together.
+#: Working sets that are drawn, for nobody knows all that will come together.
 _DRAWN = 64
 #: Timed runs of each model.
 _RUNS = 50
@@ -135,10 +135,11 @@ def _fill(plan: Plan, material: Material, work: Path, directory: Path, progress:
     graph = served(classifier, {**properties, "model": "full"})
     full.write_bytes(graph.SerializeToString(deterministic=True))
 
-    scenes = plan.scenes or tuple(
-        partitions.working_sets(material.learn.answers, len(classifier.labels), _DRAWN, plan.seed)
-    )
-    likely = [partitions.together(scene, len(classifier.labels)) for scene in scenes]
+    drawn = partitions.working_sets(material.learn.answers, len(classifier.labels), _DRAWN, plan.seed)
+    scenes = plan.scenes or tuple(drawn)
+    # Known working sets are half of what is likely: devices will be put where nobody has thought of.
+    known = plan.scenes * (_DRAWN // len(plan.scenes) or 1) if plan.scenes else ()
+    likely = [partitions.together(scene, len(classifier.labels)) for scene in (*known, *drawn)]
     parts = _partition(plan, material, likely)
     networks = _train(plan, material, parts, Session(full, "cpu", torch.get_num_threads()), work, progress)
     for name, network in networks.items():
