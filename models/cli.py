@@ -6,7 +6,7 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, get_args
 
 import typer
 from rich.console import Console
@@ -107,9 +107,18 @@ def build(
         Path | None, typer.Option(help="JSON: lists of labels that come together. Default: drawn at random.")
     ] = None,
     share: Annotated[
-        float, typer.Option(help="Multiply-adds of a local model, as a share of the full model's.", min=0.001, max=1.0)
-    ] = 1 / 13,
-    method: Annotated[str, typer.Option(help="How the data is partitioned: codes or experts.")] = "codes",
+        list[float] | None,
+        typer.Option(
+            help="Multiply-adds of local models, as a share of the full model's; give it again for another size. The "
+            "first is the base model's. Default: 1/13.",
+            min=0.001,
+            max=1.0,
+        ),
+    ] = None,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(help="How the data is partitioned: codes (the default) or experts; give both to have the best."),
+    ] = None,
     submodels: Annotated[int, typer.Option(help="How many submodels at the most.", min=0, max=256)] = 12,
     precision: Annotated[str, typer.Option(help="Of local models: float16, int8, or auto, what is measured.")] = "auto",
     workers: Annotated[int, typer.Option(help="Processes to prove gates with.", min=1)] = _PROCESSORS,
@@ -134,13 +143,16 @@ def build(
         from models.classifier import ClassifierError
         from models.frames import FramesError, find
         from models.material import gather
+        from models.partitions import Method
+        from models.plan import QUICK, Plan
         from shared.signing import Signer, SigningError
     except ImportError as error:
         _refuse(f"building needs {error.name}; install it with: pip install 'cachenet[build]'")
     from dataclasses import replace
 
-    if method not in ("codes", "experts"):
-        _refuse(f"{method!r} is no method; there are codes and experts")
+    methods = tuple(dict.fromkeys(method or ["codes"]))
+    if unknown := set(methods) - set(get_args(Method)):
+        _refuse(f"{unknown.pop()!r} is no method; there are {' and '.join(get_args(Method))}")
     if precision not in ("auto", "float16", "int8"):
         _refuse(f"{precision!r} is no precision; there are auto, float16 and int8")
     torch.set_num_threads(threads)
@@ -148,14 +160,14 @@ def build(
     try:
         signer = Signer(key) if key is not None else None
         classifier = _understand(full, preprocessing, labels, embedding)
-        plan = building.QUICK if quick else building.Plan("")
+        plan = QUICK if quick else Plan("")
         name = re.sub(r"[^a-z0-9._-]+", "-", out.resolve().name.lower()).lstrip("-._")[:64] or "bundle"
         plan = replace(
             plan,
             name=name,
-            share=share,
+            shares=tuple(dict.fromkeys(share or plan.shares)),
             precision=precision,  # type: ignore[arg-type]
-            method="experts" if method == "experts" else "codes",
+            methods=methods,  # type: ignore[arg-type]
             submodels=min(submodels, plan.submodels) if quick else submodels,
             scenes=_scenes(scenes, classifier.labels),
         )

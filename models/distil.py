@@ -7,8 +7,8 @@ e mod ``VIEWS`` (L. Beyer et al., arXiv 2106.05237, show that teacher and studen
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -20,9 +20,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from models.cifar10 import Images, Split
+from models.kept import kept
 from models.networks import ResNet
 from models.training import Batch, Epoch, Loss, Recipe, augment, device, fit, scores
-from shared import files
 from shared.image import Input
 
 #: Temperature of the soft targets.
@@ -62,14 +62,12 @@ class Teacher:
         task = progress.add_task("teacher's scores", total=views)
         self._scores = []
         for number in range(views):
-            path = cache / f"teacher-{number}.npy"
-            if not path.exists():
-                said = io.BytesIO()
-                np.save(said, full(self.view(number)).astype(np.float16))
-                files.write(path, said.getbuffer())
-            self._scores.append(np.load(path).astype(np.float32))
+            self._scores.append(kept(cache / f"teacher-{number}.npy", partial(self._look, full, number)))
             progress.advance(task)
         progress.remove_task(task)
+
+    def _look(self, full: Callable[[Images], Logits], number: int) -> npt.NDArray[np.float16]:
+        return full(self.view(number)).astype(np.float16)
 
     def view(self, number: int) -> Images:
         return augment(self._images, np.random.default_rng((self._seed, 7, number)), sensed=_SENSED)
@@ -113,9 +111,16 @@ def distillation_loss() -> Loss:
 
 
 def train_base(
-    network: ResNet, spec: Input, teacher: Teacher, recipe: Recipe, held: Split, checkpoint: Path, progress: Progress
+    network: ResNet,
+    spec: Input,
+    teacher: Teacher,
+    recipe: Recipe,
+    held: Split,
+    checkpoint: Path,
+    progress: Progress,
+    title: str,
 ) -> list[dict[str, float]]:
-    """Distil the general model."""
+    """Distil a general model."""
     return fit(
         network,
         spec,
@@ -125,7 +130,7 @@ def train_base(
         distillation_loss(),
         checkpoint,
         progress,
-        "base",
+        title,
         lambda trained: {"held": float((scores(trained, held.images, spec).argmax(1) == held.labels).mean())},
     )
 
@@ -161,7 +166,7 @@ def train_submodel(
         title,
     )
     prior = np.array([weights[labels == c].sum() for c in range(network.shape.classes)]) + 1e-6
-    _undo_prior(network, spec, np.log(prior * len(prior)), held)
+    undo_prior(network, spec, np.log(prior * len(prior)), held)
 
 
 def mix(inside: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
@@ -171,7 +176,7 @@ def mix(inside: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
     return normalised
 
 
-def _undo_prior(network: ResNet, spec: Input, log_prior: npt.NDArray[np.float64], held: tuple[Images, Logits]) -> None:
+def undo_prior(network: ResNet, spec: Input, log_prior: npt.NDArray[np.float64], held: tuple[Images, Logits]) -> None:
     """Take out of the head's bias what the mix taught about how often a class comes: that, the context knows better
     (A. Menon et al., "Long-tail learning via logit adjustment", arXiv 2007.07314, section 3).
 

@@ -21,6 +21,8 @@ from models.scores import softmax
 Method = Literal["codes", "experts"]
 #: Probabilities ``(labels,)`` with which a working set shows labels.
 WorkingSet = npt.NDArray[np.float64]
+#: The share of each label's frames that each model answers, ``(models, labels)``.
+Coverage = npt.NDArray[np.float64]
 
 #: A label is a partition's own where so much of what it holds of the label is its.
 _OWN = 0.5
@@ -109,23 +111,33 @@ def by_experts(embeddings: Array, answers: Codes, classes: int, count: int, seed
     return [Partition(mine == number, _labels(mine == number, answers, classes)) for number in range(count)]
 
 
+def answered(coverage: Coverage, before: npt.NDArray[np.float64], likely: Sequence[WorkingSet]) -> float:
+    """The mean share of frames, over ``likely`` working sets, that the best of these models answers. ``coverage``:
+    measured, ``(models, labels)``; ``before``: of what is there anyhow, ``(labels,)``."""
+    return float(np.max([np.stack(likely) @ own for own in (before, *coverage)], axis=0).mean())
+
+
 def keep(
-    coverage: npt.NDArray[np.float64], base: npt.NDArray[np.float64], likely: Sequence[WorkingSet], least: float
+    coverage: Coverage,
+    before: npt.NDArray[np.float64],
+    megabytes: npt.NDArray[np.float64],
+    likely: Sequence[WorkingSet],
+    least: float,
+    most: int,
 ) -> list[int]:
-    """Which submodels pay for their bytes, of one size all, the best first: each must add ``least`` to the mean share
-    of frames that the best one answers over all ``likely`` working sets. ``coverage``: measured, ``(models, labels)``.
-    """
+    """Which submodels pay for their bytes, the best first, ``most`` of them: each adds the most to what is
+    ``answered``, for a megabyte, and ``least`` at that."""
     shows = np.stack(likely)
-    answered, best = shows @ coverage.T, shows @ base
+    own, best = shows @ coverage.T, shows @ before
     kept: list[int] = []
-    while len(kept) < len(coverage):
-        gains = np.maximum(answered - best[:, None], 0).mean(0)
-        gains[kept] = 0
+    while len(kept) < min(most, len(coverage)):
+        gains = np.maximum(own - best[:, None], 0).mean(0) / megabytes
+        gains[kept] = -1
         first = int(gains.argmax())
         if gains[first] < least:
             break
         kept.append(first)
-        best = np.maximum(best, answered[:, first])
+        best = np.maximum(best, own[:, first])
     return kept
 
 

@@ -118,8 +118,8 @@ def _sessions(
     first_seed: int,
     progress: Progress,
 ) -> dict[str, dict[str, dict[str, dict[str, float]]]] | None:
-    """Of ``session``, with every submodel there, and with the base model alone in their place: what was answered
-    locally and what of it falsely. None where the frames are too few to draw streams from."""
+    """Of ``session``, with every submodel there, and with the general models alone, of the same sizes: what was
+    answered locally and what of it falsely. None where the frames are too few to draw streams from."""
     known, family = manifest.labels == LABELS, replay.family(manifest)
     table: Sequence[Sequence[int]] = [scene.classes for scene in SCENES]
     if not known:
@@ -129,7 +129,8 @@ def _sessions(
         return None
     chosen = {"all": range(len(table)), **({"unseen": UNSEEN} if known and len(table) == len(SCENES) else {})}
     threshold = manifest.gate(_BUDGET).risk
-    ways = {"selected": family, "same_size_generalist": replace(family, submodels=())}
+    general = tuple(name for name in family.submodels if not manifest.models[name].classes)
+    ways = {"selected": family, "same_size_generalist": replace(family, submodels=general)}
     chosen_rows = np.flatnonzero(np.isin(part.split.labels, present))
     tables = {name: own[chosen_rows] for name, own in said.items()}  # what the models say of the pictures of ``split``
     task = progress.add_task("sessions", total=len(chosen) * count * len(ways))

@@ -41,7 +41,8 @@ Pool = npt.NDArray[np.int64]
 FPS = 30.0
 _DWELL = 30  # mean, frames
 _VISIT, _JITTER = 500, 200  # frames from one change of scene to the next, and the width of its spread
-_STRANGERS = 0.05
+#: Share of objects that are not of the scene.
+STRANGERS = 0.05
 _PAUSE = 20  # mean of a pause, and of the movement between two, frames
 _SHIFT = 2  # of ``held``, thumbnail pixels either way
 _TABLE = tuple(one.classes for one in SCENES)
@@ -255,7 +256,7 @@ def _objects(
     drawn = _uniform(seed, "class", len(start)) * zipf[scene, -1]
     rank = np.sum(drawn[:, None] >= zipf[scene], axis=1)
 
-    stranger = _uniform(seed, "stranger", len(start)) < _STRANGERS
+    stranger = _uniform(seed, "stranger", len(start)) < STRANGERS
     other = size[scene] + _pick(_uniform(seed, "other", len(start)), classes - size[scene])
     return scene, stranger, order[scene, np.where(stranger, other, ranked[visit, rank])]
 

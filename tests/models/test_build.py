@@ -17,12 +17,13 @@ from rich.console import Console
 from rich.progress import Progress
 from typer.testing import CliRunner, Result
 
-from models import sample
-from models.build import QUICK, BuildError, Plan, build
-from models.classifier import understand
+from models import candidates, quantise, recorded, sample
+from models.build import BuildError, build
+from models.classifier import served, understand
 from models.cli import app
 from models.frames import find
 from models.material import Material, gather
+from models.plan import QUICK, Plan
 from models.teach import teach
 from shared import files
 from shared.bundle import Bundle
@@ -30,7 +31,7 @@ from shared.engine import Session
 
 FULL = Path(__file__).parents[2] / "models" / "zoo" / "cifar10" / "full" / "1" / "model.onnx"
 #: Without gates, which the command's test has: they take most of the time.
-PLAN = replace(QUICK, name="tiny", epochs=1, share=1 / 200, tuning_pools=0, pools=0, precision="int8")
+PLAN = replace(QUICK, name="tiny", epochs=1, shares=(1 / 200,), tuning_pools=0, pools=0, precision="int8")
 
 
 @pytest.fixture(scope="module")
@@ -80,13 +81,47 @@ def test_the_bundle_serves_the_model_that_was_given(whole: Bundle) -> None:
     assert properties["cachenet.labels"].split(",") == list(sample.LABELS)
 
 
-@pytest.mark.parametrize("method", ["codes", "experts"])
-def test_each_method_makes_submodels_of_labels(material: Material, tmp_path: Path, method: str) -> None:
-    plan = replace(PLAN, method=method)  # type: ignore[arg-type]
+def test_each_method_makes_submodels_of_labels_in_each_size(material: Material, tmp_path: Path) -> None:
+    """The general models of every size go in; of the rest the best for their bytes, as many as were asked for."""
+    plan = replace(PLAN, methods=("codes", "experts"), shares=(1 / 100, 1 / 200), submodels=3)
     manifest = make(material, tmp_path / "work", tmp_path / "out", plan).manifest
-    assert manifest.submodels()
-    for name in manifest.submodels():
-        assert manifest.models[name].classes
+    general = manifest.models["general-1in200"]
+    assert (general.role, general.classes) == ("submodel", ())
+    assert general.macs <= manifest.models["full"].macs / 200 < manifest.models["base"].macs
+    special = [name for name in manifest.submodels() if manifest.models[name].classes]
+    assert len(special) == 3
+    sizes = {name: manifest.models[name].macs for name in special}
+    assert all(sizes[name] == (general if name.endswith("-1in200") else manifest.models["base"]).macs for name in sizes)
+    assert {"method codes", "method experts", "size 1in100", "size 1in200", "kept"} <= set(manifest.provenance)
+    assert manifest.provenance["method codes"].endswith("MB")
+
+
+def test_a_teacher_with_much_to_say_is_made_quicker_once(
+    material: Material, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be in INT8 if that says the same; whatever was chosen is kept, so that a resumed build hears one voice."""
+    monkeypatch.setattr(candidates, "_MANY", 0)
+    full = tmp_path / "full.onnx"
+    full.write_bytes(served(material.classifier, {}).SerializeToString())
+    quick = candidates.quickened(PLAN, material, full, tmp_path)
+    kept = (tmp_path / "teacher.onnx").read_bytes()
+    pictures = recorded.as_pictures(material.prove.images)
+    alike = recorded.run(quick, material.classifier.input, pictures).argmax(1) == material.prove.answers
+    assert alike.mean() > 0.95
+    monkeypatch.setattr(quantise, "int8", None)
+    candidates.quickened(PLAN, material, full, tmp_path)
+    assert (tmp_path / "teacher.onnx").read_bytes() == kept
+
+
+def test_a_teacher_that_cannot_be_made_quicker_teaches_as_it_is(
+    material: Material, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(candidates, "_MANY", 0)
+    monkeypatch.setattr(quantise, "int8", lambda *_: 1 / 0)
+    full = tmp_path / "full.onnx"
+    full.write_bytes(served(material.classifier, {}).SerializeToString())
+    candidates.quickened(PLAN, material, full, tmp_path)
+    assert (tmp_path / "teacher.onnx").read_bytes() == full.read_bytes()
 
 
 def test_interrupted_at_every_stage_it_ends_as_an_uninterrupted_one(

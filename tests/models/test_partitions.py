@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -65,10 +66,26 @@ def test_drawn_working_sets_show_only_what_occurs(seed: int, classes: int) -> No
         assert len(one) < max(2, len(set(answers.tolist())))
 
 
-def test_submodels_that_add_nothing_are_not_kept_and_the_best_comes_first() -> None:
+def test_submodels_that_add_nothing_are_not_kept_and_the_best_for_its_bytes_comes_first() -> None:
     base = np.full(3, 0.5)
     coverage = np.array([[0.55, 0.5, 0.5], [0.9, 0.5, 0.1], [0.5, 0.5, 0.5], [0.9, 0.5, 0.2]])
     likely = [together([0], 3), together([1], 3), together([2], 3)]
-    assert partitions.keep(coverage, base, likely, 0.01) == [1]
-    assert partitions.keep(coverage, base, [*likely, together([0, 2], 3)], 0.0001)[0] in (1, 3)
-    assert partitions.keep(coverage, base, likely, 0.5) == []
+    alike = np.ones(4)
+    assert partitions.keep(coverage, base, alike, likely, 0.01, 4) == [1]
+    assert partitions.keep(coverage, base, alike, [*likely, together([0, 2], 3)], 0.0001, 4)[0] in (1, 3)
+    assert partitions.keep(coverage, base, alike, likely, 0.5, 4) == []
+    assert partitions.keep(coverage, base, alike, likely, 0.01, 0) == []
+    assert partitions.keep(coverage, base, np.array([0.1, 1, 1, 1]), likely, 0.01, 4) == [0, 1]
+    assert partitions.keep(coverage, base, np.array([1, 10, 1, 10]), likely, 0.02, 4) == []
+
+
+def test_what_is_answered_is_what_the_best_one_answers_of_each_working_set() -> None:
+    before = np.array([0.5, 0.1])
+    likely = [together([0], 2), together([1], 2)]
+    assert partitions.answered(np.zeros((0, 2)), before, likely) == pytest.approx(0.3)
+    assert partitions.answered(np.array([[0.4, 0.9], [0.7, 0.0]]), before, likely) == pytest.approx(0.8)
+
+
+def test_where_nothing_is_asked_of_them_all_are_kept_once() -> None:
+    kept = partitions.keep(np.zeros((3, 2)), np.ones(2), np.ones(3), [together([0], 2)], 0.0, 3)
+    assert sorted(kept) == [0, 1, 2]

@@ -1,0 +1,359 @@
+"""What makes a submodel worth more than a general model of its size: one thing changed at a time, in one run.
+
+    python -m benchmarks.submodels --try length --try weight --work build/trials
+
+CIFAR-10: networks are trained on the training images and judged on the held-out ones; test images are never touched, so
+that a choice may be made by these figures. Each figure is the share of frames that are answered when 1 % of the answers
+differ from the full model's, of images drawn as a scene shows them (its labels alike, 5 % strangers), with that prior
+multiplied into what a model says. ``general`` is the model that the submodels were tuned from; scenes that nobody
+may build for are left out. What is trained is kept in ``--work``; an interrupted run goes on there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from rich.console import Console
+from rich.progress import Progress
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models import cifar10, codes, distil, partitions, recorded, scores
+from models.cifar10 import INPUT, Images
+from models.kept import kept
+from models.networks import RESNET18, ResNet, macs, sized
+from models.restore import restore
+from models.scenes import SCENES, SEEN
+from models.streams import STRANGERS
+from models.training import Batch, Epoch, Loss, Recipe, augment, fit, normalise
+from models.training import scores as run
+from shared.engine import Session
+from shared.gate import temperature
+
+Logits = npt.NDArray[np.float32]
+Rows = npt.NDArray[np.bool_]
+
+#: Frames that are drawn of each scene.
+_DRAWN = 20_000
+_RISK = 0.01
+#: Of the full model's, the multiply-adds of a local model.
+SHARES = (1 / 50, 1 / 25, 1 / 13, 1 / 8)
+_VIEWS = 4
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """How a submodel is made of a general model. ``epochs``: of half the data each. ``weight``: the partition's part of
+    the mix. ``softness``: of the teacher's scores. ``adjusted``: whether the mix's prior is undone. ``features``: how
+    much the teacher's embedding counts in the loss. ``pushed``: what is trained and travels: all, the last stage and
+    the head, or the head."""
+
+    epochs: int = 6
+    weight: float = 0.8
+    softness: float = 3.0
+    adjusted: bool = True
+    features: float = 0.0
+    pushed: str = "all"
+    rate: float = 0.05
+
+
+TRIALS: dict[str, dict[str, Tuning]] = {
+    "length": {f"{epochs} half epochs": Tuning(epochs=epochs) for epochs in (3, 6, 12)},
+    "weight": {f"weight {weight}": Tuning(weight=weight) for weight in (0.6, 0.8, 0.95)},
+    "softness": {f"softness {softness:g}": Tuning(softness=softness) for softness in (1.0, 3.0, 6.0)},
+    "prior": {"undone": Tuning(), "left": Tuning(adjusted=False)},
+    "features": {f"features {part:g}": Tuning(features=part) for part in (0.0, 1.0)},
+    "pushed": {pushed: Tuning(pushed=pushed) for pushed in ("all", "last", "head")},
+}
+
+
+class Student(ResNet):
+    """A general model to tune: also says what the teacher's embedding may be, and keeps what is not pushed as it is."""
+
+    def __init__(self, general: ResNet, tuning: Tuning, embedding: int) -> None:
+        super().__init__(general.shape)
+        self.load_state_dict(general.state_dict())
+        self.guess = nn.Linear(self.head.in_features, embedding)
+        self.kept: list[nn.Module] = []
+        if tuning.pushed != "all":
+            stages = list(self.stages)
+            self.kept = [self.stem, *(stages if tuning.pushed == "head" else stages[:-1])]
+        for part in self.kept:
+            part.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> Student:
+        super().train(mode)
+        for part in self.kept:
+            part.train(False)
+        return self
+
+    def heads(self, x: Tensor) -> list[Tensor]:
+        pooled = _pooled(self, x)
+        return [self.guess(pooled), self.head(pooled)]
+
+
+def _pooled(network: ResNet, x: Tensor) -> Tensor:
+    """What the head sees."""
+    x = network.stem(x)
+    for stage in network.stages:
+        x = stage(x)
+    return x.mean((2, 3))
+
+
+def _look(network: ResNet, images: Images) -> Logits:
+    """Scores and embeddings, side by side, ``(n, classes + d)``."""
+    said = []
+    network.eval()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        for at in range(0, len(images), 500):
+            pooled = _pooled(network, normalise(images[at : at + 500], INPUT))
+            said.append(torch.cat([network.head(pooled), pooled], 1).float().numpy())
+    return np.concatenate(said)
+
+
+class Bench:
+    """The data, the full model's word about it, and what has been trained so far."""
+
+    def __init__(self, full: Path, work: Path, epochs: int, threads: int) -> None:
+        torch.set_num_threads(threads)
+        self.data = cifar10.load()
+        self.work, self.epochs = work, epochs
+        self.progress = Progress(console=Console(stderr=True), disable=not sys.stderr.isatty())
+        self._network = restore(full, normalise(self.data.train.images[:500], INPUT))
+        self.full_macs = macs(ResNet(RESNET18))
+        pictures = recorded.as_pictures(self.data.held.images)
+        self.held = kept(work / "held.npy", lambda: recorded.run(Session(full, "cpu", threads), INPUT, pictures))
+        self.answers = self.held.argmax(1)
+
+    @lru_cache(_VIEWS)  # noqa: B019
+    def view(self, number: int) -> tuple[Images, Logits]:
+        """An augmented copy of the training images, and the teacher's scores and embeddings of it, side by side."""
+        images = augment(self.data.train.images, np.random.default_rng((0, 7, number)), sensed=0.5)
+        return images, kept(
+            self.work / f"view-{number}.npy", lambda: _look(self._network, images).astype(np.float16)
+        ).astype(np.float32)
+
+    def epoch(self, batch: int, weights: npt.NDArray[np.float64] | None, share: float) -> Epoch:
+        def batches(number: int, rng: np.random.Generator) -> Iterator[Batch]:
+            images, target = self.view(number % _VIEWS)
+            count = int(share * len(images)) // batch * batch
+            order = (
+                rng.permutation(len(images))[:count]
+                if weights is None
+                else rng.choice(len(images), count, p=weights / weights.sum())
+            )
+            for start in range(0, count, batch):
+                rows = order[start : start + batch]
+                yield images[rows], torch.from_numpy(target[rows])
+
+        return batches
+
+    def general(self, share: float, epochs: int) -> ResNet:
+        """A general model of ``share`` of the full model's multiply-adds."""
+        torch.manual_seed(1)
+        network = ResNet(sized(int(share * self.full_macs), 32, 10))
+        recipe = Recipe(phases=((epochs // 4, 24), (epochs - epochs // 4, 32)), rate=0.2, decay=1e-4)
+        path = self.work / f"general-{1 / share:.0f}-{epochs}.pt"
+        title = f"general 1/{1 / share:.0f}"
+        steps = len(self.data.train) // recipe.batch
+        loss = _loss(Tuning(softness=3.0))
+        fit(network, INPUT, recipe, self.epoch(128, None, 1.0), steps, loss, path, self.progress, title)
+        return network.eval()
+
+    def tuned(self, general: ResNet, tuning: Tuning, rows: Rows, name: str) -> Student:
+        """A submodel for the training images ``rows``."""
+        torch.manual_seed(2)
+        student = Student(general, tuning, len(self.view(0)[1][0]) - 10)
+        weights = np.where(rows, tuning.weight / rows.sum(), (1 - tuning.weight) / (~rows).sum())
+        recipe = Recipe(phases=((tuning.epochs, 32),), rate=tuning.rate, decay=1e-4)
+        steps = len(self.data.train) // 2 // recipe.batch
+        path = self.work / f"{name}.pt"
+        fit(student, INPUT, recipe, self.epoch(128, weights, 0.5), steps, _loss(tuning), path, self.progress, name)
+        if tuning.adjusted:
+            taught = self.taught
+            prior = np.array([weights[taught == c].sum() for c in range(10)]) + 1e-6
+            held = (self.data.held.images, self.held)
+            distil.undo_prior(student, INPUT, np.log(prior * len(prior)), held)
+        return student
+
+    @property
+    def taught(self) -> npt.NDArray[np.int64]:
+        """The teacher's answers for the training images."""
+        return np.asarray(self.view(0)[1][:, :10].argmax(1), np.int64)
+
+    def answered(self, said: Logits, scene: tuple[int, ...], doubt: npt.NDArray[np.float64] | None = None) -> float:
+        """The share of frames of a scene that a model answers at 1 % risk. ``doubt``: in the place of its own."""
+        shows = np.full(10, STRANGERS / (10 - len(scene)))
+        shows[list(scene)] = (1 - STRANGERS) / len(scene)
+        often = np.bincount(self.answers, minlength=10) / len(self.answers)
+        weights = (shows / often)[self.answers]
+        word = scores.softmax(said, temperature(said, self.answers, weights)) * shows
+        word /= word.sum(1, keepdims=True)
+        own = 1 - word.max(1) if doubt is None else 1 - (1 - doubt) * word.max(1)
+        drawn = np.random.default_rng(3).choice(len(said), _DRAWN, p=weights / weights.sum())
+        return scores.coverage_at(_RISK, own[drawn], (word.argmax(1) == self.answers)[drawn])
+
+    def said(self, network: ResNet) -> Logits:
+        return run(network, self.data.held.images, INPUT)
+
+
+def _loss(tuning: Tuning) -> Loss:
+    """Of the scores, and of the embedding where that counts: mean squared error after a linear map (A. Romero et al.,
+    "FitNets", arXiv 1412.6550)."""
+
+    def loss(said: list[Tensor], target: Tensor) -> Tensor:
+        student = F.log_softmax(said[-1] / tuning.softness, 1)
+        teacher = F.log_softmax(target[:, :10] / tuning.softness, 1)
+        value = F.kl_div(student, teacher, reduction="batchmean", log_target=True) * tuning.softness**2
+        if tuning.features:
+            value = value + tuning.features * F.mse_loss(said[0], target[:, 10:])
+        return value
+
+    return loss
+
+
+def lengths(bench: Bench) -> dict[str, Any]:
+    """General models by size, and by how long they are trained."""
+    found: dict[str, Any] = {}
+    for share in SHARES:
+        network = bench.general(share, bench.epochs)
+        said = bench.said(network)
+        found[f"1/{1 / share:.0f}"] = {
+            "parameters": network.parameters_count(),
+            "macs": macs(network),
+            "agreement": float((said.argmax(1) == bench.answers).mean()),
+            "answered": _mean([bench.answered(said, SCENES[number].classes) for number in SEEN]),
+        }
+    return found
+
+
+def trial(bench: Bench, name: str, share: float, scenes: tuple[int, ...]) -> dict[str, Any]:
+    """Each way of ``TRIALS[name]`` over ``scenes``, beside the general model that they all start from."""
+    general = bench.general(share, bench.epochs)
+    before = bench.said(general)
+    found: dict[str, Any] = {"general": _mean([bench.answered(before, SCENES[n].classes) for n in scenes])}
+    for way, tuning in TRIALS[name].items():
+        own = []
+        for number in scenes:
+            classes = SCENES[number].classes
+            student = bench.tuned(general, tuning, np.isin(bench.taught, classes), _file(share, bench, tuning, number))
+            own.append(bench.answered(bench.said(student), classes))
+        found[way] = _mean(own)
+    return found
+
+
+def stranger(bench: Bench, share: float, scenes: tuple[int, ...]) -> dict[str, Any]:
+    """A score of its own for "not mine", learned from the submodel's embedding, against what the scores say of it."""
+    general, found = bench.general(share, bench.epochs), dict[str, list[float]](own=[], separate=[])
+    images = bench.view(0)[0]
+    for number in scenes:
+        classes = SCENES[number].classes
+        student = bench.tuned(general, Tuning(), np.isin(bench.taught, classes), _file(share, bench, Tuning(), number))
+        said = bench.said(student)
+        some = np.random.default_rng(4).permutation(len(images))[:15_000]
+        other = ~np.isin(bench.taught[some], classes)
+        weights = np.where(other, STRANGERS / other.sum(), (1 - STRANGERS) / (~other).sum())
+        seen, asked = (_look(student, one)[:, 10:] for one in (images[some], bench.data.held.images))
+        doubt = _other(seen, other, weights, asked)
+        found["own"].append(bench.answered(said, classes))
+        found["separate"].append(bench.answered(said, classes, doubt))
+    return {way: _mean(own) for way, own in found.items()}
+
+
+def _other(
+    seen: npt.NDArray[np.float32], other: Rows, weights: npt.NDArray[np.float64], asked: npt.NDArray[np.float32]
+) -> npt.NDArray[np.float64]:
+    """The probability that what was ``asked`` about is none of the submodel's, by logistic regression."""
+    head = nn.Linear(seen.shape[1], 1)
+    middle, spread = seen.mean(0), seen.std(0) + 1e-6
+    x, y = torch.from_numpy((seen - middle) / spread), torch.from_numpy(other.astype(np.float32))
+    w = torch.from_numpy(weights.astype(np.float32))
+    optimiser = torch.optim.LBFGS(head.parameters(), max_iter=100)
+
+    def closure() -> Tensor:
+        optimiser.zero_grad()
+        value = (w * F.binary_cross_entropy_with_logits(head(x)[:, 0], y, reduction="none")).sum()
+        value = value + 1e-4 * head.weight.square().sum()
+        value.backward()  # type: ignore[no-untyped-call]
+        return value
+
+    optimiser.step(closure)  # type: ignore[no-untyped-call]
+    with torch.no_grad():
+        return np.asarray(torch.sigmoid(head(torch.from_numpy((asked - middle) / spread))[:, 0]).numpy(), np.float64)
+
+
+def methods(bench: Bench, share: float, count: int) -> dict[str, Any]:
+    """Ways to cut the data into ``count`` parts: the mean over scenes of what the best submodel answers."""
+    general = bench.general(share, bench.epochs)
+    embeddings = bench.view(0)[1][:, 10:]
+    likely = [partitions.together(SCENES[number].classes, 10) for number in SEEN]
+    own = codes.assign(embeddings, codes.fit(embeddings, 40, 0))
+    cut = {
+        "codes": partitions.by_codes(own, bench.taught, 10, likely, count),
+        "experts": partitions.by_experts(embeddings, bench.taught, 10, count, 0),
+        "scenes": [
+            partitions.Partition(np.isin(bench.taught, SCENES[n].classes), SCENES[n].classes) for n in SEEN[:count]
+        ],
+    }
+    before = bench.said(general)
+    found: dict[str, Any] = {"general": _mean([bench.answered(before, SCENES[n].classes) for n in SEEN])}
+    for method, parts in cut.items():
+        said = [before]
+        for number, part in enumerate(parts):
+            student = bench.tuned(general, Tuning(), part.rows, f"{method}-{1 / share:.0f}-{bench.epochs}-{number}")
+            said.append(bench.said(student))
+        best = [max(bench.answered(one, SCENES[n].classes) for one in said) for n in SEEN]
+        found[method] = {"submodels": len(parts), "answered": _mean(best)}
+    return found
+
+
+def _file(share: float, bench: Bench, tuning: Tuning, scene: int) -> str:
+    plain = replace(tuning, adjusted=True)  # what is trained is the same
+    words = "-".join(str(value) for value in vars(plain).values())
+    return f"tuned-{1 / share:.0f}-{bench.epochs}-{scene}-{words}"
+
+
+def _mean(values: list[float]) -> float:
+    return round(float(np.mean(values)), 4)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    known = (*TRIALS, "sizes", "stranger", "methods")
+    parser.add_argument("--try", dest="tried", action="append", choices=known, help="may come again; default: all")
+    parser.add_argument("--full", type=Path, default=Path("models/zoo/cifar10/full/1/model.onnx"))
+    parser.add_argument("--work", type=Path, default=cifar10.cache_directory() / "submodels")
+    parser.add_argument("--epochs", type=int, default=20, help="of a general model")
+    parser.add_argument("--share", type=float, default=1 / 13, help="of the full model's multiply-adds")
+    parser.add_argument("--scenes", type=int, nargs="+", default=[SEEN[0], SEEN[4], SEEN[5], SEEN[6]])
+    parser.add_argument("--count", type=int, default=8, help="parts that the data is cut into")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    asked = parser.parse_args()
+    bench = Bench(asked.full, asked.work, asked.epochs, asked.threads)
+    scenes = tuple(asked.scenes)
+    special: dict[str, Callable[[], dict[str, Any]]] = {
+        "sizes": lambda: lengths(bench),
+        "stranger": lambda: stranger(bench, asked.share, scenes),
+        "methods": lambda: methods(bench, asked.share, asked.count),
+    }
+    with bench.progress:
+        found = {
+            name: special[name]() if name in special else trial(bench, name, asked.share, scenes)
+            for name in asked.tried or known
+        }
+    setting = {"share": asked.share, "epochs": asked.epochs, "scenes": scenes, "views": _VIEWS, "images": "held-out"}
+    print(json.dumps({**setting, **found}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,282 @@
+"""Candidates: the local models that may go into a bundle, trained, made light, measured, and chosen by what they are
+worth.
+
+For each size there is a general model, and of it a submodel for each partition is made. The general ones go in; of the
+submodels those that add most to what is answered, for their bytes.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import torch
+from rich.progress import Progress
+
+from models import codes, cost, gates, partitions, quantise, recorded, scores
+from models.cifar10 import Images
+from models.distil import Logits, Teacher, mix, train_base, train_submodel
+from models.material import Material
+from models.networks import ResNet, macs, sized
+from models.partitions import Method, Partition, WorkingSet
+from models.plan import Plan, key
+from models.training import Recipe, sense
+from shared import files
+from shared.bundle import Model, digest, file_digest
+from shared.engine import Session
+from shared.gate import temperature
+from shared.image import preprocessor
+
+#: A local model's threshold on doubt when its coverage is measured.
+_SURE = 0.05
+#: Codes for each label, and how many there are at the most.
+_FINE, _MOST_CODES = 4, 256
+#: Timed runs of each model.
+_RUNS = 50
+#: INT8 takes the place of float16 where it takes at most so much of the time and answers as much, to a hundredth.
+_FASTER, _AS_MUCH = 0.9, 0.01
+#: Tuning frames that ranges are taken from.
+_CALIBRATING = 500
+#: Risk at which precisions are compared.
+_COMPARED = 0.01
+#: From so many looks on it pays to make the teacher quicker; and how often it must still say the same.
+_MANY, _THE_SAME = 20_000, 0.98
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """``share``: its multiply-adds, as a share of the full model's. ``part``: what it is for, found by ``method``; None
+    of a general model."""
+
+    name: str
+    share: float
+    part: Partition | None = None
+    method: Method | None = None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """``models``: the full model, the general ones and the submodels that were kept. ``found``: about the choice, for
+    people."""
+
+    models: dict[str, Model]
+    found: dict[str, str]
+
+
+def propose(plan: Plan, material: Material, likely: Sequence[WorkingSet]) -> list[Candidate]:
+    """The general models, the base model first, and the submodels, in every size and by every method of the plan."""
+    labels = material.classifier.labels
+    found = [Candidate("base" if not number else _sized("general", share), share) for number, share in _sizes(plan)]
+    for method in plan.methods:
+        for place, part in enumerate(_partition(plan, material, likely, method), 1):
+            words = "-".join(labels[label] for label in part.labels).lower()
+            plain = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in words)
+            name = f"{method[0]}{place:02}-{plain}"[:40].rstrip("-")
+            found += [
+                Candidate(name if not number else _sized(name, share), share, part, method)
+                for number, share in _sizes(plan)
+            ]
+    return found
+
+
+def _sizes(plan: Plan) -> list[tuple[int, float]]:
+    return list(enumerate(plan.shares))
+
+
+def _sized(name: str, share: float) -> str:
+    return f"{name}-1in{1 / share:.0f}"
+
+
+def _partition(plan: Plan, material: Material, likely: Sequence[WorkingSet], method: Method) -> list[Partition]:
+    learn, classes = material.learn, len(material.classifier.labels)
+    if method == "experts":
+        return partitions.by_experts(learn.embeddings, learn.answers, classes, plan.submodels, plan.seed)
+    count = min(_MOST_CODES, _FINE * classes, len(learn) // 4)
+    own = codes.assign(learn.embeddings, codes.fit(learn.embeddings, count, plan.seed))
+    return partitions.by_codes(own, learn.answers, classes, likely, plan.submodels)
+
+
+def train(
+    plan: Plan, material: Material, proposed: Sequence[Candidate], full: Path, work: Path, progress: Progress
+) -> dict[str, ResNet]:
+    """The networks by name, each taken from ``work`` where it is there already."""
+    learn, tune, spec = material.learn, material.tune, material.classifier.input
+    quick = quickened(plan, material, full, work)
+
+    def said(images: Images) -> Logits:
+        return recorded.run(quick, spec, recorded.as_pictures(images))
+
+    teacher = Teacher(said, learn.images, plan.views, plan.seed, work, progress)
+    early = plan.epochs // 4
+    batch = max(8, min(128, len(learn) // 8))
+    phases = ((early, spec.side * 3 // 4), (plan.epochs - early, spec.side))
+    general = Recipe(phases=tuple(phase for phase in phases if phase[0]), rate=0.2, batch=batch, decay=1e-4)
+    refining = Recipe(phases=((plan.refining, spec.side),), rate=0.05, batch=batch, decay=1e-4)
+    networks: dict[str, ResNet] = {}
+    of_size: dict[float, ResNet] = {}
+    for one in proposed:
+        origin = key(one.share, plan.views, plan.epochs)
+        if one.part is None:
+            torch.manual_seed(plan.seed + 1)
+            limit = int(one.share * cost.macs(material.classifier.graph, spec.side))
+            network = ResNet(sized(limit, spec.side, len(material.classifier.labels)))
+            train_base(network, spec, teacher, general, tune.split, work / f"base-{origin}.pt", progress, one.name)
+            of_size[one.share] = network
+        else:
+            network = ResNet(of_size[one.share].shape)
+            network.load_state_dict(of_size[one.share].state_dict())
+            held = (tune.images, tune.scores)
+            rows = one.part.rows
+            kept = work / f"{one.name}-{key(origin, plan.refining, digest(rows.tobytes()))}.pt"
+            train_submodel(network, spec, teacher, refining, rows, held, kept, progress, one.name)
+        networks[one.name] = network
+    return networks
+
+
+def quickened(plan: Plan, material: Material, full: Path, work: Path) -> Session:
+    """The full model as it teaches: in INT8 where there is much to say and it says the same in less time. It only
+    teaches; what students say is compared with the full model as it is. Decided once, for what is kept in ``work`` must
+    be of one voice."""
+    threads = torch.get_num_threads()
+    if plan.views * len(material.learn) < _MANY:
+        return Session(full, "cpu", threads)
+    path = work / "teacher.onnx"
+    if not path.exists():
+        pictures = recorded.as_pictures(material.tune.images)
+        try:
+            graph = quantise.int8(onnx.load(str(full)), _prepared(material))
+            quick = work / "teacher.int8"
+            files.write(quick, graph.SerializeToString(deterministic=True))
+            said = recorded.run(Session(quick, "cpu", threads), material.classifier.input, pictures)
+            alike = float((said.argmax(1) == material.tune.answers).mean())
+            fit = alike >= _THE_SAME and quantise.compare(full, quick, _prepared(material)[:1]).time <= _FASTER
+            quick.unlink()
+        except Exception:  # a stranger's graph, of which the quantiser makes what it can: the model itself will do
+            fit = False
+        files.write(path, graph.SerializeToString(deterministic=True) if fit else full.read_bytes())
+    return Session(path, "cpu", threads)
+
+
+def lighten(plan: Plan, material: Material, names: Sequence[str], directory: Path) -> str:
+    """Put INT8 in the place of float16 where the plan says so, or where it is better for the base model; what was
+    found, for people. All local models are of one precision, so that none is chosen for another reason than its word.
+    """
+    if plan.precision == "float16":
+        return "float16"
+    tune, spec = material.tune, material.classifier.input
+    images = _prepared(material)
+
+    def lighter(name: str) -> Path:
+        path = directory / name / "1" / "model.onnx"
+        quantised = quantise.int8(onnx.load(str(path)), images)
+        files.write(path.with_suffix(".int8"), quantised.SerializeToString(deterministic=True))
+        return path.with_suffix(".int8")
+
+    before, after = directory / "base" / "1" / "model.onnx", lighter("base")
+    said = [
+        recorded.run(Session(path, "cpu", torch.get_num_threads()), spec, recorded.as_pictures(tune.images))
+        for path in (before, after)
+    ]
+    was, is_ = (
+        scores.coverage_at(_COMPARED, scores.doubts(own, 1.0)["probability"], own.argmax(1) == tune.answers)
+        for own in said
+    )
+    cost_ = quantise.compare(before, after, images[:1])
+    found = (
+        f"int8 takes {cost_.time:.2f} of float16's time and {cost_.bytes:.2f} of its bytes, and answers "
+        f"{is_:.1%} of frames at 1 % risk for {was:.1%}"
+    )
+    if plan.precision == "auto" and (cost_.time > _FASTER or is_ < was - _AS_MUCH):
+        after.unlink()
+        return f"float16; {found}"
+    for name in names:
+        light = after if name == "base" else lighter(name)
+        light.replace(directory / name / "1" / "model.onnx")
+    return f"int8; {found}"
+
+
+def choose(
+    plan: Plan,
+    material: Material,
+    proposed: Sequence[Candidate],
+    networks: Mapping[str, ResNet],
+    likely: Sequence[WorkingSet],
+    directory: Path,
+) -> Choice:
+    """Temperatures and coverage on the tuning frames, as they are and as a camera sees them. Submodels that add too
+    little for their bytes are taken out of ``directory``."""
+    tune, spec = material.tune, material.classifier.input
+    sensed = sense(tune.images, np.random.default_rng(plan.seed))
+    pictures = recorded.as_pictures(np.concatenate([tune.images, sensed]))
+    paths = {name: directory / name / "1" / "model.onnx" for name in ("full", *networks)}
+    sessions = {name: (Session(path, "cpu", torch.get_num_threads()), spec) for name, path in paths.items()}
+    logits = recorded.run_all(sessions, pictures)
+    answers = logits["full"].argmax(1)
+    # Of the full model we ask whether it is right, where anybody knows; of a local one, whether it says what the full
+    # model would, and of a submodel that where it is used.
+    temperatures = {"full": 1.0 if tune.truth is None else temperature(logits["full"], np.tile(tune.truth, 2))}
+    for one in proposed:
+        weights = None if one.part is None else mix(np.isin(answers, one.part.labels))
+        temperatures[one.name] = temperature(logits[one.name], answers, weights)
+    coverage = {name: gates.coverage(own, temperatures[name], logits["full"], _SURE) for name, own in logits.items()}
+
+    general = [one.name for one in proposed if one.part is None]
+    special = [one for one in proposed if one.part is not None]
+    before = np.max([coverage[name] for name in general], axis=0)
+    megabytes = np.array([paths[one.name].stat().st_size / 1e6 for one in special])
+    table = np.array([coverage[one.name] for one in special]).reshape(len(special), len(before))
+
+    def kept_of(some: Sequence[int]) -> list[int]:
+        kept = partitions.keep(table[some], before, megabytes[some], likely, plan.least, plan.submodels)
+        return [some[number] for number in kept]
+
+    kept = kept_of(range(len(special)))
+    found = {"working sets": f"general models answer {partitions.answered(table[[]], before, likely):.1%}"}
+    for what, of in (
+        *((f"method {method}", method) for method in plan.methods if len(plan.methods) > 1),
+        *((f"size 1in{1 / share:.0f}", share) for share in plan.shares if len(plan.shares) > 1),
+        ("kept", None),
+    ):
+        some = [n for n, one in enumerate(special) if of is None or of in (one.method, one.share)]
+        chosen = kept if of is None else kept_of(some)
+        found[what] = (
+            f"{partitions.answered(table[chosen], before, likely):.1%} with {len(chosen)} of {len(some)} submodels in "
+            f"{megabytes[chosen].sum():.2f} MB"
+        )
+    names = ["full", *general, *(special[number].name for number in kept)]
+    for name in set(paths) - set(names):
+        shutil.rmtree(directory / name)
+    graph = material.classifier.graph
+    sizes = {name: (own.parameters_count(), macs(own, spec.side)) for name, own in networks.items() if name in names}
+    sizes["full"] = cost.parameters(graph), cost.macs(graph, spec.side)
+    image = np.zeros((1, 3, spec.side, spec.side), np.float32)
+    classes = {one.name: one.part.labels for one in special if one.part is not None}
+    models = {
+        name: Model(
+            role="full" if name == "full" else "base" if name == "base" else "submodel",
+            file=f"{name}/1/model.onnx",
+            bytes=paths[name].stat().st_size,
+            sha256=file_digest(paths[name]),
+            input=spec,
+            temperature=round(temperatures[name], 4),
+            parameters=sizes[name][0],
+            macs=sizes[name][1],
+            milliseconds=round(1000 * cost.seconds([paths[name]], image, _RUNS)[0], 3),
+            coverage=tuple(round(float(share), 4) for share in coverage[name]),
+            classes=classes.get(name, ()),
+        )
+        for name in names
+    }
+    return Choice(models, found)
+
+
+def _prepared(material: Material) -> npt.NDArray[np.float32]:
+    """Some tuning frames as the models take them."""
+    prepare = preprocessor(material.classifier.input)
+    pictures = recorded.as_pictures(material.tune.images[:_CALIBRATING])
+    return np.concatenate([prepare(picture) for picture in pictures])

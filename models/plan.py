@@ -1,0 +1,50 @@
+"""The plan of a bundle: everything that decides what is built."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from models.partitions import Method
+from shared.bundle import digest
+
+#: ``auto``: INT8 where it is measured to be quicker and to answer as much.
+Precision = Literal["auto", "float16", "int8"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that decides what is built. ``shares``: the multiply-adds of local models, as shares of the full
+    model's; the first is the base model's. ``methods``: how the data is partitioned. ``submodels``: how many there are
+    at the most, of each method and size, and in the end; ``least``: what each must add to the share of frames that are
+    answered, for a megabyte of its file. ``scenes``: labels that come together; drawn where there are none.
+    ``precision``: of the local models' weights and activations. ``views``: copies of the frames that the full model
+    looks at. ``epochs``, ``refining``: of a general model and of a submodel. ``pools``, ``typical``, ``frames``: of the
+    streams that gates are proven on."""
+
+    name: str
+    shares: tuple[float, ...] = (1 / 13,)
+    methods: tuple[Method, ...] = ("codes",)
+    submodels: int = 12
+    least: float = 0.002
+    scenes: tuple[tuple[int, ...], ...] = ()
+    views: int = 4
+    epochs: int = 40
+    refining: int = 3
+    tuning_pools: int = 4
+    pools: int = 16
+    typical: int = 48
+    frames: int = 1200
+    precision: Precision = "auto"
+    seed: int = 0
+
+
+#: For a try: every stage, in a minute.
+QUICK = Plan(
+    "quick", submodels=2, least=0.0, views=1, epochs=2, refining=1, tuning_pools=3, pools=3, typical=3, frames=60
+)
+
+
+def key(*parts: object) -> str:
+    """Tells results apart that were made from different things."""
+    return digest(repr(parts).encode())[:16]
