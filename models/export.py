@@ -30,7 +30,7 @@ def export(network: ResNet, path: Path, metadata: dict[str, str]) -> None:
     Weights are stored as float16 and cast when the model is loaded (constant folding), so arithmetic is float32.
     ``metadata`` goes into the file's properties under ``cachenet.*``.
     """
-    graph = _Graph()
+    graph = Graph()
     x = graph.convolution("stem", "image", network.stem[0], network.stem[1], relu=True)  # type: ignore[arg-type]
     for s, stage in enumerate(network.stages):
         for b, block in enumerate(stage.children()):
@@ -45,12 +45,19 @@ def export(network: ResNet, path: Path, metadata: dict[str, str]) -> None:
         "scores",
         transB=1,
     )
+    write(graph, network.shape.classes, path, metadata)
+
+
+def write(graph: Graph, classes: int, path: Path, metadata: dict[str, str], side: int | None = None) -> None:
+    """Write a graph from ``image`` to ``scores`` of ``classes`` classes to ``path``; it takes pictures of ``side``
+    pixels, or of any size."""
+    image: list[str | int | None] = ["n", 3, side, side] if side is not None else ["n", 3, "h", "w"]
     model = helper.make_model(
         helper.make_graph(
             graph.nodes,
             "cachenet",
-            [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 3, "h", "w"])],
-            [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["n", network.shape.classes])],
+            [helper.make_tensor_value_info("image", TensorProto.FLOAT, image)],
+            [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["n", classes])],
             graph.weights,
         ),
         opset_imports=[helper.make_opsetid("", _OPSET)],
@@ -62,7 +69,7 @@ def export(network: ResNet, path: Path, metadata: dict[str, str]) -> None:
     files.write(path, model.SerializeToString(deterministic=True))
 
 
-def _block(graph: _Graph, name: str, x: str, block: Block) -> str:
+def _block(graph: Graph, name: str, x: str, block: Block) -> str:
     y = graph.convolution(f"{name}.conv1", x, block.conv1, block.norm1, relu=True)
     y = graph.convolution(f"{name}.conv2", y, block.conv2, block.norm2, relu=False)
     if isinstance(block.shortcut, nn.Sequential):
@@ -70,7 +77,7 @@ def _block(graph: _Graph, name: str, x: str, block: Block) -> str:
     return graph.node("Relu", [graph.node("Add", [y, x], f"{name}.sum")], f"{name}.out")
 
 
-class _Graph:
+class Graph:
     """Nodes and weights under construction. Every method returns the name of the tensor it made."""
 
     def __init__(self) -> None:
@@ -84,6 +91,16 @@ class _Graph:
     def constant(self, name: str, value: Weights) -> str:
         self.weights.append(numpy_helper.from_array(value.astype(np.float16), f"{name}.half"))
         return self.node("Cast", [f"{name}.half"], name, to=TensorProto.FLOAT)
+
+    def small_constant(self, name: str, value: Weights) -> str:
+        """A weight in eight bits, with a scale for each output channel, its first axis; like ``constant`` it is made
+        whole when the model is loaded."""
+        axes = tuple(range(1, value.ndim))
+        scale = np.maximum(np.abs(value).max(axes, keepdims=True), 1e-12) / 127
+        self.weights.append(numpy_helper.from_array(np.rint(value / scale).astype(np.int8), f"{name}.steps"))
+        self.weights.append(numpy_helper.from_array(scale.astype(np.float32), f"{name}.scale"))
+        steps = self.node("Cast", [f"{name}.steps"], f"{name}.cast", to=TensorProto.FLOAT)
+        return self.node("Mul", [steps, f"{name}.scale"], name)
 
     def convolution(self, name: str, x: str, conv: nn.Conv2d, norm: nn.BatchNorm2d, relu: bool) -> str:
         weight, bias = fold(conv, norm)
