@@ -22,14 +22,16 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 import torch
 from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models import cifar10, codes, distil, partitions, recorded, scores
+from models import cifar10, codes, cost, distil, partitions, quantise, recorded, scores
 from models.cifar10 import INPUT, Images
+from models.export import export
 from models.kept import kept
 from models.networks import RESNET18, ResNet, macs, sized
 from models.restore import restore
@@ -37,6 +39,7 @@ from models.scenes import SCENES, SEEN
 from models.streams import STRANGERS
 from models.training import Batch, Epoch, Loss, Recipe, augment, fit, normalise
 from models.training import scores as run
+from shared import files
 from shared.engine import Session
 from shared.gate import temperature
 
@@ -158,12 +161,12 @@ class Bench:
 
         return batches
 
-    def general(self, share: float, epochs: int) -> ResNet:
-        """A general model of ``share`` of the full model's multiply-adds."""
+    def general(self, share: float, epochs: int, blocks: int = 1) -> ResNet:
+        """A general model of ``share`` of the full model's multiply-adds, with ``blocks`` in each of three stages."""
         torch.manual_seed(1)
-        network = ResNet(sized(int(share * self.full_macs), 32, 10))
+        network = ResNet(sized(int(share * self.full_macs), 32, 10, (blocks,) * 3))
         recipe = Recipe(phases=((epochs // 4, 24), (epochs - epochs // 4, 32)), rate=0.2, decay=1e-4)
-        path = self.work / f"general-{1 / share:.0f}-{epochs}.pt"
+        path = self.work / f"general-{1 / share:.0f}-{epochs}{f'-{blocks}' if blocks > 1 else ''}.pt"
         title = f"general 1/{1 / share:.0f}"
         steps = len(self.data.train) // recipe.batch
         loss = _loss(Tuning(softness=3.0))
@@ -222,19 +225,38 @@ def _loss(tuning: Tuning) -> Loss:
     return loss
 
 
-def lengths(bench: Bench) -> dict[str, Any]:
-    """General models by size, and by how long they are trained."""
-    found: dict[str, Any] = {}
-    for share in SHARES:
-        network = bench.general(share, bench.epochs)
-        said = bench.said(network)
-        found[f"1/{1 / share:.0f}"] = {
-            "parameters": network.parameters_count(),
-            "macs": macs(network),
-            "agreement": float((said.argmax(1) == bench.answers).mean()),
-            "answered": _mean([bench.answered(said, SCENES[number].classes) for number in SEEN]),
-        }
-    return found
+def sizes(bench: Bench) -> dict[str, Any]:
+    """General models by size."""
+    return {f"1/{1 / share:.0f}": _worth(bench, bench.general(share, bench.epochs)) for share in SHARES}
+
+
+def depth(bench: Bench, share: float) -> dict[str, Any]:
+    """General models by the number of blocks in a stage, all of one size."""
+    return {f"{blocks} a stage": _worth(bench, bench.general(share, bench.epochs, blocks)) for blocks in (1, 2, 3)}
+
+
+def patience(bench: Bench, share: float) -> dict[str, Any]:
+    """General models by how long they are trained."""
+    lengths = (bench.epochs // 2, bench.epochs, 2 * bench.epochs)
+    return {f"{epochs} epochs": _worth(bench, bench.general(share, epochs)) for epochs in lengths}
+
+
+def _worth(bench: Bench, network: ResNet) -> dict[str, Any]:
+    """``ms``: a picture, one thread of this machine, float16 and INT8."""
+    said = bench.said(network)
+    whole, light = bench.work / "one.onnx", bench.work / "one-light.onnx"
+    export(network.eval(), whole, {})
+    images = normalise(bench.data.held.images[:500], INPUT).numpy()
+    files.write(light, quantise.int8(onnx.load(str(whole)), images).SerializeToString())
+    times = cost.seconds([whole, light], images[:1], 100)
+    return {
+        "widths": network.shape.widths,
+        "parameters": network.parameters_count(),
+        "macs": macs(network),
+        "ms": dict(zip(("float16", "int8"), (round(1000 * one, 3) for one in times), strict=True)),
+        "agreement": float((said.argmax(1) == bench.answers).mean()),
+        "answered": _mean([bench.answered(said, SCENES[number].classes) for number in SEEN]),
+    }
 
 
 def trial(bench: Bench, name: str, share: float, scenes: tuple[int, ...]) -> dict[str, Any]:
@@ -329,7 +351,7 @@ def _mean(values: list[float]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    known = (*TRIALS, "sizes", "stranger", "methods")
+    known = ("sizes", "depth", "patience", *TRIALS, "stranger", "methods")
     parser.add_argument("--try", dest="tried", action="append", choices=known, help="may come again; default: all")
     parser.add_argument("--full", type=Path, default=Path("models/zoo/cifar10/full/1/model.onnx"))
     parser.add_argument("--work", type=Path, default=cifar10.cache_directory() / "submodels")
@@ -342,7 +364,9 @@ def main() -> None:
     bench = Bench(asked.full, asked.work, asked.epochs, asked.threads)
     scenes = tuple(asked.scenes)
     special: dict[str, Callable[[], dict[str, Any]]] = {
-        "sizes": lambda: lengths(bench),
+        "sizes": lambda: sizes(bench),
+        "depth": lambda: depth(bench, asked.share),
+        "patience": lambda: patience(bench, asked.share),
         "stranger": lambda: stranger(bench, asked.share, scenes),
         "methods": lambda: methods(bench, asked.share, asked.count),
     }

@@ -88,8 +88,8 @@ def _fill(plan: Plan, material: Material, work: Path, directory: Path, progress:
     networks = candidates.train(plan, material, proposed, full, work, progress)
     for name, network in networks.items():
         export(network.eval(), directory / name / "1" / "model.onnx", {**properties, "model": name})
-    precision = candidates.lighten(plan, material, list(networks), directory)
-    choice = candidates.choose(plan, material, proposed, networks, likely, directory)
+    precision = candidates.lighten(plan, material, list(networks), directory, progress)
+    choice = candidates.choose(plan, material, proposed, networks, likely, directory, progress)
     context, proven = _prove(plan, material, choice.models, scenes, directory, work, progress, workers)
     provenance = {
         "plan": digest(msgspec.json.encode(plan)),
@@ -147,10 +147,17 @@ def _find(
     proving = proof.kinds(material.prove, scenes, plan.pools, plan.typical, plan.frames, plan.seed, sessions, progress)
     if not proving:
         return family.context, tuple(Gate(budget, 0.0, _CONFIDENCE, 0, 0.0) for budget in _BUDGETS)
-    risks = gates.fit(proving, family, _BUDGETS, _CONFIDENCE, workers=workers)
+    total = len(gates.GRID) + (len(gates.ENTROPIES) if family.submodels else 0)
+    task = progress.add_task("gates", total=total)
+
+    def tried() -> None:
+        progress.advance(task)
+
+    risks = gates.fit(proving, family, _BUDGETS, _CONFIDENCE, workers=workers, tried=tried)
     entropies = [0.0] * len(_BUDGETS)
     if family.submodels:
-        entropies = gates.fit(proving, family, _BUDGETS, _CONFIDENCE, replay.paper, gates.ENTROPIES, workers)
+        entropies = gates.fit(proving, family, _BUDGETS, _CONFIDENCE, replay.paper, gates.ENTROPIES, workers, tried)
+    progress.remove_task(task)
     least = min(len(kind.apart) for kind in proving)
     return family.context, tuple(
         Gate(budget, risk, _CONFIDENCE, least, nats)

@@ -162,7 +162,7 @@ def quickened(plan: Plan, material: Material, full: Path, work: Path) -> Session
     return Session(path, "cpu", threads)
 
 
-def lighten(plan: Plan, material: Material, names: Sequence[str], directory: Path) -> str:
+def lighten(plan: Plan, material: Material, names: Sequence[str], directory: Path, progress: Progress) -> str:
     """Put INT8 in the place of float16 where the plan says so, or where it is better for the base model; what was
     found, for people. All local models are of one precision, so that none is chosen for another reason than its word.
     """
@@ -194,7 +194,7 @@ def lighten(plan: Plan, material: Material, names: Sequence[str], directory: Pat
     if plan.precision == "auto" and (cost_.time > _FASTER or is_ < was - _AS_MUCH):
         after.unlink()
         return f"float16; {found}"
-    for name in names:
+    for name in progress.track(names, description="eight bits"):
         light = after if name == "base" else lighter(name)
         light.replace(directory / name / "1" / "model.onnx")
     return f"int8; {found}"
@@ -207,6 +207,7 @@ def choose(
     networks: Mapping[str, ResNet],
     likely: Sequence[WorkingSet],
     directory: Path,
+    progress: Progress,
 ) -> Choice:
     """Temperatures and coverage on the tuning frames, as they are and as a camera sees them. Submodels that add too
     little for their bytes are taken out of ``directory``."""
@@ -214,8 +215,10 @@ def choose(
     sensed = sense(tune.images, np.random.default_rng(plan.seed))
     pictures = recorded.as_pictures(np.concatenate([tune.images, sensed]))
     paths = {name: directory / name / "1" / "model.onnx" for name in ("full", *networks)}
-    sessions = {name: (Session(path, "cpu", torch.get_num_threads()), spec) for name, path in paths.items()}
-    logits = recorded.run_all(sessions, pictures)
+    logits = {
+        name: recorded.run(Session(path, "cpu", torch.get_num_threads()), spec, pictures)
+        for name, path in progress.track(paths.items(), description="what each is worth")
+    }
     answers = logits["full"].argmax(1)
     # Of the full model we ask whether it is right, where anybody knows; of a local one, whether it says what the full
     # model would, and of a submodel that where it is used.

@@ -132,6 +132,7 @@ def fit(
     rule: Rule = ours,
     grid: Sequence[float] = GRID,
     workers: int = 1,
+    tried: Callable[[], object] = lambda: None,
 ) -> list[float]:
     """For each budget the loosest threshold of ``grid`` at which ``rule`` keeps within it; 0 if it does at none.
 
@@ -141,7 +142,8 @@ def fit(
 
     Fixed-sequence testing (A. Angelopoulos et al., "Learn then Test", arXiv 2110.01052, section 2.2): thresholds are
     tried from the strictest and the first that cannot be shown to hold ends the search, so no correction for their
-    number is due. ``workers``: processes to replay with; they change nothing but the time.
+    number is due. ``workers``: processes to replay with; they change nothing but the time. ``tried`` is called after
+    each threshold.
     """
     every = {id(stream): stream for kind in kinds for stream in kind.apart + kind.typical}
     streams = list(every.values())
@@ -158,6 +160,7 @@ def fit(
                 budget for budget in open_ if worst <= budget and all(_rare(several > budget) for several in typical)
             }
             proven |= dict.fromkeys(open_, threshold)
+            tried()
             if not open_:
                 break
     return [proven[budget] for budget in budgets]

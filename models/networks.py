@@ -94,24 +94,25 @@ class ResNet(nn.Module):
         return sum(p.numel() for name, p in self.named_parameters() if not name.startswith("auxiliary"))
 
 
-def sized(limit: int, side: int, classes: int) -> Shape:
-    """The largest net of ``BASE``'s proportions that does a picture of ``side`` pixels in ``limit`` multiply-adds."""
+def sized(limit: int, side: int, classes: int, blocks: tuple[int, ...] = BASE.blocks) -> Shape:
+    """The largest net of ``BASE``'s proportions, with so many blocks in each stage, that does a picture of ``side``
+    pixels in ``limit`` multiply-adds."""
     stem = 1
     while side // stem >= 56:
         stem *= 2
-    best = _scaled(4, classes, stem)
-    for quarter in range(5, 200):
-        shape = _scaled(quarter, classes, stem)
+    best = _scaled(4, classes, stem, blocks)
+    for sixteenths in range(5, 200):
+        shape = _scaled(sixteenths, classes, stem, blocks)
         if macs(ResNet(shape), side) > limit:
             break
         best = shape
     return best
 
 
-def _scaled(quarters: int, classes: int, stem: int) -> Shape:
+def _scaled(sixteenths: int, classes: int, stem: int, blocks: tuple[int, ...]) -> Shape:
     """``BASE`` with so many sixteenths of its channels, in multiples of four."""
-    widths = tuple(max(4, round(width * quarters / 16 / 4) * 4) for width in BASE.widths)
-    return Shape(widths, BASE.blocks, classes, stem)
+    widths = tuple(max(4, round(width * sixteenths / 16 / 4) * 4) for width in BASE.widths)
+    return Shape(widths, blocks, classes, stem)
 
 
 def macs(network: ResNet, side: int = 32) -> int:
