@@ -8,7 +8,7 @@ policy decides over the same scores:
 - ``ours``: frame cache, submodels, base model and context, the gate at the budget.
 - ``cachenet``: the paper's rule (arXiv 2007.01793), one submodel and the entropy of what it says, the threshold fitted
   to the same budget on the same streams as ours; the best submodel is always there.
-- ``generalist``: ours without submodels.
+- ``generalist``: ours without specialised submodels.
 - ``server+context``: the full model on every frame with our filter; ``server-only``: the same without.
 - ``oracle``: a local answer wherever any local model's first label is the reference's, else ``server+context``'s.
 
@@ -21,7 +21,6 @@ from __future__ import annotations
 import argparse
 import json
 from collections import defaultdict
-from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
@@ -70,7 +69,7 @@ def _policies(recording: Recorded, family: replay.Family, gate: Gate, budget: fl
     ways = {
         "ours": replay.ours(recording, family, gate.risk),
         "cachenet": replay.paper(recording, family, gate.entropy),
-        "generalist": replay.ours(recording, replace(family, submodels=()), gate.risk),
+        "generalist": replay.ours(recording, family.generalists(), gate.risk),
         "server+context": replay.full_alone(recording, family, family.context, gate.risk),
         "server-only": replay.full_alone(recording, family, FORGETFUL),
     }

@@ -100,10 +100,10 @@ def _headline(figures: dict[str, Any]) -> str:
     head = (
         "answered locally",
         "with submodels",
-        "base model alone",
+        "general models alone",
         "difference",
         "false hits",
-        "false hits, base alone",
+        "false hits, general alone",
     )
     return (
         f"<p>Stream <code>{about['name']}</code>: {about['streams']} streams of {about['frames']} frames, at a budget "
@@ -200,7 +200,7 @@ def _coverage(report: Report) -> Figure:
 
 
 def _map(report: Report) -> Figure:
-    submodels = report.manifest.submodels()
+    submodels = [name for name in report.manifest.submodels() if report.manifest.models[name].classes]
     columns = 4
     rows = -(-len(submodels) // columns)
     figure = _figure(11, 5.2 + 2.5 * rows)

@@ -4,7 +4,7 @@ that its answers are compared with."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -41,7 +41,8 @@ class Recorded:
 
 @dataclass(frozen=True)
 class Family:
-    """The models of a bundle as a replay needs them: ``temperatures`` and ``coverage`` by name."""
+    """The models of a bundle as a replay needs them: ``temperatures`` and ``coverage`` by name. ``general``: those of
+    the ``submodels`` that are meant for all labels, in other sizes than the base model's."""
 
     full: str
     base: str
@@ -49,6 +50,11 @@ class Family:
     temperatures: dict[str, float]
     coverage: dict[str, npt.NDArray[np.float64]]
     context: ContextParameters
+    general: tuple[str, ...] = ()
+
+    def generalists(self) -> Family:
+        """Without those that are good at some labels: what these add to models of their sizes is the difference."""
+        return replace(self, submodels=self.general)
 
 
 def family(manifest: Manifest) -> Family:
@@ -68,6 +74,7 @@ def family_of(models: Mapping[str, Model], context: ContextParameters) -> Family
         {name: model.temperature for name, model in models.items()},
         {name: np.array(model.coverage) for name, model in models.items()},
         context,
+        tuple(name for name in names["submodel"] if not models[name].classes),
     )
 
 

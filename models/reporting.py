@@ -4,7 +4,7 @@ page."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -129,8 +129,7 @@ def _sessions(
         return None
     chosen = {"all": range(len(table)), **({"unseen": UNSEEN} if known and len(table) == len(SCENES) else {})}
     threshold = manifest.gate(_BUDGET).risk
-    general = tuple(name for name in family.submodels if not manifest.models[name].classes)
-    ways = {"selected": family, "same_size_generalist": replace(family, submodels=general)}
+    ways = {"selected": family, "same_size_generalist": family.generalists()}
     chosen_rows = np.flatnonzero(np.isin(part.split.labels, present))
     tables = {name: own[chosen_rows] for name, own in said.items()}  # what the models say of the pictures of ``split``
     task = progress.add_task("sessions", total=len(chosen) * count * len(ways))
