@@ -21,6 +21,7 @@ from edge_agent import settings as checks
 from edge_agent.agent import Agent
 from edge_agent.core.replacement import POLICIES
 from edge_agent.deployment import DeploymentError
+from edge_agent.recorder import Recorder
 from edge_agent.report import Sink
 from edge_agent.settings import GATES, LEVELS, MODES, Settings
 from edge_agent.source import Source, SourceError, open_source
@@ -31,6 +32,7 @@ from shared.bundle import Bundle, BundleError
 from shared.engine import EngineError, providers
 from shared.link import Address, LinkError, address, password
 from shared.protocol import Malformed, check_device
+from shared.stream import StreamError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 _stderr = Console(stderr=True)
@@ -75,6 +77,7 @@ def run(
     fps: Annotated[float | None, typer.Option(help="Pace of a file; default: as fast as it goes.")] = None,
     frames: Annotated[int | None, typer.Option(help="Stop after so many frames.")] = None,
     metrics: Annotated[str | None, typer.Option(help="Serve /metrics for Prometheus on this [host:]port.")] = None,
+    record: Annotated[str | None, typer.Option(help="Keep the frames as a stream in this new directory.")] = None,
     output: Annotated[str | None, typer.Option(help="Write a JSON line per frame to this file, or - .")] = None,
     summary: Annotated[str | None, typer.Option(help="Write the summary as JSON to this file.")] = None,
     view: Annotated[bool | None, typer.Option(help="Live terminal view; default: if stderr is one.")] = None,
@@ -102,6 +105,7 @@ def run(
         StoreError,
         BundleError,
         SourceError,
+        StreamError,
         EngineError,
         Malformed,
         ValueError,
@@ -134,6 +138,8 @@ def run(
         _refuse(str(error))
     finally:
         sink.close()
+        if isinstance(frames_in, Recorder):
+            frames_in.finish()
     figures = agent.summary(frames_in)
     if settings.summary:
         try:
@@ -197,6 +203,8 @@ def _prepare(settings: Settings) -> tuple[Agent, Any, Sink]:
 
         trusted = Key(Path(settings.trusted_key))
     source = open_source(settings.source, settings.fps)
+    if settings.record:
+        source = Recorder(source, Path(settings.record), settings.fps)
     return Agent(settings, where, store, bundle, trusted), source, Sink(settings.output)
 
 

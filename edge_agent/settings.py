@@ -64,6 +64,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     fps: Annotated[float, msgspec.Meta(ge=0.001, le=1e6)] | None = None
     frames: Annotated[int, msgspec.Meta(ge=1)] | None = None
     metrics: str = ""
+    record: str = ""
     output: str = ""
     summary: str = ""
 

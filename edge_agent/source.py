@@ -43,10 +43,13 @@ class Shot:
 class Source(Protocol):
     """Yields shots until it ends or ``close`` is called from any thread."""
 
-    dropped: int
-    """Live frames that were replaced by a later one before they were taken."""
-    broken: int
-    """Files that held no picture."""
+    @property
+    def dropped(self) -> int:
+        """Live frames that were replaced by a later one before they were taken."""
+
+    @property
+    def broken(self) -> int:
+        """Files that held no picture."""
 
     def __iter__(self) -> Iterator[Shot]: ...
     def close(self) -> None: ...

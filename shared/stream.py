@@ -18,8 +18,12 @@ from shared.image import BadPicture, Picture, decode
 FORMAT = 1
 MANIFEST = "stream.json"
 
+Files = Literal["%06d.png", "%06d.jpg"]
 # JPEG of 95 keeps the sensor noise, which is what a frame cache must live with.
-_CODEC = {"%06d.png": [cv2.IMWRITE_PNG_COMPRESSION, 1], "%06d.jpg": [cv2.IMWRITE_JPEG_QUALITY, 95]}
+_CODEC: dict[Files, list[int]] = {
+    "%06d.png": [cv2.IMWRITE_PNG_COMPRESSION, 1],
+    "%06d.jpg": [cv2.IMWRITE_JPEG_QUALITY, 95],
+}
 
 
 class StreamError(Exception):
@@ -37,7 +41,7 @@ class Recording(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     fps: float
     labels: tuple[str, ...]
     truth: tuple[int, ...] | None
-    files: Literal["%06d.png", "%06d.jpg"]
+    files: Files
 
     def check(self) -> None:
         """Raise ``StreamError`` if the fields do not fit one another."""
@@ -75,35 +79,66 @@ def picture(directory: Path, recording: Recording, index: int) -> Picture:
         raise StreamError(f"{path}: {error}") from None
 
 
+class Writer:
+    """A stream directory under construction: pictures first, one after the other, and what they are at the end."""
+
+    def __init__(self, directory: Path, files: Files) -> None:
+        """``directory`` must be new or empty. Raises ``StreamError``."""
+        self.count = 0
+        self._directory, self._files = directory, files
+        self._written: list[Path] = []
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            # Numbered pictures are easily someone's own; nothing is ever overwritten.
+            taken = any(directory.iterdir())
+        except OSError as error:
+            raise StreamError(f"{directory}: {error.strerror}") from None
+        if taken:
+            raise StreamError(f"{directory} is not empty; name a new directory")
+
+    def add(self, frame: Picture) -> None:
+        """Raises ``StreamError`` if it cannot be written."""
+        done, data = cv2.imencode(Path(self._files).suffix, frame, _CODEC[self._files])
+        if not done:
+            raise StreamError(f"picture {self.count} could not be encoded")
+        self._put(self._directory / (self._files % self.count), data.tobytes())
+        self.count += 1
+
+    def finish(self, recording: Recording) -> None:
+        """Say what the pictures are. Raises ``StreamError``."""
+        recording.check()
+        if self.count < recording.frames:
+            raise StreamError(f"{self.count} pictures, {recording.frames} promised")
+        partial = self._directory / (MANIFEST + ".part")
+        self._put(partial, msgspec.json.encode(recording))
+        partial.rename(self._directory / MANIFEST)
+
+    def discard(self) -> None:
+        """Take away what was written."""
+        for path in self._written:
+            path.unlink(missing_ok=True)
+
+    def _put(self, path: Path, data: bytes) -> None:
+        self._written.append(path)
+        try:
+            path.write_bytes(data)
+        except OSError as error:
+            raise StreamError(f"{self._directory}: {error.strerror}") from None
+
+
 def write(directory: Path, recording: Recording, pictures: Iterable[Picture]) -> None:
     """Write ``recording.frames`` pictures, then ``stream.json``, into ``directory``, which must be new or empty.
 
     If anything fails, interruption included, the files written so far are removed. Raises ``StreamError``.
     """
     recording.check()
-    suffix = Path(recording.files).suffix
-    written: list[Path] = []
+    writer = Writer(directory, recording.files)
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        # Numbered pictures are easily someone's own; nothing is ever overwritten.
-        if any(directory.iterdir()):
-            raise StreamError(f"{directory} is not empty; name a new directory")
-        for index, frame in enumerate(pictures):
-            if index == recording.frames:
+        for frame in pictures:
+            if writer.count == recording.frames:
                 raise StreamError(f"more than the {recording.frames} pictures promised")
-            done, data = cv2.imencode(suffix, frame, _CODEC[recording.files])
-            if not done:
-                raise StreamError(f"picture {index} could not be encoded")
-            written.append(directory / (recording.files % index))
-            written[-1].write_bytes(data.tobytes())
-        if len(written) < recording.frames:
-            raise StreamError(f"{len(written)} pictures, {recording.frames} promised")
-        written.append(directory / (MANIFEST + ".part"))
-        written[-1].write_bytes(msgspec.json.encode(recording))
-        written[-1].rename(directory / MANIFEST)
-    except BaseException as error:
-        for path in written:
-            path.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise StreamError(f"{directory}: {error.strerror}") from None
+            writer.add(frame)
+        writer.finish(recording)
+    except BaseException:
+        writer.discard()
         raise

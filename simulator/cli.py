@@ -105,6 +105,45 @@ def _learn(scene: int, fps: float, seed: int, link_name: str, bundle: Path, out:
 
 
 @app.command()
+def stream(
+    name: Annotated[str, typer.Argument(help="camera, held, dwell, session or shuffled.")],
+    out: Annotated[Path, typer.Option(help="A new directory for it.")],
+    frames: Annotated[int, typer.Option(min=1, help="How long it is.")] = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same bytes.")] = 0,
+    images: Annotated[str, typer.Option(help="sample, which ships, or test: CIFAR-10's, downloaded once.")] = "sample",
+    preview: Annotated[Path | None, typer.Option(help="Draw a contact sheet, PNG.")] = None,
+) -> None:
+    """Write a stream as files, which edge-agent plays like a camera.
+
+    Example: simulator stream dwell --frames 500 --out build/dwell --preview build/dwell.png
+    """
+    import cv2
+    from rich.progress import Progress
+
+    from models import cifar10, sample, streams
+    from models.cifar10 import DatasetError
+    from shared import files
+    from shared.stream import StreamError
+    from simulator.sheet import contact_sheet
+
+    if images not in ("sample", "test"):
+        _end(2, f"--images {images!r} is neither sample nor test")
+    try:
+        split = sample.load() if images == "sample" else cifar10.load().test
+        plan = streams.plan(streams.named(name), split.labels, seed, frames)
+        with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
+            task = progress.add_task("frames", total=frames)
+            streams.record(plan, split.images, out, cifar10.LABELS, lambda done: progress.update(task, completed=done))
+        if preview is not None:
+            files.write(preview, cv2.imencode(".png", contact_sheet(out))[1].tobytes())
+    except (streams.UnknownStream, StreamError, DatasetError) as error:
+        _end(2, str(error))
+    except OSError as error:
+        _end(2, f"{error.filename or preview}: {error.strerror}")
+    typer.echo(f"Written: {out}, {frames} frames of {name}, seed {seed}" + (f"; {preview}" if preview else ""))
+
+
+@app.command()
 def link(
     listen: Annotated[int, typer.Option(min=1, max=65535, help="Port of this machine that the device connects to.")],
     to: Annotated[str, typer.Option(help="The broker, HOST:PORT.")],

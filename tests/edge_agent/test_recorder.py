@@ -1,0 +1,94 @@
+"""Recording: what passed is played again; what cannot be kept harms nothing."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edge_agent.recorder import Recorder
+from edge_agent.source import Shot, open_source
+from shared import stream
+
+
+class Shots:
+    dropped, broken = 2, 1
+
+    def __init__(self, shots: list[Shot]) -> None:
+        self.closed, self._shots = False, shots
+
+    def __iter__(self) -> Iterator[Shot]:
+        return iter(self._shots)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def shots(count: int, side: int = 32, truth: tuple[str | None, ...] = ("ship", "cat")) -> list[Shot]:
+    rng = np.random.default_rng(0)
+    return [
+        Shot(rng.integers(0, 256, (side, side, 3), np.uint8), truth[number % len(truth)]) for number in range(count)
+    ]
+
+
+def record(directory: Path, given: list[Shot], fps: float | None = 25.0) -> list[Shot]:
+    recorder = Recorder(Shots(given), directory, fps)
+    passed = list(recorder)
+    recorder.finish()
+    return passed
+
+
+def test_frames_pass_through_and_are_played_again_with_their_truth(tmp_path: Path) -> None:
+    given = shots(3)
+    assert record(tmp_path / "new", given) == given
+    recording = stream.read(tmp_path / "new")
+    assert (recording.frames, recording.fps, recording.name) == (3, 25.0, "new")
+    for played, shot in zip(open_source(str(tmp_path / "new")), given, strict=True):
+        assert np.array_equal(played.picture, shot.picture)
+        assert played.truth == shot.truth
+
+
+def test_truth_that_is_not_known_of_every_frame_is_known_of_none(tmp_path: Path) -> None:
+    record(tmp_path / "new", shots(4, truth=("ship", None)))
+    assert stream.read(tmp_path / "new").truth is None
+
+
+def test_large_pictures_are_kept_as_jpeg(tmp_path: Path) -> None:
+    record(tmp_path / "new", shots(1, side=200))
+    assert stream.read(tmp_path / "new").files == "%06d.jpg"
+
+
+def test_a_source_without_frames_leaves_no_stream(tmp_path: Path) -> None:
+    record(tmp_path / "new", [])
+    assert not list((tmp_path / "new").iterdir())
+
+
+def test_a_directory_with_something_in_it_is_refused_at_once(tmp_path: Path) -> None:
+    (tmp_path / "mine.png").write_bytes(b"")
+    with pytest.raises(stream.StreamError, match="is not empty"):
+        Recorder(Shots([]), tmp_path, None)
+
+
+def test_a_full_disk_ends_the_recording_and_not_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was kept until then is a stream all the same."""
+    write = Path.write_bytes
+
+    def fails(path: Path, data: bytes) -> int:
+        if path.name == "000002.png":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(path, data)
+
+    monkeypatch.setattr(Path, "write_bytes", fails)
+    assert len(record(tmp_path / "new", shots(5))) == 5
+    assert stream.read(tmp_path / "new").frames == 2
+
+
+def test_what_the_source_counts_shows_and_closing_closes_it(tmp_path: Path) -> None:
+    source = Shots([])
+    recorder = Recorder(source, tmp_path / "new", None)
+    assert (recorder.dropped, recorder.broken) == (2, 1)
+    recorder.close()
+    assert source.closed
