@@ -14,9 +14,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -31,15 +31,17 @@ from torch.nn import functional as F
 
 from models import cifar10, codes, cost, distil, partitions, quantise, recorded, scores
 from models.cifar10 import INPUT, Images
+from models.distil import Teacher
 from models.export import export
 from models.kept import kept
 from models.networks import RESNET18, ResNet, macs, sized
 from models.restore import restore
 from models.scenes import SCENES, SEEN
 from models.streams import STRANGERS
-from models.training import Batch, Epoch, Loss, Recipe, augment, fit, normalise
+from models.training import Loss, Recipe, fit, normalise
 from models.training import scores as run
 from shared import files
+from shared.bundle import digest, file_digest
 from shared.engine import Session
 from shared.gate import temperature
 
@@ -130,81 +132,72 @@ class Bench:
     def __init__(self, full: Path, work: Path, epochs: int, threads: int) -> None:
         torch.set_num_threads(threads)
         self.data = cifar10.load()
-        self.work, self.epochs = work, epochs
+        self.work, self.epochs = work / file_digest(full)[:16], epochs
         self.progress = Progress(console=Console(stderr=True), disable=not sys.stderr.isatty())
-        self._network = restore(full, normalise(self.data.train.images[:500], INPUT))
+        network = restore(full, normalise(self.data.train.images[:500], INPUT))
         self.full_macs = macs(ResNet(RESNET18))
         pictures = recorded.as_pictures(self.data.held.images)
-        self.held = kept(work / "held.npy", lambda: recorded.run(Session(full, "cpu", threads), INPUT, pictures))
-        self.answers = self.held.argmax(1)
-
-    @lru_cache(_VIEWS)  # noqa: B019
-    def view(self, number: int) -> tuple[Images, Logits]:
-        """An augmented copy of the training images, and the teacher's scores and embeddings of it, side by side."""
-        images = augment(self.data.train.images, np.random.default_rng((0, 7, number)), sensed=0.5)
-        return images, kept(
-            self.work / f"view-{number}.npy", lambda: _look(self._network, images).astype(np.float16)
-        ).astype(np.float32)
-
-    def epoch(self, batch: int, weights: npt.NDArray[np.float64] | None, share: float) -> Epoch:
-        def batches(number: int, rng: np.random.Generator) -> Iterator[Batch]:
-            images, target = self.view(number % _VIEWS)
-            count = int(share * len(images)) // batch * batch
-            order = (
-                rng.permutation(len(images))[:count]
-                if weights is None
-                else rng.choice(len(images), count, p=weights / weights.sum())
-            )
-            for start in range(0, count, batch):
-                rows = order[start : start + batch]
-                yield images[rows], torch.from_numpy(target[rows])
-
-        return batches
+        session = Session(full, "cpu", threads)
+        self.held = kept(self.work / "held.npy", lambda: recorded.run(session, INPUT, pictures))
+        #: Half of the held-out images is for temperatures and priors, the other half for the figures.
+        self.fitted = np.arange(len(self.held)) % 2 == 0
+        self.teacher = Teacher(
+            lambda images: _look(network, images), self.data.train.images, _VIEWS, 0, self.work, self.progress
+        )
 
     def general(self, share: float, epochs: int, blocks: int = 1) -> ResNet:
         """A general model of ``share`` of the full model's multiply-adds, with ``blocks`` in each of three stages."""
         torch.manual_seed(1)
         network = ResNet(sized(int(share * self.full_macs), 32, 10, (blocks,) * 3))
         recipe = Recipe(phases=((epochs // 4, 24), (epochs - epochs // 4, 32)), rate=0.2, decay=1e-4)
-        path = self.work / f"general-{1 / share:.0f}-{epochs}{f'-{blocks}' if blocks > 1 else ''}.pt"
+        path = self.work / f"general-{'-'.join(map(str, network.shape.widths))}-{blocks}-{epochs}.pt"
         title = f"general 1/{1 / share:.0f}"
-        steps = len(self.data.train) // recipe.batch
-        loss = _loss(Tuning(softness=3.0))
-        fit(network, INPUT, recipe, self.epoch(128, None, 1.0), steps, loss, path, self.progress, title)
+        steps = self.teacher.steps(recipe.batch)
+        views = self.teacher.epoch(recipe.batch)
+        fit(network, INPUT, recipe, views, steps, _loss(Tuning()), path, self.progress, title)
         return network.eval()
 
     def tuned(self, general: ResNet, tuning: Tuning, rows: Rows, name: str) -> Student:
         """A submodel for the training images ``rows``."""
         torch.manual_seed(2)
-        student = Student(general, tuning, len(self.view(0)[1][0]) - 10)
-        weights = np.where(rows, tuning.weight / rows.sum(), (1 - tuning.weight) / (~rows).sum())
+        student = Student(general, tuning, self.embeddings.shape[1])
+        weights = distil.mix(rows, tuning.weight)
         recipe = Recipe(phases=((tuning.epochs, 32),), rate=tuning.rate, decay=1e-4)
-        steps = len(self.data.train) // 2 // recipe.batch
-        path = self.work / f"{name}.pt"
-        fit(student, INPUT, recipe, self.epoch(128, weights, 0.5), steps, _loss(tuning), path, self.progress, name)
+        steps = self.teacher.steps(recipe.batch, 0.5)
+        views = self.teacher.epoch(recipe.batch, weights, 0.5)
+        path = self.work / f"{name}-{digest(rows.tobytes())[:16]}.pt"
+        fit(student, INPUT, recipe, views, steps, _loss(tuning), path, self.progress, name)
         if tuning.adjusted:
             taught = self.taught
             prior = np.array([weights[taught == c].sum() for c in range(10)]) + 1e-6
-            held = (self.data.held.images, self.held)
+            held = (self.data.held.images[self.fitted], self.held[self.fitted])
             distil.undo_prior(student, INPUT, np.log(prior * len(prior)), held)
         return student
 
-    @property
+    @cached_property
+    def embeddings(self) -> npt.NDArray[np.float32]:
+        """The teacher's of the training images, as the first view shows them."""
+        return self.teacher.said(0)[:, 10:]
+
+    @cached_property
     def taught(self) -> npt.NDArray[np.int64]:
         """The teacher's answers for the training images."""
-        return np.asarray(self.view(0)[1][:, :10].argmax(1), np.int64)
+        return np.asarray(self.teacher.said(0)[:, :10].argmax(1), np.int64)
 
     def answered(self, said: Logits, scene: tuple[int, ...], doubt: npt.NDArray[np.float64] | None = None) -> float:
         """The share of frames of a scene that a model answers at 1 % risk. ``doubt``: in the place of its own."""
         shows = np.full(10, STRANGERS / (10 - len(scene)))
         shows[list(scene)] = (1 - STRANGERS) / len(scene)
-        often = np.bincount(self.answers, minlength=10) / len(self.answers)
-        weights = (shows / often)[self.answers]
-        word = scores.softmax(said, temperature(said, self.answers, weights)) * shows
+        answers = self.held.argmax(1)
+        weights = (shows / np.bincount(answers, minlength=10))[answers]
+        fitted, asked = self.fitted, ~self.fitted
+        degree = temperature(said[fitted], answers[fitted], weights[fitted])
+        word = scores.softmax(said[asked], degree) * shows
         word /= word.sum(1, keepdims=True)
-        own = 1 - word.max(1) if doubt is None else 1 - (1 - doubt) * word.max(1)
-        drawn = np.random.default_rng(3).choice(len(said), _DRAWN, p=weights / weights.sum())
-        return scores.coverage_at(_RISK, own[drawn], (word.argmax(1) == self.answers)[drawn])
+        own = 1 - word.max(1) if doubt is None else 1 - (1 - doubt[asked]) * word.max(1)
+        chances = weights[asked] / weights[asked].sum()
+        drawn = np.random.default_rng(3).choice(len(own), _DRAWN, p=chances)
+        return scores.coverage_at(_RISK, own[drawn], (word.argmax(1) == answers[asked])[drawn])
 
     def said(self, network: ResNet) -> Logits:
         return run(network, self.data.held.images, INPUT)
@@ -254,7 +247,7 @@ def _worth(bench: Bench, network: ResNet) -> dict[str, Any]:
         "parameters": network.parameters_count(),
         "macs": macs(network),
         "ms": dict(zip(("float16", "int8"), (round(1000 * one, 3) for one in times), strict=True)),
-        "agreement": float((said.argmax(1) == bench.answers).mean()),
+        "agreement": float((said.argmax(1) == bench.held.argmax(1)).mean()),
         "answered": _mean([bench.answered(said, SCENES[number].classes) for number in SEEN]),
     }
 
@@ -277,7 +270,7 @@ def trial(bench: Bench, name: str, share: float, scenes: tuple[int, ...]) -> dic
 def stranger(bench: Bench, share: float, scenes: tuple[int, ...]) -> dict[str, Any]:
     """A score of its own for "not mine", learned from the submodel's embedding, against what the scores say of it."""
     general, found = bench.general(share, bench.epochs), dict[str, list[float]](own=[], separate=[])
-    images = bench.view(0)[0]
+    images = bench.teacher.view(0)
     for number in scenes:
         classes = SCENES[number].classes
         student = bench.tuned(general, Tuning(), np.isin(bench.taught, classes), _file(share, bench, Tuning(), number))
@@ -317,7 +310,7 @@ def _other(
 def methods(bench: Bench, share: float, count: int) -> dict[str, Any]:
     """Ways to cut the data into ``count`` parts: the mean over scenes of what the best submodel answers."""
     general = bench.general(share, bench.epochs)
-    embeddings = bench.view(0)[1][:, 10:]
+    embeddings = bench.embeddings
     likely = [partitions.together(SCENES[number].classes, 10) for number in SEEN]
     own = codes.assign(embeddings, codes.fit(embeddings, 40, 0))
     cut = {

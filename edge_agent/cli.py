@@ -24,7 +24,7 @@ from edge_agent.deployment import DeploymentError
 from edge_agent.recorder import Recorder
 from edge_agent.report import Sink
 from edge_agent.settings import GATES, LEVELS, MODES, Settings
-from edge_agent.source import Source, SourceError, open_source
+from edge_agent.source import Live, Source, SourceError, open_source
 from edge_agent.store import Store, StoreError
 from edge_agent.terminal import View
 from shared import config
@@ -204,7 +204,8 @@ def _prepare(settings: Settings) -> tuple[Agent, Any, Sink]:
         trusted = Key(Path(settings.trusted_key))
     source = open_source(settings.source, settings.fps)
     if settings.record:
-        source = Recorder(source, Path(settings.record), settings.fps)
+        paced = None if isinstance(source, Live) else settings.fps
+        source = Recorder(source, Path(settings.record), paced)
     return Agent(settings, where, store, bundle, trusted), source, Sink(settings.output)
 
 

@@ -1,4 +1,4 @@
-"""Recording: the frames that were answered, kept as a stream that any program here plays again."""
+"""Recording: the frames that were taken to be answered, kept as a stream that any program here plays again."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ class Recorder:
     """A source that keeps what passes. A disk that is full ends the recording, not the run."""
 
     def __init__(self, source: Source, directory: Path, fps: float | None) -> None:
-        """``directory`` must be new or empty; ``fps``: of a file that is paced. Raises ``StreamError``."""
+        """``directory`` must be new or empty; ``fps``: what it shall play at, None for the pace that frames came at.
+        Raises ``StreamError``."""
         self._source, self._directory, self._fps = source, directory, fps
         self._truth: list[str | None] = []
         self._times: list[float] = []
@@ -53,12 +54,12 @@ class Recorder:
         known = [truth for truth in self._truth if truth is not None]
         labels = tuple(sorted(set(known)))
         passed = self._times[-1] - self._times[0]
-        paced = self._fps or (len(self._times) - 1) / passed if passed > 0 else 0.0
+        fps = self._fps or ((len(self._times) - 1) / passed if passed > 0 else 1.0)
         recording = stream.Recording(
             name=self._directory.name,
             seed=None,
             frames=len(self._times),
-            fps=min(max(paced, 1.0), 1000.0),
+            fps=min(max(fps, 0.1), 1000.0),
             labels=labels,
             truth=tuple(map(labels.index, known)) if len(known) == len(self._truth) else None,
             files=self._files,

@@ -88,7 +88,7 @@ def _fill(plan: Plan, material: Material, work: Path, directory: Path, progress:
     networks = candidates.train(plan, material, proposed, full, work, progress)
     for name, network in networks.items():
         export(network.eval(), directory / name / "1" / "model.onnx", {**properties, "model": name})
-    precision = candidates.lighten(plan, material, list(networks), directory, progress)
+    precision = candidates.lighten(plan, material, list(networks), directory, work, progress)
     choice = candidates.choose(plan, material, proposed, networks, likely, directory, progress)
     context, proven = _prove(plan, material, choice.models, scenes, directory, work, progress, workers)
     provenance = {

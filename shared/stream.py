@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
@@ -111,7 +112,10 @@ class Writer:
             raise StreamError(f"{self.count} pictures, {recording.frames} promised")
         partial = self._directory / (MANIFEST + ".part")
         self._put(partial, msgspec.json.encode(recording))
-        partial.rename(self._directory / MANIFEST)
+        try:
+            partial.rename(self._directory / MANIFEST)
+        except OSError as error:
+            raise StreamError(f"{self._directory}: {error.strerror}") from None
 
     def discard(self) -> None:
         """Take away what was written."""
@@ -123,6 +127,8 @@ class Writer:
         try:
             path.write_bytes(data)
         except OSError as error:
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)  # half a file; on a full disk the rest needs its room
             raise StreamError(f"{self._directory}: {error.strerror}") from None
 
 

@@ -73,17 +73,23 @@ def test_a_directory_with_something_in_it_is_refused_at_once(tmp_path: Path) -> 
 
 
 def test_a_full_disk_ends_the_recording_and_not_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was kept until then is a stream all the same."""
-    write = Path.write_bytes
+    """What was kept until then is a stream all the same: the half-written picture makes room for the manifest."""
+    write, half = Path.write_bytes, tmp_path / "new" / "000002.png"
 
     def fails(path: Path, data: bytes) -> int:
-        if path.name == "000002.png":
+        if path == half or half.exists():
+            write(path, data[:10])
             raise OSError(errno.ENOSPC, "No space left on device")
         return write(path, data)
 
     monkeypatch.setattr(Path, "write_bytes", fails)
     assert len(record(tmp_path / "new", shots(5))) == 5
     assert stream.read(tmp_path / "new").frames == 2
+
+
+def test_one_frame_plays_at_the_pace_that_was_asked_for(tmp_path: Path) -> None:
+    record(tmp_path / "new", shots(1))
+    assert stream.read(tmp_path / "new").fps == 25.0
 
 
 def test_what_the_source_counts_shows_and_closing_closes_it(tmp_path: Path) -> None:

@@ -66,26 +66,39 @@ def test_drawn_working_sets_show_only_what_occurs(seed: int, classes: int) -> No
         assert len(one) < max(2, len(set(answers.tolist())))
 
 
-def test_submodels_that_add_nothing_are_not_kept_and_the_best_for_its_bytes_comes_first() -> None:
-    base = np.full(3, 0.5)
+def test_submodels_that_add_nothing_are_not_kept_and_the_best_comes_first() -> None:
+    there = np.full((1, 3), 0.5)
     coverage = np.array([[0.55, 0.5, 0.5], [0.9, 0.5, 0.1], [0.5, 0.5, 0.5], [0.9, 0.5, 0.2]])
     likely = [together([0], 3), together([1], 3), together([2], 3)]
     alike = np.ones(4)
-    assert partitions.keep(coverage, base, alike, likely, 0.01, 4) == [1]
-    assert partitions.keep(coverage, base, alike, [*likely, together([0, 2], 3)], 0.0001, 4)[0] in (1, 3)
-    assert partitions.keep(coverage, base, alike, likely, 0.5, 4) == []
-    assert partitions.keep(coverage, base, alike, likely, 0.01, 0) == []
-    assert partitions.keep(coverage, base, np.array([0.1, 1, 1, 1]), likely, 0.01, 4) == [0, 1]
-    assert partitions.keep(coverage, base, np.array([1, 10, 1, 10]), likely, 0.02, 4) == []
+    assert partitions.keep(coverage, there, alike, likely, 0.01, 4) == [1]
+    assert partitions.keep(coverage, there, alike, [*likely, together([0, 2], 3)], 0.0001, 4)[0] in (1, 3)
+    assert partitions.keep(coverage, there, alike, likely, 0.5, 4) == []
+    assert partitions.keep(coverage, there, alike, likely, 0.01, 0) == []
+    assert partitions.keep(coverage, there, np.array([1, 10, 1, 10]), likely, 0.02, 4) == [], "dear for their bytes"
 
 
-def test_what_is_answered_is_what_the_best_one_answers_of_each_working_set() -> None:
-    before = np.array([0.5, 0.1])
-    likely = [together([0], 2), together([1], 2)]
-    assert partitions.answered(np.zeros((0, 2)), before, likely) == pytest.approx(0.3)
-    assert partitions.answered(np.array([[0.4, 0.9], [0.7, 0.0]]), before, likely) == pytest.approx(0.8)
+def test_small_submodels_do_not_take_the_places_of_those_that_answer_more() -> None:
+    likely = [together([label], 12) for label in range(12)]
+    large, small = 0.8 * np.eye(12), 0.5 * np.eye(12)
+    coverage, there = np.concatenate([small, large]), np.zeros((1, 12))
+    kept = partitions.keep(coverage, there, np.array([0.1] * 12 + [0.57] * 12), likely, 0.002, 12)
+    assert partitions.answered(coverage[kept], there, likely) == pytest.approx(0.8)
 
 
 def test_where_nothing_is_asked_of_them_all_are_kept_once() -> None:
-    kept = partitions.keep(np.zeros((3, 2)), np.ones(2), np.ones(3), [together([0], 2)], 0.0, 3)
+    kept = partitions.keep(np.zeros((3, 2)), np.ones((1, 2)), np.ones(3), [together([0], 2)], 0.0, 3)
     assert sorted(kept) == [0, 1, 2]
+
+
+def test_what_is_answered_is_what_the_best_one_answers_of_each_working_set() -> None:
+    there = np.array([[0.5, 0.1]])
+    likely = [together([0], 2), together([1], 2)]
+    assert partitions.answered(np.zeros((0, 2)), there, likely) == pytest.approx(0.3)
+    assert partitions.answered(np.array([[0.4, 0.9], [0.7, 0.0]]), there, likely) == pytest.approx(0.8)
+
+
+def test_general_models_together_are_no_better_than_the_best_of_them() -> None:
+    there, both = np.eye(2), [together([0, 1], 2)]
+    assert partitions.answered(np.zeros((0, 2)), there, both) == pytest.approx(0.5)
+    assert partitions.keep(np.array([[0.9, 0.9]]), there, np.ones(1), both, 0.1, 1) == [0]
