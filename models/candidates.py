@@ -18,21 +18,18 @@ import onnx
 import torch
 from rich.progress import Progress
 
-from models import codes, cost, gates, partitions, quantise, recorded, scores, voice
+from models import codes, cost, partitions, proving, quantise, recorded, scores, voice
 from models.cifar10 import Images
-from models.distil import Logits, Teacher, mix, train_base, train_submodel
+from models.distil import Logits, Teacher, train_base, train_submodel
 from models.material import Material
 from models.networks import ResNet, Shape, macs, sized
 from models.partitions import Method, Partition, WorkingSet
 from models.plan import Plan, key
-from models.training import Recipe, sense
+from models.training import Recipe
 from shared import files
 from shared.bundle import Model, digest, file_digest
 from shared.engine import Session
-from shared.gate import temperature
 
-#: A local model's threshold on doubt when its coverage is measured.
-_SURE = 0.05
 #: Codes for each label, and how many there are at the most.
 _FINE, _MOST_CODES = 4, 256
 #: Timed runs of each model.
@@ -193,24 +190,11 @@ def choose(
     directory: Path,
     progress: Progress,
 ) -> Choice:
-    """Temperatures and coverage on the tuning frames, as they are and as a camera sees them. Submodels that add too
-    little for their bytes are taken out of ``directory``."""
+    """What each is worth. Submodels that add too little for their bytes are taken out of ``directory``."""
     tune, spec = material.tune, material.classifier.input
-    sensed = sense(tune.images, np.random.default_rng(plan.seed))
-    pictures = recorded.as_pictures(np.concatenate([tune.images, sensed]))
     paths = {name: directory / name / "1" / "model.onnx" for name in ("full", *networks)}
-    logits = {
-        name: recorded.run(Session(path, "cpu", torch.get_num_threads()), spec, pictures)
-        for name, path in progress.track(paths.items(), description="what each is worth")
-    }
-    answers = logits["full"].argmax(1)
-    # Of the full model we ask whether it is right, where anybody knows; of a local one, whether it says what the full
-    # model would, and of a submodel that where it is used.
-    temperatures = {"full": 1.0 if tune.truth is None else temperature(logits["full"], np.tile(tune.truth, 2))}
-    for one in proposed:
-        weights = None if one.part is None else mix(np.isin(answers, one.part.labels))
-        temperatures[one.name] = temperature(logits[one.name], answers, weights)
-    coverage = {name: gates.coverage(own, temperatures[name], logits["full"], _SURE) for name, own in logits.items()}
+    classes = {one.name: one.part.labels for one in proposed if one.part is not None}
+    temperatures, coverage = proving.measure(tune, spec, "full", paths, classes, plan.seed, progress)
 
     general = [one.name for one in proposed if one.part is None]
     special = [one for one in proposed if one.part is not None]
@@ -242,7 +226,6 @@ def choose(
     sizes = {name: (own.parameters_count(), macs(own, spec.side)) for name, own in networks.items() if name in names}
     sizes["full"] = cost.parameters(graph), cost.macs(graph, spec.side)
     image = np.zeros((1, 3, spec.side, spec.side), np.float32)
-    classes = {one.name: one.part.labels for one in special if one.part is not None}
     models = {
         name: Model(
             role="full" if name == "full" else "base" if name == "base" else "submodel",
@@ -250,11 +233,11 @@ def choose(
             bytes=paths[name].stat().st_size,
             sha256=file_digest(paths[name]),
             input=spec,
-            temperature=round(temperatures[name], 4),
+            temperature=temperatures[name],
             parameters=sizes[name][0],
             macs=sizes[name][1],
             milliseconds=round(1000 * cost.seconds([paths[name]], image, _RUNS)[0], 3),
-            coverage=tuple(round(float(share), 4) for share in coverage[name]),
+            coverage=coverage[name],
             classes=classes.get(name, ()),
         )
         for name in names

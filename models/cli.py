@@ -145,11 +145,11 @@ def build(
         import torch
 
         from models import build as building
-        from models.build import BuildError
         from models.classifier import ClassifierError
         from models.frames import FramesError, find
         from models.material import gather
         from models.partitions import Method
+        from models.place import PlaceError
         from models.plan import QUICK, Plan
         from shared.signing import Signer, SigningError
     except ImportError as error:
@@ -182,14 +182,13 @@ def build(
             seen = [(frames, _lesson(classifier, frames, directory, threads, progress)) for frames in sources]
             material = gather(classifier, seen[0], seen[1] if held_out is not None else None, plan.seed)
             bundle = building.build(plan, material, directory, out, progress, workers, signer)
-    except (BuildError, ClassifierError, FramesError, SigningError) as error:
+    except (ClassifierError, FramesError, PlaceError, SigningError) as error:
         _refuse(str(error))
     except OSError as error:
         _refuse(f"{error.filename or f'{directory} or {out}'}: {error.strerror or error}")
     for frames in sources:
         _show_skipped(frames)
-    if not any(gate.risk for gate in bundle.manifest.gates):
-        typer.echo("No gate could be proven, so a device asks about every frame: prove with more frames.", err=True)
+    _warn_unproven(bundle)
     tables.models(bundle, as_json)
 
 
@@ -278,6 +277,61 @@ def specialise(
     except OSError as error:
         _refuse(f"{error.filename or out}: {error.strerror or error}")
     typer.echo(f"Written: {out}, with {list(made.manifest.models)[-1]}")
+
+
+@app.command()
+def prove(
+    bundle: Annotated[Path, typer.Argument(help="Directory of the bundle.")],
+    held_out: Annotated[Path, typer.Option(help="Frames that none of its models was trained on.")],
+    out: Annotated[Path, typer.Option(help="Where the bundle goes, in the place of any before.")],
+    scenes: Annotated[
+        Path | None, typer.Option(help="JSON: lists of labels that come together. Default: drawn at random.")
+    ] = None,
+    every: _Every = 1,
+    key: Annotated[Path | None, typer.Option(help="Private key to sign with.")] = None,
+    workers: Annotated[int, typer.Option(help="Processes to prove gates with.", min=1)] = _PROCESSORS,
+    quick: Annotated[bool, typer.Option(help="In a minute; good for nothing but a try.")] = False,
+    work: _Work = None,
+    threads: _Threads = _PROCESSORS,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the models as JSON on stdout.")] = False,
+) -> None:
+    """Prove the gates of a bundle anew, on frames of your own place; its models stay as they are.
+
+    Example: model-builder prove models/zoo/cifar10 --held-out frames/ --out build/here
+    """
+    try:
+        import torch
+
+        from models import proving
+        from models.classifier import ClassifierError, understand
+        from models.frames import FramesError, find
+        from models.material import held
+        from models.place import PlaceError
+        from models.plan import QUICK, Plan
+        from shared.signing import Signer, SigningError
+    except ImportError as error:
+        _refuse(f"this needs {error.name}; install it with: pip install 'cachenet[build]'")
+    from dataclasses import replace
+
+    torch.set_num_threads(threads)
+    try:
+        signer = Signer(key) if key is not None else None
+        found = Bundle(bundle)
+        model = found.manifest.models[found.manifest.only("full")]
+        classifier = understand(found.directory / model.file, model.input, found.manifest.labels)
+        plan = replace(QUICK if quick else Plan(""), scenes=_scenes(scenes, classifier.labels))
+        source = find(held_out, every)
+        with _progress() as progress:
+            lesson = _lesson(classifier, source, _kept(work), threads, progress)
+            tune, rest = held(classifier, (source, lesson), plan.seed)
+            made = proving.again(plan, found, tune, rest, out, progress, workers, signer)
+    except (BundleError, ClassifierError, FramesError, PlaceError, SigningError) as error:
+        _refuse(str(error))
+    except OSError as error:
+        _refuse(f"{error.filename or out}: {error.strerror or error}")
+    _show_skipped(source)
+    _warn_unproven(made)
+    tables.models(made, as_json)
 
 
 @app.command()
@@ -448,6 +502,11 @@ def inspect(
         return
     tables.inspected(seen)
     _show_skipped(frames)
+
+
+def _warn_unproven(bundle: Bundle) -> None:
+    if not any(gate.risk for gate in bundle.manifest.gates):
+        typer.echo("No gate could be proven, so a device asks about every frame: prove with more frames.", err=True)
 
 
 def _show_skipped(frames: Frames) -> None:

@@ -65,13 +65,17 @@ def gather(
         use = uses(seen[1].files.tolist(), seed)
         parts = [_part(classifier, *seen, np.flatnonzero(use == number)) for number in range(len(USES))]
     else:
-        tune, prove = _divide(held_out[1].scores.argmax(1), seed)
-        learn = np.arange(len(seen[1]))
-        parts = [_part(classifier, *seen, learn), *(_part(classifier, *held_out, rows) for rows in (tune, prove))]
-    for name, part in zip(USES, parts, strict=True):
-        if len(part) < _LEAST:
-            raise FramesError(f"{len(part)} frames to {name} with, and {_LEAST} are needed; give more frames")
+        parts = [whole(classifier, *seen), *held(classifier, held_out, seed)]
+    _enough(dict(zip(USES, parts, strict=True)))
     return Material(classifier, *parts)
+
+
+def held(classifier: Classifier, seen: tuple[Frames, Lesson], seed: int) -> tuple[Part, Part]:
+    """What was ``seen`` of frames that nothing was trained on: to tune with, and to prove with. Raises ``FramesError``
+    if there is too little."""
+    tune, prove = (_part(classifier, *seen, rows) for rows in _divide(seen[1].scores.argmax(1), seed))
+    _enough(dict(zip(USES[1:], (tune, prove), strict=True)))
+    return tune, prove
 
 
 def whole(classifier: Classifier, frames: Frames, lesson: Lesson) -> Part:
@@ -82,6 +86,12 @@ def whole(classifier: Classifier, frames: Frames, lesson: Lesson) -> Part:
 def labelled(split: Split, lesson: Lesson) -> Part:
     """A labelled set, and what was said of it."""
     return Part(split.images, lesson.scores, lesson.embeddings, split.labels, ())
+
+
+def _enough(parts: dict[str, Part]) -> None:
+    for name, part in parts.items():
+        if len(part) < _LEAST:
+            raise FramesError(f"{len(part)} frames to {name} with, and {_LEAST} are needed; give more frames")
 
 
 def _divide(answers: npt.NDArray[np.int64], seed: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:

@@ -28,12 +28,13 @@ from models.distil import mix, train_submodel
 from models.export import export
 from models.material import Material, Part
 from models.networks import macs
+from models.place import put
 from models.replay import Logits
 from models.restore import restore
 from models.scores import softmax
 from models.training import Batch, Epoch, Recipe, augment, normalise, sense
 from shared import files
-from shared.bundle import MANIFEST, SIGNATURE, Bundle, Model, file_digest
+from shared.bundle import Bundle, Manifest, Model, file_digest
 from shared.engine import Session
 from shared.gate import temperature
 from shared.image import preprocessor
@@ -179,13 +180,9 @@ def specialise(
             files.write(path, quantise.int8(onnx.load(str(path)), images).SerializeToString(deterministic=True))
         model = _prove(bundle, path, name, labels, recent.seen, held, proving)
         model = msgspec.structs.replace(model, parameters=network.parameters_count(), macs=macs(network, spec.side))
-        _add(bundle, model, name, building, signer)
-        if out.exists():
-            shutil.rmtree(out)
-        building.rename(out)
+        return put(building, _add(bundle, model, name, building), out, signer)
     finally:
         shutil.rmtree(building, ignore_errors=True)
-    return Bundle(out)
 
 
 def _divide(recent: Recent) -> tuple[Recent, Recent]:
@@ -279,8 +276,8 @@ def _name(models: dict[str, Model], labels: list[str]) -> str:
     return f"update-{max(taken, default=0) + 1:03}-{plain}"[:40].rstrip("-")
 
 
-def _add(bundle: Bundle, model: Model, name: str, directory: Path, signer: Signer | None) -> None:
-    """Fill ``directory``, where the new model is, up to a bundle."""
+def _add(bundle: Bundle, model: Model, name: str, directory: Path) -> Manifest:
+    """Put the other models beside the new one, in ``directory``; what is to be said of all."""
     old = bundle.manifest
     updates = sorted(other for other in old.models if other.startswith("update-"))
     dropped = updates[: max(0, len(updates) + 1 - _MOST)]
@@ -292,8 +289,4 @@ def _add(bundle: Bundle, model: Model, name: str, directory: Path, signer: Signe
             os.link(bundle.path(other), path)
         except OSError:  # another disk
             shutil.copyfile(bundle.path(other), path)
-    manifest = msgspec.structs.replace(old, models={**kept, name: model})
-    data = msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n"
-    files.write(directory / MANIFEST, data)
-    if signer is not None:
-        files.write(directory / SIGNATURE, signer.sign(data))
+    return msgspec.structs.replace(old, models={**kept, name: model})

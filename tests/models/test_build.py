@@ -18,11 +18,12 @@ from rich.progress import Progress
 from typer.testing import CliRunner, Result
 
 from models import candidates, sample
-from models.build import BuildError, build
+from models.build import build
 from models.classifier import understand
 from models.cli import app
 from models.frames import find
 from models.material import Material, gather
+from models.place import PlaceError
 from models.plan import QUICK, Plan
 from models.quantise import Compared
 from models.teach import teach
@@ -161,7 +162,7 @@ def test_another_number_of_submodels_trains_nothing_again(
 def test_a_directory_that_is_no_bundle_is_never_replaced(material: Material, tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "me.jpg").write_bytes(b"dear")
-    with pytest.raises(BuildError, match="is there and is no bundle"):
+    with pytest.raises(PlaceError, match="is there and is no bundle"):
         make(material, tmp_path / "work", tmp_path / "photos")
     assert (tmp_path / "photos" / "me.jpg").read_bytes() == b"dear"
 

@@ -1,0 +1,35 @@
+"""Where a bundle goes: under its name it is whole, or it is not there."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import msgspec
+
+from shared import files
+from shared.bundle import MANIFEST, SIGNATURE, Bundle, Manifest
+from shared.signing import Signer
+
+
+class PlaceError(Exception):
+    """A bundle that cannot be written where it was asked for; the message says why."""
+
+
+def check_place(out: Path) -> None:
+    """Raise ``PlaceError`` if something is at ``out`` that is no bundle, and so is somebody's own."""
+    if out.exists() and not (out / MANIFEST).exists() and (not out.is_dir() or any(out.iterdir())):
+        raise PlaceError(f"{out} is there and is no bundle; name a new directory")
+
+
+def put(building: Path, manifest: Manifest, out: Path, signer: Signer | None) -> Bundle:
+    """Make a bundle of the models in ``building``, and move it to ``out``, in the place of any before. Raises
+    ``OSError``."""
+    data = msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n"
+    files.write(building / MANIFEST, data)
+    if signer is not None:
+        files.write(building / SIGNATURE, signer.sign(data))
+    if out.exists():
+        shutil.rmtree(out)
+    building.rename(out)
+    return Bundle(out)
