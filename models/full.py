@@ -3,7 +3,7 @@ images as a user's would be, in a directory for each class."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,9 +12,11 @@ import msgspec
 import numpy as np
 import torch
 from rich.progress import Progress
+from torch import Tensor
+from torch.nn import functional as F
 
 from models import cifar10, imagenet
-from models.cifar10 import INPUT, Cifar10, Split
+from models.cifar10 import INPUT, Cifar10, Images, Split
 from models.distil import distillation_loss
 from models.efficientnet import Lite
 from models.export import export
@@ -53,10 +55,10 @@ CIFAR10 = Lessons(
         Recipe(phases=((2, 24), (7, 32)), rate=0.08, warmup=0.15, cutout=0, sensed=0.5, seed=2),
     ),
 )
-#: For a network that is trained already: it learns what a *tutor* makes of the training images, a network that has seen
-#: ImageNet before them and knows more than their labels say. By labels alone such a network went from 93.3 % of the
-#: held images to 93.7 in 14 epochs, of averaged weights and a short descent.
-TUTORED = Recipe(phases=((8, 32),), rate=0.05, warmup=0.1, cutout=0, sensed=0.4, seed=5)
+#: For a network that is trained already: it learns what two say of the training images, as it was itself and a *tutor*
+#: that has seen ImageNet before them. They err differently: of the held images they get 93.7 % and 94.4 % right, and
+#: together 95.7 %. By labels alone, in 14 epochs of averaged weights and a short descent, it went from 93.3 % to 93.7.
+TUTORED = Recipe(phases=((7, 32),), rate=0.05, warmup=0.1, cutout=0, sensed=0.4, seed=5)
 TUTOR = Recipe(
     phases=((3, 32),), rate=0.03, batch=96, decay=1e-4, warmup=0.15, smoothing=0.0, cutout=0, sensed=0.4, seed=11
 )
@@ -71,8 +73,9 @@ def train(lessons: Lessons, data: Cifar10, work: Path, progress: Progress, start
     ``RestoreError`` if it is none, and ``FetchError`` where there is no tutor to be had."""
     torch.manual_seed(0)
     if start is not None:
-        network = restore(start, normalise(data.train.images[:500], INPUT))
-        views = _explained(labelled(data.train, TUTORED), _tutor(data, work, progress))
+        some = normalise(data.train.images[:500], INPUT)
+        network, before = restore(start, some), restore(start, some)
+        views = _explained(labelled(data.train, TUTORED), (_tutor(data, work, progress), before))
         _fit(network, TUTORED, views, distillation_loss(), work / "tutored.pt", data, progress, "full, tutored")
         return network
     network = ResNet(lessons.shape, auxiliary=True)
@@ -91,12 +94,17 @@ def _tutor(data: Cifar10, work: Path, progress: Progress) -> Lite:
     return tutor
 
 
-def _explained(views: Epoch, tutor: Lite) -> Epoch:
-    """The same views, with the tutor's scores of each in the place of its label."""
+def _explained(views: Epoch, teachers: Sequence[Network]) -> Epoch:
+    """The same views, with what the teachers say of each, together, in the place of its label: the mean of the
+    logarithms of their probabilities."""
+
+    def say(images: Images) -> Tensor:
+        said = [F.log_softmax(torch.from_numpy(scores(one, images, INPUT)), 1) for one in teachers]
+        return torch.stack(said).mean(0)
 
     def epoch(number: int, rng: np.random.Generator) -> Iterator[Batch]:
         for images, _labels in views(number, rng):
-            yield images, torch.from_numpy(scores(tutor, images, INPUT))
+            yield images, say(images)
 
     return epoch
 
