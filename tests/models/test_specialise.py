@@ -115,7 +115,7 @@ def test_the_oldest_update_makes_room(updated: Path, tmp_path: Path, monkeypatch
     file.parent.mkdir(parents=True)
     file.write_bytes(before.path(first).read_bytes())
     model = before.manifest.models[first]
-    specialise._add(before, msgspec.structs.replace(model, file=f"{name}/1/model.onnx"), name, tmp_path, None)
+    specialise._add(before, msgspec.structs.replace(model, file=f"{name}/1/model.onnx"), name, tmp_path)
     assert set(Bundle(tmp_path).manifest.models) == {"full", "base", name}
 
 
