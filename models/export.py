@@ -23,14 +23,15 @@ _OPSET = 17  # old enough for the ONNX Runtime of JetPack 5
 Weights = npt.NDArray[np.float32]
 
 
-def export(network: ResNet, path: Path, metadata: dict[str, str]) -> None:
+def export(network: ResNet, path: Path, metadata: dict[str, str], large: int | None = None) -> None:
     """Write ``network`` to ``path``: input ``image`` (n, 3, h, w) float32 normalised, output ``scores`` (n, classes)
     logits; the tensor ``embedding`` (n, channels) is what the head sees.
 
-    Weights are stored as float16 and cast when the model is loaded (constant folding), so arithmetic is float32.
-    ``metadata`` goes into the file's properties under ``cachenet.*``.
+    Weights are stored as float16, or as bytes those of ``large`` numbers or more, and made float32 when the model is
+    loaded (constant folding), so arithmetic is float32. ``metadata`` goes into the file's properties under
+    ``cachenet.*``.
     """
-    graph = Graph()
+    graph = Graph(large)
     x = graph.convolution("stem", "image", network.stem[0], network.stem[1], relu=True)  # type: ignore[arg-type]
     for s, stage in enumerate(network.stages):
         for b, block in enumerate(stage.children()):
@@ -78,11 +79,13 @@ def _block(graph: Graph, name: str, x: str, block: Block) -> str:
 
 
 class Graph:
-    """Nodes and weights under construction. Every method returns the name of the tensor it made."""
+    """Nodes and weights under construction. Every method returns the name of the tensor it made. ``large``: kernels of
+    so many numbers or more take a byte each."""
 
-    def __init__(self) -> None:
+    def __init__(self, large: int | None = None) -> None:
         self.nodes: list[onnx.NodeProto] = []
         self.weights: list[onnx.TensorProto] = []
+        self._large = large
 
     def node(self, kind: str, inputs: list[str], name: str, **attributes: Any) -> str:
         self.nodes.append(helper.make_node(kind, inputs, [name], name=name, **attributes))
@@ -91,6 +94,10 @@ class Graph:
     def constant(self, name: str, value: Weights) -> str:
         self.weights.append(numpy_helper.from_array(value.astype(np.float16), f"{name}.half"))
         return self.node("Cast", [f"{name}.half"], name, to=TensorProto.FLOAT)
+
+    def kernel(self, name: str, value: Weights) -> str:
+        large = self._large is not None and value.size >= self._large
+        return self.small_constant(name, value) if large else self.constant(name, value)
 
     def small_constant(self, name: str, value: Weights) -> str:
         """A weight in eight bits, with a scale for each output channel, its first axis; like ``constant`` it is made
@@ -106,7 +113,7 @@ class Graph:
         weight, bias = fold(conv, norm)
         y = self.node(
             "Conv",
-            [x, self.constant(f"{name}.weight", weight), self.constant(f"{name}.bias", bias)],
+            [x, self.kernel(f"{name}.weight", weight), self.constant(f"{name}.bias", bias)],
             name,
             kernel_shape=list(conv.kernel_size),
             strides=list(conv.stride),

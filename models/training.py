@@ -7,7 +7,6 @@ one would have seen.
 from __future__ import annotations
 
 import io
-import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +18,6 @@ import torch
 from rich.progress import Progress
 from torch import Tensor
 from torch.nn import functional as F
-from torch.optim.swa_utils import AveragedModel, update_bn
 
 from models.camera import NOISE
 from models.cifar10 import Images, Split
@@ -28,20 +26,13 @@ from shared import files
 from shared.image import Input
 
 _GREY = 125
-#: Batches from which the normalisation of an averaged network is measured.
-_VIEWED = 60
 
 
 @dataclass(frozen=True)
 class Recipe:
     """How a network is trained: SGD with Nesterov momentum, the rate rising over ``warmup`` of the steps and falling
     linearly to zero. ``phases`` are ``(epochs, side in pixels)``: early epochs on smaller images cost less and lose
-    little (J. Howard's progressive resizing, DAWNBench 2018). ``cutout`` and ``sensed``: see ``augment``.
-
-    ``averaged``: the rate stays at its peak instead, and what is trained is the mean of the weights along the way
-    (P. Izmailov et al., "Averaging Weights Leads to Wider Optima and Better Generalization", arXiv 1803.05407), the
-    later ones weighing more (O. Shamir and T. Zhang, arXiv 1212.1824, section 4, eta 3). Such a run may stop after any
-    epoch and is as good as one that was meant to be so long."""
+    little (J. Howard's progressive resizing, DAWNBench 2018). ``cutout`` and ``sensed``: see ``augment``."""
 
     phases: tuple[tuple[int, int], ...]
     rate: float
@@ -52,7 +43,6 @@ class Recipe:
     auxiliary: float = 0.2
     cutout: int = 8
     sensed: float = 0.0
-    averaged: bool = False
     seed: int = 0
 
     @property
@@ -175,18 +165,13 @@ def fit(
     peak = max(1, int(recipe.warmup * total))
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimiser,
-        lambda step: (
-            (step + 1) / peak if step < peak else 1.0 if recipe.averaged else (total - step) / max(1, total - peak)
-        ),
+        lambda step: (step + 1) / peak if step < peak else (total - step) / max(1, total - peak),
     )
-    average = AveragedModel(network, avg_fn=_later_weigh_more) if recipe.averaged else None
     history: list[dict[str, float]] = []
     if state := _load(checkpoint, recipe):
         network.load_state_dict(state["network"])
         optimiser.load_state_dict(state["optimiser"])
         schedule.load_state_dict(state["schedule"])
-        if average is not None:
-            average.load_state_dict(state["average"])
         history = state["history"]
 
     task = progress.add_task(title, total=total, completed=len(history) * steps)
@@ -205,31 +190,16 @@ def fit(
             value.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
             schedule.step()
-            if average is not None:
-                average.update_parameters(network)
             losses += float(value.detach())
             progress.advance(task)
         row = {"epoch": float(epoch + 1), "side": float(side), "loss": losses / steps}
-        trained = network
-        if average is not None:
-            assert isinstance(average.module, Network)
-            trained = average.module
-            views = itertools.islice(batches(epoch, np.random.default_rng((recipe.seed, epoch))), _VIEWED)
-            # The statistics of a mean network are not the mean of the statistics.
-            update_bn((normalise(images, spec) for images, _ in views), trained, device())
         if evaluate is not None:
-            row |= evaluate(trained)
+            row |= evaluate(network)
         history.append(row)
         progress.console.print(f"{title}: " + "  ".join(f"{key} {value:.4g}" for key, value in row.items()))
-        _save(checkpoint, recipe, network, optimiser, schedule, average, history)
-    if average is not None:
-        network.load_state_dict(average.module.state_dict())
+        _save(checkpoint, recipe, network, optimiser, schedule, history)
     progress.remove_task(task)
     return history
-
-
-def _later_weigh_more(mean: Tensor, new: Tensor, count: Tensor | int) -> Tensor:
-    return mean + (new - mean) * (4 / (int(count) + 4))
 
 
 def _save(
@@ -238,7 +208,6 @@ def _save(
     network: Network,
     optimiser: Any,
     schedule: Any,
-    average: AveragedModel | None,
     history: list[dict[str, float]],
 ) -> None:
     # By way of memory: what torch says of a full disk is no OSError.
@@ -249,7 +218,6 @@ def _save(
             "network": network.state_dict(),
             "optimiser": optimiser.state_dict(),
             "schedule": schedule.state_dict(),
-            "average": average.state_dict() if average is not None else None,
             "history": history,
         },
         data,

@@ -50,14 +50,15 @@ def test_it_says_nearly_the_same_while_it_trains() -> None:
     assert (quiet == training).float().mean() > 0.97
 
 
-def test_restoring_and_exporting_again_changes_nothing_but_rounding(tmp_path: Path) -> None:
+@pytest.mark.parametrize("large", [None, 100])
+def test_restoring_and_exporting_again_changes_nothing_but_rounding(tmp_path: Path, large: int | None) -> None:
     shape = Shape(widths=(4, 8), blocks=(2, 1), classes=3, stem=4)
     torch.manual_seed(0)
-    export(ResNet(shape).eval(), tmp_path / "a.onnx", {})
+    export(ResNet(shape).eval(), tmp_path / "a.onnx", {}, large)
     images = torch.randn(16, 3, 64, 64)
     network = restore(tmp_path / "a.onnx", images)
     assert network.shape == shape
-    export(network, tmp_path / "b.onnx", {})
+    export(network, tmp_path / "b.onnx", {}, large)
     first, second = (Session(tmp_path / name, "cpu").run(images.numpy()) for name in ("a.onnx", "b.onnx"))
     np.testing.assert_allclose(first, second, atol=0.02)
 

@@ -83,38 +83,14 @@ def train(recipe: Recipe, checkpoint: Path, images: Images, stop_after: int | No
     return network
 
 
-@pytest.mark.parametrize("averaged", [False, True])
-def test_an_interrupted_training_ends_as_an_uninterrupted_one(tmp_path: Path, images: Images, averaged: bool) -> None:
-    recipe = Recipe(phases=((2, 16), (2, 32)), rate=0.1, averaged=averaged)
+def test_an_interrupted_training_ends_as_an_uninterrupted_one(tmp_path: Path, images: Images) -> None:
+    recipe = Recipe(phases=((2, 16), (2, 32)), rate=0.1)
     whole = train(recipe, tmp_path / "whole.pt", images)
     with pytest.raises(KeyboardInterrupt):
         train(recipe, tmp_path / "broken.pt", images, stop_after=2)
     resumed = train(recipe, tmp_path / "broken.pt", images)
     for ours, theirs in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True):
         assert torch.equal(ours, theirs)
-
-
-def test_an_averaged_training_that_stops_early_is_as_one_that_was_meant_to_be_so_short(
-    tmp_path: Path, images: Images
-) -> None:
-    long, short = (Recipe(phases=((count, 32),), rate=0.1, warmup=0.0, averaged=True) for count in (3, 2))
-    train(long, tmp_path / "long.pt", images)
-    train(short, tmp_path / "short.pt", images)
-    history = [torch.load(tmp_path / f"{name}.pt", weights_only=True)["history"] for name in ("long", "short")]
-    assert history[0][:2] == history[1]
-
-
-def test_an_averaged_network_is_the_mean_of_its_way_the_later_weighing_more(tmp_path: Path, images: Images) -> None:
-    """Steps are so small that the way is straight: its mean lies past its middle and before its end."""
-    ends = []
-    for averaged in (False, True):
-        recipe = Recipe(phases=((12, 32),), rate=1e-4, warmup=0.0, decay=0.0, averaged=averaged)
-        ends.append(train(recipe, tmp_path / f"{averaged}.pt", images).head.bias.detach())
-    last = torch.load(tmp_path / "True.pt", weights_only=True)["network"]["head.bias"]
-    torch.manual_seed(3)
-    start = ResNet(TINY).head.bias.detach()
-    part = float(((ends[1] - start) @ (last - start)) / ((last - start) @ (last - start)))
-    assert 0.5 < part < 0.95
 
 
 def test_a_checkpoint_of_another_recipe_is_not_gone_on_from(tmp_path: Path, images: Images) -> None:
