@@ -26,7 +26,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.interval import interval
+from models.interval import interval
 from models import cifar10, recorded, replay, streams
 from models.replay import Recorded, Replay
 from shared.bundle import Bundle, Gate

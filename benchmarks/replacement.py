@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.interval import interval
+from models.interval import interval
 from cloud_server.selector import recommend
 from edge_agent.core.replacement import POLICIES, Policy
 from edge_agent.core.submodels import LocalModel, Submodels

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import msgspec
+import numpy as np
 
 from edge_agent.core.hierarchy import Hierarchy
 from edge_agent.core.types import Answer
@@ -81,6 +82,14 @@ class Latencies:
         self.longest = max(self.longest, ms)
         self._bins[math.floor(math.log(min(max(ms, 1e-3), 1e6)) / math.log(self._STEP))] += 1
 
+    def with_(self, other: Latencies) -> Latencies:
+        """Both together."""
+        both = Latencies()
+        both._bins = self._bins + other._bins
+        both.total, both.count = self.total + other.total, self.count + other.count
+        both.longest = max(self.longest, other.longest)
+        return both
+
     @property
     def mean(self) -> float:
         return self.total / self.count if self.count else 0.0
@@ -93,6 +102,12 @@ class Latencies:
             if seen >= wanted:
                 return min(float(self._STEP ** (place + 1)), self.longest)
         return 0.0
+
+    def curve(self) -> tuple[list[float], list[float]]:
+        """Latencies in milliseconds, rising, and the share of frames that stayed within each."""
+        places = sorted(self._bins)
+        shares = np.cumsum([self._bins[place] for place in places]) / max(1, self.count)
+        return [self._STEP ** (place + 1) for place in places], shares.tolist()
 
     def table(self) -> dict[str, float]:
         figures = {"mean": self.mean} | {f"p{int(100 * p)}": self.percentile(p) for p in (0.5, 0.95, 0.99)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,23 @@ from onnx import ModelProto, shape_inference
 from shared.engine import Session
 
 _Shapes = dict[str, list[int]]
+#: Operators that are left when a runtime has folded constants and fused what can be fused.
+_RUN = ("Conv", "Gemm", "MatMul", "Add", "GlobalAveragePool", "MaxPool", "AveragePool", "Concat", "Resize")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What tells how long a run of a model takes, whatever the machine. ``operators``: that are dispatched."""
+
+    macs: int
+    operators: int
+    int8: bool
+
+
+def cost(model: ModelProto, side: int) -> Cost:
+    """Of one picture of ``side`` pixels."""
+    kinds = [node.op_type for node in model.graph.node]
+    return Cost(macs(model, side), sum(kind in _RUN for kind in kinds), "QuantizeLinear" in kinds)
 
 
 def parameters(model: ModelProto) -> int:

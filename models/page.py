@@ -2,42 +2,18 @@
 
 from __future__ import annotations
 
-import base64
-import io
-from collections.abc import Sequence
 from html import escape
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from models.html import COLOURS, figure_of, image, page, table
 from models.reporting import Report
 
 _INK, _FAINT, _OURS = "#222222", "#c9c9c9", "#0072B2"
-# Okabe and Ito's palette, which the colour-blind can tell apart, and two greys.
-_COLOURS = (
-    "#0072B2",
-    "#E69F00",
-    "#009E73",
-    "#D55E00",
-    "#CC79A7",
-    "#56B4E9",
-    "#B8A900",
-    "#000000",
-    "#7f7f7f",
-    "#a0522d",
-)
 #: Labels that get a colour or a column of their own.
 _MANY = 40
-
-_STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { margin-bottom: 0; } h2 { margin-top: 2.5rem; } p { max-width: 46rem; } .faint { color: #666; }
-table { border-collapse: collapse; } td, th { padding: .25rem .8rem; text-align: right; border-bottom: 1px solid #ddd; }
-td:first-child, th:first-child { text-align: left; } img { max-width: 100%; height: auto; }
-.scroll { overflow-x: auto; }
-"""
 
 
 def html(report: Report) -> str:
@@ -54,31 +30,25 @@ def html(report: Report) -> str:
         "<h2>Sure and right: risk against coverage</h2>",
         f"<p>The base model ({base}) answers the frames that it is surest of first. How many of its answers differ "
         "from the full model's, by what it is sure by. A gate is a point on such a curve; lower is better.</p>",
-        _image(_risk(report), "Risk against coverage of the base model, a curve for each score"),
+        image(_risk(report), "Risk against coverage of the base model, a curve for each score"),
         _areas(figures["gate_scores"]),
         "<h2>What each model answers by itself</h2>",
         "<p>Share of a label's frames on which the model, without context, is sure and agrees with the full model.</p>",
-        _image(_coverage(report), "Coverage of each label by each model"),
+        image(_coverage(report), "Coverage of each label by each model"),
         "<h2>Partitions</h2>",
         "<p>Frames by the full model's embedding, in its two principal directions; rings are the codes. Below, what "
         "each submodel is meant for.</p>",
-        _image(_map(report), "Map of the codes, and of each submodel's part"),
+        image(_map(report), "Map of the codes, and of each submodel's part"),
         "<h2>Confused pairs</h2>",
         f"<p>The commonest ways in which {base} differs from the full model.</p>",
-        _table(
+        table(
             ("full model", f"{base} says", "frames"),
             [(pair["full"], pair["says"], pair["frames"]) for pair in figures["confusions"][base]],
         ),
         "<h2>Made from</h2>",
-        _table(("what", ""), list(figures["provenance"].items())),
+        table(("what", ""), list(figures["provenance"].items())),
     ]
-    body = "\n".join(parts)
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(manifest.name)}: report</title><style>{_STYLE}</style></head>\n"
-        f"<body>\n{body}\n</body></html>\n"
-    )
+    return page(f"{manifest.name}: report", parts)
 
 
 def _headline(figures: dict[str, Any]) -> str:
@@ -107,7 +77,7 @@ def _headline(figures: dict[str, Any]) -> str:
     )
     return (
         f"<p>Stream <code>{about['name']}</code>: {about['streams']} streams of {about['frames']} frames, at a budget "
-        "of 1&nbsp;% false hits, context in both.</p>" + _table(head, rows)
+        "of 1&nbsp;% false hits, context in both.</p>" + table(head, rows)
     )
 
 
@@ -125,7 +95,7 @@ def _models(models: dict[str, Any]) -> str:
         )
         for name, row in models.items()
     ]
-    return _table(("model", "role", "M parameters", "M multiply-adds", "kB", "ms", "accuracy", "agreement"), rows)
+    return table(("model", "role", "M parameters", "M multiply-adds", "kB", "ms", "accuracy", "agreement"), rows)
 
 
 def _areas(scores: dict[str, dict[str, dict[str, float]]]) -> str:
@@ -135,33 +105,13 @@ def _areas(scores: dict[str, dict[str, dict[str, float]]]) -> str:
         for model, own in scores.items()
     ]
     note = "<p>Area under each curve, thousandths, and the share that can be answered at 1&nbsp;% risk.</p>"
-    return note + _table(("model", *names), rows)
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    def line(cells: Sequence[object], tag: str) -> str:
-        return "<tr>" + "".join(f"<{tag}>{escape(str(cell))}</{tag}>" for cell in cells) + "</tr>"
-
-    body = "\n".join(line(row, "td") for row in rows)
-    return f'<div class="scroll"><table><thead>{line(head, "th")}</thead><tbody>\n{body}\n</tbody></table></div>'
-
-
-def _image(figure: Figure, says: str) -> str:
-    out = io.BytesIO()
-    figure.savefig(out, format="png", dpi=130, metadata={"Software": None})
-    return f'<img alt="{escape(says)}" src="data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}">'
-
-
-def _figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), facecolor="white", layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
+    return note + table(("model", *names), rows)
 
 
 def _risk(report: Report) -> Figure:
-    figure = _figure(9, 4.2)
+    figure = figure_of(9, 4.2)
     axes = figure.subplots()
-    for (name, points), colour in zip(report.curves.items(), _COLOURS, strict=False):
+    for (name, points), colour in zip(report.curves.items(), COLOURS, strict=False):
         coverage, risk = np.array(points).T
         axes.plot(100 * coverage, 100 * risk, color=colour, linewidth=1.8, label=name)
     axes.axhline(1, color=_FAINT, linewidth=1)
@@ -175,7 +125,7 @@ def _coverage(report: Report) -> Figure:
     models = [name for name, model in report.manifest.models.items() if model.role != "full"]
     table = np.array([report.manifest.models[name].coverage for name in models])
     shown = np.sort(np.argsort(-table.max(0), kind="stable")[:_MANY])
-    figure = _figure(2.6 + 0.62 * len(shown), 1.6 + 0.38 * len(models))
+    figure = figure_of(2.6 + 0.62 * len(shown), 1.6 + 0.38 * len(models))
     axes = figure.subplots()
     axes.imshow(table[:, shown], cmap="Blues", vmin=0, vmax=1, aspect="auto")
     axes.set_xticks(range(len(shown)), [report.manifest.labels[label] for label in shown], rotation=45, ha="right")
@@ -203,13 +153,13 @@ def _map(report: Report) -> Figure:
     submodels = [name for name in report.manifest.submodels() if report.manifest.models[name].classes]
     columns = 4
     rows = -(-len(submodels) // columns)
-    figure = _figure(11, 5.2 + 2.5 * rows)
+    figure = figure_of(11, 5.2 + 2.5 * rows)
     grid = figure.add_gridspec(1 + rows, columns, height_ratios=[5.2] + [2.5] * rows)
     axes = figure.add_subplot(grid[0, :])
     own = report.map
     often = np.bincount(own.labels, minlength=len(report.manifest.labels))
-    named = np.sort(np.argsort(-often, kind="stable")[: len(_COLOURS)])
-    for label, colour in zip(named.tolist(), _COLOURS, strict=False):
+    named = np.sort(np.argsort(-often, kind="stable")[: len(COLOURS)])
+    for label, colour in zip(named.tolist(), COLOURS, strict=False):
         if not often[label]:
             continue
         points = own.points[own.labels == label]

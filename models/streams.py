@@ -39,7 +39,7 @@ Pool = npt.NDArray[np.int64]
 
 #: What a recording plays at, frames a second.
 FPS = 30.0
-_DWELL = 30  # mean, frames
+DWELL = 30  # mean, frames
 _VISIT, _JITTER = 500, 200  # frames from one change of scene to the next, and the width of its spread
 #: Share of objects that are not of the scene.
 STRANGERS = 0.05
@@ -108,20 +108,22 @@ def plan(
     scenes: Sequence[int] = range(len(SCENES)),
     table: Sequence[Sequence[int]] = _TABLE,
     classes: int = CLASSES,
+    dwell: int = DWELL,
 ) -> Plan:
     """Draw a stream of images from ``pool`` (by default all) of a set with true ``labels`` ``(n,)``.
 
-    ``scenes``: numbers in ``table``, the classes of each scene, of those it may visit. Raises ``ValueError`` for an
-    unknown name or if the pool lacks a class.
+    ``scenes``: numbers in ``table``, the classes of each scene, of those it may visit. ``dwell``: for how many
+    frames an object stays on average, where it does. Raises ``ValueError`` for an unknown name or if the pool lacks a
+    class.
     """
     named(name)
     if frames < 1 or not scenes:
         raise ValueError("a stream needs a frame and a scene at least")
-    mean = _DWELL if name in ("dwell", "held", "camera") else 1
+    mean = dwell if name in ("dwell", "held", "camera") else 1
     # To start anew with a constant chance at every frame is to stay for a geometric time.
     fresh = _uniform(seed, "dwell", frames) < 1 / mean
     fresh[0] = True
-    dwell = np.cumsum(fresh) - 1
+    stay = np.cumsum(fresh) - 1
     start = np.flatnonzero(fresh)
     if name == "shuffled":
         scene = np.full(len(start), -1)
@@ -137,14 +139,14 @@ def plan(
         offset += _pick(_uniform(seed, "shift", (frames, 2)), 2 * _SHIFT + 1) - _SHIFT
     if name == "camera":
         pause = np.cumsum(_uniform(seed, "pause", frames) < 1 / _PAUSE) % 2 == 1
-        offset = _drift(pause, dwell, _uniform(seed, "drift", (len(start), 2, len(_DRIFT))))
+        offset = _drift(pause, stay, _uniform(seed, "drift", (len(start), 2, len(_DRIFT))))
     if name in ("held", "camera"):
         noise = (_uniform(seed, "noise", frames) * 2**32).astype(np.uint32)
-        shown = _uniform(seed, "image", len(start))[dwell]
+        shown = _uniform(seed, "image", len(start))[stay]
     else:
         shown = _uniform(seed, "image", frames)
-    source = _images(labels, np.arange(len(labels)) if pool is None else pool, label[dwell], shown, classes)
-    return Plan(name, seed, source, label[dwell], dwell, scene[dwell], stranger[dwell], offset, pause, noise)
+    source = _images(labels, np.arange(len(labels)) if pool is None else pool, label[stay], shown, classes)
+    return Plan(name, seed, source, label[stay], stay, scene[stay], stranger[stay], offset, pause, noise)
 
 
 def renderer(plan: Plan, images: Images) -> Callable[[int], Picture]:

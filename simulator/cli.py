@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import msgspec
 import typer
@@ -13,6 +13,9 @@ from rich.console import Console
 
 from simulator import links
 from simulator.emulator import Counts, Emulator, run, serve
+
+if TYPE_CHECKING:
+    from models.cifar10 import Split
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
@@ -120,16 +123,14 @@ def stream(
     import cv2
     from rich.progress import Progress
 
-    from models import cifar10, sample, streams
+    from models import cifar10, streams
     from models.cifar10 import DatasetError
     from shared import files
     from shared.stream import StreamError
     from simulator.sheet import contact_sheet
 
-    if images not in ("sample", "test"):
-        _end(2, f"--images {images!r} is neither sample nor test")
     try:
-        split = sample.load() if images == "sample" else cifar10.load().test
+        split = _images(images)
         plan = streams.plan(streams.named(name), split.labels, seed, frames)
         with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
             task = progress.add_task("frames", total=frames)
@@ -141,6 +142,101 @@ def stream(
     except OSError as error:
         _end(2, f"{error.filename or preview}: {error.strerror}")
     typer.echo(f"Written: {out}, {frames} frames of {name}, seed {seed}" + (f"; {preview}" if preview else ""))
+
+
+@app.command()
+def compare(
+    bundle: Annotated[Path, typer.Option(help="The bundle whose models are compared.")] = Path("models/zoo/cifar10"),
+    stream_name: Annotated[str, typer.Option("--stream", help="camera, held, dwell, session or shuffled.")] = "dwell",
+    device: Annotated[str, typer.Option(help="A device's profile, or a file of one.")] = "rpi4",
+    link_name: Annotated[str, typer.Option("--link", help="lan, wifi, lte, 3g, sat or lossy.")] = "wifi",
+    server: Annotated[str, typer.Option(help="A server's profile, or a file of one.")] = "host",
+    seeds: Annotated[int, typer.Option(min=1, help="How many streams.")] = 20,
+    first_seed: Annotated[int, typer.Option(min=0, help="The first one's; the others follow.")] = 1000,
+    frames: Annotated[int, typer.Option(min=32, help="Of each stream.")] = 1000,
+    fps: Annotated[float, typer.Option(min=0.1, max=1000, help="Of the camera.")] = 30.0,
+    deadline_ms: Annotated[float, typer.Option(min=1, max=60_000, help="What a frame may take.")] = 250.0,
+    max_false_hits: Annotated[float, typer.Option(min=0.0001, max=0.9, help="The budget.")] = 0.01,
+    devices: Annotated[int, typer.Option(min=1, max=10_000, help="Cameras behind the same servers.")] = 1,
+    replicas: Annotated[int, typer.Option(min=1, max=1000, help="Of the server.")] = 1,
+    images: Annotated[str, typer.Option(help="sample, which ships, or test: CIFAR-10's, downloaded once.")] = "sample",
+    sweep_text: Annotated[str, typer.Option("--sweep", help="See also how it changes: link.rtt=5..200")] = "",
+    as_json: Annotated[Path | None, typer.Option("--json", help="Write every figure and setting there.")] = None,
+    as_html: Annotated[Path | None, typer.Option("--html", help="Write a page with pictures there.")] = None,
+) -> None:
+    """Compare every policy on one device, link and server, before you buy any: the device's own decisions on virtual
+    time.
+
+    Example: simulator compare --device rpi4 --link lte --stream session --html build/compare.html
+    """
+    try:
+        import onnx  # noqa: F401
+        import simpy  # noqa: F401
+        from matplotlib import figure  # noqa: F401
+        from rich.progress import Progress
+
+        from models import recorded
+        from models.cifar10 import DatasetError
+        from models.streams import UnknownStream, named
+        from shared import files
+        from shared.bundle import Bundle, BundleError
+        from simulator import comparison, page, sweep
+        from simulator.comparison import Setup
+        from simulator.machines import UnknownMachine
+    except ImportError as error:
+        _end(2, f"comparing needs {error.name}; install it with: pip install 'cachenet[sim]'")
+    try:
+        swept = sweep.parse(sweep_text) if sweep_text else None
+        setup = Setup(
+            stream=named(stream_name),
+            device=device,
+            link=link_name,
+            server=server,
+            seeds=range(first_seed, first_seed + seeds),
+            frames=frames,
+            fps=fps,
+            deadline_ms=deadline_ms,
+            max_false_hits=max_false_hits,
+            devices=devices,
+            replicas=replicas,
+        )
+        comparison.check(setup)
+        opened = Bundle(bundle)
+        split = _images(images)
+        models = recorded.opened(opened)
+        with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
+            bench = comparison.prepare(opened, setup, split, models, progress)
+            runs = comparison.compare(bench, setup, None, progress)
+            found = comparison.summary(runs)
+            curves = []
+            for value in swept.values if swept is not None else ():
+                assert swept is not None
+                other, profile = swept.at(setup, value)
+                again = bench if other == setup else comparison.prepare(opened, other, split, models, progress)
+                curves.append(comparison.summary(comparison.compare(again, other, profile, progress)))
+        if as_json is not None:
+            files.write(as_json, comparison.to_json(bench, setup, found, images, swept, curves))
+        if as_html is not None:
+            files.write(as_html, page.html(setup, runs, found, swept, curves).encode())
+    except (UnknownStream, UnknownMachine, links.UnknownLink, sweep.BadSweep, BundleError, DatasetError) as error:
+        _end(2, str(error))
+    except OSError as error:
+        _end(2, f"{error.filename}: {error.strerror}")
+    console = Console(width=None if sys.stdout.isatty() else comparison.TABLE_WIDTH, highlight=False, markup=False)
+    console.print(comparison.table(found), width=max(console.width, comparison.TABLE_WIDTH), crop=False)
+    console.print(f"\n{comparison.about(setup, images)}")
+    for path in (as_json, as_html):
+        if path is not None:
+            console.print(f"Written: {path}")
+
+
+def _images(name: str) -> Split:
+    """The pictures that streams are drawn from. Raises ``DatasetError``."""
+    from models import cifar10, sample
+
+    if name not in ("sample", "test"):
+        _end(2, f"--images {name!r} is neither sample nor test")
+    return sample.load() if name == "sample" else cifar10.load().test
 
 
 @app.command()

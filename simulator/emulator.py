@@ -27,7 +27,7 @@ T = TypeVar("T")
 _READ = 64 << 10
 _BUFFER = 64 << 10
 #: An outage begins this long into every minute: early, so that a short run meets it, and the same for every run.
-_OUTAGE_AT_S = 10.0
+OUTAGE_AT_S = 10.0
 _MINUTE_S = 60.0
 
 
@@ -164,7 +164,7 @@ class Emulator:
         self._clock.resume()
 
     async def _keep_failing(self) -> None:
-        await asyncio.sleep(_OUTAGE_AT_S)
+        await asyncio.sleep(OUTAGE_AT_S)
         while True:
             self.pause()
             await asyncio.sleep(self._profile.outage_s)

@@ -1,4 +1,4 @@
-"""A mean over seeds with its 95 % interval, as the benchmarks print it."""
+"""A mean over seeds with its 95 % interval."""
 
 from __future__ import annotations
 

@@ -1,0 +1,264 @@
+"""The comparison: every policy over the same recorded films, on one device, link and server, in one table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import onnx
+from rich.progress import Progress
+from rich.table import Table
+
+from edge_agent.report import Latencies
+from models import cost, streams
+from models.cifar10 import Split
+from models.cost import Cost
+from models.interval import interval
+from models.recorded import Models
+from shared.bundle import Bundle, Manifest
+from simulator import links, machines, world
+from simulator.film import Film, shoot
+from simulator.policies import POLICIES, Kit, Policy
+
+if TYPE_CHECKING:
+    from simulator.sweep import Sweep
+
+#: What a user has without any of this; the better of the two is what a policy has to beat.
+BASELINES: tuple[Policy, ...] = ("server-only", "device-only")
+LATENCIES = ("mean", "p50", "p95", "p99")
+#: Columns that ``table`` needs to show every figure whole.
+TABLE_WIDTH = 150
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What is compared; names are those of profiles or of their files. ``dwell``: see ``streams.plan``. ``seeds``: of
+    streams, links and audits. ``devices``: cameras behind the same ``replicas`` of the server, each with a stream of
+    its own."""
+
+    stream: streams.Name = "dwell"
+    dwell: int = streams.DWELL
+    device: str = "rpi4"
+    link: str = "wifi"
+    server: str = "host"
+    seeds: range = range(1000, 1020)
+    frames: int = 1000
+    fps: float = 30.0
+    deadline_ms: float = 250.0
+    max_false_hits: float = 0.01
+    devices: int = 1
+    replicas: int = 1
+    policies: tuple[Policy, ...] = POLICIES
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A bundle, ready to be compared with: costs by model."""
+
+    bundle: Bundle
+    costs: dict[str, Cost]
+    films: list[Film]
+    references: list[Any] = field(default_factory=list)
+
+    @property
+    def manifest(self) -> Manifest:
+        return self.bundle.manifest
+
+
+Row = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One policy's run of one seed: its figures, its latencies, and hits over time, the first device's."""
+
+    row: Row
+    latency: Latencies
+    course: list[float]
+
+
+Runs = dict[Policy, list[Run]]
+
+
+def costs(bundle: Bundle) -> dict[str, Cost]:
+    """What tells how long its models take, by their names."""
+    return {
+        name: cost.cost(onnx.load(str(bundle.path(name))), model.input.side)
+        for name, model in bundle.manifest.models.items()
+    }
+
+
+def check(setup: Setup) -> None:
+    """Raises ``UnknownMachine`` or ``UnknownLink`` if a profile is not there."""
+    machines.device(setup.device), machines.server(setup.server), links.load(setup.link)
+
+
+def about(setup: Setup, images: str) -> str:
+    """What the figures hold for, in a line for a person."""
+    several = f" for each of {setup.devices} cameras behind {setup.replicas} servers" if setup.devices > 1 else ""
+    return (
+        f"Stream {setup.stream} of {images} images, device {setup.device}, link {setup.link}, server {setup.server}, "
+        f"{len(setup.seeds)} seeds from {setup.seeds.start}, {setup.frames} frames{several}; ± is half a 95 % interval."
+    )
+
+
+def prepare(bundle: Bundle, setup: Setup, split: Split, models: Models, progress: Progress) -> Bench:
+    """Have every model say what it says of every stream, once."""
+    task = progress.add_task("what models say", total=len(setup.seeds) * setup.devices)
+
+    def advance() -> None:
+        progress.advance(task)
+
+    manifest = bundle.manifest
+    full = manifest.only("full")
+    seeds = [seed * 1000 + number if number else seed for seed in setup.seeds for number in range(setup.devices)]
+    films = shoot(setup.stream, seeds, setup.frames, split, models, full, advance, setup.dwell)
+    temperature = manifest.models[full].temperature
+    references = [film.reference(full, temperature, manifest.context) for film in films]
+    progress.remove_task(task)
+    return Bench(bundle, costs(bundle), films, references)
+
+
+def compare(bench: Bench, setup: Setup, link: links.LinkProfile | None, progress: Progress) -> Runs:
+    """Runs by policy and seed. ``link``: in the place of the set-up's."""
+    task = progress.add_task("replaying", total=len(setup.seeds) * len(setup.policies))
+    device, server = machines.device(setup.device), machines.server(setup.server)
+    setting = world.Setting(device, link or links.load(setup.link), server, setup.fps, setup.deadline_ms / 1e3)
+    manifest = bench.manifest
+    full = manifest.only("full")
+    seconds = {name: device.seconds(own) for name, own in bench.costs.items()}
+    whole = device.seconds(bench.costs[full], device.threads)
+    gate = manifest.gate(setup.max_false_hits)
+    runs: Runs = {policy: [] for policy in setup.policies}
+    for place, seed in enumerate(setup.seeds):
+        own = range(place * setup.devices, (place + 1) * setup.devices)
+        names = [f"device-{seed}-{number}" for number in range(setup.devices)]
+        kits = [
+            Kit(bench.films[n], manifest, gate, setting.deadline, seconds, whole, bench.references[n], name)
+            for n, name in zip(own, names, strict=True)
+        ]
+        for policy in setup.policies:
+            devices = world.play(policy, kits, setting, bench.costs[full], seed, setup.replicas)
+            runs[policy].append(_run(devices, device))
+            progress.advance(task)
+    progress.remove_task(task)
+    return runs
+
+
+def _run(devices: Sequence[world.Device], profile: machines.Device) -> Run:
+    """All devices' frames together."""
+    tallies = [one.tally for one in devices]
+    frames = sum(tally.frames for tally in tallies)
+    latency = tallies[0].latency
+    for tally in tallies[1:]:
+        latency = latency.with_(tally.latency)
+
+    def share(of: Callable[[world.Tally], int]) -> float:
+        return sum(of(tally) for tally in tallies) / frames
+
+    row = {name: value for name, value in latency.table().items() if name in LATENCIES}
+    row |= {
+        "fps": 1e3 / latency.mean,
+        "local_share": share(lambda tally: tally.hits),
+        "fallback_share": share(lambda tally: tally.fallbacks),
+        "false_hit_rate": share(lambda tally: tally.false),
+        "accuracy": share(lambda tally: tally.right),
+        "agreement": share(lambda tally: tally.agreed),
+        "bytes_up": sum(one.up.bytes for one in devices) / frames,
+        "bytes_down": sum(one.down.bytes for one in devices) / frames,
+        "models_pushed": share(lambda tally: tally.pushed) * frames / len(devices),
+    }
+    if (watts := profile.watts) is not None:
+        busy = sum(tally.busy_s for tally in tallies)
+        air = sum(one.up.busy_s + one.down.busy_s for one in devices)
+        row["millijoules"] = 1e3 * ((watts.busy - watts.idle) * busy + watts.radio * air) / frames
+    return Run(row, latency, [hits / world.WINDOW for hits in tallies[0].course])
+
+
+def summary(runs: Runs) -> dict[str, dict[str, Any]]:
+    """By policy: means over seeds, and under ``intervals`` their 95 % intervals; with ratios of mean latencies to the
+    best baseline's and to the oracle's, of which more is faster."""
+    found: dict[str, dict[str, Any]] = {}
+    rows = {policy: [run.row for run in own] for policy, own in runs.items()}
+    for policy, own in rows.items():
+        figures: dict[str, Any] = {name: [row[name] for row in own] for name in own[0]}
+        if all(name in rows for name in BASELINES):
+            figures["ratio_to_best_baseline"] = [
+                min(rows[name][place]["mean"] for name in BASELINES) / row["mean"] for place, row in enumerate(own)
+            ]
+        if "oracle" in rows:
+            figures["ratio_to_oracle"] = [rows["oracle"][n]["mean"] / row["mean"] for n, row in enumerate(own)]
+        spans = {name: interval(values) for name, values in figures.items()}
+        said: dict[str, Any] = {"latency_ms": {name: spans[name]["mean"] for name in LATENCIES}}
+        said |= {name: span["mean"] for name, span in spans.items() if name not in LATENCIES}
+        said["intervals"] = {name: span["interval"] for name, span in spans.items()}
+        found[policy] = said
+    return found
+
+
+def to_json(
+    bench: Bench,
+    setup: Setup,
+    found: dict[str, dict[str, Any]],
+    images: str,
+    sweep: Sweep | None = None,
+    swept: Sequence[dict[str, dict[str, Any]]] = (),
+) -> bytes:
+    """The whole comparison, with every setting that it holds for."""
+    whole: dict[str, Any] = {
+        "frames": setup.frames,
+        "seeds": len(setup.seeds),
+        "setting": {
+            **{name: value for name, value in vars(setup).items() if name != "seeds"},
+            "first_seed": setup.seeds.start,
+            "bundle": f"{bench.manifest.name} {bench.bundle.version}",
+            "images": images,
+            "link_profile": msgspec.to_builtins(links.load(setup.link)),
+            "device_profile": msgspec.to_builtins(machines.device(setup.device), str_keys=True),
+            "server_profile": msgspec.to_builtins(machines.server(setup.server)),
+        },
+        "policies": found,
+    }
+    if sweep is not None:
+        values = zip(sweep.values, swept, strict=True)
+        whole["sweep"] = {"key": sweep.key, "at": [{"value": value, "policies": one} for value, one in values]}
+    return msgspec.json.format(msgspec.json.encode(whole), indent=2) + b"\n"
+
+
+def table(found: dict[str, dict[str, Any]]) -> Table:
+    """Policies, one row each; of every mean over seeds, half the width of its interval where there is room for it."""
+    grid = Table(box=None, header_style="bold", pad_edge=False)
+    grid.add_column("policy", no_wrap=True)
+    for column in (
+        "mean ms",
+        "p50",
+        "p95",
+        "p99",
+        "fps",
+        "local\n%",
+        "false\nhits %",
+        "accu-\nracy %",
+        "agree-\nment %",
+    ):
+        grid.add_column(column, justify="right", vertical="bottom")
+    for column in ("bytes up\na frame", "bytes\ndown", "models\npushed", "times the\nbaseline", "of the\noracle"):
+        grid.add_column(column, justify="right", vertical="bottom")
+    for policy, of in found.items():
+        latency, low = of["latency_ms"], of["intervals"]["mean"][0]
+        grid.add_row(
+            policy,
+            f"{latency['mean']:.2f} ±{latency['mean'] - low:.2f}",
+            *(f"{latency[name]:.1f}" for name in LATENCIES[1:]),
+            f"{of['fps']:.0f}",
+            *(f"{of[name]:.1%}"[:-1] for name in ("local_share",)),
+            f"{of['false_hit_rate']:.2%}"[:-1],
+            *(f"{of[name]:.1%}"[:-1] for name in ("accuracy", "agreement")),
+            *(f"{of[name]:,.0f}" for name in ("bytes_up", "bytes_down")),
+            f"{of['models_pushed']:.1f}",
+            f"{of['ratio_to_best_baseline']:.2f}" if "ratio_to_best_baseline" in of else "-",
+            f"{of['ratio_to_oracle']:.0%}" if "ratio_to_oracle" in of else "-",
+            style="bold green" if policy == "ours" else None,
+        )
+    return grid

@@ -1,0 +1,111 @@
+"""A film: a stream of which every model has said already what it says of each picture, so that any number of policies
+can be run over it in no time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from edge_agent.core.frame import Frame, Signature, sign
+from models import recorded, streams
+from models.cifar10 import Split
+from models.recorded import UNRELATED, Models
+from models.replay import Logits
+from shared.context import Context
+from shared.filter import Word
+from shared.gate import posterior
+from shared.habits import ContextParameters
+from shared.image import Picture, crop, encode
+from shared.reference import WINDOW, reference
+
+Index = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What there is to know of pictures without looking at them again, a row each. ``logits``: by model ``(rows,
+    classes)``. ``nbytes``: of the picture as it goes over the wire. ``signatures``: None where neighbouring frames
+    are unrelated pictures."""
+
+    logits: dict[str, Logits]
+    nbytes: Index
+    signatures: Sequence[Signature] | None
+
+
+@dataclass(frozen=True)
+class Film:
+    """``rows`` ``(frames,)``: the picture that each frame shows."""
+
+    name: streams.Name
+    seed: int
+    truth: Index
+    rows: Index
+    pictures: Pictures
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def frame(self, index: int) -> Frame:
+        """Its view is its picture's row."""
+        row = int(self.rows[index])
+        signatures = self.pictures.signatures
+        return Frame(index, row, None if signatures is None else signatures[row])
+
+    def reference(self, full: str, temperature: float, parameters: ContextParameters) -> Index:
+        """What the full model with a context of its own says, window by window ``(frames,)``: see
+        ``shared.reference``."""
+        everything = Context(self.pictures.logits[full].shape[1], parameters)
+        labels: list[int] = []
+        for start in range(0, len(self), WINDOW):
+            frames = [self.frame(index) for index in range(start, min(start + WINDOW, len(self)))]
+            words = [
+                Word(posterior(self.pictures.logits[full][frame.view], temperature), True, frame.signature)
+                for frame in frames
+            ]
+            labels += reference(words, everything.habits.parameters)
+            for frame, word in zip(frames, words, strict=True):
+                everything.advance(frame.index, word.key)
+                everything.learn(everything.observe(word).label)
+        return np.array(labels, np.int64)
+
+
+def shoot(
+    name: streams.Name,
+    seeds: Sequence[int],
+    frames: int,
+    split: Split,
+    models: Models,
+    full: str,
+    advance: Callable[[], object] = lambda: None,
+    dwell: int = streams.DWELL,
+) -> list[Film]:
+    """A film of the stream for each seed, of pictures of ``split``. ``full``: the model that pictures are sent to;
+    ``advance`` is called after each film. ``dwell``: see ``streams.plan``."""
+    spec = models[full][1]
+    plans = [streams.plan(name, split.labels, seed, frames, dwell=dwell) for seed in seeds]
+    films: list[Film] = []
+    if name in UNRELATED:  # every frame is one of the images as it is, and so looked at once for all films
+        used = np.unique(np.concatenate([plan.source for plan in plans]))
+        shared = _look(recorded.as_pictures(split.images[used]), models, None)
+        for plan in plans:
+            films.append(Film(name, plan.seed, plan.label, np.searchsorted(used, plan.source), shared))
+            advance()
+        return films
+    for plan in plans:
+        draw = streams.renderer(plan, split.images)
+        signatures, crops = [], []
+        for index in range(frames):
+            picture = draw(index)
+            signatures.append(sign(picture))
+            crops.append(crop(picture, spec))
+        films.append(Film(name, plan.seed, plan.label, np.arange(frames), _look(crops, models, signatures)))
+        advance()
+    return films
+
+
+def _look(pictures: Sequence[Picture], models: Models, signatures: Sequence[Signature] | None) -> Pictures:
+    nbytes = np.array([len(encode(picture)[1]) for picture in pictures], np.int64)
+    return Pictures(recorded.run_all(models, pictures), nbytes, signatures)

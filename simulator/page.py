@@ -1,0 +1,183 @@
+"""A comparison as one self-contained page: how the latencies lie, what they cost in accuracy, when the device answered
+by itself, how it all changes with the link, and where each policy wins."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from edge_agent.report import Latencies
+from models.html import COLOURS, figure_of, image, page, table
+from simulator.comparison import BASELINES, Runs, Setup
+from simulator.sweep import Sweep
+
+Found = Mapping[str, Mapping[str, Any]]
+_OURS = "ours"
+
+
+def html(setup: Setup, runs: Runs, found: Found, sweep: Sweep | None, swept: Sequence[Found]) -> str:
+    """The page. ``swept``: what was found at each value of ``sweep``."""
+    where = (
+        f"stream <code>{setup.stream}</code>, device <code>{escape(setup.device)}</code>, link "
+        f"<code>{escape(setup.link)}</code>, server <code>{escape(setup.server)}</code>, {len(setup.seeds)} seeds from "
+        f"{setup.seeds.start}, {setup.frames} frames each"
+    )
+    parts = [
+        "<h1>Policies compared</h1>",
+        f'<p class="faint">Replayed on virtual time: {where}. Decisions are the device\'s own; times are the '
+        "profiles'.</p>",
+        f"<p>{_claim(found)}</p>",
+        _figures(found),
+        "<h2>How long an answer takes</h2>",
+        "<p>Share of frames that are answered within a time.</p>",
+        image(_latencies(runs), "Cumulative distribution of latency, a curve for each policy"),
+        "<h2>Accuracy against latency</h2>",
+        "<p>Further left is faster, further up more accurate. The line joins those that nobody beats in both; "
+        "<code>oracle</code> is a limit and no policy.</p>",
+        image(_front(found), "Accuracy against mean latency, a point for each policy"),
+        "<h2>Hits over time</h2>",
+        f"<p>Share of frames that the device answers by itself, seed {setup.seeds.start}.</p>",
+        image(_course(runs), "Share of hits over the frames of the first stream"),
+    ]
+    if sweep is not None:
+        parts += [
+            f"<h2>As {escape(sweep.key)} changes</h2>",
+            image(_curves(sweep, swept), f"Mean latency and local share against {sweep.key}"),
+            table(
+                (sweep.key, "fastest that is as accurate as the full model", "mean ms", "ours, mean ms"),
+                [_winner(value, one) for value, one in zip(sweep.values, swept, strict=True)],
+            ),
+        ]
+    return page("Policies compared", parts)
+
+
+def _claim(found: Found) -> str:
+    if _OURS not in found or not all(name in found for name in BASELINES):
+        return ""
+    ours = found[_OURS]
+    best = min(BASELINES, key=lambda name: found[name]["latency_ms"]["mean"])
+    ratio, (low, high) = ours["ratio_to_best_baseline"], ours["intervals"]["ratio_to_best_baseline"]
+    return (
+        f"Ours answers {ratio:.2f} times as fast on average as {best}, the better of {' and '.join(BASELINES)} "
+        f"(95&nbsp;% interval {low:.2f} to {high:.2f}), with {ours['accuracy']:.1%} right where it has "
+        f"{found[best]['accuracy']:.1%}."
+    )
+
+
+def _figures(found: Found) -> str:
+    head = (
+        "policy",
+        "mean ms",
+        "p50",
+        "p95",
+        "p99",
+        "local",
+        "false hits",
+        "accuracy",
+        "agreement",
+        "bytes up",
+        "down",
+    )
+    rows = [
+        (
+            policy,
+            *(f"{of['latency_ms'][name]:.2f}" for name in ("mean", "p50", "p95", "p99")),
+            f"{of['local_share']:.1%}",
+            f"{of['false_hit_rate']:.2%}",
+            f"{of['accuracy']:.1%}",
+            f"{of['agreement']:.1%}",
+            f"{of['bytes_up']:,.0f}",
+            f"{of['bytes_down']:,.0f}",
+        )
+        for policy, of in found.items()
+    ]
+    return table(head, rows)
+
+
+def _colours(names: Sequence[str]) -> dict[str, str]:
+    return {name: COLOURS[place % len(COLOURS)] for place, name in enumerate(names)}
+
+
+def _latencies(runs: Runs) -> Figure:
+    figure = figure_of(9, 4.4)
+    axes = figure.subplots()
+    colours = _colours(list(runs))
+    for policy, own in runs.items():
+        together = Latencies()
+        for run in own:
+            together = together.with_(run.latency)
+        ms, share = together.curve()
+        axes.step([ms[0], *ms], [0, *(100 * np.array(share))], where="post", color=colours[policy], label=policy)
+    axes.set(xlabel="milliseconds", ylabel="frames answered, %", xscale="log", ylim=(0, 101))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=9, ncols=2)
+    return figure
+
+
+def _front(found: Found) -> Figure:
+    figure = figure_of(9, 4.6)
+    axes = figure.subplots()
+    at = {name: (of["latency_ms"]["mean"], 100 * of["accuracy"]) for name, of in found.items()}
+    colours = _colours(list(found))
+    front = _best({name: point for name, point in at.items() if name != "oracle"})
+    axes.plot(*zip(*(at[name] for name in front), strict=True), color="#c9c9c9", zorder=0)
+    for name, (ms, right) in at.items():
+        axes.scatter(ms, right, s=50, color=colours[name])
+        axes.annotate(name, (ms, right), xytext=(6, 5), textcoords="offset points", fontsize=9)
+    axes.set(xlabel="mean latency, ms", ylabel="accuracy, %", xscale="log")
+    axes.margins(x=0.15, y=0.12)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _best(at: Mapping[str, tuple[float, float]]) -> list[str]:
+    """Those that no other beats in both, the fastest first."""
+    front: list[str] = []
+    for name in sorted(at, key=lambda name: (at[name][0], -at[name][1])):
+        if not front or at[name][1] > at[front[-1]][1]:
+            front.append(name)
+    return front
+
+
+def _course(runs: Runs) -> Figure:
+    figure = figure_of(9, 3.2)
+    axes = figure.subplots()
+    shown = [name for name in (_OURS, "generalist", "cachenet", "threshold-offload") if name in runs]
+    colours = _colours(list(runs))
+    for name in shown:
+        share = runs[name][0].course
+        axes.plot(np.arange(len(share)) * 25, 100 * np.array(share), color=colours[name], label=name, linewidth=1.5)
+    axes.set(xlabel="frame", ylabel="answered locally, %", ylim=(-2, 102))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=9, ncols=4)
+    return figure
+
+
+def _curves(sweep: Sweep, swept: Sequence[Found]) -> Figure:
+    figure = figure_of(9, 6.4)
+    above, below = figure.subplots(2, 1, sharex=True)
+    names = list(swept[0])
+    for name, colour in _colours(names).items():
+        line = {"color": colour, "label": name, "marker": "o", "markersize": 3}
+        above.plot(sweep.values, [one[name]["latency_ms"]["mean"] for one in swept], **line)
+        below.plot(sweep.values, [100 * one[name]["local_share"] for one in swept], **line)
+    above.set(ylabel="mean latency, ms", xscale="log", yscale="log")
+    below.set(xlabel=sweep.key, ylabel="answered locally, %", ylim=(-2, 102))
+    for axes in (above, below):
+        axes.spines[["top", "right"]].set_visible(False)
+    above.legend(frameon=False, fontsize=8, ncols=3)
+    return figure
+
+
+def _winner(value: float, found: Found) -> tuple[str, str, str, str]:
+    """Who is fastest at this value among those that lose no accuracy to the full model alone."""
+    least = found["server-only"]["accuracy"] - 0.005 if "server-only" in found else 0.0
+    fair = {n: of["latency_ms"]["mean"] for n, of in found.items() if n != "oracle" and of["accuracy"] >= least}
+    name = min(fair, key=fair.__getitem__)
+    ours = found[_OURS]["latency_ms"]["mean"] if _OURS in found else math.nan
+    return f"{value:g}", name, f"{fair[name]:.2f}", f"{ours:.2f}"

@@ -1,0 +1,331 @@
+"""The world of a replay, on virtual time: devices, their links, a broker and the servers behind it.
+
+Nothing is decided here. On a device its mind decides, driven by the four calls that the agent's own loop makes; on a
+server the batcher does that the server runs; how long bytes take is for the lane to say that the link emulator uses.
+What is modelled is time: of models, from the profiles; of a frame's handling; of messages.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import simpy
+
+from cloud_server.batcher import Batcher
+from cloud_server.selector import recommend
+from edge_agent.core.breaker import Breaker
+from edge_agent.core.types import Answer, Ask, Reply
+from edge_agent.report import Latencies
+from models.cost import Cost
+from shared import protocol
+from shared.bundle import Manifest
+from shared.gate import posterior
+from simulator import machines
+from simulator.emulator import OUTAGE_AT_S
+from simulator.lane import Lane, lanes
+from simulator.links import LinkProfile
+from simulator.policies import Kit, Meter, Mind, Policy, mind
+
+Process = Generator[simpy.Event, Any, Any]
+
+_MINUTE_S = 60.0
+#: Bytes of a message that are not its payload: topics, properties, correlation, and the headers of MQTT and TCP.
+_REQUEST, _ANSWER = 220, 150
+#: Largest piece of a model file in one message, and what asks for it.
+_CHUNK, _GET = 128 << 10, 200
+#: For how long an audited frame may wait on the server (``edge_agent.cloud``).
+_PATIENCE_S = 60.0
+#: Frames that a share of hits is taken over where it is shown over time, and for how many such windows it is kept.
+WINDOW, _COURSE = 25, 400
+
+
+class Wire:
+    """One direction of a device's link: bytes in, time of arrival out. In an outage the link's own clock stands
+    still."""
+
+    def __init__(self, env: simpy.Environment, lane: Lane, outage_s: float) -> None:
+        self._env, self._lane, self._outage_s = env, lane, outage_s
+        self.bytes = 0
+        self.busy_s = 0.0
+
+    def carry(self, nbytes: int, arrived: Callable[[], object]) -> None:
+        """Send now; ``arrived`` is called when the last byte is there."""
+        self.bytes += nbytes
+        self.busy_s += nbytes / self._lane.bytes_per_s
+        due = self._real(self._lane.schedule(self._alive(self._env.now), nbytes))
+        after(self._env, due - self._env.now, arrived)
+
+    def _alive(self, real: float) -> float:
+        """The link's own time: how long it has been alive."""
+        if not self._outage_s or real <= OUTAGE_AT_S:
+            return real
+        minutes, rest = divmod(real - OUTAGE_AT_S, _MINUTE_S)
+        return OUTAGE_AT_S + minutes * (_MINUTE_S - self._outage_s) + max(0.0, rest - self._outage_s)
+
+    def _real(self, alive: float) -> float:
+        if not self._outage_s or alive <= OUTAGE_AT_S:
+            return alive
+        minutes, rest = divmod(alive - OUTAGE_AT_S, _MINUTE_S - self._outage_s)
+        return OUTAGE_AT_S + minutes * _MINUTE_S + self._outage_s + rest
+
+
+def after(env: simpy.Environment, seconds: float, call: Callable[[], object]) -> None:
+    """Have ``call`` called in so many seconds."""
+
+    def happen(_event: simpy.Event) -> None:
+        call()
+
+    event = env.timeout(max(0.0, seconds))
+    event.callbacks.append(happen)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A picture at a server: whose full model ``logits`` are known, and who is to ``hear`` the answer or, in words, why
+    there is none."""
+
+    logits: Any
+    recent: tuple[int, ...]
+    hear: Callable[[Any, str | None, str], object]
+
+
+class Servers:
+    """Replicas of the server, each with the batcher that a real one has; the broker gives requests to them in turn."""
+
+    def __init__(
+        self,
+        env: simpy.Environment,
+        profile: machines.Server,
+        manifest: Manifest,
+        full: Cost,
+        replicas: int = 1,
+        queue: int = 64,
+        largest: int = 16,
+    ) -> None:
+        self._env, self._profile, self._full = env, profile, full
+        self._manifest, self._temperature = manifest, manifest.models[manifest.only("full")].temperature
+        self._largest = largest
+        self._batchers: list[Batcher[Request]] = [Batcher(lambda: env.now, queue, largest) for _ in range(replicas)]
+        self._working = [False] * replicas
+        self._next = 0
+        self.requests = 0
+
+    def offer(self, request: Request, budget_s: float, patient: bool = False) -> None:
+        """A request has come through the broker."""
+        which, self._next = self._next, (self._next + 1) % len(self._batchers)
+        self.requests += 1
+        if not self._batchers[which].offer(request, budget_s, patient):
+            request.hear(None, None, "refused: busy")
+        elif not self._working[which]:
+            self._work(which)
+
+    def _work(self, which: int) -> None:
+        batch = self._batchers[which].take()
+        for waiting in batch.expired:
+            waiting.item.hear(None, None, "refused: expired")
+        self._working[which] = bool(batch.ready)
+        if batch.ready:
+            took = self._profile.seconds(self._full, len(batch.ready))
+            after(self._env, took, partial(self._done, which, [waiting.item for waiting in batch.ready]))
+
+    def _done(self, which: int, requests: list[Request]) -> None:
+        for request in requests:
+            advice = recommend(self._manifest, posterior(request.logits, self._temperature), request.recent)
+            request.hear(request.logits, advice, "")
+        self._work(which)
+
+
+@dataclass
+class Tally:
+    """What a device's run came to. ``hits``: answered by a local level. ``false``: hits with another label than the
+    reference's. ``busy_s``: its processor's. ``agreed``: with the full model's bare first label."""
+
+    frames: int = 0
+    hits: int = 0
+    fallbacks: int = 0
+    false: int = 0
+    right: int = 0
+    agreed: int = 0
+    busy_s: float = 0.0
+    pushed: int = 0
+    #: Hits in every ``WINDOW`` frames, of the first so many windows.
+    course: list[int] = field(default_factory=list)
+    latency: Latencies = field(default_factory=Latencies)
+    span_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Setting:
+    """``fps``: of the camera; a device that is slower takes the next frame when it is ready. ``deadline``: seconds a
+    frame may take."""
+
+    device: machines.Device
+    link: LinkProfile
+    server: machines.Server
+    fps: float = 30.0
+    deadline: float = 0.25
+
+
+class Device:
+    """One device with one camera."""
+
+    def __init__(
+        self,
+        env: simpy.Environment,
+        setting: Setting,
+        policy: Policy,
+        kit: Kit,
+        servers: Servers,
+        seed: int,
+        heard: Callable[[Answer], object] = lambda _answer: None,
+    ) -> None:
+        self.tally = Tally()
+        self._env, self._setting, self._kit, self._servers, self._heard = env, setting, kit, servers, heard
+        self._meter = Meter()
+        self._mind: Mind = mind(policy, kit, self._meter)
+        up, down = lanes(setting.link, seed)
+        outage = setting.link.outage_s
+        self.up, self.down = Wire(env, up, outage), Wire(env, down, outage)
+        self._breaker = Breaker()
+        self._late: deque[Reply] = deque()
+        self._audited: deque[Reply] = deque()
+        self._loaded: deque[str] = deque()
+        self._fetching: str | None = None
+        full = kit.manifest.only("full")
+        self._bare = kit.film.pictures.logits[full]
+        self._first = self._bare.argmax(1)
+        answer = protocol.Answer(bytes(4 * len(kit.manifest.labels)), 64 * "0", None, protocol.Timing(0.0, 0.0, 0.0, 1))
+        self._answer_bytes = len(protocol.encode(answer)) + _ANSWER
+
+    def run(self) -> Process:
+        """Answer every frame of the film."""
+        env, film, tally, profile = self._env, self._kit.film, self.tally, self._setting.device
+        period = 1.0 / self._setting.fps
+        truth, reference = film.truth, self._kit.reference
+        for index in range(len(film)):
+            if (early := index * period - env.now) > 0:
+                yield env.timeout(early)
+            started = env.now
+            frame = film.frame(index)
+            step = self._mind.look(frame, started)
+            worked = profile.frame_ms / 1e3 + self._meter.take()
+            tally.busy_s += worked
+            yield env.timeout(worked)
+            reply, trouble = None, ""
+            if isinstance(step, Ask):
+                reply, trouble = yield from self._ask(step)
+            answer = self._mind.settle(step, reply, env.now, trouble)
+            self._count(answer, env.now - started, int(truth[index]), int(reference[index]), frame.view)
+            if answer.audit:
+                self._send(frame.view, frame.index, (), _PATIENCE_S, True, self._audited.append)
+            self._listen()
+        tally.span_s = env.now
+
+    def _ask(self, step: Ask) -> Process:
+        """The reply, or None and why there is none, within the deadline."""
+        env = self._env
+        if not self._breaker.allows(env.now):
+            return None, "cloud silent, circuit open"
+        encode_s = self._setting.device.encode_ms / 1e3
+        self.tally.busy_s += encode_s
+        yield env.timeout(encode_s)
+        came = env.event()
+
+        def hear(reply: Reply | None, trouble: str) -> None:
+            if not came.triggered:
+                came.succeed((reply, trouble))
+            elif reply is not None:
+                self._late.append(reply)
+
+        self._send(step.frame.view, step.frame.index, step.recent, step.deadline - env.now, False, hear)
+        after(env, step.deadline - env.now, lambda: came.triggered or came.succeed((None, "no answer in time")))
+        reply, trouble = yield came
+        if trouble == "no answer in time":
+            self._breaker.failed(env.now)
+        else:
+            self._breaker.succeeded()
+        return reply, trouble
+
+    def _send(
+        self, row: int, index: int, recent: tuple[int, ...], budget_s: float, audit: bool, hear: Callable[..., object]
+    ) -> None:
+        """A picture up to a server, and its answer down."""
+        broker_s = self._setting.server.broker_ms / 1e3
+
+        def answered(logits: Any, advice: str | None, trouble: str) -> None:
+            reply = None if logits is None else Reply(index, logits, advice)
+            heard = partial(hear, reply) if audit else partial(hear, reply, trouble)
+            if reply is not None or not audit:
+                after(self._env, broker_s, partial(self.down.carry, self._answer_bytes, heard))
+
+        request = Request(self._bare[row], recent, answered)
+        # The server counts what is left of the budget from when the request comes: no clocks are compared.
+        offer = partial(self._servers.offer, request, max(0.0, math.floor(budget_s * 1e3) / 1e3), audit)
+        nbytes = int(self._kit.film.pictures.nbytes[row]) + _REQUEST
+        self.up.carry(nbytes, lambda: after(self._env, broker_s, offer))
+
+    def _count(self, answer: Answer, seconds: float, truth: int, reference: int, row: int) -> None:
+        tally = self.tally
+        if tally.frames % WINDOW == 0 and len(tally.course) < _COURSE:
+            tally.course.append(0)
+        if tally.frames < WINDOW * _COURSE:
+            tally.course[-1] += answer.hit
+        tally.frames += 1
+        tally.hits += answer.hit
+        tally.fallbacks += answer.level == "fallback"
+        tally.false += answer.hit and answer.label != reference
+        tally.right += answer.label == truth
+        tally.agreed += answer.label == self._first[row]
+        tally.latency.add(seconds * 1e3)
+        self._heard(answer)
+
+    def _listen(self) -> None:
+        """Between two frames, as the agent does: what has come since, and what is wanted."""
+        while self._late:
+            self._mind.late(self._late.popleft(), self._env.now)
+        while self._audited:
+            self._mind.audited(self._audited.popleft(), self._env.now)
+        while self._loaded:
+            name = self._loaded.popleft()
+            self._mind.install(self._kit.model(name, self._meter))
+            self.tally.pushed += 1
+            self._fetching = None
+        wanted = self._mind.wanted
+        if wanted is not None and self._fetching is None:
+            self._fetching = wanted
+            self._fetch(wanted, self._kit.manifest.models[wanted].bytes)
+
+    def _fetch(self, name: str, left: int) -> None:
+        """Pull a model's file piece by piece."""
+        if left <= 0:
+            self._loaded.append(name)
+            return
+        piece = min(left, _CHUNK)
+        wait = 2 * self._setting.server.broker_ms / 1e3
+        come = partial(self.down.carry, piece + _ANSWER, partial(self._fetch, name, left - piece))
+        self.up.carry(_GET, lambda: after(self._env, wait, come))
+
+
+def play(
+    policy: Policy,
+    kits: list[Kit],
+    setting: Setting,
+    full: Cost,
+    seed: int,
+    replicas: int = 1,
+    heard: Callable[[Answer], object] = lambda _answer: None,
+) -> list[Device]:
+    """Run one device for each kit to the end of its film, all behind the same servers."""
+    env = simpy.Environment()
+    servers = Servers(env, setting.server, kits[0].manifest, full, replicas)
+    devices = [
+        Device(env, setting, policy, kit, servers, seed * len(kits) + number, heard) for number, kit in enumerate(kits)
+    ]
+    running = [env.process(device.run()) for device in devices]
+    env.run(until=simpy.AllOf(env, running))
+    return devices

@@ -1,0 +1,182 @@
+"""A replay: time is what the profiles say, decisions are the device's own, and nothing is left to chance."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import simpy
+
+from edge_agent.core.types import Answer
+from models.cost import Cost
+from shared.bundle import FORMAT, Gate, Manifest, Model
+from shared.habits import ContextParameters
+from shared.image import Input
+from simulator import world
+from simulator.film import Film, Pictures
+from simulator.lane import Lane
+from simulator.links import LinkProfile
+from simulator.machines import Device, Server
+from simulator.policies import POLICIES, Kit, Policy
+
+CLASSES = 4
+FULL, BASE = Cost(500_000_000, 30, False), Cost(20_000_000, 10, False)
+PLAIN = LinkProfile(rtt_ms=20.0, jitter_ms=0.0, up_mbit=8.0, down_mbit=8.0, loss=0.0, outage_s=0.0)
+PI = Device("a device", "invented", {"float32": {1: 10.0, 4: 20.0}}, 20.0, 2.0, 0.5)
+SERVER = Server("a server", "invented", 100.0, 1.0, 0.5, 0.25)
+
+
+def manifest() -> Manifest:
+    spec = Input(side=32, mean=(0.0,) * 3, std=(1.0,) * 3)
+
+    def model(role: str, classes: tuple[int, ...] = ()) -> Model:
+        coverage = tuple(0.9 if label in classes or not classes else 0.1 for label in range(CLASSES))
+        share = 0.6 if role == "base" else 1.0
+        return Model(
+            role=role,
+            file=f"{role}/1/model.onnx",
+            bytes=300_000,
+            sha256=64 * "0",
+            input=spec,
+            temperature=1.0,
+            parameters=0,
+            macs=0,
+            milliseconds=1.0,
+            coverage=tuple(share * one for one in coverage),
+            classes=classes,
+        )
+
+    models = {"full": model("full"), "base": model("base"), "own": model("submodel", (0, 1))}
+    gates = (Gate(0.01, 0.05, 0.95, 16, 0.2),)
+    return Manifest(FORMAT, "invented", "classification", tuple("abcd"), models, gates, ContextParameters(), {})
+
+
+def film(frames: int = 200, seed: int = 0) -> Film:
+    rng = np.random.default_rng(seed)
+    truth = np.repeat(rng.integers(0, 2, frames // 20 + 1), 20)[:frames]
+
+    def said(right: float) -> np.ndarray:
+        label = np.where(rng.random(frames) < right, truth, rng.integers(0, CLASSES, frames))
+        logits = rng.normal(0, 1, (frames, CLASSES))
+        logits[np.arange(frames), label] += 5
+        return logits.astype(np.float32)
+
+    logits = {"full": said(0.97), "base": said(0.85), "own": said(0.92)}
+    return Film("dwell", seed, truth, np.arange(frames), Pictures(logits, np.full(frames, 2000), None))
+
+
+def kit(frames: int = 200, seed: int = 0, deadline: float = 0.25) -> Kit:
+    shown, made = film(frames, seed), manifest()
+    reference = shown.reference("full", 1.0, made.context)
+    seconds = {"full": PI.seconds(FULL), "base": PI.seconds(BASE), "own": PI.seconds(BASE)}
+    return Kit(shown, made, made.gates[0], deadline, seconds, PI.seconds(FULL, 4), reference, f"device-{seed}")
+
+
+def play(policy: Policy, kits: list[Kit], link: LinkProfile = PLAIN, **options: int) -> list[world.Device]:
+    setting = world.Setting(PI, link, SERVER, fps=10.0, deadline=kits[0].deadline)
+    return world.play(policy, kits, setting, FULL, 0, **options)
+
+
+def test_asking_takes_what_each_step_takes_and_no_more() -> None:
+    [device] = play("server-only", [kit(20)])
+    [first] = {round(ms, 9) for ms in [device.tally.latency.longest]}
+    up, down = (nbytes * 8 / 8e6 for nbytes in (2000 + world._REQUEST, device._answer_bytes))
+    expected = (2.0 + 0.5) / 1e3 + up + 0.010 + 0.25e-3 + SERVER.seconds(FULL, 1) + 0.25e-3 + down + 0.010
+    assert first == pytest.approx(1e3 * expected)
+    assert device.tally.latency.mean == pytest.approx(1e3 * expected)
+
+
+def test_a_device_that_answers_by_itself_takes_its_model_and_its_own_time() -> None:
+    for policy, cost, threads in (("device-only", FULL, 4), ("device-base", BASE, 1)):
+        [device] = play(policy, [kit(20)])  # type: ignore[arg-type]
+        assert device.tally.latency.mean == pytest.approx(1e3 * PI.seconds(cost, threads) + 2.0)
+        assert device.up.bytes == device.down.bytes == 0
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_every_frame_has_one_answer_and_the_same_seed_the_same_run(policy: Policy) -> None:
+    said: list[list[Answer]] = [[], []]
+    for own in said:
+        setting = world.Setting(PI, PLAIN, SERVER, 10.0, 0.25)
+        [device] = world.play(policy, [kit()], setting, FULL, 3, heard=own.append)
+        assert [answer.frame for answer in own] == list(range(200))
+        tally = device.tally
+        assert tally.frames == 200 == tally.latency.count
+        assert tally.hits + sum(answer.level in ("cloud", "fallback") for answer in own) == 200
+    assert said[0] == said[1]
+
+
+def test_the_oracle_is_never_wrong_by_itself_and_never_slower_than_who_asks() -> None:
+    [oracle], [server] = play("oracle", [kit()]), play("server-only", [kit()])
+    assert oracle.tally.false == 0
+    assert oracle.tally.latency.mean < server.tally.latency.mean
+
+
+def test_a_submodel_is_of_use_only_when_it_has_come_over_the_link() -> None:
+    levels: list[str] = []
+    setting = world.Setting(PI, PLAIN, SERVER, 10.0, 0.25)
+    [device] = world.play("ours", [kit(400)], setting, FULL, 0, heard=lambda answer: levels.append(answer.model))
+    assert device.tally.pushed == 1
+    first = levels.index("own")
+    assert first * 0.1 >= 300_000 * 8 / 8e6
+    assert device.down.bytes > 300_000
+
+
+def test_what_comes_late_is_a_fallback_and_teaches_all_the_same() -> None:
+    slow = LinkProfile(rtt_ms=200.0, jitter_ms=0.0, up_mbit=8.0, down_mbit=8.0, loss=0.0, outage_s=0.0)
+    [device] = play("server-only", [kit(40, deadline=0.1)], slow)
+    assert device.tally.fallbacks == 40
+    assert device.tally.latency.longest == pytest.approx(100.0)
+    assert device._mind.tally.late > 0  # type: ignore[attr-defined]
+
+
+def test_a_silent_cloud_is_left_alone_after_a_few_frames() -> None:
+    dead = LinkProfile(rtt_ms=9000.0, jitter_ms=0.0, up_mbit=8.0, down_mbit=8.0, loss=0.0, outage_s=0.0)
+    answers: list[Answer] = []
+    setting = world.Setting(PI, dead, SERVER, 10.0, 0.05)
+    world.play("server-only", [kit(60, deadline=0.05)], setting, FULL, 0, heard=answers.append)
+    assert sum("circuit open" in answer.reason for answer in answers) > 40
+
+
+@pytest.mark.parametrize(("sent", "there"), [(0.0, 1.0), (9.5, 12.5), (10.5, 13.0), (12.5, 13.5), (70.5, 73.0)])
+def test_nothing_moves_in_an_outage_and_what_waits_leaves_after_it(sent: float, there: float) -> None:
+    """Two seconds of every minute from the tenth second on; a second on the way."""
+    env = simpy.Environment(initial_time=sent)
+    wire = world.Wire(env, Lane(rtt_ms=2000.0, jitter_ms=0.0, mbit=1e6, loss=0.0, seed=0), 2.0)
+    came: list[float] = []
+    wire.carry(1, lambda: came.append(env.now))
+    env.run()
+    assert came == [pytest.approx(there, abs=1e-6)]
+
+
+def test_many_devices_wait_for_one_server_and_less_for_two() -> None:
+    kits = [kit(50, seed) for seed in range(40)]
+
+    def mean(devices: list[world.Device]) -> float:
+        return float(np.mean([device.tally.latency.mean for device in devices]))
+
+    alone = mean(play("server-only", kits[:1]))
+    crowded, relieved = (mean(play("server-only", kits, replicas=count)) for count in (1, 2))
+    assert alone < relieved < crowded
+
+
+def test_the_same_seed_gives_the_same_bytes_whatever_the_hash_seed(tmp_path: Path) -> None:
+    told = []
+    for seed in ("1", "2"):
+        out = tmp_path / f"{seed}.json"
+        command = [sys.executable, "-m", "simulator", "compare", "--seeds", "1", "--frames", "64", "--json", str(out)]
+        subprocess.run(command, check=True, capture_output=True, env={**os.environ, "PYTHONHASHSEED": seed})
+        told.append(out.read_bytes())
+    assert told[0] == told[1]
+    policies = json.loads(told[0])["policies"]
+    assert set(policies) == set(POLICIES)
+    for figures in policies.values():
+        assert all(math.isfinite(figures["latency_ms"][name]) for name in ("mean", "p50", "p95", "p99"))
+        assert {"local_share", "false_hit_rate", "accuracy", "agreement", "bytes_up", "bytes_down"} <= set(figures)
+        assert {"ratio_to_best_baseline", "ratio_to_oracle"} <= set(figures)
