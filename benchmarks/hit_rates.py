@@ -26,8 +26,8 @@ from pathlib import Path
 
 import numpy as np
 
-from models.interval import interval
 from models import cifar10, recorded, replay, streams
+from models.interval import interval
 from models.replay import Recorded, Replay
 from shared.bundle import Bundle, Gate
 from shared.context import FORGETFUL

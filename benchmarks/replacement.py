@@ -19,11 +19,11 @@ from pathlib import Path
 
 import numpy as np
 
-from models.interval import interval
 from cloud_server.selector import recommend
 from edge_agent.core.replacement import POLICIES, Policy
 from edge_agent.core.submodels import LocalModel, Submodels
 from models import sample, streams
+from models.interval import interval
 from shared.bundle import Bundle, Manifest
 from shared.protocol import RECENT
 

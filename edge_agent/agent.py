@@ -76,7 +76,8 @@ class Agent:
         self._asks = address is not None and "cloud" in settings.levels and settings.mode != "offline"
         base = settings.base if settings.local else None
         self.keeper = Keeper(store, self.link, settings.device, settings.provider, settings.threads, base, trusted)
-        self.deployment = Deployment(settings, self.keeper, self.tally, self._asks, self._changed)
+        self._flight = report.Sink(settings.flight) if settings.flight else None
+        self.deployment = Deployment(settings, self.keeper, self.tally, self._asks, self._changed, self._flight)
         if bundle is not None:
             self.keeper.use(bundle)
         elif store is not None and (known := store.recall(settings.catalogue)) is not None:
@@ -102,6 +103,8 @@ class Agent:
         finally:
             source.close()
             self.keeper.stop()
+            if self._flight is not None:
+                self._flight.close()
             if self.link is not None:
                 self.link.stop((protocol.topic(self.settings.device, "status"), self._status("stopped")))
 

@@ -19,8 +19,8 @@ from rich.table import Table
 from edge_agent import report
 from edge_agent import settings as checks
 from edge_agent.agent import Agent
+from edge_agent.composition import DeploymentError
 from edge_agent.core.replacement import POLICIES
-from edge_agent.deployment import DeploymentError
 from edge_agent.recorder import Recorder
 from edge_agent.report import Sink
 from edge_agent.settings import GATES, LEVELS, MODES, Settings
@@ -78,6 +78,7 @@ def run(
     frames: Annotated[int | None, typer.Option(help="Stop after so many frames.")] = None,
     metrics: Annotated[str | None, typer.Option(help="Serve /metrics for Prometheus on this [host:]port.")] = None,
     record: Annotated[str | None, typer.Option(help="Keep the frames as a stream in this new directory.")] = None,
+    flight: Annotated[str | None, typer.Option(help="Log every decision here, for 'simulator replay'.")] = None,
     output: Annotated[str | None, typer.Option(help="Write a JSON line per frame to this file, or - .")] = None,
     summary: Annotated[str | None, typer.Option(help="Write the summary as JSON to this file.")] = None,
     view: Annotated[bool | None, typer.Option(help="Live terminal view; default: if stderr is one.")] = None,

@@ -5,22 +5,20 @@ from __future__ import annotations
 import contextlib
 import logging
 import queue
-import random
 from collections import Counter
 from collections.abc import Callable
 
-import msgspec
 import numpy as np
 
-from edge_agent.core.audits import Audits
-from edge_agent.core.frames import FrameCache
-from edge_agent.core.hierarchy import Hierarchy, Rules, Tally
-from edge_agent.core.submodels import LocalModel, Submodels
+from edge_agent import flight
+from edge_agent.composition import DeploymentError, compose, gate_of
+from edge_agent.core.hierarchy import Hierarchy, Tally
+from edge_agent.core.submodels import LocalModel
 from edge_agent.keeper import Keeper, Loaded
+from edge_agent.report import Sink
 from edge_agent.scoring import scorer
 from edge_agent.settings import Settings, size
-from shared.bundle import BundleError, Manifest
-from shared.context import FORGETFUL, Context, Memoryless
+from shared.bundle import Manifest
 from shared.engine import release_memory, resident_bytes
 from shared.gate import Posterior
 
@@ -36,18 +34,20 @@ _CHECK_EVERY = 64
 _IDLE = 30
 
 
-class DeploymentError(Exception):
-    """There is nothing to answer with; the message says what to do."""
-
-
 class Deployment:
     """A bundle's hierarchy with the models that are loaded, which change under it while it answers."""
 
     def __init__(
-        self, settings: Settings, keeper: Keeper, tally: Tally, asks: bool, changed: Callable[[], None]
+        self,
+        settings: Settings,
+        keeper: Keeper,
+        tally: Tally,
+        asks: bool,
+        changed: Callable[[], None],
+        log: Sink | None = None,
     ) -> None:
         """``asks``: whether there is a cloud that may be asked. ``changed`` is called when another version answers, or
-        models have come or gone."""
+        models have come or gone. ``log``: where every call into the hierarchy is written down."""
         self.hierarchy: Hierarchy | None = None
         self.manifest: Manifest | None = None
         self.version = ""
@@ -57,7 +57,7 @@ class Deployment:
         #: budget, or a newer ``version`` came.
         self.evicted: Counter[str] = Counter()
         self._settings, self._keeper, self._tally = settings, keeper, tally
-        self._asks, self._changed = asks, changed
+        self._asks, self._changed, self._log = asks, changed, log
         self._budget = size(settings.memory_budget) if settings.memory_budget else None
         #: Versions that were found unfit.
         self._unfit: set[str] = set()
@@ -166,56 +166,31 @@ class Deployment:
             log.error("going on with version %s: %s", self.version[:12], error)
 
     def _replace(self, manifest: Manifest, version: str, base: LocalModel | None) -> None:
-        settings = self._settings
-        try:
-            gate = manifest.gate(settings.max_false_hits)
-        except BundleError as error:
-            raise DeploymentError(str(error)) from None
-        if settings.gate == "entropy" and not gate.entropy:
-            raise DeploymentError(f"{manifest.name} has no threshold on entropy for this budget; use --gate risk")
+        gate_of(self._settings, manifest)
         old = self.hierarchy.submodels if self.hierarchy is not None else None
         floor = resident_bytes() - (old.cost() if old is not None else 0)
         if self._budget is not None and floor > self._budget:
             raise DeploymentError(
-                f"memory budget {settings.memory_budget} is under the {floor / 1e6:.0f} MB that this process needs "
-                f"with {manifest.name}'s base model alone; give more"
+                f"memory budget {self._settings.memory_budget} is under the {floor / 1e6:.0f} MB that this process "
+                f"needs with {manifest.name}'s base model alone; give more"
             )
-        if old is not None:  # nothing can go wrong any more
-            self._drop(old.shrink(0), "version")
+        if self.hierarchy is not None:  # nothing can go wrong any more
+            self._drop(self.hierarchy.shrink(0), "version")
         room = _ROOM if self._budget is None else max(0, self._budget - resident_bytes())
-        full = manifest.only("full")
-        classes = len(manifest.labels)
-        if settings.gate == "entropy":
-            threshold = gate.entropy
-            context: Context = Memoryless(classes)
-        else:
-            candour = manifest.context.candour
-            parameters = manifest.context if settings.context else msgspec.structs.replace(FORGETFUL, candour=candour)
-            threshold, context = gate.risk, Context(classes, parameters)
-        # Without a base model any submodel is better than none.
-        least = base.coverage if base is not None and "base" in settings.levels else np.zeros(classes)
-        self.hierarchy = Hierarchy(
-            Rules(threshold, settings.deadline_ms / 1000, full, manifest.models[full].temperature),
-            context,
-            FrameCache() if "frames" in settings.levels else None,
-            Submodels(room, least, settings.replacement)
-            if base is not None and "submodels" in settings.levels
-            else None,
-            base if "base" in settings.levels else None,
-            self._tally,
-            self._audits(gate.max_false_hits, manifest.models[full].temperature),
-        )
+        self.hierarchy = self._compose(manifest, version, base, room)
         self.manifest, self.version = manifest, version
         self._changed()
         log.info("answering with %s, version %s", manifest.name, version[:12])
 
-    def _audits(self, allowed: float, temperature: float) -> Audits | None:
-        settings = self._settings
-        reckons = settings.context and settings.gate == "risk"  # in a risk that an audit could put right
-        if not self._asks or not reckons or not settings.audit_budget:
-            return None
-        # The same device draws the same windows, so that a run can be repeated.
-        return Audits(allowed, settings.audit_budget, temperature, random.Random(settings.device).random)
+    def _compose(self, manifest: Manifest, version: str, base: LocalModel | None, room: int) -> Hierarchy:
+        if self._log is None:
+            return compose(self._settings, manifest, base, self._asks, room, self._tally)
+        loaded = flight.loaded(base) if base is not None else None
+        self._log.write(flight.Begun(self._settings, version, loaded, self._asks, room))
+        logged = compose(self._settings, manifest, base, self._asks, room, self._tally, flight.Logged)
+        assert isinstance(logged, flight.Logged)
+        logged.log = self._log
+        return logged
 
     def _make_room(self, name: str) -> list[str]:
         """Let go of submodels before another is loaded, so that the two are never resident together over the
@@ -224,15 +199,16 @@ class Deployment:
         if self.hierarchy.submodels is None or name not in self.manifest.models:
             return []
         need = max(self._submodel_cost, _GROWTH * self.manifest.models[name].bytes)
-        return self.hierarchy.submodels.shrink(max(0, self.hierarchy.submodels.budget - need))
+        return self.hierarchy.shrink(max(0, self.hierarchy.submodels.budget - need))
 
     def _slim(self) -> list[str]:
         """Let go of the submodel used longest ago: the process has outgrown its budget, whatever the sum says."""
-        submodels = self.hierarchy.submodels if self.hierarchy is not None else None
+        assert self.hierarchy is not None
+        submodels = self.hierarchy.submodels
         if submodels is None or not submodels.names():
             release_memory()
             return []
-        return submodels.shrink(submodels.cost() - 1)
+        return self.hierarchy.shrink(submodels.cost() - 1)
 
     def _drop(self, names: list[str], reason: str) -> None:
         """Give back the memory of models that nothing refers to any more."""

@@ -49,7 +49,7 @@ class Sink:
         elif target:
             self._file = Path(target).open("wb")  # noqa: SIM115 - lives as long as the run
 
-    def write(self, line: Line) -> None:
+    def write(self, line: msgspec.Struct) -> None:
         if self._file is None:
             return
         try:

@@ -65,6 +65,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     frames: Annotated[int, msgspec.Meta(ge=1)] | None = None
     metrics: str = ""
     record: str = ""
+    flight: str = ""
     output: str = ""
     summary: str = ""
 

@@ -230,6 +230,43 @@ def compare(
             console.print(f"Written: {path}")
 
 
+@app.command()
+def replay(
+    log: Annotated[Path, typer.Argument(help="What 'edge-agent run --flight' has written.")],
+    stream_dir: Annotated[Path, typer.Option("--stream", help="The stream that the device answered.")],
+    bundle: Annotated[Path, typer.Option(help="The bundle that it answered with.")] = Path("models/zoo/cifar10"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was found as JSON.")] = False,
+) -> None:
+    """Make every decision of a device's run again, from its log, and see that each is the same to the last bit.
+
+    Ends with 1 if one is not.
+
+    Example: simulator replay build/flight.jsonl --stream build/dwell
+    """
+    from rich.progress import Progress
+
+    from shared.bundle import Bundle, BundleError
+    from shared.image import BadPicture
+    from shared.stream import StreamError
+    from simulator.rerun import BadLog, rerun
+
+    try:
+        with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
+            task = progress.add_task("frames", total=None)
+            found = rerun(log, Bundle(bundle), stream_dir, lambda: progress.advance(task))
+    except (BundleError, StreamError, BadLog, BadPicture) as error:
+        _end(2, str(error))
+    except OSError as error:
+        _end(2, f"{error.filename}: {error.strerror}")
+    if as_json:
+        print(msgspec.json.encode({"frames": found.frames, "identical": found.identical}).decode())
+    else:
+        print(f"{found.identical} of {found.frames} decisions are the same to the last bit.")
+    if found.first is not None:
+        was, is_ = found.first
+        _end(1, f"frame {was.frame} was {was}, and is {is_}")
+
+
 def _images(name: str) -> Split:
     """The pictures that streams are drawn from. Raises ``DatasetError``."""
     from models import cifar10, sample

@@ -3,23 +3,21 @@ trivial ones are the device's own hierarchy with other parts."""
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal, Protocol, get_args
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol, get_args
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from edge_agent.core.audits import Audits
+from edge_agent.composition import compose
 from edge_agent.core.frame import Frame, Signature
-from edge_agent.core.frames import FrameCache
-from edge_agent.core.hierarchy import Hierarchy, Rules
-from edge_agent.core.submodels import LocalModel, Submodels
+from edge_agent.core.hierarchy import Hierarchy
+from edge_agent.core.submodels import LocalModel
 from edge_agent.core.types import Answer, Guess, Hit, LocalName, Reply, Step
+from edge_agent.settings import Settings
 from shared.bundle import Gate, Manifest
-from shared.context import FORGETFUL, Context, Memoryless
 from shared.risk import Belief
 from simulator.film import Film
 
@@ -36,16 +34,12 @@ Policy = Literal[
     "oracle",
 ]
 POLICIES: tuple[Policy, ...] = get_args(Policy)
-#: What a user has without any cache; the better of them is what a policy has to beat.
-BASELINES: tuple[Policy, ...] = ("server-only", "server+context", "device-only")
-
 #: Confidence over which Sedna's joint inference keeps a frame on the device ("IBT", its examples' ``threshold_img``).
 _CONFIDENT = 0.9
 #: Mean square difference, grey levels, under which NoScope's detector takes a frame for the one before it.
 _UNCHANGED = 10.0
 #: A loaded model's resident size as a multiple of its file, and what submodels may cost together (``deployment``).
 _GROWTH, _ROOM = 4, 256 << 20
-_AUDIT_BUDGET = 0.02
 
 
 class Mind(Protocol):
@@ -59,7 +53,7 @@ class Mind(Protocol):
 
     def late(self, reply: Reply, now: float) -> Answer | None: ...
 
-    def audited(self, reply: Reply, _now: float) -> None: ...
+    def audited(self, reply: Reply, now: float) -> None: ...
 
     def install(self, model: LocalModel) -> list[str]: ...
 
@@ -107,54 +101,53 @@ class Kit:
         coverage = np.array(model.coverage)
         return LocalModel(name, score, model.temperature, coverage, _GROWTH * model.bytes, seconds, level)
 
+    def composed(self, meter: Meter, room: int = _ROOM, **settings: Any) -> Hierarchy:
+        """The hierarchy of a device with these ``settings``."""
+        own = Settings(device=self.name, max_false_hits=self.gate.max_false_hits, **settings)
+        own = msgspec.structs.replace(own, deadline_ms=round(1000 * self.deadline))
+        if self.film.pictures.signatures is None:
+            own = msgspec.structs.replace(own, levels=tuple(level for level in own.levels if level != "frames"))
+        return compose(own, self.manifest, self.model(self.manifest.only("base"), meter), True, room)
+
+    def general(self) -> Kit:
+        """Without the submodels that are meant for some labels."""
+        models = {name: one for name, one in self.manifest.models.items() if not one.classes}
+        return replace(self, manifest=msgspec.structs.replace(self.manifest, models=models))
+
 
 def mind(policy: Policy, kit: Kit, meter: Meter) -> Mind:
     """A device's mind, new."""
     return _MAKE[policy](kit, meter)
 
 
-def _ours(kit: Kit, meter: Meter, submodels: bool = True) -> Hierarchy:
-    base = kit.model(kit.manifest.only("base"), meter)
-    full = kit.manifest.models[kit.manifest.only("full")]
-    return _hierarchy(
-        kit,
-        kit.gate.risk,
-        Context(_classes(kit), kit.manifest.context),
-        FrameCache() if kit.film.pictures.signatures is not None else None,
-        Submodels(_ROOM, base.coverage) if submodels else None,
-        base,
-        Audits(kit.gate.max_false_hits, _AUDIT_BUDGET, full.temperature, random.Random(kit.name).random),
-    )
+def _ours(kit: Kit, meter: Meter) -> Hierarchy:
+    return kit.composed(meter)
 
 
-def _generalist(kit: Kit, meter: Meter) -> Hierarchy:
-    """Ours without submodels that are good at some labels."""
-    return _ours(kit, meter, submodels=False)
-
-
-def _paper(kit: Kit, _meter: Meter) -> Hierarchy:
+def _paper(kit: Kit, meter: Meter) -> Hierarchy:
     """CacheNet as published (arXiv 2007.01793, section IV): one submodel, trusted where the entropy of what it says is
     low; the one that the server recommends takes its place."""
     room = max((_GROWTH * kit.manifest.models[name].bytes for name in kit.manifest.submodels()), default=0)
-    cache = Submodels(room, np.zeros(_classes(kit)))
-    return _hierarchy(kit, kit.gate.entropy, Memoryless(_classes(kit)), None, cache)
+    return kit.composed(meter, room, levels=("submodels", "cloud"), gate="entropy")
 
 
 def _confident(kit: Kit, meter: Meter) -> Hierarchy:
     """A small model, trusted where its most probable label is probable enough: KubeEdge Sedna's joint inference."""
-    return _hierarchy(kit, 1.0 - _CONFIDENT, _forgetful(kit), base=kit.model(kit.manifest.only("base"), meter))
+    hierarchy = kit.composed(meter, levels=("base", "cloud"), context=False)
+    hierarchy.rules = replace(hierarchy.rules, threshold=1.0 - _CONFIDENT)
+    return hierarchy
+
+
+def _with_context(kit: Kit, meter: Meter) -> Hierarchy:
+    return kit.composed(meter, levels=("cloud",))
+
+
+def _server(kit: Kit, meter: Meter) -> Hierarchy:
+    return kit.composed(meter, levels=("cloud",), context=False)
 
 
 def _difference(kit: Kit, meter: Meter) -> Difference:
-    return Difference(_server(kit, meter), _classes(kit))
-
-
-def _server(kit: Kit, _meter: Meter) -> Hierarchy:
-    return _hierarchy(kit, 0.0, _forgetful(kit))
-
-
-def _with_context(kit: Kit, _meter: Meter) -> Hierarchy:
-    return _hierarchy(kit, kit.gate.risk, Context(_classes(kit), kit.manifest.context))
+    return Difference(_server(kit, meter), len(kit.manifest.labels))
 
 
 def _full_here(kit: Kit, meter: Meter) -> Always:
@@ -166,28 +159,6 @@ def _base_here(kit: Kit, meter: Meter) -> Always:
     return Always(kit, name, kit.seconds[name], meter)
 
 
-def _hierarchy(
-    kit: Kit,
-    threshold: float,
-    context: Context,
-    frames: FrameCache | None = None,
-    submodels: Submodels | None = None,
-    base: LocalModel | None = None,
-    audits: Audits | None = None,
-) -> Hierarchy:
-    full = kit.manifest.only("full")
-    rules = Rules(threshold, kit.deadline, full, kit.manifest.models[full].temperature)
-    return Hierarchy(rules, context, frames, submodels, base, audits=audits)
-
-
-def _classes(kit: Kit) -> int:
-    return len(kit.manifest.labels)
-
-
-def _forgetful(kit: Kit) -> Context:
-    return Context(_classes(kit), msgspec.structs.replace(FORGETFUL, candour=kit.manifest.context.candour))
-
-
 class _Simple:
     """A mind that learns nothing and wants nothing."""
 
@@ -196,7 +167,7 @@ class _Simple:
     def late(self, reply: Reply, now: float) -> Answer | None:  # noqa: ARG002
         return None
 
-    def audited(self, reply: Reply, _now: float) -> None:
+    def audited(self, reply: Reply, now: float) -> None:
         """There are no audits."""
 
     def install(self, model: LocalModel) -> list[str]:
@@ -208,7 +179,7 @@ class Always(_Simple):
 
     def __init__(self, kit: Kit, name: str, seconds: float, meter: Meter) -> None:
         self._name, self._seconds, self._meter = name, seconds, meter
-        self._labels, self._classes = kit.film.pictures.logits[name].argmax(1), _classes(kit)
+        self._labels, self._classes = kit.film.pictures.logits[name].argmax(1), len(kit.manifest.labels)
 
     def look(self, frame: Frame, now: float) -> Step:  # noqa: ARG002
         self._meter.add(self._seconds)
@@ -248,7 +219,7 @@ class Oracle(_Simple):
     of one run of the quickest that is right. The rest is the server's, with context."""
 
     def __init__(self, kit: Kit, meter: Meter) -> None:
-        self._meter, self._reference, self._classes = meter, kit.reference, _classes(kit)
+        self._meter, self._reference, self._classes = meter, kit.reference, len(kit.manifest.labels)
         self._server = _with_context(kit, meter)
         names = sorted((kit.manifest.only("base"), *kit.manifest.submodels()), key=kit.seconds.__getitem__)
         self._local = [(name, kit.seconds[name], kit.film.pictures.logits[name].argmax(1)) for name in names]
@@ -278,7 +249,7 @@ def _answer(step: Hit) -> Answer:
 
 _MAKE: dict[Policy, Callable[[Kit, Meter], Mind]] = {
     "ours": _ours,
-    "generalist": _generalist,
+    "generalist": _ours,  # of a kit without the others
     "cachenet": _paper,
     "threshold-offload": _confident,
     "difference": _difference,

@@ -321,6 +321,8 @@ def play(
     heard: Callable[[Answer], object] = lambda _answer: None,
 ) -> list[Device]:
     """Run one device for each kit to the end of its film, all behind the same servers."""
+    if policy == "generalist":  # neither has the server any other submodels to recommend
+        kits = [kit.general() for kit in kits]
     env = simpy.Environment()
     servers = Servers(env, setting.server, kits[0].manifest, full, replicas)
     devices = [

@@ -162,7 +162,7 @@ class Hierarchy:
         self.tally.late += 1
         word = self._full_word(reply, frame)
         self._recommend(reply.submodel)
-        self.audited(reply, now)
+        Hierarchy.audited(self, reply, now)
         belief = self.context.revise(frame.index, word)
         if belief is None:
             return None
@@ -173,7 +173,7 @@ class Hierarchy:
         guess = Guess(belief, self.rules.full_model, word)
         return self._answer(frame, guess, "cloud", "correction", int(reply.logits.argmax()))
 
-    def audited(self, reply: Reply, _now: float) -> None:
+    def audited(self, reply: Reply, now: float) -> None:  # noqa: ARG002
         """Take the full model's scores for a frame that was sent to be audited."""
         if self.audits is not None:
             self.audits.hear(reply)
@@ -187,6 +187,10 @@ class Hierarchy:
         if model.name in gone:
             self._unfit.add(model.name)  # or it would be fetched again at every recommendation
         return gone
+
+    def shrink(self, budget: int) -> list[str]:
+        """Let go of submodels until the rest costs at most ``budget`` bytes; return their names."""
+        return self.submodels.shrink(budget) if self.submodels is not None else []
 
     def _guesses(self, frame: Frame, threshold: float) -> Iterator[tuple[LocalName, Guess]]:
         """What the levels would answer, one after the other."""

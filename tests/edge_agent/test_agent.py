@@ -19,8 +19,8 @@ import pytest
 
 from edge_agent import deployment as module
 from edge_agent.agent import Agent
+from edge_agent.composition import DeploymentError
 from edge_agent.core.types import Answer
-from edge_agent.deployment import DeploymentError
 from edge_agent.report import Sink
 from edge_agent.scoring import View, scorer
 from edge_agent.settings import Settings

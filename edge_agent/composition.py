@@ -1,0 +1,75 @@
+"""How settings and a bundle become a hierarchy: the same on a device, in a replay of what it did, and in a
+simulation."""
+
+from __future__ import annotations
+
+import random
+
+import msgspec
+import numpy as np
+
+from edge_agent.core.audits import Audits
+from edge_agent.core.frames import FrameCache
+from edge_agent.core.hierarchy import Hierarchy, Rules, Tally
+from edge_agent.core.submodels import LocalModel, Submodels
+from edge_agent.settings import Settings
+from shared.bundle import BundleError, Gate, Manifest
+from shared.context import FORGETFUL, Context, Memoryless
+
+
+class DeploymentError(Exception):
+    """There is nothing to answer with; the message says what to do."""
+
+
+def gate_of(settings: Settings, manifest: Manifest) -> Gate:
+    """The gate that the settings ask for. Raises ``DeploymentError`` if the bundle has none."""
+    try:
+        gate = manifest.gate(settings.max_false_hits)
+    except BundleError as error:
+        raise DeploymentError(str(error)) from None
+    if settings.gate == "entropy" and not gate.entropy:
+        raise DeploymentError(f"{manifest.name} has no threshold on entropy for this budget; use --gate risk")
+    return gate
+
+
+def compose(
+    settings: Settings,
+    manifest: Manifest,
+    base: LocalModel | None,
+    asks: bool,
+    room: int,
+    tally: Tally | None = None,
+    kind: type[Hierarchy] = Hierarchy,
+) -> Hierarchy:
+    """A new hierarchy, of this ``kind``. ``asks``: whether there is a cloud that may be asked. ``room``: bytes that
+    submodels may cost together. Raises ``DeploymentError``."""
+    gate = gate_of(settings, manifest)
+    full = manifest.only("full")
+    classes = len(manifest.labels)
+    if settings.gate == "entropy":
+        threshold = gate.entropy
+        context: Context = Memoryless(classes)
+    else:
+        candour = manifest.context.candour
+        parameters = manifest.context if settings.context else msgspec.structs.replace(FORGETFUL, candour=candour)
+        threshold, context = gate.risk, Context(classes, parameters)
+    # Without a base model any submodel is better than none.
+    least = base.coverage if base is not None and "base" in settings.levels else np.zeros(classes)
+    return kind(
+        Rules(threshold, settings.deadline_ms / 1000, full, manifest.models[full].temperature),
+        context,
+        FrameCache() if "frames" in settings.levels else None,
+        Submodels(room, least, settings.replacement) if base is not None and "submodels" in settings.levels else None,
+        base if "base" in settings.levels else None,
+        tally,
+        _audits(settings, manifest, gate, asks),
+    )
+
+
+def _audits(settings: Settings, manifest: Manifest, gate: Gate, asks: bool) -> Audits | None:
+    reckons = settings.context and settings.gate == "risk"  # in a risk that an audit could put right
+    if not asks or not reckons or not settings.audit_budget:
+        return None
+    temperature = manifest.models[manifest.only("full")].temperature
+    # The same device draws the same windows, so that a run can be repeated.
+    return Audits(gate.max_false_hits, settings.audit_budget, temperature, random.Random(settings.device).random)

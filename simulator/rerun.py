@@ -1,0 +1,145 @@
+"""Running a device's flight log again: the same calls, the same pictures, the same models; and so, if nothing in the
+core is left to chance, the same answers to the last bit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from edge_agent import flight, settings
+from edge_agent.composition import compose
+from edge_agent.core.frame import Frame, sign
+from edge_agent.core.hierarchy import Hierarchy
+from edge_agent.core.submodels import LocalModel
+from edge_agent.core.types import Answer, Reply, Step
+from edge_agent.scoring import View, scorer
+from edge_agent.settings import Settings
+from shared import stream
+from shared.bundle import Bundle
+from shared.engine import Session
+from shared.image import cut, decode
+
+
+class BadLog(Exception):
+    """A log that is none, or of another bundle or stream; the text says how."""
+
+
+@dataclass
+class Rerun:
+    """``first``: of the answers that differ the first, as it was and as it is now. ``waits``: seconds from each look to
+    its answer, as they were."""
+
+    frames: int = 0
+    identical: int = 0
+    first: tuple[Answer, Answer] | None = None
+    waits: list[float] = field(default_factory=list)
+
+
+def rerun(log: Path, bundle: Bundle, recorded: Path, advance: Callable[[], object] = lambda: None) -> Rerun:
+    """Run the log of a device that answered the stream ``recorded`` with ``bundle``. Raises ``BadLog``, ``StreamError``
+    and ``OSError``."""
+    found = Rerun()
+    recording = stream.read(recorded)
+    hierarchy: Hierarchy | None = None
+    begun: flight.Begun | None = None
+    step: Step | None = None
+    looked = 0.0
+    load: Callable[[flight.Loaded, bool], LocalModel] = _no_model
+    for event in events(log):
+        if isinstance(event, flight.Begun):
+            if event.version != bundle.version:
+                raise BadLog(f"{log} is of version {event.version[:12]} of its bundle, not of {bundle.version[:12]}")
+            begun, load = event, _loader(bundle, event.settings)
+            base = load(event.base, True) if event.base is not None else None
+            hierarchy = compose(event.settings, bundle.manifest, base, event.asks, event.room)
+            continue
+        if hierarchy is None or begun is None:
+            raise BadLog(f"{log} does not begin at the beginning")
+        if isinstance(event, flight.Looked):
+            if event.frame >= recording.frames:
+                raise BadLog(f"{log} has a frame {event.frame}, which {recorded} has not")
+            step = hierarchy.look(
+                _frame(recorded / (recording.files % event.frame), event.frame, begun.settings), event.now
+            )
+            looked = event.now
+        elif isinstance(event, flight.Settled):
+            if step is None:
+                raise BadLog(f"{log} settles a frame that nobody has looked at")
+            answer = hierarchy.settle(step, _reply(event.reply), event.now, event.trouble)
+            found.frames += 1
+            found.waits.append(event.now - looked)
+            if answer == event.answer:
+                found.identical += 1
+            elif found.first is None:
+                found.first = event.answer, answer
+            advance()
+        elif isinstance(event, flight.Late):
+            hierarchy.late(_said(event.reply), event.now)
+        elif isinstance(event, flight.Audited):
+            hierarchy.audited(_said(event.reply), event.now)
+        elif isinstance(event, flight.Installed):
+            hierarchy.install(load(event.model, False))
+        else:
+            hierarchy.shrink(event.budget)
+    return found
+
+
+def events(log: Path) -> Iterator[flight.Event]:
+    """What is in a log, in order; a last line that was cut off is left out. Raises ``BadLog``."""
+    decoder = msgspec.json.Decoder(flight.Event)
+    with log.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.endswith(b"\n"):
+                return
+            try:
+                yield decoder.decode(line)
+            except msgspec.DecodeError as error:
+                raise BadLog(f"{log}, line {number}: {error}") from None
+
+
+def _frame(path: Path, index: int, own: Settings) -> Frame:
+    picture = decode(path.read_bytes())
+    if own.region:
+        picture = cut(picture, settings.region(own.region))
+    return Frame(index, View(picture), sign(picture) if own.context or "frames" in own.levels else None)
+
+
+def _loader(bundle: Bundle, own: Settings) -> Callable[[flight.Loaded, bool], LocalModel]:
+    """How a model of the bundle is loaded, as the device loads it."""
+
+    @lru_cache(None)
+    def session(name: str) -> Session:
+        return Session(bundle.path(name), own.provider, own.threads)
+
+    def load(loaded: flight.Loaded, base: bool) -> LocalModel:
+        if loaded.name not in bundle.manifest.models:
+            raise BadLog(f"the bundle has no model {loaded.name}")
+        model = bundle.manifest.models[loaded.name]
+        return LocalModel(
+            loaded.name,
+            scorer(loaded.name, session(loaded.name), model.input, len(bundle.manifest.labels)),
+            model.temperature,
+            np.array(model.coverage),
+            loaded.cost,
+            loaded.seconds,
+            "base" if base else "submodels",
+        )
+
+    return load
+
+
+def _no_model(_loaded: flight.Loaded, _base: bool) -> LocalModel:
+    raise BadLog("a model was loaded before there was a bundle")
+
+
+def _reply(said: flight.Said | None) -> Reply | None:
+    return None if said is None else _said(said)
+
+
+def _said(said: flight.Said) -> Reply:
+    return Reply(said.frame, np.array(said.logits, np.float32), said.submodel)

@@ -1,0 +1,59 @@
+"""A device's run, with a real broker and a real server, is replayed decision by decision."""
+
+from __future__ import annotations
+
+import json
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from models import cifar10, sample, streams
+from shared.bundle import Bundle
+from simulator.cli import app
+from simulator.rerun import BadLog, rerun
+from tests.broker import Mosquitto, mosquitto
+from tests.e2e.test_cloud_server import ServerProcess
+from tests.e2e.test_edge_agent import AgentProcess
+
+__all__ = ["mosquitto"]
+
+ZOO = Path("models/zoo/cifar10")
+
+
+@pytest.mark.parametrize("flags", [(), ("--deadline-ms", "3"), ("--mode", "async", "--memory-budget", "400MB")])
+def test_every_decision_of_a_run_is_made_again_to_the_last_bit(
+    mosquitto: Mosquitto, tmp_path: Path, flags: tuple[str, ...]
+) -> None:
+    """Whether answers come in time, late, or are not waited for."""
+    images = sample.load()
+    recorded, log = tmp_path / "stream", tmp_path / "flight.jsonl"
+    streams.record(streams.plan("held", images.labels, 5, 150), images.images, recorded, cifar10.LABELS)
+    server = ServerProcess(tmp_path, "--bundle", str(ZOO), "--broker", mosquitto.url)
+    with closing(server):
+        server.wait_for("connected to")
+        agent = AgentProcess(
+            tmp_path,
+            *(str(recorded), "--broker", mosquitto.url, "--store", str(tmp_path / "store"), "--fps", "60"),
+            *("--audit-budget", "0.3", "--flight", str(log), *flags),
+        )
+        answers = agent.finish()
+    assert answers["frames"] == 150
+    found = rerun(log, Bundle(ZOO), recorded)
+    assert found.first is None
+    assert (found.frames, found.identical) == (150, 150)
+    said = CliRunner().invoke(app, ["replay", str(log), "--stream", str(recorded), "--json"])
+    assert json.loads(said.stdout) == {"frames": 150, "identical": 150}
+
+    lines = log.read_bytes().splitlines(keepends=True)
+    log.write_bytes(b"".join(lines) + lines[-1][:-5])  # killed while it wrote
+    assert rerun(log, Bundle(ZOO), recorded).identical == 150
+    place = next(n for n, line in enumerate(lines) if b'"settle"' in line and b'"risk":0.' in line)
+    log.write_bytes(b"".join([*lines[:place], lines[place].replace(b'"risk":0.', b'"risk":1.'), *lines[place + 1 :]]))
+    said = CliRunner().invoke(app, ["replay", str(log), "--stream", str(recorded)])
+    assert said.exit_code == 1
+    assert "149 of 150" in said.stdout
+    log.write_bytes(b"".join(lines[1:]))
+    with pytest.raises(BadLog, match="does not begin"):
+        rerun(log, Bundle(ZOO), recorded)
