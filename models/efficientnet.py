@@ -16,15 +16,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.export import Graph, Weights, write
-from models.networks import Network
+from models.graph import Graph, Weights, write
+from models.networks import Network, array
 
 #: Of the first block of each stage (arXiv 1905.11946, table 1).
 _STRIDES = (1, 2, 2, 2, 1, 2, 1)
 _EPSILON = 1e-3  # of the normalisations
 #: Weights of so many numbers take a byte each, which halves the file. In all of them, the depthwise ones too, it moved
 #: logits by up to 1.4 on frames of a video; in these by 0.3, where their spread is 1.1.
-_LARGE = 20_000
+LARGE = 20_000
 #: Blocks that stay as ImageNet left them, but for the statistics of their normalisations: they see large pictures, and
 #: so cost most, and what they know of edges serves any pictures.
 _EARLY = 3
@@ -34,8 +34,18 @@ def export(weights: Mapping[str, Weights], side: int, path: Path, metadata: dict
     """Write the network of ``weights`` for pictures of ``side`` pixels to ``path``: input ``image``, output ``scores``,
     logits. Large weights take a byte each, and are floats again when the model is loaded. Raises ``KeyError`` if it is
     none."""
-    net = _Network(weights)
-    x = net.convolution("image", "_conv_stem", "_bn0", stride=2)
+    graph = Graph(LARGE)
+    x = trunk(graph, weights, "image", "lite", "embedding")
+    head = graph.small_constant("head.weight", weights["_fc.weight"])
+    graph.node("Gemm", [x, head, graph.constant("head.bias", weights["_fc.bias"])], "scores", transB=1)
+    write(graph, len(weights["_fc.bias"]), path, metadata, side)
+
+
+def trunk(graph: Graph, weights: Mapping[str, Weights], image: str, name: str, embedding: str) -> str:
+    """The network from the tensor ``image`` to ``embedding``, what its head sees ``(n, channels)``; ``name`` is put
+    before all other names."""
+    net = _Network(graph, weights, name)
+    x = net.convolution(image, "_conv_stem", "_bn0", stride=2)
     stage = -1
     for number in range(sum(name.endswith("_project_conv.weight") for name in weights)):
         block = f"_blocks.{number}."
@@ -50,12 +60,9 @@ def export(weights: Mapping[str, Weights], side: int, path: Path, metadata: dict
         x = net.convolution(x, f"{block}_depthwise_conv", f"{block}_bn1", stride=stride, groups=wide)
         x = net.convolution(x, f"{block}_project_conv", f"{block}_bn2", active=False)
         if channels == out and stride == 1:
-            x = net.graph.node("Add", [x, given], f"{block}sum")
+            x = graph.node("Add", [x, given], f"{name}.{block}sum")
     x = net.convolution(x, "_conv_head", "_bn1")
-    x = net.graph.node("Flatten", [net.graph.node("GlobalAveragePool", [x], "pooled")], "embedding")
-    head = net.graph.small_constant("head.weight", weights["_fc.weight"])
-    net.graph.node("Gemm", [x, head, net.graph.constant("head.bias", weights["_fc.bias"])], "scores", transB=1)
-    write(net.graph, len(weights["_fc.bias"]), path, metadata, side)
+    return graph.node("Flatten", [graph.node("GlobalAveragePool", [x], f"{name}.pooled")], embedding)
 
 
 class Lite(Network):
@@ -71,7 +78,7 @@ class Lite(Network):
         std: tuple[float, float, float],
     ) -> None:
         super().__init__()
-        self._side = side
+        self.side = side
         self.gain: Tensor
         self.shift: Tensor
         self.register_buffer("gain", torch.tensor(std).view(1, 3, 1, 1) / 128)
@@ -88,11 +95,16 @@ class Lite(Network):
 
     def heads(self, x: Tensor) -> list[Tensor]:
         x = x * self.gain + self.shift
-        x = F.interpolate(x, size=(self._side, self._side), mode="bilinear")
+        x = F.interpolate(x, size=(self.side, self.side), mode="bilinear")
         with torch.no_grad():
             x = self.blocks[:_EARLY](self.stem(x.contiguous(memory_format=torch.channels_last)))
         x = self.top(self.blocks[_EARLY:](x))
         return [self.head(F.dropout(x.mean((2, 3)), 0.2, self.training))]
+
+    def stored(self) -> dict[str, Weights]:
+        """The weights without the head's, by the names that they came with."""
+        layers = [module for module in self.modules() if isinstance(module, _Layer)]
+        return {name: value for layer in layers for name, value in layer.stored().items()}
 
 
 class _Layer(nn.Module):
@@ -110,6 +122,7 @@ class _Layer(nn.Module):
         out, given, size, _ = kernel.shape
         # Gradients of depthwise layers took two thirds of the time of training: so their kernels stay as they are, and
         # those that stride are computed everywhere and then thinned.
+        self._names = name, norm
         self._stride = stride
         stride, edge = (1, size // 2) if groups > 1 else (stride, 0)
         self.conv = nn.Conv2d(given * groups, out, size, stride, edge, groups=groups, bias=False)
@@ -121,6 +134,13 @@ class _Layer(nn.Module):
         self.norm.load_state_dict({**stored, "num_batches_tracked": torch.tensor(0)})
         with torch.no_grad():
             self.conv.weight.copy_(kernel)
+
+    def stored(self) -> dict[str, Weights]:
+        """Its weights by the names that they came with."""
+        name, norm = self._names
+        own = ("weight", "bias", "running_mean", "running_var")
+        found = {f"{norm}.{key}": array(getattr(self.norm, key)) for key in own}
+        return {f"{name}.weight": array(self.conv.weight), **found}
 
     def forward(self, x: Tensor) -> Tensor:
         size, stride, edge = self.conv.kernel_size[0], self._stride, int(self.conv.padding[0])
@@ -154,23 +174,24 @@ class _Block(nn.Module):
 
 
 class _Network:
-    def __init__(self, weights: Mapping[str, Weights]) -> None:
-        self.graph, self._weights = Graph(_LARGE), weights
-        self._bounds = [self.graph.constant(name, np.array(value, np.float32)) for name, value in (("0", 0), ("6", 6))]
+    def __init__(self, graph: Graph, weights: Mapping[str, Weights], name: str) -> None:
+        self._graph, self._weights, self._name = graph, weights, name
+        bounds = (("least", 0.0), ("most", 6.0))
+        self._bounds = [graph.constant(f"{name}.{word}", np.array(value, np.float32)) for word, value in bounds]
 
     def convolution(self, x: str, name: str, norm: str, stride: int = 1, groups: int = 1, active: bool = True) -> str:
         """With its normalisation folded in, padded as TensorFlow does, so that a picture's side is halved upwards."""
         gain = self._weights[f"{norm}.weight"] / np.sqrt(self._weights[f"{norm}.running_var"] + _EPSILON)
         bias = self._weights[f"{norm}.bias"] - self._weights[f"{norm}.running_mean"] * gain
         kernel = self._weights[f"{name}.weight"] * gain[:, None, None, None]
-        inputs = [x, self.graph.kernel(f"{name}.weight", kernel), self.graph.constant(f"{name}.bias", bias)]
-        x = self.graph.node(
+        graph, full = self._graph, f"{self._name}.{name}"
+        x = graph.node(
             "Conv",
-            inputs,
-            name,
+            [x, graph.kernel(f"{full}.weight", kernel), graph.constant(f"{full}.bias", bias)],
+            full,
             kernel_shape=list(kernel.shape[2:]),
             strides=[stride, stride],
             group=groups,
             auto_pad="SAME_UPPER",
         )
-        return self.graph.node("Clip", [x, *self._bounds], f"{name}.relu6") if active else x
+        return graph.node("Clip", [x, *self._bounds], f"{full}.relu6") if active else x

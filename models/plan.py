@@ -29,7 +29,7 @@ class Plan:
     least: float = 0.002
     scenes: tuple[tuple[int, ...], ...] = ()
     views: int = 4
-    epochs: int = 40
+    epochs: int = 30
     refining: int = 3
     tuning_pools: int = 4
     pools: int = 16

@@ -15,7 +15,7 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
 
-from models.export import Weights
+from models.graph import Weights
 from models.networks import Block, ResNet, Shape
 
 

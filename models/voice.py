@@ -22,7 +22,7 @@ from shared.engine import Session
 from shared.image import Input, preprocessor
 
 #: From so many looks on it pays; how often it must still say the same, and the most of the time that it may take.
-_MANY, _THE_SAME, _FASTER = 20_000, 0.98, 0.9
+_MANY, _THE_SAME, _FASTER = 20_000, 0.97, 0.9
 #: Frames that ranges are taken from.
 _CALIBRATING = 500
 

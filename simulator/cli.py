@@ -267,6 +267,52 @@ def replay(
         _end(1, f"frame {was.frame} was {was}, and is {is_}")
 
 
+@app.command()
+def profile(
+    out: Annotated[Path, typer.Option(help="The profile, TOML, for simulator compare --device.")] = Path("device.toml"),
+    server_out: Annotated[
+        Path | None, typer.Option("--server", help="Measure it as a server, too, and write that here.")
+    ] = None,
+    title: Annotated[str, typer.Option(help="What this machine is.")] = "",
+    bundle: Annotated[Path, typer.Option(help="The bundle to answer frames with.")] = Path("models/zoo/cifar10"),
+) -> None:
+    """Measure this machine, so that policies can be compared as they would run on it. A minute; let nothing else run.
+
+    Example: simulator profile --out pi.toml && simulator compare --device pi.toml --link lte
+    """
+    import os
+    import platform
+
+    try:
+        from rich.progress import Progress
+
+        from cloud_server.broker import BrokerError
+        from shared import files
+        from shared.bundle import Bundle, BundleError
+        from shared.engine import EngineError
+        from simulator import machines, profiling
+    except ImportError as error:
+        _end(2, f"profiling needs {error.name}; install it with: pip install 'cachenet[sim]'")
+    processors = len(os.sched_getaffinity(0))
+    counts = sorted({1, min(4, processors), processors})
+    named = title or f"{platform.node()}: {processors} processors, {platform.machine()}"
+    try:
+        opened = Bundle(bundle)
+        with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
+            task = progress.add_task("measuring", total=2 * len(counts) + 1 + (server_out is not None))
+            found, off = profiling.device(named, opened, counts, lambda: progress.advance(task))
+            files.write(out, machines.to_toml(found).encode())
+            if server_out is not None:
+                own = profiling.server(named, opened, processors)
+                files.write(server_out, machines.to_toml(own).encode())
+    except (BundleError, EngineError, BrokerError) as error:
+        _end(2, str(error))
+    except OSError as error:
+        _end(2, f"{error.filename or out}: {error.strerror}")
+    said = f"Written: {out}" + (f" and {server_out}" if server_out else "")
+    typer.echo(f"{said}; a model's time is estimated to {off:.0%} (median over models that were left out).")
+
+
 def _images(name: str) -> Split:
     """The pictures that streams are drawn from. Raises ``DatasetError``."""
     from models import cifar10, sample

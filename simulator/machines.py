@@ -86,6 +86,23 @@ def server(name: str) -> Server:
     return _load(name, "servers", Server)
 
 
+def to_toml(profile: Device | Server) -> str:
+    """A file that ``device`` or ``server`` reads."""
+    lines = []
+    for name, value in msgspec.to_builtins(profile, str_keys=True).items():
+        if isinstance(value, dict):
+            lines += [f"{name}.{key} = {_inline(own)}" for key, own in value.items()]
+        elif value is not None:
+            lines.append(f"{name} = {_inline(value)}")
+    return "\n".join(lines) + "\n"
+
+
+def _inline(value: object) -> str:
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{key} = {own}" for key, own in value.items()) + " }"
+    return msgspec.json.encode(value).decode().replace("\x7f", "\\u007F")  # JSON's strings are TOML's, but for this
+
+
 def _load(name: str, kind: str, shape: type[T]) -> T:
     if name.endswith(".toml"):
         try:

@@ -1,0 +1,244 @@
+"""A profile of the machine that this runs on, in the terms of ``simulator.machines``: networks like those of a bundle
+are run, a device's own loop and a server's own steps are timed, and what explains the times best is written down."""
+
+from __future__ import annotations
+
+import queue
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from cloud_server.broker import BrokerError, EmbeddedBroker
+from cloud_server.full import FullModel
+from edge_agent.composition import compose
+from edge_agent.core.frame import Frame, sign
+from edge_agent.core.submodels import LocalModel
+from edge_agent.core.types import Ask, Reply
+from edge_agent.scoring import View
+from edge_agent.settings import Settings
+from models import cost, quantise, sample, streams
+from models.cost import Cost
+from models.graph import Graph, write
+from shared.bundle import Bundle
+from shared.engine import Session
+from shared.image import encode
+from shared.link import Link
+from simulator.machines import Device, Precision, Server
+from simulator.processes import free_port
+
+#: Channels and blocks of the yardsticks: residual nets from a fiftieth of ResNet-18's multiply-adds to all of them.
+_YARDSTICKS: tuple[tuple[tuple[int, ...], int], ...] = (
+    ((8, 32, 64), 1),
+    ((12, 48, 96), 1),
+    ((16, 64, 128), 1),
+    ((12, 48, 96), 2),
+    ((24, 96, 192), 1),
+    ((32, 64, 128, 256), 1),
+    ((64, 128, 256, 512), 2),
+)
+_SIDE, _RUNS, _FRAMES, _BATCH = 32, 40, 300, 8
+_PATIENCE_S = 10.0
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """``error``: of the estimate, the median over yardsticks of how far it is off where they were not fitted on."""
+
+    rate: float
+    operator_us: float
+    error: float
+
+
+def device(
+    title: str, bundle: Bundle, threads: Sequence[int], advance: Callable[[], object] = lambda: None
+) -> tuple[Device, float]:
+    """The profile of this machine as a device, and its estimator's error (see ``Fitted``). ``bundle``: to answer frames
+    with. ``advance`` is called for each of ``2 * len(threads) + 1`` steps."""
+    rates: dict[Precision, dict[int, float]] = {"float32": {}, "int8": {}}
+    constants, errors = [], []
+    with tempfile.TemporaryDirectory() as directory:
+        kinds: dict[Precision, list[Path]] = {"float32": [], "int8": []}
+        for number, (widths, blocks) in enumerate(_YARDSTICKS):
+            whole, light = Path(directory, f"{number}.onnx"), Path(directory, f"{number}-int8.onnx")
+            yardstick(widths, blocks, whole)
+            images = np.random.default_rng(0).normal(size=(8, 3, _SIDE, _SIDE)).astype(np.float32)
+            onnx.save(quantise.int8(onnx.load(str(whole)), images), str(light))
+            kinds["float32"].append(whole)
+            kinds["int8"].append(light)
+        for precision, paths in kinds.items():
+            costs = [cost.cost(onnx.load(str(path)), _SIDE) for path in paths]
+            for count in threads:
+                fitted = fit(costs, _seconds(paths, count))
+                rates[precision][count] = round(fitted.rate, 2)
+                errors.append(fitted.error)
+                if count == threads[0]:
+                    constants.append(fitted.operator_us)
+                advance()
+    frame_s, encode_s = _handling(bundle)
+    advance()
+    profile = Device(
+        title=title,
+        source=f"simulator profile, {time.strftime('%Y-%m-%d')}",
+        rates=rates,
+        operator_us=round(max(constants), 2),
+        frame_ms=round(1e3 * frame_s, 4),
+        encode_ms=round(1e3 * encode_s, 4),
+    )
+    return profile, max(errors)
+
+
+def server(title: str, bundle: Bundle, threads: int) -> Server:
+    """The profile of this machine as a server that runs the bundle's full model behind the embedded broker. Raises
+    ``BrokerError``."""
+    full = FullModel(bundle, "auto", threads)
+    model = bundle.manifest.models[full.name]
+    side = model.input.side
+    picture = encode(np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8))[1]
+    one = full.prepare(picture)
+    batch = full.batch or _BATCH
+    alone, together = (_median(lambda count=count: full.run([one] * count)) for count in (1, batch))  # type: ignore[misc]
+    each = (together - alone) / (batch - 1) if batch > 1 else alone
+    macs = cost.macs(onnx.load(str(bundle.path(full.name))), side)
+    return Server(
+        title=title,
+        source=f"simulator profile, {time.strftime('%Y-%m-%d')}",
+        rate=round(macs / each / 1e9, 2),
+        batch_ms=round(1e3 * max(0.0, alone - each), 4),
+        request_ms=round(1e3 * _median(lambda: full.prepare(picture)), 4),
+        broker_ms=round(1e3 * _through_broker(len(picture)), 4),
+    )
+
+
+def yardstick(widths: Sequence[int], blocks: int, path: Path) -> None:
+    """Write a residual net of random weights, made like those of ``models.networks``."""
+    rng = np.random.default_rng(0)
+    graph = Graph()
+
+    def convolution(name: str, x: str, given: int, out: int, kernel: int, stride: int, relu: bool) -> str:
+        weight = rng.normal(0, (2 / (given * kernel * kernel)) ** 0.5, (out, given, kernel, kernel)).astype(np.float32)
+        return graph.convolution(name, x, weight, np.zeros(out, np.float32), stride, kernel // 2, relu)
+
+    x = convolution("stem", "image", 3, widths[0], 3, 1, True)
+    channels = widths[0]
+    for stage, width in enumerate(widths):
+        for block in range(blocks):
+            name, stride = f"stage{stage}.block{block}", 2 if stage and not block else 1
+            y = convolution(f"{name}.conv1", x, channels, width, 3, stride, True)
+            y = convolution(f"{name}.conv2", y, width, width, 3, 1, False)
+            if stride != 1 or channels != width:
+                x = convolution(f"{name}.shortcut", x, channels, width, 1, stride, False)
+            x = graph.node("Relu", [graph.node("Add", [y, x], f"{name}.sum")], f"{name}.out")
+            channels = width
+    x = graph.node("Flatten", [graph.node("GlobalAveragePool", [x], "pooled")], "embedding")
+    head = graph.constant("head.weight", rng.normal(0, 0.1, (10, channels)).astype(np.float32))
+    graph.node("Gemm", [x, head, graph.constant("head.bias", np.zeros(10, np.float32))], "scores", transB=1)
+    write(graph, 10, path, {})
+
+
+def fit(costs: Sequence[Cost], seconds: Sequence[float]) -> Fitted:
+    """What explains the times best, each as far as it goes of its own size: neither rate nor constant is negative."""
+    rate, constant = _solve(costs, seconds)
+    off = []
+    for left in range(len(costs)):
+        kept = [n for n in range(len(costs)) if n != left]
+        own_rate, own = _solve([costs[n] for n in kept], [seconds[n] for n in kept])
+        guess = costs[left].macs / own_rate + costs[left].operators * own
+        off.append(abs(guess / seconds[left] - 1))
+    return Fitted(rate / 1e9, constant * 1e6, median(off))
+
+
+def _solve(costs: Sequence[Cost], seconds: Sequence[float]) -> tuple[float, float]:
+    """Multiply-adds a second and seconds an operator, by least squares of relative errors."""
+    took = np.array(seconds)
+    table = np.array([[one.macs, one.operators] for one in costs], np.float64) / took[:, None]
+    (each, constant), *_ = np.linalg.lstsq(table, np.ones(len(took)), rcond=None)
+    if constant < 0:
+        each, constant = (table[:, 0].sum() / (table[:, 0] ** 2).sum()), 0.0
+    elif each <= 0:
+        each, constant = 1e-15, (table[:, 1].sum() / (table[:, 1] ** 2).sum())
+    return 1.0 / float(each), float(constant)
+
+
+def _seconds(paths: Sequence[Path], threads: int) -> list[float]:
+    """A run of each, medians, by turns."""
+    image = np.zeros((1, 3, _SIDE, _SIDE), np.float32)
+    sessions = [Session(path, "cpu", threads) for path in paths]
+    took: list[list[float]] = [[] for _ in sessions]
+    for number in range(_RUNS + 3):
+        for session, times in zip(sessions, took, strict=True):
+            begun = time.perf_counter()
+            session.run(image)
+            if number >= 3:
+                times.append(time.perf_counter() - begun)
+    return [median(times) for times in took]
+
+
+def _through_broker(nbytes: int) -> float:
+    """Seconds that a message of this machine's takes to come back to it."""
+    broker = EmbeddedBroker("127.0.0.1", free_port())
+    broker.start()
+    came: queue.SimpleQueue[float] = queue.SimpleQueue()
+    link = Link(broker.address, "profile", [("profile", 0)], lambda _message: came.put(time.perf_counter()))
+    link.start()
+    try:
+        link.connected.wait(_PATIENCE_S)
+        took = []
+        for _ in range(_RUNS):
+            begun = time.perf_counter()
+            link.publish("profile", bytes(nbytes))
+            try:
+                took.append(came.get(timeout=_PATIENCE_S) - begun)
+            except queue.Empty:
+                raise BrokerError("the embedded broker lost a message") from None
+        return median(took)
+    finally:
+        link.stop()
+        broker.stop()
+
+
+def _handling(bundle: Bundle) -> tuple[float, float]:
+    """Seconds that a frame of a camera takes but for models, and that its picture takes to be encoded."""
+    split = sample.load()
+    manifest = bundle.manifest
+    plan = streams.plan("camera", split.labels, 0, _FRAMES)
+    draw = streams.renderer(plan, split.images)
+    name = manifest.only("base")
+    model = manifest.models[name]
+    said: npt.NDArray[np.float32] = np.zeros(len(manifest.labels), np.float32)
+
+    def score(view: View) -> npt.NDArray[np.float32]:
+        view.crop(model.input)
+        return said
+
+    base = LocalModel(name, score, model.temperature, np.array(model.coverage), level="base")
+    hierarchy = compose(Settings(), manifest, base, True, 1 << 28)
+    frames, codes = [], []
+    for index in range(_FRAMES):
+        picture = draw(index)
+        said = 8.0 * np.eye(len(manifest.labels), dtype=np.float32)[int(plan.label[index])]
+        begun = time.perf_counter()
+        view = View(picture)
+        step = hierarchy.look(Frame(index, view, sign(picture)), begun)
+        reply = Reply(index, said) if isinstance(step, Ask) else None
+        hierarchy.settle(step, reply, begun)
+        frames.append(time.perf_counter() - begun)
+        begun = time.perf_counter()
+        encode(view.crop(model.input))
+        codes.append(time.perf_counter() - begun)
+    return median(frames), median(codes)
+
+
+def _median(run: Callable[[], object]) -> float:
+    took = []
+    for _ in range(_RUNS):
+        begun = time.perf_counter()
+        run()
+        took.append(time.perf_counter() - begun)
+    return median(took)

@@ -1,0 +1,55 @@
+"""Two networks as one file: it says what both say together, and a builder understands it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from models import pair
+from models.classifier import understand
+from models.efficientnet import Lite
+from models.networks import ResNet, Shape
+from shared.engine import Session
+from tests.models.test_efficientnet import weights
+
+SIDE, CLASSES = 16, 5
+MEAN, STD = (120.0, 110.0, 100.0), (60.0, 61.0, 62.0)
+
+
+@pytest.fixture(scope="module")
+def networks() -> tuple[Lite, ResNet]:
+    torch.manual_seed(0)
+    lite = Lite(weights(), CLASSES, 4 * SIDE, MEAN, STD).eval()
+    return lite, ResNet(Shape(widths=(4, 8), blocks=(1, 1), classes=CLASSES)).eval()
+
+
+def test_the_file_says_what_both_say_each_with_its_share(networks: tuple[Lite, ResNet], tmp_path: Path) -> None:
+    path = tmp_path / "pair.onnx"
+    pair.write_pair(*networks, (0.7, 0.4), SIDE, path, {})
+    images = torch.randn(3, 3, SIDE, SIDE)
+    with torch.no_grad():
+        said = [network(images).numpy() for network in networks]
+    expected = 0.7 * said[0] + 0.4 * said[1]
+    np.testing.assert_allclose(Session(path, "cpu").run(images.numpy()), expected, atol=0.06 * expected.std())
+
+
+def test_the_builder_finds_what_the_head_sees(networks: tuple[Lite, ResNet], tmp_path: Path) -> None:
+    path = tmp_path / "pair.onnx"
+    properties = {"labels": "a,b,c,d,e", "input": '{"side": 16, "mean": [0, 0, 0], "std": [1, 1, 1]}'}
+    pair.write_pair(*networks, (0.7, 0.4), SIDE, path, properties)
+    classifier = understand(path)
+    assert (classifier.input.side, classifier.scores, classifier.embedding) == (SIDE, "scores", "embedding")
+
+
+def test_whoever_is_right_has_the_larger_share_and_is_as_sure_as_it_may_be() -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, CLASSES, 2000)
+    right = np.where(rng.random(2000) < 0.9, labels, rng.integers(0, CLASSES, 2000))
+    knows = torch.from_numpy(np.eye(CLASSES, dtype=np.float32)[right])
+    guesses = torch.from_numpy(np.eye(CLASSES, dtype=np.float32)[rng.integers(0, CLASSES, 2000)])
+    shares = pair.fit(knows, guesses, torch.from_numpy(labels))
+    assert shares[0] == pytest.approx(np.log(0.92 * (CLASSES - 1) / 0.08), rel=0.1)
+    assert abs(shares[1]) < 0.35

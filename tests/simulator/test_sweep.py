@@ -1,0 +1,35 @@
+"""Sweeps: what is written is what is varied, and nothing else is."""
+
+from __future__ import annotations
+
+import pytest
+
+from simulator import links
+from simulator.comparison import Setup
+from simulator.sweep import BadSweep, parse
+
+
+def test_a_span_is_walked_in_equal_ratios() -> None:
+    sweep = parse("link.rtt=5..160")
+    assert sweep.values == (5.0, 10.0, 20.0, 40.0, 80.0, 160.0)
+    assert parse("link.up=0.5,8,2").values == (0.5, 2.0, 8.0)
+    assert parse("stream.dwell=1..4").values == (1.0, 2.0, 3.0, 4.0)
+
+
+def test_a_value_changes_what_it_names_alone() -> None:
+    setup = Setup(link="lte")
+    other, profile = parse("link.rtt=7,9").at(setup, 9.0)
+    assert other == setup
+    assert profile.rtt_ms == 9.0
+    assert profile.jitter_ms == links.load("lte").jitter_ms
+    other, profile = parse("stream.dwell=1..100").at(setup, 40.0)
+    assert other.dwell == 40
+    assert profile == links.load("lte")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "link.rtt", "link.rtt=", "x=1..2", "link.rtt=9..5", "link.rtt=0..5", "link.rtt=a,b", "link.rtt=0,1"]
+)
+def test_what_makes_no_sense_is_refused_with_what_would(text: str) -> None:
+    with pytest.raises(BadSweep, match="link"):
+        parse(text)
