@@ -1,9 +1,9 @@
 """What makes a submodel worth more than a general model of its size: one thing changed at a time, in one run.
 
-    python -m benchmarks.submodels --try length --try weight --work build/trials
+    python -m benchmarks.submodels --try length --try weight --data build/cifar10
 
-CIFAR-10: networks are trained on the training images and judged on the held-out ones; test images are never touched, so
-that a choice may be made by these figures. Each figure is the share of frames that are answered when 1 % of the answers
+CIFAR-10 as ``model-builder train`` lays it out: networks are trained on the training images and judged on the held-out
+ones; test images are never touched, so that a choice may be made by these figures. Each figure is the share of frames that are answered when 1 % of the answers
 differ from the full model's, of images drawn as a scene shows them (its labels alike, 5 % strangers), with that prior
 multiplied into what a model says. ``general`` is the model that the submodels were tuned from; scenes that nobody
 may build for are left out. What is trained is kept in ``--work``; an interrupted run goes on there.
@@ -29,20 +29,23 @@ from rich.progress import Progress
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models import cifar10, codes, cost, distil, partitions, quantise, recorded, scores
-from models.cifar10 import INPUT, Images
+from models import codes, cost, distil, partitions, quantise, recorded, scores, voice
+from models.build import kept
+from models.cifar10 import INPUT, Images, cache_directory
+from models.classifier import understand
+from models.codes import unit
 from models.distil import Teacher
 from models.export import export
-from models.kept import kept
-from models.networks import RESNET18, ResNet, macs, sized
-from models.restore import restore
-from models.scenes import SCENES, SEEN
+from models.frames import find
+from models.material import Material, whole
+from models.networks import BASE, ResNet, macs, sized
+from models.scenes import CLASSES, SCENES, SEEN
 from models.streams import STRANGERS
+from models.teach import teach
 from models.training import Loss, Recipe, fit, normalise
 from models.training import scores as run
 from shared import files
-from shared.bundle import digest, file_digest
-from shared.engine import Session
+from shared.bundle import digest
 from shared.gate import temperature
 
 Logits = npt.NDArray[np.float32]
@@ -115,37 +118,51 @@ def _pooled(network: ResNet, x: Tensor) -> Tensor:
     return x.mean((2, 3))
 
 
-def _look(network: ResNet, images: Images) -> Logits:
-    """Scores and embeddings, side by side, ``(n, classes + d)``."""
-    said = []
+def _seen(network: ResNet, images: Images) -> npt.NDArray[np.float32]:
+    """What the network's head sees, ``(n, d)``."""
     network.eval()
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        for at in range(0, len(images), 500):
-            pooled = _pooled(network, normalise(images[at : at + 500], INPUT))
-            said.append(torch.cat([network.head(pooled), pooled], 1).float().numpy())
-    return np.concatenate(said)
+        parts = [normalise(images[at : at + 500], INPUT) for at in range(0, len(images), 500)]
+        return np.concatenate([_pooled(network, part).float().numpy() for part in parts])
+
+
+class _Teacher(Teacher):
+    """A teacher that shows what it sees, too: batches have its scores and then its embedding."""
+
+    def show(self, embeddings: npt.NDArray[np.float32]) -> None:
+        self._scores = [np.concatenate([own, embeddings.astype(np.float16)], axis=1) for own in self._scores]
 
 
 class Bench:
     """The data, the full model's word about it, and what has been trained so far."""
 
-    def __init__(self, full: Path, work: Path, epochs: int, threads: int) -> None:
+    def __init__(self, full: Path, data: Path, work: Path, epochs: int, threads: int) -> None:
         torch.set_num_threads(threads)
-        self.data = cifar10.load()
-        self.work, self.epochs = work / file_digest(full)[:16], epochs
+        classifier = understand(full)
+        self.epochs = epochs
         self.progress = Progress(console=Console(stderr=True), disable=not sys.stderr.isatty())
-        network = restore(full, normalise(self.data.train.images[:500], INPUT))
-        self.full_macs = macs(ResNet(RESNET18))
-        pictures = recorded.as_pictures(self.data.held.images)
-        session = Session(full, "cpu", threads)
-        self.held = kept(self.work / "held.npy", lambda: recorded.run(session, INPUT, pictures))
+        sources = [find(data / name, 1) for name in ("train", "held")]
+        parts = [whole(classifier, one, teach(classifier, one, work, threads)) for one in sources]
+        self.learn, held = parts
+        material = Material(classifier, self.learn, held, held)
+        self.work = kept(0, material, work) / "trials"
+        self.images, self.held = held.images, held.scores
+        self.full_macs = cost.macs(classifier.graph, INPUT.side)
         #: Half of the held-out images is for temperatures and priors, the other half for the figures.
         self.fitted = np.arange(len(self.held)) % 2 == 0
-        self.teacher = Teacher(
-            lambda images: _look(network, images), self.data.train.images, _VIEWS, 0, self.work, self.progress
+        # The very scores that a build is taught with, from the same place.
+        own = voice.find(full, INPUT, held, _VIEWS * len(self.learn), self.work.parent)
+        self.teacher = _Teacher(
+            lambda images: recorded.run(own.session, INPUT, recorded.as_pictures(images)),
+            self.learn.images,
+            _VIEWS,
+            0,
+            self.work.parent / own.name,
+            self.progress,
         )
+        self.teacher.show(self.embeddings)
 
-    def general(self, share: float, epochs: int, blocks: int = 1) -> ResNet:
+    def general(self, share: float, epochs: int, blocks: int = BASE.blocks[0]) -> ResNet:
         """A general model of ``share`` of the full model's multiply-adds, with ``blocks`` in each of three stages."""
         torch.manual_seed(1)
         network = ResNet(sized(int(share * self.full_macs), 32, 10, (blocks,) * 3))
@@ -170,19 +187,21 @@ class Bench:
         if tuning.adjusted:
             taught = self.taught
             prior = np.array([weights[taught == c].sum() for c in range(10)]) + 1e-6
-            held = (self.data.held.images[self.fitted], self.held[self.fitted])
+            held = (self.images[self.fitted], self.held[self.fitted])
             distil.undo_prior(student, INPUT, np.log(prior * len(prior)), held)
         return student
 
     @cached_property
     def embeddings(self) -> npt.NDArray[np.float32]:
-        """The teacher's of the training images, as the first view shows them."""
-        return self.teacher.said(0)[:, 10:]
+        """The teacher's of the training images as they are, all of one length, whose numbers are of size one: a view
+        shifts them little."""
+        embeddings = unit(self.learn.embeddings)
+        return np.asarray(embeddings * np.sqrt(embeddings.shape[1]), np.float32)
 
     @cached_property
     def taught(self) -> npt.NDArray[np.int64]:
         """The teacher's answers for the training images."""
-        return np.asarray(self.teacher.said(0)[:, :10].argmax(1), np.int64)
+        return self.learn.answers
 
     def answered(self, said: Logits, scene: tuple[int, ...], doubt: npt.NDArray[np.float64] | None = None) -> float:
         """The share of frames of a scene that a model answers at 1 % risk. ``doubt``: in the place of its own."""
@@ -200,7 +219,7 @@ class Bench:
         return scores.coverage_at(_RISK, own[drawn], (word.argmax(1) == answers[asked])[drawn])
 
     def said(self, network: ResNet) -> Logits:
-        return run(network, self.data.held.images, INPUT)
+        return run(network, self.images, INPUT)
 
 
 def _loss(tuning: Tuning) -> Loss:
@@ -209,10 +228,10 @@ def _loss(tuning: Tuning) -> Loss:
 
     def loss(said: list[Tensor], target: Tensor) -> Tensor:
         student = F.log_softmax(said[-1] / tuning.softness, 1)
-        teacher = F.log_softmax(target[:, :10] / tuning.softness, 1)
+        teacher = F.log_softmax(target[:, :CLASSES] / tuning.softness, 1)
         value = F.kl_div(student, teacher, reduction="batchmean", log_target=True) * tuning.softness**2
         if tuning.features:
-            value = value + tuning.features * F.mse_loss(said[0], target[:, 10:])
+            value = value + tuning.features * F.mse_loss(said[0], target[:, CLASSES:])
         return value
 
     return loss
@@ -239,7 +258,7 @@ def _worth(bench: Bench, network: ResNet) -> dict[str, Any]:
     said = bench.said(network)
     whole, light = bench.work / "one.onnx", bench.work / "one-light.onnx"
     export(network.eval(), whole, {})
-    images = normalise(bench.data.held.images[:500], INPUT).numpy()
+    images = normalise(bench.images[:500], INPUT).numpy()
     files.write(light, quantise.int8(onnx.load(str(whole)), images).SerializeToString())
     times = cost.seconds([whole, light], images[:1], 100)
     return {
@@ -278,7 +297,7 @@ def stranger(bench: Bench, share: float, scenes: tuple[int, ...]) -> dict[str, A
         some = np.random.default_rng(4).permutation(len(images))[:15_000]
         other = ~np.isin(bench.taught[some], classes)
         weights = np.where(other, STRANGERS / other.sum(), (1 - STRANGERS) / (~other).sum())
-        seen, asked = (_look(student, one)[:, 10:] for one in (images[some], bench.data.held.images))
+        seen, asked = (_seen(student, one) for one in (images[some], bench.images))
         doubt = _other(seen, other, weights, asked)
         found["own"].append(bench.answered(said, classes))
         found["separate"].append(bench.answered(said, classes, doubt))
@@ -347,14 +366,15 @@ def main() -> None:
     known = ("sizes", "depth", "patience", *TRIALS, "stranger", "methods")
     parser.add_argument("--try", dest="tried", action="append", choices=known, help="may come again; default: all")
     parser.add_argument("--full", type=Path, default=Path("models/zoo/cifar10/full/1/model.onnx"))
-    parser.add_argument("--work", type=Path, default=cifar10.cache_directory() / "submodels")
+    parser.add_argument("--data", type=Path, default=Path("build/cifar10"), help="what 'model-builder train' lays out")
+    parser.add_argument("--work", type=Path, default=cache_directory() / "lessons", help="as of 'model-builder build'")
     parser.add_argument("--epochs", type=int, default=20, help="of a general model")
     parser.add_argument("--share", type=float, default=1 / 13, help="of the full model's multiply-adds")
     parser.add_argument("--scenes", type=int, nargs="+", default=[SEEN[0], SEEN[4], SEEN[5], SEEN[6]])
     parser.add_argument("--count", type=int, default=8, help="parts that the data is cut into")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     asked = parser.parse_args()
-    bench = Bench(asked.full, asked.work, asked.epochs, asked.threads)
+    bench = Bench(asked.full, asked.data, asked.work, asked.epochs, asked.threads)
     scenes = tuple(asked.scenes)
     special: dict[str, Callable[[], dict[str, Any]]] = {
         "sizes": lambda: sizes(bench),

@@ -41,14 +41,19 @@ def build(
     check_place(out)
     building = out.with_name(out.name + ".building")
     shutil.rmtree(building, ignore_errors=True)
-    # Each result is kept under what it comes from and no more: with another number of submodels the scores of the
-    # teacher and the base model stay as they are.
-    graph = material.classifier.graph.SerializeToString(deterministic=True)
-    work = work / f"build-{key(digest(graph), digest(material.learn.scores.tobytes()), plan.seed)}"
     try:
-        return put(building, _fill(plan, material, work, building, progress, workers), out, signer)
+        return put(
+            building, _fill(plan, material, kept(plan.seed, material, work), building, progress, workers), out, signer
+        )
     finally:
         shutil.rmtree(building, ignore_errors=True)
+
+
+def kept(seed: int, material: Material, work: Path) -> Path:
+    """Where in ``work`` results are kept: under what they come from and no more, so that with another number of
+    submodels the teacher's scores and the base model stay as they are."""
+    graph = material.classifier.graph.SerializeToString(deterministic=True)
+    return work / f"build-{key(digest(graph), digest(material.learn.scores.tobytes()), seed)}"
 
 
 def _fill(plan: Plan, material: Material, work: Path, directory: Path, progress: Progress, workers: int) -> Manifest:
