@@ -3,10 +3,11 @@
     python -m benchmarks.submodels --try length --try weight --data build/cifar10
 
 CIFAR-10 as ``model-builder train`` lays it out: networks are trained on the training images and judged on the held-out
-ones; test images are never touched, so that a choice may be made by these figures. Each figure is the share of frames that are answered when 1 % of the answers
-differ from the full model's, of images drawn as a scene shows them (its labels alike, 5 % strangers), with that prior
-multiplied into what a model says. ``general`` is the model that the submodels were tuned from; scenes that nobody
-may build for are left out. What is trained is kept in ``--work``; an interrupted run goes on there.
+ones; test images are never touched, so that a choice may be made by these figures. Each figure is the share of frames
+that are answered when 1 % of the answers differ from the full model's, of images drawn as a scene shows them (its
+labels alike, 5 % strangers), with that prior multiplied into what a model says. ``general`` is the model that the
+submodels were tuned from; scenes that nobody may build for are left out. What is trained is kept in ``--work``; an
+interrupted run goes on there.
 """
 
 from __future__ import annotations

@@ -42,9 +42,8 @@ def build(
     building = out.with_name(out.name + ".building")
     shutil.rmtree(building, ignore_errors=True)
     try:
-        return put(
-            building, _fill(plan, material, kept(plan.seed, material, work), building, progress, workers), out, signer
-        )
+        manifest = _fill(plan, material, kept(plan.seed, material, work), building, progress, workers)
+        return put(building, manifest, out, signer)
     finally:
         shutil.rmtree(building, ignore_errors=True)
 
