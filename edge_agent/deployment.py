@@ -25,9 +25,9 @@ from shared.gate import Posterior
 log = logging.getLogger(__name__)
 
 #: Without ``--memory-budget`` the submodels may cost this much together.
-_ROOM = 256 << 20
+ROOM = 256 << 20
 #: A loaded model's resident size, as a multiple of its float16 file, until one has been measured.
-_GROWTH = 4
+GROWTH = 4
 #: Frames between two looks at the resident set.
 _CHECK_EVERY = 64
 #: Frames in a row that need no cloud before a submodel is fetched that may be wanted next: the link is idle then.
@@ -121,7 +121,7 @@ class Deployment:
         names = [
             name
             for name in self.manifest.submodels()
-            if not self._keeper.has(name) and _GROWTH * self.manifest.models[name].bytes <= room
+            if not self._keeper.has(name) and GROWTH * self.manifest.models[name].bytes <= room
         ]
         return {name: np.array(self.manifest.models[name].coverage) for name in names}
 
@@ -176,7 +176,7 @@ class Deployment:
             )
         if self.hierarchy is not None:  # nothing can go wrong any more
             self._drop(self.hierarchy.shrink(0), "version")
-        room = _ROOM if self._budget is None else max(0, self._budget - resident_bytes())
+        room = ROOM if self._budget is None else max(0, self._budget - resident_bytes())
         self.hierarchy = self._compose(manifest, version, base, room)
         self.manifest, self.version = manifest, version
         self._changed()
@@ -198,7 +198,7 @@ class Deployment:
         assert self.hierarchy is not None and self.manifest is not None
         if self.hierarchy.submodels is None or name not in self.manifest.models:
             return []
-        need = max(self._submodel_cost, _GROWTH * self.manifest.models[name].bytes)
+        need = max(self._submodel_cost, GROWTH * self.manifest.models[name].bytes)
         return self.hierarchy.shrink(max(0, self.hierarchy.submodels.budget - need))
 
     def _slim(self) -> list[str]:

@@ -55,8 +55,11 @@ class Settled(msgspec.Struct, frozen=True, tag="settle"):
 
 
 class Late(msgspec.Struct, frozen=True, tag="late"):
+    """``answer``: the correction that came of it."""
+
     reply: Said
     now: float
+    answer: Answer | None
 
 
 class Audited(msgspec.Struct, frozen=True, tag="audited"):
@@ -99,8 +102,9 @@ class Logged(Hierarchy):
         return answer
 
     def late(self, reply: Reply, now: float) -> Answer | None:
-        self.log.write(Late(said(reply), now))
-        return super().late(reply, now)
+        answer = super().late(reply, now)
+        self.log.write(Late(said(reply), now, answer))
+        return answer
 
     def audited(self, reply: Reply, now: float) -> None:
         self.log.write(Audited(said(reply), now))

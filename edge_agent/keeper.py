@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 #: One request's share of a file, bytes. Small, so that an answer never queues long behind a chunk on a slow link.
-_PIECE = 32 << 10
+PIECE = 32 << 10
 _PATIENCE_S = 2.0
 _RETRY_S = 1.0
 _POLL_S = 0.1
@@ -235,7 +235,7 @@ class Keeper:
         if self._store.offset(sha256) > size:
             self._store.discard(sha256)
         while (offset := self._store.offset(sha256)) < size:
-            chunk = self._fetch(sha256, offset, min(_PIECE, size - offset))
+            chunk = self._fetch(sha256, offset, min(PIECE, size - offset))
             if chunk.error:
                 raise StoreError(f"{sha256[:12]}: the server says {chunk.error}")
             if chunk.total != size or not 0 < len(chunk.data) <= size - offset:

@@ -180,6 +180,7 @@ def compare(
         from models.streams import UnknownStream, named
         from shared import files
         from shared.bundle import Bundle, BundleError
+        from shared.engine import EngineError
         from simulator import comparison, page, sweep
         from simulator.comparison import Setup
         from simulator.machines import UnknownMachine
@@ -200,9 +201,9 @@ def compare(
             devices=devices,
             replicas=replicas,
         )
-        comparison.check(setup)
         opened = Bundle(bundle)
         split = _images(images)
+        comparison.check(setup, opened.manifest)
         models = recorded.opened(opened)
         with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
             bench = comparison.prepare(opened, setup, split, models, progress)
@@ -218,7 +219,16 @@ def compare(
             files.write(as_json, comparison.to_json(bench, setup, found, images, swept, curves))
         if as_html is not None:
             files.write(as_html, page.html(setup, runs, found, swept, curves).encode())
-    except (UnknownStream, UnknownMachine, links.UnknownLink, sweep.BadSweep, BundleError, DatasetError) as error:
+    except (
+        UnknownStream,
+        UnknownMachine,
+        links.UnknownLink,
+        sweep.BadSweep,
+        comparison.Incomparable,
+        BundleError,
+        EngineError,
+        DatasetError,
+    ) as error:
         _end(2, str(error))
     except OSError as error:
         _end(2, f"{error.filename}: {error.strerror}")
@@ -237,15 +247,17 @@ def replay(
     bundle: Annotated[Path, typer.Option(help="The bundle that it answered with.")] = Path("models/zoo/cifar10"),
     as_json: Annotated[bool, typer.Option("--json", help="Print what was found as JSON.")] = False,
 ) -> None:
-    """Make every decision of a device's run again, from its log, and see that each is the same to the last bit.
+    """Make every decision of a device's run over a recorded stream again, from its log, and see that each is the same
+    to the last bit. Ends with 1 if one is not.
 
-    Ends with 1 if one is not.
+    On the machine that it ran on: another processor's arithmetic may differ.
 
     Example: simulator replay build/flight.jsonl --stream build/dwell
     """
     from rich.progress import Progress
 
     from shared.bundle import Bundle, BundleError
+    from shared.engine import EngineError
     from shared.image import BadPicture
     from shared.stream import StreamError
     from simulator.rerun import BadLog, rerun
@@ -254,17 +266,20 @@ def replay(
         with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
             task = progress.add_task("frames", total=None)
             found = rerun(log, Bundle(bundle), stream_dir, lambda: progress.advance(task))
-    except (BundleError, StreamError, BadLog, BadPicture) as error:
+    except (BundleError, EngineError, StreamError, BadLog, BadPicture) as error:
         _end(2, str(error))
     except OSError as error:
         _end(2, f"{error.filename}: {error.strerror}")
     if as_json:
-        print(msgspec.json.encode({"frames": found.frames, "identical": found.identical}).decode())
+        said = {"frames": found.frames, "corrections": found.corrections, "identical": found.identical}
+        print(msgspec.json.encode(said).decode())
     else:
-        print(f"{found.identical} of {found.frames} decisions are the same to the last bit.")
+        print(
+            f"{found.identical} of {found.frames + found.corrections} answers are the same to the last bit, "
+            f"{found.corrections} corrections among them."
+        )
     if found.first is not None:
-        was, is_ = found.first
-        _end(1, f"frame {was.frame} was {was}, and is {is_}")
+        _end(1, "the first that is not was {}, and is {}".format(*found.first))
 
 
 @app.command()
@@ -287,6 +302,7 @@ def profile(
         from rich.progress import Progress
 
         from cloud_server.broker import BrokerError
+        from edge_agent.composition import DeploymentError
         from shared import files
         from shared.bundle import Bundle, BundleError
         from shared.engine import EngineError
@@ -305,7 +321,7 @@ def profile(
             if server_out is not None:
                 own = profiling.server(named, opened, processors)
                 files.write(server_out, machines.to_toml(own).encode())
-    except (BundleError, EngineError, BrokerError) as error:
+    except (BundleError, DeploymentError, EngineError, BrokerError) as error:
         _end(2, str(error))
     except OSError as error:
         _end(2, f"{error.filename or out}: {error.strerror}")

@@ -3,8 +3,9 @@ can be run over it in no time."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +19,7 @@ from shared.context import Context
 from shared.filter import Word
 from shared.gate import posterior
 from shared.habits import ContextParameters
-from shared.image import Picture, crop, encode
+from shared.image import Picture, crop, encode, preprocessor
 from shared.reference import WINDOW, reference
 
 Index = npt.NDArray[np.int64]
@@ -33,6 +34,11 @@ class Pictures:
     logits: dict[str, Logits]
     nbytes: Index
     signatures: Sequence[Signature] | None
+
+    @cached_property
+    def first(self) -> dict[str, Index]:
+        """The first label of every model, ``(rows,)``."""
+        return {name: logits.argmax(1) for name, logits in self.logits.items()}
 
 
 @dataclass(frozen=True)
@@ -84,28 +90,33 @@ def shoot(
 ) -> list[Film]:
     """A film of the stream for each seed, of pictures of ``split``. ``full``: the model that pictures are sent to;
     ``advance`` is called after each film. ``dwell``: see ``streams.plan``."""
-    spec = models[full][1]
     plans = [streams.plan(name, split.labels, seed, frames, dwell=dwell) for seed in seeds]
     films: list[Film] = []
     if name in UNRELATED:  # every frame is one of the images as it is, and so looked at once for all films
         used = np.unique(np.concatenate([plan.source for plan in plans]))
-        shared = _look(recorded.as_pictures(split.images[used]), models, None)
+        shared = _look(recorded.as_pictures(split.images[used]), models, full, signed=False)
         for plan in plans:
             films.append(Film(name, plan.seed, plan.label, np.searchsorted(used, plan.source), shared))
             advance()
         return films
     for plan in plans:
         draw = streams.renderer(plan, split.images)
-        signatures, crops = [], []
-        for index in range(frames):
-            picture = draw(index)
-            signatures.append(sign(picture))
-            crops.append(crop(picture, spec))
-        films.append(Film(name, plan.seed, plan.label, np.arange(frames), _look(crops, models, signatures)))
+        looked = _look(map(draw, range(frames)), models, full, signed=True)
+        films.append(Film(name, plan.seed, plan.label, np.arange(frames), looked))
         advance()
     return films
 
 
-def _look(pictures: Sequence[Picture], models: Models, signatures: Sequence[Signature] | None) -> Pictures:
-    nbytes = np.array([len(encode(picture)[1]) for picture in pictures], np.int64)
-    return Pictures(recorded.run_all(models, pictures), nbytes, signatures)
+def _look(pictures: Iterable[Picture], models: Models, full: str, signed: bool) -> Pictures:
+    """One picture after the other, as a device sees them: in company a runtime may compute other last bits."""
+    prepare = {name: preprocessor(spec) for name, (_, spec) in models.items()}
+    said: dict[str, list[Logits]] = {name: [] for name in models}
+    nbytes, signatures = [], []
+    for picture in pictures:
+        for name, (session, spec) in models.items():
+            said[name].append(session.run(prepare[name](crop(picture, spec)))[0])
+        nbytes.append(len(encode(crop(picture, models[full][1]))[1]))
+        if signed:
+            signatures.append(sign(picture))
+    logits = {name: np.stack(rows) for name, rows in said.items()}
+    return Pictures(logits, np.array(nbytes, np.int64), signatures if signed else None)

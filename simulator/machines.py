@@ -34,16 +34,21 @@ class Watts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class Device(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``rates``: multiply-adds a second, in 1e9, by precision and number of threads. ``operator_us``: a dispatched
-    operator's constant, microseconds. ``frame_ms``: all that a frame takes but for models and encoding. ``encode_ms``:
-    a picture of the full model's size for the wire."""
+    operator's constant, microseconds. ``frame_ms``: what any frame takes besides models; ``context_ms``: its signature
+    and the context, where they count; ``encode_ms``: a picture of the full model's size for the wire."""
 
     title: str
     source: str
     rates: dict[Precision, dict[int, Positive]]
     operator_us: NotNegative
     frame_ms: NotNegative
+    context_ms: NotNegative
     encode_ms: NotNegative
     watts: Watts | None = None
+
+    def __post_init__(self) -> None:
+        if not self.rates.get("float32") or not all(self.rates.values()):
+            raise ValueError("rates.float32 needs a rate for a number of threads at least")
 
     def seconds(self, cost: Cost, threads: int = 1) -> float:
         """Of one run of a model on so many threads, or as many as are known of at the most."""

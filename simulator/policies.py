@@ -3,6 +3,7 @@ trivial ones are the device's own hierarchy with other parts."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, get_args
@@ -16,8 +17,10 @@ from edge_agent.core.frame import Frame, Signature
 from edge_agent.core.hierarchy import Hierarchy
 from edge_agent.core.submodels import LocalModel
 from edge_agent.core.types import Answer, Guess, Hit, LocalName, Reply, Step
+from edge_agent.deployment import GROWTH, ROOM
 from edge_agent.settings import Settings
 from shared.bundle import Gate, Manifest
+from shared.gate import posterior
 from shared.risk import Belief
 from simulator.film import Film
 
@@ -38,8 +41,10 @@ POLICIES: tuple[Policy, ...] = get_args(Policy)
 _CONFIDENT = 0.9
 #: Mean square difference, grey levels, under which NoScope's detector takes a frame for the one before it.
 _UNCHANGED = 10.0
-#: A loaded model's resident size as a multiple of its file, and what submodels may cost together (``deployment``).
-_GROWTH, _ROOM = 4, 256 << 20
+#: What the frame cache takes for the same picture, and how many it knows (``FrameCache``).
+_TOLERANCE, _KNOWN = 5.0, 64
+#: Those whose frames are signed and go through a context.
+REMEMBERING: tuple[Policy, ...] = ("ours", "generalist", "server+context", "difference")
 
 
 class Mind(Protocol):
@@ -99,9 +104,9 @@ class Kit:
 
         level: LocalName = "base" if model.role == "base" else "submodels"
         coverage = np.array(model.coverage)
-        return LocalModel(name, score, model.temperature, coverage, _GROWTH * model.bytes, seconds, level)
+        return LocalModel(name, score, model.temperature, coverage, GROWTH * model.bytes, seconds, level)
 
-    def composed(self, meter: Meter, room: int = _ROOM, **settings: Any) -> Hierarchy:
+    def composed(self, meter: Meter, room: int = ROOM, **settings: Any) -> Hierarchy:
         """The hierarchy of a device with these ``settings``."""
         own = Settings(device=self.name, max_false_hits=self.gate.max_false_hits, **settings)
         own = msgspec.structs.replace(own, deadline_ms=round(1000 * self.deadline))
@@ -109,9 +114,16 @@ class Kit:
             own = msgspec.structs.replace(own, levels=tuple(level for level in own.levels if level != "frames"))
         return compose(own, self.manifest, self.model(self.manifest.only("base"), meter), True, room)
 
-    def general(self) -> Kit:
-        """Without the submodels that are meant for some labels."""
-        models = {name: one for name, one in self.manifest.models.items() if not one.classes}
+    def of(self, policy: Policy) -> Kit:
+        """As the policy finds it: the server of a generalist has no submodels that are meant for some labels, and
+        CacheNet's recommends the best submodel, for there is no base model that it must be better than."""
+        models = self.manifest.models
+        if policy == "generalist":
+            models = {name: one for name, one in models.items() if not one.classes}
+        if policy == "cachenet":
+            base = self.manifest.only("base")
+            none = (0.0,) * len(self.manifest.labels)
+            models = {**models, base: msgspec.structs.replace(models[base], coverage=none)}
         return replace(self, manifest=msgspec.structs.replace(self.manifest, models=models))
 
 
@@ -125,17 +137,10 @@ def _ours(kit: Kit, meter: Meter) -> Hierarchy:
 
 
 def _paper(kit: Kit, meter: Meter) -> Hierarchy:
-    """CacheNet as published (arXiv 2007.01793, section IV): one submodel, trusted where the entropy of what it says is
-    low; the one that the server recommends takes its place."""
-    room = max((_GROWTH * kit.manifest.models[name].bytes for name in kit.manifest.submodels()), default=0)
+    """CacheNet as published (arXiv 2007.01793, section IV): a submodel, trusted where the entropy of what it says is
+    low; the one that the server recommends takes its place. There is room for the largest."""
+    room = max((GROWTH * kit.manifest.models[name].bytes for name in kit.manifest.submodels()), default=0)
     return kit.composed(meter, room, levels=("submodels", "cloud"), gate="entropy")
-
-
-def _confident(kit: Kit, meter: Meter) -> Hierarchy:
-    """A small model, trusted where its most probable label is probable enough: KubeEdge Sedna's joint inference."""
-    hierarchy = kit.composed(meter, levels=("base", "cloud"), context=False)
-    hierarchy.rules = replace(hierarchy.rules, threshold=1.0 - _CONFIDENT)
-    return hierarchy
 
 
 def _with_context(kit: Kit, meter: Meter) -> Hierarchy:
@@ -144,10 +149,6 @@ def _with_context(kit: Kit, meter: Meter) -> Hierarchy:
 
 def _server(kit: Kit, meter: Meter) -> Hierarchy:
     return kit.composed(meter, levels=("cloud",), context=False)
-
-
-def _difference(kit: Kit, meter: Meter) -> Difference:
-    return Difference(_server(kit, meter), len(kit.manifest.labels))
 
 
 def _full_here(kit: Kit, meter: Meter) -> Always:
@@ -159,10 +160,22 @@ def _base_here(kit: Kit, meter: Meter) -> Always:
     return Always(kit, name, kit.seconds[name], meter)
 
 
-class _Simple:
-    """A mind that learns nothing and wants nothing."""
+class Always:
+    """One model of the device's own answers every frame; nothing is learned, nothing is wanted."""
 
     wanted: str | None = None
+
+    def __init__(self, kit: Kit, name: str, seconds: float, meter: Meter) -> None:
+        self._name, self._seconds, self._meter = name, seconds, meter
+        self._labels, self._classes = kit.film.pictures.first[name], len(kit.manifest.labels)
+
+    def look(self, frame: Frame, now: float) -> Step:  # noqa: ARG002
+        self._meter.add(self._seconds)
+        return Hit(frame, _certain(int(self._labels[frame.view]), self._classes, self._name), "base")
+
+    def settle(self, step: Step, reply: Reply | None, now: float, trouble: str = "") -> Answer:  # noqa: ARG002
+        assert isinstance(step, Hit)
+        return _answer(step)
 
     def late(self, reply: Reply, now: float) -> Answer | None:  # noqa: ARG002
         return None
@@ -174,66 +187,104 @@ class _Simple:
         return [model.name]
 
 
-class Always(_Simple):
-    """One model of the device's own answers every frame."""
+class Filtered:
+    """A filter before the server: what it lets through is asked about, the rest is answered here."""
 
-    def __init__(self, kit: Kit, name: str, seconds: float, meter: Meter) -> None:
-        self._name, self._seconds, self._meter = name, seconds, meter
-        self._labels, self._classes = kit.film.pictures.logits[name].argmax(1), len(kit.manifest.labels)
+    wanted: str | None = None
 
-    def look(self, frame: Frame, now: float) -> Step:  # noqa: ARG002
+    def __init__(self, kit: Kit, server: Hierarchy) -> None:
+        self._server, self._classes = server, len(kit.manifest.labels)
+
+    def hit(self, frame: Frame) -> Hit | None:
+        """The answer, if the filter has one."""
+        raise NotImplementedError
+
+    def look(self, frame: Frame, now: float) -> Step:
+        return self.hit(frame) or self._server.look(frame, now)
+
+    def settle(self, step: Step, reply: Reply | None, now: float, trouble: str = "") -> Answer:
+        return _answer(step) if isinstance(step, Hit) else self._server.settle(step, reply, now, trouble)
+
+    def late(self, reply: Reply, now: float) -> Answer | None:
+        return self._server.late(reply, now)
+
+    def audited(self, reply: Reply, now: float) -> None:
+        self._server.audited(reply, now)
+
+    def install(self, model: LocalModel) -> list[str]:
+        return [model.name]
+
+
+class Confident(Filtered):
+    """A small model, trusted where its most probable label is probable enough: KubeEdge Sedna's joint inference."""
+
+    def __init__(self, kit: Kit, meter: Meter) -> None:
+        super().__init__(kit, _server(kit, meter))
+        self._name = kit.manifest.only("base")
+        self._logits, self._temperature = (
+            kit.film.pictures.logits[self._name],
+            kit.manifest.models[self._name].temperature,
+        )
+        self._seconds, self._meter = kit.seconds[self._name], meter
+
+    def hit(self, frame: Frame) -> Hit | None:
         self._meter.add(self._seconds)
-        return Hit(frame, _certain(int(self._labels[frame.view]), self._classes, self._name), "base")
-
-    def settle(self, step: Step, reply: Reply | None, now: float, trouble: str = "") -> Answer:  # noqa: ARG002
-        assert isinstance(step, Hit)
-        return _answer(step)
+        word = posterior(self._logits[frame.view], self._temperature)
+        label = int(word.argmax())
+        return Hit(frame, _certain(label, self._classes, self._name), "base") if word[label] >= _CONFIDENT else None
 
 
-class Difference(_Simple):
+class Difference(Filtered):
     """NoScope's difference detector (D. Kang et al., arXiv 1703.02529, section 5.1): a frame that is hardly another
     than the last that was asked about has its answer."""
 
-    def __init__(self, server: Hierarchy, classes: int) -> None:
-        self._server, self._classes = server, classes
+    def __init__(self, kit: Kit, meter: Meter) -> None:
+        super().__init__(kit, _server(kit, meter))
         self._last: tuple[Signature, int] | None = None
 
-    def look(self, frame: Frame, now: float) -> Step:
-        if self._last is not None and frame.signature is not None:
-            before, label = self._last
-            if float(np.mean((frame.signature.thumbnail - before.thumbnail) ** 2)) <= _UNCHANGED:
-                return Hit(frame, _certain(label, self._classes, "difference"), "frames")
-        return self._server.look(frame, now)
+    def hit(self, frame: Frame) -> Hit | None:
+        if self._last is None or frame.signature is None:
+            return None
+        before, label = self._last
+        if float(np.mean((frame.signature.thumbnail - before.thumbnail) ** 2)) > _UNCHANGED:
+            return None
+        return Hit(frame, _certain(label, self._classes, "difference"), "frames")
 
     def settle(self, step: Step, reply: Reply | None, now: float, trouble: str = "") -> Answer:
-        if isinstance(step, Hit):
-            return _answer(step)
-        answer = self._server.settle(step, reply, now, trouble)
+        answer = super().settle(step, reply, now, trouble)
         if reply is not None and step.frame.signature is not None:
             self._last = step.frame.signature, answer.label
         return answer
 
 
-class Oracle(_Simple):
+class Oracle(Filtered):
     """The limit: a frame stays on the device wherever some local model's first label is the reference's, at the price
-    of one run of the quickest that is right. The rest is the server's, with context."""
+    of one run of the quickest that is right, or at none where the frame is as good as one of the last. The rest is
+    the server's, with context."""
 
     def __init__(self, kit: Kit, meter: Meter) -> None:
-        self._meter, self._reference, self._classes = meter, kit.reference, len(kit.manifest.labels)
-        self._server = _with_context(kit, meter)
+        super().__init__(kit, _with_context(kit, meter))
+        self._meter, self._reference = meter, kit.reference
         names = sorted((kit.manifest.only("base"), *kit.manifest.submodels()), key=kit.seconds.__getitem__)
-        self._local = [(name, kit.seconds[name], kit.film.pictures.logits[name].argmax(1)) for name in names]
+        self._local = [(name, kit.seconds[name], kit.film.pictures.first[name]) for name in names]
+        self._seen: deque[tuple[Signature, int]] = deque(maxlen=_KNOWN)
 
-    def look(self, frame: Frame, now: float) -> Step:
+    def hit(self, frame: Frame) -> Hit | None:
         right = int(self._reference[frame.index])
+        signature = frame.signature
+        if signature is not None:
+            known = any(
+                label == right and float(np.abs(before.blocks - signature.blocks).max()) <= _TOLERANCE
+                for before, label in self._seen
+            )
+            self._seen.append((signature, right))
+            if known:
+                return Hit(frame, _certain(right, self._classes, "frames"), "frames")
         for name, seconds, labels in self._local:
             if labels[frame.view] == right:
                 self._meter.add(seconds)
                 return Hit(frame, _certain(right, self._classes, name), "submodels")
-        return self._server.look(frame, now)
-
-    def settle(self, step: Step, reply: Reply | None, now: float, trouble: str = "") -> Answer:
-        return _answer(step) if isinstance(step, Hit) else self._server.settle(step, reply, now, trouble)
+        return None
 
 
 def _certain(label: int, classes: int, model: str) -> Guess:
@@ -251,8 +302,8 @@ _MAKE: dict[Policy, Callable[[Kit, Meter], Mind]] = {
     "ours": _ours,
     "generalist": _ours,  # of a kit without the others
     "cachenet": _paper,
-    "threshold-offload": _confident,
-    "difference": _difference,
+    "threshold-offload": Confident,
+    "difference": Difference,
     "server+context": _with_context,
     "server-only": _server,
     "device-only": _full_here,

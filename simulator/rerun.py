@@ -1,10 +1,14 @@
 """Running a device's flight log again: the same calls, the same pictures, the same models; and so, if nothing in the
-core is left to chance, the same answers to the last bit."""
+core is left to chance, the same answers to the last bit.
+
+On the machine that the log is of: another processor's arithmetic may differ in the last bits. The pictures are those of
+a recorded stream, each of which could be read; a recording of a camera is JPEG, and not what the device saw.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -31,13 +35,19 @@ class BadLog(Exception):
 
 @dataclass
 class Rerun:
-    """``first``: of the answers that differ the first, as it was and as it is now. ``waits``: seconds from each look to
-    its answer, as they were."""
+    """Answers, of frames and corrections of them, and how many are the same. ``first``: of those that differ the first,
+    as it was and as it is now."""
 
     frames: int = 0
+    corrections: int = 0
     identical: int = 0
-    first: tuple[Answer, Answer] | None = None
-    waits: list[float] = field(default_factory=list)
+    first: tuple[Answer | None, Answer | None] | None = None
+
+    def compare(self, was: Answer | None, is_: Answer | None) -> None:
+        if was == is_:
+            self.identical += was is not None
+        elif self.first is None:
+            self.first = was, is_
 
 
 def rerun(log: Path, bundle: Bundle, recorded: Path, advance: Callable[[], object] = lambda: None) -> Rerun:
@@ -48,7 +58,6 @@ def rerun(log: Path, bundle: Bundle, recorded: Path, advance: Callable[[], objec
     hierarchy: Hierarchy | None = None
     begun: flight.Begun | None = None
     step: Step | None = None
-    looked = 0.0
     load: Callable[[flight.Loaded, bool], LocalModel] = _no_model
     for event in events(log):
         if isinstance(event, flight.Begun):
@@ -66,26 +75,23 @@ def rerun(log: Path, bundle: Bundle, recorded: Path, advance: Callable[[], objec
             step = hierarchy.look(
                 _frame(recorded / (recording.files % event.frame), event.frame, begun.settings), event.now
             )
-            looked = event.now
         elif isinstance(event, flight.Settled):
             if step is None:
                 raise BadLog(f"{log} settles a frame that nobody has looked at")
-            answer = hierarchy.settle(step, _reply(event.reply), event.now, event.trouble)
             found.frames += 1
-            found.waits.append(event.now - looked)
-            if answer == event.answer:
-                found.identical += 1
-            elif found.first is None:
-                found.first = event.answer, answer
+            found.compare(event.answer, hierarchy.settle(step, _reply(event.reply), event.now, event.trouble))
             advance()
         elif isinstance(event, flight.Late):
-            hierarchy.late(_said(event.reply), event.now)
+            found.corrections += event.answer is not None
+            found.compare(event.answer, hierarchy.late(_said(event.reply), event.now))
         elif isinstance(event, flight.Audited):
             hierarchy.audited(_said(event.reply), event.now)
         elif isinstance(event, flight.Installed):
             hierarchy.install(load(event.model, False))
         else:
             hierarchy.shrink(event.budget)
+    if not found.frames:
+        raise BadLog(f"{log} has no answer in it")
     return found
 
 

@@ -30,12 +30,16 @@ class Sweep:
     values: tuple[float, ...]
 
     def at(self, setup: Setup, value: float) -> tuple[Setup, LinkProfile]:
-        """The comparison with that value."""
+        """The comparison with that value. Raises ``BadSweep`` if it may not be so."""
         profile = links.load(setup.link)
         what, name = self.key.split(".")
         if what == "stream":
-            return replace(setup, dwell=round(value)), profile
-        return setup, msgspec.structs.replace(profile, **{_FIELDS[name]: value})
+            return replace(setup, dwell=max(1, round(value))), profile
+        fields = {**msgspec.to_builtins(profile), _FIELDS[name]: value}
+        try:
+            return setup, msgspec.convert(fields, LinkProfile)
+        except msgspec.ValidationError as error:
+            raise BadSweep(f"{self.key}={value:g}: {error}") from None
 
 
 def parse(text: str) -> Sweep:

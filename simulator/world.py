@@ -8,6 +8,7 @@ What is modelled is time: of models, from the profiles; of a frame's handling; o
 from __future__ import annotations
 
 import math
+import random
 from collections import deque
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
@@ -18,8 +19,12 @@ import simpy
 
 from cloud_server.batcher import Batcher
 from cloud_server.selector import recommend
+from cloud_server.settings import Settings
 from edge_agent.core.breaker import Breaker
+from edge_agent.core.hierarchy import Hierarchy
 from edge_agent.core.types import Answer, Ask, Reply
+from edge_agent.deployment import GROWTH
+from edge_agent.keeper import PIECE
 from edge_agent.report import Latencies
 from models.cost import Cost
 from shared import protocol
@@ -29,17 +34,19 @@ from simulator import machines
 from simulator.emulator import OUTAGE_AT_S
 from simulator.lane import Lane, lanes
 from simulator.links import LinkProfile
-from simulator.policies import Kit, Meter, Mind, Policy, mind
+from simulator.policies import REMEMBERING, Kit, Meter, Mind, Policy, mind
 
 Process = Generator[simpy.Event, Any, Any]
 
 _MINUTE_S = 60.0
 #: Bytes of a message that are not its payload: topics, properties, correlation, and the headers of MQTT and TCP.
 _REQUEST, _ANSWER = 220, 150
-#: Largest piece of a model file in one message, and what asks for it.
-_CHUNK, _GET = 128 << 10, 200
+#: What asks for a piece of a model file.
+_GET = 200
 #: For how long an audited frame may wait on the server (``edge_agent.cloud``).
 _PATIENCE_S = 60.0
+#: Of a server's queue and batch, as it is by default (``cloud_server.settings``).
+QUEUE, LARGEST = Settings().queue, Settings().max_batch
 #: Frames that a share of hits is taken over where it is shown over time, and for how many such windows it is kept.
 WINDOW, _COURSE = 25, 400
 
@@ -104,13 +111,10 @@ class Servers:
         manifest: Manifest,
         full: Cost,
         replicas: int = 1,
-        queue: int = 64,
-        largest: int = 16,
     ) -> None:
         self._env, self._profile, self._full = env, profile, full
         self._manifest, self._temperature = manifest, manifest.models[manifest.only("full")].temperature
-        self._largest = largest
-        self._batchers: list[Batcher[Request]] = [Batcher(lambda: env.now, queue, largest) for _ in range(replicas)]
+        self._batchers: list[Batcher[Request]] = [Batcher(lambda: env.now, QUEUE, LARGEST) for _ in range(replicas)]
         self._working = [False] * replicas
         self._next = 0
         self.requests = 0
@@ -156,19 +160,16 @@ class Tally:
     #: Hits in every ``WINDOW`` frames, of the first so many windows.
     course: list[int] = field(default_factory=list)
     latency: Latencies = field(default_factory=Latencies)
-    span_s: float = 0.0
 
 
 @dataclass(frozen=True)
 class Setting:
-    """``fps``: of the camera; a device that is slower takes the next frame when it is ready. ``deadline``: seconds a
-    frame may take."""
+    """``fps``: of the camera; a device that is slower takes the next frame when it is ready."""
 
     device: machines.Device
     link: LinkProfile
     server: machines.Server
     fps: float = 30.0
-    deadline: float = 0.25
 
 
 class Device:
@@ -183,7 +184,9 @@ class Device:
         servers: Servers,
         seed: int,
         heard: Callable[[Answer], object] = lambda _answer: None,
+        crowd: bool = False,
     ) -> None:
+        """``crowd``: whether there are other devices."""
         self.tally = Tally()
         self._env, self._setting, self._kit, self._servers, self._heard = env, setting, kit, servers, heard
         self._meter = Meter()
@@ -195,25 +198,31 @@ class Device:
         self._late: deque[Reply] = deque()
         self._audited: deque[Reply] = deque()
         self._loaded: deque[str] = deque()
+        #: The submodel that is on its way, and those whose files have come: an evicted one is loaded from the store.
         self._fetching: str | None = None
+        self._stored: set[str] = set()
+        #: Seconds that every frame takes besides models; cameras do not all look at once.
+        self._frame_s = (setting.device.frame_ms + (setting.device.context_ms if policy in REMEMBERING else 0.0)) / 1e3
+        self._begins = random.Random(seed).random() / setting.fps if crowd else 0.0
         full = kit.manifest.only("full")
         self._bare = kit.film.pictures.logits[full]
-        self._first = self._bare.argmax(1)
+        self._first = kit.film.pictures.first[full]
         answer = protocol.Answer(bytes(4 * len(kit.manifest.labels)), 64 * "0", None, protocol.Timing(0.0, 0.0, 0.0, 1))
         self._answer_bytes = len(protocol.encode(answer)) + _ANSWER
 
     def run(self) -> Process:
         """Answer every frame of the film."""
         env, film, tally, profile = self._env, self._kit.film, self.tally, self._setting.device
-        period = 1.0 / self._setting.fps
-        truth, reference = film.truth, self._kit.reference
+        encode_s = profile.encode_ms / 1e3
+        truth, reference, due = film.truth, self._kit.reference, self._begins
         for index in range(len(film)):
-            if (early := index * period - env.now) > 0:
-                yield env.timeout(early)
+            if due > env.now:
+                yield env.timeout(due - env.now)
+            due = max(due, env.now) + 1.0 / self._setting.fps  # a late frame does not make the next ones hurry
             started = env.now
             frame = film.frame(index)
             step = self._mind.look(frame, started)
-            worked = profile.frame_ms / 1e3 + self._meter.take()
+            worked = self._frame_s + self._meter.take()
             tally.busy_s += worked
             yield env.timeout(worked)
             reply, trouble = None, ""
@@ -222,9 +231,10 @@ class Device:
             answer = self._mind.settle(step, reply, env.now, trouble)
             self._count(answer, env.now - started, int(truth[index]), int(reference[index]), frame.view)
             if answer.audit:
+                tally.busy_s += encode_s
+                yield env.timeout(encode_s)
                 self._send(frame.view, frame.index, (), _PATIENCE_S, True, self._audited.append)
             self._listen()
-        tally.span_s = env.now
 
     def _ask(self, step: Ask) -> Process:
         """The reply, or None and why there is none, within the deadline."""
@@ -293,19 +303,26 @@ class Device:
         while self._loaded:
             name = self._loaded.popleft()
             self._mind.install(self._kit.model(name, self._meter))
-            self.tally.pushed += 1
             self._fetching = None
         wanted = self._mind.wanted
-        if wanted is not None and self._fetching is None:
-            self._fetching = wanted
-            self._fetch(wanted, self._kit.manifest.models[wanted].bytes)
+        if wanted is None or self._fetching is not None:
+            return
+        self._fetching, nbytes = wanted, self._kit.manifest.models[wanted].bytes
+        if isinstance(self._mind, Hierarchy) and self._mind.submodels is not None:  # as ``Deployment`` makes room
+            self._mind.shrink(max(0, self._mind.submodels.budget - GROWTH * nbytes))
+        if wanted in self._stored:
+            self._loaded.append(wanted)
+        else:
+            self.tally.pushed += 1
+            self._stored.add(wanted)
+            self._fetch(wanted, nbytes)
 
     def _fetch(self, name: str, left: int) -> None:
         """Pull a model's file piece by piece."""
         if left <= 0:
             self._loaded.append(name)
             return
-        piece = min(left, _CHUNK)
+        piece = min(left, PIECE)
         wait = 2 * self._setting.server.broker_ms / 1e3
         come = partial(self.down.carry, piece + _ANSWER, partial(self._fetch, name, left - piece))
         self.up.carry(_GET, lambda: after(self._env, wait, come))
@@ -321,12 +338,13 @@ def play(
     heard: Callable[[Answer], object] = lambda _answer: None,
 ) -> list[Device]:
     """Run one device for each kit to the end of its film, all behind the same servers."""
-    if policy == "generalist":  # neither has the server any other submodels to recommend
-        kits = [kit.general() for kit in kits]
+    kits = [kit.of(policy) for kit in kits]
     env = simpy.Environment()
     servers = Servers(env, setting.server, kits[0].manifest, full, replicas)
+    count = len(kits)
     devices = [
-        Device(env, setting, policy, kit, servers, seed * len(kits) + number, heard) for number, kit in enumerate(kits)
+        Device(env, setting, policy, kit, servers, seed * count + number, heard, crowd=count > 1)
+        for number, kit in enumerate(kits)
     ]
     running = [env.process(device.run()) for device in devices]
     env.run(until=simpy.AllOf(env, running))

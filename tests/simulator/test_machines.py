@@ -15,7 +15,9 @@ from shared.engine import Session
 from simulator import machines, profiling
 from simulator.machines import Device, Server, UnknownMachine
 
-DEVICE = Device("a Pi, \u201cold\u201d", "measured", {"float32": {1: 10.0, 4: 20.0}, "int8": {1: 40.0}}, 20.0, 2.0, 0.5)
+DEVICE = Device(
+    "a Pi, \u201cold\u201d", "measured", {"float32": {1: 10.0, 4: 20.0}, "int8": {1: 40.0}}, 20.0, 2.0, 1.0, 0.5
+)
 SERVER = Server("a server", "measured", 100.0, 1.0, 0.5, 0.25)
 
 
@@ -58,6 +60,11 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
         ("title = 3", "Expected `str`"),
         ('title = "x"\nsource = "y"\nrates.float32 = { 1 = -2.0 }', "Expected `float` > 0.0"),
         ("not toml", "own.toml"),
+        (
+            "\n".join(f"{name} = 1.0" for name in ("operator_us", "frame_ms", "context_ms", "encode_ms"))
+            + '\ntitle = "x"\nsource = "y"\nrates.int8 = { 1 = 2.0 }',
+            "rates.float32 needs a rate",
+        ),
     ],
 )
 def test_a_file_that_is_no_profile_is_refused_by_name(tmp_path: Path, text: str, why: str) -> None:

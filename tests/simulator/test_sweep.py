@@ -33,3 +33,8 @@ def test_a_value_changes_what_it_names_alone() -> None:
 def test_what_makes_no_sense_is_refused_with_what_would(text: str) -> None:
     with pytest.raises(BadSweep, match="link"):
         parse(text)
+
+
+def test_a_value_that_the_link_may_not_have_is_refused_when_it_is_tried() -> None:
+    with pytest.raises(BadSweep, match=r"link.loss=5: Expected `float` <= 0.5"):
+        parse("link.loss=0.1,5").at(Setup(), 5.0)

@@ -7,13 +7,16 @@ import math
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import simpy
 
-from edge_agent.core.types import Answer
+from edge_agent.core.frame import Frame
+from edge_agent.core.types import Answer, Step
 from models.cost import Cost
 from shared.bundle import FORMAT, Gate, Manifest, Model
 from shared.habits import ContextParameters
@@ -28,7 +31,7 @@ from simulator.policies import POLICIES, Kit, Policy
 CLASSES = 4
 FULL, BASE = Cost(500_000_000, 30, False), Cost(20_000_000, 10, False)
 PLAIN = LinkProfile(rtt_ms=20.0, jitter_ms=0.0, up_mbit=8.0, down_mbit=8.0, loss=0.0, outage_s=0.0)
-PI = Device("a device", "invented", {"float32": {1: 10.0, 4: 20.0}}, 20.0, 2.0, 0.5)
+PI = Device("a device", "invented", {"float32": {1: 10.0, 4: 20.0}}, 20.0, 2.0, 1.0, 0.5)
 SERVER = Server("a server", "invented", 100.0, 1.0, 0.5, 0.25)
 
 
@@ -79,7 +82,7 @@ def kit(frames: int = 200, seed: int = 0, deadline: float = 0.25) -> Kit:
 
 
 def play(policy: Policy, kits: list[Kit], link: LinkProfile = PLAIN, **options: int) -> list[world.Device]:
-    setting = world.Setting(PI, link, SERVER, fps=10.0, deadline=kits[0].deadline)
+    setting = world.Setting(PI, link, SERVER, fps=10.0)
     return world.play(policy, kits, setting, FULL, 0, **options)
 
 
@@ -103,13 +106,60 @@ def test_a_device_that_answers_by_itself_takes_its_model_and_its_own_time() -> N
 def test_every_frame_has_one_answer_and_the_same_seed_the_same_run(policy: Policy) -> None:
     said: list[list[Answer]] = [[], []]
     for own in said:
-        setting = world.Setting(PI, PLAIN, SERVER, 10.0, 0.25)
+        setting = world.Setting(PI, PLAIN, SERVER, 10.0)
         [device] = world.play(policy, [kit()], setting, FULL, 3, heard=own.append)
         assert [answer.frame for answer in own] == list(range(200))
         tally = device.tally
         assert tally.frames == 200 == tally.latency.count
         assert tally.hits + sum(answer.level in ("cloud", "fallback") for answer in own) == 200
     assert said[0] == said[1]
+
+
+def test_who_signs_pictures_and_remembers_pays_for_it() -> None:
+    [server], [context] = play("server-only", [kit(20)]), play("server+context", [kit(20)])
+    assert context.tally.latency.mean - server.tally.latency.mean == pytest.approx(1.0)
+
+
+def test_a_late_frame_does_not_make_the_next_ones_hurry() -> None:
+    """Ten frames a second, of which the first takes a fifth: those after it come when they would have come after it."""
+    shown = kit(4)
+    setting = world.Setting(PI, PLAIN, SERVER, fps=10.0)
+    env = simpy.Environment()
+    starts: list[float] = []
+    device = world.Device(env, setting, "device-base", shown, None, 0)  # type: ignore[arg-type]
+    look = device._mind.look
+
+    def slow(frame: Frame, now: float) -> Step:
+        starts.append(now)
+        device._meter.add(0.2 if frame.index == 0 else 0.0)
+        return look(frame, now)
+
+    device._mind.look = slow  # type: ignore[method-assign]
+    env.run(until=env.process(device.run()))
+    assert np.diff(starts) == pytest.approx([0.2 + 0.002 + 0.0022, 0.1, 0.1], abs=1e-6)
+
+
+def test_a_submodel_that_had_to_go_is_loaded_again_and_not_pulled_again() -> None:
+    """CacheNet's rule has room for one, and takes turns."""
+    shown = kit(600)
+    models = dict(shown.manifest.models)
+    models["other"] = msgspec.structs.replace(models["own"], classes=(2, 3), coverage=models["own"].coverage[::-1])
+    logits = shown.film.pictures.logits
+    logits["other"] = logits["own"]
+    truth = np.where(np.arange(600) // 60 % 2 == 0, shown.film.truth % 2, 2 + shown.film.truth % 2)
+    logits["full"] = (8.0 * np.eye(CLASSES)[truth]).astype(np.float32)
+    seconds = {**shown.seconds, "other": shown.seconds["own"]}
+    manifest = msgspec.structs.replace(shown.manifest, models=models)
+    [device] = play("cachenet", [replace(shown, manifest=manifest, seconds=seconds)])
+    assert device.tally.pushed == 2
+
+
+def test_cameras_that_share_a_server_do_not_all_look_at_once() -> None:
+    setting = world.Setting(PI, PLAIN, SERVER, fps=10.0)
+    kits = [kit(10, seed) for seed in range(8)]
+    devices = world.play("server-only", kits, setting, FULL, 0)
+    assert len({device._begins for device in devices}) == 8
+    assert all(0 <= device._begins < 0.1 for device in devices)
 
 
 def test_the_oracle_is_never_wrong_by_itself_and_never_slower_than_who_asks() -> None:
@@ -120,7 +170,7 @@ def test_the_oracle_is_never_wrong_by_itself_and_never_slower_than_who_asks() ->
 
 def test_a_submodel_is_of_use_only_when_it_has_come_over_the_link() -> None:
     levels: list[str] = []
-    setting = world.Setting(PI, PLAIN, SERVER, 10.0, 0.25)
+    setting = world.Setting(PI, PLAIN, SERVER, 10.0)
     [device] = world.play("ours", [kit(400)], setting, FULL, 0, heard=lambda answer: levels.append(answer.model))
     assert device.tally.pushed == 1
     first = levels.index("own")
@@ -139,7 +189,7 @@ def test_what_comes_late_is_a_fallback_and_teaches_all_the_same() -> None:
 def test_a_silent_cloud_is_left_alone_after_a_few_frames() -> None:
     dead = LinkProfile(rtt_ms=9000.0, jitter_ms=0.0, up_mbit=8.0, down_mbit=8.0, loss=0.0, outage_s=0.0)
     answers: list[Answer] = []
-    setting = world.Setting(PI, dead, SERVER, 10.0, 0.05)
+    setting = world.Setting(PI, dead, SERVER, 10.0)
     world.play("server-only", [kit(60, deadline=0.05)], setting, FULL, 0, heard=answers.append)
     assert sum("circuit open" in answer.reason for answer in answers) > 40
 
