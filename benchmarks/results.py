@@ -58,8 +58,8 @@ def markdown(found: dict[str, dict[str, dict[str, Found]]], command: str, about:
         f"Written by `{command}`. {about}",
         "",
         "In each cell: the mean latency of ours in milliseconds, *how many times as fast it is as the better of "
-        "`server-only` and `device-only`*, and how fast beside the oracle. A baseline that is more than two points less "
-        "accurate than the other (asking over a link that never answers in time) is none. Devices and links are "
+        "`server-only` and `device-only`*, and how fast beside the oracle. A baseline that is more than two points "
+        "less accurate than the other (asking over a link that never answers in time) is none. Devices and links are "
         "profiles: published timings, scaled, not measurements of those devices.",
     ]
     for name, devices in found.items():
