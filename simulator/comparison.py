@@ -173,6 +173,7 @@ def _run(devices: Sequence[world.Device], profile: machines.Device, threads: int
     row |= {
         "fps": 1e3 / latency.mean,
         "local_share": share(lambda tally: tally.hits),
+        "full_share": share(lambda tally: tally.full),
         "fallback_share": share(lambda tally: tally.fallbacks),
         "false_hit_rate": share(lambda tally: tally.false),
         "accuracy": share(lambda tally: tally.right),
@@ -182,6 +183,7 @@ def _run(devices: Sequence[world.Device], profile: machines.Device, threads: int
         "models_pushed": share(lambda tally: tally.pushed) * frames / len(devices),
     }
     if (watts := profile.watts) is not None:
+        # The full model on the device is counted with all its processors already.
         busy = threads * sum(tally.busy_s for tally in tallies)
         air = sum(one.up.busy_s + one.down.busy_s for one in devices)
         row["millijoules"] = 1e3 * ((watts.busy - watts.idle) * busy + watts.radio * air) / frames
