@@ -120,7 +120,7 @@ def _latencies(runs: Runs) -> Figure:
         for run in own:
             together = together.with_(run.latency)
         ms, share = together.curve()
-        line = {"color": colours[policy], "label": policy, "linewidth": 2.5 if policy == _OURS else 1.3}
+        line: dict[str, Any] = {"color": colours[policy], "label": policy, "linewidth": 2.5 if policy == _OURS else 1.3}
         axes.step([ms[0], *ms], [0, *(100 * np.array(share))], where="post", **line)
     axes.set(xlabel="milliseconds", ylabel="frames answered, %", xscale="log", ylim=(0, 101))
     _plain(axes.xaxis)
