@@ -96,10 +96,13 @@ class Incomparable(Exception):
     """A bundle that cannot be compared with; the text says why."""
 
 
-def check(setup: Setup, manifest: Manifest) -> None:
-    """Raises ``UnknownMachine`` or ``UnknownLink`` if a profile is not there, ``BundleError`` if a gate is not, and
-    ``Incomparable``."""
+def check(setup: Setup) -> None:
+    """Raises ``UnknownMachine`` or ``UnknownLink`` if a profile is not there."""
     machines.device(setup.device), machines.server(setup.server), links.load(setup.link)
+
+
+def check_bundle(setup: Setup, manifest: Manifest) -> None:
+    """Raises ``BundleError`` if it has no gate for the budget, and ``Incomparable``."""
     if manifest.labels != LABELS:
         raise Incomparable(f"streams are of CIFAR-10's labels, and {manifest.name} has others")
     if "cachenet" in setup.policies and not manifest.gate(setup.max_false_hits).entropy:
