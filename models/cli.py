@@ -123,6 +123,12 @@ def build(
         int,
         typer.Option(help="How many submodels at the most, besides general models of further sizes.", min=0, max=256),
     ] = 12,
+    least: Annotated[
+        float,
+        typer.Option(
+            min=0.0, max=1.0, help="What a submodel must add to the share of frames answered, for a megabyte."
+        ),
+    ] = 0.002,
     precision: Annotated[str, typer.Option(help="Of local models: float16, int8, or auto, what is measured.")] = "auto",
     workers: Annotated[int, typer.Option(help="Processes to prove gates with.", min=1)] = _PROCESSORS,
     key: Annotated[Path | None, typer.Option(help="Private key to sign with; 'model-builder keys' makes one.")] = None,
@@ -172,6 +178,7 @@ def build(
             precision=precision,  # type: ignore[arg-type]
             methods=methods,  # type: ignore[arg-type]
             submodels=min(submodels, plan.submodels) if quick else submodels,
+            least=plan.least if quick else least,
             scenes=_scenes(scenes, classifier.labels),
         )
         sources = [find(source, every) for source in (data, held_out) if source is not None]
