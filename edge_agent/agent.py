@@ -145,10 +145,19 @@ class Agent:
     def _ask(self, step: Step) -> Outcome:
         if not isinstance(step, Ask):
             return Outcome(None)
-        if (cloud := self._cloud) is None:
-            return Outcome(None, "no cloud")
-        ask = cloud.post if self.settings.mode == "async" else cloud.ask
-        return ask(step, lambda: step.frame.view.crop(cloud.input))
+        hierarchy, cloud = self.hierarchy, self._cloud
+        assert hierarchy is not None
+        if step.here and (reply := hierarchy.here(step, time.monotonic())) is not None:
+            return Outcome(reply)
+        if cloud is None:
+            outcome = Outcome(None, "no cloud")
+        elif self.settings.mode == "async":
+            return cloud.post(step, lambda: step.frame.view.crop(cloud.input))
+        else:
+            outcome = cloud.ask(step, lambda: step.frame.view.crop(cloud.input))
+        if outcome.reply is None and (reply := hierarchy.here(step, time.monotonic())) is not None:
+            return Outcome(reply)
+        return outcome
 
     def _listen(self, sink: report.Sink) -> None:
         """Between two frames: what the cloud has said since, and what it is to judge."""
@@ -236,6 +245,7 @@ class Agent:
         return {
             "frames": self.tally.frames,
             "hits": dict(self.tally.hits),
+            "full": self.tally.full,
             "cloud": self.tally.cloud,
             "fallbacks": self.tally.fallbacks,
             "late": self.tally.late,

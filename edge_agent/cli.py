@@ -214,7 +214,7 @@ def _table(figures: dict[str, Any]) -> Table:
     table = Table(title=f"{figures['frames']} frames answered", title_justify="left")
     for column in ("level", "frames", "share"):
         table.add_column(column, justify="left" if column == "level" else "right")
-    counts = {**figures["hits"], "cloud": figures["cloud"], "fallback": figures["fallbacks"]}
+    counts = {**figures["hits"], "full": figures["full"], "cloud": figures["cloud"], "fallback": figures["fallbacks"]}
     for level, count in counts.items():
         table.add_row(level, str(count), f"{count / max(1, figures['frames']):.1%}")
     ms = figures["latency_ms"]

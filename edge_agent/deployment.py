@@ -62,6 +62,8 @@ class Deployment:
         #: Versions that were found unfit.
         self._unfit: set[str] = set()
         self._submodel_cost = 0
+        #: Why the full model is not to be had on the device, once that is known.
+        self._no_full = ""
         #: Questions so far, and the frame of the last one.
         self._questions = self._last_question = 0
 
@@ -95,6 +97,7 @@ class Deployment:
         # A newer catalogue's models are of no use before its base model is there.
         if self._keeper.version == self.version:
             self._fetch(self.hierarchy)
+            self._fetch_full(self.hierarchy)
         if grown and self._budget is not None and resident_bytes() > self._budget:
             self._drop(self._slim(), "memory")
 
@@ -113,6 +116,24 @@ class Deployment:
             and (next_ := hierarchy.submodels.likely(self._not_here())) is not None
         ):
             self._keeper.put_by(next_)
+
+    def _fetch_full(self, hierarchy: Hierarchy) -> None:
+        """Have the full model itself loaded, where asking takes longer than it would, or there is nobody to ask."""
+        settings, manifest = self._settings, self.manifest
+        if "full" not in settings.levels or settings.mode == "async" or hierarchy.full is not None or self._no_full:
+            return
+        assert manifest is not None
+        name, base = manifest.only("full"), hierarchy.base
+        if base is None or base.name == name or self._keeper.pending(name):
+            return
+        full, own = manifest.models[name], manifest.models[base.name]
+        if self._asks and not hierarchy.routes.slow(base.seconds * full.milliseconds / max(own.milliseconds, 1e-3)):
+            return
+        if self._budget is not None and resident_bytes() + GROWTH * full.bytes > self._budget:
+            self._no_full = "there is no room for it"
+            log.info("%s stays on the server: %s", name, self._no_full)
+            return
+        self._keeper.want(name)
 
     def _not_here(self) -> dict[str, Posterior]:
         """The coverage of the submodels that would have to come over the network, and that there would be room for."""
@@ -142,7 +163,8 @@ class Deployment:
         if loaded.first:
             self._deploy(loaded.manifest, loaded.version, local)
         elif self.hierarchy is not None and loaded.version == self.version:
-            self._submodel_cost = max(self._submodel_cost, loaded.cost)
+            if model.role == "submodel":
+                self._submodel_cost = max(self._submodel_cost, loaded.cost)
             gone = self.hierarchy.install(local)
             self._changed()
             return gone
@@ -202,8 +224,13 @@ class Deployment:
         return self.hierarchy.shrink(max(0, self.hierarchy.submodels.budget - need))
 
     def _slim(self) -> list[str]:
-        """Let go of the submodel used longest ago: the process has outgrown its budget, whatever the sum says."""
+        """Let go of the full model, or else of the submodel used longest ago: the process has outgrown its budget,
+        whatever the sum says."""
         assert self.hierarchy is not None
+        if (full := self.hierarchy.full) is not None:  # the largest, and the server has it too
+            self._no_full = "the process outgrew its budget"
+            self.hierarchy.forgo()
+            return [full.name]
         submodels = self.hierarchy.submodels
         if submodels is None or not submodels.names():
             release_memory()

@@ -19,6 +19,7 @@ class Said(msgspec.Struct, frozen=True):
     frame: int
     logits: list[float]
     submodel: str | None
+    here: bool
 
 
 class Loaded(msgspec.Struct, frozen=True):
@@ -75,11 +76,15 @@ class Shrunk(msgspec.Struct, frozen=True, tag="shrink"):
     budget: int
 
 
-Event = Begun | Looked | Settled | Late | Audited | Installed | Shrunk
+class Forgone(msgspec.Struct, frozen=True, tag="forgo"):
+    """The full model on the device had to go."""
+
+
+Event = Begun | Looked | Settled | Late | Audited | Installed | Shrunk | Forgone
 
 
 def said(reply: Reply) -> Said:
-    return Said(reply.frame, reply.logits.tolist(), reply.submodel)
+    return Said(reply.frame, reply.logits.tolist(), reply.submodel, reply.here)
 
 
 def loaded(model: LocalModel) -> Loaded:
@@ -113,6 +118,10 @@ class Logged(Hierarchy):
     def install(self, model: LocalModel) -> list[str]:
         self.log.write(Installed(loaded(model)))
         return super().install(model)
+
+    def forgo(self) -> None:
+        self.log.write(Forgone())
+        super().forgo()
 
     def shrink(self, budget: int) -> list[str]:
         self.log.write(Shrunk(budget))

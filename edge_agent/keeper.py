@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import queue
 import threading
 import time
@@ -209,7 +210,9 @@ class Keeper:
         """Load a model aside and try it, so that one that cannot answer never reaches the hot loop; the seconds that
         its median try took."""
         model = manifest.models[name]
-        session = Session(path, self._provider, self._threads)
+        # The full model beside a base model: nothing else runs while it does, so it may have every processor.
+        alone = model.role == "full" and name != self._first(manifest)
+        session = Session(path, self._provider, len(os.sched_getaffinity(0)) if alone else self._threads)
         image = np.zeros((1, 3, model.input.side, model.input.side), np.float32)
         took = []
         for _ in range(_TRIES):

@@ -24,7 +24,7 @@ class Figures(Collector):
     def collect(self) -> Iterator[Metric]:
         agent, tally = self._agent, self._agent.tally
         frames = CounterMetricFamily("cachenet_frames", "Frames by the level that answered.", labels=["level"])
-        for level, count in {**tally.hits, "cloud": tally.cloud, "fallback": tally.fallbacks}.items():
+        for level, count in tally.levels().items():
             frames.add_metric([level], count)
         yield frames
         latency = SummaryMetricFamily("cachenet_latency_seconds", "From frame to answer.", labels=["level"])

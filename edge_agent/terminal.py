@@ -15,7 +15,14 @@ from edge_agent.source import Source
 from shared.engine import resident_bytes
 
 _PER_SECOND = 4
-LEVEL_COLOURS = {"frames": "cyan", "submodels": "green", "base": "blue", "cloud": "yellow", "fallback": "red"}
+LEVEL_COLOURS = {
+    "frames": "cyan",
+    "submodels": "green",
+    "base": "blue",
+    "full": "magenta",
+    "cloud": "yellow",
+    "fallback": "red",
+}
 
 
 class View:
@@ -50,7 +57,7 @@ class View:
             f"{now.latency_ms:.1f} ms",
         )
         total = max(1, tally.frames)
-        counts = {**tally.hits, "cloud": tally.cloud, "fallback": tally.fallbacks}
+        counts = tally.levels()
         shares = "  ".join(f"[{LEVEL_COLOURS[name]}]{name}[/] {n / total:.1%}" for name, n in counts.items())
         table.add_row("frames", f"{tally.frames}", shares, f"mean {agent.latencies.mean:.1f} ms")
         link = "no network asked for"

@@ -201,9 +201,10 @@ def compare(
             devices=devices,
             replicas=replicas,
         )
+        comparison.check(setup)
         opened = Bundle(bundle)
+        comparison.check_bundle(setup, opened.manifest)
         split = _images(images)
-        comparison.check(setup, opened.manifest)
         models = recorded.opened(opened)
         with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
             bench = comparison.prepare(opened, setup, split, models, progress)

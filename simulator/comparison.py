@@ -96,10 +96,13 @@ class Incomparable(Exception):
     """A bundle that cannot be compared with; the text says why."""
 
 
-def check(setup: Setup, manifest: Manifest) -> None:
-    """Raises ``UnknownMachine`` or ``UnknownLink`` if a profile is not there, ``BundleError`` if a gate is not, and
-    ``Incomparable``."""
+def check(setup: Setup) -> None:
+    """Raises ``UnknownMachine`` or ``UnknownLink`` if a profile is not there."""
     machines.device(setup.device), machines.server(setup.server), links.load(setup.link)
+
+
+def check_bundle(setup: Setup, manifest: Manifest) -> None:
+    """Raises ``BundleError`` if it has no gate for the budget, and ``Incomparable``."""
     if manifest.labels != LABELS:
         raise Incomparable(f"streams are of CIFAR-10's labels, and {manifest.name} has others")
     if "cachenet" in setup.policies and not manifest.gate(setup.max_false_hits).entropy:
@@ -173,6 +176,7 @@ def _run(devices: Sequence[world.Device], profile: machines.Device, threads: int
     row |= {
         "fps": 1e3 / latency.mean,
         "local_share": share(lambda tally: tally.hits),
+        "full_share": share(lambda tally: tally.full),
         "fallback_share": share(lambda tally: tally.fallbacks),
         "false_hit_rate": share(lambda tally: tally.false),
         "accuracy": share(lambda tally: tally.right),
@@ -182,6 +186,7 @@ def _run(devices: Sequence[world.Device], profile: machines.Device, threads: int
         "models_pushed": share(lambda tally: tally.pushed) * frames / len(devices),
     }
     if (watts := profile.watts) is not None:
+        # The full model on the device is counted with all its processors already.
         busy = threads * sum(tally.busy_s for tally in tallies)
         air = sum(one.up.busy_s + one.down.busy_s for one in devices)
         row["millijoules"] = 1e3 * ((watts.busy - watts.idle) * busy + watts.radio * air) / frames

@@ -120,8 +120,10 @@ def _latencies(runs: Runs) -> Figure:
         for run in own:
             together = together.with_(run.latency)
         ms, share = together.curve()
-        axes.step([ms[0], *ms], [0, *(100 * np.array(share))], where="post", color=colours[policy], label=policy)
+        line: dict[str, Any] = {"color": colours[policy], "label": policy, "linewidth": 2.5 if policy == _OURS else 1.3}
+        axes.step([ms[0], *ms], [0, *(100 * np.array(share))], where="post", **line)
     axes.set(xlabel="milliseconds", ylabel="frames answered, %", xscale="log", ylim=(0, 101))
+    _plain(axes.xaxis)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=9, ncols=2)
     return figure
@@ -135,12 +137,33 @@ def _front(found: Found) -> Figure:
     front = _best({name: point for name, point in at.items() if name != "oracle"})
     axes.plot(*zip(*(at[name] for name in front), strict=True), color="#c9c9c9", zorder=0)
     for name, (ms, right) in at.items():
-        axes.scatter(ms, right, s=50, color=colours[name])
-        axes.annotate(name, (ms, right), xytext=(6, 5), textcoords="offset points", fontsize=9)
+        axes.scatter(ms, right, s=50, color=colours[name], zorder=3 if name == _OURS else 2)
+    for names, (ms, right) in _together(at):
+        axes.annotate(", ".join(names), (ms, right), xytext=(6, 5), textcoords="offset points", fontsize=9)
     axes.set(xlabel="mean latency, ms", ylabel="accuracy, %", xscale="log")
+    _plain(axes.xaxis)
     axes.margins(x=0.15, y=0.12)
     axes.spines[["top", "right"]].set_visible(False)
     return figure
+
+
+def _together(at: Mapping[str, tuple[float, float]]) -> list[tuple[list[str], tuple[float, float]]]:
+    """Names whose points would hide each other's, with the first one's point."""
+    found: list[tuple[list[str], tuple[float, float]]] = []
+    for name, (ms, right) in at.items():
+        for names, (their_ms, their_right) in found:
+            if abs(math.log(ms / their_ms)) < 0.12 and abs(right - their_right) < 0.5:
+                names.append(name)
+                break
+        else:
+            found.append(([name], (ms, right)))
+    return found
+
+
+def _plain(axis: Any) -> None:
+    """Numbers as people write them, on a logarithmic axis too."""
+    axis.set_major_formatter(lambda value, _place: f"{value:g}")
+    axis.set_minor_formatter(lambda value, _place: f"{value:g}" if f"{value:.0e}"[0] in "25" else "")
 
 
 def _best(at: Mapping[str, tuple[float, float]]) -> list[str]:
@@ -171,11 +194,13 @@ def _curves(sweep: Sweep, swept: Sequence[Found]) -> Figure:
     above, below = figure.subplots(2, 1, sharex=True)
     names = list(swept[0])
     for name, colour in _colours(names).items():
-        line = {"color": colour, "label": name, "marker": "o", "markersize": 3}
+        line = {"color": colour, "label": name, "marker": "o", "linewidth": 2.5 if name == _OURS else 1.3}
         above.plot(sweep.values, [one[name]["latency_ms"]["mean"] for one in swept], **line)
         below.plot(sweep.values, [100 * one[name]["local_share"] for one in swept], **line)
     above.set(ylabel="mean latency, ms", xscale="log", yscale="log")
     below.set(xlabel=sweep.key, ylabel="answered locally, %", ylim=(-2, 102))
+    for axis in (above.yaxis, below.xaxis):
+        _plain(axis)
     for axes in (above, below):
         axes.spines[["top", "right"]].set_visible(False)
     above.legend(frameon=False, fontsize=8, ncols=3)

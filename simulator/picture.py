@@ -21,6 +21,7 @@ COLOURS = {
     "frames": "#009E73",
     "submodels": "#0072B2",
     "base": "#56B4E9",
+    "full": "#CC79A7",
     "cloud": "#E69F00",
     "fallback": "#D55E00",
 }
@@ -71,7 +72,7 @@ def _title(figure: Any, ours: Outcome, setting: Setting) -> None:
         color=_INK,
     )
     figure.text(0.065, 0.92, f"ours over {setting}", fontsize=12, color=_FAINT)
-    counts = {**ours.hits, "cloud": ours.cloud, "fallback": ours.fallbacks}
+    counts = {**ours.hits, "full": ours.full, "cloud": ours.cloud, "fallback": ours.fallbacks}
     x = 0.065
     for level, colour in COLOURS.items():
         word = f"● {level} {counts[level]}"

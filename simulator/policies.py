@@ -43,6 +43,8 @@ _CONFIDENT = 0.9
 _UNCHANGED = 10.0
 #: What the frame cache takes for the same picture, and how many it knows (``FrameCache``).
 _TOLERANCE, _KNOWN = 5.0, 64
+#: Those of a device that may fetch the full model itself.
+OWNING: tuple[Policy, ...] = ("ours", "generalist")
 #: Those whose frames are signed and go through a context.
 REMEMBERING: tuple[Policy, ...] = ("ours", "generalist", "server+context", "difference")
 
@@ -95,7 +97,7 @@ class Kit:
     def model(self, name: str, meter: Meter) -> LocalModel:
         """A model of the bundle, whose runs are counted."""
         table, model = self.film.pictures.logits[name], self.manifest.models[name]
-        seconds = self.seconds[name]
+        seconds = self.whole if model.role == "full" else self.seconds[name]
 
         def score(row: int) -> npt.NDArray[np.float32]:
             meter.add(seconds)

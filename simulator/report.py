@@ -17,7 +17,7 @@ from simulator.emulator import Counts
 HITS = ("frames", "submodels", "base")
 OURS, SERVER, DEVICE = "ours", "server-only", "device-only"
 #: Columns that ``table`` needs to show every figure whole.
-TABLE_WIDTH = 112
+TABLE_WIDTH = 121
 
 
 class Incomplete(Exception):
@@ -38,6 +38,7 @@ class Outcome(msgspec.Struct, frozen=True):
 
     frames: int
     hits: dict[str, int]
+    full: int
     cloud: int
     fallbacks: int
     latency_ms: dict[str, float]
@@ -84,12 +85,13 @@ def outcome(lines: list[Line], summary: Summary, counts: Counts, reference: Mapp
     """Add up one policy's run of ``frames``. Raises ``Incomplete`` unless every frame has exactly one answer."""
     levels = Counter(line.level for line in lines)
     hits = {level: levels[level] for level in HITS}
-    cloud, fallbacks = levels["cloud"], levels["fallback"]
+    full, cloud, fallbacks = levels["full"], levels["cloud"], levels["fallback"]
     distinct = len({line.frame for line in lines})
-    if not sum(hits.values()) + cloud + fallbacks == len(lines) == distinct == summary.frames == frames:
+    if not sum(hits.values()) + full + cloud + fallbacks == len(lines) == distinct == summary.frames == frames:
         raise Incomplete(
             f"{frames} frames were shown and {distinct} answered in {len(lines)} lines: {sum(hits.values())} hits, "
-            f"{cloud} by the cloud, {fallbacks} fallbacks; the agent counted {summary.frames}"
+            f"{full} by the full model here, {cloud} by the cloud, {fallbacks} fallbacks; the agent counted "
+            f"{summary.frames}"
         )
     latencies = np.array([line.latency_ms for line in lines])
     p50, p95, p99 = np.percentile(latencies, (50, 95, 99))
@@ -97,6 +99,7 @@ def outcome(lines: list[Line], summary: Summary, counts: Counts, reference: Mapp
     return Outcome(
         frames=frames,
         hits=hits,
+        full=full,
         cloud=cloud,
         fallbacks=fallbacks,
         latency_ms={
@@ -123,6 +126,7 @@ def to_json(setting: Setting, outcomes: Mapping[str, Outcome]) -> bytes:
     whole: dict[str, Any] = {
         "frames": ours.frames,
         "hits": ours.hits,
+        "full": ours.full,
         "cloud": ours.cloud,
         "fallbacks": ours.fallbacks,
         "models_pushed": ours.models_pushed,
@@ -137,14 +141,14 @@ def table(outcomes: Mapping[str, Outcome]) -> Table:
     """Policies in the order given, one row each."""
     grid = Table(box=None, header_style="bold", pad_edge=False)
     grid.add_column("policy", no_wrap=True)
-    for column in ("frames", "hits:\nframes", "sub-\nmodels", "\nbase", "cloud", "fall-\nbacks"):
+    for column in ("frames", "hits:\nframes", "sub-\nmodels", "\nbase", "full,\nhere", "cloud", "fall-\nbacks"):
         grid.add_column(column, justify="right", vertical="bottom")
     for column in ("mean\nms", "p50\nms", "p95\nms", "p99\nms", "accu-\nracy %", "agree-\nment %"):
         grid.add_column(column, justify="right", vertical="bottom")
     for column in ("KB\nup", "KB\ndown", "models\npushed"):
         grid.add_column(column, justify="right", vertical="bottom")
     for name, of in outcomes.items():
-        counted = (of.frames, *(of.hits[level] for level in HITS), of.cloud, of.fallbacks)
+        counted = (of.frames, *(of.hits[level] for level in HITS), of.full, of.cloud, of.fallbacks)
         grid.add_row(
             name,
             *map(str, counted),

@@ -88,6 +88,8 @@ def rerun(log: Path, bundle: Bundle, recorded: Path, advance: Callable[[], objec
             hierarchy.audited(_said(event.reply), event.now)
         elif isinstance(event, flight.Installed):
             hierarchy.install(load(event.model, False))
+        elif isinstance(event, flight.Forgone):
+            hierarchy.forgo()
         else:
             hierarchy.shrink(event.budget)
     if not found.frames:
@@ -148,4 +150,4 @@ def _reply(said: flight.Said | None) -> Reply | None:
 
 
 def _said(said: flight.Said) -> Reply:
-    return Reply(said.frame, np.array(said.logits, np.float32), said.submodel)
+    return Reply(said.frame, np.array(said.logits, np.float32), said.submodel, said.here)

@@ -34,7 +34,7 @@ from simulator import machines
 from simulator.emulator import OUTAGE_AT_S
 from simulator.lane import Lane, lanes
 from simulator.links import LinkProfile
-from simulator.policies import REMEMBERING, Kit, Meter, Mind, Policy, mind
+from simulator.policies import OWNING, REMEMBERING, Kit, Meter, Mind, Policy, mind
 
 Process = Generator[simpy.Event, Any, Any]
 
@@ -151,6 +151,7 @@ class Tally:
 
     frames: int = 0
     hits: int = 0
+    full: int = 0
     fallbacks: int = 0
     false: int = 0
     right: int = 0
@@ -201,6 +202,7 @@ class Device:
         #: The submodel that is on its way, and those whose files have come: an evicted one is loaded from the store.
         self._fetching: str | None = None
         self._stored: set[str] = set()
+        self._owning = policy in OWNING
         #: Seconds that every frame takes besides models; cameras do not all look at once.
         self._frame_s = (setting.device.frame_ms + (setting.device.context_ms if policy in REMEMBERING else 0.0)) / 1e3
         self._begins = random.Random(seed).random() / setting.fps if crowd else 0.0
@@ -237,7 +239,25 @@ class Device:
             self._listen()
 
     def _ask(self, step: Ask) -> Process:
-        """The reply, or None and why there is none, within the deadline."""
+        """The reply, or None and why there is none, within the deadline; as the agent asks."""
+        if step.here and (reply := (yield from self._here(step))) is not None:
+            return reply, ""
+        reply, trouble = yield from self._ask_cloud(step)
+        if reply is None and (own := (yield from self._here(step))) is not None:
+            return own, ""
+        return reply, trouble
+
+    def _here(self, step: Ask) -> Process:
+        """The full model's word on the device itself, if it is there and there is time."""
+        if not isinstance(self._mind, Hierarchy):
+            return None
+        reply = self._mind.here(step, self._env.now)
+        worked = self._meter.take()
+        self.tally.busy_s += self._setting.device.threads * worked
+        yield self._env.timeout(worked)
+        return reply
+
+    def _ask_cloud(self, step: Ask) -> Process:
         env = self._env
         if not self._breaker.allows(env.now):
             return None, "cloud silent, circuit open"
@@ -287,6 +307,7 @@ class Device:
             tally.course[-1] += answer.hit
         tally.frames += 1
         tally.hits += answer.hit
+        tally.full += answer.level == "full"
         tally.fallbacks += answer.level == "fallback"
         tally.false += answer.hit and answer.label != reference
         tally.right += answer.label == truth
@@ -305,7 +326,10 @@ class Device:
             self._mind.install(self._kit.model(name, self._meter))
             self._fetching = None
         wanted = self._mind.wanted
-        if wanted is None or self._fetching is not None:
+        if self._fetching is not None:
+            return
+        if wanted is None:
+            self._fetch_full()
             return
         self._fetching, nbytes = wanted, self._kit.manifest.models[wanted].bytes
         if isinstance(self._mind, Hierarchy) and self._mind.submodels is not None:  # as ``Deployment`` makes room
@@ -316,6 +340,16 @@ class Device:
             self.tally.pushed += 1
             self._stored.add(wanted)
             self._fetch(wanted, nbytes)
+
+    def _fetch_full(self) -> None:
+        """As ``Deployment`` does: the full model itself, where asking for it takes longer than it would."""
+        full = self._kit.manifest.only("full")
+        if not self._owning or full in self._stored or not isinstance(self._mind, Hierarchy):
+            return
+        if self._mind.routes.slow(self._kit.whole):
+            self._stored.add(full)
+            self._fetching = full
+            self._fetch(full, self._kit.manifest.models[full].bytes)
 
     def _fetch(self, name: str, left: int) -> None:
         """Pull a model's file piece by piece."""

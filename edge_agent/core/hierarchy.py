@@ -16,6 +16,7 @@ from edge_agent.core.audits import Audits
 from edge_agent.core.frame import Frame
 from edge_agent.core.frames import FrameCache
 from edge_agent.core.probing import Probing
+from edge_agent.core.routes import Routes
 from edge_agent.core.submodels import LocalModel, Submodels
 from edge_agent.core.types import Answer, Ask, Guess, Hit, LevelName, LocalName, Reply, Step
 from shared.context import Context, Guessed
@@ -32,18 +33,26 @@ _INSISTENCE = 3
 @dataclass
 class Tally:
     """How the frames ended. ``frames`` always equals the sum of the rest but ``late``, which are answers that came
-    after their frame had ended as a fallback, and ``corrections``, which are those that contradicted it."""
+    after their frame had ended as a fallback, and ``corrections``, which are those that contradicted it. ``full``:
+    answered by the full model on the device itself."""
 
     frames: int = 0
     hits: dict[LevelName, int] = field(default_factory=lambda: {"frames": 0, "submodels": 0, "base": 0})
+    full: int = 0
     cloud: int = 0
     fallbacks: int = 0
     late: int = 0
     corrections: int = 0
 
+    def levels(self) -> dict[LevelName, int]:
+        """Frames by the level that answered."""
+        return {**self.hits, "full": self.full, "cloud": self.cloud, "fallback": self.fallbacks}
+
     def count(self, level: LevelName) -> None:
         self.frames += 1
-        if level == "cloud":
+        if level == "full":
+            self.full += 1
+        elif level == "cloud":
             self.cloud += 1
         elif level == "fallback":
             self.fallbacks += 1
@@ -79,6 +88,9 @@ class Hierarchy:
         self.rules, self.context, self.tally = rules, context, tally or Tally()
         self.frames, self.submodels, self.base = frames, submodels, base
         self.audits = audits
+        #: The full model, where the device has it as well.
+        self.full: LocalModel | None = None
+        self.routes = Routes()
         #: The submodel that the server recommends and that is not resident.
         self.wanted: str | None = None
         self._unfit: set[str] = set()
@@ -114,7 +126,15 @@ class Hierarchy:
         reason = f"risk {best.belief.risk:.3f} over {threshold:.3f}"
         # Without its picture: a late answer needs none.
         self._asked.append((Frame(frame.index, None, frame.signature), best))
-        return Ask(frame, tuple(self._recent), now, now + self.rules.deadline, best, reason)
+        here = self.full is not None and self.routes.here(self.full.seconds)
+        return Ask(frame, tuple(self._recent), now, now + self.rules.deadline, best, reason, here)
+
+    def here(self, step: Ask, now: float) -> Reply | None:
+        """The full model's own word on the device; None if it is not there or would take longer than there is time."""
+        full = self.full
+        if full is None or now + full.seconds > step.deadline:
+            return None
+        return Reply(step.frame.index, full.score(step.frame.view), here=True)
 
     def settle(self, step: Step, reply: Reply | None, now: float, trouble: str = "") -> Answer:
         """End the frame of ``step``; learn. ``reply`` None: late or unreachable, for the reason in ``trouble``."""
@@ -130,14 +150,18 @@ class Hierarchy:
         elif reply is not None:
             self._forget(step.frame.index)
             self._probing.waited(now - step.begun)
+            if not reply.here:
+                self.routes.waited(now - step.begun)
             word = self._full_word(reply, step.frame)
             belief = self.context.observe(word, Guessed(step.best.word, step.best.belief))
             guess = self._heed(Guess(belief, self.rules.full_model, word), self.threshold)
-            answer = self._answer(step.frame, guess, "cloud", step.reason, int(reply.logits.argmax()))
+            level: LevelName = "full" if reply.here else "cloud"
+            answer = self._answer(step.frame, guess, level, step.reason, int(reply.logits.argmax()))
             self._learn(step.frame, guess.label, word, guess.model)
             self._recommend(reply.submodel)
         else:
             self._probing.waited(None)
+            self.routes.waited(self.rules.deadline)
             # The filter hears every frame; nothing is learned from an unverified one.
             if step.best.word is not None:
                 self.context.observe(step.best.word, verified=False)
@@ -180,13 +204,20 @@ class Hierarchy:
             self._review()
 
     def install(self, model: LocalModel) -> list[str]:
-        """Make a loaded submodel resident; return the names of those to free."""
+        """Make a loaded model resident, a submodel or the full one; return the names of those to free."""
+        if model.name == self.rules.full_model:
+            self.full = model
+            return []
         if self.wanted == model.name:
             self.wanted = None
         gone = [model.name] if self.submodels is None else self.submodels.admit(model)
         if model.name in gone:
             self._unfit.add(model.name)  # or it would be fetched again at every recommendation
         return gone
+
+    def forgo(self) -> None:
+        """Let go of the full model on the device."""
+        self.full = None
 
     def shrink(self, budget: int) -> list[str]:
         """Let go of submodels until the rest costs at most ``budget`` bytes; return their names."""

@@ -16,7 +16,8 @@ from shared.risk import Belief
 #: Runs a model on a frame's view; logits ``(classes,)`` float32.
 Score = Callable[[Any], npt.NDArray[np.float32]]
 LocalName = Literal["frames", "submodels", "base"]
-LevelName = LocalName | Literal["cloud", "fallback"]
+#: ``full``: the full model, on the device itself.
+LevelName = LocalName | Literal["full", "cloud", "fallback"]
 
 
 class Guess(msgspec.Struct, frozen=True, eq=False):
@@ -50,8 +51,8 @@ class Answer(msgspec.Struct, frozen=True):
 
     @property
     def hit(self) -> bool:
-        """Whether a local level answered."""
-        return self.level not in ("cloud", "fallback")
+        """Whether a local level answered, and the full model was not asked anywhere."""
+        return self.level in ("frames", "submodels", "base")
 
 
 class Hit(msgspec.Struct, frozen=True, eq=False):
@@ -64,7 +65,8 @@ class Hit(msgspec.Struct, frozen=True, eq=False):
 
 class Ask(msgspec.Struct, frozen=True, eq=False):
     """The frame, ``begun`` then, should go to the full model, to be answered until ``deadline`` (seconds, on the clock
-    of ``now``). ``recent``: the device's recent labels, oldest first. ``best``: what to answer if nothing comes."""
+    of ``now``). ``recent``: the device's recent labels, oldest first. ``best``: what to answer if nothing comes.
+    ``here``: the full model is on the device and sooner to be had than over the network: ``Hierarchy.here``."""
 
     frame: Frame
     recent: tuple[int, ...]
@@ -72,14 +74,17 @@ class Ask(msgspec.Struct, frozen=True, eq=False):
     deadline: float
     best: Guess
     reason: str
+    here: bool = False
 
 
 Step = Hit | Ask
 
 
 class Reply(msgspec.Struct, frozen=True, eq=False):
-    """The full model's scores for an earlier question; ``submodel`` is the one it recommends."""
+    """The full model's scores for an earlier question; ``submodel`` is the one it recommends. ``here``: they were
+    computed on the device."""
 
     frame: int
     logits: npt.NDArray[np.float32]
     submodel: str | None = None
+    here: bool = False

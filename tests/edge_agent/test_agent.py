@@ -373,9 +373,11 @@ def test_a_process_that_outgrows_its_budget_lets_go_of_submodels(
     with running(Settings(memory_budget="1GB"), bundle=bundle) as agent:
         agent.hierarchy.wanted = "animals"  # type: ignore[union-attr]
         tend_until(agent, agent.hierarchy.submodels.names)  # type: ignore[union-attr]
+        tend_until(agent, lambda: agent.hierarchy.full)  # type: ignore[union-attr]
         monkeypatch.setattr(module, "resident_bytes", lambda: 2 << 30)
-        for index in range(module._CHECK_EVERY):
+        for index in range(2 * module._CHECK_EVERY):
             agent.answer(index, shot(index), Sink(""))
             agent.deployment.tend()
+        assert agent.hierarchy.full is None, "it is the largest, and goes first"  # type: ignore[union-attr]
         assert agent.hierarchy.submodels.names() == ()  # type: ignore[union-attr]
-        assert agent.deployment.evicted == {"memory": 1}
+        assert agent.deployment.evicted == {"memory": 2}

@@ -54,7 +54,7 @@ class Event:
     label: int
     margin: float
     brightness: int
-    reply: Literal["answer", "none"]
+    reply: Literal["answer", "here", "none"]
     full_label: int
     late: int | None
 
@@ -65,7 +65,7 @@ events = st.lists(
         st.integers(0, CLASSES - 1),
         st.sampled_from([0.0, 0.3, 2.0, 6.0, 12.0]),
         st.integers(0, 5).map(lambda step: 40 * step),
-        st.sampled_from(["answer", "none"]),
+        st.sampled_from(["answer", "here", "none"]),
         st.integers(0, CLASSES - 1),
         st.none() | st.integers(1, 80),
     ),
@@ -91,9 +91,11 @@ def play(hierarchy: Hierarchy, stream: list[Event]) -> list[Answer]:
         shown = frame(index, logits(event.label, event.margin), event.brightness)
         step = hierarchy.look(shown, float(index))
         before = learned(hierarchy)
-        if isinstance(step, Ask) and event.reply == "answer":
-            answer = hierarchy.settle(step, Reply(index, logits(event.full_label, 8.0)), float(index))
-            assert answer.level == "cloud"
+        if isinstance(step, Ask) and event.reply != "none":
+            here = event.reply == "here"
+            answer = hierarchy.settle(step, Reply(index, logits(event.full_label, 8.0), here=here), float(index))
+            assert answer.level == ("full" if here else "cloud")
+            assert not answer.hit
             assert answer.bare == event.full_label
         else:
             answer = hierarchy.settle(step, None, float(index), "late")
@@ -108,7 +110,7 @@ def play(hierarchy: Hierarchy, stream: list[Event]) -> list[Answer]:
         assert 0 <= answer.label < CLASSES
         answers.append(answer)
         tally = hierarchy.tally
-        assert sum(tally.hits.values()) + tally.cloud + tally.fallbacks == tally.frames == index + 1
+        assert sum(tally.levels().values()) == tally.frames == index + 1
         assert tally.corrections <= tally.late <= tally.fallbacks
         assert len(hierarchy._asked) <= 64
         assert len(hierarchy._recent) <= RECENT
@@ -243,6 +245,61 @@ def test_a_hierarchy_without_local_levels_asks_and_falls_back_on_what_it_expects
     step = hierarchy.look(frame(5, None), 0.0)
     answer = hierarchy.settle(step, None, 0.0)
     assert (answer.level, answer.model, answer.label) == ("fallback", "context", 2)
+
+
+def asked(hierarchy: Hierarchy, index: int, wait: float | None) -> Answer:
+    """A frame that no local model is sure of, and that the cloud answers after ``wait`` seconds, or never; driven as
+    the agent drives it."""
+    now = float(index)
+    step = hierarchy.look(frame(index, {"base": logits(1, UNSURE), "full": logits(2, 6.0)}), now)
+    assert isinstance(step, Ask)
+    reply = hierarchy.here(step, now) if step.here else None
+    if reply is None:
+        now += 0.25 if wait is None else wait
+        reply = None if wait is None else Reply(index, logits(2, 6.0))
+        reply = reply or hierarchy.here(step, now)
+    return hierarchy.settle(step, reply, now)
+
+
+def test_the_full_model_on_the_device_answers_where_the_cloud_is_slower() -> None:
+    hierarchy = build(parameters=FORGETFUL)
+    hierarchy.install(local("full", seconds=0.05))
+    assert hierarchy.full is not None
+    levels = [asked(hierarchy, index, 0.2).level for index in range(200)]
+    assert levels[:5] == ["cloud"] * 5
+    tried = [index for index, level in enumerate(levels) if level == "cloud" and index >= 5]
+    assert tried == [36, 100], "now and then the cloud is tried again, ever more seldom"
+    assert hierarchy.tally.full == 193
+    assert hierarchy.tally.hits["submodels"] == hierarchy.tally.hits["base"] == 0
+
+
+def test_a_link_that_gets_better_is_used_again() -> None:
+    hierarchy = build(parameters=FORGETFUL)
+    hierarchy.install(local("full", seconds=0.05))
+    for index in range(40):
+        asked(hierarchy, index, 0.2)
+    levels = [asked(hierarchy, index, 0.01).level for index in range(40, 1000)]
+    assert levels[-1] == "cloud"
+    assert levels.count("full") < 100
+
+
+def test_the_full_model_on_the_device_stands_in_for_a_silent_cloud() -> None:
+    """When the deadline is over there is no time left for it; then the cloud is known to be slow."""
+    hierarchy = build(parameters=FORGETFUL)
+    hierarchy.install(local("full", seconds=0.05))
+    levels = [asked(hierarchy, index, None).level for index in range(30)]
+    assert levels == ["fallback"] * 5 + ["full"] * 25
+    step = hierarchy.look(frame(30, {"base": logits(1, UNSURE), "full": logits(2, 6.0)}), 30.0)
+    assert isinstance(step, Ask)
+    assert hierarchy.here(step, 30.21) is None, "50 ms do not fit into the 40 that are left"
+    hierarchy.forgo()
+    assert hierarchy.here(step, 30.0) is None
+
+
+def test_a_quick_cloud_is_asked_although_the_full_model_is_here() -> None:
+    hierarchy = build(parameters=FORGETFUL)
+    hierarchy.install(local("full", seconds=0.05))
+    assert {asked(hierarchy, index, 0.02).level for index in range(100)} == {"cloud"}
 
 
 def test_a_hit_of_the_frame_cache_only_advances_time() -> None:

@@ -28,7 +28,7 @@ _BOUND_S = 10.0
 
 @pytest.fixture(autouse=True)
 def small_pieces_and_little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_PIECE", 600)
+    monkeypatch.setattr(module, "PIECE", 600)
     monkeypatch.setattr(module, "_PATIENCE_S", 0.1)
     monkeypatch.setattr(module, "_RETRY_S", 0.05)
 

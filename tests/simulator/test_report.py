@@ -108,8 +108,8 @@ def test_the_table_shows_every_policy_whole() -> None:
     out = io.StringIO()
     Console(file=out, width=report.TABLE_WIDTH).print(report.table(_outcomes()))
     rows = [" ".join(line.split()) for line in out.getvalue().splitlines()]
-    assert "ours 4 1 1 0 1 1 68.2 11.0 215.5 243.1 75.0 66.7 1 2 1" in rows
-    assert "device-only 4 0 0 4 0 0 150.0 150.0 150.0 150.0 - 33.3 0 0 0" in rows
+    assert "ours 4 1 1 0 0 1 1 68.2 11.0 215.5 243.1 75.0 66.7 1 2 1" in rows
+    assert "device-only 4 0 0 4 0 0 0 150.0 150.0 150.0 150.0 - 33.3 0 0 0" in rows
 
 
 def test_lines_are_read_as_the_agent_writes_them(tmp_path: Path) -> None:

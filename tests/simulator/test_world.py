@@ -111,7 +111,7 @@ def test_every_frame_has_one_answer_and_the_same_seed_the_same_run(policy: Polic
         assert [answer.frame for answer in own] == list(range(200))
         tally = device.tally
         assert tally.frames == 200 == tally.latency.count
-        assert tally.hits + sum(answer.level in ("cloud", "fallback") for answer in own) == 200
+        assert tally.hits + sum(answer.level in ("full", "cloud", "fallback") for answer in own) == 200
     assert said[0] == said[1]
 
 
@@ -230,3 +230,18 @@ def test_the_same_seed_gives_the_same_bytes_whatever_the_hash_seed(tmp_path: Pat
         assert all(math.isfinite(figures["latency_ms"][name]) for name in ("mean", "p50", "p95", "p99"))
         assert {"local_share", "false_hit_rate", "accuracy", "agreement", "bytes_up", "bytes_down"} <= set(figures)
         assert {"ratio_to_best_baseline", "ratio_to_oracle"} <= set(figures)
+
+
+def test_over_a_slow_link_the_full_model_is_pulled_and_then_runs_here() -> None:
+    slow = LinkProfile(rtt_ms=150.0, jitter_ms=0.0, up_mbit=8.0, down_mbit=8.0, loss=0.0, outage_s=0.0)
+    levels: list[str] = []
+    setting = world.Setting(PI, slow, SERVER, 10.0)
+    [device] = world.play("ours", [kit(600)], setting, FULL, 0, heard=lambda answer: levels.append(answer.level))
+    first = levels.index("full")
+    asked = sum(level not in ("base", "submodels") for level in levels)
+    assert "cloud" in levels[:first]
+    assert device.tally.full > asked / 3
+    quick = LinkProfile(rtt_ms=2.0, jitter_ms=0.0, up_mbit=80.0, down_mbit=80.0, loss=0.0, outage_s=0.0)
+    [without] = world.play("ours", [kit(600)], world.Setting(PI, quick, SERVER, 10.0), FULL, 0)
+    assert without.tally.full == 0
+    assert without.down.bytes < device.down.bytes
