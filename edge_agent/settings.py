@@ -13,8 +13,9 @@ from edge_agent.core.replacement import Policy
 from shared.engine import Provider
 
 LevelFlag = Literal["frames", "submodels", "base", "full", "cloud"]
-#: ``full``: the full model on the device itself, which is fetched and used where asking for it takes longer than it.
-LEVELS: tuple[LevelFlag, ...] = ("frames", "submodels", "base", "full", "cloud")
+#: Those that answer unless it is said otherwise. ``full``, the full model on the device itself, is not among them: it
+#: is large, and is fetched and used where asking for it takes longer than it.
+LEVELS: tuple[LevelFlag, ...] = ("frames", "submodels", "base", "cloud")
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
 

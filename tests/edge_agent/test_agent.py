@@ -23,7 +23,7 @@ from edge_agent.composition import DeploymentError
 from edge_agent.core.types import Answer
 from edge_agent.report import Sink
 from edge_agent.scoring import View, scorer
-from edge_agent.settings import Settings
+from edge_agent.settings import LevelFlag, Settings
 from edge_agent.source import Shot
 from edge_agent.store import Store
 from shared.bundle import Bundle, Gate
@@ -58,6 +58,9 @@ def running(settings: Settings, store: Store | None = None, bundle: Bundle | Non
         yield agent
     finally:
         agent.keeper.stop()
+
+
+EVERY: tuple[LevelFlag, ...] = ("frames", "submodels", "base", "full", "cloud")
 
 
 def tend_until(agent: Agent, true: Callable[[], object]) -> None:
@@ -370,7 +373,7 @@ def test_a_bundle_whose_base_model_cannot_answer_is_refused_at_once(bundle: Bund
 def test_a_process_that_outgrows_its_budget_lets_go_of_submodels(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with running(Settings(memory_budget="1GB"), bundle=bundle) as agent:
+    with running(Settings(memory_budget="1GB", levels=EVERY), bundle=bundle) as agent:
         agent.hierarchy.wanted = "animals"  # type: ignore[union-attr]
         tend_until(agent, agent.hierarchy.submodels.names)  # type: ignore[union-attr]
         tend_until(agent, lambda: agent.hierarchy.full)  # type: ignore[union-attr]

@@ -21,25 +21,30 @@ ZOO = Path(__file__).parents[2] / "models" / "zoo" / "cifar10"
 IMAGES = normalise(sample.load().images[:200], cifar10.INPUT).contiguous()
 
 
-@pytest.mark.parametrize("name", ["base", "full"])
-def test_a_restored_network_says_what_the_file_says(name: str) -> None:
-    path = ZOO / name / "1" / "model.onnx"
-    network = restore(path, IMAGES)
-    said = Session(path, "cpu").run(IMAGES[:50].numpy())
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The base model of the zoo, which is in INT8, in float16."""
+    path = tmp_path_factory.mktemp("plain") / "model.onnx"
+    export(restore(ZOO / "base" / "1" / "model.onnx", IMAGES), path, {})
+    return path
+
+
+def test_a_restored_network_says_what_the_file_says(plain: Path) -> None:
+    network = restore(plain, IMAGES)
+    said = Session(plain, "cpu").run(IMAGES[:50].numpy())
     with torch.no_grad():
         np.testing.assert_allclose(network(IMAGES[:50]).numpy(), said, atol=0.02)
 
 
-def test_a_network_in_int8_comes_back_with_the_weights_that_it_has(tmp_path: Path) -> None:
+def test_a_network_in_int8_comes_back_with_the_weights_that_it_has(plain: Path, tmp_path: Path) -> None:
     """Its activations are not rounded any more, so it says nearly the same."""
-    before = ZOO / "base" / "1" / "model.onnx"
-    onnx.save(int8(onnx.load(str(before)), IMAGES[:100].numpy()), str(tmp_path / "int8.onnx"))
+    onnx.save(int8(onnx.load(str(plain)), IMAGES[:100].numpy()), str(tmp_path / "int8.onnx"))
     network = restore(tmp_path / "int8.onnx", IMAGES)
-    said = Session(before, "cpu").run(IMAGES.numpy())
+    said = Session(plain, "cpu").run(IMAGES.numpy())
     with torch.no_grad():
         again = network(IMAGES).numpy()
     assert (again.argmax(1) == said.argmax(1)).mean() > 0.97
-    assert np.abs(again - said).mean() < 0.15
+    assert np.abs(again - said).mean() < 0.25
 
 
 def test_it_says_nearly_the_same_while_it_trains() -> None:

@@ -236,12 +236,12 @@ def test_over_a_slow_link_the_full_model_is_pulled_and_then_runs_here() -> None:
     slow = LinkProfile(rtt_ms=150.0, jitter_ms=0.0, up_mbit=8.0, down_mbit=8.0, loss=0.0, outage_s=0.0)
     levels: list[str] = []
     setting = world.Setting(PI, slow, SERVER, 10.0)
-    [device] = world.play("ours", [kit(600)], setting, FULL, 0, heard=lambda answer: levels.append(answer.level))
+    [device] = world.play("ours+full", [kit(600)], setting, FULL, 0, heard=lambda answer: levels.append(answer.level))
     first = levels.index("full")
     asked = sum(level not in ("base", "submodels") for level in levels)
     assert "cloud" in levels[:first]
     assert device.tally.full > asked / 3
     quick = LinkProfile(rtt_ms=2.0, jitter_ms=0.0, up_mbit=80.0, down_mbit=80.0, loss=0.0, outage_s=0.0)
-    [without] = world.play("ours", [kit(600)], world.Setting(PI, quick, SERVER, 10.0), FULL, 0)
+    [without] = world.play("ours+full", [kit(600)], world.Setting(PI, quick, SERVER, 10.0), FULL, 0)
     assert without.tally.full == 0
     assert without.down.bytes < device.down.bytes
