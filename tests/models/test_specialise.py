@@ -115,8 +115,8 @@ def test_the_oldest_update_makes_room(updated: Path, tmp_path: Path, monkeypatch
     file.parent.mkdir(parents=True)
     file.write_bytes(before.path(first).read_bytes())
     model = before.manifest.models[first]
-    specialise._add(before, msgspec.structs.replace(model, file=f"{name}/1/model.onnx"), name, tmp_path)
-    assert set(Bundle(tmp_path).manifest.models) == {"full", "base", name}
+    after = specialise._add(before, msgspec.structs.replace(model, file=f"{name}/1/model.onnx"), name, tmp_path)
+    assert set(after.models) == {"full", "base", name}
 
 
 def test_winning_by_luck_proves_nothing() -> None:

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
 from models import quantise, recorded, sample, voice
+from models.cifar10 import INPUT, LABELS
 from models.classifier import Classifier, served, understand
+from models.export import export
 from models.material import Part, labelled
 from models.quantise import Compared
 from models.teach import look
-
-FULL = Path(__file__).parents[2] / "models" / "zoo" / "cifar10" / "base" / "1" / "model.onnx"
+from tests.hampered import base_network
 
 
 @pytest.fixture(scope="module")
-def classifier() -> Classifier:
-    return understand(FULL)
+def classifier(tmp_path_factory: pytest.TempPathFactory) -> Classifier:
+    """A base model in the full one's place."""
+    path = tmp_path_factory.mktemp("full") / "model.onnx"
+    properties = {"labels": ",".join(LABELS), "input": msgspec.json.encode(INPUT).decode()}
+    export(base_network(), path, properties)
+    return understand(path)
 
 
 @pytest.fixture(scope="module")
