@@ -12,13 +12,29 @@ from edge_agent.core.audits import Audits
 from edge_agent.core.frames import FrameCache
 from edge_agent.core.hierarchy import Hierarchy, Rules, Tally
 from edge_agent.core.submodels import LocalModel, Submodels
+from edge_agent.scoring import scorer
 from edge_agent.settings import Settings
 from shared.bundle import BundleError, Gate, Manifest
 from shared.context import FORGETFUL, Context, Memoryless
+from shared.engine import Session
 
 
 class DeploymentError(Exception):
     """There is nothing to answer with; the message says what to do."""
+
+
+def local(manifest: Manifest, name: str, session: Session, cost: int, seconds: float, base: bool) -> LocalModel:
+    """A loaded model of the bundle as the core wants it. ``base``: whether its hits are counted as the base model's."""
+    model = manifest.models[name]
+    return LocalModel(
+        name,
+        scorer(name, session, model.input, len(manifest.labels)),
+        model.temperature,
+        np.array(model.coverage),
+        cost,
+        seconds,
+        "base" if base else "submodels",
+    )
 
 
 def gate_of(settings: Settings, manifest: Manifest) -> Gate:

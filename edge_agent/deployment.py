@@ -11,12 +11,11 @@ from collections.abc import Callable
 import numpy as np
 
 from edge_agent import flight
-from edge_agent.composition import DeploymentError, compose, gate_of
+from edge_agent.composition import DeploymentError, compose, gate_of, local
 from edge_agent.core.hierarchy import Hierarchy, Tally
 from edge_agent.core.submodels import LocalModel
 from edge_agent.keeper import Keeper, Loaded
 from edge_agent.report import Sink
-from edge_agent.scoring import scorer
 from edge_agent.settings import Settings, size
 from shared.bundle import Manifest
 from shared.engine import release_memory, resident_bytes
@@ -151,21 +150,13 @@ class Deployment:
         model = loaded.manifest.models[loaded.name]
         if loaded.pulled and model.role == "submodel":
             self.pulled.append(loaded.name)
-        local = LocalModel(
-            loaded.name,
-            scorer(loaded.name, loaded.session, model.input, len(loaded.manifest.labels)),
-            model.temperature,
-            np.array(model.coverage),
-            loaded.cost,
-            loaded.seconds,
-            "base" if loaded.first else "submodels",
-        )
+        own = local(loaded.manifest, loaded.name, loaded.session, loaded.cost, loaded.seconds, loaded.first)
         if loaded.first:
-            self._deploy(loaded.manifest, loaded.version, local)
+            self._deploy(loaded.manifest, loaded.version, own)
         elif self.hierarchy is not None and loaded.version == self.version:
             if model.role == "submodel":
                 self._submodel_cost = max(self._submodel_cost, loaded.cost)
-            gone = self.hierarchy.install(local)
+            gone = self.hierarchy.install(own)
             self._changed()
             return gone
         return []

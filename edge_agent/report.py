@@ -6,11 +6,11 @@ import logging
 import math
 import sys
 from collections import Counter
+from itertools import accumulate
 from pathlib import Path
 from typing import IO, Any
 
 import msgspec
-import numpy as np
 
 from edge_agent.core.hierarchy import Hierarchy
 from edge_agent.core.types import Answer
@@ -106,8 +106,8 @@ class Latencies:
     def curve(self) -> tuple[list[float], list[float]]:
         """Latencies in milliseconds, rising, and the share of frames that stayed within each."""
         places = sorted(self._bins)
-        shares = np.cumsum([self._bins[place] for place in places]) / max(1, self.count)
-        return [self._STEP ** (place + 1) for place in places], shares.tolist()
+        shares = [seen / self.count for seen in accumulate(self._bins[place] for place in places)]
+        return [self._STEP ** (place + 1) for place in places], shares
 
     def table(self) -> dict[str, float]:
         figures = {"mean": self.mean} | {f"p{int(100 * p)}": self.percentile(p) for p in (0.5, 0.95, 0.99)}

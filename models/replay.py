@@ -3,7 +3,7 @@ that its answers are compared with."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -139,14 +139,19 @@ def run(stream: Recorded, family: Family, hierarchy: Hierarchy) -> Replay:
 
 
 def reference_labels(stream: Recorded, family: Family) -> npt.NDArray[np.int64]:
-    """What the full model with a context of its own says, begun afresh every ``WINDOW`` frames: it never hears a
-    local model, so a mistake that a cache has talked itself into shows."""
-    temperature = family.temperatures[family.full]
-    words = [
-        Word(posterior(logits, temperature), True, stream.frame(index).signature)
-        for index, logits in enumerate(stream.logits[family.full])
-    ]
-    everything = Context(_classes(stream), family.context)
+    """What the reference says of every frame of a recorded stream."""
+    frames = map(stream.frame, range(len(stream.truth)))
+    signatures = [frame.signature for frame in frames]
+    return reference_of(stream.logits[family.full], signatures, family.temperatures[family.full], family.context)
+
+
+def reference_of(
+    logits: Logits, signatures: Sequence[Signature | None], temperature: float, parameters: ContextParameters
+) -> npt.NDArray[np.int64]:
+    """What the full model with a context of its own makes of its ``logits`` ``(frames, classes)``, begun afresh every
+    ``WINDOW`` frames: it never hears a local model, so a mistake that a cache has talked itself into shows."""
+    words = [Word(posterior(own, temperature), True, key) for own, key in zip(logits, signatures, strict=True)]
+    everything = Context(logits.shape[1], parameters)
     labels = []
     for index, word in enumerate(words):
         if index % WINDOW == 0:

@@ -257,19 +257,10 @@ def table(found: dict[str, dict[str, Any]]) -> Table:
     """Policies, one row each; of every mean over seeds, half the width of its interval where there is room for it."""
     grid = Table(box=None, header_style="bold", pad_edge=False)
     grid.add_column("policy", no_wrap=True)
-    for column in (
-        "mean ms",
-        "p50",
-        "p95",
-        "p99",
-        "fps",
-        "local\n%",
-        "false\nhits %",
-        "accu-\nracy %",
-        "agree-\nment %",
-    ):
-        grid.add_column(column, justify="right", vertical="bottom")
-    for column in ("bytes up\na frame", "bytes\ndown", "models\npushed", "times the\nbaseline", "of the\noracle"):
+    speed = ("mean ms", "p50", "p95", "p99", "fps")
+    truth = ("local\n%", "false\nhits %", "accu-\nracy %", "agree-\nment %")
+    price = ("bytes up\na frame", "bytes\ndown", "models\npushed", "times the\nbaseline", "of the\noracle")
+    for column in (*speed, *truth, *price):
         grid.add_column(column, justify="right", vertical="bottom")
     for policy, of in found.items():
         latency, low = of["latency_ms"], of["intervals"]["mean"][0]
@@ -278,7 +269,7 @@ def table(found: dict[str, dict[str, Any]]) -> Table:
             f"{latency['mean']:.2f} ±{latency['mean'] - low:.2f}",
             *(f"{latency[name]:.1f}" for name in LATENCIES[1:]),
             f"{of['fps']:.0f}",
-            *(f"{of[name]:.1%}"[:-1] for name in ("local_share",)),
+            f"{of['local_share']:.1%}"[:-1],
             f"{of['false_hit_rate']:.2%}"[:-1],
             *(f"{of[name]:.1%}"[:-1] for name in ("accuracy", "agreement")),
             *(f"{of[name]:,.0f}" for name in ("bytes_up", "bytes_down")),

@@ -14,13 +14,9 @@ from edge_agent.core.frame import Frame, Signature, sign
 from models import recorded, streams
 from models.cifar10 import Split
 from models.recorded import UNRELATED, Models
-from models.replay import Logits
-from shared.context import Context
-from shared.filter import Word
-from shared.gate import posterior
+from models.replay import Logits, reference_of
 from shared.habits import ContextParameters
 from shared.image import Picture, crop, encode, preprocessor
-from shared.reference import WINDOW, reference
 
 Index = npt.NDArray[np.int64]
 
@@ -61,21 +57,9 @@ class Film:
         return Frame(index, row, None if signatures is None else signatures[row])
 
     def reference(self, full: str, temperature: float, parameters: ContextParameters) -> Index:
-        """What the full model with a context of its own says, window by window ``(frames,)``: see
-        ``shared.reference``."""
-        everything = Context(self.pictures.logits[full].shape[1], parameters)
-        labels: list[int] = []
-        for start in range(0, len(self), WINDOW):
-            frames = [self.frame(index) for index in range(start, min(start + WINDOW, len(self)))]
-            words = [
-                Word(posterior(self.pictures.logits[full][frame.view], temperature), True, frame.signature)
-                for frame in frames
-            ]
-            labels += reference(words, everything.habits.parameters)
-            for frame, word in zip(frames, words, strict=True):
-                everything.advance(frame.index, word.key)
-                everything.learn(everything.observe(word).label)
-        return np.array(labels, np.int64)
+        """What the reference says of every frame, ``(frames,)``."""
+        signatures = [self.frame(index).signature for index in range(len(self))]
+        return reference_of(self.pictures.logits[full][self.rows], signatures, temperature, parameters)
 
 
 def shoot(

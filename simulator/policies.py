@@ -111,8 +111,8 @@ class Kit:
 
     def composed(self, meter: Meter, room: int = ROOM, **settings: Any) -> Hierarchy:
         """The hierarchy of a device with these ``settings``."""
-        own = Settings(device=self.name, max_false_hits=self.gate.max_false_hits, **settings)
-        own = msgspec.structs.replace(own, deadline_ms=round(1000 * self.deadline))
+        deadline_ms, budget = round(1000 * self.deadline), self.gate.max_false_hits
+        own = Settings(device=self.name, deadline_ms=deadline_ms, max_false_hits=budget, **settings)
         if self.film.pictures.signatures is None:
             own = msgspec.structs.replace(own, levels=tuple(level for level in own.levels if level != "frames"))
         return compose(own, self.manifest, self.model(self.manifest.only("base"), meter), True, room)

@@ -219,6 +219,7 @@ def _handling(bundle: Bundle) -> tuple[float, float, float]:
     local = LocalModel("base", score, base.temperature, np.array(base.coverage), level="base")
     budget = manifest.gates[0].max_false_hits if manifest.gates else 0.01
     hierarchy = compose(Settings(max_false_hits=budget), manifest, local, True, 1 << 28)
+    prepare = preprocessor(base.input)
     frames: list[float] = []
     contexts: list[float] = []
     codes: list[float] = []
@@ -227,7 +228,7 @@ def _handling(bundle: Bundle) -> tuple[float, float, float]:
         said = 8.0 * np.eye(len(manifest.labels), dtype=np.float32)[int(plan.label[index]) % len(manifest.labels)]
         times = [time.perf_counter()]
         view = View(picture)
-        preprocessor(base.input)(view.crop(base.input))
+        prepare(view.crop(base.input))
         times.append(time.perf_counter())
         step = hierarchy.look(Frame(index, view, sign(picture)), times[0])
         hierarchy.settle(step, Reply(index, said) if isinstance(step, Ask) else None, times[0])

@@ -16,12 +16,12 @@ import msgspec
 import numpy as np
 
 from edge_agent import flight, settings
-from edge_agent.composition import compose
+from edge_agent.composition import compose, local
 from edge_agent.core.frame import Frame, sign
 from edge_agent.core.hierarchy import Hierarchy
 from edge_agent.core.submodels import LocalModel
 from edge_agent.core.types import Answer, Reply, Step
-from edge_agent.scoring import View, scorer
+from edge_agent.scoring import View
 from edge_agent.settings import Settings
 from shared import stream
 from shared.bundle import Bundle
@@ -127,16 +127,7 @@ def _loader(bundle: Bundle, own: Settings) -> Callable[[flight.Loaded, bool], Lo
     def load(loaded: flight.Loaded, base: bool) -> LocalModel:
         if loaded.name not in bundle.manifest.models:
             raise BadLog(f"the bundle has no model {loaded.name}")
-        model = bundle.manifest.models[loaded.name]
-        return LocalModel(
-            loaded.name,
-            scorer(loaded.name, session(loaded.name), model.input, len(bundle.manifest.labels)),
-            model.temperature,
-            np.array(model.coverage),
-            loaded.cost,
-            loaded.seconds,
-            "base" if base else "submodels",
-        )
+        return local(bundle.manifest, loaded.name, session(loaded.name), loaded.cost, loaded.seconds, base)
 
     return load
 

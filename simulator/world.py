@@ -117,12 +117,10 @@ class Servers:
         self._batchers: list[Batcher[Request]] = [Batcher(lambda: env.now, QUEUE, LARGEST) for _ in range(replicas)]
         self._working = [False] * replicas
         self._next = 0
-        self.requests = 0
 
     def offer(self, request: Request, budget_s: float, patient: bool = False) -> None:
         """A request has come through the broker."""
         which, self._next = self._next, (self._next + 1) % len(self._batchers)
-        self.requests += 1
         if not self._batchers[which].offer(request, budget_s, patient):
             request.hear(None, None, "refused: busy")
         elif not self._working[which]:

@@ -176,7 +176,7 @@ class Hierarchy:
             self._review()
         return answer
 
-    def late(self, reply: Reply, now: float) -> Answer | None:
+    def late(self, reply: Reply, now: float) -> Answer | None:  # noqa: ARG002
         """Learn from an answer that came after its frame had ended, at that frame's own place in time. The answer that
         should have been given, if it is another."""
         asked = self._forget(reply.frame)
@@ -186,7 +186,7 @@ class Hierarchy:
         self.tally.late += 1
         word = self._full_word(reply, frame)
         self._recommend(reply.submodel)
-        Hierarchy.audited(self, reply, now)
+        self._judge(reply)
         belief = self.context.revise(frame.index, word)
         if belief is None:
             return None
@@ -199,9 +199,7 @@ class Hierarchy:
 
     def audited(self, reply: Reply, now: float) -> None:  # noqa: ARG002
         """Take the full model's scores for a frame that was sent to be audited."""
-        if self.audits is not None:
-            self.audits.hear(reply)
-            self._review()
+        self._judge(reply)
 
     def install(self, model: LocalModel) -> list[str]:
         """Make a loaded model resident, a submodel or the full one; return the names of those to free."""
@@ -255,6 +253,12 @@ class Hierarchy:
     ) -> Answer:
         confidence = float(guess.belief.posterior[guess.label])
         return Answer(frame.index, guess.label, confidence, guess.belief.risk, level, guess.model, reason, bare)
+
+    def _judge(self, reply: Reply) -> None:
+        """Let the audits have the full model's word on a frame that has ended."""
+        if self.audits is not None:
+            self.audits.hear(reply)
+            self._review()
 
     def _review(self) -> None:
         """Judge the windows that are complete. They tell how honest doubt is; and where hits were false, what led to

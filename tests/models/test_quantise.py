@@ -5,24 +5,20 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-import torch
 
 from models import cost, quantise, sample
 from models.cifar10 import INPUT
 from models.export import export
-from models.restore import restore
-from shared.bundle import Bundle
 from shared.engine import Session
 from shared.image import crop, preprocessor
-
-ZOO = Bundle(Path(__file__).parents[2] / "models/zoo/cifar10")
+from tests.hampered import base_network
 
 
 @pytest.fixture(scope="module")
-def base(images: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The base model of the zoo, which is in INT8, in float16."""
     path = tmp_path_factory.mktemp("base") / "model.onnx"
-    export(restore(ZOO.path("base"), torch.from_numpy(images[:200])), path, {"model": "base"})
+    export(base_network(), path, {"model": "base"})
     return path
 
 

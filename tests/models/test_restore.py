@@ -16,6 +16,7 @@ from models.quantise import int8
 from models.restore import RestoreError, restore
 from models.training import normalise
 from shared.engine import Session
+from tests.hampered import base_network
 
 ZOO = Path(__file__).parents[2] / "models" / "zoo" / "cifar10"
 IMAGES = normalise(sample.load().images[:200], cifar10.INPUT).contiguous()
@@ -25,7 +26,7 @@ IMAGES = normalise(sample.load().images[:200], cifar10.INPUT).contiguous()
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The base model of the zoo, which is in INT8, in float16."""
     path = tmp_path_factory.mktemp("plain") / "model.onnx"
-    export(restore(ZOO / "base" / "1" / "model.onnx", IMAGES), path, {})
+    export(base_network(), path, {})
     return path
 
 
