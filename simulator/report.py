@@ -17,7 +17,7 @@ from simulator.emulator import Counts
 HITS = ("frames", "submodels", "base")
 OURS, SERVER, DEVICE = "ours", "server-only", "device-only"
 #: Columns that ``table`` needs to show every figure whole.
-TABLE_WIDTH = 121
+TABLE_WIDTH = 124
 
 
 class Incomplete(Exception):
