@@ -75,7 +75,8 @@ class Agent:
         self.link = self._connect(address, bundle is None) if address is not None else None
         self._asks = address is not None and "cloud" in settings.levels and settings.mode != "offline"
         base = settings.base if settings.local else None
-        self.keeper = Keeper(store, self.link, settings.device, settings.provider, settings.threads, base, trusted)
+        kind = settings.provider, settings.threads
+        self.keeper = Keeper(store, self.link, settings.device, *kind, base, trusted, settings.slowdown)
         self._flight = report.Sink(settings.flight) if settings.flight else None
         self.deployment = Deployment(settings, self.keeper, self.tally, self._asks, self._changed, self._flight)
         if bundle is not None:

@@ -74,6 +74,9 @@ def run(
     prefetch: Annotated[bool | None, typer.Option(help="Fetch what may be needed next while the link idles.")] = None,
     provider: Annotated[str | None, typer.Option(help="auto, cpu, cuda or tensorrt.")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads per inference.")] = None,
+    slowdown: Annotated[
+        float | None, typer.Option(help="Run models so many times slower, to play a small device.")
+    ] = None,
     fps: Annotated[float | None, typer.Option(help="Pace of a file; default: as fast as it goes.")] = None,
     frames: Annotated[int | None, typer.Option(help="Stop after so many frames.")] = None,
     metrics: Annotated[str | None, typer.Option(help="Serve /metrics for Prometheus on this [host:]port.")] = None,

@@ -65,16 +65,17 @@ class Keeper:
         threads: int,
         base: str | None,
         trusted: Key | None = None,
+        slowdown: float = 1.0,
     ) -> None:
         """Without a store, models come from the bundle directory given to ``use``. ``base``: the model to load first,
         "" for the bundle's own base model, None for none at all. ``trusted``: the key without whose signature nothing
-        is taken."""
+        is taken. ``slowdown``: see ``Session``."""
         self.ready: queue.SimpleQueue[Loaded] = queue.SimpleQueue()
         #: What stands in the way, for a person; empty while all is well.
         self.trouble = ""
         self._store, self._link = store, link
         self._trusted = trusted
-        self._provider, self._threads, self._base = provider, threads, base
+        self._provider, self._threads, self._base, self._slowdown = provider, threads, base, slowdown
         self._get = protocol.topic(device, "blob", "get")
         self._bundle: Bundle | None = None
         #: Whether the offer has taken the place of another.
@@ -212,7 +213,8 @@ class Keeper:
         model = manifest.models[name]
         # The full model beside a base model: nothing else runs while it does, so it may have every processor.
         alone = model.role == "full" and name != self._first(manifest)
-        session = Session(path, self._provider, len(os.sched_getaffinity(0)) if alone else self._threads)
+        threads = len(os.sched_getaffinity(0)) if alone else self._threads
+        session = Session(path, self._provider, threads, self._slowdown)
         image = np.zeros((1, 3, model.input.side, model.input.side), np.float32)
         took = []
         for _ in range(_TRIES):

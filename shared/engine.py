@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import time
 from pathlib import Path
 from typing import Literal
 
@@ -35,8 +36,10 @@ class EngineError(Exception):
 class Session:
     """One loaded model. Safe to run from several threads."""
 
-    def __init__(self, path: Path, provider: Provider = "auto", threads: int = 1) -> None:
-        """Load ``path`` with ``threads`` threads inside an operator. Raises ``EngineError``."""
+    def __init__(self, path: Path, provider: Provider = "auto", threads: int = 1, slowdown: float = 1.0) -> None:
+        """Load ``path`` with ``threads`` threads inside an operator. ``slowdown``: a run takes so many times as long as
+        it would, to try a small device on a large one. Raises ``EngineError``."""
+        self._slowdown = slowdown
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -59,10 +62,13 @@ class Session:
 
     def run(self, batch: npt.NDArray[np.float32]) -> Logits:
         """Logits ``(n, classes)`` float32 of a batch ``(n, 3, side, side)``. Raises ``EngineError``."""
+        begun = time.perf_counter()
         try:
             logits: Logits = self._session.run(self._outputs, {self._input: batch})[0]
         except Exception as error:
             raise EngineError(f"inference failed ({first_line(error)})") from None
+        if self._slowdown > 1.0:
+            time.sleep((self._slowdown - 1.0) * (time.perf_counter() - begun))
         return logits
 
 

@@ -37,9 +37,10 @@ def live(
     fps: Annotated[float, typer.Option(min=0.1, max=1000, help="Frames a second.")] = 30.0,
     seed: Annotated[int, typer.Option(min=0, help="Of the stream and of the link.")] = 0,
     stream: Annotated[str, typer.Option(help="camera, held, dwell, session or shuffled.")] = "camera",
-    link_name: Annotated[str, typer.Option("--link", help="Link between device and broker.")] = "wifi",
+    link_name: Annotated[str, typer.Option("--link", help="Link between device and broker, or a CSV file.")] = "wifi",
     bundle: Annotated[Path, typer.Option(help="The bundle to deploy.")] = Path("models/zoo/cifar10"),
     out: Annotated[Path, typer.Option(help="Where demo.json and demo.png go.")] = Path("build"),
+    slowdown: Annotated[float, typer.Option(min=1, max=1000, help="How much slower models run on the device.")] = 1.0,
     specialise: Annotated[
         bool, typer.Option("--specialise", help="See the server train a submodel for a place; needs torch.")
     ] = False,
@@ -69,7 +70,7 @@ def live(
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     console = Console(width=None if sys.stdout.isatty() else _PLAIN_WIDTH, highlight=False, markup=False)
     try:
-        compare(Options(frames, fps, seed, streams.named(stream), link_name, bundle, out), console)
+        compare(Options(frames, fps, seed, streams.named(stream), link_name, bundle, out, slowdown), console)
     except (links.UnknownLink, streams.UnknownStream, BundleError) as error:
         _end(2, str(error))
     except NoMatplotlib as error:
@@ -147,14 +148,19 @@ def stream(
 @app.command()
 def compare(
     bundle: Annotated[Path, typer.Option(help="The bundle whose models are compared.")] = Path("models/zoo/cifar10"),
-    stream_name: Annotated[str, typer.Option("--stream", help="camera, held, dwell, session or shuffled.")] = "dwell",
+    stream_name: Annotated[
+        str,
+        typer.Option("--stream", help="camera, held, dwell, session, shuffled, or the directory of a recorded one."),
+    ] = "dwell",
     device: Annotated[str, typer.Option(help="A device's profile, or a file of one.")] = "rpi4",
-    link_name: Annotated[str, typer.Option("--link", help="lan, wifi, lte, 3g, sat or lossy.")] = "wifi",
+    link_name: Annotated[str, typer.Option("--link", help="lan, wifi, lte, 3g, sat, lossy, or a CSV file.")] = "wifi",
     server: Annotated[str, typer.Option(help="A server's profile, or a file of one.")] = "host",
     seeds: Annotated[int, typer.Option(min=1, help="How many streams.")] = 20,
     first_seed: Annotated[int, typer.Option(min=0, help="The first one's; the others follow.")] = 1000,
-    frames: Annotated[int, typer.Option(min=32, help="Of each stream.")] = 1000,
-    fps: Annotated[float, typer.Option(min=0.1, max=1000, help="Of the camera.")] = 30.0,
+    frames: Annotated[int, typer.Option(min=32, help="Of each stream; a recorded one is played to its end.")] = 1000,
+    fps: Annotated[
+        float | None, typer.Option(min=0.1, max=1000, help="Of the camera. Default: as it was recorded, or 30.")
+    ] = None,
     deadline_ms: Annotated[float, typer.Option(min=1, max=60_000, help="What a frame may take.")] = 250.0,
     max_false_hits: Annotated[float, typer.Option(min=0.0001, max=0.9, help="The budget.")] = 0.01,
     devices: Annotated[int, typer.Option(min=1, max=10_000, help="Cameras behind the same servers.")] = 1,
@@ -168,6 +174,9 @@ def compare(
     time.
 
     Example: simulator compare --device rpi4 --link lte --stream session --html build/compare.html
+
+    Example: edge-agent run camera:0 --broker mqtt://server.local --record build/door &&
+    simulator compare --stream build/door --link lte
     """
     try:
         import onnx  # noqa: F401
@@ -177,8 +186,9 @@ def compare(
 
         from models import recorded
         from models.cifar10 import DatasetError
-        from models.streams import UnknownStream, named
+        from models.streams import NAMES, UnknownStream, named
         from shared import files
+        from shared import stream as streams_on_disk
         from shared.bundle import Bundle, BundleError
         from shared.engine import EngineError
         from simulator import comparison, page, sweep
@@ -188,20 +198,26 @@ def compare(
         _end(2, f"comparing needs {error.name}; install it with: pip install 'cachenet[sim]'")
     try:
         swept = sweep.parse(sweep_text) if sweep_text else None
+        if stream_name not in NAMES and Path(stream_name).is_dir():
+            recording = streams_on_disk.read(Path(stream_name))
+            frames, fps = recording.frames, fps or recording.fps
+        else:
+            named(stream_name)
         setup = Setup(
-            stream=named(stream_name),
+            stream=stream_name,
             device=device,
             link=link_name,
             server=server,
             seeds=range(first_seed, first_seed + seeds),
             frames=frames,
-            fps=fps,
+            fps=fps or 30.0,
             deadline_ms=deadline_ms,
             max_false_hits=max_false_hits,
             devices=devices,
             replicas=replicas,
         )
         comparison.check(setup)
+        points = [swept.at(setup, value) for value in swept.values] if swept is not None else []
         opened = Bundle(bundle)
         comparison.check_bundle(setup, opened.manifest)
         split = _images(images)
@@ -211,9 +227,7 @@ def compare(
             runs = comparison.compare(bench, setup, None, progress)
             found = comparison.summary(runs)
             curves = []
-            for value in swept.values if swept is not None else ():
-                assert swept is not None
-                other, profile = swept.at(setup, value)
+            for other, profile in points:
                 again = bench if other == setup else comparison.prepare(opened, other, split, models, progress)
                 curves.append(comparison.summary(comparison.compare(again, other, profile, progress)))
         if as_json is not None:
@@ -224,6 +238,7 @@ def compare(
         UnknownStream,
         UnknownMachine,
         links.UnknownLink,
+        streams_on_disk.StreamError,
         sweep.BadSweep,
         comparison.Incomparable,
         BundleError,
@@ -344,7 +359,7 @@ def _images(name: str) -> Split:
 def link(
     listen: Annotated[int, typer.Option(min=1, max=65535, help="Port of this machine that the device connects to.")],
     to: Annotated[str, typer.Option(help="The broker, HOST:PORT.")],
-    profile: Annotated[str, typer.Option(help="Which link to be.")] = "wifi",
+    profile: Annotated[str, typer.Option(help="Which link to be, or a CSV file of a recorded one.")] = "wifi",
     seed: Annotated[int, typer.Option(min=0, help="Of jitter and losses.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the byte counts as JSON.")] = False,
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -19,7 +20,7 @@ from models.interval import interval
 from models.recorded import Models
 from shared.bundle import Bundle, Manifest
 from simulator import links, machines, world
-from simulator.film import Film, shoot
+from simulator.film import Film, project, shoot
 from simulator.policies import POLICIES, Kit, Policy
 
 if TYPE_CHECKING:
@@ -36,11 +37,12 @@ TABLE_WIDTH = 150
 
 @dataclass(frozen=True)
 class Setup:
-    """What is compared; names are those of profiles or of their files. ``dwell``: see ``streams.plan``. ``seeds``: of
-    streams, links and audits. ``devices``: cameras behind the same ``replicas`` of the server, each with a stream of
+    """What is compared; names are those of profiles or of their files. ``stream``: a name, or the directory of a
+    recorded one, of which ``frames`` and ``fps`` are then the recording's. ``dwell``: see ``streams.plan``. ``seeds``:
+    of streams, links and audits. ``devices``: cameras behind the same ``replicas`` of the server, each with a stream of
     its own."""
 
-    stream: streams.Name = "dwell"
+    stream: str = "dwell"
     dwell: int = streams.DWELL
     device: str = "rpi4"
     link: str = "wifi"
@@ -53,6 +55,10 @@ class Setup:
     devices: int = 1
     replicas: int = 1
     policies: tuple[Policy, ...] = POLICIES
+
+    @property
+    def recorded(self) -> bool:
+        return self.stream not in streams.NAMES
 
 
 @dataclass(frozen=True)
@@ -103,34 +109,41 @@ def check(setup: Setup) -> None:
 
 def check_bundle(setup: Setup, manifest: Manifest) -> None:
     """Raises ``BundleError`` if it has no gate for the budget, and ``Incomparable``."""
-    if manifest.labels != LABELS:
-        raise Incomparable(f"streams are of CIFAR-10's labels, and {manifest.name} has others")
+    if not setup.recorded and manifest.labels != LABELS:
+        raise Incomparable(f"streams are of CIFAR-10's labels, and {manifest.name} has others; record one of your own")
     if "cachenet" in setup.policies and not manifest.gate(setup.max_false_hits).entropy:
         raise Incomparable(f"{manifest.name} has no threshold on entropy for this budget, which cachenet goes by")
 
 
 def about(setup: Setup, images: str) -> str:
     """What the figures hold for, in a line for a person."""
+    of = "the same pictures for every seed" if setup.recorded else f"of {images} images"
     several = f" for each of {setup.devices} cameras behind {setup.replicas} servers" if setup.devices > 1 else ""
     return (
-        f"Stream {setup.stream} of {images} images, device {setup.device}, link {setup.link}, server {setup.server}, "
+        f"Stream {setup.stream}, {of}, device {setup.device}, link {setup.link}, server {setup.server}, "
         f"{len(setup.seeds)} seeds from {setup.seeds.start}, {setup.frames} frames{several}; ± is half a 95 % interval."
     )
 
 
 def prepare(bundle: Bundle, setup: Setup, split: Split, models: Models, progress: Progress) -> Bench:
-    """Have every model say what it says of every stream, once."""
-    task = progress.add_task("what models say", total=len(setup.seeds) * setup.devices)
+    """Have every model say what it says of every stream, once. Raises ``StreamError`` of a recorded one."""
+    count = len(setup.seeds) * setup.devices
+    task = progress.add_task("what models say", total=setup.frames if setup.recorded else count)
 
     def advance() -> None:
         progress.advance(task)
 
     manifest = bundle.manifest
     full = manifest.only("full")
-    seeds = [seed * setup.devices + number for seed in setup.seeds for number in range(setup.devices)]
-    films = shoot(setup.stream, seeds, setup.frames, split, models, full, advance, setup.dwell)
     temperature = manifest.models[full].temperature
-    references = [film.reference(full, temperature, manifest.context) for film in films]
+    if setup.recorded:
+        film = project(Path(setup.stream), manifest.labels, models, full, advance)
+        films, references = [film] * count, [film.reference(full, temperature, manifest.context)] * count
+    else:
+        seeds = [seed * setup.devices + number for seed in setup.seeds for number in range(setup.devices)]
+        name = streams.named(setup.stream)
+        films = shoot(name, seeds, setup.frames, split, models, full, advance, setup.dwell)
+        references = [film.reference(full, temperature, manifest.context) for film in films]
     progress.remove_task(task)
     return Bench(bundle, costs(bundle), films, references)
 
@@ -188,8 +201,9 @@ def _run(devices: Sequence[world.Device], profile: machines.Device, threads: int
     if (watts := profile.watts) is not None:
         # The full model on the device is counted with all its processors already.
         busy = threads * sum(tally.busy_s for tally in tallies)
-        air = sum(one.up.busy_s + one.down.busy_s for one in devices)
-        row["millijoules"] = 1e3 * ((watts.busy - watts.idle) * busy + watts.radio * air) / frames
+        sent, received = sum(one.up.busy_s for one in devices), sum(one.down.busy_s for one in devices)
+        row["millijoules"] = 1e3 * (watts.busy - watts.idle) * busy / frames
+        row["radio_millijoules"] = 1e3 * (watts.send * sent + watts.receive * received) / frames
     whole = tallies[0].course[: tallies[0].frames // world.WINDOW]
     return Run(row, latency, [hits / world.WINDOW for hits in whole])
 
@@ -260,7 +274,8 @@ def table(found: dict[str, dict[str, Any]]) -> Table:
     speed = ("mean ms", "p50", "p95", "p99", "fps")
     truth = ("local\n%", "false\nhits %", "accu-\nracy %", "agree-\nment %")
     price = ("bytes up\na frame", "bytes\ndown", "models\npushed", "times the\nbaseline", "of the\noracle")
-    for column in (*speed, *truth, *price):
+    powered = all("millijoules" in of for of in found.values())
+    for column in (*speed, *truth, *price, *(("mJ a\nframe",) if powered else ())):
         grid.add_column(column, justify="right", vertical="bottom")
     for policy, of in found.items():
         latency, low = of["latency_ms"], of["intervals"]["mean"][0]
@@ -276,6 +291,7 @@ def table(found: dict[str, dict[str, Any]]) -> Table:
             f"{of['models_pushed']:.1f}",
             f"{of['ratio_to_best_baseline']:.2f}" if "ratio_to_best_baseline" in of else "-",
             f"{of['ratio_to_oracle']:.0%}" if "ratio_to_oracle" in of else "-",
+            *([f"{of['millijoules'] + of['radio_millijoules']:.0f}"] if powered else ()),
             style="bold green" if policy == "ours" else None,
         )
     return grid

@@ -40,16 +40,17 @@ class Counts(msgspec.Struct, frozen=True):
 
 class LinkClock:
     """Time as the link lives it, seconds: it stands still while the link is dead. So nothing moves in an outage, and
-    what piled up leaves afterwards in order and at the link's rate."""
+    what piled up leaves afterwards in order and at the link's rate. It begins at 0, as a recorded link does."""
 
     def __init__(self) -> None:
+        self._born = time.monotonic()
         self._alive = asyncio.Event()
         self._alive.set()
         self._dead_s = 0.0
         self._died_at = 0.0
 
     def now(self) -> float:
-        return (time.monotonic() if self._alive.is_set() else self._died_at) - self._dead_s
+        return (time.monotonic() if self._alive.is_set() else self._died_at) - self._dead_s - self._born
 
     async def until(self, due: float) -> None:
         """Return at ``due`` or later, and only while the link is alive."""
@@ -76,7 +77,7 @@ class _Direction:
     def __init__(self, lane: Lane, clock: LinkClock) -> None:
         self.lane, self.clock = lane, clock
         self.bytes = 0
-        self.bound = _BUFFER + round(2 * lane.delay_s * lane.bytes_per_s)
+        self.bound = _BUFFER + lane.in_flight
 
 
 class _Flight:

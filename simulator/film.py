@@ -3,9 +3,10 @@ can be run over it in no time."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,7 @@ from models import recorded, streams
 from models.cifar10 import Split
 from models.recorded import UNRELATED, Models
 from models.replay import Logits, reference_of
+from shared import stream
 from shared.habits import ContextParameters
 from shared.image import Picture, crop, encode, preprocessor
 
@@ -39,11 +41,9 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Film:
-    """``rows`` ``(frames,)``: the picture that each frame shows."""
+    """``rows`` ``(frames,)``: the picture that each frame shows. ``truth`` ``(frames,)``: None where nobody knows."""
 
-    name: streams.Name
-    seed: int
-    truth: Index
+    truth: Index | None
     rows: Index
     pictures: Pictures
 
@@ -80,15 +80,35 @@ def shoot(
         used = np.unique(np.concatenate([plan.source for plan in plans]))
         shared = _look(recorded.as_pictures(split.images[used]), models, full, signed=False)
         for plan in plans:
-            films.append(Film(name, plan.seed, plan.label, np.searchsorted(used, plan.source), shared))
+            films.append(Film(plan.label, np.searchsorted(used, plan.source), shared))
             advance()
         return films
     for plan in plans:
         draw = streams.renderer(plan, split.images)
         looked = _look(map(draw, range(frames)), models, full, signed=True)
-        films.append(Film(name, plan.seed, plan.label, np.arange(frames), looked))
+        films.append(Film(plan.label, np.arange(frames), looked))
         advance()
     return films
+
+
+def project(
+    directory: Path, labels: Sequence[str], models: Models, full: str, advance: Callable[[], object] = lambda: None
+) -> Film:
+    """A film of a recorded stream. ``labels``: the models' own; ``advance`` is called after each frame. Raises
+    ``StreamError``."""
+    recording = stream.read(directory)
+
+    def pictures() -> Iterator[Picture]:
+        for index in range(recording.frames):
+            yield stream.picture(directory, recording, index)
+            advance()
+
+    truth: Index | None = None
+    if recording.truth is not None and set(recording.labels) <= set(labels):
+        own = np.array([labels.index(label) for label in recording.labels], np.int64)
+        truth = own[np.array(recording.truth)]
+    looked = _look(pictures(), models, full, signed=True)
+    return Film(truth, np.arange(recording.frames), looked)
 
 
 def _look(pictures: Iterable[Picture], models: Models, full: str, signed: bool) -> Pictures:

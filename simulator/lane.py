@@ -6,6 +6,8 @@ as a pause of everything behind it.
 - *Rate*: the line sends one byte after another, so data handed over together queue behind each other.
 - *Delay*: half the round trip, plus jitter that only ever adds, as queues on a path do: ``max(0, N(0, s))`` with
   ``s = jitter / sqrt(2)``, so that both ways together vary by the link's jitter.
+- *Recorded links*: rate and delay are what they were at that time, and what is on the line while the rate changes goes
+  on at the new one.
 - *Loss*: with three segments behind it in the same write a lost one is repaired by fast retransmit, one round trip
   later (three duplicate acknowledgements, RFC 5681 section 3.2). Otherwise the timer expires, after a round trip plus
   200 ms or four deviations, whichever is more: RFC 6298 section 2 with Linux's lower bound (``TCP_RTO_MIN``, HZ/5)
@@ -14,10 +16,13 @@ as a pause of everything behind it.
 
 from __future__ import annotations
 
+import bisect
 import math
 import random
+from collections.abc import Sequence
+from itertools import accumulate
 
-from simulator.links import LinkProfile
+from simulator.links import LinkProfile, course
 
 SEGMENT = 1460
 _RTO_MIN_S = 0.2
@@ -25,11 +30,25 @@ _DUPLICATES = 3
 
 
 class Lane:
-    """Times are seconds on any clock that does not run backwards. The same seed gives the same link."""
+    """Times are seconds on any clock that does not run backwards; that of a recorded link begins at 0. The same seed
+    gives the same link."""
 
-    def __init__(self, rtt_ms: float, jitter_ms: float, mbit: float, loss: float, seed: int) -> None:
+    def __init__(
+        self,
+        rtt_ms: float,
+        jitter_ms: float,
+        mbit: float,
+        loss: float,
+        seed: int,
+        course: Sequence[tuple[float, float, float]] = (),
+    ) -> None:
+        """``course``: see ``links.course``."""
         self.bytes_per_s = mbit * 1e6 / 8
         self.delay_s = rtt_ms / 2e3
+        #: For how long the line has been sending.
+        self.busy_s = 0.0
+        self._course = [(rtt / 2e3, rate * 1e6 / 8) for _, rtt, rate in course]
+        self._ends = list(accumulate(long for long, _, _ in course))
         self._rtt_s = rtt_ms / 1e3
         self._rto_s = self._rtt_s + max(_RTO_MIN_S, 4 * jitter_ms / 1e3)
         self._deviation_s = jitter_ms / 1e3 / math.sqrt(2)
@@ -40,11 +59,36 @@ class Lane:
 
     def schedule(self, now: float, nbytes: int) -> float:
         """When the last of ``nbytes`` that enter at ``now`` leaves at the far end."""
-        self._line_free = max(now, self._line_free) + nbytes / self.bytes_per_s
+        start = max(now, self._line_free)
+        self._line_free = self._sent(start, nbytes) if self._course else start + nbytes / self.bytes_per_s
+        self.busy_s += self._line_free - start
         jitter = max(0.0, self._random.gauss(0.0, self._deviation_s))
+        delay_s = self._at(self._line_free)[0] if self._course else self.delay_s
         # Nothing overtakes: whatever held up earlier bytes holds up these.
-        self._latest = max(self._latest, self._line_free + self.delay_s + jitter + self._repair(nbytes))
+        self._latest = max(self._latest, self._line_free + delay_s + jitter + self._repair(nbytes))
         return self._latest
+
+    @property
+    def in_flight(self) -> int:
+        """Bytes that fit on the way at the most, there and back."""
+        ways = [*self._course, (self.delay_s, self.bytes_per_s)]
+        return round(max(2 * delay_s * rate for delay_s, rate in ways))
+
+    def _at(self, now: float) -> tuple[float, float, float]:
+        """Delay and rate of a recorded link, and for how much longer they hold."""
+        into = now % self._ends[-1]
+        place = bisect.bisect_right(self._ends, into) % len(self._ends)
+        return (*self._course[place], self._ends[place] - into)
+
+    def _sent(self, now: float, nbytes: float) -> float:
+        """When a recorded link that is free has sent ``nbytes``."""
+        while True:
+            _, rate, left_s = self._at(now)
+            if nbytes <= rate * left_s:
+                return now + (nbytes / rate if nbytes else 0.0)
+            nbytes -= rate * left_s
+            # At least to the next number, or rounding could hold the time where it is.
+            now = max(now + left_s, math.nextafter(now, math.inf))
 
     def _repair(self, nbytes: int) -> float:
         """How long the slowest lost segment of this write takes to be sent again, seconds."""
@@ -64,7 +108,8 @@ class Lane:
 
 def lanes(profile: LinkProfile, seed: int) -> tuple[Lane, Lane]:
     """The lanes up from and down to the device, with random numbers of their own each."""
+    kind = profile.rtt_ms, profile.jitter_ms
     return (
-        Lane(profile.rtt_ms, profile.jitter_ms, profile.up_mbit, profile.loss, 2 * seed),
-        Lane(profile.rtt_ms, profile.jitter_ms, profile.down_mbit, profile.loss, 2 * seed + 1),
+        Lane(*kind, profile.up_mbit, profile.loss, 2 * seed, course(profile, up=True)),
+        Lane(*kind, profile.down_mbit, profile.loss, 2 * seed + 1, course(profile, up=False)),
     )

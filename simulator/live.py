@@ -43,7 +43,8 @@ _LOOK_EVERY_S = 0.1
 
 @dataclass(frozen=True)
 class Options:
-    """``frames`` at ``fps`` of the ``stream`` of ``seed``, over the link called ``link``; results go to ``out``."""
+    """``frames`` at ``fps`` of the ``stream`` of ``seed``, over the link called ``link``; results go to ``out``.
+    ``slowdown``: how many times slower models run on the device than on this machine."""
 
     frames: int = 600
     fps: float = 30.0
@@ -52,6 +53,7 @@ class Options:
     link: str = "wifi"
     bundle: Path = Path("models/zoo/cifar10")
     out: Path = Path("build")
+    slowdown: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,7 @@ def compare(options: Options, console: Console) -> dict[str, Outcome]:
         options.link,
         options.fps,
         {"cachenet": VERSION, "bundle": f"{bundle.manifest.name} {bundle.version}"},
+        options.slowdown,
     )
     work = options.out / "demo"
     recorded = _record(options, work / "stream", console)
@@ -152,6 +155,7 @@ def _run(
     with tempfile.TemporaryDirectory(prefix="cachenet-demo-") as store:
         arguments = ["run", str(recorded), "--fps", str(options.fps), "--device", "demo", "--store", store]
         arguments += ["--output", str(lines), "--summary", str(summary), *POLICIES[policy]]
+        arguments += ["--slowdown", str(options.slowdown)]
         link: Process | None = None
         if policy == DEVICE:
             arguments += ["--bundle", str(options.bundle)]
@@ -184,7 +188,7 @@ def start_link(name: str, profile: str, seed: int, broker: int, processes: Proce
 
 def _watch(agent: Process, tail: Tail, options: Options, processes: Processes, view: View) -> None:
     """Show what the agent answers until it ends. Raises ``Failed`` if it, or what it needs, does not do its part."""
-    until = time.monotonic() + options.frames / options.fps + _GRACE_S
+    until = time.monotonic() + options.frames / options.fps + options.slowdown * _GRACE_S
     while agent.running:
         if time.monotonic() > until:
             raise agent.failed(f"had not ended {_GRACE_S:.0f} s after the stream", f"its whole log is in {agent.log}")

@@ -24,12 +24,14 @@ class UnknownMachine(ValueError):
 
 
 class Watts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Power: of the ``idle`` device, with one processor ``busy``, and what the ``radio`` takes on top while it sends or
-    receives."""
+    """Power: of the ``idle`` device, with one processor ``busy``, and what the radio takes on top, to ``send`` and to
+    ``receive``."""
 
+    source: str
     idle: NotNegative
     busy: NotNegative
-    radio: NotNegative = 0.0
+    send: NotNegative = 0.0
+    receive: NotNegative = 0.0
 
 
 class Device(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -62,9 +62,11 @@ class Setting(msgspec.Struct, frozen=True):
     link: str
     fps: float
     versions: dict[str, str]
+    slowdown: float = 1.0
 
     def __str__(self) -> str:
-        return f"link {self.link}, stream {self.stream}, seed {self.seed}, {self.fps:g} frames a second"
+        slow = f", models {self.slowdown:g} times slower on the device" if self.slowdown > 1 else ""
+        return f"link {self.link}, stream {self.stream}, seed {self.seed}, {self.fps:g} frames a second{slow}"
 
 
 def read_lines(path: Path) -> list[Line]:

@@ -33,6 +33,9 @@ class Sweep:
         """The comparison with that value. Raises ``BadSweep`` if it may not be so."""
         profile = links.load(setup.link)
         what, name = self.key.split(".")
+        if setup.recorded if what == "stream" else profile.trace:
+            what = setup.stream if what == "stream" else setup.link
+            raise BadSweep(f"{what} was recorded as it is: {self.key} cannot be another")
         if what == "stream":
             return replace(setup, dwell=max(1, round(value))), profile
         fields = {**msgspec.to_builtins(profile), _FIELDS[name]: value}

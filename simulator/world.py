@@ -58,12 +58,15 @@ class Wire:
     def __init__(self, env: simpy.Environment, lane: Lane, outage_s: float) -> None:
         self._env, self._lane, self._outage_s = env, lane, outage_s
         self.bytes = 0
-        self.busy_s = 0.0
+
+    @property
+    def busy_s(self) -> float:
+        """For how long it has been sending."""
+        return self._lane.busy_s
 
     def carry(self, nbytes: int, arrived: Callable[[], object]) -> None:
         """Send now; ``arrived`` is called when the last byte is there."""
         self.bytes += nbytes
-        self.busy_s += nbytes / self._lane.bytes_per_s
         due = self._real(self._lane.schedule(self._alive(self._env.now), nbytes))
         after(self._env, due - self._env.now, arrived)
 
@@ -214,7 +217,8 @@ class Device:
         """Answer every frame of the film."""
         env, film, tally, profile = self._env, self._kit.film, self.tally, self._setting.device
         encode_s = profile.encode_ms / 1e3
-        truth, reference, due = film.truth, self._kit.reference, self._begins
+        reference, due = self._kit.reference, self._begins
+        truth = reference if film.truth is None else film.truth
         for index in range(len(film)):
             if due > env.now:
                 yield env.timeout(due - env.now)

@@ -27,3 +27,18 @@ def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"no model")
     with pytest.raises(EngineError, match=r"model\.onnx: not a model"):
         Session(tmp_path / "model.onnx", "cpu")
+
+
+def test_a_session_that_plays_a_slower_machine_sleeps_for_the_rest_of_each_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter([10.0, 10.25, 20.0, 20.25])
+    slept: list[float] = []
+    monkeypatch.setattr("shared.engine.time.perf_counter", lambda: next(clock))
+    monkeypatch.setattr("shared.engine.time.sleep", slept.append)
+    path = tiny_bundle(tmp_path) / "full" / "1" / "model.onnx"
+    image = np.zeros((1, 3, 32, 32), np.float32)
+    slow = Session(path, slowdown=5.0).run(image)
+    assert slept == [1.0]
+    np.testing.assert_array_equal(Session(path).run(image), slow)
+    assert slept == [1.0]

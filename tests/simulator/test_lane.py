@@ -76,3 +76,45 @@ def test_what_follows_a_loss_waits_for_it() -> None:
         now += 0.001
     held_until = lane.schedule(now, 0)
     assert lane.schedule(now + 0.001, 100) >= held_until > now + 0.2
+
+
+_courses = st.lists(
+    st.tuples(st.floats(0.01, 2), st.floats(0, 100), st.one_of(st.just(0.0), st.floats(0.1, 50))),
+    min_size=1,
+    max_size=6,
+).filter(lambda course: any(rate for _, _, rate in course))
+
+
+@given(_courses, _traffic)
+def test_a_recorded_link_carries_no_more_than_its_rates_allow_and_keeps_the_order(
+    course: list[tuple[float, float, float]], traffic: list[tuple[float, int]]
+) -> None:
+    lane = Lane(0, 0, 1, 0, 0, course)
+    seen = _arrivals(lane, traffic)
+    arrived = [at for _, at, _ in seen]
+    assert arrived == sorted(arrived)
+    period = sum(long for long, _, _ in course)
+    most = sum(long * rate * 1e6 / 8 for long, _, rate in course)
+    slowest = max(rtt for _, rtt, _ in course) / 2e3
+    for first in range(len(seen)):
+        carried = sum(nbytes for _, _, nbytes in seen[first:])
+        turns = (arrived[-1] - seen[first][0]) // period + 1
+        assert carried <= most * turns + 1e-3
+    assert all(at >= entered for entered, at, _ in seen)
+    # And no less: a line that is never idle for a whole turn carries a whole turn's bytes in each.
+    total = sum(nbytes for _, _, nbytes in seen)
+    assert arrived[-1] <= seen[-1][0] + (total / most + 1) * period + slowest + 1e-6
+
+
+def test_bytes_on_a_recorded_link_go_on_at_the_new_rate_and_the_course_begins_again() -> None:
+    lane = Lane(0, 0, 1, 0, 0, [(1.0, 20.0, 8.0), (1.0, 60.0, 0.0), (2.0, 40.0, 0.8)])
+    assert lane.schedule(0.0, 500_000) == pytest.approx(0.5 + 0.010)
+    assert lane.schedule(0.5, 550_000) == pytest.approx(2.5 + 0.020)  # half a second, a dead one, half a slow one
+    assert lane.schedule(4.0, 1000) == pytest.approx(4.001 + 0.010)
+    assert lane.busy_s == pytest.approx(0.5 + 2.0 + 0.001)
+
+
+def test_a_recorded_link_of_one_moment_is_a_constant_one() -> None:
+    constant, recorded = Lane(40, 0, 8, 0, 0), Lane(40, 0, 8, 0, 0, [(1.0, 40.0, 8.0)])
+    for at in range(30):
+        assert recorded.schedule(0.7 * at, 100_000) == pytest.approx(constant.schedule(0.7 * at, 100_000))

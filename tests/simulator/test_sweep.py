@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from simulator import links
@@ -38,3 +40,11 @@ def test_what_makes_no_sense_is_refused_with_what_would(text: str) -> None:
 def test_a_value_that_the_link_may_not_have_is_refused_when_it_is_tried() -> None:
     with pytest.raises(BadSweep, match=r"link.loss=5: Expected `float` <= 0.5"):
         parse("link.loss=0.1,5").at(Setup(), 5.0)
+
+
+def test_what_was_recorded_is_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text("time_s,rtt_ms,up_mbit,down_mbit\n0,50,8,16\n")
+    with pytest.raises(BadSweep, match=r"train.csv was recorded as it is: link.rtt cannot be another"):
+        parse("link.rtt=5,9").at(Setup(link=str(tmp_path / "train.csv")), 5.0)
+    with pytest.raises(BadSweep, match=r"build/door was recorded as it is"):
+        parse("stream.dwell=5,9").at(Setup(stream="build/door"), 5.0)

@@ -71,7 +71,7 @@ def film(frames: int = 200, seed: int = 0) -> Film:
         return logits.astype(np.float32)
 
     logits = {"full": said(0.97), "base": said(0.85), "own": said(0.92)}
-    return Film("dwell", seed, truth, np.arange(frames), Pictures(logits, np.full(frames, 2000), None))
+    return Film(truth, np.arange(frames), Pictures(logits, np.full(frames, 2000), None))
 
 
 def kit(frames: int = 200, seed: int = 0, deadline: float = 0.25) -> Kit:

@@ -1,0 +1,65 @@
+"""Films: a recorded stream is seen as a device sees it, and a policy can be run over it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from rich.progress import Progress
+
+from models import cifar10, recorded, sample, streams
+from shared import stream
+from shared.bundle import Bundle
+from simulator import comparison
+from simulator.comparison import Setup
+from simulator.film import project, shoot
+
+FRAMES = 40
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("held")
+    images = sample.load()
+    streams.record(streams.plan("held", images.labels, 3, FRAMES), images.images, out, cifar10.LABELS)
+    return out
+
+
+@pytest.fixture(scope="module")
+def bundle() -> Bundle:
+    return Bundle(Path("models/zoo/cifar10"))
+
+
+def test_a_recorded_stream_is_the_film_that_was_recorded(directory: Path, bundle: Bundle) -> None:
+    base = bundle.manifest.only("base")
+    models = {name: one for name, one in recorded.opened(bundle).items() if name == base}
+    played = project(directory, bundle.manifest.labels, models, base)
+    [shot] = shoot("held", [3], FRAMES, sample.load(), models, base)
+    assert played.truth is not None and shot.truth is not None
+    np.testing.assert_array_equal(played.truth, shot.truth)
+    np.testing.assert_array_equal(played.pictures.logits[base], shot.pictures.logits[base])
+    np.testing.assert_array_equal(played.pictures.nbytes, shot.pictures.nbytes)
+
+
+def test_where_nobody_knows_the_truth_right_is_what_the_reference_says(
+    directory: Path, bundle: Bundle, tmp_path: Path
+) -> None:
+    for path in directory.glob("*.png"):
+        (tmp_path / path.name).symlink_to(path)
+    unknown = msgspec.structs.replace(stream.read(directory), truth=None, labels=())
+    (tmp_path / stream.MANIFEST).write_bytes(msgspec.json.encode(unknown))
+    setup = Setup(stream=str(tmp_path), frames=FRAMES, seeds=range(2), policies=("ours", "server+context", "oracle"))
+    with Progress(disable=True) as progress:
+        bench = comparison.prepare(bundle, setup, sample.load(), recorded.opened(bundle), progress)
+        runs = comparison.compare(bench, setup, None, progress)
+    assert bench.films[0].truth is None
+    found = comparison.summary(runs)
+    oracle = [run.row for run in runs["oracle"]]
+    assert all(row["false_hit_rate"] == 0.0 for row in oracle)
+    assert found["oracle"]["accuracy"] >= found["server+context"]["accuracy"] - 1e-9
+    # The device and the radio of a Pi are known to take power; every seed is the same pictures over another link.
+    assert found["ours"]["millijoules"] > 0 and found["ours"]["radio_millijoules"] > 0
+    assert runs["server+context"][0].row["mean"] != runs["server+context"][1].row["mean"]
+    assert runs["server+context"][0].row["accuracy"] == runs["server+context"][1].row["accuracy"]
