@@ -61,6 +61,8 @@ class Deployment:
         #: Versions that were found unfit.
         self._unfit: set[str] = set()
         self._submodel_cost = 0
+        #: General models of other sizes that have not been asked for yet.
+        self._generals: list[str] = []
         #: Why the full model is not to be had on the device, once that is known.
         self._no_full = ""
         #: Questions so far, and the frame of the last one.
@@ -108,6 +110,8 @@ class Deployment:
             if not self._keeper.pending(wanted):
                 self._drop(self._make_room(wanted), "room")
                 self._keeper.want(wanted)
+        elif self._generals:
+            self._fetch_general(hierarchy)
         elif (
             self._settings.prefetch
             and self._tally.frames == self._last_question + _IDLE
@@ -115,6 +119,16 @@ class Deployment:
             and (next_ := hierarchy.submodels.likely(self._not_here())) is not None
         ):
             self._keeper.put_by(next_)
+
+    def _fetch_general(self, hierarchy: Hierarchy) -> None:
+        """Have the next general model loaded, if there is room: nobody recommends it, for it may know no more than the
+        base model, but on a small device it may know most of that in less time."""
+        assert self.manifest is not None
+        cache, name = hierarchy.submodels, self._generals[0]
+        need = max(self._submodel_cost, GROWTH * self.manifest.models[name].bytes)
+        if cache is not None and cache.cost() + need <= cache.budget:
+            self._keeper.want(name)
+        self._generals.remove(name)
 
     def _fetch_full(self, hierarchy: Hierarchy) -> None:
         """Have the full model itself loaded, where asking takes longer than it would, or there is nobody to ask."""
@@ -192,6 +206,7 @@ class Deployment:
         room = ROOM if self._budget is None else max(0, self._budget - resident_bytes())
         self.hierarchy = self._compose(manifest, version, base, room)
         self.manifest, self.version = manifest, version
+        self._generals = manifest.generals()
         self._changed()
         log.info("answering with %s, version %s", manifest.name, version[:12])
 

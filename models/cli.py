@@ -284,6 +284,75 @@ def specialise(
 
 
 @app.command()
+def add_size(
+    bundle: Annotated[Path, typer.Argument(help="Directory of the bundle.")],
+    share: Annotated[
+        float, typer.Option(min=0.001, max=1.0, help="Its multiply-adds, as a share of the full model's.")
+    ],
+    data: _Data,
+    out: Annotated[Path, typer.Option(help="Where the bundle goes, in the place of any before.")],
+    held_out: Annotated[
+        Path | None,
+        typer.Option(help="Frames to tune on and to prove gates with. Default: three tenths of --data."),
+    ] = None,
+    scenes: Annotated[
+        Path | None, typer.Option(help="JSON: lists of labels that come together. Default: drawn at random.")
+    ] = None,
+    every: _Every = 1,
+    key: Annotated[Path | None, typer.Option(help="Private key to sign with.")] = None,
+    workers: Annotated[int, typer.Option(help="Processes to prove gates with.", min=1)] = _PROCESSORS,
+    quick: Annotated[bool, typer.Option(help="In a minute; good for nothing but a try.")] = False,
+    work: _Work = None,
+    threads: _Threads = _PROCESSORS,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the models as JSON on stdout.")] = False,
+) -> None:
+    """Add a general model of another size to a bundle, and prove its gates anew: a smaller one answers most frames of a
+    small device in less time.
+
+    Example: model-builder add-size build/mine --share 0.02 --data frames/ --out build/mine
+    """
+    try:
+        import torch
+
+        from models import sizes
+        from models.classifier import ClassifierError, understand
+        from models.frames import FramesError, find
+        from models.material import gather
+        from models.place import PlaceError
+        from models.plan import QUICK, Plan
+        from shared.signing import Signer, SigningError
+    except ImportError as error:
+        _refuse(f"this needs {error.name}; install it with: pip install 'cachenet[build]'")
+    from dataclasses import replace
+
+    torch.set_num_threads(threads)
+    try:
+        found = Bundle(bundle)
+        signer = Signer(key) if key is not None else None
+        model = found.manifest.models[found.manifest.only("full")]
+        classifier = understand(found.directory / model.file, model.input, found.manifest.labels)
+        plan = replace(
+            QUICK if quick else Plan(found.manifest.name),
+            shares=(share,),
+            scenes=_scenes(scenes, classifier.labels),
+        )
+        sources = [find(source, every) for source in (data, held_out) if source is not None]
+        directory = _kept(work)
+        with _progress() as progress:
+            seen = [(frames, _lesson(classifier, frames, directory, threads, progress)) for frames in sources]
+            material = gather(classifier, seen[0], seen[1] if held_out is not None else None, plan.seed)
+            made = sizes.add(plan, found, material, directory, out, progress, workers, signer)
+    except (BundleError, ClassifierError, FramesError, PlaceError, SigningError) as error:
+        _refuse(str(error))
+    except OSError as error:
+        _refuse(f"{error.filename or out}: {error.strerror or error}")
+    for frames in sources:
+        _show_skipped(frames)
+    _warn_unproven(made)
+    tables.models(made, as_json)
+
+
+@app.command()
 def prove(
     bundle: Annotated[Path, typer.Argument(help="Directory of the bundle.")],
     held_out: Annotated[Path, typer.Option(help="Frames that none of its models was trained on.")],

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
@@ -20,6 +22,17 @@ def check_place(out: Path) -> None:
     """Raise ``PlaceError`` if something is at ``out`` that is no bundle, and so is somebody's own."""
     if out.exists() and not (out / MANIFEST).exists() and (not out.is_dir() or any(out.iterdir())):
         raise PlaceError(f"{out} is there and is no bundle; name a new directory")
+
+
+def lay(bundle: Bundle, names: Iterable[str], directory: Path) -> None:
+    """Put these models of ``bundle`` into ``directory``. Raises ``OSError``."""
+    for name in names:
+        path = directory / bundle.manifest.models[name].file
+        path.parent.mkdir(parents=True)
+        try:
+            os.link(bundle.path(name), path)
+        except OSError:  # another disk
+            shutil.copyfile(bundle.path(name), path)
 
 
 def put(building: Path, manifest: Manifest, out: Path, signer: Signer | None) -> Bundle:

@@ -3,7 +3,6 @@ frames of another place."""
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -17,7 +16,7 @@ from rich.progress import Progress
 from models import gates, partitions, proof, recorded, replay
 from models.distil import mix
 from models.material import Part
-from models.place import check_place, put
+from models.place import check_place, lay, put
 from models.plan import Plan
 from models.training import sense
 from shared.bundle import Bundle, Gate, Model
@@ -52,12 +51,7 @@ def again(
     building = out.with_name(out.name + ".building")
     shutil.rmtree(building, ignore_errors=True)
     try:
-        for name, model in old.models.items():
-            (building / name / "1").mkdir(parents=True)
-            try:
-                os.link(bundle.path(name), building / model.file)
-            except OSError:  # another disk
-                shutil.copyfile(bundle.path(name), building / model.file)
+        lay(bundle, old.models, building)
         paths = {name: building / model.file for name, model in old.models.items()}
         special = {name: model.classes for name, model in old.models.items() if model.classes}
         degrees, coverage = measure(tune, old.models[full].input, full, paths, special, plan.seed, progress)

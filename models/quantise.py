@@ -21,6 +21,7 @@ from onnx import ModelProto, TensorProto, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
 from models import cost
+from shared import files
 
 Tensor = npt.NDArray[np.float32]
 #: Images of a calibrating run; and timed runs of each of two models, by turns.
@@ -53,6 +54,12 @@ def int8(model: ModelProto, images: Tensor) -> ModelProto:
     del quantised.metadata_props[:]
     quantised.metadata_props.extend(model.metadata_props)
     return quantised
+
+
+def as_light_as(other: Path, path: Path, images: Tensor) -> None:
+    """Put INT8 in the place of the model at ``path`` if the one at ``other`` is in INT8. Raises ``OSError``."""
+    if any(node.op_type == "QuantizeLinear" for node in onnx.load(str(other)).graph.node):
+        files.write(path, int8(onnx.load(str(path)), images).SerializeToString(deterministic=True))
 
 
 def compare(before: Path, after: Path, image: Tensor) -> Compared:

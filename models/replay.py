@@ -22,6 +22,8 @@ from shared.gate import posterior
 from shared.habits import ContextParameters
 from shared.reference import WINDOW, reference
 
+#: What asking the cloud takes: long enough for any look of a local model to be worth its time.
+_ASKING_S = 0.5
 Logits = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
 
@@ -41,14 +43,15 @@ class Recorded:
 
 @dataclass(frozen=True)
 class Family:
-    """The models of a bundle as a replay needs them: ``temperatures`` and ``coverage`` by name. ``general``: those of
-    the ``submodels`` that are meant for all labels, in other sizes than the base model's."""
+    """The models of a bundle as a replay needs them: ``temperatures``, ``coverage``, and ``seconds`` of a run, by name.
+    ``general``: those of the ``submodels`` that are meant for all labels, in other sizes than the base model's."""
 
     full: str
     base: str
     submodels: tuple[str, ...]
     temperatures: dict[str, float]
     coverage: dict[str, npt.NDArray[np.float64]]
+    seconds: dict[str, float]
     context: ContextParameters
     general: tuple[str, ...] = ()
 
@@ -73,6 +76,7 @@ def family_of(models: Mapping[str, Model], context: ContextParameters) -> Family
         tuple(names["submodel"]),
         {name: model.temperature for name, model in models.items()},
         {name: np.array(model.coverage) for name, model in models.items()},
+        {name: model.milliseconds / 1e3 for name, model in models.items()},
         context,
         tuple(name for name in names["submodel"] if not models[name].classes),
     )
@@ -118,7 +122,8 @@ def paper(stream: Recorded, family: Family, threshold: float) -> Hierarchy:
         submodels=Submodels(1 << 40, np.zeros(_classes(stream))),
     )
     for name in family.submodels:
-        hierarchy.install(_model(stream, family, name))
+        if name not in family.general:
+            hierarchy.install(_model(stream, family, name))
     return hierarchy
 
 
@@ -165,7 +170,7 @@ def settle(stream: Recorded, family: Family, hierarchy: Hierarchy, step: Step) -
     """End the frame of ``step``, the cloud always there."""
     index = step.frame.index
     reply = Reply(index, stream.logits[family.full][index])
-    answer = hierarchy.settle(step, reply if isinstance(step, Ask) else None, float(index))
+    answer = hierarchy.settle(step, reply if isinstance(step, Ask) else None, index + _ASKING_S)
     if answer.audit:
         hierarchy.audited(reply, float(index))
     return answer
@@ -187,4 +192,6 @@ def _model(stream: Recorded, family: Family, name: str) -> LocalModel:
         return row
 
     level: LocalName = "base" if name == family.base else "submodels"
-    return LocalModel(name, score, family.temperatures[name], family.coverage[name], level=level)
+    return LocalModel(
+        name, score, family.temperatures[name], family.coverage[name], seconds=family.seconds[name], level=level
+    )

@@ -7,7 +7,6 @@ not seen and on held-out frames of the working set; else nothing changes.
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,7 +17,6 @@ from zipfile import BadZipFile
 import msgspec
 import numpy as np
 import numpy.typing as npt
-import onnx
 import torch
 from rich.progress import Progress
 
@@ -28,12 +26,11 @@ from models.distil import mix, train_submodel
 from models.export import export
 from models.material import Material, Part
 from models.networks import macs
-from models.place import put
+from models.place import lay, put
 from models.replay import Logits
 from models.restore import restore
 from models.scores import softmax
 from models.training import Batch, Epoch, Recipe, augment, normalise, sense
-from shared import files
 from shared.bundle import Bundle, Manifest, Model, file_digest
 from shared.engine import Session
 from shared.gate import temperature
@@ -174,10 +171,9 @@ def specialise(
         path = building / name / "1" / "model.onnx"
         properties = {"bundle": manifest.name, "labels": ",".join(manifest.labels), "model": name}
         export(network.eval(), path, {**properties, "input": msgspec.json.encode(spec).decode()})
-        if any(node.op_type == "QuantizeLinear" for node in onnx.load(str(bundle.path(base))).graph.node):
-            prepare = preprocessor(spec)
-            images = np.concatenate([prepare(picture) for picture in recorded.as_pictures(held.images[some])])
-            files.write(path, quantise.int8(onnx.load(str(path)), images).SerializeToString(deterministic=True))
+        prepare = preprocessor(spec)
+        images = np.concatenate([prepare(picture) for picture in recorded.as_pictures(held.images[some])])
+        quantise.as_light_as(bundle.path(base), path, images)
         model = _prove(bundle, path, name, labels, recent.seen, held, proving)
         model = msgspec.structs.replace(model, parameters=network.parameters_count(), macs=macs(network, spec.side))
         return put(building, _add(bundle, model, name, building), out, signer)
@@ -282,11 +278,5 @@ def _add(bundle: Bundle, model: Model, name: str, directory: Path) -> Manifest:
     updates = sorted(other for other in old.models if other.startswith("update-"))
     dropped = updates[: max(0, len(updates) + 1 - _MOST)]
     kept = {other: entry for other, entry in old.models.items() if other not in dropped}
-    for other, entry in kept.items():
-        path = directory / entry.file
-        path.parent.mkdir(parents=True)
-        try:
-            os.link(bundle.path(other), path)
-        except OSError:  # another disk
-            shutil.copyfile(bundle.path(other), path)
+    lay(bundle, kept, directory)
     return msgspec.structs.replace(old, models={**kept, name: model})

@@ -79,6 +79,10 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def submodels(self) -> list[str]:
         return [name for name, model in self.models.items() if model.role == "submodel"]
 
+    def generals(self) -> list[str]:
+        """Those of the submodels that are meant for all labels: general models in other sizes than the base model's."""
+        return [name for name in self.submodels() if not self.models[name].classes]
+
     def gate(self, max_false_hits: float) -> Gate:
         """The loosest gate proven for this budget. Raises ``BundleError`` if there is none."""
         proven = [gate for gate in self.gates if gate.max_false_hits <= max_false_hits + 1e-12]

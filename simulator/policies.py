@@ -119,13 +119,14 @@ class Kit:
 
     def of(self, policy: Policy) -> Kit:
         """As the policy finds it: the server of a generalist has no submodels that are meant for some labels, and
-        CacheNet's recommends the best submodel, for there is no base model that it must be better than."""
+        CacheNet's has no others and recommends the best, for there is no base model that it must be better than."""
         models = self.manifest.models
         if policy == "generalist":
             models = {name: one for name, one in models.items() if not one.classes}
         if policy == "cachenet":
             base = self.manifest.only("base")
             none = (0.0,) * len(self.manifest.labels)
+            models = {name: one for name, one in models.items() if one.classes or one.role != "submodel"}
             models = {**models, base: msgspec.structs.replace(models[base], coverage=none)}
         return replace(self, manifest=msgspec.structs.replace(self.manifest, models=models))
 

@@ -203,6 +203,7 @@ class Device:
         #: The submodel that is on its way, and those whose files have come: an evicted one is loaded from the store.
         self._fetching: str | None = None
         self._stored: set[str] = set()
+        self._generals = kit.manifest.generals()
         self._owning = policy in OWNING
         #: Seconds that every frame takes besides models; cameras do not all look at once.
         self._frame_s = (setting.device.frame_ms + (setting.device.context_ms if policy in REMEMBERING else 0.0)) / 1e3
@@ -330,12 +331,18 @@ class Device:
         wanted = self._mind.wanted
         if self._fetching is not None:
             return
+        hierarchy = self._mind if isinstance(self._mind, Hierarchy) else None
+        cache = hierarchy.submodels if hierarchy is not None else None
+        if wanted is None and self._generals and cache is not None:
+            name = self._generals.pop(0)
+            if cache.cost() + GROWTH * self._kit.manifest.models[name].bytes <= cache.budget:
+                wanted = name
         if wanted is None:
             self._fetch_full()
             return
         self._fetching, nbytes = wanted, self._kit.manifest.models[wanted].bytes
-        if isinstance(self._mind, Hierarchy) and self._mind.submodels is not None:  # as ``Deployment`` makes room
-            self._mind.shrink(max(0, self._mind.submodels.budget - GROWTH * nbytes))
+        if hierarchy is not None and cache is not None:  # as ``Deployment`` makes room
+            hierarchy.shrink(max(0, cache.budget - GROWTH * nbytes))
         if wanted in self._stored:
             self._loaded.append(wanted)
         else:

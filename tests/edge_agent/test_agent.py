@@ -26,7 +26,7 @@ from edge_agent.scoring import View, scorer
 from edge_agent.settings import LevelFlag, Settings
 from edge_agent.source import Shot
 from edge_agent.store import Store
-from shared.bundle import Bundle, Gate
+from shared.bundle import MANIFEST, Bundle, Gate
 from shared.engine import EngineError, Logits, Session
 from shared.image import Input, Picture
 from shared.link import Address, Link, Message
@@ -255,6 +255,27 @@ def test_a_wanted_submodel_comes_while_frames_go_on(bundle: Bundle) -> None:
         tend_until(agent, lambda: hierarchy.wanted is None)
         assert hierarchy.submodels.names() == ("animals",)
         assert agent.deployment.pulled == [], "it was here already"
+
+
+def test_a_general_model_of_another_size_comes_by_itself_if_there_is_room(tmp_path: Path) -> None:
+    place = tiny_bundle(tmp_path / "bundle")
+    manifest = Bundle(place).manifest
+    models = {**manifest.models, "animals": msgspec.structs.replace(manifest.models["animals"], classes=())}
+    (place / MANIFEST).write_bytes(msgspec.json.encode(msgspec.structs.replace(manifest, models=models)))
+    with running(Settings(), bundle=Bundle(place)) as agent:
+        tend_until(agent, lambda: agent.deployment.submodels == ("animals",))
+        assert agent.hierarchy is not None and agent.hierarchy.submodels is not None
+        agent.hierarchy.shrink(0)
+        for _ in range(5):
+            agent.deployment.tend()
+        assert agent.deployment.submodels == (), "what had to go does not come back by itself"
+    with running(Settings(), bundle=Bundle(place)) as agent:
+        assert agent.hierarchy is not None and agent.hierarchy.submodels is not None
+        agent.hierarchy.submodels.budget = 1
+        for _ in range(20):
+            agent.deployment.tend()
+            sleep(0.01)
+        assert agent.deployment.submodels == ()
 
 
 @pytest.mark.parametrize("prefetch", [True, False])

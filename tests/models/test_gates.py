@@ -41,6 +41,7 @@ def family() -> Family:
         (),
         {"full": 1.0, "base": 1.0},
         {"full": np.ones(CLASSES), "base": np.full(CLASSES, 0.5)},
+        {"full": 0.01, "base": 0.001},
         FORGETFUL,
     )
 

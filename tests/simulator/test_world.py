@@ -178,6 +178,24 @@ def test_a_submodel_is_of_use_only_when_it_has_come_over_the_link() -> None:
     assert device.down.bytes > 300_000
 
 
+def test_a_general_model_of_another_size_is_pulled_though_nobody_recommends_it() -> None:
+    shown = kit(400)
+    models = dict(shown.manifest.models)
+    models["own"] = msgspec.structs.replace(models["own"], classes=(), coverage=(0.5,) * CLASSES)
+    small = replace(
+        shown,
+        manifest=msgspec.structs.replace(shown.manifest, models=models),
+        seconds={**shown.seconds, "own": 0.1 * shown.seconds["base"]},
+    )
+    said: list[str] = []
+    setting = world.Setting(PI, PLAIN, SERVER, 10.0)
+    [device] = world.play("ours", [small], setting, FULL, 0, heard=lambda answer: said.append(answer.model))
+    assert device.tally.pushed == 1
+    assert said.count("own") > said.count("base"), "the quicker one looks first"
+    [paper] = world.play("cachenet", [small], setting, FULL, 0)
+    assert paper.tally.pushed == 0, "CacheNet has submodels of some labels and no others"
+
+
 def test_what_comes_late_is_a_fallback_and_teaches_all_the_same() -> None:
     slow = LinkProfile(rtt_ms=200.0, jitter_ms=0.0, up_mbit=8.0, down_mbit=8.0, loss=0.0, outage_s=0.0)
     [device] = play("server-only", [kit(40, deadline=0.1)], slow)

@@ -1,0 +1,93 @@
+"""A general model of another size, for a bundle that is there already: a small device answers most frames with it in
+less time than the base model takes, and a larger one knows more."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from rich.progress import Progress
+
+from models import candidates, cost, proving, quantise, voice
+from models.build import kept
+from models.candidates import Candidate
+from models.export import export
+from models.material import Material
+from models.networks import BASE, ResNet, macs, sized
+from models.place import PlaceError, check_place, lay
+from models.plan import Plan
+from shared import files
+from shared.bundle import MANIFEST, Bundle, Model, file_digest
+from shared.signing import Signer
+
+#: Of a net smaller than the base model: to dispatch its operators takes a small device as long as their arithmetic.
+_SHALLOW = (1, 1, 1)
+_RUNS = 50
+
+
+def add(
+    plan: Plan,
+    bundle: Bundle,
+    material: Material,
+    work: Path,
+    out: Path,
+    progress: Progress,
+    workers: int = 1,
+    signer: Signer | None = None,
+) -> Bundle:
+    """Write ``bundle`` to ``out`` with a general model of ``plan.shares[0]`` of the full model's multiply-adds, and all
+    gates proven anew. Raises ``PlaceError`` and ``OSError``."""
+    check_place(out)
+    manifest, classifier = bundle.manifest, material.classifier
+    spec, full, base = classifier.input, manifest.only("full"), manifest.only("base")
+    whole, [share] = cost.macs(classifier.graph, spec.side), plan.shares
+    small = share * whole < manifest.models[base].macs
+    shape = sized(int(share * whole), spec.side, len(classifier.labels), _SHALLOW if small else BASE.blocks)
+    size = f"1in{whole / macs(ResNet(shape), spec.side):.3g}"
+    name = f"general-{size}"
+    if name in manifest.models:
+        raise PlaceError(f"{manifest.name} has {name} already; name another --share")
+
+    own = kept(plan.seed, material, work)
+    wanted = [Candidate(name, size, shape)]
+    network = candidates.train(plan, material, wanted, bundle.path(full), own, progress)[name].eval()
+    staged = out.with_name(out.name + ".staged")
+    shutil.rmtree(staged, ignore_errors=True)
+    try:
+        lay(bundle, manifest.models, staged)
+        path = staged / name / "1" / "model.onnx"
+        properties = {"bundle": manifest.name, "labels": ",".join(classifier.labels), "model": name}
+        export(network, path, {**properties, "input": msgspec.json.encode(spec).decode()})
+        quantise.as_light_as(bundle.path(base), path, voice.calibrating(spec, material.tune))
+        model = Model(
+            role="submodel",
+            file=f"{name}/1/model.onnx",
+            bytes=path.stat().st_size,
+            sha256=file_digest(path),
+            input=spec,
+            temperature=1.0,  # this and what it covers are measured when gates are proven
+            parameters=network.parameters_count(),
+            macs=macs(network, spec.side),
+            milliseconds=round(
+                1000 * cost.seconds([path], np.zeros((1, 3, spec.side, spec.side), np.float32), _RUNS)[0], 3
+            ),
+            coverage=(0.0,) * len(classifier.labels),
+        )
+        models = {**manifest.models, name: model}
+        about = {**manifest.provenance, name: f"from {len(material.learn)} frames, {plan.epochs} epochs"}
+        grown = msgspec.structs.replace(manifest, models=models, provenance=about)
+        files.write(staged / MANIFEST, msgspec.json.encode(grown))
+        return proving.again(
+            plan,
+            Bundle(staged),
+            material.tune,
+            material.prove,
+            out,
+            progress,
+            workers,
+            signer,
+        )
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
