@@ -73,7 +73,9 @@ def run(
     replacement: Annotated[str | None, typer.Option(help=f"Which submodel goes: {', '.join(POLICIES)}.")] = None,
     prefetch: Annotated[bool | None, typer.Option(help="Fetch what may be needed next while the link idles.")] = None,
     provider: Annotated[str | None, typer.Option(help="auto, cpu, cuda or tensorrt.")] = None,
-    threads: Annotated[int | None, typer.Option(help="Threads per inference.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="Threads of a model's run; 0, the default: what is quicker.")
+    ] = None,
     slowdown: Annotated[
         float | None, typer.Option(help="Run models so many times slower, to play a small device.")
     ] = None,

@@ -8,6 +8,7 @@ import queue
 from collections import Counter
 from collections.abc import Callable
 
+import msgspec
 import numpy as np
 
 from edge_agent import flight
@@ -214,7 +215,8 @@ class Deployment:
         if self._log is None:
             return compose(self._settings, manifest, base, self._asks, room, self._tally)
         loaded = flight.loaded(base) if base is not None else None
-        self._log.write(flight.Begun(self._settings, version, loaded, self._asks, room))
+        found = msgspec.structs.replace(self._settings, threads=max(1, self._keeper.threads))
+        self._log.write(flight.Begun(found, version, loaded, self._asks, room))
         logged = compose(self._settings, manifest, base, self._asks, room, self._tally, flight.Logged)
         assert isinstance(logged, flight.Logged)
         logged.log = self._log

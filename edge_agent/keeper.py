@@ -20,7 +20,7 @@ import numpy as np
 from edge_agent.store import Store, StoreError
 from shared import protocol
 from shared.bundle import Bundle, BundleError, Manifest, digest, parse
-from shared.engine import EngineError, Provider, Session, resident_bytes
+from shared.engine import EngineError, Logits, Provider, Session, resident_bytes
 from shared.link import Link, Message
 
 if TYPE_CHECKING:
@@ -35,6 +35,9 @@ _RETRY_S = 1.0
 _POLL_S = 0.1
 #: Runs of a model that has been loaded, to see that it answers and how fast.
 _TRIES = 5
+#: With so many processors all of them run a model together where that takes at most so much of one's time; with fewer
+#: the rest of the machine would wait.
+SEVERAL, QUICKER = 4, 0.8
 
 
 @dataclass(frozen=True)
@@ -69,13 +72,15 @@ class Keeper:
     ) -> None:
         """Without a store, models come from the bundle directory given to ``use``. ``base``: the model to load first,
         "" for the bundle's own base model, None for none at all. ``trusted``: the key without whose signature nothing
-        is taken. ``slowdown``: see ``Session``."""
+        is taken. ``threads``: of a run; 0 for one or all processors, whichever is the quicker for the model that is
+        loaded first. ``slowdown``: see ``Session``."""
         self.ready: queue.SimpleQueue[Loaded] = queue.SimpleQueue()
         #: What stands in the way, for a person; empty while all is well.
         self.trouble = ""
         self._store, self._link = store, link
         self._trusted = trusted
-        self._provider, self._threads, self._base, self._slowdown = provider, threads, base, slowdown
+        self._provider, self._base, self._slowdown = provider, base, slowdown
+        self.threads = threads
         self._get = protocol.topic(device, "blob", "get")
         self._bundle: Bundle | None = None
         #: Whether the offer has taken the place of another.
@@ -213,17 +218,26 @@ class Keeper:
         model = manifest.models[name]
         # The full model beside a base model: nothing else runs while it does, so it may have every processor.
         alone = model.role == "full" and name != self._first(manifest)
-        threads = len(os.sched_getaffinity(0)) if alone else self._threads
-        session = Session(path, self._provider, threads, self._slowdown)
         image = np.zeros((1, 3, model.input.side, model.input.side), np.float32)
-        took = []
-        for _ in range(_TRIES):
-            begun = time.perf_counter()
-            logits = session.run(image)
-            took.append(time.perf_counter() - begun)
+
+        def tried(threads: int) -> tuple[Session, float, Logits]:
+            session = Session(path, self._provider, threads, self._slowdown)
+            took = []
+            for _ in range(_TRIES):
+                begun = time.perf_counter()
+                logits = session.run(image)
+                took.append(time.perf_counter() - begun)
+            return session, sorted(took)[_TRIES // 2], logits
+
+        processors = len(os.sched_getaffinity(0))
+        session, seconds, logits = tried(processors if alone else max(1, self.threads))
+        if self.threads == 0 and not alone:
+            self.threads = 1
+            if processors >= SEVERAL and (other := tried(processors))[1] <= QUICKER * seconds:
+                self.threads, (session, seconds, logits) = processors, other
         if logits.shape != (1, len(manifest.labels)) or not np.isfinite(logits).all():
             raise EngineError(f"{name}: gives scores of shape {logits.shape} for {len(manifest.labels)} labels")
-        return session, sorted(took)[_TRIES // 2]
+        return session, seconds
 
     def _obtain(self, manifest: Manifest, name: str) -> tuple[Path, bool]:
         model = manifest.models[name]

@@ -62,7 +62,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     replacement: Policy = "lru"
     prefetch: bool = False
     provider: Provider = "auto"
-    threads: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
+    threads: Annotated[int, msgspec.Meta(ge=0, le=64)] = 0
     slowdown: Annotated[float, msgspec.Meta(ge=1, le=1000)] = 1.0
     fps: Annotated[float, msgspec.Meta(ge=0.001, le=1e6)] | None = None
     frames: Annotated[int, msgspec.Meta(ge=1)] | None = None

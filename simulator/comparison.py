@@ -155,7 +155,8 @@ def compare(bench: Bench, setup: Setup, link: links.LinkProfile | None, progress
     setting = world.Setting(device, link or links.load(setup.link), server, setup.fps)
     manifest = bench.manifest
     full = manifest.only("full")
-    seconds = {name: device.seconds(own) for name, own in bench.costs.items()}
+    threads = device.local_threads(bench.costs[manifest.only("base")])
+    seconds = {name: device.seconds(own, threads) for name, own in bench.costs.items()}
     whole = device.seconds(bench.costs[full], device.threads)
     gate = manifest.gate(setup.max_false_hits)
     runs: Runs = {policy: [] for policy in setup.policies}
@@ -163,19 +164,29 @@ def compare(bench: Bench, setup: Setup, link: links.LinkProfile | None, progress
         own = range(place * setup.devices, (place + 1) * setup.devices)
         names = [f"device-{seed}-{number}" for number in range(setup.devices)]
         kits = [
-            Kit(bench.films[n], manifest, gate, setup.deadline_ms / 1e3, seconds, whole, bench.references[n], name)
+            Kit(
+                bench.films[n],
+                manifest,
+                gate,
+                setup.deadline_ms / 1e3,
+                seconds,
+                whole,
+                bench.references[n],
+                name,
+                threads,
+            )
             for n, name in zip(own, names, strict=True)
         ]
         for policy in setup.policies:
             devices = world.play(policy, kits, setting, bench.costs[full], seed, setup.replicas)
-            runs[policy].append(_run(devices, device, device.threads if policy == "device-only" else 1))
+            runs[policy].append(_run(devices, device))
             progress.advance(task)
     progress.remove_task(task)
     return runs
 
 
-def _run(devices: Sequence[world.Device], profile: machines.Device, threads: int) -> Run:
-    """All devices' frames together. ``threads``: that models have run on."""
+def _run(devices: Sequence[world.Device], profile: machines.Device) -> Run:
+    """All devices' frames together."""
     tallies = [one.tally for one in devices]
     frames = sum(tally.frames for tally in tallies)
     latency = tallies[0].latency
@@ -199,8 +210,7 @@ def _run(devices: Sequence[world.Device], profile: machines.Device, threads: int
         "models_pushed": share(lambda tally: tally.pushed) * frames / len(devices),
     }
     if (watts := profile.watts) is not None:
-        # The full model on the device is counted with all its processors already.
-        busy = threads * sum(tally.busy_s for tally in tallies)
+        busy = sum(tally.busy_s for tally in tallies)
         sent, received = sum(one.up.busy_s for one in devices), sum(one.down.busy_s for one in devices)
         row["millijoules"] = 1e3 * (watts.busy - watts.idle) * busy / frames
         row["radio_millijoules"] = 1e3 * (watts.send * sent + watts.receive * received) / frames

@@ -12,6 +12,7 @@ from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
+from edge_agent.keeper import QUICKER, SEVERAL
 from models.cost import Cost
 
 Positive = Annotated[float, msgspec.Meta(gt=0)]
@@ -57,6 +58,11 @@ class Device(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         rates = self.rates["int8" if cost.int8 and "int8" in self.rates else "float32"]
         known = [count for count in rates if count <= threads] or [min(rates)]
         return cost.macs / (rates[max(known)] * 1e9) + cost.operators * self.operator_us / 1e6
+
+    def local_threads(self, cost: Cost) -> int:
+        """That a local model is run on, as ``Keeper`` finds it when it tries the base model, whose ``cost`` it is."""
+        quicker = self.seconds(cost, self.threads) <= QUICKER * self.seconds(cost)
+        return self.threads if self.threads >= SEVERAL and quicker else 1
 
     @property
     def threads(self) -> int:

@@ -82,9 +82,9 @@ class Meter:
 
 @dataclass(frozen=True)
 class Kit:
-    """What minds are made of. ``seconds``: of one run on the device, by model; ``whole``: of the full model on all of
-    its processors. ``reference``: labels ``(frames,)``, for the oracle alone. ``name``: of the device, which its audits
-    are drawn by."""
+    """What minds are made of. ``seconds``: of one run on the device, by model, on so many ``threads``; ``whole``: of
+    the full model on all of its processors. ``reference``: labels ``(frames,)``, for the oracle alone. ``name``: of the
+    device, which its audits are drawn by."""
 
     film: Film
     manifest: Manifest
@@ -94,6 +94,7 @@ class Kit:
     whole: float
     reference: npt.NDArray[np.int64]
     name: str = "device"
+    threads: int = 1
 
     def model(self, name: str, meter: Meter) -> LocalModel:
         """A model of the bundle, whose runs are counted."""

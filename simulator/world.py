@@ -148,7 +148,7 @@ class Servers:
 @dataclass
 class Tally:
     """What a device's run came to. ``hits``: answered by a local level. ``false``: hits with another label than the
-    reference's. ``busy_s``: its processor's. ``agreed``: with the full model's bare first label."""
+    reference's. ``busy_s``: its processors', together. ``agreed``: with the full model's bare first label."""
 
     frames: int = 0
     hits: int = 0
@@ -205,6 +205,7 @@ class Device:
         self._stored: set[str] = set()
         self._generals = kit.manifest.generals()
         self._owning = policy in OWNING
+        self._threads = setting.device.threads if policy == "device-only" else kit.threads
         #: Seconds that every frame takes besides models; cameras do not all look at once.
         self._frame_s = (setting.device.frame_ms + (setting.device.context_ms if policy in REMEMBERING else 0.0)) / 1e3
         self._begins = random.Random(seed).random() / setting.fps if crowd else 0.0
@@ -227,9 +228,9 @@ class Device:
             started = env.now
             frame = film.frame(index)
             step = self._mind.look(frame, started)
-            worked = self._frame_s + self._meter.take()
-            tally.busy_s += worked
-            yield env.timeout(worked)
+            ran = self._meter.take()
+            tally.busy_s += self._frame_s + self._threads * ran
+            yield env.timeout(self._frame_s + ran)
             reply, trouble = None, ""
             if isinstance(step, Ask):
                 reply, trouble = yield from self._ask(step)

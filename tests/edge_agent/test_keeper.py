@@ -17,6 +17,7 @@ from edge_agent import keeper as module
 from edge_agent.keeper import Keeper, Loaded
 from edge_agent.store import Store
 from shared.bundle import MANIFEST, Bundle, BundleError, file_digest
+from shared.engine import Logits, Provider, Session
 from shared.link import Link
 from shared.protocol import BlobRequest, Chunk, encode
 from shared.signing import Key, Signer, generate
@@ -238,6 +239,37 @@ def test_another_model_may_stand_in_for_the_base_and_none_is_loaded_where_none_i
     assert none.version == site.bundle.version
     with pytest.raises(queue.Empty):
         none.ready.get(timeout=0.2)
+
+
+@pytest.mark.parametrize(("processors", "all_of_them", "threads"), [(4, 0.5, 4), (4, 0.9, 1), (2, 0.5, 1), (8, 0.8, 8)])
+def test_all_processors_run_a_model_together_where_it_is_much_quicker(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, processors: int, all_of_them: float, threads: int
+) -> None:
+    """A run takes one second of the clock on one thread, and ``all_of_them`` on all."""
+    clock, used = [0.0], []
+
+    class Timed(Session):
+        def __init__(self, path: Path, provider: Provider, threads: int, slowdown: float) -> None:
+            super().__init__(path, provider, 1, slowdown)
+            used.append(threads)
+            self.takes = 1.0 if threads == 1 else all_of_them
+
+        def run(self, batch: np.ndarray) -> Logits:
+            clock[0] += self.takes
+            return super().run(batch)
+
+    monkeypatch.setattr(module, "Session", Timed)
+    monkeypatch.setattr(module.os, "sched_getaffinity", lambda _: set(range(processors)))
+    monkeypatch.setattr(module.time, "perf_counter", lambda: clock[0])
+    keeper = Keeper(None, None, "cam", "cpu", 0, "")
+    keeper.start()
+    keeper.use(bundle)
+    keeper.want("vehicles")
+    first, second = ready(keeper), ready(keeper)
+    keeper.stop()
+    assert keeper.threads == threads
+    assert (first.seconds, second.seconds) == (pytest.approx(1.0 if threads == 1 else all_of_them),) * 2
+    assert used == ([1, threads, threads] if threads > 1 else [1, processors, 1] if processors >= 4 else [1, 1])
 
 
 def test_a_model_that_the_bundle_has_not_is_said(site: Site) -> None:

@@ -54,7 +54,7 @@ def test_every_host_name_becomes_a_device_name(name: str) -> None:
         {"deadline_ms": 0},
         {"deadline_ms": 60_001},
         {"provider": "gpu"},
-        {"threads": 0},
+        {"threads": -1},
         {"fps": 0.0},
         {"frames": 0},
         {"context": "perhaps"},

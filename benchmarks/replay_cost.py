@@ -1,0 +1,133 @@
+"""What a replay costs beside the decisions that it drives, and whether it stays so when it grows.
+
+    python -m benchmarks.replay_cost
+
+``ratio``: time of a simulated frame of ``ours`` over that of the same hierarchy's calls alone, by turns in one process,
+the median of rounds. ``scale``: for streams from 10,000 to a million frames and for 1 to 1,000 devices of 1,000 frames
+each, in processes of their own: microseconds of a frame, and the resident set before and after, less what the frames to
+be played take. Stream ``dwell`` of the sample's images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from edge_agent.core.types import Ask, Reply
+from models import recorded, sample
+from models.recorded import Models
+from shared.bundle import Bundle
+from shared.engine import peak_resident_bytes, resident_bytes
+from simulator import comparison, links, machines, world
+from simulator.film import shoot
+from simulator.policies import Kit, Meter, mind
+
+_FRAMES, _ROUNDS = 3000, 7
+_SCALE = ((10_000, 1), (100_000, 1), (1_000_000, 1), (1_000, 1), (1_000, 30), (1_000, 1_000))
+
+
+def measure(directory: Path) -> dict[str, Any]:
+    """The figures as the command prints them."""
+    bundle = Bundle(directory)
+    [kit] = _kits(bundle, _FRAMES, 1)
+    setting, full = _setting(), comparison.costs(bundle)[bundle.manifest.only("full")]
+    alone, played = [], []
+    for _ in range(_ROUNDS):
+        begun = time.perf_counter()
+        _decide(kit)
+        middle = time.perf_counter()
+        world.play("ours", [kit], setting, full, 0)
+        alone.append(middle - begun)
+        played.append(time.perf_counter() - middle)
+    return {
+        "bundle": f"{bundle.manifest.name} {bundle.version}",
+        "core_us": 1e6 * median(alone) / _FRAMES,
+        "replay_us": 1e6 * median(played) / _FRAMES,
+        "ratio": median(two / one for one, two in zip(alone, played, strict=True)),
+    }
+
+
+def scaled(directory: Path, frames: int, devices: int) -> dict[str, Any]:
+    """One replay of that size, in this process."""
+    bundle = Bundle(directory)
+    kits = _kits(bundle, frames, devices)
+    full = comparison.costs(bundle)[bundle.manifest.only("full")]
+    before, begun = resident_bytes(), time.perf_counter()
+    run = world.play("ours", kits, _setting(), full, 0, replicas=1 + devices // 20)
+    seconds = time.perf_counter() - begun
+    assert sum(device.tally.frames for device in run) == frames * devices
+    return {
+        "frames": frames,
+        "devices": devices,
+        "frame_us": 1e6 * seconds / (frames * devices),
+        "grown_bytes": resident_bytes() - before,
+        "grown_bytes_a_device": (resident_bytes() - before) / devices,
+        "peak_resident_bytes": peak_resident_bytes(),
+    }
+
+
+def _kits(bundle: Bundle, frames: int, devices: int) -> list[Kit]:
+    manifest = bundle.manifest
+    models: Models = recorded.opened(bundle)
+    full = manifest.only("full")
+    films = shoot("dwell", range(devices), frames, sample.load(), models, full)
+    device, costs = machines.device("rpi4"), comparison.costs(bundle)
+    seconds = {name: device.seconds(cost) for name, cost in costs.items()}
+    temperature = manifest.models[full].temperature
+    references = [film.reference(full, temperature, manifest.context) for film in films]
+    return [
+        Kit(film, manifest, manifest.gate(0.01), 0.25, seconds, device.seconds(costs[full], 4), own, f"device-{number}")
+        for number, (film, own) in enumerate(zip(films, references, strict=True))
+    ]
+
+
+def _setting() -> world.Setting:
+    return world.Setting(machines.device("rpi4"), links.load("wifi"), machines.server("host"))
+
+
+def _decide(kit: Kit) -> None:
+    """The calls alone: every question is answered at once, and what is wanted is there."""
+    meter = Meter()
+    hierarchy = mind("ours", kit, meter)
+    logits = kit.film.pictures.logits[kit.manifest.only("full")]
+    for index in range(len(kit.film)):
+        frame, now = kit.film.frame(index), index / 30
+        step = hierarchy.look(frame, now)
+        reply = Reply(index, logits[frame.view]) if isinstance(step, Ask) else None
+        answer = hierarchy.settle(step, reply, now + 0.02)
+        if answer.audit:
+            hierarchy.audited(Reply(index, logits[frame.view]), now)
+        if hierarchy.wanted is not None:
+            hierarchy.install(kit.model(hierarchy.wanted, meter))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bundle", type=Path, default=Path("models/zoo/cifar10"))
+    parser.add_argument("--one", type=int, nargs=2, metavar=("FRAMES", "DEVICES"), help="one replay of that size")
+    asked = parser.parse_args()
+    if asked.one:
+        print(json.dumps(scaled(asked.bundle, *asked.one)))
+        return
+    found = measure(asked.bundle)
+    found["scale"] = [
+        json.loads(
+            subprocess.run(
+                [sys.executable, "-m", "benchmarks.replay_cost", "--bundle", asked.bundle, "--one", *map(str, size)],
+                check=True,
+                capture_output=True,
+            ).stdout
+        )
+        for size in _SCALE
+    ]
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
