@@ -56,7 +56,7 @@ def measure(directory: Path, name: streams.Name, seed: int) -> dict[str, object]
         session = Session(Path(scratch) / "model.onnx", "cpu")
     image = np.zeros((1, 3, 32, 32), np.float32)
 
-    hierarchy = replay.ours(stream, family, gate.risk)
+    hierarchy = replay.ours(stream, family, gate.claim)
     runs, decisions = [], []
     for count in range(_ROUNDS * _FRAMES):
         begun = time.perf_counter()

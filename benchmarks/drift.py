@@ -60,7 +60,7 @@ def measure(directory: Path, name: streams.Name, seeds: range, onset: int, budge
             stream = Recorded(plan.label, logits, None)
             reference = replay.reference_labels(stream, family)
             for policy, own in rows.items():
-                hierarchy = replay.ours(stream, family, gate.risk)
+                hierarchy = replay.ours(stream, family, gate.claim)
                 if policy == "audited":
                     hierarchy.audits = _audits(gate, family, plan.seed)
                 own.append(_figures(replay.run(stream, family, hierarchy), reference, onset))
@@ -72,7 +72,7 @@ def measure(directory: Path, name: streams.Name, seeds: range, onset: int, budge
         "seeds": len(seeds),
         "onset": onset,
         "max_false_hits": budget,
-        "threshold": gate.risk,
+        "claim": gate.claim,
         "drifts": figures,
     }
 

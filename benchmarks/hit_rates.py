@@ -57,7 +57,7 @@ def measure(directory: Path, stream: streams.Name, seeds: range, frames: int, bu
         "seeds": len(seeds),
         "frames": frames,
         "max_false_hits": budget,
-        "threshold": gate.risk,
+        "claim": gate.claim,
         "entropy": gate.entropy,
         "policies": {policy: _summary(own) for policy, own in rows.items()},
     }
@@ -67,10 +67,10 @@ def _policies(recording: Recorded, family: replay.Family, gate: Gate, budget: fl
     full = recording.logits[family.full].argmax(1)
     reference = replay.reference_labels(recording, family)
     ways = {
-        "ours": replay.ours(recording, family, gate.risk),
+        "ours": replay.ours(recording, family, gate.claim),
         "cachenet": replay.paper(recording, family, gate.entropy),
-        "generalist": replay.ours(recording, family.generalists(), gate.risk),
-        "server+context": replay.full_alone(recording, family, family.context, gate.risk),
+        "generalist": replay.ours(recording, family.generalists(), gate.claim),
+        "server+context": replay.full_alone(recording, family, family.context, gate.claim),
         "server-only": replay.full_alone(recording, family, FORGETFUL),
     }
     runs = {policy: replay.run(recording, family, hierarchy) for policy, hierarchy in ways.items()}

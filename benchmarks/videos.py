@@ -88,7 +88,7 @@ def _watch(bundle: Bundle, models: recorded.Models, pictures: list[Picture]) -> 
     family = replay.family(bundle.manifest)
     stream = recorded.film(pictures, np.zeros(len(pictures), np.int64), models)
     full = stream.logits[family.full].argmax(1)
-    done = replay.run(stream, family, replay.ours(stream, family, bundle.manifest.gate(0.01).risk))
+    done = replay.run(stream, family, replay.ours(stream, family, bundle.manifest.gate(0.01).claim))
     return _Watched(
         np.array([_moving(pictures[max(0, index - _LAG)], own) < _STILL for index, own in enumerate(pictures)]),
         np.array([level == "frames" for level in done.levels]),

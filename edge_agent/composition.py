@@ -62,17 +62,18 @@ def compose(
     gate = gate_of(settings, manifest)
     full = manifest.only("full")
     classes = len(manifest.labels)
+    threshold: float | None = None
     if settings.gate == "entropy":
         threshold = gate.entropy
         context: Context = Memoryless(classes)
     else:
         candour = manifest.context.candour
         parameters = manifest.context if settings.context else msgspec.structs.replace(FORGETFUL, candour=candour)
-        threshold, context = gate.risk, Context(classes, parameters)
+        context = Context(classes, parameters)
     # Without a base model any submodel is better than none.
     least = base.coverage if base is not None and "base" in settings.levels else np.zeros(classes)
     return kind(
-        Rules(threshold, settings.deadline_ms / 1000, full, manifest.models[full].temperature),
+        Rules(gate.claim, settings.deadline_ms / 1000, full, manifest.models[full].temperature, threshold),
         context,
         FrameCache() if "frames" in settings.levels else None,
         Submodels(room, least, settings.replacement) if base is not None and "submodels" in settings.levels else None,

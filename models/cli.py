@@ -578,7 +578,7 @@ def inspect(
 
 
 def _warn_unproven(bundle: Bundle) -> None:
-    if not any(gate.risk for gate in bundle.manifest.gates):
+    if not any(gate.claim for gate in bundle.manifest.gates):
         typer.echo("No gate could be proven, so a device asks about every frame: prove with more frames.", err=True)
 
 

@@ -1,4 +1,4 @@
-"""Thresholds: the loosest risk at which false hits stay within a budget, found on held-out streams.
+"""Gates: how much risk hits may claim so that false hits stay within a budget, found on held-out streams.
 
 The very hierarchy that runs on a device is replayed over streams of images that no model was trained on; what it
 decides is compared with the reference. The unit of the bound is a stream on its own disjoint pool of images, because
@@ -25,31 +25,12 @@ from models.scores import softmax
 from shared.habits import LEAST
 from shared.risk import below_zero, margin
 
-#: A risk at which a guess may become a hit.
-_LIKELY = 0.05
+#: What hits may claim where it is not known yet.
+_LIKELY = 0.01
 #: The share of streams that may be over the budget.
 _EXCEPTIONS = 0.05
-#: Thresholds on risk that are tried, strictest first; and on entropy, nats.
-GRID = (
-    0.001,
-    0.002,
-    0.004,
-    0.007,
-    0.01,
-    0.014,
-    0.02,
-    0.025,
-    0.03,
-    0.035,
-    0.04,
-    0.045,
-    0.05,
-    0.06,
-    0.08,
-    0.1,
-    0.14,
-    0.2,
-)
+#: Claims that are tried, strictest first; and thresholds on entropy, nats.
+GRID = tuple(round(0.0005 * 1.25**power, 5) for power in range(23))  # 0.0005 to 0.068
 ENTROPIES = tuple(round(0.001 * 1.5**power, 4) for power in range(17))  # 0.001 to 0.66
 
 
@@ -134,16 +115,17 @@ def fit(
     workers: int = 1,
     tried: Callable[[], object] = lambda: None,
 ) -> list[float]:
-    """For each budget the loosest threshold of ``grid`` at which ``rule`` keeps within it; 0 if it does at none.
+    """For each budget the largest claim (or threshold) of ``grid`` at which ``rule`` keeps within it; 0 if it does at
+    none.
 
     To keep within it is two things: on every kind of stream the mean over streams is within the budget, by Student's
     one-sided bound at ``confidence`` (approximate, for a stream's rate of false hits is not normal); and of the typical
     streams of every kind no more than ``_EXCEPTIONS`` are over it, or one where they are few.
 
-    Fixed-sequence testing (A. Angelopoulos et al., "Learn then Test", arXiv 2110.01052, section 2.2): thresholds are
+    Fixed-sequence testing (A. Angelopoulos et al., "Learn then Test", arXiv 2110.01052, section 2.2): they are
     tried from the strictest and the first that cannot be shown to hold ends the search, so no correction for their
     number is due. ``workers``: processes to replay with; they change nothing but the time. ``tried`` is called after
-    each threshold.
+    each.
     """
     every = {id(stream): stream for kind in kinds for stream in kind.apart + kind.typical}
     streams = list(every.values())
@@ -151,15 +133,15 @@ def fit(
     open_ = set(budgets)
     with _each(streams, family, rule, workers) as each:
         references = list(each(_reference, range(len(streams))))
-        for threshold in grid:
-            tasks = [(number, threshold, expected) for number, expected in enumerate(references)]
+        for gate in grid:
+            tasks = [(number, gate, expected) for number, expected in enumerate(references)]
             rates = dict(zip(every, each(_rate, tasks), strict=True))
             worst = max(upper_bound([rates[id(stream)] for stream in kind.apart], confidence) for kind in kinds)
             typical = [np.array([rates[id(stream)] for stream in kind.typical]) for kind in kinds]
             open_ = {
                 budget for budget in open_ if worst <= budget and all(_rare(several > budget) for several in typical)
             }
-            proven |= dict.fromkeys(open_, threshold)
+            proven |= dict.fromkeys(open_, gate)
             tried()
             if not open_:
                 break
@@ -197,10 +179,10 @@ def _reference(number: int) -> npt.NDArray[np.int64]:
 
 
 def _rate(task: tuple[int, float, npt.NDArray[np.int64]]) -> float:
-    """False hits of a stream at a threshold, given its reference."""
-    number, threshold, expected = task
+    """False hits of a stream at a gate, given its reference."""
+    number, gate, expected = task
     streams, family, rule = _ABOUT[0]
-    return run(streams[number], family, rule(streams[number], family, threshold)).false_hits(expected)
+    return run(streams[number], family, rule(streams[number], family, gate)).false_hits(expected)
 
 
 def _rare(over: npt.NDArray[np.bool_]) -> bool:

@@ -95,14 +95,14 @@ class Replay:
         return float((self.hit & (self.labels != reference)).mean())
 
 
-#: What decides over a stream, given a threshold.
+#: What decides over a stream, given what may be claimed, or for the paper's a threshold.
 Rule = Callable[[Recorded, Family, float], Hierarchy]
 
 
-def ours(stream: Recorded, family: Family, threshold: float) -> Hierarchy:
+def ours(stream: Recorded, family: Family, claim: float) -> Hierarchy:
     """A device's hierarchy with every submodel resident."""
     hierarchy = Hierarchy(
-        _rules(family, threshold),
+        _rules(family, claim),
         Context(_classes(stream), family.context),
         FrameCache() if stream.signatures is not None else None,
         Submodels(1 << 40, family.coverage[family.base]),
@@ -117,7 +117,7 @@ def paper(stream: Recorded, family: Family, threshold: float) -> Hierarchy:
     """The rule of CacheNet as published: one submodel, trusted where the entropy of what it says is low. Better off
     than on a device: the one is the best of all, and is there without having been fetched."""
     hierarchy = Hierarchy(
-        _rules(family, threshold),
+        _rules(family, 0.0, threshold),
         Memoryless(_classes(stream)),
         submodels=Submodels(1 << 40, np.zeros(_classes(stream))),
     )
@@ -127,9 +127,9 @@ def paper(stream: Recorded, family: Family, threshold: float) -> Hierarchy:
     return hierarchy
 
 
-def full_alone(stream: Recorded, family: Family, context: ContextParameters, threshold: float = 0.0) -> Hierarchy:
+def full_alone(stream: Recorded, family: Family, context: ContextParameters, claim: float = 0.0) -> Hierarchy:
     """The full model on every frame, with a context of these parameters."""
-    return Hierarchy(_rules(family, threshold), Context(_classes(stream), context))
+    return Hierarchy(_rules(family, claim), Context(_classes(stream), context))
 
 
 def run(stream: Recorded, family: Family, hierarchy: Hierarchy) -> Replay:
@@ -176,8 +176,8 @@ def settle(stream: Recorded, family: Family, hierarchy: Hierarchy, step: Step) -
     return answer
 
 
-def _rules(family: Family, threshold: float) -> Rules:
-    return Rules(threshold, 1.0, family.full, family.temperatures[family.full])
+def _rules(family: Family, claim: float, threshold: float | None = None) -> Rules:
+    return Rules(claim, 1.0, family.full, family.temperatures[family.full], threshold)
 
 
 def _classes(stream: Recorded) -> int:

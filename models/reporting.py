@@ -128,7 +128,7 @@ def _sessions(
     if len(present) < 2 or not table:
         return None
     chosen = {"all": range(len(table)), **({"unseen": UNSEEN} if known and len(table) == len(SCENES) else {})}
-    threshold = manifest.gate(_BUDGET).risk
+    claim = manifest.gate(_BUDGET).claim
     ways = {"selected": family, "same_size_generalist": family.generalists()}
     chosen_rows = np.flatnonzero(np.isin(part.split.labels, present))
     tables = {name: own[chosen_rows] for name, own in said.items()}  # what the models say of the pictures of ``split``
@@ -140,7 +140,7 @@ def _sessions(
             stream = Recorded(plan.label, {name: own[plan.source] for name, own in tables.items()}, None)
             expected = replay.reference_labels(stream, family)
             for way, own in ways.items():
-                done = replay.run(stream, own, replay.ours(stream, own, threshold))
+                done = replay.run(stream, own, replay.ours(stream, own, claim))
                 rows[way][where].append((float(done.hit.mean()), done.false_hits(expected)))
                 progress.advance(task)
     progress.remove_task(task)

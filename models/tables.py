@@ -27,13 +27,13 @@ def models(bundle: Bundle, as_json: bool) -> None:
         }
         for name, model in manifest.models.items()
     }
-    gates = {str(gate.max_false_hits): gate.risk for gate in manifest.gates}
+    gates = {str(gate.max_false_hits): gate.claim for gate in manifest.gates}
     if as_json:
         print(json.dumps({"name": manifest.name, "models": rows, "gates": gates, "signed": bool(bundle.signature)}))
         return
     proven = ", ".join(f"{risk:g} for {budget} false hits" for budget, risk in gates.items())
     table = _table(manifest.name, ("model", "role"), ("params", "MACs", "kB", "ms", "coverage"))
-    table.caption = f"risk thresholds: {proven}; {'signed' if bundle.signature else 'not signed'}"
+    table.caption = f"risk that may be claimed: {proven}; {'signed' if bundle.signature else 'not signed'}"
     for name, row in rows.items():
         table.add_row(name, str(row["role"]), *_costs(row), f"{row['mean_coverage']:.1%}")
     Console().print(table)

@@ -18,7 +18,7 @@ from shared.gate import Posterior
 from shared.habits import ContextParameters
 from shared.image import Input
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST, SIGNATURE = "bundle.json", "bundle.sig"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -50,14 +50,20 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Gate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The threshold on ``risk`` that keeps false hits within ``max_false_hits`` per frame, and how it was found;
-    ``entropy``, nats, is the same for the rule of CacheNet as published."""
+    """The risk that hits may ``claim``, a frame on average, so that false hits stay within ``max_false_hits`` per
+    frame, and how it was found; ``entropy``, nats: the threshold that does it for CacheNet's rule as published."""
 
     max_false_hits: float
-    risk: float
+    claim: float
     confidence: float
     streams: int
     entropy: float = 0.0
+
+
+class _Format(msgspec.Struct):
+    """What tells which fields the rest has."""
+
+    format: int
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -99,12 +105,13 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def parse(data: bytes) -> Manifest:
     """Decode and check a manifest, from a file or the catalogue. Raises ``BundleError``."""
     try:
+        format_ = msgspec.json.decode(data, type=_Format).format
+        if format_ != FORMAT:
+            raise BundleError(f"{MANIFEST}: format {format_}, this version reads {FORMAT}; build the bundle again")
         manifest = msgspec.json.decode(data, type=Manifest)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BundleError(f"{MANIFEST}: {error}") from None
     roles = [model.role for model in manifest.models.values()]
-    if manifest.format != FORMAT:
-        raise BundleError(f"{MANIFEST}: format {manifest.format}, this version reads {FORMAT}")
     if not _NAME.fullmatch(manifest.name) or not all(_NAME.fullmatch(name) for name in manifest.models):
         raise BundleError(f"{MANIFEST}: a name is not of lower-case letters, digits and . _ -")
     if len(manifest.labels) < 2 or roles.count("full") != 1 or roles.count("base") != 1 or not manifest.gates:

@@ -119,7 +119,8 @@ class Detector:
 
 
 class Audits:
-    """Draws the windows, judges them, and says by what factor the gate's threshold should differ from the bundle's."""
+    """Draws the windows, judges them, and says by what factor the risk that may be claimed should differ from the
+    bundle's."""
 
     def __init__(self, allowed: float, budget: float, temperature: float, draw: Callable[[], float]) -> None:
         """``allowed``: the false hits that were promised, per frame. ``budget``: the share of frames that may be sent
@@ -141,7 +142,7 @@ class Audits:
 
     @property
     def factor(self) -> float:
-        """What the threshold is to be multiplied by."""
+        """What the claim, and the threshold at once, is to be multiplied by."""
         return self._factor * (_STRICTER if self.doubtful else 1.0)
 
     @property

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from edge_agent.core.allowance import Allowance
 from edge_agent.core.audits import Audits
 from edge_agent.core.frame import Frame
 from edge_agent.core.frames import FrameCache
@@ -62,13 +63,15 @@ class Tally:
 
 @dataclass(frozen=True)
 class Rules:
-    """What the hierarchy must hold to. ``threshold``: the risk at or under which a guess is a hit. ``deadline``:
-    seconds a frame may take."""
+    """What the hierarchy must hold to. ``claim``: the risk that hits may claim, a frame on average (see ``Allowance``).
+    ``deadline``: seconds a frame may take. ``threshold``: the risk at or under which a guess is a hit, whatever is
+    claimed; None where the allowance says it."""
 
-    threshold: float
+    claim: float
     deadline: float
     full_model: str
     full_temperature: float
+    threshold: float | None = None
 
 
 class Hierarchy:
@@ -88,6 +91,7 @@ class Hierarchy:
         self.rules, self.context, self.tally = rules, context, tally or Tally()
         self.frames, self.submodels, self.base = frames, submodels, base
         self.audits = audits
+        self._allowance = Allowance(rules.claim)
         #: The full model, where the device has it as well.
         self.full: LocalModel | None = None
         self.routes = Routes()
@@ -108,8 +112,13 @@ class Hierarchy:
 
     @property
     def threshold(self) -> float:
-        """The risk at or under which a guess is a hit now: the bundle's, as the audits have corrected it."""
-        return self.rules.threshold * (1.0 if self.audits is None else self.audits.factor)
+        """The risk at or under which a guess is a hit now, as the audits have corrected it."""
+        fixed = self.rules.threshold
+        return self._factor * (self._allowance.threshold if fixed is None else fixed)
+
+    @property
+    def _factor(self) -> float:
+        return 1.0 if self.audits is None else self.audits.factor
 
     def look(self, frame: Frame, now: float) -> Step:
         """Try the levels in order; the first whose guess carries little enough risk is a hit."""
@@ -168,6 +177,8 @@ class Hierarchy:
             reason = f"{step.reason}; {trouble}" if trouble else step.reason
             answer = self._answer(step.frame, step.best, "fallback", reason)
         self.tally.count(answer.level)
+        if answer.level != "fallback":  # a guess that nobody could be asked about earns nothing
+            self._allowance.spend(answer.risk if answer.hit else 0.0, self._factor)
         if self.audits is not None:
             guess = step.guess if isinstance(step, Hit) else step.best
             alone = None if self.context.owed(guess.word) else guess.belief

@@ -33,7 +33,7 @@ def build(
     audits: Audits | None = None,
 ) -> Hierarchy:
     return Hierarchy(
-        Rules(threshold, 0.25, "full", 1.0),
+        Rules(0.0, 0.25, "full", 1.0, threshold),
         Context(CLASSES, parameters),
         FrameCache(),
         Submodels(room, np.full(CLASSES, 0.5)),
@@ -237,7 +237,7 @@ def test_a_false_hit_that_an_audit_finds_is_corrected_and_makes_the_gate_stricte
 
 
 def test_a_hierarchy_without_local_levels_asks_and_falls_back_on_what_it_expects() -> None:
-    hierarchy = Hierarchy(Rules(0.05, 0.25, "full", 1.0), Context(CLASSES))
+    hierarchy = Hierarchy(Rules(0.0, 0.25, "full", 1.0, 0.05), Context(CLASSES))
     for index in range(5):
         step = hierarchy.look(frame(index, None), 0.0)
         assert isinstance(step, Ask)
@@ -401,7 +401,7 @@ def test_a_recommended_submodel_is_wanted_until_it_is_here() -> None:
 def test_where_the_cloud_answers_before_a_local_model_would_it_is_asked_at_once() -> None:
     """Until it is out of reach: then the best local guess is wanted again."""
     hierarchy = Hierarchy(
-        Rules(0.05, 0.25, "full", 1.0), Context(CLASSES), None, None, local("base", seconds=0.1, level="base")
+        Rules(0.0, 0.25, "full", 1.0, 0.05), Context(CLASSES), None, None, local("base", seconds=0.1, level="base")
     )
 
     def looked(index: int, reply: bool) -> bool:
@@ -447,7 +447,7 @@ def test_a_submodel_that_can_never_fit_is_not_wanted_again() -> None:
 
 
 def test_without_the_level_no_submodel_is_wanted_or_kept() -> None:
-    hierarchy = Hierarchy(Rules(0.05, 0.25, "full", 1.0), Context(CLASSES))
+    hierarchy = Hierarchy(Rules(0.0, 0.25, "full", 1.0, 0.05), Context(CLASSES))
     step = hierarchy.look(frame(0, None), 0.0)
     hierarchy.settle(step, Reply(0, logits(1, SURE), "special"), 0.0)
     assert hierarchy.wanted is None

@@ -45,7 +45,7 @@ def contents(name: str) -> bytes:
 
 def manifest() -> Fields:
     return {
-        "format": 1,
+        "format": 2,
         "name": "tiny",
         "task": "classification",
         "labels": LABELS,
@@ -55,7 +55,7 @@ def manifest() -> Fields:
             "pets": model("pets", "submodel", (0, 1)),
         },
         "gates": [
-            {"max_false_hits": budget, "risk": budget * 2, "confidence": 0.9, "streams": 20} for budget in (0.01, 0.05)
+            {"max_false_hits": budget, "claim": budget * 2, "confidence": 0.9, "streams": 20} for budget in (0.01, 0.05)
         ],
         "context": {},
         "provenance": {"data": "none"},
@@ -100,9 +100,9 @@ def test_a_bundle_of_real_models_opens(tmp_path: Path) -> None:
 
 def test_the_loosest_gate_within_the_budget_is_chosen() -> None:
     tiny = parse(encoded(manifest()))
-    assert tiny.gate(0.01).risk == 0.02
-    assert tiny.gate(0.04).risk == 0.02
-    assert tiny.gate(0.5).risk == 0.1
+    assert tiny.gate(0.01).claim == 0.02
+    assert tiny.gate(0.04).claim == 0.02
+    assert tiny.gate(0.5).claim == 0.1
     with pytest.raises(BundleError, match=r"least is 0\.01"):
         tiny.gate(0.001)
 
@@ -151,7 +151,7 @@ WRONG = {
     "unknown key of an input": changed(*BASE, "input", "extra", to=1),
     "unknown key of the context": changed("context", "swich", to=0.1),
     "unknown role": changed(*BASE, "role", to="other"),
-    "another format": changed("format", to=2),
+    "another format": changed("format", to=1),
     "another task": changed("task", to="detection"),
     "a name with a slash": changed("name", to="a/b"),
     "a name that climbs": changed("name", to=".."),

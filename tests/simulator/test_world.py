@@ -56,7 +56,7 @@ def manifest() -> Manifest:
         )
 
     models = {"full": model("full"), "base": model("base"), "own": model("submodel", (0, 1))}
-    gates = (Gate(0.01, 0.05, 0.95, 16, 0.2),)
+    gates = (Gate(0.01, 0.01, 0.95, 16, 0.2),)
     return Manifest(FORMAT, "invented", "classification", tuple("abcd"), models, gates, ContextParameters(), {})
 
 
