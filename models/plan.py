@@ -33,8 +33,8 @@ class Plan:
     refining: int = 3
     tuning_pools: int = 4
     pools: int = 16
-    typical: int = 48
-    frames: int = 1200
+    typical: int = 40
+    frames: int = 1000
     precision: Precision = "auto"
     seed: int = 0
 

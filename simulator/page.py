@@ -78,6 +78,7 @@ def _fair(found: Found) -> list[Policy]:
 
 
 def _figures(found: Found) -> str:
+    powered = all("millijoules" in of for of in found.values())
     head = (
         "policy",
         "mean ms",
@@ -90,6 +91,7 @@ def _figures(found: Found) -> str:
         "agreement",
         "bytes up",
         "down",
+        *(["mJ a frame", "of it radio"] if powered else ()),
     )
     rows = [
         (
@@ -101,10 +103,15 @@ def _figures(found: Found) -> str:
             f"{of['agreement']:.1%}",
             f"{of['bytes_up']:,.0f}",
             f"{of['bytes_down']:,.0f}",
+            *([f"{_energy(of):.1f}", f"{of['radio_millijoules']:.1f}"] if powered else ()),
         )
         for policy, of in found.items()
     ]
     return table(head, rows)
+
+
+def _energy(of: Mapping[str, Any]) -> float:
+    return float(of["millijoules"] + of["radio_millijoules"])
 
 
 def _colours(names: Sequence[str]) -> dict[str, str]:
