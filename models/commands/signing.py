@@ -1,0 +1,52 @@
+"""Keys and signatures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from models.commands.options import refuse
+from shared.bundle import SIGNATURE, Bundle, BundleError
+
+
+def keys(
+    out: Annotated[Path, typer.Option(help="Directory for the two files.")] = Path("keys"),
+) -> None:
+    """Make a pair of keys: one to sign bundles with, and one for devices to trust.
+
+    Example: model-builder keys --out keys
+    """
+    from shared.signing import SigningError, generate
+
+    try:
+        private, public = generate(out)
+    except SigningError as error:
+        refuse(str(error))
+    except OSError as error:
+        refuse(f"{error.filename or out}: {error.strerror or error}")
+    typer.echo(
+        f"Written: {private}, to sign with, which nobody else may see (model-builder sign BUNDLE --key {private})"
+    )
+    typer.echo(f"         {public}, for devices (edge-agent run ... --trusted-key {public})")
+
+
+def sign(
+    bundle: Annotated[Path, typer.Argument(help="Directory of the bundle.")],
+    key: Annotated[Path, typer.Option(help="Private key; 'model-builder keys' makes one.")],
+) -> None:
+    """Sign a bundle, in the place of any signature before.
+
+    Example: model-builder sign build/mine --key keys/bundle.key
+    """
+    from shared import files
+    from shared.signing import Signer, SigningError
+
+    try:
+        files.write(bundle / SIGNATURE, Signer(key).sign(Bundle(bundle).data))
+    except (BundleError, SigningError) as error:
+        refuse(str(error))
+    except OSError as error:
+        refuse(f"{error.filename or bundle}: {error.strerror or error}")
+    typer.echo(f"Signed: {bundle}")
