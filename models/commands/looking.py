@@ -19,6 +19,7 @@ from models.commands.options import (
     Preprocessing,
     Threads,
     Work,
+    full_of,
     kept,
     progress_bar,
     refuse,
@@ -76,7 +77,7 @@ def report(
 
         from models import cifar10, material, recorded, reporting
         from models.cifar10 import DatasetError
-        from models.classifier import ClassifierError, understand
+        from models.classifier import ClassifierError
         from models.frames import FramesError, find
         from models.page import html
         from models.teach import look
@@ -86,8 +87,7 @@ def report(
     torch.set_num_threads(threads)
     try:
         found = Bundle(bundle)
-        model = found.manifest.models[found.manifest.only("full")]
-        classifier = understand(found.directory / model.file, model.input, found.manifest.labels)
+        classifier = full_of(found)
         source = None if data is None else find(data, every)
         if source is None and found.manifest.labels != cifar10.LABELS:
             refuse("no test images of these labels are known; give --data")

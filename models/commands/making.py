@@ -15,10 +15,16 @@ from models.commands.options import (
     Embedding,
     Every,
     Full,
+    HeldOut,
+    Json,
+    Key,
     Labels,
     Preprocessing,
+    Quick,
+    Scenes,
     Threads,
     Work,
+    Workers,
     kept,
     progress_bar,
     refuse,
@@ -104,17 +110,12 @@ def build(
     full: Full,
     data: Data,
     out: Annotated[Path, typer.Option(help="Where the bundle goes, in the place of any before.")],
-    held_out: Annotated[
-        Path | None,
-        typer.Option(help="Frames to tune on and to prove gates with. Default: three tenths of --data."),
-    ] = None,
+    held_out: HeldOut = None,
     preprocessing: Preprocessing = "",
     labels: Labels = None,
     embedding: Embedding = None,
     every: Every = 1,
-    scenes: Annotated[
-        Path | None, typer.Option(help="JSON: lists of labels that come together. Default: drawn at random.")
-    ] = None,
+    scenes: Scenes = None,
     share: Annotated[
         list[float] | None,
         typer.Option(
@@ -139,12 +140,12 @@ def build(
         ),
     ] = 0.002,
     precision: Annotated[str, typer.Option(help="Of local models: float16, int8, or auto, what is measured.")] = "auto",
-    workers: Annotated[int, typer.Option(help="Processes to prove gates with.", min=1)] = PROCESSORS,
-    key: Annotated[Path | None, typer.Option(help="Private key to sign with; 'model-builder keys' makes one.")] = None,
-    quick: Annotated[bool, typer.Option(help="Every stage, in a minute; good for nothing but a try.")] = False,
+    workers: Workers = PROCESSORS,
+    key: Key = None,
+    quick: Quick = False,
     work: Work = None,
     threads: Threads = PROCESSORS,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the models as JSON on stdout.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Build a bundle from your own ONNX classifier and unlabelled frames.
 

@@ -12,8 +12,15 @@ from models.commands.options import (
     PROCESSORS,
     Data,
     Every,
+    HeldOut,
+    Json,
+    Key,
+    Quick,
+    Scenes,
     Threads,
     Work,
+    Workers,
+    full_of,
     kept,
     progress_bar,
     refuse,
@@ -34,7 +41,7 @@ def specialise(
     recent: Annotated[Path | None, typer.Option(help="Frames that devices sent, as a server writes them.")] = None,
     out: Annotated[Path | None, typer.Option(help="Where the updated bundle goes, in the place of any before.")] = None,
     prepare: Annotated[bool, typer.Option(help="Only let the full model look at --data, ahead of need.")] = False,
-    key: Annotated[Path | None, typer.Option(help="Private key to sign with.")] = None,
+    key: Key = None,
     every: Every = 1,
     work: Work = None,
     threads: Threads = PROCESSORS,
@@ -49,7 +56,7 @@ def specialise(
         import torch
 
         from models import specialise as specialising
-        from models.classifier import ClassifierError, understand
+        from models.classifier import ClassifierError
         from models.frames import FramesError, find
         from models.material import gather
         from models.restore import RestoreError
@@ -62,8 +69,7 @@ def specialise(
     try:
         found = Bundle(bundle)
         signer = Signer(key) if key is not None else None
-        model = found.manifest.models[found.manifest.only("full")]
-        classifier = understand(found.directory / model.file, model.input, found.manifest.labels)
+        classifier = full_of(found)
         sources = [find(source, every) for source in (data, held_out) if source is not None]
         with progress_bar() as progress:
             seen = [(frames, taught(classifier, frames, kept(work), threads, progress)) for frames in sources]
@@ -92,20 +98,15 @@ def add_size(
     ],
     data: Data,
     out: Annotated[Path, typer.Option(help="Where the bundle goes, in the place of any before.")],
-    held_out: Annotated[
-        Path | None,
-        typer.Option(help="Frames to tune on and to prove gates with. Default: three tenths of --data."),
-    ] = None,
-    scenes: Annotated[
-        Path | None, typer.Option(help="JSON: lists of labels that come together. Default: drawn at random.")
-    ] = None,
+    held_out: HeldOut = None,
+    scenes: Scenes = None,
     every: Every = 1,
-    key: Annotated[Path | None, typer.Option(help="Private key to sign with.")] = None,
-    workers: Annotated[int, typer.Option(help="Processes to prove gates with.", min=1)] = PROCESSORS,
-    quick: Annotated[bool, typer.Option(help="In a minute; good for nothing but a try.")] = False,
+    key: Key = None,
+    workers: Workers = PROCESSORS,
+    quick: Quick = False,
     work: Work = None,
     threads: Threads = PROCESSORS,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the models as JSON on stdout.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Add a general model of another size to a bundle, and prove its gates anew: a smaller one answers most frames of a
     small device in less time.
@@ -116,7 +117,7 @@ def add_size(
         import torch
 
         from models import sizes
-        from models.classifier import ClassifierError, understand
+        from models.classifier import ClassifierError
         from models.frames import FramesError, find
         from models.material import gather
         from models.place import PlaceError
@@ -130,8 +131,7 @@ def add_size(
     try:
         found = Bundle(bundle)
         signer = Signer(key) if key is not None else None
-        model = found.manifest.models[found.manifest.only("full")]
-        classifier = understand(found.directory / model.file, model.input, found.manifest.labels)
+        classifier = full_of(found)
         plan = replace(
             QUICK if quick else Plan(found.manifest.name),
             shares=(share,),
@@ -157,16 +157,14 @@ def prove(
     bundle: Annotated[Path, typer.Argument(help="Directory of the bundle.")],
     held_out: Annotated[Path, typer.Option(help="Frames that none of its models was trained on.")],
     out: Annotated[Path, typer.Option(help="Where the bundle goes, in the place of any before.")],
-    scenes: Annotated[
-        Path | None, typer.Option(help="JSON: lists of labels that come together. Default: drawn at random.")
-    ] = None,
+    scenes: Scenes = None,
     every: Every = 1,
-    key: Annotated[Path | None, typer.Option(help="Private key to sign with.")] = None,
-    workers: Annotated[int, typer.Option(help="Processes to prove gates with.", min=1)] = PROCESSORS,
-    quick: Annotated[bool, typer.Option(help="In a minute; good for nothing but a try.")] = False,
+    key: Key = None,
+    workers: Workers = PROCESSORS,
+    quick: Quick = False,
     work: Work = None,
     threads: Threads = PROCESSORS,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the models as JSON on stdout.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Prove the gates of a bundle anew, on frames of your own place; its models stay as they are.
 
@@ -176,7 +174,7 @@ def prove(
         import torch
 
         from models import proving
-        from models.classifier import ClassifierError, understand
+        from models.classifier import ClassifierError
         from models.frames import FramesError, find
         from models.material import held
         from models.place import PlaceError
@@ -190,8 +188,7 @@ def prove(
     try:
         signer = Signer(key) if key is not None else None
         found = Bundle(bundle)
-        model = found.manifest.models[found.manifest.only("full")]
-        classifier = understand(found.directory / model.file, model.input, found.manifest.labels)
+        classifier = full_of(found)
         plan = replace(QUICK if quick else Plan(""), scenes=scenes_of(scenes, classifier.labels))
         source = find(held_out, every)
         with progress_bar() as progress:

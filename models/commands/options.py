@@ -29,6 +29,16 @@ Embedding = Annotated[str | None, typer.Option(help="Tensor to take for the embe
 Every = Annotated[int, typer.Option(help="Of a video, every so many frames count.", min=1)]
 Work = Annotated[Path | None, typer.Option(help="Where what is made on the way is kept. Default: in the cache.")]
 Threads = Annotated[int, typer.Option(help="Threads to work with.", min=1)]
+HeldOut = Annotated[
+    Path | None, typer.Option(help="Frames to tune on and to prove gates with. Default: three tenths of --data.")
+]
+Scenes = Annotated[
+    Path | None, typer.Option(help="JSON: lists of labels that come together. Default: drawn at random.")
+]
+Key = Annotated[Path | None, typer.Option(help="Private key to sign with; 'model-builder keys' makes one.")]
+Workers = Annotated[int, typer.Option(help="Processes to prove gates with.", min=1)]
+Quick = Annotated[bool, typer.Option(help="Every stage, in a minute; good for nothing but a try.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the models as JSON on stdout.")]
 
 
 def warn_unproven(bundle: Bundle) -> None:
@@ -59,6 +69,14 @@ def taught(classifier: Classifier, frames: Frames, work: Path, threads: int, pro
 
     task = progress.add_task("full model's look", total=len(frames.files))
     return teach(classifier, frames, work, threads, lambda done: progress.update(task, completed=done))
+
+
+def full_of(bundle: Bundle) -> Classifier:
+    """The full model of a bundle, understood as the bundle says."""
+    from models.classifier import understand
+
+    model = bundle.manifest.models[bundle.manifest.only("full")]
+    return understand(bundle.directory / model.file, model.input, bundle.manifest.labels)
 
 
 def understand(full: Path, preprocessing: str, labels: Path | None, embedding: str | None) -> Classifier:
