@@ -1,6 +1,6 @@
 """What makes a submodel worth more than a general model of its size: one thing changed at a time, in one run.
 
-    python -m benchmarks.submodels --try length --try weight --data build/cifar10
+    python -m benchmarks.submodels --try length --try weight --data build/cifar10 --bundle models/zoo/cifar10
 
 CIFAR-10 as ``model-builder train`` lays it out: networks are trained on the training images and judged on the held-out
 ones; test images are never touched, so that a choice may be made by these figures. Each figure is the share of frames
@@ -40,13 +40,14 @@ from models.export import export
 from models.frames import find
 from models.material import Material, whole
 from models.networks import BASE, ResNet, macs, sized
+from models.restore import restore
 from models.scenes import CLASSES, SCENES, SEEN
 from models.streams import STRANGERS
 from models.teach import teach
 from models.training import Loss, Recipe, fit, normalise
 from models.training import scores as run
 from shared import files
-from shared.bundle import digest
+from shared.bundle import Bundle, digest
 from shared.gate import temperature
 
 Logits = npt.NDArray[np.float32]
@@ -137,7 +138,9 @@ class _Teacher(Teacher):
 class Bench:
     """The data, the full model's word about it, and what has been trained so far."""
 
-    def __init__(self, full: Path, data: Path, work: Path, epochs: int, threads: int) -> None:
+    def __init__(self, full: Path, data: Path, work: Path, epochs: int, threads: int, base: Path | None = None) -> None:
+        """``base``: the general model to start from, exported; one is trained where there is none."""
+        self._base = base
         torch.set_num_threads(threads)
         classifier = understand(full)
         self.epochs = epochs
@@ -164,7 +167,10 @@ class Bench:
         self.teacher.show(self.embeddings)
 
     def general(self, share: float, epochs: int, blocks: int = BASE.blocks[0]) -> ResNet:
-        """A general model of ``share`` of the full model's multiply-adds, with ``blocks`` in each of three stages."""
+        """A general model of ``share`` of the full model's multiply-adds, with ``blocks`` in each of three stages; or
+        the one that was given."""
+        if self._base is not None:
+            return restore(self._base, normalise(self.images[:500], INPUT)).eval()
         torch.manual_seed(1)
         network = ResNet(sized(int(share * self.full_macs), 32, 10, (blocks,) * 3))
         recipe = Recipe(phases=((epochs // 4, 24), (epochs - epochs // 4, 32)), rate=0.2, decay=1e-4)
@@ -370,12 +376,17 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("build/cifar10"), help="what 'model-builder train' lays out")
     parser.add_argument("--work", type=Path, default=cache_directory() / "lessons", help="as of 'model-builder build'")
     parser.add_argument("--epochs", type=int, default=20, help="of a general model")
+    parser.add_argument("--bundle", type=Path, help="tune its base model, in the place of training a general one")
     parser.add_argument("--share", type=float, default=1 / 13, help="of the full model's multiply-adds")
     parser.add_argument("--scenes", type=int, nargs="+", default=[SEEN[0], SEEN[4], SEEN[5], SEEN[6]])
     parser.add_argument("--count", type=int, default=8, help="parts that the data is cut into")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     asked = parser.parse_args()
-    bench = Bench(asked.full, asked.data, asked.work, asked.epochs, asked.threads)
+    base = None
+    if asked.bundle is not None:
+        found = Bundle(asked.bundle)
+        base = found.path(found.manifest.only("base"))
+    bench = Bench(asked.full, asked.data, asked.work, asked.epochs, asked.threads, base)
     scenes = tuple(asked.scenes)
     special: dict[str, Callable[[], dict[str, Any]]] = {
         "sizes": lambda: sizes(bench),
@@ -385,12 +396,12 @@ def main() -> None:
         "methods": lambda: methods(bench, asked.share, asked.count),
     }
     with bench.progress:
-        found = {
+        tried = {
             name: special[name]() if name in special else trial(bench, name, asked.share, scenes)
             for name in asked.tried or known
         }
     setting = {"share": asked.share, "epochs": asked.epochs, "scenes": scenes, "views": _VIEWS, "images": "held-out"}
-    print(json.dumps({**setting, **found}))
+    print(json.dumps({**setting, **tried}))
 
 
 if __name__ == "__main__":
