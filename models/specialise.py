@@ -34,19 +34,22 @@ from models.training import Batch, Epoch, Recipe, augment, normalise, sense
 from shared.bundle import Bundle, Manifest, Model, file_digest
 from shared.engine import Session
 from shared.gate import temperature
-from shared.image import preprocessor
+from shared.image import Input, preprocessor
 from shared.signing import Signer
 
 #: A submodel's threshold on doubt when its coverage is measured, as when bundles are built.
 _SURE = 0.05
 #: By how much more of the working set's frames it must answer than the base model, as a share; and how unlikely what
-#: it shows on recent frames must be if it were no better.
+#: it shows on recent and on held-out frames of the working set must be if it were no better.
 _LEAST, _CHANCE = 0.02, 0.05
 #: Of the recent frames, the part at the end that proves, and frames before it that are left out: neighbours are alike.
 _PROVES, _GAP = 1 / 3, 16
 #: How many times a recent frame counts: it is what the base model fails at, in the light of the place.
 _HEED = 4
-_EPOCHS, _RATE = 3, 0.05
+_EPOCHS = 2
+#: Of the learning rate, for a base model that knows nothing of the working set: one that is nearly right is only
+#: refined, or it would forget more than it learns.
+_RATE = 0.05
 #: Length of an epoch: half of the frames, and so many looks at the least.
 _SHARE, _LOOKS = 0.5, 6000
 #: Share of the images that are trained on as a camera sees them.
@@ -146,9 +149,9 @@ def specialise(
     inside = np.isin(taught.labels(), labels)
     some = np.random.default_rng(0).permutation(len(held))[:_CALIBRATING]
     network = restore(bundle.path(base), normalise(held.images[some], spec))
-    recipe = Recipe(
-        phases=((_EPOCHS, spec.side),), rate=_RATE, batch=max(8, min(128, len(taught.images) // 8)), decay=1e-4
-    )
+    batch = max(8, min(128, len(taught.images) // 8))
+    rate = _RATE * _ignorance(Session(bundle.path(base), "cpu", torch.get_num_threads()), spec, held, labels)
+    recipe = Recipe(phases=((_EPOCHS, spec.side),), rate=rate, batch=batch, decay=1e-4)
     building = out.with_name(out.name + ".building")
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir(parents=True)
@@ -179,6 +182,16 @@ def specialise(
         return put(building, _add(bundle, model, name, building), out, signer)
     finally:
         shutil.rmtree(building, ignore_errors=True)
+
+
+def _ignorance(base: Session, spec: Input, held: Part, labels: tuple[int, ...]) -> float:
+    """Of held-out frames of the working set, the share of which the base model says something else than the full one;
+    at least a hundredth, or nothing could be learned."""
+    rows = np.isin(held.answers, labels)
+    if not rows.any():
+        return 1.0
+    said = recorded.run(base, spec, recorded.as_pictures(held.images[rows])).argmax(1)
+    return max(0.01, float((said != held.answers[rows]).mean()))
 
 
 def _divide(recent: Recent) -> tuple[Recent, Recent]:
@@ -223,12 +236,15 @@ def _prove(
     more = float((covered["new"] - covered["base"]) @ seen / seen.sum())
 
     wins, losses = _compare(recorded.run_all(local, recorded.as_pictures(proving.images)), degrees, proving.scores)
-    luck = _tail(wins, wins + losses)
+    rows = np.isin(held.answers, labels)
+    more_wins, more_losses = _compare({one: as_is[one][rows] for one in local}, degrees, held.scores[rows])
+    luck = _tail(wins + more_wins, wins + more_wins + losses + more_losses)
     shown = (
-        f"answers {more:+.1%} of held-out frames of {'-'.join(manifest.labels[label] for label in labels)}, and of "
-        f"{len(proving.images)} recent ones {wins} better and {losses} worse than the base model"
+        f"answers {more:+.1%} of held-out frames of {'-'.join(manifest.labels[label] for label in labels)}, "
+        f"{more_wins} better and {more_losses} worse than the base model, and of {len(proving.images)} recent ones "
+        f"{wins} better and {losses} worse"
     )
-    if more < _LEAST or luck > _CHANCE:
+    if more < _LEAST or wins < losses or luck > _CHANCE:
         raise Unproven(shown)
     # What the bundle says of its base model was measured on other frames, so the new one is told by the difference.
     coverage = np.clip(np.array(base.coverage) + covered["new"] - covered["base"], 0, 1)
