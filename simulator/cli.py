@@ -307,7 +307,7 @@ def profile(
     title: Annotated[str, typer.Option(help="What this machine is.")] = "",
     bundle: Annotated[Path, typer.Option(help="The bundle to answer frames with.")] = Path("models/zoo/cifar10"),
 ) -> None:
-    """Measure this machine, so that policies can be compared as they would run on it. Ten seconds on a server; let
+    """Measure this machine at a camera's pace, so that policies can be compared as they would run on it. A minute; let
     nothing else run.
 
     Example: simulator profile --out pi.toml && simulator compare --device pi.toml --link lte
