@@ -33,7 +33,7 @@ from tests.hampered import FROG, SHIP, TRUCK, frogs_and_ships, hampered_bundle, 
 
 __all__ = ["mosquitto"]
 
-_BOUND_S = 20.0
+_BOUND_S = 60.0
 
 
 def until(true: Callable[[], object], why: str = "waited in vain") -> None:

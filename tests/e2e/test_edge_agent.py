@@ -247,7 +247,7 @@ def test_killed_cloud_and_killed_broker_delay_no_frame_and_answers_resume_by_the
 def test_a_gate_that_promises_too_much_is_found_out(
     frames: Path, broker: Mosquitto, agents: Callable[..., AgentProcess], tmp_path: Path
 ) -> None:
-    """Its threshold lets every guess of models of random weights pass. Only audits can tell."""
+    """What it lets hits claim is no bound at all on the guesses of models of random weights. Only audits can tell."""
     bundle = Bundle(tiny_bundle(tmp_path / "bundle", risk=0.999))
     server = ServerProcess(tmp_path, "--bundle", str(bundle.directory), "--broker", broker.url)
     try:
@@ -265,7 +265,10 @@ def test_a_gate_that_promises_too_much_is_found_out(
     assert audits["rate"] > 0.02, "twice what was promised, and would be more if nobody acted on it"
     assert audits["threshold"] < 0.999
     assert summary["cloud"] > 0, "so that the cloud is asked"
-    assert {answer["level"] for answer in agent.answers()[:50]} == {"base"}
+    early, later = (
+        [one["level"] for one in agent.answers()[part]].count("base") for part in (slice(50), slice(550, 600))
+    )
+    assert early > later, "and more often than at first"
 
 
 def test_answers_at_once_and_corrections_afterwards(served: Callable[..., AgentProcess]) -> None:
