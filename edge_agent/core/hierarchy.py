@@ -177,8 +177,7 @@ class Hierarchy:
             reason = f"{step.reason}; {trouble}" if trouble else step.reason
             answer = self._answer(step.frame, step.best, "fallback", reason)
         self.tally.count(answer.level)
-        if answer.level != "fallback":  # a guess that nobody could be asked about earns nothing
-            self._allowance.spend(answer.risk if answer.hit else 0.0, self._factor)
+        self._allowance.spend(answer.risk if answer.hit else 0.0, self._factor)
         if self.audits is not None:
             guess = step.guess if isinstance(step, Hit) else step.best
             alone = None if self.context.owed(guess.word) else guess.belief
