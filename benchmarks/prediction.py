@@ -23,9 +23,10 @@ from rich.console import Console
 from models import recorded, streams
 from shared.bundle import Bundle
 from simulator import comparison, links, live, profiling, world
+from simulator.comparison import Setup
 from simulator.film import project
 from simulator.live import Options
-from simulator.policies import Kit, Policy
+from simulator.policies import Policy
 from simulator.report import OURS, SERVER
 
 #: Those that decide alike live and replayed; live, ``device-only`` has one thread and a context.
@@ -45,16 +46,8 @@ def measure(options: Options) -> dict[str, Any]:
         outcomes = live.compare(options, Console(file=io.StringIO()))
         film = project(Path(directory) / "demo" / "stream", manifest.labels, recorded.opened(bundle), full)
     costs = comparison.costs(bundle)
-    kit = Kit(
-        film,
-        manifest,
-        manifest.gate(0.01),
-        0.25,
-        {name: device.seconds(cost) for name, cost in costs.items()},
-        device.seconds(costs[full], processors),
-        film.reference(full, manifest.models[full].temperature, manifest.context),
-        "demo",
-    )
+    reference = film.reference(full, manifest.models[full].temperature, manifest.context)
+    kit = comparison.kit(manifest, costs, device, Setup(), film, reference, "demo")
     setting = world.Setting(device, links.load(options.link), server, options.fps)
     found = {}
     for policy in POLICIES:

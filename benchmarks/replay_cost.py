@@ -25,6 +25,7 @@ from models.recorded import Models
 from shared.bundle import Bundle
 from shared.engine import peak_resident_bytes, resident_bytes
 from simulator import comparison, links, machines, world
+from simulator.comparison import Setup
 from simulator.film import shoot
 from simulator.policies import Kit, Meter, mind
 
@@ -78,12 +79,18 @@ def _kits(bundle: Bundle, frames: int, devices: int) -> list[Kit]:
     full = manifest.only("full")
     films = shoot("dwell", range(devices), frames, sample.load(), models, full)
     device, costs = machines.device("rpi4"), comparison.costs(bundle)
-    seconds = {name: device.seconds(cost) for name, cost in costs.items()}
     temperature = manifest.models[full].temperature
-    references = [film.reference(full, temperature, manifest.context) for film in films]
     return [
-        Kit(film, manifest, manifest.gate(0.01), 0.25, seconds, device.seconds(costs[full], 4), own, f"device-{number}")
-        for number, (film, own) in enumerate(zip(films, references, strict=True))
+        comparison.kit(
+            manifest,
+            costs,
+            device,
+            Setup(),
+            film,
+            film.reference(full, temperature, manifest.context),
+            f"device-{number}",
+        )
+        for number, film in enumerate(films)
     ]
 
 

@@ -155,26 +155,12 @@ def compare(bench: Bench, setup: Setup, link: links.LinkProfile | None, progress
     setting = world.Setting(device, link or links.load(setup.link), server, setup.fps)
     manifest = bench.manifest
     full = manifest.only("full")
-    threads = device.local_threads(bench.costs[manifest.only("base")])
-    seconds = {name: device.seconds(own, threads) for name, own in bench.costs.items()}
-    whole = device.seconds(bench.costs[full], device.threads)
-    gate = manifest.gate(setup.max_false_hits)
     runs: Runs = {policy: [] for policy in setup.policies}
     for place, seed in enumerate(setup.seeds):
         own = range(place * setup.devices, (place + 1) * setup.devices)
         names = [f"device-{seed}-{number}" for number in range(setup.devices)]
         kits = [
-            Kit(
-                bench.films[n],
-                manifest,
-                gate,
-                setup.deadline_ms / 1e3,
-                seconds,
-                whole,
-                bench.references[n],
-                name,
-                threads,
-            )
+            kit(manifest, bench.costs, device, setup, bench.films[n], bench.references[n], name)
             for n, name in zip(own, names, strict=True)
         ]
         for policy in setup.policies:
@@ -183,6 +169,30 @@ def compare(bench: Bench, setup: Setup, link: links.LinkProfile | None, progress
             progress.advance(task)
     progress.remove_task(task)
     return runs
+
+
+def kit(
+    manifest: Manifest,
+    costs: Mapping[str, Cost],
+    device: machines.Device,
+    setup: Setup,
+    film: Film,
+    reference: Any,
+    name: str,
+) -> Kit:
+    """What a device's mind is made of, on that device."""
+    threads = device.local_threads(costs[manifest.only("base")])
+    return Kit(
+        film,
+        manifest,
+        manifest.gate(setup.max_false_hits),
+        setup.deadline_ms / 1e3,
+        {model: device.seconds(cost_, threads) for model, cost_ in costs.items()},
+        device.seconds(costs[manifest.only("full")], device.threads),
+        reference,
+        name,
+        threads,
+    )
 
 
 def _run(devices: Sequence[world.Device], profile: machines.Device) -> Run:

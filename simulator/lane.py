@@ -42,11 +42,12 @@ class Lane:
         seed: int,
         course: Sequence[tuple[float, float, float]] = (),
     ) -> None:
-        """``course``: see ``links.course``."""
+        """``course``: see ``links.course``; without one the link stays as it is."""
         self.bytes_per_s = mbit * 1e6 / 8
         self.delay_s = rtt_ms / 2e3
         #: For how long the line has been sending.
         self.busy_s = 0.0
+        course = course or [(math.inf, rtt_ms, mbit)]
         self._course = [(rtt / 2e3, rate * 1e6 / 8) for _, rtt, rate in course]
         self._ends = list(accumulate(long for long, _, _ in course))
         self._rtt_s = rtt_ms / 1e3
@@ -60,10 +61,10 @@ class Lane:
     def schedule(self, now: float, nbytes: int) -> float:
         """When the last of ``nbytes`` that enter at ``now`` leaves at the far end."""
         start = max(now, self._line_free)
-        self._line_free = self._sent(start, nbytes) if self._course else start + nbytes / self.bytes_per_s
+        self._line_free = self._sent(start, nbytes)
         self.busy_s += self._line_free - start
         jitter = max(0.0, self._random.gauss(0.0, self._deviation_s))
-        delay_s = self._at(self._line_free)[0] if self._course else self.delay_s
+        delay_s = self._at(self._line_free)[0]
         # Nothing overtakes: whatever held up earlier bytes holds up these.
         self._latest = max(self._latest, self._line_free + delay_s + jitter + self._repair(nbytes))
         return self._latest
@@ -71,17 +72,16 @@ class Lane:
     @property
     def in_flight(self) -> int:
         """Bytes that fit on the way at the most, there and back."""
-        ways = [*self._course, (self.delay_s, self.bytes_per_s)]
-        return round(max(2 * delay_s * rate for delay_s, rate in ways))
+        return round(max(2 * delay_s * rate for delay_s, rate in self._course))
 
     def _at(self, now: float) -> tuple[float, float, float]:
-        """Delay and rate of a recorded link, and for how much longer they hold."""
+        """Delay and rate, and for how much longer they hold."""
         into = now % self._ends[-1]
         place = bisect.bisect_right(self._ends, into) % len(self._ends)
         return (*self._course[place], self._ends[place] - into)
 
     def _sent(self, now: float, nbytes: float) -> float:
-        """When a recorded link that is free has sent ``nbytes``."""
+        """When a free line has sent ``nbytes``."""
         while True:
             _, rate, left_s = self._at(now)
             if nbytes <= rate * left_s:

@@ -29,8 +29,7 @@ class Allowance:
 
     def spend(self, risk: float, factor: float = 1.0) -> None:
         """A frame has been answered that claims ``risk``: that of a hit, and none where the full model answered or an
-        answer is said to be no more than a guess.
-        ``factor``: what the claim is to be multiplied by."""
+        answer is said to be no more than a guess. ``factor``: what the claim is to be multiplied by."""
         if not (claim := self._claim * factor):
             return
         moved = self.threshold * math.exp(_RATE * (1.0 - risk / claim))

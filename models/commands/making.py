@@ -8,7 +8,6 @@ from typing import Annotated, Any, get_args
 
 import typer
 
-from models import tables
 from models.commands.options import (
     PROCESSORS,
     Data,
@@ -25,15 +24,14 @@ from models.commands.options import (
     Threads,
     Work,
     Workers,
+    conclude,
+    gathered,
     kept,
     progress_bar,
     refuse,
     scenes_of,
-    show_skipped,
     stderr,
-    taught,
     understand,
-    warn_unproven,
 )
 
 
@@ -160,7 +158,6 @@ def build(
         from models import build as building
         from models.classifier import ClassifierError
         from models.frames import FramesError, find
-        from models.material import gather
         from models.partitions import Method
         from models.place import PlaceError
         from models.plan import QUICK, Plan
@@ -193,17 +190,13 @@ def build(
         )
         sources = [find(source, every) for source in (data, held_out) if source is not None]
         with progress_bar() as progress:
-            seen = [(frames, taught(classifier, frames, directory, threads, progress)) for frames in sources]
-            material = gather(classifier, seen[0], seen[1] if held_out is not None else None, plan.seed)
+            material = gathered(classifier, sources, directory, threads, plan.seed, progress)
             bundle = building.build(plan, material, directory, out, progress, workers, signer)
     except (ClassifierError, FramesError, PlaceError, SigningError) as error:
         refuse(str(error))
     except OSError as error:
         refuse(f"{error.filename or f'{directory} or {out}'}: {error.strerror or error}")
-    for frames in sources:
-        show_skipped(frames)
-    warn_unproven(bundle)
-    tables.models(bundle, as_json)
+    conclude(bundle, sources, as_json)
 
 
 def _parts(count: int) -> tuple[Any, Any, Any]:

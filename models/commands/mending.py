@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from models import tables
 from models.commands.options import (
     PROCESSORS,
     Data,
@@ -20,14 +19,14 @@ from models.commands.options import (
     Threads,
     Work,
     Workers,
+    conclude,
     full_of,
+    gathered,
     kept,
     progress_bar,
     refuse,
     scenes_of,
-    show_skipped,
     taught,
-    warn_unproven,
 )
 from shared.bundle import Bundle, BundleError
 
@@ -58,7 +57,6 @@ def specialise(
         from models import specialise as specialising
         from models.classifier import ClassifierError
         from models.frames import FramesError, find
-        from models.material import gather
         from models.restore import RestoreError
         from shared.signing import Signer, SigningError
     except ImportError as error:
@@ -72,8 +70,7 @@ def specialise(
         classifier = full_of(found)
         sources = [find(source, every) for source in (data, held_out) if source is not None]
         with progress_bar() as progress:
-            seen = [(frames, taught(classifier, frames, kept(work), threads, progress)) for frames in sources]
-            material = gather(classifier, seen[0], seen[1] if held_out is not None else None, 0)
+            material = gathered(classifier, sources, kept(work), threads, 0, progress)
             if recent is None or out is None:
                 return
             sent = specialising.read(recent, found)
@@ -119,7 +116,6 @@ def add_size(
         from models import sizes
         from models.classifier import ClassifierError
         from models.frames import FramesError, find
-        from models.material import gather
         from models.place import PlaceError
         from models.plan import QUICK, Plan
         from shared.signing import Signer, SigningError
@@ -140,17 +136,13 @@ def add_size(
         sources = [find(source, every) for source in (data, held_out) if source is not None]
         directory = kept(work)
         with progress_bar() as progress:
-            seen = [(frames, taught(classifier, frames, directory, threads, progress)) for frames in sources]
-            material = gather(classifier, seen[0], seen[1] if held_out is not None else None, plan.seed)
+            material = gathered(classifier, sources, directory, threads, plan.seed, progress)
             made = sizes.add(plan, found, material, directory, out, progress, workers, signer)
     except (BundleError, ClassifierError, FramesError, PlaceError, SigningError) as error:
         refuse(str(error))
     except OSError as error:
         refuse(f"{error.filename or out}: {error.strerror or error}")
-    for frames in sources:
-        show_skipped(frames)
-    warn_unproven(made)
-    tables.models(made, as_json)
+    conclude(made, sources, as_json)
 
 
 def prove(
@@ -199,6 +191,4 @@ def prove(
         refuse(str(error))
     except OSError as error:
         refuse(f"{error.filename or out}: {error.strerror or error}")
-    show_skipped(source)
-    warn_unproven(made)
-    tables.models(made, as_json)
+    conclude(made, [source], as_json)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -10,11 +11,13 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from models import tables
 from shared.bundle import Bundle
 
 if TYPE_CHECKING:
     from models.classifier import Classifier
     from models.frames import Frames
+    from models.material import Material
     from models.teach import Lesson
 
 stderr = Console(stderr=True)
@@ -41,11 +44,6 @@ Quick = Annotated[bool, typer.Option(help="Every stage, in a minute; good for no
 Json = Annotated[bool, typer.Option("--json", help="Print the models as JSON on stdout.")]
 
 
-def warn_unproven(bundle: Bundle) -> None:
-    if not any(gate.claim for gate in bundle.manifest.gates):
-        typer.echo("No gate could be proven, so a device asks about every frame: prove with more frames.", err=True)
-
-
 def show_skipped(frames: Frames) -> None:
     for path, why in frames.broken.items():
         typer.echo(f"skipped {path}: {why}", err=True)
@@ -69,6 +67,25 @@ def taught(classifier: Classifier, frames: Frames, work: Path, threads: int, pro
 
     task = progress.add_task("full model's look", total=len(frames.files))
     return teach(classifier, frames, work, threads, lambda done: progress.update(task, completed=done))
+
+
+def gathered(
+    classifier: Classifier, sources: Sequence[Frames], work: Path, threads: int, seed: int, progress: Progress
+) -> Material:
+    """What a bundle is built from. ``sources``: of frames, and those that are held out if there are any."""
+    from models.material import gather
+
+    first, *rest = [(frames, taught(classifier, frames, work, threads, progress)) for frames in sources]
+    return gather(classifier, first, rest[0] if rest else None, seed)
+
+
+def conclude(bundle: Bundle, sources: Sequence[Frames], as_json: bool) -> None:
+    """Say what was left out, what could not be proven, and what is in the bundle."""
+    for frames in sources:
+        show_skipped(frames)
+    if not any(gate.claim for gate in bundle.manifest.gates):
+        typer.echo("No gate could be proven, so a device asks about every frame: prove with more frames.", err=True)
+    tables.models(bundle, as_json)
 
 
 def full_of(bundle: Bundle) -> Classifier:
