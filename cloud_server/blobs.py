@@ -11,7 +11,7 @@ class Blobs:
     held open or in memory would cost for as long as the server runs."""
 
     def __init__(self, bundle: Bundle) -> None:
-        self._paths = {model.sha256: bundle.path(name) for name, model in bundle.manifest.models.items()}
+        self._paths = {sha256: bundle.directory / file for file, sha256 in bundle.manifest.files().items()}
 
     def chunk(self, request: BlobRequest) -> Chunk:
         """The piece asked for, cut to ``CHUNK`` bytes and the end of the file, or a chunk with ``error`` set."""

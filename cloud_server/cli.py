@@ -18,6 +18,7 @@ import typer
 
 from cloud_server.broker import BrokerError, EmbeddedBroker
 from cloud_server.full import FullModel
+from cloud_server.refresher import Refresher
 from cloud_server.server import Server
 from cloud_server.settings import EMBEDDED, Settings
 from cloud_server.specialiser import Means, Specialiser, newest
@@ -54,6 +55,9 @@ def run(
     threads: Annotated[int | None, typer.Option(help="Threads of the full model [all processors].")] = None,
     queue: Annotated[int | None, typer.Option(help="How many requests may wait [64].")] = None,
     max_batch: Annotated[int | None, typer.Option(help="How many requests share a run at most [16].")] = None,
+    layer_caches: Annotated[
+        str | None, typer.Option(help="Answer from caches between the full model's layers: freeze, gati or off [off].")
+    ] = None,
     specialise: Annotated[
         bool | None, typer.Option("--specialise", help="Train submodels for what devices see; needs --data and torch.")
     ] = None,
@@ -91,7 +95,13 @@ def run(
             if own is not None:
                 own.start()
                 stack.callback(own.stop)
-            full = FullModel(served, settings.provider, settings.threads)
+            way = None if settings.layer_caches == "off" else settings.layer_caches
+            full = FullModel(served, settings.provider, settings.threads, way)
+            if full.layers is not None and way is not None:
+                refresher = Refresher(full.layers, given.manifest.layers[way].wrong)
+                full.heard = refresher.hear
+                refresher.start()
+                stack.callback(refresher.stop)
             specialiser: Specialiser | None = None
 
             def saw(job: Job, logits: Logits) -> None:

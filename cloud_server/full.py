@@ -2,43 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import random
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from shared.bundle import Bundle
-from shared.engine import EngineError, Logits, Provider, Session
+from shared.bundle import Bundle, Way
+from shared.engine import EngineError, Provider, Session
 from shared.image import Tensor, crop, decode, preprocessor
+from shared.layered import Layered, Passed, load
 
 
 class FullModel:
-    """The reference: pictures as they came over the wire in, logits out."""
+    """The reference: pictures as they came over the wire in, logits out; with caches between its layers most pictures
+    run through a part of it."""
 
-    def __init__(self, bundle: Bundle, provider: Provider, threads: int) -> None:
-        """Load the model and try it, so that one that cannot answer is found out here. Raises ``EngineError``."""
+    def __init__(self, bundle: Bundle, provider: Provider, threads: int, way: Way | None = None) -> None:
+        """Load the model and try it, so that one that cannot answer is found out here. ``way``: of the caches to use.
+        Raises ``EngineError``."""
         manifest = bundle.manifest
         self.name = manifest.only("full")
         model = manifest.models[self.name]
         self.sha256 = model.sha256
         self._input = model.input
         self._preprocess = preprocessor(model.input)
-        self._session = Session(bundle.path(self.name), provider, threads)
-        self.provider = self._session.provider
+        self._whole: Session | None = None
+        self.layers: Layered | None = None
+        #: Hears what came of every picture, where there are caches.
+        self.heard: Callable[[Passed], object] = lambda _: None
+        #: How many pictures a run must have, where the model fixes that.
+        self.batch: int | None = None
+        if way is None:
+            self._whole = Session(bundle.path(self.name), provider, threads)
+            self.batch, self.provider = self._whole.batch, self._whole.provider
+        else:
+            self.layers = load(bundle, way, provider, threads, random.Random().random)
+            self.provider = self.layers.provider
         side, classes = model.input.side, len(manifest.labels)
         # The first run is also the slowest: memory is planned, kernels are chosen. No request shall pay for that.
-        logits = self.run([np.zeros((1, 3, side, side), np.float32)])
+        logits = self.run([np.zeros((1, 3, side, side), np.float32)], [None])[0].logits[None]
         if logits.shape != (1, classes) or not np.isfinite(logits).all():
             raise EngineError(f"{self.name}: gives scores of shape {logits.shape} for {classes} labels")
-
-    @property
-    def batch(self) -> int | None:
-        """How many pictures a run must have, where the model fixes that."""
-        return self._session.batch
 
     def prepare(self, picture: bytes) -> Tensor:
         """Decode a PNG or JPEG to what the model takes. Raises ``BadPicture``."""
         return self._preprocess(crop(decode(picture), self._input))
 
-    def run(self, tensors: Sequence[Tensor]) -> Logits:
-        """Logits ``(len(tensors), classes)``. Raises ``EngineError``."""
-        return self._session.run(np.concatenate(tensors))
+    def run(self, tensors: Sequence[Tensor], recent: Sequence[tuple[int, ...] | None]) -> Sequence[Passed]:
+        """What the model says of each picture, in order. ``recent``: the labels that were seen before it, oldest first;
+        None for one that must run through all of the model. Raises ``EngineError``."""
+        batch = np.concatenate(tensors)
+        if self.layers is not None:
+            passed = self.layers.run(batch, recent)
+            for one in passed:
+                self.heard(one)
+            return passed
+        assert self._whole is not None
+        return [Passed(logits, int(logits.argmax())) for logits in self._whole.run(batch)]

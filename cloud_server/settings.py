@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
 from shared.engine import Provider
 
 EMBEDDED = "embedded"
+#: Ways to have caches between the full model's layers.
+WayFlag = Literal["off", "freeze", "gati"]
 
 Port = Annotated[int, msgspec.Meta(ge=1, le=65_535)]
 
@@ -21,8 +23,9 @@ def default_threads() -> int:
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything ``cloud-server run`` can be told. Empty strings mean: not set. ``listen`` and ``port`` are the
-    embedded broker's. ``specialise``: train submodels for what devices see; ``data``, ``held_out``, ``key`` and
-    ``work`` are of that. There is no password here, so that none is ever printed."""
+    embedded broker's. ``layer_caches``: between the full model's layers. ``specialise``: train submodels for what
+    devices see; ``data``, ``held_out``, ``key`` and ``work`` are of that. There is no password here, so that none is
+    ever printed."""
 
     bundle: str = ""
     broker: str = EMBEDDED
@@ -34,6 +37,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     threads: Annotated[int, msgspec.Meta(ge=1, le=64)] = msgspec.field(default_factory=default_threads)
     queue: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 64
     max_batch: Annotated[int, msgspec.Meta(ge=1, le=256)] = 16
+    layer_caches: WayFlag = "off"
     specialise: bool = False
     data: str = ""
     held_out: str = ""

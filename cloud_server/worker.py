@@ -16,6 +16,7 @@ from shared.bundle import Manifest
 from shared.engine import EngineError, Logits
 from shared.gate import posterior
 from shared.image import BadPicture, Tensor
+from shared.layered import Passed
 from shared.protocol import Answer, Refusal, Request, Timing
 
 log = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ class Model(Protocol):
 
     def prepare(self, picture: bytes) -> Tensor: ...
 
-    def run(self, tensors: Sequence[Tensor]) -> Logits: ...
+    def run(self, tensors: Sequence[Tensor], recent: Sequence[tuple[int, ...] | None]) -> Sequence[Passed]: ...
 
 
 class Worker:
@@ -55,7 +56,7 @@ class Worker:
         ran: Callable[[], None],
         saw: Callable[[Job, Logits], None] = lambda _job, _logits: None,
     ) -> None:
-        """``saw``: hears what the full model said of each picture."""
+        """``saw``: hears what the full model said of each picture that it has run for as a whole."""
         #: What advice goes by; may be replaced at any time by one with other submodels.
         self.manifest = manifest
         self._model, self._saw = model, saw
@@ -120,9 +121,14 @@ class Worker:
     def _answers(self, batch: Sequence[Waiting[Job]]) -> list[Answer | Refusal]:
         begun = time.monotonic()
         inputs = [self._prepare(waiting.item) for waiting in batch]
+        asked = [(tensor, waiting.item.request) for tensor, waiting in zip(inputs, batch, strict=True)]
         tensors = [tensor for tensor in inputs if not isinstance(tensor, Refusal)]
+        # What checks others is never answered by a cache.
+        recent = [
+            None if request.audit else request.recent for tensor, request in asked if not isinstance(tensor, Refusal)
+        ]
         decoded = time.monotonic()
-        scores = iter(self._model.run(tensors) if tensors else ())
+        passed = iter(self._model.run(tensors, recent) if tensors else ())
         decode_ms, run_ms = (decoded - begun) * 1000, (time.monotonic() - decoded) * 1000
         said: list[Answer | Refusal] = []
         for waiting, tensor in zip(batch, inputs, strict=True):
@@ -130,7 +136,7 @@ class Worker:
                 said.append(tensor)
             else:
                 timing = Timing((begun - waiting.arrived) * 1000, decode_ms, run_ms, len(tensors))
-                said.append(self._answer(waiting.item, next(scores), timing))
+                said.append(self._answer(waiting.item, next(passed), timing))
         return said
 
     def _prepare(self, job: Job) -> Tensor | Refusal:
@@ -139,7 +145,9 @@ class Worker:
         except BadPicture as error:
             return Refusal("bad-input", str(error))
 
-    def _answer(self, job: Job, logits: Logits, timing: Timing) -> Answer:
-        self._saw(job, logits)
+    def _answer(self, job: Job, passed: Passed, timing: Timing) -> Answer:
+        logits = passed.logits
+        if passed.layer is None:
+            self._saw(job, logits)
         advice = recommend(self.manifest, posterior(logits, self._temperature), job.request.recent)
         return Answer(logits.astype("<f4").tobytes(), self._model.sha256, advice, timing)

@@ -23,6 +23,7 @@ for _command in (
     making.fetch,
     mending.specialise,
     mending.add_size,
+    mending.layers,
     mending.prove,
     signing.keys,
     signing.sign,

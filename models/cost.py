@@ -15,7 +15,6 @@ from onnx import ModelProto, shape_inference
 
 from shared.engine import Session
 
-_Shapes = dict[str, list[int]]
 #: Operators that are left when a runtime has folded constants and fused what can be fused.
 _RUN = ("Conv", "Gemm", "MatMul", "Add", "GlobalAveragePool", "MaxPool", "AveragePool", "Concat", "Resize")
 
@@ -49,10 +48,10 @@ def macs(model: ModelProto, side: int) -> int:
         if given.name not in weights:
             for size, known in zip(given.type.tensor_type.shape.dim, (1, 3, side, side), strict=True):
                 size.dim_value = known
-    shapes: _Shapes = weights
+    shapes = weights
     for value in shape_inference.infer_shapes(fixed, data_prop=True).graph.value_info:
         shapes[value.name] = [size.dim_value for size in value.type.tensor_type.shape.dim]
-    return sum(_macs(node, shapes) for node in fixed.graph.node)
+    return sum(node_macs(node, shapes) for node in fixed.graph.node)
 
 
 def seconds(paths: Sequence[Path], image: npt.NDArray[np.float32], runs: int) -> list[float]:
@@ -67,7 +66,8 @@ def seconds(paths: Sequence[Path], image: npt.NDArray[np.float32], runs: int) ->
     return [float(np.median(times)) for times in took]
 
 
-def _macs(node: onnx.NodeProto, shapes: _Shapes) -> int:
+def node_macs(node: onnx.NodeProto, shapes: dict[str, list[int]]) -> int:
+    """Multiply-adds of one node, given the sizes of all tensors."""
     if node.op_type not in ("Conv", "Gemm", "MatMul"):
         return 0
     weight = shapes.get(node.input[1], [])

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from shared import files
 
-_OPSET = 17  # old enough for the ONNX Runtime of JetPack 5
+OPSET = 17  # old enough for the ONNX Runtime of JetPack 5
 Weights = npt.NDArray[np.float32]
 
 
@@ -34,7 +34,7 @@ class Graph:
         self.weights.append(numpy_helper.from_array(value.astype(np.float16), f"{name}.half"))
         return self.node("Cast", [f"{name}.half"], name, to=TensorProto.FLOAT)
 
-    def fixed(self, name: str, value: Weights) -> str:
+    def fixed(self, name: str, value: npt.NDArray[Any]) -> str:
         """A constant that an operator wants to know beforehand, as it is."""
         self.weights.append(numpy_helper.from_array(value, name))
         return name
@@ -77,7 +77,7 @@ def write(graph: Graph, classes: int, path: Path, metadata: dict[str, str], side
             [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["n", classes])],
             graph.weights,
         ),
-        opset_imports=[helper.make_opsetid("", _OPSET)],
+        opset_imports=[helper.make_opsetid("", OPSET)],
         producer_name="cachenet",
         ir_version=8,
     )

@@ -25,14 +25,20 @@ def check_place(out: Path) -> None:
 
 
 def lay(bundle: Bundle, names: Iterable[str], directory: Path) -> None:
-    """Put these models of ``bundle`` into ``directory``. Raises ``OSError``."""
-    for name in names:
-        path = directory / bundle.manifest.models[name].file
+    """Put these models of ``bundle`` into ``directory``, and the full model's caches. Raises ``OSError``."""
+    caches = [layer.file for layers in bundle.manifest.layers.values() for layer in layers.caches]
+    lay_files(bundle, [*(bundle.manifest.models[name].file for name in names), *caches], directory)
+
+
+def lay_files(bundle: Bundle, files_: Iterable[str], directory: Path) -> None:
+    """Put these files of ``bundle`` into ``directory``. Raises ``OSError``."""
+    for file in files_:
+        path = directory / file
         path.parent.mkdir(parents=True)
         try:
-            os.link(bundle.path(name), path)
+            os.link(bundle.directory / file, path)
         except OSError:  # another disk
-            shutil.copyfile(bundle.path(name), path)
+            shutil.copyfile(bundle.directory / file, path)
 
 
 def put(building: Path, manifest: Manifest, out: Path, signer: Signer | None) -> Bundle:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import msgspec
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
@@ -36,6 +37,23 @@ def models(bundle: Bundle, as_json: bool) -> None:
     table.caption = f"risk that may be claimed: {proven}; {'signed' if bundle.signature else 'not signed'}"
     for name, row in rows.items():
         table.add_row(name, str(row["role"]), *_costs(row), f"{row['mean_coverage']:.1%}")
+    Console().print(table)
+
+
+def layers(bundle: Bundle, as_json: bool) -> None:
+    """The caches between the layers of a bundle's full model."""
+    manifest = bundle.manifest
+    if as_json:
+        print(msgspec.json.encode({"name": manifest.name, "layers": manifest.layers}).decode())
+        return
+    whole = manifest.models[manifest.only("full")].bytes
+    table = _table(
+        f"{manifest.name}: caches between layers", ("way", "kind"), ("after", "kB", "of the model", "threshold")
+    )
+    for way, layers in manifest.layers.items():
+        for layer in layers.caches:
+            size = (f"{layer.bytes / 1e3:.0f}", f"{layer.bytes / whole:.1%}")
+            table.add_row(way, layer.kind, f"{layer.share:.1%}", *size, f"{layer.threshold:.3f}")
     Console().print(table)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import msgspec
 import numpy as np
@@ -49,6 +49,39 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     classes: tuple[int, ...] = ()
 
 
+#: Ways to make caches between layers: centroids of activations, or networks trained on them.
+Way = Literal["freeze", "gati"]
+WAYS: tuple[Way, ...] = get_args(Way)
+Kind = Literal["centroids", "pooled", "hidden", "convolution"]
+
+
+class Layer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A cache between two layers of the full model, where ``share`` of its multiply-adds are done.
+
+    ``tensors``: all that the layers after it need, the picture too where they do. It answers where its risk, with
+    ``temperature`` and the request's context, is at most ``threshold``.
+    """
+
+    kind: Kind
+    file: str
+    bytes: int
+    sha256: str
+    tensors: tuple[str, ...]
+    share: float
+    temperature: float
+    threshold: float
+
+
+class Layers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The caches of one way, in the order of the layers. ``wrong``: the share of requests to which they may give
+    another answer than the whole model, proven on ``frames`` frames with this ``confidence``."""
+
+    caches: tuple[Layer, ...]
+    wrong: float
+    confidence: float
+    frames: int
+
+
 class Gate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The risk that hits may ``claim``, a frame on average, so that false hits stay within ``max_false_hits`` per
     frame, and how it was found; ``entropy``, nats: the threshold that does it for CacheNet's rule as published."""
@@ -67,7 +100,8 @@ class _Format(msgspec.Struct):
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """``bundle.json``. ``gates``: in order of growing budget. ``provenance``: what it was built from and with."""
+    """``bundle.json``. ``gates``: in order of growing budget. ``provenance``: what it was built from and with.
+    ``layers``: caches between the full model's layers."""
 
     format: int
     name: str
@@ -77,6 +111,12 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     gates: tuple[Gate, ...]
     context: ContextParameters
     provenance: dict[str, str]
+    layers: dict[Way, Layers] = {}
+
+    def files(self) -> dict[str, str]:
+        """The digest of every file, by its place in the bundle."""
+        found = {model.file: model.sha256 for model in self.models.values()}
+        return found | {one.file: one.sha256 for layers in self.layers.values() for one in layers.caches}
 
     def only(self, role: Literal["full", "base"]) -> str:
         """Name of the one model with that role."""
@@ -126,7 +166,20 @@ def parse(data: bytes) -> Manifest:
             raise BundleError(f"{MANIFEST}: {name} does not fit the labels")
         if not (model.temperature > 0 and model.bytes > 0):
             raise BundleError(f"{MANIFEST}: {name} has a size or temperature that cannot be")
+    for way, layers in manifest.layers.items():
+        for number, layer in enumerate(layers.caches, 1):
+            if layer.file != layer_file(way, number) or not _SHA256.fullmatch(layer.sha256):
+                raise BundleError(f"{MANIFEST}: cache {number} of {way} has a file name or digest out of form")
+            if not (layer.temperature > 0 and layer.bytes > 0 and layer.tensors):
+                raise BundleError(
+                    f"{MANIFEST}: cache {number} of {way} has a size, temperature or place that cannot be"
+                )
     return manifest
+
+
+def layer_file(way: Way, number: int) -> str:
+    """Where the cache after segment ``number``, from 1, is in a bundle."""
+    return f"{way}-{number}/1/model.onnx"
 
 
 def digest(data: bytes) -> str:
@@ -160,13 +213,14 @@ class Bundle:
             raise BundleError(f"{directory / SIGNATURE}: {error.strerror}") from None
         self.manifest = parse(self.data)
         self.version = digest(self.data)
-        for name, model in self.manifest.models.items():
-            path = directory / model.file
+        for file, sha256 in self.manifest.files().items():
+            path = directory / file
             try:
                 found = file_digest(path)
             except OSError as error:
                 raise BundleError(f"{path}: {error.strerror}") from None
-            if found != model.sha256:
+            if found != sha256:
+                name = file.split("/")[0]
                 raise BundleError(f"{path}: digest differs from the manifest's; the copy of {name} is damaged")
 
     def path(self, model: str) -> Path:

@@ -12,6 +12,7 @@ import contextlib
 import ctypes
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +21,8 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 Logits = npt.NDArray[np.float32]
+#: Of pictures or of what comes of them: ``(n, ...)``.
+Batch = npt.NDArray[np.float32]
 Provider = Literal["auto", "cpu", "cuda", "tensorrt"]
 
 _EXECUTION = {
@@ -40,18 +43,7 @@ class Session:
         """Load ``path`` with ``threads`` threads inside an operator. ``slowdown``: a run takes so many times as long as
         it would, to try a small device on a large one. Raises ``EngineError``."""
         self._slowdown = slowdown
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.enable_cpu_mem_arena = False
-        options.log_severity_level = 3
-        options.add_session_config_entry("session.force_spinning_stop", "1")
-        try:
-            self._session = ort.InferenceSession(str(path), options, providers=providers(provider))
-        except EngineError:
-            raise
-        except Exception as error:  # ONNX Runtime raises a family of types that share no base of their own
-            raise EngineError(f"{path.name}: not a model ONNX Runtime can load ({first_line(error)})") from None
+        self._session = _load(path, path.name, provider, threads)
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         if len(inputs) != 1 or len(outputs) != 1:
             raise EngineError(f"{path.name}: needs one input and one output, has {len(inputs)} and {len(outputs)}")
@@ -70,6 +62,41 @@ class Session:
         if self._slowdown > 1.0:
             time.sleep((self._slowdown - 1.0) * (time.perf_counter() - begun))
         return logits
+
+
+class Part:
+    """A piece of a model, in memory: named tensors in, named tensors out."""
+
+    def __init__(self, model: bytes, name: str, provider: Provider = "auto", threads: int = 1) -> None:
+        """``name``: for errors. Raises ``EngineError``."""
+        self._session = _load(model, name, provider, threads)
+        self.takes = tuple(given.name for given in self._session.get_inputs())
+        self.gives = tuple(output.name for output in self._session.get_outputs())
+        self.provider = self._session.get_providers()[0]
+
+    def run(self, tensors: Mapping[str, Batch]) -> dict[str, Batch]:
+        """What it makes of ``tensors``, of which there may be more than it takes; all ``(n, ...)`` float32. Raises
+        ``EngineError``."""
+        try:
+            made = self._session.run(self.gives, {name: tensors[name] for name in self.takes})
+        except Exception as error:
+            raise EngineError(f"inference failed ({first_line(error)})") from None
+        return dict(zip(self.gives, made, strict=True))
+
+
+def _load(model: Path | bytes, name: str, provider: Provider, threads: int) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.enable_cpu_mem_arena = False
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    source = str(model) if isinstance(model, Path) else model
+    wanted = providers(provider)
+    try:
+        return ort.InferenceSession(source, options, providers=wanted)
+    except Exception as error:  # ONNX Runtime raises a family of types that share no base of their own
+        raise EngineError(f"{name}: not a model ONNX Runtime can load ({first_line(error)})") from None
 
 
 def providers(wanted: Provider) -> list[str]:

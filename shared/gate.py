@@ -15,12 +15,12 @@ Posterior = npt.NDArray[np.float64]
 
 
 def posterior(logits: npt.NDArray[np.float32], temperature: float) -> Posterior:
-    """Softmax of ``logits`` ``(classes,)`` over ``temperature``."""
+    """Softmax of ``logits`` ``(..., classes)`` over ``temperature``."""
     scaled = logits.astype(np.float64)
-    scaled -= scaled.max()
+    scaled -= scaled.max(-1, keepdims=True)
     scaled /= temperature
     np.exp(scaled, out=scaled)
-    scaled /= scaled.sum()
+    scaled /= scaled.sum(-1, keepdims=True)
     return scaled
 
 

@@ -107,7 +107,7 @@ def server(title: str, bundle: Bundle, threads: int) -> Server:
     picture = encode(np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8))[1]
     one = full.prepare(picture)
     batch = full.batch or _BATCH
-    alone, together = (_median(lambda count=count: full.run([one] * count)) for count in (1, batch))  # type: ignore[misc]
+    alone, together = (_median(lambda count=count: full.run([one] * count, [None] * count)) for count in (1, batch))  # type: ignore[misc]
     each = max(alone / 100, (together - alone) / (batch - 1)) if batch > 1 else alone
     macs = cost.macs(onnx.load(str(bundle.path(full.name))), side)
     return Server(

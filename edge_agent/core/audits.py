@@ -5,16 +5,13 @@ A window is 16 frames in a row, drawn at random: single frames would say too muc
 errs now and then, and too little about those in which it errs for long. The reference over a window is the full model
 with a context of its own; it never hears a local model, so a mistake that a cache has talked itself into shows.
 
-Two questions are asked of the windows' shares of false hits, both by betting (I. Waudby-Smith and A. Ramdas,
-"Estimating means of bounded random variables by betting", arXiv 2010.09686), so that they may be asked after every
-window. *How large can the rate be?* is a confidence bound and may take its time. *Has it risen?* is an e-detector (J.
-Shin, A. Ramdas and A. Rinaldo, "E-detectors", arXiv 2203.03532): doubt makes the gate stricter at once and spends what
-was saved on more windows.
+Two questions are asked of the windows' shares of false hits, both by betting, so that they may be asked after every
+window. *How large can the rate be?* is a confidence bound and may take its time. *Has it risen?* makes the gate
+stricter at once and spends what was saved on more windows.
 """
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -24,6 +21,7 @@ import numpy.typing as npt
 
 from edge_agent.core.frame import Frame
 from edge_agent.core.types import Answer, LevelName, Reply
+from shared.betting import Bound, Detector
 from shared.filter import Word
 from shared.gate import posterior
 from shared.habits import ContextParameters
@@ -38,9 +36,6 @@ _TRUSTED = 0.9
 _DOUBT, _ALARM = 3.0, 100.0
 #: How much stricter doubt makes the gate, and every alarm; how much looser a certificate; and how far that may go.
 _STRICTER, _LOOSER, _LOOSEST = 0.25, 2.0, 4.0
-_CONFIDENCE = 0.95
-#: The largest share of its wealth that a bet may lose.
-_STAKE = 0.75
 
 
 @dataclass(slots=True)
@@ -68,54 +63,6 @@ class Finding:
     words: list[Word]
     labels: list[int]
     false: list[int]
-
-
-class Bound:
-    """An upper bound on the mean of shares in 0..1, valid at any time: the least mean against which betting that
-    it is lower has made a fortune."""
-
-    _means = np.geomspace(0.001, 0.999, 100)
-
-    def __init__(self) -> None:
-        self._wealth = np.zeros(len(self._means))
-        self._most = np.zeros(len(self._means))
-        self._count, self._sum, self._squares = 1.0, 0.5, 0.25 + 0.25  # one imagined half
-
-    @property
-    def value(self) -> float:
-        lost = self._most >= math.log(1.0 / (1.0 - _CONFIDENCE))
-        return float(self._means[lost].min()) if lost.any() else 1.0
-
-    def add(self, share: float) -> None:
-        mean = self._sum / self._count
-        variance = max(self._squares / self._count - mean * mean, 1e-4)
-        # The bet that would have grown fastest so far, to second order ("aGRAPA").
-        edge = self._means - mean
-        bets = np.clip(edge / (variance + edge * edge), 0.0, _STAKE / (1.0 - self._means))
-        self._wealth += np.log1p(bets * (self._means - share))
-        np.maximum(self._most, self._wealth, out=self._most)
-        self._count += 1.0
-        self._sum += share
-        self._squares += share * share
-
-
-class Detector:
-    """Evidence that the mean of shares in 0..1 has risen above what is allowed, gathered since it began to."""
-
-    def __init__(self, allowed: float) -> None:
-        self._allowed = allowed
-        self._bets = _STAKE / allowed * np.array([0.02, 0.1, 0.5])
-        self._evidence = np.ones(len(self._bets))
-
-    @property
-    def evidence(self) -> float:
-        return float(self._evidence.mean())
-
-    def add(self, share: float) -> None:
-        self._evidence = np.maximum(self._evidence, 1.0) * (1.0 + self._bets * (share - self._allowed))
-
-    def forget(self) -> None:
-        self._evidence[:] = 1.0
 
 
 class Audits:

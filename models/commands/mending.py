@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from models import tables
 from models.commands.options import (
     PROCESSORS,
     Data,
@@ -26,6 +27,7 @@ from models.commands.options import (
     progress_bar,
     refuse,
     scenes_of,
+    show_skipped,
     taught,
 )
 from shared.bundle import Bundle, BundleError
@@ -143,6 +145,59 @@ def add_size(
     except OSError as error:
         refuse(f"{error.filename or out}: {error.strerror or error}")
     conclude(made, sources, as_json)
+
+
+def layers(
+    bundle: Annotated[Path, typer.Argument(help="Directory of the bundle.")],
+    data: Data,
+    out: Annotated[Path, typer.Option(help="Where the bundle goes, in the place of any before.")],
+    held_out: HeldOut = None,
+    most: Annotated[int, typer.Option(min=1, max=8, help="How many caches at the most.")] = 5,
+    wrong: Annotated[
+        float, typer.Option(min=0.0001, max=0.2, help="Share of requests they may answer unlike the full model.")
+    ] = 0.005,
+    every: Every = 1,
+    key: Key = None,
+    work: Work = None,
+    threads: Threads = PROCESSORS,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the caches as JSON on stdout.")] = False,
+) -> None:
+    """Add caches between the full model's layers, so that on the server most requests run only a part of it.
+
+    Example: model-builder layers build/mine --data frames/ --out build/mine
+    """
+    try:
+        import torch
+
+        from models.classifier import ClassifierError
+        from models.frames import FramesError, find
+        from models.layers.build import LayersError, Limits, build
+        from models.place import PlaceError
+        from shared.engine import EngineError
+        from shared.segments import SegmentError
+        from shared.signing import Signer, SigningError
+    except ImportError as error:
+        refuse(f"this needs {error.name}; install it with: pip install 'cachenet[build]'")
+    torch.set_num_threads(threads)
+    try:
+        found = Bundle(bundle)
+        signer = Signer(key) if key is not None else None
+        classifier = full_of(found)
+        sources = [find(source, every) for source in (data, held_out) if source is not None]
+        with progress_bar() as progress:
+            place = kept(work)
+            material = gathered(classifier, sources, place, threads, 0, progress)
+            made = build(found, material, Limits(most, wrong=wrong), 0, threads, place, out, progress, signer)
+    except (
+        *(BundleError, ClassifierError, EngineError, FramesError, LayersError, PlaceError),
+        *(SegmentError, SigningError),
+    ) as error:
+        refuse(str(error))
+    except OSError as error:
+        refuse(f"{error.filename or out}: {error.strerror or error}")
+    for frames in sources:
+        show_skipped(frames)
+    tables.layers(made, as_json)
 
 
 def prove(

@@ -12,8 +12,9 @@ import pytest
 from cloud_server.full import FullModel
 from cloud_server.worker import Job, Worker
 from shared.bundle import Bundle, Manifest
-from shared.engine import EngineError, Logits
+from shared.engine import EngineError
 from shared.image import BadPicture, Tensor
+from shared.layered import Passed
 from shared.protocol import Answer, Refusal, Request
 from tests.bundles import tiny_bundle
 
@@ -29,19 +30,22 @@ class Model:
         self.begun, self.go = threading.Semaphore(0), threading.Semaphore(0)
         self.sizes: list[int] = []
         self.fails: Exception | None = None
+        self.recent: list[tuple[int, ...] | None] = []
+        self.layer: int | None = None
 
     def prepare(self, picture: bytes) -> Tensor:
         if not picture.isdigit():
             raise BadPicture("no number")
         return np.full((1, 3, 1, 1), int(picture), np.float32)
 
-    def run(self, tensors: Sequence[Tensor]) -> Logits:
+    def run(self, tensors: Sequence[Tensor], recent: Sequence[tuple[int, ...] | None]) -> list[Passed]:
+        self.recent += recent
         self.sizes.append(len(tensors))
         self.begun.release()
         assert self.go.acquire(timeout=_BOUND_S)
         if self.fails:
             raise self.fails
-        return np.concatenate(tensors)[:, :, 0, 0].repeat(4, 1)[:, :10]
+        return [Passed(np.full(10, tensor[0, 0, 0, 0]), 0, self.layer) for tensor in tensors]
 
 
 class Replies:
@@ -169,3 +173,31 @@ def test_a_model_that_does_not_fit_its_labels_is_refused_when_loaded(tmp_path: P
 @pytest.mark.parametrize(("fixed", "batch"), [(True, 1), (False, None)])
 def test_a_model_says_whether_its_batch_is_fixed(tmp_path: Path, fixed: bool, batch: int | None) -> None:
     assert FullModel(Bundle(tiny_bundle(tmp_path, fixed_batch=fixed)), "cpu", 1).batch == batch
+
+
+def test_audits_run_through_the_whole_model_and_others_bring_their_recent_labels(manifest: Manifest) -> None:
+    model = Model()
+    model.go.release(100)
+    with working(manifest, model) as (worker, replies):
+        worker.submit(Job("cam", Request("full", "image/png", b"1", 60_000, (3, 4)), b"1"))
+        replies.wait(1)
+        worker.submit(Job("cam", Request("full", "image/png", b"2", 60_000, (), audit=True), b"2"))
+        replies.wait(2)
+    assert model.recent == [(3, 4), None]
+
+
+def test_only_the_whole_model_teaches(manifest: Manifest) -> None:
+    """What a cache between its layers has said is no lesson."""
+    heard: list[Job] = []
+    model = Model()
+    model.go.release(100)
+    replies = Replies()
+    worker = Worker(model, manifest, 8, 4, replies, lambda: None, lambda job, _: heard.append(job))
+    worker.start()
+    worker.submit(job("1"))
+    replies.wait(1)
+    model.layer = 0
+    worker.submit(job("2"))
+    replies.wait(2)
+    assert worker.stop(_BOUND_S)
+    assert [one.picture for one in heard] == [b"1"]

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_agent.core.audits import Audits, Bound, Detector
+from edge_agent.core.audits import Audits
 from edge_agent.core.frame import Frame
 from edge_agent.core.types import Answer, LevelName, Reply
+from shared.betting import Bound, Detector
 from shared.habits import ContextParameters
 from shared.reference import WINDOW
 from shared.risk import Belief

@@ -1,0 +1,272 @@
+"""Caches between the full model's layers: how far requests run, how right the answers are, and what it saves.
+
+    python -m benchmarks.layer_caches --bundle models/zoo/cifar10
+
+On the CIFAR-10 test set, on which nothing was fitted. Each way of caching (``freeze``, ``gati``) is a configuration on
+the whole test set in random order, without context; for the recommended one further configurations show ``dwell`` and
+``session`` with the device's recent labels in the request, the same with the caches refreshed from what was asked, and
+the *miss stream*: what a device with the bundle's own models still asks about.
+
+``half_layers`` counts multiply-adds: a request that ends at or before half of them. ``potential``: some cache up to
+there gives the full model's answer, sure or not. Wall clock is of one process, the cut model and the whole one by turns
+on the same pictures; ``p99_ratio`` likewise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import time
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cloud_server.refresh import refresh
+from cloud_server.refresher import Refresher
+from edge_agent.core.types import Ask
+from models import cifar10, recorded, replay, streams
+from models.layers.cuts import cuts
+from models.layers.proof import consult
+from shared.bundle import WAYS, Bundle, Layers, Way
+from shared.engine import Batch, Session
+from shared.image import Picture, preprocessor
+from shared.layered import Layered, Passed, load
+from shared.protocol import RECENT
+from shared.segments import read
+
+RECOMMENDED: Way = "gati"
+_HALF = 0.5
+_MANY = 16
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request: the number of its picture, and the labels that its device had seen; None where the device's own
+    answers are to be."""
+
+    picture: int
+    recent: tuple[int, ...] | None
+
+
+@dataclass(frozen=True)
+class Bench:
+    """``inputs``: what the model takes, of every test picture; ``full``: its scores; ``truth``."""
+
+    bundle: Bundle
+    inputs: list[Batch]
+    full: npt.NDArray[np.float32]
+    truth: npt.NDArray[np.int64]
+    threads: int
+    whole: Session
+
+    def layered(self, way: Way, seed: int) -> Layered:
+        return load(self.bundle, way, "cpu", self.threads, random.Random(seed).random)
+
+    def layers(self, way: Way) -> Layers:
+        return self.bundle.manifest.layers[way]
+
+
+def measure(directory: Path, frames: int, seeds: int, first_seed: int, threads: int) -> dict[str, Any]:
+    """The figures as the command prints them."""
+    bundle = Bundle(directory)
+    full = bundle.manifest.only("full")
+    spec = bundle.manifest.models[full].input
+    test = cifar10.load().test
+    pictures = recorded.as_pictures(test.images)
+    preprocess = preprocessor(spec)
+    ways = [way for way in WAYS if way in bundle.manifest.layers]
+    said, scores = _consulted(bundle, ways, pictures, threads)
+    inputs = [preprocess(picture) for picture in pictures]
+    whole = Session(bundle.path(full), "cpu", threads)
+    bench = Bench(bundle, inputs, scores, test.labels, threads, whole)
+
+    order = np.random.default_rng(first_seed).permutation(len(inputs))[: frames * seeds]
+    found: dict[str, Any] = {}
+    for way in ways:
+        asked = [Asked(row, ()) for row in order.tolist()]
+        found[way] = {
+            **_potential(bench, way, said[way]),
+            **_play(bench, way, asked, first_seed),
+            "speedup_batch16": _together(bench, way, asked, first_seed),
+            "stream": "test set in random order, no context",
+        }
+    for name in ("dwell", "session"):
+        plans = [streams.plan(name, test.labels, seed, frames) for seed in range(first_seed, first_seed + seeds)]
+        asked = [Asked(row, None) for plan in plans for row in plan.source.tolist()]
+        for fresh in (False, True):
+            stream = f"{name}, recent labels in the request{', refreshed' if fresh else ''}"
+            figures = _play(bench, RECOMMENDED, asked, first_seed, fresh)
+            found[f"{RECOMMENDED} {name}{' refreshed' if fresh else ''}"] = {**figures, "stream": stream}
+        missed = list(_missed(bundle, plans, test, scores))
+        figures = _play(bench, RECOMMENDED, missed, first_seed)
+        figures["share_of_frames"] = len(missed) / len(asked)
+        found[f"{RECOMMENDED} misses of {name}"] = {**figures, "stream": f"what a device asks about on {name}"}
+    return {
+        "bundle": bundle.manifest.name,
+        "recommended": RECOMMENDED,
+        "configurations": found,
+        "caches": {way: [_about(bench, way, place) for place in range(len(bench.layers(way).caches))] for way in ways},
+        "memory": {way: _memory(bench, way) for way in ways},
+        "full_model": {
+            "accuracy": float((scores.argmax(1) == test.labels).mean()),
+            "bytes": bundle.manifest.models[full].bytes,
+        },
+        "frames": frames,
+        "seeds": seeds,
+        "first_seed": first_seed,
+        "threads": threads,
+    }
+
+
+def _consulted(
+    bundle: Bundle, ways: Sequence[Way], pictures: Sequence[Picture], threads: int
+) -> tuple[dict[Way, list[npt.NDArray[np.float32]]], npt.NDArray[np.float32]]:
+    """What every cache says of every picture, and what the whole model does."""
+    manifest = bundle.manifest
+    full = manifest.models[manifest.only("full")]
+    model = read(bundle.directory / full.file)
+    places = cuts(model, full.input.side)
+    number = {place.tensors: at for at, place in enumerate(places)}
+    caches = [(way, layer) for way in ways for layer in manifest.layers[way].caches]
+    files = [(number[layer.tensors], bundle.directory / layer.file) for _, layer in caches]
+    said, whole = consult(model, places, files, full.input, pictures, threads)
+    return {way: [own for own, (of, _) in zip(said, caches, strict=True) if of == way] for way in ways}, whole
+
+
+def _potential(bench: Bench, way: Way, said: Sequence[npt.NDArray[np.float32]]) -> dict[str, float]:
+    answers = bench.full.argmax(1)
+    early = [
+        scores.argmax(1) == answers
+        for scores, layer in zip(said, bench.layers(way).caches, strict=True)
+        if layer.share <= _HALF
+    ]
+    return {
+        "half_layers_potential": float(np.any(early, axis=0).mean()) if early else 0.0,
+        "half_layers_last_alone": float(early[-1].mean()) if early else 0.0,
+    }
+
+
+def _play(bench: Bench, way: Way, asked: Sequence[Asked], seed: int, fresh: bool = False) -> dict[str, Any]:
+    """One request after the other, the cut model and the whole one by turns."""
+    layered = bench.layered(way, seed)
+    refresher = Refresher(layered, bench.layers(way).wrong)
+    recent: deque[int] = deque(maxlen=RECENT)
+    took, uncut, passed, refreshed = [], [], [], 0
+    for request in asked:
+        known = tuple(recent) if request.recent is None else request.recent
+        tensor = bench.inputs[request.picture]
+        begun = time.perf_counter()
+        [one] = layered.run(tensor, [known])
+        between = time.perf_counter()
+        bench.whole.run(tensor)
+        uncut.append(time.perf_counter() - between)
+        took.append(between - begun)
+        passed.append(one)
+        if not recent or recent[-1] != one.label:
+            recent.append(one.label)
+        if fresh:
+            refresher.hear(one)
+            if refresher.due():
+                layered.correct(found := refresh(*refresher.snapshot(), refresher.terms()))
+                refreshed += len(found)
+    rows = np.array([request.picture for request in asked])
+    return {
+        **_quality(bench, way, rows, passed),
+        "speedup_batch1": float(np.mean(uncut) / np.mean(took)),
+        "p99_ratio_batch1": float(np.quantile(took, 0.99) / np.quantile(uncut, 0.99)),
+        "mean_ms": 1e3 * float(np.mean(took)),
+        "whole_ms": 1e3 * float(np.mean(uncut)),
+        "asked": [cache.asked for cache in layered.caches],
+        "corrections": refreshed,
+        "requests": len(asked),
+    }
+
+
+def _quality(bench: Bench, way: Way, rows: npt.NDArray[np.int64], passed: Sequence[Passed]) -> dict[str, Any]:
+    shares = [layer.share for layer in bench.layers(way).caches]
+    depth = np.array([1.0 if one.layer is None else shares[one.layer] for one in passed])
+    labels = np.array([one.label for one in passed])
+    layer = np.array([-1 if one.layer is None else one.layer for one in passed])
+    truth, full = bench.truth[rows], bench.full[rows].argmax(1)
+    # Accuracy is compared with the full model's bare answer where there is no context; where there is, it gains.
+    return {
+        "half_layers_share": float((depth <= _HALF).mean()),
+        "effective_depth": float(depth.mean()),
+        "accuracy": float((labels == truth).mean()),
+        "accuracy_drop_points": 100 * float((full == truth).mean() - (labels == truth).mean()),
+        "answered": [float((layer == place).mean()) for place in range(len(shares))],
+        "false": [float(((layer == place) & (labels != full)).mean()) for place in range(len(shares))],
+    }
+
+
+def _together(bench: Bench, way: Way, asked: Sequence[Asked], seed: int) -> float:
+    """How many times the throughput of batches, rows that are answered leaving them."""
+    layered, took, uncut = bench.layered(way, seed), 0.0, 0.0
+    for at in range(0, len(asked) - _MANY + 1, _MANY):
+        batch = np.concatenate([bench.inputs[one.picture] for one in asked[at : at + _MANY]])
+        begun = time.perf_counter()
+        layered.run(batch, [()] * _MANY)
+        between = time.perf_counter()
+        bench.whole.run(batch)
+        uncut += time.perf_counter() - between
+        took += between - begun
+    return uncut / took
+
+
+def _missed(
+    bundle: Bundle, plans: Sequence[streams.Plan], test: cifar10.Split, scores: npt.NDArray[np.float32]
+) -> Iterable[Asked]:
+    """What a device with all the bundle's local models asks about."""
+    manifest = bundle.manifest
+    family = replay.family(manifest)
+    models = recorded.opened(bundle)
+    local = {name: own for name, own in models.items() if name != family.full}
+    claim = manifest.gate(0.01).claim
+    for plan, stream in zip(plans, recorded.record(plans, test, local), strict=True):
+        stream.logits[family.full] = scores[plan.source]
+        hierarchy = replay.ours(stream, family, claim)
+        for index, picture in enumerate(plan.source.tolist()):
+            step = hierarchy.look(stream.frame(index), float(index))
+            if isinstance(step, Ask):
+                yield Asked(picture, step.recent)
+            replay.settle(stream, family, hierarchy, step)
+
+
+def _about(bench: Bench, way: Way, place: int) -> dict[str, Any]:
+    layer = bench.layers(way).caches[place]
+    return {
+        "after": layer.tensors[0],
+        "share": layer.share,
+        "kind": layer.kind,
+        "bytes": layer.bytes,
+        "temperature": layer.temperature,
+        "threshold": layer.threshold,
+    }
+
+
+def _memory(bench: Bench, way: Way) -> float:
+    """Of the caches' files, as a share of the full model's."""
+    manifest = bench.bundle.manifest
+    whole = manifest.models[manifest.only("full")].bytes
+    return sum(layer.bytes for layer in bench.layers(way).caches) / whole
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bundle", type=Path, default=Path("models/zoo/cifar10"))
+    parser.add_argument("--frames", type=int, default=2000)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--first-seed", type=int, default=1000)
+    parser.add_argument("--threads", type=int, default=1)
+    asked = parser.parse_args()
+    print(json.dumps(measure(asked.bundle, asked.frames, asked.seeds, asked.first_seed, asked.threads)))
+
+
+if __name__ == "__main__":
+    main()

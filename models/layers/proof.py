@@ -1,0 +1,108 @@
+"""What composed caches may be trusted with: temperatures, and thresholds that hold, of the files as they will run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from onnx import ModelProto
+
+from models.layers.composition import PRICES, Candidate, expected, thresholds
+from models.layers.cuts import Cut
+from models.layers.taught import Taught, Times
+from shared.engine import Part
+from shared.gate import posterior, temperature
+from shared.image import Input, Picture, preprocessor
+from shared.layered import SCORES
+from shared.segments import cut, image
+
+_BATCH = 32
+Scores = npt.NDArray[np.float32]
+
+
+def consult(
+    model: ModelProto,
+    places: Sequence[Cut],
+    caches: Sequence[tuple[int, Path]],
+    spec: Input,
+    pictures: Sequence[Picture],
+    threads: int,
+    advance: Callable[[int], object] = lambda _: None,
+) -> tuple[list[Scores], Scores]:
+    """What each of ``caches``, files for the cut of that number, says of the pictures, and what the model does."""
+    numbers = sorted({number for number, _ in caches})
+    segments = [
+        Part(one.model.SerializeToString(), "segment", "cpu", threads)
+        for one in cut(model, [places[number].tensors for number in numbers], spec.side)
+    ]
+    parts = [(number, Part(path.read_bytes(), path.name, "cpu", 1)) for number, path in caches]
+    preprocess, picture, output = preprocessor(spec), image(model), str(model.graph.output[0].name)
+    said: list[list[Scores]] = [[] for _ in caches]
+    whole: list[Scores] = []
+    for at in range(0, len(pictures), _BATCH):
+        held = {picture: np.concatenate([preprocess(one) for one in pictures[at : at + _BATCH]])}
+        for number, segment in zip([*numbers, -1], segments, strict=True):
+            held |= segment.run(held)
+            for scores, (own, part) in zip(said, parts, strict=True):
+                if own == number:
+                    scores.append(part.run(held)[SCORES])
+        whole.append(held[output])
+        advance(at + len(held[picture]))
+    return [np.concatenate(one) for one in said], np.concatenate(whole)
+
+
+def judged(taught: Taught, scores: Scores, whole: Scores, degree: float) -> Candidate:
+    """A cache as it runs, with its ``scores`` of frames of which the whole model has said ``whole``."""
+    belief = posterior(scores, degree)
+    old = taught.candidate
+    wrong = scores.argmax(1) != whole.argmax(1)
+    return Candidate(old.place, 1.0 - belief.max(1), wrong, old.lookup, old.size)
+
+
+def degree(scores: Scores, whole: Scores) -> float:
+    """The temperature with which a cache's scores explain best what the whole model says."""
+    return round(temperature(scores, whole.argmax(1).astype(np.int64)), 4)
+
+
+def certify(chosen: Sequence[Candidate], cost: Times, wrong: float, confidence: float) -> tuple[float, ...]:
+    """The loosest thresholds at which the share of wrong answers is at most ``wrong``; 0 where there are none.
+
+    Fixed-sequence testing (A. Angelopoulos et al., "Learn then Test", arXiv 2110.01052, section 2.2): they are tried
+    from the strictest, and the first that cannot be shown to hold ends the search.
+    """
+    proven = (0.0,) * len(chosen)
+    for price in PRICES:
+        limits = thresholds(chosen, cost.reached, cost.whole, price)
+        frames = len(chosen[0].risk)
+        errors = round(expected(chosen, limits, cost.reached, cost.whole)[1] * frames)
+        if most(errors, frames, confidence) > wrong:
+            break
+        proven = limits
+    return proven
+
+
+def most(errors: int, of: int, confidence: float) -> float:
+    """The largest rate of errors with which so few of so many are not yet unlikely: C. Clopper and E. Pearson's upper
+    bound (Biometrika 26, 1934)."""
+    low, high = errors / of, 1.0
+    while high - low > 1e-6:
+        rate = (low + high) / 2
+        low, high = (rate, high) if _at_most(errors, of, rate) > 1.0 - confidence else (low, rate)
+    return high
+
+
+def _at_most(errors: int, of: int, rate: float) -> float:
+    """The probability of so many errors or fewer."""
+    return sum(
+        math.exp(
+            math.lgamma(of + 1)
+            - math.lgamma(k + 1)
+            - math.lgamma(of - k + 1)
+            + k * math.log(max(rate, 1e-300))
+            + (of - k) * math.log1p(-min(rate, 1 - 1e-12))
+        )
+        for k in range(errors + 1)
+    )
