@@ -39,6 +39,23 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return Bundle(tiny_bundle(tmp_path_factory.mktemp("bundle")))
 
 
+class Customer(Keeper):
+    """A keeper, and one who wants of it the first model of whatever is announced."""
+
+    def __init__(self, *given: Any) -> None:
+        self.ready: queue.SimpleQueue[Loaded] = queue.SimpleQueue()
+        super().__init__(*given)
+
+    def announce(self, data: bytes, signature: bytes = b"") -> None:
+        before = self.version
+        super().announce(data, signature)
+        if self._base is not None and self.version != before:
+            self.want_first(self.ready)
+
+    def want(self, model: str) -> None:  # type: ignore[override]
+        super().want(model, self.ready)
+
+
 class Site:
     """A store, a server of ``bundle`` and keepers that use both."""
 
@@ -49,8 +66,8 @@ class Site:
         self.link = FakeLink(self.server)
         self._keepers: list[Keeper] = []
 
-    def keeper(self, base: str | None = "", trusted: Key | None = None) -> Keeper:
-        keeper = Keeper(self.store, cast(Link, self.link), "cam", "cpu", 1, base, trusted)
+    def keeper(self, base: str | None = "", trusted: Key | None = None) -> Customer:
+        keeper = Customer(self.store, cast(Link, self.link), "cam", "cpu", 1, base, trusted)
         self.server.deliver = keeper.receive
         keeper.start()
         self._keepers.append(keeper)
@@ -71,7 +88,7 @@ def site(tmp_path: Path, bundle: Bundle) -> Iterator[Site]:
     site.close()
 
 
-def ready(keeper: Keeper) -> Loaded:
+def ready(keeper: Customer) -> Loaded:
     return keeper.ready.get(timeout=_BOUND_S)
 
 
@@ -219,7 +236,7 @@ def test_what_is_in_the_store_is_not_pulled_again_unless_it_is_damaged(site: Sit
 
 
 def test_a_bundle_directory_serves_without_store_or_link(bundle: Bundle) -> None:
-    keeper = Keeper(None, None, "cam", "cpu", 1, "")
+    keeper = Customer(None, None, "cam", "cpu", 1, "")
     keeper.start()
     keeper.use(bundle)
     keeper.want("vehicles")
@@ -261,7 +278,7 @@ def test_all_processors_run_a_model_together_where_it_is_much_quicker(
     monkeypatch.setattr(module, "Session", Timed)
     monkeypatch.setattr(module.os, "sched_getaffinity", lambda _: set(range(processors)))
     monkeypatch.setattr(module.time, "perf_counter", lambda: clock[0])
-    keeper = Keeper(None, None, "cam", "cpu", 0, "")
+    keeper = Customer(None, None, "cam", "cpu", 0, "")
     keeper.start()
     keeper.use(bundle)
     keeper.want("vehicles")
