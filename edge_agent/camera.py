@@ -202,6 +202,7 @@ class Camera:
             "corrections": self.tally.corrections,
             "dropped": self.source.dropped,
             "broken": self.source.broken,
+            "losses": self.source.losses,
             "latency_ms": self.latencies.table(),
             "latency_ms_by_level": {level: own.table() for level, own in self.levels.items()},
             "accuracy": self.score.accuracy,

@@ -50,7 +50,10 @@ def _root() -> None:
 def run(
     source: Annotated[
         str | None,
-        typer.Argument(help="camera:N, rtsp://..., a video file, a directory of images or a recorded stream."),
+        typer.Argument(
+            help="camera:N, rtsp://..., picamera, pipe:WIDTHxHEIGHT, a video file, a directory of images or a recorded "
+            "stream."
+        ),
     ] = None,
     broker: Annotated[str | None, typer.Option(help="mqtt[s]://[user@]host[:port] of the broker.")] = None,
     bundle: Annotated[str | None, typer.Option(help="Take models from this directory, not from the broker.")] = None,
@@ -79,7 +82,9 @@ def run(
     slowdown: Annotated[
         float | None, typer.Option(help="Run models so many times slower, to play a small device.")
     ] = None,
-    fps: Annotated[float | None, typer.Option(help="Pace of a file; default: as fast as it goes.")] = None,
+    fps: Annotated[
+        float | None, typer.Option(help="Pace of a file, and the most that is taken of a camera; default: all.")
+    ] = None,
     frames: Annotated[int | None, typer.Option(help="Stop after so many frames.")] = None,
     metrics: Annotated[str | None, typer.Option(help="Serve /metrics for Prometheus on this [host:]port.")] = None,
     record: Annotated[str | None, typer.Option(help="Keep the frames as a stream in this new directory.")] = None,
@@ -249,6 +254,7 @@ def _table(figures: dict[str, Any], name: str) -> Table:
         )
         + (f"; {figures['dropped']} live frames dropped" if figures["dropped"] else "")
         + (f"; {figures['broken']} broken files skipped" if figures["broken"] else "")
+        + (f"; the camera was lost {figures['losses']} times" if figures["losses"] else "")
     )
     return table
 

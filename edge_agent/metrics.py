@@ -42,6 +42,8 @@ class Figures(Collector):
         yield _counter("cachenet_dropped", "Frames that a live source has skipped.", dropped)
         broken = [(camera.name, camera.source.broken) for camera in agent.cameras]
         yield _counter("cachenet_broken", "Frames that could not be read.", broken)
+        losses = [(camera.name, camera.source.losses) for camera in agent.cameras]
+        yield _counter("cachenet_losses", "Times that a camera has stopped to give frames.", losses)
         evicted = [(camera.name, dict(camera.deployment.evicted)) for camera in agent.cameras]
         yield _counters("cachenet_evicted", "Submodels that had to go.", "reason", evicted)
         up, down = agent.traffic

@@ -101,6 +101,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         for name in ("source", "record", "flight"):
             if getattr(self, name):
                 raise ValueError(f"there are [[camera]] tables: give {name} in them, not for all cameras at once")
+        if len(pipes := [own.name for own in self.camera if own.source.startswith("pipe:")]) > 1:
+            raise ValueError(f"cameras {' and '.join(pipes)} both read standard input; only one can")
         names = [own.name for own in self.camera]
         for name in names:
             if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):

@@ -79,5 +79,10 @@ class View:
                 f"gate {found['threshold']:.3f}",
             )
         source = camera.source
-        if source.dropped or source.broken:
-            table.add_row("source", f"{source.dropped} dropped", f"{source.broken} broken", "")
+        if source.dropped or source.broken or source.losses:
+            table.add_row(
+                "source",
+                f"{source.dropped} dropped",
+                f"[red]{escape(source.trouble)}[/]" if source.trouble else f"{source.losses} times lost",
+                f"{source.broken} broken",
+            )

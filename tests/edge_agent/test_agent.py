@@ -92,8 +92,10 @@ def test_a_picture_is_cropped_once_for_all_models_that_see_the_same() -> None:
 class Pictures:
     """A source of so many pictures, each unlike the others."""
 
+    dropped = broken = losses = 0
+    trouble = ""
+
     def __init__(self, count: int) -> None:
-        self.dropped = self.broken = 0
         self.closed = False
         self._count = count
 
