@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Sequence
 
 from simulator.processes import answers, free_port
 
@@ -53,21 +54,43 @@ def missing() -> str:
 
 
 class RtspCamera:
-    """Pictures of ``size`` at ``url``, ``fps`` a second, of which each ``gop``-th is a whole one."""
+    """Pictures at ``url``, 640x480, 10 a second, of which each ``gop``-th is a whole one."""
 
-    def __init__(self, fps: int = 10, size: str = "640x480", gop: int = 10, picture: str = "testsrc") -> None:
+    def __init__(self, gop: int = 10, pictures: Sequence[str] | None = None) -> None:
+        """``pictures``: a command that writes them, in bgr24; without, they are FFmpeg's test picture."""
         self._port, rtp = free_port(), free_port()
         self.url = f"rtsp://127.0.0.1:{self._port}/camera"
         self._command = [_PYTHON, "-c", _SERVE, str(self._port), str(rtp)]
         self._server: subprocess.Popen[bytes] | None = None
-        self._feed = subprocess.Popen(
-            [
-                *("ffmpeg", "-nostdin", "-loglevel", "quiet", "-re", "-f", "lavfi"),
-                *("-i", f"{picture}=size={size}:rate={fps}", "-c:v", "libx264", "-preset", "ultrafast"),
-                *("-tune", "zerolatency", "-g", str(gop), "-pix_fmt", "yuv420p"),
-                *("-f", "rtp", f"rtp://127.0.0.1:{rtp}"),
-            ],
-            stdout=subprocess.DEVNULL,
+        self._feeds: list[subprocess.Popen[bytes]] = []
+        what = "-re -f lavfi -i testsrc=size=640x480:rate=10".split()
+        if pictures is not None:
+            self._feeds.append(subprocess.Popen(pictures, stdout=subprocess.PIPE))
+            what = [
+                "-fflags",
+                "nobuffer",
+                "-f",
+                "rawvideo",
+                "-pix_fmt",
+                "bgr24",
+                "-s",
+                "640x480",
+                "-r",
+                "10",
+                "-i",
+                "-",
+            ]
+        self._feeds.append(
+            subprocess.Popen(
+                [
+                    *("ffmpeg", "-nostdin", "-loglevel", "quiet", *what, "-c:v", "libx264", "-preset", "ultrafast"),
+                    # One thread, or there are several slices, which this relay takes for pictures of their own.
+                    *("-tune", "zerolatency", "-threads", "1", "-g", str(gop), "-pix_fmt", "yuv420p"),
+                    *("-f", "rtp", f"rtp://127.0.0.1:{rtp}"),
+                ],
+                stdin=self._feeds[0].stdout if self._feeds else subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+            )
         )
         self.start()
 
@@ -98,5 +121,6 @@ class RtspCamera:
 
     def close(self) -> None:
         self.kill()
-        self._feed.kill()
-        self._feed.wait()
+        for feed in self._feeds:
+            feed.kill()
+            feed.wait()
