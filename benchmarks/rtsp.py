@@ -63,7 +63,7 @@ class RtspCamera:
         self._command = [_PYTHON, "-c", _SERVE, str(self._port), str(rtp)]
         self._server: subprocess.Popen[bytes] | None = None
         self._feeds: list[subprocess.Popen[bytes]] = []
-        what = "-re -f lavfi -i testsrc=size=640x480:rate=10".split()
+        what = ["-re", "-f", "lavfi", "-i", "testsrc=size=640x480:rate=10"]
         if pictures is not None:
             self._feeds.append(subprocess.Popen(pictures, stdout=subprocess.PIPE))
             what = [

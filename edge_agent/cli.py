@@ -24,7 +24,7 @@ from edge_agent.core.replacement import POLICIES
 from edge_agent.recorder import Recorder
 from edge_agent.report import Sink
 from edge_agent.settings import GATES, LEVELS, MODES, Settings
-from edge_agent.source import Live, Source, SourceError, open_source
+from edge_agent.source import Live, Pipe, Source, SourceError, open_source
 from edge_agent.store import Store, StoreError
 from edge_agent.terminal import View
 from shared import config
@@ -229,7 +229,7 @@ def _open(settings: Settings, opened: ExitStack) -> Source:
         raise SourceError(f"{settings.name}: {error}" if settings.name else str(error)) from None
     opened.callback(source.close)
     if settings.record:
-        paced = None if isinstance(source, Live) else settings.fps
+        paced = None if isinstance(source, Live | Pipe) else settings.fps
         source = Recorder(source, Path(settings.record), paced)
     return source
 

@@ -1,4 +1,4 @@
-"""Gets models onto the device, off the hot path: pulls, checks, loads aside, hands over.
+"""Gets models onto the device, off the hot path: has them pulled, checks, loads aside, hands over.
 
 One thread, one job at a time, for all cameras. A hot loop says what it wants and takes what is ready; it never waits. A
 model that one camera has is not loaded again for another: both run the same session.
@@ -6,7 +6,6 @@ model that one camera has is not loaded again for another: both run the same ses
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import queue
@@ -19,8 +18,8 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 
+from edge_agent.puller import Puller
 from edge_agent.store import Store, StoreError
-from shared import protocol
 from shared.bundle import Bundle, BundleError, Manifest, digest, parse
 from shared.engine import EngineError, Logits, Provider, Session, resident_bytes
 from shared.link import Link, Message
@@ -30,11 +29,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: One request's share of a file, bytes. Small, so that an answer never queues long behind a chunk on a slow link.
-PIECE = 32 << 10
-_PATIENCE_S = 2.0
 _RETRY_S = 1.0
-_POLL_S = 0.1
 #: Runs of a model that has been loaded, to see that it answers and how fast.
 _TRIES = 5
 #: With so many processors all of them run a model together where that takes at most so much of one's time; with fewer
@@ -82,11 +77,11 @@ class Keeper:
         loaded first. ``slowdown``: see ``Session``."""
         #: What stands in the way, for a person; empty while all is well.
         self.trouble = ""
-        self._store, self._link = store, link
+        self._store = store
+        self._puller = Puller(store, link, device)
         self._trusted = trusted
         self._provider, self._base, self._slowdown = provider, base, slowdown
         self.threads = threads
-        self._get = protocol.topic(device, "blob", "get")
         self._bundle: Bundle | None = None
         #: Whether the offer has taken the place of another.
         self._updated = False
@@ -94,8 +89,6 @@ class Keeper:
         self.offer: tuple[Manifest, str] | None = None
         #: Model, manifest and its version.
         self._jobs: queue.SimpleQueue[tuple[str, Manifest, str] | None] = queue.SimpleQueue()
-        self._chunks: queue.SimpleQueue[tuple[str, protocol.Chunk] | None] = queue.SimpleQueue()
-        self._awaited = ""
         #: What is on its way, by version and model, and who wants it loaded; nobody where it is only to be put by.
         self._pending: dict[tuple[str, str], set[Ready]] = {}
         self._lock = threading.Lock()
@@ -104,7 +97,6 @@ class Keeper:
         self._measured: dict[str, tuple[str, int, float]] = {}
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._work, name="keeper", daemon=True)
-        self.bytes_down = 0
 
     def start(self) -> None:
         self._thread.start()
@@ -113,7 +105,7 @@ class Keeper:
         """End the thread, 1 s at most; a transfer goes on at the next start."""
         self._stopped.set()
         self._jobs.put(None)
-        self._chunks.put(None)
+        self._puller.stop()
         self._thread.join(1.0)
 
     def use(self, bundle: Bundle) -> None:
@@ -201,11 +193,13 @@ class Keeper:
         return wanting is not None and (ready is None or ready in wanting)
 
     def receive(self, message: Message, sha256: str) -> None:
-        """Take a chunk (on the link's thread). Raises ``protocol.Malformed``."""
-        chunk = protocol.decode(message.payload, protocol.Chunk)
-        self.bytes_down += len(chunk.data)
-        if sha256 == self._awaited:
-            self._chunks.put((sha256, chunk))
+        """Take a piece of a file (on the link's thread). Raises ``protocol.Malformed``."""
+        self._puller.receive(message, sha256)
+
+    @property
+    def bytes_down(self) -> int:
+        """Payload bytes of files that have come."""
+        return self._puller.bytes_down
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None and not self._stopped.is_set():
@@ -291,39 +285,7 @@ class Keeper:
         if (path := self._store.path(model.sha256)) is not None:
             return path, False
         log.info("pulling %s, %.1f kB", name, model.bytes / 1000)
-        return self._pull(model.sha256, model.bytes), True
-
-    def _pull(self, sha256: str, size: int) -> Path:
-        assert self._store is not None
-        if self._store.offset(sha256) > size:
-            self._store.discard(sha256)
-        while (offset := self._store.offset(sha256)) < size:
-            chunk = self._fetch(sha256, offset, min(PIECE, size - offset))
-            if chunk.error:
-                raise StoreError(f"{sha256[:12]}: the server says {chunk.error}")
-            if chunk.total != size or not 0 < len(chunk.data) <= size - offset:
-                raise StoreError(f"{sha256[:12]}: the server's file has another size")
-            self._store.append(sha256, chunk.data)
-        return self._store.finish(sha256)
-
-    def _fetch(self, sha256: str, offset: int, length: int) -> protocol.Chunk:
-        if self._link is None:
-            raise StoreError("no broker to fetch models from")
-        request = protocol.encode(protocol.BlobRequest(sha256, offset, length))
-        self._awaited = sha256
-        try:
-            while not self._stopped.is_set():
-                if not self._link.publish(self._get, request, qos=1):
-                    self._stopped.wait(_POLL_S)
-                    continue
-                with contextlib.suppress(queue.Empty):
-                    while (arrived := self._chunks.get(timeout=_PATIENCE_S)) is not None:
-                        of, chunk = arrived
-                        if of == sha256 and chunk.offset == offset:
-                            return chunk
-            raise StoreError("stopping")
-        finally:
-            self._awaited = ""
+        return self._puller.pull(model.sha256, model.bytes), True
 
     def _say(self, trouble: str) -> None:
         if trouble != self.trouble:

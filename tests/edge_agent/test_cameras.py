@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 from collections.abc import Iterator
+from io import StringIO
 from pathlib import Path
 from typing import Any, cast
 
 import msgspec
 import numpy as np
 import pytest
+from rich.console import Console
 
 from edge_agent import keeper as keeper_module
 from edge_agent.agent import Agent
 from edge_agent.camera import Answered
 from edge_agent.composition import compose
 from edge_agent.deployment import ROOM
+from edge_agent.metrics import Figures
 from edge_agent.report import Sink
 from edge_agent.settings import CameraTable, Settings
 from edge_agent.source import Shot
+from edge_agent.terminal import View
+from shared import config
 from shared.bundle import Bundle
 from shared.engine import Session
 from shared.link import Link, Message
@@ -293,3 +299,32 @@ def test_what_a_camera_does_not_say_is_as_it_is_for_all() -> None:
     assert (a.source, a.region, a.fps, a.deadline_ms) == ("x", "0,0,0.5,1", 5.0, 70)
     assert (b.source, b.region, b.fps, b.deadline_ms) == ("y", "0,0,1,0.5", 2.0, 70)
     assert msgspec.json.decode(msgspec.json.encode(b), type=Settings) == b
+
+
+def test_the_file_in_the_documentation_is_one(tmp_path: Path) -> None:
+    found = re.search(r"```toml\n(.*?)```", Path("docs/cameras.md").read_text(), re.DOTALL)
+    assert found is not None
+    (tmp_path / "agent.toml").write_text(found[1])
+    settings = config.load(Settings, {}, tmp_path / "agent.toml", {})
+    assert [(own.name, own.fps) for own in settings.each()] == [("door", 10.0), ("yard", 2.0)]
+    (tmp_path / "again.toml").write_text(config.to_toml(settings))
+    assert config.load(Settings, {}, tmp_path / "again.toml", {}) == settings
+    assert "[[camera]]" not in config.to_toml(Settings()), "so that tables can be added to what was printed"
+
+
+def test_metrics_and_the_terminal_tell_cameras_apart(bundle: Bundle) -> None:
+    sources = [Pictures(20), Pictures(30)]
+    sources[1].losses, sources[1].trouble = 2, "it gives no more pictures"
+    agent = Agent(several("front", "back"), sources, None, None, bundle)
+    agent.run(Sink(""))
+    found = {
+        (sample.name, sample.labels["camera"]): sample.value
+        for family in Figures(agent).collect()
+        for sample in family.samples
+        if "camera" in sample.labels and "level" not in sample.labels
+    }
+    assert (found["cachenet_losses_total", "front"], found["cachenet_losses_total", "back"]) == (0, 2)
+    console = Console(record=True, width=120, file=StringIO())
+    console.print(View(agent, console)._draw())
+    said = console.export_text()
+    assert said.index("front") < said.index("back") < said.index("it gives no more pictures")

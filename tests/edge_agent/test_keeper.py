@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from edge_agent import keeper as module
+from edge_agent import puller
 from edge_agent.keeper import Keeper, Loaded
 from edge_agent.store import Store
 from shared.bundle import MANIFEST, Bundle, BundleError, file_digest
@@ -29,8 +30,8 @@ _BOUND_S = 10.0
 
 @pytest.fixture(autouse=True)
 def small_pieces_and_little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "PIECE", 600)
-    monkeypatch.setattr(module, "_PATIENCE_S", 0.1)
+    monkeypatch.setattr(puller, "PIECE", 600)
+    monkeypatch.setattr(puller, "_PATIENCE_S", 0.1)
     monkeypatch.setattr(module, "_RETRY_S", 0.05)
 
 
@@ -371,7 +372,7 @@ def test_chunks_that_nobody_waits_for_are_not_kept(site: Site) -> None:
     ready(keeper)
     for _ in range(100):
         keeper.receive(message(encode(Chunk(0, 1000, bytes(1000)))), "0" * 64)
-    assert keeper._chunks.empty()
+    assert keeper._puller._chunks.empty()
 
 
 def test_it_keeps_no_reference_to_what_it_handed_over(site: Site) -> None:
@@ -388,7 +389,7 @@ def test_it_keeps_no_reference_to_what_it_handed_over(site: Site) -> None:
 
 @pytest.mark.parametrize("state", ["idle", "unconnected", "unanswered", "refused"])
 def test_stopping_takes_no_time_whatever_it_waits_for(site: Site, state: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_PATIENCE_S", 60.0)
+    monkeypatch.setattr(puller, "_PATIENCE_S", 60.0)
     monkeypatch.setattr(module, "_RETRY_S", 60.0)
     keeper = site.keeper()
     if state == "unconnected":
