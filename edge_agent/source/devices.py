@@ -14,8 +14,9 @@ from edge_agent.source.base import SourceError
 from shared.image import Picture
 
 #: How long FFmpeg and V4L2 may wait for a frame, and FFmpeg may take to open an address: until it is found, and until
-#: its next whole picture, which many cameras send only every two or four seconds.
-SILENCE_S, OPENING_S = 4, 6
+#: its next whole picture, which many cameras send only every two or four seconds. FFmpeg waits twice: after the first
+#: time it gives out the frame that it has held back (see docs/cameras.md).
+SILENCE_S, OPENING_S = 2, 6
 #: What cameras of a Raspberry Pi are asked for; models see less.
 _SIZE = (640, 480)
 

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 #: How long a camera may be silent before it counts as lost, and how long it may take to be opened: a little more than
 #: those below wait, which give up in an orderly way.
-SILENCE_S, OPENING_S = devices.SILENCE_S + 0.5, devices.OPENING_S + 1.0
+SILENCE_S, OPENING_S = devices.SILENCE_S + 1.0, devices.OPENING_S + 1.0
 #: Between two tries to open it again: from, up to, twice as long each time; and by what share more or less, so that all
 #: cameras of a switch that is back do not ask at once.
 _RETRY_S, _JITTER = (0.25, 3.0), 0.25
