@@ -40,8 +40,9 @@ class Reader:
 
     def __init__(self, device: Device, deliver: Callable[[Picture], None], stir: threading.Event) -> None:
         """``stir`` is set at the first picture and at the end."""
-        #: When it last gave a sign of life, and whether that was a picture.
-        self.sign, self.gives = time.monotonic(), False
+        #: When it began and when it last gave a sign of life, and whether that was a picture.
+        self.begun = self.sign = time.monotonic()
+        self.gives = False
         self.opened = threading.Event()
         #: Why it has ended, or could not begin; empty until then.
         self.trouble = ""
@@ -147,6 +148,8 @@ class Live:
                 if not self.trouble:
                     self.losses += 1
                     lost_at = reader.sign
+                    if reader.sign - reader.begun > _RETRY_S[1]:  # and not one that comes and goes
+                        wait_s = _RETRY_S[0]
                     log.warning("%s is lost: %s; trying again", self._device.name, trouble)
                 self.trouble = trouble
                 reader.leave()
@@ -158,7 +161,7 @@ class Live:
                     self._reader = self._open()
             elif self.trouble and reader.gives:
                 log.warning("%s is back after %.1f s", self._device.name, time.monotonic() - lost_at)
-                self.trouble, wait_s = "", _RETRY_S[0]
+                self.trouble = ""
             else:
                 self._stir.wait(patience_s)
                 self._stir.clear()

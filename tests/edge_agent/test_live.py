@@ -20,6 +20,8 @@ from shared.image import Picture
 _BOUND_S = 10.0
 #: Reads that do not return a picture: none any more, an error of the driver, and one that returns only when told to.
 GONE, FAILS, HANGS = "gone", "fails", "hangs"
+#: Reads of a camera that stays.
+STAYS = [2] * 100_000
 
 
 class Recorded:
@@ -63,8 +65,8 @@ class _Capture:
 
 @pytest.fixture(autouse=True)
 def little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live, "SILENCE_S", 0.3)
-    monkeypatch.setattr(live, "OPENING_S", 0.3)
+    monkeypatch.setattr(live, "SILENCE_S", 0.6)
+    monkeypatch.setattr(live, "OPENING_S", 0.6)
     monkeypatch.setattr(live, "_RETRY_S", (0.01, 0.02))
 
 
@@ -96,9 +98,11 @@ def until(true: Callable[[], object]) -> None:
 
 def next_with(source: Live, brightness: int) -> None:
     """Take pictures until this one; the latest may have replaced others."""
+    deadline = time.monotonic() + _BOUND_S
     for shot in source:
         if shot.picture[0, 0, 0] == brightness:
             return
+        assert time.monotonic() < deadline
     raise AssertionError("it has ended")
 
 
@@ -107,7 +111,7 @@ def test_a_lost_camera_is_opened_again_and_the_loss_is_counted_once(
     play: Callable[..., tuple[Live, Recorded]], caplog: pytest.LogCaptureFixture, how: str
 ) -> None:
     """However it is lost, and however often it cannot be opened meanwhile."""
-    source, recorded = play([1, how], None, None, [2])
+    source, recorded = play([1, how], None, None, STAYS)
     next_with(source, 2)
     until(lambda: source.trouble == "")
     assert (source.losses, recorded.opened) == (1, 4)
@@ -121,10 +125,22 @@ def test_as_long_as_it_is_away_it_says_so(play: Callable[..., tuple[Live, Record
     assert source.losses == 1
 
 
+def test_one_that_comes_and_goes_is_tried_less_and_less_often(
+    play: Callable[..., tuple[Live, Recorded]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or a plug with a loose contact would fill the log."""
+    monkeypatch.setattr(live, "_RETRY_S", (0.01, 60.0))
+    begun = time.monotonic()
+    source, recorded = play(*[[1, GONE]] * 100)
+    until(lambda: recorded.opened == 6)
+    assert time.monotonic() - begun > 0.75 * (0.01 + 0.02 + 0.04 + 0.08 + 0.16)
+    assert source.losses
+
+
 def test_what_a_reader_that_was_left_behind_reads_at_last_is_not_shown_and_it_ends(
     play: Callable[..., tuple[Live, Recorded]],
 ) -> None:
-    source, recorded = play([1, HANGS], [2] * 100_000)
+    source, recorded = play([1, HANGS], STAYS)
     next_with(source, 2)
     recorded.freed.set()
     until(lambda: recorded.released == 1)
@@ -138,7 +154,7 @@ def test_reads_that_never_return_do_not_use_up_the_devices_threads_and_sockets(
 ) -> None:
     """Some may hang at a time; then none is begun until one has returned."""
     before = threading.active_count()
-    source, recorded = play(*[[1, HANGS]] * 3, [2], [2], [2])
+    source, recorded = play(*[[1, HANGS]] * 3, STAYS)
     until(lambda: len(source._left) == 3)
     time.sleep(0.2)
     assert recorded.opened == 3
