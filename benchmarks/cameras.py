@@ -69,7 +69,7 @@ def losses(bundle: Path, kills: int, freezes: int, seed: int) -> dict[str, Any]:
         )
         watch = _Watch(processes, agent, output)
         watch.until(lambda: watch.answers("front") > 50 and watch.answers("back") > 50)
-        before = _held(agent)
+        held = {"before": _held(agent)}
         noticed: dict[str, list[float]] = {"killed": [], "frozen": []}
         back: dict[str, list[float]] = {"killed": [], "frozen": []}
         for number, way in enumerate(ways, 1):
@@ -84,7 +84,9 @@ def losses(bundle: Path, kills: int, freezes: int, seed: int) -> dict[str, Any]:
             watch.until(lambda seen=seen: watch.answers("front") > seen)  # type: ignore[misc]
             back[way].append(time.monotonic() - begun)
             time.sleep(chance.uniform(0.5, 1.5))
-        after = _held(agent)
+            if number == len(ways) // 2:
+                held["halfway"] = _held(agent)
+        held["after"] = _held(agent)
         agent.stop()
         told = json.loads((work / "summary.json").read_text())["cameras"]
         times = [line["time"] for line in map(json.loads, output.read_text().splitlines()) if line["camera"] == "back"]
@@ -92,8 +94,7 @@ def losses(bundle: Path, kills: int, freezes: int, seed: int) -> dict[str, Any]:
         "losses": {name: told[name]["losses"] for name in _NAMES},
         "noticed_s": {way: _spread(values) for way, values in noticed.items() if values},
         "back_s": {way: _spread(values) for way, values in back.items() if values},
-        "before": before,
-        "after": after,
+        "held": held,
         "other_camera": {
             "frames_a_second": round((len(times) - 1) / (times[-1] - times[0]), 2),
             "longest_gap_s": round(float(np.diff(times).max()), 3),

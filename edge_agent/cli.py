@@ -93,7 +93,9 @@ def run(
     summary: Annotated[str | None, typer.Option(help="Write the summary as JSON to this file.")] = None,
     view: Annotated[bool | None, typer.Option(help="Live terminal view; default: if stderr is one.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON on stdout.")] = False,
-    config_file: Annotated[Path | None, typer.Option("--config", help="TOML file with any of these.")] = None,
+    config_file: Annotated[
+        Path | None, typer.Option("--config", help="TOML file with any of these, and [[camera]] tables.")
+    ] = None,
     print_config: Annotated[bool, typer.Option(help="Print the settings in force as TOML and end.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more on stderr.")] = False,
 ) -> None:
