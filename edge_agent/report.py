@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import sys
+import threading
 from collections import Counter
 from itertools import accumulate
 from pathlib import Path
@@ -21,7 +22,7 @@ log = logging.getLogger(__name__)
 class Line(msgspec.Struct, omit_defaults=True):
     """One frame's answer. ``time``: seconds since the epoch. ``cloud``: the full model's bare label, where it
     answered. ``truth``: where the source knows it. ``correction``: the frame has been answered already, by a fallback
-    that was wrong; ``latency_ms`` is then 0."""
+    that was wrong; ``latency_ms`` is then 0. ``camera``: which of several."""
 
     frame: int
     time: float
@@ -35,29 +36,33 @@ class Line(msgspec.Struct, omit_defaults=True):
     cloud: str | None = None
     truth: str | None = None
     correction: bool = False
+    camera: str = ""
 
 
 class Sink:
-    """Writes lines to a file, to stdout (``-``) or nowhere. A disk that is full ends the writing, not the run."""
+    """Writes lines to a file, to stdout (``-``) or nowhere, from any thread. A disk that is full ends the writing, not
+    the run."""
 
     def __init__(self, target: str) -> None:
         """Raises ``OSError`` if the file cannot be opened."""
         self._encoder = msgspec.json.Encoder()
         self._file: IO[bytes] | None = None
+        self._lock = threading.Lock()
         if target == "-":
             self._file = sys.stdout.buffer
         elif target:
             self._file = Path(target).open("wb")  # noqa: SIM115 - lives as long as the run
 
     def write(self, line: msgspec.Struct) -> None:
-        if self._file is None:
-            return
-        try:
-            self._file.write(self._encoder.encode(line) + b"\n")
-            self._file.flush()
-        except OSError as error:
-            log.error("answers are no longer written: %s", error.strerror)
-            self._file = None
+        with self._lock:
+            if self._file is None:
+                return
+            try:
+                self._file.write(self._encoder.encode(line) + b"\n")
+                self._file.flush()
+            except OSError as error:
+                log.error("answers are no longer written: %s", error.strerror)
+                self._file = None
 
     def close(self) -> None:
         if self._file is not None and self._file is not sys.stdout.buffer:
@@ -159,6 +164,7 @@ def line(
     latency_ms: float = 0.0,
     truth: str | None = None,
     correction: bool = False,
+    camera: str = "",
 ) -> Line:
     return Line(
         frame=answer.frame,
@@ -173,4 +179,5 @@ def line(
         cloud=None if answer.bare is None else labels[answer.bare],
         truth=truth,
         correction=correction,
+        camera=camera,
     )
