@@ -150,4 +150,4 @@ class Worker:
         if passed.layer is None:
             self._saw(job, logits)
         advice = recommend(self.manifest, posterior(logits, self._temperature), job.request.recent)
-        return Answer(logits.astype("<f4").tobytes(), self._model.sha256, advice, timing)
+        return Answer(logits.astype("<f4").tobytes(), self._model.sha256, advice, timing, passed.risk)

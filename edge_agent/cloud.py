@@ -170,7 +170,7 @@ class Cloud:
         elif said.model != self._full.sha256:
             outcome = Outcome(None, "refused: the server runs another model than the catalogue says")
         else:
-            outcome = Outcome(Reply(frame, said.logits(self._classes), said.submodel))
+            outcome = Outcome(Reply(frame, said.logits(self._classes), said.submodel, risk=said.risk))
         with self._news:
             if frame in self._sent:
                 self._sent.remove(frame)

@@ -20,6 +20,7 @@ class Said(msgspec.Struct, frozen=True):
     logits: list[float]
     submodel: str | None
     here: bool
+    risk: float = 0.0
 
 
 class Loaded(msgspec.Struct, frozen=True):
@@ -84,7 +85,7 @@ Event = Begun | Looked | Settled | Late | Audited | Installed | Shrunk | Forgone
 
 
 def said(reply: Reply) -> Said:
-    return Said(reply.frame, reply.logits.tolist(), reply.submodel, reply.here)
+    return Said(reply.frame, reply.logits.tolist(), reply.submodel, reply.here, reply.risk)
 
 
 def loaded(model: LocalModel) -> Loaded:

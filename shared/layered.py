@@ -61,12 +61,13 @@ class Correction:
 @dataclass(frozen=True, slots=True)
 class Passed:
     """What came of one picture. ``logits`` ``(classes,)``, of the full model's temperature; ``label``: what they and
-    the request's context lead to. ``layer``: which cache has answered, from 0; None if the whole model has. Then
-    ``seen`` is what each cache has seen, and ``weight`` how many requests it stands for, of which others were answered
-    by caches."""
+    the request's context lead to; ``risk``: that the whole model would have led to another. ``layer``: which cache has
+    answered, from 0; None if the whole model has. Then ``seen`` is what each cache has seen, and ``weight`` how many
+    requests it stands for, of which others were answered by caches."""
 
     logits: Logits
     label: int
+    risk: float = 0.0
     layer: int | None = None
     seen: dict[int, Seen] = field(default_factory=dict)
     weight: float = 1.0
@@ -195,7 +196,8 @@ class Layered:
         belief = word * priors[left]
         belief /= belief.sum(1, keepdims=True)
         labels = belief.argmax(1)
-        sure = 1.0 - belief.max(1) <= cache.layer.threshold
+        risks = 1.0 - belief.max(1)
+        sure = risks <= cache.layer.threshold
         hit = np.zeros(len(left), np.bool_)
         for at, row in enumerate(left.tolist()):
             request = requests[row]
@@ -206,7 +208,7 @@ class Layered:
             else:
                 hit[at] = True
                 logits = np.log(np.maximum(word[at], _NEVER)) * self._temperature
-                passed[row] = Passed(logits.astype(np.float32), int(labels[at]), place)
+                passed[row] = Passed(logits.astype(np.float32), int(labels[at]), float(risks[at]), place)
         cache.worth.found(int(sure.sum()), len(left))
         return hit
 
@@ -231,7 +233,7 @@ class Layered:
                     place, answer = request.would
                     caches[place].checked(answer != label)
                     weight = 1.0 / request.probed
-            passed[row] = Passed(scores[at], label, None, request.seen, weight)
+            passed[row] = Passed(scores[at], label, seen=request.seen, weight=weight)
 
     def correct(self, corrections: Mapping[int, Correction]) -> None:
         """Correct these caches from the next batch on; from any thread."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Literal, TypeVar, cast, get_args
+from typing import Annotated, Literal, TypeVar, cast, get_args
 
 import msgspec
 import numpy as np
@@ -60,13 +60,15 @@ class Answer(msgspec.Struct, frozen=True, tag="answer"):
     """The full model's word on one frame.
 
     ``scores``: logits, little-endian float32, one per label. ``model``: SHA-256 of the model file that gave them.
-    ``submodel``: the one that the selector recommends for this device now, if any.
+    ``submodel``: the one that the selector recommends for this device now, if any. ``risk``: the probability that the
+    whole model would have said otherwise, where a cache between its layers has answered.
     """
 
     scores: bytes
     model: str
     submodel: str | None
     timing: Timing
+    risk: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
 
     def logits(self, classes: int) -> npt.NDArray[np.float32]:
         """Scores as ``(classes,)`` float32. Raises ``Malformed`` if they are not that many or not finite."""

@@ -141,4 +141,4 @@ def _reply(said: flight.Said | None) -> Reply | None:
 
 
 def _said(said: flight.Said) -> Reply:
-    return Reply(said.frame, np.array(said.logits, np.float32), said.submodel, said.here)
+    return Reply(said.frame, np.array(said.logits, np.float32), said.submodel, said.here, said.risk)

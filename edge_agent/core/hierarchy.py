@@ -177,7 +177,9 @@ class Hierarchy:
             reason = f"{step.reason}; {trouble}" if trouble else step.reason
             answer = self._answer(step.frame, step.best, "fallback", reason)
         self.tally.count(answer.level)
-        self._allowance.spend(answer.risk if answer.hit else 0.0, self._factor)
+        # What a cache between the full model's layers has answered claims of the same allowance as hits do.
+        claimed = answer.risk if answer.hit else reply.risk if reply is not None else 0.0
+        self._allowance.spend(claimed, self._factor)
         if self.audits is not None:
             guess = step.guess if isinstance(step, Hit) else step.best
             alone = None if self.context.owed(guess.word) else guess.belief

@@ -82,9 +82,11 @@ Step = Hit | Ask
 
 class Reply(msgspec.Struct, frozen=True, eq=False):
     """The full model's scores for an earlier question; ``submodel`` is the one it recommends. ``here``: they were
-    computed on the device."""
+    computed on the device. ``risk``: that the whole model would have said otherwise; not 0 where a cache between its
+    layers has answered."""
 
     frame: int
     logits: npt.NDArray[np.float32]
     submodel: str | None = None
     here: bool = False
+    risk: float = 0.0

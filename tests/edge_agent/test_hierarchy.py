@@ -494,3 +494,17 @@ def test_a_full_model_that_is_unsure_is_not_asked_twice_about_one_picture() -> N
         if index < 4:
             assert answer.confidence < 0.95, "what is reported stays honest about how unsure everybody is"
     assert asked == [True, False, False, False, True]
+
+
+def test_what_a_cache_between_layers_answers_claims_of_the_same_allowance_as_hits() -> None:
+    """Device and server share one budget: the more the server risks, the surer a hit must be."""
+
+    def after(risk: float) -> float:
+        hierarchy = Hierarchy(Rules(0.01, 0.25, "full", 1.0), Context(CLASSES), base=local("base", level="base"))
+        for index in range(100):
+            step = hierarchy.look(frame(index, logits(index % CLASSES, 0.0)), float(index))
+            assert isinstance(step, Ask)
+            hierarchy.settle(step, Reply(index, logits(index % CLASSES, 8.0), risk=risk), float(index))
+        return hierarchy.threshold
+
+    assert after(0.1) < after(0.01) < after(0.0)
