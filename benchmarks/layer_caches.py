@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 
 from cloud_server.refresh import refresh
 from cloud_server.refresher import Refresher
@@ -134,12 +135,12 @@ def _consulted(
     """What every cache says of every picture, and what the whole model does."""
     manifest = bundle.manifest
     full = manifest.models[manifest.only("full")]
-    model = read(bundle.directory / full.file)
-    places = cuts(model, full.input.side)
+    data = (bundle.directory / full.file).read_bytes()
+    places = cuts(onnx.load_from_string(data), full.input.side)
     number = {place.tensors: at for at, place in enumerate(places)}
     caches = [(way, layer) for way in ways for layer in manifest.layers[way].caches]
     files = [(number[layer.tensors], bundle.directory / layer.file) for _, layer in caches]
-    said, whole = consult(model, places, files, full.input, pictures, threads)
+    said, whole = consult(read(data), places, files, full.input, pictures, threads)
     return {way: [own for own, (of, _) in zip(said, caches, strict=True) if of == way] for way in ways}, whole
 
 

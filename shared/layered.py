@@ -25,6 +25,7 @@ from shared.bundle import Bundle, Layer, Way
 from shared.engine import Batch, EngineError, Logits, Part, Provider
 from shared.expectation import Expectation
 from shared.gate import Posterior, posterior
+from shared.segments import SegmentError, cut, read
 from shared.worth import Worth
 
 #: The names of what a cache gives: ``scores`` ``(n, classes)``, and ``features`` ``(n, dimensions)``, what its last
@@ -254,20 +255,15 @@ def load(bundle: Bundle, way: Way, provider: Provider, threads: int, draw: Calla
     if (layers := manifest.layers.get(way)) is None:
         has = f"it has {', '.join(manifest.layers)}" if manifest.layers else "'model-builder layers' makes them"
         raise EngineError(f"{manifest.name} has no {way} caches between its layers; {has}")
-    try:
-        from shared.segments import SegmentError, cut, image, read
-    except ImportError:
-        raise EngineError("caches between layers need onnx; install it with: pip install 'cachenet[layers]'") from None
     model = manifest.models[name]
     try:
-        whole = read(bundle.path(name))
-        places = [layer.tensors for layer in layers.caches]
-        cuts = cut(whole, places, model.input.side)
-        segments = [Part(one.model.SerializeToString(), name, provider, threads) for one in cuts]
+        whole = read(bundle.path(name).read_bytes())
+        pieces = cut(whole, [layer.tensors for layer in layers.caches])
     except SegmentError as error:
         raise EngineError(f"{name} cannot be cut: {error}") from None
+    segments = [Part(piece.model, name, provider, threads) for piece in pieces]
     caches = [
         Cache(layer, Part((bundle.directory / layer.file).read_bytes(), layer.file, "cpu", 1), layers.wrong)
         for layer in layers.caches
     ]
-    return Layered(segments, caches, image(whole), model.temperature, len(manifest.labels), draw)
+    return Layered(segments, caches, whole.image, model.temperature, len(manifest.labels), draw)

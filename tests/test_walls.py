@@ -35,8 +35,6 @@ ALLOWED: dict[str, tuple[str, ...]] = {
 }
 #: What a device must never need.
 HEAVY = ("torch", "onnx", "matplotlib", "iotcore")
-#: But for this, which nothing needs that does not cut a full model into segments.
-CUTTING = "shared/segments.py"
 
 #: The core decides and does no input or output: this is all it may build on.
 CORE_MAY = (
@@ -102,7 +100,7 @@ def test_a_device_needs_nothing_heavy(package: str) -> None:
         f"{path.relative_to(ROOT)} imports {module}"
         for path in modules(package)
         for module in imports(path)
-        if inside(module, HEAVY) and not (str(path.relative_to(ROOT)) == CUTTING and inside(module, ("onnx",)))
+        if inside(module, HEAVY)
     ]
     assert not crossed
 

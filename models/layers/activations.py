@@ -11,11 +11,10 @@ import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto, ValueInfoProto, helper
 
-from models.layers.cuts import Cut
+from models.layers.cuts import Cut, Shapes, shapes
 from shared import files
 from shared.engine import Part
 from shared.image import Input, Picture, preprocessor
-from shared.segments import Shapes, image, shapes
 
 #: A cache looks at activations averaged down to so many places a side at the most.
 _GRID = 4
@@ -44,11 +43,11 @@ def record(
     that are done. Raises ``EngineError``."""
     names = list(dict.fromkeys(name for cut in cuts for name in cut.features))
     run = Part(_telling(model, names, shapes(model, spec.side)).SerializeToString(), "full model", "cpu", threads)
-    preprocess, picture = preprocessor(spec), image(model)
+    preprocess = preprocessor(spec)
     found: dict[str, list[Activations]] = {name: [] for name in names}
     for at in range(0, len(pictures), _BATCH):
         batch = np.concatenate([preprocess(one) for one in pictures[at : at + _BATCH]])
-        made = run.run({picture: batch})
+        made = run.run({run.takes[0]: batch})
         for name, own in zip(names, made.values(), strict=True):
             found[name].append(np.clip(own, -6e4, 6e4).astype(np.float16))
         advance(at + len(batch))

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+import onnx
 from onnx import ModelProto
 from rich.progress import Progress
 
 from models.layers import activations, proof
 from models.layers.composition import compose
-from models.layers.cuts import Cut, cuts
+from models.layers.cuts import Cut, cuts, shapes
 from models.layers.taught import Lesson, Taught, Times, teach, times
 from models.material import Material, Part
 from models.place import check_place, lay_files, put
@@ -23,7 +24,7 @@ from models.plan import key
 from models.recorded import as_pictures
 from shared.bundle import WAYS, Bundle, Layer, Layers, Way, file_digest, layer_file
 from shared.image import Input
-from shared.segments import read, shapes
+from shared.segments import Model, read
 from shared.signing import Signer
 
 #: Frames that caches learn from at the most.
@@ -61,17 +62,18 @@ def build(
     check_place(out)
     manifest = bundle.manifest
     full = manifest.models[manifest.only("full")]
-    model, spec = read(bundle.directory / full.file), full.input
-    places = cuts(model, spec.side)
+    data, spec = (bundle.directory / full.file).read_bytes(), full.input
+    graph, model = onnx.load_from_string(data), read(data)
+    places = cuts(graph, spec.side)
     if not places:
         raise LayersError(f"{full.file} has no place between its layers through which all paths run")
     learn, tune = _some(material.learn, _LEARN), material.tune
     own = work / f"layers-{key(full.sha256, learn.scores.tobytes(), tune.scores.tobytes())}"
     to_learn, to_tune = (
-        Lesson(_recorded(model, places, spec, part, threads, own / name, progress), part.scores)
+        Lesson(_recorded(graph, places, spec, part, threads, own / name, progress), part.scores)
         for name, part in (("learn", learn), ("tune", tune))
     )
-    cost, known = times(model, places, spec, threads), shapes(model, spec.side)
+    cost, known = times(model, places, spec, threads), shapes(graph, spec.side)
     building = out.with_name(out.name + ".building")
     shutil.rmtree(building, ignore_errors=True)
     try:
@@ -118,7 +120,7 @@ def _compose(caches: Sequence[Taught], cost: Times, limits: Limits, room: int) -
 
 
 def _prove(
-    model: ModelProto,
+    model: Model,
     spec: Input,
     places: Sequence[Cut],
     composed: Mapping[Way, Sequence[Taught]],

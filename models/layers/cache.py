@@ -12,10 +12,9 @@ from onnx import TensorProto, helper
 
 from models.graph import OPSET, Graph, Weights
 from models.layers.activations import Activations, pooling
-from models.layers.cuts import Cut
+from models.layers.cuts import Cut, Shapes
 from shared import files
 from shared.layered import FEATURES, SCORES
-from shared.segments import Shapes
 
 
 class Writer(Graph):

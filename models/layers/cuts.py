@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from onnx import ModelProto
+from onnx import ModelProto, NodeProto, shape_inference
 
 from models.cost import node_macs
-from shared.segments import image, shapes, working
 
 #: Places that are looked at, and the shares of the multiply-adds between which they are.
 _SLOTS, _FIRST, _LAST = 18, 0.02, 0.95
+
+
+#: For each tensor its sizes; None where they are not known before a run.
+Shapes = dict[str, tuple[int | None, ...]]
 
 
 class Cut(NamedTuple):
@@ -31,8 +34,8 @@ def cuts(model: ModelProto, side: int, slots: int = _SLOTS) -> list[Cut]:
     A place counts where a single tensor has been made of late, and what else is carried is the picture or vectors: then
     all paths run through it, or it is the end of one of several networks side by side.
     """
-    known, picture = shapes(model, side), image(model)
-    nodes = working(model)
+    known, picture = shapes(model, side), _picture(model)
+    nodes = _working(model)
     last = {name: place for place, node in enumerate(nodes) for name in node.input}
     last |= {output.name: len(nodes) for output in model.graph.output}
     costs = [node_macs(node, {name: [n or 0 for n in sizes] for name, sizes in known.items()}) for node in nodes]
@@ -50,3 +53,37 @@ def cuts(model: ModelProto, side: int, slots: int = _SLOTS) -> list[Cut]:
         if slot not in best or carried <= best[slot][0]:
             best[slot] = carried, Cut(tuple(live), tuple(made), done, done / total)
     return [own for _, own in sorted(best.values(), key=lambda pair: pair[1].macs)]
+
+
+def shapes(model: ModelProto, side: int) -> Shapes:
+    """Of every tensor, for one picture of ``side`` pixels."""
+    fixed = ModelProto()
+    fixed.CopyFrom(model)
+    known: Shapes = {weight.name: tuple(weight.dims) for weight in fixed.graph.initializer}
+    for given in fixed.graph.input:
+        if given.name not in known:
+            for size, value in zip(given.type.tensor_type.shape.dim, (1, 3, side, side), strict=True):
+                size.dim_value = value
+    inferred = shape_inference.infer_shapes(fixed, data_prop=True).graph
+    for value in (*inferred.input, *inferred.value_info, *inferred.output):
+        known[value.name] = tuple(
+            size.dim_value if size.HasField("dim_value") else None for size in value.type.tensor_type.shape.dim
+        )
+    return known
+
+
+def _working(model: ModelProto) -> list[NodeProto]:
+    """The nodes that do something for each picture; the others make weights and are done once."""
+    fixed = {weight.name for weight in model.graph.initializer} | {""}
+    nodes = []
+    for node in model.graph.node:
+        if all(name in fixed for name in node.input):
+            fixed.update(node.output)
+        else:
+            nodes.append(node)
+    return nodes
+
+
+def _picture(model: ModelProto) -> str:
+    weights = {weight.name for weight in model.graph.initializer}
+    return next(str(given.name) for given in model.graph.input if given.name not in weights)

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from onnx import ModelProto
 
 from models.layers.composition import PRICES, Candidate, expected, thresholds
 from models.layers.cuts import Cut
@@ -17,14 +16,14 @@ from shared.engine import Part
 from shared.gate import posterior, temperature
 from shared.image import Input, Picture, preprocessor
 from shared.layered import SCORES
-from shared.segments import cut, image
+from shared.segments import Model, cut
 
 _BATCH = 32
 Scores = npt.NDArray[np.float32]
 
 
 def consult(
-    model: ModelProto,
+    model: Model,
     places: Sequence[Cut],
     caches: Sequence[tuple[int, Path]],
     spec: Input,
@@ -34,23 +33,21 @@ def consult(
 ) -> tuple[list[Scores], Scores]:
     """What each of ``caches``, files for the cut of that number, says of the pictures, and what the model does."""
     numbers = sorted({number for number, _ in caches})
-    segments = [
-        Part(one.model.SerializeToString(), "segment", "cpu", threads)
-        for one in cut(model, [places[number].tensors for number in numbers], spec.side)
-    ]
+    pieces = cut(model, [places[number].tensors for number in numbers])
+    segments = [Part(piece.model, "segment", "cpu", threads) for piece in pieces]
     parts = [(number, Part(path.read_bytes(), path.name, "cpu", 1)) for number, path in caches]
-    preprocess, picture, output = preprocessor(spec), image(model), str(model.graph.output[0].name)
+    preprocess = preprocessor(spec)
     said: list[list[Scores]] = [[] for _ in caches]
     whole: list[Scores] = []
     for at in range(0, len(pictures), _BATCH):
-        held = {picture: np.concatenate([preprocess(one) for one in pictures[at : at + _BATCH]])}
+        held = {model.image: np.concatenate([preprocess(one) for one in pictures[at : at + _BATCH]])}
         for number, segment in zip([*numbers, -1], segments, strict=True):
             held |= segment.run(held)
             for scores, (own, part) in zip(said, parts, strict=True):
                 if own == number:
                     scores.append(part.run(held)[SCORES])
-        whole.append(held[output])
-        advance(at + len(held[picture]))
+        whole.append(held[model.output])
+        advance(at + len(whole[-1]))
     return [np.concatenate(one) for one in said], np.concatenate(whole)
 
 

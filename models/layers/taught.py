@@ -9,21 +9,20 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from onnx import ModelProto
 
 from models.graph import Weights
 from models.layers import freeze, learned
 from models.layers.activations import Activations
 from models.layers.cache import Writer
 from models.layers.composition import Candidate, compose
-from models.layers.cuts import Cut
+from models.layers.cuts import Cut, Shapes
 from models.layers.freeze import Centroids
 from models.layers.learned import Predictor
 from shared.bundle import Kind, Way
 from shared.engine import Part
 from shared.gate import posterior, temperature
 from shared.image import Input
-from shared.segments import Shapes, cut, image
+from shared.segments import Model, cut
 
 #: Runs that a time is the median of.
 _RUNS = 30
@@ -62,14 +61,12 @@ class Lesson:
         return answers
 
 
-def times(model: ModelProto, places: Sequence[Cut], spec: Input, threads: int) -> Times:
+def times(model: Model, places: Sequence[Cut], spec: Input, threads: int) -> Times:
     """Measured here: the model whole and cut at every place, by turns."""
-    segments = [
-        Part(one.model.SerializeToString(), "segment", "cpu", threads)
-        for one in cut(model, [place.tensors for place in places], spec.side)
-    ]
-    whole = Part(model.SerializeToString(), "full model", "cpu", threads)
-    picture = {image(model): np.zeros((1, 3, spec.side, spec.side), np.float32)}
+    pieces = cut(model, [place.tensors for place in places])
+    segments = [Part(piece.model, "segment", "cpu", threads) for piece in pieces]
+    whole = Part(cut(model, [])[0].model, "full model", "cpu", threads)
+    picture = {model.image: np.zeros((1, 3, spec.side, spec.side), np.float32)}
     took: list[list[float]] = []
     for _ in range(_RUNS):
         begun, held, ends = time.perf_counter(), dict(picture), []

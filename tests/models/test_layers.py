@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+import onnx
 import pytest
 import torch
 from hypothesis import given, settings
@@ -27,7 +28,7 @@ from models.layers.activations import kept, record
 from models.layers.build import LayersError, Limits, build
 from models.layers.cache import Writer
 from models.layers.composition import PRICES, Candidate, compose, expected, thresholds
-from models.layers.cuts import Cut, cuts
+from models.layers.cuts import Cut, cuts, shapes
 from models.layers.taught import Times
 from models.material import Material, Part
 from models.networks import ResNet, Shape
@@ -37,7 +38,8 @@ from shared.engine import Part as Run
 from shared.engine import Session
 from shared.image import preprocessor
 from shared.layered import FEATURES, SCORES, load
-from shared.segments import cut, image, read, shapes
+from shared.segments import cut
+from shared.segments import read as taken_apart
 from tests.bundles import INPUT, LABELS, SIDE, tiny_bundle
 
 COUNT = 240
@@ -76,7 +78,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 @pytest.fixture(scope="module")
 def model(bundle: Bundle) -> ModelProto:
-    return read(bundle.path("full"))
+    return onnx.load(str(bundle.path("full")))
 
 
 def colours(seed: int) -> np.ndarray:
@@ -96,7 +98,7 @@ def part(bundle: Bundle, seed: int) -> Part:
 
 @pytest.fixture(scope="module")
 def material(bundle: Bundle) -> Material:
-    classifier = Classifier(read(bundle.path("full")), INPUT, LABELS, "scores", "embedding")
+    classifier = Classifier(onnx.load(str(bundle.path("full"))), INPUT, LABELS, "scores", "embedding")
     return Material(classifier, *(part(bundle, seed) for seed in range(3)))
 
 
@@ -143,8 +145,8 @@ def test_the_file_of_a_cache_says_what_the_cache_does(
     writer.write(*cache.write(writer), len(LABELS), path, {})
     run = Run(path.read_bytes(), "cache", "cpu")
     prepare = preprocessor(INPUT)
-    first = Run(cut(model, [place.tensors], SIDE)[0].model.SerializeToString(), "segment", "cpu")
-    held = first.run({image(model): np.concatenate([prepare(picture) for picture in pictures])})
+    first = Run(cut(taken_apart(model.SerializeToString()), [place.tensors])[0].model, "segment", "cpu")
+    held = first.run({"image": np.concatenate([prepare(picture) for picture in pictures])})
     made = run.run(held)
     scores = cache.scores(each)
     assert (made[SCORES].argmax(1) == scores.argmax(1)).mean() > 0.95

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx.external_data_helper
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from onnx import ModelProto
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from models import pair
 from models.efficientnet import Lite
@@ -18,7 +20,7 @@ from models.export import export
 from models.layers.cuts import Cut, cuts
 from models.networks import ResNet, Shape
 from shared.engine import Part
-from shared.segments import SegmentError, cut, image, read
+from shared.segments import SegmentError, cut, read
 from tests.bundles import classifier
 from tests.models.test_efficientnet import weights
 
@@ -46,11 +48,13 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> ModelProto:
 
 
 def pieces(model: ModelProto, places: list[Cut], batch: np.ndarray) -> np.ndarray:
-    held = {image(model): batch}
-    for segment in cut(model, [place.tensors for place in places], SIDE):
-        part = Part(segment.model.SerializeToString(), "segment", "cpu")
+    whole = read(model.SerializeToString())
+    held = {whole.image: batch}
+    for segment in cut(whole, [place.tensors for place in places]):
+        part = Part(segment.model, "segment", "cpu")
+        assert (set(part.takes), part.gives) == (set(segment.needs), segment.gives)
         held = held | part.run(held)
-    return held[model.graph.output[0].name]
+    return held[whole.output]
 
 
 @pytest.mark.parametrize("name", ["chain", "two"])
@@ -62,9 +66,9 @@ def test_cut_anywhere_it_says_the_same(request: pytest.FixtureRequest, name: str
     assert len(found) >= 4
     some = data.draw(st.lists(st.sampled_from(range(len(found))), unique=True, max_size=5).map(sorted))
     batch = np.random.default_rng(len(some)).normal(size=(3, 3, SIDE, SIDE)).astype(np.float32)
-    whole = Part(model.SerializeToString(), "whole", "cpu").run({image(model): batch})
+    [whole] = Part(model.SerializeToString(), "whole", "cpu").run({"image": batch}).values()
     said = pieces(model, [found[number] for number in some], batch)
-    np.testing.assert_allclose(said, whole[model.graph.output[0].name], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(said, whole, rtol=1e-4, atol=1e-5)
 
 
 def test_cuts_are_at_the_ends_of_blocks(chain: ModelProto) -> None:
@@ -94,13 +98,47 @@ def test_a_model_without_layers_has_no_place(tmp_path: Path) -> None:
 
 
 def test_a_place_that_is_none_is_refused(chain: ModelProto) -> None:
+    model = read(chain.SerializeToString())
     with pytest.raises(SegmentError, match="cannot be made"):
-        cut(chain, [["stage1.block1.conv1.relu"]], SIDE)
+        cut(model, [["stage1.block1.conv1.relu"]])
     with pytest.raises(SegmentError, match="nothing is done"):
-        cut(chain, [["stem.relu"], ["stem.relu"]], SIDE)
+        cut(model, [["stem.relu"], ["stem.relu"]])
 
 
-def test_a_file_that_is_no_model_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "model.onnx").write_bytes(b"no model")
-    with pytest.raises(SegmentError, match=r"model\.onnx"):
-        read(tmp_path / "model.onnx")
+def test_segments_are_models_that_any_tool_reads(chain: ModelProto) -> None:
+    for segment in cut(read(chain.SerializeToString()), [["stage1.block1.out"], ["stage2.block1.out"]]):
+        model = onnx.load_from_string(segment.model)
+        assert [given.name for given in model.graph.input] == list(segment.needs)
+        assert [output.name for output in model.graph.output] == list(segment.gives)
+        assert model.opset_import == chain.opset_import and model.ir_version == chain.ir_version
+
+
+@given(st.binary(max_size=300))
+def test_what_is_no_model_is_refused(data: bytes) -> None:
+    with pytest.raises(SegmentError):
+        read(data)
+
+
+@given(st.integers(0, 2000), st.integers(0, 255))
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_damaged_model_is_refused_or_read_and_never_crashes(chain: ModelProto, place: int, byte: int) -> None:
+    data = bytearray(chain.SerializeToString())
+    data[place % len(data)] = byte
+    for some in (bytes(data), bytes(data[: place % len(data)])):
+        with contextlib.suppress(SegmentError):
+            read(some)
+
+
+def test_what_cannot_be_cut_is_said() -> None:
+    """Weights that lie in other files, and graphs within the graph."""
+    body = helper.make_graph([helper.make_node("Identity", ["image"], ["x"])], "body", [], [])
+    inner = helper.make_node("If", ["image"], ["scores"], then_branch=body, else_branch=body)
+    value = helper.make_tensor_value_info("image", TensorProto.FLOAT, None)
+    result = helper.make_tensor_value_info("scores", TensorProto.FLOAT, None)
+    with pytest.raises(SegmentError, match="graphs within"):
+        read(helper.make_model(helper.make_graph([inner], "g", [value], [result])).SerializeToString())
+    weight = numpy_helper.from_array(np.zeros(3, np.float32), "w")
+    onnx.external_data_helper.set_external_data(weight, "elsewhere.bin")
+    add = helper.make_node("Add", ["image", "w"], ["scores"])
+    with pytest.raises(SegmentError, match="other files"):
+        read(helper.make_model(helper.make_graph([add], "g", [value], [result], [weight])).SerializeToString())
