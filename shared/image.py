@@ -19,6 +19,10 @@ Tensor = npt.NDArray[np.float32]
 MAX_PIXELS = 16_000_000
 
 
+#: Left, top, width and height, as shares of the picture.
+Region = tuple[float, float, float, float]
+
+
 class BadPicture(ValueError):
     """Bytes that are no picture, or one too large; the text is fit for a refusal."""
 
@@ -37,8 +41,8 @@ class Input(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     scaling: Literal["area", "cubic"] = "area"
 
 
-def cut(picture: Picture, region: tuple[float, float, float, float]) -> Picture:
-    """The part of ``picture`` at left, top, width and height, shares of its own; a pixel at least. No copy."""
+def cut(picture: Picture, region: Region) -> Picture:
+    """That part of ``picture``; a pixel at least. No copy."""
     height, width = picture.shape[:2]
     left, top = min(width - 1, round(region[0] * width)), min(height - 1, round(region[1] * height))
     right, bottom = round((region[0] + region[2]) * width), round((region[1] + region[3]) * height)
