@@ -185,6 +185,7 @@ def forget(
 
     Example: edge-agent forget --broker mqtt://server.local --device porch-pi
     """
+    logging.basicConfig(level=logging.ERROR, format="%(levelname)s %(message)s", stream=sys.stderr)
     name = device or checks.default_device()
     try:
         introduction.check(discovery_prefix)

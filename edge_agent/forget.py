@@ -11,7 +11,7 @@ from shared import protocol
 from shared.link import Address, Link, LinkError, Message
 
 #: How long the broker may take to be there, to say what it holds, and to let go of it, seconds.
-_CONNECT_S, _QUIET_S, _GONE_S = 5.0, 1.0, 5.0
+_CONNECT_S, _QUIET_S, _GONE_S = 3.0, 1.0, 5.0
 
 
 def forget(address: Address, device: str, prefix: str) -> list[str]:
@@ -35,7 +35,7 @@ def forget(address: Address, device: str, prefix: str) -> list[str]:
     link.start()
     try:
         if not link.connected.wait(_CONNECT_S):
-            raise LinkError(link.trouble)
+            raise LinkError(link.trouble.removesuffix("; trying again"))
         with news:
             while news.wait(_QUIET_S):  # as long as it has something to say
                 pass

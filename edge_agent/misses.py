@@ -57,7 +57,7 @@ class Misses:
                 return
             path.write_bytes(data)
         except OSError as error:
-            self._say(f"{error.filename or path}: {error.strerror}")
+            self._say(f"{self._directory}: {error.strerror}")
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)  # half a picture is none
             return

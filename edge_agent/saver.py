@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import time
 from pathlib import Path
@@ -82,7 +83,9 @@ class Saver:
         return max(0, min(due, most))
 
     def _open(self, drawn: Picture) -> cv2.VideoWriter | None:
-        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # or it says in many lines what we say in one
+        # Or OpenCV and FFmpeg say on stderr, in many lines, what we say in one.
+        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+        os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
         self._size = drawn.shape[1], drawn.shape[0]
         codec = cv2.VideoWriter.fourcc(*_CODECS[self._path.suffix.lower()])
         writer = cv2.VideoWriter(str(self._path), codec, self._fps, self._size)

@@ -1,0 +1,192 @@
+"""What people see of an agent: real processes, a real broker, and an end that leaves things whole."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import pytest
+
+from shared.bundle import Bundle
+from shared.image import decode
+from shared.link import Address, Link, Message
+from shared.protocol import topic
+from tests.broker import Mosquitto, free_port, mosquitto
+from tests.bundles import tiny_bundle
+from tests.e2e.test_cloud_server import until
+from tests.e2e.test_edge_agent import AgentProcess, frames
+
+__all__ = ["frames", "mosquitto"]
+
+_CONFIG = "homeassistant/device/cam/camera/config"
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return Bundle(tiny_bundle(tmp_path_factory.mktemp("bundle")))
+
+
+@pytest.fixture
+def agents(frames: Path, bundle: Bundle, tmp_path: Path) -> Iterator[Callable[..., AgentProcess]]:
+    """Starts agents that play the frames, 50 a second, and kills what is left of them."""
+    started: list[AgentProcess] = []
+
+    def start(*flags: str) -> AgentProcess:
+        own = (str(frames), "--bundle", str(bundle.directory), "--fps", "50", "--mode", "offline", *flags)
+        started.append(AgentProcess(tmp_path, *own, name=f"agent{len(started)}"))
+        return started[-1]
+
+    yield start
+    for agent in started:
+        agent.process.kill()
+        agent.process.communicate()
+
+
+class Observer:
+    """Any other MQTT client."""
+
+    def __init__(self, broker: Mosquitto, *topics: str) -> None:
+        self.messages: list[Message] = []
+        subscriptions = [(wanted, 1) for wanted in topics]
+        self.link = Link(Address("127.0.0.1", broker.port), "observer", subscriptions, self.messages.append)
+
+    def __enter__(self) -> Observer:
+        self.link.start()
+        until(self.link.connected.is_set)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.link.stop()
+
+    def on(self, wanted: str) -> list[bytes]:
+        return [message.payload for message in self.messages if message.topic == wanted]
+
+
+def forget(broker: Mosquitto, *flags: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "edge_agent", "forget", "--broker", broker.url, "--device", "cam", *flags],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+
+def test_home_assistant_is_told_again_when_it_starts_and_forgets_when_told_to(
+    agents: Callable[..., AgentProcess], mosquitto: Mosquitto
+) -> None:
+    agent = agents("--broker", mosquitto.url, "--home-assistant")
+    agent.wait(agent.answers)
+    with Observer(mosquitto, "homeassistant/device/#", topic("cam", "#")) as observer:
+        until(lambda: observer.on(_CONFIG))
+        (config,) = observer.on(_CONFIG)
+        told = json.loads(config)
+        until(lambda: observer.on(told["state_topic"]), 15)
+        result = json.loads(observer.on(told["state_topic"])[0])
+        assert result["label"] in agent_labels(agent)
+        observer.link.publish("homeassistant/status", b"offline")
+        observer.link.publish("homeassistant/status", b"online")
+        until(lambda: len(observer.on(_CONFIG)) == 2)
+        assert observer.on(_CONFIG)[1] == config
+
+        refused = forget(mosquitto)
+        assert refused.returncode == 2
+        assert refused.stderr == "edge-agent: cam is online and would say all of it again; stop it first\n"
+
+        agent.stop()
+        gone = "homeassistant/device/cam/cellar/config"
+        observer.link.publish(gone, b'{"of": "a camera that is no more"}', qos=1, retain=True)
+        until(lambda: observer.on(gone))
+        done = forget(mosquitto)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.splitlines() == [f"Emptied: {each}" for each in (topic("cam", "status"), _CONFIG, gone)]
+    with Observer(mosquitto, "homeassistant/#", topic("cam", "#")) as late:
+        time.sleep(0.5)
+        assert [message.topic for message in late.messages] == []
+    assert forget(mosquitto).stdout == "The broker holds nothing of cam.\n"
+
+
+def agent_labels(agent: AgentProcess) -> set[str]:
+    return {answer["label"] for answer in agent.answers()}
+
+
+def test_results_are_published_without_home_assistant_too_and_only_if_asked_for(
+    agents: Callable[..., AgentProcess], mosquitto: Mosquitto
+) -> None:
+    with Observer(mosquitto, "#") as observer:
+        agent = agents("--broker", mosquitto.url, "--frames", "20")
+        agent.finish()
+        assert {message.topic for message in observer.messages} == {topic("cam", "status")}
+        agent = agents("--broker", mosquitto.url, "--results")
+        until(lambda: observer.on(topic("cam", "result")))
+        agent.stop()
+        assert not [message for message in observer.messages if message.topic.startswith("homeassistant")]
+
+
+def test_a_broker_that_is_not_there_has_nothing_to_forget() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "edge_agent", "forget", "--broker", f"mqtt://127.0.0.1:{free_port()}"],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "is it running?" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_it_leaves_a_video_that_can_be_played_and_misses_to_look_at(
+    agents: Callable[..., AgentProcess], tmp_path: Path, how: signal.Signals
+) -> None:
+    port, video, misses = free_port(), tmp_path / "a.mp4", tmp_path / "misses"
+    agent = agents("--preview", str(port), "--save", str(video), "--misses", str(misses), "--misses-budget", "50kB")
+    agent.wait_for(20)
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/snapshot.jpg", timeout=10) as answer:
+        assert decode(answer.read()).shape[1] >= 480
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=10) as answer:
+        assert b"/stream.mjpg" in answer.read()
+    summary, _ = agent.stop(how)
+    assert frames_of(video) == summary["frames"]
+    kept = sum(file.stat().st_size for file in misses.iterdir())
+    assert (kept > 0) == (summary["fallbacks"] > 0)
+    assert kept <= 50_000
+
+
+def frames_of(video: Path) -> int:
+    capture, count = cv2.VideoCapture(str(video)), 0
+    while capture.read()[0]:
+        count += 1
+    return count
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--preview", "eighty"], "is no port"),
+        (["--preview", "BUSY"], "--preview BUSY: Address already in use"),
+        (["--save", "a.gif"], "--save a.gif: a video's name ends in .mp4 or .avi"),
+        (["--save", "nowhere/a.mp4"], "--save nowhere/a.mp4: No such file or directory"),
+        (["--misses", "pyproject.toml/x"], "--misses pyproject.toml/x: Not a directory"),
+        (["--misses", "m", "--misses-budget", "much"], "--misses-budget: 'much' is no size"),
+        (["--results"], "need a broker"),
+        (["--home-assistant", "--broker", "mqtt://127.0.0.1:1", "--device", "porch.pi"], "call porch.pi another"),
+    ],
+)
+def test_what_cannot_be_is_one_clear_line(bundle: Bundle, frames: Path, flags: list[str], says: str) -> None:
+    with socket.socket() as busy:
+        busy.bind(("127.0.0.1", 0))
+        busy.listen()
+        port = str(busy.getsockname()[1])
+        given: list[Any] = [flag.replace("BUSY", port) for flag in flags]
+        done = subprocess.run(
+            [sys.executable, "-m", "edge_agent", "run", str(frames), "--bundle", str(bundle.directory), *given],
+            capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+    assert done.returncode == 2
+    assert says.replace("BUSY", port) in done.stderr
+    assert len(done.stderr.splitlines()) == 1
