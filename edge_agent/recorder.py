@@ -40,11 +40,11 @@ class Recorder:
 
     @property
     def losses(self) -> int:
-        return self._source.losses
+        return self.source.losses
 
     @property
     def trouble(self) -> str:
-        return self._source.trouble
+        return self.source.trouble
 
     def __iter__(self) -> Iterator[Shot]:
         for shot in self.source:

@@ -11,7 +11,7 @@ from edge_agent.agent import Agent
 from edge_agent.camera import Answered, Camera
 from edge_agent.composition import DeploymentError
 from edge_agent.recorder import Recorder
-from edge_agent.source import Live
+from edge_agent.source import Live, Pipe
 
 
 @contextmanager
@@ -65,7 +65,7 @@ def watchers(agent: Agent) -> Iterator[None]:
 
 def _live(camera: Camera) -> bool:
     source = camera.source
-    return isinstance(source.source if isinstance(source, Recorder) else source, Live)
+    return isinstance(source.source if isinstance(source, Recorder) else source, (Live, Pipe))
 
 
 @contextmanager

@@ -70,6 +70,9 @@ class Observer:
     def on(self, wanted: str) -> list[bytes]:
         return [message.payload for message in self.messages if message.topic == wanted]
 
+    def await_(self, *topics: str) -> None:
+        until(lambda: all(self.on(wanted) for wanted in topics))
+
 
 def forget(broker: Mosquitto, *flags: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
@@ -139,6 +142,32 @@ def test_a_broker_that_is_not_there_has_nothing_to_forget() -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
+def test_several_cameras_have_a_page_results_and_videos_of_their_own(
+    frames: Path, bundle: Bundle, mosquitto: Mosquitto, tmp_path: Path
+) -> None:
+    port, config, tables = free_port(), tmp_path / "agent.toml", []
+    for name in ("door", "yard"):
+        saved = tmp_path / f"{name}.mp4"
+        tables.append(f'[[camera]]\nname = "{name}"\nsource = "{frames}"\nsave = "{saved}"\nfps = 50.0\n')
+    config.write_text("".join(tables))
+    flags = ("--config", str(config), "--bundle", str(bundle.directory), "--broker", mosquitto.url, "--mode", "offline")
+    agent = AgentProcess(tmp_path, *flags, "--preview", str(port), "--home-assistant")
+    try:
+        with Observer(mosquitto, topic("cam", "result", "#"), "homeassistant/device/cam/#") as observer:
+            for name in ("door", "yard"):
+                result, config_topic = topic("cam", "result", name), f"homeassistant/device/cam/{name}/config"
+                observer.await_(result, config_topic)
+                assert json.loads(observer.on(result)[0])["camera"] == name
+                assert decode(fetch(port, f"/snapshot.jpg?camera={name}")).shape[1] >= 480
+        agent.process.terminate()
+        summary = json.loads(agent.process.communicate(timeout=60)[0])
+    finally:
+        agent.process.kill()
+        agent.process.communicate()
+    for name, own in summary["cameras"].items():
+        assert frames_of(tmp_path / f"{name}.mp4") == own["frames"] > 0
+
+
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_stopped_it_leaves_a_video_that_can_be_played_and_misses_to_look_at(
     agents: Callable[..., AgentProcess], tmp_path: Path, how: signal.Signals
@@ -146,15 +175,18 @@ def test_stopped_it_leaves_a_video_that_can_be_played_and_misses_to_look_at(
     port, video, misses = free_port(), tmp_path / "a.mp4", tmp_path / "misses"
     agent = agents("--preview", str(port), "--save", str(video), "--misses", str(misses), "--misses-budget", "50kB")
     agent.wait_for(20)
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/snapshot.jpg", timeout=10) as answer:
-        assert decode(answer.read()).shape[1] >= 480
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=10) as answer:
-        assert b"/stream.mjpg" in answer.read()
+    assert decode(fetch(port, "/snapshot.jpg")).shape[1] >= 480
+    assert b"/stream.mjpg" in fetch(port, "/")
     summary, _ = agent.stop(how)
     assert frames_of(video) == summary["frames"]
     kept = sum(file.stat().st_size for file in misses.iterdir())
     assert (kept > 0) == (summary["fallbacks"] > 0)
     assert kept <= 50_000
+
+
+def fetch(port: int, path: str) -> bytes:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+        return bytes(answer.read())
 
 
 def frames_of(video: Path) -> int:
