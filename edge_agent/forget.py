@@ -23,7 +23,7 @@ def forget(address: Address, device: str, prefix: str) -> list[str]:
     those that it has not any more. The topics that were emptied. Raises ``LinkError`` if there is no broker, if the
     broker will not have it, or if the device is online and would say it all again."""
     visit = _Visit(address, f"cachenet-{device}-forget", device, prefix)
-    if not visit.begin() and "refused" in visit.link.trouble:
+    if not visit.begin() and address.user is not None:
         # A broker may let a device's user in under the device's own name only, and the last to come has the connection.
         visit = _Visit(address, f"cachenet-{device}", device, prefix)
         visit.begin()

@@ -90,7 +90,7 @@ def test_home_assistant_is_told_again_when_it_starts_and_forgets_when_told_to(
         until(lambda: observer.on(_CONFIG))
         (config,) = observer.on(_CONFIG)
         told = json.loads(config)
-        until(lambda: observer.on(told["state_topic"]), 15)
+        until(lambda: observer.on(told["state_topic"]))
         result = json.loads(observer.on(told["state_topic"])[0])
         assert result["label"] in agent_labels(agent)
         observer.link.publish("homeassistant/status", b"offline")
@@ -138,7 +138,7 @@ def test_a_broker_that_is_not_there_has_nothing_to_forget() -> None:
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert done.returncode == 2
-    assert "is it running?" in done.stderr
+    assert "no broker at" in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 
