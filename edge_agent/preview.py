@@ -7,6 +7,7 @@ leaves its last one. The stream is what cameras with a web page send: JPEG after
 
 from __future__ import annotations
 
+import json
 import socket
 import threading
 import time
@@ -28,6 +29,8 @@ _PERIOD_S = 0.1
 _QUALITY = 80
 #: After so long without a new frame the last is sent again: it shows who has left.
 _PATIENCE_S = 5.0
+#: A picture that is older than this says so.
+_STILL_S = 5
 #: A reader that takes nothing for so long is let go.
 _TIMEOUT_S = 10.0
 #: Bytes on their way to a reader: two pictures or so, or a slow one would see what is long past.
@@ -45,8 +48,9 @@ class Screen:
     def __init__(self, region: Region | None = None) -> None:
         self._region = region
         self._news = threading.Condition()
-        #: The latest frame and its number, from 1 on.
+        #: The latest frame, its number, from 1 on, and when it came.
         self._latest: tuple[int, Answered] | None = None
+        self._came = 0.0
         self._closed = False
         self._drawing = threading.Lock()
         self._drawn = 0, b""
@@ -56,8 +60,13 @@ class Screen:
         """From the hot loop."""
         with self._news:
             number = 1 if self._latest is None else self._latest[0] + 1
-            self._latest = number, seen
+            self._latest, self._came = (number, seen), time.monotonic()
             self._news.notify_all()
+
+    @property
+    def age(self) -> float | None:
+        """Seconds since the latest frame; None before the first."""
+        return None if self._latest is None else round(time.monotonic() - self._came, 1)
 
     def close(self) -> None:
         """Let go of all who wait."""
@@ -118,7 +127,7 @@ class Preview:
         shown = "\n".join(_figure(camera, moving) for camera in cameras)
         levels = "\n".join(f'<li style="--c:{colour}">{level}</li>' for level, colour in COLOURS.items())
         refresh = "" if moving else '<meta http-equiv="refresh" content="2">'
-        return _PAGE.format(title=escape(self.title), refresh=refresh, shown=shown, levels=levels)
+        return _PAGE.format(title=escape(self.title), refresh=refresh, shown=shown, levels=levels, still=_STILL_S)
 
 
 class _Server(ThreadingHTTPServer):
@@ -150,14 +159,17 @@ class _Handler(BaseHTTPRequestHandler):
             return
         cameras = wanted or list(preview.screens)
         screen = preview.screens[cameras[0]]
-        if where.path == "/":
+        if where.path == "/state.json":
+            ages = {camera: screen.age for camera, screen in preview.screens.items()}
+            self._send("application/json", json.dumps(ages).encode())
+        elif where.path == "/":
             self._send("text/html; charset=utf-8", preview.page(cameras).encode())
         elif where.path == "/snapshot.jpg":
             self._snapshot(screen)
         elif where.path == "/stream.mjpg":
             self._stream(screen)
         else:
-            self.send_error(HTTPStatus.NOT_FOUND, "here are /, /stream.mjpg and /snapshot.jpg")
+            self.send_error(HTTPStatus.NOT_FOUND, "here are /, /stream.mjpg, /snapshot.jpg and /state.json")
 
     def _snapshot(self, screen: Screen) -> None:
         if (drawn := screen.jpeg(0)) is None:
@@ -203,9 +215,9 @@ class _Handler(BaseHTTPRequestHandler):
 
 def _figure(camera: str, moving: bool) -> str:
     which = f"?camera={quote(camera)}" if camera else ""
-    again = "setTimeout(() => this.src = this.src.split('#')[0] + '#' + Date.now(), 1000)"
-    picture = f'<img src="/{"stream.mjpg" if moving else "snapshot.jpg"}{which}" alt="" onerror="{again}">'
-    return f'<figure><a href="/{which}">{picture}</a><figcaption>{escape(camera)}</figcaption></figure>'
+    picture = f'<img src="/{"stream.mjpg" if moving else "snapshot.jpg"}{which}" alt="">'
+    caption = f"<figcaption>{escape(camera)} <b></b></figcaption>"
+    return f'<figure data-camera="{escape(camera)}"><a href="/{which}">{picture}</a>{caption}</figure>'
 
 
 _PAGE = """<!doctype html>
@@ -218,6 +230,7 @@ main {{ display: flex; flex-wrap: wrap; gap: 16px; align-items: flex-start }}
 figure {{ margin: 0; max-width: 100% }}
 img {{ display: block; max-width: 100%; min-width: 320px; min-height: 200px; border-radius: 6px; background: #181818 }}
 figcaption {{ padding: 4px 2px; color: #aaa }}
+.still img {{ filter: grayscale(1) brightness(.5) }}
 ul {{ display: flex; flex-wrap: wrap; gap: 4px 16px; margin: 12px 0 0; padding: 0; list-style: none; color: #aaa }}
 li::before {{ content: ""; display: inline-block; width: 10px; height: 10px; margin-right: 6px; border-radius: 2px;
   background: var(--c) }}
@@ -229,5 +242,20 @@ li::before {{ content: ""; display: inline-block; width: 10px; height: 10px; mar
 <ul>
 {levels}
 </ul>
+<script>
+// A stream that has ended looks to a page like one that stands still: ask how old the pictures are.
+setInterval(async () => {{
+  let ages = {{}}, why = "no frame yet"
+  try {{ ages = await (await fetch("/state.json")).json() }} catch {{ why = "the agent is gone" }}
+  for (const figure of document.querySelectorAll("figure")) {{
+    const age = ages[figure.dataset.camera] ?? Infinity, picture = figure.querySelector("img")
+    if (figure.lost && age < Infinity) picture.src = picture.src
+    figure.lost = age === Infinity
+    figure.classList.toggle("still", age > {still})
+    figure.querySelector("b").textContent =
+      age <= {still} ? "" : figure.lost ? why : `no frame for ${{Math.round(age)}} s`
+  }}
+}}, 1000)
+</script>
 </body></html>
 """

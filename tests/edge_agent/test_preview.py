@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import threading
 import time
@@ -196,6 +197,18 @@ def test_the_page_shows_every_camera_and_what_colours_mean() -> None:
             picture = decode(get(port, f"/snapshot.jpg?camera={camera}")[1])
             assert shows(picture, seen(picture=flat(frame).picture))
         assert refused(port, "/snapshot.jpg?camera=cellar") == 404
+
+
+def test_how_old_a_picture_is_can_be_asked_for_a_stream_does_not_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    preview = Preview("pi", {"yard": None, "gate": None})
+    with preview.serve("127.0.0.1", 0) as port:
+        preview.show(seen(camera="yard"))
+        came = time.monotonic()
+        monkeypatch.setattr(module.time, "monotonic", lambda: came + 12)
+        kind, data = get(port, "/state.json")
+        monkeypatch.undo()
+    assert kind == "application/json"
+    assert json.loads(data) == {"yard": pytest.approx(12, abs=1), "gate": None}
 
 
 def test_more_cameras_than_a_browser_has_connections_for_are_still_pictures() -> None:
