@@ -11,17 +11,17 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from html import escape
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import parse_qs, quote, urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import cv2
 
 from edge_agent.camera import Answered
-from edge_agent.drawing import COLOURS, annotate
+from edge_agent.drawing import annotate
+from edge_agent.page import page
 from shared.image import Region
 
 #: Seconds between two pictures of a camera.
@@ -29,16 +29,12 @@ _PERIOD_S = 0.1
 _QUALITY = 80
 #: After so long without a new frame the last is sent again: it shows who has left.
 _PATIENCE_S = 5.0
-#: A picture that is older than this says so.
-_STILL_S = 5
 #: A reader that takes nothing for so long is let go.
 _TIMEOUT_S = 10.0
 #: Bytes on their way to a reader: two pictures or so, or a slow one would see what is long past.
 _UNREAD = 128 << 10
 #: Streams at a time.
 _READERS = 16
-#: A browser opens six connections to one host: with more cameras than this its page shows still pictures.
-_MOVING = 5
 _BOUNDARY = "frame"
 
 
@@ -121,14 +117,6 @@ class Preview:
             server.server_close()
             thread.join()
 
-    def page(self, cameras: Sequence[str]) -> str:
-        """The page that shows these cameras."""
-        moving = len(cameras) <= _MOVING
-        shown = "\n".join(_figure(camera, moving) for camera in cameras)
-        levels = "\n".join(f'<li style="--c:{colour}">{level}</li>' for level, colour in COLOURS.items())
-        refresh = "" if moving else '<meta http-equiv="refresh" content="2">'
-        return _PAGE.format(title=escape(self.title), refresh=refresh, shown=shown, levels=levels, still=_STILL_S)
-
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
@@ -163,7 +151,7 @@ class _Handler(BaseHTTPRequestHandler):
             ages = {camera: screen.age for camera, screen in preview.screens.items()}
             self._send("application/json", json.dumps(ages).encode())
         elif where.path == "/":
-            self._send("text/html; charset=utf-8", preview.page(cameras).encode())
+            self._send("text/html; charset=utf-8", page(preview.title, cameras).encode())
         elif where.path == "/snapshot.jpg":
             self._snapshot(screen)
         elif where.path == "/stream.mjpg":
@@ -211,51 +199,3 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:
         """Who looks is no news."""
-
-
-def _figure(camera: str, moving: bool) -> str:
-    which = f"?camera={quote(camera)}" if camera else ""
-    picture = f'<img src="/{"stream.mjpg" if moving else "snapshot.jpg"}{which}" alt="">'
-    caption = f"<figcaption>{escape(camera)} <b></b></figcaption>"
-    return f'<figure data-camera="{escape(camera)}"><a href="/{which}">{picture}</a>{caption}</figure>'
-
-
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">{refresh}
-<title>{title}</title>
-<style>
-body {{ margin: 0; padding: 16px; background: #111; color: #eee; font: 15px/1.4 system-ui, sans-serif }}
-h1 {{ margin: 0 0 12px; font-size: 18px; font-weight: 600 }}
-main {{ display: flex; flex-wrap: wrap; gap: 16px; align-items: flex-start }}
-figure {{ margin: 0; max-width: 100% }}
-img {{ display: block; max-width: 100%; min-width: 320px; min-height: 200px; border-radius: 6px; background: #181818 }}
-figcaption {{ padding: 4px 2px; color: #aaa }}
-.still img {{ filter: grayscale(1) brightness(.5) }}
-ul {{ display: flex; flex-wrap: wrap; gap: 4px 16px; margin: 12px 0 0; padding: 0; list-style: none; color: #aaa }}
-li::before {{ content: ""; display: inline-block; width: 10px; height: 10px; margin-right: 6px; border-radius: 2px;
-  background: var(--c) }}
-</style></head><body>
-<h1>{title}</h1>
-<main>
-{shown}
-</main>
-<ul>
-{levels}
-</ul>
-<script>
-// A stream that has ended looks to a page like one that stands still: ask how old the pictures are.
-setInterval(async () => {{
-  let ages = {{}}, why = "no frame yet"
-  try {{ ages = await (await fetch("/state.json")).json() }} catch {{ why = "the agent is gone" }}
-  for (const figure of document.querySelectorAll("figure")) {{
-    const age = ages[figure.dataset.camera] ?? Infinity, picture = figure.querySelector("img")
-    if (figure.lost && age < Infinity) picture.src = picture.src
-    figure.lost = age === Infinity
-    figure.classList.toggle("still", age > {still})
-    figure.querySelector("b").textContent =
-      age <= {still} ? "" : figure.lost ? why : `no frame for ${{Math.round(age)}} s`
-  }}
-}}, 1000)
-</script>
-</body></html>
-"""
