@@ -39,6 +39,8 @@ class Aside:
         """Finish what waits, within ten seconds."""
         self._queue.put(None)
         self._thread.join(_PATIENCE_S)
+        if self.left_out:
+            log.warning("%s was too slow for %d frames, and left them out", self._thread.name, self.left_out)
 
     def _run(self) -> None:
         while (seen := self._queue.get()) is not None:

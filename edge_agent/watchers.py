@@ -65,7 +65,7 @@ def watchers(agent: Agent) -> Iterator[None]:
 
 def _live(camera: Camera) -> bool:
     source = camera.source
-    return isinstance(source.source if isinstance(source, Recorder) else source, (Live, Pipe))
+    return isinstance(source.source if isinstance(source, Recorder) else source, Live | Pipe)
 
 
 @contextmanager

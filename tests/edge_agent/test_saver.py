@@ -80,7 +80,7 @@ def test_a_live_video_has_the_pace_that_the_camera_had(tmp_path: Path, monkeypat
 
 
 def test_a_slow_encoder_never_slows_a_live_loop_and_what_it_missed_is_counted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     goes_on = threading.Event()
 
@@ -95,6 +95,8 @@ def test_a_slow_encoder_never_slows_a_live_loop_and_what_it_missed_is_counted(
     assert 90 <= saver._aside.left_out <= 96
     goes_on.set()
     saver.close()
+    (record,) = caplog.records
+    assert record.getMessage() == f"saver was too slow for {saver._aside.left_out} frames, and left them out"
     assert play(tmp_path / "a.mp4")
 
 
