@@ -10,12 +10,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from edge_agent import forget as module
+from edge_agent.cli import app
 from edge_agent.forget import forget
 from shared.link import Address, Link, LinkError
 from shared.protocol import Status, describe, topic
-from tests.broker import Mosquitto
+from tests.broker import Mosquitto, free_port
 from tests.e2e.test_cloud_server import until
 
 _CONFIG, _STATUS = "homeassistant/device/cam/camera/config", topic("cam", "status")
@@ -86,6 +88,17 @@ def device(broker: Strict) -> Link:
     link.start()
     until(link.connected.is_set)
     return link
+
+
+def test_a_broker_that_is_not_there_is_said_in_one_line() -> None:
+    done = CliRunner().invoke(app, ["forget", "--broker", f"mqtt://127.0.0.1:{free_port()}"])
+    assert done.exit_code == 2
+    assert done.stderr.startswith("edge-agent: no broker at ")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_of_one_that_was_never_there_nothing_is_held(broker: Mosquitto) -> None:
+    assert forget(Address("127.0.0.1", broker.port), "cam", "homeassistant") == []
 
 
 def test_one_that_is_gone_is_forgotten(strict: Strict) -> None:
