@@ -114,8 +114,6 @@ class Link:
         self.connected = threading.Event()
         #: Why the last attempt failed, for a person; empty while all is well.
         self.trouble = "not connected yet"
-        #: Whether the broker has refused a message, which is said once.
-        self._refused = False
         self._address = address
         self._subscriptions = list(subscriptions)
         self._on_message, self._on_connect = on_message, on_connect
@@ -140,6 +138,8 @@ class Link:
         client.on_message = self._received
         client.on_publish = self._published
         self._client = client
+        #: Whether the broker has refused a message, which is said once.
+        self._refused = False
 
     def start(self) -> None:
         """Connect in the background, now and after every loss, until ``stop``."""
@@ -218,12 +218,6 @@ class Link:
         if reason.is_failure:
             self._say(self.trouble or f"connection lost ({reason}); trying again")
 
-    def _published(self, _client: mqtt.Client, _data: object, _mid: int, reason: ReasonCode, _p: object) -> None:
-        # Only of QoS 1; the broker does not say what became of the others.
-        if reason.is_failure and not self._refused:
-            self._refused = True
-            log.warning("the broker did not take a message (%s); may this user write on every topic it needs?", reason)
-
     def _say(self, trouble: str) -> None:
         if trouble != self.trouble:
             log.warning(trouble)
@@ -243,3 +237,9 @@ class Link:
             )
         except Exception:
             log.exception("a message on %s was dropped", message.topic)
+
+    def _published(self, _client: mqtt.Client, _data: object, _mid: int, reason: ReasonCode, _p: object) -> None:
+        # Only of QoS 1; the broker does not say what became of the others.
+        if reason.is_failure and not self._refused:
+            self._refused = True
+            log.warning("the broker did not take a message (%s); may this user write on every topic it needs?", reason)
