@@ -14,13 +14,11 @@ import numpy.typing as npt
 Picture = npt.NDArray[np.uint8]
 #: ``(1, 3, side, side)`` float32, normalised RGB.
 Tensor = npt.NDArray[np.float32]
+#: Left, top, width and height, as shares of the picture.
+Region = tuple[float, float, float, float]
 
 #: Largest picture that is decoded, in pixels: a compressed bomb is refused by its header.
 MAX_PIXELS = 16_000_000
-
-
-#: Left, top, width and height, as shares of the picture.
-Region = tuple[float, float, float, float]
 
 
 class BadPicture(ValueError):
