@@ -46,10 +46,11 @@ class Deployment:
         changed: Callable[[], None],
         log: Sink | None = None,
         cameras: int = 1,
+        traffic: Callable[[], int] = lambda: 0,
     ) -> None:
         """``asks``: whether there is a cloud that may be asked. ``changed`` is called when another version answers, or
         models have come or gone. ``log``: where every call into the hierarchy is written down. ``cameras``: how many
-        share the room for submodels, each an equal part."""
+        share the room for submodels, each an equal part. ``traffic``: bytes that questions and answers have taken."""
         self.hierarchy: Hierarchy | None = None
         self.manifest: Manifest | None = None
         self.version = ""
@@ -59,7 +60,7 @@ class Deployment:
         #: budget, or a newer ``version`` came.
         self.evicted: Counter[str] = Counter()
         self._ready: Ready = queue.SimpleQueue()
-        self._cameras = cameras
+        self._cameras, self._traffic = cameras, traffic
         self._settings, self._keeper, self._tally = settings, keeper, tally
         self._asks, self._changed, self._log = asks, changed, log
         self._budget = size(settings.memory_budget) if settings.memory_budget else None
@@ -147,6 +148,8 @@ class Deployment:
         full, own = manifest.models[name], manifest.models[base.name]
         if self._asks and not hierarchy.routes.slow(base.seconds * full.milliseconds / max(own.milliseconds, 1e-3)):
             return
+        if self._asks and not self._keeper.has(name) and self._traffic() < full.bytes:
+            return  # so that it never costs a link more than twice what it must
         more = 0 if self._keeper.loaded(name) else GROWTH * full.bytes
         if self._budget is not None and resident_bytes() + more > self._budget:
             self._no_full = "there is no room for it"

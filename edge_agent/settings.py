@@ -14,9 +14,9 @@ from shared.engine import Provider
 from shared.image import Region
 
 LevelFlag = Literal["frames", "submodels", "base", "full", "cloud"]
-#: Those that answer unless it is said otherwise. ``full``, the full model on the device itself, is not among them: it
-#: is large, and is fetched and used where asking for it takes longer than it.
-LEVELS: tuple[LevelFlag, ...] = ("frames", "submodels", "base", "cloud")
+#: Those that answer unless it is said otherwise. ``full`` is the full model on the device itself: used where asking for
+#: it takes longer than it, and fetched once questions have cost as many bytes as it has.
+LEVELS: tuple[LevelFlag, ...] = ("frames", "submodels", "base", "full", "cloud")
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
 

@@ -165,6 +165,9 @@ def compare(
     max_false_hits: Annotated[float, typer.Option(min=0.0001, max=0.9, help="The budget.")] = 0.01,
     devices: Annotated[int, typer.Option(min=1, max=10_000, help="Cameras behind the same servers.")] = 1,
     replicas: Annotated[int, typer.Option(min=1, max=1000, help="Of the server.")] = 1,
+    cold: Annotated[
+        bool, typer.Option("--cold", help="Devices have no files of the bundle yet and fetch them.")
+    ] = False,
     images: Annotated[str, typer.Option(help="sample, which ships, or test: CIFAR-10's, downloaded once.")] = "sample",
     sweep_text: Annotated[str, typer.Option("--sweep", help="See also how it changes: link.rtt=5..200")] = "",
     as_json: Annotated[Path | None, typer.Option("--json", help="Write every figure and setting there.")] = None,
@@ -215,6 +218,7 @@ def compare(
             max_false_hits=max_false_hits,
             devices=devices,
             replicas=replicas,
+            cold=cold,
         )
         comparison.check(setup)
         points = [swept.at(setup, value) for value in swept.values] if swept is not None else []

@@ -40,7 +40,7 @@ class Setup:
     """What is compared; names are those of profiles or of their files. ``stream``: a name, or the directory of a
     recorded one, of which ``frames`` and ``fps`` are then the recording's. ``dwell``: see ``streams.plan``. ``seeds``:
     of streams, links and audits. ``devices``: cameras behind the same ``replicas`` of the server, each with a stream of
-    its own."""
+    its own. ``cold``: see ``world.Setting``."""
 
     stream: str = "dwell"
     dwell: int = streams.DWELL
@@ -54,6 +54,7 @@ class Setup:
     max_false_hits: float = 0.01
     devices: int = 1
     replicas: int = 1
+    cold: bool = False
     policies: tuple[Policy, ...] = POLICIES
 
     @property
@@ -152,7 +153,7 @@ def compare(bench: Bench, setup: Setup, link: links.LinkProfile | None, progress
     """Runs by policy and seed. ``link``: in the place of the set-up's."""
     task = progress.add_task("replaying", total=len(setup.seeds) * len(setup.policies))
     device, server = machines.device(setup.device), machines.server(setup.server)
-    setting = world.Setting(device, link or links.load(setup.link), server, setup.fps)
+    setting = world.Setting(device, link or links.load(setup.link), server, setup.fps, setup.cold)
     manifest = bench.manifest
     full = manifest.only("full")
     runs: Runs = {policy: [] for policy in setup.policies}

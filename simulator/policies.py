@@ -26,7 +26,7 @@ from simulator.film import Film
 
 Policy = Literal[
     "ours",
-    "ours+full",
+    "ours-full",
     "generalist",
     "cachenet",
     "threshold-offload",
@@ -44,10 +44,10 @@ _CONFIDENT = 0.9
 _UNCHANGED = 10.0
 #: What the frame cache takes for the same picture, and how many it knows (``FrameCache``).
 _TOLERANCE, _KNOWN = 5.0, 64
-#: Those of a device that may fetch the full model itself.
-OWNING: tuple[Policy, ...] = ("ours+full",)
+#: Those of a device that may have the full model itself.
+OWNING: tuple[Policy, ...] = ("ours", "generalist")
 #: Those whose frames are signed and go through a context.
-REMEMBERING: tuple[Policy, ...] = ("ours", "ours+full", "generalist", "server+context", "difference")
+REMEMBERING: tuple[Policy, ...] = ("ours", "ours-full", "generalist", "server+context", "difference")
 
 
 class Mind(Protocol):
@@ -305,7 +305,7 @@ def _answer(step: Hit) -> Answer:
 
 _MAKE: dict[Policy, Callable[[Kit, Meter], Mind]] = {
     "ours": _ours,
-    "ours+full": _ours,
+    "ours-full": _ours,
     "generalist": _ours,  # of a kit without the others
     "cachenet": _paper,
     "threshold-offload": Confident,

@@ -166,12 +166,14 @@ class Tally:
 
 @dataclass(frozen=True)
 class Setting:
-    """``fps``: of the camera; a device that is slower takes the next frame when it is ready."""
+    """``fps``: of the camera; a device that is slower takes the next frame when it is ready. ``cold``: whether devices
+    begin with no files but the base model's; else they have the bundle's, as after a first day."""
 
     device: machines.Device
     link: LinkProfile
     server: machines.Server
     fps: float = 30.0
+    cold: bool = False
 
 
 class Device:
@@ -202,7 +204,9 @@ class Device:
         self._loaded: deque[str] = deque()
         #: The submodel that is on its way, and those whose files have come: an evicted one is loaded from the store.
         self._fetching: str | None = None
-        self._stored: set[str] = set()
+        #: Bytes that questions and their answers have taken.
+        self._questions = 0
+        self._stored: set[str] = set() if setting.cold else set(kit.manifest.models)
         self._generals = kit.manifest.generals()
         self._owning = policy in OWNING
         self._threads = setting.device.threads if policy == "device-only" else kit.threads
@@ -301,6 +305,7 @@ class Device:
         # The server counts what is left of the budget from when the request comes: no clocks are compared.
         offer = partial(self._servers.offer, request, max(0.0, math.floor(budget_s * 1e3) / 1e3), audit)
         nbytes = int(self._kit.film.pictures.nbytes[row]) + _REQUEST
+        self._questions += nbytes + self._answer_bytes
         self.up.carry(nbytes, lambda: after(self._env, broker_s, offer))
 
     def _count(self, answer: Answer, seconds: float, truth: int, reference: int, row: int) -> None:
@@ -354,12 +359,18 @@ class Device:
     def _fetch_full(self) -> None:
         """As ``Deployment`` does: the full model itself, where asking for it takes longer than it would."""
         full = self._kit.manifest.only("full")
-        if not self._owning or full in self._stored or not isinstance(self._mind, Hierarchy):
+        if not self._owning or not isinstance(self._mind, Hierarchy) or self._mind.full is not None:
             return
-        if self._mind.routes.slow(self._kit.whole):
+        if not self._mind.routes.slow(self._kit.whole):
+            return
+        nbytes = self._kit.manifest.models[full].bytes
+        if full in self._stored:
+            self._fetching = full
+            self._loaded.append(full)
+        elif self._questions >= nbytes:
             self._stored.add(full)
             self._fetching = full
-            self._fetch(full, self._kit.manifest.models[full].bytes)
+            self._fetch(full, nbytes)
 
     def _fetch(self, name: str, left: int) -> None:
         """Pull a model's file piece by piece."""

@@ -82,7 +82,7 @@ def kit(frames: int = 200, seed: int = 0, deadline: float = 0.25) -> Kit:
 
 
 def play(policy: Policy, kits: list[Kit], link: LinkProfile = PLAIN, **options: int) -> list[world.Device]:
-    setting = world.Setting(PI, link, SERVER, fps=10.0)
+    setting = world.Setting(PI, link, SERVER, fps=10.0, cold=True)
     return world.play(policy, kits, setting, FULL, 0, **options)
 
 
@@ -106,7 +106,7 @@ def test_a_device_that_answers_by_itself_takes_its_model_and_its_own_time() -> N
 def test_every_frame_has_one_answer_and_the_same_seed_the_same_run(policy: Policy) -> None:
     said: list[list[Answer]] = [[], []]
     for own in said:
-        setting = world.Setting(PI, PLAIN, SERVER, 10.0)
+        setting = world.Setting(PI, PLAIN, SERVER, 10.0, cold=True)
         [device] = world.play(policy, [kit()], setting, FULL, 3, heard=own.append)
         assert [answer.frame for answer in own] == list(range(200))
         tally = device.tally
@@ -123,7 +123,7 @@ def test_who_signs_pictures_and_remembers_pays_for_it() -> None:
 def test_a_late_frame_does_not_make_the_next_ones_hurry() -> None:
     """Ten frames a second, of which the first takes a fifth: those after it come when they would have come after it."""
     shown = kit(4)
-    setting = world.Setting(PI, PLAIN, SERVER, fps=10.0)
+    setting = world.Setting(PI, PLAIN, SERVER, fps=10.0, cold=True)
     env = simpy.Environment()
     starts: list[float] = []
     device = world.Device(env, setting, "device-base", shown, None, 0)  # type: ignore[arg-type]
@@ -155,7 +155,7 @@ def test_a_submodel_that_had_to_go_is_loaded_again_and_not_pulled_again() -> Non
 
 
 def test_cameras_that_share_a_server_do_not_all_look_at_once() -> None:
-    setting = world.Setting(PI, PLAIN, SERVER, fps=10.0)
+    setting = world.Setting(PI, PLAIN, SERVER, fps=10.0, cold=True)
     kits = [kit(10, seed) for seed in range(8)]
     devices = world.play("server-only", kits, setting, FULL, 0)
     assert len({device._begins for device in devices}) == 8
@@ -170,7 +170,7 @@ def test_the_oracle_is_never_wrong_by_itself_and_never_slower_than_who_asks() ->
 
 def test_a_submodel_is_of_use_only_when_it_has_come_over_the_link() -> None:
     levels: list[str] = []
-    setting = world.Setting(PI, PLAIN, SERVER, 10.0)
+    setting = world.Setting(PI, PLAIN, SERVER, 10.0, cold=True)
     [device] = world.play("ours", [kit(400)], setting, FULL, 0, heard=lambda answer: levels.append(answer.model))
     assert device.tally.pushed == 1
     first = levels.index("own")
@@ -188,7 +188,7 @@ def test_a_general_model_of_another_size_is_pulled_though_nobody_recommends_it()
         seconds={**shown.seconds, "own": 0.1 * shown.seconds["base"]},
     )
     said: list[str] = []
-    setting = world.Setting(PI, PLAIN, SERVER, 10.0)
+    setting = world.Setting(PI, PLAIN, SERVER, 10.0, cold=True)
     [device] = world.play("ours", [small], setting, FULL, 0, heard=lambda answer: said.append(answer.model))
     assert device.tally.pushed == 1
     assert said.count("own") > said.count("base"), "the quicker one looks first"
@@ -250,16 +250,39 @@ def test_the_same_seed_gives_the_same_bytes_whatever_the_hash_seed(tmp_path: Pat
         assert {"ratio_to_best_baseline", "ratio_to_oracle"} <= set(figures)
 
 
-def test_over_a_slow_link_the_full_model_is_pulled_and_then_runs_here() -> None:
-    slow = LinkProfile(rtt_ms=150.0, jitter_ms=0.0, up_mbit=8.0, down_mbit=8.0, loss=0.0, outage_s=0.0)
+SLOW = LinkProfile(rtt_ms=150.0, jitter_ms=0.0, up_mbit=8.0, down_mbit=8.0, loss=0.0, outage_s=0.0)
+
+
+def levels_of(kit_: Kit, link: LinkProfile, cold: bool, policy: Policy = "ours") -> tuple[list[str], world.Device]:
     levels: list[str] = []
-    setting = world.Setting(PI, slow, SERVER, 10.0)
-    [device] = world.play("ours+full", [kit(600)], setting, FULL, 0, heard=lambda answer: levels.append(answer.level))
+    setting = world.Setting(PI, link, SERVER, 10.0, cold)
+    [device] = world.play(policy, [kit_], setting, FULL, 0, heard=lambda answer: levels.append(answer.level))
+    return levels, device
+
+
+def unsure(frames: int) -> Kit:
+    """Local models that know nothing, and a full model of 100 kB."""
+    shown = kit(frames)
+    models = dict(shown.manifest.models)
+    models["full"] = msgspec.structs.replace(models["full"], bytes=100_000)
+    shown = replace(shown, manifest=msgspec.structs.replace(shown.manifest, models=models))
+    for name in ("base", "own"):
+        shown.film.pictures.logits[name][:] = 0.0
+    return shown
+
+
+def test_over_a_slow_link_the_full_model_runs_here_and_over_a_quick_one_it_does_not() -> None:
+    levels, device = levels_of(unsure(300), SLOW, cold=False)
     first = levels.index("full")
-    asked = sum(level not in ("base", "submodels") for level in levels)
-    assert "cloud" in levels[:first]
-    assert device.tally.full > asked / 3
+    assert 5 <= levels.count("cloud") < 20 and "cloud" in levels[:first]
+    assert device.tally.full > 4 * levels.count("cloud")
     quick = LinkProfile(rtt_ms=2.0, jitter_ms=0.0, up_mbit=80.0, down_mbit=80.0, loss=0.0, outage_s=0.0)
-    [without] = world.play("ours+full", [kit(600)], world.Setting(PI, quick, SERVER, 10.0), FULL, 0)
-    assert without.tally.full == 0
-    assert without.down.bytes < device.down.bytes
+    assert "full" not in levels_of(unsure(300), quick, cold=False)[0]
+    assert "full" not in levels_of(unsure(300), SLOW, cold=False, policy="ours-full")[0]
+
+
+def test_a_device_without_it_fetches_it_once_questions_have_cost_as_many_bytes() -> None:
+    levels, device = levels_of(unsure(400), SLOW, cold=True)
+    asked = levels[: levels.index("full")].count("cloud")
+    assert asked * (2000 + world._REQUEST + device._answer_bytes) >= 100_000
+    assert asked < 60
