@@ -17,7 +17,7 @@ from shared.layered import Layered, Passed
 log = logging.getLogger(__name__)
 
 #: Rows that must be there before the first refresh, and that are new before the next.
-_ENOUGH, _NEWS = 768, 384
+_ENOUGH, _NEWS = 512, 256
 _LOOK_S = 1.0
 
 

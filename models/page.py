@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from models.html import COLOURS, figure_of, image, page, table
+from models.layers.section import section
 from models.reporting import Report
 
 _INK, _FAINT, _OURS = "#222222", "#c9c9c9", "#0072B2"
@@ -45,6 +46,7 @@ def html(report: Report) -> str:
             ("full model", f"{base} says", "frames"),
             [(pair["full"], pair["says"], pair["frames"]) for pair in figures["confusions"][base]],
         ),
+        *section(figures["layers"]),
         "<h2>Made from</h2>",
         table(("what", ""), list(figures["provenance"].items())),
     ]

@@ -14,10 +14,11 @@ from rich.progress import Progress
 
 from models import codes, partitions, proof, recorded, replay, scores, streams
 from models.cifar10 import LABELS
+from models.layers import figures as layers
 from models.material import Part
 from models.replay import Logits, Recorded
 from models.scenes import SCENES, UNSEEN
-from shared.bundle import Bundle, Manifest
+from shared.bundle import Bundle, Manifest, Way
 from shared.engine import Session
 
 #: The budget that sessions are compared at.
@@ -84,10 +85,19 @@ def report(bundle: Bundle, part: Part, count: int, frames: int, first_seed: int,
         "session_hits": _sessions(manifest, part, said, count, frames, first_seed, progress),
         "streams": {"name": "session", "streams": count, "frames": frames, "first_seed": first_seed},
         "confusions": {name: _confusions(said[name].argmax(1), answers, manifest.labels) for name in locals_},
+        "layers": _layers(bundle, part, progress),
         "provenance": manifest.provenance,
     }
     curves = {score: _thin(*scores.curve(doubt, right[family.base])) for score, doubt in doubts[family.base].items()}
     return Report(manifest, figures, curves, _map(part, answers))
+
+
+def _layers(bundle: Bundle, part: Part, progress: Progress) -> dict[Way, dict[str, Any]]:
+    """Of the caches between the full model's layers."""
+    task = progress.add_task("layers", total=len(part), visible=bool(bundle.manifest.layers))
+    found = layers.figures(bundle, part, torch.get_num_threads(), lambda done: progress.update(task, completed=done))
+    progress.remove_task(task)
+    return found
 
 
 def _model(

@@ -73,6 +73,17 @@ def report(figures: Mapping[str, Any]) -> None:
         table.add_row(name, *(f"{1000 * one['area']:.1f}, {one['coverage_at_0.01']:.0%}" for one in own.values()))
     console.print(table)
 
+    for way, own in figures["layers"].items():
+        title = (
+            f"{way}: {own['ms']:.1f} ms a request for {own['whole_ms']:.1f}, {own['effective_depth']:.0%} of the "
+            f"multiply-adds, {own['accuracy']:.1%} right for {own['whole_accuracy']:.1%}"
+        )
+        table = _table(title, ("cache after", "kind"), ("depth", "answers", "false", "lookup ms", "kB"))
+        for row in own["caches"]:
+            shares = (f"{row['share']:.1%}", f"{row['answered']:.1%}", f"{row['false']:.2%}")
+            table.add_row(row["after"], row["kind"], *shares, f"{row['lookup_ms']:.3f}", f"{row['bytes'] / 1e3:.0f}")
+        console.print(table)
+
     if (sessions := figures["session_hits"]) is None:
         console.print("too few frames of too few labels to draw streams from")
         return

@@ -31,8 +31,10 @@ from shared.worth import Worth
 #: The names of what a cache gives: ``scores`` ``(n, classes)``, and ``features`` ``(n, dimensions)``, what its last
 #: layer sees.
 SCORES, FEATURES = "scores", "features"
-#: The share of requests that run whole, in the long run and of the first ``_FIRST``.
-_PROBES, _FIRST = 1 / 32, 16
+#: The share of requests that run whole to check, in the long run; and of the first so many about half.
+_PROBES, _FIRST = 1 / 50, 8
+#: What is proven is the share of wrong answers of all caches together: a single one may err so many times as often.
+_OFTEN = 4.0
 #: From this evidence on a cache is not asked any more: false alarms are one in so many requests that were checked.
 _ALARM = 1000.0
 #: A probability that is as good as none.
@@ -90,11 +92,11 @@ class Cache:
     """One layer's cache: its model, and whether it is to be asked."""
 
     def __init__(self, layer: Layer, model: Part, allowed: float, correction: Correction | None = None) -> None:
-        """``allowed``: the share of its answers that may be wrong. ``correction``: of its scores."""
+        """``allowed``: the share of wrong answers that all caches together may give. ``correction``: of its scores."""
         self.layer, self.correction = layer, correction
         self.worth = Worth()
         self._model, self._allowed = model, allowed
-        self._detector = Detector(allowed)
+        self._detector = Detector(_OFTEN * allowed)
 
     def corrected(self, correction: Correction) -> Cache:
         """The same cache with its scores corrected, of which nothing is known yet."""

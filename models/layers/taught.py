@@ -100,7 +100,7 @@ def teach(
         said = cache.scores(tune.at(place))
         belief = posterior(said, temperature(said, tune.answers))
         wrong = said.argmax(1) != tune.answers
-        candidate = Candidate(number, 1.0 - belief.max(1), wrong, _lookup(path, place, known), path.stat().st_size)
+        candidate = Candidate(number, 1.0 - belief.max(1), wrong, lookup(path, place, known), path.stat().st_size)
         made.append(Taught(kind, path, candidate))
     # Of several kinds the one that would do most if it were the only cache.
     return min(made, key=lambda one: _alone(one.candidate, cost))
@@ -114,7 +114,7 @@ def _alone(candidate: Candidate, cost: Times) -> float:
 _JUDGED = 0.004
 
 
-def _lookup(path: Path, place: Cut, known: Shapes) -> float:
+def lookup(path: Path, place: Cut, known: Shapes) -> float:
     """Seconds of a lookup of one picture."""
     cache = Part(path.read_bytes(), path.name, "cpu", 1)
     held = {name: np.zeros((1, *(size or 1 for size in known[name][1:])), np.float32) for name in place.features}
