@@ -26,18 +26,17 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 
 from cloud_server.refresh import refresh
 from cloud_server.refresher import Refresher
 from edge_agent.core.types import Ask, Reply
 from models import cifar10, recorded, replay, streams
-from models.layers.cuts import cuts
+from models.layers.cuts import placed
 from models.layers.proof import consult
 from shared.bundle import WAYS, Bundle, Layers, Way
 from shared.engine import Batch, Session
 from shared.image import Picture, preprocessor
-from shared.layered import Layered, Passed, load
+from shared.layered import Layered, Passed, Question, load
 from shared.protocol import RECENT
 from shared.segments import read
 
@@ -70,7 +69,7 @@ class Bench:
     whole: Session
 
     def layered(self, way: Way, seed: int) -> Layered:
-        return load(self.bundle, way, "cpu", self.threads, random.Random(seed).random)
+        return load(self.bundle.manifest, way, self.bundle.find, "cpu", self.threads, random.Random(seed).random)
 
     def layers(self, way: Way) -> Layers:
         return self.bundle.manifest.layers[way]
@@ -85,6 +84,10 @@ def measure(directory: Path, frames: int, seeds: int, first_seed: int, threads: 
     pictures = recorded.as_pictures(test.images)
     preprocess = preprocessor(spec)
     ways = [way for way in WAYS if way in bundle.manifest.layers]
+    if RECOMMENDED not in ways:
+        raise SystemExit(
+            f"layer_caches: {directory} has no {RECOMMENDED} caches; make them with 'model-builder layers'"
+        )
     said, scores = _consulted(bundle, ways, pictures, threads)
     inputs = [preprocess(picture) for picture in pictures]
     whole = Session(bundle.path(full), "cpu", threads)
@@ -137,12 +140,13 @@ def _consulted(
     """What every cache says of every picture, and what the whole model does."""
     manifest = bundle.manifest
     full = manifest.models[manifest.only("full")]
-    data = (bundle.directory / full.file).read_bytes()
-    places = cuts(onnx.load_from_string(data), full.input.side)
-    number = {place.tensors: at for at, place in enumerate(places)}
+    model = read((bundle.directory / full.file).read_bytes())
     caches = [(way, layer) for way in ways for layer in manifest.layers[way].caches]
+    known = {layer.tensors: placed(layer.tensors, model.image, layer.share) for _, layer in caches}
+    places = sorted(known.values(), key=lambda place: place.share)
+    number = {place.tensors: at for at, place in enumerate(places)}
     files = [(number[layer.tensors], bundle.directory / layer.file) for _, layer in caches]
-    said, whole = consult(read(data), places, files, full.input, pictures, threads)
+    said, whole = consult(model, places, files, full.input, pictures, threads)
     return {way: [own for own, (of, _) in zip(said, caches, strict=True) if of == way] for way in ways}, whole
 
 
@@ -169,7 +173,7 @@ def _play(bench: Bench, way: Way, asked: Sequence[Asked], seed: int, fresh: bool
         known = tuple(recent) if request.recent is None else request.recent
         tensor = bench.inputs[request.picture]
         begun = time.perf_counter()
-        [one] = layered.run(tensor, [known])
+        [one] = layered.run(tensor, [Question(known)])
         between = time.perf_counter()
         took.append(between - begun)
         passed.append(one)
@@ -190,7 +194,7 @@ def _play(bench: Bench, way: Way, asked: Sequence[Asked], seed: int, fresh: bool
         "p99_ratio_batch1": float(np.quantile(took, 0.99) / np.quantile(uncut, 0.99)),
         "mean_ms": 1e3 * float(np.mean(took)),
         "whole_ms": 1e3 * float(np.mean(uncut)),
-        "asked": [cache.asked for cache in layered.caches],
+        "pays": [cache.worth.pays for cache in layered.caches],
         "corrections": refreshed,
         "requests": len(asked),
     }
@@ -219,7 +223,7 @@ def _together(bench: Bench, way: Way, asked: Sequence[Asked], seed: int) -> floa
     for at in range(0, len(asked) - _MANY + 1, _MANY):
         batch = np.concatenate([bench.inputs[one.picture] for one in asked[at : at + _MANY]])
         begun = time.perf_counter()
-        layered.run(batch, [()] * _MANY)
+        layered.run(batch, [Question()] * _MANY)
         between = time.perf_counter()
         bench.whole.run(batch)
         uncut += time.perf_counter() - between
@@ -246,7 +250,7 @@ def _missed(
             step, reply, layer = hierarchy.look(stream.frame(index), float(index)), None, None
             if isinstance(step, Ask):
                 missed.append(Asked(picture, step.recent))
-                [one] = layered.run(bench.inputs[picture], [step.recent])
+                [one] = layered.run(bench.inputs[picture], [Question(step.recent, step.risk)])
                 reply, layer = Reply(index, one.logits, risk=one.risk), one.layer
             answer = hierarchy.settle(step, reply, float(index))
             false = answer.label != reference[index]

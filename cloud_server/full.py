@@ -10,7 +10,7 @@ import numpy as np
 from shared.bundle import Bundle, Way
 from shared.engine import EngineError, Provider, Session
 from shared.image import Tensor, crop, decode, preprocessor
-from shared.layered import Layered, Passed, load
+from shared.layered import Layered, Passed, Question, load
 
 
 class FullModel:
@@ -36,7 +36,7 @@ class FullModel:
             self._whole = Session(bundle.path(self.name), provider, threads)
             self.batch, self.provider = self._whole.batch, self._whole.provider
         else:
-            self.layers = load(bundle, way, provider, threads, random.Random().random)
+            self.layers = load(bundle.manifest, way, bundle.find, provider, threads, random.Random().random)
             self.provider = self.layers.provider
         side, classes = model.input.side, len(manifest.labels)
         # The first run is also the slowest: memory is planned, kernels are chosen. No request shall pay for that.
@@ -48,12 +48,11 @@ class FullModel:
         """Decode a PNG or JPEG to what the model takes. Raises ``BadPicture``."""
         return self._preprocess(crop(decode(picture), self._input))
 
-    def run(self, tensors: Sequence[Tensor], recent: Sequence[tuple[int, ...] | None]) -> Sequence[Passed]:
-        """What the model says of each picture, in order. ``recent``: the labels that were seen before it, oldest first;
-        None for one that must run through all of the model. Raises ``EngineError``."""
+    def run(self, tensors: Sequence[Tensor], asked: Sequence[Question | None]) -> Sequence[Passed]:
+        """What the model says of each picture, in order. ``asked``: see ``Layered.run``. Raises ``EngineError``."""
         batch = np.concatenate(tensors)
         if self.layers is not None:
-            passed = self.layers.run(batch, recent)
+            passed = self.layers.run(batch, asked)
             for one in passed:
                 self.heard(one)
             return passed

@@ -17,9 +17,12 @@ import numpy.typing as npt
 
 from shared.gate import Posterior, posterior, temperature
 from shared.layered import Correction, Seen
+from shared.rates import most
 
-#: Requests that are remembered: the latest, and some of all times.
-_RECENT, _EVER = 2048, 1024
+#: Requests that are remembered: the latest, and some of those before; and how many of each are needed to learn.
+_RECENT, _EVER, _LEAST = 768, 1024, 150
+#: With what confidence a correction must keep to its terms, and what so few rows may leave open, as a share.
+_CONFIDENCE, _SLACK = 0.5, 0.01
 #: Of each, the share that proves what was learned from the rest.
 _PROVES = 0.3
 #: How strongly a correction is held back, and how it is found.
@@ -41,46 +44,48 @@ class Row:
 
 
 class Window:
-    """The latest requests, and a fair sample of all."""
+    """The latest requests, and a fair sample of those before them."""
 
     def __init__(self, draw: Callable[[], float]) -> None:
         self._draw = draw
-        self._recent: deque[Row] = deque(maxlen=_RECENT)
+        self._recent: deque[Row] = deque()
         self._ever: list[Row] = []
-        self._count = 0
+        self._left = 0
 
     def add(self, row: Row) -> None:
         self._recent.append(row)
-        self._count += 1
+        if len(self._recent) <= _RECENT:
+            return
+        old = self._recent.popleft()
+        self._left += 1
         if len(self._ever) < _EVER:
-            self._ever.append(row)
-        elif (place := int(self._draw() * self._count)) < _EVER:
-            self._ever[place] = row
+            self._ever.append(old)
+        elif (place := int(self._draw() * self._left)) < _EVER:
+            self._ever[place] = old
 
     @property
     def count(self) -> int:
         """Of all requests that were added."""
-        return self._count
+        return self._left + len(self._recent)
 
     def rows(self) -> tuple[list[Row], list[Row]]:
-        """The latest, oldest first, and those of all times."""
+        """The latest, oldest first, and some of those before them."""
         return list(self._recent), list(self._ever)
 
 
 @dataclass(frozen=True)
 class Terms:
-    """What a correction of one cache must keep to: its present ``temperature`` and ``threshold``, and the share of its
-    answers that may be ``wrong``."""
+    """What a correction of one cache must keep to: its own ``temperature`` and ``threshold``, the share of requests
+    that it may answer ``wrong``, and its ``present`` correction, than which it must be better."""
 
     temperature: float
     threshold: float
     wrong: float
+    present: Correction | None = None
 
 
 def refresh(recent: Sequence[Row], ever: Sequence[Row], terms: dict[int, Terms]) -> dict[int, Correction]:
     """Corrections for the caches for which one is proven, by their numbers. ``recent`` and ``ever``: see ``Window``."""
-    latest = {id(row) for row in recent}
-    ever = [row for row in ever if id(row) not in latest]  # what is proven must not have been learned from
     found = {number: _refresh(number, recent, ever, own) for number, own in terms.items()}
     return {number: correction for number, correction in found.items() if correction is not None}
 
@@ -94,14 +99,11 @@ def _refresh(number: int, recent: Sequence[Row], ever: Sequence[Row], terms: Ter
     bare = Correction(weight, bias, 1.0)
     degree = temperature(bare.apply(learn.features, learn.scores), learn.labels, learn.weights)
     correction = Correction(weight, bias, max(degree, terms.temperature))
-    hits, errors = prove.judged(terms.temperature, terms.threshold)
-    now, wrong = prove.judged(correction.temperature, terms.threshold, correction)
-    if now < hits + _MORE * prove.total or wrong > max(errors, terms.wrong * prove.total):
-        return None
-    hits, errors = keep.judged(terms.temperature, terms.threshold)
-    now, wrong = keep.judged(correction.temperature, terms.threshold, correction)
-    if now < _STILL * hits or wrong > max(errors, terms.wrong * keep.total):
-        return None
+    for sample, more, still in ((prove, _MORE, 1.0), (keep, 0.0, _STILL)):
+        hits, _ = sample.judged(terms, terms.present)
+        now, wrong = sample.judged(terms, correction)
+        if now < still * hits + more or most(wrong * sample.size, sample.size, _CONFIDENCE) > terms.wrong + _SLACK:
+            return None
     return correction
 
 
@@ -116,7 +118,7 @@ class _Sample:
     def of(number: int, rows: Sequence[Row]) -> _Sample | None:
         """What cache ``number`` has seen; None if that is too little."""
         own = [row for row in rows if number in row.seen]
-        if len(own) < 2 / _PROVES:
+        if len(own) < _LEAST:
             return None
         features, scores = (np.stack([getattr(row.seen[number], name) for row in own]) for name in Seen._fields)
         labels = np.array([row.label for row in own], np.int64)
@@ -125,6 +127,11 @@ class _Sample:
     @property
     def total(self) -> float:
         return float(self.weights.sum())
+
+    @property
+    def size(self) -> float:
+        """As many rows of equal weight would tell as much (L. Kish, "Survey Sampling", 1965)."""
+        return self.total**2 / float((self.weights**2).sum())
 
     def divided(self) -> tuple[_Sample, _Sample]:
         """To learn from, and to prove with: the later part."""
@@ -138,11 +145,13 @@ class _Sample:
         labels, weights = np.concatenate((self.labels, other.labels)), np.concatenate((self.weights, other.weights))
         return _Sample(features, scores, labels, weights)
 
-    def judged(self, degree: float, threshold: float, correction: Correction | None = None) -> tuple[float, float]:
-        """The weight of what a cache would answer, and of what of that falsely."""
+    def judged(self, terms: Terms, correction: Correction | None) -> tuple[float, float]:
+        """The share of requests that a cache with this correction would answer, and that it would answer falsely."""
         scores = self.scores if correction is None else correction.apply(self.features, self.scores)
-        hit = 1.0 - posterior(scores, degree).max(1) <= threshold
-        return float(self.weights[hit].sum()), float(self.weights[hit & (scores.argmax(1) != self.labels)].sum())
+        degree = terms.temperature if correction is None else correction.temperature
+        hit = 1.0 - posterior(scores, degree).max(1) <= terms.threshold
+        shares = self.weights / self.total
+        return float(shares[hit].sum()), float(shares[hit & (scores.argmax(1) != self.labels)].sum())
 
     def _part(self, rows: slice) -> _Sample:
         return _Sample(self.features[rows], self.scores[rows], self.labels[rows], self.weights[rows])
@@ -150,7 +159,8 @@ class _Sample:
 
 def _fit(sample: _Sample) -> tuple[Array, Array]:
     """The correction of least surprise, by Adam (D. Kingma and J. Ba, arXiv 1412.6980) on all rows at once."""
-    middle, spread = sample.features.mean(0), sample.features.std(0) + 1e-5
+    middle, spread = sample.features.mean(0), sample.features.std(0)
+    spread = np.maximum(spread, 0.05 * np.median(spread) + 1e-6)  # what hardly ever changes is not blown up
     inputs = np.concatenate([(sample.features - middle) / spread, np.ones((len(sample.labels), 1))], 1).astype(
         np.float32
     )

@@ -6,13 +6,15 @@ from __future__ import annotations
 import logging
 import os
 import random
+import signal
 import threading
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
+from multiprocessing.connection import Connection
+
+import numpy as np
 
 from cloud_server.refresh import Row, Terms, Window, refresh
-from shared.layered import Layered, Passed
+from shared.layered import Correction, Layered, Passed, Seen
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +28,7 @@ class Refresher:
     own."""
 
     def __init__(self, layers: Layered, wrong: float) -> None:
-        """``wrong``: the share of a cache's answers that may be wrong."""
+        """``wrong``: the share of requests that all caches together may answer otherwise than the whole model."""
         self._layers, self._wrong = layers, wrong
         self._window = Window(random.Random().random)
         self._done = 0
@@ -43,14 +45,21 @@ class Refresher:
 
     def hear(self, passed: Passed) -> None:
         """A request has been answered."""
-        if passed.layer is None and passed.seen:
+        if passed.layer is None and passed.seen and np.isfinite(passed.logits).all():
+            # Copies, for what was seen is part of a whole batch.
+            seen = {at: Seen(*(part.copy() for part in own)) for at, own in passed.seen.items()}
+            row = Row(seen, int(passed.logits.argmax()), passed.weight)
             with self._lock:
-                self._window.add(Row(passed.seen, int(passed.logits.argmax()), passed.weight))
+                self._window.add(row)
 
     def terms(self) -> dict[int, Terms]:
         """What corrections must keep to, for the caches as they are."""
-        caches = enumerate(self._layers.caches)
-        return {number: Terms(cache.temperature, cache.layer.threshold, self._wrong) for number, cache in caches}
+        caches = self._layers.caches
+        each = self._wrong / len(caches)
+        return {
+            number: Terms(cache.layer.temperature, cache.layer.threshold, each, cache.correction)
+            for number, cache in enumerate(caches)
+        }
 
     def due(self) -> bool:
         """Whether enough has been heard since the last time."""
@@ -65,15 +74,36 @@ class Refresher:
 
     def _work(self) -> None:
         while not self._stopped.wait(_LOOK_S):
-            if not self.due():
-                continue
-            recent, ever = self.snapshot()
-            try:
-                with ProcessPoolExecutor(1, get_context("spawn"), os.nice, (19,)) as pool:
-                    found = pool.submit(refresh, recent, ever, self.terms()).result()
-            except (BrokenProcessPool, OSError) as error:
-                log.error("the caches between layers were not refreshed: %s", error)
-                continue
-            if found:
-                self._layers.correct(found)
-                log.info("%d of %d caches between layers corrected", len(found), len(self._layers.caches))
+            if self.due():
+                found = self._learn(*self.snapshot())
+                if found:
+                    self._layers.correct(found)
+                    log.info("%d of %d caches between layers corrected", len(found), len(self._layers.caches))
+
+    def _learn(self, recent: list[Row], ever: list[Row]) -> dict[int, Correction]:
+        """What is learned, in a process of its own, which ends with this one; nothing if it fails."""
+        context = get_context("spawn")
+        here, there = context.Pipe(duplex=False)
+        process = context.Process(target=_refresh, args=(there, recent, ever, self.terms()), daemon=True)
+        try:
+            process.start()
+            there.close()
+            while not here.poll(_LOOK_S):
+                if self._stopped.is_set():
+                    return {}
+            found: dict[int, Correction] = here.recv()
+            return found
+        except (EOFError, OSError) as error:
+            log.error("the caches between layers were not refreshed: %s", error or "the process failed")
+            return {}
+        finally:
+            if process.is_alive():
+                process.terminate()
+            here.close()
+
+
+def _refresh(out: Connection, recent: list[Row], ever: list[Row], terms: dict[int, Terms]) -> None:
+    """In its own process: Ctrl-C is for the one that started it, which ends this."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.nice(19)
+    out.send(refresh(recent, ever, terms))

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated, Literal
+from typing import Annotated
 
 import msgspec
 
+from shared.bundle import WayFlag
 from shared.engine import Provider
 
 EMBEDDED = "embedded"
-#: Ways to have caches between the full model's layers.
-WayFlag = Literal["off", "freeze", "gati"]
 
 Port = Annotated[int, msgspec.Meta(ge=1, le=65_535)]
 

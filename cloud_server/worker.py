@@ -16,7 +16,7 @@ from shared.bundle import Manifest
 from shared.engine import EngineError, Logits
 from shared.gate import posterior
 from shared.image import BadPicture, Tensor
-from shared.layered import Passed
+from shared.layered import Passed, Question
 from shared.protocol import Answer, Refusal, Request, Timing
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ class Model(Protocol):
 
     def prepare(self, picture: bytes) -> Tensor: ...
 
-    def run(self, tensors: Sequence[Tensor], recent: Sequence[tuple[int, ...] | None]) -> Sequence[Passed]: ...
+    def run(self, tensors: Sequence[Tensor], asked: Sequence[Question | None]) -> Sequence[Passed]: ...
 
 
 class Worker:
@@ -121,14 +121,11 @@ class Worker:
     def _answers(self, batch: Sequence[Waiting[Job]]) -> list[Answer | Refusal]:
         begun = time.monotonic()
         inputs = [self._prepare(waiting.item) for waiting in batch]
-        asked = [(tensor, waiting.item.request) for tensor, waiting in zip(inputs, batch, strict=True)]
-        tensors = [tensor for tensor in inputs if not isinstance(tensor, Refusal)]
-        # What checks others is never answered by a cache.
-        recent = [
-            None if request.audit else request.recent for tensor, request in asked if not isinstance(tensor, Refusal)
-        ]
+        ready = [(tensor, waiting.item) for tensor, waiting in zip(inputs, batch, strict=True)]
+        tensors = [tensor for tensor, _ in ready if not isinstance(tensor, Refusal)]
+        asked = [_question(job.request) for tensor, job in ready if not isinstance(tensor, Refusal)]
         decoded = time.monotonic()
-        passed = iter(self._model.run(tensors, recent) if tensors else ())
+        passed = iter(self._model.run(tensors, asked) if tensors else ())
         decode_ms, run_ms = (decoded - begun) * 1000, (time.monotonic() - decoded) * 1000
         said: list[Answer | Refusal] = []
         for waiting, tensor in zip(batch, inputs, strict=True):
@@ -151,3 +148,8 @@ class Worker:
             self._saw(job, logits)
         advice = recommend(self.manifest, posterior(logits, self._temperature), job.request.recent)
         return Answer(logits.astype("<f4").tobytes(), self._model.sha256, advice, timing, passed.risk)
+
+
+def _question(request: Request) -> Question | None:
+    """What a cache between the model's layers must know; None for what checks others, which none may answer."""
+    return None if request.audit else Question(request.recent, request.risk)

@@ -56,7 +56,8 @@ class Agent:
         self.link = self._connect(address, bundle is None) if address is not None else None
         base = settings.base if settings.local else None
         kind = settings.provider, settings.threads
-        self.keeper = Keeper(store, self.link, settings.device, *kind, base, trusted, settings.slowdown)
+        way = None if settings.layer_caches == "off" else settings.layer_caches
+        self.keeper = Keeper(store, self.link, settings.device, *kind, base, trusted, settings.slowdown, way)
         self.cameras = tuple(
             Camera(own, source, self.link, self.keeper, self.observers, self._announce, len(sources))
             for own, source in zip(settings.each(), sources, strict=True)

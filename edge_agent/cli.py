@@ -74,6 +74,10 @@ def run(
     audit_budget: Annotated[float | None, typer.Option(help="Share of frames the cloud may check; 0: none.")] = None,
     mode: Annotated[str | None, typer.Option(help=f"How the cloud is asked: {', '.join(MODES)}.")] = None,
     deadline_ms: Annotated[int | None, typer.Option(help="Longest that a frame waits for the cloud.")] = None,
+    layer_caches: Annotated[
+        str | None,
+        typer.Option(help="Caches in a full model that runs here: gati, freeze or off [gati if it has them]."),
+    ] = None,
     memory_budget: Annotated[str | None, typer.Option(help="Bound on the resident set, as 150MB.")] = None,
     replacement: Annotated[str | None, typer.Option(help=f"Which submodel goes: {', '.join(POLICIES)}.")] = None,
     prefetch: Annotated[bool | None, typer.Option(help="Fetch what may be needed next while the link idles.")] = None,

@@ -72,9 +72,7 @@ class Cloud:
         with self._news:
             self._waiting, self._got = ask.frame.index, None
             self._asked.append(ask.frame.index)
-        sent = self._send(
-            "infer", ask.frame.index, view(), lambda: int((ask.deadline - self._clock()) * 1000), ask.recent
-        )
+        sent = self._send("infer", ask.frame.index, view(), lambda: int((ask.deadline - self._clock()) * 1000), ask)
         with self._news:
             if sent:
                 left = max(0.0, ask.deadline - self._clock())
@@ -105,7 +103,7 @@ class Cloud:
         with self._news:
             self._asked.append(ask.frame.index)
             self._open[ask.frame.index] = now + _LATEST_S
-        sent = self._send("infer", ask.frame.index, view(), lambda: int(1000 * _LATEST_S), ask.recent)
+        sent = self._send("infer", ask.frame.index, view(), lambda: int(1000 * _LATEST_S), ask)
         return Outcome(None, "to be answered later" if sent else "not connected")
 
     def audit(self, index: int, picture: Picture) -> None:
@@ -135,11 +133,13 @@ class Cloud:
         index: int,
         picture: Picture,
         left_ms: Callable[[], int],
-        recent: tuple[int, ...] = (),
+        ask: Ask | None = None,
     ) -> bool:
         content, data = encode(picture)
         budget_ms = max(0, left_ms())  # encoding took its time
-        request = protocol.Request(self._name, content, self._run + index.to_bytes(8, "big"), budget_ms, recent)
+        recent, risk = ((), 1.0) if ask is None else (ask.recent, ask.risk)
+        correlation = self._run + index.to_bytes(8, "big")
+        request = protocol.Request(self._name, content, correlation, budget_ms, recent, risk=risk)
         self.bytes_up += len(data)
         return self._link.publish(
             self._topics[kind],

@@ -12,28 +12,34 @@ from edge_agent.core.audits import Audits
 from edge_agent.core.frames import FrameCache
 from edge_agent.core.hierarchy import Hierarchy, Rules, Tally
 from edge_agent.core.submodels import LocalModel, Submodels
-from edge_agent.scoring import scorer
+from edge_agent.scoring import judge, scorer
 from edge_agent.settings import Settings
 from shared.bundle import BundleError, Gate, Manifest
 from shared.context import FORGETFUL, Context, Memoryless
 from shared.engine import Session
+from shared.layered import Layered
 
 
 class DeploymentError(Exception):
     """There is nothing to answer with; the message says what to do."""
 
 
-def local(manifest: Manifest, name: str, session: Session, cost: int, seconds: float, base: bool) -> LocalModel:
+def local(
+    manifest: Manifest, name: str, session: Session | Layered, cost: int, seconds: float, base: bool
+) -> LocalModel:
     """A loaded model of the bundle as the core wants it. ``base``: whether its hits are counted as the base model's."""
-    model = manifest.models[name]
+    model, classes = manifest.models[name], len(manifest.labels)
+    layered = session if isinstance(session, Layered) else None
+    run = session.whole if isinstance(session, Layered) else session.run
     return LocalModel(
         name,
-        scorer(name, session, model.input, len(manifest.labels)),
+        scorer(name, run, model.input, classes),
         model.temperature,
         np.array(model.coverage),
         cost,
         seconds,
         "base" if base else "submodels",
+        None if layered is None else judge(name, layered, model.input, classes),
     )
 
 

@@ -20,7 +20,7 @@ class Said(msgspec.Struct, frozen=True):
     logits: list[float]
     submodel: str | None
     here: bool
-    risk: float = 0.0
+    risk: float | None = None
 
 
 class Loaded(msgspec.Struct, frozen=True):

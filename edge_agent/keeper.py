@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import queue
+import random
 import threading
 import time
 from dataclasses import dataclass
@@ -20,8 +21,9 @@ import numpy as np
 
 from edge_agent.puller import Puller
 from edge_agent.store import Store, StoreError
-from shared.bundle import Bundle, BundleError, Manifest, digest, parse
+from shared.bundle import Bundle, BundleError, Layer, Manifest, Model, Way, digest, parse
 from shared.engine import EngineError, Logits, Provider, Session, resident_bytes
+from shared.layered import Layered, load
 from shared.link import Link, Message
 
 if TYPE_CHECKING:
@@ -46,7 +48,7 @@ class Loaded:
     manifest: Manifest
     version: str
     name: str
-    session: Session
+    session: Session | Layered
     cost: int
     seconds: float
     pulled: bool
@@ -70,17 +72,19 @@ class Keeper:
         base: str | None,
         trusted: Key | None = None,
         slowdown: float = 1.0,
+        way: Way | None = None,
     ) -> None:
         """Without a store, models come from the bundle directory given to ``use``. ``base``: the model to load first,
         "" for the bundle's own base model, None for none at all. ``trusted``: the key without whose signature nothing
         is taken. ``threads``: of a run; 0 for one or all processors, whichever is the quicker for the model that is
-        loaded first. ``slowdown``: see ``Session``."""
+        loaded first. ``slowdown``: see ``Session``. ``way``: of the caches between the layers of a full model beside a
+        base model, where the bundle has them."""
         #: What stands in the way, for a person; empty while all is well.
         self.trouble = ""
         self._store = store
         self._puller = Puller(store, link, device)
         self._trusted = trusted
-        self._provider, self._base, self._slowdown = provider, base, slowdown
+        self._provider, self._base, self._slowdown, self._way = provider, base, slowdown, way
         self.threads = threads
         self._bundle: Bundle | None = None
         #: Whether the offer has taken the place of another.
@@ -93,7 +97,7 @@ class Keeper:
         self._pending: dict[tuple[str, str], set[Ready]] = {}
         self._lock = threading.Lock()
         #: What is loaded for anybody, by digest; and of whatever was, its role, ``cost`` and ``seconds``.
-        self._sessions: WeakValueDictionary[str, Session] = WeakValueDictionary()
+        self._sessions: WeakValueDictionary[str, Session | Layered] = WeakValueDictionary()
         self._measured: dict[str, tuple[str, int, float]] = {}
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._work, name="keeper", daemon=True)
@@ -234,7 +238,7 @@ class Keeper:
         if first and self._updated and self._store is not None and (gone := self._store.collect()):
             log.info("removed %d files of earlier versions from the store", gone)
 
-    def _session(self, manifest: Manifest, name: str, path: Path) -> tuple[Session, int, float]:
+    def _session(self, manifest: Manifest, name: str, path: Path) -> tuple[Session | Layered, int, float]:
         """A model's session, loaded unless it is; how many bytes it costs, and the seconds of a run."""
         model = manifest.models[name]
         if (session := self._sessions.get(model.sha256)) is None:
@@ -250,7 +254,7 @@ class Keeper:
     def _first(self, manifest: Manifest) -> str:
         return self._base or manifest.only("base")
 
-    def _load(self, manifest: Manifest, name: str, path: Path) -> tuple[Session, float]:
+    def _load(self, manifest: Manifest, name: str, path: Path) -> tuple[Session | Layered, float]:
         """Load a model aside and try it, so that one that cannot answer never reaches the hot loop; the seconds that
         its median try took."""
         model = manifest.models[name]
@@ -275,17 +279,25 @@ class Keeper:
                 self.threads, (session, seconds, logits) = processors, other
         if logits.shape != (1, len(manifest.labels)) or not np.isfinite(logits).all():
             raise EngineError(f"{name}: gives scores of shape {logits.shape} for {len(manifest.labels)} labels")
+        if alone and self._way is not None and self._way in manifest.layers and self._slowdown == 1.0:
+            del session  # its memory is needed for the segments
+            draw = random.Random().random
+            return load(manifest, self._way, lambda one: self._file(one)[0], self._provider, processors, draw), seconds
         return session, seconds
 
     def _obtain(self, manifest: Manifest, name: str) -> tuple[Path, bool]:
-        model = manifest.models[name]
+        """Where a model's file is, and whether it has come over the network for this."""
+        if self._bundle is None and self._store is not None and self._store.path(manifest.models[name].sha256) is None:
+            log.info("pulling %s, %.1f kB", name, manifest.models[name].bytes / 1000)
+        return self._file(manifest.models[name])
+
+    def _file(self, one: Model | Layer) -> tuple[Path, bool]:
         if self._bundle is not None:
-            return self._bundle.path(name), False
+            return self._bundle.find(one), False
         assert self._store is not None
-        if (path := self._store.path(model.sha256)) is not None:
+        if (path := self._store.path(one.sha256)) is not None:
             return path, False
-        log.info("pulling %s, %.1f kB", name, model.bytes / 1000)
-        return self._puller.pull(model.sha256, model.bytes), True
+        return self._puller.pull(one.sha256, one.bytes), True
 
     def _say(self, trouble: str) -> None:
         if trouble != self.trouble:

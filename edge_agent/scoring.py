@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 import numpy as np
 
-from edge_agent.core.types import Score
-from shared.engine import EngineError, Logits, Session
+from edge_agent.core.types import Judge, Score
+from shared.engine import Batch, EngineError, Logits
 from shared.image import Input, Picture, crop, preprocessor
+from shared.layered import Layered, Question
 
 log = logging.getLogger(__name__)
 
@@ -26,18 +28,34 @@ class View:
         return cropped
 
 
-def scorer(name: str, session: Session, spec: Input, classes: int) -> Score:
-    """A model as the core wants it: a view in, logits out. One that fails has nothing to say: all labels alike, so
-    that the frame goes on to the next level and the loop goes on at all."""
+def scorer(name: str, run: Callable[[Batch], Logits], spec: Input, classes: int) -> Score:
+    """A model as the core wants it: a view in, logits out. ``run``: of a batch of one. One that fails has nothing to
+    say: all labels alike, so that the frame goes on to the next level and the loop goes on at all."""
     preprocess = preprocessor(spec)
     nothing = np.zeros(classes, np.float32)
 
     def score(view: View) -> Logits:
         try:
-            logits: Logits = session.run(preprocess(view.crop(spec)))[0]
+            logits: Logits = run(preprocess(view.crop(spec)))[0]
             return logits
         except EngineError as error:
             log.error("%s: %s", name, error)
             return nothing
 
     return score
+
+
+def judge(name: str, layered: Layered, spec: Input, classes: int) -> Judge:
+    """A full model with caches between its layers, as the core wants it."""
+    preprocess = preprocessor(spec)
+    nothing = np.zeros(classes, np.float32)
+
+    def judged(view: View, recent: tuple[int, ...], risk: float) -> tuple[Logits, float | None]:
+        try:
+            [passed] = layered.run(preprocess(view.crop(spec)), [Question(recent, risk)])
+            return passed.logits, passed.risk
+        except EngineError as error:
+            log.error("%s: %s", name, error)
+            return nothing, None
+
+    return judged

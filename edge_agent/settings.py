@@ -10,6 +10,7 @@ from typing import Annotated, Literal, get_args
 import msgspec
 
 from edge_agent.core.replacement import Policy
+from shared.bundle import WayFlag
 from shared.engine import Provider
 from shared.image import Region
 
@@ -76,6 +77,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     audit_budget: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.02
     mode: Mode = "wait"
     deadline_ms: Annotated[int, msgspec.Meta(ge=1, le=60_000)] = 250
+    layer_caches: WayFlag = "gati"
     memory_budget: str = ""
     replacement: Policy = "lru"
     prefetch: bool = False

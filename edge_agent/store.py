@@ -114,7 +114,7 @@ class Store:
         with _trouble(self._blobs):
             for path in self._catalogue.glob("*.json"):
                 with suppress(BundleError):  # damaged; whatever it named will be fetched again
-                    named |= {model.sha256 for model in parse(path.read_bytes()).models.values()}
+                    named |= set(parse(path.read_bytes()).files().values())
             for path in self._blobs.iterdir():
                 if path.name.removesuffix(".part") not in named:
                     path.unlink(missing_ok=True)

@@ -31,7 +31,12 @@ class Cost:
 def cost(model: ModelProto, side: int) -> Cost:
     """Of one picture of ``side`` pixels."""
     kinds = [node.op_type for node in model.graph.node]
-    return Cost(macs(model, side), sum(kind in _RUN for kind in kinds), "QuantizeLinear" in kinds)
+    return Cost(macs(model, side), operators(model), "QuantizeLinear" in kinds)
+
+
+def operators(model: ModelProto) -> int:
+    """How many are dispatched in a run."""
+    return sum(node.op_type in _RUN for node in model.graph.node)
 
 
 def parameters(model: ModelProto) -> int:

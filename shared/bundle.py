@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
 import msgspec
 import numpy as np
@@ -52,7 +52,11 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 #: Ways to make caches between layers: centroids of activations, or networks trained on them.
 Way = Literal["freeze", "gati"]
 WAYS: tuple[Way, ...] = get_args(Way)
+WayFlag = Literal["off", "freeze", "gati"]
 Kind = Literal["centroids", "pooled", "hidden", "convolution"]
+_MOST_CACHES = 8
+_Share = Annotated[float, msgspec.Meta(gt=0, lt=1)]
+_Positive = Annotated[int, msgspec.Meta(gt=0)]
 
 
 class Layer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -64,22 +68,22 @@ class Layer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     kind: Kind
     file: str
-    bytes: int
+    bytes: _Positive
     sha256: str
-    tensors: tuple[str, ...]
-    share: float
-    temperature: float
-    threshold: float
+    tensors: Annotated[tuple[str, ...], msgspec.Meta(min_length=1, max_length=8)]
+    share: _Share
+    temperature: Annotated[float, msgspec.Meta(gt=0)]
+    threshold: _Share
 
 
 class Layers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The caches of one way, in the order of the layers. ``wrong``: the share of requests to which they may give
-    another answer than the whole model, proven on ``frames`` frames with this ``confidence``."""
+    another answer than the whole model, proven without context on ``frames`` frames with this ``confidence``."""
 
-    caches: tuple[Layer, ...]
-    wrong: float
-    confidence: float
-    frames: int
+    caches: Annotated[tuple[Layer, ...], msgspec.Meta(min_length=1, max_length=_MOST_CACHES)]
+    wrong: _Share
+    confidence: _Share
+    frames: _Positive
 
 
 class Gate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -170,10 +174,8 @@ def parse(data: bytes) -> Manifest:
         for number, layer in enumerate(layers.caches, 1):
             if layer.file != layer_file(way, number) or not _SHA256.fullmatch(layer.sha256):
                 raise BundleError(f"{MANIFEST}: cache {number} of {way} has a file name or digest out of form")
-            if not (layer.temperature > 0 and layer.bytes > 0 and layer.tensors):
-                raise BundleError(
-                    f"{MANIFEST}: cache {number} of {way} has a size, temperature or place that cannot be"
-                )
+            if layer.file in (model.file for model in manifest.models.values()):
+                raise BundleError(f"{MANIFEST}: cache {number} of {way} has the file of a model")
     return manifest
 
 
@@ -224,4 +226,8 @@ class Bundle:
                 raise BundleError(f"{path}: digest differs from the manifest's; the copy of {name} is damaged")
 
     def path(self, model: str) -> Path:
-        return self.directory / self.manifest.models[model].file
+        return self.find(self.manifest.models[model])
+
+    def find(self, one: Model | Layer) -> Path:
+        """Where the file of a model or of a cache is."""
+        return self.directory / one.file

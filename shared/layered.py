@@ -6,37 +6,39 @@ in order (A. Kumar et al., "Accelerating deep learning inference via freezing", 
 al., "Accelerating deep learning inference via learned caches", arXiv 2101.07344; M. Abedi et al., "Improving the
 performance of DNN-based software services using automated layer caching", arXiv 2209.08625).
 
-A few requests, drawn at random, run whole although a cache could have answered. They tell whether the caches are right
-and what to expect of requests; a cache that errs more than it may, or does not pay for its lookups, is not asked.
+A few requests, drawn at random, run whole although a cache could have answered. They tell what to expect of requests,
+and whether the caches together are right as often as was proven: if not, corrections are taken back, and if that was
+not it no cache answers until checks have shown that they may. A cache that does not pay for its lookups rests.
 """
 
 from __future__ import annotations
 
+import logging
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from shared.betting import Detector
-from shared.bundle import Bundle, Layer, Way
-from shared.engine import Batch, EngineError, Logits, Part, Provider
+from shared.bundle import Layer, Manifest, Model, Way
+from shared.engine import Batch, EngineError, Logits, Part, Provider, providers
 from shared.expectation import Expectation
 from shared.gate import Posterior, posterior
 from shared.segments import SegmentError, cut, read
+from shared.watch import Watch
 from shared.worth import Worth
+
+log = logging.getLogger(__name__)
 
 #: The names of what a cache gives: ``scores`` ``(n, classes)``, and ``features`` ``(n, dimensions)``, what its last
 #: layer sees.
 SCORES, FEATURES = "scores", "features"
-#: The share of requests that run whole to check, in the long run; and of the first so many about half.
+#: The share of requests that run whole to check, in the long run; and the first so many mostly do.
 _PROBES, _FIRST = 1 / 50, 8
-#: What is proven is the share of wrong answers of all caches together: a single one may err so many times as often.
-_OFTEN = 4.0
-#: From this evidence on a cache is not asked any more: false alarms are one in so many requests that were checked.
-_ALARM = 1000.0
 #: A probability that is as good as none.
 _NEVER = 1e-12
 
@@ -61,76 +63,69 @@ class Correction:
         return corrected
 
 
+class Question(NamedTuple):
+    """What comes with a picture: the ``recent`` labels of its device, oldest first, and the ``risk`` at which a cache
+    may answer at the most."""
+
+    recent: tuple[int, ...] = ()
+    risk: float = 1.0
+
+
 @dataclass(frozen=True, slots=True)
 class Passed:
     """What came of one picture. ``logits`` ``(classes,)``, of the full model's temperature; ``label``: what they and
-    the request's context lead to; ``risk``: that the whole model would have led to another. ``layer``: which cache has
-    answered, from 0; None if the whole model has. Then ``seen`` is what each cache has seen, and ``weight`` how many
-    requests it stands for, of which others were answered by caches."""
+    the request's context lead to. ``layer``: which cache has answered, from 0, and then the ``risk`` that the whole
+    model would have led to another label; both None if the whole model has. Then ``seen`` is what each cache has seen,
+    and ``weight`` how many requests it stands for, of which others were answered by caches."""
 
     logits: Logits
     label: int
-    risk: float = 0.0
     layer: int | None = None
+    risk: float | None = None
     seen: dict[int, Seen] = field(default_factory=dict)
     weight: float = 1.0
 
 
 @dataclass(slots=True)
 class _Request:
-    """A picture on its way. ``probed``: the chance with which it was drawn to run whole, None if it was not;
-    ``would``: which cache would have answered it, and with what."""
+    """A picture on its way; ``asked`` None: through all of the model. ``probed``: the chance with which it was drawn to
+    run whole, None if it was not; ``would``: what the first cache that was sure would have answered."""
 
-    recent: tuple[int, ...]
-    whole: bool
+    asked: Question | None
     probed: float | None
     seen: dict[int, Seen] = field(default_factory=dict)
-    would: tuple[int, int] | None = None
+    would: int | None = None
+
+    @property
+    def recent(self) -> tuple[int, ...]:
+        return () if self.asked is None else self.asked.recent
 
 
 class Cache:
-    """One layer's cache: its model, and whether it is to be asked."""
+    """One layer's cache: its model, and whether it pays to ask it."""
 
-    def __init__(self, layer: Layer, model: Part, allowed: float, correction: Correction | None = None) -> None:
-        """``allowed``: the share of wrong answers that all caches together may give. ``correction``: of its scores."""
-        self.layer, self.correction = layer, correction
-        self.worth = Worth()
-        self._model, self._allowed = model, allowed
-        self._detector = Detector(_OFTEN * allowed)
+    def __init__(self, layer: Layer, model: Part, worth: Worth, correction: Correction | None = None) -> None:
+        """``correction``: of its scores."""
+        self.layer, self.worth, self.correction = layer, worth, correction
+        self._model = model
 
-    def corrected(self, correction: Correction) -> Cache:
-        """The same cache with its scores corrected, of which nothing is known yet."""
-        return Cache(self.layer, self._model, self._allowed, correction)
-
-    @property
-    def asked(self) -> bool:
-        """Whether it is right often enough, and pays."""
-        return self.trusted and self.worth.pays
-
-    @property
-    def temperature(self) -> float:
-        return self.layer.temperature if self.correction is None else self.correction.temperature
-
-    @property
-    def trusted(self) -> bool:
-        """Whether its answers have been found right as often as they must be."""
-        return self._detector.evidence < _ALARM
-
-    def checked(self, wrong: bool) -> None:
-        """An answer that it would have given has been compared with the whole model's."""
-        self._detector.add(float(wrong))
+    def corrected(self, correction: Correction | None) -> Cache:
+        """The same cache with its scores corrected in this way."""
+        return Cache(self.layer, self._model, self.worth, correction)
 
     def look(self, held: dict[str, Batch]) -> tuple[Posterior, Seen]:
         """What it says of each row, calibrated ``(n, classes)``, and what it has seen, ``(n, ...)``. Raises
         ``EngineError``."""
         made = self._model.run(held)
         seen = Seen(made[FEATURES], made[SCORES])
-        scores = seen.scores if self.correction is None else self.correction.apply(*seen)
-        return posterior(scores, self.temperature), seen
+        if self.correction is None:
+            return posterior(seen.scores, self.layer.temperature), seen
+        return posterior(self.correction.apply(*seen), self.correction.temperature), seen
 
 
 class Layered:
-    """The segments of a full model and the caches after each but the last. Not safe to run from several threads."""
+    """The segments of a full model and the caches after each but the last. Safe to run from several threads, one at a
+    time."""
 
     def __init__(
         self,
@@ -139,11 +134,12 @@ class Layered:
         image: str,
         temperature: float,
         classes: int,
+        wrong: float,
         draw: Callable[[], float],
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """``image``: the tensor that pictures come in; ``temperature``: the whole model's; ``draw``: of numbers in
-        0..1."""
+        """``image``: the tensor that pictures come in; ``temperature``: the whole model's; ``wrong``: the share of
+        requests to which the caches together may give another answer than it; ``draw``: of numbers in 0..1."""
         if len(segments) != len(caches) + 1:
             raise EngineError(f"{len(segments)} segments for {len(caches)} caches")
         self._segments, self.caches = list(segments), list(caches)
@@ -151,21 +147,27 @@ class Layered:
         self._output = segments[-1].gives[0]
         self.provider = segments[0].provider
         self._draw, self._clock = draw, clock
+        self._lock = threading.Lock()
         self._seen = 0
         self.expectation = Expectation(classes)
+        #: Whether the caches are right as often as they must be.
+        self.watch = Watch(wrong)
 
-    def run(self, batch: Batch, recent: Sequence[tuple[int, ...] | None]) -> list[Passed]:
-        """Run ``batch`` ``(n, 3, side, side)``. ``recent``: for each picture the labels seen before it, oldest first;
-        None for one that must run whole. In order. Raises ``EngineError``."""
-        caches = self.caches  # others may take their place meanwhile
-        requests = [_Request(one or (), one is None, self._drawn() if one is not None else None) for one in recent]
+    def run(self, batch: Batch, asked: Sequence[Question | None]) -> list[Passed]:
+        """Run ``batch`` ``(n, 3, side, side)``. ``asked``: with each picture; None for one that must run through all of
+        the model. In order. Raises ``EngineError``."""
+        with self._lock:
+            return self._run(batch, [_Request(one, self._drawn() if one is not None else None) for one in asked])
+
+    def _run(self, batch: Batch, requests: Sequence[_Request]) -> list[Passed]:
         priors = np.stack([self.expectation.prior(one.recent) for one in requests])
         passed: dict[int, Passed] = {}
         left, held = np.arange(len(batch)), {self._image: batch}
         went_on: list[tuple[Cache, float, int]] = []
-        for place, (segment, cache) in enumerate(zip(self._segments[:-1], caches, strict=True)):
+        checks = any(one.probed is not None for one in requests)
+        for place, (segment, cache) in enumerate(zip(self._segments[:-1], self.caches, strict=True)):
             held |= segment.run(held)
-            if cache.trusted and cache.worth.due():
+            if cache.worth.due() if self.watch.trusted else checks:
                 begun = self._clock()
                 hit = self._look(place, cache, held, priors, left, requests, passed)
                 now = self._clock()
@@ -178,7 +180,7 @@ class Layered:
                 break
             held = {name: held[name] for name in cache.layer.tensors}
         if len(left):
-            self._finish(held, priors, left, requests, passed, caches)
+            self._finish(held, priors, left, requests, passed)
         ended = self._clock()
         for cache, begun, count in went_on:
             cache.worth.went_on(count, ended - begun)
@@ -195,24 +197,33 @@ class Layered:
         passed: dict[int, Passed],
     ) -> npt.NDArray[np.bool_]:
         """Let a cache answer what it is sure of into ``passed``; which of the rows that are ``left`` it has."""
-        word, seen = cache.look(held)
+        hit = np.zeros(len(left), np.bool_)
+        try:
+            word, seen = cache.look(held)
+        except EngineError as error:  # what it cannot say the whole model can
+            log.error("cache %d between layers: %s", place + 1, error)
+            return hit
         belief = word * priors[left]
         belief /= belief.sum(1, keepdims=True)
         labels = belief.argmax(1)
         risks = 1.0 - belief.max(1)
-        sure = risks <= cache.layer.threshold
-        hit = np.zeros(len(left), np.bool_)
+        asked = found = 0
         for at, row in enumerate(left.tolist()):
             request = requests[row]
-            if not sure[at] or request.whole or request.probed is not None or not cache.worth.pays:
-                request.seen[place] = Seen(seen.features[at], seen.scores[at])
-                if sure[at] and request.would is None:
-                    request.would = place, int(labels[at])
-            else:
+            if request.asked is None:
+                continue
+            asked += 1
+            sure = bool(risks[at] <= min(cache.layer.threshold, request.asked.risk))
+            found += sure
+            if sure and request.probed is None and self.watch.trusted:
                 hit[at] = True
                 logits = np.log(np.maximum(word[at], _NEVER)) * self._temperature
-                passed[row] = Passed(logits.astype(np.float32), int(labels[at]), float(risks[at]), place)
-        cache.worth.found(int(sure.sum()), len(left))
+                passed[row] = Passed(logits.astype(np.float32), int(labels[at]), place, float(risks[at]))
+                continue
+            request.seen[place] = Seen(seen.features[at], seen.scores[at])
+            if sure and request.would is None:
+                request.would = int(labels[at])
+        cache.worth.found(found, asked)
         return hit
 
     def _finish(
@@ -222,7 +233,6 @@ class Layered:
         left: npt.NDArray[np.int64],
         requests: Sequence[_Request],
         passed: dict[int, Passed],
-        caches: Sequence[Cache],
     ) -> None:
         """The last segment, and what it teaches."""
         scores = self._segments[-1].run(held)[self._output]
@@ -232,17 +242,34 @@ class Layered:
             weight = 1.0
             if request.probed is not None:
                 self.expectation.learn(request.recent, int(scores[at].argmax()))
-                if request.would is not None:
-                    place, answer = request.would
-                    caches[place].checked(answer != label)
-                    weight = 1.0 / request.probed
+                weight = 1.0 / request.probed if request.would is not None else 1.0
+                self._check(request.would is not None and request.would != label)
             passed[row] = Passed(scores[at], label, seen=request.seen, weight=weight)
+
+    def _check(self, wrong: bool) -> None:
+        """One request of all has been checked."""
+        if not self.watch.add(wrong):
+            return
+        if self.watch.trusted:
+            log.warning("caches between layers are right again, and answer")
+        elif any(cache.correction is not None for cache in self.caches):
+            log.warning("caches between layers err more than they may: corrections are taken back")
+            self.caches = [cache.corrected(None) for cache in self.caches]
+            self.watch.forget()
+        else:
+            log.warning("caches between layers err more than they may: none answers until checks show otherwise")
+
+    def whole(self, batch: Batch) -> Logits:
+        """What the whole model says, ``(n, classes)``. Raises ``EngineError``."""
+        return np.stack([passed.logits for passed in self.run(batch, [None] * len(batch))])
 
     def correct(self, corrections: Mapping[int, Correction]) -> None:
         """Correct these caches from the next batch on; from any thread."""
-        found = enumerate(self.caches)
-        self.caches = [one.corrected(corrections[at]) if at in corrections else one for at, one in found]
-        self._seen = 0  # what is new is checked often at first
+        with self._lock:
+            found = enumerate(self.caches)
+            self.caches = [one.corrected(corrections[at]) if at in corrections else one for at, one in found]
+            self.watch.forget()
+            self._seen = 0  # what is new is checked often at first
 
     def _drawn(self) -> float | None:
         """The chance with which this request was drawn to run whole; None if it was not."""
@@ -251,21 +278,38 @@ class Layered:
         return chance if self._draw() < chance else None
 
 
-def load(bundle: Bundle, way: Way, provider: Provider, threads: int, draw: Callable[[], float]) -> Layered:
-    """The full model of ``bundle``, cut, with its caches of that ``way``. Raises ``EngineError``."""
-    manifest, name = bundle.manifest, bundle.manifest.only("full")
+def load(
+    manifest: Manifest,
+    way: Way,
+    find: Callable[[Model | Layer], Path],
+    provider: Provider,
+    threads: int,
+    draw: Callable[[], float],
+) -> Layered:
+    """The full model of a bundle, cut, with its caches of that ``way``. ``find``: where a file is. Raises
+    ``EngineError``."""
+    name = manifest.only("full")
     if (layers := manifest.layers.get(way)) is None:
         has = f"it has {', '.join(manifest.layers)}" if manifest.layers else "'model-builder layers' makes them"
         raise EngineError(f"{manifest.name} has no {way} caches between its layers; {has}")
+    if provider == "tensorrt":
+        raise EngineError("caches between layers do not run on TensorRT; use --provider cuda, or --layer-caches off")
+    if provider == "auto":  # not TensorRT: it wants to know every shape, and batches shrink
+        provider = "cuda" if "CUDAExecutionProvider" in providers("auto") else "cpu"
     model = manifest.models[name]
     try:
-        whole = read(bundle.path(name).read_bytes())
+        whole = read(find(model).read_bytes())
         pieces = cut(whole, [layer.tensors for layer in layers.caches])
+        caches = [
+            Cache(layer, Part(find(layer).read_bytes(), layer.file, "cpu", 1), Worth(place))
+            for place, layer in enumerate(layers.caches)
+        ]
     except SegmentError as error:
         raise EngineError(f"{name} cannot be cut: {error}") from None
+    except OSError as error:
+        raise EngineError(f"{error.filename}: {error.strerror}") from None
     segments = [Part(piece.model, name, provider, threads) for piece in pieces]
-    caches = [
-        Cache(layer, Part((bundle.directory / layer.file).read_bytes(), layer.file, "cpu", 1), layers.wrong)
-        for layer in layers.caches
-    ]
-    return Layered(segments, caches, whole.image, model.temperature, len(manifest.labels), draw)
+    layered = Layered(segments, caches, whole.image, model.temperature, len(manifest.labels), layers.wrong, draw)
+    side = model.input.side
+    layered.whole(np.zeros((2, 3, side, side), np.float32))  # one that takes a single picture a run is found out here
+    return layered

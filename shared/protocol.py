@@ -61,15 +61,15 @@ class Answer(msgspec.Struct, frozen=True, tag="answer"):
     """The full model's word on one frame.
 
     ``scores``: logits, little-endian float32, one per label. ``model``: SHA-256 of the model file that gave them.
-    ``submodel``: the one that the selector recommends for this device now, if any. ``risk``: the probability that the
-    whole model would have said otherwise, where a cache between its layers has answered.
+    ``submodel``: the one that the selector recommends for this device now, if any. ``risk``: where a cache
+    between the model's layers has answered, the probability that the whole model would have said otherwise.
     """
 
     scores: bytes
     model: str
     submodel: str | None
     timing: Timing
-    risk: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
+    risk: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
 
     def logits(self, classes: int) -> npt.NDArray[np.float32]:
         """Scores as ``(classes,)`` float32. Raises ``Malformed`` if they are not that many or not finite."""
@@ -92,8 +92,9 @@ class Request(msgspec.Struct, frozen=True):
     """A frame on its way to the full model, beside its picture.
 
     ``budget_ms``: what was left of the frame's deadline when it was sent; the server counts its own queueing against
-    it and no two clocks are compared. ``recent``: indices of the device's recent labels, oldest first. ``audit``: the
-    device has answered already and only checks itself, so anybody else comes first.
+    it and no two clocks are compared. ``recent``: indices of the device's recent labels, oldest first. ``risk``: at
+    which a cache between the model's layers may answer at the most. ``audit``: the device has answered already and only
+    checks itself, so anybody else comes first.
     """
 
     model: str
@@ -102,10 +103,12 @@ class Request(msgspec.Struct, frozen=True):
     budget_ms: int
     recent: tuple[int, ...] = ()
     audit: bool = False
+    risk: float = 1.0
 
     def properties(self) -> list[tuple[str, str]]:
         """The MQTT user properties; content type and correlation data have properties of their own."""
-        return [("budget-ms", str(self.budget_ms)), ("recent", " ".join(map(str, self.recent)))]
+        own = [("budget-ms", str(self.budget_ms)), ("recent", " ".join(map(str, self.recent)))]
+        return own if self.risk >= 1.0 else [*own, ("risk", f"{self.risk:.6f}")]
 
 
 class BlobRequest(msgspec.Struct, frozen=True):
@@ -186,13 +189,16 @@ def request(
     try:
         budget = int(named.get("budget-ms", ""))
         recent = tuple(int(label) for label in named.get("recent", "").split())
+        risk = float(named.get("risk", "1"))
     except ValueError:
-        raise Malformed("budget-ms and recent must be whole numbers") from None
+        raise Malformed("budget-ms and recent must be whole numbers, and risk a number") from None
+    if not 0 <= risk <= 1:
+        raise Malformed(f"risk {risk} is not in 0..1")
     if not 0 <= budget <= 600_000:
         raise Malformed(f"budget-ms {budget} is not in 0..600000")
     if len(recent) > RECENT or any(not 0 <= label < MAX_CLASSES for label in recent):
         raise Malformed(f"recent holds more than {RECENT} labels or one that cannot be")
-    return Request(leaf[1], cast(ContentType, content), correlation, budget, recent, leaf[0] == "audit")
+    return Request(leaf[1], cast(ContentType, content), correlation, budget, recent, leaf[0] == "audit", risk)
 
 
 def encode(message: msgspec.Struct) -> bytes:

@@ -147,9 +147,9 @@ def _fields(data: bytes) -> Iterator[tuple[int, bytes, bytes]]:
             size, at = _number(data, at)
             value, at = data[at : at + size], at + size
         else:
-            after = {0: _number(data, at)[1], 1: at + 8, 5: at + 4}.get(kind)
-            if after is None:
+            if kind not in (0, 1, 5):
                 raise ValueError("no protocol buffer")
+            after = _number(data, at)[1] if kind == 0 else at + (8 if kind == 1 else 4)
             value, at = data[at:after], after
         if at > len(data):
             raise ValueError("cut short")

@@ -11,11 +11,12 @@ _AGAIN = 32
 class Worth:
     """Of one cache; times in seconds."""
 
-    def __init__(self) -> None:
+    def __init__(self, place: int = 0) -> None:
+        """``place``: of its layer, so that not all of those that rest are looked at in one batch."""
         self._rows, self._hits = _IMAGINED, _IMAGINED * _SHARE
         self._looked, self._lookups = 0.0, 0.0
         self._rest, self._rested = 0.0, 0.0
-        self._batches = 0
+        self._batches = 7 * place
 
     @property
     def pays(self) -> bool:
@@ -32,7 +33,8 @@ class Worth:
 
     def found(self, hits: int, rows: int) -> None:
         """Of so many ``rows`` so many could be answered."""
-        fading = _FADING**rows
+        # What rests is looked at seldom, so that each look says as much as all that were left out.
+        fading = _FADING ** (rows if self.pays else rows * _AGAIN)
         self._rows, self._hits = fading * self._rows + rows, fading * self._hits + hits
 
     def looked(self, rows: int, seconds: float) -> None:

@@ -18,7 +18,9 @@ from models.cifar10 import LABELS, Split
 from models.cost import Cost
 from models.interval import interval
 from models.recorded import Models
-from shared.bundle import Bundle, Manifest
+from shared.bundle import Bundle, Manifest, Way
+from shared.layered import load
+from shared.segments import cut, read
 from simulator import links, machines, world
 from simulator.film import Film, project, shoot
 from simulator.policies import POLICIES, Kit, Policy
@@ -31,6 +33,8 @@ BASELINES: tuple[Policy, ...] = ("server-only", "device-only")
 LATENCIES = ("mean", "p50", "p95", "p99")
 #: How much less accurate than the other a baseline may be and still be one.
 _FAIR = 0.02
+#: Of the caches between the layers of a full model that a device runs itself.
+_WAY: Way = "gati"
 #: Columns that ``table`` needs to show every figure whole.
 TABLE_WIDTH = 150
 
@@ -64,10 +68,12 @@ class Setup:
 
 @dataclass(frozen=True)
 class Bench:
-    """A bundle, ready to be compared with: costs by model."""
+    """A bundle, ready to be compared with: costs by model, and of what runs until each cache between the full model's
+    layers has answered, and last of a whole run with all lookups."""
 
     bundle: Bundle
     costs: dict[str, Cost]
+    reached: list[Cost]
     films: list[Film]
     references: list[Any] = field(default_factory=list)
 
@@ -97,6 +103,24 @@ def costs(bundle: Bundle) -> dict[str, Cost]:
         name: cost.cost(onnx.load(str(bundle.path(name))), model.input.side)
         for name, model in bundle.manifest.models.items()
     }
+
+
+def reached(bundle: Bundle) -> list[Cost]:
+    """Of a run of the full model until each cache between its layers has answered, and last of those that none does;
+    empty where it has none."""
+    manifest = bundle.manifest
+    if _WAY not in manifest.layers:
+        return []
+    full, caches = manifest.models[manifest.only("full")], manifest.layers[_WAY].caches
+    pieces = cut(read(bundle.find(full).read_bytes()), [layer.tensors for layer in caches])
+    found, operators, looked = [], 0, 0
+    for piece, layer in zip(pieces, caches, strict=False):
+        cache = onnx.load(str(bundle.find(layer)))
+        operators += cost.operators(onnx.load_from_string(piece.model)) + cost.operators(cache)
+        looked += cost.parameters(cache)  # its weights are used about once each
+        found.append(Cost(round(layer.share * full.macs) + looked, operators, False))
+    operators += cost.operators(onnx.load_from_string(pieces[-1].model))
+    return [*found, Cost(full.macs + looked, operators, False)]
 
 
 class Incomparable(Exception):
@@ -137,16 +161,18 @@ def prepare(bundle: Bundle, setup: Setup, split: Split, models: Models, progress
     manifest = bundle.manifest
     full = manifest.only("full")
     temperature = manifest.models[full].temperature
+    # Nothing is drawn to run whole: one request in fifty does, and a film is to be the same every time.
+    layered = load(manifest, _WAY, bundle.find, "cpu", 1, lambda: 1.0) if _WAY in manifest.layers else None
     if setup.recorded:
-        film = project(Path(setup.stream), manifest.labels, models, full, advance)
+        film = project(Path(setup.stream), manifest.labels, models, full, advance, layered)
         films, references = [film] * count, [film.reference(full, temperature, manifest.context)] * count
     else:
         seeds = [seed * setup.devices + number for seed in setup.seeds for number in range(setup.devices)]
         name = streams.named(setup.stream)
-        films = shoot(name, seeds, setup.frames, split, models, full, advance, setup.dwell)
+        films = shoot(name, seeds, setup.frames, split, models, full, advance, setup.dwell, layered)
         references = [film.reference(full, temperature, manifest.context) for film in films]
     progress.remove_task(task)
-    return Bench(bundle, costs(bundle), films, references)
+    return Bench(bundle, costs(bundle), reached(bundle), films, references)
 
 
 def compare(bench: Bench, setup: Setup, link: links.LinkProfile | None, progress: Progress) -> Runs:
@@ -161,7 +187,7 @@ def compare(bench: Bench, setup: Setup, link: links.LinkProfile | None, progress
         own = range(place * setup.devices, (place + 1) * setup.devices)
         names = [f"device-{seed}-{number}" for number in range(setup.devices)]
         kits = [
-            kit(manifest, bench.costs, device, setup, bench.films[n], bench.references[n], name)
+            kit(manifest, bench.costs, device, setup, bench.films[n], bench.references[n], name, bench.reached)
             for n, name in zip(own, names, strict=True)
         ]
         for policy in setup.policies:
@@ -180,8 +206,9 @@ def kit(
     film: Film,
     reference: Any,
     name: str,
+    reached: Sequence[Cost] = (),
 ) -> Kit:
-    """What a device's mind is made of, on that device."""
+    """What a device's mind is made of, on that device. ``reached``: see ``Bench``."""
     threads = device.local_threads(costs[manifest.only("base")])
     return Kit(
         film,
@@ -193,6 +220,7 @@ def kit(
         reference,
         name,
         threads,
+        tuple(device.seconds(cost_, device.threads) for cost_ in reached),
     )
 
 

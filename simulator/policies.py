@@ -16,7 +16,7 @@ from edge_agent.composition import compose
 from edge_agent.core.frame import Frame, Signature
 from edge_agent.core.hierarchy import Hierarchy
 from edge_agent.core.submodels import LocalModel
-from edge_agent.core.types import Answer, Guess, Hit, LocalName, Reply, Step
+from edge_agent.core.types import Answer, Guess, Hit, Judge, LocalName, Reply, Step
 from edge_agent.deployment import GROWTH, ROOM
 from edge_agent.settings import Settings
 from shared.bundle import Gate, Manifest
@@ -84,7 +84,8 @@ class Meter:
 class Kit:
     """What minds are made of. ``seconds``: of one run on the device, by model, on so many ``threads``; ``whole``: of
     the full model on all of its processors. ``reference``: labels ``(frames,)``, for the oracle alone. ``name``: of the
-    device, which its audits are drawn by."""
+    device, which its audits are drawn by. ``reached``: seconds on all processors until each cache between the full
+    model's layers has answered, and last of those that none answers; empty without caches."""
 
     film: Film
     manifest: Manifest
@@ -95,6 +96,7 @@ class Kit:
     reference: npt.NDArray[np.int64]
     name: str = "device"
     threads: int = 1
+    reached: tuple[float, ...] = ()
 
     def model(self, name: str, meter: Meter) -> LocalModel:
         """A model of the bundle, whose runs are counted."""
@@ -108,7 +110,24 @@ class Kit:
 
         level: LocalName = "base" if model.role == "base" else "submodels"
         coverage = np.array(model.coverage)
-        return LocalModel(name, score, model.temperature, coverage, GROWTH * model.bytes, seconds, level)
+        judge = self._judge(meter) if model.role == "full" and self.reached else None
+        return LocalModel(name, score, model.temperature, coverage, GROWTH * model.bytes, seconds, level, judge)
+
+    def _judge(self, meter: Meter) -> Judge:
+        """The full model with its caches."""
+        through = self.film.pictures.through
+        assert through is not None
+        table = self.film.pictures.logits[self.manifest.only("full")]
+
+        def judge(row: int, _recent: tuple[int, ...], risk: float) -> tuple[npt.NDArray[np.float32], float | None]:
+            layer = int(through.layers[row])
+            if layer < 0 or through.risks[row] > risk:  # the next cache might do, but that is not on the film
+                meter.add(self.reached[-1])
+                return table[row], None
+            meter.add(self.reached[layer])
+            return through.logits[row], float(through.risks[row])
+
+        return judge
 
     def composed(self, meter: Meter, room: int = ROOM, **settings: Any) -> Hierarchy:
         """The hierarchy of a device with these ``settings``."""

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from shared.bundle import FORMAT, MANIFEST, Bundle, Gate, Manifest, Model, file_digest
+from shared.bundle import FORMAT, MANIFEST, Bundle, Gate, Layer, Layers, Manifest, Model, file_digest
 from shared.habits import ContextParameters
 from shared.image import Input
 
@@ -81,3 +81,51 @@ def classifier(path: Path, rng: np.random.Generator, batch: int | str = "n", cla
     onnx.checker.check_model(model)
     onnx.save(model, path)
     return weights.size + bias.size
+
+
+def layered_bundle(directory: Path, threshold: float = 0.9) -> Path:
+    """``tiny_bundle`` whose full model has a convolution first, and after it a cache (``gati``) that answers where its
+    risk is at most ``threshold``; return ``directory``."""
+    tiny_bundle(directory)
+    rng = np.random.default_rng(1)
+    weights = {
+        "kernel": rng.normal(size=(4, 3, 8, 8)) / 8,
+        "weights": rng.normal(size=(4, len(LABELS))),
+        "own": rng.normal(size=(4, len(LABELS))),
+    }
+    stored = {name: numpy_helper.from_array(value.astype(np.float32), name) for name, value in weights.items()}
+    conv = helper.make_node("Conv", ["image", "kernel"], ["seen"], kernel_shape=[8, 8], strides=[8, 8])
+
+    def mean(of: str, name: str) -> list[onnx.NodeProto]:
+        return [
+            helper.make_node("GlobalAveragePool", ["seen"], ["pooled"]),
+            helper.make_node("Flatten", ["pooled"], ["features"]),
+            helper.make_node("MatMul", ["features", of], [name]),
+        ]
+
+    def save(file: str, nodes: list[onnx.NodeProto], given: str, made: tuple[str, ...], kept: tuple[str, ...]) -> Path:
+        path = directory / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sizes: list[str | int | None] = ["n", 3, SIDE, SIDE] if given == "image" else ["n", 4, 4, 4]
+        outputs = [
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", len(LABELS) if name != "features" else 4])
+            for name in made
+        ]
+        inputs = [helper.make_tensor_value_info(given, TensorProto.FLOAT, sizes)]
+        graph = helper.make_graph(nodes, "graph", inputs, outputs, [stored[name] for name in kept])
+        onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+        return path
+
+    full = save("full/1/model.onnx", [conv, *mean("weights", "logits")], "image", ("logits",), ("kernel", "weights"))
+    cache = save("gati-1/1/model.onnx", mean("own", "scores"), "seen", ("scores", "features"), ("own",))
+    manifest = msgspec.json.decode((directory / MANIFEST).read_bytes(), type=Manifest)
+    layer = Layer(
+        "pooled", "gati-1/1/model.onnx", cache.stat().st_size, file_digest(cache), ("seen",), 0.5, 1.0, threshold
+    )
+    model = msgspec.structs.replace(manifest.models["full"], bytes=full.stat().st_size, sha256=file_digest(full))
+    changed = msgspec.structs.replace(
+        manifest, models={**manifest.models, "full": model}, layers={"gati": Layers((layer,), 0.05, 0.95, 100)}
+    )
+    (directory / MANIFEST).write_bytes(msgspec.json.encode(changed))
+    Bundle(directory)
+    return directory

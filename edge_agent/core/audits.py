@@ -44,6 +44,8 @@ class _Window:
     answers: list[Answer] = field(default_factory=list)
     guesses: list[Belief | None] = field(default_factory=list)
     said: dict[int, npt.NDArray[np.float32]] = field(default_factory=dict)
+    #: Frames that a cache has answered, here or between the full model's layers.
+    cached: set[int] = field(default_factory=set)
     #: Whether it was drawn because of doubt, and so under a gate that was stricter for a while.
     doubtful: bool = False
 
@@ -117,16 +119,19 @@ class Audits:
         window.frames.append(Frame(frame.index, None, frame.signature))
         window.answers.append(answer)
         window.guesses.append(guess)
-        # What the cloud answers it has judged, and a fallback's answer may come late.
-        if reply is not None:
+        # What the full model has answered it has judged, and a fallback's answer may come late. A cache between its
+        # layers is to be checked like those here.
+        cut = reply is not None and not reply.whole
+        if reply is not None and reply.whole:
             window.said[frame.index] = reply.logits
-        elif answer.hit:
+        elif answer.hit or cut:
+            window.cached.add(frame.index)
             self._saved -= 1.0
             self.sent += 1
         if len(window.frames) == WINDOW:
             self._open = None
             self._pending.append(window)
-        return answer.hit
+        return answer.hit or cut
 
     def hear(self, reply: Reply) -> None:
         """Take the full model's scores for a frame that was sent."""
@@ -160,7 +165,7 @@ class Audits:
         false = [
             place
             for place, (answer, label) in enumerate(zip(window.answers, labels, strict=True))
-            if answer.hit and answer.label != label
+            if answer.frame in window.cached and answer.label != label
         ]
         self.windows += 1
         for place in false:

@@ -136,14 +136,19 @@ class Hierarchy:
         # Without its picture: a late answer needs none.
         self._asked.append((Frame(frame.index, None, frame.signature), best))
         here = self.full is not None and self.routes.here(self.full.seconds)
-        return Ask(frame, tuple(self._recent), now, now + self.rules.deadline, best, reason, here)
+        return Ask(frame, tuple(self._recent), now, now + self.rules.deadline, best, reason, here, min(1.0, threshold))
 
     def here(self, step: Ask, now: float) -> Reply | None:
         """The full model's own word on the device; None if it is not there or would take longer than there is time."""
         full = self.full
         if full is None or now + full.seconds > step.deadline:
             return None
-        return Reply(step.frame.index, full.score(step.frame.view), here=True)
+        view, risk = step.frame.view, None
+        if full.judge is not None:
+            logits, risk = full.judge(view, step.recent, step.risk)
+        else:
+            logits = full.score(view)
+        return Reply(step.frame.index, logits, here=True, risk=risk)
 
     def settle(self, step: Step, reply: Reply | None, now: float, trouble: str = "") -> Answer:
         """End the frame of ``step``; learn. ``reply`` None: late or unreachable, for the reason in ``trouble``."""
@@ -178,8 +183,8 @@ class Hierarchy:
             answer = self._answer(step.frame, step.best, "fallback", reason)
         self.tally.count(answer.level)
         # What a cache between the full model's layers has answered claims of the same allowance as hits do.
-        claimed = answer.risk if answer.hit else reply.risk if reply is not None else 0.0
-        self._allowance.spend(claimed, self._factor)
+        claimed = answer.risk if answer.hit else reply.risk if reply is not None else None
+        self._allowance.spend(claimed or 0.0, self._factor)
         if self.audits is not None:
             guess = step.guess if isinstance(step, Hit) else step.best
             alone = None if self.context.owed(guess.word) else guess.belief
@@ -198,7 +203,10 @@ class Hierarchy:
         self.tally.late += 1
         word = self._full_word(reply, frame)
         self._recommend(reply.submodel)
-        self._judge(reply)
+        if reply.risk is None:
+            self._judge(reply)
+        else:
+            self._allowance.spend(reply.risk, self._factor)
         belief = self.context.revise(frame.index, word)
         if belief is None:
             return None

@@ -13,7 +13,7 @@ import numpy as np
 
 from edge_agent.core.frame import Frame
 from edge_agent.core.replacement import Policy, Replacement
-from edge_agent.core.types import Guess, LocalName, Score
+from edge_agent.core.types import Guess, Judge, LocalName, Score
 from shared.context import Context
 from shared.filter import Word
 from shared.gate import Posterior, posterior
@@ -27,7 +27,8 @@ _WORTHWHILE = 0.01
 @dataclass(frozen=True, slots=True)
 class LocalModel:
     """A loaded model. ``coverage``: per label, the share of frames it answers (see ``bundle.Model``). ``cost``:
-    resident bytes. ``seconds``: of one run, 0 if nobody has measured. ``level``: what its hits are counted as."""
+    resident bytes. ``seconds``: of one run, 0 if nobody has measured. ``level``: what its hits are counted as.
+    ``judge``: of a full model that has caches between its layers."""
 
     name: str
     score: Score
@@ -36,6 +37,7 @@ class LocalModel:
     cost: int = 0
     seconds: float = 0.0
     level: LocalName = "submodels"
+    judge: Judge | None = None
 
     def guess(self, frame: Frame, context: Context) -> Guess:
         temperature = self.temperature / context.habits.trust

@@ -15,6 +15,9 @@ from shared.risk import Belief
 
 #: Runs a model on a frame's view; logits ``(classes,)`` float32.
 Score = Callable[[Any], npt.NDArray[np.float32]]
+#: A view, the recent labels and the risk that a cache between the layers may take in; logits out, and the risk that one
+#: has taken, None if all of the model has run.
+Judge = Callable[[Any, tuple[int, ...], float], tuple[npt.NDArray[np.float32], float | None]]
 LocalName = Literal["frames", "submodels", "base"]
 LOCAL: tuple[LocalName, ...] = get_args(LocalName)
 #: ``full``: the full model, on the device itself.
@@ -67,6 +70,7 @@ class Hit(msgspec.Struct, frozen=True, eq=False):
 class Ask(msgspec.Struct, frozen=True, eq=False):
     """The frame, ``begun`` then, should go to the full model, to be answered until ``deadline`` (seconds, on the clock
     of ``now``). ``recent``: the device's recent labels, oldest first. ``best``: what to answer if nothing comes.
+    ``risk``: that a cache between the full model's layers may take.
     ``here``: the full model is on the device and sooner to be had than over the network: ``Hierarchy.here``."""
 
     frame: Frame
@@ -76,6 +80,7 @@ class Ask(msgspec.Struct, frozen=True, eq=False):
     best: Guess
     reason: str
     here: bool = False
+    risk: float = 1.0
 
 
 Step = Hit | Ask
@@ -83,11 +88,16 @@ Step = Hit | Ask
 
 class Reply(msgspec.Struct, frozen=True, eq=False):
     """The full model's scores for an earlier question; ``submodel`` is the one it recommends. ``here``: they were
-    computed on the device. ``risk``: that the whole model would have said otherwise; not 0 where a cache between its
-    layers has answered."""
+    computed on the device. ``risk``: that the whole model would have said otherwise, where a cache between its layers
+    has answered; None if it has itself."""
 
     frame: int
     logits: npt.NDArray[np.float32]
     submodel: str | None = None
     here: bool = False
-    risk: float = 0.0
+    risk: float | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Whether all of the full model has run for it."""
+        return self.risk is None

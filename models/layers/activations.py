@@ -12,6 +12,7 @@ import numpy.typing as npt
 from onnx import ModelProto, ValueInfoProto, helper
 
 from models.layers.cuts import Cut, Shapes, shapes
+from models.plan import key
 from shared import files
 from shared.engine import Part
 from shared.image import Input, Picture, preprocessor
@@ -67,7 +68,7 @@ def kept(
     names = list(dict.fromkeys(name for cut in cuts for name in cut.features))
     pieces: list[list[Activations]] = []
     for at in range(0, len(pictures), _PIECE):
-        path = directory / f"{at // _PIECE:05}.npz"
+        path = directory / f"{at // _PIECE:05}-{key(names)}.npz"
         if not path.exists():
             some = pictures[at : at + _PIECE]
             found = record(model, cuts, spec, some, threads, partial(_further, advance, at))

@@ -89,6 +89,9 @@ def build(
             room = int(limits.size * full.bytes)
             composed = {way: _compose(caches, cost, limits, room) for way, caches in found.items()}
             layers = _prove(model, spec, places, composed, cost, material, limits, threads, building, progress)
+        if not layers:
+            frames = f"{len(material.prove)} frames"
+            raise LayersError(f"no cache pays and could be proven on {frames}; give more, or a larger --wrong")
         changed = msgspec.structs.replace(manifest, layers=layers)
         return put(building, changed, out, signer)
     finally:
@@ -154,6 +157,8 @@ def _prove(
             continue
         judged = [proof.judged(chosen[row][1], proven[row], whole, degrees[row]) for row in rows]
         limits_ = proof.certify(judged, cost, limits.wrong, _CONFIDENCE)
+        if limits_ is None:
+            continue
         caches = []
         for number, (row, threshold) in enumerate(zip(rows, limits_, strict=True), 1):
             taught = chosen[row][1]

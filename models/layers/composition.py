@@ -47,7 +47,6 @@ def compose(
     """The best set of at most ``most`` caches, one a cut, of at most ``size`` bytes together, that answers at most the
     share ``wrong`` of requests falsely. ``reached``: seconds until each cut; ``whole``: of the uncut model. An empty
     one where none is quicker than that."""
-    frames = len(candidates[0].risk) if candidates else 0
     best = Composition((), (), whole, 0.0)
     for count in range(1, most + 1):
         for some in combinations(candidates, count):
@@ -58,8 +57,8 @@ def compose(
             for price in PRICES:
                 limits = thresholds(ordered, reached, whole, price)
                 seconds, errs = expected(ordered, limits, reached, whole)
-                if errs * frames > wrong * frames:
-                    break  # cheaper errors are more errors
+                if errs > wrong:
+                    continue  # a looser one may err less: an early cache then takes what a later one gets wrong
                 if seconds < best.seconds:
                     best = Composition(ordered, limits, seconds, errs)
     return best

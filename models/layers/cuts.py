@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from onnx import ModelProto, NodeProto, shape_inference
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, shape_inference
 
 from models.cost import node_macs
 
@@ -35,7 +35,7 @@ def cuts(model: ModelProto, side: int, slots: int = _SLOTS) -> list[Cut]:
     all paths run through it, or it is the end of one of several networks side by side.
     """
     known, picture = shapes(model, side), _picture(model)
-    nodes = _working(model)
+    nodes, floats = _working(model), _floats(model, side)
     last = {name: place for place, node in enumerate(nodes) for name in node.input}
     last |= {output.name: len(nodes) for output in model.graph.output}
     costs = [node_macs(node, {name: [n or 0 for n in sizes] for name, sizes in known.items()}) for node in nodes]
@@ -46,7 +46,9 @@ def cuts(model: ModelProto, side: int, slots: int = _SLOTS) -> list[Cut]:
         done += costs[place]
         live = [name for name in (*node.output, *live) if last.get(name, -1) > place]
         made = [name for name in live if name != picture]
-        if not made or any(len(known.get(name, ())) > 2 for name in made[1:]) or not _FIRST <= done / total <= _LAST:
+        if not made or not all(name in floats for name in made) or len(known[made[0]]) not in (2, 4):
+            continue
+        if any(len(known[name]) > 2 for name in made[1:]) or not _FIRST <= done / total <= _LAST:
             continue
         carried = sum(math.prod(n or 1 for n in known.get(name, ())) for name in made)
         slot = int(slots * math.log(done / total / _FIRST) / -math.log(_FIRST))
@@ -57,19 +59,34 @@ def cuts(model: ModelProto, side: int, slots: int = _SLOTS) -> list[Cut]:
 
 def shapes(model: ModelProto, side: int) -> Shapes:
     """Of every tensor, for one picture of ``side`` pixels."""
-    fixed = ModelProto()
-    fixed.CopyFrom(model)
-    known: Shapes = {weight.name: tuple(weight.dims) for weight in fixed.graph.initializer}
-    for given in fixed.graph.input:
-        if given.name not in known:
-            for size, value in zip(given.type.tensor_type.shape.dim, (1, 3, side, side), strict=True):
-                size.dim_value = value
-    inferred = shape_inference.infer_shapes(fixed, data_prop=True).graph
-    for value in (*inferred.input, *inferred.value_info, *inferred.output):
+    known: Shapes = {weight.name: tuple(weight.dims) for weight in model.graph.initializer}
+    for value in _inferred(model, side):
         known[value.name] = tuple(
             size.dim_value if size.HasField("dim_value") else None for size in value.type.tensor_type.shape.dim
         )
     return known
+
+
+def placed(tensors: tuple[str, ...], image: str, share: float) -> Cut:
+    """A place that is known, as a bundle names it."""
+    return Cut(tensors, tuple(name for name in tensors if name != image), 0, share)
+
+
+def _floats(model: ModelProto, side: int) -> set[str]:
+    """The tensors of float32 numbers whose sizes are known."""
+    return {value.name for value in _inferred(model, side) if value.type.tensor_type.elem_type == TensorProto.FLOAT}
+
+
+def _inferred(model: ModelProto, side: int) -> list[ValueInfoProto]:
+    fixed = ModelProto()
+    fixed.CopyFrom(model)
+    weights = {weight.name for weight in model.graph.initializer}
+    for given in fixed.graph.input:
+        if given.name not in weights:
+            for size, value in zip(given.type.tensor_type.shape.dim, (1, 3, side, side), strict=True):
+                size.dim_value = value
+    inferred = shape_inference.infer_shapes(fixed, data_prop=True).graph
+    return [*inferred.input, *inferred.value_info, *inferred.output]
 
 
 def _working(model: ModelProto) -> list[NodeProto]:

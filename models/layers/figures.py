@@ -10,7 +10,7 @@ import numpy.typing as npt
 import onnx
 
 from models.layers.composition import PRICES, Candidate, expected, thresholds
-from models.layers.cuts import Cut, cuts, shapes
+from models.layers.cuts import Cut, placed, shapes
 from models.layers.proof import Scores, consult
 from models.layers.taught import Times, lookup, times
 from models.material import Part
@@ -31,11 +31,11 @@ def figures(
     full = manifest.models[manifest.only("full")]
     data = (bundle.directory / full.file).read_bytes()
     graph, model = onnx.load_from_string(data), read(data)
-    by_tensors = {place.tensors: place for place in cuts(graph, full.input.side)}
     every = [(way, layer) for way, layers in manifest.layers.items() for layer in layers.caches]
-    places = sorted({by_tensors[layer.tensors] for _, layer in every}, key=lambda place: place.macs)
+    known_at = {layer.tensors: placed(layer.tensors, model.image, layer.share) for _, layer in every}
+    places = sorted(known_at.values(), key=lambda place: place.share)
     cost, known = times(model, places, full.input, threads), shapes(graph, full.input.side)
-    files = [(places.index(by_tensors[layer.tensors]), bundle.directory / layer.file) for _, layer in every]
+    files = [(places.index(known_at[layer.tensors]), bundle.directory / layer.file) for _, layer in every]
     said, whole = consult(model, places, files, full.input, as_pictures(part.images), threads, advance)
     truth = whole.argmax(1) if part.truth is None else part.truth
     found: dict[Way, dict[str, Any]] = {}

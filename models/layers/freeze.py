@@ -49,7 +49,7 @@ class Centroids:
         near = writer.node("Max", [length, writer.fixed("least", np.array(1e-6, np.float32))], "length.least")
         unit = writer.node("Div", [x, near], "unit")
         likeness = writer.node("MatMul", [unit, writer.constant("centroids", self.centroids.T)], "likeness")
-        voters = writer.fixed("voters", np.array([_VOTERS], np.int64))
+        voters = writer.fixed("voters", np.array([min(_VOTERS, len(self.centroids))], np.int64))
         writer.nodes.append(_top(likeness, voters))
         apart = writer.node("Sub", ["nearest", writer.fixed("one", np.array(1, np.float32))], "apart")
         fading = writer.fixed("fading", np.array(self.fading, np.float32))
@@ -68,7 +68,8 @@ class Centroids:
 
     def _votes(self, unit: Weights, fading: float) -> Weights:
         likeness = unit @ self.centroids.T
-        nearest = np.argpartition(-likeness, _VOTERS, axis=1)[:, :_VOTERS]
+        voters = min(_VOTERS, len(self.centroids))
+        nearest = np.argpartition(-likeness, voters - 1, axis=1)[:, :voters]
         votes = np.exp((np.take_along_axis(likeness, nearest, 1) - 1) / fading)
         counted: Weights = np.log((votes[:, :, None] * self.labels[nearest]).sum(1) + _NOBODY).astype(np.float32)
         return counted

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from shared.engine import Part
 from shared.gate import posterior, temperature
 from shared.image import Input, Picture, preprocessor
 from shared.layered import SCORES
+from shared.rates import most
 from shared.segments import Model, cut
 
 _BATCH = 32
@@ -64,13 +64,14 @@ def degree(scores: Scores, whole: Scores) -> float:
     return round(temperature(scores, whole.argmax(1).astype(np.int64)), 4)
 
 
-def certify(chosen: Sequence[Candidate], cost: Times, wrong: float, confidence: float) -> tuple[float, ...]:
-    """The loosest thresholds at which the share of wrong answers is at most ``wrong``; 0 where there are none.
+def certify(chosen: Sequence[Candidate], cost: Times, wrong: float, confidence: float) -> tuple[float, ...] | None:
+    """The loosest thresholds at which the share of wrong answers is at most ``wrong``, without context; None where
+    there are none. Frames are taken for independent, which neighbours in a video are not.
 
     Fixed-sequence testing (A. Angelopoulos et al., "Learn then Test", arXiv 2110.01052, section 2.2): they are tried
     from the strictest, and the first that cannot be shown to hold ends the search.
     """
-    proven = (0.0,) * len(chosen)
+    proven: tuple[float, ...] | None = None
     for price in PRICES:
         limits = thresholds(chosen, cost.reached, cost.whole, price)
         frames = len(chosen[0].risk)
@@ -79,27 +80,3 @@ def certify(chosen: Sequence[Candidate], cost: Times, wrong: float, confidence: 
             break
         proven = limits
     return proven
-
-
-def most(errors: int, of: int, confidence: float) -> float:
-    """The largest rate of errors with which so few of so many are not yet unlikely: C. Clopper and E. Pearson's upper
-    bound (Biometrika 26, 1934)."""
-    low, high = errors / of, 1.0
-    while high - low > 1e-6:
-        rate = (low + high) / 2
-        low, high = (rate, high) if _at_most(errors, of, rate) > 1.0 - confidence else (low, rate)
-    return high
-
-
-def _at_most(errors: int, of: int, rate: float) -> float:
-    """The probability of so many errors or fewer."""
-    return sum(
-        math.exp(
-            math.lgamma(of + 1)
-            - math.lgamma(k + 1)
-            - math.lgamma(of - k + 1)
-            + k * math.log(max(rate, 1e-300))
-            + (of - k) * math.log1p(-min(rate, 1 - 1e-12))
-        )
-        for k in range(errors + 1)
-    )

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 
 from cloud_server.refresh import Row, Terms, Window, refresh
+from cloud_server.refresher import Refresher
+from shared.bundle import Layer
 from shared.gate import posterior
-from shared.layered import Correction, Seen
+from shared.layered import Cache, Correction, Layered, Passed, Seen
+from shared.worth import Worth
 
 CLASSES, DIMENSIONS = 6, 12
 TERMS = {0: Terms(1.0, 0.05, 0.01)}
@@ -56,14 +63,23 @@ def test_a_poisoned_window_teaches_nothing() -> None:
 def test_a_shifted_window_does_not_cost_what_was_known() -> None:
     """What is learned of a window that shows one label alone must hold for all that came before."""
     recent, ever = stream([5], 1500, 1), stream(range(CLASSES), 800, 2)
-    for correction in refresh(recent, ever, TERMS).values():
-        old = stream(range(CLASSES), 2000, 3)
-        assert hits(old, correction)[1] <= max(hits(old, None)[1], 0.015 * len(old))
+    old = stream(range(CLASSES), 2000, 3)
+    found = refresh(recent, ever, TERMS)
+    assert hits(old, found.get(0))[1] <= 0.015 * len(old)
+
+
+def test_what_was_learned_is_not_replaced_by_what_is_no_better() -> None:
+    """A correction is compared with the one that is in use, and not with the cache as it was made."""
+    recent, ever = stream([0, 1, 2], 1500, 1), stream(range(CLASSES), 800, 2)
+    present = refresh(recent, ever, TERMS)[0]
+    again = {0: replace(TERMS[0], present=present)}
+    assert refresh(recent, ever, again) == {}
+    assert refresh(stream([0, 1, 2], 1500, 7), stream(range(CLASSES), 800, 8), again) == {}
 
 
 def test_without_a_past_or_with_little_to_go_by_caches_stay_as_they_are() -> None:
     rows = stream([0, 1], 1000, 1)
-    assert refresh(rows, rows, TERMS) == {}, "what is proven must not have been learned from"
+    assert refresh(rows, [], TERMS) == {}
     assert refresh(rows[:3], stream([0, 1], 500, 2), TERMS) == {}
 
 
@@ -74,7 +90,26 @@ def test_a_window_keeps_the_latest_and_some_of_all_times() -> None:
     for row in rows:
         window.add(row)
     recent, ever = window.rows()
-    assert recent == rows[-len(recent) :] and len(recent) == 2048
-    assert len(ever) == 1024
+    assert recent == rows[-len(recent) :] and len(recent) == 768
+    assert len(ever) == 1024 and not {id(row) for row in ever} & {id(row) for row in recent}
     places = np.array([row.label for row in ever])
     assert 3500 < places.mean() < 4500, "of all times alike"
+
+
+def test_a_refresher_learns_beside_the_answering_and_ends_at_once() -> None:
+    """In a process of its own; what it has learned is put to use by itself."""
+    layer = Layer("pooled", "gati-1/1/model.onnx", 1, "0" * 64, ("x",), 0.5, 1.0, TERMS[0].threshold)
+    cache = Cache(layer, cast(Any, None), Worth())
+    segments: Any = [SimpleNamespace(gives=("x",), provider="cpu"), SimpleNamespace(gives=("scores",), provider="cpu")]
+    layered = Layered(segments, [cache], "x", 1.0, CLASSES, 0.01, lambda: 1.0)
+    refresher = Refresher(layered, 0.01)
+    refresher.start()
+    for row in (*stream(range(CLASSES), 800, 2), *stream([0, 1, 2], 800, 1)):
+        refresher.hear(Passed(np.eye(CLASSES, dtype=np.float32)[row.label], row.label, seen=row.seen))
+    until = time.monotonic() + 60
+    while layered.caches[0].correction is None and time.monotonic() < until:
+        time.sleep(0.1)
+    begun = time.monotonic()
+    refresher.stop()
+    assert time.monotonic() - begun < 5
+    assert layered.caches[0].correction is not None

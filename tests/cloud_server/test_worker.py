@@ -14,9 +14,9 @@ from cloud_server.worker import Job, Worker
 from shared.bundle import Bundle, Manifest
 from shared.engine import EngineError
 from shared.image import BadPicture, Tensor
-from shared.layered import Passed
+from shared.layered import Passed, Question
 from shared.protocol import Answer, Refusal, Request
-from tests.bundles import tiny_bundle
+from tests.bundles import layered_bundle, tiny_bundle
 
 _BOUND_S = 20.0
 
@@ -30,7 +30,7 @@ class Model:
         self.begun, self.go = threading.Semaphore(0), threading.Semaphore(0)
         self.sizes: list[int] = []
         self.fails: Exception | None = None
-        self.recent: list[tuple[int, ...] | None] = []
+        self.asked: list[Question | None] = []
         self.layer: int | None = None
 
     def prepare(self, picture: bytes) -> Tensor:
@@ -38,14 +38,17 @@ class Model:
             raise BadPicture("no number")
         return np.full((1, 3, 1, 1), int(picture), np.float32)
 
-    def run(self, tensors: Sequence[Tensor], recent: Sequence[tuple[int, ...] | None]) -> list[Passed]:
-        self.recent += recent
+    def run(self, tensors: Sequence[Tensor], asked: Sequence[Question | None]) -> list[Passed]:
+        self.asked += asked
         self.sizes.append(len(tensors))
         self.begun.release()
         assert self.go.acquire(timeout=_BOUND_S)
         if self.fails:
             raise self.fails
-        return [Passed(np.full(10, tensor[0, 0, 0, 0]), 0, 0.0, self.layer) for tensor in tensors]
+        return [
+            Passed(np.full(10, tensor[0, 0, 0, 0]), 0, self.layer, None if self.layer is None else 0.01)
+            for tensor in tensors
+        ]
 
 
 class Replies:
@@ -179,11 +182,11 @@ def test_audits_run_through_the_whole_model_and_others_bring_their_recent_labels
     model = Model()
     model.go.release(100)
     with working(manifest, model) as (worker, replies):
-        worker.submit(Job("cam", Request("full", "image/png", b"1", 60_000, (3, 4)), b"1"))
+        worker.submit(Job("cam", Request("full", "image/png", b"1", 60_000, (3, 4), risk=0.1), b"1"))
         replies.wait(1)
         worker.submit(Job("cam", Request("full", "image/png", b"2", 60_000, (), audit=True), b"2"))
         replies.wait(2)
-    assert model.recent == [(3, 4), None]
+    assert model.asked == [Question((3, 4), 0.1), None]
 
 
 def test_only_the_whole_model_teaches(manifest: Manifest) -> None:
@@ -201,3 +204,23 @@ def test_only_the_whole_model_teaches(manifest: Manifest) -> None:
     replies.wait(2)
     assert worker.stop(_BOUND_S)
     assert [one.picture for one in heard] == [b"1"]
+
+
+def test_a_server_answers_from_caches_between_layers_and_says_what_they_risk(tmp_path: Path) -> None:
+    """Audits run through all of the model; and so does everything where the bundle has no such caches."""
+    bundle = Bundle(layered_bundle(tmp_path / "layered"))
+    model = FullModel(bundle, "cpu", 1, "gati")
+    rng = np.random.default_rng(0)
+    tensors = [rng.normal(size=(1, 3, 32, 32)).astype(np.float32) for _ in range(64)]
+    passed = [one for tensor in tensors for one in model.run([tensor], [Question()])]
+    assert sum(one.layer == 0 for one in passed) > 32
+    assert all((one.layer is None) == (one.risk is None) for one in passed)
+    whole = FullModel(bundle, "cpu", 1).run(tensors, [Question()] * 64)
+    audited = model.run(tensors, [None] * 64)
+    for one, other in zip(whole, audited, strict=True):
+        assert one.layer is None and other.layer is None
+        np.testing.assert_allclose(one.logits, other.logits, rtol=1e-4, atol=1e-5)
+    with pytest.raises(EngineError, match="has no freeze caches"):
+        FullModel(bundle, "cpu", 1, "freeze")
+    with pytest.raises(EngineError, match="model-builder layers"):
+        FullModel(Bundle(tiny_bundle(tmp_path / "plain")), "cpu", 1, "gati")

@@ -29,10 +29,10 @@ from edge_agent.source import Shot
 from edge_agent.store import Store
 from shared.bundle import MANIFEST, Bundle, Gate
 from shared.engine import EngineError, Logits, Session
-from shared.image import Input, Picture
+from shared.image import Input, Picture, preprocessor
 from shared.link import Address, Link, Message
 from shared.protocol import Status, catalogue
-from tests.bundles import INPUT, tiny_bundle
+from tests.bundles import INPUT, layered_bundle, tiny_bundle
 from tests.edge_agent.links import FakeLink
 
 _BOUND_S = 10.0
@@ -376,9 +376,7 @@ def test_a_model_that_fails_says_nothing_and_stops_nothing(bundle: Bundle) -> No
     """Its frames go on to the next level, here the last: a fallback."""
     with running(Settings(levels=("frames", "base")), bundle=bundle) as camera:
         assert camera.hierarchy is not None and camera.hierarchy.base is not None
-        session = Session(bundle.path("base"), "cpu")
-        score = scorer("base", session, INPUT, 10)
-        session.run = _fail  # type: ignore[method-assign]
+        score = scorer("base", _fail, INPUT, 10)
         np.testing.assert_array_equal(score(View(shot().picture)), np.zeros(10))
         camera.hierarchy.base = replace(camera.hierarchy.base, score=score)
         camera.answer(0, shot(), Sink(""))
@@ -414,3 +412,25 @@ def test_a_process_that_outgrows_its_budget_lets_go_of_submodels(
         assert camera.hierarchy.full is None, "it is the largest, and goes first"  # type: ignore[union-attr]
         assert camera.hierarchy.submodels.names() == ()  # type: ignore[union-attr]
         assert camera.deployment.evicted == {"memory": 2}
+
+
+def test_the_full_model_on_the_device_answers_from_caches_between_its_layers(tmp_path: Path) -> None:
+    """What the caches risk is told; with ``--layer-caches off``, or without recent labels' leave, all of it runs."""
+    bundle = Bundle(layered_bundle(tmp_path / "layered"))
+    with running(Settings(levels=("base", "full")), bundle=bundle) as camera:
+        tend_until(camera, lambda: camera.hierarchy.full)  # type: ignore[union-attr]
+        hierarchy = camera.hierarchy
+        assert hierarchy is not None and hierarchy.full is not None and hierarchy.full.judge is not None
+        view = View(shot().picture)
+        _, risk = hierarchy.full.judge(view, (), 1.0)
+        assert risk is None or 0 <= risk <= 0.9
+        logits, none = hierarchy.full.judge(view, (), 0.0)
+        assert none is None
+        np.testing.assert_allclose(logits, hierarchy.full.score(view), rtol=1e-5)
+        alone = Session(bundle.path("full"), "cpu").run(preprocessor(INPUT)(view.crop(INPUT)))[0]
+        np.testing.assert_allclose(logits, alone, rtol=1e-4, atol=1e-5)
+        risks = [hierarchy.full.judge(View(shot(level).picture), (), 1.0)[1] for level in range(0, 250, 5)]
+        assert any(one is not None for one in risks), "after the first checks"
+    with running(Settings(levels=("base", "full"), layer_caches="off"), bundle=bundle) as camera:
+        tend_until(camera, lambda: camera.hierarchy.full)  # type: ignore[union-attr]
+        assert camera.hierarchy.full.judge is None  # type: ignore[union-attr]

@@ -231,3 +231,17 @@ def test_false_alarms_are_rare_and_a_broken_promise_is_noticed() -> None:
             waits.append(windows)
     assert np.mean(quiet) > 100
     assert np.mean(loud) < 25
+
+
+def test_what_a_cache_between_layers_answered_is_checked_like_what_was_answered_here() -> None:
+    """It is sent to the whole model, for its own word is no reference; and is false where that says otherwise."""
+    some = audits()
+    index, judged = 0, None
+    while judged is None:
+        cut = Reply(index, logits(1, 8.0), risk=0.0)
+        if some.note(Frame(index, None), answer(index, 1, "cloud"), cut):
+            some.hear(Reply(index, logits(0, 8.0)))
+        index += 1
+        judged = some.finding(PARAMETERS)
+    assert set(judged.labels) == {0} and len(judged.false) == 16
+    assert some.false == {"cloud": 16}

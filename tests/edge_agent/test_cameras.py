@@ -23,7 +23,7 @@ from edge_agent.composition import compose
 from edge_agent.deployment import ROOM
 from edge_agent.metrics import Figures
 from edge_agent.report import Sink
-from edge_agent.settings import CameraTable, Settings
+from edge_agent.settings import CameraTable, LevelFlag, Settings
 from edge_agent.source import Shot
 from edge_agent.terminal import View
 from shared import config
@@ -43,7 +43,12 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return Bundle(tiny_bundle(tmp_path_factory.mktemp("bundle")))
 
 
+#: Without the full model, which is loaded some time or other where nobody can be asked.
+LEVELS: tuple[LevelFlag, ...] = ("frames", "submodels", "base", "cloud")
+
+
 def several(*names: str, **rest: Any) -> Settings:
+    rest = {"levels": LEVELS, **rest}
     return Settings(camera=tuple(CameraTable(name, f"camera:{number}") for number, name in enumerate(names)), **rest)
 
 
@@ -99,7 +104,7 @@ def test_every_answer_names_its_camera_and_each_camera_counts_for_itself(bundle:
 
 def test_the_same_pictures_get_the_same_answers_whoever_else_is_there(bundle: Bundle, tmp_path: Path) -> None:
     """No context, no memory of pictures and no count is shared."""
-    alone = Agent(Settings(), [Pictures(40)], None, None, bundle)
+    alone = Agent(Settings(levels=LEVELS), [Pictures(40)], None, None, bundle)
     together = Agent(several("a", "b", "c"), [Pictures(40), Pictures(25), Pictures(40)], None, None, bundle)
     for agent, name in ((alone, "alone"), (together, "together")):
         sink = Sink(str(tmp_path / name))

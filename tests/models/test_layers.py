@@ -37,7 +37,8 @@ from shared.bundle import MANIFEST, Bundle, file_digest
 from shared.engine import Part as Run
 from shared.engine import Session
 from shared.image import preprocessor
-from shared.layered import FEATURES, SCORES, load
+from shared.layered import FEATURES, SCORES, Question, load
+from shared.rates import most
 from shared.segments import cut
 from shared.segments import read as taken_apart
 from tests.bundles import INPUT, LABELS, SIDE, tiny_bundle
@@ -191,17 +192,19 @@ def test_a_threshold_is_certified_as_far_as_the_frames_tell() -> None:
     risk = rng.random(4000) * 0.2
     wrong = rng.random(4000) < risk
     own = [Candidate(0, risk, wrong, 0.0, 1)]
-    [limit] = proof.certify(own, Times((0.2,), 1.0), 0.01, 0.95)
+    found = proof.certify(own, Times((0.2,), 1.0), 0.01, 0.95)
+    assert found is not None
+    [limit] = found
     share = (wrong & (risk <= limit)).mean()
     assert 0 < limit < 0.2 and share < 0.01
-    assert proof.most(round(share * 4000), 4000, 0.95) <= 0.01
+    assert most(round(share * 4000), 4000, 0.95) <= 0.01
     few = [Candidate(0, risk[:100], wrong[:100], 0.0, 1)]
-    assert proof.certify(few, Times((0.2,), 1.0), 0.01, 0.95) == (0.0,), "a hundred frames prove nothing of one percent"
+    assert proof.certify(few, Times((0.2,), 1.0), 0.01, 0.95) is None, "a hundred frames prove nothing of one percent"
 
 
 @pytest.mark.parametrize(("errors", "of", "bound"), [(0, 299, 0.00997), (5, 1000, 0.01048), (40, 1000, 0.05175)])
 def test_the_bound_on_a_rate_is_clopper_and_pearsons(errors: int, of: int, bound: float) -> None:
-    assert proof.most(errors, of, 0.95) == pytest.approx(bound, rel=2e-3)
+    assert most(errors, of, 0.95) == pytest.approx(bound, rel=2e-3)
 
 
 def test_a_bundle_gets_caches_that_answer_as_its_full_model_would(
@@ -214,10 +217,10 @@ def test_a_bundle_gets_caches_that_answer_as_its_full_model_would(
     layers = manifest.layers["gati"]
     assert 1 <= len(layers.caches) <= 3
     assert {file.split("/")[0] for file in manifest.files()} >= {"gati-1", "freeze-1"}
-    layered = load(made, "gati", "cpu", 1, random.Random(0).random)
+    layered = load(made.manifest, "gati", made.find, "cpu", 1, random.Random(0).random)
     prepare = preprocessor(INPUT)
     fresh = part(bundle, 9)
-    passed = [layered.run(prepare(picture), [()])[0] for picture in as_pictures(fresh.images)]
+    passed = [layered.run(prepare(picture), [Question()])[0] for picture in as_pictures(fresh.images)]
     assert sum(one.layer is not None for one in passed) > COUNT / 4
     wrong = [one.label != answer for one, answer in zip(passed, fresh.answers, strict=True)]
     assert np.mean(wrong) <= 0.1
