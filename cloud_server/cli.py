@@ -18,6 +18,7 @@ import typer
 
 from cloud_server.broker import BrokerError, EmbeddedBroker
 from cloud_server.full import FullModel
+from cloud_server.provision import provision
 from cloud_server.server import Server
 from cloud_server.settings import EMBEDDED, Settings
 from cloud_server.specialiser import Means, Specialiser, newest
@@ -29,6 +30,8 @@ from shared.link import Address, LinkError, address, password
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 log = logging.getLogger(__name__)
+
+app.command()(provision)
 
 #: How often the embedded broker is looked at, seconds.
 _LOOK_S = 0.5
@@ -54,6 +57,7 @@ def run(
     threads: Annotated[int | None, typer.Option(help="Threads of the full model [all processors].")] = None,
     queue: Annotated[int | None, typer.Option(help="How many requests may wait [64].")] = None,
     max_batch: Annotated[int | None, typer.Option(help="How many requests share a run at most [16].")] = None,
+    metrics: Annotated[str | None, typer.Option(help="Serve /metrics and /health on this [host:]port.")] = None,
     specialise: Annotated[
         bool | None, typer.Option("--specialise", help="Train submodels for what devices see; needs --data and torch.")
     ] = None,
@@ -86,6 +90,7 @@ def run(
                 raise BundleError("nothing to serve: give --bundle DIRECTORY")
             given = served = Bundle(Path(settings.bundle))
             means = _means(settings, given)
+            looked_at = config.endpoint(settings.metrics) if settings.metrics else None
             if means is not None:
                 served = newest(given, means)
             if own is not None:
@@ -102,6 +107,14 @@ def run(
             if means is not None:
                 specialiser = Specialiser(given, served, means, server.update)
                 stack.callback(specialiser.stop)
+            if looked_at is not None:
+                from cloud_server.metrics import Figures  # costs a start 30 ms that most do not want
+                from shared import endpoint
+
+                try:
+                    stack.enter_context(endpoint.serve(Figures(server), server.ill, *looked_at))
+                except OSError as error:
+                    raise config.ConfigError(f"--metrics {settings.metrics}: {error.strerror or error}") from None
         except (config.ConfigError, LinkError, BundleError, EngineError, BrokerError) as error:
             _refuse(str(error))
         stopped = _on_signals()

@@ -34,6 +34,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     threads: Annotated[int, msgspec.Meta(ge=1, le=64)] = msgspec.field(default_factory=default_threads)
     queue: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 64
     max_batch: Annotated[int, msgspec.Meta(ge=1, le=256)] = 16
+    metrics: str = ""
     specialise: bool = False
     data: str = ""
     held_out: str = ""

@@ -165,7 +165,7 @@ def _metrics(agent: Agent, source: Source, where: str) -> Iterator[None]:
         return
     from edge_agent.metrics import endpoint  # costs a start 30 ms that most do not want
 
-    host, port = checks.endpoint(where)
+    host, port = config.endpoint(where)
     with ExitStack() as stack:
         try:
             stack.enter_context(endpoint(agent, source, host, port))
@@ -186,7 +186,7 @@ def _prepare(settings: Settings) -> tuple[Agent, Any, Sink]:
     check_device(settings.device)
     providers(settings.provider)
     if settings.metrics:
-        checks.endpoint(settings.metrics)
+        config.endpoint(settings.metrics)
     if settings.region:
         checks.region(settings.region)
     if settings.memory_budget:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 
-from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric, SummaryMetricFamily
 from prometheus_client.registry import Collector
 
 from edge_agent import report
 from edge_agent.agent import Agent
 from edge_agent.source import Source
+from shared import endpoint as web
 from shared.engine import resident_bytes
+
+#: For how long a camera may show nothing before that is worth an alarm, seconds.
+STILL_S = 30.0
 
 
 class Figures(Collector):
@@ -64,15 +68,26 @@ class Figures(Collector):
         yield GaugeMetricFamily("cachenet_threshold", "The risk up to which a guess is a hit.", found["threshold"])
 
 
-@contextmanager
-def endpoint(agent: Agent, source: Source, host: str, port: int) -> Iterator[int]:
-    """Serve ``/metrics`` on ``host:port`` (0: any free one) while the block runs; the port. Raises ``OSError``."""
-    registry = CollectorRegistry()
-    registry.register(Figures(agent, source))
-    server, thread = start_http_server(port, host, registry)
-    try:
-        yield server.server_port
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+class Health:
+    """Whether an agent answers its camera: there is a model, and frames come."""
+
+    def __init__(self, agent: Agent, clock: Callable[[], float] = time.monotonic) -> None:
+        self._agent, self._clock = agent, clock
+        #: How many frames there were when it was looked at, and since when there have been that many.
+        self._seen, self._since = 0, clock()
+
+    def __call__(self) -> str:
+        """Why it is not well; empty if it is."""
+        agent, now = self._agent, self._clock()
+        if (frames := agent.tally.frames) != self._seen:
+            self._seen, self._since = frames, now
+        if agent.hierarchy is None:
+            trouble = agent.keeper.trouble or (agent.link.trouble if agent.link is not None else "")
+            return f"waiting for a model: {trouble or 'it is on its way'}"
+        still = now - self._since
+        return f"no frame for {still:.0f} s; is the camera there?" if still > STILL_S else ""
+
+
+def endpoint(agent: Agent, source: Source, host: str, port: int) -> AbstractContextManager[int]:
+    """Serve ``/metrics`` and ``/health``; see ``shared.endpoint.serve``."""
+    return web.serve(Figures(agent, source), Health(agent), host, port)
