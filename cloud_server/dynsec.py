@@ -1,6 +1,7 @@
 """Who may do what on the broker: users and roles of mosquitto's dynamic-security plugin.
 
-A device may do all in its own subtree and read the catalogue. Only the server may subscribe under ``$share/``: whoever
+A device may do all in its own subtree and read the catalogue. A viewer, such as Home Assistant, reads what all devices
+answer and how they are, and writes nothing of theirs. Only the server may subscribe under ``$share/``: whoever
 joins its group there is handed a share of everybody's requests. The plugin of mosquitto 2.0 puts no user's name into
 a topic, so that every device has a role of its own; and it pins a device's client id, or one device could take the
 connection of another.
@@ -13,14 +14,18 @@ import hashlib
 import json
 import queue
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from shared import protocol
 from shared.link import Address, Link, Message
 
-ADMIN, SERVER = "admin", "server"
+Kind = Literal["admin", "server", "device", "viewer"]
+#: Home Assistant's topics: where devices describe themselves, and where it says that it has started.
+_DISCOVERY = "homeassistant"
+_BORN = f"{_DISCOVERY}/status"
 _CONTROL = "$CONTROL/dynamic-security/v1"
 _PATIENCE_S = 5.0
 #: mosquitto's own; a password of 192 random bits needs no more.
@@ -33,52 +38,60 @@ class AccessError(Exception):
     """The broker's users cannot be changed; the message says what to do."""
 
 
-def client(user: str) -> _Json:
-    """A user as the plugin's commands want it, without a password."""
-    role = user if user in (ADMIN, SERVER) else _role_name(user)
-    pinned = {} if user in (ADMIN, SERVER) else {"clientid": f"cachenet-{user}"}
-    return {"username": user, **pinned, "roles": [{"rolename": role}]}
+@dataclass(frozen=True)
+class User:
+    """Who connects, and as what."""
 
+    name: str
+    kind: Kind
 
-def role(user: str) -> _Json:
-    """What ``user`` may do."""
-    root = protocol.ROOT
-    if user == ADMIN:
-        may = {kind: [f"{_CONTROL}/#"] for kind in ("publishClientSend", "publishClientReceive", "subscribePattern")}
-        return _role(ADMIN, may)
-    if user == SERVER:
-        asked = [topic.split("/", 2)[2] for topic in protocol.SERVER_TOPICS]
-        return _role(
-            SERVER,
-            {
+    @property
+    def role(self) -> str:
+        """A device's is its own; the others' are their kinds'."""
+        return f"device-{self.name}" if self.kind == "device" else self.kind
+
+    def client(self) -> _Json:
+        """As the plugin's commands want it, without a password."""
+        pinned = {"clientid": f"cachenet-{self.name}"} if self.kind == "device" else {}
+        return {"username": self.name, **pinned, "roles": [{"rolename": self.role}]}
+
+    def may(self) -> dict[str, tuple[str, ...]]:
+        """Topics by what may be done with them. Whatever is not here may not be done."""
+        root, found = protocol.ROOT, f"{_DISCOVERY}/device/{self.name}/#"
+        if self.kind == "admin":
+            return dict.fromkeys(("publishClientSend", "publishClientReceive", "subscribePattern"), (f"{_CONTROL}/#",))
+        if self.kind == "server":
+            return {
                 "subscribeLiteral": protocol.SERVER_TOPICS,
-                "publishClientReceive": asked,
-                "publishClientSend": [f"{root}/+/answer", f"{root}/+/blob/+", protocol.CATALOGUE_TOPICS],
-            },
-        )
-    own = protocol.topic(user, "#")
-    heard = [own, protocol.CATALOGUE_TOPICS]
-    return _role(
-        _role_name(user),
-        {"publishClientSend": [own], "publishClientReceive": heard, "subscribePattern": heard},
-    )
+                "publishClientReceive": tuple(topic.split("/", 2)[2] for topic in protocol.SERVER_TOPICS),
+                "publishClientSend": (f"{root}/+/answer", f"{root}/+/blob/+", protocol.CATALOGUE_TOPICS),
+            }
+        if self.kind == "viewer":
+            seen = (f"{root}/+/status", f"{root}/+/result/#", f"{_DISCOVERY}/#")
+            return {"subscribePattern": seen, "publishClientReceive": seen, "publishClientSend": (_BORN,)}
+        own = protocol.topic(self.name, "#")
+        heard = (own, protocol.CATALOGUE_TOPICS, found, _BORN)
+        return {"publishClientSend": (own, found), "publishClientReceive": heard, "subscribePattern": heard}
+
+    def permission(self) -> _Json:
+        """Its role as the plugin's commands want it."""
+        each = [(kind, topic) for kind, topics in self.may().items() for topic in topics]
+        return {
+            "rolename": self.role,
+            "acls": [{"acltype": kind, "topic": topic, "allow": True} for kind, topic in each],
+        }
 
 
-def initial(passwords: dict[str, str]) -> bytes:
+ADMIN, SERVER = User("admin", "admin"), User("server", "server")
+
+
+def initial(passwords: dict[User, str]) -> bytes:
     """The plugin's file for a broker that has not run yet, with these users and their passwords."""
-    users = [{**client(user), **_hashed(password)} for user, password in passwords.items()]
+    users = [{**user.client(), **_hashed(password)} for user, password in passwords.items()]
+    roles = {user.role: user.permission() for user in passwords}
     defaults = {"publishClientSend": False, "publishClientReceive": False, "subscribe": False, "unsubscribe": True}
-    roles = [role(user) for user in passwords]
-    return json.dumps({"clients": users, "roles": roles, "defaultACLAccess": defaults}, indent=1).encode() + b"\n"
-
-
-def _role_name(device: str) -> str:
-    return f"device-{device}"
-
-
-def _role(name: str, may: Mapping[str, Sequence[str]]) -> _Json:
-    acls = [{"acltype": kind, "topic": topic, "allow": True} for kind, topics in may.items() for topic in topics]
-    return {"rolename": name, "acls": acls}
+    said = {"clients": users, "roles": list(roles.values()), "defaultACLAccess": defaults}
+    return json.dumps(said, indent=1).encode() + b"\n"
 
 
 def _hashed(password: str) -> _Json:
@@ -97,16 +110,18 @@ class Control:
     def __init__(self, link: Link, said: queue.SimpleQueue[bytes]) -> None:
         self._link, self._said = link, said
 
-    def put(self, user: str, password: str) -> None:
+    def put(self, user: User, password: str) -> None:
         """Have ``user`` with this password, whether there was one of that name or not. Raises ``AccessError``."""
-        self.remove(user)
-        self._do({"command": "createRole", **role(user)})
-        self._do({"command": "createClient", **client(user), "password": password})
+        self._do({"command": "deleteClient", "username": user.name}, unless="not found")
+        self._do({"command": "createRole", **user.permission()}, unless="exists")
+        self._do({"command": "modifyRole", **user.permission()})  # what it was made with may be an older version's
+        self._do({"command": "createClient", **user.client(), "password": password})
 
-    def remove(self, user: str) -> None:
+    def remove(self, user: User) -> None:
         """Have no ``user``; who is connected as that loses the connection. Raises ``AccessError``."""
-        self._do({"command": "deleteClient", "username": user}, unless="not found")
-        self._do({"command": "deleteRole", "rolename": role(user)["rolename"]}, unless="not found")
+        self._do({"command": "deleteClient", "username": user.name}, unless="not found")
+        if user.kind == "device":
+            self._do({"command": "deleteRole", "rolename": user.role}, unless="not found")
 
     def _do(self, command: _Json, unless: str = "") -> None:
         if not self._link.publish(_CONTROL, json.dumps({"commands": [command]}).encode(), qos=1):

@@ -27,7 +27,7 @@ PLACE = "/etc/cachenet"
 #: What the broker's certificate is for beside the names that it is given: itself, and Compose's name for it.
 _ALWAYS = ("broker", "localhost", "127.0.0.1")
 _PORT = 8883
-SETTINGS = {dynsec.SERVER: "server.toml"}
+_SETTINGS: dict[dynsec.Kind, str] = {"server": "server.toml", "device": "agent.toml"}
 
 
 def provision(
@@ -40,7 +40,10 @@ def provision(
     trusted_key: Annotated[
         Path | None, typer.Option(help="Public key for new devices: they take no model that it has not signed.")
     ] = None,
-    remove: Annotated[list[str] | None, typer.Option(help="Shut this device out; may come again.")] = None,
+    viewer: Annotated[
+        list[str] | None, typer.Option(help="Somebody who may see what all devices answer; may come again.")
+    ] = None,
+    remove: Annotated[list[str] | None, typer.Option(help="Shut this device or viewer out; may come again.")] = None,
     broker: Annotated[str, typer.Option(help="Where the running broker is reached from here.")] = "localhost:8883",
 ) -> None:
     """Make certificates, users and passwords for DEVICEs; what is there stays as it is.
@@ -52,8 +55,8 @@ def provision(
     Example: cloud-server provision --remove cam2
     """
     try:
-        new = _wanted(devices or [], out)
-        gone = [check_device(device) for device in remove or []]
+        new = _wanted([*_users(devices, "device"), *_users(viewer, "viewer")], out)
+        gone = [user for kind in ("device", "viewer") for user in _users(remove, kind) if _place(user, out).exists()]
         out.mkdir(mode=0o700, parents=True, exist_ok=True)
         (out / "broker").mkdir(mode=0o700, exist_ok=True)
         certificate = out / "broker/broker.crt"
@@ -69,31 +72,41 @@ def provision(
             authority.write_secret(users, dynsec.initial(passwords))
         elif new or gone:
             admin = (out / "admin.password").read_text("ascii").strip()
-            with dynsec.control(address(f"mqtts://{dynsec.ADMIN}@{broker}", admin, ca.certificate)) as control:
+            where = address(f"mqtts://{dynsec.ADMIN.name}@{broker}", admin, ca.certificate)
+            with dynsec.control(where) as control:
                 for user in new:
                     control.put(user, passwords[user])
                 for user in gone:
                     control.remove(user)
-        for device in gone:
-            shutil.rmtree(out / "devices" / device, ignore_errors=True)
+        for user in gone:
+            shutil.rmtree(_place(user, out))
         # Last: a kit that is there means that the broker knows its user.
         for user, password in passwords.items():
             if user != dynsec.ADMIN:
-                kit = out / "server" if user == dynsec.SERVER else out / "devices" / user
-                _kit(kit, user, password, hosts[0], ca.certificate, trusted_key if user in new else None)
-                typer.echo(f"{user}: {kit}")
+                _kit(_place(user, out), user, password, hosts[0], ca.certificate, trusted_key)
+                typer.echo(f"{user.name}: {_place(user, out)}")
     except (Malformed, LinkError, dynsec.AccessError, ValueError) as error:
         _refuse(str(error))
     except OSError as error:
         _refuse(f"{error.filename}: {error.strerror}")
 
 
-def _wanted(devices: list[str], out: Path) -> list[str]:
+def _users(names: list[str] | None, kind: dynsec.Kind) -> list[dynsec.User]:
+    return [dynsec.User(check_device(name), kind) for name in names or []]
+
+
+def _wanted(users: list[dynsec.User], out: Path) -> list[dynsec.User]:
     """Those that have no kit yet. Raises ``Malformed``."""
-    for device in devices:
-        if check_device(device) in (dynsec.ADMIN, dynsec.SERVER):
-            raise Malformed(f"{device!r} is the name of another user; call the device something else")
-    return [device for device in dict.fromkeys(devices) if not (out / "devices" / device).exists()]
+    for user in users:
+        others = [dynsec.User(user.name, kind) for kind in ("device", "viewer") if kind != user.kind]
+        if user.name in ("admin", "server") or any(other in users or _place(other, out).exists() for other in others):
+            raise Malformed(f"{user.name!r} is the name of another user; choose another")
+    return [user for user in dict.fromkeys(users) if not _place(user, out).exists()]
+
+
+def _place(user: dynsec.User, out: Path) -> Path:
+    """Where a user's kit is."""
+    return out / "server" if user == dynsec.SERVER else out / f"{user.kind}s" / user.name
 
 
 def _hosts(given: list[str] | None, certificate: Path) -> list[str]:
@@ -102,24 +115,25 @@ def _hosts(given: list[str] | None, certificate: Path) -> list[str]:
     return list(dict.fromkeys((*given, *_ALWAYS)))
 
 
-def _kit(directory: Path, user: str, password: str, host: str, ca: Path, trusted_key: Path | None) -> None:
+def _kit(directory: Path, user: dynsec.User, password: str, host: str, ca: Path, trusted_key: Path | None) -> None:
     """All that ``user`` needs to connect, under names that its settings say."""
     partial = directory.with_name(directory.name + ".part")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(mode=0o700, parents=True)
     bare = f"[{host}]" if ":" in host else host
     said = {
-        "broker": f"mqtts://{user}@{bare}:{_PORT}",
+        "broker": f"mqtts://{user.name}@{bare}:{_PORT}",
         "ca": f"{PLACE}/ca.crt",
         "password_file": f"{PLACE}/password",
     }
-    if user != dynsec.SERVER:
-        said["device"] = user
-    if trusted_key is not None:
-        said["trusted_key"] = f"{PLACE}/bundle.pub"
-        shutil.copyfile(trusted_key, partial / "bundle.pub")
-    settings = "".join(f"{name} = {json.dumps(value)}\n" for name, value in said.items())
-    (partial / SETTINGS.get(user, "agent.toml")).write_text(settings, "utf-8")
+    if user.kind == "device":
+        said["device"] = user.name
+        if trusted_key is not None:
+            said["trusted_key"] = f"{PLACE}/bundle.pub"
+            shutil.copyfile(trusted_key, partial / "bundle.pub")
+    if user.kind in _SETTINGS:
+        settings = "".join(f"{name} = {json.dumps(value)}\n" for name, value in said.items())
+        (partial / _SETTINGS[user.kind]).write_text(settings, "utf-8")
     shutil.copyfile(ca, partial / "ca.crt")
     authority.write_secret(partial / "password", password.encode() + b"\n")
     shutil.rmtree(directory, ignore_errors=True)

@@ -17,7 +17,6 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from cloud_server import dynsec
 from cloud_server.cli import app
 from shared import protocol
 from shared.link import Address, Link, Message
@@ -221,6 +220,39 @@ def test_nobody_gets_in_without_a_name(deployed: Deployed) -> None:
         assert "wants a user and a password" in client.link.settle(10)
 
 
+def test_a_viewer_sees_what_devices_answer_and_no_pictures_and_writes_nothing_of_theirs(
+    connect: Connect, deployed: Deployed
+) -> None:
+    deployed.provision("--viewer", "home")
+    where = Address(
+        "127.0.0.1", deployed.port, True, "home", _password(deployed, "viewers/home"), deployed.out / "ca.crt"
+    )
+    viewer = Client(
+        where, "anything", "cachenet/1/+/status", "cachenet/1/+/result/#", "homeassistant/#", "#", *SERVER_TOPICS
+    )
+    server, b = connect("server"), connect("cam-b", topic("cam-b", "#"), "homeassistant/status")
+    with clients(viewer):
+        assert viewer.link.settle(10) == ""
+        time.sleep(_A_WHILE_S)
+        viewer.link.publish("homeassistant/status", b"online", 1)
+        viewer.link.publish(topic("cam-b", "answer"), b"forged", 1)
+        b.link.publish(topic("cam-b", "infer", "full"), b"picture", 1)
+        b.link.publish(topic("cam-b", "result"), b"label", 1)
+        b.link.publish("homeassistant/device/cam-b/camera/config", b"described", 1)
+        b.link.publish("homeassistant/device/cam-a/camera/config", b"forged", 1)
+        until(lambda: {b"label", b"described"} <= set(viewer.payloads()))
+        until(lambda: b"picture" in server.payloads())
+        until(lambda: b"online" in b.payloads())
+        time.sleep(_A_WHILE_S)
+        assert not {b"picture", b"forged"} & set(viewer.payloads())
+        assert b"forged" not in b.payloads()
+    deployed.provision("--remove", "home")
+
+
+def _password(deployed: Deployed, kit: str) -> str:
+    return (deployed.out / kit / "password").read_text().strip()
+
+
 def test_a_device_cannot_change_who_may_do_what(connect: Connect, deployed: Deployed) -> None:
     control = "$CONTROL/dynamic-security/v1"
     rogue = connect("cam-a", f"{control}/response", f"{control}/#")
@@ -289,7 +321,7 @@ def test_the_plugins_own_tool_reads_what_was_written(deployed: Deployed) -> None
     password = (deployed.out / "admin.password").read_text().strip()
     listed = subprocess.run(
         ["mosquitto_ctrl", "-h", "127.0.0.1", "-p", str(deployed.port), "--cafile", str(deployed.out / "ca.crt"),
-         "-u", dynsec.ADMIN, "-P", password, "dynsec", "listClients"],
+         "-u", "admin", "-P", password, "dynsec", "listClients"],
         capture_output=True, text=True, timeout=30, check=True,
     )  # fmt: skip
     assert listed.stdout.split() == ["admin", "cam-a", "cam-b", "server"]
