@@ -16,6 +16,7 @@ from typing import Annotated, NoReturn
 import msgspec
 import typer
 
+from cloud_server import doctor
 from cloud_server.broker import BrokerError, EmbeddedBroker
 from cloud_server.full import FullModel
 from cloud_server.provision import provision
@@ -25,6 +26,7 @@ from cloud_server.specialiser import Means, Specialiser, newest
 from cloud_server.worker import Job
 from shared import config
 from shared.bundle import Bundle, BundleError
+from shared.checkup import command
 from shared.engine import EngineError, Logits
 from shared.link import Address, LinkError, address, password
 
@@ -150,6 +152,9 @@ def broker(
         _refuse(str(error))
     _wait(_on_signals(), own)
     own.stop()
+
+
+app.command("doctor")(command("cloud-server", run, Settings, doctor.findings, doctor.ABOUT))
 
 
 def _broker(settings: Settings) -> tuple[EmbeddedBroker | None, Address]:

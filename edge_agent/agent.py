@@ -178,9 +178,12 @@ class Agent:
         """Wait until there is something to answer with."""
         said: str | None = None
         while not self.stopped.is_set() and not self.deployment.wait(0.1):
-            trouble = self.keeper.trouble or (self.link.trouble if self.link is not None else "")
-            if not trouble:
-                trouble = "it is on its way" if self.keeper.version else "no catalogue on this broker yet"
+            trouble = "it is on its way" if self.keeper.version else "no catalogue on this broker yet"
+            # Why it cannot be had, keeper and link have said.
+            if self.link is not None and not self.link.connected.is_set():
+                trouble = "there is no connection yet"
+            elif self.keeper.trouble:
+                trouble = "it cannot be had yet"
             if time.monotonic() - self._begun > 2.0 and trouble != said:
                 log.warning("waiting for a model: %s", trouble)
                 said = trouble

@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from edge_agent import report
+from edge_agent import doctor, report
 from edge_agent import settings as checks
 from edge_agent.agent import Agent
 from edge_agent.composition import DeploymentError
@@ -29,6 +29,7 @@ from edge_agent.store import Store, StoreError
 from edge_agent.terminal import View
 from shared import config
 from shared.bundle import Bundle, BundleError
+from shared.checkup import command
 from shared.engine import EngineError, providers
 from shared.link import Address, LinkError, address, password
 from shared.protocol import Malformed, check_device
@@ -237,6 +238,9 @@ def _table(figures: dict[str, Any]) -> Table:
         + (f"; {figures['broken']} broken files skipped" if figures["broken"] else "")
     )
     return table
+
+
+app.command("doctor")(command("edge-agent", run, Settings, doctor.findings, doctor.ABOUT))
 
 
 def _refuse(why: str) -> NoReturn:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import math
 import sys
@@ -42,7 +43,7 @@ class Sink:
 
     def __init__(self, target: str) -> None:
         """Raises ``OSError`` if the file cannot be opened."""
-        self._encoder = msgspec.json.Encoder()
+        self._encoder, self._target = msgspec.json.Encoder(), target
         self._file: IO[bytes] | None = None
         if target == "-":
             self._file = sys.stdout.buffer
@@ -56,7 +57,8 @@ class Sink:
             self._file.write(self._encoder.encode(line) + b"\n")
             self._file.flush()
         except OSError as error:
-            log.error("answers are no longer written: %s", error.strerror)
+            advice = "; make room and start again" if error.errno == errno.ENOSPC else ""
+            log.error("%s: %s; answers are no longer written%s", self._target, error.strerror, advice)
             self._file = None
 
     def close(self) -> None:
