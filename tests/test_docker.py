@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from benchmarks.deploy import services, stages
+from benchmarks.engine import services, stages
 from cloud_server.cli import app as server
 from edge_agent.cli import app as agent
 
@@ -113,5 +113,5 @@ def test_every_service_is_locked_down() -> None:
 
 
 def test_services_do_not_start_before_there_is_a_user_to_run_them() -> None:
-    with pytest.raises(SystemExit, match="run ./provision first"):
+    with pytest.raises(SystemExit, match=r"run \./provision first"):
         services({})
