@@ -10,18 +10,18 @@ PINS := pyproject.toml constraints.txt
 FIND_MOSQUITTO := PATH="$$PATH:/usr/sbin:/usr/local/sbin" command -v mosquitto >/dev/null
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check clean mosquitto
+.PHONY: help demo test check clean mosquitto cameras
 
 help:
 	@echo 'make demo    install what the demo needs and run it: broker, server and device on this machine (no root)'
-	@echo 'make test    install what the tests need and run them (mosquitto: installed where you are root)'
+	@echo 'make test    install what the tests need and run them (broker and cameras: installed where you are root)'
 	@echo 'make check   lint, formatting and types'
 	@echo 'make clean   remove .venv, build results and caches'
 
 demo: $(VENV)/.demo-stamp
 	$(VENV)/bin/simulator live $(ARGS)
 
-test: $(VENV)/.dev-stamp mosquitto
+test: $(VENV)/.dev-stamp mosquitto cameras
 	$(VENV)/bin/python -m pytest $(ARGS)
 
 check: $(VENV)/.dev-stamp
@@ -62,6 +62,17 @@ mosquitto:
 		{ systemctl disable --now mosquitto || service mosquitto stop || true; } >/dev/null 2>&1; } || { \
 		echo 'The tests need the mosquitto broker. On Debian and Ubuntu: sudo apt-get install mosquitto' >&2; exit 2; }
 
+# A network camera: GStreamer's RTSP server, fed by ffmpeg (77 MB). Without it its tests are skipped.
+CAMERAS := ffmpeg python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-good
+FIND_CAMERAS := command -v ffmpeg >/dev/null && /usr/bin/python3 -c \
+	'import gi; gi.require_version("GstRtspServer", "1.0")' 2>/dev/null
+
+cameras:
+	@{ $(FIND_CAMERAS); } || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && \
+		$(call apt,$(CAMERAS)); } || \
+		echo 'Tests of network cameras will be skipped. On Debian and Ubuntu: sudo apt-get install $(CAMERAS)'
+
 # A fresh container has no package lists yet.
+APT := apt-get install -y -qq --no-install-recommends
 apt = { echo 'Installing $(1) with apt-get' && export DEBIAN_FRONTEND=noninteractive && \
-	{ apt-get install -y -qq $(1) >/dev/null 2>&1 || { apt-get update -qq && apt-get install -y -qq $(1) >/dev/null; }; }; }
+	{ $(APT) $(1) >/dev/null 2>&1 || { apt-get update -qq && $(APT) $(1) >/dev/null; }; }; }

@@ -22,7 +22,7 @@ import numpy as np
 from edge_agent.agent import Agent
 from edge_agent.report import Sink
 from edge_agent.settings import Settings
-from edge_agent.source import Shot
+from edge_agent.source import Files, Shot
 from models import sample, streams
 from shared.bundle import Bundle
 from shared.engine import Session
@@ -38,11 +38,12 @@ def measure(directory: Path, frames: int, seed: int) -> dict[str, object]:
     model = bundle.manifest.models[name]
     session, preprocess = Session(bundle.path(name), "cpu"), preprocessor(model.input)
 
-    agent = Agent(Settings(levels=("frames", "submodels", "base")), None, None, bundle)
+    agent = Agent(Settings(levels=("frames", "submodels", "base")), [Files([], None)], None, None, bundle)
+    (camera,) = agent.cameras
     agent.keeper.start()
-    agent.await_deployment()
-    assert agent.hierarchy is not None
-    agent.hierarchy.rules = replace(agent.hierarchy.rules, threshold=1.0)
+    camera.await_deployment()
+    assert camera.hierarchy is not None
+    camera.hierarchy.rules = replace(camera.hierarchy.rules, threshold=1.0)
     sink = Sink("/dev/null")
     pictures = _pictures(seed)
     count = iter(range(1 << 30))
@@ -51,13 +52,13 @@ def measure(directory: Path, frames: int, seed: int) -> dict[str, object]:
         session.run(preprocess(crop(picture, model.input)))
 
     def ours(picture: Picture) -> None:
-        agent.answer(next(count), Shot(picture), sink)
+        camera.answer(next(count), Shot(picture), sink)
 
     for picture in pictures:
         bare(picture)
         ours(picture)
     times = _alternate([bare, ours], pictures, frames)
-    before = dict(agent.tally.hits)
+    before = dict(camera.tally.hits)
     still = _alternate([ours], pictures[:1], frames)
     return {
         "bundle": bundle.manifest.name,
@@ -69,7 +70,7 @@ def measure(directory: Path, frames: int, seed: int) -> dict[str, object]:
         "ratio": times[1] / times[0],
         "frames_hit_ms": still[0],
         "frames_ratio": still[0] / times[0],
-        "frames_hits": agent.tally.hits["frames"] - before["frames"],
+        "frames_hits": camera.tally.hits["frames"] - before["frames"],
         "model_hits": before["base"],
     }
 

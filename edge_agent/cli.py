@@ -24,7 +24,7 @@ from edge_agent.core.replacement import POLICIES
 from edge_agent.recorder import Recorder
 from edge_agent.report import Sink
 from edge_agent.settings import GATES, LEVELS, MODES, Settings
-from edge_agent.source import Live, Source, SourceError, open_source
+from edge_agent.source import Live, Pipe, Source, SourceError, open_source
 from edge_agent.store import Store, StoreError
 from edge_agent.terminal import View
 from shared import config
@@ -51,7 +51,10 @@ def _root() -> None:
 def run(
     source: Annotated[
         str | None,
-        typer.Argument(help="camera:N, rtsp://..., a video file, a directory of images or a recorded stream."),
+        typer.Argument(
+            help="camera:N, rtsp://..., picamera, pipe:WIDTHxHEIGHT, a video file, a directory of images or a recorded "
+            "stream."
+        ),
     ] = None,
     broker: Annotated[str | None, typer.Option(help="mqtt[s]://[user@]host[:port] of the broker.")] = None,
     bundle: Annotated[str | None, typer.Option(help="Take models from this directory, not from the broker.")] = None,
@@ -80,7 +83,9 @@ def run(
     slowdown: Annotated[
         float | None, typer.Option(help="Run models so many times slower, to play a small device.")
     ] = None,
-    fps: Annotated[float | None, typer.Option(help="Pace of a file; default: as fast as it goes.")] = None,
+    fps: Annotated[
+        float | None, typer.Option(help="Pace of a file, and the most that is taken of a camera; default: all.")
+    ] = None,
     frames: Annotated[int | None, typer.Option(help="Stop after so many frames.")] = None,
     metrics: Annotated[str | None, typer.Option(help="Serve /metrics for Prometheus on this [host:]port.")] = None,
     record: Annotated[str | None, typer.Option(help="Keep the frames as a stream in this new directory.")] = None,
@@ -89,7 +94,9 @@ def run(
     summary: Annotated[str | None, typer.Option(help="Write the summary as JSON to this file.")] = None,
     view: Annotated[bool | None, typer.Option(help="Live terminal view; default: if stderr is one.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON on stdout.")] = False,
-    config_file: Annotated[Path | None, typer.Option("--config", help="TOML file with any of these.")] = None,
+    config_file: Annotated[
+        Path | None, typer.Option("--config", help="TOML file with any of these, and [[camera]] tables.")
+    ] = None,
     print_config: Annotated[bool, typer.Option(help="Print the settings in force as TOML and end.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more on stderr.")] = False,
 ) -> None:
@@ -105,7 +112,7 @@ def run(
         if print_config:
             typer.echo(config.to_toml(settings), nl=False)
             return
-        agent, frames_in, sink = _prepare(settings)
+        agent, sink = _prepare(settings)
     except (
         config.ConfigError,
         LinkError,
@@ -124,30 +131,27 @@ def run(
         level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr
     )
 
-    def end() -> None:
-        agent.stop()
-        frames_in.close()
-
     def stop(*_: Any) -> None:
         # Elsewhere, because the thread that a signal interrupts may hold the very locks that this takes.
-        threading.Thread(target=end, daemon=True).start()
+        threading.Thread(target=agent.stop, daemon=True).start()
 
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGTERM, stop)
     shown = view if view is not None else _stderr.is_terminal
     try:
         with (
-            _metrics(agent, frames_in, settings.metrics),
-            View(agent, frames_in, _stderr) if shown else nullcontext(),
+            _metrics(agent, settings.metrics),
+            View(agent, _stderr) if shown else nullcontext(),
         ):
-            agent.run(frames_in, sink)
+            agent.run(sink)
     except DeploymentError as error:
         _refuse(str(error))
     finally:
         sink.close()
-        if isinstance(frames_in, Recorder):
-            frames_in.finish()
-    figures = agent.summary(frames_in)
+        for camera in agent.cameras:
+            if isinstance(camera.source, Recorder):
+                camera.source.finish()
+    figures = agent.summary()
     if settings.summary:
         try:
             Path(settings.summary).write_text(json.dumps(figures, indent=2) + "\n")
@@ -156,11 +160,13 @@ def run(
     if as_json:
         typer.echo(json.dumps(figures))
     else:
-        _stderr.print(_table(figures))
+        for name, own in figures.get("cameras", {"": figures}).items():
+            _stderr.print(_table(own, name))
+        _stderr.print(f"up {figures['bytes_up'] / 1e3:.0f} kB, down {figures['bytes_down'] / 1e3:.0f} kB")
 
 
 @contextmanager
-def _metrics(agent: Agent, source: Source, where: str) -> Iterator[None]:
+def _metrics(agent: Agent, where: str) -> Iterator[None]:
     if not where:
         yield
         return
@@ -169,15 +175,16 @@ def _metrics(agent: Agent, source: Source, where: str) -> Iterator[None]:
     host, port = config.endpoint(where)
     with ExitStack() as stack:
         try:
-            stack.enter_context(endpoint(agent, source, host, port))
+            stack.enter_context(endpoint(agent, host, port))
         except OSError as error:
             raise DeploymentError(f"--metrics {where}: {error.strerror or error}") from None
         yield
 
 
-def _prepare(settings: Settings) -> tuple[Agent, Any, Sink]:
+def _prepare(settings: Settings) -> tuple[Agent, Sink]:
     """Check everything that can be checked before the run begins."""
-    if not settings.source:
+    each = settings.each()
+    if not all(own.source for own in each):
         raise ValueError("no SOURCE; give one, as in: edge-agent run camera:0 --broker mqtt://server.local")
     if not settings.broker and not settings.bundle:
         raise ValueError("nothing to answer with: give --broker mqtt://host, or --bundle DIRECTORY")
@@ -188,8 +195,9 @@ def _prepare(settings: Settings) -> tuple[Agent, Any, Sink]:
     providers(settings.provider)
     if settings.metrics:
         config.endpoint(settings.metrics)
-    if settings.region:
-        checks.region(settings.region)
+    for own in each:
+        if own.region:
+            checks.region(own.region)
     if settings.memory_budget:
         try:
             checks.size(settings.memory_budget)
@@ -209,15 +217,29 @@ def _prepare(settings: Settings) -> tuple[Agent, Any, Sink]:
         from shared.signing import Key
 
         trusted = Key(Path(settings.trusted_key))
-    source = open_source(settings.source, settings.fps)
+    with ExitStack() as opened:
+        sources = [_open(own, opened) for own in each]
+        prepared = Agent(settings, sources, where, store, bundle, trusted), Sink(settings.output)
+        opened.pop_all()
+    return prepared
+
+
+def _open(settings: Settings, opened: ExitStack) -> Source:
+    """One camera's source; closed again if another cannot be opened."""
+    try:
+        source = open_source(settings.source, settings.fps)
+    except SourceError as error:
+        raise SourceError(f"{settings.name}: {error}" if settings.name else str(error)) from None
+    opened.callback(source.close)
     if settings.record:
-        paced = None if isinstance(source, Live) else settings.fps
+        paced = None if isinstance(source, Live | Pipe) else settings.fps
         source = Recorder(source, Path(settings.record), paced)
-    return Agent(settings, where, store, bundle, trusted), source, Sink(settings.output)
+    return source
 
 
-def _table(figures: dict[str, Any]) -> Table:
-    table = Table(title=f"{figures['frames']} frames answered", title_justify="left")
+def _table(figures: dict[str, Any], name: str) -> Table:
+    title = f"{figures['frames']} frames answered"
+    table = Table(title=f"{name}: {title}" if name else title, title_justify="left")
     for column in ("level", "frames", "share"):
         table.add_column(column, justify="left" if column == "level" else "right")
     counts = {**figures["hits"], "full": figures["full"], "cloud": figures["cloud"], "fallback": figures["fallbacks"]}
@@ -233,9 +255,9 @@ def _table(figures: dict[str, Any]) -> Table:
             if audits is not None and audits["windows"]
             else ""
         )
-        + f"; up {figures['bytes_up'] / 1e3:.0f} kB, down {figures['bytes_down'] / 1e3:.0f} kB"
         + (f"; {figures['dropped']} live frames dropped" if figures["dropped"] else "")
         + (f"; {figures['broken']} broken files skipped" if figures["broken"] else "")
+        + (f"; the camera was lost {figures['losses']} times" if figures["losses"] else "")
     )
     return table
 

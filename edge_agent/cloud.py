@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
+import secrets
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -50,8 +50,8 @@ class Cloud:
         self.input = self._full.input
         self._classes = len(manifest.labels)
         self._topics = {kind: protocol.topic(device, kind, self._name) for kind in ("infer", "audit")}
-        #: So that an earlier run's late answers are not taken for ours.
-        self._run = time.monotonic_ns().to_bytes(8, "big")
+        #: So that neither an earlier run's late answers are taken for ours, nor another camera's.
+        self._run = secrets.token_bytes(8)
         self._breaker = Breaker()
         self._news = threading.Condition()
         self._waiting: int | None = None

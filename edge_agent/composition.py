@@ -88,5 +88,6 @@ def _audits(settings: Settings, manifest: Manifest, gate: Gate, asks: bool) -> A
     if not asks or not reckons or not settings.audit_budget:
         return None
     temperature = manifest.models[manifest.only("full")].temperature
-    # The same device draws the same windows, so that a run can be repeated.
-    return Audits(gate.max_false_hits, settings.audit_budget, temperature, random.Random(settings.device).random)
+    # The same camera draws the same windows, so that a run can be repeated; another draws others, not to ask at once.
+    chance = random.Random(settings.device + settings.name)
+    return Audits(gate.max_false_hits, settings.audit_budget, temperature, chance.random)

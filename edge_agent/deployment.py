@@ -15,7 +15,7 @@ from edge_agent import flight
 from edge_agent.composition import DeploymentError, compose, gate_of, local
 from edge_agent.core.hierarchy import Hierarchy, Tally
 from edge_agent.core.submodels import LocalModel
-from edge_agent.keeper import Keeper, Loaded
+from edge_agent.keeper import Keeper, Loaded, Ready
 from edge_agent.report import Sink
 from edge_agent.settings import Settings, size
 from shared.bundle import Manifest
@@ -45,9 +45,11 @@ class Deployment:
         asks: bool,
         changed: Callable[[], None],
         log: Sink | None = None,
+        cameras: int = 1,
     ) -> None:
         """``asks``: whether there is a cloud that may be asked. ``changed`` is called when another version answers, or
-        models have come or gone. ``log``: where every call into the hierarchy is written down."""
+        models have come or gone. ``log``: where every call into the hierarchy is written down. ``cameras``: how many
+        share the room for submodels, each an equal part."""
         self.hierarchy: Hierarchy | None = None
         self.manifest: Manifest | None = None
         self.version = ""
@@ -56,6 +58,8 @@ class Deployment:
         #: How many submodels had to go, and why: another needed their ``room``, the process outgrew its ``memory``
         #: budget, or a newer ``version`` came.
         self.evicted: Counter[str] = Counter()
+        self._ready: Ready = queue.SimpleQueue()
+        self._cameras = cameras
         self._settings, self._keeper, self._tally = settings, keeper, tally
         self._asks, self._changed, self._log = asks, changed, log
         self._budget = size(settings.memory_budget) if settings.memory_budget else None
@@ -81,7 +85,7 @@ class Deployment:
         self._follow()
         if self.hierarchy is None:
             with contextlib.suppress(queue.Empty):
-                self._take(self._keeper.ready.get(timeout=seconds))
+                self._take(self._ready.get(timeout=seconds))
             self._follow()
             if self._keeper.hopeless:
                 raise DeploymentError(self._keeper.trouble)
@@ -93,7 +97,7 @@ class Deployment:
         grown = self._tally.frames % _CHECK_EVERY == 0
         with contextlib.suppress(queue.Empty):
             while True:
-                self._drop(self._take(self._keeper.ready.get_nowait()), "room")
+                self._drop(self._take(self._ready.get_nowait()), "room")
                 grown = True
         self._follow()
         # A newer catalogue's models are of no use before its base model is there.
@@ -108,9 +112,9 @@ class Deployment:
         if (questions := self._tally.cloud + self._tally.fallbacks) != self._questions:
             self._questions, self._last_question = questions, self._tally.frames
         if (wanted := hierarchy.wanted) is not None:
-            if not self._keeper.pending(wanted):
+            if not self._keeper.pending(wanted, self._ready):
                 self._drop(self._make_room(wanted), "room")
-                self._keeper.want(wanted)
+                self._keeper.want(wanted, self._ready)
         elif self._generals:
             self._fetch_general(hierarchy)
         elif (
@@ -128,7 +132,7 @@ class Deployment:
         cache, name = hierarchy.submodels, self._generals[0]
         need = max(self._submodel_cost, GROWTH * self.manifest.models[name].bytes)
         if cache is not None and cache.cost() + need <= cache.budget:
-            self._keeper.want(name)
+            self._keeper.want(name, self._ready)
         self._generals.remove(name)
 
     def _fetch_full(self, hierarchy: Hierarchy) -> None:
@@ -138,16 +142,17 @@ class Deployment:
             return
         assert manifest is not None
         name, base = manifest.only("full"), hierarchy.base
-        if base is None or base.name == name or self._keeper.pending(name):
+        if base is None or base.name == name or self._keeper.pending(name, self._ready):
             return
         full, own = manifest.models[name], manifest.models[base.name]
         if self._asks and not hierarchy.routes.slow(base.seconds * full.milliseconds / max(own.milliseconds, 1e-3)):
             return
-        if self._budget is not None and resident_bytes() + GROWTH * full.bytes > self._budget:
+        more = 0 if self._keeper.loaded(name) else GROWTH * full.bytes
+        if self._budget is not None and resident_bytes() + more > self._budget:
             self._no_full = "there is no room for it"
             log.info("%s stays on the server: %s", name, self._no_full)
             return
-        self._keeper.want(name)
+        self._keeper.want(name, self._ready)
 
     def _not_here(self) -> dict[str, Posterior]:
         """The coverage of the submodels that would have to come over the network, and that there would be room for."""
@@ -163,6 +168,8 @@ class Deployment:
     def _take(self, loaded: Loaded) -> list[str]:
         """Put a loaded model to use; return the names of those that had to go for it."""
         model = loaded.manifest.models[loaded.name]
+        if loaded.first and (loaded.version == self.version or loaded.version in self._unfit):
+            return []  # asked for once more, while it was on its way
         if loaded.pulled and model.role == "submodel":
             self.pulled.append(loaded.name)
         own = local(loaded.manifest, loaded.name, loaded.session, loaded.cost, loaded.seconds, loaded.first)
@@ -177,9 +184,13 @@ class Deployment:
         return []
 
     def _follow(self) -> None:
-        """Where no model is to be loaded first, go by the newest catalogue at once."""
+        """Go by the newest catalogue: at once where no model is to be loaded first, or else when it is."""
         offer = self._keeper.offer
-        if not self._settings.local and offer is not None and offer[1] not in {self.version, *self._unfit}:
+        if offer is None or offer[1] == self.version or offer[1] in self._unfit:
+            return
+        if self._settings.local:
+            self._keeper.want_first(self._ready)
+        else:
             self._deploy(*offer, None)
 
     def _deploy(self, manifest: Manifest, version: str, base: LocalModel | None) -> None:
@@ -195,21 +206,23 @@ class Deployment:
 
     def _replace(self, manifest: Manifest, version: str, base: LocalModel | None) -> None:
         gate_of(self._settings, manifest)
-        old = self.hierarchy.submodels if self.hierarchy is not None else None
-        floor = resident_bytes() - (old.cost() if old is not None else 0)
-        if self._budget is not None and floor > self._budget:
+        if self._budget is not None and (floor := self._floor()) > self._budget:
             raise DeploymentError(
                 f"memory budget {self._settings.memory_budget} is under the {floor / 1e6:.0f} MB that this process "
                 f"needs with {manifest.name}'s base model alone; give more"
             )
         if self.hierarchy is not None:  # nothing can go wrong any more
             self._drop(self.hierarchy.shrink(0), "version")
-        room = ROOM if self._budget is None else max(0, self._budget - resident_bytes())
-        self.hierarchy = self._compose(manifest, version, base, room)
+        room = ROOM if self._budget is None else max(0, self._budget - self._floor())
+        self.hierarchy = self._compose(manifest, version, base, room // self._cameras)
         self.manifest, self.version = manifest, version
         self._generals = manifest.generals()
         self._changed()
         log.info("answering with %s, version %s", manifest.name, version[:12])
+
+    def _floor(self) -> int:
+        """Bytes of this process without any submodel."""
+        return resident_bytes() - self._keeper.submodels_cost()
 
     def _compose(self, manifest: Manifest, version: str, base: LocalModel | None, room: int) -> Hierarchy:
         if self._log is None:

@@ -62,10 +62,18 @@ def findings(settings: Settings) -> Iterator[Finding]:
         yield Finding("broker", "problem", "none, and no bundle: give --broker mqtt://host, or --bundle DIRECTORY")
     if store is not None:
         yield _room(settings, manifest, find)
-    yield from _outputs(settings)
-    picture = yield from _camera(settings)
+    try:
+        each = settings.each()
+    except ValueError as error:
+        yield Finding("source", "problem", str(error))
+        return
+    yield from _outputs(settings, "output", "summary")
+    pictures = []
+    for own in each:
+        yield from _outputs(own, "flight", "record")
+        pictures.append((yield from _camera(own)))
     if manifest is not None:
-        yield from _models(settings, manifest, find, picture)
+        yield from _models(settings, manifest, find, pictures[0])
 
 
 def _kept(settings: Settings) -> Generator[Finding, None, tuple[Manifest | None, Finder, Store | None]]:
@@ -180,9 +188,9 @@ def _room(settings: Settings, manifest: Manifest | None, find: Finder) -> Findin
     return checkup.room("disk", Path(settings.store), need, "free some, or choose another with --store")
 
 
-def _outputs(settings: Settings) -> Iterator[Finding]:
+def _outputs(settings: Settings, *names: str) -> Iterator[Finding]:
     """Whether what is to be written can be, and for a while."""
-    for name in ("output", "summary", "flight", "record"):
+    for name in names:
         target = getattr(settings, name)
         if not target or target == "-":
             continue
@@ -194,14 +202,15 @@ def _outputs(settings: Settings) -> Iterator[Finding]:
 
 
 def _camera(settings: Settings) -> Generator[Finding, None, Picture | None]:
-    """Whether the source opens and shows something; that picture."""
+    """Whether one camera's source opens and shows something; that picture."""
+    whose = f"{settings.name}: " if settings.name else ""
     if not settings.source:
         yield Finding("source", "problem", "none; give one, as in: edge-agent doctor camera:0")
         return None
     try:
         source = open_source(settings.source, None)
     except SourceError as error:
-        yield Finding("source", "problem", str(error))
+        yield Finding("source", "problem", f"{whose}{error}")
         return None
     first: queue.SimpleQueue[Picture | None] = queue.SimpleQueue()
     begun = time.monotonic()
@@ -214,12 +223,11 @@ def _camera(settings: Settings) -> Generator[Finding, None, Picture | None]:
     took = time.monotonic() - begun
     source.close()
     if picture is None:
-        yield Finding(
-            "source", "problem", f"{settings.source} opens and shows nothing; is it in use, or are its files broken?"
-        )
+        why = source.trouble or "is it in use, or are its files broken?"
+        yield Finding("source", "problem", f"{whose}it opens and shows nothing: {why}")
         return None
     height, width = picture.shape[:2]
-    yield Finding("source", "ok", f"{settings.source} shows {width}x{height} after {took:.1f} s")
+    yield Finding("source", "ok", f"{whose}{width}x{height} after {took:.1f} s")
     return picture
 
 

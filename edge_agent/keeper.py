@@ -1,11 +1,11 @@
-"""Gets models onto the device, off the hot path: pulls, checks, loads aside, hands over.
+"""Gets models onto the device, off the hot path: has them pulled, checks, loads aside, hands over.
 
-One thread, one job at a time. The hot loop says what it wants and takes what is ready; it never waits.
+One thread, one job at a time, for all cameras. A hot loop says what it wants and takes what is ready; it never waits. A
+model that one camera has is not loaded again for another: both run the same session.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import queue
@@ -13,12 +13,13 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
+from weakref import WeakValueDictionary
 
 import numpy as np
 
+from edge_agent.puller import Puller
 from edge_agent.store import Store, StoreError
-from shared import protocol
 from shared.bundle import Bundle, BundleError, Manifest, digest, parse
 from shared.engine import EngineError, Logits, Provider, Session, resident_bytes
 from shared.link import Link, Message
@@ -28,11 +29,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: One request's share of a file, bytes. Small, so that an answer never queues long behind a chunk on a slow link.
-PIECE = 32 << 10
-_PATIENCE_S = 2.0
 _RETRY_S = 1.0
-_POLL_S = 0.1
 #: Runs of a model that has been loaded, to see that it answers and how fast.
 _TRIES = 5
 #: With so many processors all of them run a model together where that takes at most so much of one's time; with fewer
@@ -56,8 +53,12 @@ class Loaded:
     first: bool
 
 
+#: Where a camera finds the models that it has asked for.
+Ready: TypeAlias = "queue.SimpleQueue[Loaded]"
+
+
 class Keeper:
-    """Puts loaded models into ``ready``: the base model of the newest catalogue first, then what is wanted."""
+    """Follows the newest catalogue, and hands out its models to whoever wants them."""
 
     def __init__(
         self,
@@ -74,27 +75,28 @@ class Keeper:
         "" for the bundle's own base model, None for none at all. ``trusted``: the key without whose signature nothing
         is taken. ``threads``: of a run; 0 for one or all processors, whichever is the quicker for the model that is
         loaded first. ``slowdown``: see ``Session``."""
-        self.ready: queue.SimpleQueue[Loaded] = queue.SimpleQueue()
         #: What stands in the way, for a person; empty while all is well.
         self.trouble = ""
-        self._store, self._link = store, link
+        self._store = store
+        self._puller = Puller(store, link, device)
         self._trusted = trusted
         self._provider, self._base, self._slowdown = provider, base, slowdown
         self.threads = threads
-        self._get = protocol.topic(device, "blob", "get")
         self._bundle: Bundle | None = None
         #: Whether the offer has taken the place of another.
         self._updated = False
         #: The manifest to go by and its version.
         self.offer: tuple[Manifest, str] | None = None
-        #: Model, manifest, its version, and whether it is to be loaded too.
-        self._jobs: queue.SimpleQueue[tuple[str, Manifest, str, bool] | None] = queue.SimpleQueue()
-        self._chunks: queue.SimpleQueue[tuple[str, protocol.Chunk] | None] = queue.SimpleQueue()
-        self._awaited = ""
-        self._pending: set[tuple[str, str]] = set()
+        #: Model, manifest and its version.
+        self._jobs: queue.SimpleQueue[tuple[str, Manifest, str] | None] = queue.SimpleQueue()
+        #: What is on its way, by version and model, and who wants it loaded; nobody where it is only to be put by.
+        self._pending: dict[tuple[str, str], set[Ready]] = {}
+        self._lock = threading.Lock()
+        #: What is loaded for anybody, by digest; and of whatever was, its role, ``cost`` and ``seconds``.
+        self._sessions: WeakValueDictionary[str, Session] = WeakValueDictionary()
+        self._measured: dict[str, tuple[str, int, float]] = {}
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._work, name="keeper", daemon=True)
-        self.bytes_down = 0
 
     def start(self) -> None:
         self._thread.start()
@@ -103,7 +105,7 @@ class Keeper:
         """End the thread, 1 s at most; a transfer goes on at the next start."""
         self._stopped.set()
         self._jobs.put(None)
-        self._chunks.put(None)
+        self._puller.stop()
         self._thread.join(1.0)
 
     def use(self, bundle: Bundle) -> None:
@@ -131,21 +133,25 @@ class Keeper:
                 self._say(str(error))
         self._updated = self.offer is not None
         self.offer = manifest, digest(data)
-        if self._base is not None:
-            self.want(self._first(manifest))
 
     @property
     def version(self) -> str:
         """Of the offer; empty if there is none yet."""
         return self.offer[1] if self.offer is not None else ""
 
-    def want(self, model: str) -> None:
-        """Ask for a model; asking again while it is on its way, or for one that cannot run, changes nothing."""
-        self._order(model, load=True)
+    def want(self, model: str, ready: Ready) -> None:
+        """Have a model put into ``ready``; asking again while it is on its way, or for one that cannot run, changes
+        nothing."""
+        self._order(model, {ready})
+
+    def want_first(self, ready: Ready) -> None:
+        """Ask for the model that a deployment of the offer begins with."""
+        if self.offer is not None:
+            self._order(self._first(self.offer[0]), {ready})
 
     def put_by(self, model: str) -> None:
         """Have a model in the store, for when it is wanted."""
-        self._order(model, load=False)
+        self._order(model, set())
 
     def has(self, model: str) -> bool:
         """Whether a model of the offer can be had without the network."""
@@ -153,40 +159,53 @@ class Keeper:
             return True
         return self._store.holds(self.offer[0].models[model].sha256)
 
-    def _order(self, model: str, load: bool) -> None:
-        if self.offer is None or self.pending(model):
+    def loaded(self, model: str) -> bool:
+        """Whether a model of the offer is in memory already, for whomever."""
+        return self.offer is not None and self.offer[0].models[model].sha256 in self._sessions
+
+    def submodels_cost(self) -> int:
+        """Bytes that the submodels cost together that are in memory, each counted once."""
+        with self._lock:
+            loaded = [self._measured[sha256] for sha256 in self._sessions]
+        return sum(cost for role, cost, _ in loaded if role == "submodel")
+
+    def _order(self, model: str, wanting: set[Ready]) -> None:
+        if self.offer is None:
             return
         manifest, version = self.offer
         if model not in manifest.models:
             self._say(f"{manifest.name} has no model {model}; it has {', '.join(manifest.models)}")
             return
-        self._pending.add((version, model))
-        self._jobs.put((model, manifest, version, load))
+        with self._lock:
+            known = (version, model) in self._pending
+            self._pending.setdefault((version, model), set()).update(wanting)
+        if not known:
+            self._jobs.put((model, manifest, version))
 
     @property
     def hopeless(self) -> bool:
         """Whether the bundle directory's first model cannot be used: no other will come."""
         return self._bundle is not None and bool(self.trouble)
 
-    def pending(self, model: str) -> bool:
-        """Whether ``want`` would change nothing."""
-        return (self.version, model) in self._pending
+    def pending(self, model: str, ready: Ready | None = None) -> bool:
+        """Whether a model is on its way or cannot be had; with ``ready``, whether ``want`` would change nothing."""
+        wanting = self._pending.get((self.version, model))
+        return wanting is not None and (ready is None or ready in wanting)
 
     def receive(self, message: Message, sha256: str) -> None:
-        """Take a chunk (on the link's thread). Raises ``protocol.Malformed``."""
-        chunk = protocol.decode(message.payload, protocol.Chunk)
-        self.bytes_down += len(chunk.data)
-        if sha256 == self._awaited:
-            self._chunks.put((sha256, chunk))
+        """Take a piece of a file (on the link's thread). Raises ``protocol.Malformed``."""
+        self._puller.receive(message, sha256)
+
+    @property
+    def bytes_down(self) -> int:
+        """Payload bytes of files that have come."""
+        return self._puller.bytes_down
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None and not self._stopped.is_set():
-            name, manifest, version, load = job
+            name, manifest, version = job
             try:
-                if load:
-                    self._hand_over(manifest, version, name)
-                else:
-                    self._obtain(manifest, name)
+                self._deliver(manifest, version, name)
                 self.trouble = ""
             except EngineError as error:
                 self._say(f"{name} cannot be used: {error}")
@@ -196,18 +215,37 @@ class Keeper:
                 if not self._stopped.wait(_RETRY_S) and version == self.version:
                     self._jobs.put(job)
                     continue
-            self._pending.discard((version, name))
+                with self._lock:
+                    del self._pending[version, name]
 
-    def _hand_over(self, manifest: Manifest, version: str, name: str) -> None:
-        """Get and load one model. Keeps no reference to it, so that dropping it elsewhere frees its memory."""
+    def _deliver(self, manifest: Manifest, version: str, name: str) -> None:
+        """Get one model, and hand it to all who want it. Keeps no reference to it, so that dropping it elsewhere frees
+        its memory."""
         path, pulled = self._obtain(manifest, name)
-        before = resident_bytes()
-        session, seconds = self._load(manifest, name, path)
-        cost = max(resident_bytes() - before, manifest.models[name].bytes)
+        with self._lock:
+            if not self._pending[version, name]:
+                del self._pending[version, name]
+                return
         first = name == self._first(manifest)
-        self.ready.put(Loaded(manifest, version, name, session, cost, seconds, pulled, first))
+        session, cost, seconds = self._session(manifest, name, path)
+        with self._lock:
+            for ready in self._pending.pop((version, name)):
+                ready.put(Loaded(manifest, version, name, session, cost, seconds, pulled, first))
         if first and self._updated and self._store is not None and (gone := self._store.collect()):
             log.info("removed %d files of earlier versions from the store", gone)
+
+    def _session(self, manifest: Manifest, name: str, path: Path) -> tuple[Session, int, float]:
+        """A model's session, loaded unless it is; how many bytes it costs, and the seconds of a run."""
+        model = manifest.models[name]
+        if (session := self._sessions.get(model.sha256)) is None:
+            before = resident_bytes()
+            session, seconds = self._load(manifest, name, path)
+            cost = max(resident_bytes() - before, model.bytes)
+            with self._lock:
+                self._measured[model.sha256] = model.role, cost, seconds
+                self._sessions[model.sha256] = session
+        _, cost, seconds = self._measured[model.sha256]
+        return session, cost, seconds
 
     def _first(self, manifest: Manifest) -> str:
         return self._base or manifest.only("base")
@@ -247,39 +285,7 @@ class Keeper:
         if (path := self._store.path(model.sha256)) is not None:
             return path, False
         log.info("pulling %s, %.1f kB", name, model.bytes / 1000)
-        return self._pull(model.sha256, model.bytes), True
-
-    def _pull(self, sha256: str, size: int) -> Path:
-        assert self._store is not None
-        if self._store.offset(sha256) > size:
-            self._store.discard(sha256)
-        while (offset := self._store.offset(sha256)) < size:
-            chunk = self._fetch(sha256, offset, min(PIECE, size - offset))
-            if chunk.error:
-                raise StoreError(f"{sha256[:12]}: the server says {chunk.error}")
-            if chunk.total != size or not 0 < len(chunk.data) <= size - offset:
-                raise StoreError(f"{sha256[:12]}: the server's file has another size")
-            self._store.append(sha256, chunk.data)
-        return self._store.finish(sha256)
-
-    def _fetch(self, sha256: str, offset: int, length: int) -> protocol.Chunk:
-        if self._link is None:
-            raise StoreError("no broker to fetch models from")
-        request = protocol.encode(protocol.BlobRequest(sha256, offset, length))
-        self._awaited = sha256
-        try:
-            while not self._stopped.is_set():
-                if not self._link.publish(self._get, request, qos=1):
-                    self._stopped.wait(_POLL_S)
-                    continue
-                with contextlib.suppress(queue.Empty):
-                    while (arrived := self._chunks.get(timeout=_PATIENCE_S)) is not None:
-                        of, chunk = arrived
-                        if of == sha256 and chunk.offset == offset:
-                            return chunk
-            raise StoreError("stopping")
-        finally:
-            self._awaited = ""
+        return self._puller.pull(model.sha256, model.bytes), True
 
     def _say(self, trouble: str) -> None:
         if trouble != self.trouble:

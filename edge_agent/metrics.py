@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
+from typing import Any
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric, SummaryMetricFamily
 from prometheus_client.registry import Collector
 
 from edge_agent import report
 from edge_agent.agent import Agent
-from edge_agent.source import Source
 from shared import endpoint as web
 from shared.engine import resident_bytes
 
@@ -20,74 +20,112 @@ STILL_S = 30.0
 
 
 class Figures(Collector):
-    """Reads a running agent. What the hot loop writes meanwhile is seen before or after, never half."""
+    """Reads a running agent. What the hot loop writes meanwhile is seen before or after, never half.
 
-    def __init__(self, agent: Agent, source: Source) -> None:
-        self._agent, self._source = agent, source
+    What is a camera's own has its name as a label; to Prometheus the empty name of an only one is no label.
+    """
+
+    def __init__(self, agent: Agent) -> None:
+        self._agent = agent
 
     def collect(self) -> Iterator[Metric]:
-        agent, tally = self._agent, self._agent.tally
-        frames = CounterMetricFamily("cachenet_frames", "Frames by the level that answered.", labels=["level"])
-        for level, count in tally.levels().items():
-            frames.add_metric([level], count)
-        yield frames
-        latency = SummaryMetricFamily("cachenet_latency_seconds", "From frame to answer.", labels=["level"])
-        for name, own in list(agent.levels.items()):
-            latency.add_metric([name], own.count, own.total / 1000)
+        agent = self._agent
+        latency = SummaryMetricFamily("cachenet_latency_seconds", "From frame to answer.", labels=["level", "camera"])
+        for camera in agent.cameras:
+            for name, own in list(camera.levels.items()):
+                latency.add_metric([name, camera.name], own.count, own.total / 1000)
         yield latency
-        yield CounterMetricFamily("cachenet_late", "Answers that came after their frame had ended.", tally.late)
-        yield CounterMetricFamily("cachenet_corrections", "Late answers that contradicted it.", tally.corrections)
-        yield CounterMetricFamily("cachenet_dropped", "Frames that a live source has skipped.", self._source.dropped)
-        yield CounterMetricFamily("cachenet_broken", "Frames that could not be read.", self._source.broken)
+        each = [(camera.name, camera.tally) for camera in agent.cameras]
+        frames = [(name, tally.levels()) for name, tally in each]
+        yield _counters("cachenet_frames", "Frames by the level that answered.", "level", frames)
+        late = [(name, tally.late) for name, tally in each]
+        yield _counter("cachenet_late", "Answers that came after their frame had ended.", late)
+        corrections = [(name, tally.corrections) for name, tally in each]
+        yield _counter("cachenet_corrections", "Late answers that contradicted it.", corrections)
+        dropped = [(camera.name, camera.source.dropped) for camera in agent.cameras]
+        yield _counter("cachenet_dropped", "Frames that a live source has skipped.", dropped)
+        broken = [(camera.name, camera.source.broken) for camera in agent.cameras]
+        yield _counter("cachenet_broken", "Frames that could not be read.", broken)
+        losses = [(camera.name, camera.source.losses) for camera in agent.cameras]
+        yield _counter("cachenet_losses", "Times that a camera has stopped to give frames.", losses)
+        evicted = [(camera.name, dict(camera.deployment.evicted)) for camera in agent.cameras]
+        yield _counters("cachenet_evicted", "Submodels that had to go.", "reason", evicted)
         up, down = agent.traffic
         traffic = CounterMetricFamily("cachenet_bytes", "Payload to and from the broker.", labels=["way"])
         traffic.add_metric(["up"], up)
         traffic.add_metric(["down"], down)
         yield traffic
-        evicted = CounterMetricFamily("cachenet_evicted", "Submodels that had to go.", labels=["reason"])
-        for reason, count in list(agent.deployment.evicted.items()):
-            evicted.add_metric([reason], count)
-        yield evicted
         yield GaugeMetricFamily("cachenet_resident_bytes", "Resident set size.", resident_bytes())
         connected = agent.link is not None and agent.link.connected.is_set()
         yield GaugeMetricFamily("cachenet_connected", "Whether there is a broker.", connected)
         yield from self._audits()
 
     def _audits(self) -> Iterator[Metric]:
-        found = report.audits(self._agent.hierarchy)
-        if found is None:
+        each = [(camera.name, report.audits(camera.hierarchy)) for camera in self._agent.cameras]
+        found = [(name, audits) for name, audits in each if audits is not None]
+        if not found:
             return
-        yield CounterMetricFamily("cachenet_audit_frames", "Frames sent to be audited.", found["frames"])
-        yield CounterMetricFamily("cachenet_audit_windows", "Windows judged.", found["windows"])
-        yield CounterMetricFamily("cachenet_audit_alarms", "Times that the promise was found broken.", found["alarms"])
-        false = CounterMetricFamily("cachenet_audit_false_hits", "False hits found, by level.", labels=["level"])
-        for level, count in found["false_hits"].items():
-            false.add_metric([level], count)
-        yield false
-        yield GaugeMetricFamily("cachenet_false_hit_bound", "At most so many false hits a frame, 95 %.", found["bound"])
-        yield GaugeMetricFamily("cachenet_threshold", "The risk up to which a guess is a hit.", found["threshold"])
+        for key, name, help_ in (
+            ("frames", "cachenet_audit_frames", "Frames sent to be audited."),
+            ("windows", "cachenet_audit_windows", "Windows judged."),
+            ("alarms", "cachenet_audit_alarms", "Times that the promise was found broken."),
+        ):
+            yield _counter(name, help_, [(camera, audits[key]) for camera, audits in found])
+        false = [(camera, audits["false_hits"]) for camera, audits in found]
+        yield _counters("cachenet_audit_false_hits", "False hits found, by level.", "level", false)
+        for key, name, help_ in (
+            ("bound", "cachenet_false_hit_bound", "At most so many false hits a frame, 95 %."),
+            ("threshold", "cachenet_threshold", "The risk up to which a guess is a hit."),
+        ):
+            gauge = GaugeMetricFamily(name, help_, labels=["camera"])
+            for camera, audits in found:
+                gauge.add_metric([camera], audits[key])
+            yield gauge
+
+
+def _counter(name: str, help_: str, cameras: Iterable[tuple[str, float]]) -> CounterMetricFamily:
+    """One figure of each camera."""
+    counter = CounterMetricFamily(name, help_, labels=["camera"])
+    for camera, value in cameras:
+        counter.add_metric([camera], value)
+    return counter
+
+
+def _counters(
+    name: str, help_: str, label: str, cameras: Iterable[tuple[str, Mapping[Any, float]]]
+) -> CounterMetricFamily:
+    """Several figures of each camera, told apart by ``label``."""
+    counter = CounterMetricFamily(name, help_, labels=[label, "camera"])
+    for camera, values in cameras:
+        for key, value in values.items():
+            counter.add_metric([key, camera], value)
+    return counter
 
 
 class Health:
-    """Whether an agent answers its camera: there is a model, and frames come."""
+    """Whether an agent answers its cameras: there is a model, and frames come from each."""
 
     def __init__(self, agent: Agent, clock: Callable[[], float] = time.monotonic) -> None:
         self._agent, self._clock = agent, clock
-        #: How many frames there were when it was looked at, and since when there have been that many.
-        self._seen, self._since = 0, clock()
+        #: By camera: how many frames there were when it was looked at, and since when there have been that many.
+        self._seen = {camera.name: (0, clock()) for camera in agent.cameras}
 
     def __call__(self) -> str:
         """Why it is not well; empty if it is."""
-        agent, now = self._agent, self._clock()
-        if (frames := agent.tally.frames) != self._seen:
-            self._seen, self._since = frames, now
-        if agent.hierarchy is None:
-            trouble = agent.keeper.trouble or (agent.link.trouble if agent.link is not None else "")
-            return f"waiting for a model: {trouble or 'it is on its way'}"
-        still = now - self._since
-        return f"no frame for {still:.0f} s; is the camera there?" if still > STILL_S else ""
+        now, ill = self._clock(), []
+        for camera in self._agent.cameras:
+            frames, since = self._seen[camera.name]
+            if camera.tally.frames != frames:
+                frames, since = self._seen[camera.name] = camera.tally.frames, now
+            whose = f"{camera.name}: " if camera.name else ""
+            if camera.hierarchy is None:
+                ill.append(f"{whose}waiting for a model: {self._agent.trouble or 'it is on its way'}")
+            elif now - since > STILL_S:
+                trouble = camera.source.trouble or "is the camera there?"
+                ill.append(f"{whose}no frame for {now - since:.0f} s; {trouble}")
+        return "; ".join(ill)
 
 
-def endpoint(agent: Agent, source: Source, host: str, port: int) -> AbstractContextManager[int]:
+def endpoint(agent: Agent, host: str, port: int) -> AbstractContextManager[int]:
     """Serve ``/metrics`` and ``/health``; see ``shared.endpoint.serve``."""
-    return web.serve(Figures(agent, source), Health(agent), host, port)
+    return web.serve(Figures(agent), Health(agent), host, port)

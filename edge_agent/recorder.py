@@ -38,6 +38,14 @@ class Recorder:
     def broken(self) -> int:
         return self._source.broken
 
+    @property
+    def losses(self) -> int:
+        return self._source.losses
+
+    @property
+    def trouble(self) -> str:
+        return self._source.trouble
+
     def __iter__(self) -> Iterator[Shot]:
         for shot in self._source:
             if self._open:

@@ -6,6 +6,7 @@ import errno
 import logging
 import math
 import sys
+import threading
 from collections import Counter
 from itertools import accumulate
 from pathlib import Path
@@ -22,7 +23,7 @@ log = logging.getLogger(__name__)
 class Line(msgspec.Struct, omit_defaults=True):
     """One frame's answer. ``time``: seconds since the epoch. ``cloud``: the full model's bare label, where it
     answered. ``truth``: where the source knows it. ``correction``: the frame has been answered already, by a fallback
-    that was wrong; ``latency_ms`` is then 0."""
+    that was wrong; ``latency_ms`` is then 0. ``camera``: which of several."""
 
     frame: int
     time: float
@@ -36,30 +37,34 @@ class Line(msgspec.Struct, omit_defaults=True):
     cloud: str | None = None
     truth: str | None = None
     correction: bool = False
+    camera: str = ""
 
 
 class Sink:
-    """Writes lines to a file, to stdout (``-``) or nowhere. A disk that is full ends the writing, not the run."""
+    """Writes lines to a file, to stdout (``-``) or nowhere, from any thread. A disk that is full ends the writing, not
+    the run."""
 
     def __init__(self, target: str) -> None:
         """Raises ``OSError`` if the file cannot be opened."""
         self._encoder, self._target = msgspec.json.Encoder(), target
         self._file: IO[bytes] | None = None
+        self._lock = threading.Lock()
         if target == "-":
             self._file = sys.stdout.buffer
         elif target:
             self._file = Path(target).open("wb")  # noqa: SIM115 - lives as long as the run
 
     def write(self, line: msgspec.Struct) -> None:
-        if self._file is None:
-            return
-        try:
-            self._file.write(self._encoder.encode(line) + b"\n")
-            self._file.flush()
-        except OSError as error:
-            advice = "; make room and start again" if error.errno == errno.ENOSPC else ""
-            log.error("%s: %s; answers are no longer written%s", self._target, error.strerror, advice)
-            self._file = None
+        with self._lock:
+            if self._file is None:
+                return
+            try:
+                self._file.write(self._encoder.encode(line) + b"\n")
+                self._file.flush()
+            except OSError as error:
+                advice = "; make room and start again" if error.errno == errno.ENOSPC else ""
+                log.error("%s: %s; answers are no longer written%s", self._target, error.strerror, advice)
+                self._file = None
 
     def close(self) -> None:
         if self._file is not None and self._file is not sys.stdout.buffer:
@@ -161,6 +166,7 @@ def line(
     latency_ms: float = 0.0,
     truth: str | None = None,
     correction: bool = False,
+    camera: str = "",
 ) -> Line:
     return Line(
         frame=answer.frame,
@@ -175,4 +181,5 @@ def line(
         cloud=None if answer.bare is None else labels[answer.bare],
         truth=truth,
         correction=correction,
+        camera=camera,
     )

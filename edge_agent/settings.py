@@ -37,6 +37,22 @@ Mode = Literal["wait", "async", "offline"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 
 
+#: Frames a second.
+Rate = Annotated[float, msgspec.Meta(ge=0.001, le=1e6)]
+
+
+class CameraTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One of several cameras: a ``[[camera]]`` of the TOML file. A ``region`` and ``fps`` that are not set are as they
+    are for all."""
+
+    name: str
+    source: str
+    region: str = ""
+    fps: Rate | None = None
+    record: str = ""
+    flight: str = ""
+
+
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything ``edge-agent run`` can be told. Empty strings mean: not set."""
 
@@ -64,13 +80,47 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     provider: Provider = "auto"
     threads: Annotated[int, msgspec.Meta(ge=0, le=64)] = 0
     slowdown: Annotated[float, msgspec.Meta(ge=1, le=1000)] = 1.0
-    fps: Annotated[float, msgspec.Meta(ge=0.001, le=1e6)] | None = None
+    fps: Rate | None = None
     frames: Annotated[int, msgspec.Meta(ge=1)] | None = None
     metrics: str = ""
     record: str = ""
     flight: str = ""
     output: str = ""
     summary: str = ""
+    camera: tuple[CameraTable, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Of the camera whose settings these are; empty for the only one of a device."""
+        return self.camera[0].name if self.camera else ""
+
+    def each(self) -> tuple[Settings, ...]:
+        """The settings of every camera. Raises ``ValueError`` for cameras that cannot be."""
+        if not self.camera:
+            return (self,)
+        for name in ("source", "record", "flight"):
+            if getattr(self, name):
+                raise ValueError(f"there are [[camera]] tables: give {name} in them, not for all cameras at once")
+        if len(pipes := [own.name for own in self.camera if own.source.startswith("pipe:")]) > 1:
+            raise ValueError(f"cameras {' and '.join(pipes)} both read standard input; only one can")
+        names = [own.name for own in self.camera]
+        for name in names:
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
+                raise ValueError(f"camera {name[:80]!r}: a name is letters, digits, '.', '_', '-', 64 at most")
+            if names.count(name) > 1:
+                raise ValueError(f"two cameras are called {name}; answers could not be told apart")
+        return tuple(
+            msgspec.structs.replace(
+                self,
+                source=own.source,
+                region=own.region or self.region,
+                fps=own.fps or self.fps,
+                record=own.record,
+                flight=own.flight,
+                camera=(own,),
+            )
+            for own in self.camera
+        )
 
     @property
     def local(self) -> bool:

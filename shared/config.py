@@ -74,12 +74,23 @@ def _choices(wanted: Any) -> str:
 
 def to_toml(settings: msgspec.Struct) -> str:
     """The settings as a TOML file that ``load`` reads back; what is None is left out as a comment."""
-    lines = []
+    lines, tables = [], []
+    kinds = {field.name: get_args(field.type)[:1] for field in msgspec.structs.fields(settings)}
     for name, value in msgspec.to_builtins(settings).items():
+        if any(isinstance(kind, type) and issubclass(kind, msgspec.Struct) for kind in kinds[name]):
+            tables += [line for table in value for line in ("", f"[[{name}]]", *_lines(table))]
+        else:
+            lines += _lines({name: value})
+    return "\n".join(lines + tables) + "\n"
+
+
+def _lines(values: Mapping[str, Any]) -> list[str]:
+    lines = []
+    for name, value in values.items():
         # JSON's values are TOML's, but for one character that TOML wants escaped.
         text = msgspec.json.encode(value).decode().replace("\x7f", "\\u007F")
         lines.append(f"# {name} =" if value is None else f"{name} = {text}")
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def endpoint(text: str) -> tuple[str, int]:

@@ -37,7 +37,8 @@ def unreachable(where: Address, error: BaseException | None) -> str:
 
 
 def _certificate(where: Address, error: ssl.SSLCertVerificationError) -> str:
-    clock = f"this machine's clock says {datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC"
+    # By the day: what is said once is said again when it says something else.
+    clock = f"this machine's clock says {datetime.now(timezone.utc):%Y-%m-%d}"
     if error.verify_code == _EXPIRED:
         return f"its certificate has expired; have it renewed, or set the clock if that is wrong ({clock})"
     if error.verify_code == _NOT_YET_VALID:

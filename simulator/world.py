@@ -24,7 +24,7 @@ from edge_agent.core.breaker import Breaker
 from edge_agent.core.hierarchy import Hierarchy
 from edge_agent.core.types import Answer, Ask, Reply
 from edge_agent.deployment import GROWTH
-from edge_agent.keeper import PIECE
+from edge_agent.puller import PIECE
 from edge_agent.report import Latencies
 from models.cost import Cost
 from shared import protocol

@@ -21,38 +21,39 @@ import numpy as np
 from edge_agent.agent import Agent
 from edge_agent.report import Sink
 from edge_agent.settings import Settings
-from edge_agent.source import Shot
+from edge_agent.source import Files, Shot
 from shared.bundle import Bundle
 from shared.engine import resident_bytes
 
 bundle = Bundle(Path("models/zoo/cifar10"))
 budget, swaps = int(sys.argv[1]), int(sys.argv[2])
-agent = Agent(Settings(memory_budget=str(budget), context=False), None, None, bundle)
+agent = Agent(Settings(memory_budget=str(budget), context=False), [Files([], None)], None, None, bundle)
+(camera,) = agent.cameras
 agent.keeper.start()
-agent.await_deployment()
+camera.await_deployment()
 floor = resident_bytes()
 rng, names = random.Random(0), bundle.manifest.submodels()
 picture = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
 sink, most, said, dropped = Sink(""), 0, {}, 0
 for index in range(swaps):
     name = names[index % len(names)] if index < len(names) else rng.choice(names)
-    before = set(agent.hierarchy.submodels.names())
+    before = set(camera.hierarchy.submodels.names())
     for _ in range(5000):
-        agent.hierarchy.wanted = name  # as often as a server would say so: memory may be short while another loads
-        agent.deployment.tend()
-        if name in agent.hierarchy.submodels.names():
+        camera.hierarchy.wanted = name  # as often as a server would say so: memory may be short while another loads
+        camera.deployment.tend()
+        if name in camera.hierarchy.submodels.names():
             break
         agent.stopped.wait(0.002)
     else:
         raise SystemExit(
             f"swap {index}: {name} never came; {resident_bytes()} bytes resident, {floor} at first, "
-            f"{agent.deployment.evicted}, {agent.keeper.trouble}"
+            f"{camera.deployment.evicted}, {agent.keeper.trouble}"
         )
-    agent.hierarchy.wanted = None
-    dropped += len(before - set(agent.hierarchy.submodels.names()))
-    agent.answer(index, Shot(picture), sink)
+    camera.hierarchy.wanted = None
+    dropped += len(before - set(camera.hierarchy.submodels.names()))
+    camera.answer(index, Shot(picture), sink)
     most = max(most, resident_bytes())
-    model = agent.hierarchy.submodels._resident[name]
+    model = camera.hierarchy.submodels._resident[name]
     logits = model.score(type("View", (), {"crop": lambda self, spec: picture})()).tolist()
     said.setdefault(name, logits)
     assert said[name] == logits, name

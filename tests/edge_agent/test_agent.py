@@ -19,6 +19,7 @@ import pytest
 
 from edge_agent import deployment as module
 from edge_agent.agent import Agent
+from edge_agent.camera import Camera
 from edge_agent.composition import DeploymentError
 from edge_agent.core.types import Answer
 from edge_agent.report import Sink
@@ -50,24 +51,25 @@ def stored(store: Store, bundle: Bundle) -> Store:
 
 
 @contextmanager
-def running(settings: Settings, store: Store | None = None, bundle: Bundle | None = None) -> Iterator[Agent]:
-    agent = Agent(settings, None, store, bundle)
-    agent.keeper.start()
+def running(settings: Settings, store: Store | None = None, bundle: Bundle | None = None) -> Iterator[Camera]:
+    """The only camera of an agent, with something to answer with."""
+    (camera,) = Agent(settings, [Pictures(0)], None, store, bundle).cameras
+    camera.keeper.start()
     try:
-        agent.await_deployment()
-        yield agent
+        camera.await_deployment()
+        yield camera
     finally:
-        agent.keeper.stop()
+        camera.keeper.stop()
 
 
 EVERY: tuple[LevelFlag, ...] = ("frames", "submodels", "base", "full", "cloud")
 
 
-def tend_until(agent: Agent, true: Callable[[], object]) -> None:
+def tend_until(camera: Camera, true: Callable[[], object]) -> None:
     deadline = monotonic() + _BOUND_S
     while not true():
         assert monotonic() < deadline
-        agent.deployment.tend()
+        camera.deployment.tend()
         sleep(0.005)
 
 
@@ -90,8 +92,10 @@ def test_a_picture_is_cropped_once_for_all_models_that_see_the_same() -> None:
 class Pictures:
     """A source of so many pictures, each unlike the others."""
 
+    dropped = broken = losses = 0
+    trouble = ""
+
     def __init__(self, count: int) -> None:
-        self.dropped = self.broken = 0
         self.closed = False
         self._count = count
 
@@ -108,11 +112,11 @@ def test_the_papers_rule_gates_on_the_entropy_of_a_submodels_own_word(tmp_path: 
     manifest = Bundle(place).manifest
     opened = msgspec.structs.replace(manifest, gates=(Gate(0.01, 0.0, 0.95, 1, 10.0),))
     (place / "bundle.json").write_bytes(msgspec.json.encode(opened))
-    with running(Settings(levels=("submodels", "base"), gate="entropy"), bundle=Bundle(place)) as agent:
+    with running(Settings(levels=("submodels", "base"), gate="entropy"), bundle=Bundle(place)) as camera:
         for index in range(5):
-            agent.answer(index, shot(50 * index), Sink(""))
-            answer = agent.now.answer
-            assert answer is not None
+            camera.answer(index, shot(50 * index), Sink(""))
+            assert camera.now is not None
+            answer = camera.now.answer
             assert answer.level == "base"
             assert 0 <= answer.risk <= np.log(10)
             assert not answer.audit
@@ -130,10 +134,10 @@ def test_only_the_region_of_interest_is_looked_at(bundle: Bundle) -> None:
     left[:, :32] = 255
 
     def last(region: str, *pictures: Picture) -> Answer | None:
-        with running(Settings(levels=("frames", "base"), region=region), bundle=bundle) as agent:
+        with running(Settings(levels=("frames", "base"), region=region), bundle=bundle) as camera:
             for index, picture in enumerate(pictures):
-                agent.answer(index, Shot(picture), Sink(""))
-            return agent.now.answer
+                camera.answer(index, Shot(picture), Sink(""))
+            return camera.now and camera.now.answer
 
     answers = last("0.5,0,0.5,1", right, left), last("", right, left)
     seen_alone = last("0.5,0,0.5,1", right, right)
@@ -143,11 +147,11 @@ def test_only_the_region_of_interest_is_looked_at(bundle: Bundle) -> None:
 
 
 def test_every_frame_of_a_source_is_answered_and_the_summary_says_so(bundle: Bundle, tmp_path: Path) -> None:
-    agent = Agent(Settings(levels=("frames", "submodels", "base")), None, None, bundle)
     source, sink = Pictures(30), Sink(str(tmp_path / "answers"))
-    agent.run(source, sink)
+    agent = Agent(Settings(levels=("frames", "submodels", "base")), [source], None, None, bundle)
+    agent.run(sink)
     sink.close()
-    summary = agent.summary(source)
+    summary = agent.summary()
     assert len((tmp_path / "answers").read_text().splitlines()) == summary["frames"] == 30
     assert sum(summary["hits"].values()) + summary["cloud"] + summary["fallbacks"] == 30
     assert summary["hits"]["frames"] > 0
@@ -158,27 +162,27 @@ def test_every_frame_of_a_source_is_answered_and_the_summary_says_so(bundle: Bun
 
 
 def test_it_stops_after_so_many_frames(bundle: Bundle) -> None:
-    agent = Agent(Settings(frames=3), None, None, bundle)
     source = Pictures(30)
-    agent.run(source, Sink(""))
-    assert agent.tally.frames == 3
+    agent = Agent(Settings(frames=3), [source], None, None, bundle)
+    agent.run(Sink(""))
+    assert agent.summary()["frames"] == 3
     assert source.closed
 
 
 def test_without_context_every_picture_is_judged_by_itself(bundle: Bundle) -> None:
     """The frame cache needs signatures; the filter must not listen to them."""
-    with running(Settings(context=False, levels=("frames", "base")), bundle=bundle) as agent:
-        hierarchy = agent.hierarchy
+    with running(Settings(context=False, levels=("frames", "base")), bundle=bundle) as camera:
+        hierarchy = camera.hierarchy
         assert hierarchy is not None
         base = hierarchy.base
         assert base is not None
         for index in range(10):
-            before = agent.tally.hits["frames"]
+            before = camera.tally.hits["frames"]
             picture = shot(index * 7)
-            agent.answer(index, picture, Sink(""))
-            if agent.tally.hits["frames"] == before:
+            camera.answer(index, picture, Sink(""))
+            if camera.tally.hits["frames"] == before:
                 logits = base.score(View(picture.picture))
-                assert agent.now.label == bundle.manifest.labels[int(logits.argmax())]
+                assert camera.now is not None and camera.now.line.label == bundle.manifest.labels[int(logits.argmax())]
 
 
 @pytest.mark.parametrize("what", [{"memory_budget": "1MB"}, {"max_false_hits": 0.001}])
@@ -192,13 +196,13 @@ def test_a_bundle_that_cannot_be_used_is_one_clear_line(bundle: Bundle, what: di
 def test_a_newer_version_takes_over_while_frames_go_on(bundle: Bundle, newer: Bundle, tmp_path: Path) -> None:
     store = stored(stored(Store(tmp_path), bundle), newer)
     store.remember(bundle.data, bundle.manifest)
-    with running(Settings(), store) as agent:
-        agent.answer(0, shot(), Sink(""))
-        agent.keeper.announce(newer.data)
-        tend_until(agent, lambda: agent.summary(Pictures(0))["bundle_version"] == newer.version)
-        agent.answer(1, shot(), Sink(""))
-        assert agent.tally.frames == 2
-        agent.keeper.stop()
+    with running(Settings(), store) as camera:
+        camera.answer(0, shot(), Sink(""))
+        camera.keeper.announce(newer.data)
+        tend_until(camera, lambda: camera.summary()["bundle_version"] == newer.version)
+        camera.answer(1, shot(), Sink(""))
+        assert camera.tally.frames == 2
+        camera.keeper.stop()
     kept = {path.name for path in (tmp_path / "blobs").iterdir()}
     assert kept == {model.sha256 for model in newer.manifest.models.values()}, "an SD card does not fill with old ones"
 
@@ -207,13 +211,13 @@ def test_without_local_models_a_newer_version_takes_over_too(bundle: Bundle, new
     """Or a device with an old catalogue in its store would refuse the answers of the newer model for ever."""
     store = Store(tmp_path)
     store.remember(bundle.data, bundle.manifest)
-    with running(Settings(levels=("cloud",)), store) as agent:
-        agent.keeper.announce(newer.data)
-        agent.deployment.tend()
-        assert agent.summary(Pictures(0))["bundle_version"] == newer.version
-        agent.keeper.announce(bundle.data)
-        agent.deployment.tend()
-        assert agent.summary(Pictures(0))["bundle_version"] == bundle.version, "and back again"
+    with running(Settings(levels=("cloud",)), store) as camera:
+        camera.keeper.announce(newer.data)
+        camera.deployment.tend()
+        assert camera.summary()["bundle_version"] == newer.version
+        camera.keeper.announce(bundle.data)
+        camera.deployment.tend()
+        assert camera.summary()["bundle_version"] == bundle.version, "and back again"
 
 
 def test_an_update_that_cannot_be_used_leaves_all_as_it_is(
@@ -221,12 +225,12 @@ def test_an_update_that_cannot_be_used_leaves_all_as_it_is(
 ) -> None:
     store = stored(Store(tmp_path), bundle)
     store.remember(bundle.data, bundle.manifest)
-    with running(Settings(), store) as agent:
+    with running(Settings(), store) as camera:
         lax = msgspec.structs.replace(bundle.manifest, gates=(Gate(0.5, 0.5, 0.95, 10),))
-        agent.keeper.announce(msgspec.json.encode(lax))
-        tend_until(agent, lambda: "going on with version" in caplog.text)
-        assert agent.summary(Pictures(0))["bundle_version"] == bundle.version
-        agent.answer(0, shot(), Sink(""))
+        camera.keeper.announce(msgspec.json.encode(lax))
+        tend_until(camera, lambda: "going on with version" in caplog.text)
+        assert camera.summary()["bundle_version"] == bundle.version
+        camera.answer(0, shot(), Sink(""))
 
 
 def test_an_update_that_cannot_be_used_leaves_the_submodels_too(
@@ -237,24 +241,24 @@ def test_an_update_that_cannot_be_used_leaves_the_submodels_too(
     )
     store = stored(Store(tmp_path), bundle)
     store.remember(msgspec.json.encode(proven), proven)
-    with running(Settings(gate="entropy"), store) as agent:
-        assert agent.hierarchy is not None
-        agent.hierarchy.wanted = "animals"
-        tend_until(agent, lambda: agent.deployment.submodels == ("animals",))
-        agent.keeper.announce(bundle.data)
-        tend_until(agent, lambda: "going on with version" in caplog.text)
-        assert agent.deployment.submodels == ("animals",)
+    with running(Settings(gate="entropy"), store) as camera:
+        assert camera.hierarchy is not None
+        camera.hierarchy.wanted = "animals"
+        tend_until(camera, lambda: camera.deployment.submodels == ("animals",))
+        camera.keeper.announce(bundle.data)
+        tend_until(camera, lambda: "going on with version" in caplog.text)
+        assert camera.deployment.submodels == ("animals",)
 
 
 def test_a_wanted_submodel_comes_while_frames_go_on(bundle: Bundle) -> None:
-    with running(Settings(), bundle=bundle) as agent:
-        hierarchy = agent.hierarchy
+    with running(Settings(), bundle=bundle) as camera:
+        hierarchy = camera.hierarchy
         assert hierarchy is not None
         assert hierarchy.submodels is not None
         hierarchy.wanted = "animals"
-        tend_until(agent, lambda: hierarchy.wanted is None)
+        tend_until(camera, lambda: hierarchy.wanted is None)
         assert hierarchy.submodels.names() == ("animals",)
-        assert agent.deployment.pulled == [], "it was here already"
+        assert camera.deployment.pulled == [], "it was here already"
 
 
 def test_a_general_model_of_another_size_comes_by_itself_if_there_is_room(tmp_path: Path) -> None:
@@ -262,20 +266,20 @@ def test_a_general_model_of_another_size_comes_by_itself_if_there_is_room(tmp_pa
     manifest = Bundle(place).manifest
     models = {**manifest.models, "animals": msgspec.structs.replace(manifest.models["animals"], classes=())}
     (place / MANIFEST).write_bytes(msgspec.json.encode(msgspec.structs.replace(manifest, models=models)))
-    with running(Settings(), bundle=Bundle(place)) as agent:
-        tend_until(agent, lambda: agent.deployment.submodels == ("animals",))
-        assert agent.hierarchy is not None and agent.hierarchy.submodels is not None
-        agent.hierarchy.shrink(0)
+    with running(Settings(), bundle=Bundle(place)) as camera:
+        tend_until(camera, lambda: camera.deployment.submodels == ("animals",))
+        assert camera.hierarchy is not None and camera.hierarchy.submodels is not None
+        camera.hierarchy.shrink(0)
         for _ in range(5):
-            agent.deployment.tend()
-        assert agent.deployment.submodels == (), "what had to go does not come back by itself"
-    with running(Settings(), bundle=Bundle(place)) as agent:
-        assert agent.hierarchy is not None and agent.hierarchy.submodels is not None
-        agent.hierarchy.submodels.budget = 1
+            camera.deployment.tend()
+        assert camera.deployment.submodels == (), "what had to go does not come back by itself"
+    with running(Settings(), bundle=Bundle(place)) as camera:
+        assert camera.hierarchy is not None and camera.hierarchy.submodels is not None
+        camera.hierarchy.submodels.budget = 1
         for _ in range(20):
-            agent.deployment.tend()
+            camera.deployment.tend()
             sleep(0.01)
-        assert agent.deployment.submodels == ()
+        assert camera.deployment.submodels == ()
 
 
 @pytest.mark.parametrize("prefetch", [True, False])
@@ -286,26 +290,26 @@ def test_while_the_link_is_idle_what_may_be_wanted_next_is_put_by(
     store = stored(Store(tmp_path), bundle)
     store.remember(bundle.data, bundle.manifest)
     (tmp_path / "blobs" / bundle.manifest.models["animals"].sha256).unlink()
-    with running(Settings(prefetch=prefetch), store) as agent:
+    with running(Settings(prefetch=prefetch), store) as camera:
         put_by: list[str] = []
-        monkeypatch.setattr(agent.keeper, "put_by", put_by.append)
-        assert agent.hierarchy is not None and agent.hierarchy.submodels is not None
-        agent.hierarchy.submodels._base_coverage = np.zeros(10)
+        monkeypatch.setattr(camera.keeper, "put_by", put_by.append)
+        assert camera.hierarchy is not None and camera.hierarchy.submodels is not None
+        camera.hierarchy.submodels._base_coverage = np.zeros(10)
         for index in range(3 * module._IDLE):
-            agent.answer(index, shot(), Sink(""))
-            agent.tally.fallbacks = min(index, 20)  # so long the link was busy
-            agent.deployment.tend()
+            camera.answer(index, shot(), Sink(""))
+            camera.tally.fallbacks = min(index, 20)  # so long the link was busy
+            camera.deployment.tend()
         assert put_by == ["animals"] * prefetch
 
 
 def test_a_submodel_that_has_to_go_is_really_gone(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its session has died by the time the memory is given back, or nothing would be given back."""
-    with running(Settings(), bundle=bundle) as agent:
-        hierarchy = agent.hierarchy
+    with running(Settings(), bundle=bundle) as camera:
+        hierarchy = camera.hierarchy
         assert hierarchy is not None
         assert hierarchy.submodels is not None
         hierarchy.wanted = "animals"
-        tend_until(agent, lambda: hierarchy.wanted is None)
+        tend_until(camera, lambda: hierarchy.wanted is None)
         held = weakref.ref(hierarchy.submodels._resident["animals"].score)
         alive: list[bool] = []
         monkeypatch.setattr(module, "release_memory", lambda: alive.append(held() is not None))
@@ -313,13 +317,13 @@ def test_a_submodel_that_has_to_go_is_really_gone(bundle: Bundle, monkeypatch: p
         hierarchy.wanted = "vehicles"
         gc.disable()
         try:
-            tend_until(agent, lambda: hierarchy.wanted is None)
+            tend_until(camera, lambda: hierarchy.wanted is None)
         finally:
             gc.enable()
         assert alive
         assert not any(alive)
         assert hierarchy.submodels.names() == ()
-        assert agent.summary(Pictures(0))["models_evicted"] == {"room": 2}, "and who came for it did not fit"
+        assert camera.summary()["models_evicted"] == {"room": 2}, "and who came for it did not fit"
 
 
 def test_what_cannot_be_had_is_not_announced_with_every_frame(bundle: Bundle, tmp_path: Path) -> None:
@@ -333,18 +337,23 @@ def test_what_cannot_be_had_is_not_announced_with_every_frame(bundle: Bundle, tm
         statuses.append(decode(payload, Status))
         return True
 
-    with running(Settings(), store) as agent:
-        agent.link = cast(Link, FakeLink(announced))
-        assert agent.hierarchy is not None
-        agent.hierarchy.wanted = "animals"
-        for _ in range(100):
-            agent.deployment.tend()
-        assert len(statuses) <= 1
+    agent = Agent(Settings(), [Pictures(0)], None, store, None)
+    (camera,) = agent.cameras
+    agent.link = cast(Link, FakeLink(announced))
+    agent.keeper.start()
+    camera.await_deployment()
+    assert len(statuses) == 1, "that it answers"
+    assert camera.hierarchy is not None
+    camera.hierarchy.wanted = "animals"
+    for _ in range(100):
+        camera.deployment.tend()
+    agent.keeper.stop()
+    assert len(statuses) == 1
 
 
 def test_a_given_bundle_is_not_replaced_by_the_brokers(bundle: Bundle, newer: Bundle) -> None:
     """Its directory holds nothing of the newer one; so the catalogue is not even asked for."""
-    agent = Agent(Settings(), Address("127.0.0.1", 1), None, bundle)
+    agent = Agent(Settings(), [Pictures(0)], Address("127.0.0.1", 1), None, bundle)
     assert agent.link is not None
     assert [topic for topic, _ in agent.link._subscriptions] == [f"cachenet/1/{agent.settings.device}/answer"]
     assert agent.keeper.version == bundle.version != newer.version
@@ -353,27 +362,27 @@ def test_a_given_bundle_is_not_replaced_by_the_brokers(bundle: Bundle, newer: Bu
 @pytest.mark.parametrize("payload", [b"", b"{}", b"\xff" * 1000])
 @pytest.mark.parametrize("topic", [catalogue("tiny"), "cachenet/1/cam/answer", "cachenet/1/cam/blob/" + "0" * 64])
 def test_a_malformed_message_is_ignored_wherever_it_arrives(topic: str, payload: bytes, tmp_path: Path) -> None:
-    agent = Agent(Settings(device="cam"), Address("127.0.0.1", 1), Store(tmp_path), None)
+    agent = Agent(Settings(device="cam"), [Pictures(0)], Address("127.0.0.1", 1), Store(tmp_path), None)
     agent._receive(Message(topic, payload, None, b"x" * 16, ()))
 
 
 def test_only_the_catalogue_asked_for_is_followed(bundle: Bundle, tmp_path: Path) -> None:
-    agent = Agent(Settings(catalogue="other"), Address("127.0.0.1", 1), Store(tmp_path), None)
+    agent = Agent(Settings(catalogue="other"), [Pictures(0)], Address("127.0.0.1", 1), Store(tmp_path), None)
     agent._receive(Message(catalogue("tiny"), bundle.data, None, None, ()))
     assert agent.keeper.version == ""
 
 
 def test_a_model_that_fails_says_nothing_and_stops_nothing(bundle: Bundle) -> None:
     """Its frames go on to the next level, here the last: a fallback."""
-    with running(Settings(levels=("frames", "base")), bundle=bundle) as agent:
-        assert agent.hierarchy is not None and agent.hierarchy.base is not None
+    with running(Settings(levels=("frames", "base")), bundle=bundle) as camera:
+        assert camera.hierarchy is not None and camera.hierarchy.base is not None
         session = Session(bundle.path("base"), "cpu")
         score = scorer("base", session, INPUT, 10)
         session.run = _fail  # type: ignore[method-assign]
         np.testing.assert_array_equal(score(View(shot().picture)), np.zeros(10))
-        agent.hierarchy.base = replace(agent.hierarchy.base, score=score)
-        agent.answer(0, shot(), Sink(""))
-        assert agent.tally.fallbacks == 1
+        camera.hierarchy.base = replace(camera.hierarchy.base, score=score)
+        camera.answer(0, shot(), Sink(""))
+        assert camera.tally.fallbacks == 1
 
 
 def _fail(_batch: object) -> Logits:
@@ -394,14 +403,14 @@ def test_a_bundle_whose_base_model_cannot_answer_is_refused_at_once(bundle: Bund
 def test_a_process_that_outgrows_its_budget_lets_go_of_submodels(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with running(Settings(memory_budget="1GB", levels=EVERY), bundle=bundle) as agent:
-        agent.hierarchy.wanted = "animals"  # type: ignore[union-attr]
-        tend_until(agent, agent.hierarchy.submodels.names)  # type: ignore[union-attr]
-        tend_until(agent, lambda: agent.hierarchy.full)  # type: ignore[union-attr]
+    with running(Settings(memory_budget="1GB", levels=EVERY), bundle=bundle) as camera:
+        camera.hierarchy.wanted = "animals"  # type: ignore[union-attr]
+        tend_until(camera, camera.hierarchy.submodels.names)  # type: ignore[union-attr]
+        tend_until(camera, lambda: camera.hierarchy.full)  # type: ignore[union-attr]
         monkeypatch.setattr(module, "resident_bytes", lambda: 2 << 30)
         for index in range(2 * module._CHECK_EVERY):
-            agent.answer(index, shot(index), Sink(""))
-            agent.deployment.tend()
-        assert agent.hierarchy.full is None, "it is the largest, and goes first"  # type: ignore[union-attr]
-        assert agent.hierarchy.submodels.names() == ()  # type: ignore[union-attr]
-        assert agent.deployment.evicted == {"memory": 2}
+            camera.answer(index, shot(index), Sink(""))
+            camera.deployment.tend()
+        assert camera.hierarchy.full is None, "it is the largest, and goes first"  # type: ignore[union-attr]
+        assert camera.hierarchy.submodels.names() == ()  # type: ignore[union-attr]
+        assert camera.deployment.evicted == {"memory": 2}

@@ -44,6 +44,15 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     (place / "unknown.toml").write_text("sorce = 'x'\n")
     (place / "not.toml").write_text("= 3\n")
     (place / "text.mp4").write_text("no video")
+    (place / "nameless.toml").write_text("[[camera]]\nsource = 'x'\n")
+    (place / "odd.toml").write_text("[[camera]]\nname = 'a'\nsource = 'x'\nrisk = 1\n")
+    (place / "no-table.toml").write_text("camera = 'x'\n")
+    (place / "two.toml").write_text(
+        "".join(
+            f"[[camera]]\nname = '{name}'\nsource = '{place}/{what}'\n"
+            for name, what in (("a", "pictures"), ("b", "c"))
+        )
+    )
     yield place
 
 
@@ -92,6 +101,13 @@ def invoke(*arguments: str, **environment: str) -> Result:
         (["--config", "{place}/none.toml"], "No such file"),
         (["--config", "{place}/unknown.toml"], "unknown key 'sorce'"),
         (["--config", "{place}/not.toml"], "not TOML"),
+        (["--config", "{place}/nameless.toml"], "camera: Object missing required field `name`"),
+        (["--config", "{place}/odd.toml"], "camera: Object contains unknown field `risk`"),
+        (["--config", "{place}/no-table.toml"], "camera: Expected"),
+        (["{place}/pictures", "--config", "{place}/two.toml", "--bundle", "{place}/bundle"], "give source in them"),
+        (["--record", "x", "--config", "{place}/two.toml", "--bundle", "{place}/bundle"], "give record in them"),
+        (["--config", "{place}/two.toml", "--bundle", "{place}/bundle"], "b: '{place}/c' is no file"),
+        (["pipe:3x3", "--bundle", "{place}/bundle"], "even"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(
@@ -102,7 +118,7 @@ def test_bad_input_is_one_line_and_exit_code_2(
     assert (done.exit_code, done.stdout) == (2, ""), done.output
     assert done.stderr.startswith("edge-agent: ")
     assert done.stderr.count("\n") == 1, done.stderr
-    assert why in done.stderr
+    assert why.format(place=place) in done.stderr
 
 
 def test_a_bad_variable_is_named(place: Path) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from edge_agent import keeper as module
+from edge_agent import puller
 from edge_agent.keeper import Keeper, Loaded
 from edge_agent.store import Store
 from shared.bundle import MANIFEST, Bundle, BundleError, file_digest
@@ -29,14 +30,31 @@ _BOUND_S = 10.0
 
 @pytest.fixture(autouse=True)
 def small_pieces_and_little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "PIECE", 600)
-    monkeypatch.setattr(module, "_PATIENCE_S", 0.1)
+    monkeypatch.setattr(puller, "PIECE", 600)
+    monkeypatch.setattr(puller, "_PATIENCE_S", 0.1)
     monkeypatch.setattr(module, "_RETRY_S", 0.05)
 
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return Bundle(tiny_bundle(tmp_path_factory.mktemp("bundle")))
+
+
+class Customer(Keeper):
+    """A keeper, and one who wants of it the first model of whatever is announced."""
+
+    def __init__(self, *given: Any) -> None:
+        self.ready: queue.SimpleQueue[Loaded] = queue.SimpleQueue()
+        super().__init__(*given)
+
+    def announce(self, data: bytes, signature: bytes = b"") -> None:
+        before = self.version
+        super().announce(data, signature)
+        if self._base is not None and self.version != before:
+            self.want_first(self.ready)
+
+    def want(self, model: str) -> None:  # type: ignore[override]
+        super().want(model, self.ready)
 
 
 class Site:
@@ -49,8 +67,8 @@ class Site:
         self.link = FakeLink(self.server)
         self._keepers: list[Keeper] = []
 
-    def keeper(self, base: str | None = "", trusted: Key | None = None) -> Keeper:
-        keeper = Keeper(self.store, cast(Link, self.link), "cam", "cpu", 1, base, trusted)
+    def keeper(self, base: str | None = "", trusted: Key | None = None) -> Customer:
+        keeper = Customer(self.store, cast(Link, self.link), "cam", "cpu", 1, base, trusted)
         self.server.deliver = keeper.receive
         keeper.start()
         self._keepers.append(keeper)
@@ -71,7 +89,7 @@ def site(tmp_path: Path, bundle: Bundle) -> Iterator[Site]:
     site.close()
 
 
-def ready(keeper: Keeper) -> Loaded:
+def ready(keeper: Customer) -> Loaded:
     return keeper.ready.get(timeout=_BOUND_S)
 
 
@@ -219,7 +237,7 @@ def test_what_is_in_the_store_is_not_pulled_again_unless_it_is_damaged(site: Sit
 
 
 def test_a_bundle_directory_serves_without_store_or_link(bundle: Bundle) -> None:
-    keeper = Keeper(None, None, "cam", "cpu", 1, "")
+    keeper = Customer(None, None, "cam", "cpu", 1, "")
     keeper.start()
     keeper.use(bundle)
     keeper.want("vehicles")
@@ -261,7 +279,7 @@ def test_all_processors_run_a_model_together_where_it_is_much_quicker(
     monkeypatch.setattr(module, "Session", Timed)
     monkeypatch.setattr(module.os, "sched_getaffinity", lambda _: set(range(processors)))
     monkeypatch.setattr(module.time, "perf_counter", lambda: clock[0])
-    keeper = Keeper(None, None, "cam", "cpu", 0, "")
+    keeper = Customer(None, None, "cam", "cpu", 0, "")
     keeper.start()
     keeper.use(bundle)
     keeper.want("vehicles")
@@ -354,7 +372,7 @@ def test_chunks_that_nobody_waits_for_are_not_kept(site: Site) -> None:
     ready(keeper)
     for _ in range(100):
         keeper.receive(message(encode(Chunk(0, 1000, bytes(1000)))), "0" * 64)
-    assert keeper._chunks.empty()
+    assert keeper._puller._chunks.empty()
 
 
 def test_it_keeps_no_reference_to_what_it_handed_over(site: Site) -> None:
@@ -371,7 +389,7 @@ def test_it_keeps_no_reference_to_what_it_handed_over(site: Site) -> None:
 
 @pytest.mark.parametrize("state", ["idle", "unconnected", "unanswered", "refused"])
 def test_stopping_takes_no_time_whatever_it_waits_for(site: Site, state: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_PATIENCE_S", 60.0)
+    monkeypatch.setattr(puller, "_PATIENCE_S", 60.0)
     monkeypatch.setattr(module, "_RETRY_S", 60.0)
     keeper = site.keeper()
     if state == "unconnected":

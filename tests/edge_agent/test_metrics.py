@@ -21,27 +21,24 @@ Figures = dict[tuple[str, str], float]
 
 
 def read(port: int) -> Figures:
-    """Samples by name and first label's value."""
+    """Samples by name and, where they have one, level."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
         families = list(text_string_to_metric_families(answer.read().decode()))
     return {
-        (sample.name, next(iter(sample.labels.values()), "")): sample.value
-        for family in families
-        for sample in family.samples
+        (sample.name, sample.labels.get("level", "")): sample.value for family in families for sample in family.samples
     }
 
 
 def test_the_levels_counters_add_up_to_the_frames_before_and_after_a_run(tmp_path: Path) -> None:
-    agent = Agent(Settings(), None, None, Bundle(tiny_bundle(tmp_path)))
-    source = Pictures(30)
-    with endpoint(agent, source, "127.0.0.1", 0) as port:
+    agent = Agent(Settings(), [Pictures(30)], None, None, Bundle(tiny_bundle(tmp_path)))
+    with endpoint(agent, "127.0.0.1", 0) as port:
         before = read(port)
-        agent.run(source, Sink(""))
+        agent.run(Sink(""))
         after = read(port)
     assert sum(value for (name, _), value in before.items() if name == "cachenet_frames_total") == 0
     by_level = {level: value for (name, level), value in after.items() if name == "cachenet_frames_total"}
     assert sum(by_level.values()) == 30
-    assert by_level["base"] == agent.tally.hits["base"] > 0
+    assert by_level["base"] == agent.cameras[0].tally.hits["base"] > 0
     assert after["cachenet_latency_seconds_count", "base"] == by_level["base"]
     assert after["cachenet_latency_seconds_sum", "base"] > 0
     assert after["cachenet_resident_bytes", ""] > 1 << 20
@@ -49,11 +46,11 @@ def test_the_levels_counters_add_up_to_the_frames_before_and_after_a_run(tmp_pat
 
 
 def test_the_port_is_free_again_afterwards(tmp_path: Path) -> None:
-    agent = Agent(Settings(), None, None, Bundle(tiny_bundle(tmp_path)))
+    agent = Agent(Settings(), [Pictures(0)], None, None, Bundle(tiny_bundle(tmp_path)))
     with (
-        endpoint(agent, Pictures(0), "127.0.0.1", 0) as port,
+        endpoint(agent, "127.0.0.1", 0) as port,
         pytest.raises(OSError, match="in use"),
-        endpoint(agent, Pictures(0), "127.0.0.1", port),
+        endpoint(agent, "127.0.0.1", port),
     ):
         raise AssertionError("two on one port")
     with socket.socket() as probe:
@@ -63,14 +60,14 @@ def test_the_port_is_free_again_afterwards(tmp_path: Path) -> None:
 
 def test_an_agent_is_ill_without_a_model_and_when_its_camera_shows_nothing(tmp_path: Path) -> None:
     now = 0.0
-    agent = Agent(Settings(), None, None, Bundle(tiny_bundle(tmp_path)))
+    agent = Agent(Settings(), [Pictures(3)], None, None, Bundle(tiny_bundle(tmp_path)))
     health = Health(agent, lambda: now)
     assert "waiting for a model" in health()
-    agent.run(Pictures(3), Sink(""))
+    agent.run(Sink(""))
     assert health() == ""
     now = STILL_S
     assert health() == ""
     now += 1
     assert "is the camera there" in health()
-    agent.tally.frames += 1
+    agent.cameras[0].tally.frames += 1
     assert health() == ""

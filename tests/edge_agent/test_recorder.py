@@ -15,7 +15,7 @@ from shared import stream
 
 
 class Shots:
-    dropped, broken = 2, 1
+    dropped, broken, losses, trouble = 2, 1, 3, "it is away"
 
     def __init__(self, shots: list[Shot]) -> None:
         self.closed, self._shots = False, shots
@@ -95,6 +95,6 @@ def test_one_frame_plays_at_the_pace_that_was_asked_for(tmp_path: Path) -> None:
 def test_what_the_source_counts_shows_and_closing_closes_it(tmp_path: Path) -> None:
     source = Shots([])
     recorder = Recorder(source, tmp_path / "new", None)
-    assert (recorder.dropped, recorder.broken) == (2, 1)
+    assert (recorder.dropped, recorder.broken, recorder.losses, recorder.trouble) == (2, 1, 3, "it is away")
     recorder.close()
     assert source.closed

@@ -1,11 +1,9 @@
 from __future__ import annotations
 
-import itertools
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -13,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
-from edge_agent.source import Live, Source, SourceError, open_source
+from edge_agent.source import Source, SourceError, open_source
 from shared import stream
 
 _BOUND_S = 10.0
@@ -120,6 +118,15 @@ def test_a_file_is_paced_and_a_slow_reader_is_not_hurried_afterwards(tmp_path: P
         ("camera:-1", "camera:0"),
         ("camera:²", "camera:0"),
         ("camera:99", "cannot be opened"),
+        ("camera:/dev/nothing", "cannot be opened"),
+        ("picamera", "python3-picamera2"),
+        ("picamera:x", "picamera:0"),
+        ("pipe:", "pipe:640x480"),
+        ("pipe:640", "pipe:640x480"),
+        ("pipe:0x480", "pipe:640x480"),
+        ("pipe:99999x480", "pipe:640x480"),
+        ("pipe:640x480:yuyv422", "choose of yuv420p, nv12, bgr24, rgb24, gray"),
+        ("pipe:641x480", "even"),
         ("rtsp://127.0.0.1:1/x", "cannot be opened"),
         ("nowhere.mp4", "no file"),
         ("http://example.org", "no file"),
@@ -137,70 +144,6 @@ def test_what_cannot_be_played_is_one_clear_line(tmp_path: Path, spec: str, why:
         open_source(spec.format(tmp=tmp_path))
     assert why in str(refused.value)
     assert "\n" not in str(refused.value)
-
-
-class Camera:
-    """A capture that gives a frame whenever it is told to."""
-
-    def __init__(self) -> None:
-        self._frames: Iterator[int] = itertools.count()
-        self._due = threading.Semaphore(0)
-        self.unplugged = self.released = False
-
-    def shoot(self, frames: int = 1) -> None:
-        self._due.release(frames)
-
-    def read(self) -> tuple[bool, np.ndarray | None]:
-        if not self._due.acquire(timeout=_BOUND_S) or self.unplugged:
-            return False, None
-        return True, picture(next(self._frames))
-
-    def release(self) -> None:
-        self.released = True
-
-
-def until(true: object) -> None:
-    deadline = time.monotonic() + _BOUND_S
-    while not true():  # type: ignore[operator]
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-
-
-def test_a_live_source_keeps_only_the_latest_frame_and_counts_what_it_drops() -> None:
-    camera = Camera()
-    source = Live(camera)  # type: ignore[arg-type]
-    camera.shoot(5)
-    until(lambda: source.dropped == 4)
-    shots = iter(source)
-    assert next(shots).picture.mean() == 4
-    camera.shoot()
-    assert next(shots).picture.mean() == 5
-    assert source.dropped == 4
-    camera.shoot()
-    source.close()
-
-
-def test_closing_from_another_thread_ends_a_live_source_that_waits_for_a_frame() -> None:
-    """And the camera's thread ends with its next frame, or is left alone if there is none."""
-    camera = Camera()
-    source = Live(camera)  # type: ignore[arg-type]
-    begun = time.monotonic()
-    threading.Timer(0.1, source.close).start()
-    assert list(source) == []
-    assert time.monotonic() - begun < _BOUND_S / 2
-    camera.shoot()
-    until(lambda: camera.released)
-
-
-def test_an_unplugged_camera_ends_the_source_after_its_last_frame() -> None:
-    camera = Camera()
-    source = Live(camera)  # type: ignore[arg-type]
-    camera.shoot()
-    until(lambda: source._latest is not None)
-    camera.unplugged = True
-    camera.shoot()
-    assert len(list(source)) == 1
-    until(lambda: camera.released)
 
 
 class MotionJpeg(BaseHTTPRequestHandler):
@@ -229,7 +172,8 @@ def test_a_program_ends_in_peace_while_its_camera_goes_on_giving_frames() -> Non
     camera.daemon_threads = True
     threading.Thread(target=camera.serve_forever, daemon=True).start()
     program = (
-        "import cv2, sys; from edge_agent.source import Live; source = Live(cv2.VideoCapture(sys.argv[1]))\n"
+        "import sys; from edge_agent.source import Live; from edge_agent.source.devices import rtsp\n"
+        "source = Live(rtsp(sys.argv[1]))\n"
         "for i, shot in enumerate(source):\n    if i == 5: break\nsource.close(); print(i)"
     )
     ended = subprocess.run(

@@ -1,0 +1,75 @@
+"""Fetches files from the server into the store, by their digest and a piece at a time. A transfer goes on from what the
+store holds."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+from pathlib import Path
+
+from edge_agent.store import Store, StoreError
+from shared import protocol
+from shared.link import Link, Message
+
+#: One request's share of a file, bytes. Small, so that an answer never queues long behind a chunk on a slow link.
+PIECE = 32 << 10
+_PATIENCE_S = 2.0
+_POLL_S = 0.1
+
+
+class Puller:
+    """One file at a time; what it asked for comes in by the link's thread."""
+
+    def __init__(self, store: Store | None, link: Link | None, device: str) -> None:
+        self.bytes_down = 0
+        self._store, self._link = store, link
+        self._get = protocol.topic(device, "blob", "get")
+        self._chunks: queue.SimpleQueue[tuple[str, protocol.Chunk] | None] = queue.SimpleQueue()
+        self._awaited = ""
+        self._stopped = threading.Event()
+
+    def stop(self) -> None:
+        """Let ``pull`` end, wherever it waits; from any thread."""
+        self._stopped.set()
+        self._chunks.put(None)
+
+    def receive(self, message: Message, sha256: str) -> None:
+        """Take a chunk (on the link's thread). Raises ``protocol.Malformed``."""
+        chunk = protocol.decode(message.payload, protocol.Chunk)
+        self.bytes_down += len(chunk.data)
+        if sha256 == self._awaited:
+            self._chunks.put((sha256, chunk))
+
+    def pull(self, sha256: str, size: int) -> Path:
+        """The file, whole and checked. Raises ``StoreError``."""
+        assert self._store is not None
+        if self._store.offset(sha256) > size:
+            self._store.discard(sha256)
+        while (offset := self._store.offset(sha256)) < size:
+            chunk = self._fetch(sha256, offset, min(PIECE, size - offset))
+            if chunk.error:
+                raise StoreError(f"{sha256[:12]}: the server says {chunk.error}")
+            if chunk.total != size or not 0 < len(chunk.data) <= size - offset:
+                raise StoreError(f"{sha256[:12]}: the server's file has another size")
+            self._store.append(sha256, chunk.data)
+        return self._store.finish(sha256)
+
+    def _fetch(self, sha256: str, offset: int, length: int) -> protocol.Chunk:
+        if self._link is None:
+            raise StoreError("no broker to fetch models from")
+        request = protocol.encode(protocol.BlobRequest(sha256, offset, length))
+        self._awaited = sha256
+        try:
+            while not self._stopped.is_set():
+                if not self._link.publish(self._get, request, qos=1):
+                    self._stopped.wait(_POLL_S)
+                    continue
+                with contextlib.suppress(queue.Empty):
+                    while (arrived := self._chunks.get(timeout=_PATIENCE_S)) is not None:
+                        of, chunk = arrived
+                        if of == sha256 and chunk.offset == offset:
+                            return chunk
+            raise StoreError("stopping")
+        finally:
+            self._awaited = ""

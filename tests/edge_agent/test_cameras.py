@@ -1,0 +1,330 @@
+"""Several cameras of one agent: what they share, and what they must not."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+import time
+from collections.abc import Iterator
+from io import StringIO
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+import numpy as np
+import pytest
+from rich.console import Console
+
+from edge_agent import keeper as keeper_module
+from edge_agent.agent import Agent
+from edge_agent.camera import Answered
+from edge_agent.composition import compose
+from edge_agent.deployment import ROOM
+from edge_agent.metrics import Figures
+from edge_agent.report import Sink
+from edge_agent.settings import CameraTable, Settings
+from edge_agent.source import Shot
+from edge_agent.terminal import View
+from shared import config
+from shared.bundle import Bundle
+from shared.engine import Session
+from shared.link import Link, Message
+from shared.protocol import Answer, Status, Timing, decode, encode
+from tests.bundles import tiny_bundle
+from tests.edge_agent.links import FakeLink
+from tests.edge_agent.test_agent import Pictures
+
+_BOUND_S = 10.0
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return Bundle(tiny_bundle(tmp_path_factory.mktemp("bundle")))
+
+
+def several(*names: str, **rest: Any) -> Settings:
+    return Settings(camera=tuple(CameraTable(name, f"camera:{number}") for number, name in enumerate(names)), **rest)
+
+
+def until(true: Any) -> None:
+    deadline = time.monotonic() + _BOUND_S
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+class Endless(Pictures):
+    """Pictures until it is closed."""
+
+    def __init__(self) -> None:
+        super().__init__(0)
+        self._closed = threading.Event()
+
+    def __iter__(self) -> Iterator[Shot]:
+        index = 0
+        while not self._closed.wait(0.002):
+            index += 1
+            yield Shot(np.full((48, 64, 3), index * 20 % 256, np.uint8))
+
+    def close(self) -> None:
+        self._closed.set()
+
+
+class Failing(Pictures):
+    def __iter__(self) -> Iterator[Shot]:
+        yield from super().__iter__()
+        raise RuntimeError("a mistake of ours")
+
+
+def test_every_answer_names_its_camera_and_each_camera_counts_for_itself(bundle: Bundle, tmp_path: Path) -> None:
+    agent = Agent(several("front", "back"), [Pictures(20), Pictures(30)], None, None, bundle)
+    seen: list[Answered] = []
+    agent.observers.append(seen.append)
+    sink = Sink(str(tmp_path / "answers"))
+    agent.run(sink)
+    sink.close()
+    answers = lines(tmp_path / "answers")
+    for name, count in (("front", 20), ("back", 30)):
+        assert [answer["frame"] for answer in answers if answer["camera"] == name] == list(range(count))
+        assert [one.answer.frame for one in seen if one.line.camera == name] == list(range(count))
+    summary = agent.summary()
+    assert summary["frames"] == 50
+    assert {name: own["frames"] for name, own in summary["cameras"].items()} == {"front": 20, "back": 30}
+
+
+def test_the_same_pictures_get_the_same_answers_whoever_else_is_there(bundle: Bundle, tmp_path: Path) -> None:
+    """No context, no memory of pictures and no count is shared."""
+    alone = Agent(Settings(), [Pictures(40)], None, None, bundle)
+    together = Agent(several("a", "b", "c"), [Pictures(40), Pictures(25), Pictures(40)], None, None, bundle)
+    for agent, name in ((alone, "alone"), (together, "together")):
+        sink = Sink(str(tmp_path / name))
+        agent.run(sink)
+        sink.close()
+
+    def said(name: str, camera: str | None) -> list[tuple[Any, ...]]:
+        kept = ("frame", "label", "confidence", "risk")
+        return [
+            tuple(answer[key] for key in kept) for answer in lines(tmp_path / name) if answer.get("camera") == camera
+        ]
+
+    assert said("together", "a") == said("together", "c") == said("alone", None)
+
+
+def test_a_model_is_loaded_once_for_all_and_lives_as_long_as_any_camera_has_it(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[str] = []
+
+    class Counted(Session):
+        def __init__(self, path: Path, *rest: Any) -> None:
+            super().__init__(path, *rest)
+            loaded.append(path.parts[-3])
+
+    monkeypatch.setattr(keeper_module, "Session", Counted)
+    agent = Agent(several("a", "b"), [Pictures(0), Pictures(0)], None, None, bundle)
+    a, b = agent.cameras
+    agent.keeper.start()
+    for camera in agent.cameras:
+        camera.await_deployment()
+    for camera in agent.cameras:
+        assert camera.hierarchy is not None
+        camera.hierarchy.wanted = "animals"
+        until(lambda camera=camera: camera.deployment.tend() or camera.deployment.submodels)
+    assert sorted(loaded) == ["animals", "base"]
+    cost = agent.keeper.submodels_cost()
+    assert cost > 0
+    assert a.hierarchy is not None and b.hierarchy is not None
+    a.hierarchy.shrink(0)
+    assert agent.keeper.submodels_cost() == cost
+    b.hierarchy.shrink(0)
+    assert agent.keeper.submodels_cost() == 0
+    a.hierarchy.wanted = "animals"
+    until(lambda: a.deployment.tend() or a.deployment.submodels)
+    assert loaded.count("animals") == 2
+    agent.keeper.stop()
+
+
+def test_cameras_that_want_the_same_model_at_the_same_time_both_get_it(bundle: Bundle) -> None:
+    agent = Agent(several("a", "b"), [Pictures(0), Pictures(0)], None, None, bundle)
+    agent.keeper.start()
+    for camera in agent.cameras:
+        camera.await_deployment()
+        assert camera.hierarchy is not None
+        camera.hierarchy.wanted = "vehicles"
+    for camera in agent.cameras:
+        camera.deployment.tend()
+    for camera in agent.cameras:
+        until(lambda camera=camera: camera.deployment.tend() or camera.deployment.submodels)
+    agent.keeper.stop()
+
+
+@pytest.mark.parametrize("budget", ["", "2GB"])
+def test_the_room_for_submodels_is_shared_out_evenly(bundle: Bundle, budget: str) -> None:
+    """So that together they are never over it, and none can take another's."""
+
+    def rooms(settings: Settings, count: int) -> list[int]:
+        agent = Agent(settings, [Pictures(0) for _ in range(count)], None, None, bundle)
+        agent.keeper.start()
+        found = []
+        for camera in agent.cameras:
+            camera.await_deployment()
+            assert camera.hierarchy is not None and camera.hierarchy.submodels is not None
+            found.append(camera.hierarchy.submodels.budget)
+        agent.keeper.stop()
+        return found
+
+    (alone,) = rooms(Settings(memory_budget=budget), 1)
+    shares = rooms(several("a", "b", "c", memory_budget=budget), 3)
+    for share in shares:
+        assert share == pytest.approx(alone / 3, rel=0.02)
+    if not budget:
+        assert sum(shares) <= ROOM
+
+
+@pytest.mark.parametrize("how", ["ends", "fails"])
+def test_a_camera_that_ends_or_fails_leaves_the_others_as_they_are(
+    bundle: Bundle, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    source, other = Pictures(3) if how == "ends" else Failing(3), Endless()
+    agent = Agent(several("a", "b"), [source, other], None, None, bundle)
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            agent.run(Sink(""))
+        except RuntimeError as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    a, b = agent.cameras
+    until(lambda: source.closed)
+    before = b.tally.frames
+    until(lambda: b.tally.frames > before + 50)
+    assert a.tally.frames == 3
+    assert thread.is_alive()
+    agent.stop()
+    thread.join(_BOUND_S)
+    assert not thread.is_alive()
+    assert len(failures) == (how == "fails"), "and it is no success"
+    assert ("camera a has failed; the others go on" in caplog.text) == (how == "fails")
+
+
+def test_questions_of_several_cameras_share_the_devices_topics_and_each_hears_its_own_answers(bundle: Bundle) -> None:
+    """Though both ask about frames of the same numbers; the status names all that is resident."""
+    full = bundle.manifest.models["full"]
+    asked: list[bytes] = []
+    statuses: list[Status] = []
+
+    def published(topic: str, payload: bytes, rest: dict[str, Any]) -> bool:
+        if topic.endswith("/status"):
+            statuses.append(decode(payload, Status))
+        elif "/infer/" in topic:
+            asked.append(rest["correlation"])
+            # Each camera's questions have an answer of their own, which all cameras are given to hear.
+            scores = np.zeros(10, np.float32)
+            scores[3 if len({one[:8] for one in asked}) == 1 else 7] = 20.0
+            answer = Answer(scores.tobytes(), full.sha256, None, Timing(0.0, 0.0, 0.0, 1))
+            threading.Thread(
+                target=agent._receive,
+                args=(Message("cachenet/1/cam/answer", encode(answer), None, rest["correlation"], ()),),
+            ).start()
+        return True
+
+    agent = Agent(
+        several("a", "b", device="cam", levels=("cloud",), audit_budget=0.0),
+        [Pictures(0), Pictures(0)], None, None, bundle,
+    )  # fmt: skip
+    link = cast(Link, FakeLink(published))
+    agent.link = link
+    for camera in agent.cameras:
+        camera._link, camera._asks = link, True
+        camera.await_deployment()
+    a, b = agent.cameras
+    for camera in (a, b):
+        for index in range(5):
+            camera.answer(index, Shot(np.full((48, 64, 3), 50 * index, np.uint8)), Sink(""))
+    assert a.now is not None and b.now is not None
+    assert (a.now.answer.bare, b.now.answer.bare) == (3, 7)
+    assert a.tally.cloud == b.tally.cloud == 5
+    assert len({correlation[:8] for correlation in asked}) == 2
+    assert len(set(asked)) == 10
+    assert a.traffic[1] > 0 and agent.traffic[1] == a.traffic[1] + b.traffic[1]
+    assert statuses[-1].bundle == bundle.version
+
+
+def test_each_camera_draws_other_windows_to_be_audited_and_always_the_same(bundle: Bundle) -> None:
+    """Or all would be sent at the same time; and a run can be repeated."""
+
+    def draws(settings: Settings) -> list[list[float]]:
+        found = []
+        for own in settings.each():
+            audits = compose(own, bundle.manifest, None, True, 0).audits
+            assert audits is not None
+            found.append([audits._draw() for _ in range(3)])
+        return found
+
+    a, b = draws(several("a", "b"))
+    assert a != b
+    assert [a, b] == draws(several("a", "b"))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "why"),
+    [
+        (Settings(source="x", camera=(CameraTable("a", "y"),)), "give source in them"),
+        (Settings(flight="x", camera=(CameraTable("a", "y"),)), "give flight in them"),
+        (several("a", "a"), "two cameras are called a"),
+        (several("a/b"), "letters, digits"),
+        (several(""), "letters, digits"),
+        (
+            Settings(camera=(CameraTable("a", "pipe:2x2"), CameraTable("b", "pipe:2x2"))),
+            "a and b both read standard input",
+        ),
+    ],
+)
+def test_cameras_that_cannot_be_are_refused(wrong: Settings, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        wrong.each()
+
+
+def test_what_a_camera_does_not_say_is_as_it_is_for_all() -> None:
+    tables = (CameraTable("a", "x"), CameraTable("b", "y", region="0,0,1,0.5", fps=2.0))
+    a, b = Settings(camera=tables, region="0,0,0.5,1", fps=5.0, deadline_ms=70).each()
+    assert (a.source, a.region, a.fps, a.deadline_ms) == ("x", "0,0,0.5,1", 5.0, 70)
+    assert (b.source, b.region, b.fps, b.deadline_ms) == ("y", "0,0,1,0.5", 2.0, 70)
+    assert msgspec.json.decode(msgspec.json.encode(b), type=Settings) == b
+
+
+def test_the_file_in_the_documentation_is_one(tmp_path: Path) -> None:
+    found = re.search(r"```toml\n(.*?)```", Path("docs/cameras.md").read_text(), re.DOTALL)
+    assert found is not None
+    (tmp_path / "agent.toml").write_text(found[1])
+    settings = config.load(Settings, {}, tmp_path / "agent.toml", {})
+    assert [(own.name, own.fps) for own in settings.each()] == [("door", 10.0), ("yard", 2.0)]
+    (tmp_path / "again.toml").write_text(config.to_toml(settings))
+    assert config.load(Settings, {}, tmp_path / "again.toml", {}) == settings
+    assert "[[camera]]" not in config.to_toml(Settings()), "so that tables can be added to what was printed"
+
+
+def test_metrics_and_the_terminal_tell_cameras_apart(bundle: Bundle) -> None:
+    sources = [Pictures(20), Pictures(30)]
+    sources[1].losses, sources[1].trouble = 2, "it gives no more pictures"
+    agent = Agent(several("front", "back"), sources, None, None, bundle)
+    agent.run(Sink(""))
+    found = {
+        (sample.name, sample.labels["camera"]): sample.value
+        for family in Figures(agent).collect()
+        for sample in family.samples
+        if "camera" in sample.labels and "level" not in sample.labels
+    }
+    assert (found["cachenet_losses_total", "front"], found["cachenet_losses_total", "back"]) == (0, 2)
+    console = Console(record=True, width=120, file=StringIO())
+    console.print(View(agent, console)._draw())
+    said = console.export_text()
+    assert said.index("front") < said.index("back") < said.index("it gives no more pictures")
