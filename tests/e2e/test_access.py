@@ -6,6 +6,8 @@ What counts is what is delivered: brokers grant subscriptions that they then do 
 from __future__ import annotations
 
 import json
+import socket
+import ssl
 import subprocess
 import threading
 import time
@@ -344,3 +346,29 @@ def test_what_cannot_be_provisioned_is_one_line_and_exit_code_2(tmp_path: Path, 
     assert (done.exit_code, done.stderr.count("\n")) == (2, 1), done.output
     assert why in done.stderr
     assert not (tmp_path / "out/devices/cam").exists()
+
+
+def test_a_renewed_certificate_is_taken_without_a_restart(tmp_path: Path) -> None:
+    """And until then, and for who is connected, nothing changes."""
+    broker = Deployed(tmp_path, "cam-a")
+    broker.start()
+    try:
+        first = Client(broker.address("cam-a"), "cachenet-cam-a")
+        with clients(first):
+            assert first.link.settle(10) == ""
+            assert "elsewhere.example" in broker.provision("--host", "elsewhere.example", "--host", "127.0.0.2")
+            broker.reload()
+            context = ssl.create_default_context(cafile=broker.out / "ca.crt")
+
+            def renewed() -> bool:
+                bare = socket.create_connection(("127.0.0.1", broker.port), 10)
+                try:
+                    with context.wrap_socket(bare, server_hostname="elsewhere.example"):
+                        return True
+                except ssl.SSLCertVerificationError:
+                    return False
+
+            until(renewed)
+            assert first.link.connected.is_set()
+    finally:
+        broker.kill()
