@@ -6,8 +6,8 @@ PYTHON ?= $(firstword $(foreach candidate,python3.11 python3,$(shell \
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip install --disable-pip-version-check --constraint constraints.txt
 PINS := pyproject.toml constraints.txt
-# Debian puts mosquitto where only root's PATH looks.
-FIND_MOSQUITTO := PATH="$$PATH:/usr/sbin:/usr/local/sbin" command -v mosquitto >/dev/null
+# Debian puts mosquitto where only root's PATH looks, and its clients into a package of their own.
+FIND_MOSQUITTO := { PATH="$$PATH:/usr/sbin:/usr/local/sbin" command -v mosquitto && command -v mosquitto_rr; } >/dev/null
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check clean mosquitto cameras
@@ -58,9 +58,10 @@ $(VENV)/bin/pip:
 # The tests start brokers of their own: the service that the package brings is not wanted.
 mosquitto:
 	@$(FIND_MOSQUITTO) || { \
-		test "$$(id -u)" = 0 && command -v apt-get >/dev/null && $(call apt,mosquitto) && \
+		test "$$(id -u)" = 0 && command -v apt-get >/dev/null && $(call apt,mosquitto mosquitto-clients) && \
 		{ systemctl disable --now mosquitto || service mosquitto stop || true; } >/dev/null 2>&1; } || { \
-		echo 'The tests need the mosquitto broker. On Debian and Ubuntu: sudo apt-get install mosquitto' >&2; exit 2; }
+		echo 'The tests need the mosquitto broker and its clients.' >&2; \
+		echo 'On Debian and Ubuntu: sudo apt-get install mosquitto mosquitto-clients' >&2; exit 2; }
 
 # A network camera: GStreamer's RTSP server, fed by ffmpeg (77 MB). Without it its tests are skipped.
 CAMERAS := ffmpeg python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-good

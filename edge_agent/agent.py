@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import cv2
 
-from edge_agent import report
+from edge_agent import home_assistant, report
 from edge_agent.camera import Camera, Observer
 from edge_agent.composition import DeploymentError
 from edge_agent.keeper import Keeper
@@ -119,6 +119,8 @@ class Agent:
     def _connect(self, address: Address, pulls: bool) -> Link:
         device = self.settings.device
         topics = [(protocol.topic(device, "answer"), 0)]
+        if self.settings.home_assistant:
+            topics.append((home_assistant.birth_topic(self.settings.discovery_prefix), 0))
         if pulls:
             topics += [(protocol.topic(device, "blob", "+"), 0), (protocol.CATALOGUE_TOPICS, 1)]
         return Link(
@@ -126,13 +128,17 @@ class Agent:
             f"cachenet-{device}",
             topics,
             self._receive,
-            self._announce,
-            (protocol.topic(device, "status"), protocol.encode(protocol.Status("offline", VERSION))),
+            self._connected,
+            (protocol.topic(device, "status"), protocol.describe(protocol.Status("offline", VERSION))),
         )
 
     def _receive(self, message: Message) -> None:
         """Sort what arrives (on the link's thread)."""
         try:
+            if message.topic == home_assistant.birth_topic(self.settings.discovery_prefix):
+                if message.payload == b"online":
+                    self._introduce()
+                return
             if message.topic.startswith(protocol.CATALOGUE_TOPICS[:-1]):
                 if self.settings.catalogue in ("", message.topic.rsplit("/", 1)[-1]):
                     self.keeper.announce(message.payload, protocol.signature(message.properties))
@@ -146,6 +152,15 @@ class Agent:
         except (protocol.Malformed, BundleError) as error:
             log.warning("message on %s ignored: %s", message.topic, error)
 
+    def _connected(self) -> None:
+        self._announce()
+        self._introduce()
+
+    def _introduce(self) -> None:
+        if self.link is not None and self.settings.home_assistant:
+            names = [camera.name for camera in self.cameras]
+            home_assistant.introduce(self.link, self.settings.discovery_prefix, self.settings.device, names)
+
     def _announce(self) -> None:
         if self.link is not None:
             self.link.publish(protocol.topic(self.settings.device, "status"), self._status("online"), 1, retain=True)
@@ -154,7 +169,7 @@ class Agent:
         versions = [camera.version for camera in self.cameras]
         version = self.keeper.version if self.keeper.version in versions else versions[0]
         resident = dict.fromkeys(name for camera in self.cameras for name in camera.deployment.submodels)
-        return protocol.encode(protocol.Status(state, VERSION, version, tuple(resident)))
+        return protocol.describe(protocol.Status(state, VERSION, version, tuple(resident)))
 
     @property
     def traffic(self) -> tuple[int, int]:

@@ -7,8 +7,7 @@ import logging
 import signal
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -17,6 +16,8 @@ from rich.console import Console
 from rich.table import Table
 
 from edge_agent import doctor, report
+from edge_agent import forget as removal
+from edge_agent import home_assistant as introduction
 from edge_agent import settings as checks
 from edge_agent.agent import Agent
 from edge_agent.composition import DeploymentError
@@ -27,6 +28,7 @@ from edge_agent.settings import GATES, LEVELS, MODES, Settings
 from edge_agent.source import Live, Pipe, Source, SourceError, open_source
 from edge_agent.store import Store, StoreError
 from edge_agent.terminal import View
+from edge_agent.watchers import watchers
 from shared import config
 from shared.bundle import Bundle, BundleError
 from shared.checkup import command
@@ -92,6 +94,13 @@ def run(
     flight: Annotated[str | None, typer.Option(help="Log every decision here, for 'simulator replay'.")] = None,
     output: Annotated[str | None, typer.Option(help="Write a JSON line per frame to this file, or - .")] = None,
     summary: Annotated[str | None, typer.Option(help="Write the summary as JSON to this file.")] = None,
+    preview: Annotated[str | None, typer.Option(help="Show what is seen to browsers on this [host:]port.")] = None,
+    save: Annotated[str | None, typer.Option(help="Write a video with the answers drawn: .mp4 or .avi.")] = None,
+    misses: Annotated[str | None, typer.Option(help="Keep the frames that no local level was sure of here.")] = None,
+    misses_budget: Annotated[str | None, typer.Option(help="Bound on that directory; the oldest go first.")] = None,
+    results: Annotated[bool | None, typer.Option(help="Publish answers over MQTT as they change.")] = None,
+    home_assistant: Annotated[bool | None, typer.Option(help="Appear in Home Assistant, by MQTT discovery.")] = None,
+    discovery_prefix: Annotated[str | None, typer.Option(help="Home Assistant's discovery prefix.")] = None,
     view: Annotated[bool | None, typer.Option(help="Live terminal view; default: if stderr is one.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON on stdout.")] = False,
     config_file: Annotated[
@@ -140,7 +149,7 @@ def run(
     shown = view if view is not None else _stderr.is_terminal
     try:
         with (
-            _metrics(agent, settings.metrics),
+            watchers(agent),
             View(agent, _stderr) if shown else nullcontext(),
         ):
             agent.run(sink)
@@ -165,20 +174,30 @@ def run(
         _stderr.print(f"up {figures['bytes_up'] / 1e3:.0f} kB, down {figures['bytes_down'] / 1e3:.0f} kB")
 
 
-@contextmanager
-def _metrics(agent: Agent, where: str) -> Iterator[None]:
-    if not where:
-        yield
-        return
-    from edge_agent.metrics import endpoint  # costs a start 30 ms that most do not want
+@app.command()
+def forget(
+    broker: Annotated[str, typer.Option(help="mqtt[s]://[user@]host[:port] of the broker.")],
+    device: Annotated[str | None, typer.Option(help="Which device; default: the host's name.")] = None,
+    password_file: Annotated[str, typer.Option(help="File with the broker's password.")] = "",
+    ca: Annotated[str | None, typer.Option(help="CA certificate of the broker, for mqtts.")] = None,
+    discovery_prefix: Annotated[str, typer.Option(help="Home Assistant's discovery prefix.")] = "homeassistant",
+) -> None:
+    """Take a device that is stopped off the broker: its status, and its cameras in Home Assistant.
 
-    host, port = config.endpoint(where)
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(endpoint(agent, host, port))
-        except OSError as error:
-            raise DeploymentError(f"--metrics {where}: {error.strerror or error}") from None
-        yield
+    Example: edge-agent forget --broker mqtt://server.local --device porch-pi
+    """
+    logging.basicConfig(level=logging.ERROR, format="%(levelname)s %(message)s", stream=sys.stderr)
+    name = device or checks.default_device()
+    try:
+        introduction.check(discovery_prefix)
+        where = address(broker, password(password_file), Path(ca) if ca else None)
+        gone = removal.forget(where, check_device(name), discovery_prefix)
+    except (LinkError, ValueError) as error:
+        _refuse(str(error))
+    for topic in gone:
+        typer.echo(f"Emptied: {topic}")
+    if not gone:
+        typer.echo(f"The broker holds nothing of {name}.")
 
 
 def _prepare(settings: Settings) -> tuple[Agent, Sink]:
@@ -193,16 +212,21 @@ def _prepare(settings: Settings) -> tuple[Agent, Sink]:
         raise ValueError("--levels leaves nothing that can answer: it takes base, or cloud, a --broker and not offline")
     check_device(settings.device)
     providers(settings.provider)
-    if settings.metrics:
-        config.endpoint(settings.metrics)
+    for served in filter(None, (settings.metrics, settings.preview)):
+        config.endpoint(served)
     for own in each:
         if own.region:
             checks.region(own.region)
-    if settings.memory_budget:
-        try:
-            checks.size(settings.memory_budget)
-        except ValueError as error:
-            raise ValueError(f"--memory-budget: {error}") from None
+    for name in ("memory_budget", "misses_budget"):
+        if text := getattr(settings, name):
+            try:
+                checks.size(text)
+            except ValueError as error:
+                raise ValueError(f"--{name.replace('_', '-')}: {error}") from None
+    if (settings.results or settings.home_assistant) and not settings.broker:
+        raise ValueError("results and Home Assistant need a broker: give --broker mqtt://host")
+    if settings.home_assistant:
+        introduction.check(settings.discovery_prefix, [settings.device, *(camera.name for camera in settings.camera)])
     bundle = Bundle(Path(settings.bundle)) if settings.bundle else None
     if bundle is not None and settings.base and settings.base not in bundle.manifest.models:
         raise ValueError(f"--base {settings.base}: the bundle has {', '.join(bundle.manifest.models)}")

@@ -67,10 +67,10 @@ def findings(settings: Settings) -> Iterator[Finding]:
     except ValueError as error:
         yield Finding("source", "problem", str(error))
         return
-    yield from _outputs(settings, "output", "summary")
+    yield from _outputs(settings, "output", "summary", "misses")
     pictures = []
     for own in each:
-        yield from _outputs(own, "flight", "record")
+        yield from _outputs(own, "flight", "record", "save")
         pictures.append((yield from _camera(own)))
     if manifest is not None:
         yield from _models(settings, manifest, find, pictures[0])

@@ -22,7 +22,7 @@ class Recorder:
     def __init__(self, source: Source, directory: Path, fps: float | None) -> None:
         """``directory`` must be new or empty; ``fps``: what it shall play at, None for the pace that frames came at.
         Raises ``StreamError``."""
-        self._source, self._directory, self._fps = source, directory, fps
+        self.source, self._directory, self._fps = source, directory, fps
         self._truth: list[str | None] = []
         self._times: list[float] = []
         self._open = True
@@ -32,28 +32,28 @@ class Recorder:
 
     @property
     def dropped(self) -> int:
-        return self._source.dropped
+        return self.source.dropped
 
     @property
     def broken(self) -> int:
-        return self._source.broken
+        return self.source.broken
 
     @property
     def losses(self) -> int:
-        return self._source.losses
+        return self.source.losses
 
     @property
     def trouble(self) -> str:
-        return self._source.trouble
+        return self.source.trouble
 
     def __iter__(self) -> Iterator[Shot]:
-        for shot in self._source:
+        for shot in self.source:
             if self._open:
                 self._keep(shot)
             yield shot
 
     def close(self) -> None:
-        self._source.close()
+        self.source.close()
 
     def finish(self) -> None:
         """Make what was kept a stream. Call it when the frames have ended."""

@@ -11,6 +11,7 @@ import msgspec
 
 from edge_agent.core.replacement import Policy
 from shared.engine import Provider
+from shared.image import Region
 
 LevelFlag = Literal["frames", "submodels", "base", "full", "cloud"]
 #: Those that answer unless it is said otherwise. ``full``, the full model on the device itself, is not among them: it
@@ -51,6 +52,7 @@ class CameraTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     fps: Rate | None = None
     record: str = ""
     flight: str = ""
+    save: str = ""
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -87,6 +89,13 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     flight: str = ""
     output: str = ""
     summary: str = ""
+    preview: str = ""
+    save: str = ""
+    misses: str = ""
+    misses_budget: str = "100MB"
+    results: bool = False
+    home_assistant: bool = False
+    discovery_prefix: str = "homeassistant"
     camera: tuple[CameraTable, ...] = ()
 
     @property
@@ -98,7 +107,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """The settings of every camera. Raises ``ValueError`` for cameras that cannot be."""
         if not self.camera:
             return (self,)
-        for name in ("source", "record", "flight"):
+        for name in ("source", "record", "flight", "save"):
             if getattr(self, name):
                 raise ValueError(f"there are [[camera]] tables: give {name} in them, not for all cameras at once")
         if len(pipes := [own.name for own in self.camera if own.source.startswith("pipe:")]) > 1:
@@ -117,6 +126,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 fps=own.fps or self.fps,
                 record=own.record,
                 flight=own.flight,
+                save=own.save,
                 camera=(own,),
             )
             for own in self.camera
@@ -128,8 +138,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return "base" in self.levels or "submodels" in self.levels
 
 
-def region(text: str) -> tuple[float, float, float, float]:
-    """Left, top, width and height of ``0.25,0,0.5,1``, as shares of the picture. Raises ``ValueError``."""
+def region(text: str) -> Region:
+    """That of ``0.25,0,0.5,1``. Raises ``ValueError``."""
     try:
         left, top, width, height = (float(part) for part in text.split(","))
     except ValueError:

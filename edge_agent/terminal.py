@@ -12,17 +12,10 @@ from rich.table import Table
 from edge_agent import report
 from edge_agent.agent import Agent
 from edge_agent.camera import Camera
+from edge_agent.drawing import COLOURS
 from shared.engine import resident_bytes
 
 _PER_SECOND = 4
-LEVEL_COLOURS = {
-    "frames": "cyan",
-    "submodels": "green",
-    "base": "blue",
-    "full": "magenta",
-    "cloud": "yellow",
-    "fallback": "red",
-}
 
 
 class View:
@@ -62,13 +55,13 @@ class View:
         table.add_row(
             "sees",
             f"[bold]{escape(line.label)}[/] {line.confidence:.0%}",
-            f"[{LEVEL_COLOURS[line.level]}]{line.level}[/] ({line.model})",
+            f"[{COLOURS[line.level]}]{line.level}[/] ({line.model})",
             f"{line.latency_ms:.1f} ms",
         )
         tally = camera.tally
         total = max(1, tally.frames)
         counts = tally.levels()
-        shares = "  ".join(f"[{LEVEL_COLOURS[name]}]{name}[/] {n / total:.1%}" for name, n in counts.items())
+        shares = "  ".join(f"[{COLOURS[name]}]{name}[/] {n / total:.1%}" for name, n in counts.items())
         table.add_row("frames", f"{tally.frames}", shares, f"mean {camera.latencies.mean:.1f} ms")
         table.add_row("submodels", ", ".join(camera.deployment.submodels) or "none yet")
         if (found := report.audits(camera.hierarchy)) is not None and found["windows"]:

@@ -14,6 +14,8 @@ import numpy.typing as npt
 Picture = npt.NDArray[np.uint8]
 #: ``(1, 3, side, side)`` float32, normalised RGB.
 Tensor = npt.NDArray[np.float32]
+#: Left, top, width and height, as shares of the picture.
+Region = tuple[float, float, float, float]
 
 #: Largest picture that is decoded, in pixels: a compressed bomb is refused by its header.
 MAX_PIXELS = 16_000_000
@@ -37,8 +39,8 @@ class Input(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     scaling: Literal["area", "cubic"] = "area"
 
 
-def cut(picture: Picture, region: tuple[float, float, float, float]) -> Picture:
-    """The part of ``picture`` at left, top, width and height, shares of its own; a pixel at least. No copy."""
+def cut(picture: Picture, region: Region) -> Picture:
+    """That part of ``picture``; a pixel at least. No copy."""
     height, width = picture.shape[:2]
     left, top = min(width - 1, round(region[0] * width)), min(height - 1, round(region[1] * height))
     right, bottom = round((region[0] + region[2]) * width), round((region[1] + region[3]) * height)

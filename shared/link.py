@@ -143,7 +143,10 @@ class Link:
         client.on_connect_fail = self._failed
         client.on_disconnect = self._disconnected
         client.on_message = self._received
+        client.on_publish = self._published
         self._client = client
+        #: Whether the broker has refused a message, which is said once.
+        self._refused = False
 
     def start(self) -> None:
         """Connect in the background, now and after every loss, until ``stop``."""
@@ -252,3 +255,9 @@ class Link:
             )
         except Exception:
             log.exception("a message on %s was dropped", message.topic)
+
+    def _published(self, _client: mqtt.Client, _data: object, _mid: int, reason: ReasonCode, _p: object) -> None:
+        # Only of QoS 1; the broker does not say what became of the others.
+        if reason.is_failure and not self._refused:
+            self._refused = True
+            log.warning("the broker did not take a message (%s); may this user write on every topic it needs?", reason)

@@ -1,8 +1,9 @@
 """What crosses the wire: topics, messages, bounds. Pure: no client, no clock.
 
 MQTT 5 under ``cachenet/1/<device>/``. Structured payloads are MessagePack of the structs below, decoded with types
-checked and sizes bounded. Whatever is malformed raises ``Malformed`` and nothing else, so that a receiving loop has
-one thing to catch. Pictures and blobs travel as they are; what describes them travels in MQTT properties.
+checked and sizes bounded; JSON where others read them. Whatever is malformed raises ``Malformed`` and nothing else, so
+that a receiving loop has one thing to catch. Pictures and blobs travel as they are; what describes them travels in MQTT
+properties.
 """
 
 from __future__ import annotations
@@ -123,7 +124,7 @@ class Chunk(msgspec.Struct, frozen=True):
 
 
 class Status(msgspec.Struct, frozen=True):
-    """Birth and will of a device, retained."""
+    """Birth and will of a device, retained; as JSON, for others read it too."""
 
     state: Literal["online", "offline", "stopped"]
     version: str
@@ -194,6 +195,11 @@ def request(
 
 def encode(message: msgspec.Struct) -> bytes:
     return msgspec.msgpack.encode(message)
+
+
+def describe(message: msgspec.Struct) -> bytes:
+    """As JSON: what any program may want to read."""
+    return msgspec.json.encode(message)
 
 
 def decode(payload: bytes, kind: type[T], limit: int = MAX_MESSAGE) -> T:

@@ -10,21 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from edge_agent.drawing import COLOURS
 from edge_agent.report import Line
 from simulator.report import DEVICE, OURS, SERVER, Outcome, Setting
 
 if TYPE_CHECKING:
     from simulator import learning as learned
 
-# Okabe and Ito's palette, which the colour-blind can tell apart: blue and green for the device, warm for the network.
-COLOURS = {
-    "frames": "#009E73",
-    "submodels": "#0072B2",
-    "base": "#56B4E9",
-    "full": "#CC79A7",
-    "cloud": "#E69F00",
-    "fallback": "#D55E00",
-}
 _LOCAL = ("frames", "submodels", "base")
 _INK, _FAINT = "#222222", "#8a8a8a"
 _WINDOW_S = 1.0

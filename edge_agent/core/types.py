@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import msgspec
 import numpy as np
@@ -16,6 +16,7 @@ from shared.risk import Belief
 #: Runs a model on a frame's view; logits ``(classes,)`` float32.
 Score = Callable[[Any], npt.NDArray[np.float32]]
 LocalName = Literal["frames", "submodels", "base"]
+LOCAL: tuple[LocalName, ...] = get_args(LocalName)
 #: ``full``: the full model, on the device itself.
 LevelName = LocalName | Literal["full", "cloud", "fallback"]
 
@@ -52,7 +53,7 @@ class Answer(msgspec.Struct, frozen=True):
     @property
     def hit(self) -> bool:
         """Whether a local level answered, and the full model was not asked anywhere."""
-        return self.level in ("frames", "submodels", "base")
+        return self.level in LOCAL
 
 
 class Hit(msgspec.Struct, frozen=True, eq=False):

@@ -9,6 +9,7 @@ import json
 import socket
 import ssl
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import pytest
 from typer.testing import CliRunner
 
@@ -23,8 +25,9 @@ from cloud_server.cli import app
 from shared import protocol
 from shared.link import Address, Link, Message
 from shared.protocol import SERVER_TOPICS, topic
+from tests.bundles import tiny_bundle
 from tests.deployed import Deployed
-from tests.e2e.test_cloud_server import until
+from tests.e2e.test_cloud_server import ServerProcess, picture, until
 
 #: For how long a message may be on its way on this machine; used only to find that nothing comes.
 _A_WHILE_S = 0.4
@@ -372,3 +375,37 @@ def test_a_renewed_certificate_is_taken_without_a_restart(tmp_path: Path) -> Non
             assert first.link.connected.is_set()
     finally:
         broker.kill()
+
+
+def test_an_agent_may_do_all_that_it_does_and_home_assistant_sees_it(deployed: Deployed, tmp_path: Path) -> None:
+    """Models, questions, answers, results and discovery of a real agent, with a device's rights, over TLS."""
+    bundle = tiny_bundle(tmp_path / "bundle", risk=1e-6)
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for seed in range(8):
+        cv2.imwrite(str(pictures / f"{seed}.png"), picture(seed))
+    deployed.provision("--viewer", "hass")
+    where = Address(
+        "127.0.0.1", deployed.port, True, "hass", _password(deployed, "viewers/hass"), deployed.out / "ca.crt"
+    )
+    viewer = Client(where, "hass", "homeassistant/#", "cachenet/1/+/status", "cachenet/1/+/result/#")
+    server = ServerProcess(tmp_path, "--bundle", str(bundle), *deployed.flags("server"))
+    with clients(viewer):
+        try:
+            server.wait_for("connected to")
+            done = subprocess.run(
+                [sys.executable, "-m", "edge_agent", "run", str(pictures), "--device", "cam-a", "--fps", "4", "--json",
+                 "--results", "--home-assistant", "--store", str(tmp_path / "store"), *deployed.flags("cam-a")],
+                capture_output=True, text=True, timeout=120, check=True,
+            )  # fmt: skip
+            summary = json.loads(done.stdout)
+            assert summary["cloud"] > 0
+            assert "did not take a message" not in done.stderr
+            until(lambda: b'"stopped"' in b"".join(viewer.payloads()))
+        finally:
+            counts, _ = server.stop()
+            server.close()
+    assert counts["chunks"] > 0, "it fetched its models"
+    heard = set(viewer.topics())
+    assert {topic("cam-a", "status"), topic("cam-a", "result")} <= heard
+    assert any(name.startswith("homeassistant/device/cam-a/") for name in heard)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import msgspec
 import numpy as np
 import pytest
 
@@ -22,7 +23,7 @@ from shared.bundle import Bundle
 from shared.engine import Session
 from shared.image import crop, preprocessor
 from shared.link import Address, Link
-from shared.protocol import Status, decode, topic
+from shared.protocol import Status, topic
 from shared.signing import Signer, generate
 from tests.broker import Mosquitto, free_port, mosquitto
 from tests.bundles import LABELS, tiny_bundle
@@ -311,7 +312,7 @@ def test_the_status_tells_of_birth_parting_and_death(
             until(lambda: seen)
         finally:
             observer.stop()
-        return decode(seen[0], Status)
+        return msgspec.json.decode(seen[0], type=Status)
 
     flags = (str(frames), "--bundle", str(bundle.directory), "--broker", mosquitto.url, "--fps", "50")
     agent = agents(*flags)

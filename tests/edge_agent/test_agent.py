@@ -31,7 +31,7 @@ from shared.bundle import MANIFEST, Bundle, Gate
 from shared.engine import EngineError, Logits, Session
 from shared.image import Input, Picture
 from shared.link import Address, Link, Message
-from shared.protocol import Status, catalogue, decode
+from shared.protocol import Status, catalogue
 from tests.bundles import INPUT, tiny_bundle
 from tests.edge_agent.links import FakeLink
 
@@ -334,7 +334,7 @@ def test_what_cannot_be_had_is_not_announced_with_every_frame(bundle: Bundle, tm
     statuses: list[Status] = []
 
     def announced(_topic: str, payload: bytes, _rest: dict[str, Any]) -> bool:
-        statuses.append(decode(payload, Status))
+        statuses.append(msgspec.json.decode(payload, type=Status))
         return True
 
     agent = Agent(Settings(), [Pictures(0)], None, store, None)

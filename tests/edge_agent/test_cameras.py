@@ -30,7 +30,7 @@ from shared import config
 from shared.bundle import Bundle
 from shared.engine import Session
 from shared.link import Link, Message
-from shared.protocol import Answer, Status, Timing, decode, encode
+from shared.protocol import Answer, Status, Timing, encode
 from tests.bundles import tiny_bundle
 from tests.edge_agent.links import FakeLink
 from tests.edge_agent.test_agent import Pictures
@@ -223,7 +223,7 @@ def test_questions_of_several_cameras_share_the_devices_topics_and_each_hears_it
 
     def published(topic: str, payload: bytes, rest: dict[str, Any]) -> bool:
         if topic.endswith("/status"):
-            statuses.append(decode(payload, Status))
+            statuses.append(msgspec.json.decode(payload, type=Status))
         elif "/infer/" in topic:
             asked.append(rest["correlation"])
             # Each camera's questions have an answer of their own, which all cameras are given to hear.

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -98,6 +99,14 @@ def invoke(*arguments: str, **environment: str) -> Result:
         (["{place}/text.mp4", "--bundle", "{place}/bundle"], "no video"),
         (["camera:x", "--bundle", "{place}/bundle"], "camera:0"),
         (["camera:99", "--bundle", "{place}/bundle"], "cannot be opened"),
+        (["{place}/pictures", "--bundle", "{place}/bundle", "--preview", "eighty"], "is no port"),
+        (["{place}/pictures", "--bundle", "{place}/bundle", "--save", "a.gif"], "--save a.gif: a video's name ends in"),
+        (["{place}/pictures", "--bundle", "{place}/bundle", "--save", "/nowhere/a.mp4"], "a.mp4: No such file"),
+        (["{place}/pictures", "--bundle", "{place}/bundle", "--misses", "{place}/not.toml/x"], "x: Not a directory"),
+        (["{place}/pictures", "--bundle", "{place}/bundle", "--misses-budget", "much"], "--misses-budget: 'much'"),
+        (["{place}/pictures", "--bundle", "{place}/bundle", "--results"], "need a broker"),
+        (["{place}/pictures", "--broker", BROKER, "--home-assistant", "--device", "a.b"], "call a.b another"),
+        (["{place}/pictures", "--broker", BROKER, "--home-assistant", "--discovery-prefix", "#"], "--discovery-prefix"),
         (["--config", "{place}/none.toml"], "No such file"),
         (["--config", "{place}/unknown.toml"], "unknown key 'sorce'"),
         (["--config", "{place}/not.toml"], "not TOML"),
@@ -119,6 +128,16 @@ def test_bad_input_is_one_line_and_exit_code_2(
     assert done.stderr.startswith("edge-agent: ")
     assert done.stderr.count("\n") == 1, done.stderr
     assert why.format(place=place) in done.stderr
+
+
+def test_a_port_that_is_taken_is_said(place: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        for flag in ("--preview", "--metrics"):
+            done = invoke(str(place / "pictures"), "--bundle", str(place / "bundle"), flag, port)
+            assert (done.exit_code, done.stderr) == (2, f"edge-agent: {flag} {port}: Address already in use\n")
 
 
 def test_a_bad_variable_is_named(place: Path) -> None:

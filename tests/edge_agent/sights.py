@@ -1,0 +1,33 @@
+"""Answered frames, as those are told of them who watch."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from edge_agent.camera import Answered
+from edge_agent.core.types import Answer, LevelName
+from edge_agent.report import Line
+from shared.image import Picture
+
+
+def noise(height: int, width: int, seed: int = 0) -> Picture:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def seen(
+    frame: int = 0,
+    label: str = "cat",
+    level: LevelName = "base",
+    picture: Picture | None = None,
+    confidence: float = 0.9,
+    latency_ms: float = 1.5,
+    reason: str = "",
+    camera: str = "",
+    time: float = 0.0,
+) -> Answered:
+    answer = Answer(frame, 3, confidence, 0.02, level, "base", reason)
+    line = Line(
+        frame=frame, time=time, label=label, confidence=confidence, risk=0.02, level=level, model="base",
+        latency_ms=latency_ms, reason=reason, camera=camera,
+    )  # fmt: skip
+    return Answered(noise(48, 64, frame) if picture is None else picture, answer, line)

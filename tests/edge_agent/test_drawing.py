@@ -1,0 +1,81 @@
+"""Drawing: of any picture and any answer something that a page and a video can take, and that says the answer."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge_agent.core.types import LevelName
+from edge_agent.drawing import COLOURS, annotate, bgr
+from shared.image import Picture
+from tests.edge_agent.sights import noise, seen
+
+_CAPTION, _BAR = 60, 6
+
+
+def bar(drawn: Picture) -> Picture:
+    """A line of pixels through the middle of the bar over the caption."""
+    return drawn[len(drawn) - _CAPTION - _BAR // 2]
+
+
+@given(
+    st.integers(1, 2000),
+    st.integers(1, 2000),
+    st.text(),
+    st.text(),
+    st.floats(-1, 2),
+    st.sampled_from(list(COLOURS)),
+    st.booleans(),
+)
+def test_any_picture_and_any_answer_make_one_that_video_and_page_can_take(
+    height: int, width: int, label: str, reason: str, confidence: float, level: LevelName, framed: bool
+) -> None:
+    picture = np.zeros((height, width, 3), np.uint8)
+    line = seen(label=label, level=level, reason=reason, confidence=confidence).line
+    drawn = annotate(picture, line, (0.5, 0.5, 0.5, 0.5) if framed else None)
+    assert drawn.dtype == np.uint8
+    assert drawn.shape[0] % 2 == drawn.shape[1] % 2 == 0
+    assert 480 <= drawn.shape[1] <= 1280
+    assert drawn.shape[0] <= 1280 + _CAPTION + _BAR + 1
+    assert not picture.any(), "what others look at is not drawn on"
+
+
+def test_nothing_of_the_picture_is_hidden() -> None:
+    picture = noise(480, 640)
+    assert np.array_equal(annotate(picture, seen().line)[:480, :640], picture)
+
+
+@pytest.mark.parametrize("side", [8, 32, 300])
+def test_a_thumbnail_is_shown_in_whole_pixels(side: int) -> None:
+    picture = noise(side, side)
+    drawn = annotate(picture, seen().line)
+    factor = -(-480 // side)
+    assert np.array_equal(drawn[: side * factor : factor, : side * factor : factor], picture)
+
+
+@pytest.mark.parametrize("level", COLOURS)
+def test_the_bar_has_the_levels_colour_and_is_as_long_as_the_answer_is_sure(level: LevelName) -> None:
+    drawn = bar(annotate(noise(480, 640), seen(level=level, confidence=0.25).line))
+    coloured = (drawn == bgr(COLOURS[level])).all(axis=1)
+    assert coloured[:160].all()
+    assert not coloured[160:].any()
+
+
+def test_a_label_changes_the_caption_alone_and_accents_are_left_out() -> None:
+    picture = noise(48, 64)
+    cat, lowe, loewe = (annotate(picture, seen(label=label).line) for label in ("cat", "Lowe", "Löwe"))
+    assert np.array_equal(cat[:-_CAPTION], lowe[:-_CAPTION])
+    assert not np.array_equal(cat[-_CAPTION:], lowe[-_CAPTION:])
+    assert np.array_equal(lowe, loewe)
+
+
+def test_what_is_looked_at_is_framed() -> None:
+    picture = np.zeros((480, 640, 3), np.uint8)
+    drawn = annotate(picture, seen().line, (0.25, 0.5, 0.5, 0.25))
+    rows, columns = np.nonzero(drawn[:480].any(axis=2))
+    assert abs(rows.min() - 240) <= 1
+    assert abs(rows.max() - 359) <= 1
+    assert abs(columns.min() - 160) <= 1
+    assert abs(columns.max() - 479) <= 1

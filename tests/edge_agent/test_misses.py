@@ -1,0 +1,109 @@
+"""Misses: which frames are kept, under which names, and that the directory holds to its bound."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from edge_agent.core.types import LevelName
+from edge_agent.drawing import COLOURS
+from edge_agent.misses import Misses, name
+from shared.image import decode, encode
+from tests.edge_agent.sights import noise, seen
+
+_WHOLE: dict[str, None] = {"": None}
+
+
+def kept(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.iterdir())
+
+
+def test_only_what_no_local_level_was_sure_of_is_kept_as_it_was_seen(tmp_path: Path) -> None:
+    misses = Misses(tmp_path / "new" / "misses", 1 << 20, False, _WHOLE)
+    levels: list[LevelName] = [*COLOURS]  # type: ignore[list-item]
+    for frame, level in enumerate(levels):
+        misses.show(seen(frame, level=level, time=1.7e9 + frame))
+    misses.close()
+    names = kept(tmp_path / "new" / "misses")
+    assert [file.split("-", 3)[3] for file in names] == ["full.png", "cloud.png", "fallback.png"]
+    for frame, file in zip((3, 4, 5), names, strict=True):
+        assert np.array_equal(decode((tmp_path / "new" / "misses" / file).read_bytes()), noise(48, 64, frame))
+
+
+def test_a_name_says_when_which_frame_what_and_why() -> None:
+    answered = seen(
+        12, "traffic light / red", "fallback", reason="risk 0.390 over 0.045; no answer in time", camera="yard",
+        time=1700000000.25,
+    )  # fmt: skip
+    assert name(answered.line) == (
+        "20231114T221320.250Z-yard-000012-traffic-light-red-fallback-risk-0.390-over-0.045-no-answer-in-time"
+    )
+
+
+@given(st.text(), st.text(), st.floats(0, 4e9), st.floats(0, 4e9))
+def test_names_are_names_of_files_and_sort_by_time(label: str, reason: str, one: float, other: float) -> None:
+    first, second = (name(seen(1, label, "cloud", reason=reason, time=time).line) for time in sorted((one, other)))
+    assert first <= second
+    assert len(first) < 250
+    assert "/" not in first
+    assert first.isascii()
+
+
+@given(st.lists(st.integers(1, 60), max_size=30), st.integers(0, 20_000))
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_the_directory_holds_to_its_bound_and_the_oldest_go_first(
+    tmp_path_factory: pytest.TempPathFactory, sides: list[int], budget: int
+) -> None:
+    """Over restarts too; and what else lies there is left alone."""
+    directory = tmp_path_factory.mktemp("misses")
+    (directory / "mine.jpg").write_bytes(b"mine")
+    frame = 0
+    for run in (sides[:10], sides[10:]):
+        misses = Misses(directory, budget, False, _WHOLE)
+        for side in run:
+            misses.show(seen(frame, level="cloud", picture=noise(side, side), time=1.7e9 + frame))
+            frame += 1
+        misses.close()
+    names = kept(directory)
+    assert names.pop() == "mine.jpg"
+    assert sum((directory / file).stat().st_size for file in names) <= budget
+    sizes = [len(encode(noise(side, side))[1]) for side in sides]
+    fitting = [number for number, size in enumerate(sizes) if size <= budget]
+    assert [int(file.split("-")[1]) for file in names] == fitting[len(fitting) - len(names) :]
+
+
+def test_a_full_disk_is_said_once_leaves_no_half_picture_and_may_have_room_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    write, full = Path.write_bytes, True
+
+    def fails(path: Path, data: bytes) -> int:
+        write(path, data[: 10 if full else None])
+        if full:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        return len(data)
+
+    monkeypatch.setattr(Path, "write_bytes", fails)
+    misses = Misses(tmp_path, 1 << 20, False, _WHOLE)
+    for frame in range(5):
+        misses._keep(seen(frame, level="cloud", time=frame))
+    assert kept(tmp_path) == []
+    full = False
+    misses._keep(seen(9, level="cloud", time=9.0))
+    misses.close()
+    assert len(kept(tmp_path)) == 1
+    (record,) = caplog.records
+    assert "No space left on device" in record.getMessage()
+
+
+def test_of_a_camera_with_a_region_that_region_is_kept(tmp_path: Path) -> None:
+    misses = Misses(tmp_path, 1 << 20, False, {"yard": (0.25, 0.5, 0.5, 0.5)})
+    misses.show(seen(level="cloud", camera="yard"))
+    misses.close()
+    (file,) = tmp_path.iterdir()
+    assert np.array_equal(decode(file.read_bytes()), noise(48, 64)[24:, 16:48])

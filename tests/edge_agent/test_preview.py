@@ -1,0 +1,262 @@
+"""The preview: what readers get, and that the loop does not feel them."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+
+from edge_agent import preview as module
+from edge_agent.camera import Answered
+from edge_agent.drawing import annotate
+from edge_agent.preview import Preview
+from shared.image import decode
+from tests.edge_agent.sights import noise, seen
+
+_PATIENCE_S = 10.0
+
+
+@pytest.fixture
+def preview() -> Preview:
+    return Preview("porch <pi>", {"": None})
+
+
+@pytest.fixture
+def port(preview: Preview) -> Iterator[int]:
+    with preview.serve("127.0.0.1", 0) as port:
+        yield port
+
+
+@pytest.fixture
+def drawings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The frames that were drawn."""
+    drawn: list[int] = []
+
+    def counted(picture: object, line: object, region: object) -> object:
+        drawn.append(line.frame)  # type: ignore[attr-defined]
+        return annotate(picture, line, region)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module, "annotate", counted)
+    return drawn
+
+
+def get(port: int, path: str) -> tuple[str, bytes]:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=_PATIENCE_S) as answer:
+        return answer.headers["Content-Type"], answer.read()
+
+
+def refused(port: int, path: str) -> int:
+    with pytest.raises(urllib.error.HTTPError) as error:
+        get(port, path)
+    error.value.close()
+    return error.value.code
+
+
+class Reader:
+    """Reads the stream, frame by frame."""
+
+    def __init__(self, port: int, path: str = "/stream.mjpg") -> None:
+        self._answer = urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=_PATIENCE_S)
+        assert self._answer.readline() == b"--frame\r\n"
+
+    def picture(self) -> np.ndarray:
+        assert self._answer.readline() == b"Content-Type: image/jpeg\r\n"
+        length = int(self._answer.readline().removeprefix(b"Content-Length: "))
+        assert self._answer.readline() == b"\r\n"
+        data = self._answer.read(length)
+        assert self._answer.readline() == b"\r\n"
+        assert self._answer.readline() == b"--frame\r\n"
+        return decode(data)
+
+    def rest(self) -> bytes:
+        return bytes(self._answer.read())
+
+    def close(self) -> None:
+        self._answer.close()
+
+
+@pytest.fixture
+def reader(port: int) -> Iterator[Callable[..., Reader]]:
+    opened: list[Reader] = []
+
+    def open_(path: str = "/stream.mjpg") -> Reader:
+        opened.append(Reader(port, path))
+        return opened[-1]
+
+    yield open_
+    for one in opened:
+        one.close()
+
+
+def shows(picture: np.ndarray, answered: Answered) -> bool:
+    """Whether ``picture`` is that frame, annotated, as well as JPEG can."""
+    wanted = annotate(answered.picture, answered.line)
+    return picture.shape == wanted.shape and float(np.abs(picture.astype(int) - wanted).mean()) < 4
+
+
+def flat(frame: int) -> Answered:
+    return seen(frame, picture=np.full((48, 64, 3), 10 * frame % 256, np.uint8))
+
+
+def test_nothing_is_drawn_while_nobody_looks(preview: Preview, port: int, drawings: list[int]) -> None:
+    for frame in range(100):
+        preview.show(flat(frame))
+    get(port, "/")
+    assert drawings == []
+    get(port, "/snapshot.jpg")
+    assert drawings == [99], "the latest, when somebody does"
+
+
+def test_a_snapshot_is_the_latest_frame_annotated(preview: Preview, port: int) -> None:
+    for frame in (1, 5):
+        time.sleep(0.15)  # one that is a tenth of a second old is new enough
+        preview.show(flat(frame))
+        kind, data = get(port, "/snapshot.jpg")
+        assert kind == "image/jpeg"
+        assert shows(decode(data), flat(frame)), "and none that was drawn before"
+
+
+def test_the_stream_goes_on_with_the_latest_frame_and_skips_what_nobody_could_see(
+    preview: Preview, reader: Callable[..., Reader], drawings: list[int]
+) -> None:
+    preview.show(flat(1))
+    one = reader()
+    assert shows(one.picture(), flat(1))
+    begun = time.monotonic()
+    for frame in range(2, 22):
+        preview.show(flat(frame))
+        time.sleep(0.01)
+    while not shows(one.picture(), flat(21)):
+        assert time.monotonic() < begun + _PATIENCE_S
+    assert len(drawings) <= 2 + (time.monotonic() - begun) / 0.1
+
+
+def test_many_readers_cost_no_more_drawing_than_one(
+    preview: Preview, reader: Callable[..., Reader], drawings: list[int]
+) -> None:
+    preview.show(flat(1))
+    readers = [reader() for _ in range(8)]
+    for one in readers:
+        assert shows(one.picture(), flat(1))
+    preview.show(flat(2))
+    for one in readers:
+        assert shows(one.picture(), flat(2))
+    assert drawings == [1, 2]
+
+
+def test_who_does_not_read_holds_up_neither_the_loop_nor_another(
+    preview: Preview, port: int, reader: Callable[..., Reader]
+) -> None:
+    """Its pictures are large and do not compress, so that they fill whatever lies between."""
+    preview.show(seen(picture=noise(720, 1280)))
+    with socket.create_connection(("127.0.0.1", port)) as stuck:
+        stuck.sendall(b"GET /stream.mjpg HTTP/1.0\r\n\r\n")
+        other = reader()
+        stopped = threading.Event()
+        longest = 0.0
+
+        def loop() -> None:
+            nonlocal longest
+            frame = 1
+            while not stopped.wait(0.01):
+                begun = time.monotonic()
+                preview.show(seen(frame, picture=noise(720, 1280, frame % 3)))
+                longest = max(longest, time.monotonic() - begun)
+                frame += 1
+
+        thread = threading.Thread(target=loop)
+        thread.start()
+        for _ in range(10):
+            other.picture()
+        stopped.set()
+        thread.join()
+        assert longest < 5.0, "not as long as it takes until who does not read is let go"
+
+
+def test_the_page_shows_every_camera_and_what_colours_mean() -> None:
+    preview = Preview("porch <pi>", {"yard": None, "gate&co": None})
+    with preview.serve("127.0.0.1", 0) as port:
+        kind, data = get(port, "/")
+        assert kind == "text/html; charset=utf-8"
+        page = data.decode()
+        assert "porch &lt;pi&gt;" in page
+        assert 'src="/stream.mjpg?camera=yard"' in page
+        assert 'src="/stream.mjpg?camera=gate%26co"' in page
+        assert "gate&amp;co" in page
+        assert "fallback" in page
+        preview.show(seen(camera="yard", picture=flat(3).picture))
+        preview.show(seen(camera="gate&co", picture=flat(9).picture))
+        for camera, frame in (("yard", 3), ("gate%26co", 9)):
+            picture = decode(get(port, f"/snapshot.jpg?camera={camera}")[1])
+            assert shows(picture, seen(picture=flat(frame).picture))
+        assert refused(port, "/snapshot.jpg?camera=cellar") == 404
+
+
+def test_how_old_a_picture_is_can_be_asked_for_a_stream_does_not_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    preview = Preview("pi", {"yard": None, "gate": None})
+    with preview.serve("127.0.0.1", 0) as port:
+        preview.show(seen(camera="yard"))
+        came = time.monotonic()
+        monkeypatch.setattr(module.time, "monotonic", lambda: came + 12)
+        kind, data = get(port, "/state.json")
+        monkeypatch.undo()
+    assert kind == "application/json"
+    assert json.loads(data) == {"yard": pytest.approx(12, abs=1), "gate": None}
+
+
+def test_more_cameras_than_a_browser_has_connections_for_are_still_pictures() -> None:
+    """And a page of its own for each, which moves."""
+    preview = Preview("farm", {f"c{number}": None for number in range(8)})
+    with preview.serve("127.0.0.1", 0) as port:
+        page = get(port, "/")[1].decode()
+        assert page.count("snapshot.jpg?camera=") == 8
+        assert "stream.mjpg" not in page
+        assert 'href="/?camera=c5"' in page
+        assert get(port, "/?camera=c5")[1].decode().count("stream.mjpg?camera=c5") == 1
+
+
+def test_what_is_not_there_is_said(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert refused(port, "/favicon.ico") == 404
+    monkeypatch.setattr(module.Screen.jpeg, "__defaults__", (0.01,))
+    assert refused(port, "/snapshot.jpg") == refused(port, "/stream.mjpg") == 503
+
+
+def test_readers_are_bounded_and_who_leaves_makes_room(
+    preview: Preview, port: int, reader: Callable[..., Reader]
+) -> None:
+    preview.show(flat(0))
+    readers = [reader() for _ in range(16)]
+    for one in readers:
+        one.picture()
+    assert refused(port, "/stream.mjpg") == 503
+    readers[0].close()
+    deadline = time.monotonic() + _PATIENCE_S
+    frame = 1
+    while True:
+        preview.show(flat(frame))
+        frame += 1
+        try:
+            reader().picture()
+            break
+        except urllib.error.HTTPError as error:
+            error.close()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
+def test_when_the_run_ends_so_do_the_streams(preview: Preview) -> None:
+    with preview.serve("127.0.0.1", 0) as port:
+        preview.show(flat(0))
+        one = Reader(port)
+        one.picture()
+    assert one.rest() == b""
+    one.close()
+    with preview.serve("127.0.0.1", port):
+        pass
