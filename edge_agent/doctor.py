@@ -7,25 +7,20 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import suppress
 from pathlib import Path
 
-import numpy as np
-
-from edge_agent.cloud import Cloud
-from edge_agent.core.frame import Frame, sign
-from edge_agent.core.types import Ask, Guess
+from edge_agent import settings as checks
+from edge_agent.contact import contact, vouched
+from edge_agent.core.frame import sign
 from edge_agent.scoring import View, scorer
 from edge_agent.settings import Settings
 from edge_agent.source import SourceError, open_source
 from edge_agent.store import Store, StoreError
-from shared import checkup, protocol
+from shared import checkup, config
 from shared.bundle import Bundle, BundleError, Manifest, parse
 from shared.checkup import Finding
 from shared.engine import Session
 from shared.image import Picture
-from shared.link import Link, LinkError, Message, address, password
-from shared.risk import Belief
 
 ABOUT = """Find out whether 'edge-agent run' with the same settings will work here, and what to do if not.
 
@@ -38,11 +33,8 @@ Example: edge-agent doctor camera:0 --broker mqtt://server.local
 Example: edge-agent doctor --config /etc/cachenet/agent.toml --json
 """
 
-_PATIENCE_S = 5.0
 #: How long a camera may take until its first frame.
 _FIRST_FRAME_S = 15.0
-#: For how long a catalogue may be on its way.
-_CATALOGUE_S = 2.0
 #: What a store should have room for where nobody knows yet what there will be.
 _ROOM = 64 << 20
 _TRIES = 30
@@ -55,18 +47,25 @@ Finder = Callable[[str], Path | None]
 def findings(settings: Settings) -> Iterator[Finding]:
     """All there is to say, as it is found out."""
     yield checkup.clock()
+    try:
+        yield from _examined(settings)
+    except StoreError as error:
+        yield Finding("disk", "problem", str(error))
+
+
+def _examined(settings: Settings) -> Iterator[Finding]:
+    try:
+        each = _checked(settings)
+    except ValueError as error:
+        yield Finding("settings", "problem", str(error))
+        return
     manifest, find, store = yield from _kept(settings)
     if settings.broker:
-        manifest = (yield from _broker(settings, manifest)) or manifest
+        manifest = (yield from contact(settings, manifest)) or manifest
     elif not settings.bundle:
         yield Finding("broker", "problem", "none, and no bundle: give --broker mqtt://host, or --bundle DIRECTORY")
     if store is not None:
         yield _room(settings, manifest, find)
-    try:
-        each = settings.each()
-    except ValueError as error:
-        yield Finding("source", "problem", str(error))
-        return
     yield from _outputs(settings, "output", "summary", "misses")
     pictures = []
     for own in each:
@@ -76,107 +75,34 @@ def findings(settings: Settings) -> Iterator[Finding]:
         yield from _models(settings, manifest, find, pictures[0])
 
 
+def _checked(settings: Settings) -> tuple[Settings, ...]:
+    """The settings of every camera. Raises ``ValueError`` for what no run could begin with."""
+    each = settings.each()
+    for own in each:
+        if own.region:
+            checks.region(own.region)
+    if settings.memory_budget:
+        checks.size(settings.memory_budget)
+    for served in filter(None, (settings.metrics, settings.preview)):
+        config.endpoint(served)
+    return each
+
+
 def _kept(settings: Settings) -> Generator[Finding, None, tuple[Manifest | None, Finder, Store | None]]:
     """What is on this device: the bundle's manifest or the one kept last, its models, and the store if there is one."""
     try:
         if settings.bundle:
             bundle = Bundle(Path(settings.bundle))
+            if not vouched(settings, bundle.data, bundle.signature):
+                raise BundleError(f"{settings.bundle}: --trusted-key has not signed it")
             paths = {model.sha256: bundle.path(name) for name, model in bundle.manifest.models.items()}
             return bundle.manifest, paths.get, None
         store = Store(Path(settings.store))
-    except (BundleError, StoreError) as error:
+    except (BundleError, StoreError, ValueError) as error:
         yield Finding("bundle" if settings.bundle else "disk", "problem", str(error))
         return None, lambda _: None, None
     manifest = parse(kept) if (kept := store.recall(settings.catalogue)) is not None else None
     return manifest, store.path, store
-
-
-def _broker(settings: Settings, kept: Manifest | None) -> Generator[Finding, None, Manifest | None]:
-    """Whether the broker takes us, and whether a server answers; what its catalogue offers."""
-    try:
-        device = protocol.check_device(settings.device)
-        ca = Path(settings.ca) if settings.ca else None
-        where = address(settings.broker, password(settings.password_file), ca)
-        said: queue.SimpleQueue[Message] = queue.SimpleQueue()
-        topics = [(protocol.topic(device, "answer"), 0), (protocol.CATALOGUE_TOPICS, 1)]
-        link = Link(where, f"cachenet-{device}", topics, said.put)
-    except (LinkError, protocol.Malformed) as error:
-        yield Finding("broker", "problem", str(error))
-        return None
-    for finding in checkup.reach(where):
-        yield finding
-        if finding.grade == "problem":
-            return None
-    link.start()
-    try:
-        if trouble := link.settle(_PATIENCE_S):
-            yield Finding("password", "problem", trouble.removesuffix("; trying again"))
-            return None
-        yield Finding("password", "ok", f"the broker takes {where.user or 'anybody'}")
-        offer = yield from _catalogue(settings, said)
-        if (manifest := offer or kept) is not None and "cloud" in settings.levels and settings.mode != "offline":
-            yield _server(link, device, manifest, said)
-        return offer
-    finally:
-        link.stop()
-
-
-def _catalogue(settings: Settings, said: queue.SimpleQueue[Message]) -> Generator[Finding, None, Manifest | None]:
-    end = time.monotonic() + _CATALOGUE_S
-    with suppress(queue.Empty):
-        while (left := end - time.monotonic()) > 0:
-            message = said.get(timeout=left)
-            name = message.topic.rsplit("/", 1)[-1]
-            if not message.topic.startswith(protocol.CATALOGUE_TOPICS[:-1]) or settings.catalogue not in ("", name):
-                continue
-            try:
-                manifest = parse(message.payload)
-                if not _vouched(settings, message):
-                    raise BundleError("--trusted-key has not signed it; sign what cloud-server serves")
-            except (BundleError, ValueError) as error:
-                yield Finding("catalogue", "problem", f"{name}: {error}")
-                return None
-            yield Finding("catalogue", "ok", f"{manifest.name}, {len(manifest.labels)} labels")
-            return manifest
-    what = f"no {settings.catalogue} is on offer" if settings.catalogue else "nothing is on offer"
-    yield Finding("catalogue", "warning", f"{what}; start cloud-server on this broker")
-    return None
-
-
-def _vouched(settings: Settings, message: Message) -> bool:
-    if not settings.trusted_key:
-        return True
-    from shared.signing import Key
-
-    return Key(Path(settings.trusted_key)).vouches(message.payload, protocol.signature(message.properties))
-
-
-def _server(link: Link, device: str, manifest: Manifest, said: queue.SimpleQueue[Message]) -> Finding:
-    """Whether somebody answers a question, now."""
-    cloud = Cloud(link, device, manifest, time.monotonic)
-    ended = threading.Event()
-
-    def hear() -> None:
-        while not ended.is_set():
-            with suppress(queue.Empty, protocol.Malformed):
-                message = said.get(timeout=0.05)
-                if message.topic == protocol.topic(device, "answer"):
-                    cloud.receive(message)
-
-    hearing = threading.Thread(target=hear, daemon=True)
-    hearing.start()
-    classes = len(manifest.labels)
-    nobody = Guess(Belief(np.full(classes, 1 / classes), 0, 1.0), "")
-    begun = time.monotonic()
-    frame = Frame(0, View(checkup.golden()))
-    outcome = cloud.ask(Ask(frame, (), begun, begun + _PATIENCE_S, nobody, ""), lambda: frame.view.crop(cloud.input))
-    took = (time.monotonic() - begun) * 1000
-    ended.set()
-    hearing.join()
-    if outcome.reply is None:
-        return Finding("server", "warning", f"{outcome.trouble}; is cloud-server running on this broker?")
-    label = manifest.labels[int(outcome.reply.logits.argmax())]
-    return Finding("server", "ok", f"calls the golden picture {label}, after {took:.0f} ms")
 
 
 def _room(settings: Settings, manifest: Manifest | None, find: Finder) -> Finding:

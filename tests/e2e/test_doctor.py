@@ -21,7 +21,7 @@ from typer.testing import CliRunner, Result
 
 from cloud_server.authority import Authority
 from cloud_server.cli import app as server_app
-from edge_agent import doctor
+from edge_agent import contact
 from edge_agent.cli import app as agent_app
 from shared import checkup
 from shared.bundle import Bundle
@@ -102,7 +102,7 @@ def test_all_is_well_with_a_server_there(
     finally:
         process.stop()
         process.close()
-    monkeypatch.setattr(doctor, "_PATIENCE_S", 1.0)
+    monkeypatch.setattr(contact, "_PATIENCE_S", 1.0)
     said = found(agent(*own))
     assert said["server"][0] == "warning", "the catalogue is kept by the broker, and nobody answers"
     assert "is cloud-server running" in said["server"][1]
@@ -284,6 +284,22 @@ def test_a_key_that_has_not_signed_what_is_served(place: Path, deployed: Deploye
     finally:
         process.stop()
         process.close()
+
+
+def test_settings_that_no_run_could_begin_with(place: Path, tmp_path: Path) -> None:
+    own = [str(place / "pictures"), "--bundle", str(place / "bundle")]
+    for flags, why in (
+        (["--region", "0.5,0,0.6,1"], "no region"),
+        (["--memory-budget", "much"], "150MB"),
+        (["--metrics", "x"], "no port"),
+    ):
+        assert why in found(agent(*own, *flags))["settings"][1]
+    _, public = generate(tmp_path / "keys")
+    said = found(agent(*own, "--trusted-key", str(public)))
+    assert said["bundle"][0] == "problem"
+    assert "--trusted-key has not signed it" in said["bundle"][1]
+    assert found(agent("--broker", "mqtt://127.0.0.1:1", "--store", str(tmp_path / "s")))["source"][0] == "problem"
+    assert found(agent(str(place / "pictures"), "--store", str(tmp_path / "s")))["broker"][0] == "problem"
 
 
 def test_a_damaged_bundle_and_a_taken_port(deployed: Deployed, tmp_path: Path) -> None:
