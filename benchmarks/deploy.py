@@ -11,6 +11,7 @@ docker/device/install.sh does, again, and removes it. Needs root for mount names
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import re
@@ -167,29 +168,32 @@ def _asker(out: Path) -> Iterator[Callable[[int, float], int]]:
     bundle = Bundle(ROOT / "models/zoo/cifar10")
     name = bundle.manifest.only("full")
     views = [encode(crop(picture, bundle.manifest.models[name].input))[1] for picture in camera_pictures(0)]
-    heard: list[Message] = []
+    heard: set[bytes] = set()
+    runs = itertools.count()
     kit = out / "devices" / DEVICE
     where = Address("127.0.0.1", 8883, True, DEVICE, (kit / "password").read_text().strip(), kit / "ca.crt")
-    link = Link(where, f"cachenet-{DEVICE}", [(protocol.topic(DEVICE, "answer"), 0)], heard.append)
+
+    def receive(message: Message) -> None:
+        said = protocol.decode(message.payload, protocol.Answer | protocol.Refusal)  # type: ignore[arg-type]
+        if isinstance(said, protocol.Answer):
+            heard.add(message.correlation or b"")
+
+    link = Link(where, f"cachenet-{DEVICE}", [(protocol.topic(DEVICE, "answer"), 0)], receive)
 
     def ask(count: int, seconds: float) -> int:
-        heard.clear()
-        end = time.monotonic() + seconds
-        sent = 0
-        while len(heard) < count and time.monotonic() < end:
-            if sent < count and sent - len(heard) < 16:
-                request = protocol.Request(name, "image/png", str(sent).encode(), 60_000)
+        run, end = next(runs), time.monotonic() + seconds
+        asked: list[bytes] = []
+        while (answered := len(heard.intersection(asked))) < count and time.monotonic() < end:
+            if len(asked) < count and len(asked) - answered < 16:
+                request = protocol.Request(name, "image/png", f"{run}-{len(asked)}".encode(), 60_000)
                 link.publish(
-                    protocol.topic(DEVICE, "infer", name), views[sent % len(views)], content="image/png",
+                    protocol.topic(DEVICE, "infer", name), views[len(asked) % len(views)], content="image/png",
                     correlation=request.correlation, properties=request.properties(),
                 )  # fmt: skip
-                sent += 1
+                asked.append(request.correlation)
             else:
-                time.sleep(0.0005)
-        return sum(
-            isinstance(protocol.decode(message.payload, protocol.Answer | protocol.Refusal), protocol.Answer)  # type: ignore[arg-type]
-            for message in heard
-        )
+                time.sleep(0.001)
+        return answered
 
     link.start()
     if trouble := link.settle(5.0):
