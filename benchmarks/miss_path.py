@@ -53,7 +53,7 @@ def measure(directory: Path, rounds: int, seed: int) -> dict[str, object]:
     model = bundle.manifest.models[name]
     session = Session(bundle.path(name), "cpu", default_threads())
     preprocess = preprocessor(model.input)
-    pictures = _pictures(seed)
+    pictures = camera_pictures(seed)
     with mosquitto() as port, tempfile.TemporaryDirectory() as logs, Processes(Path(logs)) as processes:
         url = f"mqtt://127.0.0.1:{port}"
         server = processes.start("server", "cloud_server", "run", "--bundle", str(directory), "--broker", url)
@@ -183,7 +183,8 @@ def _paho(port: int, topic: str, on_data: Callable[[bytes], object]) -> mqtt.Cli
     return client
 
 
-def _pictures(seed: int) -> list[Picture]:
+def camera_pictures(seed: int) -> list[Picture]:
+    """What a camera saw of the sample's images."""
     split = sample.load()
     plan = streams.plan("camera", split.labels, seed, 600)
     render = streams.renderer(plan, split.images)

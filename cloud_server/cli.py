@@ -16,8 +16,10 @@ from typing import Annotated, NoReturn
 import msgspec
 import typer
 
+from cloud_server import doctor
 from cloud_server.broker import BrokerError, EmbeddedBroker
 from cloud_server.full import FullModel
+from cloud_server.provision import provision
 from cloud_server.refresher import Refresher
 from cloud_server.server import Server
 from cloud_server.settings import EMBEDDED, Settings
@@ -25,11 +27,14 @@ from cloud_server.specialiser import Means, Specialiser, newest
 from cloud_server.worker import Job
 from shared import config
 from shared.bundle import Bundle, BundleError
+from shared.checkup import command
 from shared.engine import EngineError, Logits
 from shared.link import Address, LinkError, address, password
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 log = logging.getLogger(__name__)
+
+app.command()(provision)
 
 #: How often the embedded broker is looked at, seconds.
 _LOOK_S = 0.5
@@ -58,6 +63,7 @@ def run(
     layer_caches: Annotated[
         str | None, typer.Option(help="Answer from caches between the full model's layers: freeze, gati or off [off].")
     ] = None,
+    metrics: Annotated[str | None, typer.Option(help="Serve /metrics and /health on this [host:]port.")] = None,
     specialise: Annotated[
         bool | None, typer.Option("--specialise", help="Train submodels for what devices see; needs --data and torch.")
     ] = None,
@@ -90,6 +96,7 @@ def run(
                 raise BundleError("nothing to serve: give --bundle DIRECTORY")
             given = served = Bundle(Path(settings.bundle))
             means = _means(settings, given)
+            looked_at = config.endpoint(settings.metrics) if settings.metrics else None
             if means is not None:
                 served = newest(given, means)
             if own is not None:
@@ -112,6 +119,14 @@ def run(
             if means is not None:
                 specialiser = Specialiser(given, served, means, server.update)
                 stack.callback(specialiser.stop)
+            if looked_at is not None:
+                from cloud_server.metrics import Figures  # costs a start 30 ms that most do not want
+                from shared import endpoint
+
+                try:
+                    stack.enter_context(endpoint.serve(Figures(server), server.ill, *looked_at))
+                except OSError as error:
+                    raise config.ConfigError(f"--metrics {settings.metrics}: {error.strerror or error}") from None
         except (config.ConfigError, LinkError, BundleError, EngineError, BrokerError) as error:
             _refuse(str(error))
         stopped = _on_signals()
@@ -147,6 +162,9 @@ def broker(
         _refuse(str(error))
     _wait(_on_signals(), own)
     own.stop()
+
+
+app.command("doctor")(command("cloud-server", run, Settings, doctor.findings, doctor.ABOUT))
 
 
 def _broker(settings: Settings) -> tuple[EmbeddedBroker | None, Address]:

@@ -67,6 +67,22 @@ class Server:
         self._link.stop()
         return ended
 
+    @property
+    def connected(self) -> bool:
+        """Whether there is a broker."""
+        return self._link.connected.is_set()
+
+    @property
+    def waiting(self) -> int:
+        """Questions in the queue."""
+        return self._worker.waiting
+
+    def ill(self) -> str:
+        """Why nobody is answered; empty while all is well."""
+        if not self._worker.alive:
+            return "the full model's thread has ended; start the server again"
+        return "" if self.connected else self._link.trouble
+
     def _announce(self) -> None:
         topic = protocol.catalogue(self._bundle.manifest.name)
         signature = protocol.signed(self._bundle.signature)

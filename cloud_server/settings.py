@@ -37,6 +37,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     queue: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 64
     max_batch: Annotated[int, msgspec.Meta(ge=1, le=256)] = 16
     layer_caches: WayFlag = "off"
+    metrics: str = ""
     specialise: bool = False
     data: str = ""
     held_out: str = ""

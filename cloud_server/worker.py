@@ -77,6 +77,16 @@ class Worker:
             self._news.notify()
         return taken
 
+    @property
+    def alive(self) -> bool:
+        """Whether it takes jobs from the queue."""
+        return self._thread.is_alive()
+
+    @property
+    def waiting(self) -> int:
+        """How many jobs are in the queue."""
+        return len(self._batcher)
+
     def stop(self, patience_s: float) -> bool:
         """Refuse what waits and finish the batch in hand. False if that took longer than ``patience_s``."""
         with self._news:

@@ -107,10 +107,15 @@ class Agent:
 
     def _wait(self) -> None:
         """Say what cameras are waiting for, once."""
-        trouble = self.trouble or ("it is on its way" if self.keeper.version else "no catalogue on this broker yet")
-        if time.monotonic() - self._begun > 2.0 and trouble != self._said:
-            self._said = trouble
-            log.warning("waiting for a model: %s", trouble)
+        waited = "it is on its way" if self.keeper.version else "no catalogue on this broker yet"
+        # Why it cannot be had, keeper and link have said.
+        if self.link is not None and not self.link.connected.is_set():
+            waited = "there is no connection yet"
+        elif self.keeper.trouble:
+            waited = "it cannot be had yet"
+        if time.monotonic() - self._begun > 2.0 and waited != self._said:
+            self._said = waited
+            log.warning("waiting for a model: %s", waited)
 
     def _connect(self, address: Address, pulls: bool) -> Link:
         device = self.settings.device

@@ -15,9 +15,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from edge_agent import doctor, report
 from edge_agent import forget as removal
 from edge_agent import home_assistant as introduction
-from edge_agent import report
 from edge_agent import settings as checks
 from edge_agent.agent import Agent
 from edge_agent.composition import DeploymentError
@@ -31,6 +31,7 @@ from edge_agent.terminal import View
 from edge_agent.watchers import watchers
 from shared import config
 from shared.bundle import Bundle, BundleError
+from shared.checkup import command
 from shared.engine import EngineError, providers
 from shared.link import Address, LinkError, address, password
 from shared.protocol import Malformed, check_device
@@ -216,7 +217,7 @@ def _prepare(settings: Settings) -> tuple[Agent, Sink]:
     check_device(settings.device)
     providers(settings.provider)
     for served in filter(None, (settings.metrics, settings.preview)):
-        checks.endpoint(served)
+        config.endpoint(served)
     for own in each:
         if own.region:
             checks.region(own.region)
@@ -287,6 +288,9 @@ def _table(figures: dict[str, Any], name: str) -> Table:
         + (f"; the camera was lost {figures['losses']} times" if figures["losses"] else "")
     )
     return table
+
+
+app.command("doctor")(command("edge-agent", run, Settings, doctor.findings, doctor.ABOUT))
 
 
 def _refuse(why: str) -> NoReturn:

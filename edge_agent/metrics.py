@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
-from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric, SummaryMetricFamily
 from prometheus_client.registry import Collector
 
 from edge_agent import report
 from edge_agent.agent import Agent
+from shared import endpoint as web
 from shared.engine import resident_bytes
+
+#: For how long a camera may show nothing before that is worth an alarm, seconds.
+STILL_S = 30.0
 
 
 class Figures(Collector):
@@ -98,15 +102,30 @@ def _counters(
     return counter
 
 
-@contextmanager
-def endpoint(agent: Agent, host: str, port: int) -> Iterator[int]:
-    """Serve ``/metrics`` on ``host:port`` (0: any free one) while the block runs; the port. Raises ``OSError``."""
-    registry = CollectorRegistry()
-    registry.register(Figures(agent))
-    server, thread = start_http_server(port, host, registry)
-    try:
-        yield server.server_port
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+class Health:
+    """Whether an agent answers its cameras: there is a model, and frames come from each."""
+
+    def __init__(self, agent: Agent, clock: Callable[[], float] = time.monotonic) -> None:
+        self._agent, self._clock = agent, clock
+        #: By camera: how many frames there were when it was looked at, and since when there have been that many.
+        self._seen = {camera.name: (0, clock()) for camera in agent.cameras}
+
+    def __call__(self) -> str:
+        """Why it is not well; empty if it is."""
+        now, ill = self._clock(), []
+        for camera in self._agent.cameras:
+            frames, since = self._seen[camera.name]
+            if camera.tally.frames != frames:
+                frames, since = self._seen[camera.name] = camera.tally.frames, now
+            whose = f"{camera.name}: " if camera.name else ""
+            if camera.hierarchy is None:
+                ill.append(f"{whose}waiting for a model: {self._agent.trouble or 'it is on its way'}")
+            elif now - since > STILL_S:
+                trouble = camera.source.trouble or "is the camera there?"
+                ill.append(f"{whose}no frame for {now - since:.0f} s; {trouble}")
+        return "; ".join(ill)
+
+
+def endpoint(agent: Agent, host: str, port: int) -> AbstractContextManager[int]:
+    """Serve ``/metrics`` and ``/health``; see ``shared.endpoint.serve``."""
+    return web.serve(Figures(agent), Health(agent), host, port)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import math
 import sys
@@ -45,7 +46,7 @@ class Sink:
 
     def __init__(self, target: str) -> None:
         """Raises ``OSError`` if the file cannot be opened."""
-        self._encoder = msgspec.json.Encoder()
+        self._encoder, self._target = msgspec.json.Encoder(), target
         self._file: IO[bytes] | None = None
         self._lock = threading.Lock()
         if target == "-":
@@ -61,7 +62,8 @@ class Sink:
                 self._file.write(self._encoder.encode(line) + b"\n")
                 self._file.flush()
             except OSError as error:
-                log.error("answers are no longer written: %s", error.strerror)
+                advice = "; make room and start again" if error.errno == errno.ENOSPC else ""
+                log.error("%s: %s; answers are no longer written%s", self._target, error.strerror, advice)
                 self._file = None
 
     def close(self) -> None:

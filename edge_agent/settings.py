@@ -151,14 +151,6 @@ def region(text: str) -> Region:
     return left, top, width, height
 
 
-def endpoint(text: str) -> tuple[str, int]:
-    """Host and port of ``9100`` (this machine only) or ``0.0.0.0:9100``. Raises ``ValueError``."""
-    host, _, port = text.rpartition(":")
-    if not port.isdecimal() or not 0 <= int(port) <= 65535:
-        raise ValueError(f"{text!r} is no port; write 9100, or 0.0.0.0:9100 for other machines to read it")
-    return host or "127.0.0.1", int(port)
-
-
 def size(text: str) -> int:
     """Bytes of ``150MB``, ``64MiB``, ``2000000``. Raises ``ValueError``."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmg]?i?)b?\s*", text.lower())

@@ -10,12 +10,16 @@ A name without ``.part`` is only ever given to bytes that were checked and flush
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from shared import files
 from shared.bundle import BundleError, Manifest, digest, file_digest, parse
+
+#: What the system calls a disk on which nothing more can be kept.
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 
 
 class StoreError(Exception):
@@ -134,4 +138,5 @@ def _trouble(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StoreError(f"{path}: {error.strerror}") from None
+        advice = "; make room there, or choose another with --store" if error.errno in _FULL else ""
+        raise StoreError(f"{path}: {error.strerror}{advice}") from None

@@ -12,6 +12,7 @@ from edge_agent.camera import Answered, Camera
 from edge_agent.composition import DeploymentError
 from edge_agent.recorder import Recorder
 from edge_agent.source import Live, Pipe
+from shared import config
 
 
 @contextmanager
@@ -25,13 +26,13 @@ def watchers(agent: Agent) -> Iterator[None]:
             from edge_agent.metrics import endpoint
 
             with _named(f"--metrics {settings.metrics}"):
-                stack.enter_context(endpoint(agent, *checks.endpoint(settings.metrics)))
+                stack.enter_context(endpoint(agent, *config.endpoint(settings.metrics)))
         if settings.preview:
             from edge_agent.preview import Preview
 
             preview = Preview(settings.device, regions)
             with _named(f"--preview {settings.preview}"):
-                stack.enter_context(preview.serve(*checks.endpoint(settings.preview)))
+                stack.enter_context(preview.serve(*config.endpoint(settings.preview)))
             observers.append(preview.show)
         if saved := [camera for camera in agent.cameras if camera.settings.save]:
             from edge_agent.saver import Saver

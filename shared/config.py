@@ -91,3 +91,11 @@ def _lines(values: Mapping[str, Any]) -> list[str]:
         text = msgspec.json.encode(value).decode().replace("\x7f", "\\u007F")
         lines.append(f"# {name} =" if value is None else f"{name} = {text}")
     return lines
+
+
+def endpoint(text: str) -> tuple[str, int]:
+    """Host and port of ``9100`` (this machine only) or ``0.0.0.0:9100``. Raises ``ConfigError``."""
+    host, _, port = text.rpartition(":")
+    if not port.isdecimal() or not 0 <= int(port) <= 65535:
+        raise ConfigError(f"{text!r} is no port; write 9100, or 0.0.0.0:9100 for other machines to read it")
+    return host or "127.0.0.1", int(port)

@@ -12,7 +12,9 @@ import os
 import random
 import socket
 import ssl
+import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,10 +27,13 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
+from shared import diagnosis
 from shared.protocol import MAX_PICTURE
 
 log = logging.getLogger(__name__)
 
+#: A link's trouble before its first attempt to connect has ended.
+NOT_YET = "not connected yet"
 _KEEPALIVE_S = 10
 _CONNECT_TIMEOUT_S = 3.0
 _RETRY_S = (0.25, 4.0)
@@ -113,7 +118,9 @@ class Link:
         and what it raises is logged, never fatal. ``will`` is published, retained, when the connection breaks."""
         self.connected = threading.Event()
         #: Why the last attempt failed, for a person; empty while all is well.
-        self.trouble = "not connected yet"
+        self.trouble = NOT_YET
+        #: Whether the broker has taken the present connection.
+        self._answered = False
         self._address = address
         self._subscriptions = list(subscriptions)
         self._on_message, self._on_connect = on_message, on_connect
@@ -149,6 +156,13 @@ class Link:
             self._address.host, self._address.port, _KEEPALIVE_S, clean_start=True, properties=connection
         )
         self._client.loop_start()
+
+    def settle(self, seconds: float) -> str:
+        """Wait for the end of the first attempt to connect; why it failed, empty if it did not."""
+        end = time.monotonic() + seconds
+        while not self.connected.wait(0.02) and self.trouble == NOT_YET and time.monotonic() < end:
+            pass
+        return self.trouble
 
     def stop(self, farewell: tuple[str, bytes] | None = None) -> None:
         """Say ``farewell`` (topic, retained payload) if connected, disconnect and end the thread; 1.5 s at most, even
@@ -198,9 +212,10 @@ class Link:
 
     def _connected(self, client: mqtt.Client, _data: object, _flags: object, reason: ReasonCode, _p: object) -> None:
         if reason.is_failure:
-            self._say(f"the broker refused the connection: {reason}")
+            self._say(diagnosis.refused(self._address, reason.value, str(reason)))
             return
         self.trouble = ""
+        self._answered = True
         if self._subscriptions:
             client.subscribe([(topic, SubscribeOptions(qos=qos)) for topic, qos in self._subscriptions])
         self.connected.set()
@@ -211,12 +226,15 @@ class Link:
             log.exception("on_connect failed")
 
     def _failed(self, _client: mqtt.Client, _data: object) -> None:
-        self._say(f"no broker at {self._address.host}:{self._address.port}; is it running? trying again")
+        # paho calls this while it handles what went wrong, and does not say what that was.
+        self._say(f"{diagnosis.unreachable(self._address, sys.exc_info()[1])}; trying again")
 
     def _disconnected(self, _client: mqtt.Client, _data: object, _f: object, reason: ReasonCode, _p: object) -> None:
         self.connected.clear()
         if reason.is_failure:
-            self._say(self.trouble or f"connection lost ({reason}); trying again")
+            why = diagnosis.lost(reason.value, str(reason)) if self._answered else diagnosis.hung_up(self._address)
+            self._say(f"{why}; trying again" if self.trouble in ("", NOT_YET) else self.trouble)
+        self._answered = False
 
     def _say(self, trouble: str) -> None:
         if trouble != self.trouble:

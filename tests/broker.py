@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -29,6 +30,7 @@ class Mosquitto:
         config = directory / "mosquitto.conf"
         config.write_text(f"listener {self.port} 127.0.0.1\nallow_anonymous true\nset_tcp_nodelay true\n")
         self._command = [program, "-c", str(config)]
+        self._place = directory
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -36,12 +38,24 @@ class Mosquitto:
         return f"mqtt://127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        self._process = subprocess.Popen(self._command, stderr=subprocess.DEVNULL)
+        self._process = subprocess.Popen(self._command, stderr=subprocess.DEVNULL, cwd=self._place)
         deadline = time.monotonic() + 10
         while not listening(self.port):
             if self._process.poll() is not None or time.monotonic() > deadline:
                 pytest.fail(f"mosquitto does not listen on port {self.port}")
             time.sleep(0.02)
+
+    def stop(self) -> None:
+        """End it as a service manager would: it writes down what it keeps."""
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait(10)
+            self._process = None
+
+    def reload(self) -> None:
+        """Have it read its configuration and certificates again."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGHUP)
 
     def kill(self) -> None:
         """End it without a chance to say goodbye."""

@@ -16,6 +16,7 @@ from shared.engine import EngineError
 from shared.image import BadPicture, Tensor
 from shared.layered import Passed, Question
 from shared.protocol import Answer, Refusal, Request
+from shared.worth import Worth
 from tests.bundles import layered_bundle, tiny_bundle
 
 _BOUND_S = 20.0
@@ -206,8 +207,11 @@ def test_only_the_whole_model_teaches(manifest: Manifest) -> None:
     assert [one.picture for one in heard] == [b"1"]
 
 
-def test_a_server_answers_from_caches_between_layers_and_says_what_they_risk(tmp_path: Path) -> None:
+def test_a_server_answers_from_caches_between_layers_and_says_what_they_risk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Audits run through all of the model; and so does everything where the bundle has no such caches."""
+    monkeypatch.setattr(Worth, "pays", True)  # of so small a model no cache would
     bundle = Bundle(layered_bundle(tmp_path / "layered"))
     model = FullModel(bundle, "cpu", 1, "gati")
     rng = np.random.default_rng(0)

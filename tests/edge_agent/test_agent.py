@@ -32,6 +32,7 @@ from shared.engine import EngineError, Logits, Session
 from shared.image import Input, Picture, preprocessor
 from shared.link import Address, Link, Message
 from shared.protocol import Status, catalogue
+from shared.worth import Worth
 from tests.bundles import INPUT, layered_bundle, tiny_bundle
 from tests.edge_agent.links import FakeLink
 
@@ -414,8 +415,11 @@ def test_a_process_that_outgrows_its_budget_lets_go_of_submodels(
         assert camera.deployment.evicted == {"memory": 2}
 
 
-def test_the_full_model_on_the_device_answers_from_caches_between_its_layers(tmp_path: Path) -> None:
+def test_the_full_model_on_the_device_answers_from_caches_between_its_layers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What the caches risk is told; with ``--layer-caches off``, or without recent labels' leave, all of it runs."""
+    monkeypatch.setattr(Worth, "pays", True)  # of so small a model no cache would
     bundle = Bundle(layered_bundle(tmp_path / "layered"))
     with running(Settings(levels=("base", "full")), bundle=bundle) as camera:
         tend_until(camera, lambda: camera.hierarchy.full)  # type: ignore[union-attr]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -21,6 +24,20 @@ def test_a_session_that_waits_uses_no_processor(tmp_path: Path, threads: int) ->
     used = time.process_time()
     time.sleep(0.5)
     assert time.process_time() - used < 0.1
+
+
+@pytest.mark.parametrize("first", ["shared.engine", "models.teach", "models.quantise"])
+def test_onnx_runtime_keeps_to_itself_what_runs(tmp_path: Path, first: str) -> None:
+    """Where it reports, it keeps what it is about to send, and a number of the device, in the home directory. Where
+    tests run it does not by itself, so what tells it that goes."""
+    model = tiny_bundle(tmp_path / "bundle") / "full/1/model.onnx"
+    code = f"import {first}; from shared.engine import Session; from pathlib import Path; Session(Path({str(model)!r}))"
+    hints = {"CI", "ORT_RUNNING_UNIT_TESTS", "ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME", "GITHUB_ACTIONS"}
+    known = {name: value for name, value in os.environ.items() if name not in hints}
+    home = tmp_path / "home"
+    home.mkdir()
+    subprocess.run([sys.executable, "-c", code], env=known | {"HOME": str(home)}, check=True, timeout=120)
+    assert list(home.rglob("*onnxruntime*")) == []
 
 
 def test_what_is_no_model_is_refused(tmp_path: Path) -> None:

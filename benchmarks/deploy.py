@@ -1,0 +1,252 @@
+"""How soon a deployment answers: the images' own commands and the services as they are composed, without a container
+engine.
+
+    sudo python -m benchmarks.deploy
+
+Builds the images and runs the services with ``benchmarks.engine`` in an engine's stead, then installs the agent as
+docker/device/install.sh does, again, and removes it. Needs root for mount namespaces, mosquitto, ports 8883, 9100 and
+9101 of the loopback interface, 2 GB of memory for the layers (12 with --cuda), and a package index.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from benchmarks.engine import ROOT, Engine, Image, services
+from benchmarks.miss_path import camera_pictures
+from shared import protocol
+from shared.bundle import Bundle
+from shared.image import crop, encode
+from shared.link import Address, Link, Message
+from simulator.processes import answers as listening
+
+DEVICE, SECOND, OWNER = "cam1", "cam2", "10001"
+PICTURES = ROOT / "models/zoo/cifar10-sample"
+_PATIENCE_S = 120.0
+_METRICS = {"server": 9100, "agent": 9101}
+
+
+def measure(rounds: int, cuda: bool) -> dict[str, object]:
+    """The figures as the command prints them, seconds."""
+    if os.geteuid() != 0 or any(listening(port) for port in (8883, *_METRICS.values())):
+        raise SystemExit("deploy: run it as root, with ports 8883, 9100 and 9101 free; its first lines say why")
+    with ExitStack() as stack:
+        # A file system of its own, because layers of an overlay may not lie within one another; gone with this process.
+        scratch = Path(tempfile.mkdtemp(dir="/var/tmp"))
+        stack.callback(scratch.rmdir)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", scratch], check=True)
+        stack.callback(lambda: subprocess.run(["umount", "--lazy", scratch], check=True))
+        engine = Engine(scratch)
+        stack.callback(engine.stop)
+        begun = time.monotonic()
+        image = {target: engine.build(target) for target in ("server", "agent")}
+        built = time.monotonic() - begun
+        out = scratch / "deployment"
+        _provision(out)
+        composed = services({"CACHENET_UID": OWNER, "CACHENET_GID": OWNER, "CACHENET_DEVICE": DEVICE})
+        for one in composed.values():
+            one["volumes"] = [volume.replace("./deployment", str(out)) for volume in one["volumes"]]
+        composed["agent"]["volumes"].append(f"{PICTURES}:/pictures")
+        log = {service: scratch / f"{service}.log" for service in composed}
+        try:
+            figures = {"build_s": built} | _run(engine, image, composed, out, log, rounds)
+        except SystemExit:
+            for service, path in log.items():
+                if path.exists():
+                    print(f"--- {service}\n{path.read_text()}", file=sys.stderr)
+            raise
+        figures |= _device(engine, out)
+        return figures | ({"cuda_lacks": _lacking(engine)} if cuda else {})
+
+
+def _device(engine: Engine, out: Path) -> dict[str, object]:
+    """What installing an agent on a device takes, changes when it is done again, and leaves when it is undone."""
+    bare = engine.base()
+    for source, at in ((ROOT, "/clone"), (out / "devices" / SECOND, "/kit"), (PICTURES, "/pictures")):
+        bare = engine.put(bare, source, at)
+    install = ["/clone/docker/device/install.sh", "--kit", "/kit", "--source", "/pictures"]
+    begun = time.monotonic()
+    once = engine.layer(bare, install)
+    took = time.monotonic() - begun
+    again = engine.layer(once, install)
+    unit = (ROOT / "docker/device/cachenet-agent.service").read_text()
+    said = dict(line.split("=", 1) for line in unit.splitlines() if re.match("(ExecStart|Environment)=", line))
+    agent = ["runuser", "-u", "cachenet", "--", "env", *said["Environment"].split()]
+    program, settings = said["ExecStart"].removesuffix(" --no-view").split(" run ")
+    engine.layer(again, [*agent, "CACHENET_METRICS=", program, "doctor", *settings.split()])  # or this ends here
+    run = [*agent, "CACHENET_METRICS=", *said["ExecStart"].split(), "--json"]
+    summary = json.loads(engine.read(again, run)[-1])
+    gone = engine.layer(again, [install[0], "--uninstall", "--purge"])
+    return {
+        "install_s": took,
+        "installed_frames": summary["frames"],
+        "installed_again_changes": sorted(_files(engine, again) ^ _files(engine, once)),
+        "uninstalled_leaves": sorted(_files(engine, gone) ^ _files(engine, bare)),
+    }
+
+
+def _files(engine: Engine, image: Image) -> set[str]:
+    """All files that an installation may touch, with their digests."""
+    places = ["/etc/cachenet", "/etc/systemd/system", "/etc/passwd", "/etc/group", "/opt/cachenet", "/var/lib/cachenet"]
+    find = f"find {' '.join(places)} -name __pycache__ -prune -o -type f -exec sha256sum {{}} + 2> /dev/null || true"
+    return set(engine.read(image, ["sh", "-c", find]))
+
+
+def _lacking(engine: Engine) -> list[str]:
+    """The libraries that ONNX Runtime's CUDA provider does not find in its image; the driver's is the host's."""
+    image = engine.build("server-cuda")
+    library = "/opt/cachenet/lib/python3.11/site-packages/onnxruntime/capi/libonnxruntime_providers_cuda.so"
+    return [line.split()[0] for line in engine.read(image, ["ldd", library]) if "not found" in line]
+
+
+def _run(
+    engine: Engine,
+    image: dict[str, Image],
+    composed: dict[str, dict[str, Any]],
+    out: Path,
+    log: dict[str, Path],
+    rounds: int,
+) -> dict[str, object]:
+    broker = engine.start(engine.base(), composed["broker"], {}, log["broker"])
+    _until(lambda: listening(8883), "the broker listens")
+    with _asker(out) as ask:
+        begun = time.monotonic()
+        engine.start(image["server"], composed["server"], {}, log["server"])
+        _until(lambda: ask(1, 0.05) == 1, "the server answers")
+        answering = time.monotonic() - begun
+        _until(lambda: _health(_METRICS["server"]) == 200, "the server is well")
+        healthy = time.monotonic() - begun
+        busy, spent = time.monotonic(), _processor_s(broker.pid)
+        answered = ask(rounds, 180.0)
+        busy, spent = time.monotonic() - busy, _processor_s(broker.pid) - spent
+    # On one loopback interface two services cannot have one port.
+    own = {"CACHENET_SOURCE": "/pictures", "CACHENET_FPS": "1", "CACHENET_METRICS": f"127.0.0.1:{_METRICS['agent']}"}
+    begun = time.monotonic()
+    engine.start(image["agent"], composed["agent"], own, log["agent"])
+    _until(lambda: _frames(_METRICS["agent"]) > 0, "the agent answers")
+    agent = time.monotonic() - begun
+    checks = {}
+    for service, port in _METRICS.items():
+        command = [word.replace("9100", str(port)) for word in image[service].health]
+        checks[service] = engine.execute(image[service], composed[service], {}, command, log[service]).wait(30)
+    return {
+        "server_answering_s": answering,
+        "server_healthy_s": healthy,
+        "agent_answering_s": agent,
+        "health_checks": checks,
+        "questions_answered": f"{answered} of {rounds}",
+        "answers_per_s": answered / busy,
+        "broker_us_per_question": 1e6 * spent / answered,
+    }
+
+
+def _provision(out: Path) -> None:
+    from cloud_server.cli import app
+
+    app([*("provision", DEVICE, SECOND, "--out", str(out), "--host", "127.0.0.1")], standalone_mode=False)
+    (out / "store").mkdir()
+    subprocess.run(["chown", "-R", f"{OWNER}:{OWNER}", out], check=True)
+
+
+@contextmanager
+def _asker(out: Path) -> Iterator[Callable[[int, float], int]]:
+    """Ask so many questions, 16 at a time, as the device; how many were answered in so many seconds."""
+    bundle = Bundle(ROOT / "models/zoo/cifar10")
+    name = bundle.manifest.only("full")
+    views = [encode(crop(picture, bundle.manifest.models[name].input))[1] for picture in camera_pictures(0)]
+    heard: set[bytes] = set()
+    runs = itertools.count()
+    kit = out / "devices" / DEVICE
+    where = Address("127.0.0.1", 8883, True, DEVICE, (kit / "password").read_text().strip(), kit / "ca.crt")
+
+    def receive(message: Message) -> None:
+        said = protocol.decode(message.payload, protocol.Answer | protocol.Refusal)  # type: ignore[arg-type]
+        if isinstance(said, protocol.Answer):
+            heard.add(message.correlation or b"")
+
+    link = Link(where, f"cachenet-{DEVICE}", [(protocol.topic(DEVICE, "answer"), 0)], receive)
+
+    def ask(count: int, seconds: float) -> int:
+        run, end = next(runs), time.monotonic() + seconds
+        asked: list[bytes] = []
+        while (answered := len(heard.intersection(asked))) < count and time.monotonic() < end:
+            if len(asked) < count and len(asked) - answered < 16:
+                request = protocol.Request(name, "image/png", f"{run}-{len(asked)}".encode(), 60_000)
+                link.publish(
+                    protocol.topic(DEVICE, "infer", name), views[len(asked) % len(views)], content="image/png",
+                    correlation=request.correlation, properties=request.properties(),
+                )  # fmt: skip
+                asked.append(request.correlation)
+            else:
+                time.sleep(0.001)
+        return answered
+
+    link.start()
+    if trouble := link.settle(5.0):
+        raise SystemExit(f"deploy: {trouble}")
+    try:
+        yield ask
+    finally:
+        link.stop()
+
+
+def _processor_s(process: int) -> float:
+    """Processor time that a process has had."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _health(port: int) -> int:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+    except OSError:
+        return 0
+
+
+def _frames(port: int) -> float:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=2) as answer:
+            said = answer.read().decode()
+    except OSError:
+        return 0.0
+    return sum(float(line.split()[-1]) for line in said.splitlines() if line.startswith("cachenet_frames_total"))
+
+
+def _until(true: Callable[[], bool], what: str) -> None:
+    end = time.monotonic() + _PATIENCE_S
+    while not true():
+        if time.monotonic() > end:
+            raise SystemExit(f"deploy: waited in vain until {what}")
+        time.sleep(0.02)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=1000, help="questions to find out how many a second are answered")
+    parser.add_argument("--cuda", action="store_true", help="build the CUDA image too, and see what its libraries lack")
+    asked = parser.parse_args()
+    if "DEPLOY_APART" not in os.environ and os.geteuid() == 0:
+        apart = [sys.executable, "-m", "benchmarks.deploy", *sys.argv[1:]]
+        os.execvpe("unshare", ["unshare", "--mount", *apart], os.environ | {"DEPLOY_APART": "1"})
+    print(json.dumps(measure(asked.rounds, asked.cuda)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+"""The command ``cloud-server doctor``: whether a server with these settings will work here, before it runs."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from cloud_server.settings import EMBEDDED, Settings
+from shared import checkup
+from shared.bundle import Bundle, BundleError, Manifest
+from shared.checkup import Finding
+from shared.engine import Session
+from shared.image import crop, preprocessor
+from shared.link import Link, LinkError, address, password
+
+ABOUT = """Find out whether 'cloud-server run' with the same settings will work here, and what to do if not.
+
+Looks at clock, broker, TLS, password, bundle, disk and the full model, and at how many questions a second are to be
+expected. Ends with 1 if there is a problem.
+
+Example: cloud-server doctor --bundle models/zoo/cifar10
+
+Example: cloud-server doctor --config /etc/cachenet/server.toml --bundle models/zoo/cifar10 --json
+"""
+
+_PATIENCE_S = 5.0
+#: What updates of a bundle may need, as a multiple of the bundle.
+_UPDATES = 3
+_TRIES = 5
+
+
+def findings(settings: Settings) -> Iterator[Finding]:
+    """All there is to say, as it is found out."""
+    yield checkup.clock()
+    yield from _own(settings) if settings.broker == EMBEDDED else _broker(settings)
+    if not settings.bundle:
+        yield Finding("bundle", "problem", "nothing to serve: give --bundle DIRECTORY")
+        return
+    try:
+        bundle = Bundle(Path(settings.bundle))
+    except BundleError as error:
+        yield Finding("bundle", "problem", str(error))
+        return
+    manifest = bundle.manifest
+    signed = "signed" if bundle.signature else "not signed"
+    yield Finding("bundle", "ok", f"{manifest.name}, {len(manifest.labels)} labels, {signed}")
+    if settings.specialise:
+        yield _room(settings, manifest)
+    name = manifest.only("full")
+    finding, session = checkup.model(name, bundle.path(name), manifest, settings.provider, settings.threads)
+    yield finding
+    if session is not None:
+        yield _pace(manifest, name, session, session.batch or settings.max_batch)
+
+
+def _own(settings: Settings) -> Iterator[Finding]:
+    """Whether the embedded broker could have its port."""
+    try:
+        with socket.create_server((settings.listen, settings.port)):
+            yield Finding("broker", "ok", f"embedded, and {settings.listen}:{settings.port} is free")
+    except OSError as error:
+        why = os.strerror(error.errno) if error.errno else str(error)
+        yield Finding(
+            "broker", "problem", f"{settings.listen}:{settings.port}: {why}; choose another with --port or --listen"
+        )
+
+
+def _broker(settings: Settings) -> Iterator[Finding]:
+    try:
+        where = address(settings.broker, password(settings.password_file), Path(settings.ca) if settings.ca else None)
+        link = Link(where, f"doctor-{secrets.token_hex(4)}", [], lambda _: None)
+    except LinkError as error:
+        yield Finding("broker", "problem", str(error))
+        return
+    for finding in checkup.reach(where):
+        yield finding
+        if finding.grade == "problem":
+            return
+    link.start()
+    try:
+        trouble = link.settle(_PATIENCE_S)
+    finally:
+        link.stop()
+    if trouble:
+        yield Finding("password", "problem", trouble.removesuffix("; trying again"))
+    else:
+        yield Finding("password", "ok", f"the broker takes {where.user or 'anybody'}")
+
+
+def _room(settings: Settings, manifest: Manifest) -> Finding:
+    """Whether updates can be kept."""
+    place = Path(settings.work)
+    there = next(above for above in (place, *place.absolute().parents) if above.exists())
+    if not os.access(there, os.W_OK):
+        return Finding("disk", "problem", f"{there} cannot be written to; choose another with --work")
+    need = _UPDATES * sum(model.bytes for model in manifest.models.values())
+    return checkup.room("disk", there, need, "free some, or choose another with --work")
+
+
+def _pace(manifest: Manifest, name: str, session: Session, batch: int) -> Finding:
+    """How many questions a second the full model could answer if they came in whole batches."""
+    spec = manifest.models[name].input
+    tensors = np.repeat(preprocessor(spec)(crop(checkup.golden(), spec)), batch, axis=0)
+    took = []
+    for _ in range(_TRIES):
+        begun = time.perf_counter()
+        session.run(tensors)
+        took.append(time.perf_counter() - begun)
+    seconds = sorted(took)[_TRIES // 2]
+    said = f"{name} takes {1000 * seconds:.0f} ms for {batch} pictures: up to {batch / seconds:.0f} questions a second"
+    return Finding("pace", "ok", said)

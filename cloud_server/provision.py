@@ -1,0 +1,145 @@
+"""The command ``cloud-server provision``: all that a broker, a server and its devices need to trust one another.
+
+<out>/ca.crt, ca.key                 the authority; the key is for this command alone
+<out>/admin.password                 of who may change users, which is this command
+<out>/broker/                        mosquitto's working directory: certificate, key, users, what it keeps
+<out>/server/                        a kit: settings, CA, password
+<out>/devices/<device>/              a kit each, to be copied to the device as /etc/cachenet
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import shutil
+import socket
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from cloud_server import authority, dynsec
+from shared.link import LinkError, address
+from shared.protocol import Malformed, check_device
+
+#: Where a kit goes on the machine that it is for.
+PLACE = "/etc/cachenet"
+#: What the broker's certificate is for beside the names that it is given: itself, and Compose's name for it.
+_ALWAYS = ("broker", "localhost", "127.0.0.1")
+_PORT = 8883
+_SETTINGS: dict[dynsec.Kind, str] = {"server": "server.toml", "device": "agent.toml"}
+
+
+def provision(
+    devices: Annotated[list[str] | None, typer.Argument(metavar="[DEVICE]...", help="Names of devices.")] = None,
+    host: Annotated[
+        list[str] | None,
+        typer.Option(help="What devices call the broker's machine; may come again. Default: as before, or its name."),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Where all is kept.")] = Path("deployment"),
+    trusted_key: Annotated[
+        Path | None, typer.Option(help="Public key for new devices: they take no model that it has not signed.")
+    ] = None,
+    viewer: Annotated[
+        list[str] | None, typer.Option(help="Somebody who may see what all devices answer; may come again.")
+    ] = None,
+    remove: Annotated[list[str] | None, typer.Option(help="Shut this device or viewer out; may come again.")] = None,
+    broker: Annotated[str, typer.Option(help="Where the running broker is reached from here.")] = "localhost:8883",
+) -> None:
+    """Make certificates, users and passwords for DEVICEs; what is there stays as it is.
+
+    Before the broker's first start this writes its users down; later it tells the running broker.
+
+    Example: cloud-server provision cam1 cam2 --host broker.example
+
+    Example: cloud-server provision --remove cam2
+    """
+    try:
+        new = _wanted([*_users(devices, "device"), *_users(viewer, "viewer")], out)
+        gone = [user for kind in ("device", "viewer") for user in _users(remove, kind) if _place(user, out).exists()]
+        out.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (out / "broker").mkdir(mode=0o700, exist_ok=True)
+        certificate = out / "broker/broker.crt"
+        hosts = _hosts(host, certificate)
+        ca = authority.Authority(out)
+        if ca.vouch(certificate, out / "broker/broker.key", hosts):
+            typer.echo(f"the broker's certificate is for {', '.join(hosts)}; a running broker takes it with SIGHUP")
+        users = out / "broker/dynamic-security.json"
+        passwords = {user: secrets.token_urlsafe(24) for user in new}
+        if not users.exists():
+            passwords |= {user: secrets.token_urlsafe(24) for user in (dynsec.ADMIN, dynsec.SERVER)}
+            authority.write_secret(out / "admin.password", passwords[dynsec.ADMIN].encode() + b"\n")
+            authority.write_secret(users, dynsec.initial(passwords))
+        elif new or gone:
+            admin = (out / "admin.password").read_text("ascii").strip()
+            where = address(f"mqtts://{dynsec.ADMIN.name}@{broker}", admin, ca.certificate)
+            with dynsec.control(where) as control:
+                for user in new:
+                    control.put(user, passwords[user])
+                for user in gone:
+                    control.remove(user)
+        for user in gone:
+            shutil.rmtree(_place(user, out))
+        # Last: a kit that is there means that the broker knows its user.
+        for user, password in passwords.items():
+            if user != dynsec.ADMIN:
+                _kit(_place(user, out), user, password, hosts[0], ca.certificate, trusted_key)
+                typer.echo(f"{user.name}: {_place(user, out)}")
+    except (Malformed, LinkError, dynsec.AccessError, ValueError) as error:
+        _refuse(str(error))
+    except OSError as error:
+        _refuse(f"{error.filename}: {error.strerror}")
+
+
+def _users(names: list[str] | None, kind: dynsec.Kind) -> list[dynsec.User]:
+    return [dynsec.User(check_device(name), kind) for name in names or []]
+
+
+def _wanted(users: list[dynsec.User], out: Path) -> list[dynsec.User]:
+    """Those that have no kit yet. Raises ``Malformed``."""
+    for user in users:
+        others = [dynsec.User(user.name, kind) for kind in ("device", "viewer") if kind != user.kind]
+        if user.name in ("admin", "server") or any(other in users or _place(other, out).exists() for other in others):
+            raise Malformed(f"{user.name!r} is the name of another user; choose another")
+    return [user for user in dict.fromkeys(users) if not _place(user, out).exists()]
+
+
+def _place(user: dynsec.User, out: Path) -> Path:
+    """Where a user's kit is."""
+    return out / "server" if user == dynsec.SERVER else out / f"{user.kind}s" / user.name
+
+
+def _hosts(given: list[str] | None, certificate: Path) -> list[str]:
+    if not given:
+        given = authority.hosts_of(certificate) if certificate.exists() else [socket.getfqdn()]
+    return list(dict.fromkeys((*given, *_ALWAYS)))
+
+
+def _kit(directory: Path, user: dynsec.User, password: str, host: str, ca: Path, trusted_key: Path | None) -> None:
+    """All that ``user`` needs to connect, under names that its settings say."""
+    partial = directory.with_name(directory.name + ".part")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(mode=0o700, parents=True)
+    bare = f"[{host}]" if ":" in host else host
+    said = {
+        "broker": f"mqtts://{user.name}@{bare}:{_PORT}",
+        "ca": f"{PLACE}/ca.crt",
+        "password_file": f"{PLACE}/password",
+    }
+    if user.kind == "device":
+        said["device"] = user.name
+        if trusted_key is not None:
+            said["trusted_key"] = f"{PLACE}/bundle.pub"
+            shutil.copyfile(trusted_key, partial / "bundle.pub")
+    if user.kind in _SETTINGS:
+        settings = "".join(f"{name} = {json.dumps(value)}\n" for name, value in said.items())
+        (partial / _SETTINGS[user.kind]).write_text(settings, "utf-8")
+    shutil.copyfile(ca, partial / "ca.crt")
+    authority.write_secret(partial / "password", password.encode() + b"\n")
+    shutil.rmtree(directory, ignore_errors=True)
+    partial.rename(directory)
+
+
+def _refuse(why: str) -> NoReturn:
+    typer.echo(f"cloud-server: {why}", err=True)
+    raise typer.Exit(2)

@@ -1,0 +1,54 @@
+"""Where an operator looks: ``/metrics`` for Prometheus and ``/health`` for whatever restarts or alarms."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.registry import Collector
+
+
+@contextmanager
+def serve(figures: Collector, ill: Callable[[], str], host: str, port: int) -> Iterator[int]:
+    """Answer on ``host:port`` (0: any free one) while the block runs; the port. ``ill``: why ``/health`` is to say 503,
+    empty if all is well. Raises ``OSError``."""
+    registry = CollectorRegistry()
+    registry.register(figures)
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            path = self.path.partition("?")[0]
+            if path == "/metrics":
+                self._say(200, CONTENT_TYPE_LATEST, generate_latest(registry))
+            elif path == "/health":
+                why = ill()
+                said = {"ok": not why} | ({"why": why} if why else {})
+                self._say(503 if why else 200, "application/json", json.dumps(said).encode() + b"\n")
+            else:
+                self._say(404, "text/plain", b"/metrics or /health\n")
+
+        def _say(self, status: int, content: str, body: bytes) -> None:
+            self.send_response(status)
+            self.send_header("Content-Type", content)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: Any) -> None:
+            """Nothing: a line every time that somebody looks would bury the others."""
+
+    with ThreadingHTTPServer((host, port), Handler) as server:
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True)
+        thread.start()
+        try:
+            yield server.server_port
+        finally:
+            server.shutdown()
+            thread.join()
