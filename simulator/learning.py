@@ -6,7 +6,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from edge_agent.report import Line
-from models import cifar10, full, streams
+from models import cifar10, full, recorded, replay, streams
 from models.cifar10 import Split
 from models.scenes import SCENES, UNSEEN
 from shared import stream
@@ -27,6 +27,8 @@ from simulator.picture import learning
 from simulator.processes import Process, Processes
 from simulator.view import Tail
 
+#: What the device is asked to keep to.
+_BUDGET = 0.01
 _LOCAL = ("frames", "submodels", "base")
 #: What updated submodels are called.
 _UPDATE = "update-"
@@ -75,6 +77,18 @@ class Outcome:
     update: str
 
 
+@dataclass(frozen=True)
+class Worth:
+    """What the update is worth on other streams of the place, the same ones without and with it, in replays: ``local``
+    share of frames, ``false`` hits. The run's own before and after are of different frames."""
+
+    streams: int
+    frames: int
+    first_seed: int
+    local: tuple[float, float]
+    false: tuple[float, float]
+
+
 def learn(options: Options, console: Console) -> Outcome:
     """Run it, print the table, write ``learning.json`` and ``learning.png`` into ``options.out``.
 
@@ -88,7 +102,7 @@ def learn(options: Options, console: Console) -> Outcome:
     frames = _lay_out(data.train, cifar10.cache_directory() / "cifar-10-train", console)
     held = _lay_out(data.held, cifar10.cache_directory() / "cifar-10-held", console)
     length = int((_TRAIN_S / 2) * options.fps) + 3 * options.frames
-    recorded = _record(options, data.test, length, work / f"stream-{options.scene}-{options.seed}-{length}", console)
+    shown = _record(options, data.test, length, work / f"stream-{options.scene}-{options.seed}-{length}", console)
     console.print(f"The camera sees {', '.join(labels)}, scene {options.scene}, which no submodel was made for.")
     with Processes(work / "logs") as processes:
         flags = ("--specialise", "--data", str(frames), "--held-out", str(held), "--work", str(work / "updates"))
@@ -96,12 +110,21 @@ def learn(options: Options, console: Console) -> Outcome:
         broker, server = start_cloud(processes, bundle, *flags)
         with console.status("The full model looks at the frames to train with (minutes, once) ..."):
             processes.wait(server, lambda: "ready to train" in _log(server), _PREPARE_S, "ready to train")
-        lines, times = _run(options, recorded, work, broker, server, processes, console)
+        lines, times = _run(options, shown, work, broker, server, processes, console)
     outcome = measure(lines, times, options.frames)
     console.print(table(outcome), crop=False)
-    console.print(sentence(outcome, labels))
+    console.print(sentence(outcome))
+    updated = Bundle(next((work / "updates").glob("*/bundle.json")).parent)
+    with console.status("Other streams of the place, without and with the update ..."):
+        worth = replayed(updated, options.scene, data.test)
+    console.print(
+        f"On {worth.streams} other streams of {', '.join(labels)}, replayed without and with it, the device answers "
+        f"{worth.local[0]:.1%} and {worth.local[1]:.1%} of the frames, {worth.false[0]:.2%} and {worth.false[1]:.2%} "
+        "falsely."
+    )
     setting = {"scene": options.scene, "labels": labels, "stream": "session", "seed": options.seed}
     figures = {"setting": setting | {"link": options.link, "fps": options.fps}, **msgspec.to_builtins(outcome)}
+    figures["replayed"] = msgspec.to_builtins(worth)
     (options.out / "learning.json").write_bytes(msgspec.json.format(msgspec.json.encode(figures), indent=1) + b"\n")
     learning(options.out / "learning.png", lines, times, outcome, labels)
     console.print(f"Written: {options.out / 'learning.json'} and {options.out / 'learning.png'}")
@@ -149,12 +172,26 @@ def table(outcome: Outcome) -> Table:
     return made
 
 
-def sentence(outcome: Outcome, labels: Sequence[str]) -> str:
-    more = 100 * (outcome.local[1] - outcome.local[0])
-    return (
-        f"{outcome.used_after_s:.0f} s after the device first asked, {outcome.update} answered: {more:+.1f} points of "
-        f"the frames of {', '.join(labels)}."
-    )
+def sentence(outcome: Outcome) -> str:
+    return f"{outcome.used_after_s:.0f} s after the device first asked, {outcome.update} answered."
+
+
+def replayed(bundle: Bundle, place: int, test: Split, first_seed: int = 7000, count: int = 10) -> Worth:
+    """``bundle``, with updates, on ``count`` streams of 1,000 frames of a scene, and without them."""
+    frames, family = 1000, replay.family(bundle.manifest)
+    without = replace(family, submodels=tuple(name for name in family.submodels if not name.startswith(_UPDATE)))
+    plans = [streams.plan("session", test.labels, first_seed + n, frames, None, [place]) for n in range(count)]
+    shown = np.unique(np.concatenate([plan.source for plan in plans]))  # no other picture needs to be looked at
+    plans = [replace(plan, source=np.searchsorted(shown, plan.source)) for plan in plans]
+    films = recorded.record(plans, Split(test.images[shown], test.labels[shown]), recorded.opened(bundle))
+    claim = bundle.manifest.gate(_BUDGET).claim
+    local, false = [], []
+    for own in (without, family):
+        runs = [replay.run(film, own, replay.ours(film, own, claim)) for film in films]
+        references = [replay.reference_labels(film, own) for film in films]
+        local.append(float(np.mean([run.hit.mean() for run in runs])))
+        false.append(float(np.mean([run.false_hits(ref) for run, ref in zip(runs, references, strict=True)])))
+    return Worth(count, frames, first_seed, (local[0], local[1]), (false[0], false[1]))
 
 
 def _lay_out(split: Split, directory: Path, console: Console) -> Path:
@@ -184,7 +221,7 @@ def _forget(updates: Path, bundle: Bundle) -> None:
 
 def _run(
     options: Options,
-    recorded: Path,
+    shown: Path,
     work: Path,
     broker: int,
     server: Process,
@@ -197,7 +234,7 @@ def _run(
     _, port = start_link("learning", options.link, options.seed, broker, processes)
     store = work / "store"
     shutil.rmtree(store, ignore_errors=True)
-    arguments = ["run", str(recorded), "--fps", str(options.fps), "--device", "camera", "--store", str(store)]
+    arguments = ["run", str(shown), "--fps", str(options.fps), "--device", "camera", "--store", str(store)]
     arguments += ["--broker", f"mqtt://127.0.0.1:{port}", "--output", str(answers)]
     agent = processes.start("agent", "edge_agent", *arguments)
     tail, lines = Tail(answers), list[Line]()

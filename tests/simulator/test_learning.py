@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 from typer.testing import CliRunner
 
 from edge_agent.report import Line
+from models import sample
+from shared.bundle import Bundle
 from simulator import learning, picture
 from simulator.cli import app
 from simulator.learning import Times
@@ -40,8 +43,21 @@ def test_before_and_after_are_told_apart_by_the_times() -> None:
     assert outcome.used_after_s == 20.0
     assert outcome.trained_in_s == 10.0
     assert outcome.update == "update-001-cat"
-    assert "20 s after" in learning.sentence(outcome, ["cat"])
-    assert "+40.0 points" in learning.sentence(outcome, ["cat"])
+    assert "20 s after" in learning.sentence(outcome)
+
+
+def test_an_update_is_judged_on_the_same_streams_without_and_with_it() -> None:
+    """On other streams of the place; an update that knows nothing new adds nothing."""
+    zoo = Bundle(Path(__file__).parents[2] / "models" / "zoo" / "cifar10")
+    names = {"full": "full", "base": "base", "update-1": "base"}
+    models = {new: zoo.manifest.models[old] for new, old in names.items()}
+    models["update-1"] = msgspec.structs.replace(models["update-1"], role="submodel", classes=(3, 5))
+    bundle = Bundle(zoo.directory)
+    bundle.manifest = msgspec.structs.replace(zoo.manifest, models=models)
+    found = learning.replayed(bundle, 3, sample.load(), first_seed=1, count=1)
+    assert (found.streams, found.frames) == (1, 1000)
+    assert found.local[0] > 0.3 and abs(found.local[1] - found.local[0]) < 0.05
+    assert max(found.false) < 0.03
 
 
 def test_the_picture_is_drawn(tmp_path: Path) -> None:
