@@ -39,7 +39,8 @@ def hampered_bundle(directory: Path) -> Path:
     base = msgspec.structs.replace(
         zoo.models["base"], sha256=file_digest(path), bytes=path.stat().st_size, coverage=coverage
     )
-    manifest = msgspec.structs.replace(zoo, name="hampered", models={"full": zoo.models["full"], "base": base})
+    models = {"full": zoo.models["full"], "base": base}
+    manifest = msgspec.structs.replace(zoo, name="hampered", models=models, layers={})
     (directory / MANIFEST).write_bytes(msgspec.json.encode(manifest))
     return directory
 

@@ -51,7 +51,7 @@ def ended(agent: AgentProcess) -> dict[str, Any]:
     for name, own in summary["cameras"].items():
         frames = [answer["frame"] for answer in agent.answers() if answer["camera"] == name]
         assert frames == list(range(own["frames"])), "one answer each, in order"
-        assert sum(own["hits"].values()) + own["cloud"] + own["fallbacks"] == own["frames"]
+        assert sum(own["hits"].values()) + own["full"] + own["cloud"] + own["fallbacks"] == own["frames"]
     return summary
 
 

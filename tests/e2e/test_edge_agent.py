@@ -112,7 +112,10 @@ class AgentProcess:
         summary: dict[str, Any] = json.loads(out)
         answers = self.answers()
         assert [answer["frame"] for answer in answers] == list(range(summary["frames"])), "one answer each, in order"
-        assert sum(summary["hits"].values()) + summary["cloud"] + summary["fallbacks"] == summary["frames"]
+        assert (
+            sum(summary["hits"].values()) + summary["full"] + summary["cloud"] + summary["fallbacks"]
+            == summary["frames"]
+        )
         return summary
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> tuple[dict[str, Any], float]:

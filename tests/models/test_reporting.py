@@ -79,9 +79,22 @@ def test_the_page_needs_nothing_from_elsewhere_and_names_every_model(made: tuple
     figures, page = made
     assert not re.search(r'(?:src|href)="(?!data:)', page)
     assert "<script" not in page and "@import" not in page
-    assert page.count("data:image/png;base64,") == 3
+    assert page.count("data:image/png;base64,") == 4
     for name in figures["models"]:
         assert name in page
+
+
+def test_caches_between_layers_are_measured(made: tuple[dict[str, Any], str]) -> None:
+    figures, page = made
+    for way, layers in Bundle(ZOO).manifest.layers.items():
+        own = figures["layers"][way]
+        assert [row["kind"] for row in own["caches"]] == [layer.kind for layer in layers.caches]
+        answered = [row["answered"] for row in own["caches"]]
+        assert sum(answered) > 0.5 and own["effective_depth"] < 0.6
+        assert own["wrong"] == pytest.approx(sum(row["false"] for row in own["caches"]))
+        assert [row["reached"] for row in own["caches"]][1:] == pytest.approx(1 - np.cumsum(answered)[:-1])
+        assert own["ms"] < own["whole_ms"]
+        assert way in page
 
 
 def test_a_person_gets_tables(data: Path, tmp_path: Path) -> None:
