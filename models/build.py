@@ -15,8 +15,6 @@ import torch
 from rich.progress import Progress
 
 from models import candidates, partitions, proving
-from models.classifier import served
-from models.export import export
 from models.material import Material
 from models.place import check_place, put
 from models.plan import Plan, key
@@ -58,29 +56,21 @@ def kept(seed: int, material: Material, work: Path) -> Path:
 def _fill(plan: Plan, material: Material, work: Path, directory: Path, progress: Progress, workers: int) -> Manifest:
     """Write every model into ``directory``; what is to be said of them."""
     classifier = material.classifier
-    spec = msgspec.json.encode(classifier.input).decode()
-    properties = {"bundle": plan.name, "labels": ",".join(classifier.labels), "input": spec}
-    full = directory / "full" / "1" / "model.onnx"
-    full.parent.mkdir(parents=True)
-    graph = served(classifier, {**properties, "model": "full"})
-    full.write_bytes(graph.SerializeToString(deterministic=True))
-
     drawn = partitions.working_sets(material.learn.answers, len(classifier.labels), DRAWN, plan.seed)
     scenes = plan.scenes or tuple(drawn)
     # Known working sets are half of what is likely: devices will be put where nobody has thought of.
     known = plan.scenes * (DRAWN // len(plan.scenes) or 1) if plan.scenes else ()
     likely = [partitions.together(scene, len(classifier.labels)) for scene in (*known, *drawn)]
     proposed = candidates.propose(plan, material, likely)
-    networks = candidates.train(plan, material, proposed, full, work, progress)
-    for name, network in networks.items():
-        export(network.eval(), directory / name / "1" / "model.onnx", {**properties, "model": name})
-    precision = candidates.lighten(plan, material, list(networks), directory, work, progress)
-    choice = candidates.choose(plan, material, proposed, networks, likely, directory, progress)
+    made = candidates.make(plan, material, proposed, directory, work, progress)
+    precision = candidates.lighten(plan, material, made, directory, work, progress)
+    choice = candidates.choose(plan, material, proposed, made, likely, directory, progress)
     context, proven = _prove(plan, material, choice.models, scenes, directory, work, progress, workers)
     provenance = {
         "plan": digest(msgspec.json.encode(plan)),
         "frames": f"{len(material.learn)} to learn, {len(material.tune)} to tune, {len(material.prove)} to prove",
         **choice.found,
+        "base": "trained" if material.base is None else "given",
         "precision": precision,
         "torch": str(torch.__version__),
     }

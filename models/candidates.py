@@ -1,5 +1,5 @@
-"""Candidates: the local models that may go into a bundle, trained, made light, measured, and chosen by what they are
-worth.
+"""Candidates: the local models that may go into a bundle, trained or given, made light, measured, and chosen by what
+they are worth.
 
 For each size there is a general model, and of it a submodel for each partition is made. The general ones go in; of the
 submodels those that add most to what is answered, for their bytes.
@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import onnx
@@ -20,21 +21,25 @@ from rich.progress import Progress
 
 from models import codes, cost, partitions, proving, quantise, recorded, scores, voice
 from models.cifar10 import Images
+from models.classifier import ClassifierError, served
 from models.distil import Logits, Teacher, train_base, train_submodel
-from models.material import Material
+from models.export import export
+from models.material import Material, Part
 from models.networks import ResNet, Shape, macs, sized
 from models.partitions import Method, Partition, WorkingSet
 from models.plan import Plan, key
 from models.training import Recipe
 from shared import files
 from shared.bundle import Model, digest, file_digest
-from shared.engine import Session
+from shared.engine import Session, first_line
+from shared.image import Input
 
 #: Codes for each label, and how many there are at the most.
 _FINE, _MOST_CODES = 4, 256
 #: Timed runs of each model.
 _RUNS = 50
-#: INT8 takes the place of float16 where it takes at most so much of the time and answers as much, to a hundredth.
+#: INT8 takes the place of float16 where it takes at most so much of the time, answers as much and agrees with the full
+#: model as often, both to a hundredth: what a weak model answers at little risk may be nothing either way.
 _FASTER, _AS_MUCH = 0.9, 0.01
 #: Risk at which precisions are compared.
 _COMPARED = 0.01
@@ -43,13 +48,22 @@ _COMPARED = 0.01
 @dataclass(frozen=True)
 class Candidate:
     """``size``: its multiply-adds beside the full model's, for people; ``shape``: its network. ``part``: what it is
-    for, found by ``method``; None of a general model."""
+    for, found by ``method``; None of a general model. ``shape`` is None of a base model that was given."""
 
     name: str
     size: str
-    shape: Shape
+    shape: Shape | None
     part: Partition | None = None
     method: Method | None = None
+
+
+@dataclass(frozen=True)
+class Local:
+    """A model that was made: what it sees, and what it costs."""
+
+    input: Input
+    parameters: int
+    macs: int
 
 
 @dataclass(frozen=True)
@@ -62,7 +76,10 @@ class Choice:
 
 
 def propose(plan: Plan, material: Material, likely: Sequence[WorkingSet]) -> list[Candidate]:
-    """The general models, the base model first, and the submodels, in every size and by every method of the plan."""
+    """The general models, the base model first, and the submodels, in every size and by every method of the plan; the
+    base model alone where it is given."""
+    if material.base is not None:
+        return [Candidate("base", "as given", None)]
     labels, sizes = material.classifier.labels, _sizes(plan, material)
     first = next(iter(sizes))
     found = [Candidate("base" if size == first else f"general-{size}", size, shape) for size, shape in sizes.items()]
@@ -97,6 +114,33 @@ def _partition(plan: Plan, material: Material, likely: Sequence[WorkingSet], met
     return partitions.by_codes(own, learn.answers, classes, likely, plan.submodels)
 
 
+def make(
+    plan: Plan, material: Material, proposed: Sequence[Candidate], directory: Path, work: Path, progress: Progress
+) -> dict[str, Local]:
+    """Put the full model and what is ``proposed`` into ``directory``; what they are, by name."""
+    made: dict[str, Local] = {}
+
+    def properties(name: str, input: Input) -> dict[str, str]:
+        spec = msgspec.json.encode(input).decode()
+        return {"bundle": plan.name, "labels": ",".join(material.classifier.labels), "input": spec, "model": name}
+
+    for name, one in {"full": material.classifier, "base": material.base}.items():
+        if one is not None:
+            graph = served(one, properties(name, one.input))
+            files.write(_path(directory, name), graph.SerializeToString(deterministic=True))
+            made[name] = Local(one.input, cost.parameters(one.graph), cost.macs(one.graph, one.input.side))
+    if material.base is None:
+        spec = material.classifier.input
+        for name, network in train(plan, material, proposed, _path(directory, "full"), work, progress).items():
+            export(network.eval(), _path(directory, name), properties(name, spec))
+            made[name] = Local(spec, network.parameters_count(), macs(network, spec.side))
+    return made
+
+
+def _path(directory: Path, name: str) -> Path:
+    return directory / name / "1" / "model.onnx"
+
+
 def train(
     plan: Plan, material: Material, proposed: Sequence[Candidate], full: Path, work: Path, progress: Progress
 ) -> dict[str, ResNet]:
@@ -117,6 +161,7 @@ def train(
     networks: dict[str, ResNet] = {}
     of_size: dict[Shape, ResNet] = {}
     for one in proposed:
+        assert one.shape is not None, "one that was given is not trained"
         origin = key(one.shape, plan.views, plan.epochs)
         if one.part is None:
             torch.manual_seed(plan.seed + 1)
@@ -135,49 +180,65 @@ def train(
 
 
 def lighten(
-    plan: Plan, material: Material, names: Sequence[str], directory: Path, work: Path, progress: Progress
+    plan: Plan, material: Material, made: Mapping[str, Local], directory: Path, work: Path, progress: Progress
 ) -> str:
-    """Put INT8 in the place of float16 where the plan says so, or where it is better for the base model; what was
-    found, for people. All local models are of one precision, so that none is chosen for another reason than its word.
-    What was decided is kept in ``work``, for a machine does not measure the same twice."""
+    """Put INT8 in the place of float16, or of what was given, where the plan says so, or where it is better for the
+    base model; what was found, for people. All local models are of one precision, so that none is chosen for another
+    reason than its word. What was decided is kept in ``work``, for a machine does not measure the same twice. Raises
+    ``ClassifierError`` if a base model that was given cannot be what the plan says."""
+    heavy, spec = "float16" if material.base is None else "as given", made["base"].input
     if plan.precision == "float16":
-        return "float16"
-    images = voice.calibrating(material.classifier.input, material.tune)
+        return heavy
+    images = voice.calibrating(spec, material.tune)
 
     def lighter(name: str) -> Path:
-        path = directory / name / "1" / "model.onnx"
+        path = _path(directory, name)
         quantised = quantise.int8(onnx.load(str(path)), images)
         files.write(path.with_suffix(".int8"), quantised.SerializeToString(deterministic=True))
         return path.with_suffix(".int8")
 
-    before, after = directory / "base" / "1" / "model.onnx", lighter("base")
-    kept = work / f"precision-{key(plan.precision, file_digest(before), file_digest(after))}.txt"
-    if not kept.exists():
-        files.write(kept, _lighter(plan, material, before, after, images[:1]).encode())
-    if (decided := kept.read_text()).startswith("float16"):
+    before = _path(directory, "base")
+    try:
+        after = lighter("base")
+        kept = work / f"precision-{key(plan.precision, file_digest(before), file_digest(after))}.txt"
+        if not kept.exists():
+            files.write(kept, _lighter(plan, material.tune, spec, before, after, images[:1], heavy).encode())
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # a stranger's graph, of which the quantiser makes what it can
+        if material.base is None:
+            raise
+        if plan.precision == "int8":
+            why = f"the base model cannot be put in INT8 ({first_line(error)}); leave out --precision"
+            raise ClassifierError(why) from None
+        before.with_suffix(".int8").unlink(missing_ok=True)
+        return f"{heavy}; it cannot be put in INT8"
+    if (decided := kept.read_text()).startswith(heavy):
         after.unlink()
         return decided
-    for name in progress.track(names, description="eight bits"):
+    for name in progress.track([name for name in made if name != "full"], description="eight bits"):
         light = after if name == "base" else lighter(name)
-        light.replace(directory / name / "1" / "model.onnx")
+        light.replace(_path(directory, name))
     return decided
 
 
-def _lighter(plan: Plan, material: Material, before: Path, after: Path, image: npt.NDArray[np.float32]) -> str:
+def _lighter(
+    plan: Plan, tune: Part, spec: Input, before: Path, after: Path, image: npt.NDArray[np.float32], heavy: str
+) -> str:
     """Which precision it is to be, and why."""
-    tune, spec = material.tune, material.classifier.input
-    pictures = recorded.as_pictures(tune.images)
-    said = [recorded.run(Session(path, "cpu", torch.get_num_threads()), spec, pictures) for path in (before, after)]
-    was, is_ = (
-        scores.coverage_at(_COMPARED, scores.doubts(own, 1.0)["probability"], own.argmax(1) == tune.answers)
+    pictures, threads = recorded.as_pictures(tune.images), torch.get_num_threads()
+    said = [recorded.run(Session(path, "cpu", threads), spec, pictures, tune.seen) for path in (before, after)]
+    (was, agreed), (is_, agrees) = (
+        (scores.coverage_at(_COMPARED, scores.doubts(own, 1.0)["probability"], right), float(right.mean()))
         for own in said
+        for right in [own.argmax(1) == tune.answers]
     )
     cost_ = quantise.compare(before, after, image)
-    better = cost_.time <= _FASTER and is_ >= was - _AS_MUCH
+    better = cost_.time <= _FASTER and is_ >= was - _AS_MUCH and agrees >= agreed - _AS_MUCH
     return (
-        f"{'int8' if better or plan.precision == 'int8' else 'float16'}; "
-        f"int8 takes {cost_.time:.2f} of float16's time and {cost_.bytes:.2f} of its bytes, and answers "
-        f"{is_:.1%} of frames at 1 % risk for {was:.1%}"
+        f"{'int8' if better or plan.precision == 'int8' else heavy}; "
+        f"int8 takes {cost_.time:.2f} of the time and {cost_.bytes:.2f} of the bytes, and answers "
+        f"{is_:.1%} of frames at 1 % risk for {was:.1%}, and agrees on {agrees:.1%} for {agreed:.1%}"
     )
 
 
@@ -185,16 +246,15 @@ def choose(
     plan: Plan,
     material: Material,
     proposed: Sequence[Candidate],
-    networks: Mapping[str, ResNet],
+    made: Mapping[str, Local],
     likely: Sequence[WorkingSet],
     directory: Path,
     progress: Progress,
 ) -> Choice:
     """What each is worth. Submodels that add too little for their bytes are taken out of ``directory``."""
-    tune, spec = material.tune, material.classifier.input
-    paths = {name: directory / name / "1" / "model.onnx" for name in ("full", *networks)}
+    paths, inputs = {name: _path(directory, name) for name in made}, {name: own.input for name, own in made.items()}
     classes = {one.name: one.part.labels for one in proposed if one.part is not None}
-    temperatures, coverage = proving.measure(tune, spec, "full", paths, classes, plan.seed, progress)
+    temperatures, coverage = proving.measure(material.tune, inputs, "full", paths, classes, plan.seed, progress)
 
     general = [one.name for one in proposed if one.part is None]
     special = [one for one in proposed if one.part is not None]
@@ -222,21 +282,22 @@ def choose(
     names = ["full", *general, *(special[number].name for number in kept)]
     for name in set(paths) - set(names):
         shutil.rmtree(directory / name)
-    graph = material.classifier.graph
-    sizes = {name: (own.parameters_count(), macs(own, spec.side)) for name, own in networks.items() if name in names}
-    sizes["full"] = cost.parameters(graph), cost.macs(graph, spec.side)
-    image = np.zeros((1, 3, spec.side, spec.side), np.float32)
+
+    def milliseconds(name: str) -> float:
+        image = np.zeros((1, 3, inputs[name].side, inputs[name].side), np.float32)
+        return round(1000 * cost.seconds([paths[name]], image, _RUNS)[0], 3)
+
     models = {
         name: Model(
             role="full" if name == "full" else "base" if name == "base" else "submodel",
             file=f"{name}/1/model.onnx",
             bytes=paths[name].stat().st_size,
             sha256=file_digest(paths[name]),
-            input=spec,
+            input=inputs[name],
             temperature=temperatures[name],
-            parameters=sizes[name][0],
-            macs=sizes[name][1],
-            milliseconds=round(1000 * cost.seconds([paths[name]], image, _RUNS)[0], 3),
+            parameters=made[name].parameters,
+            macs=made[name].macs,
+            milliseconds=milliseconds(name),
             coverage=coverage[name],
             classes=classes.get(name, ()),
         )

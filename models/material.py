@@ -12,6 +12,7 @@ from models.classifier import Classifier
 from models.codes import Array
 from models.frames import USES, Frames, FramesError, is_video, uses
 from models.teach import Lesson
+from shared.image import Input
 
 #: Frames that each use needs at the least.
 _LEAST = 20
@@ -23,13 +24,15 @@ _FIFTH = 5
 class Part:
     """The frames of one use. ``images``: ``(n, side, side, 3)`` uint8 RGB; ``scores`` ``(n, classes)`` and
     ``embeddings`` ``(n, d)``: the full model's; ``truth`` ``(n,)``, None where nobody knows; ``runs``: where frames
-    follow one another in a video, their places in order."""
+    follow one another in a video, their places in order; ``seen``: how the full model sees frames, which is how
+    these images were cut out of them."""
 
     images: Images
     scores: Array
     embeddings: Array
     truth: npt.NDArray[np.int64] | None
     runs: tuple[npt.NDArray[np.int64], ...]
+    seen: Input
 
     def __len__(self) -> int:
         return len(self.images)
@@ -48,12 +51,14 @@ class Part:
 
 @dataclass(frozen=True)
 class Material:
-    """``learn``: models are trained on; ``tune``: temperatures, coverage and context; ``prove``: gates alone."""
+    """``learn``: models are trained on; ``tune``: temperatures, coverage and context; ``prove``: gates alone. ``base``:
+    the base model, where it is there already."""
 
     classifier: Classifier
     learn: Part
     tune: Part
     prove: Part
+    base: Classifier | None = None
 
 
 def gather(
@@ -63,11 +68,11 @@ def gather(
     ``FramesError`` if any use is left with too little."""
     if held_out is None:
         use = uses(seen[1].files.tolist(), seed)
-        parts = [_part(classifier, *seen, np.flatnonzero(use == number)) for number in range(len(USES))]
+        learn, tune, prove = (_part(classifier, *seen, np.flatnonzero(use == number)) for number in range(len(USES)))
     else:
-        parts = [whole(classifier, *seen), *held(classifier, held_out, seed)]
-    _enough(dict(zip(USES, parts, strict=True)))
-    return Material(classifier, *parts)
+        learn, (tune, prove) = whole(classifier, *seen), held(classifier, held_out, seed)
+    _enough(dict(zip(USES, (learn, tune, prove), strict=True)))
+    return Material(classifier, learn, tune, prove)
 
 
 def held(classifier: Classifier, seen: tuple[Frames, Lesson], seed: int) -> tuple[Part, Part]:
@@ -83,9 +88,9 @@ def whole(classifier: Classifier, frames: Frames, lesson: Lesson) -> Part:
     return _part(classifier, frames, lesson, np.arange(len(lesson)))
 
 
-def labelled(split: Split, lesson: Lesson) -> Part:
-    """A labelled set, and what was said of it."""
-    return Part(split.images, lesson.scores, lesson.embeddings, split.labels, ())
+def labelled(split: Split, lesson: Lesson, seen: Input) -> Part:
+    """A labelled set, and what was said of it by a model that sees its images as they are."""
+    return Part(split.images, lesson.scores, lesson.embeddings, split.labels, (), seen)
 
 
 def _enough(parts: dict[str, Part]) -> None:
@@ -119,4 +124,5 @@ def _part(classifier: Classifier, frames: Frames, lesson: Lesson, rows: npt.NDAr
         lesson.embeddings[rows],
         truth,
         runs,
+        classifier.input,
     )

@@ -50,7 +50,7 @@ def kinds(
             ]
             streamed = [
                 replace(one, truth=present[one.truth])
-                for one in recorded.record(plans, split, models, lambda: progress.advance(task), signed=True)
+                for one in recorded.record(plans, split, models, lambda: progress.advance(task), True, part.seen)
             ]
             found.append(gates.Kind(streamed[:count], streamed[count:] or streamed))
             if name in recorded.UNRELATED:
@@ -78,7 +78,7 @@ def cast(part: Part, scenes: Sequence[Sequence[int]]) -> tuple[Split, npt.NDArra
 def _films(part: Part, models: recorded.Models) -> list[Recorded]:
     """The runs of videos, each a stream."""
     return [
-        recorded.film(recorded.as_pictures(part.images[run]), part.split.labels[run], models)
+        recorded.film(recorded.as_pictures(part.images[run]), part.split.labels[run], models, part.seen)
         for run in part.runs
         if len(run) >= _RUN
     ]

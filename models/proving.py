@@ -54,7 +54,8 @@ def again(
         lay(bundle, old.models, building)
         paths = {name: building / model.file for name, model in old.models.items()}
         special = {name: model.classes for name, model in old.models.items() if model.classes}
-        degrees, coverage = measure(tune, old.models[full].input, full, paths, special, plan.seed, progress)
+        inputs = {name: model.input for name, model in old.models.items()}
+        degrees, coverage = measure(tune, inputs, full, paths, special, plan.seed, progress)
         models = {
             name: msgspec.structs.replace(model, temperature=degrees[name], coverage=coverage[name])
             for name, model in old.models.items()
@@ -79,7 +80,7 @@ def accuracy(tune: Part) -> dict[str, str]:
 
 def measure(
     tune: Part,
-    spec: Input,
+    inputs: Mapping[str, Input],
     full: str,
     paths: Mapping[str, Path],
     special: Mapping[str, Sequence[int]],
@@ -91,7 +92,7 @@ def measure(
     sensed = sense(tune.images, np.random.default_rng(seed))
     pictures = recorded.as_pictures(np.concatenate([tune.images, sensed]))
     logits = {
-        name: recorded.run(Session(path, "cpu", torch.get_num_threads()), spec, pictures)
+        name: recorded.run(Session(path, "cpu", torch.get_num_threads()), inputs[name], pictures, tune.seen)
         for name, path in progress.track(paths.items(), description="what each is worth")
     }
     answers = logits[full].argmax(1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -30,20 +31,30 @@ def opened(bundle: Bundle, threads: int = 1) -> Models:
     }
 
 
-def run(session: Session, spec: Input, pictures: Sequence[Picture]) -> Logits:
-    """Logits ``(n, classes)`` of pictures of any size, BGR."""
+def run(session: Session, spec: Input, pictures: Sequence[Picture], seen: Input | None = None) -> Logits:
+    """Logits ``(n, classes)`` of pictures of any size, BGR. ``seen``: see ``view``."""
     preprocess, batch = preprocessor(spec), session.batch or _BATCH
     return np.concatenate(
         [
-            session.run(np.concatenate([preprocess(crop(picture, spec)) for picture in pictures[at : at + batch]]))
+            session.run(np.concatenate([preprocess(view(one, spec, seen)) for one in pictures[at : at + batch]]))
             for at in range(0, len(pictures), batch)
         ]
     )
 
 
-def run_all(models: Models, pictures: Sequence[Picture]) -> dict[str, Logits]:
-    """What every model says of the pictures, by its name."""
-    return {name: run(session, spec, pictures) for name, (session, spec) in models.items()}
+def run_all(models: Models, pictures: Sequence[Picture], seen: Input | None = None) -> dict[str, Logits]:
+    """What every model says of the pictures, by its name. ``seen``: see ``view``."""
+    return {name: run(session, spec, pictures, seen) for name, (session, spec) in models.items()}
+
+
+def view(picture: Picture, spec: Input, seen: Input | None) -> Picture:
+    """What a model of ``spec`` sees of a picture. One of the size of ``seen`` is no frame, but what a model of that
+    kind saw of one: of it the model sees the part that it would have seen of the frame, or all where that is more."""
+    if seen is None or spec == seen or picture.shape[:2] != (seen.side, seen.side):
+        return crop(picture, spec)
+    side = round(seen.side * min(1.0, spec.crop / seen.crop))
+    edge = (seen.side - side) // 2
+    return crop(picture[edge : edge + side, edge : edge + side], msgspec.structs.replace(spec, crop=1.0))
 
 
 def as_pictures(images: Images) -> list[Picture]:
@@ -57,8 +68,10 @@ def record(
     models: Models,
     advance: Callable[[], object] = lambda: None,
     signed: bool = False,
+    seen: Input | None = None,
 ) -> list[Recorded]:
-    """Run every model over every frame of ``plans``, drawn from ``split``. ``advance`` is called after each stream.
+    """Run every model over every frame of ``plans``, drawn from ``split``, whose images are as a model of ``seen`` sees
+    them (see ``view``). ``advance`` is called after each stream.
 
     ``signed``: sign the pictures of ``UNRELATED`` streams too, as a device does that does not know what it looks at.
     """
@@ -70,27 +83,29 @@ def record(
             # Every frame is one of the images as it is: run each image once.
             if not tables:
                 pictures = as_pictures(split.images)
-                tables = run_all(models, pictures)
+                tables = run_all(models, pictures, seen)
                 signatures = [sign(picture) for picture in pictures] if signed else None
             own = [signatures[source] for source in plan.source.tolist()] if signatures is not None else None
             recordings.append(Recorded(plan.label, {name: t[plan.source] for name, t in tables.items()}, own))
         else:
-            recordings.append(_render(plan, split, models))
+            recordings.append(_render(plan, split, models, seen))
         advance()
     return recordings
 
 
-def film(pictures: Sequence[Picture], truth: npt.NDArray[np.int64], models: Models) -> Recorded:
-    """Run every model over pictures that follow one another."""
-    return Recorded(truth, run_all(models, pictures), [sign(picture) for picture in pictures])
+def film(
+    pictures: Sequence[Picture], truth: npt.NDArray[np.int64], models: Models, seen: Input | None = None
+) -> Recorded:
+    """Run every model over pictures that follow one another. ``seen``: see ``view``."""
+    return Recorded(truth, run_all(models, pictures, seen), [sign(picture) for picture in pictures])
 
 
-def _render(plan: streams.Plan, split: Split, models: Models) -> Recorded:
+def _render(plan: streams.Plan, split: Split, models: Models, seen: Input | None) -> Recorded:
+    """A batch of frames at a time: all of a camera's would take a gigabyte."""
     draw = streams.renderer(plan, split.images)
-    signatures, crops = [], []
-    spec = next(iter(models.values()))[1]
-    for index in range(len(plan)):
-        picture = draw(index)
-        signatures.append(sign(picture))
-        crops.append(crop(picture, spec))
-    return Recorded(plan.label, run_all(models, crops), signatures)
+    parts = []
+    for at in range(0, len(plan), _BATCH):
+        pictures = [draw(index) for index in range(at, min(at + _BATCH, len(plan)))]
+        parts.append(film(pictures, plan.label[at : at + _BATCH], models, seen))
+    logits = {name: np.concatenate([part.logits[name] for part in parts]) for name in models}
+    return Recorded(plan.label, logits, [one for part in parts for one in part.signatures or ()])

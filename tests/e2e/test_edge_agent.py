@@ -227,7 +227,7 @@ def test_killed_cloud_and_killed_broker_delay_no_frame_and_answers_resume_by_the
     server = servers(broker)
     agent = agents(
         str(frames), "--broker", broker.url, "--store", str(tmp_path / "store"), "--fps", "40",
-        "--deadline-ms", str(deadline_ms),
+        "--deadline-ms", str(deadline_ms), "--levels", "frames,submodels,base,cloud",
     )  # fmt: skip
     agent.wait_for(20, "cloud")
     server.process.kill()

@@ -94,7 +94,7 @@ def part(bundle: Bundle, seed: int) -> Part:
     prepare = preprocessor(INPUT)
     batch = np.concatenate([prepare(picture) for picture in as_pictures(pictures)])
     scores = Session(bundle.path("full"), "cpu").run(batch)
-    return Part(pictures, scores, np.zeros((COUNT, 2), np.float32), None, ())
+    return Part(pictures, scores, np.zeros((COUNT, 2), np.float32), None, (), INPUT)
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import msgspec
@@ -12,7 +13,7 @@ from typer.testing import CliRunner
 from models import recorded, sample, specialise
 from models.cli import app
 from models.specialise import Recent, RecentError
-from shared.bundle import Bundle, Manifest
+from shared.bundle import MANIFEST, Bundle, Manifest
 from shared.engine import Session
 from shared.signing import Key, generate
 from tests.hampered import FROG, SHIP, TRUCK, frogs_and_ships, hampered_bundle, pictures
@@ -103,6 +104,23 @@ def test_what_is_not_proven_changes_nothing(
     assert code == 3
     assert "not proven" in words
     assert [path.name for path in tmp_path.iterdir()] == ["work"]
+
+
+def test_a_base_model_that_sees_other_pictures_is_not_refined(
+    bundle: Bundle, data: Path, recent: Path, tmp_path: Path
+) -> None:
+    """One that a user gave, of another size: what is kept of frames is as the full model sees them."""
+    other = tmp_path / "other"
+    shutil.copytree(bundle.directory, other)
+    base = bundle.manifest.models["base"]
+    base = msgspec.structs.replace(base, input=msgspec.structs.replace(base.input, side=24))
+    manifest = msgspec.structs.replace(bundle.manifest, models={**bundle.manifest.models, "base": base})
+    (other / MANIFEST).write_bytes(msgspec.json.encode(manifest))
+    out = tmp_path / "out"
+    code, words = run(other, "--data", data, "--recent", recent, "--out", out, "--work", tmp_path / "work")
+    assert (code, words.count("\n")) == (2, 1), words
+    assert "base sees other pictures than the full model" in words
+    assert not out.exists()
 
 
 def test_the_oldest_update_makes_room(updated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,7 +30,7 @@ def classifier(tmp_path_factory: pytest.TempPathFactory) -> Classifier:
 @pytest.fixture(scope="module")
 def tune(classifier: Classifier) -> Part:
     split = sample.load().take(np.arange(300))
-    return labelled(split, look(classifier, recorded.as_pictures(split.images), 1))
+    return labelled(split, look(classifier, recorded.as_pictures(split.images), 1), classifier.input)
 
 
 @pytest.fixture
@@ -57,7 +57,8 @@ def test_with_much_to_say_it_is_quicker_and_says_nearly_the_same(
 
     monkeypatch.setattr(quantise, "compare", lambda *_: Compared(0.5, 2.0))
     assert find(full, classifier, tune).name == quick.name, "decided once"
-    other = labelled(sample.load().take(np.arange(200)), look(classifier, recorded.as_pictures(tune.images[:200]), 1))
+    lesson = look(classifier, recorded.as_pictures(tune.images[:200]), 1)
+    other = labelled(sample.load().take(np.arange(200)), lesson, classifier.input)
     assert find(full, classifier, other).name == "as-it-is", "and anew for other frames to try it on"
 
 

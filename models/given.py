@@ -1,0 +1,42 @@
+"""A base model that the user has: what it must be, to answer in a full model's place."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from models import cost
+from models.classifier import Classifier, ClassifierError, understand
+from models.teach import look
+from shared.image import Input
+
+
+def read(
+    path: Path, full: Classifier, preprocessing: Input | None = None, labels: tuple[str, ...] | None = None
+) -> Classifier:
+    """The classifier in ``path``, with the labels of ``full``. ``labels``: what the user calls those of both. Raises
+    ``ClassifierError`` if it does not fit."""
+    own = understand(path, preprocessing, labels, role="base")
+    count = len(full.labels)
+    if len(own.labels) != count:
+        raise ClassifierError(f"{path.name} has {len(own.labels)} classes, and the full model has {count}")
+    numbers = tuple(str(number) for number in range(count))
+    if numbers not in (own.labels, full.labels) and own.labels != full.labels:
+        place = next(place for place in range(count) if own.labels[place] != full.labels[place])
+        raise ClassifierError(
+            f"{path.name} calls label {place} {own.labels[place]!r} and the full model {full.labels[place]!r}; "
+            "if all mean the same, name them with --labels"
+        )
+    macs, most = (cost.macs(one.graph, one.input.side) for one in (own, full))
+    if macs > most:
+        raise ClassifierError(
+            f"{path.name} takes {macs / 1e6:.3g} million multiply-adds and the full model {most / 1e6:.3g}; "
+            "a base model must be the smaller one"
+        )
+    try:
+        look(own, [np.zeros((own.input.side, own.input.side, 3), np.uint8)], threads=1)
+    except ClassifierError as error:
+        raise ClassifierError(f"{path.name}: {error}") from None
+    return replace(own, labels=full.labels)

@@ -1,0 +1,71 @@
+"""Recorded pictures: every model sees of them what it would have seen of the frames that they were cut out of."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import cv2
+import numpy as np
+import pytest
+
+from models import recorded, streams
+from models.cifar10 import Split
+from shared.engine import Session
+from shared.image import Input, crop
+
+FULL = Input(64, (0.0,) * 3, (1.0,) * 3, crop=0.8)
+
+
+def frame(seed: int = 0) -> np.ndarray:
+    """Without detail that scaling could lose."""
+    small = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), np.uint8)
+    return cv2.resize(small, (320, 240), interpolation=cv2.INTER_CUBIC)
+
+
+@pytest.mark.parametrize(("side", "share"), [(48, 0.8), (48, 0.6), (64, 0.6), (80, 0.7)])
+def test_a_model_sees_the_part_of_a_kept_picture_that_it_would_have_seen_of_the_frame(side: int, share: float) -> None:
+    spec = Input(side, FULL.mean, FULL.std, crop=share)
+    of_frame = crop(frame(), spec).astype(float)
+    kept = recorded.view(crop(frame(), FULL), spec, FULL).astype(float)
+    assert np.abs(kept - of_frame).mean() < 3.0
+    if share != FULL.crop:
+        whole = cv2.resize(crop(frame(), FULL), (side, side))
+        assert np.abs(whole - of_frame).mean() > 6.0, "and not all of it"
+
+
+def test_of_what_a_wider_model_would_see_beyond_the_picture_nothing_is_made_up() -> None:
+    picture = crop(frame(), FULL)
+    wider = Input(64, FULL.mean, FULL.std, crop=1.0)
+    np.testing.assert_array_equal(recorded.view(picture, wider, FULL), picture)
+
+
+def test_frames_are_cut_for_each_model_by_itself() -> None:
+    spec = Input(48, FULL.mean, FULL.std, crop=0.6)
+    for seen in (FULL, None):
+        np.testing.assert_array_equal(recorded.view(frame(), spec, seen), crop(frame(), spec))
+
+
+class Mirror:
+    """A session that says what it was shown: the mean of each colour."""
+
+    batch = None
+
+    def run(self, batch: np.ndarray) -> np.ndarray:
+        return batch.mean((2, 3))
+
+
+@pytest.mark.parametrize("name", ["camera", "held", "dwell"])
+def test_in_every_stream_each_model_is_shown_its_own_view(name: streams.Name) -> None:
+    spec = Input(48, FULL.mean, FULL.std, crop=0.5)
+    images = np.stack([crop(frame(seed), FULL) for seed in range(40)])
+    split = Split(images, np.arange(40) % 10)
+    plan = streams.plan(name, split.labels, 0, 130)
+    models = {"full": (cast(Session, Mirror()), FULL), "base": (cast(Session, Mirror()), spec)}
+    [stream] = recorded.record([plan], split, models, seen=FULL)
+    draw = streams.renderer(plan, images)
+    for index in (0, 99, 100, 129):
+        picture = draw(index)
+        for model, own in (("full", FULL), ("base", spec)):
+            seen = recorded.view(picture, own, FULL)[:, :, ::-1].mean((0, 1))
+            np.testing.assert_allclose(stream.logits[model][index], seen, rtol=1e-4)
+    assert (picture.shape == (480, 640, 3)) == (name == "camera")
