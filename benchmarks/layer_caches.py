@@ -252,7 +252,7 @@ def _missed(
                 missed.append(Asked(picture, step.recent))
                 [one] = layered.run(bench.inputs[picture], [Question(step.recent, step.risk)])
                 reply, layer = Reply(index, one.logits, risk=one.risk), one.layer
-            answer = hierarchy.settle(step, reply, float(index))
+            answer = hierarchy.settle(step, reply, index + replay.ASKING_S)
             false = answer.label != reference[index]
             device += answer.hit and false
             layers += layer is not None and false

@@ -23,7 +23,7 @@ from shared.habits import ContextParameters
 from shared.reference import WINDOW, reference
 
 #: What asking the cloud takes: long enough for any look of a local model to be worth its time.
-_ASKING_S = 0.5
+ASKING_S = 0.5
 Logits = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
 
@@ -170,7 +170,7 @@ def settle(stream: Recorded, family: Family, hierarchy: Hierarchy, step: Step) -
     """End the frame of ``step``, the cloud always there."""
     index = step.frame.index
     reply = Reply(index, stream.logits[family.full][index])
-    answer = hierarchy.settle(step, reply if isinstance(step, Ask) else None, index + _ASKING_S)
+    answer = hierarchy.settle(step, reply if isinstance(step, Ask) else None, index + ASKING_S)
     if answer.audit:
         hierarchy.audited(reply, float(index))
     return answer

@@ -136,7 +136,8 @@ class Hierarchy:
         # Without its picture: a late answer needs none.
         self._asked.append((Frame(frame.index, None, frame.signature), best))
         here = self.full is not None and self.routes.here(self.full.seconds)
-        return Ask(frame, tuple(self._recent), now, now + self.rules.deadline, best, reason, here, min(1.0, threshold))
+        risk = min(1.0, self.rules.claim * self._factor)
+        return Ask(frame, tuple(self._recent), now, now + self.rules.deadline, best, reason, here, risk)
 
     def here(self, step: Ask, now: float) -> Reply | None:
         """The full model's own word on the device; None if it is not there or would take longer than there is time."""
@@ -182,7 +183,8 @@ class Hierarchy:
             reason = f"{step.reason}; {trouble}" if trouble else step.reason
             answer = self._answer(step.frame, step.best, "fallback", reason)
         self.tally.count(answer.level)
-        # What a cache between the full model's layers has answered claims of the same allowance as hits do.
+        # What a cache between the full model's layers has answered claims of the same allowance as hits do; and never
+        # more than a frame may on average, so that it cannot use up what hits are to have.
         claimed = answer.risk if answer.hit else reply.risk if reply is not None else None
         self._allowance.spend(claimed or 0.0, self._factor)
         if self.audits is not None:
