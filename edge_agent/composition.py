@@ -17,7 +17,7 @@ from edge_agent.settings import Settings
 from shared.bundle import BundleError, Gate, Manifest
 from shared.context import FORGETFUL, Context, Memoryless
 from shared.engine import Session
-from shared.layered import Layered
+from shared.layered import Layered, runner
 
 
 class DeploymentError(Exception):
@@ -30,10 +30,9 @@ def local(
     """A loaded model of the bundle as the core wants it. ``base``: whether its hits are counted as the base model's."""
     model, classes = manifest.models[name], len(manifest.labels)
     layered = session if isinstance(session, Layered) else None
-    run = session.whole if isinstance(session, Layered) else session.run
     return LocalModel(
         name,
-        scorer(name, run, model.input, classes),
+        scorer(name, runner(session), model.input, classes),
         model.temperature,
         np.array(model.coverage),
         cost,

@@ -23,7 +23,7 @@ from edge_agent.puller import Puller
 from edge_agent.store import Store, StoreError
 from shared.bundle import Bundle, BundleError, Layer, Manifest, Model, Way, digest, parse
 from shared.engine import EngineError, Logits, Provider, Session, resident_bytes
-from shared.layered import Layered, load
+from shared.layered import Layered, load, runner
 from shared.link import Link, Message
 
 if TYPE_CHECKING:
@@ -262,12 +262,20 @@ class Keeper:
         alone = model.role == "full" and name != self._first(manifest)
         image = np.zeros((1, 3, model.input.side, model.input.side), np.float32)
 
-        def tried(threads: int) -> tuple[Session, float, Logits]:
-            session = Session(path, self._provider, threads, self._slowdown)
-            took = []
+        way = self._way if alone and self._way in manifest.layers and self._slowdown == 1.0 else None
+
+        def opened(threads: int) -> Session | Layered:
+            if way is not None:
+                draw = random.Random().random
+                return load(manifest, way, lambda one: self._file(one)[0], self._provider, threads, draw)
+            return Session(path, self._provider, threads, self._slowdown)
+
+        def tried(threads: int) -> tuple[Session | Layered, float, Logits]:
+            session = opened(threads)
+            run, took = runner(session), []
             for _ in range(_TRIES):
                 begun = time.perf_counter()
-                logits = session.run(image)
+                logits = run(image)
                 took.append(time.perf_counter() - begun)
             return session, sorted(took)[_TRIES // 2], logits
 
@@ -279,10 +287,6 @@ class Keeper:
                 self.threads, (session, seconds, logits) = processors, other
         if logits.shape != (1, len(manifest.labels)) or not np.isfinite(logits).all():
             raise EngineError(f"{name}: gives scores of shape {logits.shape} for {len(manifest.labels)} labels")
-        if alone and self._way is not None and self._way in manifest.layers and self._slowdown == 1.0:
-            del session  # its memory is needed for the segments
-            draw = random.Random().random
-            return load(manifest, self._way, lambda one: self._file(one)[0], self._provider, processors, draw), seconds
         return session, seconds
 
     def _obtain(self, manifest: Manifest, name: str) -> tuple[Path, bool]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import ModelProto, shape_inference
+from onnx import GraphProto, ModelProto, shape_inference
 
 from shared.engine import Session
 
@@ -46,17 +46,22 @@ def parameters(model: ModelProto) -> int:
 
 def macs(model: ModelProto, side: int) -> int:
     """Multiply-adds of one picture of ``side`` pixels through convolutions and matrix products; the rest is small."""
+    shapes = {weight.name: list(weight.dims) for weight in model.graph.initializer}
+    for value in inferred(model, side).value_info:
+        shapes[value.name] = [size.dim_value for size in value.type.tensor_type.shape.dim]
+    return sum(node_macs(node, shapes) for node in model.graph.node)
+
+
+def inferred(model: ModelProto, side: int) -> GraphProto:
+    """The graph for one picture of ``side`` pixels, with what can be known of every tensor's type and sizes."""
     fixed = ModelProto()
     fixed.CopyFrom(model)
-    weights = {weight.name: list(weight.dims) for weight in fixed.graph.initializer}
+    weights = {weight.name for weight in fixed.graph.initializer}
     for given in fixed.graph.input:
         if given.name not in weights:
             for size, known in zip(given.type.tensor_type.shape.dim, (1, 3, side, side), strict=True):
                 size.dim_value = known
-    shapes = weights
-    for value in shape_inference.infer_shapes(fixed, data_prop=True).graph.value_info:
-        shapes[value.name] = [size.dim_value for size in value.type.tensor_type.shape.dim]
-    return sum(node_macs(node, shapes) for node in fixed.graph.node)
+    return shape_inference.infer_shapes(fixed, data_prop=True).graph
 
 
 def seconds(paths: Sequence[Path], image: npt.NDArray[np.float32], runs: int) -> list[float]:

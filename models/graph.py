@@ -3,6 +3,7 @@ time, and no dependence on an exporter's version."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from shared import files
 
-OPSET = 17  # old enough for the ONNX Runtime of JetPack 5
+_OPSET = 17  # old enough for the ONNX Runtime of JetPack 5
 Weights = npt.NDArray[np.float32]
 
 
@@ -69,15 +70,23 @@ def write(graph: Graph, classes: int, path: Path, metadata: dict[str, str], side
     """Write a graph from ``image`` to ``scores`` of ``classes`` classes to ``path``; it takes pictures of ``side``
     pixels, or of any size."""
     image: list[str | int | None] = ["n", 3, side, side] if side is not None else ["n", 3, "h", "w"]
+    given = helper.make_tensor_value_info("image", TensorProto.FLOAT, image)
+    scores = helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["n", classes])
+    save(graph, "cachenet", [given], [scores], path, metadata)
+
+
+def save(
+    graph: Graph,
+    name: str,
+    inputs: Sequence[onnx.ValueInfoProto],
+    outputs: Sequence[onnx.ValueInfoProto],
+    path: Path,
+    metadata: dict[str, str],
+) -> None:
+    """Write a graph called ``name`` to ``path``; ``metadata`` goes into the file's properties under ``cachenet.*``."""
     model = helper.make_model(
-        helper.make_graph(
-            graph.nodes,
-            "cachenet",
-            [helper.make_tensor_value_info("image", TensorProto.FLOAT, image)],
-            [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["n", classes])],
-            graph.weights,
-        ),
-        opset_imports=[helper.make_opsetid("", OPSET)],
+        helper.make_graph(graph.nodes, name, inputs, outputs, graph.weights),
+        opset_imports=[helper.make_opsetid("", _OPSET)],
         producer_name="cachenet",
         ir_version=8,
     )

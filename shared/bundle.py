@@ -52,7 +52,7 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 #: Ways to make caches between layers: centroids of activations, or networks trained on them.
 Way = Literal["freeze", "gati"]
 WAYS: tuple[Way, ...] = get_args(Way)
-WayFlag = Literal["off", "freeze", "gati"]
+WayFlag = Literal["off", Way]
 Kind = Literal["centroids", "pooled", "hidden", "convolution"]
 _MOST_CACHES = 8
 _Share = Annotated[float, msgspec.Meta(gt=0, lt=1)]

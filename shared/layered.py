@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shared.bundle import Layer, Manifest, Model, Way
-from shared.engine import Batch, EngineError, Logits, Part, Provider, providers
+from shared.engine import Batch, EngineError, Logits, Part, Provider, Session, providers
 from shared.expectation import Expectation
 from shared.gate import Posterior, posterior
 from shared.segments import SegmentError, cut, read
@@ -164,10 +164,11 @@ class Layered:
         passed: dict[int, Passed] = {}
         left, held = np.arange(len(batch)), {self._image: batch}
         went_on: list[tuple[Cache, float, int]] = []
+        looks = any(one.asked is not None for one in requests)
         checks = any(one.probed is not None for one in requests)
         for place, (segment, cache) in enumerate(zip(self._segments[:-1], self.caches, strict=True)):
             held |= segment.run(held)
-            if cache.worth.due() if self.watch.trusted else checks:
+            if looks and (cache.worth.due() if self.watch.trusted else checks):
                 begun = self._clock()
                 hit = self._look(place, cache, held, priors, left, requests, passed)
                 now = self._clock()
@@ -276,6 +277,11 @@ class Layered:
         self._seen += 1
         chance = max(_PROBES, _FIRST / (_FIRST + self._seen))
         return chance if self._draw() < chance else None
+
+
+def runner(session: Session | Layered) -> Callable[[Batch], Logits]:
+    """All of a model, however it is loaded: a batch in, logits ``(n, classes)`` out."""
+    return session.whole if isinstance(session, Layered) else session.run
 
 
 def load(

@@ -29,7 +29,12 @@ def pooling(sizes: Sequence[int | None]) -> int:
     """By how much a map of these ``sizes`` ``(n, channels, side, side)`` is averaged down, 1 for not at all: so that
     nothing is left over at its edges."""
     side = sizes[2] or 1
-    return side // max(grid for grid in range(1, _GRID + 1) if side % grid == 0)
+    return side // coarser(side, _GRID)
+
+
+def coarser(grid: int, side: int) -> int:
+    """The largest number of places a side, at most ``side``, into which ``grid`` can be divided."""
+    return max(number for number in range(1, side + 1) if grid % number == 0)
 
 
 def record(

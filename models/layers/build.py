@@ -155,7 +155,11 @@ def _prove(
         rows = [row for row, (own, _) in enumerate(chosen) if own == way]
         if not rows:
             continue
-        judged = [proof.judged(chosen[row][1], proven[row], whole, degrees[row]) for row in rows]
+        olds = [chosen[row][1].candidate for row in rows]
+        judged = [
+            proof.judged(proven[row], whole, degrees[row], old.place, old.lookup, old.size)
+            for row, old in zip(rows, olds, strict=True)
+        ]
         limits_ = proof.certify(judged, cost, limits.wrong, _CONFIDENCE)
         if limits_ is None:
             continue

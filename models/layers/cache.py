@@ -7,13 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import onnx
 from onnx import TensorProto, helper
 
-from models.graph import OPSET, Graph, Weights
-from models.layers.activations import Activations, pooling
+from models.graph import Graph, Weights, save
+from models.layers.activations import Activations, coarser, pooling
 from models.layers.cuts import Cut, Shapes
-from shared import files
 from shared.layered import FEATURES, SCORES
 
 
@@ -64,26 +62,13 @@ class Writer(Graph):
             helper.make_tensor_value_info(SCORES, TensorProto.FLOAT, ["n", classes]),
             helper.make_tensor_value_info(FEATURES, TensorProto.FLOAT, ["n", None]),
         ]
-        model = helper.make_model(
-            helper.make_graph(self.nodes, "cache", inputs, outputs, self.weights),
-            opset_imports=[helper.make_opsetid("", OPSET)],
-            producer_name="cachenet",
-            ir_version=8,
-        )
-        helper.set_model_props(model, {f"cachenet.{key}": value for key, value in metadata.items()})
-        onnx.checker.check_model(model, full_check=True)
-        files.write(path, model.SerializeToString(deterministic=True))
+        save(self, "cache", inputs, outputs, path, metadata)
 
     def _small(self, name: str) -> str:
         sizes = self._known[name]
         if len(sizes) != 4 or (by := pooling(sizes)) == 1:
             return name
         return self.node("AveragePool", [name], f"{name}.small", kernel_shape=[by, by], strides=[by, by])
-
-
-def coarser(grid: int, side: int) -> int:
-    """The largest number of places a side, at most ``side``, into which ``grid`` can be divided."""
-    return max(number for number in range(1, side + 1) if grid % number == 0)
 
 
 def rows(each: Sequence[Activations], side: int) -> Weights:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
-from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, shape_inference
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto
 
-from models.cost import node_macs
+from models.cost import inferred, node_macs
 
 #: Places that are looked at, and the shares of the multiply-adds between which they are.
 _SLOTS, _FIRST, _LAST = 18, 0.02, 0.95
-
-
 #: For each tensor its sizes; None where they are not known before a run.
 Shapes = dict[str, tuple[int | None, ...]]
 
@@ -34,8 +33,9 @@ def cuts(model: ModelProto, side: int, slots: int = _SLOTS) -> list[Cut]:
     A place counts where a single tensor has been made of late, and what else is carried is the picture or vectors: then
     all paths run through it, or it is the end of one of several networks side by side.
     """
-    known, picture = shapes(model, side), _picture(model)
-    nodes, floats = _working(model), _floats(model, side)
+    values = _values(model, side)
+    known, picture, nodes = _sizes(model, values), _picture(model), _working(model)
+    floats = {value.name for value in values if value.type.tensor_type.elem_type == TensorProto.FLOAT}
     last = {name: place for place, node in enumerate(nodes) for name in node.input}
     last |= {output.name: len(nodes) for output in model.graph.output}
     costs = [node_macs(node, {name: [n or 0 for n in sizes] for name, sizes in known.items()}) for node in nodes]
@@ -59,12 +59,7 @@ def cuts(model: ModelProto, side: int, slots: int = _SLOTS) -> list[Cut]:
 
 def shapes(model: ModelProto, side: int) -> Shapes:
     """Of every tensor, for one picture of ``side`` pixels."""
-    known: Shapes = {weight.name: tuple(weight.dims) for weight in model.graph.initializer}
-    for value in _inferred(model, side):
-        known[value.name] = tuple(
-            size.dim_value if size.HasField("dim_value") else None for size in value.type.tensor_type.shape.dim
-        )
-    return known
+    return _sizes(model, _values(model, side))
 
 
 def placed(tensors: tuple[str, ...], image: str, share: float) -> Cut:
@@ -72,21 +67,19 @@ def placed(tensors: tuple[str, ...], image: str, share: float) -> Cut:
     return Cut(tensors, tuple(name for name in tensors if name != image), 0, share)
 
 
-def _floats(model: ModelProto, side: int) -> set[str]:
-    """The tensors of float32 numbers whose sizes are known."""
-    return {value.name for value in _inferred(model, side) if value.type.tensor_type.elem_type == TensorProto.FLOAT}
+def _values(model: ModelProto, side: int) -> list[ValueInfoProto]:
+    """What is known of the tensors that are no weights."""
+    graph = inferred(model, side)
+    return [*graph.input, *graph.value_info, *graph.output]
 
 
-def _inferred(model: ModelProto, side: int) -> list[ValueInfoProto]:
-    fixed = ModelProto()
-    fixed.CopyFrom(model)
-    weights = {weight.name for weight in model.graph.initializer}
-    for given in fixed.graph.input:
-        if given.name not in weights:
-            for size, value in zip(given.type.tensor_type.shape.dim, (1, 3, side, side), strict=True):
-                size.dim_value = value
-    inferred = shape_inference.infer_shapes(fixed, data_prop=True).graph
-    return [*inferred.input, *inferred.value_info, *inferred.output]
+def _sizes(model: ModelProto, values: Sequence[ValueInfoProto]) -> Shapes:
+    known: Shapes = {weight.name: tuple(weight.dims) for weight in model.graph.initializer}
+    for value in values:
+        known[value.name] = tuple(
+            size.dim_value if size.HasField("dim_value") else None for size in value.type.tensor_type.shape.dim
+        )
+    return known
 
 
 def _working(model: ModelProto) -> list[NodeProto]:

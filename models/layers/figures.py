@@ -11,12 +11,11 @@ import onnx
 
 from models.layers.composition import PRICES, Candidate, expected, thresholds
 from models.layers.cuts import Cut, placed, shapes
-from models.layers.proof import Scores, consult
+from models.layers.proof import Scores, consult, judged
 from models.layers.taught import Times, lookup, times
 from models.material import Part
 from models.recorded import as_pictures
 from shared.bundle import Bundle, Layers, Way
-from shared.gate import posterior
 from shared.segments import read
 
 
@@ -42,19 +41,12 @@ def figures(
     for way, layers in manifest.layers.items():
         rows = [row for row, (of, _) in enumerate(every) if of == way]
         caches = [
-            _judged(
-                layers, number, said[row], whole, files[row][0], lookup(files[row][1], places[files[row][0]], known)
-            )
-            for number, row in enumerate(rows)
+            judged(said[row], whole, layer.temperature, place, lookup(path, places[place], known), layer.bytes)
+            for row, layer in zip(rows, layers.caches, strict=True)
+            for place, path in [files[row]]
         ]
         found[way] = _way(layers, caches, [said[row] for row in rows], whole, truth, places, cost)
     return found
-
-
-def _judged(layers: Layers, number: int, scores: Scores, whole: Scores, place: int, seconds: float) -> Candidate:
-    layer = layers.caches[number]
-    wrong = scores.argmax(1) != whole.argmax(1)
-    return Candidate(place, 1.0 - posterior(scores, layer.temperature).max(1), wrong, seconds, layer.bytes)
 
 
 def _way(

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from models.layers.composition import PRICES, Candidate, expected, thresholds
 from models.layers.cuts import Cut
-from models.layers.taught import Taught, Times
+from models.layers.taught import Times
 from shared.engine import Part
 from shared.gate import posterior, temperature
 from shared.image import Input, Picture, preprocessor
@@ -51,12 +51,10 @@ def consult(
     return [np.concatenate(one) for one in said], np.concatenate(whole)
 
 
-def judged(taught: Taught, scores: Scores, whole: Scores, degree: float) -> Candidate:
-    """A cache as it runs, with its ``scores`` of frames of which the whole model has said ``whole``."""
-    belief = posterior(scores, degree)
-    old = taught.candidate
+def judged(scores: Scores, whole: Scores, degree: float, place: int, lookup: float, size: int) -> Candidate:
+    """A cache with its ``scores`` of frames of which the whole model has said ``whole``; see ``Candidate``."""
     wrong = scores.argmax(1) != whole.argmax(1)
-    return Candidate(old.place, 1.0 - belief.max(1), wrong, old.lookup, old.size)
+    return Candidate(place, 1.0 - posterior(scores, degree).max(1), wrong, lookup, size)
 
 
 def degree(scores: Scores, whole: Scores) -> float:

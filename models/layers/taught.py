@@ -26,6 +26,8 @@ from shared.segments import Model, cut
 
 #: Runs that a time is the median of.
 _RUNS = 30
+#: The share of wrong answers at which kinds are compared.
+_JUDGED = 0.004
 
 
 @dataclass(frozen=True)
@@ -108,10 +110,6 @@ def teach(
 
 def _alone(candidate: Candidate, cost: Times) -> float:
     return compose([candidate], cost.reached, cost.whole, 1, candidate.size, _JUDGED).seconds
-
-
-#: The share of wrong answers at which kinds are compared.
-_JUDGED = 0.004
 
 
 def lookup(path: Path, place: Cut, known: Shapes) -> float:
