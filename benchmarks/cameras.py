@@ -6,10 +6,11 @@
 noticed and up to 5 s more. How soon each loss is noticed, and the camera back after its return; what it has cost in
 threads, files and memory; and whether the other camera has noticed.
 
-``pipe`` and ``rtsp``: two cameras of 640x480 at 10 frames a second, raw through pipes or as H.264 by RTSP, with broker
-and server on the same machine. What becomes of every frame; how long after it was taken a hit is answered; how much of
-a core a camera takes of the agent. By RTSP that is with encoder, network and decoder, and one frame more: FFmpeg knows
-where a picture of H.264 ends when the next one begins.
+``pipe``, ``rtsp`` and ``gstreamer``: two cameras of 640x480 at 10 frames a second, raw through pipes, as H.264 by RTSP,
+or the same read by GStreamer and piped in, with broker and server on the same machine. What becomes of every frame; how
+long after it was taken a hit is answered; how much of a core a camera takes of the agent. By RTSP that is with encoder,
+network and decoder, and one frame more: FFmpeg knows where a picture of H.264 ends when the next one begins. GStreamer
+knows by the marker that RTP has for it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import argparse
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -146,9 +148,11 @@ def load(bundle: Path, seconds: float, kind: str) -> dict[str, Any]:
         commands = [[sys.executable, "-m", "benchmarks.stamped", str(seed)] for seed in range(len(_NAMES))]
         sources: list[Source] = []
         for command in commands:
-            if kind == "rtsp":
+            if kind != "pipe":
                 camera = stack.enter_context(closing(rtsp.RtspCamera(pictures=command)))
                 time.sleep(2.0)
+                command = rtsp.gstreamer(camera.url)
+            if kind == "rtsp":
                 sources.append(open_source(camera.url))
             else:
                 writer = stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE))
@@ -197,14 +201,16 @@ def main() -> None:
     parser.add_argument("--freezes", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=60.0, help="of each load")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", choices=("losses", "pipe", "rtsp"))
+    parser.add_argument("--only", choices=("losses", "pipe", "rtsp", "gstreamer"))
     asked = parser.parse_args()
     if said := rtsp.missing():
         parser.error(said)
+    if asked.only in (None, "gstreamer") and shutil.which("gst-launch-1.0") is None:
+        parser.error(f"needs GStreamer's tools: apt-get install {rtsp.READING}")
     figures = {}
     if asked.only in (None, "losses"):
         figures["losses"] = losses(asked.bundle, asked.kills, asked.freezes, asked.seed)
-    for kind in ("pipe", "rtsp"):
+    for kind in ("pipe", "rtsp", "gstreamer"):
         if asked.only in (None, kind):
             figures[kind] = load(asked.bundle, asked.seconds, kind)
     print(json.dumps(figures))

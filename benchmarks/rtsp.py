@@ -13,8 +13,9 @@ from collections.abc import Sequence
 
 from simulator.processes import answers, free_port
 
-#: What it takes, as Debian calls it.
+#: What it takes, as Debian calls it; and what it takes to read one with GStreamer.
 PACKAGES = "ffmpeg python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-good"
+READING = "gstreamer1.0-tools gstreamer1.0-libav"
 _PYTHON = "/usr/bin/python3"
 _BOUND_S = 20.0
 _CHECK = """
@@ -43,6 +44,15 @@ server.get_mount_points().add_factory("/camera", factory)
 server.attach(None)
 GLib.MainLoop().run()
 """
+
+
+def gstreamer(url: str) -> list[str]:
+    """A command that writes an RTSP camera's pictures, in bgr24, each as soon as it is there."""
+    return [
+        *("gst-launch-1.0", "-q", "rtspsrc", f"location={url}", "protocols=tcp", "latency=0"),
+        *("!", "rtph264depay", "!", "avdec_h264", "max-threads=1", "!", "videoconvert", "!", "video/x-raw,format=BGR"),
+        *("!", "fdsink"),
+    ]
 
 
 def missing() -> str:

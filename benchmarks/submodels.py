@@ -78,7 +78,7 @@ class Tuning:
 
 
 TRIALS: dict[str, dict[str, Tuning]] = {
-    "length": {f"{epochs} half epochs": Tuning(epochs=epochs) for epochs in (3, 6, 12)},
+    "length": {f"{epochs} half epochs": Tuning(epochs=epochs) for epochs in (6, 12, 24)},
     "weight": {f"weight {weight}": Tuning(weight=weight) for weight in (0.6, 0.8, 0.95)},
     "softness": {f"softness {softness:g}": Tuning(softness=softness) for softness in (1.0, 3.0, 6.0)},
     "prior": {"undone": Tuning(), "left": Tuning(adjusted=False)},
@@ -377,6 +377,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=cache_directory() / "lessons", help="as of 'model-builder build'")
     parser.add_argument("--epochs", type=int, default=20, help="of a general model")
     parser.add_argument("--bundle", type=Path, help="tune its base model, in the place of training a general one")
+    parser.add_argument("--general", help="tune this one of the bundle's models, in the place of its base model")
     parser.add_argument("--share", type=float, default=1 / 13, help="of the full model's multiply-adds")
     parser.add_argument("--scenes", type=int, nargs="+", default=[SEEN[0], SEEN[4], SEEN[5], SEEN[6]])
     parser.add_argument("--count", type=int, default=8, help="parts that the data is cut into")
@@ -385,7 +386,7 @@ def main() -> None:
     base = None
     if asked.bundle is not None:
         found = Bundle(asked.bundle)
-        base = found.path(found.manifest.only("base"))
+        base = found.path(asked.general or found.manifest.only("base"))
     bench = Bench(asked.full, asked.data, asked.work, asked.epochs, asked.threads, base)
     scenes = tuple(asked.scenes)
     special: dict[str, Callable[[], dict[str, Any]]] = {
