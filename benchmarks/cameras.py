@@ -151,11 +151,11 @@ def load(bundle: Path, seconds: float, kind: str) -> dict[str, Any]:
             if kind != "pipe":
                 camera = stack.enter_context(closing(rtsp.RtspCamera(pictures=command)))
                 time.sleep(2.0)
-                command = rtsp.gstreamer(camera.url)
             if kind == "rtsp":
                 sources.append(open_source(camera.url))
             else:
-                writer = stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE))
+                writing = command if kind == "pipe" else rtsp.gstreamer(camera.url)
+                writer = stack.enter_context(subprocess.Popen(writing, stdout=subprocess.PIPE))
                 stack.callback(writer.kill)
                 assert writer.stdout is not None
                 sources.append(Pipe("640x480:bgr24", fd=writer.stdout.fileno()))
