@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _RETRY_S = 1.0
+#: No model takes longer to be loaded on any device that could run it.
+_LOADING_S = 60.0
 #: Runs of a model that has been loaded, to see that it answers and how fast.
 _TRIES = 5
 #: With so many processors all of them run a model together where that takes at most so much of one's time; with fewer
@@ -106,11 +108,12 @@ class Keeper:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread, 1 s at most; a transfer goes on at the next start."""
+        """End the thread; a transfer goes on at the next start. A model that is being loaded is waited for: the
+        interpreter would end under its runtime's threads, and that aborts the process."""
         self._stopped.set()
         self._jobs.put(None)
         self._puller.stop()
-        self._thread.join(1.0)
+        self._thread.join(_LOADING_S)
 
     def use(self, bundle: Bundle) -> None:
         """Take models from a bundle directory."""
@@ -212,6 +215,8 @@ class Keeper:
                 self._deliver(manifest, version, name)
                 self.trouble = ""
             except EngineError as error:
+                if self._stopped.is_set():
+                    return
                 self._say(f"{name} cannot be used: {error}")
                 continue  # and stays pending: the same bytes would fail again
             except StoreError as error:
@@ -274,6 +279,8 @@ class Keeper:
             session = opened(threads)
             run, took = runner(session), []
             for _ in range(_TRIES):
+                if self._stopped.is_set():
+                    raise EngineError("the program ends")
                 begun = time.perf_counter()
                 logits = run(image)
                 took.append(time.perf_counter() - begun)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import gc
 import queue
 import shutil
+import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
@@ -245,6 +246,27 @@ def test_a_bundle_directory_serves_without_store_or_link(bundle: Bundle) -> None
     assert (first.name, second.name) == ("base", "vehicles")
     assert not first.pulled
     keeper.stop()
+
+
+def test_a_model_that_is_being_loaded_is_waited_for_at_the_end(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or the interpreter ends under threads of the runtime, which aborts the process."""
+    loading, may_end = threading.Event(), threading.Event()
+
+    class Slow(Session):
+        def __init__(self, *given: Any) -> None:
+            loading.set()
+            assert may_end.wait(_BOUND_S)
+            super().__init__(*given)
+
+    monkeypatch.setattr(module, "Session", Slow)
+    keeper = Customer(None, None, "device", "cpu", 1, "")
+    keeper.start()
+    keeper.use(bundle)
+    assert loading.wait(_BOUND_S)
+    threading.Timer(1.5, may_end.set).start()
+    keeper.stop()
+    assert may_end.is_set() and not keeper._thread.is_alive()
+    assert not keeper.trouble  # it did not fail: nobody wants it any more
 
 
 def test_another_model_may_stand_in_for_the_base_and_none_is_loaded_where_none_is_needed(site: Site) -> None:
