@@ -25,7 +25,7 @@ from cloud_server.server import Server
 from cloud_server.settings import EMBEDDED, Settings
 from cloud_server.specialiser import Means, Specialiser, newest
 from cloud_server.worker import Job
-from shared import config
+from shared import config, ending
 from shared.bundle import Bundle, BundleError
 from shared.checkup import command
 from shared.engine import EngineError, Logits
@@ -224,4 +224,4 @@ def _refuse(why: str) -> NoReturn:
 
 
 def main() -> None:
-    app()
+    ending.run(app)

@@ -29,7 +29,7 @@ from edge_agent.source import Live, Pipe, Source, SourceError, open_source
 from edge_agent.store import Store, StoreError
 from edge_agent.terminal import View
 from edge_agent.watchers import watchers
-from shared import config
+from shared import config, ending
 from shared.bundle import Bundle, BundleError
 from shared.checkup import command
 from shared.engine import EngineError, providers
@@ -299,7 +299,7 @@ def _refuse(why: str) -> NoReturn:
 
 
 def main() -> None:
-    app()
+    ending.run(app)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from models.commands import looking, making, mending, signing
+from shared import ending
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
@@ -35,4 +36,4 @@ for _command in (
 
 
 def main() -> None:
-    app()
+    ending.run(app)
