@@ -11,6 +11,7 @@ import msgspec
 import typer
 from rich.console import Console
 
+from shared import ending
 from simulator import links
 from simulator.emulator import Counts, Emulator, run, serve
 
@@ -396,7 +397,7 @@ def _end(code: int, why: str) -> NoReturn:
 
 
 def main() -> None:
-    app()
+    ending.run(app)
 
 
 if __name__ == "__main__":

@@ -79,8 +79,8 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Worth:
-    """What the update is worth on other streams of the place, the same ones without and with it, in replays: ``local``
-    share of frames, ``false`` hits. The run's own before and after are of different frames."""
+    """What the update is worth on streams of other pictures of the place, the same ones without and with it, in
+    replays: ``local`` share of frames, ``false`` hits. The run's own before and after are of different frames."""
 
     streams: int
     frames: int
@@ -102,7 +102,8 @@ def learn(options: Options, console: Console) -> Outcome:
     frames = _lay_out(data.train, cifar10.cache_directory() / "cifar-10-train", console)
     held = _lay_out(data.held, cifar10.cache_directory() / "cifar-10-held", console)
     length = int((_TRAIN_S / 2) * options.fps) + 3 * options.frames
-    shown = _record(options, data.test, length, work / f"stream-{options.scene}-{options.seed}-{length}", console)
+    sights, others = halves(data.test)  # what the server has trained with must not be what it is judged by
+    shown = _record(options, sights, length, work / f"sights-{options.scene}-{options.seed}-{length}", console)
     console.print(f"The camera sees {', '.join(labels)}, scene {options.scene}, which no submodel was made for.")
     with Processes(work / "logs") as processes:
         flags = ("--specialise", "--data", str(frames), "--held-out", str(held), "--work", str(work / "updates"))
@@ -116,10 +117,10 @@ def learn(options: Options, console: Console) -> Outcome:
     console.print(sentence(outcome))
     updated = Bundle(next((work / "updates").glob("*/bundle.json")).parent)
     with console.status("Other streams of the place, without and with the update ..."):
-        worth = replayed(updated, options.scene, data.test)
+        worth = replayed(updated, options.scene, others)
     console.print(
-        f"On {worth.streams} other streams of {', '.join(labels)}, replayed without and with it, the device answers "
-        f"{worth.local[0]:.1%} and {worth.local[1]:.1%} of the frames, {worth.false[0]:.2%} and {worth.false[1]:.2%} "
+        f"On {worth.streams} streams of other pictures of {', '.join(labels)}, replayed without and with it, the "
+        f"device answers {worth.local[0]:.1%} and {worth.local[1]:.1%}, {worth.false[0]:.2%} and {worth.false[1]:.2%} "
         "falsely."
     )
     setting = {"scene": options.scene, "labels": labels, "stream": "session", "seed": options.seed}
@@ -176,14 +177,20 @@ def sentence(outcome: Outcome) -> str:
     return f"{outcome.used_after_s:.0f} s after the device first asked, {outcome.update} answered."
 
 
-def replayed(bundle: Bundle, place: int, test: Split, first_seed: int = 7000, count: int = 10) -> Worth:
-    """``bundle``, with updates, on ``count`` streams of 1,000 frames of a scene, and without them."""
+def halves(split: Split) -> tuple[Split, Split]:
+    """Every other picture, and the others."""
+    first, second = (np.arange(start, len(split), 2) for start in (0, 1))
+    return split.take(first), split.take(second)
+
+
+def replayed(bundle: Bundle, place: int, split: Split, first_seed: int = 7000, count: int = 10) -> Worth:
+    """``bundle``, with updates, on ``count`` streams of 1,000 frames of a scene out of ``split``, and without them."""
     frames, family = 1000, replay.family(bundle.manifest)
     without = replace(family, submodels=tuple(name for name in family.submodels if not name.startswith(_UPDATE)))
-    plans = [streams.plan("session", test.labels, first_seed + n, frames, None, [place]) for n in range(count)]
+    plans = [streams.plan("session", split.labels, first_seed + n, frames, None, [place]) for n in range(count)]
     shown = np.unique(np.concatenate([plan.source for plan in plans]))  # no other picture needs to be looked at
     plans = [replace(plan, source=np.searchsorted(shown, plan.source)) for plan in plans]
-    films = recorded.record(plans, Split(test.images[shown], test.labels[shown]), recorded.opened(bundle))
+    films = recorded.record(plans, split.take(shown), recorded.opened(bundle))
     claim = bundle.manifest.gate(_BUDGET).claim
     local, false = [], []
     for own in (without, family):

@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from edge_agent.report import Line
 from models import sample
+from models.cifar10 import Split
 from shared.bundle import Bundle
 from simulator import learning, picture
 from simulator.cli import app
@@ -44,6 +46,14 @@ def test_before_and_after_are_told_apart_by_the_times() -> None:
     assert outcome.trained_in_s == 10.0
     assert outcome.update == "update-001-cat"
     assert "20 s after" in learning.sentence(outcome)
+
+
+def test_what_is_trained_with_is_not_what_it_is_judged_by() -> None:
+    both = sample.load()
+    numbered = Split(both.images, np.arange(len(both)))
+    one, other = learning.halves(numbered)
+    assert not set(one.labels) & set(other.labels)
+    assert sorted([*one.labels, *other.labels]) == list(range(len(both)))
 
 
 def test_an_update_is_judged_on_the_same_streams_without_and_with_it() -> None:
