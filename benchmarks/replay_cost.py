@@ -4,8 +4,10 @@
 
 ``ratio``: time of a simulated frame of ``ours`` over that of the same hierarchy's calls alone, by turns in one process,
 the median of rounds. ``scale``: for streams from 10,000 to a million frames and for 1 to 1,000 devices of 1,000 frames
-each, in processes of their own: microseconds of a frame, and the resident set before and after, less what the frames to
-be played take. Stream ``dwell`` of the sample's images.
+each, in processes of their own: microseconds of a frame, and what the resident set grows by while it plays. Before
+that, ``shoot_s`` is what it takes to have all models say what they say of the pictures, and ``reference_us``, a frame,
+what the reference takes. Stream ``dwell`` of the sample's images. All times are the processor's own, so that a
+neighbour's work does not count. Some fifteen minutes; what is going on is told on stderr.
 """
 
 from __future__ import annotations
@@ -21,12 +23,11 @@ from typing import Any
 
 from edge_agent.core.types import Ask, Reply
 from models import recorded, sample
-from models.recorded import Models
 from shared.bundle import Bundle
 from shared.engine import peak_resident_bytes, resident_bytes
 from simulator import comparison, links, machines, world
 from simulator.comparison import Setup
-from simulator.film import shoot
+from simulator.film import Film, shoot
 from simulator.policies import Kit, Meter, mind
 
 _FRAMES, _ROUNDS = 3000, 7
@@ -36,16 +37,16 @@ _SCALE = ((10_000, 1), (100_000, 1), (1_000_000, 1), (1_000, 1), (1_000, 30), (1
 def measure(directory: Path) -> dict[str, Any]:
     """The figures as the command prints them."""
     bundle = Bundle(directory)
-    [kit] = _kits(bundle, _FRAMES, 1)
+    [kit] = _kits(bundle, _films(bundle, _FRAMES, 1))
     setting, full = _setting(), comparison.costs(bundle)[bundle.manifest.only("full")]
     alone, played = [], []
     for _ in range(_ROUNDS):
-        begun = time.perf_counter()
+        begun = time.process_time()
         _decide(kit)
-        middle = time.perf_counter()
+        middle = time.process_time()
         world.play("ours", [kit], setting, full, 0)
         alone.append(middle - begun)
-        played.append(time.perf_counter() - middle)
+        played.append(time.process_time() - middle)
     return {
         "bundle": f"{bundle.manifest.name} {bundle.version}",
         "core_us": 1e6 * median(alone) / _FRAMES,
@@ -57,27 +58,39 @@ def measure(directory: Path) -> dict[str, Any]:
 def scaled(directory: Path, frames: int, devices: int) -> dict[str, Any]:
     """One replay of that size, in this process."""
     bundle = Bundle(directory)
-    kits = _kits(bundle, frames, devices)
+    begun = time.process_time()
+    films = _films(bundle, frames, devices)
+    shot = time.process_time()
+    _tell(f"  pictures {shot - begun:.0f} s")
+    kits = _kits(bundle, films)
+    prepared = time.process_time()
+    _tell(f"  reference {prepared - shot:.0f} s")
     full = comparison.costs(bundle)[bundle.manifest.only("full")]
-    before, begun = resident_bytes(), time.perf_counter()
+    before, started = resident_bytes(), time.process_time()
     run = world.play("ours", kits, _setting(), full, 0, replicas=1 + devices // 20)
-    seconds = time.perf_counter() - begun
+    seconds, grown = time.process_time() - started, resident_bytes() - before
+    _tell(f"  replay {seconds:.0f} s")
     assert sum(device.tally.frames for device in run) == frames * devices
     return {
         "frames": frames,
         "devices": devices,
+        "shoot_s": shot - begun,
+        "reference_us": 1e6 * (prepared - shot) / (frames * devices),
         "frame_us": 1e6 * seconds / (frames * devices),
-        "grown_bytes": resident_bytes() - before,
-        "grown_bytes_a_device": (resident_bytes() - before) / devices,
+        "grown_bytes": grown,
+        "grown_bytes_a_device": grown / devices,
         "peak_resident_bytes": peak_resident_bytes(),
     }
 
 
-def _kits(bundle: Bundle, frames: int, devices: int) -> list[Kit]:
+def _films(bundle: Bundle, frames: int, devices: int) -> list[Film]:
+    full = bundle.manifest.only("full")
+    return shoot("dwell", range(devices), frames, sample.load(), recorded.opened(bundle), full)
+
+
+def _kits(bundle: Bundle, films: list[Film]) -> list[Kit]:
     manifest = bundle.manifest
-    models: Models = recorded.opened(bundle)
     full = manifest.only("full")
-    films = shoot("dwell", range(devices), frames, sample.load(), models, full)
     device, costs = machines.device("rpi4"), comparison.costs(bundle)
     temperature = manifest.models[full].temperature
     return [
@@ -114,6 +127,10 @@ def _decide(kit: Kit) -> None:
             hierarchy.install(kit.model(hierarchy.wanted, meter))
 
 
+def _tell(what: str) -> None:
+    print(what, file=sys.stderr, flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", type=Path, default=Path("models/zoo/cifar10"))
@@ -122,17 +139,14 @@ def main() -> None:
     if asked.one:
         print(json.dumps(scaled(asked.bundle, *asked.one)))
         return
+    _tell(f"a replay beside its decisions, {_FRAMES} frames, {_ROUNDS} rounds")
     found = measure(asked.bundle)
-    found["scale"] = [
-        json.loads(
-            subprocess.run(
-                [sys.executable, "-m", "benchmarks.replay_cost", "--bundle", asked.bundle, "--one", *map(str, size)],
-                check=True,
-                capture_output=True,
-            ).stdout
-        )
-        for size in _SCALE
-    ]
+    found["scale"] = []
+    for frames, devices in _SCALE:
+        _tell(f"{frames} frames, {devices} devices")
+        command = [sys.executable, "-m", "benchmarks.replay_cost", "--bundle", asked.bundle, "--one"]
+        child = subprocess.run([*command, str(frames), str(devices)], check=True, stdout=subprocess.PIPE)
+        found["scale"].append(json.loads(child.stdout))
     print(json.dumps(found))
 
 
