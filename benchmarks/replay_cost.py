@@ -2,10 +2,12 @@
 
     python -m benchmarks.replay_cost
 
-``ratio``: time of a simulated frame of ``ours`` over that of the same hierarchy's calls alone, by turns in one process,
-the median of rounds. ``scale``: for streams from 10,000 to a million frames and for 1 to 1,000 devices of 1,000 frames
-each, in processes of their own: microseconds of a frame, and the resident set before and after, less what the frames to
-be played take. Stream ``dwell`` of the sample's images.
+``scale``: ``ours`` over streams from 10,000 to a million frames, and over 1 to 1,000 devices of 1,000 frames each, in
+processes of their own. ``frame_us``: microseconds of a frame, of which ``deciding_us`` go by inside the hierarchy's
+calls; ``ratio`` is of the one to the other. ``grown_bytes``: what the resident set grows by while it plays, without
+what the frames to be played take. ``prepare``: ``shoot_s`` is what it takes to have all models say what they say of the
+``pictures``, ``reference_us``, a frame, what the reference takes. Stream ``dwell`` of the sample's images. Times are
+the processor's own, so that a neighbour's work does not count. Some ten minutes; what is going on is told on stderr.
 """
 
 from __future__ import annotations
@@ -15,103 +17,102 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from statistics import median
 from typing import Any
+from unittest.mock import patch
 
-from edge_agent.core.types import Ask, Reply
+import numpy as np
+
 from models import recorded, sample
-from models.recorded import Models
 from shared.bundle import Bundle
 from shared.engine import peak_resident_bytes, resident_bytes
 from simulator import comparison, links, machines, world
 from simulator.comparison import Setup
-from simulator.film import shoot
-from simulator.policies import Kit, Meter, mind
+from simulator.film import Film, shoot
+from simulator.policies import Kit, Meter, Mind, Policy, mind
 
-_FRAMES, _ROUNDS = 3000, 7
-_SCALE = ((10_000, 1), (100_000, 1), (1_000_000, 1), (1_000, 1), (1_000, 30), (1_000, 1_000))
+_SCALE = ((10_000, 1), (100_000, 1), (1_000_000, 1), (1_000, 30), (1_000, 1_000))
 
 
-def measure(directory: Path) -> dict[str, Any]:
-    """The figures as the command prints them."""
-    bundle = Bundle(directory)
-    [kit] = _kits(bundle, _FRAMES, 1)
-    setting, full = _setting(), comparison.costs(bundle)[bundle.manifest.only("full")]
-    alone, played = [], []
-    for _ in range(_ROUNDS):
-        begun = time.perf_counter()
-        _decide(kit)
-        middle = time.perf_counter()
-        world.play("ours", [kit], setting, full, 0)
-        alone.append(middle - begun)
-        played.append(time.perf_counter() - middle)
+def prepared(bundle: Bundle) -> dict[str, Any]:
+    """What a film of 10,000 frames takes before it can be played."""
+    begun = time.process_time()
+    [film] = _films(bundle, 10_000, 1)
+    shot = time.process_time()
+    model = bundle.manifest.models[full := bundle.manifest.only("full")]
+    film.reference(full, model.temperature, bundle.manifest.context)
     return {
-        "bundle": f"{bundle.manifest.name} {bundle.version}",
-        "core_us": 1e6 * median(alone) / _FRAMES,
-        "replay_us": 1e6 * median(played) / _FRAMES,
-        "ratio": median(two / one for one, two in zip(alone, played, strict=True)),
+        "pictures": len(film.pictures.nbytes),
+        "shoot_s": shot - begun,
+        "reference_us": 1e6 * (time.process_time() - shot) / len(film),
     }
 
 
-def scaled(directory: Path, frames: int, devices: int) -> dict[str, Any]:
+def played(bundle: Bundle, frames: int, devices: int) -> dict[str, Any]:
     """One replay of that size, in this process."""
-    bundle = Bundle(directory)
-    kits = _kits(bundle, frames, devices)
+    kits = _kits(bundle, _films(bundle, frames, devices))
     full = comparison.costs(bundle)[bundle.manifest.only("full")]
-    before, begun = resident_bytes(), time.perf_counter()
-    run = world.play("ours", kits, _setting(), full, 0, replicas=1 + devices // 20)
-    seconds = time.perf_counter() - begun
-    assert sum(device.tally.frames for device in run) == frames * devices
+    setting = world.Setting(machines.device("rpi4"), links.load("wifi"), machines.server("host"))
+    stopwatch = Stopwatch()
+    with patch.object(world, "mind", stopwatch.mind):
+        before, begun, started = resident_bytes(), time.process_time(), time.perf_counter()
+        run = world.play("ours", kits, setting, full, 0, replicas=1 + devices // 20)
+        # Which part of it is deciding is told by a clock that is read in no time, and how long it was by a true one.
+        deciding = stopwatch.seconds / (time.perf_counter() - started)
+        frame_us = 1e6 * (time.process_time() - begun) / (frames * devices)
+        grown = resident_bytes() - before
+    tallies = [device.tally for device in run]
+    assert sum(tally.frames for tally in tallies) == frames * devices
     return {
         "frames": frames,
         "devices": devices,
-        "frame_us": 1e6 * seconds / (frames * devices),
-        "grown_bytes": resident_bytes() - before,
-        "grown_bytes_a_device": (resident_bytes() - before) / devices,
+        "frame_us": frame_us,
+        "deciding_us": frame_us * deciding,
+        "ratio": 1.0 / deciding,
+        "local_share": sum(tally.hits for tally in tallies) / (frames * devices),
+        "grown_bytes": grown,
+        "grown_bytes_a_device": grown / devices,
         "peak_resident_bytes": peak_resident_bytes(),
     }
 
 
-def _kits(bundle: Bundle, frames: int, devices: int) -> list[Kit]:
-    manifest = bundle.manifest
-    models: Models = recorded.opened(bundle)
-    full = manifest.only("full")
-    films = shoot("dwell", range(devices), frames, sample.load(), models, full)
+class Stopwatch:
+    """Seconds inside the calls of all minds."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def mind(self, policy: Policy, kit: Kit, meter: Meter) -> Mind:
+        """As ``policies.mind``, and its calls are timed."""
+        made = mind(policy, kit, meter)
+        for name in ("look", "settle", "late", "audited", "install", "here"):
+            setattr(made, name, self._timed(getattr(made, name)))
+        return made
+
+    def _timed(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*given: Any) -> Any:
+            begun = time.perf_counter()
+            found = call(*given)
+            self.seconds += time.perf_counter() - begun
+            return found
+
+        return timed
+
+
+def _films(bundle: Bundle, frames: int, devices: int) -> list[Film]:
+    full = bundle.manifest.only("full")
+    return shoot("dwell", range(devices), frames, sample.load(), recorded.opened(bundle), full)
+
+
+def _kits(bundle: Bundle, films: list[Film]) -> list[Kit]:
+    """Without a reference: what is right makes no difference to what it costs."""
     device, costs = machines.device("rpi4"), comparison.costs(bundle)
-    temperature = manifest.models[full].temperature
+    nothing = np.zeros(len(films[0]), np.int64)
     return [
-        comparison.kit(
-            manifest,
-            costs,
-            device,
-            Setup(),
-            film,
-            film.reference(full, temperature, manifest.context),
-            f"device-{number}",
-        )
+        comparison.kit(bundle.manifest, costs, device, Setup(), film, nothing, f"device-{number}")
         for number, film in enumerate(films)
     ]
-
-
-def _setting() -> world.Setting:
-    return world.Setting(machines.device("rpi4"), links.load("wifi"), machines.server("host"))
-
-
-def _decide(kit: Kit) -> None:
-    """The calls alone: every question is answered at once, and what is wanted is there."""
-    meter = Meter()
-    hierarchy = mind("ours", kit, meter)
-    logits = kit.film.pictures.logits[kit.manifest.only("full")]
-    for index in range(len(kit.film)):
-        frame, now = kit.film.frame(index), index / 30
-        step = hierarchy.look(frame, now)
-        reply = Reply(index, logits[frame.view]) if isinstance(step, Ask) else None
-        answer = hierarchy.settle(step, reply, now + 0.02)
-        if answer.audit:
-            hierarchy.audited(Reply(index, logits[frame.view]), now)
-        if hierarchy.wanted is not None:
-            hierarchy.install(kit.model(hierarchy.wanted, meter))
 
 
 def main() -> None:
@@ -119,21 +120,24 @@ def main() -> None:
     parser.add_argument("--bundle", type=Path, default=Path("models/zoo/cifar10"))
     parser.add_argument("--one", type=int, nargs=2, metavar=("FRAMES", "DEVICES"), help="one replay of that size")
     asked = parser.parse_args()
+    bundle = Bundle(asked.bundle)
     if asked.one:
-        print(json.dumps(scaled(asked.bundle, *asked.one)))
+        print(json.dumps(played(bundle, *asked.one)))
         return
-    found = measure(asked.bundle)
-    found["scale"] = [
-        json.loads(
-            subprocess.run(
-                [sys.executable, "-m", "benchmarks.replay_cost", "--bundle", asked.bundle, "--one", *map(str, size)],
-                check=True,
-                capture_output=True,
-            ).stdout
-        )
-        for size in _SCALE
-    ]
-    print(json.dumps(found))
+    _tell("preparing")
+    prepare, scale = prepared(bundle), []
+    for frames, devices in _SCALE:
+        _tell(f"{frames:,} frames, devices: {devices:,}")
+        command = [sys.executable, "-m", "benchmarks.replay_cost", "--bundle", asked.bundle, "--one"]
+        child = subprocess.run([*command, str(frames), str(devices)], check=True, stdout=subprocess.PIPE)
+        scale.append(json.loads(child.stdout))
+        _tell(f"  {scale[-1]['frame_us']:.0f} us a frame, {scale[-1]['ratio']:.2f} times deciding")
+    version = f"{bundle.manifest.name} {bundle.version}"
+    print(json.dumps({"bundle": version, "prepare": prepare, "scale": scale}))
+
+
+def _tell(what: str) -> None:
+    print(what, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

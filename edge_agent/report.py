@@ -76,6 +76,7 @@ class Latencies:
     milliseconds."""
 
     _STEP = 1.01
+    _LOG_STEP = math.log(_STEP)
 
     def __init__(self) -> None:
         self._bins: Counter[int] = Counter()
@@ -87,7 +88,7 @@ class Latencies:
         self.count += 1
         self.total += ms
         self.longest = max(self.longest, ms)
-        self._bins[math.floor(math.log(min(max(ms, 1e-3), 1e6)) / math.log(self._STEP))] += 1
+        self._bins[math.floor(math.log(min(max(ms, 1e-3), 1e6)) / self._LOG_STEP)] += 1
 
     def with_(self, other: Latencies) -> Latencies:
         """Both together."""

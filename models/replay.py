@@ -155,15 +155,17 @@ def reference_of(
 ) -> npt.NDArray[np.int64]:
     """What the full model with a context of its own makes of its ``logits`` ``(frames, classes)``, begun afresh every
     ``WINDOW`` frames: it never hears a local model, so a mistake that a cache has talked itself into shows."""
-    words = [Word(posterior(own, temperature), True, key) for own, key in zip(logits, signatures, strict=True)]
     everything = Context(logits.shape[1], parameters)
-    labels = []
-    for index, word in enumerate(words):
-        if index % WINDOW == 0:
-            labels += reference(words[index : index + WINDOW], everything.habits.parameters)
-        everything.advance(index, word.key)
-        everything.learn(everything.observe(word).label)
-    return np.array(labels, np.int64)
+    labels = np.empty(len(logits), np.int64)
+    for begin in range(0, len(logits), WINDOW):
+        window = slice(begin, begin + WINDOW)
+        pairs = zip(logits[window], signatures[window], strict=True)
+        words = [Word(posterior(own, temperature), True, key) for own, key in pairs]
+        labels[window] = reference(words, everything.habits.parameters)
+        for index, word in enumerate(words, begin):
+            everything.advance(index, word.key)
+            everything.learn(everything.observe(word).label)
+    return labels
 
 
 def settle(stream: Recorded, family: Family, hierarchy: Hierarchy, step: Step) -> Answer:

@@ -49,14 +49,13 @@ class Detector:
     def __init__(self, allowed: float) -> None:
         self._allowed = allowed
         self._bets = _STAKE / allowed * np.array([0.02, 0.1, 0.5])
-        self._evidence = np.ones(len(self._bets))
-
-    @property
-    def evidence(self) -> float:
-        return float(self._evidence.mean())
+        self._wealth = np.ones(len(self._bets))
+        #: Kept, for it is read with every frame and changes with a window.
+        self.evidence = 1.0
 
     def add(self, share: float) -> None:
-        self._evidence = np.maximum(self._evidence, 1.0) * (1.0 + self._bets * (share - self._allowed))
+        self._wealth = np.maximum(self._wealth, 1.0) * (1.0 + self._bets * (share - self._allowed))
+        self.evidence = float(self._wealth.mean())
 
     def forget(self) -> None:
-        self._evidence[:] = 1.0
+        self._wealth[:] = self.evidence = 1.0

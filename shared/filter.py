@@ -18,17 +18,17 @@ from typing import Any, Protocol
 import msgspec
 import numpy as np
 
-from shared.gate import Posterior
+from shared.gate import Posterior, largest
 from shared.habits import ContextParameters, Habits
 
 #: An object that moves changes the picture a little, another one changes it at a stroke.
 _STEEPNESS = 4
 #: What may change in a frame though the picture does not tell: so nothing that was said is relied on for ever.
 _UNSEEN = 0.001
-#: A likelihood that is as good as none.
-_LEAST = 1e-6
+#: A likelihood that is as good as none. Arrays, for NumPy takes longer to make one of a float than to compare with it.
+_LEAST = np.array(1e-6)
 #: A belief that is as good as none, far under what any word can do.
-_NEVER = 1e-15
+_NEVER = np.array(1e-15)
 #: The most looks at one object that are remembered: what was said longer ago fades.
 _MOST_LOOKS = 16.0
 
@@ -98,7 +98,7 @@ class Stay(msgspec.Struct, frozen=True, eq=False):
     @property
     def said(self) -> Posterior:
         """What was said about the object, as probabilities."""
-        said: Posterior = np.exp(self.mean - np.maximum.reduce(self.mean))
+        said: Posterior = np.exp(self.mean - largest(self.mean))
         said /= np.add.reduce(said)
         return said
 
@@ -106,8 +106,8 @@ class Stay(msgspec.Struct, frozen=True, eq=False):
 def another(expected: float, word: Word, known: Posterior, prior: Posterior) -> float:
     """The probability that a word is about another object, drawn from ``prior``, than the one of which ``known`` was
     believed, after it was ``expected`` with that probability."""
-    new = expected * float(np.dot(prior, word.likelihood))
-    same = (1.0 - expected) * float(np.dot(known, word.likelihood))
+    new = expected * float(prior.dot(word.likelihood))
+    same = (1.0 - expected) * float(known.dot(word.likelihood))
     return new / (new + same) if new > 0.0 else 0.0
 
 
@@ -116,7 +116,7 @@ class Filter:
 
     def __init__(self, classes: int, parameters: ContextParameters, habits: Habits) -> None:
         self._p, self._habits = parameters, habits
-        self._least = parameters.floor / classes
+        self._least = np.array(parameters.floor / classes)
         self._nothing = np.zeros(classes)
 
     def begin(self, prior: Posterior) -> Stay:
@@ -159,7 +159,7 @@ class Filter:
         looks = before + weight
         mean = stay.mean if looks == 0.0 else (before * stay.mean + weight * word.logs) / looks
         news = self._p.tempering * (mean - stay.any.share * stay.mean)
-        news -= np.maximum.reduce(news)
+        news -= largest(news)
         belief = np.maximum(stay.belief * np.exp(news), _NEVER)
         belief /= np.add.reduce(belief)
         if word is stay.any.word:  # remembered: it was compared when the frame arrived

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 
 from shared.filter import Stay, another
-from shared.gate import Posterior
+from shared.gate import Posterior, largest
 from shared.habits import Habits
 
 #: With every frame since the full model spoke its looks count less by this: the sooner it is asked again the less sure
@@ -67,7 +67,7 @@ def margin(said: Posterior, label: int) -> float:
     """By how many nats ``label`` is ahead of all others in log-likelihoods ``(classes,)``; negative where it is not."""
     others = said.copy()
     others[label] = -np.inf
-    return float(said[label] - np.maximum.reduce(others))
+    return float(said[label]) - largest(others)
 
 
 def below_zero(standardised: float) -> float:

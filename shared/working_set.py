@@ -39,7 +39,7 @@ class WorkingSet:
         and that it is one or the other: the rest is that the set is not known yet."""
         ignorance, strange = 1.0 - self._trust, self._trust * self._stranger  # of which the prior was made
         anything = float(np.add.reduce(likelihood)) / len(likelihood)
-        all_ = float(np.dot(self.prior, likelihood))
+        all_ = float(self.prior.dot(likelihood))
         if all_ <= 0.0:
             return 0.0, 0.0
         return strange * anything / all_, 1.0 - ignorance * anything / all_

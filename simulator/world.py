@@ -213,9 +213,9 @@ class Device:
         #: Seconds that every frame takes besides models; cameras do not all look at once.
         self._frame_s = (setting.device.frame_ms + (setting.device.context_ms if policy in REMEMBERING else 0.0)) / 1e3
         self._begins = random.Random(seed).random() / setting.fps if crowd else 0.0
-        full = kit.manifest.only("full")
-        self._bare = kit.film.pictures.logits[full]
-        self._first = kit.film.pictures.first[full]
+        self._full = kit.manifest.only("full")
+        self._bare = kit.film.pictures.logits[self._full]
+        self._first = kit.film.pictures.first[self._full]
         answer = protocol.Answer(bytes(4 * len(kit.manifest.labels)), 64 * "0", None, protocol.Timing(0.0, 0.0, 0.0, 1))
         self._answer_bytes = len(protocol.encode(answer)) + _ANSWER
 
@@ -358,19 +358,18 @@ class Device:
 
     def _fetch_full(self) -> None:
         """As ``Deployment`` does: the full model itself, where asking for it takes longer than it would."""
-        full = self._kit.manifest.only("full")
         if not self._owning or not isinstance(self._mind, Hierarchy) or self._mind.full is not None:
             return
         if not self._mind.routes.slow(self._kit.whole):
             return
-        nbytes = self._kit.manifest.models[full].bytes
-        if full in self._stored:
-            self._fetching = full
-            self._loaded.append(full)
+        nbytes = self._kit.manifest.models[self._full].bytes
+        if self._full in self._stored:
+            self._fetching = self._full
+            self._loaded.append(self._full)
         elif self._questions >= nbytes:
-            self._stored.add(full)
-            self._fetching = full
-            self._fetch(full, nbytes)
+            self._stored.add(self._full)
+            self._fetching = self._full
+            self._fetch(self._full, nbytes)
 
     def _fetch(self, name: str, left: int) -> None:
         """Pull a model's file piece by piece."""

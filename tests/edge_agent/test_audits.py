@@ -233,6 +233,17 @@ def test_false_alarms_are_rare_and_a_broken_promise_is_noticed() -> None:
     assert np.mean(loud) < 25
 
 
+def test_what_is_forgotten_is_no_evidence_any_more() -> None:
+    some, new = Detector(0.01), Detector(0.01)
+    for _ in range(4):
+        some.add(1.0)
+    assert some.evidence > new.evidence
+    some.forget()
+    assert some.evidence == new.evidence
+    some.add(0.5), new.add(0.5)
+    assert some.evidence == new.evidence
+
+
 def test_what_a_cache_between_layers_answered_is_checked_like_what_was_answered_here() -> None:
     """It is sent to the whole model, for its own word is no reference; and is false where that says otherwise."""
     some = audits()

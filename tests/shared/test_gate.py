@@ -37,6 +37,11 @@ def test_the_posterior_is_softmax(scores: Logits) -> None:
     np.testing.assert_allclose(gate.posterior(scores, 2.0), np.array(plain) / sum(plain), rtol=1e-9)
 
 
+@given(hnp.arrays(np.float64, st.integers(1, 30), elements=st.floats(allow_nan=False)))
+def test_the_largest_is_the_largest(values: npt.NDArray[np.float64]) -> None:
+    assert gate.largest(values) == max(values.tolist())
+
+
 def test_the_posterior_is_not_upset_by_huge_logits() -> None:
     np.testing.assert_allclose(gate.posterior(np.array([3e38, 3e38, -3e38], np.float32), 1.0), [0.5, 0.5, 0.0])
 

@@ -7,6 +7,7 @@ import math
 import os
 import subprocess
 import sys
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -232,6 +233,23 @@ def test_many_devices_wait_for_one_server_and_less_for_two() -> None:
     alone = mean(play("server-only", kits[:1]))
     crowded, relieved = (mean(play("server-only", kits, replicas=count)) for count in (1, 2))
     assert alone < relieved < crowded
+
+
+def test_a_replay_keeps_nothing_of_frames_that_are_long_past() -> None:
+    """What it holds in the end grows by less than a number a frame: hits in windows of 25, and new kinds of latency."""
+
+    def held(frames: int) -> int:
+        shown = kit(frames)
+        assert shown.film.pictures.first  # of the film, and made when it is first asked for
+        tracemalloc.start()
+        devices = play("ours", [shown])
+        size, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert devices[0].tally.frames == frames
+        return size
+
+    held(300)  # what is made once
+    assert held(1500) - held(300) < 8 * 1200
 
 
 def test_the_same_seed_gives_the_same_bytes_whatever_the_hash_seed(tmp_path: Path) -> None:
