@@ -14,6 +14,8 @@ from collections import deque
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
+
 from shared.filter import Filter, Key, Stay, Word, another
 from shared.gate import Posterior, entropy
 from shared.habits import ContextParameters, Habits
@@ -185,8 +187,11 @@ class Context:
         self.habits.met(arrival * stranger, arrival * either)
         if word.full and before.share == 0.0 and guess is not None and guess.word is not None and not guess.word.full:
             # What a local model alone led to, and what the full one left of it.
+            said = guess.belief.posterior
             label = guess.belief.label
-            self.habits.guessed(guess.belief.doubt, 1.0 - float(belief.posterior[label]))
+            news = np.log(said) - np.log(self._filter.alive(arrived.belief))
+            backing = float(news[label]) - float(said.dot(news))
+            self.habits.guessed(guess.belief.doubt, 1.0 - float(belief.posterior[label]), backing)
 
 
 class Memoryless(Context):

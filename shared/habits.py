@@ -172,12 +172,19 @@ class Habits:
         """
         self._squares.learn(2.0 * nats * nats / (1.0 + 1.0 / max(1.0, looks)))
 
-    def guessed(self, doubt: float, wrong: float) -> None:
-        """A local model's guess, in such doubt, was wrong with this probability, after what the full model then said.
-        Where that is more than expected the model's word weighs less from now on, and leaves more doubt."""
+    def guessed(self, doubt: float, wrong: float, backing: float) -> None:
+        """A guess that a local model's word led to, in such doubt, was wrong with this probability, after what the full
+        model then said. ``backing``: by how many nats the word spoke for the guess's label rather than for all, each
+        as likely as it then was.
+
+        Where the word was the ground of a guess that is wrong more often than expected, it weighs less from now on.
+        Where the context overruled it, it weighs more: or what the context gets wrong would be laid to the model, which
+        would be heard less and less, and the context err all the more.
+        """
         if self.tells(doubt):
             candour = self._p.candour
-            self._trust.learn(wrong, doubt**candour, candour * math.log(doubt) / self._trust.value)
+            slope = -candour * backing * (1.0 - doubt) / (doubt * self._trust.value)
+            self._trust.learn(wrong, doubt**candour, slope)
 
     def audited(self, doubt: float, wrong: bool) -> None:
         """The reference said that a guess in such doubt was right or wrong. It shares no past with the guess, as an

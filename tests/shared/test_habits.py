@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 
 import msgspec
@@ -38,6 +39,11 @@ def test_the_power_with_which_doubts_turn_out_wrong_is_found(power: float) -> No
         assert habits.errs(doubt) == pytest.approx(doubt**power, rel=0.5)
 
 
+def alone(doubt: float) -> float:
+    """How much a word backs a label where nothing else does: of two labels, one is left in such doubt by it."""
+    return -doubt * math.log(doubt)
+
+
 def test_doubts_that_are_more_honest_than_the_bundles_are_taken_as_the_bundles() -> None:
     habits = Habits(ContextParameters(candour=0.75))
     for doubt, wrong in outcomes(1.0):
@@ -48,12 +54,22 @@ def test_doubts_that_are_more_honest_than_the_bundles_are_taken_as_the_bundles()
 def test_trust_falls_where_guesses_err_more_than_their_doubt_should_and_comes_back() -> None:
     habits = Habits(ContextParameters(candour=0.75))
     for doubt, wrong in outcomes(0.5, 300):
-        habits.guessed(doubt, wrong)
+        habits.guessed(doubt, wrong, alone(doubt))
     fallen = habits.trust
     assert fallen < 0.8
     for doubt, wrong in outcomes(1.0, 2000):
-        habits.guessed(doubt, wrong)
+        habits.guessed(doubt, wrong, alone(doubt))
     assert habits.trust > 1.2 * fallen
+
+
+def test_what_the_context_got_wrong_is_not_laid_to_the_model_that_it_overruled() -> None:
+    habits = Habits(ContextParameters(candour=0.75))
+    for doubt, wrong in outcomes(0.5, 300):
+        habits.guessed(doubt, wrong, alone(doubt))
+    fallen = habits.trust
+    for doubt, wrong in outcomes(0.5, 300):
+        habits.guessed(doubt, wrong, -alone(doubt))
+    assert habits.trust > fallen
 
 
 def test_wander_is_the_same_whatever_number_of_looks_it_is_told_by() -> None:
@@ -69,7 +85,7 @@ def test_wander_is_the_same_whatever_number_of_looks_it_is_told_by() -> None:
 def test_one_outcome_does_not_turn_everything_over() -> None:
     habits = Habits(ContextParameters(candour=0.75))
     habits.audited(0.003, True)
-    habits.guessed(0.003, True)
+    habits.guessed(0.003, True, alone(0.003))
     assert habits.errs(0.003) < 0.003**0.6
     assert habits.trust > 0.8
 
@@ -78,7 +94,7 @@ def test_a_doubt_that_is_the_floors_tells_nothing_and_neither_does_a_toss_of_a_c
     parameters = ContextParameters(floor=1e-3)
     habits = Habits(parameters)
     for doubt in (0.0, 0.0009, 0.3, 1.0):
-        habits.guessed(doubt, 1.0)
+        habits.guessed(doubt, 1.0, 1.0)
         habits.audited(doubt, wrong=True)
     assert (habits.trust, habits.errs(0.01)) == (1.0, 0.01**parameters.candour)
 
