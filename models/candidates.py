@@ -25,7 +25,7 @@ from models.classifier import ClassifierError, served
 from models.distil import Logits, Teacher, train_base, train_submodel
 from models.export import export
 from models.material import Material, Part
-from models.networks import ResNet, Shape, macs, sized
+from models.networks import BASE, ResNet, Shape, macs, sized
 from models.partitions import Method, Partition, WorkingSet
 from models.plan import Plan, key
 from models.training import Recipe
@@ -36,6 +36,9 @@ from shared.image import Input
 
 #: Codes for each label, and how many there are at the most.
 _FINE, _MOST_CODES = 4, 256
+#: Of a network with a smaller share of the full model's multiply-adds than this, stages have one block: to dispatch its
+#: operators takes a small device as long as their arithmetic.
+_SMALL, _SHALLOW = 1 / 30, (1, 1, 1)
 #: Timed runs of each model.
 _RUNS = 50
 #: INT8 takes the place of float16 where it takes at most so much of the time, answers as much and agrees with the full
@@ -99,8 +102,13 @@ def _sizes(plan: Plan, material: Material) -> dict[str, Shape]:
     """The shapes by their sizes, that of the base model first; shares that come to the same network are one."""
     classifier = material.classifier
     full, side = cost.macs(classifier.graph, classifier.input.side), classifier.input.side
-    shapes = dict.fromkeys(sized(int(share * full), side, len(classifier.labels)) for share in plan.shares)
+    shapes = dict.fromkeys(shape(share, full, side, len(classifier.labels)) for share in plan.shares)
     return {f"1in{full / macs(ResNet(shape), side):.3g}": shape for shape in shapes}
+
+
+def shape(share: float, full: int, side: int, classes: int) -> Shape:
+    """The network of a ``share`` of the ``full`` model's multiply-adds."""
+    return sized(int(share * full), side, classes, _SHALLOW if share < _SMALL else BASE.blocks)
 
 
 def _partition(plan: Plan, material: Material, likely: Sequence[WorkingSet], method: Method) -> list[Partition]:

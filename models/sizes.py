@@ -15,15 +15,13 @@ from models.build import kept
 from models.candidates import Candidate
 from models.export import export
 from models.material import Material
-from models.networks import BASE, ResNet, macs, sized
+from models.networks import ResNet, macs
 from models.place import PlaceError, check_place, lay
 from models.plan import Plan
 from shared import files
 from shared.bundle import MANIFEST, Bundle, Model, file_digest
 from shared.signing import Signer
 
-#: Of a net smaller than the base model: to dispatch its operators takes a small device as long as their arithmetic.
-_SHALLOW = (1, 1, 1)
 _RUNS = 50
 
 
@@ -43,8 +41,7 @@ def add(
     manifest, classifier = bundle.manifest, material.classifier
     spec, full, base = classifier.input, manifest.only("full"), manifest.only("base")
     whole, [share] = cost.macs(classifier.graph, spec.side), plan.shares
-    small = share * whole < manifest.models[base].macs
-    shape = sized(int(share * whole), spec.side, len(classifier.labels), _SHALLOW if small else BASE.blocks)
+    shape = candidates.shape(share, whole, spec.side, len(classifier.labels))
     size = f"1in{whole / macs(ResNet(shape), spec.side):.3g}"
     name = f"general-{size}"
     if name in manifest.models:
