@@ -73,6 +73,7 @@ def build(
         Lesson(_recorded(graph, places, spec, part, threads, own / name, progress), part.scores)
         for name, part in (("learn", learn), ("tune", tune))
     )
+    del learn  # its pictures have been looked at, and are many
     cost, known = times(model, places, spec, threads), shapes(graph, spec.side)
     building = out.with_name(out.name + ".building")
     shutil.rmtree(building, ignore_errors=True)
