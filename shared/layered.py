@@ -39,8 +39,6 @@ log = logging.getLogger(__name__)
 SCORES, FEATURES = "scores", "features"
 #: The share of requests that run whole to check, in the long run; and the first so many mostly do.
 _PROBES, _FIRST = 1 / 50, 8
-#: A probability that is as good as none.
-_NEVER = 1e-12
 
 
 class Seen(NamedTuple):
@@ -118,9 +116,20 @@ class Cache:
         ``EngineError``."""
         made = self._model.run(held)
         seen = Seen(made[FEATURES], made[SCORES])
-        if self.correction is None:
-            return posterior(seen.scores, self.layer.temperature), seen
-        return posterior(self.correction.apply(*seen), self.correction.temperature), seen
+        return posterior(self._scores(seen), self._temperature), seen
+
+    def logits(self, seen: Seen, temperature: float) -> Logits:
+        """What it says after it has ``seen`` that, as sure as the whole model would be, in scores of that
+        ``temperature``."""
+        scaled: Logits = self._scores(seen) * np.float32(temperature / (self._temperature * self.layer.reserve))
+        return scaled
+
+    def _scores(self, seen: Seen) -> Batch:
+        return seen.scores if self.correction is None else self.correction.apply(*seen)
+
+    @property
+    def _temperature(self) -> float:
+        return self.layer.temperature if self.correction is None else self.correction.temperature
 
 
 class Layered:
@@ -214,14 +223,15 @@ class Layered:
             if request.asked is None:
                 continue
             asked += 1
+            own = Seen(seen.features[at], seen.scores[at])
             sure = bool(risks[at] <= min(cache.layer.threshold, request.asked.risk))
             found += sure
             if sure and request.probed is None and self.watch.trusted:
                 hit[at] = True
-                logits = np.log(np.maximum(word[at], _NEVER)) * self._temperature
-                passed[row] = Passed(logits.astype(np.float32), int(labels[at]), place, float(risks[at]))
+                logits = cache.logits(own, self._temperature)
+                passed[row] = Passed(logits, int(labels[at]), place, float(risks[at]))
                 continue
-            request.seen[place] = Seen(seen.features[at], seen.scores[at])
+            request.seen[place] = own
             if sure and request.would is None:
                 request.would = int(labels[at])
         cache.worth.found(found, asked)

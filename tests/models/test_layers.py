@@ -203,6 +203,16 @@ def test_a_threshold_is_certified_as_far_as_the_frames_tell() -> None:
     assert proof.certify(few, Times((0.2,), 1.0), 0.01, 0.95) is None, "a hundred frames prove nothing of one percent"
 
 
+def test_a_cache_that_is_surer_than_the_whole_model_gets_a_reserve() -> None:
+    """Though it is as right about the label as it says."""
+    rng = np.random.default_rng(0)
+    belief = rng.dirichlet(np.full(5, 0.3), 500)
+    scores = (4.0 * np.log(np.maximum(belief, 1e-9))).astype(np.float32)
+    degree = proof.degree(scores, belief.astype(np.float32))
+    assert degree < 1.0
+    assert degree * proof.reserve(scores, belief, degree) == pytest.approx(4.0, rel=5e-3)
+
+
 @pytest.mark.parametrize(("errors", "of", "bound"), [(0, 299, 0.00997), (5, 1000, 0.01048), (40, 1000, 0.05175)])
 def test_the_bound_on_a_rate_is_clopper_and_pearsons(errors: int, of: int, bound: float) -> None:
     assert most(errors, of, 0.95) == pytest.approx(bound, rel=2e-3)
