@@ -31,28 +31,26 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
+from benchmarks import layer_budget
 from cloud_server.full import FullModel
 from cloud_server.refresh import refresh
 from cloud_server.refresher import Refresher
-from edge_agent.core.types import Ask, Reply
-from models import cifar10, recorded, replay, streams
-from models.layers.cuts import placed
-from models.layers.proof import consult
+from models import cifar10, recorded, streams
+from models.layers.replayed import replayed
 from shared.bundle import WAYS, Bundle, Layers, Way
 from shared.engine import Batch, Part, Session
-from shared.image import Picture, preprocessor
+from shared.image import preprocessor
 from shared.layered import Layered, Passed, Question, load
 from shared.protocol import RECENT
 from shared.segments import Segment, cut, read
 
 RECOMMENDED: Way = "gati"
 _HALF = 0.5
-_BUDGET = 0.01
 _MANY = 16
 #: What is counted as a layer, and runs by turns of two ways to do one thing.
 _LAYERS = ("Conv", "ConvInteger", "QLinearConv", "Gemm", "MatMul", "MatMulInteger")
 _TURNS = 100
-#: Of so many requests one is timed on the whole model too.
+#: Of so many requests, or batches, one is timed on the whole model too.
 _EVERY = 4
 
 
@@ -112,7 +110,8 @@ def measure(directory: Path, frames: int, seeds: int, first_seed: int, threads: 
         raise SystemExit(
             f"layer_caches: {directory} has no {RECOMMENDED} caches; make them with 'model-builder layers'"
         )
-    said, scores = _consulted(bundle, ways, pictures, threads)
+    said, scores = layer_budget.consulted(bundle, ways, pictures, threads)
+    tables = layer_budget.local(bundle, test, scores)
     inputs = [preprocess(picture) for picture in pictures]
     whole = Session(bundle.path(full), "cpu", threads)
     bench = Bench(bundle, inputs, scores, test.labels, threads, whole)
@@ -134,7 +133,7 @@ def measure(directory: Path, frames: int, seeds: int, first_seed: int, threads: 
             stream = f"{name}, recent labels in the request{', refreshed' if fresh else ''}"
             figures = _play(bench, RECOMMENDED, asked, first_seed, fresh)
             found[f"{RECOMMENDED} {name}{' refreshed' if fresh else ''}"] = {**figures, "stream": stream}
-        missed, together = _missed(bench, plans, test, first_seed)
+        missed, together = _missed(bench, plans, tables, said[RECOMMENDED], first_seed)
         figures = _play(bench, RECOMMENDED, missed, first_seed)
         found[f"{RECOMMENDED} misses of {name}"] = {
             **figures,
@@ -158,22 +157,6 @@ def measure(directory: Path, frames: int, seeds: int, first_seed: int, threads: 
         "first_seed": first_seed,
         "threads": threads,
     }
-
-
-def _consulted(
-    bundle: Bundle, ways: Sequence[Way], pictures: Sequence[Picture], threads: int
-) -> tuple[dict[Way, list[npt.NDArray[np.float32]]], npt.NDArray[np.float32]]:
-    """What every cache says of every picture, and what the whole model does."""
-    manifest = bundle.manifest
-    full = manifest.models[manifest.only("full")]
-    model = read((bundle.directory / full.file).read_bytes())
-    caches = [(way, layer) for way in ways for layer in manifest.layers[way].caches]
-    known = {layer.tensors: placed(layer.tensors, model.image, layer.share) for _, layer in caches}
-    places = sorted(known.values(), key=lambda place: place.share)
-    number = {place.tensors: at for at, place in enumerate(places)}
-    files = [(number[layer.tensors], bundle.directory / layer.file) for _, layer in caches]
-    said, whole = consult(model, places, files, full.input, pictures, threads)
-    return {way: [own for own, (of, _) in zip(said, caches, strict=True) if of == way] for way in ways}, whole
 
 
 def _potential(bench: Bench, way: Way, said: Sequence[npt.NDArray[np.float32]]) -> dict[str, float]:
@@ -248,16 +231,17 @@ def _quality(bench: Bench, way: Way, rows: npt.NDArray[np.int64], passed: Sequen
 
 def _together(bench: Bench, way: Way, asked: Sequence[Asked], seed: int) -> float:
     """How many times the throughput of batches, rows that are answered leaving them."""
-    layered, took, uncut = bench.layered(way, seed), 0.0, 0.0
+    layered, took, uncut = bench.layered(way, seed), [], []
     for at in range(0, len(asked) - _MANY + 1, _MANY):
         batch = np.concatenate([bench.inputs[one.picture] for one in asked[at : at + _MANY]])
         begun = time.perf_counter()
         layered.run(batch, [Question()] * _MANY)
         between = time.perf_counter()
-        bench.whole.run(batch)
-        uncut += time.perf_counter() - between
-        took += between - begun
-    return uncut / took
+        took.append(between - begun)
+        if at // _MANY % _EVERY == 0:
+            bench.whole.run(batch)
+            uncut.append(time.perf_counter() - between)
+    return float(np.mean(uncut) / np.mean(took))
 
 
 def _cut_overhead(bench: Bench) -> dict[str, float]:
@@ -298,36 +282,24 @@ def _by_turns(bench: Bench, run: Callable[[Sequence[Batch]], object]) -> dict[st
 
 
 def _missed(
-    bench: Bench, plans: Sequence[streams.Plan], test: cifar10.Split, seed: int
+    bench: Bench,
+    plans: Sequence[streams.Plan],
+    tables: dict[str, npt.NDArray[np.float32]],
+    said: Sequence[npt.NDArray[np.float32]],
+    seed: int,
 ) -> tuple[list[Asked], dict[str, Any]]:
     """What a device with all the bundle's local models asks about, answered by the recommended caches; and how often
-    device and caches together answer otherwise than the reference, beside the device's own false hits."""
+    device and caches err together, see ``layer_budget``."""
     manifest = bench.bundle.manifest
-    family = replay.family(manifest)
-    local = {name: own for name, own in recorded.opened(bench.bundle).items() if name != family.full}
-    claim = manifest.gate(_BUDGET).claim
-    layered = bench.layered(RECOMMENDED, seed)
-    missed, frames, device, layers = [], 0, 0, 0
-    for plan, stream in zip(plans, recorded.record(plans, test, local), strict=True):
-        stream.logits[family.full] = bench.full[plan.source]
-        reference = replay.reference_labels(stream, family)
-        hierarchy = replay.ours(stream, family, claim)
-        for index, picture in enumerate(plan.source.tolist()):
-            step, reply, layer = hierarchy.look(stream.frame(index), float(index)), None, None
-            if isinstance(step, Ask):
-                missed.append(Asked(picture, step.recent))
-                [one] = layered.run(bench.inputs[picture], [Question(step.recent, step.risk)])
-                reply, layer = Reply(index, one.logits, risk=one.risk), one.layer
-            answer = hierarchy.settle(step, reply, index + replay.ASKING_S)
-            false = answer.label != reference[index]
-            device += answer.hit and false
-            layers += layer is not None and false
-            frames += 1
+    layered = replayed(manifest, RECOMMENDED, said, bench.full, random.Random(seed).random)
+    runs = [layer_budget.follow(plan, manifest, tables, layered) for plan in plans]
+    missed = [Asked(*one) for run in runs for one in run.asked]
+    device, layers = (np.concatenate(own) for own in zip(*((run.device, run.layers) for run in runs), strict=True))
     return missed, {
-        "share_of_frames": len(missed) / frames,
-        "false_hits": device / frames,
-        "false_hits_and_layers": (device + layers) / frames,
-        "max_false_hits": _BUDGET,
+        "share_of_frames": len(missed) / len(device),
+        "false_hits": float(device.mean()),
+        "false_hits_and_layers": float((device | layers).mean()),
+        "max_false_hits": layer_budget.BUDGET,
     }
 
 
