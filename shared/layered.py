@@ -62,11 +62,12 @@ class Correction:
 
 
 class Question(NamedTuple):
-    """What comes with a picture: the ``recent`` labels of its device, oldest first, and the ``risk`` at which a cache
-    may answer at the most."""
+    """What comes with a picture: the ``recent`` labels of its device, oldest first, the ``risk`` at which a cache may
+    answer at the most, and the name of the ``device``, where there are several."""
 
     recent: tuple[int, ...] = ()
     risk: float = 1.0
+    device: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +98,10 @@ class _Request:
     @property
     def recent(self) -> tuple[int, ...]:
         return () if self.asked is None else self.asked.recent
+
+    @property
+    def device(self) -> str:
+        return "" if self.asked is None else self.asked.device
 
 
 class Cache:
@@ -169,7 +174,7 @@ class Layered:
             return self._run(batch, [_Request(one, self._drawn() if one is not None else None) for one in asked])
 
     def _run(self, batch: Batch, requests: Sequence[_Request]) -> list[Passed]:
-        priors = np.stack([self.expectation.prior(one.recent) for one in requests])
+        priors = np.stack([self.expectation.prior(one.recent, one.device) for one in requests])
         passed: dict[int, Passed] = {}
         left, held = np.arange(len(batch)), {self._image: batch}
         went_on: list[tuple[Cache, float, int]] = []
@@ -252,7 +257,7 @@ class Layered:
             request, label = requests[row], int((words[at] * priors[row]).argmax())
             weight = 1.0
             if request.probed is not None:
-                self.expectation.learn(request.recent, int(scores[at].argmax()))
+                self.expectation.learn(request.recent, int(scores[at].argmax()), request.device)
                 weight = 1.0 / request.probed if request.would is not None else 1.0
                 self._check(request.would is not None and request.would != label)
             passed[row] = Passed(scores[at], label, seen=request.seen, weight=weight)
