@@ -122,7 +122,7 @@ def follow(plan: streams.Plan, manifest: Manifest, tables: dict[str, Scores], la
             found.asked.append((number, step.recent))
             reply = whole = Reply(index, stream.logits[family.full][index])
             if layered is not None:
-                [one] = layered.run(picture(number), [Question(step.recent, step.risk)])
+                [one] = layered.run(picture(number), [Question(step.recent, step.risk, str(plan.seed))])
                 if one.layer is not None:
                     reply = Reply(index, one.logits, risk=one.risk)
                     otherwise = deepcopy(hierarchy).settle(step, whole, now).label

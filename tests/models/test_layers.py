@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.progress import Progress
 from typer.testing import CliRunner
 
+from benchmarks.layer_budget import consulted
 from models.classifier import Classifier
 from models.cli import app
 from models.export import export
@@ -29,6 +30,7 @@ from models.layers.build import LayersError, Limits, build
 from models.layers.cache import Writer
 from models.layers.composition import PRICES, Candidate, compose, expected, thresholds
 from models.layers.cuts import Cut, cuts, shapes
+from models.layers.replayed import picture, replayed
 from models.layers.taught import Times
 from models.material import Material, Part
 from models.networks import ResNet, Shape
@@ -41,6 +43,7 @@ from shared.layered import FEATURES, SCORES, Question, load
 from shared.rates import most
 from shared.segments import cut
 from shared.segments import read as taken_apart
+from shared.worth import Worth
 from tests.bundles import INPUT, LABELS, SIDE, tiny_bundle
 
 COUNT = 240
@@ -218,11 +221,14 @@ def test_the_bound_on_a_rate_is_clopper_and_pearsons(errors: int, of: int, bound
     assert most(errors, of, 0.95) == pytest.approx(bound, rel=2e-3)
 
 
-def test_a_bundle_gets_caches_that_answer_as_its_full_model_would(
-    bundle: Bundle, material: Material, tmp_path: Path
-) -> None:
+@pytest.fixture(scope="module")
+def made(bundle: Bundle, material: Material, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    place = tmp_path_factory.mktemp("made")
     with Progress(console=Console(file=io.StringIO())) as progress:
-        made = build(bundle, material, Limits(3, 0.5, 0.05), 0, 1, tmp_path / "work", tmp_path / "out", progress)
+        return build(bundle, material, Limits(3, 0.5, 0.05), 0, 1, place / "work", place / "out", progress)
+
+
+def test_a_bundle_gets_caches_that_answer_as_its_full_model_would(bundle: Bundle, made: Bundle) -> None:
     manifest = made.manifest
     assert manifest.models == bundle.manifest.models
     layers = manifest.layers["gati"]
@@ -235,6 +241,24 @@ def test_a_bundle_gets_caches_that_answer_as_its_full_model_would(
     assert sum(one.layer is not None for one in passed) > COUNT / 4
     wrong = [one.label != answer for one, answer in zip(passed, fresh.answers, strict=True)]
     assert np.mean(wrong) <= 0.1
+
+
+def test_what_is_replayed_is_what_is_run(made: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of what model and caches have said once, with the labels that come before and the checks in between."""
+    monkeypatch.setattr(Worth, "due", lambda _: True)  # which of so small caches pay is a matter of chance
+    fresh = as_pictures(colours(9))
+    said, whole = consulted(made, ["gati"], fresh, 1)
+    told = replayed(made.manifest, "gati", said["gati"], whole, random.Random(0).random)
+    real = load(made.manifest, "gati", made.find, "cpu", 1, random.Random(0).random)
+    prepare = preprocessor(INPUT)
+    layers = set()
+    for number, shown in enumerate(fresh):
+        question = [Question((0, 1, number % 3), 0.1)]
+        [one], [other] = told.run(picture(number), question), real.run(prepare(shown), question)
+        assert (one.layer, one.label) == (other.layer, other.label)
+        np.testing.assert_allclose(one.logits, other.logits, atol=1e-3)
+        layers.add(one.layer)
+    assert len(layers) > 1
 
 
 def test_a_model_without_layers_gets_none(material: Material, tmp_path: Path) -> None:
