@@ -74,8 +74,9 @@ class Writer(Graph):
         return self.node("AveragePool", [name], f"{name}.small", kernel_shape=[by, by], strides=[by, by])
 
 
-def rows(each: Sequence[Activations], side: int) -> Weights:
-    """What ``Writer.flat`` makes, of recorded activations: ``(n, dimensions)`` float32."""
+def rows(each: Sequence[Activations | Weights], side: int) -> Weights:
+    """What ``Writer.flat`` makes, of recorded activations: ``(n, dimensions)`` float32; of rows, the
+    same."""
     widths = [_pooled(own[:1], side).shape[1] for own in each]
     ends = np.cumsum(widths)
     flat = np.empty((len(each[0]), ends[-1]), np.float32)
@@ -86,7 +87,7 @@ def rows(each: Sequence[Activations], side: int) -> Weights:
     return flat
 
 
-def _pooled(own: Activations, side: int) -> Weights:
+def _pooled(own: Activations | Weights, side: int) -> Weights:
     small = own.astype(np.float32)
     if small.ndim == 4:
         n, channels, grid, _ = small.shape
