@@ -7,9 +7,12 @@ the whole test set in random order, without context; for the recommended one fur
 ``session`` with the device's recent labels in the request, the same with the caches refreshed from what was asked, and
 the *miss stream*: what a device with the bundle's own models still asks about.
 
-``half_layers`` counts multiply-adds: a request that ends at or before half of them. ``potential``: some cache up to
-there gives the full model's answer, sure or not. Wall clock is of one process, the cut model and the whole one by turns
-on the same pictures; ``p99_ratio`` likewise.
+``half_layers`` counts multiply-adds: a request that ends at or before half of them; ``half_counted`` counts layers:
+convolutions and fully connected ones. ``potential``: some cache up to there gives the full model's answer, sure or not.
+Wall clock is of one process, the cut model and the whole one by turns on the same pictures; ``p99_ratio`` likewise.
+
+``cut_overhead``: the time of all segments in sequence, without a cache, over that of the whole model; ``off``: that of
+the server's full model with layer caches off over that of the bare session. Both medians over runs by turns.
 """
 
 from __future__ import annotations
@@ -19,32 +22,35 @@ import json
 import random
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 
+from benchmarks import layer_budget
+from cloud_server.full import FullModel
 from cloud_server.refresh import refresh
 from cloud_server.refresher import Refresher
-from edge_agent.core.types import Ask, Reply
-from models import cifar10, recorded, replay, streams
-from models.layers.cuts import placed
-from models.layers.proof import consult
+from models import cifar10, recorded, streams
+from models.layers.replayed import replayed
 from shared.bundle import WAYS, Bundle, Layers, Way
-from shared.engine import Batch, Session
-from shared.image import Picture, preprocessor
+from shared.engine import Batch, Part, Session
+from shared.image import preprocessor
 from shared.layered import Layered, Passed, Question, load
 from shared.protocol import RECENT
-from shared.segments import read
+from shared.segments import Segment, cut, read
 
 RECOMMENDED: Way = "gati"
 _HALF = 0.5
-_BUDGET = 0.01
 _MANY = 16
-#: Of so many requests one is timed on the whole model too.
+#: What is counted as a layer, and runs by turns of two ways to do one thing.
+_LAYERS = ("Conv", "ConvInteger", "QLinearConv", "Gemm", "MatMul", "MatMulInteger")
+_TURNS = 100
+#: Of so many requests, or batches, one is timed on the whole model too.
 _EVERY = 4
 
 
@@ -74,6 +80,22 @@ class Bench:
     def layers(self, way: Way) -> Layers:
         return self.bundle.manifest.layers[way]
 
+    def segments(self, way: Way) -> list[Segment]:
+        """Of the full model, cut for the caches of that way."""
+        data = self.bundle.path(self.bundle.manifest.only("full")).read_bytes()
+        return cut(read(data), [layer.tensors for layer in self.layers(way).caches])
+
+    def shares(self, way: Way) -> list[float]:
+        """Of the multiply-adds that are done at each cache."""
+        return [layer.share for layer in self.layers(way).caches]
+
+    def counted(self, way: Way) -> list[float]:
+        """Of the layers that are done at each cache."""
+        graphs = [onnx.load_from_string(segment.model).graph for segment in self.segments(way)]
+        done = np.cumsum([sum(node.op_type in _LAYERS for node in graph.node) for graph in graphs])
+        shares: list[float] = (done[:-1] / done[-1]).tolist()
+        return shares
+
 
 def measure(directory: Path, frames: int, seeds: int, first_seed: int, threads: int) -> dict[str, Any]:
     """The figures as the command prints them."""
@@ -88,7 +110,8 @@ def measure(directory: Path, frames: int, seeds: int, first_seed: int, threads: 
         raise SystemExit(
             f"layer_caches: {directory} has no {RECOMMENDED} caches; make them with 'model-builder layers'"
         )
-    said, scores = _consulted(bundle, ways, pictures, threads)
+    said, scores = layer_budget.consulted(bundle, ways, pictures, threads)
+    tables = layer_budget.local(bundle, test, scores)
     inputs = [preprocess(picture) for picture in pictures]
     whole = Session(bundle.path(full), "cpu", threads)
     bench = Bench(bundle, inputs, scores, test.labels, threads, whole)
@@ -110,7 +133,7 @@ def measure(directory: Path, frames: int, seeds: int, first_seed: int, threads: 
             stream = f"{name}, recent labels in the request{', refreshed' if fresh else ''}"
             figures = _play(bench, RECOMMENDED, asked, first_seed, fresh)
             found[f"{RECOMMENDED} {name}{' refreshed' if fresh else ''}"] = {**figures, "stream": stream}
-        missed, together = _missed(bench, plans, test, first_seed)
+        missed, together = _missed(bench, plans, tables, said[RECOMMENDED], first_seed)
         figures = _play(bench, RECOMMENDED, missed, first_seed)
         found[f"{RECOMMENDED} misses of {name}"] = {
             **figures,
@@ -121,6 +144,8 @@ def measure(directory: Path, frames: int, seeds: int, first_seed: int, threads: 
         "bundle": bundle.manifest.name,
         "recommended": RECOMMENDED,
         "configurations": found,
+        "cut_overhead": _cut_overhead(bench),
+        "off": _off(bench),
         "caches": {way: [_about(bench, way, place) for place in range(len(bench.layers(way).caches))] for way in ways},
         "memory": {way: _memory(bench, way) for way in ways},
         "full_model": {
@@ -134,33 +159,17 @@ def measure(directory: Path, frames: int, seeds: int, first_seed: int, threads: 
     }
 
 
-def _consulted(
-    bundle: Bundle, ways: Sequence[Way], pictures: Sequence[Picture], threads: int
-) -> tuple[dict[Way, list[npt.NDArray[np.float32]]], npt.NDArray[np.float32]]:
-    """What every cache says of every picture, and what the whole model does."""
-    manifest = bundle.manifest
-    full = manifest.models[manifest.only("full")]
-    model = read((bundle.directory / full.file).read_bytes())
-    caches = [(way, layer) for way in ways for layer in manifest.layers[way].caches]
-    known = {layer.tensors: placed(layer.tensors, model.image, layer.share) for _, layer in caches}
-    places = sorted(known.values(), key=lambda place: place.share)
-    number = {place.tensors: at for at, place in enumerate(places)}
-    files = [(number[layer.tensors], bundle.directory / layer.file) for _, layer in caches]
-    said, whole = consult(model, places, files, full.input, pictures, threads)
-    return {way: [own for own, (of, _) in zip(said, caches, strict=True) if of == way] for way in ways}, whole
-
-
 def _potential(bench: Bench, way: Way, said: Sequence[npt.NDArray[np.float32]]) -> dict[str, float]:
-    answers = bench.full.argmax(1)
-    early = [
-        scores.argmax(1) == answers
-        for scores, layer in zip(said, bench.layers(way).caches, strict=True)
-        if layer.share <= _HALF
-    ]
-    return {
-        "half_layers_potential": float(np.any(early, axis=0).mean()) if early else 0.0,
-        "half_layers_last_alone": float(early[-1].mean()) if early else 0.0,
-    }
+    found: dict[str, float] = {}
+    for name, shares in (("layers", bench.shares(way)), ("counted", bench.counted(way))):
+        early = [
+            scores.argmax(1) == bench.full.argmax(1)
+            for scores, share in zip(said, shares, strict=True)
+            if share <= _HALF
+        ]
+        found[f"half_{name}_potential"] = float(np.any(early, axis=0).mean()) if early else 0.0
+        found[f"half_{name}_last_alone"] = float(early[-1].mean()) if early else 0.0
+    return found
 
 
 def _play(bench: Bench, way: Way, asked: Sequence[Asked], seed: int, fresh: bool = False) -> dict[str, Any]:
@@ -201,67 +210,96 @@ def _play(bench: Bench, way: Way, asked: Sequence[Asked], seed: int, fresh: bool
 
 
 def _quality(bench: Bench, way: Way, rows: npt.NDArray[np.int64], passed: Sequence[Passed]) -> dict[str, Any]:
-    shares = [layer.share for layer in bench.layers(way).caches]
-    depth = np.array([1.0 if one.layer is None else shares[one.layer] for one in passed])
+    depth, counted = (
+        np.array([1.0 if one.layer is None else shares[one.layer] for one in passed])
+        for shares in (bench.shares(way), bench.counted(way))
+    )
     labels = np.array([one.label for one in passed])
     layer = np.array([-1 if one.layer is None else one.layer for one in passed])
     truth, full = bench.truth[rows], bench.full[rows].argmax(1)
     # Accuracy is compared with the full model's bare answer where there is no context; where there is, it gains.
     return {
         "half_layers_share": float((depth <= _HALF).mean()),
+        "half_counted_share": float((counted <= _HALF).mean()),
         "effective_depth": float(depth.mean()),
         "accuracy": float((labels == truth).mean()),
         "accuracy_drop_points": 100 * float((full == truth).mean() - (labels == truth).mean()),
-        "answered": [float((layer == place).mean()) for place in range(len(shares))],
-        "false": [float(((layer == place) & (labels != full)).mean()) for place in range(len(shares))],
+        "answered": [float((layer == place).mean()) for place in range(len(bench.shares(way)))],
+        "false": [float(((layer == place) & (labels != full)).mean()) for place in range(len(bench.shares(way)))],
     }
 
 
 def _together(bench: Bench, way: Way, asked: Sequence[Asked], seed: int) -> float:
     """How many times the throughput of batches, rows that are answered leaving them."""
-    layered, took, uncut = bench.layered(way, seed), 0.0, 0.0
+    layered, took, uncut = bench.layered(way, seed), [], []
     for at in range(0, len(asked) - _MANY + 1, _MANY):
         batch = np.concatenate([bench.inputs[one.picture] for one in asked[at : at + _MANY]])
         begun = time.perf_counter()
         layered.run(batch, [Question()] * _MANY)
         between = time.perf_counter()
-        bench.whole.run(batch)
-        uncut += time.perf_counter() - between
-        took += between - begun
-    return uncut / took
+        took.append(between - begun)
+        if at // _MANY % _EVERY == 0:
+            bench.whole.run(batch)
+            uncut.append(time.perf_counter() - between)
+    return float(np.mean(uncut) / np.mean(took))
+
+
+def _cut_overhead(bench: Bench) -> dict[str, float]:
+    pieces = bench.segments(RECOMMENDED)
+    segments = [Part(piece.model, "segment", "cpu", bench.threads) for piece in pieces]
+
+    def in_sequence(tensors: Sequence[Batch]) -> None:
+        held = {segments[0].takes[0]: np.concatenate(tensors)}
+        for segment in segments:
+            held |= segment.run(held)
+
+    return _by_turns(bench, in_sequence)
+
+
+def _off(bench: Bench) -> dict[str, float]:
+    full = FullModel(bench.bundle, "cpu", bench.threads)
+    return _by_turns(bench, lambda tensors: full.run(tensors, [Question()] * len(tensors)))
+
+
+def _by_turns(bench: Bench, run: Callable[[Sequence[Batch]], object]) -> dict[str, float]:
+    """How many times as long as the whole model it takes, for single pictures and for batches."""
+    found = {}
+    for many in (1, _MANY):
+        ratios = []
+        for turn in range(_TURNS):
+            tensors = [bench.inputs[(many * turn + row) % len(bench.inputs)] for row in range(many)]
+            took = [0.0, 0.0]
+            for which in (0, 1) if turn % 2 else (1, 0):
+                begun = time.perf_counter()
+                if which:
+                    bench.whole.run(np.concatenate(tensors))
+                else:
+                    run(tensors)
+                took[which] = time.perf_counter() - begun
+            ratios.append(took[0] / took[1])
+        found[f"batch{many}"] = float(np.median(ratios))
+    return found
 
 
 def _missed(
-    bench: Bench, plans: Sequence[streams.Plan], test: cifar10.Split, seed: int
+    bench: Bench,
+    plans: Sequence[streams.Plan],
+    tables: dict[str, npt.NDArray[np.float32]],
+    said: Sequence[npt.NDArray[np.float32]],
+    seed: int,
 ) -> tuple[list[Asked], dict[str, Any]]:
     """What a device with all the bundle's local models asks about, answered by the recommended caches; and how often
-    device and caches together answer otherwise than the reference, beside the device's own false hits."""
+    device and caches err together, see ``layer_budget``."""
     manifest = bench.bundle.manifest
-    family = replay.family(manifest)
-    local = {name: own for name, own in recorded.opened(bench.bundle).items() if name != family.full}
-    claim = manifest.gate(_BUDGET).claim
-    layered = bench.layered(RECOMMENDED, seed)
-    missed, frames, device, layers = [], 0, 0, 0
-    for plan, stream in zip(plans, recorded.record(plans, test, local), strict=True):
-        stream.logits[family.full] = bench.full[plan.source]
-        reference = replay.reference_labels(stream, family)
-        hierarchy = replay.ours(stream, family, claim)
-        for index, picture in enumerate(plan.source.tolist()):
-            step, reply, layer = hierarchy.look(stream.frame(index), float(index)), None, None
-            if isinstance(step, Ask):
-                missed.append(Asked(picture, step.recent))
-                [one] = layered.run(bench.inputs[picture], [Question(step.recent, step.risk)])
-                reply, layer = Reply(index, one.logits, risk=one.risk), one.layer
-            answer = hierarchy.settle(step, reply, index + replay.ASKING_S)
-            false = answer.label != reference[index]
-            device += answer.hit and false
-            layers += layer is not None and false
-            frames += 1
+    layered = replayed(manifest, RECOMMENDED, said, bench.full, random.Random(seed).random)
+    runs = [layer_budget.follow(plan, manifest, tables, layered) for plan in plans]
+    missed = [Asked(*one) for run in runs for one in run.asked]
+    device, layers = (np.concatenate(own) for own in zip(*((run.device, run.layers) for run in runs), strict=True))
     return missed, {
-        "share_of_frames": len(missed) / frames,
-        "false_hits": device / frames,
-        "false_hits_and_layers": (device + layers) / frames,
-        "max_false_hits": _BUDGET,
+        "share_of_frames": len(missed) / len(device),
+        "false_hits": float(device.mean()),
+        "false_hits_and_layers": float((device | layers).mean()),
+        "max_false_hits": layer_budget.BUDGET,
     }
 
 

@@ -25,7 +25,8 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class Server:
-    """Serves one bundle. Keeps nothing about a device, so that any number of servers may share the work."""
+    """Serves one bundle. Keeps nothing about a device but what caches between layers have come to expect of it, which
+    is made up soon, so that any number of servers may share the work."""
 
     def __init__(
         self,

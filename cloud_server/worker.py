@@ -133,7 +133,7 @@ class Worker:
         inputs = [self._prepare(waiting.item) for waiting in batch]
         ready = [(tensor, waiting.item) for tensor, waiting in zip(inputs, batch, strict=True)]
         tensors = [tensor for tensor, _ in ready if not isinstance(tensor, Refusal)]
-        asked = [_question(job.request) for tensor, job in ready if not isinstance(tensor, Refusal)]
+        asked = [_question(job) for tensor, job in ready if not isinstance(tensor, Refusal)]
         decoded = time.monotonic()
         passed = iter(self._model.run(tensors, asked) if tensors else ())
         decode_ms, run_ms = (decoded - begun) * 1000, (time.monotonic() - decoded) * 1000
@@ -160,6 +160,7 @@ class Worker:
         return Answer(logits.astype("<f4").tobytes(), self._model.sha256, advice, timing, passed.risk)
 
 
-def _question(request: Request) -> Question | None:
+def _question(job: Job) -> Question | None:
     """What a cache between the model's layers must know; None for what checks others, which none may answer."""
-    return None if request.audit else Question(request.recent, request.risk)
+    request = job.request
+    return None if request.audit else Question(request.recent, request.risk, job.device)

@@ -63,7 +63,9 @@ class Layer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A cache between two layers of the full model, where ``share`` of its multiply-adds are done.
 
     ``tensors``: all that the layers after it need, the picture too where they do. It answers where its risk, with
-    ``temperature`` and the request's context, is at most ``threshold``.
+    ``temperature`` and the request's context, is at most ``threshold``. ``reserve``: how many times that temperature
+    its scores need to be as sure as the whole model is, for they tell what label that will say better than how sure it
+    will be.
     """
 
     kind: Kind
@@ -74,6 +76,7 @@ class Layer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     share: _Share
     temperature: Annotated[float, msgspec.Meta(gt=0)]
     threshold: _Share
+    reserve: Annotated[float, msgspec.Meta(gt=0)] = 1.0
 
 
 class Layers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -12,29 +12,34 @@ from shared.gate import Posterior
 #: How much of what was learned a new label replaces; and what of the prior is always left to each explanation.
 _RATE, _LEAST = 0.03, 0.05
 #: Where it begins: the last label, one of the recent ones, any.
-_FIRST = (0.3, 0.4, 0.3)
+_FIRST: Posterior = np.array((0.3, 0.4, 0.3))
+#: That are remembered; beyond them the one that was learned from least lately is forgotten, and begins anew.
+_DEVICES = 4096
 
 
 class Expectation:
     """A mixture of three explanations for a label: it is the last one seen, or one of the recent ones, or any. How
-    likely each is is learned from requests as they come, by expectation maximisation one label at a time."""
+    likely each is is learned from requests as they come, by expectation maximisation one label at a time; of each
+    device for itself, or one that dwells would have it expected of the others."""
 
     def __init__(self, classes: int) -> None:
         self._classes = classes
-        self._shares: Posterior = np.array(_FIRST)
+        self._shares: dict[str, Posterior] = {}
 
-    def prior(self, recent: Sequence[int]) -> Posterior:
+    def prior(self, recent: Sequence[int], device: str = "") -> Posterior:
         """Over the label of the next picture, ``(classes,)``. ``recent``: labels, oldest first; it may be empty."""
-        prior: Posterior = self._shares @ self._explanations(recent)
+        prior: Posterior = self._shares.get(device, _FIRST) @ self._explanations(recent)
         return prior
 
-    def learn(self, recent: Sequence[int], label: int) -> None:
+    def learn(self, recent: Sequence[int], label: int, device: str = "") -> None:
         """After ``recent`` came ``label``."""
         if recent:
-            blame = self._shares * self._explanations(recent)[:, label]
-            self._shares += _RATE * (blame / blame.sum() - self._shares)
-            self._shares = np.maximum(self._shares, _LEAST)
-            self._shares /= self._shares.sum()
+            shares = self._shares.pop(device, _FIRST)
+            blame = shares * self._explanations(recent)[:, label]
+            shares = np.maximum(shares + _RATE * (blame / blame.sum() - shares), _LEAST)
+            self._shares[device] = shares / shares.sum()
+            if len(self._shares) > _DEVICES:
+                del self._shares[next(iter(self._shares))]
 
     def _explanations(self, recent: Sequence[int]) -> Posterior:
         any_ = np.full(self._classes, 1.0 / self._classes)

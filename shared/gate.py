@@ -37,18 +37,20 @@ def entropy(belief: Posterior) -> float:
 
 def temperature(
     logits: npt.NDArray[np.float32],
-    labels: npt.NDArray[np.int64],
+    labels: npt.NDArray[np.int64] | Posterior,
     weights: npt.NDArray[np.float64] | None = None,
 ) -> float:
-    """The temperature of least negative log-likelihood for ``logits`` ``(n, classes)`` against ``labels`` ``(n,)``,
-    which may count unequally by ``weights`` ``(n,)``; found by golden-section search over its logarithm in 1/8..8."""
+    """The temperature of least negative log-likelihood for ``logits`` ``(n, classes)`` against ``labels``: one a row
+    ``(n,)``, or the probability of each ``(n, classes)``. Rows may count unequally by ``weights`` ``(n,)``. Found by
+    golden-section search over its logarithm in 1/8..8."""
     z = logits.astype(np.float64)
+    own = z[np.arange(len(labels)), labels] if labels.ndim == 1 else (z * labels).sum(1)
 
     def loss(log_t: float) -> float:
         scaled = z / math.exp(log_t)
         top = scaled.max(1, keepdims=True)
         partition = np.log(np.exp(scaled - top).sum(1)) + top[:, 0]
-        return float(np.average(partition - scaled[np.arange(len(labels)), labels], weights=weights))
+        return float(np.average(partition - own / math.exp(log_t), weights=weights))
 
     low, high, golden = math.log(1 / 8), math.log(8), (math.sqrt(5) - 1) / 2
     while high - low > 1e-3:

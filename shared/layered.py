@@ -39,8 +39,6 @@ log = logging.getLogger(__name__)
 SCORES, FEATURES = "scores", "features"
 #: The share of requests that run whole to check, in the long run; and the first so many mostly do.
 _PROBES, _FIRST = 1 / 50, 8
-#: A probability that is as good as none.
-_NEVER = 1e-12
 
 
 class Seen(NamedTuple):
@@ -64,11 +62,12 @@ class Correction:
 
 
 class Question(NamedTuple):
-    """What comes with a picture: the ``recent`` labels of its device, oldest first, and the ``risk`` at which a cache
-    may answer at the most."""
+    """What comes with a picture: the ``recent`` labels of its device, oldest first, the ``risk`` at which a cache may
+    answer at the most, and the name of the ``device``, where there are several."""
 
     recent: tuple[int, ...] = ()
     risk: float = 1.0
+    device: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +99,10 @@ class _Request:
     def recent(self) -> tuple[int, ...]:
         return () if self.asked is None else self.asked.recent
 
+    @property
+    def device(self) -> str:
+        return "" if self.asked is None else self.asked.device
+
 
 class Cache:
     """One layer's cache: its model, and whether it pays to ask it."""
@@ -118,9 +121,20 @@ class Cache:
         ``EngineError``."""
         made = self._model.run(held)
         seen = Seen(made[FEATURES], made[SCORES])
-        if self.correction is None:
-            return posterior(seen.scores, self.layer.temperature), seen
-        return posterior(self.correction.apply(*seen), self.correction.temperature), seen
+        return posterior(self._scores(seen), self._temperature), seen
+
+    def logits(self, seen: Seen, temperature: float) -> Logits:
+        """What it says after it has ``seen`` that, as sure as the whole model would be, in scores of that
+        ``temperature``."""
+        scaled: Logits = self._scores(seen) * np.float32(temperature / (self._temperature * self.layer.reserve))
+        return scaled
+
+    def _scores(self, seen: Seen) -> Batch:
+        return seen.scores if self.correction is None else self.correction.apply(*seen)
+
+    @property
+    def _temperature(self) -> float:
+        return self.layer.temperature if self.correction is None else self.correction.temperature
 
 
 class Layered:
@@ -160,7 +174,7 @@ class Layered:
             return self._run(batch, [_Request(one, self._drawn() if one is not None else None) for one in asked])
 
     def _run(self, batch: Batch, requests: Sequence[_Request]) -> list[Passed]:
-        priors = np.stack([self.expectation.prior(one.recent) for one in requests])
+        priors = np.stack([self.expectation.prior(one.recent, one.device) for one in requests])
         passed: dict[int, Passed] = {}
         left, held = np.arange(len(batch)), {self._image: batch}
         went_on: list[tuple[Cache, float, int]] = []
@@ -214,14 +228,15 @@ class Layered:
             if request.asked is None:
                 continue
             asked += 1
+            own = Seen(seen.features[at], seen.scores[at])
             sure = bool(risks[at] <= min(cache.layer.threshold, request.asked.risk))
             found += sure
             if sure and request.probed is None and self.watch.trusted:
                 hit[at] = True
-                logits = np.log(np.maximum(word[at], _NEVER)) * self._temperature
-                passed[row] = Passed(logits.astype(np.float32), int(labels[at]), place, float(risks[at]))
+                logits = cache.logits(own, self._temperature)
+                passed[row] = Passed(logits, int(labels[at]), place, float(risks[at]))
                 continue
-            request.seen[place] = Seen(seen.features[at], seen.scores[at])
+            request.seen[place] = own
             if sure and request.would is None:
                 request.would = int(labels[at])
         cache.worth.found(found, asked)
@@ -242,7 +257,7 @@ class Layered:
             request, label = requests[row], int((words[at] * priors[row]).argmax())
             weight = 1.0
             if request.probed is not None:
-                self.expectation.learn(request.recent, int(scores[at].argmax()))
+                self.expectation.learn(request.recent, int(scores[at].argmax()), request.device)
                 weight = 1.0 / request.probed if request.would is not None else 1.0
                 self._check(request.would is not None and request.would != label)
             passed[row] = Passed(scores[at], label, seen=request.seen, weight=weight)

@@ -29,6 +29,10 @@ _ASKED = 64
 #: How often in a row a submodel must be recommended before another goes for it: or two that take turns would each be
 #: fetched again and again.
 _INSISTENCE = 3
+#: How much of the risk that may be claimed a cache between the full model's layers may take. What it doubts is whether
+#: that would put the same label first; how sure the full model would be of it matters as well, where the context is of
+#: another mind, and devices ask about just such frames.
+_CUT = 1 / 3
 
 
 @dataclass
@@ -136,7 +140,7 @@ class Hierarchy:
         # Without its picture: a late answer needs none.
         self._asked.append((Frame(frame.index, None, frame.signature), best))
         here = self.full is not None and self.routes.here(self.full.seconds)
-        risk = min(1.0, self.rules.claim * self._factor)
+        risk = min(1.0, _CUT * self.rules.claim * self._factor)
         return Ask(frame, tuple(self._recent), now, now + self.rules.deadline, best, reason, here, risk)
 
     def here(self, step: Ask, now: float) -> Reply | None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,7 @@ from shared.image import Input, Picture, preprocessor
 
 #: A cache looks at activations averaged down to so many places a side at the most.
 _GRID = 4
-#: Pictures that are run together, and that are kept together.
+#: Pictures that are run together, and that are written together.
 _BATCH, _PIECE = 32, 2048
 #: ``(n, channels, side, side)`` of a map, side 4 at the most, ``(n, dimensions)`` of a vector; float16.
 Activations = npt.NDArray[np.float16]
@@ -69,21 +69,31 @@ def kept(
     directory: Path,
     advance: Callable[[int], object] = lambda _: None,
 ) -> dict[str, Activations]:
-    """As ``record``, kept in ``directory`` in pieces, so that an interrupted recording goes on. Raises ``OSError``."""
+    """As ``record``, kept in ``directory`` and mapped into memory from there, for they are gigabytes; an interrupted
+    recording goes on. Raises ``OSError``."""
     names = list(dict.fromkeys(name for cut in cuts for name in cut.features))
-    pieces: list[list[Activations]] = []
-    for at in range(0, len(pictures), _PIECE):
-        path = directory / f"{at // _PIECE:05}-{key(names)}.npz"
-        if not path.exists():
-            some = pictures[at : at + _PIECE]
-            found = record(model, cuts, spec, some, threads, partial(_further, advance, at))
-            data = io.BytesIO()
-            np.savez(data, *(found[name] for name in names))
-            files.write(path, data.getbuffer())
-        with np.load(path) as piece:
-            pieces.append([piece[name] for name in piece.files])
-        advance(min(at + _PIECE, len(pictures)))
-    return {name: np.concatenate([piece[number] for piece in pieces]) for number, name in enumerate(names)}
+    paths = [directory / f"{key(names)}-{number:02}.npy" for number in range(len(names))]
+    # Written last: what it does not count yet is recorded again.
+    counter = directory / f"{key(names)}.done"
+    done = int(counter.read_text()) if counter.exists() else 0
+    for at in range(done, len(pictures), _PIECE):
+        some = pictures[at : at + _PIECE]
+        found = record(model, cuts, spec, some, threads, partial(_further, advance, at))
+        for name, path in zip(names, paths, strict=True):
+            _put(path, at, found[name], len(pictures))
+        files.write(counter, str(at + len(some)).encode())
+    advance(len(pictures))
+    return {name: np.load(path, mmap_mode="r") for name, path in zip(names, paths, strict=True)}
+
+
+def _put(path: Path, at: int, piece: Activations, count: int) -> None:
+    """Write ``piece`` from row ``at`` on into an array of ``count`` rows."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shape = (count, *piece.shape[1:])
+    mode: Literal["r+", "w+"] = "r+" if at else "w+"
+    mapped = np.lib.format.open_memmap(path, mode, piece.dtype, shape)
+    mapped[at : at + len(piece)] = piece
+    mapped.flush()
 
 
 def _further(advance: Callable[[int], object], begun: int, done: int) -> None:

@@ -23,6 +23,7 @@ from models.place import check_place, lay_files, put
 from models.plan import key
 from models.recorded import as_pictures
 from shared.bundle import WAYS, Bundle, Layer, Layers, Way, file_digest, layer_file
+from shared.gate import posterior
 from shared.image import Input
 from shared.segments import Model, read
 from shared.signing import Signer
@@ -73,6 +74,7 @@ def build(
         Lesson(_recorded(graph, places, spec, part, threads, own / name, progress), part.scores)
         for name, part in (("learn", learn), ("tune", tune))
     )
+    del learn  # its pictures have been looked at, and are many
     cost, known = times(model, places, spec, threads), shapes(graph, spec.side)
     building = out.with_name(out.name + ".building")
     shutil.rmtree(building, ignore_errors=True)
@@ -88,7 +90,9 @@ def build(
                     progress.advance(task)
             room = int(limits.size * full.bytes)
             composed = {way: _compose(caches, cost, limits, room) for way, caches in found.items()}
-            layers = _prove(model, spec, places, composed, cost, material, limits, threads, building, progress)
+            layers = _prove(
+                model, spec, full.temperature, places, composed, cost, material, limits, threads, building, progress
+            )
         if not layers:
             frames = f"{len(material.prove)} frames"
             raise LayersError(f"no cache pays and could be proven on {frames}; give more, or a larger --wrong")
@@ -125,6 +129,7 @@ def _compose(caches: Sequence[Taught], cost: Times, limits: Limits, room: int) -
 def _prove(
     model: Model,
     spec: Input,
+    temperature: float,
     places: Sequence[Cut],
     composed: Mapping[Way, Sequence[Taught]],
     cost: Times,
@@ -134,7 +139,7 @@ def _prove(
     directory: Path,
     progress: Progress,
 ) -> dict[Way, Layers]:
-    """Put the caches into ``directory``; what may be said of them."""
+    """Put the caches into ``directory``; what may be said of them. ``temperature``: the whole model's."""
     chosen = [(way, one) for way, several in composed.items() for one in several]
     if not chosen:
         return {}
@@ -150,6 +155,8 @@ def _prove(
     tuned, tuned_whole = consulted(material.tune, 0)
     proven, whole = consulted(material.prove, len(material.tune))
     degrees = [proof.degree(scores, tuned_whole) for scores in tuned]
+    belief = posterior(tuned_whole, temperature)
+    reserves = [proof.reserve(scores, belief, degree) for scores, degree in zip(tuned, degrees, strict=True)]
     layers: dict[Way, Layers] = {}
     for way in composed:
         rows = [row for row, (own, _) in enumerate(chosen) if own == way]
@@ -181,6 +188,7 @@ def _prove(
                     round(place.share, 4),
                     degrees[row],
                     round(threshold, 6),
+                    reserves[row],
                 )
             )
         layers[way] = Layers(tuple(caches), limits.wrong, _CONFIDENCE, len(whole))

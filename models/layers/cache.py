@@ -14,6 +14,9 @@ from models.layers.activations import Activations, coarser, pooling
 from models.layers.cuts import Cut, Shapes
 from shared.layered import FEATURES, SCORES
 
+#: Frames of recorded activations that are worked on together.
+_PIECE = 1024
+
 
 class Writer(Graph):
     """A cache under construction, after ``cut``; large kernels take a byte a number."""
@@ -71,14 +74,23 @@ class Writer(Graph):
         return self.node("AveragePool", [name], f"{name}.small", kernel_shape=[by, by], strides=[by, by])
 
 
-def rows(each: Sequence[Activations], side: int) -> Weights:
-    """What ``Writer.flat`` makes, of recorded activations: ``(n, dimensions)`` float32."""
-    flat = []
-    for own in each:
-        small = own.astype(np.float32)
-        if small.ndim == 4:
-            n, channels, grid, _ = small.shape
-            by = grid // coarser(grid, side)
-            small = small.reshape(n, channels, grid // by, by, grid // by, by).mean((3, 5))
-        flat.append(small.reshape(len(small), -1))
-    return np.concatenate(flat, axis=1)
+def rows(each: Sequence[Activations | Weights], side: int) -> Weights:
+    """What ``Writer.flat`` makes, of recorded activations: ``(n, dimensions)`` float32; of rows, the
+    same."""
+    widths = [_pooled(own[:1], side).shape[1] for own in each]
+    ends = np.cumsum(widths)
+    flat = np.empty((len(each[0]), ends[-1]), np.float32)
+    for own, end, width in zip(each, ends, widths, strict=True):
+        for at in range(0, len(own), _PIECE):  # all at once would be held several times over
+            some = slice(at, at + _PIECE)
+            flat[some, end - width : end] = _pooled(own[some], side)
+    return flat
+
+
+def _pooled(own: Activations | Weights, side: int) -> Weights:
+    small = own.astype(np.float32)
+    if small.ndim == 4:
+        n, channels, grid, _ = small.shape
+        by = grid // coarser(grid, side)
+        small = small.reshape(n, channels, grid // by, by, grid // by, by).mean((3, 5))
+    return small.reshape(len(small), -1)

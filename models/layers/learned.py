@@ -27,6 +27,8 @@ _SIDES: dict[Kind, int] = {"pooled": 1, "hidden": 2, "convolution": 4}
 _HIDDEN, _CHANNELS = 64, 32
 #: At least so many epochs, and so many steps where frames are few.
 _EPOCHS, _STEPS = 12, 600
+#: Channels, or dimensions of a vector, that are looked at together.
+_COLUMNS = 64
 _BATCH, _RATE, _DECAY = 128, 2e-3, 0.05
 #: Of the full model's scores: what it thinks of the other labels is part of the lesson.
 _SOFTNESS = 2.0
@@ -39,9 +41,8 @@ class Predictor(nn.Module):
     def __init__(self, kind: Kind, each: Sequence[Activations], classes: int) -> None:
         super().__init__()
         self.kind = kind
-        seen = torch.from_numpy(rows(each, _SIDES[kind]))
-        self.middle, self.spread = standard(seen)
-        dimensions = seen.shape[1]
+        self.middle, self.spread = standard(each, _SIDES[kind])
+        dimensions = len(self.middle)
         self.newest = each[0].shape[1:]
         self.first: nn.Module = nn.Identity()
         if kind == "hidden":
@@ -92,10 +93,16 @@ class Predictor(nn.Module):
         return x, writer.linear(x, array(self.head.weight), _bias(self.head), "head")
 
 
-def standard(seen: Tensor) -> tuple[Tensor, Tensor]:
-    """Means and deviations of columns; what hardly ever changes is not blown up."""
-    spread = seen.std(0)
-    return seen.mean(0), torch.maximum(spread, 0.05 * spread.median() + 1e-6)
+def standard(each: Sequence[Activations], side: int) -> tuple[Tensor, Tensor]:
+    """Means and deviations of the columns of ``rows``, of some at a time; what hardly ever changes is not blown up."""
+    means, deviations = [], []
+    for own in each:
+        for at in range(0, own.shape[1], _COLUMNS):
+            seen = torch.from_numpy(rows([own[:, at : at + _COLUMNS]], side))
+            means.append(seen.mean(0))
+            deviations.append(seen.std(0))
+    spread = torch.cat(deviations)
+    return torch.cat(means), torch.maximum(spread, 0.05 * spread.median() + 1e-6)
 
 
 def _standardised(writer: Writer, x: str, middle: Weights, gain: Weights, shape: tuple[int, ...], name: str) -> str:
@@ -119,17 +126,19 @@ def train(kind: Kind, each: Sequence[Activations], scores: Weights, seed: int) -
     """Teach a cache of this kind from recorded activations what the full model's ``scores`` ``(n, classes)`` are."""
     torch.manual_seed(seed)
     predictor = Predictor(kind, each, scores.shape[1])
-    inputs = torch.from_numpy(rows(each, _SIDES[kind]))
+    # What is averaged down is small enough to be held; maps as they are stay on the disk.
+    inputs = each if kind == "convolution" else [rows(each, _SIDES[kind])]
     targets = torch.softmax(torch.from_numpy(scores) / _SOFTNESS, 1)
     optimiser = torch.optim.AdamW(predictor.parameters(), _RATE, weight_decay=_DECAY)
-    each_epoch = -(-len(inputs) // _BATCH)
+    each_epoch = -(-len(scores) // _BATCH)
     epochs = max(_EPOCHS, -(-_STEPS // each_epoch))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, epochs * each_epoch)
     generator = torch.Generator().manual_seed(seed)
     for _ in range(epochs):
         predictor.train()
-        for batch in torch.randperm(len(inputs), generator=generator).split(_BATCH):  # type: ignore[no-untyped-call]
-            loss = F.cross_entropy(predictor(inputs[batch]), targets[batch])
+        for batch in torch.randperm(len(scores), generator=generator).split(_BATCH):  # type: ignore[no-untyped-call]
+            drawn = torch.from_numpy(rows([own[batch.numpy()] for own in inputs], _SIDES[kind]))
+            loss = F.cross_entropy(predictor(drawn), targets[batch])
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()

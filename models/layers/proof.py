@@ -12,7 +12,7 @@ from models.layers.composition import PRICES, Candidate, expected, thresholds
 from models.layers.cuts import Cut
 from models.layers.taught import Times
 from shared.engine import Part
-from shared.gate import posterior, temperature
+from shared.gate import Posterior, posterior, temperature
 from shared.image import Input, Picture, preprocessor
 from shared.layered import SCORES
 from shared.rates import most
@@ -60,6 +60,12 @@ def judged(scores: Scores, whole: Scores, degree: float, place: int, lookup: flo
 def degree(scores: Scores, whole: Scores) -> float:
     """The temperature with which a cache's scores explain best what the whole model says."""
     return round(temperature(scores, whole.argmax(1).astype(np.int64)), 4)
+
+
+def reserve(scores: Scores, belief: Posterior, degree: float) -> float:
+    """How many times the temperature ``degree`` explains best not which label the whole model puts first, but how sure
+    it is of each: ``belief`` ``(n, classes)``."""
+    return round(temperature(scores, belief) / degree, 4)
 
 
 def certify(chosen: Sequence[Candidate], cost: Times, wrong: float, confidence: float) -> tuple[float, ...] | None:

@@ -187,7 +187,7 @@ def test_audits_run_through_the_whole_model_and_others_bring_their_recent_labels
         replies.wait(1)
         worker.submit(Job("cam", Request("full", "image/png", b"2", 60_000, (), audit=True), b"2"))
         replies.wait(2)
-    assert model.asked == [Question((3, 4), 0.1), None]
+    assert model.asked == [Question((3, 4), 0.1, "cam"), None]
 
 
 def test_only_the_whole_model_teaches(manifest: Manifest) -> None:

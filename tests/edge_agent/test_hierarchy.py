@@ -504,6 +504,7 @@ def test_what_a_cache_between_layers_answers_claims_of_the_same_allowance_as_hit
         for index in range(100):
             step = hierarchy.look(frame(index, logits(index % CLASSES, 0.0)), float(index))
             assert isinstance(step, Ask)
+            assert 0 < step.risk < 0.01, "it may not take all that hits may claim"
             hierarchy.settle(step, Reply(index, logits(index % CLASSES, 8.0), risk=risk), float(index))
         return hierarchy.threshold
 

@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.progress import Progress
 from typer.testing import CliRunner
 
+from benchmarks.layer_budget import consulted
 from models.classifier import Classifier
 from models.cli import app
 from models.export import export
@@ -29,6 +30,7 @@ from models.layers.build import LayersError, Limits, build
 from models.layers.cache import Writer
 from models.layers.composition import PRICES, Candidate, compose, expected, thresholds
 from models.layers.cuts import Cut, cuts, shapes
+from models.layers.replayed import picture, replayed
 from models.layers.taught import Times
 from models.material import Material, Part
 from models.networks import ResNet, Shape
@@ -41,6 +43,7 @@ from shared.layered import FEATURES, SCORES, Question, load
 from shared.rates import most
 from shared.segments import cut
 from shared.segments import read as taken_apart
+from shared.worth import Worth
 from tests.bundles import INPUT, LABELS, SIDE, tiny_bundle
 
 COUNT = 240
@@ -121,7 +124,8 @@ def test_a_recording_that_is_interrupted_goes_on(
 
     with pytest.raises(KeyboardInterrupt):
         kept(model, places, INPUT, pictures, 1, tmp_path, interrupt)
-    assert len(list(tmp_path.iterdir())) == 1
+    [counter] = tmp_path.glob("*.done")
+    assert counter.read_text() == "100"
     again = kept(model, places, INPUT, pictures, 1, tmp_path)
     assert again.keys() == whole.keys()
     for name in whole:
@@ -202,16 +206,29 @@ def test_a_threshold_is_certified_as_far_as_the_frames_tell() -> None:
     assert proof.certify(few, Times((0.2,), 1.0), 0.01, 0.95) is None, "a hundred frames prove nothing of one percent"
 
 
+def test_a_cache_that_is_surer_than_the_whole_model_gets_a_reserve() -> None:
+    """Though it is as right about the label as it says."""
+    rng = np.random.default_rng(0)
+    belief = rng.dirichlet(np.full(5, 0.3), 500)
+    scores = (4.0 * np.log(np.maximum(belief, 1e-9))).astype(np.float32)
+    degree = proof.degree(scores, belief.astype(np.float32))
+    assert degree < 1.0
+    assert degree * proof.reserve(scores, belief, degree) == pytest.approx(4.0, rel=5e-3)
+
+
 @pytest.mark.parametrize(("errors", "of", "bound"), [(0, 299, 0.00997), (5, 1000, 0.01048), (40, 1000, 0.05175)])
 def test_the_bound_on_a_rate_is_clopper_and_pearsons(errors: int, of: int, bound: float) -> None:
     assert most(errors, of, 0.95) == pytest.approx(bound, rel=2e-3)
 
 
-def test_a_bundle_gets_caches_that_answer_as_its_full_model_would(
-    bundle: Bundle, material: Material, tmp_path: Path
-) -> None:
+@pytest.fixture(scope="module")
+def made(bundle: Bundle, material: Material, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    place = tmp_path_factory.mktemp("made")
     with Progress(console=Console(file=io.StringIO())) as progress:
-        made = build(bundle, material, Limits(3, 0.5, 0.05), 0, 1, tmp_path / "work", tmp_path / "out", progress)
+        return build(bundle, material, Limits(3, 0.5, 0.05), 0, 1, place / "work", place / "out", progress)
+
+
+def test_a_bundle_gets_caches_that_answer_as_its_full_model_would(bundle: Bundle, made: Bundle) -> None:
     manifest = made.manifest
     assert manifest.models == bundle.manifest.models
     layers = manifest.layers["gati"]
@@ -224,6 +241,24 @@ def test_a_bundle_gets_caches_that_answer_as_its_full_model_would(
     assert sum(one.layer is not None for one in passed) > COUNT / 4
     wrong = [one.label != answer for one, answer in zip(passed, fresh.answers, strict=True)]
     assert np.mean(wrong) <= 0.1
+
+
+def test_what_is_replayed_is_what_is_run(made: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of what model and caches have said once, with the labels that come before and the checks in between."""
+    monkeypatch.setattr(Worth, "due", lambda _: True)  # which of so small caches pay is a matter of chance
+    fresh = as_pictures(colours(9))
+    said, whole = consulted(made, ["gati"], fresh, 1)
+    told = replayed(made.manifest, "gati", said["gati"], whole, random.Random(0).random)
+    real = load(made.manifest, "gati", made.find, "cpu", 1, random.Random(0).random)
+    prepare = preprocessor(INPUT)
+    layers = set()
+    for number, shown in enumerate(fresh):
+        question = [Question((0, 1, number % 3), 0.1)]
+        [one], [other] = told.run(picture(number), question), real.run(prepare(shown), question)
+        assert (one.layer, one.label) == (other.layer, other.label)
+        np.testing.assert_allclose(one.logits, other.logits, atol=1e-3)
+        layers.add(one.layer)
+    assert len(layers) > 1
 
 
 def test_a_model_without_layers_gets_none(material: Material, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -32,3 +33,20 @@ def test_it_learns_whether_the_last_label_stays() -> None:
         never.learn([0, 1, 2], 3)
     assert stays.prior([0, 1, 2])[2] > 0.8
     assert abs(never.prior([0, 1, 2])[2] - 1 / 4) < 0.1, "that recent labels come is no longer expected"
+
+
+def test_what_one_device_shows_is_not_expected_of_another() -> None:
+    expectation = Expectation(4)
+    for _ in range(300):
+        expectation.learn([0, 1, 2], 2, "dwells")
+    assert expectation.prior([0, 1, 2], "dwells")[2] > 0.8
+    np.testing.assert_array_equal(expectation.prior([0, 1, 2], "new"), Expectation(4).prior([0, 1, 2]))
+
+
+def test_of_too_many_devices_the_one_not_heard_of_for_longest_begins_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shared.expectation._DEVICES", 2)
+    expectation, fresh = Expectation(4), Expectation(4).prior([0, 1])
+    for device in ("first", "second", "first", "third"):
+        expectation.learn([0, 1], 1, device)
+    known = [not np.array_equal(expectation.prior([0, 1], device), fresh) for device in ("first", "second", "third")]
+    assert known == [True, False, True]

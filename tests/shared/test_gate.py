@@ -93,3 +93,10 @@ def test_weights_say_whose_temperature_it_is() -> None:
     both = gate.temperature(scores, labels)
     assert gate.temperature(scores, labels, first) > both > gate.temperature(scores, labels, 1 - first)
     assert gate.temperature(scores, labels, np.ones(4000)) == pytest.approx(both)
+
+
+def test_a_temperature_is_found_that_makes_scores_as_sure_as_they_should_be() -> None:
+    rng = np.random.default_rng(0)
+    wanted = rng.dirichlet(np.full(5, 0.3), 500)
+    scores = (2.5 * np.log(np.maximum(wanted, 1e-9))).astype(np.float32)
+    assert gate.temperature(scores, wanted) == pytest.approx(2.5, rel=5e-3)

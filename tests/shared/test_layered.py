@@ -114,15 +114,17 @@ def test_what_must_run_whole_does() -> None:
 
 
 def test_what_a_cache_said_reads_as_the_whole_models_word() -> None:
-    """Its logits are of the full model's temperature, whatever its own is."""
+    """Its logits are of the full model's temperature, whatever its own is, and as sure as that is; it answers by its
+    own."""
     clock = Clock()
-    layer = Layer("pooled", "gati-1/1/model.onnx", 1, "0" * 64, ("x",), 0.5, 2.0, 0.1)
+    layer = Layer("pooled", "gati-1/1/model.onnx", 1, "0" * 64, ("x",), 0.5, 2.0, 0.001, 1.5)
     cache = Cache(layer, cast(Part, Opinion(clock, 0, 0.0)), Worth())
     segments: Any = [Pass(clock, 1), Pass(clock, 1, True)]
     layered = Layered(segments, [cache], "x", 3.0, CLASSES, 0.01, lambda: 1.0, clock)
     [one] = layered.run(np.array([picture(0, 1.9)], np.float32), [Question()])
+    assert one.layer == 0
     belief = np.exp(one.logits / 3.0)
-    expected = np.exp(np.eye(CLASSES)[1] * 18 / 2.0)
+    expected = np.exp(np.eye(CLASSES)[1] * 18 / (2.0 * 1.5))
     np.testing.assert_allclose(belief / belief.sum(), expected / expected.sum(), atol=1e-5)
 
 
