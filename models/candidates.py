@@ -38,7 +38,7 @@ from shared.image import Input
 _FINE, _MOST_CODES = 4, 256
 #: Of a network with a smaller share of the full model's multiply-adds than this, stages have one block: to dispatch its
 #: operators takes a small device as long as their arithmetic.
-_SMALL, _SHALLOW = 1 / 30, (1, 1, 1)
+SMALL, _SHALLOW = 1 / 30, (1, 1, 1)
 #: Timed runs of each model.
 _RUNS = 50
 #: INT8 takes the place of float16 where it takes at most so much of the time, answers as much and agrees with the full
@@ -108,7 +108,7 @@ def _sizes(plan: Plan, material: Material) -> dict[str, Shape]:
 
 def shape(share: float, full: int, side: int, classes: int) -> Shape:
     """The network of a ``share`` of the ``full`` model's multiply-adds."""
-    return sized(int(share * full), side, classes, _SHALLOW if share < _SMALL else BASE.blocks)
+    return sized(int(share * full), side, classes, _SHALLOW if share < SMALL else BASE.blocks)
 
 
 def _partition(plan: Plan, material: Material, likely: Sequence[WorkingSet], method: Method) -> list[Partition]:

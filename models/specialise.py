@@ -21,6 +21,7 @@ import torch
 from rich.progress import Progress
 
 from models import cost, gates, quantise, recorded
+from models.candidates import SMALL
 from models.cifar10 import Images
 from models.distil import mix, train_submodel
 from models.export import export
@@ -48,7 +49,7 @@ _PROVES, _GAP = 1 / 3, 16
 _HEED = 4
 _EPOCHS = 2
 #: Of the learning rate, for a base model that knows nothing of the working set: one that is nearly right is only
-#: refined, or it would forget more than it learns.
+#: refined, or it would forget more than it learns; but a small one has to forget other labels to learn these.
 _RATE = 0.05
 #: Length of an epoch: half of the frames, and so many looks at the least.
 _SHARE, _LOOKS = 0.5, 6000
@@ -152,7 +153,9 @@ def specialise(
     some = np.random.default_rng(0).permutation(len(held))[:_CALIBRATING]
     network = restore(bundle.path(base), normalise(held.images[some], spec))
     batch = max(8, min(128, len(taught.images) // 8))
-    rate = _RATE * _ignorance(Session(bundle.path(base), "cpu", torch.get_num_threads()), spec, held, labels)
+    rate = _RATE
+    if manifest.models[base].macs >= SMALL * manifest.models[manifest.only("full")].macs:
+        rate *= _ignorance(Session(bundle.path(base), "cpu", torch.get_num_threads()), spec, held, labels)
     recipe = Recipe(phases=((_EPOCHS, spec.side),), rate=rate, batch=batch, decay=1e-4)
     building = out.with_name(out.name + ".building")
     shutil.rmtree(building, ignore_errors=True)
