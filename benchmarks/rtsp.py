@@ -55,12 +55,14 @@ def gstreamer(url: str) -> list[str]:
     ]
 
 
-def missing() -> str:
-    """What has to be installed before there can be such a camera; empty if nothing has."""
+def missing(gstreamer: bool = False) -> str:
+    """What has to be installed before there can be such a camera, and be read by GStreamer; empty if nothing has."""
     there = shutil.which("ffmpeg") and shutil.which(_PYTHON)
-    if there and subprocess.run([_PYTHON, "-c", _CHECK], capture_output=True, check=False).returncode == 0:
-        return ""
-    return f"needs an RTSP server: apt-get install {PACKAGES}"
+    if not there or subprocess.run([_PYTHON, "-c", _CHECK], capture_output=True, check=False).returncode != 0:
+        return f"needs an RTSP server: apt-get install {PACKAGES}"
+    if gstreamer and shutil.which("gst-launch-1.0") is None:
+        return f"needs GStreamer's tools: apt-get install {READING}"
+    return ""
 
 
 class RtspCamera:

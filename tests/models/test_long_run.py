@@ -1,4 +1,4 @@
-"""A year's run: what is learned from a stream while it runs does not wear the hierarchy down."""
+"""A long run: what is learned from a stream while it runs does not wear the hierarchy down."""
 
 from __future__ import annotations
 
