@@ -199,6 +199,10 @@ class Device:
         outage = setting.link.outage_s
         self.up, self.down = Wire(env, up, outage), Wire(env, down, outage)
         self._breaker = Breaker()
+        #: Its own time. Where nothing is on its way that it would notice, a device goes ahead of the others, for theirs
+        #: is nothing to it: so its state stays in the processor's caches for many frames.
+        self._now = 0.0
+        self._on_the_way = 0
         self._late: deque[Reply] = deque()
         self._audited: deque[Reply] = deque()
         self._loaded: deque[str] = deque()
@@ -221,30 +225,45 @@ class Device:
 
     def run(self) -> Process:
         """Answer every frame of the film."""
-        env, film, tally, profile = self._env, self._kit.film, self.tally, self._setting.device
+        film, tally, profile = self._kit.film, self.tally, self._setting.device
         encode_s = profile.encode_ms / 1e3
         reference, due = self._kit.reference, self._begins
         truth = reference if film.truth is None else film.truth
         for index in range(len(film)):
-            if due > env.now:
-                yield env.timeout(due - env.now)
-            due = max(due, env.now) + 1.0 / self._setting.fps  # a late frame does not make the next ones hurry
-            started = env.now
+            if due > self._now:
+                yield from self._spend(due - self._now)
+            due = max(due, self._now) + 1.0 / self._setting.fps  # a late frame does not make the next ones hurry
+            started = self._now
             frame = film.frame(index)
             step = self._mind.look(frame, started)
             ran = self._meter.take()
             tally.busy_s += self._frame_s + self._threads * ran
-            yield env.timeout(self._frame_s + ran)
+            yield from self._spend(self._frame_s + ran)
             reply, trouble = None, ""
             if isinstance(step, Ask):
                 reply, trouble = yield from self._ask(step)
-            answer = self._mind.settle(step, reply, env.now, trouble)
-            self._count(answer, env.now - started, int(truth[index]), int(reference[index]), frame.view)
+            answer = self._mind.settle(step, reply, self._now, trouble)
+            self._count(answer, self._now - started, int(truth[index]), int(reference[index]), frame.view)
             if answer.audit:
                 tally.busy_s += encode_s
-                yield env.timeout(encode_s)
+                yield from self._spend(encode_s)
+                yield from self._meet()
                 self._send(frame.view, frame.index, (), _PATIENCE_S, True, self._audited.append)
-            self._listen()
+            yield from self._listen()
+        yield from self._meet()
+
+    def _spend(self, seconds: float) -> Process:
+        """Be busy, or wait, for so long."""
+        self._now += seconds
+        if self._on_the_way:
+            yield from self._meet()
+
+    def _meet(self) -> Process:
+        """Wait for the others to come to this device's time: what it does next is something to them, or what they do
+        to it."""
+        if self._now > self._env.now:
+            yield self._env.timeout(self._now - self._env.now)
+        self._now = self._env.now
 
     def _ask(self, step: Ask) -> Process:
         """The reply, or None and why there is none, within the deadline; as the agent asks."""
@@ -259,19 +278,20 @@ class Device:
         """The full model's word on the device itself, if it is there and there is time."""
         if not isinstance(self._mind, Hierarchy):
             return None
-        reply = self._mind.here(step, self._env.now)
+        reply = self._mind.here(step, self._now)
         worked = self._meter.take()
         self.tally.busy_s += self._setting.device.threads * worked
-        yield self._env.timeout(worked)
+        yield from self._spend(worked)
         return reply
 
     def _ask_cloud(self, step: Ask) -> Process:
-        env = self._env
-        if not self._breaker.allows(env.now):
+        if not self._breaker.allows(self._now):
             return None, "cloud silent, circuit open"
         encode_s = self._setting.device.encode_ms / 1e3
         self.tally.busy_s += encode_s
-        yield env.timeout(encode_s)
+        yield from self._spend(encode_s)
+        yield from self._meet()
+        env = self._env
         came = env.event()
 
         def hear(reply: Reply | None, trouble: str) -> None:
@@ -283,8 +303,9 @@ class Device:
         self._send(step.frame.view, step.frame.index, step.recent, step.deadline - env.now, False, hear)
         after(env, step.deadline - env.now, lambda: came.triggered or came.succeed((None, "no answer in time")))
         reply, trouble = yield came
+        self._now = env.now
         if trouble == "no answer in time":
-            self._breaker.failed(env.now)
+            self._breaker.failed(self._now)
         else:
             self._breaker.succeeded()
         return reply, trouble
@@ -297,15 +318,21 @@ class Device:
 
         def answered(logits: Any, advice: str | None, trouble: str) -> None:
             reply = None if logits is None else Reply(index, logits, advice)
-            heard = partial(hear, reply) if audit else partial(hear, reply, trouble)
-            if reply is not None or not audit:
-                after(self._env, broker_s, partial(self.down.carry, self._answer_bytes, heard))
+            if reply is None and audit:
+                self._on_the_way -= 1  # nobody tells a device that an audit was refused
+                return
+            after(self._env, broker_s, partial(self.down.carry, self._answer_bytes, partial(arrived, reply, trouble)))
+
+        def arrived(reply: Reply | None, trouble: str) -> None:
+            self._on_the_way -= 1
+            hear(*((reply,) if audit else (reply, trouble)))
 
         request = Request(self._bare[row], recent, answered)
         # The server counts what is left of the budget from when the request comes: no clocks are compared.
         offer = partial(self._servers.offer, request, max(0.0, math.floor(budget_s * 1e3) / 1e3), audit)
         nbytes = int(self._kit.film.pictures.nbytes[row]) + _REQUEST
         self._questions += nbytes + self._answer_bytes
+        self._on_the_way += 1
         self.up.carry(nbytes, lambda: after(self._env, broker_s, offer))
 
     def _count(self, answer: Answer, seconds: float, truth: int, reference: int, row: int) -> None:
@@ -324,12 +351,12 @@ class Device:
         tally.latency.add(seconds * 1e3)
         self._heard(answer)
 
-    def _listen(self) -> None:
+    def _listen(self) -> Process:
         """Between two frames, as the agent does: what has come since, and what is wanted."""
         while self._late:
-            self._mind.late(self._late.popleft(), self._env.now)
+            self._mind.late(self._late.popleft(), self._now)
         while self._audited:
-            self._mind.audited(self._audited.popleft(), self._env.now)
+            self._mind.audited(self._audited.popleft(), self._now)
         while self._loaded:
             name = self._loaded.popleft()
             self._mind.install(self._kit.model(name, self._meter))
@@ -344,7 +371,7 @@ class Device:
             if cache.cost() + GROWTH * self._kit.manifest.models[name].bytes <= cache.budget:
                 wanted = name
         if wanted is None:
-            self._fetch_full()
+            yield from self._fetch_full()
             return
         self._fetching, nbytes = wanted, self._kit.manifest.models[wanted].bytes
         if hierarchy is not None and cache is not None:  # as ``Deployment`` makes room
@@ -353,10 +380,9 @@ class Device:
             self._loaded.append(wanted)
         else:
             self.tally.pushed += 1
-            self._stored.add(wanted)
-            self._fetch(wanted, nbytes)
+            yield from self._fetch(wanted)
 
-    def _fetch_full(self) -> None:
+    def _fetch_full(self) -> Process:
         """As ``Deployment`` does: the full model itself, where asking for it takes longer than it would."""
         if not self._owning or not isinstance(self._mind, Hierarchy) or self._mind.full is not None:
             return
@@ -367,18 +393,25 @@ class Device:
             self._fetching = self._full
             self._loaded.append(self._full)
         elif self._questions >= nbytes:
-            self._stored.add(self._full)
             self._fetching = self._full
-            self._fetch(self._full, nbytes)
+            yield from self._fetch(self._full)
 
-    def _fetch(self, name: str, left: int) -> None:
-        """Pull a model's file piece by piece."""
+    def _fetch(self, name: str) -> Process:
+        """Have a model's file come."""
+        yield from self._meet()
+        self._stored.add(name)
+        self._on_the_way += 1
+        self._pull(name, self._kit.manifest.models[name].bytes)
+
+    def _pull(self, name: str, left: int) -> None:
+        """What is left of a model's file, piece by piece."""
         if left <= 0:
+            self._on_the_way -= 1
             self._loaded.append(name)
             return
         piece = min(left, PIECE)
         wait = 2 * self._setting.server.broker_ms / 1e3
-        come = partial(self.down.carry, piece + _ANSWER, partial(self._fetch, name, left - piece))
+        come = partial(self.down.carry, piece + _ANSWER, partial(self._pull, name, left - piece))
         self.up.carry(_GET, lambda: after(self._env, wait, come))
 
 

@@ -10,6 +10,7 @@ import sys
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -114,6 +115,37 @@ def test_every_frame_has_one_answer_and_the_same_seed_the_same_run(policy: Polic
         assert tally.frames == 200 == tally.latency.count
         assert tally.hits + sum(answer.level in ("full", "cloud", "fallback") for answer in own) == 200
     assert said[0] == said[1]
+
+
+@pytest.mark.parametrize("cold", [False, True])
+def test_a_device_that_goes_ahead_of_the_others_answers_as_one_that_waits_for_them(
+    cold: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three devices that share a server over a link with losses: bytes, answers and times are the same, and it goes
+    ahead for most frames."""
+
+    def run() -> tuple[list[object], int]:
+        came, env = [], simpy.Environment.timeout
+        with monkeypatch.context() as counted:
+            counted.setattr(simpy.Environment, "timeout", lambda *given: came.append(0) or env(*given))
+            setting = world.Setting(PI, msgspec.structs.replace(PLAIN, loss=0.05), SERVER, 10.0, cold)
+            devices = world.play("ours", [kit(300, seed) for seed in range(3)], setting, FULL, 0)
+        told = [
+            (device.tally.course, device.tally.latency.mean, device.up.bytes, device.down.bytes) for device in devices
+        ]
+        return [*told, *(device.tally.fallbacks for device in devices)], len(came)
+
+    ahead, few = run()
+    begin = world.Device.__init__
+
+    def waiting(self: world.Device, *given: Any, **options: Any) -> None:
+        begin(self, *given, **options)
+        self._on_the_way = 1  # something always is
+
+    monkeypatch.setattr(world.Device, "__init__", waiting)
+    waited, many = run()
+    assert ahead == waited
+    assert few < many / 1.5
 
 
 def test_who_signs_pictures_and_remembers_pays_for_it() -> None:
