@@ -48,7 +48,7 @@ def measure(options: Options) -> dict[str, Any]:
     costs = comparison.costs(bundle)
     reference = film.reference(full, manifest.models[full].temperature, manifest.context)
     kit = comparison.kit(manifest, costs, device, Setup(), film, reference, "demo")
-    setting = world.Setting(device, links.load(options.link), server, options.fps)
+    setting = world.Setting(device, links.load(options.link), server, options.fps, cold=True)  # as a new store is
     found = {}
     for policy in POLICIES:
         [played] = world.play(policy, [kit], setting, costs[full], options.seed)
