@@ -22,16 +22,18 @@ from models.efficientnet import Lite
 from models.export import export
 from models.networks import RESNET18, Network, ResNet, Shape
 from models.scenes import SCENES, SEEN
-from models.training import Recipe, accuracy, fit, label_loss, labelled, scores, sense
+from models.training import Loss, Recipe, accuracy, fit, label_loss, labelled, passed_down_loss, scores, sense
 
 
 @dataclass(frozen=True)
 class Lessons:
-    """A residual net and the descents that it is trained in; and those of EfficientNet-Lite0, none to do without."""
+    """A residual net and the descents that it is trained in; and those of EfficientNet-Lite0, none to do without.
+    ``exits``: the residual net learns that it may be asked after each of its blocks."""
 
     shape: Shape
     recipes: tuple[Recipe, ...]
     lite: Recipe | None = None
+    exits: bool = False
 
 
 CIFAR10 = Lessons(
@@ -46,6 +48,12 @@ CIFAR10 = Lessons(
     Recipe(
         phases=((6, 32),), rate=0.03, batch=96, decay=1e-4, warmup=0.15, smoothing=0.0, cutout=0, sensed=0.4, seed=11
     ),
+)
+#: A single ResNet-18 for caches between its layers.
+RESNET18_EXITS = Lessons(
+    RESNET18,
+    (Recipe(phases=((8, 24), (34, 32)), rate=0.2, batch=256, smoothing=0.0, auxiliary=0.3, seed=21),),
+    exits=True,
 )
 #: Pixels that EfficientNet sees a picture with.
 _ENLARGED = 128
@@ -64,27 +72,30 @@ class Trained:
 def train(lessons: Lessons, data: Cifar10, work: Path, progress: Progress) -> Trained:
     """Train what is missing in ``work``. Raises ``FetchError`` where ImageNet's weights cannot be had."""
     torch.manual_seed(0)
-    resnet = ResNet(lessons.shape, auxiliary=True)
+    resnet = ResNet(lessons.shape, "blocks" if lessons.exits else "stages")
+    objective = passed_down_loss if lessons.exits else label_loss
     for number, recipe in enumerate(lessons.recipes, 1):
         title = f"ResNet, {number} of {len(lessons.recipes)}"
-        _fit(resnet, recipe, work / f"full-{number}.pt", data, progress, title)
+        _fit(resnet, recipe, objective(recipe), work / f"full-{number}.pt", data, progress, title)
     if lessons.lite is None:
         return Trained(resnet, None)
     torch.manual_seed(0)
     lite = Lite(imagenet.weights(0), len(cifar10.LABELS), _ENLARGED, INPUT.mean, INPUT.std)
-    _fit(lite, lessons.lite, work / "lite.pt", data, progress, "EfficientNet")
+    _fit(lite, lessons.lite, label_loss(lessons.lite), work / "lite.pt", data, progress, "EfficientNet")
     # As they are and as a camera sees them, for that is how they will be asked about.
     images = np.concatenate([data.held.images, sense(data.held.images, np.random.default_rng(0))])
     ours, theirs = (torch.from_numpy(scores(network, images, INPUT)) for network in (lite, resnet))
     return Trained(resnet, (lite, pair.fit(ours, theirs, torch.from_numpy(np.tile(data.held.labels, 2)))))
 
 
-def _fit(network: Network, recipe: Recipe, path: Path, data: Cifar10, progress: Progress, title: str) -> None:
+def _fit(
+    network: Network, recipe: Recipe, loss: Loss, path: Path, data: Cifar10, progress: Progress, title: str
+) -> None:
     def held(trained: Network) -> dict[str, float]:
         return {"held": accuracy(trained, data.held, INPUT)}
 
     views, steps = labelled(data.train, recipe), len(data.train) // recipe.batch
-    fit(network, INPUT, recipe, views, steps, label_loss(recipe), path, progress, title, held)
+    fit(network, INPUT, recipe, views, steps, loss, path, progress, title, held)
 
 
 def lay_out(trained: Trained, data: Cifar10, out: Path) -> None:

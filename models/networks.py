@@ -1,14 +1,15 @@
 """The networks that are trained here: residual nets for small images, in the sizes that a bundle needs.
 
-``resnet18`` is the full model of the CIFAR-10 bundle: K. He et al., "Deep Residual Learning for Image
-Recognition" (arXiv 1512.03385), with the 3x3 stem used for 32-pixel images. While training it carries an auxiliary
-classifier after each stage but the last (C.-Y. Lee et al., "Deeply-Supervised Nets", arXiv 1409.5185): they make the
-middle layers useful to layer caches later, and are dropped at export.
+``RESNET18`` is one of the CIFAR-10 bundle's two full networks: K. He et al., "Deep Residual Learning for Image
+Recognition" (arXiv 1512.03385), with the 3x3 stem used for 32-pixel images. While training it carries auxiliary
+classifiers (C.-Y. Lee et al., "Deeply-Supervised Nets", arXiv 1409.5185): they make the middle layers useful to layer
+caches later, and are dropped at export.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +30,9 @@ class Shape:
     stem: int = 1
 
 
+Auxiliary = Literal["none", "stages", "blocks"]
+#: Of an ``Exit``: places a side, and channels.
+_GRID, _SEEN = 4, 64
 RESNET18 = Shape(widths=(64, 128, 256, 512), blocks=(2, 2, 2, 2))
 #: 0.37 M parameters and 42 M multiply-adds, a 13th of ``RESNET18``. Few channels where the picture is large, because
 #: most of the arithmetic of a tiny net is there; and no deeper, because the rest of its time is dispatching operators.
@@ -66,10 +70,32 @@ class Network(nn.Module):
         return self.heads(x)[-1]
 
 
-class ResNet(Network):
-    """Stem, stages, mean pool, linear head."""
+class Pooled(nn.Linear):
+    """The least auxiliary classifier: of what maps ``(n, channels, h, w)`` show on average."""
 
-    def __init__(self, shape: Shape, auxiliary: bool = False) -> None:
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input.mean((2, 3)))
+
+
+class Exit(nn.Sequential):
+    """An auxiliary classifier of maps of so many ``channels``: what a cache between the layers can be, and no more."""
+
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__(
+            nn.AdaptiveAvgPool2d(_GRID),
+            nn.Conv2d(channels, _SEEN, 3, 1, 1, bias=False),
+            nn.BatchNorm2d(_SEEN),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(_SEEN * _GRID**2, classes),
+        )
+
+
+class ResNet(Network):
+    """Stem, stages, mean pool, linear head. ``auxiliary``: whether it has a linear head after each stage but the last,
+    or an ``Exit`` after each block but the last, as well."""
+
+    def __init__(self, shape: Shape, auxiliary: Auxiliary = "none") -> None:
         super().__init__()
         self.shape = shape
         kernel, stride, edge = (3, 1, 1) if shape.stem == 1 else (shape.stem, shape.stem, 0)
@@ -84,17 +110,26 @@ class ResNet(Network):
             channels = width
         self.stages = nn.ModuleList(stages)
         self.head = nn.Linear(channels, shape.classes)
-        self.auxiliary = nn.ModuleList(
-            [nn.Linear(width, shape.classes) for width in shape.widths[:-1]] if auxiliary else []
-        )
+        ends = [width for width, count in zip(shape.widths, shape.blocks, strict=True) for _ in range(count)]
+        heads: dict[int, nn.Module] = {}
+        if auxiliary == "stages":
+            heads = {
+                sum(shape.blocks[:stage]): Pooled(shape.widths[stage - 1], shape.classes)
+                for stage in range(1, len(shape.blocks))
+            }
+        elif auxiliary == "blocks":
+            heads = {count: Exit(ends[count - 1], shape.classes) for count in range(1, len(ends))}
+        #: Behind how many blocks each auxiliary head is.
+        self._behind = {count: number for number, count in enumerate(heads)}
+        self.auxiliary = nn.ModuleList(heads.values())
 
     def heads(self, x: Tensor) -> list[Tensor]:
         x = self.stem(x)
-        logits = []
-        for number, stage in enumerate(self.stages):
-            x = stage(x)
-            if number < len(self.auxiliary):
-                logits.append(self.auxiliary[number](x.mean((2, 3))))
+        logits: list[Tensor] = []
+        for count, block in enumerate((block for stage in self.stages for block in stage.children()), 1):
+            x = block(x)
+            if count in self._behind:
+                logits.append(self.auxiliary[self._behind[count]](x))
         return [*logits, self.head(x.mean((2, 3)))]
 
     def parameters_count(self) -> int:

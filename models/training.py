@@ -26,6 +26,8 @@ from shared import files
 from shared.image import Input
 
 _GREY = 125
+#: Temperature of what the last head teaches those before it.
+_SOFTNESS = 3.0
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,20 @@ def label_loss(recipe: Recipe) -> Loss:
     return loss
 
 
+def passed_down_loss(recipe: Recipe) -> Loss:
+    """``label_loss``, and what the last head says is a lesson for those before it (L. Zhang et al., "Be Your Own
+    Teacher", arXiv 1905.08094): a cache between the layers is to say what the whole says, right or wrong."""
+    of_labels = label_loss(recipe)
+
+    def loss(logits: list[Tensor], labels: Tensor) -> Tensor:
+        *auxiliary, real = (head / _SOFTNESS for head in logits)
+        lesson = F.log_softmax(real.detach(), 1)
+        off = [F.kl_div(F.log_softmax(own, 1), lesson, reduction="batchmean", log_target=True) for own in auxiliary]
+        return of_labels(logits, labels) + recipe.auxiliary * _SOFTNESS**2 * torch.stack(off).sum()
+
+    return loss
+
+
 def fit(
     network: Network,
     spec: Input,
@@ -177,7 +193,7 @@ def fit(
     task = progress.add_task(title, total=total, completed=len(history) * steps)
     for epoch in range(len(history), recipe.epochs):
         network.train()
-        side, losses = recipe.side(epoch), 0.0
+        side, losses = recipe.side(epoch), torch.zeros((), dtype=torch.float64, device=device())
         for images, expected in batches(epoch, np.random.default_rng((recipe.seed, epoch))):
             x, target = normalise(images, spec), expected.to(device())
             if side != x.shape[-1]:
@@ -190,9 +206,9 @@ def fit(
             value.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
             schedule.step()
-            losses += float(value.detach())
+            losses += value.detach()  # not read: a GPU is not to be waited for
             progress.advance(task)
-        row = {"epoch": float(epoch + 1), "side": float(side), "loss": losses / steps}
+        row = {"epoch": float(epoch + 1), "side": float(side), "loss": float(losses) / steps}
         if evaluate is not None:
             row |= evaluate(network)
         history.append(row)

@@ -1,0 +1,64 @@
+"""The networks that are trained here, and what is left of one when it is written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from models.export import export
+from models.networks import Auxiliary, ResNet, Shape
+from models.training import Recipe, label_loss, passed_down_loss
+from shared.engine import Session
+
+SHAPE = Shape(widths=(4, 8), blocks=(2, 1))
+RECIPE = Recipe(phases=((1, 32),), rate=0.1)
+LABELS = torch.tensor([1, 4])
+
+
+@pytest.mark.parametrize(("auxiliary", "heads"), [("none", 1), ("stages", 2), ("blocks", 3)])
+def test_auxiliary_heads_change_nothing_of_what_the_last_says_and_are_not_written(
+    auxiliary: Auxiliary, heads: int, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    network, plain = ResNet(SHAPE, auxiliary).eval(), ResNet(SHAPE).eval()
+    plain.load_state_dict(network.state_dict(), strict=False)
+    picture = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        said = network.heads(picture)
+        assert [head.shape for head in said] == heads * [(2, 10)]
+        assert torch.equal(said[-1], plain(picture))
+    export(network, tmp_path / "own.onnx", {})
+    export(plain, tmp_path / "plain.onnx", {})
+    assert (tmp_path / "own.onnx").stat().st_size == (tmp_path / "plain.onnx").stat().st_size
+    assert network.parameters_count() == plain.parameters_count()
+    assert np.allclose(Session(tmp_path / "own.onnx", "cpu", 1).run(picture.numpy()), said[-1].numpy(), atol=0.02)
+
+
+def test_an_exit_is_behind_each_block_but_the_last() -> None:
+    """Its gradient reaches the blocks before it, and no other."""
+    network = ResNet(SHAPE, "blocks")
+    for number, head in enumerate(network.heads(torch.randn(2, 3, 32, 32))):
+        network.zero_grad()
+        head.sum().backward(retain_graph=True)
+        blocks = [block for stage in network.stages for block in stage.children()]
+        assert [block.conv1.weight.grad is not None for block in blocks] == [at <= number for at in range(3)]
+
+
+def test_what_the_last_head_says_is_a_lesson_to_the_others_and_none_to_itself() -> None:
+    torch.manual_seed(0)
+    first, last = (torch.randn(2, 10, requires_grad=True) for _ in range(2))
+
+    def gradients(loss: Tensor) -> tuple[Tensor, Tensor]:
+        own, other = torch.autograd.grad(loss, (last, first))
+        return own, other
+
+    taught, alone = (gradients(loss(RECIPE)([first, last], LABELS)) for loss in (passed_down_loss, label_loss))
+    assert torch.equal(taught[0], alone[0])
+    towards = (first - last).detach()
+    assert ((taught[1] - alone[1]) * towards).sum() > 0, "a step down brings it nearer"
+    same = [last.detach(), last.detach()]
+    assert passed_down_loss(RECIPE)(same, LABELS) == pytest.approx(float(label_loss(RECIPE)(same, LABELS)))
