@@ -64,14 +64,16 @@ _VIEWS = 4
 @dataclass(frozen=True)
 class Tuning:
     """How a submodel is made of a general model. ``epochs``: of half the data each. ``weight``: the partition's part of
-    the mix. ``softness``: of the teacher's scores. ``adjusted``: whether the mix's prior is undone. ``features``: how
-    much the teacher's embedding counts in the loss. ``pushed``: what is trained and travels: all, the last stage and
-    the head, or the head."""
+    the mix; None for all of the data alike, which makes no submodel but a general model that was trained as long.
+    ``softness``: of the teacher's scores. ``adjusted``: whether the mix's prior is undone. ``foreseen``: whether
+    what the context will say of the partition is in the lesson. ``features``: how much the teacher's embedding counts
+    in the loss. ``pushed``: what is trained and travels: all, the last stage and the head, or the head."""
 
     epochs: int = 6
-    weight: float = 0.8
+    weight: float | None = 0.8
     softness: float = 3.0
     adjusted: bool = True
+    foreseen: bool = False
     features: float = 0.0
     pushed: str = "all"
     rate: float = 0.05
@@ -79,6 +81,11 @@ class Tuning:
 
 TRIALS: dict[str, dict[str, Tuning]] = {
     "length": {f"{epochs} half epochs": Tuning(epochs=epochs) for epochs in (6, 12, 24)},
+    "longer": {
+        f"{epochs} half epochs, {what}": Tuning(epochs=epochs, weight=weight, foreseen=foreseen, rate=rate)
+        for epochs, rate in ((3, 0.05), (24, 0.1))
+        for what, weight, foreseen in (("all alike", None, False), ("mix", 0.8, False), ("mix, foreseen", 0.8, True))
+    },
     "weight": {f"weight {weight}": Tuning(weight=weight) for weight in (0.6, 0.8, 0.95)},
     "softness": {f"softness {softness:g}": Tuning(softness=softness) for softness in (1.0, 3.0, 6.0)},
     "prior": {"undone": Tuning(), "left": Tuning(adjusted=False)},
@@ -185,17 +192,16 @@ class Bench:
         """A submodel for the training images ``rows``."""
         torch.manual_seed(2)
         student = Student(general, tuning, self.embeddings.shape[1])
-        weights = distil.mix(rows, tuning.weight)
+        weights = distil.mix(rows, rows.mean() if tuning.weight is None else tuning.weight)
         recipe = Recipe(phases=((tuning.epochs, 32),), rate=tuning.rate, decay=1e-4)
         steps = self.teacher.steps(recipe.batch, 0.5)
         views = self.teacher.epoch(recipe.batch, weights, 0.5)
         path = self.work / f"{name}-{digest(rows.tobytes())[:16]}.pt"
-        fit(student, INPUT, recipe, views, steps, _loss(tuning), path, self.progress, name)
+        prior = distil.log_prior(distil.mix(rows, 1 - STRANGERS), self.taught, CLASSES) if tuning.foreseen else None
+        fit(student, INPUT, recipe, views, steps, _loss(tuning, prior), path, self.progress, name)
         if tuning.adjusted:
-            taught = self.taught
-            prior = np.array([weights[taught == c].sum() for c in range(10)]) + 1e-6
             held = (self.images[self.fitted], self.held[self.fitted])
-            distil.undo_prior(student, INPUT, np.log(prior * len(prior)), held)
+            distil.undo_prior(student, INPUT, distil.log_prior(weights, self.taught, CLASSES), held)
         return student
 
     @cached_property
@@ -229,14 +235,13 @@ class Bench:
         return run(network, self.images, INPUT)
 
 
-def _loss(tuning: Tuning) -> Loss:
-    """Of the scores, and of the embedding where that counts: mean squared error after a linear map (A. Romero et al.,
-    "FitNets", arXiv 1412.6550)."""
+def _loss(tuning: Tuning, log_prior: npt.NDArray[np.float64] | None = None) -> Loss:
+    """Of the scores (see ``distillation_loss``), and of the embedding where that counts: mean squared error after a
+    linear map (A. Romero et al., "FitNets", arXiv 1412.6550)."""
+    of_scores = distil.distillation_loss(log_prior, tuning.softness)
 
     def loss(said: list[Tensor], target: Tensor) -> Tensor:
-        student = F.log_softmax(said[-1] / tuning.softness, 1)
-        teacher = F.log_softmax(target[:, :CLASSES] / tuning.softness, 1)
-        value = F.kl_div(student, teacher, reduction="batchmean", log_target=True) * tuning.softness**2
+        value = of_scores(said, target[:, :CLASSES])
         if tuning.features:
             value = value + tuning.features * F.mse_loss(said[0], target[:, CLASSES:])
         return value

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -166,6 +166,7 @@ def train(
     phases = ((early, spec.side * 3 // 4), (plan.epochs - early, spec.side))
     general = Recipe(phases=tuple(phase for phase in phases if phase[0]), rate=0.2, batch=batch, decay=1e-4)
     refining = Recipe(phases=((plan.refining, spec.side),), rate=0.05, batch=batch, decay=1e-4)
+    small = SMALL * cost.macs(material.classifier.graph, spec.side)
     networks: dict[str, ResNet] = {}
     of_size: dict[Shape, ResNet] = {}
     for one in proposed:
@@ -181,8 +182,10 @@ def train(
             network.load_state_dict(of_size[one.shape].state_dict())
             held = (tune.images, tune.scores)
             rows = one.part.rows
-            kept = work / f"{one.name}-{key(origin, plan.refining, digest(rows.tobytes()))}.pt"
-            train_submodel(network, spec, teacher, refining, rows, held, kept, progress, one.name)
+            # A small net has to forget other labels to learn these better; a larger one would forget for nothing.
+            recipe = replace(refining, rate=0.1) if macs(network, spec.side) < small else refining
+            kept = work / f"{one.name}-{key(origin, recipe, digest(rows.tobytes()))}.pt"
+            train_submodel(network, spec, teacher, recipe, rows, held, kept, progress, one.name)
         networks[one.name] = network
     return networks
 

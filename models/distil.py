@@ -29,6 +29,8 @@ from shared.image import Input
 _SOFTNESS = 3.0
 #: Of a submodel's training mix: its own classes' part; and the length of its epoch as a part of the data set.
 _WEIGHT, _SHARE = 0.8, 0.5
+#: How much of what a device sees where a submodel is in use is of its part.
+_EXPECTED = 0.95
 #: Share of the images in a view that are as a camera sees them.
 _SENSED = 0.5
 Logits = npt.NDArray[np.float32]
@@ -103,13 +105,15 @@ class Teacher:
         return int(share * len(self._images)) // batch
 
 
-def distillation_loss() -> Loss:
-    """Kullback-Leibler divergence of the softened scores from the teacher's."""
+def distillation_loss(log_prior: npt.NDArray[np.float64] | None = None, softness: float = _SOFTNESS) -> Loss:
+    """Kullback-Leibler divergence of the softened scores from the teacher's. ``log_prior`` ``(classes,)``: what the
+    context will add to both, so that little is learned about labels that it all but rules out."""
+    added = torch.tensor(0.0 if log_prior is None else log_prior, dtype=torch.float32, device=device())
 
     def loss(logits: list[Tensor], target: Tensor) -> Tensor:
-        student = F.log_softmax(logits[-1] / _SOFTNESS, 1)
-        teacher = F.log_softmax(target / _SOFTNESS, 1)
-        return F.kl_div(student, teacher, reduction="batchmean", log_target=True) * _SOFTNESS**2
+        student = F.log_softmax((logits[-1] + added) / softness, 1)
+        teacher = F.log_softmax((target + added) / softness, 1)
+        return F.kl_div(student, teacher, reduction="batchmean", log_target=True) * softness**2
 
     return loss
 
@@ -156,7 +160,6 @@ def train_submodel(
     The rest of the data stays in, so that the submodel can still say "not mine". ``held``: images and the full model's
     scores, not trained on, on which the mix's prior is undone. ``share``: length of an epoch as a part of the data set.
     """
-    labels = teacher.labels()
     weights = mix(inside)
     fit(
         network,
@@ -164,13 +167,18 @@ def train_submodel(
         recipe,
         teacher.epoch(recipe.batch, weights, share),
         teacher.steps(recipe.batch, share),
-        distillation_loss(),
+        distillation_loss(log_prior(mix(inside, _EXPECTED), teacher.labels(), network.shape.classes)),
         checkpoint,
         progress,
         title,
     )
-    prior = np.array([weights[labels == c].sum() for c in range(network.shape.classes)]) + 1e-6
-    undo_prior(network, spec, np.log(prior * len(prior)), held)
+    undo_prior(network, spec, log_prior(weights, teacher.labels(), network.shape.classes), held)
+
+
+def log_prior(weights: npt.NDArray[np.float64], labels: npt.NDArray[np.int64], classes: int) -> npt.NDArray[np.float64]:
+    """How often a mix of these ``weights`` ``(n,)`` shows each label, as logarithms, beside all labels alike."""
+    prior: npt.NDArray[np.float64] = np.log(classes * (np.bincount(labels, weights, classes) + 1e-6))
+    return prior
 
 
 def mix(inside: npt.NDArray[np.bool_], weight: float = _WEIGHT) -> npt.NDArray[np.float64]:
