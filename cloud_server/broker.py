@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from shared.link import Address
 from shared.protocol import MAX_PICTURE
+from shared.refusal import Refusal
 
 if TYPE_CHECKING:
     from iotcore import Broker
@@ -47,7 +48,7 @@ dynamic_filters = true
 """
 
 
-class BrokerError(Exception):
+class BrokerError(Refusal):
     """The embedded broker cannot run like this; the message says what to do."""
 
 

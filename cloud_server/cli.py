@@ -28,8 +28,9 @@ from cloud_server.worker import Job
 from shared import config, ending
 from shared.bundle import Bundle, BundleError
 from shared.checkup import command
-from shared.engine import EngineError, Logits
-from shared.link import Address, LinkError, address, password
+from shared.engine import Logits
+from shared.link import Address, address, password
+from shared.refusal import Refusal
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 log = logging.getLogger(__name__)
@@ -127,7 +128,7 @@ def run(
                     stack.enter_context(endpoint.serve(Figures(server), server.ill, *looked_at))
                 except OSError as error:
                     raise config.ConfigError(f"--metrics {settings.metrics}: {error.strerror or error}") from None
-        except (config.ConfigError, LinkError, BundleError, EngineError, BrokerError) as error:
+        except Refusal as error:
             _refuse(str(error))
         stopped = _on_signals()
         server.start()

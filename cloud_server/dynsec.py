@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 from shared import protocol
 from shared.link import Address, Link, Message
+from shared.refusal import Refusal
 
 Kind = Literal["admin", "server", "device", "viewer"]
 #: Home Assistant's topics: where devices describe themselves, and where it says that it has started.
@@ -34,7 +35,7 @@ _ITERATIONS = 101
 _Json = dict[str, Any]
 
 
-class AccessError(Exception):
+class AccessError(Refusal):
     """The broker's users cannot be changed; the message says what to do."""
 
 

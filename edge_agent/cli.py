@@ -26,16 +26,16 @@ from edge_agent.recorder import Recorder
 from edge_agent.report import Sink
 from edge_agent.settings import GATES, LEVELS, MODES, Settings
 from edge_agent.source import Live, Pipe, Source, SourceError, open_source
-from edge_agent.store import Store, StoreError
+from edge_agent.store import Store
 from edge_agent.terminal import View
 from edge_agent.watchers import watchers
 from shared import config, ending
-from shared.bundle import Bundle, BundleError
+from shared.bundle import Bundle
 from shared.checkup import command
-from shared.engine import EngineError, providers
-from shared.link import Address, LinkError, address, password
-from shared.protocol import Malformed, check_device
-from shared.stream import StreamError
+from shared.engine import providers
+from shared.link import Address, address, password
+from shared.protocol import check_device
+from shared.refusal import Refusal
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 _stderr = Console(stderr=True)
@@ -126,17 +126,7 @@ def run(
             typer.echo(config.to_toml(settings), nl=False)
             return
         agent, sink = _prepare(settings)
-    except (
-        config.ConfigError,
-        LinkError,
-        StoreError,
-        BundleError,
-        SourceError,
-        StreamError,
-        EngineError,
-        Malformed,
-        ValueError,
-    ) as error:
+    except (Refusal, ValueError) as error:
         _refuse(str(error))
     except OSError as error:
         _refuse(f"{error.filename}: {error.strerror}")
@@ -196,7 +186,7 @@ def forget(
         introduction.check(discovery_prefix)
         where = address(broker, password(password_file), Path(ca) if ca else None)
         gone = removal.forget(where, check_device(name), discovery_prefix)
-    except (LinkError, ValueError) as error:
+    except (Refusal, ValueError) as error:
         _refuse(str(error))
     for topic in gone:
         typer.echo(f"Emptied: {topic}")

@@ -18,9 +18,10 @@ from shared.bundle import BundleError, Gate, Manifest
 from shared.context import FORGETFUL, Context, Memoryless
 from shared.engine import Session
 from shared.layered import Layered, runner
+from shared.refusal import Refusal
 
 
-class DeploymentError(Exception):
+class DeploymentError(Refusal):
     """There is nothing to answer with; the message says what to do."""
 
 

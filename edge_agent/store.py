@@ -17,12 +17,13 @@ from pathlib import Path
 
 from shared import files
 from shared.bundle import BundleError, Manifest, digest, file_digest, parse
+from shared.refusal import Refusal
 
 #: What the system calls a disk on which nothing more can be kept.
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 
 
-class StoreError(Exception):
+class StoreError(Refusal):
     """The store cannot be used or a file in it is not what it should be; the message says what to do."""
 
 

@@ -26,6 +26,7 @@ import numpy.typing as npt
 
 from shared import files
 from shared.image import Input
+from shared.refusal import Refusal
 
 Images = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
@@ -48,7 +49,7 @@ _MD5 = {
 }
 
 
-class DatasetError(Exception):
+class DatasetError(Refusal):
     """The data set cannot be had or is not what it should be; the message says what to do."""
 
 

@@ -15,6 +15,7 @@ import onnx
 from onnx import ModelProto, TensorProto, helper
 
 from shared.image import Input
+from shared.refusal import Refusal
 
 #: The head of a classifier, before which the embedding is.
 _HEADS = ("Gemm", "MatMul")
@@ -29,7 +30,7 @@ PRESETS: dict[str, Input] = {
 _METADATA = "cachenet."
 
 
-class ClassifierError(Exception):
+class ClassifierError(Refusal):
     """A file that is no classifier that can be built from; the message says what is missing."""
 
 

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shared.image import BadPicture, Picture, decode
+from shared.refusal import Refusal
 
 _PICTURES = {".jpg", ".jpeg", ".png"}
 _VIDEOS = {".avi", ".mp4", ".mkv", ".mov", ".m4v", ".webm", ".mpg", ".mpeg"}
@@ -30,7 +31,7 @@ USES = ("learn", "tune", "prove")
 _SHARES = (0.7, 0.1, 0.2)
 
 
-class FramesError(Exception):
+class FramesError(Refusal):
     """There is nothing to learn from; the message says what to do."""
 
 

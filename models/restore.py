@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 from models.graph import Weights
 from models.networks import Block, ResNet, Shape
+from shared.refusal import Refusal
 
 
-class RestoreError(Exception):
+class RestoreError(Refusal):
     """An ONNX file that ``models.export`` has not written."""
 
 

@@ -36,6 +36,7 @@ from shared.bundle import Bundle, Manifest, Model, file_digest
 from shared.engine import Session
 from shared.gate import temperature
 from shared.image import Input, preprocessor
+from shared.refusal import Refusal
 from shared.signing import Signer
 
 #: A submodel's threshold on doubt when its coverage is measured, as when bundles are built.
@@ -68,7 +69,7 @@ class Unproven(Exception):
     """A submodel that was not shown to be worth its bytes; the message says by how much."""
 
 
-class RecentError(Exception):
+class RecentError(Refusal):
     """A file that holds no recent frames; the message says why."""
 
 

@@ -30,6 +30,7 @@ from models.cifar10 import Images, Labels
 from models.scenes import CLASSES, SCENES
 from shared import stream
 from shared.image import Picture
+from shared.refusal import Refusal
 
 Name = Literal["shuffled", "session", "dwell", "held", "camera"]
 NAMES: tuple[Name, ...] = get_args(Name)
@@ -80,7 +81,7 @@ class Plan:
         return np.diff(self.dwell, prepend=-1) > 0
 
 
-class UnknownStream(ValueError):
+class UnknownStream(Refusal, ValueError):
     """There is no stream of that name."""
 
 

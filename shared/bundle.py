@@ -17,6 +17,7 @@ import numpy as np
 from shared.gate import Posterior
 from shared.habits import ContextParameters
 from shared.image import Input
+from shared.refusal import Refusal
 
 FORMAT = 2
 MANIFEST, SIGNATURE = "bundle.json", "bundle.sig"
@@ -24,7 +25,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 
-class BundleError(Exception):
+class BundleError(Refusal):
     """A directory or manifest that is no usable bundle; the message says what is wrong with which file."""
 
 

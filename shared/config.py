@@ -11,6 +11,8 @@ from typing import Any, TypeVar, get_args
 
 import msgspec
 
+from shared.refusal import Refusal
+
 if sys.version_info >= (3, 11):
     import tomllib
 else:
@@ -20,7 +22,7 @@ T = TypeVar("T", bound=msgspec.Struct)
 PREFIX = "CACHENET_"
 
 
-class ConfigError(ValueError):
+class ConfigError(Refusal, ValueError):
     """A setting that cannot be; one line that names it and its source."""
 
 

@@ -20,6 +20,8 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
+from shared.refusal import Refusal
+
 Logits = npt.NDArray[np.float32]
 #: Of pictures or of what comes of them: ``(n, ...)``.
 Batch = npt.NDArray[np.float32]
@@ -32,7 +34,7 @@ _EXECUTION = {
 }
 
 
-class EngineError(Exception):
+class EngineError(Refusal):
     """A model that cannot be loaded or run; the message says what to do."""
 
 

@@ -29,6 +29,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from shared import diagnosis
 from shared.protocol import MAX_PICTURE
+from shared.refusal import Refusal
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ _CONNECT_TIMEOUT_S = 3.0
 _RETRY_S = (0.25, 4.0)
 
 
-class LinkError(ValueError):
+class LinkError(Refusal, ValueError):
     """A broker address or credential that cannot be used; the text says what to do."""
 
 

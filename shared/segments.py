@@ -14,6 +14,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from shared.refusal import Refusal
+
 #: Of ModelProto, GraphProto, NodeProto, TensorProto and ValueInfoProto.
 _IR, _GRAPH, _OPSETS, _FUNCTIONS = 1, 7, 8, 25
 _NODE, _GRAPH_NAME, _WEIGHT, _INPUT, _OUTPUT = 1, 2, 5, 11, 12
@@ -26,7 +28,7 @@ _FLOATS = b"\x12\x04\x0a\x02\x08\x01"
 _NESTED = (b"If", b"Loop", b"Scan")
 
 
-class SegmentError(Exception):
+class SegmentError(Refusal):
     """A model that cannot be cut where it was to be; the message says why."""
 
 

@@ -13,10 +13,12 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from shared.refusal import Refusal
+
 PRIVATE, PUBLIC = "bundle.key", "bundle.pub"
 
 
-class SigningError(ValueError):
+class SigningError(Refusal, ValueError):
     """A key that cannot be used; the message says what to do."""
 
 

@@ -15,6 +15,7 @@ import cv2
 import msgspec
 
 from shared.image import BadPicture, Picture, decode
+from shared.refusal import Refusal
 
 FORMAT = 1
 MANIFEST = "stream.json"
@@ -27,7 +28,7 @@ _CODEC: dict[Files, list[int]] = {
 }
 
 
-class StreamError(Exception):
+class StreamError(Refusal):
     """A directory that is no whole stream or cannot become one; the message says what is wrong with it."""
 
 

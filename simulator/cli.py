@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from shared import ending
+from shared.refusal import Refusal
 from simulator import links
 from simulator.emulator import Counts, Emulator, run, serve
 
@@ -126,9 +127,7 @@ def stream(
     from rich.progress import Progress
 
     from models import cifar10, streams
-    from models.cifar10 import DatasetError
     from shared import files
-    from shared.stream import StreamError
     from simulator.sheet import contact_sheet
 
     try:
@@ -139,7 +138,7 @@ def stream(
             streams.record(plan, split.images, out, cifar10.LABELS, lambda done: progress.update(task, completed=done))
         if preview is not None:
             files.write(preview, cv2.imencode(".png", contact_sheet(out))[1].tobytes())
-    except (streams.UnknownStream, StreamError, DatasetError) as error:
+    except Refusal as error:
         _end(2, str(error))
     except OSError as error:
         _end(2, f"{error.filename or preview}: {error.strerror}")
@@ -189,15 +188,12 @@ def compare(
         from rich.progress import Progress
 
         from models import recorded
-        from models.cifar10 import DatasetError
-        from models.streams import NAMES, UnknownStream, named
+        from models.streams import NAMES, named
         from shared import files
         from shared import stream as streams_on_disk
-        from shared.bundle import Bundle, BundleError
-        from shared.engine import EngineError
+        from shared.bundle import Bundle
         from simulator import comparison, page, sweep
         from simulator.comparison import Setup
-        from simulator.machines import UnknownMachine
     except ImportError as error:
         _end(2, f"comparing needs {error.name}; install it with: pip install 'cachenet[sim]'")
     try:
@@ -239,17 +235,7 @@ def compare(
             files.write(as_json, comparison.to_json(bench, setup, found, images, swept, curves))
         if as_html is not None:
             files.write(as_html, page.html(setup, runs, found, swept, curves).encode())
-    except (
-        UnknownStream,
-        UnknownMachine,
-        links.UnknownLink,
-        streams_on_disk.StreamError,
-        sweep.BadSweep,
-        comparison.Incomparable,
-        BundleError,
-        EngineError,
-        DatasetError,
-    ) as error:
+    except Refusal as error:
         _end(2, str(error))
     except OSError as error:
         _end(2, f"{error.filename}: {error.strerror}")
@@ -277,17 +263,15 @@ def replay(
     """
     from rich.progress import Progress
 
-    from shared.bundle import Bundle, BundleError
-    from shared.engine import EngineError
+    from shared.bundle import Bundle
     from shared.image import BadPicture
-    from shared.stream import StreamError
-    from simulator.rerun import BadLog, rerun
+    from simulator.rerun import rerun
 
     try:
         with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
             task = progress.add_task("frames", total=None)
             found = rerun(log, Bundle(bundle), stream_dir, lambda: progress.advance(task))
-    except (BundleError, EngineError, StreamError, BadLog, BadPicture) as error:
+    except (Refusal, BadPicture) as error:
         _end(2, str(error))
     except OSError as error:
         _end(2, f"{error.filename}: {error.strerror}")
@@ -323,11 +307,8 @@ def profile(
     try:
         from rich.progress import Progress
 
-        from cloud_server.broker import BrokerError
-        from edge_agent.composition import DeploymentError
         from shared import files
-        from shared.bundle import Bundle, BundleError
-        from shared.engine import EngineError
+        from shared.bundle import Bundle
         from simulator import machines, profiling
     except ImportError as error:
         _end(2, f"profiling needs {error.name}; install it with: pip install 'cachenet[sim]'")
@@ -343,7 +324,7 @@ def profile(
             if server_out is not None:
                 own = profiling.server(named, opened, processors)
                 files.write(server_out, machines.to_toml(own).encode())
-    except (BundleError, DeploymentError, EngineError, BrokerError) as error:
+    except Refusal as error:
         _end(2, str(error))
     except OSError as error:
         _end(2, f"{error.filename or out}: {error.strerror}")
@@ -385,7 +366,7 @@ def link(
         emulator = Emulator(links.load(profile), (host, int(port)), seed)
         ready = f"{profile} link listening on 127.0.0.1:{listen}, to {to}"
         counted(run(serve(emulator, listen, lambda: print(ready, file=sys.stderr, flush=True), counted)))
-    except links.UnknownLink as error:
+    except Refusal as error:
         _end(2, str(error))
     except OSError as error:
         _end(2, f"port {listen}: {error.strerror}")

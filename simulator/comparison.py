@@ -20,6 +20,7 @@ from models.interval import interval
 from models.recorded import Models
 from shared.bundle import Bundle, Manifest, Way
 from shared.layered import load
+from shared.refusal import Refusal
 from shared.segments import cut, read
 from simulator import links, machines, world
 from simulator.film import Film, project, shoot
@@ -123,7 +124,7 @@ def reached(bundle: Bundle) -> list[Cost]:
     return [*found, Cost(full.macs + looked, operators, False)]
 
 
-class Incomparable(Exception):
+class Incomparable(Refusal):
     """A bundle that cannot be compared with; the text says why."""
 
 

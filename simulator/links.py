@@ -12,11 +12,13 @@ from typing import Annotated
 
 import msgspec
 
+from shared.refusal import Refusal
+
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 NotNegative = Annotated[float, msgspec.Meta(ge=0)]
 
 
-class UnknownLink(ValueError):
+class UnknownLink(Refusal, ValueError):
     """A name that no profile has, or a file that is no recorded link; the text says which there are, or what is wrong
     with it."""
 

@@ -14,13 +14,14 @@ import msgspec
 
 from edge_agent.keeper import QUICKER, SEVERAL
 from models.cost import Cost
+from shared.refusal import Refusal
 
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 NotNegative = Annotated[float, msgspec.Meta(ge=0)]
 Precision = Literal["float32", "int8"]
 
 
-class UnknownMachine(ValueError):
+class UnknownMachine(Refusal, ValueError):
     """A name that no profile has, or a file that is none; the text says which there are."""
 
 

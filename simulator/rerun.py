@@ -27,9 +27,10 @@ from shared import stream
 from shared.bundle import Bundle
 from shared.engine import Session
 from shared.image import cut, decode
+from shared.refusal import Refusal
 
 
-class BadLog(Exception):
+class BadLog(Refusal):
     """A log that is none, or of another bundle or stream; the text says how."""
 
 

@@ -9,6 +9,7 @@ from typing import Literal, get_args
 import msgspec
 import numpy as np
 
+from shared.refusal import Refusal
 from simulator import links
 from simulator.comparison import Setup
 from simulator.links import LinkProfile
@@ -18,7 +19,7 @@ _FIELDS = {"rtt": "rtt_ms", "up": "up_mbit", "down": "down_mbit", "jitter": "jit
 _STEPS = 6
 
 
-class BadSweep(ValueError):
+class BadSweep(Refusal, ValueError):
     """A sweep that makes no sense; the text says how to write one."""
 
 

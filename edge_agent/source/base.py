@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from shared.image import Picture
+from shared.refusal import Refusal
 
 
-class SourceError(Exception):
+class SourceError(Refusal):
     """A source that cannot be opened; the message says what to do."""
 
 

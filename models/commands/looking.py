@@ -23,11 +23,12 @@ from models.commands.options import (
     kept,
     progress_bar,
     refuse,
+    refusing,
     show_skipped,
     taught,
     understand,
 )
-from shared.bundle import Bundle, BundleError
+from shared.bundle import Bundle
 
 
 def show(
@@ -39,15 +40,13 @@ def show(
 
     Example: model-builder show models/zoo/cifar10
     """
-    from shared.signing import Key, SigningError
+    with refusing(None):
+        from shared.signing import Key
 
-    try:
         found = Bundle(bundle)
         if trusted_key is not None and not Key(trusted_key).vouches(found.data, found.signature):
             what = "another signature than" if found.signature else "no signature of"
             refuse(f"{bundle} has {what} {trusted_key}'s")
-    except (BundleError, SigningError) as error:
-        refuse(str(error))
     tables.models(found, as_json)
 
 
@@ -72,20 +71,16 @@ def report(
 
     Example: model-builder report models/zoo/cifar10 --html report.html
     """
-    try:
+    with refusing(page):
         import torch
 
         from models import cifar10, material, recorded, reporting
-        from models.cifar10 import DatasetError
-        from models.classifier import ClassifierError
-        from models.frames import FramesError, find
+        from models.frames import find
         from models.page import html
         from models.teach import look
         from shared import files
-    except ImportError as error:
-        refuse(f"this needs {error.name}; install it with: pip install 'cachenet[build]'")
-    torch.set_num_threads(threads)
-    try:
+
+        torch.set_num_threads(threads)
         found = Bundle(bundle)
         classifier = full_of(found)
         source = None if data is None else find(data, every)
@@ -102,10 +97,6 @@ def report(
             made = reporting.report(found, part, streams, frames, first_seed, progress)
         if page is not None:
             files.write(page, html(made).encode())
-    except (BundleError, ClassifierError, DatasetError, FramesError) as error:
-        refuse(str(error))
-    except OSError as error:
-        refuse(f"{error.filename or page}: {error.strerror or error}")
     if source is not None:
         show_skipped(source)
     if as_json:
@@ -131,21 +122,14 @@ def inspect(
 
     Example: model-builder inspect --full model.onnx --data frames/ --preprocessing imagenet
     """
-    try:
-        from models.classifier import ClassifierError
-        from models.frames import FramesError, find
+    with refusing(data):
+        from models.frames import find
         from models.inspection import inspect as look
-    except ImportError as error:
-        refuse(f"this needs {error.name}; install it with: pip install 'cachenet[build]'")
-    try:
+
         classifier = understand(full, preprocessing, labels, embedding)
         frames = find(data, every)
         with progress_bar() as progress:
             lesson = taught(classifier, frames, kept(work), threads, progress)
-    except (ClassifierError, FramesError) as error:
-        refuse(str(error))
-    except OSError as error:
-        refuse(f"{error.filename or data}: {error.strerror or error}")
     seen = look(classifier, frames, lesson)
     if as_json:
         typer.echo(json.dumps(seen))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -29,6 +30,7 @@ from models.commands.options import (
     kept,
     progress_bar,
     refuse,
+    refusing,
     scenes_of,
     stderr,
     understand,
@@ -40,6 +42,13 @@ def train(
     work: Annotated[
         Path | None, typer.Option(help="Checkpoints; an interrupted run goes on from them. Default: in the cache.")
     ] = None,
+    network: Annotated[
+        str,
+        typer.Option(
+            help="What the full model is: pair, two networks together; or resnet18, one that learns to be asked after "
+            "each of its blocks, for caches between its layers."
+        ),
+    ] = "pair",
     threads: Threads = PROCESSORS,
     smoke: Annotated[bool, typer.Option(help="A tiny network on the sample that ships: the whole path, fast.")] = False,
 ) -> None:
@@ -50,29 +59,26 @@ def train(
 
     Example: model-builder train --out build/cifar10
     """
-    try:
+    with refusing(out):
         import torch
 
         from models import cifar10, full, sample
-        from models.cifar10 import Cifar10, DatasetError, cache_directory
-        from models.imagenet import FetchError
-    except ImportError as error:
-        refuse(f"training needs {error.name}; install it with: pip install 'cachenet[build]'")
-    torch.set_num_threads(threads)
-    try:
+        from models.cifar10 import Cifar10, cache_directory
+
+        known = {"pair": full.CIFAR10, "resnet18": full.RESNET18_EXITS}
+        if network not in known:
+            refuse(f"{network!r} is no network; there are {' and '.join(known)}")
+        torch.set_num_threads(threads)
         with progress_bar() as progress:
             if smoke:
                 lessons, split = full.SMOKE, sample.load()
                 part = [split.take(index) for index in _parts(len(split))]
                 data = Cifar10(train=part[0], held=part[1], test=part[2])
             else:
-                lessons, data = full.CIFAR10, cifar10.load()
-            directory = work or (out / "work" if smoke else cache_directory() / "runs" / "cifar10")
+                lessons, data = known[network], cifar10.load()
+            runs = cache_directory() / "runs"
+            directory = work or (out / "work" if smoke else runs / ("cifar10" if network == "pair" else network))
             full.lay_out(full.train(lessons, data, directory, progress), data, out)
-    except (DatasetError, FetchError) as error:
-        refuse(str(error))
-    except OSError as error:
-        refuse(f"{error.filename or out}: {error.strerror or error}")
     typer.echo(
         f"Written: {out}. Next: model-builder build --full {out}/full.onnx --data {out}/train "
         f"--held-out {out}/held --scenes {out}/scenes.json --out BUNDLE"
@@ -86,18 +92,11 @@ def fetch(
 
     Example: model-builder fetch --out build/imagenet
     """
-    try:
-        from models.imagenet import FetchError
+    with refusing(out):
         from models.imagenet import fetch as get
-    except ImportError as error:
-        refuse(f"this needs {error.name}; install it with: pip install 'cachenet[build]'")
-    try:
+
         with stderr.status("Fetching ..."):
             videos = get(out)
-    except FetchError as error:
-        refuse(str(error))
-    except OSError as error:
-        refuse(f"{error.filename or out}: {error.strerror or error}")
     typer.echo(
         f"Written: {out}/full.onnx, base.onnx and {', '.join(videos)}. "
         f"Next: model-builder build --full {out}/full.onnx --base {out}/base.onnx --data {out}/videos --out BUNDLE"
@@ -145,6 +144,15 @@ def build(
             min=0.0, max=1.0, help="What a submodel must add to the share of frames answered, for a megabyte."
         ),
     ] = 0.002,
+    refining: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            max=1000,
+            help="Half epochs that a submodel is refined in. One of under a 30th of the full model's multiply-adds "
+            "gains by more.",
+        ),
+    ] = 3,
     precision: Annotated[str, typer.Option(help="Of local models: float16, int8, or auto, what is measured.")] = "auto",
     workers: Workers = PROCESSORS,
     key: Key = None,
@@ -160,33 +168,28 @@ def build(
 
     Example: model-builder build --full model.onnx --data frames/ --preprocessing imagenet --out build/mine
     """
-    try:
+    with refusing(out):
         import torch
 
         from models import build as building
         from models import given
-        from models.classifier import ClassifierError, preset
-        from models.frames import FramesError, find
+        from models.classifier import preset
+        from models.frames import find
         from models.partitions import Method
-        from models.place import PlaceError
         from models.plan import QUICK, Plan
-        from shared.signing import Signer, SigningError
-    except ImportError as error:
-        refuse(f"building needs {error.name}; install it with: pip install 'cachenet[build]'")
-    from dataclasses import replace
+        from shared.signing import Signer
 
-    methods = tuple(dict.fromkeys(method or ["codes"]))
-    if unknown := set(methods) - set(get_args(Method)):
-        refuse(f"{unknown.pop()!r} is no method; there are {' and '.join(get_args(Method))}")
-    if base is not None and (share or method):
-        refuse("with --base nothing is trained, so leave out --share and --method; add-size can add a size later")
-    if base is None and base_preprocessing:
-        refuse("--base-preprocessing is for the model that --base names")
-    if precision not in ("auto", "float16", "int8"):
-        refuse(f"{precision!r} is no precision; there are auto, float16 and int8")
-    torch.set_num_threads(threads)
-    directory = kept(work)
-    try:
+        methods = tuple(dict.fromkeys(method or ["codes"]))
+        if unknown := set(methods) - set(get_args(Method)):
+            refuse(f"{unknown.pop()!r} is no method; there are {' and '.join(get_args(Method))}")
+        if base is not None and (share or method):
+            refuse("with --base nothing is trained, so leave out --share and --method; add-size can add a size later")
+        if base is None and base_preprocessing:
+            refuse("--base-preprocessing is for the model that --base names")
+        if precision not in ("auto", "float16", "int8"):
+            refuse(f"{precision!r} is no precision; there are auto, float16 and int8")
+        torch.set_num_threads(threads)
+        directory = kept(work)
         signer = Signer(key) if key is not None else None
         classifier = understand(full, preprocessing, labels, embedding)
         own = None
@@ -203,6 +206,7 @@ def build(
             methods=methods,  # type: ignore[arg-type]
             submodels=min(submodels, plan.submodels) if quick else submodels,
             least=plan.least if quick else least,
+            refining=plan.refining if quick else refining,
             scenes=scenes_of(scenes, classifier.labels),
         )
         sources = [find(source, every) for source in (data, held_out) if source is not None]
@@ -210,10 +214,6 @@ def build(
             material = gathered(classifier, sources, directory, threads, plan.seed, progress)
             material = replace(material, base=own)
             bundle = building.build(plan, material, directory, out, progress, workers, signer)
-    except (ClassifierError, FramesError, PlaceError, SigningError) as error:
-        refuse(str(error))
-    except OSError as error:
-        refuse(f"{error.filename or f'{directory} or {out}'}: {error.strerror or error}")
     conclude(bundle, sources, as_json)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -26,11 +27,12 @@ from models.commands.options import (
     kept,
     progress_bar,
     refuse,
+    refusing,
     scenes_of,
     show_skipped,
     taught,
 )
-from shared.bundle import Bundle, BundleError
+from shared.bundle import Bundle
 
 
 def specialise(
@@ -53,20 +55,16 @@ def specialise(
 
     Example: model-builder specialise build/mine --data frames/ --recent recent.npz --out build/updated
     """
-    try:
+    with refusing(out):
         import torch
 
         from models import specialise as specialising
-        from models.classifier import ClassifierError
-        from models.frames import FramesError, find
-        from models.restore import RestoreError
-        from shared.signing import Signer, SigningError
-    except ImportError as error:
-        refuse(f"this needs {error.name}; install it with: pip install 'cachenet[build]'")
-    if not prepare and (recent is None or out is None):
-        refuse("give --recent and --out, or --prepare")
-    torch.set_num_threads(threads)
-    try:
+        from models.frames import find
+        from shared.signing import Signer
+
+        if not prepare and (recent is None or out is None):
+            refuse("give --recent and --out, or --prepare")
+        torch.set_num_threads(threads)
         found = Bundle(bundle)
         signer = Signer(key) if key is not None else None
         classifier = full_of(found)
@@ -76,17 +74,12 @@ def specialise(
             if recent is None or out is None:
                 return
             sent = specialising.read(recent, found)
-            made = specialising.specialise(found, sent, material, out, progress, signer)
-    except specialising.Unproven as error:
-        typer.echo(f"model-builder: not proven: {error}", err=True)
-        raise typer.Exit(3) from None
-    except (
-        *(BundleError, ClassifierError, FramesError, RestoreError, SigningError),
-        specialising.RecentError,
-    ) as error:
-        refuse(str(error))
-    except OSError as error:
-        refuse(f"{error.filename or out}: {error.strerror or error}")
+            try:
+                made = specialising.specialise(found, sent, material, out, progress, signer)
+            except specialising.Unproven as error:
+                typer.echo(f"model-builder: not proven: {error}", err=True)
+                raise typer.Exit(3) from None
+
     typer.echo(f"Written: {out}, with {list(made.manifest.models)[-1]}")
 
 
@@ -112,21 +105,15 @@ def add_size(
 
     Example: model-builder add-size build/mine --share 0.02 --data frames/ --out build/mine
     """
-    try:
+    with refusing(out):
         import torch
 
         from models import sizes
-        from models.classifier import ClassifierError
-        from models.frames import FramesError, find
-        from models.place import PlaceError
+        from models.frames import find
         from models.plan import QUICK, Plan
-        from shared.signing import Signer, SigningError
-    except ImportError as error:
-        refuse(f"this needs {error.name}; install it with: pip install 'cachenet[build]'")
-    from dataclasses import replace
+        from shared.signing import Signer
 
-    torch.set_num_threads(threads)
-    try:
+        torch.set_num_threads(threads)
         found = Bundle(bundle)
         signer = Signer(key) if key is not None else None
         classifier = full_of(found)
@@ -140,10 +127,6 @@ def add_size(
         with progress_bar() as progress:
             material = gathered(classifier, sources, directory, threads, plan.seed, progress)
             made = sizes.add(plan, found, material, directory, out, progress, workers, signer)
-    except (BundleError, ClassifierError, FramesError, PlaceError, SigningError) as error:
-        refuse(str(error))
-    except OSError as error:
-        refuse(f"{error.filename or out}: {error.strerror or error}")
     conclude(made, sources, as_json)
 
 
@@ -166,20 +149,14 @@ def layers(
 
     Example: model-builder layers build/mine --data frames/ --out build/mine
     """
-    try:
+    with refusing(out):
         import torch
 
-        from models.classifier import ClassifierError
-        from models.frames import FramesError, find
-        from models.layers.build import LayersError, Limits, build
-        from models.place import PlaceError
-        from shared.engine import EngineError
-        from shared.segments import SegmentError
-        from shared.signing import Signer, SigningError
-    except ImportError as error:
-        refuse(f"this needs {error.name}; install it with: pip install 'cachenet[build]'")
-    torch.set_num_threads(threads)
-    try:
+        from models.frames import find
+        from models.layers.build import Limits, build
+        from shared.signing import Signer
+
+        torch.set_num_threads(threads)
         found = Bundle(bundle)
         signer = Signer(key) if key is not None else None
         classifier = full_of(found)
@@ -188,13 +165,6 @@ def layers(
             place = kept(work)
             material = gathered(classifier, sources, place, threads, 0, progress)
             made = build(found, material, Limits(most, wrong=wrong), 0, threads, place, out, progress, signer)
-    except (
-        *(BundleError, ClassifierError, EngineError, FramesError, LayersError, PlaceError),
-        *(SegmentError, SigningError),
-    ) as error:
-        refuse(str(error))
-    except OSError as error:
-        refuse(f"{error.filename or out}: {error.strerror or error}")
     for frames in sources:
         show_skipped(frames)
     tables.layers(made, as_json)
@@ -217,22 +187,16 @@ def prove(
 
     Example: model-builder prove models/zoo/cifar10 --held-out frames/ --out build/here
     """
-    try:
+    with refusing(out):
         import torch
 
         from models import proving
-        from models.classifier import ClassifierError
-        from models.frames import FramesError, find
+        from models.frames import find
         from models.material import held
-        from models.place import PlaceError
         from models.plan import QUICK, Plan
-        from shared.signing import Signer, SigningError
-    except ImportError as error:
-        refuse(f"this needs {error.name}; install it with: pip install 'cachenet[build]'")
-    from dataclasses import replace
+        from shared.signing import Signer
 
-    torch.set_num_threads(threads)
-    try:
+        torch.set_num_threads(threads)
         signer = Signer(key) if key is not None else None
         found = Bundle(bundle)
         classifier = full_of(found)
@@ -242,8 +206,4 @@ def prove(
             lesson = taught(classifier, source, kept(work), threads, progress)
             tune, rest = held(classifier, (source, lesson), plan.seed)
             made = proving.again(plan, found, tune, rest, out, progress, workers, signer)
-    except (BundleError, ClassifierError, FramesError, PlaceError, SigningError) as error:
-        refuse(str(error))
-    except OSError as error:
-        refuse(f"{error.filename or out}: {error.strerror or error}")
     conclude(made, [source], as_json)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -13,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from models import tables
 from shared.bundle import Bundle
+from shared.refusal import Refusal
 
 if TYPE_CHECKING:
     from models.classifier import Classifier
@@ -120,6 +122,20 @@ def scenes_of(path: Path | None, labels: tuple[str, ...]) -> tuple[tuple[int, ..
     if unknown or not all(scenes):
         refuse(f"{path}: {f'the model has no label {unknown[0]!r}' if unknown else 'a scene is empty'}")
     return tuple(tuple(sorted({labels.index(label) for label in scene})) for scene in scenes)
+
+
+@contextmanager
+def refusing(given: Path | None) -> Iterator[None]:
+    """What cannot be used, or written to the path ``given``, and a package that is not there, is one line and exit code
+    2."""
+    try:
+        yield
+    except Refusal as error:
+        refuse(str(error))
+    except ImportError as error:
+        refuse(f"this needs {error.name}; install it with: pip install 'cachenet[build]'")
+    except OSError as error:
+        refuse(f"{error.filename or given}: {error.strerror or error}")
 
 
 def refuse(why: str) -> NoReturn:

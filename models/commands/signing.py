@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from models.commands.options import refuse
-from shared.bundle import SIGNATURE, Bundle, BundleError
+from models.commands.options import refusing
+from shared.bundle import SIGNATURE, Bundle
 
 
 def keys(
@@ -18,14 +18,10 @@ def keys(
 
     Example: model-builder keys --out keys
     """
-    from shared.signing import SigningError, generate
+    with refusing(out):
+        from shared.signing import generate
 
-    try:
         private, public = generate(out)
-    except SigningError as error:
-        refuse(str(error))
-    except OSError as error:
-        refuse(f"{error.filename or out}: {error.strerror or error}")
     typer.echo(
         f"Written: {private}, to sign with, which nobody else may see (model-builder sign BUNDLE --key {private})"
     )
@@ -40,13 +36,9 @@ def sign(
 
     Example: model-builder sign build/mine --key keys/bundle.key
     """
-    from shared import files
-    from shared.signing import Signer, SigningError
+    with refusing(bundle):
+        from shared import files
+        from shared.signing import Signer
 
-    try:
         files.write(bundle / SIGNATURE, Signer(key).sign(Bundle(bundle).data))
-    except (BundleError, SigningError) as error:
-        refuse(str(error))
-    except OSError as error:
-        refuse(f"{error.filename or bundle}: {error.strerror or error}")
     typer.echo(f"Signed: {bundle}")

@@ -25,6 +25,7 @@ from models.recorded import as_pictures
 from shared.bundle import WAYS, Bundle, Layer, Layers, Way, file_digest, layer_file
 from shared.gate import posterior
 from shared.image import Input
+from shared.refusal import Refusal
 from shared.segments import Model, read
 from shared.signing import Signer
 
@@ -33,7 +34,7 @@ _LEARN = 24_000
 _CONFIDENCE = 0.95
 
 
-class LayersError(Exception):
+class LayersError(Refusal):
     """A full model that caches cannot be made for; the message says why."""
 
 
