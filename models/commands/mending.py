@@ -79,7 +79,6 @@ def specialise(
             except specialising.Unproven as error:
                 typer.echo(f"model-builder: not proven: {error}", err=True)
                 raise typer.Exit(3) from None
-
     typer.echo(f"Written: {out}, with {list(made.manifest.models)[-1]}")
 
 

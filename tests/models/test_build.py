@@ -171,10 +171,16 @@ def run(*given: str | Path) -> Result:
     return CliRunner().invoke(app, ["build", *map(str, given)])
 
 
-def test_the_command_builds_and_says_what_is_in_it(data: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of builds with the same frames, which find there what those before them have made."""
+    return tmp_path_factory.mktemp("work")
+
+
+def test_the_command_builds_and_says_what_is_in_it(data: Path, work: Path, tmp_path: Path) -> None:
     scenes = tmp_path / "scenes.json"
     scenes.write_text('[["cat", "dog"], ["ship", "truck", "airplane"]]')
-    given = ["--full", FULL, "--data", data, "--work", tmp_path / "w", "--out", tmp_path / "My Bundle", "--quick"]
+    given = ["--full", FULL, "--data", data, "--work", work, "--out", tmp_path / "My Bundle", "--quick"]
     done = run(*given, "--scenes", scenes, "--share", "0.005", "--workers", "1", "--json")
     assert done.exit_code == 0, done.output
     said = json.loads(done.stdout)
@@ -226,13 +232,15 @@ def test_a_full_disk_is_one_clear_line_and_nothing_is_trusted_later(data: Path, 
         os.system(f"umount {small}")
 
 
-def test_what_was_built_with_a_key_is_signed_and_show_checks_it(data: Path, whole: Bundle, tmp_path: Path) -> None:
+def test_what_was_built_with_a_key_is_signed_and_show_checks_it(
+    data: Path, work: Path, whole: Bundle, tmp_path: Path
+) -> None:
     runner = CliRunner()
     keys = tmp_path / "keys"
     assert runner.invoke(app, ["keys", "--out", str(keys)]).exit_code == 0
     assert "is there already" in (again := runner.invoke(app, ["keys", "--out", str(keys)])).stderr
     assert again.exit_code == 2
-    given = ["--full", FULL, "--data", data, "--work", tmp_path / "w", "--out", tmp_path / "signed", "--quick"]
+    given = ["--full", FULL, "--data", data, "--work", work, "--out", tmp_path / "signed", "--quick"]
     done = run(*given, "--share", "0.005", "--workers", "1", "--key", keys / "bundle.key")
     assert done.exit_code == 0, done.stderr
     trusting = ["--trusted-key", str(keys / "bundle.pub")]
