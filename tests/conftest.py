@@ -10,6 +10,9 @@ from hypothesis import settings
 
 from tests.broker import Mosquitto
 
+# What tests share tells as much of a failure as tests do.
+pytest.register_assert_rewrite("tests.e2e", "tests.edge_agent")
+
 # A busy machine is no failure.
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")

@@ -14,7 +14,7 @@ import cv2
 import pytest
 
 from tests.broker import Mosquitto, mosquitto
-from tests.e2e.test_cloud_server import ServerProcess
+from tests.e2e.servers import ServerProcess
 from tests.test_readme import ROOT, Block, blocks
 
 __all__ = ["mosquitto"]

@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from shared.protocol import Answer
 from tests.broker import Mosquitto, free_port
 from tests.bundles import tiny_bundle
-from tests.e2e.test_cloud_server import GOOD, Device, ServerProcess, until
+from tests.e2e.servers import GOOD, Device, ServerProcess, until
 from tests.shared.test_endpoint import get
 
 

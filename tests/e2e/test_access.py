@@ -6,82 +6,26 @@ What counts is what is delivered: brokers grant subscriptions that they then do 
 from __future__ import annotations
 
 import json
-import socket
-import ssl
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import cv2
-import pytest
-from typer.testing import CliRunner
 
-from cloud_server.cli import app
 from shared import protocol
-from shared.link import Address, Link, Message
+from shared.link import Address
 from shared.protocol import SERVER_TOPICS, topic
 from tests.bundles import tiny_bundle
 from tests.deployed import Deployed
-from tests.e2e.test_cloud_server import ServerProcess, picture, until
+from tests.e2e.clients import Client, Connect, clients, connect, deployed
+from tests.e2e.servers import ServerProcess, picture, until
+
+__all__ = ["connect", "deployed"]
 
 #: For how long a message may be on its way on this machine; used only to find that nothing comes.
 _A_WHILE_S = 0.4
-
-
-class Client:
-    """A connection that keeps what it hears."""
-
-    def __init__(self, where: Address, client_id: str, *topics: str) -> None:
-        self.heard: list[Message] = []
-        self.link = Link(where, client_id, [(one, 1) for one in topics], self.heard.append)
-        self.link.start()
-
-    def topics(self) -> list[str]:
-        return [message.topic for message in self.heard]
-
-    def payloads(self) -> list[bytes]:
-        return [message.payload for message in self.heard]
-
-
-@contextmanager
-def clients(*every: Client) -> Iterator[None]:
-    with ExitStack() as stack:
-        for client in every:
-            stack.callback(client.link.stop)
-        yield
-
-
-@pytest.fixture(scope="module")
-def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
-    broker = Deployed(tmp_path_factory.mktemp("deployed"), "cam-a", "cam-b")
-    broker.start()
-    yield broker
-    broker.kill()
-
-
-Connect = Callable[..., Client]
-
-
-@pytest.fixture
-def connect(deployed: Deployed) -> Iterator[Connect]:
-    """Connect as a device, or as the server with its own subscriptions; whoever they are, all are gone afterwards."""
-    opened: list[Client] = []
-
-    def connect(user: str, *topics: str) -> Client:
-        name = f"cachenet-{user}" if user != "server" else f"cloud-{len(opened)}"
-        client = Client(deployed.address(user), name, *(topics or SERVER_TOPICS))
-        opened.append(client)
-        until(client.link.connected.is_set, client.link.trouble)
-        return client
-
-    yield connect
-    for client in opened:
-        client.link.stop()
 
 
 def everything_of(device: str) -> list[str]:
@@ -99,6 +43,10 @@ def everything_of(device: str) -> list[str]:
         f"$share/own/{topic(device, '#')}",
         f"$share/own/{topic(device, 'answer')}",
     ]
+
+
+def _password(deployed: Deployed, kit: str) -> str:
+    return (deployed.out / kit / "password").read_text().strip()
 
 
 def test_a_device_hears_all_of_its_own_and_nothing_of_anothers(connect: Connect) -> None:
@@ -203,28 +151,6 @@ def test_the_same_rogue_would_have_some_under_the_servers_role(connect: Connect)
     assert joined.heard
 
 
-@pytest.mark.parametrize(
-    ("user", "password_of", "client_id", "why"),
-    [
-        ("cam-a", "cam-b", "cachenet-cam-a", "does not take cam-a's password"),
-        ("cam-a", "cam-a", "cachenet-cam-b", "does not take cam-a's password"),
-        ("server", "cam-a", "cloud-x", "does not take server's password"),
-        ("admin", "cam-a", "x", "does not take admin's password"),
-        ("nobody", "cam-a", "x", "does not take nobody's password"),
-    ],
-)
-def test_nobody_gets_in_as_another(deployed: Deployed, user: str, password_of: str, client_id: str, why: str) -> None:
-    client = Client(deployed.address(user, of=password_of), client_id)
-    with clients(client):
-        assert why in client.link.settle(10)
-
-
-def test_nobody_gets_in_without_a_name(deployed: Deployed) -> None:
-    client = Client(replace(deployed.address("cam-a"), user=None, password=None), "x")
-    with clients(client):
-        assert "wants a user and a password" in client.link.settle(10)
-
-
 def test_a_viewer_sees_what_devices_answer_and_no_pictures_and_writes_nothing_of_theirs(
     connect: Connect, deployed: Deployed
 ) -> None:
@@ -254,10 +180,6 @@ def test_a_viewer_sees_what_devices_answer_and_no_pictures_and_writes_nothing_of
     deployed.provision("--remove", "home")
 
 
-def _password(deployed: Deployed, kit: str) -> str:
-    return (deployed.out / kit / "password").read_text().strip()
-
-
 def test_a_device_cannot_change_who_may_do_what(connect: Connect, deployed: Deployed) -> None:
     control = "$CONTROL/dynamic-security/v1"
     rogue = connect("cam-a", f"{control}/response", f"{control}/#")
@@ -268,113 +190,6 @@ def test_a_device_cannot_change_who_may_do_what(connect: Connect, deployed: Depl
     users = json.loads((deployed.out / "broker/dynamic-security.json").read_text())["clients"]
     (cam,) = (user for user in users if user["username"] == "cam-a")
     assert cam["roles"] == [{"rolename": "device-cam-a"}]
-
-
-def test_devices_come_and_go_while_the_broker_runs_and_after_it_has_started_again(tmp_path: Path) -> None:
-    broker = Deployed(tmp_path, "cam-a")
-    broker.start()
-    try:
-        first = Client(broker.address("cam-a"), "cachenet-cam-a", topic("cam-a", "answer"))
-        with clients(first):
-            until(first.link.connected.is_set)
-            assert "cam-c" in broker.provision("cam-a", "cam-c")
-            password = (broker.kit("cam-c") / "password").read_text()
-            assert broker.provision("cam-a", "cam-c") == "", "what is there stays as it is"
-            assert (broker.kit("cam-c") / "password").read_text() == password
-            added = Client(broker.address("cam-c"), "cachenet-cam-c", topic("cam-c", "#"))
-            with clients(added):
-                assert added.link.settle(10) == ""
-                time.sleep(_A_WHILE_S)
-                added.link.publish(topic("cam-c", "result"), b"own", 1)
-                added.link.publish(topic("cam-a", "answer"), b"forged", 1)
-                until(lambda: b"own" in added.payloads())
-                where = broker.address("cam-c")
-                broker.provision("--remove", "cam-c")
-                until(lambda: not added.link.connected.is_set(), "it was cut off at once")
-            assert first.heard == []
-            assert not broker.kit("cam-c").exists()
-            broker.provision("cam-d")
-            broker.stop()
-            broker.start()
-            kept, gone = Client(broker.address("cam-d"), "cachenet-cam-d"), Client(where, "cachenet-cam-c")
-            with clients(kept, gone):
-                assert kept.link.settle(10) == ""
-                assert "does not take cam-c's password" in gone.link.settle(10)
-    finally:
-        broker.kill()
-
-
-def test_a_lost_kit_is_replaced_and_its_old_password_is_worth_nothing(tmp_path: Path) -> None:
-    broker = Deployed(tmp_path, "cam-a")
-    broker.start()
-    try:
-        old = broker.address("cam-a")
-        for file in broker.kit("cam-a").iterdir():
-            file.unlink()
-        broker.kit("cam-a").rmdir()
-        broker.provision("cam-a")
-        new, stale = Client(broker.address("cam-a"), "cachenet-cam-a"), Client(old, "cachenet-cam-a")
-        with clients(new, stale):
-            assert new.link.settle(10) == ""
-            assert "does not take cam-a's password" in stale.link.settle(10)
-    finally:
-        broker.kill()
-
-
-def test_the_plugins_own_tool_reads_what_was_written(deployed: Deployed) -> None:
-    """mosquitto_ctrl comes with mosquitto; what it lists is what a person would see."""
-    password = (deployed.out / "admin.password").read_text().strip()
-    listed = subprocess.run(
-        ["mosquitto_ctrl", "-h", "127.0.0.1", "-p", str(deployed.port), "--cafile", str(deployed.out / "ca.crt"),
-         "-u", "admin", "-P", password, "dynsec", "listClients"],
-        capture_output=True, text=True, timeout=30, check=True,
-    )  # fmt: skip
-    assert listed.stdout.split() == ["admin", "cam-a", "cam-b", "server"]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "why"),
-    [
-        (["a/b"], "no device name"),
-        (["server"], "another user"),
-        (["cam", "--broker", "127.0.0.1:1"], "nothing listens there"),
-        (["cam", "--trusted-key", "/nowhere/bundle.pub"], "/nowhere/bundle.pub: No such file"),
-    ],
-)
-def test_what_cannot_be_provisioned_is_one_line_and_exit_code_2(tmp_path: Path, arguments: list[str], why: str) -> None:
-    out = ["--out", str(tmp_path / "out")]
-    if "--broker" in arguments:
-        assert CliRunner().invoke(app, ["provision", *out]).exit_code == 0
-    done = CliRunner().invoke(app, ["provision", *arguments, *out])
-    assert (done.exit_code, done.stderr.count("\n")) == (2, 1), done.output
-    assert why in done.stderr
-    assert not (tmp_path / "out/devices/cam").exists()
-
-
-def test_a_renewed_certificate_is_taken_without_a_restart(tmp_path: Path) -> None:
-    """And until then, and for who is connected, nothing changes."""
-    broker = Deployed(tmp_path, "cam-a")
-    broker.start()
-    try:
-        first = Client(broker.address("cam-a"), "cachenet-cam-a")
-        with clients(first):
-            assert first.link.settle(10) == ""
-            assert "elsewhere.example" in broker.provision("--host", "elsewhere.example", "--host", "127.0.0.2")
-            broker.reload()
-            context = ssl.create_default_context(cafile=broker.out / "ca.crt")
-
-            def renewed() -> bool:
-                bare = socket.create_connection(("127.0.0.1", broker.port), 10)
-                try:
-                    with context.wrap_socket(bare, server_hostname="elsewhere.example"):
-                        return True
-                except ssl.SSLCertVerificationError:
-                    return False
-
-            until(renewed)
-            assert first.link.connected.is_set()
-    finally:
-        broker.kill()
 
 
 def test_an_agent_may_do_all_that_it_does_and_home_assistant_sees_it(deployed: Deployed, tmp_path: Path) -> None:

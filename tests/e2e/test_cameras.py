@@ -24,8 +24,8 @@ from shared.bundle import Bundle
 from simulator.rerun import rerun
 from tests.broker import Mosquitto, mosquitto
 from tests.bundles import tiny_bundle
-from tests.e2e.test_cloud_server import ServerProcess
-from tests.e2e.test_edge_agent import AgentProcess
+from tests.e2e.agents import AgentProcess
+from tests.e2e.servers import ServerProcess
 
 __all__ = ["mosquitto"]
 

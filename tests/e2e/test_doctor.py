@@ -29,7 +29,7 @@ from shared.signing import generate
 from tests.broker import free_port
 from tests.bundles import tiny_bundle
 from tests.deployed import Deployed
-from tests.e2e.test_cloud_server import ServerProcess, picture
+from tests.e2e.servers import ServerProcess, picture
 
 
 @pytest.fixture(autouse=True)

@@ -14,8 +14,8 @@ from shared.bundle import Bundle
 from simulator.cli import app
 from simulator.rerun import BadLog, rerun
 from tests.broker import Mosquitto, mosquitto
-from tests.e2e.test_cloud_server import ServerProcess
-from tests.e2e.test_edge_agent import AgentProcess
+from tests.e2e.agents import AgentProcess
+from tests.e2e.servers import ServerProcess
 
 __all__ = ["mosquitto"]
 

@@ -20,10 +20,10 @@ from shared.link import Address, Link, Message
 from shared.protocol import topic
 from tests.broker import Mosquitto, free_port, mosquitto
 from tests.bundles import tiny_bundle
-from tests.e2e.test_cloud_server import until
-from tests.e2e.test_edge_agent import AgentProcess, frames
+from tests.e2e.agents import AgentProcess
+from tests.e2e.servers import until
 
-__all__ = ["frames", "mosquitto"]
+__all__ = ["mosquitto"]
 
 _CONFIG = "homeassistant/device/cam/camera/config"
 

@@ -18,7 +18,7 @@ from edge_agent.forget import forget
 from shared.link import Address, Link, LinkError
 from shared.protocol import Status, describe, topic
 from tests.broker import Mosquitto, free_port
-from tests.e2e.test_cloud_server import until
+from tests.e2e.servers import until
 
 _CONFIG, _STATUS = "homeassistant/device/cam/camera/config", topic("cam", "status")
 _FAREWELL = _STATUS, describe(Status("stopped", "1"))

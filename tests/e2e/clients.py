@@ -1,0 +1,64 @@
+"""Clients of a broker as it is deployed, that keep what they hear."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+
+import pytest
+
+from shared.link import Address, Link, Message
+from shared.protocol import SERVER_TOPICS
+from tests.deployed import Deployed
+from tests.e2e.servers import until
+
+
+class Client:
+    """A connection that keeps what it hears."""
+
+    def __init__(self, where: Address, client_id: str, *topics: str) -> None:
+        self.heard: list[Message] = []
+        self.link = Link(where, client_id, [(one, 1) for one in topics], self.heard.append)
+        self.link.start()
+
+    def topics(self) -> list[str]:
+        return [message.topic for message in self.heard]
+
+    def payloads(self) -> list[bytes]:
+        return [message.payload for message in self.heard]
+
+
+@contextmanager
+def clients(*every: Client) -> Iterator[None]:
+    with ExitStack() as stack:
+        for client in every:
+            stack.callback(client.link.stop)
+        yield
+
+
+@pytest.fixture(scope="module")
+def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
+    broker = Deployed(tmp_path_factory.mktemp("deployed"), "cam-a", "cam-b")
+    broker.start()
+    yield broker
+    broker.kill()
+
+
+Connect = Callable[..., Client]
+
+
+@pytest.fixture
+def connect(deployed: Deployed) -> Iterator[Connect]:
+    """Connect as a device, or as the server with its own subscriptions; whoever they are, all are gone afterwards."""
+    opened: list[Client] = []
+
+    def connect(user: str, *topics: str) -> Client:
+        name = f"cachenet-{user}" if user != "server" else f"cloud-{len(opened)}"
+        client = Client(deployed.address(user), name, *(topics or SERVER_TOPICS))
+        opened.append(client)
+        until(client.link.connected.is_set, client.link.trouble)
+        return client
+
+    yield connect
+    for client in opened:
+        client.link.stop()

@@ -1,0 +1,187 @@
+"""What an agent answers with, while the cloud is there and while it is not: real processes, all of them killed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from shared.bundle import Bundle
+from shared.engine import Session
+from shared.image import crop, preprocessor
+from tests.broker import Mosquitto, mosquitto
+from tests.bundles import LABELS, tiny_bundle
+from tests.e2e.agents import AgentProcess, agents, bundle, picture, servers
+from tests.e2e.servers import ServerProcess
+
+__all__ = ["agents", "bundle", "mosquitto", "servers"]
+
+
+@pytest.fixture
+def served(
+    frames: Path,
+    broker: Mosquitto,
+    agents: Callable[..., AgentProcess],
+    servers: Callable[[Mosquitto], ServerProcess],
+    tmp_path: Path,
+) -> Callable[..., AgentProcess]:
+    """Start a server, and an agent on ``frames`` that knows nothing but the broker."""
+
+    def start(*flags: str) -> AgentProcess:
+        servers(broker)
+        return agents(str(frames), "--broker", broker.url, "--store", str(tmp_path / "store"), *flags)
+
+    return start
+
+
+def test_from_nothing_but_a_brokers_address_and_later_from_the_store_alone(
+    bundle: Bundle,
+    frames: Path,
+    broker: Mosquitto,
+    agents: Callable[..., AgentProcess],
+    servers: Callable[[Mosquitto], ServerProcess],
+    tmp_path: Path,
+) -> None:
+    """The first run is taught a submodel; the second finds no broker and answers every frame all the same."""
+    servers(broker)
+    store = ("--store", str(tmp_path / "store"))
+    first = agents(str(frames), "--broker", broker.url, *store, "--fps", "100")
+    first.wait(lambda: "pulling base" in first.log() and first.answers())
+    first.wait(lambda: "pulling animals" in first.log() or "pulling vehicles" in first.log())
+    first.wait_for(5)
+    taught, _ = first.stop()
+    assert taught["models_pulled"]
+    assert taught["cloud"] > 0
+    assert taught["bundle_version"] == bundle.version
+    assert taught["bytes_up"] > 0
+    assert taught["bytes_down"] > bundle.manifest.models["base"].bytes
+
+    broker.kill()
+    second = agents(str(frames), "--broker", broker.url, *store, "--fps", "200", "--frames", "400")
+    second.wait(second.answers)
+    first_answer = time.monotonic() - second.begun
+    second.wait_for(200)
+    peak = second.resident_peak()
+    offline = second.finish()
+    print(f"first answer after {first_answer:.2f} s, at most {peak / 1e6:.1f} MB resident")
+    assert offline["frames"] == 400
+    assert offline["cloud"] == 0
+    assert offline["fallbacks"] > 0
+    assert offline["bundle_version"] == bundle.version
+    assert offline["models_pulled"] == []
+    assert offline["latency_ms"]["p99"] < 250, "nobody waits for a broker that is not there"
+    assert first_answer < 5.0
+    assert peak <= 150e6
+
+
+def test_killed_cloud_and_killed_broker_delay_no_frame_and_answers_resume_by_themselves(
+    frames: Path,
+    broker: Mosquitto,
+    agents: Callable[..., AgentProcess],
+    servers: Callable[[Mosquitto], ServerProcess],
+    tmp_path: Path,
+) -> None:
+    deadline_ms = 200
+    server = servers(broker)
+    agent = agents(
+        str(frames), "--broker", broker.url, "--store", str(tmp_path / "store"), "--fps", "40",
+        "--deadline-ms", str(deadline_ms), "--levels", "frames,submodels,base,cloud",
+    )  # fmt: skip
+    agent.wait_for(20, "cloud")
+    server.process.kill()
+    agent.wait_for(20, "fallback")
+    server = servers(broker)
+    agent.wait_for(20, "cloud")
+    broker.kill()
+    agent.wait_for(20, "fallback")
+    broker.start()
+    agent.wait_for(20, "cloud")
+    summary, _ = agent.stop()
+    print(f"longest latency {summary['latency_ms']['max']} ms with a deadline of {deadline_ms} ms")
+    # The bound is 50 ms; the rest is for a busy machine.
+    assert summary["latency_ms"]["max"] <= deadline_ms + 250
+    silent = [answer for answer in agent.answers() if answer["level"] == "fallback"]
+    assert {answer["reason"].rsplit("; ")[-1] for answer in silent} <= {
+        "no answer in time", "cloud silent, circuit open", "not connected", "refused: busy (the server is stopping)",
+    }  # fmt: skip
+
+
+def test_a_gate_that_promises_too_much_is_found_out(
+    frames: Path, broker: Mosquitto, agents: Callable[..., AgentProcess], tmp_path: Path
+) -> None:
+    """What it lets hits claim is no bound at all on the guesses of models of random weights. Only audits can tell."""
+    bundle = Bundle(tiny_bundle(tmp_path / "bundle", risk=0.999))
+    server = ServerProcess(tmp_path, "--bundle", str(bundle.directory), "--broker", broker.url)
+    try:
+        server.wait_for("connected to")
+        agent = agents(
+            str(frames), "--broker", broker.url, "--store", str(tmp_path / "store"), "--fps", "100", "--frames", "600",
+            "--audit-budget", "0.2", "--levels", "base,cloud",
+        )  # fmt: skip
+        summary = agent.finish()
+    finally:
+        server.close()
+    audits = summary["audits"]
+    assert audits["windows"] > 0
+    assert audits["frames"] <= 0.2 * 600
+    assert audits["rate"] > 0.02, "twice what was promised, and would be more if nobody acted on it"
+    assert audits["threshold"] < 0.999
+    assert summary["cloud"] > 0, "so that the cloud is asked"
+    early, later = (
+        [one["level"] for one in agent.answers()[part]].count("base") for part in (slice(50), slice(550, 600))
+    )
+    assert early > later, "and more often than at first"
+
+
+def test_answers_at_once_and_corrections_afterwards(served: Callable[..., AgentProcess]) -> None:
+    agent = served("--fps", "50", "--frames", "200", "--mode", "async", "--audit-budget", "0.5")
+    summary = agent.finish()
+    assert summary["audits"]["windows"] > 0
+    answers = {answer["frame"]: answer for answer in agent.answers()}
+    corrections = agent.answers(corrections=True)
+    assert summary["cloud"] == 0
+    assert summary["late"] > 100
+    assert 0 < summary["corrections"] == len(corrections) <= summary["late"]
+    for correction in corrections:
+        provisional = answers[correction["frame"]]
+        assert provisional["level"] == "fallback"
+        assert provisional["label"] != correction["label"]
+        assert correction["cloud"] is not None
+
+
+def test_offline_it_learns_models_but_asks_nobody(served: Callable[..., AgentProcess]) -> None:
+    agent = served("--frames", "50", "--mode", "offline")
+    summary = agent.finish()
+    assert summary["cloud"] == summary["late"] == summary["bytes_up"] == 0
+    assert summary["audits"] is None
+    assert summary["fallbacks"] > 0
+
+
+@pytest.mark.parametrize("context", ["--context", "--no-context"])
+def test_the_cloud_alone_answers_with_the_full_models_word_and_the_past_may_count(
+    context: str,
+    frames: Path,
+    bundle: Bundle,
+    mosquitto: Mosquitto,
+    agents: Callable[..., AgentProcess],
+    servers: Callable[[Mosquitto], ServerProcess],
+    tmp_path: Path,
+) -> None:
+    """No local model is loaded nor pulled; without context the answer is the full model's own."""
+    servers(mosquitto)
+    agent = agents(
+        str(frames), "--broker", mosquitto.url, "--store", str(tmp_path / "store"), "--levels", "cloud", context,
+        "--frames", "60", "--deadline-ms", "5000",
+    )  # fmt: skip
+    summary = agent.finish()
+    assert (summary["cloud"], summary["models_pulled"]) == (60, [])
+    assert not list((tmp_path / "store/blobs").iterdir())
+    spec = bundle.manifest.models["full"].input
+    session, preprocess = Session(bundle.path("full"), "cpu"), preprocessor(spec)
+    for answer in agent.answers():
+        bare = session.run(preprocess(crop(picture(answer["frame"]), spec)))[0]
+        assert answer["cloud"] == LABELS[int(bare.argmax())]
+        if context == "--no-context":
+            assert answer["label"] == answer["cloud"]

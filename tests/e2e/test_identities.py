@@ -1,0 +1,125 @@
+"""Who gets in on a broker as it is deployed: names, passwords, and devices that come and go."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from cloud_server.cli import app
+from shared.protocol import topic
+from tests.deployed import Deployed
+from tests.e2e.clients import Client, clients, deployed
+from tests.e2e.servers import until
+
+__all__ = ["deployed"]
+
+#: For how long a message may be on its way on this machine; used only to find that nothing comes.
+_A_WHILE_S = 0.4
+
+
+@pytest.mark.parametrize(
+    ("user", "password_of", "client_id", "why"),
+    [
+        ("cam-a", "cam-b", "cachenet-cam-a", "does not take cam-a's password"),
+        ("cam-a", "cam-a", "cachenet-cam-b", "does not take cam-a's password"),
+        ("server", "cam-a", "cloud-x", "does not take server's password"),
+        ("admin", "cam-a", "x", "does not take admin's password"),
+        ("nobody", "cam-a", "x", "does not take nobody's password"),
+    ],
+)
+def test_nobody_gets_in_as_another(deployed: Deployed, user: str, password_of: str, client_id: str, why: str) -> None:
+    client = Client(deployed.address(user, of=password_of), client_id)
+    with clients(client):
+        assert why in client.link.settle(10)
+
+
+def test_nobody_gets_in_without_a_name(deployed: Deployed) -> None:
+    client = Client(replace(deployed.address("cam-a"), user=None, password=None), "x")
+    with clients(client):
+        assert "wants a user and a password" in client.link.settle(10)
+
+
+def test_devices_come_and_go_while_the_broker_runs_and_after_it_has_started_again(tmp_path: Path) -> None:
+    broker = Deployed(tmp_path, "cam-a")
+    broker.start()
+    try:
+        first = Client(broker.address("cam-a"), "cachenet-cam-a", topic("cam-a", "answer"))
+        with clients(first):
+            until(first.link.connected.is_set)
+            assert "cam-c" in broker.provision("cam-a", "cam-c")
+            password = (broker.kit("cam-c") / "password").read_text()
+            assert broker.provision("cam-a", "cam-c") == "", "what is there stays as it is"
+            assert (broker.kit("cam-c") / "password").read_text() == password
+            added = Client(broker.address("cam-c"), "cachenet-cam-c", topic("cam-c", "#"))
+            with clients(added):
+                assert added.link.settle(10) == ""
+                time.sleep(_A_WHILE_S)
+                added.link.publish(topic("cam-c", "result"), b"own", 1)
+                added.link.publish(topic("cam-a", "answer"), b"forged", 1)
+                until(lambda: b"own" in added.payloads())
+                where = broker.address("cam-c")
+                broker.provision("--remove", "cam-c")
+                until(lambda: not added.link.connected.is_set(), "it was cut off at once")
+            assert first.heard == []
+            assert not broker.kit("cam-c").exists()
+            broker.provision("cam-d")
+            broker.stop()
+            broker.start()
+            kept, gone = Client(broker.address("cam-d"), "cachenet-cam-d"), Client(where, "cachenet-cam-c")
+            with clients(kept, gone):
+                assert kept.link.settle(10) == ""
+                assert "does not take cam-c's password" in gone.link.settle(10)
+    finally:
+        broker.kill()
+
+
+def test_a_lost_kit_is_replaced_and_its_old_password_is_worth_nothing(tmp_path: Path) -> None:
+    broker = Deployed(tmp_path, "cam-a")
+    broker.start()
+    try:
+        old = broker.address("cam-a")
+        for file in broker.kit("cam-a").iterdir():
+            file.unlink()
+        broker.kit("cam-a").rmdir()
+        broker.provision("cam-a")
+        new, stale = Client(broker.address("cam-a"), "cachenet-cam-a"), Client(old, "cachenet-cam-a")
+        with clients(new, stale):
+            assert new.link.settle(10) == ""
+            assert "does not take cam-a's password" in stale.link.settle(10)
+    finally:
+        broker.kill()
+
+
+def test_the_plugins_own_tool_reads_what_was_written(deployed: Deployed) -> None:
+    """mosquitto_ctrl comes with mosquitto; what it lists is what a person would see."""
+    password = (deployed.out / "admin.password").read_text().strip()
+    listed = subprocess.run(
+        ["mosquitto_ctrl", "-h", "127.0.0.1", "-p", str(deployed.port), "--cafile", str(deployed.out / "ca.crt"),
+         "-u", "admin", "-P", password, "dynsec", "listClients"],
+        capture_output=True, text=True, timeout=30, check=True,
+    )  # fmt: skip
+    assert listed.stdout.split() == ["admin", "cam-a", "cam-b", "server"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["a/b"], "no device name"),
+        (["server"], "another user"),
+        (["cam", "--broker", "127.0.0.1:1"], "nothing listens there"),
+        (["cam", "--trusted-key", "/nowhere/bundle.pub"], "/nowhere/bundle.pub: No such file"),
+    ],
+)
+def test_what_cannot_be_provisioned_is_one_line_and_exit_code_2(tmp_path: Path, arguments: list[str], why: str) -> None:
+    out = ["--out", str(tmp_path / "out")]
+    if "--broker" in arguments:
+        assert CliRunner().invoke(app, ["provision", *out]).exit_code == 0
+    done = CliRunner().invoke(app, ["provision", *arguments, *out])
+    assert (done.exit_code, done.stderr.count("\n")) == (2, 1), done.output
+    assert why in done.stderr
+    assert not (tmp_path / "out/devices/cam").exists()

@@ -1,0 +1,65 @@
+"""The server's command line: what it refuses, and the settings that it prints."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from shared.bundle import Bundle
+from tests.broker import Mosquitto
+from tests.bundles import tiny_bundle
+from tests.e2e.servers import bundle
+
+__all__ = ["bundle"]
+
+
+def refused(*arguments: str, **environment: str) -> str:
+    """Run the command, which must end with 2 and one line on stderr alone; return the line."""
+    ended = subprocess.run(
+        [sys.executable, "-m", "cloud_server", *arguments],
+        capture_output=True, text=True, timeout=60, check=False, env={**os.environ, **environment},
+    )  # fmt: skip
+    assert (ended.returncode, ended.stdout) == (2, ""), ended.stderr
+    assert ended.stderr.startswith("cloud-server: ")
+    assert ended.stderr.count("\n") == 1, ended.stderr
+    return ended.stderr
+
+
+def test_bad_input_is_one_line_and_exit_code_2(bundle: Bundle, mosquitto: Mosquitto, tmp_path: Path) -> None:
+    good = str(bundle.directory)
+    damaged = tiny_bundle(tmp_path / "damaged")
+    with (damaged / "base/1/model.onnx").open("ab") as file:
+        file.write(b"x")
+    unknown = tmp_path / "unknown.toml"
+    unknown.write_text("bundel = 'x'\n")
+    assert "give --bundle" in refused("run")
+    assert "is no bundle" in refused("run", "--bundle", str(tmp_path / "nowhere"))
+    assert "damaged" in refused("run", "--bundle", str(damaged))
+    assert "mqtt://host:port" in refused("run", "--bundle", good, "--broker", "http://localhost")
+    assert "password does not belong" in refused("run", "--bundle", good, "--broker", "mqtt://a:b@localhost")
+    assert "No such file" in refused(
+        "run", "--bundle", good, "--broker", "mqtt://a@localhost", "--password-file", str(tmp_path / "none")
+    )
+    assert "No such file" in refused(
+        "run", "--bundle", good, "--broker", "mqtts://localhost", "--ca", str(tmp_path / "none")
+    )
+    assert "Address already in use" in refused("run", "--bundle", good, "--port", str(mosquitto.port))
+    assert "Address already in use" in refused("broker", "--port", str(mosquitto.port))
+    assert "IPv4" in refused("run", "--bundle", good, "--listen", "localhost")
+    assert "unknown key 'bundel'" in refused("run", "--config", str(unknown))
+    assert "CACHENET_QUEUE" in refused("run", "--bundle", good, CACHENET_QUEUE="0")
+
+
+def test_the_settings_in_force_are_printed_without_the_password(tmp_path: Path) -> None:
+    file = tmp_path / "server.toml"
+    file.write_text("queue = 5\nmax_batch = 6\nthreads = 7\n")
+    printed = subprocess.run(
+        [sys.executable, "-m", "cloud_server", "run", "--config", str(file), "--threads", "3", "--print-config"],
+        capture_output=True, text=True, timeout=60, check=True,
+        env={**os.environ, "CACHENET_MAX_BATCH": "4", "CACHENET_THREADS": "4", "CACHENET_PASSWORD": "s3cret"},
+    )  # fmt: skip
+    for line in ("queue = 5", "max_batch = 4", "threads = 3"):
+        assert line in printed.stdout.splitlines()
+    assert "s3cret" not in printed.stdout + printed.stderr
