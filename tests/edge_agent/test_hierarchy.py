@@ -1,3 +1,5 @@
+"""The hierarchy: which level answers a frame, what is asked, and who learns of what is said."""
+
 from __future__ import annotations
 
 import gc
@@ -12,39 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_agent.core.audits import Audits
-from edge_agent.core.frame import Frame
-from edge_agent.core.frames import FrameCache
 from edge_agent.core.hierarchy import Hierarchy, Rules
-from edge_agent.core.submodels import Submodels
 from edge_agent.core.types import Answer, Ask, Hit, Reply
 from shared.context import FORGETFUL, Context
-from shared.habits import ContextParameters
 from shared.protocol import RECENT
 from shared.reference import WINDOW
-from tests.edge_agent.models import CLASSES, View, local, logits, signature
-
-SURE, UNSURE = 12.0, 0.3
-
-
-def build(
-    threshold: float = 0.05,
-    parameters: ContextParameters | None = None,
-    room: int = 100,
-    audits: Audits | None = None,
-) -> Hierarchy:
-    return Hierarchy(
-        Rules(0.0, 0.25, "full", 1.0, threshold),
-        Context(CLASSES, parameters),
-        FrameCache(),
-        Submodels(room, np.full(CLASSES, 0.5)),
-        local("base", level="base"),
-        audits=audits,
-    )
-
-
-def frame(index: int, view: View | None, brightness: float | None = None) -> Frame:
-    """Its picture is like no other's, unless ``brightness`` says what it is like."""
-    return Frame(index, view, signature(37.0 * index if brightness is None else brightness))
+from tests.edge_agent.hierarchies import SURE, UNSURE, build, frame, learned
+from tests.edge_agent.models import CLASSES, local, logits
 
 
 @dataclass(frozen=True)
@@ -71,15 +47,6 @@ events = st.lists(
     ),
     max_size=120,
 )
-
-
-def learned(hierarchy: Hierarchy) -> tuple[object, ...]:
-    """All that learning may change."""
-    assert hierarchy.frames is not None
-    entries = [(e.trust, e.label, e.model, e.word.likelihood.tolist()) for e in hierarchy.frames._entries]
-    habits = hierarchy.context.habits
-    shown = habits.switch, habits.stranger, habits.newness, habits.wander, habits.trust, habits.errs(0.01)
-    return hierarchy.context.working_set().tolist(), entries, list(hierarchy._recent), hierarchy.wanted, shown
 
 
 def play(hierarchy: Hierarchy, stream: list[Event]) -> list[Answer]:
@@ -247,61 +214,6 @@ def test_a_hierarchy_without_local_levels_asks_and_falls_back_on_what_it_expects
     assert (answer.level, answer.model, answer.label) == ("fallback", "context", 2)
 
 
-def asked(hierarchy: Hierarchy, index: int, wait: float | None) -> Answer:
-    """A frame that no local model is sure of, and that the cloud answers after ``wait`` seconds, or never; driven as
-    the agent drives it."""
-    now = float(index)
-    step = hierarchy.look(frame(index, {"base": logits(1, UNSURE), "full": logits(2, 6.0)}), now)
-    assert isinstance(step, Ask)
-    reply = hierarchy.here(step, now) if step.here else None
-    if reply is None:
-        now += 0.25 if wait is None else wait
-        reply = None if wait is None else Reply(index, logits(2, 6.0))
-        reply = reply or hierarchy.here(step, now)
-    return hierarchy.settle(step, reply, now)
-
-
-def test_the_full_model_on_the_device_answers_where_the_cloud_is_slower() -> None:
-    hierarchy = build(parameters=FORGETFUL)
-    hierarchy.install(local("full", seconds=0.05))
-    assert hierarchy.full is not None
-    levels = [asked(hierarchy, index, 0.2).level for index in range(200)]
-    assert levels[:5] == ["cloud"] * 5
-    tried = [index for index, level in enumerate(levels) if level == "cloud" and index >= 5]
-    assert tried == [36, 100], "now and then the cloud is tried again, ever more seldom"
-    assert hierarchy.tally.full == 193
-    assert hierarchy.tally.hits["submodels"] == hierarchy.tally.hits["base"] == 0
-
-
-def test_a_link_that_gets_better_is_used_again() -> None:
-    hierarchy = build(parameters=FORGETFUL)
-    hierarchy.install(local("full", seconds=0.05))
-    for index in range(40):
-        asked(hierarchy, index, 0.2)
-    levels = [asked(hierarchy, index, 0.01).level for index in range(40, 1000)]
-    assert levels[-1] == "cloud"
-    assert levels.count("full") < 100
-
-
-def test_the_full_model_on_the_device_stands_in_for_a_silent_cloud() -> None:
-    """When the deadline is over there is no time left for it; then the cloud is known to be slow."""
-    hierarchy = build(parameters=FORGETFUL)
-    hierarchy.install(local("full", seconds=0.05))
-    levels = [asked(hierarchy, index, None).level for index in range(30)]
-    assert levels == ["fallback"] * 5 + ["full"] * 25
-    step = hierarchy.look(frame(30, {"base": logits(1, UNSURE), "full": logits(2, 6.0)}), 30.0)
-    assert isinstance(step, Ask)
-    assert hierarchy.here(step, 30.21) is None, "50 ms do not fit into the 40 that are left"
-    hierarchy.forgo()
-    assert hierarchy.here(step, 30.0) is None
-
-
-def test_a_quick_cloud_is_asked_although_the_full_model_is_here() -> None:
-    hierarchy = build(parameters=FORGETFUL)
-    hierarchy.install(local("full", seconds=0.05))
-    assert {asked(hierarchy, index, 0.02).level for index in range(100)} == {"cloud"}
-
-
 def test_a_hit_of_the_frame_cache_only_advances_time() -> None:
     hierarchy = build()
     hierarchy.settle(hierarchy.look(frame(0, logits(1, SURE), 100), 0.0), None, 0.0)
@@ -325,79 +237,6 @@ def test_the_clouds_word_teaches_all_that_learns() -> None:
     assert (answer.level, answer.label, answer.model) == ("frames", 3, "full")
 
 
-def test_a_late_reply_corrects_the_belief_at_its_own_frame_and_teaches() -> None:
-    """As if it had come in time, but for what the working set had not heard yet."""
-    late, never = build(), build()
-    for hierarchy in (late, never):
-        for index in range(3):
-            shown = frame(index, logits(0, UNSURE), 100.0 + 2 * index)
-            hierarchy.settle(hierarchy.look(shown, 0.0), None, 0.0)
-    correction = late.late(Reply(0, logits(3, SURE), "special"), 0.0)
-    assert correction is not None
-    assert (correction.frame, correction.label, correction.bare) == (0, 3, 3)
-    assert late.tally.corrections == 1
-    assert late.context.belief.posterior[3] > 0.9 > never.context.belief.posterior[3]
-    assert late.context.working_set().argmax() == 3
-    assert list(late._recent) == [3]
-    assert late.wanted == "special"
-    assert late.tally.late == 1
-    assert late.tally.fallbacks == 3, "its frame has ended already"
-    assert late.frames is not None
-    assert len(late.frames) == 1
-
-
-@pytest.mark.parametrize("index", [0, 1, 7])
-def test_a_reply_counts_once_and_only_for_a_frame_that_was_asked_and_not_answered(index: int) -> None:
-    """Frame 0 was answered in time, 1 was a hit, 7 never was."""
-    hierarchy = build()
-    hierarchy.settle(hierarchy.look(frame(0, logits(1, UNSURE)), 0.0), Reply(0, logits(1, SURE)), 0.0)
-    hierarchy.settle(hierarchy.look(frame(1, logits(1, SURE)), 0.0), None, 0.0)
-    hierarchy.settle(hierarchy.look(frame(2, logits(1, 0.0)), 0.0), None, 0.0)
-    before = learned(hierarchy)
-    hierarchy.late(Reply(index, logits(3, SURE)), 0.0)
-    assert learned(hierarchy) == before
-    assert hierarchy.tally.late == 0
-
-
-def test_a_late_reply_that_agrees_corrects_nothing() -> None:
-    hierarchy = build()
-    step = hierarchy.look(frame(0, logits(3, UNSURE)), 0.0)
-    assert hierarchy.settle(step, None, 0.0).label == 3
-    assert hierarchy.late(Reply(0, logits(3, SURE)), 0.0) is None
-    assert (hierarchy.tally.late, hierarchy.tally.corrections) == (1, 0)
-
-
-def test_a_late_reply_comes_once() -> None:
-    hierarchy = build()
-    hierarchy.settle(hierarchy.look(frame(0, logits(1, UNSURE)), 0.0), None, 0.0)
-    for _ in range(2):
-        hierarchy.late(Reply(0, logits(3, SURE)), 0.0)
-    assert hierarchy.tally.late == 1
-
-
-def test_a_recommended_submodel_is_wanted_until_it_is_here() -> None:
-    hierarchy = build(room=100)
-    ask_again = iter(range(100))
-
-    def recommended() -> str | None:
-        index = next(ask_again)
-        step = hierarchy.look(frame(index, logits(index % CLASSES, 0.0), 255.0 * (index % 2)), 0.0)
-        assert isinstance(step, Ask)
-        hierarchy.settle(step, Reply(index, logits(index % CLASSES, 1.0), "special"), 0.0)
-        hierarchy.frames = None
-        return hierarchy.wanted
-
-    hierarchy = Hierarchy(
-        hierarchy.rules, hierarchy.context, None, Submodels(100, np.full(CLASSES, 0.5)), local("base", level="base")
-    )
-    assert recommended() == "special"
-    assert hierarchy.install(local("special", cost=100)) == []
-    assert hierarchy.wanted is None
-    assert recommended() is None
-    assert hierarchy.install(local("other", cost=50)) == ["special"]
-    assert [recommended() for _ in range(3)] == [None, None, "special"], "another would have to go for it now"
-
-
 def test_where_the_cloud_answers_before_a_local_model_would_it_is_asked_at_once() -> None:
     """Until it is out of reach: then the best local guess is wanted again."""
     hierarchy = Hierarchy(
@@ -413,45 +252,6 @@ def test_where_the_cloud_answers_before_a_local_model_would_it_is_asked_at_once(
     assert [looked(index, True) for index in range(8)] == [True] + [False] * 7
     assert not looked(8, False)
     assert looked(9, False)
-
-
-def test_two_submodels_that_take_turns_do_not_drive_each_other_out() -> None:
-    hierarchy = build(room=100)
-    assert hierarchy.submodels is not None
-
-    def recommend(*names: str) -> str | None:
-        hierarchy.wanted = None
-        for name in names:
-            index = hierarchy.tally.frames
-            step = hierarchy.look(frame(index, logits(index % CLASSES, UNSURE)), float(index))
-            assert isinstance(step, Ask)
-            hierarchy.settle(step, Reply(index, logits(index % CLASSES, SURE), name), float(index))
-        return hierarchy.wanted
-
-    assert recommend("one") == "one", "where there is room it comes at once"
-    hierarchy.install(local("one", cost=60))
-    assert recommend("two") == "two"
-    assert hierarchy.install(local("two", cost=60)) == ["one"]
-    assert recommend("one", "two", "one", "two", "one", "two") is None
-    assert recommend("one", "one") is None
-    assert recommend("one") == "one", "but it may insist"
-
-
-def test_a_submodel_that_can_never_fit_is_not_wanted_again() -> None:
-    hierarchy = build(room=100)
-    hierarchy.wanted = "special"
-    assert hierarchy.install(local("special", cost=101)) == ["special"]
-    step = hierarchy.look(frame(0, logits(1, UNSURE)), 0.0)
-    hierarchy.settle(step, Reply(0, logits(1, SURE), "special"), 0.0)
-    assert hierarchy.wanted is None
-
-
-def test_without_the_level_no_submodel_is_wanted_or_kept() -> None:
-    hierarchy = Hierarchy(Rules(0.0, 0.25, "full", 1.0, 0.05), Context(CLASSES))
-    step = hierarchy.look(frame(0, None), 0.0)
-    hierarchy.settle(step, Reply(0, logits(1, SURE), "special"), 0.0)
-    assert hierarchy.wanted is None
-    assert hierarchy.install(local("special")) == ["special"]
 
 
 def test_no_picture_is_kept_once_its_frame_has_ended() -> None:

@@ -1,0 +1,49 @@
+"""What a keeper with a trusted key takes, and the signatures that it keeps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from shared.bundle import BundleError
+from shared.signing import Key, Signer, generate
+from tests.edge_agent.keepers import (
+    Site,
+    bundle,
+    ready,
+    site,
+    small_pieces_and_little_patience,
+)
+
+__all__ = ["bundle", "site", "small_pieces_and_little_patience"]
+
+
+def test_with_a_trusted_key_nothing_is_taken_that_it_has_not_signed(site: Site, tmp_path: Path) -> None:
+    """Neither unsigned nor signed by another; what is refused is not even kept."""
+    private, public = generate(tmp_path / "ours")
+    stranger, _ = generate(tmp_path / "theirs")
+    keeper = site.keeper(trusted=Key(public))
+    for signature in (b"", Signer(stranger).sign(site.bundle.data), Signer(private).sign(b"something else")):
+        with pytest.raises(BundleError, match="is not taken"):
+            keeper.announce(site.bundle.data, signature)
+        assert "--trusted-key" in keeper.trouble
+        assert keeper.offer is None
+        assert site.store.recall() is None
+    keeper.announce(site.bundle.data, Signer(private).sign(site.bundle.data))
+    assert ready(keeper).name == "base"
+
+
+def test_a_signature_is_kept_as_long_as_its_manifest(site: Site, tmp_path: Path) -> None:
+    """So that a device that starts without a network can trust what it has; an older version's goes."""
+    private, public = generate(tmp_path / "keys")
+    signature = Signer(private).sign(site.bundle.data)
+    keeper = site.keeper(trusted=Key(public))
+    keeper.announce(site.bundle.data, signature)
+    known = site.store.recall()
+    assert known is not None
+    assert site.store.signature(known) == signature
+    newer = site.bundle.data + b"\n"
+    keeper.announce(newer, Signer(private).sign(newer))
+    assert site.store.signature(newer)
+    assert site.store.signature(site.bundle.data) == b""
