@@ -48,12 +48,13 @@ _LEAST, _CHANCE = 0.02, 0.05
 _PROVES, _GAP = 1 / 3, 16
 #: How many times a recent frame counts: it is what the base model fails at, in the light of the place.
 _HEED = 4
-_EPOCHS = 2
-#: Of the learning rate, for a base model that knows nothing of the working set: one that is nearly right is only
-#: refined, or it would forget more than it learns; but a small one has to forget other labels to learn these.
-_RATE = 0.05
-#: Length of an epoch: half of the frames, and so many looks at the least.
-_SHARE, _LOOKS = 0.5, 6000
+#: Epochs and learning rate, for a base model that knows nothing of the working set: one that is nearly right is only
+#: refined, or it would forget more than it learns. And those of a small one, which has to forget other labels to learn
+#: these.
+_EPOCHS, _RATE = 2, 0.05
+_SMALL_EPOCHS, _SMALL_RATE = 8, 0.1
+#: Length of an epoch: half of the frames, and so many looks at the least; a small base model's, so many.
+_SHARE, _LOOKS, _SMALL_LOOKS = 0.5, 6000, 22_500
 #: Share of the images that are trained on as a camera sees them.
 _SENSED = 0.5
 #: Frames to learn from and to prove with, at the least; and what a file of them holds.
@@ -154,10 +155,11 @@ def specialise(
     some = np.random.default_rng(0).permutation(len(held))[:_CALIBRATING]
     network = restore(bundle.path(base), normalise(held.images[some], spec))
     batch = max(8, min(128, len(taught.images) // 8))
-    rate = _RATE
+    epochs, rate, looks = _SMALL_EPOCHS, _SMALL_RATE, _SMALL_LOOKS
     if manifest.models[base].macs >= SMALL * manifest.models[manifest.only("full")].macs:
-        rate *= _ignorance(Session(bundle.path(base), "cpu", torch.get_num_threads()), spec, held, labels)
-    recipe = Recipe(phases=((_EPOCHS, spec.side),), rate=rate, batch=batch, decay=1e-4)
+        ignorance = _ignorance(Session(bundle.path(base), "cpu", torch.get_num_threads()), spec, held, labels)
+        epochs, rate, looks = _EPOCHS, _RATE * ignorance, _LOOKS
+    recipe = Recipe(phases=((epochs, spec.side),), rate=rate, batch=batch, decay=1e-4)
     building = out.with_name(out.name + ".building")
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir(parents=True)
@@ -173,7 +175,7 @@ def specialise(
             checkpoint,
             progress,
             "update",
-            max(_SHARE, _LOOKS / len(taught.images)),
+            max(_SHARE, looks / len(taught.images)),
         )
         checkpoint.unlink()
         name = _name(manifest.models, [manifest.labels[label] for label in labels])
