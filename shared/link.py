@@ -231,11 +231,11 @@ class Link:
         self._say(f"{diagnosis.unreachable(self._address, sys.exc_info()[1])}; trying again")
 
     def _disconnected(self, _client: mqtt.Client, _data: object, _f: object, reason: ReasonCode, _p: object) -> None:
-        self.connected.clear()
         if reason.is_failure:
             why = diagnosis.lost(reason.value, str(reason)) if self._answered else diagnosis.hung_up(self._address)
             self._say(f"{why}; trying again" if self.trouble in ("", NOT_YET) else self.trouble)
         self._answered = False
+        self.connected.clear()  # last: whoever sees that it is not connected can be told why
 
     def _say(self, trouble: str) -> None:
         if trouble != self.trouble:

@@ -177,9 +177,14 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("work")
 
 
-def test_the_command_builds_and_says_what_is_in_it(data: Path, work: Path, tmp_path: Path) -> None:
-    scenes = tmp_path / "scenes.json"
-    scenes.write_text('[["cat", "dog"], ["ship", "truck", "airplane"]]')
+@pytest.fixture(scope="module")
+def scenes(work: Path) -> Path:
+    path = work / "scenes.json"
+    path.write_text('[["cat", "dog"], ["ship", "truck", "airplane"]]')
+    return path
+
+
+def test_the_command_builds_and_says_what_is_in_it(data: Path, work: Path, scenes: Path, tmp_path: Path) -> None:
     given = ["--full", FULL, "--data", data, "--work", work, "--out", tmp_path / "My Bundle", "--quick"]
     done = run(*given, "--scenes", scenes, "--share", "0.005", "--workers", "1", "--json")
     assert done.exit_code == 0, done.output
@@ -233,18 +238,18 @@ def test_a_full_disk_is_one_clear_line_and_nothing_is_trusted_later(data: Path, 
 
 
 def test_what_was_built_with_a_key_is_signed_and_show_checks_it(
-    data: Path, work: Path, whole: Bundle, tmp_path: Path
+    data: Path, work: Path, scenes: Path, whole: Bundle, tmp_path: Path
 ) -> None:
     runner = CliRunner()
     keys = tmp_path / "keys"
     assert runner.invoke(app, ["keys", "--out", str(keys)]).exit_code == 0
     assert "is there already" in (again := runner.invoke(app, ["keys", "--out", str(keys)])).stderr
     assert again.exit_code == 2
-    given = ["--full", FULL, "--data", data, "--work", work, "--out", tmp_path / "signed", "--quick"]
-    done = run(*given, "--share", "0.005", "--workers", "1", "--key", keys / "bundle.key")
+    given = ["--full", FULL, "--data", data, "--work", work, "--out", tmp_path / "My Bundle", "--quick"]
+    done = run(*given, "--scenes", scenes, "--share", "0.005", "--workers", "1", "--key", keys / "bundle.key")
     assert done.exit_code == 0, done.stderr
     trusting = ["--trusted-key", str(keys / "bundle.pub")]
-    assert runner.invoke(app, ["show", str(tmp_path / "signed"), *trusting]).exit_code == 0
+    assert runner.invoke(app, ["show", str(tmp_path / "My Bundle"), *trusting]).exit_code == 0
 
     bare = tmp_path / "bare"
     shutil.copytree(whole.directory, bare)
