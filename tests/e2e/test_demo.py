@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-FRAMES = 150
+FRAMES = 100
 POLICIES = {"ours", "server+context", "server-only", "device-only"}
 
 
