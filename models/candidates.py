@@ -39,6 +39,9 @@ _FINE, _MOST_CODES = 4, 256
 #: Of a network with a smaller share of the full model's multiply-adds than this, stages have one block: to dispatch its
 #: operators takes a small device as long as their arithmetic.
 SMALL, _SHALLOW = 1 / 30, (1, 1, 1)
+#: Learning rate of submodels that are refined; a small one has to forget other labels to learn its own better, and a
+#: larger one would forget for nothing.
+RATE, SMALL_RATE = 0.05, 0.1
 #: Timed runs of each model.
 _RUNS = 50
 #: INT8 takes the place of float16 where it takes at most so much of the time, answers as much and agrees with the full
@@ -165,7 +168,7 @@ def train(
     batch = max(8, min(128, len(learn) // 8))
     phases = ((early, spec.side * 3 // 4), (plan.epochs - early, spec.side))
     general = Recipe(phases=tuple(phase for phase in phases if phase[0]), rate=0.2, batch=batch, decay=1e-4)
-    refining = Recipe(phases=((plan.refining, spec.side),), rate=0.05, batch=batch, decay=1e-4)
+    refining = Recipe(phases=((plan.refining, spec.side),), rate=RATE, batch=batch, decay=1e-4)
     small = SMALL * cost.macs(material.classifier.graph, spec.side)
     networks: dict[str, ResNet] = {}
     of_size: dict[Shape, ResNet] = {}
@@ -182,8 +185,7 @@ def train(
             network.load_state_dict(of_size[one.shape].state_dict())
             held = (tune.images, tune.scores)
             rows = one.part.rows
-            # A small net has to forget other labels to learn these better; a larger one would forget for nothing.
-            recipe = replace(refining, rate=0.1) if macs(network, spec.side) < small else refining
+            recipe = replace(refining, rate=SMALL_RATE) if macs(network, spec.side) < small else refining
             kept = work / f"{one.name}-{key(origin, recipe, digest(rows.tobytes()))}.pt"
             train_submodel(network, spec, teacher, recipe, rows, held, kept, progress, one.name)
         networks[one.name] = network

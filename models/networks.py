@@ -93,7 +93,7 @@ class Exit(nn.Sequential):
 
 class ResNet(Network):
     """Stem, stages, mean pool, linear head. ``auxiliary``: whether it has a linear head after each stage but the last,
-    or an ``Exit`` after each block but the last, as well."""
+    or an ``Exit`` after each block but the last."""
 
     def __init__(self, shape: Shape, auxiliary: Auxiliary = "none") -> None:
         super().__init__()

@@ -21,7 +21,7 @@ import torch
 from rich.progress import Progress
 
 from models import cost, gates, quantise, recorded
-from models.candidates import SMALL
+from models.candidates import RATE, SMALL, SMALL_RATE
 from models.cifar10 import Images
 from models.distil import mix, train_submodel
 from models.export import export
@@ -48,11 +48,8 @@ _LEAST, _CHANCE = 0.02, 0.05
 _PROVES, _GAP = 1 / 3, 16
 #: How many times a recent frame counts: it is what the base model fails at, in the light of the place.
 _HEED = 4
-#: Epochs and learning rate, for a base model that knows nothing of the working set: one that is nearly right is only
-#: refined, or it would forget more than it learns. And those of a small one, which has to forget other labels to learn
-#: these.
-_EPOCHS, _RATE = 2, 0.05
-_SMALL_EPOCHS, _SMALL_RATE = 8, 0.1
+#: Epochs, and those of a small base model, which has more to learn.
+_EPOCHS, _SMALL_EPOCHS = 2, 8
 #: Length of an epoch: half of the frames, and so many looks at the least; a small base model's, so many.
 _SHARE, _LOOKS, _SMALL_LOOKS = 0.5, 6000, 22_500
 #: Share of the images that are trained on as a camera sees them.
@@ -155,10 +152,11 @@ def specialise(
     some = np.random.default_rng(0).permutation(len(held))[:_CALIBRATING]
     network = restore(bundle.path(base), normalise(held.images[some], spec))
     batch = max(8, min(128, len(taught.images) // 8))
-    epochs, rate, looks = _SMALL_EPOCHS, _SMALL_RATE, _SMALL_LOOKS
+    epochs, rate, looks = _SMALL_EPOCHS, SMALL_RATE, _SMALL_LOOKS
     if manifest.models[base].macs >= SMALL * manifest.models[manifest.only("full")].macs:
         ignorance = _ignorance(Session(bundle.path(base), "cpu", torch.get_num_threads()), spec, held, labels)
-        epochs, rate, looks = _EPOCHS, _RATE * ignorance, _LOOKS
+        # One that is nearly right is only refined, or it would forget more than it learns.
+        epochs, rate, looks = _EPOCHS, RATE * ignorance, _LOOKS
     recipe = Recipe(phases=((epochs, spec.side),), rate=rate, batch=batch, decay=1e-4)
     building = out.with_name(out.name + ".building")
     shutil.rmtree(building, ignore_errors=True)

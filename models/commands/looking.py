@@ -40,7 +40,7 @@ def show(
 
     Example: model-builder show models/zoo/cifar10
     """
-    with refusing(None):
+    with refusing(bundle):
         from shared.signing import Key
 
         found = Bundle(bundle)

@@ -168,7 +168,8 @@ def build(
 
     Example: model-builder build --full model.onnx --data frames/ --preprocessing imagenet --out build/mine
     """
-    with refusing(out):
+    directory = kept(work)
+    with refusing(directory, out):
         import torch
 
         from models import build as building
@@ -189,7 +190,6 @@ def build(
         if precision not in ("auto", "float16", "int8"):
             refuse(f"{precision!r} is no precision; there are auto, float16 and int8")
         torch.set_num_threads(threads)
-        directory = kept(work)
         signer = Signer(key) if key is not None else None
         classifier = understand(full, preprocessing, labels, embedding)
         own = None

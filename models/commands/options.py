@@ -125,9 +125,9 @@ def scenes_of(path: Path | None, labels: tuple[str, ...]) -> tuple[tuple[int, ..
 
 
 @contextmanager
-def refusing(given: Path | None) -> Iterator[None]:
-    """What cannot be used, or written to the path ``given``, and a package that is not there, is one line and exit code
-    2."""
+def refusing(*given: Path | None) -> Iterator[None]:
+    """What cannot be used, or written to one of the paths ``given``, and a package that is not there, is one line and
+    exit code 2."""
     try:
         yield
     except Refusal as error:
@@ -135,7 +135,7 @@ def refusing(given: Path | None) -> Iterator[None]:
     except ImportError as error:
         refuse(f"this needs {error.name}; install it with: pip install 'cachenet[build]'")
     except OSError as error:
-        refuse(f"{error.filename or given}: {error.strerror or error}")
+        refuse(f"{error.filename or ' or '.join(map(str, given))}: {error.strerror or error}")
 
 
 def refuse(why: str) -> NoReturn:
