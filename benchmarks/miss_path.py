@@ -124,7 +124,7 @@ def _asker(port: int, bundle: Bundle) -> Iterator[Callable[[Picture], object]]:
     def ask(picture: Picture) -> object:
         frame = Frame(next(frames), View(picture))
         now = time.monotonic()
-        question = Ask(frame, (), now, now + 2.0, nobody, "")
+        question = Ask(frame, (), now, now + 2.0, nobody, nobody, "")
         return cloud.ask(question, lambda: frame.view.crop(full.input)).reply
 
     link.start()

@@ -107,7 +107,9 @@ def _server(link: Link, device: str, manifest: Manifest, said: queue.SimpleQueue
     nobody = Guess(Belief(np.full(classes, 1 / classes), 0, 1.0), "")
     begun = time.monotonic()
     frame = Frame(0, View(checkup.golden()))
-    outcome = cloud.ask(Ask(frame, (), begun, begun + _PATIENCE_S, nobody, ""), lambda: frame.view.crop(cloud.input))
+    outcome = cloud.ask(
+        Ask(frame, (), begun, begun + _PATIENCE_S, nobody, nobody, ""), lambda: frame.view.crop(cloud.input)
+    )
     took = (time.monotonic() - begun) * 1000
     ended.set()
     hearing.join()

@@ -93,7 +93,7 @@ def candour(kinds: Sequence[list[Recorded]], family: Family) -> float:
             hierarchy = ours(stream, family, _LIKELY)
             for index in range(len(expected)):
                 step = hierarchy.look(stream.frame(index), float(index))
-                guess = step.guess if isinstance(step, Hit) else step.best
+                guess = step.guess if isinstance(step, Hit) else step.last
                 doubt = guess.belief.doubt
                 if not hierarchy.context.owed(guess.word) and hierarchy.context.habits.tells(doubt):
                     doubts.append(doubt)

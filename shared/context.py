@@ -117,14 +117,14 @@ class Context:
             self._learn_habits(self._ring[-1], self._arrived, belief, guess)
         return belief
 
-    def revise(self, index: int, word: Word, learn: bool = True) -> Belief | None:
+    def revise(self, index: int, word: Word, guess: Word | None = None, learn: bool = True) -> Belief | None:
         """Replace the evidence of an earlier frame and run the filter again from there; the belief about that frame,
-        or None if it is no longer in the ring. ``learn``: whether its habits have yet to be learned."""
+        or None if it is no longer in the ring. ``guess``: a local word about it, whose guess the new one judges.
+        ``learn``: whether its habits have yet to be learned."""
         place = next((i for i, frame in enumerate(self._ring) if frame.index == index), None)
         if place is None:
             return None
         first, *others = list(self._ring)[place:]
-        guess = first.word
         first.word = word
         arrived = self._arrived = self._filter.arrive(first.before, first.key, self._working_set.prior)
         self._news = 1.0 - arrived.any.share

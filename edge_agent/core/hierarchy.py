@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import msgspec
 
@@ -78,6 +79,17 @@ class Rules:
     threshold: float | None = None
 
 
+class _Asked(NamedTuple):
+    """A ``frame`` whose answer may still come, the guess that is ``given`` if it is late, and the ``last`` one.
+
+    It is learned from the last: an earlier look's guess stands only where all later looks were in doubt as well, which
+    is where it is wrong more often than it says, though it is as right as it says where it is a hit."""
+
+    frame: Frame
+    given: Guess
+    last: Guess
+
+
 class Hierarchy:
     """The levels of one device over one bundle."""
 
@@ -106,8 +118,7 @@ class Hierarchy:
         self._urged: tuple[str, int] = ("", 0)
         self._probing = Probing()
         self._recent: deque[int] = deque(maxlen=RECENT)
-        #: Frames whose answer may still come, with the guess that has answered them if one has.
-        self._asked: deque[tuple[Frame, Guess]] = deque(maxlen=_ASKED)
+        self._asked: deque[_Asked] = deque(maxlen=_ASKED)
 
     @property
     def contradictions(self) -> int:
@@ -128,20 +139,21 @@ class Hierarchy:
         """Try the levels in order; the first whose guess carries little enough risk is a hit."""
         self.context.advance(frame.index, frame.signature)
         threshold = self.threshold
-        best: Guess | None = None
+        best = last = None
         for level, guess in self._guesses(frame, threshold):
             if guess.belief.risk <= threshold:
                 return Hit(frame, guess, level)
             if best is None or guess.belief.risk < best.belief.risk:
                 best = guess
-        if best is None:
-            best = Guess(self.context.belief, "context")
+            last = guess
+        if best is None or last is None:
+            best = last = Guess(self.context.belief, "context")
         reason = f"risk {best.belief.risk:.3f} over {threshold:.3f}"
         # Without its picture: a late answer needs none.
-        self._asked.append((Frame(frame.index, None, frame.signature), best))
+        self._asked.append(_Asked(Frame(frame.index, None, frame.signature), best, last))
         here = self.full is not None and self.routes.here(self.full.seconds)
         risk = min(1.0, _CUT * self.rules.claim * self._factor)
-        return Ask(frame, tuple(self._recent), now, now + self.rules.deadline, best, reason, here, risk)
+        return Ask(frame, tuple(self._recent), now, now + self.rules.deadline, best, last, reason, here, risk)
 
     def here(self, step: Ask, now: float) -> Reply | None:
         """The full model's own word on the device; None if it is not there or would take longer than there is time."""
@@ -172,7 +184,7 @@ class Hierarchy:
             if not reply.here:
                 self.routes.waited(now - step.begun)
             word = self._full_word(reply, step.frame)
-            belief = self.context.observe(word, Guessed(step.best.word, step.best.belief))
+            belief = self.context.observe(word, Guessed(step.last.word, step.last.belief))
             guess = self._heed(Guess(belief, self.rules.full_model, word), self.threshold)
             level: LevelName = "full" if reply.here else "cloud"
             answer = self._answer(step.frame, guess, level, step.reason, int(reply.logits.argmax()))
@@ -192,7 +204,7 @@ class Hierarchy:
         claimed = answer.risk if answer.hit else reply.risk if reply is not None else None
         self._allowance.spend(claimed or 0.0, self._factor)
         if self.audits is not None:
-            guess = step.guess if isinstance(step, Hit) else step.best
+            guess = step.guess if isinstance(step, Hit) else step.last
             alone = None if self.context.owed(guess.word) else guess.belief
             if self.audits.note(step.frame, answer, reply, alone, self.context.habits.trust):
                 answer = msgspec.structs.replace(answer, audit=True)
@@ -205,7 +217,7 @@ class Hierarchy:
         asked = self._forget(reply.frame)
         if asked is None:
             return None
-        frame, given = asked
+        frame = asked.frame
         self.tally.late += 1
         word = self._full_word(reply, frame)
         self._recommend(reply.submodel)
@@ -213,11 +225,11 @@ class Hierarchy:
             self._judge(reply)
         else:
             self._allowance.spend(reply.risk, self._factor)
-        belief = self.context.revise(frame.index, word)
+        belief = self.context.revise(frame.index, word, asked.last.word)
         if belief is None:
             return None
         self._learn(frame, belief.label, word, self.rules.full_model)
-        if belief.label == given.label:
+        if belief.label == asked.given.label:
             return None
         self.tally.corrections += 1
         guess = Guess(belief, self.rules.full_model, word)
@@ -263,10 +275,10 @@ class Hierarchy:
             self._probing.tried(probe, guess.belief.risk <= threshold)
             yield probe.model.level, guess
 
-    def _forget(self, index: int) -> tuple[Frame, Guess] | None:
+    def _forget(self, index: int) -> _Asked | None:
         """Take an asked frame off the list of those that an answer may still come for; None if it is not there."""
         for place, asked in enumerate(self._asked):
-            if asked[0].index == index:
+            if asked.frame.index == index:
                 del self._asked[place]
                 return asked
         return None

@@ -17,7 +17,7 @@ from shared.gate import Posterior
 from shared.habits import Learned
 
 #: At most so many look at one frame, for a gate is proven with so many: each is another chance of a false hit.
-_MOST = 2
+_MOST = 3
 #: Every so many frames that a look was spared it is taken, or it would never be known that it pays again.
 _CURIOSITY = 16
 #: Weight of the latest wait for the cloud in their running mean.

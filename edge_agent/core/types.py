@@ -70,7 +70,8 @@ class Hit(msgspec.Struct, frozen=True, eq=False):
 class Ask(msgspec.Struct, frozen=True, eq=False):
     """The frame, ``begun`` then, should go to the full model, to be answered until ``deadline`` (seconds, on the clock
     of ``now``). ``recent``: the device's recent labels, oldest first. ``best``: what to answer if nothing comes.
-    ``risk``: that a cache between the full model's layers may take.
+    ``last``: what came of the last look, from which it is learned how far local models can be trusted. ``risk``: that a
+    cache between the full model's layers may take.
     ``here``: the full model is on the device and sooner to be had than over the network: ``Hierarchy.here``."""
 
     frame: Frame
@@ -78,6 +79,7 @@ class Ask(msgspec.Struct, frozen=True, eq=False):
     begun: float
     deadline: float
     best: Guess
+    last: Guess
     reason: str
     here: bool = False
     risk: float = 1.0

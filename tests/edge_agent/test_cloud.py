@@ -51,7 +51,7 @@ class Site:
 
     def ask(self, index: int = 0, patience: float = 5.0, recent: tuple[int, ...] = ()) -> Outcome:
         now = time.monotonic()
-        ask = Ask(Frame(index, None), recent, now, now + patience, _NO_GUESS, "")
+        ask = Ask(Frame(index, None), recent, now, now + patience, _NO_GUESS, _NO_GUESS, "")
         return self.cloud.ask(ask, lambda: PICTURE)
 
 
@@ -104,7 +104,7 @@ def test_nothing_is_audited_without_a_connection(bundle: Bundle) -> None:
 
 def post(site: Site, index: int) -> Outcome:
     now = site.cloud._clock()
-    ask = Ask(Frame(index, None), (1,), now, now + 0.01, _NO_GUESS, "")
+    ask = Ask(Frame(index, None), (1,), now, now + 0.01, _NO_GUESS, _NO_GUESS, "")
     return site.cloud.post(ask, lambda: PICTURE)
 
 

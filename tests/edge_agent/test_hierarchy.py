@@ -22,6 +22,9 @@ from shared.reference import WINDOW
 from tests.edge_agent.hierarchies import SURE, UNSURE, build, frame, learned
 from tests.edge_agent.models import CLASSES, local, logits
 
+#: The margin of a word that just misses being a hit.
+_NEARLY = 3.7
+
 
 @dataclass(frozen=True)
 class Event:
@@ -146,6 +149,23 @@ def test_the_least_risky_guess_is_the_fallback() -> None:
     answer = hierarchy.settle(step, None, 0.0, "no answer in time")
     assert (answer.level, answer.model, answer.label) == ("fallback", "base", 2)
     assert answer.reason.endswith("; no answer in time")
+
+
+def test_a_look_that_a_later_one_doubted_is_not_held_against_local_models() -> None:
+    """Nor for them: where two looked, the frame was asked about because of the last."""
+
+    def trust(special: float, base: float) -> float:
+        hierarchy = build()
+        hierarchy.install(local("special", 0.9))
+        shown = frame(0, {"special": logits(1, special), "base": logits(2, base)})
+        step = hierarchy.look(shown, 0.0)
+        assert isinstance(step, Ask)
+        assert (step.best.model, step.last.model) == ("special" if special > base else "base", "base")
+        hierarchy.settle(step, Reply(0, logits(3, SURE)), 0.0)
+        return hierarchy.context.habits.trust
+
+    assert trust(special=_NEARLY, base=0.3) == 1.0
+    assert trust(special=0.3, base=_NEARLY) < 1.0
 
 
 def test_a_submodel_that_is_sure_spares_the_base_model() -> None:

@@ -1,0 +1,90 @@
+"""How much a local model could answer at most: the full model itself in a submodel's place, for nothing.
+
+    python -m benchmarks.headroom --stream session --seeds 20
+
+What stays unanswered then is what the full model itself is not sure enough of, whatever a submodel learns. What lies
+between that and the submodels that there are is theirs to win. Replays of streams of test images, in shares of frames,
+means over seeds with their 95 % intervals:
+
+- ``base``: the base model alone; ``general``: with the general models of other sizes; ``submodels``: all of the bundle.
+- ``full``: the full model as the only submodel, at the same claim.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from models import cifar10, recorded, replay, streams
+from models.interval import interval
+from models.replay import Family, Recorded
+from models.scenes import SCENES, UNSEEN
+from shared.bundle import Bundle
+
+#: What the full model is called where it is a submodel.
+_TWIN = "twin"
+
+
+def measure(
+    directory: Path, stream: streams.Name, seeds: range, frames: int, budget: float, scenes: Sequence[int]
+) -> dict[str, object]:
+    """The figures as the command prints them."""
+    bundle = Bundle(directory)
+    claim = bundle.manifest.gate(budget).claim
+    test = cifar10.load().test
+    plans = [streams.plan(stream, test.labels, seed, frames, None, scenes) for seed in seeds]
+    ways = families(replay.family(bundle.manifest))
+    rows: dict[str, list[dict[str, float]]] = defaultdict(list)
+    for film in recorded.record(plans, test, recorded.opened(bundle)):
+        both = replace(film, logits=film.logits | {_TWIN: film.logits[ways["base"].full]})
+        for way, family in ways.items():
+            rows[way].append(_figures(both, family, claim, budget))
+    setting = {"bundle": bundle.version[:12], "stream": stream, "first_seed": seeds.start, "seeds": len(seeds)}
+    limits = {"frames": frames, "scenes": list(scenes), "max_false_hits": budget, "claim": claim}
+    found = {way: {name: interval([row[name] for row in own]) for name in own[0]} for way, own in rows.items()}
+    return {**setting, **limits, "ways": found}
+
+
+def families(every: Family) -> dict[str, Family]:
+    """Which models look, by the name of the way."""
+    twin = replace(
+        every,
+        submodels=(_TWIN,),
+        general=(),
+        temperatures=every.temperatures | {_TWIN: every.temperatures[every.full]},
+        coverage=every.coverage | {_TWIN: np.ones_like(every.coverage[every.full])},
+        seconds=every.seconds | {_TWIN: 0.0},
+    )
+    base = replace(every, submodels=(), general=())
+    return {"base": base, "general": every.generalists(), "submodels": every, "full": twin}
+
+
+def _figures(film: Recorded, family: Family, claim: float, budget: float) -> dict[str, float]:
+    run = replay.run(film, family, replay.ours(film, family, claim))
+    false = run.false_hits(replay.reference_labels(film, family))
+    return {"local_share": float(run.hit.mean()), "false_hit_rate": false, "over_budget": float(false > budget)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bundle", type=Path, default=Path("models/zoo/cifar10"))
+    parser.add_argument("--stream", choices=recorded.UNRELATED, default="session")
+    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--first-seed", type=int, default=1000)
+    parser.add_argument("--frames", type=int, default=1000)
+    parser.add_argument("--max-false-hits", type=float, default=0.01)
+    parser.add_argument("--unseen", action="store_true", help="only scenes that the bundle was not made for")
+    asked = parser.parse_args()
+    seeds = range(asked.first_seed, asked.first_seed + asked.seeds)
+    scenes = UNSEEN if asked.unseen else range(len(SCENES))
+    print(json.dumps(measure(asked.bundle, asked.stream, seeds, asked.frames, asked.max_false_hits, scenes)))
+
+
+if __name__ == "__main__":
+    main()
