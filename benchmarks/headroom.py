@@ -23,7 +23,7 @@ import numpy as np
 
 from models import cifar10, recorded, replay, streams
 from models.interval import interval
-from models.replay import Family, Recorded
+from models.replay import Family, Labels, Replay
 from models.scenes import SCENES, UNSEEN
 from shared.bundle import Bundle
 
@@ -39,19 +39,22 @@ def measure(
     claim = bundle.manifest.gate(budget).claim
     test = cifar10.load().test
     plans = [streams.plan(stream, test.labels, seed, frames, None, scenes) for seed in seeds]
-    ways = families(replay.family(bundle.manifest))
+    every = replay.family(bundle.manifest)
+    ways = _ways(every)
     rows: dict[str, list[dict[str, float]]] = defaultdict(list)
     for film in recorded.record(plans, test, recorded.opened(bundle)):
-        both = replace(film, logits=film.logits | {_TWIN: film.logits[ways["base"].full]})
+        both = replace(film, logits=film.logits | {_TWIN: film.logits[every.full]})
+        reference = replay.reference_labels(film, every)  # the full model's alone, so the same for all ways
         for way, family in ways.items():
-            rows[way].append(_figures(both, family, claim, budget))
+            run = replay.run(both, family, replay.ours(both, family, claim))
+            rows[way].append(_figures(run, reference, budget))
     setting = {"bundle": bundle.version[:12], "stream": stream, "first_seed": seeds.start, "seeds": len(seeds)}
     limits = {"frames": frames, "scenes": list(scenes), "max_false_hits": budget, "claim": claim}
     found = {way: {name: interval([row[name] for row in own]) for name in own[0]} for way, own in rows.items()}
     return {**setting, **limits, "ways": found}
 
 
-def families(every: Family) -> dict[str, Family]:
+def _ways(every: Family) -> dict[str, Family]:
     """Which models look, by the name of the way."""
     twin = replace(
         every,
@@ -65,9 +68,8 @@ def families(every: Family) -> dict[str, Family]:
     return {"base": base, "general": every.generalists(), "submodels": every, "full": twin}
 
 
-def _figures(film: Recorded, family: Family, claim: float, budget: float) -> dict[str, float]:
-    run = replay.run(film, family, replay.ours(film, family, claim))
-    false = run.false_hits(replay.reference_labels(film, family))
+def _figures(run: Replay, reference: Labels, budget: float) -> dict[str, float]:
+    false = run.false_hits(reference)
     return {"local_share": float(run.hit.mean()), "false_hit_rate": false, "over_budget": float(false > budget)}
 
 
