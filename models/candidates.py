@@ -42,6 +42,8 @@ SMALL, _SHALLOW = 1 / 30, (1, 1, 1)
 #: Learning rate of submodels that are refined; a small one has to forget other labels to learn its own better, and a
 #: larger one would forget for nothing.
 RATE, SMALL_RATE = 0.05, 0.1
+#: That of general models, for batches of so many frames; it goes with the root of their size.
+_GENERAL_RATE, _BATCH = 0.2, 128
 #: Timed runs of each model.
 _RUNS = 50
 #: INT8 takes the place of float16 where it takes at most so much of the time, answers as much and agrees with the full
@@ -82,11 +84,12 @@ class Choice:
 
 
 def propose(plan: Plan, material: Material, likely: Sequence[WorkingSet]) -> list[Candidate]:
-    """The general models, the base model first, and the submodels, in every size and by every method of the plan; the
-    base model alone where it is given."""
+    """The general models, the base model first, and the submodels, in the sizes and by every method of the plan; the base
+    model alone where it is given."""
     if material.base is not None:
         return [Candidate("base", "as given", None)]
-    labels, sizes = material.classifier.labels, _sizes(plan, material)
+    labels, sizes = material.classifier.labels, _sizes(plan.shares, material)
+    special = _sizes(plan.special or plan.shares, material)
     first = next(iter(sizes))
     found = [Candidate("base" if size == first else f"general-{size}", size, shape) for size, shape in sizes.items()]
     for method in plan.methods:
@@ -96,16 +99,16 @@ def propose(plan: Plan, material: Material, likely: Sequence[WorkingSet]) -> lis
             name = f"{method[0]}{place:02}-{plain}"[:40].rstrip("-")
             found += [
                 Candidate(name if size == first else f"{name}-{size}", size, shape, part, method)
-                for size, shape in sizes.items()
+                for size, shape in special.items()
             ]
     return found
 
 
-def _sizes(plan: Plan, material: Material) -> dict[str, Shape]:
-    """The shapes by their sizes, that of the base model first; shares that come to the same network are one."""
+def _sizes(shares: Sequence[float], material: Material) -> dict[str, Shape]:
+    """The shapes by their sizes, in the order of ``shares``; shares that come to the same network are one."""
     classifier = material.classifier
     full, side = cost.macs(classifier.graph, classifier.input.side), classifier.input.side
-    shapes = dict.fromkeys(shape(share, full, side, len(classifier.labels)) for share in plan.shares)
+    shapes = dict.fromkeys(shape(share, full, side, len(classifier.labels)) for share in shares)
     return {f"1in{full / macs(ResNet(shape), side):.3g}": shape for shape in shapes}
 
 
@@ -165,16 +168,21 @@ def train(
 
     teacher = Teacher(said, learn.images, plan.views, plan.seed, work, progress)
     early = plan.epochs // 4
-    batch = max(8, min(128, len(learn) // 8))
     phases = ((early, spec.side * 3 // 4), (plan.epochs - early, spec.side))
-    general = Recipe(phases=tuple(phase for phase in phases if phase[0]), rate=0.2, batch=batch, decay=1e-4)
+    general = Recipe(
+        phases=tuple(phase for phase in phases if phase[0]),
+        rate=_GENERAL_RATE * (plan.batch / _BATCH) ** 0.5,
+        batch=max(8, min(plan.batch, len(learn) // 8)),
+        decay=1e-4,
+    )
+    batch = max(8, min(_BATCH, len(learn) // 8))
     refining = Recipe(phases=((plan.refining, spec.side),), rate=RATE, batch=batch, decay=1e-4)
     small = SMALL * cost.macs(material.classifier.graph, spec.side)
     networks: dict[str, ResNet] = {}
     of_size: dict[Shape, ResNet] = {}
     for one in proposed:
         assert one.shape is not None, "one that was given is not trained"
-        origin = key(one.shape, plan.views, plan.epochs)
+        origin = key(one.shape, plan.views, plan.epochs, plan.batch)
         if one.part is None:
             torch.manual_seed(plan.seed + 1)
             network = ResNet(one.shape)

@@ -15,21 +15,24 @@ Precision = Literal["auto", "float16", "int8"]
 @dataclass(frozen=True)
 class Plan:
     """Everything that decides what is built. ``shares``: the multiply-adds of local models, as shares of the full
-    model's; the first is the base model's. ``methods``: how the data is partitioned. ``submodels``: how many there are
+    model's; the first is the base model's. ``special``: those of them in which there are submodels, where not in all.
+    ``methods``: how the data is partitioned. ``submodels``: how many there are
     at the most, of each method and size, and in the end; ``least``: what each must add to the share of frames that are
     answered, for a megabyte of its file. ``scenes``: labels that come together; drawn where there are none.
     ``precision``: of the local models' weights and activations. ``views``: copies of the frames that the full model
-    looks at. ``epochs``, ``refining``: of a general model and of a submodel. ``pools``, ``typical``, ``frames``: of the
+    looks at. ``epochs``, ``batch``: of a general model; ``refining``: epochs of a submodel. ``pools``, ``typical``, ``frames``: of the
     streams that gates are proven on."""
 
     name: str
     shares: tuple[float, ...] = (1 / 13,)
+    special: tuple[float, ...] = ()
     methods: tuple[Method, ...] = ("codes",)
     submodels: int = 12
     least: float = 0.002
     scenes: tuple[tuple[int, ...], ...] = ()
     views: int = 4
     epochs: int = 30
+    batch: int = 128
     refining: int = 3
     tuning_pools: int = 4
     pools: int = 16

@@ -130,6 +130,15 @@ def build(
             max=1.0,
         ),
     ] = None,
+    submodel_share: Annotated[
+        list[float] | None,
+        typer.Option(
+            help="Of --share, the one in which submodels are made; give it again for another. Small ones gain most by "
+            "specialising. Default: all.",
+            min=0.001,
+            max=1.0,
+        ),
+    ] = None,
     method: Annotated[
         list[str] | None,
         typer.Option(help="How the data is partitioned: codes (the default) or experts; give both to have the best."),
@@ -144,6 +153,18 @@ def build(
             min=0.0, max=1.0, help="What a submodel must add to the share of frames answered, for a megabyte."
         ),
     ] = 0.002,
+    epochs: Annotated[
+        int,
+        typer.Option(
+            min=4,
+            max=10_000,
+            help="Epochs of a general model; for every seven or eight the full model looks at one more view of the frames. "
+            "120 bring much more: minutes on a GPU, with --batch 256.",
+        ),
+    ] = 30,
+    batch: Annotated[
+        int, typer.Option(min=8, max=4096, help="Frames of a step of their training; a GPU does 256 as quickly as 128.")
+    ] = 128,
     refining: Annotated[
         int,
         typer.Option(
@@ -196,12 +217,15 @@ def build(
         if base is not None:
             how = preset(base_preprocessing) if base_preprocessing else None
             own = given.read(base, classifier, how, classifier.labels if labels else None)
-        plan = QUICK if quick else Plan("")
+        if stray := set(submodel_share or ()) - set(share or ()):
+            refuse(f"--submodel-share {stray.pop():g} is none of --share; give it there as well")
+        plan = QUICK if quick else Plan("", views=_views(epochs), epochs=epochs, batch=batch)
         name = re.sub(r"[^a-z0-9._-]+", "-", out.resolve().name.lower()).lstrip("-._")[:64] or "bundle"
         plan = replace(
             plan,
             name=name,
             shares=tuple(dict.fromkeys(share or plan.shares)),
+            special=tuple(dict.fromkeys(submodel_share or ())),
             precision=precision,  # type: ignore[arg-type]
             methods=methods,  # type: ignore[arg-type]
             submodels=min(submodels, plan.submodels) if quick else submodels,
@@ -215,6 +239,11 @@ def build(
             material = replace(material, base=own)
             bundle = building.build(plan, material, directory, out, progress, workers, signer)
     conclude(bundle, sources, as_json)
+
+
+def _views(epochs: int) -> int:
+    """Each is learned from seven or eight times: four for thirty epochs."""
+    return max(1, round(epochs / 7.5))
 
 
 def _parts(count: int) -> tuple[Any, Any, Any]:

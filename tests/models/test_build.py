@@ -104,6 +104,36 @@ def test_shares_that_come_to_one_network_are_one_size(material: Material) -> Non
     assert len(candidates.propose(plan, material, [])) == 2
 
 
+def test_submodels_are_made_in_the_sizes_that_are_named(material: Material) -> None:
+    """All general models are there; what is special comes in one size alone, or in every one where none is named."""
+    plan = replace(PLAN, shares=(1 / 100, 1 / 200), submodels=2, methods=("experts",))
+    every = candidates.propose(plan, material, [])
+    small = candidates.propose(replace(plan, special=(1 / 200,)), material, [])
+    assert [one.name for one in small if one.part is None] == [one.name for one in every if one.part is None]
+    assert len({one.size for one in every if one.part is not None}) == 2
+    assert {one.size for one in small if one.part is not None} == {small[1].size}
+
+
+def test_longer_training_hears_more_views_and_a_larger_batch_steps_further(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What --epochs and --batch say reaches the plan and the training; what is asked for by mistake is refused."""
+    plans: list[Plan] = []
+
+    def stop(plan: Plan, *_: object) -> None:
+        plans.append(plan)
+        raise PlaceError("far enough")
+
+    monkeypatch.setattr("models.build.build", stop)
+    command = ["build", "--full", str(FULL), "--data", str(data), "--out", str(tmp_path / "out")]
+    command += ["--work", str(tmp_path / "work"), "--every", "30"]
+    for more in ([], ["--epochs", "120", "--batch", "256"]):
+        CliRunner().invoke(app, [*command, *more])
+    assert [(plan.epochs, plan.views, plan.batch) for plan in plans] == [(30, 4, 128), (120, 16, 256)]
+    refused = CliRunner().invoke(app, [*command, "--share", "0.02", "--submodel-share", "0.01"])
+    assert refused.exit_code == 2 and "--submodel-share 0.01 is none of --share" in refused.output
+
+
 def test_the_precision_is_decided_once(material: Material, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine does not measure the same twice, and a resumed build must end as it would have."""
     plan = replace(PLAN, precision="auto", submodels=0)
