@@ -84,8 +84,8 @@ class Choice:
 
 
 def propose(plan: Plan, material: Material, likely: Sequence[WorkingSet]) -> list[Candidate]:
-    """The general models, the base model first, and the submodels, in the sizes and by every method of the plan; the base
-    model alone where it is given."""
+    """The general models, the base model first, and the submodels, in the sizes and by every method of the plan; the
+    base model alone where it is given."""
     if material.base is not None:
         return [Candidate("base", "as given", None)]
     labels, sizes = material.classifier.labels, _sizes(plan.shares, material)

@@ -20,8 +20,8 @@ class Plan:
     at the most, of each method and size, and in the end; ``least``: what each must add to the share of frames that are
     answered, for a megabyte of its file. ``scenes``: labels that come together; drawn where there are none.
     ``precision``: of the local models' weights and activations. ``views``: copies of the frames that the full model
-    looks at. ``epochs``, ``batch``: of a general model; ``refining``: epochs of a submodel. ``pools``, ``typical``, ``frames``: of the
-    streams that gates are proven on."""
+    looks at. ``epochs``, ``batch``: of a general model; ``refining``: epochs of a submodel. ``pools``, ``typical``,
+    ``frames``: of the streams that gates are proven on."""
 
     name: str
     shares: tuple[float, ...] = (1 / 13,)

@@ -45,18 +45,27 @@ class Probing:
         self._seconds = np.zeros(0)
 
     def plan(self, models: Sequence[LocalModel], labels: Posterior) -> Iterator[Probe]:
-        """Those that are worth it, in the order of expected gain per second. ``labels``: what is expected."""
+        """Those that are worth it, in the order of expected gain per second: the one of which that is the most, and of
+        the others those that know the most, for a cheap one adds little to another. ``labels``: what is expected."""
         if (names := tuple([model.name for model in models])) != self._names:
             self._names = names
             self._coverage = np.array([model.coverage for model in models]).reshape(len(models), len(labels))
             self._seconds = np.array([max(model.seconds, 1e-9) for model in models])
+        if not models:
+            return
         chances = self._coverage @ labels
-        for place, which in enumerate((chances / self._seconds).argsort(kind="stable")[: -_MOST - 1 : -1]):
+        for place, which in enumerate(self._order(chances)):
             model, chance = models[which], float(chances[which])
             if not self._pays(place, chance, model.seconds):
                 return
             self._passed[place] = 0
             yield Probe(model, place, chance)
+
+    def _order(self, chances: Posterior) -> list[int]:
+        gains = chances / self._seconds
+        first = int(gains.argmax())
+        others = [which for which in chances.argsort(kind="stable")[: -_MOST - 1 : -1].tolist() if which != first]
+        return [first, *sorted(others[: _MOST - 1], key=gains.__getitem__, reverse=True)]
 
     def tried(self, probe: Probe, hit: bool) -> None:
         """What came of a probe."""

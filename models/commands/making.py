@@ -158,8 +158,8 @@ def build(
         typer.Option(
             min=4,
             max=10_000,
-            help="Epochs of a general model; for every seven or eight the full model looks at one more view of the frames. "
-            "120 bring much more: minutes on a GPU, with --batch 256.",
+            help="Epochs of a general model; for every seven or eight the full model looks at one more view of the "
+            "frames. 120 bring much more: minutes on a GPU, with --batch 256.",
         ),
     ] = 30,
     batch: Annotated[

@@ -29,6 +29,12 @@ def test_a_model_that_is_much_faster_looks_before_one_that_covers_more() -> None
     assert names(Probing(), local("slow", 0.9, seconds=0.02), local("fast", 0.6, seconds=0.002)) == ["fast", "slow"]
 
 
+def test_cheap_models_that_know_the_same_do_not_keep_the_one_that_knows_more_from_looking() -> None:
+    """After the first, which is the one that is worth its time most, come those that know the most."""
+    cheap = [local(f"cheap{number}", 0.6 - number / 100, seconds=0.001) for number in range(4)]
+    assert names(Probing(), *cheap, local("able", 0.9, seconds=0.010)) == ["cheap0", "cheap1", "able"]
+
+
 def test_where_the_cloud_answers_sooner_than_a_model_nobody_looks() -> None:
     """But now and then somebody does, or it would never be known that it pays again."""
     probing, model = Probing(), local("base", 0.5, seconds=0.010)
