@@ -8,6 +8,8 @@ means over seeds with their 95 % intervals:
 
 - ``base``: the base model alone; ``general``: with the general models of other sizes; ``submodels``: all of the bundle.
 - ``full``: the full model as the only submodel, at the same claim.
+- ``small`` and ``special``, where the submodels are smaller than the base model: the general model of their size alone,
+  and with them.
 """
 
 from __future__ import annotations
@@ -39,8 +41,10 @@ def measure(
     claim = bundle.manifest.gate(budget).claim
     test = cifar10.load().test
     plans = [streams.plan(stream, test.labels, seed, frames, None, scenes) for seed in seeds]
-    every = replay.family(bundle.manifest)
+    every, alike = replay.family(bundle.manifest), replay.of_one_size(bundle.manifest)
     ways = _ways(every)
+    if alike.base != every.base:
+        ways |= {"small": alike.generalists(), "special": alike}
     rows: dict[str, list[dict[str, float]]] = defaultdict(list)
     for film in recorded.record(plans, test, recorded.opened(bundle)):
         both = replace(film, logits=film.logits | {_TWIN: film.logits[every.full]})

@@ -57,25 +57,31 @@ def _headline(figures: dict[str, Any]) -> str:
     sessions, about = figures["session_hits"], figures["streams"]
     if sessions is None:
         return "<p>There are too few frames of too few labels to draw streams from.</p>"
-    selected, general = (next(iter(sessions[way].values())) for way in ("selected", "same_size_generalist"))
+    selected, general, every = (
+        next(iter(sessions[way].values())) for way in ("selected", "same_size_generalist", "all")
+    )
     rows = [
         (
             f"{where} scenes",
             f"{selected[where]['local']:.1%}",
             f"{general[where]['local']:.1%}",
             f"{100 * (selected[where]['local'] - general[where]['local']):+.1f} points",
+            f"{every[where]['local']:.1%}",
             f"{selected[where]['false']:.2%}",
             f"{general[where]['false']:.2%}",
+            f"{every[where]['false']:.2%}",
         )
         for where in selected
     ]
     head = (
         "answered locally",
         "with submodels",
-        "general models alone",
+        "general models of their size",
         "difference",
+        "all local models",
         "false hits",
-        "false hits, general alone",
+        "false hits, general",
+        "false hits, all",
     )
     return (
         f"<p>Stream <code>{about['name']}</code>: {about['streams']} streams of {about['frames']} frames, at a budget "

@@ -65,6 +65,16 @@ def family(manifest: Manifest) -> Family:
     return family_of(manifest.models, manifest.context)
 
 
+def of_one_size(manifest: Manifest) -> Family:
+    """The submodels that are good at some labels, with the general model of their size in the base model's place; the
+    whole family where they are of several sizes or of the base model's."""
+    every, models = family(manifest), manifest.models
+    special = tuple(name for name in every.submodels if name not in every.general)
+    sizes = {models[name].macs for name in special}
+    peers = [name for name in every.general if {models[name].macs} == sizes]
+    return replace(every, base=peers[0], submodels=special, general=()) if peers else every
+
+
 def family_of(models: Mapping[str, Model], context: ContextParameters) -> Family:
     """The same of models that are no bundle yet."""
     names: dict[str, list[str]] = {"full": [], "base": [], "submodel": []}

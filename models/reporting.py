@@ -128,8 +128,9 @@ def _sessions(
     first_seed: int,
     progress: Progress,
 ) -> dict[str, dict[str, dict[str, dict[str, float]]]] | None:
-    """Of ``session``, with every submodel there, and with the general models alone, of the same sizes: what was
-    answered locally and what of it falsely. None where the frames are too few to draw streams from."""
+    """Of ``session``: what was answered locally and what of it falsely, ``selected``, with every submodel there;
+    ``same_size_generalist``, with a general model of their size alone; and with ``all`` that there are. None where the
+    frames are too few to draw streams from."""
     known, family = manifest.labels == LABELS, replay.family(manifest)
     table: Sequence[Sequence[int]] = [scene.classes for scene in SCENES]
     if not known:
@@ -139,7 +140,8 @@ def _sessions(
         return None
     chosen = {"all": range(len(table)), **({"unseen": UNSEEN} if known and len(table) == len(SCENES) else {})}
     claim = manifest.gate(_BUDGET).claim
-    ways = {"selected": family, "same_size_generalist": family.generalists()}
+    alike = replay.of_one_size(manifest)
+    ways = {"selected": alike, "same_size_generalist": alike.generalists(), "all": family}
     chosen_rows = np.flatnonzero(np.isin(part.split.labels, present))
     tables = {name: own[chosen_rows] for name, own in said.items()}  # what the models say of the pictures of ``split``
     task = progress.add_task("sessions", total=len(chosen) * count * len(ways))

@@ -53,7 +53,7 @@ def test_every_model_is_measured_against_the_labels_and_the_full_model(made: tup
 
 def test_sessions_are_compared_at_the_budget_over_all_scenes_and_the_unseen(made: tuple[dict[str, Any], str]) -> None:
     figures, _ = made
-    assert set(figures["session_hits"]) == {"selected", "same_size_generalist"}
+    assert set(figures["session_hits"]) == {"selected", "same_size_generalist", "all"}
     for budgets in figures["session_hits"].values():
         assert set(budgets) == {"0.01"}
         assert set(budgets["0.01"]) == {"all", "unseen"}
