@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import msgspec
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from models import sample
+from models import replay, sample
 from models.cli import app
 from models.scenes import SCENES
 from shared.bundle import Bundle
@@ -117,3 +118,15 @@ def test_bad_input_is_refused_in_a_line(data: Path, tmp_path: Path, flags: list[
     done = CliRunner().invoke(app, ["report", *given, "--work", str(tmp_path), "--streams", "1", "--frames", "16"])
     assert done.exit_code == 2
     assert done.stderr.count("\n") == 1 and why in done.stderr
+
+
+def test_submodels_are_compared_with_a_general_model_of_their_size() -> None:
+    """The zoo's are smaller than its base model; a bundle that has none of their size is compared as it is."""
+    manifest = Bundle(ZOO).manifest
+    alike, every = replay.of_one_size(manifest), replay.family(manifest)
+    special = [name for name in manifest.submodels() if manifest.models[name].classes]
+    assert (alike.base, list(alike.submodels), alike.general) == ("general-1in50.1", special, ())
+    assert {manifest.models[name].macs for name in (alike.base, *alike.submodels)} == {manifest.models[alike.base].macs}
+    peerless = {name: model for name, model in manifest.models.items() if name != alike.base}
+    found = replay.of_one_size(msgspec.structs.replace(manifest, models=peerless))
+    assert (found.base, found.submodels) == (every.base, alike.submodels)
