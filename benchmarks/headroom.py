@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from models import cifar10, recorded, replay, streams
-from models.interval import interval
+from models.interval import intervals
 from models.replay import Family, Labels, Replay
 from models.scenes import SCENES, UNSEEN
 from shared.bundle import Bundle
@@ -54,8 +54,7 @@ def measure(
             rows[way].append(_figures(run, reference, budget))
     setting = {"bundle": bundle.version[:12], "stream": stream, "first_seed": seeds.start, "seeds": len(seeds)}
     limits = {"frames": frames, "scenes": list(scenes), "max_false_hits": budget, "claim": claim}
-    found = {way: {name: interval([row[name] for row in own]) for name in own[0]} for way, own in rows.items()}
-    return {**setting, **limits, "ways": found}
+    return {**setting, **limits, "ways": {way: intervals(own) for way, own in rows.items()}}
 
 
 def _ways(every: Family) -> dict[str, Family]:

@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 
 from models import cifar10, recorded, replay, streams
-from models.interval import interval
+from models.interval import intervals
 from models.replay import Recorded, Replay
 from shared.bundle import Bundle, Gate
 from shared.context import FORGETFUL
@@ -59,7 +59,7 @@ def measure(directory: Path, stream: streams.Name, seeds: range, frames: int, bu
         "max_false_hits": budget,
         "claim": gate.claim,
         "entropy": gate.entropy,
-        "policies": {policy: _summary(own) for policy, own in rows.items()},
+        "policies": {policy: intervals(own) for policy, own in rows.items()},
     }
 
 
@@ -93,10 +93,6 @@ def _policies(recording: Recorded, family: replay.Family, gate: Gate, budget: fl
             hits = ways[policy].tally.hits
             figures[policy] |= {f"{level}_share": count / len(full) for level, count in hits.items()}
     return figures
-
-
-def _summary(rows: list[Figures]) -> dict[str, dict[str, object]]:
-    return {name: interval([row[name] for row in rows]) for name in rows[0]}
 
 
 def main() -> None:

@@ -208,6 +208,8 @@ def build(
             refuse("with --base nothing is trained, so leave out --share and --method; add-size can add a size later")
         if base is None and base_preprocessing:
             refuse("--base-preprocessing is for the model that --base names")
+        if stray := set(submodel_share or ()) - set(share or ()):
+            refuse(f"--submodel-share {stray.pop():g} is none of --share; give it there as well")
         if precision not in ("auto", "float16", "int8"):
             refuse(f"{precision!r} is no precision; there are auto, float16 and int8")
         torch.set_num_threads(threads)
@@ -217,8 +219,6 @@ def build(
         if base is not None:
             how = preset(base_preprocessing) if base_preprocessing else None
             own = given.read(base, classifier, how, classifier.labels if labels else None)
-        if stray := set(submodel_share or ()) - set(share or ()):
-            refuse(f"--submodel-share {stray.pop():g} is none of --share; give it there as well")
         plan = QUICK if quick else Plan("", views=_views(epochs), epochs=epochs, batch=batch)
         name = re.sub(r"[^a-z0-9._-]+", "-", out.resolve().name.lower()).lstrip("-._")[:64] or "bundle"
         plan = replace(

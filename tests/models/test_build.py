@@ -114,10 +114,8 @@ def test_submodels_are_made_in_the_sizes_that_are_named(material: Material) -> N
     assert {one.size for one in small if one.part is not None} == {small[1].size}
 
 
-def test_longer_training_hears_more_views_and_a_larger_batch_steps_further(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What --epochs and --batch say reaches the plan and the training; what is asked for by mistake is refused."""
+def test_longer_training_hears_more_views(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What --epochs and --batch say reaches the plan; a size that is made nowhere is refused."""
     plans: list[Plan] = []
 
     def stop(plan: Plan, *_: object) -> None:
