@@ -174,12 +174,16 @@ class Filter:
     def join(self, before: Stay, after: Stay, prior: Posterior) -> Posterior:
         """What is believed about a frame in the middle, in logarithms and not normalised, from two filters that met
         there: one came from ``before`` and has heard the frame's word, one came backwards from ``after`` and has only
-        arrived. Both began with ``prior``. What was said of one object on either side is one mean over all looks."""
-        joint: Posterior = np.log(before.belief) + np.log(after.belief) - np.log(prior)
+        arrived. Both began with ``prior``. What was said of one object on either side is one mean over all looks: of
+        what either still believes of it, for a belief leaks from frame to frame, and to take out of it all that was
+        once said would leave it speaking for whatever nobody has named."""
+        base = np.log(prior)
+        own, others = np.log(before.belief) - base, np.log(after.belief) - base
+        joint: Posterior = base + own + others
         share = after.any.share
         if (looks := before.looks + share * after.looks) > 0.0:
-            mean = (before.looks * before.mean + share * after.looks * after.mean) / looks
-            joint += self._p.tempering * share * (mean - before.mean - after.mean)
+            mean = (before.looks * own + share * after.looks * others) / looks
+            joint += share * (mean - own - others)
         return joint
 
     def _novelty(self, before: Key | None, key: Key) -> float:

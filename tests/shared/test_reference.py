@@ -42,6 +42,17 @@ def test_two_objects_that_a_cut_divides_are_judged_apart() -> None:
     assert reference(words, PARAMETERS) == [1] * 9 + [2] * 7
 
 
+@given(st.floats(0.0, 0.7), st.integers(1, WINDOW), st.floats(3, 15))
+def test_what_the_full_model_says_of_an_object_every_time_stands(moves: float, cut: int, nats: float) -> None:
+    """However much of the picture its moving to and fro changes, and whatever comes after it: seen was a reference that
+    gave the middle of a stay the label of the next object."""
+    confidence = 1.0 - float(np.exp(-nats))
+    places = [moves * (frame % 2) for frame in range(WINDOW)]
+    first = [Word(likelihood_of(1, confidence), True, Place(place)) for place in places[:cut]]
+    second = [Word(likelihood_of(2, confidence), True, Place(place + 9.0)) for place in places[cut:]]
+    assert reference(first + second, PARAMETERS) == [1] * len(first) + [2] * len(second)
+
+
 def test_a_thousand_classes_are_judged() -> None:
     likelihood = np.full(1000, 1e-4)
     likelihood[7] = 1 - 999e-4
