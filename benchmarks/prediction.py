@@ -24,6 +24,7 @@ from models import recorded, streams
 from shared.bundle import Bundle
 from simulator import comparison, links, live, profiling, world
 from simulator.comparison import Setup
+from simulator.device import Setting
 from simulator.film import project
 from simulator.live import Options
 from simulator.policies import Policy
@@ -48,7 +49,7 @@ def measure(options: Options) -> dict[str, Any]:
     costs = comparison.costs(bundle)
     reference = film.reference(full, manifest.models[full].temperature, manifest.context)
     kit = comparison.kit(manifest, costs, device, Setup(), film, reference, "demo")
-    setting = world.Setting(device, links.load(options.link), server, options.fps, cold=True)  # as a new store is
+    setting = Setting(device, links.load(options.link), server, options.fps, cold=True)  # as a new store is
     found = {}
     for policy in POLICIES:
         [played] = world.play(policy, [kit], setting, costs[full], options.seed)

@@ -29,6 +29,7 @@ from shared.bundle import Bundle
 from shared.engine import peak_resident_bytes, resident_bytes
 from simulator import comparison, links, machines, world
 from simulator.comparison import Setup
+from simulator.device import Setting
 from simulator.film import Film, shoot
 from simulator.policies import Kit, Meter, Mind, Policy, mind
 
@@ -53,9 +54,9 @@ def played(bundle: Bundle, frames: int, devices: int) -> dict[str, Any]:
     """One replay of that size, in this process."""
     kits = _kits(bundle, _films(bundle, frames, devices))
     full = comparison.costs(bundle)[bundle.manifest.only("full")]
-    setting = world.Setting(machines.device("rpi4"), links.load("wifi"), machines.server("host"))
+    setting = Setting(machines.device("rpi4"), links.load("wifi"), machines.server("host"))
     stopwatch = Stopwatch()
-    with patch.object(world, "mind", stopwatch.mind):
+    with patch("simulator.device.mind", stopwatch.mind):
         before, begun, started = resident_bytes(), time.process_time(), time.perf_counter()
         run = world.play("ours", kits, setting, full, 0, replicas=1 + devices // 20)
         # Which part of it is deciding is told by a clock that is read in no time, and how long it was by a true one.

@@ -22,7 +22,8 @@ from shared.bundle import Bundle, Manifest, Way
 from shared.layered import load
 from shared.refusal import Refusal
 from shared.segments import cut, read
-from simulator import links, machines, world
+from simulator import links, machines, servers, world
+from simulator.device import WINDOW, Device, Setting, Tally
 from simulator.film import Film, project, shoot
 from simulator.policies import POLICIES, Kit, Policy
 
@@ -45,7 +46,7 @@ class Setup:
     """What is compared; names are those of profiles or of their files. ``stream``: a name, or the directory of a
     recorded one, of which ``frames`` and ``fps`` are then the recording's. ``dwell``: see ``streams.plan``. ``seeds``:
     of streams, links and audits. ``devices``: cameras behind the same ``replicas`` of the server, each with a stream of
-    its own. ``cold``: see ``world.Setting``."""
+    its own. ``cold``: see ``Setting``."""
 
     stream: str = "dwell"
     dwell: int = streams.DWELL
@@ -180,7 +181,7 @@ def compare(bench: Bench, setup: Setup, link: links.LinkProfile | None, progress
     """Runs by policy and seed. ``link``: in the place of the set-up's."""
     task = progress.add_task("replaying", total=len(setup.seeds) * len(setup.policies))
     device, server = machines.device(setup.device), machines.server(setup.server)
-    setting = world.Setting(device, link or links.load(setup.link), server, setup.fps, setup.cold)
+    setting = Setting(device, link or links.load(setup.link), server, setup.fps, setup.cold)
     manifest = bench.manifest
     full = manifest.only("full")
     runs: Runs = {policy: [] for policy in setup.policies}
@@ -225,7 +226,7 @@ def kit(
     )
 
 
-def _run(devices: Sequence[world.Device], profile: machines.Device) -> Run:
+def _run(devices: Sequence[Device], profile: machines.Device) -> Run:
     """All devices' frames together."""
     tallies = [one.tally for one in devices]
     frames = sum(tally.frames for tally in tallies)
@@ -233,7 +234,7 @@ def _run(devices: Sequence[world.Device], profile: machines.Device) -> Run:
     for tally in tallies[1:]:
         latency = latency.with_(tally.latency)
 
-    def share(of: Callable[[world.Tally], int]) -> float:
+    def share(of: Callable[[Tally], int]) -> float:
         return sum(of(tally) for tally in tallies) / frames
 
     row = {name: value for name, value in latency.table().items() if name in LATENCIES}
@@ -254,8 +255,8 @@ def _run(devices: Sequence[world.Device], profile: machines.Device) -> Run:
         sent, received = sum(one.up.busy_s for one in devices), sum(one.down.busy_s for one in devices)
         row["millijoules"] = 1e3 * (watts.busy - watts.idle) * busy / frames
         row["radio_millijoules"] = 1e3 * (watts.send * sent + watts.receive * received) / frames
-    whole = tallies[0].course[: tallies[0].frames // world.WINDOW]
-    return Run(row, latency, [hits / world.WINDOW for hits in whole])
+    whole = tallies[0].course[: tallies[0].frames // WINDOW]
+    return Run(row, latency, [hits / WINDOW for hits in whole])
 
 
 def fair(rows: Mapping[Policy, Sequence[Row]]) -> list[Policy]:
@@ -303,8 +304,8 @@ def to_json(
             "first_seed": setup.seeds.start,
             "bundle": f"{bench.manifest.name} {bench.bundle.version}",
             "images": images,
-            "server_queue": world.QUEUE,
-            "server_max_batch": world.LARGEST,
+            "server_queue": servers.QUEUE,
+            "server_max_batch": servers.LARGEST,
             "link_profile": msgspec.to_builtins(links.load(setup.link)),
             "device_profile": msgspec.to_builtins(machines.device(setup.device), str_keys=True),
             "server_profile": msgspec.to_builtins(machines.server(setup.server)),

@@ -15,9 +15,9 @@ from edge_agent.report import Latencies
 from models.html import COLOURS, figure_of, image, page, table
 from simulator import comparison
 from simulator.comparison import BASELINES, Runs, Setup
+from simulator.device import WINDOW
 from simulator.policies import Policy
 from simulator.sweep import Sweep
-from simulator.world import WINDOW
 
 Found = Mapping[str, Mapping[str, Any]]
 _OURS = "ours"

@@ -23,18 +23,19 @@ from models.cost import Cost
 from shared.bundle import FORMAT, Gate, Manifest, Model
 from shared.habits import ContextParameters
 from shared.image import Input
-from simulator import world
+from simulator import machines, world
+from simulator.device import REQUEST, Device, Setting
 from simulator.film import Film, Pictures
 from simulator.lane import Lane
 from simulator.links import LinkProfile
-from simulator.machines import Device, Server
 from simulator.policies import POLICIES, Kit, Policy
+from simulator.wire import Wire
 
 CLASSES = 4
 FULL, BASE = Cost(500_000_000, 30, False), Cost(20_000_000, 10, False)
 PLAIN = LinkProfile(rtt_ms=20.0, jitter_ms=0.0, up_mbit=8.0, down_mbit=8.0, loss=0.0, outage_s=0.0)
-PI = Device("a device", "invented", {"float32": {1: 10.0, 4: 20.0}}, 20.0, 2.0, 1.0, 0.5)
-SERVER = Server("a server", "invented", 100.0, 1.0, 0.5, 0.25)
+PI = machines.Device("a device", "invented", {"float32": {1: 10.0, 4: 20.0}}, 20.0, 2.0, 1.0, 0.5)
+SERVER = machines.Server("a server", "invented", 100.0, 1.0, 0.5, 0.25)
 
 
 def manifest() -> Manifest:
@@ -83,15 +84,15 @@ def kit(frames: int = 200, seed: int = 0, deadline: float = 0.25) -> Kit:
     return Kit(shown, made, made.gates[0], deadline, seconds, PI.seconds(FULL, 4), reference, f"device-{seed}")
 
 
-def play(policy: Policy, kits: list[Kit], link: LinkProfile = PLAIN, **options: int) -> list[world.Device]:
-    setting = world.Setting(PI, link, SERVER, fps=10.0, cold=True)
+def play(policy: Policy, kits: list[Kit], link: LinkProfile = PLAIN, **options: int) -> list[Device]:
+    setting = Setting(PI, link, SERVER, fps=10.0, cold=True)
     return world.play(policy, kits, setting, FULL, 0, **options)
 
 
 def test_asking_takes_what_each_step_takes_and_no_more() -> None:
     [device] = play("server-only", [kit(20)])
     [first] = {round(ms, 9) for ms in [device.tally.latency.longest]}
-    up, down = (nbytes * 8 / 8e6 for nbytes in (2000 + world._REQUEST, device._answer_bytes))
+    up, down = (nbytes * 8 / 8e6 for nbytes in (2000 + REQUEST, device._answer_bytes))
     expected = (2.0 + 0.5) / 1e3 + up + 0.010 + 0.25e-3 + SERVER.seconds(FULL, 1) + 0.25e-3 + down + 0.010
     assert first == pytest.approx(1e3 * expected)
     assert device.tally.latency.mean == pytest.approx(1e3 * expected)
@@ -108,7 +109,7 @@ def test_a_device_that_answers_by_itself_takes_its_model_and_its_own_time() -> N
 def test_every_frame_has_one_answer_and_the_same_seed_the_same_run(policy: Policy) -> None:
     said: list[list[Answer]] = [[], []]
     for own in said:
-        setting = world.Setting(PI, PLAIN, SERVER, 10.0, cold=True)
+        setting = Setting(PI, PLAIN, SERVER, 10.0, cold=True)
         [device] = world.play(policy, [kit()], setting, FULL, 3, heard=own.append)
         assert [answer.frame for answer in own] == list(range(200))
         tally = device.tally
@@ -128,7 +129,7 @@ def test_a_device_that_goes_ahead_of_the_others_answers_as_one_that_waits_for_th
         came, env = [], simpy.Environment.timeout
         with monkeypatch.context() as counted:
             counted.setattr(simpy.Environment, "timeout", lambda *given: came.append(0) or env(*given))
-            setting = world.Setting(PI, msgspec.structs.replace(PLAIN, loss=0.05), SERVER, 10.0, cold)
+            setting = Setting(PI, msgspec.structs.replace(PLAIN, loss=0.05), SERVER, 10.0, cold)
             devices = world.play("ours", [kit(300, seed) for seed in range(3)], setting, FULL, 0)
         told = [
             (device.tally.course, device.tally.latency.mean, device.up.bytes, device.down.bytes) for device in devices
@@ -136,13 +137,13 @@ def test_a_device_that_goes_ahead_of_the_others_answers_as_one_that_waits_for_th
         return [*told, *(device.tally.fallbacks for device in devices)], len(came)
 
     ahead, few = run()
-    begin = world.Device.__init__
+    begin = Device.__init__
 
-    def waiting(self: world.Device, *given: Any, **options: Any) -> None:
+    def waiting(self: Device, *given: Any, **options: Any) -> None:
         begin(self, *given, **options)
         self._on_the_way = 1  # something always is
 
-    monkeypatch.setattr(world.Device, "__init__", waiting)
+    monkeypatch.setattr(Device, "__init__", waiting)
     waited, many = run()
     assert ahead == waited
     assert few < many / 1.5
@@ -156,10 +157,10 @@ def test_who_signs_pictures_and_remembers_pays_for_it() -> None:
 def test_a_late_frame_does_not_make_the_next_ones_hurry() -> None:
     """Ten frames a second, of which the first takes a fifth: those after it come when they would have come after it."""
     shown = kit(4)
-    setting = world.Setting(PI, PLAIN, SERVER, fps=10.0, cold=True)
+    setting = Setting(PI, PLAIN, SERVER, fps=10.0, cold=True)
     env = simpy.Environment()
     starts: list[float] = []
-    device = world.Device(env, setting, "device-base", shown, None, 0)  # type: ignore[arg-type]
+    device = Device(env, setting, "device-base", shown, None, 0)  # type: ignore[arg-type]
     look = device._mind.look
 
     def slow(frame: Frame, now: float) -> Step:
@@ -188,7 +189,7 @@ def test_a_submodel_that_had_to_go_is_loaded_again_and_not_pulled_again() -> Non
 
 
 def test_cameras_that_share_a_server_do_not_all_look_at_once() -> None:
-    setting = world.Setting(PI, PLAIN, SERVER, fps=10.0, cold=True)
+    setting = Setting(PI, PLAIN, SERVER, fps=10.0, cold=True)
     kits = [kit(10, seed) for seed in range(8)]
     devices = world.play("server-only", kits, setting, FULL, 0)
     assert len({device._begins for device in devices}) == 8
@@ -203,7 +204,7 @@ def test_the_oracle_is_never_wrong_by_itself_and_never_slower_than_who_asks() ->
 
 def test_a_submodel_is_of_use_only_when_it_has_come_over_the_link() -> None:
     levels: list[str] = []
-    setting = world.Setting(PI, PLAIN, SERVER, 10.0, cold=True)
+    setting = Setting(PI, PLAIN, SERVER, 10.0, cold=True)
     [device] = world.play("ours", [kit(400)], setting, FULL, 0, heard=lambda answer: levels.append(answer.model))
     assert device.tally.pushed == 1
     first = levels.index("own")
@@ -221,7 +222,7 @@ def test_a_general_model_of_another_size_is_pulled_though_nobody_recommends_it()
         seconds={**shown.seconds, "own": 0.1 * shown.seconds["base"]},
     )
     said: list[str] = []
-    setting = world.Setting(PI, PLAIN, SERVER, 10.0, cold=True)
+    setting = Setting(PI, PLAIN, SERVER, 10.0, cold=True)
     [device] = world.play("ours", [small], setting, FULL, 0, heard=lambda answer: said.append(answer.model))
     assert device.tally.pushed == 1
     assert said.count("own") > said.count("base"), "the quicker one looks first"
@@ -240,7 +241,7 @@ def test_what_comes_late_is_a_fallback_and_teaches_all_the_same() -> None:
 def test_a_silent_cloud_is_left_alone_after_a_few_frames() -> None:
     dead = LinkProfile(rtt_ms=9000.0, jitter_ms=0.0, up_mbit=8.0, down_mbit=8.0, loss=0.0, outage_s=0.0)
     answers: list[Answer] = []
-    setting = world.Setting(PI, dead, SERVER, 10.0)
+    setting = Setting(PI, dead, SERVER, 10.0)
     world.play("server-only", [kit(60, deadline=0.05)], setting, FULL, 0, heard=answers.append)
     assert sum("circuit open" in answer.reason for answer in answers) > 40
 
@@ -249,7 +250,7 @@ def test_a_silent_cloud_is_left_alone_after_a_few_frames() -> None:
 def test_nothing_moves_in_an_outage_and_what_waits_leaves_after_it(sent: float, there: float) -> None:
     """Two seconds of every minute from the tenth second on; a second on the way."""
     env = simpy.Environment(initial_time=sent)
-    wire = world.Wire(env, Lane(rtt_ms=2000.0, jitter_ms=0.0, mbit=1e6, loss=0.0, seed=0), 2.0)
+    wire = Wire(env, Lane(rtt_ms=2000.0, jitter_ms=0.0, mbit=1e6, loss=0.0, seed=0), 2.0)
     came: list[float] = []
     wire.carry(1, lambda: came.append(env.now))
     env.run()
@@ -259,7 +260,7 @@ def test_nothing_moves_in_an_outage_and_what_waits_leaves_after_it(sent: float, 
 def test_many_devices_wait_for_one_server_and_less_for_two() -> None:
     kits = [kit(50, seed) for seed in range(40)]
 
-    def mean(devices: list[world.Device]) -> float:
+    def mean(devices: list[Device]) -> float:
         return float(np.mean([device.tally.latency.mean for device in devices]))
 
     alone = mean(play("server-only", kits[:1]))
@@ -303,9 +304,9 @@ def test_the_same_seed_gives_the_same_bytes_whatever_the_hash_seed(tmp_path: Pat
 SLOW = LinkProfile(rtt_ms=150.0, jitter_ms=0.0, up_mbit=8.0, down_mbit=8.0, loss=0.0, outage_s=0.0)
 
 
-def levels_of(kit_: Kit, link: LinkProfile, cold: bool, policy: Policy = "ours") -> tuple[list[str], world.Device]:
+def levels_of(kit_: Kit, link: LinkProfile, cold: bool, policy: Policy = "ours") -> tuple[list[str], Device]:
     levels: list[str] = []
-    setting = world.Setting(PI, link, SERVER, 10.0, cold)
+    setting = Setting(PI, link, SERVER, 10.0, cold)
     [device] = world.play(policy, [kit_], setting, FULL, 0, heard=lambda answer: levels.append(answer.level))
     return levels, device
 
@@ -334,5 +335,5 @@ def test_over_a_slow_link_the_full_model_runs_here_and_over_a_quick_one_it_does_
 def test_a_device_without_it_fetches_it_once_questions_have_cost_as_many_bytes() -> None:
     levels, device = levels_of(unsure(400), SLOW, cold=True)
     asked = levels[: levels.index("full")].count("cloud")
-    assert asked * (2000 + world._REQUEST + device._answer_bytes) >= 100_000
+    assert asked * (2000 + REQUEST + device._answer_bytes) >= 100_000
     assert asked < 60
