@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import accumulate
 from multiprocessing import get_context
 from statistics import NormalDist
 from typing import Any
@@ -120,7 +121,7 @@ def fit(
 
     To keep within it is two things: on every kind of stream the mean over streams is within the budget, by Student's
     one-sided bound at ``confidence`` (approximate, for a stream's rate of false hits is not normal); and of the typical
-    streams of every kind no more than ``_EXCEPTIONS`` are over it, or one where they are few.
+    streams of every kind no more are over it than ``exceptions`` lets be.
 
     Fixed-sequence testing (A. Angelopoulos et al., "Learn then Test", arXiv 2110.01052, section 2.2): they are
     tried from the strictest and the first that cannot be shown to hold ends the search, so no correction for their
@@ -137,9 +138,11 @@ def fit(
             tasks = [(number, gate, expected) for number, expected in enumerate(references)]
             rates = dict(zip(every, each(_rate, tasks), strict=True))
             worst = max(upper_bound([rates[id(stream)] for stream in kind.apart], confidence) for kind in kinds)
-            typical = [np.array([rates[id(stream)] for stream in kind.typical]) for kind in kinds]
+            typical = [[rates[id(stream)] for stream in kind.typical] for kind in kinds]
             open_ = {
-                budget for budget in open_ if worst <= budget and all(_rare(several > budget) for several in typical)
+                budget
+                for budget in open_
+                if worst <= budget and all(_rarely_over(budget, several, confidence) for several in typical)
             }
             proven |= dict.fromkeys(open_, gate)
             tried()
@@ -185,8 +188,22 @@ def _rate(task: tuple[int, float, npt.NDArray[np.int64]]) -> float:
     return run(streams[number], family, rule(streams[number], family, gate)).false_hits(expected)
 
 
-def _rare(over: npt.NDArray[np.bool_]) -> bool:
-    return int(over.sum()) <= max(1, int(_EXCEPTIONS * len(over)))
+def _rarely_over(budget: float, rates: list[float], confidence: float) -> bool:
+    return sum(rate > budget for rate in rates) <= exceptions(len(rates), confidence)
+
+
+def exceptions(count: int, confidence: float) -> int:
+    """How many of ``count`` streams may be over the budget to show at ``confidence`` that of all such streams no more
+    than ``_EXCEPTIONS`` are (exact binomial test); one where ``count`` streams cannot show it whatever they do."""
+    chances = (_binomial(k, count, _EXCEPTIONS) for k in range(count + 1))
+    shown = sum(tail <= 1 - confidence for tail in accumulate(chances))
+    return shown - 1 if shown else 1
+
+
+def _binomial(k: int, count: int, chance: float) -> float:
+    """The probability that of ``count`` independent trials exactly ``k`` come out as they do with this ``chance``."""
+    ways = math.lgamma(count + 1) - math.lgamma(k + 1) - math.lgamma(count - k + 1)
+    return math.exp(ways + k * math.log(chance) + (count - k) * math.log1p(-chance))
 
 
 def upper_bound(rates: list[float], confidence: float) -> float:

@@ -36,7 +36,7 @@ class Plan:
     refining: int = 3
     tuning_pools: int = 4
     pools: int = 16
-    typical: int = 40
+    typical: int = 200
     frames: int = 1000
     precision: Precision = "auto"
     seed: int = 0
@@ -44,7 +44,7 @@ class Plan:
 
 #: For a try: every stage, in a minute.
 QUICK = Plan(
-    "quick", submodels=2, least=0.0, views=1, epochs=2, refining=1, tuning_pools=3, pools=3, typical=3, frames=60
+    "quick", submodels=2, least=0.0, views=1, epochs=2, refining=1, tuning_pools=3, pools=3, typical=3, frames=30
 )
 
 
