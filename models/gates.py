@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import accumulate
 from multiprocessing import get_context
 from statistics import NormalDist
 from typing import Any
@@ -24,6 +23,7 @@ from edge_agent.core.types import Hit
 from models.replay import Family, Logits, Recorded, Rule, ours, reference_labels, run, settle
 from models.scores import softmax
 from shared.habits import LEAST
+from shared.rates import most
 from shared.risk import below_zero, margin
 
 #: What hits may claim where it is not known yet.
@@ -194,16 +194,10 @@ def _rarely_over(budget: float, rates: list[float], confidence: float) -> bool:
 
 def exceptions(count: int, confidence: float) -> int:
     """How many of ``count`` streams may be over the budget to show at ``confidence`` that of all such streams no more
-    than ``_EXCEPTIONS`` are (exact binomial test); one where ``count`` streams cannot show it whatever they do."""
-    chances = (_binomial(k, count, _EXCEPTIONS) for k in range(count + 1))
-    shown = sum(tail <= 1 - confidence for tail in accumulate(chances))
-    return shown - 1 if shown else 1
-
-
-def _binomial(k: int, count: int, chance: float) -> float:
-    """The probability that of ``count`` independent trials exactly ``k`` come out as they do with this ``chance``."""
-    ways = math.lgamma(count + 1) - math.lgamma(k + 1) - math.lgamma(count - k + 1)
-    return math.exp(ways + k * math.log(chance) + (count - k) * math.log1p(-chance))
+    than ``_EXCEPTIONS`` are; one where ``count`` streams cannot show it whatever they do."""
+    if most(0, count, confidence) > _EXCEPTIONS:
+        return 1
+    return next(over for over in range(count) if most(over + 1, count, confidence) > _EXCEPTIONS)
 
 
 def upper_bound(rates: list[float], confidence: float) -> float:
