@@ -32,8 +32,8 @@ from shared.engine import Session
 from shared.link import Link, Message
 from shared.protocol import Answer, Status, Timing, encode
 from tests.bundles import tiny_bundle
+from tests.edge_agent.agents import Pictures
 from tests.edge_agent.links import FakeLink
-from tests.edge_agent.test_agent import Pictures
 
 _BOUND_S = 10.0
 

@@ -15,7 +15,7 @@ from edge_agent.report import Sink
 from edge_agent.settings import Settings
 from shared.bundle import Bundle
 from tests.bundles import tiny_bundle
-from tests.edge_agent.test_agent import Pictures
+from tests.edge_agent.agents import Pictures
 
 Figures = dict[tuple[str, str], float]
 

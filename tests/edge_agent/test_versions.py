@@ -1,0 +1,99 @@
+"""Versions: a newer bundle takes over while frames go on, and one that cannot be used changes nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from edge_agent.agent import Agent
+from edge_agent.report import Sink
+from edge_agent.settings import Settings
+from edge_agent.store import Store
+from shared.bundle import Bundle, Gate
+from shared.link import Address, Message
+from shared.protocol import catalogue
+from tests.bundles import tiny_bundle
+from tests.edge_agent.agents import Pictures, running, shot, stored, tend_until
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return Bundle(tiny_bundle(tmp_path_factory.mktemp("bundle")))
+
+
+@pytest.fixture(scope="module")
+def newer(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return Bundle(tiny_bundle(tmp_path_factory.mktemp("newer"), seed=1))
+
+
+def test_a_newer_version_takes_over_while_frames_go_on(bundle: Bundle, newer: Bundle, tmp_path: Path) -> None:
+    store = stored(stored(Store(tmp_path), bundle), newer)
+    store.remember(bundle.data, bundle.manifest)
+    with running(Settings(), store) as camera:
+        camera.answer(0, shot(), Sink(""))
+        camera.keeper.announce(newer.data)
+        tend_until(camera, lambda: camera.summary()["bundle_version"] == newer.version)
+        camera.answer(1, shot(), Sink(""))
+        assert camera.tally.frames == 2
+        camera.keeper.stop()
+    kept = {path.name for path in (tmp_path / "blobs").iterdir()}
+    assert kept == {model.sha256 for model in newer.manifest.models.values()}, "an SD card does not fill with old ones"
+
+
+def test_without_local_models_a_newer_version_takes_over_too(bundle: Bundle, newer: Bundle, tmp_path: Path) -> None:
+    """Or a device with an old catalogue in its store would refuse the answers of the newer model for ever."""
+    store = Store(tmp_path)
+    store.remember(bundle.data, bundle.manifest)
+    with running(Settings(levels=("cloud",)), store) as camera:
+        camera.keeper.announce(newer.data)
+        camera.deployment.tend()
+        assert camera.summary()["bundle_version"] == newer.version
+        camera.keeper.announce(bundle.data)
+        camera.deployment.tend()
+        assert camera.summary()["bundle_version"] == bundle.version, "and back again"
+
+
+def test_an_update_that_cannot_be_used_leaves_all_as_it_is(
+    bundle: Bundle, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = stored(Store(tmp_path), bundle)
+    store.remember(bundle.data, bundle.manifest)
+    with running(Settings(), store) as camera:
+        lax = msgspec.structs.replace(bundle.manifest, gates=(Gate(0.5, 0.5, 0.95, 10),))
+        camera.keeper.announce(msgspec.json.encode(lax))
+        tend_until(camera, lambda: "going on with version" in caplog.text)
+        assert camera.summary()["bundle_version"] == bundle.version
+        camera.answer(0, shot(), Sink(""))
+
+
+def test_an_update_that_cannot_be_used_leaves_the_submodels_too(
+    bundle: Bundle, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    proven = msgspec.structs.replace(
+        bundle.manifest, gates=tuple(msgspec.structs.replace(gate, entropy=0.1) for gate in bundle.manifest.gates)
+    )
+    store = stored(Store(tmp_path), bundle)
+    store.remember(msgspec.json.encode(proven), proven)
+    with running(Settings(gate="entropy"), store) as camera:
+        assert camera.hierarchy is not None
+        camera.hierarchy.wanted = "animals"
+        tend_until(camera, lambda: camera.deployment.submodels == ("animals",))
+        camera.keeper.announce(bundle.data)
+        tend_until(camera, lambda: "going on with version" in caplog.text)
+        assert camera.deployment.submodels == ("animals",)
+
+
+def test_a_given_bundle_is_not_replaced_by_the_brokers(bundle: Bundle, newer: Bundle) -> None:
+    """Its directory holds nothing of the newer one; so the catalogue is not even asked for."""
+    agent = Agent(Settings(), [Pictures(0)], Address("127.0.0.1", 1), None, bundle)
+    assert agent.link is not None
+    assert [topic for topic, _ in agent.link._subscriptions] == [f"cachenet/1/{agent.settings.device}/answer"]
+    assert agent.keeper.version == bundle.version != newer.version
+
+
+def test_only_the_catalogue_asked_for_is_followed(bundle: Bundle, tmp_path: Path) -> None:
+    agent = Agent(Settings(catalogue="other"), [Pictures(0)], Address("127.0.0.1", 1), Store(tmp_path), None)
+    agent._receive(Message(catalogue("tiny"), bundle.data, None, None, ()))
+    assert agent.keeper.version == ""
