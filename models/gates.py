@@ -12,15 +12,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from statistics import NormalDist
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from edge_agent.core.types import Hit
-from models.replay import Family, Logits, Recorded, Rule, ours, reference_labels, run, settle
+from models.replay import Family, Labels, Logits, Recorded, Rule, ours, paper, reference_labels, run, settle
 from models.scores import softmax
 from shared.habits import LEAST
 from shared.rates import most
@@ -33,6 +34,16 @@ _EXCEPTIONS = 0.05
 #: Claims that are tried, strictest first; and thresholds on entropy, nats.
 GRID = tuple(round(0.0005 * 1.25**power, 5) for power in range(23))  # 0.0005 to 0.068
 ENTROPIES = tuple(round(0.001 * 1.5**power, 4) for power in range(17))  # 0.001 to 0.66
+
+
+class Search(NamedTuple):
+    """What a ``rule`` is tried with, the strictest first."""
+
+    rule: Rule
+    grid: Sequence[float]
+
+
+OURS, PAPER = Search(ours, GRID), Search(paper, ENTROPIES)
 
 
 @dataclass(frozen=True)
@@ -111,13 +122,12 @@ def fit(
     family: Family,
     budgets: Sequence[float],
     confidence: float,
-    rule: Rule = ours,
-    grid: Sequence[float] = GRID,
+    searches: Sequence[Search] = (OURS,),
     workers: int = 1,
     tried: Callable[[], object] = lambda: None,
-) -> list[float]:
-    """For each budget the largest claim (or threshold) of ``grid`` at which ``rule`` keeps within it; 0 if it does at
-    none.
+) -> list[list[float]]:
+    """For each search, for each budget, the largest of its claims (or thresholds) at which its rule keeps within it; 0
+    if it does at none.
 
     To keep within it is two things: on every kind of stream the mean over streams is within the budget, by Student's
     one-sided bound at ``confidence`` (approximate, for a stream's rate of false hits is not normal); and of the typical
@@ -129,62 +139,77 @@ def fit(
     each.
     """
     every = {id(stream): stream for kind in kinds for stream in kind.apart + kind.typical}
-    streams = list(every.values())
+    with _each(list(every.values()), family, workers) as each:
+        references = list(each(_reference, range(len(every))))
+
+        def rates(rule: Rule, gate: float) -> dict[int, float]:
+            tasks = [(number, rule, gate, expected) for number, expected in enumerate(references)]
+            return dict(zip(every, each(_rate, tasks), strict=True))
+
+        return [_search(kinds, budgets, confidence, partial(rates, rule), grid, tried) for rule, grid in searches]
+
+
+def _search(
+    kinds: Sequence[Kind],
+    budgets: Sequence[float],
+    confidence: float,
+    rates: Callable[[float], dict[int, float]],
+    grid: Sequence[float],
+    tried: Callable[[], object],
+) -> list[float]:
+    """``rates``: of false hits at a gate, by the streams' identities."""
     proven = dict.fromkeys(budgets, 0.0)
     open_ = set(budgets)
-    with _each(streams, family, rule, workers) as each:
-        references = list(each(_reference, range(len(streams))))
-        for gate in grid:
-            tasks = [(number, gate, expected) for number, expected in enumerate(references)]
-            rates = dict(zip(every, each(_rate, tasks), strict=True))
-            worst = max(upper_bound([rates[id(stream)] for stream in kind.apart], confidence) for kind in kinds)
-            typical = [[rates[id(stream)] for stream in kind.typical] for kind in kinds]
-            open_ = {
-                budget
-                for budget in open_
-                if worst <= budget and all(_rarely_over(budget, several, confidence) for several in typical)
-            }
-            proven |= dict.fromkeys(open_, gate)
-            tried()
-            if not open_:
-                break
+    for gate in grid:
+        seen = rates(gate)
+        worst = max(upper_bound([seen[id(stream)] for stream in kind.apart], confidence) for kind in kinds)
+        typical = [[seen[id(stream)] for stream in kind.typical] for kind in kinds]
+        open_ = {
+            budget
+            for budget in open_
+            if worst <= budget and all(_rarely_over(budget, several, confidence) for several in typical)
+        }
+        proven |= dict.fromkeys(open_, gate)
+        tried()
+        if not open_:
+            break
     return [proven[budget] for budget in budgets]
 
 
 #: What the tasks of a process are about: it is sent once, not with every task.
-_ABOUT: list[tuple[list[Recorded], Family, Rule]] = []
+_ABOUT: list[tuple[list[Recorded], Family]] = []
 
 
 @contextmanager
 def _each(
-    streams: list[Recorded], family: Family, rule: Rule, workers: int
+    streams: list[Recorded], family: Family, workers: int
 ) -> Iterator[Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]]:
     """``map`` for ``_reference`` and ``_rate``, over so many processes."""
     if workers == 1:
-        _know(streams, family, rule)
+        _know(streams, family)
         try:
             yield map
         finally:
             _ABOUT.clear()
         return
     # A copy of this process would have its threads' locks and not its threads.
-    with ProcessPoolExecutor(workers, get_context("spawn"), _know, (streams, family, rule)) as pool:
+    with ProcessPoolExecutor(workers, get_context("spawn"), _know, (streams, family)) as pool:
         yield pool.map
 
 
-def _know(streams: list[Recorded], family: Family, rule: Rule) -> None:
-    _ABOUT[:] = [(streams, family, rule)]
+def _know(streams: list[Recorded], family: Family) -> None:
+    _ABOUT[:] = [(streams, family)]
 
 
-def _reference(number: int) -> npt.NDArray[np.int64]:
-    streams, family, _ = _ABOUT[0]
+def _reference(number: int) -> Labels:
+    streams, family = _ABOUT[0]
     return reference_labels(streams[number], family)
 
 
-def _rate(task: tuple[int, float, npt.NDArray[np.int64]]) -> float:
-    """False hits of a stream at a gate, given its reference."""
-    number, gate, expected = task
-    streams, family, rule = _ABOUT[0]
+def _rate(task: tuple[int, Rule, float, Labels]) -> float:
+    """False hits of a stream by a rule at a gate, given its reference."""
+    number, rule, gate, expected = task
+    streams, family = _ABOUT[0]
     return run(streams[number], family, rule(streams[number], family, gate)).false_hits(expected)
 
 

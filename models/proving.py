@@ -134,17 +134,12 @@ def prove(
     proving = proof.kinds(prove_, scenes, plan.pools, plan.typical, plan.frames, plan.seed, sessions, progress)
     if not proving:
         return family.context, tuple(Gate(budget, 0.0, _CONFIDENCE, 0, 0.0) for budget in _BUDGETS)
-    total = len(gates.GRID) + (len(gates.ENTROPIES) if family.submodels else 0)
-    task = progress.add_task("gates", total=total)
-
-    def tried() -> None:
-        progress.advance(task)
-
-    risks = gates.fit(proving, family, _BUDGETS, _CONFIDENCE, workers=workers, tried=tried)
-    entropies = [0.0] * len(_BUDGETS)
-    if family.submodels:
-        entropies = gates.fit(proving, family, _BUDGETS, _CONFIDENCE, replay.paper, gates.ENTROPIES, workers, tried)
+    # The paper's rule is one for submodels.
+    searches = [gates.OURS, *([gates.PAPER] if family.submodels else [])]
+    task = progress.add_task("gates", total=sum(len(search.grid) for search in searches))
+    proven = gates.fit(proving, family, _BUDGETS, _CONFIDENCE, searches, workers, lambda: progress.advance(task))
     progress.remove_task(task)
+    risks, entropies = (*proven, [0.0] * len(_BUDGETS))[:2]
     least = min(len(kind.apart) for kind in proving)
     return family.context, tuple(
         Gate(budget, risk, _CONFIDENCE, least, nats)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pytest
@@ -46,35 +46,41 @@ def family() -> Family:
     )
 
 
+def fit(kinds: list[gates.Kind], budgets: list[float], grid: Sequence[float] = gates.GRID) -> list[float]:
+    return gates.fit(kinds, family(), budgets, 0.95, [gates.Search(replay.ours, grid)])[0]
+
+
 def test_a_base_model_that_never_errs_may_answer_nearly_all() -> None:
-    threshold = gates.fit([kind(stream(seed, 300, 0.0) for seed in range(8))], family(), [0.01], 0.95)[0]
+    threshold = fit([kind(stream(seed, 300, 0.0) for seed in range(8))], [0.01], gates.GRID[2::10])[0]
     assert threshold == gates.GRID[-1]
 
 
 def test_errors_that_no_threshold_can_tell_close_the_gate() -> None:
-    thresholds = gates.fit([kind(stream(seed, 300, 0.5) for seed in range(8))], family(), [0.005, 0.01], 0.95)
+    thresholds = fit([kind(stream(seed, 300, 0.5) for seed in range(8))], [0.005, 0.01])
     assert thresholds == [0.0, 0.0]
 
 
 def test_more_processes_change_nothing() -> None:
     kinds, budgets = [kind(stream(seed, 100, 0.02) for seed in range(6))], [0.005, 0.02]
     grid = gates.GRID[3:12:4]
-    one, two = (gates.fit(kinds, family(), budgets, 0.95, replay.ours, grid, workers) for workers in (1, 2))
+    searches = [gates.Search(replay.ours, grid), gates.Search(replay.ours, grid[:1])]
+    one, two = (gates.fit(kinds, family(), budgets, 0.95, searches, workers) for workers in (1, 2))
     assert one == two
 
 
 def test_the_worst_kind_of_stream_decides() -> None:
     good, bad = ([stream(seed, 300, sly) for seed in range(8)] for sly in (0.0, 0.5))
-    assert gates.fit([kind(good), kind(bad)], family(), [0.01], 0.95) == [0.0]
+    assert fit([kind(good), kind(bad)], [0.01]) == [0.0]
 
 
 def test_a_stream_over_the_budget_is_let_be_where_there_are_so_many_that_one_says_little() -> None:
     """The mean over streams would allow a few bad ones among many good ones."""
     apart = [stream(seed, 300, 0.0) for seed in range(8)]
     bad = [stream(seed, 300, 0.5) for seed in range(8, 12)]
-    assert gates.fit([gates.Kind(apart, apart * 12 + bad[:1])], family(), [0.01], 0.95) == [gates.GRID[-1]]
-    assert gates.fit([gates.Kind(apart, apart * 12 + bad[:2])], family(), [0.01], 0.95)[0] < gates.GRID[-1]
-    assert gates.fit([gates.Kind(apart, apart * 8 + bad[:1])], family(), [0.01], 0.95)[0] < gates.GRID[-1]
+    last = gates.GRID[-1]
+    assert fit([gates.Kind(apart, apart * 12 + bad[:1])], [0.01], [last]) == [last]
+    assert fit([gates.Kind(apart, apart * 12 + bad[:2])], [0.01], [last]) == [0.0]
+    assert fit([gates.Kind(apart, apart * 8 + bad[:1])], [0.01], [last]) == [0.0]
 
 
 @pytest.mark.parametrize("count", [59, 92, 93, 100, 200, 5000])
@@ -92,17 +98,16 @@ def test_where_streams_are_too_few_to_show_anything_one_exception_is_let_be() ->
 
 def test_a_larger_budget_never_gives_a_stricter_threshold() -> None:
     streams = [stream(seed, 400, 0.02) for seed in range(8)]
-    thresholds = gates.fit([kind(streams)], family(), [0.002, 0.005, 0.01, 0.02, 0.05], 0.95, grid=gates.GRID[::2])
+    thresholds = fit([kind(streams)], [0.002, 0.005, 0.01, 0.02, 0.05], gates.GRID[::3])
     assert thresholds == sorted(thresholds)
     assert thresholds[-1] > thresholds[0]
 
 
 def test_at_the_fitted_threshold_the_budget_holds_on_other_streams() -> None:
-    budget, grid = 0.01, gates.GRID[::2]
+    budget, grid = 0.01, gates.GRID[::4]
     # The bound holds in nineteen fits of twenty; over five of them chance evens out.
     thresholds = [
-        gates.fit([kind(stream(at + seed, 400, 0.012) for seed in range(12))], family(), [budget], 0.95, grid=grid)[0]
-        for at in range(0, 60, 12)
+        fit([kind(stream(at + seed, 400, 0.012) for seed in range(12))], [budget], grid)[0] for at in range(0, 60, 12)
     ]
     threshold = sorted(thresholds)[2]
     assert threshold > 0
