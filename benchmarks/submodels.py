@@ -44,7 +44,7 @@ from models.restore import restore
 from models.scenes import CLASSES, SCENES, SEEN
 from models.streams import STRANGERS
 from models.teach import teach
-from models.training import Loss, Recipe, fit, normalise
+from models.training import Loss, Recipe, fit, normalise, rounding
 from models.training import scores as run
 from shared import files
 from shared.bundle import Bundle, digest
@@ -130,7 +130,7 @@ def _pooled(network: ResNet, x: Tensor) -> Tensor:
 def _seen(network: ResNet, images: Images) -> npt.NDArray[np.float32]:
     """What the network's head sees, ``(n, d)``."""
     network.eval()
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+    with torch.no_grad(), rounding():
         parts = [normalise(images[at : at + 500], INPUT) for at in range(0, len(images), 500)]
         return np.concatenate([_pooled(network, part).float().numpy() for part in parts])
 

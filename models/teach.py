@@ -21,7 +21,7 @@ from models.classifier import Classifier, ClassifierError
 from models.frames import Frames
 from shared import files
 from shared.bundle import digest
-from shared.engine import first_line
+from shared.engine import EXACT, first_line
 from shared.image import Picture, crop, preprocessor
 
 #: Frames of a chunk, and of a run. Fixed, for the last bits of a score depend on what it was run with.
@@ -115,6 +115,7 @@ def _session(classifier: Classifier, threads: int) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
+    options.add_session_config_entry(*EXACT)
     try:
         return ort.InferenceSession(classifier.graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
     except Exception as error:

@@ -26,6 +26,8 @@ from shared import files
 from shared.image import Input
 
 _GREY = 125
+#: What processors call it that they compute in bf16: those of Intel and AMD, and ARM's.
+_ROUNDING = ("amx_bf16", "avx512_bf16", "bf16", "sve_bf16")
 #: Temperature of what the last head teaches those before it.
 _SOFTNESS = 3.0
 
@@ -69,6 +71,14 @@ Loss = Callable[[list[Tensor], Tensor], Tensor]
 
 def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def rounding() -> torch.autocast:
+    """Computes in bf16 where the machine does so by itself; a processor that has to imitate it takes twelve times as
+    long as in float32 (docs/decisions.md)."""
+    has = torch.cpu.get_capabilities()
+    own = device().type == "cuda" or any(has.get(name) for name in _ROUNDING)
+    return torch.autocast(device().type, torch.bfloat16, enabled=own)
 
 
 def normalise(images: Images | Tensor, spec: Input) -> Tensor:
@@ -199,7 +209,7 @@ def fit(
             if side != x.shape[-1]:
                 x = F.interpolate(x, size=(side, side), mode="bilinear", antialias=True)
                 x = x.contiguous(memory_format=torch.channels_last)
-            with torch.autocast(device().type, torch.bfloat16):
+            with rounding():
                 logits = network.heads(x)
             value = loss([head.float() for head in logits], target)
             optimiser.zero_grad(set_to_none=True)
@@ -255,7 +265,7 @@ def scores(network: Network, images: Images, spec: Input, batch: int = 500) -> n
     """Logits ``(n, classes)`` of the network in evaluation mode, bf16 where training uses it."""
     was_training = network.training
     network.eval()
-    with torch.no_grad(), torch.autocast(device().type, torch.bfloat16):
+    with torch.no_grad(), rounding():
         parts = [network(normalise(images[at : at + batch], spec)).float().cpu() for at in range(0, len(images), batch)]
     network.train(was_training)
     return torch.cat(parts).numpy()

@@ -38,7 +38,7 @@ def test_a_submodel_is_trained_for_what_devices_see_and_recommended(tmp_path: Pa
         server.wait_for("ready to train")
         for number in range(330):
             assert isinstance(device.ask(sent[number % len(sent)], properties=properties), Answer)
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while len(told := device.told("hampered")) < 2:
             assert time.monotonic() < deadline, server.log()
             time.sleep(0.1)

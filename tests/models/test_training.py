@@ -14,7 +14,7 @@ from rich.progress import Progress
 
 from models import cifar10, sample
 from models.networks import ResNet, Shape
-from models.training import Batch, Images, Recipe, augment, fit, label_loss, sense
+from models.training import Batch, Images, Recipe, augment, fit, label_loss, rounding, sense
 
 TINY = Shape(widths=(4,), blocks=(1,))
 
@@ -49,6 +49,24 @@ def test_the_share_that_is_sensed_is_the_share_that_was_asked_for() -> None:
     touched = (augment(flat, np.random.default_rng(0), 0, 0.3) != 100).any(axis=(1, 2, 3)).mean()
     assert touched == pytest.approx(0.3, abs=0.05)
     assert not (augment(flat, np.random.default_rng(0), 0, 0.0) != 100).any()
+
+
+@pytest.mark.parametrize(
+    ("has", "kind"),
+    [
+        ({"avx2": True, "avx512_f": True, "avx512_bf16": False}, torch.float32),
+        ({"avx2": True, "avx512_bf16": True}, torch.bfloat16),
+        ({"neon": True, "bf16": False}, torch.float32),
+        ({"neon": True, "bf16": True}, torch.bfloat16),
+    ],
+)
+def test_only_a_processor_that_computes_in_bf16_is_asked_to(
+    has: dict[str, bool], kind: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has)
+    with rounding():
+        assert torch.nn.Linear(2, 2)(torch.ones(1, 2)).dtype == kind
 
 
 def epochs_of(images: Images) -> Iterator[Batch]:

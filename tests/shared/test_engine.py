@@ -9,10 +9,15 @@ import time
 from pathlib import Path
 
 import numpy as np
+import onnxruntime as ort
 import pytest
 
+from models import recorded, sample
+from shared.bundle import Bundle
 from shared.engine import EngineError, Session
+from shared.image import crop, preprocessor
 from tests.bundles import tiny_bundle
+from tests.hampered import ZOO
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -38,6 +43,21 @@ def test_onnx_runtime_keeps_to_itself_what_runs(tmp_path: Path, first: str) -> N
     home.mkdir()
     subprocess.run([sys.executable, "-c", code], env=known | {"HOME": str(home)}, check=True, timeout=120)
     assert list(home.rglob("*onnxruntime*")) == []
+
+
+@pytest.mark.parametrize("name", ["base", "general-1in50.1"])
+def test_in_int8_a_model_says_what_it_says_where_every_operator_computes_in_floats(name: str) -> None:
+    """On any processor: on many of x86 the quickest sums of INT8 overflow, and one answer of twelve is another."""
+    bundle = Bundle(ZOO)
+    spec, path = bundle.manifest.models[name].input, bundle.path(name)
+    pictures = recorded.as_pictures(sample.load().images[:200])
+    plain = ort.SessionOptions()
+    plain.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    batch = np.concatenate([preprocessor(spec)(crop(picture, spec)) for picture in pictures])
+    floats = ort.InferenceSession(str(path), plain, providers=["CPUExecutionProvider"]).run(None, {"image": batch})[0]
+    ours = Session(path, "cpu").run(batch)
+    assert np.sqrt(np.mean((ours - floats) ** 2)) < 0.02 * floats.std()
+    assert (ours.argmax(1) == floats.argmax(1)).mean() > 0.99
 
 
 def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
