@@ -19,7 +19,7 @@ import numpy as np
 from shared.filter import Filter, Key, Stay, Word, another
 from shared.gate import Posterior, entropy
 from shared.habits import ContextParameters, Habits
-from shared.risk import Belief, differs, margin, turns
+from shared.risk import Belief, differs, lasting, margin, turns
 from shared.working_set import WorkingSet
 
 #: From so many looks at one object on, the full model has made up its mind.
@@ -73,7 +73,7 @@ class Context:
         arrived = self._arrived
         if (holds := arrived.full.holds) == 0.0:
             return 0.0
-        return holds * turns(arrived, int(arrived.mean.argmax()), self.habits.wander)
+        return holds * lasting(turns(arrived, int(arrived.mean.argmax()), self.habits.wander), self.habits)
 
     @property
     def heard(self) -> float:

@@ -25,7 +25,7 @@ _REFERENCE = 0.4
 
 class Belief(msgspec.Struct, frozen=True, eq=False):
     """What is believed about the present frame, ``(classes,)``, and the ``risk`` of answering with ``label``: the
-    probability that the reference would say another."""
+    probability that the reference would say another, and more where a mistake would last."""
 
     posterior: Posterior
     label: int
@@ -46,11 +46,11 @@ def turns(stay: Stay, label: int, wander: float) -> float:
 
 
 def differs(stay: Stay, label: int, believed: float, prior: Posterior, habits: Habits) -> float:
-    """Probability that the reference would not say ``label``, which is ``believed`` that much. ``prior``: over the
-    label of an object that has just come.
+    """The risk of answering with ``label``, which is ``believed`` that much. ``prior``: over the label of an object
+    that has just come.
 
     A mistake about an object is repeated for as long as it stays, so where the full model has not spoken of it one
-    question saves that much.
+    question saves that much. Where it has, another may not; but see ``lasting``.
     """
     doubt, new = 1.0 - believed, 1.0 - stay.full.holds
     if 0.0 < new < 1.0 and (word := stay.any.word) is not None and not word.full:
@@ -60,7 +60,18 @@ def differs(stay: Stay, label: int, believed: float, prior: Posterior, habits: H
         doubt = 1.0 - float(other[label]) / of_other if of_other > 0.0 else 1.0
         new = another(new, word, stay.said, prior)
     alone = min(1.0, habits.stay * habits.errs(doubt)) if new > 0.0 else 0.0
-    return alone if new == 1.0 else (1.0 - new) * turns(stay, label, habits.wander) + new * alone
+    if new == 1.0:
+        return alone
+    return (1.0 - new) * lasting(turns(stay, label, habits.wander), habits) + new * alone
+
+
+def lasting(risk: float, habits: Habits) -> float:
+    """What a ``risk`` counts that a mistake would not be of one frame but of as many as an object stays.
+
+    It is no likelier for that, but a stream is within its budget as long as the mean of its false hits is and some
+    standard deviations are; and that deviation grows by the root of how many frames are wrong together.
+    """
+    return min(1.0, math.sqrt(habits.stay) * risk)
 
 
 def margin(said: Posterior, label: int) -> float:
