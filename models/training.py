@@ -73,20 +73,29 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def rounding() -> torch.autocast:
-    """Computes in bf16 where the machine does so by itself; a processor that has to imitate it takes twelve times as
-    long as in float32 (docs/decisions.md)."""
+def rounds() -> bool:
+    """Whether this machine computes in bf16 by itself."""
     has = torch.cpu.get_capabilities()
-    own = device().type == "cuda" or any(has.get(name) for name in _ROUNDING)
-    return torch.autocast(device().type, torch.bfloat16, enabled=own)
+    return device().type == "cuda" or any(has.get(name) for name in _ROUNDING)
+
+
+def rounding() -> torch.autocast:
+    """Computes in bf16 where the machine does so by itself; a processor that has to imitate it takes up to twelve times
+    as long as in float32 (docs/decisions.md)."""
+    return torch.autocast(device().type, torch.bfloat16, enabled=rounds())
+
+
+def layout() -> torch.memory_format:
+    """Channels last for bf16. In float32 a network of few channels may take a hundred times as long so."""
+    return torch.channels_last if rounds() else torch.contiguous_format
 
 
 def normalise(images: Images | Tensor, spec: Input) -> Tensor:
-    """``(n, h, w, 3)`` uint8 RGB to ``(n, 3, h, w)`` float32, normalised, channels last in memory."""
+    """``(n, h, w, 3)`` uint8 RGB to ``(n, 3, h, w)`` float32, normalised, in ``layout``."""
     x = torch.as_tensor(images, device=device()).permute(0, 3, 1, 2).float()
     shape = (1, 3, 1, 1)
     x = (x - torch.tensor(spec.mean, device=x.device).view(shape)) / torch.tensor(spec.std, device=x.device).view(shape)
-    return x.contiguous(memory_format=torch.channels_last)
+    return x.contiguous(memory_format=layout())
 
 
 def augment(images: Images, rng: np.random.Generator, cutout: int = 0, sensed: float = 0.0) -> Images:
@@ -178,7 +187,7 @@ def fit(
     an epoch.
     """
     torch.manual_seed(recipe.seed)
-    network.to(device()).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network.to(device()).to(memory_format=layout())  # type: ignore[call-overload]
     decayed = [p for p in network.parameters() if p.ndim > 1]
     rest = [p for p in network.parameters() if p.ndim <= 1]
     optimiser = torch.optim.SGD(
@@ -208,7 +217,7 @@ def fit(
             x, target = normalise(images, spec), expected.to(device())
             if side != x.shape[-1]:
                 x = F.interpolate(x, size=(side, side), mode="bilinear", antialias=True)
-                x = x.contiguous(memory_format=torch.channels_last)
+                x = x.contiguous(memory_format=layout())
             with rounding():
                 logits = network.heads(x)
             value = loss([head.float() for head in logits], target)
