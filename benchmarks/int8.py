@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
@@ -22,21 +23,27 @@ import onnxruntime as ort
 from models import cifar10
 from models.recorded import as_pictures
 from shared.bundle import Bundle
-from shared.engine import EXACT
+from shared.engine import EXACT, Batch, Logits
 from shared.image import crop, preprocessor
 
-_BATCH = 100
 _WAYS = {"floats": (False, False), "default": (True, False), "exact": (True, True)}
 
 
-def _session(path: Path, optimised: bool, exact: bool) -> ort.InferenceSession:
+def _runner(path: Path, optimised: bool, exact: bool) -> Callable[[Batch], Logits]:
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     if not optimised:  # nothing is fused, so what is to be computed in INT8 is computed in floats
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     if exact:
         options.add_session_config_entry(*EXACT)
-    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+
+    def run(batch: Batch) -> Logits:
+        logits: Logits = session.run(None, {name: batch})[0]
+        return logits
+
+    return run
 
 
 def measure(bundle: Bundle, name: str, images: int, runs: int) -> dict[str, dict[str, float]]:
@@ -45,23 +52,15 @@ def measure(bundle: Bundle, name: str, images: int, runs: int) -> dict[str, dict
     rows = np.linspace(0, len(held) - 1, images).astype(int)
     prepare = preprocessor(spec)
     batch = np.concatenate([prepare(crop(picture, spec)) for picture in as_pictures(held.images[rows])])
-    sessions = {way: _session(bundle.path(name), *how) for way, how in _WAYS.items()}
-    took: dict[str, list[float]] = {way: [] for way in sessions}
+    ways = {way: _runner(bundle.path(name), *how) for way, how in _WAYS.items()}
+    took: dict[str, list[float]] = {way: [] for way in ways}
     for number in range(runs):
-        for way, session in sessions.items():
+        for way, run in ways.items():
             one = batch[number % images][None]
             begun = time.perf_counter()
-            session.run(None, {session.get_inputs()[0].name: one})
+            run(one)
             took[way].append(time.perf_counter() - begun)
-    said = {
-        way: np.concatenate(
-            [
-                session.run(None, {session.get_inputs()[0].name: batch[at : at + _BATCH]})[0].argmax(1)
-                for at in range(0, images, _BATCH)
-            ]
-        )
-        for way, session in sessions.items()
-    }
+    said = {way: run(batch).argmax(1) for way, run in ways.items()}
     return {
         way: {
             "agrees": float((own == said["floats"]).mean()),

@@ -14,6 +14,8 @@ import pytest
 
 from edge_agent import deployment as module
 from edge_agent.agent import Agent
+from edge_agent.camera import Camera
+from edge_agent.core.hierarchy import Hierarchy
 from edge_agent.report import Sink
 from edge_agent.scoring import View
 from edge_agent.settings import Settings
@@ -34,13 +36,19 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return Bundle(tiny_bundle(tmp_path_factory.mktemp("bundle")))
 
 
+def with_animals(camera: Camera) -> Hierarchy:
+    """The camera's hierarchy, once the submodel that it wanted has come."""
+    hierarchy = camera.hierarchy
+    assert hierarchy is not None
+    hierarchy.wanted = "animals"
+    tend_until(camera, lambda: hierarchy.wanted is None)
+    return hierarchy
+
+
 def test_a_wanted_submodel_comes_while_frames_go_on(bundle: Bundle) -> None:
     with running(Settings(), bundle=bundle) as camera:
-        hierarchy = camera.hierarchy
-        assert hierarchy is not None
+        hierarchy = with_animals(camera)
         assert hierarchy.submodels is not None
-        hierarchy.wanted = "animals"
-        tend_until(camera, lambda: hierarchy.wanted is None)
         assert hierarchy.submodels.names() == ("animals",)
         assert camera.deployment.pulled == [], "it was here already"
 
@@ -89,11 +97,8 @@ def test_while_the_link_is_idle_what_may_be_wanted_next_is_put_by(
 def test_a_submodel_that_has_to_go_is_really_gone(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its session has died by the time the memory is given back, or nothing would be given back."""
     with running(Settings(), bundle=bundle) as camera:
-        hierarchy = camera.hierarchy
-        assert hierarchy is not None
+        hierarchy = with_animals(camera)
         assert hierarchy.submodels is not None
-        hierarchy.wanted = "animals"
-        tend_until(camera, lambda: hierarchy.wanted is None)
         held = weakref.ref(hierarchy.submodels._resident["animals"].score)
         alive: list[bool] = []
         monkeypatch.setattr(module, "release_memory", lambda: alive.append(held() is not None))
