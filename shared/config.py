@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -20,6 +21,8 @@ else:
 
 T = TypeVar("T", bound=msgspec.Struct)
 PREFIX = "CACHENET_"
+#: How much alike, from 0 to 1, a variable and a setting are where one was meant to be the other.
+_SLIP = 0.9
 
 
 class ConfigError(Refusal, ValueError):
@@ -31,9 +34,11 @@ def load(
 ) -> T:
     """Fill ``kind``. Flags that are None were not given. Raises ``ConfigError``."""
     names = [field.name for field in msgspec.structs.fields(kind)]
+    variables = os.environ if environment is None else environment
     settings = _read(kind, names, file) if file else {}
+    _spelt(variables, [PREFIX + name.upper() for name in names])
     for name in names:
-        if (text := (os.environ if environment is None else environment).get(PREFIX + name.upper())) is not None:
+        if (text := variables.get(PREFIX + name.upper())) is not None:
             settings[name] = _convert(kind, name, text, PREFIX + name.upper())
     for name, value in flags.items():
         if value is not None:
@@ -42,6 +47,14 @@ def load(
         return msgspec.convert(settings, kind, strict=False)
     except msgspec.ValidationError as error:
         raise ConfigError(str(error)) from None
+
+
+def _spelt(variables: Iterable[str], known: list[str]) -> None:
+    """Refuse a variable that is one of ``known`` but for a slip. Others may be meant for another program that is
+    started from the same file of variables."""
+    for name in variables:
+        if name.startswith(PREFIX) and name not in known and (meant := get_close_matches(name, known, 1, _SLIP)):
+            raise ConfigError(f"{name}: no such variable; did you mean {meant[0]}?")
 
 
 def _read(kind: type[msgspec.Struct], names: list[str], file: Path) -> dict[str, Any]:

@@ -9,6 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cloud_server.settings import Settings as Server
+from edge_agent.settings import Settings as Agent
 from shared.config import ConfigError, load, to_toml
 
 
@@ -82,6 +84,20 @@ def test_the_source_of_a_bad_value_is_named() -> None:
         load(Settings, {}, environment={"CACHENET_DEADLINE_MS": "soon"})
     with pytest.raises(ConfigError, match="--deadline-ms"):
         load(Settings, {"deadline_ms": "soon"}, environment={})
+
+
+def test_a_misspelt_variable_is_an_error_and_not_a_default() -> None:
+    for slip in ("CACHENET_BROKR", "CACHENET_DEADLINE", "CACHENET_LEVEL"):
+        with pytest.raises(ConfigError, match=f"{slip}: no such variable; did you mean CACHENET_"):
+            load(Settings, {}, environment={slip: "1"})
+
+
+@pytest.mark.parametrize("kind", [Agent, Server])
+def test_the_variables_of_one_program_are_no_slip_to_the_other(kind: type[msgspec.Struct]) -> None:
+    names = [name for other in (Agent, Server) for name in other.__struct_fields__]
+    others = {f"CACHENET_{name.upper()}": "" for name in names if name not in kind.__struct_fields__}
+    deployment = dict.fromkeys(["CACHENET_CACHE", "CACHENET_CAMERA", "CACHENET_GID", "CACHENET_PASSWORD"], "")
+    assert load(kind, {}, environment=others | deployment) == kind()
 
 
 settings = st.builds(
