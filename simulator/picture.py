@@ -82,7 +82,7 @@ def _latency(axes: Any, at: npt.NDArray[np.float64], lines: Sequence[Line], outc
     axes.set_yscale("log")
     medians = {name: outcomes[name].latency_ms["p50"] for name in (SERVER, DEVICE, OURS)}
     # Labels stand beside their lines; where two lines are close the labels step apart.
-    places = _spread({name: float(np.log10(ms)) for name, ms in medians.items()}, 0.075 * _decades(axes))
+    places = _spread({name: float(np.log10(ms)) for name, ms in medians.items()}, 0.1 * _decades(axes))
     for name, ms in medians.items():
         colour = _INK if name == OURS else _FAINT
         axes.axhline(ms, color=colour, linewidth=1.4, linestyle="-" if name == OURS else (0, (6, 3)), zorder=2)
