@@ -18,7 +18,6 @@ from torch.nn import functional as F
 
 from models.graph import Graph, Weights, write
 from models.networks import Network, array
-from models.training import layout
 
 #: Of the first block of each stage (arXiv 1905.11946, table 1).
 _STRIDES = (1, 2, 2, 2, 1, 2, 1)
@@ -98,7 +97,7 @@ class Lite(Network):
         x = x * self.gain + self.shift
         x = F.interpolate(x, size=(self.side, self.side), mode="bilinear")
         with torch.no_grad():
-            x = self.blocks[:_EARLY](self.stem(x.contiguous(memory_format=layout())))
+            x = self.blocks[:_EARLY](self.stem(x))
         x = self.top(self.blocks[_EARLY:](x))
         return [self.head(F.dropout(x.mean((2, 3)), 0.2, self.training))]
 

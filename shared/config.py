@@ -36,10 +36,11 @@ def load(
     names = [field.name for field in msgspec.structs.fields(kind)]
     variables = os.environ if environment is None else environment
     settings = _read(kind, names, file) if file else {}
-    _spelt(variables, [PREFIX + name.upper() for name in names])
-    for name in names:
-        if (text := variables.get(PREFIX + name.upper())) is not None:
-            settings[name] = _convert(kind, name, text, PREFIX + name.upper())
+    known = {PREFIX + name.upper(): name for name in names}
+    _refuse_slips(variables, list(known))
+    for variable, name in known.items():
+        if (text := variables.get(variable)) is not None:
+            settings[name] = _convert(kind, name, text, variable)
     for name, value in flags.items():
         if value is not None:
             settings[name] = _convert(kind, name, value, "--" + name.replace("_", "-"))
@@ -49,7 +50,7 @@ def load(
         raise ConfigError(str(error)) from None
 
 
-def _spelt(variables: Iterable[str], known: list[str]) -> None:
+def _refuse_slips(variables: Iterable[str], known: list[str]) -> None:
     """Refuse a variable that is one of ``known`` but for a slip. Others may be meant for another program that is
     started from the same file of variables."""
     for name in variables:
