@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import logging
+import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import cv2
+import msgspec
 
 from edge_agent import home_assistant, report
 from edge_agent.camera import Camera, Observer
-from edge_agent.composition import DeploymentError
+from edge_agent.composition import DeploymentError, gate_of
 from edge_agent.keeper import Keeper
-from edge_agent.settings import Settings
+from edge_agent.probe import Request, probe
+from edge_agent.puller import Puller
+from edge_agent.settings import Settings, region, size
 from edge_agent.source import Source
 from edge_agent.store import Store
+from edge_agent.updater import Updater, untrusted
 from shared import protocol
-from shared.bundle import Bundle, BundleError
+from shared.bundle import Bundle, BundleError, Manifest
 from shared.engine import peak_resident_bytes
+from shared.image import cut, encode
 from shared.link import Address, Link, Message
 from shared.version import VERSION
 
@@ -29,6 +36,9 @@ if TYPE_CHECKING:
     from shared.signing import Key
 
 log = logging.getLogger(__name__)
+
+#: A frame that is being decided for longer than this many seconds, beside its deadline, will never be.
+HANGS_S = 60.0
 
 
 class Agent:
@@ -53,28 +63,45 @@ class Agent:
         self._begun = time.monotonic()
         self._said: str | None = None
         self.cameras: tuple[Camera, ...] = ()
+        self._puller: Puller | None = None
         self.link = self._connect(address, bundle is None) if address is not None else None
-        base = settings.base if settings.local else None
-        kind = settings.provider, settings.threads
         way = None if settings.layer_caches == "off" else settings.layer_caches
-        self.keeper = Keeper(store, self.link, settings.device, *kind, base, trusted, settings.slowdown, way)
+        self.keeper = Keeper(
+            store,
+            Puller(store, self.link, settings.device),
+            settings.provider,
+            settings.threads,
+            settings.base if settings.local else None,
+            settings.slowdown,
+            way,
+            self._probe,
+        )
+        self.updater: Updater | None = None
         self.cameras = tuple(
             Camera(own, source, self.link, self.keeper, self.observers, self._announce, len(sources))
             for own, source in zip(settings.each(), sources, strict=True)
         )
         if bundle is not None:
+            if trusted is not None and not trusted.vouches(bundle.data, bundle.signature):
+                raise BundleError(untrusted(bundle.manifest.name, bundle.signature))
             self.keeper.use(bundle)
-        elif store is not None and (known := store.recall(settings.catalogue)) is not None:
-            with contextlib.suppress(BundleError):  # kept from before a key was trusted: wait for a better one
-                self.keeper.announce(known, store.signature(known))
+        elif store is not None:
+            puller = self._puller = Puller(store, self.link, settings.device)
+            fits, changed = functools.partial(gate_of, settings), self._announce
+            self.updater = Updater(store, self.keeper, puller, self._probe, trusted, self._needs, fits, changed)
+            self.updater.restore(settings.catalogue)
 
     def run(self, sink: report.Sink) -> None:
         """Answer every frame of every camera until all have ended or ``stop`` is called. A camera that ends, or fails,
         leaves the others as they are. Raises ``DeploymentError``, and what a camera failed with once all have ended."""
         cv2.setNumThreads(1)  # pictures are small: its thread pool costs more than it gives
         self.keeper.start()
+        if self.updater is not None:
+            self.updater.start()
         if self.link is not None:
             self.link.start()
+        watchdog = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+        watchdog.start()
         failure: BaseException | None = None
         try:
             with ThreadPoolExecutor(len(self.cameras), "camera") as threads:
@@ -88,6 +115,9 @@ class Agent:
                     elif len(self.cameras) > 1:
                         log.error("camera %s has failed; the others go on", running[ended].name, exc_info=error)
         finally:
+            self.stopped.set()
+            if self.updater is not None:
+                self.updater.stop()
             self.keeper.stop()
             if self.link is not None:
                 self.link.stop((protocol.topic(self.settings.device, "status"), self._status("stopped")))
@@ -103,7 +133,8 @@ class Agent:
     @property
     def trouble(self) -> str:
         """What stands in the way of answers, for a person; empty while all is well."""
-        return self.keeper.trouble or (self.link.trouble if self.link is not None else "")
+        update = self.updater.trouble if self.updater is not None else ""
+        return self.keeper.trouble or update or (self.link.trouble if self.link is not None else "")
 
     def _wait(self) -> None:
         """Say what cameras are waiting for, once."""
@@ -111,7 +142,7 @@ class Agent:
         # Why it cannot be had, keeper and link have said.
         if self.link is not None and not self.link.connected.is_set():
             waited = "there is no connection yet"
-        elif self.keeper.trouble:
+        elif self.keeper.trouble or (self.updater is not None and self.updater.trouble):
             waited = "it cannot be had yet"
         if time.monotonic() - self._begun > 2.0 and waited != self._said:
             self._said = waited
@@ -142,7 +173,8 @@ class Agent:
                 return
             if message.topic.startswith(protocol.CATALOGUE_TOPICS[:-1]):
                 if self.settings.catalogue in ("", message.topic.rsplit("/", 1)[-1]):
-                    self.keeper.announce(message.payload, protocol.signature(message.properties))
+                    assert self.updater is not None
+                    self.updater.announce(message.payload, protocol.signature(message.properties))
                 return
             _, leaf = protocol.device_of(message.topic)
             if leaf == ("answer",):
@@ -150,6 +182,8 @@ class Agent:
                     camera.receive(message)
             elif leaf[0] == "blob" and leaf[1] != "get":
                 self.keeper.receive(message, leaf[1])
+                if self._puller is not None:
+                    self._puller.receive(message, leaf[1])
         except (protocol.Malformed, BundleError) as error:
             log.warning("message on %s ignored: %s", message.topic, error)
 
@@ -170,13 +204,62 @@ class Agent:
         versions = [camera.version for camera in self.cameras]
         version = self.keeper.version if self.keeper.version in versions else versions[0]
         resident = dict.fromkeys(name for camera in self.cameras for name in camera.deployment.submodels)
-        return protocol.describe(protocol.Status(state, VERSION, version, tuple(resident)))
+        update = self.updater.status if self.updater is not None else ""
+        return protocol.describe(protocol.Status(state, VERSION, version, tuple(resident), update))
+
+    def _needs(self, manifest: Manifest) -> set[str]:
+        """The models of a newer set that must be here before it takes over: those that answer now, as far as it has
+        them, and its first one. Raises ``DeploymentError``."""
+        if not self.settings.local:
+            return set()
+        first = self.settings.base or manifest.only("base")
+        if first not in manifest.models:
+            raise DeploymentError(f"{manifest.name} has no model {first}; it has {', '.join(manifest.models)}")
+        answering = {name for camera in self.cameras for name in camera.deployment.resident}
+        return {first} | (answering & set(manifest.models))
+
+    def _probe(self, manifest: Manifest, names: Iterable[str], files: dict[str, Path]) -> None:
+        """Try models in a process of their own, on what the cameras see as well. Raises ``ProbeError``."""
+        settings, seen = self.settings, []
+        for camera in self.cameras:
+            if (now := camera.now) is not None:
+                picture = now.picture if not settings.region else cut(now.picture, region(settings.region))
+                seen.append(encode(picture)[1])
+        way = None if settings.layer_caches == "off" else settings.layer_caches
+        memory = size(settings.memory_budget) if settings.memory_budget else 0
+        paths = {sha256: str(path) for sha256, path in files.items()}
+        request = Request(
+            msgspec.json.encode(manifest), tuple(names), paths, tuple(seen), settings.provider, way, memory
+        )
+        probe(request, self.stopped.is_set)
+
+    def _watch(self) -> None:
+        """End the process where a model hangs: a thread that runs one cannot be ended by itself, and whatever restarts
+        the agent gets it going again, with the set before where a newer one is being tried."""
+        limit = HANGS_S * self.settings.slowdown + self.settings.deadline_ms / 1000
+        seen: dict[str, tuple[int | None, int]] = {}
+        while not self.stopped.wait(1.0):
+            # Counted, not timed: a process that was stopped for a while has not hung.
+            for camera in self.cameras:
+                frame, ticks = seen.get(camera.name, (None, 0))
+                seen[camera.name] = camera.deciding, ticks + 1 if camera.deciding == frame else 0
+                if camera.deciding is not None and ticks >= limit:
+                    self._end(f"{camera.name or 'camera'}: frame {frame} has been decided for {ticks} s; a model hangs")
+            if self.keeper.stuck:
+                self._end(f"{self.keeper.stuck} hangs while it is being loaded")
+
+    def _end(self, reason: str) -> NoReturn:
+        log.critical("%s; the agent ends", reason)
+        if self.updater is not None:
+            self.updater.abandon(reason)
+        os._exit(1)
 
     @property
     def traffic(self) -> tuple[int, int]:
         """Payload bytes to and from the broker."""
         ups, downs = zip(*(camera.traffic for camera in self.cameras), strict=True)
-        return sum(ups), sum(downs) + self.keeper.bytes_down
+        pulled = self.keeper.bytes_down + (self._puller.bytes_down if self._puller is not None else 0)
+        return sum(ups), sum(downs) + pulled
 
     def summary(self) -> dict[str, Any]:
         """The run in figures, as ``--json`` and ``--summary`` give them: of the only camera, or of each by its name."""
@@ -186,6 +269,7 @@ class Agent:
             "bytes_down": down,
             "resident_bytes_peak": peak_resident_bytes(),
             "version": VERSION,
+            "update": self.updater.status if self.updater is not None else "",
         }
         if not self.settings.camera:
             return self.cameras[0].summary() | device

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -10,16 +11,25 @@ from typing import Any
 
 from edge_agent import report
 from edge_agent.cloud import Cloud, Outcome
+from edge_agent.composition import DeploymentError
 from edge_agent.core.frame import Frame, sign
 from edge_agent.core.hierarchy import Hierarchy, Tally
 from edge_agent.core.types import Answer, Ask, Step
 from edge_agent.deployment import Deployment
 from edge_agent.keeper import Keeper
+from edge_agent.recorder import Recorder
 from edge_agent.scoring import View
 from edge_agent.settings import Settings, region
-from edge_agent.source import Shot, Source
+from edge_agent.source import Live, Pipe, Shot, Source
 from shared.image import Picture, cut
 from shared.link import Link, Message
+
+log = logging.getLogger(__name__)
+
+#: Frames in a row that may end in an error before the camera is given up.
+MOST_ERRORS = 100
+#: Seconds that a file waits for its models, and for the first attempt to connect.
+MODELS_WAIT_S, LINK_WAIT_S = 120.0, 4.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +70,10 @@ class Camera:
         #: The last frame that was answered; written by the hot loop, read by other threads.
         self.now: Answered | None = None
         self.first_answer: float | None = None
+        #: The frame that is being decided; None between two frames.
+        self.deciding: int | None = None
+        #: How many frames could not be answered because of an error that nobody had thought of.
+        self.errors = 0
         #: The version that answers, and what it calls its labels.
         self.version = ""
         self._labels: tuple[str, ...] = ()
@@ -82,17 +96,37 @@ class Camera:
         """What decides; None until there is something to answer with."""
         return self.deployment.hierarchy
 
+    @property
+    def live(self) -> bool:
+        """Whether frames go by while nobody takes them."""
+        source = self.source.source if isinstance(self.source, Recorder) else self.source
+        return isinstance(source, Live | Pipe)
+
     def run(self, sink: report.Sink, waiting: Callable[[], None]) -> None:
         """Answer every frame of the source until it ends or ``stop`` is called. ``waiting`` is called now and then as
-        long as there is nothing to answer with. Raises ``DeploymentError``."""
+        long as there is nothing to answer with. A source that is not live waits for all models that may be used. Raises
+        ``DeploymentError``."""
         try:
+            failed = 0
             self.await_deployment(waiting)
+            if not self.live:
+                self._await_models()
             for index, shot in enumerate(self.source):
                 if self._stopped.is_set():
                     break
-                self.answer(index, shot, sink)
-                self._listen(sink)
-                self.deployment.tend()
+                try:
+                    self.answer(index, shot, sink)
+                    self._listen(sink)
+                    self.deployment.tend()
+                    failed = 0
+                except DeploymentError:
+                    raise
+                except Exception:
+                    self.errors += 1
+                    failed += 1
+                    log.exception("%sframe %d could not be answered", f"{self.name}: " * bool(self.name), index)
+                    if failed == MOST_ERRORS:
+                        raise
                 if index + 1 == self.settings.frames:
                     break
         finally:
@@ -104,6 +138,15 @@ class Camera:
         """Wait until there is something to answer with."""
         while not self._stopped.is_set() and not self.deployment.wait(0.1):
             waiting()
+
+    def _await_models(self) -> None:
+        """Wait until the models that may be used are here, and the first attempt to connect has ended. A file does not
+        go by meanwhile as a camera's frames do."""
+        end = time.monotonic() + MODELS_WAIT_S
+        if self._link is not None and self._asks:
+            self._link.settle(LINK_WAIT_S)
+        while not self._stopped.is_set() and time.monotonic() < end and not self.deployment.complete():
+            self._stopped.wait(0.02)
 
     def stop(self) -> None:
         """End ``run``, wherever it waits; from any thread."""
@@ -125,9 +168,12 @@ class Camera:
         started = time.monotonic()
         picture = shot.picture if self._region is None else cut(shot.picture, self._region)
         frame = Frame(index, View(picture), sign(picture) if self._signed else None)
+        self.deciding = index
         step = hierarchy.look(frame, started)
         outcome = self._ask(step)
         answer = hierarchy.settle(step, outcome.reply, time.monotonic(), outcome.trouble)
+        self.deciding = None
+        self.keeper.on_answer(self.version)
         latency_ms = (time.monotonic() - started) * 1000
         if answer.audit:
             self._unsent = frame
@@ -212,6 +258,8 @@ class Camera:
             "models_evicted": dict(self.deployment.evicted),
             "entries_contradicted": self.hierarchy.contradictions if self.hierarchy is not None else 0,
             "first_answer_s": self.first_answer,
+            "errors": self.errors,
+            "model_failures": dict(self.deployment.failures),
             "audits": report.audits(self.hierarchy),
             "bundle": manifest.name if manifest is not None else None,
             "bundle_version": self.version,

@@ -4,6 +4,7 @@ simulation."""
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 
 import msgspec
 import numpy as np
@@ -26,20 +27,27 @@ class DeploymentError(Refusal):
 
 
 def local(
-    manifest: Manifest, name: str, session: Session | Layered, cost: int, seconds: float, base: bool
+    manifest: Manifest,
+    name: str,
+    session: Session | Layered,
+    cost: int,
+    seconds: float,
+    base: bool,
+    failed: Callable[[str], None] = lambda _: None,
 ) -> LocalModel:
-    """A loaded model of the bundle as the core wants it. ``base``: whether its hits are counted as the base model's."""
+    """A loaded model of the bundle as the core wants it. ``base``: whether its hits are counted as the base model's.
+    ``failed``: is told why a run has failed."""
     model, classes = manifest.models[name], len(manifest.labels)
     layered = session if isinstance(session, Layered) else None
     return LocalModel(
         name,
-        scorer(name, runner(session), model.input, classes),
+        scorer(name, runner(session), model.input, classes, failed),
         model.temperature,
         np.array(model.coverage),
         cost,
         seconds,
         "base" if base else "submodels",
-        None if layered is None else judge(name, layered, model.input, classes),
+        None if layered is None else judge(name, layered, model.input, classes, failed),
     )
 
 

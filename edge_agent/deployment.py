@@ -59,6 +59,8 @@ class Deployment:
         #: How many submodels had to go, and why: another needed their ``room``, the process outgrew its ``memory``
         #: budget, or a newer ``version`` came.
         self.evicted: Counter[str] = Counter()
+        #: Runs of models that have failed, by model.
+        self.failures: Counter[str] = Counter()
         self._ready: Ready = queue.SimpleQueue()
         self._cameras, self._traffic = cameras, traffic
         self._settings, self._keeper, self._tally = settings, keeper, tally
@@ -80,6 +82,14 @@ class Deployment:
         cache = self.hierarchy.submodels if self.hierarchy is not None else None
         return cache.names() if cache is not None else ()
 
+    @property
+    def resident(self) -> tuple[str, ...]:
+        """Names of all models in memory that answer for this camera."""
+        if self.hierarchy is None:
+            return ()
+        others = (self.hierarchy.base, self.hierarchy.full)
+        return (*self.submodels, *(model.name for model in others if model is not None))
+
     def wait(self, seconds: float) -> bool:
         """Take what comes first, if it comes in time; whether there is something to answer with. Raises
         ``DeploymentError`` if there never will be."""
@@ -91,6 +101,11 @@ class Deployment:
             if self._keeper.hopeless:
                 raise DeploymentError(self._keeper.trouble)
         return self.hierarchy is not None
+
+    def complete(self) -> bool:
+        """Go on as ``tend`` does; whether every model is here that may be used and can be had now."""
+        self.tend()
+        return not self._generals and (bool(self._keeper.trouble) or not self._keeper.busy(self._ready))
 
     def tend(self) -> None:
         """Between two frames: loaded models in, dropped ones out."""
@@ -175,7 +190,13 @@ class Deployment:
             return []  # asked for once more, while it was on its way
         if loaded.pulled and model.role == "submodel":
             self.pulled.append(loaded.name)
-        own = local(loaded.manifest, loaded.name, loaded.session, loaded.cost, loaded.seconds, loaded.first)
+        version = loaded.version
+
+        def failed(reason: str) -> None:
+            self.failures[loaded.name] += 1
+            self._keeper.on_failure(version, reason)
+
+        own = local(loaded.manifest, loaded.name, loaded.session, loaded.cost, loaded.seconds, loaded.first, failed)
         if loaded.first:
             self._deploy(loaded.manifest, loaded.version, own)
         elif self.hierarchy is not None and loaded.version == self.version:
@@ -203,6 +224,8 @@ class Deployment:
             self._replace(manifest, version, base)
         except DeploymentError as error:
             self._unfit.add(version)
+            if self._keeper.on_failure(version, str(error)):
+                return
             if self.hierarchy is None:
                 raise
             log.error("going on with version %s: %s", self.version[:12], error)

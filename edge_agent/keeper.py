@@ -1,4 +1,4 @@
-"""Gets models onto the device, off the hot path: has them pulled, checks, loads aside, hands over.
+"""Gets models into memory, off the hot path: has them pulled and probed, loads aside, hands over.
 
 One thread, one job at a time, for all cameras. A hot loop says what it wants and takes what is ready; it never waits. A
 model that one camera has is not loaded again for another: both run the same session.
@@ -6,36 +6,39 @@ model that one camera has is not loaded again for another: both run the same ses
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import queue
-import random
 import threading
 import time
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import NamedTuple, TypeAlias
 from weakref import WeakValueDictionary
 
 import numpy as np
 
+from edge_agent.loading import check_scores, open_model, time_run
+from edge_agent.probe import SOFTWARE, ProbeError, time_limit
 from edge_agent.puller import Puller
-from edge_agent.store import Store, StoreError
-from shared.bundle import Bundle, BundleError, Layer, Manifest, Model, Way, digest, parse
+from edge_agent.store import MismatchError, Store, StoreError
+from shared.backoff import Backoff
+from shared.bundle import Bundle, Layer, Manifest, Model, Way, digest
 from shared.engine import EngineError, Logits, Provider, Session, resident_bytes
-from shared.layered import Layered, load, runner
-from shared.link import Link, Message
-
-if TYPE_CHECKING:
-    from shared.signing import Key
+from shared.layered import Layered
+from shared.link import Message
 
 log = logging.getLogger(__name__)
 
-_RETRY_S = 1.0
-#: No model takes longer to be loaded on any device that could run it.
-_LOADING_S = 60.0
-#: Runs of a model that has been loaded, to see that it answers and how fast.
-_TRIES = 5
+#: Seconds until a model is tried again that could not be had: after the first failure, and at most.
+_RETRY_S = (1.0, 60.0)
+#: Times that a file may arrive with another digest than the manifest says.
+MOST_MISMATCHES = 5
+#: How long the end of the program waits for a model that is being loaded, seconds.
+_STOP_S = 10.0
 #: With so many processors all of them run a model together where that takes at most so much of one's time; with fewer
 #: the rest of the machine would wait.
 SEVERAL, QUICKER = 4, 0.8
@@ -61,47 +64,68 @@ class Loaded:
 Ready: TypeAlias = "queue.SimpleQueue[Loaded]"
 
 
+#: Tries models of a manifest, by name, in a process of their own; given the paths, by digest, of the files that they
+#: need. Raises ``ProbeError``.
+Probe: TypeAlias = Callable[[Manifest, Iterable[str], dict[str, Path]], None]
+
+
+class _Job(NamedTuple):
+    """Load a model of a version, or at least have its file in the store."""
+
+    manifest: Manifest
+    version: str
+    name: str
+
+
 class Keeper:
-    """Follows the newest catalogue, and hands out its models to whoever wants them."""
+    """Loads models of the set that the device goes by, and hands them to whoever wants them."""
 
     def __init__(
         self,
         store: Store | None,
-        link: Link | None,
-        device: str,
+        puller: Puller | None,
         provider: Provider,
         threads: int,
         base: str | None,
-        trusted: Key | None = None,
         slowdown: float = 1.0,
         way: Way | None = None,
+        probe: Probe | None = None,
     ) -> None:
         """Without a store, models come from the bundle directory given to ``use``. ``base``: the model to load first,
-        "" for the bundle's own base model, None for none at all. ``trusted``: the key without whose signature nothing
-        is taken. ``threads``: of a run; 0 for one or all processors, whichever is the quicker for the model that is
-        loaded first. ``slowdown``: see ``Session``. ``way``: of the caches between the layers of a full model beside a
-        base model, where the bundle has them."""
+        "" for the bundle's own base model, None for none at all. ``threads``: of a run; 0 for one or all processors,
+        whichever is the quicker for the model that is loaded first. ``slowdown``: see ``Session``. ``way``: of the
+        caches between the layers of a full model beside a base model, where the bundle has them. ``probe``: tries a
+        model that came over the network before this process loads it; see ``Updater``."""
         #: What stands in the way, for a person; empty while all is well.
         self.trouble = ""
-        self._store = store
-        self._puller = Puller(store, link, device)
-        self._trusted = trusted
+        #: How often this thread has met an error that nobody had thought of.
+        self.errors = 0
+        #: Are told of a frame that a version has answered, and that a version does not work, and why: whether another
+        #: version takes its place. See ``Updater``.
+        self.on_answer: Callable[[str], None] = lambda _: None
+        self.on_failure: Callable[[str, str], bool] = lambda _version, _reason: False
+        self._store, self._puller, self._probe = store, puller, probe
         self._provider, self._base, self._slowdown, self._way = provider, base, slowdown, way
         self.threads = threads
         self._bundle: Bundle | None = None
-        #: Whether the offer has taken the place of another.
-        self._updated = False
         #: The manifest to go by and its version.
         self.offer: tuple[Manifest, str] | None = None
-        #: Model, manifest and its version.
-        self._jobs: queue.SimpleQueue[tuple[str, Manifest, str] | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        #: Jobs that are done again, and when.
+        self._deferred: list[tuple[float, _Job]] = []
+        self._backoffs: dict[tuple[str, str], Backoff] = {}
+        self._mismatches: Counter[tuple[str, str]] = Counter()
         #: What is on its way, by version and model, and who wants it loaded; nobody where it is only to be put by.
         self._pending: dict[tuple[str, str], set[Ready]] = {}
+        #: What cannot be used, by version and model: the same bytes would fail again.
+        self._unusable: set[tuple[str, str]] = set()
         self._lock = threading.Lock()
         #: What is loaded for anybody, by digest; and of whatever was, its role, ``cost`` and ``seconds``.
         self._sessions: WeakValueDictionary[str, Session | Layered] = WeakValueDictionary()
         self._measured: dict[str, tuple[str, int, float]] = {}
         self._stopped = threading.Event()
+        #: The model that is being loaded, and since when; none while the thread waits.
+        self._loading: tuple[str, float] | None = None
         self._thread = threading.Thread(target=self._work, name="keeper", daemon=True)
 
     def start(self) -> None:
@@ -109,37 +133,33 @@ class Keeper:
 
     def stop(self) -> None:
         """End the thread; a transfer goes on at the next start. A model that is being loaded is waited for: the
-        interpreter would end under its runtime's threads, and that aborts the process."""
+        interpreter would end under its runtime's threads, and that aborts the process. Where the wait was in vain
+        ``stuck`` says so."""
         self._stopped.set()
         self._jobs.put(None)
-        self._puller.stop()
-        self._thread.join(_LOADING_S)
+        if self._puller is not None:
+            self._puller.interrupt()
+        if self._thread.ident is not None:
+            self._thread.join(_STOP_S)
+
+    @property
+    def stuck(self) -> str:
+        """The model that hangs while it is being loaded; empty if none does."""
+        loading = self._loading
+        if loading is None:
+            return ""
+        name, since = loading
+        late = time.monotonic() - since > 2 * time_limit(self._provider)
+        return name if late or self._stopped.is_set() else ""
 
     def use(self, bundle: Bundle) -> None:
         """Take models from a bundle directory."""
         self._bundle = bundle
-        self.announce(bundle.data, bundle.signature)
+        self.go_by(bundle.manifest, digest(bundle.data))
 
-    def announce(self, data: bytes, signature: bytes = b"") -> None:
-        """Take notice of a manifest, from the catalogue or the store. Raises ``BundleError`` for one that is none, or
-        that the trusted key does not vouch for."""
-        if digest(data) == self.version:
-            return
-        manifest = parse(data)
-        if self._trusted is not None and not self._trusted.vouches(data, signature):
-            what = "another key's signature" if signature else "no signature"
-            self._say(f"{manifest.name} is not taken: it has {what}, and --trusted-key is set")
-            raise BundleError(self.trouble)
-        if self.offer is not None and manifest.name != self.offer[0].name:
-            log.info("catalogue offers %s too; this device runs %s", manifest.name, self.offer[0].name)
-            return
-        if self._store is not None:
-            try:
-                self._store.remember(data, manifest, signature)
-            except StoreError as error:
-                self._say(str(error))
-        self._updated = self.offer is not None
-        self.offer = manifest, digest(data)
+    def go_by(self, manifest: Manifest | None, version: str) -> None:
+        """Go by this set from now on, or by none."""
+        self.offer = (manifest, version) if manifest is not None else None
 
     @property
     def version(self) -> str:
@@ -183,11 +203,13 @@ class Keeper:
         if model not in manifest.models:
             self._say(f"{manifest.name} has no model {model}; it has {', '.join(manifest.models)}")
             return
+        if (version, model) in self._unusable:
+            return
         with self._lock:
             known = (version, model) in self._pending
             self._pending.setdefault((version, model), set()).update(wanting)
         if not known:
-            self._jobs.put((model, manifest, version))
+            self._jobs.put(_Job(manifest, version, model))
 
     @property
     def hopeless(self) -> bool:
@@ -196,59 +218,123 @@ class Keeper:
 
     def pending(self, model: str, ready: Ready | None = None) -> bool:
         """Whether a model is on its way or cannot be had; with ``ready``, whether ``want`` would change nothing."""
+        if (self.version, model) in self._unusable:
+            return True
         wanting = self._pending.get((self.version, model))
         return wanting is not None and (ready is None or ready in wanting)
 
+    def busy(self, ready: Ready) -> bool:
+        """Whether a model is on its way to ``ready``."""
+        with self._lock:
+            return not ready.empty() or any(ready in wanting for wanting in self._pending.values())
+
     def receive(self, message: Message, sha256: str) -> None:
         """Take a piece of a file (on the link's thread). Raises ``protocol.Malformed``."""
-        self._puller.receive(message, sha256)
+        if self._puller is not None:
+            self._puller.receive(message, sha256)
 
     @property
     def bytes_down(self) -> int:
         """Payload bytes of files that have come."""
-        return self._puller.bytes_down
+        return self._puller.bytes_down if self._puller is not None else 0
 
     def _work(self) -> None:
-        while (job := self._jobs.get()) is not None and not self._stopped.is_set():
-            name, manifest, version = job
+        while not self._stopped.is_set():
+            if (job := self._next()) is None:
+                continue
             try:
-                self._deliver(manifest, version, name)
+                self._deliver(job)
                 self.trouble = ""
-            except EngineError as error:
-                if self._stopped.is_set():
-                    return
-                self._say(f"{name} cannot be used: {error}")
-                continue  # and stays pending: the same bytes would fail again
+            except (EngineError, ProbeError) as error:
+                self._refuse(job, str(error))
             except StoreError as error:
-                self._say(str(error))
-                if not self._stopped.wait(_RETRY_S) and version == self.version:
-                    self._jobs.put(job)
-                    continue
-                with self._lock:
-                    del self._pending[version, name]
+                self._defer(job, error)
+            except Exception as error:
+                self.errors += 1
+                log.exception("%s could not be loaded", job.name)
+                self._refuse(job, f"{type(error).__name__}; see the log")
+            finally:
+                self._loading = None
 
-    def _deliver(self, manifest: Manifest, version: str, name: str) -> None:
+    def _next(self) -> _Job | None:
+        """The next job, or None after a while without one."""
+        due = min((when for when, _ in self._deferred), default=None)
+        wait = None if due is None else max(0.0, due - time.monotonic())
+        try:
+            return self._jobs.get(timeout=wait)
+        except queue.Empty:
+            self._deferred.sort(key=lambda deferred: deferred[0])
+            return self._deferred.pop(0)[1]
+
+    def _refuse(self, job: _Job, reason: str) -> None:
+        """A model cannot be used. The same bytes would fail again, so it is not tried again."""
+        if self._stopped.is_set():
+            return
+        self._say(f"{job.name} cannot be used: {reason}")
+        with self._lock:
+            self._unusable.add((job.version, job.name))
+            self._pending.pop((job.version, job.name), None)
+        if job.name == self._first(job.manifest):
+            self.on_failure(job.version, f"{job.name}: {reason}")
+
+    def _defer(self, job: _Job, error: StoreError) -> None:
+        """A model cannot be had now; try again later, if it is wanted still."""
+        if self._stopped.is_set():
+            return
+        if job.version != self.version:
+            with self._lock:
+                self._pending.pop((job.version, job.name), None)
+            return
+        key = job.version, job.name
+        self._mismatches[key] += isinstance(error, MismatchError)
+        if self._mismatches[key] >= MOST_MISMATCHES:
+            self._refuse(job, f"{error} (tried {MOST_MISMATCHES} times)")
+            return
+        self._say(str(error))
+        wait = self._backoffs.setdefault(key, Backoff(*_RETRY_S)).failed()
+        self._deferred.append((time.monotonic() + wait, job))
+
+    def _deliver(self, job: _Job) -> None:
         """Get one model, and hand it to all who want it. Keeps no reference to it, so that dropping it elsewhere frees
         its memory."""
-        path, pulled = self._obtain(manifest, name)
+        manifest, version, name = job
+        _, pulled = self._obtain(manifest, name)
         with self._lock:
             if not self._pending[version, name]:
                 del self._pending[version, name]
                 return
+        self._loading = name, time.monotonic()
+        self._prove(manifest, name)
+        session, cost, seconds = self._session(manifest, name)
         first = name == self._first(manifest)
-        session, cost, seconds = self._session(manifest, name, path)
         with self._lock:
             for ready in self._pending.pop((version, name)):
                 ready.put(Loaded(manifest, version, name, session, cost, seconds, pulled, first))
-        if first and self._updated and self._store is not None and (gone := self._store.collect()):
-            log.info("removed %d files of earlier versions from the store", gone)
+        self._backoffs.pop((version, name), None)
 
-    def _session(self, manifest: Manifest, name: str, path: Path) -> tuple[Session | Layered, int, float]:
+    def _prove(self, manifest: Manifest, name: str) -> None:
+        """Have a model tried that came over the network, unless it was. Raises ``ProbeError`` and ``StoreError``."""
+        sha256 = manifest.models[name].sha256
+        if self._store is None or self._probe is None or sha256 in self._sessions:
+            return
+        if self._store.read_only or self._store.passed(sha256, SOFTWARE):
+            return
+        needed: list[Model | Layer] = [manifest.models[name]]
+        if manifest.models[name].role == "full":
+            needed += [one for layers in manifest.layers.values() for one in layers.caches]
+        files = {one.sha256: self._file(one)[0] for one in needed}
+        if manifest.golden is not None and (path := self._store.path(manifest.golden.sha256)) is not None:
+            files[manifest.golden.sha256] = path
+        self._probe(manifest, [name], files)
+        with contextlib.suppress(StoreError):  # on a full disk it is tried again at the next start
+            self._store.mark_passed(sha256, SOFTWARE)
+
+    def _session(self, manifest: Manifest, name: str) -> tuple[Session | Layered, int, float]:
         """A model's session, loaded unless it is; how many bytes it costs, and the seconds of a run."""
         model = manifest.models[name]
         if (session := self._sessions.get(model.sha256)) is None:
             before = resident_bytes()
-            session, seconds = self._load(manifest, name, path)
+            session, seconds = self._load(manifest, name)
             cost = max(resident_bytes() - before, model.bytes)
             with self._lock:
                 self._measured[model.sha256] = model.role, cost, seconds
@@ -259,32 +345,20 @@ class Keeper:
     def _first(self, manifest: Manifest) -> str:
         return self._base or manifest.only("base")
 
-    def _load(self, manifest: Manifest, name: str, path: Path) -> tuple[Session | Layered, float]:
+    def _load(self, manifest: Manifest, name: str) -> tuple[Session | Layered, float]:
         """Load a model aside and try it, so that one that cannot answer never reaches the hot loop; the seconds that
         its median try took."""
         model = manifest.models[name]
         # The full model beside a base model: nothing else runs while it does, so it may have every processor.
         alone = model.role == "full" and name != self._first(manifest)
         image = np.zeros((1, 3, model.input.side, model.input.side), np.float32)
-
         way = self._way if alone and self._way in manifest.layers and self._slowdown == 1.0 else None
 
-        def opened(threads: int) -> Session | Layered:
-            if way is not None:
-                draw = random.Random().random
-                return load(manifest, way, lambda one: self._file(one)[0], self._provider, threads, draw)
-            return Session(path, self._provider, threads, self._slowdown)
-
         def tried(threads: int) -> tuple[Session | Layered, float, Logits]:
-            session = opened(threads)
-            run, took = runner(session), []
-            for _ in range(_TRIES):
-                if self._stopped.is_set():
-                    raise EngineError("the program ends")
-                begun = time.perf_counter()
-                logits = run(image)
-                took.append(time.perf_counter() - begun)
-            return session, sorted(took)[_TRIES // 2], logits
+            opened = open_model(
+                manifest, name, lambda one: self._file(one)[0], self._provider, threads, self._slowdown, way
+            )
+            return opened, *time_run(opened, image, self._stopped.is_set)
 
         processors = len(os.sched_getaffinity(0))
         session, seconds, logits = tried(processors if alone else max(1, self.threads))
@@ -292,8 +366,7 @@ class Keeper:
             self.threads = 1
             if processors >= SEVERAL and (other := tried(processors))[1] <= QUICKER * seconds:
                 self.threads, (session, seconds, logits) = processors, other
-        if logits.shape != (1, len(manifest.labels)) or not np.isfinite(logits).all():
-            raise EngineError(f"{name}: gives scores of shape {logits.shape} for {len(manifest.labels)} labels")
+        check_scores(name, logits, len(manifest.labels))
         return session, seconds
 
     def _obtain(self, manifest: Manifest, name: str) -> tuple[Path, bool]:
@@ -305,9 +378,11 @@ class Keeper:
     def _file(self, one: Model | Layer) -> tuple[Path, bool]:
         if self._bundle is not None:
             return self._bundle.find(one), False
-        assert self._store is not None
+        assert self._store is not None and self._puller is not None
         if (path := self._store.path(one.sha256)) is not None:
             return path, False
+        if not self._stopped.is_set():
+            self._puller.resume()
         return self._puller.pull(one.sha256, one.bytes), True
 
     def _say(self, trouble: str) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
+import time
 from pathlib import Path
 
 from edge_agent.store import Store, StoreError
@@ -14,6 +15,8 @@ from shared.link import Link, Message
 
 #: One request's share of a file, bytes. Small, so that an answer never queues long behind a chunk on a slow link.
 PIECE = 32 << 10
+#: Bytes that stay free on the disk: what the system and the agent's other files need.
+SPARE = 8 << 20
 _PATIENCE_S = 2.0
 _POLL_S = 0.1
 
@@ -27,25 +30,36 @@ class Puller:
         self._get = protocol.topic(device, "blob", "get")
         self._chunks: queue.SimpleQueue[tuple[str, protocol.Chunk] | None] = queue.SimpleQueue()
         self._awaited = ""
-        self._stopped = threading.Event()
+        self._interrupted = threading.Event()
 
-    def stop(self) -> None:
-        """Let ``pull`` end, wherever it waits; from any thread."""
-        self._stopped.set()
+    def interrupt(self) -> None:
+        """Let ``pull`` end with a ``StoreError``, wherever it waits, until ``resume``; from any thread."""
+        self._interrupted.set()
         self._chunks.put(None)
+
+    def resume(self) -> None:
+        """Let ``pull`` go on from now on."""
+        with contextlib.suppress(queue.Empty):
+            while True:  # what an interruption has left behind would have a piece asked for twice
+                self._chunks.get_nowait()
+        self._interrupted.clear()
 
     def receive(self, message: Message, sha256: str) -> None:
         """Take a chunk (on the link's thread). Raises ``protocol.Malformed``."""
-        chunk = protocol.decode(message.payload, protocol.Chunk)
-        self.bytes_down += len(chunk.data)
         if sha256 == self._awaited:
+            chunk = protocol.decode(message.payload, protocol.Chunk)
+            self.bytes_down += len(chunk.data)
             self._chunks.put((sha256, chunk))
 
     def pull(self, sha256: str, size: int) -> Path:
-        """The file, whole and checked. Raises ``StoreError``."""
+        """The file, whole and checked. Raises ``StoreError``, and ``MismatchError`` where what came is another."""
         assert self._store is not None
+        if self._store.read_only:
+            raise StoreError(f"nothing can be fetched: the store is {self._store.read_only.lower()}")
         if self._store.offset(sha256) > size:
             self._store.discard(sha256)
+        if size - self._store.offset(sha256) > (room := self._store.room() - SPARE):
+            raise StoreError(f"{sha256[:12]} has {size / 1e6:.1f} MB and the disk {max(0, room) / 1e6:.1f} MB left")
         while (offset := self._store.offset(sha256)) < size:
             chunk = self._fetch(sha256, offset, min(PIECE, size - offset))
             if chunk.error:
@@ -59,17 +73,19 @@ class Puller:
         if self._link is None:
             raise StoreError("no broker to fetch models from")
         request = protocol.encode(protocol.BlobRequest(sha256, offset, length))
-        self._awaited = sha256
+        begun, self._awaited = time.monotonic(), sha256
         try:
-            while not self._stopped.is_set():
+            while not self._interrupted.is_set():
                 if not self._link.publish(self._get, request, qos=1):
-                    self._stopped.wait(_POLL_S)
+                    if time.monotonic() - begun > _PATIENCE_S:
+                        raise StoreError("there is no connection to fetch models over")
+                    self._interrupted.wait(_POLL_S)
                     continue
                 with contextlib.suppress(queue.Empty):
                     while (arrived := self._chunks.get(timeout=_PATIENCE_S)) is not None:
                         of, chunk = arrived
                         if of == sha256 and chunk.offset == offset:
                             return chunk
-            raise StoreError("stopping")
+            raise StoreError("interrupted")
         finally:
             self._awaited = ""

@@ -28,34 +28,47 @@ class View:
         return cropped
 
 
-def scorer(name: str, run: Callable[[Batch], Logits], spec: Input, classes: int) -> Score:
-    """A model as the core wants it: a view in, logits out. ``run``: of a batch of one. One that fails has nothing to
-    say: all labels alike, so that the frame goes on to the next level and the loop goes on at all."""
+def scorer(
+    name: str, run: Callable[[Batch], Logits], spec: Input, classes: int, failed: Callable[[str], None] = lambda _: None
+) -> Score:
+    """A model as the core wants it: a view in, logits out. ``run``: of a batch of one. A run that fails, or whose
+    scores are not finite, gives the same score to all labels, so that the frame goes on to the next level; ``failed``
+    is told why."""
     preprocess = preprocessor(spec)
     nothing = np.zeros(classes, np.float32)
 
     def score(view: View) -> Logits:
         try:
             logits: Logits = run(preprocess(view.crop(spec)))[0]
-            return logits
-        except EngineError as error:
-            log.error("%s: %s", name, error)
-            return nothing
+            if np.isfinite(logits).all():
+                return logits
+            error = "its scores are not finite"
+        except EngineError as raised:
+            error = str(raised)
+        log.error("%s: %s", name, error)
+        failed(f"{name}: {error}")
+        return nothing
 
     return score
 
 
-def judge(name: str, layered: Layered, spec: Input, classes: int) -> Judge:
-    """A full model with caches between its layers, as the core wants it."""
+def judge(
+    name: str, layered: Layered, spec: Input, classes: int, failed: Callable[[str], None] = lambda _: None
+) -> Judge:
+    """A full model with caches between its layers, as the core wants it; ``failed``: see ``scorer``."""
     preprocess = preprocessor(spec)
     nothing = np.zeros(classes, np.float32)
 
     def judged(view: View, recent: tuple[int, ...], risk: float) -> tuple[Logits, float | None]:
         try:
             [passed] = layered.run(preprocess(view.crop(spec)), [Question(recent, risk)])
-            return passed.logits, passed.risk
-        except EngineError as error:
-            log.error("%s: %s", name, error)
-            return nothing, None
+            if np.isfinite(passed.logits).all():
+                return passed.logits, passed.risk
+            error = "its scores are not finite"
+        except EngineError as raised:
+            error = str(raised)
+        log.error("%s: %s", name, error)
+        failed(f"{name}: {error}")
+        return nothing, None
 
     return judged

@@ -1,19 +1,29 @@
 """The content-addressed store: what the device keeps of catalogues and models, across restarts and power cuts.
 
-    <store>/catalogue/<bundle>.json      the manifest last seen
-    <store>/catalogue/<version>.sig      its signature, if it had one
+    <store>/catalogue/<bundle>.json      the current set: the manifest that the device answers with
+    <store>/candidate/<bundle>.json      a newer one that is on its way or being tried
+    <store>/previous/<bundle>.json       the set before, until the current one has proven itself
+    <store>/updates/<bundle>.json        how far the update is, and which version has failed
+    <store>/catalogue/<version>.sig      the signature of a manifest, if it had one
     <store>/blobs/<sha256>               a file, complete and checked
     <store>/blobs/<sha256>.part          a file on its way; its size is where the transfer goes on
+    <store>/probed/<sha256>              the software with which that model file has passed the probe
 
-A name without ``.part`` is only ever given to bytes that were checked and flushed to the disk.
+A name without ``.part`` is only ever given to bytes that were checked and flushed to the disk. A candidate becomes
+current by one rename, so there is a whole current set at every moment.
 """
 
 from __future__ import annotations
 
 import errno
+import fcntl
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
+
+import msgspec
 
 from shared import files
 from shared.bundle import BundleError, Manifest, digest, file_digest, parse
@@ -21,63 +31,190 @@ from shared.refusal import Refusal
 
 #: What the system calls a disk on which nothing more can be kept.
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+#: What the system says where a warm store can be read all the same.
+_NOT_WRITABLE = {*_FULL, errno.EACCES, errno.EPERM}
 
 
 class StoreError(Refusal):
     """The store cannot be used or a file in it is not what it should be; the message says what to do."""
 
 
+class MismatchError(StoreError):
+    """What has arrived is not the file that the manifest names. Asking again may bring the same."""
+
+
+class UpdateRecord(msgspec.Struct, frozen=True):
+    """What must be known of an update after a restart.
+
+    Args:
+        trial: Version of the current set while it is on trial; empty otherwise.
+        deaths: Number of times that the process has ended during this trial without being stopped.
+        tried: Version of the candidate that cameras were to answer with last; empty if it became current.
+        tries: Number of times that the process has ended with it before it became current.
+        failed: Version of the newest set that has failed; empty if none has.
+        reason: Why it has failed, for a person.
+        software: Versions of the programs with which it has failed. Others may try it again.
+    """
+
+    trial: str = ""
+    deaths: int = 0
+    tried: str = ""
+    tries: int = 0
+    failed: str = ""
+    reason: str = ""
+    software: str = ""
+
+
 class Store:
+    """The directory of one device.
+
+    Example:
+        >>> import tempfile
+        >>> store = Store(Path(tempfile.mkdtemp()))
+        >>> store.recall() is None, store.record("any").failed
+        (True, '')
+    """
+
     def __init__(self, directory: Path) -> None:
-        """Open ``directory``, creating it. Raises ``StoreError``."""
-        self._catalogue, self._blobs = directory / "catalogue", directory / "blobs"
+        """Open ``directory``, creating it. A store that holds a set already may be read-only or full. Raises
+        ``StoreError``."""
+        self._directory = directory
+        self._catalogue, self._candidate = directory / "catalogue", directory / "candidate"
+        self._previous, self._updates = directory / "previous", directory / "updates"
+        self._blobs, self._probed = directory / "blobs", directory / "probed"
+        #: Why nothing can be written here; empty where it can.
+        self.read_only = ""
+        self._lock: IO[str] | None = None
         try:
-            for place in (self._catalogue, self._blobs):
+            for place in (self._catalogue, self._blobs, self._candidate, self._previous, self._updates, self._probed):
                 place.mkdir(parents=True, exist_ok=True)
             probe = directory / ".probe"
             probe.write_bytes(b"")
             probe.unlink()
         except OSError as error:
-            raise StoreError(f"store {directory}: {error.strerror}; choose another with --store") from None
+            if error.errno not in _NOT_WRITABLE or self.recall() is None:
+                raise StoreError(f"store {directory}: {error.strerror}; choose another with --store") from None
+            self.read_only = error.strerror or "not writable"
 
-    def remember(self, data: bytes, manifest: Manifest, signature: bytes = b"") -> None:
-        """Keep a manifest and its signature. Raises ``StoreError``."""
-        with _trouble(self._catalogue):
-            if signature:  # first, so that there is no moment in which the manifest is here without
-                files.write(self._signature(data), signature)
-            files.write(self._catalogue / f"{manifest.name}.json", data)
-            known = {file_digest(path) for path in self._catalogue.glob("*.json")}
-            for path in self._catalogue.glob("*.sig"):
-                if path.stem not in known:
-                    path.unlink()
+    def lock(self) -> None:
+        """Keep other processes out until this one ends. Raises ``StoreError`` if one is in there."""
+        if self.read_only:  # nothing is written, so any number may read
+            return
+        path = self._directory / ".lock"
+        try:
+            file = path.open("a+")
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                holder = file.read().strip()[:20]
+                file.close()
+                raise StoreError(
+                    f"store {self._directory} is in use by process {holder or 'unknown'}; "
+                    "stop that agent, or choose another store with --store"
+                ) from None
+            file.truncate(0)
+            file.write(f"{os.getpid()}\n")
+            file.flush()
+        except OSError as error:
+            raise StoreError(f"{path}: {error.strerror}") from None
+        self._lock = file
 
     def recall(self, name: str = "") -> bytes | None:
-        """The manifest of ``name``, or the one seen last; None if there is none that can be used."""
+        """The current manifest of ``name``, or the one that became current last; None if none can be used."""
         pattern = f"{name}.json" if name else "*.json"
-        for path in sorted(self._catalogue.glob(pattern), key=lambda p: p.stat().st_mtime, reverse=True):
-            try:
-                data = path.read_bytes()
-                parse(data)
-            except (OSError, BundleError):
-                continue
-            return data
+        with suppress(OSError):
+            for path in sorted(self._catalogue.glob(pattern), key=lambda p: p.stat().st_mtime, reverse=True):
+                if (data := _manifest(path)) is not None:
+                    return data
         return None
 
+    def candidate(self, name: str = "") -> bytes | None:
+        """The manifest of ``name``, or of any bundle, that is to become current; None if there is none."""
+        return next(filter(None, map(_manifest, sorted(self._candidate.glob(f"{name or '*'}.json")))), None)
+
+    def previous(self, name: str) -> bytes | None:
+        """The manifest that was current before the one that is on trial; None without a trial."""
+        return _manifest(self._previous / f"{name}.json")
+
+    def stage(self, data: bytes, manifest: Manifest, signature: bytes = b"") -> None:
+        """Keep a manifest as the candidate, in the place of any other. Raises ``StoreError``."""
+        with _trouble(self._candidate):
+            if signature:  # first, so that there is no moment in which the manifest is here without
+                files.write(self._signature(data), signature)
+            files.write(self._candidate / f"{manifest.name}.json", data)
+            self._drop_signatures()
+
+    def unstage(self, name: str) -> None:
+        """Forget the candidate. Raises ``StoreError``."""
+        with _trouble(self._candidate):
+            (self._candidate / f"{name}.json").unlink(missing_ok=True)
+            self._drop_signatures()
+
+    def promote(self, name: str, version: str) -> bool:
+        """Make the candidate, which is ``version``, the current set by one rename; whether there is a former set to go
+        back to. The former set is kept as the previous one, but for a former set that has not proven itself either.
+        Raises ``StoreError``."""
+        current, previous = self._catalogue / f"{name}.json", self._previous / f"{name}.json"
+        with _trouble(current):
+            former = _manifest(current)
+            if former is not None and self.record(name).trial != digest(former):
+                files.write(previous, former)
+            there = previous.exists()
+            kept = self.record(name)
+            trial = version if there else ""
+            self.keep(name, msgspec.structs.replace(kept, trial=trial, deaths=0, tried="", tries=0))
+            files.replace(self._candidate / f"{name}.json", current)
+        return there
+
+    def roll_back(self, name: str, reason: str, software: str) -> bool:
+        """Make the previous set current again, and remember why; False if there is none. Raises ``StoreError``."""
+        current, previous = self._catalogue / f"{name}.json", self._previous / f"{name}.json"
+        with _trouble(current):
+            if _manifest(previous) is None:
+                return False
+            failed = digest(current.read_bytes())
+            # First, so that a roll-back that is interrupted here is finished at the next start.
+            self.keep(name, UpdateRecord(failed=failed, reason=reason, software=software))
+            files.replace(previous, current)
+            os.utime(current)
+        return True
+
+    def commit(self, name: str) -> None:
+        """The current set has proven itself: forget the previous one. Raises ``StoreError``."""
+        with _trouble(self._previous):
+            (self._previous / f"{name}.json").unlink(missing_ok=True)
+            self.keep(name, msgspec.structs.replace(self.record(name), trial="", deaths=0))
+            self._drop_signatures()
+
+    def record(self, name: str) -> UpdateRecord:
+        """What was kept of the update of ``name``; an empty record where nothing was or it cannot be read."""
+        with suppress(OSError, msgspec.DecodeError):
+            return msgspec.json.decode((self._updates / f"{name}.json").read_bytes(), type=UpdateRecord)
+        return UpdateRecord()
+
+    def keep(self, name: str, record: UpdateRecord) -> None:
+        """Keep the record of the update of ``name``. Raises ``StoreError``."""
+        with _trouble(self._updates):
+            if record != self.record(name):
+                files.write(self._updates / f"{name}.json", msgspec.json.encode(record))
+
     def signature(self, data: bytes) -> bytes:
-        """What was remembered as the signature of a manifest; empty if nothing was."""
+        """What was kept as the signature of a manifest; empty if nothing was."""
         with suppress(OSError):
             return self._signature(data).read_bytes()
         return b""
 
     def path(self, sha256: str) -> Path | None:
         """The complete file with that digest, or None. Its bytes are checked again, because disks rot: a damaged
-        file is removed. Raises ``StoreError``."""
+        file is removed where that is possible. Raises ``StoreError``."""
         path = self._blobs / sha256
         with _trouble(path):
             if not path.exists():
                 return None
             if file_digest(path) != sha256:
-                path.unlink(missing_ok=True)
+                if not self.read_only:
+                    path.unlink(missing_ok=True)
                 return None
         return path
 
@@ -91,20 +228,27 @@ class Store:
         with _trouble(part):
             return part.stat().st_size if part.exists() else 0
 
+    def room(self) -> int:
+        """Bytes that can still be written here. Raises ``StoreError``."""
+        with _trouble(self._blobs):
+            disk = os.statvfs(self._blobs)
+            return disk.f_bavail * disk.f_frsize
+
     def append(self, sha256: str, data: bytes) -> None:
         """Add the next bytes of an unfinished file. Raises ``StoreError``."""
         with _trouble(self._part(sha256)), self._part(sha256).open("ab") as part:
             part.write(data)
 
     def finish(self, sha256: str) -> Path:
-        """Check and complete an unfinished file. Raises ``StoreError``, and starts afresh, if the digest differs."""
+        """Check and complete an unfinished file. Raises ``MismatchError``, and starts afresh, if the digest differs;
+        ``StoreError``."""
         part, path = self._part(sha256), self._blobs / sha256
         with _trouble(path):
             if file_digest(part) != sha256:
                 part.unlink()
-                raise StoreError(f"{sha256[:12]}: what arrived has another digest; fetching it again")
+                raise MismatchError(f"{sha256[:12]}: what arrived has another digest; fetching it again")
             files.flush(part)
-            part.replace(path)
+            files.replace(part, path)
         return path
 
     def discard(self, sha256: str) -> None:
@@ -112,25 +256,57 @@ class Store:
         with _trouble(self._part(sha256)):
             self._part(sha256).unlink(missing_ok=True)
 
+    def passed(self, sha256: str, software: str) -> bool:
+        """Whether this model file has passed the probe with this software."""
+        with suppress(OSError):
+            return (self._probed / sha256).read_text() == software
+        return False
+
+    def mark_passed(self, sha256: str, software: str) -> None:
+        """This model file has passed the probe. Raises ``StoreError``."""
+        with _trouble(self._probed):
+            files.write(self._probed / sha256, software.encode())
+
     def collect(self) -> int:
-        """Remove what no manifest here names any more; the number of files. Raises ``StoreError``."""
-        named = set()
+        """Remove what no manifest here names any more, neither a current nor a previous nor a candidate; the number of
+        files. Raises ``StoreError``."""
+        named: set[str] = set()
         gone = 0
         with _trouble(self._blobs):
-            for path in self._catalogue.glob("*.json"):
+            for path in self._manifests():
                 with suppress(BundleError):  # damaged; whatever it named will be fetched again
                     named |= set(parse(path.read_bytes()).files().values())
-            for path in self._blobs.iterdir():
+            for path in (*self._blobs.iterdir(), *self._probed.iterdir()):
                 if path.name.removesuffix(".part") not in named:
                     path.unlink(missing_ok=True)
-                    gone += 1
+                    gone += path.parent == self._blobs
         return gone
+
+    def _manifests(self) -> Iterator[Path]:
+        for place in (self._catalogue, self._candidate, self._previous):
+            yield from place.glob("*.json")
+
+    def _drop_signatures(self) -> None:
+        known = {file_digest(path) for path in self._manifests()}
+        for path in self._catalogue.glob("*.sig"):
+            if path.stem not in known:
+                path.unlink()
 
     def _signature(self, data: bytes) -> Path:
         return self._catalogue / f"{digest(data)}.sig"
 
     def _part(self, sha256: str) -> Path:
         return self._blobs / f"{sha256}.part"
+
+
+def _manifest(path: Path) -> bytes | None:
+    """The bytes of a manifest that can be used; None for any other file, or none."""
+    try:
+        data = path.read_bytes()
+        parse(data)
+    except (OSError, BundleError):
+        return None
+    return data
 
 
 @contextmanager

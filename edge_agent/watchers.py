@@ -8,10 +8,8 @@ from pathlib import Path
 
 from edge_agent import settings as checks
 from edge_agent.agent import Agent
-from edge_agent.camera import Answered, Camera
+from edge_agent.camera import Answered
 from edge_agent.composition import DeploymentError
-from edge_agent.recorder import Recorder
-from edge_agent.source import Live, Pipe
 from shared import config
 
 
@@ -40,7 +38,7 @@ def watchers(agent: Agent) -> Iterator[None]:
             savers = {}
             for camera in saved:
                 with _named(f"--save {camera.settings.save}"):
-                    saver = Saver(Path(camera.settings.save), _live(camera), camera.settings.fps, regions[camera.name])
+                    saver = Saver(Path(camera.settings.save), camera.live, camera.settings.fps, regions[camera.name])
                 stack.callback(saver.close)
                 savers[camera.name] = saver
 
@@ -53,7 +51,7 @@ def watchers(agent: Agent) -> Iterator[None]:
             from edge_agent.misses import Misses
 
             with _named(f"--misses {settings.misses}"):
-                live = any(_live(camera) for camera in agent.cameras)
+                live = any(camera.live for camera in agent.cameras)
                 misses = Misses(Path(settings.misses), checks.size(settings.misses_budget), live, regions)
             stack.callback(misses.close)
             observers.append(misses.show)
@@ -62,11 +60,6 @@ def watchers(agent: Agent) -> Iterator[None]:
 
             observers.append(Results(agent.link.publish, settings.device).show)
         yield
-
-
-def _live(camera: Camera) -> bool:
-    source = camera.source
-    return isinstance(source.source if isinstance(source, Recorder) else source, Live | Pipe)
 
 
 @contextmanager

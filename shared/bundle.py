@@ -90,6 +90,14 @@ class Layers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     frames: _Positive
 
 
+class Golden(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The file of the golden frames (see ``shared.golden``)."""
+
+    file: Literal["golden.msgpack"]
+    bytes: _Positive
+    sha256: str
+
+
 class Gate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The risk that hits may ``claim``, a frame on average, so that false hits stay within ``max_false_hits`` per
     frame, and how it was found; ``entropy``, nats: the threshold that does it for CacheNet's rule as published."""
@@ -109,7 +117,8 @@ class _Format(msgspec.Struct):
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``bundle.json``. ``gates``: in order of growing budget. ``provenance``: what it was built from and with.
-    ``layers``: caches between the full model's layers."""
+    ``layers``: caches between the full model's layers. ``golden``: pictures that devices try models on before they use
+    them."""
 
     format: int
     name: str
@@ -120,10 +129,13 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     context: ContextParameters
     provenance: dict[str, str]
     layers: dict[Way, Layers] = {}
+    golden: Golden | None = None
 
     def files(self) -> dict[str, str]:
         """The digest of every file, by its place in the bundle."""
         found = {model.file: model.sha256 for model in self.models.values()}
+        if self.golden is not None:
+            found[self.golden.file] = self.golden.sha256
         return found | {one.file: one.sha256 for layers in self.layers.values() for one in layers.caches}
 
     def only(self, role: Literal["full", "base"]) -> str:
@@ -174,6 +186,8 @@ def parse(data: bytes) -> Manifest:
             raise BundleError(f"{MANIFEST}: {name} does not fit the labels")
         if not (model.temperature > 0 and model.bytes > 0):
             raise BundleError(f"{MANIFEST}: {name} has a size or temperature that cannot be")
+    if manifest.golden is not None and not _SHA256.fullmatch(manifest.golden.sha256):
+        raise BundleError(f"{MANIFEST}: the golden frames have a digest out of form")
     for way, layers in manifest.layers.items():
         for number, layer in enumerate(layers.caches, 1):
             if layer.file != layer_file(way, number) or not _SHA256.fullmatch(layer.sha256):
@@ -232,6 +246,6 @@ class Bundle:
     def path(self, model: str) -> Path:
         return self.find(self.manifest.models[model])
 
-    def find(self, one: Model | Layer) -> Path:
-        """Where the file of a model or of a cache is."""
+    def find(self, one: Model | Layer | Golden) -> Path:
+        """Where the file of a model, of a cache or of the golden frames is."""
         return self.directory / one.file

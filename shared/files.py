@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -13,10 +14,20 @@ def write(path: Path, data: bytes | memoryview) -> None:
     partial = path.with_name(path.name + ".part")
     partial.write_bytes(data)
     flush(partial)
-    partial.replace(path)
+    replace(partial, path)
+
+
+def replace(source: Path, target: Path) -> None:
+    """Give ``source`` the name ``target``, in the place of what has that name, and have the rename on the disk."""
+    source.replace(target)
+    with suppress(OSError):  # some network file systems cannot flush a directory
+        flush(target.parent)
 
 
 def flush(path: Path) -> None:
-    """Have what was written to ``path`` on the disk."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+    """Have what was written to ``path``, a file or a directory, on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

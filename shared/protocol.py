@@ -129,12 +129,14 @@ class Chunk(msgspec.Struct, frozen=True):
 
 
 class Status(msgspec.Struct, frozen=True):
-    """Birth and will of a device, retained; as JSON, for others read it too."""
+    """Birth and will of a device, retained; as JSON, for others read it too. ``update``: how the newest update of the
+    models stands: ``pending``, ``probing``, ``trial``, ``committed`` or ``failed``, and why in brackets."""
 
     state: Literal["online", "offline", "stopped"]
     version: str
     bundle: str = ""
     resident: tuple[str, ...] = ()
+    update: str = ""
 
 
 def topic(device: str, *leaf: str) -> str:

@@ -13,7 +13,8 @@ from edge_agent.camera import Camera
 from edge_agent.settings import LevelFlag, Settings
 from edge_agent.source import Shot
 from edge_agent.store import Store
-from shared.bundle import Bundle
+from edge_agent.updater import Updater
+from shared.bundle import Bundle, digest, parse
 
 _BOUND_S = 10.0
 
@@ -50,16 +51,38 @@ def stored(store: Store, bundle: Bundle) -> Store:
     return store
 
 
+def current(store: Store, data: bytes) -> Store:
+    """Make a manifest the current set of ``store``, as an update does that was committed."""
+    manifest = parse(data)
+    store.stage(data, manifest)
+    store.promote(manifest.name, digest(data))
+    store.commit(manifest.name)
+    return store
+
+
 @contextmanager
 def running(settings: Settings, store: Store | None = None, bundle: Bundle | None = None) -> Iterator[Camera]:
     """The only camera of an agent, with something to answer with."""
-    (camera,) = Agent(settings, [Pictures(0)], None, store, bundle).cameras
+    agent = Agent(settings, [Pictures(0)], None, store, bundle)
+    (camera,) = agent.cameras
     camera.keeper.start()
+    if agent.updater is not None:
+        agent.updater.start()
     try:
         camera.await_deployment()
         yield camera
     finally:
+        agent.stopped.set()
+        if agent.updater is not None:
+            agent.updater.stop()
         camera.keeper.stop()
+
+
+def announce(camera: Camera, data: bytes) -> None:
+    """Have the catalogue offer a manifest."""
+    updater = camera.keeper.on_answer.__self__  # type: ignore[attr-defined]
+    assert isinstance(updater, Updater)
+    updater.announce(data)
 
 
 def tend_until(camera: Camera, true: Callable[[], object]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,11 +12,13 @@ import msgspec
 import pytest
 
 from edge_agent import keeper as module
-from edge_agent import puller
-from edge_agent.keeper import Keeper, Loaded
+from edge_agent import puller, updater
+from edge_agent.keeper import Keeper, Loaded, Probe
+from edge_agent.puller import Puller
 from edge_agent.store import Store
-from shared.bundle import MANIFEST, Bundle
-from shared.link import Link
+from edge_agent.updater import Updater
+from shared.bundle import MANIFEST, Bundle, Manifest
+from shared.link import Link, Message
 from shared.signing import Key
 from tests.bundles import tiny_bundle
 from tests.edge_agent.links import BlobServer, FakeLink
@@ -28,7 +30,8 @@ _BOUND_S = 10.0
 def small_pieces_and_little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(puller, "PIECE", 600)
     monkeypatch.setattr(puller, "_PATIENCE_S", 0.1)
-    monkeypatch.setattr(module, "_RETRY_S", 0.05)
+    monkeypatch.setattr(module, "_RETRY_S", (0.05, 0.1))
+    monkeypatch.setattr(updater, "_RETRY_S", (0.05, 0.1))
 
 
 @pytest.fixture(scope="module")
@@ -36,21 +39,67 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return Bundle(tiny_bundle(tmp_path_factory.mktemp("bundle")))
 
 
-class Customer(Keeper):
-    """A keeper, and one who wants of it the first model of whatever is announced."""
+def no_probe(_manifest: Manifest, _names: Iterable[str], _files: dict[str, Path]) -> None:
+    """Every model passes."""
 
-    def __init__(self, *given: Any) -> None:
+
+class Customer(Keeper):
+    """A keeper and its updater, and one who wants the first model of whatever set is to be gone by. It answers a frame
+    with each at once."""
+
+    def __init__(
+        self,
+        store: Store | None,
+        link: Link | None,
+        base: str | None,
+        trusted: Key | None = None,
+        probe: Probe = no_probe,
+        threads: int = 1,
+    ) -> None:
         self.ready: queue.SimpleQueue[Loaded] = queue.SimpleQueue()
-        super().__init__(*given)
+        super().__init__(store, Puller(store, link, "cam"), "cpu", threads, base, probe=probe)
+        self.updater: Updater | None = None
+        if store is not None:
+            self.pull = Puller(store, link, "cam")
+            self.updater = Updater(store, self, self.pull, probe, trusted, self._needs)
+
+    def _needs(self, manifest: Manifest) -> set[str]:
+        return set() if self._base is None else {self._first(manifest)}
+
+    @property
+    def troubles(self) -> str:
+        """What keeper and updater say."""
+        return self.trouble + (self.updater.trouble if self.updater is not None else "")
 
     def announce(self, data: bytes, signature: bytes = b"") -> None:
-        before = self.version
-        super().announce(data, signature)
-        if self._base is not None and self.version != before:
+        assert self.updater is not None
+        self.updater.announce(data, signature)
+
+    def go_by(self, manifest: Manifest | None, version: str) -> None:
+        super().go_by(manifest, version)
+        if self._base is not None and manifest is not None:
             self.want_first(self.ready)
 
     def want(self, model: str) -> None:  # type: ignore[override]
         super().want(model, self.ready)
+
+    def receive(self, message: Message, sha256: str) -> None:
+        super().receive(message, sha256)
+        self.pull.receive(message, sha256)
+
+    @property
+    def bytes_down(self) -> int:
+        return super().bytes_down + self.pull.bytes_down
+
+    def start(self) -> None:
+        super().start()
+        if self.updater is not None:
+            self.updater.start()
+
+    def stop(self) -> None:
+        if self.updater is not None:
+            self.updater.stop()
+        super().stop()
 
 
 class Site:
@@ -64,7 +113,7 @@ class Site:
         self._keepers: list[Keeper] = []
 
     def keeper(self, base: str | None = "", trusted: Key | None = None) -> Customer:
-        keeper = Customer(self.store, cast(Link, self.link), "cam", "cpu", 1, base, trusted)
+        keeper = Customer(self.store, cast(Link, self.link), base, trusted)
         self.server.deliver = keeper.receive
         keeper.start()
         self._keepers.append(keeper)
@@ -86,7 +135,9 @@ def site(tmp_path: Path, bundle: Bundle) -> Iterator[Site]:
 
 
 def ready(keeper: Customer) -> Loaded:
-    return keeper.ready.get(timeout=_BOUND_S)
+    loaded = keeper.ready.get(timeout=_BOUND_S)
+    keeper.on_answer(loaded.version)
+    return loaded
 
 
 def until(true: Callable[[], object]) -> None:

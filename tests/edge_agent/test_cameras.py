@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from edge_agent import keeper as keeper_module
+from edge_agent import loading
 from edge_agent.agent import Agent
 from edge_agent.camera import Answered
 from edge_agent.composition import compose
@@ -130,7 +130,7 @@ def test_a_model_is_loaded_once_for_all_and_lives_as_long_as_any_camera_has_it(
             super().__init__(path, *rest)
             loaded.append(path.parts[-3])
 
-    monkeypatch.setattr(keeper_module, "Session", Counted)
+    monkeypatch.setattr(loading, "Session", Counted)
     agent = Agent(several("a", "b"), [Pictures(0), Pictures(0)], None, None, bundle)
     a, b = agent.cameras
     agent.keeper.start()

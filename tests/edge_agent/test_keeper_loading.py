@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edge_agent import keeper as module
+from edge_agent import keeper as keeper_module
+from edge_agent import loading
 from shared.bundle import Bundle, file_digest
 from shared.engine import Logits, Provider, Session
 from tests.bundles import classifier
@@ -34,7 +35,7 @@ _BOUND_S = 10.0
 
 
 def test_a_bundle_directory_serves_without_store_or_link(bundle: Bundle) -> None:
-    keeper = Customer(None, None, "cam", "cpu", 1, "")
+    keeper = Customer(None, None, "")
     keeper.start()
     keeper.use(bundle)
     keeper.want("vehicles")
@@ -46,19 +47,19 @@ def test_a_bundle_directory_serves_without_store_or_link(bundle: Bundle) -> None
 
 def test_a_model_that_is_being_loaded_is_waited_for_at_the_end(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     """Or the interpreter ends under threads of the runtime, which aborts the process."""
-    loading, may_end = threading.Event(), threading.Event()
+    begun, may_end = threading.Event(), threading.Event()
 
     class Slow(Session):
         def __init__(self, *given: Any) -> None:
-            loading.set()
+            begun.set()
             assert may_end.wait(_BOUND_S)
             super().__init__(*given)
 
-    monkeypatch.setattr(module, "Session", Slow)
-    keeper = Customer(None, None, "device", "cpu", 1, "")
+    monkeypatch.setattr(loading, "Session", Slow)
+    keeper = Customer(None, None, "")
     keeper.start()
     keeper.use(bundle)
-    assert loading.wait(_BOUND_S)
+    assert begun.wait(_BOUND_S)
     threading.Timer(1.5, may_end.set).start()
     keeper.stop()
     assert may_end.is_set() and not keeper._thread.is_alive()
@@ -72,7 +73,7 @@ def test_another_model_may_stand_in_for_the_base_and_none_is_loaded_where_none_i
     assert (loaded.name, loaded.first) == ("full", True)
     none = site.keeper(None)
     none.announce(site.bundle.data)
-    assert none.version == site.bundle.version
+    until(lambda: none.version == site.bundle.version)
     with pytest.raises(queue.Empty):
         none.ready.get(timeout=0.2)
 
@@ -94,10 +95,10 @@ def test_all_processors_run_a_model_together_where_it_is_much_quicker(
             clock[0] += self.takes
             return super().run(batch)
 
-    monkeypatch.setattr(module, "Session", Timed)
-    monkeypatch.setattr(module.os, "sched_getaffinity", lambda _: set(range(processors)))
-    monkeypatch.setattr(module.time, "perf_counter", lambda: clock[0])
-    keeper = Customer(None, None, "cam", "cpu", 0, "")
+    monkeypatch.setattr(loading, "Session", Timed)
+    monkeypatch.setattr(keeper_module.os, "sched_getaffinity", lambda _: set(range(processors)))
+    monkeypatch.setattr(loading.time, "perf_counter", lambda: clock[0])
+    keeper = Customer(None, None, "", threads=0)
     keeper.start()
     keeper.use(bundle)
     keeper.want("vehicles")
@@ -109,8 +110,10 @@ def test_all_processors_run_a_model_together_where_it_is_much_quicker(
 
 
 def test_a_model_that_the_bundle_has_not_is_said(site: Site) -> None:
-    keeper = site.keeper("nonsense")
+    keeper = site.keeper()
     keeper.announce(site.bundle.data)
+    ready(keeper)
+    keeper.want("nonsense")
     assert "no model nonsense; it has full, base" in keeper.trouble
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from shared.bundle import BundleError
+from edge_agent.updater import COMMIT_AFTER
+from shared.bundle import BundleError, digest
 from shared.signing import Key, Signer, generate
 from tests.edge_agent.keepers import (
     Site,
@@ -14,6 +15,7 @@ from tests.edge_agent.keepers import (
     ready,
     site,
     small_pieces_and_little_patience,
+    until,
 )
 
 __all__ = ["bundle", "site", "small_pieces_and_little_patience"]
@@ -27,7 +29,7 @@ def test_with_a_trusted_key_nothing_is_taken_that_it_has_not_signed(site: Site, 
     for signature in (b"", Signer(stranger).sign(site.bundle.data), Signer(private).sign(b"something else")):
         with pytest.raises(BundleError, match="is not taken"):
             keeper.announce(site.bundle.data, signature)
-        assert "--trusted-key" in keeper.trouble
+        assert "--trusted-key" in keeper.troubles
         assert keeper.offer is None
         assert site.store.recall() is None
     keeper.announce(site.bundle.data, Signer(private).sign(site.bundle.data))
@@ -40,10 +42,16 @@ def test_a_signature_is_kept_as_long_as_its_manifest(site: Site, tmp_path: Path)
     signature = Signer(private).sign(site.bundle.data)
     keeper = site.keeper(trusted=Key(public))
     keeper.announce(site.bundle.data, signature)
+    ready(keeper)
+    until(site.store.recall)
     known = site.store.recall()
     assert known is not None
     assert site.store.signature(known) == signature
     newer = site.bundle.data + b"\n"
     keeper.announce(newer, Signer(private).sign(newer))
+    assert ready(keeper).version == digest(newer)
+    for _ in range(COMMIT_AFTER):
+        keeper.on_answer(digest(newer))
+    until(lambda: not site.store.signature(site.bundle.data))
     assert site.store.signature(newer)
     assert site.store.signature(site.bundle.data) == b""

@@ -27,7 +27,7 @@ from shared.link import Link
 from shared.protocol import Status
 from shared.worth import Worth
 from tests.bundles import INPUT, layered_bundle, tiny_bundle
-from tests.edge_agent.agents import EVERY, Pictures, running, shot, stored, tend_until
+from tests.edge_agent.agents import EVERY, Pictures, current, running, shot, stored, tend_until
 from tests.edge_agent.links import FakeLink
 
 
@@ -80,7 +80,7 @@ def test_while_the_link_is_idle_what_may_be_wanted_next_is_put_by(
 ) -> None:
     """If the user will have it: on a link that is paid for by the byte it costs more than it saves."""
     store = stored(Store(tmp_path), bundle)
-    store.remember(bundle.data, bundle.manifest)
+    current(store, bundle.data)
     (tmp_path / "blobs" / bundle.manifest.models["animals"].sha256).unlink()
     with running(Settings(prefetch=prefetch), store) as camera:
         put_by: list[str] = []
@@ -118,7 +118,7 @@ def test_a_submodel_that_has_to_go_is_really_gone(bundle: Bundle, monkeypatch: p
 def test_what_cannot_be_had_is_not_announced_with_every_frame(bundle: Bundle, tmp_path: Path) -> None:
     """A submodel on its way, or never to come, must cost the frames that pass meanwhile next to nothing."""
     store = stored(Store(tmp_path), bundle)
-    store.remember(bundle.data, bundle.manifest)
+    current(store, bundle.data)
     (tmp_path / "blobs" / bundle.manifest.models["animals"].sha256).unlink()
     statuses: list[Status] = []
 

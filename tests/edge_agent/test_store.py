@@ -11,6 +11,7 @@ import pytest
 from edge_agent.store import Store, StoreError
 from shared.bundle import parse
 from tests.bundles import tiny_bundle
+from tests.edge_agent.agents import current
 
 DATA = bytes(range(256)) * 100
 SHA256 = hashlib.sha256(DATA).hexdigest()
@@ -73,7 +74,7 @@ def test_the_manifest_seen_last_is_recalled_or_the_one_asked_for(store: Store, t
     other = data.replace(b'"name":"tiny"', b'"name":"other"')
     for age, manifest in ((200, data), (100, other)):
         name = parse(manifest).name
-        store.remember(manifest, parse(manifest))
+        current(store, manifest)
         kept = tmp_path / f"store/catalogue/{name}.json"
         os.utime(kept, (kept.stat().st_atime, kept.stat().st_mtime - age))
     assert store.recall() == other
@@ -83,7 +84,7 @@ def test_the_manifest_seen_last_is_recalled_or_the_one_asked_for(store: Store, t
 
 def test_a_manifest_that_is_damaged_or_half_written_is_passed_over(store: Store, tmp_path: Path) -> None:
     data = (tiny_bundle(tmp_path / "bundle") / "bundle.json").read_bytes()
-    store.remember(data, parse(data))
+    current(store, data)
     (tmp_path / "store/catalogue/newer.json").write_bytes(data[:-10])
     (tmp_path / "store/catalogue/half.part").write_bytes(data)
     assert store.recall() == data
@@ -101,7 +102,7 @@ def test_only_what_a_manifest_names_is_kept(store: Store, tmp_path: Path) -> Non
     store.append(SHA256, DATA)
     store.finish(SHA256)
     store.append("0" * 64, b"begun and given up")
-    store.remember(data, manifest)
+    current(store, data)
     assert store.collect() == 2
     assert blobs(tmp_path) == sorted([full, f"{base}.part"])
 
@@ -130,7 +131,7 @@ def test_a_full_disk_is_a_store_error_wherever_it_strikes(
     with pytest.raises(StoreError, match="No space left"):
         store.finish(SHA256)
     with pytest.raises(StoreError, match="No space left"):
-        store.remember(data, parse(data))
+        current(store, data)
     assert store.path(SHA256) is None, "what was not flushed is not trusted"
     assert store.recall() is None
 

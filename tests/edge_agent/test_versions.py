@@ -11,11 +11,12 @@ from edge_agent.agent import Agent
 from edge_agent.report import Sink
 from edge_agent.settings import Settings
 from edge_agent.store import Store
+from edge_agent.updater import COMMIT_AFTER
 from shared.bundle import Bundle, Gate
 from shared.link import Address, Message
 from shared.protocol import catalogue
 from tests.bundles import tiny_bundle
-from tests.edge_agent.agents import Pictures, running, shot, stored, tend_until
+from tests.edge_agent.agents import Pictures, announce, current, running, shot, stored, tend_until
 
 
 @pytest.fixture(scope="module")
@@ -30,14 +31,15 @@ def newer(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 def test_a_newer_version_takes_over_while_frames_go_on(bundle: Bundle, newer: Bundle, tmp_path: Path) -> None:
     store = stored(stored(Store(tmp_path), bundle), newer)
-    store.remember(bundle.data, bundle.manifest)
+    current(store, bundle.data)
     with running(Settings(), store) as camera:
         camera.answer(0, shot(), Sink(""))
-        camera.keeper.announce(newer.data)
+        announce(camera, newer.data)
         tend_until(camera, lambda: camera.summary()["bundle_version"] == newer.version)
-        camera.answer(1, shot(), Sink(""))
-        assert camera.tally.frames == 2
-        camera.keeper.stop()
+        for index in range(COMMIT_AFTER):
+            camera.answer(1 + index, shot(), Sink(""))
+        tend_until(camera, lambda: store.previous("tiny") is None)
+    assert camera.tally.frames == COMMIT_AFTER + 1
     kept = {path.name for path in (tmp_path / "blobs").iterdir()}
     assert kept == {model.sha256 for model in newer.manifest.models.values()}, "an SD card does not fill with old ones"
 
@@ -45,24 +47,23 @@ def test_a_newer_version_takes_over_while_frames_go_on(bundle: Bundle, newer: Bu
 def test_without_local_models_a_newer_version_takes_over_too(bundle: Bundle, newer: Bundle, tmp_path: Path) -> None:
     """Or a device with an old catalogue in its store would refuse the answers of the newer model for ever."""
     store = Store(tmp_path)
-    store.remember(bundle.data, bundle.manifest)
+    current(store, bundle.data)
     with running(Settings(levels=("cloud",)), store) as camera:
-        camera.keeper.announce(newer.data)
-        camera.deployment.tend()
-        assert camera.summary()["bundle_version"] == newer.version
-        camera.keeper.announce(bundle.data)
-        camera.deployment.tend()
-        assert camera.summary()["bundle_version"] == bundle.version, "and back again"
+        announce(camera, newer.data)
+        tend_until(camera, lambda: camera.summary()["bundle_version"] == newer.version)
+        camera.answer(0, shot(), Sink(""))
+        announce(camera, bundle.data)
+        tend_until(camera, lambda: camera.summary()["bundle_version"] == bundle.version)  # and back again
 
 
 def test_an_update_that_cannot_be_used_leaves_all_as_it_is(
     bundle: Bundle, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     store = stored(Store(tmp_path), bundle)
-    store.remember(bundle.data, bundle.manifest)
+    current(store, bundle.data)
     with running(Settings(), store) as camera:
         lax = msgspec.structs.replace(bundle.manifest, gates=(Gate(0.5, 0.5, 0.95, 10),))
-        camera.keeper.announce(msgspec.json.encode(lax))
+        announce(camera, msgspec.json.encode(lax))
         tend_until(camera, lambda: "going on with version" in caplog.text)
         assert camera.summary()["bundle_version"] == bundle.version
         camera.answer(0, shot(), Sink(""))
@@ -75,12 +76,12 @@ def test_an_update_that_cannot_be_used_leaves_the_submodels_too(
         bundle.manifest, gates=tuple(msgspec.structs.replace(gate, entropy=0.1) for gate in bundle.manifest.gates)
     )
     store = stored(Store(tmp_path), bundle)
-    store.remember(msgspec.json.encode(proven), proven)
+    current(store, msgspec.json.encode(proven))
     with running(Settings(gate="entropy"), store) as camera:
         assert camera.hierarchy is not None
         camera.hierarchy.wanted = "animals"
         tend_until(camera, lambda: camera.deployment.submodels == ("animals",))
-        camera.keeper.announce(bundle.data)
+        announce(camera, bundle.data)
         tend_until(camera, lambda: "going on with version" in caplog.text)
         assert camera.deployment.submodels == ("animals",)
 
