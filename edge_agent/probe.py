@@ -8,7 +8,6 @@ bundle's golden frames and what the cameras have seen last, and compares the for
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import resource
 import signal
@@ -43,8 +42,15 @@ _LOOK_S = 0.02
 #: ``prctl``'s number for the signal that a process gets when its parent has ended.
 _PARENT_DEATH = 1
 _ROOT = str(Path(__file__).parents[1])
-#: Imports from here whatever the working directory holds.
-_COMMAND = f"import sys; sys.path.insert(0, {_ROOT!r}); from edge_agent.probe import main; main()"
+#: Ends with the process that began it, however that ends, and imports from here whatever the working directory holds.
+_COMMAND = f"""
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl({_PARENT_DEATH}, signal.SIGKILL)
+os.getppid() == int(sys.argv[1]) or os._exit(1)
+sys.path.insert(0, {_ROOT!r})
+from edge_agent.probe import main
+main()
+"""
 
 
 class ProbeError(Exception):
@@ -95,7 +101,7 @@ def probe(request: Request, stopped: Callable[[], bool] = lambda: False, seconds
     memory, seconds = request.memory or _memory(request), seconds or time_limit(request.provider)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     process = subprocess.Popen(
-        [sys.executable, "-c", _COMMAND],
+        [sys.executable, "-c", _COMMAND, str(os.getpid())],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -134,7 +140,6 @@ def probe(request: Request, stopped: Callable[[], bool] = lambda: False, seconds
 
 def main() -> None:
     """What the process does: a ``Request`` on standard input, a result on standard output."""
-    ctypes.CDLL(None).prctl(_PARENT_DEATH, signal.SIGKILL)
     # The runtime may write to standard output; the result must be alone there.
     result = os.fdopen(os.dup(1), "wb")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -167,7 +172,10 @@ def _try(request: Request) -> None:
     pictures = [decode(data) for data in (known.pictures if known is not None else ())]
     seen = [decode(data) for data in request.frames]
     for name in request.models:
-        scores = _answer(request, manifest, name, pictures, seen)
+        try:
+            scores = _answer(request, manifest, name, pictures, seen)
+        except EngineError as error:
+            raise EngineError(f"{name}: {str(error).removeprefix(f'{name}: ')}") from None
         if known is not None:
             known.check(name, scores, manifest.models[name].temperature)
 

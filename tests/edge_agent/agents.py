@@ -44,10 +44,11 @@ class Pictures:
 
 
 def stored(store: Store, bundle: Bundle) -> Store:
-    """Put all models of ``bundle`` into ``store`` as if they had been pulled."""
-    for name, model in bundle.manifest.models.items():
-        store.append(model.sha256, bundle.path(name).read_bytes())
-        store.finish(model.sha256)
+    """Put all files of ``bundle`` into ``store`` as if they had been pulled."""
+    for file, sha256 in bundle.manifest.files().items():
+        if not store.holds(sha256):
+            store.append(sha256, (bundle.directory / file).read_bytes())
+            store.finish(sha256)
     return store
 
 

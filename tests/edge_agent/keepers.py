@@ -112,9 +112,13 @@ class Site:
         self.link = FakeLink(self.server)
         self._keepers: list[Keeper] = []
 
-    def keeper(self, base: str | None = "", trusted: Key | None = None) -> Customer:
-        keeper = Customer(self.store, cast(Link, self.link), base, trusted)
+    def keeper(
+        self, base: str | None = "", trusted: Key | None = None, probe: Probe = no_probe, restore: bool = False
+    ) -> Customer:
+        keeper = Customer(self.store, cast(Link, self.link), base, trusted, probe)
         self.server.deliver = keeper.receive
+        if restore and keeper.updater is not None:
+            keeper.updater.restore()
         keeper.start()
         self._keepers.append(keeper)
         return keeper

@@ -1,0 +1,427 @@
+"""Updates: a newer set takes over when it has shown that it can, and the one before comes back when it fails."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edge_agent import updater as module
+from edge_agent.composition import DeploymentError
+from edge_agent.probe import ProbeError
+from edge_agent.puller import SPARE
+from edge_agent.store import Store, StoreError
+from edge_agent.updater import COMMIT_AFTER, MOST_DEATHS, Updater
+from shared import files
+from shared.bundle import Bundle, Manifest, digest, file_digest
+from shared.protocol import BlobRequest, Chunk
+from tests.bundles import tiny_bundle
+from tests.edge_agent.agents import current, stored
+from tests.edge_agent.keepers import (
+    Customer,
+    Site,
+    bundle,
+    edited,
+    no_probe,
+    site,
+    small_pieces_and_little_patience,
+    until,
+)
+from tests.edge_agent.links import BlobServer
+
+__all__ = ["bundle", "site", "small_pieces_and_little_patience"]
+
+
+@pytest.fixture(scope="module")
+def newer(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return Bundle(tiny_bundle(tmp_path_factory.mktemp("newer"), seed=1))
+
+
+@pytest.fixture
+def device(site: Site, newer: Bundle) -> Callable[..., Customer]:
+    """Start the device anew over the same store, whose current set is ``bundle``, with a server that has ``newer``."""
+    current(stored(site.store, site.bundle), site.bundle.data)
+    site.server.files |= BlobServer(newer).files
+
+    def start(probe: Any = no_probe) -> Customer:
+        keeper = site.keeper(probe=probe, restore=True)
+        assert keeper.updater is not None
+        return keeper
+
+    return start
+
+
+def state(keeper: Customer) -> str:
+    assert keeper.updater is not None
+    return keeper.updater.status
+
+
+def deployed(keeper: Customer, version: str) -> None:
+    """Answer frames until this version is deployed, without answering one with it."""
+    until(lambda: keeper.ready.get(timeout=10.0).version == version)
+
+
+def on_trial(keeper: Customer, newer: Bundle) -> None:
+    """Bring ``newer`` to its trial."""
+    keeper.announce(newer.data)
+    deployed(keeper, newer.version)
+    keeper.on_answer(newer.version)
+    until(lambda: stored_version(keeper) == newer.version)
+
+
+def stored_version(keeper: Customer) -> str:
+    assert keeper._store is not None
+    data = keeper._store.recall()
+    return digest(data) if data is not None else ""
+
+
+def kill(keeper: Customer) -> None:
+    """End the device as ``kill -9`` does, as far as the store can tell: nothing is written any more."""
+    assert keeper.updater is not None
+    keeper.updater._current = keeper.updater._candidate = None
+    keeper.stop()
+
+
+def test_a_newer_set_becomes_current_only_once_it_has_answered(
+    device: Callable[..., Customer], site: Site, newer: Bundle
+) -> None:
+    keeper = device()
+    deployed(keeper, site.bundle.version)
+    keeper.announce(newer.data)
+    deployed(keeper, newer.version)
+    assert state(keeper) == "trial"
+    assert site.store.recall() == site.bundle.data
+    keeper.on_answer(newer.version)
+    until(lambda: site.store.recall() == newer.data)
+
+
+def test_the_set_before_is_kept_whole_until_the_new_one_has_proven_itself(
+    device: Callable[..., Customer], site: Site, newer: Bundle
+) -> None:
+    keeper = device()
+    on_trial(keeper, newer)
+    for _ in range(COMMIT_AFTER - 2):
+        keeper.on_answer(newer.version)
+    assert site.store.previous("tiny") == site.bundle.data
+    assert all(site.store.path(model.sha256) for model in site.bundle.manifest.models.values())
+    assert state(keeper) == "trial"
+    keeper.on_answer(newer.version)
+    until(lambda: state(keeper) == "committed")
+    assert site.store.previous("tiny") is None
+    assert not any(site.store.holds(model.sha256) for model in site.bundle.manifest.models.values())
+
+
+def test_a_set_that_fails_on_trial_goes_and_the_one_before_answers_again(
+    device: Callable[..., Customer], site: Site, newer: Bundle
+) -> None:
+    keeper = device()
+    on_trial(keeper, newer)
+    assert keeper.on_failure(newer.version, "base: inference failed")
+    deployed(keeper, site.bundle.version)
+    until(lambda: state(keeper) == "failed (base: inference failed)")
+    assert site.store.recall() == site.bundle.data
+    keeper.stop()
+    again = device()
+    deployed(again, site.bundle.version)
+    again.announce(newer.data)
+    until(lambda: state(again) == "failed (base: inference failed)")
+    assert again.version == site.bundle.version, "it is not tried again"
+
+
+def test_a_set_that_fails_before_it_has_answered_never_becomes_current(
+    device: Callable[..., Customer], site: Site, newer: Bundle
+) -> None:
+    keeper = device()
+    keeper.announce(newer.data)
+    deployed(keeper, newer.version)
+    assert keeper.on_failure(newer.version, "it hangs")
+    deployed(keeper, site.bundle.version)
+    until(lambda: state(keeper) == "failed (it hangs)")
+    assert (site.store.recall(), site.store.candidate()) == (site.bundle.data, None)
+
+
+def test_a_committed_set_is_not_taken_back(device: Callable[..., Customer], site: Site) -> None:
+    """There is nothing to go back to, and what worked for so long fails for another reason."""
+    keeper = device()
+    deployed(keeper, site.bundle.version)
+    assert not keeper.on_failure(site.bundle.version, "memory is short")
+    assert keeper.version == site.bundle.version
+
+
+def test_what_fails_the_probe_is_given_up_until_the_catalogue_changes(
+    device: Callable[..., Customer], site: Site, newer: Bundle, tmp_path: Path
+) -> None:
+    probed: list[str] = []
+
+    def probe(manifest: Manifest, names: Iterable[str], _files: dict[str, Path]) -> None:
+        probed.extend(names)
+        if manifest == newer.manifest:
+            raise ProbeError("base: gives scores that are not finite")
+
+    keeper = device(probe)
+    keeper.announce(newer.data)
+    until(lambda: state(keeper) == "failed (base: gives scores that are not finite)")
+    keeper.announce(newer.data)
+    assert keeper.version == site.bundle.version
+    keeper.stop()
+    again = device(probe)
+    again.announce(newer.data)
+    until(lambda: state(again).startswith("failed"))
+    assert probed.count("base") == 2, "the current set's, which nobody has probed before, and the newer one's, once"
+    third = Bundle(tiny_bundle(tmp_path / "third", seed=2))
+    site.server.files |= BlobServer(third).files
+    again.announce(third.data)
+    deployed(again, third.version)
+
+
+def test_a_set_with_which_the_process_ends_again_and_again_goes_at_the_next_start(
+    device: Callable[..., Customer], site: Site, newer: Bundle
+) -> None:
+    keeper = device()
+    on_trial(keeper, newer)
+    for _ in range(MOST_DEATHS):
+        kill(keeper)
+        keeper = device()
+        assert (keeper.version, state(keeper)) == (newer.version, "trial")
+    kill(keeper)
+    keeper = device()
+    assert keeper.version == site.bundle.version
+    assert "has ended 3 times" in state(keeper)
+
+
+def test_a_set_with_which_the_process_ends_before_it_answers_is_given_up(
+    device: Callable[..., Customer], site: Site, newer: Bundle
+) -> None:
+    keeper = device()
+    keeper.announce(newer.data)
+    for _ in range(MOST_DEATHS):
+        deployed(keeper, newer.version)
+        kill(keeper)
+        keeper = device()
+        assert stored_version(keeper) == site.bundle.version
+    until(lambda: "has ended 3 times" in state(keeper))
+    assert keeper.version == site.bundle.version
+
+
+def test_a_trial_that_is_stopped_in_good_order_goes_on_as_often_as_it_is_started(
+    device: Callable[..., Customer], newer: Bundle
+) -> None:
+    keeper = device()
+    on_trial(keeper, newer)
+    for _ in range(MOST_DEATHS + 2):
+        keeper.stop()
+        keeper = device()
+        assert (keeper.version, state(keeper)) == (newer.version, "trial")
+
+
+def test_a_hanging_set_is_gone_at_the_next_start(device: Callable[..., Customer], site: Site, newer: Bundle) -> None:
+    """The process is about to end itself, and says why."""
+    keeper = device()
+    on_trial(keeper, newer)
+    assert keeper.updater is not None
+    keeper.updater.abandon("a model hangs")
+    kill(keeper)
+    keeper = device()
+    assert (keeper.version, state(keeper)) == (site.bundle.version, "failed (a model hangs)")
+
+
+def test_a_newer_set_may_take_over_from_one_on_trial_and_the_last_proven_one_stays(
+    device: Callable[..., Customer], site: Site, newer: Bundle, tmp_path: Path
+) -> None:
+    third = Bundle(tiny_bundle(tmp_path / "third", seed=2))
+    site.server.files |= BlobServer(third).files
+    keeper = device()
+    on_trial(keeper, newer)
+    on_trial(keeper, third)
+    assert site.store.previous("tiny") == site.bundle.data
+    assert keeper.on_failure(third.version, "it fails")
+    deployed(keeper, site.bundle.version)
+    until(lambda: site.store.recall() == site.bundle.data)
+
+
+def test_a_catalogue_that_goes_back_to_the_current_set_ends_the_update(
+    device: Callable[..., Customer], site: Site, newer: Bundle
+) -> None:
+    keeper = device()
+    site.link.connected.clear()
+    keeper.announce(newer.data)
+    until(lambda: state(keeper).startswith("pending") and site.store.candidate() == newer.data)
+    keeper.announce(site.bundle.data)
+    until(lambda: site.store.candidate() is None)
+    site.link.connected.set()
+    assert keeper.version == site.bundle.version
+
+
+def test_a_file_that_never_matches_is_tried_some_times_and_then_given_up(
+    device: Callable[..., Customer], site: Site, newer: Bundle
+) -> None:
+    def spoil(_: BlobRequest, chunk: Chunk) -> Chunk:
+        return Chunk(chunk.offset, chunk.total, bytes(len(chunk.data)))
+
+    site.server.spoil = spoil
+    keeper = device()
+    keeper.announce(newer.data)
+    until(lambda: "another digest" in state(keeper) and state(keeper).startswith("failed"))
+    assert [request.offset for request in site.server.asked].count(0) == module.MOST_MISMATCHES
+    assert keeper.version == site.bundle.version
+
+
+def test_a_file_larger_than_the_disk_is_not_begun(
+    device: Callable[..., Customer], site: Site, newer: Bundle, tmp_path: Path
+) -> None:
+    directory = tmp_path / "large"
+    shutil.copytree(newer.directory, directory)
+    large = edited(directory, lambda manifest: manifest["models"]["base"].update(bytes=2**40, sha256="0" * 64))
+    keeper = device()
+    keeper.announce(large)
+    until(lambda: "MB left" in state(keeper))
+    assert state(keeper).startswith("pending")
+    assert site.server.asked == []
+    assert keeper.version == site.bundle.version
+
+
+def test_room_on_the_disk_that_comes_later_lets_the_update_go_on(
+    device: Callable[..., Customer], newer: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = [SPARE]
+    monkeypatch.setattr(Store, "room", lambda _: room[0])
+    keeper = device()
+    keeper.announce(newer.data)
+    until(lambda: state(keeper).startswith("pending ("))
+    room[0] = SPARE * 2
+    deployed(keeper, newer.version)
+
+
+def test_settings_that_do_not_fit_are_found_out_before_anything_is_fetched(
+    device: Callable[..., Customer], site: Site, newer: Bundle
+) -> None:
+    def fits(_: Manifest) -> None:
+        raise DeploymentError("no gate for this budget")
+
+    keeper = device()
+    assert keeper.updater is not None
+    keeper.updater._fits = fits
+    keeper.announce(newer.data)
+    until(lambda: state(keeper) == "failed (no gate for this budget)")
+    assert site.server.asked == []
+
+
+def test_a_store_that_cannot_be_written_goes_on_with_what_it_has(
+    device: Callable[..., Customer], site: Site, newer: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    keeper = device()
+    deployed(keeper, site.bundle.version)
+    monkeypatch.setattr(files, "flush", full)
+    keeper.announce(newer.data)
+    until(lambda: "No space left" in state(keeper))
+    assert keeper.version == site.bundle.version
+    kill(keeper)
+    assert device().version == site.bundle.version
+
+
+def test_an_error_that_nobody_had_thought_of_ends_neither_the_thread_nor_the_set(
+    device: Callable[..., Customer], site: Site, newer: Bundle, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def probe(manifest: Manifest, _names: Iterable[str], _files: dict[str, Path]) -> None:
+        if manifest == newer.manifest:
+            raise ZeroDivisionError
+
+    keeper = device(probe)
+    keeper.announce(newer.data)
+    until(lambda: state(keeper).startswith("failed"))
+    assert "ZeroDivisionError" in caplog.text
+    third = Bundle(tiny_bundle(tmp_path / "third", seed=2))
+    site.server.files |= BlobServer(third).files
+    keeper.announce(third.data)
+    deployed(keeper, third.version)
+    assert keeper.updater is not None and keeper.updater.errors == 1
+
+
+class _Crash(BaseException):
+    """The process ends here."""
+
+
+def _crashing(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
+    """End the process before the change of a file that comes after so many."""
+    left = [after]
+    for owner, name in ((files, "replace"), (Path, "unlink"), (Path, "write_bytes")):
+        real = getattr(owner, name)
+
+        def change(*given: Any, real: Callable[..., Any] = real, **named: Any) -> Any:
+            left[0] -= 1
+            if left[0] < 0:
+                raise _Crash
+            return real(*given, **named)
+
+        monkeypatch.setattr(owner, name, change)
+
+
+@pytest.mark.parametrize("end", ["commit", "failure"])
+def test_wherever_an_update_is_cut_off_the_store_holds_a_whole_set(
+    end: str, bundle: Bundle, newer: Bundle, tmp_path: Path
+) -> None:
+    """Every change of a file in turn is the one before which the process ends."""
+    after, crashed = 0, True
+    while crashed:
+        directory = tmp_path / str(after)
+        store = current(stored(Store(directory), bundle), bundle.data)
+        name, crashed = bundle.manifest.name, False
+        with pytest.MonkeyPatch.context() as patch:
+            _crashing(patch, after)
+            try:
+                store.stage(newer.data, newer.manifest)
+                stored(store, newer)
+                store.promote(name, newer.version)
+                if end == "commit":
+                    store.commit(name)
+                    store.collect()
+                else:
+                    store.roll_back(name, "it fails", "software")
+            except _Crash:
+                crashed = True
+        again = Customer(Store(directory), None, "")
+        assert again.updater is not None
+        again.updater.restore()
+        assert again.version in (bundle.version, newer.version)
+        own = bundle if again.version == bundle.version else newer
+        assert all(store.path(model.sha256) for model in own.manifest.models.values()), after
+        after += 1
+    assert after > 12
+    assert (again.version == newer.version) == (end == "commit")
+
+
+def test_a_roll_back_is_refused_where_there_is_no_set_to_go_back_to(bundle: Bundle, tmp_path: Path) -> None:
+    store = current(Store(tmp_path), bundle.data)
+    assert not store.roll_back(bundle.manifest.name, "it fails", "software")
+    assert store.recall() == bundle.data
+
+
+def test_two_agents_cannot_use_one_store(tmp_path: Path) -> None:
+    first = Store(tmp_path)
+    first.lock()
+    with pytest.raises(StoreError, match=r"in use by process \d+; stop that agent"):
+        Store(tmp_path).lock()
+
+
+def test_files_that_only_a_candidate_names_are_kept(bundle: Bundle, newer: Bundle, tmp_path: Path) -> None:
+    store = current(stored(Store(tmp_path), bundle), bundle.data)
+    store.stage(newer.data, newer.manifest)
+    base = newer.manifest.models["base"].sha256
+    store.append(base, b"half of it")
+    assert store.collect() == 0
+    assert store.offset(base) == 10
+    assert file_digest(newer.path("base")) == base
+
+
+def test_an_updater_without_a_store_to_restore_waits_for_the_catalogue(tmp_path: Path) -> None:
+    keeper = Customer(Store(tmp_path), None, "")
+    updater: Updater | None = keeper.updater
+    assert updater is not None
+    updater.restore()
+    assert (keeper.offer, updater.status) == (None, "")
