@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 #: Frames in a row that may end in an error before the camera is given up.
 MOST_ERRORS = 100
 #: Seconds that a file waits for its models, and for the first attempt to connect.
-MODELS_WAIT_S, LINK_WAIT_S = 120.0, 4.0
+MODELS_WAIT_S, LINK_WAIT_S = 120.0, 2.0
 
 
 @dataclass(frozen=True, slots=True)

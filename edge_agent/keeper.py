@@ -224,9 +224,11 @@ class Keeper:
         return wanting is not None and (ready is None or ready in wanting)
 
     def busy(self, ready: Ready) -> bool:
-        """Whether a model is on its way to ``ready``."""
+        """Whether a model is on its way to ``ready`` and can be had now."""
         with self._lock:
-            return not ready.empty() or any(ready in wanting for wanting in self._pending.values())
+            wanted = [name for (version, name), wanting in self._pending.items() if ready in wanting]
+        there = self._puller is not None and self._puller.connected
+        return not ready.empty() or any(there or self.has(name) for name in wanted)
 
     def receive(self, message: Message, sha256: str) -> None:
         """Take a piece of a file (on the link's thread). Raises ``protocol.Malformed``."""

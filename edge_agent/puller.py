@@ -32,6 +32,11 @@ class Puller:
         self._awaited = ""
         self._interrupted = threading.Event()
 
+    @property
+    def connected(self) -> bool:
+        """Whether there is a server to ask."""
+        return self._link is not None and self._link.connected.is_set()
+
     def interrupt(self) -> None:
         """Let ``pull`` end with a ``StoreError``, wherever it waits, until ``resume``; from any thread."""
         self._interrupted.set()

@@ -14,7 +14,7 @@ import msgspec
 import torch
 from rich.progress import Progress
 
-from models import candidates, partitions, proving
+from models import candidates, golden, partitions, proving
 from models.material import Material
 from models.place import check_place, put
 from models.plan import Plan, key
@@ -41,7 +41,7 @@ def build(
     shutil.rmtree(building, ignore_errors=True)
     try:
         manifest = _fill(plan, material, kept(plan.seed, material, work), building, progress, workers)
-        return put(building, manifest, out, signer)
+        return put(building, manifest, out, signer, golden.spread(material.tune.images))
     finally:
         shutil.rmtree(building, ignore_errors=True)
 

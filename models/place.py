@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import msgspec
 
+from models.golden import with_golden
 from shared import files
 from shared.bundle import MANIFEST, SIGNATURE, Bundle, Manifest
+from shared.image import Picture
 from shared.refusal import Refusal
 from shared.signing import Signer
 
@@ -32,19 +34,23 @@ def lay(bundle: Bundle, names: Iterable[str], directory: Path) -> None:
 
 
 def lay_files(bundle: Bundle, files_: Iterable[str], directory: Path) -> None:
-    """Put these files of ``bundle`` into ``directory``. Raises ``OSError``."""
-    for file in files_:
+    """Put these files of ``bundle`` into ``directory``, and its golden frames. Raises ``OSError``."""
+    golden = bundle.manifest.golden
+    for file in [*files_, *([golden.file] if golden is not None else [])]:
         path = directory / file
-        path.parent.mkdir(parents=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         try:
             os.link(bundle.directory / file, path)
         except OSError:  # another disk
             shutil.copyfile(bundle.directory / file, path)
 
 
-def put(building: Path, manifest: Manifest, out: Path, signer: Signer | None) -> Bundle:
-    """Make a bundle of the models in ``building``, and move it to ``out``, in the place of any before. Raises
-    ``OSError``."""
+def put(
+    building: Path, manifest: Manifest, out: Path, signer: Signer | None, pictures: Sequence[Picture] = ()
+) -> Bundle:
+    """Make a bundle of the models in ``building``, and move it to ``out``, in the place of any before. ``pictures``:
+    its golden frames, see ``golden.with_golden``. Raises ``OSError``."""
+    manifest = with_golden(building, manifest, pictures)
     data = msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n"
     files.write(building / MANIFEST, data)
     if signer is not None:
