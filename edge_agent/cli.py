@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import signal
 import sys
 import threading
@@ -166,6 +167,10 @@ def run(
         for name, own in figures.get("cameras", {"": figures}).items():
             _stderr.print(_table(own, name))
         _stderr.print(f"up {figures['bytes_up'] / 1e3:.0f} kB, down {figures['bytes_down'] / 1e3:.0f} kB")
+    if agent.keeper.stuck:  # its thread cannot be ended, and would abort the interpreter's own end
+        logging.error("%s hangs while it is being loaded", agent.keeper.stuck)
+        sys.stdout.flush()
+        os._exit(1)
 
 
 @app.command()
@@ -228,6 +233,8 @@ def _prepare(settings: Settings) -> tuple[Agent, Sink]:
     if settings.broker:
         where = address(settings.broker, password(settings.password_file), Path(settings.ca) if settings.ca else None)
     store = Store(Path(settings.store)) if bundle is None else None
+    if store is not None:
+        store.lock()
     if settings.summary:
         Path(settings.summary).open("a").close()  # find out now, not after a day's run
     trusted = None

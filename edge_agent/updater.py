@@ -145,6 +145,8 @@ class Updater:
 
     def restore(self, name: str = "") -> None:
         """Go by what the store holds of bundle ``name``, or of the one used last. Call it before ``start``."""
+        if self._store.read_only:
+            self._say(f"the store cannot be written ({self._store.read_only}): there will be no updates")
         if (data := self._store.recall(name)) is not None and (known := self._known(data)) is not None:
             self._current = known
             self._resume_trial(known)

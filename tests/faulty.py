@@ -59,6 +59,22 @@ def failing() -> bytes:
 
 def looping() -> bytes:
     """A loop of 2^60 iterations."""
+    return _loop([], {"often": np.array(2**60)})
+
+
+def looping_when_bright() -> bytes:
+    """A loop of 2^60 iterations where the mean of the normalised picture is over 1.5, and of none elsewhere."""
+    nodes = [
+        helper.make_node("ReduceMean", ["image"], ["brightness"], keepdims=0),
+        helper.make_node("Greater", ["brightness", "limit"], ["bright"]),
+        helper.make_node("Where", ["bright", "many", "none"], ["often"]),
+    ]
+    numbers = {"limit": np.array(1.5, np.float32), "many": np.array(2**60), "none": np.array(0)}
+    return _loop(nodes, numbers)
+
+
+def _loop(before: list[onnx.NodeProto], constants: dict[str, np.ndarray]) -> bytes:
+    """A model that loops ``often`` times, which ``constants`` or the nodes ``before`` say."""
     body = helper.make_graph(
         [
             helper.make_node("Identity", ["going"], ["going_on"]),
@@ -77,10 +93,11 @@ def looping() -> bytes:
     )
     nodes = [
         *_mean(),
+        *before,
         helper.make_node("MatMul", ["mean", "ones"], ["begin"]),
         helper.make_node("Loop", ["often", "true", "begin"], ["logits"], body=body),
     ]
-    return _model(nodes, {**_ONES, "often": np.array(2**60), "true": np.array(True)}, "looping")
+    return _model(nodes, {**_ONES, **constants, "true": np.array(True)}, "looping")
 
 
 def bomb() -> bytes:
@@ -134,6 +151,12 @@ def with_golden(directory: Path) -> Bundle:
     described = {"file": "golden.msgpack", "bytes": len(data), "sha256": digest(data)}
     _edit(directory, lambda fields: fields.update(golden=described))
     return Bundle(directory)
+
+
+def without_golden(directory: Path) -> Path:
+    """Take the golden frames of the bundle in ``directory`` away."""
+    _edit(directory, lambda fields: fields.update(golden=None))
+    return directory
 
 
 def with_model(bundle: Bundle, directory: Path, data: bytes, name: str = "base") -> Bundle:
