@@ -163,6 +163,8 @@ class Store:
             there = previous.exists()
             kept = self.record(name)
             trial = version if there else ""
+            if kept.failed == version:  # with other software
+                kept = msgspec.structs.replace(kept, failed="", reason="", software="")
             self.keep(name, msgspec.structs.replace(kept, trial=trial, deaths=0, tried="", tries=0))
             files.replace(self._candidate / f"{name}.json", current)
         return there

@@ -13,7 +13,7 @@ from edge_agent import updater as module
 from edge_agent.composition import DeploymentError
 from edge_agent.probe import ProbeError
 from edge_agent.puller import SPARE
-from edge_agent.store import Store, StoreError
+from edge_agent.store import Store, StoreError, UpdateRecord
 from edge_agent.updater import COMMIT_AFTER, MOST_DEATHS, Updater
 from shared import files
 from shared.bundle import Bundle, Manifest, digest, file_digest
@@ -175,6 +175,18 @@ def test_what_fails_the_probe_is_given_up_until_the_catalogue_changes(
     site.server.files |= BlobServer(third).files
     again.announce(third.data)
     deployed(again, third.version)
+
+
+def test_what_has_failed_with_other_software_is_tried_again_and_may_stay(
+    device: Callable[..., Customer], site: Site, newer: Bundle
+) -> None:
+    site.store.keep("tiny", UpdateRecord(failed=newer.version, reason="no such operator", software="older"))
+    keeper = device()
+    assert state(keeper) == "failed (no such operator)"
+    on_trial(keeper, newer)
+    kill(keeper)
+    keeper = device()
+    assert (keeper.version, state(keeper)) == (newer.version, "trial")
 
 
 def test_a_set_with_which_the_process_ends_again_and_again_goes_at_the_next_start(
