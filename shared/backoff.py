@@ -1,22 +1,31 @@
-"""Exponential back-off: how long to wait before something that has failed is tried again."""
+"""Exponential back-off with jitter: how long to wait before the next attempt. Pure: randomness comes from outside."""
 
 from __future__ import annotations
 
+import random
+from collections.abc import Callable
+
 
 class Backoff:
-    """Doubles the wait after every failure, from ``first`` to ``last`` seconds.
+    """Delays that double from ``first_s`` to ``longest_s`` seconds with each failure in a row."""
 
-    Example:
-        >>> backoff = Backoff(1.0, 5.0)
-        >>> [backoff.failed() for _ in range(4)], backoff.failures
-        ([1.0, 2.0, 4.0, 5.0], 4)
-    """
-
-    def __init__(self, first: float, last: float) -> None:
+    def __init__(
+        self, first_s: float, longest_s: float, jitter: float = 0.2, uniform: Callable[[float, float], float] | None = None
+    ) -> None:
+        """``jitter``: each delay is multiplied by a random factor in [1 - jitter, 1 + jitter], so that many clients do
+        not come back at the same moment. ``uniform(a, b)``: a random number in [a, b]."""
+        self._first, self._longest, self._jitter = first_s, longest_s, jitter
+        self._uniform = uniform or random.uniform
+        #: Failures in a row.
         self.failures = 0
-        self._first, self._last = first, last
 
     def failed(self) -> float:
-        """Count a failure; seconds to wait until the next try."""
+        """Record a failure; seconds to wait before the next attempt."""
+        # 2 ** 64 is longer than any bound, and larger powers would overflow.
+        delay = min(self._longest, self._first * 2.0 ** min(self.failures, 64))
         self.failures += 1
-        return min(self._last, self._first * 2.0 ** min(self.failures - 1, 60))
+        return delay * self._uniform(1 - self._jitter, 1 + self._jitter)
+
+    def reset(self) -> None:
+        """Record a success: the next delay is the first again."""
+        self.failures = 0
