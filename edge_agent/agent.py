@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import functools
 import logging
-import os
 import threading
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import msgspec
@@ -25,6 +24,7 @@ from edge_agent.settings import Settings, region, size
 from edge_agent.source import Source
 from edge_agent.store import Store
 from edge_agent.updater import Updater, untrusted
+from edge_agent.watchdog import Watchdog
 from shared import protocol
 from shared.bundle import Bundle, BundleError, Manifest
 from shared.engine import peak_resident_bytes
@@ -36,9 +36,6 @@ if TYPE_CHECKING:
     from shared.signing import Key
 
 log = logging.getLogger(__name__)
-
-#: A frame that is being decided for longer than this many seconds, beside its deadline, will never be.
-HANGS_S = 60.0
 
 
 class Agent:
@@ -100,7 +97,7 @@ class Agent:
             self.updater.start()
         if self.link is not None:
             self.link.start()
-        watchdog = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+        watchdog = Watchdog(self.cameras, self.keeper, self._abandon)
         watchdog.start()
         failure: BaseException | None = None
         try:
@@ -116,6 +113,7 @@ class Agent:
                         log.error("camera %s has failed; the others go on", running[ended].name, exc_info=error)
         finally:
             self.stopped.set()
+            watchdog.stop()
             if self.updater is not None:
                 self.updater.stop()
             self.keeper.stop()
@@ -218,6 +216,10 @@ class Agent:
         answering = {name for camera in self.cameras for name in camera.deployment.resident}
         return {first} | (answering & set(manifest.models))
 
+    def _abandon(self, reason: str) -> None:
+        if self.updater is not None:
+            self.updater.abandon(reason)
+
     def _probe(self, manifest: Manifest, names: Iterable[str], files: dict[str, Path]) -> None:
         """Try models in a process of their own, on what the cameras see as well. Raises ``ProbeError``."""
         settings, seen = self.settings, []
@@ -232,27 +234,6 @@ class Agent:
             msgspec.json.encode(manifest), tuple(names), paths, tuple(seen), settings.provider, way, memory
         )
         probe(request, self.stopped.is_set)
-
-    def _watch(self) -> None:
-        """End the process where a model hangs: a thread that runs one cannot be ended by itself, and whatever restarts
-        the agent gets it going again, with the set before where a newer one is being tried."""
-        limit = HANGS_S * self.settings.slowdown + self.settings.deadline_ms / 1000
-        seen: dict[str, tuple[int | None, int]] = {}
-        while not self.stopped.wait(1.0):
-            # Counted, not timed: a process that was stopped for a while has not hung.
-            for camera in self.cameras:
-                frame, ticks = seen.get(camera.name, (None, 0))
-                seen[camera.name] = camera.deciding, ticks + 1 if camera.deciding == frame else 0
-                if camera.deciding is not None and ticks >= limit:
-                    self._end(f"{camera.name or 'camera'}: frame {frame} has been decided for {ticks} s; a model hangs")
-            if self.keeper.stuck:
-                self._end(f"{self.keeper.stuck} hangs while it is being loaded")
-
-    def _end(self, reason: str) -> NoReturn:
-        log.critical("%s; the agent ends", reason)
-        if self.updater is not None:
-            self.updater.abandon(reason)
-        os._exit(1)
 
     @property
     def traffic(self) -> tuple[int, int]:

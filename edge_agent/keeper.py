@@ -30,6 +30,7 @@ from shared.bundle import Bundle, Layer, Manifest, Model, Way, digest
 from shared.engine import EngineError, Logits, Provider, Session, resident_bytes
 from shared.layered import Layered
 from shared.link import Message
+from shared.supervision import SupervisedThread
 
 log = logging.getLogger(__name__)
 
@@ -98,8 +99,6 @@ class Keeper:
         model that came over the network before this process loads it; see ``Updater``."""
         #: What stands in the way, for a person; empty while all is well.
         self.trouble = ""
-        #: How often this thread has met an error that nobody had thought of.
-        self.errors = 0
         #: Are told of a frame that a version has answered, and that a version does not work, and why: whether another
         #: version takes its place. See ``Updater``.
         self.on_answer: Callable[[str], None] = lambda _: None
@@ -123,10 +122,10 @@ class Keeper:
         #: What is loaded for anybody, by digest; and of whatever was, its role, ``cost`` and ``seconds``.
         self._sessions: WeakValueDictionary[str, Session | Layered] = WeakValueDictionary()
         self._measured: dict[str, tuple[str, int, float]] = {}
-        self._stopped = threading.Event()
         #: The model that is being loaded, and since when; none while the thread waits.
         self._loading: tuple[str, float] | None = None
-        self._thread = threading.Thread(target=self._work, name="keeper", daemon=True)
+        self._thread = SupervisedThread("keeper", self._step)
+        self._stopped = self._thread.stopping
 
     def start(self) -> None:
         self._thread.start()
@@ -139,8 +138,7 @@ class Keeper:
         self._jobs.put(None)
         if self._puller is not None:
             self._puller.interrupt()
-        if self._thread.ident is not None:
-            self._thread.join(_STOP_S)
+        self._thread.stop(_STOP_S)
 
     @property
     def stuck(self) -> str:
@@ -240,23 +238,22 @@ class Keeper:
         """Payload bytes of files that have come."""
         return self._puller.bytes_down if self._puller is not None else 0
 
-    def _work(self) -> None:
-        while not self._stopped.is_set():
-            if (job := self._next()) is None:
-                continue
-            try:
-                self._deliver(job)
-                self.trouble = ""
-            except (EngineError, ProbeError) as error:
-                self._refuse(job, str(error))
-            except StoreError as error:
-                self._defer(job, error)
-            except Exception as error:
-                self.errors += 1
-                log.exception("%s could not be loaded", job.name)
-                self._refuse(job, f"{type(error).__name__}; see the log")
-            finally:
-                self._loading = None
+    def _step(self) -> None:
+        """Wait for a job, and do it."""
+        if (job := self._next()) is None:
+            return
+        try:
+            self._deliver(job)
+            self.trouble = ""
+        except (EngineError, ProbeError) as error:
+            self._refuse(job, str(error))
+        except StoreError as error:
+            self._defer(job, error)
+        except Exception as error:
+            self._refuse(job, f"{type(error).__name__}; see the log")
+            raise
+        finally:
+            self._loading = None
 
     def _next(self) -> _Job | None:
         """The next job, or None after a while without one."""

@@ -28,6 +28,7 @@ from edge_agent.puller import Puller
 from edge_agent.store import MismatchError, Store, StoreError, UpdateRecord
 from shared.backoff import Backoff
 from shared.bundle import BundleError, Golden, Layer, Manifest, Model, digest, parse
+from shared.supervision import SupervisedThread
 
 if TYPE_CHECKING:
     from shared.signing import Key
@@ -101,8 +102,6 @@ class Updater:
         """
         #: What stands in the way of an update, for a person; empty while nothing does.
         self.trouble = ""
-        #: How often this thread has met an error that nobody had thought of.
-        self.errors = 0
         self.state: State = ""
         self.reason = ""
         self._store, self._keeper, self._puller, self._probe = store, keeper, puller, probe
@@ -118,8 +117,7 @@ class Updater:
         self._events: queue.SimpleQueue[_Announced | _Answered | _Failed | None] = queue.SimpleQueue()
         self._backoff, self._mismatches, self._not_before = Backoff(*_RETRY_S), 0, 0.0
         self._lock = threading.Lock()
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._work, name="updater", daemon=True)
+        self._thread = SupervisedThread("updater", self._step)
         keeper.on_answer, keeper.on_failure = self.answered, self.failed
 
     def start(self) -> None:
@@ -128,10 +126,9 @@ class Updater:
     def stop(self, seconds: float = 5.0) -> None:
         """End the thread. What is on its way goes on at the next start, and a trial that was stopped in good order does
         not count as one that has ended the process."""
-        self._stopped.set()
+        self._thread.stopping.set()
         self._put(None)
-        if self._thread.ident is not None:
-            self._thread.join(seconds)
+        self._thread.stop(seconds)
         if self._name:
             kept = self._store.record(self._name)
             deaths = max(0, kept.deaths - 1) if self._on_trial else kept.deaths
@@ -230,21 +227,20 @@ class Updater:
         self._current = previous
         self._set("failed", reason)
 
-    def _work(self) -> None:
-        while not self._stopped.is_set():
-            event = None
-            with contextlib.suppress(queue.Empty):
-                event = self._events.get(timeout=self._wait_s())
-            try:
-                if event is not None:
-                    self._handle(event)
-                elif not self._stopped.is_set():
-                    self._advance()
-            except Exception:
-                self.errors += 1
-                log.exception("an update has failed in a way that nobody had thought of")
-                if self._candidate is not None:
-                    self._give_up("internal error; see the log")
+    def _step(self) -> None:
+        """Wait for something to do, and do it."""
+        event = None
+        with contextlib.suppress(queue.Empty):
+            event = self._events.get(timeout=self._wait_s())
+        try:
+            if event is not None:
+                self._handle(event)
+            elif not self._thread.stopping.is_set():
+                self._advance()
+        except Exception as error:
+            if self._candidate is not None:
+                self._give_up(f"{type(error).__name__}; see the log")
+            raise
 
     def _wait_s(self) -> float | None:
         """Seconds until there is something to do even if nothing happens; None for never."""
@@ -305,10 +301,10 @@ class Updater:
             else:
                 self._postpone(str(error))
         except StoreError as error:
-            if self._events.empty() and not self._stopped.is_set():
+            if self._events.empty() and not self._thread.stopping.is_set():
                 self._postpone(str(error))
         except (ProbeError, DeploymentError) as error:
-            if not self._stopped.is_set():
+            if not self._thread.stopping.is_set():
                 self._give_up(str(error))
         else:
             self._say("")

@@ -34,14 +34,14 @@ PROGRAM = """
 import sys
 from pathlib import Path
 import numpy as np
-from edge_agent import agent as module
+from edge_agent import agent as module, watchdog
 from edge_agent.report import Sink
 from edge_agent.settings import Settings
 from edge_agent.source import Shot
 from edge_agent.store import Store
 
 store, newer, frames = Store(Path(sys.argv[1])), sys.argv[2], int(sys.argv[3])
-module.HANGS_S = 1.0
+watchdog.HANGS_S = 1.0
 
 class Pictures:
     dropped = broken = losses = 0

@@ -62,7 +62,7 @@ def test_a_model_that_is_being_loaded_is_waited_for_at_the_end(bundle: Bundle, m
     assert begun.wait(_BOUND_S)
     threading.Timer(1.5, may_end.set).start()
     keeper.stop()
-    assert may_end.is_set() and not keeper._thread.is_alive()
+    assert may_end.is_set() and not keeper._thread.alive
     assert not keeper.trouble  # it did not fail: nobody wants it any more
 
 

@@ -189,4 +189,4 @@ def test_stopping_takes_no_time_whatever_it_waits_for(site: Site, state: str, mo
     begun = time.monotonic()
     keeper.stop()
     assert time.monotonic() - begun < 0.9
-    assert not keeper._thread.is_alive()
+    assert not keeper._thread.alive

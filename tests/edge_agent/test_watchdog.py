@@ -1,0 +1,67 @@
+"""When a process counts as one in which a model hangs."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from edge_agent import watchdog as module
+from edge_agent.settings import Settings
+from edge_agent.watchdog import Watchdog
+
+
+class _Camera:
+    name = "gate"
+    settings = Settings(deadline_ms=1000)
+    deciding: int | None = None
+
+
+@pytest.fixture
+def camera() -> _Camera:
+    return _Camera()
+
+
+def watch(camera: _Camera, stuck: str = "") -> Watchdog:
+    return Watchdog([cast(Any, camera)], cast(Any, SimpleNamespace(stuck=stuck)), lambda _: None, lambda _: None)
+
+
+def looks(watchdog: Watchdog, seconds: int) -> str:
+    return next(filter(None, (watchdog.look() for _ in range(seconds))), "")
+
+
+def test_a_frame_that_is_decided_for_over_a_minute_means_that_a_model_hangs(camera: _Camera) -> None:
+    watchdog = watch(camera)
+    camera.deciding = 7
+    assert looks(watchdog, 62) == ""
+    assert "gate has been deciding frame 7 for 62 s" in looks(watchdog, 1)
+
+
+def test_frames_that_go_on_and_a_camera_that_gives_none_are_well(camera: _Camera) -> None:
+    watchdog = watch(camera)
+    assert looks(watchdog, 1000) == ""
+    for camera.deciding in range(20):
+        assert looks(watchdog, 30) == ""
+
+
+def test_a_slowed_down_device_has_as_much_more_time(camera: _Camera, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(camera, "settings", Settings(slowdown=3.0), raising=False)
+    watchdog = watch(camera)
+    camera.deciding = 7
+    assert looks(watchdog, 180) == ""
+    assert looks(watchdog, 5) != ""
+
+
+def test_a_model_that_hangs_while_it_is_loaded_is_named(camera: _Camera) -> None:
+    assert "animals hangs while it is being loaded" in watch(camera, "animals").look()
+
+
+def test_the_one_who_is_told_first_is_the_updater(camera: _Camera) -> None:
+    told: list[str] = []
+    keeper = cast(Any, SimpleNamespace(stuck="animals"))
+    watchdog = Watchdog([cast(Any, camera)], keeper, lambda _: told.append("abandon"), lambda _: told.append("end"))
+    watchdog._thread.stopping.wait = lambda _: False  # type: ignore[method-assign]
+    watchdog._step()
+    assert told == ["abandon", "end"]
+    assert module.HANGS_S == 60.0
