@@ -25,7 +25,7 @@ from cloud_server.server import Server
 from cloud_server.settings import EMBEDDED, Settings
 from cloud_server.specialiser import Means, Specialiser, newest
 from cloud_server.worker import Job
-from shared import config, ending
+from shared import config, ending, logs
 from shared.bundle import Bundle, BundleError
 from shared.checkup import command
 from shared.engine import Logits
@@ -90,7 +90,7 @@ def run(
         try:
             settings = config.load(Settings, flags, config_file)
             if print_config:
-                typer.echo(config.to_toml(settings), nl=False)
+                typer.echo(config.show(settings), nl=False)
                 return
             own, where = _broker(settings)
             if not settings.bundle:
@@ -143,6 +143,7 @@ def run(
     if not ended:
         # The interpreter would tear ONNX Runtime down under the running model and crash.
         sys.stdout.flush()
+        logging.shutdown()
         os._exit(0)
 
 
@@ -215,13 +216,12 @@ def _wait(stopped: SimpleQueue[int], own: EmbeddedBroker | None) -> None:
 
 
 def _log_to_stderr() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
+    logs.to_stderr(logging.INFO)
     logging.getLogger("iotcore").setLevel(logging.WARNING)
 
 
 def _refuse(why: str) -> NoReturn:
-    typer.echo(f"cloud-server: {why}", err=True)
-    raise typer.Exit(2)
+    ending.refuse("cloud-server", why)
 
 
 def main() -> None:

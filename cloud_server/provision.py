@@ -19,6 +19,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from cloud_server import authority, dynsec
+from shared import ending
 from shared.link import LinkError, address
 from shared.protocol import Malformed, check_device
 
@@ -141,5 +142,4 @@ def _kit(directory: Path, user: dynsec.User, password: str, host: str, ca: Path,
 
 
 def _refuse(why: str) -> NoReturn:
-    typer.echo(f"cloud-server: {why}", err=True)
-    raise typer.Exit(2)
+    ending.refuse("cloud-server", why)

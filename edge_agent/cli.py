@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import signal
-import sys
 import threading
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
@@ -30,7 +29,7 @@ from edge_agent.source import Live, Pipe, Source, SourceError, open_source
 from edge_agent.store import Store
 from edge_agent.terminal import View
 from edge_agent.watchers import watchers
-from shared import config, ending
+from shared import config, ending, logs
 from shared.bundle import Bundle
 from shared.checkup import command
 from shared.engine import providers
@@ -124,16 +123,14 @@ def run(
     try:
         settings = config.load(Settings, flags, config_file)
         if print_config:
-            typer.echo(config.to_toml(settings), nl=False)
+            typer.echo(config.show(settings), nl=False)
             return
         agent, sink = _prepare(settings)
     except (Refusal, ValueError) as error:
         _refuse(str(error))
     except OSError as error:
         _refuse(f"{error.filename}: {error.strerror}")
-    logging.basicConfig(
-        level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr
-    )
+    logs.to_stderr(logging.INFO if verbose else logging.WARNING)
 
     def stop(*_: Any) -> None:
         # Elsewhere, because the thread that a signal interrupts may hold the very locks that this takes.
@@ -185,7 +182,7 @@ def forget(
 
     Example: edge-agent forget --broker mqtt://server.local --device porch-pi
     """
-    logging.basicConfig(level=logging.ERROR, format="%(levelname)s %(message)s", stream=sys.stderr)
+    logs.to_stderr(logging.ERROR)
     name = device or checks.default_device()
     try:
         introduction.check(discovery_prefix)
@@ -291,8 +288,7 @@ app.command("doctor")(command("edge-agent", run, Settings, doctor.findings, doct
 
 
 def _refuse(why: str) -> NoReturn:
-    typer.echo(f"edge-agent: {why}", err=True)
-    raise typer.Exit(2)
+    ending.refuse("edge-agent", why)
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ from edge_agent.core.submodels import LocalModel
 from edge_agent.core.types import Answer, Reply, Step
 from edge_agent.report import Sink
 from edge_agent.settings import Settings
+from shared.addresses import without_passwords
 
 
 class Said(msgspec.Struct, frozen=True):
@@ -32,13 +33,17 @@ class Loaded(msgspec.Struct, frozen=True):
 
 
 class Begun(msgspec.Struct, frozen=True, tag="begun"):
-    """A hierarchy over a bundle of this ``version``; see ``composition.compose``."""
+    """A hierarchy over a bundle of this ``version``; see ``composition.compose``. ``settings``: without what may hold a
+    password in addresses, which no replay needs."""
 
     settings: Settings
     version: str
     base: Loaded | None
     asks: bool
     room: int
+
+    def __post_init__(self) -> None:
+        msgspec.structs.force_setattr(self, "settings", without_passwords(self.settings))
 
 
 class Looked(msgspec.Struct, frozen=True, tag="look"):

@@ -2,7 +2,8 @@
 
 Nothing is drawn while nobody looks. Who looks gets the latest frame, at most so many a second, drawn once for all; a
 slow reader misses frames and holds up nobody: pictures are drawn and sent by the readers' threads, the hot loop only
-leaves its last one. The stream is what cameras with a web page send: JPEG after JPEG as ``multipart/x-mixed-replace``.
+leaves its last one. A reader that takes nothing for ten seconds is let go. The stream is what cameras with a web page
+send: JPEG after JPEG as ``multipart/x-mixed-replace``.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
 import cv2
@@ -23,18 +23,17 @@ from edge_agent.camera import Answered
 from edge_agent.drawing import annotate
 from edge_agent.page import page
 from shared.image import Region
+from shared.web import Handler, Server, is_own, own_names
 
 #: Seconds between two pictures of a camera.
 _PERIOD_S = 0.1
 _QUALITY = 80
 #: After so long without a new frame the last is sent again: it shows who has left.
 _PATIENCE_S = 5.0
-#: A reader that takes nothing for so long is let go.
-_TIMEOUT_S = 10.0
 #: Bytes on their way to a reader: two pictures or so, or a slow one would see what is long past.
 _UNREAD = 128 << 10
-#: Streams at a time.
-_READERS = 16
+#: Streams, and other connections, at a time.
+_READERS, _OTHERS = 16, 16
 _BOUNDARY = "frame"
 
 
@@ -105,40 +104,35 @@ class Preview:
     @contextmanager
     def serve(self, host: str, port: int) -> Iterator[int]:
         """Serve on ``host:port`` (0: any free one) while the block runs; the port. Raises ``OSError``."""
-        server = _Server((host, port), self)
-        thread = threading.Thread(target=server.serve_forever, args=(0.1,), name="preview", daemon=True)
-        thread.start()
-        try:
-            yield server.server_port
-        finally:
-            for screen in self.screens.values():
-                screen.close()
-            server.shutdown()
-            server.server_close()
-            thread.join()
+        with _Server((host, port), self).serving("preview") as served:
+            try:
+                yield served
+            finally:
+                for screen in self.screens.values():
+                    screen.close()
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-
+class _Server(Server):
     def __init__(self, address: tuple[str, int], preview: Preview) -> None:
-        self.preview = preview
-        super().__init__(address, _Handler)
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """Readers come and go: that is no news."""
+        self.preview, self.names = preview, own_names(address[0])
+        super().__init__(address, _Handler, _READERS + _OTHERS)
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(Handler):
     server: _Server
-    server_version, sys_version = "edge-agent", ""
-    timeout = _TIMEOUT_S
 
     def setup(self) -> None:
         super().setup()
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _UNREAD)
 
-    def do_GET(self) -> None:
+    def do_GET(self) -> None:  # noqa: N802 - called by that name
+        if not all(is_own(host, self.server.names) for host in self.headers.get_all("Host", [])):
+            allowed = ", ".join(sorted(self.server.names))
+            why = (
+                f"The preview answers to IP addresses, localhost, {allowed}. Give --preview NAME:PORT for another name."
+            )
+            self.send_error(HTTPStatus.MISDIRECTED_REQUEST, "not a name of this machine", why)
+            return
         preview = self.server.preview
         where = urlsplit(self.path)
         wanted = parse_qs(where.query).get("camera", [])
@@ -173,6 +167,7 @@ class _Handler(BaseHTTPRequestHandler):
             if (drawn := screen.jpeg(0)) is None:
                 self.send_error(HTTPStatus.SERVICE_UNAVAILABLE, "no frame has been answered yet")
                 return
+            self.server.stay(self.connection)
             self._head("multipart/x-mixed-replace; boundary=" + _BOUNDARY)
             while drawn is not None:
                 number, data = drawn
@@ -196,6 +191,3 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if length is None:
             self.wfile.write(f"--{_BOUNDARY}\r\n".encode())
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Who looks is no news."""

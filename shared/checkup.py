@@ -21,11 +21,12 @@ import msgspec
 import numpy as np
 import typer
 
-from shared import config, diagnosis
+from shared import config, diagnosis, ending
 from shared.bundle import Manifest
 from shared.engine import EngineError, Provider, Session
 from shared.image import Picture, crop, preprocessor
 from shared.link import Address
+from shared.text import printable
 
 T = TypeVar("T", bound=msgspec.Struct)
 Grade = Literal["ok", "warning", "problem"]
@@ -45,7 +46,7 @@ class Finding(msgspec.Struct, frozen=True):
     says: str
 
     def line(self) -> str:
-        return f"{self.grade:8} {self.what:9} {self.says}"
+        return printable(f"{self.grade:8} {self.what:9} {self.says}")
 
 
 def command(
@@ -61,10 +62,9 @@ def command(
         try:
             settings = config.load(kind, flags, given["config_file"])
         except config.ConfigError as error:
-            typer.echo(f"{program}: {error}", err=True)
-            raise typer.Exit(2) from None
+            ending.refuse(program, str(error))
         if given["print_config"]:
-            typer.echo(config.to_toml(settings), nl=False)
+            typer.echo(config.show(settings), nl=False)
             return
         findings = []
         for finding in examine(settings):

@@ -12,6 +12,7 @@ from typing import Any, TypeVar, get_args
 
 import msgspec
 
+from shared.addresses import without_passwords
 from shared.refusal import Refusal
 
 if sys.version_info >= (3, 11):
@@ -98,6 +99,13 @@ def to_toml(settings: msgspec.Struct) -> str:
         else:
             lines += _lines({name: value})
     return "\n".join(lines + tables) + "\n"
+
+
+def show(settings: msgspec.Struct) -> str:
+    """The settings as ``--print-config`` prints them: a TOML file without what may hold a password in addresses."""
+    shown = without_passwords(settings)
+    note = "" if shown == settings else '# "..." takes the place of what may hold a password.\n'
+    return note + to_toml(shown)
 
 
 def _lines(values: Mapping[str, Any]) -> list[str]:

@@ -5,12 +5,17 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
 import typer
+
+from shared.addresses import hide
+from shared.config import PREFIX
+from shared.text import printable
 
 #: Whatever is wrong with a command line; typer has it from click, or has a copy of its own, by version.
 _Misunderstood: type[Exception] = typer.BadParameter.__mro__[2]
@@ -33,15 +38,29 @@ def run(app: typer.Typer) -> NoReturn:
         with suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if error.errno != errno.EPIPE:  # whoever reads may stop
-            print(f"{program}: {error.filename or 'standard output'}: {error.strerror or error}", file=sys.stderr)
+            say(program, f"{error.filename or 'standard output'}: {error.strerror or error}")
         sys.exit(1)
     sys.exit(code if isinstance(code, int) else 0)
 
 
+def say(program: str, why: str) -> None:
+    """Print one line on stderr, without passwords of addresses, and with control characters shown as text."""
+    words = [word for argument in sys.argv[1:] for word in (argument, argument.partition("=")[2])]
+    variables = [value for name, value in os.environ.items() if name.startswith(PREFIX)]
+    typer.echo(printable(f"{program}: {hide(why, filter(None, words + variables))}"), err=True)
+
+
+def refuse(program: str, why: str) -> NoReturn:
+    """End the program with one line that says what it cannot use, and exit code 2."""
+    say(program, why)
+    raise typer.Exit(2)
+
+
 def _explain(error: Exception, program: str) -> None:
-    said, context = error.format_message(), getattr(error, "ctx", None)  # type: ignore[attr-defined]
-    if "\n" in said:  # the help itself, where nothing was asked for
+    if type(error).__name__ == "NoArgsIsHelpError":
         error.show()  # type: ignore[attr-defined]
         return
+    said, context = error.format_message(), getattr(error, "ctx", None)  # type: ignore[attr-defined]
+    said = re.sub(r"\s*\n\s*", " ", said)
     path = program if context is None else context.command_path
-    print(f"{path}: {said[:1].lower() + said[1:].rstrip('.')}; see {path} --help", file=sys.stderr)
+    say(path, f"{said[:1].lower() + said[1:].rstrip('.')}; see {path} --help")

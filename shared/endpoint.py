@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
+
+from shared.web import Handler, Server
+
+#: Connections at a time: a few Prometheus servers and health checks.
+_CONNECTIONS = 16
 
 
 @contextmanager
@@ -21,8 +23,8 @@ def serve(figures: Collector, ill: Callable[[], str], host: str, port: int) -> I
     registry = CollectorRegistry()
     registry.register(figures)
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
+    class Answers(Handler):
+        def do_GET(self) -> None:  # noqa: N802 - called by that name
             path = self.path.partition("?")[0]
             if path == "/metrics":
                 self._say(200, CONTENT_TYPE_LATEST, generate_latest(registry))
@@ -40,15 +42,5 @@ def serve(figures: Collector, ill: Callable[[], str], host: str, port: int) -> I
             self.end_headers()
             self.wfile.write(body)
 
-        def log_message(self, *_: Any) -> None:
-            """Nothing: a line every time that somebody looks would bury the others."""
-
-    with ThreadingHTTPServer((host, port), Handler) as server:
-        server.daemon_threads = True
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True)
-        thread.start()
-        try:
-            yield server.server_port
-        finally:
-            server.shutdown()
-            thread.join()
+    with Server((host, port), Answers, _CONNECTIONS).serving("endpoint") as served:
+        yield served

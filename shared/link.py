@@ -28,6 +28,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from shared import diagnosis
+from shared.addresses import without_password
 from shared.protocol import MAX_PICTURE
 from shared.refusal import Refusal
 
@@ -61,18 +62,19 @@ def address(url: str, password: str | None = None, ca: Path | None = None) -> Ad
 
     A password in the URL is refused: it would show in every process list.
     """
+    shown = without_password(url)
     try:
         parts = urlsplit(url)
         (parts.hostname or "").encode("idna")
         port = parts.port
     except UnicodeError:
-        raise LinkError(f"broker {url!r}: that is no host name") from None
+        raise LinkError(f"broker {shown!r}: that is no host name") from None
     except ValueError as error:
         what = "the port is not a number in 1..65535" if "port" in str(error).lower() else "that is no address"
-        raise LinkError(f"broker {url!r}: {what}") from None
+        raise LinkError(f"broker {shown!r}: {what}") from None
     spaced = any(character.isspace() for character in url)
     if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname or parts.path.strip("/") or spaced:
-        raise LinkError(f"broker {url!r} is not mqtt://host:port or mqtts://user@host:port")
+        raise LinkError(f"broker {shown!r} is not mqtt://host:port or mqtts://user@host:port")
     if parts.password is not None:
         raise LinkError("a password does not belong in the broker's URL; use --password-file or CACHENET_PASSWORD")
     tls = parts.scheme == "mqtts"

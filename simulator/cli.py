@@ -373,7 +373,7 @@ def link(
 
 
 def _end(code: int, why: str) -> NoReturn:
-    typer.echo(f"simulator: {why}", err=True)
+    ending.say("simulator", why)
     raise typer.Exit(code)
 
 

@@ -14,6 +14,7 @@ from edge_agent.source.files import Files, Stream, Video
 from edge_agent.source.live import Live
 from edge_agent.source.pipe import Pipe
 from shared import stream
+from shared.addresses import without_password
 
 __all__ = ["Files", "Live", "Pipe", "Shot", "Source", "SourceError", "open_source"]
 
@@ -45,4 +46,6 @@ def open_source(spec: str, fps: float | None = None) -> Source:
         return Files([(file, None) for file in files], fps)
     if path.is_file():
         return Video(capture(str(path), f"{path} is no video that OpenCV can read"), fps)
-    raise SourceError(f"{spec!r} is no file, directory, camera:N, rtsp:// address, picamera or pipe:WIDTHxHEIGHT")
+    raise SourceError(
+        f"{without_password(spec)!r} is no file, directory, camera:N, rtsp:// address, picamera or pipe:WIDTHxHEIGHT"
+    )

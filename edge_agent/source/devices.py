@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -11,6 +10,7 @@ from typing import Any, Protocol
 import cv2
 
 from edge_agent.source.base import SourceError
+from shared.addresses import without_password
 from shared.image import Picture
 
 #: How long FFmpeg and V4L2 may wait for a frame, and FFmpeg may take to open an address: until it is found, and until
@@ -53,7 +53,7 @@ def v4l2(which: str) -> Device:
 
 def rtsp(url: str) -> Device:
     """A camera in the network."""
-    name = re.sub(r"(?<=://)[^/]*@", "", url)
+    name = without_password(url)
     trouble = f"{name} cannot be opened; check the address, the network and the password"
     return Device(name, lambda: capture(url, trouble))
 

@@ -32,6 +32,7 @@ from models.commands.options import (
     show_skipped,
     taught,
 )
+from shared import ending
 from shared.bundle import Bundle
 
 
@@ -77,7 +78,7 @@ def specialise(
             try:
                 made = specialising.specialise(found, sent, material, out, progress, signer)
             except specialising.Unproven as error:
-                typer.echo(f"model-builder: not proven: {error}", err=True)
+                ending.say("model-builder", f"not proven: {error}")
                 raise typer.Exit(3) from None
     typer.echo(f"Written: {out}, with {list(made.manifest.models)[-1]}")
 

@@ -13,8 +13,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from models import tables
+from shared import ending
 from shared.bundle import Bundle
 from shared.refusal import Refusal
+from shared.text import printable
 
 if TYPE_CHECKING:
     from models.classifier import Classifier
@@ -48,7 +50,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print the models as JSON on 
 
 def show_skipped(frames: Frames) -> None:
     for path, why in frames.broken.items():
-        typer.echo(f"skipped {path}: {why}", err=True)
+        typer.echo(printable(f"skipped {path}: {why}"), err=True)
 
 
 def progress_bar() -> Progress:
@@ -139,5 +141,4 @@ def refusing(*given: Path | None) -> Iterator[None]:
 
 
 def refuse(why: str) -> NoReturn:
-    typer.echo(f"model-builder: {why}", err=True)
-    raise typer.Exit(2)
+    ending.refuse("model-builder", why)

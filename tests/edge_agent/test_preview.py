@@ -260,3 +260,26 @@ def test_when_the_run_ends_so_do_the_streams(preview: Preview) -> None:
     one.close()
     with preview.serve("127.0.0.1", port):
         pass
+
+
+@pytest.mark.parametrize("path", ["/", "/snapshot.jpg", "/stream.mjpg", "/state.json"])
+def test_a_page_of_another_site_cannot_read_the_preview_by_its_own_name(preview: Preview, port: int, path: str) -> None:
+    preview.show(flat(0))
+    for host, status in (("evil.example", b"421"), (f"127.0.0.1:{port}", b"200"), (f"localhost:{port}", b"200")):
+        with socket.create_connection(("127.0.0.1", port), _PATIENCE_S) as client:
+            client.sendall(f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+            said = client.recv(65536)
+            assert said.split()[1] == status, said
+            while status == b"421" and (more := client.recv(65536)):
+                said += more
+            assert status == b"200" or b"localhost" in said, "and what it answers to is said"
+
+
+def test_idle_connections_keep_nobody_from_a_picture(preview: Preview, port: int) -> None:
+    preview.show(flat(3))
+    idle = [socket.create_connection(("127.0.0.1", port), _PATIENCE_S) for _ in range(100)]
+    try:
+        assert shows(decode(get(port, "/snapshot.jpg")[1]), flat(3))
+    finally:
+        for client in idle:
+            client.close()

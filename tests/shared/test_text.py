@@ -1,0 +1,32 @@
+"""Text from elsewhere on a terminal."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.text import printable
+
+
+@given(st.text())
+def test_what_is_printed_is_one_line_without_anything_that_a_terminal_obeys(text: str) -> None:
+    shown = printable(text)
+    assert shown.isprintable()
+    assert text.isprintable() == (shown == text)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("café 猫 a\\b", "café 猫 a\\b"),
+        ("\x1b[2Jgone\r\n", "\\x1b[2Jgone\\r\\n"),
+        ("\x9b31m", "\\x9b31m"),
+        ("a\u202eb", "a\\u202eb"),
+        (os.fsdecode(b"caf\xe9.jpg"), "caf\\udce9.jpg"),
+    ],
+)
+def test_control_characters_and_bytes_that_are_no_text_are_escapes(text: str, shown: str) -> None:
+    assert printable(text) == shown
