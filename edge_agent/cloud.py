@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 _REMEMBERED = 256
 #: Questions that may be open at a time when nobody waits for them.
 _PENDING = 8
+#: What is said of a frame that was sent and whose answer nobody waits for.
+POSTED = "to be answered later"
 #: For how long the answer to such a question is of use, seconds.
 _LATEST_S = 5.0
 #: For how long an audited frame may wait on the server, which serves everybody else first.
@@ -104,7 +106,7 @@ class Cloud:
             self._asked.append(ask.frame.index)
             self._open[ask.frame.index] = now + _LATEST_S
         sent = self._send("infer", ask.frame.index, view(), lambda: int(1000 * _LATEST_S), ask)
-        return Outcome(None, "to be answered later" if sent else "not connected")
+        return Outcome(None, POSTED if sent else "not connected")
 
     def audit(self, index: int, picture: Picture) -> None:
         """Send a frame that was answered already, for ``audited``. Without a connection it is left out."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -12,11 +11,9 @@ from prometheus_client.registry import Collector
 
 from edge_agent import report
 from edge_agent.agent import Agent
+from edge_agent.health import Health
 from shared import endpoint as web
 from shared.engine import resident_bytes
-
-#: For how long a camera may show nothing before that is worth an alarm, seconds.
-STILL_S = 30.0
 
 
 class Figures(Collector):
@@ -25,8 +22,8 @@ class Figures(Collector):
     What is a camera's own has its name as a label; to Prometheus the empty name of an only one is no label.
     """
 
-    def __init__(self, agent: Agent) -> None:
-        self._agent = agent
+    def __init__(self, agent: Agent, health: Health) -> None:
+        self._agent, self._health = agent, health
 
     def collect(self) -> Iterator[Metric]:
         agent = self._agent
@@ -38,6 +35,12 @@ class Figures(Collector):
         each = [(camera.name, camera.tally) for camera in agent.cameras]
         frames = [(name, tally.levels()) for name, tally in each]
         yield _counters("cachenet_frames", "Frames by the level that answered.", "level", frames)
+        age = GaugeMetricFamily(
+            "cachenet_last_answer_age_seconds", "Since the last answered frame, or the start.", labels=["camera"]
+        )
+        for name, seconds in self._health.ages().items():
+            age.add_metric([name], seconds)
+        yield age
         late = [(name, tally.late) for name, tally in each]
         yield _counter("cachenet_late", "Answers that came after their frame had ended.", late)
         corrections = [(name, tally.corrections) for name, tally in each]
@@ -102,30 +105,8 @@ def _counters(
     return counter
 
 
-class Health:
-    """Whether an agent answers its cameras: there is a model, and frames come from each."""
-
-    def __init__(self, agent: Agent, clock: Callable[[], float] = time.monotonic) -> None:
-        self._agent, self._clock = agent, clock
-        #: By camera: how many frames there were when it was looked at, and since when there have been that many.
-        self._seen = {camera.name: (0, clock()) for camera in agent.cameras}
-
-    def __call__(self) -> str:
-        """Why it is not well; empty if it is."""
-        now, ill = self._clock(), []
-        for camera in self._agent.cameras:
-            frames, since = self._seen[camera.name]
-            if camera.tally.frames != frames:
-                frames, since = self._seen[camera.name] = camera.tally.frames, now
-            whose = f"{camera.name}: " if camera.name else ""
-            if camera.hierarchy is None:
-                ill.append(f"{whose}waiting for a model: {self._agent.trouble or 'it is on its way'}")
-            elif now - since > STILL_S:
-                trouble = camera.source.trouble or "is the camera there?"
-                ill.append(f"{whose}no frame for {now - since:.0f} s; {trouble}")
-        return "; ".join(ill)
-
-
 def endpoint(agent: Agent, host: str, port: int) -> AbstractContextManager[int]:
     """Serve ``/metrics`` and ``/health``; see ``shared.endpoint.serve``."""
-    return web.serve(Figures(agent), Health(agent), host, port)
+    health = Health(agent)
+    agent.observers.append(health.show)
+    return web.serve(Figures(agent, health), health, host, port)

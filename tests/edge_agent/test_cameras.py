@@ -21,6 +21,7 @@ from edge_agent.agent import Agent
 from edge_agent.camera import Answered
 from edge_agent.composition import compose
 from edge_agent.deployment import ROOM
+from edge_agent.health import Health
 from edge_agent.metrics import Figures
 from edge_agent.report import Sink
 from edge_agent.settings import CameraTable, LevelFlag, Settings
@@ -324,7 +325,7 @@ def test_metrics_and_the_terminal_tell_cameras_apart(bundle: Bundle) -> None:
     agent.run(Sink(""))
     found = {
         (sample.name, sample.labels["camera"]): sample.value
-        for family in Figures(agent).collect()
+        for family in Figures(agent, Health(agent)).collect()
         for sample in family.samples
         if "camera" in sample.labels and "level" not in sample.labels
     }

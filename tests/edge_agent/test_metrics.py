@@ -10,7 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from edge_agent.agent import Agent
-from edge_agent.metrics import STILL_S, Health, endpoint
+from edge_agent.metrics import endpoint
 from edge_agent.report import Sink
 from edge_agent.settings import Settings
 from shared.bundle import Bundle
@@ -43,6 +43,7 @@ def test_the_levels_counters_add_up_to_the_frames_before_and_after_a_run(tmp_pat
     assert after["cachenet_latency_seconds_sum", "base"] > 0
     assert after["cachenet_resident_bytes", ""] > 1 << 20
     assert after["cachenet_connected", ""] == 0
+    assert 0 <= after["cachenet_last_answer_age_seconds", ""] < 60
 
 
 def test_the_port_is_free_again_afterwards(tmp_path: Path) -> None:
@@ -56,18 +57,3 @@ def test_the_port_is_free_again_afterwards(tmp_path: Path) -> None:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.bind(("127.0.0.1", port))
-
-
-def test_an_agent_is_ill_without_a_model_and_when_its_camera_shows_nothing(tmp_path: Path) -> None:
-    now = 0.0
-    agent = Agent(Settings(), [Pictures(3)], None, None, Bundle(tiny_bundle(tmp_path)))
-    health = Health(agent, lambda: now)
-    assert "waiting for a model" in health()
-    agent.run(Sink(""))
-    assert health() == ""
-    now = STILL_S
-    assert health() == ""
-    now += 1
-    assert "is the camera there" in health()
-    agent.cameras[0].tally.frames += 1
-    assert health() == ""
