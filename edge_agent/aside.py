@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable
 
 from edge_agent.camera import Answered
@@ -19,10 +21,11 @@ _PATIENCE_S = 10.0
 
 class Aside:
     """Gives every frame to ``work``, one after the other. Where ``waits``, none is left out and a slow ``work`` slows
-    the loop, as is right for a file; otherwise the loop goes on and what there is no room for is ``left_out``."""
+    the loop, as is right for a file; otherwise the loop goes on and what there is no room for is ``left_out``. Frames
+    that ``work`` raised for are counted in ``failed``."""
 
     def __init__(self, name: str, work: Callable[[Answered], None], waits: bool) -> None:
-        self.left_out = 0
+        self.left_out = self.failed = 0
         self._work, self._waits = work, waits
         self._queue: queue.Queue[Answered | None] = queue.Queue(_WAITING)
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -37,8 +40,10 @@ class Aside:
 
     def close(self) -> None:
         """Finish what waits, within ten seconds."""
-        self._queue.put(None)
-        self._thread.join(_PATIENCE_S)
+        end = time.monotonic() + _PATIENCE_S
+        with contextlib.suppress(queue.Full):  # a disk that hangs
+            self._queue.put(None, timeout=_PATIENCE_S)
+        self._thread.join(max(0.0, end - time.monotonic()))
         if self.left_out:
             log.warning("%s was too slow for %d frames, and left them out", self._thread.name, self.left_out)
 
@@ -50,4 +55,5 @@ class Aside:
         try:
             self._work(seen)
         except Exception:  # or whoever waits for room would wait for ever
+            self.failed += 1
             log.exception("%s left out a frame", self._thread.name)

@@ -232,6 +232,11 @@ class Camera:
         self._tell()
 
     @property
+    def flight_failure(self) -> str:
+        """What was not written to the flight log, and why; empty where all was."""
+        return self._flight.failure if self._flight is not None else ""
+
+    @property
     def traffic(self) -> tuple[int, int]:
         """Payload bytes of questions and of their answers."""
         cloud = self._cloud

@@ -28,7 +28,7 @@ from edge_agent.settings import GATES, LEVELS, MODES, Settings
 from edge_agent.source import Live, Pipe, Source, SourceError, open_source
 from edge_agent.store import Store
 from edge_agent.terminal import View
-from edge_agent.watchers import watchers
+from edge_agent.watchers import Writer, watchers
 from shared import config, ending, logs
 from shared.bundle import Bundle
 from shared.checkup import command
@@ -96,7 +96,12 @@ def run(
     metrics: Annotated[str | None, typer.Option(help="Serve /metrics for Prometheus on this [host:]port.")] = None,
     record: Annotated[str | None, typer.Option(help="Keep the frames as a stream in this new directory.")] = None,
     flight: Annotated[str | None, typer.Option(help="Log every decision here, for 'simulator replay'.")] = None,
-    output: Annotated[str | None, typer.Option(help="Write a JSON line per frame to this file, or - .")] = None,
+    output: Annotated[
+        str | None, typer.Option(help="Append a JSON line per frame to this file, or write it to stdout with - .")
+    ] = None,
+    output_max: Annotated[
+        str | None, typer.Option(help="Bound on that file, as 100MB: it is renamed to FILE.1 and begun anew.")
+    ] = None,
     summary: Annotated[str | None, typer.Option(help="Write the summary as JSON to this file.")] = None,
     preview: Annotated[str | None, typer.Option(help="Show what is seen to browsers on this [host:]port.")] = None,
     save: Annotated[str | None, typer.Option(help="Write a video with the answers drawn: .mp4 or .avi.")] = None,
@@ -141,7 +146,7 @@ def run(
     shown = view if view is not None else _stderr.is_terminal
     try:
         with (
-            watchers(agent),
+            watchers(agent) as writers,
             View(agent, _stderr) if shown else nullcontext(),
         ):
             agent.run(sink)
@@ -153,21 +158,37 @@ def run(
             if isinstance(camera.source, Recorder):
                 camera.source.finish()
     figures = agent.summary()
+    failures = _unwritten(agent, sink, writers)
     if settings.summary:
         try:
             Path(settings.summary).write_text(json.dumps(figures, indent=2) + "\n")
         except OSError as error:
-            typer.echo(f"edge-agent: the summary was not written: {settings.summary}: {error.strerror}", err=True)
+            failures.append(f"--summary {settings.summary}: {error.strerror}")
     if as_json:
         typer.echo(json.dumps(figures))
     else:
         for name, own in figures.get("cameras", {"": figures}).items():
             _stderr.print(_table(own, name))
         _stderr.print(f"up {figures['bytes_up'] / 1e3:.0f} kB, down {figures['bytes_down'] / 1e3:.0f} kB")
+    if failures:
+        ending.say("edge-agent", f"not written: {'; '.join(failures)}")
     if agent.keeper.stuck:  # its thread cannot be ended, and would abort the interpreter's own end
         logging.error("%s hangs while it is being loaded", agent.keeper.stuck)
         sys.stdout.flush()
         os._exit(1)
+    if failures:
+        raise typer.Exit(1)
+
+
+def _unwritten(agent: Agent, sink: Sink, writers: list[tuple[str, Writer]]) -> list[str]:
+    """What the run has not written, each with its option and the reason."""
+    found = [("--output", sink.failure)]
+    for camera in agent.cameras:
+        found.append(("--flight", camera.flight_failure))
+        if isinstance(camera.source, Recorder):
+            found.append(("--record", camera.source.failure))
+    found += [(option, writer.failure) for option, writer in writers]
+    return [f"{option} {failure}" for option, failure in found if failure]
 
 
 @app.command()
@@ -213,7 +234,7 @@ def _prepare(settings: Settings) -> tuple[Agent, Sink]:
     for own in each:
         if own.region:
             checks.region(own.region)
-    for name in ("memory_budget", "misses_budget"):
+    for name in ("memory_budget", "misses_budget", "output_max"):
         if text := getattr(settings, name):
             try:
                 checks.size(text)
@@ -241,9 +262,13 @@ def _prepare(settings: Settings) -> tuple[Agent, Sink]:
         trusted = Key(Path(settings.trusted_key))
     with ExitStack() as opened:
         sources = [_open(own, opened) for own in each]
-        prepared = Agent(settings, sources, where, store, bundle, trusted), Sink(settings.output)
+        prepared = Agent(settings, sources, where, store, bundle, trusted), _sink(settings)
         opened.pop_all()
     return prepared
+
+
+def _sink(settings: Settings) -> Sink:
+    return Sink(settings.output, True, checks.size(settings.output_max) if settings.output_max else None)
 
 
 def _open(settings: Settings, opened: ExitStack) -> Source:

@@ -35,6 +35,8 @@ class Misses:
         self._kept = deque((path, path.stat().st_size) for path in ours)
         self._bytes = sum(size for _, size in self._kept)
         self._trouble = ""
+        #: How many pictures were not kept, and why the last one was not.
+        self._lost, self._why = 0, ""
         self._aside = Aside("misses", self._keep, waits=not live)
 
     def show(self, seen: Answered) -> None:
@@ -45,6 +47,12 @@ class Misses:
     def close(self) -> None:
         """Finish what waits."""
         self._aside.close()
+
+    @property
+    def failure(self) -> str:
+        """What was not kept, and why; empty where all was."""
+        lost, why = self._lost + self._aside.failed, self._why or "see the log"
+        return f"{self._directory}: {lost} pictures were not kept ({why})" if lost else ""
 
     def _keep(self, seen: Answered) -> None:
         region = self._regions[seen.line.camera]
@@ -57,7 +65,8 @@ class Misses:
                 return
             path.write_bytes(data)
         except OSError as error:
-            self._say(f"{self._directory}: {error.strerror}")
+            self._lost, self._why = self._lost + 1, error.strerror or str(error)
+            self._say(f"{self._directory}: {self._why}")
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)  # half a picture is none
             return

@@ -22,6 +22,8 @@ class Recorder:
     def __init__(self, source: Source, directory: Path, fps: float | None) -> None:
         """``directory`` must be new or empty; ``fps``: what it shall play at, None for the pace that frames came at.
         Raises ``StreamError``."""
+        #: What was not recorded, and why; empty while all was.
+        self.failure = ""
         self.source, self._directory, self._fps = source, directory, fps
         self._truth: list[str | None] = []
         self._times: list[float] = []
@@ -75,6 +77,7 @@ class Recorder:
         try:
             self._writer.finish(recording)
         except stream.StreamError as error:
+            self.failure = str(error)
             log.error("the recording is not whole: %s", error)
 
     def _keep(self, shot: Shot) -> None:
@@ -86,7 +89,7 @@ class Recorder:
             self._writer.add(shot.picture)
         except stream.StreamError as error:
             log.error("frames are no longer recorded: %s", error)
-            self._open = False
+            self.failure, self._open = str(error), False
             return
         self._times.append(time.monotonic())
         self._truth.append(shot.truth)

@@ -10,12 +10,14 @@ import threading
 from collections import Counter
 from itertools import accumulate
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import msgspec
 
 from edge_agent.core.hierarchy import Hierarchy
 from edge_agent.core.types import Answer
+from edge_agent.line_file import LineFile
+from shared import ending
 
 log = logging.getLogger(__name__)
 
@@ -44,31 +46,44 @@ class Sink:
     """Writes lines to a file, to stdout (``-``) or nowhere, from any thread. A disk that is full ends the writing, not
     the run."""
 
-    def __init__(self, target: str) -> None:
-        """Raises ``OSError`` if the file cannot be opened."""
+    def __init__(self, target: str, append: bool = False, most: int | None = None) -> None:
+        """``append``: keep the lines that are in the file, and see ``LineFile`` for ``most``. Raises ``OSError`` if the
+        file cannot be opened."""
+        #: What was not written, and why; empty while all was.
+        self.failure = ""
         self._encoder, self._target = msgspec.json.Encoder(), target
-        self._file: IO[bytes] | None = None
+        self._file = LineFile(Path(target), append, most) if target not in ("", "-") else None
+        self._ended = not target
         self._lock = threading.Lock()
-        if target == "-":
-            self._file = sys.stdout.buffer
-        elif target:
-            self._file = Path(target).open("wb")  # noqa: SIM115 - lives as long as the run
 
     def write(self, line: msgspec.Struct) -> None:
         with self._lock:
-            if self._file is None:
+            if self._ended:
                 return
+            data = self._encoder.encode(line) + b"\n"
             try:
-                self._file.write(self._encoder.encode(line) + b"\n")
-                self._file.flush()
+                if self._file is not None:
+                    self._file.write(data)
+                else:
+                    sys.stdout.buffer.write(data)
+                    sys.stdout.buffer.flush()
             except OSError as error:
-                advice = "; make room and start again" if error.errno == errno.ENOSPC else ""
-                log.error("%s: %s; answers are no longer written%s", self._target, error.strerror, advice)
-                self._file = None
+                self._end(error)
 
     def close(self) -> None:
-        if self._file is not None and self._file is not sys.stdout.buffer:
+        if self._file is not None:
             self._file.close()
+
+    def _end(self, error: OSError) -> None:
+        self._ended = True
+        if self._file is None:
+            ending.close_stdout()
+            if error.errno == errno.EPIPE:  # whoever reads may stop
+                log.info("nobody reads standard output any more")
+                return
+        advice = "; make room and start again" if error.errno == errno.ENOSPC else ""
+        self.failure = f"{self._target if self._file is not None else 'standard output'}: {error.strerror}"
+        log.error("%s; nothing more is written there%s", self.failure, advice)
 
 
 class Latencies:

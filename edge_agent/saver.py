@@ -42,7 +42,7 @@ class Saver:
         self._fps = _LIVE if live else fps or _FILM
         self._writer: cv2.VideoWriter | None = None
         self._size = 0, 0
-        self._ended = False
+        self._ended, self._failure = False, ""
         #: When the video began, on the monotonic clock, and how many of its frames are written.
         self._begun, self._written = 0.0, 0
         self._aside = Aside("saver", self._write, waits=not live)
@@ -54,7 +54,17 @@ class Saver:
     def close(self) -> None:
         """Finish the video, so that it can be played."""
         self._aside.close()
+        whole = self._writer is not None
         self._end()
+        if whole and not cv2.VideoCapture(str(self._path)).read()[0]:  # OpenCV does not say that a write has failed
+            self._failure = "it cannot be played; was the disk full?"
+            log.error("%s: %s", self._path, self._failure)
+
+    @property
+    def failure(self) -> str:
+        """What is not in the video, and why; empty where nothing is missing."""
+        why = self._failure or (f"{self._aside.failed} frames failed, see the log" if self._aside.failed else "")
+        return f"{self._path}: {why}" if why else ""
 
     def _write(self, seen: Answered) -> None:
         if self._ended or not (copies := self._due()):
@@ -98,6 +108,7 @@ class Saver:
     def _end(self, why: str = "") -> None:
         """``why``: what ends it early, for a person."""
         if why and not self._ended:
+            self._failure = why
             log.error("%s ends after %d frames: %s", self._path, self._written, why)
         self._ended = True
         if self._writer is not None:

@@ -90,6 +90,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     record: str = ""
     flight: str = ""
     output: str = ""
+    output_max: str = ""
     summary: str = ""
     preview: str = ""
     save: str = ""

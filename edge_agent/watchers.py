@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Protocol
 
 from edge_agent import settings as checks
 from edge_agent.agent import Agent
-from edge_agent.camera import Answered
+from edge_agent.camera import Answered, Observer
 from edge_agent.composition import DeploymentError
 from shared import config
 
+log = logging.getLogger(__name__)
+
+
+class Writer(Protocol):
+    """Keeps files of what was answered."""
+
+    @property
+    def failure(self) -> str:
+        """What was not written, and why; empty where all was."""
+
 
 @contextmanager
-def watchers(agent: Agent) -> Iterator[None]:
-    """Have those watch that the settings name while the block runs; what is not asked for is not even imported. Raises
-    ``DeploymentError``."""
+def watchers(agent: Agent) -> Iterator[list[tuple[str, Writer]]]:
+    """Have those watch that the settings name while the block runs; what is not asked for is not even imported. Yields
+    the options of those that write files, with them. Raises ``DeploymentError``."""
+    writers: list[tuple[str, Writer]] = []
     settings, observers = agent.settings, agent.observers
     regions = {own.name: checks.region(own.region) if own.region else None for own in settings.each()}
     with ExitStack() as stack:
@@ -31,7 +44,7 @@ def watchers(agent: Agent) -> Iterator[None]:
             preview = Preview(settings.device, regions)
             with _named(f"--preview {settings.preview}"):
                 stack.enter_context(preview.serve(*config.endpoint(settings.preview)))
-            observers.append(preview.show)
+            observers.append(_guarded("the preview", preview.show))
         if saved := [camera for camera in agent.cameras if camera.settings.save]:
             from edge_agent.saver import Saver
 
@@ -41,6 +54,7 @@ def watchers(agent: Agent) -> Iterator[None]:
                     saver = Saver(Path(camera.settings.save), camera.live, camera.settings.fps, regions[camera.name])
                 stack.callback(saver.close)
                 savers[camera.name] = saver
+                writers.append(("--save", saver))
 
             def save(seen: Answered) -> None:
                 if (saver := savers.get(seen.line.camera)) is not None:
@@ -55,11 +69,24 @@ def watchers(agent: Agent) -> Iterator[None]:
                 misses = Misses(Path(settings.misses), checks.size(settings.misses_budget), live, regions)
             stack.callback(misses.close)
             observers.append(misses.show)
+            writers.append(("--misses", misses))
         if agent.link is not None and (settings.results or settings.home_assistant):
             from edge_agent.results import Results
 
-            observers.append(Results(agent.link.publish, settings.device).show)
-        yield
+            observers.append(_guarded("results", Results(agent.link.publish, settings.device).show))
+        yield writers
+
+
+def _guarded(name: str, observer: Observer) -> Observer:
+    """An observer whose faults do not end the loop that calls it."""
+
+    def observe(seen: Answered) -> None:
+        try:
+            observer(seen)
+        except Exception:
+            log.exception("%s: a frame was left out", name)
+
+    return observe
 
 
 @contextmanager

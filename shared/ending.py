@@ -34,13 +34,20 @@ def run(app: typer.Typer) -> NoReturn:
     except typer.Abort:
         sys.exit(_INTERRUPTED)
     except OSError as error:
-        # What is left to write would be tried once more when the interpreter ends.
-        with suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        close_stdout()
         if error.errno != errno.EPIPE:  # whoever reads may stop
             say(program, f"{error.filename or 'standard output'}: {error.strerror or error}")
         sys.exit(1)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def close_stdout() -> None:
+    """Drop what is still to be written to a standard output that has failed: it would be tried once more, and fail once
+    more, when the interpreter ends."""
+    with suppress(OSError):
+        sink = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(sink, sys.stdout.fileno())
+        os.close(sink)
 
 
 def say(program: str, why: str) -> None:
