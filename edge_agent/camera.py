@@ -217,7 +217,9 @@ class Camera:
         for reply in self._cloud.audited():
             self.hierarchy.audited(reply, time.monotonic())
         if self._unsent is not None:
-            self._cloud.audit(self._unsent.index, self._unsent.view.crop(self._cloud.input))
+            sent = self._cloud.audit(self._unsent.index, self._unsent.view.crop(self._cloud.input))
+            if not sent and self.hierarchy.audits is not None:
+                self.hierarchy.audits.sent -= 1
             self._unsent = None
 
     def _changed(self) -> None:

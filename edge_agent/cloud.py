@@ -108,12 +108,14 @@ class Cloud:
         sent = self._send("infer", ask.frame.index, view(), lambda: int(1000 * _LATEST_S), ask)
         return Outcome(None, POSTED if sent else "not connected")
 
-    def audit(self, index: int, picture: Picture) -> None:
-        """Send a frame that was answered already, for ``audited``. Without a connection it is left out."""
-        if self._link.connected.is_set():
-            with self._news:
-                self._sent.append(index)
-            self._send("audit", index, picture, lambda: _PATIENCE_MS)
+    def audit(self, index: int, picture: Picture) -> bool:
+        """Send a frame that was answered already, for ``audited``. Without a connection it is left out; whether it was
+        sent."""
+        if not self._link.connected.is_set():
+            return False
+        with self._news:
+            self._sent.append(index)
+        return self._send("audit", index, picture, lambda: _PATIENCE_MS)
 
     def late(self) -> list[Reply]:
         """Replies that came after their deadline, each once."""
@@ -142,8 +144,7 @@ class Cloud:
         recent, risk = ((), 1.0) if ask is None else (ask.recent, ask.risk)
         correlation = self._run + index.to_bytes(8, "big")
         request = protocol.Request(self._name, content, correlation, budget_ms, recent, risk=risk)
-        self.bytes_up += len(data)
-        return self._link.publish(
+        sent = self._link.publish(
             self._topics[kind],
             data,
             qos=int(kind == "audit"),
@@ -152,6 +153,8 @@ class Cloud:
             properties=request.properties(),
             expiry_s=max(1, math.ceil(budget_ms / 1000)),
         )
+        self.bytes_up += len(data) * sent
+        return sent
 
     def stop(self) -> None:
         """Wait for no answer any more, the present one included."""

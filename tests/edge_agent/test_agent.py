@@ -157,3 +157,15 @@ def test_a_bundle_whose_base_model_cannot_answer_is_refused_at_once(bundle: Bund
     unfit.directory = directory
     with pytest.raises(DeploymentError, match="base cannot be used"), running(Settings(), bundle=unfit):
         pass
+
+
+def test_without_a_connection_no_audit_counts_as_sent(tmp_path: Path) -> None:
+    bundle = Bundle(tiny_bundle(tmp_path, risk=0.999))
+    settings = Settings(audit_budget=1.0, levels=("base", "cloud"))
+    agent = Agent(settings, [Pictures(100)], Address("127.0.0.1", 1), None, bundle)
+    agent.run(Sink(""))
+    summary = agent.summary()
+    assert summary["hits"]["base"] > 50, "there were frames to audit"
+    assert agent.cameras[0].hierarchy is not None
+    assert summary["audits"]["frames"] == 0
+    assert summary["bytes_up"] == 0
