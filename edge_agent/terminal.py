@@ -14,6 +14,7 @@ from edge_agent.agent import Agent
 from edge_agent.camera import Camera
 from edge_agent.drawing import COLOURS
 from shared.engine import resident_bytes
+from shared.text import printable
 
 _PER_SECOND = 4
 
@@ -41,21 +42,21 @@ class View:
             self._add(table, camera)
         link = "no network asked for"
         if agent.link is not None:
-            link = "connected" if agent.link.connected.is_set() else f"[red]{escape(agent.link.trouble)}[/]"
+            link = "connected" if agent.link.connected.is_set() else f"[red]{_text(agent.link.trouble)}[/]"
         table.add_row("broker", link, "", f"{resident_bytes() / 1e6:.0f} MB")
         return table
 
     def _add(self, table: Table, camera: Camera) -> None:
         if camera.name:
-            table.add_row("camera", f"[bold]{escape(camera.name)}[/]")
+            table.add_row("camera", f"[bold]{_text(camera.name)}[/]")
         if (now := camera.now) is None:
-            table.add_row("waiting", escape(self._agent.trouble or "..."))
+            table.add_row("waiting", _text(self._agent.trouble or "..."))
             return
         line = now.line
         table.add_row(
             "sees",
-            f"[bold]{escape(line.label)}[/] {line.confidence:.0%}",
-            f"[{COLOURS[line.level]}]{line.level}[/] ({line.model})",
+            f"[bold]{_text(line.label)}[/] {line.confidence:.0%}",
+            f"[{COLOURS[line.level]}]{line.level}[/] ({_text(line.model)})",
             f"{line.latency_ms:.1f} ms",
         )
         tally = camera.tally
@@ -63,7 +64,7 @@ class View:
         counts = tally.levels()
         shares = "  ".join(f"[{COLOURS[name]}]{name}[/] {n / total:.1%}" for name, n in counts.items())
         table.add_row("frames", f"{tally.frames}", shares, f"mean {camera.latencies.mean:.1f} ms")
-        table.add_row("submodels", ", ".join(camera.deployment.submodels) or "none yet")
+        table.add_row("submodels", _text(", ".join(camera.deployment.submodels)) or "none yet")
         if (found := report.audits(camera.hierarchy)) is not None and found["windows"]:
             table.add_row(
                 "audits",
@@ -76,6 +77,11 @@ class View:
             table.add_row(
                 "source",
                 f"{source.dropped} dropped",
-                f"[red]{escape(source.trouble)}[/]" if source.trouble else f"{source.losses} times lost",
+                f"[red]{_text(source.trouble)}[/]" if source.trouble else f"{source.losses} times lost",
                 f"{source.broken} broken",
             )
+
+
+def _text(text: str) -> str:
+    """Text from elsewhere, with neither control characters nor rich's markup."""
+    return escape(printable(text))
