@@ -129,7 +129,7 @@ class _Handler(Handler):
         if not all(is_own(host, self.server.names) for host in self.headers.get_all("Host", [])):
             allowed = ", ".join(sorted(self.server.names))
             why = (
-                f"The preview answers to IP addresses, localhost, {allowed}. Give --preview NAME:PORT for another name."
+                f"The preview answers to IP addresses, localhost, {allowed}; give --preview NAME:PORT for another name"
             )
             self.send_error(HTTPStatus.MISDIRECTED_REQUEST, "not a name of this machine", why)
             return
