@@ -86,7 +86,7 @@ class Camera:
         self._signed = settings.context or "frames" in settings.levels
         self._region = region(settings.region) if settings.region else None
         self._asks = link is not None and "cloud" in settings.levels and settings.mode != "offline"
-        self._flight = report.Sink(settings.flight) if settings.flight else None
+        self._flight = report.Sink(settings.flight, what="decisions") if settings.flight else None
         self.deployment = Deployment(
             settings, keeper, self.tally, self._asks, self._changed, self._flight, cameras, lambda: sum(self.traffic)
         )

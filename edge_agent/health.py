@@ -98,7 +98,7 @@ class Health:
             return
         silent_s = self._clock() - pace.last
         if trouble := camera.source.trouble:
-            yield f"the camera is gone: {trouble}"
+            yield f"the camera has a fault: {trouble}"
         elif silent_s > pace.limit:
             yield f"no frame for {silent_s:.0f} s; is the camera there?"
         if count := pace.only_fallbacks:

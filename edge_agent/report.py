@@ -46,12 +46,12 @@ class Sink:
     """Writes lines to a file, to stdout (``-``) or nowhere, from any thread. A disk that is full ends the writing, not
     the run."""
 
-    def __init__(self, target: str, append: bool = False, most: int | None = None) -> None:
-        """``append``: keep the lines that are in the file, and see ``LineFile`` for ``most``. Raises ``OSError`` if the
-        file cannot be opened."""
+    def __init__(self, target: str, append: bool = False, most: int | None = None, what: str = "answers") -> None:
+        """``append``: keep the lines that are in the file, and see ``LineFile`` for ``most``. ``what`` the lines are,
+        for a person. Raises ``OSError`` if the file cannot be opened."""
         #: What was not written, and why; empty while all was.
         self.failure = ""
-        self._encoder, self._target = msgspec.json.Encoder(), target
+        self._encoder, self._target, self._what = msgspec.json.Encoder(), target, what
         self._file = LineFile(Path(target), append, most) if target not in ("", "-") else None
         self._ended = not target
         self._lock = threading.Lock()
@@ -78,12 +78,13 @@ class Sink:
         self._ended = True
         if self._file is None:
             ending.close_stdout()
-            if error.errno == errno.EPIPE:  # whoever reads may stop
-                log.info("nobody reads standard output any more")
-                return
+        why = f"{self._target if self._file is not None else 'standard output'}: {error.strerror}"
+        if self._file is None and error.errno == errno.EPIPE:  # whoever reads may stop
+            log.warning("%s; %s are no longer written", why, self._what)
+            return
+        self.failure = why
         advice = "; make room and start again" if error.errno == errno.ENOSPC else ""
-        self.failure = f"{self._target if self._file is not None else 'standard output'}: {error.strerror}"
-        log.error("%s; nothing more is written there%s", self.failure, advice)
+        log.error("%s; %s are no longer written%s", why, self._what, advice)
 
 
 class Latencies:

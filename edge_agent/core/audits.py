@@ -80,8 +80,8 @@ class Audits:
         self._pending: deque[_Window] = deque(maxlen=_PENDING)
         self._detector, self._bound = Detector(allowed), Bound()
         self._factor = 1.0
-        #: What the device reports: frames sent (``note`` counts each that is to be sent, and who cannot send one takes it
-        #: off again), windows judged, false hits found by level, alarms raised.
+        #: What the device reports: frames sent (``note`` counts each that is to be sent; the caller subtracts those
+        #: that could not be), windows judged, false hits found by level, alarms raised.
         self.sent = self.windows = self.alarms = 0
         self.false: dict[LevelName, int] = {}
 

@@ -74,7 +74,7 @@ def test_it_is_ill_if_no_frame_is_answered_at_all(tmp_path: Path) -> None:
 
 def test_it_is_ill_as_soon_as_its_camera_is_known_to_be_gone(watched: Watched) -> None:
     watched.agent.cameras[0].source.trouble = "it is silent"  # type: ignore[misc]
-    assert watched.health() == "the camera is gone: it is silent"
+    assert watched.health() == "the camera has a fault: it is silent"
 
 
 @pytest.mark.parametrize("settings", [Settings(fps=1 / 60), Settings()])

@@ -84,7 +84,7 @@ def test_a_full_disk_ends_the_writing_not_the_run(caplog: pytest.LogCaptureFixtu
         sink.write(line(HIT, ("cat", "dog"), 1.5, 0.25, None))
     sink.close()
     assert [record.message for record in caplog.records] == [
-        "/dev/full: No space left on device; nothing more is written there; make room and start again"
+        "/dev/full: No space left on device; answers are no longer written; make room and start again"
     ]
     assert sink.failure == "/dev/full: No space left on device"
 
