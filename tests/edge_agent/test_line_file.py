@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import subprocess
 import sys
@@ -92,6 +93,26 @@ def test_two_processes_on_one_file_lose_no_line_and_tear_none(tmp_path: Path) ->
         else:
             assert path.stat().st_size <= most
             assert old.stat().st_size > most - 100, "a file was renamed when it was full, and not before"
+
+
+def test_a_file_that_another_process_has_renamed_meanwhile_is_not_renamed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the look at its size and the lock: the new file would take the place of the full one."""
+    path = tmp_path / "answers"
+    one, other = LineFile(path, most=10), LineFile(path, most=10)
+    one.write(b"12345678\n")
+    locked = fcntl.flock
+
+    def late(fd: int, how: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", locked)
+        one.write(b"one\n")
+        locked(fd, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    other.write(b"other\n")
+    assert Path(f"{path}.1").read_bytes() == b"12345678\n"
+    assert path.read_bytes() == b"one\nother\n"
 
 
 def test_what_is_no_file_is_written_to_as_it_is(tmp_path: Path) -> None:

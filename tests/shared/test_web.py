@@ -75,7 +75,11 @@ def descriptors() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
-def test_a_thousand_idle_connections_neither_use_up_descriptors_nor_keep_anybody_from_an_answer(port: int) -> None:
+def test_hundreds_of_idle_connections_neither_use_up_descriptors_nor_keep_anybody_from_an_answer(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(web, "PATIENCE_S", 1000.0)
+    monkeypatch.setattr(Greeter, "timeout", 1000.0)
     before, threads = descriptors(), threading.active_count()
     with ExitStack() as stack:
         idle = [stack.enter_context(connect(port)) for _ in range(300)]
