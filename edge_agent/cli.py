@@ -36,6 +36,7 @@ from shared.engine import providers
 from shared.link import Address, address, password
 from shared.protocol import check_device
 from shared.refusal import Refusal
+from shared.text import printable
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 _stderr = Console(stderr=True)
@@ -212,7 +213,7 @@ def forget(
     except (Refusal, ValueError) as error:
         _refuse(str(error))
     for topic in gone:
-        typer.echo(f"Emptied: {topic}")
+        typer.echo(printable(f"Emptied: {topic}"))
     if not gone:
         typer.echo(f"The broker holds nothing of {name}.")
 
@@ -278,6 +279,8 @@ def _open(settings: Settings, opened: ExitStack) -> Source:
     except SourceError as error:
         raise SourceError(f"{settings.name}: {error}" if settings.name else str(error)) from None
     opened.callback(source.close)
+    if settings.name and isinstance(source, Live):
+        source.rename(settings.name)
     if settings.record:
         paced = None if isinstance(source, Live | Pipe) else settings.fps
         source = Recorder(source, Path(settings.record), paced)

@@ -7,6 +7,7 @@ another one tries to open the camera anew.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import random
 import threading
@@ -125,6 +126,11 @@ class Live:
     def __iter__(self) -> Iterator[Shot]:
         while self._pace.wait() and (picture := self._latest.take()) is not None:
             yield Shot(picture)
+
+    def rename(self, camera: str) -> None:
+        """Have log lines begin with the name that the user gave the camera: addresses are shown without their path,
+        so those of two cameras of one recorder may look alike."""
+        self._device = dataclasses.replace(self._device, name=f"{camera} ({self._device.name})")
 
     def close(self) -> None:
         self._closed.set()

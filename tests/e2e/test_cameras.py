@@ -143,6 +143,7 @@ def test_a_network_camera_that_is_killed_or_frozen_comes_back_and_the_other_does
     agent.process.terminate()
     summary = ended(agent)
     assert (summary["cameras"]["front"]["losses"], summary["cameras"]["back"]["losses"]) == (2, 0)
+    assert "front (rtsp://127.0.0.1:" in agent.log() and "back (rtsp://" not in agent.log()
 
 
 @pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="needs ffmpeg: apt-get install ffmpeg")

@@ -119,6 +119,16 @@ def test_a_lost_camera_is_opened_again_and_the_loss_is_counted_once(
     assert "camera 0 is lost" in caplog.text and "camera 0 is back" in caplog.text
 
 
+def test_a_named_camera_is_named_in_the_log(
+    play: Callable[..., tuple[Live, Recorded]], caplog: pytest.LogCaptureFixture
+) -> None:
+    source, _ = play([1] * 20 + [GONE], STAYS)
+    source.rename("door")
+    next_with(source, 2)
+    until(lambda: source.trouble == "")
+    assert "door (camera 0) is lost" in caplog.text and "door (camera 0) is back" in caplog.text
+
+
 def test_as_long_as_it_is_away_it_says_so(play: Callable[..., tuple[Live, Recorded]]) -> None:
     source, recorded = play([1, GONE])
     until(lambda: recorded.opened > 5)
