@@ -81,8 +81,8 @@ def _checked(settings: Settings) -> tuple[Settings, ...]:
     for own in each:
         if own.region:
             checks.region(own.region)
-    if settings.memory_budget:
-        checks.size(settings.memory_budget)
+    for text in filter(None, (settings.memory_budget, settings.output_max)):
+        checks.size(text)
     for served in filter(None, (settings.metrics, settings.preview)):
         config.endpoint(served)
     return each

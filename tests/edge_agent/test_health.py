@@ -15,9 +15,9 @@ from edge_agent.health import ANSWERS, LEAST_ANSWERS, SILENCE_S, Health, Pace
 from edge_agent.report import Sink
 from edge_agent.settings import CameraTable, Settings
 from shared.bundle import Bundle
-from shared.link import Address
 from tests.bundles import tiny_bundle
 from tests.edge_agent.agents import Pictures
+from tests.edge_agent.links import FakeLink
 from tests.edge_agent.sights import seen
 
 
@@ -150,15 +150,10 @@ def test_each_camera_is_named_with_its_own_fault_and_age(tmp_path: Path) -> None
     assert watched.health.ages() == {"door": 9.5, "yard": 4.5}
 
 
-def test_it_is_ill_while_its_link_is_in_trouble(tmp_path: Path) -> None:
+def test_it_is_ill_while_its_link_is_in_trouble(watched: Watched) -> None:
     """As when another device has its name."""
-    agent = Agent(Settings(), [Pictures(1)], Address("127.0.0.1", 1), None, Bundle(tiny_bundle(tmp_path)))
-    now = 0.0
-    health = Health(agent, lambda: now)
-    agent.run(Sink(""))
-    health.show(seen())
-    assert agent.link is not None
-    agent.link.trouble = "another device has this name"
-    assert health() == "another device has this name"
-    agent.link.trouble = ""
-    assert health() == ""
+    link = FakeLink(lambda *_: True)
+    watched.agent.link = link  # type: ignore[assignment]
+    assert watched.health() == ""
+    link.trouble = "another device has this name"
+    assert watched.health() == "another device has this name"
