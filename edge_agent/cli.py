@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import signal
 import threading
 from contextlib import ExitStack, nullcontext
@@ -36,6 +35,7 @@ from shared.engine import providers
 from shared.link import Address, address, password
 from shared.protocol import check_device
 from shared.refusal import Refusal
+from shared.supervision import end_process
 from shared.text import printable
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -174,9 +174,7 @@ def run(
     if failures:
         ending.say("edge-agent", f"not written: {'; '.join(failures)}")
     if agent.keeper.stuck:  # its thread cannot be ended, and would abort the interpreter's own end
-        logging.error("%s hangs while it is being loaded", agent.keeper.stuck)
-        sys.stdout.flush()
-        os._exit(1)
+        end_process(f"{agent.keeper.stuck} hangs while it is being loaded")
     if failures:
         raise typer.Exit(1)
 
