@@ -310,6 +310,7 @@ class Keeper:
             for ready in self._pending.pop((version, name)):
                 ready.put(Loaded(manifest, version, name, session, cost, seconds, pulled, first))
         self._backoffs.pop((version, name), None)
+        log.info("%s is loaded, %.1f MB", name, cost / 1e6)
 
     def _prove(self, manifest: Manifest, name: str) -> None:
         """Have a model tried that came over the network, unless it was. Raises ``ProbeError`` and ``StoreError``."""

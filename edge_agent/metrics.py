@@ -14,6 +14,7 @@ from edge_agent.agent import Agent
 from edge_agent.health import Health
 from shared import endpoint as web
 from shared.engine import resident_bytes
+from shared.supervision import failures as thread_failures
 
 
 class Figures(Collector):
@@ -53,6 +54,18 @@ class Figures(Collector):
         yield _counter("cachenet_losses", "Times that a camera has stopped to give frames.", losses)
         evicted = [(camera.name, dict(camera.deployment.evicted)) for camera in agent.cameras]
         yield _counters("cachenet_evicted", "Submodels that had to go.", "reason", evicted)
+        failures = [(camera.name, dict(camera.deployment.failures)) for camera in agent.cameras]
+        yield _counters("cachenet_model_failures", "Runs of a model that have failed.", "model", failures)
+        errors = [(camera.name, camera.errors) for camera in agent.cameras]
+        yield _counter("cachenet_frame_errors", "Frames that an unexpected error has left unanswered.", errors)
+        threads = CounterMetricFamily("cachenet_thread_failures", "Unexpected errors by thread.", labels=["thread"])
+        for thread, count in thread_failures().items():
+            threads.add_metric([thread], count)
+        yield threads
+        if agent.updater is not None and agent.updater.state:
+            update = GaugeMetricFamily("cachenet_update", "How the newest update stands.", labels=["state"])
+            update.add_metric([agent.updater.state], 1)
+            yield update
         up, down = agent.traffic
         traffic = CounterMetricFamily("cachenet_bytes", "Payload to and from the broker.", labels=["way"])
         traffic.add_metric(["up"], up)

@@ -40,7 +40,7 @@ def hampered_bundle(directory: Path) -> Path:
         zoo.models["base"], sha256=file_digest(path), bytes=path.stat().st_size, coverage=coverage
     )
     models = {"full": zoo.models["full"], "base": base}
-    manifest = msgspec.structs.replace(zoo, name="hampered", models=models, layers={})
+    manifest = msgspec.structs.replace(zoo, name="hampered", models=models, layers={}, golden=None)
     (directory / MANIFEST).write_bytes(msgspec.json.encode(manifest))
     return directory
 

@@ -13,9 +13,10 @@ from edge_agent.agent import Agent
 from edge_agent.metrics import endpoint
 from edge_agent.report import Sink
 from edge_agent.settings import Settings
+from edge_agent.store import Store
 from shared.bundle import Bundle
 from tests.bundles import tiny_bundle
-from tests.edge_agent.agents import Pictures
+from tests.edge_agent.agents import Pictures, current, stored
 
 Figures = dict[tuple[str, str], float]
 
@@ -44,6 +45,23 @@ def test_the_levels_counters_add_up_to_the_frames_before_and_after_a_run(tmp_pat
     assert after["cachenet_resident_bytes", ""] > 1 << 20
     assert after["cachenet_connected", ""] == 0
     assert 0 <= after["cachenet_last_answer_age_seconds", ""] < 60
+
+
+def test_the_state_of_an_update_and_what_has_failed_are_there(tmp_path: Path) -> None:
+    bundle = Bundle(tiny_bundle(tmp_path / "bundle"))
+    store = current(stored(Store(tmp_path / "store"), bundle), bundle.data)
+    agent = Agent(Settings(), [Pictures(0)], None, store, None)
+    agent.cameras[0].deployment.failures["base"] += 2
+    agent.cameras[0].errors += 1
+    with (
+        endpoint(agent, "127.0.0.1", 0) as port,
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer,
+    ):
+        text = answer.read().decode()
+    assert 'cachenet_update{state="committed"} 1.0' in text
+    assert 'cachenet_model_failures_total{camera="",model="base"} 2.0' in text
+    assert 'cachenet_frame_errors_total{camera=""} 1.0' in text
+    assert "# TYPE cachenet_thread_failures_total counter" in text
 
 
 def test_the_port_is_free_again_afterwards(tmp_path: Path) -> None:

@@ -168,6 +168,9 @@ def test_interrupted_at_every_stage_it_ends_as_an_uninterrupted_one(
     assert digests(resumed) == digests(whole)
 
 
+MODELS_AND_MANIFEST = ("model.onnx", "model.int8", "golden.msgpack", "bundle.json")
+
+
 def test_another_number_of_submodels_trains_nothing_again(
     material: Material, whole: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -182,7 +185,7 @@ def test_another_number_of_submodels_trains_nothing_again(
 
     monkeypatch.setattr(files, "write", written)
     fewer = make(material, tmp_path / "work", tmp_path / "out", replace(PLAN, submodels=1))
-    assert [name for name in made if name not in ("model.onnx", "model.int8", "bundle.json")] == ["proven"]
+    assert [name for name in made if name not in MODELS_AND_MANIFEST] == ["proven"]
     assert fewer.manifest.models["base"].sha256 == whole.manifest.models["base"].sha256
     assert len(fewer.manifest.submodels()) == 1
 
