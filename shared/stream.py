@@ -14,7 +14,9 @@ from typing import Literal
 import cv2
 import msgspec
 
-from shared.image import BadPicture, Picture, decode
+from shared import pictures
+from shared.image import BadPicture, Picture
+from shared.names import shown
 from shared.refusal import Refusal
 
 FORMAT = 1
@@ -74,11 +76,9 @@ def picture(directory: Path, recording: Recording, index: int) -> Picture:
     """Frame ``index`` from 0: ``(height, width, 3)`` BGR. Raises ``StreamError``."""
     path = directory / (recording.files % index)
     try:
-        return decode(path.read_bytes())
-    except OSError as error:
-        raise StreamError(f"{path}: {error.strerror}") from None
-    except BadPicture as error:
-        raise StreamError(f"{path}: {error}") from None
+        return pictures.read(path)
+    except (OSError, BadPicture) as error:
+        raise StreamError(f"{shown(path)}: {pictures.reason(error)}") from None
 
 
 class Writer:

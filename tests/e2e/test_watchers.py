@@ -15,7 +15,7 @@ import cv2
 import pytest
 
 from shared.bundle import Bundle
-from shared.image import decode
+from shared.pictures import decode
 from shared.link import Address, Link, Message
 from shared.protocol import topic
 from tests.broker import Mosquitto, free_port, mosquitto

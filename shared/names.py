@@ -1,0 +1,24 @@
+"""Names of files: printable whatever bytes they hold, and in natural order."""
+
+from __future__ import annotations
+
+import os
+import re
+
+#: Longest name that a message shows, in characters; the middle of a longer one is left out.
+_LONGEST = 200
+
+
+def shown(name: str | os.PathLike[str]) -> str:
+    """``name`` as text that any terminal, log and JSON file takes: bytes that are no UTF-8 and characters that are not
+    printable (newlines, escapes) become escape sequences such as ``\\xe9``."""
+    text = os.fsencode(name).decode("utf-8", "backslashreplace")
+    text = "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+    half = _LONGEST // 2
+    return text if len(text) <= _LONGEST else f"{text[:half]}...{text[-half:]}"
+
+
+def natural(name: str) -> tuple[tuple[tuple[str, int], ...], str]:
+    """A sort key under which ``frame2`` comes before ``frame10``. No two names have the same key."""
+    parts = re.findall(r"([^0-9]*)([0-9]*)", name)
+    return tuple((text, int(digits) if digits else -1) for text, digits in parts), name
