@@ -40,7 +40,9 @@ def watchers(agent: Agent) -> Iterator[None]:
             savers = {}
             for camera in saved:
                 with _named(f"--save {camera.settings.save}"):
-                    saver = Saver(Path(camera.settings.save), _live(camera), camera.settings.fps, regions[camera.name])
+                    path, live = Path(camera.settings.save), _live(camera)
+                    own, file = camera.settings.fps, camera.source.fps
+                    saver = Saver(path, live, own or file, regions[camera.name], own_times=own is None)
                 stack.callback(saver.close)
                 savers[camera.name] = saver
 

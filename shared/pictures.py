@@ -97,7 +97,7 @@ def _decode(data: bytes, found: Header, most: int, scale: int) -> Picture:
 
 
 def _bytes(path: Path) -> bytes:
-    with open(open_regular(path), "rb") as file:
+    with os.fdopen(open_regular(path), "rb") as file:
         size = os.fstat(file.fileno()).st_size
         if size > _FILE_BYTES:
             raise BadPicture(f"file of {size} bytes, {_FILE_BYTES} allowed")

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from models import tables
 from shared.bundle import Bundle
+from shared.names import shown
 from shared.refusal import Refusal
 
 if TYPE_CHECKING:
@@ -48,7 +49,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print the models as JSON on 
 
 def show_skipped(frames: Frames) -> None:
     for path, why in frames.broken.items():
-        typer.echo(f"skipped {path}: {why}", err=True)
+        typer.echo(f"skipped {shown(path)}: {why}", err=True)
+    for path, remark in frames.remarks.items():
+        typer.echo(f"{shown(path)}: {remark}", err=True)
 
 
 def progress_bar() -> Progress:
@@ -131,13 +134,13 @@ def refusing(*given: Path | None) -> Iterator[None]:
     try:
         yield
     except Refusal as error:
-        refuse(str(error))
+        refuse(str(error), error.code)
     except ImportError as error:
         refuse(f"this needs {error.name}; install it with: pip install 'cachenet[build]'")
     except OSError as error:
         refuse(f"{error.filename or ' or '.join(map(str, given))}: {error.strerror or error}")
 
 
-def refuse(why: str) -> NoReturn:
+def refuse(why: str, code: int = 2) -> NoReturn:
     typer.echo(f"model-builder: {why}", err=True)
-    raise typer.Exit(2)
+    raise typer.Exit(code)
