@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from typing import Any
 
 #: Longest name that a message shows, in characters; the middle of a longer one is left out.
 _LONGEST = 200
@@ -16,6 +17,24 @@ def shown(name: str | os.PathLike[str]) -> str:
     text = "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
     half = _LONGEST // 2
     return text if len(text) <= _LONGEST else f"{text[:half]}...{text[-half:]}"
+
+
+def as_text(value: Any) -> Any:
+    """``value``, of strings, lists, dictionaries and what else JSON has, with every string such that JSON and TOML take
+    it: bytes of a name that are no UTF-8 become escape sequences such as ``\\xe9``."""
+    if isinstance(value, str):
+        return os.fsencode(value).decode("utf-8", "backslashreplace") if not _is_text(value) else value
+    if isinstance(value, dict):
+        return {key: as_text(one) for key, one in value.items()}
+    return [as_text(one) for one in value] if isinstance(value, list | tuple) else value
+
+
+def _is_text(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def natural(name: str) -> tuple[tuple[tuple[str, int], ...], str]:
