@@ -56,8 +56,8 @@ def run(
     source: Annotated[
         str | None,
         typer.Argument(
-            help="camera:N, rtsp://..., picamera, pipe:WIDTHxHEIGHT, a video file, a directory of images or a recorded "
-            "stream."
+            help="camera:N, rtsp://..., picamera, pipe:WIDTHxHEIGHT, a video file, a picture, a directory of pictures "
+            "or a recorded stream."
         ),
     ] = None,
     broker: Annotated[str | None, typer.Option(help="mqtt[s]://[user@]host[:port] of the broker.")] = None,

@@ -193,6 +193,15 @@ def test_a_whole_picture_with_another_after_it_is_the_first() -> None:
     assert decode(first + second[:100]).shape == (60, 80, 3)
 
 
+@given(st.integers(min_value=0))
+@settings(max_examples=50)
+def test_a_scan_that_is_cut_with_another_picture_after_it_is_truncated(place: int) -> None:
+    """A write that was interrupted, and begun anew in the same file."""
+    first, scan = WHOLE[".jpg"], WHOLE[".jpg"].index(b"\xff\xda") + 20
+    with pytest.raises(BadPicture, match="truncated"):
+        decode(first[: scan + place % (len(first) - 2 - scan)] + compressed(".jpg", 30, 40))
+
+
 def _decoded(data: bytes) -> pictures.Picture:
     """As from a file."""
     return pictures._decode(data, header(data), 10**6, 1)
@@ -221,6 +230,22 @@ def test_a_picture_is_upright(tmp_path: Path, orientation: int, turns: int) -> N
     (tmp_path / "a.jpg").write_bytes(turned)
     assert np.array_equal(read(tmp_path / "a.jpg"), upright)
     assert np.array_equal(decode(turned), upright), "a picture from the network, too"
+
+
+@pytest.mark.skipif(".avif" not in SUFFIXES, reason="this OpenCV has no AVIF")
+@pytest.mark.parametrize(("orientation", "turns"), [(1, 0), (3, 2), (6, -1), (8, 1)])
+def test_an_avif_is_upright(tmp_path: Path, orientation: int, turns: int) -> None:
+    """Its rotation is a box of the format, not EXIF."""
+    pil = pytest.importorskip("PIL.Image")
+    if not pytest.importorskip("PIL.features").check("avif"):
+        pytest.skip("this Pillow writes no AVIF")
+    exif = pil.Exif()
+    exif[0x0112] = orientation
+    pil.fromarray(photograph(60, 80)[:, :, ::-1]).save(tmp_path / "a.avif", exif=exif.tobytes(), quality=90)
+    upright = np.rot90(photograph(60, 80), turns)
+    found = read(tmp_path / "a.avif")
+    assert found.shape == upright.shape
+    assert np.abs(found.astype(int) - upright).mean() < 6
 
 
 def test_a_large_jpeg_in_a_file_is_decoded_smaller_and_one_from_the_network_refused(
