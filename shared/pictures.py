@@ -16,8 +16,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from shared.files import open_regular
 from shared.image import BadPicture, Picture
+from shared.regular import open_regular
 
 # Or OpenCV says on stderr, in many lines, what we say in one.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)

@@ -15,9 +15,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from shared.files import open_regular
 from shared.image import Picture
 from shared.refusal import Refusal
+from shared.regular import open_regular
 
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")

@@ -51,20 +51,20 @@ class FrozenAlarm:
     """Says when a camera freezes, and when its picture changes again. ``trouble``: what is wrong, in words; empty while
     the picture changes."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self) -> None:
         self.trouble = ""
-        self._name, self._stillness = name, Stillness()
+        self._stillness = Stillness()
 
-    def see(self, picture: Picture, now: float) -> None:
-        """Take each picture that the camera gives, and when it came, in seconds."""
+    def see(self, picture: Picture, now: float, name: str) -> None:
+        """Take each picture that the camera gives, and when it came, in seconds. ``name``: of the camera."""
         still_s = self._stillness.seconds
         self._stillness.see(picture, now)
         if self._stillness.frozen and not self.trouble:
             self.trouble = f"the same picture for {FROZEN_S:.0f} s; is the camera frozen?"
-            log.warning("%s: %s", self._name, self.trouble)
+            log.warning("%s: %s", name, self.trouble)
         elif self.trouble and not self._stillness.frozen:
             self.trouble = ""
-            log.warning("%s: its picture changes again, after %.0f s", self._name, still_s)
+            log.warning("%s: its picture changes again, after %.0f s", name, still_s)
 
 
 def _same(one: Picture, other: Picture) -> bool:

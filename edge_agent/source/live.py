@@ -109,7 +109,7 @@ class Live:
         #: Why the camera counts as lost now; empty while it gives pictures.
         self._lost = ""
         self._device, self._pace = device, Pace(fps)
-        self._alarm, self._frozen_is_lost = FrozenAlarm(device.name), frozen == "lost"
+        self._alarm, self._frozen_is_lost = FrozenAlarm(), frozen == "lost"
         self._latest: Latest[Picture] = Latest()
         self._closed = threading.Event()
         self._stir = threading.Event()
@@ -149,7 +149,7 @@ class Live:
 
     def _deliver(self, picture: Picture) -> None:
         """From a reader's thread. Raises ``SourceError`` for a frozen camera that counts as lost."""
-        self._alarm.see(picture, time.monotonic())
+        self._alarm.see(picture, time.monotonic(), self._device.name)
         if self._frozen_is_lost and self._alarm.trouble:
             raise SourceError(self._alarm.trouble)
         self._latest.put(picture)
@@ -169,7 +169,7 @@ class Live:
                     log.warning("%s is lost: %s; trying again", self._device.name, trouble)
                 self._lost = trouble
                 if not self._alarm.trouble:  # or a still picture before and after a loss would pass for a frozen one
-                    self._alarm = FrozenAlarm(self._device.name)
+                    self._alarm = FrozenAlarm()
                 reader.leave()
                 if self._closed.wait(wait_s * random.uniform(1 - _JITTER, 1 + _JITTER)):
                     return

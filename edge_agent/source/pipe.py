@@ -60,7 +60,7 @@ class Pipe:
             )
         self._fd, self._pace = fd, Pace(fps)
         self._latest: Latest[bytearray] = Latest()
-        self._alarm = FrozenAlarm("standard input")
+        self._alarm = FrozenAlarm()
         self._thread = threading.Thread(target=self._read, name="pipe reader", daemon=True)
         self._thread.start()
 
@@ -88,7 +88,7 @@ class Pipe:
         size = int(np.prod(self._shape))
         try:
             while len(data := self._fill(bytearray(size))) == size:
-                self._alarm.see(self._raw(data), time.monotonic())
+                self._alarm.see(self._raw(data), time.monotonic(), "standard input")
                 self._latest.put(data)
             if data and not self._pace.stopped.is_set():
                 self.broken += 1

@@ -50,11 +50,11 @@ def test_another_size_is_another_picture() -> None:
 
 
 def test_it_is_said_once_and_its_end_too(caplog: pytest.LogCaptureFixture) -> None:
-    alarm = FrozenAlarm("the door")
+    alarm = FrozenAlarm()
     for second in range(30):
-        alarm.see(picture(), float(second))
+        alarm.see(picture(), float(second), "the door")
         assert bool(alarm.trouble) == (second >= 10)
-    alarm.see(picture(1), 30.0)
+    alarm.see(picture(1), 30.0, "the door")
     assert alarm.trouble == ""
     assert [record.getMessage() for record in caplog.records] == [
         "the door: the same picture for 10 s; is the camera frozen?",
