@@ -99,12 +99,13 @@ def find(path: Path, every: int = 1) -> Frames:
             raise FramesError(f"{shown(path)} is neither a directory nor a video ({' '.join(sorted(_VIDEOS))})")
         return Frames((path,), ("",), every)
     if not path.is_dir():
-        raise FramesError(f"{shown(path)} is not there")
+        raise FramesError(f"{shown(path)} is {'no file and no directory' if path.exists() else 'not there'}")
+    unlisted: list[OSError] = []
     files = tuple(
         sorted(
             (
                 Path(directory, name)
-                for directory, _, names in os.walk(path)
+                for directory, _, names in os.walk(path, onerror=unlisted.append)
                 for name in names
                 if Path(name).suffix.lower() in SUFFIXES | _VIDEOS and not name.startswith(".")
             ),
@@ -114,7 +115,8 @@ def find(path: Path, every: int = 1) -> Frames:
     if not files:
         raise FramesError(f"{shown(path)} holds no pictures ({' '.join(sorted(SUFFIXES))}) and no videos")
     folders = (file.relative_to(path).parts for file in files)
-    return Frames(files, tuple(parts[0] if len(parts) > 1 else "" for parts in folders), every)
+    broken = {Path(error.filename): f"the directory cannot be listed: {error.strerror}" for error in unlisted}
+    return Frames(files, tuple(parts[0] if len(parts) > 1 else "" for parts in folders), every, broken)
 
 
 def uses(files: Sequence[int], seed: int) -> npt.NDArray[np.int8]:

@@ -66,7 +66,7 @@ class Video:
         finally:
             os.close(file)
         if not self._capture.isOpened():
-            self._capture.release()
+            self.close()
             raise BadVideo("no video that OpenCV can read" if head else "the file is empty")
         self._turned = int(self._capture.get(cv2.CAP_PROP_ORIENTATION_META)) % 180 == 90
         self.fps = self._packets.fps or _plausible(self._capture.get(cv2.CAP_PROP_FPS)) or _DEFAULT_FPS

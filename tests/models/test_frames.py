@@ -63,6 +63,22 @@ def test_broken_files_are_listed_and_skipped(tmp_path: Path) -> None:
     assert all(frames.broken.values())
 
 
+def test_a_directory_that_cannot_be_listed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture(tmp_path / "good.png")
+    picture(tmp_path / "closed" / "a.png")
+    listed = os.scandir
+
+    def scandir(path: str) -> object:
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", path)
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    frames = find(tmp_path)
+    assert len(list(frames)) == 1
+    assert frames.broken == {tmp_path / "closed": "the directory cannot be listed: Permission denied"}
+
+
 def test_nothing_in_the_place_of_a_file_stops_the_reading(tmp_path: Path) -> None:
     picture(tmp_path / "good.png")
     for name in ("a.jpg", "b.mp4"):
