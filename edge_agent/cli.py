@@ -98,7 +98,8 @@ def run(
     frozen: Annotated[
         str | None,
         typer.Option(
-            help=f"Of a camera that gives the same picture for {FROZEN_S:.0f} s: {', '.join(ON_FROZEN)}. Default: say."
+            help=f"When a camera gives the same picture for {FROZEN_S:.0f} s, say so, or count it as lost and open it "
+            f"again: {', '.join(ON_FROZEN)}. Default: say."
         ),
     ] = None,
     metrics: Annotated[str | None, typer.Option(help="Serve /metrics for Prometheus on this [host:]port.")] = None,
