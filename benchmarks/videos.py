@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import cv2
@@ -23,6 +24,7 @@ import numpy.typing as npt
 from models import gates, recorded, replay
 from shared.bundle import Bundle
 from shared.image import Picture, cut
+from shared.video import BadVideo, Video
 
 _STILL, _DIFFERENT, _LAG = 1e-3, 25, 5
 
@@ -72,15 +74,12 @@ class _Watched:
 
 
 def _read(video: Path, most: int) -> list[Picture]:
-    capture = cv2.VideoCapture(str(video))
-    pictures: list[Picture] = []
-    while len(pictures) < most:
-        there, picture = capture.read()
-        if not there:
-            break
-        pictures.append(np.asarray(picture, np.uint8))
+    try:
+        pictures = [frame.picture for frame in islice(Video(video).frames(), most)]
+    except (OSError, BadVideo) as error:
+        raise SystemExit(f"videos: {video}: {error}") from None
     if not pictures:
-        raise SystemExit(f"videos: {video} is no video that OpenCV can read")
+        raise SystemExit(f"videos: {video}: no frame of it can be decoded")
     return pictures
 
 

@@ -9,8 +9,9 @@ import numpy as np
 
 from shared.bundle import Bundle, Way
 from shared.engine import EngineError, Provider, Session
-from shared.image import Tensor, crop, decode, preprocessor
+from shared.image import Tensor, crop, preprocessor
 from shared.layered import Layered, Passed, Question, load
+from shared.pictures import decode
 
 
 class FullModel:

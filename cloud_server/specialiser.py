@@ -23,7 +23,8 @@ import numpy as np
 from cloud_server.sightings import Sighting, Sightings, Uncovered
 from shared.bundle import Bundle, BundleError
 from shared.engine import Logits
-from shared.image import BadPicture, Input, crop, decode
+from shared.image import BadPicture, Input, crop
+from shared.pictures import decode
 
 log = logging.getLogger(__name__)
 

@@ -57,6 +57,7 @@ class Agent:
         #: Are told of every frame that any camera has answered.
         self.observers: list[Observer] = []
         self.stopped = threading.Event()
+        self._ended = threading.Event()
         self._begun = time.monotonic()
         self._said: str | None = None
         self.cameras: tuple[Camera, ...] = ()
@@ -112,7 +113,7 @@ class Agent:
                     elif len(self.cameras) > 1:
                         log.error("camera %s has failed; the others go on", running[ended].name, exc_info=error)
         finally:
-            self.stopped.set()
+            self._ended.set()
             watchdog.stop()
             if self.updater is not None:
                 self.updater.stop()
@@ -233,7 +234,7 @@ class Agent:
         request = Request(
             msgspec.json.encode(manifest), tuple(names), paths, tuple(seen), settings.provider, way, memory
         )
-        probe(request, self.stopped.is_set)
+        probe(request, lambda: self.stopped.is_set() or self._ended.is_set())
 
     @property
     def traffic(self) -> tuple[int, int]:

@@ -35,11 +35,13 @@ MODELS_WAIT_S, LINK_WAIT_S = 120.0, 2.0
 @dataclass(frozen=True, slots=True)
 class Answered:
     """One frame, as it was answered. ``picture``: the whole of it, BGR, whatever the region; not to be written to.
-    ``line`` is what the user is told: label, level, confidence, risk, latency, and the camera's name."""
+    ``line`` is what the user is told: label, level, confidence, risk, latency, and the camera's name. ``time``: of the
+    frame in its file, in seconds; None where the file says none, and of what is live."""
 
     picture: Picture
     answer: Answer
     line: report.Line
+    time: float | None = None
 
 
 #: Is told of every frame, on the thread of its camera, which waits for it: take what you need, and return.
@@ -183,7 +185,7 @@ class Camera:
         self.latencies.add(latency_ms)
         self.levels.setdefault(answer.level, report.Latencies()).add(latency_ms)
         self.score.add(line.label, shot.truth)
-        self.now = answered = Answered(shot.picture, answer, line)
+        self.now = answered = Answered(shot.picture, answer, line, shot.time)
         for observe in self._observers:
             observe(answered)
         if self.first_answer is None:

@@ -25,14 +25,17 @@ from edge_agent.recorder import Recorder
 from edge_agent.report import Sink
 from edge_agent.settings import GATES, LEVELS, MODES, Settings
 from edge_agent.source import Live, Pipe, Source, SourceError, open_source
+from edge_agent.source.frozen import FROZEN_S, ON_FROZEN
 from edge_agent.store import Store
 from edge_agent.terminal import View
 from edge_agent.watchers import Writer, watchers
 from shared import config, ending, logs
+from shared.addresses import without_password
 from shared.bundle import Bundle
 from shared.checkup import command
 from shared.engine import providers
 from shared.link import Address, address, password
+from shared.names import shown
 from shared.protocol import check_device
 from shared.refusal import Refusal
 from shared.supervision import end_process
@@ -55,8 +58,8 @@ def run(
     source: Annotated[
         str | None,
         typer.Argument(
-            help="camera:N, rtsp://..., picamera, pipe:WIDTHxHEIGHT, a video file, a directory of images or a recorded "
-            "stream."
+            help="camera:N, rtsp://..., picamera, pipe:WIDTHxHEIGHT, a video file, a picture, a directory of pictures "
+            "or a recorded stream."
         ),
     ] = None,
     broker: Annotated[str | None, typer.Option(help="mqtt[s]://[user@]host[:port] of the broker.")] = None,
@@ -94,6 +97,13 @@ def run(
         float | None, typer.Option(help="Pace of a file, and the most that is taken of a camera; default: all.")
     ] = None,
     frames: Annotated[int | None, typer.Option(help="Stop after so many frames.")] = None,
+    frozen: Annotated[
+        str | None,
+        typer.Option(
+            help=f"When a camera gives the same picture for {FROZEN_S:.0f} s, say so, or count it as lost and open it "
+            f"again: {', '.join(ON_FROZEN)}. Default: say."
+        ),
+    ] = None,
     metrics: Annotated[str | None, typer.Option(help="Serve /metrics for Prometheus on this [host:]port.")] = None,
     record: Annotated[str | None, typer.Option(help="Keep the frames as a stream in this new directory.")] = None,
     flight: Annotated[str | None, typer.Option(help="Log every decision here, for 'simulator replay'.")] = None,
@@ -173,9 +183,11 @@ def run(
         _stderr.print(f"up {figures['bytes_up'] / 1e3:.0f} kB, down {figures['bytes_down'] / 1e3:.0f} kB")
     if failures:
         ending.say("edge-agent", f"not written: {'; '.join(failures)}")
+    if unread := _unread(agent):
+        ending.say("edge-agent", f"no frame could be read from {', '.join(unread)}")
     if agent.keeper.stuck:  # its thread cannot be ended, and would abort the interpreter's own end
         end_process(f"{agent.keeper.stuck} hangs while it is being loaded")
-    if failures:
+    if failures or unread:
         raise typer.Exit(1)
 
 
@@ -273,7 +285,7 @@ def _sink(settings: Settings) -> Sink:
 def _open(settings: Settings, opened: ExitStack) -> Source:
     """One camera's source; closed again if another cannot be opened."""
     try:
-        source = open_source(settings.source, settings.fps)
+        source = open_source(settings.source, settings.fps, settings.frozen)
     except SourceError as error:
         raise SourceError(f"{settings.name}: {error}" if settings.name else str(error)) from None
     opened.callback(source.close)
@@ -283,6 +295,13 @@ def _open(settings: Settings, opened: ExitStack) -> Source:
         paced = None if isinstance(source, Live | Pipe) else settings.fps
         source = Recorder(source, Path(settings.record), paced)
     return source
+
+
+def _unread(agent: Agent) -> list[str]:
+    """The sources that have ended by themselves without a frame."""
+    if agent.stopped.is_set():
+        return []
+    return [shown(without_password(camera.settings.source)) for camera in agent.cameras if not camera.tally.frames]
 
 
 def _table(figures: dict[str, Any], name: str) -> Table:
@@ -304,7 +323,7 @@ def _table(figures: dict[str, Any], name: str) -> Table:
             else ""
         )
         + (f"; {figures['dropped']} live frames dropped" if figures["dropped"] else "")
-        + (f"; {figures['broken']} broken files skipped" if figures["broken"] else "")
+        + (f"; {figures['broken']} broken files or frames skipped" if figures["broken"] else "")
         + (f"; the camera was lost {figures['losses']} times" if figures["losses"] else "")
     )
     return table

@@ -21,6 +21,7 @@ from edge_agent.settings import Settings, size
 from shared.bundle import Manifest
 from shared.engine import release_memory, resident_bytes
 from shared.gate import Posterior
+from shared.names import as_text
 
 log = logging.getLogger(__name__)
 
@@ -255,7 +256,8 @@ class Deployment:
             return compose(self._settings, manifest, base, self._asks, room, self._tally)
         loaded = flight.loaded(base) if base is not None else None
         found = msgspec.structs.replace(self._settings, threads=max(1, self._keeper.threads))
-        self._log.write(flight.Begun(found, version, loaded, self._asks, room))
+        told = msgspec.convert(as_text(msgspec.to_builtins(found)), type(found))
+        self._log.write(flight.Begun(told, version, loaded, self._asks, room))
         logged = compose(self._settings, manifest, base, self._asks, room, self._tally, flight.Logged)
         assert isinstance(logged, flight.Logged)
         logged.log = self._log

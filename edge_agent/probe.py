@@ -25,8 +25,9 @@ from edge_agent.loading import check_scores, open_model
 from shared import golden
 from shared.bundle import Layer, Manifest, Model, Way, parse
 from shared.engine import EngineError, Provider, first_line, providers
-from shared.image import BadPicture, Picture, crop, decode, preprocessor
+from shared.image import BadPicture, Picture, crop, preprocessor
 from shared.layered import runner
+from shared.pictures import decode
 from shared.version import VERSION
 
 #: What a probe's result holds for: another version of these programs may find another.

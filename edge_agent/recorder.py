@@ -7,8 +7,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
+
 from edge_agent.source import Shot, Source
 from shared import stream
+from shared.names import shown
 
 log = logging.getLogger(__name__)
 
@@ -20,13 +23,15 @@ class Recorder:
     """A source that keeps what passes. A disk that is full ends the recording, not the run."""
 
     def __init__(self, source: Source, directory: Path, fps: float | None) -> None:
-        """``directory`` must be new or empty; ``fps``: what it shall play at, None for the pace that frames came at.
-        Raises ``StreamError``."""
+        """``directory`` must be new or empty; ``fps``: what it shall play at, None for the times that frames have in
+        their file, or else the pace that they came at. Raises ``StreamError``."""
         #: What was not recorded, and why; empty while all was.
         self.failure = ""
         self.source, self._directory, self._fps = source, directory, fps
         self._truth: list[str | None] = []
+        #: Seconds, by the monotonic clock, and in the source's file where every frame has such a time.
         self._times: list[float] = []
+        self._own_times: list[float] = []
         self._open = True
         self._writer: stream.Writer | None = None
         self._files: stream.Files = "%06d.png"
@@ -43,6 +48,10 @@ class Recorder:
     @property
     def losses(self) -> int:
         return self.source.losses
+
+    @property
+    def fps(self) -> float | None:
+        return self.source.fps
 
     @property
     def trouble(self) -> str:
@@ -63,16 +72,21 @@ class Recorder:
             return
         known = [truth for truth in self._truth if truth is not None]
         labels = tuple(sorted(set(known)))
-        passed = self._times[-1] - self._times[0]
-        fps = self._fps or ((len(self._times) - 1) / passed if passed > 0 else 1.0)
+        own = self._fps is None and len(self._own_times) == len(self._times)
+        times = self._own_times if own else self._times
+        passed = times[-1] - times[0]
+        fps = self._fps or ((len(times) - 1) / passed if passed > 0 else self.source.fps or 1.0)
         recording = stream.Recording(
-            name=self._directory.name,
+            name=shown(self._directory.name),
             seed=None,
             frames=len(self._times),
-            fps=min(max(fps, 0.1), 1000.0),
+            fps=round(min(max(fps, 0.1), 1000.0), 6),
             labels=labels,
             truth=tuple(map(labels.index, known)) if len(known) == len(self._truth) else None,
             files=self._files,
+            times=tuple(round(time - times[0], 6) for time in times)
+            if own and not _steady(times, fps)
+            else msgspec.UNSET,
         )
         try:
             self._writer.finish(recording)
@@ -93,3 +107,10 @@ class Recorder:
             return
         self._times.append(time.monotonic())
         self._truth.append(shot.truth)
+        if shot.time is not None:
+            self._own_times.append(shot.time)
+
+
+def _steady(times: list[float], fps: float) -> bool:
+    """Whether frames come at a constant rate, but for times that a file rounds."""
+    return all(abs(time - times[0] - number / fps) < 0.25 / fps for number, time in enumerate(times))

@@ -10,6 +10,7 @@ from typing import Annotated, Literal, get_args
 import msgspec
 
 from edge_agent.core.replacement import Policy
+from edge_agent.source.frozen import OnFrozen
 from shared.bundle import WayFlag
 from shared.engine import Provider
 from shared.image import Region
@@ -86,6 +87,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     slowdown: Annotated[float, msgspec.Meta(ge=1, le=1000)] = 1.0
     fps: Rate | None = None
     frames: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    frozen: OnFrozen = "say"
     metrics: str = ""
     record: str = ""
     flight: str = ""

@@ -51,7 +51,9 @@ def watchers(agent: Agent) -> Iterator[list[tuple[str, Writer]]]:
             savers = {}
             for camera in saved:
                 with _named(f"--save {camera.settings.save}"):
-                    saver = Saver(Path(camera.settings.save), camera.live, camera.settings.fps, regions[camera.name])
+                    path, live = Path(camera.settings.save), camera.live
+                    own, file = camera.settings.fps, camera.source.fps
+                    saver = Saver(path, live, own or file, regions[camera.name], own_times=own is None)
                 stack.callback(saver.close)
                 savers[camera.name] = saver
                 writers.append(("--save", saver))

@@ -13,15 +13,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
-from shared.image import BadPicture, Picture, decode
+from shared import pictures
+from shared.image import BadPicture, Picture
+from shared.names import natural, shown
+from shared.pictures import SUFFIXES
 from shared.refusal import Refusal
+from shared.video import BadVideo, Video
 
-_PICTURES = {".jpg", ".jpeg", ".png"}
-_VIDEOS = {".avi", ".mp4", ".mkv", ".mov", ".m4v", ".webm", ".mpg", ".mpeg"}
+_VIDEOS = {".avi", ".mp4", ".mkv", ".mov", ".m4v", ".webm", ".mpg", ".mpeg", ".ts", ".m2ts", ".mts"}
 #: Frames of a block and of the gap between two that are used for different things, at most; and how many blocks there
 #: should be, so that each use gets some of a short video.
 _BLOCK, _GAP, _BLOCKS = 100, 16, 12
@@ -47,40 +49,42 @@ class Shown:
 @dataclass
 class Frames:
     """Files to read, and the folder of each, right under where it was looked for; of a video every ``every``\\ th frame
-    counts. ``broken``, filled while reading: those that were skipped, and why."""
+    counts. Filled while reading, ``broken``: those that were skipped, and why; ``remarks``: what else is to be told of
+    a file; ``damaged``: frames of videos that are damaged or missing."""
 
     files: tuple[Path, ...]
     folders: tuple[str, ...]
     every: int = 1
     broken: dict[Path, str] = field(default_factory=dict)
+    remarks: dict[Path, str] = field(default_factory=dict)
+    damaged: int = 0
 
     def __iter__(self) -> Iterator[Shown]:
         """All frames in order of file and place. A file that cannot be read is skipped and noted."""
+        self.damaged = 0
         for number, (path, folder) in enumerate(zip(self.files, self.folders, strict=True)):
-            if path.suffix.lower() in _PICTURES:
-                try:
-                    yield Shown(decode(path.read_bytes()), number, folder)
-                except BadPicture as error:
-                    self.broken[path] = str(error)
-                except OSError as error:
-                    self.broken[path] = str(error.strerror)
-            else:
-                yield from self._play(path, number, folder)
+            try:
+                for picture in self._pictures(path):
+                    yield Shown(picture, number, folder)
+            except (BadPicture, BadVideo) as error:  # noqa: PERF203 - one file does not end the others
+                self.broken[path] = str(error)
+            except OSError as error:
+                self.broken[path] = str(error.strerror)
 
-    def _play(self, path: Path, number: int, folder: str) -> Iterator[Shown]:
-        capture = cv2.VideoCapture(str(path))
-        try:
-            place = 0
-            while capture.grab():
-                if place % self.every == 0:
-                    there, picture = capture.retrieve()
-                    if there:
-                        yield Shown(np.asarray(picture, np.uint8), number, folder)
-                place += 1
-            if place == 0:
-                self.broken[path] = "no video that OpenCV can read"
-        finally:
-            capture.release()
+    def _pictures(self, path: Path) -> Iterator[Picture]:
+        """Of one file. Raises ``BadPicture``, ``BadVideo`` and ``OSError``."""
+        if path.suffix.lower() in SUFFIXES:
+            yield pictures.read(path)
+            return
+        video, count = Video(path), 0
+        for frame in video.frames(self.every):
+            yield frame.picture
+            count += 1
+        self.damaged += video.broken
+        if not count:
+            raise BadVideo("no frame of it can be decoded")
+        if remarks := video.remarks():
+            self.remarks[path] = "; ".join(remarks)
 
 
 def is_video(path: Path) -> bool:
@@ -91,23 +95,28 @@ def find(path: Path, every: int = 1) -> Frames:
     """What there is to read: ``path`` is a video, or a directory of pictures and videos, as deep as it goes. Raises
     ``FramesError``."""
     if path.is_file():
-        if path.suffix.lower() not in _VIDEOS | _PICTURES:
-            raise FramesError(f"{path} is neither a directory nor a video ({' '.join(sorted(_VIDEOS))})")
+        if path.suffix.lower() not in _VIDEOS | SUFFIXES:
+            raise FramesError(f"{shown(path)} is neither a directory nor a video ({' '.join(sorted(_VIDEOS))})")
         return Frames((path,), ("",), every)
     if not path.is_dir():
-        raise FramesError(f"{path} is not there")
+        raise FramesError(f"{shown(path)} is {'no file and no directory' if path.exists() else 'not there'}")
+    unlisted: list[OSError] = []
     files = tuple(
         sorted(
-            Path(directory, name)
-            for directory, _, names in os.walk(path)
-            for name in names
-            if Path(name).suffix.lower() in _PICTURES | _VIDEOS and not name.startswith(".")
+            (
+                Path(directory, name)
+                for directory, _, names in os.walk(path, onerror=unlisted.append)
+                for name in names
+                if Path(name).suffix.lower() in SUFFIXES | _VIDEOS and not name.startswith(".")
+            ),
+            key=lambda file: tuple(map(natural, file.relative_to(path).parts)),
         )
     )
     if not files:
-        raise FramesError(f"{path} holds no pictures ({' '.join(sorted(_PICTURES))}) and no videos")
+        raise FramesError(f"{shown(path)} holds no pictures ({' '.join(sorted(SUFFIXES))}) and no videos")
     folders = (file.relative_to(path).parts for file in files)
-    return Frames(files, tuple(parts[0] if len(parts) > 1 else "" for parts in folders), every)
+    broken = {Path(error.filename): f"the directory cannot be listed: {error.strerror}" for error in unlisted}
+    return Frames(files, tuple(parts[0] if len(parts) > 1 else "" for parts in folders), every, broken)
 
 
 def uses(files: Sequence[int], seed: int) -> npt.NDArray[np.int8]:

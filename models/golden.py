@@ -14,7 +14,8 @@ from models.cifar10 import Images
 from shared import files, golden
 from shared.bundle import Golden, Manifest, digest
 from shared.engine import Session
-from shared.image import Picture, crop, decode, encode, preprocessor
+from shared.image import Picture, crop, encode, preprocessor
+from shared.pictures import decode
 
 FILE: Literal["golden.msgpack"] = "golden.msgpack"
 #: Golden frames of a bundle.

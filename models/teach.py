@@ -7,6 +7,7 @@ stopped and another model or other data never passes for this one's.
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -23,10 +24,17 @@ from shared import files
 from shared.bundle import digest
 from shared.engine import EXACT, first_line
 from shared.image import Picture, crop, preprocessor
+from shared.names import shown
 
 #: Frames of a chunk, and of a run. Fixed, for the last bits of a score depend on what it was run with.
 _CHUNK, _BATCH = 512, 32
 Array = npt.NDArray[np.float32]
+
+
+class NothingRead(ClassifierError):
+    """There are files, and none of them can be read."""
+
+    code = 1
 
 
 @dataclass(frozen=True)
@@ -47,26 +55,26 @@ def teach(
     classifier: Classifier, frames: Frames, work: Path, threads: int, advance: Callable[[int], object] = lambda _: None
 ) -> Lesson:
     """Run ``classifier`` over ``frames``, or take from ``work`` what was run before. ``advance`` is called with the
-    number of files that are done. Raises ``ClassifierError`` for a model that does not run, ``OSError`` where ``work``
-    cannot be written."""
+    number of files that are done. Raises ``NothingRead``, ``ClassifierError`` for a model that does not run,
+    ``OSError`` where ``work`` cannot be written."""
     session = _session(classifier, threads)
     directory = work / f"teach-{_origin(classifier, frames)[:16]}"
     parts: list[Lesson] = []
     source = iter(frames)
-    while shown := list(islice(source, _CHUNK)):
+    while seen := list(islice(source, _CHUNK)):
         path = directory / f"{len(parts):05}.npz"
         if not path.exists():
-            seen = _look(classifier, session, [one.picture for one in shown], [one.file for one in shown])
+            part = _look(classifier, session, [one.picture for one in seen], [one.file for one in seen])
             kept = io.BytesIO()
-            np.savez(kept, pictures=seen.pictures, scores=seen.scores, embeddings=seen.embeddings, files=seen.files)
+            np.savez(kept, pictures=part.pictures, scores=part.scores, embeddings=part.embeddings, files=part.files)
             files.write(path, kept.getbuffer())
         with np.load(path) as read:
             parts.append(Lesson(read["pictures"], read["scores"], read["embeddings"], read["files"]))
-        advance(shown[-1].file + 1)
+        advance(seen[-1].file + 1)
     advance(len(frames.files))
     if not parts:
         path, why = next(iter(frames.broken.items()), (frames.files[0], "it is empty"))
-        raise ClassifierError(f"no file can be read; the first, {path}: {why}")
+        raise NothingRead(f"no file can be read; the first, {shown(path)}: {why}")
     return Lesson(
         np.concatenate([part.pictures for part in parts]),
         np.concatenate([part.scores for part in parts]),
@@ -124,7 +132,9 @@ def _session(classifier: Classifier, threads: int) -> ort.InferenceSession:
 
 def _origin(classifier: Classifier, frames: Frames) -> str:
     """What tells one lesson from another: the model, how pictures are prepared, and the files as they are now."""
-    sources = [(str(path), status.st_size, status.st_mtime_ns) for path in frames.files if (status := path.lstat())]
+    sources = [
+        (os.fsencode(path), status.st_size, status.st_mtime_ns) for path in frames.files if (status := path.lstat())
+    ]
     return digest(
         classifier.graph.SerializeToString(deterministic=True)
         + msgspec.json.encode((classifier.input, frames.every, sources))

@@ -13,6 +13,7 @@ from typing import Any, TypeVar, get_args
 import msgspec
 
 from shared.addresses import without_passwords
+from shared.names import as_text
 from shared.refusal import Refusal
 
 if sys.version_info >= (3, 11):
@@ -93,7 +94,7 @@ def to_toml(settings: msgspec.Struct) -> str:
     """The settings as a TOML file that ``load`` reads back; what is None is left out as a comment."""
     lines, tables = [], []
     kinds = {field.name: get_args(field.type)[:1] for field in msgspec.structs.fields(settings)}
-    for name, value in msgspec.to_builtins(settings).items():
+    for name, value in as_text(msgspec.to_builtins(settings)).items():
         if any(isinstance(kind, type) and issubclass(kind, msgspec.Struct) for kind in kinds[name]):
             tables += [line for table in value for line in ("", f"[[{name}]]", *_lines(table))]
         else:

@@ -1,4 +1,4 @@
-"""Pictures: bounded decoding, encoding, and the one way from a camera frame to a model's input."""
+"""Pictures: the one way from a camera frame to a model's input, and encoding for the wire."""
 
 from __future__ import annotations
 
@@ -16,9 +16,6 @@ Picture = npt.NDArray[np.uint8]
 Tensor = npt.NDArray[np.float32]
 #: Left, top, width and height, as shares of the picture.
 Region = tuple[float, float, float, float]
-
-#: Largest picture that is decoded, in pixels: a compressed bomb is refused by its header.
-MAX_PIXELS = 16_000_000
 
 
 class BadPicture(ValueError):
@@ -85,48 +82,3 @@ def encode(picture: Picture) -> tuple[Literal["image/png", "image/jpeg"], bytes]
     if not done:
         raise BadPicture("picture could not be encoded")
     return ("image/png" if small else "image/jpeg"), data.tobytes()
-
-
-def decode(data: bytes) -> Picture:
-    """Decode a PNG or JPEG. Raises ``BadPicture``; never allocates for more than ``MAX_PIXELS``."""
-    width, height = dimensions(data)
-    if width * height > MAX_PIXELS:
-        raise BadPicture(f"picture of {width}x{height} pixels, {MAX_PIXELS} allowed")
-    try:
-        picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    except cv2.error:
-        picture = None
-    if picture is None:
-        raise BadPicture("picture is damaged")
-    return picture  # type: ignore[return-value]
-
-
-def dimensions(data: bytes) -> tuple[int, int]:
-    """Width and height from the header of a PNG or JPEG, without decoding. Raises ``BadPicture``."""
-    if data[:8] == b"\x89PNG\r\n\x1a\n" and data[12:16] == b"IHDR":
-        if not data.rstrip(b"\0").endswith(b"IEND\xaeB`\x82"):
-            raise BadPicture("PNG is truncated")
-        return int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
-    if data[:2] == b"\xff\xd8":
-        # OpenCV decodes half a JPEG to half a picture and grey; we would rather be told.
-        if b"\xff\xd9" not in data[-64:]:
-            raise BadPicture("JPEG is truncated")
-        return _jpeg_dimensions(data)
-    raise BadPicture("neither PNG nor JPEG")
-
-
-def _jpeg_dimensions(data: bytes) -> tuple[int, int]:
-    at = 2
-    while at + 9 < len(data) and data[at] == 0xFF:
-        marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
-        if marker == 0xFF:  # a fill byte
-            at += 1
-            continue
-        # Anything but a plain segment here and the decoder, which forgives more, might find another size than we do.
-        if marker < 0xC0 or 0xD0 <= marker <= 0xDA or length < 2:
-            break
-        # SOF0..SOF15 hold the size, but for DHT (C4), JPG (C8) and DAC (CC), which share their range.
-        if marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            return int.from_bytes(data[at + 7 : at + 9], "big"), int.from_bytes(data[at + 5 : at + 7], "big")
-        at += 2 + length
-    raise BadPicture("JPEG has no frame header")

@@ -5,4 +5,6 @@ from __future__ import annotations
 
 class Refusal(Exception):
     """Something that a person gave, a file or an option, cannot be used; the message, a line, says why. A program ends
-    with it and exit code 2. Every module that reads what people give has its own kind."""
+    with it and exit code ``code``. Every module that reads what people give has its own kind."""
+
+    code = 2

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
 import cv2
 import msgspec
 
-from shared.image import BadPicture, Picture, decode
+from shared import pictures
+from shared.image import BadPicture, Picture
+from shared.names import shown
 from shared.refusal import Refusal
 
 FORMAT = 1
@@ -34,7 +37,8 @@ class StreamError(Refusal):
 
 class Recording(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """``stream.json``. ``files``: PNG for thumbnails, JPEG above. ``labels``: names of the classes. ``truth``: per
-    frame the index of its label, None where nobody knows. ``seed``: None for what was not drawn."""
+    frame the index of its label, None where nobody knows. ``seed``: None for what was not drawn. ``times``: per frame
+    its time in seconds, rising; there only where frames do not come at the constant rate ``fps``."""
 
     format: int = FORMAT
     name: str
@@ -44,6 +48,14 @@ class Recording(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     labels: tuple[str, ...]
     truth: tuple[int, ...] | None
     files: Files
+    #: Left out of the JSON where it is not needed, so that versions that do not know it read the stream, too.
+    times: tuple[float, ...] | msgspec.UnsetType = msgspec.UNSET
+
+    def seconds(self) -> tuple[float, ...]:
+        """The time of each frame, in seconds."""
+        if self.times is not msgspec.UNSET:
+            return self.times
+        return tuple(number / self.fps for number in range(self.frames))
 
     def check(self) -> None:
         """Raise ``StreamError`` if the fields do not fit one another."""
@@ -56,6 +68,11 @@ class Recording(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
                 raise StreamError(f"{len(self.truth)} true labels for {self.frames} frames")
             if any(not 0 <= label < len(self.labels) for label in self.truth):
                 raise StreamError(f"a true label is not one of the {len(self.labels)} labels")
+        if self.times is not msgspec.UNSET:
+            if len(self.times) != self.frames:
+                raise StreamError(f"{len(self.times)} times for {self.frames} frames")
+            if not all(before < after < 1e9 for before, after in pairwise((-1e9, *self.times))):
+                raise StreamError("times do not rise")
 
 
 def read(directory: Path) -> Recording:
@@ -74,11 +91,9 @@ def picture(directory: Path, recording: Recording, index: int) -> Picture:
     """Frame ``index`` from 0: ``(height, width, 3)`` BGR. Raises ``StreamError``."""
     path = directory / (recording.files % index)
     try:
-        return decode(path.read_bytes())
-    except OSError as error:
-        raise StreamError(f"{path}: {error.strerror}") from None
-    except BadPicture as error:
-        raise StreamError(f"{path}: {error}") from None
+        return pictures.read(path)
+    except (OSError, BadPicture) as error:
+        raise StreamError(f"{shown(path)}: {pictures.reason(error)}") from None
 
 
 class Writer:

@@ -23,10 +23,10 @@ from edge_agent.core.submodels import LocalModel
 from edge_agent.core.types import Answer, Reply, Step
 from edge_agent.scoring import View
 from edge_agent.settings import Settings
-from shared import stream
+from shared import pictures, stream
 from shared.bundle import Bundle
 from shared.engine import Session
-from shared.image import cut, decode
+from shared.image import cut
 from shared.refusal import Refusal
 
 
@@ -112,7 +112,7 @@ def events(log: Path) -> Iterator[flight.Event]:
 
 
 def _frame(path: Path, index: int, own: Settings) -> Frame:
-    picture = decode(path.read_bytes())
+    picture = pictures.read(path)
     if own.region:
         picture = cut(picture, settings.region(own.region))
     return Frame(index, View(picture), sign(picture) if own.context or "frames" in own.levels else None)

@@ -15,7 +15,8 @@ from onnx import TensorProto, helper, numpy_helper
 from shared import golden
 from shared.bundle import MANIFEST, Bundle, Manifest, digest, file_digest
 from shared.engine import Session
-from shared.image import crop, decode, encode, preprocessor
+from shared.image import crop, encode, preprocessor
+from shared.pictures import decode
 from tests.bundles import LABELS, SIDE
 
 CLASSES = len(LABELS)

@@ -1,4 +1,5 @@
-"""Where frames come from: a camera, an RTSP stream, a pipe, a video file, a directory of images, a recorded stream.
+"""Where frames come from: a camera, an RTSP stream, a pipe, a video file, a picture, a directory of pictures or a
+recorded stream.
 
 Files play every frame, as fast as they are taken or at a given rate. Of whatever is live only the latest frame counts,
 so that an answer is always about now; what is dropped for that is counted.
@@ -9,43 +10,46 @@ from __future__ import annotations
 from pathlib import Path
 
 from edge_agent.source.base import Shot, Source, SourceError
-from edge_agent.source.devices import capture, picamera, rtsp, v4l2
-from edge_agent.source.files import Files, Stream, Video
+from edge_agent.source.devices import picamera, rtsp, v4l2
+from edge_agent.source.files import Files, Stream, VideoFile
+from edge_agent.source.frozen import OnFrozen
 from edge_agent.source.live import Live
 from edge_agent.source.pipe import Pipe
 from shared import stream
 from shared.addresses import without_password
+from shared.names import natural, shown
+from shared.pictures import SUFFIXES
 
 __all__ = ["Files", "Live", "Pipe", "Shot", "Source", "SourceError", "open_source"]
 
-_PICTURES = {".jpg", ".jpeg", ".png"}
 
-
-def open_source(spec: str, fps: float | None = None) -> Source:
+def open_source(spec: str, fps: float | None = None, frozen: OnFrozen = "say") -> Source:
     """Open ``camera:N``, ``camera:/dev/...``, ``rtsp://...``, ``picamera[:N]``, ``pipe:WIDTHxHEIGHT[:FORMAT]``, a video
-    file, a directory of images or a recorded stream.
+    file, a picture, a directory of pictures (in natural order of their names) or a recorded stream.
 
-    ``fps`` paces files, and is the most that is taken of a live source. Raises ``SourceError``.
+    ``fps`` paces files, and is the most that is taken of a live source. ``frozen``: what to do about a camera that
+    gives the same picture again and again. Raises ``SourceError``, and ``OSError`` for a directory that may not be
+    listed.
     """
     kind, _, rest = spec.partition(":")
     if kind == "camera":
-        return Live(v4l2(rest), fps)
+        return Live(v4l2(rest), fps, frozen)
     if kind in ("rtsp", "rtsps"):
-        return Live(rtsp(spec), fps)
+        return Live(rtsp(spec), fps, frozen)
     if kind == "picamera":
-        return Live(picamera(rest), fps)
+        return Live(picamera(rest), fps, frozen)
     if kind == "pipe":
         return Pipe(rest, fps)
     path = Path(spec)
     if path.is_dir():
         if (path / stream.MANIFEST).exists():
             return Stream(path, fps)
-        files = sorted(file for file in path.iterdir() if file.suffix.lower() in _PICTURES)
+        names = (file for file in path.iterdir() if file.suffix.lower() in SUFFIXES and not file.name.startswith("."))
+        files = sorted(names, key=lambda file: natural(file.name))
         if not files:
-            raise SourceError(f"{path} holds no .jpg or .png files")
-        return Files([(file, None) for file in files], fps)
+            raise SourceError(f"{shown(path)} holds no pictures ({' '.join(sorted(SUFFIXES))})")
+        return Files(files, fps)
     if path.is_file():
-        return Video(capture(str(path), f"{path} is no video that OpenCV can read"), fps)
-    raise SourceError(
-        f"{without_password(spec)!r} is no file, directory, camera:N, rtsp:// address, picamera or pipe:WIDTHxHEIGHT"
-    )
+        return Files([path], fps) if path.suffix.lower() in SUFFIXES else VideoFile(path, fps)
+    kinds = "file, directory, camera:N, rtsp:// address, picamera or pipe:WIDTHxHEIGHT"
+    raise SourceError(f"'{shown(without_password(spec))}' is no {kinds}")

@@ -16,10 +16,12 @@ class SourceError(Refusal):
 
 @dataclass(frozen=True, slots=True)
 class Shot:
-    """One picture, BGR, and its true label where the source knows it."""
+    """One picture, BGR, and its true label where the source knows it. ``time``: of the frame in its file, in seconds;
+    None where the file says none."""
 
     picture: Picture
     truth: str | None = None
+    time: float | None = None
 
 
 class Source(Protocol):
@@ -31,7 +33,8 @@ class Source(Protocol):
 
     @property
     def broken(self) -> int:
-        """Files that held no picture, and pictures that were cut short."""
+        """Files that held no picture, frames of a video that are damaged or missing, and pictures that were cut
+        short."""
 
     @property
     def losses(self) -> int:
@@ -39,7 +42,11 @@ class Source(Protocol):
 
     @property
     def trouble(self) -> str:
-        """Why there are no pictures now, for a person; empty while all is well."""
+        """Why there are no pictures now, or none that are new, for a person; empty while all is well."""
+
+    @property
+    def fps(self) -> float | None:
+        """Frames per second that a file says it has; None where it says none, and of what is live."""
 
     def __iter__(self) -> Iterator[Shot]: ...
     def close(self) -> None: ...

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from edge_agent.source.base import Shot, SourceError
-from edge_agent.source.devices import Capture
-from shared import stream
-from shared.image import BadPicture, decode
+from shared import pictures, stream
+from shared.image import BadPicture
+from shared.names import shown
+from shared.video import BadVideo, Video
+
+log = logging.getLogger(__name__)
+
+#: Files that cannot be read and are named, each on a line; of the others only the number is said.
+_NAMED = 10
 
 
 class Pace:
@@ -32,27 +39,44 @@ class Pace:
 
 
 class Files:
-    """Pictures in files, each with its label if it is known. A broken file is skipped and counted."""
+    """Pictures in files, each with its label and its time if they are known. A file that cannot be read is skipped,
+    named with the reason, and counted."""
 
     dropped = losses = 0
     trouble = ""
 
-    def __init__(self, files: list[tuple[Path, str | None]], fps: float | None) -> None:
+    def __init__(
+        self,
+        files: Sequence[Path],
+        pace: float | None,
+        truth: Sequence[str | None] | None = None,
+        times: Sequence[float] | None = None,
+    ) -> None:
+        """``pace``: frames per second to be played at. ``truth`` and ``times``, in seconds: one for each file."""
         self.broken = 0
-        self._files, self._pace = files, Pace(fps)
+        self.fps: float | None = None
+        self._files, self._pace = files, Pace(pace)
+        self._truth, self._times = truth, times
 
     def __iter__(self) -> Iterator[Shot]:
-        for file, truth in self._files:
-            if self._pace.stopped.is_set():
-                return
-            try:
-                picture = decode(file.read_bytes())
-            except (OSError, BadPicture):
-                self.broken += 1
-                continue
-            if not self._pace.wait():
-                return
-            yield Shot(picture, truth)
+        try:
+            for number, file in enumerate(self._files):
+                if self._pace.stopped.is_set():
+                    return
+                try:
+                    picture = pictures.read(file)
+                except (OSError, BadPicture) as error:
+                    self.broken += 1
+                    if self.broken <= _NAMED:
+                        log.warning("%s is skipped: %s", shown(file), pictures.reason(error))
+                    continue
+                if not self._pace.wait():
+                    return
+                label = None if self._truth is None else self._truth[number]
+                yield Shot(picture, label, None if self._times is None else self._times[number])
+        finally:
+            if self.broken > _NAMED:
+                log.warning("%d more files were skipped", self.broken - _NAMED)
 
     def close(self) -> None:
         self._pace.stopped.set()
@@ -61,36 +85,46 @@ class Files:
 class Stream(Files):
     """A recorded stream (see ``shared.stream``), with its truth where it is known."""
 
-    def __init__(self, directory: Path, fps: float | None) -> None:
+    def __init__(self, directory: Path, pace: float | None) -> None:
         try:
             recording = stream.read(directory)
         except stream.StreamError as error:
             raise SourceError(str(error)) from None
-        truth = recording.truth or (None,) * recording.frames
-        super().__init__(
-            [
-                (directory / (recording.files % i), None if label is None else recording.labels[label])
-                for i, label in enumerate(truth)
-            ],
-            fps,
-        )
+        files = [directory / (recording.files % number) for number in range(recording.frames)]
+        truth = None if recording.truth is None else [recording.labels[label] for label in recording.truth]
+        super().__init__(files, pace, truth, recording.seconds())
+        self.fps = recording.fps
 
 
-class Video:
-    """A video file."""
+class VideoFile:
+    """A video file. Frames that are damaged are counted, and said once at the end."""
 
-    dropped = broken = losses = 0
+    dropped = losses = 0
     trouble = ""
 
-    def __init__(self, capture: Capture, fps: float | None) -> None:
-        self._capture, self._pace = capture, Pace(fps)
+    def __init__(self, path: Path, pace: float | None) -> None:
+        """Raises ``SourceError``."""
+        try:
+            self._video = Video(path)
+        except (OSError, BadVideo) as error:
+            why = error.strerror if isinstance(error, OSError) else error
+            raise SourceError(f"{shown(path)}: {why}") from None
+        self._path, self._pace = path, Pace(pace)
+        self.fps: float | None = self._video.fps
+
+    @property
+    def broken(self) -> int:
+        return self._video.broken
 
     def __iter__(self) -> Iterator[Shot]:
-        while True:
-            _, picture = self._capture.read()
-            if picture is None or not self._pace.wait():
-                return
-            yield Shot(picture)
+        try:
+            for frame in self._video.frames():
+                if not self._pace.wait():
+                    return
+                yield Shot(frame.picture, time=frame.time)
+        finally:
+            for remark in self._video.remarks():
+                log.warning("%s: %s", shown(self._path), remark)
 
     def close(self) -> None:
         self._pace.stopped.set()

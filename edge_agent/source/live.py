@@ -18,6 +18,7 @@ from edge_agent.source import devices
 from edge_agent.source.base import Shot, SourceError
 from edge_agent.source.devices import Device
 from edge_agent.source.files import Pace
+from edge_agent.source.frozen import FrozenAlarm, OnFrozen
 from edge_agent.source.latest import Latest
 from shared.engine import first_line
 from shared.image import Picture
@@ -100,12 +101,16 @@ class Live:
     """A camera: only its latest picture counts, and it is opened again whenever it is lost, for as long as it takes."""
 
     broken = 0
+    fps = None
 
-    def __init__(self, device: Device, fps: float | None = None) -> None:
-        """``fps``: take no more pictures than that. Raises ``SourceError`` if the camera is not there now."""
+    def __init__(self, device: Device, fps: float | None = None, frozen: OnFrozen = "say") -> None:
+        """``fps``: take no more pictures than that. ``frozen``: whether a camera that gives the same picture for
+        ``FROZEN_S`` is lost, or this is only said. Raises ``SourceError`` if the camera is not there now."""
         self.losses = 0
-        self.trouble = ""
+        #: Why the camera counts as lost now; empty while it gives pictures.
+        self._lost = ""
         self._device, self._pace = device, Pace(fps)
+        self._alarm, self._frozen_is_lost = FrozenAlarm(), frozen == "lost"
         self._latest: Latest[Picture] = Latest()
         self._closed = threading.Event()
         self._stir = threading.Event()
@@ -122,6 +127,10 @@ class Live:
     @property
     def dropped(self) -> int:
         return self._latest.dropped
+
+    @property
+    def trouble(self) -> str:
+        return self._lost or self._alarm.trouble
 
     def __iter__(self) -> Iterator[Shot]:
         while self._pace.wait() and (picture := self._latest.take()) is not None:
@@ -142,7 +151,14 @@ class Live:
         self._reader.leave(_LAST_FRAME_S)
 
     def _open(self) -> Reader:
-        return Reader(self._device, self._latest.put, self._stir)
+        return Reader(self._device, self._deliver, self._stir)
+
+    def _deliver(self, picture: Picture) -> None:
+        """From a reader's thread. Raises ``SourceError`` for a frozen camera that counts as lost."""
+        self._alarm.see(picture, time.monotonic(), self._device.name)
+        if self._frozen_is_lost and self._alarm.trouble:
+            raise SourceError(self._alarm.trouble)
+        self._latest.put(picture)
 
     def _keep(self) -> None:
         """Watch the reader; in the place of one that is lost begin another."""
@@ -151,13 +167,15 @@ class Live:
             reader = self._reader
             patience_s = reader.patience_s
             if trouble := reader.trouble or ("" if patience_s > 0 else "it is silent"):
-                if not self.trouble:
+                if not self._lost:
                     self.losses += 1
                     lost_at = reader.sign
                     if reader.sign - reader.begun > _RETRY_S[1]:  # and not one that comes and goes
                         wait_s = _RETRY_S[0]
                     log.warning("%s is lost: %s; trying again", self._device.name, trouble)
-                self.trouble = trouble
+                self._lost = trouble
+                if not self._alarm.trouble:  # or a still picture before and after a loss would pass for a frozen one
+                    self._alarm = FrozenAlarm()
                 reader.leave()
                 if self._closed.wait(wait_s * random.uniform(1 - _JITTER, 1 + _JITTER)):
                     return
@@ -165,9 +183,9 @@ class Live:
                 self._left = {left for left in self._left | {reader} if left.alive}
                 if len(self._left) < _STUCK:
                     self._reader = self._open()
-            elif self.trouble and reader.gives:
+            elif self._lost and reader.gives:
                 log.warning("%s is back after %.1f s", self._device.name, time.monotonic() - lost_at)
-                self.trouble = ""
+                self._lost = ""
             else:
                 self._stir.wait(patience_s)
                 self._stir.clear()

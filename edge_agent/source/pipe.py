@@ -11,6 +11,7 @@ import os
 import re
 import select
 import threading
+import time
 from collections.abc import Iterator
 
 import cv2
@@ -19,6 +20,7 @@ import numpy.typing as npt
 
 from edge_agent.source.base import Shot, SourceError
 from edge_agent.source.files import Pace
+from edge_agent.source.frozen import FrozenAlarm
 from edge_agent.source.latest import Latest
 from shared.image import Picture
 
@@ -44,7 +46,7 @@ class Pipe:
     does; a last picture that is cut short is left out, and counted as broken."""
 
     losses = 0
-    trouble = ""
+    fps = None
 
     def __init__(self, layout: str, fps: float | None = None, fd: int = 0) -> None:
         """``layout``: ``WIDTHxHEIGHT[:FORMAT]``. ``fps``: take no more pictures than that. ``fd`` is read from. Raises
@@ -58,6 +60,7 @@ class Pipe:
             )
         self._fd, self._pace = fd, Pace(fps)
         self._latest: Latest[bytearray] = Latest()
+        self._alarm = FrozenAlarm()
         self._thread = threading.Thread(target=self._read, name="pipe reader", daemon=True)
         self._thread.start()
 
@@ -65,10 +68,14 @@ class Pipe:
     def dropped(self) -> int:
         return self._latest.dropped
 
+    @property
+    def trouble(self) -> str:
+        return self._alarm.trouble
+
     def __iter__(self) -> Iterator[Shot]:
         # Here and not where they are read, so that nothing is spent on those that nobody takes.
         while self._pace.wait() and (data := self._latest.take()) is not None:
-            raw: npt.NDArray[np.uint8] = np.frombuffer(data, np.uint8).reshape(self._shape)
+            raw = self._raw(data)
             picture: Picture = raw if self._code is None else cv2.cvtColor(raw, self._code)  # type: ignore[assignment]
             yield Shot(picture)
 
@@ -81,6 +88,7 @@ class Pipe:
         size = int(np.prod(self._shape))
         try:
             while len(data := self._fill(bytearray(size))) == size:
+                self._alarm.see(self._raw(data), time.monotonic(), "standard input")
                 self._latest.put(data)
             if data and not self._pace.stopped.is_set():
                 self.broken += 1
@@ -92,6 +100,9 @@ class Pipe:
         except OSError as error:
             log.error("standard input cannot be read: %s", error.strerror)
         self._latest.end()
+
+    def _raw(self, data: bytearray) -> npt.NDArray[np.uint8]:
+        return np.frombuffer(data, np.uint8).reshape(self._shape)
 
     def _fill(self, data: bytearray) -> bytearray:
         """Read it full; what there was, if the writer ended before that or nobody wants it any more."""

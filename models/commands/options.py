@@ -15,8 +15,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from models import tables
 from shared import ending
 from shared.bundle import Bundle
+from shared.names import shown
 from shared.refusal import Refusal
-from shared.text import printable
 
 if TYPE_CHECKING:
     from models.classifier import Classifier
@@ -50,7 +50,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print the models as JSON on 
 
 def show_skipped(frames: Frames) -> None:
     for path, why in frames.broken.items():
-        typer.echo(printable(f"skipped {path}: {why}"), err=True)
+        typer.echo(f"skipped {shown(path)}: {why}", err=True)
+    for path, remark in frames.remarks.items():
+        typer.echo(f"{shown(path)}: {remark}", err=True)
 
 
 def progress_bar() -> Progress:
@@ -133,12 +135,13 @@ def refusing(*given: Path | None) -> Iterator[None]:
     try:
         yield
     except Refusal as error:
-        refuse(str(error))
+        refuse(str(error), error.code)
     except ImportError as error:
         refuse(f"this needs {error.name}; install it with: pip install 'cachenet[build]'")
     except OSError as error:
         refuse(f"{error.filename or ' or '.join(map(str, given))}: {error.strerror or error}")
 
 
-def refuse(why: str) -> NoReturn:
-    ending.refuse("model-builder", why)
+def refuse(why: str, code: int = 2) -> NoReturn:
+    ending.say("model-builder", why)
+    raise typer.Exit(code)

@@ -45,7 +45,7 @@ watchdog.HANGS_S = 1.0
 
 class Pictures:
     dropped = broken = losses = 0
-    trouble = ""
+    trouble, fps = "", None
     def __iter__(self):
         for index in range(frames):
             bright = agent.updater._current.version == newer and not agent.updater._deployed

@@ -15,7 +15,8 @@ import pytest
 from shared import protocol
 from shared.bundle import Bundle
 from shared.engine import Session
-from shared.image import crop, decode, encode, preprocessor
+from shared.image import crop, encode, preprocessor
+from shared.pictures import decode
 from shared.protocol import Answer, BlobRequest, Refusal
 from tests.broker import Mosquitto, free_port, mosquitto
 from tests.bundles import tiny_bundle

@@ -15,8 +15,8 @@ import cv2
 import pytest
 
 from shared.bundle import Bundle
-from shared.image import decode
 from shared.link import Address, Link, Message
+from shared.pictures import decode
 from shared.protocol import topic
 from tests.broker import Mosquitto, free_port, mosquitto
 from tests.bundles import tiny_bundle

@@ -16,7 +16,7 @@ from edge_agent.store import Store
 from edge_agent.updater import Updater
 from shared.bundle import Bundle, digest, parse
 
-_BOUND_S = 10.0
+_BOUND_S = 30.0
 
 EVERY: tuple[LevelFlag, ...] = ("frames", "submodels", "base", "full", "cloud")
 

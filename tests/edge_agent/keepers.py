@@ -23,7 +23,7 @@ from shared.signing import Key
 from tests.bundles import tiny_bundle
 from tests.edge_agent.links import BlobServer, FakeLink
 
-_BOUND_S = 10.0
+_BOUND_S = 30.0
 
 
 @pytest.fixture(autouse=True)

@@ -36,7 +36,7 @@ from tests.bundles import tiny_bundle
 from tests.edge_agent.agents import Pictures
 from tests.edge_agent.links import FakeLink
 
-_BOUND_S = 10.0
+_BOUND_S = 30.0
 
 
 @pytest.fixture(scope="module")

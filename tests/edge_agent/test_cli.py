@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -117,6 +119,7 @@ def invoke(*arguments: str, **environment: str) -> Result:
         (["--record", "x", "--config", "{place}/two.toml", "--bundle", "{place}/bundle"], "give record in them"),
         (["--config", "{place}/two.toml", "--bundle", "{place}/bundle"], "b: '{place}/c' is no file"),
         (["pipe:3x3", "--bundle", "{place}/bundle"], "even"),
+        (["camera:0", "--bundle", "{place}/bundle", "--frozen", "thaw"], "choose of say, lost"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(
@@ -128,6 +131,38 @@ def test_bad_input_is_one_line_and_exit_code_2(
     assert done.stderr.startswith("edge-agent: ")
     assert done.stderr.count("\n") == 1, done.stderr
     assert why.format(place=place) in done.stderr
+
+
+@pytest.mark.parametrize("what", ["html.jpg", "unreadable"])
+def test_where_nothing_can_be_read_the_reason_is_said_and_the_exit_code_is_1(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, what: str
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "unreadable").mkdir()
+    for name in ("html.jpg", "unreadable/a.png"):
+        (tmp_path / name).write_text("<html>401 Unauthorized</html>")
+    done = invoke(str(tmp_path / what), "--bundle", str(place / "bundle"), "--levels", "base", "--json")
+    assert done.exit_code == 1, done.output
+    assert done.stderr.splitlines()[-1] == f"edge-agent: no frame could be read from {tmp_path / what}"
+    assert "begins with b'<html>401 Unauth'" in caplog.text
+    figures = json.loads(done.stdout)
+    assert (figures["frames"], figures["broken"]) == (0, 1)
+
+
+def test_a_source_of_any_name_is_answered_logged_and_recorded(place: Path, tmp_path: Path) -> None:
+    """Bytes that are no UTF-8 are no text, which JSON and TOML are."""
+    source = tmp_path / os.fsdecode(b"caf\xe9 10:20")
+    shutil.copytree(place / "pictures", source)
+    log = tmp_path / "flight"
+    done = invoke(
+        str(source), "--bundle", str(place / "bundle"), "--levels", "base", "--json", "--flight", str(log),
+        "--store", str(tmp_path / "store"),
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["frames"] == 3
+    assert len(log.read_bytes().splitlines()) >= 4
+    shown = invoke(str(source), "--print-config")
+    assert shown.exit_code == 0, shown.output
 
 
 def test_a_port_that_is_taken_is_said(place: Path) -> None:

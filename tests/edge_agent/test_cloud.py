@@ -14,8 +14,8 @@ from edge_agent.core.breaker import Breaker
 from edge_agent.core.frame import Frame
 from edge_agent.core.types import Ask, Guess
 from shared.bundle import Bundle
-from shared.image import decode
 from shared.link import Link
+from shared.pictures import decode
 from shared.protocol import Answer, Malformed, Refusal, Request, Timing, encode, request
 from shared.risk import Belief
 from tests.bundles import tiny_bundle

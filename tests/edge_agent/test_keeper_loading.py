@@ -31,7 +31,7 @@ from tests.edge_agent.keepers import (
 
 __all__ = ["bundle", "site", "small_pieces_and_little_patience"]
 
-_BOUND_S = 10.0
+_BOUND_S = 30.0
 
 
 def test_a_bundle_directory_serves_without_store_or_link(bundle: Bundle) -> None:

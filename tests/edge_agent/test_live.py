@@ -14,11 +14,11 @@ import cv2
 import numpy as np
 import pytest
 
-from edge_agent.source import Live, SourceError, live, open_source
+from edge_agent.source import Live, SourceError, frozen, live, open_source
 from edge_agent.source.devices import Device, rtsp
 from shared.image import Picture
 
-_BOUND_S = 10.0
+_BOUND_S = 30.0
 #: Reads that do not return a picture: none any more, an error of the driver, and one that returns only when told to.
 GONE, FAILS, HANGS = "gone", "fails", "hangs"
 #: Reads of a camera that stays.
@@ -227,6 +227,48 @@ def test_closing_from_another_thread_ends_it_wherever_it_waits(
     assert recorded.opened == opened, "nobody tries any more"
     recorded.freed.set()
     until(lambda: recorded.released == (1 if state == "away" else opened))
+
+
+@pytest.fixture
+def soon_frozen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frozen, "FROZEN_S", 0.3)
+
+
+@pytest.mark.usefixtures("soon_frozen")
+def test_a_frozen_camera_is_said_and_goes_on_to_be_answered(
+    play: Callable[..., tuple[Live, Recorded]], caplog: pytest.LogCaptureFixture
+) -> None:
+    source, recorded = play([2] * 100 + [3] + [4] * 100_000)
+    until(lambda: "the same picture" in source.trouble)
+    next_with(source, 2)
+    next_with(source, 4)
+    until(lambda: "changes again" in caplog.text)
+    assert (source.losses, recorded.opened) == (0, 1)
+
+
+@pytest.mark.usefixtures("soon_frozen")
+def test_a_frozen_camera_counts_as_lost_where_the_settings_say_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Once, however often it shows the same picture when it is opened again; and it is back with a new picture."""
+    recorded = Recorded(STAYS, [2] * 100, [2] * 100, [number % 200 for number in range(100_000)])
+    monkeypatch.setattr(cv2, "VideoCapture", recorded)
+    source = open_source("camera:0", frozen="lost")
+    until(lambda: "is back" in caplog.text)
+    assert (source.losses, recorded.opened) == (1, 4)
+    assert recorded.released == 3
+    until(lambda: source.trouble == "")
+    next_with(source, 150)
+    source.close()
+
+
+@pytest.mark.usefixtures("soon_frozen")
+def test_a_camera_that_was_away_and_shows_the_same_as_before_is_not_taken_for_frozen(
+    play: Callable[..., tuple[Live, Recorded]], caplog: pytest.LogCaptureFixture
+) -> None:
+    play([2, GONE], *[None] * 30, [2, 3, HANGS])
+    until(lambda: "is back" in caplog.text)
+    assert "the same picture" not in caplog.text
 
 
 def test_a_password_is_not_shown() -> None:

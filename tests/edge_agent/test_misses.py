@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from edge_agent.core.types import LevelName
 from edge_agent.drawing import COLOURS
 from edge_agent.misses import Misses, name
-from shared.image import decode, encode
+from shared.image import encode
+from shared.pictures import decode
 from tests.edge_agent.sights import noise, seen
 
 _WHOLE: dict[str, None] = {"": None}

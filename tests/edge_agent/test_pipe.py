@@ -11,10 +11,10 @@ import cv2
 import numpy as np
 import pytest
 
-from edge_agent.source import Pipe, SourceError
+from edge_agent.source import Pipe, SourceError, frozen
 from edge_agent.source.pipe import FORMATS
 
-_BOUND_S = 10.0
+_BOUND_S = 30.0
 WIDTH, HEIGHT = 64, 48
 
 
@@ -106,3 +106,24 @@ def test_what_cannot_be_read_ends_it_with_one_line(tmp_path: Path, caplog: pytes
     assert list(Pipe("4x4", fd=directory)) == []
     assert "standard input cannot be read" in caplog.text
     os.close(directory)
+
+
+def test_a_writer_that_repeats_one_picture_is_said_to_be_frozen(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(frozen, "FROZEN_S", 0.2)
+    out, into = os.pipe()
+    source = Pipe(f"{WIDTH}x{HEIGHT}:bgr24", fd=out)
+    deadline = time.monotonic() + _BOUND_S
+    while not source.trouble and time.monotonic() < deadline:
+        os.write(into, scene().tobytes())
+        time.sleep(0.02)
+    assert "the same picture" in source.trouble
+    os.write(into, np.zeros((HEIGHT, WIDTH, 3), np.uint8).tobytes())
+    while source.trouble and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert source.trouble == ""
+    assert "standard input: its picture changes again" in caplog.text
+    os.close(into)
+    source.close()
+    os.close(out)

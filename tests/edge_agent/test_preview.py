@@ -17,7 +17,7 @@ from edge_agent import preview as module
 from edge_agent.camera import Answered
 from edge_agent.drawing import annotate
 from edge_agent.preview import Preview
-from shared.image import decode
+from shared.pictures import decode
 from tests.edge_agent.sights import noise, seen
 
 _PATIENCE_S = 10.0

@@ -49,7 +49,7 @@ def test_a_model_with_a_fault_is_refused_with_the_reason(
 ) -> None:
     faulty_bundle = with_model(bundle, tmp_path / "faulty", faulty.KINDS[kind]())
     with pytest.raises(ProbeError, match=reason):
-        probe(request(faulty_bundle), seconds=2.0)
+        probe(request(faulty_bundle), seconds=2.0 if kind == "looping" else 60.0)
 
 
 def test_a_process_that_takes_more_memory_than_it_may_is_ended(bundle: Bundle) -> None:

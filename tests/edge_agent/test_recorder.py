@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -15,7 +18,7 @@ from shared import stream
 
 
 class Shots:
-    dropped, broken, losses, trouble = 2, 1, 3, "it is away"
+    dropped, broken, losses, trouble, fps = 2, 1, 3, "it is away", None
 
     def __init__(self, shots: list[Shot]) -> None:
         self.closed, self._shots = False, shots
@@ -90,6 +93,36 @@ def test_a_full_disk_ends_the_recording_and_not_the_run(tmp_path: Path, monkeypa
 def test_one_frame_plays_at_the_pace_that_was_asked_for(tmp_path: Path) -> None:
     record(tmp_path / "new", shots(1))
     assert stream.read(tmp_path / "new").fps == 25.0
+
+
+@pytest.mark.parametrize("rounding", [1e-6, 1e-3])
+def test_a_file_is_recorded_at_its_own_rate_however_fast_it_was_played(tmp_path: Path, rounding: float) -> None:
+    """Times are rounded in a file, to milliseconds in Matroska."""
+    given = [replace(shot, time=round(2 + n / 30 / rounding) * rounding) for n, shot in enumerate(shots(31))]
+    record(tmp_path / "new", given, fps=None)
+    recording = stream.read(tmp_path / "new")
+    assert recording.fps == pytest.approx(30, rel=1e-3)
+    assert recording.times is msgspec.UNSET
+
+
+def test_a_varying_rate_is_recorded_as_times_and_played_with_them(tmp_path: Path) -> None:
+    times = (1.0, 1.1, 1.2, 2.5, 9.0)
+    record(tmp_path / "new", [replace(shot, time=time) for shot, time in zip(shots(5), times, strict=True)], fps=None)
+    recording = stream.read(tmp_path / "new")
+    assert recording.times == pytest.approx([0.0, 0.1, 0.2, 1.5, 8.0])
+    assert recording.fps == pytest.approx(0.5)
+    assert [shot.time for shot in open_source(str(tmp_path / "new"))] == list(recording.times)
+
+
+def test_a_rate_that_was_asked_for_is_kept(tmp_path: Path) -> None:
+    record(tmp_path / "new", [replace(shot, time=n / 5) for n, shot in enumerate(shots(3))], fps=25.0)
+    assert stream.read(tmp_path / "new").fps == 25.0
+
+
+def test_the_directory_may_have_any_name(tmp_path: Path) -> None:
+    directory = tmp_path / os.fsdecode(b"caf\xe9")
+    record(directory, shots(2))
+    assert stream.read(directory).name == "caf\\xe9"
 
 
 def test_what_the_source_counts_shows_and_closing_closes_it(tmp_path: Path) -> None:

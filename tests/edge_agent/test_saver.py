@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +48,54 @@ def test_every_frame_of_a_file_is_in_the_video_with_its_answer(tmp_path: Path, n
     assert len(played) == 20
     assert all(alike(picture, flat(frame)) for frame, picture in enumerate(played))
     assert cv2.VideoCapture(str(tmp_path / name)).get(cv2.CAP_PROP_FPS) == pytest.approx(10)
+
+
+def brightest(picture: Picture) -> int:
+    """The number of the frame that ``timed`` made."""
+    return round(float(np.median(picture)) / 10)
+
+
+def timed(frame: int, seconds: float) -> Answered:
+    return replace(flat(frame, 96, 128), time=seconds)
+
+
+def saved(path: Path, times: list[float], fps: float) -> list[int]:
+    saver = Saver(path, live=False, fps=fps, own_times=True)
+    for frame, seconds in enumerate(times):
+        saver.show(timed(frame, seconds))
+    saver.close()
+    return [brightest(picture) for picture in play(path)]
+
+
+def test_a_video_lasts_as_long_as_its_source_did(tmp_path: Path) -> None:
+    """Each frame is shown until the time of the next."""
+    shown = saved(tmp_path / "a.avi", [5.0, 5.1, 5.2, 5.7, 6.0], fps=10)
+    assert shown == [0, 1, 2, 2, 2, 2, 2, 3, 3, 3, 4]
+
+
+def test_a_steady_rate_gives_each_frame_once_however_times_are_rounded(tmp_path: Path) -> None:
+    assert saved(tmp_path / "a.avi", [round(number / 30, 3) for number in range(20)], fps=30) == list(range(20))
+
+
+def test_where_frames_come_faster_than_the_video_its_length_is_kept(tmp_path: Path) -> None:
+    times = [number / 2 for number in range(5)] + [2 + number / 50 for number in range(1, 400)]
+    assert len(saved(tmp_path / "a.avi", times, fps=2)) == pytest.approx(2 * times[-1], abs=4)
+
+
+def test_of_a_long_gap_a_minute_is_shown(tmp_path: Path) -> None:
+    assert len(saved(tmp_path / "a.avi", [0.0, 1.0, 90_000.0, 90_001.0], fps=1)) == pytest.approx(63, abs=1)
+
+
+@pytest.mark.parametrize("name", [b"10:20:30", b"caf\xe9", b"two\nlines"])
+@pytest.mark.parametrize("suffix", [".mp4", ".avi"])
+def test_a_video_may_have_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: bytes, suffix: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = Path(os.fsdecode(name) + suffix)
+    saver = Saver(path, live=False, fps=10)
+    saver.show(flat(1))
+    saver.close()
+    assert len(play(path.rename(f"plain{suffix}"))) == 1
+    assert [left.name for left in tmp_path.iterdir()] == [f"plain{suffix}"]
 
 
 def test_pictures_of_other_sizes_are_shown_whole_within_the_first_ones(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -13,8 +14,11 @@ import pytest
 
 from edge_agent.source import Source, SourceError, open_source
 from shared import stream
+from shared.pictures import SUFFIXES
+from tests.videos import clip, damage
 
-_BOUND_S = 10.0
+_BOUND_S = 30.0
+KNOWN = "JPEG, PNG, WebP nor AVIF" if ".avif" in SUFFIXES else "JPEG, PNG nor WebP"
 
 
 def picture(brightness: int, side: int = 48) -> np.ndarray:
@@ -25,7 +29,9 @@ def brightnesses(source: Source) -> list[int]:
     return [round(float(shot.picture.mean())) for shot in source]
 
 
-def test_a_directory_plays_its_pictures_by_name_and_skips_and_counts_broken_ones(tmp_path: Path) -> None:
+def test_a_directory_plays_its_pictures_by_name_and_skips_and_counts_broken_ones(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     for name, brightness in (("b.png", 20), ("a.jpg", 10), ("c.JPEG", 30)):
         cv2.imwrite(str(tmp_path / name), picture(brightness))
     (tmp_path / "aa.png").write_bytes(b"no picture")
@@ -35,6 +41,65 @@ def test_a_directory_plays_its_pictures_by_name_and_skips_and_counts_broken_ones
     source = open_source(str(tmp_path))
     assert brightnesses(source) == [10, 20, 30]
     assert (source.broken, source.dropped) == (3, 0)
+    said = {record.getMessage() for record in caplog.records}
+    assert said == {
+        f"{tmp_path}/aa.png is skipped: neither {KNOWN}; it begins with b'no picture'",
+        f"{tmp_path}/bb.jpg is skipped: JPEG is truncated",
+        f"{tmp_path}/d.png is skipped: a directory, no file",
+    }
+
+
+def test_numbered_pictures_are_played_in_natural_order(tmp_path: Path) -> None:
+    for number in (0, 1, 2, 9, 10, 11, 100):
+        cv2.imwrite(str(tmp_path / f"frame{number}.png"), picture(number))
+    assert brightnesses(open_source(str(tmp_path))) == [0, 1, 2, 9, 10, 11, 100]
+
+
+def test_webp_and_what_else_opencv_decodes_is_played_and_hidden_files_are_not(tmp_path: Path) -> None:
+    for number, suffix in enumerate(sorted(SUFFIXES)):
+        cv2.imwrite(str(tmp_path / f"{number}{suffix}"), picture(10 * number))
+    (tmp_path / "._0.jpg").write_bytes(b"of a Macintosh")
+    source = open_source(str(tmp_path))
+    np.testing.assert_allclose(brightnesses(source), [10 * number for number in range(len(SUFFIXES))], atol=2)
+    assert source.broken == 0
+
+
+def test_a_picture_alone_is_a_source(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "a.jpg"), picture(50))
+    assert brightnesses(open_source(str(tmp_path / "a.jpg"))) == [50]
+
+
+def test_of_many_broken_files_some_are_named_and_all_are_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in range(25):
+        (tmp_path / f"{number}.png").write_bytes(b"x")
+    source = open_source(str(tmp_path))
+    assert (list(source), source.broken) == ([], 25)
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 11
+    assert said[-1] == "15 more files were skipped"
+
+
+def test_a_damaged_video_is_played_to_its_end_and_said_once_with_name_and_number(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / os.fsdecode(b"caf\xe9\n.mp4")
+    damage(clip(tmp_path / "a.mp4"), (5, 6)).rename(path)
+    source = open_source(str(path))
+    assert [round(brightness / 10) for brightness in brightnesses(source)][-1] == 19
+    assert source.broken == 2
+    (record,) = caplog.records
+    assert record.getMessage() == f"{tmp_path}/caf\\xe9\\n.mp4: 2 frames are damaged or missing"
+
+
+def test_frames_have_the_times_of_their_file(tmp_path: Path) -> None:
+    source = open_source(str(clip(tmp_path / "a.avi", 5, fps=4)))
+    assert [shot.time for shot in source] == pytest.approx([0, 0.25, 0.5, 0.75, 1.0])
+    assert source.fps == 4.0
+    recorded = open_source(str(recording(tmp_path / "made", None)))
+    assert [shot.time for shot in recorded] == pytest.approx([0, 0.1, 0.2])
+    assert recorded.fps == 10.0
 
 
 def recording(directory: Path, truth: tuple[int, ...] | None) -> Path:
@@ -131,13 +196,15 @@ def test_a_file_is_paced_and_a_slow_reader_is_not_hurried_afterwards(tmp_path: P
         ("nowhere.mp4", "no file"),
         ("http://example.org", "no file"),
         ("{tmp}/text.txt", "no video"),
-        ("{tmp}/empty", "no .jpg or .png"),
+        ("{tmp}/empty", "no pictures"),
+        ("{tmp}/fifo", "no file"),
         ("{tmp}/damaged", "stream.json"),
     ],
 )
 def test_what_cannot_be_played_is_one_clear_line(tmp_path: Path, spec: str, why: str) -> None:
     (tmp_path / "text.txt").write_text("hello")
     (tmp_path / "empty").mkdir()
+    os.mkfifo(tmp_path / "fifo")
     (tmp_path / "damaged").mkdir()
     (tmp_path / "damaged/stream.json").write_text("{")
     with pytest.raises(SourceError) as refused:

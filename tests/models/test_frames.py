@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from pathlib import Path
 
 import cv2
@@ -12,6 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from models.frames import USES, FramesError, find, uses
+from tests.videos import clip, damage
 
 
 def picture(path: Path, grey: int = 90) -> Path:
@@ -59,6 +61,59 @@ def test_broken_files_are_listed_and_skipped(tmp_path: Path) -> None:
     assert [frames.files[one.file].name for one in frames] == ["good.png"]
     assert {path.name for path in frames.broken} == {"half.png", "text.jpg", "none.mp4", "gone.png"}
     assert all(frames.broken.values())
+
+
+def test_a_directory_that_cannot_be_listed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture(tmp_path / "good.png")
+    picture(tmp_path / "closed" / "a.png")
+    listed = os.scandir
+
+    def scandir(path: str) -> object:
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", path)
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    frames = find(tmp_path)
+    assert len(list(frames)) == 1
+    assert frames.broken == {tmp_path / "closed": "the directory cannot be listed: Permission denied"}
+
+
+def test_nothing_in_the_place_of_a_file_stops_the_reading(tmp_path: Path) -> None:
+    picture(tmp_path / "good.png")
+    for name in ("a.jpg", "b.mp4"):
+        os.mkfifo(tmp_path / name)
+    frames = find(tmp_path)
+    assert len(list(frames)) == 1
+    assert {path.name: why for path, why in frames.broken.items()} == dict.fromkeys(
+        ("a.jpg", "b.mp4"), "a FIFO, no file"
+    )
+
+
+def test_a_damaged_video_is_read_to_its_end_and_the_damage_is_told(tmp_path: Path) -> None:
+    path = damage(clip(tmp_path / "a.mp4"), (5, 6))
+    frames = find(tmp_path)
+    assert len(list(frames)) == 18
+    assert frames.damaged == 2
+    assert frames.remarks == {path: "2 frames are damaged or missing"}
+    assert not frames.broken
+
+
+def test_any_name_is_read_and_numbered_ones_in_natural_order(tmp_path: Path) -> None:
+    names = ["s1/2.png", "s1/10.png", "s2/1.png", os.fsdecode(b"s10/caf\xe9.png")]
+    for number, name in enumerate(names):
+        picture(tmp_path / f"{number}.png", 10 * number).rename(_made(tmp_path / name))
+    clip(tmp_path / "v.avi").rename(tmp_path / os.fsdecode(b"z\xe9 10:20.avi"))
+    frames = find(tmp_path)
+    shown = list(frames)
+    assert [int(one.picture[0, 0, 0]) for one in shown[:4]] == [0, 10, 20, 30]
+    assert len(shown) == 4 + 20
+    assert not frames.broken
+
+
+def _made(path: Path) -> Path:
+    path.parent.mkdir(exist_ok=True)
+    return path
 
 
 def test_nothing_to_learn_from_is_refused(tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ def test_another_model_or_other_files_are_looked_at_anew(tmp_path: Path, picture
 def test_where_no_file_can_be_read_the_first_is_named(tmp_path: Path) -> None:
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "a.png").write_bytes(b"broken")
-    with pytest.raises(ClassifierError, match=r"a\.png: neither PNG nor JPEG"):
+    with pytest.raises(ClassifierError, match=r"a\.png: neither JPEG, PNG"):
         teach(classifier(tmp_path), find(tmp_path / "bad"), tmp_path / "work", 1)
 
 

@@ -50,6 +50,21 @@ def test_manifest_survives_json(truth: list[int] | None, name: str, seed: int | 
     assert msgspec.json.decode(msgspec.json.encode(one), type=Recording) == one
 
 
+def test_a_constant_rate_is_written_as_ever_and_times_of_frames_only_where_they_vary(tmp_path: Path) -> None:
+    """Versions that know no times refuse fields that they do not know."""
+    assert b"times" not in msgspec.json.encode(recording())
+    assert recording(fps=4.0).seconds() == (0.0, 0.25, 0.5)
+    varying = recording(times=(0.0, 0.1, 2.0))
+    write(tmp_path, varying, pictures())
+    assert read(tmp_path).seconds() == (0.0, 0.1, 2.0)
+
+
+@pytest.mark.parametrize("times", [(0.0, 0.1), (0.0, 0.2, 0.2), (0.0, float("nan"), 1.0), (0.0, 1.0, float("inf"))])
+def test_times_that_cannot_be_are_refused(times: tuple[float, ...]) -> None:
+    with pytest.raises(StreamError, match="times"):
+        recording(times=times).check()
+
+
 @pytest.mark.parametrize("count", [0, 2, 4])
 def test_wrong_number_of_pictures_leaves_nothing(tmp_path: Path, count: int) -> None:
     with pytest.raises(StreamError, match="promised"):

@@ -134,8 +134,7 @@ def test_a_client_that_stays_and_does_not_read_is_dropped(monkeypatch: pytest.Mo
         Server(("127.0.0.1", 0), Greeter, _MOST).serving("test") as port,
         connect(port, b"GET /stays HTTP/1.0\r\n\r\n") as client,
     ):
-        client.recv(10)
-        until(lambda: threading.active_count() > before + 1)
+        assert client.recv(10)
         until(lambda: threading.active_count() <= before + 1)
 
 

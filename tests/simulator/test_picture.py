@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from edge_agent.report import Line
-from shared.image import dimensions
+from shared.pictures import header
 from simulator import picture, report
 from simulator.emulator import Counts
 from simulator.report import Setting, Summary
@@ -40,4 +40,5 @@ def test_a_picture_is_drawn(tmp_path: Path, frames: int, levels: tuple[str, ...]
     picture.draw(
         path, lines, dict.fromkeys(("ours", "server-only", "device-only"), outcome), Setting("camera", 0, "lan", 30, {})
     )
-    assert dimensions(path.read_bytes()) == (1400, 900)
+    found = header(path.read_bytes())
+    assert (found.width, found.height) == (1400, 900)
