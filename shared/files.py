@@ -1,7 +1,8 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and files that are for nobody else."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -14,6 +15,13 @@ def write(path: Path, data: bytes | memoryview) -> None:
     partial.write_bytes(data)
     flush(partial)
     partial.replace(path)
+
+
+def keep_from_git(directory: Path) -> None:
+    """Have git ignore ``directory`` and all in it, so that no private key is committed. A ``.gitignore`` that is there
+    stays."""
+    with contextlib.suppress(FileExistsError), (directory / ".gitignore").open("x") as out:
+        out.write("*\n")
 
 
 def flush(path: Path) -> None:
