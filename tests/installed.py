@@ -1,0 +1,84 @@
+"""The project as a stranger has it: a clone, and fresh virtual environments into which it is installed as the README
+says. An environment takes time and up to 1.5 GB, so each is made once a session, two at a time, and removed after it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.documents import ROOT
+
+__all__ = ["Stranger", "stranger"]
+
+EXTRAS = ("", "cloud", "sim", "build")
+_INSTALL_S = 900
+
+
+class Stranger:
+    """``clone``: the files of this working tree that git has or would take, without its history."""
+
+    def __init__(self, directory: Path, pool: ThreadPoolExecutor) -> None:
+        self._directory = directory
+        self.clone = directory / "cachenet"
+        listed = _run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], ROOT)
+        for name in filter(None, listed.split("\0")):
+            if (ROOT / name).is_file():
+                (self.clone / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(ROOT / name, self.clone / name)
+        # What `pip install .` does first is done once: build the wheel of the tree.
+        pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(directory), "."]
+        _run(pip, self.clone)
+        shutil.rmtree(self.clone / "build")  # setuptools leaves its work there
+        (self.wheel,) = directory.glob("*.whl")
+        self._made: dict[str, Future[Path]] = {extra: pool.submit(self._environment, extra) for extra in EXTRAS}
+
+    def commands(self, extra: str = "") -> Path:
+        """Where the commands of the environment with this extra are."""
+        return self._made[extra].result()
+
+    def copy(self, place: Path) -> Path:
+        """Another clone, to work in."""
+        shutil.copytree(self.clone, place)
+        return place
+
+    def variables(self, home: Path, extra: str = "") -> dict[str, str]:
+        """The variables of a shell in which the environment is active: nothing of this process's own environment."""
+        kept = ("LANG", "LC_ALL", "LD_LIBRARY_PATH", "TMPDIR", "SSL_CERT_FILE")
+        found = {name: os.environ[name] for name in kept if name in os.environ}
+        # Debian puts mosquitto where only root's PATH looks.
+        path = os.pathsep.join((str(self.commands(extra)), "/usr/local/bin", "/usr/bin", "/bin", "/usr/sbin", "/sbin"))
+        return {**found, "PATH": path, "HOME": str(home)}
+
+    def _environment(self, extra: str) -> Path:
+        place = self._directory / f"environment-{extra or 'base'}"
+        _run([sys.executable, "-m", "venv", str(place)], self.clone)
+        what = f"{self.wheel}[{extra}]" if extra else str(self.wheel)
+        # Modules are compiled when they are used first: of torch these are few.
+        variables = {**os.environ, "PIP_NO_COMPILE": "1"}
+        install = [str(place / "bin/pip"), "install", "--quiet", "-c", "constraints.txt", what]
+        _run(install, self.clone, variables)
+        return place / "bin"
+
+
+@pytest.fixture(scope="session")
+def stranger() -> Iterator[Stranger]:
+    with tempfile.TemporaryDirectory(prefix="cachenet-stranger-") as directory, ThreadPoolExecutor(2) as pool:
+        yield Stranger(Path(directory), pool)
+        pool.shutdown(cancel_futures=True)
+
+
+def _run(command: list[str], place: Path, variables: dict[str, str] | None = None) -> str:
+    done = subprocess.run(
+        command, cwd=place, env=variables, capture_output=True, text=True, timeout=_INSTALL_S, check=False
+    )
+    assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+    return done.stdout
