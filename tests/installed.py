@@ -71,9 +71,12 @@ class Stranger:
 
 @pytest.fixture(scope="session")
 def stranger() -> Iterator[Stranger]:
-    with tempfile.TemporaryDirectory(prefix="cachenet-stranger-") as directory, ThreadPoolExecutor(2) as pool:
+    directory = tempfile.mkdtemp(prefix="cachenet-stranger-")
+    with ThreadPoolExecutor(2) as pool:
         yield Stranger(Path(directory), pool)
         pool.shutdown(cancel_futures=True)
+    # A minute on a slow disk, which nobody need wait for.
+    subprocess.Popen(["rm", "-rf", directory], start_new_session=True)
 
 
 def _run(command: list[str], place: Path, variables: dict[str, str] | None = None) -> str:
