@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from shared.extras import how_to_install
 from shared.link import Address
 from shared.protocol import MAX_PICTURE
 from shared.refusal import Refusal
@@ -75,7 +76,7 @@ class EmbeddedBroker:
             from iotcore import Broker
         except ImportError:
             raise BrokerError(
-                "the embedded broker needs iotcore: pip install 'cachenet[cloud]', or give --broker mqtt://host"
+                f"the embedded broker needs iotcore: give --broker mqtt://host, or {how_to_install('cloud')}"
             ) from None
         if not self._listen.is_loopback:
             log.warning("the embedded broker has no access control: anyone who reaches port %d may use it", self._port)

@@ -25,10 +25,11 @@ from cloud_server.server import Server
 from cloud_server.settings import EMBEDDED, Settings
 from cloud_server.specialiser import Means, Specialiser, newest
 from cloud_server.worker import Job
-from shared import config, ending, logs
+from shared import config, ending, logs, zoo
 from shared.bundle import Bundle, BundleError
 from shared.checkup import command
 from shared.engine import Logits
+from shared.extras import how_to_install
 from shared.link import Address, address, password
 from shared.refusal import Refusal
 
@@ -45,13 +46,13 @@ _LOOK_S = 0.5
 def _root() -> None:
     """Answer with the full model what devices cannot, and hand out the models they cache.
 
-    Example: cloud-server run --bundle models/zoo/cifar10
+    Example: cloud-server run --bundle cifar10
     """
 
 
 @app.command()
 def run(
-    bundle: Annotated[str | None, typer.Option(help="Directory of the bundle to serve.")] = None,
+    bundle: Annotated[str | None, typer.Option(help=f"The bundle to serve: {zoo.HELP}.")] = None,
     broker: Annotated[str | None, typer.Option(help="embedded, or mqtt[s]://[user@]host[:port].")] = None,
     listen: Annotated[str | None, typer.Option(help="IPv4 address of the embedded broker [127.0.0.1].")] = None,
     port: Annotated[int | None, typer.Option(help="Port of the embedded broker [1883].")] = None,
@@ -78,9 +79,9 @@ def run(
 ) -> None:
     """Serve a bundle until Ctrl-C or SIGTERM.
 
-    Example: cloud-server run --bundle models/zoo/cifar10
+    Example: cloud-server run --bundle cifar10
 
-    Example: cloud-server run --bundle models/zoo/cifar10 --broker mqtts://server@broker.example --ca ca.pem
+    Example: cloud-server run --bundle cifar10 --broker mqtts://server@broker.example --ca ca.pem
 
     Example: cloud-server run --bundle build/mine --specialise --data frames/ --key keys/bundle.key
     """
@@ -94,8 +95,8 @@ def run(
                 return
             own, where = _broker(settings)
             if not settings.bundle:
-                raise BundleError("nothing to serve: give --bundle DIRECTORY")
-            given = served = Bundle(Path(settings.bundle))
+                raise BundleError("nothing to serve: give --bundle (such as cifar10)")
+            given = served = Bundle(zoo.find(settings.bundle))
             means = _means(settings, given)
             looked_at = config.endpoint(settings.metrics) if settings.metrics else None
             if means is not None:
@@ -183,7 +184,7 @@ def _means(settings: Settings, bundle: Bundle) -> Means | None:
     if not settings.specialise:
         return None
     if missing := [name for name in ("torch", "onnx") if find_spec(name) is None]:
-        raise config.ConfigError(f"--specialise needs {missing[0]}; install it with: pip install 'cachenet[build]'")
+        raise config.ConfigError(f"--specialise needs {missing[0]}; {how_to_install('build')}")
     if not settings.data:
         raise config.ConfigError("--specialise needs frames to train with beside what devices send: give --data")
     named = {name: Path(value) for name in ("data", "held_out", "key") if (value := getattr(settings, name))}

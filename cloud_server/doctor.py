@@ -7,15 +7,17 @@ import secrets
 import socket
 import time
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 
 from cloud_server.settings import EMBEDDED, Settings
-from shared import checkup
+from shared import checkup, zoo
 from shared.bundle import Bundle, BundleError, Manifest
 from shared.checkup import Finding
 from shared.engine import Session
+from shared.extras import how_to_install
 from shared.image import crop, preprocessor
 from shared.link import Link, LinkError, address, password
 
@@ -24,9 +26,9 @@ ABOUT = """Find out whether 'cloud-server run' with the same settings will work 
 Looks at clock, broker, TLS, password, bundle, disk and the full model, and at how many questions a second are to be
 expected. Ends with 1 if there is a problem.
 
-Example: cloud-server doctor --bundle models/zoo/cifar10
+Example: cloud-server doctor --bundle cifar10
 
-Example: cloud-server doctor --config /etc/cachenet/server.toml --bundle models/zoo/cifar10 --json
+Example: cloud-server doctor --config /etc/cachenet/server.toml --bundle cifar10 --json
 """
 
 _PATIENCE_S = 5.0
@@ -40,10 +42,10 @@ def findings(settings: Settings) -> Iterator[Finding]:
     yield checkup.clock()
     yield from _own(settings) if settings.broker == EMBEDDED else _broker(settings)
     if not settings.bundle:
-        yield Finding("bundle", "problem", "nothing to serve: give --bundle DIRECTORY")
+        yield Finding("bundle", "problem", "nothing to serve: give --bundle (such as cifar10)")
         return
     try:
-        bundle = Bundle(Path(settings.bundle))
+        bundle = Bundle(zoo.find(settings.bundle))
     except BundleError as error:
         yield Finding("bundle", "problem", str(error))
         return
@@ -60,7 +62,10 @@ def findings(settings: Settings) -> Iterator[Finding]:
 
 
 def _own(settings: Settings) -> Iterator[Finding]:
-    """Whether the embedded broker could have its port."""
+    """Whether the embedded broker is installed and could have its port."""
+    if find_spec("iotcore") is None:
+        yield Finding("broker", "problem", f"the embedded broker needs iotcore; {how_to_install('cloud')}")
+        return
     try:
         with socket.create_server((settings.listen, settings.port)):
             yield Finding("broker", "ok", f"embedded, and {settings.listen}:{settings.port} is free")

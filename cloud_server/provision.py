@@ -1,5 +1,6 @@
 """The command ``cloud-server provision``: all that a broker, a server and its devices need to trust one another.
 
+<out>/.gitignore                     all of it is ignored by git
 <out>/ca.crt, ca.key                 the authority; the key is for this command alone
 <out>/admin.password                 of who may change users, which is this command
 <out>/broker/                        mosquitto's working directory: certificate, key, users, what it keeps
@@ -19,7 +20,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from cloud_server import authority, dynsec
-from shared import ending
+from shared import ending, files
 from shared.link import LinkError, address
 from shared.protocol import Malformed, check_device
 
@@ -59,6 +60,7 @@ def provision(
         new = _wanted([*_users(devices, "device"), *_users(viewer, "viewer")], out)
         gone = [user for kind in ("device", "viewer") for user in _users(remove, kind) if _place(user, out).exists()]
         out.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _keep_from_git(out)
         (out / "broker").mkdir(mode=0o700, exist_ok=True)
         certificate = out / "broker/broker.crt"
         hosts = _hosts(host, certificate)
@@ -108,6 +110,13 @@ def _wanted(users: list[dynsec.User], out: Path) -> list[dynsec.User]:
 def _place(user: dynsec.User, out: Path) -> Path:
     """Where a user's kit is."""
     return out / "server" if user == dynsec.SERVER else out / f"{user.kind}s" / user.name
+
+
+def _keep_from_git(out: Path) -> None:
+    """Have git ignore ``out``, unless it holds something besides what this command makes."""
+    ours = {"ca.crt", "ca.key", "admin.password", "broker", "server", "devices", "viewers", "store"}
+    if {path.name for path in out.iterdir()} <= ours:
+        files.keep_from_git(out)
 
 
 def _hosts(given: list[str] | None, certificate: Path) -> list[str]:

@@ -29,7 +29,7 @@ from edge_agent.source.frozen import FROZEN_S, ON_FROZEN
 from edge_agent.store import Store
 from edge_agent.terminal import View
 from edge_agent.watchers import Writer, watchers
-from shared import config, ending, logs
+from shared import config, ending, logs, zoo
 from shared.addresses import without_password
 from shared.bundle import Bundle
 from shared.checkup import command
@@ -63,7 +63,7 @@ def run(
         ),
     ] = None,
     broker: Annotated[str | None, typer.Option(help="mqtt[s]://[user@]host[:port] of the broker.")] = None,
-    bundle: Annotated[str | None, typer.Option(help="Take models from this directory, not from the broker.")] = None,
+    bundle: Annotated[str | None, typer.Option(help=f"Take models from here, not from the broker: {zoo.HELP}.")] = None,
     catalogue: Annotated[str | None, typer.Option(help="Which bundle of the catalogue; default: the first.")] = None,
     store: Annotated[str | None, typer.Option(help="Where models are kept across restarts.")] = None,
     device: Annotated[str | None, typer.Option(help="This device's name; default: the host's.")] = None,
@@ -133,7 +133,7 @@ def run(
 
     Example: edge-agent run camera:0 --broker mqtt://server.local --output answers.jsonl
 
-    Example: edge-agent run clip.mp4 --bundle models/zoo/cifar10 --levels frames,base
+    Example: edge-agent run clip.mp4 --bundle cifar10 --levels frames,base
     """
     flags = {name: value for name, value in locals().items() if name in Settings.__struct_fields__}
     try:
@@ -234,7 +234,7 @@ def _prepare(settings: Settings) -> tuple[Agent, Sink]:
     if not all(own.source for own in each):
         raise ValueError("no SOURCE; give one, as in: edge-agent run camera:0 --broker mqtt://server.local")
     if not settings.broker and not settings.bundle:
-        raise ValueError("nothing to answer with: give --broker mqtt://host, or --bundle DIRECTORY")
+        raise ValueError("nothing to answer with: give --broker mqtt://host, or --bundle (such as cifar10)")
     asks = "cloud" in settings.levels and settings.broker and settings.mode != "offline"
     if "base" not in settings.levels and not asks:
         raise ValueError("--levels leaves nothing that can answer: it takes base, or cloud, a --broker and not offline")
@@ -255,7 +255,7 @@ def _prepare(settings: Settings) -> tuple[Agent, Sink]:
         raise ValueError("results and Home Assistant need a broker: give --broker mqtt://host")
     if settings.home_assistant:
         introduction.check(settings.discovery_prefix, [settings.device, *(camera.name for camera in settings.camera)])
-    bundle = Bundle(Path(settings.bundle)) if settings.bundle else None
+    bundle = Bundle(zoo.find(settings.bundle)) if settings.bundle else None
     if bundle is not None and settings.base and settings.base not in bundle.manifest.models:
         raise ValueError(f"--base {settings.base}: the bundle has {', '.join(bundle.manifest.models)}")
     where: Address | None = None

@@ -16,7 +16,7 @@ from edge_agent.scoring import View, scorer
 from edge_agent.settings import Settings
 from edge_agent.source import SourceError, open_source
 from edge_agent.store import Store, StoreError
-from shared import checkup, config
+from shared import checkup, config, zoo
 from shared.bundle import Bundle, BundleError, Manifest, parse
 from shared.checkup import Finding
 from shared.engine import Session
@@ -63,7 +63,9 @@ def _examined(settings: Settings) -> Iterator[Finding]:
     if settings.broker:
         manifest = (yield from contact(settings, manifest)) or manifest
     elif not settings.bundle:
-        yield Finding("broker", "problem", "none, and no bundle: give --broker mqtt://host, or --bundle DIRECTORY")
+        yield Finding(
+            "broker", "problem", "none, and no bundle: give --broker mqtt://host, or --bundle (such as cifar10)"
+        )
     if store is not None:
         yield _room(settings, manifest, find)
     yield from _outputs(settings, "output", "summary", "misses")
@@ -92,7 +94,7 @@ def _kept(settings: Settings) -> Generator[Finding, None, tuple[Manifest | None,
     """What is on this device: the bundle's manifest or the one kept last, its models, and the store if there is one."""
     try:
         if settings.bundle:
-            bundle = Bundle(Path(settings.bundle))
+            bundle = Bundle(zoo.find(settings.bundle))
             if not vouched(settings, bundle.data, bundle.signature):
                 raise BundleError(f"{settings.bundle}: --trusted-key has not signed it")
             paths = {model.sha256: bundle.path(name) for name, model in bundle.manifest.models.items()}

@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from models.cifar10 import LABELS, DatasetError, Images, Split
+from shared import zoo
 
-DIRECTORY = Path(__file__).parent / "zoo" / "cifar10-sample"
+DIRECTORY = zoo.DIRECTORY / "cifar10-sample"
 MANIFEST = "sample.json"
 _SIDE = 32
 _COLUMNS = 10

@@ -1,7 +1,8 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and files that are for nobody else."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -22,6 +23,13 @@ def replace(source: Path, target: Path) -> None:
     source.replace(target)
     with suppress(OSError):  # some network file systems cannot flush a directory
         flush(target.parent)
+
+
+def keep_from_git(directory: Path) -> None:
+    """Have git ignore ``directory`` and all in it, so that no private key is committed. A ``.gitignore`` that is there
+    stays."""
+    with contextlib.suppress(FileExistsError), (directory / ".gitignore").open("x") as out:
+        out.write("*\n")
 
 
 def flush(path: Path) -> None:

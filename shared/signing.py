@@ -13,6 +13,7 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from shared import files
 from shared.refusal import Refusal
 
 PRIVATE, PUBLIC = "bundle.key", "bundle.pub"
@@ -65,8 +66,9 @@ class Signer:
 
 
 def generate(directory: Path) -> tuple[Path, Path]:
-    """Make a pair of keys in ``directory``: the private one, which only its owner can read, and the public one. Raises
-    ``SigningError`` rather than take the place of keys that are there, and ``OSError``."""
+    """Make a pair of keys in ``directory``: the private one, which only its owner can read, and the public one. Git
+    ignores a directory that was not there, or was empty. Raises ``SigningError`` rather than take the place of keys
+    that are there, and ``OSError``."""
     private, public = directory / PRIVATE, directory / PUBLIC
     directory.mkdir(parents=True, exist_ok=True)
     for path in (private, public):
@@ -74,6 +76,8 @@ def generate(directory: Path) -> tuple[Path, Path]:
             raise SigningError(
                 f"{path} is there already, and what it signed would be worth nothing; choose another --out"
             )
+    if not any(directory.iterdir()):
+        files.keep_from_git(directory)
     key = Ed25519PrivateKey.generate()
     secret = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()

@@ -11,7 +11,8 @@ import msgspec
 import typer
 from rich.console import Console
 
-from shared import ending
+from shared import ending, zoo
+from shared.extras import how_to_install
 from shared.refusal import Refusal
 from simulator import links
 from simulator.emulator import Counts, Emulator, run, serve
@@ -40,7 +41,7 @@ def live(
     seed: Annotated[int, typer.Option(min=0, help="Of the stream and of the link.")] = 0,
     stream: Annotated[str, typer.Option(help="camera, held, dwell, session or shuffled.")] = "camera",
     link_name: Annotated[str, typer.Option("--link", help="Link between device and broker, or a CSV file.")] = "wifi",
-    bundle: Annotated[Path, typer.Option(help="The bundle to deploy.")] = Path("models/zoo/cifar10"),
+    bundle: Annotated[Path, typer.Option(help=f"The bundle to deploy: {zoo.HELP}.")] = Path("cifar10"),
     out: Annotated[Path, typer.Option(help="Where demo.json and demo.png go.")] = Path("build"),
     slowdown: Annotated[float, typer.Option(min=1, max=1000, help="How much slower models run on the device.")] = 1.0,
     specialise: Annotated[
@@ -72,7 +73,7 @@ def live(
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     console = Console(width=None if sys.stdout.isatty() else _PLAIN_WIDTH, highlight=False, markup=False)
     try:
-        compare(Options(frames, fps, seed, streams.named(stream), link_name, bundle, out, slowdown), console)
+        compare(Options(frames, fps, seed, streams.named(stream), link_name, zoo.find(bundle), out, slowdown), console)
     except (links.UnknownLink, streams.UnknownStream, BundleError) as error:
         _end(2, str(error))
     except NoMatplotlib as error:
@@ -94,12 +95,14 @@ def _learn(scene: int, fps: float, seed: int, link_name: str, bundle: Path, out:
         from simulator.picture import NoMatplotlib
         from simulator.processes import Failed
     except ImportError as error:
-        _end(2, f"--specialise needs {error.name}; install it with: pip install 'cachenet[sim,build]'")
+        _end(2, f"--specialise needs {error.name}; {how_to_install('sim,build')}")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     console = Console(width=None if sys.stdout.isatty() else _PLAIN_WIDTH, highlight=False, markup=False)
     try:
         place = learning.scene(scene)
-        learning.learn(learning.Options(place, fps=fps, seed=seed, link=link_name, bundle=bundle, out=out), console)
+        learning.learn(
+            learning.Options(place, fps=fps, seed=seed, link=link_name, bundle=zoo.find(bundle), out=out), console
+        )
     except (ValueError, links.UnknownLink, BundleError) as error:
         _end(2, str(error))
     except NoMatplotlib as error:
@@ -147,7 +150,7 @@ def stream(
 
 @app.command()
 def compare(
-    bundle: Annotated[Path, typer.Option(help="The bundle whose models are compared.")] = Path("models/zoo/cifar10"),
+    bundle: Annotated[Path, typer.Option(help=f"The bundle whose models are compared: {zoo.HELP}.")] = Path("cifar10"),
     stream_name: Annotated[
         str,
         typer.Option("--stream", help="camera, held, dwell, session, shuffled, or the directory of a recorded one."),
@@ -195,7 +198,7 @@ def compare(
         from simulator import comparison, page, sweep
         from simulator.comparison import Setup
     except ImportError as error:
-        _end(2, f"comparing needs {error.name}; install it with: pip install 'cachenet[sim]'")
+        _end(2, f"comparing needs {error.name}; {how_to_install('sim')}")
     try:
         swept = sweep.parse(sweep_text) if sweep_text else None
         if stream_name not in NAMES and Path(stream_name).is_dir():
@@ -219,7 +222,7 @@ def compare(
         )
         comparison.check(setup)
         points = [swept.at(setup, value) for value in swept.values] if swept is not None else []
-        opened = Bundle(bundle)
+        opened = Bundle(zoo.find(bundle))
         comparison.check_bundle(setup, opened.manifest)
         split = _images(images)
         models = recorded.opened(opened)
@@ -251,7 +254,7 @@ def compare(
 def replay(
     log: Annotated[Path, typer.Argument(help="What 'edge-agent run --flight' has written.")],
     stream_dir: Annotated[Path, typer.Option("--stream", help="The stream that the device answered.")],
-    bundle: Annotated[Path, typer.Option(help="The bundle that it answered with.")] = Path("models/zoo/cifar10"),
+    bundle: Annotated[Path, typer.Option(help=f"The bundle that it answered with: {zoo.HELP}.")] = Path("cifar10"),
     as_json: Annotated[bool, typer.Option("--json", help="Print what was found as JSON.")] = False,
 ) -> None:
     """Make every decision of a device's run over a recorded stream again, from its log, and see that each is the same
@@ -270,7 +273,7 @@ def replay(
     try:
         with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
             task = progress.add_task("frames", total=None)
-            found = rerun(log, Bundle(bundle), stream_dir, lambda: progress.advance(task))
+            found = rerun(log, Bundle(zoo.find(bundle)), stream_dir, lambda: progress.advance(task))
     except (Refusal, BadPicture) as error:
         _end(2, str(error))
     except OSError as error:
@@ -294,7 +297,7 @@ def profile(
         Path | None, typer.Option("--server", help="Measure it as a server, too, and write that here.")
     ] = None,
     title: Annotated[str, typer.Option(help="What this machine is.")] = "",
-    bundle: Annotated[Path, typer.Option(help="The bundle to answer frames with.")] = Path("models/zoo/cifar10"),
+    bundle: Annotated[Path, typer.Option(help=f"The bundle to answer frames with: {zoo.HELP}.")] = Path("cifar10"),
 ) -> None:
     """Measure this machine at a camera's pace, so that policies can be compared as they would run on it. A minute; let
     nothing else run.
@@ -311,12 +314,12 @@ def profile(
         from shared.bundle import Bundle
         from simulator import machines, profiling
     except ImportError as error:
-        _end(2, f"profiling needs {error.name}; install it with: pip install 'cachenet[sim]'")
+        _end(2, f"profiling needs {error.name}; {how_to_install('sim')}")
     processors = len(os.sched_getaffinity(0))
     counts = sorted({1, min(4, processors), processors})
     named = title or f"{platform.node()}: {processors} processors, {platform.machine()}"
     try:
-        opened = Bundle(bundle)
+        opened = Bundle(zoo.find(bundle))
         with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
             task = progress.add_task("measuring", total=2 * len(counts) + 1 + (server_out is not None))
             found, off = profiling.device(named, opened, counts, lambda: progress.advance(task))

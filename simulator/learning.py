@@ -19,7 +19,7 @@ from edge_agent.report import Line
 from models import cifar10, full, recorded, replay, streams
 from models.cifar10 import Split
 from models.scenes import SCENES, UNSEEN
-from shared import stream
+from shared import stream, zoo
 from shared.bundle import Bundle
 from simulator import links
 from simulator.live import start_cloud, start_link
@@ -50,7 +50,7 @@ class Options:
     fps: float = 30.0
     seed: int = 0
     link: str = "wifi"
-    bundle: Path = Path("models/zoo/cifar10")
+    bundle: Path = zoo.DIRECTORY / "cifar10"
     out: Path = Path("build")
 
 

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from edge_agent.report import Line
 from models import cifar10, sample, streams
-from shared import protocol, stream
+from shared import protocol, stream, zoo
 from shared.bundle import Bundle
 from shared.link import Address, Link
 from shared.version import VERSION
@@ -51,7 +51,7 @@ class Options:
     seed: int = 0
     stream: streams.Name = "camera"
     link: str = "wifi"
-    bundle: Path = Path("models/zoo/cifar10")
+    bundle: Path = zoo.DIRECTORY / "cifar10"
     out: Path = Path("build")
     slowdown: float = 1.0
 

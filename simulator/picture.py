@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from edge_agent.drawing import COLOURS
 from edge_agent.report import Line
+from shared.extras import how_to_install
 from simulator.report import DEVICE, OURS, SERVER, Outcome, Setting
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def draw(path: Path, lines: Sequence[Line], outcomes: Mapping[str, Outcome], set
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError:
-        raise NoMatplotlib("the picture needs matplotlib; install it with: pip install 'cachenet[sim]'") from None
+        raise NoMatplotlib(f"the picture needs matplotlib; {how_to_install('sim')}") from None
     figure = Figure(figsize=(14, 9), dpi=100, facecolor="white")
     FigureCanvasAgg(figure)
     latency, strip, share = figure.subplots(
@@ -190,7 +191,7 @@ def learning(
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError:
-        raise NoMatplotlib("the picture needs matplotlib; install it with: pip install 'cachenet[sim]'") from None
+        raise NoMatplotlib(f"the picture needs matplotlib; {how_to_install('sim')}") from None
     figure = Figure(figsize=(12, 5.6), dpi=100, facecolor="white")
     FigureCanvasAgg(figure)
     axes = figure.subplots()

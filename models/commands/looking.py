@@ -14,6 +14,7 @@ from models.commands.options import (
     Data,
     Embedding,
     Every,
+    Existing,
     Full,
     Labels,
     Preprocessing,
@@ -28,22 +29,23 @@ from models.commands.options import (
     taught,
     understand,
 )
+from shared import zoo
 from shared.bundle import Bundle
 
 
 def show(
-    bundle: Annotated[Path, typer.Argument(help="Directory of the bundle.")],
+    bundle: Existing,
     trusted_key: Annotated[Path | None, typer.Option(help="Public key; refuse what it has not signed.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON on stdout.")] = False,
 ) -> None:
     """Check a bundle's digests and list its models.
 
-    Example: model-builder show models/zoo/cifar10
+    Example: model-builder show cifar10
     """
     with refusing(bundle):
         from shared.signing import Key
 
-        found = Bundle(bundle)
+        found = Bundle(zoo.find(bundle))
         if trusted_key is not None and not Key(trusted_key).vouches(found.data, found.signature):
             what = "another signature than" if found.signature else "no signature of"
             refuse(f"{bundle} has {what} {trusted_key}'s")
@@ -51,7 +53,7 @@ def show(
 
 
 def report(
-    bundle: Annotated[Path, typer.Argument(help="Directory of the bundle.")],
+    bundle: Existing,
     data: Annotated[
         Path | None,
         typer.Option(help="Frames that it was not made from. Default: the test images, for CIFAR-10's labels."),
@@ -69,7 +71,7 @@ def report(
 
     Agreement with the full model is reported always, and accuracy where the folders have the names of labels.
 
-    Example: model-builder report models/zoo/cifar10 --html report.html
+    Example: model-builder report cifar10 --html report.html
     """
     with refusing(page):
         import torch
@@ -81,7 +83,7 @@ def report(
         from shared import files
 
         torch.set_num_threads(threads)
-        found = Bundle(bundle)
+        found = Bundle(zoo.find(bundle))
         classifier = full_of(found)
         source = None if data is None else find(data, every)
         if source is None and found.manifest.labels != cifar10.LABELS:

@@ -13,6 +13,7 @@ from models.commands.options import (
     PROCESSORS,
     Data,
     Every,
+    Existing,
     HeldOut,
     Json,
     Key,
@@ -32,12 +33,12 @@ from models.commands.options import (
     show_skipped,
     taught,
 )
-from shared import ending
+from shared import ending, zoo
 from shared.bundle import Bundle
 
 
 def specialise(
-    bundle: Annotated[Path, typer.Argument(help="Directory of the bundle.")],
+    bundle: Existing,
     data: Data,
     held_out: Annotated[
         Path | None, typer.Option(help="Frames to prove with. Default: three tenths of --data.")
@@ -66,7 +67,7 @@ def specialise(
         if not prepare and (recent is None or out is None):
             refuse("give --recent and --out, or --prepare")
         torch.set_num_threads(threads)
-        found = Bundle(bundle)
+        found = Bundle(zoo.find(bundle))
         signer = Signer(key) if key is not None else None
         classifier = full_of(found)
         sources = [find(source, every) for source in (data, held_out) if source is not None]
@@ -84,7 +85,7 @@ def specialise(
 
 
 def add_size(
-    bundle: Annotated[Path, typer.Argument(help="Directory of the bundle.")],
+    bundle: Existing,
     share: Annotated[
         float, typer.Option(min=0.001, max=1.0, help="Its multiply-adds, as a share of the full model's.")
     ],
@@ -114,7 +115,7 @@ def add_size(
         from shared.signing import Signer
 
         torch.set_num_threads(threads)
-        found = Bundle(bundle)
+        found = Bundle(zoo.find(bundle))
         signer = Signer(key) if key is not None else None
         classifier = full_of(found)
         plan = replace(
@@ -131,7 +132,7 @@ def add_size(
 
 
 def layers(
-    bundle: Annotated[Path, typer.Argument(help="Directory of the bundle.")],
+    bundle: Existing,
     data: Data,
     out: Annotated[Path, typer.Option(help="Where the bundle goes, in the place of any before.")],
     held_out: HeldOut = None,
@@ -157,7 +158,7 @@ def layers(
         from shared.signing import Signer
 
         torch.set_num_threads(threads)
-        found = Bundle(bundle)
+        found = Bundle(zoo.find(bundle))
         signer = Signer(key) if key is not None else None
         classifier = full_of(found)
         sources = [find(source, every) for source in (data, held_out) if source is not None]
@@ -171,7 +172,7 @@ def layers(
 
 
 def prove(
-    bundle: Annotated[Path, typer.Argument(help="Directory of the bundle.")],
+    bundle: Existing,
     held_out: Annotated[Path, typer.Option(help="Frames that none of its models was trained on.")],
     out: Annotated[Path, typer.Option(help="Where the bundle goes, in the place of any before.")],
     scenes: Scenes = None,
@@ -185,7 +186,7 @@ def prove(
 ) -> None:
     """Prove the gates of a bundle anew, on frames of your own place; its models stay as they are.
 
-    Example: model-builder prove models/zoo/cifar10 --held-out frames/ --out build/here
+    Example: model-builder prove cifar10 --held-out frames/ --out build/here
     """
     with refusing(out):
         import torch
@@ -198,7 +199,7 @@ def prove(
 
         torch.set_num_threads(threads)
         signer = Signer(key) if key is not None else None
-        found = Bundle(bundle)
+        found = Bundle(zoo.find(bundle))
         classifier = full_of(found)
         plan = replace(QUICK if quick else Plan(""), scenes=scenes_of(scenes, classifier.labels))
         source = find(held_out, every)

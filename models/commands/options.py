@@ -13,8 +13,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from models import tables
-from shared import ending
+from shared import ending, zoo
 from shared.bundle import Bundle
+from shared.extras import how_to_install
 from shared.names import shown
 from shared.refusal import Refusal
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 stderr = Console(stderr=True)
 PROCESSORS = os.cpu_count() or 1
 Full = Annotated[Path, typer.Option(help="An image classifier, ONNX.")]
+Existing = Annotated[Path, typer.Argument(help=f"The bundle: {zoo.HELP}.")]
 Data = Annotated[Path, typer.Option(help="A video, or a directory of pictures, class directories and videos.")]
 Preprocessing = Annotated[
     str, typer.Option(help="How pictures are prepared: a preset's name, or JSON as in a bundle. Default: metadata.")
@@ -137,7 +139,7 @@ def refusing(*given: Path | None) -> Iterator[None]:
     except Refusal as error:
         refuse(str(error), error.code)
     except ImportError as error:
-        refuse(f"this needs {error.name}; install it with: pip install 'cachenet[build]'")
+        refuse(f"this needs {error.name}; {how_to_install('build')}")
     except OSError as error:
         refuse(f"{error.filename or ' or '.join(map(str, given))}: {error.strerror or error}")
 

@@ -155,7 +155,7 @@ def test_what_ffmpeg_writes_into_the_pipe_is_answered(bundle: Path, tmp_path: Pa
     for brightness in range(0, 200, 10):
         writer.write(np.full((480, 640, 3), brightness, np.uint8))
     writer.release()
-    (tmp_path / "bundle").symlink_to(bundle)
+    (tmp_path / "cifar10").symlink_to(bundle)
     paths = {"PATH": f"{sysconfig.get_path('scripts')}:{os.environ['PATH']}", "PYTHONPATH": str(Path.cwd())}
     said = subprocess.run(
         ["bash", "-c", f"set -o pipefail; {found[1].rstrip()} --json"],
