@@ -10,7 +10,11 @@ class Backoff:
     """Delays that double from ``first_s`` to ``longest_s`` seconds with each failure in a row."""
 
     def __init__(
-        self, first_s: float, longest_s: float, jitter: float = 0.2, uniform: Callable[[float, float], float] | None = None
+        self,
+        first_s: float,
+        longest_s: float,
+        jitter: float = 0.2,
+        uniform: Callable[[float, float], float] | None = None,
     ) -> None:
         """``jitter``: each delay is multiplied by a random factor in [1 - jitter, 1 + jitter], so that many clients do
         not come back at the same moment. ``uniform(a, b)``: a random number in [a, b]."""

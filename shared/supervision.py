@@ -93,13 +93,16 @@ class SupervisedThread:
 
     def _run(self) -> None:
         while not self.stopping.is_set():
-            try:
-                self._body()
-            except BaseException as error:  # a panic in Rust code and SystemExit are no ``Exception``
-                self._failed(error)
-            else:
-                self.fault = ""
-                self._backoff.reset()
+            self._call()
+
+    def _call(self) -> None:
+        try:
+            self._body()
+        except BaseException as error:  # a panic in Rust code and SystemExit are no ``Exception``
+            self._failed(error)
+        else:
+            self.fault = ""
+            self._backoff.reset()
 
     def _failed(self, error: BaseException) -> None:
         self.fault = traceback.format_exception_only(error)[-1].splitlines()[0][:300]
