@@ -22,6 +22,7 @@ from pathlib import Path
 from cloud_server.broker_probe import PROBE_S, PROBE_TIMEOUT_S, exchange
 from shared.backoff import Backoff
 from shared.link import Address
+from shared.protocol import MAX_PICTURE
 from shared.refusal import Refusal
 from shared.supervision import SupervisedThread
 
@@ -108,10 +109,11 @@ class EmbeddedBroker:
             raise BrokerError("embedded broker: it has been stopped")
         number, root = self._listener.fileno(), str(Path(__file__).parents[1])
         process = subprocess.Popen(
-            [sys.executable, "-c", _BOOTSTRAP, root, str(number)],
+            [sys.executable, "-c", _BOOTSTRAP, root, str(number), str(MAX_PICTURE + 65536)],
             stdin=subprocess.PIPE,  # the process ends when this pipe is closed
             stdout=subprocess.PIPE,
             pass_fds=[number],
+            env={**os.environ, "RUST_BACKTRACE": "0"},  # a client that makes rumqttd panic must not fill the log
         )
         self._process = process
         assert process.stdout is not None

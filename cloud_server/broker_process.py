@@ -17,7 +17,6 @@ import time
 from pathlib import Path
 
 from cloud_server.broker_front import Front
-from shared.protocol import MAX_PICTURE
 
 #: Connections that rumqttd takes; the relay takes fewer, for one too many would leave rumqttd with a broken state.
 _RUMQTTD_CONNECTIONS = 1000
@@ -54,7 +53,8 @@ dynamic_filters = true
 
 
 def main() -> None:
-    """Relay from the listening socket whose descriptor is the first argument. Writes a line to standard output as soon
+    """Relay from the listening socket whose descriptor is the first argument; the second is the size of the largest
+    packet, bytes. Writes a line to standard output as soon
     as connections are answered; standard input is a pipe from the process that this one ends with."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr)
     # rumqttd puts every message that it routes into a span of level ERROR.
@@ -65,7 +65,7 @@ def main() -> None:
     inner = "127.0.0.1", _free_port()
     with tempfile.TemporaryDirectory() as directory:
         file = Path(directory) / "broker.toml"
-        text = _CONFIG.format(connections=_RUMQTTD_CONNECTIONS, port=inner[1], payload=MAX_PICTURE + 65536)
+        text = _CONFIG.format(connections=_RUMQTTD_CONNECTIONS, port=inner[1], payload=int(sys.argv[2]))
         file.write_text(text, "utf-8")
         threading.Thread(target=_run_rumqttd, args=(file,), name="rumqttd", daemon=True).start()
         _wait_for(inner)
