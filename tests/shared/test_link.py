@@ -224,14 +224,14 @@ def closing_broker(_directory: Path) -> Iterator[str]:
 
 
 @pytest.mark.parametrize(
-    ("start", "brokers_say"), [(mosquitto_broker, True), (embedded_broker, True), (closing_broker, False)]
+    ("start", "verb"), [(mosquitto_broker, ""), (embedded_broker, "is"), (closing_broker, "seems to be")]
 )
 def test_each_of_two_links_of_one_name_is_told_once_and_backs_off(
-    start: Any, brokers_say: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    start: Any, verb: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """Whether the broker gives the reason or not; mosquitto does in some versions."""
     accepted: list[str] = []
-    verb = "is" if brokers_say else "seems to be"
-    text = f"another device called cam {verb} connected to this broker"
+    text = f"another device called cam {verb}"
     with start(tmp_path) as url:
         twins = [
             Link(address(url), "cachenet-cam", [], lambda _: None, lambda name=name: accepted.append(name))  # type: ignore[misc]
