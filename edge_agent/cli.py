@@ -62,7 +62,9 @@ def run(
     bundle: Annotated[str | None, typer.Option(help="Take models from this directory, not from the broker.")] = None,
     catalogue: Annotated[str | None, typer.Option(help="Which bundle of the catalogue; default: the first.")] = None,
     store: Annotated[str | None, typer.Option(help="Where models are kept across restarts.")] = None,
-    device: Annotated[str | None, typer.Option(help="This device's name; default: the host's.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="This device's name; default: the broker URL's user, or the host's name.")
+    ] = None,
     password_file: Annotated[str | None, typer.Option(help="File with the broker's password.")] = None,
     ca: Annotated[str | None, typer.Option(help="CA certificate of the broker, for mqtts.")] = None,
     trusted_key: Annotated[str | None, typer.Option(help="Public key; take no model that it has not signed.")] = None,
@@ -171,7 +173,9 @@ def run(
 @app.command()
 def forget(
     broker: Annotated[str, typer.Option(help="mqtt[s]://[user@]host[:port] of the broker.")],
-    device: Annotated[str | None, typer.Option(help="Which device; default: the host's name.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Which device; default: the broker URL's user, or the host's name.")
+    ] = None,
     password_file: Annotated[str, typer.Option(help="File with the broker's password.")] = "",
     ca: Annotated[str | None, typer.Option(help="CA certificate of the broker, for mqtts.")] = None,
     discovery_prefix: Annotated[str, typer.Option(help="Home Assistant's discovery prefix.")] = "homeassistant",
@@ -181,7 +185,7 @@ def forget(
     Example: edge-agent forget --broker mqtt://server.local --device porch-pi
     """
     logging.basicConfig(level=logging.ERROR, format="%(levelname)s %(message)s", stream=sys.stderr)
-    name = device or checks.default_device()
+    name = device or checks.default_device(broker)
     try:
         introduction.check(discovery_prefix)
         where = address(broker, password(password_file), Path(ca) if ca else None)

@@ -123,8 +123,6 @@ class Health:
             elif now - since > STILL_S:
                 trouble = camera.source.trouble or "is the camera there?"
                 ill.append(f"{whose}no frame for {now - since:.0f} s; {trouble}")
-        if self._agent.link is not None and self._agent.link.conflict:
-            ill.append(self._agent.link.conflict)
         return "; ".join(ill)
 
 

@@ -139,8 +139,7 @@ class Link:
         """``subscriptions`` are (topic, QoS), renewed at every connection; ``on_message`` runs on the link's thread
         and what it raises is logged, never fatal. ``will`` is published, retained, when the connection breaks."""
         self.connected = threading.Event()
-        #: Why the last attempt failed, for a person; empty while all is well.
-        self.trouble = NOT_YET
+        self._trouble = NOT_YET
         #: Whether the broker has taken the present connection.
         self._answered = False
         self._address = address
@@ -187,9 +186,9 @@ class Link:
     def settle(self, seconds: float) -> str:
         """Wait for the end of the first attempt to connect; why it failed, empty if it did not."""
         end = time.monotonic() + seconds
-        while not self.connected.wait(0.02) and self.trouble == NOT_YET and time.monotonic() < end:
+        while not self.connected.wait(0.02) and self._trouble == NOT_YET and time.monotonic() < end:
             pass
-        return self.trouble
+        return self._trouble
 
     def stop(self, farewell: tuple[str, bytes] | None = None) -> None:
         """Say ``farewell`` (topic, retained payload) if connected, disconnect and end the thread; 1.5 s at most, even
@@ -204,9 +203,15 @@ class Link:
         self.connected.clear()
 
     @property
+    def trouble(self) -> str:
+        """Why the last attempt failed, or that another client with this id is connected to the broker, for a person;
+        empty while all is well."""
+        return self.conflict or self._trouble
+
+    @property
     def conflict(self) -> str:
-        """That another client with this id is connected to the broker, for a person; empty if there is none. Neither
-        works reliably then, even while this one is connected."""
+        """That another client with this id is connected to the broker; empty if there is none. Neither works reliably
+        then, even while this one is connected."""
         if self._conflict and not self._takeovers.conflict:
             self._conflict = ""
         return self._conflict
@@ -259,7 +264,7 @@ class Link:
         if reason.is_failure:
             self._say(diagnosis.refused(self._address, reason.value, str(reason)))
             return
-        self.trouble = ""
+        self._trouble = ""
         self._answered = True
         self._takeovers.accepted()
         if self._subscriptions:
@@ -285,18 +290,18 @@ class Link:
                 conflict = self._conflict or diagnosis.conflict(self._client_id, taken_over)
                 if not self._conflict:
                     log.warning(conflict)
-                self._conflict = self.trouble = conflict
+                self._conflict = self._trouble = conflict
             else:
                 why = diagnosis.lost(reason.value, str(reason)) if self._answered else diagnosis.hung_up(self._address)
-                self._say(f"{why}; trying again" if self.trouble in ("", NOT_YET) else self.trouble)
+                self._say(f"{why}; trying again" if self._trouble in ("", NOT_YET) else self._trouble)
         client.reconnect_delay_set(*(self._retry_s if delay is None else (delay, delay)))
         self._answered = False
         self.connected.clear()  # last: whoever sees that it is not connected can be told why
 
     def _say(self, trouble: str) -> None:
-        if trouble != self.trouble:
+        if trouble != self._trouble:
             log.warning(trouble)
-        self.trouble = trouble
+        self._trouble = trouble
 
     def _received(self, _client: mqtt.Client, _data: object, message: mqtt.MQTTMessage) -> None:
         extra = message.properties
