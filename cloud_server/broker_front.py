@@ -79,8 +79,11 @@ class _Connection:
 class Front:
     """Relays connections from ``listener`` to the broker at ``inner``."""
 
-    def __init__(self, listener: socket.socket, inner: tuple[str, int], max_connections: int) -> None:
-        self._listener, self._inner, self._max = listener, inner, max_connections
+    def __init__(
+        self, listener: socket.socket, inner: tuple[str, int], max_connections: int, trusted_id: str = ""
+    ) -> None:
+        """``trusted_id``: of a client that behaves, whose id reaches the broker as it is."""
+        self._listener, self._inner, self._max, self._trusted_id = listener, inner, max_connections, trusted_id
         self._poll = select.epoll()
         self._sides: dict[int, _Side] = {}
         self._names: dict[str, _Connection] = {}
@@ -254,7 +257,7 @@ class Front:
         self._greeting -= 1
         self._serial += 1
         # What rumqttd keeps under a client id may be broken: none comes twice. It makes up one for those without.
-        connection.greeting[:0] = connect.renamed(f"{name}~{self._serial}" if name else "")
+        connection.greeting[:0] = connect.renamed(name if name in ("", self._trusted_id) else f"{name}~{self._serial}")
         former = self._names.get(name)
         if name:
             self._names[name] = connection

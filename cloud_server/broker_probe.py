@@ -14,16 +14,19 @@ from shared.link import Address, Link
 
 #: Time between two probes of a broker, and how long one may take, seconds.
 PROBE_S, PROBE_TIMEOUT_S = 3.0, 3.0
-#: Whatever is subscribed to keeps memory in the embedded broker, so that all probes use one topic.
+# rumqttd keeps 8 MB of messages of each topic that was ever subscribed to, each with the 10 kB that its connection had
+# for reading: one topic for all probes, and messages so large that the 8 MB are few of them, bound that.
 _TOPIC = "cachenet/probe"
+_PAYLOAD_BYTES = 1 << 16
 _STEP_S = 0.1
 
 
-def exchange(where: Address, timeout_s: float) -> str:
+def exchange(where: Address, timeout_s: float, client_id: str = "") -> str:
     """Connect anew, subscribe, publish and receive one's own message, on a broker without users. What failed; empty if
-    all was done within ``timeout_s`` seconds."""
+    all was done within ``timeout_s`` seconds. ``client_id``: a random one unless given."""
     deadline = time.monotonic() + timeout_s
-    payload = secrets.token_bytes(8)
+    token = secrets.token_bytes(8)
+    payload = token.ljust(_PAYLOAD_BYTES, b"\0")
     stage = "accepts no connection"
     done = False
 
@@ -42,7 +45,7 @@ def exchange(where: Address, timeout_s: float) -> str:
         nonlocal done
         done = done or message.payload == payload
 
-    client = mqtt.Client(CallbackAPIVersion.VERSION2, f"probe-{payload.hex()}", protocol=mqtt.MQTTv5)
+    client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id or f"probe-{token.hex()}", protocol=mqtt.MQTTv5)
     client.connect_timeout = timeout_s
     client.on_connect, client.on_subscribe, client.on_message = connected, subscribed, received
     try:

@@ -53,9 +53,9 @@ dynamic_filters = true
 
 
 def main() -> None:
-    """Relay from the listening socket whose descriptor is the first argument; the second is the size of the largest
-    packet, bytes. Writes a line to standard output as soon
-    as connections are answered; standard input is a pipe from the process that this one ends with."""
+    """Relay until the parent ends. Arguments: descriptor of the listening socket; size of the largest packet, bytes;
+    client id of the parent's probe. Standard input is a pipe from the parent. The line ``ready`` on standard output
+    says that connections are answered."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr)
     # rumqttd puts every message that it routes into a span of level ERROR.
     logging.getLogger("rumqttd").setLevel(logging.CRITICAL)
@@ -69,7 +69,8 @@ def main() -> None:
         file.write_text(text, "utf-8")
         threading.Thread(target=_run_rumqttd, args=(file,), name="rumqttd", daemon=True).start()
         _wait_for(inner)
-    front = Front(listener, inner, min(_CONNECTIONS, (_descriptors() - _OTHER_DESCRIPTORS) // _DESCRIPTORS))
+    most = min(_CONNECTIONS, (_descriptors() - _OTHER_DESCRIPTORS) // _DESCRIPTORS)
+    front = Front(listener, inner, most, trusted_id=sys.argv[3])
     os.write(1, b"ready\n")
     os.dup2(2, 1)
     front.run()

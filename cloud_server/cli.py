@@ -113,7 +113,7 @@ def run(
                 if specialiser is not None:
                     specialiser.saw(job.device, job.picture, logits, job.request.recent)
 
-            server = Server(served, full, where, settings.queue, settings.max_batch, saw)
+            server = Server(served, full, where, settings.queue, settings.max_batch, saw, probes_broker=own is None)
             if means is not None:
                 specialiser = Specialiser(given, served, means, server.update)
                 stack.callback(specialiser.stop)

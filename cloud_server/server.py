@@ -38,19 +38,22 @@ class Server:
         queue: int,
         max_batch: int,
         saw: Callable[[Job, Logits], None] = lambda _job, _logits: None,
+        probes_broker: bool = True,
     ) -> None:
-        """``saw``: hears, on the worker's thread, what the full model said of each picture. Raises ``LinkError`` for
-        credentials that cannot be used."""
+        """``saw``: hears, on the worker's thread, what the full model said of each picture. ``probes_broker``: whether
+        ``ill`` says that the broker answers nothing. Raises ``LinkError`` for credentials that cannot be used."""
         self.counters = Counters()
         self._bundle, self._full = bundle, full
         self._blobs = Blobs(bundle)
         self._worker = Worker(full, bundle.manifest, queue, full.batch or max_batch, self._reply, self._ran, saw)
         name = f"cloud-{secrets.token_hex(4)}"
         self._probe = RoundTripProbe(protocol.topic(name, "answer"))
+        self._probes_broker = probes_broker
+        probed = (self._probe.topic,) if probes_broker else ()
         self._link = Link(
             broker,
             name,
-            [*((topic, 1) for topic in protocol.SERVER_TOPICS), (self._probe.topic, 1)],
+            [(topic, 1) for topic in (*protocol.SERVER_TOPICS, *probed)],
             self._receive,
             self._announce,
         )
@@ -60,7 +63,8 @@ class Server:
         """Begin to serve, as soon as there is a broker and whenever there is one again."""
         self._worker.start()
         self._link.start()
-        self._prober.start()
+        if self._probes_broker:
+            self._prober.start()
 
     def update(self, bundle: Bundle) -> None:
         """Serve this bundle from now on: the same full model and, it may be, other submodels. From any thread."""
