@@ -71,14 +71,14 @@ def provision(
         ca = authority.Authority(out)
         if ca.vouch(certificate, out / "broker/broker.key", hosts):
             typer.echo(f"the broker's certificate is for {', '.join(hosts)}; a running broker takes it with SIGHUP")
-        _give_to_broker(out)
+        give_to_broker(out)
         users = out / "broker/dynamic-security.json"
         passwords = {user: secrets.token_urlsafe(24) for user in new}
         if not users.exists():
             passwords |= {user: secrets.token_urlsafe(24) for user in (dynsec.ADMIN, dynsec.SERVER)}
             authority.write_secret(out / "admin.password", passwords[dynsec.ADMIN].encode() + b"\n")
             authority.write_secret(users, dynsec.initial(passwords))
-            _give_to_broker(out)
+            give_to_broker(out)
         elif new or gone:
             admin = (out / "admin.password").read_text("ascii").strip()
             where = address(f"mqtts://{dynsec.ADMIN.name}@{broker}", admin, ca.certificate)
@@ -101,7 +101,7 @@ def provision(
         _refuse(f"{error.filename}: {error.strerror}")
 
 
-def _give_to_broker(out: Path) -> None:
+def give_to_broker(out: Path) -> None:
     """Let the broker read its files. A mosquitto that root starts goes on as the user ``mosquitto``, and reads as that
     its files and, at SIGHUP, its configuration."""
     if os.geteuid() != 0:
