@@ -292,7 +292,8 @@ class Link:
                     log.warning(conflict)
                 self._conflict = self._trouble = conflict
             else:
-                why = diagnosis.lost(reason.value, str(reason)) if self._answered else diagnosis.hung_up(self._address)
+                known = self._answered or taken_over
+                why = diagnosis.lost(reason.value, str(reason)) if known else diagnosis.hung_up(self._address)
                 self._say(f"{why}; trying again" if self._trouble in ("", NOT_YET) else self._trouble)
         client.reconnect_delay_set(*(self._retry_s if delay is None else (delay, delay)))
         self._answered = False
