@@ -7,10 +7,10 @@ import logging
 import os
 import signal
 import sys
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from typing import Annotated, NoReturn
 
 import msgspec
@@ -37,9 +37,6 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=N
 log = logging.getLogger(__name__)
 
 app.command()(provision)
-
-#: How often the embedded broker is looked at, seconds.
-_LOOK_S = 0.5
 
 
 @app.callback()
@@ -117,16 +114,20 @@ def run(
                 if specialiser is not None:
                     specialiser.saw(job.device, job.picture, logits, job.request.recent)
 
-            server = Server(served, full, where, settings.queue, settings.max_batch, saw)
+            server = Server(served, full, where, settings.queue, settings.max_batch, saw, probes_broker=own is None)
             if means is not None:
                 specialiser = Specialiser(given, served, means, server.update)
                 stack.callback(specialiser.stop)
+
+            def ill() -> str:
+                return (own.trouble if own is not None else "") or server.ill()
+
             if looked_at is not None:
                 from cloud_server.metrics import Figures  # costs a start 30 ms that most do not want
                 from shared import endpoint
 
                 try:
-                    stack.enter_context(endpoint.serve(Figures(server), server.ill, *looked_at))
+                    stack.enter_context(endpoint.serve(Figures(server, own), ill, *looked_at))
                 except OSError as error:
                     raise config.ConfigError(f"--metrics {settings.metrics}: {error.strerror or error}") from None
         except Refusal as error:
@@ -137,7 +138,7 @@ def run(
             specialiser.start()
         manifest = served.manifest
         log.info("serving %s (%s on %s) to %s:%d", manifest.name, full.name, full.provider, where.host, where.port)
-        _wait(stopped, own)
+        stopped.get()
         ended = server.stop()
     counts = server.counters.read()
     typer.echo(json.dumps(msgspec.to_builtins(counts)) if as_json else counts.line())
@@ -163,7 +164,7 @@ def broker(
         own.start()
     except BrokerError as error:
         _refuse(str(error))
-    _wait(_on_signals(), own)
+    _on_signals().get()
     own.stop()
 
 
@@ -207,18 +208,8 @@ def _on_signals() -> SimpleQueue[int]:
     return stopped
 
 
-def _wait(stopped: SimpleQueue[int], own: EmbeddedBroker | None) -> None:
-    while True:
-        with suppress(Empty):
-            stopped.get(timeout=_LOOK_S)
-            return
-        if own is not None:
-            own.tend()
-
-
 def _log_to_stderr() -> None:
     logs.to_stderr(logging.INFO)
-    logging.getLogger("iotcore").setLevel(logging.WARNING)
 
 
 def _refuse(why: str) -> NoReturn:

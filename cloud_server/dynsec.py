@@ -95,6 +95,18 @@ def initial(passwords: dict[User, str]) -> bytes:
     return json.dumps(said, indent=1).encode() + b"\n"
 
 
+def users(file: bytes) -> list[User]:
+    """Who is in the plugin's file, the broker's own or that of ``initial``; empty for a file that cannot be read."""
+    try:
+        clients = json.loads(file)["clients"]
+        roles = {each["username"]: [role["rolename"] for role in each["roles"]] for each in clients}
+    except (ValueError, KeyError, TypeError):
+        return []
+    every: tuple[Kind, ...] = ("admin", "server", "device", "viewer")
+    found = [User(name, kind) for name in roles for kind in every]
+    return [user for user in found if user.role in roles[user.name]]
+
+
 def _hashed(password: str) -> _Json:
     salt = secrets.token_bytes(12)
     digest = hashlib.pbkdf2_hmac("sha512", password.encode(), salt, _ITERATIONS)

@@ -7,15 +7,18 @@ from collections.abc import Iterator
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from cloud_server.broker import EmbeddedBroker
 from cloud_server.server import Server
 from shared.engine import resident_bytes
+from shared.supervision import failures
 
 
 class Figures(Collector):
     """Reads a running server."""
 
-    def __init__(self, server: Server) -> None:
-        self._server = server
+    def __init__(self, server: Server, broker: EmbeddedBroker | None = None) -> None:
+        """``broker``: the embedded broker, if there is one."""
+        self._server, self._broker = server, broker
 
     def collect(self) -> Iterator[Metric]:
         counts = self._server.counters.read()
@@ -35,4 +38,10 @@ class Figures(Collector):
         yield traffic
         yield GaugeMetricFamily("cachenet_server_waiting", "Questions in the queue.", self._server.waiting)
         yield GaugeMetricFamily("cachenet_server_connected", "Whether there is a broker.", self._server.connected)
+        restarts = 0 if self._broker is None else self._broker.restarts
+        yield CounterMetricFamily("cachenet_server_broker_restarts", "Restarts of the embedded broker.", restarts)
+        failed = CounterMetricFamily("cachenet_server_thread_failures", "Exceptions by thread.", labels=["thread"])
+        for name, count in failures().items():
+            failed.add_metric([name], count)
+        yield failed
         yield GaugeMetricFamily("cachenet_server_resident_bytes", "Resident set size.", resident_bytes())

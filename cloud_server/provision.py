@@ -11,9 +11,12 @@
 from __future__ import annotations
 
 import json
+import os
+import pwd
 import secrets
 import shutil
 import socket
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -29,6 +32,10 @@ PLACE = "/etc/cachenet"
 #: What the broker's certificate is for beside the names that it is given: itself, and Compose's name for it.
 _ALWAYS = ("broker", "localhost", "127.0.0.1")
 _PORT = 8883
+_PARTIAL = ".part"
+#: Users that may be removed, and how many of them a message names.
+_REMOVABLE: tuple[dynsec.Kind, ...] = ("device", "viewer")
+_SHOWN = 5
 _SETTINGS: dict[dynsec.Kind, str] = {"server": "server.toml", "device": "agent.toml"}
 
 
@@ -58,7 +65,7 @@ def provision(
     """
     try:
         new = _wanted([*_users(devices, "device"), *_users(viewer, "viewer")], out)
-        gone = [user for kind in ("device", "viewer") for user in _users(remove, kind) if _place(user, out).exists()]
+        gone = _unwanted(remove, out)
         out.mkdir(mode=0o700, parents=True, exist_ok=True)
         _keep_from_git(out)
         (out / "broker").mkdir(mode=0o700, exist_ok=True)
@@ -67,12 +74,14 @@ def provision(
         ca = authority.Authority(out)
         if ca.vouch(certificate, out / "broker/broker.key", hosts):
             typer.echo(f"the broker's certificate is for {', '.join(hosts)}; a running broker takes it with SIGHUP")
+        give_to_broker(out)
         users = out / "broker/dynamic-security.json"
         passwords = {user: secrets.token_urlsafe(24) for user in new}
         if not users.exists():
             passwords |= {user: secrets.token_urlsafe(24) for user in (dynsec.ADMIN, dynsec.SERVER)}
             authority.write_secret(out / "admin.password", passwords[dynsec.ADMIN].encode() + b"\n")
             authority.write_secret(users, dynsec.initial(passwords))
+            give_to_broker(out)
         elif new or gone:
             admin = (out / "admin.password").read_text("ascii").strip()
             where = address(f"mqtts://{dynsec.ADMIN.name}@{broker}", admin, ca.certificate)
@@ -82,7 +91,8 @@ def provision(
                 for user in gone:
                     control.remove(user)
         for user in gone:
-            shutil.rmtree(_place(user, out))
+            if _place(user, out).exists():
+                shutil.rmtree(_place(user, out))
         # Last: a kit that is there means that the broker knows its user.
         for user, password in passwords.items():
             if user != dynsec.ADMIN:
@@ -92,6 +102,24 @@ def provision(
         _refuse(str(error))
     except OSError as error:
         _refuse(f"{error.filename}: {error.strerror}")
+
+
+def give_to_broker(out: Path) -> None:
+    """Let the broker read its files. A mosquitto that root starts goes on as the user ``mosquitto``, and reads as that
+    its files and, at SIGHUP, its configuration."""
+    if os.geteuid() != 0:
+        return
+    try:
+        owner = pwd.getpwnam("mosquitto")
+    except KeyError:  # mosquitto is not installed here
+        return
+    place = out / "broker"
+    if place.stat().st_uid not in (0, owner.pw_uid):  # it belongs to the containers' user
+        return
+    out.chmod(0o711)  # to be passed through, not listed; what is secret in it has a mode of its own
+    for path in (place, *(place / name for name in ("broker.crt", "broker.key", "dynamic-security.json"))):
+        if path.exists():
+            os.chown(path, owner.pw_uid, owner.pw_gid, follow_symlinks=False)
 
 
 def _users(names: list[str] | None, kind: dynsec.Kind) -> list[dynsec.User]:
@@ -105,6 +133,37 @@ def _wanted(users: list[dynsec.User], out: Path) -> list[dynsec.User]:
         if user.name in ("admin", "server") or any(other in users or _place(other, out).exists() for other in others):
             raise Malformed(f"{user.name!r} is the name of another user; choose another")
     return [user for user in dict.fromkeys(users) if not _place(user, out).exists()]
+
+
+def _unwanted(names: list[str] | None, out: Path) -> list[dynsec.User]:
+    """The users of these names. Raises ``Malformed`` for a name that no user has."""
+    known = _known(out)
+    for name in names or []:
+        check_device(name)
+        if not any(user.name == name for user in known):
+            raise Malformed(f"--remove {name}: no such device or viewer; {_named(known, out)}")
+    return [user for user in known if user.name in (names or [])]
+
+
+def _known(out: Path) -> list[dynsec.User]:
+    """Devices and viewers that have a kit or that the broker has as users."""
+    found = [
+        dynsec.User(place.name, kind)
+        for kind in _REMOVABLE
+        for place in sorted((out / f"{kind}s").glob("*/"))
+        if not place.name.endswith(_PARTIAL)
+    ]
+    with suppress(OSError):  # the broker's own file; it may be run by another user
+        found += dynsec.users((out / "broker/dynamic-security.json").read_bytes())
+    return [user for user in dict.fromkeys(found) if user.kind in _REMOVABLE]
+
+
+def _named(users: list[dynsec.User], out: Path) -> str:
+    if not users:
+        return f"there are none in {out}"
+    names = sorted(user.name for user in users)
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f"known are {', '.join(names[:_SHOWN])}{more}"
 
 
 def _place(user: dynsec.User, out: Path) -> Path:
@@ -127,7 +186,7 @@ def _hosts(given: list[str] | None, certificate: Path) -> list[str]:
 
 def _kit(directory: Path, user: dynsec.User, password: str, host: str, ca: Path, trusted_key: Path | None) -> None:
     """All that ``user`` needs to connect, under names that its settings say."""
-    partial = directory.with_name(directory.name + ".part")
+    partial = directory.with_name(directory.name + _PARTIAL)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(mode=0o700, parents=True)
     bare = f"[{host}]" if ":" in host else host

@@ -15,6 +15,7 @@ import numpy as np
 
 from cloud_server.refresh import Row, Terms, Window, refresh
 from shared.layered import Correction, Layered, Passed, Seen
+from shared.supervision import SupervisedThread
 
 log = logging.getLogger(__name__)
 
@@ -33,15 +34,13 @@ class Refresher:
         self._window = Window(random.Random().random)
         self._done = 0
         self._lock = threading.Lock()
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._work, name="refresher", daemon=True)
+        self._thread = SupervisedThread("refresher", self._work, give_up=_give_up)
 
     def start(self) -> None:
         self._thread.start()
 
     def stop(self) -> None:
-        self._stopped.set()
-        self._thread.join(_LOOK_S)
+        self._thread.stop(_LOOK_S)
 
     def hear(self, passed: Passed) -> None:
         """A request has been answered."""
@@ -73,12 +72,11 @@ class Refresher:
             return self._window.rows()
 
     def _work(self) -> None:
-        while not self._stopped.wait(_LOOK_S):
-            if self.due():
-                found = self._learn(*self.snapshot())
-                if found:
-                    self._layers.correct(found)
-                    log.info("%d of %d caches between layers corrected", len(found), len(self._layers.caches))
+        if not self._thread.stopping.wait(_LOOK_S) and self.due():
+            found = self._learn(*self.snapshot())
+            if found:
+                self._layers.correct(found)
+                log.info("%d of %d caches between layers corrected", len(found), len(self._layers.caches))
 
     def _learn(self, recent: list[Row], ever: list[Row]) -> dict[int, Correction]:
         """What is learned, in a process of its own, which ends with this one; nothing if it fails."""
@@ -89,7 +87,7 @@ class Refresher:
             process.start()
             there.close()
             while not here.poll(_LOOK_S):
-                if self._stopped.is_set():
+                if self._thread.stopping.is_set():
                     return {}
             found: dict[int, Correction] = here.recv()
             return found
@@ -107,3 +105,8 @@ def _refresh(out: Connection, recent: list[Row], ever: list[Row], terms: dict[in
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.nice(19)
     out.send(refresh(recent, ever, terms))
+
+
+def _give_up(why: str) -> None:
+    """The server answers without this thread, so that the process goes on."""
+    log.error("%s; the caches between layers are no longer refreshed until the server is started again", why)

@@ -8,6 +8,7 @@ import secrets
 from collections.abc import Callable
 
 from cloud_server.blobs import Blobs
+from cloud_server.broker_probe import PROBE_S, RoundTripProbe
 from cloud_server.counters import Counters
 from cloud_server.full import FullModel
 from cloud_server.worker import Job, Worker
@@ -16,6 +17,7 @@ from shared.bundle import Bundle
 from shared.engine import Logits
 from shared.link import Address, Link, Message
 from shared.protocol import Malformed, Refusal
+from shared.supervision import SupervisedThread
 
 log = logging.getLogger(__name__)
 
@@ -36,25 +38,33 @@ class Server:
         queue: int,
         max_batch: int,
         saw: Callable[[Job, Logits], None] = lambda _job, _logits: None,
+        probes_broker: bool = True,
     ) -> None:
-        """``saw``: hears, on the worker's thread, what the full model said of each picture. Raises ``LinkError`` for
-        credentials that cannot be used."""
+        """``saw``: hears, on the worker's thread, what the full model said of each picture. ``probes_broker``: whether
+        ``ill`` says that the broker answers nothing. Raises ``LinkError`` for credentials that cannot be used."""
         self.counters = Counters()
         self._bundle, self._full = bundle, full
         self._blobs = Blobs(bundle)
         self._worker = Worker(full, bundle.manifest, queue, full.batch or max_batch, self._reply, self._ran, saw)
+        name = f"cloud-{secrets.token_hex(4)}"
+        self._probe = RoundTripProbe(protocol.topic(name, "answer"))
+        self._probes_broker = probes_broker
+        probed = (self._probe.topic,) if probes_broker else ()
         self._link = Link(
             broker,
-            f"cloud-{secrets.token_hex(4)}",
-            [(topic, 1) for topic in protocol.SERVER_TOPICS],
+            name,
+            [(topic, 1) for topic in (*protocol.SERVER_TOPICS, *probed)],
             self._receive,
             self._announce,
         )
+        self._prober = SupervisedThread("broker-round-trip", self._ask_broker)
 
     def start(self) -> None:
         """Begin to serve, as soon as there is a broker and whenever there is one again."""
         self._worker.start()
         self._link.start()
+        if self._probes_broker:
+            self._prober.start()
 
     def update(self, bundle: Bundle) -> None:
         """Serve this bundle from now on: the same full model and, it may be, other submodels. From any thread."""
@@ -64,6 +74,7 @@ class Server:
 
     def stop(self) -> bool:
         """End within two seconds. False if a batch is still running: the model cannot be interrupted."""
+        self._prober.stopping.set()
         ended = self._worker.stop(_PATIENCE_S)
         self._link.stop()
         return ended
@@ -82,9 +93,18 @@ class Server:
         """Why nobody is answered; empty while all is well."""
         if not self._worker.alive:
             return "the full model's thread has ended; start the server again"
-        return "" if self.connected else self._link.trouble
+        if fault := self._worker.fault or self._prober.fault:
+            return f"a thread of the server fails ({fault}); see the server's log"
+        return self._probe.trouble if self.connected else self._link.trouble
+
+    def _ask_broker(self) -> None:
+        if not self._prober.stopping.wait(PROBE_S):
+            was, trouble = self._probe.trouble, self._probe.run(self._link)
+            if trouble and not was:
+                log.error(trouble)
 
     def _announce(self) -> None:
+        self._probe.connected()
         topic = protocol.catalogue(self._bundle.manifest.name)
         signature = protocol.signed(self._bundle.signature)
         self._link.publish(topic, self._bundle.data, qos=1, retain=True, properties=signature)
@@ -92,6 +112,9 @@ class Server:
     # From here to _refuse all runs on the link's thread, where nothing may take long: parse, queue, read a piece.
 
     def _receive(self, message: Message) -> None:
+        if message.topic == self._probe.topic:
+            self._probe.receive(message.payload)
+            return
         with self.counters.change() as counts:
             counts.bytes_in += len(message.payload)
         try:

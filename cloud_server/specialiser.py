@@ -25,6 +25,7 @@ from shared.bundle import Bundle, BundleError
 from shared.engine import Logits
 from shared.image import BadPicture, Input, crop
 from shared.pictures import decode
+from shared.supervision import SupervisedThread
 
 log = logging.getLogger(__name__)
 
@@ -79,16 +80,15 @@ class Specialiser:
         self._input: Input = manifest.models[manifest.only("full")].input
         self._sightings = Sightings(time.monotonic, len(manifest.labels), _ROOM)
         self._lock = threading.Lock()
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._work, name="specialiser", daemon=True)
+        self._prepared = False
+        self._thread = SupervisedThread("specialiser", self._work, give_up=_give_up)
 
     def start(self) -> None:
         self._thread.start()
 
     def stop(self) -> None:
         """End it, and a training in hand with it."""
-        self._stopped.set()
-        self._thread.join(1.0)
+        self._thread.stop(1.0)
 
     def saw(self, device: str, picture: bytes, logits: Logits, recent: tuple[int, ...]) -> None:
         """The full model was asked about this picture."""
@@ -96,12 +96,9 @@ class Specialiser:
             self._sightings.add(Sighting(device, picture, logits, recent))
 
     def _work(self) -> None:
-        # The frames to train with are looked at once, ahead of need.
-        if self._run("--prepare") != 0:
-            log.error("no submodels will be trained for what devices see")
-            return
-        log.info("ready to train submodels for what devices see")
-        while not self._stopped.wait(_LOOK_S):
+        if not self._prepared:
+            self._prepare()
+        elif not self._thread.stopping.wait(_LOOK_S):
             with self._lock:
                 found = self._sightings.uncovered(self._bundle.manifest)
             if found is not None:
@@ -109,6 +106,15 @@ class Specialiser:
                     self._train(found)
                 except (OSError, BundleError) as error:
                     log.error("an update is dropped: %s", error)
+
+    def _prepare(self) -> None:
+        """Look at the frames to train with once, ahead of need."""
+        if self._run("--prepare") != 0:
+            log.error("no submodels will be trained for what devices see")
+            self._thread.stopping.set()
+            return
+        self._prepared = True
+        log.info("ready to train submodels for what devices see")
 
     def _train(self, found: Uncovered) -> None:
         named = ", ".join(self._bundle.manifest.labels[label] for label in sorted(found.labels))
@@ -143,7 +149,7 @@ class Specialiser:
             _yield_to_all(child.pid)
             try:
                 while child.poll() is None:
-                    if self._stopped.wait(0.1):
+                    if self._thread.stopping.wait(0.1):
                         return None
             finally:
                 if child.poll() is None:
@@ -160,3 +166,8 @@ def _yield_to_all(pid: int) -> None:
     with contextlib.suppress(OSError, AttributeError):  # another system, or it has ended already
         os.setpriority(os.PRIO_PROCESS, pid, 19)
         os.sched_setscheduler(pid, os.SCHED_IDLE, os.sched_param(0))
+
+
+def _give_up(why: str) -> None:
+    """The server answers without this thread, so that the process goes on."""
+    log.error("%s; no more submodels are trained until the server is started again", why)

@@ -18,6 +18,7 @@ from shared.gate import posterior
 from shared.image import BadPicture, Tensor
 from shared.layered import Passed, Question
 from shared.protocol import Answer, Refusal, Request, Timing
+from shared.supervision import SupervisedThread
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +66,7 @@ class Worker:
         self._reply, self._ran = reply, ran
         self._news = threading.Condition()
         self._stopping = False
-        self._thread = threading.Thread(target=self._work, name="full-model", daemon=True)
+        self._thread = SupervisedThread("full-model", self._work)
 
     def start(self) -> None:
         self._thread.start()
@@ -80,7 +81,12 @@ class Worker:
     @property
     def alive(self) -> bool:
         """Whether it takes jobs from the queue."""
-        return self._thread.is_alive()
+        return self._thread.alive
+
+    @property
+    def fault(self) -> str:
+        """The exception that its thread failed with and has not recovered from; empty if there is none."""
+        return self._thread.fault
 
     @property
     def waiting(self) -> int:
@@ -91,31 +97,31 @@ class Worker:
         """Refuse what waits and finish the batch in hand. False if that took longer than ``patience_s``."""
         with self._news:
             self._stopping = True
+            self._thread.stopping.set()
             left = self._batcher.drain()
             self._news.notify()
         for job in left:
             self._say(job, Refusal("busy", "the server is stopping"))
-        self._thread.join(patience_s)
-        return not self._thread.is_alive()
+        return self._thread.stop(patience_s)
 
     def _work(self) -> None:
-        while True:
-            with self._news:
-                self._news.wait_for(lambda: self._stopping or len(self._batcher) > 0)
-                if self._stopping:
-                    return
-                batch = self._batcher.take()
-            for waiting in batch.expired:
-                self._say(waiting.item, Refusal("expired", "its time ran out in the server's queue"))
-            if batch.ready:
-                for waiting, said in zip(batch.ready, self._judge(batch.ready), strict=True):
-                    self._say(waiting.item, said)
-                self._ran()
+        """Wait for the next batch and run it."""
+        with self._news:
+            self._news.wait_for(lambda: self._stopping or len(self._batcher) > 0)
+            if self._stopping:
+                return
+            batch = self._batcher.take()
+        for waiting in batch.expired:
+            self._say(waiting.item, Refusal("expired", "its time ran out in the server's queue"))
+        if batch.ready:
+            for waiting, said in zip(batch.ready, self._judge(batch.ready), strict=True):
+                self._say(waiting.item, said)
+            self._ran()
 
     def _say(self, job: Job, said: Answer | Refusal) -> None:
         try:
             self._reply(job, said)
-        except Exception:
+        except BaseException:
             log.exception("the reply to %s failed", job.device)
 
     def _judge(self, batch: Sequence[Waiting[Job]]) -> list[Answer | Refusal]:
@@ -124,7 +130,7 @@ class Worker:
             return self._answers(batch)
         except EngineError as error:
             log.error("%s: %s", self._model.name, error)
-        except Exception:
+        except BaseException:  # a panic in Rust code is no ``Exception``, and every job wants its reply
             log.exception("a batch of %d failed", len(batch))
         return [Refusal("busy", "the full model failed; see the server's log")] * len(batch)
 

@@ -66,7 +66,9 @@ def run(
     bundle: Annotated[str | None, typer.Option(help=f"Take models from here, not from the broker: {zoo.HELP}.")] = None,
     catalogue: Annotated[str | None, typer.Option(help="Which bundle of the catalogue; default: the first.")] = None,
     store: Annotated[str | None, typer.Option(help="Where models are kept across restarts.")] = None,
-    device: Annotated[str | None, typer.Option(help="This device's name; default: the host's.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="This device's name; default: the broker URL's user, or the host's name.")
+    ] = None,
     password_file: Annotated[str | None, typer.Option(help="File with the broker's password.")] = None,
     ca: Annotated[str | None, typer.Option(help="CA certificate of the broker, for mqtts.")] = None,
     trusted_key: Annotated[str | None, typer.Option(help="Public key; take no model that it has not signed.")] = None,
@@ -205,7 +207,9 @@ def _unwritten(agent: Agent, sink: Sink, writers: list[tuple[str, Writer]]) -> l
 @app.command()
 def forget(
     broker: Annotated[str, typer.Option(help="mqtt[s]://[user@]host[:port] of the broker.")],
-    device: Annotated[str | None, typer.Option(help="Which device; default: the host's name.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Which device; default: the broker URL's user, or the host's name.")
+    ] = None,
     password_file: Annotated[str, typer.Option(help="File with the broker's password.")] = "",
     ca: Annotated[str | None, typer.Option(help="CA certificate of the broker, for mqtts.")] = None,
     discovery_prefix: Annotated[str, typer.Option(help="Home Assistant's discovery prefix.")] = "homeassistant",
@@ -215,7 +219,7 @@ def forget(
     Example: edge-agent forget --broker mqtt://server.local --device porch-pi
     """
     logs.to_stderr(logging.ERROR)
-    name = device or checks.default_device()
+    name = device or checks.default_device(broker)
     try:
         introduction.check(discovery_prefix)
         where = address(broker, password(password_file), Path(ca) if ca else None)

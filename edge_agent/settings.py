@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 import socket
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Literal, get_args
+from urllib.parse import unquote, urlsplit
 
 import msgspec
 
@@ -14,6 +16,7 @@ from edge_agent.source.frozen import OnFrozen
 from shared.bundle import WayFlag
 from shared.engine import Provider
 from shared.image import Region
+from shared.protocol import check_device
 
 LevelFlag = Literal["frames", "submodels", "base", "full", "cloud"]
 #: Those that answer unless it is said otherwise. ``full`` is the full model on the device itself: used where asking for
@@ -23,8 +26,11 @@ LEVELS: tuple[LevelFlag, ...] = ("frames", "submodels", "base", "full", "cloud")
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
 
 
-def default_device() -> str:
-    """The host's name, with what may not stand in a topic left out."""
+def default_device(broker: str) -> str:
+    """The user of the broker's URL, as a broker with access control wants it, if that can be a device's name; or else
+    the host's name, with what may not stand in a topic left out."""
+    with suppress(ValueError):  # a URL that is none is refused elsewhere
+        return check_device(unquote(urlsplit(broker).username or ""))
     return re.sub(r"[^A-Za-z0-9._-]", "", socket.gethostname().split(".")[0])[:64].lstrip("._-") or "device"
 
 
@@ -58,14 +64,14 @@ class CameraTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Everything ``edge-agent run`` can be told. Empty strings mean: not set."""
+    """Everything ``edge-agent run`` can be told. Empty strings mean: not set; ``device`` is then ``default_device``."""
 
     source: str = ""
     broker: str = ""
     bundle: str = ""
     catalogue: str = ""
     store: str = msgspec.field(default_factory=default_store)
-    device: str = msgspec.field(default_factory=default_device)
+    device: str = ""
     password_file: str = ""
     ca: str = ""
     trusted_key: str = ""
@@ -102,6 +108,10 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     home_assistant: bool = False
     discovery_prefix: str = "homeassistant"
     camera: tuple[CameraTable, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.device:
+            msgspec.structs.force_setattr(self, "device", default_device(self.broker))
 
     @property
     def name(self) -> str:

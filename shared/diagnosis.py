@@ -73,6 +73,21 @@ def hung_up(where: Address) -> str:
 
 def lost(code: int, reason: str) -> str:
     """A connection that was there has ended, ``code`` as in DISCONNECT."""
-    if code == _TAKEN_OVER:
+    if taken_over(code):
         return "another has taken this connection over; give each device a --device name of its own"
     return f"connection lost ({reason})"
+
+
+def taken_over(code: int) -> bool:
+    """Whether DISCONNECT's ``code`` says that another client with the same id has connected."""
+    return code == _TAKEN_OVER
+
+
+def conflict(client_id: str, certain: bool) -> str:
+    """Another client with this id is connected, or seems to be: connections end soon after the broker accepts them."""
+    name = client_id.removeprefix("cachenet-")
+    verb = "is" if certain else "seems to be"
+    return (
+        f"another device called {name} {verb} connected to this broker, and each ends the other's connection; "
+        "give each device a --device name of its own"
+    )

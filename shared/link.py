@@ -21,7 +21,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import paho.mqtt.client as mqtt
-from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
@@ -29,8 +29,10 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from shared import diagnosis
 from shared.addresses import without_password
+from shared.backoff import Backoff
 from shared.protocol import MAX_PICTURE
 from shared.refusal import Refusal
+from shared.takeover import TakeoverMonitor
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +41,8 @@ NOT_YET = "not connected yet"
 _KEEPALIVE_S = 10
 _CONNECT_TIMEOUT_S = 3.0
 _RETRY_S = (0.25, 4.0)
+#: First and longest delay before the network loop is run again after it failed, seconds.
+_LOOP_RETRY_S = (0.25, 30.0)
 
 
 class LinkError(Refusal, ValueError):
@@ -105,6 +109,23 @@ class Message:
     properties: tuple[tuple[str, str], ...]
 
 
+class _Client(mqtt.Client):
+    """paho's client, whose thread goes on after an exception, whatever the broker has sent."""
+
+    def loop_forever(self, timeout: float = 1.0, retry_first_connection: bool = False) -> MQTTErrorCode:
+        backoff, said = Backoff(*_LOOP_RETRY_S), ""
+        while True:
+            try:
+                return super().loop_forever(timeout, retry_first_connection)
+            except BaseException as error:  # noqa: PERF203
+                if (text := f"{type(error).__name__}: {error}") != said:
+                    said = text
+                    log.exception("the connection's thread failed; it connects again")
+                time.sleep(backoff.failed())
+                with contextlib.suppress(OSError, ValueError):
+                    self.reconnect()
+
+
 class Link:
     """A connection to the broker, kept up by one background thread."""
 
@@ -120,16 +141,20 @@ class Link:
         """``subscriptions`` are (topic, QoS), renewed at every connection; ``on_message`` runs on the link's thread
         and what it raises is logged, never fatal. ``will`` is published, retained, when the connection breaks."""
         self.connected = threading.Event()
-        #: Why the last attempt failed, for a person; empty while all is well.
-        self.trouble = NOT_YET
+        self._trouble = NOT_YET
         #: Whether the broker has taken the present connection.
         self._answered = False
         self._address = address
         self._subscriptions = list(subscriptions)
         self._on_message, self._on_connect = on_message, on_connect
-        client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id, protocol=mqtt.MQTTv5)
+        self._takeovers = TakeoverMonitor(time.monotonic)
+        #: Another client with this id, as the log has it; empty if there is none.
+        self._conflict = ""
+        self._client_id = client_id
+        client = _Client(CallbackAPIVersion.VERSION2, client_id, protocol=mqtt.MQTTv5)
         client.connect_timeout = _CONNECT_TIMEOUT_S
-        client.reconnect_delay_set(*(round(bound * random.uniform(0.8, 1.2), 3) for bound in _RETRY_S))  # type: ignore[arg-type]
+        self._retry_s = [round(bound * random.uniform(0.8, 1.2), 3) for bound in _RETRY_S]
+        client.reconnect_delay_set(*self._retry_s)  # type: ignore[arg-type]
         client.max_inflight_messages_set(100)
         client.max_queued_messages_set(1000)
         if address.user is not None:
@@ -163,9 +188,9 @@ class Link:
     def settle(self, seconds: float) -> str:
         """Wait for the end of the first attempt to connect; why it failed, empty if it did not."""
         end = time.monotonic() + seconds
-        while not self.connected.wait(0.02) and self.trouble == NOT_YET and time.monotonic() < end:
+        while not self.connected.wait(0.02) and self._trouble == NOT_YET and time.monotonic() < end:
             pass
-        return self.trouble
+        return self._trouble
 
     def stop(self, farewell: tuple[str, bytes] | None = None) -> None:
         """Say ``farewell`` (topic, retained payload) if connected, disconnect and end the thread; 1.5 s at most, even
@@ -178,6 +203,30 @@ class Link:
         ender.start()
         ender.join(1.0)
         self.connected.clear()
+
+    @property
+    def trouble(self) -> str:
+        """Why the last attempt failed, or that another client with this id is connected to the broker, for a person;
+        empty while all is well."""
+        return self.conflict or self._trouble
+
+    @property
+    def conflict(self) -> str:
+        """That another client with this id is connected to the broker; empty if there is none. Neither works reliably
+        then, even while this one is connected."""
+        if self._conflict and not self._takeovers.conflict:
+            self._conflict = ""
+        return self._conflict
+
+    def round_trip(self, topic: str, payload: bytes, timeout_s: float) -> bool:
+        """Publish a message with QoS 1; whether the broker acknowledged it within ``timeout_s`` seconds."""
+        if not self.connected.is_set():
+            return False
+        with contextlib.suppress(ValueError, RuntimeError):  # the connection has just ended
+            message = self._client.publish(topic, payload, 1)
+            message.wait_for_publish(timeout_s)
+            return message.is_published()
+        return False
 
     def publish(
         self,
@@ -217,32 +266,45 @@ class Link:
         if reason.is_failure:
             self._say(diagnosis.refused(self._address, reason.value, str(reason)))
             return
-        self.trouble = ""
+        self._trouble = ""
         self._answered = True
+        self._takeovers.accepted()
         if self._subscriptions:
             client.subscribe([(topic, SubscribeOptions(qos=qos)) for topic, qos in self._subscriptions])
         self.connected.set()
         log.info("connected to %s:%d", self._address.host, self._address.port)
         try:
             self._on_connect()
-        except Exception:
+        except BaseException:
             log.exception("on_connect failed")
 
     def _failed(self, _client: mqtt.Client, _data: object) -> None:
         # paho calls this while it handles what went wrong, and does not say what that was.
         self._say(f"{diagnosis.unreachable(self._address, sys.exc_info()[1])}; trying again")
 
-    def _disconnected(self, _client: mqtt.Client, _data: object, _f: object, reason: ReasonCode, _p: object) -> None:
+    def _disconnected(self, client: mqtt.Client, _data: object, _f: object, reason: ReasonCode, _p: object) -> None:
+        delay = None
         if reason.is_failure:
-            why = diagnosis.lost(reason.value, str(reason)) if self._answered else diagnosis.hung_up(self._address)
-            self._say(f"{why}; trying again" if self.trouble in ("", NOT_YET) else self.trouble)
+            taken_over = diagnosis.taken_over(reason.value)
+            if self._answered:
+                delay = self._takeovers.ended(taken_over)
+            if self._takeovers.conflict:
+                conflict = self._conflict or diagnosis.conflict(self._client_id, taken_over)
+                if not self._conflict:
+                    log.warning(conflict)
+                self._conflict = self._trouble = conflict
+            else:
+                known = self._answered or taken_over
+                why = diagnosis.lost(reason.value, str(reason)) if known else diagnosis.hung_up(self._address)
+                self._say(f"{why}; trying again" if self._trouble in ("", NOT_YET) else self._trouble)
+        client.reconnect_delay_set(*(self._retry_s if delay is None else (delay, delay)))
         self._answered = False
         self.connected.clear()  # last: whoever sees that it is not connected can be told why
 
     def _say(self, trouble: str) -> None:
-        if trouble != self.trouble:
+        if trouble != self._trouble:
             log.warning(trouble)
-        self.trouble = trouble
+        self._trouble = trouble
 
     def _received(self, _client: mqtt.Client, _data: object, message: mqtt.MQTTMessage) -> None:
         extra = message.properties
@@ -256,7 +318,7 @@ class Link:
                     tuple(getattr(extra, "UserProperty", ())),
                 )
             )
-        except Exception:
+        except BaseException:  # a panic in Rust code is no ``Exception``
             log.exception("a message on %s was dropped", message.topic)
 
     def _published(self, _client: mqtt.Client, _data: object, _mid: int, reason: ReasonCode, _p: object) -> None:

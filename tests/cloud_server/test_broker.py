@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import time
@@ -13,7 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from cloud_server import broker as broker_module
 from cloud_server.broker import BrokerError, EmbeddedBroker
+from cloud_server.broker_probe import exchange
+from cloud_server.mqtt_connect import Connect
 from shared.link import Address, Link, Message
 from shared.protocol import MAX_PICTURE, SERVER_TOPICS
 from tests.broker import free_port, listening
@@ -161,3 +166,138 @@ def test_it_ends_with_its_parent(how: signal.Signals, tmp_path: Path) -> None:
     os.kill(parent.pid, how)
     assert parent.wait(_BOUND_S) == (-how if how == signal.SIGKILL else 0)
     until(lambda: not listening(port))
+
+
+def connect_packet(client_id: str) -> bytes:
+    """MQTT 5, clean start, keep alive 60 s."""
+    return Connect(5, "", b"\0\4MQTT\5\2\0\x3c\0", b"").renamed(client_id)
+
+
+def answer(broker: EmbeddedBroker, *packets: bytes) -> bytes:
+    """All that the broker says to a client that sends these until the connection ends."""
+    with socket.create_connection(("127.0.0.1", broker.address.port), _BOUND_S) as sock:
+        for packet in packets:
+            sock.sendall(packet)
+        said = b""
+        while part := sock.recv(1000):
+            said += part
+        return said
+
+
+def test_an_older_client_is_told_why_it_is_refused_and_the_log_says_so_once(capfd: pytest.CaptureFixture[str]) -> None:
+    broker = EmbeddedBroker("127.0.0.1", free_port())
+    broker.start()
+    try:
+        for version in 3 * ("mqttv311", "mqttv31"):
+            flags = ["-p", str(broker.address.port), "-t", "a", "-W", "10", "-V", version, "-i", f"old-{version}"]
+            done = subprocess.run(["mosquitto_sub", *flags], capture_output=True, text=True, timeout=60, check=False)
+            assert "unacceptable protocol version" in done.stderr
+    finally:
+        broker.stop()
+    said = capfd.readouterr().err
+    for version, name in (("mqttv311", "3.1.1"), ("mqttv31", "3.1")):
+        lines = [line for line in said.splitlines() if f"'old-{version}'" in line]
+        assert len(lines) == 1
+        assert f"MQTT {name} " in lines[0] and "-V mqttv5" in lines[0]
+
+
+def test_mosquittos_clients_work_with_mqtt_5(embedded: EmbeddedBroker) -> None:
+    where = ["-p", str(embedded.address.port), "-t", "say/it", "-V", "mqttv5"]
+    listening = subprocess.Popen(["mosquitto_sub", *where, "-C", "1", "-W", "20"], stdout=subprocess.PIPE, text=True)
+    while listening.poll() is None:
+        subprocess.run(["mosquitto_pub", *where, "-m", "hello"], check=True, timeout=60)
+        time.sleep(0.1)
+    assert listening.communicate(timeout=60)[0] == "hello\n"
+
+
+@pytest.mark.parametrize("sent", [b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\x02\0", b"\x10\xff\xff\xff\x7f", b"\x10\0"])
+def test_what_is_no_mqtt_is_closed_at_once(sent: bytes, embedded: EmbeddedBroker) -> None:
+    assert answer(embedded, sent) == b""
+    assert exchange(embedded.address, _BOUND_S) == ""
+
+
+def test_connections_that_once_made_the_broker_deaf_do_not(embedded: EmbeddedBroker) -> None:
+    """Ids that it refuses, clients that are gone before its answer, and packets that it never expects."""
+    for _ in range(3):
+        assert answer(embedded, connect_packet("a/b")) == b"\x20\x03\0\x85\0"
+        early = socket.create_connection(("127.0.0.1", embedded.address.port), _BOUND_S)
+        early.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        early.sendall(connect_packet("early"))
+        early.close()
+        answer(embedded, connect_packet("odd"), b"\x20\x03\0\0\0")
+    for _ in range(3):
+        assert exchange(embedded.address, _BOUND_S) == ""
+
+
+def test_idle_connections_keep_nobody_out(embedded: EmbeddedBroker) -> None:
+    with ExitStack() as stack:
+        idle = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", embedded.address.port), _BOUND_S))
+            for _ in range(300)
+        ]
+        assert exchange(embedded.address, _BOUND_S) == ""
+        for sock in idle:  # each is closed in the end
+            sock.settimeout(_BOUND_S)
+            assert sock.recv(1) == b""
+
+
+def test_a_slow_first_packet_is_read(embedded: EmbeddedBroker) -> None:
+    with socket.create_connection(("127.0.0.1", embedded.address.port), _BOUND_S) as sock:
+        for byte in connect_packet("slow"):
+            sock.sendall(bytes([byte]))
+            time.sleep(0.01)
+        assert sock.recv(2)[:1] == b"\x20"
+
+
+def test_a_client_whose_connection_is_taken_over_is_told_so_and_its_will_is_published(
+    client: Callable[..., Client], embedded: EmbeddedBroker
+) -> None:
+    watcher = client("watcher-of-wills", "cachenet/1/+/status")
+    will = ("cachenet/1/twin/status", b"offline")
+    client("twin", will=will)
+    with socket.create_connection(("127.0.0.1", embedded.address.port), _BOUND_S) as second:
+        second.sendall(connect_packet("twin"))
+        assert second.recv(2)[:1] == b"\x20"
+        until(lambda: will in [(message.topic, message.payload) for message in watcher.got])
+    with socket.create_connection(("127.0.0.1", embedded.address.port), _BOUND_S) as sock:
+        sock.sendall(connect_packet("bare-twin"))
+        sock.recv(1000)
+        with socket.create_connection(("127.0.0.1", embedded.address.port), _BOUND_S) as other:
+            other.sendall(connect_packet("bare-twin"))
+            assert sock.recv(1000) == b"\xe0\x02\x8e\x00"
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[EmbeddedBroker]:
+    """A broker that is probed often."""
+    monkeypatch.setattr(broker_module, "PROBE_S", 0.2)
+    monkeypatch.setattr(broker_module, "PROBE_TIMEOUT_S", 1.0)
+    broker = EmbeddedBroker("127.0.0.1", free_port())
+    broker.start()
+    yield broker
+    broker.stop()
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["ended", "deaf"])
+def test_a_broker_that_ended_or_is_deaf_is_started_again_and_clients_come_back(
+    how: signal.Signals, quick: EmbeddedBroker
+) -> None:
+    one, two = Client("one", quick.address, "a/#"), Client("two", quick.address)
+    try:
+        process = quick._process
+        assert process is not None
+        os.kill(process.pid, how)
+        until(lambda: quick.trouble)
+        until(lambda: quick.restarts == 1 and not quick.trouble)
+        assert process.poll() is not None
+        until(lambda: two.publish("a/b", b"after") and one.payloads())
+    finally:
+        one.stop()
+        two.stop()
+
+
+def test_a_broker_that_works_is_not_started_again(quick: EmbeddedBroker) -> None:
+    process = quick._process
+    time.sleep(2)
+    assert (quick.restarts, quick.trouble) == (0, "")
+    assert quick._process is process

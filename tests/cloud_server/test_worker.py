@@ -228,3 +228,32 @@ def test_a_server_answers_from_caches_between_layers_and_says_what_they_risk(
         FullModel(bundle, "cpu", 1, "freeze")
     with pytest.raises(EngineError, match="model-builder layers"):
         FullModel(Bundle(tiny_bundle(tmp_path / "plain")), "cpu", 1, "gati")
+
+
+class Panic(BaseException):
+    """As exceptions of libraries in Rust: no ``Exception``."""
+
+
+def test_the_worker_goes_on_and_answers_after_exceptions_of_any_kind(manifest: Manifest) -> None:
+    model, replies, ran = Model(), Replies(), iter(range(1000))
+
+    def fail_first() -> None:
+        if next(ran) < 2:
+            raise Panic("counting failed")
+
+    model.go.release(100)
+    worker = Worker(model, manifest, 8, 4, replies, fail_first)
+    worker.start()
+    try:
+        worker.submit(job("0"))
+        replies.wait(1)
+        model.fails = Panic("the model failed")  # type: ignore[assignment]
+        worker.submit(job("1"))
+        replies.wait(2)
+        model.fails = None
+        worker.submit(job("2"))
+        replies.wait(3)
+        assert replies.kinds() == {"0": "answer", "1": "busy", "2": "answer"}
+        assert worker.alive
+    finally:
+        assert worker.stop(_BOUND_S)

@@ -21,6 +21,7 @@ from typer.testing import CliRunner, Result
 
 from cloud_server.authority import Authority
 from cloud_server.cli import app as server_app
+from cloud_server.provision import give_to_broker
 from edge_agent import contact
 from edge_agent.cli import app as agent_app
 from shared import checkup
@@ -134,6 +135,7 @@ def expired(broker: Deployed) -> None:
     where = broker.out / "broker"
     long_ago = datetime.now(timezone.utc) - timedelta(days=60)
     Authority(broker.out).vouch(where / "broker.crt", where / "broker.key", ["127.0.0.1"], long_ago, 30)
+    give_to_broker(broker.out)
     broker.kill()
     broker.start()
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import pwd
+import shutil
 import subprocess
 import time
 from dataclasses import replace
@@ -104,6 +107,59 @@ def test_the_plugins_own_tool_reads_what_was_written(deployed: Deployed) -> None
         capture_output=True, text=True, timeout=30, check=True,
     )  # fmt: skip
     assert listed.stdout.split() == ["admin", "cam-a", "cam-b", "server"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root's broker changes its user")
+def test_a_broker_that_root_starts_gives_up_roots_rights_and_still_reads_and_writes_its_files(tmp_path: Path) -> None:
+    broker = Deployed(tmp_path, "cam-a")
+    broker.start()
+    try:
+        assert broker._process is not None
+        status = Path(f"/proc/{broker._process.pid}/status").read_text()
+        assert f"\nUid:\t{pwd.getpwnam('mosquitto').pw_uid}\t" in status
+        broker.provision("cam-b")
+        broker.reload()
+        broker.provision("cam-c")
+        broker.stop()
+        broker.start()
+        for user in ("cam-a", "cam-b", "cam-c"):
+            client = Client(broker.address(user), f"cachenet-{user}")
+            with clients(client):
+                assert client.link.settle(10) == ""
+    finally:
+        broker.kill()
+
+
+def test_who_is_unknown_cannot_be_removed_and_the_known_are_named(deployed: Deployed) -> None:
+    out = ["--out", str(deployed.out), "--broker", f"127.0.0.1:{deployed.port}"]
+    for name in ("cam-x", "server", "admin"):
+        done = CliRunner().invoke(app, ["provision", "--remove", name, "--remove", "cam-a", *out])
+        assert (done.exit_code, done.stderr.count("\n")) == (2, 1), done.output
+        assert f"--remove {name}: no such device or viewer; known are cam-a, cam-b" in done.stderr
+    assert deployed.kit("cam-a").exists()
+
+
+def test_a_long_list_of_known_names_is_cut(tmp_path: Path) -> None:
+    out = ["--out", str(tmp_path / "out")]
+    names = [f"cam{number:02}" for number in range(40)]
+    assert CliRunner().invoke(app, ["provision", *names, *out]).exit_code == 0
+    done = CliRunner().invoke(app, ["provision", "--remove", "cam", *out])
+    assert done.exit_code == 2
+    assert "known are cam00, cam01, cam02, cam03, cam04 and 35 more" in done.stderr
+
+
+def test_a_device_that_has_lost_its_kit_can_be_removed(tmp_path: Path) -> None:
+    broker = Deployed(tmp_path, "cam-a")
+    broker.start()
+    try:
+        address = broker.address("cam-a")
+        shutil.rmtree(broker.kit("cam-a"))
+        broker.provision("--remove", "cam-a")
+        client = Client(replace(address, ca=broker.out / "ca.crt"), "cachenet-cam-a")
+        with clients(client):
+            assert "does not take cam-a's password" in client.link.settle(10)
+    finally:
+        broker.kill()
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def test_what_is_no_size_is_refused(text: str) -> None:
 def test_every_host_name_becomes_a_device_name(name: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(socket, "gethostname", lambda: name)
-        if (device := default_device()) != "catalogue":
+        if (device := default_device("mqtt://broker")) != "catalogue":
             check_device(device)
 
 
@@ -63,3 +63,22 @@ def test_every_host_name_becomes_a_device_name(name: str) -> None:
 def test_settings_that_cannot_be_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(config.ConfigError, match=next(iter(wrong)).replace("_", "-")):
         config.load(Settings, wrong, environment={})
+
+
+@pytest.mark.parametrize(
+    ("broker", "device"),
+    [
+        ("mqtts://cam1@broker.example:8883", "cam1"),
+        ("mqtt://porch-pi.2@10.0.0.1", "porch-pi.2"),
+        ("mqtt://broker", "the-host"),
+        ("", "the-host"),
+        ("mqtt://camera%201@broker", "the-host"),
+        ("mqtt://[::1", "the-host"),
+    ],
+)
+def test_a_device_is_called_as_the_brokers_user_or_else_as_its_host(
+    broker: str, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(socket, "gethostname", lambda: "the-host.local")
+    assert config.load(Settings, {"broker": broker}, environment={}).device == device
+    assert config.load(Settings, {"broker": broker, "device": "mine"}, environment={}).device == "mine"

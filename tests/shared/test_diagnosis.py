@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from cloud_server.authority import Authority
+from cloud_server.provision import give_to_broker
 from shared.diagnosis import lost
 from shared.link import Address, Link
 from tests.broker import free_port
@@ -41,6 +42,7 @@ def running(broker: Deployed, begins: datetime = NOW, host: str = "127.0.0.1") -
     """The broker with a certificate for thirty days."""
     place = broker.out / "broker"
     Authority(broker.out).vouch(place / "broker.crt", place / "broker.key", [host], begins, 30)
+    give_to_broker(broker.out)
     broker.start()
     try:
         yield
