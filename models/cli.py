@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from models.commands import looking, making, mending, signing
+from models.supervise import supervise
 from shared import ending
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -36,4 +37,5 @@ for _command in (
 
 
 def main() -> None:
+    supervise("model-builder")
     ending.run(app)

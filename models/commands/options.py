@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -136,6 +137,10 @@ def refusing(*given: Path | None) -> Iterator[None]:
         refuse(f"this needs {error.name}; install it with: pip install 'cachenet[build]'")
     except OSError as error:
         refuse(f"{error.filename or ' or '.join(map(str, given))}: {error.strerror or error}")
+    except BrokenProcessPool:
+        why = "a process that proves gates was ended, most likely because memory ran out (dmesg tells)"
+        typer.echo(f"model-builder: {why}. What was done is kept: start it again with --workers 1", err=True)
+        raise typer.Exit(1) from None
 
 
 def refuse(why: str) -> NoReturn:
