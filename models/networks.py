@@ -43,7 +43,7 @@ class Pointwise(nn.Conv2d):
     """A 1x1 convolution that computes only every ``stride``-th pixel of ``(n, channels_in, h, w)`` in each direction.
 
     The answers, the weights and their names are those of ``nn.Conv2d`` with this stride. Only the pixels are taken out
-    first: oneDNN 3.12 writes past its buffers in the backward pass of a 1x1 convolution with a stride (docs/log.md).
+    first: oneDNN 3.12 corrupts the heap in the backward pass of a 1x1 convolution with a stride (docs/log.md).
     """
 
     def __init__(self, channels_in: int, channels: int, stride: int = 1) -> None:

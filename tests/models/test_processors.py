@@ -1,6 +1,6 @@
 """Training on processors that are not here: oneDNN and PyTorch take an instruction set from the environment.
 
-oneDNN writes past its buffers in the backward pass of a 1x1 convolution with a stride in bf16 (docs/log.md), so no
+oneDNN corrupts the heap in the backward pass of a 1x1 convolution with a stride (docs/log.md), so no
 network that is trained here may have one.
 """
 
