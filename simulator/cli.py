@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
-#: Wide enough for the table where there is no terminal to ask.
-_PLAIN_WIDTH = 120
+#: Columns where there is no terminal to ask.
+_PLAIN_WIDTH = 80
 
 
 @app.callback()
@@ -66,7 +66,6 @@ def live(
     from simulator.live import Options, compare
     from simulator.picture import NoMatplotlib
     from simulator.processes import Failed
-    from simulator.report import Incomplete
 
     # Whoever ends us ends the children too.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -77,7 +76,7 @@ def live(
         _end(2, str(error))
     except NoMatplotlib as error:
         console.print(f"No demo.png: {error}")
-    except (Failed, Incomplete, StreamError, DatasetError, msgspec.DecodeError) as error:
+    except (Failed, StreamError, DatasetError) as error:
         _end(1, str(error))
     except OSError as error:
         _end(1, f"{error.filename}: {error.strerror}")
