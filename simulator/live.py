@@ -24,7 +24,7 @@ from shared.link import Address, Link
 from shared.version import VERSION
 from simulator import links, picture, report
 from simulator.emulator import Counts
-from simulator.processes import Process, Processes, answers, free_port
+from simulator.processes import Failed, Process, Processes, answers, free_port
 from simulator.report import DEVICE, OURS, SERVER, Outcome, Setting
 from simulator.view import Tail, View
 
@@ -103,7 +103,8 @@ def compare(options: Options, console: Console) -> dict[str, Outcome]:
                 view.end(skipped=policy in skipped)
     reference = report.bare_answers(runs[SERVER].lines) if SERVER in runs else {}
     outcomes = {}
-    for policy, run in runs.items():
+    for policy in runs:
+        run = runs[policy]
         try:
             outcomes[policy] = report.outcome(run.lines, run.summary, run.counts, reference, options.frames)
         except report.Incomplete as why:

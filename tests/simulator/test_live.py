@@ -76,5 +76,5 @@ def test_an_agent_that_does_not_end_in_time_is_a_policy_to_skip(
 def test_an_agent_that_fails_is_a_policy_to_skip_with_its_last_words(tmp_path: Path) -> None:
     with Processes(tmp_path) as processes, View(Console(file=io.StringIO()), ["ours"], 2) as view:
         agent = processes.start("agent", "no_such_module")
-        with pytest.raises(live._Skipped, match="agent failed; (?s:.)*No module named no_such_module"):
+        with pytest.raises(live._Skipped, match=r"agent failed; (?s:.)*No module named no_such_module"):
             live._watch(agent, Tail(tmp_path / "none"), Options(frames=2), processes, view, "")
