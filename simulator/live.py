@@ -10,6 +10,7 @@ import shutil
 import tempfile
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -103,12 +104,12 @@ def compare(options: Options, console: Console) -> dict[str, Outcome]:
                 view.end(skipped=policy in skipped)
     reference = report.bare_answers(runs[SERVER].lines) if SERVER in runs else {}
     outcomes = {}
-    for policy in runs:
-        run = runs[policy]
-        try:
-            outcomes[policy] = report.outcome(run.lines, run.summary, run.counts, reference, options.frames)
-        except report.Incomplete as why:
-            skipped[policy] = str(why)
+    for policy, run in runs.items():
+        found = _added_up(run, reference, options.frames)
+        if isinstance(found, Outcome):
+            outcomes[policy] = found
+        else:
+            skipped[policy] = found
     console.print()
     # On a terminal of fewer columns lines wrap; columns squeezed to nothing would hide the numbers.
     console.print(report.table(outcomes), width=max(console.width, report.TABLE_WIDTH), crop=False)
@@ -122,6 +123,14 @@ def compare(options: Options, console: Console) -> dict[str, Outcome]:
     picture.draw(options.out / "demo.png", runs[OURS].lines, outcomes, setting)
     console.print(f"Written: {options.out / 'demo.json'} and {options.out / 'demo.png'}")
     return outcomes
+
+
+def _added_up(run: _Run, reference: Mapping[int, str], frames: int) -> Outcome | str:
+    """The outcome of a run, or why there is none."""
+    try:
+        return report.outcome(run.lines, run.summary, run.counts, reference, frames)
+    except report.Incomplete as why:
+        return str(why)
 
 
 def _record(options: Options, directory: Path, console: Console) -> Path:
