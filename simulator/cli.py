@@ -90,7 +90,6 @@ def live(
 
 
 def _learn(scene: int, fps: float, seed: int, link_name: str, bundle: Path, out: Path) -> None:
-    _open(bundle)
     try:
         import torch  # noqa: F401
 
@@ -101,6 +100,7 @@ def _learn(scene: int, fps: float, seed: int, link_name: str, bundle: Path, out:
         from simulator.picture import NoMatplotlib
         from simulator.processes import Failed
     except ImportError as error:
+        _open(bundle)
         _end(2, f"--specialise needs {error.name}; install it with: pip install 'cachenet[sim,build]'")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     console = Console(width=None if sys.stdout.isatty() else _PLAIN_WIDTH, highlight=False, markup=False)
@@ -212,7 +212,6 @@ def compare(
     Example: edge-agent run camera:0 --broker mqtt://server.local --record build/door &&
     simulator compare --stream build/door --link lte
     """
-    opened = _open(bundle)
     try:
         import onnx  # noqa: F401
         import simpy  # noqa: F401
@@ -226,6 +225,7 @@ def compare(
         from simulator import comparison, page, sweep
         from simulator.comparison import Setup
     except ImportError as error:
+        _open(bundle)
         _end(2, f"comparing needs {error.name}; install it with: pip install 'cachenet[sim]'")
     try:
         swept = sweep.parse(sweep_text) if sweep_text else None
@@ -250,6 +250,7 @@ def compare(
         )
         comparison.check(setup)
         points = [swept.at(setup, value) for value in swept.values] if swept is not None else []
+        opened = _open(bundle)
         comparison.check_bundle(setup, opened.manifest)
         split = _images(images)
         models = recorded.opened(opened)
@@ -342,17 +343,18 @@ def profile(
     import os
     import platform
 
-    opened = _open(bundle)
     try:
         from rich.progress import Progress
 
         from shared import files
         from simulator import machines, profiling
     except ImportError as error:
+        _open(bundle)
         _end(2, f"profiling needs {error.name}; install it with: pip install 'cachenet[sim]'")
     processors = len(os.sched_getaffinity(0))
     counts = sorted({1, min(4, processors), processors})
     named = title or f"{platform.node()}: {processors} processors, {platform.machine()}"
+    opened = _open(bundle)
     try:
         with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
             task = progress.add_task("measuring", total=2 * len(counts) + 1 + (server_out is not None))
@@ -370,7 +372,7 @@ def profile(
 
 
 def _open(bundle: Path) -> Bundle:
-    """The bundle in this directory; looked at before packages are asked for that may not be installed."""
+    """The bundle in this directory, or the end with 2: before packages are asked for that are not installed."""
     from shared.bundle import Bundle, BundleError
 
     try:
