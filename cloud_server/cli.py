@@ -28,19 +28,19 @@ from cloud_server.worker import Job
 from shared import config, ending, logs, zoo
 from shared.bundle import Bundle, BundleError
 from shared.checkup import command
+from shared.command_line import Version, program
 from shared.engine import Logits
-from shared.extras import how_to_install
 from shared.link import Address, address, password
 from shared.refusal import Refusal
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+app = program("cloud-server", Settings)
 log = logging.getLogger(__name__)
 
 app.command()(provision)
 
 
 @app.callback()
-def _root() -> None:
+def _root(version: Version = False) -> None:
     """Answer with the full model what devices cannot, and hand out the models they cache.
 
     Example: cloud-server run --bundle cifar10
@@ -49,29 +49,46 @@ def _root() -> None:
 
 @app.command()
 def run(
-    bundle: Annotated[str | None, typer.Option(help=f"The bundle to serve: {zoo.HELP}.")] = None,
-    broker: Annotated[str | None, typer.Option(help="embedded, or mqtt[s]://[user@]host[:port].")] = None,
-    listen: Annotated[str | None, typer.Option(help="IPv4 address of the embedded broker [127.0.0.1].")] = None,
-    port: Annotated[int | None, typer.Option(help="Port of the embedded broker [1883].")] = None,
-    password_file: Annotated[str | None, typer.Option(help="File with the password [CACHENET_PASSWORD].")] = None,
-    ca: Annotated[str | None, typer.Option(help="CA certificate of the broker, for mqtts.")] = None,
-    provider: Annotated[str | None, typer.Option(help="auto, cpu, cuda or tensorrt.")] = None,
-    threads: Annotated[int | None, typer.Option(help="Threads of the full model [all processors].")] = None,
-    queue: Annotated[int | None, typer.Option(help="How many requests may wait [64].")] = None,
-    max_batch: Annotated[int | None, typer.Option(help="How many requests share a run at most [16].")] = None,
+    bundle: Annotated[str | None, typer.Option(help=f"Bundle to serve: {zoo.HELP}.")] = None,
+    broker: Annotated[
+        str | None, typer.Option(help="Broker to use: embedded, or the address mqtt[s]://[user@]host[:port].")
+    ] = None,
+    listen: Annotated[str | None, typer.Option(help="IPv4 address that the embedded broker listens on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port that the embedded broker listens on.")] = None,
+    password_file: Annotated[
+        str | None, typer.Option(help="File with the broker's password (default: the variable CACHENET_PASSWORD).")
+    ] = None,
+    ca: Annotated[
+        str | None, typer.Option(help="File of the CA certificate that the broker's is checked with, for mqtts.")
+    ] = None,
+    provider: Annotated[
+        str | None, typer.Option(help="Hardware that the full model runs on: auto, cpu, cuda or tensorrt.")
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="Threads of the full model (default: one for each processor).")
+    ] = None,
+    queue: Annotated[int | None, typer.Option(help="Number of requests that may wait.")] = None,
+    max_batch: Annotated[int | None, typer.Option(help="Number of requests that share a run at most.")] = None,
     layer_caches: Annotated[
-        str | None, typer.Option(help="Answer from caches between the full model's layers: freeze, gati or off [off].")
+        str | None, typer.Option(help="Caches between the full model's layers to answer from: freeze, gati or off.")
     ] = None,
-    metrics: Annotated[str | None, typer.Option(help="Serve /metrics and /health on this [host:]port.")] = None,
+    metrics: Annotated[str | None, typer.Option(help="[host:]port to serve /metrics and /health on.")] = None,
     specialise: Annotated[
-        bool | None, typer.Option("--specialise", help="Train submodels for what devices see; needs --data and torch.")
+        bool | None,
+        typer.Option(
+            "--specialise", help="Whether submodels are trained for what devices see; needs --data and torch."
+        ),
     ] = None,
-    data: Annotated[str | None, typer.Option(help="Frames to train them with, as for model-builder build.")] = None,
-    held_out: Annotated[str | None, typer.Option(help="Frames to prove them with [three tenths of --data].")] = None,
-    key: Annotated[str | None, typer.Option(help="Private key to sign the updated bundle with.")] = None,
-    work: Annotated[str | None, typer.Option(help="Where updates are kept [updates].")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Frames to train submodels with, as for model-builder build.")
+    ] = None,
+    held_out: Annotated[
+        str | None, typer.Option(help="Frames to prove submodels with (default: three tenths of --data).")
+    ] = None,
+    key: Annotated[str | None, typer.Option(help="File of the private key to sign the updated bundle with.")] = None,
+    work: Annotated[str | None, typer.Option(help="Directory where updates are kept.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the counts at the end as JSON.")] = False,
-    config_file: Annotated[Path | None, typer.Option("--config", help="TOML file with any of these.")] = None,
+    config_file: Annotated[Path | None, typer.Option("--config", help="TOML file with any of these options.")] = None,
     print_config: Annotated[bool, typer.Option(help="Print the settings in force as TOML and end.")] = False,
 ) -> None:
     """Serve a bundle until Ctrl-C or SIGTERM.
@@ -184,14 +201,14 @@ def _means(settings: Settings, bundle: Bundle) -> Means | None:
     """What to train with, None if nothing is to be. Raises ``ConfigError``."""
     if not settings.specialise:
         return None
-    if missing := [name for name in ("torch", "onnx") if find_spec(name) is None]:
-        raise config.ConfigError(f"--specialise needs {missing[0]}; {how_to_install('build')}")
     if not settings.data:
         raise config.ConfigError("--specialise needs frames to train with beside what devices send: give --data")
     named = {name: Path(value) for name in ("data", "held_out", "key") if (value := getattr(settings, name))}
     for name, path in named.items():
         if not path.exists():
             raise config.ConfigError(f"--{name.replace('_', '-')} {path}: there is no such file or directory")
+    if missing := [name for name in ("torch", "onnx") if find_spec(name) is None]:
+        raise config.ConfigError(f"--specialise needs {missing[0]}; install it with: pip install 'cachenet[build]'")
     if bundle.signature and "key" not in named:
         log.warning(
             "%s is signed and updates will not be: devices that trust a key will not take them", bundle.directory

@@ -40,20 +40,33 @@ _SETTINGS: dict[dynsec.Kind, str] = {"server": "server.toml", "device": "agent.t
 
 
 def provision(
-    devices: Annotated[list[str] | None, typer.Argument(metavar="[DEVICE]...", help="Names of devices.")] = None,
+    devices: Annotated[
+        list[str] | None, typer.Argument(metavar="[DEVICE]...", help="Names of the devices to let in.")
+    ] = None,
     host: Annotated[
         list[str] | None,
-        typer.Option(help="What devices call the broker's machine; may come again. Default: as before, or its name."),
+        typer.Option(
+            help="Name or address by which devices reach the broker's machine; may come again (default: as before, or "
+            "its name)."
+        ),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Where all is kept.")] = Path("deployment"),
+    out: Annotated[
+        Path, typer.Option(help="Directory that keys, certificates and the broker's configuration are kept in.")
+    ] = Path("deployment"),
     trusted_key: Annotated[
-        Path | None, typer.Option(help="Public key for new devices: they take no model that it has not signed.")
+        Path | None,
+        typer.Option(help="File of a public key for new devices: they take no model that it has not signed."),
     ] = None,
     viewer: Annotated[
-        list[str] | None, typer.Option(help="Somebody who may see what all devices answer; may come again.")
+        list[str] | None,
+        typer.Option(help="Name of a person or program that may see what all devices answer; may come again."),
     ] = None,
-    remove: Annotated[list[str] | None, typer.Option(help="Shut this device or viewer out; may come again.")] = None,
-    broker: Annotated[str, typer.Option(help="Where the running broker is reached from here.")] = "localhost:8883",
+    remove: Annotated[
+        list[str] | None, typer.Option(help="Name of a device or viewer to shut out; may come again.")
+    ] = None,
+    broker: Annotated[
+        str, typer.Option(help="Address at which the running broker is reached from here, HOST:PORT.")
+    ] = "localhost:8883",
 ) -> None:
     """Make certificates, users and passwords for DEVICEs; what is there stays as it is.
 

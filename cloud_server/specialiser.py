@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from cloud_server.sightings import Sighting, Sightings, Uncovered
+from shared import deaths
 from shared.bundle import Bundle, BundleError
 from shared.engine import Logits
 from shared.image import BadPicture, Input, crop
@@ -158,6 +159,8 @@ class Specialiser:
             words.seek(0)
             if last := words.read().decode(errors="replace").strip()[-_LAST_WORDS:]:
                 log.log(logging.INFO if child.returncode in (0, UNPROVEN) else logging.ERROR, "%s", last)
+            if child.returncode < 0:
+                log.error("the training of a submodel was %s", deaths.report(-child.returncode))
         return child.returncode
 
 

@@ -23,7 +23,7 @@ from edge_agent.composition import DeploymentError
 from edge_agent.core.replacement import POLICIES
 from edge_agent.recorder import Recorder
 from edge_agent.report import Sink
-from edge_agent.settings import GATES, LEVELS, MODES, Settings
+from edge_agent.settings import GATES, MODES, Settings
 from edge_agent.source import Live, Pipe, Source, SourceError, open_source
 from edge_agent.source.frozen import FROZEN_S, ON_FROZEN
 from edge_agent.store import Store
@@ -33,6 +33,7 @@ from shared import config, ending, logs, zoo
 from shared.addresses import without_password
 from shared.bundle import Bundle
 from shared.checkup import command
+from shared.command_line import Version, program
 from shared.engine import providers
 from shared.link import Address, address, password
 from shared.names import shown
@@ -41,12 +42,12 @@ from shared.refusal import Refusal
 from shared.supervision import end_process
 from shared.text import printable
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+app = program("edge-agent", Settings)
 _stderr = Console(stderr=True)
 
 
 @app.callback()
-def _root() -> None:
+def _root(version: Version = False) -> None:
     """Understand a camera on a small device: answer most frames here, ask a server for the rest.
 
     Example: edge-agent run camera:0 --broker mqtt://server.local
@@ -58,78 +59,123 @@ def run(
     source: Annotated[
         str | None,
         typer.Argument(
-            help="camera:N, rtsp://..., picamera, pipe:WIDTHxHEIGHT, a video file, a picture, a directory of pictures "
-            "or a recorded stream."
+            help="Camera or file: camera:N, rtsp://..., picamera, pipe:WIDTHxHEIGHT, a video, a picture, a directory "
+            "of pictures or a recorded stream."
         ),
     ] = None,
-    broker: Annotated[str | None, typer.Option(help="mqtt[s]://[user@]host[:port] of the broker.")] = None,
-    bundle: Annotated[str | None, typer.Option(help=f"Take models from here, not from the broker: {zoo.HELP}.")] = None,
-    catalogue: Annotated[str | None, typer.Option(help="Which bundle of the catalogue; default: the first.")] = None,
-    store: Annotated[str | None, typer.Option(help="Where models are kept across restarts.")] = None,
+    broker: Annotated[str | None, typer.Option(help="Address of the broker: mqtt[s]://[user@]host[:port].")] = None,
+    bundle: Annotated[
+        str | None, typer.Option(help=f"Bundle to take models from, not from the broker: {zoo.HELP}.")
+    ] = None,
+    catalogue: Annotated[
+        str | None, typer.Option(help="Name of a bundle in the server's catalogue (default: the first).")
+    ] = None,
+    store: Annotated[str | None, typer.Option(help="Directory where models are kept across restarts.")] = None,
     device: Annotated[
-        str | None, typer.Option(help="This device's name; default: the broker URL's user, or the host's name.")
+        str | None, typer.Option(help="Name of this device (default: the broker URL's user, or the host's name).")
     ] = None,
     password_file: Annotated[str | None, typer.Option(help="File with the broker's password.")] = None,
-    ca: Annotated[str | None, typer.Option(help="CA certificate of the broker, for mqtts.")] = None,
-    trusted_key: Annotated[str | None, typer.Option(help="Public key; take no model that it has not signed.")] = None,
-    levels: Annotated[str | None, typer.Option(help=f"Which levels answer, of {','.join(LEVELS)}.")] = None,
-    base: Annotated[str | None, typer.Option(help="Use this model of the bundle as the base model.")] = None,
-    context: Annotated[bool | None, typer.Option(help="Let the recent past count.")] = None,
-    gate: Annotated[str | None, typer.Option(help=f"What decides a hit: {', '.join(GATES)} (CacheNet's own).")] = None,
-    region: Annotated[str | None, typer.Option(help="Look only here: left,top,width,height, shares of 1.")] = None,
-    max_false_hits: Annotated[float | None, typer.Option(help="Error budget: false hits per frame.")] = None,
-    audit_budget: Annotated[float | None, typer.Option(help="Share of frames the cloud may check; 0: none.")] = None,
-    mode: Annotated[str | None, typer.Option(help=f"How the cloud is asked: {', '.join(MODES)}.")] = None,
-    deadline_ms: Annotated[int | None, typer.Option(help="Longest that a frame waits for the cloud.")] = None,
+    ca: Annotated[
+        str | None, typer.Option(help="File of the CA certificate that the broker's is checked with, for mqtts.")
+    ] = None,
+    trusted_key: Annotated[
+        str | None, typer.Option(help="File of a public key; models that it has not signed are refused.")
+    ] = None,
+    levels: Annotated[str | None, typer.Option(help="Levels that answer, separated by commas.")] = None,
+    base: Annotated[
+        str | None, typer.Option(help="Name of the bundle's model that is the base model (default: the bundle's own).")
+    ] = None,
+    context: Annotated[bool | None, typer.Option(help="Whether recent frames count in the answer to this one.")] = None,
+    gate: Annotated[
+        str | None, typer.Option(help=f"Rule that decides a hit: {', '.join(GATES)} (CacheNet's own).")
+    ] = None,
+    region: Annotated[
+        str | None,
+        typer.Option(help="Part of the picture to look at: left,top,width,height, shares of 1 (default: all)."),
+    ] = None,
+    max_false_hits: Annotated[float | None, typer.Option(help="Error budget, false hits per frame.")] = None,
+    audit_budget: Annotated[
+        float | None, typer.Option(help="Share of the frames that the cloud may check as well, 0 to 1.")
+    ] = None,
+    mode: Annotated[str | None, typer.Option(help=f"Way to ask the cloud: {', '.join(MODES)}.")] = None,
+    deadline_ms: Annotated[
+        int | None, typer.Option(help="Longest time that a frame waits for the cloud, milliseconds.")
+    ] = None,
     layer_caches: Annotated[
         str | None,
-        typer.Option(help="Caches in a full model that runs here: gati, freeze or off [gati if it has them]."),
+        typer.Option(
+            help="Caches between the layers of a full model on this device, where it has them: gati, freeze or off."
+        ),
     ] = None,
-    memory_budget: Annotated[str | None, typer.Option(help="Bound on the resident set, as 150MB.")] = None,
-    replacement: Annotated[str | None, typer.Option(help=f"Which submodel goes: {', '.join(POLICIES)}.")] = None,
-    prefetch: Annotated[bool | None, typer.Option(help="Fetch what may be needed next while the link idles.")] = None,
-    provider: Annotated[str | None, typer.Option(help="auto, cpu, cuda or tensorrt.")] = None,
+    memory_budget: Annotated[str | None, typer.Option(help="Bound on the process's resident memory, as 150MB.")] = None,
+    replacement: Annotated[
+        str | None, typer.Option(help=f"Rule for the submodel that makes room: {', '.join(POLICIES)}.")
+    ] = None,
+    prefetch: Annotated[
+        bool | None, typer.Option(help="Whether models that may be needed next are fetched while the link is idle.")
+    ] = None,
+    provider: Annotated[
+        str | None, typer.Option(help="Hardware that models run on: auto, cpu, cuda or tensorrt.")
+    ] = None,
     threads: Annotated[
-        int | None, typer.Option(help="Threads of a model's run; 0, the default: what is quicker.")
+        int | None, typer.Option(help="Threads of a model's run; 0: as many as are measured to be quickest.")
     ] = None,
     slowdown: Annotated[
-        float | None, typer.Option(help="Run models so many times slower, to play a small device.")
+        float | None, typer.Option(help="Factor by which models run slower, to play a small device.")
     ] = None,
     fps: Annotated[
-        float | None, typer.Option(help="Pace of a file, and the most that is taken of a camera; default: all.")
+        float | None,
+        typer.Option(
+            help="Frame rate of a file, and the highest of a camera, frames per second (default: the source's own)."
+        ),
     ] = None,
-    frames: Annotated[int | None, typer.Option(help="Stop after so many frames.")] = None,
+    frames: Annotated[int | None, typer.Option(help="Number of frames to stop after (default: all).")] = None,
     frozen: Annotated[
         str | None,
         typer.Option(
-            help=f"When a camera gives the same picture for {FROZEN_S:.0f} s, say so, or count it as lost and open it "
-            f"again: {', '.join(ON_FROZEN)}. Default: say."
+            help=f"Reaction to a camera that gives the same picture for {FROZEN_S:.0f} s: {', '.join(ON_FROZEN)} "
+            "(log a line, or open the camera again)."
         ),
     ] = None,
-    metrics: Annotated[str | None, typer.Option(help="Serve /metrics for Prometheus on this [host:]port.")] = None,
-    record: Annotated[str | None, typer.Option(help="Keep the frames as a stream in this new directory.")] = None,
-    flight: Annotated[str | None, typer.Option(help="Log every decision here, for 'simulator replay'.")] = None,
+    metrics: Annotated[
+        str | None, typer.Option(help="[host:]port to serve /metrics for Prometheus and /health on.")
+    ] = None,
+    record: Annotated[str | None, typer.Option(help="New directory to keep the frames in, as a stream.")] = None,
+    flight: Annotated[str | None, typer.Option(help="File to log every decision to, for 'simulator replay'.")] = None,
     output: Annotated[
-        str | None, typer.Option(help="Append a JSON line per frame to this file, or write it to stdout with - .")
+        str | None, typer.Option(help="File to append a JSON line per frame to; - is standard output.")
     ] = None,
     output_max: Annotated[
-        str | None, typer.Option(help="Bound on that file, as 100MB: it is renamed to FILE.1 and begun anew.")
+        str | None,
+        typer.Option(help="Bound on the --output file, as 100MB: the file is renamed to FILE.1 and begun anew."),
     ] = None,
-    summary: Annotated[str | None, typer.Option(help="Write the summary as JSON to this file.")] = None,
-    preview: Annotated[str | None, typer.Option(help="Show what is seen to browsers on this [host:]port.")] = None,
-    save: Annotated[str | None, typer.Option(help="Write a video with the answers drawn: .mp4 or .avi.")] = None,
-    misses: Annotated[str | None, typer.Option(help="Keep the frames that no local level was sure of here.")] = None,
-    misses_budget: Annotated[str | None, typer.Option(help="Bound on that directory; the oldest go first.")] = None,
-    results: Annotated[bool | None, typer.Option(help="Publish answers over MQTT as they change.")] = None,
-    home_assistant: Annotated[bool | None, typer.Option(help="Appear in Home Assistant, by MQTT discovery.")] = None,
-    discovery_prefix: Annotated[str | None, typer.Option(help="Home Assistant's discovery prefix.")] = None,
-    view: Annotated[bool | None, typer.Option(help="Live terminal view; default: if stderr is one.")] = None,
+    summary: Annotated[str | None, typer.Option(help="File to write the summary to, as JSON.")] = None,
+    preview: Annotated[str | None, typer.Option(help="[host:]port to show frames and answers to browsers on.")] = None,
+    save: Annotated[
+        str | None, typer.Option(help="File to write a video to with the answers drawn: .mp4 or .avi.")
+    ] = None,
+    misses: Annotated[
+        str | None, typer.Option(help="Directory to keep the frames in that no local level was sure of.")
+    ] = None,
+    misses_budget: Annotated[
+        str | None, typer.Option(help="Bound on the size of the --misses directory; the oldest frames go first.")
+    ] = None,
+    results: Annotated[
+        bool | None, typer.Option(help="Whether answers are published over MQTT as they change.")
+    ] = None,
+    home_assistant: Annotated[
+        bool | None, typer.Option(help="Whether cameras appear in Home Assistant, by MQTT discovery.")
+    ] = None,
+    discovery_prefix: Annotated[str | None, typer.Option(help="Prefix of Home Assistant's discovery topics.")] = None,
+    view: Annotated[
+        bool | None, typer.Option(help="Whether frames are shown live in the terminal (default: if stderr is one).")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON on stdout.")] = False,
     config_file: Annotated[
-        Path | None, typer.Option("--config", help="TOML file with any of these, and [[camera]] tables.")
+        Path | None, typer.Option("--config", help="TOML file with any of these options, and [[camera]] tables.")
     ] = None,
     print_config: Annotated[bool, typer.Option(help="Print the settings in force as TOML and end.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more on stderr.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more on stderr.")] = False,
 ) -> None:
     """Answer every frame of SOURCE.
 
@@ -206,13 +252,17 @@ def _unwritten(agent: Agent, sink: Sink, writers: list[tuple[str, Writer]]) -> l
 
 @app.command()
 def forget(
-    broker: Annotated[str, typer.Option(help="mqtt[s]://[user@]host[:port] of the broker.")],
+    broker: Annotated[str, typer.Option(help="Address of the broker: mqtt[s]://[user@]host[:port].")],
     device: Annotated[
-        str | None, typer.Option(help="Which device; default: the broker URL's user, or the host's name.")
+        str | None, typer.Option(help="Name of the device (default: the broker URL's user, or the host's name).")
     ] = None,
     password_file: Annotated[str, typer.Option(help="File with the broker's password.")] = "",
-    ca: Annotated[str | None, typer.Option(help="CA certificate of the broker, for mqtts.")] = None,
-    discovery_prefix: Annotated[str, typer.Option(help="Home Assistant's discovery prefix.")] = "homeassistant",
+    ca: Annotated[
+        str | None, typer.Option(help="File of the CA certificate that the broker's is checked with, for mqtts.")
+    ] = None,
+    discovery_prefix: Annotated[
+        str, typer.Option(help="Prefix of Home Assistant's discovery topics.")
+    ] = "homeassistant",
 ) -> None:
     """Take a device that is stopped off the broker: its status, and its cameras in Home Assistant.
 

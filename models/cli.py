@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import typer
-
 from models.commands import looking, making, mending, signing
+from models.supervise import supervise
 from shared import ending
+from shared.command_line import Version, program
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+app = program("model-builder")
 
 
 @app.callback()
-def _root() -> None:
+def _root(version: Version = False) -> None:
     """Build the bundles that edge agents and cloud servers run.
 
     Example: model-builder build --full model.onnx --data frames/ --preprocessing imagenet --out build/mine
@@ -36,4 +36,5 @@ for _command in (
 
 
 def main() -> None:
+    supervise("model-builder")
     ending.run(app)

@@ -7,6 +7,7 @@ one would have seen.
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,6 +29,14 @@ from shared.image import Input
 _GREY = 125
 #: What processors call it that they compute in bf16: those of Intel and AMD, and ARM's.
 _ROUNDING = ("amx_bf16", "avx512_bf16", "bf16", "sve_bf16")
+#: Variables that keep oneDNN and PyTorch to the instructions of an older processor, with the values that name one
+#: without bf16. oneDNN ignores upper and lower case, and still reads the variable by its former name.
+_WITHOUT_BF16 = ("sse41", "avx", "avx2", "avx2_vnni", "avx2_vnni_2", "avx512_core", "avx512_core_vnni")
+_OLDER_PROCESSOR = {
+    "ONEDNN_MAX_CPU_ISA": _WITHOUT_BF16,
+    "DNNL_MAX_CPU_ISA": _WITHOUT_BF16,
+    "ATEN_CPU_CAPABILITY": ("default", "avx2"),
+}
 #: Temperature of what the last head teaches those before it.
 _SOFTNESS = 3.0
 
@@ -74,9 +83,13 @@ def device() -> torch.device:
 
 
 def rounds() -> bool:
-    """Whether this machine computes in bf16 by itself."""
+    """Whether this machine computes in bf16 by itself, and no variable keeps PyTorch from these instructions."""
+    if device().type == "cuda":
+        return True
+    if any(os.environ.get(name, "").lower() in values for name, values in _OLDER_PROCESSOR.items()):
+        return False
     has = torch.cpu.get_capabilities()
-    return device().type == "cuda" or any(has.get(name) for name in _ROUNDING)
+    return any(has.get(name) for name in _ROUNDING)
 
 
 def rounding() -> torch.autocast:

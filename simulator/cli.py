@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from shared import ending, zoo
+from shared.command_line import Version, program
 from shared.extras import how_to_install
 from shared.refusal import Refusal
 from simulator import links
@@ -19,15 +20,16 @@ from simulator.emulator import Counts, Emulator, run, serve
 
 if TYPE_CHECKING:
     from models.cifar10 import Split
+    from shared.bundle import Bundle
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+app = program("simulator")
 
-#: Wide enough for the table where there is no terminal to ask.
-_PLAIN_WIDTH = 120
+#: Columns where there is no terminal to ask.
+_PLAIN_WIDTH = 80
 
 
 @app.callback()
-def _root() -> None:
+def _root(version: Version = False) -> None:
     """Emulate links and compare policies, with the real programs.
 
     Example: simulator live --link lte
@@ -36,18 +38,23 @@ def _root() -> None:
 
 @app.command()
 def live(
-    frames: Annotated[int, typer.Option(min=2, help="Frames that every policy answers.")] = 600,
-    fps: Annotated[float, typer.Option(min=0.1, max=1000, help="Frames a second.")] = 30.0,
-    seed: Annotated[int, typer.Option(min=0, help="Of the stream and of the link.")] = 0,
-    stream: Annotated[str, typer.Option(help="camera, held, dwell, session or shuffled.")] = "camera",
+    frames: Annotated[int, typer.Option(min=2, help="Number of frames that every policy answers.")] = 600,
+    fps: Annotated[float, typer.Option(min=0.1, max=1000, help="Frame rate of the stream, frames per second.")] = 30.0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the stream and of the link.")] = 0,
+    stream: Annotated[str, typer.Option(help="Kind of stream: camera, held, dwell, session or shuffled.")] = "camera",
     link_name: Annotated[str, typer.Option("--link", help="Link between device and broker, or a CSV file.")] = "wifi",
-    bundle: Annotated[Path, typer.Option(help=f"The bundle to deploy: {zoo.HELP}.")] = Path("cifar10"),
-    out: Annotated[Path, typer.Option(help="Where demo.json and demo.png go.")] = Path("build"),
-    slowdown: Annotated[float, typer.Option(min=1, max=1000, help="How much slower models run on the device.")] = 1.0,
+    bundle: Annotated[Path, typer.Option(help=f"Bundle to deploy: {zoo.HELP}.")] = Path("cifar10"),
+    out: Annotated[Path, typer.Option(help="Directory that demo.json and demo.png go to.")] = Path("build"),
+    slowdown: Annotated[
+        float, typer.Option(min=1, max=1000, help="Factor by which models run slower on the device.")
+    ] = 1.0,
     specialise: Annotated[
-        bool, typer.Option("--specialise", help="See the server train a submodel for a place; needs torch.")
+        bool,
+        typer.Option("--specialise", help="Whether the server trains a submodel for a place instead; needs torch."),
     ] = False,
-    scene: Annotated[int, typer.Option(help="With --specialise: the place, one that the bundle does not know.")] = 3,
+    scene: Annotated[
+        int, typer.Option(help="Number of the place for --specialise, one that the bundle does not know.")
+    ] = 3,
 ) -> None:
     """Compare four policies over one stream and one emulated link: real broker, server and agents on this machine.
 
@@ -67,7 +74,6 @@ def live(
     from simulator.live import Options, compare
     from simulator.picture import NoMatplotlib
     from simulator.processes import Failed
-    from simulator.report import Incomplete
 
     # Whoever ends us ends the children too.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -78,7 +84,7 @@ def live(
         _end(2, str(error))
     except NoMatplotlib as error:
         console.print(f"No demo.png: {error}")
-    except (Failed, Incomplete, StreamError, DatasetError, msgspec.DecodeError) as error:
+    except (Failed, StreamError, DatasetError) as error:
         _end(1, str(error))
     except OSError as error:
         _end(1, f"{error.filename}: {error.strerror}")
@@ -95,6 +101,7 @@ def _learn(scene: int, fps: float, seed: int, link_name: str, bundle: Path, out:
         from simulator.picture import NoMatplotlib
         from simulator.processes import Failed
     except ImportError as error:
+        _open(bundle)
         _end(2, f"--specialise needs {error.name}; {how_to_install('sim,build')}")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     console = Console(width=None if sys.stdout.isatty() else _PLAIN_WIDTH, highlight=False, markup=False)
@@ -115,12 +122,14 @@ def _learn(scene: int, fps: float, seed: int, link_name: str, bundle: Path, out:
 
 @app.command()
 def stream(
-    name: Annotated[str, typer.Argument(help="camera, held, dwell, session or shuffled.")],
-    out: Annotated[Path, typer.Option(help="A new directory for it.")],
-    frames: Annotated[int, typer.Option(min=1, help="How long it is.")] = 1000,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same bytes.")] = 0,
-    images: Annotated[str, typer.Option(help="sample, which ships, or test: CIFAR-10's, downloaded once.")] = "sample",
-    preview: Annotated[Path | None, typer.Option(help="Draw a contact sheet, PNG.")] = None,
+    name: Annotated[str, typer.Argument(help="Kind of stream: camera, held, dwell, session or shuffled.")],
+    out: Annotated[Path, typer.Option(help="New directory that the stream is written to.")],
+    frames: Annotated[int, typer.Option(min=1, help="Number of frames of the stream.")] = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the stream: the same one gives the same bytes.")] = 0,
+    images: Annotated[
+        str, typer.Option(help="Pictures of the stream: sample, which ships, or test: CIFAR-10's, downloaded once.")
+    ] = "sample",
+    preview: Annotated[Path | None, typer.Option(help="File to draw a contact sheet to, PNG.")] = None,
 ) -> None:
     """Write a stream as files, which edge-agent plays like a camera.
 
@@ -150,31 +159,51 @@ def stream(
 
 @app.command()
 def compare(
-    bundle: Annotated[Path, typer.Option(help=f"The bundle whose models are compared: {zoo.HELP}.")] = Path("cifar10"),
+    bundle: Annotated[Path, typer.Option(help=f"Bundle whose models are compared: {zoo.HELP}.")] = Path("cifar10"),
     stream_name: Annotated[
         str,
-        typer.Option("--stream", help="camera, held, dwell, session, shuffled, or the directory of a recorded one."),
+        typer.Option(
+            "--stream", help="Stream: camera, held, dwell, session, shuffled, or the directory of a recorded one."
+        ),
     ] = "dwell",
-    device: Annotated[str, typer.Option(help="A device's profile, or a file of one.")] = "rpi4",
-    link_name: Annotated[str, typer.Option("--link", help="lan, wifi, lte, 3g, sat, lossy, or a CSV file.")] = "wifi",
-    server: Annotated[str, typer.Option(help="A server's profile, or a file of one.")] = "host",
-    seeds: Annotated[int, typer.Option(min=1, help="How many streams.")] = 20,
-    first_seed: Annotated[int, typer.Option(min=0, help="The first one's; the others follow.")] = 1000,
-    frames: Annotated[int, typer.Option(min=32, help="Of each stream; a recorded one is played to its end.")] = 1000,
+    device: Annotated[str, typer.Option(help="Profile of the device, or a file of one.")] = "rpi4",
+    link_name: Annotated[
+        str,
+        typer.Option("--link", help="Link between device and server: lan, wifi, lte, 3g, sat, lossy, or a CSV file."),
+    ] = "wifi",
+    server: Annotated[str, typer.Option(help="Profile of the server, or a file of one.")] = "host",
+    seeds: Annotated[int, typer.Option(min=1, help="Number of streams.")] = 20,
+    first_seed: Annotated[
+        int, typer.Option(min=0, help="Seed of the first stream; those of the others follow.")
+    ] = 1000,
+    frames: Annotated[
+        int, typer.Option(min=32, help="Number of frames of each stream; a recorded one is played to its end.")
+    ] = 1000,
     fps: Annotated[
-        float | None, typer.Option(min=0.1, max=1000, help="Of the camera. Default: as it was recorded, or 30.")
+        float | None,
+        typer.Option(
+            min=0.1, max=1000, help="Frame rate of the camera, frames per second (default: as it was recorded, or 30)."
+        ),
     ] = None,
-    deadline_ms: Annotated[float, typer.Option(min=1, max=60_000, help="What a frame may take.")] = 250.0,
-    max_false_hits: Annotated[float, typer.Option(min=0.0001, max=0.9, help="The budget.")] = 0.01,
-    devices: Annotated[int, typer.Option(min=1, max=10_000, help="Cameras behind the same servers.")] = 1,
-    replicas: Annotated[int, typer.Option(min=1, max=1000, help="Of the server.")] = 1,
+    deadline_ms: Annotated[
+        float, typer.Option(min=1, max=60_000, help="Longest time that a frame may take, milliseconds.")
+    ] = 250.0,
+    max_false_hits: Annotated[
+        float, typer.Option(min=0.0001, max=0.9, help="Error budget, false hits per frame.")
+    ] = 0.01,
+    devices: Annotated[int, typer.Option(min=1, max=10_000, help="Number of cameras behind the same servers.")] = 1,
+    replicas: Annotated[int, typer.Option(min=1, max=1000, help="Number of replicas of the server.")] = 1,
     cold: Annotated[
-        bool, typer.Option("--cold", help="Devices have no files of the bundle yet and fetch them.")
+        bool, typer.Option("--cold", help="Whether devices have no files of the bundle yet and fetch them.")
     ] = False,
-    images: Annotated[str, typer.Option(help="sample, which ships, or test: CIFAR-10's, downloaded once.")] = "sample",
-    sweep_text: Annotated[str, typer.Option("--sweep", help="See also how it changes: link.rtt=5..200")] = "",
-    as_json: Annotated[Path | None, typer.Option("--json", help="Write every figure and setting there.")] = None,
-    as_html: Annotated[Path | None, typer.Option("--html", help="Write a page with pictures there.")] = None,
+    images: Annotated[
+        str, typer.Option(help="Pictures of the stream: sample, which ships, or test: CIFAR-10's, downloaded once.")
+    ] = "sample",
+    sweep_text: Annotated[str, typer.Option("--sweep", help="Quantity to vary, and its range: link.rtt=5..200.")] = "",
+    as_json: Annotated[
+        Path | None, typer.Option("--json", help="File to write every figure and setting to, as JSON.")
+    ] = None,
+    as_html: Annotated[Path | None, typer.Option("--html", help="File to write a page with pictures to.")] = None,
 ) -> None:
     """Compare every policy on one device, link and server, before you buy any: the device's own decisions on virtual
     time.
@@ -194,10 +223,10 @@ def compare(
         from models.streams import NAMES, named
         from shared import files
         from shared import stream as streams_on_disk
-        from shared.bundle import Bundle
         from simulator import comparison, page, sweep
         from simulator.comparison import Setup
     except ImportError as error:
+        _open(bundle)
         _end(2, f"comparing needs {error.name}; {how_to_install('sim')}")
     try:
         swept = sweep.parse(sweep_text) if sweep_text else None
@@ -222,7 +251,7 @@ def compare(
         )
         comparison.check(setup)
         points = [swept.at(setup, value) for value in swept.values] if swept is not None else []
-        opened = Bundle(zoo.find(bundle))
+        opened = _open(bundle)
         comparison.check_bundle(setup, opened.manifest)
         split = _images(images)
         models = recorded.opened(opened)
@@ -252,9 +281,9 @@ def compare(
 
 @app.command()
 def replay(
-    log: Annotated[Path, typer.Argument(help="What 'edge-agent run --flight' has written.")],
-    stream_dir: Annotated[Path, typer.Option("--stream", help="The stream that the device answered.")],
-    bundle: Annotated[Path, typer.Option(help=f"The bundle that it answered with: {zoo.HELP}.")] = Path("cifar10"),
+    log: Annotated[Path, typer.Argument(help="File that 'edge-agent run --flight' has written.")],
+    stream_dir: Annotated[Path, typer.Option("--stream", help="Directory of the stream that the device answered.")],
+    bundle: Annotated[Path, typer.Option(help=f"Bundle that the device answered with: {zoo.HELP}.")] = Path("cifar10"),
     as_json: Annotated[bool, typer.Option("--json", help="Print what was found as JSON.")] = False,
 ) -> None:
     """Make every decision of a device's run over a recorded stream again, from its log, and see that each is the same
@@ -292,12 +321,16 @@ def replay(
 
 @app.command()
 def profile(
-    out: Annotated[Path, typer.Option(help="The profile, TOML, for simulator compare --device.")] = Path("device.toml"),
+    out: Annotated[
+        Path, typer.Option(help="File to write the profile to, TOML, for simulator compare --device.")
+    ] = Path("device.toml"),
     server_out: Annotated[
-        Path | None, typer.Option("--server", help="Measure it as a server, too, and write that here.")
+        Path | None, typer.Option("--server", help="File to write a profile of this machine as a server to.")
     ] = None,
-    title: Annotated[str, typer.Option(help="What this machine is.")] = "",
-    bundle: Annotated[Path, typer.Option(help=f"The bundle to answer frames with: {zoo.HELP}.")] = Path("cifar10"),
+    title: Annotated[
+        str, typer.Option(help="Name of this machine in the profile (default: its host name and processors).")
+    ] = "",
+    bundle: Annotated[Path, typer.Option(help=f"Bundle to answer frames with: {zoo.HELP}.")] = Path("cifar10"),
 ) -> None:
     """Measure this machine at a camera's pace, so that policies can be compared as they would run on it. A minute; let
     nothing else run.
@@ -311,15 +344,15 @@ def profile(
         from rich.progress import Progress
 
         from shared import files
-        from shared.bundle import Bundle
         from simulator import machines, profiling
     except ImportError as error:
+        _open(bundle)
         _end(2, f"profiling needs {error.name}; {how_to_install('sim')}")
     processors = len(os.sched_getaffinity(0))
     counts = sorted({1, min(4, processors), processors})
     named = title or f"{platform.node()}: {processors} processors, {platform.machine()}"
+    opened = _open(bundle)
     try:
-        opened = Bundle(zoo.find(bundle))
         with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
             task = progress.add_task("measuring", total=2 * len(counts) + 1 + (server_out is not None))
             found, off = profiling.device(named, opened, counts, lambda: progress.advance(task))
@@ -335,6 +368,16 @@ def profile(
     typer.echo(f"{said}; a model's time is estimated to {off:.0%} (median over models that were left out).")
 
 
+def _open(bundle: Path) -> Bundle:
+    """The bundle in this directory, or the end with 2: before packages are asked for that are not installed."""
+    from shared.bundle import Bundle, BundleError
+
+    try:
+        return Bundle(zoo.find(bundle))
+    except BundleError as error:
+        _end(2, str(error))
+
+
 def _images(name: str) -> Split:
     """The pictures that streams are drawn from. Raises ``DatasetError``."""
     from models import cifar10, sample
@@ -347,9 +390,9 @@ def _images(name: str) -> Split:
 @app.command()
 def link(
     listen: Annotated[int, typer.Option(min=1, max=65535, help="Port of this machine that the device connects to.")],
-    to: Annotated[str, typer.Option(help="The broker, HOST:PORT.")],
-    profile: Annotated[str, typer.Option(help="Which link to be, or a CSV file of a recorded one.")] = "wifi",
-    seed: Annotated[int, typer.Option(min=0, help="Of jitter and losses.")] = 0,
+    to: Annotated[str, typer.Option(help="Address of the broker, HOST:PORT.")],
+    profile: Annotated[str, typer.Option(help="Link to emulate, or a CSV file of a recorded one.")] = "wifi",
+    seed: Annotated[int, typer.Option(min=0, help="Seed of jitter and losses.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the byte counts as JSON.")] = False,
 ) -> None:
     """Be a network: carry TCP from a port of this machine to a broker as the link would. Prints the bytes that went

@@ -13,12 +13,13 @@ import numpy.typing as npt
 from edge_agent.drawing import COLOURS
 from edge_agent.report import Line
 from shared.extras import how_to_install
-from simulator.report import DEVICE, OURS, SERVER, Outcome, Setting
+from simulator.report import OURS, Outcome, Setting, rivals
 
 if TYPE_CHECKING:
     from simulator import learning as learned
 
-_LOCAL = ("frames", "submodels", "base")
+#: Levels of the device itself.
+_LOCAL = ("frames", "submodels", "base", "full")
 _INK, _FAINT = "#222222", "#8a8a8a"
 _WINDOW_S = 1.0
 #: Frames that a share is taken over, where a run is minutes long.
@@ -30,7 +31,8 @@ class NoMatplotlib(Exception):
 
 
 def draw(path: Path, lines: Sequence[Line], outcomes: Mapping[str, Outcome], setting: Setting) -> None:
-    """Write a PNG of 1400x900 pixels about ``lines``, the answers of ours in order. Raises ``NoMatplotlib``."""
+    """Write a PNG of 1400x900 pixels about ``lines``, the answers of ours in order. Medians of ``rivals`` are drawn
+    beside it. Raises ``NoMatplotlib``."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -58,7 +60,7 @@ def _title(figure: Any, ours: Outcome, setting: Setting) -> None:
     figure.text(
         0.065,
         0.95,
-        f"{100 * ours.local_share:.0f} % of {ours.frames} frames were answered on the device; "
+        f"{100 * ours.device_share:.0f} % of {ours.frames} frames were answered on the device; "
         f"{ours.latency_ms['mean']:.1f} ms on average",
         fontsize=19,
         fontweight="bold",
@@ -81,7 +83,7 @@ def _latency(axes: Any, at: npt.NDArray[np.float64], lines: Sequence[Line], outc
     for begin, _, _ in _stays(at, lines, at[-1]):
         axes.axvline(begin, color="#e8e8e8", linewidth=1, zorder=1)
     axes.set_yscale("log")
-    medians = {name: outcomes[name].latency_ms["p50"] for name in (SERVER, DEVICE, OURS)}
+    medians = {name: outcomes[name].latency_ms["p50"] for name in (*rivals(outcomes), OURS)}
     # Labels stand beside their lines; where two lines are close the labels step apart.
     places = _spread({name: float(np.log10(ms)) for name, ms in medians.items()}, 0.1 * _decades(axes))
     for name, ms in medians.items():

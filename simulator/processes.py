@@ -12,7 +12,8 @@ from pathlib import Path
 from types import TracebackType
 
 _TAIL_LINES = 8
-_PATIENCE_S = 5.0
+#: How long a process may take to end by itself when it is asked to; a slow machine takes seconds.
+_PATIENCE_S = 20.0
 
 
 class Failed(Exception):

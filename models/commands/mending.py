@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,6 +23,7 @@ from models.commands.options import (
     Threads,
     Work,
     Workers,
+    check_paths,
     conclude,
     full_of,
     gathered,
@@ -36,16 +38,24 @@ from models.commands.options import (
 from shared import ending, zoo
 from shared.bundle import Bundle
 
+if TYPE_CHECKING:
+    from models.frames import Frames
+    from shared.signing import Signer
+
 
 def specialise(
     bundle: Existing,
     data: Data,
     held_out: Annotated[
-        Path | None, typer.Option(help="Frames to prove with. Default: three tenths of --data.")
+        Path | None, typer.Option(help="Frames to prove with (default: three tenths of --data).")
     ] = None,
-    recent: Annotated[Path | None, typer.Option(help="Frames that devices sent, as a server writes them.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Where the updated bundle goes, in the place of any before.")] = None,
-    prepare: Annotated[bool, typer.Option(help="Only let the full model look at --data, ahead of need.")] = False,
+    recent: Annotated[
+        Path | None, typer.Option(help="File of frames that devices sent, as a server writes it.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Directory that the updated bundle goes to, in the place of any before.")
+    ] = None,
+    prepare: Annotated[bool, typer.Option(help="Whether the full model only looks at --data, ahead of need.")] = False,
     key: Key = None,
     every: Every = 1,
     work: Work = None,
@@ -58,19 +68,16 @@ def specialise(
     Example: model-builder specialise build/mine --data frames/ --recent recent.npz --out build/updated
     """
     with refusing(out):
+        if not prepare and (recent is None or out is None):
+            refuse("give --recent and --out, or --prepare")
+        check_paths(out, data=data, held_out=held_out, recent=recent, key=key)
+        found, sources, signer = _given(bundle, out, (data, held_out), every, key)
         import torch
 
         from models import specialise as specialising
-        from models.frames import find
-        from shared.signing import Signer
 
-        if not prepare and (recent is None or out is None):
-            refuse("give --recent and --out, or --prepare")
         torch.set_num_threads(threads)
-        found = Bundle(zoo.find(bundle))
-        signer = Signer(key) if key is not None else None
         classifier = full_of(found)
-        sources = [find(source, every) for source in (data, held_out) if source is not None]
         with progress_bar() as progress:
             material = gathered(classifier, sources, kept(work), threads, 0, progress)
             if recent is None or out is None:
@@ -87,10 +94,10 @@ def specialise(
 def add_size(
     bundle: Existing,
     share: Annotated[
-        float, typer.Option(min=0.001, max=1.0, help="Its multiply-adds, as a share of the full model's.")
+        float, typer.Option(min=0.001, max=1.0, help="Multiply-adds of the new model, as a share of the full model's.")
     ],
     data: Data,
-    out: Annotated[Path, typer.Option(help="Where the bundle goes, in the place of any before.")],
+    out: Annotated[Path, typer.Option(help="Directory that the bundle goes to, in the place of any before.")],
     held_out: HeldOut = None,
     scenes: Scenes = None,
     every: Every = 1,
@@ -107,23 +114,20 @@ def add_size(
     Example: model-builder add-size build/mine --share 0.02 --data frames/ --out build/mine
     """
     with refusing(out):
+        check_paths(out, data=data, held_out=held_out, scenes=scenes, key=key)
+        found, sources, signer = _given(bundle, out, (data, held_out), every, key)
         import torch
 
         from models import sizes
-        from models.frames import find
         from models.plan import QUICK, Plan
-        from shared.signing import Signer
 
         torch.set_num_threads(threads)
-        found = Bundle(zoo.find(bundle))
-        signer = Signer(key) if key is not None else None
         classifier = full_of(found)
         plan = replace(
             QUICK if quick else Plan(found.manifest.name),
             shares=(share,),
             scenes=scenes_of(scenes, classifier.labels),
         )
-        sources = [find(source, every) for source in (data, held_out) if source is not None]
         directory = kept(work)
         with progress_bar() as progress:
             material = gathered(classifier, sources, directory, threads, plan.seed, progress)
@@ -134,11 +138,12 @@ def add_size(
 def layers(
     bundle: Existing,
     data: Data,
-    out: Annotated[Path, typer.Option(help="Where the bundle goes, in the place of any before.")],
+    out: Annotated[Path, typer.Option(help="Directory that the bundle goes to, in the place of any before.")],
     held_out: HeldOut = None,
-    most: Annotated[int, typer.Option(min=1, max=8, help="How many caches at the most.")] = 5,
+    most: Annotated[int, typer.Option(min=1, max=8, help="Number of caches at the most.")] = 5,
     wrong: Annotated[
-        float, typer.Option(min=0.0001, max=0.2, help="Share of requests they may answer unlike the full model.")
+        float,
+        typer.Option(min=0.0001, max=0.2, help="Share of requests that the caches may answer unlike the full model."),
     ] = 0.005,
     every: Every = 1,
     key: Key = None,
@@ -151,17 +156,14 @@ def layers(
     Example: model-builder layers build/mine --data frames/ --out build/mine
     """
     with refusing(out):
+        check_paths(out, data=data, held_out=held_out, key=key)
+        found, sources, signer = _given(bundle, out, (data, held_out), every, key)
         import torch
 
-        from models.frames import find
         from models.layers.build import Limits, build
-        from shared.signing import Signer
 
         torch.set_num_threads(threads)
-        found = Bundle(zoo.find(bundle))
-        signer = Signer(key) if key is not None else None
         classifier = full_of(found)
-        sources = [find(source, every) for source in (data, held_out) if source is not None]
         with progress_bar() as progress:
             place = kept(work)
             material = gathered(classifier, sources, place, threads, 0, progress)
@@ -174,7 +176,7 @@ def layers(
 def prove(
     bundle: Existing,
     held_out: Annotated[Path, typer.Option(help="Frames that none of its models was trained on.")],
-    out: Annotated[Path, typer.Option(help="Where the bundle goes, in the place of any before.")],
+    out: Annotated[Path, typer.Option(help="Directory that the bundle goes to, in the place of any before.")],
     scenes: Scenes = None,
     every: Every = 1,
     key: Key = None,
@@ -189,22 +191,35 @@ def prove(
     Example: model-builder prove cifar10 --held-out frames/ --out build/here
     """
     with refusing(out):
+        check_paths(out, held_out=held_out, scenes=scenes, key=key)
+        found, [source], signer = _given(bundle, out, (held_out,), every, key)
         import torch
 
         from models import proving
-        from models.frames import find
         from models.material import held
         from models.plan import QUICK, Plan
-        from shared.signing import Signer
 
         torch.set_num_threads(threads)
-        signer = Signer(key) if key is not None else None
-        found = Bundle(zoo.find(bundle))
         classifier = full_of(found)
         plan = replace(QUICK if quick else Plan(""), scenes=scenes_of(scenes, classifier.labels))
-        source = find(held_out, every)
         with progress_bar() as progress:
             lesson = taught(classifier, source, kept(work), threads, progress)
             tune, rest = held(classifier, (source, lesson), plan.seed)
             made = proving.again(plan, found, tune, rest, out, progress, workers, signer)
     conclude(made, [source], as_json)
+
+
+def _given(
+    bundle: Path, out: Path | None, data: Sequence[Path | None], every: int, key: Path | None
+) -> tuple[Bundle, list[Frames], Signer | None]:
+    """The bundle, the frames of each of ``data`` that was named, and who signs. Raises ``Refusal``, also where another
+    thing than a bundle is at ``out``."""
+    from models.frames import find
+    from models.place import check_place
+    from shared.signing import Signer
+
+    if out is not None:
+        check_place(out)
+
+    found, sources = Bundle(zoo.find(bundle)), [find(source, every) for source in data if source is not None]
+    return found, sources, Signer(key) if key is not None else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -27,26 +28,36 @@ if TYPE_CHECKING:
 
 stderr = Console(stderr=True)
 PROCESSORS = os.cpu_count() or 1
-Full = Annotated[Path, typer.Option(help="An image classifier, ONNX.")]
+Full = Annotated[Path, typer.Option(help="File of an image classifier, ONNX.")]
 Existing = Annotated[Path, typer.Argument(help=f"The bundle: {zoo.HELP}.")]
-Data = Annotated[Path, typer.Option(help="A video, or a directory of pictures, class directories and videos.")]
+Data = Annotated[Path, typer.Option(help="Frames: a video, or a directory of pictures, class directories and videos.")]
 Preprocessing = Annotated[
-    str, typer.Option(help="How pictures are prepared: a preset's name, or JSON as in a bundle. Default: metadata.")
+    str,
+    typer.Option(
+        help="Way to prepare pictures for the model: a preset's name, or JSON as in a bundle (default: the "
+        "model's metadata)."
+    ),
 ]
-Labels = Annotated[Path | None, typer.Option(help="Text file with a label a line.")]
-Embedding = Annotated[str | None, typer.Option(help="Tensor to take for the embedding.")]
-Every = Annotated[int, typer.Option(help="Of a video, every so many frames count.", min=1)]
-Work = Annotated[Path | None, typer.Option(help="Where what is made on the way is kept. Default: in the cache.")]
-Threads = Annotated[int, typer.Option(help="Threads to work with.", min=1)]
+Labels = Annotated[Path | None, typer.Option(help="Text file with a label a line (default: the model's metadata).")]
+Embedding = Annotated[
+    str | None, typer.Option(help="Name of the tensor to take for the embedding (default: what the last layer sees).")
+]
+Every = Annotated[int, typer.Option(help="Step between the frames of a video that count.", min=1)]
+Work = Annotated[
+    Path | None, typer.Option(help="Directory for intermediate results, to go on from (default: in the user's cache).")
+]
+Threads = Annotated[int, typer.Option(help="Threads to work with; by default one for each processor.", min=1)]
 HeldOut = Annotated[
-    Path | None, typer.Option(help="Frames to tune on and to prove gates with. Default: three tenths of --data.")
+    Path | None, typer.Option(help="Frames to tune on and to prove gates with (default: three tenths of --data).")
 ]
 Scenes = Annotated[
-    Path | None, typer.Option(help="JSON: lists of labels that come together. Default: drawn at random.")
+    Path | None, typer.Option(help="JSON file of lists of labels that come together (default: drawn at random).")
 ]
-Key = Annotated[Path | None, typer.Option(help="Private key to sign with; 'model-builder keys' makes one.")]
-Workers = Annotated[int, typer.Option(help="Processes to prove gates with.", min=1)]
-Quick = Annotated[bool, typer.Option(help="Every stage, in a minute; good for nothing but a try.")]
+Key = Annotated[Path | None, typer.Option(help="File of the private key to sign with; 'model-builder keys' makes one.")]
+Workers = Annotated[int, typer.Option(help="Processes to prove gates with; by default one for each processor.", min=1)]
+Quick = Annotated[
+    bool, typer.Option(help="Whether every stage runs in a minute; the bundle is good for nothing but a try.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the models as JSON on stdout.")]
 
 
@@ -130,6 +141,25 @@ def scenes_of(path: Path | None, labels: tuple[str, ...]) -> tuple[tuple[int, ..
     return tuple(tuple(sorted({labels.index(label) for label in scene})) for scene in scenes)
 
 
+def check_paths(out: Path | None = None, **given: Path | None) -> None:
+    """Refuse a path that an option of this name was given and that is not there, and an ``out`` that cannot be made.
+    Commands call this before they ask for torch."""
+    for name, path in given.items():
+        if path is not None and not path.exists():
+            refuse(f"--{name.replace('_', '-')} {path} is not there")
+    if out is not None:
+        check_writable("out", out)
+
+
+def check_writable(name: str, path: Path) -> None:
+    """Refuse a ``path``, given by the option of this name, that cannot be made."""
+    above = next(parent for parent in path.absolute().parents if parent.exists())
+    if not above.is_dir():
+        refuse(f"--{name} {path}: {above} is no directory")
+    if not os.access(above, os.W_OK | os.X_OK):
+        refuse(f"--{name} {path}: {above} cannot be written")
+
+
 @contextmanager
 def refusing(*given: Path | None) -> Iterator[None]:
     """What cannot be used, or written to one of the paths ``given``, and a package that is not there, is one line and
@@ -142,6 +172,10 @@ def refusing(*given: Path | None) -> Iterator[None]:
         refuse(f"this needs {error.name}; {how_to_install('build')}")
     except OSError as error:
         refuse(f"{error.filename or ' or '.join(map(str, given))}: {error.strerror or error}")
+    except BrokenProcessPool:
+        why = "a process that proves gates was ended, most likely because memory ran out (dmesg tells)"
+        typer.echo(f"model-builder: {why}. What was done is kept: start it again with --workers 1", err=True)
+        raise typer.Exit(1) from None
 
 
 def refuse(why: str, code: int = 2) -> NoReturn:

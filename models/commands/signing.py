@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
-from models.commands.options import refusing
+from models.commands.options import check_paths, refusing
 from shared.bundle import SIGNATURE, Bundle
 
 
 def keys(
-    out: Annotated[Path, typer.Option(help="Directory for the two files.")] = Path("keys"),
+    out: Annotated[Path, typer.Option(help="Directory that the two files go to.")] = Path("keys"),
 ) -> None:
     """Make a pair of keys: one to sign bundles with, and one for devices to trust.
 
@@ -30,13 +30,14 @@ def keys(
 
 def sign(
     bundle: Annotated[Path, typer.Argument(help="Directory of the bundle.")],
-    key: Annotated[Path, typer.Option(help="Private key; 'model-builder keys' makes one.")],
+    key: Annotated[Path, typer.Option(help="File of the private key to sign with; 'model-builder keys' makes one.")],
 ) -> None:
     """Sign a bundle, in the place of any signature before.
 
     Example: model-builder sign build/mine --key keys/bundle.key
     """
     with refusing(bundle):
+        check_paths(key=key)
         from shared import files
         from shared.signing import Signer
 

@@ -19,6 +19,9 @@ def test_the_demo_answers_every_frame_and_leaves_its_figures_and_picture(tmp_pat
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
     assert ended.returncode == 0, ended.stderr[-2000:] + ended.stdout[-2000:]
 
+    told = [line for line in ended.stdout.splitlines() if str(tmp_path) not in line]
+    assert max(map(len, told)) <= 80, "a terminal of 80 columns shows every line whole"
+
     figures = json.loads((tmp_path / "demo.json").read_text())
     assert figures["frames"] == FRAMES
     assert sum(figures["hits"].values()) + figures["full"] + figures["cloud"] + figures["fallbacks"] == FRAMES
@@ -29,5 +32,13 @@ def test_the_demo_answers_every_frame_and_leaves_its_figures_and_picture(tmp_pat
         assert 0 <= policy["accuracy"] <= 1
     assert figures["policies"]["device-only"]["bytes_up"] == 0
     assert figures["policies"]["server-only"]["bytes_up"] > FRAMES * 1000
+    assert figures["policies"]["device-only"]["full"] == FRAMES
+    assert figures["skipped"] == {}
     assert "cifar10" in json.dumps(figures)
     assert (tmp_path / "demo.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_the_readme_shows_the_policies_that_the_demo_compares() -> None:
+    block = (ROOT / "README.md").read_text("utf-8").partition("<!-- demo -->")[2].partition("<!-- /demo -->")[0]
+    rows = [line.split("|")[1].strip() for line in block.splitlines() if line.startswith("| ")]
+    assert rows[0] == "policy" and set(rows[1:]) == POLICIES

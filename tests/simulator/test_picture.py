@@ -32,13 +32,14 @@ def _lines(frames: int, levels: tuple[str, ...], truth: bool) -> list[Line]:
     ]
 
 
+@pytest.mark.parametrize("policies", [("ours", "server-only", "device-only"), ("ours",)])
 @pytest.mark.parametrize(("frames", "levels", "truth"), [(60, _LEVELS, True), (2, ("base",), False)])
-def test_a_picture_is_drawn(tmp_path: Path, frames: int, levels: tuple[str, ...], truth: bool) -> None:
+def test_a_picture_is_drawn_whoever_else_ran(
+    tmp_path: Path, frames: int, levels: tuple[str, ...], truth: bool, policies: tuple[str, ...]
+) -> None:
     lines = _lines(frames, levels, truth)
     outcome = report.outcome(lines, Summary(frames), Counts(0, 0), {}, frames)
     path = tmp_path / "demo.png"
-    picture.draw(
-        path, lines, dict.fromkeys(("ours", "server-only", "device-only"), outcome), Setting("camera", 0, "lan", 30, {})
-    )
+    picture.draw(path, lines, dict.fromkeys(policies, outcome), Setting("camera", 0, "lan", 30, {}))
     found = header(path.read_bytes())
     assert (found.width, found.height) == (1400, 900)

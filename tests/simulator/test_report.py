@@ -87,7 +87,7 @@ def test_what_does_not_add_up_is_said(lines: list[Line]) -> None:
 
 
 def test_the_json_has_every_figure() -> None:
-    found = msgspec.json.decode(report.to_json(_SETTING, _outcomes()))
+    found = msgspec.json.decode(report.to_json(_SETTING, _outcomes(), {"server+context": "too slow"}))
     assert found["frames"] == sum(found["hits"].values()) + found["cloud"] + found["fallbacks"] == 4
     assert found["models_pushed"] == 1
     assert found["local_share"] == 0.5
@@ -95,21 +95,59 @@ def test_the_json_has_every_figure() -> None:
     assert set(found["policies"]) == {"ours", "server-only", "device-only"}
     assert set(found["policies"]["ours"]["latency_ms"]) == {"mean", "p50", "p95", "p99"}
     assert found["policies"]["server-only"]["bytes_up"] == 4000
+    assert found["skipped"] == {"server+context": "too slow"}
+
+
+def test_the_json_names_ours_among_what_was_skipped() -> None:
+    outcomes = {name: outcome for name, outcome in _outcomes().items() if name != "ours"}
+    found = msgspec.json.decode(report.to_json(_SETTING, outcomes, {"ours": "too slow"}))
+    assert set(found["policies"]) == {"server-only", "device-only"} and "ours" in found["skipped"]
+
+
+def test_what_the_full_model_answers_on_the_device_is_its_answer_sure_or_not() -> None:
+    lines = [_line(0, "base", "cat", 9), _line(1, "fallback", "dog", 9)]
+    assert [line.level for line in report.by_full_model(lines, "m")] == ["full", "full"]
+    assert report.by_full_model(lines, "other") == lines
 
 
 def test_the_sentence_names_the_better_rival_and_what_it_holds_for() -> None:
     said = report.sentence(_SETTING, _outcomes())
-    assert said.startswith("Ours answers 1.2 times faster on average than server-only")
+    assert said.startswith("Ours answers 1.2 times faster on average than server-only, the better of")
     assert "(68.2 against 80.0 ms; link wifi, stream camera, seed 3, 30 frames a second)" in said
-    assert "leaves out 1 frame " in said
 
 
-def test_the_table_shows_every_policy_whole() -> None:
+def _falling_back(outcome: Outcome) -> Outcome:
+    return msgspec.structs.replace(outcome, hits={"frames": 0, "submodels": 0, "base": 0}, cloud=1, fallbacks=3)
+
+
+def test_ours_is_not_ranked_against_fallbacks() -> None:
+    outcomes = _outcomes()
+    outcomes["server-only"] = _falling_back(outcomes["server-only"])
+    said = report.sentence(_SETTING, outcomes)
+    assert said.startswith("Ours answers 2.2 times faster on average than device-only (68.2 against 150.0 ms")
+    assert said.endswith("server-only mostly fell back: answers did not come in time.")
+    assert report.rivals(outcomes) == ["device-only"]
+
+
+@pytest.mark.parametrize("missing", [("server-only", "device-only"), ("ours",)])
+def test_without_ours_or_a_rival_there_is_no_ranking(missing: tuple[str, ...]) -> None:
+    outcomes = {name: outcome for name, outcome in _outcomes().items() if name not in missing}
+    assert report.sentence(_SETTING, outcomes).startswith("There is no ranking (link wifi")
+    fell_back = {name: _falling_back(outcome) for name, outcome in _outcomes().items()}
+    assert "There is no ranking" in report.sentence(_SETTING, fell_back)
+
+
+def test_the_table_has_seven_figures_a_policy_and_fits_eighty_columns() -> None:
     out = io.StringIO()
-    Console(file=out, width=report.TABLE_WIDTH).print(report.table(_outcomes()))
+    wide = msgspec.structs.replace(
+        _outcomes()["ours"], latency_ms=dict.fromkeys(("mean", "p50", "p95", "p99"), 25000.0), bytes_up=10**10
+    )
+    Console(file=out, width=80).print(report.table({**_outcomes(), "server+context": wide}))
     rows = [" ".join(line.split()) for line in out.getvalue().splitlines()]
-    assert "ours 4 1 1 0 0 1 1 68.2 11.0 215.5 243.1 75.0 66.7 1 2 1" in rows
-    assert "device-only 4 0 0 4 0 0 0 150.0 150.0 150.0 150.0 - 33.3 0 0 0" in rows
+    assert "ours 50% 25% 68.2 11.0 215.5 75.0% 1" in rows
+    assert "device-only 100% 0% 150.0 150.0 150.0 - 0" in rows
+    assert "server+context 50% 25% 25000.0 25000.0 25000.0 75.0% 10,000,000" in rows
+    assert "…" not in out.getvalue() and max(map(len, out.getvalue().splitlines())) <= 80
 
 
 def test_lines_are_read_as_the_agent_writes_them(tmp_path: Path) -> None:

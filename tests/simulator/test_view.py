@@ -24,10 +24,10 @@ def test_a_pipe_sees_plain_lines() -> None:
             view.add([_line(frame, "cloud" if frame < 2 else "base")])
         view.end()
     assert out.getvalue().splitlines() == [
-        "ours: 2 of 8 frames, 0 % local, 2.0 ms on average",
-        "ours: 4 of 8 frames, 50 % local, 2.0 ms on average",
-        "ours: 6 of 8 frames, 67 % local, 2.0 ms on average",
-        "ours: 8 of 8 frames, 75 % local, 2.0 ms on average",
+        "ours: 2 of 8 frames, 0 % local, mean 2.0 ms",
+        "ours: 4 of 8 frames, 50 % local, mean 2.0 ms",
+        "ours: 6 of 8 frames, 67 % local, mean 2.0 ms",
+        "ours: 8 of 8 frames, 75 % local, mean 2.0 ms",
     ]
 
 
@@ -38,7 +38,26 @@ def test_a_terminal_sees_every_policy() -> None:
         view.add([_line(0)])
         view.end()
     assert "server-only" in out.getvalue()
-    assert "100 % local, 2.0 ms on average" in out.getvalue()
+    assert "100 % local, mean 2.0 ms" in out.getvalue()
+
+
+def test_a_row_fits_eighty_columns_and_a_skipped_policy_says_so() -> None:
+    out = io.StringIO()
+    console = Console(file=out, width=80, force_terminal=True, color_system=None)
+    with View(console, ["server+context"], 600) as view:
+        view.begin("server+context")
+        line = msgspec.structs.replace(_line(0, "submodels"), label="automobile", latency_ms=250.0)
+        view.add([line] * 600)
+        assert "100 % local, mean 250.0 ms; automobile by submodels" in _shown(console, view)
+        view.end(skipped=True)
+        assert "skipped" in _shown(console, view)
+
+
+def _shown(console: Console, view: View) -> str:
+    with console.capture() as capture:
+        console.print(view._progress.get_renderable())
+    assert capture.get().count("\n") == 1, capture.get()
+    return capture.get()
 
 
 def test_the_tail_gives_whole_lines_once(tmp_path: Path) -> None:
