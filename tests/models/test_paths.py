@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from models.cli import app
+from shared.extras import how_to_install
 from simulator.cli import app as simulator
 from tests.bundles import tiny_bundle
 
@@ -81,7 +82,7 @@ def test_where_the_paths_are_right_torch_is_asked_for(command: str, there: dict[
     done = CliRunner().invoke(app, command.format(**there).split())
     assert (done.exit_code, done.stderr) == (
         2,
-        "model-builder: this needs torch; install it with: pip install 'cachenet[build]'\n",
+        f"model-builder: this needs torch; {how_to_install('build')}\n",
     )
 
 
