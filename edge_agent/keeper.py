@@ -23,6 +23,7 @@ from edge_agent.puller import Puller
 from edge_agent.store import Store, StoreError
 from shared.bundle import Bundle, BundleError, Layer, Manifest, Model, Way, digest, parse
 from shared.engine import EngineError, Logits, Provider, Session, resident_bytes
+from shared.image import blank
 from shared.layered import Layered, load, runner
 from shared.link import Link, Message
 
@@ -265,7 +266,7 @@ class Keeper:
         model = manifest.models[name]
         # The full model beside a base model: nothing else runs while it does, so it may have every processor.
         alone = model.role == "full" and name != self._first(manifest)
-        image = np.zeros((1, 3, model.input.side, model.input.side), np.float32)
+        image = blank(model.input)
 
         way = self._way if alone and self._way in manifest.layers and self._slowdown == 1.0 else None
 

@@ -27,10 +27,17 @@ PROCESSORS = os.cpu_count() or 1
 Full = Annotated[Path, typer.Option(help="An image classifier, ONNX.")]
 Data = Annotated[Path, typer.Option(help="A video, or a directory of pictures, class directories and videos.")]
 Preprocessing = Annotated[
-    str, typer.Option(help="How pictures are prepared: a preset's name, or JSON as in a bundle. Default: metadata.")
+    str,
+    typer.Option(
+        help="How pictures are prepared: a preset (imagenet, efficientnet-lite, unit, signed, caffe, raw), with words "
+        "after it (imagenet,stretch,bgr or unit,letterbox,320x180), or JSON as in a bundle. Default: metadata."
+    ),
 ]
-Labels = Annotated[Path | None, typer.Option(help="Text file with a label a line.")]
-Embedding = Annotated[str | None, typer.Option(help="Tensor to take for the embedding.")]
+Labels = Annotated[Path | None, typer.Option(help="Text file with a label a line. Default: the model's metadata.")]
+Embedding = Annotated[
+    str | None,
+    typer.Option(help="Tensor to take for the embedding. Default: what the last layer with weights sees, or the scores."),
+]
 Every = Annotated[int, typer.Option(help="Of a video, every so many frames count.", min=1)]
 Work = Annotated[Path | None, typer.Option(help="Where what is made on the way is kept. Default: in the cache.")]
 Threads = Annotated[int, typer.Option(help="Threads to work with.", min=1)]
