@@ -8,6 +8,7 @@ not know what it was.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,9 +24,10 @@ from models.graph_edit import Ancestry, Editor, ending_in
 from models.head import Head
 from models.metadata import PREFIX
 from models.native import Native, canonical, natives
-from models.onnx_file import ClassifierError as ClassifierError
-from models.onnx_file import Run, load, properties
+from models.onnx_file import ClassifierError, Run, load, properties
 from shared.image import Input, Picture, Tensor, crop, preprocessor
+
+__all__ = ["PRESETS", "Classifier", "ClassifierError", "preset", "probes", "served", "understand"]
 
 #: Normalisations by name: of ImageNet as torchvision has it, of EfficientNet-Lite, 0..1, -1..1, of Caffe's models
 #: (blue first, means off), and pixels as they are.
@@ -92,10 +94,13 @@ def preset(text: str) -> Input:
             changes = {"side": int(width), "height": None if width == height else int(height)}
         if changes is None:
             raise ClassifierError(f"{word!r} in {text!r} is none of {', '.join(_WORDS)}, nor a size as in 320x180")
+        if {word, spec.colour} == {"rgb", "bgr"}:
+            changes = {**changes, "mean": spec.mean[::-1], "std": spec.std[::-1]}
         spec = msgspec.structs.replace(spec, **changes)
-        if word in ("rgb", "bgr") and word != PRESETS[name].colour:
-            spec = msgspec.structs.replace(spec, mean=spec.mean[::-1], std=spec.std[::-1])
-    return msgspec.convert(msgspec.to_builtins(spec), Input)
+    try:
+        return msgspec.convert(msgspec.to_builtins(spec), Input)
+    except msgspec.ValidationError as error:
+        raise ClassifierError(f"{text!r} is no preprocessing ({error})") from None
 
 
 def understand(
@@ -158,7 +163,9 @@ def _check(name: str, bad: npt.NDArray[np.bool_], what: str) -> None:
     if bad.any():
         pictures = [one for one, own in zip(_PROBES, bad, strict=True) if own.any()]
         which = "any picture" if len(pictures) == len(bad) else f"a {pictures[0]} picture"
-        raise ClassifierError(f"{name} gives {what} for {which}; its weights are damaged, or too large for its precision")
+        raise ClassifierError(
+            f"{name} gives {what} for {which}; its weights are damaged, or too large for its precision"
+        )
 
 
 @dataclass(frozen=True)
@@ -178,14 +185,15 @@ def _tried(
     name: str, model: ModelProto, readings: list[Native], spec: Input, embedding: str | None, role: str
 ) -> _Trial:
     """The first of ``readings`` that runs. Raises ``ClassifierError``: the first one's, for that is the likeliest."""
-    first: ClassifierError | None = None
-    for native in readings:
-        try:
-            return _try(name, model, native, native.fitted(spec), embedding, role)
-        except _RunError as error:
-            first = first or error
-    assert first is not None
-    raise ClassifierError(str(first)) from None
+    native, *rest = readings
+    try:
+        return _try(name, model, native, native.fitted(spec), embedding, role)
+    except _RunError as error:
+        if not rest:
+            raise
+        with contextlib.suppress(_RunError):
+            return _tried(name, model, rest, spec, embedding, role)
+        raise error from None
 
 
 class _RunError(ClassifierError):
@@ -204,7 +212,8 @@ def _try(name: str, model: ModelProto, native: Native, spec: Input, embedding: s
     found = head.logits_before(ancestry, output)
     if embedding is not None and embedding not in ancestry.makers:
         raise ClassifierError(
-            f"{name} has no tensor {embedding!r} for an embedding, or has it within a branch; the graph's viewer names them"
+            f"{name} has no tensor {embedding!r} for an embedding, or has it within a branch; "
+            "a graph viewer shows the names"
         )
     features = embedding or (None if role == "base" else head.features_before(ancestry, output))
     wanted = list(dict.fromkeys(one for one in (output, found and found[1], features) if one is not None))
@@ -220,6 +229,8 @@ def _try(name: str, model: ModelProto, native: Native, spec: Input, embedding: s
         graph = canonical(model, native, batch)
     said = _rows(name, made[output], len(pictures))
     _check(name, np.isnan(said), "NaN (not a number)")
+    if said.shape[1] == 1 and (found is None or found[0] not in ("Sigmoid", "HardSigmoid")):
+        raise ClassifierError(f"{name} has one class; there is nothing to tell apart")
     logits = made[found[1]] if found is not None else None
     meant = head.head_of(said, found, None if logits is None else logits.reshape(len(logits), -1))
     if meant.logits is None:
@@ -235,7 +246,7 @@ def _try(name: str, model: ModelProto, native: Native, spec: Input, embedding: s
             features = editor.append("Cast", [features], "embedding_float", to=TensorProto.FLOAT)
     else:
         features = scores
-    return _Trial(ending_in(graph, scores, features), spec, scores, features, said.shape[1], native, meant)
+    return _Trial(ending_in(graph, scores, features), spec, scores, features, max(2, said.shape[1]), native, meant)
 
 
 def _alike(run: Run, wanted: list[str], pictures: Tensor, alone: dict[str, npt.NDArray[Any]]) -> bool:
@@ -260,10 +271,7 @@ def _rows(name: str, output: npt.NDArray[Any], count: int) -> npt.NDArray[Any]:
     if output.ndim < 2 or len(output) != count or sum(size > 1 for size in output.shape[1:]) > 1:
         shape = " x ".join(("n", *map(str, output.shape[1:])))
         raise ClassifierError(f"{name}: its output is {shape}, not (n, classes), a score for each class")
-    rows = output.reshape(count, -1)
-    if rows.shape[1] < 2:
-        raise ClassifierError(f"{name} has one class; there is nothing to tell apart")
-    return rows
+    return output.reshape(count, -1)
 
 
 def _kind(values: npt.NDArray[Any]) -> int:

@@ -29,7 +29,7 @@ def read(
     if not _same_part(own.input, full.input):
         raise ClassifierError(
             f"{path.name} sees frames by {_fit(own.input)} and the full model by {_fit(full.input)}: they must see the "
-            "same part of a frame; give --base-preprocessing, as in unit,stretch"
+            "same part of a frame, so stretch it for both (as in unit,stretch) or give a base model of the same shape"
         )
     macs, most = (cost.macs(one.graph, one.input.size) for one in (own, full))
     if macs > most > 0:

@@ -17,7 +17,7 @@ from onnx import TensorProto
 from models.graph_edit import Ancestry, Editor
 from models.scores import softmax
 
-Meaning = Literal["logits", "softmax", "log-softmax", "sigmoid"]
+Meaning = Literal["logits", "softmax", "log-softmax", "sigmoid", "binary"]
 Array = npt.NDArray[Any]
 #: Operators that make probabilities or their logarithms of logits.
 _SQUASHING = ("Softmax", "LogSoftmax", "Sigmoid", "HardSigmoid")
@@ -36,8 +36,9 @@ _LARGEST = 16_384
 
 @dataclass(frozen=True)
 class Head:
-    """``meaning``: of the output; ``whole``: what probabilities add up to, 1 mostly, 100 of percentages. ``logits``:
-    the tensor that holds them, None where only the output does."""
+    """``meaning``: of the output; ``binary`` is one probability, that of the second of two labels. ``whole``: what
+    probabilities add up to, 1 mostly, 100 of percentages. ``logits``: the tensor that holds them, None where only the
+    output does."""
 
     meaning: Meaning
     whole: float = 1.0
@@ -68,16 +69,18 @@ def is_embedding(features: Array) -> bool:
 
 
 def meaning_of(output: Array) -> tuple[Meaning, float]:
-    """By the numbers alone: of ``output`` ``(n, classes)`` of pictures that differ. And what probabilities add up to."""
+    """Of ``output`` ``(n, classes)`` of pictures that differ, by the numbers alone; and what probabilities add up to."""
     if not np.isfinite(output).all():
         return "logits", 1.0
     given = output.astype(np.float64)
     sums = given.sum(1)
     middle = float(np.median(sums))
     if given.min() >= -_LEAST and middle > 0 and np.abs(sums / middle - 1).max() <= _SUM:
+        if abs(middle - 1) <= _SUM:
+            return "softmax", 1.0
         # Another sum than one is that of probabilities if they change and it does not.
-        if abs(middle - 1) <= _SUM or np.ptp(given, axis=0).max() > _SUM * middle:
-            return "softmax", 1.0 if abs(middle - 1) <= _SUM else middle
+        if np.ptp(given, axis=0).max() > _SUM * middle:
+            return "softmax", middle
     if given.max() <= _LEAST and np.abs(np.exp(given).sum(1) - 1).max() <= _SUM:
         return "log-softmax", 1.0
     if given.min() >= -_LEAST and given.max() <= 1 + _LEAST:
@@ -91,6 +94,8 @@ def head_of(output: Array, found: tuple[str, str] | None, logits: Array | None) 
     if found is None or logits is None or logits.shape != output.shape or not np.isfinite(logits).all():
         return Head(meaning, whole)
     operator, name = found
+    if output.shape[1] == 1:
+        return Head("binary", 1.0, name)
     given, said = output.astype(np.float64), logits.astype(np.float64)
     first = np.take_along_axis(given, said.argmax(1)[:, None], 1)[:, 0]
     spread = max(float(np.ptp(given[np.isfinite(given)])), 1e-12)
@@ -110,6 +115,8 @@ def probabilities(output: Array, head: Head) -> npt.NDArray[np.float64]:
     given = output.astype(np.float64)
     if head.meaning == "softmax":
         return np.clip(given / head.whole, 0.0, 1.0)
+    if head.meaning == "binary":
+        return np.concatenate([1 - given, given], 1)
     if head.meaning == "sigmoid":
         clipped = np.clip(given, _LEAST, 1 - _LEAST)
         return softmax(np.log(clipped / (1 - clipped)))
@@ -124,6 +131,9 @@ def scores_of(editor: Editor, head: Head, output: str, kind: int, shape: tuple[i
         name = editor.append("Cast", [name], "scores_float", to=TensorProto.FLOAT)
     if len(shape) != 2:
         name = editor.append("Reshape", [name, np.array([-1, int(np.prod(shape[1:]))], np.int64)], "scores_row")
+    if head.meaning == "binary":  # the first label's logit is 0
+        nothing = editor.append("Sub", [name, name], "scores_nothing")
+        return editor.append("Concat", [nothing, name], "scores_both", axis=1)
     if head.logits is not None or head.meaning not in ("softmax", "sigmoid"):
         return name
     if head.whole != 1.0:

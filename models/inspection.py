@@ -36,8 +36,8 @@ class Compared:
 
 
 def inspect(classifier: Classifier, frames: Frames, lesson: Lesson, threads: int) -> dict[str, Figure]:
-    """Figures by name. ``accuracy`` is there where every folder has the name of a label; ``verdict`` is in words. Raises
-    ``ClassifierError`` if the file does not run by itself."""
+    """Figures by name. ``accuracy`` is there where every folder has the name of a label; ``verdict`` is in words.
+    Raises ``ClassifierError`` if the file does not run by itself."""
     words = softmax(lesson.scores)
     answers = words.argmax(1)
     counts = np.bincount(answers, minlength=len(classifier.labels))
@@ -73,6 +73,7 @@ _OUTPUTS: Mapping[str, str] = {
     "logits": "logits",
     "softmax": "probabilities (softmax)",
     "log-softmax": "logarithms of probabilities (log-softmax)",
+    "binary": "the probability of the second of two labels (sigmoid)",
     "sigmoid": "a probability for each label by itself (sigmoid)",
 }
 
@@ -115,7 +116,9 @@ def verdict(
     if confidence < chance + _LOW * (1 - chance):
         said = f"Confidence is low: {confidence:.0%} on average, where chance is {chance:.1%}."
         if classifier.native.pixels_as_they_are:
-            said += " The model takes pixels as they are; try another fit: --preprocessing raw,stretch or raw,letterbox."
+            said += (
+                " The model takes pixels as they are; try another fit: --preprocessing raw,stretch or raw,letterbox."
+            )
         else:
             tried = others(classifier, lesson, threads)
             listed = ", ".join(f"{name} ({sure:.0%})" for name, sure in tried.items())
@@ -129,19 +132,27 @@ def verdict(
             f"{classifier.labels[label]!r} is the answer to {share:.0%} of the frames: right if they show little else; "
             "if not, the preprocessing is probably wrong, or these frames are of another kind than the model knows."
         )
-    if classifier.head.meaning == "sigmoid":
-        above = 1 / (1 + np.exp(-lesson.scores.astype(np.float64))) > 0.5
-        found.append(
-            "The model judges each label by itself (sigmoid), and a device answers with one, the likeliest: "
-            f"{float((above.sum(1) > 1).mean()):.0%} of the frames have several above 50 %, "
-            f"{float((above.sum(1) == 0).mean()):.0%} have none."
-        )
+    if said := of_several(classifier, lesson.scores):
+        found.append(said)
     if compared.same_label < 1 or compared.largest > _SAME:
         found.append(
-            f"ONNX Runtime alone gives another label for {1 - compared.same_label:.0%} of the frames, and probabilities "
-            f"that differ by up to {compared.largest:.0%}: see whether the model is in INT8, or report it."
+            f"ONNX Runtime alone gives another label for {1 - compared.same_label:.0%} of the frames, and "
+            f"probabilities that differ by up to {compared.largest:.0%}: see whether the model is in INT8, or report it."
         )
     return found or [f"It fits: confidence {confidence:.0%} on average, {int((often > 0).sum())} labels seen."]
+
+
+def of_several(classifier: Classifier, scores: npt.NDArray[np.float32]) -> str:
+    """What to know of a model whose labels are independent, which may give several or none, by its ``scores``
+    ``(n, classes)`` of frames; empty for any other."""
+    if classifier.head.meaning != "sigmoid":
+        return ""
+    above = (scores > 0).sum(1)  # their sigmoid is over a half
+    return (
+        "The model judges each label by itself (sigmoid), and a device answers with one, the likeliest: "
+        f"{float((above > 1).mean()):.0%} of the frames have several labels above 50 %, "
+        f"{float((above == 0).mean()):.0%} have none."
+    )
 
 
 def others(classifier: Classifier, lesson: Lesson, threads: int) -> dict[str, float]:

@@ -20,7 +20,9 @@ PREFIX = "cachenet."
 _LONGEST = 1_000_000
 _STRING = r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
 #: ``{0: 'cat', 1: "dog"}`` or ``['cat', 'dog']``: flat, so that the parser cannot be led into depth.
-_PYTHON = re.compile(rf"\s*(?:\{{\s*(?:\d{{1,9}}\s*:\s*{_STRING}\s*(?:,\s*)?)*\}}|\[\s*(?:{_STRING}\s*(?:,\s*)?)*\])\s*")
+_PYTHON = re.compile(
+    rf"\s*(?:\{{\s*(?:\d{{1,9}}\s*:\s*{_STRING}\s*(?:,\s*)?)*\}}|\[\s*(?:{_STRING}\s*(?:,\s*)?)*\])\s*"
+)
 #: How Ultralytics' classifiers see pictures (ultralytics.data.augment.classify_transforms).
 _ULTRALYTICS = Input(224, (0.0, 0.0, 0.0), (255.0, 255.0, 255.0))
 

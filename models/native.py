@@ -27,7 +27,7 @@ _TYPES: dict[int, Any] = {
     TensorProto.INT64: np.int64,
 }
 #: Types of pixels as they are, and what is taken off 0..255 for each.
-_WHOLE: dict[int, float] = {TensorProto.UINT8: 0.0, TensorProto.INT8: 128.0, TensorProto.INT32: 0.0, TensorProto.INT64: 0.0}
+_WHOLE: dict[int, float] = {TensorProto.UINT8: 0, TensorProto.INT8: 128, TensorProto.INT32: 0, TensorProto.INT64: 0}
 _CHANNELS = (3, 1)
 
 

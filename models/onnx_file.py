@@ -126,7 +126,10 @@ def _reason(error: Exception) -> str:
     """Why ONNX Runtime does not load a model."""
     said, version = str(error), ort.__version__
     if found := _IR.search(said):
-        return f"ONNX file format (IR) {found[1]}, and ONNX Runtime {version} knows up to {found[2]}; export it with an older onnx"
+        return (
+            f"ONNX file format (IR) {found[1]}, and ONNX Runtime {version} knows up to {found[2]}; "
+            "export it with an older onnx"
+        )
     if found := _OPSET.search(said):
         return (
             f"operator set {found[1]} of {found[2]}, and ONNX Runtime {version} knows up to {found[3]}; "

@@ -29,9 +29,11 @@ def sheet(title: str, panels: Sequence[Panel]) -> bytes:
     """A PNG, five panels a row: each picture, and under it a bar for each label."""
     columns = min(_COLUMNS, len(panels))
     rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(2.9 * max(columns, 3), 0.6 + 3.7 * rows), dpi=100, layout="constrained")
+    tall = max(panel.picture.shape[0] / panel.picture.shape[1] for panel in panels)
+    high = min(2.8 * tall, 4.2)
+    figure = Figure(figsize=(2.9 * max(columns, 3), 0.6 + (high + 1.3) * rows), dpi=100, layout="constrained")
     figure.suptitle(_short(title, _LINE), fontsize=10, color=_INK)
-    grid = figure.add_gridspec(2 * rows, columns, height_ratios=[2.6, 1.0] * rows)
+    grid = figure.add_gridspec(2 * rows, columns, height_ratios=[high + 0.3, 1.0] * rows)
     for place, panel in enumerate(panels):
         row, column = divmod(place, columns)
         axes = figure.add_subplot(grid[2 * row, column])

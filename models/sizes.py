@@ -68,9 +68,7 @@ def add(
             temperature=1.0,  # this and what it covers are measured when gates are proven
             parameters=network.parameters_count(),
             macs=macs(network, spec.size),
-            milliseconds=round(
-                1000 * cost.seconds([path], blank(spec), _RUNS)[0], 3
-            ),
+            milliseconds=round(1000 * cost.seconds([path], blank(spec), _RUNS)[0], 3),
             coverage=(0.0,) * len(classifier.labels),
         )
         models = {**manifest.models, name: model}

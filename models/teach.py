@@ -79,9 +79,7 @@ def look(classifier: Classifier, pictures: Sequence[Picture], threads: int) -> L
     return _look(classifier, Run(classifier.graph, classifier.path.name, threads), pictures, range(len(pictures)))
 
 
-def _look(
-    classifier: Classifier, run: Run, given: Sequence[Picture], numbers: Sequence[int]
-) -> Lesson:
+def _look(classifier: Classifier, run: Run, given: Sequence[Picture], numbers: Sequence[int]) -> Lesson:
     pictures = [crop(picture, classifier.input) for picture in given]
     prepare = preprocessor(classifier.input)
     said = [_run(classifier, run, np.concatenate(list(map(prepare, batch)))) for batch in _batches(pictures)]

@@ -169,8 +169,8 @@ class Layered:
         self.watch = Watch(wrong)
 
     def run(self, batch: Batch, asked: Sequence[Question | None]) -> list[Passed]:
-        """Run ``batch`` ``(n, channels, height, width)``. ``asked``: with each picture; None for one that must run through all of
-        the model. In order. Raises ``EngineError``."""
+        """Run ``batch`` ``(n, channels, height, width)``. ``asked``: with each picture; None for one that must run
+        through all of the model. In order. Raises ``EngineError``."""
         with self._lock:
             return self._run(batch, [_Request(one, self._drawn() if one is not None else None) for one in asked])
 

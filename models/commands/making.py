@@ -197,6 +197,7 @@ def build(
         from models import given
         from models.classifier import preset
         from models.frames import find
+        from models.inspection import of_several
         from models.partitions import Method
         from models.plan import QUICK, Plan
         from shared.signing import Signer
@@ -236,6 +237,8 @@ def build(
         sources = [find(source, every) for source in (data, held_out) if source is not None]
         with progress_bar() as progress:
             material = gathered(classifier, sources, directory, threads, plan.seed, progress)
+            if said := of_several(classifier, material.learn.scores):
+                progress.console.print(said)
             material = replace(material, base=own)
             bundle = building.build(plan, material, directory, out, progress, workers, signer)
     conclude(bundle, sources, as_json)

@@ -36,7 +36,9 @@ Preprocessing = Annotated[
 Labels = Annotated[Path | None, typer.Option(help="Text file with a label a line. Default: the model's metadata.")]
 Embedding = Annotated[
     str | None,
-    typer.Option(help="Tensor to take for the embedding. Default: what the last layer with weights sees, or the scores."),
+    typer.Option(
+        help="Tensor to take for the embedding. Default: what the last layer with weights sees, or the scores."
+    ),
 ]
 Every = Annotated[int, typer.Option(help="Of a video, every so many frames count.", min=1)]
 Work = Annotated[Path | None, typer.Option(help="Where what is made on the way is kept. Default: in the cache.")]
@@ -109,7 +111,9 @@ def understand(full: Path, preprocessing: str, labels: Path | None, embedding: s
     from models.classifier import preset, understand
 
     try:
-        known = None if labels is None else tuple(filter(None, labels.read_text().split("\n")))
+        known = (
+            None if labels is None else tuple(filter(None, map(str.strip, labels.read_text("utf-8-sig").splitlines())))
+        )
     except UnicodeDecodeError:
         refuse(f"{labels} is no text")
     return understand(full, preset(preprocessing) if preprocessing else None, known, embedding)

@@ -65,6 +65,10 @@ def build(
     manifest = bundle.manifest
     full = manifest.models[manifest.only("full")]
     data, spec = (bundle.directory / full.file).read_bytes(), full.input
+    if spec.height is not None:
+        raise LayersError(
+            f"{full.file} sees pictures of {spec.side}x{spec.height}; caches are made for square ones only"
+        )
     graph, model = onnx.load_from_string(data), read(data)
     places = cuts(graph, spec.size)
     if not places:
