@@ -81,7 +81,7 @@ def preset(text: str) -> Input:
     if name not in PRESETS:
         try:
             return msgspec.json.decode(text, type=Input)
-        except (msgspec.DecodeError, RecursionError) as error:
+        except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
             why = f" ({error})" if text.lstrip().startswith("{") else ""
             raise ClassifierError(
                 f"{text!r} is no preprocessing{why}; give {', '.join(PRESETS)} or JSON with side, mean and std"

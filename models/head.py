@@ -69,7 +69,7 @@ def is_embedding(features: Array) -> bool:
 
 
 def meaning_of(output: Array) -> tuple[Meaning, float]:
-    """Of ``output`` ``(n, classes)`` of pictures that differ, by the numbers alone; and what probabilities add up to."""
+    """Of ``output`` ``(n, classes)`` of pictures that differ, by its numbers; and what probabilities add up to."""
     if not np.isfinite(output).all():
         return "logits", 1.0
     given = output.astype(np.float64)

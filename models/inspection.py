@@ -137,7 +137,7 @@ def verdict(
     if compared.same_label < 1 or compared.largest > _SAME:
         found.append(
             f"ONNX Runtime alone gives another label for {1 - compared.same_label:.0%} of the frames, and "
-            f"probabilities that differ by up to {compared.largest:.0%}: see whether the model is in INT8, or report it."
+            f"probabilities that differ by up to {compared.largest:.0%}: is the model in INT8? If not, report it."
         )
     return found or [f"It fits: confidence {confidence:.0%} on average, {int((often > 0).sum())} labels seen."]
 

@@ -55,7 +55,7 @@ def declared(name: str, properties: Mapping[str, str]) -> Input | None:
         return _ULTRALYTICS if properties.get("task") == "classify" and "names" in properties else None
     try:
         return msgspec.json.decode(text, type=Input)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise ClassifierError(
             f"{name}: its metadata cachenet.input is damaged ({error}); give --preprocessing"
         ) from None
