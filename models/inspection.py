@@ -16,6 +16,7 @@ from models.head import probabilities
 from models.onnx_file import Run
 from models.scores import softmax
 from models.teach import Lesson
+from shared import files
 from shared.image import Input, preprocessor
 
 Figure = int | float | str | dict[str, float] | list[str]
@@ -179,8 +180,7 @@ def others(classifier: Classifier, lesson: Lesson, threads: int) -> dict[str, fl
 def draw(classifier: Classifier, frames: Frames, lesson: Lesson, path: Path) -> None:
     """Write ten frames, spread over all and as the model sees them, with its first labels and how sure it is of each,
     to ``path`` as PNG. Raises ``OSError``."""
-    from models.sheet import Panel, sheet
-    from shared import files
+    from models import sheet  # matplotlib, which takes a second
 
     panels = []
     words = softmax(lesson.scores)
@@ -188,5 +188,5 @@ def draw(classifier: Classifier, frames: Frames, lesson: Lesson, path: Path) -> 
         first = np.argsort(-words[row], kind="stable")[:3]
         named = [(classifier.labels[label], float(words[row, label])) for label in first.tolist()]
         file = frames.files[int(lesson.files[row])].name
-        panels.append(Panel(f"{file}, frame {row}", lesson.pictures[row], named))
-    files.write(path, sheet(f"{classifier.path.name}: {taken(classifier.input)}", panels))
+        panels.append(sheet.Panel(f"{file}, frame {row}", lesson.pictures[row], named))
+    files.write(path, sheet.sheet(f"{classifier.path.name}: {taken(classifier.input)}", panels))

@@ -120,6 +120,7 @@ def test_pixels_as_they_are_need_no_preprocessing_and_are_never_normalised(tmp_p
     assert (told.mean, told.std, told.fit) == ((0, 0, 0), (1, 1, 1), "stretch")
 
 
+ONE = np.float32(1)
 # What follows the logits, and what is then read from the file.
 HEADS: dict[str, list[tuple[str, dict[str, Any]]]] = {
     "logits": [],
@@ -127,7 +128,7 @@ HEADS: dict[str, list[tuple[str, dict[str, Any]]]] = {
     "softmax, cast": [("Softmax", {"axis": 1}), ("Cast", {"to": TensorProto.FLOAT16}), ("Cast", {"to": 1})],
     "softmax, reshape": [("Softmax", {"axis": 1}), ("Unsqueeze", {"constant": np.array([2, 3])})],
     "softmax, percent": [("Softmax", {"axis": 1}), ("Mul", {"constant": np.float32(100)})],
-    "softmax, affine": [("Softmax", {"axis": 1}), ("Mul", {"constant": np.float32(2)}), ("Sub", {"constant": np.float32(1)})],
+    "softmax, affine": [("Softmax", {"axis": 1}), ("Mul", {"constant": np.float32(2)}), ("Sub", {"constant": ONE})],
     "temperature, softmax": [("Mul", {"constant": np.float32(0.5)}), ("Softmax", {"axis": 1}), ("Identity", {})],
     "log-softmax": [("LogSoftmax", {"axis": 1}), ("Identity", {})],
     "log of softmax": [("Softmax", {"axis": 1}), ("Log", {})],
@@ -306,7 +307,7 @@ def test_versions_that_this_onnx_runtime_does_not_know_are_named(tmp_path: Path)
 
 
 def test_scores_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ClassifierError, match="gives NaN .* for any picture"):
+    with pytest.raises(ClassifierError, match=r"gives NaN .* for any picture"):
         understand(damaged(tmp_path / "m.onnx", np.nan, "bias"), SMALL)
     made = Made()
     made.node("Div", [made.trunk(), made.weight("zero", np.float32(0).reshape(()))], "out")
@@ -315,7 +316,7 @@ def test_scores_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
     made = Made()  # as who divides by the deviation of a picture that has none
     made.node("ReduceMax", ["image"], "most", axes=[1, 2, 3])
     made.node("Div", ["image", "most"], "normal")
-    with pytest.raises(ClassifierError, match="gives NaN .* for a black picture"):
+    with pytest.raises(ClassifierError, match=r"gives NaN .* for a black picture"):
         understand(made.save(tmp_path / "o.onnx", made.node("Identity", [made.trunk("normal")], "out")), SMALL)
 
 
