@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -49,7 +50,9 @@ def sheet(title: str, panels: Sequence[Panel]) -> bytes:
         bars.set(xlim=(0, 1), ylim=(2.5, -0.5))
         bars.set_axis_off()
     written = io.BytesIO()
-    figure.savefig(written, format="png")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # letters that the font has not are drawn as boxes
+        figure.savefig(written, format="png")
     return written.getvalue()
 
 
