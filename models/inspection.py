@@ -117,9 +117,7 @@ def verdict(
     if confidence < chance + _LOW * (1 - chance):
         said = f"Confidence is low: {confidence:.0%} on average, where chance is {chance:.1%}."
         if classifier.native.pixels_as_they_are:
-            said += (
-                " The model takes pixels as they are; try another fit: --preprocessing raw,stretch or raw,letterbox."
-            )
+            said += " The model takes pixels as they are; try --preprocessing raw,bgr, raw,stretch or raw,letterbox."
         else:
             tried = others(classifier, lesson, threads)
             listed = ", ".join(f"{name} ({sure:.0%})" for name, sure in tried.items())

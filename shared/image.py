@@ -57,6 +57,7 @@ class Input(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     fit: Literal["crop", "stretch", "letterbox"] = "crop"
     colour: Literal["rgb", "bgr", "grey"] = "rgb"
     fill: Annotated[int, msgspec.Meta(ge=0, le=255)] = 0
+    # A field of its own: msgspec 0.22 corrupts memory when it decodes a union of a bounded int and a tuple.
     height: _Pixels | None = None
 
     @property
