@@ -16,10 +16,14 @@ from typer.testing import CliRunner
 
 from cloud_server.full import FullModel
 from edge_agent.cli import app as edge_agent
+from models import given
+from models.candidates import own_input
+from models.classifier import ClassifierError, preset, understand
 from models.cli import app
+from models.recorded import view
 from models.scores import softmax
 from shared.bundle import Bundle
-from shared.image import Picture, crop, encode
+from shared.image import Input, Picture, crop, encode, preprocessor
 from tests.models.onnx_kinds import CLASSES, HEIGHT, WIDTH, Made, wide
 
 COUNT = 220
@@ -38,14 +42,15 @@ def frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-def base(path: Path) -> Path:
-    """A layer on the mean colour, in float16."""
+def base(path: Path, free: bool = False) -> Path:
+    """A layer on the mean colour, in float16. ``free``: of pictures of any size."""
     made = Made(kind=TensorProto.FLOAT16)
     made.weight("head", np.random.default_rng(1).normal(0, 3, (3, CLASSES)).astype(np.float16))
     made.node("GlobalAveragePool", ["image"], "pooled")
     made.node("Flatten", ["pooled"], "flat")
     made.node("Softmax", [made.node("MatMul", ["flat", "head"], "logits")], "out", axis=1)
-    return made.save(path, "out", gives_kind=TensorProto.FLOAT16)
+    shape = ("n", 3, "h", "w") if free else ("n", 3, HEIGHT, WIDTH)
+    return made.save(path, "out", shape=shape, gives_kind=TensorProto.FLOAT16)
 
 
 def built(frames: Path, full: Path, how: str, directory: Path) -> Bundle:
@@ -117,3 +122,51 @@ def test_what_cannot_be_built_from_is_refused_before_anything_is_looked_at(
         assert (done.exit_code, done.stderr.count("\n")) == (2, 1), done.output
         assert ("NaN" if kind == "nan" else "is not there") in done.stderr
     assert not (tmp_path / "work").exists()
+
+
+@pytest.mark.parametrize(
+    "text", ["imagenet", "raw,stretch", "caffe,letterbox,64x32", "unit,grey", "signed", "imagenet,bgr,area"]
+)
+def test_networks_that_are_trained_here_see_the_same_part_in_colours_to_learn_from(text: str) -> None:
+    seen = preset(text)
+    own = own_input(seen)
+    assert (own.size, own.fit, own.crop, own.scaling, own.colour) == (*_window(seen), "rgb")
+    picture = np.random.default_rng(0).integers(0, 256, (40, 90, 3), np.uint8)
+    assert np.array_equal(crop(picture, own), crop(picture, seen))
+    tensor = preprocessor(own)(crop(picture, own))
+    assert np.abs(tensor).max() < 10
+    if text == "imagenet,bgr,area":  # the same numbers in another order
+        np.testing.assert_allclose(tensor, preprocessor(seen)(crop(picture, seen))[:, ::-1])
+
+
+def _window(spec: Input) -> tuple[object, ...]:
+    return spec.size, spec.fit, spec.crop, spec.scaling
+
+
+@pytest.mark.parametrize(
+    ("base_spec", "full_spec", "fits"),
+    [
+        ("unit,32x32", "imagenet,64x64", True),
+        ("unit,32x16", "imagenet,64x32", True),
+        ("unit,32x32", "imagenet,64x32", False),
+        ("unit,stretch,32x32", "imagenet,stretch,64x32", True),
+        ("unit,letterbox,32x32", "imagenet,letterbox,64x64", True),
+        ("unit,letterbox,32x32", "imagenet,64x64", False),
+    ],
+)
+def test_a_base_model_that_is_given_must_see_the_part_that_the_full_model_sees(
+    tmp_path: Path, base_spec: str, full_spec: str, fits: bool
+) -> None:
+    """What the builder shows it is then what a device does."""
+    full = understand(wide(tmp_path / "full.onnx", shape=("n", 3, "h", "w")), preset(full_spec))
+    small = base(tmp_path / "base.onnx", free=True)
+    if not fits:
+        with pytest.raises(ClassifierError, match="they must see the same part of a frame"):
+            given.read(small, full, preset(base_spec))
+        return
+    own = given.read(small, full, preset(base_spec)).input
+    picture = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (120, 160, 3), np.uint8), (31, 31), 0)
+    proven_on = view(crop(picture, full.input), own, full.input)  # type: ignore[arg-type]
+    centre = np.s_[4:-4, 4:-4]
+    off = np.abs(proven_on[centre].astype(int) - crop(picture, own)[centre])  # type: ignore[arg-type]
+    assert off.mean() < 6 or own.crop > full.input.crop, "of what the full model does not see, nobody knows"
