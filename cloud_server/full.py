@@ -9,7 +9,7 @@ import numpy as np
 
 from shared.bundle import Bundle, Way
 from shared.engine import EngineError, Provider, Session
-from shared.image import Tensor, crop, preprocessor
+from shared.image import Tensor, blank, crop, preprocessor
 from shared.layered import Layered, Passed, Question, load
 from shared.pictures import decode
 
@@ -39,9 +39,9 @@ class FullModel:
         else:
             self.layers = load(bundle.manifest, way, bundle.find, provider, threads, random.Random().random)
             self.provider = self.layers.provider
-        side, classes = model.input.side, len(manifest.labels)
+        classes = len(manifest.labels)
         # The first run is also the slowest: memory is planned, kernels are chosen. No request shall pay for that.
-        logits = self.run([np.zeros((1, 3, side, side), np.float32)], [None])[0].logits[None]
+        logits = self.run([blank(model.input)], [None])[0].logits[None]
         if logits.shape != (1, classes) or not np.isfinite(logits).all():
             raise EngineError(f"{self.name}: gives scores of shape {logits.shape} for {classes} labels")
 

@@ -19,8 +19,6 @@ from pathlib import Path
 from typing import NamedTuple, TypeAlias
 from weakref import WeakValueDictionary
 
-import numpy as np
-
 from edge_agent.loading import check_scores, open_model, time_run
 from edge_agent.probe import SOFTWARE, ProbeError, time_limit
 from edge_agent.puller import Puller
@@ -28,6 +26,7 @@ from edge_agent.store import MismatchError, Store, StoreError
 from shared.backoff import Backoff
 from shared.bundle import Bundle, Layer, Manifest, Model, Way, digest
 from shared.engine import EngineError, Logits, Provider, Session, resident_bytes
+from shared.image import blank
 from shared.layered import Layered
 from shared.link import Message
 from shared.supervision import SupervisedThread
@@ -351,7 +350,7 @@ class Keeper:
         model = manifest.models[name]
         # The full model beside a base model: nothing else runs while it does, so it may have every processor.
         alone = model.role == "full" and name != self._first(manifest)
-        image = np.zeros((1, 3, model.input.side, model.input.side), np.float32)
+        image = blank(model.input)
         way = self._way if alone and self._way in manifest.layers and self._slowdown == 1.0 else None
 
         def tried(threads: int) -> tuple[Session | Layered, float, Logits]:

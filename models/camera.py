@@ -35,20 +35,23 @@ def background(seed: int, scene: int) -> Picture:
 
 
 def enlarge(thumbnail: Picture) -> Picture:
-    """``(32, 32, 3)`` to the size of the centre square, ``(480, 480, 3)``."""
-    return cv2.resize(thumbnail, (HEIGHT, HEIGHT), interpolation=cv2.INTER_CUBIC)  # type: ignore[return-value]
+    """To the size of the largest window of its aspect ratio in a frame: of a square picture ``(480, 480, 3)``."""
+    height, width = thumbnail.shape[:2]
+    size = round(min(WIDTH, HEIGHT * width / height)), round(min(HEIGHT, WIDTH * height / width))
+    return cv2.resize(thumbnail, size, interpolation=cv2.INTER_CUBIC)  # type: ignore[return-value]
 
 
 def compose(place: Picture, enlarged: Picture, offset: npt.NDArray[np.float32]) -> Picture:
-    """``place`` with the enlarged picture in its centre square, moved by ``offset`` (right, down) in frame pixels.
+    """``place`` with the enlarged picture in its middle, moved by ``offset`` (right, down) in frame pixels.
 
-    The square stays full: what drifts in at an edge is the picture mirrored, as in the shifts that models train on.
+    Its place stays full: what drifts in at an edge is the picture mirrored, as in the shifts that models train on.
     """
     shift = np.array([[1, 0, offset[0]], [0, 1, offset[1]]], np.float64)
     frame: Picture = place.copy()
-    left = (WIDTH - HEIGHT) // 2
-    frame[:, left : left + HEIGHT] = cv2.warpAffine(
-        enlarged, shift, (HEIGHT, HEIGHT), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT
+    height, width = enlarged.shape[:2]
+    top, left = (HEIGHT - height) // 2, (WIDTH - width) // 2
+    frame[top : top + height, left : left + width] = cv2.warpAffine(
+        enlarged, shift, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT
     )
     return frame
 

@@ -21,10 +21,11 @@ from rich.progress import Progress
 
 from models import codes, cost, partitions, proving, quantise, recorded, scores, voice
 from models.cifar10 import Images
-from models.classifier import ClassifierError, served
+from models.classifier import PRESETS, ClassifierError, served
 from models.distil import Logits, Teacher, train_base, train_submodel
 from models.export import export
 from models.material import Material, Part
+from models.metadata import written
 from models.networks import BASE, ResNet, Shape, macs, sized
 from models.partitions import Method, Partition, WorkingSet
 from models.plan import Plan, key
@@ -32,7 +33,7 @@ from models.training import Recipe
 from shared import files
 from shared.bundle import Model, digest, file_digest
 from shared.engine import Session, first_line
-from shared.image import Input
+from shared.image import Input, Size, blank
 
 #: Codes for each label, and how many there are at the most.
 _FINE, _MOST_CODES = 4, 256
@@ -44,6 +45,8 @@ SMALL, _SHALLOW = 1 / 30, (1, 1, 1)
 RATE, SMALL_RATE = 0.05, 0.1
 #: That of general models, for batches of so many frames; it goes with the root of their size.
 _GENERAL_RATE, _BATCH = 0.2, 128
+#: Normalised colours farther from zero than this are no input to train with.
+_FARTHEST = 10.0
 #: Timed runs of each model.
 _RUNS = 50
 #: INT8 takes the place of float16 where it takes at most so much of the time, answers as much and agrees with the full
@@ -107,14 +110,27 @@ def propose(plan: Plan, material: Material, likely: Sequence[WorkingSet]) -> lis
 def _sizes(shares: Sequence[float], material: Material) -> dict[str, Shape]:
     """The shapes by their sizes, in the order of ``shares``; shares that come to the same network are one."""
     classifier = material.classifier
-    full, side = cost.macs(classifier.graph, classifier.input.side), classifier.input.side
+    side = classifier.input.size
+    full = max(1, cost.macs(classifier.graph, side))
     shapes = dict.fromkeys(shape(share, full, side, len(classifier.labels)) for share in shares)
     return {f"1in{full / macs(ResNet(shape), side):.3g}": shape for shape in shapes}
 
 
-def shape(share: float, full: int, side: int, classes: int) -> Shape:
+def shape(share: float, full: int, side: Size, classes: int) -> Shape:
     """The network of a ``share`` of the ``full`` model's multiply-adds."""
     return sized(int(share * full), side, classes, _SHALLOW if share < SMALL else BASE.blocks)
+
+
+def own_input(spec: Input) -> Input:
+    """How networks that are trained here see the frames of a full model of ``spec``: the same pictures, in colour, and
+    normalised as a network can learn from."""
+    mean, std = spec.mean, spec.std
+    if spec.colour == "bgr":
+        mean, std = mean[::-1], std[::-1]
+    reach = max(max(middle, 255 - middle) / spread for middle, spread in zip(mean, std, strict=True))
+    if spec.colour == "grey" or reach > _FARTHEST:
+        mean, std = PRESETS["imagenet"].mean, PRESETS["imagenet"].std
+    return msgspec.structs.replace(spec, mean=mean, std=std, colour="rgb")
 
 
 def _partition(plan: Plan, material: Material, likely: Sequence[WorkingSet], method: Method) -> list[Partition]:
@@ -136,18 +152,18 @@ def make(
 
     def properties(name: str, input: Input) -> dict[str, str]:
         spec = msgspec.json.encode(input).decode()
-        return {"bundle": plan.name, "labels": ",".join(material.classifier.labels), "input": spec, "model": name}
+        return {"bundle": plan.name, "labels": written(material.classifier.labels), "input": spec, "model": name}
 
     for name, one in {"full": material.classifier, "base": material.base}.items():
         if one is not None:
             graph = served(one, properties(name, one.input))
             files.write(_path(directory, name), graph.SerializeToString(deterministic=True))
-            made[name] = Local(one.input, cost.parameters(one.graph), cost.macs(one.graph, one.input.side))
+            made[name] = Local(one.input, cost.parameters(one.graph), cost.macs(one.graph, one.input.size))
     if material.base is None:
-        spec = material.classifier.input
+        spec = own_input(material.classifier.input)
         for name, network in train(plan, material, proposed, _path(directory, "full"), work, progress).items():
             export(network.eval(), _path(directory, name), properties(name, spec))
-            made[name] = Local(spec, network.parameters_count(), macs(network, spec.side))
+            made[name] = Local(spec, network.parameters_count(), macs(network, spec.size))
     return made
 
 
@@ -159,16 +175,18 @@ def train(
     plan: Plan, material: Material, proposed: Sequence[Candidate], full: Path, work: Path, progress: Progress
 ) -> dict[str, ResNet]:
     """The networks by name, each taken from ``work`` where it is there already."""
-    learn, tune, spec = material.learn, material.tune, material.classifier.input
-    own = voice.find(full, spec, tune, plan.views * len(learn), work)
+    learn, tune, seen = material.learn, material.tune, material.classifier.input
+    spec = own_input(seen)
+    own = voice.find(full, seen, tune, plan.views * len(learn), work)
     work = work / own.name
 
     def said(images: Images) -> Logits:
-        return recorded.run(own.session, spec, recorded.as_pictures(images))
+        return recorded.run(own.session, seen, recorded.as_pictures(images))
 
     teacher = Teacher(said, learn.images, plan.views, plan.seed, work, progress)
     early = plan.epochs // 4
-    phases = ((early, spec.side * 3 // 4), (plan.epochs - early, spec.side))
+    width, height = spec.size
+    phases = ((early, (width * 3 // 4, height * 3 // 4)), (plan.epochs - early, spec.size))
     general = Recipe(
         phases=tuple(phase for phase in phases if phase[0]),
         rate=_GENERAL_RATE * (plan.batch / _BATCH) ** 0.5,
@@ -176,8 +194,8 @@ def train(
         decay=1e-4,
     )
     batch = max(8, min(_BATCH, len(learn) // 8))
-    refining = Recipe(phases=((plan.refining, spec.side),), rate=RATE, batch=batch, decay=1e-4)
-    small = SMALL * cost.macs(material.classifier.graph, spec.side)
+    refining = Recipe(phases=((plan.refining, spec.size),), rate=RATE, batch=batch, decay=1e-4)
+    small = SMALL * cost.macs(material.classifier.graph, spec.size)
     networks: dict[str, ResNet] = {}
     of_size: dict[Shape, ResNet] = {}
     for one in proposed:
@@ -193,7 +211,7 @@ def train(
             network.load_state_dict(of_size[one.shape].state_dict())
             held = (tune.images, tune.scores)
             rows = one.part.rows
-            recipe = replace(refining, rate=SMALL_RATE) if macs(network, spec.side) < small else refining
+            recipe = replace(refining, rate=SMALL_RATE) if macs(network, spec.size) < small else refining
             kept = work / f"{one.name}-{key(origin, recipe, digest(rows.tobytes()))}.pt"
             train_submodel(network, spec, teacher, recipe, rows, held, kept, progress, one.name)
         networks[one.name] = network
@@ -305,8 +323,7 @@ def choose(
         shutil.rmtree(directory / name)
 
     def milliseconds(name: str) -> float:
-        image = np.zeros((1, 3, inputs[name].side, inputs[name].side), np.float32)
-        return round(1000 * cost.seconds([paths[name]], image, _RUNS)[0], 3)
+        return round(1000 * cost.seconds([paths[name]], blank(inputs[name]), _RUNS)[0], 3)
 
     models = {
         name: Model(

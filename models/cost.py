@@ -14,9 +14,14 @@ import onnx
 from onnx import GraphProto, ModelProto, shape_inference
 
 from shared.engine import Session
+from shared.image import Size, pixels
 
 #: Operators that are left when a runtime has folded constants and fused what can be fused.
 _RUN = ("Conv", "Gemm", "MatMul", "Add", "GlobalAveragePool", "MaxPool", "AveragePool", "Concat", "Resize")
+
+#: Which input of an operator that multiplies holds its weights; the later ones are those of models in INT8.
+_WEIGHTS = {"Conv": 1, "Gemm": 1, "MatMul": 1, "ConvInteger": 1, "MatMulInteger": 1}
+_WEIGHTS |= {"QLinearConv": 3, "QLinearMatMul": 3, "QGemm": 3}
 
 
 @dataclass(frozen=True)
@@ -28,8 +33,8 @@ class Cost:
     int8: bool
 
 
-def cost(model: ModelProto, side: int) -> Cost:
-    """Of one picture of ``side`` pixels."""
+def cost(model: ModelProto, side: Size) -> Cost:
+    """Of one picture of that size."""
     kinds = [node.op_type for node in model.graph.node]
     return Cost(macs(model, side), operators(model), "QuantizeLinear" in kinds)
 
@@ -44,22 +49,24 @@ def parameters(model: ModelProto) -> int:
     return sum(math.prod(weight.dims) for weight in model.graph.initializer)
 
 
-def macs(model: ModelProto, side: int) -> int:
-    """Multiply-adds of one picture of ``side`` pixels through convolutions and matrix products; the rest is small."""
+def macs(model: ModelProto, side: Size) -> int:
+    """Multiply-adds of one picture of that size through convolutions and matrix products; the rest is small."""
     shapes = {weight.name: list(weight.dims) for weight in model.graph.initializer}
     for value in inferred(model, side).value_info:
         shapes[value.name] = [size.dim_value for size in value.type.tensor_type.shape.dim]
     return sum(node_macs(node, shapes) for node in model.graph.node)
 
 
-def inferred(model: ModelProto, side: int) -> GraphProto:
-    """The graph for one picture of ``side`` pixels, with what can be known of every tensor's type and sizes."""
+def inferred(model: ModelProto, side: Size) -> GraphProto:
+    """The graph for one picture of that size, with what can be known of every tensor's type and sizes."""
     fixed = ModelProto()
     fixed.CopyFrom(model)
     weights = {weight.name for weight in fixed.graph.initializer}
+    width, height = pixels(side)
     for given in fixed.graph.input:
         if given.name not in weights:
-            for size, known in zip(given.type.tensor_type.shape.dim, (1, 3, side, side), strict=True):
+            sizes = given.type.tensor_type.shape.dim
+            for size, known in zip(sizes, (1, sizes[1].dim_value or 3, height, width), strict=True):
                 size.dim_value = known
     return shape_inference.infer_shapes(fixed, data_prop=True).graph
 
@@ -78,10 +85,10 @@ def seconds(paths: Sequence[Path], image: npt.NDArray[np.float32], runs: int) ->
 
 def node_macs(node: onnx.NodeProto, shapes: dict[str, list[int]]) -> int:
     """Multiply-adds of one node, given the sizes of all tensors."""
-    if node.op_type not in ("Conv", "Gemm", "MatMul"):
+    if node.op_type not in _WEIGHTS:
         return 0
-    weight = shapes.get(node.input[1], [])
-    if node.op_type == "Conv":
+    weight = shapes.get(node.input[_WEIGHTS[node.op_type]], [])
+    if "Conv" in node.op_type:
         out = shapes.get(node.output[0], [])
         return math.prod(weight[1:]) * math.prod(out[1:]) if weight and out else 0
     return math.prod(shapes.get(node.input[0], [])[1:-1]) * math.prod(weight)

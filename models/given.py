@@ -5,11 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from models import cost
 from models.classifier import Classifier, ClassifierError, understand
-from models.teach import look
 from shared.image import Input
 
 
@@ -29,14 +26,25 @@ def read(
             f"{path.name} calls label {place} {own.labels[place]!r} and the full model {full.labels[place]!r}; "
             "if all mean the same, name them with --labels"
         )
-    macs, most = (cost.macs(one.graph, one.input.side) for one in (own, full))
-    if macs > most:
+    if not _same_part(own.input, full.input):
+        raise ClassifierError(
+            f"{path.name} sees frames by {_fit(own.input)} and the full model by {_fit(full.input)}: they must see the "
+            "same part of a frame, so stretch it for both (as in unit,stretch) or give a base model of the same shape"
+        )
+    macs, most = (cost.macs(one.graph, one.input.size) for one in (own, full))
+    if macs > most > 0:
         raise ClassifierError(
             f"{path.name} takes {macs / 1e6:.3g} million multiply-adds and the full model {most / 1e6:.3g}; "
             "a base model must be the smaller one"
         )
-    try:
-        look(own, [np.zeros((own.input.side, own.input.side, 3), np.uint8)], threads=1)
-    except ClassifierError as error:
-        raise ClassifierError(f"{path.name}: {error}") from None
     return replace(own, labels=full.labels)
+
+
+def _same_part(one: Input, other: Input) -> bool:
+    """Whether what one model sees of a frame can be had from what the other sees, whatever the frame's size."""
+    (width, height), (wide, high) = one.size, other.size
+    return one.fit == other.fit and (one.fit == "stretch" or width * high == height * wide)
+
+
+def _fit(spec: Input) -> str:
+    return "{} to {}x{}".format(spec.fit, *spec.size)

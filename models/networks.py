@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from shared.image import Size, pixels
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -156,11 +158,11 @@ def array(tensor: Tensor) -> npt.NDArray[np.float32]:
     return values
 
 
-def sized(limit: int, side: int, classes: int, blocks: tuple[int, ...] = BASE.blocks) -> Shape:
-    """The largest net of ``BASE``'s proportions, with so many blocks in each stage, that does a picture of ``side``
-    pixels in ``limit`` multiply-adds."""
+def sized(limit: int, side: Size, classes: int, blocks: tuple[int, ...] = BASE.blocks) -> Shape:
+    """The largest net of ``BASE``'s proportions, with so many blocks in each stage, that does a picture of
+    that size in ``limit`` multiply-adds."""
     stem = 1
-    while side // stem >= 56:
+    while min(pixels(side)) // stem >= 56:
         stem *= 2
     best = _scaled(4, classes, stem, blocks)
     for sixteenths in range(5, 200):
@@ -177,8 +179,8 @@ def _scaled(sixteenths: int, classes: int, stem: int, blocks: tuple[int, ...]) -
     return Shape(widths, blocks, classes, stem)
 
 
-def macs(network: ResNet, side: int = 32) -> int:
-    """Multiply-adds of one image of ``side`` x ``side`` pixels through the convolutions and the linear head."""
+def macs(network: ResNet, side: Size = 32) -> int:
+    """Multiply-adds of one image of that size through the convolutions and the linear head."""
     total = 0
 
     def count(module: nn.Module, _: object, output: Tensor) -> None:
@@ -193,7 +195,8 @@ def macs(network: ResNet, side: int = 32) -> int:
     was_training = network.training
     network.eval()
     with torch.no_grad():
-        network(torch.zeros(1, 3, side, side, device=next(network.parameters()).device))
+        width, height = pixels(side)
+        network(torch.zeros(1, 3, height, width, device=next(network.parameters()).device))
     network.train(was_training)
     for hook in hooks:
         hook.remove()

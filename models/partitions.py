@@ -77,6 +77,8 @@ def by_codes(codes: Codes, answers: Codes, classes: int, likely: Sequence[Workin
     shows = np.stack([working_set @ of_label for working_set in likely])  # (sets, kinds)
     groups = {group for row in shows for group in _grow(row, held)}
     candidates = sorted(groups, key=lambda group: (len(group), sorted(group)))
+    if not candidates:  # all samples have one answer
+        return []
     worth = np.stack([_worth(shows[:, sorted(group)].sum(1), held[sorted(group)].sum()) for group in candidates])
     best = np.zeros(len(likely))
     taken: list[Partition] = []

@@ -50,11 +50,12 @@ def run_all(models: Models, pictures: Sequence[Picture], seen: Input | None = No
 def view(picture: Picture, spec: Input, seen: Input | None) -> Picture:
     """What a model of ``spec`` sees of a picture. One of the size of ``seen`` is no frame, but what a model of that
     kind saw of one: of it the model sees the part that it would have seen of the frame, or all where that is more."""
-    if seen is None or spec == seen or picture.shape[:2] != (seen.side, seen.side):
+    if seen is None or spec == seen or picture.shape[1::-1] != seen.size:
         return crop(picture, spec)
-    side = round(seen.side * min(1.0, spec.crop / seen.crop))
-    edge = (seen.side - side) // 2
-    return crop(picture[edge : edge + side, edge : edge + side], msgspec.structs.replace(spec, crop=1.0))
+    share = min(1.0, spec.crop / seen.crop)
+    width, height = (round(side * share) for side in seen.size)
+    left, top = (seen.size[0] - width) // 2, (seen.size[1] - height) // 2
+    return crop(picture[top : top + height, left : left + width], msgspec.structs.replace(spec, crop=1.0))
 
 
 def as_pictures(images: Images) -> list[Picture]:

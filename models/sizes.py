@@ -7,7 +7,6 @@ import shutil
 from pathlib import Path
 
 import msgspec
-import numpy as np
 from rich.progress import Progress
 
 from models import candidates, cost, proving, quantise, voice
@@ -15,11 +14,13 @@ from models.build import kept
 from models.candidates import Candidate
 from models.export import export
 from models.material import Material
+from models.metadata import written
 from models.networks import ResNet, macs
 from models.place import PlaceError, check_place, lay
 from models.plan import Plan
 from shared import files
 from shared.bundle import MANIFEST, Bundle, Model, file_digest
+from shared.image import blank
 from shared.signing import Signer
 
 _RUNS = 50
@@ -39,10 +40,10 @@ def add(
     gates proven anew. Raises ``PlaceError`` and ``OSError``."""
     check_place(out)
     manifest, classifier = bundle.manifest, material.classifier
-    spec, full, base = classifier.input, manifest.only("full"), manifest.only("base")
-    whole, [share] = cost.macs(classifier.graph, spec.side), plan.shares
-    shape = candidates.shape(share, whole, spec.side, len(classifier.labels))
-    size = f"1in{whole / macs(ResNet(shape), spec.side):.3g}"
+    spec, full, base = candidates.own_input(classifier.input), manifest.only("full"), manifest.only("base")
+    whole, [share] = cost.macs(classifier.graph, spec.size), plan.shares
+    shape = candidates.shape(share, whole, spec.size, len(classifier.labels))
+    size = f"1in{whole / macs(ResNet(shape), spec.size):.3g}"
     name = f"general-{size}"
     if name in manifest.models:
         raise PlaceError(f"{manifest.name} has {name} already; name another --share")
@@ -55,7 +56,7 @@ def add(
     try:
         lay(bundle, manifest.models, staged)
         path = staged / name / "1" / "model.onnx"
-        properties = {"bundle": manifest.name, "labels": ",".join(classifier.labels), "model": name}
+        properties = {"bundle": manifest.name, "labels": written(classifier.labels), "model": name}
         export(network, path, {**properties, "input": msgspec.json.encode(spec).decode()})
         quantise.as_light_as(bundle.path(base), path, voice.calibrating(spec, material.tune))
         model = Model(
@@ -66,10 +67,8 @@ def add(
             input=spec,
             temperature=1.0,  # this and what it covers are measured when gates are proven
             parameters=network.parameters_count(),
-            macs=macs(network, spec.side),
-            milliseconds=round(
-                1000 * cost.seconds([path], np.zeros((1, 3, spec.side, spec.side), np.float32), _RUNS)[0], 3
-            ),
+            macs=macs(network, spec.size),
+            milliseconds=round(1000 * cost.seconds([path], blank(spec), _RUNS)[0], 3),
             coverage=(0.0,) * len(classifier.labels),
         )
         models = {**manifest.models, name: model}

@@ -26,6 +26,7 @@ from models.cifar10 import Images
 from models.distil import mix, train_submodel
 from models.export import export
 from models.material import Material, Part
+from models.metadata import written
 from models.networks import macs
 from models.place import lay, put
 from models.replay import Logits
@@ -35,7 +36,7 @@ from models.training import Batch, Epoch, Recipe, augment, normalise, sense
 from shared.bundle import Bundle, Manifest, Model, file_digest
 from shared.engine import Session
 from shared.gate import temperature
-from shared.image import Input, preprocessor
+from shared.image import Input, blank, preprocessor
 from shared.refusal import Refusal
 from shared.signing import Signer
 
@@ -90,14 +91,15 @@ class Recent:
 
 def read(path: Path, bundle: Bundle) -> Recent:
     """The frames that a server wrote for ``bundle``. Raises ``RecentError``."""
-    side, classes = bundle.manifest.models[bundle.manifest.only("full")].input.side, len(bundle.manifest.labels)
+    full, classes = bundle.manifest.models[bundle.manifest.only("full")], len(bundle.manifest.labels)
+    width, height = full.input.size
     try:
         with np.load(path, allow_pickle=False) as stored:
             pictures, scores, seen = (stored[name] for name in _RECENT)
     except (OSError, ValueError, KeyError, EOFError, BadZipFile):
         raise RecentError(f"{path} is no file of recent frames; a server writes them") from None
     n = len(pictures)
-    shapes = {"pictures": (n, side, side, 3), "scores": (n, classes), "seen": (classes,)}
+    shapes = {"pictures": (n, height, width, 3), "scores": (n, classes), "seen": (classes,)}
     if any(stored.shape != shape for stored, shape in zip((pictures, scores, seen), shapes.values(), strict=True)):
         raise RecentError(f"{path} holds frames of another bundle")
     if n < _FEWEST:
@@ -157,7 +159,7 @@ def specialise(
         ignorance = _ignorance(Session(bundle.path(base), "cpu", torch.get_num_threads()), spec, held, labels)
         # One that is nearly right is only refined, or it would forget more than it learns.
         epochs, rate, looks = _EPOCHS, RATE * ignorance, _LOOKS
-    recipe = Recipe(phases=((epochs, spec.side),), rate=rate, batch=batch, decay=1e-4)
+    recipe = Recipe(phases=((epochs, spec.size),), rate=rate, batch=batch, decay=1e-4)
     building = out.with_name(out.name + ".building")
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir(parents=True)
@@ -178,13 +180,13 @@ def specialise(
         checkpoint.unlink()
         name = _name(manifest.models, [manifest.labels[label] for label in labels])
         path = building / name / "1" / "model.onnx"
-        properties = {"bundle": manifest.name, "labels": ",".join(manifest.labels), "model": name}
+        properties = {"bundle": manifest.name, "labels": written(manifest.labels), "model": name}
         export(network.eval(), path, {**properties, "input": msgspec.json.encode(spec).decode()})
         prepare = preprocessor(spec)
         images = np.concatenate([prepare(picture) for picture in recorded.as_pictures(held.images[some])])
         quantise.as_light_as(bundle.path(base), path, images)
         model = _prove(bundle, path, name, labels, recent.seen, held, proving)
-        model = msgspec.structs.replace(model, parameters=network.parameters_count(), macs=macs(network, spec.side))
+        model = msgspec.structs.replace(model, parameters=network.parameters_count(), macs=macs(network, spec.size))
         return put(building, _add(bundle, model, name, building), out, signer)
     finally:
         shutil.rmtree(building, ignore_errors=True)
@@ -254,7 +256,7 @@ def _prove(
         raise Unproven(shown)
     # What the bundle says of its base model was measured on other frames, so the new one is told by the difference.
     coverage = np.clip(np.array(base.coverage) + covered["new"] - covered["base"], 0, 1)
-    image = np.zeros((1, 3, base.input.side, base.input.side), np.float32)
+    image = blank(base.input)
     return Model(
         role="submodel",
         file=f"{name}/1/model.onnx",

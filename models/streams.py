@@ -154,7 +154,7 @@ def renderer(plan: Plan, images: Images) -> Callable[[int], Picture]:
     """The way from a frame's number to its picture, BGR: 640x480 for ``camera``, the images' own size
     for the others.
 
-    ``images``: ``(n, side, side, 3)`` RGB, those whose labels the plan was drawn from.
+    ``images``: ``(n, height, width, 3)`` RGB, those whose labels the plan was drawn from.
     """
 
     def thumbnail(source: int) -> Picture:
@@ -197,15 +197,15 @@ def record(
 
 
 def _held(plan: Plan, thumbnail: Callable[[int], Picture]) -> Callable[[int], Picture]:
-    side = len(thumbnail(0))
-    sensor = SensorNoise(side, side, NOISE, plan.seed)
-    scale = max(1, side // 32)
+    height, width = thumbnail(0).shape[:2]
+    sensor = SensorNoise(height, width, NOISE, plan.seed)
+    scale = max(1, min(height, width) // 32)
     edge = _SHIFT * scale
 
     def render(index: int) -> Picture:
         padded = np.pad(thumbnail(plan.source[index]), ((edge, edge), (edge, edge), (0, 0)), "reflect")
         left, top = (edge - scale * plan.offset[index]).astype(int)
-        return sensor.add(padded[top : top + side, left : left + side], int(plan.noise[index]))
+        return sensor.add(padded[top : top + height, left : left + width], int(plan.noise[index]))
 
     return render
 

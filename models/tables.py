@@ -10,6 +10,7 @@ import msgspec
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from shared.bundle import Bundle
 
@@ -103,11 +104,13 @@ def inspected(seen: Mapping[str, Any]) -> None:
     for name, value in seen.items():
         if isinstance(value, dict):
             shown = ", ".join(f"{key} {share:.1%}" for key, share in list(value.items())[:8])
-            table.add_row(name, shown + (f" and {len(value) - 8} more" if len(value) > 8 else ""))
+            shown += f" and {len(value) - 8} more" if len(value) > 8 else ""
         elif isinstance(value, float):
-            table.add_row(name, f"{value:.1%}")
+            shown = f"{value:.1%}"
         else:
-            table.add_row(name, str(value))
+            shown = "\n".join(value) if isinstance(value, list) else str(value)
+        # A stranger's labels are text, whatever is in them.
+        table.add_row(name, Text("".join(one if one.isprintable() or one == "\n" else "?" for one in shown)))
     Console().print(table)
 
 

@@ -16,14 +16,13 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import numpy.typing as npt
-import onnxruntime as ort
 
 from models.classifier import Classifier, ClassifierError
 from models.frames import Frames
+from models.onnx_file import Run
 from shared import files
 from shared.bundle import digest
-from shared.engine import EXACT, first_line
-from shared.image import Picture, crop, preprocessor
+from shared.image import Picture, Tensor, crop, preprocessor
 from shared.names import shown
 
 #: Frames of a chunk, and of a run. Fixed, for the last bits of a score depend on what it was run with.
@@ -39,7 +38,7 @@ class NothingRead(ClassifierError):
 
 @dataclass(frozen=True)
 class Lesson:
-    """What the full model said. ``pictures`` ``(n, side, side, 3)`` uint8 BGR, ``scores`` ``(n, classes)``,
+    """What the full model said. ``pictures`` ``(n, height, width, 3)`` uint8 BGR, ``scores`` ``(n, classes)``,
     ``embeddings`` ``(n, dimensions)``, ``files`` ``(n,)``: the number of each frame's file."""
 
     pictures: npt.NDArray[np.uint8]
@@ -57,14 +56,14 @@ def teach(
     """Run ``classifier`` over ``frames``, or take from ``work`` what was run before. ``advance`` is called with the
     number of files that are done. Raises ``NothingRead``, ``ClassifierError`` for a model that does not run,
     ``OSError`` where ``work`` cannot be written."""
-    session = _session(classifier, threads)
+    run = Run(classifier.graph, classifier.path.name, threads)
     directory = work / f"teach-{_origin(classifier, frames)[:16]}"
     parts: list[Lesson] = []
     source = iter(frames)
     while seen := list(islice(source, _CHUNK)):
         path = directory / f"{len(parts):05}.npz"
         if not path.exists():
-            part = _look(classifier, session, [one.picture for one in seen], [one.file for one in seen])
+            part = _look(classifier, run, [one.picture for one in seen], [one.file for one in seen])
             kept = io.BytesIO()
             np.savez(kept, pictures=part.pictures, scores=part.scores, embeddings=part.embeddings, files=part.files)
             files.write(path, kept.getbuffer())
@@ -85,15 +84,13 @@ def teach(
 
 def look(classifier: Classifier, pictures: Sequence[Picture], threads: int) -> Lesson:
     """Run ``classifier`` over ``pictures`` and keep nothing. Raises ``ClassifierError`` if it does not run."""
-    return _look(classifier, _session(classifier, threads), pictures, range(len(pictures)))
+    return _look(classifier, Run(classifier.graph, classifier.path.name, threads), pictures, range(len(pictures)))
 
 
-def _look(
-    classifier: Classifier, session: ort.InferenceSession, given: Sequence[Picture], numbers: Sequence[int]
-) -> Lesson:
+def _look(classifier: Classifier, run: Run, given: Sequence[Picture], numbers: Sequence[int]) -> Lesson:
     pictures = [crop(picture, classifier.input) for picture in given]
     prepare = preprocessor(classifier.input)
-    said = [_run(classifier, session, np.concatenate(list(map(prepare, batch)))) for batch in _batches(pictures)]
+    said = [_run(classifier, run, np.concatenate(list(map(prepare, batch)))) for batch in _batches(pictures)]
     embeddings = np.concatenate([embedding for _, embedding in said])
     return Lesson(
         np.stack(pictures),
@@ -107,27 +104,14 @@ def _batches(pictures: list[npt.NDArray[np.uint8]]) -> Iterator[list[npt.NDArray
     return (pictures[at : at + _BATCH] for at in range(0, len(pictures), _BATCH))
 
 
-def _run(classifier: Classifier, session: ort.InferenceSession, batch: Array) -> tuple[Array, Array]:
-    name, fixed = session.get_inputs()[0].name, session.get_inputs()[0].shape[0]
-    groups = [batch] if not isinstance(fixed, int) else np.split(batch, len(batch) // fixed) if fixed == 1 else None
-    if groups is None:
-        raise ClassifierError(f"the model takes batches of {fixed} only; export it with a free batch size")
-    try:
-        said = [session.run([classifier.scores, classifier.embedding], {name: group}) for group in groups]
-    except Exception as error:
-        raise ClassifierError(f"the model does not run: {first_line(error)}") from None
-    return np.concatenate([scores for scores, _ in said]), np.concatenate([embedding for _, embedding in said])
-
-
-def _session(classifier: Classifier, threads: int) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    options.add_session_config_entry(*EXACT)
-    try:
-        return ort.InferenceSession(classifier.graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    except Exception as error:
-        raise ClassifierError(f"the model cannot be loaded: {first_line(error)}") from None
+def _run(classifier: Classifier, run: Run, batch: Tensor) -> tuple[Array, Array]:
+    groups = [batch] if classifier.batch is None else np.split(batch, len(batch))
+    said = [run([classifier.scores, classifier.embedding], group) for group in groups]
+    scores = np.concatenate([scores for scores, _ in said])
+    if not np.isfinite(scores).all():
+        kind = "NaN (not a number)" if np.isnan(scores).any() else "infinite scores"
+        raise ClassifierError(f"{classifier.path.name} gives {kind} for some of the frames; export it in float32")
+    return scores, np.concatenate([embedding for _, embedding in said])
 
 
 def _origin(classifier: Classifier, frames: Frames) -> str:

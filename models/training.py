@@ -24,7 +24,7 @@ from models.camera import NOISE
 from models.cifar10 import Images, Split
 from models.networks import Network
 from shared import files
-from shared.image import Input
+from shared.image import Input, Size, pixels
 
 _GREY = 125
 #: What processors call it that they compute in bf16: those of Intel and AMD, and ARM's.
@@ -44,10 +44,10 @@ _SOFTNESS = 3.0
 @dataclass(frozen=True)
 class Recipe:
     """How a network is trained: SGD with Nesterov momentum, the rate rising over ``warmup`` of the steps and falling
-    linearly to zero. ``phases`` are ``(epochs, side in pixels)``: early epochs on smaller images cost less and lose
+    linearly to zero. ``phases`` are ``(epochs, size in pixels)``: early epochs on smaller images cost less and lose
     little (J. Howard's progressive resizing, DAWNBench 2018). ``cutout`` and ``sensed``: see ``augment``."""
 
-    phases: tuple[tuple[int, int], ...]
+    phases: tuple[tuple[int, Size], ...]
     rate: float
     batch: int = 128
     decay: float = 5e-4
@@ -62,7 +62,7 @@ class Recipe:
     def epochs(self) -> int:
         return sum(count for count, _ in self.phases)
 
-    def side(self, epoch: int) -> int:
+    def side(self, epoch: int) -> Size:
         for count, side in self.phases:
             if epoch < count:
                 return side
@@ -114,16 +114,16 @@ def normalise(images: Images | Tensor, spec: Input) -> Tensor:
 def augment(images: Images, rng: np.random.Generator, cutout: int = 0, sensed: float = 0.0) -> Images:
     """Random shift by up to an eighth (reflected border), mirror and a grey square of ``cutout`` pixels; the share
     ``sensed`` of them as a camera would see them."""
-    n, side = len(images), images.shape[1]
-    reach = side // 8
-    padded = np.pad(images, ((0, 0), (reach, reach), (reach, reach), (0, 0)), mode="reflect")
-    windows = np.lib.stride_tricks.sliding_window_view(padded, (side, side), axis=(1, 2))
-    dy, dx = rng.integers(0, 2 * reach + 1, (2, n))
+    n, height, width = images.shape[:3]
+    down, across = height // 8, width // 8
+    padded = np.pad(images, ((0, 0), (down, down), (across, across), (0, 0)), mode="reflect")
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (height, width), axis=(1, 2))
+    dy, dx = (rng.integers(0, 2 * reach + 1, n) for reach in (down, across))
     out: Images = windows[np.arange(n), dy, dx].transpose(0, 2, 3, 1).copy()
     mirrored = rng.random(n) < 0.5
     out[mirrored] = out[mirrored, :, ::-1]
     if cutout:
-        y, x = rng.integers(0, side - cutout + 1, (2, n))
+        y, x = (rng.integers(0, side - cutout + 1, n) for side in (height, width))
         rows, columns = y[:, None] + np.arange(cutout), x[:, None] + np.arange(cutout)
         out[np.arange(n)[:, None, None], rows[:, :, None], columns[:, None, :]] = _GREY
     if sensed:
@@ -225,11 +225,11 @@ def fit(
     task = progress.add_task(title, total=total, completed=len(history) * steps)
     for epoch in range(len(history), recipe.epochs):
         network.train()
-        side, losses = recipe.side(epoch), torch.zeros((), dtype=torch.float64, device=device())
+        (width, height), losses = pixels(recipe.side(epoch)), torch.zeros((), dtype=torch.float64, device=device())
         for images, expected in batches(epoch, np.random.default_rng((recipe.seed, epoch))):
             x, target = normalise(images, spec), expected.to(device())
-            if side != x.shape[-1]:
-                x = F.interpolate(x, size=(side, side), mode="bilinear", antialias=True)
+            if (height, width) != x.shape[-2:]:
+                x = F.interpolate(x, size=(height, width), mode="bilinear", antialias=True)
                 x = x.contiguous(memory_format=layout())
             with rounding():
                 logits = network.heads(x)
@@ -240,7 +240,7 @@ def fit(
             schedule.step()
             losses += value.detach()  # not read: a GPU is not to be waited for
             progress.advance(task)
-        row = {"epoch": float(epoch + 1), "side": float(side), "loss": float(losses) / steps}
+        row = {"epoch": float(epoch + 1), "side": float(width), "loss": float(losses) / steps}
         if evaluate is not None:
             row |= evaluate(network)
         history.append(row)

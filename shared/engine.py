@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -37,6 +38,10 @@ _EXECUTION = {
 #: was proven of a model holds there.
 EXACT = ("session.x64quantprecision", "1")
 
+#: What ONNX Runtime puts before a reason: a status, and a place in its source with the function's signature.
+_ORT_STATUS = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ")
+_ORT_PLACE = re.compile(r"(?:Load model from .* failed:)?\S+\.(?:cc|h):\d+ [^()]*\([^()]*(?:\([^()]*\)[^()]*)*\) ")
+
 
 class EngineError(Refusal):
     """A model that cannot be loaded or run; the message says what to do."""
@@ -59,7 +64,7 @@ class Session:
         self.provider = self._session.get_providers()[0]
 
     def run(self, batch: npt.NDArray[np.float32]) -> Logits:
-        """Logits ``(n, classes)`` float32 of a batch ``(n, 3, side, side)``. Raises ``EngineError``."""
+        """Logits ``(n, classes)`` float32 of a batch ``(n, channels, height, width)``. Raises ``EngineError``."""
         begun = time.perf_counter()
         try:
             logits: Logits = self._session.run(self._outputs, {self._input: batch})[0]
@@ -139,5 +144,8 @@ def release_memory() -> None:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, short enough for a line of ours."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    """What an error says, short enough for a line of ours: of ONNX Runtime's the reason alone, without its place in
+    the source."""
+    said = _ORT_STATUS.sub("", str(error).strip())
+    said = _ORT_PLACE.sub("", said).strip()
+    return (said.splitlines() or [type(error).__name__])[0][:200]

@@ -28,6 +28,7 @@ from shared.bundle import Layer, Manifest, Model, Way
 from shared.engine import Batch, EngineError, Logits, Part, Provider, Session, providers
 from shared.expectation import Expectation
 from shared.gate import Posterior, posterior
+from shared.image import blank
 from shared.segments import SegmentError, cut, read
 from shared.watch import Watch
 from shared.worth import Worth
@@ -168,8 +169,8 @@ class Layered:
         self.watch = Watch(wrong)
 
     def run(self, batch: Batch, asked: Sequence[Question | None]) -> list[Passed]:
-        """Run ``batch`` ``(n, 3, side, side)``. ``asked``: with each picture; None for one that must run through all of
-        the model. In order. Raises ``EngineError``."""
+        """Run ``batch`` ``(n, channels, height, width)``. ``asked``: with each picture; None for one that must run
+        through all of the model. In order. Raises ``EngineError``."""
         with self._lock:
             return self._run(batch, [_Request(one, self._drawn() if one is not None else None) for one in asked])
 
@@ -331,6 +332,5 @@ def load(
         raise EngineError(f"{error.filename}: {error.strerror}") from None
     segments = [Part(piece.model, name, provider, threads) for piece in pieces]
     layered = Layered(segments, caches, whole.image, model.temperature, len(manifest.labels), layers.wrong, draw)
-    side = model.input.side
-    layered.whole(np.zeros((2, 3, side, side), np.float32))  # one that takes a single picture a run is found out here
+    layered.whole(blank(model.input, 2))  # one that takes a single picture a run is found out here
     return layered

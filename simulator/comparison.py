@@ -102,7 +102,7 @@ Runs = dict[Policy, list[Run]]
 def costs(bundle: Bundle) -> dict[str, Cost]:
     """What tells how long its models take, by their names."""
     return {
-        name: cost.cost(onnx.load(str(bundle.path(name))), model.input.side)
+        name: cost.cost(onnx.load(str(bundle.path(name))), model.input.size)
         for name, model in bundle.manifest.models.items()
     }
 

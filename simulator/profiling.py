@@ -103,13 +103,13 @@ def server(title: str, bundle: Bundle, threads: int) -> Server:
     ``BrokerError``."""
     full = FullModel(bundle, "auto", threads)
     model = bundle.manifest.models[full.name]
-    side = model.input.side
-    picture = encode(np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8))[1]
+    width, height = model.input.size
+    picture = encode(np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8))[1]
     one = full.prepare(picture)
     batch = full.batch or _BATCH
     alone, together = (_median(lambda count=count: full.run([one] * count, [None] * count)) for count in (1, batch))  # type: ignore[misc]
     each = max(alone / 100, (together - alone) / (batch - 1)) if batch > 1 else alone
-    macs = cost.macs(onnx.load(str(bundle.path(full.name))), side)
+    macs = cost.macs(onnx.load(str(bundle.path(full.name))), model.input.size)
     return Server(
         title=title,
         source=f"simulator profile, {time.strftime('%Y-%m-%d')}",

@@ -127,24 +127,34 @@ def inspect(
     every: Every = 1,
     work: Work = None,
     threads: Threads = PROCESSORS,
+    drawn: Annotated[
+        Path | None,
+        typer.Option("--draw", help="Write ten frames, as the model sees them, with its labels, to this PNG file."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON on stdout.")] = False,
 ) -> None:
     """See what a bundle would be built from: what your model takes, and what it says of your frames.
 
-    The quickest way to find that pictures are prepared wrongly: a good model that is sure of nothing.
+    The quickest way to find that pictures are prepared wrongly: a good model that is sure of nothing. Its answers are
+    compared with those of ONNX Runtime alone, and the last line says what to think of it.
 
     Example: model-builder inspect --full model.onnx --data frames/ --preprocessing imagenet
     """
-    with refusing(data):
+    with refusing(data, drawn):
         check_paths(full=full, data=data, labels=labels)
         from models.frames import find
+        from models.inspection import draw
         from models.inspection import inspect as look
 
+        if drawn is not None and drawn.is_dir():
+            refuse(f"{drawn} is a directory; give a file to draw to")
         classifier = understand(full, preprocessing, labels, embedding)
         frames = find(data, every)
         with progress_bar() as progress:
             lesson = taught(classifier, frames, kept(work), threads, progress)
-    seen = look(classifier, frames, lesson)
+            seen = look(classifier, frames, lesson, threads)
+            if drawn is not None:
+                draw(classifier, frames, lesson, drawn)
     if as_json:
         typer.echo(json.dumps(seen))
         return

@@ -220,6 +220,7 @@ def build(
         from models import build as building
         from models import given
         from models.classifier import preset
+        from models.inspection import of_several
         from models.partitions import Method
         from models.plan import QUICK, Plan
 
@@ -256,6 +257,8 @@ def build(
         )
         with progress_bar() as progress:
             material = gathered(classifier, sources, directory, threads, plan.seed, progress)
+            if said := of_several(classifier, material.learn.scores):
+                progress.console.print(said)
             material = replace(material, base=own)
             bundle = building.build(plan, material, directory, out, progress, workers, signer)
     conclude(bundle, sources, as_json)

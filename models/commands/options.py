@@ -34,13 +34,18 @@ Data = Annotated[Path, typer.Option(help="Frames: a video, or a directory of pic
 Preprocessing = Annotated[
     str,
     typer.Option(
-        help="Way to prepare pictures for the model: a preset's name, or JSON as in a bundle (default: the "
+        help="Way to prepare pictures for the model: a preset (imagenet, efficientnet-lite, unit, signed, caffe, raw), "
+        "with words after it (imagenet,stretch,bgr or unit,letterbox,320x180), or JSON as in a bundle (default: the "
         "model's metadata)."
     ),
 ]
 Labels = Annotated[Path | None, typer.Option(help="Text file with a label a line (default: the model's metadata).")]
 Embedding = Annotated[
-    str | None, typer.Option(help="Name of the tensor to take for the embedding (default: what the last layer sees).")
+    str | None,
+    typer.Option(
+        help="Name of the tensor to take for the embedding (default: what the last layer with weights sees, or the "
+        "scores)."
+    ),
 ]
 Every = Annotated[int, typer.Option(help="Step between the frames of a video that count.", min=1)]
 Work = Annotated[
@@ -119,7 +124,9 @@ def understand(full: Path, preprocessing: str, labels: Path | None, embedding: s
     from models.classifier import preset, understand
 
     try:
-        known = None if labels is None else tuple(filter(None, labels.read_text().split("\n")))
+        known = (
+            None if labels is None else tuple(filter(None, map(str.strip, labels.read_text("utf-8-sig").splitlines())))
+        )
     except UnicodeDecodeError:
         refuse(f"{labels} is no text")
     return understand(full, preset(preprocessing) if preprocessing else None, known, embedding)

@@ -48,7 +48,7 @@ def record(
     """The tensors that tell something at any of ``cuts``, by name. ``advance`` is called with the number of pictures
     that are done. Raises ``EngineError``."""
     names = list(dict.fromkeys(name for cut in cuts for name in cut.features))
-    run = Part(_telling(model, names, shapes(model, spec.side)).SerializeToString(), "full model", "cpu", threads)
+    run = Part(_telling(model, names, shapes(model, spec.size)).SerializeToString(), "full model", "cpu", threads)
     preprocess = preprocessor(spec)
     found: dict[str, list[Activations]] = {name: [] for name in names}
     for at in range(0, len(pictures), _BATCH):

@@ -65,8 +65,12 @@ def build(
     manifest = bundle.manifest
     full = manifest.models[manifest.only("full")]
     data, spec = (bundle.directory / full.file).read_bytes(), full.input
+    if spec.height is not None:
+        raise LayersError(
+            f"{full.file} sees pictures of {spec.side}x{spec.height}; caches are made for square ones only"
+        )
     graph, model = onnx.load_from_string(data), read(data)
-    places = cuts(graph, spec.side)
+    places = cuts(graph, spec.size)
     if not places:
         raise LayersError(f"{full.file} has no place between its layers through which all paths run")
     learn, tune = _some(material.learn, _LEARN), material.tune
@@ -76,7 +80,7 @@ def build(
         for name, part in (("learn", learn), ("tune", tune))
     )
     del learn  # its pictures have been looked at, and are many
-    cost, known = times(model, places, spec, threads), shapes(graph, spec.side)
+    cost, known = times(model, places, spec, threads), shapes(graph, spec.size)
     building = out.with_name(out.name + ".building")
     shutil.rmtree(building, ignore_errors=True)
     try:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 from models.cost import inferred, node_macs
+from shared.image import Size
 
 #: Places that are looked at, and the shares of the multiply-adds between which they are.
 _SLOTS, _FIRST, _LAST = 18, 0.02, 0.95
@@ -26,7 +27,7 @@ class Cut(NamedTuple):
     share: float
 
 
-def cuts(model: ModelProto, side: int, slots: int = _SLOTS) -> list[Cut]:
+def cuts(model: ModelProto, side: Size, slots: int = _SLOTS) -> list[Cut]:
     """In the order of the graph, at most ``slots``: what an answer there saves is a ratio, so there is one for each
     equal part of the logarithm of the multiply-adds, the one with least to carry.
 
@@ -57,8 +58,8 @@ def cuts(model: ModelProto, side: int, slots: int = _SLOTS) -> list[Cut]:
     return [own for _, own in sorted(best.values(), key=lambda pair: pair[1].macs)]
 
 
-def shapes(model: ModelProto, side: int) -> Shapes:
-    """Of every tensor, for one picture of ``side`` pixels."""
+def shapes(model: ModelProto, side: Size) -> Shapes:
+    """Of every tensor, for one picture of that size."""
     return _sizes(model, _values(model, side))
 
 
@@ -67,7 +68,7 @@ def placed(tensors: tuple[str, ...], image: str, share: float) -> Cut:
     return Cut(tensors, tuple(name for name in tensors if name != image), 0, share)
 
 
-def _values(model: ModelProto, side: int) -> list[ValueInfoProto]:
+def _values(model: ModelProto, side: Size) -> list[ValueInfoProto]:
     """What is known of the tensors that are no weights."""
     graph = inferred(model, side)
     return [*graph.input, *graph.value_info, *graph.output]

@@ -33,7 +33,7 @@ def figures(
     every = [(way, layer) for way, layers in manifest.layers.items() for layer in layers.caches]
     known_at = {layer.tensors: placed(layer.tensors, model.image, layer.share) for _, layer in every}
     places = sorted(known_at.values(), key=lambda place: place.share)
-    cost, known = times(model, places, full.input, threads), shapes(graph, full.input.side)
+    cost, known = times(model, places, full.input, threads), shapes(graph, full.input.size)
     files = [(places.index(known_at[layer.tensors]), bundle.directory / layer.file) for _, layer in every]
     said, whole = consult(model, places, files, full.input, as_pictures(part.images), threads, advance)
     truth = whole.argmax(1) if part.truth is None else part.truth

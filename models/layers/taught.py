@@ -21,7 +21,7 @@ from models.layers.learned import Predictor
 from shared.bundle import Kind, Way
 from shared.engine import Part
 from shared.gate import posterior, temperature
-from shared.image import Input
+from shared.image import Input, blank
 from shared.segments import Model, cut
 
 #: Runs that a time is the median of.
@@ -68,7 +68,7 @@ def times(model: Model, places: Sequence[Cut], spec: Input, threads: int) -> Tim
     pieces = cut(model, [place.tensors for place in places])
     segments = [Part(piece.model, "segment", "cpu", threads) for piece in pieces]
     whole = Part(cut(model, [])[0].model, "full model", "cpu", threads)
-    picture = {model.image: np.zeros((1, 3, spec.side, spec.side), np.float32)}
+    picture = {model.image: blank(spec)}
     took: list[list[float]] = []
     for _ in range(_RUNS):
         begun, held, ends = time.perf_counter(), dict(picture), []

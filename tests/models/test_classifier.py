@@ -115,8 +115,9 @@ def test_labels_that_nobody_knows_are_numbers(tmp_path: Path) -> None:
     assert understand(path, PRESETS["unit"], labels=("a", "b", "c", "d")).labels == ("a", "b", "c", "d")
 
 
-def test_an_embedding_can_be_named_where_the_graph_does_not_tell(tmp_path: Path) -> None:
+def test_the_embedding_is_what_the_last_layer_sees_unless_it_is_named(tmp_path: Path) -> None:
     path = write(tmp_path / "m.onnx", head="Conv")
+    assert understand(path, PRESETS["unit"]).embedding == "pooled"
     assert understand(path, PRESETS["unit"], embedding="flat").embedding == "flat"
 
 
@@ -126,16 +127,14 @@ def test_an_embedding_can_be_named_where_the_graph_does_not_tell(tmp_path: Path)
         ({"inputs": 2}, "takes 2 inputs"),
         ({"outputs": 2}, r"2 outputs \(out, flat\)"),
         ({"classes": 1}, "one class"),
-        ({"shape": ("n", 16, 16, 3)}, "channels last"),
-        ({"shape": ("n", 1, 16, 16)}, "no colour picture"),
-        ({"shape": ("n", 10)}, "no colour picture"),
-        ({"shape": ("n", 3, 16, 24)}, "24x16; only square"),
-        ({"kind": TensorProto.UINT8}, "takes uint8"),
-        ({"head": "Conv"}, "--embedding NAME"),
+        ({"shape": ("n", 4, 16, 16)}, r"takes \? x 4 x 16 x 16, which is no picture"),
+        ({"shape": ("n", 10)}, r"takes \? x 10, which is no batch of pictures"),
+        ({"shape": (8, 3, 16, 16)}, "batches of 8 only"),
+        ({"shape": ("n", 16, 16, 3)}, "the model does not run"),
+        ({"kind": TensorProto.STRING}, "takes string"),
     ],
 )
 def test_what_cannot_be_built_from_is_refused_by_name(tmp_path: Path, made: dict[str, Any], told: str) -> None:
-    # Some of these graphs would not run; they are refused before anybody tries.
     with pytest.raises(ClassifierError, match=told) as refused:
         understand(write(tmp_path / "m.onnx", **made), PRESETS["unit"])
     assert "\n" not in str(refused.value)

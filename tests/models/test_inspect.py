@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
-from models import sample
+from models import inspection, sample, sheet
+from models.classifier import PRESETS
 from models.cli import app
+from tests.models.onnx_kinds import Made
 from tests.models.test_classifier import write
 
 FULL = Path(__file__).parents[2] / "models" / "zoo" / "cifar10" / "full" / "1" / "model.onnx"
@@ -32,14 +37,20 @@ def by_class(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-def test_the_shipped_full_model_is_seen_to_be_right_about_pictures_by_class(by_class: Path, tmp_path: Path) -> None:
-    done = run("--full", FULL, "--data", by_class, "--work", tmp_path, "--json")
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the shipped full model's look at the pictures is kept."""
+    return tmp_path_factory.mktemp("work")
+
+
+def test_the_shipped_full_model_is_seen_to_be_right_about_pictures_by_class(by_class: Path, work: Path) -> None:
+    done = run("--full", FULL, "--data", by_class, "--work", work, "--json")
     assert done.exit_code == 0, done.output
     seen = json.loads(done.stdout)
     assert seen["frames"] == 100
     assert seen["accuracy"] > 0.85
     assert abs(sum(seen["labels"].values()) - 1) < 1e-9
-    table = run("--full", FULL, "--data", by_class, "--work", tmp_path)
+    table = run("--full", FULL, "--data", by_class, "--work", work)
     assert "accuracy" in table.stdout
 
 
@@ -81,3 +92,100 @@ def test_a_directory_without_pictures_is_refused(tmp_path: Path) -> None:
     done = run("--full", FULL, "--data", tmp_path)
     assert (done.exit_code, done.stderr.count("\n")) == (2, 1)
     assert "holds no pictures" in done.stderr
+
+
+def inspected(full: Path, data: Path, work: Path, *given: str) -> dict[str, Any]:
+    done = run("--full", full, "--data", data, "--work", work, "--json", *given)
+    assert done.exit_code == 0, done.output
+    seen: dict[str, Any] = json.loads(done.stdout)
+    return seen
+
+
+def test_answers_are_compared_with_those_of_onnx_runtime(
+    by_class: Path, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = inspected(FULL, by_class, work)
+    assert seen["as ONNX Runtime"]["same label"] == 1
+    assert seen["as ONNX Runtime"]["largest difference"] < 1e-3
+    assert seen["verdict"][0].startswith("It fits: confidence ")
+    run_file = inspection.Run.__call__
+
+    def others(self: inspection.Run, outputs: Any, batch: Any) -> Any:
+        """The file says something else than what is built from."""
+        made = run_file(self, outputs, batch)
+        return [np.roll(one, 1, axis=1) for one in made] if outputs is None else made
+
+    monkeypatch.setattr(inspection.Run, "__call__", others)
+    seen = inspected(FULL, by_class, work)
+    assert seen["as ONNX Runtime"]["same label"] < 0.1
+    assert any("ONNX Runtime alone gives another label" in said for said in seen["verdict"])
+
+
+def test_low_confidence_is_called_so_with_what_to_try(by_class: Path, tmp_path: Path) -> None:
+    """The same network, shown pixels of a 255th of their size, is sure of nothing; and of pixels as they are no other
+    normalisation is proposed."""
+    made = Made()
+    path = made.save(tmp_path / "m.onnx", made.node("Softmax", [made.trunk()], "out"), shape=("n", 3, "h", "w"))
+    tiny = json.dumps({"side": 16, "mean": [0, 0, 0], "std": [2e5] * 3})
+    seen = inspected(path, by_class, tmp_path / "work", "--preprocessing", tiny)
+    [low] = [said for said in seen["verdict"] if said.startswith("Confidence is low")]
+    assert f"{seen['confidence']:.0%} on average, where chance is 25.0%" in low
+    tried = {name: int(sure) for name, sure in re.findall(r"([a-z-]+) \((\d+)%\)", low)}
+    assert set(tried) == set(PRESETS)
+    assert tried["raw"] > tried["unit"], "what changes most makes it surest"
+
+
+def test_one_label_for_nearly_all_is_called_so(by_class: Path, tmp_path: Path, work: Path) -> None:
+    seen = inspected(FULL, by_class / "ship", tmp_path)
+    [label, *_] = seen["labels"]
+    assert (label, seen["labels"][label] >= 0.9) == ("ship", True)
+    assert any(said.startswith("'ship' is the answer to ") for said in seen["verdict"])
+    assert not any("is the answer to" in said for said in inspected(FULL, by_class, work)["verdict"])
+
+
+def test_independent_labels_are_called_so(by_class: Path, tmp_path: Path) -> None:
+    made = Made()
+    path = made.save(tmp_path / "m.onnx", made.node("Sigmoid", [made.trunk()], "out"), shape=("n", 3, "h", "w"))
+    seen = inspected(path, by_class, tmp_path / "work", "--preprocessing", "unit,16x16")
+    assert seen["output"] == "a probability for each label by itself (sigmoid)"
+    assert any("judges each label by itself" in said and "have several labels" in said for said in seen["verdict"])
+
+
+def test_ten_frames_spread_over_all_are_drawn_with_their_labels(
+    by_class: Path, tmp_path: Path, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[sheet.Panel] = []
+
+    def kept(title: str, panels: list[sheet.Panel], draw: Any = sheet.sheet) -> bytes:
+        drawn.extend(panels)
+        assert "32x32 rgb" in title
+        return bytes(draw(title, panels))
+
+    monkeypatch.setattr(sheet, "sheet", kept)
+    seen = run("--full", FULL, "--data", by_class, "--work", work, "--draw", tmp_path / "out.png")
+    assert seen.exit_code == 0, seen.output
+    picture = cv2.imread(str(tmp_path / "out.png"))
+    assert picture is not None and min(picture.shape[:2]) > 600
+    assert len(drawn) == 10
+    assert {panel.title.split(", frame ")[1] for panel in drawn} >= {"0", "99"}
+    right = [
+        panel.labels[0][0] == by_class.glob(f"*/{panel.title.split(',')[0]}").__next__().parent.name for panel in drawn
+    ]
+    assert sum(right) >= 8
+    assert all(one >= other for panel in drawn for (_, one), (_, other) in pairwise(panel.labels))
+
+
+def test_labels_from_elsewhere_are_text(by_class: Path, tmp_path: Path) -> None:
+    names = {0: "[red]a[/red]", 1: "\x1b[2Jb", 2: "$c_d$", 3: "d\n"}
+    made = Made()
+    path = made.save(tmp_path / "m.onnx", made.trunk(), shape=("n", 3, 16, 16), metadata={"names": repr(names)})
+    for show in ([], ["--draw", tmp_path / "out.png"]):
+        done = run("--full", path, "--data", by_class, "--work", tmp_path, "--preprocessing", "unit", *show)
+        assert done.exit_code == 0, done.output
+        assert "\x1b" not in done.output
+
+
+def test_a_directory_is_nothing_to_draw_to(by_class: Path, tmp_path: Path) -> None:
+    done = run("--full", FULL, "--data", by_class, "--work", tmp_path / "work", "--draw", tmp_path)
+    assert (done.exit_code, done.stderr.count("\n")) == (2, 1)
+    assert not (tmp_path / "work").exists()

@@ -21,7 +21,7 @@ from rich.progress import Progress
 from typer.testing import CliRunner
 
 from benchmarks.layer_budget import consulted
-from models.classifier import Classifier
+from models.classifier import understand
 from models.cli import app
 from models.export import export
 from models.layers import activations, freeze, learned, proof
@@ -102,7 +102,7 @@ def part(bundle: Bundle, seed: int) -> Part:
 
 @pytest.fixture(scope="module")
 def material(bundle: Bundle) -> Material:
-    classifier = Classifier(onnx.load(str(bundle.path("full"))), INPUT, LABELS, "scores", "embedding")
+    classifier = understand(bundle.path("full"), INPUT, LABELS)
     return Material(classifier, *(part(bundle, seed) for seed in range(3)))
 
 

@@ -36,6 +36,12 @@ def test_each_likely_working_set_finds_the_group_that_holds_it_and_no_more() -> 
         assert np.array_equal(one.rows, np.isin(answers, one.labels))
 
 
+def test_where_all_samples_have_one_answer_there_is_no_group() -> None:
+    codes, answers = np.arange(40) % 8, np.full(40, 3)
+    likely = [partitions.together(labels, 5) for labels in ((0, 1), (2, 4))]
+    assert partitions.by_codes(codes, answers, 5, likely, 4) == []
+
+
 def test_groups_may_overlap() -> None:
     labels = {one.labels for one in grouped([together([0, 1], CLASSES), together([1, 2], CLASSES)], 8)}
     assert {(0, 1), (1, 2)} <= labels
