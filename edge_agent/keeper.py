@@ -302,9 +302,10 @@ class Keeper:
                 del self._pending[version, name]
                 return
         self._loading = name, time.monotonic()
-        self._prove(manifest, name)
-        session, cost, seconds = self._session(manifest, name)
         first = name == self._first(manifest)
+        if not first:  # the updater has had that tried, and a device must not wait for a probe to begin to answer
+            self._prove(manifest, name)
+        session, cost, seconds = self._session(manifest, name)
         with self._lock:
             for ready in self._pending.pop((version, name)):
                 ready.put(Loaded(manifest, version, name, session, cost, seconds, pulled, first))

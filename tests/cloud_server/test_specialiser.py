@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -25,8 +26,10 @@ def test_a_training_that_a_signal_ends_is_logged_with_what_to_do(
     specialiser = Specialiser(bundle, bundle, Means(tmp_path, None, None, tmp_path), lambda _bundle: None)
     with caplog.at_level(logging.ERROR):
         specialiser.start()
-        specialiser._thread.join(60)
-    assert not specialiser._thread.is_alive()
+        deadline = time.monotonic() + 60
+        while specialiser._thread.alive and time.monotonic() < deadline:
+            time.sleep(0.02)
+    assert not specialiser._thread.alive
     said = [record.getMessage() for record in caplog.records]
     assert said[0].startswith(f"the training of a submodel was ended by SIG{signal_name}: ") and advice in said[0]
     assert said[1] == "no submodels will be trained for what devices see"
