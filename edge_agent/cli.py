@@ -59,8 +59,8 @@ def run(
     source: Annotated[
         str | None,
         typer.Argument(
-            help="Camera or file: camera:N, rtsp://..., picamera, pipe:WIDTHxHEIGHT, a video, a picture, a directory "
-            "of pictures or a recorded stream."
+            help="Camera or file: camera:N, rtsp://..., http://..., picamera, pipe:WIDTHxHEIGHT, a video, a picture, "
+            "a directory of pictures or a recorded stream."
         ),
     ] = None,
     broker: Annotated[str | None, typer.Option(help="Address of the broker: mqtt[s]://[user@]host[:port].")] = None,

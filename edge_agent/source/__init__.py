@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from edge_agent.source.base import Shot, Source, SourceError
-from edge_agent.source.devices import picamera, rtsp, v4l2
+from edge_agent.source.devices import NETWORK, network, picamera, v4l2
 from edge_agent.source.files import Files, Stream, VideoFile
 from edge_agent.source.frozen import OnFrozen
 from edge_agent.source.live import Live
@@ -24,8 +24,9 @@ __all__ = ["Files", "Live", "Pipe", "Shot", "Source", "SourceError", "open_sourc
 
 
 def open_source(spec: str, fps: float | None = None, frozen: OnFrozen = "say") -> Source:
-    """Open ``camera:N``, ``camera:/dev/...``, ``rtsp://...``, ``picamera[:N]``, ``pipe:WIDTHxHEIGHT[:FORMAT]``, a video
-    file, a picture, a directory of pictures (in natural order of their names) or a recorded stream.
+    """Open ``camera:N``, ``camera:/dev/...``, ``rtsp://...`` or another address of ``NETWORK``, ``picamera[:N]``,
+    ``pipe:WIDTHxHEIGHT[:FORMAT]``, a video file, a picture, a directory of pictures (in natural order of their names)
+    or a recorded stream.
 
     ``fps`` paces files, and is the most that is taken of a live source. ``frozen``: what to do about a camera that
     gives the same picture again and again. Raises ``SourceError``, and ``OSError`` for a directory that may not be
@@ -34,8 +35,8 @@ def open_source(spec: str, fps: float | None = None, frozen: OnFrozen = "say") -
     kind, _, rest = spec.partition(":")
     if kind == "camera":
         return Live(v4l2(rest), fps, frozen)
-    if kind in ("rtsp", "rtsps"):
-        return Live(rtsp(spec), fps, frozen)
+    if kind.lower() in NETWORK and rest.startswith("//"):
+        return Live(network(f"{kind.lower()}:{rest}"), fps, frozen)
     if kind == "picamera":
         return Live(picamera(rest), fps, frozen)
     if kind == "pipe":

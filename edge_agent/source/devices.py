@@ -21,6 +21,10 @@ SILENCE_S, OPENING_S = 2, 6
 _SIZE = (640, 480)
 
 
+#: Schemes of addresses that FFmpeg plays live: RTSP, RTMP, and MJPEG or HLS over HTTP.
+NETWORK = ("rtsp", "rtsps", "rtmp", "http", "https")
+
+
 class Capture(Protocol):
     """An open camera, as OpenCV has it."""
 
@@ -51,8 +55,8 @@ def v4l2(which: str) -> Device:
     return Device(f"camera {which}", lambda: capture(what, trouble, cv2.CAP_V4L2))
 
 
-def rtsp(url: str) -> Device:
-    """A camera in the network."""
+def network(url: str) -> Device:
+    """A camera in the network, at an address of one of the schemes in ``NETWORK``."""
     name = without_password(url)
     trouble = f"{name} cannot be opened; check the address, the network and the password"
     return Device(name, lambda: capture(url, trouble))

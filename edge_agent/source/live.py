@@ -22,6 +22,7 @@ from edge_agent.source.frozen import FrozenAlarm, OnFrozen
 from edge_agent.source.latest import Latest
 from shared.engine import first_line
 from shared.image import Picture
+from shared.supervision import SupervisedThread
 
 log = logging.getLogger(__name__)
 
@@ -121,7 +122,7 @@ class Live:
         if not answers or self._reader.trouble:
             self._reader.leave()
             raise SourceError(self._reader.trouble or f"{device.name} does not answer; is it free, and well?")
-        self._watch = threading.Thread(target=self._keep, name="camera watch", daemon=True)
+        self._watch = SupervisedThread("camera watch", self._keep)
         self._watch.start()
 
     @property
@@ -147,7 +148,7 @@ class Live:
         self._pace.stopped.set()
         self._latest.end()
         # A read that returns while the interpreter ends aborts the process, so wait for it to be the last.
-        self._watch.join(_LAST_FRAME_S)
+        self._watch.stop(_LAST_FRAME_S)
         self._reader.leave(_LAST_FRAME_S)
 
     def _open(self) -> Reader:
@@ -161,7 +162,7 @@ class Live:
         self._latest.put(picture)
 
     def _keep(self) -> None:
-        """Watch the reader; in the place of one that is lost begin another."""
+        """Watch the reader until the camera is closed; in the place of one that is lost begin another."""
         lost_at, wait_s = 0.0, _RETRY_S[0]
         while not self._closed.is_set():
             reader = self._reader

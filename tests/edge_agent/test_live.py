@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import islice
 from types import ModuleType
 from typing import Any
@@ -15,7 +17,7 @@ import numpy as np
 import pytest
 
 from edge_agent.source import Live, SourceError, frozen, live, open_source
-from edge_agent.source.devices import Device, rtsp
+from edge_agent.source.devices import Device, network
 from shared.image import Picture
 
 _BOUND_S = 30.0
@@ -220,7 +222,7 @@ def test_closing_from_another_thread_ends_it_wherever_it_waits(
     threading.Timer(0.5 if state == "away" else 0.1, source.close).start()
     assert list(source) == []
     assert time.monotonic() - begun < _BOUND_S / 2
-    source._watch.join(_BOUND_S)
+    source._watch.stop(_BOUND_S)
     time.sleep(0.1)
     opened = recorded.opened
     time.sleep(0.1)
@@ -275,7 +277,7 @@ def test_a_password_is_not_shown() -> None:
     with pytest.raises(SourceError) as refused:
         open_source("rtsp://admin:s3c@ret@127.0.0.1:1/x")
     assert "s3c" not in str(refused.value) and "ret" not in str(refused.value)
-    assert rtsp("rtsp://admin:s3cret@door/x").name == "rtsp://door/..."
+    assert network("rtsp://admin:s3cret@door/x").name == "rtsp://door/..."
 
 
 class Picamera2:
@@ -317,3 +319,35 @@ def test_a_camera_of_libcamera_is_read_through_picamera2(monkeypatch: pytest.Mon
     assert Picamera2.configured == {"format": "RGB888", "size": (640, 480)}, "which is B, G, R in memory"
     with pytest.raises(SourceError, match="picamera 2 cannot be opened; is it connected"):
         open_source("picamera:2")
+
+
+class _Mjpeg(BaseHTTPRequestHandler):
+    """Sends the same picture again and again, as cheap cameras do over HTTP."""
+
+    def do_GET(self) -> None:
+        jpeg = cv2.imencode(".jpg", np.full((48, 64, 3), 200, np.uint8))[1].tobytes()
+        self.send_response(200)
+        self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
+        self.end_headers()
+        with contextlib.suppress(OSError):
+            while True:
+                head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"
+                self.wfile.write(head.encode() + jpeg + b"\r\n")
+                time.sleep(0.02)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize("scheme", ["http", "HTTP"])
+def test_a_camera_that_sends_mjpeg_over_http_is_one_like_any(scheme: str) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Mjpeg) as server:
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        source = open_source(f"{scheme}://127.0.0.1:{server.server_port}/stream.mjpg")
+        shots = list(islice(source, 3))
+        source.close()
+        server.shutdown()
+    assert isinstance(source, Live)
+    assert [shot.picture.shape for shot in shots] == [(48, 64, 3)] * 3

@@ -194,7 +194,7 @@ def test_a_file_is_paced_and_a_slow_reader_is_not_hurried_afterwards(tmp_path: P
         ("pipe:641x480", "even"),
         ("rtsp://127.0.0.1:1/x", "cannot be opened"),
         ("nowhere.mp4", "no file"),
-        ("http://example.org", "no file"),
+        ("ftp://example.org", "no file"),
         ("{tmp}/text.txt", "no video"),
         ("{tmp}/empty", "no pictures"),
         ("{tmp}/fifo", "no file"),
@@ -239,8 +239,8 @@ def test_a_program_ends_in_peace_while_its_camera_goes_on_giving_frames() -> Non
     camera.daemon_threads = True
     threading.Thread(target=camera.serve_forever, daemon=True).start()
     program = (
-        "import sys; from edge_agent.source import Live; from edge_agent.source.devices import rtsp\n"
-        "source = Live(rtsp(sys.argv[1]))\n"
+        "import sys; from edge_agent.source import Live; from edge_agent.source.devices import network\n"
+        "source = Live(network(sys.argv[1]))\n"
         "for i, shot in enumerate(source):\n    if i == 5: break\nsource.close(); print(i)"
     )
     ended = subprocess.run(
