@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import msgspec
@@ -38,7 +39,7 @@ _FPS, _FRAMES = 250, 6000
 _WAIT_S = 60.0
 
 
-def measure(kills: int, seed: int, limit: float, progress: bool) -> dict[str, object]:
+def measure(kills: int, seed: int, limit: float, workers: int, progress: bool) -> dict[str, object]:
     """The figures as the command prints them."""
     with tempfile.TemporaryDirectory() as scratch:
         place = Path(scratch)
@@ -54,7 +55,7 @@ def measure(kills: int, seed: int, limit: float, progress: bool) -> dict[str, ob
             )  # fmt: skip
         try:
             return _rounds(
-                place, f"mqtt://127.0.0.1:{port}", newer.version, kills, limit, random.Random(seed), progress
+                place, f"mqtt://127.0.0.1:{port}", newer.version, kills, limit, workers, random.Random(seed), progress
             )
         finally:
             server.terminate()
@@ -62,25 +63,23 @@ def measure(kills: int, seed: int, limit: float, progress: bool) -> dict[str, ob
 
 
 def _rounds(
-    place: Path, broker: str, version: str, kills: int, limit: float, rng: random.Random, progress: bool
+    place: Path, broker: str, version: str, kills: int, limit: float, workers: int, rng: random.Random, progress: bool
 ) -> dict[str, object]:
     length = _update_s(place, broker, version)
+    moments = [rng.uniform(0.0, 1.1 * length) for _ in range(kills)]
     stages: Counter[str] = Counter()
     answered: dict[str, list[float]] = {"offline": [], "online": []}
-    for number in range(kills):
-        store = _copy(place)
-        agent = _Agent(place, store, broker)
-        time.sleep(rng.uniform(0.0, 1.1 * length))
-        agent.kill()
-        stages[_stage(store, version)] += 1
-        for way, address in (("offline", "mqtt://127.0.0.1:1"), ("online", broker)):
-            again = _Agent(place, store, address)
-            answered[way].append(again.first_answer_s(2 * limit))
-            again.kill()
-        if progress:
-            print(f"\r{number + 1} of {kills} kills", end="", file=sys.stderr, flush=True)
-    if progress:
-        print(file=sys.stderr)
+    with ThreadPoolExecutor(workers) as pool:
+        rounds = (
+            pool.submit(_round, place, number, broker, version, moment, limit) for number, moment in enumerate(moments)
+        )
+        for done, ended in enumerate(as_completed(list(rounds)), 1):
+            stage, offline, online = ended.result()
+            stages[stage] += 1
+            answered["offline"].append(offline)
+            answered["online"].append(online)
+            if progress:
+                print(f"\r{done} of {kills} kills", end="\n" * (done == kills), file=sys.stderr, flush=True)
     figures: dict[str, object] = {"kills": kills}
     for way, times in answered.items():
         figures[f"{way}_answered"] = sum(seconds <= limit for seconds in times)
@@ -89,17 +88,35 @@ def _rounds(
     return figures | {"update_s": round(length, 2), "killed_while": dict(stages.most_common())}
 
 
+def _round(
+    place: Path, number: int, broker: str, version: str, moment: float, limit: float
+) -> tuple[str, float, float]:
+    """Kill one agent ``moment`` seconds after its start: how far the update had come, and seconds to the first answer
+    afterwards, without a network and with one."""
+    store = _copy(place, number)
+    agent = _Agent(place, store, broker)
+    time.sleep(moment)
+    agent.kill()
+    stage, seconds = _stage(store, version), []
+    for address in ("mqtt://127.0.0.1:1", broker):
+        again = _Agent(place, store, address)
+        seconds.append(again.first_answer_s(2 * limit))
+        again.kill()
+    shutil.rmtree(store)
+    return stage, seconds[0], seconds[1]
+
+
 class _Agent:
     """The agent as a process, and when its first answer was there."""
 
     def __init__(self, place: Path, store: Path, broker: str) -> None:
-        self._output = place / "answers.jsonl"
+        self._output = store.with_suffix(".jsonl")
         self._output.unlink(missing_ok=True)
         self._begun = time.monotonic()
         with (place / "agent.log").open("ab") as log:
             self._process = subprocess.Popen(
                 [*(sys.executable, "-m", "edge_agent", "run", str(place / "frames"), "--fps", str(_FPS)),
-                 *("--broker", broker, "--store", str(store), "--device", "cam", "--provider", "cpu", "--no-view"),
+                 *("--broker", broker, "--store", str(store), "--device", store.name, "--provider", "cpu", "--no-view"),
                  *("--levels", "frames,submodels,base", "--output", str(self._output))],
                 stdout=subprocess.DEVNULL, stderr=log,
             )  # fmt: skip
@@ -119,7 +136,7 @@ class _Agent:
 
 def _update_s(place: Path, broker: str, version: str) -> float:
     """Seconds from the start of an agent to the end of an update that nothing cuts off."""
-    store, begun = _copy(place), time.monotonic()
+    store, begun = _copy(place, 0), time.monotonic()
     agent = _Agent(place, store, broker)
     try:
         while _stage(store, version) != "committed":
@@ -142,8 +159,8 @@ def _stage(store: Path, version: str) -> str:
     return "pending" if not any((store / "probed").iterdir()) else "probed"
 
 
-def _copy(place: Path) -> Path:
-    store = place / "used"
+def _copy(place: Path, number: int) -> Path:
+    store = place / f"device{number}"
     shutil.rmtree(store, ignore_errors=True)
     shutil.copytree(place / "store", store)
     return store
@@ -191,9 +208,10 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=100, help="number of kill -9 at random moments (default: 100)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the moments (default: 0)")
     parser.add_argument("--limit", type=float, default=5.0, help="seconds to the first answer (default: 5)")
+    parser.add_argument("--workers", type=int, default=1, help="devices that are killed at a time (default: 1)")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     given = parser.parse_args()
-    figures = measure(given.kills, given.seed, given.limit, sys.stderr.isatty())
+    figures = measure(given.kills, given.seed, given.limit, given.workers, sys.stderr.isatty())
     if given.json:
         print(json.dumps(figures))
     else:
