@@ -25,6 +25,7 @@ from typing import IO
 
 import msgspec
 
+from edge_agent.update_record import UpdateRecord
 from shared import files
 from shared.bundle import BundleError, Manifest, digest, file_digest, parse
 from shared.refusal import Refusal
@@ -41,28 +42,6 @@ class StoreError(Refusal):
 
 class MismatchError(StoreError):
     """What has arrived is not the file that the manifest names. Asking again may bring the same."""
-
-
-class UpdateRecord(msgspec.Struct, frozen=True):
-    """What must be known of an update after a restart.
-
-    Args:
-        trial: Version of the current set while it is on trial; empty otherwise.
-        deaths: Number of times that the process has ended during this trial without being stopped.
-        tried: Version of the candidate that cameras were to answer with last; empty if it became current.
-        tries: Number of times that the process has ended with it before it became current.
-        failed: Version of the newest set that has failed; empty if none has.
-        reason: Why it has failed, for a person.
-        software: Versions of the programs with which it has failed. Others may try it again.
-    """
-
-    trial: str = ""
-    deaths: int = 0
-    tried: str = ""
-    tries: int = 0
-    failed: str = ""
-    reason: str = ""
-    software: str = ""
 
 
 class Store:
@@ -161,11 +140,7 @@ class Store:
             if former is not None and self.record(name).trial != digest(former):
                 files.write(previous, former)
             there = previous.exists()
-            kept = self.record(name)
-            trial = version if there else ""
-            if kept.failed == version:  # with other software
-                kept = msgspec.structs.replace(kept, failed="", reason="", software="")
-            self.keep(name, msgspec.structs.replace(kept, trial=trial, deaths=0, tried="", tries=0))
+            self.keep(name, self.record(name).promoted(version, there))
             files.replace(self._candidate / f"{name}.json", current)
         return there
 
@@ -177,7 +152,7 @@ class Store:
                 return False
             failed = digest(current.read_bytes())
             # First, so that a roll-back that is interrupted here is finished at the next start.
-            self.keep(name, UpdateRecord(failed=failed, reason=reason, software=software))
+            self.keep(name, UpdateRecord().failure(failed, reason, software))
             files.replace(previous, current)
             os.utime(current)
         return True
@@ -186,7 +161,7 @@ class Store:
         """The current set has proven itself: forget the previous one. Raises ``StoreError``."""
         with _trouble(self._previous):
             (self._previous / f"{name}.json").unlink(missing_ok=True)
-            self.keep(name, msgspec.structs.replace(self.record(name), trial="", deaths=0))
+            self.keep(name, self.record(name).committed())
             self._drop_signatures()
 
     def record(self, name: str) -> UpdateRecord:

@@ -19,13 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-import msgspec
-
 from edge_agent.composition import DeploymentError
 from edge_agent.keeper import MOST_MISMATCHES, Keeper, Probe
 from edge_agent.probe import SOFTWARE, ProbeError
 from edge_agent.puller import Puller
-from edge_agent.store import MismatchError, Store, StoreError, UpdateRecord
+from edge_agent.store import MismatchError, Store, StoreError
+from edge_agent.update_record import UpdateRecord
 from shared.backoff import Backoff
 from shared.bundle import BundleError, Golden, Layer, Manifest, Model, digest, parse
 from shared.supervision import SupervisedThread
@@ -39,8 +38,6 @@ State = Literal["", "pending", "probing", "trial", "committed", "failed"]
 
 #: Frames that a new set must answer before the one before it is forgotten.
 COMMIT_AFTER = 1000
-#: Times that the process may end without being stopped while a set is on trial, or before it has answered at all.
-MOST_DEATHS = 3
 #: Seconds until something is tried again that may succeed by itself: after the first failure, and at most.
 _RETRY_S = (1.0, 60.0)
 
@@ -131,9 +128,7 @@ class Updater:
         self._thread.stop(seconds)
         if self._name:
             kept = self._store.record(self._name)
-            deaths = max(0, kept.deaths - 1) if self._on_trial else kept.deaths
-            tries = max(0, kept.tries - 1) if self._deployed is not None else kept.tries
-            self._keep(msgspec.structs.replace(kept, deaths=deaths, tries=tries))
+            self._keep(kept.stopped(bool(self._on_trial), self._deployed is not None))
 
     @property
     def status(self) -> str:
@@ -211,17 +206,12 @@ class Updater:
             self.state, self.reason = "failed", record.reason
         if (data := self._store.previous(name)) is None or (previous := self._known(data)) is None:
             return
-        if record.failed == known.version:  # the process ended while the previous set was being brought back
-            reason = record.reason
-        elif record.trial == known.version and record.deaths >= MOST_DEATHS:
-            reason = f"the process has ended {record.deaths} times while {known.version[:12]} was on trial"
-        elif record.trial == known.version:
-            self._on_trial = known.version
-            self._watch(known.version)
-            self._set("trial")
-            self._keep(msgspec.structs.replace(record, deaths=record.deaths + 1))
-            return
-        else:
+        if not (reason := record.verdict(known.version)):
+            if record.trial == known.version:
+                self._on_trial = known.version
+                self._watch(known.version)
+                self._set("trial")
+                self._keep(record.started())
             return
         self._try_to(lambda _: self._store.roll_back(name, reason, SOFTWARE))
         self._current = previous
@@ -266,10 +256,8 @@ class Updater:
             self._try_to(self._store.unstage)
             if self._deployed is not None:
                 self._return_to(self._current)
-        elif record.failed == newer.version and record.software == SOFTWARE:
-            self._give_up(record.reason)
-        elif record.tried == newer.version and record.tries >= MOST_DEATHS:
-            self._give_up(f"the process has ended {record.tries} times when {newer.version[:12]} was to answer")
+        elif reason := record.refusal(newer.version, SOFTWARE):
+            self._give_up(reason)
         else:
             self._set("pending")
 
@@ -308,9 +296,7 @@ class Updater:
                 self._give_up(str(error))
         else:
             self._say("")
-            kept = self._store.record(newer.manifest.name)
-            tries = 1 + (kept.tries if kept.tried == newer.version else 0)
-            self._keep(msgspec.structs.replace(kept, tried=newer.version, tries=tries))
+            self._keep(self._store.record(newer.manifest.name).deployed(newer.version))
             self._deployed = newer
             self._watch(newer.version)
             self._set("trial")
@@ -399,10 +385,7 @@ class Updater:
         self._set("failed", reason)
 
     def _record_failure(self, newer: ModelSet, reason: str) -> None:
-        kept = self._store.record(newer.manifest.name)
-        self._keep(
-            msgspec.structs.replace(kept, tried="", tries=0, failed=newer.version, reason=reason, software=SOFTWARE)
-        )
+        self._keep(self._store.record(newer.manifest.name).failure(newer.version, reason, SOFTWARE))
 
     def _postpone(self, reason: str) -> None:
         """Try again later what may succeed by itself."""

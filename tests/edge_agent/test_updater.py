@@ -13,8 +13,9 @@ from edge_agent import updater as module
 from edge_agent.composition import DeploymentError
 from edge_agent.probe import ProbeError
 from edge_agent.puller import SPARE
-from edge_agent.store import Store, StoreError, UpdateRecord
-from edge_agent.updater import COMMIT_AFTER, MOST_DEATHS, Updater
+from edge_agent.store import Store, StoreError
+from edge_agent.update_record import MOST_DEATHS, UpdateRecord
+from edge_agent.updater import COMMIT_AFTER, Updater
 from shared import files
 from shared.bundle import Bundle, Manifest, digest, file_digest
 from shared.protocol import BlobRequest, Chunk
