@@ -124,6 +124,7 @@ class Camera:
                 except DeploymentError:
                     raise
                 except Exception:
+                    self.deciding = None
                     self.errors += 1
                     failed += 1
                     log.exception("%sframe %d could not be answered", f"{self.name}: " * bool(self.name), index)

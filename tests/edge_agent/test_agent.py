@@ -13,8 +13,11 @@ import numpy as np
 import pytest
 
 from edge_agent.agent import Agent
+from edge_agent.camera import MOST_ERRORS
 from edge_agent.composition import DeploymentError
-from edge_agent.core.types import Answer
+from edge_agent.core.frame import Frame
+from edge_agent.core.hierarchy import Hierarchy
+from edge_agent.core.types import Answer, Step
 from edge_agent.report import Sink
 from edge_agent.scoring import View, scorer
 from edge_agent.settings import Settings
@@ -26,7 +29,7 @@ from shared.image import Input, Picture
 from shared.link import Address, Message
 from shared.protocol import catalogue
 from tests.bundles import INPUT, tiny_bundle
-from tests.edge_agent.agents import Pictures, running, shot
+from tests.edge_agent.agents import Pictures, current, running, shot
 
 
 @pytest.fixture(scope="module")
@@ -169,3 +172,51 @@ def test_without_a_connection_no_audit_counts_as_sent(tmp_path: Path) -> None:
     assert agent.cameras[0].hierarchy is not None
     assert summary["audits"]["frames"] == 0
     assert summary["bytes_up"] == 0
+
+
+def test_a_file_waits_for_the_models_that_it_may_use(tmp_path: Path) -> None:
+    """A camera's frames go by meanwhile. The full model itself answers what no other is sure of."""
+    unsure = Bundle(tiny_bundle(tmp_path / "unsure", risk=0))
+    agent = Agent(Settings(provider="cpu"), [Pictures(10)], None, None, unsure)
+    agent.run(Sink(""))
+    tally = agent.cameras[0].tally
+    assert (tally.frames, tally.fallbacks, tally.full) == (10, 0, 10)
+
+
+def test_a_file_does_not_wait_for_a_server_that_is_not_there(tmp_path: Path) -> None:
+    """Its store holds the base model alone, and nobody has the others."""
+    bundle = Bundle(tiny_bundle(tmp_path / "bundle"))
+    store = current(Store(tmp_path / "store"), bundle.data)
+    base = bundle.manifest.models["base"].sha256
+    store.append(base, bundle.path("base").read_bytes())
+    store.finish(base)
+    agent = Agent(Settings(provider="cpu"), [Pictures(10)], Address("127.0.0.1", 1), store, None)
+    agent.run(Sink(""))
+    assert agent.cameras[0].tally.frames == 10
+
+
+@pytest.mark.parametrize(("bad", "frames"), [(3, 10), (200, 0)])
+def test_a_frame_that_nobody_can_answer_does_not_end_the_others_unless_all_are_so(
+    bad: int, frames: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    left = [bad]
+    look = Hierarchy.look
+
+    def failing(self: Hierarchy, frame: Frame, now: float) -> Step:
+        left[0] -= 1
+        if left[0] >= 0:
+            raise ZeroDivisionError
+        return look(self, frame, now)
+
+    monkeypatch.setattr(Hierarchy, "look", failing)
+    bundle = Bundle(tiny_bundle(tmp_path))
+    agent = Agent(Settings(provider="cpu"), [Pictures(bad + frames)], None, None, bundle)
+    if bad > MOST_ERRORS:
+        with pytest.raises(ZeroDivisionError):
+            agent.run(Sink(""))
+    else:
+        agent.run(Sink(""))
+    camera = agent.cameras[0]
+    assert (camera.tally.frames, camera.errors) == (frames, min(bad, MOST_ERRORS))
+    assert camera.deciding is None, "or the watchdog would find that a model hangs"
+    assert "frame 0 could not be answered" in caplog.text
