@@ -51,7 +51,7 @@ class Agent:
         trusted: Key | None = None,
     ) -> None:
         """``sources``: one for each of ``settings.each()``. ``address`` None: no network. ``bundle`` takes the place of
-        catalogue and store. ``trusted``: see ``Keeper``. Raises ``BundleError`` if ``bundle`` is not to be trusted, and
+        catalogue and store. ``trusted``: see ``Updater``. Raises ``BundleError`` if ``bundle`` is not to be trusted, and
         ``OSError``."""
         self.settings = settings
         #: Are told of every frame that any camera has answered.
@@ -137,7 +137,8 @@ class Agent:
 
     def _wait(self) -> None:
         """Say what cameras are waiting for, once."""
-        waited = "it is on its way" if self.keeper.version else "no catalogue on this broker yet"
+        offered = self.keeper.version or (self.updater is not None and self.updater.state)
+        waited = "it is on its way" if offered else "no catalogue on this broker yet"
         # Why it cannot be had, keeper and link have said.
         if self.link is not None and not self.link.connected.is_set():
             waited = "there is no connection yet"
