@@ -51,8 +51,8 @@ class Agent:
         trusted: Key | None = None,
     ) -> None:
         """``sources``: one for each of ``settings.each()``. ``address`` None: no network. ``bundle`` takes the place of
-        catalogue and store. ``trusted``: see ``Updater``. Raises ``BundleError`` if ``bundle`` is not to be trusted, and
-        ``OSError``."""
+        catalogue and store. ``trusted``: see ``Updater``. Raises ``BundleError`` if ``bundle`` is not to be trusted,
+        and ``OSError``."""
         self.settings = settings
         #: Are told of every frame that any camera has answered.
         self.observers: list[Observer] = []
