@@ -44,7 +44,7 @@ class LineFile:
     def _last(self) -> bytes:
         with self._path.open("rb") as file:
             file.seek(-1, os.SEEK_END)
-            return file.read()
+            return file.read(1)  # and not what another process has appended meanwhile
 
     def _follow(self, more: int) -> None:
         """Have the file open that has the name now, with room for ``more`` bytes."""

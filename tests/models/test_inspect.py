@@ -74,7 +74,7 @@ def test_frames_without_labels_are_inspected_as_well(tmp_path: Path) -> None:
     ("given", "told"),
     [
         (["--preprocessing", "photo"], "is no preprocessing; give imagenet"),
-        (["--labels", "none.txt"], "none.txt: No such file"),
+        (["--labels", "none.txt"], "--labels none.txt is not there"),
         (["--embedding", "nowhere"], "no tensor 'nowhere'"),
         ([], "--preprocessing (imagenet"),
     ],
