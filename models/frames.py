@@ -19,7 +19,7 @@ import numpy.typing as npt
 from shared import pictures
 from shared.image import BadPicture, Picture
 from shared.names import natural, shown
-from shared.pictures import SUFFIXES
+from shared.pictures import LISTED, SUFFIXES
 from shared.refusal import Refusal
 from shared.video import BadVideo, Video
 
@@ -73,7 +73,7 @@ class Frames:
 
     def _pictures(self, path: Path) -> Iterator[Picture]:
         """Of one file. Raises ``BadPicture``, ``BadVideo`` and ``OSError``."""
-        if path.suffix.lower() in SUFFIXES:
+        if path.suffix.lower() not in _VIDEOS:
             yield pictures.read(path)
             return
         video, count = Video(path), 0
@@ -107,7 +107,7 @@ def find(path: Path, every: int = 1) -> Frames:
                 Path(directory, name)
                 for directory, _, names in os.walk(path, onerror=unlisted.append)
                 for name in names
-                if Path(name).suffix.lower() in SUFFIXES | _VIDEOS and not name.startswith(".")
+                if Path(name).suffix.lower() in LISTED | _VIDEOS and not name.startswith(".")
             ),
             key=lambda file: tuple(map(natural, file.relative_to(path).parts)),
         )

@@ -95,7 +95,7 @@ def head_of(output: Array, found: tuple[str, str] | None, logits: Array | None) 
         return Head(meaning, whole)
     operator, name = found
     if output.shape[1] == 1:
-        return Head("binary", 1.0, name)
+        return _binary_head(output, logits, name) or Head(meaning, whole)
     given, said = output.astype(np.float64), logits.astype(np.float64)
     first = np.take_along_axis(given, said.argmax(1)[:, None], 1)[:, 0]
     spread = max(float(np.ptp(given[np.isfinite(given)])), 1e-12)
@@ -109,6 +109,17 @@ def head_of(output: Array, found: tuple[str, str] | None, logits: Array | None) 
     return Head("log-softmax" if operator == "LogSoftmax" else "softmax", whole, name)
 
 
+def _binary_head(output: Array, logits: Array, name: str) -> Head | None:
+    """Of one output a picture, ``(n, 1)``, with the tensor before its sigmoid, called ``name``; None where the output
+    is no probability."""
+    given, likely = output.astype(np.float64), 1 / (1 + np.exp(-logits.astype(np.float64)))
+    for whole in (1.0, 100.0):  # a share, or per cent
+        if np.abs(given / whole - likely).max() <= _ALIKE:
+            return Head("binary", whole, name)
+    # Something has changed the probability after the sigmoid, into the other label's for instance.
+    return Head("binary") if given.min() >= -_LEAST and given.max() <= 1 + _LEAST else None
+
+
 def probabilities(output: Array, head: Head) -> npt.NDArray[np.float64]:
     """How sure an ``output`` ``(n, classes)`` of this meaning is of each label, for one label a picture. Of independent
     labels: the probability of each, given that one alone applies."""
@@ -116,7 +127,8 @@ def probabilities(output: Array, head: Head) -> npt.NDArray[np.float64]:
     if head.meaning == "softmax":
         return np.clip(given / head.whole, 0.0, 1.0)
     if head.meaning == "binary":
-        return np.concatenate([1 - given, given], 1)
+        share = np.clip(given / head.whole, 0.0, 1.0)
+        return np.concatenate([1 - share, share], 1)
     if head.meaning == "sigmoid":
         clipped = np.clip(given, _LEAST, 1 - _LEAST)
         return softmax(np.log(clipped / (1 - clipped)))
@@ -132,15 +144,24 @@ def scores_of(editor: Editor, head: Head, output: str, kind: int, shape: tuple[i
     if len(shape) != 2:
         name = editor.append("Reshape", [name, np.array([-1, int(np.prod(shape[1:]))], np.int64)], "scores_row")
     if head.meaning == "binary":  # the first label's logit is 0
+        if head.logits is None:
+            name = _log_odds(editor, name)
         nothing = editor.append("Sub", [name, name], "scores_nothing")
         return editor.append("Concat", [nothing, name], "scores_both", axis=1)
     if head.logits is not None or head.meaning not in ("softmax", "sigmoid"):
         return name
     if head.whole != 1.0:
         name = editor.append("Div", [name, np.float32(head.whole)], "scores_share")
-    name = editor.append("Max", [name, np.float32(_LEAST)], "scores_least")
     if head.meaning == "sigmoid":
-        name = editor.append("Min", [name, np.float32(1 - _LEAST)], "scores_most")
-        other = editor.append("Sub", [np.float32(1), name], "scores_other")
-        name = editor.append("Div", [name, other], "scores_odds")
+        return _log_odds(editor, name)
+    name = editor.append("Max", [name, np.float32(_LEAST)], "scores_least")
+    return editor.append("Log", [name], "scores_logarithm")
+
+
+def _log_odds(editor: Editor, name: str) -> str:
+    """Of the tensor ``name`` of probabilities, the logits whose sigmoid they are."""
+    name = editor.append("Max", [name, np.float32(_LEAST)], "scores_least")
+    name = editor.append("Min", [name, np.float32(1 - _LEAST)], "scores_most")
+    other = editor.append("Sub", [np.float32(1), name], "scores_other")
+    name = editor.append("Div", [name, other], "scores_odds")
     return editor.append("Log", [name], "scores_logarithm")

@@ -69,7 +69,10 @@ class Native:
             raise ClassifierError("the preprocessing is for grey, and the model takes three channels")
         if self.pixels_as_they_are:
             changes |= {"mean": (_WHOLE[self.kind],) * 3, "std": (1.0,) * 3}
-        return msgspec.structs.replace(spec, **changes)
+        try:
+            return msgspec.convert(msgspec.to_builtins(msgspec.structs.replace(spec, **changes)), Input)
+        except msgspec.ValidationError as error:
+            raise ClassifierError(f"the model takes pictures of {width}x{height}: {error}") from None
 
     def taken(self, batch: Tensor) -> npt.NDArray[Any]:
         """``batch`` ``(n, channels, height, width)`` as the file's own graph takes it."""

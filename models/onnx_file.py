@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,9 @@ import onnxruntime as ort
 from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, load_external_data_for_model
 
 from shared.engine import EXACT, first_line
+from shared.names import path_or_bytes, shown
 from shared.refusal import Refusal
+from shared.regular import open_regular
 
 #: First bytes of files that are taken for ONNX, and what they are. Offset, bytes, name.
 _OTHERS = (
@@ -35,11 +38,12 @@ def load(path: Path) -> ModelProto:
     """The model in ``path`` with all of its weights. Raises ``ClassifierError`` for what is no ONNX file, and for
     weights in other files that are not there."""
     try:
-        data = path.read_bytes()
+        with os.fdopen(open_regular(path), "rb") as file:
+            data = file.read()
     except FileNotFoundError:
-        raise ClassifierError(f"{path} is not there") from None
+        raise ClassifierError(f"{shown(path)} is not there") from None
     except OSError as error:
-        raise ClassifierError(f"{path}: {error.strerror}") from None
+        raise ClassifierError(f"{shown(path)}: {error.strerror}") from None
     for offset, start, name in _OTHERS:
         if data[offset : offset + len(start)] == start:
             raise ClassifierError(f"{path.name} is no ONNX file but {name}")
@@ -81,7 +85,7 @@ class Run:
         if exact:
             options.add_session_config_entry(*EXACT)
         try:
-            source = str(model) if isinstance(model, Path) else model.SerializeToString()
+            source = path_or_bytes(model) if isinstance(model, Path) else model.SerializeToString()
         except ValueError:
             raise ClassifierError(f"{name} has more than two gigabytes of weights; give a smaller model") from None
         try:

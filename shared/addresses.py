@@ -15,10 +15,16 @@ HIDDEN = "..."
 
 #: A scheme and the rest. FFmpeg and OpenCV take schemes in capitals too.
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
-#: A scheme that is followed by one slash or by none, which is a slip.
-_NEARLY = re.compile(r"(rtsps?|rtmp[ste]*|https?|mqtts?|srt|udp|tcp):/?(?!/)(.*)", re.DOTALL | re.IGNORECASE)
+#: A scheme that is not followed by a colon and two slashes, which is a slip.
+_NEARLY = re.compile(
+    r"(rtsps?|rtmp[ste]*|https?|mqtts?|srt|udp|tcp)(?::/?|;/{0,2}|//)(?!/)(.*)", re.DOTALL | re.IGNORECASE
+)
 #: An address that was written without a scheme, but with a user and a password.
 _BARE = re.compile(r"(?!camera:|picamera:|pipe:)[^/:@\s]+:.*@.", re.DOTALL | re.IGNORECASE)
+#: A password, or what takes its place, in a query.
+_QUERY = re.compile(r"(pass\w*|pwd|pw|token|auth\w*|secret)=", re.IGNORECASE)
+#: A source of another kind, and what follows its name.
+_KIND = re.compile(r"(camera|picamera|pipe):(.*)", re.DOTALL)
 #: A host name or an address of IPv4 or IPv6, and a port.
 _PLACE = re.compile(r"([\w.-]+|\[[0-9A-Fa-f:.]+(?:%\w+)?\])(:[0-9]{1,5})?")
 #: An address within a text, up to a space or a quotation mark.
@@ -34,12 +40,15 @@ def without_password(address: str) -> str:
     as in ``rtsp://u:a@b/c@d``, the host is left out too. What is no network address (a file, ``camera:0``) is returned
     as it is.
     """
-    if (found := _SCHEME.fullmatch(address) or _NEARLY.fullmatch(address)) is not None:
+    bare = address.strip()
+    if (found := _SCHEME.fullmatch(bare) or _NEARLY.fullmatch(bare)) is not None:
         scheme, rest = found.groups()
         return f"{scheme}://{_place(scheme.lower(), rest)}"
-    if _BARE.match(address):
-        return f"{HIDDEN}@{_place('', address)}"
-    return address
+    if (found := _KIND.fullmatch(bare)) is not None:
+        return f"{found[1]}:{without_password(found[2])}"
+    if _BARE.match(bare):
+        return f"{HIDDEN}@{_place('', bare)}"
+    return _place("", bare) if _QUERY.search(bare) else address
 
 
 def _place(scheme: str, rest: str) -> str:

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
+from shared.names import path_or_bytes
 from shared.refusal import Refusal
 
 Logits = npt.NDArray[np.float32]
@@ -103,9 +104,9 @@ def _load(model: Path | bytes, name: str, provider: Provider, threads: int) -> o
     options.log_severity_level = 3
     options.add_session_config_entry("session.force_spinning_stop", "1")
     options.add_session_config_entry(*EXACT)
-    source = str(model) if isinstance(model, Path) else model
     wanted = providers(provider)
     try:
+        source = path_or_bytes(model) if isinstance(model, Path) else model
         return ort.InferenceSession(source, options, providers=wanted)
     except Exception as error:  # ONNX Runtime raises a family of types that share no base of their own
         raise EngineError(f"{name}: not a model ONNX Runtime can load ({first_line(error)})") from None

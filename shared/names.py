@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from pathlib import Path
 from typing import Any
 
 from shared.text import printable
@@ -18,6 +19,12 @@ def shown(name: str | os.PathLike[str]) -> str:
     text = printable(os.fsencode(name).decode("utf-8", "backslashreplace"))
     half = _LONGEST // 2
     return text if len(text) <= _LONGEST else f"{text[:half]}...{text[-half:]}"
+
+
+def path_or_bytes(path: Path) -> str | bytes:
+    """What ONNX Runtime takes for the model file ``path``: its name, or its bytes where the name is no UTF-8. Raises
+    ``OSError``."""
+    return str(path) if _is_text(str(path)) else path.read_bytes()
 
 
 def as_text(value: Any) -> Any:

@@ -24,7 +24,9 @@ cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 _AVIF = bool(cv2.haveImageWriter("x.avif"))
 #: Suffixes of the pictures in a directory that are read; AVIF where this OpenCV was built with it.
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"} | ({".avif"} if _AVIF else set()))
+SUFFIXES = frozenset({".jpg", ".jpeg", ".jfif", ".png", ".webp"} | ({".avif"} if _AVIF else set()))
+#: Those and the suffixes of other formats, which are not read: each such file is named, rather than passed over.
+LISTED = SUFFIXES | {".avif", ".bmp", ".gif", ".tif", ".tiff", ".heic", ".heif", ".jp2", ".jxl", ".dng"}
 
 #: Largest picture that a server decodes from the network, in pixels: 48 MB of BGR.
 MAX_PIXELS = 16_000_000

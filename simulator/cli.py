@@ -271,8 +271,9 @@ def compare(
         _end(2, str(error))
     except OSError as error:
         _end(2, f"{error.filename}: {error.strerror}")
-    console = Console(width=None if sys.stdout.isatty() else comparison.TABLE_WIDTH, highlight=False, markup=False)
-    console.print(comparison.table(found), width=max(console.width, comparison.TABLE_WIDTH), crop=False)
+    console = Console(highlight=False, markup=False)
+    console.width = max(console.width, comparison.TABLE_WIDTH)  # a terminal breaks lines; Rich would leave figures out
+    console.print(comparison.table(found), crop=False)
     console.print(f"\n{comparison.about(setup, images)}")
     for path in (as_json, as_html):
         if path is not None:

@@ -18,7 +18,7 @@ from edge_agent.source.pipe import Pipe
 from shared import stream
 from shared.addresses import without_password
 from shared.names import natural, shown
-from shared.pictures import SUFFIXES
+from shared.pictures import LISTED, SUFFIXES
 
 __all__ = ["Files", "Live", "Pipe", "Shot", "Source", "SourceError", "open_source"]
 
@@ -45,12 +45,12 @@ def open_source(spec: str, fps: float | None = None, frozen: OnFrozen = "say") -
     if path.is_dir():
         if (path / stream.MANIFEST).exists():
             return Stream(path, fps)
-        names = (file for file in path.iterdir() if file.suffix.lower() in SUFFIXES and not file.name.startswith("."))
+        names = (file for file in path.iterdir() if file.suffix.lower() in LISTED and not file.name.startswith("."))
         files = sorted(names, key=lambda file: natural(file.name))
         if not files:
             raise SourceError(f"{shown(path)} holds no pictures ({' '.join(sorted(SUFFIXES))})")
         return Files(files, fps)
     if path.is_file():
         return Files([path], fps) if path.suffix.lower() in SUFFIXES else VideoFile(path, fps)
-    kinds = "file, directory, camera:N, rtsp:// address, picamera or pipe:WIDTHxHEIGHT"
+    kinds = "file, directory, camera:N, rtsp:// or http:// address, picamera or pipe:WIDTHxHEIGHT"
     raise SourceError(f"'{shown(without_password(spec))}' is no {kinds}")

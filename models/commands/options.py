@@ -129,6 +129,8 @@ def understand(full: Path, preprocessing: str, labels: Path | None, embedding: s
         )
     except UnicodeDecodeError:
         refuse(f"{labels} is no text")
+    if known is not None and (not known or len(set(known)) < len(known)):
+        refuse(f"{labels} has {'a label twice' if known else 'no labels'}; give each label a line of its own")
     return understand(full, preset(preprocessing) if preprocessing else None, known, embedding)
 
 

@@ -57,11 +57,22 @@ def test_numbered_pictures_are_played_in_natural_order(tmp_path: Path) -> None:
 
 def test_webp_and_what_else_opencv_decodes_is_played_and_hidden_files_are_not(tmp_path: Path) -> None:
     for number, suffix in enumerate(sorted(SUFFIXES)):
-        cv2.imwrite(str(tmp_path / f"{number}{suffix}"), picture(10 * number))
+        data = cv2.imencode(".jpg" if suffix == ".jfif" else suffix, picture(10 * number))[1]
+        (tmp_path / f"{number}{suffix}").write_bytes(data.tobytes())
     (tmp_path / "._0.jpg").write_bytes(b"of a Macintosh")
     source = open_source(str(tmp_path))
     np.testing.assert_allclose(brightnesses(source), [10 * number for number in range(len(SUFFIXES))], atol=2)
     assert source.broken == 0
+
+
+def test_a_picture_of_a_format_that_is_not_read_is_named_and_not_passed_over(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cv2.imwrite(str(tmp_path / "a.jpg"), picture(50))
+    cv2.imwrite(str(tmp_path / "b.bmp"), picture(50))
+    source = open_source(str(tmp_path))
+    assert (len(list(source)), source.broken) == (1, 1)
+    assert f"b.bmp is skipped: neither {KNOWN}" in caplog.text
 
 
 def test_a_picture_alone_is_a_source(tmp_path: Path) -> None:

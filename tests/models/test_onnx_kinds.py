@@ -197,6 +197,38 @@ def test_one_sigmoid_tells_two_labels_apart(tmp_path: Path) -> None:
         understand(path, SMALL, labels=("cat",))
 
 
+def _sigmoid_and(path: Path, after: str, number: float) -> Path:
+    """A model of one sigmoid, and one more operator between its probability and a number."""
+    made = Made()
+    made.node("Slice", [made.trunk(), *(made.weight(n, np.array([v])) for n, v in (("a", 0), ("b", 1), ("c", 1)))], "z")
+    made.node("Sigmoid", ["z"], "share")
+    inputs = [made.weight("number", np.float32(number)), "share"]
+    made.node(after, inputs, "out")
+    return made.save(path, "out", gives=("n", 1))
+
+
+@pytest.mark.parametrize(("after", "number", "of"), [("Sub", 1.0, 1.0), ("Mul", 100.0, 100.0)])
+def test_what_follows_one_sigmoid_counts(after: str, number: float, of: float, tmp_path: Path) -> None:
+    """The share of the other label, and per cent: the output says which label, not the tensor before the sigmoid."""
+    path = _sigmoid_and(tmp_path / "m.onnx", after, number)
+    classifier = understand(path, SMALL, labels=("cat", "dog"))
+    bare = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    batch = np.concatenate([preprocessor(SMALL)(picture) for picture in probes(SMALL).values()])
+    second = bare.run(None, {bare.get_inputs()[0].name: batch})[0][:, 0] / of
+    graph = ort.InferenceSession(classifier.graph.SerializeToString(), providers=["CPUExecutionProvider"])
+    scores = graph.run([classifier.scores], {graph.get_inputs()[0].name: batch})[0]
+    np.testing.assert_allclose(softmax(scores)[:, 1], second, atol=1e-3)
+    ours, theirs, _ = said(classifier)
+    np.testing.assert_allclose(ours, theirs, atol=1e-3)
+
+
+def test_a_fixed_size_that_no_picture_is_made_in_is_refused(tmp_path: Path) -> None:
+    made = Made()
+    path = made.save(tmp_path / "m.onnx", made.trunk(), shape=("n", 3, 5000, 5000))
+    with pytest.raises(ClassifierError, match="pictures of 5000x5000"):
+        understand(path, SMALL)
+
+
 class Pictures(CalibrationDataReader):  # type: ignore[misc]
     def __init__(self) -> None:
         self._left = [{"image": preprocessor(SMALL)(picture)} for picture in probes(SMALL).values()]

@@ -67,6 +67,11 @@ def test_a_password_behind_the_host_is_left_out_and_the_host_is_shown(
         ("mqtts://cam1@broker.example:8883", "mqtts://cam1@broker.example:8883"),
         ("mqtts://cam1:secret@broker.example", "mqtts://broker.example"),
         ("rtsp://token@host", "rtsp://host"),
+        (" rtsp://u:secret@host/x", "rtsp://host/..."),
+        ("rtsp//u:secret@host/x", "rtsp://host/..."),
+        ("rtsp;//u:secret@host/x", "rtsp://host/..."),
+        ("10.0.0.4/video.cgi?user=admin&pwd=secret", "10.0.0.4/..."),
+        ("camera:rtsp://u:secret@host", "camera:rtsp://host"),
     ],
 )
 def test_of_an_address_that_can_be_read_in_two_ways_nothing_is_shown_that_may_be_a_password(

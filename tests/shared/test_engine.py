@@ -31,6 +31,12 @@ def test_a_session_that_waits_uses_no_processor(tmp_path: Path, threads: int) ->
     assert time.process_time() - used < 0.1
 
 
+def test_a_model_is_loaded_from_any_path_that_the_system_allows(tmp_path: Path) -> None:
+    directory = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xe9:\n"))
+    session = Session(tiny_bundle(directory) / "full" / "1" / "model.onnx", "cpu")
+    assert session.run(np.zeros((1, 3, 32, 32), np.float32)).shape == (1, 10)
+
+
 @pytest.mark.parametrize("first", ["shared.engine", "models.teach", "models.quantise"])
 def test_onnx_runtime_keeps_to_itself_what_runs(tmp_path: Path, first: str) -> None:
     """Where it reports, it keeps what it is about to send, and a number of the device, in the home directory. Where
