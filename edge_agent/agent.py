@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 import threading
 import time
 from collections.abc import Iterable, Sequence
@@ -231,7 +232,7 @@ class Agent:
                 seen.append(encode(picture)[1])
         way = None if settings.layer_caches == "off" else settings.layer_caches
         memory = size(settings.memory_budget) if settings.memory_budget else 0
-        paths = {sha256: str(path) for sha256, path in files.items()}
+        paths = {sha256: os.fsencode(path) for sha256, path in files.items()}
         request = Request(
             msgspec.json.encode(manifest), tuple(names), paths, tuple(seen), settings.provider, way, memory
         )

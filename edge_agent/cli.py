@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import signal
 import threading
 from contextlib import ExitStack, nullcontext
@@ -44,6 +45,9 @@ from shared.text import printable
 
 app = program("edge-agent", Settings)
 _stderr = Console(stderr=True)
+#: Seconds in which the agent must end after a signal: writers finish their files, and a model may be loading. Whoever
+#: reads standard output or a FIFO may have stopped to, and then nothing but the end of the process helps.
+STOP_S = 30.0
 
 
 @app.callback()
@@ -197,8 +201,13 @@ def run(
     logs.to_stderr(logging.INFO if verbose else logging.WARNING)
 
     def stop(*_: Any) -> None:
+        if agent.stopped.is_set():  # again: whoever waits for the end does not want to
+            os._exit(130)
         # Elsewhere, because the thread that a signal interrupts may hold the very locks that this takes.
         threading.Thread(target=agent.stop, daemon=True).start()
+        late = threading.Timer(STOP_S, end_process, [f"the agent has not ended within {STOP_S:.0f} s of a signal"])
+        late.daemon = True
+        late.start()
 
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGTERM, stop)

@@ -20,7 +20,7 @@ from typing import NamedTuple, TypeAlias
 from weakref import WeakValueDictionary
 
 from edge_agent.loading import check_scores, open_model, time_run
-from edge_agent.probe import SOFTWARE, ProbeError, time_limit
+from edge_agent.probe import ProbeAborted, ProbeError, fingerprint, time_limit
 from edge_agent.puller import Puller
 from edge_agent.store import MismatchError, Store, StoreError
 from shared.backoff import Backoff
@@ -35,8 +35,8 @@ log = logging.getLogger(__name__)
 
 #: Seconds until a model is tried again that could not be had: after the first failure, and at most.
 _RETRY_S = (1.0, 60.0)
-#: Times that a file may arrive with another digest than the manifest says.
-MOST_MISMATCHES = 5
+#: Times that a file may arrive with another digest than the manifest says, or that a probe may be ended by somebody.
+MOST_ATTEMPTS = 5
 #: How long the end of the program waits for a model that is being loaded, seconds.
 _STOP_S = 10.0
 #: With so many processors all of them run a model together where that takes at most so much of one's time; with fewer
@@ -112,7 +112,7 @@ class Keeper:
         #: Jobs that are done again, and when.
         self._deferred: list[tuple[float, _Job]] = []
         self._backoffs: dict[tuple[str, str], Backoff] = {}
-        self._mismatches: Counter[tuple[str, str]] = Counter()
+        self._attempts: Counter[tuple[str, str]] = Counter()
         #: What is on its way, by version and model, and who wants it loaded; nobody where it is only to be put by.
         self._pending: dict[tuple[str, str], set[Ready]] = {}
         #: What cannot be used, by version and model: the same bytes would fail again.
@@ -244,10 +244,10 @@ class Keeper:
         try:
             self._deliver(job)
             self.trouble = ""
+        except (StoreError, ProbeAborted) as error:
+            self._defer(job, error)
         except (EngineError, ProbeError) as error:
             self._refuse(job, str(error))
-        except StoreError as error:
-            self._defer(job, error)
         except Exception as error:
             self._refuse(job, f"{type(error).__name__}; see the log")
             raise
@@ -275,7 +275,7 @@ class Keeper:
         if job.name == self._first(job.manifest):
             self.on_failure(job.version, f"{job.name}: {reason}")
 
-    def _defer(self, job: _Job, error: StoreError) -> None:
+    def _defer(self, job: _Job, error: StoreError | ProbeAborted) -> None:
         """A model cannot be had now; try again later, if it is wanted still."""
         if self._stopped.is_set():
             return
@@ -284,9 +284,9 @@ class Keeper:
                 self._pending.pop((job.version, job.name), None)
             return
         key = job.version, job.name
-        self._mismatches[key] += isinstance(error, MismatchError)
-        if self._mismatches[key] >= MOST_MISMATCHES:
-            self._refuse(job, f"{error} (tried {MOST_MISMATCHES} times)")
+        self._attempts[key] += isinstance(error, MismatchError | ProbeAborted)
+        if self._attempts[key] >= MOST_ATTEMPTS:
+            self._refuse(job, f"{error} (tried {MOST_ATTEMPTS} times)")
             return
         self._say(str(error))
         wait = self._backoffs.setdefault(key, Backoff(*_RETRY_S)).failed()
@@ -317,7 +317,7 @@ class Keeper:
         sha256 = manifest.models[name].sha256
         if self._store is None or self._probe is None or sha256 in self._sessions:
             return
-        if self._store.read_only or self._store.passed(sha256, SOFTWARE):
+        if self._store.read_only or self._store.passed(sha256, fingerprint(manifest, name)):
             return
         needed: list[Model | Layer] = [manifest.models[name]]
         if manifest.models[name].role == "full":
@@ -327,7 +327,7 @@ class Keeper:
             files[manifest.golden.sha256] = path
         self._probe(manifest, [name], files)
         with contextlib.suppress(StoreError):  # on a full disk it is tried again at the next start
-            self._store.mark_passed(sha256, SOFTWARE)
+            self._store.mark_passed(sha256, fingerprint(manifest, name))
 
     def _session(self, manifest: Manifest, name: str) -> tuple[Session | Layered, int, float]:
         """A model's session, loaded unless it is; how many bytes it costs, and the seconds of a run."""

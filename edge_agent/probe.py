@@ -23,7 +23,7 @@ import onnxruntime
 
 from edge_agent.loading import check_scores, open_model
 from shared import golden
-from shared.bundle import Layer, Manifest, Model, Way, parse
+from shared.bundle import Layer, Manifest, Model, Way, digest, parse
 from shared.engine import EngineError, Provider, first_line, providers
 from shared.image import BadPicture, Picture, crop, preprocessor
 from shared.layered import runner
@@ -58,13 +58,18 @@ class ProbeError(Exception):
     """A model that must not be loaded; the message says why."""
 
 
+class ProbeAborted(ProbeError):
+    """The probe has not come to an end through no fault of a model that is known: somebody ended its process, or it
+    could not be started. Another try may succeed."""
+
+
 class Request(msgspec.Struct, frozen=True):
     """What is to be tried.
 
     Args:
         manifest: Bytes of the bundle's manifest.
         models: Names of the models to try.
-        files: Paths of the files that they need, by digest.
+        files: Paths of the files that they need, as the system has them, by digest.
         frames: PNG or JPEG files of pictures that they must answer, whatever they say.
         provider: See ``engine.Session``.
         way: Kind of the caches between the full model's layers that it will run with; None without.
@@ -73,7 +78,7 @@ class Request(msgspec.Struct, frozen=True):
 
     manifest: bytes
     models: tuple[str, ...]
-    files: dict[str, str]
+    files: dict[str, bytes]
     frames: tuple[bytes, ...] = ()
     provider: Provider = "auto"
     way: Way | None = None
@@ -101,21 +106,25 @@ def probe(request: Request, stopped: Callable[[], bool] = lambda: False, seconds
     """
     memory, seconds = request.memory or _memory(request), seconds or time_limit(request.provider)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        [sys.executable, "-c", _COMMAND, str(os.getpid())],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env=environment,
-    )
-    assert process.stdin is not None and process.stdout is not None
-    ended = ""
     try:
-        with contextlib.suppress(BrokenPipeError), process.stdin as pipe:
-            pipe.write(msgspec.json.encode(msgspec.structs.replace(request, memory=memory)))
-        begun = time.monotonic()
+        with os.fdopen(os.memfd_create("request"), "w+b") as given:
+            given.write(msgspec.json.encode(msgspec.structs.replace(request, memory=memory)))
+            given.seek(0)
+            process = subprocess.Popen(
+                [sys.executable, "-c", _COMMAND, str(os.getpid())],
+                stdin=given,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env=environment,
+            )
+    except OSError as error:
+        raise ProbeAborted(f"models cannot be tried now: {error.strerror}") from None
+    assert process.stdout is not None
+    ended, looks = "", 0
+    try:
         while process.poll() is None and not ended:
-            if time.monotonic() - begun > seconds:
+            # Looks are counted, for the clock goes on where all processes are stopped for a while.
+            if (looks := looks + 1) * _LOOK_S > seconds:
                 ended = f"takes more than {seconds:.0f} s to load and to answer"
             elif _resident_bytes(process.pid) > memory:
                 ended = f"takes more than {memory / 1e6:.0f} MB of memory"
@@ -124,6 +133,7 @@ def probe(request: Request, stopped: Callable[[], bool] = lambda: False, seconds
             else:
                 time.sleep(_LOOK_S)
     finally:
+        code = process.poll()
         process.kill()
         said = process.stdout.read()
         process.stdout.close()
@@ -131,10 +141,12 @@ def probe(request: Request, stopped: Callable[[], bool] = lambda: False, seconds
     names = ", ".join(request.models)
     if ended:
         raise ProbeError(f"{names}: {ended}")
+    if code in (-signal.SIGKILL, -signal.SIGTERM):
+        raise ProbeAborted(f"{names}: the process that tried them was ended ({_how(code)}); is memory short?")
     try:
         result = msgspec.json.decode(said, type=_Result)
     except msgspec.DecodeError:
-        raise ProbeError(f"{names}: crashes the runtime ({_how(process.returncode)})") from None
+        raise ProbeError(f"{names}: crashes the runtime ({_how(code or 0)})") from None
     if result.error:
         raise ProbeError(result.error)
 
@@ -169,7 +181,7 @@ def _try(request: Request) -> None:
     manifest = parse(request.manifest)
     known = None
     if manifest.golden is not None and manifest.golden.sha256 in request.files:
-        known = golden.read(Path(request.files[manifest.golden.sha256]).read_bytes())
+        known = golden.read(_path(request, manifest.golden.sha256).read_bytes())
     pictures = [decode(data) for data in (known.pictures if known is not None else ())]
     seen = [decode(data) for data in request.frames]
     for name in request.models:
@@ -188,7 +200,7 @@ def _answer(
     model = manifest.models[name]
 
     def find(one: Model | Layer) -> Path:
-        return Path(request.files[one.sha256])
+        return _path(request, one.sha256)
 
     way = request.way if model.role == "full" and request.way in manifest.layers else None
     run, prepare = runner(open_model(manifest, name, find, request.provider, 1, way=way)), preprocessor(model.input)
@@ -199,6 +211,17 @@ def _answer(
         check_scores(name, logits, len(manifest.labels))
         scores.append(tuple(map(float, logits[0])))
     return scores[: len(pictures)]
+
+
+def _path(request: Request, sha256: str) -> Path:
+    return Path(os.fsdecode(request.files[sha256]))
+
+
+def fingerprint(manifest: Manifest, name: str) -> str:
+    """What the result of a probe of one model depends on, as a digest: another of these may give another result."""
+    model = manifest.models[name]
+    layers = manifest.layers if model.role == "full" else {}
+    return digest(msgspec.json.encode((model, layers, manifest.golden, len(manifest.labels), SOFTWARE)))
 
 
 def _memory(request: Request) -> int:

@@ -7,7 +7,7 @@
     <store>/catalogue/<version>.sig      the signature of a manifest, if it had one
     <store>/blobs/<sha256>               a file, complete and checked
     <store>/blobs/<sha256>.part          a file on its way; its size is where the transfer goes on
-    <store>/probed/<sha256>              the software with which that model file has passed the probe
+    <store>/probed/<sha256>              with what that model file has passed the probe (``probe.fingerprint``)
 
 A name without ``.part`` is only ever given to bytes that were checked and flushed to the disk. A candidate becomes
 current by one rename, so there is a whole current set at every moment.
@@ -18,6 +18,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -112,9 +113,10 @@ class Store:
         """The manifest of ``name``, or of any bundle, that is to become current; None if there is none."""
         return next(filter(None, map(_manifest, sorted(self._candidate.glob(f"{name or '*'}.json")))), None)
 
-    def previous(self, name: str) -> bytes | None:
-        """The manifest that was current before the one that is on trial; None without a trial."""
-        return _manifest(self._previous / f"{name}.json")
+    def previous(self, name: str = "") -> bytes | None:
+        """The manifest of ``name``, or of any bundle, that was current before the one that is on trial; None without a
+        trial."""
+        return next(filter(None, map(_manifest, sorted(self._previous.glob(f"{name or '*'}.json")))), None)
 
     def stage(self, data: bytes, manifest: Manifest, signature: bytes = b"") -> None:
         """Keep a manifest as the candidate, in the place of any other. Raises ``StoreError``."""
@@ -145,14 +147,17 @@ class Store:
         return there
 
     def roll_back(self, name: str, reason: str, software: str) -> bool:
-        """Make the previous set current again, and remember why; False if there is none. Raises ``StoreError``."""
+        """Make the previous set current again, and remember why, so that the other is not tried again; an empty
+        ``reason`` lets it be tried. False if there is no previous set. Raises ``StoreError``."""
         current, previous = self._catalogue / f"{name}.json", self._previous / f"{name}.json"
         with _trouble(current):
             if _manifest(previous) is None:
                 return False
-            failed = digest(current.read_bytes())
+            record = UpdateRecord()
+            if reason:
+                record = record.failure(digest(current.read_bytes()), reason, software)
             # First, so that a roll-back that is interrupted here is finished at the next start.
-            self.keep(name, UpdateRecord().failure(failed, reason, software))
+            self.keep(name, record)
             files.replace(previous, current)
             os.utime(current)
         return True
@@ -166,7 +171,7 @@ class Store:
 
     def record(self, name: str) -> UpdateRecord:
         """What was kept of the update of ``name``; an empty record where nothing was or it cannot be read."""
-        with suppress(OSError, msgspec.DecodeError):
+        with suppress(OSError, ValueError, msgspec.DecodeError, RecursionError):
             return msgspec.json.decode((self._updates / f"{name}.json").read_bytes(), type=UpdateRecord)
         return UpdateRecord()
 
@@ -187,7 +192,7 @@ class Store:
         file is removed where that is possible. Raises ``StoreError``."""
         path = self._blobs / sha256
         with _trouble(path):
-            if not path.exists():
+            if not self._is_file(path):
                 return None
             if file_digest(path) != sha256:
                 if not self.read_only:
@@ -197,13 +202,13 @@ class Store:
 
     def holds(self, sha256: str) -> bool:
         """Whether a complete file of that digest seems to be here; its bytes are not looked at."""
-        return (self._blobs / sha256).exists()
+        return (self._blobs / sha256).is_file()
 
     def offset(self, sha256: str) -> int:
         """How many bytes of an unfinished file are here. Raises ``StoreError``."""
         part = self._part(sha256)
         with _trouble(part):
-            return part.stat().st_size if part.exists() else 0
+            return part.stat().st_size if self._is_file(part) else 0
 
     def room(self) -> int:
         """Bytes that can still be written here. Raises ``StoreError``."""
@@ -233,16 +238,16 @@ class Store:
         with _trouble(self._part(sha256)):
             self._part(sha256).unlink(missing_ok=True)
 
-    def passed(self, sha256: str, software: str) -> bool:
-        """Whether this model file has passed the probe with this software."""
-        with suppress(OSError):
-            return (self._probed / sha256).read_text() == software
+    def passed(self, sha256: str, fingerprint: str) -> bool:
+        """Whether the model in this file has passed the probe as it is described now."""
+        with suppress(OSError, UnicodeDecodeError):
+            return (self._probed / sha256).read_text() == fingerprint
         return False
 
-    def mark_passed(self, sha256: str, software: str) -> None:
-        """This model file has passed the probe. Raises ``StoreError``."""
+    def mark_passed(self, sha256: str, fingerprint: str) -> None:
+        """The model in this file has passed the probe. Raises ``StoreError``."""
         with _trouble(self._probed):
-            files.write(self._probed / sha256, software.encode())
+            files.write(self._probed / sha256, fingerprint.encode())
 
     def collect(self) -> int:
         """Remove what no manifest here names any more, neither a current nor a previous nor a candidate; the number of
@@ -258,6 +263,12 @@ class Store:
                     path.unlink(missing_ok=True)
                     gone += path.parent == self._blobs
         return gone
+
+    def _is_file(self, path: Path) -> bool:
+        """Whether there is a file at ``path``; what else is in its place is removed where that is possible."""
+        if path.is_dir() and not self.read_only:
+            shutil.rmtree(path)
+        return path.is_file()
 
     def _manifests(self) -> Iterator[Path]:
         for place in (self._catalogue, self._candidate, self._previous):

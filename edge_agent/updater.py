@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from edge_agent.composition import DeploymentError
-from edge_agent.keeper import MOST_MISMATCHES, Keeper, Probe
-from edge_agent.probe import SOFTWARE, ProbeError
+from edge_agent.keeper import MOST_ATTEMPTS, Keeper, Probe
+from edge_agent.probe import SOFTWARE, ProbeAborted, ProbeError, fingerprint
 from edge_agent.puller import Puller
 from edge_agent.store import MismatchError, Store, StoreError
 from edge_agent.update_record import UpdateRecord
@@ -112,7 +112,7 @@ class Updater:
         #: Answers of this version are counted.
         self._watched, self._count = "", 0
         self._events: queue.SimpleQueue[_Announced | _Answered | _Failed | None] = queue.SimpleQueue()
-        self._backoff, self._mismatches, self._not_before = Backoff(*_RETRY_S), 0, 0.0
+        self._backoff, self._attempts, self._not_before = Backoff(*_RETRY_S), 0, 0.0
         self._lock = threading.Lock()
         self._thread = SupervisedThread("updater", self._step)
         keeper.on_answer, keeper.on_failure = self.answered, self.failed
@@ -142,7 +142,10 @@ class Updater:
         if (data := self._store.recall(name)) is not None and (known := self._known(data)) is not None:
             self._current = known
             self._resume_trial(known)
+        self._replace_damaged(name or self._name)
+        if self._current is not None:
             self._keeper.go_by(self._current.manifest, self._current.version)
+            self._try_to(lambda _: self._store.collect())
         if (data := self._store.candidate(name or self._name)) is not None and (newer := self._known(data)):
             self._events.put(_Announced(newer))
 
@@ -151,7 +154,8 @@ class Updater:
         that the trusted key does not vouch for."""
         version = digest(data)
         newest = self._candidate or self._deployed or self._current
-        if newest is not None and version == newest.version:
+        back = newest is self._current and self.state == "failed"  # the catalogue no longer offers what has failed
+        if newest is not None and version == newest.version and not back:
             return
         manifest = parse(data)
         if self._trusted is not None and not self._trusted.vouches(data, signature):
@@ -217,6 +221,29 @@ class Updater:
         self._current = previous
         self._set("failed", reason)
 
+    def _replace_damaged(self, name: str) -> None:
+        """Go by the previous set where the current one cannot be loaded and that one can. It has not failed: when the
+        catalogue offers it again, its files are fetched again."""
+        data = self._store.previous(name)
+        if data is None or self._is_whole(self._current):
+            return
+        previous = self._known(data)
+        if previous is not None and self._is_whole(previous):
+            self._current, self._on_trial = previous, ""
+            self._try_to(lambda name: self._store.roll_back(name, "", SOFTWARE))
+            log.error("going back to version %s: the files of the current one are damaged", previous.version[:12])
+            self._watch("")
+            self._set("committed")
+
+    def _is_whole(self, known: ModelSet | None) -> bool:
+        """Whether a set can be begun with: what it needs is in the store."""
+        if known is None:
+            return False
+        try:
+            return all(self._store.path(known.manifest.models[name].sha256) for name in self._needs(known.manifest))
+        except (StoreError, DeploymentError):
+            return False
+
     def _step(self) -> None:
         """Wait for something to do, and do it."""
         event = None
@@ -250,12 +277,15 @@ class Updater:
         """Make a set the candidate, unless it is known to fail."""
         record = self._store.record(newer.manifest.name)
         self._candidate = newer
-        self._backoff, self._mismatches, self._not_before = Backoff(*_RETRY_S), 0, 0.0
+        self._backoff, self._attempts, self._not_before = Backoff(*_RETRY_S), 0, 0.0
         if self._current is not None and newer.version == self._current.version:
             self._candidate = None
             self._try_to(self._store.unstage)
+            self._try_to(lambda _: self._store.collect())
             if self._deployed is not None:
                 self._return_to(self._current)
+            self._say("")
+            self._set("trial" if self._on_trial else "committed")
         elif reason := record.refusal(newer.version, SOFTWARE):
             self._give_up(reason)
         else:
@@ -274,18 +304,20 @@ class Updater:
                 self._fits(newer.manifest)
             if self._store.candidate(newer.manifest.name) != newer.data:
                 self._store.stage(newer.data, newer.manifest, newer.signature)
+                self._store.collect()  # what a candidate before it has left behind takes room that this one needs
             names = sorted(self._needs(newer.manifest))
             files = {one.sha256: self._obtain(one) for one in _files(newer.manifest, names)}
-            unproven = [name for name in names if not self._store.passed(_digest(newer, name), SOFTWARE)]
-            if unproven:
+            if unproven := [name for name in names if not self._store.passed(*_proof(newer.manifest, name))]:
                 self._set("probing")
                 self._probe(newer.manifest, unproven, files)
                 for name in unproven:
-                    self._store.mark_passed(_digest(newer, name), SOFTWARE)
-        except MismatchError as error:
-            self._mismatches += 1
-            if self._mismatches >= MOST_MISMATCHES:
-                self._give_up(f"{error} (tried {self._mismatches} times)")
+                    self._store.mark_passed(*_proof(newer.manifest, name))
+        except (MismatchError, ProbeAborted) as error:
+            if self._thread.stopping.is_set():
+                return
+            self._attempts += 1
+            if self._attempts >= MOST_ATTEMPTS:
+                self._give_up(f"{error} (tried {self._attempts} times)")
             else:
                 self._postpone(str(error))
         except StoreError as error:
@@ -354,6 +386,7 @@ class Updater:
             return
         with self._lock:
             self._try_to(lambda name: self._store.roll_back(name, event.reason, SOFTWARE))
+            self._try_to(lambda _: self._store.collect())
         log.error("going back to version %s: %s", previous.version[:12], event.reason)
         self._on_trial, self._current = "", previous
         self._return_to(previous)
@@ -361,6 +394,8 @@ class Updater:
 
     def _return_to(self, current: ModelSet) -> None:
         """Answer with the current set again."""
+        if self._deployed is not None:
+            self._keep(self._store.record(self._name).stopped(on_trial=False, deployed=True))
         self._deployed = None
         self._watch(self._on_trial)
         self._keeper.go_by(current.manifest, current.version)
@@ -372,6 +407,7 @@ class Updater:
         with self._lock:
             self._record_failure(newer, reason)
             self._try_to(lambda _: self._store.unstage(newer.manifest.name))
+            self._try_to(lambda _: self._store.collect())
         self._candidate = None
         if self._current is not None:
             log.error("going on with version %s: %s", self._current.version[:12], reason)
@@ -442,5 +478,6 @@ def _files(manifest: Manifest, names: Iterable[str]) -> list[Model | Layer | Gol
     return needed
 
 
-def _digest(of: ModelSet, name: str) -> str:
-    return of.manifest.models[name].sha256
+def _proof(manifest: Manifest, name: str) -> tuple[str, str]:
+    """What the store keeps of a model that has passed the probe."""
+    return manifest.models[name].sha256, fingerprint(manifest, name)

@@ -20,7 +20,7 @@ _NEARLY = re.compile(
     r"(rtsps?|rtmp[ste]*|https?|mqtts?|srt|udp|tcp)(?::/?|;/{0,2}|//)(?!/)(.*)", re.DOTALL | re.IGNORECASE
 )
 #: An address that was written without a scheme, but with a user and a password.
-_BARE = re.compile(r"(?!camera:|picamera:|pipe:)[^/:@\s]+:.*@.", re.DOTALL | re.IGNORECASE)
+_BARE = re.compile(r"(?!camera:|picamera:|pipe:)(?:[^/:@\s]+|//[^/:@\s]+):.*@.", re.DOTALL | re.IGNORECASE)
 #: A password, or what takes its place, in a query.
 _QUERY = re.compile(r"(pass\w*|pwd|pw|token|auth\w*|secret)=", re.IGNORECASE)
 #: A source of another kind, and what follows its name.
@@ -47,7 +47,7 @@ def without_password(address: str) -> str:
     if (found := _KIND.fullmatch(bare)) is not None:
         return f"{found[1]}:{without_password(found[2])}"
     if _BARE.match(bare):
-        return f"{HIDDEN}@{_place('', bare)}"
+        return f"{HIDDEN}@{_place('', bare.lstrip('/'))}"
     return _place("", bare) if _QUERY.search(bare) else address
 
 

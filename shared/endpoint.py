@@ -40,7 +40,10 @@ def serve(figures: Collector, ill: Callable[[], str], host: str, port: int) -> I
             self.send_header("Content-Type", content)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
-            self.wfile.write(body)
+            if self.command != "HEAD":
+                self.wfile.write(body)
+
+        do_HEAD = do_GET  # noqa: N815 - what some balancers ask with
 
     with Server((host, port), Answers, _CONNECTIONS).serving("endpoint") as served:
         yield served

@@ -99,7 +99,8 @@ def test_a_model_that_hangs_in_use_ends_the_process_and_is_gone_at_the_next_star
     hanging = with_model(bundle, tmp_path / "hanging", faulty.looping_when_bright())
     unknown = Bundle(faulty.without_golden(hanging.directory))
     store = tmp_path / "store"
-    current(stored(stored(Store(store), bundle), unknown), bundle.data)
+    current(stored(Store(store), bundle), bundle.data)
+    stored(Store(store), unknown).stage(unknown.data, unknown.manifest)
     manifest = unknown.directory / "bundle.json"
     first = _run(store, unknown.version, 2000, str(manifest))
     assert first.returncode == 1, first.stderr

@@ -64,10 +64,11 @@ def test_a_bad_candidate_changes_nothing_now_and_after_a_restart(
     monkeypatch.setattr(probing, "_TIME_CPU_S", 2.0)
     bad = make(bundle, tmp_path / "bad")
     store = tmp_path / "store"
-    current(stored(stored(Store(store), bundle), bad), bundle.data)
+    current(stored(Store(store), bundle), bundle.data)
     with device(store) as agent:
         camera, updater = agent.cameras[0], agent.updater
         assert updater is not None
+        stored(Store(store), bad)
         camera.answer(0, shot(), Sink(""))
         updater.announce(bad.data)
         tend_until(camera, lambda: updater.state == "failed")
@@ -82,10 +83,11 @@ def test_a_model_that_fails_on_what_the_camera_sees_is_taken_back(bundle: Bundle
     """It passes every probe: its first failure in use brings the set before back while frames go on."""
     newer = Bundle(tiny_bundle(tmp_path / "newer", seed=1))
     store = tmp_path / "store"
-    current(stored(stored(Store(store), bundle), newer), bundle.data)
+    current(stored(Store(store), bundle), bundle.data)
     with device(store) as agent:
         camera, updater = agent.cameras[0], agent.updater
         assert updater is not None
+        stored(Store(store), newer)
         updater.announce(newer.data)
         tend_until(camera, lambda: camera.version == newer.version)
         camera.answer(0, shot(), Sink(""))

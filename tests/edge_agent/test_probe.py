@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import time
@@ -25,7 +26,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 def request(bundle: Bundle, *models: str, memory: int = 0) -> Request:
-    files = {sha256: str(bundle.directory / file) for file, sha256 in bundle.manifest.files().items()}
+    files = {sha256: os.fsencode(bundle.directory / file) for file, sha256 in bundle.manifest.files().items()}
     return Request(bundle.data, models or ("base",), files, provider="cpu", memory=memory)
 
 

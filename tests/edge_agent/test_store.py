@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 import pytest
 
 from edge_agent.store import Store, StoreError
+from edge_agent.update_record import UpdateRecord
 from shared.bundle import parse
 from tests.bundles import tiny_bundle
 from tests.edge_agent.agents import current
@@ -136,16 +137,24 @@ def test_a_full_disk_is_a_store_error_wherever_it_strikes(
     assert store.recall() is None
 
 
-def test_a_disk_that_cannot_be_read_is_a_store_error(
-    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / f"store/blobs/{SHA256}").mkdir()
-    with pytest.raises(StoreError):
-        store.path(SHA256)
-    (tmp_path / f"store/blobs/{SHA256}.part").mkdir()
-    with pytest.raises(StoreError):
-        store.discard(SHA256)
+def test_a_directory_in_a_files_place_is_removed_and_the_file_is_not_there(store: Store, tmp_path: Path) -> None:
+    for name in (SHA256, f"{SHA256}.part"):
+        (tmp_path / "store/blobs" / name / "inside").mkdir(parents=True)
+    assert not store.holds(SHA256)
+    assert (store.path(SHA256), store.offset(SHA256)) == (None, 0)
+    store.append(SHA256, DATA)
+    assert store.finish(SHA256).read_bytes() == DATA
 
+
+@pytest.mark.parametrize(
+    "data", [b"", b"{", b"\xff", b'{"trial":"\xff"}', b"[" * 100_000, b'{"deaths":"x"}', b"null"], ids=range(7)
+)
+def test_a_record_of_an_update_that_is_damaged_is_as_none(data: bytes, store: Store, tmp_path: Path) -> None:
+    (tmp_path / "store/updates/tiny.json").write_bytes(data)
+    assert store.record("tiny") == UpdateRecord()
+
+
+def test_a_disk_that_cannot_be_read_is_a_store_error(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: Any, **__: Any) -> NoReturn:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 

@@ -11,7 +11,7 @@ import pytest
 
 from edge_agent import updater as module
 from edge_agent.composition import DeploymentError
-from edge_agent.probe import ProbeError
+from edge_agent.probe import ProbeAborted, ProbeError
 from edge_agent.puller import SPARE
 from edge_agent.store import Store, StoreError
 from edge_agent.update_record import MOST_DEATHS, UpdateRecord
@@ -269,6 +269,112 @@ def test_a_catalogue_that_goes_back_to_the_current_set_ends_the_update(
     assert keeper.version == site.bundle.version
 
 
+def test_a_set_that_the_catalogue_takes_back_again_and_again_has_not_ended_the_process(
+    device: Callable[..., Customer], site: Site, newer: Bundle
+) -> None:
+    keeper = device()
+    deployed(keeper, site.bundle.version)
+    for _ in range(MOST_DEATHS + 2):
+        keeper.announce(newer.data)
+        deployed(keeper, newer.version)
+        keeper.announce(site.bundle.data)
+        deployed(keeper, site.bundle.version)
+        until(lambda: state(keeper) == "committed")
+    on_trial(keeper, newer)
+
+
+def test_the_status_is_the_current_sets_once_the_catalogue_no_longer_offers_what_has_failed(
+    device: Callable[..., Customer], site: Site, newer: Bundle
+) -> None:
+    keeper = device()
+    keeper.announce(newer.data)
+    deployed(keeper, newer.version)
+    keeper.on_failure(newer.version, "it hangs")
+    until(lambda: state(keeper) == "failed (it hangs)")
+    keeper.announce(site.bundle.data)
+    until(lambda: state(keeper) == "committed")
+
+
+def test_sets_that_fail_leave_no_files_behind(
+    device: Callable[..., Customer], site: Site, newer: Bundle, tmp_path: Path
+) -> None:
+    def probe(manifest: Manifest, _names: Iterable[str], _files: dict[str, Path]) -> None:
+        if manifest != site.bundle.manifest:
+            raise ProbeError("garbage")
+
+    keeper = device(probe)
+    kept = {path.name for path in (tmp_path / "store/blobs").iterdir()}
+    for seed in (1, 2, 3):
+        bad = newer if seed == 1 else Bundle(tiny_bundle(tmp_path / f"bad{seed}", seed=seed))
+        site.server.files |= BlobServer(bad).files
+        keeper.announce(bad.data)
+        until(lambda bad=bad: site.store.record("tiny").failed == bad.version)
+    until(lambda: keeper.updater is not None and keeper.updater._candidate is None)
+    assert {path.name for path in (tmp_path / "store/blobs").iterdir()} == kept
+
+
+def test_a_probe_that_somebody_ends_is_tried_again(device: Callable[..., Customer], newer: Bundle) -> None:
+    ended = [2]
+
+    def probe(manifest: Manifest, _names: Iterable[str], _files: dict[str, Path]) -> None:
+        if manifest == newer.manifest and ended[0]:
+            ended[0] -= 1
+            raise ProbeAborted("base: the process that tried it was ended (SIGKILL)")
+
+    keeper = device(probe)
+    keeper.announce(newer.data)
+    deployed(keeper, newer.version)
+    assert ended == [0]
+
+
+def test_a_probe_that_is_always_ended_is_given_up(device: Callable[..., Customer], newer: Bundle) -> None:
+    def probe(manifest: Manifest, _names: Iterable[str], _files: dict[str, Path]) -> None:
+        if manifest == newer.manifest:
+            raise ProbeAborted("base: the process that tried it was ended (SIGKILL)")
+
+    keeper = device(probe)
+    keeper.announce(newer.data)
+    until(lambda: state(keeper).startswith("failed (base") and "tried 5 times" in state(keeper))
+
+
+@pytest.mark.parametrize("damage", ["manifest", "base"])
+def test_where_the_set_on_trial_is_damaged_the_one_before_is_begun_with(
+    damage: str, device: Callable[..., Customer], site: Site, newer: Bundle, tmp_path: Path
+) -> None:
+    keeper = device()
+    on_trial(keeper, newer)
+    kill(keeper)
+    base = newer.manifest.models["base"].sha256
+    path = tmp_path / "store" / ("catalogue/tiny.json" if damage == "manifest" else f"blobs/{base}")
+    path.write_bytes(b"")
+    keeper = device()
+    deployed(keeper, site.bundle.version)
+    assert (site.store.recall(), site.store.record("tiny").failed) == (site.bundle.data, "")
+
+
+def test_a_model_that_is_to_see_other_pictures_is_probed_again_though_its_file_is_the_same(
+    device: Callable[..., Customer], site: Site, tmp_path: Path
+) -> None:
+    probed: list[str] = []
+
+    def probe(_manifest: Manifest, names: Iterable[str], _files: dict[str, Path]) -> None:
+        probed.extend(names)
+
+    directory = tmp_path / "other"
+    shutil.copytree(site.bundle.directory, directory)
+
+    def darker(manifest: dict[str, Any]) -> None:
+        manifest["models"]["base"]["input"]["mean"] = [0, 0, 0]
+
+    keeper = device(probe)
+    for number, data in enumerate((site.bundle.data + b" ", edited(directory, darker)), 1):
+        keeper.announce(data)
+        deployed(keeper, digest(data))
+        keeper.on_answer(digest(data))
+        until(lambda data=data: stored_version(keeper) == digest(data))
+        assert probed == ["base"] * number
+
+
 def test_a_file_that_never_matches_is_tried_some_times_and_then_given_up(
     device: Callable[..., Customer], site: Site, newer: Bundle
 ) -> None:
@@ -279,7 +385,7 @@ def test_a_file_that_never_matches_is_tried_some_times_and_then_given_up(
     keeper = device()
     keeper.announce(newer.data)
     until(lambda: "another digest" in state(keeper) and state(keeper).startswith("failed"))
-    assert [request.offset for request in site.server.asked].count(0) == module.MOST_MISMATCHES
+    assert [request.offset for request in site.server.asked].count(0) == module.MOST_ATTEMPTS
     assert keeper.version == site.bundle.version
 
 

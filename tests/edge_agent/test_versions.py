@@ -30,9 +30,10 @@ def newer(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 def test_a_newer_version_takes_over_while_frames_go_on(bundle: Bundle, newer: Bundle, tmp_path: Path) -> None:
-    store = stored(stored(Store(tmp_path), bundle), newer)
+    store = stored(Store(tmp_path), bundle)
     current(store, bundle.data)
     with running(Settings(), store) as camera:
+        stored(store, newer)
         camera.answer(0, shot(), Sink(""))
         announce(camera, newer.data)
         tend_until(camera, lambda: camera.summary()["bundle_version"] == newer.version)

@@ -67,6 +67,7 @@ def test_a_password_behind_the_host_is_left_out_and_the_host_is_shown(
         ("mqtts://cam1@broker.example:8883", "mqtts://cam1@broker.example:8883"),
         ("mqtts://cam1:secret@broker.example", "mqtts://broker.example"),
         ("rtsp://token@host", "rtsp://host"),
+        ("//u:secret@host/x", "...@host/..."),
         (" rtsp://u:secret@host/x", "rtsp://host/..."),
         ("rtsp//u:secret@host/x", "rtsp://host/..."),
         ("rtsp;//u:secret@host/x", "rtsp://host/..."),

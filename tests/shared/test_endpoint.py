@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import urllib.error
 import urllib.request
@@ -43,3 +44,11 @@ def test_metrics_are_what_prometheus_reads_and_elsewhere_is_nothing() -> None:
         assert (status, values["seen_total"]) == (200, 3)
         assert get(port, "/")[0] == 404
         assert get(port, "/metrics/../etc")[0] == 404
+
+
+def test_a_head_request_gets_the_status_and_no_body() -> None:
+    with serve(CollectorRegistry(), lambda: "no broker", "127.0.0.1", 0) as port:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+        connection.request("HEAD", "/health")
+        answer = connection.getresponse()
+        assert (answer.status, answer.read()) == (503, b"")
