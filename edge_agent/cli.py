@@ -236,7 +236,7 @@ def run(
         typer.echo(json.dumps(figures))
     else:
         for name, own in figures.get("cameras", {"": figures}).items():
-            _stderr.print(_table(own, name))
+            _stderr.print(_table(own, name), _about(own), sep="\n", highlight=False)
         _stderr.print(f"up {figures['bytes_up'] / 1e3:.0f} kB, down {figures['bytes_down'] / 1e3:.0f} kB")
     if failures:
         ending.say("edge-agent", f"not written: {'; '.join(failures)}")
@@ -375,9 +375,13 @@ def _table(figures: dict[str, Any], name: str) -> Table:
     counts = {**figures["hits"], "full": figures["full"], "cloud": figures["cloud"], "fallback": figures["fallbacks"]}
     for level, count in counts.items():
         table.add_row(level, str(count), f"{count / max(1, figures['frames']):.1%}")
-    ms = figures["latency_ms"]
-    audits = figures["audits"]
-    table.caption = (
+    return table
+
+
+def _about(figures: dict[str, Any]) -> str:
+    """What does not fit into the table."""
+    ms, audits = figures["latency_ms"], figures["audits"]
+    return (
         f"latency mean {ms['mean']:.2f}, p50 {ms['p50']:.2f}, p95 {ms['p95']:.2f}, p99 {ms['p99']:.2f} ms"
         + (f"; accuracy {figures['accuracy']:.1%}" if figures["accuracy"] is not None else "")
         + (
@@ -389,7 +393,6 @@ def _table(figures: dict[str, Any], name: str) -> Table:
         + (f"; {figures['broken']} broken files or frames skipped" if figures["broken"] else "")
         + (f"; the camera was lost {figures['losses']} times" if figures["losses"] else "")
     )
-    return table
 
 
 app.command("doctor")(command("edge-agent", run, Settings, doctor.findings, doctor.ABOUT))

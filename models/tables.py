@@ -35,10 +35,10 @@ def models(bundle: Bundle, as_json: bool) -> None:
         return
     proven = ", ".join(f"{risk:g} for {budget} false hits" for budget, risk in gates.items())
     table = _table(manifest.name, ("model", "role"), ("params", "MACs", "kB", "ms", "coverage"))
-    table.caption = f"risk that may be claimed: {proven}; {'signed' if bundle.signature else 'not signed'}"
     for name, row in rows.items():
         table.add_row(name, str(row["role"]), *_costs(row), f"{row['mean_coverage']:.1%}")
-    Console().print(table)
+    signed = "signed" if bundle.signature else "not signed"
+    Console().print(table, f"risk that may be claimed: {proven}; {signed}", sep="\n", highlight=False)
 
 
 def layers(bundle: Bundle, as_json: bool) -> None:
