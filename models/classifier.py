@@ -1,6 +1,6 @@
 """Any ONNX image classifier, understood: what it takes, what it says, and where its embedding is.
 
-What a builder must know of a stranger's model is in the graph or in its metadata, shows when it runs, or has to be
+What a builder must know of a user's model is in the graph or in its metadata, shows when it runs, or has to be
 told; what cannot be made sense of is refused with the reason. What is built from is the same model with one input,
 ``(n, channels, height, width)`` float32, and scores whose softmax is how sure it is, so that whoever runs a bundle need
 not know what it was.

@@ -1,4 +1,4 @@
-"""Edits of a stranger's ONNX graph: what depends on what, nodes put before and after it, and pieces cut off."""
+"""Edits of a user's ONNX graph: what depends on what, nodes put before and after it, and pieces cut off."""
 
 from __future__ import annotations
 

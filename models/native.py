@@ -1,4 +1,4 @@
-"""The input of a stranger's classifier: its layout, type and size, and the same model with the input that all models of
+"""The input of a user's classifier: its layout, type and size, and the same model with the input that all models of
 a bundle have, ``(n, channels, height, width)`` float32."""
 
 from __future__ import annotations

@@ -109,7 +109,7 @@ def inspected(seen: Mapping[str, Any]) -> None:
             shown = f"{value:.1%}"
         else:
             shown = "\n".join(value) if isinstance(value, list) else str(value)
-        # A stranger's labels are text, whatever is in them.
+        # Labels from elsewhere are text, whatever is in them.
         table.add_row(name, Text("".join(one if one.isprintable() or one == "\n" else "?" for one in shown)))
     Console().print(table)
 

@@ -1,4 +1,4 @@
-"""The project as a stranger has it: a clone, and fresh virtual environments into which it is installed as the README
+"""The project as a new user has it: a clone, and fresh virtual environments into which it is installed as the README
 says. They take time and 2 GB, so each is made once a session, and what every extra brings is installed once: an
 environment with an extra begins as a copy of the one without.
 """
@@ -18,13 +18,13 @@ import pytest
 
 from tests.documents import ROOT
 
-__all__ = ["Stranger", "stranger"]
+__all__ = ["FreshInstall", "fresh_install"]
 
 EXTRAS = ("", "cloud", "sim", "build")
 _INSTALL_S = 900
 
 
-class Stranger:
+class FreshInstall:
     """``clone``: the files of this working tree that git has or would take, without its history."""
 
     def __init__(self, directory: Path, pool: ThreadPoolExecutor) -> None:
@@ -96,10 +96,10 @@ class Stranger:
 
 
 @pytest.fixture(scope="session")
-def stranger() -> Iterator[Stranger]:
-    directory = tempfile.mkdtemp(prefix="cachenet-stranger-")
+def fresh_install() -> Iterator[FreshInstall]:
+    directory = tempfile.mkdtemp(prefix="cachenet-fresh-")
     with ThreadPoolExecutor(2) as pool:
-        yield Stranger(Path(directory), pool)
+        yield FreshInstall(Path(directory), pool)
         pool.shutdown(cancel_futures=True)
     # A minute on a slow disk, which nobody need wait for.
     subprocess.Popen(["rm", "-rf", directory], start_new_session=True)

@@ -1,4 +1,4 @@
-"""The commands of README.md and docs/, run as a stranger would run them: see ``tests.documents`` for the marks, and
+"""The commands of README.md and docs/, run as a new user would run them: see ``tests.documents`` for the marks, and
 ``tests.installed`` for where they run. Pages whose blocks build on one another are followed block by block below, and
 docs/mqtt.md in ``test_mqtt_doc``."""
 
@@ -19,9 +19,9 @@ import pytest
 from shared import zoo
 from tests.broker import free_port
 from tests.documents import INSTALL, PAGES, Block, blocks, read
-from tests.installed import EXTRAS, Stranger, stranger
+from tests.installed import EXTRAS, FreshInstall, fresh_install
 
-__all__ = ["stranger"]
+__all__ = ["fresh_install"]
 
 LIMIT_S = 900
 BLOCKS = [block for page in PAGES for block in read(page)]
@@ -44,8 +44,8 @@ def run(commands: str, place: Path, variables: dict[str, str]) -> str:
 
 
 @pytest.mark.parametrize("block", SINGLE, ids=str)
-def test_a_block_of_commands_runs_in_a_clone(block: Block, stranger: Stranger, tmp_path: Path) -> None:
-    run(block.commands, stranger.copy(tmp_path / "cachenet"), stranger.variables(tmp_path, block.note or ""))
+def test_a_block_of_commands_runs_in_a_clone(block: Block, fresh_install: FreshInstall, tmp_path: Path) -> None:
+    run(block.commands, fresh_install.copy(tmp_path / "cachenet"), fresh_install.variables(tmp_path, block.note or ""))
 
 
 @pytest.mark.parametrize(
@@ -61,25 +61,27 @@ def test_a_block_of_commands_runs_in_a_clone(block: Block, stranger: Stranger, t
         ("sim", "simulator compare --seeds 1 --frames 32"),
     ],
 )
-def test_what_is_installed_needs_no_clone(extra: str, commands: str, stranger: Stranger, tmp_path: Path) -> None:
-    run(commands, tmp_path, stranger.variables(tmp_path, extra))
+def test_what_is_installed_needs_no_clone(
+    extra: str, commands: str, fresh_install: FreshInstall, tmp_path: Path
+) -> None:
+    run(commands, tmp_path, fresh_install.variables(tmp_path, extra))
 
 
-def test_the_wheel_has_every_file_of_the_zoo(stranger: Stranger) -> None:
+def test_the_wheel_has_every_file_of_the_zoo(fresh_install: FreshInstall) -> None:
     """And little else: 29 MB, as the README says."""
-    packed = set(ZipFile(stranger.wheel).namelist())
+    packed = set(ZipFile(fresh_install.wheel).namelist())
     there = {f"models/zoo/{path.relative_to(zoo.DIRECTORY)}" for path in zoo.DIRECTORY.rglob("*") if path.is_file()}
     assert there
     assert there <= packed
-    assert stranger.wheel.stat().st_size < 30e6
+    assert fresh_install.wheel.stat().st_size < 30e6
 
 
 @pytest.mark.parametrize("extra", EXTRAS)
-def test_an_environment_has_no_package_that_its_extra_does_not_ask_for(extra: str, stranger: Stranger) -> None:
+def test_an_environment_has_no_package_that_its_extra_does_not_ask_for(extra: str, fresh_install: FreshInstall) -> None:
     """The device's above all: no torch, no ONNX, no plotting."""
     wanted = {"": set(), "cloud": {"iotcore"}, "sim": {"iotcore", "onnx", "matplotlib", "simpy"}}
     wanted["build"] = {"onnx", "matplotlib", "torch"}
-    found = run("pip list --format freeze", stranger.clone, stranger.variables(stranger.clone, extra))
+    found = run("pip list --format freeze", fresh_install.clone, fresh_install.variables(fresh_install.clone, extra))
     names = {line.partition("==")[0].lower() for line in found.splitlines()}
     assert names & {"iotcore", "onnx", "matplotlib", "simpy", "torch"} == wanted[extra]
 
@@ -124,17 +126,17 @@ def background(commands: str, place: Path, variables: dict[str, str], ready: str
     ("page", "broker"), [("README.md", "server.local"), ("docs/five-minutes.md", "LAPTOP.local")], ids=str
 )
 def test_a_server_and_a_device_answer_as_the_page_says(
-    page: str, broker: str, stranger: Stranger, tmp_path: Path
+    page: str, broker: str, fresh_install: FreshInstall, tmp_path: Path
 ) -> None:
     """Pictures stand in the camera's place."""
-    place, port = stranger.copy(tmp_path / "cachenet"), free_port()
+    place, port = fresh_install.copy(tmp_path / "cachenet"), free_port()
 
     def here(commands: str) -> str:
         assert "camera:0" in commands and f"mqtt://{broker}" in commands
         return commands.replace("camera:0", "models/zoo/cifar10-sample").replace(broker, f"127.0.0.1:{port}")
 
-    server = {**stranger.variables(tmp_path, "cloud"), "CACHENET_PORT": str(port)}
-    device = stranger.variables(tmp_path)
+    server = {**fresh_install.variables(tmp_path, "cloud"), "CACHENET_PORT": str(port)}
+    device = fresh_install.variables(tmp_path)
     with background(followed(page, "--listen 0.0.0.0"), place, server, "serving cifar10"):
         if page == "docs/five-minutes.md":
             said = run(here(followed(page, "edge-agent doctor camera:0")), place, device)
@@ -144,12 +146,12 @@ def test_a_server_and_a_device_answer_as_the_page_says(
     assert (place / "answers.jsonl").read_text().count('"label"') == 10
 
 
-def test_a_server_without_containers_is_deployed_as_the_page_says(stranger: Stranger, tmp_path: Path) -> None:
-    place, port = stranger.copy(tmp_path / "cachenet"), free_port()
+def test_a_server_without_containers_is_deployed_as_the_page_says(fresh_install: FreshInstall, tmp_path: Path) -> None:
+    place, port = fresh_install.copy(tmp_path / "cachenet"), free_port()
     # As it is shipped but for the port and, where tests are run by root, the one who may read a test's directory.
     configuration = place / "docker/mosquitto.conf"
     configuration.write_text(configuration.read_text().replace("8883", str(port)) + "user root\n")
-    variables = stranger.variables(tmp_path, "cloud")
+    variables = fresh_install.variables(tmp_path, "cloud")
     commands = followed("docs/deploy.md", "cloud-server provision cam1 cam2").replace("8883", str(port))
     assert f"localhost:{port}" in commands
     commands = commands.replace("--metrics 9100", f"--metrics {free_port()}")
