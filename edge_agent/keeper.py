@@ -296,7 +296,7 @@ class Keeper:
         """Get one model, and hand it to all who want it. Keeps no reference to it, so that dropping it elsewhere frees
         its memory."""
         manifest, version, name = job
-        _, pulled = self._obtain(manifest, name)
+        _, pulled = self._file(manifest.models[name])
         with self._lock:
             if not self._pending[version, name]:
                 del self._pending[version, name]
@@ -369,21 +369,13 @@ class Keeper:
         check_scores(name, logits, len(manifest.labels))
         return session, seconds
 
-    def _obtain(self, manifest: Manifest, name: str) -> tuple[Path, bool]:
-        """Where a model's file is, and whether it has come over the network for this."""
-        if self._bundle is None and self._store is not None and self._store.path(manifest.models[name].sha256) is None:
-            log.info("pulling %s, %.1f kB", name, manifest.models[name].bytes / 1000)
-        return self._file(manifest.models[name])
-
     def _file(self, one: Model | Layer) -> tuple[Path, bool]:
         if self._bundle is not None:
             return self._bundle.find(one), False
-        assert self._store is not None and self._puller is not None
-        if (path := self._store.path(one.sha256)) is not None:
-            return path, False
+        assert self._puller is not None
         if not self._stopped.is_set():
             self._puller.resume()
-        return self._puller.pull(one.sha256, one.bytes), True
+        return self._puller.obtain(one)
 
     def _say(self, trouble: str) -> None:
         if trouble != self.trouble:

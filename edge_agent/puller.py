@@ -4,6 +4,7 @@ store holds."""
 from __future__ import annotations
 
 import contextlib
+import logging
 import queue
 import threading
 import time
@@ -11,7 +12,10 @@ from pathlib import Path
 
 from edge_agent.store import Store, StoreError
 from shared import protocol
+from shared.bundle import Golden, Layer, Model
 from shared.link import Link, Message
+
+log = logging.getLogger(__name__)
 
 #: One request's share of a file, bytes. Small, so that an answer never queues long behind a chunk on a slow link.
 PIECE = 32 << 10
@@ -55,6 +59,14 @@ class Puller:
             chunk = protocol.decode(message.payload, protocol.Chunk)
             self.bytes_down += len(chunk.data)
             self._chunks.put((sha256, chunk))
+
+    def obtain(self, one: Model | Layer | Golden) -> tuple[Path, bool]:
+        """Where a file of a bundle is in the store, and whether it was fetched for this. Raises ``StoreError``."""
+        assert self._store is not None
+        if (path := self._store.path(one.sha256)) is not None:
+            return path, False
+        log.info("pulling %s, %.1f kB", one.file, one.bytes / 1000)
+        return self.pull(one.sha256, one.bytes), True
 
     def pull(self, sha256: str, size: int) -> Path:
         """The file, whole and checked. Raises ``StoreError``, and ``MismatchError`` where what came is another."""

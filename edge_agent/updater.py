@@ -16,7 +16,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from edge_agent.composition import DeploymentError
@@ -306,7 +305,7 @@ class Updater:
                 self._store.stage(newer.data, newer.manifest, newer.signature)
                 self._store.collect()  # what a candidate before it has left behind takes room that this one needs
             names = sorted(self._needs(newer.manifest))
-            files = {one.sha256: self._obtain(one) for one in _files(newer.manifest, names)}
+            files = {one.sha256: self._puller.obtain(one)[0] for one in _files(newer.manifest, names)}
             if unproven := [name for name in names if not self._store.passed(*_proof(newer.manifest, name))]:
                 self._set("probing")
                 self._probe(newer.manifest, unproven, files)
@@ -333,13 +332,6 @@ class Updater:
             self._watch(newer.version)
             self._set("trial")
             self._keeper.go_by(newer.manifest, newer.version)
-
-    def _obtain(self, one: Model | Layer | Golden) -> Path:
-        """A file of the candidate, whole and checked. Raises ``StoreError``."""
-        if (path := self._store.path(one.sha256)) is not None:
-            return path
-        log.info("pulling %s, %.1f kB", one.file, one.bytes / 1000)
-        return self._puller.pull(one.sha256, one.bytes)
 
     def _prove(self, event: _Answered) -> None:
         """A set has answered its first frame, and becomes current; or so many that it has proven itself."""
