@@ -59,10 +59,15 @@ class Native:
         return self.kind in _WHOLE
 
     def fitted(self, spec: Input) -> Input:
-        """``spec`` with what the graph fixes: size, grey, and pixels as they are."""
-        width, height = spec.size
-        width, height = self.width or width, self.height or height
+        """``spec`` with what the graph fixes: size, grey, and pixels as they are.
+
+        A preset's crop is the custom of models of about its size (224 of 256 pixels): one of less than half of it sees
+        all of the picture.
+        """
+        width, height = self.width or spec.size[0], self.height or spec.size[1]
         changes: dict[str, Any] = {"side": width, "height": None if width == height else height}
+        if 2 * width < spec.size[0] and 2 * height < spec.size[1]:
+            changes["crop"] = 1.0
         if self.channels == 1:
             changes["colour"] = "grey"
         elif spec.colour == "grey":

@@ -109,6 +109,13 @@ def test_the_side_that_the_graph_fixes_stands_and_one_it_leaves_open_is_the_pres
     assert understand(free, PRESETS["imagenet"]).input == PRESETS["imagenet"]
 
 
+def test_a_model_of_less_than_half_a_presets_size_sees_the_whole_picture(tmp_path: Path) -> None:
+    small = understand(write(tmp_path / "small.onnx", shape=("n", 3, 96, 96)), PRESETS["imagenet"])
+    large = understand(write(tmp_path / "large.onnx", shape=("n", 3, 192, 192)), PRESETS["imagenet"])
+    assert small.input.crop == 1.0
+    assert large.input.crop == PRESETS["imagenet"].crop
+
+
 def test_labels_that_nobody_knows_are_numbers(tmp_path: Path) -> None:
     path = write(tmp_path / "m.onnx")
     assert understand(path, PRESETS["unit"]).labels == ("0", "1", "2", "3")
