@@ -1,0 +1,243 @@
+"""What the models and the picture say of every frame of a task, worked out once and kept in the user's cache directory.
+
+The region of a task is all that its models see: the margin that a preset cuts off the picture's edges (ImageNet's
+evaluation takes 224 of 256 pixels) is not cut off a region. JSON as ``preprocessing`` is taken as it stands.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import inspect
+import io
+import os
+import sys
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import cv2
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from benchmarks.real.task import Task, TaskError
+from edge_agent.core import frame as signing
+from edge_agent.core.frame import Signature, sign
+from models import metadata
+from models.classifier import Classifier, preset, served, understand
+from models.onnx_file import ClassifierError, load, properties
+from shared import files, image
+from shared.engine import EngineError, Part
+from shared.image import Input, Picture, crop, preprocessor
+from shared.video import BadVideo, Video
+
+#: Width and height of the grey pictures that ``difference`` compares, pixels.
+_GREY = (96, 96)
+_FIELDS = ("full", "base", "grey", "blocks", "thumbnails", "full_ms", "base_ms", "grey_ms", "sign_ms")
+
+
+@dataclass(frozen=True, eq=False)
+class Recording:
+    """Consecutive frames of one task as models and picture show them.
+
+    Attributes:
+        full: Scores of the full model ``(n, classes)`` float32; their softmax is its confidence.
+        base: The same of the base model.
+        grey: Grey pictures ``(n, 96, 96)`` uint8 of the region.
+        blocks, thumbnails: What ``signatures`` is made of, ``(n, 12, 16)`` and ``(n, 24, 32)`` float32.
+        full_ms, base_ms: Time of each model for each frame ``(n,)``, preprocessing included, one thread.
+        grey_ms, sign_ms: Time that each frame's grey picture and signature took ``(n,)``.
+    """
+
+    full: npt.NDArray[np.float32]
+    base: npt.NDArray[np.float32]
+    grey: npt.NDArray[np.uint8]
+    blocks: npt.NDArray[np.float32]
+    thumbnails: npt.NDArray[np.float32]
+    full_ms: npt.NDArray[np.float64]
+    base_ms: npt.NDArray[np.float64]
+    grey_ms: npt.NDArray[np.float64]
+    sign_ms: npt.NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.full)
+
+    @property
+    def labels(self) -> npt.NDArray[np.int64]:
+        """The full model's bare answers ``(n,)``."""
+        return self.full.argmax(1)
+
+    @cached_property
+    def small(self) -> npt.NDArray[np.float32]:
+        """Mean grey levels of 12x12 blocks ``(n, 12, 12)``."""
+        return self.grey.reshape(len(self), 12, 8, 12, 8).mean((2, 4), dtype=np.float32)  # type: ignore[no-any-return]
+
+    @property
+    def signatures(self) -> list[Signature]:
+        return [Signature(*pair) for pair in zip(self.blocks, self.thumbnails, strict=True)]
+
+    def part(self, first: int, end: int) -> Recording:
+        return Recording(**{name: getattr(self, name)[first:end] for name in _FIELDS})
+
+
+@dataclass(frozen=True, eq=False)
+class Recordings:
+    """The frames of a task by what they serve for; see ``Task``."""
+
+    held_out: Recording
+    tune: Recording
+    play: Recording
+
+
+def record(task: Task, cache: Path | None = None, advance: Callable[[int, int], object] = lambda _n, _of: None) -> Recordings:
+    """Run both models over the frames of ``task``, or read what an earlier run has kept.
+
+    Args:
+        cache: Directory that recordings are kept in; None: ``directory()``.
+        advance: Called with the number of frames done and of all frames.
+
+    Raises:
+        TaskError: The video, the region or a model does not fit.
+    """
+    try:
+        full, base = _models(task)
+        ranges = {"held_out": task.held_out, "tune": task.tune, "play": task.play}
+        wanted = sorted({frame for first, end in ranges.values() for frame in range(first, end)})
+        path = (cache or directory()) / f"{_key(task, full.input, base.input, wanted)}.npz"
+        whole = _kept(path, len(wanted))
+        if whole is None:
+            whole = _run(task, full, base, wanted, advance)
+            _keep(path, whole)
+    except (ClassifierError, EngineError, BadVideo, TaskError) as error:
+        raise TaskError(f"{task.file}: {error}") from None
+    if task.truth is not None and task.truth.max() >= whole.full.shape[1]:
+        raise TaskError(f"{task.file}: truth: label {task.truth.max()} of a model with {whole.full.shape[1]} labels")
+    place = {frame: at for at, frame in enumerate(wanted)}
+    return Recordings(**{key: whole.part(place[first], place[end - 1] + 1) for key, (first, end) in ranges.items()})
+
+
+def directory() -> Path:
+    """Where recordings are kept: the user's cache directory."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cachenet" / "real"
+
+
+def _models(task: Task) -> tuple[Classifier, Classifier]:
+    """The full and the base model. A base model whose metadata says how pictures are prepared is believed; another one
+    takes them as the full model does."""
+    spec = preset(task.preprocessing)
+    if not task.preprocessing.lstrip().startswith("{"):
+        spec = msgspec.structs.replace(spec, crop=1.0)
+    full = understand(task.full, spec)
+    own = metadata.declared(task.base.name, properties(load(task.base)))
+    base = understand(task.base, own or full.input, role="base")
+    known = {"labels": task.labels} | {path.name: _named(one) for path, one in ((task.full, full), (task.base, base))}
+    for one in (full, base):
+        if len(one.labels) != len(task.labels or full.labels):
+            raise TaskError(f"{one.path.name} has {len(one.labels)} scores for {len(task.labels or full.labels)} labels")
+    named = {name: labels for name, labels in known.items() if labels}
+    for (one, labels), (other, others) in zip(list(named.items())[:-1], list(named.items())[1:], strict=True):
+        if labels != others:
+            raise TaskError(f"{one} and {other} differ: {', '.join(labels)[:80]}; {', '.join(others)[:80]}")
+    return full, base
+
+
+def _named(model: Classifier) -> tuple[str, ...]:
+    """The labels that the model's file holds; empty where they are only numbers."""
+    return model.labels if model.labels != tuple(map(str, range(len(model.labels)))) else ()
+
+
+def _run(
+    task: Task, full: Classifier, base: Classifier, wanted: list[int], advance: Callable[[int, int], object]
+) -> Recording:
+    parts = {one.path: Part(served(one, {}).SerializeToString(), one.path.name, "cpu") for one in (full, base)}
+    runs = [_timed(parts[one.path], one.input) for one in (full, base)]
+    columns: dict[str, list[Any]] = {name: [] for name in _FIELDS}
+    for number, picture in enumerate(_regions(task, wanted), 1):
+        for name, run in zip(("full", "base"), runs, strict=True):
+            scores, took_ms = run(picture)
+            columns[name].append(scores)
+            columns[f"{name}_ms"].append(took_ms)
+        begun = time.perf_counter()
+        grey = cv2.resize(cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY), _GREY, interpolation=cv2.INTER_AREA)
+        drawn = time.perf_counter()
+        signature = sign(picture)
+        signed = time.perf_counter()
+        columns["grey"].append(grey)
+        columns["grey_ms"].append(1000 * (drawn - begun))
+        columns["blocks"].append(signature.blocks)
+        columns["thumbnails"].append(signature.thumbnail)
+        columns["sign_ms"].append(1000 * (signed - drawn))
+        advance(number, len(wanted))
+    return Recording(**{name: np.stack(values) for name, values in columns.items()})
+
+
+def _timed(part: Part, spec: Input) -> Callable[[Picture], tuple[npt.NDArray[np.float32], float]]:
+    prepare, [takes], [gives] = preprocessor(spec), part.takes, part.gives
+
+    def run(picture: Picture) -> tuple[npt.NDArray[np.float32], float]:
+        """Scores ``(classes,)`` and milliseconds."""
+        begun = time.perf_counter()
+        scores = part.run({takes: prepare(crop(picture, spec))})[gives]
+        return scores.reshape(-1).astype(np.float32), 1000 * (time.perf_counter() - begun)
+
+    return run
+
+
+def _regions(task: Task, wanted: list[int]) -> Iterator[Picture]:
+    """The region of each wanted frame."""
+    try:
+        video = Video(task.video)
+    except OSError as error:
+        raise TaskError(f"video: {task.video}: {error.strerror}") from None
+    except BadVideo as error:
+        raise BadVideo(f"video: {task.video}: {error}") from None
+    chosen, number = set(wanted), -1
+    with contextlib.closing(video.frames()) as frames:
+        for number, frame in enumerate(frames):  # noqa: B007 - counts the frames of a video that is too short
+            if number > wanted[-1]:
+                return
+            if number in chosen:
+                high, wide = frame.picture.shape[:2]
+                x, y, w, h = task.region or (0, 0, wide, high)
+                if x + w > wide or y + h > high:
+                    raise TaskError(f"region {[x, y, w, h]} reaches out of a frame of {wide}x{high} pixels")
+                yield frame.picture[y : y + h, x : x + w]
+    if number < wanted[-1]:
+        raise TaskError(f"video: {task.video} has {number + 1} frames, and frame {wanted[-1]} is asked for")
+
+
+def _key(task: Task, full: Input, base: Input, wanted: list[int]) -> str:
+    """What a recording depends on: the files, how pictures are prepared, which frames, and the code."""
+    digest = hashlib.sha256()
+    for path in (task.video, task.full, task.base):
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    for module in (image, signing, sys.modules[__name__]):
+        digest.update(hashlib.sha256(inspect.getsource(module).encode()).digest())
+    settings = (task.region, full, base, wanted, ort.__version__, cv2.__version__, np.__version__)
+    digest.update(msgspec.json.encode(settings))
+    return digest.hexdigest()[:32]
+
+
+def _kept(path: Path, count: int) -> Recording | None:
+    """What ``path`` holds, if that is a recording of so many frames."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            found = Recording(**{name: arrays[name] for name in _FIELDS})
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+    return found if {len(getattr(found, name)) for name in _FIELDS} == {count} else None
+
+
+def _keep(path: Path, recording: Recording) -> None:
+    out = io.BytesIO()
+    np.savez_compressed(out, **{name: getattr(recording, name) for name in _FIELDS})
+    with contextlib.suppress(OSError):  # a directory that cannot be written costs time only
+        files.write(path, out.getbuffer())
+
+
