@@ -62,8 +62,8 @@ def measure(task: Task, recordings: Recordings, seed: int, with_cachenet: bool =
         runs = {name: policies.cachenet(recordings, budget, seed) for name, budget in policies.CACHENET.items()}
         curve = _curve(trivial.tried([{}] * len(runs), list(runs.values()), play))
         for name, run in runs.items():
-            more = {"curve": curve} if name == policies.DEFAULT else {}
-            add(name, run, setting={"max_disagreement": policies.CACHENET[name]}, **more)
+            add(name, run, setting={"max_disagreement": policies.CACHENET[name]})
+        rows[policies.DEFAULT]["curve"] = curve
     attempts = {}
     for name, (policy, settings) in trivial.POLICIES.items():
         attempts[name] = whole = trivial.attempt(name, play, on_play)

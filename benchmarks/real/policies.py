@@ -20,6 +20,6 @@ class NotThere(Exception):
     """CacheNet's policy is not there yet."""
 
 
-def cachenet(recordings: Recordings, max_disagreement: float, seed: int) -> Run:
+def cachenet(recordings: Recordings, max_disagreement: float, seed: int) -> Run:  # noqa: ARG001
     """CacheNet on the play frames, started from the held-out frames. ``seed``: of the audits."""
     raise NotThere("cachenet: its policy is not there yet; the trivial policies are measured without it")

@@ -33,6 +33,7 @@ from models import metadata
 from models.classifier import Classifier, preset, served, understand
 from models.onnx_file import ClassifierError, load, properties
 from shared import files, image
+from shared.bundle import file_digest
 from shared.engine import EngineError, Part
 from shared.image import Input, Picture, crop, preprocessor
 from shared.video import BadVideo, Video
@@ -71,7 +72,7 @@ class Recording:
     @property
     def labels(self) -> npt.NDArray[np.int64]:
         """The full model's bare answers ``(n,)``."""
-        return self.full.argmax(1)
+        return np.asarray(self.full.argmax(1), np.int64)
 
     @cached_property
     def small(self) -> npt.NDArray[np.float32]:
@@ -95,7 +96,9 @@ class Recordings:
     play: Recording
 
 
-def record(task: Task, cache: Path | None = None, advance: Callable[[int, int], object] = lambda _n, _of: None) -> Recordings:
+def record(
+    task: Task, cache: Path | None = None, advance: Callable[[int, int], object] = lambda _n, _of: None
+) -> Recordings:
     """Run both models over the frames of ``task``, or read what an earlier run has kept.
 
     Args:
@@ -134,16 +137,17 @@ def _models(task: Task) -> tuple[Classifier, Classifier]:
     if not task.preprocessing.lstrip().startswith("{"):
         spec = msgspec.structs.replace(spec, crop=1.0)
     full = understand(task.full, spec)
-    own = metadata.declared(task.base.name, properties(load(task.base)))
-    base = understand(task.base, own or full.input, role="base")
-    known = {"labels": task.labels} | {path.name: _named(one) for path, one in ((task.full, full), (task.base, base))}
+    declared = metadata.declared(task.base.name, properties(load(task.base)))
+    base = understand(task.base, declared or full.input, role="base")
+    count = len(task.labels or full.labels)
     for one in (full, base):
-        if len(one.labels) != len(task.labels or full.labels):
-            raise TaskError(f"{one.path.name} has {len(one.labels)} scores for {len(task.labels or full.labels)} labels")
-    named = {name: labels for name, labels in known.items() if labels}
-    for (one, labels), (other, others) in zip(list(named.items())[:-1], list(named.items())[1:], strict=True):
-        if labels != others:
-            raise TaskError(f"{one} and {other} differ: {', '.join(labels)[:80]}; {', '.join(others)[:80]}")
+        if len(one.labels) != count:
+            raise TaskError(f"{one.path.name} has {len(one.labels)} scores for {count} labels")
+    named = [("labels", task.labels), (full.path.name, _named(full)), (base.path.name, _named(base))]
+    (first, labels), *others = [pair for pair in named if pair[1]] or [("", ())]
+    for other, own in others:
+        if own != labels:
+            raise TaskError(f"{first} and {other} differ: {', '.join(labels)[:80]}; {', '.join(own)[:80]}")
     return full, base
 
 
@@ -155,8 +159,7 @@ def _named(model: Classifier) -> tuple[str, ...]:
 def _run(
     task: Task, full: Classifier, base: Classifier, wanted: list[int], advance: Callable[[int, int], object]
 ) -> Recording:
-    parts = {one.path: Part(served(one, {}).SerializeToString(), one.path.name, "cpu") for one in (full, base)}
-    runs = [_timed(parts[one.path], one.input) for one in (full, base)]
+    runs = [_timed(Part(served(one, {}).SerializeToString(), one.path.name, "cpu"), one.input) for one in (full, base)]
     columns: dict[str, list[Any]] = {name: [] for name in _FIELDS}
     for number, picture in enumerate(_regions(task, wanted), 1):
         for name, run in zip(("full", "base"), runs, strict=True):
@@ -198,8 +201,8 @@ def _regions(task: Task, wanted: list[int]) -> Iterator[Picture]:
     except BadVideo as error:
         raise BadVideo(f"video: {task.video}: {error}") from None
     chosen, number = set(wanted), -1
-    with contextlib.closing(video.frames()) as frames:
-        for number, frame in enumerate(frames):  # noqa: B007 - counts the frames of a video that is too short
+    with contextlib.closing(video):
+        for number, frame in enumerate(video.frames()):
             if number > wanted[-1]:
                 return
             if number in chosen:
@@ -216,7 +219,7 @@ def _key(task: Task, full: Input, base: Input, wanted: list[int]) -> str:
     """What a recording depends on: the files, how pictures are prepared, which frames, and the code."""
     digest = hashlib.sha256()
     for path in (task.video, task.full, task.base):
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
+        digest.update(file_digest(path).encode())
     for module in (image, signing, sys.modules[__name__]):
         digest.update(hashlib.sha256(inspect.getsource(module).encode()).digest())
     settings = (task.region, full, base, wanted, ort.__version__, cv2.__version__, np.__version__)
@@ -239,5 +242,3 @@ def _keep(path: Path, recording: Recording) -> None:
     np.savez_compressed(out, **{name: getattr(recording, name) for name in _FIELDS})
     with contextlib.suppress(OSError):  # a directory that cannot be written costs time only
         files.write(path, out.getbuffer())
-
-

@@ -90,7 +90,8 @@ def _comparison(tasks: Sequence[Measured], seed: int) -> str:
         ]
         lines += [
             f"{name[:21]:<22}{_percent(row['asked']):>7}{_percent(row['agreement']):>10}{row['trivial']:>14}"
-            f"{_percent(row['trivial_asked']):>7}{_percent(row['trivial_agreement']):>10}{100 * row['difference']:>+8.1f}"
+            f"{_percent(row['trivial_asked']):>7}{_percent(row['trivial_agreement']):>10}"
+            f"{100 * row['difference']:>+8.1f}"
             for name, row in over["tasks"].items()
         ]
         lines += [
@@ -151,7 +152,7 @@ def _panel(axes: Any, task: Measured) -> None:
     own = {name: row for name, row in task.rows.items() if name.partition("@")[0] == DEFAULT}
     tuned = {name: task.rows[name] for name in trivial.POLICIES}
     for name, row in tuned.items():
-        asked, agreement = np.array(row["curve"]).T
+        asked, agreement = np.array([*row["curve"], (1.0, 0.0)]).T  # the envelope goes on to the right
         axes.step(
             100 * asked, 100 * np.maximum.accumulate(agreement), where="post", color=_COLOUR[name], lw=1.3, zorder=2
         )
@@ -171,8 +172,9 @@ def _panel(axes: Any, task: Measured) -> None:
             *point, yerr=bars, fmt="o", color="black", ms=7 if default else 4, elinewidth=1, capsize=2, zorder=6
         )
     shown = [*own.values(), *tuned.values()]
-    axes.set_xlim(-1, min(101, max(40.0, 110 * max(row["asked"] for row in shown))))
-    axes.set_ylim(max(0.0, 100 * min(min(row["agreement"] for row in shown), 0.95) - 3), 100.7)
+    most = max((row["asked"] for row in shown if row["asked"] < 1), default=1.0)  # who asks always tells nothing
+    axes.set_xlim(-1, min(101.0, max(30.0, 115 * most)))
+    axes.set_ylim(max(0.0, 100 * min(0.95, *(row["agreement"] for row in shown)) - 3), 100.7)
     axes.set_title(task.name, fontsize=10, color=_INK)
     axes.grid(color="#ececec", zorder=0)
     axes.spines[["top", "right"]].set_visible(False)

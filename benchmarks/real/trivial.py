@@ -32,8 +32,8 @@ def hold(recording: Recording, _probabilities: Posterior, n: float) -> Run:
 
 
 def difference(recording: Recording, _probabilities: Posterior, limit: float) -> Run:
-    """Hold the last answer until the grey picture differs from the asked frame's by more than ``limit``, the mean square
-    in grey levels."""
+    """Hold the last answer until the grey picture differs from the asked frame's by a mean square of more than
+    ``limit``, grey levels squared."""
     grey = recording.grey.reshape(len(recording), -1).astype(np.float32)
     asked, at = np.zeros(len(recording), bool), 0
     for t in range(len(recording)):
@@ -46,12 +46,13 @@ def difference(recording: Recording, _probabilities: Posterior, limit: float) ->
 def student(recording: Recording, probabilities: Posterior, sure: float) -> Run:
     """Ask where the student's top probability is under ``sure``."""
     asked = probabilities.max(1) < sure
-    return _made(recording, np.where(asked, recording.labels, probabilities.argmax(1)), asked, "base", recording.base_ms)
+    labels = np.where(asked, recording.labels, probabilities.argmax(1))
+    return _made(labels, asked, "base", recording.base_ms)
 
 
 def student_hold(recording: Recording, probabilities: Posterior, sure: float, blocks: float) -> Run:
-    """Where the student's top probability is under ``sure``, hold the last answer, unless one of 12x12 blocks has changed
-    by more than ``blocks`` grey levels since or the answer is ``_AGE`` frames old."""
+    """Where the student's top probability is under ``sure``, hold the last answer. Ask if one of 12x12 blocks has since
+    changed by more than ``blocks`` grey levels, or if the answer is ``_AGE`` frames old."""
     small, full, own, top = recording.small, recording.labels, probabilities.argmax(1), probabilities.max(1)
     labels, asked, level, at = own.copy(), np.zeros(len(recording), bool), ["base"] * len(recording), -1
     for t in np.flatnonzero(top < sure).tolist():
@@ -81,11 +82,10 @@ def oracle(recording: Recording) -> Run:
 def _held(recording: Recording, asked: npt.NDArray[np.bool_], local_ms: npt.NDArray[np.float64]) -> Run:
     """Answers of the last asked frame; the first frame is asked."""
     last = np.maximum.accumulate(np.where(asked, np.arange(len(asked)), 0))
-    return _made(recording, recording.labels[last], asked, "frames", local_ms)
+    return _made(recording.labels[last], asked, "frames", local_ms)
 
 
 def _made(
-    recording: Recording,
     labels: npt.NDArray[np.int64],
     asked: npt.NDArray[np.bool_],
     local: str,

@@ -20,9 +20,9 @@ Labels = npt.NDArray[np.int64]
 def disagreements(answers: Labels, full: Labels) -> npt.NDArray[np.bool_]:
     """Which answers disagree with the full model.
 
-    An answer disagrees if it differs from the full model's answer on that frame and from the strict majority of the full
-    model's answers over the ``WINDOW`` frames around. Where no label has a strict majority, and within ``WINDOW // 2``
-    frames of either end, the frame's own answer alone counts.
+    An answer disagrees if it differs from the full model's answer on that frame and from the strict majority of the
+    full model's answers over the ``WINDOW`` frames around. Where no label has a strict majority, and within
+    ``WINDOW // 2`` frames of either end, the full model's answer on that frame alone counts.
 
     Args:
         answers: Label index of each answer ``(n,)``; -1 (``unknown``) disagrees always.
