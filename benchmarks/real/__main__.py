@@ -29,6 +29,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.real import measure, policies, recording, report, task
+from shared.ending import close_stdout
 from shared.text import printable
 
 
@@ -56,10 +57,12 @@ def main() -> None:
     except OSError as error:
         _say(f"{error.filename}: {error.strerror}")
         sys.exit(1)
-    if chosen.json:
-        print(json.dumps(report.as_json(measured, chosen.seed)))
-    else:
-        print(report.as_text(measured, chosen.seed))
+    text = json.dumps(report.as_json(measured, chosen.seed)) if chosen.json else report.as_text(measured, chosen.seed)
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:  # the reader, such as ``head``, has seen enough
+        close_stdout()
+        sys.exit(1)
 
 
 def _measured(one: task.Task, seed: int) -> measure.Measured:

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 
 from benchmarks.real import trivial
 from benchmarks.real.measure import Measured, Row
-from benchmarks.real.policies import DEFAULT
+from benchmarks.real.policies import AUDIT_FLOOR, DEFAULT
 from benchmarks.real.pooled import dominated, pooled
 from models.html import COLOURS
 
@@ -56,7 +56,7 @@ def _table(task: Measured) -> str:
     lines = [
         f"{task.name}: {about['frames']} play frames",
         f"full model: {full['changes']} changes of label{right}, {full['ms']:.1f} ms",
-        f"student: agrees on {_percent(student['agreement_tune'])} % of tuning frames and "
+        f"student: agrees on {_percent(student['agreement_tune'])} % of tuning and "
         f"{_percent(student['agreement'])} % of play frames, {student['ms']:.1f} ms",
         "",
         f"{'policy':<22}{'asked':>7}{'disagr.':>8}{'agreement':>10}{'':>15}{'truth':>6}{'over.':>6}{'ms':>6}",
@@ -97,13 +97,16 @@ def _comparison(tasks: Sequence[Measured], seed: int) -> str:
         lines += [
             "",
             f"all {len(tasks)} tasks, each of the same weight: {100 * over['difference']:+.2f} points",
-            f"95 % interval over blocks of frames within tasks {_points(over['interval'])}, "
-            f"over tasks {_points(over['interval_over_tasks'])}",
+            f"95 % interval over blocks of frames within tasks: {_points(over['interval'])}",
+            f"95 % interval over tasks: {_points(over['interval_over_tasks'])}",
         ]
-    for task in tasks:
-        names = dominated(task)
-        lines += [f"{task.name}: {', '.join(names)} asks no more beyond the audit floor and agrees more"] * bool(names)
-    return "\n".join(lines or [f"no trivial policy asks no more than {DEFAULT} beyond the audit floor and agrees more"])
+    lines += [
+        *[""] * bool(lines),
+        f"policies with a threshold from tuning that agree more than {DEFAULT} and ask",
+        f"no more than its share beyond the audit floor of {100 * AUDIT_FLOOR:g} %",
+        *(f"{task.name[:21]:<22}{', '.join(dominated(task)) or 'none'}" for task in tasks),
+    ]
+    return "\n".join(lines)
 
 
 def _percent(share: float) -> str:

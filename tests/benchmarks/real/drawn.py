@@ -66,7 +66,9 @@ def by_brightness(path: Path, limit: float, classes: int = 2) -> None:
 def recording(full: list[int], base: list[int] | None = None, grey: list[int] | None = None) -> Recording:
     """A recording by hand: labels of both models (all the base's: sure by e to 1 for each unit of 4), grey levels."""
     n = len(full)
-    scores = {name: np.eye(3, dtype=np.float32)[labels] * 4 for name, labels in (("full", full), ("base", base or full))}
+    scores = {
+        name: np.eye(3, dtype=np.float32)[labels] * 4 for name, labels in (("full", full), ("base", base or full))
+    }
     levels = np.array(grey or [0] * n, np.uint8)
     return Recording(
         **scores,
