@@ -1,24 +1,27 @@
-"""Policies compared on real cameras with the user's own classifier, models' outputs recorded once.
+"""Policies compared on real cameras with the user's own classifier. The models
+run over each task's frames once; later runs read their recorded outputs.
 
     python -m benchmarks.real --task FILE.toml
     python -m benchmarks.real --task DIRECTORY/*.toml --json --plot curves.png
 
-A task file names a video, a region of its frames, two models and three ranges of frames:
+A task file names a video, a region, two models and ranges of frames, each as
+[first, end], end excluded. Paths are relative to the file.
 
     video = "clip.mp4"
-    region = [168, 0, 432, 432]     # x, y, width, height, pixels; left out: the whole frame
+    region = [168, 0, 432, 432]   # x, y, width, height, pixels; left out: all
     full = "full.onnx"
     base = "base.onnx"
-    preprocessing = "imagenet"      # a preset of the builder; of a region nothing is cropped. Or JSON
-    labels = "labels.txt"           # optional: a label a line, in the order of the scores
-    truth = "truth.csv"             # optional: the true label index of each play frame, one a line
-    held_out = [520, 960]           # [first, end], end excluded: the user's footage
-    tune = [814, 960]               # where trivial policies' thresholds are chosen; default: its last third
-    play = [960, 1394]              # the frames that are measured
+    preprocessing = "imagenet"    # as model-builder build takes it
+    labels = "labels.txt"         # optional: a label a line, in score order
+    truth = "truth.csv"           # optional: a label index for each play frame
+    held_out = [520, 960]         # the user's footage
+    tune = [814, 960]             # left out: the last third of held_out
+    play = [960, 1394]            # the frames that are measured
 
-Paths are relative to the file. Policies: cachenet at several risk budgets; hold (every n-th frame), difference (of
-grey pictures), student (base model with a threshold), student+hold, their thresholds from ``tune`` and once more in
-hindsight; server-only; and oracle, a bound. Exit code 2: a task that cannot be measured.
+Policies: cachenet at several risk budgets; hold (every n-th frame), difference
+(of grey pictures), student (base model with a threshold) and student+hold, with
+thresholds chosen on the tuning frames and once more in hindsight; server-only;
+oracle, a bound. Exit code 2: a task that cannot be measured.
 """
 
 from __future__ import annotations

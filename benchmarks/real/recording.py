@@ -1,7 +1,6 @@
-"""What the models and the picture say of every frame of a task, worked out once and kept in the user's cache directory.
+"""What models and picture show of every frame of a task, worked out once and kept in the user's cache directory.
 
-The region of a task is all that its models see: the margin that a preset cuts off the picture's edges (ImageNet's
-evaluation takes 224 of 256 pixels) is not cut off a region. JSON as ``preprocessing`` is taken as it stands.
+Pictures are prepared as builder, agent and server prepare them.
 """
 
 from __future__ import annotations
@@ -133,10 +132,7 @@ def directory() -> Path:
 def _models(task: Task) -> tuple[Classifier, Classifier]:
     """The full and the base model. A base model whose metadata says how pictures are prepared is believed; another one
     takes them as the full model does."""
-    spec = preset(task.preprocessing)
-    if not task.preprocessing.lstrip().startswith("{"):
-        spec = msgspec.structs.replace(spec, crop=1.0)
-    full = understand(task.full, spec)
+    full = understand(task.full, preset(task.preprocessing))
     declared = metadata.declared(task.base.name, properties(load(task.base)))
     base = understand(task.base, declared or full.input, role="base")
     count = len(task.labels or full.labels)

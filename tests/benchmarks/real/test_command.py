@@ -10,7 +10,9 @@ from typing import Any
 
 import cv2
 import numpy as np
+import onnx
 import pytest
+from onnx import helper
 
 from benchmarks.real import __main__, measure, policies, recording, task, trivial
 from benchmarks.real.recording import Recordings
@@ -120,12 +122,16 @@ def test_another_region_is_another_recording(lamp: Path) -> None:
     assert np.ptp(recording.record(task.load(lamp)).play.full[:, 1]) > 10
 
 
-def test_models_see_all_of_a_region(lamp: Path) -> None:
-    """Presets of ImageNet cut a margin off a picture; a region is cut already."""
-    preset = lamp.with_name("preset.toml")
-    preset.write_text(lamp.read_text().replace('"raw"', '"imagenet"'))
-    full, base = recording._models(task.load(preset))
-    assert full.input.crop == base.input.crop == 1.0
+def test_a_base_model_that_says_how_pictures_are_prepared_is_believed(lamp: Path) -> None:
+    model = onnx.load(lamp.with_name("base.onnx"))
+    spec = {"side": 16, "mean": (255, 255, 255), "std": (1, 1, 1)}
+    helper.set_model_props(model, {"cachenet.input": json.dumps(spec)})
+    onnx.save(model, lamp.with_name("declared.onnx"))
+    declared = lamp.with_name("declared.toml")
+    declared.write_text(lamp.read_text().replace('"base.onnx"', '"declared.onnx"'))
+    play = recording.record(task.load(declared)).play
+    assert np.ptp(play.labels) == 1
+    assert not play.base.argmax(1).any()  # with 255 taken off all is dark
 
 
 @pytest.mark.parametrize(
