@@ -121,6 +121,7 @@ ONE = Clip(
     play=(960, 1394),
 )
 WALKERS = Clip("vtest.avi", (), train=(0, 190), held_out=(200, 385), play=(395, 795))
+TRAFFIC = Clip("traffic_sequence.mp4", (), train=(0, 110), held_out=(115, 205), play=(215, 350))
 
 ZONES = (
     Zone("ob_table", ONE, (380, 60, 160, 160), ("free", "covered"), "share", (0.2,)),
@@ -136,6 +137,7 @@ ZONES = (
     Zone("vt_lamp", WALKERS, (224, 80, 128, 128), ("none", "some"), "share", (0.015,)),
     Zone("ob_feet", ONE, (380, 300, 132, 132), ("none", "someone"), "share", (0.05,)),
     Zone("vt_far", WALKERS, (448, 80, 128, 128), ("none", "some"), "share", (0.015,)),
+    Zone("traffic_lane", TRAFFIC, (64, 256, 128, 128), ("none", "some"), "share", (0.03,)),
 )
 IMAGENET = (
     ImageNet("vt_imagenet", "vtest.avi", (0, 385), (395, 795)),
@@ -371,7 +373,10 @@ def main() -> None:
         for name, video, make in progress.track(makers, description="tasks"):
             if not (out / f"{name}.toml").exists():
                 found = next((place / video for place in places if (place / video).exists()), None)
-                print(f"{name}: {_made(name, found, make, out, asked.threads) if found else f'left out, no {video}'}")
+                outcome = f"left out, {video} is not there; give --videos"
+                if found is not None:
+                    outcome = _made(name, found, make, out, asked.threads)
+                print(f"{name}: {outcome}")
                 sys.stdout.flush()
 
 
