@@ -23,7 +23,6 @@ import cv2
 import numpy as np
 import torch
 
-from edge_agent.core.frame import Frame, sign
 from edge_agent.core.hierarchy import Hierarchy
 from edge_agent.core.types import Ask, Reply
 from models import recorded, replay, sample, streams
@@ -31,7 +30,9 @@ from models.export import export
 from models.networks import ResNet, Shape
 from models.replay import Recorded
 from shared.bundle import Bundle
+from shared.cascade.frame import Frame
 from shared.engine import Session
+from shared.signature import sign
 
 _SMALL = Shape(widths=(16, 32, 64), blocks=(1, 1, 1))
 _FRAMES, _ROUNDS = 300, 8

@@ -30,12 +30,12 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from cloud_server.settings import default_threads
 from edge_agent.cloud import Cloud
-from edge_agent.core.frame import Frame
 from edge_agent.core.types import Ask, Guess
 from edge_agent.scoring import View
 from models import sample, streams
 from shared import protocol
 from shared.bundle import Bundle
+from shared.cascade.frame import Frame
 from shared.engine import Session
 from shared.image import Picture, crop, encode, preprocessor
 from shared.link import Address, Link

@@ -12,7 +12,6 @@ from typing import Any
 from edge_agent import report
 from edge_agent.cloud import Cloud, Outcome
 from edge_agent.composition import DeploymentError
-from edge_agent.core.frame import Frame, sign
 from edge_agent.core.hierarchy import Hierarchy, Tally
 from edge_agent.core.types import Answer, Ask, Step
 from edge_agent.deployment import Deployment
@@ -21,8 +20,10 @@ from edge_agent.recorder import Recorder
 from edge_agent.scoring import View
 from edge_agent.settings import Settings, region
 from edge_agent.source import Live, Pipe, Shot, Source
+from shared.cascade.frame import Frame
 from shared.image import Picture, cut
 from shared.link import Link, Message
+from shared.signature import sign
 
 log = logging.getLogger(__name__)
 

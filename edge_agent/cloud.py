@@ -11,10 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from edge_agent.core.breaker import Breaker
 from edge_agent.core.types import Ask, Reply
 from shared import protocol
 from shared.bundle import Manifest
+from shared.cascade.circuit_breaker import CircuitBreaker
 from shared.image import Picture, encode
 from shared.link import Link, Message
 
@@ -54,7 +54,7 @@ class Cloud:
         self._topics = {kind: protocol.topic(device, kind, self._name) for kind in ("infer", "audit")}
         #: So that neither an earlier run's late answers are taken for ours, nor another camera's.
         self._run = secrets.token_bytes(8)
-        self._breaker = Breaker()
+        self._breaker = CircuitBreaker()
         self._news = threading.Condition()
         self._waiting: int | None = None
         self._got: Outcome | None = None

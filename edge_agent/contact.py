@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 
 from edge_agent.cloud import Cloud
-from edge_agent.core.frame import Frame
 from edge_agent.core.types import Ask, Guess
 from edge_agent.scoring import View
 from edge_agent.settings import Settings
 from shared import checkup, protocol
 from shared.bundle import BundleError, Manifest, parse
+from shared.cascade.frame import Frame
 from shared.checkup import Finding
 from shared.link import Link, LinkError, Message, address, password
 from shared.risk import Belief

@@ -19,8 +19,8 @@ from edge_agent.keeper import Keeper, Loaded, Ready
 from edge_agent.report import Sink
 from edge_agent.settings import Settings, size
 from shared.bundle import Manifest
+from shared.cascade.probability import Probabilities
 from shared.engine import release_memory, resident_bytes
-from shared.gate import Posterior
 from shared.names import as_text
 
 log = logging.getLogger(__name__)
@@ -173,7 +173,7 @@ class Deployment:
             return
         self._keeper.want(name, self._ready)
 
-    def _not_here(self) -> dict[str, Posterior]:
+    def _not_here(self) -> dict[str, Probabilities]:
         """The coverage of the submodels that would have to come over the network, and that there would be room for."""
         assert self.manifest is not None and self.hierarchy is not None and self.hierarchy.submodels is not None
         room = self.hierarchy.submodels.budget

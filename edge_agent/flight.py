@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import msgspec
 
-from edge_agent.core.frame import Frame
 from edge_agent.core.hierarchy import Hierarchy
 from edge_agent.core.submodels import LocalModel
 from edge_agent.core.types import Answer, Reply, Step
 from edge_agent.report import Sink
 from edge_agent.settings import Settings
 from shared.addresses import without_passwords
+from shared.cascade.frame import Frame
 
 
 class Said(msgspec.Struct, frozen=True):

@@ -23,8 +23,8 @@ import numpy.typing as npt
 from edge_agent.core.types import Hit
 from models.replay import Family, Labels, Logits, Recorded, Rule, ours, paper, reference_labels, run, settle
 from models.scores import softmax
+from shared.cascade.rates import clopper_pearson_upper
 from shared.habits import LEAST
-from shared.rates import most
 from shared.risk import below_zero, margin
 
 #: What hits may claim where it is not known yet.
@@ -220,9 +220,9 @@ def _rarely_over(budget: float, rates: list[float], confidence: float) -> bool:
 def exceptions(count: int, confidence: float) -> int:
     """How many of ``count`` streams may be over the budget to show at ``confidence`` that of all such streams no more
     than ``_EXCEPTIONS`` are; one where ``count`` streams cannot show it whatever they do."""
-    if most(0, count, confidence) > _EXCEPTIONS:
+    if clopper_pearson_upper(0, count, confidence) > _EXCEPTIONS:
         return 1
-    return next(over for over in range(count) if most(over + 1, count, confidence) > _EXCEPTIONS)
+    return next(over for over in range(count) if clopper_pearson_upper(over + 1, count, confidence) > _EXCEPTIONS)
 
 
 def upper_bound(rates: list[float], confidence: float) -> float:

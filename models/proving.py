@@ -20,8 +20,8 @@ from models.place import check_place, lay, put
 from models.plan import Plan
 from models.training import sense
 from shared.bundle import Bundle, Gate, Model
+from shared.cascade.probability import fit_temperature
 from shared.engine import Session
-from shared.gate import temperature
 from shared.habits import ContextParameters
 from shared.image import Input
 from shared.signing import Signer
@@ -101,8 +101,8 @@ def measure(
         # Of the full model we ask whether it is right, where anybody knows; of a local one, whether it says what the
         # full model would, and of a submodel that where it is used.
         if name == full:
-            return 1.0 if tune.truth is None else temperature(logits[full], np.tile(tune.truth, 2))
-        return temperature(logits[name], answers, mix(np.isin(answers, special[name])) if name in special else None)
+            return 1.0 if tune.truth is None else fit_temperature(logits[full], np.tile(tune.truth, 2))
+        return fit_temperature(logits[name], answers, mix(np.isin(answers, special[name])) if name in special else None)
 
     degrees = {name: round(degree(name), 4) for name in logits}
     coverage = {name: gates.coverage(own, degrees[name], logits[full], _SURE) for name, own in logits.items()}

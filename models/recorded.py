@@ -8,13 +8,14 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from edge_agent.core.frame import Signature, sign
 from models import streams
 from models.cifar10 import Images, Split
 from models.replay import Logits, Recorded
 from shared.bundle import Bundle
+from shared.cascade.frame import Signature
 from shared.engine import Session
 from shared.image import Input, Picture, crop, preprocessor
+from shared.signature import sign
 
 Models = Mapping[str, tuple[Session, Input]]
 

@@ -34,8 +34,8 @@ from models.restore import RestoreError, restore
 from models.scores import softmax
 from models.training import Batch, Epoch, Recipe, augment, normalise, sense
 from shared.bundle import Bundle, Manifest, Model, file_digest
+from shared.cascade.probability import fit_temperature
 from shared.engine import Session
-from shared.gate import temperature
 from shared.image import Input, blank, preprocessor
 from shared.refusal import Refusal
 from shared.signing import Signer
@@ -238,7 +238,7 @@ def _prove(
     answers = said["full"].argmax(1)
     degrees = {
         "base": base.temperature,
-        "new": temperature(said["new"], answers, mix(np.isin(answers, labels))),
+        "new": fit_temperature(said["new"], answers, mix(np.isin(answers, labels))),
     }
     covered = {one: gates.coverage(said[one], degrees[one], said["full"], _SURE) for one in local}
     more = float((covered["new"] - covered["base"]) @ seen / seen.sum())

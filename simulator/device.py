@@ -15,13 +15,13 @@ from typing import Any
 
 import simpy
 
-from edge_agent.core.breaker import Breaker
 from edge_agent.core.hierarchy import Hierarchy
 from edge_agent.core.types import Answer, Ask, Reply
 from edge_agent.deployment import GROWTH
 from edge_agent.puller import PIECE
 from edge_agent.report import Latencies
 from shared import protocol
+from shared.cascade.circuit_breaker import CircuitBreaker
 from simulator import machines
 from simulator.lane import lanes
 from simulator.links import LinkProfile
@@ -94,7 +94,7 @@ class Device:
         up, down = lanes(setting.link, seed)
         outage = setting.link.outage_s
         self.up, self.down = Wire(env, up, outage), Wire(env, down, outage)
-        self._breaker = Breaker()
+        self._breaker = CircuitBreaker()
         #: Its own time. Where nothing is on its way that it would notice, a device goes ahead of the others, for theirs
         #: is nothing to it: so its state stays in the processor's caches for many frames.
         self._now = 0.0

@@ -11,15 +11,16 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from edge_agent.core.frame import Frame, Signature, sign
 from models import recorded, streams
 from models.cifar10 import Split
 from models.recorded import UNRELATED, Models
 from models.replay import Logits, reference_of
 from shared import stream
+from shared.cascade.frame import Frame, Signature
 from shared.habits import ContextParameters
 from shared.image import Picture, crop, encode, preprocessor
 from shared.layered import Layered, Question
+from shared.signature import sign
 
 Index = npt.NDArray[np.int64]
 

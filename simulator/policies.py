@@ -11,16 +11,16 @@ from typing import Any, Literal, Protocol, get_args
 import msgspec
 import numpy as np
 import numpy.typing as npt
+from edge_agent.core.submodels import LocalModel
 
 from edge_agent.composition import compose
-from edge_agent.core.frame import Frame, Signature
 from edge_agent.core.hierarchy import Hierarchy
-from edge_agent.core.submodels import LocalModel
 from edge_agent.core.types import Answer, Guess, Hit, Judge, LocalName, Reply, Step
 from edge_agent.deployment import GROWTH, ROOM
 from edge_agent.settings import Settings
 from shared.bundle import Gate, Manifest
-from shared.gate import posterior
+from shared.cascade.frame import Frame, Signature
+from shared.cascade.probability import softmax
 from shared.risk import Belief
 from simulator.film import Film
 
@@ -253,7 +253,7 @@ class Confident(Filtered):
 
     def hit(self, frame: Frame) -> Hit | None:
         self._meter.add(self._seconds)
-        word = posterior(self._logits[frame.view], self._temperature)
+        word = softmax(self._logits[frame.view], self._temperature)
         label = int(word.argmax())
         return Hit(frame, _certain(label, self._classes, self._name), "base") if word[label] >= _CONFIDENT else None
 

@@ -14,12 +14,11 @@ from statistics import median
 import numpy as np
 import numpy.typing as npt
 import onnx
+from edge_agent.core.submodels import LocalModel
 
 from cloud_server.broker import BrokerError, EmbeddedBroker
 from cloud_server.full import FullModel
 from edge_agent.composition import compose
-from edge_agent.core.frame import Frame, sign
-from edge_agent.core.submodels import LocalModel
 from edge_agent.core.types import Ask, Reply
 from edge_agent.scoring import View
 from edge_agent.settings import Settings
@@ -27,9 +26,11 @@ from models import cost, quantise, sample, streams
 from models.cost import Cost
 from models.graph import Graph, write
 from shared.bundle import Bundle
+from shared.cascade.frame import Frame
 from shared.engine import Session
 from shared.image import encode, preprocessor
 from shared.link import Link
+from shared.signature import sign
 from simulator.machines import Device, Precision, Server
 from simulator.processes import free_port
 

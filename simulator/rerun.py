@@ -14,20 +14,21 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+from edge_agent.core.submodels import LocalModel
 
 from edge_agent import flight, settings
 from edge_agent.composition import compose, local
-from edge_agent.core.frame import Frame, sign
 from edge_agent.core.hierarchy import Hierarchy
-from edge_agent.core.submodels import LocalModel
 from edge_agent.core.types import Answer, Reply, Step
 from edge_agent.scoring import View
 from edge_agent.settings import Settings
 from shared import pictures, stream
 from shared.bundle import Bundle
+from shared.cascade.frame import Frame
 from shared.engine import Session
 from shared.image import cut
 from shared.refusal import Refusal
+from shared.signature import sign
 
 
 class BadLog(Refusal):

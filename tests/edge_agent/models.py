@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-
-from edge_agent.core.frame import Signature
 from edge_agent.core.submodels import LocalModel
+
 from edge_agent.core.types import LocalName
+from shared.cascade.frame import Signature
 
 CLASSES = 4
 #: Logits, the same for every model, or by the model's name.

@@ -15,7 +15,6 @@ import pytest
 from edge_agent.agent import Agent
 from edge_agent.camera import MOST_ERRORS
 from edge_agent.composition import DeploymentError
-from edge_agent.core.frame import Frame
 from edge_agent.core.hierarchy import Hierarchy
 from edge_agent.core.types import Answer, Step
 from edge_agent.report import Sink
@@ -24,6 +23,7 @@ from edge_agent.settings import Settings
 from edge_agent.source import Shot
 from edge_agent.store import Store
 from shared.bundle import Bundle, Gate
+from shared.cascade.frame import Frame
 from shared.engine import EngineError, Logits
 from shared.image import Input, Picture
 from shared.link import Address, Message

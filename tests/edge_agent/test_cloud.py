@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from edge_agent.cloud import Cloud, Outcome
-from edge_agent.core.breaker import Breaker
-from edge_agent.core.frame import Frame
 from edge_agent.core.types import Ask, Guess
 from shared.bundle import Bundle
+from shared.cascade.circuit_breaker import CircuitBreaker
+from shared.cascade.frame import Frame
 from shared.link import Link
 from shared.pictures import decode
 from shared.protocol import Answer, Malformed, Refusal, Request, Timing, encode, request
@@ -307,7 +307,7 @@ def test_without_a_connection_nothing_is_sent_and_nobody_waits(bundle: Bundle) -
 
 def test_what_may_still_come_is_remembered_in_bounded_memory(bundle: Bundle) -> None:
     site = Site(bundle, lambda _: None)
-    site.cloud._breaker = Breaker(tolerance=1000)
+    site.cloud._breaker = CircuitBreaker(tolerance=1000)
     for index in range(300):
         site.ask(index, 0.0)
     for _, asked, _ in site.sent:

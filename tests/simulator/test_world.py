@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 import simpy
 
-from edge_agent.core.frame import Frame
 from edge_agent.core.types import Answer, Step
 from models.cost import Cost
 from shared.bundle import FORMAT, Gate, Manifest, Model
+from shared.cascade.frame import Frame
 from shared.habits import ContextParameters
 from shared.image import Input
 from simulator import machines, world
