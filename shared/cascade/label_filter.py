@@ -20,8 +20,8 @@ _CHANGE_WORTH, _CHANGE_MEMORY = 8.0, 200.0
 _LABEL_MEMORY = 40.0
 #: Share of the next label's probability that is spread over all labels.
 _NEW_LABEL = 0.05
-#: Probability of the full model's own label after it has answered: it may change its mind on the next frame.
-_FULL_CERTAINTY = 0.98
+#: Likelihood of the full model's answer, if it is the stream's label: the full model errs for a frame now and then.
+_FULL_CERTAINTY = 0.95
 #: Exponent of a local model's likelihood: neighbouring frames err alike.
 _TEMPER = 0.5
 
@@ -67,6 +67,6 @@ class LabelFilter:
             self._changes = kept * self._changes + (label != self._last[1])
             self._chances = kept * self._chances + (index - self._last[0])
         self._last = index, label
-        rest = (1.0 - _FULL_CERTAINTY) / max(1, len(self.belief) - 1)
-        self.belief = np.full(len(self.belief), rest)
-        self.belief[label] = _FULL_CERTAINTY
+        belief = self.belief * ((1.0 - _FULL_CERTAINTY) / max(1, len(self.belief) - 1))
+        belief[label] = self.belief[label] * _FULL_CERTAINTY
+        self.belief = belief / belief.sum()
