@@ -206,7 +206,7 @@ class Cascade:
             reason = f"{step.reason}; {trouble}" if trouble else step.reason
             answer = _local(step.frame.index, step.fallback, "fallback", reason)
         self.tally.count(answer)
-        if self.audits is not None:
+        if self.audits is not None and answer.level != "fallback":  # nobody knows whether a fallback agrees
             self.audits.count(answer.hit)
         return answer
 
