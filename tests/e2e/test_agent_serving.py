@@ -118,7 +118,7 @@ def test_a_gate_that_promises_too_much_is_found_out(
         server.wait_for("connected to")
         agent = agents(
             str(frames), "--broker", broker.url, "--store", str(tmp_path / "store"), "--fps", "100", "--frames", "600",
-            "--audit-budget", "0.2", "--levels", "base,cloud",
+            "--audit-share", "0.2", "--levels", "base,cloud",
         )  # fmt: skip
         summary = agent.finish()
     finally:
@@ -136,7 +136,7 @@ def test_a_gate_that_promises_too_much_is_found_out(
 
 
 def test_answers_at_once_and_corrections_afterwards(served: Callable[..., AgentProcess]) -> None:
-    agent = served("--fps", "50", "--frames", "200", "--mode", "async", "--audit-budget", "0.5")
+    agent = served("--fps", "50", "--frames", "200", "--mode", "async", "--audit-share", "0.5")
     summary = agent.finish()
     assert summary["audits"]["windows"] > 0
     answers = {answer["frame"]: answer for answer in agent.answers()}

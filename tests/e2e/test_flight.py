@@ -36,7 +36,7 @@ def test_every_decision_of_a_run_is_made_again_to_the_last_bit(
         agent = AgentProcess(
             tmp_path,
             *(str(recorded), "--broker", mosquitto.url, "--store", str(tmp_path / "store"), "--fps", "60"),
-            *("--audit-budget", "0.3", "--flight", str(log), *flags),
+            *("--audit-share", "0.3", "--flight", str(log), *flags),
         )
         answers = agent.finish()
     assert answers["frames"] == 150

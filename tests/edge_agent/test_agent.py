@@ -6,24 +6,22 @@ import copy
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import msgspec
 import numpy as np
 import pytest
 
 from edge_agent.agent import Agent
 from edge_agent.camera import MOST_ERRORS
 from edge_agent.composition import DeploymentError
-from edge_agent.core.hierarchy import Hierarchy
-from edge_agent.core.types import Answer, Step
 from edge_agent.report import Sink
 from edge_agent.scoring import View, scorer
 from edge_agent.settings import Settings
 from edge_agent.source import Shot
 from edge_agent.store import Store
-from shared.bundle import Bundle, Gate
+from shared.bundle import Bundle
+from shared.cascade.cascade import Cascade
 from shared.cascade.frame import Frame
+from shared.cascade.types import Answer, Step
 from shared.engine import EngineError, Logits
 from shared.image import Input, Picture
 from shared.link import Address, Message
@@ -41,27 +39,6 @@ def test_a_picture_is_cropped_once_for_all_models_that_see_the_same() -> None:
     view = View(shot().picture)
     assert view.crop(INPUT) is view.crop(Input(INPUT.side, INPUT.mean, INPUT.std))
     assert view.crop(Input(16, INPUT.mean, INPUT.std)).shape == (16, 16, 3)
-
-
-def test_the_papers_rule_gates_on_the_entropy_of_a_submodels_own_word(tmp_path: Path) -> None:
-    place = tiny_bundle(tmp_path / "bundle")
-    manifest = Bundle(place).manifest
-    opened = msgspec.structs.replace(manifest, gates=(Gate(0.01, 0.0, 0.95, 1, 10.0),))
-    (place / "bundle.json").write_bytes(msgspec.json.encode(opened))
-    with running(Settings(levels=("submodels", "base"), gate="entropy"), bundle=Bundle(place)) as camera:
-        for index in range(5):
-            camera.answer(index, shot(50 * index), Sink(""))
-            assert camera.now is not None
-            answer = camera.now.answer
-            assert answer.level == "base"
-            assert 0 <= answer.risk <= np.log(10)
-            assert not answer.audit
-    other = Bundle(tiny_bundle(tmp_path / "other"))
-    with (
-        pytest.raises(DeploymentError, match="no threshold on entropy"),
-        running(Settings(levels=("base",), gate="entropy"), bundle=other),
-    ):
-        raise AssertionError("it has none")
 
 
 def test_only_the_region_of_interest_is_looked_at(bundle: Bundle) -> None:
@@ -105,26 +82,8 @@ def test_it_stops_after_so_many_frames(bundle: Bundle) -> None:
     assert source.closed
 
 
-def test_without_context_every_picture_is_judged_by_itself(bundle: Bundle) -> None:
-    """The frame cache needs signatures; the filter must not listen to them."""
-    with running(Settings(context=False, levels=("frames", "base")), bundle=bundle) as camera:
-        hierarchy = camera.hierarchy
-        assert hierarchy is not None
-        base = hierarchy.base
-        assert base is not None
-        for index in range(10):
-            before = camera.tally.hits["frames"]
-            picture = shot(index * 7)
-            camera.answer(index, picture, Sink(""))
-            if camera.tally.hits["frames"] == before:
-                logits = base.score(View(picture.picture))
-                assert camera.now is not None and camera.now.line.label == bundle.manifest.labels[int(logits.argmax())]
-
-
-@pytest.mark.parametrize("what", [{"memory_budget": "1MB"}, {"max_false_hits": 0.001}])
-def test_a_bundle_that_cannot_be_used_is_one_clear_line(bundle: Bundle, what: dict[str, Any]) -> None:
-    """Too little memory for it, or no gate proven for the error that is allowed."""
-    with pytest.raises(DeploymentError) as refused, running(Settings(**what), bundle=bundle):
+def test_a_bundle_that_there_is_too_little_memory_for_is_one_clear_line(bundle: Bundle) -> None:
+    with pytest.raises(DeploymentError) as refused, running(Settings(memory_budget="1MB"), bundle=bundle):
         pass
     assert "\n" not in str(refused.value)
 
@@ -139,10 +98,10 @@ def test_a_malformed_message_is_ignored_wherever_it_arrives(topic: str, payload:
 def test_a_model_that_fails_says_nothing_and_stops_nothing(bundle: Bundle) -> None:
     """Its frames go on to the next level, here the last: a fallback."""
     with running(Settings(levels=("frames", "base")), bundle=bundle) as camera:
-        assert camera.hierarchy is not None and camera.hierarchy.base is not None
+        assert camera.cascade is not None and camera.cascade.base is not None
         score = scorer("base", _fail, INPUT, 10)
         np.testing.assert_array_equal(score(View(shot().picture)), np.zeros(10))
-        camera.hierarchy.base = replace(camera.hierarchy.base, score=score)
+        camera.cascade.base = replace(camera.cascade.base, score=score)
         camera.answer(0, shot(), Sink(""))
         assert camera.tally.fallbacks == 1
 
@@ -164,13 +123,13 @@ def test_a_bundle_whose_base_model_cannot_answer_is_refused_at_once(bundle: Bund
 
 def test_without_a_connection_no_audit_counts_as_sent(tmp_path: Path) -> None:
     bundle = Bundle(tiny_bundle(tmp_path, risk=0.999))
-    settings = Settings(audit_budget=1.0, levels=("base", "cloud"))
+    settings = Settings(audit_share=1.0, levels=("base", "cloud"))
     agent = Agent(settings, [Pictures(100)], Address("127.0.0.1", 1), None, bundle)
     agent.run(Sink(""))
     summary = agent.summary()
     assert summary["hits"]["base"] > 50, "there were frames to audit"
-    assert agent.cameras[0].hierarchy is not None
-    assert summary["audits"]["frames"] == 0
+    assert agent.cameras[0].cascade is not None
+    assert summary["audits"]["sent"] == summary["audited"] == 0
     assert summary["bytes_up"] == 0
 
 
@@ -200,15 +159,15 @@ def test_a_frame_that_nobody_can_answer_does_not_end_the_others_unless_all_are_s
     bad: int, frames: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     left = [bad]
-    look = Hierarchy.look
+    lookup = Cascade.lookup
 
-    def failing(self: Hierarchy, frame: Frame, now: float) -> Step:
+    def failing(self: Cascade, frame: Frame, now: float) -> Step:
         left[0] -= 1
         if left[0] >= 0:
             raise ZeroDivisionError
-        return look(self, frame, now)
+        return lookup(self, frame, now)
 
-    monkeypatch.setattr(Hierarchy, "look", failing)
+    monkeypatch.setattr(Cascade, "lookup", failing)
     bundle = Bundle(tiny_bundle(tmp_path))
     agent = Agent(Settings(provider="cpu"), [Pictures(bad + frames)], None, None, bundle)
     if bad > MOST_ERRORS:
