@@ -223,6 +223,8 @@ class Agent:
         if certificate is not None and certificate.holds:
             return
         measured = "nothing was measured when it was built"
+        if manifest.certificates:
+            measured = f"the least that was measured is {manifest.certificates[0].max_disagreement:g}"
         if certificate is not None:
             measured = (
                 f"{certificate.disagreement:.1%} of answers disagreed on {certificate.blocks} blocks of held-out "
