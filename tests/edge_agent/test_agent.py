@@ -220,8 +220,8 @@ def test_hits_that_disagree_raise_an_alarm_of_one_line_and_the_budget_is_cut(
 
 def test_a_change_of_the_whole_picture_is_counted_and_said(bundle: Bundle, caplog: pytest.LogCaptureFixture) -> None:
     with running(Settings(levels=("frames", "base")), bundle=bundle) as camera:
-        for index in range(10):
-            camera.answer(index, shot(0 if index < 5 else 200), Sink(""))
+        for index in range(110):
+            camera.answer(index, shot(0 if index < 100 else 200), Sink(""))
         assert camera.summary()["scene_changes"] == 1
     assert [record.message for record in caplog.records if "the whole picture has changed" in record.message]
 
