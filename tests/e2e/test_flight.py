@@ -36,7 +36,7 @@ def test_every_decision_of_a_run_is_made_again_to_the_last_bit(
         agent = AgentProcess(
             tmp_path,
             *(str(recorded), "--broker", mosquitto.url, "--store", str(tmp_path / "store"), "--fps", "60"),
-            *("--audit-budget", "0.3", "--flight", str(log), *flags),
+            *("--audit-share", "0.3", "--flight", str(log), *flags),
         )
         answers = agent.finish()
     assert answers["frames"] == 150
@@ -51,7 +51,7 @@ def test_every_decision_of_a_run_is_made_again_to_the_last_bit(
     lines = log.read_bytes().splitlines(keepends=True)
     log.write_bytes(b"".join(lines) + lines[-1][:-5])  # killed while it wrote
     assert rerun(log, Bundle(ZOO), recorded).identical >= 149  # the last may have been a correction
-    place = next(n for n, line in enumerate(lines) if b'"settle"' in line and b'"risk":0.' in line)
+    place = next(n for n, line in enumerate(lines) if b'"complete"' in line and b'"risk":0.' in line)
     log.write_bytes(b"".join([*lines[:place], lines[place].replace(b'"risk":0.', b'"risk":1.'), *lines[place + 1 :]]))
     said = CliRunner().invoke(app, ["replay", str(log), "--stream", str(recorded)])
     assert said.exit_code == 1
