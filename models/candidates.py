@@ -19,7 +19,7 @@ import onnx
 import torch
 from rich.progress import Progress
 
-from models import codes, cost, partitions, proving, quantise, recorded, scores, voice
+from models import calibrate, codes, cost, partitions, quantise, recorded, scores, voice
 from models.cifar10 import Images
 from models.classifier import PRESETS, ClassifierError, served
 from models.distil import Logits, Teacher, train_base, train_submodel
@@ -293,7 +293,7 @@ def choose(
     """What each is worth. Submodels that add too little for their bytes are taken out of ``directory``."""
     paths, inputs = {name: _path(directory, name) for name in made}, {name: own.input for name, own in made.items()}
     classes = {one.name: one.part.labels for one in proposed if one.part is not None}
-    temperatures, coverage = proving.measure(material.tune, inputs, "full", paths, classes, plan.seed, progress)
+    temperatures, coverage = calibrate.measure(material.tune, inputs, "full", paths, classes, plan.seed, progress)
 
     general = [one.name for one in proposed if one.part is None]
     special = [one for one in proposed if one.part is not None]

@@ -12,20 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from models.replay import Logits
+from shared.cascade.probability import softmax
 
 Doubts = npt.NDArray[np.float64]
 Right = npt.NDArray[np.bool_]
 
 #: Steps of Newton's method, and the pull of the coefficients to zero.
 _STEPS, _RIDGE = 12, 1.0
-
-
-def softmax(logits: npt.NDArray[np.floating], temperature: float = 1.0) -> npt.NDArray[np.float64]:
-    """Probabilities along the last axis."""
-    scaled = logits.astype(np.float64) / temperature
-    odds = np.exp(scaled - scaled.max(-1, keepdims=True))
-    words: npt.NDArray[np.float64] = odds / odds.sum(-1, keepdims=True)
-    return words
 
 
 def doubts(logits: Logits, temperature: float) -> dict[str, Doubts]:

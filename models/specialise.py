@@ -20,7 +20,8 @@ import numpy.typing as npt
 import torch
 from rich.progress import Progress
 
-from models import cost, gates, quantise, recorded
+from models import cost, quantise, recorded
+from models.calibrate import SURE, coverage
 from models.candidates import RATE, SMALL, SMALL_RATE
 from models.cifar10 import Images
 from models.distil import mix, train_submodel
@@ -31,17 +32,14 @@ from models.networks import macs
 from models.place import lay, put
 from models.replay import Logits
 from models.restore import RestoreError, restore
-from models.scores import softmax
 from models.training import Batch, Epoch, Recipe, augment, normalise, sense
 from shared.bundle import Bundle, Manifest, Model, file_digest
-from shared.cascade.probability import fit_temperature
+from shared.cascade.probability import fit_temperature, softmax
 from shared.engine import Session
 from shared.image import Input, blank, preprocessor
 from shared.refusal import Refusal
 from shared.signing import Signer
 
-#: A submodel's threshold on doubt when its coverage is measured, as when bundles are built.
-_SURE = 0.05
 #: By how much more of the working set's frames it must answer than the base model, as a share; and how unlikely what
 #: it shows on recent and on held-out frames of the working set must be if it were no better.
 _LEAST, _CHANCE = 0.02, 0.05
@@ -240,7 +238,7 @@ def _prove(
         "base": base.temperature,
         "new": fit_temperature(said["new"], answers, mix(np.isin(answers, labels))),
     }
-    covered = {one: gates.coverage(said[one], degrees[one], said["full"], _SURE) for one in local}
+    covered = {one: coverage(said[one], degrees[one], said["full"], SURE) for one in local}
     more = float((covered["new"] - covered["base"]) @ seen / seen.sum())
 
     wins, losses = _compare(recorded.run_all(local, recorded.as_pictures(proving.images)), degrees, proving.scores)
@@ -279,7 +277,7 @@ def _compare(said: dict[str, Logits], degrees: dict[str, float], full: Logits) -
     for one, logits in said.items():
         word = softmax(logits, degrees[one])
         right = word.argmax(1) == full.argmax(1)
-        worth[one] = np.where(1 - word.max(1) > _SURE, 0, np.where(right, 1, -1))
+        worth[one] = np.where(1 - word.max(1) > SURE, 0, np.where(right, 1, -1))
     difference = worth["new"] - worth["base"]
     return int((difference > 0).sum()), int((difference < 0).sum())
 
