@@ -16,7 +16,7 @@ from shared.cascade.probability import FLOOR, fit_temperature, jensen_shannon, l
 finite = st.floats(allow_nan=False, allow_infinity=False, width=32)
 logits = hnp.arrays(np.float32, st.integers(1, 30), elements=finite)
 Logits = npt.NDArray[np.float32]
-pairs = st.integers(1, 12).flatmap(
+triples = st.integers(1, 12).flatmap(
     lambda n: st.tuples(*[hnp.arrays(np.float32, n, elements=st.floats(-30, 30, width=32))] * 3)
 )
 
@@ -62,7 +62,7 @@ def test_logarithms_stay_within_the_floor(values: npt.NDArray[np.float64]) -> No
     np.testing.assert_allclose(logs[values > FLOOR], np.log(values[values > FLOOR]))
 
 
-@given(pairs)
+@given(triples)
 def test_the_distance_of_outputs_is_a_metric_but_for_the_floor(scores: tuple[Logits, Logits, Logits]) -> None:
     a, b, c = (softmax(one) for one in scores)
     ab, bc, ac = (float(jensen_shannon(*two)) for two in ((a, b), (b, c), (a, c)))
