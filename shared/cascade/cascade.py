@@ -162,6 +162,8 @@ class Cascade:
             seen = self._look(frame, observation, audit and hit)
             if not hit and seen is not None:
                 prediction, hit = seen, seen.risk <= self.threshold
+        if self._distribution is not None:
+            self._distribution.count()
         if self.out_of_distribution:
             assert self._distribution is not None
             unknown = self._distribution.frames_out > ASKED_FIRST
