@@ -57,8 +57,11 @@ class FrameCache:
         return order[self.indices[order] < before][:count]
 
     def nearest(self, signature: Signature) -> int:
-        """The row of the entry whose picture is most like this one. Raises ``ValueError`` if there is none."""
-        return int(self.distances(signature).argmin())
+        """The row of the entry whose picture is most like this one, of the same pictures the newest. Raises
+        ``ValueError`` if there is none."""
+        distances = self.distances(signature)
+        alike = np.flatnonzero(distances == distances.min())
+        return int(alike[self.indices[alike].argmax()])
 
     def distances(self, signature: Signature) -> npt.NDArray[np.float32]:
         """Mean-square difference between this picture and each entry's ``(n,)``, squared grey levels."""
@@ -66,8 +69,10 @@ class FrameCache:
         return np.einsum("ij,ij->i", apart, apart) / np.float32(apart.shape[1])  # type: ignore[no-any-return]
 
     def add(self, frame: Frame, label: int, probabilities: Probabilities | None) -> None:
-        """Keep the full model's answer ``label`` to ``frame``."""
+        """Keep the full model's answer ``label`` to ``frame``, unless it came late and a newer one would go for it."""
         row = self._row_for(frame, label)
+        if row < len(self) and self.indices[row] > frame.index:
+            return
         said = np.full(self._classes, np.nan) if probabilities is None else probabilities
         new = (frame.index, label, frame.signature.blocks.ravel(), frame.signature.thumbnail.ravel(), said)
         for name, value in zip(("indices", "labels", "blocks", "thumbnails", "probabilities"), new, strict=True):

@@ -53,14 +53,14 @@ class RiskPrior(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     precision: tuple[float, ...]
 
     def check(self, features: int) -> bool:
-        """Whether this is a prior for so many features, all finite."""
+        """Whether this is a prior for so many features, all finite, with a precision that is positive definite."""
         d = features
         sizes = (len(self.mean), len(self.deviation), len(self.weights), len(self.precision))
-        values = (*self.mean, *self.deviation, *self.weights, *self.precision)
         return (
             sizes == (d, d, d + 1, (d + 1) ** 2)
-            and all(map(math.isfinite, values))
+            and all(map(math.isfinite, (*self.mean, *self.deviation, *self.weights)))
             and all(s > 0 for s in self.deviation)
+            and _inverse(np.array(self.precision).reshape(d + 1, d + 1)) is not None
         )
 
 
@@ -76,10 +76,12 @@ class RiskModel:
     """
 
     def __init__(self, prior: RiskPrior) -> None:
+        """Raises ``ValueError`` if the precision of ``prior`` is not positive definite (see ``RiskPrior.check``)."""
         self._mean, self._deviation = np.array(prior.mean), np.array(prior.deviation)
         self._prior_weights = np.array(prior.weights)  # (d + 1,)
         self._prior_precision = np.array(prior.precision).reshape(len(prior.weights), -1)  # (d + 1, d + 1)
-        self._set(self._prior_weights, self._prior_precision)
+        if not self._set(self._prior_weights, self._prior_precision):
+            raise ValueError("the precision of a prior is not positive definite")
 
     @property
     def state(self) -> tuple[Array, Array]:
@@ -87,16 +89,10 @@ class RiskModel:
         return self._weights, self._precision
 
     def restore(self, weights: Array, precision: Array) -> bool:
-        """Go on from an earlier ``state``; False, and nothing changes, where it does not fit or is not finite."""
+        """Go on from an earlier ``state``; False, and nothing changes, where it does not fit, is not finite or has a
+        precision that is not positive definite."""
         shapes = (weights.shape, precision.shape) == (self._weights.shape, self._precision.shape)
-        if not shapes or not (np.isfinite(weights).all() and np.isfinite(precision).all()):
-            return False
-        try:
-            np.linalg.cholesky(precision)
-        except np.linalg.LinAlgError:
-            return False
-        self._set(weights.copy(), precision.copy())
-        return True
+        return shapes and self._set(weights.copy(), precision.copy())
 
     def reset(self, share: float = 1.0) -> None:
         """Go back to the prior, which counts for ``share`` of what it did at first."""
@@ -105,7 +101,7 @@ class RiskModel:
     def risk(self, features: Array) -> Array:
         """The risk ``(n,)`` of candidates with ``features`` ``(n, d)``."""
         z = self._standardised(features)  # (n, d + 1)
-        spread = np.einsum("ij,jk,ik->i", z, self._covariance, z)
+        spread = np.maximum(np.einsum("ij,jk,ik->i", z, self._covariance, z), 0.0)  # under 0 by rounding only
         return _sigmoid((z @ self._weights) / np.sqrt(1.0 + math.pi / 8.0 * spread))
 
     def expected_risk(self, features: Array) -> float:
@@ -132,12 +128,15 @@ class RiskModel:
             weights = weights + _bounded(np.linalg.solve(curvature, gradient))
         p = _sigmoid(z @ weights)
         precision = precision + (z.T * (observation_weights * p * (1.0 - p))) @ z
-        if np.isfinite(weights).all() and np.isfinite(precision).all():
-            self._set(weights, precision)
+        self._set(weights, precision)
 
-    def _set(self, weights: Array, precision: Array) -> None:
-        self._weights, self._precision = weights, precision
-        self._covariance = np.linalg.inv(precision)
+    def _set(self, weights: Array, precision: Array) -> bool:
+        """Go on with these; False, and nothing changes, where they are not finite or not positive definite."""
+        covariance = _inverse(precision)
+        if covariance is None or not np.isfinite(weights).all():
+            return False
+        self._weights, self._precision, self._covariance = weights, precision, covariance
+        return True
 
     def _standardised(self, features: Array) -> Array:
         """Standardised features and a one for the intercept ``(n, d + 1)``."""
@@ -178,6 +177,18 @@ def _bounded(step: Array) -> Array:
     """A Newton step of ``_LONGEST_STEP`` at most: where the two outcomes can be told apart a full one may diverge."""
     length = float(np.sqrt(step @ step))
     return step if length <= _LONGEST_STEP else step * (_LONGEST_STEP / length)
+
+
+def _inverse(precision: Array) -> Array | None:
+    """The inverse of a precision matrix; None if it is not finite, not symmetric or not positive definite."""
+    if not np.isfinite(precision).all() or np.abs(precision - precision.T).max() > 1e-5 * np.abs(precision).max():
+        return None
+    try:
+        np.linalg.cholesky(precision)
+        inverse = np.asarray(np.linalg.inv(precision), np.float64)
+    except np.linalg.LinAlgError:
+        return None
+    return inverse if np.isfinite(inverse).all() else None
 
 
 def _sigmoid(log_odds: Array) -> Array:

@@ -40,7 +40,12 @@ def model(name: str, role: str, classes: tuple[int, ...] = ()) -> Fields:
 
 def prior(features: int) -> Fields:
     ones = [1.0] * features
-    return {"mean": ones, "deviation": ones, "weights": [*ones, 0.0], "precision": [1.0] * (features + 1) ** 2}
+    return {
+        "mean": ones,
+        "deviation": ones,
+        "weights": [*ones, 0.0],
+        "precision": np.eye(features + 1).ravel().tolist(),
+    }
 
 
 def contents(name: str) -> bytes:
