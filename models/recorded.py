@@ -69,25 +69,22 @@ def record(
     split: Split,
     models: Models,
     advance: Callable[[], object] = lambda: None,
-    signed: bool = False,
     seen: Input | None = None,
 ) -> list[Recorded]:
     """Run every model over every frame of ``plans``, drawn from ``split``, whose images are as a model of ``seen`` sees
     them (see ``view``). ``advance`` is called after each stream.
-
-    ``signed``: sign the pictures of ``UNRELATED`` streams too, as a device does that does not know what it looks at.
     """
     recordings = []
     tables: dict[str, Logits] = {}
-    signatures: list[Signature] | None = None
+    signatures: list[Signature] = []
     for plan in plans:
         if plan.name in UNRELATED:
             # Every frame is one of the images as it is: run each image once.
             if not tables:
                 pictures = as_pictures(split.images)
                 tables = run_all(models, pictures, seen)
-                signatures = [sign(picture) for picture in pictures] if signed else None
-            own = [signatures[source] for source in plan.source.tolist()] if signatures is not None else None
+                signatures = [sign(picture) for picture in pictures]
+            own = [signatures[source] for source in plan.source.tolist()]
             recordings.append(Recorded(plan.label, {name: t[plan.source] for name, t in tables.items()}, own))
         else:
             recordings.append(_render(plan, split, models, seen))
@@ -110,4 +107,4 @@ def _render(plan: streams.Plan, split: Split, models: Models, seen: Input | None
         pictures = [draw(index) for index in range(at, min(at + _BATCH, len(plan)))]
         parts.append(film(pictures, plan.label[at : at + _BATCH], models, seen))
     logits = {name: np.concatenate([part.logits[name] for part in parts]) for name in models}
-    return Recorded(plan.label, logits, [one for part in parts for one in part.signatures or ()])
+    return Recorded(plan.label, logits, [one for part in parts for one in part.signatures])
