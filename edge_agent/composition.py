@@ -53,6 +53,7 @@ def compose(
     asks: bool,
     room: int,
     tally: Tally | None = None,
+    kind: type[Cascade] = Cascade,
 ) -> Cascade:
     """A new cascade.
 
@@ -61,6 +62,7 @@ def compose(
         asks: Whether there is a server that may be asked: without one there are no audits.
         room: Bytes that submodels may cost together.
         tally: Goes on counting across a change of bundle.
+        kind: Class of the cascade.
     """
     full = manifest.only("full")
     spec = CascadeSpec(
@@ -77,5 +79,9 @@ def compose(
         seed=settings.device + settings.name,
     )
     return build_cascade(
-        spec, base if "base" in settings.levels else None, room if "submodels" in settings.levels else None, tally
+        spec,
+        base if "base" in settings.levels else None,
+        room if "submodels" in settings.levels else None,
+        tally,
+        kind,
     )

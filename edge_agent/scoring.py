@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from edge_agent.core.types import Judge, Score
+from shared.cascade.types import Judge, Score
 from shared.engine import Batch, EngineError, Logits
 from shared.image import Input, Picture, crop, preprocessor
 from shared.layered import Layered, Question

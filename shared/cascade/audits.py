@@ -67,7 +67,7 @@ class Audits:
         self._alarmed = _ALARM_FRAMES
 
     def count(self, hit: bool) -> None:
-        """A frame has been answered."""
+        """A frame has been answered by a hit or by the full model."""
         self._frames += 1
         self._hits += hit
 
@@ -103,6 +103,7 @@ class Audits:
 
     def agreement(self) -> tuple[float, float, float] | None:
         """Estimated share of all answers that agree with the full model, and its 95 % interval; None before an audit.
+        Fallbacks are left out.
 
         Hits count by their inverse probability of being audited (D. Horvitz and D. Thompson, Journal of the American
         Statistical Association 47, 1952), with the interval of as many equal audits; the full model's own answers

@@ -51,6 +51,7 @@ def build_cascade(
     base: LocalModel | None,
     submodel_budget: int | None = None,
     tally: Tally | None = None,
+    kind: type[Cascade] = Cascade,
 ) -> Cascade:
     """A new cascade.
 
@@ -58,12 +59,13 @@ def build_cascade(
         base: The base model; None where there is none.
         submodel_budget: Bytes that submodels may cost together; None for no submodels.
         tally: Goes on counting across a change of bundle.
+        kind: Class of the cascade, such as one that logs its calls.
     """
     coverage = np.zeros(spec.classes) if base is None else base.coverage
     monitor = None
     if base is not None and spec.distribution is not None and spec.distribution.least > 0.0:
         monitor = DistributionMonitor(spec.distribution)
-    return Cascade(
+    return kind(
         Rules(spec.max_disagreement, spec.deadline, spec.full_model, spec.full_temperature, spec.hold),
         RiskEstimator(spec.classes, spec.priors),
         base,

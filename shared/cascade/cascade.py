@@ -206,7 +206,7 @@ class Cascade:
             reason = f"{step.reason}; {trouble}" if trouble else step.reason
             answer = _local(step.frame.index, step.fallback, "fallback", reason)
         self.tally.count(answer)
-        if self.audits is not None:
+        if self.audits is not None and answer.level != "fallback":  # nobody knows whether a fallback agrees
             self.audits.count(answer.hit)
         return answer
 
@@ -268,27 +268,27 @@ class Cascade:
             return best
         expected = self.estimator.filter.belief
         self.submodels.expect(expected)
-        if best is not None and best.risk <= self.threshold:
+        if best.risk <= self.threshold:
             return best
         for probe in self._probe_order.plan(self.submodels.residents, expected):
             seen = self._run(probe.model, frame, observation)
-            hit = seen is not None and seen.risk <= self.threshold
+            hit = seen.risk <= self.threshold
             self._probe_order.record_outcome(probe, hit)
-            if seen is not None and (best is None or seen.risk < best.risk):
+            if seen.risk < best.risk:
                 best = seen
             if hit:
                 break
         return best
 
-    def _run(self, model: LocalModel, frame: Frame, observation: Observation) -> Prediction | None:
+    def _run(self, model: LocalModel, frame: Frame, observation: Observation) -> Prediction:
         logits, probabilities = model.run(frame.view)
         if model.level == "base" and self._distribution is not None:
             self._distribution.update("base", logits)
         self.estimator.look(observation, probabilities)
         label = int(probabilities.argmax())
         candidate = self.estimator.best(observation, None if self.rules.hold else label)
-        if candidate is None:
-            return None
+        if candidate is None:  # no risk is known yet
+            return Prediction(label, 1.0, 1.0, model.level, model.name)
         # What the model agrees with counts as the model's answer, another candidate as a held one.
         if candidate.label == label:
             return Prediction(*candidate, model.level, model.name)

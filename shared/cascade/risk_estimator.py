@@ -55,7 +55,8 @@ class Observation:
     Attributes:
         frame: Without its view.
         stage: How far it has been looked at.
-        labels, features: The candidates of that stage ``(n,)`` and ``(n, d)``; none before the first answer.
+        labels, features: The candidates of that stage ``(n,)`` and ``(n, d)``; none at the stage ``picture`` before the
+            full model's first answer.
         earlier: The same of the stages before.
         base: Probabilities of the base model ``(classes,)``; None where it has not looked.
     """
@@ -106,24 +107,20 @@ class RiskEstimator:
             self.filter.update(probabilities)
             self._advance(observation, "base")
             observation.base = probabilities
+            labels = np.array([label])
             if len(self.cache):
-                held = self.cache.last
-                recalled = self.cache.nearest(observation.frame.signature)
-                labels = np.unique(np.r_[self.cache.labels[[held, recalled]], label])
-                observation.labels = labels
-                observation.features = self._base_features(observation, labels, np.full(len(labels), held), recalled)
+                rows = [self.cache.last, self.cache.nearest(observation.frame.signature)]
+                labels = np.unique(np.r_[self.cache.labels[rows], label])
+            observation.labels = labels
+            observation.features = self._candidate_features(observation, labels)
         else:
-            of_base = self._of_base(observation)
+            labels, known = self._of_base(observation)
             self._advance(observation, "submodel")
-            if len(self.cache):
-                labels, known = of_base
-                if label not in labels:
-                    row, recalled = self.cache.last, self.cache.nearest(observation.frame.signature)
-                    one = np.array([label])
-                    known = np.concatenate([known, self._base_features(observation, one, np.array([row]), recalled)])
-                    labels = np.r_[labels, label]
-                observation.labels = labels
-                observation.features = features.of_submodel(known, labels, probabilities)
+            if label not in labels:
+                known = np.concatenate([known, self._candidate_features(observation, np.array([label]))])
+                labels = np.r_[labels, label]
+            observation.labels = labels
+            observation.features = features.of_submodel(known, labels, probabilities)
 
     def best(self, observation: Observation, only: int | None = None) -> Candidate | None:
         """The candidate of least risk; None where nothing is known yet. ``only``: the one label that is allowed."""
@@ -195,6 +192,19 @@ class RiskEstimator:
         """Go on from an earlier ``state``. False, and nothing changes for a stage that does not fit."""
         fits = [stage in self.models and self.models[stage].restore(*own) for stage, own in state.items()]
         return all(fits)
+
+    def _candidate_features(self, observation: Observation, labels: Rows) -> Array:
+        """Features of the stage ``base`` for ``labels``, compared with the held and the recalled answer, if there are
+        any."""
+        if len(self.cache):
+            recalled = self.cache.nearest(observation.frame.signature)
+            return self._base_features(observation, labels, np.full(len(labels), self.cache.last), recalled)
+        assert observation.base is not None
+        n = len(labels)
+        neither = np.zeros(n, np.bool_)
+        return features.of_base(
+            labels, observation.base, neither, np.zeros(n), np.zeros((n, 3)), neither, np.zeros(3), self.filter.belief
+        )
 
     def _base_features(self, observation: Observation, labels: Rows, rows: Rows, recalled: int) -> Array:
         """Features of the stage ``base`` for ``labels``, each compared with the entry of ``rows`` as the held one."""
