@@ -21,6 +21,9 @@ _SHARE = 0.5
 _LEVELS, _DEVIATIONS = 6.0, 3.0
 #: Frames in a row: a flash is no change of the light.
 _FRAMES = 3
+#: Frames that the background is learned from before a frame can differ from it, at first and after each change. Where
+#: one frame is another picture than the next, as in a shuffled set of images, it learns that and reports no change.
+_LEARNED = 50
 #: Frames after which the background has followed half of a lasting change.
 _HALF_LIFE = 200.0
 #: Most that one frame moves the mean by, in grey levels, before it is weighted: what passes by is not the background.
@@ -43,7 +46,7 @@ class SceneChangeDetector:
             self._seen, self._differing = 1, 0
             return False
         apart = np.abs(blocks - self._mean)
-        differs = float((apart > _DEVIATIONS * self._deviation + _LEVELS).mean()) > _SHARE
+        differs = self._seen >= _LEARNED and float((apart > _DEVIATIONS * self._deviation + _LEVELS).mean()) > _SHARE
         self._differing = self._differing + 1 if differs else 0
         if not differs:
             self._seen += 1
