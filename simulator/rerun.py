@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from edge_agent import flight, settings
+from edge_agent import flight, learner_file, settings
 from edge_agent.composition import compose, local
 from edge_agent.scoring import View
 from edge_agent.settings import Settings
@@ -68,6 +68,7 @@ def rerun(log: Path, bundle: Bundle, recorded: Path, advance: Callable[[], objec
             begun, load = event, _loader(bundle, event.settings)
             base = load(event.base, True) if event.base is not None else None
             cascade = compose(event.settings, bundle.manifest, base, event.asks, event.room)
+            learner_file.restore(cascade.estimator, event.learned, event.version)
             continue
         if cascade is None or begun is None:
             raise BadLog(f"{log} does not begin at the beginning")
@@ -77,20 +78,20 @@ def rerun(log: Path, bundle: Bundle, recorded: Path, advance: Callable[[], objec
             step = cascade.lookup(
                 _frame(recorded / (recording.files % event.frame), event.frame, begun.settings), event.now
             )
-        elif isinstance(event, flight.Settled):
+        elif isinstance(event, flight.Completed):
             if step is None:
-                raise BadLog(f"{log} settles a frame that nobody has looked at")
+                raise BadLog(f"{log} completes a frame that was never looked up")
             found.frames += 1
             found.compare(event.answer, cascade.complete(step, _reply(event.reply), event.now, event.trouble))
             advance()
-        elif isinstance(event, flight.Late):
+        elif isinstance(event, flight.LateReply):
             found.corrections += event.answer is not None
             found.compare(event.answer, cascade.on_late_reply(_said(event.reply), event.now))
-        elif isinstance(event, flight.Audited):
+        elif isinstance(event, flight.AuditReply):
             cascade.on_audit_reply(_said(event.reply), event.now)
         elif isinstance(event, flight.Installed):
             cascade.install(load(event.model, False))
-        elif isinstance(event, flight.Forgone):
+        elif isinstance(event, flight.FullUnloaded):
             cascade.unload_full()
         else:
             cascade.evict_to(event.budget)
