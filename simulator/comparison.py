@@ -165,8 +165,8 @@ def about(setup: Setup, images: str) -> str:
     return (
         f"Stream {setup.stream}, {of}, device {setup.device}, link {setup.link}, server {setup.server}, "
         f"{len(setup.seeds)} seeds from {setup.seeds.start}, {setup.frames} frames{several}; "
-        f"± is half a 95 % interval. Budget: {setup.max_disagreement:.1%} disagreement. The thresholds of {', '.join(TRIVIAL)} are chosen in "
-        "hindsight, on these very frames."
+        f"± is half a 95 % interval. Budget: {setup.max_disagreement:.1%} disagreement. The thresholds of "
+        f"{', '.join(TRIVIAL)} are chosen in hindsight, on these very frames."
     )
 
 

@@ -41,9 +41,9 @@ def html(setup: Setup, runs: Runs, found: Found, sweep: Sweep | None, swept: Seq
         image(_latencies(runs), "Cumulative distribution of latency, a curve for each policy"),
         "<h2>Agreement against latency</h2>",
         "<p>Answers that do not disagree with the full model; the budget is a disagreement of "
-        f"{setup.max_disagreement:.1%}. Further left is faster, further up agrees more. The line joins those that nobody "
-        "beats in both; <code>oracle</code> is a limit and no policy. Thresholds of the trivial policies are chosen in "
-        "hindsight.</p>",
+        f"{setup.max_disagreement:.1%}. Further left is faster, further up agrees more. The line joins "
+        "those that nobody beats in both; <code>oracle</code> is a limit and no policy. Thresholds of the trivial "
+        "policies are chosen in hindsight.</p>",
         image(_front(found), "Agreement against mean latency, a point for each policy"),
         "<h2>Hits over time</h2>",
         f"<p>Share of frames that the device answers by itself, seed {setup.seeds.start}.</p>",

@@ -122,8 +122,8 @@ def outcome(lines: list[Line], summary: Summary, counts: Counts, full: Mapping[i
     if not sum(hits.values()) + on_device + cloud + fallbacks == len(lines) == distinct == summary.frames == frames:
         raise Incomplete(
             f"{frames} frames were shown and {distinct} answered in {len(lines)} lines: {sum(hits.values())} hits, "
-            f"{on_device} by the full model on the device, {cloud} by the cloud, {fallbacks} fallbacks; the agent counted "
-            f"{summary.frames}"
+            f"{on_device} by the full model on the device, {cloud} by the cloud, {fallbacks} fallbacks; the agent "
+            f"counted {summary.frames}"
         )
     latencies = np.array([line.latency_ms for line in lines])
     p50, p95, p99 = np.percentile(latencies, (50, 95, 99))
