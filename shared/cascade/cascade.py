@@ -16,7 +16,7 @@ from shared.cascade.distribution import ASKED_FIRST, DistributionMonitor
 from shared.cascade.frame import Frame
 from shared.cascade.model_cache import LocalModel, ModelCache
 from shared.cascade.offload import OffloadRouter
-from shared.cascade.probability import softmax
+from shared.cascade.probability import are_scores, softmax
 from shared.cascade.probe_order import ProbeOrder
 from shared.cascade.risk_budget import RiskBudget
 from shared.cascade.risk_estimator import Observation, RiskEstimator
@@ -162,6 +162,8 @@ class Cascade:
             seen = self._look(frame, observation, audit and hit)
             if not hit and seen is not None:
                 prediction, hit = seen, seen.risk <= self.threshold
+        if self._distribution is not None:
+            self._distribution.count()
         if self.out_of_distribution:
             assert self._distribution is not None
             unknown = self._distribution.frames_out > ASKED_FIRST
@@ -176,7 +178,8 @@ class Cascade:
         return Miss(frame, tuple(self._recent), now, deadline, fallback, self._reason(fallback), on_device, exit_risk)
 
     def on_device(self, miss: Miss, now: float) -> Reply | None:
-        """The full model's answer on the device; None if it is not there or would take longer than there is time."""
+        """The full model's answer on the device; None if it is not there, is damaged or would take longer than there
+        is time."""
         full = self.full
         if full is None or now + full.seconds > miss.deadline:
             return None
@@ -184,17 +187,21 @@ class Cascade:
             logits, exit_risk = full.judge(miss.frame.view, miss.recent, miss.exit_risk)
         else:
             logits, exit_risk = full.score(miss.frame.view), None
-        return Reply(miss.frame.index, logits, on_device=True, exit_risk=exit_risk)
+        reply = Reply(miss.frame.index, logits, on_device=True, exit_risk=exit_risk)
+        return reply if self._is_sound(reply) else None
 
     def complete(self, step: Step, reply: Reply | None, now: float, trouble: str = "") -> Answer:
         """End the frame of ``step``, and learn.
 
         Args:
-            reply: The full model's; None if it was late or could not be reached, for the reason in ``trouble``.
+            reply: The full model's; None if it was late or could not be reached, for the reason in ``trouble``. One
+                whose scores are damaged counts as none.
             now: Seconds, on the clock of ``lookup``.
         """
         assert self._now is not None
         (observation, _), self._now = self._now, None
+        if reply is not None and not self._is_sound(reply):
+            reply, trouble = None, "the full model's scores are damaged"
         if isinstance(step, Hit):
             answer = self._complete_hit(step, observation)
         elif reply is not None:
@@ -213,7 +220,7 @@ class Cascade:
     def on_late_reply(self, reply: Reply, now: float) -> Answer | None:  # noqa: ARG002
         """Learn from an answer that came after its frame had ended. The correction, if the answer was another."""
         pending = _take(self._asked, reply.frame)
-        if pending is None:
+        if pending is None or not self._is_sound(reply):
             return None
         self.tally.late += 1
         self._learn(pending.observation, reply)
@@ -227,7 +234,7 @@ class Cascade:
     def on_audit_reply(self, reply: Reply, now: float) -> None:  # noqa: ARG002
         """Take the full model's judgement of a hit that was sent to be audited."""
         pending = _take(self._audited, reply.frame)
-        if pending is None or self.audits is None:
+        if pending is None or self.audits is None or not self._is_sound(reply):
             return
         wrong = pending.prediction.label is not None and pending.prediction.label != int(reply.logits.argmax())
         self._learn(pending.observation, reply)
@@ -264,7 +271,7 @@ class Cascade:
         if self.base is None:
             return None
         best = self._run(self.base, frame, observation)
-        if self.submodels is None or base_only:
+        if best is None or self.submodels is None or base_only:
             return best
         expected = self.estimator.filter.belief
         self.submodels.expect(expected)
@@ -272,16 +279,20 @@ class Cascade:
             return best
         for probe in self._probe_order.plan(self.submodels.residents, expected):
             seen = self._run(probe.model, frame, observation)
-            hit = seen.risk <= self.threshold
+            hit = seen is not None and seen.risk <= self.threshold
             self._probe_order.record_outcome(probe, hit)
-            if seen.risk < best.risk:
+            if seen is not None and seen.risk < best.risk:
                 best = seen
             if hit:
                 break
         return best
 
-    def _run(self, model: LocalModel, frame: Frame, observation: Observation) -> Prediction:
-        logits, probabilities = model.run(frame.view)
+    def _run(self, model: LocalModel, frame: Frame, observation: Observation) -> Prediction | None:
+        """The best candidate after ``model`` has looked; None if its scores are damaged, which is no look."""
+        looked = model.run(frame.view)
+        if looked is None:
+            return None
+        logits, probabilities = looked
         if model.level == "base" and self._distribution is not None:
             self._distribution.update("base", logits)
         self.estimator.look(observation, probabilities)
@@ -318,6 +329,9 @@ class Cascade:
         self._remember(int(reply.logits.argmax()))
         self.tally.overruled += answer.label != int(reply.logits.argmax())
         return answer
+
+    def _is_sound(self, reply: Reply) -> bool:
+        return are_scores(reply.logits, len(self.estimator.filter.belief))
 
     def _learn(self, observation: Observation, reply: Reply) -> None:
         if self._distribution is not None:

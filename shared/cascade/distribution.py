@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-#: Frames after which one counts half in the mean.
+#: Scores after which one counts half in the mean.
 _HALF_LIFE = 50.0
 #: Frames out of distribution in a row that are asked, before the answer is ``unknown``.
 ASKED_FIRST = 50
@@ -63,10 +63,13 @@ class DistributionMonitor:
         self.frames_out = 0
 
     def update(self, source: Source, logits: npt.NDArray[np.float32]) -> None:
-        """A frame's scores ``(classes,)``: the full model's where it has answered, else the base model's."""
+        """A model has given these scores ``(classes,)`` to a frame."""
         quantiles = self._quantiles[source]
         quantile = float(np.searchsorted(quantiles, energy(logits))) / len(quantiles)
         self._mean += (1.0 - 0.5 ** (1.0 / _HALF_LIFE)) * (quantile - self._mean)
+
+    def count(self) -> None:
+        """The scores so far stand for one frame more."""
         self.frames_out = self.frames_out + 1 if self._mean < self._least else 0
 
     @property

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shared.cascade.probability import Probabilities, softmax
+from shared.cascade.probability import Probabilities, are_scores, softmax
 from shared.cascade.types import Judge, LocalLevel, Score, Scores
 
 #: Frames over which the labels seen are averaged, to say what is usual.
@@ -43,10 +43,11 @@ class LocalModel:
     level: LocalLevel = "submodels"
     judge: Judge | None = None
 
-    def run(self, view: object) -> tuple[Scores, Probabilities]:
-        """Logits and calibrated probabilities of a frame's view, ``(classes,)`` each."""
+    def run(self, view: object) -> tuple[Scores, Probabilities] | None:
+        """Logits and calibrated probabilities of a frame's view, ``(classes,)`` each; None if the logits are not
+        finite, or not one a label."""
         logits = self.score(view)
-        return logits, softmax(logits, self.temperature)
+        return (logits, softmax(logits, self.temperature)) if are_scores(logits, len(self.coverage)) else None
 
 
 class ModelCache:

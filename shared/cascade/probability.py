@@ -14,6 +14,11 @@ Probabilities = npt.NDArray[np.float64]
 FLOOR = 1e-4
 
 
+def are_scores(logits: npt.NDArray[np.float32], classes: int) -> bool:
+    """Whether ``logits`` are scores of so many labels, all finite: those of a damaged model may not be."""
+    return logits.shape == (classes,) and bool(np.isfinite(logits).all())
+
+
 def softmax(logits: npt.NDArray[np.floating], temperature: float = 1.0) -> Probabilities:
     """Softmax of ``logits`` ``(..., classes)`` over ``temperature`` (C. Guo et al., arXiv 1706.04599, section 4.2)."""
     scaled = logits.astype(np.float64)

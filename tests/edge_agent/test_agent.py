@@ -102,10 +102,21 @@ def test_a_model_that_fails_says_nothing_and_stops_nothing(bundle: Bundle) -> No
     with running(Settings(levels=("frames", "base")), bundle=bundle) as camera:
         assert camera.cascade is not None and camera.cascade.base is not None
         score = scorer("base", _fail, INPUT, 10)
-        np.testing.assert_array_equal(score(View(shot().picture)), np.zeros(10))
+        np.testing.assert_array_equal(score(View(shot().picture)), np.full(10, np.nan))
         camera.cascade.base = replace(camera.cascade.base, score=score)
         camera.answer(0, shot(), Sink(""))
         assert camera.tally.fallbacks == 1
+
+
+def test_a_full_model_on_the_device_that_fails_is_not_taken_for_an_answer(bundle: Bundle) -> None:
+    with running(Settings(levels=("base", "full")), bundle=bundle) as camera:
+        tend_until(camera, lambda: camera.cascade.full)  # type: ignore[union-attr]
+        assert camera.cascade is not None and camera.cascade.full is not None
+        camera.cascade.full = replace(camera.cascade.full, score=scorer("full", _fail, INPUT, 10), judge=None)
+        camera.cascade._budget.threshold = 0.0
+        camera.answer(0, shot(), Sink(""))
+        assert (camera.tally.full, camera.tally.fallbacks) == (0, 1)
+        assert len(camera.cascade.estimator.cache) == 0
 
 
 def _fail(_batch: object) -> Logits:

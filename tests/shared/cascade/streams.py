@@ -79,20 +79,21 @@ def local(
 
 
 def trace(seed: int, frames: int, error: float = 0.1, classes: int = CLASSES, submodel: bool = True) -> ModelTrace:
-    """A still camera: an object of one label stays for some 25 frames and moves about; its place shows which it is.
+    """A still camera: an object of one label stays for some 25 frames and moves at times; its place shows which it is.
 
     Args:
         error: Share of frames of which the base model gives a wrong label, with a small margin.
     """
     rng = np.random.default_rng(seed)
     background, labels, pictures = scenery(), np.zeros(frames, np.int64), []
-    label = int(rng.integers(classes))
+    label, step = int(rng.integers(classes)), 0
     for index in range(frames):
         if rng.random() < 0.04:
             label = int((label + 1 + rng.integers(max(1, classes - 1))) % classes)
         labels[index] = label
         picture = background.copy()
-        left = (8 * label + int(rng.integers(3))) % 24
+        step = int(rng.integers(3)) if rng.random() < 0.1 else step
+        left = (8 * label + step) % 24
         picture[8:20, left : left + 7] = 240.0 if label % 2 else 20.0
         pictures.append(signature(noisy(picture, int(rng.integers(1 << 30)))))
     full = rng.normal(0.0, 0.3, (frames, classes)).astype(np.float32)
@@ -112,7 +113,7 @@ def trace(seed: int, frames: int, error: float = 0.1, classes: int = CLASSES, su
 @lru_cache
 def priors(classes: int = CLASSES) -> dict[Stage, RiskPrior]:
     """What footage of such a camera gives."""
-    return fit_priors([trace(100, 150, classes=classes)], {"special": 1.0}, 1.0)
+    return fit_priors([trace(100, 200, classes=classes)], {"special": 1.0}, 1.0)
 
 
 def build(

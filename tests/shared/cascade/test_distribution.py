@@ -41,6 +41,7 @@ def outs(monitor: DistributionMonitor, source: Source, rows: Logits) -> list[int
     found = []
     for row in rows:
         monitor.update(source, row)
+        monitor.count()
         found.append(monitor.frames_out)
     return found
 
@@ -80,6 +81,15 @@ def test_a_few_odd_frames_are_not_another_stream() -> None:
     monitor = DistributionMonitor(footage())
     outs(monitor, "full", scores(200, 1))
     assert max(outs(monitor, "full", scores(8, 2, level=1.0))) == 0
+
+
+def test_a_frame_counts_once_however_many_models_have_looked_at_it() -> None:
+    monitor = DistributionMonitor(footage())
+    for row in scores(10, 2, level=1.0):
+        monitor.update("base", row)
+        monitor.update("full", row)
+        monitor.count()
+    assert monitor.frames_out == 10
 
 
 def test_each_model_is_judged_by_its_own_scores() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -108,8 +109,19 @@ def test_the_recommended_one_answers_most_of_what_is_usual_and_no_resident_does(
 
 def test_a_run_gives_logits_and_probabilities_at_the_models_temperature() -> None:
     model = LocalModel("base", lambda view: view, 2.0, BASE)
-    scores, probabilities = model.run(logits(1, 4.0))
+    looked = model.run(logits(1, 4.0))
+    assert looked is not None
+    scores, probabilities = looked
     np.testing.assert_array_equal(scores, logits(1, 4.0))
     odds = probabilities[1] / probabilities[0]
     assert np.isclose(odds, np.exp(4.0 / 2.0))
     assert np.isclose(probabilities.sum(), 1.0)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_run_with_damaged_scores_gives_nothing(bad: float) -> None:
+    damaged = logits(1, 4.0)
+    damaged[2] = bad
+    assert local("base").run(damaged) is None
+    assert local("base").run(logits(0, 4.0, CLASSES + 1)) is None
+    assert local("base").run(logits(0, 4.0, CLASSES - 1)) is None
