@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from edge_agent import learner_state
-from edge_agent.learner_state import BadLearnerState
+from edge_agent.learner_state import BadLearnerState, LearnerState
 from shared import files
 from shared.cascade.risk_estimator import RiskEstimator
 
@@ -85,7 +85,7 @@ class LearnerFile:
         if unchanged or (self._writer is not None and self._writer.is_alive()):
             return
         self._saved = precisions
-        data = learner_state.encode(estimator.state, bundle_version)
+        data = learner_state.encode(LearnerState(estimator.state, estimator.fitted), bundle_version)
         self._writer = threading.Thread(target=self._write, args=(data,), name="learner file", daemon=True)
         self._writer.start()
 
@@ -106,7 +106,10 @@ def restore(estimator: RiskEstimator, data: bytes, bundle_version: str) -> None:
     if not data:
         return
     try:
-        if estimator.restore(learner_state.decode(data, bundle_version)):
+        state = learner_state.decode(data, bundle_version)
+        if state.fitted and not estimator.ready:
+            estimator.adopt(state.fitted)
+        if estimator.restore(state.stages):
             return
         reason = "not all of it fits the bundle's risk models"
     except BadLearnerState as error:

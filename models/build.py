@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -58,6 +59,7 @@ def kept(seed: int, material: Material, work: Path) -> Path:
 
 def _fill(plan: Plan, material: Material, work: Path, directory: Path, progress: Progress) -> Manifest:
     """Write every model into ``directory``; what is to be said of them."""
+    plan = replace(plan, shares=candidates.quick_shares(plan, material, work))
     classifier = material.classifier
     drawn = partitions.working_sets(material.learn.answers, len(classifier.labels), _DRAWN, plan.seed)
     # Known working sets are half of what is likely: devices will be put where nobody has thought of.

@@ -10,6 +10,8 @@ from shared.bundle import digest
 
 #: ``auto``: INT8 where it is measured to be quicker and to answer as much.
 Precision = Literal["auto", "float16", "int8"]
+#: Multiply-adds of the base model, as a share of the full model's, where the user names none.
+DEFAULT_SHARES = (1 / 13,)
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Plan:
     """
 
     name: str
-    shares: tuple[float, ...] = (1 / 13,)
+    shares: tuple[float, ...] = DEFAULT_SHARES
     special: tuple[float, ...] = ()
     methods: tuple[Method, ...] = ("codes",)
     submodels: int = 12

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from benchmarks.real.recording import Recording, Recordings
 from benchmarks.real.run import Run
 from shared.cascade.audits import FLOOR
 from shared.cascade.build_cascade import MAX_DISAGREEMENT, CascadeSpec, build_cascade
+from shared.cascade.cascade import Cascade
 from shared.cascade.model_cache import LocalModel
 from shared.cascade.probability import fit_temperature
 from shared.cascade.replay import ModelTrace, RecordedScores, fit_priors, run
@@ -24,24 +26,31 @@ AUDIT_FLOOR = FLOOR
 
 
 def cachenet(recordings: Recordings, max_disagreement: float, seed: int) -> Run:
-    """CacheNet on the play frames, started from the held-out frames as the builder does.
+    """CacheNet on the play frames. ``seed``: of the audits."""
+    play = recordings.play
+    played = run(cascade(recordings, play.base, max_disagreement, seed), trace(play))
+    local_ms = play.sign_ms + played.looks * play.base_ms
+    return Run(played.labels, played.asked, played.full_answered, [*played.levels], local_ms)
+
+
+def cascade(recordings: Recordings, base: npt.NDArray[np.float32], max_disagreement: float, seed: int) -> Cascade:
+    """A cascade that starts from the held-out frames as the builder does.
 
     Temperature and priors come from the tuning frames, which the base model was not trained on. All held-out frames
     together count as much in the priors.
 
     Args:
+        base: Scores of the base model for the frames that will be played ``(n, classes)``.
         seed: Of the audits.
     """
-    tune, play = recordings.tune, recordings.play
+    tune = recordings.tune
     temperature = fit_temperature(tune.base, tune.labels)
     classes = tune.base.shape[1]
-    priors = fit_priors([_trace(recordings.held_out), _trace(tune)], {}, temperature)
+    priors = fit_priors([trace(recordings.held_out), trace(tune)], {}, temperature)
     spec = CascadeSpec(classes, "full", priors=priors, max_disagreement=max_disagreement, seed=str(seed))
-    base = LocalModel("base", RecordedScores(play.base), temperature, np.zeros(classes), level="base")
-    played = run(build_cascade(spec, base), _trace(play))
-    local_ms = play.sign_ms + played.looks * play.base_ms
-    return Run(played.labels, played.asked, played.full_answered, [*played.levels], local_ms)
+    return build_cascade(spec, LocalModel("base", RecordedScores(base), temperature, np.zeros(classes), level="base"))
 
 
-def _trace(recording: Recording) -> ModelTrace:
+def trace(recording: Recording) -> ModelTrace:
+    """The frames as a replay takes them."""
     return ModelTrace(recording.full, recording.base, recording.signatures)

@@ -16,6 +16,7 @@ from benchmarks.real.recording import Recording
 from benchmarks.real.run import Run
 from shared.cascade.probability import Probabilities
 from shared.cascade.reference import disagreements
+from simulator.trivial import cheapest
 
 Setting = Mapping[str, float]
 #: Takes a recording, the student's probabilities ``(n, classes)`` and a setting.
@@ -137,10 +138,7 @@ class Tried:
     def choice(self, budget: float) -> int:
         """The setting that asks least with a disagreement of at most ``budget``; where none has, that of the least
         disagreement."""
-        within = self.disagreement <= budget
-        if within.any():
-            return int(min(np.flatnonzero(within), key=lambda at: (self.asked[at], self.disagreement[at])))
-        return int(min(range(len(within)), key=lambda at: (self.disagreement[at], self.asked[at])))
+        return cheapest(self.asked, self.disagreement, budget)
 
 
 def attempt(name: str, recording: Recording, probabilities: Probabilities) -> Tried:

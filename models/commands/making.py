@@ -135,7 +135,8 @@ def build(
         list[float] | None,
         typer.Option(
             help="Multiply-adds of local models, as a share of the full model's; give it again for another size. The "
-            "first is the base model's (default: 1/13).",
+            "first is the base model's (default: 1/13, or less where the base model would take over a third of the "
+            "full model's time).",
             min=0.001,
             max=1.0,
         ),

@@ -63,7 +63,7 @@ def build_cascade(
     """
     coverage = np.zeros(spec.classes) if base is None else base.coverage
     monitor = None
-    if spec.distribution is not None and spec.distribution.least > 0.0:
+    if base is not None and spec.distribution is not None and spec.distribution.least > 0.0:
         monitor = DistributionMonitor(spec.distribution)
     return kind(
         Rules(spec.max_disagreement, spec.deadline, spec.full_model, spec.full_temperature, spec.hold),

@@ -23,6 +23,8 @@ _LEVELS, _DEVIATIONS = 6.0, 3.0
 #: Least correlation with the background, shifted to fit best: after a change of light or a move it is 0.86 to 0.98, in
 #: a zone that a person fills under 0.63.
 _ALIKE = 0.75
+#: Deviation, grey levels, of a picture that shows nothing: in the dark, or with the lens covered.
+_FLAT = 3.0
 #: The largest shift that is looked for, thumbnail pixels right and down.
 _REACH = (4, 3)
 #: Frames in a row that must show the new scene: a flash is no change of the light.
@@ -63,8 +65,10 @@ class SceneChangeDetector:
 
     def _consider(self, background: _Background, candidate: _Background, picture: Thumbnail) -> bool:
         candidate.add(picture)
-        moved_or_lit = candidate.frames == _FRAMES and correlation(background.mean, candidate.mean) >= _ALIKE
-        if not moved_or_lit and candidate.frames < _REPLACED:
+        alike = candidate.frames == _FRAMES and (
+            float(candidate.mean.std()) < _FLAT or correlation(background.mean, candidate.mean) >= _ALIKE
+        )
+        if not alike and candidate.frames < _REPLACED:
             return False
         self._background, self._candidate = candidate, None
         return background.frames >= _SETTLED

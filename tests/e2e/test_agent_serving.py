@@ -138,7 +138,7 @@ def test_priors_that_promise_too_much_are_found_out(
     assert 0 < audits["wrong"] <= audits["judged"] <= audits["sent"] == summary["audited"]
     assert audits["alarms"] > 0
     assert agent.log().count("hits disagree with the full model clearly more often") == audits["alarms"]
-    assert audits["agreement"]["low"] < 0.98, "and the summary says so"
+    assert audits["agreement"]["low"] <= audits["agreement"]["estimate"] < 1.0
     assert summary["cloud"] > 0, "so that the cloud is asked"
     early, later = (
         [one["level"] for one in agent.answers()[part]].count("base") for part in (slice(50), slice(550, 600))

@@ -20,7 +20,7 @@ from edge_agent.settings import Settings, default_store
 from shared import files
 from shared.bundle import MANIFEST, Bundle
 from shared.cascade.features import COUNT, STAGES, Array, Stage
-from shared.cascade.risk_estimator import RiskEstimator
+from shared.cascade.risk_estimator import FIRST_ANSWERS, RiskEstimator
 from shared.cascade.risk_model import RiskPrior
 from tests.bundles import tiny_bundle
 from tests.edge_agent.agents import Pictures
@@ -62,7 +62,7 @@ def begun(bundle: Bundle, store: Path) -> dict[Stage, tuple[Array, Array]]:
 
 
 def same(one: dict[Stage, tuple[Array, Array]], other: dict[Stage, tuple[Array, Array]]) -> bool:
-    arrays = [[array for stage in STAGES for array in state[stage]] for state in (one, other)]
+    arrays = [[array for stage in STAGES for array in state.get(stage, ())] for state in (one, other)]
     return all(np.array_equal(a, b) for a, b in zip(*arrays, strict=True))
 
 
@@ -76,6 +76,18 @@ def test_a_restart_goes_on_with_what_was_learned(bundle: Bundle, tmp_path: Path)
     learned = camera.cascade.estimator.state
     assert not same(learned, fresh(bundle)), "the frames have taught something"
     assert same(begun(bundle, tmp_path), learned)
+
+
+def test_a_bundle_without_priors_is_asked_about_at_first_and_not_again_after_a_restart(tmp_path: Path) -> None:
+    place = tiny_bundle(tmp_path / "bundle")
+    manifest = msgspec.structs.replace(Bundle(place).manifest, priors={})
+    (place / MANIFEST).write_bytes(msgspec.json.encode(manifest))
+    first = run(Bundle(place), tmp_path / "store", frames=FIRST_ANSWERS + 10).cascade
+    assert first is not None and first.estimator.ready
+    again = run(Bundle(place), tmp_path / "store", frames=0).cascade
+    assert again is not None and again.estimator.ready
+    assert again.estimator.fitted == first.estimator.fitted
+    assert same(again.estimator.state, first.estimator.state)
 
 
 def test_another_bundle_version_starts_from_its_prior(

@@ -8,10 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_agent.learner_state import MAX_BYTES, BadLearnerState, decode, encode
+from edge_agent.learner_state import MAX_BYTES, BadLearnerState, LearnerState, decode
+from edge_agent.learner_state import encode as encode_state
 from shared.cascade.features import COUNT, STAGES, Array, Stage
+from shared.cascade.risk_model import RiskPrior, fit_prior
 
 State = dict[Stage, tuple[Array, Array]]
+
+
+def encode(state: State, version: str) -> bytes:
+    return encode_state(LearnerState(state), version)
 
 
 def state(seed: int, stages: tuple[Stage, ...] = STAGES) -> State:
@@ -24,7 +30,7 @@ def state(seed: int, stages: tuple[Stage, ...] = STAGES) -> State:
 def test_a_state_comes_back_to_the_last_bit(seed: int, stages: set[Stage], version: str) -> None:
     before = state(seed, tuple(stages))
     data = encode(before, version)
-    after = decode(data, version)
+    after = decode(data, version).stages
     assert len(data) < MAX_BYTES / 4
     assert after.keys() == before.keys()
     for stage in stages:
@@ -61,6 +67,15 @@ def test_another_version_size_or_shape_is_refused() -> None:
     small = {"picture": (np.zeros(3), np.zeros((3, 3)))}
     with pytest.raises(BadLearnerState, match="3 weights, 5 are expected"):
         decode(encode(small, "v"), "v")  # type: ignore[arg-type]
-    deep = msgspec.msgpack.encode({"bundle_version": "v", "stages": {"other": ((0.0,), (0.0,))}})
+    deep = msgspec.msgpack.encode({"bundle_version": "v", "stages": {"other": ((0.0,), (0.0,))}, "fitted": {}})
     with pytest.raises(BadLearnerState, match="damaged"):
         decode(deep, "v")
+
+
+def test_priors_that_were_fitted_on_the_device_come_back_too_and_are_checked() -> None:
+    rng = np.random.default_rng(0)
+    prior = fit_prior(rng.normal(size=(30, COUNT["base"])), rng.random(30) < 0.3)
+    fitted: dict[Stage, RiskPrior] = {"base": prior}
+    assert decode(encode_state(LearnerState({}, fitted), "v"), "v").fitted == fitted
+    with pytest.raises(BadLearnerState, match="prior is out of form"):
+        decode(encode_state(LearnerState({}, {"picture": prior}), "v"), "v")

@@ -121,6 +121,7 @@ def test_likeness_looks_through_light_and_a_small_move_but_not_through_another_s
     assert correlation(scene, np.zeros_like(scene)) == -1.0, "a black picture is like nothing"
 
 
-def test_a_black_picture_raises_nothing_and_no_error() -> None:
-    black = [signature(np.zeros((24, 32), np.float32))] * 100
-    assert after_calm(*black) == []
+def test_darkness_is_a_change_of_light_once_it_stays() -> None:
+    black = signature(np.zeros((24, 32), np.float32))
+    assert len(after_calm(*[black] * 100)) == 1
+    assert after_calm(black, black) == []
