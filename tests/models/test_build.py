@@ -24,7 +24,7 @@ from models.cli import app
 from models.frames import find
 from models.material import Material, gather
 from models.place import PlaceError
-from models.plan import QUICK, Plan
+from models.plan import DEFAULT_SHARES, QUICK, Plan
 from models.quantise import Compared
 from models.teach import teach
 from shared import files
@@ -129,6 +129,17 @@ def test_longer_training_hears_more_views(data: Path, tmp_path: Path, monkeypatc
     assert [(plan.epochs, plan.views, plan.batch) for plan in plans] == [(30, 4, 128), (120, 16, 256)]
     refused = CliRunner().invoke(app, [*command, "--share", "0.02", "--submodel-share", "0.01"])
     assert refused.exit_code == 2 and "--submodel-share 0.01 is none of --share" in refused.output
+
+
+def test_a_base_model_is_halved_until_it_takes_a_third_of_the_full_models_time_and_that_is_kept(
+    material: Material, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times = iter([9.0, 6.0, 4.0, 2.0])  # the full model's, then those of ever smaller base models
+    monkeypatch.setattr(candidates.cost, "seconds", lambda *_: [next(times)])
+    plan = replace(PLAN, shares=DEFAULT_SHARES)
+    assert candidates.quick_shares(plan, material, tmp_path) == (1 / 13 / 4,)
+    assert candidates.quick_shares(plan, material, tmp_path) == (1 / 13 / 4,), "nothing is timed again"
+    assert candidates.quick_shares(replace(PLAN, shares=(0.3,)), material, tmp_path) == (0.3,), "as the user says"
 
 
 def test_the_precision_is_decided_once(material: Material, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
