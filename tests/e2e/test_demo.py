@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 FRAMES = 100
-POLICIES = {"ours", "server+context", "server-only", "device-only"}
+POLICIES = {"cachenet", "server-only", "device-only"}
 
 
 def test_the_demo_answers_every_frame_and_leaves_its_figures_and_picture(tmp_path: Path) -> None:
