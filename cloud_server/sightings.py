@@ -18,7 +18,7 @@ from shared.cascade.probability import Probabilities
 from shared.engine import Logits
 
 #: Of a device's requests, the latest so many say what it sees now; a working set is the fewest labels that are so much
-#: of that, and no more than half of all: a device that sees everything has none.
+#: of that.
 _NOW, _MOST_OF_IT = 48, 0.9
 #: A frame belongs to a working set if so much of what its device had seen before does.
 _BELONGS = 0.8
@@ -98,11 +98,12 @@ class Sightings:
 
 
 def working_set(seen: npt.NDArray[np.float64]) -> frozenset[int]:
-    """The fewest labels that are ``_MOST_OF_IT`` of what is ``seen`` ``(classes,)``; empty if that is most labels, or
-    nothing is seen."""
+    """The fewest labels that are ``_MOST_OF_IT`` of what is ``seen`` ``(classes,)``; empty if nothing is seen."""
+    if not seen.any():
+        return frozenset()
     order = np.argsort(-seen, kind="stable")
     count = int(np.searchsorted(np.cumsum(seen[order]), _MOST_OF_IT)) + 1
-    return frozenset(order[:count].tolist()) if count <= len(seen) // 2 else frozenset()
+    return frozenset(order[:count].tolist())
 
 
 def _belongs(recent: tuple[int, ...], labels: frozenset[int]) -> bool:

@@ -14,7 +14,7 @@ Probabilities = npt.NDArray[np.float64]
 FLOOR = 1e-4
 
 
-def softmax(logits: npt.NDArray[np.float32], temperature: float = 1.0) -> Probabilities:
+def softmax(logits: npt.NDArray[np.floating], temperature: float = 1.0) -> Probabilities:
     """Softmax of ``logits`` ``(..., classes)`` over ``temperature`` (C. Guo et al., arXiv 1706.04599, section 4.2)."""
     scaled = logits.astype(np.float64)
     scaled -= scaled.max(-1, keepdims=True)
