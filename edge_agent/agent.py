@@ -223,6 +223,8 @@ class Agent:
         if certificate is not None and certificate.holds:
             return
         measured = "nothing was measured when it was built"
+        if manifest.certificates:
+            measured = f"the least that was measured is {manifest.certificates[0].max_disagreement:g}"
         if certificate is not None:
             measured = (
                 f"{certificate.disagreement:.1%} of answers disagreed on {certificate.blocks} blocks of held-out "
@@ -231,7 +233,7 @@ class Agent:
             if certificate.blocks_needed:
                 measured += f", and {certificate.blocks_needed} blocks would do"
         audited = self.settings.audit_share > 0 and any(camera.asks for camera in self.cameras)
-        checked = "audits check it while it runs" if audited else "and without a server and audits nothing checks it"
+        checked = "audits check it while it runs" if audited else "no audits check it while it runs"
         log.warning("%s is not certified for --max-disagreement %g: %s; %s", manifest.name, budget, measured, checked)
 
     def _learner_file(self, store: Store | None, camera: str) -> LearnerFile | None:

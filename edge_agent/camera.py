@@ -218,7 +218,7 @@ class Camera:
             audited = f"; {cascade.audits.rate:.0%} of hits are audited for a while" if cascade.audits else ""
             log.warning(
                 "%sthe whole picture has changed (the light, or the camera was moved): answers held until now are "
-                "dropped and the risks start from the bundle's%s",
+                "dropped, and risks are learned again from the bundle's priors%s",
                 self._prefix,
                 audited,
             )

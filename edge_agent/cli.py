@@ -386,10 +386,12 @@ def _about(figures: dict[str, Any]) -> str:
     agreement = report.agreement(audits)
     return (
         f"asked {figures['asked']:.1%} of the frames, {figures['audited']} audits included; "
-        f"{figures['overruled']} overruled, {figures['unknown']} unknown, {figures['scene_changes']} scene changes\n"
-        + (f"{audits['judged']} hits audited, {audits['alarms']} alarms: {agreement}\n" if agreement else "")
+        f"{figures['overruled']} overruled, {figures['unknown']} unknown\n"
+        + (f"{audits['judged']} hits audited: {agreement}\n" if agreement else "")
         + f"latency mean {ms['mean']:.2f}, p50 {ms['p50']:.2f}, p95 {ms['p95']:.2f}, p99 {ms['p99']:.2f} ms"
         + (f"; accuracy {figures['accuracy']:.1%}" if figures["accuracy"] is not None else "")
+        + (f"; {figures['scene_changes']} changes of the whole picture" if figures["scene_changes"] else "")
+        + (f"; {audits['alarms']} alarms of the audits" if audits is not None and audits["alarms"] else "")
         + (f"; {figures['dropped']} live frames dropped" if figures["dropped"] else "")
         + (f"; {figures['broken']} broken files or frames skipped" if figures["broken"] else "")
         + (f"; the camera was lost {figures['losses']} times" if figures["losses"] else "")

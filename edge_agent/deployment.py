@@ -266,6 +266,8 @@ class Deployment:
             assert isinstance(cascade, flight.LoggedCascade)
             cascade.log = self._log
         learner_file.restore(cascade.estimator, learned, version)
+        if self._learner is not None:
+            self._learner.begin(cascade.estimator)
         return cascade
 
     def _make_room(self, name: str) -> list[str]:

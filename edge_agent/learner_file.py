@@ -6,6 +6,7 @@ Saving is best effort: a disk that is full, read-only or hangs costs what was le
 from __future__ import annotations
 
 import logging
+import operator
 import re
 import threading
 import time
@@ -13,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from edge_agent import learner_state
-from edge_agent.learner_state import BadLearnerState
+from edge_agent.learner_state import BadLearnerState, LearnerState
 from shared import files
 from shared.cascade.risk_estimator import RiskEstimator
 
@@ -42,7 +43,8 @@ class LearnerFile:
         self.path = store / "learned" / ("-".join(filter(None, ["camera", camera])) + ".msgpack")
         self._clock = clock
         self._due = clock() + SAVE_EVERY_S
-        #: The weights that are on the disk or on their way to it, to tell whether anything was learned since.
+        #: The precisions that need not be saved, to tell whether anything was learned since. A risk model takes a new
+        #: array whenever it learns.
         self._saved: tuple[object, ...] = ()
         self._writer: threading.Thread | None = None
 
@@ -56,6 +58,10 @@ class LearnerFile:
         except OSError as error:
             log.debug("%s: %s; the risk models start from the bundle's priors", self.path, error.strerror)
             return b""
+
+    def begin(self, estimator: RiskEstimator) -> None:
+        """What ``estimator`` holds now need not be saved."""
+        self._saved = _precisions(estimator)
 
     def save(self, estimator: RiskEstimator, bundle_version: str) -> None:
         """Save the state of ``estimator`` if a minute has passed since the last save. Call after every frame."""
@@ -74,14 +80,12 @@ class LearnerFile:
             self._writer.join(_LAST_SAVE_S)
 
     def _save(self, estimator: RiskEstimator, bundle_version: str) -> None:
-        state = estimator.state
-        # A risk model never changes its arrays, so the same ones hold the same values.
-        weights = tuple(own for own, _ in state.values())
-        unchanged = len(weights) == len(self._saved) and all(a is b for a, b in zip(weights, self._saved, strict=True))
+        precisions = _precisions(estimator)
+        unchanged = len(precisions) == len(self._saved) and all(map(operator.is_, precisions, self._saved))
         if unchanged or (self._writer is not None and self._writer.is_alive()):
             return
-        self._saved = weights
-        data = learner_state.encode(state, bundle_version)
+        self._saved = precisions
+        data = learner_state.encode(LearnerState(estimator.state, estimator.fitted), bundle_version)
         self._writer = threading.Thread(target=self._write, args=(data,), name="learner file", daemon=True)
         self._writer.start()
 
@@ -92,13 +96,20 @@ class LearnerFile:
             log.debug("%s: %s; what was learned is not kept", self.path, error.strerror)
 
 
+def _precisions(estimator: RiskEstimator) -> tuple[object, ...]:
+    return tuple(precision for _, precision in estimator.state.values())
+
+
 def restore(estimator: RiskEstimator, data: bytes, bundle_version: str) -> None:
     """Have ``estimator`` go on from ``data``, what a ``LearnerFile`` has read; where that does not fit it keeps the
     bundle's priors."""
     if not data:
         return
     try:
-        if estimator.restore(learner_state.decode(data, bundle_version)):
+        state = learner_state.decode(data, bundle_version)
+        if state.fitted and not estimator.ready:
+            estimator.adopt(state.fitted)
+        if estimator.restore(state.stages):
             return
         reason = "not all of it fits the bundle's risk models"
     except BadLearnerState as error:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import msgspec
 import numpy as np
 
 from shared.cascade.features import COUNT, Array, Stage
+from shared.cascade.risk_model import RiskPrior
 
-#: Largest state that is decoded, bytes. The three stages take about 5 kB.
+#: Largest state that is decoded, bytes. The three stages take about 5 kB, and twice that with priors.
 MAX_BYTES = 64 << 10
-
-#: Weights ``(d + 1,)`` and precision ``(d + 1, d + 1)`` of the risk model of each stage.
-LearnerState = Mapping[Stage, tuple[Array, Array]]
 
 _MOST_WEIGHTS = max(COUNT.values()) + 1
 _Weights = Annotated[tuple[float, ...], msgspec.Meta(max_length=_MOST_WEIGHTS)]
@@ -25,20 +23,33 @@ class BadLearnerState(ValueError):
     """Bytes that hold no state of this bundle version; the message says why."""
 
 
+class LearnerState(NamedTuple):
+    """What a ``RiskEstimator`` has learned.
+
+    Attributes:
+        stages: Its ``state``: weights ``(d + 1,)`` and precision ``(d + 1, d + 1)`` of each stage's risk model.
+        fitted: Its ``fitted`` priors; empty where the bundle has its own.
+    """
+
+    stages: Mapping[Stage, tuple[Array, Array]]
+    fitted: Mapping[Stage, RiskPrior] = {}
+
+
 class _Stored(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``stages``: weights and, row by row, precision."""
 
     bundle_version: str
     stages: dict[Stage, tuple[_Weights, _Precision]]
+    fitted: dict[Stage, RiskPrior]
 
 
 def encode(state: LearnerState, bundle_version: str) -> bytes:
-    """A ``RiskEstimator.state`` as MessagePack, to the last bit."""
-    stages = {stage: (weights.tolist(), precision.ravel().tolist()) for stage, (weights, precision) in state.items()}
-    return msgspec.msgpack.encode({"bundle_version": bundle_version, "stages": stages})
+    """``state`` as MessagePack, to the last bit."""
+    stages = {stage: (own.tolist(), precision.ravel().tolist()) for stage, (own, precision) in state.stages.items()}
+    return msgspec.msgpack.encode({"bundle_version": bundle_version, "stages": stages, "fitted": state.fitted})
 
 
-def decode(data: bytes, bundle_version: str) -> dict[Stage, tuple[Array, Array]]:
+def decode(data: bytes, bundle_version: str) -> LearnerState:
     """The state that ``encode`` was given.
 
     Args:
@@ -64,4 +75,6 @@ def decode(data: bytes, bundle_version: str) -> dict[Stage, tuple[Array, Array]]
         found[stage] = np.array(weights), np.array(precision).reshape(size, size)
         if not all(np.isfinite(array).all() for array in found[stage]):
             raise BadLearnerState(f"stage {stage} has weights that are not finite")
-    return found
+    if not all(prior.check(COUNT[stage]) for stage, prior in stored.fitted.items()):
+        raise BadLearnerState("a prior is out of form")
+    return LearnerState(found, stored.fitted)

@@ -76,12 +76,14 @@ class RiskEstimator:
         cache: The full model's answers so far.
         filter: The label filter.
         models: The risk model of each stage that has a prior.
+        fitted: The priors that were fitted on the first answers; empty where the bundle has its own.
     """
 
     def __init__(self, classes: int, priors: Priors | None = None) -> None:
         """``priors``: the bundle's, by stage; None or empty: they are fitted on the first answers."""
         self.cache, self.filter = FrameCache(classes), LabelFilter(classes)
         self.models = {stage: RiskModel(prior) for stage, prior in (priors or {}).items()}
+        self.fitted: dict[Stage, RiskPrior] = {}
         self._classes = classes
         self._first: list[dict[Stage, Outcomes]] = []
 
@@ -141,8 +143,7 @@ class RiskEstimator:
         if not self.ready and outcomes:
             self._first.append(outcomes)
             if len(self._first) == FIRST_ANSWERS:
-                self.models = {stage: RiskModel(prior) for stage, prior in priors_of(self._first).items()}
-                self._first = []
+                self.adopt(priors_of(self._first))
         self.keep(observation, label)
 
     def keep(self, observation: Observation, label: int) -> None:
@@ -187,6 +188,12 @@ class RiskEstimator:
     def state(self) -> dict[Stage, tuple[Array, Array]]:
         """What has been learned, by stage: weights ``(d + 1,)`` and precision ``(d + 1, d + 1)``."""
         return {stage: model.state for stage, model in self.models.items()}
+
+    def adopt(self, fitted: Priors) -> None:
+        """Begin with priors that were fitted on the first answers, where the bundle has none."""
+        self.fitted = dict(fitted)
+        self.models = {stage: RiskModel(prior) for stage, prior in fitted.items()}
+        self._first = []
 
     def restore(self, state: Mapping[Stage, tuple[Array, Array]]) -> bool:
         """Go on from an earlier ``state``. False, and nothing changes for a stage that does not fit."""
