@@ -48,7 +48,7 @@ from models.training import Loss, Recipe, fit, normalise, rounding
 from models.training import scores as run
 from shared import files
 from shared.bundle import Bundle, digest
-from shared.cascade.probability import fit_temperature
+from shared.cascade.probability import fit_temperature, softmax
 
 Logits = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.bool_]
@@ -224,7 +224,7 @@ class Bench:
         weights = (shows / np.bincount(answers, minlength=10))[answers]
         fitted, asked = self.fitted, ~self.fitted
         degree = fit_temperature(said[fitted], answers[fitted], weights[fitted])
-        word = scores.softmax(said[asked], degree) * shows
+        word = softmax(said[asked], degree) * shows
         word /= word.sum(1, keepdims=True)
         own = 1 - word.max(1) if doubt is None else 1 - (1 - doubt[asked]) * word.max(1)
         chances = weights[asked] / weights[asked].sum()
