@@ -54,6 +54,7 @@ def test_one_frame_in_a_hundred_of_such_footage_falls_under_and_other_pictures_d
         out = []
         for row in rows:
             monitor.update("base", row)
+            monitor.count()
             out.append(monitor.frames_out > 0)
         return float(np.mean(out[100:]))
 
