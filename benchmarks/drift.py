@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -44,6 +45,10 @@ def measure(directory: Path, name: streams.Name, seeds: range, onset: int, budge
     bundle = Bundle(directory)
     family = replay.family(bundle.manifest)
     test = cifar10.load().test
+    plans = [streams.plan(name, test.labels, seed, onset + _AFTER) for seed in seeds]
+    shown = np.unique(np.concatenate([plan.source for plan in plans]))  # no other picture needs to be looked at
+    plans = [replace(plan, source=np.searchsorted(shown, plan.source)) for plan in plans]
+    test = test.take(shown)
     pictures = recorded.as_pictures(test.images)
     ways = {"none": pictures} | {
         drift: [spoil(picture, number) for number, picture in enumerate(pictures)] for drift, spoil in DRIFTS.items()
@@ -53,7 +58,6 @@ def measure(directory: Path, name: streams.Name, seeds: range, onset: int, budge
     signatures = {way: [sign(picture) for picture in several] for way, several in ways.items()}
 
     figures: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
-    plans = [streams.plan(name, test.labels, seed, onset + _AFTER) for seed in seeds]
     for drift in DRIFTS:
         rows: dict[str, list[dict[str, dict[str, float]]]] = {"audited": [], "not audited": []}
         for plan in plans:

@@ -42,12 +42,14 @@ def measure(
     bundle = Bundle(directory)
     test = cifar10.load().test
     plans = [streams.plan(stream, test.labels, seed, frames, None, scenes) for seed in seeds]
+    shown = np.unique(np.concatenate([plan.source for plan in plans]))  # no other picture needs to be looked at
+    plans = [replace(plan, source=np.searchsorted(shown, plan.source)) for plan in plans]
     every, alike = replay.family(bundle.manifest), replay.of_one_size(bundle.manifest)
     ways = _ways(every)
     if alike.base != every.base:
         ways |= {"small": alike.generalists(), "special": alike}
     rows: dict[str, list[dict[str, float]]] = defaultdict(list)
-    for film in recorded.record(plans, test, recorded.opened(bundle)):
+    for film in recorded.record(plans, test.take(shown), recorded.opened(bundle)):
         both = replace(film, logits=film.logits | {_TWIN: film.logits[every.full]})
         full = film.trace(every).labels
         for way, family in ways.items():

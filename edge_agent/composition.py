@@ -70,7 +70,8 @@ def compose(
         full_model=full,
         full_temperature=manifest.models[full].temperature,
         priors=manifest.priors,
-        distribution=manifest.distribution,
+        # It knows the scores of the base model, not those of a full model in its place.
+        distribution=None if base is not None and base.name == full else manifest.distribution,
         max_disagreement=settings.max_disagreement,
         deadline=settings.deadline_ms / 1000,
         hold="frames" in settings.levels,

@@ -142,7 +142,7 @@ def quick_shares(plan: Plan, material: Material, work: Path) -> tuple[float, ...
             path.write_bytes(served(classifier, {}).SerializeToString(deterministic=True))
             [whole] = cost.seconds([path], blank(classifier.input), _RUNS)
             tried: Shape | None = None
-            for halved in (share / 2**times for times in range(_HALVINGS)):
+            for halved in [share / 2**times for times in range(_HALVINGS)]:
                 found = shape(halved, full, spec.size, len(classifier.labels))
                 if found == tried:
                     break

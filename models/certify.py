@@ -149,9 +149,10 @@ def entropy_threshold(proven: Sequence[Recorded], family: Family, budget: float)
         rows = np.arange(len(stream))
         entropies.append(entropy[best, rows])
         wrong.append(disagreements(probabilities[best, rows].argmax(-1), stream.trace(family).labels))
-    every, off = np.concatenate(entropies), np.concatenate(wrong)
+    every, off = np.ceil(np.concatenate(entropies) * 1e4) / 1e4, np.concatenate(wrong)
     order = np.argsort(every, kind="stable")
-    within = np.cumsum(off[order]) <= budget * len(every)
+    last = np.diff(every[order], append=np.inf) > 0  # a threshold lets in all frames of its entropy
+    within = (np.cumsum(off[order]) <= budget * len(every)) & last
     return round(float(every[order][within][-1]), 4) if within.any() else 0.0
 
 

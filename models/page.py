@@ -67,7 +67,7 @@ def _certificates(manifest: Manifest) -> str:
             if one.holds
             else f"no: {one.blocks_needed} blocks needed"
             if one.blocks_needed
-            else "no: over budget",
+            else "no, and more would not help",
         )
         for one in manifest.certificates
     ]

@@ -45,14 +45,14 @@ class Plan:
     batch: int = 128
     refining: int = 3
     tuning_pools: int = 4
-    pools: int = 12
+    pools: int = 10
     frames: int = 1000
     precision: Precision = "auto"
     seed: int = 0
 
 
 #: For a try: every stage, in a minute.
-QUICK = Plan("quick", submodels=2, least=0.0, views=1, epochs=2, refining=1, tuning_pools=3, pools=3, frames=100)
+QUICK = Plan("quick", submodels=2, least=0.0, views=1, epochs=2, refining=1, tuning_pools=1, pools=1, frames=60)
 
 
 def key(*parts: object) -> str:

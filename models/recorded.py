@@ -14,7 +14,7 @@ from models.replay import Logits, Recorded
 from shared.bundle import Bundle
 from shared.cascade.frame import Signature
 from shared.engine import Session
-from shared.image import Input, Picture, crop, preprocessor
+from shared.image import Input, Picture, Tensor, crop, preprocessor
 from shared.signature import sign
 
 Models = Mapping[str, tuple[Session, Input]]
@@ -34,18 +34,22 @@ def opened(bundle: Bundle, threads: int = 1) -> Models:
 
 def run(session: Session, spec: Input, pictures: Sequence[Picture], seen: Input | None = None) -> Logits:
     """Logits ``(n, classes)`` of pictures of any size, BGR. ``seen``: see ``view``."""
-    preprocess, batch = preprocessor(spec), session.batch or _BATCH
-    return np.concatenate(
-        [
-            session.run(np.concatenate([preprocess(view(one, spec, seen)) for one in pictures[at : at + batch]]))
-            for at in range(0, len(pictures), batch)
-        ]
-    )
+    return run_all({"": (session, spec)}, pictures, seen)[""]
 
 
 def run_all(models: Models, pictures: Sequence[Picture], seen: Input | None = None) -> dict[str, Logits]:
     """What every model says of the pictures, by its name. ``seen``: see ``view``."""
-    return {name: run(session, spec, pictures, seen) for name, (session, spec) in models.items()}
+    found: dict[str, list[Logits]] = {name: [] for name in models}
+    for at in range(0, len(pictures), _BATCH):
+        prepared: dict[Input, Tensor] = {}
+        for name, (session, spec) in models.items():
+            if spec not in prepared:
+                prepare = preprocessor(spec)
+                prepared[spec] = np.concatenate([prepare(view(one, spec, seen)) for one in pictures[at : at + _BATCH]])
+            tensor = prepared[spec]
+            step = session.batch or len(tensor)
+            found[name] += [session.run(tensor[first : first + step]) for first in range(0, len(tensor), step)]
+    return {name: np.concatenate(parts) for name, parts in found.items()}
 
 
 def view(picture: Picture, spec: Input, seen: Input | None) -> Picture:

@@ -30,7 +30,7 @@ def uncertified(certificate: Certificate) -> str:
         f"on {certificate.blocks} blocks of frames"
     )
     so_far = "The bundle starts from its priors, and devices audit."
-    missing = frames_of(certificate.blocks_needed - certificate.blocks)
+    missing = frames_of(max(0, certificate.blocks_needed - certificate.blocks))
     if certificate.blocks < FEWEST:
         more = f"some {_round(missing)} more frames to prove with are needed" if missing else "it is over the budget"
         return f"Not certifiable from so little: {measured}; {more}. {so_far}"

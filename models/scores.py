@@ -1,4 +1,4 @@
-"""Scores that a gate may go by, and how well each tells right from wrong: risk against coverage.
+"""Scores that an answer may be accepted by, and how well each tells right from wrong: risk against coverage.
 
 Sort frames by what a score makes of them, answer the surest first, and see what share of the answers is wrong: Y.
 Geifman and R. El-Yaniv, "Selective Classification for Deep Neural Networks" (arXiv 1705.08500); the area under that
@@ -24,8 +24,8 @@ _STEPS, _RIDGE = 12, 1.0
 def doubts(logits: Logits, temperature: float) -> dict[str, Doubts]:
     """What each score makes of ``logits`` ``(n, classes)``, by name, ``(n,)``.
 
-    ``entropy``: CacheNet's (arXiv 2007.01793). ``probability``: of any label but the first; what our gates go by, after
-    the context. ``margin``: between the first two labels. ``energy``: W. Liu et al. (arXiv 2010.03759), section 3.1.
+    ``entropy``: CacheNet's (arXiv 2007.01793). ``probability``: of any label but the first. ``margin``:
+    between the first two labels. ``energy``: W. Liu et al. (arXiv 2010.03759), section 3.1.
     """
     words = softmax(logits, temperature)
     ordered = np.sort(words, axis=1)

@@ -57,7 +57,7 @@ def certificates(several: Sequence[Certificate]) -> Table:
         ("measured", "at most", "asked", "blocks", "needed", "certified"),
     )
     for one in several:
-        needed = "" if one.holds else str(one.blocks_needed or "over budget")
+        needed = "" if one.holds else str(one.blocks_needed or "-")
         shares = (f"{one.disagreement:.2%}", f"{one.at_most:.2%}", f"{one.asked:.1%}")
         table.add_row(f"{one.max_disagreement:.1%}", *shares, str(one.blocks), needed, "yes" if one.holds else "no")
     return table

@@ -180,10 +180,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return [name for name in self.submodels() if not self.models[name].classes]
 
     def certificate(self, max_disagreement: float) -> Certificate | None:
-        """The one of the largest budget that is not over this one; None where there is none."""
-        return next(
-            (one for one in reversed(self.certificates) if one.max_disagreement <= max_disagreement + 1e-12), None
-        )
+        """The one of this very budget; None where there is none."""
+        return next((one for one in self.certificates if abs(one.max_disagreement - max_disagreement) < 1e-9), None)
 
     def label(self, index: int | None) -> str:
         """Name of a label; ``unknown`` of None."""

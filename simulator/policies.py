@@ -271,9 +271,10 @@ class Paper(Asking):
         self._submodel: LocalModel | None = None
 
     def local(self, frame: Frame) -> Prediction | None:
-        if self._submodel is None:
+        looked = None if self._submodel is None else self._submodel.run(frame.view)
+        if self._submodel is None or looked is None:
             return None
-        _, probabilities = self._submodel.run(frame.view)
+        _, probabilities = looked
         entropy = -float((probabilities * np.log(np.maximum(probabilities, 1e-300))).sum())
         if entropy > self._most_entropy:
             return None

@@ -1,21 +1,21 @@
 """The features that the risk of a label is judged by, at each stage of looking at a frame.
 
 Every feature is free of the stream's scale and means something: a probability, a divergence between two outputs, a
-change of the picture, a time.
+change of the picture, a time. Rows are lists of numbers: with three candidates a frame that is quicker than arrays.
 """
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+import math
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from shared.cascade.frame import Frame
-from shared.cascade.frame_cache import FrameCache, Rows
-from shared.cascade.probability import Probabilities, log_floor
+from shared.cascade.probability import FLOOR
 
 Array = npt.NDArray[np.float64]
+Row = list[float]
 
 #: How far a frame has been looked at: its picture only, by the base model too, by a submodel as well.
 Stage = Literal["picture", "base", "submodel"]
@@ -24,81 +24,68 @@ STAGES: tuple[Stage, ...] = get_args(Stage)
 COUNT: dict[Stage, int] = {"picture": 4, "base": 13, "submodel": 16}
 
 
-def picture_changes(frame: Frame, cache: FrameCache, rows: Rows) -> Array:
-    """How the picture of ``frame`` differs from those of cache entries.
+class Change(NamedTuple):
+    """How a frame differs from an earlier one, each as the logarithm of one plus the value: the largest change of a
+    block (grey levels), the mean-square change of the thumbnail, the frames between."""
 
-    Returns:
-        ``(n, 3)`` for ``rows`` ``(n,)``: logarithms of one plus the largest change of a block (grey levels), the
-        mean-square change of the thumbnail, and the frames between.
-    """
-    change = np.abs(cache.blocks[rows] - frame.signature.blocks.ravel()).max(1)
-    apart = cache.thumbnails[rows] - frame.signature.thumbnail.ravel()
-    mean_square = np.einsum("ij,ij->i", apart, apart) / apart.shape[1]
-    age = np.maximum(frame.index - cache.indices[rows], 0)
-    return np.log1p(np.stack([change, mean_square, age], 1).astype(np.float64))
+    block: float
+    mean_square: float
+    age: float
 
 
-def of_picture(changes: Array, labels: Rows, belief: Probabilities) -> Array:
-    """Stage ``picture``: the entry that looks most like the frame, and what the label filter expects ``(n, 4)``.
+#: Nothing is known to differ.
+NO_CHANGE = Change(0.0, 0.0, 0.0)
+
+
+def of_picture(change: Change, expected: float) -> Row:
+    """Stage ``picture``, of the answer to the frame that looks most like this one (4).
 
     Args:
-        changes: ``picture_changes`` of the entries ``(n, 3)``.
-        labels: Labels to judge, those of the entries ``(n,)``.
-        belief: Of the label filter ``(classes,)``.
+        change: Since that frame.
+        expected: Probability of its label by the label filter.
     """
-    return np.concatenate([changes, _log_odds(belief[labels])[:, None]], 1)
+    return [*change, _log_odds(expected)]
 
 
 def of_base(
-    labels: Rows,
-    probabilities: Probabilities,
-    held: npt.NDArray[np.bool_],
-    divergence: Array,
-    changes: Array,
-    recalled: npt.NDArray[np.bool_],
-    recalled_changes: Array,
-    belief: Probabilities,
-) -> Array:
-    """Stage ``base``: the base model has looked ``(n, 13)``.
+    own: float, top: float, is_top: bool, held: Change | None, divergence: float, recalled: Change | None, belief: float
+) -> Row:
+    """Stage ``base``, of one label: the base model has looked (13).
 
     Args:
-        labels: Labels to judge ``(n,)``.
-        probabilities: Of the base model now ``(classes,)``.
-        held: Whether each label is the held answer it is compared with ``(n,)``.
-        divergence: Jensen-Shannon distance of the base model's outputs now from those on the held answer's frame
-            ``(n,)``.
-        changes: ``picture_changes`` since that frame ``(n, 3)``.
-        recalled: Whether each label is the answer to the frame that looks most like this one ``(n,)``.
-        recalled_changes: ``picture_changes`` since that frame ``(3,)``.
-        belief: Of the label filter, the base model's output taken in ``(classes,)``.
+        own: The base model's probability of the label.
+        top: Its largest probability.
+        is_top: Whether that is this label's.
+        held: Change since the frame of the held answer; None if that is another label.
+        divergence: Jensen-Shannon distance of the base model's outputs now from those on that frame.
+        recalled: Change since the frame that looks most like this one; None if the answer to it is another label.
+        belief: Probability of the label by the label filter, the base model's output taken in.
     """
-    own, top = probabilities[labels], probabilities.max()
-    return np.concatenate(
-        [
-            log_floor(own)[:, None],
-            log_floor(1.0 - own)[:, None],
-            (labels == probabilities.argmax())[:, None],
-            np.full((len(labels), 1), float(log_floor(1.0 - top))),
-            held[:, None] * np.concatenate([np.ones((len(labels), 1)), divergence[:, None], changes], 1),
-            recalled[:, None] * np.r_[1.0, recalled_changes[:2]],
-            _log_odds(belief[labels])[:, None],
-        ],
-        1,
-    )
+    return [
+        _log(own),
+        _log(1.0 - own),
+        float(is_top),
+        _log(1.0 - top),
+        *((1.0, divergence, *held) if held is not None else (0.0, 0.0, 0.0, 0.0, 0.0)),
+        *((1.0, recalled.block, recalled.mean_square) if recalled is not None else (0.0, 0.0, 0.0)),
+        _log_odds(belief),
+    ]
 
 
-def of_submodel(of_base_: Array, labels: Rows, probabilities: Probabilities) -> Array:
-    """Stage ``submodel``: a specialised model has looked as well ``(n, 16)``.
+def of_submodel(base: Row, own: float, is_top: bool) -> Row:
+    """Stage ``submodel``, of one label: a specialised model has looked as well (16).
 
     Args:
-        of_base_: Features of the stage ``base`` ``(n, 13)``.
-        labels: Labels to judge ``(n,)``.
-        probabilities: Of the specialised model ``(classes,)``.
+        base: Features of the stage ``base``.
+        own: The specialised model's probability of the label.
+        is_top: Whether that is its largest one.
     """
-    own = probabilities[labels]
-    beside = [log_floor(own), log_floor(1.0 - own), (labels == probabilities.argmax()).astype(np.float64)]
-    return np.concatenate([of_base_, np.stack(beside, 1)], 1)
+    return [*base, _log(own), _log(1.0 - own), float(is_top)]
 
 
-def _log_odds(probability: Array) -> Array:
-    return log_floor(probability) - log_floor(1.0 - probability)
+def _log(probability: float) -> float:
+    return math.log(probability if probability > FLOOR else FLOOR)
+
+
+def _log_odds(probability: float) -> float:
+    return _log(probability) - _log(1.0 - probability)

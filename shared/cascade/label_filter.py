@@ -22,8 +22,9 @@ _LABEL_MEMORY = 40.0
 _NEW_LABEL = 0.05
 #: Likelihood of the full model's answer, if it is the stream's label: the full model errs for a frame now and then.
 _FULL_CERTAINTY = 0.95
-#: Exponent of a local model's likelihood: neighbouring frames err alike.
-_TEMPER = 0.5
+#: Least likelihood of a label, so that no model rules one out. Likelihoods of local models count by their roots, for
+#: neighbouring frames err alike.
+_LEAST = 1e-6
 
 
 class LabelFilter:
@@ -31,6 +32,8 @@ class LabelFilter:
 
     def __init__(self, classes: int) -> None:
         self.belief: Probabilities = np.full(classes, 1.0 / classes)
+        #: Probability of each label of something new ``(classes,)``.
+        self.prior: Probabilities = self.belief
         self._recent = np.zeros(classes)
         self._changes, self._chances = _CHANGE_RATE * _CHANGE_WORTH, _CHANGE_WORTH
         self._last: tuple[int, int] | None = None
@@ -45,23 +48,18 @@ class LabelFilter:
         rate = self.change_rate
         self.belief = (1.0 - rate) * self.belief + rate * self.prior
 
-    @property
-    def prior(self) -> Probabilities:
-        """Of the label of something new ``(classes,)``."""
-        total = self._recent.sum()
-        uniform = np.full(len(self._recent), 1.0 / len(self._recent))
-        known = (1.0 - _NEW_LABEL) * total / (total + 1.0)
-        return known * self._recent / total + (1.0 - known) * uniform if total else uniform
-
     def update(self, likelihood: Probabilities) -> None:
         """A local model gives these probabilities to the labels of the present frame ``(classes,)``."""
-        belief = self.belief * np.maximum(likelihood, 1e-6) ** _TEMPER
+        belief = self.belief * np.sqrt(np.maximum(likelihood, _LEAST))
         self.belief = belief / belief.sum()
 
     def answer(self, index: int, label: int) -> None:
         """The full model has said ``label`` of the frame ``index``, the present one."""
         self._recent *= math.exp(-1.0 / _LABEL_MEMORY)
         self._recent[label] += 1.0
+        total = float(self._recent.sum())
+        known = (1.0 - _NEW_LABEL) * total / (total + 1.0)
+        self.prior = known / total * self._recent + (1.0 - known) / len(self._recent)
         if self._last is not None and index > self._last[0]:
             kept = math.exp(-1.0 / _CHANGE_MEMORY)
             self._changes = kept * self._changes + (label != self._last[1])

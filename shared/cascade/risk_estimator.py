@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shared.cascade import features
-from shared.cascade.features import COUNT, Array, Stage
+from shared.cascade.features import Array, Change, Row, Stage
 from shared.cascade.frame import Frame
 from shared.cascade.frame_cache import FrameCache, Rows
 from shared.cascade.label_filter import LabelFilter
@@ -48,6 +48,24 @@ class Candidate(NamedTuple):
     expected_risk: float
 
 
+class Candidates(NamedTuple):
+    """Labels that a frame may be answered with, and their features, one row each."""
+
+    labels: list[int]
+    rows: list[Row]
+
+
+class Neighbours(NamedTuple):
+    """The answered frames that a frame is compared with: of the newest one its row in the cache, its label and the
+    change since; of the one that looks most like the frame its label and the change since."""
+
+    row: int
+    held: int
+    since_held: Change
+    recalled: int
+    since_recalled: Change
+
+
 @dataclass(slots=True, eq=False)
 class Observation:
     """What has been seen of a frame.
@@ -55,17 +73,17 @@ class Observation:
     Attributes:
         frame: Without its view.
         stage: How far it has been looked at.
-        labels, features: The candidates of that stage ``(n,)`` and ``(n, d)``; none at the stage ``picture`` before the
-            full model's first answer.
-        earlier: The same of the stages before.
+        candidates: Of that stage; none at the stage ``picture`` before the full model's first answer.
+        neighbours: None before the full model's first answer.
+        earlier: The candidates of the stages before.
         base: Probabilities of the base model ``(classes,)``; None where it has not looked.
     """
 
     frame: Frame
     stage: Stage
-    labels: Rows
-    features: Array
-    earlier: dict[Stage, tuple[Rows, Array]] = field(default_factory=dict)
+    candidates: Candidates
+    neighbours: Neighbours | None
+    earlier: dict[Stage, Candidates] = field(default_factory=dict)
     base: Probabilities | None = None
 
 
@@ -97,42 +115,40 @@ class RiskEstimator:
         self.filter.predict()
         bare = Frame(frame.index, None, frame.signature)
         if not len(self.cache):
-            return Observation(bare, "picture", np.zeros(0, np.int64), np.zeros((0, COUNT["picture"])))
-        row = np.array([self.cache.nearest(frame.signature)])
-        changes, labels = features.picture_changes(frame, self.cache, row), self.cache.labels[row]
-        return Observation(bare, "picture", labels, features.of_picture(changes, labels, self.filter.belief))
+            return Observation(bare, "picture", Candidates([], []), None)
+        near = self._neighbours(bare)
+        row = features.of_picture(near.since_recalled, float(self.filter.belief[near.recalled]))
+        return Observation(bare, "picture", Candidates([near.recalled], [row]), near)
 
     def look(self, observation: Observation, probabilities: Probabilities) -> None:
         """A local model, the base model first, gives these ``probabilities`` ``(classes,)`` to the frame's labels."""
         label = int(probabilities.argmax())
         if observation.base is None:
             self.filter.update(probabilities)
-            self._advance(observation, "base")
             observation.base = probabilities
-            labels = np.array([label])
-            if len(self.cache):
-                rows = [self.cache.last, self.cache.nearest(observation.frame.signature)]
-                labels = np.unique(np.r_[self.cache.labels[rows], label])
-            observation.labels = labels
-            observation.features = self._candidate_features(observation, labels)
+            near = observation.neighbours
+            labels = {label} if near is None else {label, near.held, near.recalled}
+            self._advance(observation, "base", self._judged(observation, sorted(labels)))
         else:
-            labels, known = self._of_base(observation)
-            self._advance(observation, "submodel")
-            if label not in labels:
-                known = np.concatenate([known, self._candidate_features(observation, np.array([label]))])
-                labels = np.r_[labels, label]
-            observation.labels = labels
-            observation.features = features.of_submodel(known, labels, probabilities)
+            known = observation.earlier["base"] if observation.stage == "submodel" else observation.candidates
+            if label not in known.labels:
+                more = self._judged(observation, [label])
+                known = Candidates(known.labels + more.labels, known.rows + more.rows)
+            rows = [
+                features.of_submodel(row, float(probabilities[one]), one == label)
+                for one, row in zip(known.labels, known.rows, strict=True)
+            ]
+            self._advance(observation, "submodel", Candidates(known.labels, rows))
 
     def best(self, observation: Observation, only: int | None = None) -> Candidate | None:
         """The candidate of least risk; None where nothing is known yet. ``only``: the one label that is allowed."""
         model = self.models.get(observation.stage)
-        if model is None or not len(observation.labels):
+        if model is None or not observation.candidates.labels:
             return None
-        risks = model.risk(observation.features)
-        place = int(risks.argmin()) if only is None else int(np.flatnonzero(observation.labels == only)[0])
-        expected = model.expected_risk(observation.features[place])
-        return Candidate(int(observation.labels[place]), float(risks[place]), expected)
+        labels = observation.candidates.labels
+        risks, expected = model.risk(np.array(observation.candidates.rows))
+        place = int(risks.argmin()) if only is None else labels.index(only)
+        return Candidate(labels[place], float(risks[place]), float(expected[place]))
 
     def learn(self, observation: Observation, label: int) -> None:
         """The full model has answered ``label`` to the frame of ``observation``: learn, and keep the answer."""
@@ -154,27 +170,12 @@ class RiskEstimator:
     def outcomes(self, observation: Observation, label: int) -> dict[Stage, Outcomes]:
         """What the full model's answer ``label`` says of the candidates of every stage."""
         found: dict[Stage, Outcomes] = {}
-        for stage, (labels, own) in {
-            **observation.earlier,
-            observation.stage: (observation.labels, observation.features),
-        }.items():
-            if len(labels):
-                found[stage] = Outcomes(own, labels != label, np.ones(len(labels)))
-        rows = self.cache.recent(_PAIRS, observation.frame.index)[1:]  # the newest is a candidate already
-        if "base" in found and len(rows):
-            recalled = self.cache.nearest(observation.frame.signature)
-            labels = self.cache.labels[rows]
-            pairs = Outcomes(
-                self._base_features(observation, labels, rows, recalled),
-                labels != label,
-                np.full(len(rows), 1.0 / (len(rows) + 1)),
-            )
-            candidates = found["base"]
-            found["base"] = Outcomes(
-                np.concatenate([candidates.features, pairs.features]),
-                np.concatenate([candidates.wrong, pairs.wrong]),
-                np.concatenate([candidates.weights, pairs.weights]),
-            )
+        for stage, own in {**observation.earlier, observation.stage: observation.candidates}.items():
+            if own.labels:
+                pairs = self._pairs(observation) if stage == "base" else Candidates([], [])
+                weights = [1.0] * len(own.labels) + [1.0 / (len(pairs.labels) + 1)] * len(pairs.labels)
+                wrong = np.array(own.labels + pairs.labels) != label
+                found[stage] = Outcomes(np.array(own.rows + pairs.rows), wrong, np.array(weights))
         return found
 
     def reset(self, share: float) -> None:
@@ -200,47 +201,74 @@ class RiskEstimator:
         fits = [stage in self.models and self.models[stage].restore(*own) for stage, own in state.items()]
         return all(fits)
 
-    def _candidate_features(self, observation: Observation, labels: Rows) -> Array:
-        """Features of the stage ``base`` for ``labels``, compared with the held and the recalled answer, if there are
-        any."""
-        if len(self.cache):
-            recalled = self.cache.nearest(observation.frame.signature)
-            return self._base_features(observation, labels, np.full(len(labels), self.cache.last), recalled)
-        assert observation.base is not None
-        n = len(labels)
-        neither = np.zeros(n, np.bool_)
-        return features.of_base(
-            labels, observation.base, neither, np.zeros(n), np.zeros((n, 3)), neither, np.zeros(3), self.filter.belief
-        )
+    def _neighbours(self, frame: Frame) -> Neighbours:
+        cache = self.cache
+        distances = cache.distances(frame.signature)
+        held, recalled = cache.last, int(distances.argmin())
+        since_held, since_recalled = cache.changes(frame, [held, recalled], distances)
+        return Neighbours(held, int(cache.labels[held]), since_held, int(cache.labels[recalled]), since_recalled)
 
-    def _base_features(self, observation: Observation, labels: Rows, rows: Rows, recalled: int) -> Array:
-        """Features of the stage ``base`` for ``labels``, each compared with the entry of ``rows`` as the held one."""
-        cache, now = self.cache, observation.base
-        assert now is not None
-        before = cache.probabilities[rows]
-        before = np.where(np.isnan(before), now, before)  # where no base model had looked, nothing is known to differ
-        return features.of_base(
+    def _judged(self, observation: Observation, labels: list[int]) -> Candidates:
+        """``labels`` as candidates of the stage ``base``."""
+        near = observation.neighbours
+        divergence = 0.0
+        if near is not None and near.held in labels:
+            divergence = float(self._divergence(observation, np.array([near.row]))[0])
+        return Candidates(
             labels,
-            now,
-            cache.labels[rows] == labels,
-            jensen_shannon(now, before),
-            features.picture_changes(observation.frame, cache, rows),
-            cache.labels[recalled] == labels,
-            features.picture_changes(observation.frame, cache, np.array([recalled]))[0],
-            self.filter.belief,
+            [
+                self._row(
+                    observation,
+                    one,
+                    near.since_held if near is not None and near.held == one else None,
+                    divergence,
+                )
+                for one in labels
+            ],
         )
 
-    @staticmethod
-    def _of_base(observation: Observation) -> tuple[Rows, Array]:
-        if observation.stage == "base":
-            return observation.labels, observation.features
-        return observation.earlier["base"]
+    def _pairs(self, observation: Observation) -> Candidates:
+        """The answers to the last dozen frames before this one, as if each had been held; but for the newest, which is
+        a candidate already."""
+        cache, frame = self.cache, observation.frame
+        rows = cache.recent(_PAIRS, frame.index)[1:]
+        if not len(rows):
+            return Candidates([], [])
+        changes = cache.changes(frame, rows.tolist(), cache.distances(frame.signature))
+        labels = cache.labels[rows].tolist()
+        divergences = self._divergence(observation, rows).tolist()
+        pairs = zip(labels, changes, divergences, strict=True)
+        return Candidates(labels, [self._row(observation, *pair) for pair in pairs])
+
+    def _row(self, observation: Observation, label: int, held: Change | None, divergence: float) -> Row:
+        """Features of the stage ``base``; ``held``, ``divergence``: see ``features.of_base``."""
+        now, near = observation.base, observation.neighbours
+        assert now is not None
+        top = int(now.argmax())
+        return features.of_base(
+            float(now[label]),
+            float(now[top]),
+            label == top,
+            held,
+            divergence,
+            near.since_recalled if near is not None and near.recalled == label else None,
+            float(self.filter.belief[label]),
+        )
+
+    def _divergence(self, observation: Observation, rows: Rows) -> Array:
+        """How far the base model's outputs are from those on the frames of the entries ``rows``; where no base model
+        had looked, nothing is known to differ."""
+        assert observation.base is not None
+        divergences = jensen_shannon(observation.base, self.cache.probabilities[rows])
+        divergences[np.isnan(divergences)] = 0.0
+        return divergences
 
     @staticmethod
-    def _advance(observation: Observation, stage: Stage) -> None:
+    def _advance(observation: Observation, stage: Stage, candidates: Candidates) -> None:
         if observation.stage != stage:
-            observation.earlier[observation.stage] = observation.labels, observation.features
+            observation.earlier[observation.stage] = observation.candidates
             observation.stage = stage
+        observation.candidates = candidates
 
 
 def priors_of(collected: Iterable[Mapping[Stage, Outcomes]]) -> dict[Stage, RiskPrior]:

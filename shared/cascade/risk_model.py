@@ -29,8 +29,6 @@ _RIDGE, _RIDGE_INTERCEPT = 3.0, 1e-2
 _LEAST_DEVIATION = 0.05
 #: Observations after which one counts half, and the prior takes its place.
 _HALF_LIFE = 2000.0
-#: Log-odds beyond this are as good as certain.
-_MOST_LOG_ODDS = 30.0
 #: Newton steps for one batch of observations: the second changes a probability by under 1e-3.
 _NEWTON_STEPS = 2
 #: Longest Newton step, in standardised weights.
@@ -70,7 +68,7 @@ class RiskModel:
     Example:
         >>> prior = fit_prior(np.array([[0.0], [1.0], [0.1], [0.9]]), np.array([False, True, False, True]))
         >>> model = RiskModel(prior)
-        >>> low, high = model.risk(np.array([[0.0], [1.0]]))
+        >>> (low, high), _ = model.risk(np.array([[0.0], [1.0]]))
         >>> bool(low < high)
         True
     """
@@ -80,8 +78,10 @@ class RiskModel:
         self._mean, self._deviation = np.array(prior.mean), np.array(prior.deviation)
         self._prior_weights = np.array(prior.weights)  # (d + 1,)
         self._prior_precision = np.array(prior.precision).reshape(len(prior.weights), -1)  # (d + 1, d + 1)
-        if not self._set(self._prior_weights, self._prior_precision):
+        covariance = _inverse(self._prior_precision)
+        if covariance is None:
             raise ValueError("the precision of a prior is not positive definite")
+        self._weights, self._precision, self._covariance = self._prior_weights, self._prior_precision, covariance
 
     @property
     def state(self) -> tuple[Array, Array]:
@@ -98,15 +98,17 @@ class RiskModel:
         """Go back to the prior, which counts for ``share`` of what it did at first."""
         self._set(self._prior_weights, share * self._prior_precision)
 
-    def risk(self, features: Array) -> Array:
-        """The risk ``(n,)`` of candidates with ``features`` ``(n, d)``."""
-        z = self._standardised(features)  # (n, d + 1)
-        spread = np.maximum(np.einsum("ij,jk,ik->i", z, self._covariance, z), 0.0)  # under 0 by rounding only
-        return _sigmoid((z @ self._weights) / np.sqrt(1.0 + math.pi / 8.0 * spread))
+    def risk(self, features: Array) -> tuple[Array, Array]:
+        """The risk of candidates with ``features`` ``(n, d)``.
 
-    def expected_risk(self, features: Array) -> float:
-        """The risk of one candidate ``(d,)`` by the most probable weights alone: what it is expected to cost."""
-        return float(_sigmoid(self._standardised(features[None]) @ self._weights)[0])
+        Returns:
+            The risk ``(n,)``; and the risk by the most probable weights alone ``(n,)``, which is what an answer is
+            expected to cost.
+        """
+        z = self._standardised(features)  # (n, d + 1)
+        log_odds = z @ self._weights  # (n,)
+        spread = ((z @ self._covariance) * z).sum(1)
+        return _sigmoid(log_odds / np.sqrt(1.0 + math.pi / 8.0 * spread)), _sigmoid(log_odds)
 
     def learn(self, features: Array, wrong: npt.NDArray[np.bool_], observation_weights: Array) -> None:
         """Take observations in.
@@ -119,8 +121,9 @@ class RiskModel:
         z = self._standardised(features)  # (n, d + 1)
         kept = 0.5 ** (float(observation_weights.sum()) / _HALF_LIFE)
         precision = kept * self._precision + (1.0 - kept) * self._prior_precision
-        drawn = kept * self._precision @ self._weights + (1.0 - kept) * self._prior_precision @ self._prior_weights
-        start = weights = np.linalg.solve(precision, drawn)
+        # What is forgotten gives way to the prior, to first order in the share that is.
+        to_prior = self._covariance @ (self._prior_precision @ (self._prior_weights - self._weights))
+        start = weights = self._weights + (1.0 - kept) * to_prior
         for _ in range(_NEWTON_STEPS):
             p = _sigmoid(z @ weights)  # (n,)
             gradient = z.T @ (observation_weights * (wrong - p)) - precision @ (weights - start)
@@ -128,7 +131,8 @@ class RiskModel:
             weights = weights + _bounded(np.linalg.solve(curvature, gradient))
         p = _sigmoid(z @ weights)
         precision = precision + (z.T * (observation_weights * p * (1.0 - p))) @ z
-        self._set(weights, precision)
+        if math.isfinite(float(weights.sum() + precision.sum())):  # a sum of what the prior has made positive definite
+            self._weights, self._precision, self._covariance = weights, precision, np.linalg.inv(precision)
 
     def _set(self, weights: Array, precision: Array) -> bool:
         """Go on with these; False, and nothing changes, where they are not finite or not positive definite."""
@@ -192,4 +196,4 @@ def _inverse(precision: Array) -> Array | None:
 
 
 def _sigmoid(log_odds: Array) -> Array:
-    return 1.0 / (1.0 + np.exp(-np.clip(log_odds, -_MOST_LOG_ODDS, _MOST_LOG_ODDS)))
+    return 0.5 + 0.5 * np.tanh(0.5 * log_odds)

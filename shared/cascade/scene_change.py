@@ -37,7 +37,7 @@ _SETTLED = 100
 #: Frames after which the background has followed half of a lasting change.
 _HALF_LIFE = 200.0
 #: Most that one frame moves the mean by, in grey levels, before it is weighted: what passes by is not the background.
-_LARGEST = 20.0
+_LARGEST = np.float32(20.0)
 
 Thumbnail = npt.NDArray[np.float32]
 
@@ -79,20 +79,22 @@ class _Background:
 
     def __init__(self, picture: Thumbnail) -> None:
         self.mean, self._deviation = picture.copy(), np.zeros_like(picture)
+        self._limit = self._deviation + np.float32(_LEVELS)
+        self._few = int(_SHARE * picture.size)
         self.frames = 1
 
     def differs(self, picture: Thumbnail) -> bool:
         """Whether most of the picture is another one."""
-        apart = np.abs(picture - self.mean)
-        return float(np.count_nonzero(apart > _DEVIATIONS * self._deviation + _LEVELS)) > _SHARE * picture.size
+        return int(np.count_nonzero(np.abs(picture - self.mean) > self._limit)) > self._few
 
     def add(self, picture: Thumbnail) -> None:
         """Count a picture in."""
         self.frames += 1
-        weight = max(1.0 - 0.5 ** (1.0 / _HALF_LIFE), 1.0 / self.frames)
+        weight = np.float32(max(1.0 - 0.5 ** (1.0 / _HALF_LIFE), 1.0 / self.frames))
         apart = picture - self.mean
         self._deviation += weight * (np.abs(apart) - self._deviation)
-        self.mean += weight * np.clip(apart, -_LARGEST, _LARGEST)
+        self._limit = np.float32(_DEVIATIONS) * self._deviation + np.float32(_LEVELS)
+        self.mean += weight * np.minimum(np.maximum(apart, -_LARGEST), _LARGEST)
 
 
 def correlation(before: Thumbnail, after: Thumbnail) -> float:

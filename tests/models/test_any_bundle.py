@@ -56,7 +56,7 @@ def base(path: Path, free: bool = False) -> Path:
 def built(frames: Path, full: Path, how: str, directory: Path) -> Bundle:
     flags = ["--full", full, "--data", frames, "--preprocessing", how, "--out", directory / "out"]
     flags += ["--base", base(directory / "base.onnx"), "--base-preprocessing", how.replace("raw", "unit")]
-    done = CliRunner().invoke(app, ["build", "--quick", "--work", directory / "work", "--workers", 1, *map(str, flags)])
+    done = CliRunner().invoke(app, ["build", "--quick", "--work", directory / "work", *map(str, flags)])
     assert done.exit_code == 0, done.output
     return Bundle(directory / "out")
 

@@ -119,10 +119,10 @@ def test_a_bundle_of_real_models_opens(tmp_path: Path) -> None:
     assert Bundle(tiny_bundle(tmp_path)).manifest.submodels() == ["vehicles", "animals"]
 
 
-def test_the_certificate_of_the_largest_budget_that_is_not_over_is_found() -> None:
+def test_a_budget_has_a_certificate_of_its_own_or_none() -> None:
     tiny = parse(encoded(manifest()))
     found = [tiny.certificate(budget) for budget in (0.001, 0.01, 0.04, 0.5)]
-    assert [one and one.max_disagreement for one in found] == [None, 0.01, 0.01, 0.05]
+    assert [one and one.max_disagreement for one in found] == [None, 0.01, None, None]
 
 
 def test_a_budget_is_certified_where_the_bound_is_within_it() -> None:

@@ -104,7 +104,7 @@ def test_an_audited_hit_keeps_its_answer_and_teaches() -> None:
     assert cascade.audits is not None
     assert (cascade.audits.judged, cascade.audits.wrong) == (1, 1)
     assert weights(cascade) != before
-    assert len(cascade.estimator.cache) == entries + 1
+    assert len(cascade.estimator.cache) == entries, "the same picture: the newer answer takes the place of the older"
     assert cascade.tally.hits == hits and cascade.tally.corrections == cascade.tally.late == 0
     assert cascade.tally.overruled == 0
 

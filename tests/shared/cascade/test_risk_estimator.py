@@ -28,11 +28,11 @@ def test_candidates_are_the_held_and_the_recalled_answer_and_the_models_labels()
     answered(estimator, 0, 50.0, 0)  # looks most like the frame: recalled
     answered(estimator, 1, 200.0, 1)  # the newest: held
     observation = estimator.begin(frame(2, picture=grey(60.0)))
-    assert observation.labels.tolist() == [0], "by the picture alone it is the recalled one"
+    assert observation.candidates.labels == [0], "by the picture alone it is the recalled one"
     estimator.look(observation, likelihood(2))
-    assert observation.labels.tolist() == [0, 1, 2]
+    assert observation.candidates.labels == [0, 1, 2]
     estimator.look(observation, likelihood(3))
-    assert observation.labels.tolist() == [0, 1, 2, 3]
+    assert observation.candidates.labels == [0, 1, 2, 3]
     assert observation.stage == "submodel"
     assert set(observation.earlier) == {"picture", "base"}
 
@@ -106,7 +106,9 @@ def test_a_frame_is_never_paired_with_later_answers() -> None:
     observation = estimator.begin(frame(5, picture=grey(100.0)))
     estimator.look(observation, likelihood(0))
     outcomes = estimator.outcomes(observation, 0)
-    assert len(outcomes["base"].weights) == len(observation.labels) + 1, "of frames 0 and 1 the newer is held"
+    assert len(outcomes["base"].weights) == len(observation.candidates.labels) + 1, (
+        "of frames 0 and 1 the newer is held"
+    )
 
 
 def test_priors_are_fitted_on_the_first_answers_where_there_are_none() -> None:
@@ -194,7 +196,7 @@ def test_an_answer_to_a_frame_that_no_model_had_looked_at_is_compared_by_its_pic
     estimator.keep(estimator.begin(frame(0)), 1)
     observation = estimator.begin(frame(1))
     estimator.look(observation, likelihood(2))
-    assert np.isfinite(observation.features).all()
+    assert np.isfinite(observation.candidates.rows).all()
     assert estimator.best(observation) is not None
 
 

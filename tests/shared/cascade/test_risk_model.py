@@ -57,11 +57,11 @@ def test_a_risk_is_finite_and_a_probability_after_any_batches(
         model.learn(*batch)
         assert all(np.isfinite(part).all() for part in model.state)
         for features in (*(one for one, _, _ in learned_of), np.zeros((1, 13))):
-            risks = model.risk(features)
+            risks = model.risk(features)[0]
             assert risks.shape == (len(features),)
             assert ((risks >= 0) & (risks <= 1)).all()
             for row in features:
-                assert 0 <= model.expected_risk(row) <= 1
+                assert 0 <= float(model.risk(row[None])[1][0]) <= 1
 
 
 @pytest.mark.filterwarnings("ignore:invalid value")
@@ -77,7 +77,7 @@ def test_the_prior_of_what_can_be_told_apart_is_finite_and_does_not_explode() ->
     prior = fit_prior(features, features[:, 0] > 0)
     assert prior.check(1)
     assert max(abs(weight) for weight in prior.weights) < 20
-    low, high = RiskModel(prior).risk(np.array([[-1.0], [1.0]]))
+    low, high = RiskModel(prior).risk(np.array([[-1.0], [1.0]]))[0]
     assert low < 0.05 and high > 0.95
 
 
@@ -87,7 +87,7 @@ def test_any_footage_gives_a_prior_that_works(n: int, wrong: int, scale: float, 
     features = scale * np.random.default_rng(seed).standard_normal((n, 4))
     prior = fit_prior(features, np.arange(n) % 4 < wrong)
     assert prior.check(4)
-    risks = RiskModel(prior).risk(features)
+    risks = RiskModel(prior).risk(features)[0]
     assert ((risks > 0) & (risks < 1)).all()
 
 
@@ -106,24 +106,24 @@ def test_what_was_hardly_seen_is_less_certain() -> None:
     seen = np.array([-1.0, 0.0])
     across = np.array([-weights[1], weights[0]]) / np.hypot(*weights[:2])  # changes nothing of the odds
     unseen = seen + 30.0 * across * np.array([1.0, 1.0])
-    assert model.expected_risk(unseen) == pytest.approx(model.expected_risk(seen), abs=0.02)
-    low, unsure = model.risk(np.stack([seen, unseen]))
+    assert float(model.risk(unseen[None])[1][0]) == pytest.approx(float(model.risk(seen[None])[1][0]), abs=0.02)
+    low, unsure = model.risk(np.stack([seen, unseen]))[0]
     assert low < unsure < 0.5
 
 
 def test_what_is_observed_is_expected_from_then_on() -> None:
     model, at = RiskModel(fit_prior(*footage())), np.array([[-1.0, 0.0]])
-    before = float(model.risk(at)[0])
+    before = float(model.risk(at)[0][0])
     learned(model, np.repeat(at, 40, 0), np.ones(40, np.bool_))
     assert before < 0.1
-    assert model.risk(at)[0] > 0.5
+    assert model.risk(at)[0][0] > 0.5
 
 
 def test_a_heavier_observation_teaches_more() -> None:
     def after(weight: float) -> float:
         model = RiskModel(fit_prior(*footage()))
         model.learn(np.array([[-1.0, 0.0]]), np.array([True]), np.array([weight]))
-        return float(model.risk(np.array([[-1.0, 0.0]]))[0])
+        return float(model.risk(np.array([[-1.0, 0.0]]))[0][0])
 
     assert after(0.1) < after(1.0) < after(5.0)
 
@@ -159,11 +159,11 @@ def test_a_reset_is_the_prior_again_and_with_a_share_of_its_weight_learns_faster
     assert same(model, RiskModel(prior))
     light = RiskModel(prior)
     light.reset(0.1)
-    assert light.expected_risk(at[0]) == model.expected_risk(at[0]), "the same is expected"
-    assert light.risk(at)[0] > model.risk(at)[0], "and less is certain"
+    assert float(light.risk(at)[1][0]) == float(model.risk(at)[1][0]), "the same is expected"
+    assert light.risk(at)[0][0] > model.risk(at)[0][0], "and less is certain"
     for one in (model, light):
         learned(one, np.repeat(at, 3, 0), np.ones(3, np.bool_))
-    assert light.risk(at)[0] > model.risk(at)[0]
+    assert light.risk(at)[0][0] > model.risk(at)[0][0]
 
 
 def test_a_restored_model_goes_on_as_if_it_had_never_stopped() -> None:
