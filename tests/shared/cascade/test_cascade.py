@@ -73,7 +73,7 @@ def play(cascade: Cascade, stream: list[Event]) -> list[Answer]:
             cascade.on_audit_reply(late, float(index))
         picture = signature(noisy(scenery(event.scene), index))
         step = cascade.lookup(frame(index, logits(event.label, event.margin), picture), float(index))
-        scores = logits(event.full_label, SURE)
+        scores, threshold = logits(event.full_label, SURE), cascade.threshold
         if event.reply == "damaged":
             scores = scores * np.float32(np.nan)
         if isinstance(step, Miss) and event.reply != "none":
@@ -92,6 +92,7 @@ def play(cascade: Cascade, stream: list[Event]) -> list[Answer]:
             if isinstance(step, Hit):
                 assert (answer.level, answer.label) == (step.prediction.level, step.prediction.label)
                 assert answer.reason == ""
+                assert step.prediction.expected_risk <= step.prediction.risk <= threshold
             else:
                 assert answer.level == "fallback"
                 assert answer.reason.endswith("; late")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from shared.cascade.cascade import Cascade
-from shared.cascade.types import Hit, Miss, Reply
+from shared.cascade.types import Hit, Miss, Prediction, Reply
 from tests.shared.cascade.streams import SURE, UNSURE, View, build, frame, grey, local, logits
 from tests.shared.cascade.test_cascade import ask
 
@@ -53,17 +53,21 @@ def test_a_submodels_hit_is_a_use_of_it() -> None:
     assert cascade.install(local("new", cost=50)) == ["idle"], "the least recently used goes"
 
 
-def test_the_least_risky_candidate_is_the_fallback() -> None:
-    cascade = build(1e-6)
-    cascade.install(local("special", 0.9))
-    step = look(cascade, 0, {"base": logits(2, 0.2), "special": logits(1, SURE)})
-    assert isinstance(step, Miss)
-    own = [step.fallback.risk]
-    step_again = look(build(1e-6), 0, {"base": logits(2, 0.2)})
-    assert isinstance(step_again, Miss)
-    assert own[0] <= step_again.fallback.risk
-    answer = cascade.complete(step, None, 0.1, "no answer in time")
-    assert answer.level == "fallback" and answer.reason.endswith("; no answer in time")
+@pytest.mark.parametrize("margin", [0.0, 1.0, 2.0, 4.0, SURE])
+def test_a_submodel_that_looks_never_makes_the_fallback_riskier(margin: float) -> None:
+    """The fallback is the least risky candidate of all looks."""
+
+    def fallback(*submodels: str) -> Prediction:
+        cascade = build(1e-6)
+        for name in submodels:
+            cascade.install(local(name, 0.9))
+        step = look(cascade, 0, {"base": logits(2, 4.0), "special": logits(1, margin)})
+        assert isinstance(step, Miss)
+        answer = cascade.complete(step, None, 0.1, "no answer in time")
+        assert (answer.level, answer.label, answer.risk) == ("fallback", step.fallback.label, step.fallback.risk)
+        return step.fallback
+
+    assert fallback("special").risk <= fallback().risk
 
 
 def recommend(cascade: Cascade, *names: str) -> str | None:

@@ -186,8 +186,18 @@ def test_the_label_filter_takes_in_the_base_model_only() -> None:
     observation = estimator.begin(frame(0))
     estimator.look(observation, likelihood(1))
     belief = estimator.filter.belief.copy()
+    assert belief.argmax() == 1 and belief[1] > 0.5
     estimator.look(observation, likelihood(2))
     np.testing.assert_array_equal(estimator.filter.belief, belief)
+
+
+def test_an_answer_to_a_frame_that_no_model_had_looked_at_is_compared_by_its_picture_alone() -> None:
+    estimator = RiskEstimator(CLASSES, priors())
+    estimator.keep(estimator.begin(frame(0)), 1)
+    observation = estimator.begin(frame(1))
+    estimator.look(observation, likelihood(2))
+    assert np.isfinite(observation.candidates.rows).all()
+    assert estimator.best(observation) is not None
 
 
 def test_an_observation_keeps_no_view() -> None:

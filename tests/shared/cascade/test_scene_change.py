@@ -92,10 +92,10 @@ def test_a_person_who_fills_even_most_of_the_picture_is_no_change(share: float) 
     assert after_calm(*(walker(index, share) for index in range(200))) == []
 
 
-def test_dusk_is_no_change() -> None:
-    """Light that fades to a third over two thousand frames: the background follows."""
-    dusk = (signature(noisy((1.0 - 0.66 * index / 2000) * scenery(), index)) for index in range(2000))
-    assert after_calm(*dusk) == []
+def test_dusk_after_a_long_day_is_no_change() -> None:
+    """Light that fades to a third over a thousand frames: the background follows."""
+    dusk = (signature(noisy((1.0 - 0.66 * index / 1000) * scenery(), index)) for index in range(1000))
+    assert after_calm(*dusk, calm=1500) == []
 
 
 def test_pictures_that_have_nothing_to_do_with_each_other_are_no_change() -> None:
