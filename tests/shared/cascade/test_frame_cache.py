@@ -68,7 +68,7 @@ def test_the_nearest_is_the_one_that_looks_most_alike(levels: list[int], level: 
     for index, one in enumerate(levels):
         cache.add(frame(index, picture=grey(20.0 * one)), 0, None)
     squares = [(20.0 * one - level) ** 2 for one in levels]
-    np.testing.assert_allclose(cache.distances(grey(level)), squares, rtol=1e-3, atol=0.1)
+    np.testing.assert_allclose(cache.distances(grey(level)), squares, rtol=1e-3, atol=0.5)
 
 
 def test_a_late_answer_to_an_older_frame_is_not_the_newest() -> None:
