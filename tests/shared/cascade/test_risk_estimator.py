@@ -37,6 +37,21 @@ def test_candidates_are_the_held_and_the_recalled_answer_and_the_models_labels()
     assert set(observation.earlier) == {"picture", "base"}
 
 
+def test_only_the_held_answer_carries_what_has_changed_since_its_frame() -> None:
+    estimator = RiskEstimator(CLASSES, priors())
+    answered(estimator, 0, 50.0, 0)  # recalled
+    answered(estimator, 1, 200.0, 1)  # held
+    observation = estimator.begin(frame(2, picture=grey(60.0)))
+    estimator.look(observation, likelihood(2))
+    recalled, held, other = observation.candidates.rows
+    assert held[4] == 1.0
+    assert held[5] > 0.5, "the base model saw another label then"
+    assert held[6:9] == pytest.approx(np.log1p([140.0, 140.0**2, 1.0]).tolist(), rel=1e-3)
+    assert recalled[4:9] == other[4:9] == [0.0] * 5
+    assert recalled[9:12] == pytest.approx([1.0, *np.log1p([10.0, 100.0])], rel=1e-3)
+    assert held[9:12] == other[9:12] == [0.0] * 3
+
+
 def test_before_the_first_answer_a_models_label_is_the_only_candidate() -> None:
     estimator = RiskEstimator(CLASSES, priors())
     observation = estimator.begin(frame(0))
