@@ -79,7 +79,7 @@ def _fill(plan: Plan, material: Material, work: Path, directory: Path, progress:
         "torch": str(torch.__version__),
     }
     manifest = Manifest(FORMAT, plan.name, "classification", classifier.labels, choice.models, provenance)
-    return with_certified(manifest, found, calibrate.accuracy(material.tune))
+    return with_certified(manifest, found, calibrate.accuracy(material.tune), trained=material.base is None)
 
 
 def _certified(

@@ -53,14 +53,16 @@ def again(
         shutil.rmtree(building, ignore_errors=True)
 
 
-def with_certified(manifest: Manifest, found: Certified, accuracy: dict[str, str]) -> Manifest:
-    """``manifest`` with what was ``found``, in the place of what was found before."""
+def with_certified(manifest: Manifest, found: Certified, accuracy: dict[str, str], trained: bool = False) -> Manifest:
+    """``manifest`` with what was ``found``, in the place of what was found before. ``trained``: whether the base model
+    has just learned from the same footage: only then is a drop of agreement called overfitting."""
     kept = {key: value for key, value in manifest.provenance.items() if key != "overfitted"}
+    told = {key: value for key, value in found.about.items() if trained or key != "overfitted"}
     return msgspec.structs.replace(
         manifest,
         priors=found.priors,
         certificates=found.certificates,
         distribution=found.distribution,
         entropy=found.entropy,
-        provenance={**kept, **accuracy, **found.about},
+        provenance={**kept, **accuracy, **told},
     )
