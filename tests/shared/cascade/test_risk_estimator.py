@@ -133,7 +133,20 @@ def test_priors_are_fitted_on_the_first_answers_where_there_are_none() -> None:
         observation = answered(estimator, index, 4.0 * index, index // 10 % CLASSES)
         assert estimator.best(observation) is None or estimator.ready
     assert estimator.ready
+    answered(estimator, FIRST_ANSWERS, 4.0 * FIRST_ANSWERS, 0)  # the first frame of all had nothing to be compared with
     assert set(estimator.models) == {"picture", "base"}
+
+
+def test_a_stage_that_a_bundle_has_no_prior_of_is_fitted_when_its_models_have_come() -> None:
+    """Submodels are pushed later, to bundles that had none."""
+    estimator = RiskEstimator(CLASSES, {stage: prior for stage, prior in priors().items() if stage != "submodel"})
+    for index in range(FIRST_ANSWERS + 1):
+        observation = estimator.begin(frame(index, picture=grey(4.0 * index)))
+        estimator.look(observation, likelihood(index % CLASSES))
+        estimator.look(observation, likelihood(0))
+        assert (estimator.best(observation) is None) == (index < FIRST_ANSWERS)
+        estimator.learn(observation, 0)
+    assert set(estimator.fitted) == {"submodel"}
 
 
 def test_what_models_of_a_stage_were_not_there_for_gives_no_prior() -> None:
