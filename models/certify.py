@@ -97,8 +97,13 @@ def find(
     progress.remove_task(task)
     frames = sum(map(len, proven))
     about = f"{about}; {frames} frames in {len(proven)} sequences, {certificates[0].blocks} blocks"
+    priors = family.priors
+    if certificates[0].blocks < FEWEST:  # nothing is certified that a start from all of the footage could take back
+        traces += [stream.trace(family) for stream in proven]
+        priors = fit_priors(traces, family.temperatures, family.temperatures[family.base])
+        about += "; too few to certify, so the priors are fitted on these, too"
     return Certified(
-        dict(family.priors),
+        dict(priors),
         tuple(certificates),
         family.distribution,
         entropy_threshold(proven, family, MAX_DISAGREEMENT),

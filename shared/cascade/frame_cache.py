@@ -22,6 +22,9 @@ CAPACITY = 64
 _SAME_PICTURE = 4.0
 _BLOCKS, _POINTS = 192, 768
 
+#: Grey level that thumbnails are kept from: the squares of small numbers lose less by rounding.
+_CENTRE = np.float32(127.5)
+
 Rows = npt.NDArray[np.int64]
 
 
@@ -70,7 +73,7 @@ class FrameCache:
 
     def distances(self, signature: Signature) -> npt.NDArray[np.float32]:
         """Mean-square difference between this picture and each entry's ``(n,)``, squared grey levels."""
-        picture = signature.thumbnail.ravel()
+        picture = signature.thumbnail.ravel() - _CENTRE
         apart = self._squares[: self._count] - 2.0 * (self._thumbnails[: self._count] @ picture)
         apart += picture @ picture
         return np.maximum(apart, 0.0) / np.float32(_POINTS)  # type: ignore[no-any-return]
@@ -96,7 +99,7 @@ class FrameCache:
         if row < self._count and self._indices[row] > frame.index:
             return
         self._count = max(self._count, row + 1)
-        picture = frame.signature.thumbnail.ravel()
+        picture = frame.signature.thumbnail.ravel() - _CENTRE
         self._indices[row], self._labels[row] = frame.index, label
         self._blocks[row], self._thumbnails[row] = frame.signature.blocks.ravel(), picture
         self._squares[row] = picture @ picture

@@ -12,7 +12,7 @@ import math
 #: By how much the logarithm of the threshold rises with a frame that costs nothing: e-fold in 200 frames.
 _RATE = 0.005
 #: Where the threshold begins, and between what it stays, in budgets. A long quiet time earns no more than the most.
-_FIRST, _LEAST, _MOST = 4.0, 0.5, 5.0
+_FIRST, _LEAST, _MOST = 3.0, 0.5, 4.0
 #: No candidate that is hardly better than a coin toss is a hit.
 _HIGHEST = 0.4
 

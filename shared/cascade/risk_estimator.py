@@ -24,7 +24,7 @@ from shared.cascade.risk_model import RiskModel, RiskPrior, fit_prior
 
 #: Answered frames that each new answer is compared with, to learn how long answers hold.
 _PAIRS = 12
-#: Answers that are waited for where the bundle has no priors: until then every frame is asked.
+#: Answers that are waited for at a stage where the bundle has no prior: until then nothing is answered there.
 FIRST_ANSWERS = 50
 
 Priors = Mapping[Stage, RiskPrior]
@@ -103,7 +103,7 @@ class RiskEstimator:
         self.models = {stage: RiskModel(prior) for stage, prior in (priors or {}).items()}
         self.fitted: dict[Stage, RiskPrior] = {}
         self._classes = classes
-        self._first: list[dict[Stage, Outcomes]] = []
+        self._first: dict[Stage, list[dict[Stage, Outcomes]]] = {}
 
     @property
     def ready(self) -> bool:
@@ -152,14 +152,14 @@ class RiskEstimator:
 
     def learn(self, observation: Observation, label: int) -> None:
         """The full model has answered ``label`` to the frame of ``observation``: learn, and keep the answer."""
-        outcomes = self.outcomes(observation, label)
-        for stage, own in outcomes.items():
+        for stage, own in self.outcomes(observation, label).items():
             if (model := self.models.get(stage)) is not None:
                 model.learn(*own)
-        if not self.ready and outcomes:
-            self._first.append(outcomes)
-            if len(self._first) == FIRST_ANSWERS:
-                self.adopt(priors_of(self._first))
+                continue
+            first = self._first.setdefault(stage, [])
+            first.append({stage: own})
+            if len(first) == FIRST_ANSWERS:
+                self.adopt({**self.fitted, **priors_of(first)})
         self.keep(observation, label)
 
     def keep(self, observation: Observation, label: int) -> None:
@@ -191,10 +191,11 @@ class RiskEstimator:
         return {stage: model.state for stage, model in self.models.items()}
 
     def adopt(self, fitted: Priors) -> None:
-        """Begin with priors that were fitted on the first answers, where the bundle has none."""
-        self.fitted = dict(fitted)
-        self.models = {stage: RiskModel(prior) for stage, prior in fitted.items()}
-        self._first = []
+        """Begin, at stages where the bundle has no prior, with those that were fitted on the first answers."""
+        for stage, prior in fitted.items():
+            if stage not in self.models:
+                self.models[stage], self.fitted[stage] = RiskModel(prior), prior
+                self._first.pop(stage, None)
 
     def restore(self, state: Mapping[Stage, tuple[Array, Array]]) -> bool:
         """Go on from an earlier ``state``. False, and nothing changes for a stage that does not fit."""

@@ -97,7 +97,7 @@ def test_devices_and_servers_say_what_onnx_runtime_says_of_the_file(
     out = tmp_path / "answers.jsonl"
     ran = CliRunner().invoke(
         edge_agent,
-        ["run", str(frames), "--bundle", str(bundle.directory), "--output", str(out), "--max-false-hits", "0.005"],
+        ["run", str(frames), "--bundle", str(bundle.directory), "--output", str(out), "--max-disagreement", "0.005"],
     )
     assert ran.exit_code == 0, ran.output
     lines = [json.loads(line) for line in out.read_text().splitlines()]
@@ -106,7 +106,7 @@ def test_devices_and_servers_say_what_onnx_runtime_says_of_the_file(
     first = np.sort(expected, 1)
     for line in asked:
         if first[line["frame"], -1] - first[line["frame"], -2] > 5e-3:
-            assert line["cloud"] == LABELS[int(expected[line["frame"]].argmax())]
+            assert line["label"] == LABELS[int(expected[line["frame"]].argmax())]
 
 
 @pytest.mark.parametrize("kind", ["nan", "missing"])

@@ -139,7 +139,7 @@ def test_an_audit_does_not_change_what_its_frame_is_answered() -> None:
             assert audited_step.prediction == step.prediction
             held += step.prediction.level == "frames"
         cascade.complete(step, None if isinstance(step, Hit) else Reply(index, logits(1, SURE)), index + 0.1)
-    assert held >= 20
+    assert held >= 5
 
 
 def test_hits_that_audits_find_wrong_make_the_cache_ask() -> None:

@@ -113,3 +113,9 @@ def test_changes_count_only_for_the_label_that_is_held() -> None:
     assert held[4:9] == [1.0, 0.5, 1.0, 1.0, 1.0] and held[9:12] == [0.0] * 3
     assert other[4:9] == [0.0] * 5 and other[9:12] == [1.0, 2.0, 2.0]
     assert held[12] == pytest.approx(-other[12]) and held[12] > 0
+
+
+def test_how_sure_the_base_model_is_of_the_label_and_at_all() -> None:
+    row = features.of_base(0.3, 0.6, False, None, 0.0, None, 0.25)
+    assert row[:4] == pytest.approx(np.log([0.3, 0.7, 1.0, 0.4]).tolist())
+    assert row[12] == pytest.approx(np.log(1 / 3))

@@ -101,6 +101,15 @@ def test_without_answers_the_belief_fades_to_what_was_seen_lately() -> None:
     assert filter_.belief[1] > filter_.belief[0] > 5 * filter_.belief[2] > 0
 
 
+def test_what_was_seen_long_ago_is_hardly_expected_again_and_what_never_was_still_is() -> None:
+    filter_ = LabelFilter(CLASSES)
+    index = answered(filter_, 0, 200)
+    answered(filter_, 1, 200, index)
+    assert filter_.prior[1] > 0.9
+    assert filter_.prior[0] < 0.05
+    assert filter_.prior[2] > 0.05 / CLASSES
+
+
 def test_the_change_rate_is_learned() -> None:
     calm, busy = LabelFilter(CLASSES), LabelFilter(CLASSES)
     for index in range(300):

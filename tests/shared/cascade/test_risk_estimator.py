@@ -37,6 +37,21 @@ def test_candidates_are_the_held_and_the_recalled_answer_and_the_models_labels()
     assert set(observation.earlier) == {"picture", "base"}
 
 
+def test_only_the_held_answer_carries_what_has_changed_since_its_frame() -> None:
+    estimator = RiskEstimator(CLASSES, priors())
+    answered(estimator, 0, 50.0, 0)  # recalled
+    answered(estimator, 1, 200.0, 1)  # held
+    observation = estimator.begin(frame(2, picture=grey(60.0)))
+    estimator.look(observation, likelihood(2))
+    recalled, held, other = observation.candidates.rows
+    assert held[4] == 1.0
+    assert held[5] > 0.5, "the base model saw another label then"
+    assert held[6:9] == pytest.approx(np.log1p([140.0, 140.0**2, 1.0]).tolist(), rel=1e-3)
+    assert recalled[4:9] == other[4:9] == [0.0] * 5
+    assert recalled[9:12] == pytest.approx([1.0, *np.log1p([10.0, 100.0])], rel=1e-3)
+    assert held[9:12] == other[9:12] == [0.0] * 3
+
+
 def test_before_the_first_answer_a_models_label_is_the_only_candidate() -> None:
     estimator = RiskEstimator(CLASSES, priors())
     observation = estimator.begin(frame(0))
@@ -118,7 +133,20 @@ def test_priors_are_fitted_on_the_first_answers_where_there_are_none() -> None:
         observation = answered(estimator, index, 4.0 * index, index // 10 % CLASSES)
         assert estimator.best(observation) is None or estimator.ready
     assert estimator.ready
+    answered(estimator, FIRST_ANSWERS, 4.0 * FIRST_ANSWERS, 0)  # the first frame of all had nothing to be compared with
     assert set(estimator.models) == {"picture", "base"}
+
+
+def test_a_stage_that_a_bundle_has_no_prior_of_is_fitted_when_its_models_have_come() -> None:
+    """Submodels are pushed later, to bundles that had none."""
+    estimator = RiskEstimator(CLASSES, {stage: prior for stage, prior in priors().items() if stage != "submodel"})
+    for index in range(FIRST_ANSWERS + 1):
+        observation = estimator.begin(frame(index, picture=grey(4.0 * index)))
+        estimator.look(observation, likelihood(index % CLASSES))
+        estimator.look(observation, likelihood(0))
+        assert (estimator.best(observation) is None) == (index < FIRST_ANSWERS)
+        estimator.learn(observation, 0)
+    assert set(estimator.fitted) == {"submodel"}
 
 
 def test_what_models_of_a_stage_were_not_there_for_gives_no_prior() -> None:
