@@ -16,8 +16,10 @@ import numpy.typing as npt
 
 #: Scores after which one counts half in the mean.
 _HALF_LIFE = 50.0
-#: Frames out of distribution in a row that are asked, before the answer is ``unknown``.
-ASKED_FIRST = 50
+#: Frames out of distribution in a row that are asked, before the answer is ``unknown``: an odd object passes, and a
+#: stream that is another one stays. After 50 frames the shipped bundle disagreed on 3 % of the streams `camera` and
+#: `held` by saying ``unknown``, after 200 on under 1 %.
+ASKED_FIRST = 200
 
 #: Frames of footage under which nobody knows how far a stream's mean may fall; and how often it may fall further.
 LEAST_FRAMES = 2000
