@@ -122,13 +122,13 @@ def pictures(frames: int, seed: int = 0) -> list[Signature]:
 
 
 def test_out_of_distribution_is_asked_at_first_and_then_unknown(watched: Cascade) -> None:
-    answers = play(watched, pictures(200), logits(1, LOW), 1, margin=LOW)
+    answers = play(watched, pictures(400), logits(1, LOW), 1, margin=LOW)
     asked = [answer.level == "cloud" for answer in answers]
     first = asked.index(False)
     assert ASKED_FIRST - 2 <= first <= ASKED_FIRST + 2
     assert not any(asked[first:])
     assert {(answer.label, answer.level, answer.risk) for answer in answers[first:]} == {(None, "base", 1.0)}
-    assert watched.tally.unknown == 200 - first
+    assert watched.tally.unknown == 400 - first
     assert watched.out_of_distribution
     assert {answer.reason for answer in answers[1:first]} == {"out of distribution"}
 
@@ -161,10 +161,10 @@ def test_a_still_picture_out_of_distribution_is_unknown_too(watched: Cascade) ->
 
 
 def test_out_of_distribution_off_line_is_unknown(watched: Cascade) -> None:
-    answers = play(watched, pictures(100), logits(1, LOW), None)
+    answers = play(watched, pictures(ASKED_FIRST + 50), logits(1, LOW), None)
     assert {answer.label for answer in answers[1:]} == {None}
     assert {answer.level for answer in answers[1:]} == {"fallback", "base"}
-    correction = watched.on_late_reply(Reply(40, logits(2, SURE)), 100.0)
+    correction = watched.on_late_reply(Reply(ASKED_FIRST - 10, logits(2, SURE)), 300.0)
     assert correction is not None and correction.label == 2
 
 
