@@ -19,7 +19,7 @@ DEFAULT = "cachenet"
 #: ``max_disagreement`` of each policy that is measured; the first is the default.
 CACHENET: dict[str, float] = {
     DEFAULT: MAX_DISAGREEMENT,
-    **{f"{DEFAULT}@{budget:g}": budget for budget in (0.005, 0.01, 0.02, 0.03, 0.05, 0.1)},
+    **{f"{DEFAULT}@{budget:g}": budget for budget in (0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.1)},
 }
 #: Share of hits that is audited at least.
 AUDIT_FLOOR = FLOOR
