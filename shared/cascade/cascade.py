@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
+import msgspec
+
 from shared.cascade.audits import Audits
 from shared.cascade.distribution import ASKED_FIRST, DistributionMonitor
 from shared.cascade.frame import Frame
@@ -35,6 +37,8 @@ _FETCH_HYSTERESIS = 3
 _UNSEEN = 0.1
 #: Share of the budget that an early exit between the full model's layers may take.
 _EXIT_SHARE = 1 / 3
+#: Least risk that is stated of a local answer to a picture out of distribution.
+_OUT_OF_DISTRIBUTION = 0.5
 #: What the priors count for after a change of scene.
 _PRIOR_SHARE = 0.1
 
@@ -164,10 +168,12 @@ class Cascade:
                 prediction, hit = seen, seen.risk <= self.threshold
         if self._distribution is not None:
             self._distribution.count()
-        if self.out_of_distribution:
-            assert self._distribution is not None
-            unknown = self._distribution.frames_out > ASKED_FIRST
-            prediction, hit = Prediction(None, 1.0, 0.0, "base", ""), unknown
+        if self._distribution is not None and self._distribution.frames_out > ASKED_FIRST:
+            prediction, hit = Prediction(None, 1.0, 0.0, "base", ""), True
+        elif self.out_of_distribution:
+            hit = False
+            if prediction is not None:  # the best guess that there is, if the full model cannot be asked
+                prediction = msgspec.structs.replace(prediction, risk=max(prediction.risk, _OUT_OF_DISTRIBUTION))
         self._now = observation, audit
         if prediction is not None and hit:
             return Hit(frame, prediction, audit)

@@ -160,10 +160,12 @@ def test_a_still_picture_out_of_distribution_is_unknown_too(watched: Cascade) ->
     assert answers[-1].label is None
 
 
-def test_out_of_distribution_off_line_is_unknown(watched: Cascade) -> None:
+def test_out_of_distribution_off_line_is_a_risky_guess_and_then_unknown(watched: Cascade) -> None:
     answers = play(watched, pictures(ASKED_FIRST + 50), logits(1, LOW), None)
-    assert {answer.label for answer in answers[1:]} == {None}
-    assert {answer.level for answer in answers[1:]} == {"fallback", "base"}
+    guesses, rest = answers[: ASKED_FIRST - 2], answers[ASKED_FIRST + 2 :]
+    assert {(answer.label, answer.level) for answer in guesses} == {(1, "fallback")}
+    assert min(answer.risk for answer in guesses[1:]) >= 0.5
+    assert {(answer.label, answer.level) for answer in rest} == {(None, "base")}
     correction = watched.on_late_reply(Reply(ASKED_FIRST - 10, logits(2, SURE)), 300.0)
     assert correction is not None and correction.label == 2
 
