@@ -77,6 +77,7 @@ class Observation:
         neighbours: None before the full model's first answer.
         earlier: The candidates of the stages before.
         base: Probabilities of the base model ``(classes,)``; None where it has not looked.
+        top: Its label, -1 where it has not looked.
     """
 
     frame: Frame
@@ -85,6 +86,7 @@ class Observation:
     neighbours: Neighbours | None
     earlier: dict[Stage, Candidates] = field(default_factory=dict)
     base: Probabilities | None = None
+    top: int = -1
 
 
 class RiskEstimator:
@@ -125,7 +127,7 @@ class RiskEstimator:
         label = int(probabilities.argmax())
         if observation.base is None:
             self.filter.update(probabilities)
-            observation.base = probabilities
+            observation.base, observation.top = probabilities, label
             near = observation.neighbours
             labels = {label} if near is None else {label, near.held, near.recalled}
             self._advance(observation, "base", self._judged(observation, sorted(labels)))
@@ -245,11 +247,10 @@ class RiskEstimator:
         """Features of the stage ``base``; ``held``, ``divergence``: see ``features.of_base``."""
         now, near = observation.base, observation.neighbours
         assert now is not None
-        top = int(now.argmax())
         return features.of_base(
             float(now[label]),
-            float(now[top]),
-            label == top,
+            float(now[observation.top]),
+            label == observation.top,
             held,
             divergence,
             near.since_recalled if near is not None and near.recalled == label else None,

@@ -29,8 +29,6 @@ _RIDGE, _RIDGE_INTERCEPT = 3.0, 1e-2
 _LEAST_DEVIATION = 0.05
 #: Observations after which one counts half, and the prior takes its place.
 _HALF_LIFE = 2000.0
-#: Newton steps for one batch of observations: the second changes a probability by under 1e-3.
-_NEWTON_STEPS = 2
 #: Longest Newton step, in standardised weights.
 _LONGEST_STEP = 1.0
 
@@ -111,7 +109,7 @@ class RiskModel:
         return _sigmoid(log_odds / np.sqrt(1.0 + math.pi / 8.0 * spread)), _sigmoid(log_odds)
 
     def learn(self, features: Array, wrong: npt.NDArray[np.bool_], observation_weights: Array) -> None:
-        """Take observations in.
+        """Take observations in, with one Newton step: a second one changes nothing on real clips.
 
         Args:
             features: ``(n, d)``.
@@ -123,16 +121,15 @@ class RiskModel:
         precision = kept * self._precision + (1.0 - kept) * self._prior_precision
         # What is forgotten gives way to the prior, to first order in the share that is.
         to_prior = self._covariance @ (self._prior_precision @ (self._prior_weights - self._weights))
-        start = weights = self._weights + (1.0 - kept) * to_prior
-        for _ in range(_NEWTON_STEPS):
-            p = _sigmoid(z @ weights)  # (n,)
-            gradient = z.T @ (observation_weights * (wrong - p)) - precision @ (weights - start)
-            curvature = precision + (z.T * (observation_weights * p * (1.0 - p))) @ z
-            weights = weights + _bounded(np.linalg.solve(curvature, gradient))
-        p = _sigmoid(z @ weights)
+        start = self._weights + (1.0 - kept) * to_prior
+        p = _sigmoid(z @ start)  # (n,)
         precision = precision + (z.T * (observation_weights * p * (1.0 - p))) @ z
-        if math.isfinite(float(weights.sum() + precision.sum())):  # a sum of what the prior has made positive definite
-            self._weights, self._precision, self._covariance = weights, precision, np.linalg.inv(precision)
+        if not math.isfinite(float(precision.sum())):
+            return
+        covariance = np.linalg.inv(precision)  # a sum of what the prior has made positive definite
+        weights = start + _bounded(covariance @ (z.T @ (observation_weights * (wrong - p))))
+        if math.isfinite(float(weights.sum())):
+            self._weights, self._precision, self._covariance = weights, precision, covariance
 
     def _set(self, weights: Array, precision: Array) -> bool:
         """Go on with these; False, and nothing changes, where they are not finite or not positive definite."""
