@@ -3,7 +3,7 @@
 The very cascade that runs on a device is replayed over held-out footage. Each sequence is played once from its
 beginning to its end, from the priors and learning as it goes, for that is what a device does: it starts once and then
 runs for months. Blocks of consecutive frames are counted, the gaps between them are played and not counted. The bound
-on the mean disagreement of a block (``shared.cascade.rates.mean_upper``) allows each block to depend on those before.
+on the mean disagreement of a block (``models.bounds.mean_upper``) allows each block to depend on those before.
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ from rich.progress import Progress
 
 from models import footage, recorded, replay
 from models.blocks import FEWEST, blocks
+from models.bounds import mean_upper, shares_needed
 from models.material import Part
 from models.plan import Plan
 from models.replay import Family, Recorded
+from models.typical import Look, fit_least, fit_quantiles
 from shared.bundle import Certificate, Model
 from shared.cascade.build_cascade import MAX_DISAGREEMENT
-from shared.cascade.distribution import Distribution, Look, fit_least, fit_quantiles
+from shared.cascade.distribution import Distribution
 from shared.cascade.features import Stage
 from shared.cascade.probability import softmax
-from shared.cascade.rates import mean_upper, shares_needed
 from shared.cascade.reference import disagreements
 from shared.cascade.replay import Run, fit_priors
 from shared.cascade.risk_model import RiskPrior

@@ -12,15 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from shared.cascade.distribution import (
-    LEAST_FRAMES,
-    Distribution,
-    DistributionMonitor,
-    Source,
-    energy,
-    fit_least,
-    fit_quantiles,
-)
+from models.typical import LEAST_FRAMES, fit_least, fit_quantiles
+from shared.cascade.distribution import Distribution, DistributionMonitor, Source, energy
 
 Logits = npt.NDArray[np.float32]
 

@@ -5,15 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from shared.cascade.distribution import (
-    LEAST_FRAMES,
-    Distribution,
-    DistributionMonitor,
-    Look,
-    energy,
-    fit_least,
-    fit_quantiles,
-)
+from models.typical import LEAST_FRAMES, Look, fit_least, fit_quantiles
+from shared.cascade.distribution import Distribution, DistributionMonitor, energy
 
 CLASSES = 5
 
