@@ -23,6 +23,8 @@ from shared.image import Input
 from shared.refusal import Refusal
 
 FORMAT = 3
+#: The format before, which had no priors.
+_WITHOUT_RISKS = 2
 MANIFEST, SIGNATURE = "bundle.json", "bundle.sig"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -196,9 +198,12 @@ def parse(data: bytes) -> Manifest:
     """Decode and check a manifest, from a file or the catalogue. Raises ``BundleError``."""
     try:
         format_ = msgspec.json.decode(data, type=_Format).format
-        if format_ != FORMAT:
+        if format_ == _WITHOUT_RISKS:
+            manifest = _from_format_2(data)
+        elif format_ == FORMAT:
+            manifest = msgspec.json.decode(data, type=Manifest)
+        else:
             raise BundleError(f"{MANIFEST}: format {format_}, this version reads {FORMAT}; build the bundle again")
-        manifest = msgspec.json.decode(data, type=Manifest)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BundleError(f"{MANIFEST}: {error}") from None
     roles = [model.role for model in manifest.models.values()]
@@ -227,6 +232,14 @@ def parse(data: bytes) -> Manifest:
             if layer.file in (model.file for model in manifest.models.values()):
                 raise BundleError(f"{MANIFEST}: cache {number} of {way} has the file of a model")
     return manifest
+
+
+def _from_format_2(data: bytes) -> Manifest:
+    """A manifest of before there were priors: a device that is upgraded goes on with the models that it has. What it
+    said of gates and context means nothing any more."""
+    fields = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
+    kept = {name: value for name, value in fields.items() if name not in ("gates", "context", "format")}
+    return msgspec.json.decode(msgspec.json.encode({**kept, "format": FORMAT}), type=Manifest)
 
 
 def layer_file(way: Way, number: int) -> str:

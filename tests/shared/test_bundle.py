@@ -119,6 +119,16 @@ def test_a_bundle_of_real_models_opens(tmp_path: Path) -> None:
     assert Bundle(tiny_bundle(tmp_path)).manifest.submodels() == ["vehicles", "animals"]
 
 
+def test_a_manifest_of_the_format_before_has_the_same_models_and_no_priors() -> None:
+    """A device that is upgraded without a network goes on with the models that it has."""
+    fields = {name: value for name, value in manifest().items() if name not in ("priors", "certificates")}
+    before = parse(encoded({**fields, "format": 2, "gates": [{"claim": 0.01}], "context": {"switch": 0.03}}))
+    assert before.models == parse(encoded(manifest())).models
+    assert (before.format, before.priors, before.certificates) == (3, {}, ())
+    with pytest.raises(BundleError):
+        parse(encoded({**fields, "format": 2, "extra": 1}))
+
+
 def test_a_budget_has_a_certificate_of_its_own_or_none() -> None:
     tiny = parse(encoded(manifest()))
     found = [tiny.certificate(budget) for budget in (0.001, 0.01, 0.04, 0.5)]
@@ -188,7 +198,6 @@ WRONG = {
     "a name with a slash": changed("name", to="a/b"),
     "a name that climbs": changed("name", to=".."),
     "one label": changed("labels", to=["cat"]),
-    "a format of before": changed("format", to=2),
     "no base model": changed(*BASE, "role", to="submodel"),
     "two full models": changed(*BASE, "role", to="full"),
     "a file elsewhere": changed(*BASE, "file", to="/etc/passwd"),
