@@ -22,7 +22,7 @@ from edge_agent.source import Shot
 from edge_agent.store import Store
 from shared.bundle import Bundle, Certificate
 from shared.cascade.cascade import Cascade
-from shared.cascade.distribution import Distribution
+from shared.cascade.distribution import ASKED_FIRST, Distribution
 from shared.cascade.frame import Frame
 from shared.cascade.types import Answer, Step
 from shared.engine import EngineError, Logits
@@ -244,13 +244,13 @@ def test_a_picture_that_the_bundle_was_not_made_for_is_asked_and_then_answered_a
     (place / "bundle.json").write_bytes(msgspec.json.encode(manifest))
     lines = tmp_path / "lines.jsonl"
     sink = Sink(str(lines))
-    agent = Agent(Settings(levels=("base",)), [Pictures(80, same=True)], None, None, Bundle(place))
+    agent = Agent(Settings(levels=("base",)), [Pictures(ASKED_FIRST + 30, same=True)], None, None, Bundle(place))
     agent.run(sink)
     sink.close()
     answers = [json.loads(line) for line in lines.read_text().splitlines()]
-    assert {answer["level"] for answer in answers[:50]} == {"fallback"}
-    assert all(answer["reason"].startswith("out of distribution") for answer in answers[:50])
-    assert {answer["label"] for answer in answers[60:]} == {"unknown"}
+    assert {answer["level"] for answer in answers[:ASKED_FIRST]} == {"fallback"}
+    assert all(answer["reason"].startswith("out of distribution") for answer in answers[:ASKED_FIRST])
+    assert {answer["label"] for answer in answers[ASKED_FIRST + 10 :]} == {"unknown"}
     assert agent.summary()["unknown"] == [answer["label"] for answer in answers].count("unknown")
 
 
