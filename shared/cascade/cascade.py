@@ -39,8 +39,8 @@ _UNSEEN = 0.1
 _EXIT_SHARE = 1 / 3
 #: Least risk that is stated of a local answer to a picture out of distribution.
 _OUT_OF_DISTRIBUTION = 0.5
-#: What the priors count for after a change of scene. On fifteen changes of real clips shares of 0.1 to 1 keep the budget
-#: alike, for the threshold is strict at first; at 0.1 a twentieth more is asked.
+#: What the priors count for after a change of scene. On fifteen changes of real clips shares of 0.1 to 1 keep the
+#: budget alike, for the threshold is strict at first; at 0.1 a twentieth more is asked.
 _PRIOR_SHARE = 0.5
 
 
