@@ -1,13 +1,13 @@
-"""What deciding costs beside what is decided about: signature, context, gate and policy of a frame against one run of a
+"""What deciding costs beside what is decided about: signature, decision and learning of a frame against one run of a
 base model of 0.08 M parameters (ResNet-8 of 16, 32 and 64 channels; its weights do not matter).
 
     python -m benchmarks.decision_cost --stream camera
 
 The models' scores are recorded beforehand, so that only the core is timed, as it answers 640x480 frames: hits of all
-levels, and questions that are answered at once. Both alternate within one run. The stream is shown several times: of
-each of its frames the median over the rounds counts, so that no neighbour's work does, and the mean of them is set
-against the median of a run. ``grown_bytes`` is what Python has allocated and not given back over the last round of the
-growth test.
+levels, and questions and audits that are answered at once, so that what is learned from them is in the mean. Both
+alternate within one run. The stream is shown several times: of each of its frames the median over the rounds counts, so
+that no neighbour's work does, and the mean of them is set against the median of a run. ``grown_bytes`` is what Python
+has allocated and not given back over the last round of the growth test.
 """
 
 from __future__ import annotations
@@ -23,15 +23,17 @@ import cv2
 import numpy as np
 import torch
 
-from edge_agent.core.frame import Frame, sign
-from edge_agent.core.hierarchy import Hierarchy
-from edge_agent.core.types import Ask, Reply
 from models import recorded, replay, sample, streams
 from models.export import export
 from models.networks import ResNet, Shape
 from models.replay import Recorded
 from shared.bundle import Bundle
+from shared.cascade.audits import FLOOR
+from shared.cascade.cascade import Cascade
+from shared.cascade.frame import Frame
+from shared.cascade.types import Miss, Reply
 from shared.engine import Session
+from shared.signature import sign
 
 _SMALL = Shape(widths=(16, 32, 64), blocks=(1, 1, 1))
 _FRAMES, _ROUNDS = 300, 8
@@ -41,11 +43,11 @@ def measure(directory: Path, name: streams.Name, seed: int) -> dict[str, object]
     """The figures as the command prints them."""
     cv2.setNumThreads(1)  # as on a device
     bundle = Bundle(directory)
-    family, gate = replay.family(bundle.manifest), bundle.manifest.gate(0.01)
+    family = replay.family(bundle.manifest)
     images = sample.load()
     plan = streams.plan(name, images.labels, seed, _FRAMES)
     models = recorded.opened(bundle)
-    stream = recorded.record([plan], images, models, signed=True)[0]
+    stream = recorded.record([plan], images, models)[0]
     render = streams.renderer(plan, images.images)
     pictures = [render(index) for index in range(_FRAMES)]
 
@@ -56,7 +58,7 @@ def measure(directory: Path, name: streams.Name, seed: int) -> dict[str, object]
         session = Session(Path(scratch) / "model.onnx", "cpu")
     image = np.zeros((1, 3, 32, 32), np.float32)
 
-    hierarchy = replay.ours(stream, family, gate.claim)
+    cascade = replay.cascade(stream, family, audit_floor=FLOOR)
     runs, decisions = [], []
     for count in range(_ROUNDS * _FRAMES):
         begun = time.perf_counter()
@@ -64,7 +66,7 @@ def measure(directory: Path, name: streams.Name, seed: int) -> dict[str, object]
         runs.append(time.perf_counter() - begun)
         picture = pictures[count % _FRAMES].copy()  # a camera's driver has just written it
         begun = time.perf_counter()
-        _decide(hierarchy, stream, family.full, picture, count)
+        _decide(cascade, stream, family.full, picture, count)
         decisions.append(time.perf_counter() - begun)
     warm = np.reshape(decisions, (_ROUNDS, _FRAMES))[1:]
     run_us, decision_us = 1e6 * float(np.median(runs[_FRAMES:])), 1e6 * float(np.median(warm, axis=0).mean())
@@ -76,27 +78,29 @@ def measure(directory: Path, name: streams.Name, seed: int) -> dict[str, object]
         "run_us": run_us,
         "decision_us": decision_us,
         "ratio": decision_us / run_us,
-        "hits": hierarchy.tally.hits,
-        "cloud": hierarchy.tally.cloud,
-        "grown_bytes": _growth(hierarchy, stream, family.full, pictures),
+        "hits": cascade.tally.hits,
+        "cloud": cascade.tally.cloud,
+        "grown_bytes": _growth(cascade, stream, family.full, pictures),
     }
 
 
-def _decide(hierarchy: Hierarchy, stream: Recorded, full: str, picture: np.ndarray, count: int) -> None:
+def _decide(cascade: Cascade, stream: Recorded, full: str, picture: np.ndarray, count: int) -> None:
     """One frame, from its picture to its answer. The stream begins anew when it is over."""
     place = count % _FRAMES
-    step = hierarchy.look(Frame(count, place, sign(picture)), 0.0)
-    reply = Reply(count, stream.logits[full][place]) if isinstance(step, Ask) else None
-    hierarchy.settle(step, reply, 0.0)
+    step = cascade.lookup(Frame(count, place, sign(picture)), 0.0)
+    reply = Reply(count, stream.logits[full][place])
+    answer = cascade.complete(step, reply if isinstance(step, Miss) else None, 0.0)
+    if answer.audit:
+        cascade.on_audit_reply(reply, 0.0)
 
 
-def _growth(hierarchy: Hierarchy, stream: Recorded, full: str, pictures: list[np.ndarray]) -> int:
+def _growth(cascade: Cascade, stream: Recorded, full: str, pictures: list[np.ndarray]) -> int:
     tracemalloc.start()
     count = _ROUNDS * _FRAMES
     sizes = []
     for _ in range(6):
         for picture in pictures:
-            _decide(hierarchy, stream, full, picture, count)
+            _decide(cascade, stream, full, picture, count)
             count += 1
         sizes.append(tracemalloc.get_traced_memory()[0])
     tracemalloc.stop()

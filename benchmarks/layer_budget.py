@@ -1,17 +1,14 @@
-"""One budget: how often a device and the caches between the full model's layers err together, on many streams.
+"""One budget: how often a device and the early exits of its full model disagree together, on many streams.
 
     python -m benchmarks.layer_budget --streams 100
 
-Of test pictures, on which nothing was fitted. Models and caches look at every picture once; then devices are replayed,
-one stream after the other, all of which ask one server. Per kind of stream, shares of frames, means with their 95 %
-interval, and the share of streams in which they are more than the budget:
+Of test pictures, on which nothing was fitted. Models and exits look at every picture once; then devices are replayed,
+one stream after the other, all of which ask one server. Per kind of stream, means with their 95 % interval, and the
+share of streams in which they are more than the budget:
 
-- ``alone``: false hits of devices whose server has no caches between layers.
-- ``device``: false hits of devices whose server has them.
-- ``layers``: answers to which a cache between layers led, and to which the whole model would not have.
-- ``together``: ``device`` and ``layers``, what the budget is for.
-- ``strict``: ``device``, and all answers to which a cache led and that are not the reference's, although the whole
-  model, which may err, would have led to most of them as well.
+- ``alone``: disagreement over all answers of devices whose server has no early exits.
+- ``together``: the same where it has them; this is what the budget is for.
+- ``exits``: answers of early exits that are not the full model's.
 """
 
 from __future__ import annotations
@@ -20,39 +17,47 @@ import argparse
 import json
 import random
 from collections.abc import Sequence
-from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from edge_agent.core.types import Ask, Reply
 from models import cifar10, recorded, replay, streams
 from models.interval import interval
 from models.layers.cuts import placed
 from models.layers.proof import Scores, consult
 from models.layers.replayed import picture, replayed
 from shared.bundle import WAYS, Bundle, Manifest, Way
+from shared.cascade.build_cascade import MAX_DISAGREEMENT
+from shared.cascade.frame import Signature
+from shared.cascade.reference import disagreements
+from shared.cascade.types import Miss, Reply
 from shared.image import Picture
 from shared.layered import Layered, Question
 from shared.segments import read
+from shared.signature import sign
 
-BUDGET = 0.01
+BUDGET = MAX_DISAGREEMENT
+#: What a question takes.
+_ROUND_TRIP_S = 0.5
 KINDS: tuple[streams.Name, ...] = ("session", "dwell")
 
 
 @dataclass
 class Followed:
-    """A device's stream. ``asked``: the numbers of the pictures that it asked about, each with the labels it had seen.
-    By frame: false hits of the ``device``; answers to which a cache between ``layers`` led otherwise than the whole
-    model would have, and those that are ``unlike`` the reference's."""
+    """A device's stream.
 
-    device: npt.NDArray[np.bool_]
-    layers: npt.NDArray[np.bool_]
-    unlike: npt.NDArray[np.bool_]
-    asked: list[tuple[int, tuple[int, ...]]] = field(default_factory=list)
+    Attributes:
+        disagree: Answers that disagree with the full model ``(frames,)``.
+        exits: Answers of early exits that are not the full model's ``(frames,)``.
+        asked: The pictures that it asked about, by number, each with the labels it had seen.
+    """
+
+    disagree: npt.NDArray[np.bool_]
+    exits: npt.NDArray[np.bool_]
+    asked: list[tuple[int, tuple[int, ...]]]
 
 
 def measure(directory: Path, count: int, frames: int, first_seed: int, way: Way, threads: int) -> dict[str, Any]:
@@ -62,20 +67,21 @@ def measure(directory: Path, count: int, frames: int, first_seed: int, way: Way,
     if way not in manifest.layers:
         raise SystemExit(f"layer_budget: {directory} has no {way} caches; make them with 'model-builder layers'")
     test = cifar10.load().test
-    said, whole = consulted(bundle, [way], recorded.as_pictures(test.images), threads)
+    pictures = recorded.as_pictures(test.images)
+    signatures = [sign(one) for one in pictures]
+    said, whole = consulted(bundle, [way], pictures, threads)
     tables = local(bundle, test, whole)
     found: dict[str, Any] = {}
     for name in KINDS:
         plans = [streams.plan(name, test.labels, seed, frames) for seed in range(first_seed, first_seed + count)]
         layered = replayed(manifest, way, said[way], whole, random.Random(first_seed).random)
-        without = [follow(plan, manifest, tables, None) for plan in plans]
-        found[name] = figures(without, [follow(plan, manifest, tables, layered) for plan in plans])
+        without = [follow(plan, manifest, tables, signatures, None) for plan in plans]
+        found[name] = figures(without, [follow(plan, manifest, tables, signatures, layered) for plan in plans])
         found[name]["trusted"] = layered.watch.trusted
     return {
         "bundle": manifest.name,
         "way": way,
-        "max_false_hits": BUDGET,
-        "claim": manifest.gate(BUDGET).claim,
+        "max_disagreement": BUDGET,
         "streams": count,
         "frames": frames,
         "first_seed": first_seed,
@@ -106,50 +112,55 @@ def local(bundle: Bundle, split: cifar10.Split, whole: Scores) -> dict[str, Scor
     return {full: whole, **recorded.run_all(models, recorded.as_pictures(split.images))}
 
 
-def follow(plan: streams.Plan, manifest: Manifest, tables: dict[str, Scores], layered: Layered | None) -> Followed:
-    """A device with all local models on a stream of unrelated pictures. ``layered``: the full model with caches, see
-    ``replayed``; without them if None."""
-    family, claim = replay.family(manifest), manifest.gate(BUDGET).claim
-    stream = replay.Recorded(plan.label, {name: table[plan.source] for name, table in tables.items()}, None)
-    reference = replay.reference_labels(stream, family)
-    hierarchy = replay.ours(stream, family, claim)
-    none = np.zeros(len(plan), np.bool_)
-    found = Followed(none, none.copy(), none.copy())
+def follow(
+    plan: streams.Plan,
+    manifest: Manifest,
+    tables: dict[str, Scores],
+    signatures: Sequence[Signature],
+    layered: Layered | None,
+) -> Followed:
+    """A device with all local models on a stream of unrelated pictures.
+
+    Args:
+        tables: Scores of every model for every picture, by model.
+        signatures: Of every picture.
+        layered: The full model with early exits, see ``replayed``; None: without.
+    """
+    family = replay.family(manifest)
+    own = [signatures[number] for number in plan.source.tolist()]
+    stream = replay.Recorded(plan.label, {name: table[plan.source] for name, table in tables.items()}, own)
+    full = stream.trace(family).labels
+    cascade = replay.cascade(stream, family, BUDGET)
+    labels, exits = full.copy(), np.zeros(len(plan), np.bool_)
+    asked: list[tuple[int, tuple[int, ...]]] = []
     for index, number in enumerate(plan.source.tolist()):
-        step = hierarchy.look(stream.frame(index), float(index))
-        now, reply, otherwise = index + replay.ASKING_S, None, None
-        if isinstance(step, Ask):
-            found.asked.append((number, step.recent))
-            reply = whole = Reply(index, stream.logits[family.full][index])
+        step = cascade.lookup(stream.frame(index), float(index))
+        reply = None
+        if isinstance(step, Miss):
+            asked.append((number, step.recent))
+            reply = Reply(index, stream.logits[family.full][index])
             if layered is not None:
-                [one] = layered.run(picture(number), [Question(step.recent, step.risk, str(plan.seed))])
+                [one] = layered.run(picture(number), [Question(step.recent, step.exit_risk, str(plan.seed))])
                 if one.layer is not None:
-                    reply = Reply(index, one.logits, risk=one.risk)
-                    otherwise = deepcopy(hierarchy).settle(step, whole, now).label
-        answer = hierarchy.settle(step, reply, now)
-        false = answer.label != reference[index]
-        found.device[index] = answer.hit and false
-        found.layers[index] = otherwise is not None and answer.label != otherwise
-        found.unlike[index] = otherwise is not None and false
-    return found
+                    reply = Reply(index, one.logits, exit_risk=one.risk)
+        answer = cascade.complete(step, reply, index + _ROUND_TRIP_S)
+        labels[index] = -1 if answer.label is None else answer.label
+        exits[index] = reply is not None and not reply.whole and answer.label != full[index]
+    return Followed(disagreements(labels, full), exits, asked)
 
 
 def figures(without: Sequence[Followed], with_: Sequence[Followed]) -> dict[str, Any]:
-    """Of devices whose server has no caches between layers, and of the same ones where it has."""
+    """Of devices whose server has no early exits, and of the same ones where it has."""
     rates = {
-        "alone": [one.device.mean() for one in without],
-        "device": [one.device.mean() for one in with_],
-        "layers": [one.layers.mean() for one in with_],
-        "together": [(one.device | one.layers).mean() for one in with_],
-        "strict": [(one.device | one.unlike).mean() for one in with_],
+        "alone": [float(one.disagree.mean()) for one in without],
+        "together": [float(one.disagree.mean()) for one in with_],
+        "exits": [float(one.exits.mean()) for one in with_],
     }
     asked = {"asked_alone": without, "asked": with_}
     return {
-        **{name: interval([float(rate) for rate in own]) for name, own in rates.items()},
-        **{name: float(np.mean([len(one.asked) / len(one.device) for one in own])) for name, own in asked.items()},
-        "over_budget": {
-            name: float(np.mean(np.array(rates[name]) > BUDGET)) for name in ("alone", "together", "strict")
-        },
+        **{name: interval(own) for name, own in rates.items()},
+        **{name: float(np.mean([len(one.asked) / len(one.disagree) for one in own])) for name, own in asked.items()},
+        "over_budget": {name: float(np.mean(np.array(rates[name]) > BUDGET)) for name in ("alone", "together")},
     }
 
 

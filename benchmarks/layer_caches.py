@@ -38,11 +38,13 @@ from cloud_server.refresher import Refresher
 from models import cifar10, recorded, streams
 from models.layers.replayed import replayed
 from shared.bundle import WAYS, Bundle, Layers, Way
+from shared.cascade.frame import Signature
 from shared.engine import Batch, Part, Session
 from shared.image import preprocessor
 from shared.layered import Layered, Passed, Question, load
 from shared.protocol import RECENT
 from shared.segments import Segment, cut, read
+from shared.signature import sign
 
 RECOMMENDED: Way = "gati"
 _HALF = 0.5
@@ -113,6 +115,7 @@ def measure(directory: Path, frames: int, seeds: int, first_seed: int, threads: 
     said, scores = layer_budget.consulted(bundle, ways, pictures, threads)
     tables = layer_budget.local(bundle, test, scores)
     inputs = [preprocess(picture) for picture in pictures]
+    signatures = [sign(picture) for picture in pictures]
     whole = Session(bundle.path(full), "cpu", threads)
     bench = Bench(bundle, inputs, scores, test.labels, threads, whole)
 
@@ -133,7 +136,7 @@ def measure(directory: Path, frames: int, seeds: int, first_seed: int, threads: 
             stream = f"{name}, recent labels in the request{', refreshed' if fresh else ''}"
             figures = _play(bench, RECOMMENDED, asked, first_seed, fresh)
             found[f"{RECOMMENDED} {name}{' refreshed' if fresh else ''}"] = {**figures, "stream": stream}
-        missed, together = _missed(bench, plans, tables, said[RECOMMENDED], first_seed)
+        missed, together = _missed(bench, plans, tables, signatures, said[RECOMMENDED], first_seed)
         figures = _play(bench, RECOMMENDED, missed, first_seed)
         found[f"{RECOMMENDED} misses of {name}"] = {
             **figures,
@@ -285,21 +288,21 @@ def _missed(
     bench: Bench,
     plans: Sequence[streams.Plan],
     tables: dict[str, npt.NDArray[np.float32]],
+    signatures: Sequence[Signature],
     said: Sequence[npt.NDArray[np.float32]],
     seed: int,
 ) -> tuple[list[Asked], dict[str, Any]]:
     """What a device with all the bundle's local models asks about, answered by the recommended caches; and how often
-    device and caches err together, see ``layer_budget``."""
+    device and caches disagree together, see ``layer_budget``."""
     manifest = bench.bundle.manifest
     layered = replayed(manifest, RECOMMENDED, said, bench.full, random.Random(seed).random)
-    runs = [layer_budget.follow(plan, manifest, tables, layered) for plan in plans]
+    runs = [layer_budget.follow(plan, manifest, tables, signatures, layered) for plan in plans]
     missed = [Asked(*one) for run in runs for one in run.asked]
-    device, layers = (np.concatenate(own) for own in zip(*((run.device, run.layers) for run in runs), strict=True))
     return missed, {
-        "share_of_frames": len(missed) / len(device),
-        "false_hits": float(device.mean()),
-        "false_hits_and_layers": float((device | layers).mean()),
-        "max_false_hits": layer_budget.BUDGET,
+        "share_of_frames": len(missed) / sum(len(run.disagree) for run in runs),
+        "disagreement": float(np.mean([run.disagree.mean() for run in runs])),
+        "exits_that_differ": float(np.mean([run.exits.mean() for run in runs])),
+        "max_disagreement": layer_budget.BUDGET,
     }
 
 

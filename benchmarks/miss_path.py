@@ -30,16 +30,16 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from cloud_server.settings import default_threads
 from edge_agent.cloud import Cloud
-from edge_agent.core.frame import Frame
-from edge_agent.core.types import Ask, Guess
 from edge_agent.scoring import View
 from models import sample, streams
 from shared import protocol
 from shared.bundle import Bundle
+from shared.cascade.frame import Frame
+from shared.cascade.types import Miss, Prediction
 from shared.engine import Session
 from shared.image import Picture, crop, encode, preprocessor
 from shared.link import Address, Link
-from shared.risk import Belief
+from shared.signature import sign
 from simulator.processes import Processes, answers, free_port
 
 _PATIENCE_S = 30.0
@@ -119,13 +119,12 @@ def _asker(port: int, bundle: Bundle) -> Iterator[Callable[[Picture], object]]:
     cloud = Cloud(link, "asker", bundle.manifest, time.monotonic)
     full = bundle.manifest.models[bundle.manifest.only("full")]
     frames = iter(range(1 << 30))
-    nobody = Guess(Belief(np.full(len(bundle.manifest.labels), 0.1), 0, 1.0), "")
+    fallback = Prediction(0, 1.0, 1.0, "base", "")
 
     def ask(picture: Picture) -> object:
-        frame = Frame(next(frames), View(picture))
+        frame = Frame(next(frames), View(picture), sign(picture))
         now = time.monotonic()
-        question = Ask(frame, (), now, now + 2.0, nobody, nobody, "")
-        return cloud.ask(question, lambda: frame.view.crop(full.input)).reply
+        return cloud.ask(Miss(frame, (), now, now + 2.0, fallback, ""), lambda: frame.view.crop(full.input)).reply
 
     link.start()
     link.connected.wait(_PATIENCE_S)

@@ -28,10 +28,10 @@ from simulator.device import Setting
 from simulator.film import project
 from simulator.live import Options
 from simulator.policies import Policy
-from simulator.report import OURS, SERVER
+from simulator.report import CACHENET, SERVER
 
-#: Those that decide alike live and replayed; live, ``device-only`` has one thread and a context.
-POLICIES: tuple[Policy, ...] = (OURS, "server+context", SERVER)  # type: ignore[assignment]
+#: Those that decide alike live and replayed; live, ``device-only`` has one thread.
+POLICIES: tuple[Policy, ...] = (CACHENET, SERVER)  # type: ignore[assignment]
 
 
 def measure(options: Options) -> dict[str, Any]:
@@ -47,8 +47,7 @@ def measure(options: Options) -> dict[str, Any]:
         outcomes = live.compare(options, Console(file=io.StringIO()))
         film = project(Path(directory) / "demo" / "stream", manifest.labels, recorded.opened(bundle), full)
     costs = comparison.costs(bundle)
-    reference = film.reference(full, manifest.models[full].temperature, manifest.context)
-    kit = comparison.kit(manifest, costs, device, Setup(), film, reference, "demo")
+    kit = comparison.kit(manifest, costs, device, Setup(), film, "demo")
     setting = Setting(device, links.load(options.link), server, options.fps, cold=True)  # as a new store is
     found = {}
     for policy in POLICIES:

@@ -2,12 +2,12 @@
 
     python -m benchmarks.replay_cost
 
-``scale``: ``ours`` over streams from 10,000 to a million frames, and over 1 to 1,000 devices of 1,000 frames each, in
-processes of their own. ``frame_us``: microseconds of a frame, of which ``deciding_us`` go by inside the hierarchy's
+``scale``: ``cachenet`` over streams from 10,000 to a million frames, and over 1 to 1,000 devices of 1,000 frames each,
+in processes of their own. ``frame_us``: microseconds of a frame, of which ``deciding_us`` go by inside the cascade's
 calls; ``ratio`` is of the one to the other. ``grown_bytes``: what the resident set grows by while it plays, without
-what the frames to be played take. ``prepare``: ``shoot_s`` is what it takes to have all models say what they say of the
-``pictures``, ``reference_us``, a frame, what the reference takes. Stream ``dwell`` of the sample's images. Times are
-the processor's own, so that a neighbour's work does not count. Some ten minutes; what is going on is told on stderr.
+what the frames to be played take. ``prepare``: ``shoot_s`` is what it takes to have all models look at the
+``pictures``. Stream ``dwell`` of the sample's images. Times are the processor's own, so that a neighbour's work does
+not count. Some ten minutes; what is going on is told on stderr.
 """
 
 from __future__ import annotations
@@ -21,8 +21,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
-
-import numpy as np
 
 from models import recorded, sample
 from shared.bundle import Bundle
@@ -40,14 +38,7 @@ def prepared(bundle: Bundle) -> dict[str, Any]:
     """What a film of 10,000 frames takes before it can be played."""
     begun = time.process_time()
     [film] = _films(bundle, 10_000, 1)
-    shot = time.process_time()
-    model = bundle.manifest.models[full := bundle.manifest.only("full")]
-    film.reference(full, model.temperature, bundle.manifest.context)
-    return {
-        "pictures": len(film.pictures.nbytes),
-        "shoot_s": shot - begun,
-        "reference_us": 1e6 * (time.process_time() - shot) / len(film),
-    }
+    return {"pictures": len(film.pictures.nbytes), "shoot_s": time.process_time() - begun}
 
 
 def played(bundle: Bundle, frames: int, devices: int) -> dict[str, Any]:
@@ -58,7 +49,7 @@ def played(bundle: Bundle, frames: int, devices: int) -> dict[str, Any]:
     stopwatch = Stopwatch()
     with patch("simulator.device.mind", stopwatch.mind):
         before, begun, started = resident_bytes(), time.process_time(), time.perf_counter()
-        run = world.play("ours", kits, setting, full, 0, replicas=1 + devices // 20)
+        run = world.play("cachenet", kits, setting, full, 0, replicas=1 + devices // 20)
         # Which part of it is deciding is told by a clock that is read in no time, and how long it was by a true one.
         deciding = stopwatch.seconds / (time.perf_counter() - started)
         frame_us = 1e6 * (time.process_time() - begun) / (frames * devices)
@@ -87,7 +78,7 @@ class Stopwatch:
     def mind(self, policy: Policy, kit: Kit, meter: Meter) -> Mind:
         """As ``policies.mind``, and its calls are timed."""
         made = mind(policy, kit, meter)
-        for name in ("look", "settle", "late", "audited", "install", "here"):
+        for name in ("lookup", "complete", "on_late_reply", "on_audit_reply", "install", "on_device"):
             setattr(made, name, self._timed(getattr(made, name)))
         return made
 
@@ -107,11 +98,9 @@ def _films(bundle: Bundle, frames: int, devices: int) -> list[Film]:
 
 
 def _kits(bundle: Bundle, films: list[Film]) -> list[Kit]:
-    """Without a reference: what is right makes no difference to what it costs."""
     device, costs = machines.device("rpi4"), comparison.costs(bundle)
-    nothing = np.zeros(len(films[0]), np.int64)
     return [
-        comparison.kit(bundle.manifest, costs, device, Setup(), film, nothing, f"device-{number}")
+        comparison.kit(bundle.manifest, costs, device, Setup(), film, f"device-{number}")
         for number, film in enumerate(films)
     ]
 

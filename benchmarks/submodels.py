@@ -48,7 +48,7 @@ from models.training import Loss, Recipe, fit, normalise, rounding
 from models.training import scores as run
 from shared import files
 from shared.bundle import Bundle, digest
-from shared.gate import temperature
+from shared.cascade.probability import fit_temperature, softmax
 
 Logits = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.bool_]
@@ -223,8 +223,8 @@ class Bench:
         answers = self.held.argmax(1)
         weights = (shows / np.bincount(answers, minlength=10))[answers]
         fitted, asked = self.fitted, ~self.fitted
-        degree = temperature(said[fitted], answers[fitted], weights[fitted])
-        word = scores.softmax(said[asked], degree) * shows
+        degree = fit_temperature(said[fitted], answers[fitted], weights[fitted])
+        word = softmax(said[asked], degree) * shows
         word /= word.sum(1, keepdims=True)
         own = 1 - word.max(1) if doubt is None else 1 - (1 - doubt[asked]) * word.max(1)
         chances = weights[asked] / weights[asked].sum()

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from shared.gate import Posterior, posterior, temperature
+from shared.cascade.probability import Probabilities, fit_temperature, softmax
+from shared.cascade.rates import clopper_pearson_upper
 from shared.layered import Correction, Seen
-from shared.rates import most
 
 #: Requests that are remembered: the latest, and some of those before; and how many of each are needed to learn.
 _RECENT, _EVER, _LEAST = 768, 1024, 150
@@ -97,12 +97,15 @@ def _refresh(number: int, recent: Sequence[Row], ever: Sequence[Row], terms: Ter
     (learn, prove), (rehearse, keep) = new.divided(), old.divided()
     weight, bias = _fit(learn.joined(rehearse))
     bare = Correction(weight, bias, 1.0)
-    degree = temperature(bare.apply(learn.features, learn.scores), learn.labels, learn.weights)
+    degree = fit_temperature(bare.apply(learn.features, learn.scores), learn.labels, learn.weights)
     correction = Correction(weight, bias, max(degree, terms.temperature))
     for sample, more, still in ((prove, _MORE, 1.0), (keep, 0.0, _STILL)):
         hits, _ = sample.judged(terms, terms.present)
         now, wrong = sample.judged(terms, correction)
-        if now < still * hits + more or most(wrong * sample.size, sample.size, _CONFIDENCE) > terms.wrong + _SLACK:
+        if (
+            now < still * hits + more
+            or clopper_pearson_upper(wrong * sample.size, sample.size, _CONFIDENCE) > terms.wrong + _SLACK
+        ):
             return None
     return correction
 
@@ -112,7 +115,7 @@ class _Sample:
     features: Array
     scores: Array
     labels: npt.NDArray[np.int64]
-    weights: Posterior
+    weights: Probabilities
 
     @staticmethod
     def of(number: int, rows: Sequence[Row]) -> _Sample | None:
@@ -149,7 +152,7 @@ class _Sample:
         """The share of requests that a cache with this correction would answer, and that it would answer falsely."""
         scores = self.scores if correction is None else correction.apply(self.features, self.scores)
         degree = terms.temperature if correction is None else correction.temperature
-        hit = 1.0 - posterior(scores, degree).max(1) <= terms.threshold
+        hit = 1.0 - softmax(scores, degree).max(1) <= terms.threshold
         shares = self.weights / self.total
         return float(shares[hit].sum()), float(shares[hit & (scores.argmax(1) != self.labels)].sum())
 
@@ -169,7 +172,7 @@ def _fit(sample: _Sample) -> tuple[Array, Array]:
     solution = np.zeros((inputs.shape[1], sample.scores.shape[1]))
     first, second = np.zeros_like(solution), np.zeros_like(solution)
     for step in range(1, _STEPS + 1):
-        belief = posterior((sample.scores + inputs @ solution).astype(np.float32), 1.0)
+        belief = softmax((sample.scores + inputs @ solution).astype(np.float32), 1.0)
         slope = inputs.T @ (shares * (belief - targets)) + _HOLD * solution
         first = 0.9 * first + 0.1 * slope
         second = 0.999 * second + 0.001 * slope**2

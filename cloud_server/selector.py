@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from shared.bundle import Manifest
-from shared.gate import Posterior
+from shared.cascade.probability import Probabilities
 
 #: Frames' worth of belief spread over all labels: a few frames are not yet a working set.
 SMOOTHING = 1.0
@@ -17,17 +17,17 @@ SMOOTHING = 1.0
 MARGIN = 0.02
 
 
-def label_distribution(posterior: Posterior, recent: Sequence[int]) -> Posterior:
+def label_distribution(posterior: Probabilities, recent: Sequence[int]) -> Probabilities:
     """Probability of each label in the device's working set, ``(classes,)``: its recent labels, one frame each,
     and the present frame as the full model sees it."""
     classes = len(posterior)
-    weights: Posterior = posterior + SMOOTHING / classes
+    weights: Probabilities = posterior + SMOOTHING / classes
     weights += np.bincount(np.asarray(recent, np.int64), minlength=classes)
     weights /= weights.sum()
     return weights
 
 
-def recommend(manifest: Manifest, posterior: Posterior, recent: Sequence[int]) -> str | None:
+def recommend(manifest: Manifest, posterior: Probabilities, recent: Sequence[int]) -> str | None:
     """The submodel that would answer most of such frames, or None where the base model does about as well.
 
     ``posterior``: the full model's for this frame, ``(classes,)``; ``recent``: indices of recent labels.

@@ -14,11 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from shared.bundle import Manifest
+from shared.cascade.probability import Probabilities
 from shared.engine import Logits
-from shared.gate import Posterior
 
 #: Of a device's requests, the latest so many say what it sees now; a working set is the fewest labels that are so much
-#: of that, and no more than half of all: a device that sees everything has none.
+#: of that.
 _NOW, _MOST_OF_IT = 48, 0.9
 #: A frame belongs to a working set if so much of what its device had seen before does.
 _BELONGS = 0.8
@@ -48,7 +48,7 @@ class Uncovered:
     and frames of it, oldest first."""
 
     labels: frozenset[int]
-    seen: Posterior
+    seen: Probabilities
     sightings: tuple[Sighting, ...]
 
 
@@ -85,10 +85,10 @@ class Sightings:
                 return Uncovered(labels, self._counted([frame.recent for frame in frames]), tuple(frames))
         return None
 
-    def _counted(self, several: Sequence[tuple[int, ...]]) -> Posterior:
+    def _counted(self, several: Sequence[tuple[int, ...]]) -> Probabilities:
         """How often the labels of ``several`` show each label; sums to 1 unless they are empty."""
         counts = np.bincount([label for labels in several for label in labels], minlength=self._classes)
-        shares: Posterior = counts / max(1, counts.sum())
+        shares: Probabilities = counts / max(1, counts.sum())
         return shares
 
     def _waits(self, labels: frozenset[int]) -> bool:
@@ -98,17 +98,18 @@ class Sightings:
 
 
 def working_set(seen: npt.NDArray[np.float64]) -> frozenset[int]:
-    """The fewest labels that are ``_MOST_OF_IT`` of what is ``seen`` ``(classes,)``; empty if that is most labels, or
-    nothing is seen."""
+    """The fewest labels that are ``_MOST_OF_IT`` of what is ``seen`` ``(classes,)``; empty if nothing is seen."""
+    if not seen.any():
+        return frozenset()
     order = np.argsort(-seen, kind="stable")
     count = int(np.searchsorted(np.cumsum(seen[order]), _MOST_OF_IT)) + 1
-    return frozenset(order[:count].tolist()) if count <= len(seen) // 2 else frozenset()
+    return frozenset(order[:count].tolist())
 
 
 def _belongs(recent: tuple[int, ...], labels: frozenset[int]) -> bool:
     return bool(recent) and sum(label in labels for label in recent) >= _BELONGS * len(recent)
 
 
-def _covered(manifest: Manifest, seen: Posterior) -> bool:
+def _covered(manifest: Manifest, seen: Probabilities) -> bool:
     enough = manifest.expected_coverage(manifest.only("base"), seen) + _COVERED
     return any(manifest.expected_coverage(name, seen) >= enough for name in manifest.submodels())

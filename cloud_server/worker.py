@@ -13,8 +13,8 @@ from typing import Protocol
 from cloud_server.batcher import Batcher, Waiting
 from cloud_server.selector import recommend
 from shared.bundle import Manifest
+from shared.cascade.probability import softmax
 from shared.engine import EngineError, Logits
-from shared.gate import posterior
 from shared.image import BadPicture, Tensor
 from shared.layered import Passed, Question
 from shared.protocol import Answer, Refusal, Request, Timing
@@ -162,7 +162,7 @@ class Worker:
         logits = passed.logits
         if passed.layer is None:
             self._saw(job, logits)
-        advice = recommend(self.manifest, posterior(logits, self._temperature), job.request.recent)
+        advice = recommend(self.manifest, softmax(logits, self._temperature), job.request.recent)
         return Answer(logits.astype("<f4").tobytes(), self._model.sha256, advice, timing, passed.risk)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
 import threading
@@ -17,11 +16,12 @@ import msgspec
 
 from edge_agent import home_assistant, report
 from edge_agent.camera import Camera, Observer
-from edge_agent.composition import DeploymentError, gate_of
+from edge_agent.composition import DeploymentError
 from edge_agent.keeper import Keeper
+from edge_agent.learner_file import LearnerFile
 from edge_agent.probe import Request, probe
 from edge_agent.puller import Puller
-from edge_agent.settings import Settings, region, size
+from edge_agent.settings import Settings, default_store, region, size
 from edge_agent.source import Source
 from edge_agent.store import Store
 from edge_agent.updater import Updater, untrusted
@@ -61,6 +61,8 @@ class Agent:
         self._ended = threading.Event()
         self._begun = time.monotonic()
         self._said: str | None = None
+        #: Versions of bundles whose certificate has been looked at.
+        self._looked_at: set[str] = set()
         self.cameras: tuple[Camera, ...] = ()
         self._puller: Puller | None = None
         self.link = self._connect(address, bundle is None) if address is not None else None
@@ -77,7 +79,16 @@ class Agent:
         )
         self.updater: Updater | None = None
         self.cameras = tuple(
-            Camera(own, source, self.link, self.keeper, self.observers, self._announce, len(sources))
+            Camera(
+                own,
+                source,
+                self.link,
+                self.keeper,
+                self.observers,
+                self._models_changed,
+                len(sources),
+                self._learner_file(store, own.name),
+            )
             for own, source in zip(settings.each(), sources, strict=True)
         )
         if bundle is not None:
@@ -86,8 +97,7 @@ class Agent:
             self.keeper.use(bundle)
         elif store is not None:
             puller = self._puller = Puller(store, self.link, settings.device)
-            fits, changed = functools.partial(gate_of, settings), self._announce
-            self.updater = Updater(store, self.keeper, puller, self._probe, trusted, self._needs, fits, changed)
+            self.updater = Updater(store, self.keeper, puller, self._probe, trusted, self._needs, self._announce)
             self.updater.restore(settings.catalogue)
 
     def run(self, sink: report.Sink) -> None:
@@ -196,6 +206,42 @@ class Agent:
         if self.link is not None and self.settings.home_assistant:
             names = [camera.name for camera in self.cameras]
             home_assistant.introduce(self.link, self.settings.discovery_prefix, self.settings.device, names)
+
+    def _models_changed(self) -> None:
+        """A camera answers with another version, or has other models."""
+        for camera in self.cameras:
+            manifest, version = camera.deployment.manifest, camera.deployment.version
+            if manifest is not None and version not in self._looked_at:
+                self._looked_at.add(version)
+                self._report_certificate(manifest)
+        self._announce()
+
+    def _report_certificate(self, manifest: Manifest) -> None:
+        """Log one line where nobody has certified the risk budget for this bundle."""
+        budget = self.settings.max_disagreement
+        certificate = manifest.certificate(budget)
+        if certificate is not None and certificate.holds:
+            return
+        measured = "nothing was measured when it was built"
+        if manifest.certificates:
+            measured = f"the least that was measured is {manifest.certificates[0].max_disagreement:g}"
+        if certificate is not None:
+            measured = (
+                f"{certificate.disagreement:.1%} of answers disagreed on {certificate.blocks} blocks of held-out "
+                f"footage, at most {certificate.at_most:.0%} with {certificate.confidence:.0%} confidence"
+            )
+            if certificate.blocks_needed:
+                measured += f", and {certificate.blocks_needed} blocks would do"
+        audited = self.settings.audit_share > 0 and any(camera.asks for camera in self.cameras)
+        checked = "audits check it while it runs" if audited else "no audits check it while it runs"
+        log.warning("%s is not certified for --max-disagreement %g: %s; %s", manifest.name, budget, measured, checked)
+
+    def _learner_file(self, store: Store | None, camera: str) -> LearnerFile | None:
+        """Where a camera keeps what it has learned: in the store, and with ``--bundle`` only in one that is named, so
+        that other runs of a bundle can be repeated."""
+        named = Path(self.settings.store) if self.settings.store != default_store() else None
+        place = store.directory if store is not None else named
+        return LearnerFile(place, camera) if place is not None else None
 
     def _announce(self) -> None:
         if self.link is not None:

@@ -9,20 +9,24 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from edge_agent import report
 from edge_agent.cloud import Cloud, Outcome
 from edge_agent.composition import DeploymentError
-from edge_agent.core.frame import Frame, sign
-from edge_agent.core.hierarchy import Hierarchy, Tally
-from edge_agent.core.types import Answer, Ask, Step
 from edge_agent.deployment import Deployment
 from edge_agent.keeper import Keeper
+from edge_agent.learner_file import LearnerFile
 from edge_agent.recorder import Recorder
 from edge_agent.scoring import View
 from edge_agent.settings import Settings, region
 from edge_agent.source import Live, Pipe, Shot, Source
+from shared.cascade.cascade import Cascade, Tally
+from shared.cascade.frame import Frame
+from shared.cascade.types import Answer, Miss, Reply, Step
 from shared.image import Picture, cut
 from shared.link import Link, Message
+from shared.signature import sign
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +53,7 @@ Observer = Callable[[Answered], None]
 
 
 class Camera:
-    """A source of frames and the hierarchy that answers them. Link and keeper are the device's, and serve all of its
+    """A source of frames and the cascade that answers them. Link and keeper are the device's, and serve all of its
     cameras."""
 
     def __init__(
@@ -61,9 +65,10 @@ class Camera:
         observers: list[Observer],
         changed: Callable[[], None],
         cameras: int = 1,
+        learner: LearnerFile | None = None,
     ) -> None:
         """``settings``: this camera's own. ``changed`` is called when another version answers, or models have come or
-        gone; ``cameras``: see ``Deployment``. Raises ``OSError`` if the flight log cannot be opened."""
+        gone; ``cameras`` and ``learner``: see ``Deployment``. Raises ``OSError`` if the flight log cannot be opened."""
         self.settings, self.source = settings, source
         self.name = settings.name
         self.tally = Tally()
@@ -76,27 +81,37 @@ class Camera:
         self.deciding: int | None = None
         #: How many frames could not be answered because of an error that nobody had thought of.
         self.errors = 0
-        #: The version that answers, and what it calls its labels.
+        #: Hits that were sent to be audited, of any version.
+        self.audited = 0
+        #: The version that answers.
         self.version = ""
-        self._labels: tuple[str, ...] = ()
         self._begun = time.monotonic()
         self._link, self.keeper, self._observers, self._tell = link, keeper, observers, changed
         self._stopped = threading.Event()
         self._cloud: Cloud | None = None
         #: A frame that the full model is to judge as well, once it is answered.
         self._unsent: Frame | None = None
-        self._signed = settings.context or "frames" in settings.levels
         self._region = region(settings.region) if settings.region else None
-        self._asks = link is not None and "cloud" in settings.levels and settings.mode != "offline"
+        #: Whether there is a server that may be asked.
+        self.asks = link is not None and "cloud" in settings.levels and settings.mode != "offline"
+        self._learner = learner
         self._flight = report.Sink(settings.flight, what="decisions") if settings.flight else None
         self.deployment = Deployment(
-            settings, keeper, self.tally, self._asks, self._changed, self._flight, cameras, lambda: sum(self.traffic)
+            settings,
+            keeper,
+            self.tally,
+            self.asks,
+            self._changed,
+            self._flight,
+            cameras,
+            lambda: sum(self.traffic),
+            learner,
         )
 
     @property
-    def hierarchy(self) -> Hierarchy | None:
+    def cascade(self) -> Cascade | None:
         """What decides; None until there is something to answer with."""
-        return self.deployment.hierarchy
+        return self.deployment.cascade
 
     @property
     def live(self) -> bool:
@@ -120,6 +135,7 @@ class Camera:
                     self.answer(index, shot, sink)
                     self._listen(sink)
                     self.deployment.tend()
+                    self._keep_learned()
                     failed = 0
                 except DeploymentError:
                     raise
@@ -127,7 +143,7 @@ class Camera:
                     self.deciding = None
                     self.errors += 1
                     failed += 1
-                    log.exception("%sframe %d could not be answered", f"{self.name}: " * bool(self.name), index)
+                    log.exception("%sframe %d could not be answered", self._prefix, index)
                     if failed == MOST_ERRORS:
                         raise
                 if index + 1 == self.settings.frames:
@@ -136,6 +152,8 @@ class Camera:
             self.source.close()
             if self._flight is not None:
                 self._flight.close()
+            if self._learner is not None:
+                self._learner.close(self.cascade.estimator if self.cascade is not None else None, self.version)
 
     def await_deployment(self, waiting: Callable[[], None] = lambda: None) -> None:
         """Wait until there is something to answer with."""
@@ -146,7 +164,7 @@ class Camera:
         """Wait until the models that may be used are here, and the first attempt to connect has ended. A file does not
         go by meanwhile as a camera's frames do."""
         end = time.monotonic() + MODELS_WAIT_S
-        if self._link is not None and self._asks:
+        if self._link is not None and self.asks:
             self._link.settle(LINK_WAIT_S)
         while not self._stopped.is_set() and time.monotonic() < end and not self.deployment.complete():
             self._stopped.wait(0.02)
@@ -166,22 +184,22 @@ class Camera:
 
     def answer(self, index: int, shot: Shot, sink: report.Sink) -> None:
         """One frame, from picture to answer: the hot path."""
-        hierarchy = self.hierarchy
-        assert hierarchy is not None
+        cascade, manifest = self.cascade, self.deployment.manifest
+        assert cascade is not None and manifest is not None
         started = time.monotonic()
         picture = shot.picture if self._region is None else cut(shot.picture, self._region)
-        frame = Frame(index, View(picture), sign(picture) if self._signed else None)
+        frame = Frame(index, View(picture), sign(picture))
         self.deciding = index
-        step = hierarchy.look(frame, started)
-        outcome = self._ask(step)
-        answer = hierarchy.settle(step, outcome.reply, time.monotonic(), outcome.trouble)
+        step = self._lookup(cascade, frame, started)
+        outcome = self._ask(cascade, step)
+        answer = cascade.complete(step, outcome.reply, time.monotonic(), outcome.trouble)
         self.deciding = None
         self.keeper.on_answer(self.version)
         latency_ms = (time.monotonic() - started) * 1000
         if answer.audit:
             self._unsent = frame
 
-        line = report.line(answer, self._labels, time.time(), latency_ms, shot.truth, camera=self.name)
+        line = report.line(answer, manifest, time.time(), latency_ms, shot.truth, camera=self.name)
         sink.write(line)
         self.latencies.add(latency_ms)
         self.levels.setdefault(answer.level, report.Latencies()).add(latency_ms)
@@ -192,12 +210,25 @@ class Camera:
         if self.first_answer is None:
             self.first_answer = time.monotonic() - self._begun
 
-    def _ask(self, step: Step) -> Outcome:
-        if not isinstance(step, Ask):
+    def _lookup(self, cascade: Cascade, frame: Frame, now: float) -> Step:
+        """Look the frame up; a change of the whole scene is logged."""
+        before = self.tally.scene_changes
+        step = cascade.lookup(frame, now)
+        if self.tally.scene_changes > before:
+            audited = f"; {cascade.audits.rate:.0%} of hits are audited for a while" if cascade.audits else ""
+            log.warning(
+                "%sthe whole picture has changed (the light, or the camera was moved): answers held until now are "
+                "dropped, and risks are learned again from the bundle's priors%s",
+                self._prefix,
+                audited,
+            )
+        return step
+
+    def _ask(self, cascade: Cascade, step: Step) -> Outcome:
+        if not isinstance(step, Miss):
             return Outcome(None)
-        hierarchy, cloud = self.hierarchy, self._cloud
-        assert hierarchy is not None
-        if step.here and (reply := hierarchy.here(step, time.monotonic())) is not None:
+        cloud = self._cloud
+        if step.on_device and (reply := _on_device(cascade, step)) is not None:
             return Outcome(reply)
         if cloud is None:
             outcome = Outcome(None, "no cloud")
@@ -205,32 +236,59 @@ class Camera:
             return cloud.post(step, lambda: step.frame.view.crop(cloud.input))
         else:
             outcome = cloud.ask(step, lambda: step.frame.view.crop(cloud.input))
-        if outcome.reply is None and (reply := hierarchy.here(step, time.monotonic())) is not None:
+        if outcome.reply is None and (reply := _on_device(cascade, step)) is not None:
             return Outcome(reply)
         return outcome
 
     def _listen(self, sink: report.Sink) -> None:
         """Between two frames: what the cloud has said since, and what it is to judge."""
-        if self._cloud is None:
+        cascade, manifest = self.cascade, self.deployment.manifest
+        if self._cloud is None or cascade is None or manifest is None:
             return
-        assert self.hierarchy is not None
         for reply in self._cloud.late():
-            if (correction := self.hierarchy.late(reply, time.monotonic())) is not None:
-                sink.write(report.line(correction, self._labels, time.time(), correction=True, camera=self.name))
+            if (correction := cascade.on_late_reply(reply, time.monotonic())) is not None:
+                sink.write(report.line(correction, manifest, time.time(), correction=True, camera=self.name))
         for reply in self._cloud.audited():
-            self.hierarchy.audited(reply, time.monotonic())
+            self._take_audit(cascade, reply)
         if self._unsent is not None:
             sent = self._cloud.audit(self._unsent.index, self._unsent.view.crop(self._cloud.input))
-            if not sent and self.hierarchy.audits is not None:
-                self.hierarchy.audits.sent -= 1
+            self.audited += sent
+            if not sent and cascade.audits is not None:
+                cascade.audits.sent -= 1
             self._unsent = None
+
+    def _take_audit(self, cascade: Cascade, reply: Reply) -> None:
+        """The full model has judged a hit; an alarm is logged."""
+        audits = cascade.audits
+        before = audits.alarms if audits is not None else 0
+        cascade.on_audit_reply(reply, time.monotonic())
+        if audits is not None and audits.alarms > before:
+            log.warning(
+                "%shits disagree with the full model clearly more often than --max-disagreement %g allows (%d of %d "
+                "audited): the budget for hits is multiplied by %g, and %.0f %% of hits are audited for a while",
+                self._prefix,
+                self.settings.max_disagreement,
+                audits.wrong,
+                audits.judged,
+                audits.scale,
+                100 * audits.rate,
+            )
+
+    def _keep_learned(self) -> None:
+        if self._learner is not None and self.cascade is not None:
+            self._learner.save(self.cascade.estimator, self.version)
+
+    @property
+    def _prefix(self) -> str:
+        """Begins a line of the log: the name of one of several cameras."""
+        return f"{self.name}: " * bool(self.name)
 
     def _changed(self) -> None:
         """Another version answers, or models have come or gone."""
         manifest, version = self.deployment.manifest, self.deployment.version
         if manifest is not None and version != self.version:
-            self.version, self._labels = version, manifest.labels
-            if self._link is not None and self._asks:
+            self.version = version
+            if self._link is not None and self.asks:
                 before, self._cloud = self._cloud, Cloud(self._link, self.settings.device, manifest, time.monotonic)
                 if before is not None:
                     self._cloud.bytes_up, self._cloud.bytes_down = before.bytes_up, before.bytes_down
@@ -258,6 +316,7 @@ class Camera:
             "fallbacks": self.tally.fallbacks,
             "late": self.tally.late,
             "corrections": self.tally.corrections,
+            **report.counters(self.tally, self.audited),
             "dropped": self.source.dropped,
             "broken": self.source.broken,
             "losses": self.source.losses,
@@ -266,11 +325,16 @@ class Camera:
             "accuracy": self.score.accuracy,
             "models_pulled": self.deployment.pulled,
             "models_evicted": dict(self.deployment.evicted),
-            "entries_contradicted": self.hierarchy.contradictions if self.hierarchy is not None else 0,
             "first_answer_s": self.first_answer,
             "errors": self.errors,
             "model_failures": dict(self.deployment.failures),
-            "audits": report.audits(self.hierarchy),
+            "audits": report.audits(self.cascade),
             "bundle": manifest.name if manifest is not None else None,
             "bundle_version": self.version,
         }
+
+
+def _on_device(cascade: Cascade, miss: Miss) -> Reply | None:
+    """The full model's answer on the device; None where there is none, or its run has failed (see ``scoring``)."""
+    reply = cascade.on_device(miss, time.monotonic())
+    return reply if reply is not None and np.ptp(reply.logits) > 0 else None

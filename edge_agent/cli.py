@@ -21,10 +21,9 @@ from edge_agent import home_assistant as introduction
 from edge_agent import settings as checks
 from edge_agent.agent import Agent
 from edge_agent.composition import DeploymentError
-from edge_agent.core.replacement import POLICIES
 from edge_agent.recorder import Recorder
 from edge_agent.report import Sink
-from edge_agent.settings import GATES, MODES, Settings
+from edge_agent.settings import MODES, Settings
 from edge_agent.source import Live, Pipe, Source, SourceError, open_source
 from edge_agent.source.frozen import FROZEN_S, ON_FROZEN
 from edge_agent.store import Store
@@ -89,17 +88,23 @@ def run(
     base: Annotated[
         str | None, typer.Option(help="Name of the bundle's model that is the base model (default: the bundle's own).")
     ] = None,
-    context: Annotated[bool | None, typer.Option(help="Whether recent frames count in the answer to this one.")] = None,
-    gate: Annotated[
-        str | None, typer.Option(help=f"Rule that decides a hit: {', '.join(GATES)} (CacheNet's own).")
-    ] = None,
     region: Annotated[
         str | None,
         typer.Option(help="Part of the picture to look at: left,top,width,height, shares of 1 (default: all)."),
     ] = None,
-    max_false_hits: Annotated[float | None, typer.Option(help="Error budget, false hits per frame.")] = None,
-    audit_budget: Annotated[
-        float | None, typer.Option(help="Share of the frames that the cloud may check as well, 0 to 1.")
+    max_disagreement: Annotated[
+        float | None,
+        typer.Option(
+            help="Risk budget: mean share of all answers that may disagree with the full model, 0 to 1. With 0.02, "
+            "98 of 100 answers are what the full model says of that frame or of most frames around it."
+        ),
+    ] = None,
+    audit_share: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of hits that the full model checks as well, 0 to 1; more after an alarm. With 0.02, it checks "
+            "20 of 1,000 hits. 0: none, and nothing measures the agreement."
+        ),
     ] = None,
     mode: Annotated[str | None, typer.Option(help=f"Way to ask the cloud: {', '.join(MODES)}.")] = None,
     deadline_ms: Annotated[
@@ -112,9 +117,6 @@ def run(
         ),
     ] = None,
     memory_budget: Annotated[str | None, typer.Option(help="Bound on the process's resident memory, as 150MB.")] = None,
-    replacement: Annotated[
-        str | None, typer.Option(help=f"Rule for the submodel that makes room: {', '.join(POLICIES)}.")
-    ] = None,
     prefetch: Annotated[
         bool | None, typer.Option(help="Whether models that may be needed next are fetched while the link is idle.")
     ] = None,
@@ -381,14 +383,15 @@ def _table(figures: dict[str, Any], name: str) -> Table:
 def _about(figures: dict[str, Any]) -> str:
     """What does not fit into the table."""
     ms, audits = figures["latency_ms"], figures["audits"]
+    agreement = report.agreement(audits)
     return (
-        f"latency mean {ms['mean']:.2f}, p50 {ms['p50']:.2f}, p95 {ms['p95']:.2f}, p99 {ms['p99']:.2f} ms"
+        f"asked {figures['asked']:.1%} of the frames, {figures['audited']} audits included; "
+        f"{figures['overruled']} overruled, {figures['unknown']} unknown\n"
+        + (f"{audits['judged']} hits audited: {agreement}\n" if agreement else "")
+        + f"latency mean {ms['mean']:.2f}, p50 {ms['p50']:.2f}, p95 {ms['p95']:.2f}, p99 {ms['p99']:.2f} ms"
         + (f"; accuracy {figures['accuracy']:.1%}" if figures["accuracy"] is not None else "")
-        + (
-            f"; {audits['windows']} windows audited: {report.found(audits)}"
-            if audits is not None and audits["windows"]
-            else ""
-        )
+        + (f"; {figures['scene_changes']} changes of the whole picture" if figures["scene_changes"] else "")
+        + (f"; {audits['alarms']} alarms of the audits" if audits is not None and audits["alarms"] else "")
         + (f"; {figures['dropped']} live frames dropped" if figures["dropped"] else "")
         + (f"; {figures['broken']} broken files or frames skipped" if figures["broken"] else "")
         + (f"; the camera was lost {figures['losses']} times" if figures["losses"] else "")

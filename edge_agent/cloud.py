@@ -11,10 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from edge_agent.core.breaker import Breaker
-from edge_agent.core.types import Ask, Reply
 from shared import protocol
 from shared.bundle import Manifest
+from shared.cascade.circuit_breaker import CircuitBreaker
+from shared.cascade.types import Miss, Reply
 from shared.image import Picture, encode
 from shared.link import Link, Message
 
@@ -54,7 +54,7 @@ class Cloud:
         self._topics = {kind: protocol.topic(device, kind, self._name) for kind in ("infer", "audit")}
         #: So that neither an earlier run's late answers are taken for ours, nor another camera's.
         self._run = secrets.token_bytes(8)
-        self._breaker = Breaker()
+        self._breaker = CircuitBreaker()
         self._news = threading.Condition()
         self._waiting: int | None = None
         self._got: Outcome | None = None
@@ -67,17 +67,17 @@ class Cloud:
         self._audited: deque[Reply] = deque(maxlen=_REMEMBERED)
         self.bytes_up = self.bytes_down = 0
 
-    def ask(self, ask: Ask, view: Callable[[], Picture]) -> Outcome:
-        """Send the frame and wait for its answer, until ``ask.deadline`` at most."""
+    def ask(self, miss: Miss, view: Callable[[], Picture]) -> Outcome:
+        """Send the frame and wait for its answer, until ``miss.deadline`` at most."""
         if trouble := self._barred(self._clock()):
             return Outcome(None, trouble)
         with self._news:
-            self._waiting, self._got = ask.frame.index, None
-            self._asked.append(ask.frame.index)
-        sent = self._send("infer", ask.frame.index, view(), lambda: int((ask.deadline - self._clock()) * 1000), ask)
+            self._waiting, self._got = miss.frame.index, None
+            self._asked.append(miss.frame.index)
+        sent = self._send("infer", miss.frame.index, view(), lambda: int((miss.deadline - self._clock()) * 1000), miss)
         with self._news:
             if sent:
-                left = max(0.0, ask.deadline - self._clock())
+                left = max(0.0, miss.deadline - self._clock())
                 self._news.wait_for(lambda: self._got is not None or self._stopped, left)
             self._waiting = None
             outcome = self._got or Outcome(None, "no answer in time" if sent else "not connected")
@@ -88,7 +88,7 @@ class Cloud:
             self._breaker.succeeded()
         return outcome
 
-    def post(self, ask: Ask, view: Callable[[], Picture]) -> Outcome:
+    def post(self, miss: Miss, view: Callable[[], Picture]) -> Outcome:
         """Send the frame and wait for nothing: its answer is for ``late``, whenever it comes."""
         now = self._clock()
         with self._news:
@@ -103,9 +103,9 @@ class Cloud:
         if pending >= _PENDING:
             return Outcome(None, "cloud busy")
         with self._news:
-            self._asked.append(ask.frame.index)
-            self._open[ask.frame.index] = now + _LATEST_S
-        sent = self._send("infer", ask.frame.index, view(), lambda: int(1000 * _LATEST_S), ask)
+            self._asked.append(miss.frame.index)
+            self._open[miss.frame.index] = now + _LATEST_S
+        sent = self._send("infer", miss.frame.index, view(), lambda: int(1000 * _LATEST_S), miss)
         return Outcome(None, POSTED if sent else "not connected")
 
     def audit(self, index: int, picture: Picture) -> bool:
@@ -137,13 +137,13 @@ class Cloud:
         index: int,
         picture: Picture,
         left_ms: Callable[[], int],
-        ask: Ask | None = None,
+        miss: Miss | None = None,
     ) -> bool:
         content, data = encode(picture)
         budget_ms = max(0, left_ms())  # encoding took its time
-        recent, risk = ((), 1.0) if ask is None else (ask.recent, ask.risk)
+        recent, exit_risk = ((), 1.0) if miss is None else (miss.recent, miss.exit_risk)
         correlation = self._run + index.to_bytes(8, "big")
-        request = protocol.Request(self._name, content, correlation, budget_ms, recent, risk=risk)
+        request = protocol.Request(self._name, content, correlation, budget_ms, recent, risk=exit_risk)
         sent = self._link.publish(
             self._topics[kind],
             data,
@@ -175,7 +175,7 @@ class Cloud:
         elif said.model != self._full.sha256:
             outcome = Outcome(None, "refused: the server runs another model than the catalogue says")
         else:
-            outcome = Outcome(Reply(frame, said.logits(self._classes), said.submodel, risk=said.risk))
+            outcome = Outcome(Reply(frame, said.logits(self._classes), said.submodel, exit_risk=said.risk))
         with self._news:
             if frame in self._sent:
                 self._sent.remove(frame)

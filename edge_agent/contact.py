@@ -9,18 +9,16 @@ from collections.abc import Generator
 from contextlib import suppress
 from pathlib import Path
 
-import numpy as np
-
 from edge_agent.cloud import Cloud
-from edge_agent.core.frame import Frame
-from edge_agent.core.types import Ask, Guess
 from edge_agent.scoring import View
 from edge_agent.settings import Settings
 from shared import checkup, protocol
 from shared.bundle import BundleError, Manifest, parse
+from shared.cascade.frame import Frame
+from shared.cascade.types import Miss, Prediction
 from shared.checkup import Finding
 from shared.link import Link, LinkError, Message, address, password
-from shared.risk import Belief
+from shared.signature import sign
 
 _PATIENCE_S = 5.0
 #: For how long a catalogue may be on its way.
@@ -103,13 +101,11 @@ def _server(link: Link, device: str, manifest: Manifest, said: queue.SimpleQueue
 
     hearing = threading.Thread(target=hear, daemon=True)
     hearing.start()
-    classes = len(manifest.labels)
-    nobody = Guess(Belief(np.full(classes, 1 / classes), 0, 1.0), "")
+    picture = checkup.golden()
     begun = time.monotonic()
-    frame = Frame(0, View(checkup.golden()))
-    outcome = cloud.ask(
-        Ask(frame, (), begun, begun + _PATIENCE_S, nobody, nobody, ""), lambda: frame.view.crop(cloud.input)
-    )
+    frame = Frame(0, View(picture), sign(picture))
+    miss = Miss(frame, (), begun, begun + _PATIENCE_S, Prediction(None, 1.0, 1.0, "base", ""), "")
+    outcome = cloud.ask(miss, lambda: frame.view.crop(cloud.input))
     took = (time.monotonic() - begun) * 1000
     ended.set()
     hearing.join()

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from edge_agent import settings as checks
 from edge_agent.contact import contact, vouched
-from edge_agent.core.frame import sign
 from edge_agent.scoring import View, scorer
 from edge_agent.settings import Settings
 from edge_agent.source import SourceError, open_source
@@ -21,6 +20,7 @@ from shared.bundle import Bundle, BundleError, Manifest, parse
 from shared.checkup import Finding
 from shared.engine import Session
 from shared.image import Picture
+from shared.signature import sign
 
 ABOUT = """Find out whether 'edge-agent run' with the same settings will work here, and what to do if not.
 

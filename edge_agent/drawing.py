@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 from edge_agent.report import Line
+from shared.cascade.types import UNKNOWN
 from shared.image import Picture, Region
 
 #: Okabe and Ito's palette, which the colour-blind can tell apart: blue and green for the device, warm for the network.
@@ -52,7 +53,8 @@ def annotate(picture: Picture, line: Line, region: Region | None = None) -> Pict
     spot = across - 2 * _MARGIN - taken - _SPOT, first - _SPOT
     cv2.rectangle(drawn, spot, (spot[0] + _SPOT - 1, first - 1), colour, cv2.FILLED)
     room = spot[0] - 2 * _MARGIN
-    _write(drawn, f"{line.label}  {line.confidence:.0%}", first, _MARGIN, 0.8, _INK, 2, room)
+    sure = "" if line.label == UNKNOWN else f"  {line.confidence:.0%}"
+    _write(drawn, line.label + sure, first, _MARGIN, 0.8, _INK, 2, room)
     taken = _write(drawn, f"{line.latency_ms:.1f} ms", second, across - _MARGIN, 0.5, _FAINT, 1, right=True)
     room = across - 3 * _MARGIN - taken
     _, _, trouble = line.reason.partition("; ")  # what comes before says the risk, too

@@ -1,27 +1,27 @@
-"""The flight log: every call that was made into the hierarchy, in order and with what it was given, so that a run can
-be replayed decision by decision (``simulator replay``)."""
+"""The flight log: every call that was made into the cascade, in order and with what it was given, so that a run can be
+replayed decision by decision (``simulator replay``)."""
 
 from __future__ import annotations
 
 import msgspec
 
-from edge_agent.core.frame import Frame
-from edge_agent.core.hierarchy import Hierarchy
-from edge_agent.core.submodels import LocalModel
-from edge_agent.core.types import Answer, Reply, Step
 from edge_agent.report import Sink
 from edge_agent.settings import Settings
 from shared.addresses import without_passwords
+from shared.cascade.cascade import Cascade
+from shared.cascade.frame import Frame
+from shared.cascade.model_cache import LocalModel
+from shared.cascade.types import Answer, Reply, Step
 
 
 class Said(msgspec.Struct, frozen=True):
-    """A reply of the full model's."""
+    """A reply of the full model; the fields are those of ``Reply``."""
 
     frame: int
     logits: list[float]
     submodel: str | None
-    here: bool
-    risk: float | None = None
+    on_device: bool
+    exit_risk: float | None = None
 
 
 class Loaded(msgspec.Struct, frozen=True):
@@ -33,26 +33,28 @@ class Loaded(msgspec.Struct, frozen=True):
 
 
 class Begun(msgspec.Struct, frozen=True, tag="begun"):
-    """A hierarchy over a bundle of this ``version``; see ``composition.compose``. ``settings``: without what may hold a
-    password in addresses, which no replay needs."""
+    """A cascade over a bundle of this ``version``; see ``composition.compose``, which has the same arguments.
+    ``settings``: without what may hold a password in addresses, which no replay needs. ``learned``: what risk models of
+    an earlier run were restored from, empty where none were; see ``learner_file.restore``."""
 
     settings: Settings
     version: str
     base: Loaded | None
     asks: bool
     room: int
+    learned: bytes = b""
 
     def __post_init__(self) -> None:
         msgspec.structs.force_setattr(self, "settings", without_passwords(self.settings))
 
 
-class Looked(msgspec.Struct, frozen=True, tag="look"):
+class Looked(msgspec.Struct, frozen=True, tag="lookup"):
     frame: int
     now: float
 
 
-class Settled(msgspec.Struct, frozen=True, tag="settle"):
-    """``answer``: what the hierarchy said."""
+class Completed(msgspec.Struct, frozen=True, tag="complete"):
+    """``answer``: that of the frame."""
 
     frame: int
     now: float
@@ -61,7 +63,7 @@ class Settled(msgspec.Struct, frozen=True, tag="settle"):
     answer: Answer
 
 
-class Late(msgspec.Struct, frozen=True, tag="late"):
+class LateReply(msgspec.Struct, frozen=True, tag="late"):
     """``answer``: the correction that came of it."""
 
     reply: Said
@@ -69,7 +71,7 @@ class Late(msgspec.Struct, frozen=True, tag="late"):
     answer: Answer | None
 
 
-class Audited(msgspec.Struct, frozen=True, tag="audited"):
+class AuditReply(msgspec.Struct, frozen=True, tag="audit"):
     reply: Said
     now: float
 
@@ -78,57 +80,57 @@ class Installed(msgspec.Struct, frozen=True, tag="install"):
     model: Loaded
 
 
-class Shrunk(msgspec.Struct, frozen=True, tag="shrink"):
+class Evicted(msgspec.Struct, frozen=True, tag="evict"):
     budget: int
 
 
-class Forgone(msgspec.Struct, frozen=True, tag="forgo"):
+class FullUnloaded(msgspec.Struct, frozen=True, tag="unload-full"):
     """The full model on the device had to go."""
 
 
-Event = Begun | Looked | Settled | Late | Audited | Installed | Shrunk | Forgone
+Event = Begun | Looked | Completed | LateReply | AuditReply | Installed | Evicted | FullUnloaded
 
 
 def said(reply: Reply) -> Said:
-    return Said(reply.frame, reply.logits.tolist(), reply.submodel, reply.here, reply.risk)
+    return Said(reply.frame, reply.logits.tolist(), reply.submodel, reply.on_device, reply.exit_risk)
 
 
 def loaded(model: LocalModel) -> Loaded:
     return Loaded(model.name, model.cost, model.seconds)
 
 
-class Logged(Hierarchy):
-    """A hierarchy that writes down what it is called with."""
+class LoggedCascade(Cascade):
+    """A cascade that writes down what it is called with."""
 
     log: Sink
 
-    def look(self, frame: Frame, now: float) -> Step:
+    def lookup(self, frame: Frame, now: float) -> Step:
         self.log.write(Looked(frame.index, now))
-        return super().look(frame, now)
+        return super().lookup(frame, now)
 
-    def settle(self, step: Step, reply: Reply | None, now: float, trouble: str = "") -> Answer:
-        answer = super().settle(step, reply, now, trouble)
+    def complete(self, step: Step, reply: Reply | None, now: float, trouble: str = "") -> Answer:
+        answer = super().complete(step, reply, now, trouble)
         heard = said(reply) if reply is not None else None
-        self.log.write(Settled(step.frame.index, now, heard, trouble, answer))
+        self.log.write(Completed(step.frame.index, now, heard, trouble, answer))
         return answer
 
-    def late(self, reply: Reply, now: float) -> Answer | None:
-        answer = super().late(reply, now)
-        self.log.write(Late(said(reply), now, answer))
+    def on_late_reply(self, reply: Reply, now: float) -> Answer | None:
+        answer = super().on_late_reply(reply, now)
+        self.log.write(LateReply(said(reply), now, answer))
         return answer
 
-    def audited(self, reply: Reply, now: float) -> None:
-        self.log.write(Audited(said(reply), now))
-        super().audited(reply, now)
+    def on_audit_reply(self, reply: Reply, now: float) -> None:
+        self.log.write(AuditReply(said(reply), now))
+        super().on_audit_reply(reply, now)
 
     def install(self, model: LocalModel) -> list[str]:
         self.log.write(Installed(loaded(model)))
         return super().install(model)
 
-    def forgo(self) -> None:
-        self.log.write(Forgone())
-        super().forgo()
+    def unload_full(self) -> None:
+        self.log.write(FullUnloaded())
+        super().unload_full()
 
-    def shrink(self, budget: int) -> list[str]:
-        self.log.write(Shrunk(budget))
-        return super().shrink(budget)
+    def evict_to(self, budget: int) -> list[str]:
+        self.log.write(Evicted(budget))
+        return super().evict_to(budget)

@@ -93,7 +93,7 @@ class Health:
 
     def _faults(self, camera: Camera) -> Iterable[str]:
         pace = self._paces[camera.name]
-        if camera.hierarchy is None:
+        if camera.cascade is None:
             yield f"waiting for a model: {self._agent.trouble or 'it is on its way'}"
             return
         silent_s = self._clock() - pace.last

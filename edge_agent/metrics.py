@@ -46,6 +46,16 @@ class Figures(Collector):
         yield _counter("cachenet_late", "Answers that came after their frame had ended.", late)
         corrections = [(name, tally.corrections) for name, tally in each]
         yield _counter("cachenet_corrections", "Late answers that contradicted it.", corrections)
+        for key, name, help_ in (
+            ("overruled", "cachenet_overruled", "Answers that differ from the full model's to their frame."),
+            ("unknown", "cachenet_unknown", "Answers without a label: pictures that the bundle was not made for."),
+            ("scene_changes", "cachenet_scene_changes", "Times that the whole picture has changed."),
+        ):
+            yield _counter(name, help_, [(camera, getattr(tally, key)) for camera, tally in each])
+        asked = [(camera.name, report.asked(camera.tally, camera.audited)) for camera in agent.cameras]
+        yield _counter("cachenet_asked", "Frames that needed the full model, audited hits included.", asked)
+        audited = [(camera.name, camera.audited) for camera in agent.cameras]
+        yield _counter("cachenet_audited", "Hits sent to be audited.", audited)
         dropped = [(camera.name, camera.source.dropped) for camera in agent.cameras]
         yield _counter("cachenet_dropped", "Frames that a live source has skipped.", dropped)
         broken = [(camera.name, camera.source.broken) for camera in agent.cameras]
@@ -77,26 +87,31 @@ class Figures(Collector):
         yield from self._audits()
 
     def _audits(self) -> Iterator[Metric]:
-        each = [(camera.name, report.audits(camera.hierarchy)) for camera in self._agent.cameras]
+        each = [(camera.name, report.audits(camera.cascade)) for camera in self._agent.cameras]
         found = [(name, audits) for name, audits in each if audits is not None]
         if not found:
             return
+        # They begin again with every bundle version; to Prometheus that is a restart.
         for key, name, help_ in (
-            ("frames", "cachenet_audit_frames", "Frames sent to be audited."),
-            ("windows", "cachenet_audit_windows", "Windows judged."),
-            ("alarms", "cachenet_audit_alarms", "Times that the promise was found broken."),
+            ("judged", "cachenet_audit_judged", "Audited hits that the full model has judged."),
+            ("wrong", "cachenet_audit_wrong", "Audited hits to which the full model gave another label."),
+            ("alarms", "cachenet_audit_alarms", "Times that hits were found to disagree more often than allowed."),
         ):
             yield _counter(name, help_, [(camera, audits[key]) for camera, audits in found])
-        false = [(camera, audits["false_hits"]) for camera, audits in found]
-        yield _counters("cachenet_audit_false_hits", "False hits found, by level.", "level", false)
-        for key, name, help_ in (
-            ("bound", "cachenet_false_hit_bound", "At most so many false hits a frame, 95 %."),
-            ("threshold", "cachenet_threshold", "The risk up to which a guess is a hit."),
-        ):
-            gauge = GaugeMetricFamily(name, help_, labels=["camera"])
-            for camera, audits in found:
-                gauge.add_metric([camera], audits[key])
-            yield gauge
+        threshold = GaugeMetricFamily(
+            "cachenet_threshold", "The risk at or under which a label is a hit.", labels=["camera"]
+        )
+        agreement = GaugeMetricFamily(
+            "cachenet_agreement",
+            "Estimated share of answers that agree with the full model, and its 95 % interval.",
+            labels=["bound", "camera"],
+        )
+        for camera, audits in found:
+            threshold.add_metric([camera], audits["threshold"])
+            for bound, share in (audits["agreement"] or {}).items():
+                agreement.add_metric([bound, camera], share)
+        yield threshold
+        yield agreement
 
 
 def _counter(name: str, help_: str, cameras: Iterable[tuple[str, float]]) -> CounterMetricFamily:

@@ -14,18 +14,19 @@ from typing import Any
 
 import msgspec
 
-from edge_agent.core.hierarchy import Hierarchy
-from edge_agent.core.types import Answer
 from edge_agent.line_file import LineFile
 from shared import ending
+from shared.bundle import Manifest
+from shared.cascade.cascade import Cascade, Tally
+from shared.cascade.types import Answer
 
 log = logging.getLogger(__name__)
 
 
 class Line(msgspec.Struct, omit_defaults=True):
-    """One frame's answer. ``time``: seconds since the epoch. ``cloud``: the full model's bare label, where it
-    answered. ``truth``: where the source knows it. ``correction``: the frame has been answered already, by a fallback
-    that was wrong; ``latency_ms`` is then 0. ``camera``: which of several."""
+    """One frame's answer. ``time``: seconds since the epoch. ``label``: ``unknown`` for a picture that the bundle was
+    not made for. ``truth``: where the source knows it. ``correction``: the frame has been answered already, by a
+    fallback that was wrong; ``latency_ms`` is then 0. ``camera``: which of several."""
 
     frame: int
     time: float
@@ -36,7 +37,6 @@ class Line(msgspec.Struct, omit_defaults=True):
     model: str
     latency_ms: float
     reason: str = ""
-    cloud: str | None = None
     truth: str | None = None
     correction: bool = False
     camera: str = ""
@@ -154,31 +154,66 @@ class Score:
         return self.right / self.known if self.known else None
 
 
-def audits(hierarchy: Hierarchy | None) -> dict[str, Any] | None:
-    """What the audits have found, and the gate they have led to; None without audits."""
-    if hierarchy is None or hierarchy.audits is None:
-        return None
-    found = hierarchy.audits
+def counters(tally: Tally, audited: int) -> dict[str, Any]:
+    """Counters that tell what the answers of a camera are worth.
+
+    Args:
+        audited: Hits that were sent to be audited.
+
+    Returns:
+        ``overruled``: answers that differ from what the full model has said of their frame. ``asked``: share of frames
+        that needed the full model, audited hits included. ``audited``. ``unknown``: answers without a label.
+        ``scene_changes``: alarms of the picture.
+    """
     return {
-        "frames": found.sent,
-        "windows": found.windows,
-        "false_hits": dict(found.false),
-        "rate": found.rate,
-        "bound": found.bound,
-        "alarms": found.alarms,
-        "threshold": hierarchy.threshold,
+        "overruled": tally.overruled,
+        "asked": asked(tally, audited) / max(1, tally.frames),
+        "audited": audited,
+        "unknown": tally.unknown,
+        "scene_changes": tally.scene_changes,
     }
 
 
-def found(audits: dict[str, Any]) -> str:
-    """The rate of false hits and its bound, as far as there is one yet, for a person."""
-    most = f", {audits['bound']:.2%} at most" if audits["bound"] < 1.0 else ""
-    return f"{audits['rate']:.2%} false hits{most}"
+def asked(tally: Tally, audited: int) -> int:
+    """Frames that needed the full model: misses and audited hits."""
+    return tally.frames - sum(tally.hits.values()) + audited
+
+
+def audits(cascade: Cascade | None) -> dict[str, Any] | None:
+    """What the audits of the present bundle have found; None without audits.
+
+    Returns:
+        ``sent``, ``judged``, ``wrong``, ``alarms``, ``rate`` and ``scale`` as in ``Audits``; ``agreement``: estimated
+        share of all answers that agree with the full model, with the ``low`` and ``high`` end of its 95 % interval,
+        None before an audit; ``threshold``: the risk at or under which a label is a hit now.
+    """
+    if cascade is None or cascade.audits is None:
+        return None
+    found = cascade.audits
+    agreement = found.agreement()
+    return {
+        "sent": found.sent,
+        "judged": found.judged,
+        "wrong": found.wrong,
+        "alarms": found.alarms,
+        "rate": found.rate,
+        "scale": found.scale,
+        "agreement": None if agreement is None else dict(zip(("estimate", "low", "high"), agreement, strict=True)),
+        "threshold": cascade.threshold,
+    }
+
+
+def agreement(audits: dict[str, Any] | None) -> str:
+    """The measured agreement and its interval, for a person; empty where nothing is measured yet."""
+    if audits is None or audits["agreement"] is None:
+        return ""
+    found = audits["agreement"]
+    return f"{found['estimate']:.1%} agree with the full model (95 %: {found['low']:.1%} to {found['high']:.1%})"
 
 
 def line(
     answer: Answer,
-    labels: tuple[str, ...],
+    manifest: Manifest,
     time: float,
     latency_ms: float = 0.0,
     truth: str | None = None,
@@ -188,14 +223,13 @@ def line(
     return Line(
         frame=answer.frame,
         time=round(time, 6),
-        label=labels[answer.label],
+        label=manifest.label(answer.label),
         confidence=round(answer.confidence, 4),
         risk=round(answer.risk, 4),
         level=answer.level,
         model=answer.model,
         latency_ms=round(latency_ms, 3),
         reason=answer.reason,
-        cloud=None if answer.bare is None else labels[answer.bare],
         truth=truth,
         correction=correction,
         camera=camera,

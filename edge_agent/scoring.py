@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from edge_agent.core.types import Judge, Score
+from shared.cascade.types import Judge, Score
 from shared.engine import Batch, EngineError, Logits
 from shared.image import Input, Picture, crop, preprocessor
 from shared.layered import Layered, Question
@@ -32,10 +32,10 @@ def scorer(
     name: str, run: Callable[[Batch], Logits], spec: Input, classes: int, failed: Callable[[str], None] = lambda _: None
 ) -> Score:
     """A model as the core wants it: a view in, logits out. ``run``: of a batch of one. A run that fails, or whose
-    scores are not finite, gives the same score to all labels, so that the frame goes on to the next level; ``failed``
-    is told why."""
+    scores are not finite, gives NaN for all labels, which the core takes for no look and no answer; ``failed`` is told
+    why."""
     preprocess = preprocessor(spec)
-    nothing = np.zeros(classes, np.float32)
+    nothing = np.full(classes, np.nan, np.float32)
 
     def score(view: View) -> Logits:
         try:
@@ -57,7 +57,7 @@ def judge(
 ) -> Judge:
     """A full model with caches between its layers, as the core wants it; ``failed``: see ``scorer``."""
     preprocess = preprocessor(spec)
-    nothing = np.zeros(classes, np.float32)
+    nothing = np.full(classes, np.nan, np.float32)
 
     def judged(view: View, recent: tuple[int, ...], risk: float) -> tuple[Logits, float | None]:
         try:

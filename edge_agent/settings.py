@@ -6,14 +6,15 @@ import re
 import socket
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, ClassVar, Literal, get_args
 from urllib.parse import unquote, urlsplit
 
 import msgspec
 
-from edge_agent.core.replacement import Policy
 from edge_agent.source.frozen import OnFrozen
 from shared.bundle import WayFlag
+from shared.cascade.audits import FLOOR
+from shared.cascade.build_cascade import MAX_DISAGREEMENT
 from shared.engine import Provider
 from shared.image import Region
 from shared.protocol import check_device
@@ -38,9 +39,6 @@ def default_store() -> str:
     return str(Path.home() / ".local" / "share" / "cachenet")
 
 
-#: ``risk``: what the context makes of a word; ``entropy`` of the word alone: the rule of CacheNet as published.
-GateFlag = Literal["risk", "entropy"]
-GATES: tuple[GateFlag, ...] = get_args(GateFlag)
 #: ``wait`` for the cloud until the deadline; ``async``: answer at once and correct later; ``offline``: never ask it.
 Mode = Literal["wait", "async", "offline"]
 MODES: tuple[Mode, ...] = get_args(Mode)
@@ -66,6 +64,15 @@ class CameraTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything ``edge-agent run`` can be told. Empty strings mean: not set; ``device`` is then ``default_device``."""
 
+    #: Settings of earlier versions, and what has taken their place.
+    REPLACED: ClassVar[dict[str, str]] = {
+        "max_false_hits": "use {max_disagreement}, the mean share of all answers that may disagree with the full model",
+        "audit_budget": "use {audit_share}, the share of hits that the full model checks",
+        "gate": "one learned risk decides every hit; {max_disagreement} bounds it",
+        "context": "one learned risk decides every hit; {max_disagreement} bounds it",
+        "replacement": "the submodel least recently used goes first; {memory_budget} bounds them",
+    }
+
     source: str = ""
     broker: str = ""
     bundle: str = ""
@@ -77,16 +84,13 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     trusted_key: str = ""
     levels: tuple[LevelFlag, ...] = LEVELS
     base: str = ""
-    context: bool = True
-    gate: GateFlag = "risk"
     region: str = ""
-    max_false_hits: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.01
-    audit_budget: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.02
+    max_disagreement: Annotated[float, msgspec.Meta(gt=0, lt=1)] = MAX_DISAGREEMENT
+    audit_share: Annotated[float, msgspec.Meta(ge=0, le=1)] = FLOOR
     mode: Mode = "wait"
     deadline_ms: Annotated[int, msgspec.Meta(ge=1, le=60_000)] = 250
     layer_caches: WayFlag = "gati"
     memory_budget: str = ""
-    replacement: Policy = "lru"
     prefetch: bool = False
     provider: Provider = "auto"
     threads: Annotated[int, msgspec.Meta(ge=0, le=64)] = 0

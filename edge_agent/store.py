@@ -8,6 +8,7 @@
     <store>/blobs/<sha256>               a file, complete and checked
     <store>/blobs/<sha256>.part          a file on its way; its size is where the transfer goes on
     <store>/probed/<sha256>              with what that model file has passed the probe (``probe.fingerprint``)
+    <store>/learned/camera-<name>.msgpack  what a camera's risk models have learned (``learner_file``)
 
 A name without ``.part`` is only ever given to bytes that were checked and flushed to the disk. A candidate becomes
 current by one rename, so there is a whole current set at every moment.
@@ -58,7 +59,7 @@ class Store:
     def __init__(self, directory: Path) -> None:
         """Open ``directory``, creating it. A store that holds a set already may be read-only or full. Raises
         ``StoreError``."""
-        self._directory = directory
+        self.directory = directory
         self._catalogue, self._candidate = directory / "catalogue", directory / "candidate"
         self._previous, self._updates = directory / "previous", directory / "updates"
         self._blobs, self._probed = directory / "blobs", directory / "probed"
@@ -80,7 +81,7 @@ class Store:
         """Keep other processes out until this one ends. Raises ``StoreError`` if one is in there."""
         if self.read_only:  # nothing is written, so any number may read
             return
-        path = self._directory / ".lock"
+        path = self.directory / ".lock"
         try:
             file = path.open("a+")
             try:
@@ -90,7 +91,7 @@ class Store:
                 holder = file.read().strip()[:20]
                 file.close()
                 raise StoreError(
-                    f"store {self._directory} is in use by process {holder or 'unknown'}; "
+                    f"store {self.directory} is in use by process {holder or 'unknown'}; "
                     "stop that agent, or choose another store with --store"
                 ) from None
             file.truncate(0)

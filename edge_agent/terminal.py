@@ -55,7 +55,7 @@ class View:
         line = now.line
         table.add_row(
             "sees",
-            f"[bold]{_text(line.label)}[/] {line.confidence:.0%}",
+            f"[bold]{_text(line.label)}[/] {'' if now.answer.label is None else f'{line.confidence:.0%}'}",
             f"[{COLOURS[line.level]}]{line.level}[/] ({_text(line.model)})",
             f"{line.latency_ms:.1f} ms",
         )
@@ -65,12 +65,12 @@ class View:
         shares = "  ".join(f"[{COLOURS[name]}]{name}[/] {n / total:.1%}" for name, n in counts.items())
         table.add_row("frames", f"{tally.frames}", shares, f"mean {camera.latencies.mean:.1f} ms")
         table.add_row("submodels", _text(", ".join(camera.deployment.submodels)) or "none yet")
-        if (found := report.audits(camera.hierarchy)) is not None and found["windows"]:
+        if (found := report.audits(camera.cascade)) is not None and found["judged"]:
             table.add_row(
                 "audits",
-                f"{found['windows']} windows",
-                report.found(found),
-                f"gate {found['threshold']:.3f}",
+                f"{found['judged']} hits",
+                report.agreement(found),
+                f"threshold {found['threshold']:.3f}",
             )
         source = camera.source
         if source.dropped or source.broken or source.losses:

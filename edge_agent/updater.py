@@ -84,7 +84,6 @@ class Updater:
         probe: Probe,
         trusted: Key | None = None,
         needs: Callable[[Manifest], set[str]] = lambda _: set(),
-        fits: Callable[[Manifest], object] = lambda _: None,
         changed: Callable[[], None] = lambda: None,
     ) -> None:
         """
@@ -93,7 +92,6 @@ class Updater:
             probe: Tries models before this process loads them.
             trusted: The key without whose signature nothing is taken.
             needs: Names of the models that a set must have before it takes over. Raises ``DeploymentError``.
-            fits: Raises ``DeploymentError`` where this device's settings cannot go with a manifest.
             changed: Is called when ``status`` has changed.
         """
         #: What stands in the way of an update, for a person; empty while nothing does.
@@ -101,7 +99,7 @@ class Updater:
         self.state: State = ""
         self.reason = ""
         self._store, self._keeper, self._puller, self._probe = store, keeper, puller, probe
-        self._trusted, self._needs, self._fits, self._changed = trusted, needs, fits, changed
+        self._trusted, self._needs, self._changed = trusted, needs, changed
         self._current: ModelSet | None = None
         self._candidate: ModelSet | None = None
         #: The candidate, once cameras are to answer with it.
@@ -299,8 +297,6 @@ class Updater:
         if not self._events.empty():
             return
         try:
-            if self._current is not None:  # a first set that does not fit ends the program, which says so
-                self._fits(newer.manifest)
             if self._store.candidate(newer.manifest.name) != newer.data:
                 self._store.stage(newer.data, newer.manifest, newer.signature)
                 self._store.collect()  # what a candidate before it has left behind takes room that this one needs

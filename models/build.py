@@ -1,4 +1,4 @@
-"""From a classifier and frames to a bundle: codes, partitions, base model, submodels, gates, manifest.
+"""From a classifier and frames to a bundle: codes, partitions, base model, submodels, certificates, manifest.
 
 Every stage leaves its result in a work directory and is skipped when it is there, so an interrupted build goes on
 where it stopped. The bundle appears under its name only when it is whole.
@@ -7,22 +7,27 @@ where it stopped. The bundle appears under its name only when it is whole.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 import torch
 from rich.progress import Progress
 
-from models import candidates, golden, partitions, proving
+from models import calibrate, candidates, golden, partitions
+from models.certify import Certified, certify
 from models.material import Material
 from models.place import check_place, put
 from models.plan import Plan, key
-from models.proving import DRAWN
+from models.recertify import with_certified
 from shared import files
-from shared.bundle import FORMAT, Bundle, Gate, Manifest, Model, digest
-from shared.habits import ContextParameters
+from shared.bundle import FORMAT, Bundle, Manifest, Model, digest
+from shared.engine import Session
 from shared.signing import Signer
+
+#: Working sets that are drawn, for nobody knows all that will come together.
+_DRAWN = 64
 
 
 def build(
@@ -31,7 +36,6 @@ def build(
     work: Path,
     out: Path,
     progress: Progress,
-    workers: int = 1,
     signer: Signer | None = None,
 ) -> Bundle:
     """Make what is missing in ``work`` and write the bundle to ``out``, in the place of any before. Raises
@@ -40,7 +44,7 @@ def build(
     building = out.with_name(out.name + ".building")
     shutil.rmtree(building, ignore_errors=True)
     try:
-        manifest = _fill(plan, material, kept(plan.seed, material, work), building, progress, workers)
+        manifest = _fill(plan, material, kept(plan.seed, material, work), building, progress)
         return put(building, manifest, out, signer, golden.spread(material.tune.images))
     finally:
         shutil.rmtree(building, ignore_errors=True)
@@ -53,19 +57,19 @@ def kept(seed: int, material: Material, work: Path) -> Path:
     return work / f"build-{key(digest(graph), digest(material.learn.scores.tobytes()), seed)}"
 
 
-def _fill(plan: Plan, material: Material, work: Path, directory: Path, progress: Progress, workers: int) -> Manifest:
+def _fill(plan: Plan, material: Material, work: Path, directory: Path, progress: Progress) -> Manifest:
     """Write every model into ``directory``; what is to be said of them."""
+    plan = replace(plan, shares=candidates.quick_shares(plan, material, work))
     classifier = material.classifier
-    drawn = partitions.working_sets(material.learn.answers, len(classifier.labels), DRAWN, plan.seed)
-    scenes = plan.scenes or tuple(drawn)
+    drawn = partitions.working_sets(material.learn.answers, len(classifier.labels), _DRAWN, plan.seed)
     # Known working sets are half of what is likely: devices will be put where nobody has thought of.
-    known = plan.scenes * (DRAWN // len(plan.scenes) or 1) if plan.scenes else ()
+    known = plan.scenes * (_DRAWN // len(plan.scenes) or 1) if plan.scenes else ()
     likely = [partitions.together(scene, len(classifier.labels)) for scene in (*known, *drawn)]
     proposed = candidates.propose(plan, material, likely)
     made = candidates.make(plan, material, proposed, directory, work, progress)
     precision = candidates.lighten(plan, material, made, directory, work, progress)
     choice = candidates.choose(plan, material, proposed, made, likely, directory, progress)
-    context, proven = _prove(plan, material, choice.models, scenes, directory, work, progress, workers)
+    found = _certified(plan, material, choice.models, directory, work, progress)
     provenance = {
         "plan": digest(msgspec.json.encode(plan)),
         "frames": f"{len(material.learn)} to learn, {len(material.tune)} to tune, {len(material.prove)} to prove",
@@ -74,26 +78,23 @@ def _fill(plan: Plan, material: Material, work: Path, directory: Path, progress:
         "precision": precision,
         "torch": str(torch.__version__),
     }
-    provenance |= proving.accuracy(material.tune)
-    return Manifest(FORMAT, plan.name, "classification", classifier.labels, choice.models, proven, context, provenance)
+    manifest = Manifest(FORMAT, plan.name, "classification", classifier.labels, choice.models, provenance)
+    return with_certified(manifest, found, calibrate.accuracy(material.tune), trained=material.base is None)
 
 
-def _prove(
-    plan: Plan,
-    material: Material,
-    models: Mapping[str, Model],
-    scenes: Sequence[tuple[int, ...]],
-    directory: Path,
-    work: Path,
-    progress: Progress,
-    workers: int,
-) -> tuple[ContextParameters, tuple[Gate, ...]]:
-    """See ``proving.prove``; taken from ``work`` where it is there already."""
+def _certified(
+    plan: Plan, material: Material, models: Mapping[str, Model], directory: Path, work: Path, progress: Progress
+) -> Certified:
+    """See ``certify``; taken from ``work`` where it is there already."""
     digests = [model.sha256 for model in models.values()]
     frames = digest(material.tune.scores.tobytes() + material.prove.scores.tobytes())
-    path = work / f"proven-{key(digests, frames, scenes, plan)}.json"
+    path = work / f"certified-{key(digests, frames, plan)}.json"
     if path.exists():
-        return msgspec.json.decode(path.read_bytes(), type=tuple[ContextParameters, tuple[Gate, ...]])
-    proven = proving.prove(plan, material.tune, material.prove, models, scenes, directory, progress, workers)
-    files.write(path, msgspec.json.encode(proven))
-    return proven
+        return msgspec.json.decode(path.read_bytes(), type=Certified)
+    sessions = {
+        name: (Session(directory / model.file, "cpu", torch.get_num_threads()), model.input)
+        for name, model in models.items()
+    }
+    found = certify(plan, material.tune, material.prove, models, sessions, progress)
+    files.write(path, msgspec.json.encode(found))
+    return found

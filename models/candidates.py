@@ -8,6 +8,7 @@ submodels those that add most to what is answered, for their bytes.
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +20,7 @@ import onnx
 import torch
 from rich.progress import Progress
 
-from models import codes, cost, partitions, proving, quantise, recorded, scores, voice
+from models import calibrate, codes, cost, partitions, quantise, recorded, scores, voice
 from models.cifar10 import Images
 from models.classifier import PRESETS, ClassifierError, served
 from models.distil import Logits, Teacher, train_base, train_submodel
@@ -28,7 +29,8 @@ from models.material import Material, Part
 from models.metadata import written
 from models.networks import BASE, ResNet, Shape, macs, sized
 from models.partitions import Method, Partition, WorkingSet
-from models.plan import Plan, key
+from models.plan import DEFAULT_SHARES, Plan, key
+from models.remarks import SLOW
 from models.training import Recipe
 from shared import files
 from shared.bundle import Model, digest, file_digest
@@ -47,8 +49,10 @@ RATE, SMALL_RATE = 0.05, 0.1
 _GENERAL_RATE, _BATCH = 0.2, 128
 #: Normalised colours farther from zero than this are no input to train with.
 _FARTHEST = 10.0
-#: Timed runs of each model.
-_RUNS = 50
+#: Timed runs of each model; and how often the base model's share may be halved.
+_RUNS, _HALVINGS = 50, 6
+#: Multiply-adds under which a model spends its time on other things: dispatching some twenty operators.
+_CHEAP = 2e6
 #: INT8 takes the place of float16 where it takes at most so much of the time, answers as much and agrees with the full
 #: model as often, both to a hundredth: what a weak model answers at little risk may be nothing either way.
 _FASTER, _AS_MUCH = 0.9, 0.01
@@ -119,6 +123,36 @@ def _sizes(shares: Sequence[float], material: Material) -> dict[str, Shape]:
 def shape(share: float, full: int, side: Size, classes: int) -> Shape:
     """The network of a ``share`` of the ``full`` model's multiply-adds."""
     return sized(int(share * full), side, classes, _SHALLOW if share < SMALL else BASE.blocks)
+
+
+def quick_shares(plan: Plan, material: Material, work: Path) -> tuple[float, ...]:
+    """``plan.shares``; where these are the default and a base model is trained, the base model's share by time as well.
+    It is raised until the model may do ``_CHEAP`` multiply-adds, for under these a model hardly gets quicker, and then
+    halved until the model takes at most ``SLOW`` of the full model's time on this machine, or cannot get smaller. What
+    was decided is kept in ``work``."""
+    if material.base is not None or plan.shares != DEFAULT_SHARES:
+        return plan.shares
+    classifier, spec = material.classifier, own_input(material.classifier.input)
+    kept = work / f"share-{key(digest(classifier.graph.SerializeToString(deterministic=True)), plan.shares)}.txt"
+    if not kept.exists():
+        full, [share] = max(1, cost.macs(classifier.graph, classifier.input.size)), plan.shares
+        share = max(share, min(SLOW, _CHEAP / full))
+        with tempfile.TemporaryDirectory(prefix="cachenet-") as directory:
+            path = Path(directory, "full.onnx")
+            path.write_bytes(served(classifier, {}).SerializeToString(deterministic=True))
+            [whole] = cost.seconds([path], blank(classifier.input), _RUNS)
+            tried: Shape | None = None
+            for halved in [share / 2**times for times in range(_HALVINGS)]:
+                found = shape(halved, full, spec.size, len(classifier.labels))
+                if found == tried:
+                    break
+                tried, share = found, halved
+                path = Path(directory, "base.onnx")
+                export(ResNet(found).eval(), path, {})
+                if cost.seconds([path], blank(spec), _RUNS)[0] <= SLOW * whole:
+                    break
+        files.write(kept, repr(share).encode())
+    return (float(kept.read_text()),)
 
 
 def own_input(spec: Input) -> Input:
@@ -293,7 +327,7 @@ def choose(
     """What each is worth. Submodels that add too little for their bytes are taken out of ``directory``."""
     paths, inputs = {name: _path(directory, name) for name in made}, {name: own.input for name, own in made.items()}
     classes = {one.name: one.part.labels for one in proposed if one.part is not None}
-    temperatures, coverage = proving.measure(material.tune, inputs, "full", paths, classes, plan.seed, progress)
+    temperatures, coverage = calibrate.measure(material.tune, inputs, "full", paths, classes, plan.seed, progress)
 
     general = [one.name for one in proposed if one.part is None]
     special = [one for one in proposed if one.part is not None]

@@ -128,7 +128,8 @@ def train_base(
     progress: Progress,
     title: str,
 ) -> list[dict[str, float]]:
-    """Distil a general model."""
+    """Distil a general model. Where it was clearly better on the ``held`` frames, which came later, after an earlier
+    epoch, it is taken as it was then."""
     return fit(
         network,
         spec,
@@ -140,6 +141,7 @@ def train_base(
         progress,
         title,
         lambda trained: {"held": float((scores(trained, held.images, spec).argmax(1) == held.labels).mean())},
+        keep_best="held",
     )
 
 

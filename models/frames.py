@@ -1,13 +1,14 @@
 """A user's unlabelled frames: pictures, videos, class directories or a mix, read in one order, and what each part is
 for.
 
-Neighbouring frames of a video show the same thing, so a random half of them would prove nothing about the other half:
-videos are cut into blocks of consecutive frames, each block has one use, and the frames next to another use's block are
-left out.
+Neighbouring frames show the same thing, so a random half of them would prove nothing about the other half. Each video,
+and each folder of pictures in the natural order of their names, is a *sequence* that is divided by time: models learn
+from its beginning and are certified on its end, with frames left out between.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -24,13 +25,16 @@ from shared.refusal import Refusal
 from shared.video import BadVideo, Video
 
 _VIDEOS = {".avi", ".mp4", ".mkv", ".mov", ".m4v", ".webm", ".mpg", ".mpeg", ".ts", ".m2ts", ".mts"}
-#: Frames of a block and of the gap between two that are used for different things, at most; and how many blocks there
-#: should be, so that each use gets some of a short video.
-_BLOCK, _GAP, _BLOCKS = 100, 16, 12
-#: What a part is for, and its share of the whole: what models learn from, what temperatures are fitted on, and what
-#: gates are proven on.
+#: What a part is for, and its share of the whole: what models learn from, what temperatures and priors are fitted on,
+#: and what certificates are found on.
 USES = ("learn", "tune", "prove")
 _SHARES = (0.7, 0.1, 0.2)
+#: The same where the user holds frames out: models learn from others.
+HELD_OUT_SHARES = (0.0, 0.2, 0.8)
+#: Frames left out between two uses, at most, and as a share of the sequence.
+_GAP, _GAP_SHARE = 16, 1 / 40
+#: Frames of a sequence that can be divided, at least; a shorter one has one use.
+_DIVISIBLE = 20
 
 
 class FramesError(Refusal):
@@ -86,6 +90,18 @@ class Frames:
         if remarks := video.remarks():
             self.remarks[path] = "; ".join(remarks)
 
+    def sequences(self, files: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Which frames follow one another: number of the sequence that each frame is part of, in order ``(frames,)``.
+        A video is one, and so are pictures of one folder.
+
+        Args:
+            files: Number of each frame's file, in the order of reading ``(frames,)``.
+        """
+        sources = [str(path if is_video(path) else path.parent) for path in self.files]
+        changes = [0, *(int(one != other) for one, other in itertools.pairwise(sources))]
+        numbers: npt.NDArray[np.int64] = np.cumsum(changes)[files]
+        return numbers
+
 
 def is_video(path: Path) -> bool:
     return path.suffix.lower() in _VIDEOS
@@ -119,38 +135,36 @@ def find(path: Path, every: int = 1) -> Frames:
     return Frames(files, tuple(parts[0] if len(parts) > 1 else "" for parts in folders), every, broken)
 
 
-def uses(files: Sequence[int], seed: int) -> npt.NDArray[np.int8]:
-    """What each frame is for, as an index of ``USES``, or -1 in a gap, ``(frames,)``. ``files``: the file of each, as
-    read, in order. A picture is a block of its own. Blocks are dealt out at random in proportion to the uses' shares.
+def uses(sequences: Sequence[int], shares: tuple[float, ...] = _SHARES) -> npt.NDArray[np.int8]:
+    """What each frame is for.
+
+    Args:
+        sequences: Number of the sequence that each frame is part of, in order ``(frames,)``.
+        shares: Share of each of ``USES``; they sum to 1.
+
+    Returns:
+        An index of ``USES`` for each frame, or -1 in a gap ``(frames,)``. Each use of a sequence is one run of frames,
+        in the order of ``USES``. A sequence of under ``_DIVISIBLE`` frames goes whole to the use that has least of its
+        share.
     """
-    of_file = np.asarray(files, np.int64)
-    if not len(of_file):
-        return np.zeros(0, np.int8)
-    block = max(2, min(_BLOCK, len(of_file) // _BLOCKS))
-    gap = min(_GAP, block // 2)
-    place = np.arange(len(of_file))
-    begins = np.r_[True, np.diff(of_file) != 0]
-    within = place - np.maximum.accumulate(np.where(begins, place, 0))
-    # What is left at a video's end is part of its last block: a rest of some frames would be all gap.
-    run = np.cumsum(begins) - 1
-    left = np.bincount(run)[run] - (within - within % block)
-    number = np.cumsum(begins | ((within % block == 0) & (left >= block))) - 1
-    use = _deal(int(number[-1]) + 1, np.random.default_rng(seed))[number]
-    borders = np.flatnonzero(~begins[1:] & (np.diff(use) != 0)) + 1
-    for border in borders:
-        near = slice(max(0, border - gap // 2), border + gap // 2)
-        use[near][of_file[near] == of_file[border]] = -1
-    dealt: npt.NDArray[np.int8] = use.astype(np.int8)
-    return dealt
-
-
-def _deal(count: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
-    """A use for each of ``count`` blocks: in proportion, and every use at least once if there are enough."""
-    bounds = np.round(np.cumsum((0.0, *_SHARES)) * count).astype(int)
-    in_order = np.repeat(np.arange(len(USES)), np.diff(bounds))
-    if count >= len(USES):
-        for use in range(len(USES)):
-            if not (in_order == use).any():
-                in_order[np.bincount(in_order, minlength=len(USES))[in_order].argmax()] = use
-    dealt: npt.NDArray[np.int64] = rng.permutation(in_order)
-    return dealt
+    numbers = np.asarray(sequences, np.int64)
+    use = np.full(len(numbers), -1, np.int8)
+    counts = np.zeros(len(USES))
+    begins = np.flatnonzero(np.diff(numbers, prepend=-1) != 0)
+    runs = list(zip(begins.tolist(), [*begins[1:].tolist(), len(numbers)], strict=False))
+    wanted = [number for number, share in enumerate(shares) if share > 0]
+    for first, end in sorted(runs, key=lambda run: run[1] - run[0] < _DIVISIBLE):  # the short ones last
+        length = end - first
+        if length < _DIVISIBLE:
+            chosen = min(wanted, key=lambda number: counts[number] / shares[number])
+            use[first:end] = chosen
+            counts[chosen] += length
+            continue
+        bounds = first + np.round(np.cumsum((0.0, *shares)) * length).astype(int)
+        gap = min(_GAP, int(length * _GAP_SHARE))
+        for number in wanted:
+            # What learns gives the gap before what tunes, and what proves the one after it: least is tuned on.
+            learns, proves = number == 0, number == len(USES) - 1
+            use[bounds[number] + gap * proves : bounds[number + 1] - gap * learns] = number
+        counts += [(use[first:end] == number).sum() for number in range(len(USES))]
+    return use

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from onnx import TensorProto
 
 from models.graph_edit import Ancestry, Editor
-from models.scores import softmax
+from shared.cascade.probability import softmax
 
 Meaning = Literal["logits", "softmax", "log-softmax", "sigmoid", "binary"]
 Array = npt.NDArray[Any]

@@ -14,9 +14,9 @@ from models.classifier import PRESETS, Classifier
 from models.frames import USES, Frames, uses
 from models.head import probabilities
 from models.onnx_file import Run
-from models.scores import softmax
 from models.teach import Lesson
 from shared import files
+from shared.cascade.probability import softmax
 from shared.image import Input, preprocessor
 
 Figure = int | float | str | dict[str, float] | list[str]
@@ -42,7 +42,7 @@ def inspect(classifier: Classifier, frames: Frames, lesson: Lesson, threads: int
     words = softmax(lesson.scores)
     answers = words.argmax(1)
     counts = np.bincount(answers, minlength=len(classifier.labels))
-    use = uses(lesson.files.tolist(), seed=0)
+    use = uses(frames.sequences(lesson.files).tolist())
     compared = compare(classifier, lesson, threads)
     figures: dict[str, Figure] = {
         "takes": taken(classifier.input),

@@ -10,22 +10,25 @@ import numpy.typing as npt
 from models.cifar10 import Images, Split
 from models.classifier import Classifier
 from models.codes import Array
-from models.frames import USES, Frames, FramesError, is_video, uses
+from models.frames import HELD_OUT_SHARES, USES, Frames, FramesError, uses
 from models.teach import Lesson
 from shared.image import Input
 
 #: Frames that each use needs at the least.
 _LEAST = 20
-#: Of frames that are held out by the user, one in so many is tuned on, and the rest are proven with.
-_FIFTH = 5
 
 
 @dataclass(frozen=True)
 class Part:
-    """The frames of one use. ``images``: ``(n, side, side, 3)`` uint8 RGB; ``scores`` ``(n, classes)`` and
-    ``embeddings`` ``(n, d)``: the full model's; ``truth`` ``(n,)``, None where nobody knows; ``runs``: where frames
-    follow one another in a video, their places in order; ``seen``: how the full model sees frames, which is how
-    these images were cut out of them."""
+    """The frames of one use.
+
+    Attributes:
+        images: ``(n, side, side, 3)`` uint8 RGB, cut out of the frames as the full model sees them.
+        scores, embeddings: The full model's, ``(n, classes)`` and ``(n, d)``.
+        truth: True labels ``(n,)``; None where nobody knows.
+        runs: The places of frames that follow one another, in order: of a video, or of pictures in one folder.
+        seen: How the full model sees frames.
+    """
 
     images: Images
     scores: Array
@@ -51,8 +54,8 @@ class Part:
 
 @dataclass(frozen=True)
 class Material:
-    """``learn``: models are trained on; ``tune``: temperatures, coverage and context; ``prove``: gates alone. ``base``:
-    the base model, where it is there already."""
+    """``learn``: models are trained on; ``tune``: temperatures, coverage and priors are fitted on; ``prove``:
+    certificates are found on. ``base``: the base model, where it is there already."""
 
     classifier: Classifier
     learn: Part
@@ -62,23 +65,24 @@ class Material:
 
 
 def gather(
-    classifier: Classifier, seen: tuple[Frames, Lesson], held_out: tuple[Frames, Lesson] | None, seed: int
+    classifier: Classifier, seen: tuple[Frames, Lesson], held_out: tuple[Frames, Lesson] | None = None
 ) -> Material:
     """Divide what was ``seen``, or take tuning and proving from what the user has ``held_out``. Raises
     ``FramesError`` if any use is left with too little."""
     if held_out is None:
-        use = uses(seen[1].files.tolist(), seed)
+        use = uses(seen[0].sequences(seen[1].files).tolist())
         learn, tune, prove = (_part(classifier, *seen, np.flatnonzero(use == number)) for number in range(len(USES)))
     else:
-        learn, (tune, prove) = whole(classifier, *seen), held(classifier, held_out, seed)
+        learn, (tune, prove) = whole(classifier, *seen), held(classifier, held_out)
     _enough(dict(zip(USES, (learn, tune, prove), strict=True)))
     return Material(classifier, learn, tune, prove)
 
 
-def held(classifier: Classifier, seen: tuple[Frames, Lesson], seed: int) -> tuple[Part, Part]:
+def held(classifier: Classifier, seen: tuple[Frames, Lesson]) -> tuple[Part, Part]:
     """What was ``seen`` of frames that nothing was trained on: to tune with, and to prove with. Raises ``FramesError``
     if there is too little."""
-    tune, prove = (_part(classifier, *seen, rows) for rows in _divide(seen[1].scores.argmax(1), seed))
+    use = uses(seen[0].sequences(seen[1].files).tolist(), HELD_OUT_SHARES)
+    tune, prove = (_part(classifier, *seen, np.flatnonzero(use == number)) for number in (1, 2))
     _enough(dict(zip(USES[1:], (tune, prove), strict=True)))
     return tune, prove
 
@@ -99,25 +103,14 @@ def _enough(parts: dict[str, Part]) -> None:
             raise FramesError(f"{len(part)} frames to {name} with, and {_LEAST} are needed; give more frames")
 
 
-def _divide(answers: npt.NDArray[np.int64], seed: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Places to tune on and to prove with: of every answer its share."""
-    order = np.random.default_rng(seed).permutation(len(answers))
-    order = order[np.argsort(answers[order], kind="stable")]
-    tune = np.zeros(len(answers), np.bool_)
-    tune[order[::_FIFTH]] = True
-    return np.flatnonzero(tune), np.flatnonzero(~tune)
-
-
 def _part(classifier: Classifier, frames: Frames, lesson: Lesson, rows: npt.NDArray[np.int64]) -> Part:
-    files = lesson.files[rows]
     folders = [frames.folders[number] for number in lesson.files.tolist()]
     truth = None
     if set(folders) <= set(classifier.labels):
         number = {label: place for place, label in enumerate(classifier.labels)}
         truth = np.array([number[folders[row]] for row in rows.tolist()], np.int64)
-    video = np.array([is_video(path) for path in frames.files], np.bool_)
-    breaks = np.flatnonzero((np.diff(rows) != 1) | (np.diff(files) != 0)) + 1
-    runs = tuple(run for run in np.split(np.arange(len(rows)), breaks) if len(run) and video[files[run[0]]])
+    breaks = np.flatnonzero((np.diff(rows) != 1) | (np.diff(frames.sequences(lesson.files[rows])) != 0)) + 1
+    runs = tuple(run for run in np.split(np.arange(len(rows)), breaks) if len(run))
     return Part(
         np.ascontiguousarray(lesson.pictures[rows][:, :, :, ::-1]),
         lesson.scores[rows],

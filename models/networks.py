@@ -39,6 +39,9 @@ RESNET18 = Shape(widths=(64, 128, 256, 512), blocks=(2, 2, 2, 2))
 #: 0.37 M parameters and 42 M multiply-adds, a 13th of ``RESNET18``. Few channels where the picture is large, because
 #: most of the arithmetic of a tiny net is there; and no deeper, because the rest of its time is dispatching operators.
 BASE = Shape(widths=(12, 48, 96), blocks=(2, 2, 2))
+#: Pixels of the stem's output, on the shorter side: under the first where patches are as small as they may be, and at
+#: least the second however small the net is to be.
+_LARGE, _SMALL = 56, 8
 
 
 class Pointwise(nn.Conv2d):
@@ -159,14 +162,21 @@ def array(tensor: Tensor) -> npt.NDArray[np.float32]:
 
 
 def sized(limit: int, side: Size, classes: int, blocks: tuple[int, ...] = BASE.blocks) -> Shape:
-    """The largest net of ``BASE``'s proportions, with so many blocks in each stage, that does a picture of
-    that size in ``limit`` multiply-adds."""
+    """The largest net of ``BASE``'s proportions, with so many blocks in each stage, that does a picture of that size in
+    ``limit`` multiply-adds. Where even the narrowest takes more, one of fewer blocks, and then one whose stem takes
+    larger patches; the least there is where that is too much as well."""
+    least = min(pixels(side))
     stem = 1
-    while min(pixels(side)) // stem >= 56:
+    while least // stem >= _LARGE:
         stem *= 2
-    best = _scaled(4, classes, stem, blocks)
-    for sixteenths in range(5, 200):
-        shape = _scaled(sixteenths, classes, stem, blocks)
+    shallow = (1,) * len(blocks)
+    stems = [stem * 2**more for more in range(1, 8) if least // (stem * 2**more) >= _SMALL]
+    for narrowest, depth, patch in [(4, blocks, stem), (4, shallow, stem), *((1, shallow, larger) for larger in stems)]:
+        best = _scaled(narrowest, classes, patch, depth)
+        if macs(ResNet(best), side) <= limit:
+            break
+    for sixteenths in range(narrowest + 1, 200):
+        shape = _scaled(sixteenths, classes, patch, depth)
         if macs(ResNet(shape), side) > limit:
             break
         best = shape

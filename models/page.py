@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from models.html import COLOURS, figure_of, image, page, table
 from models.layers.section import section
 from models.reporting import Report
+from shared.bundle import Manifest
 
 _INK, _FAINT, _OURS = "#222222", "#c9c9c9", "#0072B2"
 #: Labels that get a colour or a column of their own.
@@ -25,14 +26,15 @@ def html(report: Report) -> str:
         f"<h1>{escape(manifest.name)}</h1>",
         f'<p class="faint">Version {figures["version"][:12]}, {"signed" if figures["signed"] else "not signed"}; '
         f"measured on {figures['frames']} frames that it was not made from.</p>",
+        _certificates(manifest),
         _headline(figures),
         "<h2>Models</h2>",
         _models(figures["models"]),
         "<h2>Sure and right: risk against coverage</h2>",
         f"<p>The base model ({base}) answers the frames that it is surest of first. How many of its answers differ "
-        "from the full model's, by what it is sure by. A gate is a point on such a curve; lower is better.</p>",
+        "from the full model's, by what it is sure by; lower is better.</p>",
         image(_risk(report), "Risk against coverage of the base model, a curve for each score"),
-        _areas(figures["gate_scores"]),
+        _areas(figures["scores"]),
         "<h2>What each model answers by itself</h2>",
         "<p>Share of a label's frames on which the model, without context, is sure and agrees with the full model.</p>",
         image(_coverage(report), "Coverage of each label by each model"),
@@ -53,39 +55,37 @@ def html(report: Report) -> str:
     return page(f"{manifest.name}: report", parts)
 
 
-def _headline(figures: dict[str, Any]) -> str:
-    sessions, about = figures["session_hits"], figures["streams"]
-    if sessions is None:
-        return "<p>There are too few frames of too few labels to draw streams from.</p>"
-    selected, general, every = (
-        next(iter(sessions[way].values())) for way in ("selected", "same_size_generalist", "all")
-    )
+def _certificates(manifest: Manifest) -> str:
     rows = [
         (
-            f"{where} scenes",
-            f"{selected[where]['local']:.1%}",
-            f"{general[where]['local']:.1%}",
-            f"{100 * (selected[where]['local'] - general[where]['local']):+.1f} points",
-            f"{every[where]['local']:.1%}",
-            f"{selected[where]['false']:.2%}",
-            f"{general[where]['false']:.2%}",
-            f"{every[where]['false']:.2%}",
+            f"{one.max_disagreement:.1%}",
+            f"{one.disagreement:.2%}",
+            f"{one.at_most:.2%}",
+            f"{one.asked:.1%}",
+            one.blocks,
+            "yes"
+            if one.holds
+            else f"no: {one.blocks_needed} blocks needed"
+            if one.blocks_needed
+            else "no, and more would not help",
         )
-        for where in selected
+        for one in manifest.certificates
     ]
-    head = (
-        "answered locally",
-        "with submodels",
-        "general models of their size",
-        "difference",
-        "all local models",
-        "false hits",
-        "false hits, general",
-        "false hits, all",
-    )
+    head = ("budget", "measured disagreement", "at most", "asked", "blocks", "certified")
     return (
-        f"<p>Stream <code>{about['name']}</code>: {about['streams']} streams of {about['frames']} frames, at a budget "
-        "of 1&nbsp;% false hits, context in both.</p>" + table(head, rows)
+        "<h2>Certificates</h2><p>Share of all answers that disagree with the full model, on footage that nothing was "
+        + ("fitted on, without audits.</p>" + table(head, rows))
+    )
+
+
+def _headline(figures: dict[str, Any]) -> str:
+    rows = [
+        (way.replace("_", " "), where, f"{row['asked']:.1%}", f"{row['disagreement']:.2%}")
+        for way, places in figures["replays"].items()
+        for where, row in places.items()
+    ]
+    return "<p>The cascade, replayed at its default budget without audits.</p>" + table(
+        ("models", "on", "asked", "disagreement"), rows
     )
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from models.codes import Array, Codes, unit
-from models.scores import softmax
+from shared.cascade.probability import softmax
 
 Method = Literal["codes", "experts"]
 #: Probabilities ``(labels,)`` with which a working set shows labels.

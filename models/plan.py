@@ -10,21 +10,31 @@ from shared.bundle import digest
 
 #: ``auto``: INT8 where it is measured to be quicker and to answer as much.
 Precision = Literal["auto", "float16", "int8"]
+#: Multiply-adds of the base model, as a share of the full model's, where the user names none.
+DEFAULT_SHARES = (1 / 13,)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that decides what is built. ``shares``: the multiply-adds of local models, as shares of the full
-    model's; the first is the base model's. ``special``: those of them in which there are submodels, where not in all.
-    ``methods``: how the data is partitioned. ``submodels``: how many there are
-    at the most, of each method and size, and in the end; ``least``: what each must add to the share of frames that are
-    answered, for a megabyte of its file. ``scenes``: labels that come together; drawn where there are none.
-    ``precision``: of the local models' weights and activations. ``views``: copies of the frames that the full model
-    looks at. ``epochs``, ``batch``: of a general model; ``refining``: epochs of a submodel. ``pools``, ``typical``,
-    ``frames``: of the streams that gates are proven on."""
+    """Everything that decides what is built.
+
+    Attributes:
+        shares: Multiply-adds of local models, as shares of the full model's; the first is the base model's.
+        special: Those of ``shares`` in which there are submodels, where not in all.
+        methods: How the data is partitioned.
+        submodels: How many there are at the most, of each method and size, and in the end.
+        least: What each must add to the share of frames that are answered, for a megabyte of its file.
+        scenes: Labels that come together; drawn where there are none.
+        views: Copies of the frames that the full model looks at.
+        epochs, batch: Of a general model.
+        refining: Epochs of a submodel.
+        tuning_pools, pools, frames: Of streams that are drawn of unrelated pictures (see ``certify``): how many of
+            each kind to tune and to prove with, and their length.
+        precision: Of the local models' weights and activations.
+    """
 
     name: str
-    shares: tuple[float, ...] = (1 / 13,)
+    shares: tuple[float, ...] = DEFAULT_SHARES
     special: tuple[float, ...] = ()
     methods: tuple[Method, ...] = ("codes",)
     submodels: int = 12
@@ -35,17 +45,14 @@ class Plan:
     batch: int = 128
     refining: int = 3
     tuning_pools: int = 4
-    pools: int = 16
-    typical: int = 200
+    pools: int = 10
     frames: int = 1000
     precision: Precision = "auto"
     seed: int = 0
 
 
 #: For a try: every stage, in a minute.
-QUICK = Plan(
-    "quick", submodels=2, least=0.0, views=1, epochs=2, refining=1, tuning_pools=3, pools=3, typical=3, frames=30
-)
+QUICK = Plan("quick", submodels=2, least=0.0, views=1, epochs=2, refining=1, tuning_pools=1, pools=1, frames=60)
 
 
 def key(*parts: object) -> str:

@@ -8,18 +8,19 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from edge_agent.core.frame import Signature, sign
 from models import streams
 from models.cifar10 import Images, Split
 from models.replay import Logits, Recorded
 from shared.bundle import Bundle
+from shared.cascade.frame import Signature
 from shared.engine import Session
-from shared.image import Input, Picture, crop, preprocessor
+from shared.image import Input, Picture, Tensor, crop, preprocessor
+from shared.signature import sign
 
 Models = Mapping[str, tuple[Session, Input]]
 
 _BATCH = 100
-#: Streams in which neighbouring frames are unrelated pictures, so that what changed between them says nothing.
+#: Streams in which every frame is one of the pictures as it is.
 UNRELATED: tuple[streams.Name, ...] = ("shuffled", "session", "dwell")
 
 
@@ -33,18 +34,22 @@ def opened(bundle: Bundle, threads: int = 1) -> Models:
 
 def run(session: Session, spec: Input, pictures: Sequence[Picture], seen: Input | None = None) -> Logits:
     """Logits ``(n, classes)`` of pictures of any size, BGR. ``seen``: see ``view``."""
-    preprocess, batch = preprocessor(spec), session.batch or _BATCH
-    return np.concatenate(
-        [
-            session.run(np.concatenate([preprocess(view(one, spec, seen)) for one in pictures[at : at + batch]]))
-            for at in range(0, len(pictures), batch)
-        ]
-    )
+    return run_all({"": (session, spec)}, pictures, seen)[""]
 
 
 def run_all(models: Models, pictures: Sequence[Picture], seen: Input | None = None) -> dict[str, Logits]:
     """What every model says of the pictures, by its name. ``seen``: see ``view``."""
-    return {name: run(session, spec, pictures, seen) for name, (session, spec) in models.items()}
+    found: dict[str, list[Logits]] = {name: [] for name in models}
+    for at in range(0, len(pictures), _BATCH):
+        prepared: dict[Input, Tensor] = {}
+        for name, (session, spec) in models.items():
+            if spec not in prepared:
+                prepare = preprocessor(spec)
+                prepared[spec] = np.concatenate([prepare(view(one, spec, seen)) for one in pictures[at : at + _BATCH]])
+            tensor = prepared[spec]
+            step = session.batch or len(tensor)
+            found[name] += [session.run(tensor[first : first + step]) for first in range(0, len(tensor), step)]
+    return {name: np.concatenate(parts) for name, parts in found.items()}
 
 
 def view(picture: Picture, spec: Input, seen: Input | None) -> Picture:
@@ -68,25 +73,22 @@ def record(
     split: Split,
     models: Models,
     advance: Callable[[], object] = lambda: None,
-    signed: bool = False,
     seen: Input | None = None,
 ) -> list[Recorded]:
     """Run every model over every frame of ``plans``, drawn from ``split``, whose images are as a model of ``seen`` sees
     them (see ``view``). ``advance`` is called after each stream.
-
-    ``signed``: sign the pictures of ``UNRELATED`` streams too, as a device does that does not know what it looks at.
     """
     recordings = []
     tables: dict[str, Logits] = {}
-    signatures: list[Signature] | None = None
+    signatures: list[Signature] = []
     for plan in plans:
         if plan.name in UNRELATED:
             # Every frame is one of the images as it is: run each image once.
             if not tables:
                 pictures = as_pictures(split.images)
                 tables = run_all(models, pictures, seen)
-                signatures = [sign(picture) for picture in pictures] if signed else None
-            own = [signatures[source] for source in plan.source.tolist()] if signatures is not None else None
+                signatures = [sign(picture) for picture in pictures]
+            own = [signatures[source] for source in plan.source.tolist()]
             recordings.append(Recorded(plan.label, {name: t[plan.source] for name, t in tables.items()}, own))
         else:
             recordings.append(_render(plan, split, models, seen))
@@ -109,4 +111,4 @@ def _render(plan: streams.Plan, split: Split, models: Models, seen: Input | None
         pictures = [draw(index) for index in range(at, min(at + _BATCH, len(plan)))]
         parts.append(film(pictures, plan.label[at : at + _BATCH], models, seen))
     logits = {name: np.concatenate([part.logits[name] for part in parts]) for name in models}
-    return Recorded(plan.label, logits, [one for part in parts for one in part.signatures or ()])
+    return Recorded(plan.label, logits, [one for part in parts for one in part.signatures])

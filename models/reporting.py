@@ -7,26 +7,31 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import torch
 from rich.progress import Progress
 
-from models import codes, partitions, proof, recorded, replay, scores, streams
+from models import codes, recorded, replay, scores, streams
 from models.cifar10 import LABELS
+from models.footage import cast
 from models.layers import figures as layers
 from models.material import Part
 from models.replay import Logits, Recorded
 from models.scenes import SCENES, UNSEEN
 from shared.bundle import Bundle, Manifest, Way
+from shared.cascade.build_cascade import MAX_DISAGREEMENT
+from shared.cascade.frame import Signature
+from shared.cascade.reference import disagreements
 from shared.engine import Session
+from shared.signature import sign
 
-#: The budget that sessions are compared at.
-_BUDGET = 0.01
-#: Working sets that are drawn where nobody says which labels come together; and codes of the map for each label.
-_DRAWN, _FINE = 12, 4
+#: Codes of the map for each label.
+_FINE = 4
 #: Frames of the map, pairs of labels that are confused, and points of a curve.
 _POINTS, _PAIRS, _STEPS = 3000, 12, 100
+_TABLE = [scene.classes for scene in SCENES]
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,8 @@ class Report:
 
 
 def report(bundle: Bundle, part: Part, count: int, frames: int, first_seed: int, progress: Progress) -> Report:
-    """Measure ``bundle`` on ``part``, and on ``count`` streams of ``frames`` frames drawn from it."""
+    """Measure ``bundle`` on ``part``. Its cascade is replayed over the footage as it came; over ``count`` streams of
+    ``frames`` frames drawn from it where it is CIFAR-10's labelled images, which are no footage."""
     manifest = bundle.manifest
     family = replay.family(manifest)
     pictures = recorded.as_pictures(part.images)
@@ -72,7 +78,7 @@ def report(bundle: Bundle, part: Part, count: int, frames: int, first_seed: int,
         "signed": bool(bundle.signature),
         "frames": len(part),
         "models": {name: _model(manifest, name, own, right[name], part) for name, own in said.items()},
-        "gate_scores": {
+        "scores": {
             name: {
                 score: {
                     "area": scores.area(doubt, right[name]),
@@ -82,8 +88,8 @@ def report(bundle: Bundle, part: Part, count: int, frames: int, first_seed: int,
             }
             for name, own in doubts.items()
         },
-        "session_hits": _sessions(manifest, part, said, count, frames, first_seed, progress),
-        "streams": {"name": "session", "streams": count, "frames": frames, "first_seed": first_seed},
+        "certificates": msgspec.to_builtins(manifest.certificates),
+        "replays": _replays(manifest, part, said, count, frames, first_seed, progress),
         "confusions": {name: _confusions(said[name].argmax(1), answers, manifest.labels) for name in locals_},
         "layers": _layers(bundle, part, progress),
         "provenance": manifest.provenance,
@@ -119,7 +125,7 @@ def _doubts(logits: Logits, temperature: float, right: npt.NDArray[np.bool_]) ->
     return {**scores.doubts(logits, temperature), "learned": scores.learned(logits, temperature, right)}
 
 
-def _sessions(
+def _replays(
     manifest: Manifest,
     part: Part,
     said: Mapping[str, Logits],
@@ -127,44 +133,48 @@ def _sessions(
     frames: int,
     first_seed: int,
     progress: Progress,
-) -> dict[str, dict[str, dict[str, dict[str, float]]]] | None:
-    """Of ``session``: what was answered locally and what of it falsely, ``selected``, with every submodel there;
-    ``same_size_generalist``, with a general model of their size alone; and with ``all`` that there are. None where the
-    frames are too few to draw streams from."""
-    known, family = manifest.labels == LABELS, replay.family(manifest)
-    table: Sequence[Sequence[int]] = [scene.classes for scene in SCENES]
-    if not known:
-        table = partitions.working_sets(part.answers, len(manifest.labels), _DRAWN, first_seed)
-    split, present, table = proof.cast(part, table)
-    if len(present) < 2 or not table:
-        return None
-    chosen = {"all": range(len(table)), **({"unseen": UNSEEN} if known and len(table) == len(SCENES) else {})}
-    claim = manifest.gate(_BUDGET).claim
-    alike = replay.of_one_size(manifest)
+) -> dict[str, dict[str, dict[str, float]]]:
+    """What the cascade does at the default budget, without audits: shares of frames ``asked`` and in disagreement with
+    the full model, ``selected`` with every submodel there, ``same_size_generalist`` with a general model of their size
+    alone, and with ``all`` that there are; by what was replayed, ``footage`` or the ``session`` streams of all scenes
+    and of the unseen ones."""
+    pictures = [sign(picture) for picture in recorded.as_pictures(part.images)]
+    replayed: dict[str, list[Recorded]] = {}
+    if manifest.labels == LABELS and part.truth is not None and (split_ := cast(part, _TABLE))[2] == _TABLE:
+        split = split_[0]
+        for where, numbers in {"session": range(len(SCENES)), "session, unseen": UNSEEN}.items():
+            plans = [
+                streams.plan("session", split.labels, seed, frames, None, numbers)
+                for seed in range(first_seed, first_seed + count)
+            ]
+            replayed[where] = [_taken(said, pictures, plan.label, plan.source) for plan in plans]
+    else:
+        replayed["footage"] = [_taken(said, pictures, part.answers[run], run) for run in part.runs]
+    alike, family = replay.of_one_size(manifest), replay.family(manifest)
     ways = {"selected": alike, "same_size_generalist": alike.generalists(), "all": family}
-    chosen_rows = np.flatnonzero(np.isin(part.split.labels, present))
-    tables = {name: own[chosen_rows] for name, own in said.items()}  # what the models say of the pictures of ``split``
-    task = progress.add_task("sessions", total=len(chosen) * count * len(ways))
-    rows: dict[str, dict[str, list[tuple[float, float]]]] = {way: {where: [] for where in chosen} for way in ways}
-    for where, numbers in chosen.items():
-        for seed in range(first_seed, first_seed + count):
-            plan = streams.plan("session", split.labels, seed, frames, None, numbers, table, len(present))
-            stream = Recorded(plan.label, {name: own[plan.source] for name, own in tables.items()}, None)
-            expected = replay.reference_labels(stream, family)
-            for way, own in ways.items():
-                done = replay.run(stream, own, replay.ours(stream, own, claim))
-                rows[way][where].append((float(done.hit.mean()), done.false_hits(expected)))
+    task = progress.add_task("replays", total=len(ways) * sum(map(len, replayed.values())))
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for way, own in ways.items():
+        found[way] = {}
+        for where, several in replayed.items():
+            asked, wrong = [], []
+            for stream in several:
+                run = replay.run(stream, own, replay.cascade(stream, own, MAX_DISAGREEMENT))
+                asked.append(run.asked)
+                wrong.append(disagreements(run.labels, stream.trace(own).labels))
                 progress.advance(task)
+            shares = {"asked": float(np.concatenate(asked).mean()), "disagreement": float(np.concatenate(wrong).mean())}
+            found[way][where] = shares
     progress.remove_task(task)
-    return {
-        way: {
-            str(_BUDGET): {
-                where: dict(zip(("local", "false"), np.mean(several, 0).tolist(), strict=True))
-                for where, several in own.items()
-            }
-        }
-        for way, own in rows.items()
-    }
+    return found
+
+
+def _taken(
+    said: Mapping[str, Logits], pictures: Sequence[Signature], truth: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]
+) -> Recorded:
+    """A stream that shows the pictures ``rows`` in order."""
+    own = {name: logits[rows] for name, logits in said.items()}
+    return Recorded(truth, own, [pictures[row] for row in rows.tolist()])
 
 
 def _confusions(

@@ -1,4 +1,4 @@
-"""Scores that a gate may go by, and how well each tells right from wrong: risk against coverage.
+"""Scores that an answer may be accepted by, and how well each tells right from wrong: risk against coverage.
 
 Sort frames by what a score makes of them, answer the surest first, and see what share of the answers is wrong: Y.
 Geifman and R. El-Yaniv, "Selective Classification for Deep Neural Networks" (arXiv 1705.08500); the area under that
@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from models.replay import Logits
+from shared.cascade.probability import softmax
 
 Doubts = npt.NDArray[np.float64]
 Right = npt.NDArray[np.bool_]
@@ -20,19 +21,11 @@ Right = npt.NDArray[np.bool_]
 _STEPS, _RIDGE = 12, 1.0
 
 
-def softmax(logits: npt.NDArray[np.floating], temperature: float = 1.0) -> npt.NDArray[np.float64]:
-    """Probabilities along the last axis."""
-    scaled = logits.astype(np.float64) / temperature
-    odds = np.exp(scaled - scaled.max(-1, keepdims=True))
-    words: npt.NDArray[np.float64] = odds / odds.sum(-1, keepdims=True)
-    return words
-
-
 def doubts(logits: Logits, temperature: float) -> dict[str, Doubts]:
     """What each score makes of ``logits`` ``(n, classes)``, by name, ``(n,)``.
 
-    ``entropy``: CacheNet's (arXiv 2007.01793). ``probability``: of any label but the first; what our gates go by, after
-    the context. ``margin``: between the first two labels. ``energy``: W. Liu et al. (arXiv 2010.03759), section 3.1.
+    ``entropy``: CacheNet's (arXiv 2007.01793). ``probability``: of any label but the first. ``margin``:
+    between the first two labels. ``energy``: W. Liu et al. (arXiv 2010.03759), section 3.1.
     """
     words = softmax(logits, temperature)
     ordered = np.sort(words, axis=1)

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 from rich.progress import Progress
 
-from models import candidates, cost, proving, quantise, voice
+from models import candidates, cost, quantise, voice
 from models.build import kept
 from models.candidates import Candidate
 from models.export import export
@@ -18,6 +18,7 @@ from models.metadata import written
 from models.networks import ResNet, macs
 from models.place import PlaceError, check_place, lay
 from models.plan import Plan
+from models.recertify import again
 from shared import files
 from shared.bundle import MANIFEST, Bundle, Model, file_digest
 from shared.image import blank
@@ -33,11 +34,10 @@ def add(
     work: Path,
     out: Path,
     progress: Progress,
-    workers: int = 1,
     signer: Signer | None = None,
 ) -> Bundle:
-    """Write ``bundle`` to ``out`` with a general model of ``plan.shares[0]`` of the full model's multiply-adds, and all
-    gates proven anew. Raises ``PlaceError`` and ``OSError``."""
+    """Write ``bundle`` to ``out`` with a general model of ``plan.shares[0]`` of the full model's multiply-adds, and
+    certified anew. Raises ``PlaceError`` and ``OSError``."""
     check_place(out)
     manifest, classifier = bundle.manifest, material.classifier
     spec, full, base = candidates.own_input(classifier.input), manifest.only("full"), manifest.only("base")
@@ -65,7 +65,7 @@ def add(
             bytes=path.stat().st_size,
             sha256=file_digest(path),
             input=spec,
-            temperature=1.0,  # this and what it covers are measured when gates are proven
+            temperature=1.0,  # this and what it covers are measured with the certificates
             parameters=network.parameters_count(),
             macs=macs(network, spec.size),
             milliseconds=round(1000 * cost.seconds([path], blank(spec), _RUNS)[0], 3),
@@ -75,15 +75,6 @@ def add(
         about = {**manifest.provenance, name: f"from {len(material.learn)} frames, {plan.epochs} epochs"}
         grown = msgspec.structs.replace(manifest, models=models, provenance=about)
         files.write(staged / MANIFEST, msgspec.json.encode(grown))
-        return proving.again(
-            plan,
-            Bundle(staged),
-            material.tune,
-            material.prove,
-            out,
-            progress,
-            workers,
-            signer,
-        )
+        return again(plan, Bundle(staged), material.tune, material.prove, out, progress, signer)
     finally:
         shutil.rmtree(staged, ignore_errors=True)

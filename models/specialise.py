@@ -1,14 +1,14 @@
 """An updated submodel: for a working set that devices see and no submodel of the bundle covers.
 
 The base model is fine-tuned on what they sent of late and on the frames that the bundle was built from. It joins the
-bundle if it is proven better than the base model, which is a general model of its size, on recent frames that it has
-not seen and on held-out frames of the working set; else nothing changes.
+bundle if it does better on the most recent frames, which it has not seen, than what is resident on such a device; else
+nothing changes.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import comb
 from pathlib import Path
@@ -20,7 +20,8 @@ import numpy.typing as npt
 import torch
 from rich.progress import Progress
 
-from models import cost, gates, quantise, recorded
+from models import cost, quantise, recorded
+from models.calibrate import SURE, coverage
 from models.candidates import RATE, SMALL, SMALL_RATE
 from models.cifar10 import Images
 from models.distil import mix, train_submodel
@@ -31,20 +32,17 @@ from models.networks import macs
 from models.place import lay, put
 from models.replay import Logits
 from models.restore import RestoreError, restore
-from models.scores import softmax
 from models.training import Batch, Epoch, Recipe, augment, normalise, sense
 from shared.bundle import Bundle, Manifest, Model, file_digest
+from shared.cascade.probability import Probabilities, fit_temperature, softmax
 from shared.engine import Session
-from shared.gate import temperature
 from shared.image import Input, blank, preprocessor
 from shared.refusal import Refusal
 from shared.signing import Signer
 
-#: A submodel's threshold on doubt when its coverage is measured, as when bundles are built.
-_SURE = 0.05
-#: By how much more of the working set's frames it must answer than the base model, as a share; and how unlikely what
-#: it shows on recent and on held-out frames of the working set must be if it were no better.
-_LEAST, _CHANCE = 0.02, 0.05
+#: By how much more of the most recent frames it must answer, as a share; how unlikely so many better blocks of frames
+#: must be if it were no better; and the frames of a block, for neighbours are alike.
+_LEAST, _CHANCE, _BLOCK = 0.02, 0.05, 8
 #: Of the recent frames, the part at the end that proves, and frames before it that are left out: neighbours are alike.
 _PROVES, _GAP = 1 / 3, 16
 #: How many times a recent frame counts: it is what the base model fails at, in the light of the place.
@@ -56,7 +54,7 @@ _SHARE, _LOOKS, _SMALL_LOOKS = 0.5, 6000, 22_500
 #: Share of the images that are trained on as a camera sees them.
 _SENSED = 0.5
 #: Frames to learn from and to prove with, at the least; and what a file of them holds.
-_FEWEST = 90
+_FEWEST = 120
 _RECENT = ("pictures", "scores", "seen")
 #: Updated submodels of a bundle; the oldest makes room.
 _MOST = 16
@@ -222,66 +220,81 @@ def _prove(
     proving: Recent,
 ) -> Model:
     """What the manifest says of the new submodel. Raises ``Unproven``."""
-    manifest = bundle.manifest
-    base = manifest.models[manifest.only("base")]
-    threads = torch.get_num_threads()
+    manifest, threads = bundle.manifest, torch.get_num_threads()
+    base_name = manifest.only("base")
+    base = manifest.models[base_name]
     sessions = {
-        "new": (Session(path, "cpu", threads), base.input),
-        "base": (Session(bundle.path(manifest.only("base")), "cpu", threads), base.input),
+        name: (Session(path, "cpu", threads), base.input),
+        base_name: (Session(bundle.path(base_name), "cpu", threads), base.input),
         "full": (Session(bundle.path(manifest.only("full")), "cpu", threads), base.input),
     }
+    # What is known of every model was measured on held-out frames, so the new one is told by them, too.
     sensed = sense(held.images, np.random.default_rng(0))
-    local = {one: sessions[one] for one in ("new", "base")}
+    local = {one: sessions[one] for one in (name, base_name)}
     as_is = recorded.run_all(local, recorded.as_pictures(held.images)) | {"full": held.scores}
     through = recorded.run_all(sessions, recorded.as_pictures(sensed))
     said = {one: np.concatenate([as_is[one], through[one]]) for one in as_is}
-    answers = said["full"].argmax(1)
-    degrees = {
-        "base": base.temperature,
-        "new": temperature(said["new"], answers, mix(np.isin(answers, labels))),
+    degree = round(fit_temperature(said[name], said["full"].argmax(1), mix(np.isin(said["full"].argmax(1), labels))), 4)
+    covered = {
+        one: coverage(said[one], degree if one == name else base.temperature, said["full"], SURE) for one in local
     }
-    covered = {one: gates.coverage(said[one], degrees[one], said["full"], _SURE) for one in local}
-    more = float((covered["new"] - covered["base"]) @ seen / seen.sum())
 
-    wins, losses = _compare(recorded.run_all(local, recorded.as_pictures(proving.images)), degrees, proving.scores)
-    rows = np.isin(held.answers, labels)
-    more_wins, more_losses = _compare({one: as_is[one][rows] for one in local}, degrees, held.scores[rows])
-    luck = _tail(wins + more_wins, wins + more_wins + losses + more_losses)
+    resident = _resident(bundle, seen, threads)
+    pictures = recorded.as_pictures(proving.images)
+    recently = {
+        one: softmax(recorded.run(session, spec, pictures), manifest.models[one].temperature)
+        for one, (session, spec) in resident.items()
+    }
+    new = softmax(recorded.run(*sessions[name], pictures), degree)
+    better = _compare(new, list(recently.values()), proving.scores.argmax(1))
+    blocks = np.add.reduceat(better, np.arange(0, len(better), _BLOCK))
+    wins, losses = int((blocks > 0).sum()), int((blocks < 0).sum())
     shown = (
-        f"answers {more:+.1%} of held-out frames of {'-'.join(manifest.labels[label] for label in labels)}, "
-        f"{more_wins} better and {more_losses} worse than the base model, and of {len(proving.images)} recent ones "
-        f"{wins} better and {losses} worse"
+        f"of the {len(better)} most recent frames of {'-'.join(manifest.labels[label] for label in labels)} it answers "
+        f"{better.mean():+.1%}, better in {wins} blocks and worse in {losses} than {' and '.join(resident)}"
     )
-    if more < _LEAST or wins < losses or luck > _CHANCE:
+    if better.mean() < _LEAST or _tail(wins, wins + losses) > _CHANCE:
         raise Unproven(shown)
-    # What the bundle says of its base model was measured on other frames, so the new one is told by the difference.
-    coverage = np.clip(np.array(base.coverage) + covered["new"] - covered["base"], 0, 1)
-    image = blank(base.input)
+    own = np.clip(np.array(base.coverage) + covered[name] - covered[base_name], 0, 1)
     return Model(
         role="submodel",
         file=f"{name}/1/model.onnx",
         bytes=path.stat().st_size,
         sha256=file_digest(path),
         input=base.input,
-        temperature=round(degrees["new"], 4),
+        temperature=degree,
         parameters=0,
         macs=0,
-        milliseconds=round(1000 * cost.seconds([path], image, _RUNS)[0], 3),
-        coverage=tuple(round(float(share), 4) for share in coverage),
+        milliseconds=round(1000 * cost.seconds([path], blank(base.input), _RUNS)[0], 3),
+        coverage=tuple(round(float(share), 4) for share in own),
         classes=labels,
     )
 
 
-def _compare(said: dict[str, Logits], degrees: dict[str, float], full: Logits) -> tuple[int, int]:
-    """On how many frames the new one does better than the base model and on how many worse. To be sure and right is
-    good, to be sure and wrong is bad, not to be sure is neither."""
-    worth = {}
-    for one, logits in said.items():
-        word = softmax(logits, degrees[one])
-        right = word.argmax(1) == full.argmax(1)
-        worth[one] = np.where(1 - word.max(1) > _SURE, 0, np.where(right, 1, -1))
-    difference = worth["new"] - worth["base"]
-    return int((difference > 0).sum()), int((difference < 0).sum())
+def _resident(bundle: Bundle, seen: npt.NDArray[np.float64], threads: int) -> recorded.Models:
+    """What a device that sees labels as in ``seen`` has: the base model, and the submodel that answers most of them."""
+    manifest = bundle.manifest
+    submodels = sorted(manifest.submodels(), key=lambda one: -manifest.expected_coverage(one, seen))[:1]
+    return {
+        one: (Session(bundle.path(one), "cpu", threads), manifest.models[one].input)
+        for one in (manifest.only("base"), *submodels)
+    }
+
+
+def _compare(
+    new: Probabilities, resident: Sequence[Probabilities], full: npt.NDArray[np.int64]
+) -> npt.NDArray[np.float64]:
+    """By how much ``new`` does better on each frame than the surest of those that are ``resident`` ``(n,)``. To be sure
+    and agree with ``full`` is worth one, to be sure and not to agree costs one, not to be sure is neither."""
+
+    def worth(probabilities: Probabilities) -> npt.NDArray[np.float64]:
+        agrees = probabilities.argmax(1) == full
+        return np.where(1 - probabilities.max(1) > SURE, 0.0, np.where(agrees, 1.0, -1.0))
+
+    every = np.stack(resident)  # (models, n, classes)
+    surest = every.max(2).argmax(0)
+    difference: npt.NDArray[np.float64] = worth(new) - worth(every[surest, np.arange(len(full))])
+    return difference
 
 
 def _tail(wins: int, of: int) -> float:

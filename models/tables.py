@@ -12,12 +12,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from shared.bundle import Bundle
+from shared.bundle import Bundle, Certificate
 
 
 def models(bundle: Bundle, as_json: bool) -> None:
-    """The models of a bundle and its gates."""
+    """The models of a bundle and its certificates."""
     manifest = bundle.manifest
+    about: dict[str, Any]
     rows: dict[str, dict[str, Any]] = {
         name: {
             "role": model.role,
@@ -29,16 +30,37 @@ def models(bundle: Bundle, as_json: bool) -> None:
         }
         for name, model in manifest.models.items()
     }
-    gates = {str(gate.max_false_hits): gate.claim for gate in manifest.gates}
     if as_json:
-        print(json.dumps({"name": manifest.name, "models": rows, "gates": gates, "signed": bool(bundle.signature)}))
+        about = {"name": manifest.name, "models": rows, "signed": bool(bundle.signature)}
+        about["certificates"] = msgspec.to_builtins(manifest.certificates)
+        about["base_agreement"] = manifest.provenance.get("base agreement", "")
+        print(json.dumps(about))
         return
-    proven = ", ".join(f"{risk:g} for {budget} false hits" for budget, risk in gates.items())
     table = _table(manifest.name, ("model", "role"), ("params", "MACs", "kB", "ms", "coverage"))
     for name, row in rows.items():
         table.add_row(name, str(row["role"]), *_costs(row), f"{row['mean_coverage']:.1%}")
-    signed = "signed" if bundle.signature else "not signed"
-    Console().print(table, f"risk that may be claimed: {proven}; {signed}", sep="\n", highlight=False)
+    console = Console(highlight=False)
+    console.print(table)
+    if manifest.certificates:
+        console.print(certificates(manifest.certificates))
+    if agreement := manifest.provenance.get("base agreement"):
+        console.print(f"Base model agrees with the full model on {agreement}.")
+    console.print("Signed." if bundle.signature else "Not signed.")
+
+
+def certificates(several: Sequence[Certificate]) -> Table:
+    """What was found on held-out footage with each budget."""
+    confidence = several[0].confidence
+    table = _table(
+        f"disagreement with the full model, all answers, audits off (bounds at {confidence:.0%})",
+        ("budget",),
+        ("measured", "at most", "asked", "blocks", "needed", "certified"),
+    )
+    for one in several:
+        needed = "" if one.holds else str(one.blocks_needed or "-")
+        shares = (f"{one.disagreement:.2%}", f"{one.at_most:.2%}", f"{one.asked:.1%}")
+        table.add_row(f"{one.max_disagreement:.1%}", *shares, str(one.blocks), needed, "yes" if one.holds else "no")
+    return table
 
 
 def layers(bundle: Bundle, as_json: bool) -> None:
@@ -67,7 +89,7 @@ def report(figures: Mapping[str, Any]) -> None:
         table.add_row(name, row["role"], *_costs(row), accuracy, f"{row['agreement']:.1%}")
     console.print(table)
 
-    areas = figures["gate_scores"]
+    areas = figures["scores"]
     names = list(next(iter(areas.values())))
     table = _table("area under risk against coverage, thousandths; share answered at 1 % risk", ("model",), names)
     for name, own in areas.items():
@@ -85,16 +107,12 @@ def report(figures: Mapping[str, Any]) -> None:
             table.add_row(row["after"], row["kind"], *shares, f"{row['lookup_ms']:.3f}", f"{row['bytes'] / 1e3:.0f}")
         console.print(table)
 
-    if (sessions := figures["session_hits"]) is None:
-        console.print("too few frames of too few labels to draw streams from")
-        return
-    about = figures["streams"]
-    title = f"{about['name']}, {about['streams']} streams of {about['frames']} frames from seed {about['first_seed']}"
-    table = _table(title, ("models", "budget", "scenes"), ("local", "false hits"))
-    for way, budgets in sessions.items():
-        for budget, places in budgets.items():
-            for where, row in places.items():
-                table.add_row(way.replace("_", " "), budget, where, f"{row['local']:.1%}", f"{row['false']:.2%}")
+    table = _table(
+        "the cascade, replayed at its default budget without audits", ("models", "on"), ("asked", "disagrees")
+    )
+    for way, places in figures["replays"].items():
+        for where, row in places.items():
+            table.add_row(way.replace("_", " "), where, f"{row['asked']:.1%}", f"{row['disagreement']:.2%}")
     console.print(table)
 
 

@@ -37,6 +37,8 @@ _OLDER_PROCESSOR = {
     "DNNL_MAX_CPU_ISA": _WITHOUT_BF16,
     "ATEN_CPU_CAPABILITY": ("default", "avx2"),
 }
+#: By how much an earlier epoch must have been better to be taken in the end: less is chance.
+_BETTER = 0.02
 #: Temperature of what the last head teaches those before it.
 _SOFTNESS = 3.0
 
@@ -193,11 +195,13 @@ def fit(
     progress: Progress,
     title: str,
     evaluate: Callable[[Network], dict[str, float]] | None = None,
+    keep_best: str = "",
 ) -> list[dict[str, float]]:
     """Train ``network`` in place and return one row of figures per epoch.
 
     Continues from ``checkpoint`` where that file holds a run of the same recipe; ``steps`` are the optimiser steps of
-    an epoch.
+    an epoch. ``keep_best``: the figure by which the weights of an earlier epoch are taken in the end, where it was
+    better by ``_BETTER`` then: early stopping.
     """
     torch.manual_seed(recipe.seed)
     network.to(device()).to(memory_format=layout())  # type: ignore[call-overload]
@@ -216,11 +220,12 @@ def fit(
         lambda step: (step + 1) / peak if step < peak else (total - step) / max(1, total - peak),
     )
     history: list[dict[str, float]] = []
+    best: dict[str, Any] = {}
     if state := _load(checkpoint, recipe):
         network.load_state_dict(state["network"])
         optimiser.load_state_dict(state["optimiser"])
         schedule.load_state_dict(state["schedule"])
-        history = state["history"]
+        history, best = state["history"], state.get("best", {})
 
     task = progress.add_task(title, total=total, completed=len(history) * steps)
     for epoch in range(len(history), recipe.epochs):
@@ -244,9 +249,13 @@ def fit(
         if evaluate is not None:
             row |= evaluate(network)
         history.append(row)
+        if keep_best and row[keep_best] >= max((one[keep_best] for one in history[:-1]), default=0.0):
+            best = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
         progress.console.print(f"{title}: " + "  ".join(f"{key} {value:.4g}" for key, value in row.items()))
-        _save(checkpoint, recipe, network, optimiser, schedule, history)
+        _save(checkpoint, recipe, network, optimiser, schedule, history, best)
     progress.remove_task(task)
+    if best and max(row[keep_best] for row in history) - history[-1][keep_best] > _BETTER:
+        network.load_state_dict(best)
     return history
 
 
@@ -257,6 +266,7 @@ def _save(
     optimiser: Any,
     schedule: Any,
     history: list[dict[str, float]],
+    best: dict[str, Any],
 ) -> None:
     # By way of memory: what torch says of a full disk is no OSError.
     data = io.BytesIO()
@@ -267,6 +277,7 @@ def _save(
             "optimiser": optimiser.state_dict(),
             "schedule": schedule.state_dict(),
             "history": history,
+            "best": best,
         },
         data,
     )

@@ -14,12 +14,17 @@ from typing import Annotated, Literal, get_args
 import msgspec
 import numpy as np
 
-from shared.gate import Posterior
-from shared.habits import ContextParameters
+from shared.cascade.distribution import Distribution
+from shared.cascade.features import COUNT, Stage
+from shared.cascade.probability import Probabilities
+from shared.cascade.risk_model import RiskPrior
+from shared.cascade.types import UNKNOWN
 from shared.image import Input
 from shared.refusal import Refusal
 
-FORMAT = 2
+FORMAT = 3
+#: The format before, which had no priors.
+_WITHOUT_RISKS = 2
 MANIFEST, SIGNATURE = "bundle.json", "bundle.sig"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -33,7 +38,7 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One model of a bundle. Every model answers with scores for all the bundle's labels.
 
     ``classes``: the labels a submodel is specialised in, as indices; empty for the others. ``coverage``: per label,
-    the share of held-out images that the model alone gets past the gate with the full model's answer; what the
+    the share of held-out images that the model alone answers surely enough and as the full model does; what the
     selector compares. ``milliseconds``: one run on the machine that built the bundle, to compare models with.
     """
 
@@ -98,15 +103,32 @@ class Golden(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sha256: str
 
 
-class Gate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The risk that hits may ``claim``, a frame on average, so that false hits stay within ``max_false_hits`` per
-    frame, and how it was found; ``entropy``, nats: the threshold that does it for CacheNet's rule as published."""
+class Certificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What was found on held-out footage with one risk budget.
 
-    max_false_hits: float
-    claim: float
-    confidence: float
-    streams: int
-    entropy: float = 0.0
+    Attributes:
+        max_disagreement: The budget: mean share of all answers that may disagree with the full model.
+        disagreement: The share that did, audits off.
+        at_most: Upper bound on it at ``confidence``; 1 where there was too little footage to certify anything.
+        confidence: Of the bound.
+        asked: Share of frames that the full model was asked about.
+        blocks: Independent blocks of consecutive frames that were measured.
+        blocks_needed: Blocks at which the bound would be within the budget, if the rate stayed what it is; 0 where no
+            number of them would do.
+    """
+
+    max_disagreement: _Share
+    disagreement: Annotated[float, msgspec.Meta(ge=0, le=1)]
+    at_most: Annotated[float, msgspec.Meta(ge=0, le=1)]
+    confidence: _Share
+    asked: Annotated[float, msgspec.Meta(ge=0, le=1)]
+    blocks: Annotated[int, msgspec.Meta(ge=0)]
+    blocks_needed: Annotated[int, msgspec.Meta(ge=0)] = 0
+
+    @property
+    def holds(self) -> bool:
+        """Whether the budget is certified."""
+        return self.at_most <= self.max_disagreement
 
 
 class _Format(msgspec.Struct):
@@ -116,18 +138,28 @@ class _Format(msgspec.Struct):
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """``bundle.json``. ``gates``: in order of growing budget. ``provenance``: what it was built from and with.
-    ``layers``: caches between the full model's layers. ``golden``: pictures that devices try models on before they use
-    them."""
+    """``bundle.json``.
+
+    Attributes:
+        priors: Where the risk models start, by how far a frame has been looked at; empty where there was no footage.
+        certificates: In order of growing budget.
+        distribution: What scores look like on the footage that the bundle was made for; None where nobody knows.
+        entropy: Threshold, nats, of CacheNet's rule as published, for the simulator; 0 where there are no submodels.
+        provenance: What the bundle was built from and with.
+        layers: Caches between the full model's layers.
+        golden: Pictures that devices try models on before they use them.
+    """
 
     format: int
     name: str
     task: Literal["classification"]
     labels: tuple[str, ...]
     models: dict[str, Model]
-    gates: tuple[Gate, ...]
-    context: ContextParameters
     provenance: dict[str, str]
+    priors: dict[Stage, RiskPrior] = {}
+    certificates: tuple[Certificate, ...] = ()
+    distribution: Distribution | None = None
+    entropy: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     layers: dict[Way, Layers] = {}
     golden: Golden | None = None
 
@@ -149,15 +181,15 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Those of the submodels that are meant for all labels: general models in other sizes than the base model's."""
         return [name for name in self.submodels() if not self.models[name].classes]
 
-    def gate(self, max_false_hits: float) -> Gate:
-        """The loosest gate proven for this budget. Raises ``BundleError`` if there is none."""
-        proven = [gate for gate in self.gates if gate.max_false_hits <= max_false_hits + 1e-12]
-        if not proven:
-            least = min(gate.max_false_hits for gate in self.gates)
-            raise BundleError(f"no gate of {self.name} is proven for max_false_hits {max_false_hits}; least is {least}")
-        return max(proven, key=lambda gate: gate.max_false_hits)
+    def certificate(self, max_disagreement: float) -> Certificate | None:
+        """The one of this very budget; None where there is none."""
+        return next((one for one in self.certificates if abs(one.max_disagreement - max_disagreement) < 1e-9), None)
 
-    def expected_coverage(self, model: str, labels: Posterior) -> float:
+    def label(self, index: int | None) -> str:
+        """Name of a label; ``unknown`` of None."""
+        return UNKNOWN if index is None else self.labels[index]
+
+    def expected_coverage(self, model: str, labels: Probabilities) -> float:
         """Share of frames that ``model`` would answer if labels came with these probabilities."""
         return float(np.dot(labels, self.models[model].coverage))
 
@@ -166,16 +198,19 @@ def parse(data: bytes) -> Manifest:
     """Decode and check a manifest, from a file or the catalogue. Raises ``BundleError``."""
     try:
         format_ = msgspec.json.decode(data, type=_Format).format
-        if format_ != FORMAT:
+        if format_ == _WITHOUT_RISKS:
+            manifest = _from_format_2(data)
+        elif format_ == FORMAT:
+            manifest = msgspec.json.decode(data, type=Manifest)
+        else:
             raise BundleError(f"{MANIFEST}: format {format_}, this version reads {FORMAT}; build the bundle again")
-        manifest = msgspec.json.decode(data, type=Manifest)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BundleError(f"{MANIFEST}: {error}") from None
     roles = [model.role for model in manifest.models.values()]
     if not _NAME.fullmatch(manifest.name) or not all(_NAME.fullmatch(name) for name in manifest.models):
         raise BundleError(f"{MANIFEST}: a name is not of lower-case letters, digits and . _ -")
-    if len(manifest.labels) < 2 or roles.count("full") != 1 or roles.count("base") != 1 or not manifest.gates:
-        raise BundleError(f"{MANIFEST}: needs two labels, one full model, one base model and one gate at least")
+    if len(manifest.labels) < 2 or roles.count("full") != 1 or roles.count("base") != 1:
+        raise BundleError(f"{MANIFEST}: needs two labels, one full model and one base model at least")
     for name, model in manifest.models.items():
         # The file name becomes a path on this machine, so it must be exactly what the layout says.
         if model.file != f"{name}/1/model.onnx" or not _SHA256.fullmatch(model.sha256):
@@ -186,6 +221,8 @@ def parse(data: bytes) -> Manifest:
             raise BundleError(f"{MANIFEST}: {name} does not fit the labels")
         if not (model.temperature > 0 and model.bytes > 0):
             raise BundleError(f"{MANIFEST}: {name} has a size or temperature that cannot be")
+    if not all(prior.check(COUNT[stage]) for stage, prior in manifest.priors.items()):
+        raise BundleError(f"{MANIFEST}: a prior is out of form")
     if manifest.golden is not None and not _SHA256.fullmatch(manifest.golden.sha256):
         raise BundleError(f"{MANIFEST}: the golden frames have a digest out of form")
     for way, layers in manifest.layers.items():
@@ -195,6 +232,14 @@ def parse(data: bytes) -> Manifest:
             if layer.file in (model.file for model in manifest.models.values()):
                 raise BundleError(f"{MANIFEST}: cache {number} of {way} has the file of a model")
     return manifest
+
+
+def _from_format_2(data: bytes) -> Manifest:
+    """A manifest of before there were priors: a device that is upgraded goes on with the models that it has. What it
+    said of gates and context means nothing any more."""
+    fields = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
+    kept = {name: value for name, value in fields.items() if name not in ("gates", "context", "format")}
+    return msgspec.json.decode(msgspec.json.encode({**kept, "format": FORMAT}), type=Manifest)
 
 
 def layer_file(way: Way, number: int) -> str:

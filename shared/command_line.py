@@ -9,7 +9,11 @@ import msgspec
 import typer
 from typer.core import TyperGroup
 
+from shared import config
 from shared.version import VERSION
+
+#: Whatever is wrong with a command line; typer has it from click, or has a copy of its own, by version.
+_UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 
 def _print_version(ctx: typer.Context, wanted: bool) -> None:
@@ -26,7 +30,8 @@ Version = Annotated[
 
 def program(name: str, settings: type[msgspec.Struct] | None = None) -> typer.Typer:
     """The command line of the program ``name``, without commands yet. In the help of every option that typer shows no
-    default of stands the one of its namesake in ``settings``, or that there is none."""
+    default of stands the one of its namesake in ``settings``, or that there is none. An option of an earlier version is
+    refused with the name of the one to use; see ``config.replaced``."""
     defaults = _defaults(settings) if settings is not None else {}
 
     class Group(TyperGroup):
@@ -37,6 +42,15 @@ def program(name: str, settings: type[msgspec.Struct] | None = None) -> typer.Ty
                     if parameter.param_type_name == "option":
                         _explain(parameter, defaults)
 
+        def invoke(self, ctx: Any) -> Any:
+            try:
+                return super().invoke(ctx)
+            except _UsageError as error:
+                option = getattr(error, "option_name", "")
+                if settings is not None and (why := _replaced(settings, option)):
+                    error.message, error.possibilities = why, None  # type: ignore[attr-defined]
+                raise
+
     return typer.Typer(
         name=name,
         cls=Group,
@@ -45,6 +59,15 @@ def program(name: str, settings: type[msgspec.Struct] | None = None) -> typer.Ty
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
     )
+
+
+def _replaced(settings: type[msgspec.Struct], option: str) -> str:
+    """What to use for an ``option`` of an earlier version; empty where it never was one."""
+    name = option.lstrip("-").replace("-", "_")
+    for known in (name, name.removeprefix("no_")):
+        if why := config.replaced(settings, known, option):
+            return why
+    return ""
 
 
 def _defaults(settings: type[msgspec.Struct]) -> dict[str, Any]:

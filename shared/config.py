@@ -34,11 +34,17 @@ class ConfigError(Refusal, ValueError):
 def load(
     kind: type[T], flags: Mapping[str, Any], file: Path | None = None, environment: Mapping[str, str] | None = None
 ) -> T:
-    """Fill ``kind``. Flags that are None were not given. Raises ``ConfigError``."""
+    """Fill ``kind``. Flags that are None were not given. Raises ``ConfigError``.
+
+    ``kind.REPLACED``, where there is one, names settings of earlier versions; see ``replaced``.
+    """
     names = [field.name for field in msgspec.structs.fields(kind)]
     variables = os.environ if environment is None else environment
     settings = _read(kind, names, file) if file else {}
     known = {PREFIX + name.upper(): name for name in names}
+    for variable in variables:
+        if variable.startswith(PREFIX) and (why := replaced(kind, variable[len(PREFIX) :].lower(), variable)):
+            raise ConfigError(why)
     _refuse_slips(variables, list(known))
     for variable, name in known.items():
         if (text := variables.get(variable)) is not None:
@@ -50,6 +56,27 @@ def load(
         return msgspec.convert(settings, kind, strict=False)
     except msgspec.ValidationError as error:
         raise ConfigError(str(error)) from None
+
+
+def replaced(kind: type[msgspec.Struct], name: str, spelled: str) -> str:
+    """Why a setting of an earlier version is refused, and which setting to use; empty for any other.
+
+    Args:
+        kind: The settings; ``kind.REPLACED`` says what to use for each name, with names of settings in braces.
+        name: Of the setting.
+        spelled: The same as the user wrote it: a flag, a variable or a key of a file.
+    """
+    said = getattr(kind, "REPLACED", {}).get(name)
+    if said is None:
+        return ""
+    fields = kind.__struct_fields__
+    if spelled.startswith("--"):
+        spellings = {own: "--" + own.replace("_", "-") for own in fields}
+    elif spelled.startswith(PREFIX):
+        spellings = {own: PREFIX + own.upper() for own in fields}
+    else:
+        spellings = {own: own for own in fields}
+    return f"{spelled} no longer exists: {said.format_map(spellings)}"
 
 
 def _refuse_slips(variables: Iterable[str], known: list[str]) -> None:
@@ -67,6 +94,9 @@ def _read(kind: type[msgspec.Struct], names: list[str], file: Path) -> dict[str,
         raise ConfigError(f"{file}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file}: not TOML: {error}") from None
+    for name in found:
+        if why := replaced(kind, name, f"key {name!r}"):
+            raise ConfigError(f"{file}: {why}")
     if unknown := sorted(set(found) - set(names)):
         raise ConfigError(f"{file}: unknown key {unknown[0]!r}; known are {', '.join(names)}")
     return {name: _convert(kind, name, value, f"{file}: {name}") for name, value in found.items()}

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from shared.gate import Posterior
+from shared.cascade.probability import Probabilities
 
 #: How much of what was learned a new label replaces; and what of the prior is always left to each explanation.
 _RATE, _LEAST = 0.03, 0.05
 #: Where it begins: the last label, one of the recent ones, any.
-_FIRST: Posterior = np.array((0.3, 0.4, 0.3))
+_FIRST: Probabilities = np.array((0.3, 0.4, 0.3))
 #: That are remembered; beyond them the one that was learned from least lately is forgotten, and begins anew.
 _DEVICES = 4096
 
@@ -24,11 +24,11 @@ class Expectation:
 
     def __init__(self, classes: int) -> None:
         self._classes = classes
-        self._shares: dict[str, Posterior] = {}
+        self._shares: dict[str, Probabilities] = {}
 
-    def prior(self, recent: Sequence[int], device: str = "") -> Posterior:
+    def prior(self, recent: Sequence[int], device: str = "") -> Probabilities:
         """Over the label of the next picture, ``(classes,)``. ``recent``: labels, oldest first; it may be empty."""
-        prior: Posterior = self._shares.get(device, _FIRST) @ self._explanations(recent)
+        prior: Probabilities = self._shares.get(device, _FIRST) @ self._explanations(recent)
         return prior
 
     def learn(self, recent: Sequence[int], label: int, device: str = "") -> None:
@@ -41,7 +41,7 @@ class Expectation:
             if len(self._shares) > _DEVICES:
                 del self._shares[next(iter(self._shares))]
 
-    def _explanations(self, recent: Sequence[int]) -> Posterior:
+    def _explanations(self, recent: Sequence[int]) -> Probabilities:
         any_ = np.full(self._classes, 1.0 / self._classes)
         if not recent:
             return np.stack([any_] * 3)

@@ -8,7 +8,7 @@ from typing import Annotated
 import msgspec
 import numpy as np
 
-from shared.gate import posterior
+from shared.cascade.probability import softmax
 
 #: Largest mean distance between a model's probabilities and the known ones: half the sum of absolute differences, mean
 #: over the pictures. The shipped models differ by 0.0003 at most where ONNX Runtime optimises nothing; one that is
@@ -52,7 +52,7 @@ class GoldenFrames(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         ours, theirs = np.asarray(scores, np.float32), np.asarray(known, np.float32)
         if ours.shape != theirs.shape:
             raise GoldenError(f"{model}: the golden frames are of another bundle")
-        distances = np.abs(posterior(ours, temperature) - posterior(theirs, temperature)).sum(1) / 2
+        distances = np.abs(softmax(ours, temperature) - softmax(theirs, temperature)).sum(1) / 2
         if not distances.mean() <= TOLERANCE:  # NaN included
             wrong = int((ours.argmax(1) != theirs.argmax(1)).sum())
             raise GoldenError(

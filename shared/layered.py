@@ -25,9 +25,9 @@ import numpy as np
 import numpy.typing as npt
 
 from shared.bundle import Layer, Manifest, Model, Way
+from shared.cascade.probability import Probabilities, softmax
 from shared.engine import Batch, EngineError, Logits, Part, Provider, Session, providers
 from shared.expectation import Expectation
-from shared.gate import Posterior, posterior
 from shared.image import blank
 from shared.segments import SegmentError, cut, read
 from shared.watch import Watch
@@ -117,12 +117,12 @@ class Cache:
         """The same cache with its scores corrected in this way."""
         return Cache(self.layer, self._model, self.worth, correction)
 
-    def look(self, held: dict[str, Batch]) -> tuple[Posterior, Seen]:
+    def look(self, held: dict[str, Batch]) -> tuple[Probabilities, Seen]:
         """What it says of each row, calibrated ``(n, classes)``, and what it has seen, ``(n, ...)``. Raises
         ``EngineError``."""
         made = self._model.run(held)
         seen = Seen(made[FEATURES], made[SCORES])
-        return posterior(self._scores(seen), self._temperature), seen
+        return softmax(self._scores(seen), self._temperature), seen
 
     def logits(self, seen: Seen, temperature: float) -> Logits:
         """What it says after it has ``seen`` that, as sure as the whole model would be, in scores of that
@@ -207,7 +207,7 @@ class Layered:
         place: int,
         cache: Cache,
         held: dict[str, Batch],
-        priors: Posterior,
+        priors: Probabilities,
         left: npt.NDArray[np.int64],
         requests: Sequence[_Request],
         passed: dict[int, Passed],
@@ -246,14 +246,14 @@ class Layered:
     def _finish(
         self,
         held: dict[str, Batch],
-        priors: Posterior,
+        priors: Probabilities,
         left: npt.NDArray[np.int64],
         requests: Sequence[_Request],
         passed: dict[int, Passed],
     ) -> None:
         """The last segment, and what it teaches."""
         scores = self._segments[-1].run(held)[self._output]
-        words = posterior(scores, self._temperature)
+        words = softmax(scores, self._temperature)
         for at, row in enumerate(left.tolist()):
             request, label = requests[row], int((words[at] * priors[row]).argmax())
             weight = 1.0

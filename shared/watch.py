@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shared.betting import Bound, Detector
+from shared.cascade.sequential_tests import AnytimeUpperBound, EDetector
 
 #: From this evidence on they are not trusted: false alarms are one in so many checks.
 _ALARM = 1000.0
@@ -14,8 +14,8 @@ class Watch:
 
     def __init__(self, allowed: float) -> None:
         self._allowed = allowed
-        self._bound: Bound | None = None
-        self._detector = Detector(allowed)
+        self._bound: AnytimeUpperBound | None = None
+        self._detector = EDetector(allowed)
 
     @property
     def trusted(self) -> bool:
@@ -27,7 +27,7 @@ class Watch:
         if self._bound is None:
             self._detector.add(float(wrong))
             if self._detector.evidence >= _ALARM:
-                self._bound = Bound()
+                self._bound = AnytimeUpperBound()
         else:
             self._bound.add(float(wrong))
             if self._bound.value <= self._allowed:
@@ -37,4 +37,4 @@ class Watch:
     def forget(self) -> None:
         """Trust anew: what is checked from now on is something else."""
         self._bound = None
-        self._detector.forget()
+        self._detector.reset()

@@ -56,7 +56,7 @@ def live(
         int, typer.Option(help="Number of the place for --specialise, one that the bundle does not know.")
     ] = 3,
 ) -> None:
-    """Compare four policies over one stream and one emulated link: real broker, server and agents on this machine.
+    """Compare three policies over one stream and one emulated link: real broker, server and agents on this machine.
 
     With --specialise: one device at a place that no submodel covers, and what the server makes of what it asks.
 
@@ -188,9 +188,12 @@ def compare(
     deadline_ms: Annotated[
         float, typer.Option(min=1, max=60_000, help="Longest time that a frame may take, milliseconds.")
     ] = 250.0,
-    max_false_hits: Annotated[
-        float, typer.Option(min=0.0001, max=0.9, help="Error budget, false hits per frame.")
-    ] = 0.01,
+    max_disagreement: Annotated[
+        float,
+        typer.Option(
+            min=0.0001, max=0.9, help="Risk budget: share of all answers that may disagree with the full model."
+        ),
+    ] = 0.02,
     devices: Annotated[int, typer.Option(min=1, max=10_000, help="Number of cameras behind the same servers.")] = 1,
     replicas: Annotated[int, typer.Option(min=1, max=1000, help="Number of replicas of the server.")] = 1,
     cold: Annotated[
@@ -244,15 +247,16 @@ def compare(
             frames=frames,
             fps=fps or 30.0,
             deadline_ms=deadline_ms,
-            max_false_hits=max_false_hits,
+            max_disagreement=max_disagreement,
             devices=devices,
             replicas=replicas,
             cold=cold,
         )
         comparison.check(setup)
-        points = [swept.at(setup, value) for value in swept.values] if swept is not None else []
         opened = _open(bundle)
         comparison.check_bundle(setup, opened.manifest)
+        setup = comparison.with_policies(setup, opened.manifest)
+        points = [swept.at(setup, value) for value in swept.values] if swept is not None else []
         split = _images(images)
         models = recorded.opened(opened)
         with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:

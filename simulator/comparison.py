@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import numpy as np
 import onnx
 from rich.progress import Progress
 from rich.table import Table
@@ -19,13 +20,17 @@ from models.cost import Cost
 from models.interval import interval
 from models.recorded import Models
 from shared.bundle import Bundle, Manifest, Way
+from shared.cascade.build_cascade import MAX_DISAGREEMENT
+from shared.cascade.reference import disagreements
 from shared.layered import load
 from shared.refusal import Refusal
 from shared.segments import cut, read
-from simulator import links, machines, servers, world
+from simulator import links, machines, servers, trivial, world
 from simulator.device import WINDOW, Device, Setting, Tally
-from simulator.film import Film, project, shoot
-from simulator.policies import POLICIES, Kit, Policy
+from simulator.film import Film, Index, project, shoot
+from simulator.policies import OWN, POLICIES, Kit, Policy
+from simulator.trivial import TRIVIAL, Trivial
+from simulator.trivial import Setting as Thresholds
 
 if TYPE_CHECKING:
     from simulator.sweep import Sweep
@@ -33,9 +38,9 @@ if TYPE_CHECKING:
 #: What a user has without any of this; the better of the two is what a policy has to beat.
 BASELINES: tuple[Policy, ...] = ("server-only", "device-only")
 LATENCIES = ("mean", "p50", "p95", "p99")
-#: How much less accurate than the other a baseline may be and still be one.
+#: By how much a baseline may agree less with the full model than the other and still be one.
 _FAIR = 0.02
-#: Of the caches between the layers of a full model that a device runs itself.
+#: Kind of the early exits of a full model that a device runs itself.
 _WAY: Way = "gati"
 #: Columns that ``table`` needs to show every figure whole.
 TABLE_WIDTH = 150
@@ -57,7 +62,7 @@ class Setup:
     frames: int = 1000
     fps: float = 30.0
     deadline_ms: float = 250.0
-    max_false_hits: float = 0.01
+    max_disagreement: float = MAX_DISAGREEMENT
     devices: int = 1
     replicas: int = 1
     cold: bool = False
@@ -70,14 +75,20 @@ class Setup:
 
 @dataclass(frozen=True)
 class Bench:
-    """A bundle, ready to be compared with: costs by model, and of what runs until each cache between the full model's
-    layers has answered, and last of a whole run with all lookups."""
+    """A bundle, ready to be compared with.
+
+    Attributes:
+        costs: By model.
+        reached: Costs of what runs until each early exit of the full model has answered, and last of a whole run with
+            all exits.
+        thresholds: Of the trivial policies.
+    """
 
     bundle: Bundle
     costs: dict[str, Cost]
     reached: list[Cost]
     films: list[Film]
-    references: list[Any] = field(default_factory=list)
+    thresholds: dict[Trivial, Thresholds] = field(default_factory=dict)
 
     @property
     def manifest(self) -> Manifest:
@@ -135,11 +146,16 @@ def check(setup: Setup) -> None:
 
 
 def check_bundle(setup: Setup, manifest: Manifest) -> None:
-    """Raises ``BundleError`` if it has no gate for the budget, and ``Incomparable``."""
+    """Raises ``Incomparable``."""
     if not setup.recorded and manifest.labels != LABELS:
         raise Incomparable(f"streams are of CIFAR-10's labels, and {manifest.name} has others; record one of your own")
-    if "cachenet" in setup.policies and not manifest.gate(setup.max_false_hits).entropy:
-        raise Incomparable(f"{manifest.name} has no threshold on entropy for this budget, which cachenet goes by")
+
+
+def with_policies(setup: Setup, manifest: Manifest) -> Setup:
+    """``setup`` without ``cachenet-paper`` where the bundle has no submodels for it."""
+    if manifest.entropy:
+        return setup
+    return replace(setup, policies=tuple(one for one in setup.policies if one != "cachenet-paper"))
 
 
 def about(setup: Setup, images: str) -> str:
@@ -148,7 +164,9 @@ def about(setup: Setup, images: str) -> str:
     several = f" for each of {setup.devices} cameras behind {setup.replicas} servers" if setup.devices > 1 else ""
     return (
         f"Stream {setup.stream}, {of}, device {setup.device}, link {setup.link}, server {setup.server}, "
-        f"{len(setup.seeds)} seeds from {setup.seeds.start}, {setup.frames} frames{several}; ± is half a 95 % interval."
+        f"{len(setup.seeds)} seeds from {setup.seeds.start}, {setup.frames} frames{several}; "
+        f"± is half a 95 % interval. Budget: {setup.max_disagreement:.1%} disagreement. The thresholds of "
+        f"{', '.join(TRIVIAL)} are chosen in hindsight, on these very frames."
     )
 
 
@@ -162,19 +180,25 @@ def prepare(bundle: Bundle, setup: Setup, split: Split, models: Models, progress
 
     manifest = bundle.manifest
     full = manifest.only("full")
-    temperature = manifest.models[full].temperature
     # Nothing is drawn to run whole: one request in fifty does, and a film is to be the same every time.
     layered = load(manifest, _WAY, bundle.find, "cpu", 1, lambda: 1.0) if _WAY in manifest.layers else None
     if setup.recorded:
         film = project(Path(setup.stream), manifest.labels, models, full, advance, layered)
-        films, references = [film] * count, [film.reference(full, temperature, manifest.context)] * count
+        films = [film] * count
     else:
         seeds = [seed * setup.devices + number for seed in setup.seeds for number in range(setup.devices)]
         name = streams.named(setup.stream)
         films = shoot(name, seeds, setup.frames, split, models, full, advance, setup.dwell, layered)
-        references = [film.reference(full, temperature, manifest.context) for film in films]
     progress.remove_task(task)
-    return Bench(bundle, costs(bundle), reached(bundle), films, references)
+    base = manifest.only("base")
+    temperature = manifest.models[base].temperature
+    shown = films[:1] if setup.recorded else films
+    thresholds = {
+        name: trivial.choose(name, shown, full, base, temperature, setup.max_disagreement)
+        for name in TRIVIAL
+        if name in setup.policies
+    }
+    return Bench(bundle, costs(bundle), reached(bundle), films, thresholds)
 
 
 def compare(bench: Bench, setup: Setup, link: links.LinkProfile | None, progress: Progress) -> Runs:
@@ -189,12 +213,12 @@ def compare(bench: Bench, setup: Setup, link: links.LinkProfile | None, progress
         own = range(place * setup.devices, (place + 1) * setup.devices)
         names = [f"device-{seed}-{number}" for number in range(setup.devices)]
         kits = [
-            kit(manifest, bench.costs, device, setup, bench.films[n], bench.references[n], name, bench.reached)
+            kit(manifest, bench.costs, device, setup, bench.films[n], name, bench.reached, bench.thresholds)
             for n, name in zip(own, names, strict=True)
         ]
         for policy in setup.policies:
             devices = world.play(policy, kits, setting, bench.costs[full], seed, setup.replicas)
-            runs[policy].append(_run(devices, device))
+            runs[policy].append(_run(devices, device, [bench.films[n].labels(full) for n in own]))
             progress.advance(task)
     progress.remove_task(task)
     return runs
@@ -206,28 +230,28 @@ def kit(
     device: machines.Device,
     setup: Setup,
     film: Film,
-    reference: Any,
     name: str,
     reached: Sequence[Cost] = (),
+    thresholds: Mapping[Trivial, Thresholds] | None = None,
 ) -> Kit:
-    """What a device's mind is made of, on that device. ``reached``: see ``Bench``."""
+    """What policies are made of, on that device. ``reached``, ``thresholds``: see ``Bench``."""
     threads = device.local_threads(costs[manifest.only("base")])
     return Kit(
         film,
         manifest,
-        manifest.gate(setup.max_false_hits),
+        setup.max_disagreement,
         setup.deadline_ms / 1e3,
         {model: device.seconds(cost_, threads) for model, cost_ in costs.items()},
         device.seconds(costs[manifest.only("full")], device.threads),
-        reference,
+        thresholds or {},
         name,
         threads,
         tuple(device.seconds(cost_, device.threads) for cost_ in reached),
     )
 
 
-def _run(devices: Sequence[Device], profile: machines.Device) -> Run:
-    """All devices' frames together."""
+def _run(devices: Sequence[Device], profile: machines.Device, full: Sequence[Index]) -> Run:
+    """All devices' frames together. ``full``: the full model's label of each frame, by device."""
     tallies = [one.tally for one in devices]
     frames = sum(tally.frames for tally in tallies)
     latency = tallies[0].latency
@@ -237,19 +261,27 @@ def _run(devices: Sequence[Device], profile: machines.Device) -> Run:
     def share(of: Callable[[Tally], int]) -> float:
         return sum(of(tally) for tally in tallies) / frames
 
+    known = all(one.has_truth for one in devices)
     row = {name: value for name, value in latency.table().items() if name in LATENCIES}
     row |= {
         "fps": 1e3 / latency.mean,
         "local_share": share(lambda tally: tally.hits),
         "full_share": share(lambda tally: tally.full),
         "fallback_share": share(lambda tally: tally.fallbacks),
-        "false_hit_rate": share(lambda tally: tally.false),
-        "accuracy": share(lambda tally: tally.right),
+        "asked_share": share(lambda tally: tally.asked),
+        "disagreement": sum(
+            int(disagreements(np.array(one.tally.labels, np.int64), own).sum())
+            for one, own in zip(devices, full, strict=True)
+        )
+        / frames,
         "agreement": share(lambda tally: tally.agreed),
+        "unknown_share": share(lambda tally: sum(label < 0 for label in tally.labels)),
         "bytes_up": sum(one.up.bytes for one in devices) / frames,
         "bytes_down": sum(one.down.bytes for one in devices) / frames,
         "models_pushed": share(lambda tally: tally.pushed) * frames / len(devices),
     }
+    if known:
+        row["accuracy"] = share(lambda tally: tally.right)
     if (watts := profile.watts) is not None:
         busy = sum(tally.busy_s for tally in tallies)
         sent, received = sum(one.up.busy_s for one in devices), sum(one.down.busy_s for one in devices)
@@ -261,8 +293,8 @@ def _run(devices: Sequence[Device], profile: machines.Device) -> Run:
 
 def fair(rows: Mapping[Policy, Sequence[Row]]) -> list[Policy]:
     """The baselines that give the full model's answers: over a link that never answers in time, asking is no rival."""
-    known = {name: sum(row["accuracy"] for row in rows[name]) / len(rows[name]) for name in BASELINES if name in rows}
-    return [name for name, accuracy in known.items() if accuracy >= max(known.values()) - _FAIR]
+    known = {name: sum(row["agreement"] for row in rows[name]) / len(rows[name]) for name in BASELINES if name in rows}
+    return [name for name, agreement in known.items() if agreement >= max(known.values()) - _FAIR]
 
 
 def summary(runs: Runs) -> dict[str, dict[str, Any]]:
@@ -323,10 +355,10 @@ def table(found: dict[str, dict[str, Any]]) -> Table:
     grid = Table(box=None, header_style="bold", pad_edge=False)
     grid.add_column("policy", no_wrap=True)
     speed = ("mean ms", "p50", "p95", "p99", "fps")
-    truth = ("local\n%", "false\nhits %", "accu-\nracy %", "agree-\nment %")
+    shares = ("local\n%", "asked\n%", "disagree-\nment %", "bare agree-\nment %", "truth\n%")
     price = ("bytes up\na frame", "bytes\ndown", "models\npushed", "times the\nbaseline", "of the\noracle")
     powered = all("millijoules" in of for of in found.values())
-    for column in (*speed, *truth, *price, *(("mJ a\nframe",) if powered else ())):
+    for column in (*speed, *shares, *price, *(("mJ a\nframe",) if powered else ())):
         grid.add_column(column, justify="right", vertical="bottom")
     for policy, of in found.items():
         latency, low = of["latency_ms"], of["intervals"]["mean"][0]
@@ -335,14 +367,15 @@ def table(found: dict[str, dict[str, Any]]) -> Table:
             f"{latency['mean']:.2f} ±{latency['mean'] - low:.2f}",
             *(f"{latency[name]:.1f}" for name in LATENCIES[1:]),
             f"{of['fps']:.0f}",
-            f"{of['local_share']:.1%}"[:-1],
-            f"{of['false_hit_rate']:.2%}"[:-1],
-            *(f"{of[name]:.1%}"[:-1] for name in ("accuracy", "agreement")),
+            *(f"{of[name]:.1%}"[:-1] for name in ("local_share", "asked_share")),
+            f"{of['disagreement']:.2%}"[:-1],
+            f"{of['agreement']:.1%}"[:-1],
+            f"{of['accuracy']:.1%}"[:-1] if "accuracy" in of else "-",
             *(f"{of[name]:,.0f}" for name in ("bytes_up", "bytes_down")),
             f"{of['models_pushed']:.1f}",
             f"{of['ratio_to_best_baseline']:.2f}" if "ratio_to_best_baseline" in of else "-",
             f"{of['ratio_to_oracle']:.0%}" if "ratio_to_oracle" in of else "-",
             *([f"{of['millijoules'] + of['radio_millijoules']:.0f}"] if powered else ()),
-            style="bold green" if policy == "ours" else None,
+            style="bold green" if policy == OWN else None,
         )
     return grid

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import random
+from array import array
 from collections import deque
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
@@ -15,17 +16,17 @@ from typing import Any
 
 import simpy
 
-from edge_agent.core.breaker import Breaker
-from edge_agent.core.hierarchy import Hierarchy
-from edge_agent.core.types import Answer, Ask, Reply
 from edge_agent.deployment import GROWTH
 from edge_agent.puller import PIECE
 from edge_agent.report import Latencies
 from shared import protocol
+from shared.cascade.cascade import Cascade
+from shared.cascade.circuit_breaker import CircuitBreaker
+from shared.cascade.types import Answer, Miss, Reply
 from simulator import machines
 from simulator.lane import lanes
 from simulator.links import LinkProfile
-from simulator.policies import OWNING, REMEMBERING, Kit, Meter, Mind, Policy, mind
+from simulator.policies import OWN, Kit, Meter, Mind, Policy, mind
 from simulator.servers import Request, Servers
 from simulator.wire import Wire, after
 
@@ -43,18 +44,28 @@ WINDOW, _COURSE = 25, 400
 
 @dataclass
 class Tally:
-    """What a device's run came to. ``hits``: answered by a local level. ``false``: hits with another label than the
-    reference's. ``busy_s``: its processors', together. ``agreed``: with the full model's bare first label."""
+    """What a device's run came to.
+
+    Attributes:
+        hits: Frames that a local level answered.
+        asked: Frames that the full model was asked about over the network, audits included.
+        right: Answers that are the true label; of no meaning where nobody knows it.
+        agreed: Answers that are the full model's.
+        busy_s: Seconds of its processors, together.
+        pushed: Models that came over the link.
+        labels: Index of each answer; -1 is ``unknown``.
+    """
 
     frames: int = 0
     hits: int = 0
     full: int = 0
     fallbacks: int = 0
-    false: int = 0
+    asked: int = 0
     right: int = 0
     agreed: int = 0
     busy_s: float = 0.0
     pushed: int = 0
+    labels: array[int] = field(default_factory=lambda: array("h"))
     #: Hits in every ``WINDOW`` frames, of the first so many windows.
     course: list[int] = field(default_factory=list)
     latency: Latencies = field(default_factory=Latencies)
@@ -94,7 +105,7 @@ class Device:
         up, down = lanes(setting.link, seed)
         outage = setting.link.outage_s
         self.up, self.down = Wire(env, up, outage), Wire(env, down, outage)
-        self._breaker = Breaker()
+        self._breaker = CircuitBreaker()
         #: Its own time. Where nothing is on its way that it would notice, a device goes ahead of the others, for theirs
         #: is nothing to it: so its state stays in the processor's caches for many frames.
         self._now = 0.0
@@ -108,14 +119,17 @@ class Device:
         self._questions = 0
         self._stored: set[str] = set() if setting.cold else set(kit.manifest.models)
         self._generals = kit.manifest.generals()
-        self._owning = policy in OWNING
+        self._owning = policy == OWN
         self._threads = setting.device.threads if policy == "device-only" else kit.threads
-        #: Seconds that every frame takes besides models; cameras do not all look at once.
-        self._frame_s = (setting.device.frame_ms + (setting.device.context_ms if policy in REMEMBERING else 0.0)) / 1e3
+        #: Seconds that every frame takes besides models. To compare two pictures, as the trivial policies do, is free.
+        self._frame_s = (setting.device.frame_ms + (setting.device.decision_ms if policy == OWN else 0.0)) / 1e3
+        #: Cameras do not all look at once.
         self._begins = random.Random(seed).random() / setting.fps if crowd else 0.0
         self._full = kit.manifest.only("full")
         self._bare = kit.film.pictures.logits[self._full]
         self._first = kit.film.pictures.first[self._full]
+        #: Whether the true labels are known.
+        self.has_truth = kit.film.truth is not None
         answer = protocol.Answer(bytes(4 * len(kit.manifest.labels)), 64 * "0", None, protocol.Timing(0.0, 0.0, 0.0, 1))
         self._answer_bytes = len(protocol.encode(answer)) + _ANSWER
 
@@ -123,24 +137,25 @@ class Device:
         """Answer every frame of the film."""
         film, tally, profile = self._kit.film, self.tally, self._setting.device
         encode_s = profile.encode_ms / 1e3
-        reference, due = self._kit.reference, self._begins
-        truth = reference if film.truth is None else film.truth
+        due = self._begins
+        truth = self._first[film.rows] if film.truth is None else film.truth
         for index in range(len(film)):
             if due > self._now:
                 yield from self._spend(due - self._now)
             due = max(due, self._now) + 1.0 / self._setting.fps  # a late frame does not make the next ones hurry
             started = self._now
             frame = film.frame(index)
-            step = self._mind.look(frame, started)
+            step = self._mind.lookup(frame, started)
             ran = self._meter.take()
             tally.busy_s += self._frame_s + self._threads * ran
             yield from self._spend(self._frame_s + ran)
             reply, trouble = None, ""
-            if isinstance(step, Ask):
+            if isinstance(step, Miss):
                 reply, trouble = yield from self._ask(step)
-            answer = self._mind.settle(step, reply, self._now, trouble)
-            self._count(answer, self._now - started, int(truth[index]), int(reference[index]), frame.view)
+            answer = self._mind.complete(step, reply, self._now, trouble)
+            self._count(answer, self._now - started, int(truth[index]), int(self._first[frame.view]))
             if answer.audit:
+                tally.asked += 1
                 tally.busy_s += encode_s
                 yield from self._spend(encode_s)
                 yield from self._meet()
@@ -161,29 +176,30 @@ class Device:
             yield self._env.timeout(self._now - self._env.now)
         self._now = self._env.now
 
-    def _ask(self, step: Ask) -> Process:
+    def _ask(self, step: Miss) -> Process:
         """The reply, or None and why there is none, within the deadline; as the agent asks."""
-        if step.here and (reply := (yield from self._here(step))) is not None:
+        if step.on_device and (reply := (yield from self._on_device(step))) is not None:
             return reply, ""
         reply, trouble = yield from self._ask_cloud(step)
-        if reply is None and (own := (yield from self._here(step))) is not None:
+        if reply is None and (own := (yield from self._on_device(step))) is not None:
             return own, ""
         return reply, trouble
 
-    def _here(self, step: Ask) -> Process:
-        """The full model's word on the device itself, if it is there and there is time."""
-        if not isinstance(self._mind, Hierarchy):
+    def _on_device(self, step: Miss) -> Process:
+        """The full model's answer on the device itself, if it is there and there is time."""
+        if not isinstance(self._mind, Cascade):
             return None
-        reply = self._mind.here(step, self._now)
+        reply = self._mind.on_device(step, self._now)
         worked = self._meter.take()
         self.tally.busy_s += self._setting.device.threads * worked
         yield from self._spend(worked)
         return reply
 
-    def _ask_cloud(self, step: Ask) -> Process:
+    def _ask_cloud(self, step: Miss) -> Process:
         if not self._breaker.allows(self._now):
             return None, "cloud silent, circuit open"
         encode_s = self._setting.device.encode_ms / 1e3
+        self.tally.asked += 1
         self.tally.busy_s += encode_s
         yield from self._spend(encode_s)
         yield from self._meet()
@@ -231,7 +247,7 @@ class Device:
         self._on_the_way += 1
         self.up.carry(nbytes, lambda: after(self._env, broker_s, offer))
 
-    def _count(self, answer: Answer, seconds: float, truth: int, reference: int, row: int) -> None:
+    def _count(self, answer: Answer, seconds: float, truth: int, full: int) -> None:
         tally = self.tally
         if tally.frames % WINDOW == 0 and len(tally.course) < _COURSE:
             tally.course.append(0)
@@ -241,27 +257,27 @@ class Device:
         tally.hits += answer.hit
         tally.full += answer.level == "full"
         tally.fallbacks += answer.level == "fallback"
-        tally.false += answer.hit and answer.label != reference
         tally.right += answer.label == truth
-        tally.agreed += answer.label == self._first[row]
+        tally.agreed += answer.label == full
+        tally.labels.append(-1 if answer.label is None else answer.label)
         tally.latency.add(seconds * 1e3)
         self._heard(answer)
 
     def _listen(self) -> Process:
         """Between two frames, as the agent does: what has come since, and what is wanted."""
         while self._late:
-            self._mind.late(self._late.popleft(), self._now)
+            self._mind.on_late_reply(self._late.popleft(), self._now)
         while self._audited:
-            self._mind.audited(self._audited.popleft(), self._now)
+            self._mind.on_audit_reply(self._audited.popleft(), self._now)
         while self._loaded:
             name = self._loaded.popleft()
             self._mind.install(self._kit.model(name, self._meter))
             self._fetching = None
-        wanted = self._mind.wanted
+        wanted = self._mind.pending_fetch
         if self._fetching is not None:
             return
-        hierarchy = self._mind if isinstance(self._mind, Hierarchy) else None
-        cache = hierarchy.submodels if hierarchy is not None else None
+        cascade = self._mind if isinstance(self._mind, Cascade) else None
+        cache = cascade.submodels if cascade is not None else None
         if wanted is None and self._generals and cache is not None:
             name = self._generals.pop(0)
             if cache.cost() + GROWTH * self._kit.manifest.models[name].bytes <= cache.budget:
@@ -270,8 +286,8 @@ class Device:
             yield from self._fetch_full()
             return
         self._fetching, nbytes = wanted, self._kit.manifest.models[wanted].bytes
-        if hierarchy is not None and cache is not None:  # as ``Deployment`` makes room
-            hierarchy.shrink(max(0, cache.budget - GROWTH * nbytes))
+        if cascade is not None and cache is not None:  # as ``Deployment`` makes room
+            cascade.evict_to(max(0, cache.budget - GROWTH * nbytes))
         if wanted in self._stored:
             self._loaded.append(wanted)
         else:
@@ -280,9 +296,9 @@ class Device:
 
     def _fetch_full(self) -> Process:
         """As ``Deployment`` does: the full model itself, where asking for it takes longer than it would."""
-        if not self._owning or not isinstance(self._mind, Hierarchy) or self._mind.full is not None:
+        if not self._owning or not isinstance(self._mind, Cascade) or self._mind.full is not None:
             return
-        if not self._mind.routes.slow(self._kit.whole):
+        if not self._mind.router.is_slow(self._kit.whole):
             return
         nbytes = self._kit.manifest.models[self._full].bytes
         if self._full in self._stored:

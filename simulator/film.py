@@ -11,15 +11,15 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from edge_agent.core.frame import Frame, Signature, sign
 from models import recorded, streams
 from models.cifar10 import Split
 from models.recorded import UNRELATED, Models
-from models.replay import Logits, reference_of
+from models.replay import Logits
 from shared import stream
-from shared.habits import ContextParameters
+from shared.cascade.frame import Frame, Signature
 from shared.image import Picture, crop, encode, preprocessor
 from shared.layered import Layered, Question
+from shared.signature import sign
 
 Index = npt.NDArray[np.int64]
 
@@ -38,12 +38,12 @@ class Through:
 @dataclass(frozen=True)
 class Pictures:
     """What there is to know of pictures without looking at them again, a row each. ``logits``: by model ``(rows,
-    classes)``. ``nbytes``: of the picture as it goes over the wire. ``signatures``: None where neighbouring frames
-    are unrelated pictures. ``through``: None where the full model has no caches."""
+    classes)``. ``nbytes``: of the picture as it goes over the wire. ``signatures``: of the pictures. ``through``: None
+    where the full model has no early exits."""
 
     logits: dict[str, Logits]
     nbytes: Index
-    signatures: Sequence[Signature] | None
+    signatures: Sequence[Signature]
     through: Through | None = None
 
     @cached_property
@@ -66,13 +66,11 @@ class Film:
     def frame(self, index: int) -> Frame:
         """Its view is its picture's row."""
         row = int(self.rows[index])
-        signatures = self.pictures.signatures
-        return Frame(index, row, None if signatures is None else signatures[row])
+        return Frame(index, row, self.pictures.signatures[row])
 
-    def reference(self, full: str, temperature: float, parameters: ContextParameters) -> Index:
-        """What the reference says of every frame, ``(frames,)``."""
-        signatures = [self.frame(index).signature for index in range(len(self))]
-        return reference_of(self.pictures.logits[full][self.rows], signatures, temperature, parameters)
+    def labels(self, model: str) -> Index:
+        """The first label of ``model`` of every frame, ``(frames,)``."""
+        return self.pictures.first[model][self.rows]
 
 
 def shoot(
@@ -92,14 +90,14 @@ def shoot(
     films: list[Film] = []
     if name in UNRELATED:  # every frame is one of the images as it is, and so looked at once for all films
         used = np.unique(np.concatenate([plan.source for plan in plans]))
-        shared = _look(recorded.as_pictures(split.images[used]), models, full, False, layered)
+        shared = _look(recorded.as_pictures(split.images[used]), models, full, layered)
         for plan in plans:
             films.append(Film(plan.label, np.searchsorted(used, plan.source), shared))
             advance()
         return films
     for plan in plans:
         draw = streams.renderer(plan, split.images)
-        looked = _look(map(draw, range(frames)), models, full, True, layered)
+        looked = _look(map(draw, range(frames)), models, full, layered)
         films.append(Film(plan.label, np.arange(frames), looked))
         advance()
     return films
@@ -126,13 +124,11 @@ def project(
     if recording.truth is not None and set(recording.labels) <= set(labels):
         own = np.array([labels.index(label) for label in recording.labels], np.int64)
         truth = own[np.array(recording.truth)]
-    looked = _look(pictures(), models, full, True, layered)
+    looked = _look(pictures(), models, full, layered)
     return Film(truth, np.arange(recording.frames), looked)
 
 
-def _look(
-    pictures: Iterable[Picture], models: Models, full: str, signed: bool, layered: Layered | None = None
-) -> Pictures:
+def _look(pictures: Iterable[Picture], models: Models, full: str, layered: Layered | None = None) -> Pictures:
     """One picture after the other, as a device sees them: in company a runtime may compute other last bits."""
     prepare = {name: preprocessor(spec) for name, (_, spec) in models.items()}
     said: dict[str, list[Logits]] = {name: [] for name in models}
@@ -143,8 +139,7 @@ def _look(
         if layered is not None:
             passed += layered.run(prepare[full](crop(picture, models[full][1])), [Question()])
         nbytes.append(len(encode(crop(picture, models[full][1]))[1]))
-        if signed:
-            signatures.append(sign(picture))
+        signatures.append(sign(picture))
     logits = {name: np.stack(rows) for name, rows in said.items()}
     through: Through | None = None
     if passed:
@@ -152,4 +147,4 @@ def _look(
         through = Through(
             layers, np.stack([one.logits for one in passed]), np.array([one.risk or 0.0 for one in passed])
         )
-    return Pictures(logits, np.array(nbytes, np.int64), signatures if signed else None, through)
+    return Pictures(logits, np.array(nbytes, np.int64), signatures, through)

@@ -1,4 +1,4 @@
-"""The demonstration: four policies over one stream and one link, with the real programs in real processes.
+"""The demonstration: three policies over one stream and one link, with the real programs in real processes.
 
 A broker, a cloud server, and for each policy in turn a fresh link of the same seed and an edge agent with an empty
 store. What is reported comes from the agents' own lines and from the link's byte counts.
@@ -26,14 +26,13 @@ from shared.version import VERSION
 from simulator import links, picture, report
 from simulator.emulator import Counts
 from simulator.processes import Failed, Process, Processes, answers, free_port
-from simulator.report import DEVICE, OURS, SERVER, Outcome, Setting
+from simulator.report import CACHENET, DEVICE, SERVER, Outcome, Setting
 from simulator.view import Tail, View
 
 #: What each policy adds to the agent's command line.
 POLICIES: dict[str, tuple[str, ...]] = {
-    OURS: (),
-    "server+context": ("--levels", "cloud"),
-    SERVER: ("--levels", "cloud", "--no-context"),
+    CACHENET: (),
+    SERVER: ("--levels", "cloud"),
     DEVICE: ("--levels", "base", "--base", "full"),
 }
 #: Longest that a broker, server or link may take to start; a slow machine that does other things takes a while.
@@ -77,7 +76,7 @@ def compare(options: Options, console: Console) -> dict[str, Outcome]:
     is too slow, or fails, is skipped and named.
 
     Raises ``UnknownLink``, ``BundleError``, ``StreamError``, ``DatasetError``, and ``Failed`` where broker, server or
-    link end, or where there is nothing to show of ours.
+    link end, or where there is nothing to show of CacheNet.
     """
     links.load(options.link)
     bundle = Bundle(options.bundle)
@@ -102,10 +101,10 @@ def compare(options: Options, console: Console) -> dict[str, Outcome]:
                 except _Skipped as why:
                     skipped[policy] = str(why)
                 view.end(skipped=policy in skipped)
-    reference = report.bare_answers(runs[SERVER].lines) if SERVER in runs else {}
+    full = report.full_answers(runs[SERVER].lines) if SERVER in runs else {}
     outcomes = {}
     for policy, run in runs.items():
-        found = _added_up(run, reference, options.frames)
+        found = _added_up(run, full, options.frames)
         if isinstance(found, Outcome):
             outcomes[policy] = found
         else:
@@ -118,17 +117,17 @@ def compare(options: Options, console: Console) -> dict[str, Outcome]:
         console.print(f"Skipped: {policy}: {reason}")
     console.print(report.sentence(setting, outcomes))
     (options.out / "demo.json").write_bytes(report.to_json(setting, outcomes, skipped))
-    if OURS not in outcomes:
-        raise Failed(f"there is no picture without {OURS}; on a slow machine give --fps 5, or --frames 100")
-    picture.draw(options.out / "demo.png", runs[OURS].lines, outcomes, setting)
+    if CACHENET not in outcomes:
+        raise Failed(f"there is no picture without {CACHENET}; on a slow machine give --fps 5, or --frames 100")
+    picture.draw(options.out / "demo.png", runs[CACHENET].lines, outcomes, setting)
     console.print(f"Written: {options.out / 'demo.json'} and {options.out / 'demo.png'}")
     return outcomes
 
 
-def _added_up(run: _Run, reference: Mapping[int, str], frames: int) -> Outcome | str:
+def _added_up(run: _Run, full: Mapping[int, str], frames: int) -> Outcome | str:
     """The outcome of a run, or why there is none."""
     try:
-        return report.outcome(run.lines, run.summary, run.counts, reference, frames)
+        return report.outcome(run.lines, run.summary, run.counts, full, frames)
     except report.Incomplete as why:
         return str(why)
 
@@ -144,7 +143,7 @@ def _record(options: Options, directory: Path, console: Console) -> Path:
     if there is not None:
         if (there.name, there.seed, there.truth) == (options.stream, options.seed, tuple(plan.label.tolist())):
             return directory
-        shutil.rmtree(directory)  # another one of ours; what is no recording is never removed
+        shutil.rmtree(directory)  # another recording of this command; what is no recording is never removed
     console.print(f"Recording {options.frames} frames of stream {options.stream}, seed {options.seed}.")
     streams.record(plan, images.images, directory, cifar10.LABELS)
     return directory

@@ -38,15 +38,15 @@ class Watts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class Device(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``rates``: multiply-adds a second, in 1e9, by precision and number of threads. ``operator_us``: a dispatched
-    operator's constant, microseconds. ``frame_ms``: what any frame takes besides models; ``context_ms``: its signature
-    and the context, where they count; ``encode_ms``: a picture of the full model's size for the wire."""
+    operator's constant, microseconds. ``frame_ms``: what any frame takes besides models; ``decision_ms``: its signature
+    and what CacheNet decides and learns; ``encode_ms``: a picture of the full model's size for the wire."""
 
     title: str
     source: str
     rates: dict[Precision, dict[int, Positive]]
     operator_us: NotNegative
     frame_ms: NotNegative
-    context_ms: NotNegative
+    decision_ms: NotNegative
     encode_ms: NotNegative
     watts: Watts | None = None
 

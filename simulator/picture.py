@@ -13,7 +13,7 @@ import numpy.typing as npt
 from edge_agent.drawing import COLOURS
 from edge_agent.report import Line
 from shared.extras import how_to_install
-from simulator.report import OURS, Outcome, Setting, rivals
+from simulator.report import CACHENET, Outcome, Setting, rivals
 
 if TYPE_CHECKING:
     from simulator import learning as learned
@@ -31,7 +31,7 @@ class NoMatplotlib(Exception):
 
 
 def draw(path: Path, lines: Sequence[Line], outcomes: Mapping[str, Outcome], setting: Setting) -> None:
-    """Write a PNG of 1400x900 pixels about ``lines``, the answers of ours in order. Medians of ``rivals`` are drawn
+    """Write a PNG of 1400x900 pixels about ``lines``, CacheNet's answers in order. Medians of ``rivals`` are drawn
     beside it. Raises ``NoMatplotlib``."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -45,7 +45,7 @@ def draw(path: Path, lines: Sequence[Line], outcomes: Mapping[str, Outcome], set
     )
     figure.subplots_adjust(left=0.065, right=0.86, top=0.85, bottom=0.075)
     at = np.array([line.frame for line in lines]) / setting.fps
-    _title(figure, outcomes[OURS], setting)
+    _title(figure, outcomes[CACHENET], setting)
     _latency(latency, at, lines, outcomes)
     _strip(strip, at, lines)
     _share(share, at, lines, setting.fps)
@@ -56,18 +56,18 @@ def draw(path: Path, lines: Sequence[Line], outcomes: Mapping[str, Outcome], set
     figure.savefig(path)
 
 
-def _title(figure: Any, ours: Outcome, setting: Setting) -> None:
+def _title(figure: Any, own: Outcome, setting: Setting) -> None:
     figure.text(
         0.065,
         0.95,
-        f"{100 * ours.device_share:.0f} % of {ours.frames} frames were answered on the device; "
-        f"{ours.latency_ms['mean']:.1f} ms on average",
+        f"{100 * own.device_share:.0f} % of {own.frames} frames were answered on the device; "
+        f"{own.latency_ms['mean']:.1f} ms on average",
         fontsize=19,
         fontweight="bold",
         color=_INK,
     )
-    figure.text(0.065, 0.92, f"ours over {setting}", fontsize=12, color=_FAINT)
-    counts = {**ours.hits, "full": ours.full, "cloud": ours.cloud, "fallback": ours.fallbacks}
+    figure.text(0.065, 0.92, f"CacheNet over {setting}", fontsize=12, color=_FAINT)
+    counts = {**own.hits, "full": own.full, "cloud": own.cloud, "fallback": own.fallbacks}
     x = 0.065
     for level, colour in COLOURS.items():
         word = f"● {level} {counts[level]}"
@@ -83,12 +83,12 @@ def _latency(axes: Any, at: npt.NDArray[np.float64], lines: Sequence[Line], outc
     for begin, _, _ in _stays(at, lines, at[-1]):
         axes.axvline(begin, color="#e8e8e8", linewidth=1, zorder=1)
     axes.set_yscale("log")
-    medians = {name: outcomes[name].latency_ms["p50"] for name in (*rivals(outcomes), OURS)}
+    medians = {name: outcomes[name].latency_ms["p50"] for name in (*rivals(outcomes), CACHENET)}
     # Labels stand beside their lines; where two lines are close the labels step apart.
     places = _spread({name: float(np.log10(ms)) for name, ms in medians.items()}, 0.1 * _decades(axes))
     for name, ms in medians.items():
-        colour = _INK if name == OURS else _FAINT
-        axes.axhline(ms, color=colour, linewidth=1.4, linestyle="-" if name == OURS else (0, (6, 3)), zorder=2)
+        colour = _INK if name == CACHENET else _FAINT
+        axes.axhline(ms, color=colour, linewidth=1.4, linestyle="-" if name == CACHENET else (0, (6, 3)), zorder=2)
         axes.annotate(
             f"{name}\nmedian {ms:.1f} ms" if ms >= 1 else f"{name}\nmedian {ms:.2f} ms",
             xy=(1.0, ms),
@@ -98,7 +98,7 @@ def _latency(axes: Any, at: npt.NDArray[np.float64], lines: Sequence[Line], outc
             va="center",
             fontsize=11.5,
             color=colour,
-            fontweight="bold" if name == OURS else "normal",
+            fontweight="bold" if name == CACHENET else "normal",
         )
     axes.yaxis.set_major_formatter(lambda ms, _place: f"{ms:g}")
     axes.grid(axis="y", color="#ececec", zorder=0)

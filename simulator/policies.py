@@ -1,67 +1,66 @@
-"""The policies that are compared, as what a device decides with: all are driven by the same four calls, and all but the
-trivial ones are the device's own hierarchy with other parts."""
+"""The policies that are compared, as what a device decides with.
+
+All are driven by the calls that drive ``shared.cascade.cascade.Cascade``: ``lookup`` and ``complete`` once a frame,
+``on_late_reply``, ``on_audit_reply`` and ``install`` in between. ``cachenet`` is that very cascade.
+"""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol, get_args
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal, Protocol, get_args
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from edge_agent.composition import compose
-from edge_agent.core.frame import Frame, Signature
-from edge_agent.core.hierarchy import Hierarchy
-from edge_agent.core.submodels import LocalModel
-from edge_agent.core.types import Answer, Guess, Hit, Judge, LocalName, Reply, Step
 from edge_agent.deployment import GROWTH, ROOM
 from edge_agent.settings import Settings
-from shared.bundle import Gate, Manifest
-from shared.gate import posterior
-from shared.risk import Belief
+from shared.bundle import Manifest
+from shared.cascade.cascade import RECENT, Cascade
+from shared.cascade.frame import Frame
+from shared.cascade.model_cache import LocalModel
+from shared.cascade.types import Answer, Hit, Judge, LocalLevel, Miss, Prediction, Reply, Step
+from simulator import trivial
 from simulator.film import Film
+from simulator.trivial import Rule, Setting, Student, Trivial
 
 Policy = Literal[
-    "ours",
-    "ours-full",
-    "generalist",
     "cachenet",
-    "threshold-offload",
+    "cachenet-paper",
+    "hold",
     "difference",
-    "server+context",
+    "student",
+    "student+hold",
+    "threshold-offload",
     "server-only",
     "device-only",
     "device-base",
     "oracle",
 ]
 POLICIES: tuple[Policy, ...] = get_args(Policy)
-#: Confidence over which Sedna's joint inference keeps a frame on the device ("IBT", its examples' ``threshold_img``).
-_CONFIDENT = 0.9
-#: Mean square difference, grey levels, under which NoScope's detector takes a frame for the one before it.
-_UNCHANGED = 10.0
-#: What the frame cache takes for the same picture, and how many it knows (``FrameCache``).
-_TOLERANCE, _KNOWN = 5.0, 64
-#: Those of a device that may have the full model itself.
-OWNING: tuple[Policy, ...] = ("ours", "generalist")
-#: Those whose frames are signed and go through a context.
-REMEMBERING: tuple[Policy, ...] = ("ours", "ours-full", "generalist", "server+context", "difference")
+#: CacheNet's own.
+OWN: Policy = "cachenet"
+#: Confidence from which Sedna's joint inference keeps a frame on the device ("IBT", its examples' ``threshold_img``).
+_SEDNA_CONFIDENCE = 0.9
+#: Questions whose replies may still come.
+_PENDING = 64
 
 
 class Mind(Protocol):
-    """What decides on a device: ``Hierarchy``, or what takes its place. See there."""
+    """What decides on a device: ``Cascade``, or what takes its place. See there."""
 
-    wanted: str | None
+    pending_fetch: str | None
 
-    def look(self, frame: Frame, now: float) -> Step: ...
+    def lookup(self, frame: Frame, now: float) -> Step: ...
 
-    def settle(self, step: Step, reply: Reply | None, now: float, trouble: str = "") -> Answer: ...
+    def complete(self, step: Step, reply: Reply | None, now: float, trouble: str = "") -> Answer: ...
 
-    def late(self, reply: Reply, now: float) -> Answer | None: ...
+    def on_late_reply(self, reply: Reply, now: float) -> Answer | None: ...
 
-    def audited(self, reply: Reply, now: float) -> None: ...
+    def on_audit_reply(self, reply: Reply, now: float) -> None: ...
 
     def install(self, model: LocalModel) -> list[str]: ...
 
@@ -82,18 +81,26 @@ class Meter:
 
 @dataclass(frozen=True)
 class Kit:
-    """What minds are made of. ``seconds``: of one run on the device, by model, on so many ``threads``; ``whole``: of
-    the full model on all of its processors. ``reference``: labels ``(frames,)``, for the oracle alone. ``name``: of the
-    device, which its audits are drawn by. ``reached``: seconds on all processors until each cache between the full
-    model's layers has answered, and last of those that none answers; empty without caches."""
+    """What policies are made of.
+
+    Attributes:
+        max_disagreement: The risk budget.
+        deadline: Seconds that a frame may take.
+        seconds: Of one run on the device, by model, on so many ``threads``.
+        whole: Of the full model on all of the device's processors.
+        settings: Thresholds of the trivial policies.
+        name: Of the device, which its audits are drawn by.
+        reached: Seconds on all processors until each early exit of the full model has answered, and last of those that
+            none answers; empty without early exits.
+    """
 
     film: Film
     manifest: Manifest
-    gate: Gate
+    max_disagreement: float
     deadline: float
     seconds: dict[str, float]
     whole: float
-    reference: npt.NDArray[np.int64]
+    settings: Mapping[Trivial, Setting] = field(default_factory=dict)
     name: str = "device"
     threads: int = 1
     reached: tuple[float, ...] = ()
@@ -105,23 +112,23 @@ class Kit:
 
         def score(row: int) -> npt.NDArray[np.float32]:
             meter.add(seconds)
-            said: npt.NDArray[np.float32] = table[row]
-            return said
+            logits: npt.NDArray[np.float32] = table[row]
+            return logits
 
-        level: LocalName = "base" if model.role == "base" else "submodels"
+        level: LocalLevel = "base" if model.role == "base" else "submodels"
         coverage = np.array(model.coverage)
         judge = self._judge(meter) if model.role == "full" and self.reached else None
         return LocalModel(name, score, model.temperature, coverage, GROWTH * model.bytes, seconds, level, judge)
 
     def _judge(self, meter: Meter) -> Judge:
-        """The full model with its caches."""
+        """The full model with its early exits."""
         through = self.film.pictures.through
         assert through is not None
         table = self.film.pictures.logits[self.manifest.only("full")]
 
         def judge(row: int, _recent: tuple[int, ...], risk: float) -> tuple[npt.NDArray[np.float32], float | None]:
             layer = int(through.layers[row])
-            if layer < 0 or through.risks[row] > risk:  # the next cache might do, but that is not on the film
+            if layer < 0 or through.risks[row] > risk:  # the next exit might do, but that is not on the film
                 meter.add(self.reached[-1])
                 return table[row], None
             meter.add(self.reached[layer])
@@ -129,209 +136,227 @@ class Kit:
 
         return judge
 
-    def composed(self, meter: Meter, room: int = ROOM, **settings: Any) -> Hierarchy:
-        """The hierarchy of a device with these ``settings``."""
-        deadline_ms, budget = round(1000 * self.deadline), self.gate.max_false_hits
-        own = Settings(device=self.name, deadline_ms=deadline_ms, max_false_hits=budget, **settings)
-        if self.film.pictures.signatures is None:
-            own = msgspec.structs.replace(own, levels=tuple(level for level in own.levels if level != "frames"))
-        return compose(own, self.manifest, self.model(self.manifest.only("base"), meter), True, room)
+    def student(self) -> Student:
+        """The base model on every picture."""
+        base = self.manifest.only("base")
+        return Student(self.film, base, self.manifest.models[base].temperature)
 
     def of(self, policy: Policy) -> Kit:
-        """As the policy finds it: the server of a generalist has no submodels that are meant for some labels, and
-        CacheNet's has no others and recommends the best, for there is no base model that it must be better than."""
-        models = self.manifest.models
-        if policy == "generalist":
-            models = {name: one for name, one in models.items() if not one.classes}
-        if policy == "cachenet":
-            base = self.manifest.only("base")
-            none = (0.0,) * len(self.manifest.labels)
-            models = {name: one for name, one in models.items() if one.classes or one.role != "submodel"}
-            models = {**models, base: msgspec.structs.replace(models[base], coverage=none)}
+        """As the policy finds it. The server of ``cachenet-paper`` has submodels of some labels and no others, and
+        recommends the best, for there is no base model that it must be better than."""
+        if policy != "cachenet-paper":
+            return self
+        base = self.manifest.only("base")
+        models = {name: one for name, one in self.manifest.models.items() if one.classes or one.role != "submodel"}
+        none = (0.0,) * len(self.manifest.labels)
+        models |= {base: msgspec.structs.replace(models[base], coverage=none)}
         return replace(self, manifest=msgspec.structs.replace(self.manifest, models=models))
 
 
 def mind(policy: Policy, kit: Kit, meter: Meter) -> Mind:
-    """A device's mind, new."""
+    """A device's policy, new."""
     return _MAKE[policy](kit, meter)
 
 
-def _ours(kit: Kit, meter: Meter) -> Hierarchy:
-    return kit.composed(meter)
-
-
-def _paper(kit: Kit, meter: Meter) -> Hierarchy:
-    """CacheNet as published (arXiv 2007.01793, section IV): a submodel, trusted where the entropy of what it says is
-    low; the one that the server recommends takes its place. There is room for the largest."""
-    room = max((GROWTH * kit.manifest.models[name].bytes for name in kit.manifest.submodels()), default=0)
-    return kit.composed(meter, room, levels=("submodels", "cloud"), gate="entropy")
-
-
-def _with_context(kit: Kit, meter: Meter) -> Hierarchy:
-    return kit.composed(meter, levels=("cloud",))
-
-
-def _server(kit: Kit, meter: Meter) -> Hierarchy:
-    return kit.composed(meter, levels=("cloud",), context=False)
-
-
-def _full_here(kit: Kit, meter: Meter) -> Always:
-    return Always(kit, kit.manifest.only("full"), kit.whole, meter)
-
-
-def _base_here(kit: Kit, meter: Meter) -> Always:
-    name = kit.manifest.only("base")
-    return Always(kit, name, kit.seconds[name], meter)
+def _cachenet(kit: Kit, meter: Meter) -> Cascade:
+    settings = Settings(device=kit.name, deadline_ms=round(1000 * kit.deadline), max_disagreement=kit.max_disagreement)
+    return compose(settings, kit.manifest, kit.model(kit.manifest.only("base"), meter), True, ROOM)
 
 
 class Always:
-    """One model of the device's own answers every frame; nothing is learned, nothing is wanted."""
+    """One model of the device's own answers every frame; nothing is learned or fetched."""
 
-    wanted: str | None = None
+    pending_fetch: str | None = None
 
     def __init__(self, kit: Kit, name: str, seconds: float, meter: Meter) -> None:
         self._name, self._seconds, self._meter = name, seconds, meter
-        self._labels, self._classes = kit.film.pictures.first[name], len(kit.manifest.labels)
+        self._labels = kit.film.pictures.first[name]
 
-    def look(self, frame: Frame, now: float) -> Step:  # noqa: ARG002
+    def lookup(self, frame: Frame, now: float) -> Step:  # noqa: ARG002
         self._meter.add(self._seconds)
-        return Hit(frame, _certain(int(self._labels[frame.view]), self._classes, self._name), "base")
+        return Hit(frame, _certain(int(self._labels[frame.view]), "base", self._name))
 
-    def settle(self, step: Step, reply: Reply | None, now: float, trouble: str = "") -> Answer:  # noqa: ARG002
+    def complete(self, step: Step, reply: Reply | None, now: float, trouble: str = "") -> Answer:  # noqa: ARG002
         assert isinstance(step, Hit)
         return _answer(step)
 
-    def late(self, reply: Reply, now: float) -> Answer | None:  # noqa: ARG002
+    def on_late_reply(self, reply: Reply, now: float) -> Answer | None:  # noqa: ARG002
         return None
 
-    def audited(self, reply: Reply, now: float) -> None:
+    def on_audit_reply(self, reply: Reply, now: float) -> None:
         """There are no audits."""
 
     def install(self, model: LocalModel) -> list[str]:
         return [model.name]
 
 
-class Filtered:
-    """A filter before the server: what it lets through is asked about, the rest is answered here."""
+class Asking:
+    """The full model is asked about every frame that ``local`` has no answer to: ``server-only``, and what others are
+    made from."""
 
-    wanted: str | None = None
+    pending_fetch: str | None = None
 
-    def __init__(self, kit: Kit, server: Hierarchy) -> None:
-        self._server, self._classes = server, len(kit.manifest.labels)
+    def __init__(self, kit: Kit) -> None:
+        self._full, self._deadline = kit.manifest.only("full"), kit.deadline
+        self._recent: deque[int] = deque(maxlen=RECENT)
+        self._asked: deque[Frame] = deque(maxlen=_PENDING)
 
-    def hit(self, frame: Frame) -> Hit | None:
-        """The answer, if the filter has one."""
-        raise NotImplementedError
+    def local(self, frame: Frame) -> Prediction | None:  # noqa: ARG002
+        """The device's answer; None: the full model is asked."""
+        return None
 
-    def look(self, frame: Frame, now: float) -> Step:
-        return self.hit(frame) or self._server.look(frame, now)
+    def keep(self, frame: Frame, label: int) -> None:
+        """The full model has answered ``label`` to ``frame``."""
 
-    def settle(self, step: Step, reply: Reply | None, now: float, trouble: str = "") -> Answer:
-        return _answer(step) if isinstance(step, Hit) else self._server.settle(step, reply, now, trouble)
+    def lookup(self, frame: Frame, now: float) -> Step:
+        if (prediction := self.local(frame)) is not None:
+            return Hit(frame, prediction)
+        fallback = Prediction(self._recent[-1] if self._recent else 0, 1.0, 1.0, "frames", self._full)
+        return Miss(frame, tuple(self._recent), now, now + self._deadline, fallback, "asked")
 
-    def late(self, reply: Reply, now: float) -> Answer | None:
-        return self._server.late(reply, now)
+    def complete(self, step: Step, reply: Reply | None, now: float, trouble: str = "") -> Answer:  # noqa: ARG002
+        if isinstance(step, Hit):
+            answer = _answer(step)
+        elif reply is None:
+            self._asked.append(step.frame)
+            return Answer(step.frame.index, step.fallback.label, 0.0, 1.0, "fallback", self._full, trouble)
+        else:
+            label = int(reply.logits.argmax())
+            self.keep(step.frame, label)
+            answer = Answer(step.frame.index, label, 1.0, 0.0, "cloud", self._full, step.reason)
+        assert answer.label is not None
+        if not self._recent or self._recent[-1] != answer.label:
+            self._recent.append(answer.label)
+        return answer
 
-    def audited(self, reply: Reply, now: float) -> None:
-        self._server.audited(reply, now)
+    def on_late_reply(self, reply: Reply, now: float) -> Answer | None:  # noqa: ARG002
+        frame = next((one for one in self._asked if one.index == reply.frame), None)
+        if frame is not None:
+            self._asked.remove(frame)
+            self.keep(frame, int(reply.logits.argmax()))
+        return None
+
+    def on_audit_reply(self, reply: Reply, now: float) -> None:
+        """There are no audits."""
 
     def install(self, model: LocalModel) -> list[str]:
         return [model.name]
 
 
-class Confident(Filtered):
-    """A small model, trusted where its most probable label is probable enough: KubeEdge Sedna's joint inference."""
+class Ruled(Asking):
+    """A trivial policy, see ``simulator.trivial``."""
 
-    def __init__(self, kit: Kit, meter: Meter) -> None:
-        super().__init__(kit, _server(kit, meter))
-        self._name = kit.manifest.only("base")
-        self._logits, self._temperature = (
-            kit.film.pictures.logits[self._name],
-            kit.manifest.models[self._name].temperature,
-        )
-        self._seconds, self._meter = kit.seconds[self._name], meter
+    def __init__(self, kit: Kit, own: Rule, meter: Meter) -> None:
+        super().__init__(kit)
+        self._rule, self._meter = own, meter
+        self._base = kit.manifest.only("base")
+        self._seconds = kit.seconds[self._base] if own.runs_base else 0.0
 
-    def hit(self, frame: Frame) -> Hit | None:
+    def local(self, frame: Frame) -> Prediction | None:
         self._meter.add(self._seconds)
-        word = posterior(self._logits[frame.view], self._temperature)
-        label = int(word.argmax())
-        return Hit(frame, _certain(label, self._classes, self._name), "base") if word[label] >= _CONFIDENT else None
+        found = self._rule.answer(frame)
+        return None if found is None else _certain(*found, self._base if found[1] == "base" else self._full)
+
+    def keep(self, frame: Frame, label: int) -> None:
+        self._rule.keep(frame, label)
 
 
-class Difference(Filtered):
-    """NoScope's difference detector (D. Kang et al., arXiv 1703.02529, section 5.1): a frame that is hardly another
-    than the last that was asked about has its answer."""
+class Paper(Asking):
+    """CacheNet as published (arXiv 2007.01793, section IV): one submodel, trusted where the entropy of its softmax is
+    small enough; the one that the server recommends takes its place."""
+
+    def __init__(self, kit: Kit, meter: Meter) -> None:  # noqa: ARG002
+        super().__init__(kit)
+        self._most_entropy = kit.manifest.entropy
+        self._submodel: LocalModel | None = None
+
+    def local(self, frame: Frame) -> Prediction | None:
+        looked = None if self._submodel is None else self._submodel.run(frame.view)
+        if self._submodel is None or looked is None:
+            return None
+        _, probabilities = looked
+        entropy = -float((probabilities * np.log(np.maximum(probabilities, 1e-300))).sum())
+        if entropy > self._most_entropy:
+            return None
+        return _certain(int(probabilities.argmax()), "submodels", self._submodel.name)
+
+    def complete(self, step: Step, reply: Reply | None, now: float, trouble: str = "") -> Answer:
+        if reply is not None:
+            self._recommend(reply.submodel)
+        return super().complete(step, reply, now, trouble)
+
+    def on_late_reply(self, reply: Reply, now: float) -> Answer | None:
+        self._recommend(reply.submodel)
+        return super().on_late_reply(reply, now)
+
+    def install(self, model: LocalModel) -> list[str]:
+        gone = [] if self._submodel is None else [self._submodel.name]
+        self._submodel, self.pending_fetch = model, None
+        return gone
+
+    def _recommend(self, name: str | None) -> None:
+        if name is not None and (self._submodel is None or self._submodel.name != name):
+            self.pending_fetch = name
+
+
+class Oracle(Asking):
+    """The bound: ask exactly where neither the last answer of the full model nor any local model's label is the full
+    model's answer. A local model costs one run, that of the quickest one that is right; a held answer costs none."""
 
     def __init__(self, kit: Kit, meter: Meter) -> None:
-        super().__init__(kit, _server(kit, meter))
-        self._last: tuple[Signature, int] | None = None
-
-    def hit(self, frame: Frame) -> Hit | None:
-        if self._last is None or frame.signature is None:
-            return None
-        before, label = self._last
-        if float(np.mean((frame.signature.thumbnail - before.thumbnail) ** 2)) > _UNCHANGED:
-            return None
-        return Hit(frame, _certain(label, self._classes, "difference"), "frames")
-
-    def settle(self, step: Step, reply: Reply | None, now: float, trouble: str = "") -> Answer:
-        answer = super().settle(step, reply, now, trouble)
-        if reply is not None and step.frame.signature is not None:
-            self._last = step.frame.signature, answer.label
-        return answer
-
-
-class Oracle(Filtered):
-    """The limit: a frame stays on the device wherever some local model's first label is the reference's, at the price
-    of one run of the quickest that is right, or at none where the frame is as good as one of the last. The rest is
-    the server's, with context."""
-
-    def __init__(self, kit: Kit, meter: Meter) -> None:
-        super().__init__(kit, _with_context(kit, meter))
-        self._meter, self._reference = meter, kit.reference
+        super().__init__(kit)
+        self._meter, self._right, self._last = meter, kit.film.pictures.first[self._full], -1
         names = sorted((kit.manifest.only("base"), *kit.manifest.submodels()), key=kit.seconds.__getitem__)
-        self._local = [(name, kit.seconds[name], kit.film.pictures.first[name]) for name in names]
-        self._seen: deque[tuple[Signature, int]] = deque(maxlen=_KNOWN)
+        self._models = [(name, kit.seconds[name], kit.film.pictures.first[name]) for name in names]
 
-    def hit(self, frame: Frame) -> Hit | None:
-        right = int(self._reference[frame.index])
-        signature = frame.signature
-        if signature is not None:
-            known = any(
-                label == right and float(np.abs(before.blocks - signature.blocks).max()) <= _TOLERANCE
-                for before, label in self._seen
-            )
-            self._seen.append((signature, right))
-            if known:
-                return Hit(frame, _certain(right, self._classes, "frames"), "frames")
-        for name, seconds, labels in self._local:
+    def local(self, frame: Frame) -> Prediction | None:
+        right = int(self._right[frame.view])
+        if right == self._last:
+            return _certain(right, "frames", self._full)
+        for name, seconds, labels in self._models:
             if labels[frame.view] == right:
                 self._meter.add(seconds)
-                return Hit(frame, _certain(right, self._classes, name), "submodels")
+                return _certain(right, "submodels", name)
         return None
 
+    def keep(self, frame: Frame, label: int) -> None:  # noqa: ARG002
+        self._last = label
 
-def _certain(label: int, classes: int, model: str) -> Guess:
-    """A guess that nobody doubts."""
-    return Guess(Belief(np.eye(classes)[label], label, 0.0), model)
+
+def _certain(label: int, level: LocalLevel, model: str) -> Prediction:
+    """A prediction without a risk of its own."""
+    return Prediction(label, 0.0, 0.0, level, model)
 
 
 def _answer(step: Hit) -> Answer:
-    guess = step.guess
-    confidence = float(guess.belief.posterior[guess.label])
-    return Answer(step.frame.index, guess.label, confidence, guess.belief.risk, step.level, guess.model)
+    own = step.prediction
+    return Answer(step.frame.index, own.label, 1.0, own.risk, own.level, own.model)
+
+
+def _ruled(name: Trivial) -> Callable[[Kit, Meter], Mind]:
+    return lambda kit, meter: Ruled(kit, trivial.rule(name, kit.student(), kit.settings[name]), meter)
+
+
+def _alone(role: Literal["full", "base"]) -> Callable[[Kit, Meter], Mind]:
+    def made(kit: Kit, meter: Meter) -> Always:
+        name = kit.manifest.only(role)
+        return Always(kit, name, kit.whole if role == "full" else kit.seconds[name], meter)
+
+    return made
 
 
 _MAKE: dict[Policy, Callable[[Kit, Meter], Mind]] = {
-    "ours": _ours,
-    "ours-full": _ours,
-    "generalist": _ours,  # of a kit without the others
-    "cachenet": _paper,
-    "threshold-offload": Confident,
-    "difference": Difference,
-    "server+context": _with_context,
-    "server-only": _server,
-    "device-only": _full_here,
-    "device-base": _base_here,
+    "cachenet": _cachenet,
+    "cachenet-paper": Paper,
+    "hold": _ruled("hold"),
+    "difference": _ruled("difference"),
+    "student": _ruled("student"),
+    "student+hold": _ruled("student+hold"),
+    "threshold-offload": lambda kit, meter: Ruled(
+        kit, trivial.rule("student", kit.student(), {"sure": _SEDNA_CONFIDENCE}), meter
+    ),
+    "server-only": lambda kit, _meter: Asking(kit),
+    "device-only": _alone("full"),
+    "device-base": _alone("base"),
     "oracle": Oracle,
 }

@@ -18,18 +18,19 @@ import onnx
 from cloud_server.broker import BrokerError, EmbeddedBroker
 from cloud_server.full import FullModel
 from edge_agent.composition import compose
-from edge_agent.core.frame import Frame, sign
-from edge_agent.core.submodels import LocalModel
-from edge_agent.core.types import Ask, Reply
 from edge_agent.scoring import View
 from edge_agent.settings import Settings
 from models import cost, quantise, sample, streams
 from models.cost import Cost
 from models.graph import Graph, write
 from shared.bundle import Bundle
+from shared.cascade.frame import Frame
+from shared.cascade.model_cache import LocalModel
+from shared.cascade.types import Miss, Reply
 from shared.engine import Session
 from shared.image import encode, preprocessor
 from shared.link import Link
+from shared.signature import sign
 from simulator.machines import Device, Precision, Server
 from simulator.processes import free_port
 
@@ -84,7 +85,7 @@ def device(
                 if count == threads[0]:
                     constants.append(fitted.operator_us)
                 advance()
-    frame_s, context_s, encode_s = _handling(bundle)
+    frame_s, decision_s, encode_s = _handling(bundle)
     advance()
     profile = Device(
         title=title,
@@ -92,7 +93,7 @@ def device(
         rates=rates,
         operator_us=round(max(constants), 2),
         frame_ms=round(1e3 * frame_s, 4),
-        context_ms=round(1e3 * context_s, 4),
+        decision_ms=round(1e3 * decision_s, 4),
         encode_ms=round(1e3 * encode_s, 4),
     )
     return profile, max(errors)
@@ -210,8 +211,8 @@ def _through_broker(nbytes: int) -> float:
 
 
 def _handling(bundle: Bundle) -> tuple[float, float, float]:
-    """Seconds that a frame of a camera takes but for models, that its signature and the context take, and that its
-    picture takes to be encoded."""
+    """Seconds that a frame of a camera takes but for models, that its signature and CacheNet's decision
+    take, and that its picture takes to be encoded."""
     split, manifest = sample.load(), bundle.manifest
     plan = streams.plan("camera", split.labels, 0, _FRAMES)
     draw = streams.renderer(plan, split.images)
@@ -222,11 +223,10 @@ def _handling(bundle: Bundle) -> tuple[float, float, float]:
         return said
 
     local = LocalModel("base", score, base.temperature, np.array(base.coverage), level="base")
-    budget = manifest.gates[0].max_false_hits if manifest.gates else 0.01
-    hierarchy = compose(Settings(max_false_hits=budget), manifest, local, True, 1 << 28)
+    cascade = compose(Settings(), manifest, local, True, 1 << 28)
     prepare = preprocessor(base.input)
     frames: list[float] = []
-    contexts: list[float] = []
+    decisions: list[float] = []
     codes: list[float] = []
     for index in range(_FRAMES):
         picture = draw(index)
@@ -236,14 +236,14 @@ def _handling(bundle: Bundle) -> tuple[float, float, float]:
         view = View(picture)
         prepare(view.crop(base.input))
         times.append(time.perf_counter())
-        step = hierarchy.look(Frame(index, view, sign(picture)), times[0])
-        hierarchy.settle(step, Reply(index, said) if isinstance(step, Ask) else None, times[0])
+        step = cascade.lookup(Frame(index, view, sign(picture)), times[0])
+        cascade.complete(step, Reply(index, said) if isinstance(step, Miss) else None, times[0])
         times.append(time.perf_counter())
         encode(view.crop(full.input))
         times.append(time.perf_counter())
-        for kept, took in zip((frames, contexts, codes), np.diff(times).tolist(), strict=True):
+        for kept, took in zip((frames, decisions, codes), np.diff(times).tolist(), strict=True):
             kept.append(took)
-    return median(frames), median(contexts), median(codes)
+    return median(frames), median(decisions), median(codes)
 
 
 def _median(run: Callable[[], object]) -> float:

@@ -15,19 +15,20 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from edge_agent import flight, settings
+from edge_agent import flight, learner_file, settings
 from edge_agent.composition import compose, local
-from edge_agent.core.frame import Frame, sign
-from edge_agent.core.hierarchy import Hierarchy
-from edge_agent.core.submodels import LocalModel
-from edge_agent.core.types import Answer, Reply, Step
 from edge_agent.scoring import View
 from edge_agent.settings import Settings
 from shared import pictures, stream
 from shared.bundle import Bundle
+from shared.cascade.cascade import Cascade
+from shared.cascade.frame import Frame
+from shared.cascade.model_cache import LocalModel
+from shared.cascade.types import Answer, Reply, Step
 from shared.engine import Session
 from shared.image import cut
 from shared.refusal import Refusal
+from shared.signature import sign
 
 
 class BadLog(Refusal):
@@ -56,7 +57,7 @@ def rerun(log: Path, bundle: Bundle, recorded: Path, advance: Callable[[], objec
     and ``OSError``."""
     found = Rerun()
     recording = stream.read(recorded)
-    hierarchy: Hierarchy | None = None
+    cascade: Cascade | None = None
     begun: flight.Begun | None = None
     step: Step | None = None
     load: Callable[[flight.Loaded, bool], LocalModel] = _no_model
@@ -66,33 +67,34 @@ def rerun(log: Path, bundle: Bundle, recorded: Path, advance: Callable[[], objec
                 raise BadLog(f"{log} is of version {event.version[:12]} of its bundle, not of {bundle.version[:12]}")
             begun, load = event, _loader(bundle, event.settings)
             base = load(event.base, True) if event.base is not None else None
-            hierarchy = compose(event.settings, bundle.manifest, base, event.asks, event.room)
+            cascade = compose(event.settings, bundle.manifest, base, event.asks, event.room)
+            learner_file.restore(cascade.estimator, event.learned, event.version)
             continue
-        if hierarchy is None or begun is None:
+        if cascade is None or begun is None:
             raise BadLog(f"{log} does not begin at the beginning")
         if isinstance(event, flight.Looked):
             if event.frame >= recording.frames:
                 raise BadLog(f"{log} has a frame {event.frame}, which {recorded} has not")
-            step = hierarchy.look(
+            step = cascade.lookup(
                 _frame(recorded / (recording.files % event.frame), event.frame, begun.settings), event.now
             )
-        elif isinstance(event, flight.Settled):
+        elif isinstance(event, flight.Completed):
             if step is None:
-                raise BadLog(f"{log} settles a frame that nobody has looked at")
+                raise BadLog(f"{log} completes a frame that was never looked up")
             found.frames += 1
-            found.compare(event.answer, hierarchy.settle(step, _reply(event.reply), event.now, event.trouble))
+            found.compare(event.answer, cascade.complete(step, _reply(event.reply), event.now, event.trouble))
             advance()
-        elif isinstance(event, flight.Late):
+        elif isinstance(event, flight.LateReply):
             found.corrections += event.answer is not None
-            found.compare(event.answer, hierarchy.late(_said(event.reply), event.now))
-        elif isinstance(event, flight.Audited):
-            hierarchy.audited(_said(event.reply), event.now)
+            found.compare(event.answer, cascade.on_late_reply(_said(event.reply), event.now))
+        elif isinstance(event, flight.AuditReply):
+            cascade.on_audit_reply(_said(event.reply), event.now)
         elif isinstance(event, flight.Installed):
-            hierarchy.install(load(event.model, False))
-        elif isinstance(event, flight.Forgone):
-            hierarchy.forgo()
+            cascade.install(load(event.model, False))
+        elif isinstance(event, flight.FullUnloaded):
+            cascade.unload_full()
         else:
-            hierarchy.shrink(event.budget)
+            cascade.evict_to(event.budget)
     if not found.frames:
         raise BadLog(f"{log} has no answer in it")
     return found
@@ -115,7 +117,7 @@ def _frame(path: Path, index: int, own: Settings) -> Frame:
     picture = pictures.read(path)
     if own.region:
         picture = cut(picture, settings.region(own.region))
-    return Frame(index, View(picture), sign(picture) if own.context or "frames" in own.levels else None)
+    return Frame(index, View(picture), sign(picture))
 
 
 def _loader(bundle: Bundle, own: Settings) -> Callable[[flight.Loaded, bool], LocalModel]:
@@ -142,4 +144,4 @@ def _reply(said: flight.Said | None) -> Reply | None:
 
 
 def _said(said: flight.Said) -> Reply:
-    return Reply(said.frame, np.array(said.logits, np.float32), said.submodel, said.here, said.risk)
+    return Reply(said.frame, np.array(said.logits, np.float32), said.submodel, said.on_device, said.exit_risk)

@@ -14,7 +14,7 @@ from cloud_server.selector import recommend
 from cloud_server.settings import Settings
 from models.cost import Cost
 from shared.bundle import Manifest
-from shared.gate import posterior
+from shared.cascade.probability import softmax
 from simulator import machines
 from simulator.wire import after
 
@@ -68,6 +68,6 @@ class Servers:
 
     def _done(self, which: int, requests: list[Request]) -> None:
         for request in requests:
-            advice = recommend(self._manifest, posterior(request.logits, self._temperature), request.recent)
+            advice = recommend(self._manifest, softmax(request.logits, self._temperature), request.recent)
             request.hear(request.logits, advice, "")
         self._work(which)

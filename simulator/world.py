@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 import simpy
 
-from edge_agent.core.types import Answer
 from models.cost import Cost
+from shared.cascade.types import Answer
 from simulator.device import Device, Setting
 from simulator.policies import Kit, Policy
 from simulator.servers import Servers

@@ -11,8 +11,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from shared.bundle import FORMAT, MANIFEST, Bundle, Gate, Layer, Layers, Manifest, Model, file_digest
-from shared.habits import ContextParameters
+from shared.bundle import FORMAT, MANIFEST, Bundle, Certificate, Layer, Layers, Manifest, Model, file_digest
+from shared.cascade.features import COUNT, STAGES, Stage
+from shared.cascade.risk_model import RiskPrior
 from shared.image import Input
 
 SIDE = 32
@@ -22,8 +23,8 @@ INPUT = Input(SIDE, (125.3, 123.0, 113.9), (63.0, 62.1, 66.7))
 
 def tiny_bundle(directory: Path, seed: int = 0, fixed_batch: bool = False, risk: float = 0.05) -> Path:
     """Write a bundle ``tiny`` of a full model, a base model and the submodels ``vehicles`` and ``animals``, of random
-    weights; return ``directory``. ``fixed_batch``: the full model takes one picture at a time. ``risk``: the gate's
-    threshold; at 0 no model's guess is a hit."""
+    weights; return ``directory``. ``fixed_batch``: the full model takes one picture at a time. ``risk``: see
+    ``fixed_priors``."""
     vehicles = (0, 1, 8, 9)
     animals = tuple(label for label in range(len(LABELS)) if label not in vehicles)
     rng = np.random.default_rng(seed)
@@ -34,12 +35,40 @@ def tiny_bundle(directory: Path, seed: int = 0, fixed_batch: bool = False, risk:
         "animals": _model(directory, "animals", "submodel", rng, animals),
     }
     manifest = Manifest(
-        FORMAT, "tiny", "classification", LABELS, models, (Gate(0.01, risk, 0.95, 100),), ContextParameters(),
-        {"built-by": "tests.bundles", "seed": str(seed)},
+        FORMAT, "tiny", "classification", LABELS, models, {"built-by": "tests.bundles", "seed": str(seed)},
+        fixed_priors(risk), (Certificate(0.02, 0.005, 0.015, 0.95, 0.1, 100),),
     )  # fmt: skip
     (directory / MANIFEST).write_bytes(msgspec.json.encode(manifest))
     Bundle(directory)
     return directory
+
+
+def fixed_priors(risk: float) -> dict[Stage, RiskPrior]:
+    """Risks that answers of the full model hardly change.
+
+    Args:
+        risk: A local model's label is a hit where the model gives at most this probability to all other labels
+            together, and a held answer where no block of the picture has changed by more than two grey levels or so.
+            Under 1e-4 nothing is a hit: every frame is asked.
+    """
+    at_limit = -3.0  # log-odds of the stated risk at the limit: 0.047
+    steep = 8.0
+    doubt = {"base": 1, "submodel": 14}  # the feature that is the logarithm of what the model gives to other labels
+    found: dict[Stage, RiskPrior] = {}
+    for stage in STAGES:
+        weights = np.zeros(COUNT[stage] + 1)
+        if risk < 1e-4:
+            weights[-1] = 20.0
+        elif stage == "picture":
+            weights[0], weights[-1] = steep, at_limit - steep * np.log1p(4.0)
+        else:
+            weights[doubt[stage]], weights[-1] = steep, at_limit - steep * np.log(risk)
+        precision = 1e6 * np.eye(len(weights))
+        count = COUNT[stage]
+        found[stage] = RiskPrior(
+            (0.0,) * count, (1.0,) * count, tuple(weights.tolist()), tuple(precision.ravel().tolist())
+        )
+    return found
 
 
 def _model(

@@ -31,7 +31,7 @@ import json
 import sys
 from pathlib import Path
 
-from benchmarks.real import measure, policies, recording, report, task
+from benchmarks.real import measure, recording, report, task
 from shared.ending import close_stdout
 from shared.text import printable
 
@@ -70,11 +70,7 @@ def main() -> None:
 
 def _measured(one: task.Task, seed: int) -> measure.Measured:
     recordings = recording.record(one, advance=lambda number, of: _progress(one.name, number, of))
-    try:
-        return measure.measure(one, recordings, seed)
-    except policies.NotThere as error:
-        _say(str(error))
-        return measure.measure(one, recordings, seed, with_cachenet=False)
+    return measure.measure(one, recordings, seed)
 
 
 def _progress(name: str, number: int, of: int) -> None:

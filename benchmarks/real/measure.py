@@ -14,8 +14,8 @@ from benchmarks.real.recording import Recording, Recordings
 from benchmarks.real.run import Run
 from benchmarks.real.task import Task
 from benchmarks.real.trivial import Tried
+from shared.cascade.probability import fit_temperature, softmax
 from shared.cascade.reference import disagreements
-from shared.gate import posterior, temperature
 
 #: Disagreement that the trivial policies' thresholds are chosen for: the default of ``--max-disagreement``.
 BUDGET = 0.02
@@ -46,11 +46,11 @@ class Measured:
     tried: dict[str, Tried]
 
 
-def measure(task: Task, recordings: Recordings, seed: int, with_cachenet: bool = True) -> Measured:
-    """Run all policies on the play frames. Raises ``policies.NotThere``."""
+def measure(task: Task, recordings: Recordings, seed: int) -> Measured:
+    """Run all policies on the play frames."""
     play, tune = recordings.play, recordings.tune
-    heat = temperature(tune.base, tune.labels)
-    on_tune, on_play = posterior(tune.base, heat), posterior(play.base, heat)
+    heat = fit_temperature(tune.base, tune.labels)
+    on_tune, on_play = softmax(tune.base, heat), softmax(play.base, heat)
     rows: dict[str, Row] = {}
     agrees: dict[str, npt.NDArray[np.bool_]] = {}
 
@@ -58,12 +58,11 @@ def measure(task: Task, recordings: Recordings, seed: int, with_cachenet: bool =
         rows[name] = figures(run, play, task.truth, seed) | {"hindsight": hindsight} | more
         agrees[name] = run.labels == play.labels
 
-    if with_cachenet:
-        runs = {name: policies.cachenet(recordings, budget, seed) for name, budget in policies.CACHENET.items()}
-        curve = _curve(trivial.tried([{}] * len(runs), list(runs.values()), play))
-        for name, run in runs.items():
-            add(name, run, setting={"max_disagreement": policies.CACHENET[name]})
-        rows[policies.DEFAULT]["curve"] = curve
+    runs = {name: policies.cachenet(recordings, budget, seed) for name, budget in policies.CACHENET.items()}
+    curve = _curve(trivial.tried([{}] * len(runs), list(runs.values()), play))
+    for name, run in runs.items():
+        add(name, run, setting={"max_disagreement": policies.CACHENET[name]})
+    rows[policies.DEFAULT]["curve"] = curve
     attempts = {}
     for name, (policy, settings) in trivial.POLICIES.items():
         attempts[name] = whole = trivial.attempt(name, play, on_play)

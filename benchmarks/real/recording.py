@@ -26,15 +26,16 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from benchmarks.real.task import Task, TaskError
-from edge_agent.core import frame as signing
-from edge_agent.core.frame import Signature, sign
 from models import metadata
 from models.classifier import Classifier, preset, served, understand
 from models.onnx_file import ClassifierError, load, properties
 from shared import files, image
+from shared import signature as signing
 from shared.bundle import file_digest
+from shared.cascade.frame import Signature
 from shared.engine import EngineError, Part
 from shared.image import Input, Picture, crop, preprocessor
+from shared.signature import sign
 from shared.video import BadVideo, Video
 
 #: Width and height of the grey pictures that ``difference`` compares, pixels.

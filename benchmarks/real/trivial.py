@@ -14,8 +14,9 @@ import numpy.typing as npt
 
 from benchmarks.real.recording import Recording
 from benchmarks.real.run import Run
+from shared.cascade.probability import Probabilities
 from shared.cascade.reference import disagreements
-from shared.gate import Posterior
+from simulator.trivial import cheapest
 
 Setting = Mapping[str, float]
 #: Takes a recording, the student's probabilities ``(n, classes)`` and a setting.
@@ -25,13 +26,13 @@ Policy = Callable[..., Run]
 _AGE = 50
 
 
-def hold(recording: Recording, _probabilities: Posterior, n: float) -> Run:
+def hold(recording: Recording, _probabilities: Probabilities, n: float) -> Run:
     """Ask for every ``n``\\ th frame; hold the answer."""
     asked = np.arange(len(recording)) % int(n) == 0
     return _held(recording, asked, np.zeros(len(recording)))
 
 
-def difference(recording: Recording, _probabilities: Posterior, limit: float) -> Run:
+def difference(recording: Recording, _probabilities: Probabilities, limit: float) -> Run:
     """Hold the last answer until the grey picture differs from the asked frame's by a mean square of more than
     ``limit``, grey levels squared."""
     grey = recording.grey.reshape(len(recording), -1).astype(np.float32)
@@ -43,14 +44,14 @@ def difference(recording: Recording, _probabilities: Posterior, limit: float) ->
     return _held(recording, asked, recording.grey_ms)
 
 
-def student(recording: Recording, probabilities: Posterior, sure: float) -> Run:
+def student(recording: Recording, probabilities: Probabilities, sure: float) -> Run:
     """Ask where the student's top probability is under ``sure``."""
     asked = probabilities.max(1) < sure
     labels = np.where(asked, recording.labels, probabilities.argmax(1))
     return _made(labels, asked, "base", recording.base_ms)
 
 
-def student_hold(recording: Recording, probabilities: Posterior, sure: float, blocks: float) -> Run:
+def student_hold(recording: Recording, probabilities: Probabilities, sure: float, blocks: float) -> Run:
     """Where the student's top probability is under ``sure``, hold the last answer. Ask if one of 12x12 blocks has since
     changed by more than ``blocks`` grey levels, or if the answer is ``_AGE`` frames old."""
     small, full, own, top = recording.small, recording.labels, probabilities.argmax(1), probabilities.max(1)
@@ -137,13 +138,10 @@ class Tried:
     def choice(self, budget: float) -> int:
         """The setting that asks least with a disagreement of at most ``budget``; where none has, that of the least
         disagreement."""
-        within = self.disagreement <= budget
-        if within.any():
-            return int(min(np.flatnonzero(within), key=lambda at: (self.asked[at], self.disagreement[at])))
-        return int(min(range(len(within)), key=lambda at: (self.disagreement[at], self.asked[at])))
+        return cheapest(self.asked, self.disagreement, budget)
 
 
-def attempt(name: str, recording: Recording, probabilities: Posterior) -> Tried:
+def attempt(name: str, recording: Recording, probabilities: Probabilities) -> Tried:
     """Run a policy of ``POLICIES`` with each of its settings."""
     policy, settings = POLICIES[name]
     return tried(settings, [policy(recording, probabilities, **setting) for setting in settings], recording)

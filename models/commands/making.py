@@ -24,7 +24,6 @@ from models.commands.options import (
     Scenes,
     Threads,
     Work,
-    Workers,
     check_paths,
     conclude,
     gathered,
@@ -136,7 +135,8 @@ def build(
         list[float] | None,
         typer.Option(
             help="Multiply-adds of local models, as a share of the full model's; give it again for another size. The "
-            "first is the base model's (default: 1/13).",
+            "first is the base model's (default: 1/13, or less where the base model would take over a third of the "
+            "full model's time).",
             min=0.001,
             max=1.0,
         ),
@@ -191,7 +191,6 @@ def build(
     precision: Annotated[
         str, typer.Option(help="Precision of local models: float16, int8, or auto, the better as measured.")
     ] = "auto",
-    workers: Workers = PROCESSORS,
     key: Key = None,
     quick: Quick = False,
     work: Work = None,
@@ -200,8 +199,8 @@ def build(
 ) -> None:
     """Build a bundle from your own ONNX classifier and unlabelled frames.
 
-    The full model's answers are the labels. Prove gates with frames that it was not trained on: of its own training
-    data a model is too sure. Stop it at any time and give the same command again to go on.
+    The full model's answers are the labels. Certify with footage that it was not trained on: of its own training data a
+    model is too sure. Stop it at any time and give the same command again to go on.
 
     Example: model-builder build --full model.onnx --data frames/ --preprocessing imagenet --out build/mine
     """
@@ -256,11 +255,11 @@ def build(
             scenes=scenes_of(scenes, classifier.labels),
         )
         with progress_bar() as progress:
-            material = gathered(classifier, sources, directory, threads, plan.seed, progress)
+            material = gathered(classifier, sources, directory, threads, progress)
             if said := of_several(classifier, material.learn.scores):
                 progress.console.print(said)
             material = replace(material, base=own)
-            bundle = building.build(plan, material, directory, out, progress, workers, signer)
+            bundle = building.build(plan, material, directory, out, progress, signer)
     conclude(bundle, sources, as_json)
 
 

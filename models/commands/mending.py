@@ -22,7 +22,6 @@ from models.commands.options import (
     Scenes,
     Threads,
     Work,
-    Workers,
     check_paths,
     conclude,
     full_of,
@@ -47,7 +46,7 @@ def specialise(
     bundle: Existing,
     data: Data,
     held_out: Annotated[
-        Path | None, typer.Option(help="Frames to prove with (default: three tenths of --data).")
+        Path | None, typer.Option(help="Frames to tune with (default: the last three tenths of --data).")
     ] = None,
     recent: Annotated[
         Path | None, typer.Option(help="File of frames that devices sent, as a server writes it.")
@@ -79,7 +78,7 @@ def specialise(
         torch.set_num_threads(threads)
         classifier = full_of(found)
         with progress_bar() as progress:
-            material = gathered(classifier, sources, kept(work), threads, 0, progress)
+            material = gathered(classifier, sources, kept(work), threads, progress)
             if recent is None or out is None:
                 return
             sent = specialising.read(recent, found)
@@ -102,13 +101,12 @@ def add_size(
     scenes: Scenes = None,
     every: Every = 1,
     key: Key = None,
-    workers: Workers = PROCESSORS,
     quick: Quick = False,
     work: Work = None,
     threads: Threads = PROCESSORS,
     as_json: Json = False,
 ) -> None:
-    """Add a general model of another size to a bundle, and prove its gates anew: a smaller one answers most frames of a
+    """Add a general model of another size to a bundle, and certify it again: a smaller one answers most frames of a
     small device in less time.
 
     Example: model-builder add-size build/mine --share 0.02 --data frames/ --out build/mine
@@ -130,8 +128,8 @@ def add_size(
         )
         directory = kept(work)
         with progress_bar() as progress:
-            material = gathered(classifier, sources, directory, threads, plan.seed, progress)
-            made = sizes.add(plan, found, material, directory, out, progress, workers, signer)
+            material = gathered(classifier, sources, directory, threads, progress)
+            made = sizes.add(plan, found, material, directory, out, progress, signer)
     conclude(made, sources, as_json)
 
 
@@ -166,7 +164,7 @@ def layers(
         classifier = full_of(found)
         with progress_bar() as progress:
             place = kept(work)
-            material = gathered(classifier, sources, place, threads, 0, progress)
+            material = gathered(classifier, sources, place, threads, progress)
             made = build(found, material, Limits(most, wrong=wrong), 0, threads, place, out, progress, signer)
     for frames in sources:
         show_skipped(frames)
@@ -180,13 +178,15 @@ def prove(
     scenes: Scenes = None,
     every: Every = 1,
     key: Key = None,
-    workers: Workers = PROCESSORS,
     quick: Quick = False,
     work: Work = None,
     threads: Threads = PROCESSORS,
     as_json: Json = False,
 ) -> None:
-    """Prove the gates of a bundle anew, on frames of your own place; its models stay as they are.
+    """Certify a bundle again, on footage of your own place; its models stay as they are.
+
+    The first fifth of each video, or folder of pictures in order, is tuned on; the rest is what the bundle is certified
+    on, in blocks of consecutive frames.
 
     Example: model-builder prove cifar10 --held-out frames/ --out build/here
     """
@@ -195,17 +195,17 @@ def prove(
         found, [source], signer = _given(bundle, out, (held_out,), every, key)
         import torch
 
-        from models import proving
         from models.material import held
         from models.plan import QUICK, Plan
+        from models.recertify import again
 
         torch.set_num_threads(threads)
         classifier = full_of(found)
         plan = replace(QUICK if quick else Plan(""), scenes=scenes_of(scenes, classifier.labels))
         with progress_bar() as progress:
             lesson = taught(classifier, source, kept(work), threads, progress)
-            tune, rest = held(classifier, (source, lesson), plan.seed)
-            made = proving.again(plan, found, tune, rest, out, progress, workers, signer)
+            tune, rest = held(classifier, (source, lesson))
+            made = again(plan, found, tune, rest, out, progress, signer)
     conclude(made, [source], as_json)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -13,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from models import tables
+from models import remarks, tables
 from shared import ending, zoo
 from shared.bundle import Bundle
 from shared.extras import how_to_install
@@ -53,13 +52,16 @@ Work = Annotated[
 ]
 Threads = Annotated[int, typer.Option(help="Threads to work with; by default one for each processor.", min=1)]
 HeldOut = Annotated[
-    Path | None, typer.Option(help="Frames to tune on and to prove gates with (default: three tenths of --data).")
+    Path | None, typer.Option(help="Footage to tune on and to certify with (default: the last three tenths of --data).")
 ]
 Scenes = Annotated[
-    Path | None, typer.Option(help="JSON file of lists of labels that come together (default: drawn at random).")
+    Path | None,
+    typer.Option(
+        help="JSON file of lists of labels that come together. With pictures in a folder for each label, which are no "
+        "footage, the bundle is certified on streams that are drawn of them by these lists."
+    ),
 ]
 Key = Annotated[Path | None, typer.Option(help="File of the private key to sign with; 'model-builder keys' makes one.")]
-Workers = Annotated[int, typer.Option(help="Processes to prove gates with; by default one for each processor.", min=1)]
 Quick = Annotated[
     bool, typer.Option(help="Whether every stage runs in a minute; the bundle is good for nothing but a try.")
 ]
@@ -94,21 +96,21 @@ def taught(classifier: Classifier, frames: Frames, work: Path, threads: int, pro
 
 
 def gathered(
-    classifier: Classifier, sources: Sequence[Frames], work: Path, threads: int, seed: int, progress: Progress
+    classifier: Classifier, sources: Sequence[Frames], work: Path, threads: int, progress: Progress
 ) -> Material:
     """What a bundle is built from. ``sources``: of frames, and those that are held out if there are any."""
     from models.material import gather
 
     first, *rest = [(frames, taught(classifier, frames, work, threads, progress)) for frames in sources]
-    return gather(classifier, first, rest[0] if rest else None, seed)
+    return gather(classifier, first, rest[0] if rest else None)
 
 
 def conclude(bundle: Bundle, sources: Sequence[Frames], as_json: bool) -> None:
-    """Say what was left out, what could not be proven, and what is in the bundle."""
+    """Say what was left out, what could not be certified, and what is in the bundle."""
     for frames in sources:
         show_skipped(frames)
-    if not any(gate.claim for gate in bundle.manifest.gates):
-        typer.echo("No gate could be proven, so a device asks about every frame: prove with more frames.", err=True)
+    for line in remarks.remarks(bundle.manifest):
+        typer.echo(line, err=True)
     tables.models(bundle, as_json)
 
 
@@ -181,10 +183,6 @@ def refusing(*given: Path | None) -> Iterator[None]:
         refuse(f"this needs {error.name}; {how_to_install('build')}")
     except OSError as error:
         refuse(f"{error.filename or ' or '.join(map(str, given))}: {error.strerror or error}")
-    except BrokenProcessPool:
-        why = "a process that proves gates was ended, most likely because memory ran out (dmesg tells)"
-        typer.echo(f"model-builder: {why}. What was done is kept: start it again with --workers 1", err=True)
-        raise typer.Exit(1) from None
 
 
 def refuse(why: str, code: int = 2) -> NoReturn:

@@ -23,7 +23,7 @@ from models.place import check_place, lay_files, put
 from models.plan import key
 from models.recorded import as_pictures
 from shared.bundle import WAYS, Bundle, Layer, Layers, Way, file_digest, layer_file
-from shared.gate import posterior
+from shared.cascade.probability import softmax
 from shared.image import Input
 from shared.refusal import Refusal
 from shared.segments import Model, read
@@ -160,7 +160,7 @@ def _prove(
     tuned, tuned_whole = consulted(material.tune, 0)
     proven, whole = consulted(material.prove, len(material.tune))
     degrees = [proof.degree(scores, tuned_whole) for scores in tuned]
-    belief = posterior(tuned_whole, temperature)
+    belief = softmax(tuned_whole, temperature)
     reserves = [proof.reserve(scores, belief, degree) for scores, degree in zip(tuned, degrees, strict=True)]
     layers: dict[Way, Layers] = {}
     for way in composed:

@@ -18,7 +18,7 @@ from models import codes
 from models.graph import Weights
 from models.layers.activations import Activations
 from models.layers.cache import Writer, rows
-from shared.gate import temperature
+from shared.cascade.probability import fit_temperature
 
 #: Principal directions, centroids of all labels together, and how many of the nearest vote.
 _DIRECTIONS, _CENTROIDS, _VOTERS = 64, 400, 12
@@ -106,6 +106,6 @@ def fit(each: Sequence[Activations], answers: npt.NDArray[np.int64], classes: in
 
 
 def _surprise(scores: Weights, answers: npt.NDArray[np.int64]) -> float:
-    scaled = scores.astype(np.float64) / temperature(scores, answers)
+    scaled = scores.astype(np.float64) / fit_temperature(scores, answers)
     scaled -= scaled.max(1, keepdims=True)
     return float(np.mean(np.log(np.exp(scaled).sum(1)) - scaled[np.arange(len(answers)), answers]))

@@ -2,7 +2,7 @@
 deep learning inference via learned caches", arXiv 2101.07344, section 4): pooled, fully connected and convolutional.
 
 They are taught by the full model's own scores, so frames need no labels. What the paper calls a selector, the test
-whether a prediction is to be trusted, is the one gate of this project: calibrated risk after the context.
+whether a prediction is to be trusted, is its calibrated risk.
 """
 
 from __future__ import annotations

@@ -11,11 +11,11 @@ import numpy.typing as npt
 from models.layers.composition import PRICES, Candidate, expected, thresholds
 from models.layers.cuts import Cut
 from models.layers.taught import Times
+from shared.cascade.probability import Probabilities, fit_temperature, softmax
+from shared.cascade.rates import clopper_pearson_upper
 from shared.engine import Part
-from shared.gate import Posterior, posterior, temperature
 from shared.image import Input, Picture, preprocessor
 from shared.layered import SCORES
-from shared.rates import most
 from shared.segments import Model, cut
 
 _BATCH = 32
@@ -54,18 +54,18 @@ def consult(
 def judged(scores: Scores, whole: Scores, degree: float, place: int, lookup: float, size: int) -> Candidate:
     """A cache with its ``scores`` of frames of which the whole model has said ``whole``; see ``Candidate``."""
     wrong = scores.argmax(1) != whole.argmax(1)
-    return Candidate(place, 1.0 - posterior(scores, degree).max(1), wrong, lookup, size)
+    return Candidate(place, 1.0 - softmax(scores, degree).max(1), wrong, lookup, size)
 
 
 def degree(scores: Scores, whole: Scores) -> float:
     """The temperature with which a cache's scores explain best what the whole model says."""
-    return round(temperature(scores, whole.argmax(1).astype(np.int64)), 4)
+    return round(fit_temperature(scores, whole.argmax(1).astype(np.int64)), 4)
 
 
-def reserve(scores: Scores, belief: Posterior, degree: float) -> float:
+def reserve(scores: Scores, belief: Probabilities, degree: float) -> float:
     """How many times the temperature ``degree`` explains best not which label the whole model puts first, but how sure
     it is of each: ``belief`` ``(n, classes)``."""
-    return round(temperature(scores, belief) / degree, 4)
+    return round(fit_temperature(scores, belief) / degree, 4)
 
 
 def certify(chosen: Sequence[Candidate], cost: Times, wrong: float, confidence: float) -> tuple[float, ...] | None:
@@ -80,7 +80,7 @@ def certify(chosen: Sequence[Candidate], cost: Times, wrong: float, confidence: 
         limits = thresholds(chosen, cost.reached, cost.whole, price)
         frames = len(chosen[0].risk)
         errors = round(expected(chosen, limits, cost.reached, cost.whole)[1] * frames)
-        if most(errors, frames, confidence) > wrong:
+        if clopper_pearson_upper(errors, frames, confidence) > wrong:
             break
         proven = limits
     return proven

@@ -19,8 +19,8 @@ from models.layers.cuts import Cut, Shapes
 from models.layers.freeze import Centroids
 from models.layers.learned import Predictor
 from shared.bundle import Kind, Way
+from shared.cascade.probability import fit_temperature, softmax
 from shared.engine import Part
-from shared.gate import posterior, temperature
 from shared.image import Input, blank
 from shared.segments import Model, cut
 
@@ -100,7 +100,7 @@ def teach(
         features, scores = cache.write(writer)
         writer.write(features, scores, classes, path, {"kind": kind})
         said = cache.scores(tune.at(place))
-        belief = posterior(said, temperature(said, tune.answers))
+        belief = softmax(said, fit_temperature(said, tune.answers))
         wrong = said.argmax(1) != tune.answers
         candidate = Candidate(number, 1.0 - belief.max(1), wrong, lookup(path, place, known), path.stat().st_size)
         made.append(Taught(kind, path, candidate))

@@ -13,7 +13,7 @@ import numpy as np
 from cloud_server.refresh import Row, Terms, Window, refresh
 from cloud_server.refresher import Refresher
 from shared.bundle import Layer
-from shared.gate import posterior
+from shared.cascade.probability import softmax
 from shared.layered import Cache, Correction, Layered, Passed, Seen
 from shared.worth import Worth
 
@@ -40,7 +40,7 @@ def hits(rows: Sequence[Row], correction: Correction | None) -> tuple[int, int]:
     degree = 1.0
     if correction is not None:
         scores, degree = correction.apply(features, scores), correction.temperature
-    belief = posterior(scores, degree)
+    belief = softmax(scores, degree)
     sure = 1 - belief.max(1) <= TERMS[0].threshold
     wrong = sure & (belief.argmax(1) != np.array([row.label for row in rows]))
     return int(sure.sum()), int(wrong.sum())

@@ -53,7 +53,7 @@ class Pictures:
             agent.stopped.wait(0.01)
     def close(self): pass
 
-settings = Settings(provider="cpu", levels=("base",), context=False)
+settings = Settings(provider="cpu", levels=("base",))
 agent = module.Agent(settings, [Pictures()], None, store, None)
 if len(sys.argv) > 4:
     agent.updater.announce(Path(sys.argv[4]).read_bytes())

@@ -73,7 +73,7 @@ def test_several_cameras_ask_one_server_and_every_decision_of_each_is_made_again
         agent = AgentProcess(
             tmp_path,
             *("--config", tables(tmp_path / "agent.toml", **cameras), "--broker", mosquitto.url),
-            *("--store", str(tmp_path / "store"), "--audit-budget", "0.3"),
+            *("--store", str(tmp_path / "store"), "--audit-share", "0.3"),
         )
         summary = ended(agent)
     for name, own in summary["cameras"].items():

@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 FRAMES = 100
-POLICIES = {"ours", "server+context", "server-only", "device-only"}
+POLICIES = {"cachenet", "server-only", "device-only"}
 
 
 def test_the_demo_answers_every_frame_and_leaves_its_figures_and_picture(tmp_path: Path) -> None:
@@ -25,7 +25,7 @@ def test_the_demo_answers_every_frame_and_leaves_its_figures_and_picture(tmp_pat
     figures = json.loads((tmp_path / "demo.json").read_text())
     assert figures["frames"] == FRAMES
     assert sum(figures["hits"].values()) + figures["full"] + figures["cloud"] + figures["fallbacks"] == FRAMES
-    assert figures["hits"]["frames"] > 0
+    assert sum(figures["hits"].values()) > 0
     assert set(figures["policies"]) == POLICIES
     for policy in figures["policies"].values():
         assert policy["latency_ms"]["p50"] <= policy["latency_ms"]["p95"] <= policy["latency_ms"]["p99"]

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from edge_agent import flight
+from edge_agent.agent import Agent
+from edge_agent.report import Sink
+from edge_agent.settings import Settings
+from edge_agent.source import open_source
 from models import cifar10, sample, streams
 from shared.bundle import Bundle
 from simulator.cli import app
-from simulator.rerun import BadLog, rerun
+from simulator.rerun import BadLog, events, rerun
 from tests.broker import Mosquitto, mosquitto
 from tests.e2e.agents import AgentProcess
 from tests.e2e.servers import ServerProcess
@@ -36,7 +42,7 @@ def test_every_decision_of_a_run_is_made_again_to_the_last_bit(
         agent = AgentProcess(
             tmp_path,
             *(str(recorded), "--broker", mosquitto.url, "--store", str(tmp_path / "store"), "--fps", "60"),
-            *("--audit-budget", "0.3", "--flight", str(log), *flags),
+            *("--audit-share", "0.3", "--flight", str(log), *flags),
         )
         answers = agent.finish()
     assert answers["frames"] == 150
@@ -51,8 +57,9 @@ def test_every_decision_of_a_run_is_made_again_to_the_last_bit(
     lines = log.read_bytes().splitlines(keepends=True)
     log.write_bytes(b"".join(lines) + lines[-1][:-5])  # killed while it wrote
     assert rerun(log, Bundle(ZOO), recorded).identical >= 149  # the last may have been a correction
-    place = next(n for n, line in enumerate(lines) if b'"settle"' in line and b'"risk":0.' in line)
-    log.write_bytes(b"".join([*lines[:place], lines[place].replace(b'"risk":0.', b'"risk":1.'), *lines[place + 1 :]]))
+    place = next(n for n, line in enumerate(lines) if b'"complete"' in line)
+    other = re.sub(rb'"label":(\d+)', lambda found: b'"label":%d' % (int(found[1]) + 1), lines[place])
+    log.write_bytes(b"".join([*lines[:place], other, *lines[place + 1 :]]))
     said = CliRunner().invoke(app, ["replay", str(log), "--stream", str(recorded)])
     assert said.exit_code == 1
     assert f"{149 + found.corrections} of {150 + found.corrections}" in said.stdout
@@ -62,3 +69,21 @@ def test_every_decision_of_a_run_is_made_again_to_the_last_bit(
     log.write_bytes(b"".join(lines[1:]))
     with pytest.raises(BadLog, match="does not begin"):
         rerun(log, Bundle(ZOO), recorded)
+
+
+def test_a_restart_that_goes_on_with_what_was_learned_is_replayed_to_the_last_bit(tmp_path: Path) -> None:
+    """The full model on the device teaches the first run, and the second begins with what that has learned."""
+    images, bundle = sample.load(), Bundle(ZOO)
+    recorded, log = tmp_path / "stream", tmp_path / "flight.jsonl"
+    streams.record(streams.plan("held", images.labels, 5, 60), images.images, recorded, cifar10.LABELS)
+    settings = Settings(provider="cpu", levels=("frames", "base", "full"), store=str(tmp_path), flight=str(log))
+    learned = []
+    for _ in range(2):
+        agent = Agent(settings, [open_source(str(recorded), None)], None, None, bundle)
+        agent.run(Sink(""))
+        assert agent.cameras[0].tally.full > 0
+        (begun,) = (event for event in events(log) if isinstance(event, flight.Begun))
+        learned.append(begun.learned)
+        found = rerun(log, bundle, recorded)
+        assert (found.first, found.identical) == (None, 60)
+    assert not learned[0] and learned[1]

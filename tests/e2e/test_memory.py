@@ -27,7 +27,7 @@ from shared.engine import resident_bytes
 
 bundle = Bundle(Path("models/zoo/cifar10"))
 budget, swaps = int(sys.argv[1]), int(sys.argv[2])
-agent = Agent(Settings(memory_budget=str(budget), context=False), [Files([], None)], None, None, bundle)
+agent = Agent(Settings(memory_budget=str(budget)), [Files([], None)], None, None, bundle)
 (camera,) = agent.cameras
 agent.keeper.start()
 camera.await_deployment()
@@ -37,11 +37,12 @@ picture = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
 sink, most, said, dropped = Sink(""), 0, {}, 0
 for index in range(swaps):
     name = names[index % len(names)] if index < len(names) else rng.choice(names)
-    before = set(camera.hierarchy.submodels.names())
+    before = set(camera.cascade.submodels.names())
     for _ in range(5000):
-        camera.hierarchy.wanted = name  # as often as a server would say so: memory may be short while another loads
+        # As often as a server would say so: memory may be short while another loads.
+        camera.cascade.pending_fetch = name
         camera.deployment.tend()
-        if name in camera.hierarchy.submodels.names():
+        if name in camera.cascade.submodels.names():
             break
         agent.stopped.wait(0.002)
     else:
@@ -49,11 +50,11 @@ for index in range(swaps):
             f"swap {index}: {name} never came; {resident_bytes()} bytes resident, {floor} at first, "
             f"{camera.deployment.evicted}, {agent.keeper.trouble}"
         )
-    camera.hierarchy.wanted = None
-    dropped += len(before - set(camera.hierarchy.submodels.names()))
+    camera.cascade.pending_fetch = None
+    dropped += len(before - set(camera.cascade.submodels.names()))
     camera.answer(index, Shot(picture), sink)
     most = max(most, resident_bytes())
-    model = camera.hierarchy.submodels._resident[name]
+    model = camera.cascade.submodels._resident[name]
     logits = model.score(type("View", (), {"crop": lambda self, spec: picture})()).tolist()
     said.setdefault(name, logits)
     assert said[name] == logits, name

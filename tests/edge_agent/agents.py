@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from time import monotonic, sleep
+from typing import cast
 
 import numpy as np
 
 from edge_agent.agent import Agent
 from edge_agent.camera import Camera
 from edge_agent.settings import LevelFlag, Settings
-from edge_agent.source import Shot
+from edge_agent.source import Shot, Source
 from edge_agent.store import Store
 from edge_agent.updater import Updater
 from shared.bundle import Bundle, digest, parse
+from shared.link import Link
+from tests.edge_agent.links import ServedLink
 
 _BOUND_S = 30.0
 
@@ -26,18 +29,18 @@ def shot(brightness: int = 0) -> Shot:
 
 
 class Pictures:
-    """A source of so many pictures, each unlike the others."""
+    """A source of so many pictures, each unlike the others, or all the ``same``."""
 
     dropped = broken = losses = 0
     trouble = ""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, same: bool = False) -> None:
         self.closed = False
-        self._count = count
+        self._count, self._same = count, same
 
     def __iter__(self) -> Iterator[Shot]:
         for index in range(self._count):
-            yield shot(index * 20 % 256)
+            yield shot(0 if self._same else index * 20 % 256)
 
     def close(self) -> None:
         self.closed = True
@@ -77,6 +80,17 @@ def running(settings: Settings, store: Store | None = None, bundle: Bundle | Non
         if agent.updater is not None:
             agent.updater.stop()
         camera.keeper.stop()
+
+
+def served(settings: Settings, source: Source, bundle: Bundle, label: Callable[[], int]) -> Agent:
+    """An agent whose server answers every question with the label that ``label`` gives."""
+    agent = Agent(settings, [source], None, None, bundle)
+    link = ServedLink(bundle, label)
+    link.deliver = agent._receive
+    agent.link = cast(Link, link)
+    for camera in agent.cameras:
+        camera._link, camera.asks, camera.deployment._asks = agent.link, True, True
+    return agent
 
 
 def announce(camera: Camera, data: bytes) -> None:

@@ -6,6 +6,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from shared import protocol
 from shared.bundle import Bundle
 from shared.link import Message
@@ -22,6 +24,38 @@ class FakeLink:
 
     def publish(self, topic: str, payload: bytes, qos: int = 0, **rest: Any) -> bool:
         return self.connected.is_set() and self._on_publish(topic, payload, {"qos": qos, **rest})
+
+
+class ServedLink(FakeLink):
+    """A server that answers every question and audit at once with the label that ``label`` gives."""
+
+    def __init__(self, bundle: Bundle, label: Callable[[], int]) -> None:
+        super().__init__(self._answer)
+        self._model, self._classes = bundle.manifest.models["full"].sha256, len(bundle.manifest.labels)
+        self._label = label
+        self.deliver: Callable[[Message], None] = lambda _: None
+        self.audits = 0
+
+    def _answer(self, topic: str, _payload: bytes, rest: dict[str, Any]) -> bool:
+        self.audits += "/audit/" in topic
+        if "/infer/" in topic or "/audit/" in topic:
+            scores = np.zeros(self._classes, np.float32)
+            scores[self._label()] = 20.0
+            answer = protocol.Answer(scores.tobytes(), self._model, None, protocol.Timing(0.0, 0.0, 0.0, 1))
+            answered = topic.split("/")[2]
+            self.deliver(
+                Message(protocol.topic(answered, "answer"), protocol.encode(answer), None, rest["correlation"], ())
+            )
+        return True
+
+    def start(self) -> None:
+        """It is there already."""
+
+    def stop(self, *_: Any) -> None:
+        """It stays."""
+
+    def settle(self, _seconds: float) -> str:
+        return ""
 
 
 def message(payload: bytes, correlation: bytes | None = None) -> Message:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from edge_agent.camera import Answered
-from edge_agent.core.types import Answer, LevelName
 from edge_agent.report import Line
+from shared.cascade.types import UNKNOWN, Answer, Level
 from shared.image import Picture
 
 
@@ -17,7 +17,7 @@ def noise(height: int, width: int, seed: int = 0) -> Picture:
 def seen(
     frame: int = 0,
     label: str = "cat",
-    level: LevelName = "base",
+    level: Level = "base",
     picture: Picture | None = None,
     confidence: float = 0.9,
     latency_ms: float = 1.5,
@@ -25,7 +25,7 @@ def seen(
     camera: str = "",
     time: float = 0.0,
 ) -> Answered:
-    answer = Answer(frame, 3, confidence, 0.02, level, "base", reason)
+    answer = Answer(frame, None if label == UNKNOWN else 3, confidence, 0.02, level, "base", reason)
     line = Line(
         frame=frame, time=time, label=label, confidence=confidence, risk=0.02, level=level, model="base",
         latency_ms=latency_ms, reason=reason, camera=camera,

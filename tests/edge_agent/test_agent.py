@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import copy
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -15,21 +15,22 @@ import pytest
 from edge_agent.agent import Agent
 from edge_agent.camera import MOST_ERRORS
 from edge_agent.composition import DeploymentError
-from edge_agent.core.frame import Frame
-from edge_agent.core.hierarchy import Hierarchy
-from edge_agent.core.types import Answer, Step
 from edge_agent.report import Sink
 from edge_agent.scoring import View, scorer
 from edge_agent.settings import Settings
 from edge_agent.source import Shot
 from edge_agent.store import Store
-from shared.bundle import Bundle, Gate
+from shared.bundle import Bundle, Certificate
+from shared.cascade.cascade import Cascade
+from shared.cascade.distribution import ASKED_FIRST, Distribution
+from shared.cascade.frame import Frame
+from shared.cascade.types import Answer, Step
 from shared.engine import EngineError, Logits
 from shared.image import Input, Picture
 from shared.link import Address, Message
 from shared.protocol import catalogue
-from tests.bundles import INPUT, tiny_bundle
-from tests.edge_agent.agents import Pictures, current, running, shot
+from tests.bundles import INPUT, LABELS, tiny_bundle
+from tests.edge_agent.agents import Pictures, current, running, served, shot, tend_until
 
 
 @pytest.fixture(scope="module")
@@ -41,27 +42,6 @@ def test_a_picture_is_cropped_once_for_all_models_that_see_the_same() -> None:
     view = View(shot().picture)
     assert view.crop(INPUT) is view.crop(Input(INPUT.side, INPUT.mean, INPUT.std))
     assert view.crop(Input(16, INPUT.mean, INPUT.std)).shape == (16, 16, 3)
-
-
-def test_the_papers_rule_gates_on_the_entropy_of_a_submodels_own_word(tmp_path: Path) -> None:
-    place = tiny_bundle(tmp_path / "bundle")
-    manifest = Bundle(place).manifest
-    opened = msgspec.structs.replace(manifest, gates=(Gate(0.01, 0.0, 0.95, 1, 10.0),))
-    (place / "bundle.json").write_bytes(msgspec.json.encode(opened))
-    with running(Settings(levels=("submodels", "base"), gate="entropy"), bundle=Bundle(place)) as camera:
-        for index in range(5):
-            camera.answer(index, shot(50 * index), Sink(""))
-            assert camera.now is not None
-            answer = camera.now.answer
-            assert answer.level == "base"
-            assert 0 <= answer.risk <= np.log(10)
-            assert not answer.audit
-    other = Bundle(tiny_bundle(tmp_path / "other"))
-    with (
-        pytest.raises(DeploymentError, match="no threshold on entropy"),
-        running(Settings(levels=("base",), gate="entropy"), bundle=other),
-    ):
-        raise AssertionError("it has none")
 
 
 def test_only_the_region_of_interest_is_looked_at(bundle: Bundle) -> None:
@@ -90,7 +70,6 @@ def test_every_frame_of_a_source_is_answered_and_the_summary_says_so(bundle: Bun
     summary = agent.summary()
     assert len((tmp_path / "answers").read_text().splitlines()) == summary["frames"] == 30
     assert sum(summary["hits"].values()) + summary["cloud"] + summary["fallbacks"] == 30
-    assert summary["hits"]["frames"] > 0
     assert summary["hits"]["base"] > 0
     assert summary["latency_ms"]["p50"] > 0
     assert summary["resident_bytes_peak"] > 1 << 20
@@ -105,26 +84,8 @@ def test_it_stops_after_so_many_frames(bundle: Bundle) -> None:
     assert source.closed
 
 
-def test_without_context_every_picture_is_judged_by_itself(bundle: Bundle) -> None:
-    """The frame cache needs signatures; the filter must not listen to them."""
-    with running(Settings(context=False, levels=("frames", "base")), bundle=bundle) as camera:
-        hierarchy = camera.hierarchy
-        assert hierarchy is not None
-        base = hierarchy.base
-        assert base is not None
-        for index in range(10):
-            before = camera.tally.hits["frames"]
-            picture = shot(index * 7)
-            camera.answer(index, picture, Sink(""))
-            if camera.tally.hits["frames"] == before:
-                logits = base.score(View(picture.picture))
-                assert camera.now is not None and camera.now.line.label == bundle.manifest.labels[int(logits.argmax())]
-
-
-@pytest.mark.parametrize("what", [{"memory_budget": "1MB"}, {"max_false_hits": 0.001}])
-def test_a_bundle_that_cannot_be_used_is_one_clear_line(bundle: Bundle, what: dict[str, Any]) -> None:
-    """Too little memory for it, or no gate proven for the error that is allowed."""
-    with pytest.raises(DeploymentError) as refused, running(Settings(**what), bundle=bundle):
+def test_a_bundle_that_there_is_too_little_memory_for_is_one_clear_line(bundle: Bundle) -> None:
+    with pytest.raises(DeploymentError) as refused, running(Settings(memory_budget="1MB"), bundle=bundle):
         pass
     assert "\n" not in str(refused.value)
 
@@ -139,12 +100,23 @@ def test_a_malformed_message_is_ignored_wherever_it_arrives(topic: str, payload:
 def test_a_model_that_fails_says_nothing_and_stops_nothing(bundle: Bundle) -> None:
     """Its frames go on to the next level, here the last: a fallback."""
     with running(Settings(levels=("frames", "base")), bundle=bundle) as camera:
-        assert camera.hierarchy is not None and camera.hierarchy.base is not None
+        assert camera.cascade is not None and camera.cascade.base is not None
         score = scorer("base", _fail, INPUT, 10)
-        np.testing.assert_array_equal(score(View(shot().picture)), np.zeros(10))
-        camera.hierarchy.base = replace(camera.hierarchy.base, score=score)
+        np.testing.assert_array_equal(score(View(shot().picture)), np.full(10, np.nan))
+        camera.cascade.base = replace(camera.cascade.base, score=score)
         camera.answer(0, shot(), Sink(""))
         assert camera.tally.fallbacks == 1
+
+
+def test_a_full_model_on_the_device_that_fails_is_not_taken_for_an_answer(bundle: Bundle) -> None:
+    with running(Settings(levels=("base", "full")), bundle=bundle) as camera:
+        tend_until(camera, lambda: camera.cascade.full)  # type: ignore[union-attr]
+        assert camera.cascade is not None and camera.cascade.full is not None
+        camera.cascade.full = replace(camera.cascade.full, score=scorer("full", _fail, INPUT, 10), judge=None)
+        camera.cascade._budget.threshold = 0.0
+        camera.answer(0, shot(), Sink(""))
+        assert (camera.tally.full, camera.tally.fallbacks) == (0, 1)
+        assert len(camera.cascade.estimator.cache) == 0
 
 
 def _fail(_batch: object) -> Logits:
@@ -164,13 +136,13 @@ def test_a_bundle_whose_base_model_cannot_answer_is_refused_at_once(bundle: Bund
 
 def test_without_a_connection_no_audit_counts_as_sent(tmp_path: Path) -> None:
     bundle = Bundle(tiny_bundle(tmp_path, risk=0.999))
-    settings = Settings(audit_budget=1.0, levels=("base", "cloud"))
+    settings = Settings(audit_share=1.0, levels=("base", "cloud"))
     agent = Agent(settings, [Pictures(100)], Address("127.0.0.1", 1), None, bundle)
     agent.run(Sink(""))
     summary = agent.summary()
     assert summary["hits"]["base"] > 50, "there were frames to audit"
-    assert agent.cameras[0].hierarchy is not None
-    assert summary["audits"]["frames"] == 0
+    assert agent.cameras[0].cascade is not None
+    assert summary["audits"]["sent"] == summary["audited"] == 0
     assert summary["bytes_up"] == 0
 
 
@@ -200,15 +172,15 @@ def test_a_frame_that_nobody_can_answer_does_not_end_the_others_unless_all_are_s
     bad: int, frames: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     left = [bad]
-    look = Hierarchy.look
+    lookup = Cascade.lookup
 
-    def failing(self: Hierarchy, frame: Frame, now: float) -> Step:
+    def failing(self: Cascade, frame: Frame, now: float) -> Step:
         left[0] -= 1
         if left[0] >= 0:
             raise ZeroDivisionError
-        return look(self, frame, now)
+        return lookup(self, frame, now)
 
-    monkeypatch.setattr(Hierarchy, "look", failing)
+    monkeypatch.setattr(Cascade, "lookup", failing)
     bundle = Bundle(tiny_bundle(tmp_path))
     agent = Agent(Settings(provider="cpu"), [Pictures(bad + frames)], None, None, bundle)
     if bad > MOST_ERRORS:
@@ -220,3 +192,110 @@ def test_a_frame_that_nobody_can_answer_does_not_end_the_others_unless_all_are_s
     assert (camera.tally.frames, camera.errors) == (frames, min(bad, MOST_ERRORS))
     assert camera.deciding is None, "or the watchdog would find that a model hangs"
     assert "frame 0 could not be answered" in caplog.text
+
+
+def test_a_picture_that_stays_is_answered_with_what_the_full_model_has_said_of_it(bundle: Bundle) -> None:
+    agent = served(Settings(levels=("frames", "cloud"), audit_share=0.0), Pictures(30, same=True), bundle, lambda: 7)
+    agent.run(Sink(""))
+    summary = agent.summary()
+    assert (summary["cloud"], summary["hits"]["frames"]) == (1, 29)
+    assert (summary["overruled"], summary["asked"]) == (0, 1 / 30)
+    assert agent.cameras[0].now is not None and agent.cameras[0].now.line.label == LABELS[7]
+
+
+def test_hits_that_disagree_raise_an_alarm_of_one_line_and_the_budget_is_cut(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The full model contradicts every hit that it is asked about."""
+
+    def other() -> int:
+        answered = agent.cameras[0].now
+        return 0 if answered is None or answered.answer.label is None else (answered.answer.label + 1) % 10
+
+    bundle = Bundle(tiny_bundle(tmp_path, risk=0.999))
+    settings = Settings(levels=("base", "cloud"), audit_share=1.0)
+    agent = served(settings, Pictures(60, same=True), bundle, other)
+    agent.run(Sink(""))
+    summary = agent.summary()
+    audits = summary["audits"]
+    assert audits["judged"] > 0 and audits["wrong"] == audits["judged"]
+    assert summary["audited"] == audits["sent"]
+    assert audits["scale"] < 1.0
+    assert audits["agreement"]["low"] <= audits["agreement"]["estimate"] <= audits["agreement"]["high"]
+    assert audits["agreement"]["estimate"] < 0.5
+    told = [record.message for record in caplog.records if "disagree with the full model" in record.message]
+    assert len(told) == audits["alarms"] > 0
+    assert "multiplied by 0.5" in told[0] and "100 % of hits" in told[0]
+    assert summary["overruled"] == 0
+
+
+def test_a_change_of_the_whole_picture_is_counted_and_said(bundle: Bundle, caplog: pytest.LogCaptureFixture) -> None:
+    with running(Settings(levels=("frames", "base")), bundle=bundle) as camera:
+        for index in range(110):
+            camera.answer(index, shot(0 if index < 100 else 200), Sink(""))
+        assert camera.summary()["scene_changes"] == 1
+    assert [record.message for record in caplog.records if "the whole picture has changed" in record.message]
+
+
+def test_a_picture_that_the_bundle_was_not_made_for_is_asked_and_then_answered_as_unknown(tmp_path: Path) -> None:
+    place = tiny_bundle(tmp_path / "bundle")
+    never = Distribution(full=(1e6, 2e6), base=(1e6, 2e6), least=0.5)
+    manifest = msgspec.structs.replace(Bundle(place).manifest, distribution=never)
+    (place / "bundle.json").write_bytes(msgspec.json.encode(manifest))
+    lines = tmp_path / "lines.jsonl"
+    sink = Sink(str(lines))
+    agent = Agent(Settings(levels=("base",)), [Pictures(ASKED_FIRST + 30, same=True)], None, None, Bundle(place))
+    agent.run(sink)
+    sink.close()
+    answers = [json.loads(line) for line in lines.read_text().splitlines()]
+    assert {answer["level"] for answer in answers[:ASKED_FIRST]} == {"fallback"}
+    assert all(answer["reason"].startswith("out of distribution") for answer in answers[:ASKED_FIRST])
+    assert {answer["label"] for answer in answers[ASKED_FIRST + 10 :]} == {"unknown"}
+    assert agent.summary()["unknown"] == [answer["label"] for answer in answers].count("unknown")
+
+
+def test_a_full_model_on_the_device_whose_run_fails_has_not_answered(tmp_path: Path) -> None:
+    """Or its label would be one that nobody has given."""
+    bundle = Bundle(tiny_bundle(tmp_path, risk=0))
+    with running(Settings(levels=("base", "full"), provider="cpu"), bundle=bundle) as camera:
+        tend_until(camera, lambda: camera.cascade is not None and camera.cascade.full is not None)
+        assert camera.cascade is not None and camera.cascade.full is not None
+        camera.answer(0, shot(), Sink(""))
+        camera.cascade.full = replace(camera.cascade.full, score=scorer("full", _fail, INPUT, 10))
+        camera.answer(1, shot(80), Sink(""))
+        assert (camera.tally.full, camera.tally.fallbacks) == (1, 1)
+
+
+CERTIFIED = Certificate(0.02, 0.005, 0.015, 0.95, 0.1, 100)
+
+
+@pytest.mark.parametrize(
+    ("certificates", "budget", "told"),
+    [
+        ((CERTIFIED,), 0.02, ""),
+        ((CERTIFIED,), 0.01, "the least that was measured is 0.02; audits check"),
+        ((), 0.02, "nothing was measured"),
+        (
+            (Certificate(0.02, 0.011, 0.3, 0.95, 0.1, 7, 250),),
+            0.02,
+            "1.1% of answers disagreed on 7 blocks of held-out footage, at most 30% with 95% confidence, "
+            "and 250 blocks would do; audits check it while it runs",
+        ),
+    ],
+)
+def test_a_budget_that_is_not_certified_is_said_in_one_line_and_all_frames_are_answered(
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    certificates: tuple[Certificate, ...],
+    budget: float,
+    told: str,
+) -> None:
+    place = tiny_bundle(tmp_path / "bundle")
+    manifest = msgspec.structs.replace(Bundle(place).manifest, certificates=certificates)
+    (place / "bundle.json").write_bytes(msgspec.json.encode(manifest))
+    agent = served(Settings(max_disagreement=budget), Pictures(5), Bundle(place), lambda: 3)
+    agent.run(Sink(""))
+    assert agent.summary()["frames"] == 5
+    said = [record.message for record in caplog.records if "is not certified" in record.message]
+    assert len(said) == bool(told)
+    assert not told or (told in said[0] and "\n" not in said[0])

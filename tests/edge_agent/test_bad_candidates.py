@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from edge_agent import probe as probing
@@ -15,7 +14,7 @@ from edge_agent.keeper import Keeper
 from edge_agent.report import Sink
 from edge_agent.settings import Settings
 from edge_agent.store import Store
-from shared.bundle import Bundle, Gate
+from shared.bundle import Bundle
 from tests import faulty
 from tests.bundles import tiny_bundle
 from tests.edge_agent.agents import Pictures, current, shot, stored, tend_until
@@ -43,21 +42,11 @@ def device(store: Path) -> Iterator[Agent]:
         agent.keeper.stop()
 
 
-def too_strict(_: Bundle, directory: Path) -> Bundle:
-    """One without a gate for the budget of this device."""
-    tiny_bundle(directory, seed=1)
-    lax = msgspec.structs.replace(Bundle(directory).manifest, gates=(Gate(0.5, 0.5, 0.95, 10),))
-    (directory / "bundle.json").write_bytes(msgspec.json.encode(lax))
-    return Bundle(directory)
-
-
 def faulty_base(kind: str) -> Callable[[Bundle, Path], Bundle]:
     return lambda bundle, directory: with_model(bundle, directory, faulty.KINDS[kind]())
 
 
-@pytest.mark.parametrize(
-    "make", [*map(faulty_base, faulty.KINDS), too_strict], ids=[*faulty.KINDS, "no gate for this device"]
-)
+@pytest.mark.parametrize("make", list(map(faulty_base, faulty.KINDS)), ids=faulty.KINDS)
 def test_a_bad_candidate_changes_nothing_now_and_after_a_restart(
     make: Callable[[Bundle, Path], Bundle], bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -92,7 +81,7 @@ def test_a_model_that_fails_on_what_the_camera_sees_is_taken_back(bundle: Bundle
         tend_until(camera, lambda: camera.version == newer.version)
         camera.answer(0, shot(), Sink(""))
         tend_until(camera, lambda: updater._store.recall() == newer.data)
-        assert camera.hierarchy is not None and camera.hierarchy.base is not None
+        assert camera.cascade is not None and camera.cascade.base is not None
         break_model(agent.keeper, newer)
         camera.answer(1, shot(80), Sink(""))
         tend_until(camera, lambda: camera.version == bundle.version)
@@ -123,9 +112,9 @@ def test_a_submodel_that_hangs_is_never_loaded_and_others_are(
     current(stored(Store(store), hanging), hanging.data)
     with device(store) as agent:
         camera = agent.cameras[0]
-        assert camera.hierarchy is not None
-        camera.hierarchy.wanted = "animals"
+        assert camera.cascade is not None
+        camera.cascade.pending_fetch = "animals"
         tend_until(camera, lambda: "animals cannot be used: animals: takes more than 5 s" in caplog.text)
-        camera.hierarchy.wanted = "vehicles"
+        camera.cascade.pending_fetch = "vehicles"
         tend_until(camera, lambda: "vehicles" in camera.deployment.submodels)
         assert camera.deployment.submodels == ("vehicles",)

@@ -138,18 +138,18 @@ def test_a_model_is_loaded_once_for_all_and_lives_as_long_as_any_camera_has_it(
     for camera in agent.cameras:
         camera.await_deployment()
     for camera in agent.cameras:
-        assert camera.hierarchy is not None
-        camera.hierarchy.wanted = "animals"
+        assert camera.cascade is not None
+        camera.cascade.pending_fetch = "animals"
         until(lambda camera=camera: camera.deployment.tend() or camera.deployment.submodels)
     assert sorted(loaded) == ["animals", "base"]
     cost = agent.keeper.submodels_cost()
     assert cost > 0
-    assert a.hierarchy is not None and b.hierarchy is not None
-    a.hierarchy.shrink(0)
+    assert a.cascade is not None and b.cascade is not None
+    a.cascade.evict_to(0)
     assert agent.keeper.submodels_cost() == cost
-    b.hierarchy.shrink(0)
+    b.cascade.evict_to(0)
     assert agent.keeper.submodels_cost() == 0
-    a.hierarchy.wanted = "animals"
+    a.cascade.pending_fetch = "animals"
     until(lambda: a.deployment.tend() or a.deployment.submodels)
     assert loaded.count("animals") == 2
     agent.keeper.stop()
@@ -160,8 +160,8 @@ def test_cameras_that_want_the_same_model_at_the_same_time_both_get_it(bundle: B
     agent.keeper.start()
     for camera in agent.cameras:
         camera.await_deployment()
-        assert camera.hierarchy is not None
-        camera.hierarchy.wanted = "vehicles"
+        assert camera.cascade is not None
+        camera.cascade.pending_fetch = "vehicles"
     for camera in agent.cameras:
         camera.deployment.tend()
     for camera in agent.cameras:
@@ -179,8 +179,8 @@ def test_the_room_for_submodels_is_shared_out_evenly(bundle: Bundle, budget: str
         found = []
         for camera in agent.cameras:
             camera.await_deployment()
-            assert camera.hierarchy is not None and camera.hierarchy.submodels is not None
-            found.append(camera.hierarchy.submodels.budget)
+            assert camera.cascade is not None and camera.cascade.submodels is not None
+            found.append(camera.cascade.submodels.budget)
         agent.keeper.stop()
         return found
 
@@ -243,20 +243,20 @@ def test_questions_of_several_cameras_share_the_devices_topics_and_each_hears_it
         return True
 
     agent = Agent(
-        several("a", "b", device="cam", levels=("cloud",), audit_budget=0.0),
+        several("a", "b", device="cam", levels=("cloud",), audit_share=0.0),
         [Pictures(0), Pictures(0)], None, None, bundle,
     )  # fmt: skip
     link = cast(Link, FakeLink(published))
     agent.link = link
     for camera in agent.cameras:
-        camera._link, camera._asks = link, True
+        camera._link, camera.asks = link, True
         camera.await_deployment()
     a, b = agent.cameras
     for camera in (a, b):
         for index in range(5):
             camera.answer(index, Shot(np.full((48, 64, 3), 50 * index, np.uint8)), Sink(""))
     assert a.now is not None and b.now is not None
-    assert (a.now.answer.bare, b.now.answer.bare) == (3, 7)
+    assert (a.now.answer.label, b.now.answer.label) == (3, 7)
     assert a.tally.cloud == b.tally.cloud == 5
     assert len({correlation[:8] for correlation in asked}) == 2
     assert len(set(asked)) == 10

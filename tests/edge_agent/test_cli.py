@@ -73,7 +73,7 @@ def invoke(*arguments: str, **environment: str) -> Result:
         (["{place}/pictures", "--broker", BROKER, "--levels", "cloud", "--mode", "offline"], "nothing that can answer"),
         (["{place}/pictures", "--bundle", "{place}/bundle", "--fps", "1e-10"], "fps"),
         (["{place}/pictures", "--bundle", "{place}/bundle", "--region", "0.5,0,0.6,1"], "no region"),
-        (["{place}/pictures", "--bundle", "{place}/bundle", "--audit-budget", "1.5"], "audit"),
+        (["{place}/pictures", "--bundle", "{place}/bundle", "--audit-share", "1.5"], "audit"),
         (["{place}/pictures"], "--broker"),
         (["{place}/pictures", "--broker", "http://x"], "mqtt://host:port"),
         (["{place}/pictures", "--broker", "mqtt://a:b@x"], "password does not belong"),
@@ -91,8 +91,7 @@ def invoke(*arguments: str, **environment: str) -> Result:
         (["{place}/pictures", "--broker", BROKER, "--levels", ""], "--levels"),
         (["{place}/pictures", "--bundle", "{place}/bundle", "--memory-budget", "much"], "150MB"),
         (["{place}/pictures", "--bundle", "{place}/bundle", "--memory-budget", "1MB"], "memory budget 1MB"),
-        (["{place}/pictures", "--bundle", "{place}/bundle", "--max-false-hits", "2"], "--max-false-hits"),
-        (["{place}/pictures", "--bundle", "{place}/bundle", "--max-false-hits", "0.001"], "least is 0.01"),
+        (["{place}/pictures", "--bundle", "{place}/bundle", "--max-disagreement", "2"], "--max-disagreement"),
         (["{place}/pictures", "--bundle", "{place}/bundle", "--provider", "cuda"], "provider"),
         (["{place}/pictures", "--bundle", "{place}/bundle", "--provider", "gpu"], "--provider"),
         (["{place}/pictures", "--bundle", "{place}/bundle", "--output", "/nowhere/x"], "No such file"),
@@ -202,12 +201,12 @@ def printed(*arguments: str, **environment: str) -> dict[str, Any]:
 
 def test_flags_go_over_variables_over_the_file_over_the_defaults(tmp_path: Path) -> None:
     file = tmp_path / "agent.toml"
-    file.write_text('source = "camera:1"\nthreads = 2\nfps = 5\nlevels = ["base"]\ncontext = false\n')
+    file.write_text('source = "camera:1"\nthreads = 2\nfps = 5\nlevels = ["base"]\nprefetch = true\n')
     settings = printed("camera:3", "--config", str(file), CACHENET_SOURCE="camera:2", CACHENET_FPS="7.5")
     assert (settings["source"], settings["fps"], settings["threads"]) == ("camera:3", 7.5, 2)
-    assert (settings["levels"], settings["context"], settings["deadline_ms"]) == (["base"], False, 250)
-    assert printed(CACHENET_LEVELS="base, cloud", CACHENET_CONTEXT="false")["levels"] == ["base", "cloud"]
-    assert printed("--context", "--config", str(file))["context"] is True
+    assert (settings["levels"], settings["prefetch"], settings["deadline_ms"]) == (["base"], True, 250)
+    assert printed(CACHENET_LEVELS="base, cloud", CACHENET_PREFETCH="true")["levels"] == ["base", "cloud"]
+    assert printed("--no-prefetch", "--config", str(file))["prefetch"] is False
 
 
 def test_the_printed_settings_are_a_file_that_says_the_same(tmp_path: Path) -> None:
@@ -222,3 +221,38 @@ def test_the_password_is_not_printed() -> None:
     done = invoke("--print-config", CACHENET_PASSWORD="s3cret")
     assert done.exit_code == 0
     assert "s3cret" not in done.output
+
+
+@pytest.mark.parametrize(
+    ("flag", "key", "variable", "new"),
+    [
+        ("--max-false-hits=0.01", "max_false_hits = 0.01", "CACHENET_MAX_FALSE_HITS", "max_disagreement"),
+        ("--audit-budget=0.1", "audit_budget = 0.1", "CACHENET_AUDIT_BUDGET", "audit_share"),
+        ("--gate=entropy", "gate = 'entropy'", "CACHENET_GATE", "max_disagreement"),
+        ("--no-context", "context = false", "CACHENET_CONTEXT", "max_disagreement"),
+        ("--replacement=lru", "replacement = 'lru'", "CACHENET_REPLACEMENT", "memory_budget"),
+    ],
+)
+def test_an_old_setting_is_refused_with_the_name_of_the_new_one(
+    tmp_path: Path, flag: str, key: str, variable: str, new: str
+) -> None:
+    """As a flag, in a file and as a variable, each time in the spelling of that place."""
+    file = tmp_path / "old.toml"
+    file.write_text(key + "\n")
+    by_file = invoke("--config", str(file))
+    by_variable = invoke("camera:0", **{variable: "1"})
+    by_flag = subprocess.run(
+        [sys.executable, "-m", "edge_agent", "run", "camera:0", flag],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    told = [(by_file.exit_code, by_file.stderr), (by_variable.exit_code, by_variable.stderr)]
+    for (code, said), old, name in zip(
+        [*told, (by_flag.returncode, by_flag.stderr)],
+        [f"key {key.split(maxsplit=1)[0]!r}", variable, flag.split("=", maxsplit=1)[0]],
+        [new, "CACHENET_" + new.upper(), "--" + new.replace("_", "-")],
+        strict=True,
+    ):
+        assert code == 2
+        assert said.count("\n") == 1, said
+        assert f"{old} no longer exists" in said
+        assert name in said

@@ -10,19 +10,19 @@ import numpy as np
 import pytest
 
 from edge_agent.cloud import Cloud, Outcome
-from edge_agent.core.breaker import Breaker
-from edge_agent.core.frame import Frame
-from edge_agent.core.types import Ask, Guess
 from shared.bundle import Bundle
+from shared.cascade.circuit_breaker import CircuitBreaker
+from shared.cascade.frame import Frame
+from shared.cascade.types import Miss, Prediction
 from shared.link import Link
 from shared.pictures import decode
 from shared.protocol import Answer, Malformed, Refusal, Request, Timing, encode, request
-from shared.risk import Belief
+from shared.signature import sign
 from tests.bundles import tiny_bundle
 from tests.edge_agent.links import FakeLink, message
 
 PICTURE = np.full((32, 32, 3), 90, np.uint8)
-_NO_GUESS = Guess(Belief(np.full(10, 0.1), 0, 0.9), "context")
+_FALLBACK = Prediction(0, 0.9, 0.9, "base", "base")
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +51,11 @@ class Site:
 
     def ask(self, index: int = 0, patience: float = 5.0, recent: tuple[int, ...] = ()) -> Outcome:
         now = time.monotonic()
-        ask = Ask(Frame(index, None), recent, now, now + patience, _NO_GUESS, _NO_GUESS, "")
-        return self.cloud.ask(ask, lambda: PICTURE)
+        return self.cloud.ask(missed(index, recent, now, patience), lambda: PICTURE)
+
+
+def missed(index: int, recent: tuple[int, ...], now: float, patience: float) -> Miss:
+    return Miss(Frame(index, None, sign(PICTURE)), recent, now, now + patience, _FALLBACK, "")
 
 
 def answer(bundle: Bundle, label: int = 3, submodel: str | None = None) -> Answer:
@@ -104,8 +107,7 @@ def test_nothing_is_audited_without_a_connection(bundle: Bundle) -> None:
 
 def post(site: Site, index: int) -> Outcome:
     now = site.cloud._clock()
-    ask = Ask(Frame(index, None), (1,), now, now + 0.01, _NO_GUESS, _NO_GUESS, "")
-    return site.cloud.post(ask, lambda: PICTURE)
+    return site.cloud.post(missed(index, (1,), now, 0.01), lambda: PICTURE)
 
 
 def test_a_posted_question_is_answered_later(bundle: Bundle) -> None:
@@ -307,7 +309,7 @@ def test_without_a_connection_nothing_is_sent_and_nobody_waits(bundle: Bundle) -
 
 def test_what_may_still_come_is_remembered_in_bounded_memory(bundle: Bundle) -> None:
     site = Site(bundle, lambda _: None)
-    site.cloud._breaker = Breaker(tolerance=1000)
+    site.cloud._breaker = CircuitBreaker(tolerance=1000)
     for index in range(300):
         site.ask(index, 0.0)
     for _, asked, _ in site.sent:

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_agent.core.types import LevelName
 from edge_agent.drawing import COLOURS, annotate, bgr
+from shared.cascade.types import Level
 from shared.image import Picture
 from tests.edge_agent.sights import noise, seen
 
@@ -30,7 +30,7 @@ def bar(drawn: Picture) -> Picture:
     st.booleans(),
 )
 def test_any_picture_and_any_answer_make_one_that_video_and_page_can_take(
-    height: int, width: int, label: str, reason: str, confidence: float, level: LevelName, framed: bool
+    height: int, width: int, label: str, reason: str, confidence: float, level: Level, framed: bool
 ) -> None:
     picture = np.zeros((height, width, 3), np.uint8)
     line = seen(label=label, level=level, reason=reason, confidence=confidence).line
@@ -56,7 +56,7 @@ def test_a_thumbnail_is_shown_in_whole_pixels(side: int) -> None:
 
 
 @pytest.mark.parametrize("level", COLOURS)
-def test_the_bar_has_the_levels_colour_and_is_as_long_as_the_answer_is_sure(level: LevelName) -> None:
+def test_the_bar_has_the_levels_colour_and_is_as_long_as_the_answer_is_sure(level: Level) -> None:
     drawn = bar(annotate(noise(480, 640), seen(level=level, confidence=0.25).line))
     coloured = (drawn == bgr(COLOURS[level])).all(axis=1)
     assert coloured[:160].all()
@@ -69,6 +69,12 @@ def test_a_label_changes_the_caption_alone_and_accents_are_left_out() -> None:
     assert np.array_equal(cat[:-_CAPTION], lowe[:-_CAPTION])
     assert not np.array_equal(cat[-_CAPTION:], lowe[-_CAPTION:])
     assert np.array_equal(lowe, loewe)
+
+
+def test_an_answer_without_a_label_is_drawn_as_unknown_without_a_confidence() -> None:
+    picture = noise(48, 64)
+    unsure, none = (annotate(picture, seen(label="unknown", confidence=share).line)[-_CAPTION:] for share in (0.9, 0.0))
+    assert np.array_equal(unsure, none)
 
 
 def test_what_is_looked_at_is_framed() -> None:

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from edge_agent.agent import Agent
 from edge_agent.cloud import POSTED
-from edge_agent.core.types import LevelName
 from edge_agent.health import ANSWERS, LEAST_ANSWERS, SILENCE_S, Health, Pace
 from edge_agent.report import Sink
 from edge_agent.settings import CameraTable, Settings
 from shared.bundle import Bundle
+from shared.cascade.types import Level
 from tests.bundles import tiny_bundle
 from tests.edge_agent.agents import Pictures
 from tests.edge_agent.links import FakeLink
@@ -35,10 +35,10 @@ class Watched:
             self.agent.run(Sink(""))
             self.show()
 
-    def show(self, level: LevelName = "base", camera: str = "", reason: str = "") -> None:
+    def show(self, level: Level = "base", camera: str = "", reason: str = "") -> None:
         self.health.show(seen(level=level, camera=camera, reason=reason))
 
-    def passes(self, frames: int, every: float, level: LevelName = "base", reason: str = "") -> None:
+    def passes(self, frames: int, every: float, level: Level = "base", reason: str = "") -> None:
         for _ in range(frames):
             self.now += every
             self.show(level, reason=reason)

@@ -16,7 +16,7 @@ from edge_agent.settings import Settings
 from edge_agent.store import Store
 from shared.bundle import Bundle
 from tests.bundles import tiny_bundle
-from tests.edge_agent.agents import Pictures, current, stored
+from tests.edge_agent.agents import Pictures, current, served, stored
 
 Figures = dict[tuple[str, str], float]
 
@@ -45,6 +45,32 @@ def test_the_levels_counters_add_up_to_the_frames_before_and_after_a_run(tmp_pat
     assert after["cachenet_resident_bytes", ""] > 1 << 20
     assert after["cachenet_connected", ""] == 0
     assert 0 <= after["cachenet_last_answer_age_seconds", ""] < 60
+
+
+def test_what_the_answers_are_worth_is_there(tmp_path: Path) -> None:
+    """Of a camera that its audits find nothing wrong with."""
+    bundle = Bundle(tiny_bundle(tmp_path, risk=0.999))
+
+    def same() -> int:
+        answered = agent.cameras[0].now
+        return 0 if answered is None or answered.answer.label is None else answered.answer.label
+
+    agent = served(Settings(levels=("base", "cloud"), audit_share=0.5), Pictures(40, same=True), bundle, same)
+    with endpoint(agent, "127.0.0.1", 0) as port:
+        agent.run(Sink(""))
+        after = {name: value for (name, _), value in read(port).items()}
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+            text = answer.read().decode()
+    camera = agent.cameras[0]
+    assert after["cachenet_overruled_total"] == after["cachenet_unknown_total"] == 0
+    assert after["cachenet_scene_changes_total"] == 0
+    assert after["cachenet_audited_total"] == camera.audited > 0
+    assert after["cachenet_asked_total"] == camera.tally.cloud + camera.audited
+    assert after["cachenet_audit_judged_total"] > 0
+    assert after["cachenet_audit_wrong_total"] == after["cachenet_audit_alarms_total"] == 0
+    for bound in ("estimate", "low", "high"):
+        assert f'cachenet_agreement{{bound="{bound}",camera=""}}' in text
+    assert 'cachenet_agreement{bound="estimate",camera=""} 1.0' in text
 
 
 def test_the_state_of_an_update_and_what_has_failed_are_there(tmp_path: Path) -> None:

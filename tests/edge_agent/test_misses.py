@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edge_agent.core.types import LevelName
 from edge_agent.drawing import COLOURS
 from edge_agent.misses import Misses, name
+from shared.cascade.types import Level
 from shared.image import encode
 from shared.pictures import decode
 from tests.edge_agent.sights import noise, seen
@@ -26,7 +26,7 @@ def kept(directory: Path) -> list[str]:
 
 def test_only_what_no_local_level_was_sure_of_is_kept_as_it_was_seen(tmp_path: Path) -> None:
     misses = Misses(tmp_path / "new" / "misses", 1 << 20, False, _WHOLE)
-    levels: list[LevelName] = [*COLOURS]  # type: ignore[list-item]
+    levels: list[Level] = [*COLOURS]  # type: ignore[list-item]
     for frame, level in enumerate(levels):
         misses.show(seen(frame, level=level, time=1.7e9 + frame))
     misses.close()

@@ -9,11 +9,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_agent.core.types import Answer
-from edge_agent.report import Latencies, Score, Sink, line
+from edge_agent import report
+from edge_agent.report import Latencies, Line, Score, Sink
+from shared.bundle import FORMAT, Manifest
+from shared.cascade.cascade import Tally
+from shared.cascade.types import Answer
 
 HIT = Answer(7, 1, 0.97, 0.03, "base", "small")
-ASKED = Answer(8, 0, 0.6, 0.4, "cloud", "full", "risk 0.400 over 0.050", 1)
+ASKED = Answer(8, 0, 0.6, 0.0, "cloud", "full", "risk 0.400 over 0.050")
+MANIFEST = Manifest(FORMAT, "pets", "classification", ("cat", "dog"), {}, {})
+
+
+def line(answer: Answer, time: float, latency_ms: float, truth: str | None) -> Line:
+    return report.line(answer, MANIFEST, time, latency_ms, truth)
 
 
 def filled(values: list[float]) -> Latencies:
@@ -59,21 +67,21 @@ def test_accuracy_counts_only_where_the_truth_is_known() -> None:
 
 def test_a_line_says_what_the_answer_is_and_leaves_out_what_it_is_not(tmp_path: Path) -> None:
     sink = Sink(str(tmp_path / "answers.jsonl"))
-    sink.write(line(HIT, ("cat", "dog"), 1.5, 0.25, None))
-    sink.write(line(ASKED, ("cat", "dog"), 1.6, 9.5, "dog"))
+    sink.write(line(HIT, 1.5, 0.25, None))
+    sink.write(line(ASKED, 1.6, 9.5, "dog"))
     sink.close()
     first, second = (json.loads(text) for text in (tmp_path / "answers.jsonl").read_text().splitlines())
     assert first == {
         "frame": 7, "time": 1.5, "label": "dog", "confidence": 0.97, "risk": 0.03, "level": "base", "model": "small",
         "latency_ms": 0.25,
     }  # fmt: skip
-    assert second["cloud"] == second["truth"] == "dog"
+    assert (second["label"], second["truth"]) == ("cat", "dog")
     assert second["reason"] == "risk 0.400 over 0.050"
 
 
 def test_every_line_is_on_the_disk_when_write_returns(tmp_path: Path) -> None:
     sink = Sink(str(tmp_path / "answers.jsonl"))
-    sink.write(line(HIT, ("cat", "dog"), 1.5, 0.25, None))
+    sink.write(line(HIT, 1.5, 0.25, None))
     assert (tmp_path / "answers.jsonl").read_bytes().endswith(b"}\n")
     sink.close()
 
@@ -81,7 +89,7 @@ def test_every_line_is_on_the_disk_when_write_returns(tmp_path: Path) -> None:
 def test_a_full_disk_ends_the_writing_not_the_run(caplog: pytest.LogCaptureFixture) -> None:
     sink = Sink("/dev/full")
     for _ in range(3):
-        sink.write(line(HIT, ("cat", "dog"), 1.5, 0.25, None))
+        sink.write(line(HIT, 1.5, 0.25, None))
     sink.close()
     assert [record.message for record in caplog.records] == [
         "/dev/full: No space left on device; answers are no longer written; make room and start again"
@@ -91,7 +99,7 @@ def test_a_full_disk_ends_the_writing_not_the_run(caplog: pytest.LogCaptureFixtu
 
 def test_standard_output_is_not_closed(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     sink = Sink("-")
-    sink.write(line(HIT, ("cat", "dog"), 1.5, 0.25, None))
+    sink.write(line(HIT, 1.5, 0.25, None))
     sink.close()
     print("still here", flush=True)
     assert capfdbinary.readouterr().out.endswith(b"}\nstill here\n")
@@ -104,5 +112,26 @@ def test_a_file_that_cannot_be_opened_is_an_error_at_once() -> None:
 
 def test_no_target_writes_nothing() -> None:
     sink = Sink("")
-    sink.write(line(HIT, ("cat", "dog"), 1.5, 0.25, None))
+    sink.write(line(HIT, 1.5, 0.25, None))
     sink.close()
+
+
+def test_an_answer_without_a_label_is_unknown() -> None:
+    assert line(Answer(9, None, 0.0, 1.0, "base", ""), 1.7, 0.1, None).label == "unknown"
+
+
+def test_misses_and_audited_hits_are_asked() -> None:
+    tally = Tally()
+    for level in ("base", "base", "frames", "frames", "cloud", "full", "fallback"):
+        tally.count(Answer(0, None if level == "base" else 1, 0.5, 0.5, level, ""))
+    assert report.counters(tally, audited=1) == {
+        "overruled": 0, "asked": 4 / 7, "audited": 1, "unknown": 2, "scene_changes": 0,
+    }  # fmt: skip
+    assert report.counters(Tally(), audited=0)["asked"] == 0.0
+
+
+def test_agreement_is_said_once_it_is_measured() -> None:
+    assert report.agreement(None) == ""
+    assert report.agreement({"agreement": None}) == ""
+    said = report.agreement({"agreement": {"estimate": 0.991, "low": 0.975, "high": 0.999}})
+    assert said == "99.1% agree with the full model (95 %: 97.5% to 99.9%)"

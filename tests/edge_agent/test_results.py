@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_agent.camera import Answered
-from edge_agent.core.types import LevelName
 from edge_agent.report import Line
 from edge_agent.results import Result, Results
+from shared.cascade.types import Level
 from tests.edge_agent.sights import seen
 
 
@@ -59,7 +59,7 @@ def test_changes_are_told_at_once_but_at_most_five_a_second_and_what_stays_every
 
 def test_a_result_is_the_line_of_the_output_and_how_it_has_been_lately() -> None:
     told = Told()
-    levels: list[LevelName] = ["base", "cloud", "frames", "fallback"]
+    levels: list[Level] = ["base", "cloud", "frames", "fallback"]
     for frame, level in enumerate(levels):
         told.now += 10
         told.show(seen(frame, level=level, latency_ms=float(frame)))

@@ -49,15 +49,15 @@ def test_every_host_name_becomes_a_device_name(name: str) -> None:
     "wrong",
     [
         {"levels": ("frames", "clouds")},
-        {"max_false_hits": 0.0},
-        {"max_false_hits": 1.0},
+        {"max_disagreement": 0.0},
+        {"max_disagreement": 1.0},
         {"deadline_ms": 0},
         {"deadline_ms": 60_001},
         {"provider": "gpu"},
         {"threads": -1},
         {"fps": 0.0},
         {"frames": 0},
-        {"context": "perhaps"},
+        {"prefetch": "perhaps"},
     ],
 )
 def test_settings_that_cannot_be_are_refused(wrong: dict[str, object]) -> None:

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from edge_agent import updater as module
-from edge_agent.composition import DeploymentError
 from edge_agent.probe import ProbeAborted, ProbeError
 from edge_agent.puller import SPARE
 from edge_agent.store import Store, StoreError
@@ -413,20 +412,6 @@ def test_room_on_the_disk_that_comes_later_lets_the_update_go_on(
     until(lambda: state(keeper).startswith("pending ("))
     room[0] = SPARE * 2
     deployed(keeper, newer.version)
-
-
-def test_settings_that_do_not_fit_are_found_out_before_anything_is_fetched(
-    device: Callable[..., Customer], site: Site, newer: Bundle
-) -> None:
-    def fits(_: Manifest) -> None:
-        raise DeploymentError("no gate for this budget")
-
-    keeper = device()
-    assert keeper.updater is not None
-    keeper.updater._fits = fits
-    keeper.announce(newer.data)
-    until(lambda: state(keeper) == "failed (no gate for this budget)")
-    assert site.server.asked == []
 
 
 def test_a_store_that_cannot_be_written_goes_on_with_what_it_has(

@@ -12,7 +12,7 @@ from edge_agent.report import Sink
 from edge_agent.settings import Settings
 from edge_agent.store import Store
 from edge_agent.updater import COMMIT_AFTER
-from shared.bundle import Bundle, Gate
+from shared.bundle import Bundle
 from shared.link import Address, Message
 from shared.protocol import catalogue
 from tests.bundles import tiny_bundle
@@ -57,34 +57,22 @@ def test_without_local_models_a_newer_version_takes_over_too(bundle: Bundle, new
         tend_until(camera, lambda: camera.summary()["bundle_version"] == bundle.version)  # and back again
 
 
-def test_an_update_that_cannot_be_used_leaves_all_as_it_is(
+def test_an_update_that_cannot_be_used_leaves_all_as_it_is_and_the_submodels_too(
     bundle: Bundle, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """It lacks the model that this device is told to begin with."""
+    models = {name: model for name, model in bundle.manifest.models.items() if name != "vehicles"}
     store = stored(Store(tmp_path), bundle)
     current(store, bundle.data)
-    with running(Settings(), store) as camera:
-        lax = msgspec.structs.replace(bundle.manifest, gates=(Gate(0.5, 0.5, 0.95, 10),))
-        announce(camera, msgspec.json.encode(lax))
+    with running(Settings(base="vehicles"), store) as camera:
+        assert camera.cascade is not None
+        camera.cascade.pending_fetch = "animals"
+        tend_until(camera, lambda: camera.deployment.submodels == ("animals",))
+        announce(camera, msgspec.json.encode(msgspec.structs.replace(bundle.manifest, models=models)))
         tend_until(camera, lambda: "going on with version" in caplog.text)
         assert camera.summary()["bundle_version"] == bundle.version
-        camera.answer(0, shot(), Sink(""))
-
-
-def test_an_update_that_cannot_be_used_leaves_the_submodels_too(
-    bundle: Bundle, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    proven = msgspec.structs.replace(
-        bundle.manifest, gates=tuple(msgspec.structs.replace(gate, entropy=0.1) for gate in bundle.manifest.gates)
-    )
-    store = stored(Store(tmp_path), bundle)
-    current(store, msgspec.json.encode(proven))
-    with running(Settings(gate="entropy"), store) as camera:
-        assert camera.hierarchy is not None
-        camera.hierarchy.wanted = "animals"
-        tend_until(camera, lambda: camera.deployment.submodels == ("animals",))
-        announce(camera, bundle.data)
-        tend_until(camera, lambda: "going on with version" in caplog.text)
         assert camera.deployment.submodels == ("animals",)
+        camera.answer(0, shot(), Sink(""))
 
 
 def test_a_given_bundle_is_not_replaced_by_the_brokers(bundle: Bundle, newer: Bundle) -> None:

@@ -56,7 +56,7 @@ def base(path: Path, free: bool = False) -> Path:
 def built(frames: Path, full: Path, how: str, directory: Path) -> Bundle:
     flags = ["--full", full, "--data", frames, "--preprocessing", how, "--out", directory / "out"]
     flags += ["--base", base(directory / "base.onnx"), "--base-preprocessing", how.replace("raw", "unit")]
-    done = CliRunner().invoke(app, ["build", "--quick", "--work", directory / "work", "--workers", 1, *map(str, flags)])
+    done = CliRunner().invoke(app, ["build", "--quick", "--work", directory / "work", *map(str, flags)])
     assert done.exit_code == 0, done.output
     return Bundle(directory / "out")
 
@@ -97,7 +97,7 @@ def test_devices_and_servers_say_what_onnx_runtime_says_of_the_file(
     out = tmp_path / "answers.jsonl"
     ran = CliRunner().invoke(
         edge_agent,
-        ["run", str(frames), "--bundle", str(bundle.directory), "--output", str(out), "--max-false-hits", "0.005"],
+        ["run", str(frames), "--bundle", str(bundle.directory), "--output", str(out), "--max-disagreement", "0.005"],
     )
     assert ran.exit_code == 0, ran.output
     lines = [json.loads(line) for line in out.read_text().splitlines()]
@@ -106,7 +106,7 @@ def test_devices_and_servers_say_what_onnx_runtime_says_of_the_file(
     first = np.sort(expected, 1)
     for line in asked:
         if first[line["frame"], -1] - first[line["frame"], -2] > 5e-3:
-            assert line["cloud"] == LABELS[int(expected[line["frame"]].argmax())]
+            assert line["label"] == LABELS[int(expected[line["frame"]].argmax())]
 
 
 @pytest.mark.parametrize("kind", ["nan", "missing"])

@@ -24,7 +24,7 @@ from models.cli import app
 from models.frames import find
 from models.material import Material, gather
 from models.place import PlaceError
-from models.plan import QUICK, Plan
+from models.plan import DEFAULT_SHARES, QUICK, Plan
 from models.quantise import Compared
 from models.teach import teach
 from shared import files
@@ -32,8 +32,7 @@ from shared.bundle import Bundle
 from shared.engine import Session
 
 FULL = Path(__file__).parents[2] / "models" / "zoo" / "cifar10" / "full" / "1" / "model.onnx"
-#: Without gates, which the command's test has: they take most of the time.
-PLAN = replace(QUICK, name="tiny", epochs=1, shares=(1 / 200,), tuning_pools=0, pools=0, precision="int8")
+PLAN = replace(QUICK, name="tiny", epochs=1, shares=(1 / 200,), precision="int8")
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +50,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def material(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Material:
     classifier = understand(FULL)
     frames = find(data)
-    return gather(classifier, (frames, teach(classifier, frames, tmp_path_factory.mktemp("work"), 2)), None, 0)
+    return gather(classifier, (frames, teach(classifier, frames, tmp_path_factory.mktemp("work"), 2)))
 
 
 def make(material: Material, work: Path, out: Path, plan: Plan = PLAN) -> Bundle:
@@ -63,7 +62,7 @@ def digests(bundle: Bundle) -> dict[str, object]:
     """All of a bundle but how long its models take, which no two runs agree on."""
     manifest = bundle.manifest
     files: dict[str, object] = {name: model.sha256 for name, model in manifest.models.items()}
-    return files | {"gates": manifest.gates, "context": manifest.context}
+    return files | {"priors": manifest.priors, "certificates": manifest.certificates}
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +131,17 @@ def test_longer_training_hears_more_views(data: Path, tmp_path: Path, monkeypatc
     assert refused.exit_code == 2 and "--submodel-share 0.01 is none of --share" in refused.output
 
 
+def test_a_base_model_is_halved_until_it_takes_a_third_of_the_full_models_time_and_that_is_kept(
+    material: Material, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times = iter([9.0, 6.0, 4.0, 2.0])  # the full model's, then those of ever smaller base models
+    monkeypatch.setattr(candidates.cost, "seconds", lambda *_: [next(times)])
+    plan = replace(PLAN, shares=DEFAULT_SHARES)
+    assert candidates.quick_shares(plan, material, tmp_path) == (1 / 13 / 4,)
+    assert candidates.quick_shares(plan, material, tmp_path) == (1 / 13 / 4,), "nothing is timed again"
+    assert candidates.quick_shares(replace(PLAN, shares=(0.3,)), material, tmp_path) == (0.3,), "as the user says"
+
+
 def test_the_precision_is_decided_once(material: Material, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine does not measure the same twice, and a resumed build must end as it would have."""
     plan = replace(PLAN, precision="auto", submodels=0)
@@ -164,7 +174,7 @@ def test_interrupted_at_every_stage_it_ends_as_an_uninterrupted_one(
         except KeyboardInterrupt:
             interrupted += 1
             assert not (tmp_path / "out").exists()
-    assert interrupted >= 4, "teacher, base, submodels and gates"
+    assert interrupted >= 4, "teacher, base, submodels and certificates"
     assert digests(resumed) == digests(whole)
 
 
@@ -185,7 +195,7 @@ def test_another_number_of_submodels_trains_nothing_again(
 
     monkeypatch.setattr(files, "write", written)
     fewer = make(material, tmp_path / "work", tmp_path / "out", replace(PLAN, submodels=1))
-    assert [name for name in made if name not in MODELS_AND_MANIFEST] == ["proven"]
+    assert [name for name in made if name not in MODELS_AND_MANIFEST] == ["certified"]
     assert fewer.manifest.models["base"].sha256 == whole.manifest.models["base"].sha256
     assert len(fewer.manifest.submodels()) == 1
 
@@ -217,7 +227,7 @@ def scenes(work: Path) -> Path:
 
 def test_the_command_builds_and_says_what_is_in_it(data: Path, work: Path, scenes: Path, tmp_path: Path) -> None:
     given = ["--full", FULL, "--data", data, "--work", work, "--out", tmp_path / "My Bundle", "--quick"]
-    done = run(*given, "--scenes", scenes, "--share", "0.005", "--workers", "1", "--json")
+    done = run(*given, "--scenes", scenes, "--share", "0.005", "--json")
     assert done.exit_code == 0, done.output
     said = json.loads(done.stdout)
     assert said["name"] == "my-bundle"
@@ -277,7 +287,7 @@ def test_what_was_built_with_a_key_is_signed_and_show_checks_it(
     assert "is there already" in (again := runner.invoke(app, ["keys", "--out", str(keys)])).stderr
     assert again.exit_code == 2
     given = ["--full", FULL, "--data", data, "--work", work, "--out", tmp_path / "My Bundle", "--quick"]
-    done = run(*given, "--scenes", scenes, "--share", "0.005", "--workers", "1", "--key", keys / "bundle.key")
+    done = run(*given, "--scenes", scenes, "--share", "0.005", "--key", keys / "bundle.key")
     assert done.exit_code == 0, done.stderr
     trusting = ["--trusted-key", str(keys / "bundle.pub")]
     assert runner.invoke(app, ["show", str(tmp_path / "My Bundle"), *trusting]).exit_code == 0

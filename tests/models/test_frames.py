@@ -9,10 +9,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from hypothesis import example, given
+from hypothesis import given
 from hypothesis import strategies as st
 
-from models.frames import USES, FramesError, find, uses
+from models.frames import HELD_OUT_SHARES, USES, FramesError, find, uses
 from tests.videos import clip, damage
 
 
@@ -128,33 +128,44 @@ def test_nothing_to_learn_from_is_refused(tmp_path: Path) -> None:
 lengths = st.lists(st.sampled_from([1, 1, 1, 40, 250, 1000]), min_size=1, max_size=30)
 
 
-@given(lengths, st.integers(0, 100))
-def test_frames_of_different_uses_are_never_close_in_a_video(lengths: list[int], seed: int) -> None:
-    files = np.repeat(np.arange(len(lengths)), lengths)
-    use = uses(files.tolist(), seed)
-    assert use.shape == files.shape
-    assert use.min() >= -1
-    assert use.max() < len(USES)
-    used = np.flatnonzero(use >= 0)
-    for first, second in itertools.pairwise(used):
-        if files[first] == files[second] and use[first] != use[second]:
-            assert second - first > min(16, len(files) // 24) - 2
-    alone = np.isin(files, np.flatnonzero(np.array(lengths) == 1))
-    assert (use[alone] >= 0).all(), "a picture has no neighbours"
+@given(lengths, st.sampled_from([(0.7, 0.1, 0.2), HELD_OUT_SHARES]))
+def test_each_use_is_one_run_of_a_sequence_in_order_with_a_gap_before_the_next(
+    lengths: list[int], shares: tuple[float, ...]
+) -> None:
+    sequences = np.repeat(np.arange(len(lengths)), lengths)
+    use = uses(sequences.tolist(), shares)
+    assert use.shape == sequences.shape
+    for number, length in enumerate(lengths):
+        own = use[sequences == number]
+        used = own[own >= 0]
+        assert np.array_equal(used, np.sort(used)), "learn, then tune, then prove"
+        places = np.flatnonzero(own >= 0)
+        for first, second in itertools.pairwise(places):
+            if own[first] != own[second]:
+                assert second - first - 1 == min(16, length // 40), "frames left out between"
+            else:
+                assert second - first == 1
 
 
-@given(lengths, st.integers(0, 100))
-@example([1000], 99)
-def test_every_use_has_frames_where_there_are_a_dozen(lengths: list[int], seed: int) -> None:
-    files = np.repeat(np.arange(len(lengths)), lengths).tolist()
-    if len(files) >= 12:
-        assert set(uses(files, seed).tolist()) >= set(range(len(USES)))
+@given(lengths)
+def test_every_use_has_frames_where_there_are_three_sequences_or_one_that_can_be_divided(lengths: list[int]) -> None:
+    sequences = np.repeat(np.arange(len(lengths)), lengths).tolist()
+    if len(lengths) >= 3 or max(lengths) >= 20:
+        assert set(uses(sequences).tolist()) >= set(range(len(USES)))
 
 
-def test_uses_are_dealt_out_in_proportion_and_by_the_seed() -> None:
-    pictures = list(range(10_000))
-    use = uses(pictures, seed=1)
+def test_many_short_sequences_are_dealt_out_in_proportion() -> None:
+    use = uses(list(range(10_000)))
     np.testing.assert_allclose(np.bincount(use) / len(use), [0.7, 0.1, 0.2], atol=1e-3)
-    assert np.array_equal(use, uses(pictures, seed=1))
-    assert not np.array_equal(use, uses(pictures, seed=2))
-    assert uses([], seed=1).shape == (0,)
+    assert uses([]).shape == (0,)
+
+
+def test_a_video_is_a_sequence_and_so_are_the_pictures_of_a_folder(tmp_path: Path) -> None:
+    for name in ("1.png", "2.png", "10.png"):
+        picture(tmp_path / "cat" / name)
+    picture(tmp_path / "dog" / "1.png")
+    video(tmp_path / "dog" / "walk.avi", 5)
+    frames = find(tmp_path)
+    files = np.array([one.file for one in frames])
+    assert [frames.files[file].name for file in files[:3]] == ["1.png", "2.png", "10.png"], "in natural order"
+    assert frames.sequences(files).tolist() == [0, 0, 0, 1, 2, 2, 2, 2, 2]

@@ -34,7 +34,7 @@ from tests.models.test_efficientnet import weights
 
 UNIT = PRESETS["unit"]
 SIDE = 16  # of the base model's pictures, where the full model's are of 32
-PLAN = replace(QUICK, name="tiny", tuning_pools=0, pools=0)
+PLAN = replace(QUICK, name="tiny")
 DECLARED = {"cachenet.labels": ",".join(sample.LABELS), "cachenet.input": msgspec.json.encode(UNIT).decode()}
 
 
@@ -60,7 +60,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def material(data: Path, full: Path, base: Path, tmp_path_factory: pytest.TempPathFactory) -> Material:
     classifier, frames = understand(full), find(data)
     lesson = teach(classifier, frames, tmp_path_factory.mktemp("work"), 2)
-    return replace(gather(classifier, (frames, lesson), None, 0), base=given.read(base, classifier, UNIT))
+    return replace(gather(classifier, (frames, lesson)), base=given.read(base, classifier, UNIT))
 
 
 def make(material: Material, directory: Path, plan: Plan = PLAN) -> Bundle:
@@ -131,7 +131,7 @@ def test_interrupted_it_ends_as_an_uninterrupted_one(
     material: Material, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each run is killed when it has put one more result in its place."""
-    plan = replace(QUICK, name="tiny", tuning_pools=0, precision="int8")
+    plan = replace(QUICK, name="tiny", precision="int8")
     whole = make(material, tmp_path / "whole", plan).manifest
     replace_file, interrupted = Path.replace, 0
 
@@ -149,8 +149,8 @@ def test_interrupted_it_ends_as_an_uninterrupted_one(
         except KeyboardInterrupt:
             interrupted += 1
             assert not (tmp_path / "cut" / "out").exists()
-    assert interrupted == 2, "precision and gates"
-    assert (resumed.gates, resumed.context) == (whole.gates, whole.context)
+    assert interrupted == 2, "precision and certificates"
+    assert (resumed.priors, resumed.certificates) == (whole.priors, whole.certificates)
     assert {name: model.sha256 for name, model in resumed.models.items()} == {
         name: model.sha256 for name, model in whole.models.items()
     }
@@ -163,7 +163,7 @@ def run(*words: object) -> Result:
 def test_the_command_builds_what_a_device_answers_with(data: Path, full: Path, base: Path, tmp_path: Path) -> None:
     """Each frame is cut and scaled for each model as that model wants it."""
     out, answers = tmp_path / "out", tmp_path / "answers.jsonl"
-    flags = ("--full", full, "--data", data, "--work", tmp_path / "w", "--out", out, "--workers", 1)
+    flags = ("--full", full, "--data", data, "--work", tmp_path / "w", "--out", out)
     done = run(*flags, "--base", base, "--base-preprocessing", "unit")
     assert done.exit_code == 0, done.output
     asked = CliRunner().invoke(edge_agent, ["run", str(data), "--bundle", str(out), "--output", str(answers)])

@@ -36,11 +36,11 @@ from models.material import Material, Part
 from models.networks import ResNet, Shape
 from models.recorded import as_pictures
 from shared.bundle import MANIFEST, Bundle, file_digest
+from shared.cascade.rates import clopper_pearson_upper
 from shared.engine import Part as Run
 from shared.engine import Session
 from shared.image import preprocessor
 from shared.layered import FEATURES, SCORES, Question, load
-from shared.rates import most
 from shared.segments import cut
 from shared.segments import read as taken_apart
 from shared.worth import Worth
@@ -201,7 +201,7 @@ def test_a_threshold_is_certified_as_far_as_the_frames_tell() -> None:
     [limit] = found
     share = (wrong & (risk <= limit)).mean()
     assert 0 < limit < 0.2 and share < 0.01
-    assert most(round(share * 4000), 4000, 0.95) <= 0.01
+    assert clopper_pearson_upper(round(share * 4000), 4000, 0.95) <= 0.01
     few = [Candidate(0, risk[:100], wrong[:100], 0.0, 1)]
     assert proof.certify(few, Times((0.2,), 1.0), 0.01, 0.95) is None, "a hundred frames prove nothing of one percent"
 
@@ -218,7 +218,7 @@ def test_a_cache_that_is_surer_than_the_whole_model_gets_a_reserve() -> None:
 
 @pytest.mark.parametrize(("errors", "of", "bound"), [(0, 299, 0.00997), (5, 1000, 0.01048), (40, 1000, 0.05175)])
 def test_the_bound_on_a_rate_is_clopper_and_pearsons(errors: int, of: int, bound: float) -> None:
-    assert most(errors, of, 0.95) == pytest.approx(bound, rel=2e-3)
+    assert clopper_pearson_upper(errors, of, 0.95) == pytest.approx(bound, rel=2e-3)
 
 
 @pytest.fixture(scope="module")

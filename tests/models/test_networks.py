@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from models import candidates
 from models.export import export
-from models.networks import Auxiliary, ResNet, Shape
+from models.networks import Auxiliary, ResNet, Shape, macs
 from models.training import Recipe, label_loss, passed_down_loss
 from shared.engine import Session
 
@@ -62,3 +63,9 @@ def test_what_the_last_head_says_is_a_lesson_to_the_others_and_none_to_itself() 
     assert ((taught[1] - alone[1]) * towards).sum() > 0, "a step down brings it nearer"
     same = [last.detach(), last.detach()]
     assert passed_down_loss(RECIPE)(same, LABELS) == pytest.approx(float(label_loss(RECIPE)(same, LABELS)))
+
+
+@pytest.mark.parametrize(("full", "side"), [(8_500_000, 96), (8_500_000, 32), (100_000_000, 224)])
+def test_a_share_of_a_small_full_model_is_kept_to(full: int, side: int) -> None:
+    """The narrowest net of six blocks does 6.6 million multiply-adds of 96 pixels."""
+    assert macs(ResNet(candidates.shape(1 / 13, full, side, 3)), side) <= full / 13

@@ -25,7 +25,7 @@ def frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(*given: object) -> Result:
-    return CliRunner().invoke(app, ["add-size", *map(str, given), "--quick", "--workers", "1"])
+    return CliRunner().invoke(app, ["add-size", *map(str, given), "--quick"])
 
 
 def test_a_smaller_general_model_joins_and_nothing_else_changes(bundle: Bundle, frames: Path, tmp_path: Path) -> None:

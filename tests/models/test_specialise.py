@@ -86,8 +86,7 @@ def test_what_the_base_model_cannot_tell_the_update_can(bundle: Bundle, updated:
 
 def test_all_else_of_the_bundle_stays_as_it_was(bundle: Bundle, updated: Path) -> None:
     after = Bundle(updated / "out").manifest
-    assert after.gates == bundle.manifest.gates
-    assert after.context == bundle.manifest.context
+    assert (after.priors, after.certificates) == (bundle.manifest.priors, bundle.manifest.certificates)
     assert {name: after.models[name] for name in ("full", "base")} == bundle.manifest.models
 
 
@@ -147,10 +146,15 @@ def test_winning_by_luck_proves_nothing() -> None:
 
 
 def test_to_be_sure_and_wrong_is_worse_than_not_to_be_sure() -> None:
-    sure, unsure, wrong = [9.0, 0, 0], [0.1, 0, 0], [0, 9.0, 0]
-    full = np.array([[9.0, 0, 0]] * 3, np.float32)
-    logits = {"new": np.array([sure, unsure, wrong], np.float32), "base": np.array([unsure] * 3, np.float32)}
-    assert specialise._compare(logits, {"new": 1.0, "base": 1.0}, full) == (1, 1)
+    sure, unsure, wrong = [0.99, 0.01, 0], [0.6, 0.4, 0], [0.01, 0.99, 0]
+    new, resident = np.array([sure, unsure, wrong]), np.array([unsure] * 3)
+    full = np.zeros(3, np.int64)
+    assert specialise._compare(new, [resident], full).tolist() == [1, 0, -1]
+
+
+def test_the_surest_of_the_resident_models_is_what_an_update_is_compared_with() -> None:
+    sure, unsure = np.array([[0.99, 0.01]]), np.array([[0.6, 0.4]])
+    assert specialise._compare(sure, [unsure, sure], np.zeros(1, np.int64)).tolist() == [0]
 
 
 def test_files_that_hold_no_recent_frames_are_refused(bundle: Bundle, recent: Path, tmp_path: Path) -> None:

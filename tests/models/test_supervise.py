@@ -9,13 +9,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import pytest
-import typer
-
-from models.commands.options import refusing
 
 ROOT = Path(__file__).parents[2]
 _PROGRAM = """
@@ -96,10 +92,3 @@ def test_a_terminals_interrupt_reaches_the_child_once() -> None:
     os.write(terminal, b"\x03")
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 11
     os.close(terminal)
-
-
-def test_a_dead_process_of_a_pool_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(typer.Exit) as ended, refusing():
-        raise BrokenProcessPool("A process in the process pool was terminated abruptly")
-    said = capsys.readouterr().err
-    assert ended.value.exit_code == 1 and said.count("\n") == 1 and "--workers 1" in said

@@ -118,3 +118,20 @@ def test_a_checkpoint_of_another_recipe_is_not_gone_on_from(tmp_path: Path, imag
     alone = train(second, tmp_path / "alone.pt", images)
     for ours, theirs in zip(after.state_dict().values(), alone.state_dict().values(), strict=True):
         assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize(("held", "taken"), [((0.5, 0.9, 0.6), 1), ((0.5, 0.6, 0.9), 2), ((0.5, 0.9, 0.89), 2)])
+def test_a_network_that_got_clearly_worse_on_later_frames_is_taken_as_it_was(
+    held: tuple[float, ...], taken: int, tmp_path: Path, images: Images
+) -> None:
+    recipe, network, seen = Recipe(phases=((3, 32),), rate=0.1), ResNet(TINY), []
+
+    def evaluate(trained: torch.nn.Module) -> dict[str, float]:
+        seen.append({name: tensor.clone() for name, tensor in trained.state_dict().items()})
+        return {"held": held[len(seen) - 1]}
+
+    with Progress(console=Console(file=io.StringIO())) as progress:
+        epochs, loss, path = (lambda _epoch, _rng: epochs_of(images)), label_loss(recipe), tmp_path / "run.pt"
+        fit(network, cifar10.INPUT, recipe, epochs, 1, loss, path, progress, "tiny", evaluate, keep_best="held")
+    for ours, theirs in zip(network.state_dict().values(), seen[taken].values(), strict=True):
+        assert torch.equal(ours, theirs)

@@ -38,6 +38,16 @@ def model(name: str, role: str, classes: tuple[int, ...] = ()) -> Fields:
     }
 
 
+def prior(features: int) -> Fields:
+    ones = [1.0] * features
+    return {
+        "mean": ones,
+        "deviation": ones,
+        "weights": [*ones, 0.0],
+        "precision": np.eye(features + 1).ravel().tolist(),
+    }
+
+
 def contents(name: str) -> bytes:
     """Opening a bundle checks digests and loads nothing, so any bytes will do for a model."""
     return name.encode() * 1000
@@ -45,7 +55,7 @@ def contents(name: str) -> bytes:
 
 def manifest() -> Fields:
     return {
-        "format": 2,
+        "format": 3,
         "name": "tiny",
         "task": "classification",
         "labels": LABELS,
@@ -54,10 +64,21 @@ def manifest() -> Fields:
             "base": model("base", "base"),
             "pets": model("pets", "submodel", (0, 1)),
         },
-        "gates": [
-            {"max_false_hits": budget, "claim": budget * 2, "confidence": 0.9, "streams": 20} for budget in (0.01, 0.05)
+        "priors": {"picture": prior(4), "base": prior(13)},
+        "certificates": [
+            {
+                "max_disagreement": budget,
+                "disagreement": 0.004,
+                "at_most": 0.02,
+                "confidence": 0.95,
+                "asked": 0.2,
+                "blocks": 200,
+                "blocks_needed": 160,
+            }
+            for budget in (0.01, 0.05)
         ],
-        "context": {},
+        "distribution": {"full": [0.0, 1.0], "base": [0.0, 1.0], "least": 0.3},
+        "entropy": 0.1,
         "provenance": {"data": "none"},
     }
 
@@ -98,13 +119,30 @@ def test_a_bundle_of_real_models_opens(tmp_path: Path) -> None:
     assert Bundle(tiny_bundle(tmp_path)).manifest.submodels() == ["vehicles", "animals"]
 
 
-def test_the_loosest_gate_within_the_budget_is_chosen() -> None:
+def test_a_manifest_of_the_format_before_has_the_same_models_and_no_priors() -> None:
+    """A device that is upgraded without a network goes on with the models that it has."""
+    fields = {name: value for name, value in manifest().items() if name not in ("priors", "certificates")}
+    before = parse(encoded({**fields, "format": 2, "gates": [{"claim": 0.01}], "context": {"switch": 0.03}}))
+    assert before.models == parse(encoded(manifest())).models
+    assert (before.format, before.priors, before.certificates) == (3, {}, ())
+    with pytest.raises(BundleError):
+        parse(encoded({**fields, "format": 2, "extra": 1}))
+
+
+def test_a_budget_has_a_certificate_of_its_own_or_none() -> None:
     tiny = parse(encoded(manifest()))
-    assert tiny.gate(0.01).claim == 0.02
-    assert tiny.gate(0.04).claim == 0.02
-    assert tiny.gate(0.5).claim == 0.1
-    with pytest.raises(BundleError, match=r"least is 0\.01"):
-        tiny.gate(0.001)
+    found = [tiny.certificate(budget) for budget in (0.001, 0.01, 0.04, 0.5)]
+    assert [one and one.max_disagreement for one in found] == [None, 0.01, None, None]
+
+
+def test_a_budget_is_certified_where_the_bound_is_within_it() -> None:
+    strict, lax = parse(encoded(manifest())).certificates
+    assert (strict.holds, lax.holds) == (False, True)
+
+
+def test_a_label_is_named_and_none_is_unknown() -> None:
+    tiny = parse(encoded(manifest()))
+    assert [tiny.label(index) for index in (1, None)] == ["dog", "unknown"]
 
 
 def test_a_damaged_model_is_named(directory: Path) -> None:
@@ -149,14 +187,17 @@ WRONG = {
     "unknown key": changed("extra", to=1),
     "unknown key of a model": changed(*BASE, "extra", to=1),
     "unknown key of an input": changed(*BASE, "input", "extra", to=1),
-    "unknown key of the context": changed("context", "swich", to=0.1),
+    "unknown key of a certificate": changed("certificates", to=[{"max_disagreement": 0.01, "claim": 0.1}]),
+    "unknown stage of a prior": changed("priors", "last", to=prior(4)),
+    "a prior of another number of features": changed("priors", "base", to=prior(12)),
+    "a prior that is not finite": changed("priors", "picture", "weights", to=[1e999] * 5),
+    "a deviation of zero": changed("priors", "picture", "deviation", to=[0.0] * 4),
     "unknown role": changed(*BASE, "role", to="other"),
     "another format": changed("format", to=1),
     "another task": changed("task", to="detection"),
     "a name with a slash": changed("name", to="a/b"),
     "a name that climbs": changed("name", to=".."),
     "one label": changed("labels", to=["cat"]),
-    "no gate": changed("gates", to=[]),
     "no base model": changed(*BASE, "role", to="submodel"),
     "two full models": changed(*BASE, "role", to="full"),
     "a file elsewhere": changed(*BASE, "file", to="/etc/passwd"),
@@ -177,8 +218,7 @@ WRONG = {
     "a side beyond bounds": changed(*BASE, "input", "side", to=5000),
     "deviation zero": changed(*BASE, "input", "std", to=[0.0, 1.0, 1.0]),
     "a crop beyond the picture": changed(*BASE, "input", "crop", to=1.5),
-    "no memory": changed("context", "memory", to=0),
-    "a probability over one": changed("context", "switch", to=1.5),
+    "a negative entropy": changed("entropy", to=-0.1),
 }
 
 

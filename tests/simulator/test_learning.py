@@ -67,7 +67,7 @@ def test_an_update_is_judged_on_the_same_streams_without_and_with_it() -> None:
     found = learning.replayed(bundle, 3, sample.load(), first_seed=1, count=1)
     assert (found.streams, found.frames) == (1, 1000)
     assert found.local[0] > 0.3 and abs(found.local[1] - found.local[0]) < 0.05
-    assert max(found.false) < 0.03
+    assert max(found.disagreement) < 0.03
 
 
 def test_the_picture_is_drawn(tmp_path: Path) -> None:

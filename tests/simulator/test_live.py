@@ -14,7 +14,7 @@ from simulator import live, report
 from simulator.emulator import Counts
 from simulator.live import Options
 from simulator.processes import Failed, Processes
-from simulator.report import OURS, SERVER
+from simulator.report import CACHENET, SERVER
 from simulator.view import Tail, View
 
 FRAMES = 4
@@ -49,17 +49,19 @@ def test_a_policy_that_is_too_slow_is_skipped_and_named(tmp_path: Path, monkeypa
     said = run_without(SERVER, tmp_path, monkeypatch)
     assert f"Skipped: {SERVER}: it had answered 2 of 4 frames after 60 s" in said
     rows = [line.split()[0] for line in said.splitlines() if line.endswith(" 0")]
-    assert rows == ["ours", "server+context", "device-only"]
+    assert rows == ["cachenet", "device-only"]
     assert "on average than device-only (" in said and "failed" not in said
     figures = msgspec.json.decode((tmp_path / "demo.json").read_bytes())
     assert list(figures["skipped"]) == [SERVER] and SERVER not in figures["policies"]
     assert (tmp_path / "demo.png").exists()
 
 
-def test_without_ours_the_table_is_still_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    said = run_without(OURS, tmp_path, monkeypatch)
+def test_without_cachenet_the_table_is_still_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = run_without(CACHENET, tmp_path, monkeypatch)
     assert "device-only" in said and "There is no ranking" in said
-    assert said.endswith("failed: there is no picture without ours; on a slow machine give --fps 5, or --frames 100")
+    assert said.endswith(
+        "failed: there is no picture without cachenet; on a slow machine give --fps 5, or --frames 100"
+    )
     assert set(msgspec.json.decode((tmp_path / "demo.json").read_bytes())["policies"]) >= {SERVER}
 
 
@@ -67,14 +69,14 @@ def test_an_agent_that_does_not_end_in_time_is_a_policy_to_skip(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(live, "_GRACE_S", 0.2)
-    with Processes(tmp_path) as processes, View(Console(file=io.StringIO()), ["ours"], 2) as view:
+    with Processes(tmp_path) as processes, View(Console(file=io.StringIO()), ["cachenet"], 2) as view:
         agent = processes.start("agent", "timeit", "-n", "1", "-r", "1", "import time; time.sleep(60)")
         with pytest.raises(live._Skipped, match="it had answered 0 of 2 frames after 0 s"):
             live._watch(agent, Tail(tmp_path / "none"), Options(frames=2, fps=1000), processes, view, "")
 
 
 def test_an_agent_that_fails_is_a_policy_to_skip_with_its_last_words(tmp_path: Path) -> None:
-    with Processes(tmp_path) as processes, View(Console(file=io.StringIO()), ["ours"], 2) as view:
+    with Processes(tmp_path) as processes, View(Console(file=io.StringIO()), ["cachenet"], 2) as view:
         agent = processes.start("agent", "no_such_module")
         with pytest.raises(live._Skipped, match=r"agent failed; (?s:.)*No module named no_such_module"):
             live._watch(agent, Tail(tmp_path / "none"), Options(frames=2), processes, view, "")

@@ -61,7 +61,7 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
         ('title = "x"\nsource = "y"\nrates.float32 = { 1 = -2.0 }', "Expected `float` > 0.0"),
         ("not toml", "own.toml"),
         (
-            "\n".join(f"{name} = 1.0" for name in ("operator_us", "frame_ms", "context_ms", "encode_ms"))
+            "\n".join(f"{name} = 1.0" for name in ("operator_us", "frame_ms", "decision_ms", "encode_ms"))
             + '\ntitle = "x"\nsource = "y"\nrates.int8 = { 1 = 2.0 }',
             "rates.float32 needs a rate",
         ),

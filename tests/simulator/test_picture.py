@@ -32,7 +32,7 @@ def _lines(frames: int, levels: tuple[str, ...], truth: bool) -> list[Line]:
     ]
 
 
-@pytest.mark.parametrize("policies", [("ours", "server-only", "device-only"), ("ours",)])
+@pytest.mark.parametrize("policies", [("cachenet", "server-only", "device-only"), ("cachenet",)])
 @pytest.mark.parametrize(("frames", "levels", "truth"), [(60, _LEVELS, True), (2, ("base",), False)])
 def test_a_picture_is_drawn_whoever_else_ran(
     tmp_path: Path, frames: int, levels: tuple[str, ...], truth: bool, policies: tuple[str, ...]

@@ -17,7 +17,7 @@ from simulator.report import Incomplete, Outcome, Setting, Summary
 _SETTING = Setting("camera", 3, "wifi", 30.0, {"cachenet": "0"})
 
 
-def _line(frame: int, level: str, label: str, ms: float, cloud: str | None = None, truth: str | None = None) -> Line:
+def _line(frame: int, level: str, label: str, ms: float, truth: str | None = None) -> Line:
     return Line(
         frame=frame,
         time=0.0,
@@ -27,49 +27,60 @@ def _line(frame: int, level: str, label: str, ms: float, cloud: str | None = Non
         level=level,
         model="m",
         latency_ms=ms,
-        cloud=cloud,
         truth=truth,
     )
 
 
 def _outcomes() -> dict[str, Outcome]:
     ours = [
-        _line(0, "cloud", "cat", 20, "cat", "cat"),
-        _line(1, "submodels", "cat", 2, None, "cat"),
-        _line(2, "frames", "cat", 1, None, "dog"),
-        _line(3, "fallback", "dog", 250, None, "dog"),
+        _line(0, "cloud", "cat", 20, "cat"),
+        _line(1, "submodels", "cat", 2, "cat"),
+        _line(2, "frames", "cat", 1, "dog"),
+        _line(3, "fallback", "dog", 250, "dog"),
     ]
     server = [
-        _line(0, "cloud", "cat", 20, "cat", "cat"),
-        _line(1, "cloud", "dog", 20, "dog", "cat"),
-        _line(2, "fallback", "cat", 250, None, "dog"),
-        _line(3, "cloud", "dog", 30, "dog", "dog"),
+        _line(0, "cloud", "cat", 20, "cat"),
+        _line(1, "cloud", "dog", 20, "cat"),
+        _line(2, "fallback", "cat", 250, "dog"),
+        _line(3, "cloud", "dog", 30, "dog"),
     ]
     device = [_line(frame, "base", "cat", 150) for frame in range(4)]
-    reference = report.bare_answers(server)
+    reference = report.full_answers(server)
     return {
-        "ours": report.outcome(ours, Summary(4, ("pets",)), Counts(1000, 2000), reference, 4),
+        "cachenet": report.outcome(ours, Summary(4, ("pets",)), Counts(1000, 2000), reference, 4),
         "server-only": report.outcome(server, Summary(4), Counts(4000, 500), reference, 4),
         "device-only": report.outcome(device, Summary(4), Counts(0, 0), reference, 4),
     }
 
 
 def test_a_run_is_added_up() -> None:
-    ours = _outcomes()["ours"]
-    assert (ours.hits, ours.cloud, ours.fallbacks) == ({"frames": 1, "submodels": 1, "base": 0}, 1, 1)
-    assert ours.latency_ms["mean"] == pytest.approx(68.25)
-    assert ours.latency_ms["p50"] == pytest.approx(11)
-    assert ours.accuracy == 0.75
-    assert ours.local_share == 0.5
-    assert (ours.bytes_up, ours.bytes_down, ours.models_pushed) == (1000, 2000, 1)
+    own = _outcomes()["cachenet"]
+    assert (own.hits, own.cloud, own.fallbacks) == ({"frames": 1, "submodels": 1, "base": 0}, 1, 1)
+    assert own.latency_ms["mean"] == pytest.approx(68.25)
+    assert own.latency_ms["p50"] == pytest.approx(11)
+    assert own.accuracy == 0.75
+    assert own.local_share == 0.5
+    assert (own.bytes_up, own.bytes_down, own.models_pushed) == (1000, 2000, 1)
 
 
-def test_agreement_is_with_the_bare_answers_that_there_are() -> None:
+def test_agreement_is_with_the_full_answers_that_there_are() -> None:
     outcomes = _outcomes()
-    assert outcomes["ours"].compared == 3
-    assert outcomes["ours"].agreement == pytest.approx(2 / 3, abs=1e-4)
+    assert outcomes["cachenet"].compared == 3
+    assert outcomes["cachenet"].agreement == pytest.approx(2 / 3, abs=1e-4)
     assert outcomes["server-only"].agreement == 1.0
     assert outcomes["device-only"].accuracy is None
+
+
+def test_an_answer_that_the_majority_around_gives_does_not_disagree_and_no_majority_reaches_over_a_gap() -> None:
+    """The full model flickers once, at frame 6; a frame whose answer is not known is a gap."""
+    labels = ["cat"] * 6 + ["dog"] + ["cat"] * 7
+    lines = [_line(frame, "base", "cat", 1) for frame in range(14)]
+    full = dict(enumerate(labels))
+    whole = report.outcome(lines, Summary(14), Counts(0, 0), full, 14)
+    assert (whole.disagreement, whole.agreement) == (0.0, pytest.approx(13 / 14, abs=1e-4))
+    del full[4]
+    split = report.outcome(lines, Summary(14), Counts(0, 0), full, 14)
+    assert split.disagreement == pytest.approx(1 / 13, abs=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -87,21 +98,21 @@ def test_what_does_not_add_up_is_said(lines: list[Line]) -> None:
 
 
 def test_the_json_has_every_figure() -> None:
-    found = msgspec.json.decode(report.to_json(_SETTING, _outcomes(), {"server+context": "too slow"}))
+    found = msgspec.json.decode(report.to_json(_SETTING, _outcomes(), {"another": "too slow"}))
     assert found["frames"] == sum(found["hits"].values()) + found["cloud"] + found["fallbacks"] == 4
     assert found["models_pushed"] == 1
     assert found["local_share"] == 0.5
     assert (found["stream"], found["seed"], found["link"], found["fps"]) == ("camera", 3, "wifi", 30.0)
-    assert set(found["policies"]) == {"ours", "server-only", "device-only"}
-    assert set(found["policies"]["ours"]["latency_ms"]) == {"mean", "p50", "p95", "p99"}
+    assert set(found["policies"]) == {"cachenet", "server-only", "device-only"}
+    assert set(found["policies"]["cachenet"]["latency_ms"]) == {"mean", "p50", "p95", "p99"}
     assert found["policies"]["server-only"]["bytes_up"] == 4000
-    assert found["skipped"] == {"server+context": "too slow"}
+    assert found["skipped"] == {"another": "too slow"}
 
 
-def test_the_json_names_ours_among_what_was_skipped() -> None:
-    outcomes = {name: outcome for name, outcome in _outcomes().items() if name != "ours"}
-    found = msgspec.json.decode(report.to_json(_SETTING, outcomes, {"ours": "too slow"}))
-    assert set(found["policies"]) == {"server-only", "device-only"} and "ours" in found["skipped"]
+def test_the_json_names_cachenet_among_what_was_skipped() -> None:
+    outcomes = {name: outcome for name, outcome in _outcomes().items() if name != "cachenet"}
+    found = msgspec.json.decode(report.to_json(_SETTING, outcomes, {"cachenet": "too slow"}))
+    assert set(found["policies"]) == {"server-only", "device-only"} and "cachenet" in found["skipped"]
 
 
 def test_what_the_full_model_answers_on_the_device_is_its_answer_sure_or_not() -> None:
@@ -112,7 +123,7 @@ def test_what_the_full_model_answers_on_the_device_is_its_answer_sure_or_not() -
 
 def test_the_sentence_names_the_better_rival_and_what_it_holds_for() -> None:
     said = report.sentence(_SETTING, _outcomes())
-    assert said.startswith("Ours answers 1.2 times faster on average than server-only, the better of")
+    assert said.startswith("CacheNet answers 1.2 times faster on average than server-only, the better of")
     assert "(68.2 against 80.0 ms; link wifi, stream camera, seed 3, 30 frames a second)" in said
 
 
@@ -120,39 +131,39 @@ def _falling_back(outcome: Outcome) -> Outcome:
     return msgspec.structs.replace(outcome, hits={"frames": 0, "submodels": 0, "base": 0}, cloud=1, fallbacks=3)
 
 
-def test_ours_is_not_ranked_against_fallbacks() -> None:
+def test_cachenet_is_not_ranked_against_fallbacks() -> None:
     outcomes = _outcomes()
     outcomes["server-only"] = _falling_back(outcomes["server-only"])
     said = report.sentence(_SETTING, outcomes)
-    assert said.startswith("Ours answers 2.2 times faster on average than device-only (68.2 against 150.0 ms")
+    assert said.startswith("CacheNet answers 2.2 times faster on average than device-only (68.2 against 150.0 ms")
     assert said.endswith("server-only mostly fell back: answers did not come in time.")
     assert report.rivals(outcomes) == ["device-only"]
 
 
-@pytest.mark.parametrize("missing", [("server-only", "device-only"), ("ours",)])
-def test_without_ours_or_a_rival_there_is_no_ranking(missing: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("missing", [("server-only", "device-only"), ("cachenet",)])
+def test_without_cachenet_or_a_rival_there_is_no_ranking(missing: tuple[str, ...]) -> None:
     outcomes = {name: outcome for name, outcome in _outcomes().items() if name not in missing}
     assert report.sentence(_SETTING, outcomes).startswith("There is no ranking (link wifi")
     fell_back = {name: _falling_back(outcome) for name, outcome in _outcomes().items()}
     assert "There is no ranking" in report.sentence(_SETTING, fell_back)
 
 
-def test_the_table_has_seven_figures_a_policy_and_fits_eighty_columns() -> None:
+def test_the_table_has_eight_figures_a_policy_and_fits_eighty_columns() -> None:
     out = io.StringIO()
     wide = msgspec.structs.replace(
-        _outcomes()["ours"], latency_ms=dict.fromkeys(("mean", "p50", "p95", "p99"), 25000.0), bytes_up=10**10
+        _outcomes()["cachenet"], latency_ms=dict.fromkeys(("mean", "p50", "p95", "p99"), 25000.0), bytes_up=10**10
     )
-    Console(file=out, width=80).print(report.table({**_outcomes(), "server+context": wide}))
+    Console(file=out, width=80).print(report.table({**_outcomes(), "another": wide}))
     rows = [" ".join(line.split()) for line in out.getvalue().splitlines()]
-    assert "ours 50% 25% 68.2 11.0 215.5 75.0% 1" in rows
-    assert "device-only 100% 0% 150.0 150.0 150.0 - 0" in rows
-    assert "server+context 50% 25% 25000.0 25000.0 25000.0 75.0% 10,000,000" in rows
+    assert "cachenet 50% 25% 68.2 11.0 215.5 33.3% 75.0% 1" in rows
+    assert "device-only 100% 0% 150.0 150.0 150.0 66.7% - 0" in rows
+    assert "another 50% 25% 25000.0 25000.0 25000.0 33.3% 75.0% 10,000,000" in rows
     assert "…" not in out.getvalue() and max(map(len, out.getvalue().splitlines())) <= 80
 
 
 def test_lines_are_read_as_the_agent_writes_them(tmp_path: Path) -> None:
     file = tmp_path / "answers.jsonl"
-    lines = [_line(0, "cloud", "cat", 1.5, "cat"), _line(1, "base", "dog", 2.5)]
+    lines = [_line(0, "cloud", "cat", 1.5), _line(1, "base", "dog", 2.5)]
     file.write_bytes(b"".join(msgspec.json.encode(line) + b"\n" for line in lines))
     assert report.read_lines(file) == lines
     file.write_bytes(b'{"frame": 0')

@@ -18,23 +18,23 @@ def _line(frame: int, level: str = "base") -> Line:
 
 def test_a_pipe_sees_plain_lines() -> None:
     out = io.StringIO()
-    with View(Console(file=out, width=120, highlight=False), ["ours", "server-only"], 8) as view:
-        view.begin("ours")
+    with View(Console(file=out, width=120, highlight=False), ["cachenet", "server-only"], 8) as view:
+        view.begin("cachenet")
         for frame in range(8):
             view.add([_line(frame, "cloud" if frame < 2 else "base")])
         view.end()
     assert out.getvalue().splitlines() == [
-        "ours: 2 of 8 frames, 0 % local, mean 2.0 ms",
-        "ours: 4 of 8 frames, 50 % local, mean 2.0 ms",
-        "ours: 6 of 8 frames, 67 % local, mean 2.0 ms",
-        "ours: 8 of 8 frames, 75 % local, mean 2.0 ms",
+        "cachenet: 2 of 8 frames, 0 % local, mean 2.0 ms",
+        "cachenet: 4 of 8 frames, 50 % local, mean 2.0 ms",
+        "cachenet: 6 of 8 frames, 67 % local, mean 2.0 ms",
+        "cachenet: 8 of 8 frames, 75 % local, mean 2.0 ms",
     ]
 
 
 def test_a_terminal_sees_every_policy() -> None:
     out = io.StringIO()
-    with View(Console(file=out, width=120, force_terminal=True), ["ours", "server-only"], 8) as view:
-        view.begin("ours")
+    with View(Console(file=out, width=120, force_terminal=True), ["cachenet", "server-only"], 8) as view:
+        view.begin("cachenet")
         view.add([_line(0)])
         view.end()
     assert "server-only" in out.getvalue()
@@ -44,8 +44,8 @@ def test_a_terminal_sees_every_policy() -> None:
 def test_a_row_fits_eighty_columns_and_a_skipped_policy_says_so() -> None:
     out = io.StringIO()
     console = Console(file=out, width=80, force_terminal=True, color_system=None)
-    with View(console, ["server+context"], 600) as view:
-        view.begin("server+context")
+    with View(console, ["device-only"], 600) as view:
+        view.begin("device-only")
         line = msgspec.structs.replace(_line(0, "submodels"), label="automobile", latency_ms=250.0)
         view.add([line] * 600)
         assert "100 % local, mean 250.0 ms; automobile by submodels" in _shown(console, view)

@@ -6,13 +6,13 @@ import numpy as np
 
 from benchmarks.real import trivial
 from benchmarks.real.trivial import Tried, tried
-from shared.gate import posterior
+from shared.cascade.probability import softmax
 from tests.benchmarks.real.drawn import recording
 
 
 def test_hold_asks_every_nth_frame_and_repeats_the_answer() -> None:
     made = recording(full=[0, 1, 1, 2, 2])
-    run = trivial.hold(made, posterior(made.base, 1.0), n=2)
+    run = trivial.hold(made, softmax(made.base, 1.0), n=2)
     assert run.asked.tolist() == [True, False, True, False, True]
     assert run.labels.tolist() == [0, 0, 1, 1, 2]
     assert run.level == ["cloud", "frames", "cloud", "frames", "cloud"]
@@ -21,7 +21,7 @@ def test_hold_asks_every_nth_frame_and_repeats_the_answer() -> None:
 
 def test_difference_asks_where_the_picture_left_that_of_the_asked_frame() -> None:
     made = recording(full=[0, 0, 1, 1, 2], grey=[10, 12, 14, 14, 11])
-    run = trivial.difference(made, posterior(made.base, 1.0), limit=8.0)  # more than 2.8 grey levels
+    run = trivial.difference(made, softmax(made.base, 1.0), limit=8.0)  # more than 2.8 grey levels
     assert run.asked.tolist() == [True, False, True, False, True]
     assert run.labels.tolist() == [0, 0, 1, 1, 2]
 
@@ -77,12 +77,12 @@ def test_without_a_setting_within_the_budget_the_least_disagreement_is_chosen() 
 def test_no_setting_of_any_policy_replaces_an_answer_of_the_full_model() -> None:
     made = recording(full=[0, 1, 2, 2] * 30, base=[0, 1, 1, 2] * 30, grey=[0, 90, 180, 180] * 30)
     for name, (_, settings) in trivial.POLICIES.items():
-        whole = trivial.attempt(name, made, posterior(made.base, 1.0))
+        whole = trivial.attempt(name, made, softmax(made.base, 1.0))
         assert len(whole.runs) == len(settings)
         assert all((run.labels == made.labels)[run.full_answered].all() for run in whole.runs)
 
 
 def test_the_shares_of_settings_are_those_of_their_runs() -> None:
     made = recording(full=[0, 1, 1, 1], base=[0, 0, 0, 1])
-    whole = tried([{"n": 2}], [trivial.hold(made, posterior(made.base, 1.0), n=2)], made)
+    whole = tried([{"n": 2}], [trivial.hold(made, softmax(made.base, 1.0), n=2)], made)
     assert (whole.asked[0], whole.disagreement[0], whole.agreement[0]) == (0.5, 0.25, 0.75)

@@ -1,0 +1,95 @@
+"""What a bundle answers on a camera that it was not made for.
+
+    python -m benchmarks.out_of_distribution
+    python -m benchmarks.out_of_distribution --videos DIR --json
+
+The shipped CIFAR-10 bundle on street, traffic and telephone clips, as
+'model-builder fetch --out build/imagenet' brings them. Shares of frames:
+"labelled", answered by a local level with a label and a stated risk under 0.1;
+"unknown"; "asked", audits included. Default settings; the server answers every
+question.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from models import recorded, replay
+from shared.bundle import Bundle
+from shared.cascade.audits import FLOOR
+from shared.cascade.build_cascade import MAX_DISAGREEMENT
+from shared.video import BadVideo, Video
+
+VIDEOS = ("vtest.avi", "bikes.mp4", "carphone_pristine.mp4")
+#: Stated risk under which a label is taken for sure.
+_SURE = 0.1
+
+
+def measure(bundle: Bundle, models: recorded.Models, video: Path) -> dict[str, Any]:
+    """The figures of one video. Raises ``BadVideo``, and ``OSError`` if it cannot be read."""
+    family = replay.family(bundle.manifest)
+    pictures = [frame.picture for frame in Video(video).frames()]
+    stream = recorded.film(pictures, np.zeros(len(pictures), np.int64), models)
+    run = replay.run(stream, family, replay.cascade(stream, family, MAX_DISAGREEMENT, FLOOR))
+    unknown = run.labels < 0
+    labelled = ~run.full_answered & ~unknown & (run.risks < _SURE)
+    return {
+        "frames": len(pictures),
+        "labelled": round(float(labelled.mean()), 5),
+        "unknown": round(float(unknown.mean()), 5),
+        "asked": round(float(run.asked.mean()), 5),
+    }
+
+
+def together(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """All frames of all videos."""
+    frames = [row["frames"] for row in rows]
+    shares = ("labelled", "unknown", "asked")
+    return {"frames": sum(frames)} | {
+        name: round(float(np.average([row[name] for row in rows], weights=frames)), 5) for name in shares
+    }
+
+
+def _measured(bundle: Bundle, models: recorded.Models, video: Path) -> dict[str, Any]:
+    try:
+        return measure(bundle, models, video)
+    except (BadVideo, OSError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        print(f"benchmarks.out_of_distribution: {video}: {why}", file=sys.stderr)
+        sys.exit(2)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.out_of_distribution",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--bundle", type=Path, default=Path("models/zoo/cifar10"))
+    parser.add_argument("--videos", type=Path, default=Path("build/imagenet/videos"), metavar="DIR")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    asked = parser.parse_args()
+    bundle = Bundle(asked.bundle)
+    models = recorded.opened(bundle)
+    found = {name: _measured(bundle, models, asked.videos / name) for name in VIDEOS}
+    found["all"] = together(list(found.values()))
+    if asked.json:
+        print(json.dumps({"bundle": bundle.version[:12], "videos": found}))
+        return
+    table = Table("video", "frames", f"label, risk under {_SURE:g}", "unknown", "asked", box=None)
+    for name, row in found.items():
+        table.add_row(name, str(row["frames"]), *(f"{row[key]:.1%}" for key in ("labelled", "unknown", "asked")))
+    Console(highlight=False, markup=False).print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,179 @@
+"""The very cascade that runs on a device, over frames whose models have been run already.
+
+It is how the builder finds priors and certifies, and how benchmarks measure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from shared.cascade.cascade import Cascade
+from shared.cascade.features import Stage
+from shared.cascade.frame import Frame, Signature
+from shared.cascade.model_cache import LocalModel
+from shared.cascade.probability import softmax
+from shared.cascade.risk_estimator import Outcomes, RiskEstimator, priors_of
+from shared.cascade.risk_model import RiskPrior
+from shared.cascade.types import Level, Miss, Reply, Scores
+
+#: Shares of frames asked that priors are collected at: as on a calm and on a busy stream.
+_ASKED = (0.05, 0.15, 0.5)
+#: Times that the footage is gone through at each.
+_PASSES = 2
+
+
+@dataclass(frozen=True, eq=False)
+class ModelTrace:
+    """Consecutive frames as models saw them.
+
+    Attributes:
+        full: Logits of the full model ``(n, classes)`` float32.
+        base: The same of the base model.
+        signatures: Of the pictures, one a frame.
+        submodels: Logits of other local models by name, ``(n, classes)`` each.
+    """
+
+    full: npt.NDArray[np.float32]
+    base: npt.NDArray[np.float32]
+    signatures: Sequence[Signature]
+    submodels: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.full)
+
+    @property
+    def labels(self) -> npt.NDArray[np.int64]:
+        """The full model's bare answers ``(n,)``."""
+        return np.asarray(self.full.argmax(1), np.int64)
+
+    def frame(self, index: int) -> Frame:
+        """Frame ``index``; its view is its place."""
+        return Frame(index, index, self.signatures[index])
+
+    def blocks(self, length: int, gap: int) -> list[ModelTrace]:
+        """Runs of ``length`` frames with ``gap`` frames left out between two."""
+        return [self.part(at, at + length) for at in range(0, len(self) - length + 1, length + gap)]
+
+    def part(self, first: int, end: int) -> ModelTrace:
+        """The frames from ``first`` to before ``end``."""
+        return ModelTrace(
+            self.full[first:end],
+            self.base[first:end],
+            self.signatures[first:end],
+            {name: logits[first:end] for name, logits in self.submodels.items()},
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """What a cascade did with a trace.
+
+    Attributes:
+        labels: Label of each answer ``(n,)``; -1 is ``unknown``.
+        asked: Frames that the full model was asked about, audits included ``(n,)``.
+        full_answered: Those that it answered within the frame ``(n,)``.
+        risks: Stated risk of each answer ``(n,)``.
+        levels: Level of each answer.
+        looks: Local models that looked at each frame ``(n,)``.
+    """
+
+    labels: npt.NDArray[np.int64]
+    asked: npt.NDArray[np.bool_]
+    full_answered: npt.NDArray[np.bool_]
+    risks: npt.NDArray[np.float64]
+    levels: list[Level]
+    looks: npt.NDArray[np.int64]
+
+
+class RecordedScores:
+    """A model's recorded logits, in its place.
+
+    Attributes:
+        looks: How often it has been asked.
+    """
+
+    def __init__(self, logits: npt.NDArray[np.float32]) -> None:
+        self._logits, self.looks = logits, 0
+
+    def __call__(self, view: Any) -> Scores:
+        self.looks += 1
+        row: Scores = self._logits[view]
+        return row
+
+
+def recorded_model(model: LocalModel, logits: npt.NDArray[np.float32]) -> LocalModel:
+    """``model`` with recorded ``logits`` ``(n, classes)`` in place of its runs."""
+    return LocalModel(
+        model.name,
+        RecordedScores(logits),
+        model.temperature,
+        model.coverage,
+        model.cost,
+        model.seconds,
+        model.level,
+    )
+
+
+def run(cascade: Cascade, trace: ModelTrace, round_trip_s: float = 0.5) -> Run:
+    """Run ``cascade``, whose models are recorded, over ``trace``; the server answers every question."""
+    n = len(trace)
+    labels, risks = np.full(n, -1, np.int64), np.zeros(n)
+    asked, full_answered = np.zeros(n, np.bool_), np.zeros(n, np.bool_)
+    levels: list[Level] = []
+    looks = np.zeros(n, np.int64)
+    models = [model for model in (cascade.base, *(cascade.submodels.residents if cascade.submodels else ())) if model]
+    counters = [model.score for model in models if isinstance(model.score, RecordedScores)]
+    for index in range(n):
+        before = sum(one.looks for one in counters)
+        step = cascade.lookup(trace.frame(index), float(index))
+        looks[index] = sum(one.looks for one in counters) - before
+        reply = Reply(index, trace.full[index])
+        miss = isinstance(step, Miss)
+        answer = cascade.complete(step, reply if miss else None, index + round_trip_s)
+        if answer.audit:
+            cascade.on_audit_reply(reply, index + round_trip_s)
+        labels[index] = -1 if answer.label is None else answer.label
+        risks[index] = answer.risk
+        asked[index], full_answered[index] = miss or answer.audit, miss
+        levels.append(answer.level)
+    return Run(labels, asked, full_answered, risks, levels, looks)
+
+
+def fit_priors(
+    traces: Sequence[ModelTrace], temperatures: Mapping[str, float], base_temperature: float, seed: int = 0
+) -> dict[Stage, RiskPrior]:
+    """The priors that held-out footage gives.
+
+    The footage is gone through as a device would, with frames asked at random: at each asked frame its candidates are
+    judged.
+
+    Args:
+        traces: Footage that the local models were not trained on, at best.
+        temperatures: Of the submodels, by name.
+        base_temperature: Of the base model.
+        seed: Of the frames that are asked.
+    """
+    rng = np.random.default_rng(seed)
+    collected: list[dict[Stage, Outcomes]] = []
+    for trace in traces:
+        base = softmax(trace.base, base_temperature)
+        others = [softmax(logits, temperatures[name]) for name, logits in trace.submodels.items()]
+        labels = trace.labels
+        for share in _ASKED * _PASSES:
+            estimator = RiskEstimator(base.shape[1])
+            first = int(rng.integers(0, max(1, len(trace) // 4)))
+            for index in range(first, len(trace)):
+                observation = estimator.begin(trace.frame(index))
+                estimator.look(observation, base[index])
+                if others:
+                    estimator.look(observation, others[int(rng.integers(len(others)))][index])
+                if index == first or rng.random() < share:
+                    label = int(labels[index])
+                    collected.append(estimator.outcomes(observation, label))
+                    estimator.keep(observation, label)
+    return priors_of(collected)

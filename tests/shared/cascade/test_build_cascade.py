@@ -1,0 +1,56 @@
+"""The one place where a cascade is put together: what is not wanted is not there."""
+
+from __future__ import annotations
+
+import pytest
+
+from shared.cascade.build_cascade import MAX_DISAGREEMENT, CascadeSpec, build_cascade
+from shared.cascade.cascade import Cascade, Tally
+from shared.cascade.distribution import Distribution
+from tests.shared.cascade.streams import CLASSES, local, priors
+
+
+def test_by_default_the_budget_is_two_in_a_hundred_and_hits_are_audited() -> None:
+    cascade = build_cascade(CascadeSpec(CLASSES, "full"), local("base", level="base"), 100)
+    assert cascade.rules.max_disagreement == MAX_DISAGREEMENT == 0.02
+    assert cascade.audits is not None and cascade.audits.rate == 0.02
+    assert cascade.rules.hold
+    assert not cascade.estimator.ready
+    assert cascade.submodels is not None and cascade.submodels.budget == 100
+
+
+def test_what_is_not_wanted_does_not_exist() -> None:
+    spec = CascadeSpec(CLASSES, "full", priors=priors(), audit_floor=0.0)
+    cascade = build_cascade(spec, local("base", level="base"))
+    assert cascade.audits is None and cascade.submodels is None
+    assert cascade.estimator.ready
+    assert build_cascade(spec, None, 100).submodels is None, "submodels look after a base model only"
+
+
+@pytest.mark.parametrize(("seed", "same"), [("door", True), ("yard", False)])
+def test_audits_are_drawn_from_the_seed(seed: str, same: bool) -> None:
+    def drawn(name: str) -> list[bool]:
+        audits = build_cascade(CascadeSpec(CLASSES, "full", seed=name), None).audits
+        assert audits is not None
+        return [audits.due() for _ in range(1000)]
+
+    assert (drawn("door") == drawn(seed)) == same
+
+
+def test_only_a_bundle_that_knows_its_distribution_is_watched() -> None:
+    quantiles = (0.0, 1.0, 2.0)
+    for distribution in (None, Distribution(quantiles, quantiles, 0.0)):
+        cascade = build_cascade(CascadeSpec(CLASSES, "full", distribution=distribution), local("base", level="base"))
+        assert cascade._distribution is None
+    known = CascadeSpec(CLASSES, "full", distribution=Distribution(quantiles, quantiles, 0.2))
+    assert build_cascade(known, local("base", level="base"))._distribution is not None
+
+
+def test_a_class_of_ones_own_and_a_tally_go_in() -> None:
+    class Logged(Cascade):
+        pass
+
+    tally = Tally(frames=7, cloud=7)
+    cascade = build_cascade(CascadeSpec(CLASSES, "full"), None, tally=tally, kind=Logged)
+    assert isinstance(cascade, Logged)
+    assert cascade.tally is tally

@@ -1,0 +1,73 @@
+"""Tests that may be looked at after every observation."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.cascade.sequential_tests import AnytimeUpperBound, EDetector
+
+shares = st.lists(st.floats(0, 1), max_size=60)
+
+
+@given(shares)
+def test_the_bound_never_rises_and_stays_in_0_to_1(seen: list[float]) -> None:
+    bound, before = AnytimeUpperBound(), 1.0
+    assert bound.value == 1.0
+    for share in seen:
+        bound.add(share)
+        assert 0 < bound.value <= before
+        before = bound.value
+
+
+def test_the_bound_holds_at_every_moment_in_19_of_20_streams() -> None:
+    rng, truth, broken = np.random.default_rng(0), 0.1, 0
+    for _ in range(120):
+        bound = AnytimeUpperBound()
+        for _ in range(250):
+            bound.add(float(rng.random() < truth))
+        broken += bound.value < truth  # it never rises, so the last is the least
+    assert broken <= 10
+
+
+def test_the_bound_comes_near_the_mean() -> None:
+    bound = AnytimeUpperBound()
+    for _ in range(400):
+        bound.add(0.0)
+    assert bound.value < 0.02
+
+
+@given(shares, st.floats(0.01, 0.9))
+def test_evidence_is_never_negative_and_falls_with_zeros(seen: list[float], allowed: float) -> None:
+    detector = EDetector(allowed)
+    for share in seen:
+        detector.add(share)
+        assert np.isfinite(detector.evidence) and detector.evidence > 0
+    before = detector.evidence
+    detector.add(0.0)
+    assert detector.evidence <= max(1.0, before)
+    detector.reset()
+    assert detector.evidence == 1.0
+
+
+def test_evidence_grows_where_the_mean_is_over_what_is_allowed_even_after_a_long_calm() -> None:
+    detector = EDetector(0.04)
+    for _ in range(5000):
+        detector.add(0.0)
+    for index in range(100):
+        detector.add(float(index % 4 == 0))
+    assert detector.evidence > 100
+
+
+def test_evidence_seldom_deceives_where_the_mean_is_what_is_allowed() -> None:
+    """An e-detector promises a mean time to a false alarm of 100 shares at least; at 100 it is far longer."""
+    rng, deceived = np.random.default_rng(1), 0
+    for _ in range(100):
+        detector = EDetector(0.04)
+        for _ in range(100):
+            detector.add(float(rng.random() < 0.04))
+            if detector.evidence >= 100:
+                deceived += 1
+                break
+    assert deceived <= 20
