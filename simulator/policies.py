@@ -221,9 +221,8 @@ class Asking:
             self._asked.append(step.frame)
             return Answer(step.frame.index, step.fallback.label, 0.0, 1.0, "fallback", self._full, trouble)
         else:
-            label = int(reply.logits.argmax())
-            self.keep(step.frame, label)
-            answer = Answer(step.frame.index, label, 1.0, 0.0, "cloud", self._full, step.reason)
+            self.keep(step.frame, reply.label)
+            answer = Answer(step.frame.index, reply.label, 1.0, 0.0, "cloud", self._full, step.reason)
         assert answer.label is not None
         if not self._recent or self._recent[-1] != answer.label:
             self._recent.append(answer.label)
@@ -233,7 +232,7 @@ class Asking:
         frame = next((one for one in self._asked if one.index == reply.frame), None)
         if frame is not None:
             self._asked.remove(frame)
-            self.keep(frame, int(reply.logits.argmax()))
+            self.keep(frame, reply.label)
         return None
 
     def on_audit_reply(self, reply: Reply, now: float) -> None:

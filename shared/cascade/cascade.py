@@ -140,7 +140,7 @@ class Cascade:
         self._unfit: set[str] = set()
         self._recommended: tuple[str, int] = ("", 0)
         self._recent: deque[int] = deque(maxlen=RECENT)
-        self._now: tuple[Observation, bool] | None = None
+        self._now: Observation | None = None
         self._asked: deque[_Pending] = deque(maxlen=_PENDING)
         self._audited: deque[_Pending] = deque(maxlen=_PENDING)
 
@@ -175,7 +175,7 @@ class Cascade:
             hit = False
             if prediction is not None:  # the best guess that there is, if the full model cannot be asked
                 prediction = msgspec.structs.replace(prediction, risk=max(prediction.risk, _OUT_OF_DISTRIBUTION))
-        self._now = observation, audit
+        self._now = observation
         if prediction is not None and hit:
             return Hit(frame, prediction, audit)
         fallback = prediction or Prediction(self._recent[-1] if self._recent else 0, 1.0, 1.0, "frames", "")
@@ -206,7 +206,7 @@ class Cascade:
             now: Seconds, on the clock of ``lookup``.
         """
         assert self._now is not None
-        (observation, _), self._now = self._now, None
+        observation, self._now = self._now, None
         if reply is not None and not self._is_sound(reply):
             reply, trouble = None, "the full model's scores are damaged"
         if isinstance(step, Hit):
@@ -232,8 +232,7 @@ class Cascade:
         self.tally.late += 1
         self._learn(pending.observation, reply)
         self._recommend(reply.submodel)
-        label = int(reply.logits.argmax())
-        if label == pending.prediction.label:
+        if reply.label == pending.prediction.label:
             return None
         self.tally.corrections += 1
         return self._of_full(reply, "cloud", "correction")
@@ -243,7 +242,7 @@ class Cascade:
         pending = _take(self._audited, reply.frame)
         if pending is None or self.audits is None or not self._is_sound(reply):
             return
-        wrong = pending.prediction.label is not None and pending.prediction.label != int(reply.logits.argmax())
+        wrong = pending.prediction.label is not None and pending.prediction.label != reply.label
         self._learn(pending.observation, reply)
         if self.audits.judge(wrong, pending.rate):
             self._budget.restart(self.audits.scale)
@@ -316,14 +315,13 @@ class Cascade:
         self._budget.charge(step.prediction.expected_risk, self._scale)
         if step.prediction.level == "submodels" and self.submodels is not None:
             self.submodels.touch(step.prediction.model)
-        audit = step.audit and self.audits is not None
-        if audit:
+        if step.audit:
             assert self.audits is not None
             self._audited.append(_Pending(observation, step.prediction, self.audits.rate))
             self.audits.sent += 1
         if step.prediction.label is not None:
             self._remember(step.prediction.label)
-        return _local(step.frame.index, step.prediction, step.prediction.level, "", audit)
+        return _local(step.frame.index, step.prediction, step.prediction.level, "", step.audit)
 
     def _complete_miss(self, step: Miss, reply: Reply, observation: Observation, now: float) -> Answer:
         self._probe_order.record_round_trip(now - step.begun)
@@ -333,8 +331,8 @@ class Cascade:
         self._recommend(reply.submodel)
         self._budget.charge(reply.exit_risk or 0.0, self._scale)
         answer = self._of_full(reply, "full" if reply.on_device else "cloud", step.reason)
-        self._remember(int(reply.logits.argmax()))
-        self.tally.overruled += answer.label != int(reply.logits.argmax())
+        self._remember(reply.label)
+        self.tally.overruled += answer.label != reply.label
         return answer
 
     def _is_sound(self, reply: Reply) -> bool:
@@ -343,13 +341,12 @@ class Cascade:
     def _learn(self, observation: Observation, reply: Reply) -> None:
         if self._distribution is not None:
             self._distribution.update("full", reply.logits)
-        self.estimator.learn(observation, int(reply.logits.argmax()))
+        self.estimator.learn(observation, reply.label)
 
     def _of_full(self, reply: Reply, level: Level, reason: str) -> Answer:
-        probabilities = softmax(reply.logits, self.rules.full_temperature)
-        label = int(reply.logits.argmax())
-        risk = reply.exit_risk or 0.0
-        return Answer(reply.frame, label, float(probabilities[label]), risk, level, self.rules.full_model, reason)
+        confidence = float(softmax(reply.logits, self.rules.full_temperature)[reply.label])
+        risk, model = reply.exit_risk or 0.0, self.rules.full_model
+        return Answer(reply.frame, reply.label, confidence, risk, level, model, reason)
 
     def _start_over(self) -> None:
         """The scene has changed: what was remembered and learned of it no longer holds."""

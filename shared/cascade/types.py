@@ -130,6 +130,11 @@ class Reply(msgspec.Struct, frozen=True, eq=False):
     exit_risk: float | None = None
 
     @property
+    def label(self) -> int:
+        """The full model's answer."""
+        return int(self.logits.argmax())
+
+    @property
     def whole(self) -> bool:
         """Whether all of the full model has run for it."""
         return self.exit_risk is None
