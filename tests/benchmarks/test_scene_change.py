@@ -11,12 +11,6 @@ import pytest
 
 from benchmarks import scene_change
 from benchmarks.real import policies, recording, task
-from tests.benchmarks.real import drawn
-
-
-@pytest.fixture(scope="module")
-def lamp(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return drawn.task(tmp_path_factory.mktemp("lamp"))
 
 
 @pytest.fixture(autouse=True)

@@ -22,11 +22,6 @@ from tests.benchmarks.real import drawn
 TRIVIAL = ("hold", "difference", "student", "student+hold")
 
 
-@pytest.fixture(scope="module")
-def lamp(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return drawn.task(tmp_path_factory.mktemp("lamp"))
-
-
 @pytest.fixture(autouse=True)
 def cache(lamp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Recordings are kept beside the task; CacheNet asks for every tenth frame."""
