@@ -23,9 +23,9 @@ from models import cifar10, recorded, replay, streams
 from models.replay import Recorded
 from shared.bundle import Bundle
 from shared.cascade.audits import FLOOR
-from shared.cascade.build_cascade import MAX_DISAGREEMENT
 from shared.cascade.reference import disagreements
 from shared.cascade.replay import Run
+from shared.cascade.spec import MAX_DISAGREEMENT
 from shared.image import Picture
 from shared.signature import sign
 

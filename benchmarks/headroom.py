@@ -28,8 +28,8 @@ from models.interval import intervals
 from models.replay import Family
 from models.scenes import SCENES, UNSEEN
 from shared.bundle import Bundle
-from shared.cascade.build_cascade import MAX_DISAGREEMENT
 from shared.cascade.reference import disagreements
+from shared.cascade.spec import MAX_DISAGREEMENT
 
 #: What the full model is called where it is a submodel.
 _TWIN = "twin"

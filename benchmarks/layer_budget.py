@@ -30,9 +30,9 @@ from models.layers.cuts import placed
 from models.layers.proof import Scores, consult
 from models.layers.replayed import picture, replayed
 from shared.bundle import WAYS, Bundle, Manifest, Way
-from shared.cascade.build_cascade import MAX_DISAGREEMENT
 from shared.cascade.frame import Signature
 from shared.cascade.reference import disagreements
+from shared.cascade.spec import MAX_DISAGREEMENT
 from shared.cascade.types import Miss, Reply
 from shared.image import Picture
 from shared.layered import Layered, Question

@@ -26,7 +26,7 @@ from rich.table import Table
 from models import recorded, replay
 from shared.bundle import Bundle
 from shared.cascade.audits import FLOOR
-from shared.cascade.build_cascade import MAX_DISAGREEMENT
+from shared.cascade.spec import MAX_DISAGREEMENT
 from shared.video import BadVideo, Video
 
 VIDEOS = ("vtest.avi", "bikes.mp4", "carphone_pristine.mp4")

@@ -30,10 +30,10 @@ from rich.table import Table
 
 from benchmarks.real import policies, recording, task
 from benchmarks.real.recording import Recording, Recordings
-from shared.cascade.build_cascade import MAX_DISAGREEMENT
 from shared.cascade.cascade import Cascade
 from shared.cascade.reference import disagreements
 from shared.cascade.replay import ModelTrace, run
+from shared.cascade.spec import MAX_DISAGREEMENT
 from shared.image import Picture
 from shared.video import Video
 

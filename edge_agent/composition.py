@@ -9,9 +9,10 @@ import numpy as np
 from edge_agent.scoring import judge, scorer
 from edge_agent.settings import Settings
 from shared.bundle import Manifest
-from shared.cascade.build_cascade import CascadeSpec, build_cascade
+from shared.cascade.build_cascade import build_cascade
 from shared.cascade.cascade import Cascade, Tally
 from shared.cascade.model_cache import LocalModel
+from shared.cascade.spec import CascadeSpec
 from shared.engine import Session
 from shared.layered import Layered, runner
 from shared.refusal import Refusal

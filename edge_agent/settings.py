@@ -14,7 +14,7 @@ import msgspec
 from edge_agent.source.frozen import OnFrozen
 from shared.bundle import WayFlag
 from shared.cascade.audits import FLOOR
-from shared.cascade.build_cascade import MAX_DISAGREEMENT
+from shared.cascade.spec import MAX_DISAGREEMENT
 from shared.engine import Provider
 from shared.image import Region
 from shared.protocol import check_device

@@ -24,13 +24,13 @@ from models.plan import Plan
 from models.replay import Family, Recorded
 from models.typical import Look, fit_least, fit_quantiles
 from shared.bundle import Certificate, Model
-from shared.cascade.build_cascade import MAX_DISAGREEMENT
 from shared.cascade.distribution import Distribution
 from shared.cascade.features import Stage
 from shared.cascade.probability import softmax
 from shared.cascade.reference import disagreements
 from shared.cascade.replay import Run, fit_priors
 from shared.cascade.risk_model import RiskPrior
+from shared.cascade.spec import MAX_DISAGREEMENT
 
 #: Budgets that are certified, each by itself.
 BUDGETS = (0.005, 0.01, 0.02, 0.05)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from models.blocks import FEWEST, frames_of
 from shared.bundle import Certificate, Manifest
-from shared.cascade.build_cascade import MAX_DISAGREEMENT
+from shared.cascade.spec import MAX_DISAGREEMENT
 
 #: Share of the full model's time from which a base model hardly pays.
 SLOW = 1 / 3

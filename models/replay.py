@@ -10,13 +10,14 @@ import numpy.typing as npt
 
 from shared.bundle import Manifest, Model
 from shared.cascade import replay
-from shared.cascade.build_cascade import MAX_DISAGREEMENT, CascadeSpec, build_cascade
+from shared.cascade.build_cascade import build_cascade
 from shared.cascade.cascade import Cascade
 from shared.cascade.distribution import Distribution
 from shared.cascade.frame import Frame, Signature
 from shared.cascade.model_cache import LocalModel
 from shared.cascade.replay import ModelTrace, RecordedScores
 from shared.cascade.risk_estimator import Priors
+from shared.cascade.spec import MAX_DISAGREEMENT, CascadeSpec
 from shared.cascade.types import LocalLevel
 
 Logits = npt.NDArray[np.float32]

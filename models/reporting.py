@@ -21,9 +21,9 @@ from models.material import Part
 from models.replay import Logits, Recorded
 from models.scenes import SCENES, UNSEEN
 from shared.bundle import Bundle, Manifest, Way
-from shared.cascade.build_cascade import MAX_DISAGREEMENT
 from shared.cascade.frame import Signature
 from shared.cascade.reference import disagreements
+from shared.cascade.spec import MAX_DISAGREEMENT
 from shared.engine import Session
 from shared.signature import sign
 

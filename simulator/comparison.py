@@ -20,8 +20,8 @@ from models.cost import Cost
 from models.interval import interval
 from models.recorded import Models
 from shared.bundle import Bundle, Manifest, Way
-from shared.cascade.build_cascade import MAX_DISAGREEMENT
 from shared.cascade.reference import disagreements
+from shared.cascade.spec import MAX_DISAGREEMENT
 from shared.layered import load
 from shared.refusal import Refusal
 from shared.segments import cut, read

@@ -8,11 +8,12 @@ import numpy.typing as npt
 from benchmarks.real.recording import Recording, Recordings
 from benchmarks.real.run import Run
 from shared.cascade.audits import FLOOR
-from shared.cascade.build_cascade import MAX_DISAGREEMENT, CascadeSpec, build_cascade
+from shared.cascade.build_cascade import build_cascade
 from shared.cascade.cascade import Cascade
 from shared.cascade.model_cache import LocalModel
 from shared.cascade.probability import fit_temperature
 from shared.cascade.replay import ModelTrace, RecordedScores, fit_priors, run
+from shared.cascade.spec import MAX_DISAGREEMENT, CascadeSpec
 
 #: Name of CacheNet with its defaults.
 DEFAULT = "cachenet"

@@ -3,47 +3,15 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
 
 import numpy as np
 
-from shared.cascade.audits import FLOOR, Audits
-from shared.cascade.cascade import Cascade, Rules, Tally
-from shared.cascade.distribution import Distribution, DistributionMonitor
+from shared.cascade.audits import Audits
+from shared.cascade.cascade import Cascade, Tally
+from shared.cascade.distribution import DistributionMonitor
 from shared.cascade.model_cache import LocalModel, ModelCache
-from shared.cascade.risk_estimator import Priors, RiskEstimator
-
-#: Mean share of all answers that may disagree with the full model.
-MAX_DISAGREEMENT = 0.02
-
-
-@dataclass(frozen=True)
-class CascadeSpec:
-    """What a cascade is built from.
-
-    Attributes:
-        classes: Number of labels.
-        full_model: Name of the full model.
-        full_temperature: Its temperature.
-        priors: The bundle's, by stage; empty where it has none.
-        distribution: What the bundle's footage looks like; None where nobody knows.
-        max_disagreement: Mean share of all answers that may disagree with the full model.
-        deadline: Seconds that a frame may take.
-        hold: Whether held answers may be hits (level ``frames``).
-        audit_floor: Share of hits that is audited at least; 0 for no audits.
-        seed: Audits are drawn from it: the same camera draws the same frames, so that a run can be repeated.
-    """
-
-    classes: int
-    full_model: str
-    full_temperature: float = 1.0
-    priors: Priors = field(default_factory=dict)
-    distribution: Distribution | None = None
-    max_disagreement: float = MAX_DISAGREEMENT
-    deadline: float = 1.0
-    hold: bool = True
-    audit_floor: float = FLOOR
-    seed: str = ""
+from shared.cascade.risk_estimator import RiskEstimator
+from shared.cascade.spec import CascadeSpec
 
 
 def build_cascade(
@@ -66,7 +34,7 @@ def build_cascade(
     if base is not None and spec.distribution is not None and spec.distribution.least > 0.0:
         monitor = DistributionMonitor(spec.distribution)
     return kind(
-        Rules(spec.max_disagreement, spec.deadline, spec.full_model, spec.full_temperature, spec.hold),
+        spec,
         RiskEstimator(spec.classes, spec.priors),
         base,
         ModelCache(submodel_budget, coverage) if submodel_budget is not None and base is not None else None,

@@ -23,6 +23,7 @@ from shared.cascade.probe_order import ProbeOrder
 from shared.cascade.risk_budget import RiskBudget
 from shared.cascade.risk_estimator import Observation, RiskEstimator
 from shared.cascade.scene_change import SceneChangeDetector
+from shared.cascade.spec import CascadeSpec
 from shared.cascade.types import Answer, Hit, Level, Miss, Prediction, Reply, Step
 
 #: Recent labels that travel with a question.
@@ -83,25 +84,6 @@ class Tally:
             self.hits[answer.level] += 1
 
 
-@dataclass(frozen=True)
-class Rules:
-    """What the cascade holds to.
-
-    Attributes:
-        max_disagreement: Mean share of all answers that may disagree with the full model.
-        deadline: Seconds that a frame may take.
-        full_model: Name of the full model.
-        full_temperature: Its temperature.
-        hold: Whether held answers may be hits (level ``frames``).
-    """
-
-    max_disagreement: float
-    deadline: float
-    full_model: str
-    full_temperature: float
-    hold: bool = True
-
-
 @dataclass(slots=True)
 class _Pending:
     """A frame that the full model may still judge: a question, whose fallback is ``prediction``, or an audited hit,
@@ -117,7 +99,7 @@ class Cascade:
 
     def __init__(
         self,
-        rules: Rules,
+        spec: CascadeSpec,
         estimator: RiskEstimator,
         base: LocalModel | None = None,
         submodels: ModelCache | None = None,
@@ -126,14 +108,14 @@ class Cascade:
         tally: Tally | None = None,
     ) -> None:
         """What is None does not exist. ``tally`` goes on counting across a change of bundle."""
-        self.rules, self.estimator, self.tally = rules, estimator, tally or Tally()
+        self.spec, self.estimator, self.tally = spec, estimator, tally or Tally()
         self.base, self.submodels, self.audits = base, submodels, audits
         #: The full model, where the device has it as well.
         self.full: LocalModel | None = None
         self.router = OffloadRouter()
         #: The submodel that the server recommends and that is not resident.
         self.pending_fetch: str | None = None
-        self._budget = RiskBudget(rules.max_disagreement)
+        self._budget = RiskBudget(spec.max_disagreement)
         self._scene = SceneChangeDetector()
         self._distribution = distribution
         self._probe_order = ProbeOrder()
@@ -180,8 +162,8 @@ class Cascade:
             return Hit(frame, prediction, audit)
         fallback = prediction or Prediction(self._recent[-1] if self._recent else 0, 1.0, 1.0, "frames", "")
         on_device = self.full is not None and self.router.on_device(self.full.seconds)
-        exit_risk = min(1.0, _EXIT_SHARE * self.rules.max_disagreement)
-        deadline = now + self.rules.deadline
+        exit_risk = min(1.0, _EXIT_SHARE * self.spec.max_disagreement)
+        deadline = now + self.spec.deadline
         return Miss(frame, tuple(self._recent), now, deadline, fallback, self._reason(fallback), on_device, exit_risk)
 
     def on_device(self, miss: Miss, now: float) -> Reply | None:
@@ -215,7 +197,7 @@ class Cascade:
             answer = self._complete_miss(step, reply, observation, now)
         else:
             self._probe_order.record_round_trip(None)
-            self.router.record_round_trip(self.rules.deadline)
+            self.router.record_round_trip(self.spec.deadline)
             self._asked.append(_Pending(observation, step.fallback))
             reason = f"{step.reason}; {trouble}" if trouble else step.reason
             answer = _local(step.frame.index, step.fallback, "fallback", reason)
@@ -249,7 +231,7 @@ class Cascade:
 
     def install(self, model: LocalModel) -> list[str]:
         """Make a loaded model resident, a submodel or the full one; return the names of those to free."""
-        if model.name == self.rules.full_model:
+        if model.name == self.spec.full_model:
             self.full = model
             return []
         if self.pending_fetch == model.name:
@@ -269,8 +251,8 @@ class Cascade:
 
     def _held(self, observation: Observation) -> Prediction | None:
         """The held answer that the picture alone suggests."""
-        candidate = self.estimator.best(observation) if self.rules.hold else None
-        return None if candidate is None else Prediction(*candidate, "frames", self.rules.full_model)
+        candidate = self.estimator.best(observation) if self.spec.hold else None
+        return None if candidate is None else Prediction(*candidate, "frames", self.spec.full_model)
 
     def _look(self, frame: Frame, observation: Observation, base_only: bool) -> Prediction | None:
         """The best candidate after as many local models have looked as it takes. ``base_only``: the first is enough."""
@@ -303,13 +285,13 @@ class Cascade:
             self._distribution.update("base", logits)
         self.estimator.look(observation, probabilities)
         label = int(probabilities.argmax())
-        candidate = self.estimator.best(observation, None if self.rules.hold else label)
+        candidate = self.estimator.best(observation, None if self.spec.hold else label)
         if candidate is None:  # no risk is known yet
             return Prediction(label, 1.0, 1.0, model.level, model.name)
         # What the model agrees with counts as the model's answer, another candidate as a held one.
         if candidate.label == label:
             return Prediction(*candidate, model.level, model.name)
-        return Prediction(*candidate, "frames", self.rules.full_model)
+        return Prediction(*candidate, "frames", self.spec.full_model)
 
     def _complete_hit(self, step: Hit, observation: Observation) -> Answer:
         self._budget.charge(step.prediction.expected_risk, self._scale)
@@ -344,8 +326,8 @@ class Cascade:
         self.estimator.learn(observation, reply.label)
 
     def _of_full(self, reply: Reply, level: Level, reason: str) -> Answer:
-        confidence = float(softmax(reply.logits, self.rules.full_temperature)[reply.label])
-        risk, model = reply.exit_risk or 0.0, self.rules.full_model
+        confidence = float(softmax(reply.logits, self.spec.full_temperature)[reply.label])
+        risk, model = reply.exit_risk or 0.0, self.spec.full_model
         return Answer(reply.frame, reply.label, confidence, risk, level, model, reason)
 
     def _start_over(self) -> None:

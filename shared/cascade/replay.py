@@ -6,7 +6,7 @@ It is how the builder finds priors and certifies, and how benchmarks measure.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -108,15 +108,7 @@ class RecordedScores:
 
 def recorded_model(model: LocalModel, logits: npt.NDArray[np.float32]) -> LocalModel:
     """``model`` with recorded ``logits`` ``(n, classes)`` in place of its runs."""
-    return LocalModel(
-        model.name,
-        RecordedScores(logits),
-        model.temperature,
-        model.coverage,
-        model.cost,
-        model.seconds,
-        model.level,
-    )
+    return replace(model, score=RecordedScores(logits), judge=None)
 
 
 def run(cascade: Cascade, trace: ModelTrace, round_trip_s: float = 0.5) -> Run:

@@ -8,13 +8,14 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from shared.cascade.build_cascade import CascadeSpec, build_cascade
+from shared.cascade.build_cascade import build_cascade
 from shared.cascade.cascade import Cascade
 from shared.cascade.features import Stage
 from shared.cascade.frame import Frame, Signature
 from shared.cascade.model_cache import LocalModel
 from shared.cascade.replay import ModelTrace, fit_priors, recorded_model
 from shared.cascade.risk_model import RiskPrior
+from shared.cascade.spec import CascadeSpec
 from shared.cascade.types import LocalLevel, Scores
 
 CLASSES = 4

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from shared.cascade.build_cascade import MAX_DISAGREEMENT, CascadeSpec, build_cascade
+from shared.cascade.build_cascade import build_cascade
 from shared.cascade.cascade import Cascade, Tally
 from shared.cascade.distribution import Distribution
+from shared.cascade.spec import MAX_DISAGREEMENT, CascadeSpec
 from tests.shared.cascade.streams import CLASSES, local, priors
 
 
 def test_by_default_the_budget_is_two_in_a_hundred_and_hits_are_audited() -> None:
     cascade = build_cascade(CascadeSpec(CLASSES, "full"), local("base", level="base"), 100)
-    assert cascade.rules.max_disagreement == MAX_DISAGREEMENT == 0.02
+    assert cascade.spec.max_disagreement == MAX_DISAGREEMENT == 0.02
     assert cascade.audits is not None and cascade.audits.rate == 0.02
-    assert cascade.rules.hold
+    assert cascade.spec.hold
     assert not cascade.estimator.ready
     assert cascade.submodels is not None and cascade.submodels.budget == 100
 

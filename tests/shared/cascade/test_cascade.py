@@ -347,7 +347,8 @@ def test_what_an_early_exit_risks_is_charged_to_the_same_budget() -> None:
 
 @pytest.mark.parametrize("classes", [1, 2, CLASSES - 1, CLASSES + 1, 1000])
 def test_any_number_of_labels_will_do(classes: int) -> None:
-    from shared.cascade.build_cascade import CascadeSpec, build_cascade
+    from shared.cascade.build_cascade import build_cascade
+    from shared.cascade.spec import CascadeSpec
 
     cascade = build_cascade(CascadeSpec(classes, "full", audit_floor=0.5), local("base", level="base", classes=classes))
     for index in range(FIRST_ANSWERS + 10):
@@ -364,6 +365,6 @@ def test_any_number_of_labels_will_do(classes: int) -> None:
 def test_a_tally_goes_on_over_a_change_of_bundle() -> None:
     cascade = build()
     calm(cascade, 1, 10)
-    next_one = Cascade(cascade.rules, build().estimator, cascade.base, tally=cascade.tally)
+    next_one = Cascade(cascade.spec, build().estimator, cascade.base, tally=cascade.tally)
     calm(next_one, 1, 5, first=10)
     assert next_one.tally.frames == 15

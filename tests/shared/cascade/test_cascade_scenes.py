@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from models.typical import fit_quantiles
-from shared.cascade.build_cascade import CascadeSpec, build_cascade
+from shared.cascade.build_cascade import build_cascade
 from shared.cascade.cascade import Cascade
 from shared.cascade.distribution import ASKED_FIRST, Distribution
 from shared.cascade.frame import Signature
+from shared.cascade.spec import CascadeSpec
 from shared.cascade.types import Answer, Miss, Reply
 from tests.shared.cascade.streams import (
     CLASSES,
