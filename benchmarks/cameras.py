@@ -32,16 +32,16 @@ from typing import Any
 import numpy as np
 
 from benchmarks import rtsp, stamped
-from edge_agent.agent import Agent
-from edge_agent.camera import Answered
-from edge_agent.report import Sink
-from edge_agent.settings import CameraTable, Settings
-from edge_agent.source import Pipe, Source, open_source
-from edge_agent.store import Store
-from shared.bundle import Bundle
-from shared.link import Address
-from simulator.live import start_cloud
-from simulator.processes import Process, Processes
+from cachenet.edge_agent.agent import Agent
+from cachenet.edge_agent.camera import Answered
+from cachenet.edge_agent.outputs.report import Sink
+from cachenet.edge_agent.settings import CameraTable, Settings
+from cachenet.edge_agent.sources import Pipe, Source, open_source
+from cachenet.edge_agent.updates.store import Store
+from cachenet.shared.bundle.manifest import Bundle
+from cachenet.shared.transport.mqtt import Address
+from cachenet.simulator.report.live import start_cloud
+from cachenet.simulator.world.processes import Process, Processes
 
 _NAMES = ("front", "back")
 #: How pictures come to the agent.

@@ -26,11 +26,12 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from models import cifar10, recorded, replay, streams
-from models.interval import interval
-from models.replay import Recorded
-from shared.bundle import Bundle
-from shared.cascade.reference import disagreements
+from cachenet.models.certify import recorded, replay
+from cachenet.models.certify.replay import Recorded
+from cachenet.models.data import cifar10, streams
+from cachenet.models.report.confidence_interval import interval
+from cachenet.shared.bundle.manifest import Bundle
+from cachenet.shared.cascade.reference import disagreements
 
 BUDGETS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
 _BEFORE = Path(__file__).parent / "data" / "cifar10_330b56d.json"

@@ -23,17 +23,18 @@ import cv2
 import numpy as np
 import torch
 
-from models import recorded, replay, sample, streams
-from models.export import export
-from models.networks import ResNet, Shape
-from models.replay import Recorded
-from shared.bundle import Bundle
-from shared.cascade.audits import FLOOR
-from shared.cascade.cascade import Cascade
-from shared.cascade.frame import Frame
-from shared.cascade.types import Miss, Reply
-from shared.engine import Session
-from shared.signature import sign
+from cachenet.models.certify import recorded, replay
+from cachenet.models.certify.replay import Recorded
+from cachenet.models.data import sample, streams
+from cachenet.models.export.export import export
+from cachenet.models.train.networks import ResNet, Shape
+from cachenet.shared.bundle.manifest import Bundle
+from cachenet.shared.cascade.audits import FLOOR
+from cachenet.shared.cascade.cascade import Cascade
+from cachenet.shared.cascade.frame import Frame
+from cachenet.shared.cascade.types import Miss, Reply
+from cachenet.shared.inference.engine import Session
+from cachenet.shared.media.signature import sign
 
 _SMALL = Shape(widths=(16, 32, 64), blocks=(1, 1, 1))
 _FRAMES, _ROUNDS = 300, 8

@@ -28,11 +28,11 @@ from typing import Any
 
 from benchmarks.engine import ROOT, Engine, Image, services
 from benchmarks.miss_path import camera_pictures
-from shared import protocol
-from shared.bundle import Bundle
-from shared.image import crop, encode
-from shared.link import Address, Link, Message
-from simulator.processes import answers as listening
+from cachenet.shared.bundle.manifest import Bundle
+from cachenet.shared.inference.image import crop, encode
+from cachenet.shared.transport import protocol
+from cachenet.shared.transport.mqtt import Address, Link, Message
+from cachenet.simulator.world.processes import answers as listening
 
 DEVICE, SECOND, OWNER = "cam1", "cam2", "10001"
 PICTURES = ROOT / "models/zoo/cifar10-sample"
@@ -155,7 +155,7 @@ def _run(
 
 
 def _provision(out: Path) -> None:
-    from cloud_server.cli import app
+    from cachenet.cloud_server.cli import app
 
     app([*("provision", DEVICE, SECOND, "--out", str(out), "--host", "127.0.0.1")], standalone_mode=False)
     (out / "store").mkdir()

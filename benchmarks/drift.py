@@ -19,15 +19,16 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from models import cifar10, recorded, replay, streams
-from models.replay import Recorded
-from shared.bundle import Bundle
-from shared.cascade.audits import FLOOR
-from shared.cascade.reference import disagreements
-from shared.cascade.replay import Run
-from shared.cascade.spec import MAX_DISAGREEMENT
-from shared.image import Picture
-from shared.signature import sign
+from cachenet.models.certify import recorded, replay
+from cachenet.models.certify.replay import Recorded
+from cachenet.models.data import cifar10, streams
+from cachenet.shared.bundle.manifest import Bundle
+from cachenet.shared.cascade.audits import FLOOR
+from cachenet.shared.cascade.reference import disagreements
+from cachenet.shared.cascade.replay import Run
+from cachenet.shared.cascade.spec import MAX_DISAGREEMENT
+from cachenet.shared.inference.image import Picture
+from cachenet.shared.media.signature import sign
 
 _AFTER = 4000
 #: What comes over the camera; the seed is the picture's number.

@@ -23,13 +23,14 @@ from pathlib import Path
 
 import numpy as np
 
-from models import cifar10, recorded, replay, streams
-from models.interval import intervals
-from models.replay import Family
-from models.scenes import SCENES, UNSEEN
-from shared.bundle import Bundle
-from shared.cascade.reference import disagreements
-from shared.cascade.spec import MAX_DISAGREEMENT
+from cachenet.models.certify import recorded, replay
+from cachenet.models.certify.replay import Family
+from cachenet.models.data import cifar10, streams
+from cachenet.models.data.scenes import SCENES, UNSEEN
+from cachenet.models.report.confidence_interval import intervals
+from cachenet.shared.bundle.manifest import Bundle
+from cachenet.shared.cascade.reference import disagreements
+from cachenet.shared.cascade.spec import MAX_DISAGREEMENT
 
 #: What the full model is called where it is a submodel.
 _TWIN = "twin"

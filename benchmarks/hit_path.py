@@ -19,16 +19,16 @@ from pathlib import Path
 
 import numpy as np
 
-from edge_agent.agent import Agent
-from edge_agent.report import Sink
-from edge_agent.settings import Settings
-from edge_agent.source import Files, Shot
-from models import sample, streams
-from shared.bundle import Bundle
-from shared.cascade.frame import Frame
-from shared.engine import Session
-from shared.image import Picture, crop, preprocessor
-from shared.signature import sign
+from cachenet.edge_agent.agent import Agent
+from cachenet.edge_agent.outputs.report import Sink
+from cachenet.edge_agent.settings import Settings
+from cachenet.edge_agent.sources import Files, Shot
+from cachenet.models.data import sample, streams
+from cachenet.shared.bundle.manifest import Bundle
+from cachenet.shared.cascade.frame import Frame
+from cachenet.shared.inference.engine import Session
+from cachenet.shared.inference.image import Picture, crop, preprocessor
+from cachenet.shared.media.signature import sign
 
 _PICTURES = 100
 

@@ -20,11 +20,11 @@ from statistics import median
 import numpy as np
 import onnxruntime as ort
 
-from models import cifar10
-from models.recorded import as_pictures
-from shared.bundle import Bundle
-from shared.engine import EXACT, Batch, Logits
-from shared.image import crop, preprocessor
+from cachenet.models.certify.recorded import as_pictures
+from cachenet.models.data import cifar10
+from cachenet.shared.bundle.manifest import Bundle
+from cachenet.shared.inference.engine import EXACT, Batch, Logits
+from cachenet.shared.inference.image import crop, preprocessor
 
 _WAYS = {"floats": (False, False), "default": (True, False), "exact": (True, True)}
 

@@ -24,20 +24,21 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from models import cifar10, recorded, replay, streams
-from models.interval import interval
-from models.layers.cuts import placed
-from models.layers.proof import Scores, consult
-from models.layers.replayed import picture, replayed
-from shared.bundle import WAYS, Bundle, Manifest, Way
-from shared.cascade.frame import Signature
-from shared.cascade.reference import disagreements
-from shared.cascade.spec import MAX_DISAGREEMENT
-from shared.cascade.types import Miss, Reply
-from shared.image import Picture
-from shared.layered import Layered, Question
-from shared.segments import read
-from shared.signature import sign
+from cachenet.models.certify import recorded, replay
+from cachenet.models.data import cifar10, streams
+from cachenet.models.exits.certify import Scores, consult
+from cachenet.models.exits.replayed import picture, replayed
+from cachenet.models.exits.sites import placed
+from cachenet.models.report.confidence_interval import interval
+from cachenet.shared.bundle.manifest import WAYS, Bundle, Manifest, Way
+from cachenet.shared.cascade.frame import Signature
+from cachenet.shared.cascade.reference import disagreements
+from cachenet.shared.cascade.spec import MAX_DISAGREEMENT
+from cachenet.shared.cascade.types import Miss, Reply
+from cachenet.shared.inference.early_exit import Layered, Question
+from cachenet.shared.inference.graph_split import read
+from cachenet.shared.inference.image import Picture
+from cachenet.shared.media.signature import sign
 
 BUDGET = MAX_DISAGREEMENT
 #: What a question takes.

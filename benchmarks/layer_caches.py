@@ -32,19 +32,20 @@ import numpy.typing as npt
 import onnx
 
 from benchmarks import layer_budget
-from cloud_server.full import FullModel
-from cloud_server.refresh import refresh
-from cloud_server.refresher import Refresher
-from models import cifar10, recorded, streams
-from models.layers.replayed import replayed
-from shared.bundle import WAYS, Bundle, Layers, Way
-from shared.cascade.frame import Signature
-from shared.engine import Batch, Part, Session
-from shared.image import preprocessor
-from shared.layered import Layered, Passed, Question, load
-from shared.protocol import RECENT
-from shared.segments import Segment, cut, read
-from shared.signature import sign
+from cachenet.cloud_server.refresh import refresh
+from cachenet.cloud_server.refresher import Refresher
+from cachenet.cloud_server.serving.full_model import FullModel
+from cachenet.models.certify import recorded
+from cachenet.models.data import cifar10, streams
+from cachenet.models.exits.replayed import replayed
+from cachenet.shared.bundle.manifest import WAYS, Bundle, Layers, Way
+from cachenet.shared.cascade.frame import Signature
+from cachenet.shared.inference.early_exit import Layered, Passed, Question, load
+from cachenet.shared.inference.engine import Batch, Part, Session
+from cachenet.shared.inference.graph_split import Segment, cut, read
+from cachenet.shared.inference.image import preprocessor
+from cachenet.shared.media.signature import sign
+from cachenet.shared.transport.protocol import RECENT
 
 RECOMMENDED: Way = "gati"
 _HALF = 0.5

@@ -28,19 +28,19 @@ import numpy as np
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 
-from cloud_server.settings import default_threads
-from edge_agent.cloud import Cloud
-from edge_agent.scoring import View
-from models import sample, streams
-from shared import protocol
-from shared.bundle import Bundle
-from shared.cascade.frame import Frame
-from shared.cascade.types import Miss, Prediction
-from shared.engine import Session
-from shared.image import Picture, crop, encode, preprocessor
-from shared.link import Address, Link
-from shared.signature import sign
-from simulator.processes import Processes, answers, free_port
+from cachenet.cloud_server.settings import default_threads
+from cachenet.edge_agent.frame_inputs import View
+from cachenet.edge_agent.remote import Cloud
+from cachenet.models.data import sample, streams
+from cachenet.shared.bundle.manifest import Bundle
+from cachenet.shared.cascade.frame import Frame
+from cachenet.shared.cascade.types import Miss, Prediction
+from cachenet.shared.inference.engine import Session
+from cachenet.shared.inference.image import Picture, crop, encode, preprocessor
+from cachenet.shared.media.signature import sign
+from cachenet.shared.transport import protocol
+from cachenet.shared.transport.mqtt import Address, Link
+from cachenet.simulator.world.processes import Processes, answers, free_port
 
 _PATIENCE_S = 30.0
 _WARM_UP = 20

@@ -23,11 +23,11 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from models import recorded, replay
-from shared.bundle import Bundle
-from shared.cascade.audits import FLOOR
-from shared.cascade.spec import MAX_DISAGREEMENT
-from shared.video import BadVideo, Video
+from cachenet.models.certify import recorded, replay
+from cachenet.shared.bundle.manifest import Bundle
+from cachenet.shared.cascade.audits import FLOOR
+from cachenet.shared.cascade.spec import MAX_DISAGREEMENT
+from cachenet.shared.media.video import BadVideo, Video
 
 VIDEOS = ("vtest.avi", "bikes.mp4", "carphone_pristine.mp4")
 #: Stated risk under which a label is taken for sure.

@@ -20,15 +20,17 @@ from typing import Any
 
 from rich.console import Console
 
-from models import recorded, streams
-from shared.bundle import Bundle
-from simulator import comparison, links, live, profiling, world
-from simulator.comparison import Setup
-from simulator.device import Setting
-from simulator.film import project
-from simulator.live import Options
-from simulator.policies import Policy
-from simulator.report import CACHENET, SERVER
+from cachenet.models.certify import recorded
+from cachenet.models.data import streams
+from cachenet.shared.bundle.manifest import Bundle
+from cachenet.simulator.policies.policies import Policy
+from cachenet.simulator.report import comparison, live
+from cachenet.simulator.report.comparison import Setup
+from cachenet.simulator.report.live import Options
+from cachenet.simulator.report.report import CACHENET, SERVER
+from cachenet.simulator.traces.trace import project
+from cachenet.simulator.world import links, profiling, world
+from cachenet.simulator.world.device import Setting
 
 #: Those that decide alike live and replayed; live, ``device-only`` has one thread.
 POLICIES: tuple[Policy, ...] = (CACHENET, SERVER)  # type: ignore[assignment]

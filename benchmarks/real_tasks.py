@@ -29,20 +29,23 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from models import candidates, imagenet, recorded, teach
-from models.candidates import Candidate
-from models.classifier import PRESETS, Classifier, understand
-from models.export import export
-from models.material import Material, Part
-from models.metadata import written
-from models.networks import ResNet, Shape
-from models.plan import Plan, key
-from models.training import Batch, Epoch, Recipe, fit, label_loss
-from shared import files
-from shared.engine import Session
-from shared.image import Picture, crop
-from shared.refusal import Refusal
-from shared.video import Video
+from cachenet.models.build_config import Plan, key
+from cachenet.models.certify import recorded
+from cachenet.models.data import imagenet
+from cachenet.models.data.dataset import Material, Part
+from cachenet.models.export.classifier import PRESETS, Classifier, understand
+from cachenet.models.export.export import export
+from cachenet.models.export.metadata import written
+from cachenet.models.train import candidates
+from cachenet.models.train import label as teach
+from cachenet.models.train.candidates import Candidate
+from cachenet.models.train.networks import ResNet, Shape
+from cachenet.models.train.training import Batch, Epoch, Recipe, fit, label_loss
+from cachenet.shared.command import atomic_files
+from cachenet.shared.command.errors import Refusal
+from cachenet.shared.inference.engine import Session
+from cachenet.shared.inference.image import Picture, crop
+from cachenet.shared.media.video import Video
 
 Range = tuple[int, int]  # first frame, end frame (excluded)
 Region = tuple[int, int, int, int]  # left, top, width, height in pixels
@@ -218,15 +221,15 @@ def zone_task(zone: Zone, video: Path, out: Path, threads: int) -> Task:
     small = Candidate("base", "", Shape(*BASE, len(zone.labels), _STEM))
     trained = candidates.train(_PLAN, Material(classifier, learn, tune, tune), [small], full, work, silent)
     _export(trained["base"], zone, base)
-    files.write(labels, "".join(f"{one}\n" for one in zone.labels).encode())
-    files.write(answers, "".join(f"{one}\n" for one in truth[slice(*clip.play)]).encode())
+    atomic_files.write(labels, "".join(f"{one}\n" for one in zone.labels).encode())
+    atomic_files.write(answers, "".join(f"{one}\n" for one in truth[slice(*clip.play)]).encode())
     return Task(video, zone.region, full, base, "imagenet", labels, clip.held_out, clip.tune, clip.play, answers)
 
 
 def imagenet_task(task: ImageNet, video: Path, out: Path) -> Task:
     """Write the labels' names. All of ``held_out`` is for tuning: nothing was trained on it."""
     full, base, labels = out / "imagenet" / "full.onnx", out / "imagenet" / "base.onnx", out / "imagenet_labels.txt"
-    files.write(labels, "".join(f"{one}\n" for one in understand(full).labels).encode())
+    atomic_files.write(labels, "".join(f"{one}\n" for one in understand(full).labels).encode())
     height, width = next(Video(video).frames()).picture.shape[:2]
     region = (0, 0, width, height)
     return Task(video, region, full, base, "efficientnet-lite", labels, task.held_out, task.held_out, task.play)
@@ -280,7 +283,7 @@ def _export(network: ResNet, zone: Zone, path: Path) -> None:
     model = onnx.load(str(path))
     for size in model.graph.input[0].type.tensor_type.shape.dim[2:]:
         size.dim_value = INPUT.side
-    files.write(path, model.SerializeToString(deterministic=True))
+    atomic_files.write(path, model.SerializeToString(deterministic=True))
 
 
 @dataclass(frozen=True)
@@ -389,7 +392,7 @@ def _made(name: str, video: Path, make: Callable[[Path], Task], out: Path, threa
         return f"left out, {error}"
     if about.unusable:
         return f"left out, {about.unusable}"
-    files.write(out / f"{name}.toml", toml(task, out).encode())
+    atomic_files.write(out / f"{name}.toml", toml(task, out).encode())
     right = "" if about.right is None else f", right on {about.right:.1%}"
     return (
         f"{about.frames} play frames, the full model's answer changes on {about.changes:.1%}{right}; "

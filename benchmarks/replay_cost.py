@@ -22,14 +22,16 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from models import recorded, sample
-from shared.bundle import Bundle
-from shared.engine import peak_resident_bytes, resident_bytes
-from simulator import comparison, links, machines, world
-from simulator.comparison import Setup
-from simulator.device import Setting
-from simulator.film import Film, shoot
-from simulator.policies import Kit, Meter, Mind, Policy, mind
+from cachenet.models.certify import recorded
+from cachenet.models.data import sample
+from cachenet.shared.bundle.manifest import Bundle
+from cachenet.shared.inference.engine import peak_resident_bytes, resident_bytes
+from cachenet.simulator.policies.policies import Kit, Meter, Mind, Policy, mind
+from cachenet.simulator.report import comparison
+from cachenet.simulator.report.comparison import Setup
+from cachenet.simulator.traces.trace import Film, shoot
+from cachenet.simulator.world import links, machines, world
+from cachenet.simulator.world.device import Setting
 
 _SCALE = ((10_000, 1), (100_000, 1), (1_000_000, 1), (1_000, 30), (1_000, 1_000))
 
@@ -47,7 +49,7 @@ def played(bundle: Bundle, frames: int, devices: int) -> dict[str, Any]:
     full = comparison.costs(bundle)[bundle.manifest.only("full")]
     setting = Setting(machines.device("rpi4"), links.load("wifi"), machines.server("host"))
     stopwatch = Stopwatch()
-    with patch("simulator.device.mind", stopwatch.mind):
+    with patch("cachenet.simulator.world.device.mind", stopwatch.mind):
         before, begun, started = resident_bytes(), time.process_time(), time.perf_counter()
         run = world.play("cachenet", kits, setting, full, 0, replicas=1 + devices // 20)
         # Which part of it is deciding is told by a clock that is read in no time, and how long it was by a true one.

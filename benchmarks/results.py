@@ -18,12 +18,13 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 
-from models import cifar10, recorded, sample, streams
-from shared import files
-from shared.bundle import Bundle
-from simulator import comparison
-from simulator.comparison import Setup
-from simulator.policies import Policy
+from cachenet.models.certify import recorded
+from cachenet.models.data import cifar10, sample, streams
+from cachenet.shared.bundle.manifest import Bundle
+from cachenet.shared.command import atomic_files
+from cachenet.simulator.policies.policies import Policy
+from cachenet.simulator.report import comparison
+from cachenet.simulator.report.comparison import Setup
 
 DEVICES = ("rpi4", "rpi5", "jetson-nano", "jetson-orin-nano", "host")
 LINKS = ("lan", "wifi", "lte", "3g", "sat", "lossy")
@@ -132,7 +133,7 @@ def main() -> None:
     )
     if asked.out is not None:
         command = "python -m benchmarks.results " + " ".join(sys.argv[1:])
-        files.write(asked.out, markdown(found, command.strip(), about).encode())
+        atomic_files.write(asked.out, markdown(found, command.strip(), about).encode())
     print(json.dumps({"about": about, "grid": found}))
 
 

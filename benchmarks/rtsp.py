@@ -11,7 +11,7 @@ import subprocess
 import time
 from collections.abc import Sequence
 
-from simulator.processes import answers, free_port
+from cachenet.simulator.world.processes import answers, free_port
 
 #: What it takes, as Debian calls it; and what it takes to read one with GStreamer.
 PACKAGES = "ffmpeg python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-good"

@@ -30,12 +30,12 @@ from rich.table import Table
 
 from benchmarks.real import policies, recording, task
 from benchmarks.real.recording import Recording, Recordings
-from shared.cascade.cascade import Cascade
-from shared.cascade.reference import disagreements
-from shared.cascade.replay import ModelTrace, run
-from shared.cascade.spec import MAX_DISAGREEMENT
-from shared.image import Picture
-from shared.video import Video
+from cachenet.shared.cascade.cascade import Cascade
+from cachenet.shared.cascade.reference import disagreements
+from cachenet.shared.cascade.replay import ModelTrace, run
+from cachenet.shared.cascade.spec import MAX_DISAGREEMENT
+from cachenet.shared.inference.image import Picture
+from cachenet.shared.media.video import Video
 
 #: Frames after a change that are counted by themselves.
 AFTER = 100

@@ -13,8 +13,8 @@ import time
 
 import numpy as np
 
-from models import sample, streams
-from shared.image import Picture
+from cachenet.models.data import sample, streams
+from cachenet.shared.inference.image import Picture
 
 FPS = 10
 #: The strip's height in pixels, and the region above it.

@@ -30,25 +30,28 @@ from rich.progress import Progress
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models import codes, cost, distil, partitions, quantise, recorded, scores, voice
-from models.build import kept
-from models.cifar10 import INPUT, Images, cache_directory
-from models.classifier import understand
-from models.codes import unit
-from models.distil import Teacher
-from models.export import export
-from models.frames import find
-from models.material import Material, whole
-from models.networks import BASE, ResNet, macs, sized
-from models.restore import restore
-from models.scenes import CLASSES, SCENES, SEEN
-from models.streams import STRANGERS
-from models.teach import teach
-from models.training import Loss, Recipe, fit, normalise, rounding
-from models.training import scores as run
-from shared import files
-from shared.bundle import Bundle, digest
-from shared.cascade.probability import fit_temperature, softmax
+from cachenet.models.build import kept
+from cachenet.models.certify import recorded
+from cachenet.models.data.cifar10 import INPUT, Images, cache_directory
+from cachenet.models.data.dataset import Material, whole
+from cachenet.models.data.frames import find
+from cachenet.models.data.scenes import CLASSES, SCENES, SEEN
+from cachenet.models.data.streams import STRANGERS
+from cachenet.models.export import cost, quantise
+from cachenet.models.export.classifier import understand
+from cachenet.models.export.export import export
+from cachenet.models.export.from_onnx import restore
+from cachenet.models.report import scores
+from cachenet.models.train import clusters, distill, partitions, teacher_runtime
+from cachenet.models.train.clusters import unit
+from cachenet.models.train.distill import Teacher
+from cachenet.models.train.label import teach
+from cachenet.models.train.networks import BASE, ResNet, macs, sized
+from cachenet.models.train.training import Loss, Recipe, fit, normalise, rounding
+from cachenet.models.train.training import scores as run
+from cachenet.shared.bundle.manifest import Bundle, digest
+from cachenet.shared.cascade.probability import fit_temperature, softmax
+from cachenet.shared.command import atomic_files
 
 Logits = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.bool_]
@@ -162,7 +165,7 @@ class Bench:
         #: Half of the held-out images is for temperatures and priors, the other half for the figures.
         self.fitted = np.arange(len(self.held)) % 2 == 0
         # The very scores that a build is taught with, from the same place.
-        own = voice.find(full, INPUT, held, _VIEWS * len(self.learn), self.work.parent)
+        own = teacher_runtime.find(full, INPUT, held, _VIEWS * len(self.learn), self.work.parent)
         self.teacher = _Teacher(
             lambda images: recorded.run(own.session, INPUT, recorded.as_pictures(images)),
             self.learn.images,
@@ -192,16 +195,16 @@ class Bench:
         """A submodel for the training images ``rows``."""
         torch.manual_seed(2)
         student = Student(general, tuning, self.embeddings.shape[1])
-        weights = distil.mix(rows, rows.mean() if tuning.weight is None else tuning.weight)
+        weights = distill.mix(rows, rows.mean() if tuning.weight is None else tuning.weight)
         recipe = Recipe(phases=((tuning.epochs, 32),), rate=tuning.rate, decay=1e-4)
         steps = self.teacher.steps(recipe.batch, 0.5)
         views = self.teacher.epoch(recipe.batch, weights, 0.5)
         path = self.work / f"{name}-{digest(rows.tobytes())[:16]}.pt"
-        prior = distil.log_prior(distil.mix(rows, 1 - STRANGERS), self.taught, CLASSES) if tuning.foreseen else None
+        prior = distill.log_prior(distill.mix(rows, 1 - STRANGERS), self.taught, CLASSES) if tuning.foreseen else None
         fit(student, INPUT, recipe, views, steps, _loss(tuning, prior), path, self.progress, name)
         if tuning.adjusted:
             held = (self.images[self.fitted], self.held[self.fitted])
-            distil.undo_prior(student, INPUT, distil.log_prior(weights, self.taught, CLASSES), held)
+            distill.undo_prior(student, INPUT, distill.log_prior(weights, self.taught, CLASSES), held)
         return student
 
     @cached_property
@@ -238,7 +241,7 @@ class Bench:
 def _loss(tuning: Tuning, log_prior: npt.NDArray[np.float64] | None = None) -> Loss:
     """Of the scores (see ``distillation_loss``), and of the embedding where that counts: mean squared error after a
     linear map (A. Romero et al., "FitNets", arXiv 1412.6550)."""
-    of_scores = distil.distillation_loss(log_prior, tuning.softness)
+    of_scores = distill.distillation_loss(log_prior, tuning.softness)
 
     def loss(said: list[Tensor], target: Tensor) -> Tensor:
         value = of_scores(said, target[:, :CLASSES])
@@ -271,7 +274,7 @@ def _worth(bench: Bench, network: ResNet) -> dict[str, Any]:
     whole, light = bench.work / "one.onnx", bench.work / "one-light.onnx"
     export(network.eval(), whole, {})
     images = normalise(bench.images[:500], INPUT).numpy()
-    files.write(light, quantise.int8(onnx.load(str(whole)), images).SerializeToString())
+    atomic_files.write(light, quantise.int8(onnx.load(str(whole)), images).SerializeToString())
     times = cost.seconds([whole, light], images[:1], 100)
     return {
         "widths": network.shape.widths,
@@ -343,7 +346,7 @@ def methods(bench: Bench, share: float, count: int) -> dict[str, Any]:
     general = bench.general(share, bench.epochs)
     embeddings = bench.embeddings
     likely = [partitions.together(SCENES[number].classes, 10) for number in SEEN]
-    own = codes.assign(embeddings, codes.fit(embeddings, 40, 0))
+    own = clusters.assign(embeddings, clusters.fit(embeddings, 40, 0))
     cut = {
         "codes": partitions.by_codes(own, bench.taught, 10, likely, count),
         "experts": partitions.by_experts(embeddings, bench.taught, 10, count, 0),

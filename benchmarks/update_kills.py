@@ -27,11 +27,11 @@ import msgspec
 import numpy as np
 import onnx
 
-from edge_agent.store import Store
-from models import sample
-from shared import stream
-from shared.bundle import MANIFEST, Bundle, digest, file_digest
-from simulator.processes import free_port
+from cachenet.edge_agent.updates.store import Store
+from cachenet.models.data import sample
+from cachenet.shared.bundle.manifest import MANIFEST, Bundle, digest, file_digest
+from cachenet.shared.media import recording as stream
+from cachenet.simulator.world.processes import free_port
 
 ZOO = Path(__file__).parents[1] / "models/zoo/cifar10"
 #: Frames a second of the stream, and their number: enough for an update and its trial.
@@ -49,7 +49,7 @@ def measure(kills: int, seed: int, limit: float, workers: int, progress: bool) -
         port = free_port()
         with (place / "server.log").open("wb") as log:
             server = subprocess.Popen(
-                [*(sys.executable, "-m", "cloud_server", "run", "--bundle", str(newer.directory)),
+                [*(sys.executable, "-m", "cachenet.cloud_server", "run", "--bundle", str(newer.directory)),
                  *("--broker", "embedded", "--port", str(port), "--provider", "cpu")],
                 stdout=subprocess.DEVNULL, stderr=log,
             )  # fmt: skip
@@ -115,7 +115,7 @@ class _Agent:
         self._begun = time.monotonic()
         with (place / "agent.log").open("ab") as log:
             self._process = subprocess.Popen(
-                [*(sys.executable, "-m", "edge_agent", "run", str(place / "frames"), "--fps", str(_FPS)),
+                [*(sys.executable, "-m", "cachenet.edge_agent", "run", str(place / "frames"), "--fps", str(_FPS)),
                  *("--broker", broker, "--store", str(store), "--device", store.name, "--provider", "cpu", "--no-view"),
                  *("--levels", "frames,submodels,base", "--output", str(self._output))],
                 stdout=subprocess.DEVNULL, stderr=log,

@@ -16,22 +16,23 @@ from typing import Annotated, NoReturn
 import msgspec
 import typer
 
-from cloud_server import doctor
-from cloud_server.broker import BrokerError, EmbeddedBroker
-from cloud_server.full import FullModel
-from cloud_server.provision import provision
-from cloud_server.refresher import Refresher
-from cloud_server.server import Server
-from cloud_server.settings import EMBEDDED, Settings
-from cloud_server.specialiser import Means, Specialiser, newest
-from cloud_server.worker import Job
-from shared import config, ending, logs, zoo
-from shared.bundle import Bundle, BundleError
-from shared.checkup import command
-from shared.command_line import Version, program
-from shared.engine import Logits
-from shared.link import Address, address, password
-from shared.refusal import Refusal
+from cachenet.cloud_server import doctor
+from cachenet.cloud_server.broker.embedded import BrokerError, EmbeddedBroker
+from cachenet.cloud_server.finetune.fine_tuner import Means, Specialiser, newest
+from cachenet.cloud_server.provision.provision import provision
+from cachenet.cloud_server.refresher import Refresher
+from cachenet.cloud_server.serving.full_model import FullModel
+from cachenet.cloud_server.serving.server import Server
+from cachenet.cloud_server.serving.worker import Job
+from cachenet.cloud_server.settings import EMBEDDED, Settings
+from cachenet.shared.bundle import zoo
+from cachenet.shared.bundle.manifest import Bundle, BundleError
+from cachenet.shared.command import config, exit, logs
+from cachenet.shared.command.diagnostics import command
+from cachenet.shared.command.errors import Refusal
+from cachenet.shared.command.options import Version, program
+from cachenet.shared.inference.engine import Logits
+from cachenet.shared.transport.mqtt import Address, address, password
 
 app = program("cloud-server", Settings)
 log = logging.getLogger(__name__)
@@ -140,11 +141,11 @@ def run(
                 return (own.trouble if own is not None else "") or server.ill()
 
             if looked_at is not None:
-                from cloud_server.metrics import Figures  # costs a start 30 ms that most do not want
-                from shared import endpoint
+                from cachenet.cloud_server.serving.metrics import Figures  # costs a start 30 ms that most do not want
+                from cachenet.shared.command import metrics_endpoint
 
                 try:
-                    stack.enter_context(endpoint.serve(Figures(server, own), ill, *looked_at))
+                    stack.enter_context(metrics_endpoint.serve(Figures(server, own), ill, *looked_at))
                 except OSError as error:
                     raise config.ConfigError(f"--metrics {settings.metrics}: {error.strerror or error}") from None
         except Refusal as error:
@@ -230,8 +231,8 @@ def _log_to_stderr() -> None:
 
 
 def _refuse(why: str) -> NoReturn:
-    ending.refuse("cloud-server", why)
+    exit.refuse("cloud-server", why)
 
 
 def main() -> None:
-    ending.run(app)
+    exit.run(app)

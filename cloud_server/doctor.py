@@ -12,14 +12,15 @@ from pathlib import Path
 
 import numpy as np
 
-from cloud_server.settings import EMBEDDED, Settings
-from shared import checkup, zoo
-from shared.bundle import Bundle, BundleError, Manifest
-from shared.checkup import Finding
-from shared.engine import Session
-from shared.extras import how_to_install
-from shared.image import crop, preprocessor
-from shared.link import Link, LinkError, address, password
+from cachenet.cloud_server.settings import EMBEDDED, Settings
+from cachenet.shared.bundle import zoo
+from cachenet.shared.bundle.manifest import Bundle, BundleError, Manifest
+from cachenet.shared.command import diagnostics
+from cachenet.shared.command.diagnostics import Finding
+from cachenet.shared.command.extras import how_to_install
+from cachenet.shared.inference.engine import Session
+from cachenet.shared.inference.image import crop, preprocessor
+from cachenet.shared.transport.mqtt import Link, LinkError, address, password
 
 ABOUT = """Find out whether 'cloud-server run' with the same settings will work here, and what to do if not.
 
@@ -39,7 +40,7 @@ _TRIES = 5
 
 def findings(settings: Settings) -> Iterator[Finding]:
     """All there is to say, as it is found out."""
-    yield checkup.clock()
+    yield diagnostics.clock()
     yield from _own(settings) if settings.broker == EMBEDDED else _broker(settings)
     if not settings.bundle:
         yield Finding("bundle", "problem", "nothing to serve: give --bundle (such as cifar10)")
@@ -55,7 +56,7 @@ def findings(settings: Settings) -> Iterator[Finding]:
     if settings.specialise:
         yield _room(settings, manifest)
     name = manifest.only("full")
-    finding, session = checkup.model(name, bundle.path(name), manifest, settings.provider, settings.threads)
+    finding, session = diagnostics.model(name, bundle.path(name), manifest, settings.provider, settings.threads)
     yield finding
     if session is not None:
         yield _pace(manifest, name, session, session.batch or settings.max_batch)
@@ -83,7 +84,7 @@ def _broker(settings: Settings) -> Iterator[Finding]:
     except LinkError as error:
         yield Finding("broker", "problem", str(error))
         return
-    for finding in checkup.reach(where):
+    for finding in diagnostics.reach(where):
         yield finding
         if finding.grade == "problem":
             return
@@ -105,13 +106,13 @@ def _room(settings: Settings, manifest: Manifest) -> Finding:
     if not os.access(there, os.W_OK):
         return Finding("disk", "problem", f"{there} cannot be written to; choose another with --work")
     need = _UPDATES * sum(model.bytes for model in manifest.models.values())
-    return checkup.room("disk", there, need, "free some, or choose another with --work")
+    return diagnostics.room("disk", there, need, "free some, or choose another with --work")
 
 
 def _pace(manifest: Manifest, name: str, session: Session, batch: int) -> Finding:
     """How many questions a second the full model could answer if they came in whole batches."""
     spec = manifest.models[name].input
-    tensors = np.repeat(preprocessor(spec)(crop(checkup.golden(), spec)), batch, axis=0)
+    tensors = np.repeat(preprocessor(spec)(crop(diagnostics.golden(), spec)), batch, axis=0)
     took = []
     for _ in range(_TRIES):
         begun = time.perf_counter()

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from shared.cascade.probability import Probabilities, fit_temperature, softmax
-from shared.cascade.rates import clopper_pearson_upper
-from shared.layered import Correction, Seen
+from cachenet.shared.cascade.probability import Probabilities, fit_temperature, softmax
+from cachenet.shared.cascade.rates import clopper_pearson_upper
+from cachenet.shared.inference.early_exit import Correction, Seen
 
 #: Requests that are remembered: the latest, and some of those before; and how many of each are needed to learn.
 _RECENT, _EVER, _LEAST = 768, 1024, 150

@@ -13,9 +13,9 @@ from multiprocessing.connection import Connection
 
 import numpy as np
 
-from cloud_server.refresh import Row, Terms, Window, refresh
-from shared.layered import Correction, Layered, Passed, Seen
-from shared.supervision import SupervisedThread
+from cachenet.cloud_server.refresh import Row, Terms, Window, refresh
+from cachenet.shared.command.supervision import SupervisedThread
+from cachenet.shared.inference.early_exit import Correction, Layered, Passed, Seen
 
 log = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import msgspec
 
-from shared.bundle import WayFlag
-from shared.engine import Provider
+from cachenet.shared.bundle.manifest import WayFlag
+from cachenet.shared.inference.engine import Provider
 
 EMBEDDED = "embedded"
 

@@ -14,27 +14,27 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import msgspec
 
-from edge_agent import home_assistant, report
-from edge_agent.camera import Camera, Observer
-from edge_agent.composition import DeploymentError
-from edge_agent.keeper import Keeper
-from edge_agent.learner_file import LearnerFile
-from edge_agent.probe import Request, probe
-from edge_agent.puller import Puller
-from edge_agent.settings import Settings, default_store, region, size
-from edge_agent.source import Source
-from edge_agent.store import Store
-from edge_agent.updater import Updater, untrusted
-from edge_agent.watchdog import Watchdog
-from shared import protocol
-from shared.bundle import Bundle, BundleError, Manifest
-from shared.engine import peak_resident_bytes
-from shared.image import cut, encode
-from shared.link import Address, Link, Message
-from shared.version import VERSION
+from cachenet.edge_agent.camera import Camera, Observer
+from cachenet.edge_agent.composition import DeploymentError
+from cachenet.edge_agent.doctor.watchdog import Watchdog
+from cachenet.edge_agent.learner_file import LearnerFile
+from cachenet.edge_agent.outputs import home_assistant, report
+from cachenet.edge_agent.settings import Settings, default_store, region, size
+from cachenet.edge_agent.sources import Source
+from cachenet.edge_agent.updates.downloader import Puller
+from cachenet.edge_agent.updates.loader import Keeper
+from cachenet.edge_agent.updates.probe import Request, probe
+from cachenet.edge_agent.updates.store import Store
+from cachenet.edge_agent.updates.updater import Updater, untrusted
+from cachenet.shared.bundle.manifest import Bundle, BundleError, Manifest
+from cachenet.shared.command.version import VERSION
+from cachenet.shared.inference.engine import peak_resident_bytes
+from cachenet.shared.inference.image import cut, encode
+from cachenet.shared.transport import protocol
+from cachenet.shared.transport.mqtt import Address, Link, Message
 
 if TYPE_CHECKING:
-    from shared.signing import Key
+    from cachenet.shared.bundle.trust import Key
 
 log = logging.getLogger(__name__)
 

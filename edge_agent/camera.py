@@ -11,22 +11,22 @@ from typing import Any
 
 import numpy as np
 
-from edge_agent import report
-from edge_agent.cloud import Cloud, Outcome
-from edge_agent.composition import DeploymentError
-from edge_agent.deployment import Deployment
-from edge_agent.keeper import Keeper
-from edge_agent.learner_file import LearnerFile
-from edge_agent.recorder import Recorder
-from edge_agent.scoring import View
-from edge_agent.settings import Settings, region
-from edge_agent.source import Live, Pipe, Shot, Source
-from shared.cascade.cascade import Cascade, Tally
-from shared.cascade.frame import Frame
-from shared.cascade.types import Answer, Miss, Reply, Step
-from shared.image import Picture, cut
-from shared.link import Link, Message
-from shared.signature import sign
+from cachenet.edge_agent.composition import DeploymentError
+from cachenet.edge_agent.frame_inputs import View
+from cachenet.edge_agent.learner_file import LearnerFile
+from cachenet.edge_agent.outputs import report
+from cachenet.edge_agent.outputs.recorder import Recorder
+from cachenet.edge_agent.remote import Cloud, Outcome
+from cachenet.edge_agent.settings import Settings, region
+from cachenet.edge_agent.sources import Live, Pipe, Shot, Source
+from cachenet.edge_agent.updates.active_bundle import Deployment
+from cachenet.edge_agent.updates.loader import Keeper
+from cachenet.shared.cascade.cascade import Cascade, Tally
+from cachenet.shared.cascade.frame import Frame
+from cachenet.shared.cascade.types import Answer, Miss, Reply, Step
+from cachenet.shared.inference.image import Picture, cut
+from cachenet.shared.media.signature import sign
+from cachenet.shared.transport.mqtt import Link, Message
 
 log = logging.getLogger(__name__)
 

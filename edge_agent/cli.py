@@ -15,32 +15,34 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from edge_agent import doctor, report
-from edge_agent import forget as removal
-from edge_agent import home_assistant as introduction
-from edge_agent import settings as checks
-from edge_agent.agent import Agent
-from edge_agent.composition import DeploymentError
-from edge_agent.recorder import Recorder
-from edge_agent.report import Sink
-from edge_agent.settings import MODES, Settings
-from edge_agent.source import Live, Pipe, Source, SourceError, open_source
-from edge_agent.source.frozen import FROZEN_S, ON_FROZEN
-from edge_agent.store import Store
-from edge_agent.terminal import View
-from edge_agent.watchers import Writer, watchers
-from shared import config, ending, logs, zoo
-from shared.addresses import without_password
-from shared.bundle import Bundle
-from shared.checkup import command
-from shared.command_line import Version, program
-from shared.engine import providers
-from shared.link import Address, address, password
-from shared.names import shown
-from shared.protocol import check_device
-from shared.refusal import Refusal
-from shared.supervision import end_process
-from shared.text import printable
+from cachenet.edge_agent import settings as checks
+from cachenet.edge_agent.agent import Agent
+from cachenet.edge_agent.composition import DeploymentError
+from cachenet.edge_agent.doctor import doctor
+from cachenet.edge_agent.doctor import forget as removal
+from cachenet.edge_agent.outputs import home_assistant as introduction
+from cachenet.edge_agent.outputs import report
+from cachenet.edge_agent.outputs.observers import Writer, watchers
+from cachenet.edge_agent.outputs.recorder import Recorder
+from cachenet.edge_agent.outputs.report import Sink
+from cachenet.edge_agent.outputs.terminal import View
+from cachenet.edge_agent.settings import MODES, Settings
+from cachenet.edge_agent.sources import Live, Pipe, Source, SourceError, open_source
+from cachenet.edge_agent.sources.frozen import FROZEN_S, ON_FROZEN
+from cachenet.edge_agent.updates.store import Store
+from cachenet.shared.bundle import zoo
+from cachenet.shared.bundle.manifest import Bundle
+from cachenet.shared.command import config, exit, logs
+from cachenet.shared.command.diagnostics import command
+from cachenet.shared.command.errors import Refusal
+from cachenet.shared.command.file_names import shown
+from cachenet.shared.command.options import Version, program
+from cachenet.shared.command.supervision import end_process
+from cachenet.shared.command.text import printable
+from cachenet.shared.inference.engine import providers
+from cachenet.shared.transport.addresses import without_password
+from cachenet.shared.transport.mqtt import Address, address, password
+from cachenet.shared.transport.protocol import check_device
 
 app = program("edge-agent", Settings)
 _stderr = Console(stderr=True)
@@ -241,9 +243,9 @@ def run(
             _stderr.print(_table(own, name), _about(own), sep="\n", highlight=False)
         _stderr.print(f"up {figures['bytes_up'] / 1e3:.0f} kB, down {figures['bytes_down'] / 1e3:.0f} kB")
     if failures:
-        ending.say("edge-agent", f"not written: {'; '.join(failures)}")
+        exit.say("edge-agent", f"not written: {'; '.join(failures)}")
     if unread := _unread(agent):
-        ending.say("edge-agent", f"no frame could be read from {', '.join(unread)}")
+        exit.say("edge-agent", f"no frame could be read from {', '.join(unread)}")
     if agent.keeper.stuck:  # its thread cannot be ended, and would abort the interpreter's own end
         end_process(f"{agent.keeper.stuck} hangs while it is being loaded")
     if failures or unread:
@@ -333,7 +335,7 @@ def _prepare(settings: Settings) -> tuple[Agent, Sink]:
         Path(settings.summary).open("a").close()  # find out now, not after a day's run
     trusted = None
     if settings.trusted_key:
-        from shared.signing import Key
+        from cachenet.shared.bundle.trust import Key
 
         trusted = Key(Path(settings.trusted_key))
     with ExitStack() as opened:
@@ -402,11 +404,11 @@ app.command("doctor")(command("edge-agent", run, Settings, doctor.findings, doct
 
 
 def _refuse(why: str) -> NoReturn:
-    ending.refuse("edge-agent", why)
+    exit.refuse("edge-agent", why)
 
 
 def main() -> None:
-    ending.run(app)
+    exit.run(app)
 
 
 if __name__ == "__main__":

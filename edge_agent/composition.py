@@ -6,16 +6,16 @@ from collections.abc import Callable
 
 import numpy as np
 
-from edge_agent.scoring import judge, scorer
-from edge_agent.settings import Settings
-from shared.bundle import Manifest
-from shared.cascade.build_cascade import build_cascade
-from shared.cascade.cascade import Cascade, Tally
-from shared.cascade.model_cache import LocalModel
-from shared.cascade.spec import CascadeSpec
-from shared.engine import Session
-from shared.layered import Layered, runner
-from shared.refusal import Refusal
+from cachenet.edge_agent.frame_inputs import judge, scorer
+from cachenet.edge_agent.settings import Settings
+from cachenet.shared.bundle.manifest import Manifest
+from cachenet.shared.cascade.build_cascade import build_cascade
+from cachenet.shared.cascade.cascade import Cascade, Tally
+from cachenet.shared.cascade.model_cache import LocalModel
+from cachenet.shared.cascade.spec import CascadeSpec
+from cachenet.shared.command.errors import Refusal
+from cachenet.shared.inference.early_exit import Layered, runner
+from cachenet.shared.inference.engine import Session
 
 
 class DeploymentError(Refusal):

@@ -13,10 +13,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from edge_agent import learner_state
-from edge_agent.learner_state import BadLearnerState, LearnerState
-from shared import files
-from shared.cascade.risk_estimator import RiskEstimator
+from cachenet.edge_agent import learner_state
+from cachenet.edge_agent.learner_state import BadLearnerState, LearnerState
+from cachenet.shared.cascade.risk_estimator import RiskEstimator
+from cachenet.shared.command import atomic_files
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ class LearnerFile:
 
     def _write(self, data: bytes) -> None:
         try:
-            files.write(self.path, data)
+            atomic_files.write(self.path, data)
         except OSError as error:
             log.debug("%s: %s; what was learned is not kept", self.path, error.strerror)
 

@@ -8,8 +8,8 @@ from typing import Annotated, NamedTuple
 import msgspec
 import numpy as np
 
-from shared.cascade.features import COUNT, Array, Stage
-from shared.cascade.risk_model import RiskPrior
+from cachenet.shared.cascade.features import COUNT, Array, Stage
+from cachenet.shared.cascade.risk_model import RiskPrior
 
 #: Largest state that is decoded, bytes. The three stages take about 5 kB, and twice that with priors.
 MAX_BYTES = 64 << 10

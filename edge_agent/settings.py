@@ -11,13 +11,13 @@ from urllib.parse import unquote, urlsplit
 
 import msgspec
 
-from edge_agent.source.frozen import OnFrozen
-from shared.bundle import WayFlag
-from shared.cascade.audits import FLOOR
-from shared.cascade.spec import MAX_DISAGREEMENT
-from shared.engine import Provider
-from shared.image import Region
-from shared.protocol import check_device
+from cachenet.edge_agent.sources.frozen import OnFrozen
+from cachenet.shared.bundle.manifest import WayFlag
+from cachenet.shared.cascade.audits import FLOOR
+from cachenet.shared.cascade.spec import MAX_DISAGREEMENT
+from cachenet.shared.inference.engine import Provider
+from cachenet.shared.inference.image import Region
+from cachenet.shared.transport.protocol import check_device
 
 LevelFlag = Literal["frames", "submodels", "base", "full", "cloud"]
 #: Those that answer unless it is said otherwise. ``full`` is the full model on the device itself: used where asking for

@@ -15,16 +15,17 @@ import msgspec
 import torch
 from rich.progress import Progress
 
-from models import calibrate, candidates, golden, partitions
-from models.certify import Certified, certify
-from models.material import Material
-from models.place import check_place, put
-from models.plan import Plan, key
-from models.recertify import with_certified
-from shared import files
-from shared.bundle import FORMAT, Bundle, Manifest, Model, digest
-from shared.engine import Session
-from shared.signing import Signer
+from cachenet.models.build_config import Plan, key
+from cachenet.models.bundle_writer import check_place, put
+from cachenet.models.certify import calibrate, golden_frames
+from cachenet.models.certify.certify import Certified, certify
+from cachenet.models.certify.recertify import with_certified
+from cachenet.models.data.dataset import Material
+from cachenet.models.train import candidates, partitions
+from cachenet.shared.bundle.manifest import FORMAT, Bundle, Manifest, Model, digest
+from cachenet.shared.bundle.trust import Signer
+from cachenet.shared.command import atomic_files
+from cachenet.shared.inference.engine import Session
 
 #: Working sets that are drawn, for nobody knows all that will come together.
 _DRAWN = 64
@@ -45,7 +46,7 @@ def build(
     shutil.rmtree(building, ignore_errors=True)
     try:
         manifest = _fill(plan, material, kept(plan.seed, material, work), building, progress)
-        return put(building, manifest, out, signer, golden.spread(material.tune.images))
+        return put(building, manifest, out, signer, golden_frames.spread(material.tune.images))
     finally:
         shutil.rmtree(building, ignore_errors=True)
 
@@ -96,5 +97,5 @@ def _certified(
         for name, model in models.items()
     }
     found = certify(plan, material.tune, material.prove, models, sessions, progress)
-    files.write(path, msgspec.json.encode(found))
+    atomic_files.write(path, msgspec.json.encode(found))
     return found

@@ -8,7 +8,7 @@ import signal
 import sys
 from contextlib import suppress
 
-from shared import deaths
+from cachenet.shared.command import signals
 
 #: Signals that end the child as a person or a service manager wishes.
 _WISHES = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -40,7 +40,7 @@ def supervise(program: str) -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         os.kill(parent, -code)
     with suppress(OSError):
-        os.write(2, f"{program}: {deaths.report(-code)}\n".encode())
+        os.write(2, f"{program}: {signals.report(-code)}\n".encode())
     os._exit(1)
 
 

@@ -11,16 +11,17 @@ import msgspec
 import typer
 from rich.console import Console
 
-from shared import ending, zoo
-from shared.command_line import Version, program
-from shared.extras import how_to_install
-from shared.refusal import Refusal
-from simulator import links
-from simulator.emulator import Counts, Emulator, run, serve
+from cachenet.shared.bundle import zoo
+from cachenet.shared.command import exit
+from cachenet.shared.command.errors import Refusal
+from cachenet.shared.command.extras import how_to_install
+from cachenet.shared.command.options import Version, program
+from cachenet.simulator.world import links
+from cachenet.simulator.world.emulator import Counts, Emulator, run, serve
 
 if TYPE_CHECKING:
-    from models.cifar10 import Split
-    from shared.bundle import Bundle
+    from cachenet.models.data.cifar10 import Split
+    from cachenet.shared.bundle.manifest import Bundle
 
 app = program("simulator")
 
@@ -67,13 +68,13 @@ def live(
     if specialise:
         _learn(scene, fps, seed, link_name, bundle, out)
         return
-    from models import streams
-    from models.cifar10 import DatasetError
-    from shared.bundle import BundleError
-    from shared.stream import StreamError
-    from simulator.live import Options, compare
-    from simulator.picture import NoMatplotlib
-    from simulator.processes import Failed
+    from cachenet.models.data import streams
+    from cachenet.models.data.cifar10 import DatasetError
+    from cachenet.shared.bundle.manifest import BundleError
+    from cachenet.shared.media.recording import StreamError
+    from cachenet.simulator.report.live import Options, compare
+    from cachenet.simulator.report.picture import NoMatplotlib
+    from cachenet.simulator.world.processes import Failed
 
     # Whoever ends us ends the children too.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -94,12 +95,12 @@ def _learn(scene: int, fps: float, seed: int, link_name: str, bundle: Path, out:
     try:
         import torch  # noqa: F401
 
-        from models.cifar10 import DatasetError
-        from shared.bundle import BundleError
-        from shared.stream import StreamError
-        from simulator import learning
-        from simulator.picture import NoMatplotlib
-        from simulator.processes import Failed
+        from cachenet.models.data.cifar10 import DatasetError
+        from cachenet.shared.bundle.manifest import BundleError
+        from cachenet.shared.media.recording import StreamError
+        from cachenet.simulator.report.picture import NoMatplotlib
+        from cachenet.simulator.world import learning
+        from cachenet.simulator.world.processes import Failed
     except ImportError as error:
         _open(bundle)
         _end(2, f"--specialise needs {error.name}; {how_to_install('sim,build')}")
@@ -138,9 +139,9 @@ def stream(
     import cv2
     from rich.progress import Progress
 
-    from models import cifar10, streams
-    from shared import files
-    from simulator.sheet import contact_sheet
+    from cachenet.models.data import cifar10, streams
+    from cachenet.shared.command import atomic_files
+    from cachenet.simulator.report.contact_sheet import contact_sheet
 
     try:
         split = _images(images)
@@ -149,7 +150,7 @@ def stream(
             task = progress.add_task("frames", total=frames)
             streams.record(plan, split.images, out, cifar10.LABELS, lambda done: progress.update(task, completed=done))
         if preview is not None:
-            files.write(preview, cv2.imencode(".png", contact_sheet(out))[1].tobytes())
+            atomic_files.write(preview, cv2.imencode(".png", contact_sheet(out))[1].tobytes())
     except Refusal as error:
         _end(2, str(error))
     except OSError as error:
@@ -222,12 +223,12 @@ def compare(
         from matplotlib import figure  # noqa: F401
         from rich.progress import Progress
 
-        from models import recorded
-        from models.streams import NAMES, named
-        from shared import files
-        from shared import stream as streams_on_disk
-        from simulator import comparison, page, sweep
-        from simulator.comparison import Setup
+        from cachenet.models.certify import recorded
+        from cachenet.models.data.streams import NAMES, named
+        from cachenet.shared.command import atomic_files
+        from cachenet.shared.media import recording as streams_on_disk
+        from cachenet.simulator.report import comparison, page, sweep
+        from cachenet.simulator.report.comparison import Setup
     except ImportError as error:
         _open(bundle)
         _end(2, f"comparing needs {error.name}; {how_to_install('sim')}")
@@ -268,9 +269,9 @@ def compare(
                 again = bench if other == setup else comparison.prepare(opened, other, split, models, progress)
                 curves.append(comparison.summary(comparison.compare(again, other, profile, progress)))
         if as_json is not None:
-            files.write(as_json, comparison.to_json(bench, setup, found, images, swept, curves))
+            atomic_files.write(as_json, comparison.to_json(bench, setup, found, images, swept, curves))
         if as_html is not None:
-            files.write(as_html, page.html(setup, runs, found, swept, curves).encode())
+            atomic_files.write(as_html, page.html(setup, runs, found, swept, curves).encode())
     except Refusal as error:
         _end(2, str(error))
     except OSError as error:
@@ -300,9 +301,9 @@ def replay(
     """
     from rich.progress import Progress
 
-    from shared.bundle import Bundle
-    from shared.image import BadPicture
-    from simulator.rerun import rerun
+    from cachenet.shared.bundle.manifest import Bundle
+    from cachenet.shared.inference.image import BadPicture
+    from cachenet.simulator.traces.rerun import rerun
 
     try:
         with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
@@ -348,8 +349,8 @@ def profile(
     try:
         from rich.progress import Progress
 
-        from shared import files
-        from simulator import machines, profiling
+        from cachenet.shared.command import atomic_files
+        from cachenet.simulator.world import machines, profiling
     except ImportError as error:
         _open(bundle)
         _end(2, f"profiling needs {error.name}; {how_to_install('sim')}")
@@ -361,10 +362,10 @@ def profile(
         with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
             task = progress.add_task("measuring", total=2 * len(counts) + 1 + (server_out is not None))
             found, off = profiling.device(named, opened, counts, lambda: progress.advance(task))
-            files.write(out, machines.to_toml(found).encode())
+            atomic_files.write(out, machines.to_toml(found).encode())
             if server_out is not None:
                 own = profiling.server(named, opened, processors)
-                files.write(server_out, machines.to_toml(own).encode())
+                atomic_files.write(server_out, machines.to_toml(own).encode())
     except Refusal as error:
         _end(2, str(error))
     except OSError as error:
@@ -375,7 +376,7 @@ def profile(
 
 def _open(bundle: Path) -> Bundle:
     """The bundle in this directory, or the end with 2: before packages are asked for that are not installed."""
-    from shared.bundle import Bundle, BundleError
+    from cachenet.shared.bundle.manifest import Bundle, BundleError
 
     try:
         return Bundle(zoo.find(bundle))
@@ -385,7 +386,7 @@ def _open(bundle: Path) -> Bundle:
 
 def _images(name: str) -> Split:
     """The pictures that streams are drawn from. Raises ``DatasetError``."""
-    from models import cifar10, sample
+    from cachenet.models.data import cifar10, sample
 
     if name not in ("sample", "test"):
         _end(2, f"--images {name!r} is neither sample nor test")
@@ -424,12 +425,12 @@ def link(
 
 
 def _end(code: int, why: str) -> NoReturn:
-    ending.say("simulator", why)
+    exit.say("simulator", why)
     raise typer.Exit(code)
 
 
 def main() -> None:
-    ending.run(app)
+    exit.run(app)
 
 
 if __name__ == "__main__":

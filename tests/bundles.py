@@ -11,10 +11,20 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from shared.bundle import FORMAT, MANIFEST, Bundle, Certificate, Layer, Layers, Manifest, Model, file_digest
-from shared.cascade.features import COUNT, STAGES, Stage
-from shared.cascade.risk_model import RiskPrior
-from shared.image import Input
+from cachenet.shared.bundle.manifest import (
+    FORMAT,
+    MANIFEST,
+    Bundle,
+    Certificate,
+    Layer,
+    Layers,
+    Manifest,
+    Model,
+    file_digest,
+)
+from cachenet.shared.cascade.features import COUNT, STAGES, Stage
+from cachenet.shared.cascade.risk_model import RiskPrior
+from cachenet.shared.inference.image import Input
 
 SIDE = 32
 LABELS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from typer.testing import CliRunner
 
-from cloud_server.cli import app
-from shared.link import Address
+from cachenet.cloud_server.cli import app
+from cachenet.shared.transport.mqtt import Address
 from tests.broker import Mosquitto
 
 ROOT = Path(__file__).parents[1]

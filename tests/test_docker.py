@@ -12,8 +12,8 @@ import pytest
 from typer.testing import CliRunner
 
 from benchmarks.engine import services, stages
-from cloud_server.cli import app as server
-from edge_agent.cli import app as agent
+from cachenet.cloud_server.cli import app as server
+from cachenet.edge_agent.cli import app as agent
 
 ROOT = Path(__file__).parents[1]
 DOCKER = ROOT / "docker"

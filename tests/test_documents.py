@@ -16,7 +16,7 @@ from zipfile import ZipFile
 
 import pytest
 
-from shared import zoo
+from cachenet.shared.bundle import zoo
 from tests.broker import free_port
 from tests.documents import INSTALL, PAGES, Block, blocks, read
 from tests.installed import EXTRAS, FreshInstall, fresh_install

@@ -15,9 +15,9 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from cloud_server.settings import Settings as ServerSettings
-from edge_agent.settings import Settings as AgentSettings
-from shared.version import VERSION
+from cachenet.cloud_server.settings import Settings as ServerSettings
+from cachenet.edge_agent.settings import Settings as AgentSettings
+from cachenet.shared.command.version import VERSION
 from tests.test_walls import COMMANDS, subcommands
 
 SETTINGS = {"edge_agent": AgentSettings, "cloud_server": ServerSettings}
@@ -75,7 +75,7 @@ def test_the_builder_says_its_version_where_torch_is_not_installed() -> None:
         [
             sys.executable,
             "-c",
-            "import sys; sys.modules['torch'] = None; import models.cli; models.cli.main()",
+            "import sys; sys.modules['torch'] = None; import cachenet.models.cli; cachenet.models.cli.main()",
             "--version",
         ],
         cwd=Path(__file__).parents[1],

@@ -13,7 +13,7 @@ from pathlib import Path
 import cv2
 import pytest
 
-from shared import zoo
+from cachenet.shared.bundle import zoo
 from tests.broker import Mosquitto, free_port
 from tests.deployed import Deployed
 from tests.documents import ROOT, Block, read
@@ -63,7 +63,7 @@ class Workplace:
 @pytest.fixture(scope="module")
 def stream(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("stream") / "camera"
-    command = ("-m", "simulator", "stream", "camera", "--frames", "400", "--out", str(directory))
+    command = ("-m", "cachenet.simulator", "stream", "camera", "--frames", "400", "--out", str(directory))
     subprocess.run([sys.executable, *command], check=True, stdout=subprocess.DEVNULL, timeout=120)
     return directory
 
@@ -90,7 +90,7 @@ def workplace(
     running.wait_for("serving cifar10")
     agent = subprocess.Popen(
         [
-            *(sys.executable, "-m", "edge_agent", "run", str(stream), "--fps", "10", "--no-view"),
+            *(sys.executable, "-m", "cachenet.edge_agent", "run", str(stream), "--fps", "10", "--no-view"),
             *("--store", str(directory / "store"), "--device", "porch-pi", "--results", *device),
         ],
         stdout=subprocess.DEVNULL,

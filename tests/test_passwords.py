@@ -12,11 +12,11 @@ import msgspec
 import pytest
 from typer.testing import CliRunner
 
-from cloud_server.cli import app as server
-from edge_agent import flight
-from edge_agent.cli import app as agent
-from edge_agent.settings import CameraTable, Settings
-from shared import config, ending
+from cachenet.cloud_server.cli import app as server
+from cachenet.edge_agent.cli import app as agent
+from cachenet.edge_agent.outputs import decision_log
+from cachenet.edge_agent.settings import CameraTable, Settings
+from cachenet.shared.command import config, exit
 from tests.bundles import tiny_bundle
 
 SECRET = "s3cret"
@@ -94,7 +94,7 @@ def test_an_address_in_the_wrong_place_of_a_command_line_is_not_shown_with_its_p
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["edge-agent", "run", *(argument.format(address) for argument in arguments)])
     with pytest.raises(SystemExit) as ended:
-        ending.run(agent)
+        exit.run(agent)
     said = capsys.readouterr()
     assert ended.value.code == 2
     assert said.err.count("\n") == 1, said.err
@@ -104,10 +104,10 @@ def test_an_address_in_the_wrong_place_of_a_command_line_is_not_shown_with_its_p
 def test_a_flight_log_holds_no_password_and_is_read_as_it_was_written() -> None:
     camera = CameraTable("door", ADDRESSES[0])
     settings = Settings(source=ADDRESSES[1], broker=BROKERS[0], camera=(camera,), deadline_ms=70)
-    begun = flight.Begun(settings, "v", None, True, 5)
+    begun = decision_log.Begun(settings, "v", None, True, 5)
     written = msgspec.json.encode(begun)
     assert SECRET.encode() not in written
-    assert msgspec.json.decode(written, type=flight.Event) == begun
+    assert msgspec.json.decode(written, type=decision_log.Event) == begun
     assert begun.settings.deadline_ms == 70
 
 

@@ -16,31 +16,32 @@ import typer
 from typer.testing import CliRunner
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("shared", "edge_agent", "cloud_server", "models", "simulator", "benchmarks")
+INSTALLED = ("shared", "edge_agent", "cloud_server", "models", "simulator")
+PACKAGES = (*(f"cachenet.{name}" for name in INSTALLED), "benchmarks")
 COMMANDS = {
-    "edge_agent": "edge-agent",
-    "cloud_server": "cloud-server",
-    "models": "model-builder",
-    "simulator": "simulator",
+    "cachenet.edge_agent": "edge-agent",
+    "cachenet.cloud_server": "cloud-server",
+    "cachenet.models": "model-builder",
+    "cachenet.simulator": "simulator",
 }
 
 #: What of the project each package may import beside itself.
 ALLOWED: dict[str, tuple[str, ...]] = {
-    "shared": (),
-    "edge_agent": ("shared",),
-    "cloud_server": ("shared",),
-    "models": ("shared",),
-    "simulator": PACKAGES,
+    "cachenet.shared": (),
+    "cachenet.edge_agent": ("cachenet.shared",),
+    "cachenet.cloud_server": ("cachenet.shared",),
+    "cachenet.models": ("cachenet.shared",),
+    "cachenet.simulator": PACKAGES,
     "benchmarks": PACKAGES,
 }
 #: What a device must never need.
 HEAVY = ("torch", "onnx", "matplotlib", "iotcore")
 
 #: The core decides and does no input or output: NumPy, msgspec and these of the standard library are all it builds on.
-CORE = "shared/cascade"
+CORE = "cachenet.shared.cascade"
 CORE_MAY = (
     *("__future__", "abc", "collections", "dataclasses", "enum", "functools", "itertools", "math", "random", "typing"),
-    *("msgspec", "numpy", "shared.cascade"),
+    *("msgspec", "numpy", "cachenet.shared.cascade"),
 )
 #: What those offer that reaches outside.
 CORE_NEVER_USES = {
@@ -52,7 +53,7 @@ SEEDED = {"np.random.default_rng", "np.random.Generator", "random.Random"}
 
 
 def modules(package: str) -> list[Path]:
-    return sorted((ROOT / package).rglob("*.py"))
+    return sorted((ROOT / package.replace(".", "/")).rglob("*.py"))
 
 
 def imports(path: Path) -> Iterator[str]:
@@ -83,7 +84,7 @@ def test_imports_run_one_way(package: str) -> None:
     assert not crossed
 
 
-@pytest.mark.parametrize("package", ["shared", "edge_agent"])
+@pytest.mark.parametrize("package", ["cachenet.shared", "cachenet.edge_agent"])
 def test_a_device_needs_nothing_heavy(package: str) -> None:
     crossed = [
         f"{path.relative_to(ROOT)} imports {module}"
@@ -130,17 +131,12 @@ def test_the_core_does_no_input_or_output_and_draws_from_no_hidden_state() -> No
 
 
 def test_the_core_loads_nothing_but_numpy_and_msgspec() -> None:
-    names = [f"shared.cascade.{path.stem}" for path in modules(CORE) if path.stem != "__init__"]
+    names = [f"cachenet.shared.cascade.{path.stem}" for path in modules(CORE) if path.stem != "__init__"]
     done = run("-c", f"import sys, {', '.join(names)}; print(*sys.modules)")
     assert done.returncode == 0, done.stderr
-    loaded = {module.split(".")[0] for module in done.stdout.split()}
-    assert not loaded & {*HEAVY, "cv2", "onnxruntime", "edge_agent", "cloud_server", "models", "simulator"}
-    ours = {
-        module
-        for module in done.stdout.split()
-        if module.startswith("shared.") and not inside(module, ("shared.cascade",))
-    }
-    assert not ours
+    outside = ("cv2", "onnxruntime", *HEAVY, *PACKAGES)
+    crossed = [name for name in done.stdout.split() if inside(name, outside) and not inside(name, (CORE,))]
+    assert crossed == ["cachenet.shared"]
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -151,10 +147,10 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_device_loads_nothing_heavy() -> None:
-    done = run("-c", "import sys, edge_agent.cli; print(*sys.modules)")
+    done = run("-c", "import sys, cachenet.edge_agent.cli; print(*sys.modules)")
     assert done.returncode == 0, done.stderr
-    loaded = {module.split(".")[0] for module in done.stdout.split()}
-    assert not loaded & {*HEAVY, "cloud_server", "models", "simulator", "benchmarks"}
+    never = (*HEAVY, "cachenet.cloud_server", "cachenet.models", "cachenet.simulator", "benchmarks")
+    assert not [name for name in done.stdout.split() if inside(name, never)]
 
 
 @pytest.mark.parametrize("package", COMMANDS)

@@ -32,8 +32,8 @@ import sys
 from pathlib import Path
 
 from benchmarks.real import measure, recording, report, task
-from shared.ending import close_stdout
-from shared.text import printable
+from cachenet.shared.command.exit import close_stdout
+from cachenet.shared.command.text import printable
 
 
 def main() -> None:

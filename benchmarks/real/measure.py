@@ -14,8 +14,8 @@ from benchmarks.real.recording import Recording, Recordings
 from benchmarks.real.run import Run
 from benchmarks.real.task import Task
 from benchmarks.real.trivial import Tried
-from shared.cascade.probability import fit_temperature, softmax
-from shared.cascade.reference import disagreements
+from cachenet.shared.cascade.probability import fit_temperature, softmax
+from cachenet.shared.cascade.reference import disagreements
 
 #: Disagreement that the trivial policies' thresholds are chosen for: the default of ``--max-disagreement``.
 BUDGET = 0.02

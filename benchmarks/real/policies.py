@@ -7,13 +7,13 @@ import numpy.typing as npt
 
 from benchmarks.real.recording import Recording, Recordings
 from benchmarks.real.run import Run
-from shared.cascade.audits import FLOOR
-from shared.cascade.build_cascade import build_cascade
-from shared.cascade.cascade import Cascade
-from shared.cascade.model_cache import LocalModel
-from shared.cascade.probability import fit_temperature
-from shared.cascade.replay import ModelTrace, RecordedScores, fit_priors, run
-from shared.cascade.spec import MAX_DISAGREEMENT, CascadeSpec
+from cachenet.shared.cascade.audits import FLOOR
+from cachenet.shared.cascade.build_cascade import build_cascade
+from cachenet.shared.cascade.cascade import Cascade
+from cachenet.shared.cascade.model_cache import LocalModel
+from cachenet.shared.cascade.probability import fit_temperature
+from cachenet.shared.cascade.replay import ModelTrace, RecordedScores, fit_priors, run
+from cachenet.shared.cascade.spec import MAX_DISAGREEMENT, CascadeSpec
 
 #: Name of CacheNet with its defaults.
 DEFAULT = "cachenet"

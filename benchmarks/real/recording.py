@@ -26,17 +26,18 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from benchmarks.real.task import Task, TaskError
-from models import metadata
-from models.classifier import Classifier, preset, served, understand
-from models.onnx_file import ClassifierError, load, properties
-from shared import files, image
-from shared import signature as signing
-from shared.bundle import file_digest
-from shared.cascade.frame import Signature
-from shared.engine import EngineError, Part
-from shared.image import Input, Picture, crop, preprocessor
-from shared.signature import sign
-from shared.video import BadVideo, Video
+from cachenet.models.export import metadata
+from cachenet.models.export.classifier import Classifier, preset, served, understand
+from cachenet.models.export.onnx_file import ClassifierError, load, properties
+from cachenet.shared.bundle.manifest import file_digest
+from cachenet.shared.cascade.frame import Signature
+from cachenet.shared.command import atomic_files
+from cachenet.shared.inference import image
+from cachenet.shared.inference.engine import EngineError, Part
+from cachenet.shared.inference.image import Input, Picture, crop, preprocessor
+from cachenet.shared.media import signature as signing
+from cachenet.shared.media.signature import sign
+from cachenet.shared.media.video import BadVideo, Video
 
 #: Width and height of the grey pictures that ``difference`` compares, pixels.
 _GREY = (96, 96)
@@ -241,4 +242,4 @@ def _keep(path: Path, recording: Recording) -> None:
     out = io.BytesIO()
     np.savez_compressed(out, **{name: getattr(recording, name) for name in _FIELDS})
     with contextlib.suppress(OSError):  # a directory that cannot be written costs time only
-        files.write(path, out.getbuffer())
+        atomic_files.write(path, out.getbuffer())

@@ -15,7 +15,7 @@ from benchmarks.real import trivial
 from benchmarks.real.measure import Measured, Row
 from benchmarks.real.policies import AUDIT_FLOOR, DEFAULT
 from benchmarks.real.pooled import dominated, pooled
-from models.html import COLOURS
+from cachenet.models.report.html_report import COLOURS
 
 _INK, _FAINT = "#222222", "#8a8a8a"
 _COLOUR = dict(zip(trivial.POLICIES, COLOURS, strict=False))

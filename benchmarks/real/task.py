@@ -9,8 +9,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from shared import config
-from shared.refusal import Refusal
+from cachenet.shared.command import config
+from cachenet.shared.command.errors import Refusal
 
 #: First frame and end of a range of frames, end excluded.
 Range = tuple[int, int]
@@ -46,7 +46,7 @@ class Task:
         region: Left, top, width and height of the part of a frame that the models see, pixels; None: the whole frame.
         full: The full model, ONNX.
         base: The base model (the student), ONNX.
-        preprocessing: A preset of ``models.classifier``, or JSON.
+        preprocessing: A preset of ``models.export.classifier``, or JSON.
         labels: Names of the labels in the order of the scores; empty where the task file names none.
         truth: True label index of each play frame ``(n,)``, or None.
         held_out: Frames before play: the user's footage, from which the base model and the risk were learned.

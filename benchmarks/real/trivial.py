@@ -14,9 +14,9 @@ import numpy.typing as npt
 
 from benchmarks.real.recording import Recording
 from benchmarks.real.run import Run
-from shared.cascade.probability import Probabilities
-from shared.cascade.reference import disagreements
-from simulator.trivial import cheapest
+from cachenet.shared.cascade.probability import Probabilities
+from cachenet.shared.cascade.reference import disagreements
+from cachenet.simulator.policies.trivial import cheapest
 
 Setting = Mapping[str, float]
 #: Takes a recording, the student's probabilities ``(n, classes)`` and a setting.

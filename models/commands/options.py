@@ -12,18 +12,19 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from models import remarks, tables
-from shared import ending, zoo
-from shared.bundle import Bundle
-from shared.extras import how_to_install
-from shared.names import shown
-from shared.refusal import Refusal
+from cachenet.models.report import console_report, remarks
+from cachenet.shared.bundle import zoo
+from cachenet.shared.bundle.manifest import Bundle
+from cachenet.shared.command import exit
+from cachenet.shared.command.errors import Refusal
+from cachenet.shared.command.extras import how_to_install
+from cachenet.shared.command.file_names import shown
 
 if TYPE_CHECKING:
-    from models.classifier import Classifier
-    from models.frames import Frames
-    from models.material import Material
-    from models.teach import Lesson
+    from cachenet.models.data.dataset import Material
+    from cachenet.models.data.frames import Frames
+    from cachenet.models.export.classifier import Classifier
+    from cachenet.models.train.label import Lesson
 
 stderr = Console(stderr=True)
 PROCESSORS = os.cpu_count() or 1
@@ -82,14 +83,14 @@ def progress_bar() -> Progress:
 
 def kept(work: Path | None) -> Path:
     """Where what is made on the way is kept."""
-    from models.cifar10 import cache_directory
+    from cachenet.models.data.cifar10 import cache_directory
 
     return work or cache_directory() / "lessons"
 
 
 def taught(classifier: Classifier, frames: Frames, work: Path, threads: int, progress: Progress) -> Lesson:
     """What the full model says of the frames."""
-    from models.teach import teach
+    from cachenet.models.train.label import teach
 
     task = progress.add_task("full model's look", total=len(frames.files))
     return teach(classifier, frames, work, threads, lambda done: progress.update(task, completed=done))
@@ -99,7 +100,7 @@ def gathered(
     classifier: Classifier, sources: Sequence[Frames], work: Path, threads: int, progress: Progress
 ) -> Material:
     """What a bundle is built from. ``sources``: of frames, and those that are held out if there are any."""
-    from models.material import gather
+    from cachenet.models.data.dataset import gather
 
     first, *rest = [(frames, taught(classifier, frames, work, threads, progress)) for frames in sources]
     return gather(classifier, first, rest[0] if rest else None)
@@ -111,19 +112,19 @@ def conclude(bundle: Bundle, sources: Sequence[Frames], as_json: bool) -> None:
         show_skipped(frames)
     for line in remarks.remarks(bundle.manifest):
         typer.echo(line, err=True)
-    tables.models(bundle, as_json)
+    console_report.models(bundle, as_json)
 
 
 def full_of(bundle: Bundle) -> Classifier:
     """The full model of a bundle, understood as the bundle says."""
-    from models.classifier import understand
+    from cachenet.models.export.classifier import understand
 
     model = bundle.manifest.models[bundle.manifest.only("full")]
     return understand(bundle.directory / model.file, model.input, bundle.manifest.labels)
 
 
 def understand(full: Path, preprocessing: str, labels: Path | None, embedding: str | None) -> Classifier:
-    from models.classifier import preset, understand
+    from cachenet.models.export.classifier import preset, understand
 
     try:
         known = (
@@ -186,5 +187,5 @@ def refusing(*given: Path | None) -> Iterator[None]:
 
 
 def refuse(why: str, code: int = 2) -> NoReturn:
-    ending.say("model-builder", why)
+    exit.say("model-builder", why)
     raise typer.Exit(code)

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from models.commands.options import check_paths, refusing
-from shared.bundle import SIGNATURE, Bundle
+from cachenet.models.commands.options import check_paths, refusing
+from cachenet.shared.bundle.manifest import SIGNATURE, Bundle
 
 
 def keys(
@@ -19,7 +19,7 @@ def keys(
     Example: model-builder keys --out keys
     """
     with refusing(out):
-        from shared.signing import generate
+        from cachenet.shared.bundle.trust import generate
 
         private, public = generate(out)
     typer.echo(
@@ -38,8 +38,8 @@ def sign(
     """
     with refusing(bundle):
         check_paths(key=key)
-        from shared import files
-        from shared.signing import Signer
+        from cachenet.shared.bundle.trust import Signer
+        from cachenet.shared.command import atomic_files
 
-        files.write(bundle / SIGNATURE, Signer(key).sign(Bundle(bundle).data))
+        atomic_files.write(bundle / SIGNATURE, Signer(key).sign(Bundle(bundle).data))
     typer.echo(f"Signed: {bundle}")

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from shared.cascade.rates import clopper_pearson
-from shared.cascade.sequential_tests import EDetector
+from cachenet.shared.cascade.rates import clopper_pearson
+from cachenet.shared.cascade.sequential_tests import EDetector
 
 #: Share of hits that is audited at least.
 FLOOR = 0.02

@@ -6,12 +6,12 @@ import random
 
 import numpy as np
 
-from shared.cascade.audits import Audits
-from shared.cascade.cascade import Cascade, Tally
-from shared.cascade.distribution import DistributionMonitor
-from shared.cascade.model_cache import LocalModel, ModelCache
-from shared.cascade.risk_estimator import RiskEstimator
-from shared.cascade.spec import CascadeSpec
+from cachenet.shared.cascade.audits import Audits
+from cachenet.shared.cascade.cascade import Cascade, Tally
+from cachenet.shared.cascade.distribution import DistributionMonitor
+from cachenet.shared.cascade.model_cache import LocalModel, ModelCache
+from cachenet.shared.cascade.risk_estimator import RiskEstimator
+from cachenet.shared.cascade.spec import CascadeSpec
 
 
 def build_cascade(

@@ -13,18 +13,18 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from shared.cascade.audits import Audits
-from shared.cascade.distribution import ASKED_FIRST, DistributionMonitor
-from shared.cascade.frame import Frame
-from shared.cascade.model_cache import LocalModel, ModelCache
-from shared.cascade.offload import OffloadRouter
-from shared.cascade.probability import are_scores, softmax
-from shared.cascade.probe_order import ProbeOrder
-from shared.cascade.risk_budget import RiskBudget
-from shared.cascade.risk_estimator import Observation, RiskEstimator
-from shared.cascade.scene_change import SceneChangeDetector
-from shared.cascade.spec import CascadeSpec
-from shared.cascade.types import Answer, Hit, Level, Miss, Prediction, Reply, Step
+from cachenet.shared.cascade.audits import Audits
+from cachenet.shared.cascade.distribution import ASKED_FIRST, DistributionMonitor
+from cachenet.shared.cascade.frame import Frame
+from cachenet.shared.cascade.model_cache import LocalModel, ModelCache
+from cachenet.shared.cascade.offload import OffloadRouter
+from cachenet.shared.cascade.probability import are_scores, softmax
+from cachenet.shared.cascade.probe_order import ProbeOrder
+from cachenet.shared.cascade.risk_budget import RiskBudget
+from cachenet.shared.cascade.risk_estimator import Observation, RiskEstimator
+from cachenet.shared.cascade.scene_change import SceneChangeDetector
+from cachenet.shared.cascade.spec import CascadeSpec
+from cachenet.shared.cascade.types import Answer, Hit, Level, Miss, Prediction, Reply, Step
 
 #: Recent labels that travel with a question.
 RECENT = 16

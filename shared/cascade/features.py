@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple, get_args
 import numpy as np
 import numpy.typing as npt
 
-from shared.cascade.probability import FLOOR
+from cachenet.shared.cascade.probability import FLOOR
 
 Array = npt.NDArray[np.float64]
 Row = list[float]

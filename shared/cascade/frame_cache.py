@@ -11,9 +11,9 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from shared.cascade.features import Change
-from shared.cascade.frame import Frame, Signature
-from shared.cascade.probability import Probabilities
+from cachenet.shared.cascade.features import Change
+from cachenet.shared.cascade.frame import Frame, Signature
+from cachenet.shared.cascade.probability import Probabilities
 
 #: Entries that are kept, the newest. One costs 4 kB, and 8 bytes a label.
 CAPACITY = 64

@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from shared.cascade.probability import Probabilities
+from cachenet.shared.cascade.probability import Probabilities
 
 #: Probability that the label changes between two frames, before the stream has shown how often it does.
 _CHANGE_RATE = 0.03

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shared.cascade.probability import Probabilities, are_scores, softmax
-from shared.cascade.types import Judge, LocalLevel, Score, Scores
+from cachenet.shared.cascade.probability import Probabilities, are_scores, softmax
+from cachenet.shared.cascade.types import Judge, LocalLevel, Score, Scores
 
 #: Frames over which the labels seen are averaged, to say what is usual.
 _USUAL = 10_000.0

@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from shared.cascade.model_cache import LocalModel
-from shared.cascade.probability import Probabilities
+from cachenet.shared.cascade.model_cache import LocalModel
+from cachenet.shared.cascade.probability import Probabilities
 
 #: Submodels that look at one frame, at most. A third look brought nothing at equal disagreement.
 _MOST = 2

@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from shared.cascade.cascade import Cascade
-from shared.cascade.features import Stage
-from shared.cascade.frame import Frame, Signature
-from shared.cascade.model_cache import LocalModel
-from shared.cascade.probability import softmax
-from shared.cascade.risk_estimator import Outcomes, RiskEstimator, priors_of
-from shared.cascade.risk_model import RiskPrior
-from shared.cascade.types import Level, Miss, Reply, Scores
+from cachenet.shared.cascade.cascade import Cascade
+from cachenet.shared.cascade.features import Stage
+from cachenet.shared.cascade.frame import Frame, Signature
+from cachenet.shared.cascade.model_cache import LocalModel
+from cachenet.shared.cascade.probability import softmax
+from cachenet.shared.cascade.risk_estimator import Outcomes, RiskEstimator, priors_of
+from cachenet.shared.cascade.risk_model import RiskPrior
+from cachenet.shared.cascade.types import Level, Miss, Reply, Scores
 
 #: Shares of frames asked that priors are collected at: as on a calm and on a busy stream.
 _ASKED = (0.05, 0.15, 0.5)

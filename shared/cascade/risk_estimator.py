@@ -14,13 +14,13 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from shared.cascade import features
-from shared.cascade.features import Array, Change, Row, Stage
-from shared.cascade.frame import Frame
-from shared.cascade.frame_cache import FrameCache, Rows
-from shared.cascade.label_filter import LabelFilter
-from shared.cascade.probability import Probabilities, jensen_shannon
-from shared.cascade.risk_model import RiskModel, RiskPrior, fit_prior
+from cachenet.shared.cascade import features
+from cachenet.shared.cascade.features import Array, Change, Row, Stage
+from cachenet.shared.cascade.frame import Frame
+from cachenet.shared.cascade.frame_cache import FrameCache, Rows
+from cachenet.shared.cascade.label_filter import LabelFilter
+from cachenet.shared.cascade.probability import Probabilities, jensen_shannon
+from cachenet.shared.cascade.risk_model import RiskModel, RiskPrior, fit_prior
 
 #: Answered frames that each new answer is compared with, to learn how long answers hold.
 _PAIRS = 12

@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from shared.cascade.frame import Signature
+from cachenet.shared.cascade.frame import Signature
 
 #: Share of the picture that must differ from the background. On fifteen real zones of two cameras walkers change at
 #: most 0.2 of it, in a zone that one person fills more; darkness and light change 0.84 to 0.97, a camera moved by 8 %

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from shared.cascade.audits import FLOOR
-from shared.cascade.distribution import Distribution
-from shared.cascade.risk_estimator import Priors
+from cachenet.shared.cascade.audits import FLOOR
+from cachenet.shared.cascade.distribution import Distribution
+from cachenet.shared.cascade.risk_estimator import Priors
 
 #: Mean share of all answers that may disagree with the full model.
 MAX_DISAGREEMENT = 0.02

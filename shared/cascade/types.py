@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from shared.cascade.frame import Frame
+from cachenet.shared.cascade.frame import Frame
 
 #: Logits of one frame ``(classes,)`` float32.
 Scores = npt.NDArray[np.float32]

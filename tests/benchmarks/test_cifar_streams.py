@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from benchmarks import cifar_streams
-from models import streams
+from cachenet.models.data import streams
 
 
 def row(disagreement: float, local: float) -> dict[str, Any]:

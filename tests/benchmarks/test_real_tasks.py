@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("torch")
 
 from benchmarks.real_tasks import ONE, WALKERS, ZONES, Clip, Task, background, foreground, label, toml
-from shared.image import Picture
+from cachenet.shared.inference.image import Picture
 
 _CUTS = {"share": (0.1, 0.4), "x": (-0.5, 0.5), "bottom": (-0.5, 0.9)}
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloud_server.batcher import Batcher
+from cachenet.cloud_server.serving.batcher import Batcher
 
 
 class Clock:

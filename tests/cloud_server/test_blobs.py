@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from cloud_server.blobs import Blobs
-from shared.bundle import Bundle, file_digest
-from shared.protocol import CHUNK, BlobRequest
+from cachenet.cloud_server.serving.blobs import Blobs
+from cachenet.shared.bundle.manifest import Bundle, file_digest
+from cachenet.shared.transport.protocol import CHUNK, BlobRequest
 from tests.bundles import tiny_bundle
 
 

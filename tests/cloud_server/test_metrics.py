@@ -7,7 +7,7 @@ from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from shared.protocol import Answer
+from cachenet.shared.transport.protocol import Answer
 from tests.broker import Mosquitto, free_port
 from tests.bundles import tiny_bundle
 from tests.e2e.servers import GOOD, Device, ServerProcess, until

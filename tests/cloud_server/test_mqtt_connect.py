@@ -12,7 +12,13 @@ from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from cloud_server.mqtt_connect import MAX_CONNECT, BadConnect, Connect, length, parse
+from cachenet.cloud_server.broker.mqtt_connect import (
+    MAX_CONNECT,
+    BadConnect,
+    Connect,
+    length,
+    parse,
+)
 
 _IDS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=300)
 

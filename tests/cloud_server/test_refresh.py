@@ -10,12 +10,12 @@ from typing import Any, cast
 
 import numpy as np
 
-from cloud_server.refresh import Row, Terms, Window, refresh
-from cloud_server.refresher import Refresher
-from shared.bundle import Layer
-from shared.cascade.probability import softmax
-from shared.layered import Cache, Correction, Layered, Passed, Seen
-from shared.worth import Worth
+from cachenet.cloud_server.refresh import Row, Terms, Window, refresh
+from cachenet.cloud_server.refresher import Refresher
+from cachenet.shared.bundle.manifest import Layer
+from cachenet.shared.cascade.probability import softmax
+from cachenet.shared.inference.early_exit import Cache, Correction, Layered, Passed, Seen
+from cachenet.shared.inference.exit_cost import Worth
 
 CLASSES, DIMENSIONS = 6, 12
 TERMS = {0: Terms(1.0, 0.05, 0.01)}

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloud_server.selector import MARGIN, label_distribution, recommend
-from shared.bundle import Bundle, Manifest
+from cachenet.cloud_server.serving.selector import MARGIN, label_distribution, recommend
+from cachenet.shared.bundle.manifest import Bundle, Manifest
 from tests.bundles import LABELS, tiny_bundle
 
 CLASSES = len(LABELS)

@@ -9,14 +9,14 @@ import msgspec
 import numpy as np
 import pytest
 
-from cloud_server.full import FullModel
-from cloud_server.worker import Job, Worker
-from shared.bundle import Bundle, Manifest
-from shared.engine import EngineError
-from shared.image import BadPicture, Tensor
-from shared.layered import Passed, Question
-from shared.protocol import Answer, Refusal, Request
-from shared.worth import Worth
+from cachenet.cloud_server.serving.full_model import FullModel
+from cachenet.cloud_server.serving.worker import Job, Worker
+from cachenet.shared.bundle.manifest import Bundle, Manifest
+from cachenet.shared.inference.early_exit import Passed, Question
+from cachenet.shared.inference.engine import EngineError
+from cachenet.shared.inference.exit_cost import Worth
+from cachenet.shared.inference.image import BadPicture, Tensor
+from cachenet.shared.transport.protocol import Answer, Refusal, Request
 from tests.bundles import layered_bundle, tiny_bundle
 
 _BOUND_S = 20.0

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import pytest
 
-from shared.bundle import Bundle
+from cachenet.shared.bundle.manifest import Bundle
 from tests.broker import Mosquitto
 from tests.bundles import tiny_bundle
 from tests.e2e.servers import ServerProcess
@@ -44,7 +44,17 @@ class AgentProcess:
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
                 [
-                    *(sys.executable, "-m", "edge_agent", "run", "--provider", "cpu", "--json", "--no-view", "-v"),
+                    *(
+                        sys.executable,
+                        "-m",
+                        "cachenet.edge_agent",
+                        "run",
+                        "--provider",
+                        "cpu",
+                        "--json",
+                        "--no-view",
+                        "-v",
+                    ),
                     *("--device", "cam", "--output", str(self._answers), *flags),
                 ],
                 stdout=subprocess.PIPE,

@@ -7,8 +7,8 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from shared.link import Address, Link, Message
-from shared.protocol import SERVER_TOPICS
+from cachenet.shared.transport.mqtt import Address, Link, Message
+from cachenet.shared.transport.protocol import SERVER_TOPICS
 from tests.deployed import Deployed
 from tests.e2e.servers import until
 

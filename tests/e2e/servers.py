@@ -17,11 +17,11 @@ import cv2
 import numpy as np
 import pytest
 
-from shared import protocol
-from shared.bundle import Bundle
-from shared.image import encode
-from shared.link import Address, Link, Message
-from shared.protocol import Answer, BlobRequest, Chunk, Refusal
+from cachenet.shared.bundle.manifest import Bundle
+from cachenet.shared.inference.image import encode
+from cachenet.shared.transport import protocol
+from cachenet.shared.transport.mqtt import Address, Link, Message
+from cachenet.shared.transport.protocol import Answer, BlobRequest, Chunk, Refusal
 from tests.bundles import tiny_bundle
 
 _BOUND_S = 60.0
@@ -41,7 +41,7 @@ class ServerProcess:
         self._log = directory / "server.log"
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "cloud_server", "run", "--provider", "cpu", "--json", *flags],
+                [sys.executable, "-m", "cachenet.cloud_server", "run", "--provider", "cpu", "--json", *flags],
                 stdout=subprocess.PIPE,
                 stderr=log,
             )

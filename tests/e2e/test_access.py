@@ -14,9 +14,9 @@ from pathlib import Path
 
 import cv2
 
-from shared import protocol
-from shared.link import Address
-from shared.protocol import SERVER_TOPICS, topic
+from cachenet.shared.transport import protocol
+from cachenet.shared.transport.mqtt import Address
+from cachenet.shared.transport.protocol import SERVER_TOPICS, topic
 from tests.bundles import tiny_bundle
 from tests.deployed import Deployed
 from tests.e2e.clients import Client, Connect, clients, connect, deployed
@@ -209,8 +209,8 @@ def test_an_agent_may_do_all_that_it_does_and_home_assistant_sees_it(deployed: D
         try:
             server.wait_for("connected to")
             done = subprocess.run(
-                [sys.executable, "-m", "edge_agent", "run", str(pictures), "--device", "cam-a", "--fps", "4", "--json",
-                 "--results", "--home-assistant", "--store", str(tmp_path / "store"), *deployed.flags("cam-a")],
+                [sys.executable, "-m", "cachenet.edge_agent", "run", str(pictures), "--device", "cam-a", "--fps", "4",
+                 "--json", "--results", "--home-assistant", "--store", str(tmp_path / "store"), *deployed.flags("cam-a")],
                 capture_output=True, text=True, timeout=120, check=True,
             )  # fmt: skip
             summary = json.loads(done.stdout)

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from shared.bundle import Bundle
+from cachenet.shared.bundle.manifest import Bundle
 from tests.e2e.agents import AgentProcess, agents, bundle
 
 __all__ = ["agents", "bundle"]
@@ -20,7 +20,7 @@ def test_a_memory_budget_that_can_be_kept_is_kept_and_one_that_cannot_is_refused
 ) -> None:
     refused = subprocess.run(
         [
-            *(sys.executable, "-m", "edge_agent", "run", str(frames), "--bundle", str(bundle.directory)),
+            *(sys.executable, "-m", "cachenet.edge_agent", "run", str(frames), "--bundle", str(bundle.directory)),
             *("--memory-budget", "20MB"),
         ],
         capture_output=True, text=True, timeout=60, check=False,
@@ -43,7 +43,7 @@ def test_a_memory_budget_that_can_be_kept_is_kept_and_one_that_cannot_is_refused
 def test_answers_on_standard_output_can_be_piped_and_the_reader_may_go(bundle: Bundle, frames: Path) -> None:
     agent = subprocess.Popen(
         [
-            *(sys.executable, "-m", "edge_agent", "run", str(frames), "--bundle", str(bundle.directory)),
+            *(sys.executable, "-m", "cachenet.edge_agent", "run", str(frames), "--bundle", str(bundle.directory)),
             *("--output", "-", "--no-view", "--frames", "500"),
         ],
         stdout=subprocess.PIPE,

@@ -10,9 +10,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from shared.bundle import Bundle
-from shared.link import Address, Link
-from shared.protocol import Status, topic
+from cachenet.shared.bundle.manifest import Bundle
+from cachenet.shared.transport.mqtt import Address, Link
+from cachenet.shared.transport.protocol import Status, topic
 from tests.broker import Mosquitto, free_port, mosquitto
 from tests.e2e.agents import AgentProcess, agents, bundle
 from tests.e2e.servers import until

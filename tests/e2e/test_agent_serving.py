@@ -10,11 +10,11 @@ import msgspec
 import numpy as np
 import pytest
 
-from shared.bundle import MANIFEST, Bundle
-from shared.cascade.features import COUNT, Stage
-from shared.cascade.risk_model import RiskPrior
-from shared.engine import Session
-from shared.image import crop, preprocessor
+from cachenet.shared.bundle.manifest import MANIFEST, Bundle
+from cachenet.shared.cascade.features import COUNT, Stage
+from cachenet.shared.cascade.risk_model import RiskPrior
+from cachenet.shared.inference.engine import Session
+from cachenet.shared.inference.image import crop, preprocessor
 from tests.broker import Mosquitto, mosquitto
 from tests.bundles import LABELS, tiny_bundle
 from tests.e2e.agents import AgentProcess, agents, bundle, picture, servers

@@ -13,10 +13,10 @@ from pathlib import Path
 import cv2
 import pytest
 
-from edge_agent.store import Store
-from shared import protocol
-from shared.bundle import Bundle
-from shared.link import Address, Link, Message
+from cachenet.edge_agent.updates.store import Store
+from cachenet.shared.bundle.manifest import Bundle
+from cachenet.shared.transport import protocol
+from cachenet.shared.transport.mqtt import Address, Link, Message
 from tests import faulty
 from tests.broker import Mosquitto
 from tests.bundles import tiny_bundle
@@ -34,11 +34,12 @@ PROGRAM = """
 import sys
 from pathlib import Path
 import numpy as np
-from edge_agent import agent as module, watchdog
-from edge_agent.report import Sink
-from edge_agent.settings import Settings
-from edge_agent.source import Shot
-from edge_agent.store import Store
+from cachenet.edge_agent import agent as module
+from cachenet.edge_agent.doctor import watchdog
+from cachenet.edge_agent.outputs.report import Sink
+from cachenet.edge_agent.settings import Settings
+from cachenet.edge_agent.sources import Shot
+from cachenet.edge_agent.updates.store import Store
 
 store, newer, frames = Store(Path(sys.argv[1])), sys.argv[2], int(sys.argv[3])
 watchdog.HANGS_S = 1.0
@@ -208,7 +209,7 @@ def test_the_process_that_has_a_store_is_named_to_who_wants_it_too(
     current(stored(store, bundle), bundle.data)
     store.lock()
     done = subprocess.run(
-        [*(sys.executable, "-m", "edge_agent", "run", str(pictures), "--broker", "mqtt://127.0.0.1:1"),
+        [*(sys.executable, "-m", "cachenet.edge_agent", "run", str(pictures), "--broker", "mqtt://127.0.0.1:1"),
          *("--store", str(tmp_path / "store"))],
         cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip

@@ -20,9 +20,9 @@ import numpy as np
 import pytest
 
 from benchmarks import rtsp
-from models import cifar10, sample, streams
-from shared.bundle import Bundle
-from simulator.rerun import rerun
+from cachenet.models.data import cifar10, sample, streams
+from cachenet.shared.bundle.manifest import Bundle
+from cachenet.simulator.traces.rerun import rerun
 from tests.broker import Mosquitto, free_port, mosquitto
 from tests.bundles import tiny_bundle
 from tests.e2e.agents import AgentProcess
@@ -174,7 +174,7 @@ def test_a_camera_of_several_that_is_not_there_is_named_in_one_line(bundle: Path
     cameras = {"front": {"source": str(tmp_path / "a")}, "back": {"source": "rtsp://admin:s3cret@127.0.0.1:1/x"}}
     said = subprocess.run(
         [
-            *(sys.executable, "-m", "edge_agent", "run", "--bundle", str(bundle)),
+            *(sys.executable, "-m", "cachenet.edge_agent", "run", "--bundle", str(bundle)),
             *("--config", tables(tmp_path / "agent.toml", **cameras)),
         ],
         capture_output=True, text=True, timeout=_BOUND_S, check=False,

@@ -15,7 +15,7 @@ POLICIES = {"cachenet", "server-only", "device-only"}
 def test_the_demo_answers_every_frame_and_leaves_its_figures_and_picture(tmp_path: Path) -> None:
     """Exit 0; every frame ended exactly once under every policy; the cache hierarchy took part; nothing is missing
     from the JSON or the picture."""
-    command = [sys.executable, "-m", "simulator", "live", "--frames", str(FRAMES), "--out", str(tmp_path)]
+    command = [sys.executable, "-m", "cachenet.simulator", "live", "--frames", str(FRAMES), "--out", str(tmp_path)]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
     assert ended.returncode == 0, ended.stderr[-2000:] + ended.stdout[-2000:]
 

@@ -19,14 +19,14 @@ import cv2
 import pytest
 from typer.testing import CliRunner, Result
 
-from cloud_server.authority import Authority
-from cloud_server.cli import app as server_app
-from cloud_server.provision import give_to_broker
-from edge_agent import contact
-from edge_agent.cli import app as agent_app
-from shared import checkup
-from shared.bundle import Bundle
-from shared.signing import generate
+from cachenet.cloud_server.cli import app as server_app
+from cachenet.cloud_server.provision.authority import Authority
+from cachenet.cloud_server.provision.provision import give_to_broker
+from cachenet.edge_agent.cli import app as agent_app
+from cachenet.edge_agent.doctor import connectivity
+from cachenet.shared.bundle.manifest import Bundle
+from cachenet.shared.bundle.trust import generate
+from cachenet.shared.command import diagnostics
 from tests.broker import free_port
 from tests.bundles import tiny_bundle
 from tests.deployed import Deployed
@@ -103,7 +103,7 @@ def test_all_is_well_with_a_server_there(
     finally:
         process.stop()
         process.close()
-    monkeypatch.setattr(contact, "_PATIENCE_S", 1.0)
+    monkeypatch.setattr(connectivity, "_PATIENCE_S", 1.0)
     said = found(agent(*own))
     assert said["server"][0] == "warning", "the catalogue is kept by the broker, and nobody answers"
     assert "is cloud-server running" in said["server"][1]
@@ -231,11 +231,11 @@ def test_no_room_and_no_permission(place: Path, tmp_path: Path, monkeypatch: pyt
     said = found(agent(*own, "--store", "/dev/null/store"))
     assert said["disk"] == ("problem", "store /dev/null/store: Not a directory; choose another with --store")
     usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(checkup.shutil, "disk_usage", lambda _: usage._replace(free=1_000_000))
+    monkeypatch.setattr(diagnostics.shutil, "disk_usage", lambda _: usage._replace(free=1_000_000))
     said = found(agent(*own, "--store", str(tmp_path / "store"), "--output", str(tmp_path / "answers.jsonl")))
     assert said["disk"][0] == said["output"][0] == "problem"
     assert "has 1 MB left" in said["disk"][1] and "choose another with --store" in said["disk"][1]
-    monkeypatch.setattr(checkup.shutil, "disk_usage", shutil.disk_usage)
+    monkeypatch.setattr(diagnostics.shutil, "disk_usage", shutil.disk_usage)
     said = found(agent(*own, "--store", str(tmp_path / "store"), "--output", "/nowhere/answers.jsonl"))
     assert said["output"] == ("problem", "/nowhere cannot be written to; choose another place with --output")
 
@@ -254,7 +254,7 @@ def test_a_full_disk_is_said_by_run_in_one_line_and_it_tries_again(place: Path, 
         process.wait_for("connected to")
         with log.open("wb") as err:
             running = subprocess.Popen(
-                [sys.executable, "-m", "edge_agent", "run", str(place / "pictures"), "--device", "cam",
+                [sys.executable, "-m", "cachenet.edge_agent", "run", str(place / "pictures"), "--device", "cam",
                  "--store", str(store), *broker.flags("cam")],
                 stdout=subprocess.DEVNULL, stderr=err,
             )  # fmt: skip
@@ -322,7 +322,7 @@ def test_a_clock_from_before_the_installation(monkeypatch: pytest.MonkeyPatch) -
         def now(cls, tz: tzinfo | None = None) -> Past:
             return cls(1970, 1, 1, tzinfo=tz)
 
-    monkeypatch.setattr(checkup, "datetime", Past)
-    said = checkup.clock()
+    monkeypatch.setattr(diagnostics, "datetime", Past)
+    said = diagnostics.clock()
     assert said.grade == "problem"
     assert "1970-01-01" in said.says and "timedatectl set-ntp true" in said.says

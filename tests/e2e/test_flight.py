@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from edge_agent import flight
-from edge_agent.agent import Agent
-from edge_agent.report import Sink
-from edge_agent.settings import Settings
-from edge_agent.source import open_source
-from models import cifar10, sample, streams
-from shared.bundle import Bundle
-from simulator.cli import app
-from simulator.rerun import BadLog, events, rerun
+from cachenet.edge_agent.agent import Agent
+from cachenet.edge_agent.outputs import decision_log
+from cachenet.edge_agent.outputs.report import Sink
+from cachenet.edge_agent.settings import Settings
+from cachenet.edge_agent.sources import open_source
+from cachenet.models.data import cifar10, sample, streams
+from cachenet.shared.bundle.manifest import Bundle
+from cachenet.simulator.cli import app
+from cachenet.simulator.traces.rerun import BadLog, events, rerun
 from tests.broker import Mosquitto, mosquitto
 from tests.e2e.agents import AgentProcess
 from tests.e2e.servers import ServerProcess
@@ -82,7 +82,7 @@ def test_a_restart_that_goes_on_with_what_was_learned_is_replayed_to_the_last_bi
         agent = Agent(settings, [open_source(str(recorded), None)], None, None, bundle)
         agent.run(Sink(""))
         assert agent.cameras[0].tally.full > 0
-        (begun,) = (event for event in events(log) if isinstance(event, flight.Begun))
+        (begun,) = (event for event in events(log) if isinstance(event, decision_log.Begun))
         learned.append(begun.learned)
         found = rerun(log, bundle, recorded)
         assert (found.first, found.identical) == (None, 60)

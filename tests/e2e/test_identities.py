@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from cloud_server.cli import app
-from shared.protocol import topic
+from cachenet.cloud_server.cli import app
+from cachenet.shared.transport.protocol import topic
 from tests.deployed import Deployed
 from tests.e2e.clients import Client, clients, deployed
 from tests.e2e.servers import until

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from shared.bundle import Bundle
+from cachenet.shared.bundle.manifest import Bundle
 
 ROOT = Path(__file__).parents[2]
 
@@ -18,12 +18,12 @@ PROGRAM = """
 import json, random, sys
 from pathlib import Path
 import numpy as np
-from edge_agent.agent import Agent
-from edge_agent.report import Sink
-from edge_agent.settings import Settings
-from edge_agent.source import Files, Shot
-from shared.bundle import Bundle
-from shared.engine import resident_bytes
+from cachenet.edge_agent.agent import Agent
+from cachenet.edge_agent.outputs.report import Sink
+from cachenet.edge_agent.settings import Settings
+from cachenet.edge_agent.sources import Files, Shot
+from cachenet.shared.bundle.manifest import Bundle
+from cachenet.shared.inference.engine import resident_bytes
 
 bundle = Bundle(Path("models/zoo/cifar10"))
 budget, swaps = int(sys.argv[1]), int(sys.argv[2])

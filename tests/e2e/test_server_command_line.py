@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from shared.bundle import Bundle
+from cachenet.shared.bundle.manifest import Bundle
 from tests.broker import Mosquitto
 from tests.bundles import tiny_bundle
 from tests.e2e.servers import bundle
@@ -18,7 +18,7 @@ __all__ = ["bundle"]
 def refused(*arguments: str, **environment: str) -> str:
     """Run the command, which must end with 2 and one line on stderr alone; return the line."""
     ended = subprocess.run(
-        [sys.executable, "-m", "cloud_server", *arguments],
+        [sys.executable, "-m", "cachenet.cloud_server", *arguments],
         capture_output=True, text=True, timeout=60, check=False, env={**os.environ, **environment},
     )  # fmt: skip
     assert (ended.returncode, ended.stdout) == (2, ""), ended.stderr
@@ -56,7 +56,8 @@ def test_the_settings_in_force_are_printed_without_the_password(tmp_path: Path) 
     file = tmp_path / "server.toml"
     file.write_text("queue = 5\nmax_batch = 6\nthreads = 7\n")
     printed = subprocess.run(
-        [sys.executable, "-m", "cloud_server", "run", "--config", str(file), "--threads", "3", "--print-config"],
+        [sys.executable, "-m", "cachenet.cloud_server", "run", "--config", str(file)]
+        + ["--threads", "3", "--print-config"],
         capture_output=True, text=True, timeout=60, check=True,
         env={**os.environ, "CACHENET_MAX_BATCH": "4", "CACHENET_THREADS": "4", "CACHENET_PASSWORD": "s3cret"},
     )  # fmt: skip

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from shared.bundle import Bundle
-from shared.protocol import Answer
+from cachenet.shared.bundle.manifest import Bundle
+from cachenet.shared.transport.protocol import Answer
 from tests.broker import Mosquitto, free_port, listening
 from tests.e2e.servers import GOOD, Device, ServerProcess, bundle, until
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from shared.protocol import Answer
+from cachenet.shared.transport.protocol import Answer
 from tests.broker import Mosquitto, free_port
 from tests.bundles import tiny_bundle
 from tests.deployed import Deployed

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from shared import protocol
-from shared.bundle import Bundle
-from shared.engine import Session
-from shared.image import crop, encode, preprocessor
-from shared.pictures import decode
-from shared.protocol import Answer, BlobRequest, Refusal
+from cachenet.shared.bundle.manifest import Bundle
+from cachenet.shared.inference.engine import Session
+from cachenet.shared.inference.image import crop, encode, preprocessor
+from cachenet.shared.media.pictures import decode
+from cachenet.shared.transport import protocol
+from cachenet.shared.transport.protocol import Answer, BlobRequest, Refusal
 from tests.broker import Mosquitto, free_port, mosquitto
 from tests.bundles import tiny_bundle
 from tests.e2e.servers import GOOD, Device, ServerProcess, bundle, picture

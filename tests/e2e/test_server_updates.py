@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from models import sample
-from shared import protocol
-from shared.bundle import parse
-from shared.image import encode
-from shared.protocol import Answer
-from shared.signing import Key, generate
+from cachenet.models.data import sample
+from cachenet.shared.bundle.manifest import parse
+from cachenet.shared.bundle.trust import Key, generate
+from cachenet.shared.inference.image import encode
+from cachenet.shared.transport import protocol
+from cachenet.shared.transport.protocol import Answer
 from tests.broker import Mosquitto
 from tests.e2e.servers import Device, ServerProcess, until
 from tests.hampered import FROG, SHIP, TRUCK, frogs_and_ships, hampered_bundle, pictures

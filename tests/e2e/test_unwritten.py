@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.bundle import Bundle
+from cachenet.shared.bundle.manifest import Bundle
 from tests.bundles import tiny_bundle
 
 _BOUND_S = 120.0
@@ -29,7 +29,7 @@ def run(
 ) -> subprocess.CompletedProcess[str]:
     """Play the frames; where ``room`` is given no file may have more bytes."""
     command = [
-        *(sys.executable, "-m", "edge_agent", "run", str(frames), "--bundle", str(bundle.directory)),
+        *(sys.executable, "-m", "cachenet.edge_agent", "run", str(frames), "--bundle", str(bundle.directory)),
         *("--provider", "cpu", "--no-view", "--mode", "offline", "--frames", "30", "--json", *flags),
     ]
     limit = (lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))) if room is not None else None
@@ -96,7 +96,16 @@ def test_standard_output_on_a_full_disk_is_one_line_and_one(frames: Path, bundle
 
 def test_a_reader_of_standard_output_that_goes_is_a_clean_end(frames: Path, bundle: Bundle) -> None:
     command = [
-        *(sys.executable, "-m", "edge_agent", "run", str(frames), "--bundle", str(bundle.directory), "--no-view"),
+        *(
+            sys.executable,
+            "-m",
+            "cachenet.edge_agent",
+            "run",
+            str(frames),
+            "--bundle",
+            str(bundle.directory),
+            "--no-view",
+        ),
         *("--mode", "offline", "--output", "-", "--fps", "50"),
     ]
     agent = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)

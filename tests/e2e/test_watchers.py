@@ -14,10 +14,10 @@ from pathlib import Path
 import cv2
 import pytest
 
-from shared.bundle import Bundle
-from shared.link import Address, Link, Message
-from shared.pictures import decode
-from shared.protocol import topic
+from cachenet.shared.bundle.manifest import Bundle
+from cachenet.shared.media.pictures import decode
+from cachenet.shared.transport.mqtt import Address, Link, Message
+from cachenet.shared.transport.protocol import topic
 from tests.broker import Mosquitto, free_port, mosquitto
 from tests.bundles import tiny_bundle
 from tests.e2e.agents import AgentProcess
@@ -74,7 +74,7 @@ class Observer:
 
 def forget(broker: Mosquitto, *flags: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "edge_agent", "forget", "--broker", broker.url, "--device", "cam", *flags],
+        [sys.executable, "-m", "cachenet.edge_agent", "forget", "--broker", broker.url, "--device", "cam", *flags],
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
 

@@ -9,14 +9,14 @@ from typing import cast
 
 import numpy as np
 
-from edge_agent.agent import Agent
-from edge_agent.camera import Camera
-from edge_agent.settings import LevelFlag, Settings
-from edge_agent.source import Shot, Source
-from edge_agent.store import Store
-from edge_agent.updater import Updater
-from shared.bundle import Bundle, digest, parse
-from shared.link import Link
+from cachenet.edge_agent.agent import Agent
+from cachenet.edge_agent.camera import Camera
+from cachenet.edge_agent.settings import LevelFlag, Settings
+from cachenet.edge_agent.sources import Shot, Source
+from cachenet.edge_agent.updates.store import Store
+from cachenet.edge_agent.updates.updater import Updater
+from cachenet.shared.bundle.manifest import Bundle, digest, parse
+from cachenet.shared.transport.mqtt import Link
 from tests.edge_agent.links import ServedLink
 
 _BOUND_S = 30.0

@@ -11,15 +11,15 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from edge_agent import keeper as module
-from edge_agent import puller, updater
-from edge_agent.keeper import Keeper, Loaded, Probe
-from edge_agent.puller import Puller
-from edge_agent.store import Store
-from edge_agent.updater import Updater
-from shared.bundle import MANIFEST, Bundle, Manifest
-from shared.link import Link, Message
-from shared.signing import Key
+from cachenet.edge_agent.updates import downloader, updater
+from cachenet.edge_agent.updates import loader as module
+from cachenet.edge_agent.updates.downloader import Puller
+from cachenet.edge_agent.updates.loader import Keeper, Loaded, Probe
+from cachenet.edge_agent.updates.store import Store
+from cachenet.edge_agent.updates.updater import Updater
+from cachenet.shared.bundle.manifest import MANIFEST, Bundle, Manifest
+from cachenet.shared.bundle.trust import Key
+from cachenet.shared.transport.mqtt import Link, Message
 from tests.bundles import tiny_bundle
 from tests.edge_agent.links import BlobServer, FakeLink
 
@@ -28,8 +28,8 @@ _BOUND_S = 30.0
 
 @pytest.fixture(autouse=True)
 def small_pieces_and_little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(puller, "PIECE", 600)
-    monkeypatch.setattr(puller, "_PATIENCE_S", 0.1)
+    monkeypatch.setattr(downloader, "PIECE", 600)
+    monkeypatch.setattr(downloader, "_PATIENCE_S", 0.1)
     monkeypatch.setattr(module, "_RETRY_S", (0.05, 0.1))
     monkeypatch.setattr(updater, "_RETRY_S", (0.05, 0.1))
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from shared import protocol
-from shared.bundle import Bundle
-from shared.link import Message
+from cachenet.shared.bundle.manifest import Bundle
+from cachenet.shared.transport import protocol
+from cachenet.shared.transport.mqtt import Message
 
 
 class FakeLink:

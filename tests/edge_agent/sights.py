@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from edge_agent.camera import Answered
-from edge_agent.report import Line
-from shared.cascade.types import UNKNOWN, Answer, Level
-from shared.image import Picture
+from cachenet.edge_agent.camera import Answered
+from cachenet.edge_agent.outputs.report import Line
+from cachenet.shared.cascade.types import UNKNOWN, Answer, Level
+from cachenet.shared.inference.image import Picture
 
 
 def noise(height: int, width: int, seed: int = 0) -> Picture:

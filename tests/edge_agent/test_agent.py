@@ -12,23 +12,23 @@ import msgspec
 import numpy as np
 import pytest
 
-from edge_agent.agent import Agent
-from edge_agent.camera import MOST_ERRORS
-from edge_agent.composition import DeploymentError
-from edge_agent.report import Sink
-from edge_agent.scoring import View, scorer
-from edge_agent.settings import Settings
-from edge_agent.source import Shot
-from edge_agent.store import Store
-from shared.bundle import Bundle, Certificate
-from shared.cascade.cascade import Cascade
-from shared.cascade.distribution import ASKED_FIRST, Distribution
-from shared.cascade.frame import Frame
-from shared.cascade.types import Answer, Step
-from shared.engine import EngineError, Logits
-from shared.image import Input, Picture
-from shared.link import Address, Message
-from shared.protocol import catalogue
+from cachenet.edge_agent.agent import Agent
+from cachenet.edge_agent.camera import MOST_ERRORS
+from cachenet.edge_agent.composition import DeploymentError
+from cachenet.edge_agent.frame_inputs import View, scorer
+from cachenet.edge_agent.outputs.report import Sink
+from cachenet.edge_agent.settings import Settings
+from cachenet.edge_agent.sources import Shot
+from cachenet.edge_agent.updates.store import Store
+from cachenet.shared.bundle.manifest import Bundle, Certificate
+from cachenet.shared.cascade.cascade import Cascade
+from cachenet.shared.cascade.distribution import ASKED_FIRST, Distribution
+from cachenet.shared.cascade.frame import Frame
+from cachenet.shared.cascade.types import Answer, Step
+from cachenet.shared.inference.engine import EngineError, Logits
+from cachenet.shared.inference.image import Input, Picture
+from cachenet.shared.transport.mqtt import Address, Message
+from cachenet.shared.transport.protocol import catalogue
 from tests.bundles import INPUT, LABELS, tiny_bundle
 from tests.edge_agent.agents import Pictures, current, running, served, shot, tend_until
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent import probe as probing
-from edge_agent.agent import Agent
-from edge_agent.keeper import Keeper
-from edge_agent.report import Sink
-from edge_agent.settings import Settings
-from edge_agent.store import Store
-from shared.bundle import Bundle
+from cachenet.edge_agent.agent import Agent
+from cachenet.edge_agent.outputs.report import Sink
+from cachenet.edge_agent.settings import Settings
+from cachenet.edge_agent.updates import probe as probing
+from cachenet.edge_agent.updates.loader import Keeper
+from cachenet.edge_agent.updates.store import Store
+from cachenet.shared.bundle.manifest import Bundle
 from tests import faulty
 from tests.bundles import tiny_bundle
 from tests.edge_agent.agents import Pictures, current, shot, stored, tend_until

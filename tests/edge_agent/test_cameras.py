@@ -16,22 +16,22 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from edge_agent import loading
-from edge_agent.agent import Agent
-from edge_agent.camera import Answered
-from edge_agent.composition import compose
-from edge_agent.deployment import ROOM
-from edge_agent.health import Health
-from edge_agent.metrics import Figures
-from edge_agent.report import Sink
-from edge_agent.settings import CameraTable, LevelFlag, Settings
-from edge_agent.source import Shot
-from edge_agent.terminal import View
-from shared import config
-from shared.bundle import Bundle
-from shared.engine import Session
-from shared.link import Link, Message
-from shared.protocol import Answer, Status, Timing, encode
+from cachenet.edge_agent.agent import Agent
+from cachenet.edge_agent.camera import Answered
+from cachenet.edge_agent.composition import compose
+from cachenet.edge_agent.doctor.health import Health
+from cachenet.edge_agent.outputs.metrics import Figures
+from cachenet.edge_agent.outputs.report import Sink
+from cachenet.edge_agent.outputs.terminal import View
+from cachenet.edge_agent.settings import CameraTable, LevelFlag, Settings
+from cachenet.edge_agent.sources import Shot
+from cachenet.edge_agent.updates import model_loading
+from cachenet.edge_agent.updates.active_bundle import ROOM
+from cachenet.shared.bundle.manifest import Bundle
+from cachenet.shared.command import config
+from cachenet.shared.inference.engine import Session
+from cachenet.shared.transport.mqtt import Link, Message
+from cachenet.shared.transport.protocol import Answer, Status, Timing, encode
 from tests.bundles import tiny_bundle
 from tests.edge_agent.agents import Pictures
 from tests.edge_agent.links import FakeLink
@@ -131,7 +131,7 @@ def test_a_model_is_loaded_once_for_all_and_lives_as_long_as_any_camera_has_it(
             super().__init__(path, *rest)
             loaded.append(path.parts[-3])
 
-    monkeypatch.setattr(loading, "Session", Counted)
+    monkeypatch.setattr(model_loading, "Session", Counted)
     agent = Agent(several("a", "b"), [Pictures(0), Pictures(0)], None, None, bundle)
     a, b = agent.cameras
     agent.keeper.start()

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
-from edge_agent.cli import app
+from cachenet.edge_agent.cli import app
 from tests.bundles import tiny_bundle
 
 if sys.version_info >= (3, 11):
@@ -184,7 +184,7 @@ def test_a_source_that_opencv_cannot_open_is_one_line_even_of_the_processs_own_s
     """The libraries beneath write where no Python can catch it."""
     for source in ("camera:99", str(place / "text.mp4")):
         ended = subprocess.run(
-            [sys.executable, "-m", "edge_agent", "run", source, "--bundle", str(place / "bundle")],
+            [sys.executable, "-m", "cachenet.edge_agent", "run", source, "--bundle", str(place / "bundle")],
             capture_output=True, text=True, timeout=60, check=False,
         )  # fmt: skip
         assert ended.returncode == 2
@@ -242,7 +242,7 @@ def test_an_old_setting_is_refused_with_the_name_of_the_new_one(
     by_file = invoke("--config", str(file))
     by_variable = invoke("camera:0", **{variable: "1"})
     by_flag = subprocess.run(
-        [sys.executable, "-m", "edge_agent", "run", "camera:0", flag],
+        [sys.executable, "-m", "cachenet.edge_agent", "run", "camera:0", flag],
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     told = [(by_file.exit_code, by_file.stderr), (by_variable.exit_code, by_variable.stderr)]

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_agent.drawing import COLOURS, annotate, bgr
-from shared.cascade.types import Level
-from shared.image import Picture
+from cachenet.edge_agent.outputs.drawing import COLOURS, annotate, bgr
+from cachenet.shared.cascade.types import Level
+from cachenet.shared.inference.image import Picture
 from tests.edge_agent.sights import noise, seen
 
 _CAPTION, _BAR = 60, 6

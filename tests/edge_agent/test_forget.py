@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from edge_agent import forget as module
-from edge_agent.cli import app
-from edge_agent.forget import forget
-from shared.link import Address, Link, LinkError
-from shared.protocol import Status, describe, topic
+from cachenet.edge_agent.cli import app
+from cachenet.edge_agent.doctor import forget as module
+from cachenet.edge_agent.doctor.forget import forget
+from cachenet.shared.transport.mqtt import Address, Link, LinkError
+from cachenet.shared.transport.protocol import Status, describe, topic
 from tests.broker import Mosquitto, free_port
 from tests.e2e.servers import until
 

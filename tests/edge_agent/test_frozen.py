@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edge_agent.source.frozen import FROZEN_S, FrozenAlarm, Stillness
-from shared.image import Picture
+from cachenet.edge_agent.sources.frozen import FROZEN_S, FrozenAlarm, Stillness
+from cachenet.shared.inference.image import Picture
 
 
 def picture(seed: int = 0) -> Picture:

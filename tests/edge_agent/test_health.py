@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_agent.agent import Agent
-from edge_agent.cloud import POSTED
-from edge_agent.health import ANSWERS, LEAST_ANSWERS, SILENCE_S, Health, Pace
-from edge_agent.report import Sink
-from edge_agent.settings import CameraTable, Settings
-from shared.bundle import Bundle
-from shared.cascade.types import Level
+from cachenet.edge_agent.agent import Agent
+from cachenet.edge_agent.doctor.health import ANSWERS, LEAST_ANSWERS, SILENCE_S, Health, Pace
+from cachenet.edge_agent.outputs.report import Sink
+from cachenet.edge_agent.remote import POSTED
+from cachenet.edge_agent.settings import CameraTable, Settings
+from cachenet.shared.bundle.manifest import Bundle
+from cachenet.shared.cascade.types import Level
 from tests.bundles import tiny_bundle
 from tests.edge_agent.agents import Pictures
 from tests.edge_agent.links import FakeLink

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_agent import home_assistant, results
-from edge_agent.results import Result
-from shared.protocol import Status, topic
+from cachenet.edge_agent.outputs import home_assistant, results
+from cachenet.edge_agent.outputs.results import Result
+from cachenet.shared.transport.protocol import Status, topic
 
 # Written down from https://www.home-assistant.io/integrations/mqtt/ (device discovery payload, origin) and
 # https://www.home-assistant.io/integrations/sensor.mqtt/; the same as Home Assistant's own schemas have them

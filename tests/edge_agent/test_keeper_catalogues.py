@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.bundle import Bundle, BundleError
+from cachenet.shared.bundle.manifest import Bundle, BundleError
 from tests.bundles import tiny_bundle
 from tests.edge_agent.keepers import (
     Site,

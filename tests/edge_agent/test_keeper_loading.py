@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edge_agent import keeper as keeper_module
-from edge_agent import loading
-from shared.bundle import Bundle, file_digest
-from shared.engine import Logits, Provider, Session
+from cachenet.edge_agent.updates import loader as keeper_module
+from cachenet.edge_agent.updates import model_loading
+from cachenet.shared.bundle.manifest import Bundle, file_digest
+from cachenet.shared.inference.engine import Logits, Provider, Session
 from tests.bundles import classifier
 from tests.edge_agent.keepers import (
     Customer,
@@ -55,7 +55,7 @@ def test_a_model_that_is_being_loaded_is_waited_for_at_the_end(bundle: Bundle, m
             assert may_end.wait(_BOUND_S)
             super().__init__(*given)
 
-    monkeypatch.setattr(loading, "Session", Slow)
+    monkeypatch.setattr(model_loading, "Session", Slow)
     keeper = Customer(None, None, "")
     keeper.start()
     keeper.use(bundle)
@@ -95,9 +95,9 @@ def test_all_processors_run_a_model_together_where_it_is_much_quicker(
             clock[0] += self.takes
             return super().run(batch)
 
-    monkeypatch.setattr(loading, "Session", Timed)
+    monkeypatch.setattr(model_loading, "Session", Timed)
     monkeypatch.setattr(keeper_module.os, "sched_getaffinity", lambda _: set(range(processors)))
-    monkeypatch.setattr(loading.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(model_loading.time, "perf_counter", lambda: clock[0])
     keeper = Customer(None, None, "", threads=0)
     keeper.start()
     keeper.use(bundle)

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge_agent import keeper as module
-from edge_agent import puller
-from shared.protocol import BlobRequest, Chunk, encode
+from cachenet.edge_agent.updates import downloader
+from cachenet.edge_agent.updates import loader as module
+from cachenet.shared.transport.protocol import BlobRequest, Chunk, encode
 from tests.edge_agent.keepers import (
     Site,
     bundle,
@@ -174,7 +174,7 @@ def test_chunks_that_nobody_waits_for_are_not_kept(site: Site) -> None:
 
 @pytest.mark.parametrize("state", ["idle", "unconnected", "unanswered", "refused"])
 def test_stopping_takes_no_time_whatever_it_waits_for(site: Site, state: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(puller, "_PATIENCE_S", 60.0)
+    monkeypatch.setattr(downloader, "_PATIENCE_S", 60.0)
     monkeypatch.setattr(module, "_RETRY_S", (60.0, 60.0))
     keeper = site.keeper()
     if state == "unconnected":

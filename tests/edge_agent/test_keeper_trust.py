@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.updater import COMMIT_AFTER
-from shared.bundle import BundleError, digest
-from shared.signing import Key, Signer, generate
+from cachenet.edge_agent.updates.updater import COMMIT_AFTER
+from cachenet.shared.bundle.manifest import BundleError, digest
+from cachenet.shared.bundle.trust import Key, Signer, generate
 from tests.edge_agent.keepers import (
     Site,
     bundle,

@@ -11,17 +11,17 @@ import msgspec
 import numpy as np
 import pytest
 
-from edge_agent import learner_file
-from edge_agent.agent import Agent
-from edge_agent.camera import Camera
-from edge_agent.learner_file import SAVE_EVERY_S, LearnerFile
-from edge_agent.report import Sink
-from edge_agent.settings import Settings, default_store
-from shared import files
-from shared.bundle import MANIFEST, Bundle
-from shared.cascade.features import COUNT, STAGES, Array, Stage
-from shared.cascade.risk_estimator import FIRST_ANSWERS, RiskEstimator
-from shared.cascade.risk_model import RiskPrior
+from cachenet.edge_agent import learner_file
+from cachenet.edge_agent.agent import Agent
+from cachenet.edge_agent.camera import Camera
+from cachenet.edge_agent.learner_file import SAVE_EVERY_S, LearnerFile
+from cachenet.edge_agent.outputs.report import Sink
+from cachenet.edge_agent.settings import Settings, default_store
+from cachenet.shared.bundle.manifest import MANIFEST, Bundle
+from cachenet.shared.cascade.features import COUNT, STAGES, Array, Stage
+from cachenet.shared.cascade.risk_estimator import FIRST_ANSWERS, RiskEstimator
+from cachenet.shared.cascade.risk_model import RiskPrior
+from cachenet.shared.command import atomic_files
 from tests.bundles import tiny_bundle
 from tests.edge_agent.agents import Pictures
 
@@ -95,7 +95,7 @@ def test_another_bundle_version_starts_from_its_prior(
 ) -> None:
     other = learning_bundle(tmp_path / "other", "another version")
     run(bundle, tmp_path / "store")
-    caplog.set_level(logging.DEBUG, "edge_agent.learner_file")
+    caplog.set_level(logging.DEBUG, "cachenet.edge_agent.learner_file")
     assert same(begun(other, tmp_path / "store"), fresh(other))
     assert [record.levelno for record in caplog.records if "is not used" in record.message] == [logging.DEBUG]
 
@@ -143,7 +143,7 @@ class Disk:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.written, self.free = 0, threading.Event()
         self.free.set()
-        monkeypatch.setattr(files, "write", self._write)
+        monkeypatch.setattr(atomic_files, "write", self._write)
 
     def _write(self, _path: Path, _data: bytes) -> None:
         assert self.free.wait(60)

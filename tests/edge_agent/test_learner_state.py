@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_agent.learner_state import MAX_BYTES, BadLearnerState, LearnerState, decode
-from edge_agent.learner_state import encode as encode_state
-from shared.cascade.features import COUNT, STAGES, Array, Stage
-from shared.cascade.risk_model import RiskPrior, fit_prior
+from cachenet.edge_agent.learner_state import MAX_BYTES, BadLearnerState, LearnerState, decode
+from cachenet.edge_agent.learner_state import encode as encode_state
+from cachenet.shared.cascade.features import COUNT, STAGES, Array, Stage
+from cachenet.shared.cascade.risk_model import RiskPrior, fit_prior
 
 State = dict[Stage, tuple[Array, Array]]
 

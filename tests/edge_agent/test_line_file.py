@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_agent.line_file import LineFile
+from cachenet.edge_agent.outputs.line_file import LineFile
 
 
 def test_what_was_there_stays_unless_it_is_to_go(tmp_path: Path) -> None:
@@ -74,7 +74,7 @@ def test_two_processes_on_one_file_lose_no_line_and_tear_none(tmp_path: Path) ->
     """Without a bound all lines are there; with one, the newest of them, and no rename takes away another's file."""
     path, count = tmp_path / "answers", 3000
     code = (
-        "import sys; from pathlib import Path; from edge_agent.line_file import LineFile\n"
+        "import sys; from pathlib import Path; from cachenet.edge_agent.outputs.line_file import LineFile\n"
         "name, most = sys.argv[2], int(sys.argv[3]) or None\n"
         "file = LineFile(Path(sys.argv[1]), most=most)\n"
         f"for number in range({count}): file.write(f'{{name}} {{number:06d}}\\n'.encode())\n"

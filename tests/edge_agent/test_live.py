@@ -16,9 +16,9 @@ import cv2
 import numpy as np
 import pytest
 
-from edge_agent.source import Live, SourceError, frozen, live, open_source
-from edge_agent.source.devices import Device, network
-from shared.image import Picture
+from cachenet.edge_agent.sources import Live, SourceError, frozen, live, open_source
+from cachenet.edge_agent.sources.devices import Device, network
+from cachenet.shared.inference.image import Picture
 
 _BOUND_S = 30.0
 #: Reads that do not return a picture: none any more, an error of the driver, and one that returns only when told to.

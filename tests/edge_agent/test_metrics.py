@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from edge_agent.agent import Agent
-from edge_agent.metrics import endpoint
-from edge_agent.report import Sink
-from edge_agent.settings import Settings
-from edge_agent.store import Store
-from shared.bundle import Bundle
+from cachenet.edge_agent.agent import Agent
+from cachenet.edge_agent.outputs.metrics import endpoint
+from cachenet.edge_agent.outputs.report import Sink
+from cachenet.edge_agent.settings import Settings
+from cachenet.edge_agent.updates.store import Store
+from cachenet.shared.bundle.manifest import Bundle
 from tests.bundles import tiny_bundle
 from tests.edge_agent.agents import Pictures, current, served, stored
 

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edge_agent.drawing import COLOURS
-from edge_agent.misses import Misses, name
-from shared.cascade.types import Level
-from shared.image import encode
-from shared.pictures import decode
+from cachenet.edge_agent.outputs.drawing import COLOURS
+from cachenet.edge_agent.outputs.misses import Misses, name
+from cachenet.shared.cascade.types import Level
+from cachenet.shared.inference.image import encode
+from cachenet.shared.media.pictures import decode
 from tests.edge_agent.sights import noise, seen
 
 _WHOLE: dict[str, None] = {"": None}

@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 import pytest
 
-from edge_agent.source import Pipe, SourceError, frozen
-from edge_agent.source.pipe import FORMATS
+from cachenet.edge_agent.sources import Pipe, SourceError, frozen
+from cachenet.edge_agent.sources.pipe import FORMATS
 
 _BOUND_S = 30.0
 WIDTH, HEIGHT = 64, 48

@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 
-from edge_agent import preview as module
-from edge_agent.camera import Answered
-from edge_agent.drawing import annotate
-from edge_agent.preview import Preview
-from shared.pictures import decode
+from cachenet.edge_agent.camera import Answered
+from cachenet.edge_agent.outputs import preview as module
+from cachenet.edge_agent.outputs.drawing import annotate
+from cachenet.edge_agent.outputs.preview import Preview
+from cachenet.shared.media.pictures import decode
 from tests.edge_agent.sights import noise, seen
 
 _PATIENCE_S = 10.0

@@ -11,9 +11,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from edge_agent import probe as module
-from edge_agent.probe import ProbeError, Request, probe
-from shared.bundle import Bundle
+from cachenet.edge_agent.updates import probe as module
+from cachenet.edge_agent.updates.probe import ProbeError, Request, probe
+from cachenet.shared.bundle.manifest import Bundle
 from tests import faulty
 from tests.bundles import tiny_bundle
 from tests.faulty import with_golden, with_model
@@ -78,7 +78,7 @@ def test_the_probe_ends_with_the_process_that_began_it(bundle: Bundle, tmp_path:
     agent = subprocess.Popen(
         [
             *(module.sys.executable, "-c"),
-            "import sys, msgspec, pathlib; from edge_agent.probe import Request, probe; "
+            "import sys, msgspec, pathlib; from cachenet.edge_agent.updates.probe import Request, probe; "
             "probe(msgspec.json.decode(pathlib.Path(sys.argv[1]).read_bytes(), type=Request))",
             str(tmp_path / "request"),
         ]
@@ -90,7 +90,7 @@ def test_the_probe_ends_with_the_process_that_began_it(bundle: Bundle, tmp_path:
     [child] = pids
     while b"prctl" not in (cmdline := Path(f"/proc/{child}/cmdline").read_bytes()) and time.monotonic() < deadline:
         time.sleep(0.02)
-    assert b"edge_agent.probe" in cmdline
+    assert b"cachenet.edge_agent.updates.probe" in cmdline
     agent.send_signal(signal.SIGKILL)
     agent.wait()
     while _runs(child) and time.monotonic() < deadline:

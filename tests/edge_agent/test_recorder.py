@@ -12,9 +12,9 @@ import msgspec
 import numpy as np
 import pytest
 
-from edge_agent.recorder import Recorder
-from edge_agent.source import Shot, open_source
-from shared import stream
+from cachenet.edge_agent.outputs.recorder import Recorder
+from cachenet.edge_agent.sources import Shot, open_source
+from cachenet.shared.media import recording as stream
 
 
 class Shots:

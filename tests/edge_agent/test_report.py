@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_agent import report
-from edge_agent.report import Latencies, Line, Score, Sink
-from shared.bundle import FORMAT, Manifest
-from shared.cascade.cascade import Tally
-from shared.cascade.types import Answer
+from cachenet.edge_agent.outputs import report
+from cachenet.edge_agent.outputs.report import Latencies, Line, Score, Sink
+from cachenet.shared.bundle.manifest import FORMAT, Manifest
+from cachenet.shared.cascade.cascade import Tally
+from cachenet.shared.cascade.types import Answer
 
 HIT = Answer(7, 1, 0.97, 0.03, "base", "small")
 ASKED = Answer(8, 0, 0.6, 0.0, "cloud", "full", "risk 0.400 over 0.050")

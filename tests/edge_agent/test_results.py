@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_agent.camera import Answered
-from edge_agent.report import Line
-from edge_agent.results import Result, Results
-from shared.cascade.types import Level
+from cachenet.edge_agent.camera import Answered
+from cachenet.edge_agent.outputs.report import Line
+from cachenet.edge_agent.outputs.results import Result, Results
+from cachenet.shared.cascade.types import Level
 from tests.edge_agent.sights import seen
 
 

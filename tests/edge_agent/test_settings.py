@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_agent.settings import Settings, default_device, size
-from shared import config
-from shared.protocol import check_device
+from cachenet.edge_agent.settings import Settings, default_device, size
+from cachenet.shared.command import config
+from cachenet.shared.transport.protocol import check_device
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,9 @@ from typing import Any, NoReturn
 
 import pytest
 
-from edge_agent.store import Store, StoreError
-from edge_agent.update_record import UpdateRecord
-from shared.bundle import parse
+from cachenet.edge_agent.updates.store import Store, StoreError
+from cachenet.edge_agent.updates.update_record import UpdateRecord
+from cachenet.shared.bundle.manifest import parse
 from tests.bundles import tiny_bundle
 from tests.edge_agent.agents import current
 

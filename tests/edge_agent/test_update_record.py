@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_agent.update_record import MOST_DEATHS, UpdateRecord
+from cachenet.edge_agent.updates.update_record import MOST_DEATHS, UpdateRecord
 
 VERSIONS = st.sampled_from(["v1", "v2", "v3"])
 ENDS = st.booleans()

@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 
-from edge_agent import updater as module
-from edge_agent.probe import ProbeAborted, ProbeError
-from edge_agent.puller import SPARE
-from edge_agent.store import Store, StoreError
-from edge_agent.update_record import MOST_DEATHS, UpdateRecord
-from edge_agent.updater import COMMIT_AFTER, Updater
-from shared import files
-from shared.bundle import Bundle, Manifest, digest, file_digest
-from shared.protocol import BlobRequest, Chunk
-from shared.supervision import failures
+from cachenet.edge_agent.updates import updater as module
+from cachenet.edge_agent.updates.downloader import SPARE
+from cachenet.edge_agent.updates.probe import ProbeAborted, ProbeError
+from cachenet.edge_agent.updates.store import Store, StoreError
+from cachenet.edge_agent.updates.update_record import MOST_DEATHS, UpdateRecord
+from cachenet.edge_agent.updates.updater import COMMIT_AFTER, Updater
+from cachenet.shared.bundle.manifest import Bundle, Manifest, digest, file_digest
+from cachenet.shared.command import atomic_files
+from cachenet.shared.command.supervision import failures
+from cachenet.shared.transport.protocol import BlobRequest, Chunk
 from tests.bundles import tiny_bundle
 from tests.edge_agent.agents import current, stored
 from tests.edge_agent.keepers import (
@@ -422,7 +422,7 @@ def test_a_store_that_cannot_be_written_goes_on_with_what_it_has(
 
     keeper = device()
     deployed(keeper, site.bundle.version)
-    monkeypatch.setattr(files, "flush", full)
+    monkeypatch.setattr(atomic_files, "flush", full)
     keeper.announce(newer.data)
     until(lambda: "No space left" in state(keeper))
     assert keeper.version == site.bundle.version
@@ -456,7 +456,7 @@ class _Crash(BaseException):
 def _crashing(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
     """End the process before the change of a file that comes after so many."""
     left = [after]
-    for owner, name in ((files, "replace"), (Path, "unlink"), (Path, "write_bytes")):
+    for owner, name in ((atomic_files, "replace"), (Path, "unlink"), (Path, "write_bytes")):
         real = getattr(owner, name)
 
         def change(*given: Any, real: Callable[..., Any] = real, **named: Any) -> Any:

@@ -7,14 +7,14 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from edge_agent.agent import Agent
-from edge_agent.report import Sink
-from edge_agent.settings import Settings
-from edge_agent.store import Store
-from edge_agent.updater import COMMIT_AFTER
-from shared.bundle import Bundle
-from shared.link import Address, Message
-from shared.protocol import catalogue
+from cachenet.edge_agent.agent import Agent
+from cachenet.edge_agent.outputs.report import Sink
+from cachenet.edge_agent.settings import Settings
+from cachenet.edge_agent.updates.store import Store
+from cachenet.edge_agent.updates.updater import COMMIT_AFTER
+from cachenet.shared.bundle.manifest import Bundle
+from cachenet.shared.transport.mqtt import Address, Message
+from cachenet.shared.transport.protocol import catalogue
 from tests.bundles import tiny_bundle
 from tests.edge_agent.agents import Pictures, announce, current, running, shot, stored, tend_until
 

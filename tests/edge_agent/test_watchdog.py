@@ -7,9 +7,9 @@ from typing import Any, cast
 
 import pytest
 
-from edge_agent import watchdog as module
-from edge_agent.settings import Settings
-from edge_agent.watchdog import Watchdog
+from cachenet.edge_agent.doctor import watchdog as module
+from cachenet.edge_agent.doctor.watchdog import Watchdog
+from cachenet.edge_agent.settings import Settings
 
 
 class _Camera:

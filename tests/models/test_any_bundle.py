@@ -14,16 +14,16 @@ import pytest
 from onnx import TensorProto
 from typer.testing import CliRunner
 
-from cloud_server.full import FullModel
-from edge_agent.cli import app as edge_agent
-from models import given
-from models.candidates import own_input
-from models.classifier import ClassifierError, preset, understand
-from models.cli import app
-from models.recorded import view
-from models.scores import softmax
-from shared.bundle import Bundle
-from shared.image import Input, Picture, crop, encode, preprocessor
+from cachenet.cloud_server.serving.full_model import FullModel
+from cachenet.edge_agent.cli import app as edge_agent
+from cachenet.models.certify.recorded import view
+from cachenet.models.cli import app
+from cachenet.models.export import external_model
+from cachenet.models.export.classifier import ClassifierError, preset, understand
+from cachenet.models.report.scores import softmax
+from cachenet.models.train.candidates import own_input
+from cachenet.shared.bundle.manifest import Bundle
+from cachenet.shared.inference.image import Input, Picture, crop, encode, preprocessor
 from tests.models.onnx_kinds import CLASSES, HEIGHT, WIDTH, Made, wide
 
 COUNT = 220
@@ -162,9 +162,9 @@ def test_a_base_model_that_is_given_must_see_the_part_that_the_full_model_sees(
     small = base(tmp_path / "base.onnx", free=True)
     if not fits:
         with pytest.raises(ClassifierError, match="they must see the same part of a frame"):
-            given.read(small, full, preset(base_spec))
+            external_model.read(small, full, preset(base_spec))
         return
-    own = given.read(small, full, preset(base_spec)).input
+    own = external_model.read(small, full, preset(base_spec)).input
     picture = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (120, 160, 3), np.uint8), (31, 31), 0)
     proven_on = view(crop(picture, full.input), own, full.input)  # type: ignore[arg-type]
     centre = np.s_[4:-4, 4:-4]

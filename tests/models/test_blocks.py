@@ -7,7 +7,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.blocks import GAP, LENGTH, blocks
+from cachenet.models.certify.blocks import GAP, LENGTH, blocks
 
 
 @given(st.integers(0, 5000))

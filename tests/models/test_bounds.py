@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.bounds import mean_upper, shares_needed
-from shared.cascade.rates import clopper_pearson_upper
+from cachenet.models.certify.bounds import mean_upper, shares_needed
+from cachenet.shared.cascade.rates import clopper_pearson_upper
 
 Shares = st.lists(st.floats(0.0, 1.0), min_size=1, max_size=60)
 Draw = Callable[[np.random.Generator, int], np.ndarray]

@@ -17,19 +17,20 @@ from rich.console import Console
 from rich.progress import Progress
 from typer.testing import CliRunner, Result
 
-from models import candidates, sample
-from models.build import build
-from models.classifier import understand
-from models.cli import app
-from models.frames import find
-from models.material import Material, gather
-from models.place import PlaceError
-from models.plan import DEFAULT_SHARES, QUICK, Plan
-from models.quantise import Compared
-from models.teach import teach
-from shared import files
-from shared.bundle import Bundle
-from shared.engine import Session
+from cachenet.models.build import build
+from cachenet.models.build_config import DEFAULT_SHARES, QUICK, Plan
+from cachenet.models.bundle_writer import PlaceError
+from cachenet.models.cli import app
+from cachenet.models.data import sample
+from cachenet.models.data.dataset import Material, gather
+from cachenet.models.data.frames import find
+from cachenet.models.export.classifier import understand
+from cachenet.models.export.quantise import Compared
+from cachenet.models.train import candidates
+from cachenet.models.train.label import teach
+from cachenet.shared.bundle.manifest import Bundle
+from cachenet.shared.command import atomic_files
+from cachenet.shared.inference.engine import Session
 
 FULL = Path(__file__).parents[2] / "models" / "zoo" / "cifar10" / "full" / "1" / "model.onnx"
 PLAN = replace(QUICK, name="tiny", epochs=1, shares=(1 / 200,), precision="int8")
@@ -121,7 +122,7 @@ def test_longer_training_hears_more_views(data: Path, tmp_path: Path, monkeypatc
         plans.append(plan)
         raise PlaceError("far enough")
 
-    monkeypatch.setattr("models.build.build", stop)
+    monkeypatch.setattr("cachenet.models.build.build", stop)
     command = ["build", "--full", str(FULL), "--data", str(data), "--out", str(tmp_path / "out")]
     command += ["--work", str(tmp_path / "work"), "--every", "30"]
     for more in ([], ["--epochs", "120", "--batch", "256"]):
@@ -187,13 +188,13 @@ def test_another_number_of_submodels_trains_nothing_again(
     """Of what is kept, only what comes from the number is made anew."""
     shutil.copytree(whole.directory.parent / "work", tmp_path / "work")
     made = []
-    write = files.write
+    write = atomic_files.write
 
     def written(path: Path, data: bytes | memoryview) -> None:
         made.append(path.name.split("-")[0])
         write(path, data)
 
-    monkeypatch.setattr(files, "write", written)
+    monkeypatch.setattr(atomic_files, "write", written)
     fewer = make(material, tmp_path / "work", tmp_path / "out", replace(PLAN, submodels=1))
     assert [name for name in made if name not in MODELS_AND_MANIFEST] == ["certified"]
     assert fewer.manifest.models["base"].sha256 == whole.manifest.models["base"].sha256

@@ -13,15 +13,16 @@ from rich.console import Console
 from rich.progress import Progress
 from typer.testing import CliRunner, Result
 
-from models import calibrate, certify, remarks
-from models.blocks import FEWEST, GAP, LENGTH
-from models.certify import Certified
-from models.cli import app
-from models.replay import Family, Recorded
-from shared.bundle import Bundle, Certificate
-from shared.cascade.features import COUNT
-from shared.signature import sign
-from shared.signing import Key, generate
+from cachenet.models.certify import calibrate, certify
+from cachenet.models.certify.blocks import FEWEST, GAP, LENGTH
+from cachenet.models.certify.certify import Certified
+from cachenet.models.certify.replay import Family, Recorded
+from cachenet.models.cli import app
+from cachenet.models.report import remarks
+from cachenet.shared.bundle.manifest import Bundle, Certificate
+from cachenet.shared.bundle.trust import Key, generate
+from cachenet.shared.cascade.features import COUNT
+from cachenet.shared.media.signature import sign
 from tests.hampered import hampered_bundle, pictures
 
 CLASSES = 3

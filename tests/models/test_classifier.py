@@ -11,7 +11,7 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from models.classifier import PRESETS, Classifier, ClassifierError, understand
+from cachenet.models.export.classifier import PRESETS, Classifier, ClassifierError, understand
 
 ZOO = Path(__file__).parents[2] / "models" / "zoo" / "cifar10"
 CLASSES, CHANNELS = 4, 8

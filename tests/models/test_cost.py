@@ -8,10 +8,10 @@ import onnx
 import pytest
 import torch
 
-from models import cost
-from models.export import export
-from models.networks import BASE, ResNet, Shape, macs
-from shared.bundle import Bundle
+from cachenet.models.export import cost
+from cachenet.models.export.export import export
+from cachenet.models.train.networks import BASE, ResNet, Shape, macs
+from cachenet.shared.bundle.manifest import Bundle
 
 ZOO = Path(__file__).parents[2] / "models" / "zoo" / "cifar10"
 

@@ -9,10 +9,11 @@ import onnx
 import pytest
 import torch
 
-from models import efficientnet, imagenet, quantise
-from models.classifier import understand
-from models.efficientnet import Lite
-from shared.engine import Session
+from cachenet.models.data import imagenet
+from cachenet.models.export import efficientnet, quantise
+from cachenet.models.export.classifier import understand
+from cachenet.models.export.efficientnet import Lite
+from cachenet.shared.inference.engine import Session
 
 SIDE = 45
 #: Channels in and out, expansion, kernel and stride of blocks; the third goes on in the second's stage.

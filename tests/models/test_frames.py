@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.frames import HELD_OUT_SHARES, USES, FramesError, find, uses
+from cachenet.models.data.frames import HELD_OUT_SHARES, USES, FramesError, find, uses
 from tests.videos import clip, damage
 
 

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
-from models import inspection, sample, sheet
-from models.classifier import PRESETS
-from models.cli import app
+from cachenet.models.cli import app
+from cachenet.models.data import sample
+from cachenet.models.export.classifier import PRESETS
+from cachenet.models.report import contact_sheet, inspection
 from tests.models.onnx_kinds import Made
 from tests.models.test_classifier import write
 
@@ -154,14 +155,14 @@ def test_independent_labels_are_called_so(by_class: Path, tmp_path: Path) -> Non
 def test_ten_frames_spread_over_all_are_drawn_with_their_labels(
     by_class: Path, tmp_path: Path, work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    drawn: list[sheet.Panel] = []
+    drawn: list[contact_sheet.Panel] = []
 
-    def kept(title: str, panels: list[sheet.Panel], draw: Any = sheet.sheet) -> bytes:
+    def kept(title: str, panels: list[contact_sheet.Panel], draw: Any = contact_sheet.sheet) -> bytes:
         drawn.extend(panels)
         assert "32x32 rgb" in title
         return bytes(draw(title, panels))
 
-    monkeypatch.setattr(sheet, "sheet", kept)
+    monkeypatch.setattr(contact_sheet, "sheet", kept)
     seen = run("--full", FULL, "--data", by_class, "--work", work, "--draw", tmp_path / "out.png")
     assert seen.exit_code == 0, seen.output
     picture = cv2.imread(str(tmp_path / "out.png"))

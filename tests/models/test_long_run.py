@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from models import recorded, replay, sample, streams
-from models.replay import Recorded
-from shared.bundle import Bundle
-from shared.cascade.reference import disagreements
-from shared.signature import sign
+from cachenet.models.certify import recorded, replay
+from cachenet.models.certify.replay import Recorded
+from cachenet.models.data import sample, streams
+from cachenet.shared.bundle.manifest import Bundle
+from cachenet.shared.cascade.reference import disagreements
+from cachenet.shared.media.signature import sign
 
 IMAGES, FRAMES, LAST = 400, 8_000, 2_000
 

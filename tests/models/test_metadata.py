@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.metadata import declared, labels, written
-from models.onnx_file import ClassifierError
+from cachenet.models.export.metadata import declared, labels, written
+from cachenet.models.export.onnx_file import ClassifierError
 
 names = st.lists(st.text(string.printable + "äß猫", min_size=1, max_size=12), min_size=2, max_size=12, unique=True)
 

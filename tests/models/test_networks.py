@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from models import candidates
-from models.export import export
-from models.networks import Auxiliary, ResNet, Shape, macs
-from models.training import Recipe, label_loss, passed_down_loss
-from shared.engine import Session
+from cachenet.models.export.export import export
+from cachenet.models.train import candidates
+from cachenet.models.train.networks import Auxiliary, ResNet, Shape, macs
+from cachenet.models.train.training import Recipe, label_loss, passed_down_loss
+from cachenet.shared.inference.engine import Session
 
 SHAPE = Shape(widths=(4, 8), blocks=(2, 1))
 RECIPE = Recipe(phases=((1, 32),), rate=0.1)

@@ -14,12 +14,20 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
-from models import cost
-from models.classifier import PRESETS, Classifier, ClassifierError, preset, probes, served, understand
-from models.head import probabilities
-from models.scores import softmax
-from shared.engine import Session
-from shared.image import Input, crop, preprocessor
+from cachenet.models.export import cost
+from cachenet.models.export.classifier import (
+    PRESETS,
+    Classifier,
+    ClassifierError,
+    preset,
+    probes,
+    served,
+    understand,
+)
+from cachenet.models.export.head import probabilities
+from cachenet.models.report.scores import softmax
+from cachenet.shared.inference.engine import Session
+from cachenet.shared.inference.image import Input, crop, preprocessor
 from tests.models.onnx_kinds import CLASSES, HEIGHT, SEEN, WIDTH, Made, taken, wide
 
 UNIT = PRESETS["unit"]

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from models import pair
-from models.classifier import understand
-from models.efficientnet import Lite
-from models.networks import ResNet, Shape
-from shared.engine import Session
+from cachenet.models.export.classifier import understand
+from cachenet.models.export.efficientnet import Lite
+from cachenet.models.train import pair
+from cachenet.models.train.networks import ResNet, Shape
+from cachenet.shared.inference.engine import Session
 from tests.models.test_efficientnet import weights
 
 SIDE, CLASSES = 16, 5

@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models import codes, partitions
-from models.partitions import together
+from cachenet.models.train import clusters, partitions
+from cachenet.models.train.partitions import together
 
 CLASSES = 6
 
 
-def data(seed: int = 0, each: int = 60) -> tuple[codes.Array, codes.Codes]:
+def data(seed: int = 0, each: int = 60) -> tuple[clusters.Array, clusters.Codes]:
     """Embeddings of six labels, two codes each, and the labels."""
     rng = np.random.default_rng(seed)
     answers = np.repeat(np.arange(CLASSES), each)
@@ -24,7 +24,7 @@ def data(seed: int = 0, each: int = 60) -> tuple[codes.Array, codes.Codes]:
 
 def grouped(likely: list[partitions.WorkingSet], count: int) -> list[partitions.Partition]:
     rows, answers = data()
-    own = codes.assign(rows, codes.fit(rows, 12, seed=0))
+    own = clusters.assign(rows, clusters.fit(rows, 12, seed=0))
     return partitions.by_codes(own, answers, CLASSES, likely, count)
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from models.cli import app
-from shared.extras import how_to_install
-from simulator.cli import app as simulator
+from cachenet.models.cli import app
+from cachenet.shared.command.extras import how_to_install
+from cachenet.simulator.cli import app as simulator
 from tests.bundles import tiny_bundle
 
 

@@ -20,13 +20,21 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import nn
 
-from models import cifar10
-from models.efficientnet import Lite
-from models.export import export
-from models.layers.learned import Predictor
-from models.networks import BASE, RESNET18, Auxiliary, Network, Pointwise, ResNet, Shape
-from models.restore import restore
-from models.training import Recipe, fit, label_loss, rounds
+from cachenet.models.data import cifar10
+from cachenet.models.exits.train_heads import Predictor
+from cachenet.models.export.efficientnet import Lite
+from cachenet.models.export.export import export
+from cachenet.models.export.from_onnx import restore
+from cachenet.models.train.networks import (
+    BASE,
+    RESNET18,
+    Auxiliary,
+    Network,
+    Pointwise,
+    ResNet,
+    Shape,
+)
+from cachenet.models.train.training import Recipe, fit, label_loss, rounds
 from tests.models.test_efficientnet import weights
 
 ROOT = Path(__file__).parents[2]

@@ -6,11 +6,12 @@ import numpy as np
 import onnx
 import pytest
 
-from models import cost, quantise, sample
-from models.cifar10 import INPUT
-from models.export import export
-from shared.engine import Session
-from shared.image import crop, preprocessor
+from cachenet.models.data import sample
+from cachenet.models.data.cifar10 import INPUT
+from cachenet.models.export import cost, quantise
+from cachenet.models.export.export import export
+from cachenet.shared.inference.engine import Session
+from cachenet.shared.inference.image import crop, preprocessor
 from tests.hampered import base_network
 
 

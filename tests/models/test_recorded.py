@@ -8,10 +8,11 @@ import cv2
 import numpy as np
 import pytest
 
-from models import recorded, streams
-from models.cifar10 import Split
-from shared.engine import Session
-from shared.image import Input, crop
+from cachenet.models.certify import recorded
+from cachenet.models.data import streams
+from cachenet.models.data.cifar10 import Split
+from cachenet.shared.inference.engine import Session
+from cachenet.shared.inference.image import Input, crop
 
 FULL = Input(64, (0.0,) * 3, (1.0,) * 3, crop=0.8)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from models.remarks import remarks, slow_base
-from shared.bundle import Bundle, Certificate, Manifest
+from cachenet.models.report.remarks import remarks, slow_base
+from cachenet.shared.bundle.manifest import Bundle, Certificate, Manifest
 from tests.bundles import tiny_bundle
 
 

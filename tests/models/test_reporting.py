@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from models import replay, sample
-from models.cli import app
-from models.scenes import SCENES
-from shared.bundle import Bundle
+from cachenet.models.certify import replay
+from cachenet.models.cli import app
+from cachenet.models.data import sample
+from cachenet.models.data.scenes import SCENES
+from cachenet.shared.bundle.manifest import Bundle
 
 ZOO = Path(__file__).parents[2] / "models/zoo/cifar10"
 

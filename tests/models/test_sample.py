@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models import sample
-from models.cifar10 import DatasetError, Split
+from cachenet.models.data import sample
+from cachenet.models.data.cifar10 import DatasetError, Split
 
 
 def test_sample_is_balanced_small_and_distinct() -> None:

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models import scores
-from shared.cascade.probability import softmax
+from cachenet.models.report import scores
+from cachenet.shared.cascade.probability import softmax
 
 seeds = st.integers(0, 1000)
 

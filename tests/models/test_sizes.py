@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
-from models.cli import app
-from shared.bundle import Bundle
-from shared.engine import Session
+from cachenet.models.cli import app
+from cachenet.shared.bundle.manifest import Bundle
+from cachenet.shared.inference.engine import Session
 from tests.hampered import hampered_bundle, pictures
 
 

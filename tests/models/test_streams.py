@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models import camera, sample, streams
-from models.cifar10 import LABELS
-from models.scenes import SCENES, SEEN, UNSEEN
-from shared import stream
-from shared.image import Input, crop
+from cachenet.models.data import camera, sample, streams
+from cachenet.models.data.cifar10 import LABELS
+from cachenet.models.data.scenes import SCENES, SEEN, UNSEEN
+from cachenet.shared.inference.image import Input, crop
+from cachenet.shared.media import recording as stream
 
 SAMPLE = sample.load()
 names = st.sampled_from(streams.NAMES)

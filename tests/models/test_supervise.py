@@ -16,7 +16,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 _PROGRAM = """
 import os, signal, sys, time
-from models.supervise import supervise
+from cachenet.models.supervise import supervise
 supervise("program")
 """
 

@@ -12,9 +12,18 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from models import cifar10, sample
-from models.networks import ResNet, Shape
-from models.training import Batch, Images, Recipe, augment, fit, label_loss, rounding, sense
+from cachenet.models.data import cifar10, sample
+from cachenet.models.train.networks import ResNet, Shape
+from cachenet.models.train.training import (
+    Batch,
+    Images,
+    Recipe,
+    augment,
+    fit,
+    label_loss,
+    rounding,
+    sense,
+)
 
 TINY = Shape(widths=(4,), blocks=(1,))
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from edge_agent.settings import CameraTable, Settings
-from shared.addresses import hide, without_password, without_passwords
+from cachenet.edge_agent.settings import CameraTable, Settings
+from cachenet.shared.transport.addresses import hide, without_password, without_passwords
 
 schemes = st.sampled_from(["rtsp", "rtsps", "RTSP", "http", "https", "rtmp", "mqtt", "mqtts", "srt"])
 hosts = st.sampled_from(["camera.example", "10.0.0.4", "[fe80::1]", "door"])

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloud_server.settings import Settings as Server
-from edge_agent.settings import Settings as Agent
-from shared.config import ConfigError, load, to_toml
+from cachenet.cloud_server.settings import Settings as Server
+from cachenet.edge_agent.settings import Settings as Agent
+from cachenet.shared.command.config import ConfigError, load, to_toml
 
 
 class Settings(msgspec.Struct, frozen=True):

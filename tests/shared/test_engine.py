@@ -12,10 +12,11 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
-from models import recorded, sample
-from shared.bundle import Bundle
-from shared.engine import EngineError, Session
-from shared.image import crop, preprocessor
+from cachenet.models.certify import recorded
+from cachenet.models.data import sample
+from cachenet.shared.bundle.manifest import Bundle
+from cachenet.shared.inference.engine import EngineError, Session
+from cachenet.shared.inference.image import crop, preprocessor
 from tests.bundles import tiny_bundle
 from tests.hampered import ZOO
 
@@ -37,12 +38,15 @@ def test_a_model_is_loaded_from_any_path_that_the_system_allows(tmp_path: Path) 
     assert session.run(np.zeros((1, 3, 32, 32), np.float32)).shape == (1, 10)
 
 
-@pytest.mark.parametrize("first", ["shared.engine", "models.teach", "models.quantise"])
+@pytest.mark.parametrize(
+    "first", ["cachenet.shared.inference.engine", "cachenet.models.train.label", "cachenet.models.export.quantise"]
+)
 def test_onnx_runtime_keeps_to_itself_what_runs(tmp_path: Path, first: str) -> None:
     """Where it reports, it keeps what it is about to send, and a number of the device, in the home directory. Where
     tests run it does not by itself, so what tells it that goes."""
     model = tiny_bundle(tmp_path / "bundle") / "full/1/model.onnx"
-    code = f"import {first}; from shared.engine import Session; from pathlib import Path; Session(Path({str(model)!r}))"
+    engine = "cachenet.shared.inference.engine"
+    code = f"import {first}; from {engine} import Session; from pathlib import Path; Session(Path({str(model)!r}))"
     hints = {"CI", "ORT_RUNNING_UNIT_TESTS", "ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME", "GITHUB_ACTIONS"}
     known = {name: value for name, value in os.environ.items() if name not in hints}
     home = tmp_path / "home"
@@ -77,8 +81,8 @@ def test_a_session_that_plays_a_slower_machine_sleeps_for_the_rest_of_each_run(
 ) -> None:
     clock = iter([10.0, 10.25, 20.0, 20.25])
     slept: list[float] = []
-    monkeypatch.setattr("shared.engine.time.perf_counter", lambda: next(clock))
-    monkeypatch.setattr("shared.engine.time.sleep", slept.append)
+    monkeypatch.setattr("cachenet.shared.inference.engine.time.perf_counter", lambda: next(clock))
+    monkeypatch.setattr("cachenet.shared.inference.engine.time.sleep", slept.append)
     path = tiny_bundle(tmp_path) / "full" / "1" / "model.onnx"
     image = np.zeros((1, 3, 32, 32), np.float32)
     slow = Session(path, slowdown=5.0).run(image)

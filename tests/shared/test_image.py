@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from shared import image, pictures
-from shared.image import Input, Picture
+from cachenet.shared.inference import image
+from cachenet.shared.inference.image import Input, Picture
+from cachenet.shared.media import pictures
 
 MEAN, STD = (125.3, 123.0, 113.9), (63.0, 62.1, 66.7)
 

@@ -10,8 +10,8 @@ import numpy as np
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from shared import image
-from shared.image import Input, Picture
+from cachenet.shared.inference import image
+from cachenet.shared.inference.image import Input, Picture
 
 MEAN, STD = (10.0, 20.0, 30.0), (2.0, 3.0, 4.0)
 sides = st.integers(1, 70)

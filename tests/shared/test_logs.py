@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
-from shared.logs import _SITES, BURST, WINDOW_S, Limited
+from cachenet.shared.command.logs import _SITES, BURST, WINDOW_S, Limited
 
 
 class Log:
@@ -128,7 +128,7 @@ def test_a_process_says_at_its_end_what_it_has_left_out() -> None:
     done = subprocess.run(
         [
             *(sys.executable, "-c"),
-            "import logging; from shared import logs; logs.to_stderr(logging.INFO)\n"
+            "import logging; from cachenet.shared.command import logs; logs.to_stderr(logging.INFO)\n"
             "for _ in range(9): logging.warning('again')",
         ],
         capture_output=True, text=True, check=True,

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from shared import pictures
-from shared.image import BadPicture
-from shared.pictures import SUFFIXES, decode, header, read
+from cachenet.shared.inference.image import BadPicture
+from cachenet.shared.media import pictures
+from cachenet.shared.media.pictures import SUFFIXES, decode, header, read
 from tests.shared.test_image import photograph
 
 KINDS = sorted(SUFFIXES - {".jpeg", ".jfif"})

@@ -11,8 +11,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared import protocol
-from shared.protocol import Answer, BlobRequest, Chunk, Malformed, Refusal, Request, Status, Timing
+from cachenet.shared.transport import protocol
+from cachenet.shared.transport.protocol import (
+    Answer,
+    BlobRequest,
+    Chunk,
+    Malformed,
+    Refusal,
+    Request,
+    Status,
+    Timing,
+)
 
 MESSAGES: list[Any] = [Status, Chunk, BlobRequest, Answer | Refusal]
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.image import Picture
-from shared.signature import sign
+from cachenet.shared.inference.image import Picture
+from cachenet.shared.media.signature import sign
 
 
 def drawn(height: int, width: int, seed: int = 0) -> Picture:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from shared.supervision import SupervisedThread, failures
+from cachenet.shared.command.supervision import SupervisedThread, failures
 
 _PATIENCE_S = 20.0
 _QUICK = (0.001, 0.002)
@@ -120,7 +120,7 @@ def test_the_fault_is_there_while_the_thread_fails_and_gone_after(start: Callabl
 def test_a_thread_that_cannot_go_on_ends_the_process_with_exit_code_1() -> None:
     script = (
         "import logging, threading\n"
-        "from shared.supervision import SupervisedThread\n"
+        "from cachenet.shared.command.supervision import SupervisedThread\n"
         "logging.basicConfig()\n"
         "def body(): raise ValueError('broken for good')\n"
         "SupervisedThread('loader', body, max_failures=3, backoff_s=(0.001, 0.001)).start()\n"

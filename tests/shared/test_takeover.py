@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.backoff import Backoff
-from shared.takeover import TakeoverMonitor
+from cachenet.shared.transport.backoff import Backoff
+from cachenet.shared.transport.takeover import TakeoverMonitor
 
 
 class Clock:

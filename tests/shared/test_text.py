@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.text import printable
+from cachenet.shared.command.text import printable
 
 
 @given(st.text())

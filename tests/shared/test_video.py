@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from shared.video import BadVideo, Video
+from cachenet.shared.media.video import BadVideo, Video
 from tests.videos import SIZE, clip, damage, space, turn, unit
 
 CASES = Path(__file__).parents[3] / "shared" / "cases" / "video"

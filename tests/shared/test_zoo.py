@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from shared import zoo
-from shared.bundle import MANIFEST, Bundle, BundleError
+from cachenet.shared.bundle import zoo
+from cachenet.shared.bundle.manifest import MANIFEST, Bundle, BundleError
 
 
 @pytest.fixture(autouse=True)

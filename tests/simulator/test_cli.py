@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from simulator.cli import app
+from cachenet.simulator.cli import app
 
 _LINK = ["link", "--listen", "1", "--to"]
 

@@ -15,8 +15,8 @@ from collections.abc import AsyncIterator
 
 import msgspec
 
-from simulator import links
-from simulator.emulator import Counts, Emulator, run
+from cachenet.simulator.world import links
+from cachenet.simulator.world.emulator import Counts, Emulator, run
 
 _QUICK = msgspec.structs.replace(links.load("wifi"), loss=0.0, jitter_ms=1.0)
 
@@ -149,7 +149,7 @@ def test_as_a_process_it_counts_and_ends_on_a_signal() -> None:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "simulator", "link", "--profile", "lan", "--json"),
+            *(sys.executable, "-m", "cachenet.simulator", "link", "--profile", "lan", "--json"),
             *("--listen", str(port), "--to", f"127.0.0.1:{to}"),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulator import links
-from simulator.lane import SEGMENT, Lane, lanes
+from cachenet.simulator.world import links
+from cachenet.simulator.world.lane import SEGMENT, Lane, lanes
 
 _traffic = st.lists(st.tuples(st.floats(0, 0.5), st.integers(0, 100_000)), min_size=1, max_size=60)
 _links = st.sampled_from([links.load(name) for name in links.profiles()])

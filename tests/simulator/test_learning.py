@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from edge_agent.report import Line
-from models import sample
-from models.cifar10 import Split
-from shared.bundle import Bundle
-from simulator import learning, picture
-from simulator.cli import app
-from simulator.learning import Times
+from cachenet.edge_agent.outputs.report import Line
+from cachenet.models.data import sample
+from cachenet.models.data.cifar10 import Split
+from cachenet.shared.bundle.manifest import Bundle
+from cachenet.simulator.cli import app
+from cachenet.simulator.report import picture
+from cachenet.simulator.world import learning
+from cachenet.simulator.world.learning import Times
 
 TIMES = Times(missed=2.0, begun=10.0, ended=20.0, used=22.0)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from simulator import links
+from cachenet.simulator.world import links
 
 
 def test_the_vocabulary() -> None:

@@ -9,13 +9,13 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from edge_agent.report import Line
-from simulator import live, report
-from simulator.emulator import Counts
-from simulator.live import Options
-from simulator.processes import Failed, Processes
-from simulator.report import CACHENET, SERVER
-from simulator.view import Tail, View
+from cachenet.edge_agent.outputs.report import Line
+from cachenet.simulator.report import live, report
+from cachenet.simulator.report.live import Options
+from cachenet.simulator.report.report import CACHENET, SERVER
+from cachenet.simulator.report.view import Tail, View
+from cachenet.simulator.world.emulator import Counts
+from cachenet.simulator.world.processes import Failed, Processes
 
 FRAMES = 4
 

@@ -9,11 +9,11 @@ import numpy as np
 import onnx
 import pytest
 
-from models import cost
-from models.cost import Cost
-from shared.engine import Session
-from simulator import machines, profiling
-from simulator.machines import Device, Server, UnknownMachine
+from cachenet.models.export import cost
+from cachenet.models.export.cost import Cost
+from cachenet.shared.inference.engine import Session
+from cachenet.simulator.world import machines, profiling
+from cachenet.simulator.world.machines import Device, Server, UnknownMachine
 
 DEVICE = Device(
     "a Pi, \u201cold\u201d", "measured", {"float32": {1: 10.0, 4: 20.0}, "int8": {1: 40.0}}, 20.0, 2.0, 1.0, 0.5

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.report import Line
-from shared.pictures import header
-from simulator import picture, report
-from simulator.emulator import Counts
-from simulator.report import Setting, Summary
+from cachenet.edge_agent.outputs.report import Line
+from cachenet.shared.media.pictures import header
+from cachenet.simulator.report import picture, report
+from cachenet.simulator.report.report import Setting, Summary
+from cachenet.simulator.world.emulator import Counts
 
 _LEVELS = ("cloud", "base", "submodels", "frames", "fallback")
 

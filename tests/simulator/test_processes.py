@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from simulator.processes import Failed, Process, Processes, answers, free_port
+from cachenet.simulator.world.processes import Failed, Process, Processes, answers, free_port
 
 
 def _listener(processes: Processes) -> tuple[Process, int]:

@@ -9,10 +9,10 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from edge_agent.report import Line
-from simulator import report
-from simulator.emulator import Counts
-from simulator.report import Incomplete, Outcome, Setting, Summary
+from cachenet.edge_agent.outputs.report import Line
+from cachenet.simulator.report import report
+from cachenet.simulator.report.report import Incomplete, Outcome, Setting, Summary
+from cachenet.simulator.world.emulator import Counts
 
 _SETTING = Setting("camera", 3, "wifi", 30.0, {"cachenet": "0"})
 

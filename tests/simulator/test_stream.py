@@ -9,9 +9,9 @@ import cv2
 import pytest
 from typer.testing import CliRunner, Result
 
-from shared import stream
-from simulator.cli import app
-from simulator.sheet import contact_sheet
+from cachenet.shared.media import recording
+from cachenet.simulator.cli import app
+from cachenet.simulator.report.contact_sheet import contact_sheet
 
 
 def run(*given: object) -> Result:
@@ -31,7 +31,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(tmp_path: Pa
         done = run(name, "--frames", 12, "--seed", seed, "--out", tmp_path / out)
         assert done.exit_code == 0, done.output
     assert digest(tmp_path / "a") == digest(tmp_path / "b") != digest(tmp_path / "c")
-    assert stream.read(tmp_path / "a").frames == 12
+    assert recording.read(tmp_path / "a").frames == 12
 
 
 def test_a_preview_shows_the_frames(tmp_path: Path) -> None:
@@ -39,7 +39,7 @@ def test_a_preview_shows_the_frames(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     sheet = cv2.imread(str(tmp_path / "sheet.png"))
     assert sheet is not None
-    first = stream.picture(tmp_path / "s", stream.read(tmp_path / "s"), 0)
+    first = recording.picture(tmp_path / "s", recording.read(tmp_path / "s"), 0)
     back = cv2.resize(sheet[8:128, 8:128], (32, 32), interpolation=cv2.INTER_AREA)
     assert cv2.absdiff(back, first).mean() < 5 < cv2.absdiff(back, first[::-1]).mean()
     assert sheet.shape[1] > 10 * 120

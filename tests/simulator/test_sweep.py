@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from simulator import links
-from simulator.comparison import Setup
-from simulator.sweep import BadSweep, parse
+from cachenet.simulator.report.comparison import Setup
+from cachenet.simulator.report.sweep import BadSweep, parse
+from cachenet.simulator.world import links
 
 
 def test_a_span_is_walked_in_equal_ratios() -> None:

@@ -6,13 +6,13 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.cascade.frame import Signature
-from shared.cascade.probability import softmax
-from shared.cascade.types import Hit, Reply
-from simulator import trivial
-from simulator.film import Film, Pictures
-from simulator.policies import Meter, Mind, mind
-from simulator.trivial import Rule, Student, Trivial
+from cachenet.shared.cascade.frame import Signature
+from cachenet.shared.cascade.probability import softmax
+from cachenet.shared.cascade.types import Hit, Reply
+from cachenet.simulator.policies import trivial
+from cachenet.simulator.policies.policies import Meter, Mind, mind
+from cachenet.simulator.policies.trivial import Rule, Student, Trivial
+from cachenet.simulator.traces.trace import Film, Pictures
 from tests.simulator.test_world import kit
 
 FULL = np.array([0, 0, 0, 1, 1, 1, 1, 2, 2, 2])

@@ -8,8 +8,8 @@ from pathlib import Path
 import msgspec
 from rich.console import Console
 
-from edge_agent.report import Line
-from simulator.view import Tail, View
+from cachenet.edge_agent.outputs.report import Line
+from cachenet.simulator.report.view import Tail, View
 
 
 def _line(frame: int, level: str = "base") -> Line:

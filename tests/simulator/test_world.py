@@ -17,20 +17,20 @@ import numpy as np
 import pytest
 import simpy
 
-from models.cost import Cost
-from shared.bundle import FORMAT, Manifest, Model
-from shared.cascade.frame import Frame, Signature
-from shared.cascade.types import Answer, Step
-from shared.image import Input
-from simulator import machines, world
-from simulator.device import REQUEST, Device, Setting
-from simulator.film import Film, Pictures
-from simulator.lane import Lane
-from simulator.links import LinkProfile
-from simulator.policies import POLICIES, Kit, Policy
-from simulator.trivial import Setting as Thresholds
-from simulator.trivial import Trivial
-from simulator.wire import Wire
+from cachenet.models.export.cost import Cost
+from cachenet.shared.bundle.manifest import FORMAT, Manifest, Model
+from cachenet.shared.cascade.frame import Frame, Signature
+from cachenet.shared.cascade.types import Answer, Step
+from cachenet.shared.inference.image import Input
+from cachenet.simulator.policies.policies import POLICIES, Kit, Policy
+from cachenet.simulator.policies.trivial import Setting as Thresholds
+from cachenet.simulator.policies.trivial import Trivial
+from cachenet.simulator.traces.trace import Film, Pictures
+from cachenet.simulator.world import machines, world
+from cachenet.simulator.world.device import REQUEST, Device, Setting
+from cachenet.simulator.world.lane import Lane
+from cachenet.simulator.world.links import LinkProfile
+from cachenet.simulator.world.wire import Wire
 from tests.bundles import fixed_priors
 
 CLASSES = 4
@@ -312,7 +312,18 @@ def test_the_same_seed_gives_the_same_bytes_whatever_the_hash_seed(tmp_path: Pat
     told = []
     for seed in ("1", "2"):
         out = tmp_path / f"{seed}.json"
-        command = [sys.executable, "-m", "simulator", "compare", "--seeds", "1", "--frames", "64", "--json", str(out)]
+        command = [
+            sys.executable,
+            "-m",
+            "cachenet.simulator",
+            "compare",
+            "--seeds",
+            "1",
+            "--frames",
+            "64",
+            "--json",
+            str(out),
+        ]
         subprocess.run(command, check=True, capture_output=True, env={**os.environ, "PYTHONHASHSEED": seed})
         told.append(out.read_bytes())
     assert told[0] == told[1]

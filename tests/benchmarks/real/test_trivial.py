@@ -6,7 +6,7 @@ import numpy as np
 
 from benchmarks.real import trivial
 from benchmarks.real.trivial import Tried, tried
-from shared.cascade.probability import softmax
+from cachenet.shared.cascade.probability import softmax
 from tests.benchmarks.real.drawn import recording
 
 

@@ -8,15 +8,15 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from shared.cascade.build_cascade import build_cascade
-from shared.cascade.cascade import Cascade
-from shared.cascade.features import Stage
-from shared.cascade.frame import Frame, Signature
-from shared.cascade.model_cache import LocalModel
-from shared.cascade.replay import ModelTrace, fit_priors, recorded_model
-from shared.cascade.risk_model import RiskPrior
-from shared.cascade.spec import CascadeSpec
-from shared.cascade.types import LocalLevel, Scores
+from cachenet.shared.cascade.build_cascade import build_cascade
+from cachenet.shared.cascade.cascade import Cascade
+from cachenet.shared.cascade.features import Stage
+from cachenet.shared.cascade.frame import Frame, Signature
+from cachenet.shared.cascade.model_cache import LocalModel
+from cachenet.shared.cascade.replay import ModelTrace, fit_priors, recorded_model
+from cachenet.shared.cascade.risk_model import RiskPrior
+from cachenet.shared.cascade.spec import CascadeSpec
+from cachenet.shared.cascade.types import LocalLevel, Scores
 
 CLASSES = 4
 #: Margins of logits: a model that is sure, and one that is not.

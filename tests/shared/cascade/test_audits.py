@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.cascade.audits import Audits
+from cachenet.shared.cascade.audits import Audits
 
 BUDGET = 0.02
 

@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.cascade import replay
-from shared.cascade.cascade import RECENT, Cascade
-from shared.cascade.reference import disagreements
-from shared.cascade.risk_estimator import FIRST_ANSWERS
-from shared.cascade.types import Answer, Hit, Miss, Reply, Step
+from cachenet.shared.cascade import replay
+from cachenet.shared.cascade.cascade import RECENT, Cascade
+from cachenet.shared.cascade.reference import disagreements
+from cachenet.shared.cascade.risk_estimator import FIRST_ANSWERS
+from cachenet.shared.cascade.types import Answer, Hit, Miss, Reply, Step
 from tests.shared.cascade.streams import (
     CLASSES,
     SURE,
@@ -347,8 +347,8 @@ def test_what_an_early_exit_risks_is_charged_to_the_same_budget() -> None:
 
 @pytest.mark.parametrize("classes", [1, 2, CLASSES - 1, CLASSES + 1, 1000])
 def test_any_number_of_labels_will_do(classes: int) -> None:
-    from shared.cascade.build_cascade import build_cascade
-    from shared.cascade.spec import CascadeSpec
+    from cachenet.shared.cascade.build_cascade import build_cascade
+    from cachenet.shared.cascade.spec import CascadeSpec
 
     cascade = build_cascade(CascadeSpec(classes, "full", audit_floor=0.5), local("base", level="base", classes=classes))
     for index in range(FIRST_ANSWERS + 10):

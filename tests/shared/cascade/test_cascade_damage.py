@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from shared.cascade.cascade import Cascade
-from shared.cascade.types import Hit, Miss, Reply
+from cachenet.shared.cascade.cascade import Cascade
+from cachenet.shared.cascade.types import Hit, Miss, Reply
 from tests.shared.cascade.streams import CLASSES, SURE, build, frame, grey, local, logits
 from tests.shared.cascade.test_cascade import calm
 

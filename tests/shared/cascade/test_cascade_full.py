@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from shared.cascade.cascade import Cascade
-from shared.cascade.model_cache import LocalModel
-from shared.cascade.types import Answer, Miss, Reply, Scores
+from cachenet.shared.cascade.cascade import Cascade
+from cachenet.shared.cascade.model_cache import LocalModel
+from cachenet.shared.cascade.types import Answer, Miss, Reply, Scores
 from tests.shared.cascade.streams import CLASSES, UNSURE, build, frame, grey, local, logits
 
 VIEW = {"base": logits(1, UNSURE), "full": logits(2, 6.0)}

@@ -7,9 +7,9 @@ import copy
 import numpy as np
 import pytest
 
-from shared.cascade.audits import Audits
-from shared.cascade.cascade import Cascade
-from shared.cascade.types import Answer, Hit, Reply
+from cachenet.shared.cascade.audits import Audits
+from cachenet.shared.cascade.cascade import Cascade
+from cachenet.shared.cascade.types import Answer, Hit, Reply
 from tests.shared.cascade.streams import SURE, UNSURE, build, frame, grey, logits
 from tests.shared.cascade.test_cascade import ask, calm
 

@@ -6,13 +6,13 @@ import msgspec
 import numpy as np
 import pytest
 
-from models.typical import fit_quantiles
-from shared.cascade.build_cascade import build_cascade
-from shared.cascade.cascade import Cascade
-from shared.cascade.distribution import ASKED_FIRST, Distribution
-from shared.cascade.frame import Signature
-from shared.cascade.spec import CascadeSpec
-from shared.cascade.types import Answer, Miss, Reply
+from cachenet.models.certify.distribution import fit_quantiles
+from cachenet.shared.cascade.build_cascade import build_cascade
+from cachenet.shared.cascade.cascade import Cascade
+from cachenet.shared.cascade.distribution import ASKED_FIRST, Distribution
+from cachenet.shared.cascade.frame import Signature
+from cachenet.shared.cascade.spec import CascadeSpec
+from cachenet.shared.cascade.types import Answer, Miss, Reply
 from tests.shared.cascade.streams import (
     CLASSES,
     SURE,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from shared.cascade.cascade import Cascade
-from shared.cascade.types import Hit, Miss, Prediction, Reply
+from cachenet.shared.cascade.cascade import Cascade
+from cachenet.shared.cascade.types import Hit, Miss, Prediction, Reply
 from tests.shared.cascade.streams import SURE, UNSURE, View, build, frame, grey, local, logits
 from tests.shared.cascade.test_cascade import ask
 

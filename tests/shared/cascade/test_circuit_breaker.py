@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.cascade.circuit_breaker import CircuitBreaker
+from cachenet.shared.cascade.circuit_breaker import CircuitBreaker
 
 
 def test_it_opens_after_failures_in_a_row_and_not_before() -> None:

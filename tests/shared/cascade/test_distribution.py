@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from models.typical import LEAST_FRAMES, fit_least, fit_quantiles
-from shared.cascade.distribution import Distribution, DistributionMonitor, Source, energy
+from cachenet.models.certify.distribution import LEAST_FRAMES, fit_least, fit_quantiles
+from cachenet.shared.cascade.distribution import Distribution, DistributionMonitor, Source, energy
 
 Logits = npt.NDArray[np.float32]
 

@@ -8,9 +8,9 @@ import pkgutil
 
 import pytest
 
-import shared.cascade
+import cachenet.shared.cascade
 
-MODULES = [module.name for module in pkgutil.iter_modules(shared.cascade.__path__, "shared.cascade.")]
+MODULES = [module.name for module in pkgutil.iter_modules(cachenet.shared.cascade.__path__, "cachenet.shared.cascade.")]
 
 
 @pytest.mark.parametrize("name", MODULES)

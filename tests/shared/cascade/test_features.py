@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.cascade import features
-from shared.cascade.features import COUNT, STAGES, Change
-from shared.cascade.frame_cache import FrameCache
-from shared.cascade.probability import softmax
-from shared.cascade.risk_estimator import Observation, RiskEstimator
+from cachenet.shared.cascade import features
+from cachenet.shared.cascade.features import COUNT, STAGES, Change
+from cachenet.shared.cascade.frame_cache import FrameCache
+from cachenet.shared.cascade.probability import softmax
+from cachenet.shared.cascade.risk_estimator import Observation, RiskEstimator
 from tests.shared.cascade.streams import frame, grey, noisy, scenery, signature
 
 Array = npt.NDArray[np.float64]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.cascade.frame_cache import CAPACITY, FrameCache
+from cachenet.shared.cascade.frame_cache import CAPACITY, FrameCache
 from tests.shared.cascade.streams import frame, grey, noisy, scenery, signature
 
 CLASSES = 3

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.cascade.label_filter import LabelFilter
-from shared.cascade.probability import softmax
+from cachenet.shared.cascade.label_filter import LabelFilter
+from cachenet.shared.cascade.probability import softmax
 from tests.shared.cascade.streams import logits
 
 CLASSES = 4

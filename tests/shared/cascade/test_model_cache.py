@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.cascade.model_cache import LocalModel, ModelCache
+from cachenet.shared.cascade.model_cache import LocalModel, ModelCache
 from tests.shared.cascade.streams import CLASSES, local, logits
 
 BASE = np.full(CLASSES, 0.5)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.cascade.offload import OffloadRouter
+from cachenet.shared.cascade.offload import OffloadRouter
 
 
 def play(router: OffloadRouter, frames: int, round_trip: float, seconds: float = 0.05) -> list[bool]:

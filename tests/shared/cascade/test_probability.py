@@ -11,7 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from shared.cascade.probability import FLOOR, fit_temperature, jensen_shannon, log_floor, softmax
+from cachenet.shared.cascade.probability import (
+    FLOOR,
+    fit_temperature,
+    jensen_shannon,
+    log_floor,
+    softmax,
+)
 
 finite = st.floats(allow_nan=False, allow_infinity=False, width=32)
 logits = hnp.arrays(np.float32, st.integers(1, 30), elements=finite)

@@ -6,9 +6,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.cascade.model_cache import LocalModel
-from shared.cascade.probability import Probabilities
-from shared.cascade.probe_order import ProbeOrder
+from cachenet.shared.cascade.model_cache import LocalModel
+from cachenet.shared.cascade.probability import Probabilities
+from cachenet.shared.cascade.probe_order import ProbeOrder
 from tests.shared.cascade.streams import CLASSES, local
 
 LABELS = np.array([0.7, 0.3, 0.0, 0.0])

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from models.bounds import mean_upper, shares_needed
-from shared.cascade.rates import clopper_pearson, clopper_pearson_upper
+from cachenet.models.certify.bounds import mean_upper, shares_needed
+from cachenet.shared.cascade.rates import clopper_pearson, clopper_pearson_upper
 
 
 def binomial_tail(errors: int, trials: int, rate: float) -> float:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.cascade.reference import WINDOW, Labels, disagreements
+from cachenet.shared.cascade.reference import WINDOW, Labels, disagreements
 
 pairs = st.lists(st.tuples(st.integers(-1, 2), st.integers(0, 2)), max_size=30)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from shared.cascade import replay
-from shared.cascade.features import COUNT
-from shared.cascade.replay import ModelTrace, RecordedScores, fit_priors, recorded_model
+from cachenet.shared.cascade import replay
+from cachenet.shared.cascade.features import COUNT
+from cachenet.shared.cascade.replay import ModelTrace, RecordedScores, fit_priors, recorded_model
 from tests.shared.cascade.streams import SURE, build, local, logits, recorded, trace
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.cascade.risk_budget import RiskBudget
+from cachenet.shared.cascade.risk_budget import RiskBudget
 
 budgets = st.sampled_from([0.001, 0.01, 0.02, 0.1, 0.3])
 

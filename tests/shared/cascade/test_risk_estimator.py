@@ -5,9 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from shared.cascade.features import STAGES
-from shared.cascade.probability import softmax
-from shared.cascade.risk_estimator import FIRST_ANSWERS, Observation, RiskEstimator, priors_of
+from cachenet.shared.cascade.features import STAGES
+from cachenet.shared.cascade.probability import softmax
+from cachenet.shared.cascade.risk_estimator import (
+    FIRST_ANSWERS,
+    Observation,
+    RiskEstimator,
+    priors_of,
+)
 from tests.shared.cascade.streams import CLASSES, SURE, frame, grey, logits, priors
 
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.cascade.features import COUNT
-from shared.cascade.risk_model import RiskModel, RiskPrior, fit_prior
+from cachenet.shared.cascade.features import COUNT
+from cachenet.shared.cascade.risk_model import RiskModel, RiskPrior, fit_prior
 from tests.shared.cascade.streams import priors
 
 Array = npt.NDArray[np.float64]

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 import numpy as np
 import pytest
 
-from shared.cascade.frame import Signature
-from shared.cascade.scene_change import SceneChangeDetector, correlation
+from cachenet.shared.cascade.frame import Signature
+from cachenet.shared.cascade.scene_change import SceneChangeDetector, correlation
 from tests.shared.cascade.streams import Thumbnail, noise_stream, noisy, scenery, signature
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.cascade.sequential_tests import AnytimeUpperBound, EDetector
+from cachenet.shared.cascade.sequential_tests import AnytimeUpperBound, EDetector
 
 shares = st.lists(st.floats(0, 1), max_size=60)
 

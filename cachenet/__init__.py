@@ -1,0 +1,1 @@
+"""CacheNet: an inference cache for cameras."""

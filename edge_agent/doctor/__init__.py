@@ -1,0 +1,1 @@
+"""Whether an agent works, or will work."""

@@ -1,0 +1,1 @@
+"""Where answers go: lines, logs, metrics, videos, pages, MQTT."""

@@ -1,0 +1,1 @@
+"""Newer models: fetched, probed, tried and kept, without harm."""

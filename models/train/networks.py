@@ -1,0 +1,213 @@
+"""The networks that are trained here: residual nets for small images, in the sizes that a bundle needs.
+
+``RESNET18`` is one of the CIFAR-10 bundle's two full networks: K. He et al., "Deep Residual Learning for Image
+Recognition" (arXiv 1512.03385), with the 3x3 stem used for 32-pixel images. While training it carries auxiliary
+classifiers (C.-Y. Lee et al., "Deeply-Supervised Nets", arXiv 1409.5185): they make the middle layers useful to layer
+caches later, and are dropped at export.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cachenet.shared.inference.image import Size, pixels
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What tells one residual net of this family from another: channels and blocks of each stage.
+    ``stem``: by how much the stem makes the picture smaller; 1 for thumbnails, where it is a 3x3 convolution, and else
+    one of patches."""
+
+    widths: tuple[int, ...]
+    blocks: tuple[int, ...]
+    classes: int = 10
+    stem: int = 1
+
+
+Auxiliary = Literal["none", "stages", "blocks"]
+#: Of an ``Exit``: places a side, and channels.
+_GRID, _SEEN = 4, 64
+RESNET18 = Shape(widths=(64, 128, 256, 512), blocks=(2, 2, 2, 2))
+#: 0.37 M parameters and 42 M multiply-adds, a 13th of ``RESNET18``. Few channels where the picture is large, because
+#: most of the arithmetic of a tiny net is there; and no deeper, because the rest of its time is dispatching operators.
+BASE = Shape(widths=(12, 48, 96), blocks=(2, 2, 2))
+#: Pixels of the stem's output, on the shorter side: under the first where patches are as small as they may be, and at
+#: least the second however small the net is to be.
+_LARGE, _SMALL = 56, 8
+
+
+class Pointwise(nn.Conv2d):
+    """A 1x1 convolution that computes only every ``stride``-th pixel of ``(n, channels_in, h, w)`` in each direction.
+
+    The answers, the weights and their names are those of ``nn.Conv2d`` with this stride. Only the pixels are taken out
+    first: oneDNN 3.12 corrupts the heap in the backward pass of a 1x1 convolution with a stride (docs/log.md).
+    """
+
+    def __init__(self, channels_in: int, channels: int, stride: int = 1) -> None:
+        super().__init__(channels_in, channels, 1, stride, bias=False)
+
+    def forward(self, input: Tensor) -> Tensor:
+        down, right = self.stride
+        return F.conv2d(input[:, :, ::down, ::right], self.weight)
+
+
+class Block(nn.Module):
+    """Two 3x3 convolutions with a shortcut (arXiv 1512.03385, figure 5 left)."""
+
+    def __init__(self, channels_in: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels_in, channels, 3, stride, 1, bias=False)
+        self.norm1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1, bias=False)
+        self.norm2 = nn.BatchNorm2d(channels)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or channels_in != channels:
+            self.shortcut = nn.Sequential(Pointwise(channels_in, channels, stride), nn.BatchNorm2d(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.norm1(self.conv1(x)))
+        return F.relu(self.norm2(self.conv2(y)) + self.shortcut(x))
+
+
+class Network(nn.Module):
+    """A classifier: input ``(n, 3, h, w)`` normalised RGB; output ``(n, classes)`` logits."""
+
+    def heads(self, x: Tensor) -> list[Tensor]:
+        """The logits of every auxiliary head there is, then those of the real one."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.heads(x)[-1]
+
+
+class Pooled(nn.Linear):
+    """The least auxiliary classifier: of what maps ``(n, channels, h, w)`` show on average."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input.mean((2, 3)))
+
+
+class Exit(nn.Sequential):
+    """An auxiliary classifier of maps of so many ``channels``: what a cache between the layers can be, and no more."""
+
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__(
+            nn.AdaptiveAvgPool2d(_GRID),
+            nn.Conv2d(channels, _SEEN, 3, 1, 1, bias=False),
+            nn.BatchNorm2d(_SEEN),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(_SEEN * _GRID**2, classes),
+        )
+
+
+class ResNet(Network):
+    """Stem, stages, mean pool, linear head. ``auxiliary``: whether it has a linear head after each stage but the last,
+    or an ``Exit`` after each block but the last."""
+
+    def __init__(self, shape: Shape, auxiliary: Auxiliary = "none") -> None:
+        super().__init__()
+        self.shape = shape
+        kernel, stride, edge = (3, 1, 1) if shape.stem == 1 else (shape.stem, shape.stem, 0)
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, shape.widths[0], kernel, stride, edge, bias=False), nn.BatchNorm2d(shape.widths[0]), nn.ReLU()
+        )
+        stages, channels = [], shape.widths[0]
+        for number, (width, count) in enumerate(zip(shape.widths, shape.blocks, strict=True)):
+            blocks = [Block(channels, width, 2 if number else 1)]
+            blocks += [Block(width, width, 1) for _ in range(count - 1)]
+            stages.append(nn.Sequential(*blocks))
+            channels = width
+        self.stages = nn.ModuleList(stages)
+        self.head = nn.Linear(channels, shape.classes)
+        ends = [width for width, count in zip(shape.widths, shape.blocks, strict=True) for _ in range(count)]
+        heads: dict[int, nn.Module] = {}
+        if auxiliary == "stages":
+            heads = {
+                sum(shape.blocks[:stage]): Pooled(shape.widths[stage - 1], shape.classes)
+                for stage in range(1, len(shape.blocks))
+            }
+        elif auxiliary == "blocks":
+            heads = {count: Exit(ends[count - 1], shape.classes) for count in range(1, len(ends))}
+        #: Behind how many blocks each auxiliary head is.
+        self._behind = {count: number for number, count in enumerate(heads)}
+        self.auxiliary = nn.ModuleList(heads.values())
+
+    def heads(self, x: Tensor) -> list[Tensor]:
+        x = self.stem(x)
+        logits: list[Tensor] = []
+        for count, block in enumerate((block for stage in self.stages for block in stage.children()), 1):
+            x = block(x)
+            if count in self._behind:
+                logits.append(self.auxiliary[self._behind[count]](x))
+        return [*logits, self.head(x.mean((2, 3)))]
+
+    def parameters_count(self) -> int:
+        """Parameters that are exported: the auxiliary heads are not among them."""
+        return sum(p.numel() for name, p in self.named_parameters() if not name.startswith("auxiliary"))
+
+
+def array(tensor: Tensor) -> npt.NDArray[np.float32]:
+    """A weight as the exporter wants it."""
+    values: npt.NDArray[np.float32] = tensor.detach().cpu().float().numpy()
+    return values
+
+
+def sized(limit: int, side: Size, classes: int, blocks: tuple[int, ...] = BASE.blocks) -> Shape:
+    """The largest net of ``BASE``'s proportions, with so many blocks in each stage, that does a picture of that size in
+    ``limit`` multiply-adds. Where even the narrowest takes more, one of fewer blocks, and then one whose stem takes
+    larger patches; the least there is where that is too much as well."""
+    least = min(pixels(side))
+    stem = 1
+    while least // stem >= _LARGE:
+        stem *= 2
+    shallow = (1,) * len(blocks)
+    stems = [stem * 2**more for more in range(1, 8) if least // (stem * 2**more) >= _SMALL]
+    for narrowest, depth, patch in [(4, blocks, stem), (4, shallow, stem), *((1, shallow, larger) for larger in stems)]:
+        best = _scaled(narrowest, classes, patch, depth)
+        if macs(ResNet(best), side) <= limit:
+            break
+    for sixteenths in range(narrowest + 1, 200):
+        shape = _scaled(sixteenths, classes, patch, depth)
+        if macs(ResNet(shape), side) > limit:
+            break
+        best = shape
+    return best
+
+
+def _scaled(sixteenths: int, classes: int, stem: int, blocks: tuple[int, ...]) -> Shape:
+    """``BASE`` with so many sixteenths of its channels, even numbers of them."""
+    widths = tuple(max(4, round(width * sixteenths / 16 / 2) * 2) for width in BASE.widths)
+    return Shape(widths, blocks, classes, stem)
+
+
+def macs(network: ResNet, side: Size = 32) -> int:
+    """Multiply-adds of one image of that size through the convolutions and the linear head."""
+    total = 0
+
+    def count(module: nn.Module, _: object, output: Tensor) -> None:
+        nonlocal total
+        if isinstance(module, nn.Conv2d):
+            total += module.weight[0].numel() * output[0].numel()
+        elif isinstance(module, nn.Linear):
+            total += module.weight.numel()
+
+    exported = [module for name, module in network.named_modules() if not name.startswith("auxiliary")]
+    hooks = [module.register_forward_hook(count) for module in exported]
+    was_training = network.training
+    network.eval()
+    with torch.no_grad():
+        width, height = pixels(side)
+        network(torch.zeros(1, 3, height, width, device=next(network.parameters()).device))
+    network.train(was_training)
+    for hook in hooks:
+        hook.remove()
+    return total

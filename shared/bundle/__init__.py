@@ -1,0 +1,1 @@
+"""Bundles: what a deployment is made of, and who vouches for it."""

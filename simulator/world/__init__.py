@@ -1,0 +1,1 @@
+"""Devices, links and servers on virtual time, and their processes."""

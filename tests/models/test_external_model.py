@@ -1,0 +1,228 @@
+"""A base model that the user has: it goes into the bundle as it is, sees pictures as it wants them, or is refused."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import msgspec
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+from rich.console import Console
+from rich.progress import Progress
+from typer.testing import CliRunner, Result
+
+from cachenet.edge_agent.cli import app as edge_agent
+from cachenet.models.build import build
+from cachenet.models.build_config import QUICK, Plan
+from cachenet.models.cli import app
+from cachenet.models.data import imagenet, sample
+from cachenet.models.data.dataset import Material, gather
+from cachenet.models.data.frames import find
+from cachenet.models.export import external_model, quantise
+from cachenet.models.export.classifier import PRESETS, understand
+from cachenet.models.export.quantise import Compared
+from cachenet.models.train import candidates
+from cachenet.models.train.label import teach
+from cachenet.shared.bundle.manifest import Bundle
+from cachenet.shared.inference.engine import Session
+from tests.models.test_classifier import write
+from tests.models.test_efficientnet import weights
+
+UNIT = PRESETS["unit"]
+SIDE = 16  # of the base model's pictures, where the full model's are of 32
+PLAN = replace(QUICK, name="tiny")
+DECLARED = {"cachenet.labels": ",".join(sample.LABELS), "cachenet.input": msgspec.json.encode(UNIT).decode()}
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(tmp_path_factory.mktemp("full") / "full.onnx", classes=10, shape=("n", 3, 32, 32), metadata=DECLARED)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory, split = tmp_path_factory.mktemp("data"), sample.load()
+    for number in range(250):
+        cv2.imwrite(str(directory / f"{number:03}.png"), split.images[number][:, :, ::-1])
+    return directory
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(tmp_path_factory.mktemp("base") / "small.onnx", classes=10)
+
+
+@pytest.fixture(scope="module")
+def material(data: Path, full: Path, base: Path, tmp_path_factory: pytest.TempPathFactory) -> Material:
+    classifier, frames = understand(full), find(data)
+    lesson = teach(classifier, frames, tmp_path_factory.mktemp("work"), 2)
+    return replace(gather(classifier, (frames, lesson)), base=external_model.read(base, classifier, UNIT))
+
+
+def make(material: Material, directory: Path, plan: Plan = PLAN) -> Bundle:
+    with Progress(console=Console(file=io.StringIO())) as progress:
+        return build(plan, material, directory / "work", directory / "out", progress)
+
+
+def test_what_was_given_is_the_only_local_model_and_says_what_it_said(
+    material: Material, base: Path, tmp_path: Path
+) -> None:
+    bundle = make(material, tmp_path, replace(PLAN, precision="float16"))
+    model = bundle.manifest.models["base"]
+    assert set(bundle.manifest.models) == {"full", "base"}
+    assert (model.input.side, model.macs) == (SIDE, 8 * 27 * 14 * 14 + 80)
+    properties = {entry.key: entry.value for entry in onnx.load(str(bundle.path("base"))).metadata_props}
+    assert properties["cachenet.labels"].split(",") == list(sample.LABELS)
+    assert json.loads(properties["cachenet.input"])["side"] == SIDE
+    assert bundle.manifest.provenance["base"] == "given"
+    batch = np.random.default_rng(0).normal(size=(2, 3, SIDE, SIDE)).astype(np.float32)
+    np.testing.assert_allclose(Session(bundle.path("base")).run(batch), Session(base).run(batch), rtol=1e-5)
+
+
+@pytest.mark.parametrize(("time", "precision"), [(0.5, "int8"), (0.95, "as given")])
+def test_it_is_put_in_int8_where_that_is_quicker_and_the_decision_is_kept(
+    material: Material, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, time: float, precision: str
+) -> None:
+    monkeypatch.setattr(candidates.quantise, "compare", lambda *_: Compared(0.5, time))
+    first = make(material, tmp_path)
+    assert first.manifest.provenance["precision"].startswith(precision)
+    kinds = {node.op_type for node in onnx.load(str(first.path("base"))).graph.node}
+    assert ("QuantizeLinear" in kinds) == (precision == "int8")
+    monkeypatch.setattr(candidates.quantise, "compare", lambda *_: Compared(0.5, 1.45 - time))
+    assert make(material, tmp_path).manifest.models["base"].sha256 == first.manifest.models["base"].sha256
+
+
+def test_int8_that_agrees_less_with_the_full_model_is_not_taken(
+    material: Material, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though neither may be sure enough of anything to answer it."""
+
+    def changed(model: onnx.ModelProto, _images: object) -> onnx.ModelProto:
+        other = onnx.ModelProto.FromString(model.SerializeToString())
+        [bias] = [weight for weight in other.graph.initializer if weight.name == "bias"]
+        never = int(np.bincount(material.tune.answers, minlength=10).argmin())
+        bias.CopyFrom(numpy_helper.from_array(100 * np.eye(10, dtype=np.float32)[never], "bias"))
+        return other
+
+    monkeypatch.setattr(quantise, "int8", changed)
+    monkeypatch.setattr(candidates.quantise, "compare", lambda *_: Compared(0.5, 0.5))
+    found = make(material, tmp_path).manifest.provenance["precision"]
+    assert found.startswith("as given; int8 takes 0.50")
+    assert "and agrees on 0.0% for " in found and not found.endswith(" 0.0%"), "there was something to lose"
+
+
+def test_what_has_no_int8_stays_as_it_was_given(
+    material: Material, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise ValueError("no such operator")
+
+    monkeypatch.setattr(quantise, "int8", fail)
+    bundle = make(material, tmp_path)
+    assert bundle.manifest.provenance["precision"] == "as given; it cannot be put in INT8"
+    assert [path.name for path in bundle.path("base").parent.iterdir()] == ["model.onnx"]
+
+
+def test_interrupted_it_ends_as_an_uninterrupted_one(
+    material: Material, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each run is killed when it has put one more result in its place."""
+    plan = replace(QUICK, name="tiny", precision="int8")
+    whole = make(material, tmp_path / "whole", plan).manifest
+    replace_file, interrupted = Path.replace, 0
+
+    def replaced(path: Path, target: Path) -> Path:
+        done = replace_file(path, target)
+        if path.suffix == ".part" and tmp_path / "cut" / "work" in path.parents:
+            raise KeyboardInterrupt
+        return done
+
+    monkeypatch.setattr(Path, "replace", replaced)
+    while True:
+        try:
+            resumed = make(material, tmp_path / "cut", plan).manifest
+            break
+        except KeyboardInterrupt:
+            interrupted += 1
+            assert not (tmp_path / "cut" / "out").exists()
+    assert interrupted == 2, "precision and certificates"
+    assert (resumed.priors, resumed.certificates) == (whole.priors, whole.certificates)
+    assert {name: model.sha256 for name, model in resumed.models.items()} == {
+        name: model.sha256 for name, model in whole.models.items()
+    }
+
+
+def run(*words: object) -> Result:
+    return CliRunner().invoke(app, ["build", "--quick", *map(str, words)])
+
+
+def test_the_command_builds_what_a_device_answers_with(data: Path, full: Path, base: Path, tmp_path: Path) -> None:
+    """Each frame is cut and scaled for each model as that model wants it."""
+    out, answers = tmp_path / "out", tmp_path / "answers.jsonl"
+    flags = ("--full", full, "--data", data, "--work", tmp_path / "w", "--out", out)
+    done = run(*flags, "--base", base, "--base-preprocessing", "unit")
+    assert done.exit_code == 0, done.output
+    asked = CliRunner().invoke(edge_agent, ["run", str(data), "--bundle", str(out), "--output", str(answers)])
+    assert asked.exit_code == 0, asked.output
+    lines = [json.loads(line) for line in answers.read_text().splitlines()]
+    assert {line["frame"] for line in lines} == set(range(250))
+    assert {line["model"] for line in lines} <= {"base", "full"}
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--base", "{text}"], "text is no ONNX file"),
+        (["--base", "nowhere.onnx"], "nowhere.onnx is not there"),
+        (["--base", "{four}", "--base-preprocessing", "unit"], "four has 4 classes, and the full model has 10"),
+        (["--base", "{good}"], "give --base-preprocessing (imagenet"),
+        (["--base", "{good}", "--base-preprocessing", "photo"], "'photo' is no preprocessing"),
+        (["--base", "{renamed}", "--base-preprocessing", "unit"], "calls label 1 'b' and the full model 'automobile'"),
+        (["--base", "{large}", "--base-preprocessing", "unit"], "must be the smaller one"),
+        (["--base", "{broken}", "--base-preprocessing", "unit"], "broken: the model does not run"),
+        (["--base", "{good}", "--share", "0.1"], "leave out --share and --method"),
+        (["--base-preprocessing", "unit"], "is for the model that --base names"),
+    ],
+)
+def test_what_does_not_fit_is_one_clear_line(
+    data: Path, full: Path, tmp_path: Path, words: list[str], told: str
+) -> None:
+    (tmp_path / "text").write_text("not a model")
+    write(tmp_path / "four", classes=4)
+    write(tmp_path / "good", classes=10)
+    names = ",".join(["airplane", *"bcdefghij"])
+    write(tmp_path / "renamed", classes=10, metadata={"cachenet.labels": names})
+    write(tmp_path / "large", classes=10, shape=("n", 3, 900, 900))
+    broken = onnx.load(str(write(tmp_path / "broken", classes=10)))
+    broken.graph.input[0].type.tensor_type.shape.dim[2].dim_value = 2  # less than its kernel
+    broken.graph.input[0].type.tensor_type.shape.dim[3].dim_value = 2
+    onnx.save(broken, str(tmp_path / "broken"))
+    filled = [str(tmp_path / word.strip("{}")) if word.startswith("{") else word for word in words]
+    done = run("--full", full, "--data", data, "--out", tmp_path / "out", "--work", tmp_path / "w", *filled)
+    assert (done.exit_code, done.stderr.count("\n")) == (2, 1), done.output
+    assert told in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_users_labels_are_those_of_both(tmp_path: Path) -> None:
+    full = understand(write(tmp_path / "full.onnx", shape=("n", 3, 32, 32)), UNIT, ("a", "b", "c", "d"))
+    base = write(tmp_path / "base.onnx", metadata={"cachenet.labels": "w,x,y,z"})
+    assert external_model.read(base, full, UNIT, full.labels).labels == full.labels
+
+
+def test_what_is_fetched_fits_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """EfficientNet-Lite2 and Lite0 have the same labels and see pictures of 260 and of 224 pixels."""
+    monkeypatch.setattr(imagenet, "weights", lambda _size: weights())
+    monkeypatch.setattr(imagenet, "_members", lambda _package, *wanted: [f"{name}\tb".encode() for name in wanted])
+    monkeypatch.setattr(imagenet, "names", lambda _texts: list("abcde"))
+    imagenet.fetch(tmp_path)
+    full = understand(tmp_path / "full.onnx")
+    base = external_model.read(tmp_path / "base.onnx", full)
+    assert (full.input.side, base.input.side) == (260, 224)
+    assert (full.input.crop, base.input.crop) == (260 / 292, 224 / 256)
