@@ -31,7 +31,7 @@ from benchmarks.miss_path import camera_pictures
 from cachenet.shared.bundle.manifest import Bundle
 from cachenet.shared.inference.image import crop, encode
 from cachenet.shared.transport import protocol
-from cachenet.shared.transport.mqtt import Address, Link, Message
+from cachenet.shared.transport.mqtt import Address, Message, MqttConnection
 from cachenet.simulator.world.processes import answers as listening
 
 DEVICE, SECOND, OWNER = "cam1", "cam2", "10001"
@@ -174,11 +174,11 @@ def _asker(out: Path) -> Iterator[Callable[[int, float], int]]:
     where = Address("127.0.0.1", 8883, True, DEVICE, (kit / "password").read_text().strip(), kit / "ca.crt")
 
     def receive(message: Message) -> None:
-        said = protocol.decode(message.payload, protocol.Answer | protocol.Refusal)  # type: ignore[arg-type]
+        said = protocol.decode(message.payload, protocol.Answer | protocol.Rejection)  # type: ignore[arg-type]
         if isinstance(said, protocol.Answer):
             heard.add(message.correlation or b"")
 
-    link = Link(where, f"cachenet-{DEVICE}", [(protocol.topic(DEVICE, "answer"), 0)], receive)
+    link = MqttConnection(where, f"cachenet-{DEVICE}", [(protocol.topic(DEVICE, "answer"), 0)], receive)
 
     def ask(count: int, seconds: float) -> int:
         run, end = next(runs), time.monotonic() + seconds

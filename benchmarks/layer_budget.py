@@ -35,7 +35,7 @@ from cachenet.shared.cascade.frame import Signature
 from cachenet.shared.cascade.reference import disagreements
 from cachenet.shared.cascade.spec import MAX_DISAGREEMENT
 from cachenet.shared.cascade.types import Miss, Reply
-from cachenet.shared.inference.early_exit import Layered, Question
+from cachenet.shared.inference.early_exit import EarlyExitModel, RequestContext
 from cachenet.shared.inference.graph_split import read
 from cachenet.shared.inference.image import Picture
 from cachenet.shared.media.signature import sign
@@ -114,11 +114,11 @@ def local(bundle: Bundle, split: cifar10.Split, whole: Scores) -> dict[str, Scor
 
 
 def follow(
-    plan: streams.Plan,
+    plan: streams.StreamSchedule,
     manifest: Manifest,
     tables: dict[str, Scores],
     signatures: Sequence[Signature],
-    layered: Layered | None,
+    layered: EarlyExitModel | None,
 ) -> Followed:
     """A device with all local models on a stream of unrelated pictures.
 
@@ -141,7 +141,7 @@ def follow(
             asked.append((number, step.recent))
             reply = Reply(index, stream.logits[family.full][index])
             if layered is not None:
-                [one] = layered.run(picture(number), [Question(step.recent, step.exit_risk, str(plan.seed))])
+                [one] = layered.run(picture(number), [RequestContext(step.recent, step.exit_risk, str(plan.seed))])
                 if one.layer is not None:
                     reply = Reply(index, one.logits, exit_risk=one.risk)
         answer = cascade.complete(step, reply, index + _ROUND_TRIP_S)

@@ -40,8 +40,8 @@ from cachenet.models.data import cifar10, streams
 from cachenet.models.exits.replayed import replayed
 from cachenet.shared.bundle.manifest import WAYS, Bundle, Layers, Way
 from cachenet.shared.cascade.frame import Signature
-from cachenet.shared.inference.early_exit import Layered, Passed, Question, load
-from cachenet.shared.inference.engine import Batch, Part, Session
+from cachenet.shared.inference.early_exit import EarlyExitModel, ExitResult, RequestContext, load
+from cachenet.shared.inference.engine import Batch, ModelPart, Session
 from cachenet.shared.inference.graph_split import Segment, cut, read
 from cachenet.shared.inference.image import preprocessor
 from cachenet.shared.media.signature import sign
@@ -77,7 +77,7 @@ class Bench:
     threads: int
     whole: Session
 
-    def layered(self, way: Way, seed: int) -> Layered:
+    def layered(self, way: Way, seed: int) -> EarlyExitModel:
         return load(self.bundle.manifest, way, self.bundle.find, "cpu", self.threads, random.Random(seed).random)
 
     def layers(self, way: Way) -> Layers:
@@ -186,7 +186,7 @@ def _play(bench: Bench, way: Way, asked: Sequence[Asked], seed: int, fresh: bool
         known = tuple(recent) if request.recent is None else request.recent
         tensor = bench.inputs[request.picture]
         begun = time.perf_counter()
-        [one] = layered.run(tensor, [Question(known)])
+        [one] = layered.run(tensor, [RequestContext(known)])
         between = time.perf_counter()
         took.append(between - begun)
         passed.append(one)
@@ -213,7 +213,7 @@ def _play(bench: Bench, way: Way, asked: Sequence[Asked], seed: int, fresh: bool
     }
 
 
-def _quality(bench: Bench, way: Way, rows: npt.NDArray[np.int64], passed: Sequence[Passed]) -> dict[str, Any]:
+def _quality(bench: Bench, way: Way, rows: npt.NDArray[np.int64], passed: Sequence[ExitResult]) -> dict[str, Any]:
     depth, counted = (
         np.array([1.0 if one.layer is None else shares[one.layer] for one in passed])
         for shares in (bench.shares(way), bench.counted(way))
@@ -239,7 +239,7 @@ def _together(bench: Bench, way: Way, asked: Sequence[Asked], seed: int) -> floa
     for at in range(0, len(asked) - _MANY + 1, _MANY):
         batch = np.concatenate([bench.inputs[one.picture] for one in asked[at : at + _MANY]])
         begun = time.perf_counter()
-        layered.run(batch, [Question()] * _MANY)
+        layered.run(batch, [RequestContext()] * _MANY)
         between = time.perf_counter()
         took.append(between - begun)
         if at // _MANY % _EVERY == 0:
@@ -250,7 +250,7 @@ def _together(bench: Bench, way: Way, asked: Sequence[Asked], seed: int) -> floa
 
 def _cut_overhead(bench: Bench) -> dict[str, float]:
     pieces = bench.segments(RECOMMENDED)
-    segments = [Part(piece.model, "segment", "cpu", bench.threads) for piece in pieces]
+    segments = [ModelPart(piece.model, "segment", "cpu", bench.threads) for piece in pieces]
 
     def in_sequence(tensors: Sequence[Batch]) -> None:
         held = {segments[0].takes[0]: np.concatenate(tensors)}
@@ -262,7 +262,7 @@ def _cut_overhead(bench: Bench) -> dict[str, float]:
 
 def _off(bench: Bench) -> dict[str, float]:
     full = FullModel(bench.bundle, "cpu", bench.threads)
-    return _by_turns(bench, lambda tensors: full.run(tensors, [Question()] * len(tensors)))
+    return _by_turns(bench, lambda tensors: full.run(tensors, [RequestContext()] * len(tensors)))
 
 
 def _by_turns(bench: Bench, run: Callable[[Sequence[Batch]], object]) -> dict[str, float]:
@@ -287,7 +287,7 @@ def _by_turns(bench: Bench, run: Callable[[Sequence[Batch]], object]) -> dict[st
 
 def _missed(
     bench: Bench,
-    plans: Sequence[streams.Plan],
+    plans: Sequence[streams.StreamSchedule],
     tables: dict[str, npt.NDArray[np.float32]],
     signatures: Sequence[Signature],
     said: Sequence[npt.NDArray[np.float32]],

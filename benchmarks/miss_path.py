@@ -29,7 +29,7 @@ import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 
 from cachenet.cloud_server.settings import default_threads
-from cachenet.edge_agent.frame_inputs import View
+from cachenet.edge_agent.frame_inputs import FrameInputs
 from cachenet.edge_agent.remote import Cloud
 from cachenet.models.data import sample, streams
 from cachenet.shared.bundle.manifest import Bundle
@@ -39,7 +39,7 @@ from cachenet.shared.inference.engine import Session
 from cachenet.shared.inference.image import Picture, crop, encode, preprocessor
 from cachenet.shared.media.signature import sign
 from cachenet.shared.transport import protocol
-from cachenet.shared.transport.mqtt import Address, Link
+from cachenet.shared.transport.mqtt import Address, MqttConnection
 from cachenet.simulator.world.processes import Processes, answers, free_port
 
 _PATIENCE_S = 30.0
@@ -110,7 +110,7 @@ def mosquitto() -> Iterator[int]:
 @contextmanager
 def _asker(port: int, bundle: Bundle) -> Iterator[Callable[[Picture], object]]:
     """The agent's own way to the cloud."""
-    link = Link(
+    link = MqttConnection(
         Address("127.0.0.1", port),
         "asker",
         [(protocol.topic("asker", "answer"), 0)],
@@ -122,7 +122,7 @@ def _asker(port: int, bundle: Bundle) -> Iterator[Callable[[Picture], object]]:
     fallback = Prediction(0, 1.0, 1.0, "base", "")
 
     def ask(picture: Picture) -> object:
-        frame = Frame(next(frames), View(picture), sign(picture))
+        frame = Frame(next(frames), FrameInputs(picture), sign(picture))
         now = time.monotonic()
         return cloud.ask(Miss(frame, (), now, now + 2.0, fallback, ""), lambda: frame.view.crop(full.input)).reply
 

@@ -29,20 +29,20 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from cachenet.models.build_config import Plan, key
+from cachenet.models.build_config import BuildConfig, key
 from cachenet.models.certify import recorded
 from cachenet.models.data import imagenet
-from cachenet.models.data.dataset import Material, Part
+from cachenet.models.data.dataset import Dataset, LabelledFrames
 from cachenet.models.export.classifier import PRESETS, Classifier, understand
 from cachenet.models.export.export import export
 from cachenet.models.export.metadata import written
 from cachenet.models.train import candidates
 from cachenet.models.train import label as teach
-from cachenet.models.train.candidates import Candidate
+from cachenet.models.train.candidates import TrainedModel
 from cachenet.models.train.networks import ResNet, Shape
 from cachenet.models.train.training import Batch, Epoch, Recipe, fit, label_loss
 from cachenet.shared.command import atomic_files
-from cachenet.shared.command.errors import Refusal
+from cachenet.shared.command.errors import UserError
 from cachenet.shared.inference.engine import Session
 from cachenet.shared.inference.image import Picture, crop
 from cachenet.shared.media.video import Video
@@ -57,7 +57,7 @@ FULL, BASE = ((16, 32, 64, 96), (1, 1, 1, 1)), ((4, 10, 20), (1, 1, 1))
 _STEM = 4  # side of the stem's patches, pixels
 _RECIPE = Recipe(phases=((40, INPUT.side),), rate=0.05, batch=32, smoothing=0.05)
 _STEPS = 24  # optimiser steps in an epoch of the full model
-_PLAN = Plan("real", views=8, epochs=60, batch=32)
+_PLAN = BuildConfig("real", views=8, epochs=60, batch=32)
 _SHIFT, _LIGHT, _NOISE = 6, 0.2, 3.0  # augmentation: pixels, share of the brightness, grey levels
 _GUARD = 10  # frames between the base model's training frames and the tuning frames
 _DIFFERENT = 30  # grey levels from the background, in any channel, from which a pixel is foreground
@@ -218,8 +218,8 @@ def zone_task(zone: Zone, video: Path, out: Path, threads: int) -> Task:
     _export(network, zone, full)
     classifier = understand(full)
     learn, tune = (_part(classifier, pictures[first:end], threads) for first, end in (clip.learn, clip.tune))
-    small = Candidate("base", "", Shape(*BASE, len(zone.labels), _STEM))
-    trained = candidates.train(_PLAN, Material(classifier, learn, tune, tune), [small], full, work, silent)
+    small = TrainedModel("base", "", Shape(*BASE, len(zone.labels), _STEM))
+    trained = candidates.train(_PLAN, Dataset(classifier, learn, tune, tune), [small], full, work, silent)
     _export(trained["base"], zone, base)
     atomic_files.write(labels, "".join(f"{one}\n" for one in zone.labels).encode())
     atomic_files.write(answers, "".join(f"{one}\n" for one in truth[slice(*clip.play)]).encode())
@@ -270,11 +270,11 @@ def _views(images: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64], mirrore
     return epoch
 
 
-def _part(classifier: Classifier, pictures: Sequence[Picture], threads: int) -> Part:
+def _part(classifier: Classifier, pictures: Sequence[Picture], threads: int) -> LabelledFrames:
     """``pictures`` with the full model's scores, as the builder takes them."""
     seen = teach.look(classifier, pictures, threads)
     images = np.ascontiguousarray(seen.pictures[:, :, :, ::-1])
-    return Part(images, seen.scores, seen.embeddings, None, (np.arange(len(seen)),), classifier.input)
+    return LabelledFrames(images, seen.scores, seen.embeddings, None, (np.arange(len(seen)),), classifier.input)
 
 
 def _export(network: ResNet, zone: Zone, path: Path) -> None:
@@ -388,7 +388,7 @@ def _made(name: str, video: Path, make: Callable[[Path], Task], out: Path, threa
     try:
         task = make(video)
         about = facts(task, threads)
-    except (OSError, Refusal) as error:
+    except (OSError, UserError) as error:
         return f"left out, {error}"
     if about.unusable:
         return f"left out, {about.unusable}"

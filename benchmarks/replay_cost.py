@@ -26,10 +26,10 @@ from cachenet.models.certify import recorded
 from cachenet.models.data import sample
 from cachenet.shared.bundle.manifest import Bundle
 from cachenet.shared.inference.engine import peak_resident_bytes, resident_bytes
-from cachenet.simulator.policies.policies import Kit, Meter, Mind, Policy, mind
+from cachenet.simulator.policies.policies import DecisionPolicy, ModelTimer, Policy, PolicyInputs, mind
 from cachenet.simulator.report import comparison
 from cachenet.simulator.report.comparison import Setup
-from cachenet.simulator.traces.trace import Film, shoot
+from cachenet.simulator.traces.trace import Trace, shoot
 from cachenet.simulator.world import links, machines, world
 from cachenet.simulator.world.device import Setting
 
@@ -77,7 +77,7 @@ class Stopwatch:
     def __init__(self) -> None:
         self.seconds = 0.0
 
-    def mind(self, policy: Policy, kit: Kit, meter: Meter) -> Mind:
+    def mind(self, policy: Policy, kit: PolicyInputs, meter: ModelTimer) -> DecisionPolicy:
         """As ``policies.mind``, and its calls are timed."""
         made = mind(policy, kit, meter)
         for name in ("lookup", "complete", "on_late_reply", "on_audit_reply", "install", "on_device"):
@@ -94,12 +94,12 @@ class Stopwatch:
         return timed
 
 
-def _films(bundle: Bundle, frames: int, devices: int) -> list[Film]:
+def _films(bundle: Bundle, frames: int, devices: int) -> list[Trace]:
     full = bundle.manifest.only("full")
     return shoot("dwell", range(devices), frames, sample.load(), recorded.opened(bundle), full)
 
 
-def _kits(bundle: Bundle, films: list[Film]) -> list[Kit]:
+def _kits(bundle: Bundle, films: list[Trace]) -> list[PolicyInputs]:
     device, costs = machines.device("rpi4"), comparison.costs(bundle)
     return [
         comparison.kit(bundle.manifest, costs, device, Setup(), film, f"device-{number}")

@@ -33,7 +33,7 @@ from torch.nn import functional as F
 from cachenet.models.build import kept
 from cachenet.models.certify import recorded
 from cachenet.models.data.cifar10 import INPUT, Images, cache_directory
-from cachenet.models.data.dataset import Material, whole
+from cachenet.models.data.dataset import Dataset, whole
 from cachenet.models.data.frames import find
 from cachenet.models.data.scenes import CLASSES, SCENES, SEEN
 from cachenet.models.data.streams import STRANGERS
@@ -158,7 +158,7 @@ class Bench:
         sources = [find(data / name, 1) for name in ("train", "held")]
         parts = [whole(classifier, one, teach(classifier, one, work, threads)) for one in sources]
         self.learn, held = parts
-        material = Material(classifier, self.learn, held, held)
+        material = Dataset(classifier, self.learn, held, held)
         self.work = kept(0, material, work) / "trials"
         self.images, self.held = held.images, held.scores
         self.full_macs = cost.macs(classifier.graph, INPUT.side)

@@ -18,7 +18,7 @@ import typer
 
 from cachenet.cloud_server import doctor
 from cachenet.cloud_server.broker.embedded import BrokerError, EmbeddedBroker
-from cachenet.cloud_server.finetune.fine_tuner import Means, Specialiser, newest
+from cachenet.cloud_server.finetune.fine_tuner import FineTuner, Means, newest
 from cachenet.cloud_server.provision.provision import provision
 from cachenet.cloud_server.refresher import Refresher
 from cachenet.cloud_server.serving.full_model import FullModel
@@ -29,7 +29,7 @@ from cachenet.shared.bundle import zoo
 from cachenet.shared.bundle.manifest import Bundle, BundleError
 from cachenet.shared.command import config, exit, logs
 from cachenet.shared.command.diagnostics import command
-from cachenet.shared.command.errors import Refusal
+from cachenet.shared.command.errors import UserError
 from cachenet.shared.command.options import Version, program
 from cachenet.shared.inference.engine import Logits
 from cachenet.shared.transport.mqtt import Address, address, password
@@ -126,7 +126,7 @@ def run(
                 full.heard = refresher.hear
                 refresher.start()
                 stack.callback(refresher.stop)
-            specialiser: Specialiser | None = None
+            specialiser: FineTuner | None = None
 
             def saw(job: Job, logits: Logits) -> None:
                 if specialiser is not None:
@@ -134,21 +134,23 @@ def run(
 
             server = Server(served, full, where, settings.queue, settings.max_batch, saw, probes_broker=own is None)
             if means is not None:
-                specialiser = Specialiser(given, served, means, server.update)
+                specialiser = FineTuner(given, served, means, server.update)
                 stack.callback(specialiser.stop)
 
             def ill() -> str:
                 return (own.trouble if own is not None else "") or server.ill()
 
             if looked_at is not None:
-                from cachenet.cloud_server.serving.metrics import Figures  # costs a start 30 ms that most do not want
+                from cachenet.cloud_server.serving.metrics import (
+                    MetricsCollector,  # costs a start 30 ms that most do not want
+                )
                 from cachenet.shared.command import metrics_endpoint
 
                 try:
-                    stack.enter_context(metrics_endpoint.serve(Figures(server, own), ill, *looked_at))
+                    stack.enter_context(metrics_endpoint.serve(MetricsCollector(server, own), ill, *looked_at))
                 except OSError as error:
                     raise config.ConfigError(f"--metrics {settings.metrics}: {error.strerror or error}") from None
-        except Refusal as error:
+        except UserError as error:
             _refuse(str(error))
         stopped = _on_signals()
         server.start()

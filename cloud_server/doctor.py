@@ -20,7 +20,7 @@ from cachenet.shared.command.diagnostics import Finding
 from cachenet.shared.command.extras import how_to_install
 from cachenet.shared.inference.engine import Session
 from cachenet.shared.inference.image import crop, preprocessor
-from cachenet.shared.transport.mqtt import Link, LinkError, address, password
+from cachenet.shared.transport.mqtt import MqttConnection, MqttError, address, password
 
 ABOUT = """Find out whether 'cloud-server run' with the same settings will work here, and what to do if not.
 
@@ -80,8 +80,8 @@ def _own(settings: Settings) -> Iterator[Finding]:
 def _broker(settings: Settings) -> Iterator[Finding]:
     try:
         where = address(settings.broker, password(settings.password_file), Path(settings.ca) if settings.ca else None)
-        link = Link(where, f"doctor-{secrets.token_hex(4)}", [], lambda _: None)
-    except LinkError as error:
+        link = MqttConnection(where, f"doctor-{secrets.token_hex(4)}", [], lambda _: None)
+    except MqttError as error:
         yield Finding("broker", "problem", str(error))
         return
     for finding in diagnostics.reach(where):

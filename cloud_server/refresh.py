@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from cachenet.shared.cascade.probability import Probabilities, fit_temperature, softmax
 from cachenet.shared.cascade.rates import clopper_pearson_upper
-from cachenet.shared.inference.early_exit import Correction, Seen
+from cachenet.shared.inference.early_exit import Correction, ExitFeatures
 
 #: Requests that are remembered: the latest, and some of those before; and how many of each are needed to learn.
 _RECENT, _EVER, _LEAST = 768, 1024, 150
@@ -38,7 +38,7 @@ class Row:
     """A request that ran through the whole model: for each cache what it had seen and said, by its number; the whole
     model's ``label``; how many requests it stands for."""
 
-    seen: dict[int, Seen]
+    seen: dict[int, ExitFeatures]
     label: int
     weight: float
 
@@ -123,7 +123,7 @@ class _Sample:
         own = [row for row in rows if number in row.seen]
         if len(own) < _LEAST:
             return None
-        features, scores = (np.stack([getattr(row.seen[number], name) for row in own]) for name in Seen._fields)
+        features, scores = (np.stack([getattr(row.seen[number], name) for row in own]) for name in ExitFeatures._fields)
         labels = np.array([row.label for row in own], np.int64)
         return _Sample(features, scores, labels, np.array([row.weight for row in own]))
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from cachenet.cloud_server.refresh import Row, Terms, Window, refresh
 from cachenet.shared.command.supervision import SupervisedThread
-from cachenet.shared.inference.early_exit import Correction, Layered, Passed, Seen
+from cachenet.shared.inference.early_exit import Correction, EarlyExitModel, ExitFeatures, ExitResult
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ class Refresher:
     """Hears what ran through the whole model, on the worker's thread, and corrects the caches of ``layers`` on its
     own."""
 
-    def __init__(self, layers: Layered, wrong: float) -> None:
+    def __init__(self, layers: EarlyExitModel, wrong: float) -> None:
         """``wrong``: the share of requests that all caches together may answer otherwise than the whole model."""
         self._layers, self._wrong = layers, wrong
         self._window = Window(random.Random().random)
@@ -42,11 +42,11 @@ class Refresher:
     def stop(self) -> None:
         self._thread.stop(_LOOK_S)
 
-    def hear(self, passed: Passed) -> None:
+    def hear(self, passed: ExitResult) -> None:
         """A request has been answered."""
         if passed.layer is None and passed.seen and np.isfinite(passed.logits).all():
             # Copies, for what was seen is part of a whole batch.
-            seen = {at: Seen(*(part.copy() for part in own)) for at, own in passed.seen.items()}
+            seen = {at: ExitFeatures(*(part.copy() for part in own)) for at, own in passed.seen.items()}
             row = Row(seen, int(passed.logits.argmax()), passed.weight)
             with self._lock:
                 self._window.add(row)

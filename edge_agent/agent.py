@@ -21,8 +21,8 @@ from cachenet.edge_agent.learner_file import LearnerFile
 from cachenet.edge_agent.outputs import home_assistant, report
 from cachenet.edge_agent.settings import Settings, default_store, region, size
 from cachenet.edge_agent.sources import Source
-from cachenet.edge_agent.updates.downloader import Puller
-from cachenet.edge_agent.updates.loader import Keeper
+from cachenet.edge_agent.updates.downloader import Downloader
+from cachenet.edge_agent.updates.loader import ModelLoader
 from cachenet.edge_agent.updates.probe import Request, probe
 from cachenet.edge_agent.updates.store import Store
 from cachenet.edge_agent.updates.updater import Updater, untrusted
@@ -31,7 +31,7 @@ from cachenet.shared.command.version import VERSION
 from cachenet.shared.inference.engine import peak_resident_bytes
 from cachenet.shared.inference.image import cut, encode
 from cachenet.shared.transport import protocol
-from cachenet.shared.transport.mqtt import Address, Link, Message
+from cachenet.shared.transport.mqtt import Address, Message, MqttConnection
 
 if TYPE_CHECKING:
     from cachenet.shared.bundle.trust import Key
@@ -64,12 +64,12 @@ class Agent:
         #: Versions of bundles whose certificate has been looked at.
         self._looked_at: set[str] = set()
         self.cameras: tuple[Camera, ...] = ()
-        self._puller: Puller | None = None
+        self._puller: Downloader | None = None
         self.link = self._connect(address, bundle is None) if address is not None else None
         way = None if settings.layer_caches == "off" else settings.layer_caches
-        self.keeper = Keeper(
+        self.keeper = ModelLoader(
             store,
-            Puller(store, self.link, settings.device),
+            Downloader(store, self.link, settings.device),
             settings.provider,
             settings.threads,
             settings.base if settings.local else None,
@@ -96,7 +96,7 @@ class Agent:
                 raise BundleError(untrusted(bundle.manifest.name, bundle.signature))
             self.keeper.use(bundle)
         elif store is not None:
-            puller = self._puller = Puller(store, self.link, settings.device)
+            puller = self._puller = Downloader(store, self.link, settings.device)
             self.updater = Updater(store, self.keeper, puller, self._probe, trusted, self._needs, self._announce)
             self.updater.restore(settings.catalogue)
 
@@ -159,14 +159,14 @@ class Agent:
             self._said = waited
             log.warning("waiting for a model: %s", waited)
 
-    def _connect(self, address: Address, pulls: bool) -> Link:
+    def _connect(self, address: Address, pulls: bool) -> MqttConnection:
         device = self.settings.device
         topics = [(protocol.topic(device, "answer"), 0)]
         if self.settings.home_assistant:
             topics.append((home_assistant.birth_topic(self.settings.discovery_prefix), 0))
         if pulls:
             topics += [(protocol.topic(device, "blob", "+"), 0), (protocol.CATALOGUE_TOPICS, 1)]
-        return Link(
+        return MqttConnection(
             address,
             f"cachenet-{device}",
             topics,

@@ -12,21 +12,21 @@ from typing import Any
 import numpy as np
 
 from cachenet.edge_agent.composition import DeploymentError
-from cachenet.edge_agent.frame_inputs import View
+from cachenet.edge_agent.frame_inputs import FrameInputs
 from cachenet.edge_agent.learner_file import LearnerFile
 from cachenet.edge_agent.outputs import report
 from cachenet.edge_agent.outputs.recorder import Recorder
 from cachenet.edge_agent.remote import Cloud, Outcome
 from cachenet.edge_agent.settings import Settings, region
 from cachenet.edge_agent.sources import Live, Pipe, Shot, Source
-from cachenet.edge_agent.updates.active_bundle import Deployment
-from cachenet.edge_agent.updates.loader import Keeper
+from cachenet.edge_agent.updates.active_bundle import ActiveBundle
+from cachenet.edge_agent.updates.loader import ModelLoader
 from cachenet.shared.cascade.cascade import Cascade, Tally
 from cachenet.shared.cascade.frame import Frame
 from cachenet.shared.cascade.types import Answer, Miss, Reply, Step
 from cachenet.shared.inference.image import Picture, cut
 from cachenet.shared.media.signature import sign
-from cachenet.shared.transport.mqtt import Link, Message
+from cachenet.shared.transport.mqtt import Message, MqttConnection
 
 log = logging.getLogger(__name__)
 
@@ -60,15 +60,16 @@ class Camera:
         self,
         settings: Settings,
         source: Source,
-        link: Link | None,
-        keeper: Keeper,
+        link: MqttConnection | None,
+        keeper: ModelLoader,
         observers: list[Observer],
         changed: Callable[[], None],
         cameras: int = 1,
         learner: LearnerFile | None = None,
     ) -> None:
         """``settings``: this camera's own. ``changed`` is called when another version answers, or models have come or
-        gone; ``cameras`` and ``learner``: see ``Deployment``. Raises ``OSError`` if the flight log cannot be opened."""
+        gone; ``cameras`` and ``learner``: see ``ActiveBundle``.
+        Raises ``OSError`` if the flight log cannot be opened."""
         self.settings, self.source = settings, source
         self.name = settings.name
         self.tally = Tally()
@@ -96,7 +97,7 @@ class Camera:
         self.asks = link is not None and "cloud" in settings.levels and settings.mode != "offline"
         self._learner = learner
         self._flight = report.Sink(settings.flight, what="decisions") if settings.flight else None
-        self.deployment = Deployment(
+        self.deployment = ActiveBundle(
             settings,
             keeper,
             self.tally,
@@ -188,7 +189,7 @@ class Camera:
         assert cascade is not None and manifest is not None
         started = time.monotonic()
         picture = shot.picture if self._region is None else cut(shot.picture, self._region)
-        frame = Frame(index, View(picture), sign(picture))
+        frame = Frame(index, FrameInputs(picture), sign(picture))
         self.deciding = index
         step = self._lookup(cascade, frame, started)
         outcome = self._ask(cascade, step)

@@ -25,7 +25,7 @@ from cachenet.edge_agent.outputs import report
 from cachenet.edge_agent.outputs.observers import Writer, watchers
 from cachenet.edge_agent.outputs.recorder import Recorder
 from cachenet.edge_agent.outputs.report import Sink
-from cachenet.edge_agent.outputs.terminal import View
+from cachenet.edge_agent.outputs.terminal import TerminalView
 from cachenet.edge_agent.settings import MODES, Settings
 from cachenet.edge_agent.sources import Live, Pipe, Source, SourceError, open_source
 from cachenet.edge_agent.sources.frozen import FROZEN_S, ON_FROZEN
@@ -34,7 +34,7 @@ from cachenet.shared.bundle import zoo
 from cachenet.shared.bundle.manifest import Bundle
 from cachenet.shared.command import config, exit, logs
 from cachenet.shared.command.diagnostics import command
-from cachenet.shared.command.errors import Refusal
+from cachenet.shared.command.errors import UserError
 from cachenet.shared.command.file_names import shown
 from cachenet.shared.command.options import Version, program
 from cachenet.shared.command.supervision import end_process
@@ -198,7 +198,7 @@ def run(
             typer.echo(config.show(settings), nl=False)
             return
         agent, sink = _prepare(settings)
-    except (Refusal, ValueError) as error:
+    except (UserError, ValueError) as error:
         _refuse(str(error))
     except OSError as error:
         _refuse(f"{error.filename}: {error.strerror}")
@@ -219,7 +219,7 @@ def run(
     try:
         with (
             watchers(agent) as writers,
-            View(agent, _stderr) if shown else nullcontext(),
+            TerminalView(agent, _stderr) if shown else nullcontext(),
         ):
             agent.run(sink)
     except DeploymentError as error:
@@ -287,7 +287,7 @@ def forget(
         introduction.check(discovery_prefix)
         where = address(broker, password(password_file), Path(ca) if ca else None)
         gone = removal.forget(where, check_device(name), discovery_prefix)
-    except (Refusal, ValueError) as error:
+    except (UserError, ValueError) as error:
         _refuse(str(error))
     for topic in gone:
         typer.echo(printable(f"Emptied: {topic}"))

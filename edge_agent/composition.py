@@ -13,19 +13,19 @@ from cachenet.shared.cascade.build_cascade import build_cascade
 from cachenet.shared.cascade.cascade import Cascade, Tally
 from cachenet.shared.cascade.model_cache import LocalModel
 from cachenet.shared.cascade.spec import CascadeSpec
-from cachenet.shared.command.errors import Refusal
-from cachenet.shared.inference.early_exit import Layered, runner
+from cachenet.shared.command.errors import UserError
+from cachenet.shared.inference.early_exit import EarlyExitModel, runner
 from cachenet.shared.inference.engine import Session
 
 
-class DeploymentError(Refusal):
+class DeploymentError(UserError):
     """There is nothing to answer with; the message says what to do."""
 
 
 def local(
     manifest: Manifest,
     name: str,
-    session: Session | Layered,
+    session: Session | EarlyExitModel,
     cost: int,
     seconds: float,
     base: bool,
@@ -34,7 +34,7 @@ def local(
     """A loaded model of the bundle as the core wants it. ``base``: whether its hits are counted as the base model's.
     ``failed``: is told why a run has failed."""
     model, classes = manifest.models[name], len(manifest.labels)
-    layered = session if isinstance(session, Layered) else None
+    layered = session if isinstance(session, EarlyExitModel) else None
     return LocalModel(
         name,
         scorer(name, runner(session), model.input, classes, failed),
@@ -47,7 +47,7 @@ def local(
     )
 
 
-def compose(
+def build_device_cascade(
     settings: Settings,
     manifest: Manifest,
     base: LocalModel | None,

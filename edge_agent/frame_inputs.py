@@ -8,14 +8,14 @@ from collections.abc import Callable
 import numpy as np
 
 from cachenet.shared.cascade.types import Judge, Score
-from cachenet.shared.inference.early_exit import Layered, Question
+from cachenet.shared.inference.early_exit import EarlyExitModel, RequestContext
 from cachenet.shared.inference.engine import Batch, EngineError, Logits
 from cachenet.shared.inference.image import Input, Picture, crop, preprocessor
 
 log = logging.getLogger(__name__)
 
 
-class View:
+class FrameInputs:
     """A frame's picture as the models see it: cropped and scaled once, however many look."""
 
     def __init__(self, picture: Picture) -> None:
@@ -37,7 +37,7 @@ def scorer(
     preprocess = preprocessor(spec)
     nothing = np.full(classes, np.nan, np.float32)
 
-    def score(view: View) -> Logits:
+    def score(view: FrameInputs) -> Logits:
         try:
             logits: Logits = run(preprocess(view.crop(spec)))[0]
             if np.isfinite(logits).all():
@@ -53,15 +53,15 @@ def scorer(
 
 
 def judge(
-    name: str, layered: Layered, spec: Input, classes: int, failed: Callable[[str], None] = lambda _: None
+    name: str, layered: EarlyExitModel, spec: Input, classes: int, failed: Callable[[str], None] = lambda _: None
 ) -> Judge:
     """A full model with caches between its layers, as the core wants it; ``failed``: see ``scorer``."""
     preprocess = preprocessor(spec)
     nothing = np.full(classes, np.nan, np.float32)
 
-    def judged(view: View, recent: tuple[int, ...], risk: float) -> tuple[Logits, float | None]:
+    def judged(view: FrameInputs, recent: tuple[int, ...], risk: float) -> tuple[Logits, float | None]:
         try:
-            [passed] = layered.run(preprocess(view.crop(spec)), [Question(recent, risk)])
+            [passed] = layered.run(preprocess(view.crop(spec)), [RequestContext(recent, risk)])
             if np.isfinite(passed.logits).all():
                 return passed.logits, passed.risk
             error = "its scores are not finite"

@@ -16,7 +16,7 @@ from cachenet.shared.cascade.circuit_breaker import CircuitBreaker
 from cachenet.shared.cascade.types import Miss, Reply
 from cachenet.shared.inference.image import Picture, encode
 from cachenet.shared.transport import protocol
-from cachenet.shared.transport.mqtt import Link, Message
+from cachenet.shared.transport.mqtt import Message, MqttConnection
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class Cloud:
     """Asks one question at a time. Answers that come after their deadline are kept for ``late``, those to audited
     frames for ``audited``."""
 
-    def __init__(self, link: Link, device: str, manifest: Manifest, clock: Callable[[], float]) -> None:
+    def __init__(self, link: MqttConnection, device: str, manifest: Manifest, clock: Callable[[], float]) -> None:
         self._link, self._clock = link, clock
         self._name = manifest.only("full")
         self._full = manifest.models[self._name]
@@ -169,8 +169,8 @@ class Cloud:
             return
         frame = int.from_bytes(correlation[8:], "big")
         self.bytes_down += len(message.payload)
-        said = protocol.decode(message.payload, protocol.Answer | protocol.Refusal)  # type: ignore[arg-type]
-        if isinstance(said, protocol.Refusal):
+        said = protocol.decode(message.payload, protocol.Answer | protocol.Rejection)  # type: ignore[arg-type]
+        if isinstance(said, protocol.Rejection):
             outcome = Outcome(None, f"refused: {said.reason} ({said.detail[:80]})")
         elif said.model != self._full.sha256:
             outcome = Outcome(None, "refused: the server runs another model than the catalogue says")

@@ -15,12 +15,12 @@ import msgspec
 import torch
 from rich.progress import Progress
 
-from cachenet.models.build_config import Plan, key
+from cachenet.models.build_config import BuildConfig, key
 from cachenet.models.bundle_writer import check_place, put
 from cachenet.models.certify import calibrate, golden_frames
 from cachenet.models.certify.certify import Certified, certify
 from cachenet.models.certify.recertify import with_certified
-from cachenet.models.data.dataset import Material
+from cachenet.models.data.dataset import Dataset
 from cachenet.models.train import candidates, partitions
 from cachenet.shared.bundle.manifest import FORMAT, Bundle, Manifest, Model, digest
 from cachenet.shared.bundle.trust import Signer
@@ -32,8 +32,8 @@ _DRAWN = 64
 
 
 def build(
-    plan: Plan,
-    material: Material,
+    plan: BuildConfig,
+    material: Dataset,
     work: Path,
     out: Path,
     progress: Progress,
@@ -51,14 +51,14 @@ def build(
         shutil.rmtree(building, ignore_errors=True)
 
 
-def kept(seed: int, material: Material, work: Path) -> Path:
+def kept(seed: int, material: Dataset, work: Path) -> Path:
     """Where in ``work`` results are kept: under what they come from and no more, so that with another number of
     submodels the teacher's scores and the base model stay as they are."""
     graph = material.classifier.graph.SerializeToString(deterministic=True)
     return work / f"build-{key(digest(graph), digest(material.learn.scores.tobytes()), seed)}"
 
 
-def _fill(plan: Plan, material: Material, work: Path, directory: Path, progress: Progress) -> Manifest:
+def _fill(plan: BuildConfig, material: Dataset, work: Path, directory: Path, progress: Progress) -> Manifest:
     """Write every model into ``directory``; what is to be said of them."""
     plan = replace(plan, shares=candidates.quick_shares(plan, material, work))
     classifier = material.classifier
@@ -84,7 +84,7 @@ def _fill(plan: Plan, material: Material, work: Path, directory: Path, progress:
 
 
 def _certified(
-    plan: Plan, material: Material, models: Mapping[str, Model], directory: Path, work: Path, progress: Progress
+    plan: BuildConfig, material: Dataset, models: Mapping[str, Model], directory: Path, work: Path, progress: Progress
 ) -> Certified:
     """See ``certify``; taken from ``work`` where it is there already."""
     digests = [model.sha256 for model in models.values()]

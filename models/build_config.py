@@ -15,7 +15,7 @@ DEFAULT_SHARES = (1 / 13,)
 
 
 @dataclass(frozen=True)
-class Plan:
+class BuildConfig:
     """Everything that decides what is built.
 
     Attributes:
@@ -52,7 +52,7 @@ class Plan:
 
 
 #: For a try: every stage, in a minute.
-QUICK = Plan("quick", submodels=2, least=0.0, views=1, epochs=2, refining=1, tuning_pools=1, pools=1, frames=60)
+QUICK = BuildConfig("quick", submodels=2, least=0.0, views=1, epochs=2, refining=1, tuning_pools=1, pools=1, frames=60)
 
 
 def key(*parts: object) -> str:

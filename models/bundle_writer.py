@@ -13,11 +13,11 @@ from cachenet.models.certify.golden_frames import with_golden
 from cachenet.shared.bundle.manifest import MANIFEST, SIGNATURE, Bundle, Manifest
 from cachenet.shared.bundle.trust import Signer
 from cachenet.shared.command import atomic_files
-from cachenet.shared.command.errors import Refusal
+from cachenet.shared.command.errors import UserError
 from cachenet.shared.inference.image import Picture
 
 
-class PlaceError(Refusal):
+class PlaceError(UserError):
     """A bundle that cannot be written where it was asked for; the message says why."""
 
 

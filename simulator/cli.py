@@ -13,7 +13,7 @@ from rich.console import Console
 
 from cachenet.shared.bundle import zoo
 from cachenet.shared.command import exit
-from cachenet.shared.command.errors import Refusal
+from cachenet.shared.command.errors import UserError
 from cachenet.shared.command.extras import how_to_install
 from cachenet.shared.command.options import Version, program
 from cachenet.simulator.world import links
@@ -151,7 +151,7 @@ def stream(
             streams.record(plan, split.images, out, cifar10.LABELS, lambda done: progress.update(task, completed=done))
         if preview is not None:
             atomic_files.write(preview, cv2.imencode(".png", contact_sheet(out))[1].tobytes())
-    except Refusal as error:
+    except UserError as error:
         _end(2, str(error))
     except OSError as error:
         _end(2, f"{error.filename or preview}: {error.strerror}")
@@ -272,7 +272,7 @@ def compare(
             atomic_files.write(as_json, comparison.to_json(bench, setup, found, images, swept, curves))
         if as_html is not None:
             atomic_files.write(as_html, page.html(setup, runs, found, swept, curves).encode())
-    except Refusal as error:
+    except UserError as error:
         _end(2, str(error))
     except OSError as error:
         _end(2, f"{error.filename}: {error.strerror}")
@@ -309,7 +309,7 @@ def replay(
         with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
             task = progress.add_task("frames", total=None)
             found = rerun(log, Bundle(zoo.find(bundle)), stream_dir, lambda: progress.advance(task))
-    except (Refusal, BadPicture) as error:
+    except (UserError, BadPicture) as error:
         _end(2, str(error))
     except OSError as error:
         _end(2, f"{error.filename}: {error.strerror}")
@@ -366,7 +366,7 @@ def profile(
             if server_out is not None:
                 own = profiling.server(named, opened, processors)
                 atomic_files.write(server_out, machines.to_toml(own).encode())
-    except Refusal as error:
+    except UserError as error:
         _end(2, str(error))
     except OSError as error:
         _end(2, f"{error.filename or out}: {error.strerror}")
@@ -418,7 +418,7 @@ def link(
         emulator = Emulator(links.load(profile), (host, int(port)), seed)
         ready = f"{profile} link listening on 127.0.0.1:{listen}, to {to}"
         counted(run(serve(emulator, listen, lambda: print(ready, file=sys.stderr, flush=True), counted)))
-    except Refusal as error:
+    except UserError as error:
         _end(2, str(error))
     except OSError as error:
         _end(2, f"port {listen}: {error.strerror}")

@@ -33,7 +33,7 @@ from cachenet.shared.bundle.manifest import file_digest
 from cachenet.shared.cascade.frame import Signature
 from cachenet.shared.command import atomic_files
 from cachenet.shared.inference import image
-from cachenet.shared.inference.engine import EngineError, Part
+from cachenet.shared.inference.engine import EngineError, ModelPart
 from cachenet.shared.inference.image import Input, Picture, crop, preprocessor
 from cachenet.shared.media import signature as signing
 from cachenet.shared.media.signature import sign
@@ -157,7 +157,9 @@ def _named(model: Classifier) -> tuple[str, ...]:
 def _run(
     task: Task, full: Classifier, base: Classifier, wanted: list[int], advance: Callable[[int, int], object]
 ) -> Recording:
-    runs = [_timed(Part(served(one, {}).SerializeToString(), one.path.name, "cpu"), one.input) for one in (full, base)]
+    runs = [
+        _timed(ModelPart(served(one, {}).SerializeToString(), one.path.name, "cpu"), one.input) for one in (full, base)
+    ]
     columns: dict[str, list[Any]] = {name: [] for name in _FIELDS}
     for number, picture in enumerate(_regions(task, wanted), 1):
         if number == 1:
@@ -181,7 +183,7 @@ def _run(
     return Recording(**{name: np.stack(values) for name, values in columns.items()})
 
 
-def _timed(part: Part, spec: Input) -> Callable[[Picture], tuple[npt.NDArray[np.float32], float]]:
+def _timed(part: ModelPart, spec: Input) -> Callable[[Picture], tuple[npt.NDArray[np.float32], float]]:
     prepare, [takes], [gives] = preprocessor(spec), part.takes, part.gives
 
     def run(picture: Picture) -> tuple[npt.NDArray[np.float32], float]:

@@ -10,13 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from cachenet.shared.command import config
-from cachenet.shared.command.errors import Refusal
+from cachenet.shared.command.errors import UserError
 
 #: First frame and end of a range of frames, end excluded.
 Range = tuple[int, int]
 
 
-class TaskError(Refusal):
+class TaskError(UserError):
     """A task that cannot be measured; the message, a line, names the file and the reason."""
 
 

@@ -21,7 +21,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from cachenet.cloud_server.broker.probe import PROBE_S, PROBE_TIMEOUT_S, exchange
-from cachenet.shared.command.errors import Refusal
+from cachenet.shared.command.errors import UserError
 from cachenet.shared.command.extras import how_to_install
 from cachenet.shared.command.supervision import SupervisedThread
 from cachenet.shared.transport.backoff import Backoff
@@ -42,7 +42,7 @@ _FAILED_PROBES = 2
 _RESTART_S = (1.0, 60.0)
 
 
-class BrokerError(Refusal):
+class BrokerError(UserError):
     """The embedded broker cannot run like this; the message says what to do."""
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 
-from cachenet.shared.transport.mqtt import Address, Link
+from cachenet.shared.transport.mqtt import Address, MqttConnection
 
 #: Time between two probes of a broker, and how long one may take, seconds.
 PROBE_S, PROBE_TIMEOUT_S = 3.0, 3.0
@@ -92,7 +92,7 @@ class RoundTripProbe:
             self._returns = True
             self._returned.set()
 
-    def run(self, link: Link, timeout_s: float = PROBE_TIMEOUT_S) -> str:
+    def run(self, link: MqttConnection, timeout_s: float = PROBE_TIMEOUT_S) -> str:
         """Probe the broker once, if ``link`` is connected; why it does not work, empty if it does."""
         deadline = time.monotonic() + timeout_s
         self._payload = secrets.token_bytes(8)

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cachenet.cloud_server.finetune.request_history import Sighting, Sightings, Uncovered
+from cachenet.cloud_server.finetune.request_history import RequestHistory, Sighting, UncoveredSet
 from cachenet.shared.bundle.manifest import Bundle, BundleError
 from cachenet.shared.command import signals
 from cachenet.shared.command.supervision import SupervisedThread
@@ -69,7 +69,7 @@ def _kept(bundle: Bundle, means: Means) -> Path:
     return means.work / bundle.version[:16]
 
 
-class Specialiser:
+class FineTuner:
     """Hears every answer, on the worker's thread, and calls ``publish`` with the bundle that has a new submodel, on its
     own."""
 
@@ -79,7 +79,7 @@ class Specialiser:
         self._bundle, self._means, self._publish = bundle, means, publish
         self._out = _kept(given, means)
         self._input: Input = manifest.models[manifest.only("full")].input
-        self._sightings = Sightings(time.monotonic, len(manifest.labels), _ROOM)
+        self._sightings = RequestHistory(time.monotonic, len(manifest.labels), _ROOM)
         self._lock = threading.Lock()
         self._prepared = False
         self._thread = SupervisedThread("specialiser", self._work, give_up=_give_up)
@@ -117,7 +117,7 @@ class Specialiser:
         self._prepared = True
         log.info("ready to train submodels for what devices see")
 
-    def _train(self, found: Uncovered) -> None:
+    def _train(self, found: UncoveredSet) -> None:
         named = ", ".join(self._bundle.manifest.labels[label] for label in sorted(found.labels))
         log.info("training for %s, with %d frames that devices sent", named, len(found.sightings))
         begun = time.monotonic()
@@ -132,7 +132,7 @@ class Specialiser:
         elif code == UNPROVEN:
             log.info("no update for %s", named)
 
-    def _write(self, found: Uncovered, path: Path) -> None:
+    def _write(self, found: UncoveredSet, path: Path) -> None:
         pictures, scores = [], []
         for sighting in found.sightings:
             with contextlib.suppress(BadPicture):

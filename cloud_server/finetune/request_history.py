@@ -43,7 +43,7 @@ class Sighting:
 
 
 @dataclass(frozen=True)
-class Uncovered:
+class UncoveredSet:
     """A working set that no submodel covers: its ``labels``, how often it shows each of all, ``seen`` ``(classes,)``,
     and frames of it, oldest first."""
 
@@ -52,7 +52,7 @@ class Uncovered:
     sightings: tuple[Sighting, ...]
 
 
-class Sightings:
+class RequestHistory:
     """The latest frames of all devices, at most ``bound`` bytes of pictures."""
 
     def __init__(self, clock: Callable[[], float], classes: int, bound: int) -> None:
@@ -70,7 +70,7 @@ class Sightings:
         while self._bytes > self._bound:
             self._bytes -= len(self._kept.popleft().picture)
 
-    def uncovered(self, manifest: Manifest) -> Uncovered | None:
+    def uncovered(self, manifest: Manifest) -> UncoveredSet | None:
         """The first working set that a device sees now, that no submodel of ``manifest`` covers, and that there are
         enough frames of. It is taken for tried from now on."""
         for device in dict.fromkeys(sighting.device for sighting in reversed(self._kept)):
@@ -82,7 +82,7 @@ class Sightings:
             frames = [sighting for sighting in self._kept if _belongs(sighting.recent, labels)][-_PLENTY:]
             if len(frames) >= ENOUGH:
                 self._tried[labels] = self._clock()
-                return Uncovered(labels, self._counted([frame.recent for frame in frames]), tuple(frames))
+                return UncoveredSet(labels, self._counted([frame.recent for frame in frames]), tuple(frames))
         return None
 
     def _counted(self, several: Sequence[tuple[int, ...]]) -> Probabilities:

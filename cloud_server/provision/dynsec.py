@@ -19,9 +19,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from cachenet.shared.command.errors import Refusal
+from cachenet.shared.command.errors import UserError
 from cachenet.shared.transport import protocol
-from cachenet.shared.transport.mqtt import Address, Link, Message
+from cachenet.shared.transport.mqtt import Address, Message, MqttConnection
 
 Kind = Literal["admin", "server", "device", "viewer"]
 #: Home Assistant's topics: where devices describe themselves, and where it says that it has started.
@@ -35,7 +35,7 @@ _ITERATIONS = 101
 _Json = dict[str, Any]
 
 
-class AccessError(Refusal):
+class AccessError(UserError):
     """The broker's users cannot be changed; the message says what to do."""
 
 
@@ -120,7 +120,7 @@ def _hashed(password: str) -> _Json:
 class Control:
     """A running broker's users, changed at once and for good."""
 
-    def __init__(self, link: Link, said: queue.SimpleQueue[bytes]) -> None:
+    def __init__(self, link: MqttConnection, said: queue.SimpleQueue[bytes]) -> None:
         self._link, self._said = link, said
 
     def put(self, user: User, password: str) -> None:
@@ -157,7 +157,7 @@ def control(where: Address) -> Iterator[Control]:
     def receive(message: Message) -> None:
         said.put(message.payload)
 
-    link = Link(where, f"provision-{secrets.token_hex(4)}", [(f"{_CONTROL}/response", 1)], receive)
+    link = MqttConnection(where, f"provision-{secrets.token_hex(4)}", [(f"{_CONTROL}/response", 1)], receive)
     link.start()
     try:
         if trouble := link.settle(_PATIENCE_S):

@@ -24,7 +24,7 @@ import typer
 
 from cachenet.cloud_server.provision import authority, dynsec
 from cachenet.shared.command import atomic_files, exit
-from cachenet.shared.transport.mqtt import LinkError, address
+from cachenet.shared.transport.mqtt import MqttError, address
 from cachenet.shared.transport.protocol import Malformed, check_device
 
 #: Where a kit goes on the machine that it is for.
@@ -111,7 +111,7 @@ def provision(
             if user != dynsec.ADMIN:
                 _kit(_place(user, out), user, password, hosts[0], ca.certificate, trusted_key)
                 typer.echo(f"{user.name}: {_place(user, out)}")
-    except (Malformed, LinkError, dynsec.AccessError, ValueError) as error:
+    except (Malformed, MqttError, dynsec.AccessError, ValueError) as error:
         _refuse(str(error))
     except OSError as error:
         _refuse(f"{error.filename}: {error.strerror}")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from cachenet.shared.bundle.manifest import Bundle, Way
-from cachenet.shared.inference.early_exit import Layered, Passed, Question, load
+from cachenet.shared.inference.early_exit import EarlyExitModel, ExitResult, RequestContext, load
 from cachenet.shared.inference.engine import EngineError, Provider, Session
 from cachenet.shared.inference.image import Tensor, blank, crop, preprocessor
 from cachenet.shared.media.pictures import decode
@@ -28,9 +28,9 @@ class FullModel:
         self._input = model.input
         self._preprocess = preprocessor(model.input)
         self._whole: Session | None = None
-        self.layers: Layered | None = None
+        self.layers: EarlyExitModel | None = None
         #: Hears what came of every picture, where there are caches.
-        self.heard: Callable[[Passed], object] = lambda _: None
+        self.heard: Callable[[ExitResult], object] = lambda _: None
         #: How many pictures a run must have, where the model fixes that.
         self.batch: int | None = None
         if way is None:
@@ -49,8 +49,8 @@ class FullModel:
         """Decode a PNG or JPEG to what the model takes. Raises ``BadPicture``."""
         return self._preprocess(crop(decode(picture), self._input))
 
-    def run(self, tensors: Sequence[Tensor], asked: Sequence[Question | None]) -> Sequence[Passed]:
-        """What the model says of each picture, in order. ``asked``: see ``Layered.run``. Raises ``EngineError``."""
+    def run(self, tensors: Sequence[Tensor], asked: Sequence[RequestContext | None]) -> Sequence[ExitResult]:
+        """Run the model on each picture, in order. ``asked``: see ``EarlyExitModel.run``. Raises ``EngineError``."""
         batch = np.concatenate(tensors)
         if self.layers is not None:
             passed = self.layers.run(batch, asked)
@@ -58,4 +58,4 @@ class FullModel:
                 self.heard(one)
             return passed
         assert self._whole is not None
-        return [Passed(logits, int(logits.argmax())) for logits in self._whole.run(batch)]
+        return [ExitResult(logits, int(logits.argmax())) for logits in self._whole.run(batch)]

@@ -13,7 +13,7 @@ from cachenet.shared.command.supervision import failures
 from cachenet.shared.inference.engine import resident_bytes
 
 
-class Figures(Collector):
+class MetricsCollector(Collector):
     """Reads a running server."""
 
     def __init__(self, server: Server, broker: EmbeddedBroker | None = None) -> None:

@@ -16,8 +16,8 @@ from cachenet.shared.bundle.manifest import Bundle
 from cachenet.shared.command.supervision import SupervisedThread
 from cachenet.shared.inference.engine import Logits
 from cachenet.shared.transport import protocol
-from cachenet.shared.transport.mqtt import Address, Link, Message
-from cachenet.shared.transport.protocol import Malformed, Refusal
+from cachenet.shared.transport.mqtt import Address, Message, MqttConnection
+from cachenet.shared.transport.protocol import Malformed, Rejection
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class Server:
         self._probe = RoundTripProbe(protocol.topic(name, "answer"))
         self._probes_broker = probes_broker
         probed = (self._probe.topic,) if probes_broker else ()
-        self._link = Link(
+        self._link = MqttConnection(
             broker,
             name,
             [(topic, 1) for topic in (*protocol.SERVER_TOPICS, *probed)],
@@ -137,17 +137,17 @@ class Server:
                 raise Malformed(f"recent holds a label that {self._bundle.manifest.name} has not")
         except Malformed as error:
             if message.correlation is not None and 0 < len(message.correlation) <= 64:
-                self._refuse(device, message.correlation, Refusal("bad-input", str(error)))
+                self._refuse(device, message.correlation, Rejection("bad-input", str(error)))
             raise
         if request.model != self._full.name:
             known = f"the full model here is {self._full.name}"
-            self._refuse(device, request.correlation, Refusal("unknown-model", known))
+            self._refuse(device, request.correlation, Rejection("unknown-model", known))
             return
         with self.counters.change() as counts:
             counts.requests += 1
         job = Job(device, request, message.payload)
         if not self._worker.submit(job):
-            self._reply(job, Refusal("busy", "the server's queue is full"))
+            self._reply(job, Rejection("busy", "the server's queue is full"))
 
     def _blob(self, device: str, message: Message) -> None:
         request = protocol.decode(message.payload, protocol.BlobRequest)
@@ -159,19 +159,19 @@ class Server:
             counts.chunks += sent
             counts.bytes_out += len(payload) * sent
 
-    def _refuse(self, device: str, correlation: bytes, refusal: Refusal) -> None:
+    def _refuse(self, device: str, correlation: bytes, refusal: Rejection) -> None:
         with self.counters.change() as counts:
             counts.requests += 1
         self._send(device, correlation, refusal)
 
-    def _reply(self, job: Job, said: protocol.Answer | Refusal) -> None:
+    def _reply(self, job: Job, said: protocol.Answer | Rejection) -> None:
         self._send(job.device, job.request.correlation, said)
 
-    def _send(self, device: str, correlation: bytes, said: protocol.Answer | Refusal) -> None:
+    def _send(self, device: str, correlation: bytes, said: protocol.Answer | Rejection) -> None:
         payload = protocol.encode(said)
         sent = self._link.publish(protocol.topic(device, "answer"), payload, correlation=correlation)
         with self.counters.change() as counts:
-            if isinstance(said, Refusal):
+            if isinstance(said, Rejection):
                 counts.refusals[said.reason] = counts.refusals.get(said.reason, 0) + 1
             else:
                 counts.answers += 1

@@ -15,10 +15,10 @@ from cachenet.cloud_server.serving.selector import recommend
 from cachenet.shared.bundle.manifest import Manifest
 from cachenet.shared.cascade.probability import softmax
 from cachenet.shared.command.supervision import SupervisedThread
-from cachenet.shared.inference.early_exit import Passed, Question
+from cachenet.shared.inference.early_exit import ExitResult, RequestContext
 from cachenet.shared.inference.engine import EngineError, Logits
 from cachenet.shared.inference.image import BadPicture, Tensor
-from cachenet.shared.transport.protocol import Answer, Refusal, Request, Timing
+from cachenet.shared.transport.protocol import Answer, Rejection, Request, Timing
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ class Model(Protocol):
 
     def prepare(self, picture: bytes) -> Tensor: ...
 
-    def run(self, tensors: Sequence[Tensor], asked: Sequence[Question | None]) -> Sequence[Passed]: ...
+    def run(self, tensors: Sequence[Tensor], asked: Sequence[RequestContext | None]) -> Sequence[ExitResult]: ...
 
 
 class Worker:
@@ -53,7 +53,7 @@ class Worker:
         manifest: Manifest,
         queue: int,
         max_batch: int,
-        reply: Callable[[Job, Answer | Refusal], None],
+        reply: Callable[[Job, Answer | Rejection], None],
         ran: Callable[[], None],
         saw: Callable[[Job, Logits], None] = lambda _job, _logits: None,
     ) -> None:
@@ -101,7 +101,7 @@ class Worker:
             left = self._batcher.drain()
             self._news.notify()
         for job in left:
-            self._say(job, Refusal("busy", "the server is stopping"))
+            self._say(job, Rejection("busy", "the server is stopping"))
         return self._thread.stop(patience_s)
 
     def _work(self) -> None:
@@ -112,19 +112,19 @@ class Worker:
                 return
             batch = self._batcher.take()
         for waiting in batch.expired:
-            self._say(waiting.item, Refusal("expired", "its time ran out in the server's queue"))
+            self._say(waiting.item, Rejection("expired", "its time ran out in the server's queue"))
         if batch.ready:
             for waiting, said in zip(batch.ready, self._judge(batch.ready), strict=True):
                 self._say(waiting.item, said)
             self._ran()
 
-    def _say(self, job: Job, said: Answer | Refusal) -> None:
+    def _say(self, job: Job, said: Answer | Rejection) -> None:
         try:
             self._reply(job, said)
         except BaseException:
             log.exception("the reply to %s failed", job.device)
 
-    def _judge(self, batch: Sequence[Waiting[Job]]) -> list[Answer | Refusal]:
+    def _judge(self, batch: Sequence[Waiting[Job]]) -> list[Answer | Rejection]:
         """An answer or a refusal for every job, in order, whatever happens."""
         try:
             return self._answers(batch)
@@ -132,33 +132,33 @@ class Worker:
             log.error("%s: %s", self._model.name, error)
         except BaseException:  # a panic in Rust code is no ``Exception``, and every job wants its reply
             log.exception("a batch of %d failed", len(batch))
-        return [Refusal("busy", "the full model failed; see the server's log")] * len(batch)
+        return [Rejection("busy", "the full model failed; see the server's log")] * len(batch)
 
-    def _answers(self, batch: Sequence[Waiting[Job]]) -> list[Answer | Refusal]:
+    def _answers(self, batch: Sequence[Waiting[Job]]) -> list[Answer | Rejection]:
         begun = time.monotonic()
         inputs = [self._prepare(waiting.item) for waiting in batch]
         ready = [(tensor, waiting.item) for tensor, waiting in zip(inputs, batch, strict=True)]
-        tensors = [tensor for tensor, _ in ready if not isinstance(tensor, Refusal)]
-        asked = [_question(job) for tensor, job in ready if not isinstance(tensor, Refusal)]
+        tensors = [tensor for tensor, _ in ready if not isinstance(tensor, Rejection)]
+        asked = [_question(job) for tensor, job in ready if not isinstance(tensor, Rejection)]
         decoded = time.monotonic()
         passed = iter(self._model.run(tensors, asked) if tensors else ())
         decode_ms, run_ms = (decoded - begun) * 1000, (time.monotonic() - decoded) * 1000
-        said: list[Answer | Refusal] = []
+        said: list[Answer | Rejection] = []
         for waiting, tensor in zip(batch, inputs, strict=True):
-            if isinstance(tensor, Refusal):
+            if isinstance(tensor, Rejection):
                 said.append(tensor)
             else:
                 timing = Timing((begun - waiting.arrived) * 1000, decode_ms, run_ms, len(tensors))
                 said.append(self._answer(waiting.item, next(passed), timing))
         return said
 
-    def _prepare(self, job: Job) -> Tensor | Refusal:
+    def _prepare(self, job: Job) -> Tensor | Rejection:
         try:
             return self._model.prepare(job.picture)
         except BadPicture as error:
-            return Refusal("bad-input", str(error))
+            return Rejection("bad-input", str(error))
 
-    def _answer(self, job: Job, passed: Passed, timing: Timing) -> Answer:
+    def _answer(self, job: Job, passed: ExitResult, timing: Timing) -> Answer:
         logits = passed.logits
         if passed.layer is None:
             self._saw(job, logits)
@@ -166,7 +166,7 @@ class Worker:
         return Answer(logits.astype("<f4").tobytes(), self._model.sha256, advice, timing, passed.risk)
 
 
-def _question(job: Job) -> Question | None:
+def _question(job: Job) -> RequestContext | None:
     """What a cache between the model's layers must know; None for what checks others, which none may answer."""
     request = job.request
-    return None if request.audit else Question(request.recent, request.risk, job.device)
+    return None if request.audit else RequestContext(request.recent, request.risk, job.device)

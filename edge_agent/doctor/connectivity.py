@@ -9,7 +9,7 @@ from collections.abc import Generator
 from contextlib import suppress
 from pathlib import Path
 
-from cachenet.edge_agent.frame_inputs import View
+from cachenet.edge_agent.frame_inputs import FrameInputs
 from cachenet.edge_agent.remote import Cloud
 from cachenet.edge_agent.settings import Settings
 from cachenet.shared.bundle.manifest import BundleError, Manifest, parse
@@ -19,7 +19,7 @@ from cachenet.shared.command import diagnostics
 from cachenet.shared.command.diagnostics import Finding
 from cachenet.shared.media.signature import sign
 from cachenet.shared.transport import protocol
-from cachenet.shared.transport.mqtt import Link, LinkError, Message, address, password
+from cachenet.shared.transport.mqtt import Message, MqttConnection, MqttError, address, password
 
 _PATIENCE_S = 5.0
 #: For how long a catalogue may be on its way.
@@ -34,8 +34,8 @@ def contact(settings: Settings, kept: Manifest | None) -> Generator[Finding, Non
         where = address(settings.broker, password(settings.password_file), ca)
         said: queue.SimpleQueue[Message] = queue.SimpleQueue()
         topics = [(protocol.topic(device, "answer"), 0), (protocol.CATALOGUE_TOPICS, 1)]
-        link = Link(where, f"cachenet-{device}", topics, said.put)
-    except (LinkError, protocol.Malformed) as error:
+        link = MqttConnection(where, f"cachenet-{device}", topics, said.put)
+    except (MqttError, protocol.Malformed) as error:
         yield Finding("broker", "problem", str(error))
         return None
     for finding in diagnostics.reach(where):
@@ -88,7 +88,7 @@ def vouched(settings: Settings, data: bytes, signature: bytes) -> bool:
     return Key(Path(settings.trusted_key)).vouches(data, signature)
 
 
-def _server(link: Link, device: str, manifest: Manifest, said: queue.SimpleQueue[Message]) -> Finding:
+def _server(link: MqttConnection, device: str, manifest: Manifest, said: queue.SimpleQueue[Message]) -> Finding:
     """Whether somebody answers a question, now."""
     cloud = Cloud(link, device, manifest, time.monotonic)
     ended = threading.Event()
@@ -104,7 +104,7 @@ def _server(link: Link, device: str, manifest: Manifest, said: queue.SimpleQueue
     hearing.start()
     picture = diagnostics.golden()
     begun = time.monotonic()
-    frame = Frame(0, View(picture), sign(picture))
+    frame = Frame(0, FrameInputs(picture), sign(picture))
     miss = Miss(frame, (), begun, begun + _PATIENCE_S, Prediction(None, 1.0, 1.0, "base", ""), "")
     outcome = cloud.ask(miss, lambda: frame.view.crop(cloud.input))
     took = (time.monotonic() - begun) * 1000

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cachenet.edge_agent import settings as checks
 from cachenet.edge_agent.doctor.connectivity import contact, vouched
-from cachenet.edge_agent.frame_inputs import View, scorer
+from cachenet.edge_agent.frame_inputs import FrameInputs, scorer
 from cachenet.edge_agent.settings import Settings
 from cachenet.edge_agent.sources import SourceError, open_source
 from cachenet.edge_agent.updates.store import Store, StoreError
@@ -185,7 +185,7 @@ def _pace(manifest: Manifest, name: str, session: Session, picture: Picture) -> 
     for _ in range(_TRIES):
         begun = time.perf_counter()
         sign(picture)
-        score(View(picture))
+        score(FrameInputs(picture))
         took.append(time.perf_counter() - begun)
     seconds = sorted(took)[_TRIES // 2]
     said = f"{name} takes {1000 * seconds:.1f} ms a frame: up to {1 / seconds:.0f} frames a second"

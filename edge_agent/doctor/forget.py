@@ -8,7 +8,7 @@ import msgspec
 
 from cachenet.edge_agent.outputs import home_assistant
 from cachenet.shared.transport import protocol
-from cachenet.shared.transport.mqtt import Address, Link, LinkError, Message
+from cachenet.shared.transport.mqtt import Address, Message, MqttConnection, MqttError
 
 #: Seconds that the broker may take to be there, and to let go of what it is told to.
 _CONNECT_S, _GONE_S = 3.0, 5.0
@@ -20,7 +20,7 @@ _RETURN_S = 6.0
 
 def forget(address: Address, device: str, prefix: str) -> list[str]:
     """Take back all that ``device`` has retained: its status, and its cameras in Home Assistant under ``prefix``, even
-    those that it has not any more. The topics that were emptied. Raises ``LinkError`` if there is no broker, if the
+    those that it has not any more. The topics that were emptied. Raises ``MqttError`` if there is no broker, if the
     broker will not have it, or if the device is online and would say it all again."""
     visit = _Visit(address, f"cachenet-{device}-forget", device, prefix)
     if not visit.begin() and address.user is not None:
@@ -44,7 +44,7 @@ class _Visit:
         self._news = threading.Condition()
         self._connections = 0
         topics = [(self._status, 1), (home_assistant.config_topic(prefix, device, "+"), 1)]
-        self.link = Link(address, client_id, topics, self._receive, self._connected)
+        self.link = MqttConnection(address, client_id, topics, self._receive, self._connected)
 
     def begin(self) -> bool:
         """Connect; whether that worked out."""
@@ -56,18 +56,18 @@ class _Visit:
 
     def clear(self) -> list[str]:
         if not self._connections:
-            raise LinkError(self.link.trouble.removesuffix("; trying again"))
+            raise MqttError(self.link.trouble.removesuffix("; trying again"))
         with self._news:
             while self._connections == 1 and self._news.wait(self.quiet_s):
                 pass
             found = sorted(self._held)
         if self._connections > 1 or self._online():
-            raise LinkError(f"{self._device} is online and would say all of it again; stop it first")
+            raise MqttError(f"{self._device} is online and would say all of it again; stop it first")
         for topic in found:
             self.link.publish(topic, b"", qos=1, retain=True)
         with self._news:
             if not self._news.wait_for(lambda: not self._held, _GONE_S):
-                raise LinkError(f"the broker keeps {', '.join(sorted(self._held))}; may this user write there?")
+                raise MqttError(f"the broker keeps {', '.join(sorted(self._held))}; may this user write there?")
         return found
 
     def _online(self) -> bool:

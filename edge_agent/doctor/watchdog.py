@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from cachenet.edge_agent.camera import Camera
-from cachenet.edge_agent.updates.loader import Keeper
+from cachenet.edge_agent.updates.loader import ModelLoader
 from cachenet.shared.command.supervision import SupervisedThread, end_process
 
 #: A frame that is being decided for longer than this many seconds, beside its deadline, will never be.
@@ -20,7 +20,7 @@ class Watchdog:
     def __init__(
         self,
         cameras: Sequence[Camera],
-        keeper: Keeper,
+        keeper: ModelLoader,
         abandon: Callable[[str], None],
         end: Callable[[str], None] = end_process,
     ) -> None:

@@ -24,7 +24,7 @@ class Said(msgspec.Struct, frozen=True):
     exit_risk: float | None = None
 
 
-class Loaded(msgspec.Struct, frozen=True):
+class ModelInstalled(msgspec.Struct, frozen=True):
     """A model as the device had it: resident ``cost`` in bytes, ``seconds`` of one run."""
 
     name: str
@@ -39,7 +39,7 @@ class Begun(msgspec.Struct, frozen=True, tag="begun"):
 
     settings: Settings
     version: str
-    base: Loaded | None
+    base: ModelInstalled | None
     asks: bool
     room: int
     learned: bytes = b""
@@ -77,7 +77,7 @@ class AuditReply(msgspec.Struct, frozen=True, tag="audit"):
 
 
 class Installed(msgspec.Struct, frozen=True, tag="install"):
-    model: Loaded
+    model: ModelInstalled
 
 
 class Evicted(msgspec.Struct, frozen=True, tag="evict"):
@@ -95,8 +95,8 @@ def said(reply: Reply) -> Said:
     return Said(reply.frame, reply.logits.tolist(), reply.submodel, reply.on_device, reply.exit_risk)
 
 
-def loaded(model: LocalModel) -> Loaded:
-    return Loaded(model.name, model.cost, model.seconds)
+def loaded(model: LocalModel) -> ModelInstalled:
+    return ModelInstalled(model.name, model.cost, model.seconds)
 
 
 class LoggedCascade(Cascade):

@@ -19,7 +19,7 @@ _WAITING = 4
 _PATIENCE_S = 10.0
 
 
-class Aside:
+class FrameWorker:
     """Gives every frame to ``work``, one after the other. Where ``waits``, none is left out and a slow ``work`` slows
     the loop, as is right for a file; otherwise the loop goes on and what there is no room for is ``left_out``. Frames
     that ``work`` raised for are counted in ``failed``."""

@@ -15,7 +15,7 @@ import msgspec
 from cachenet.edge_agent.outputs import results
 from cachenet.shared.command.version import VERSION
 from cachenet.shared.transport import protocol
-from cachenet.shared.transport.mqtt import Link
+from cachenet.shared.transport.mqtt import MqttConnection
 
 #: Home Assistant's own name for a camera that has none.
 _ONLY = "camera"
@@ -25,7 +25,7 @@ _EXPIRES_S = 60
 _NAME = re.compile(r"[a-zA-Z0-9_-]+")
 
 
-def introduce(link: Link, prefix: str, device: str, cameras: Iterable[str]) -> None:
+def introduce(link: MqttConnection, prefix: str, device: str, cameras: Iterable[str]) -> None:
     """Tell Home Assistant, if it is there or whenever it will be, of every camera."""
     for camera in cameras:
         link.publish(config_topic(prefix, device, camera), config(device, camera), 1, retain=True)

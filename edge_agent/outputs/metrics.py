@@ -17,7 +17,7 @@ from cachenet.shared.command.supervision import failures as thread_failures
 from cachenet.shared.inference.engine import resident_bytes
 
 
-class Figures(Collector):
+class MetricsCollector(Collector):
     """Reads a running agent. What the hot loop writes meanwhile is seen before or after, never half.
 
     What is a camera's own has its name as a label; to Prometheus the empty name of an only one is no label.
@@ -137,4 +137,4 @@ def endpoint(agent: Agent, host: str, port: int) -> AbstractContextManager[int]:
     """Serve ``/metrics`` and ``/health``; see ``shared.command.metrics_endpoint.serve``."""
     health = Health(agent)
     agent.observers.append(health.show)
-    return web.serve(Figures(agent, health), health, host, port)
+    return web.serve(MetricsCollector(agent, health), health, host, port)

@@ -11,7 +11,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from cachenet.edge_agent.camera import Answered
-from cachenet.edge_agent.outputs.frame_worker import Aside
+from cachenet.edge_agent.outputs.frame_worker import FrameWorker
 from cachenet.edge_agent.outputs.report import Line
 from cachenet.shared.inference.image import Region, cut, encode
 
@@ -37,7 +37,7 @@ class Misses:
         self._trouble = ""
         #: How many pictures were not kept, and why the last one was not.
         self._lost, self._why = 0, ""
-        self._aside = Aside("misses", self._keep, waits=not live)
+        self._aside = FrameWorker("misses", self._keep, waits=not live)
 
     def show(self, seen: Answered) -> None:
         """From the hot loop."""

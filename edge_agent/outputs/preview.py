@@ -22,7 +22,7 @@ import cv2
 from cachenet.edge_agent.camera import Answered
 from cachenet.edge_agent.outputs.drawing import annotate
 from cachenet.edge_agent.outputs.page import page
-from cachenet.shared.command.http_server import Handler, Server, is_own, own_names
+from cachenet.shared.command.http_server import Handler, HttpServer, is_own, own_names
 from cachenet.shared.inference.image import Region
 
 #: Seconds between two pictures of a camera.
@@ -112,7 +112,7 @@ class Preview:
                     screen.close()
 
 
-class _Server(Server):
+class _Server(HttpServer):
     def __init__(self, address: tuple[str, int], preview: Preview) -> None:
         self.preview, self.names = preview, own_names(address[0])
         super().__init__(address, _Handler, _READERS + _OTHERS)

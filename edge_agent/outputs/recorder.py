@@ -33,9 +33,9 @@ class Recorder:
         self._times: list[float] = []
         self._own_times: list[float] = []
         self._open = True
-        self._writer: stream.Writer | None = None
+        self._writer: stream.RecordingWriter | None = None
         self._files: stream.Files = "%06d.png"
-        stream.Writer(directory, self._files)  # find out now that it can be
+        stream.RecordingWriter(directory, self._files)  # find out now that it can be
 
     @property
     def dropped(self) -> int:
@@ -99,7 +99,7 @@ class Recorder:
             if self._writer is None:
                 height, width = shot.picture.shape[:2]
                 self._files = "%06d.png" if height * width <= _THUMBNAIL else "%06d.jpg"
-                self._writer = stream.Writer(self._directory, self._files)
+                self._writer = stream.RecordingWriter(self._directory, self._files)
             self._writer.add(shot.picture)
         except stream.StreamError as error:
             log.error("frames are no longer recorded: %s", error)

@@ -19,14 +19,14 @@ from cachenet.shared.inference.engine import resident_bytes
 _PER_SECOND = 4
 
 
-class View:
+class TerminalView:
     """Draws on stderr while the ``with`` block runs, from a thread of its own; the hot loop never waits for it."""
 
     def __init__(self, agent: Agent, console: Console) -> None:
         self._agent = agent
         self._live = Live(get_renderable=self._draw, console=console, refresh_per_second=_PER_SECOND, transient=True)
 
-    def __enter__(self) -> View:
+    def __enter__(self) -> TerminalView:
         self._live.start()
         return self
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from cachenet.edge_agent.camera import Answered
 from cachenet.edge_agent.outputs.drawing import annotate
-from cachenet.edge_agent.outputs.frame_worker import Aside
+from cachenet.edge_agent.outputs.frame_worker import FrameWorker
 from cachenet.shared.command.file_names import shown
 from cachenet.shared.inference.image import Picture, Region
 
@@ -68,7 +68,7 @@ class Saver:
         self._begun, self._written = 0.0, 0
         #: The frame that is shown until the time of the next one.
         self._shown: Picture | None = None
-        self._aside = Aside("saver", self._write, waits=not live)
+        self._aside = FrameWorker("saver", self._write, waits=not live)
 
     def show(self, seen: Answered) -> None:
         """From the hot loop."""

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from cachenet.shared.command.errors import Refusal
+from cachenet.shared.command.errors import UserError
 from cachenet.shared.inference.image import Picture
 
 
-class SourceError(Refusal):
+class SourceError(UserError):
     """A source that cannot be opened; the message says what to do."""
 
 

@@ -12,12 +12,12 @@ import msgspec
 import numpy as np
 
 from cachenet.edge_agent import learner_file
-from cachenet.edge_agent.composition import DeploymentError, compose, local
+from cachenet.edge_agent.composition import DeploymentError, build_device_cascade, local
 from cachenet.edge_agent.learner_file import LearnerFile
 from cachenet.edge_agent.outputs import decision_log
 from cachenet.edge_agent.outputs.report import Sink
 from cachenet.edge_agent.settings import Settings, size
-from cachenet.edge_agent.updates.loader import Keeper, Loaded, Ready
+from cachenet.edge_agent.updates.loader import LoadedModel, ModelLoader, Ready
 from cachenet.shared.bundle.manifest import Manifest
 from cachenet.shared.cascade.cascade import Cascade, Tally
 from cachenet.shared.cascade.model_cache import LocalModel
@@ -37,13 +37,13 @@ _CHECK_EVERY = 64
 _IDLE = 30
 
 
-class Deployment:
+class ActiveBundle:
     """A bundle's cascade with the models that are loaded, which change under it while it answers."""
 
     def __init__(
         self,
         settings: Settings,
-        keeper: Keeper,
+        keeper: ModelLoader,
         tally: Tally,
         asks: bool,
         changed: Callable[[], None],
@@ -188,7 +188,7 @@ class Deployment:
         ]
         return {name: np.array(self.manifest.models[name].coverage) for name in names}
 
-    def _take(self, loaded: Loaded) -> list[str]:
+    def _take(self, loaded: LoadedModel) -> list[str]:
         """Put a loaded model to use; return the names of those that had to go for it."""
         model = loaded.manifest.models[loaded.name]
         if loaded.first and (loaded.version == self.version or loaded.version in self._unfit):
@@ -257,13 +257,15 @@ class Deployment:
     def _compose(self, manifest: Manifest, version: str, base: LocalModel | None, room: int) -> Cascade:
         learned = self._learner.read() if self._learner is not None else b""
         if self._log is None:
-            cascade = compose(self._settings, manifest, base, self._asks, room, self._tally)
+            cascade = build_device_cascade(self._settings, manifest, base, self._asks, room, self._tally)
         else:
             loaded = decision_log.loaded(base) if base is not None else None
             found = msgspec.structs.replace(self._settings, threads=max(1, self._keeper.threads))
             told = msgspec.convert(as_text(msgspec.to_builtins(found)), type(found))
             self._log.write(decision_log.Begun(told, version, loaded, self._asks, room, learned))
-            cascade = compose(self._settings, manifest, base, self._asks, room, self._tally, decision_log.LoggedCascade)
+            cascade = build_device_cascade(
+                self._settings, manifest, base, self._asks, room, self._tally, decision_log.LoggedCascade
+            )
             assert isinstance(cascade, decision_log.LoggedCascade)
             cascade.log = self._log
         learner_file.restore(cascade.estimator, learned, version)

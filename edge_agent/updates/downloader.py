@@ -13,7 +13,7 @@ from pathlib import Path
 from cachenet.edge_agent.updates.store import Store, StoreError
 from cachenet.shared.bundle.manifest import Golden, Layer, Model
 from cachenet.shared.transport import protocol
-from cachenet.shared.transport.mqtt import Link, Message
+from cachenet.shared.transport.mqtt import Message, MqttConnection
 
 log = logging.getLogger(__name__)
 
@@ -25,10 +25,10 @@ _PATIENCE_S = 2.0
 _POLL_S = 0.1
 
 
-class Puller:
+class Downloader:
     """One file at a time; what it asked for comes in by the link's thread."""
 
-    def __init__(self, store: Store | None, link: Link | None, device: str) -> None:
+    def __init__(self, store: Store | None, link: MqttConnection | None, device: str) -> None:
         self.bytes_down = 0
         self._store, self._link = store, link
         self._get = protocol.topic(device, "blob", "get")

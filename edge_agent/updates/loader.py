@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import NamedTuple, TypeAlias
 from weakref import WeakValueDictionary
 
-from cachenet.edge_agent.updates.downloader import Puller
+from cachenet.edge_agent.updates.downloader import Downloader
 from cachenet.edge_agent.updates.model_loading import check_scores, open_model, time_run
 from cachenet.edge_agent.updates.probe import ProbeAborted, ProbeError, fingerprint, time_limit
 from cachenet.edge_agent.updates.store import MismatchError, Store, StoreError
 from cachenet.shared.bundle.manifest import Bundle, Layer, Manifest, Model, Way, digest
 from cachenet.shared.command.supervision import SupervisedThread
-from cachenet.shared.inference.early_exit import Layered
+from cachenet.shared.inference.early_exit import EarlyExitModel
 from cachenet.shared.inference.engine import EngineError, Logits, Provider, Session, resident_bytes
 from cachenet.shared.inference.image import blank
 from cachenet.shared.transport.backoff import Backoff
@@ -45,7 +45,7 @@ SEVERAL, QUICKER = 4, 0.8
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadedModel:
     """A model that is ready to run. ``cost``: by how many bytes it made the process grow, at least its file's size.
     ``seconds``: of one run. ``pulled``: whether it came over the network for this. ``first``: it answers in the base
     model's place."""
@@ -53,7 +53,7 @@ class Loaded:
     manifest: Manifest
     version: str
     name: str
-    session: Session | Layered
+    session: Session | EarlyExitModel
     cost: int
     seconds: float
     pulled: bool
@@ -61,7 +61,7 @@ class Loaded:
 
 
 #: Where a camera finds the models that it has asked for.
-Ready: TypeAlias = "queue.SimpleQueue[Loaded]"
+Ready: TypeAlias = "queue.SimpleQueue[LoadedModel]"
 
 
 #: Tries models of a manifest, by name, in a process of their own; given the paths, by digest, of the files that they
@@ -77,13 +77,13 @@ class _Job(NamedTuple):
     name: str
 
 
-class Keeper:
+class ModelLoader:
     """Loads models of the set that the device goes by, and hands them to whoever wants them."""
 
     def __init__(
         self,
         store: Store | None,
-        puller: Puller | None,
+        puller: Downloader | None,
         provider: Provider,
         threads: int,
         base: str | None,
@@ -119,7 +119,7 @@ class Keeper:
         self._unusable: set[tuple[str, str]] = set()
         self._lock = threading.Lock()
         #: What is loaded for anybody, by digest; and of whatever was, its role, ``cost`` and ``seconds``.
-        self._sessions: WeakValueDictionary[str, Session | Layered] = WeakValueDictionary()
+        self._sessions: WeakValueDictionary[str, Session | EarlyExitModel] = WeakValueDictionary()
         self._measured: dict[str, tuple[str, int, float]] = {}
         #: The model that is being loaded, and since when; none while the thread waits.
         self._loading: tuple[str, float] | None = None
@@ -308,7 +308,7 @@ class Keeper:
         session, cost, seconds = self._session(manifest, name)
         with self._lock:
             for ready in self._pending.pop((version, name)):
-                ready.put(Loaded(manifest, version, name, session, cost, seconds, pulled, first))
+                ready.put(LoadedModel(manifest, version, name, session, cost, seconds, pulled, first))
         self._backoffs.pop((version, name), None)
         log.info("%s is loaded, %.1f MB", name, cost / 1e6)
 
@@ -329,7 +329,7 @@ class Keeper:
         with contextlib.suppress(StoreError):  # on a full disk it is tried again at the next start
             self._store.mark_passed(sha256, fingerprint(manifest, name))
 
-    def _session(self, manifest: Manifest, name: str) -> tuple[Session | Layered, int, float]:
+    def _session(self, manifest: Manifest, name: str) -> tuple[Session | EarlyExitModel, int, float]:
         """A model's session, loaded unless it is; how many bytes it costs, and the seconds of a run."""
         model = manifest.models[name]
         if (session := self._sessions.get(model.sha256)) is None:
@@ -345,7 +345,7 @@ class Keeper:
     def _first(self, manifest: Manifest) -> str:
         return self._base or manifest.only("base")
 
-    def _load(self, manifest: Manifest, name: str) -> tuple[Session | Layered, float]:
+    def _load(self, manifest: Manifest, name: str) -> tuple[Session | EarlyExitModel, float]:
         """Load a model aside and try it, so that one that cannot answer never reaches the hot loop; the seconds that
         its median try took."""
         model = manifest.models[name]
@@ -354,7 +354,7 @@ class Keeper:
         image = blank(model.input)
         way = self._way if alone and self._way in manifest.layers and self._slowdown == 1.0 else None
 
-        def tried(threads: int) -> tuple[Session | Layered, float, Logits]:
+        def tried(threads: int) -> tuple[Session | EarlyExitModel, float, Logits]:
             opened = open_model(
                 manifest, name, lambda one: self._file(one)[0], self._provider, threads, self._slowdown, way
             )

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from cachenet.shared.bundle.manifest import Layer, Manifest, Model, Way
-from cachenet.shared.inference.early_exit import Layered, load, runner
+from cachenet.shared.inference.early_exit import EarlyExitModel, load, runner
 from cachenet.shared.inference.engine import EngineError, Logits, Provider, Session
 
 #: Runs of a model that has been loaded, to see that it answers and how fast.
@@ -26,7 +26,7 @@ def open_model(
     threads: int,
     slowdown: float = 1.0,
     way: Way | None = None,
-) -> Session | Layered:
+) -> Session | EarlyExitModel:
     """Load one model of a bundle.
 
     Args:
@@ -44,7 +44,7 @@ def open_model(
 
 
 def time_run(
-    session: Session | Layered, image: np.ndarray, stopped: Callable[[], bool] = lambda: False
+    session: Session | EarlyExitModel, image: np.ndarray, stopped: Callable[[], bool] = lambda: False
 ) -> tuple[float, Logits]:
     """Run a model some times on ``image``, (1, 3, height, width) float32.
 

@@ -30,7 +30,7 @@ import msgspec
 from cachenet.edge_agent.updates.update_record import UpdateRecord
 from cachenet.shared.bundle.manifest import BundleError, Manifest, digest, file_digest, parse
 from cachenet.shared.command import atomic_files
-from cachenet.shared.command.errors import Refusal
+from cachenet.shared.command.errors import UserError
 
 #: What the system calls a disk on which nothing more can be kept.
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
@@ -38,7 +38,7 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 _NOT_WRITABLE = {*_FULL, errno.EACCES, errno.EPERM}
 
 
-class StoreError(Refusal):
+class StoreError(UserError):
     """The store cannot be used or a file in it is not what it should be; the message says what to do."""
 
 

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from cachenet.edge_agent.composition import DeploymentError
-from cachenet.edge_agent.updates.downloader import Puller
-from cachenet.edge_agent.updates.loader import MOST_ATTEMPTS, Keeper, Probe
+from cachenet.edge_agent.updates.downloader import Downloader
+from cachenet.edge_agent.updates.loader import MOST_ATTEMPTS, ModelLoader, Probe
 from cachenet.edge_agent.updates.probe import SOFTWARE, ProbeAborted, ProbeError, fingerprint
 from cachenet.edge_agent.updates.store import MismatchError, Store, StoreError
 from cachenet.edge_agent.updates.update_record import UpdateRecord
@@ -87,8 +87,8 @@ class Updater:
     def __init__(
         self,
         store: Store,
-        keeper: Keeper,
-        puller: Puller,
+        keeper: ModelLoader,
+        puller: Downloader,
         probe: Probe,
         trusted: Key | None = None,
         needs: Callable[[Manifest], set[str]] = lambda _: set(),

@@ -12,7 +12,7 @@ from rich.progress import Progress
 
 from cachenet.models.certify import recorded
 from cachenet.models.certify.replay import Logits
-from cachenet.models.data.dataset import Part
+from cachenet.models.data.dataset import LabelledFrames
 from cachenet.models.train.distill import mix
 from cachenet.models.train.training import sense
 from cachenet.shared.cascade.probability import fit_temperature, softmax
@@ -24,7 +24,7 @@ SURE = 0.05
 
 
 def measure(
-    tune: Part,
+    tune: LabelledFrames,
     inputs: Mapping[str, Input],
     full: str,
     paths: Mapping[str, Path],
@@ -62,7 +62,7 @@ def coverage(logits: Logits, temperature: float, full: Logits, threshold: float)
     return np.array([good[answers == c].mean() if (answers == c).any() else 0.0 for c in range(full.shape[1])])
 
 
-def accuracy(tune: Part) -> dict[str, str]:
+def accuracy(tune: LabelledFrames) -> dict[str, str]:
     """The full model's, where anybody knows it, for people."""
     if tune.truth is None:
         return {}

@@ -16,13 +16,13 @@ import numpy as np
 import numpy.typing as npt
 from rich.progress import Progress
 
-from cachenet.models.build_config import Plan
+from cachenet.models.build_config import BuildConfig
 from cachenet.models.certify import footage, recorded, replay
 from cachenet.models.certify.blocks import FEWEST, blocks
 from cachenet.models.certify.bounds import mean_upper, shares_needed
 from cachenet.models.certify.distribution import Look, fit_least, fit_quantiles
 from cachenet.models.certify.replay import Family, Recorded
-from cachenet.models.data.dataset import Part
+from cachenet.models.data.dataset import LabelledFrames
 from cachenet.shared.bundle.manifest import Certificate, Model
 from cachenet.shared.cascade.distribution import Distribution
 from cachenet.shared.cascade.features import Stage
@@ -52,9 +52,9 @@ class Certified(msgspec.Struct, frozen=True):
 
 
 def certify(
-    plan: Plan,
-    tune: Part,
-    prove: Part,
+    plan: BuildConfig,
+    tune: LabelledFrames,
+    prove: LabelledFrames,
     models: Mapping[str, Model],
     sessions: recorded.Models,
     progress: Progress,

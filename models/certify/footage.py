@@ -12,7 +12,7 @@ from cachenet.models.certify import recorded
 from cachenet.models.certify.replay import Recorded
 from cachenet.models.data import streams
 from cachenet.models.data.cifar10 import Split
-from cachenet.models.data.dataset import Part
+from cachenet.models.data.dataset import LabelledFrames
 
 #: The streams that are drawn of unrelated pictures, where the user says which labels come together.
 DRAWN: tuple[streams.Name, ...] = ("session", "dwell", "held", "camera")
@@ -20,7 +20,7 @@ DRAWN: tuple[streams.Name, ...] = ("session", "dwell", "held", "camera")
 _FEW = 4
 
 
-def sequences(part: Part, models: recorded.Models, progress: Progress, title: str) -> list[Recorded]:
+def sequences(part: LabelledFrames, models: recorded.Models, progress: Progress, title: str) -> list[Recorded]:
     """The runs of ``part``, as they are."""
     task = progress.add_task(title, total=len(part.runs))
     found = []
@@ -32,7 +32,7 @@ def sequences(part: Part, models: recorded.Models, progress: Progress, title: st
 
 
 def drawn(
-    part: Part,
+    part: LabelledFrames,
     scenes: Sequence[Sequence[int]],
     count: int,
     frames: int,
@@ -64,7 +64,9 @@ def drawn(
     return found
 
 
-def cast(part: Part, scenes: Sequence[Sequence[int]]) -> tuple[Split, npt.NDArray[np.int64], list[tuple[int, ...]]]:
+def cast(
+    part: LabelledFrames, scenes: Sequence[Sequence[int]]
+) -> tuple[Split, npt.NDArray[np.int64], list[tuple[int, ...]]]:
     """The pictures of the labels that there are enough of, those labels, and of each scene what is left of it; in the
     split and the scenes a label is its place among those labels."""
     split = part.split

@@ -9,21 +9,21 @@ import msgspec
 import torch
 from rich.progress import Progress
 
-from cachenet.models.build_config import Plan
+from cachenet.models.build_config import BuildConfig
 from cachenet.models.bundle_writer import check_place, lay, put
 from cachenet.models.certify import calibrate
 from cachenet.models.certify.certify import Certified, certify
-from cachenet.models.data.dataset import Part
+from cachenet.models.data.dataset import LabelledFrames
 from cachenet.shared.bundle.manifest import Bundle, Manifest
 from cachenet.shared.bundle.trust import Signer
 from cachenet.shared.inference.engine import Session
 
 
 def again(
-    plan: Plan,
+    plan: BuildConfig,
     bundle: Bundle,
-    tune: Part,
-    prove: Part,
+    tune: LabelledFrames,
+    prove: LabelledFrames,
     out: Path,
     progress: Progress,
     signer: Signer | None = None,

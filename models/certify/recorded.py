@@ -69,7 +69,7 @@ def as_pictures(images: Images) -> list[Picture]:
 
 
 def record(
-    plans: Sequence[streams.Plan],
+    plans: Sequence[streams.StreamSchedule],
     split: Split,
     models: Models,
     advance: Callable[[], object] = lambda: None,
@@ -103,7 +103,7 @@ def film(
     return Recorded(truth, run_all(models, pictures, seen), [sign(picture) for picture in pictures])
 
 
-def _render(plan: streams.Plan, split: Split, models: Models, seen: Input | None) -> Recorded:
+def _render(plan: streams.StreamSchedule, split: Split, models: Models, seen: Input | None) -> Recorded:
     """A batch of frames at a time: all of a camera's would take a gigabyte."""
     draw = streams.renderer(plan, split.images)
     parts = []

@@ -218,7 +218,7 @@ def build(
         import torch
 
         from cachenet.models import build as building
-        from cachenet.models.build_config import QUICK, Plan
+        from cachenet.models.build_config import QUICK, BuildConfig
         from cachenet.models.export import external_model
         from cachenet.models.export.classifier import preset
         from cachenet.models.report.inspection import of_several
@@ -241,7 +241,7 @@ def build(
         if base is not None:
             how = preset(base_preprocessing) if base_preprocessing else None
             own = external_model.read(base, classifier, how, classifier.labels if labels else None)
-        plan = QUICK if quick else Plan("", views=_views(epochs), epochs=epochs, batch=batch)
+        plan = QUICK if quick else BuildConfig("", views=_views(epochs), epochs=epochs, batch=batch)
         name = re.sub(r"[^a-z0-9._-]+", "-", out.resolve().name.lower()).lstrip("-._")[:64] or "bundle"
         plan = replace(
             plan,

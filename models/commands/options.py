@@ -16,15 +16,15 @@ from cachenet.models.report import console_report, remarks
 from cachenet.shared.bundle import zoo
 from cachenet.shared.bundle.manifest import Bundle
 from cachenet.shared.command import exit
-from cachenet.shared.command.errors import Refusal
+from cachenet.shared.command.errors import UserError
 from cachenet.shared.command.extras import how_to_install
 from cachenet.shared.command.file_names import shown
 
 if TYPE_CHECKING:
-    from cachenet.models.data.dataset import Material
+    from cachenet.models.data.dataset import Dataset
     from cachenet.models.data.frames import Frames
     from cachenet.models.export.classifier import Classifier
-    from cachenet.models.train.label import Lesson
+    from cachenet.models.train.label import TeacherLogits
 
 stderr = Console(stderr=True)
 PROCESSORS = os.cpu_count() or 1
@@ -88,7 +88,7 @@ def kept(work: Path | None) -> Path:
     return work or cache_directory() / "lessons"
 
 
-def taught(classifier: Classifier, frames: Frames, work: Path, threads: int, progress: Progress) -> Lesson:
+def taught(classifier: Classifier, frames: Frames, work: Path, threads: int, progress: Progress) -> TeacherLogits:
     """What the full model says of the frames."""
     from cachenet.models.train.label import teach
 
@@ -98,7 +98,7 @@ def taught(classifier: Classifier, frames: Frames, work: Path, threads: int, pro
 
 def gathered(
     classifier: Classifier, sources: Sequence[Frames], work: Path, threads: int, progress: Progress
-) -> Material:
+) -> Dataset:
     """What a bundle is built from. ``sources``: of frames, and those that are held out if there are any."""
     from cachenet.models.data.dataset import gather
 
@@ -178,7 +178,7 @@ def refusing(*given: Path | None) -> Iterator[None]:
     exit code 2."""
     try:
         yield
-    except Refusal as error:
+    except UserError as error:
         refuse(str(error), error.code)
     except ImportError as error:
         refuse(f"this needs {error.name}; {how_to_install('build')}")

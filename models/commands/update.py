@@ -117,13 +117,13 @@ def add_size(
         found, sources, signer = _given(bundle, out, (data, held_out), every, key)
         import torch
 
-        from cachenet.models.build_config import QUICK, Plan
+        from cachenet.models.build_config import QUICK, BuildConfig
         from cachenet.models.train import sizes
 
         torch.set_num_threads(threads)
         classifier = full_of(found)
         plan = replace(
-            QUICK if quick else Plan(found.manifest.name),
+            QUICK if quick else BuildConfig(found.manifest.name),
             shares=(share,),
             scenes=scenes_of(scenes, classifier.labels),
         )
@@ -196,13 +196,13 @@ def prove(
         found, [source], signer = _given(bundle, out, (held_out,), every, key)
         import torch
 
-        from cachenet.models.build_config import QUICK, Plan
+        from cachenet.models.build_config import QUICK, BuildConfig
         from cachenet.models.certify.recertify import again
         from cachenet.models.data.dataset import held
 
         torch.set_num_threads(threads)
         classifier = full_of(found)
-        plan = replace(QUICK if quick else Plan(""), scenes=scenes_of(scenes, classifier.labels))
+        plan = replace(QUICK if quick else BuildConfig(""), scenes=scenes_of(scenes, classifier.labels))
         with progress_bar() as progress:
             lesson = taught(classifier, source, kept(work), threads, progress)
             tune, rest = held(classifier, (source, lesson))

@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cachenet.shared.command import atomic_files
-from cachenet.shared.command.errors import Refusal
+from cachenet.shared.command.errors import UserError
 from cachenet.shared.inference.image import Input
 
 Images = npt.NDArray[np.uint8]
@@ -49,7 +49,7 @@ _MD5 = {
 }
 
 
-class DatasetError(Refusal):
+class DatasetError(UserError):
     """The data set cannot be had or is not what it should be; the message says what to do."""
 
 

@@ -11,7 +11,7 @@ from cachenet.models.data.cifar10 import Images, Split
 from cachenet.models.data.frames import HELD_OUT_SHARES, USES, Frames, FramesError, uses
 from cachenet.models.export.classifier import Classifier
 from cachenet.models.train.clusters import Array
-from cachenet.models.train.label import Lesson
+from cachenet.models.train.label import TeacherLogits
 from cachenet.shared.inference.image import Input
 
 #: Frames that each use needs at the least.
@@ -19,7 +19,7 @@ _LEAST = 20
 
 
 @dataclass(frozen=True)
-class Part:
+class LabelledFrames:
     """The frames of one use.
 
     Attributes:
@@ -53,20 +53,20 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Material:
+class Dataset:
     """``learn``: models are trained on; ``tune``: temperatures, coverage and priors are fitted on; ``prove``:
     certificates are found on. ``base``: the base model, where it is there already."""
 
     classifier: Classifier
-    learn: Part
-    tune: Part
-    prove: Part
+    learn: LabelledFrames
+    tune: LabelledFrames
+    prove: LabelledFrames
     base: Classifier | None = None
 
 
 def gather(
-    classifier: Classifier, seen: tuple[Frames, Lesson], held_out: tuple[Frames, Lesson] | None = None
-) -> Material:
+    classifier: Classifier, seen: tuple[Frames, TeacherLogits], held_out: tuple[Frames, TeacherLogits] | None = None
+) -> Dataset:
     """Divide what was ``seen``, or take tuning and proving from what the user has ``held_out``. Raises
     ``FramesError`` if any use is left with too little."""
     if held_out is None:
@@ -75,10 +75,10 @@ def gather(
     else:
         learn, (tune, prove) = whole(classifier, *seen), held(classifier, held_out)
     _enough(dict(zip(USES, (learn, tune, prove), strict=True)))
-    return Material(classifier, learn, tune, prove)
+    return Dataset(classifier, learn, tune, prove)
 
 
-def held(classifier: Classifier, seen: tuple[Frames, Lesson]) -> tuple[Part, Part]:
+def held(classifier: Classifier, seen: tuple[Frames, TeacherLogits]) -> tuple[LabelledFrames, LabelledFrames]:
     """What was ``seen`` of frames that nothing was trained on: to tune with, and to prove with. Raises ``FramesError``
     if there is too little."""
     use = uses(seen[0].sequences(seen[1].files).tolist(), HELD_OUT_SHARES)
@@ -87,23 +87,23 @@ def held(classifier: Classifier, seen: tuple[Frames, Lesson]) -> tuple[Part, Par
     return tune, prove
 
 
-def whole(classifier: Classifier, frames: Frames, lesson: Lesson) -> Part:
+def whole(classifier: Classifier, frames: Frames, lesson: TeacherLogits) -> LabelledFrames:
     """All of what was seen."""
     return _part(classifier, frames, lesson, np.arange(len(lesson)))
 
 
-def labelled(split: Split, lesson: Lesson, seen: Input) -> Part:
+def labelled(split: Split, lesson: TeacherLogits, seen: Input) -> LabelledFrames:
     """A labelled set, and what was said of it by a model that sees its images as they are."""
-    return Part(split.images, lesson.scores, lesson.embeddings, split.labels, (), seen)
+    return LabelledFrames(split.images, lesson.scores, lesson.embeddings, split.labels, (), seen)
 
 
-def _enough(parts: dict[str, Part]) -> None:
+def _enough(parts: dict[str, LabelledFrames]) -> None:
     for name, part in parts.items():
         if len(part) < _LEAST:
             raise FramesError(f"{len(part)} frames to {name} with, and {_LEAST} are needed; give more frames")
 
 
-def _part(classifier: Classifier, frames: Frames, lesson: Lesson, rows: npt.NDArray[np.int64]) -> Part:
+def _part(classifier: Classifier, frames: Frames, lesson: TeacherLogits, rows: npt.NDArray[np.int64]) -> LabelledFrames:
     folders = [frames.folders[number] for number in lesson.files.tolist()]
     truth = None
     if set(folders) <= set(classifier.labels):
@@ -111,7 +111,7 @@ def _part(classifier: Classifier, frames: Frames, lesson: Lesson, rows: npt.NDAr
         truth = np.array([number[folders[row]] for row in rows.tolist()], np.int64)
     breaks = np.flatnonzero((np.diff(rows) != 1) | (np.diff(frames.sequences(lesson.files[rows])) != 0)) + 1
     runs = tuple(run for run in np.split(np.arange(len(rows)), breaks) if len(run))
-    return Part(
+    return LabelledFrames(
         np.ascontiguousarray(lesson.pictures[rows][:, :, :, ::-1]),
         lesson.scores[rows],
         lesson.embeddings[rows],

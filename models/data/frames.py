@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from cachenet.shared.command.errors import Refusal
+from cachenet.shared.command.errors import UserError
 from cachenet.shared.command.file_names import natural, shown
 from cachenet.shared.inference.image import BadPicture, Picture
 from cachenet.shared.media import pictures
@@ -37,7 +37,7 @@ _GAP, _GAP_SHARE = 16, 1 / 40
 _DIVISIBLE = 20
 
 
-class FramesError(Refusal):
+class FramesError(UserError):
     """There is nothing to learn from; the message says what to do."""
 
 

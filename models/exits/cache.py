@@ -18,7 +18,7 @@ from cachenet.shared.inference.early_exit import FEATURES, SCORES
 _PIECE = 1024
 
 
-class Writer(Graph):
+class HeadGraph(Graph):
     """A cache under construction, after ``cut``; large kernels take a byte a number."""
 
     def __init__(self, cut: Cut, known: Shapes) -> None:
@@ -75,7 +75,7 @@ class Writer(Graph):
 
 
 def rows(each: Sequence[Activations | Weights], side: int) -> Weights:
-    """What ``Writer.flat`` makes, of recorded activations: ``(n, dimensions)`` float32; of rows, the
+    """What ``HeadGraph.flat`` makes, of recorded activations: ``(n, dimensions)`` float32; of rows, the
     same."""
     widths = [_pooled(own[:1], side).shape[1] for own in each]
     ends = np.cumsum(widths)

@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from cachenet.models.exits.heads import Times
-from cachenet.models.exits.select import PRICES, Candidate, expected, thresholds
+from cachenet.models.exits.heads import HeadTimes
+from cachenet.models.exits.select import PRICES, ExitChoice, expected, thresholds
 from cachenet.models.exits.sites import Cut
 from cachenet.shared.cascade.probability import Probabilities, fit_temperature, softmax
 from cachenet.shared.cascade.rates import clopper_pearson_upper
 from cachenet.shared.inference.early_exit import SCORES
-from cachenet.shared.inference.engine import Part
-from cachenet.shared.inference.graph_split import Model, cut
+from cachenet.shared.inference.engine import ModelPart
+from cachenet.shared.inference.graph_split import SplitModel, cut
 from cachenet.shared.inference.image import Input, Picture, preprocessor
 
 _BATCH = 32
@@ -23,7 +23,7 @@ Scores = npt.NDArray[np.float32]
 
 
 def consult(
-    model: Model,
+    model: SplitModel,
     places: Sequence[Cut],
     caches: Sequence[tuple[int, Path]],
     spec: Input,
@@ -34,8 +34,8 @@ def consult(
     """What each of ``caches``, files for the cut of that number, says of the pictures, and what the model does."""
     numbers = sorted({number for number, _ in caches})
     pieces = cut(model, [places[number].tensors for number in numbers])
-    segments = [Part(piece.model, "segment", "cpu", threads) for piece in pieces]
-    parts = [(number, Part(path.read_bytes(), path.name, "cpu", 1)) for number, path in caches]
+    segments = [ModelPart(piece.model, "segment", "cpu", threads) for piece in pieces]
+    parts = [(number, ModelPart(path.read_bytes(), path.name, "cpu", 1)) for number, path in caches]
     preprocess = preprocessor(spec)
     said: list[list[Scores]] = [[] for _ in caches]
     whole: list[Scores] = []
@@ -51,10 +51,10 @@ def consult(
     return [np.concatenate(one) for one in said], np.concatenate(whole)
 
 
-def judged(scores: Scores, whole: Scores, degree: float, place: int, lookup: float, size: int) -> Candidate:
-    """A cache with its ``scores`` of frames of which the whole model has said ``whole``; see ``Candidate``."""
+def judged(scores: Scores, whole: Scores, degree: float, place: int, lookup: float, size: int) -> ExitChoice:
+    """A cache with its ``scores`` of frames of which the whole model has said ``whole``; see ``ExitChoice``."""
     wrong = scores.argmax(1) != whole.argmax(1)
-    return Candidate(place, 1.0 - softmax(scores, degree).max(1), wrong, lookup, size)
+    return ExitChoice(place, 1.0 - softmax(scores, degree).max(1), wrong, lookup, size)
 
 
 def degree(scores: Scores, whole: Scores) -> float:
@@ -68,7 +68,7 @@ def reserve(scores: Scores, belief: Probabilities, degree: float) -> float:
     return round(fit_temperature(scores, belief) / degree, 4)
 
 
-def certify(chosen: Sequence[Candidate], cost: Times, wrong: float, confidence: float) -> tuple[float, ...] | None:
+def certify(chosen: Sequence[ExitChoice], cost: HeadTimes, wrong: float, confidence: float) -> tuple[float, ...] | None:
     """The loosest thresholds at which the share of wrong answers is at most ``wrong``, without context; None where
     there are none. Frames are taken for independent, which neighbours in a video are not.
 

@@ -10,17 +10,17 @@ import numpy.typing as npt
 import onnx
 
 from cachenet.models.certify.recorded import as_pictures
-from cachenet.models.data.dataset import Part
+from cachenet.models.data.dataset import LabelledFrames
 from cachenet.models.exits.certify import Scores, consult, judged
-from cachenet.models.exits.heads import Times, lookup, times
-from cachenet.models.exits.select import PRICES, Candidate, expected, thresholds
+from cachenet.models.exits.heads import HeadTimes, lookup, times
+from cachenet.models.exits.select import PRICES, ExitChoice, expected, thresholds
 from cachenet.models.exits.sites import Cut, placed, shapes
 from cachenet.shared.bundle.manifest import Bundle, Layers, Way
 from cachenet.shared.inference.graph_split import read
 
 
 def figures(
-    bundle: Bundle, part: Part, threads: int, advance: Callable[[int], object] = lambda _: None
+    bundle: Bundle, part: LabelledFrames, threads: int, advance: Callable[[int], object] = lambda _: None
 ) -> dict[Way, dict[str, Any]]:
     """By way: each cache's share of answers, false ones, cost and size; what a request takes on average and how deep it
     runs; and the curve of accuracy (agreement where nobody knows the truth) against time. Without context."""
@@ -51,12 +51,12 @@ def figures(
 
 def _way(
     layers: Layers,
-    caches: Sequence[Candidate],
+    caches: Sequence[ExitChoice],
     said: Sequence[Scores],
     whole: Scores,
     truth: npt.NDArray[np.int64],
     places: Sequence[Cut],
-    cost: Times,
+    cost: HeadTimes,
 ) -> dict[str, Any]:
     limits = [layer.threshold for layer in layers.caches]
     answers, labels = _answered(caches, limits, said, whole)
@@ -96,7 +96,7 @@ def _way(
 
 
 def _answered(
-    caches: Sequence[Candidate], limits: Sequence[float], said: Sequence[Scores], whole: Scores
+    caches: Sequence[ExitChoice], limits: Sequence[float], said: Sequence[Scores], whole: Scores
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """By frame, which cache answers, or their number for the whole model, and with what label."""
     answers = np.full(len(whole), len(caches))

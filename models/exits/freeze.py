@@ -15,7 +15,7 @@ import numpy.typing as npt
 from onnx import NodeProto, helper
 
 from cachenet.models.exits.activations import Activations
-from cachenet.models.exits.cache import Writer, rows
+from cachenet.models.exits.cache import HeadGraph, rows
 from cachenet.models.export.graph import Weights
 from cachenet.models.train import clusters
 from cachenet.shared.cascade.probability import fit_temperature
@@ -42,7 +42,7 @@ class Centroids:
         """``(n, classes)`` of recorded activations."""
         return self._votes(self._project(rows(each, 1)), self.fading)
 
-    def write(self, writer: Writer) -> tuple[str, str]:
+    def write(self, writer: HeadGraph) -> tuple[str, str]:
         """Its nodes; what they call the features and the scores."""
         x = writer.linear(writer.flat(writer.grids(), 1), self.projection, self.shift, "projected")
         length = writer.node("ReduceL2", [x], "length", axes=[1], keepdims=1)

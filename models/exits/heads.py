@@ -12,16 +12,16 @@ import numpy.typing as npt
 
 from cachenet.models.exits import freeze, train_heads
 from cachenet.models.exits.activations import Activations
-from cachenet.models.exits.cache import Writer
+from cachenet.models.exits.cache import HeadGraph
 from cachenet.models.exits.freeze import Centroids
-from cachenet.models.exits.select import Candidate, compose
+from cachenet.models.exits.select import ExitChoice, compose
 from cachenet.models.exits.sites import Cut, Shapes
 from cachenet.models.exits.train_heads import Predictor
 from cachenet.models.export.graph import Weights
 from cachenet.shared.bundle.manifest import Kind, Way
 from cachenet.shared.cascade.probability import fit_temperature, softmax
-from cachenet.shared.inference.engine import Part
-from cachenet.shared.inference.graph_split import Model, cut
+from cachenet.shared.inference.engine import ModelPart
+from cachenet.shared.inference.graph_split import SplitModel, cut
 from cachenet.shared.inference.image import Input, blank
 
 #: Runs that a time is the median of.
@@ -31,7 +31,7 @@ _JUDGED = 0.004
 
 
 @dataclass(frozen=True)
-class Times:
+class HeadTimes:
     """Seconds of one picture: until each cut is ``reached``, and of the ``whole`` model."""
 
     reached: tuple[float, ...]
@@ -39,16 +39,16 @@ class Times:
 
 
 @dataclass(frozen=True)
-class Taught:
+class TrainedHead:
     """A cache, in the file ``path``; ``candidate``: what it is worth on frames that it was not taught with."""
 
     kind: Kind
     path: Path
-    candidate: Candidate
+    candidate: ExitChoice
 
 
 @dataclass(frozen=True)
-class Lesson:
+class HeadData:
     """Activations by tensor, and the full model's ``scores`` ``(n, classes)`` of the same frames."""
 
     activations: Mapping[str, Activations]
@@ -63,11 +63,11 @@ class Lesson:
         return answers
 
 
-def times(model: Model, places: Sequence[Cut], spec: Input, threads: int) -> Times:
+def times(model: SplitModel, places: Sequence[Cut], spec: Input, threads: int) -> HeadTimes:
     """Measured here: the model whole and cut at every place, by turns."""
     pieces = cut(model, [place.tensors for place in places])
-    segments = [Part(piece.model, "segment", "cpu", threads) for piece in pieces]
-    whole = Part(cut(model, [])[0].model, "full model", "cpu", threads)
+    segments = [ModelPart(piece.model, "segment", "cpu", threads) for piece in pieces]
+    whole = ModelPart(cut(model, [])[0].model, "full model", "cpu", threads)
     picture = {model.image: blank(spec)}
     took: list[list[float]] = []
     for _ in range(_RUNS):
@@ -79,12 +79,20 @@ def times(model: Model, places: Sequence[Cut], spec: Input, threads: int) -> Tim
         whole.run(picture)
         took.append([*ends[:-1], time.perf_counter() - begun])
     *reached, total = np.median(took, axis=0).tolist()
-    return Times(tuple(reached), total)
+    return HeadTimes(tuple(reached), total)
 
 
 def teach(
-    way: Way, number: int, place: Cut, known: Shapes, learn: Lesson, tune: Lesson, cost: Times, seed: int, scratch: Path
-) -> Taught:
+    way: Way,
+    number: int,
+    place: Cut,
+    known: Shapes,
+    learn: HeadData,
+    tune: HeadData,
+    cost: HeadTimes,
+    seed: int,
+    scratch: Path,
+) -> TrainedHead:
     """The best cache of that ``way`` for the cut ``place``, which has this ``number``: taught with ``learn``, judged on
     ``tune``, written into ``scratch``."""
     each, classes = learn.at(place), learn.scores.shape[1]
@@ -96,25 +104,25 @@ def teach(
     made = []
     for kind, cache in caches.items():
         path = scratch / f"{way}-{number}-{kind}.onnx"
-        writer = Writer(place, known)
+        writer = HeadGraph(place, known)
         features, scores = cache.write(writer)
         writer.write(features, scores, classes, path, {"kind": kind})
         said = cache.scores(tune.at(place))
         belief = softmax(said, fit_temperature(said, tune.answers))
         wrong = said.argmax(1) != tune.answers
-        candidate = Candidate(number, 1.0 - belief.max(1), wrong, lookup(path, place, known), path.stat().st_size)
-        made.append(Taught(kind, path, candidate))
+        candidate = ExitChoice(number, 1.0 - belief.max(1), wrong, lookup(path, place, known), path.stat().st_size)
+        made.append(TrainedHead(kind, path, candidate))
     # Of several kinds the one that would do most if it were the only cache.
     return min(made, key=lambda one: _alone(one.candidate, cost))
 
 
-def _alone(candidate: Candidate, cost: Times) -> float:
+def _alone(candidate: ExitChoice, cost: HeadTimes) -> float:
     return compose([candidate], cost.reached, cost.whole, 1, candidate.size, _JUDGED).seconds
 
 
 def lookup(path: Path, place: Cut, known: Shapes) -> float:
     """Seconds of a lookup of one picture."""
-    cache = Part(path.read_bytes(), path.name, "cpu", 1)
+    cache = ModelPart(path.read_bytes(), path.name, "cpu", 1)
     held = {name: np.zeros((1, *(size or 1 for size in known[name][1:])), np.float32) for name in place.features}
     took = []
     for _ in range(_RUNS):

@@ -16,9 +16,9 @@ import numpy as np
 
 from cachenet.models.exits.certify import Scores
 from cachenet.shared.bundle.manifest import Manifest, Way
-from cachenet.shared.inference.early_exit import FEATURES, SCORES, Cache, Layered
-from cachenet.shared.inference.engine import Batch, Part
-from cachenet.shared.inference.exit_cost import Worth
+from cachenet.shared.inference.early_exit import FEATURES, SCORES, Cache, EarlyExitModel
+from cachenet.shared.inference.engine import Batch, ModelPart
+from cachenet.shared.inference.exit_cost import ExitCostModel
 
 #: Of a run of the whole model: about what is measured.
 _LOOKUP = 0.002
@@ -52,7 +52,9 @@ class _Told:
         return {SCORES: self.scores[pictures[:, 0].astype(np.int64)], FEATURES: pictures}
 
 
-def replayed(manifest: Manifest, way: Way, said: Sequence[Scores], whole: Scores, draw: Callable[[], float]) -> Layered:
+def replayed(
+    manifest: Manifest, way: Way, said: Sequence[Scores], whole: Scores, draw: Callable[[], float]
+) -> EarlyExitModel:
     """``said``: by each cache of that ``way`` of each picture, ``(pictures, classes)``; ``whole``: by all of the
     model."""
     layers, clock = manifest.layers[way], _Clock()
@@ -63,15 +65,15 @@ def replayed(manifest: Manifest, way: Way, said: Sequence[Scores], whole: Scores
     caches = [
         Cache(
             msgspec.structs.replace(layer, tensors=(_PICTURE,)),
-            cast(Part, _Told(clock, _LOOKUP, scores, (SCORES, FEATURES))),
-            Worth(place),
+            cast(ModelPart, _Told(clock, _LOOKUP, scores, (SCORES, FEATURES))),
+            ExitCostModel(place),
         )
         for place, (layer, scores) in enumerate(zip(layers.caches, said, strict=True))
     ]
     temperature = manifest.models[manifest.only("full")].temperature
     classes = whole.shape[1]
-    parts = [cast(Part, segment) for segment in segments]
-    return Layered(parts, caches, _PICTURE, temperature, classes, layers.wrong, draw, clock)
+    parts = [cast(ModelPart, segment) for segment in segments]
+    return EarlyExitModel(parts, caches, _PICTURE, temperature, classes, layers.wrong, draw, clock)
 
 
 def picture(number: int) -> Batch:

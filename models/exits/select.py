@@ -19,7 +19,7 @@ PRICES = tuple(1000 / 1.3**power for power in range(28))  # 1000 to 0.84
 
 
 @dataclass(frozen=True)
-class Candidate:
+class ExitChoice:
     """A cache that could be had. ``place``: number of its cut. ``risk`` and ``wrong`` ``(n,)``: by frame, what it gives
     for the risk of its answer, and whether that differs from the whole model's. ``lookup`` seconds, ``size`` bytes."""
 
@@ -35,14 +35,14 @@ class Composition:
     """``chosen``: candidates, in the order of the layers; ``thresholds`` on their risks. Expected per request:
     ``seconds``, and the share ``wrong``."""
 
-    chosen: tuple[Candidate, ...]
+    chosen: tuple[ExitChoice, ...]
     thresholds: tuple[float, ...]
     seconds: float
     wrong: float
 
 
 def compose(
-    candidates: Sequence[Candidate], reached: Sequence[float], whole: float, most: int, size: int, wrong: float
+    candidates: Sequence[ExitChoice], reached: Sequence[float], whole: float, most: int, size: int, wrong: float
 ) -> Composition:
     """The best set of at most ``most`` caches, one a cut, of at most ``size`` bytes together, that answers at most the
     share ``wrong`` of requests falsely. ``reached``: seconds until each cut; ``whole``: of the uncut model. An empty
@@ -64,13 +64,13 @@ def compose(
     return best
 
 
-def thresholds(chosen: Sequence[Candidate], reached: Sequence[float], whole: float, price: float) -> tuple[float, ...]:
+def thresholds(chosen: Sequence[ExitChoice], reached: Sequence[float], whole: float, price: float) -> tuple[float, ...]:
     """On the risk at each cache, where a wrong answer costs so many runs of the whole model."""
     return tuple((whole - reached[one.place]) / whole / price for one in chosen)
 
 
 def expected(
-    chosen: Sequence[Candidate], limits: Sequence[float], reached: Sequence[float], whole: float
+    chosen: Sequence[ExitChoice], limits: Sequence[float], reached: Sequence[float], whole: float
 ) -> tuple[float, float]:
     """Seconds of a request, and the share of wrong answers."""
     left = np.ones(len(chosen[0].risk), np.bool_)

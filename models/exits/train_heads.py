@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cachenet.models.exits.activations import Activations
-from cachenet.models.exits.cache import Writer, rows
+from cachenet.models.exits.cache import HeadGraph, rows
 from cachenet.models.export.graph import Weights
 from cachenet.models.train.networks import array
 
@@ -72,7 +72,7 @@ class Predictor(nn.Module):
         with torch.no_grad():
             return array(self.eval()(torch.from_numpy(rows(each, _SIDES[self.kind]))))
 
-    def write(self, writer: Writer) -> tuple[str, str]:
+    def write(self, writer: HeadGraph) -> tuple[str, str]:
         """Its nodes; what they call the features and the scores."""
         middle, gain = array(self.middle), array(1 / self.spread)
         each = writer.grids()
@@ -105,7 +105,7 @@ def standard(each: Sequence[Activations], side: int) -> tuple[Tensor, Tensor]:
     return torch.cat(means), torch.maximum(spread, 0.05 * spread.median() + 1e-6)
 
 
-def _standardised(writer: Writer, x: str, middle: Weights, gain: Weights, shape: tuple[int, ...], name: str) -> str:
+def _standardised(writer: HeadGraph, x: str, middle: Weights, gain: Weights, shape: tuple[int, ...], name: str) -> str:
     shift = writer.fixed(f"{name}.middle", middle.reshape(shape))
     x = writer.node("Sub", [x, shift], f"{name}.shifted")
     return writer.node("Mul", [x, writer.fixed(f"{name}.gain", gain.reshape(shape))], f"{name}.standard")

@@ -24,7 +24,7 @@ from cachenet.models.export.graph_edit import Ancestry, Editor, ending_in
 from cachenet.models.export.head import Head
 from cachenet.models.export.metadata import PREFIX
 from cachenet.models.export.native import Native, canonical, natives
-from cachenet.models.export.onnx_file import ClassifierError, Run, load, properties
+from cachenet.models.export.onnx_file import ClassifierError, OnnxRun, load, properties
 from cachenet.shared.inference.image import Input, Picture, Tensor, crop, preprocessor
 
 __all__ = ["PRESETS", "Classifier", "ClassifierError", "preset", "probes", "served", "understand"]
@@ -217,7 +217,7 @@ def _try(name: str, model: ModelProto, native: Native, spec: Input, embedding: s
         )
     features = embedding or (None if role == "base" else head.features_before(ancestry, output))
     wanted = list(dict.fromkeys(one for one in (output, found and found[1], features) if one is not None))
-    run = Run(ending_in(graph, *wanted), name)
+    run = OnnxRun(ending_in(graph, *wanted), name)
     batch, made = native.batch, {}
     try:
         alone = [run(wanted, pictures[at : at + 1]) for at in range(len(pictures))]
@@ -249,7 +249,7 @@ def _try(name: str, model: ModelProto, native: Native, spec: Input, embedding: s
     return _Trial(ending_in(graph, scores, features), spec, scores, features, max(2, said.shape[1]), native, meant)
 
 
-def _alike(run: Run, wanted: list[str], pictures: Tensor, alone: dict[str, npt.NDArray[Any]]) -> bool:
+def _alike(run: OnnxRun, wanted: list[str], pictures: Tensor, alone: dict[str, npt.NDArray[Any]]) -> bool:
     """Whether it says of pictures together what it says of each alone: many exports have a batch of one built in."""
     try:
         together = run(wanted, pictures)

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from cachenet.models.export.graph import Weights
 from cachenet.models.train.networks import Block, ResNet, Shape
-from cachenet.shared.command.errors import Refusal
+from cachenet.shared.command.errors import UserError
 
 
-class RestoreError(Refusal):
+class RestoreError(UserError):
     """An ONNX file that ``models.export.export`` has not written."""
 
 

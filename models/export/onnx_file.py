@@ -13,7 +13,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, load_external_data_for_model
 
-from cachenet.shared.command.errors import Refusal
+from cachenet.shared.command.errors import UserError
 from cachenet.shared.command.file_names import path_or_bytes, shown
 from cachenet.shared.command.regular_files import open_regular
 from cachenet.shared.inference.engine import EXACT, first_line
@@ -30,7 +30,7 @@ _IR = re.compile(r"model IR version: (\d+), max supported IR version: (\d+)")
 _OPSET = re.compile(r"Opset (\d+) is under development.* for domain (\S+) is till opset (\d+)")
 
 
-class ClassifierError(Refusal):
+class ClassifierError(UserError):
     """A file that is no classifier that can be built from; the message says what is missing."""
 
 
@@ -73,7 +73,7 @@ def subgraphs(attribute: AttributeProto) -> list[GraphProto]:
     return [attribute.g, *attribute.graphs] if attribute.type == AttributeProto.GRAPH else list(attribute.graphs)
 
 
-class Run:
+class OnnxRun:
     """A model loaded into ONNX Runtime on the processor, to be tried. Several outputs of any type."""
 
     def __init__(self, model: ModelProto | Path, name: str, threads: int = 1, exact: bool = True) -> None:

@@ -29,7 +29,7 @@ _BATCH, _RUNS = 50, 60
 
 
 @dataclass(frozen=True)
-class Compared:
+class PrecisionComparison:
     """INT8 as a share of float16: of the ``bytes`` and of the ``time`` of a run here."""
 
     bytes: float
@@ -62,10 +62,10 @@ def as_light_as(other: Path, path: Path, images: Tensor) -> None:
         atomic_files.write(path, int8(onnx.load(str(path)), images).SerializeToString(deterministic=True))
 
 
-def compare(before: Path, after: Path, image: Tensor) -> Compared:
+def compare(before: Path, after: Path, image: Tensor) -> PrecisionComparison:
     """What two models cost beside each other, one thread, medians."""
     was, is_ = cost.seconds([before, after], image, _RUNS)
-    return Compared(after.stat().st_size / before.stat().st_size, is_ / was)
+    return PrecisionComparison(after.stat().st_size / before.stat().st_size, is_ / was)
 
 
 def _folded(model: ModelProto) -> ModelProto:

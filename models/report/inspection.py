@@ -13,8 +13,8 @@ import numpy.typing as npt
 from cachenet.models.data.frames import USES, Frames, uses
 from cachenet.models.export.classifier import PRESETS, Classifier
 from cachenet.models.export.head import probabilities
-from cachenet.models.export.onnx_file import Run
-from cachenet.models.train.label import Lesson
+from cachenet.models.export.onnx_file import OnnxRun
+from cachenet.models.train.label import TeacherLogits
 from cachenet.shared.cascade.probability import softmax
 from cachenet.shared.command import atomic_files
 from cachenet.shared.inference.image import Input, preprocessor
@@ -28,7 +28,7 @@ _LOW, _NEARLY_ALL, _SAME = 0.2, 0.9, 0.05
 
 
 @dataclass(frozen=True)
-class Compared:
+class ModelComparison:
     """Beside ONNX Runtime's answers to the same tensors, from the file as it is: the share of frames with the same
     label, and the largest difference of a probability."""
 
@@ -36,7 +36,7 @@ class Compared:
     largest: float
 
 
-def inspect(classifier: Classifier, frames: Frames, lesson: Lesson, threads: int) -> dict[str, Figure]:
+def inspect(classifier: Classifier, frames: Frames, lesson: TeacherLogits, threads: int) -> dict[str, Figure]:
     """Figures by name. ``accuracy`` is there where every folder has the name of a label; ``verdict`` is in words.
     Raises ``ClassifierError`` if the file does not run by itself."""
     words = softmax(lesson.scores)
@@ -97,20 +97,24 @@ def spread(count: int, most: int) -> npt.NDArray[np.int64]:
     return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(np.int64))
 
 
-def compare(classifier: Classifier, lesson: Lesson, threads: int) -> Compared:
+def compare(classifier: Classifier, lesson: TeacherLogits, threads: int) -> ModelComparison:
     """Run the file as it is over some of the frames. Raises ``ClassifierError`` if it does not run."""
     rows, prepare = spread(len(lesson), _COMPARED), preprocessor(classifier.input)
-    bare = Run(classifier.path, classifier.path.name, threads, exact=False)
+    bare = OnnxRun(classifier.path, classifier.path.name, threads, exact=False)
     said = [bare(None, classifier.native.taken(prepare(lesson.pictures[row])))[0].reshape(1, -1) for row in rows]
     theirs = probabilities(np.concatenate(said), classifier.head)
     ours = softmax(lesson.scores[rows])
     first = np.take_along_axis(theirs, ours.argmax(1)[:, None], 1)[:, 0]
     # Two labels may be level in a coarse output, and then either is first.
-    return Compared(float((first >= theirs.max(1) - 1e-3).mean()), float(np.abs(ours - theirs).max()))
+    return ModelComparison(float((first >= theirs.max(1) - 1e-3).mean()), float(np.abs(ours - theirs).max()))
 
 
 def verdict(
-    classifier: Classifier, lesson: Lesson, words: npt.NDArray[np.float64], compared: Compared, threads: int
+    classifier: Classifier,
+    lesson: TeacherLogits,
+    words: npt.NDArray[np.float64],
+    compared: ModelComparison,
+    threads: int,
 ) -> list[str]:
     """What to think of it, a sentence each. ``words``: probabilities ``(n, classes)``."""
     found = []
@@ -155,10 +159,10 @@ def of_several(classifier: Classifier, scores: npt.NDArray[np.float32]) -> str:
     )
 
 
-def others(classifier: Classifier, lesson: Lesson, threads: int) -> dict[str, float]:
+def others(classifier: Classifier, lesson: TeacherLogits, threads: int) -> dict[str, float]:
     """The mean confidence with each other normalisation and order of colours, by its name, the highest first; of some
     frames, cut out as they are now."""
-    rows, run = spread(len(lesson), _TRIED), Run(classifier.graph, classifier.path.name, threads)
+    rows, run = spread(len(lesson), _TRIED), OnnxRun(classifier.graph, classifier.path.name, threads)
     found = {}
     for name, one in PRESETS.items():
         colour = classifier.input.colour if classifier.input.colour == "grey" else one.colour
@@ -176,7 +180,7 @@ def others(classifier: Classifier, lesson: Lesson, threads: int) -> dict[str, fl
     return dict(sorted(found.items(), key=lambda pair: -pair[1]))
 
 
-def draw(classifier: Classifier, frames: Frames, lesson: Lesson, path: Path) -> None:
+def draw(classifier: Classifier, frames: Frames, lesson: TeacherLogits, path: Path) -> None:
     """Write ten frames, spread over all and as the model sees them, with its first labels and how sure it is of each,
     to ``path`` as PNG. Raises ``OSError``."""
     from cachenet.models.report import contact_sheet  # matplotlib, which takes a second

@@ -18,7 +18,7 @@ from cachenet.models.certify.footage import cast
 from cachenet.models.certify.replay import Logits, Recorded
 from cachenet.models.data import streams
 from cachenet.models.data.cifar10 import LABELS
-from cachenet.models.data.dataset import Part
+from cachenet.models.data.dataset import LabelledFrames
 from cachenet.models.data.scenes import SCENES, UNSEEN
 from cachenet.models.exits import evaluate as layers
 from cachenet.models.report import scores
@@ -57,7 +57,9 @@ class Report:
     map: Map
 
 
-def report(bundle: Bundle, part: Part, count: int, frames: int, first_seed: int, progress: Progress) -> Report:
+def report(
+    bundle: Bundle, part: LabelledFrames, count: int, frames: int, first_seed: int, progress: Progress
+) -> Report:
     """Measure ``bundle`` on ``part``. Its cascade is replayed over the footage as it came; over ``count`` streams of
     ``frames`` frames drawn from it where it is CIFAR-10's labelled images, which are no footage."""
     manifest = bundle.manifest
@@ -101,7 +103,7 @@ def report(bundle: Bundle, part: Part, count: int, frames: int, first_seed: int,
     return Report(manifest, figures, curves, _map(part, answers))
 
 
-def _layers(bundle: Bundle, part: Part, progress: Progress) -> dict[Way, dict[str, Any]]:
+def _layers(bundle: Bundle, part: LabelledFrames, progress: Progress) -> dict[Way, dict[str, Any]]:
     """Of the caches between the full model's layers."""
     task = progress.add_task("layers", total=len(part), visible=bool(bundle.manifest.layers))
     found = layers.figures(bundle, part, torch.get_num_threads(), lambda done: progress.update(task, completed=done))
@@ -110,7 +112,7 @@ def _layers(bundle: Bundle, part: Part, progress: Progress) -> dict[Way, dict[st
 
 
 def _model(
-    manifest: Manifest, name: str, said: Logits, right: npt.NDArray[np.bool_], part: Part
+    manifest: Manifest, name: str, said: Logits, right: npt.NDArray[np.bool_], part: LabelledFrames
 ) -> dict[str, float | str | None]:
     model = manifest.models[name]
     return {
@@ -130,7 +132,7 @@ def _doubts(logits: Logits, temperature: float, right: npt.NDArray[np.bool_]) ->
 
 def _replays(
     manifest: Manifest,
-    part: Part,
+    part: LabelledFrames,
     said: Mapping[str, Logits],
     count: int,
     frames: int,
@@ -196,7 +198,7 @@ def _thin(coverage: scores.Doubts, risk: scores.Doubts) -> list[tuple[float, flo
     return list(zip(coverage[at].tolist(), risk[at].tolist(), strict=True))
 
 
-def _map(part: Part, answers: npt.NDArray[np.int64]) -> Map:
+def _map(part: LabelledFrames, answers: npt.NDArray[np.int64]) -> Map:
     rows = clusters.unit(part.embeddings).astype(np.float64)
     middle = rows.mean(0)
     _, _, directions = np.linalg.svd((rows - middle)[:: max(1, len(rows) // _POINTS)], full_matrices=False)

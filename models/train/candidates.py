@@ -20,10 +20,10 @@ import onnx
 import torch
 from rich.progress import Progress
 
-from cachenet.models.build_config import DEFAULT_SHARES, Plan, key
+from cachenet.models.build_config import DEFAULT_SHARES, BuildConfig, key
 from cachenet.models.certify import calibrate, recorded
 from cachenet.models.data.cifar10 import Images
-from cachenet.models.data.dataset import Material, Part
+from cachenet.models.data.dataset import Dataset, LabelledFrames
 from cachenet.models.export import cost, quantise
 from cachenet.models.export.classifier import PRESETS, ClassifierError, served
 from cachenet.models.export.export import export
@@ -64,7 +64,7 @@ _COMPARED = 0.01
 
 
 @dataclass(frozen=True)
-class Candidate:
+class TrainedModel:
     """``size``: its multiply-adds beside the full model's, for people; ``shape``: its network. ``part``: what it is
     for, found by ``method``; None of a general model. ``shape`` is None of a base model that was given."""
 
@@ -93,28 +93,28 @@ class Choice:
     found: dict[str, str]
 
 
-def propose(plan: Plan, material: Material, likely: Sequence[WorkingSet]) -> list[Candidate]:
+def propose(plan: BuildConfig, material: Dataset, likely: Sequence[WorkingSet]) -> list[TrainedModel]:
     """The general models, the base model first, and the submodels, in the sizes and by every method of the plan; the
     base model alone where it is given."""
     if material.base is not None:
-        return [Candidate("base", "as given", None)]
+        return [TrainedModel("base", "as given", None)]
     labels, sizes = material.classifier.labels, _sizes(plan.shares, material)
     special = _sizes(plan.special or plan.shares, material)
     first = next(iter(sizes))
-    found = [Candidate("base" if size == first else f"general-{size}", size, shape) for size, shape in sizes.items()]
+    found = [TrainedModel("base" if size == first else f"general-{size}", size, shape) for size, shape in sizes.items()]
     for method in plan.methods:
         for place, part in enumerate(_partition(plan, material, likely, method), 1):
             words = "-".join(labels[label] for label in part.labels).lower()
             plain = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in words)
             name = f"{method[0]}{place:02}-{plain}"[:40].rstrip("-")
             found += [
-                Candidate(name if size == first else f"{name}-{size}", size, shape, part, method)
+                TrainedModel(name if size == first else f"{name}-{size}", size, shape, part, method)
                 for size, shape in special.items()
             ]
     return found
 
 
-def _sizes(shares: Sequence[float], material: Material) -> dict[str, Shape]:
+def _sizes(shares: Sequence[float], material: Dataset) -> dict[str, Shape]:
     """The shapes by their sizes, in the order of ``shares``; shares that come to the same network are one."""
     classifier = material.classifier
     side = classifier.input.size
@@ -128,7 +128,7 @@ def shape(share: float, full: int, side: Size, classes: int) -> Shape:
     return sized(int(share * full), side, classes, _SHALLOW if share < SMALL else BASE.blocks)
 
 
-def quick_shares(plan: Plan, material: Material, work: Path) -> tuple[float, ...]:
+def quick_shares(plan: BuildConfig, material: Dataset, work: Path) -> tuple[float, ...]:
     """``plan.shares``; where these are the default and a base model is trained, the base model's share by time as well.
     It is raised until the model may do ``_CHEAP`` multiply-adds, for under these a model hardly gets quicker, and then
     halved until the model takes at most ``SLOW`` of the full model's time on this machine, or cannot get smaller. What
@@ -170,7 +170,7 @@ def own_input(spec: Input) -> Input:
     return msgspec.structs.replace(spec, mean=mean, std=std, colour="rgb")
 
 
-def _partition(plan: Plan, material: Material, likely: Sequence[WorkingSet], method: Method) -> list[Partition]:
+def _partition(plan: BuildConfig, material: Dataset, likely: Sequence[WorkingSet], method: Method) -> list[Partition]:
     learn, classes = material.learn, len(material.classifier.labels)
     if not plan.submodels:
         return []
@@ -182,7 +182,12 @@ def _partition(plan: Plan, material: Material, likely: Sequence[WorkingSet], met
 
 
 def make(
-    plan: Plan, material: Material, proposed: Sequence[Candidate], directory: Path, work: Path, progress: Progress
+    plan: BuildConfig,
+    material: Dataset,
+    proposed: Sequence[TrainedModel],
+    directory: Path,
+    work: Path,
+    progress: Progress,
 ) -> dict[str, Local]:
     """Put the full model and what is ``proposed`` into ``directory``; what they are, by name."""
     made: dict[str, Local] = {}
@@ -209,7 +214,7 @@ def _path(directory: Path, name: str) -> Path:
 
 
 def train(
-    plan: Plan, material: Material, proposed: Sequence[Candidate], full: Path, work: Path, progress: Progress
+    plan: BuildConfig, material: Dataset, proposed: Sequence[TrainedModel], full: Path, work: Path, progress: Progress
 ) -> dict[str, ResNet]:
     """The networks by name, each taken from ``work`` where it is there already."""
     learn, tune, seen = material.learn, material.tune, material.classifier.input
@@ -256,7 +261,7 @@ def train(
 
 
 def lighten(
-    plan: Plan, material: Material, made: Mapping[str, Local], directory: Path, work: Path, progress: Progress
+    plan: BuildConfig, material: Dataset, made: Mapping[str, Local], directory: Path, work: Path, progress: Progress
 ) -> str:
     """Put INT8 in the place of float16, or of what was given, where the plan says so, or where it is better for the
     base model; what was found, for people. All local models are of one precision, so that none is chosen for another
@@ -299,7 +304,13 @@ def lighten(
 
 
 def _lighter(
-    plan: Plan, tune: Part, spec: Input, before: Path, after: Path, image: npt.NDArray[np.float32], heavy: str
+    plan: BuildConfig,
+    tune: LabelledFrames,
+    spec: Input,
+    before: Path,
+    after: Path,
+    image: npt.NDArray[np.float32],
+    heavy: str,
 ) -> str:
     """Which precision it is to be, and why."""
     pictures, threads = recorded.as_pictures(tune.images), torch.get_num_threads()
@@ -319,9 +330,9 @@ def _lighter(
 
 
 def choose(
-    plan: Plan,
-    material: Material,
-    proposed: Sequence[Candidate],
+    plan: BuildConfig,
+    material: Dataset,
+    proposed: Sequence[TrainedModel],
     made: Mapping[str, Local],
     likely: Sequence[WorkingSet],
     directory: Path,

@@ -36,7 +36,7 @@ _SENSED = 0.5
 Logits = npt.NDArray[np.float32]
 
 
-class Teaching(Protocol):
+class DistillationData(Protocol):
     """Images with the full model's scores, in batches."""
 
     def epoch(self, batch: int, weights: npt.NDArray[np.float64] | None = None, share: float = 1.0) -> Epoch: ...
@@ -148,7 +148,7 @@ def train_base(
 def train_submodel(
     network: ResNet,
     spec: Input,
-    teacher: Teaching,
+    teacher: DistillationData,
     recipe: Recipe,
     inside: npt.NDArray[np.bool_],
     held: tuple[Images, Logits],

@@ -25,7 +25,7 @@ from cachenet.models.certify import recorded
 from cachenet.models.certify.calibrate import SURE, coverage
 from cachenet.models.certify.replay import Logits
 from cachenet.models.data.cifar10 import Images
-from cachenet.models.data.dataset import Material, Part
+from cachenet.models.data.dataset import Dataset, LabelledFrames
 from cachenet.models.export import cost, quantise
 from cachenet.models.export.export import export
 from cachenet.models.export.from_onnx import RestoreError, restore
@@ -37,7 +37,7 @@ from cachenet.models.train.training import Batch, Epoch, Recipe, augment, normal
 from cachenet.shared.bundle.manifest import Bundle, Manifest, Model, file_digest
 from cachenet.shared.bundle.trust import Signer
 from cachenet.shared.cascade.probability import Probabilities, fit_temperature, softmax
-from cachenet.shared.command.errors import Refusal
+from cachenet.shared.command.errors import UserError
 from cachenet.shared.inference.engine import Session
 from cachenet.shared.inference.image import Input, blank, preprocessor
 
@@ -67,7 +67,7 @@ class Unproven(Exception):
     """A submodel that was not shown to be worth its bytes; the message says by how much."""
 
 
-class RecentError(Refusal):
+class RecentError(UserError):
     """A file that holds no recent frames; the message says why."""
 
 
@@ -107,7 +107,7 @@ def read(path: Path, bundle: Bundle) -> Recent:
 
 
 @dataclass(frozen=True)
-class Taught:
+class FineTuned:
     """Images with the scores that the full model gave them as they are; each time they are looked at otherwise."""
 
     images: Images
@@ -132,7 +132,7 @@ class Taught:
 
 
 def specialise(
-    bundle: Bundle, recent: Recent, material: Material, out: Path, progress: Progress, signer: Signer | None = None
+    bundle: Bundle, recent: Recent, material: Dataset, out: Path, progress: Progress, signer: Signer | None = None
 ) -> Bundle:
     """Train, prove, and write ``bundle`` with its new submodel to ``out``. Raises ``Unproven``, ``RestoreError`` if the
     base model is not of this builder's making, and ``OSError``."""
@@ -145,7 +145,7 @@ def specialise(
     learned, proving = _divide(recent)
 
     copies = [learned.images] * _HEED
-    taught = Taught(
+    taught = FineTuned(
         np.concatenate([material.learn.images, *copies]),
         np.concatenate([material.learn.scores, *[learned.scores] * _HEED]),
     )
@@ -191,7 +191,7 @@ def specialise(
         shutil.rmtree(building, ignore_errors=True)
 
 
-def _ignorance(base: Session, spec: Input, held: Part, labels: tuple[int, ...]) -> float:
+def _ignorance(base: Session, spec: Input, held: LabelledFrames, labels: tuple[int, ...]) -> float:
     """Of held-out frames of the working set, the share of which the base model says something else than the full one;
     at least a hundredth, or nothing could be learned."""
     rows = np.isin(held.answers, labels)
@@ -217,7 +217,7 @@ def _prove(
     name: str,
     labels: tuple[int, ...],
     seen: npt.NDArray[np.float64],
-    held: Part,
+    held: LabelledFrames,
     proving: Recent,
 ) -> Model:
     """What the manifest says of the new submodel. Raises ``Unproven``."""

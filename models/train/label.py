@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from cachenet.models.data.frames import Frames
 from cachenet.models.export.classifier import Classifier, ClassifierError
-from cachenet.models.export.onnx_file import Run
+from cachenet.models.export.onnx_file import OnnxRun
 from cachenet.shared.bundle.manifest import digest
 from cachenet.shared.command import atomic_files
 from cachenet.shared.command.file_names import shown
@@ -37,7 +37,7 @@ class NothingRead(ClassifierError):
 
 
 @dataclass(frozen=True)
-class Lesson:
+class TeacherLogits:
     """What the full model said. ``pictures`` ``(n, height, width, 3)`` uint8 BGR, ``scores`` ``(n, classes)``,
     ``embeddings`` ``(n, dimensions)``, ``files`` ``(n,)``: the number of each frame's file."""
 
@@ -52,13 +52,13 @@ class Lesson:
 
 def teach(
     classifier: Classifier, frames: Frames, work: Path, threads: int, advance: Callable[[int], object] = lambda _: None
-) -> Lesson:
+) -> TeacherLogits:
     """Run ``classifier`` over ``frames``, or take from ``work`` what was run before. ``advance`` is called with the
     number of files that are done. Raises ``NothingRead``, ``ClassifierError`` for a model that does not run,
     ``OSError`` where ``work`` cannot be written."""
-    run = Run(classifier.graph, classifier.path.name, threads)
+    run = OnnxRun(classifier.graph, classifier.path.name, threads)
     directory = work / f"teach-{_origin(classifier, frames)[:16]}"
-    parts: list[Lesson] = []
+    parts: list[TeacherLogits] = []
     source = iter(frames)
     while seen := list(islice(source, _CHUNK)):
         path = directory / f"{len(parts):05}.npz"
@@ -68,13 +68,13 @@ def teach(
             np.savez(kept, pictures=part.pictures, scores=part.scores, embeddings=part.embeddings, files=part.files)
             atomic_files.write(path, kept.getbuffer())
         with np.load(path) as read:
-            parts.append(Lesson(read["pictures"], read["scores"], read["embeddings"], read["files"]))
+            parts.append(TeacherLogits(read["pictures"], read["scores"], read["embeddings"], read["files"]))
         advance(seen[-1].file + 1)
     advance(len(frames.files))
     if not parts:
         path, why = next(iter(frames.broken.items()), (frames.files[0], "it is empty"))
         raise NothingRead(f"no file can be read; the first, {shown(path)}: {why}")
-    return Lesson(
+    return TeacherLogits(
         np.concatenate([part.pictures for part in parts]),
         np.concatenate([part.scores for part in parts]),
         np.concatenate([part.embeddings for part in parts]),
@@ -82,17 +82,17 @@ def teach(
     )
 
 
-def look(classifier: Classifier, pictures: Sequence[Picture], threads: int) -> Lesson:
+def look(classifier: Classifier, pictures: Sequence[Picture], threads: int) -> TeacherLogits:
     """Run ``classifier`` over ``pictures`` and keep nothing. Raises ``ClassifierError`` if it does not run."""
-    return _look(classifier, Run(classifier.graph, classifier.path.name, threads), pictures, range(len(pictures)))
+    return _look(classifier, OnnxRun(classifier.graph, classifier.path.name, threads), pictures, range(len(pictures)))
 
 
-def _look(classifier: Classifier, run: Run, given: Sequence[Picture], numbers: Sequence[int]) -> Lesson:
+def _look(classifier: Classifier, run: OnnxRun, given: Sequence[Picture], numbers: Sequence[int]) -> TeacherLogits:
     pictures = [crop(picture, classifier.input) for picture in given]
     prepare = preprocessor(classifier.input)
     said = [_run(classifier, run, np.concatenate(list(map(prepare, batch)))) for batch in _batches(pictures)]
     embeddings = np.concatenate([embedding for _, embedding in said])
-    return Lesson(
+    return TeacherLogits(
         np.stack(pictures),
         np.concatenate([scores for scores, _ in said]).astype(np.float32),
         embeddings.reshape(len(pictures), -1).astype(np.float32),
@@ -104,7 +104,7 @@ def _batches(pictures: list[npt.NDArray[np.uint8]]) -> Iterator[list[npt.NDArray
     return (pictures[at : at + _BATCH] for at in range(0, len(pictures), _BATCH))
 
 
-def _run(classifier: Classifier, run: Run, batch: Tensor) -> tuple[Array, Array]:
+def _run(classifier: Classifier, run: OnnxRun, batch: Tensor) -> tuple[Array, Array]:
     groups = [batch] if classifier.batch is None else np.split(batch, len(batch))
     said = [run([classifier.scores, classifier.embedding], group) for group in groups]
     scores = np.concatenate([scores for scores, _ in said])

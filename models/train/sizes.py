@@ -10,15 +10,15 @@ import msgspec
 from rich.progress import Progress
 
 from cachenet.models.build import kept
-from cachenet.models.build_config import Plan
+from cachenet.models.build_config import BuildConfig
 from cachenet.models.bundle_writer import PlaceError, check_place, lay
 from cachenet.models.certify.recertify import again
-from cachenet.models.data.dataset import Material
+from cachenet.models.data.dataset import Dataset
 from cachenet.models.export import cost, quantise
 from cachenet.models.export.export import export
 from cachenet.models.export.metadata import written
 from cachenet.models.train import candidates, teacher_runtime
-from cachenet.models.train.candidates import Candidate
+from cachenet.models.train.candidates import TrainedModel
 from cachenet.models.train.networks import ResNet, macs
 from cachenet.shared.bundle.manifest import MANIFEST, Bundle, Model, file_digest
 from cachenet.shared.bundle.trust import Signer
@@ -29,9 +29,9 @@ _RUNS = 50
 
 
 def add(
-    plan: Plan,
+    plan: BuildConfig,
     bundle: Bundle,
-    material: Material,
+    material: Dataset,
     work: Path,
     out: Path,
     progress: Progress,
@@ -50,7 +50,7 @@ def add(
         raise PlaceError(f"{manifest.name} has {name} already; name another --share")
 
     own = kept(plan.seed, material, work)
-    wanted = [Candidate(name, size, shape)]
+    wanted = [TrainedModel(name, size, shape)]
     network = candidates.train(plan, material, wanted, bundle.path(full), own, progress)[name].eval()
     staged = out.with_name(out.name + ".staged")
     shutil.rmtree(staged, ignore_errors=True)

@@ -15,7 +15,7 @@ import torch
 
 from cachenet.models.build_config import key
 from cachenet.models.certify import recorded
-from cachenet.models.data.dataset import Part
+from cachenet.models.data.dataset import LabelledFrames
 from cachenet.models.export import quantise
 from cachenet.shared.bundle.manifest import digest
 from cachenet.shared.command import atomic_files
@@ -29,14 +29,14 @@ _CALIBRATING = 500
 
 
 @dataclass(frozen=True)
-class Voice:
+class TeacherRuntime:
     """``name`` tells voices apart: what one has taught must not be mixed with what another has."""
 
     session: Session
     name: str
 
 
-def find(full: Path, spec: Input, tune: Part, looks: int, work: Path) -> Voice:
+def find(full: Path, spec: Input, tune: LabelledFrames, looks: int, work: Path) -> TeacherRuntime:
     """The voice to say ``looks`` things with, tried on ``tune``. What was decided is kept in ``work``, for a machine
     does not measure the same twice. Raises ``OSError`` if it cannot be."""
     threads = torch.get_num_threads()
@@ -45,18 +45,18 @@ def find(full: Path, spec: Input, tune: Part, looks: int, work: Path) -> Voice:
         if not path.exists():
             atomic_files.write(path, _quick(full, spec, tune, threads, work))
         if data := path.read_bytes():
-            return Voice(Session(path, "cpu", threads), f"int8-{digest(data)[:16]}")
-    return Voice(Session(full, "cpu", threads), "as-it-is")
+            return TeacherRuntime(Session(path, "cpu", threads), f"int8-{digest(data)[:16]}")
+    return TeacherRuntime(Session(full, "cpu", threads), "as-it-is")
 
 
-def calibrating(spec: Input, tune: Part) -> npt.NDArray[np.float32]:
+def calibrating(spec: Input, tune: LabelledFrames) -> npt.NDArray[np.float32]:
     """Some frames as models of ``spec`` take them, to find ranges with."""
     prepare = preprocessor(spec)
     pictures = recorded.as_pictures(tune.images[:_CALIBRATING])
     return np.concatenate([prepare(recorded.view(picture, spec, tune.seen)) for picture in pictures])
 
 
-def _quick(full: Path, spec: Input, tune: Part, threads: int, work: Path) -> bytes:
+def _quick(full: Path, spec: Input, tune: LabelledFrames, threads: int, work: Path) -> bytes:
     """The quicker model; empty where there is none that says the same."""
     images, trial = calibrating(spec, tune), work / "voice.trial"
     try:

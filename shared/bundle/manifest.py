@@ -19,7 +19,7 @@ from cachenet.shared.cascade.features import COUNT, Stage
 from cachenet.shared.cascade.probability import Probabilities
 from cachenet.shared.cascade.risk_model import RiskPrior
 from cachenet.shared.cascade.types import UNKNOWN
-from cachenet.shared.command.errors import Refusal
+from cachenet.shared.command.errors import UserError
 from cachenet.shared.inference.image import Input
 
 FORMAT = 3
@@ -30,7 +30,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 
-class BundleError(Refusal):
+class BundleError(UserError):
     """A directory or manifest that is no usable bundle; the message says what is wrong with which file."""
 
 

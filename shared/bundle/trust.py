@@ -14,12 +14,12 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from cachenet.shared.command import atomic_files
-from cachenet.shared.command.errors import Refusal
+from cachenet.shared.command.errors import UserError
 
 PRIVATE, PUBLIC = "bundle.key", "bundle.pub"
 
 
-class SigningError(Refusal, ValueError):
+class SigningError(UserError, ValueError):
     """A key that cannot be used; the message says what to do."""
 
 

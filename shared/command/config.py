@@ -12,7 +12,7 @@ from typing import Any, TypeVar, get_args
 
 import msgspec
 
-from cachenet.shared.command.errors import Refusal
+from cachenet.shared.command.errors import UserError
 from cachenet.shared.command.file_names import as_text
 from cachenet.shared.transport.addresses import without_passwords
 
@@ -27,7 +27,7 @@ PREFIX = "CACHENET_"
 _SLIP = 0.9
 
 
-class ConfigError(Refusal, ValueError):
+class ConfigError(UserError, ValueError):
     """A setting that cannot be; one line that names it and its source."""
 
 

@@ -22,7 +22,7 @@ PATIENCE_S = 10.0
 _LOOK_S = 0.1
 
 
-class Server(ThreadingHTTPServer):
+class HttpServer(ThreadingHTTPServer):
     """Answers each connection on a thread of its own, ``connections`` at a time. A connection that is neither answered
     nor let stay within ``PATIENCE_S`` is closed; so is the oldest of those that do not stay, when another one comes and
     there is no room. An operator who looks is therefore answered while others hold every connection. A handler lets
@@ -95,7 +95,7 @@ class Server(ThreadingHTTPServer):
 class Handler(BaseHTTPRequestHandler):
     """Answers requests, and names neither itself nor its Python."""
 
-    server: Server
+    server: HttpServer
     server_version, sys_version = "cachenet", ""
     #: A read or a whole write that takes longer ends the connection.
     timeout = PATIENCE_S

@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 
-from cachenet.shared.command.http_server import Handler, Server
+from cachenet.shared.command.http_server import Handler, HttpServer
 
 #: Connections at a time: a few Prometheus servers and health checks.
 _CONNECTIONS = 16
@@ -45,5 +45,5 @@ def serve(figures: Collector, ill: Callable[[], str], host: str, port: int) -> I
 
         do_HEAD = do_GET  # noqa: N815 - what some balancers ask with
 
-    with Server((host, port), Answers, _CONNECTIONS).serving("endpoint") as served:
+    with HttpServer((host, port), Answers, _CONNECTIONS).serving("endpoint") as served:
         yield served

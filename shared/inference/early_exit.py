@@ -30,13 +30,13 @@ from cachenet.shared.inference.engine import (
     Batch,
     EngineError,
     Logits,
-    Part,
+    ModelPart,
     Provider,
     Session,
     providers,
 )
-from cachenet.shared.inference.exit_cost import Worth
-from cachenet.shared.inference.exit_monitor import Watch
+from cachenet.shared.inference.exit_cost import ExitCostModel
+from cachenet.shared.inference.exit_monitor import ExitMonitor
 from cachenet.shared.inference.graph_split import SegmentError, cut, read
 from cachenet.shared.inference.image import blank
 from cachenet.shared.inference.request_prior import Expectation
@@ -50,7 +50,7 @@ SCORES, FEATURES = "scores", "features"
 _PROBES, _FIRST = 1 / 50, 8
 
 
-class Seen(NamedTuple):
+class ExitFeatures(NamedTuple):
     """What a cache has seen of a picture, ``(dimensions,)``, and said of it, ``(classes,)``, uncorrected."""
 
     features: npt.NDArray[np.float32]
@@ -70,7 +70,7 @@ class Correction:
         return corrected
 
 
-class Question(NamedTuple):
+class RequestContext(NamedTuple):
     """What comes with a picture: the ``recent`` labels of its device, oldest first, the ``risk`` at which a cache may
     answer at the most, and the name of the ``device``, where there are several."""
 
@@ -80,7 +80,7 @@ class Question(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Passed:
+class ExitResult:
     """What came of one picture. ``logits`` ``(classes,)``, of the full model's temperature; ``label``: what they and
     the request's context lead to. ``layer``: which cache has answered, from 0, and then the ``risk`` that the whole
     model would have led to another label; both None if the whole model has. Then ``seen`` is what each cache has seen,
@@ -90,7 +90,7 @@ class Passed:
     label: int
     layer: int | None = None
     risk: float | None = None
-    seen: dict[int, Seen] = field(default_factory=dict)
+    seen: dict[int, ExitFeatures] = field(default_factory=dict)
     weight: float = 1.0
 
 
@@ -99,9 +99,9 @@ class _Request:
     """A picture on its way; ``asked`` None: through all of the model. ``probed``: the chance with which it was drawn to
     run whole, None if it was not; ``would``: what the first cache that was sure would have answered."""
 
-    asked: Question | None
+    asked: RequestContext | None
     probed: float | None
-    seen: dict[int, Seen] = field(default_factory=dict)
+    seen: dict[int, ExitFeatures] = field(default_factory=dict)
     would: int | None = None
 
     @property
@@ -116,7 +116,9 @@ class _Request:
 class Cache:
     """One layer's cache: its model, and whether it pays to ask it."""
 
-    def __init__(self, layer: Layer, model: Part, worth: Worth, correction: Correction | None = None) -> None:
+    def __init__(
+        self, layer: Layer, model: ModelPart, worth: ExitCostModel, correction: Correction | None = None
+    ) -> None:
         """``correction``: of its scores."""
         self.layer, self.worth, self.correction = layer, worth, correction
         self._model = model
@@ -125,20 +127,20 @@ class Cache:
         """The same cache with its scores corrected in this way."""
         return Cache(self.layer, self._model, self.worth, correction)
 
-    def look(self, held: dict[str, Batch]) -> tuple[Probabilities, Seen]:
+    def look(self, held: dict[str, Batch]) -> tuple[Probabilities, ExitFeatures]:
         """What it says of each row, calibrated ``(n, classes)``, and what it has seen, ``(n, ...)``. Raises
         ``EngineError``."""
         made = self._model.run(held)
-        seen = Seen(made[FEATURES], made[SCORES])
+        seen = ExitFeatures(made[FEATURES], made[SCORES])
         return softmax(self._scores(seen), self._temperature), seen
 
-    def logits(self, seen: Seen, temperature: float) -> Logits:
+    def logits(self, seen: ExitFeatures, temperature: float) -> Logits:
         """What it says after it has ``seen`` that, as sure as the whole model would be, in scores of that
         ``temperature``."""
         scaled: Logits = self._scores(seen) * np.float32(temperature / (self._temperature * self.layer.reserve))
         return scaled
 
-    def _scores(self, seen: Seen) -> Batch:
+    def _scores(self, seen: ExitFeatures) -> Batch:
         return seen.scores if self.correction is None else self.correction.apply(*seen)
 
     @property
@@ -146,13 +148,13 @@ class Cache:
         return self.layer.temperature if self.correction is None else self.correction.temperature
 
 
-class Layered:
+class EarlyExitModel:
     """The segments of a full model and the caches after each but the last. Safe to run from several threads, one at a
     time."""
 
     def __init__(
         self,
-        segments: Sequence[Part],
+        segments: Sequence[ModelPart],
         caches: Sequence[Cache],
         image: str,
         temperature: float,
@@ -174,17 +176,17 @@ class Layered:
         self._seen = 0
         self.expectation = Expectation(classes)
         #: Whether the caches are right as often as they must be.
-        self.watch = Watch(wrong)
+        self.watch = ExitMonitor(wrong)
 
-    def run(self, batch: Batch, asked: Sequence[Question | None]) -> list[Passed]:
+    def run(self, batch: Batch, asked: Sequence[RequestContext | None]) -> list[ExitResult]:
         """Run ``batch`` ``(n, channels, height, width)``. ``asked``: with each picture; None for one that must run
         through all of the model. In order. Raises ``EngineError``."""
         with self._lock:
             return self._run(batch, [_Request(one, self._drawn() if one is not None else None) for one in asked])
 
-    def _run(self, batch: Batch, requests: Sequence[_Request]) -> list[Passed]:
+    def _run(self, batch: Batch, requests: Sequence[_Request]) -> list[ExitResult]:
         priors = np.stack([self.expectation.prior(one.recent, one.device) for one in requests])
-        passed: dict[int, Passed] = {}
+        passed: dict[int, ExitResult] = {}
         left, held = np.arange(len(batch)), {self._image: batch}
         went_on: list[tuple[Cache, float, int]] = []
         looks = any(one.asked is not None for one in requests)
@@ -218,7 +220,7 @@ class Layered:
         priors: Probabilities,
         left: npt.NDArray[np.int64],
         requests: Sequence[_Request],
-        passed: dict[int, Passed],
+        passed: dict[int, ExitResult],
     ) -> npt.NDArray[np.bool_]:
         """Let a cache answer what it is sure of into ``passed``; which of the rows that are ``left`` it has."""
         hit = np.zeros(len(left), np.bool_)
@@ -237,13 +239,13 @@ class Layered:
             if request.asked is None:
                 continue
             asked += 1
-            own = Seen(seen.features[at], seen.scores[at])
+            own = ExitFeatures(seen.features[at], seen.scores[at])
             sure = bool(risks[at] <= min(cache.layer.threshold, request.asked.risk))
             found += sure
             if sure and request.probed is None and self.watch.trusted:
                 hit[at] = True
                 logits = cache.logits(own, self._temperature)
-                passed[row] = Passed(logits, int(labels[at]), place, float(risks[at]))
+                passed[row] = ExitResult(logits, int(labels[at]), place, float(risks[at]))
                 continue
             request.seen[place] = own
             if sure and request.would is None:
@@ -257,7 +259,7 @@ class Layered:
         priors: Probabilities,
         left: npt.NDArray[np.int64],
         requests: Sequence[_Request],
-        passed: dict[int, Passed],
+        passed: dict[int, ExitResult],
     ) -> None:
         """The last segment, and what it teaches."""
         scores = self._segments[-1].run(held)[self._output]
@@ -269,7 +271,7 @@ class Layered:
                 self.expectation.learn(request.recent, int(scores[at].argmax()), request.device)
                 weight = 1.0 / request.probed if request.would is not None else 1.0
                 self._check(request.would is not None and request.would != label)
-            passed[row] = Passed(scores[at], label, seen=request.seen, weight=weight)
+            passed[row] = ExitResult(scores[at], label, seen=request.seen, weight=weight)
 
     def _check(self, wrong: bool) -> None:
         """One request of all has been checked."""
@@ -303,9 +305,9 @@ class Layered:
         return chance if self._draw() < chance else None
 
 
-def runner(session: Session | Layered) -> Callable[[Batch], Logits]:
+def runner(session: Session | EarlyExitModel) -> Callable[[Batch], Logits]:
     """All of a model, however it is loaded: a batch in, logits ``(n, classes)`` out."""
-    return session.whole if isinstance(session, Layered) else session.run
+    return session.whole if isinstance(session, EarlyExitModel) else session.run
 
 
 def load(
@@ -315,7 +317,7 @@ def load(
     provider: Provider,
     threads: int,
     draw: Callable[[], float],
-) -> Layered:
+) -> EarlyExitModel:
     """The full model of a bundle, cut, with its caches of that ``way``. ``find``: where a file is. Raises
     ``EngineError``."""
     name = manifest.only("full")
@@ -331,14 +333,14 @@ def load(
         whole = read(find(model).read_bytes())
         pieces = cut(whole, [layer.tensors for layer in layers.caches])
         caches = [
-            Cache(layer, Part(find(layer).read_bytes(), layer.file, "cpu", 1), Worth(place))
+            Cache(layer, ModelPart(find(layer).read_bytes(), layer.file, "cpu", 1), ExitCostModel(place))
             for place, layer in enumerate(layers.caches)
         ]
     except SegmentError as error:
         raise EngineError(f"{name} cannot be cut: {error}") from None
     except OSError as error:
         raise EngineError(f"{error.filename}: {error.strerror}") from None
-    segments = [Part(piece.model, name, provider, threads) for piece in pieces]
-    layered = Layered(segments, caches, whole.image, model.temperature, len(manifest.labels), layers.wrong, draw)
+    segments = [ModelPart(piece.model, name, provider, threads) for piece in pieces]
+    layered = EarlyExitModel(segments, caches, whole.image, model.temperature, len(manifest.labels), layers.wrong, draw)
     layered.whole(blank(model.input, 2))  # one that takes a single picture a run is found out here
     return layered

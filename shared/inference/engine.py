@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from cachenet.shared.command.errors import Refusal
+from cachenet.shared.command.errors import UserError
 from cachenet.shared.command.file_names import path_or_bytes
 
 Logits = npt.NDArray[np.float32]
@@ -44,7 +44,7 @@ _ORT_STATUS = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ")
 _ORT_PLACE = re.compile(r"(?:Load model from .* failed:)?\S+\.(?:cc|h):\d+ [^()]*\([^()]*(?:\([^()]*\)[^()]*)*\) ")
 
 
-class EngineError(Refusal):
+class EngineError(UserError):
     """A model that cannot be loaded or run; the message says what to do."""
 
 
@@ -76,7 +76,7 @@ class Session:
         return logits
 
 
-class Part:
+class ModelPart:
     """A piece of a model, in memory: named tensors in, named tensors out."""
 
     def __init__(self, model: bytes, name: str, provider: Provider = "auto", threads: int = 1) -> None:

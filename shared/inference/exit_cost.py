@@ -8,7 +8,7 @@ _FADING, _IMAGINED, _SHARE = 0.998, 32.0, 0.5
 _AGAIN = 32
 
 
-class Worth:
+class ExitCostModel:
     """Of one cache; times in seconds."""
 
     def __init__(self, place: int = 0) -> None:

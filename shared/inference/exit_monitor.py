@@ -8,7 +8,7 @@ from cachenet.shared.cascade.sequential_tests import AnytimeUpperBound, EDetecto
 _ALARM = 1000.0
 
 
-class Watch:
+class ExitMonitor:
     """Trusts until the errors speak against ``allowed``, a share; and again once enough checks have shown that they
     keep within it."""
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from cachenet.shared.command.errors import Refusal
+from cachenet.shared.command.errors import UserError
 
 #: Of ModelProto, GraphProto, NodeProto, TensorProto and ValueInfoProto.
 _IR, _GRAPH, _OPSETS, _FUNCTIONS = 1, 7, 8, 25
@@ -28,7 +28,7 @@ _FLOATS = b"\x12\x04\x0a\x02\x08\x01"
 _NESTED = (b"If", b"Loop", b"Scan")
 
 
-class SegmentError(Refusal):
+class SegmentError(UserError):
     """A model that cannot be cut where it was to be; the message says why."""
 
 
@@ -48,7 +48,7 @@ class _Node:
 
 
 @dataclass(frozen=True)
-class Model:
+class SplitModel:
     """An ONNX file, taken apart: ``image`` and ``output`` are names of tensors."""
 
     image: str
@@ -58,7 +58,7 @@ class Model:
     _weights: dict[str, bytes]
 
 
-def read(data: bytes) -> Model:
+def read(data: bytes) -> SplitModel:
     """Raises ``SegmentError`` for what is no model, or none that can be cut."""
     try:
         fields = list(_fields(data))
@@ -71,10 +71,10 @@ def read(data: bytes) -> Model:
     except (StopIteration, IndexError, ValueError):
         raise SegmentError("it is no ONNX file") from None
     frame = b"".join(raw for number, _, raw in fields if number in (_IR, _OPSETS, _FUNCTIONS))
-    return Model(image, output, frame, nodes, weights)
+    return SplitModel(image, output, frame, nodes, weights)
 
 
-def cut(model: Model, places: Sequence[Sequence[str]]) -> list[Segment]:
+def cut(model: SplitModel, places: Sequence[Sequence[str]]) -> list[Segment]:
     """The segments of ``model`` cut at each of ``places``, in order: names of all tensors that what comes after needs.
     Raises ``SegmentError`` if one is no such place."""
     segments: list[Segment] = []
@@ -88,7 +88,7 @@ def cut(model: Model, places: Sequence[Sequence[str]]) -> list[Segment]:
     return segments
 
 
-def _between(model: Model, given: Sequence[str], wanted: tuple[str, ...]) -> Segment:
+def _between(model: SplitModel, given: Sequence[str], wanted: tuple[str, ...]) -> Segment:
     """What makes ``wanted`` out of ``given``."""
     makers = {name: place for place, node in enumerate(model._nodes) for name in node.makes}
     needed, kept, left = set[str](), set[int](), list(wanted)

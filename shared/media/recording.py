@@ -15,7 +15,7 @@ from typing import Literal
 import cv2
 import msgspec
 
-from cachenet.shared.command.errors import Refusal
+from cachenet.shared.command.errors import UserError
 from cachenet.shared.command.file_names import shown
 from cachenet.shared.inference.image import BadPicture, Picture
 from cachenet.shared.media import pictures
@@ -31,7 +31,7 @@ _CODEC: dict[Files, list[int]] = {
 }
 
 
-class StreamError(Refusal):
+class StreamError(UserError):
     """A directory that is no whole stream or cannot become one; the message says what is wrong with it."""
 
 
@@ -96,7 +96,7 @@ def picture(directory: Path, recording: Recording, index: int) -> Picture:
         raise StreamError(f"{shown(path)}: {pictures.reason(error)}") from None
 
 
-class Writer:
+class RecordingWriter:
     """A stream directory under construction: pictures first, one after the other, and what they are at the end."""
 
     def __init__(self, directory: Path, files: Files) -> None:
@@ -154,7 +154,7 @@ def write(directory: Path, recording: Recording, pictures: Iterable[Picture]) ->
     If anything fails, interruption included, the files written so far are removed. Raises ``StreamError``.
     """
     recording.check()
-    writer = Writer(directory, recording.files)
+    writer = RecordingWriter(directory, recording.files)
     try:
         for frame in pictures:
             if writer.count == recording.frames:

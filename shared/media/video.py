@@ -15,7 +15,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from cachenet.shared.command.errors import Refusal
+from cachenet.shared.command.errors import UserError
 from cachenet.shared.command.regular_files import open_regular
 from cachenet.shared.inference.image import Picture
 
@@ -34,12 +34,12 @@ _DEFAULT_FPS = 25.0
 _CUT_SHORT_S = 0.5
 
 
-class BadVideo(Refusal):
+class BadVideo(UserError):
     """A file that is no video that OpenCV can read; the message, a line without the file's name, says why."""
 
 
 @dataclass(frozen=True, slots=True)
-class Frame:
+class VideoFrame:
     """One frame of a video. ``picture``: ``(height, width, 3)`` BGR. ``time``: seconds, in the file; rising."""
 
     picture: Picture
@@ -73,7 +73,7 @@ class Video:
         self.broken = 0
         self._resized: dict[tuple[int, int], int] = {}
 
-    def frames(self, every: int = 1) -> Iterator[Frame]:
+    def frames(self, every: int = 1) -> Iterator[VideoFrame]:
         """Every ``every``\\ th frame that can be decoded, from the first."""
         clock = _Clock(1 / self.fps)
         reads = whole = failed = 0  # failed: the last ones in a row
@@ -89,7 +89,7 @@ class Video:
                     continue
                 self.broken, failed, whole = self.broken + failed - 1, 0, whole + 1
                 if picture is not None:
-                    yield Frame(self._shaped(picture, size), time_s)
+                    yield VideoFrame(self._shaped(picture, size), time_s)
             self.broken += self._missing(whole, clock.last)
         finally:
             self.close()

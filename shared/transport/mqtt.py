@@ -27,7 +27,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from cachenet.shared.command.errors import Refusal
+from cachenet.shared.command.errors import UserError
 from cachenet.shared.transport import mqtt_errors
 from cachenet.shared.transport.addresses import without_password
 from cachenet.shared.transport.backoff import Backoff
@@ -45,7 +45,7 @@ _RETRY_S = (0.25, 4.0)
 _LOOP_RETRY_S = (0.25, 30.0)
 
 
-class LinkError(Refusal, ValueError):
+class MqttError(UserError, ValueError):
     """A broker address or credential that cannot be used; the text says what to do."""
 
 
@@ -62,7 +62,7 @@ class Address:
 
 
 def address(url: str, password: str | None = None, ca: Path | None = None) -> Address:
-    """Read ``mqtt[s]://[user@]host[:port]``. Raises ``LinkError``.
+    """Read ``mqtt[s]://[user@]host[:port]``. Raises ``MqttError``.
 
     A password in the URL is refused: it would show in every process list.
     """
@@ -72,30 +72,30 @@ def address(url: str, password: str | None = None, ca: Path | None = None) -> Ad
         (parts.hostname or "").encode("idna")
         port = parts.port
     except UnicodeError:
-        raise LinkError(f"broker {shown!r}: that is no host name") from None
+        raise MqttError(f"broker {shown!r}: that is no host name") from None
     except ValueError as error:
         what = "the port is not a number in 1..65535" if "port" in str(error).lower() else "that is no address"
-        raise LinkError(f"broker {shown!r}: {what}") from None
+        raise MqttError(f"broker {shown!r}: {what}") from None
     spaced = any(character.isspace() for character in url)
     if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname or parts.path.strip("/") or spaced:
-        raise LinkError(f"broker {shown!r} is not mqtt://host:port or mqtts://user@host:port")
+        raise MqttError(f"broker {shown!r} is not mqtt://host:port or mqtts://user@host:port")
     if parts.password is not None:
-        raise LinkError("a password does not belong in the broker's URL; use --password-file or CACHENET_PASSWORD")
+        raise MqttError("a password does not belong in the broker's URL; use --password-file or CACHENET_PASSWORD")
     tls = parts.scheme == "mqtts"
     user = unquote(parts.username) if parts.username else None
     return Address(parts.hostname, port or (8883 if tls else 1883), tls, user, password, ca)
 
 
 def password(file: str) -> str | None:
-    """The broker's password from ``file``, or else from ``CACHENET_PASSWORD``. Raises ``LinkError``."""
+    """The broker's password from ``file``, or else from ``CACHENET_PASSWORD``. Raises ``MqttError``."""
     if not file:
         return os.environ.get("CACHENET_PASSWORD")
     try:
         return Path(file).read_text("utf-8").strip()
     except OSError as error:
-        raise LinkError(f"password file {file}: {error.strerror}") from None
+        raise MqttError(f"password file {file}: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise LinkError(f"password file {file}: not text") from None
+        raise MqttError(f"password file {file}: not text") from None
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ class _Client(mqtt.Client):
                     self.reconnect()
 
 
-class Link:
+class MqttConnection:
     """A connection to the broker, kept up by one background thread."""
 
     def __init__(
@@ -163,7 +163,7 @@ class Link:
             try:
                 client.tls_set_context(ssl.create_default_context(cafile=address.ca))
             except OSError as error:
-                raise LinkError(f"CA file {address.ca}: {error.strerror or error}") from None
+                raise MqttError(f"CA file {address.ca}: {error.strerror or error}") from None
         if will is not None:
             client.will_set(will[0], will[1], qos=1, retain=True)
         client.on_socket_open = self._no_delay

@@ -81,7 +81,7 @@ class Answer(msgspec.Struct, frozen=True, tag="answer"):
         return logits
 
 
-class Refusal(msgspec.Struct, frozen=True, tag="refusal"):
+class Rejection(msgspec.Struct, frozen=True, tag="refusal"):
     """Why there is no answer; ``detail`` is one line for a person."""
 
     reason: Reason

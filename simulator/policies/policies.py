@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from cachenet.edge_agent.composition import compose
+from cachenet.edge_agent.composition import build_device_cascade
 from cachenet.edge_agent.settings import Settings
 from cachenet.edge_agent.updates.active_bundle import GROWTH, ROOM
 from cachenet.shared.bundle.manifest import Manifest
@@ -34,7 +34,7 @@ from cachenet.shared.cascade.types import (
 )
 from cachenet.simulator.policies import trivial
 from cachenet.simulator.policies.trivial import Rule, Setting, Student, Trivial
-from cachenet.simulator.traces.trace import Film
+from cachenet.simulator.traces.trace import Trace
 
 Policy = Literal[
     "cachenet",
@@ -58,7 +58,7 @@ _SEDNA_CONFIDENCE = 0.9
 _PENDING = 64
 
 
-class Mind(Protocol):
+class DecisionPolicy(Protocol):
     """What decides on a device: ``Cascade``, or what takes its place. See there."""
 
     pending_fetch: str | None
@@ -74,7 +74,7 @@ class Mind(Protocol):
     def install(self, model: LocalModel) -> list[str]: ...
 
 
-class Meter:
+class ModelTimer:
     """Seconds that models have run since it was last read."""
 
     def __init__(self) -> None:
@@ -89,7 +89,7 @@ class Meter:
 
 
 @dataclass(frozen=True)
-class Kit:
+class PolicyInputs:
     """What policies are made of.
 
     Attributes:
@@ -103,7 +103,7 @@ class Kit:
             none answers; empty without early exits.
     """
 
-    film: Film
+    film: Trace
     manifest: Manifest
     max_disagreement: float
     deadline: float
@@ -114,7 +114,7 @@ class Kit:
     threads: int = 1
     reached: tuple[float, ...] = ()
 
-    def model(self, name: str, meter: Meter) -> LocalModel:
+    def model(self, name: str, meter: ModelTimer) -> LocalModel:
         """A model of the bundle, whose runs are counted."""
         table, model = self.film.pictures.logits[name], self.manifest.models[name]
         seconds = self.whole if model.role == "full" else self.seconds[name]
@@ -129,7 +129,7 @@ class Kit:
         judge = self._judge(meter) if model.role == "full" and self.reached else None
         return LocalModel(name, score, model.temperature, coverage, GROWTH * model.bytes, seconds, level, judge)
 
-    def _judge(self, meter: Meter) -> Judge:
+    def _judge(self, meter: ModelTimer) -> Judge:
         """The full model with its early exits."""
         through = self.film.pictures.through
         assert through is not None
@@ -150,7 +150,7 @@ class Kit:
         base = self.manifest.only("base")
         return Student(self.film, base, self.manifest.models[base].temperature)
 
-    def of(self, policy: Policy) -> Kit:
+    def of(self, policy: Policy) -> PolicyInputs:
         """As the policy finds it. The server of ``cachenet-paper`` has submodels of some labels and no others, and
         recommends the best, for there is no base model that it must be better than."""
         if policy != "cachenet-paper":
@@ -162,14 +162,14 @@ class Kit:
         return replace(self, manifest=msgspec.structs.replace(self.manifest, models=models))
 
 
-def mind(policy: Policy, kit: Kit, meter: Meter) -> Mind:
+def mind(policy: Policy, kit: PolicyInputs, meter: ModelTimer) -> DecisionPolicy:
     """A device's policy, new."""
     return _MAKE[policy](kit, meter)
 
 
-def _cachenet(kit: Kit, meter: Meter) -> Cascade:
+def _cachenet(kit: PolicyInputs, meter: ModelTimer) -> Cascade:
     settings = Settings(device=kit.name, deadline_ms=round(1000 * kit.deadline), max_disagreement=kit.max_disagreement)
-    return compose(settings, kit.manifest, kit.model(kit.manifest.only("base"), meter), True, ROOM)
+    return build_device_cascade(settings, kit.manifest, kit.model(kit.manifest.only("base"), meter), True, ROOM)
 
 
 class Always:
@@ -177,7 +177,7 @@ class Always:
 
     pending_fetch: str | None = None
 
-    def __init__(self, kit: Kit, name: str, seconds: float, meter: Meter) -> None:
+    def __init__(self, kit: PolicyInputs, name: str, seconds: float, meter: ModelTimer) -> None:
         self._name, self._seconds, self._meter = name, seconds, meter
         self._labels = kit.film.pictures.first[name]
 
@@ -205,7 +205,7 @@ class Asking:
 
     pending_fetch: str | None = None
 
-    def __init__(self, kit: Kit) -> None:
+    def __init__(self, kit: PolicyInputs) -> None:
         self._full, self._deadline = kit.manifest.only("full"), kit.deadline
         self._recent: deque[int] = deque(maxlen=RECENT)
         self._asked: deque[Frame] = deque(maxlen=_PENDING)
@@ -254,7 +254,7 @@ class Asking:
 class Ruled(Asking):
     """A trivial policy, see ``simulator.policies.trivial``."""
 
-    def __init__(self, kit: Kit, own: Rule, meter: Meter) -> None:
+    def __init__(self, kit: PolicyInputs, own: Rule, meter: ModelTimer) -> None:
         super().__init__(kit)
         self._rule, self._meter = own, meter
         self._base = kit.manifest.only("base")
@@ -273,7 +273,7 @@ class Paper(Asking):
     """CacheNet as published (arXiv 2007.01793, section IV): one submodel, trusted where the entropy of its softmax is
     small enough; the one that the server recommends takes its place."""
 
-    def __init__(self, kit: Kit, meter: Meter) -> None:  # noqa: ARG002
+    def __init__(self, kit: PolicyInputs, meter: ModelTimer) -> None:  # noqa: ARG002
         super().__init__(kit)
         self._most_entropy = kit.manifest.entropy
         self._submodel: LocalModel | None = None
@@ -311,7 +311,7 @@ class Oracle(Asking):
     """The bound: ask exactly where neither the last answer of the full model nor any local model's label is the full
     model's answer. A local model costs one run, that of the quickest one that is right; a held answer costs none."""
 
-    def __init__(self, kit: Kit, meter: Meter) -> None:
+    def __init__(self, kit: PolicyInputs, meter: ModelTimer) -> None:
         super().__init__(kit)
         self._meter, self._right, self._last = meter, kit.film.pictures.first[self._full], -1
         names = sorted((kit.manifest.only("base"), *kit.manifest.submodels()), key=kit.seconds.__getitem__)
@@ -341,19 +341,19 @@ def _answer(step: Hit) -> Answer:
     return Answer(step.frame.index, own.label, 1.0, own.risk, own.level, own.model)
 
 
-def _ruled(name: Trivial) -> Callable[[Kit, Meter], Mind]:
+def _ruled(name: Trivial) -> Callable[[PolicyInputs, ModelTimer], DecisionPolicy]:
     return lambda kit, meter: Ruled(kit, trivial.rule(name, kit.student(), kit.settings[name]), meter)
 
 
-def _alone(role: Literal["full", "base"]) -> Callable[[Kit, Meter], Mind]:
-    def made(kit: Kit, meter: Meter) -> Always:
+def _alone(role: Literal["full", "base"]) -> Callable[[PolicyInputs, ModelTimer], DecisionPolicy]:
+    def made(kit: PolicyInputs, meter: ModelTimer) -> Always:
         name = kit.manifest.only(role)
         return Always(kit, name, kit.whole if role == "full" else kit.seconds[name], meter)
 
     return made
 
 
-_MAKE: dict[Policy, Callable[[Kit, Meter], Mind]] = {
+_MAKE: dict[Policy, Callable[[PolicyInputs, ModelTimer], DecisionPolicy]] = {
     "cachenet": _cachenet,
     "cachenet-paper": Paper,
     "hold": _ruled("hold"),

@@ -16,7 +16,7 @@ from cachenet.shared.cascade.frame import Frame
 from cachenet.shared.cascade.probability import softmax
 from cachenet.shared.cascade.reference import disagreements
 from cachenet.shared.cascade.types import LocalLevel
-from cachenet.simulator.traces.trace import Film
+from cachenet.simulator.traces.trace import Trace
 
 Trivial = Literal["hold", "difference", "student", "student+hold"]
 TRIVIAL: tuple[Trivial, ...] = get_args(Trivial)
@@ -37,7 +37,7 @@ class Student:
         tops: The probability of that label ``(rows,)``.
     """
 
-    def __init__(self, film: Film, base: str, temperature: float) -> None:
+    def __init__(self, film: Trace, base: str, temperature: float) -> None:
         probabilities = softmax(film.pictures.logits[base], temperature)
         self.labels: list[int] = probabilities.argmax(1).tolist()
         self.tops: list[float] = probabilities.max(1).tolist()
@@ -152,7 +152,7 @@ def rule(name: Trivial, student: Student, setting: Setting) -> Rule:
     return _RULES[name][0](student, **setting)
 
 
-def choose(name: Trivial, films: Sequence[Film], full: str, base: str, temperature: float, budget: float) -> Setting:
+def choose(name: Trivial, films: Sequence[Trace], full: str, base: str, temperature: float, budget: float) -> Setting:
     """The setting of a policy that asks least over the first of ``films`` with a disagreement of at most ``budget``.
 
     Args:
@@ -185,7 +185,7 @@ def cheapest(asked: npt.NDArray[np.float64], disagreement: npt.NDArray[np.float6
     return int(min(range(len(within)), key=lambda at: (disagreement[at], asked[at])))
 
 
-def _run(film: Film, full: str, own: Rule) -> tuple[float, float]:
+def _run(film: Trace, full: str, own: Rule) -> tuple[float, float]:
     """Share asked and disagreement over at most ``_MOST_FRAMES`` frames, with answers that come at once."""
     labels = film.labels(full)[:_MOST_FRAMES]
     answers, asked = labels.copy(), 0

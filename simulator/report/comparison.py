@@ -23,14 +23,14 @@ from cachenet.models.report.confidence_interval import interval
 from cachenet.shared.bundle.manifest import Bundle, Manifest, Way
 from cachenet.shared.cascade.reference import disagreements
 from cachenet.shared.cascade.spec import MAX_DISAGREEMENT
-from cachenet.shared.command.errors import Refusal
+from cachenet.shared.command.errors import UserError
 from cachenet.shared.inference.early_exit import load
 from cachenet.shared.inference.graph_split import cut, read
 from cachenet.simulator.policies import trivial
-from cachenet.simulator.policies.policies import OWN, POLICIES, Kit, Policy
+from cachenet.simulator.policies.policies import OWN, POLICIES, Policy, PolicyInputs
 from cachenet.simulator.policies.trivial import TRIVIAL, Trivial
 from cachenet.simulator.policies.trivial import Setting as Thresholds
-from cachenet.simulator.traces.trace import Film, Index, project, shoot
+from cachenet.simulator.traces.trace import Index, Trace, project, shoot
 from cachenet.simulator.world import links, machines, servers, world
 from cachenet.simulator.world.device import WINDOW, Device, Setting, Tally
 
@@ -89,7 +89,7 @@ class Bench:
     bundle: Bundle
     costs: dict[str, Cost]
     reached: list[Cost]
-    films: list[Film]
+    films: list[Trace]
     thresholds: dict[Trivial, Thresholds] = field(default_factory=dict)
 
     @property
@@ -138,7 +138,7 @@ def reached(bundle: Bundle) -> list[Cost]:
     return [*found, Cost(full.macs + looked, operators, False)]
 
 
-class Incomparable(Refusal):
+class Incomparable(UserError):
     """A bundle that cannot be compared with; the text says why."""
 
 
@@ -229,16 +229,16 @@ def compare(bench: Bench, setup: Setup, link: links.LinkProfile | None, progress
 def kit(
     manifest: Manifest,
     costs: Mapping[str, Cost],
-    device: machines.Device,
+    device: machines.DeviceProfile,
     setup: Setup,
-    film: Film,
+    film: Trace,
     name: str,
     reached: Sequence[Cost] = (),
     thresholds: Mapping[Trivial, Thresholds] | None = None,
-) -> Kit:
+) -> PolicyInputs:
     """What policies are made of, on that device. ``reached``, ``thresholds``: see ``Bench``."""
     threads = device.local_threads(costs[manifest.only("base")])
-    return Kit(
+    return PolicyInputs(
         film,
         manifest,
         setup.max_disagreement,
@@ -252,7 +252,7 @@ def kit(
     )
 
 
-def _run(devices: Sequence[Device], profile: machines.Device, full: Sequence[Index]) -> Run:
+def _run(devices: Sequence[Device], profile: machines.DeviceProfile, full: Sequence[Index]) -> Run:
     """All devices' frames together. ``full``: the full model's label of each frame, by device."""
     tallies = [one.tally for one in devices]
     frames = sum(tally.frames for tally in tallies)

@@ -24,10 +24,10 @@ from cachenet.shared.bundle.manifest import Bundle
 from cachenet.shared.command.version import VERSION
 from cachenet.shared.media import recording
 from cachenet.shared.transport import protocol
-from cachenet.shared.transport.mqtt import Address, Link
+from cachenet.shared.transport.mqtt import Address, MqttConnection
 from cachenet.simulator.report import picture, report
 from cachenet.simulator.report.report import CACHENET, DEVICE, SERVER, Outcome, Setting
-from cachenet.simulator.report.view import Tail, View
+from cachenet.simulator.report.view import ProgressView, Tail
 from cachenet.simulator.world import links
 from cachenet.simulator.world.emulator import Counts
 from cachenet.simulator.world.processes import Failed, Process, Processes, answers, free_port
@@ -97,7 +97,7 @@ def compare(options: Options, console: Console) -> dict[str, Outcome]:
         broker, _ = start_cloud(processes, bundle)
         console.print(f"Each policy answers {options.frames} frames; {setting}.")
         runs, skipped = {}, {}
-        with View(console, list(POLICIES), options.frames) as view:
+        with ProgressView(console, list(POLICIES), options.frames) as view:
             for policy in POLICIES:
                 try:
                     runs[policy] = _run(policy, options, bundle, recorded, work / policy, broker, processes, view)
@@ -164,7 +164,7 @@ def start_cloud(processes: Processes, bundle: Bundle, *flags: str) -> tuple[int,
     )
     announced = threading.Event()
     name = protocol.catalogue(bundle.manifest.name)
-    ear = Link(Address("127.0.0.1", port), "simulator", [(name, 1)], lambda _message: announced.set())
+    ear = MqttConnection(Address("127.0.0.1", port), "simulator", [(name, 1)], lambda _message: announced.set())
     ear.start()
     try:
         processes.wait(server, announced.is_set, _START_S, "ready")
@@ -181,7 +181,7 @@ def _run(
     directory: Path,
     broker: int,
     processes: Processes,
-    view: View,
+    view: ProgressView,
 ) -> _Run:
     """One policy over the recorded stream, through a link of its own. Raises ``_Skipped`` where the policy does not
     come to its end, and ``Failed`` where what all need does not run."""
@@ -229,7 +229,7 @@ def start_link(name: str, profile: str, seed: int, broker: int, processes: Proce
     return link, port
 
 
-def _watch(agent: Process, tail: Tail, options: Options, processes: Processes, view: View, full: str) -> None:
+def _watch(agent: Process, tail: Tail, options: Options, processes: Processes, view: ProgressView, full: str) -> None:
     """Show what the agent answers until it ends; ``full``: see ``report.by_full_model``. Raises ``_Skipped`` if the
     agent does not do its part, ``Failed`` if what it needs does not."""
     limit = _TIMES * options.frames / options.fps + options.slowdown * _GRACE_S

@@ -9,7 +9,7 @@ from typing import Literal, get_args
 import msgspec
 import numpy as np
 
-from cachenet.shared.command.errors import Refusal
+from cachenet.shared.command.errors import UserError
 from cachenet.simulator.report.comparison import Setup
 from cachenet.simulator.world import links
 from cachenet.simulator.world.links import LinkProfile
@@ -19,7 +19,7 @@ _FIELDS = {"rtt": "rtt_ms", "up": "up_mbit", "down": "down_mbit", "jitter": "jit
 _STEPS = 6
 
 
-class BadSweep(Refusal, ValueError):
+class BadSweep(UserError, ValueError):
     """A sweep that makes no sense; the text says how to write one."""
 
 

@@ -38,7 +38,7 @@ class Tail:
         return [line for line in lines if not line.correction]
 
 
-class View:
+class ProgressView:
     """Begin a policy, feed it lines, end it. A row fits 80 columns. A context: the terminal is itself again
     afterwards."""
 
@@ -54,7 +54,7 @@ class View:
         )
         self._tasks = {name: self._progress.add_task(name, total=frames, state="") for name in policies}
 
-    def __enter__(self) -> View:
+    def __enter__(self) -> ProgressView:
         self._progress.start()
         return self
 

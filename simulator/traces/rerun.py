@@ -16,8 +16,8 @@ import msgspec
 import numpy as np
 
 from cachenet.edge_agent import learner_file, settings
-from cachenet.edge_agent.composition import compose, local
-from cachenet.edge_agent.frame_inputs import View
+from cachenet.edge_agent.composition import build_device_cascade, local
+from cachenet.edge_agent.frame_inputs import FrameInputs
 from cachenet.edge_agent.outputs import decision_log
 from cachenet.edge_agent.settings import Settings
 from cachenet.shared.bundle.manifest import Bundle
@@ -25,7 +25,7 @@ from cachenet.shared.cascade.cascade import Cascade
 from cachenet.shared.cascade.frame import Frame
 from cachenet.shared.cascade.model_cache import LocalModel
 from cachenet.shared.cascade.types import Answer, Reply, Step
-from cachenet.shared.command.errors import Refusal
+from cachenet.shared.command.errors import UserError
 from cachenet.shared.inference.engine import Session
 from cachenet.shared.inference.image import cut
 from cachenet.shared.media import pictures
@@ -33,7 +33,7 @@ from cachenet.shared.media import recording as stream
 from cachenet.shared.media.signature import sign
 
 
-class BadLog(Refusal):
+class BadLog(UserError):
     """A log that is none, or of another bundle or stream; the text says how."""
 
 
@@ -62,14 +62,14 @@ def rerun(log: Path, bundle: Bundle, recorded: Path, advance: Callable[[], objec
     cascade: Cascade | None = None
     begun: decision_log.Begun | None = None
     step: Step | None = None
-    load: Callable[[decision_log.Loaded, bool], LocalModel] = _no_model
+    load: Callable[[decision_log.ModelInstalled, bool], LocalModel] = _no_model
     for event in events(log):
         if isinstance(event, decision_log.Begun):
             if event.version != bundle.version:
                 raise BadLog(f"{log} is of version {event.version[:12]} of its bundle, not of {bundle.version[:12]}")
             begun, load = event, _loader(bundle, event.settings)
             base = load(event.base, True) if event.base is not None else None
-            cascade = compose(event.settings, bundle.manifest, base, event.asks, event.room)
+            cascade = build_device_cascade(event.settings, bundle.manifest, base, event.asks, event.room)
             learner_file.restore(cascade.estimator, event.learned, event.version)
             continue
         if cascade is None or begun is None:
@@ -119,17 +119,17 @@ def _frame(path: Path, index: int, own: Settings) -> Frame:
     picture = pictures.read(path)
     if own.region:
         picture = cut(picture, settings.region(own.region))
-    return Frame(index, View(picture), sign(picture))
+    return Frame(index, FrameInputs(picture), sign(picture))
 
 
-def _loader(bundle: Bundle, own: Settings) -> Callable[[decision_log.Loaded, bool], LocalModel]:
+def _loader(bundle: Bundle, own: Settings) -> Callable[[decision_log.ModelInstalled, bool], LocalModel]:
     """How a model of the bundle is loaded, as the device loads it."""
 
     @lru_cache(None)
     def session(name: str) -> Session:
         return Session(bundle.path(name), own.provider, own.threads)
 
-    def load(loaded: decision_log.Loaded, base: bool) -> LocalModel:
+    def load(loaded: decision_log.ModelInstalled, base: bool) -> LocalModel:
         if loaded.name not in bundle.manifest.models:
             raise BadLog(f"the bundle has no model {loaded.name}")
         return local(bundle.manifest, loaded.name, session(loaded.name), loaded.cost, loaded.seconds, base)
@@ -137,7 +137,7 @@ def _loader(bundle: Bundle, own: Settings) -> Callable[[decision_log.Loaded, boo
     return load
 
 
-def _no_model(_loaded: decision_log.Loaded, _base: bool) -> LocalModel:
+def _no_model(_loaded: decision_log.ModelInstalled, _base: bool) -> LocalModel:
     raise BadLog("a model was loaded before there was a bundle")
 
 

@@ -17,7 +17,7 @@ from cachenet.models.certify.replay import Logits
 from cachenet.models.data import streams
 from cachenet.models.data.cifar10 import Split
 from cachenet.shared.cascade.frame import Frame, Signature
-from cachenet.shared.inference.early_exit import Layered, Question
+from cachenet.shared.inference.early_exit import EarlyExitModel, RequestContext
 from cachenet.shared.inference.image import Picture, crop, encode, preprocessor
 from cachenet.shared.media import recording as stream
 from cachenet.shared.media.signature import sign
@@ -54,7 +54,7 @@ class Pictures:
 
 
 @dataclass(frozen=True)
-class Film:
+class Trace:
     """``rows`` ``(frames,)``: the picture that each frame shows. ``truth`` ``(frames,)``: None where nobody knows."""
 
     truth: Index | None
@@ -83,23 +83,23 @@ def shoot(
     full: str,
     advance: Callable[[], object] = lambda: None,
     dwell: int = streams.DWELL,
-    layered: Layered | None = None,
-) -> list[Film]:
+    layered: EarlyExitModel | None = None,
+) -> list[Trace]:
     """A film of the stream for each seed, of pictures of ``split``. ``full``: the model that pictures are sent to;
     ``advance`` is called after each film. ``dwell``: see ``streams.plan``. ``layered``: that model with caches."""
     plans = [streams.plan(name, split.labels, seed, frames, dwell=dwell) for seed in seeds]
-    films: list[Film] = []
+    films: list[Trace] = []
     if name in UNRELATED:  # every frame is one of the images as it is, and so looked at once for all films
         used = np.unique(np.concatenate([plan.source for plan in plans]))
         shared = _look(recorded.as_pictures(split.images[used]), models, full, layered)
         for plan in plans:
-            films.append(Film(plan.label, np.searchsorted(used, plan.source), shared))
+            films.append(Trace(plan.label, np.searchsorted(used, plan.source), shared))
             advance()
         return films
     for plan in plans:
         draw = streams.renderer(plan, split.images)
         looked = _look(map(draw, range(frames)), models, full, layered)
-        films.append(Film(plan.label, np.arange(frames), looked))
+        films.append(Trace(plan.label, np.arange(frames), looked))
         advance()
     return films
 
@@ -110,8 +110,8 @@ def project(
     models: Models,
     full: str,
     advance: Callable[[], object] = lambda: None,
-    layered: Layered | None = None,
-) -> Film:
+    layered: EarlyExitModel | None = None,
+) -> Trace:
     """A film of a recorded stream. ``labels``: the models' own; ``advance`` is called after each frame. ``layered``:
     see ``shoot``. Raises ``StreamError``."""
     recording = stream.read(directory)
@@ -126,10 +126,10 @@ def project(
         own = np.array([labels.index(label) for label in recording.labels], np.int64)
         truth = own[np.array(recording.truth)]
     looked = _look(pictures(), models, full, layered)
-    return Film(truth, np.arange(recording.frames), looked)
+    return Trace(truth, np.arange(recording.frames), looked)
 
 
-def _look(pictures: Iterable[Picture], models: Models, full: str, layered: Layered | None = None) -> Pictures:
+def _look(pictures: Iterable[Picture], models: Models, full: str, layered: EarlyExitModel | None = None) -> Pictures:
     """One picture after the other, as a device sees them: in company a runtime may compute other last bits."""
     prepare = {name: preprocessor(spec) for name, (_, spec) in models.items()}
     said: dict[str, list[Logits]] = {name: [] for name in models}
@@ -138,7 +138,7 @@ def _look(pictures: Iterable[Picture], models: Models, full: str, layered: Layer
         for name, (session, spec) in models.items():
             said[name].append(session.run(prepare[name](crop(picture, spec)))[0])
         if layered is not None:
-            passed += layered.run(prepare[full](crop(picture, models[full][1])), [Question()])
+            passed += layered.run(prepare[full](crop(picture, models[full][1])), [RequestContext()])
         nbytes.append(len(encode(crop(picture, models[full][1]))[1]))
         signatures.append(sign(picture))
     logits = {name: np.stack(rows) for name, rows in said.items()}

@@ -23,12 +23,12 @@ from cachenet.shared.cascade.cascade import Cascade
 from cachenet.shared.cascade.circuit_breaker import CircuitBreaker
 from cachenet.shared.cascade.types import Answer, Miss, Reply
 from cachenet.shared.transport import protocol
-from cachenet.simulator.policies.policies import OWN, Kit, Meter, Mind, Policy, mind
+from cachenet.simulator.policies.policies import OWN, DecisionPolicy, ModelTimer, Policy, PolicyInputs, mind
 from cachenet.simulator.world import machines
 from cachenet.simulator.world.lane import lanes
 from cachenet.simulator.world.links import LinkProfile
-from cachenet.simulator.world.servers import Request, Servers
-from cachenet.simulator.world.wire import Wire, after
+from cachenet.simulator.world.servers import ServerRequest, Servers
+from cachenet.simulator.world.wire import Link, after
 
 Process = Generator[simpy.Event, Any, Any]
 
@@ -76,9 +76,9 @@ class Setting:
     """``fps``: of the camera; a device that is slower takes the next frame when it is ready. ``cold``: whether devices
     begin with no files but the base model's; else they have the bundle's, as after a first day."""
 
-    device: machines.Device
+    device: machines.DeviceProfile
     link: LinkProfile
-    server: machines.Server
+    server: machines.ServerProfile
     fps: float = 30.0
     cold: bool = False
 
@@ -91,7 +91,7 @@ class Device:
         env: simpy.Environment,
         setting: Setting,
         policy: Policy,
-        kit: Kit,
+        kit: PolicyInputs,
         servers: Servers,
         seed: int,
         heard: Callable[[Answer], object] = lambda _answer: None,
@@ -100,11 +100,11 @@ class Device:
         """``crowd``: whether there are other devices."""
         self.tally = Tally()
         self._env, self._setting, self._kit, self._servers, self._heard = env, setting, kit, servers, heard
-        self._meter = Meter()
-        self._mind: Mind = mind(policy, kit, self._meter)
+        self._meter = ModelTimer()
+        self._mind: DecisionPolicy = mind(policy, kit, self._meter)
         up, down = lanes(setting.link, seed)
         outage = setting.link.outage_s
-        self.up, self.down = Wire(env, up, outage), Wire(env, down, outage)
+        self.up, self.down = Link(env, up, outage), Link(env, down, outage)
         self._breaker = CircuitBreaker()
         #: Its own time. Where nothing is on its way that it would notice, a device goes ahead of the others, for theirs
         #: is nothing to it: so its state stays in the processor's caches for many frames.
@@ -239,7 +239,7 @@ class Device:
             self._on_the_way -= 1
             hear(*((reply,) if audit else (reply, trouble)))
 
-        request = Request(self._bare[row], recent, answered)
+        request = ServerRequest(self._bare[row], recent, answered)
         # The server counts what is left of the budget from when the request comes: no clocks are compared.
         offer = partial(self._servers.offer, request, max(0.0, math.floor(budget_s * 1e3) / 1e3), audit)
         nbytes = int(self._kit.film.pictures.nbytes[row]) + REQUEST

@@ -1,8 +1,8 @@
 """The link emulator: a TCP proxy in user space that makes loopback behave like the link of a profile.
 
-Stands between an agent and its broker and needs no privilege, unlike ``tc netem``. ``Lane`` decides when bytes arrive;
-here they are read, held until then and written. One link serves one device: connections through the same emulator
-share its rate and its order.
+Stands between an agent and its broker and needs no privilege, unlike ``tc netem``. ``LinkDirection`` decides when
+bytes arrive; here they are read, held until then and written. One link serves one device: connections through the same
+emulator share its rate and its order.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from cachenet.simulator.world.lane import Lane, lanes
+from cachenet.simulator.world.lane import LinkDirection, lanes
 from cachenet.simulator.world.links import LinkProfile
 
 T = TypeVar("T")
@@ -74,7 +74,7 @@ class LinkClock:
 class _Direction:
     """One way through the link, and all that has entered it."""
 
-    def __init__(self, lane: Lane, clock: LinkClock) -> None:
+    def __init__(self, lane: LinkDirection, clock: LinkClock) -> None:
         self.lane, self.clock = lane, clock
         self.bytes = 0
         self.bound = _BUFFER + lane.in_flight

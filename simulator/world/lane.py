@@ -29,7 +29,7 @@ _RTO_MIN_S = 0.2
 _DUPLICATES = 3
 
 
-class Lane:
+class LinkDirection:
     """Times are seconds on any clock that does not run backwards; that of a recorded link begins at 0. The same seed
     gives the same link."""
 
@@ -106,10 +106,10 @@ class Lane:
         return slowest
 
 
-def lanes(profile: LinkProfile, seed: int) -> tuple[Lane, Lane]:
+def lanes(profile: LinkProfile, seed: int) -> tuple[LinkDirection, LinkDirection]:
     """The lanes up from and down to the device, with random numbers of their own each."""
     kind = profile.rtt_ms, profile.jitter_ms
     return (
-        Lane(*kind, profile.up_mbit, profile.loss, 2 * seed, course(profile, up=True)),
-        Lane(*kind, profile.down_mbit, profile.loss, 2 * seed + 1, course(profile, up=False)),
+        LinkDirection(*kind, profile.up_mbit, profile.loss, 2 * seed, course(profile, up=True)),
+        LinkDirection(*kind, profile.down_mbit, profile.loss, 2 * seed + 1, course(profile, up=False)),
     )

@@ -12,13 +12,13 @@ from typing import Annotated
 
 import msgspec
 
-from cachenet.shared.command.errors import Refusal
+from cachenet.shared.command.errors import UserError
 
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 NotNegative = Annotated[float, msgspec.Meta(ge=0)]
 
 
-class UnknownLink(Refusal, ValueError):
+class UnknownLink(UserError, ValueError):
     """A name that no profile has, or a file that is no recorded link; the text says which there are, or what is wrong
     with it."""
 

@@ -14,14 +14,14 @@ import msgspec
 
 from cachenet.edge_agent.updates.loader import QUICKER, SEVERAL
 from cachenet.models.export.cost import Cost
-from cachenet.shared.command.errors import Refusal
+from cachenet.shared.command.errors import UserError
 
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 NotNegative = Annotated[float, msgspec.Meta(ge=0)]
 Precision = Literal["float32", "int8"]
 
 
-class UnknownMachine(Refusal, ValueError):
+class UnknownMachine(UserError, ValueError):
     """A name that no profile has, or a file that is none; the text says which there are."""
 
 
@@ -36,7 +36,7 @@ class Watts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     receive: NotNegative = 0.0
 
 
-class Device(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class DeviceProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``rates``: multiply-adds a second, in 1e9, by precision and number of threads. ``operator_us``: a dispatched
     operator's constant, microseconds. ``frame_ms``: what any frame takes besides models; ``decision_ms``: its signature
     and what CacheNet decides and learns; ``encode_ms``: a picture of the full model's size for the wire."""
@@ -71,7 +71,7 @@ class Device(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return max(count for rates in self.rates.values() for count in rates)
 
 
-class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ServerProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``rate``: multiply-adds a second, in 1e9, of the full model in batches. ``batch_ms``: a batch's constant.
     ``request_ms``: to decode and to answer one request. ``broker_ms``: what a message takes through the broker."""
 
@@ -87,20 +87,20 @@ class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return batch * (cost.macs / (self.rate * 1e9) + self.request_ms / 1e3) + self.batch_ms / 1e3
 
 
-T = TypeVar("T", Device, Server)
+T = TypeVar("T", DeviceProfile, ServerProfile)
 
 
-def device(name: str) -> Device:
+def device(name: str) -> DeviceProfile:
     """The profile called ``name``, or in the TOML file of that name. Raises ``UnknownMachine``."""
-    return _load(name, "devices", Device)
+    return _load(name, "devices", DeviceProfile)
 
 
-def server(name: str) -> Server:
+def server(name: str) -> ServerProfile:
     """See ``device``."""
-    return _load(name, "servers", Server)
+    return _load(name, "servers", ServerProfile)
 
 
-def to_toml(profile: Device | Server) -> str:
+def to_toml(profile: DeviceProfile | ServerProfile) -> str:
     """A file that ``device`` or ``server`` reads."""
     lines = []
     for name, value in msgspec.to_builtins(profile, str_keys=True).items():

@@ -1,5 +1,6 @@
 """A profile of the machine that this runs on, in the terms of ``simulator.world.machines``: networks like those of a
-bundle are run, a device's own loop and a server's own steps are timed, and what explains the times best is written down."""
+bundle are run, a device's own loop and a server's own steps are timed, and what explains the times best is written
+down."""
 
 from __future__ import annotations
 
@@ -17,8 +18,8 @@ import onnx
 
 from cachenet.cloud_server.broker.embedded import BrokerError, EmbeddedBroker
 from cachenet.cloud_server.serving.full_model import FullModel
-from cachenet.edge_agent.composition import compose
-from cachenet.edge_agent.frame_inputs import View
+from cachenet.edge_agent.composition import build_device_cascade
+from cachenet.edge_agent.frame_inputs import FrameInputs
 from cachenet.edge_agent.settings import Settings
 from cachenet.models.data import sample, streams
 from cachenet.models.export import cost, quantise
@@ -31,8 +32,8 @@ from cachenet.shared.cascade.types import Miss, Reply
 from cachenet.shared.inference.engine import Session
 from cachenet.shared.inference.image import encode, preprocessor
 from cachenet.shared.media.signature import sign
-from cachenet.shared.transport.mqtt import Link
-from cachenet.simulator.world.machines import Device, Precision, Server
+from cachenet.shared.transport.mqtt import MqttConnection
+from cachenet.simulator.world.machines import DeviceProfile, Precision, ServerProfile
 from cachenet.simulator.world.processes import free_port
 
 #: Channels and blocks of the yardsticks: residual nets from a fiftieth of ResNet-18's multiply-adds to all of them.
@@ -63,7 +64,7 @@ class Fitted:
 
 def device(
     title: str, bundle: Bundle, threads: Sequence[int], advance: Callable[[], object] = lambda: None
-) -> tuple[Device, float]:
+) -> tuple[DeviceProfile, float]:
     """The profile of this machine as a device, and its estimator's error (see ``Fitted``). ``bundle``: to answer frames
     with. ``advance`` is called for each of ``2 * len(threads) + 1`` steps."""
     rates: dict[Precision, dict[int, float]] = {"float32": {}, "int8": {}}
@@ -88,7 +89,7 @@ def device(
                 advance()
     frame_s, decision_s, encode_s = _handling(bundle)
     advance()
-    profile = Device(
+    profile = DeviceProfile(
         title=title,
         source=f"simulator profile, {time.strftime('%Y-%m-%d')}",
         rates=rates,
@@ -100,7 +101,7 @@ def device(
     return profile, max(errors)
 
 
-def server(title: str, bundle: Bundle, threads: int) -> Server:
+def server(title: str, bundle: Bundle, threads: int) -> ServerProfile:
     """The profile of this machine as a server that runs the bundle's full model behind the embedded broker. Raises
     ``BrokerError``."""
     full = FullModel(bundle, "auto", threads)
@@ -112,7 +113,7 @@ def server(title: str, bundle: Bundle, threads: int) -> Server:
     alone, together = (_median(lambda count=count: full.run([one] * count, [None] * count)) for count in (1, batch))  # type: ignore[misc]
     each = max(alone / 100, (together - alone) / (batch - 1)) if batch > 1 else alone
     macs = cost.macs(onnx.load(str(bundle.path(full.name))), model.input.size)
-    return Server(
+    return ServerProfile(
         title=title,
         source=f"simulator profile, {time.strftime('%Y-%m-%d')}",
         rate=round(macs / each / 1e9, 2),
@@ -192,7 +193,7 @@ def _through_broker(nbytes: int) -> float:
     broker = EmbeddedBroker("127.0.0.1", free_port())
     broker.start()
     came: queue.SimpleQueue[float] = queue.SimpleQueue()
-    link = Link(broker.address, "profile", [("profile", 0)], lambda _message: came.put(time.perf_counter()))
+    link = MqttConnection(broker.address, "profile", [("profile", 0)], lambda _message: came.put(time.perf_counter()))
     link.start()
     try:
         link.connected.wait(_PATIENCE_S)
@@ -220,11 +221,11 @@ def _handling(bundle: Bundle) -> tuple[float, float, float]:
     base, full = (manifest.models[manifest.only(role)] for role in ("base", "full"))
     said = np.zeros(len(manifest.labels), np.float32)
 
-    def score(_view: View) -> npt.NDArray[np.float32]:
+    def score(_view: FrameInputs) -> npt.NDArray[np.float32]:
         return said
 
     local = LocalModel("base", score, base.temperature, np.array(base.coverage), level="base")
-    cascade = compose(Settings(), manifest, local, True, 1 << 28)
+    cascade = build_device_cascade(Settings(), manifest, local, True, 1 << 28)
     prepare = preprocessor(base.input)
     frames: list[float] = []
     decisions: list[float] = []
@@ -234,7 +235,7 @@ def _handling(bundle: Bundle) -> tuple[float, float, float]:
         said = 8.0 * np.eye(len(manifest.labels), dtype=np.float32)[int(plan.label[index]) % len(manifest.labels)]
         time.sleep(_PAUSE_S)
         times = [time.perf_counter()]
-        view = View(picture)
+        view = FrameInputs(picture)
         prepare(view.crop(base.input))
         times.append(time.perf_counter())
         step = cascade.lookup(Frame(index, view, sign(picture)), times[0])

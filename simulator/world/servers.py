@@ -23,7 +23,7 @@ QUEUE, LARGEST = Settings().queue, Settings().max_batch
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class ServerRequest:
     """A picture at a server: whose full model ``logits`` are known, and who is to ``hear`` the answer or, in words, why
     there is none."""
 
@@ -38,18 +38,20 @@ class Servers:
     def __init__(
         self,
         env: simpy.Environment,
-        profile: machines.Server,
+        profile: machines.ServerProfile,
         manifest: Manifest,
         full: Cost,
         replicas: int = 1,
     ) -> None:
         self._env, self._profile, self._full = env, profile, full
         self._manifest, self._temperature = manifest, manifest.models[manifest.only("full")].temperature
-        self._batchers: list[Batcher[Request]] = [Batcher(lambda: env.now, QUEUE, LARGEST) for _ in range(replicas)]
+        self._batchers: list[Batcher[ServerRequest]] = [
+            Batcher(lambda: env.now, QUEUE, LARGEST) for _ in range(replicas)
+        ]
         self._working = [False] * replicas
         self._next = 0
 
-    def offer(self, request: Request, budget_s: float, patient: bool = False) -> None:
+    def offer(self, request: ServerRequest, budget_s: float, patient: bool = False) -> None:
         """A request has come through the broker."""
         which, self._next = self._next, (self._next + 1) % len(self._batchers)
         if not self._batchers[which].offer(request, budget_s, patient):
@@ -66,7 +68,7 @@ class Servers:
             took = self._profile.seconds(self._full, len(batch.ready))
             after(self._env, took, partial(self._done, which, [waiting.item for waiting in batch.ready]))
 
-    def _done(self, which: int, requests: list[Request]) -> None:
+    def _done(self, which: int, requests: list[ServerRequest]) -> None:
         for request in requests:
             advice = recommend(self._manifest, softmax(request.logits, self._temperature), request.recent)
             request.hear(request.logits, advice, "")

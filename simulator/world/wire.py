@@ -7,16 +7,16 @@ from collections.abc import Callable
 import simpy
 
 from cachenet.simulator.world.emulator import OUTAGE_AT_S
-from cachenet.simulator.world.lane import Lane
+from cachenet.simulator.world.lane import LinkDirection
 
 _MINUTE_S = 60.0
 
 
-class Wire:
+class Link:
     """One direction of a device's link: bytes in, time of arrival out. In an outage the link's own clock stands
     still."""
 
-    def __init__(self, env: simpy.Environment, lane: Lane, outage_s: float) -> None:
+    def __init__(self, env: simpy.Environment, lane: LinkDirection, outage_s: float) -> None:
         self._env, self._lane, self._outage_s = env, lane, outage_s
         self.bytes = 0
 

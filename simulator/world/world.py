@@ -11,14 +11,14 @@ import simpy
 
 from cachenet.models.export.cost import Cost
 from cachenet.shared.cascade.types import Answer
-from cachenet.simulator.policies.policies import Kit, Policy
+from cachenet.simulator.policies.policies import Policy, PolicyInputs
 from cachenet.simulator.world.device import Device, Setting
 from cachenet.simulator.world.servers import Servers
 
 
 def play(
     policy: Policy,
-    kits: list[Kit],
+    kits: list[PolicyInputs],
     setting: Setting,
     full: Cost,
     seed: int,

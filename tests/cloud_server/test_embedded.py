@@ -19,7 +19,7 @@ from cachenet.cloud_server.broker import embedded as broker_module
 from cachenet.cloud_server.broker.embedded import BrokerError, EmbeddedBroker
 from cachenet.cloud_server.broker.mqtt_connect import Connect
 from cachenet.cloud_server.broker.probe import exchange
-from cachenet.shared.transport.mqtt import Address, Link, Message
+from cachenet.shared.transport.mqtt import Address, Message, MqttConnection
 from cachenet.shared.transport.protocol import MAX_PICTURE, SERVER_TOPICS
 from tests.broker import free_port, listening
 
@@ -41,7 +41,7 @@ def embedded() -> Iterator[EmbeddedBroker]:
     broker.stop()
 
 
-class Client(Link):
+class Client(MqttConnection):
     """A link that keeps what it receives, connected and subscribed."""
 
     def __init__(self, name: str, broker: Address, *topics: str, will: tuple[str, bytes] | None = None) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cachenet.cloud_server.finetune.fine_tuner import Means, Specialiser
+from cachenet.cloud_server.finetune.fine_tuner import FineTuner, Means
 from cachenet.shared.bundle.manifest import Bundle
 from tests.bundles import tiny_bundle
 
@@ -23,7 +23,7 @@ def test_a_training_that_a_signal_ends_is_logged_with_what_to_do(
     dying.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(dying))
     bundle = Bundle(tiny_bundle(tmp_path / "bundle"))
-    specialiser = Specialiser(bundle, bundle, Means(tmp_path, None, None, tmp_path), lambda _bundle: None)
+    specialiser = FineTuner(bundle, bundle, Means(tmp_path, None, None, tmp_path), lambda _bundle: None)
     with caplog.at_level(logging.ERROR):
         specialiser.start()
         deadline = time.monotonic() + 60

@@ -14,8 +14,8 @@ from cachenet.cloud_server.refresh import Row, Terms, Window, refresh
 from cachenet.cloud_server.refresher import Refresher
 from cachenet.shared.bundle.manifest import Layer
 from cachenet.shared.cascade.probability import softmax
-from cachenet.shared.inference.early_exit import Cache, Correction, Layered, Passed, Seen
-from cachenet.shared.inference.exit_cost import Worth
+from cachenet.shared.inference.early_exit import Cache, Correction, EarlyExitModel, ExitFeatures, ExitResult
+from cachenet.shared.inference.exit_cost import ExitCostModel
 
 CLASSES, DIMENSIONS = 6, 12
 TERMS = {0: Terms(1.0, 0.05, 0.01)}
@@ -30,13 +30,13 @@ def stream(labels: Sequence[int], count: int, seed: int, lie: int | None = None)
     for label in rng.choice(labels, count).tolist():
         features = (directions[label] + 0.9 * rng.normal(size=DIMENSIONS)).astype(np.float32)
         scores = (0.5 * directions @ features / DIMENSIONS + 0.5 * rng.normal(size=CLASSES)).astype(np.float32)
-        rows.append(Row({0: Seen(features, scores)}, label if lie is None else lie, 1.0))
+        rows.append(Row({0: ExitFeatures(features, scores)}, label if lie is None else lie, 1.0))
     return rows
 
 
 def hits(rows: Sequence[Row], correction: Correction | None) -> tuple[int, int]:
     """How many are answered, and how many of these falsely."""
-    features, scores = (np.stack([getattr(row.seen[0], name) for row in rows]) for name in Seen._fields)
+    features, scores = (np.stack([getattr(row.seen[0], name) for row in rows]) for name in ExitFeatures._fields)
     degree = 1.0
     if correction is not None:
         scores, degree = correction.apply(features, scores), correction.temperature
@@ -99,13 +99,13 @@ def test_a_window_keeps_the_latest_and_some_of_all_times() -> None:
 def test_a_refresher_learns_beside_the_answering_and_ends_at_once() -> None:
     """In a process of its own; what it has learned is put to use by itself."""
     layer = Layer("pooled", "gati-1/1/model.onnx", 1, "0" * 64, ("x",), 0.5, 1.0, TERMS[0].threshold)
-    cache = Cache(layer, cast(Any, None), Worth())
+    cache = Cache(layer, cast(Any, None), ExitCostModel())
     segments: Any = [SimpleNamespace(gives=("x",), provider="cpu"), SimpleNamespace(gives=("scores",), provider="cpu")]
-    layered = Layered(segments, [cache], "x", 1.0, CLASSES, 0.01, lambda: 1.0)
+    layered = EarlyExitModel(segments, [cache], "x", 1.0, CLASSES, 0.01, lambda: 1.0)
     refresher = Refresher(layered, 0.01)
     refresher.start()
     for row in (*stream(range(CLASSES), 800, 2), *stream([0, 1, 2], 800, 1)):
-        refresher.hear(Passed(np.eye(CLASSES, dtype=np.float32)[row.label], row.label, seen=row.seen))
+        refresher.hear(ExitResult(np.eye(CLASSES, dtype=np.float32)[row.label], row.label, seen=row.seen))
     until = time.monotonic() + 60
     while layered.caches[0].correction is None and time.monotonic() < until:
         time.sleep(0.1)

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from cachenet.cloud_server.finetune.request_history import (
     ENOUGH,
+    RequestHistory,
     Sighting,
-    Sightings,
-    Uncovered,
+    UncoveredSet,
     working_set,
 )
 from cachenet.shared.bundle.manifest import Bundle, Manifest
@@ -38,19 +38,19 @@ class Clock:
 
 
 def see(
-    sightings: Sightings, labels: Sequence[int], count: int = ENOUGH, device: str = "cam", picture: bytes = b"x"
+    sightings: RequestHistory, labels: Sequence[int], count: int = ENOUGH, device: str = "cam", picture: bytes = b"x"
 ) -> None:
     for number in range(count):
         recent = tuple(labels[(number + place) % len(labels)] for place in range(16))
         sightings.add(Sighting(device, picture, np.zeros(10, np.float32), recent))
 
 
-def fresh(bound: int = 1 << 20) -> tuple[Sightings, Clock]:
+def fresh(bound: int = 1 << 20) -> tuple[RequestHistory, Clock]:
     clock = Clock()
-    return Sightings(clock, 10, bound), clock
+    return RequestHistory(clock, 10, bound), clock
 
 
-def labels_of(found: Uncovered | None) -> tuple[int, ...] | None:
+def labels_of(found: UncoveredSet | None) -> tuple[int, ...] | None:
     return None if found is None else tuple(sorted(found.labels))
 
 

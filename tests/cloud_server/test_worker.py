@@ -12,11 +12,11 @@ import pytest
 from cachenet.cloud_server.serving.full_model import FullModel
 from cachenet.cloud_server.serving.worker import Job, Worker
 from cachenet.shared.bundle.manifest import Bundle, Manifest
-from cachenet.shared.inference.early_exit import Passed, Question
+from cachenet.shared.inference.early_exit import ExitResult, RequestContext
 from cachenet.shared.inference.engine import EngineError
-from cachenet.shared.inference.exit_cost import Worth
+from cachenet.shared.inference.exit_cost import ExitCostModel
 from cachenet.shared.inference.image import BadPicture, Tensor
-from cachenet.shared.transport.protocol import Answer, Refusal, Request
+from cachenet.shared.transport.protocol import Answer, Rejection, Request
 from tests.bundles import layered_bundle, tiny_bundle
 
 _BOUND_S = 20.0
@@ -31,7 +31,7 @@ class Model:
         self.begun, self.go = threading.Semaphore(0), threading.Semaphore(0)
         self.sizes: list[int] = []
         self.fails: Exception | None = None
-        self.asked: list[Question | None] = []
+        self.asked: list[RequestContext | None] = []
         self.layer: int | None = None
 
     def prepare(self, picture: bytes) -> Tensor:
@@ -39,7 +39,7 @@ class Model:
             raise BadPicture("no number")
         return np.full((1, 3, 1, 1), int(picture), np.float32)
 
-    def run(self, tensors: Sequence[Tensor], asked: Sequence[Question | None]) -> list[Passed]:
+    def run(self, tensors: Sequence[Tensor], asked: Sequence[RequestContext | None]) -> list[ExitResult]:
         self.asked += asked
         self.sizes.append(len(tensors))
         self.begun.release()
@@ -47,28 +47,28 @@ class Model:
         if self.fails:
             raise self.fails
         return [
-            Passed(np.full(10, tensor[0, 0, 0, 0]), 0, self.layer, None if self.layer is None else 0.01)
+            ExitResult(np.full(10, tensor[0, 0, 0, 0]), 0, self.layer, None if self.layer is None else 0.01)
             for tensor in tensors
         ]
 
 
 class Replies:
     def __init__(self) -> None:
-        self.said: list[tuple[str, Answer | Refusal]] = []
+        self.said: list[tuple[str, Answer | Rejection]] = []
         self._news = threading.Condition()
 
-    def __call__(self, job: Job, said: Answer | Refusal) -> None:
+    def __call__(self, job: Job, said: Answer | Rejection) -> None:
         with self._news:
             self.said.append((job.picture.decode(), said))
             self._news.notify()
 
-    def wait(self, count: int) -> list[tuple[str, Answer | Refusal]]:
+    def wait(self, count: int) -> list[tuple[str, Answer | Rejection]]:
         with self._news:
             assert self._news.wait_for(lambda: len(self.said) >= count, _BOUND_S)
         return self.said
 
     def kinds(self) -> dict[str, str]:
-        return {picture: said.reason if isinstance(said, Refusal) else "answer" for picture, said in self.said}
+        return {picture: said.reason if isinstance(said, Rejection) else "answer" for picture, said in self.said}
 
 
 @pytest.fixture(scope="module")
@@ -187,7 +187,7 @@ def test_audits_run_through_the_whole_model_and_others_bring_their_recent_labels
         replies.wait(1)
         worker.submit(Job("cam", Request("full", "image/png", b"2", 60_000, (), audit=True), b"2"))
         replies.wait(2)
-    assert model.asked == [Question((3, 4), 0.1, "cam"), None]
+    assert model.asked == [RequestContext((3, 4), 0.1, "cam"), None]
 
 
 def test_only_the_whole_model_teaches(manifest: Manifest) -> None:
@@ -211,15 +211,15 @@ def test_a_server_answers_from_caches_between_layers_and_says_what_they_risk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Audits run through all of the model; and so does everything where the bundle has no such caches."""
-    monkeypatch.setattr(Worth, "pays", True)  # of so small a model no cache would
+    monkeypatch.setattr(ExitCostModel, "pays", True)  # of so small a model no cache would
     bundle = Bundle(layered_bundle(tmp_path / "layered"))
     model = FullModel(bundle, "cpu", 1, "gati")
     rng = np.random.default_rng(0)
     tensors = [rng.normal(size=(1, 3, 32, 32)).astype(np.float32) for _ in range(64)]
-    passed = [one for tensor in tensors for one in model.run([tensor], [Question()])]
+    passed = [one for tensor in tensors for one in model.run([tensor], [RequestContext()])]
     assert sum(one.layer == 0 for one in passed) > 32
     assert all((one.layer is None) == (one.risk is None) for one in passed)
-    whole = FullModel(bundle, "cpu", 1).run(tensors, [Question()] * 64)
+    whole = FullModel(bundle, "cpu", 1).run(tensors, [RequestContext()] * 64)
     audited = model.run(tensors, [None] * 64)
     for one, other in zip(whole, audited, strict=True):
         assert one.layer is None and other.layer is None

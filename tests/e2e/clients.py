@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from cachenet.shared.transport.mqtt import Address, Link, Message
+from cachenet.shared.transport.mqtt import Address, Message, MqttConnection
 from cachenet.shared.transport.protocol import SERVER_TOPICS
 from tests.deployed import Deployed
 from tests.e2e.servers import until
@@ -18,7 +18,7 @@ class Client:
 
     def __init__(self, where: Address, client_id: str, *topics: str) -> None:
         self.heard: list[Message] = []
-        self.link = Link(where, client_id, [(one, 1) for one in topics], self.heard.append)
+        self.link = MqttConnection(where, client_id, [(one, 1) for one in topics], self.heard.append)
         self.link.start()
 
     def topics(self) -> list[str]:

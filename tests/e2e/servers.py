@@ -20,8 +20,8 @@ import pytest
 from cachenet.shared.bundle.manifest import Bundle
 from cachenet.shared.inference.image import encode
 from cachenet.shared.transport import protocol
-from cachenet.shared.transport.mqtt import Address, Link, Message
-from cachenet.shared.transport.protocol import Answer, BlobRequest, Chunk, Refusal
+from cachenet.shared.transport.mqtt import Address, Message, MqttConnection
+from cachenet.shared.transport.protocol import Answer, BlobRequest, Chunk, Rejection
 from tests.bundles import tiny_bundle
 
 _BOUND_S = 60.0
@@ -73,18 +73,18 @@ class Device:
     def __init__(self, port: int, name: str = "cam") -> None:
         self.name = name
         self.catalogue: list[Message] = []
-        self.answers: dict[bytes, list[Answer | Refusal]] = {}
+        self.answers: dict[bytes, list[Answer | Rejection]] = {}
         self.chunks: list[Chunk] = []
         self._numbers = itertools.count()
         self._news = threading.Condition()
         topics = [protocol.topic(name, "answer"), protocol.topic(name, "blob", "+"), protocol.CATALOGUE_TOPICS]
-        self.link = Link(Address("127.0.0.1", port), name, [(topic, 1) for topic in topics], self._receive)
+        self.link = MqttConnection(Address("127.0.0.1", port), name, [(topic, 1) for topic in topics], self._receive)
         self.link.start()
 
     def _receive(self, message: Message) -> None:
         with self._news:
             if message.topic == protocol.topic(self.name, "answer"):
-                said = protocol.decode(message.payload, Answer | Refusal)
+                said = protocol.decode(message.payload, Answer | Rejection)
                 self.answers.setdefault(message.correlation or b"", []).append(said)
             elif message.topic == protocol.topic(self.name, "blob", "get"):
                 pass  # its own request, which its subscription matches too
@@ -105,12 +105,12 @@ class Device:
         assert self.link.publish(protocol.topic(self.name, "infer", model), data, correlation=correlation, **fields)
         return correlation
 
-    def wait(self, correlation: bytes) -> Answer | Refusal:
+    def wait(self, correlation: bytes) -> Answer | Rejection:
         with self._news:
             assert self._news.wait_for(lambda: correlation in self.answers, _BOUND_S), "no answer"
             return self.answers[correlation][0]
 
-    def ask(self, data: bytes, **said: Any) -> Answer | Refusal:
+    def ask(self, data: bytes, **said: Any) -> Answer | Rejection:
         return self.wait(self.send(data, **said))
 
     def pull(self, sha256: str, offset: int, length: int) -> Chunk:

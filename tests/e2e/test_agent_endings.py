@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from cachenet.shared.bundle.manifest import Bundle
-from cachenet.shared.transport.mqtt import Address, Link
+from cachenet.shared.transport.mqtt import Address, MqttConnection
 from cachenet.shared.transport.protocol import Status, topic
 from tests.broker import Mosquitto, free_port, mosquitto
 from tests.e2e.agents import AgentProcess, agents, bundle
@@ -27,7 +27,7 @@ def test_the_status_tells_of_birth_parting_and_death(
 
     def status() -> Status:
         seen: list[bytes] = []
-        observer = Link(
+        observer = MqttConnection(
             Address("127.0.0.1", mosquitto.port), "observer", [(topic("cam", "status"), 1)],
             lambda message: seen.append(message.payload),
         )  # fmt: skip

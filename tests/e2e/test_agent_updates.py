@@ -16,7 +16,7 @@ import pytest
 from cachenet.edge_agent.updates.store import Store
 from cachenet.shared.bundle.manifest import Bundle
 from cachenet.shared.transport import protocol
-from cachenet.shared.transport.mqtt import Address, Link, Message
+from cachenet.shared.transport.mqtt import Address, Message, MqttConnection
 from tests import faulty
 from tests.broker import Mosquitto
 from tests.bundles import tiny_bundle
@@ -155,7 +155,9 @@ def test_the_status_of_a_device_says_how_its_update_stands(
         if states[-1:] != [state]:
             states.append(state)
 
-    operator = Link(Address("127.0.0.1", mosquitto.port), "operator", [(protocol.topic("cam", "status"), 1)], hear)
+    operator = MqttConnection(
+        Address("127.0.0.1", mosquitto.port), "operator", [(protocol.topic("cam", "status"), 1)], hear
+    )
     operator.start()
     store = tmp_path / "store"
     current(stored(Store(store), bundle), bundle.data)

@@ -56,8 +56,8 @@ def test_the_settings_in_force_are_printed_without_the_password(tmp_path: Path) 
     file = tmp_path / "server.toml"
     file.write_text("queue = 5\nmax_batch = 6\nthreads = 7\n")
     printed = subprocess.run(
-        [sys.executable, "-m", "cachenet.cloud_server", "run", "--config", str(file)]
-        + ["--threads", "3", "--print-config"],
+        [sys.executable, "-m", "cachenet.cloud_server", "run",
+         "--config", str(file), "--threads", "3", "--print-config"],
         capture_output=True, text=True, timeout=60, check=True,
         env={**os.environ, "CACHENET_MAX_BATCH": "4", "CACHENET_THREADS": "4", "CACHENET_PASSWORD": "s3cret"},
     )  # fmt: skip

@@ -17,7 +17,7 @@ from cachenet.shared.inference.engine import Session
 from cachenet.shared.inference.image import crop, encode, preprocessor
 from cachenet.shared.media.pictures import decode
 from cachenet.shared.transport import protocol
-from cachenet.shared.transport.protocol import Answer, BlobRequest, Refusal
+from cachenet.shared.transport.protocol import Answer, BlobRequest, Rejection
 from tests.broker import Mosquitto, free_port, mosquitto
 from tests.bundles import tiny_bundle
 from tests.e2e.servers import GOOD, Device, ServerProcess, bundle, picture
@@ -110,26 +110,26 @@ def test_the_catalogue_is_the_manifest_and_retained(bundle: Bundle, device: Devi
 )
 def test_what_is_no_picture_is_refused(device: Device, data: bytes) -> None:
     said = device.ask(data)
-    assert isinstance(said, Refusal)
+    assert isinstance(said, Rejection)
     assert said.reason == "bad-input"
 
 
 def test_an_unknown_model_is_refused(device: Device) -> None:
     for model in ("base", "nonsense"):
         said = device.ask(GOOD, model=model)
-        assert isinstance(said, Refusal)
+        assert isinstance(said, Rejection)
         assert said.reason == "unknown-model"
 
 
 def test_a_spent_budget_is_refused(device: Device) -> None:
     said = device.ask(GOOD, budget_ms=0)
-    assert isinstance(said, Refusal)
+    assert isinstance(said, Rejection)
     assert said.reason == "expired"
 
 
 def test_a_picture_above_the_bound_is_refused(device: Device) -> None:
     said = device.ask(GOOD + bytes(protocol.MAX_PICTURE))
-    assert isinstance(said, Refusal)
+    assert isinstance(said, Rejection)
     assert said.reason == "bad-input"
 
 
@@ -149,7 +149,7 @@ def test_a_picture_above_the_bound_is_refused(device: Device) -> None:
 )
 def test_a_malformed_request_is_refused(device: Device, said: dict[str, Any]) -> None:
     refusal = device.ask(GOOD, **said)
-    assert isinstance(refusal, Refusal)
+    assert isinstance(refusal, Rejection)
     assert refusal.reason == "bad-input"
 
 

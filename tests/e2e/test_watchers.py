@@ -16,7 +16,7 @@ import pytest
 
 from cachenet.shared.bundle.manifest import Bundle
 from cachenet.shared.media.pictures import decode
-from cachenet.shared.transport.mqtt import Address, Link, Message
+from cachenet.shared.transport.mqtt import Address, Message, MqttConnection
 from cachenet.shared.transport.protocol import topic
 from tests.broker import Mosquitto, free_port, mosquitto
 from tests.bundles import tiny_bundle
@@ -55,7 +55,7 @@ class Observer:
     def __init__(self, broker: Mosquitto, *topics: str) -> None:
         self.messages: list[Message] = []
         subscriptions = [(wanted, 1) for wanted in topics]
-        self.link = Link(Address("127.0.0.1", broker.port), "observer", subscriptions, self.messages.append)
+        self.link = MqttConnection(Address("127.0.0.1", broker.port), "observer", subscriptions, self.messages.append)
 
     def __enter__(self) -> Observer:
         self.link.start()

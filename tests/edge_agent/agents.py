@@ -16,7 +16,7 @@ from cachenet.edge_agent.sources import Shot, Source
 from cachenet.edge_agent.updates.store import Store
 from cachenet.edge_agent.updates.updater import Updater
 from cachenet.shared.bundle.manifest import Bundle, digest, parse
-from cachenet.shared.transport.mqtt import Link
+from cachenet.shared.transport.mqtt import MqttConnection
 from tests.edge_agent.links import ServedLink
 
 _BOUND_S = 30.0
@@ -87,7 +87,7 @@ def served(settings: Settings, source: Source, bundle: Bundle, label: Callable[[
     agent = Agent(settings, [source], None, None, bundle)
     link = ServedLink(bundle, label)
     link.deliver = agent._receive
-    agent.link = cast(Link, link)
+    agent.link = cast(MqttConnection, link)
     for camera in agent.cameras:
         camera._link, camera.asks, camera.deployment._asks = agent.link, True, True
     return agent

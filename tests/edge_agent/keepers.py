@@ -13,13 +13,13 @@ import pytest
 
 from cachenet.edge_agent.updates import downloader, updater
 from cachenet.edge_agent.updates import loader as module
-from cachenet.edge_agent.updates.downloader import Puller
-from cachenet.edge_agent.updates.loader import Keeper, Loaded, Probe
+from cachenet.edge_agent.updates.downloader import Downloader
+from cachenet.edge_agent.updates.loader import LoadedModel, ModelLoader, Probe
 from cachenet.edge_agent.updates.store import Store
 from cachenet.edge_agent.updates.updater import Updater
 from cachenet.shared.bundle.manifest import MANIFEST, Bundle, Manifest
 from cachenet.shared.bundle.trust import Key
-from cachenet.shared.transport.mqtt import Link, Message
+from cachenet.shared.transport.mqtt import Message, MqttConnection
 from tests.bundles import tiny_bundle
 from tests.edge_agent.links import BlobServer, FakeLink
 
@@ -43,24 +43,24 @@ def no_probe(_manifest: Manifest, _names: Iterable[str], _files: dict[str, Path]
     """Every model passes."""
 
 
-class Customer(Keeper):
+class Customer(ModelLoader):
     """A keeper and its updater, and one who wants the first model of whatever set is to be gone by. It answers a frame
     with each at once."""
 
     def __init__(
         self,
         store: Store | None,
-        link: Link | None,
+        link: MqttConnection | None,
         base: str | None,
         trusted: Key | None = None,
         probe: Probe = no_probe,
         threads: int = 1,
     ) -> None:
-        self.ready: queue.SimpleQueue[Loaded] = queue.SimpleQueue()
-        super().__init__(store, Puller(store, link, "cam"), "cpu", threads, base, probe=probe)
+        self.ready: queue.SimpleQueue[LoadedModel] = queue.SimpleQueue()
+        super().__init__(store, Downloader(store, link, "cam"), "cpu", threads, base, probe=probe)
         self.updater: Updater | None = None
         if store is not None:
-            self.pull = Puller(store, link, "cam")
+            self.pull = Downloader(store, link, "cam")
             self.updater = Updater(store, self, self.pull, probe, trusted, self._needs)
 
     def _needs(self, manifest: Manifest) -> set[str]:
@@ -110,12 +110,12 @@ class Site:
         self.store = Store(directory)
         self.server = BlobServer(bundle)
         self.link = FakeLink(self.server)
-        self._keepers: list[Keeper] = []
+        self._keepers: list[ModelLoader] = []
 
     def keeper(
         self, base: str | None = "", trusted: Key | None = None, probe: Probe = no_probe, restore: bool = False
     ) -> Customer:
-        keeper = Customer(self.store, cast(Link, self.link), base, trusted, probe)
+        keeper = Customer(self.store, cast(MqttConnection, self.link), base, trusted, probe)
         self.server.deliver = keeper.receive
         if restore and keeper.updater is not None:
             keeper.updater.restore()
@@ -138,7 +138,7 @@ def site(tmp_path: Path, bundle: Bundle) -> Iterator[Site]:
     site.close()
 
 
-def ready(keeper: Customer) -> Loaded:
+def ready(keeper: Customer) -> LoadedModel:
     loaded = keeper.ready.get(timeout=_BOUND_S)
     keeper.on_answer(loaded.version)
     return loaded

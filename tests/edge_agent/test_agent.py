@@ -15,7 +15,7 @@ import pytest
 from cachenet.edge_agent.agent import Agent
 from cachenet.edge_agent.camera import MOST_ERRORS
 from cachenet.edge_agent.composition import DeploymentError
-from cachenet.edge_agent.frame_inputs import View, scorer
+from cachenet.edge_agent.frame_inputs import FrameInputs, scorer
 from cachenet.edge_agent.outputs.report import Sink
 from cachenet.edge_agent.settings import Settings
 from cachenet.edge_agent.sources import Shot
@@ -39,7 +39,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 def test_a_picture_is_cropped_once_for_all_models_that_see_the_same() -> None:
-    view = View(shot().picture)
+    view = FrameInputs(shot().picture)
     assert view.crop(INPUT) is view.crop(Input(INPUT.side, INPUT.mean, INPUT.std))
     assert view.crop(Input(16, INPUT.mean, INPUT.std)).shape == (16, 16, 3)
 
@@ -102,7 +102,7 @@ def test_a_model_that_fails_says_nothing_and_stops_nothing(bundle: Bundle) -> No
     with running(Settings(levels=("frames", "base")), bundle=bundle) as camera:
         assert camera.cascade is not None and camera.cascade.base is not None
         score = scorer("base", _fail, INPUT, 10)
-        np.testing.assert_array_equal(score(View(shot().picture)), np.full(10, np.nan))
+        np.testing.assert_array_equal(score(FrameInputs(shot().picture)), np.full(10, np.nan))
         camera.cascade.base = replace(camera.cascade.base, score=score)
         camera.answer(0, shot(), Sink(""))
         assert camera.tally.fallbacks == 1

@@ -12,7 +12,7 @@ from cachenet.edge_agent.agent import Agent
 from cachenet.edge_agent.outputs.report import Sink
 from cachenet.edge_agent.settings import Settings
 from cachenet.edge_agent.updates import probe as probing
-from cachenet.edge_agent.updates.loader import Keeper
+from cachenet.edge_agent.updates.loader import ModelLoader
 from cachenet.edge_agent.updates.store import Store
 from cachenet.shared.bundle.manifest import Bundle
 from tests import faulty
@@ -91,7 +91,7 @@ def test_a_model_that_fails_on_what_the_camera_sees_is_taken_back(bundle: Bundle
     assert Store(store).recall() == bundle.data
 
 
-def break_model(keeper: Keeper, bundle: Bundle) -> None:
+def break_model(keeper: ModelLoader, bundle: Bundle) -> None:
     """Every run of the resident base model fails from now on."""
     session = keeper._sessions[bundle.manifest.models["base"].sha256]
 

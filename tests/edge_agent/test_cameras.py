@@ -18,11 +18,11 @@ from rich.console import Console
 
 from cachenet.edge_agent.agent import Agent
 from cachenet.edge_agent.camera import Answered
-from cachenet.edge_agent.composition import compose
+from cachenet.edge_agent.composition import build_device_cascade
 from cachenet.edge_agent.doctor.health import Health
-from cachenet.edge_agent.outputs.metrics import Figures
+from cachenet.edge_agent.outputs.metrics import MetricsCollector
 from cachenet.edge_agent.outputs.report import Sink
-from cachenet.edge_agent.outputs.terminal import View
+from cachenet.edge_agent.outputs.terminal import TerminalView
 from cachenet.edge_agent.settings import CameraTable, LevelFlag, Settings
 from cachenet.edge_agent.sources import Shot
 from cachenet.edge_agent.updates import model_loading
@@ -30,7 +30,7 @@ from cachenet.edge_agent.updates.active_bundle import ROOM
 from cachenet.shared.bundle.manifest import Bundle
 from cachenet.shared.command import config
 from cachenet.shared.inference.engine import Session
-from cachenet.shared.transport.mqtt import Link, Message
+from cachenet.shared.transport.mqtt import Message, MqttConnection
 from cachenet.shared.transport.protocol import Answer, Status, Timing, encode
 from tests.bundles import tiny_bundle
 from tests.edge_agent.agents import Pictures
@@ -246,7 +246,7 @@ def test_questions_of_several_cameras_share_the_devices_topics_and_each_hears_it
         several("a", "b", device="cam", levels=("cloud",), audit_share=0.0),
         [Pictures(0), Pictures(0)], None, None, bundle,
     )  # fmt: skip
-    link = cast(Link, FakeLink(published))
+    link = cast(MqttConnection, FakeLink(published))
     agent.link = link
     for camera in agent.cameras:
         camera._link, camera.asks = link, True
@@ -270,7 +270,7 @@ def test_each_camera_draws_other_windows_to_be_audited_and_always_the_same(bundl
     def draws(settings: Settings) -> list[list[float]]:
         found = []
         for own in settings.each():
-            audits = compose(own, bundle.manifest, None, True, 0).audits
+            audits = build_device_cascade(own, bundle.manifest, None, True, 0).audits
             assert audits is not None
             found.append([audits._draw() for _ in range(3)])
         return found
@@ -325,12 +325,12 @@ def test_metrics_and_the_terminal_tell_cameras_apart(bundle: Bundle) -> None:
     agent.run(Sink(""))
     found = {
         (sample.name, sample.labels["camera"]): sample.value
-        for family in Figures(agent, Health(agent)).collect()
+        for family in MetricsCollector(agent, Health(agent)).collect()
         for sample in family.samples
         if "camera" in sample.labels and "level" not in sample.labels
     }
     assert (found["cachenet_losses_total", "front"], found["cachenet_losses_total", "back"]) == (0, 2)
     console = Console(record=True, width=120, file=StringIO())
-    console.print(View(agent, console)._draw())
+    console.print(TerminalView(agent, console)._draw())
     said = console.export_text()
     assert said.index("front") < said.index("back") < said.index("it gives no more pictures")

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from cachenet.edge_agent.cli import app
 from cachenet.edge_agent.doctor import forget as module
 from cachenet.edge_agent.doctor.forget import forget
-from cachenet.shared.transport.mqtt import Address, Link, LinkError
+from cachenet.shared.transport.mqtt import Address, MqttConnection, MqttError
 from cachenet.shared.transport.protocol import Status, describe, topic
 from tests.broker import Mosquitto, free_port
 from tests.e2e.servers import until
@@ -77,14 +77,16 @@ def strict(tmp_path: Path) -> Iterator[Strict]:
     broker.kill()
 
 
-def device(broker: Strict) -> Link:
+def device(broker: Strict) -> MqttConnection:
     """One that is online and has introduced itself, at every connection."""
 
     def announce() -> None:
         link.publish(_STATUS, describe(Status("online", "1")), 1, retain=True)
         link.publish(_CONFIG, b"{}", 1, retain=True)
 
-    link = Link(broker.address, "cachenet-cam", [], print, announce, (_STATUS, describe(Status("offline", "1"))))
+    link = MqttConnection(
+        broker.address, "cachenet-cam", [], print, announce, (_STATUS, describe(Status("offline", "1")))
+    )
     link.start()
     until(link.connected.is_set)
     return link
@@ -110,7 +112,7 @@ def test_one_that_is_online_is_left_alone(strict: Strict, monkeypatch: pytest.Mo
     """It comes back for its connection, which is how that shows."""
     monkeypatch.setattr(module, "_RETURN_S", 10.0)
     link = device(strict)
-    with pytest.raises(LinkError, match="cam is online"):
+    with pytest.raises(MqttError, match="cam is online"):
         forget(strict.address, "cam", "homeassistant")
     until(link.connected.is_set)
     link.stop()
@@ -133,5 +135,5 @@ def test_what_the_broker_does_not_let_go_of_is_said(strict: Strict, tmp_path: Pa
     users = tmp_path / "users.json"
     users.write_text(users.read_text().replace('"homeassistant/device/cam/#"', '"nothing"', 1))
     strict.start()
-    with pytest.raises(LinkError, match=f"the broker keeps {_CONFIG}; may this user write there"):
+    with pytest.raises(MqttError, match=f"the broker keeps {_CONFIG}; may this user write there"):
         forget(strict.address, "cam", "homeassistant")

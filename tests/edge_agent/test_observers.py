@@ -13,13 +13,13 @@ import pytest
 from rich.console import Console
 
 from cachenet.edge_agent.agent import Agent
-from cachenet.edge_agent.frame_inputs import View as Crops
+from cachenet.edge_agent.frame_inputs import FrameInputs as Crops
 from cachenet.edge_agent.frame_inputs import scorer
 from cachenet.edge_agent.outputs import results
-from cachenet.edge_agent.outputs.frame_worker import Aside
+from cachenet.edge_agent.outputs.frame_worker import FrameWorker
 from cachenet.edge_agent.outputs.observers import watchers
 from cachenet.edge_agent.outputs.report import Sink
-from cachenet.edge_agent.outputs.terminal import View
+from cachenet.edge_agent.outputs.terminal import TerminalView
 from cachenet.edge_agent.settings import Settings
 from cachenet.shared.bundle.manifest import Bundle
 from cachenet.shared.command.logs import Limited
@@ -61,7 +61,7 @@ def test_work_aside_that_fails_at_every_frame_is_logged_once_and_counted(lines: 
     def fails(_: object) -> None:
         raise ValueError("no")
 
-    aside = Aside("saver", fails, waits=True)
+    aside = FrameWorker("saver", fails, waits=True)
     for frame in range(500):
         aside.show(seen(frame))
     aside.close()
@@ -87,7 +87,7 @@ def test_what_a_bundle_or_a_camera_is_called_cannot_write_on_the_terminal(tmp_pa
     picture: Picture = np.zeros((8, 8, 3), np.uint8)
     agent.cameras[0].now = seen(label="\x1b[2Jcat\r[red]", picture=picture)
     console = Console(width=200, file=StringIO(), force_terminal=False)
-    console.print(View(agent, console)._draw())
+    console.print(TerminalView(agent, console)._draw())
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     assert "\\x1b[2Jcat\\r[red]" in shown
     assert "it says \\x1b]0;gone\\x07" in shown

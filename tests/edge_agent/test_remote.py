@@ -16,11 +16,11 @@ from cachenet.shared.cascade.frame import Frame
 from cachenet.shared.cascade.types import Miss, Prediction
 from cachenet.shared.media.pictures import decode
 from cachenet.shared.media.signature import sign
-from cachenet.shared.transport.mqtt import Link
+from cachenet.shared.transport.mqtt import MqttConnection
 from cachenet.shared.transport.protocol import (
     Answer,
     Malformed,
-    Refusal,
+    Rejection,
     Request,
     Timing,
     encode,
@@ -41,11 +41,11 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 class Site:
     """A cloud level on a fake link. ``said`` gives what is to be answered to a request, now; None for nothing."""
 
-    def __init__(self, bundle: Bundle, said: Callable[[Request], Answer | Refusal | bytes | None]) -> None:
+    def __init__(self, bundle: Bundle, said: Callable[[Request], Answer | Rejection | bytes | None]) -> None:
         self.said = said
         self.sent: list[tuple[bytes, Request, int]] = []
         self.link = FakeLink(self._publish)
-        self.cloud = Cloud(cast(Link, self.link), "cam", bundle.manifest, time.monotonic)
+        self.cloud = Cloud(cast(MqttConnection, self.link), "cam", bundle.manifest, time.monotonic)
 
     def _publish(self, topic: str, payload: bytes, rest: dict[str, Any]) -> bool:
         asked = request(topic.split("/")[3:], rest["content"], rest["correlation"], rest["properties"])
@@ -54,7 +54,7 @@ class Site:
             self.answer(asked.correlation, said)
         return True
 
-    def answer(self, correlation: bytes, said: Answer | Refusal | bytes) -> None:
+    def answer(self, correlation: bytes, said: Answer | Rejection | bytes) -> None:
         self.cloud.receive(message(said if isinstance(said, bytes) else encode(said), correlation))
 
     def ask(self, index: int = 0, patience: float = 5.0, recent: tuple[int, ...] = ()) -> Outcome:
@@ -71,7 +71,7 @@ def answer(bundle: Bundle, label: int = 3, submodel: str | None = None) -> Answe
     return Answer(scores, bundle.manifest.models["full"].sha256, submodel, Timing(0, 0, 0, 1))
 
 
-BUSY = Refusal("busy", "the queue is full")
+BUSY = Rejection("busy", "the queue is full")
 
 
 def test_a_question_carries_the_picture_the_budget_and_the_recent_labels(bundle: Bundle) -> None:

@@ -18,14 +18,14 @@ from rich.progress import Progress
 from typer.testing import CliRunner, Result
 
 from cachenet.models.build import build
-from cachenet.models.build_config import DEFAULT_SHARES, QUICK, Plan
+from cachenet.models.build_config import DEFAULT_SHARES, QUICK, BuildConfig
 from cachenet.models.bundle_writer import PlaceError
 from cachenet.models.cli import app
 from cachenet.models.data import sample
-from cachenet.models.data.dataset import Material, gather
+from cachenet.models.data.dataset import Dataset, gather
 from cachenet.models.data.frames import find
 from cachenet.models.export.classifier import understand
-from cachenet.models.export.quantise import Compared
+from cachenet.models.export.quantise import PrecisionComparison
 from cachenet.models.train import candidates
 from cachenet.models.train.label import teach
 from cachenet.shared.bundle.manifest import Bundle
@@ -48,13 +48,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def material(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Material:
+def material(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     classifier = understand(FULL)
     frames = find(data)
     return gather(classifier, (frames, teach(classifier, frames, tmp_path_factory.mktemp("work"), 2)))
 
 
-def make(material: Material, work: Path, out: Path, plan: Plan = PLAN) -> Bundle:
+def make(material: Dataset, work: Path, out: Path, plan: BuildConfig = PLAN) -> Bundle:
     with Progress(console=Console(file=io.StringIO())) as progress:
         return build(plan, material, work, out, progress)
 
@@ -67,7 +67,7 @@ def digests(bundle: Bundle) -> dict[str, object]:
 
 
 @pytest.fixture(scope="module")
-def whole(material: Material, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+def whole(material: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     directory = tmp_path_factory.mktemp("whole")
     return make(material, directory / "work", directory / "out")
 
@@ -83,7 +83,7 @@ def test_the_bundle_serves_the_model_that_was_given(whole: Bundle) -> None:
     assert properties["cachenet.labels"].split(",") == list(sample.LABELS)
 
 
-def test_each_method_makes_submodels_of_labels_in_each_size(material: Material, tmp_path: Path) -> None:
+def test_each_method_makes_submodels_of_labels_in_each_size(material: Dataset, tmp_path: Path) -> None:
     """The general models of every size go in; of the rest the best for their bytes, as many as were asked for."""
     plan = replace(PLAN, methods=("codes", "experts"), shares=(1 / 100, 1 / 200), submodels=3)
     manifest = make(material, tmp_path / "work", tmp_path / "out", plan).manifest
@@ -99,12 +99,12 @@ def test_each_method_makes_submodels_of_labels_in_each_size(material: Material, 
     assert manifest.provenance["method codes"].endswith("MB")
 
 
-def test_shares_that_come_to_one_network_are_one_size(material: Material) -> None:
+def test_shares_that_come_to_one_network_are_one_size(material: Dataset) -> None:
     plan = replace(PLAN, shares=(1 / 13, 1 / 13.1, 1 / 100), submodels=0, methods=("experts",))
     assert len(candidates.propose(plan, material, [])) == 2
 
 
-def test_submodels_are_made_in_the_sizes_that_are_named(material: Material) -> None:
+def test_submodels_are_made_in_the_sizes_that_are_named(material: Dataset) -> None:
     """All general models are there; what is special comes in one size alone, or in every one where none is named."""
     plan = replace(PLAN, shares=(1 / 100, 1 / 200), submodels=2, methods=("experts",))
     every = candidates.propose(plan, material, [])
@@ -116,9 +116,9 @@ def test_submodels_are_made_in_the_sizes_that_are_named(material: Material) -> N
 
 def test_longer_training_hears_more_views(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What --epochs and --batch say reaches the plan; a size that is made nowhere is refused."""
-    plans: list[Plan] = []
+    plans: list[BuildConfig] = []
 
-    def stop(plan: Plan, *_: object) -> None:
+    def stop(plan: BuildConfig, *_: object) -> None:
         plans.append(plan)
         raise PlaceError("far enough")
 
@@ -133,7 +133,7 @@ def test_longer_training_hears_more_views(data: Path, tmp_path: Path, monkeypatc
 
 
 def test_a_base_model_is_halved_until_it_takes_a_third_of_the_full_models_time_and_that_is_kept(
-    material: Material, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    material: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     times = iter([9.0, 6.0, 4.0, 2.0])  # the full model's, then those of ever smaller base models
     monkeypatch.setattr(candidates.cost, "seconds", lambda *_: [next(times)])
@@ -143,12 +143,12 @@ def test_a_base_model_is_halved_until_it_takes_a_third_of_the_full_models_time_a
     assert candidates.quick_shares(replace(PLAN, shares=(0.3,)), material, tmp_path) == (0.3,), "as the user says"
 
 
-def test_the_precision_is_decided_once(material: Material, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_precision_is_decided_once(material: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine does not measure the same twice, and a resumed build must end as it would have."""
     plan = replace(PLAN, precision="auto", submodels=0)
-    monkeypatch.setattr(candidates.quantise, "compare", lambda *_: Compared(0.5, 0.89))
+    monkeypatch.setattr(candidates.quantise, "compare", lambda *_: PrecisionComparison(0.5, 0.89))
     first = make(material, tmp_path / "work", tmp_path / "a", plan)
-    monkeypatch.setattr(candidates.quantise, "compare", lambda *_: Compared(0.5, 0.91))
+    monkeypatch.setattr(candidates.quantise, "compare", lambda *_: PrecisionComparison(0.5, 0.91))
     assert digests(make(material, tmp_path / "work", tmp_path / "b", plan)) == digests(first)
     other = make(material, tmp_path / "other", tmp_path / "c", plan)
     assert other.manifest.models["base"].sha256 != first.manifest.models["base"].sha256
@@ -156,7 +156,7 @@ def test_the_precision_is_decided_once(material: Material, tmp_path: Path, monke
 
 
 def test_interrupted_at_every_stage_it_ends_as_an_uninterrupted_one(
-    material: Material, whole: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    material: Dataset, whole: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each run is killed when it has put one more result in its place."""
     replace_file, interrupted = Path.replace, 0
@@ -183,7 +183,7 @@ MODELS_AND_MANIFEST = ("model.onnx", "model.int8", "golden.msgpack", "bundle.jso
 
 
 def test_another_number_of_submodels_trains_nothing_again(
-    material: Material, whole: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    material: Dataset, whole: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of what is kept, only what comes from the number is made anew."""
     shutil.copytree(whole.directory.parent / "work", tmp_path / "work")
@@ -201,7 +201,7 @@ def test_another_number_of_submodels_trains_nothing_again(
     assert len(fewer.manifest.submodels()) == 1
 
 
-def test_a_directory_that_is_no_bundle_is_never_replaced(material: Material, tmp_path: Path) -> None:
+def test_a_directory_that_is_no_bundle_is_never_replaced(material: Dataset, tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "me.jpg").write_bytes(b"dear")
     with pytest.raises(PlaceError, match="is there and is no bundle"):

@@ -8,10 +8,10 @@ import cv2
 import numpy as np
 import pytest
 
-from cachenet.models.data.dataset import Material, gather
+from cachenet.models.data.dataset import Dataset, gather
 from cachenet.models.data.frames import Frames, FramesError, find
 from cachenet.models.export.classifier import PRESETS, understand
-from cachenet.models.train.label import Lesson, teach
+from cachenet.models.train.label import TeacherLogits, teach
 from tests.models.test_classifier import write
 
 UNIT = PRESETS["unit"]
@@ -36,10 +36,10 @@ def film(path: Path, count: int) -> Path:
     return path
 
 
-def material(tmp_path: Path, data: Path, held: Path | None = None, labels: tuple[str, ...] | None = None) -> Material:
+def material(tmp_path: Path, data: Path, held: Path | None = None, labels: tuple[str, ...] | None = None) -> Dataset:
     classifier = understand(write(tmp_path / "m.onnx"), UNIT, labels)
 
-    def look(path: Path) -> tuple[Frames, Lesson]:
+    def look(path: Path) -> tuple[Frames, TeacherLogits]:
         frames = find(path)
         return frames, teach(classifier, frames, tmp_path / "work", 1)
 

@@ -23,24 +23,24 @@ from typer.testing import CliRunner
 from benchmarks.layer_budget import consulted
 from cachenet.models.certify.recorded import as_pictures
 from cachenet.models.cli import app
-from cachenet.models.data.dataset import Material, Part
+from cachenet.models.data.dataset import Dataset, LabelledFrames
 from cachenet.models.exits import activations, certify, freeze, train_heads
 from cachenet.models.exits.activations import kept, record
 from cachenet.models.exits.build import LayersError, Limits, build
-from cachenet.models.exits.cache import Writer
-from cachenet.models.exits.heads import Times
+from cachenet.models.exits.cache import HeadGraph
+from cachenet.models.exits.heads import HeadTimes
 from cachenet.models.exits.replayed import picture, replayed
-from cachenet.models.exits.select import PRICES, Candidate, compose, expected, thresholds
+from cachenet.models.exits.select import PRICES, ExitChoice, compose, expected, thresholds
 from cachenet.models.exits.sites import Cut, cuts, shapes
 from cachenet.models.export.classifier import understand
 from cachenet.models.export.export import export
 from cachenet.models.train.networks import ResNet, Shape
 from cachenet.shared.bundle.manifest import MANIFEST, Bundle, file_digest
 from cachenet.shared.cascade.rates import clopper_pearson_upper
-from cachenet.shared.inference.early_exit import FEATURES, SCORES, Question, load
-from cachenet.shared.inference.engine import Part as Run
+from cachenet.shared.inference.early_exit import FEATURES, SCORES, RequestContext, load
+from cachenet.shared.inference.engine import ModelPart as Run
 from cachenet.shared.inference.engine import Session
-from cachenet.shared.inference.exit_cost import Worth
+from cachenet.shared.inference.exit_cost import ExitCostModel
 from cachenet.shared.inference.graph_split import cut
 from cachenet.shared.inference.graph_split import read as taken_apart
 from cachenet.shared.inference.image import preprocessor
@@ -91,19 +91,19 @@ def colours(seed: int) -> np.ndarray:
     return np.clip(images, 0, 255).astype(np.uint8)
 
 
-def part(bundle: Bundle, seed: int) -> Part:
+def part(bundle: Bundle, seed: int) -> LabelledFrames:
     """Pictures of one colour each, so that what the full model says of them can be learned."""
     pictures = colours(seed)
     prepare = preprocessor(INPUT)
     batch = np.concatenate([prepare(picture) for picture in as_pictures(pictures)])
     scores = Session(bundle.path("full"), "cpu").run(batch)
-    return Part(pictures, scores, np.zeros((COUNT, 2), np.float32), None, (), INPUT)
+    return LabelledFrames(pictures, scores, np.zeros((COUNT, 2), np.float32), None, (), INPUT)
 
 
 @pytest.fixture(scope="module")
-def material(bundle: Bundle) -> Material:
+def material(bundle: Bundle) -> Dataset:
     classifier = understand(bundle.path("full"), INPUT, LABELS)
-    return Material(classifier, *(part(bundle, seed) for seed in range(3)))
+    return Dataset(classifier, *(part(bundle, seed) for seed in range(3)))
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +112,7 @@ def places(model: ModelProto) -> list[Cut]:
 
 
 def test_a_recording_that_is_interrupted_goes_on(
-    model: ModelProto, places: list[Cut], material: Material, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: ModelProto, places: list[Cut], material: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(activations, "_PIECE", 100)
     pictures = as_pictures(material.learn.images)
@@ -134,7 +134,7 @@ def test_a_recording_that_is_interrupted_goes_on(
 
 @pytest.mark.parametrize("kind", ["centroids", *train_heads.KINDS])
 def test_the_file_of_a_cache_says_what_the_cache_does(
-    kind: train_heads.Kind, model: ModelProto, places: list[Cut], material: Material, tmp_path: Path
+    kind: train_heads.Kind, model: ModelProto, places: list[Cut], material: Dataset, tmp_path: Path
 ) -> None:
     place = places[len(places) // 2]
     pictures = as_pictures(material.learn.images)
@@ -145,7 +145,7 @@ def test_the_file_of_a_cache_says_what_the_cache_does(
         if kind == "centroids"  # type: ignore[comparison-overlap]
         else train_heads.train(kind, each, material.learn.scores, 0)
     )
-    writer = Writer(place, shapes(model, SIDE))
+    writer = HeadGraph(place, shapes(model, SIDE))
     path = tmp_path / "cache.onnx"
     writer.write(*cache.write(writer), len(LABELS), path, {})
     run = Run(path.read_bytes(), "cache", "cpu")
@@ -168,7 +168,7 @@ def test_the_best_composition_keeps_its_limits_and_none_is_quicker(
     drawn: list[list[tuple[float, bool]]], most: int, wrong: float
 ) -> None:
     candidates = [
-        Candidate(place, np.array([r for r, _ in own]), np.array([w for _, w in own]), 0.01, 10)
+        ExitChoice(place, np.array([r for r, _ in own]), np.array([w for _, w in own]), 0.01, 10)
         for place, own in enumerate(drawn)
     ]
     reached, whole = [0.2 * (place + 1) for place in range(len(drawn))], 1.0
@@ -184,8 +184,8 @@ def test_the_best_composition_keeps_its_limits_and_none_is_quicker(
 
 def test_what_is_expected_of_caches_is_what_comes_of_running_them() -> None:
     """Whether one hits is not independent of whether another does."""
-    first = Candidate(0, np.array([0.0, 1.0, 1.0, 1.0]), np.array([True, False, False, False]), 0.1, 1)
-    second = Candidate(1, np.array([0.0, 0.0, 1.0, 1.0]), np.array([False, True, False, False]), 0.1, 1)
+    first = ExitChoice(0, np.array([0.0, 1.0, 1.0, 1.0]), np.array([True, False, False, False]), 0.1, 1)
+    second = ExitChoice(1, np.array([0.0, 0.0, 1.0, 1.0]), np.array([False, True, False, False]), 0.1, 1)
     seconds, wrong = expected([first, second], [0.5, 0.5], [1.0, 2.0], 4.0)
     assert wrong == 0.5
     assert seconds == pytest.approx((1.1 + 2.2 + 4.2 + 4.2) / 4)
@@ -195,15 +195,17 @@ def test_a_threshold_is_certified_as_far_as_the_frames_tell() -> None:
     rng = np.random.default_rng(0)
     risk = rng.random(4000) * 0.2
     wrong = rng.random(4000) < risk
-    own = [Candidate(0, risk, wrong, 0.0, 1)]
-    found = certify.certify(own, Times((0.2,), 1.0), 0.01, 0.95)
+    own = [ExitChoice(0, risk, wrong, 0.0, 1)]
+    found = certify.certify(own, HeadTimes((0.2,), 1.0), 0.01, 0.95)
     assert found is not None
     [limit] = found
     share = (wrong & (risk <= limit)).mean()
     assert 0 < limit < 0.2 and share < 0.01
     assert clopper_pearson_upper(round(share * 4000), 4000, 0.95) <= 0.01
-    few = [Candidate(0, risk[:100], wrong[:100], 0.0, 1)]
-    assert certify.certify(few, Times((0.2,), 1.0), 0.01, 0.95) is None, "a hundred frames prove nothing of one percent"
+    few = [ExitChoice(0, risk[:100], wrong[:100], 0.0, 1)]
+    assert certify.certify(few, HeadTimes((0.2,), 1.0), 0.01, 0.95) is None, (
+        "a hundred frames prove nothing of one percent"
+    )
 
 
 def test_a_cache_that_is_surer_than_the_whole_model_gets_a_reserve() -> None:
@@ -222,7 +224,7 @@ def test_the_bound_on_a_rate_is_clopper_and_pearsons(errors: int, of: int, bound
 
 
 @pytest.fixture(scope="module")
-def made(bundle: Bundle, material: Material, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+def made(bundle: Bundle, material: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     place = tmp_path_factory.mktemp("made")
     with Progress(console=Console(file=io.StringIO())) as progress:
         return build(bundle, material, Limits(3, 0.5, 0.05), 0, 1, place / "work", place / "out", progress)
@@ -237,7 +239,7 @@ def test_a_bundle_gets_caches_that_answer_as_its_full_model_would(bundle: Bundle
     layered = load(made.manifest, "gati", made.find, "cpu", 1, random.Random(0).random)
     prepare = preprocessor(INPUT)
     fresh = part(bundle, 9)
-    passed = [layered.run(prepare(picture), [Question()])[0] for picture in as_pictures(fresh.images)]
+    passed = [layered.run(prepare(picture), [RequestContext()])[0] for picture in as_pictures(fresh.images)]
     assert sum(one.layer is not None for one in passed) > COUNT / 4
     wrong = [one.label != answer for one, answer in zip(passed, fresh.answers, strict=True)]
     assert np.mean(wrong) <= 0.1
@@ -245,7 +247,7 @@ def test_a_bundle_gets_caches_that_answer_as_its_full_model_would(bundle: Bundle
 
 def test_what_is_replayed_is_what_is_run(made: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of what model and caches have said once, with the labels that come before and the checks in between."""
-    monkeypatch.setattr(Worth, "due", lambda _: True)  # which of so small caches pay is a matter of chance
+    monkeypatch.setattr(ExitCostModel, "due", lambda _: True)  # which of so small caches pay is a matter of chance
     fresh = as_pictures(colours(9))
     said, whole = consulted(made, ["gati"], fresh, 1)
     told = replayed(made.manifest, "gati", said["gati"], whole, random.Random(0).random)
@@ -253,7 +255,7 @@ def test_what_is_replayed_is_what_is_run(made: Bundle, monkeypatch: pytest.Monke
     prepare = preprocessor(INPUT)
     layers = set()
     for number, shown in enumerate(fresh):
-        question = [Question((0, 1, number % 3), 0.1)]
+        question = [RequestContext((0, 1, number % 3), 0.1)]
         [one], [other] = told.run(picture(number), question), real.run(prepare(shown), question)
         assert (one.layer, one.label) == (other.layer, other.label)
         np.testing.assert_allclose(one.logits, other.logits, atol=1e-3)
@@ -261,7 +263,7 @@ def test_what_is_replayed_is_what_is_run(made: Bundle, monkeypatch: pytest.Monke
     assert len(layers) > 1
 
 
-def test_a_model_without_layers_gets_none(material: Material, tmp_path: Path) -> None:
+def test_a_model_without_layers_gets_none(material: Dataset, tmp_path: Path) -> None:
     flat = Bundle(tiny_bundle(tmp_path / "flat"))
     with Progress(console=Console(file=io.StringIO())) as progress, pytest.raises(LayersError, match="no place"):
         build(flat, material, Limits(), 0, 1, tmp_path / "work", tmp_path / "out", progress)

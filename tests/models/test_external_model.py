@@ -19,14 +19,14 @@ from typer.testing import CliRunner, Result
 
 from cachenet.edge_agent.cli import app as edge_agent
 from cachenet.models.build import build
-from cachenet.models.build_config import QUICK, Plan
+from cachenet.models.build_config import QUICK, BuildConfig
 from cachenet.models.cli import app
 from cachenet.models.data import imagenet, sample
-from cachenet.models.data.dataset import Material, gather
+from cachenet.models.data.dataset import Dataset, gather
 from cachenet.models.data.frames import find
 from cachenet.models.export import external_model, quantise
 from cachenet.models.export.classifier import PRESETS, understand
-from cachenet.models.export.quantise import Compared
+from cachenet.models.export.quantise import PrecisionComparison
 from cachenet.models.train import candidates
 from cachenet.models.train.label import teach
 from cachenet.shared.bundle.manifest import Bundle
@@ -59,19 +59,19 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def material(data: Path, full: Path, base: Path, tmp_path_factory: pytest.TempPathFactory) -> Material:
+def material(data: Path, full: Path, base: Path, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     classifier, frames = understand(full), find(data)
     lesson = teach(classifier, frames, tmp_path_factory.mktemp("work"), 2)
     return replace(gather(classifier, (frames, lesson)), base=external_model.read(base, classifier, UNIT))
 
 
-def make(material: Material, directory: Path, plan: Plan = PLAN) -> Bundle:
+def make(material: Dataset, directory: Path, plan: BuildConfig = PLAN) -> Bundle:
     with Progress(console=Console(file=io.StringIO())) as progress:
         return build(plan, material, directory / "work", directory / "out", progress)
 
 
 def test_what_was_given_is_the_only_local_model_and_says_what_it_said(
-    material: Material, base: Path, tmp_path: Path
+    material: Dataset, base: Path, tmp_path: Path
 ) -> None:
     bundle = make(material, tmp_path, replace(PLAN, precision="float16"))
     model = bundle.manifest.models["base"]
@@ -87,19 +87,19 @@ def test_what_was_given_is_the_only_local_model_and_says_what_it_said(
 
 @pytest.mark.parametrize(("time", "precision"), [(0.5, "int8"), (0.95, "as given")])
 def test_it_is_put_in_int8_where_that_is_quicker_and_the_decision_is_kept(
-    material: Material, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, time: float, precision: str
+    material: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, time: float, precision: str
 ) -> None:
-    monkeypatch.setattr(candidates.quantise, "compare", lambda *_: Compared(0.5, time))
+    monkeypatch.setattr(candidates.quantise, "compare", lambda *_: PrecisionComparison(0.5, time))
     first = make(material, tmp_path)
     assert first.manifest.provenance["precision"].startswith(precision)
     kinds = {node.op_type for node in onnx.load(str(first.path("base"))).graph.node}
     assert ("QuantizeLinear" in kinds) == (precision == "int8")
-    monkeypatch.setattr(candidates.quantise, "compare", lambda *_: Compared(0.5, 1.45 - time))
+    monkeypatch.setattr(candidates.quantise, "compare", lambda *_: PrecisionComparison(0.5, 1.45 - time))
     assert make(material, tmp_path).manifest.models["base"].sha256 == first.manifest.models["base"].sha256
 
 
 def test_int8_that_agrees_less_with_the_full_model_is_not_taken(
-    material: Material, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    material: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Though neither may be sure enough of anything to answer it."""
 
@@ -111,14 +111,14 @@ def test_int8_that_agrees_less_with_the_full_model_is_not_taken(
         return other
 
     monkeypatch.setattr(quantise, "int8", changed)
-    monkeypatch.setattr(candidates.quantise, "compare", lambda *_: Compared(0.5, 0.5))
+    monkeypatch.setattr(candidates.quantise, "compare", lambda *_: PrecisionComparison(0.5, 0.5))
     found = make(material, tmp_path).manifest.provenance["precision"]
     assert found.startswith("as given; int8 takes 0.50")
     assert "and agrees on 0.0% for " in found and not found.endswith(" 0.0%"), "there was something to lose"
 
 
 def test_what_has_no_int8_stays_as_it_was_given(
-    material: Material, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    material: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> None:
         raise ValueError("no such operator")
@@ -130,7 +130,7 @@ def test_what_has_no_int8_stays_as_it_was_given(
 
 
 def test_interrupted_it_ends_as_an_uninterrupted_one(
-    material: Material, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    material: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each run is killed when it has put one more result in its place."""
     plan = replace(QUICK, name="tiny", precision="int8")

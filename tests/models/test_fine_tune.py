@@ -178,7 +178,7 @@ def test_the_working_set_is_nine_tenths_of_what_is_seen() -> None:
 
 def test_what_is_taught_is_drawn_by_weight_and_the_same_for_a_seed() -> None:
     images = np.zeros((40, 8, 8, 3), np.uint8)
-    taught = fine_tune.Taught(images, np.eye(40, 10, dtype=np.float32))
+    taught = fine_tune.FineTuned(images, np.eye(40, 10, dtype=np.float32))
     weights = np.zeros(40)
     weights[3] = 1.0
     for epoch in (taught.epoch(8, weights), taught.epoch(8, weights)):

@@ -25,11 +25,11 @@ seeds = st.integers(0, 2**32 - 1)
 CROP = Input(32, (0, 0, 0), (1, 1, 1))
 
 
-def plan(name: streams.Name, seed: int = 0, frames: int = 1000, **kwargs: object) -> streams.Plan:
+def plan(name: streams.Name, seed: int = 0, frames: int = 1000, **kwargs: object) -> streams.StreamSchedule:
     return streams.plan(name, SAMPLE.labels, seed, frames, **kwargs)  # type: ignore[arg-type]
 
 
-def arrays(one: streams.Plan) -> dict[str, np.ndarray]:
+def arrays(one: streams.StreamSchedule) -> dict[str, np.ndarray]:
     return {f.name: v for f in dataclasses.fields(one) if isinstance(v := getattr(one, f.name), np.ndarray)}
 
 

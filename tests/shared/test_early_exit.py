@@ -16,11 +16,11 @@ from cachenet.shared.inference.early_exit import (
     SCORES,
     Cache,
     Correction,
-    Layered,
-    Question,
+    EarlyExitModel,
+    RequestContext,
 )
-from cachenet.shared.inference.engine import Batch, EngineError, Part
-from cachenet.shared.inference.exit_cost import Worth
+from cachenet.shared.inference.engine import Batch, EngineError, ModelPart
+from cachenet.shared.inference.exit_cost import ExitCostModel
 
 CLASSES = 4
 #: So that what comes last in the pipeline is told by the row itself: a picture is ``(number, said by each cache...)``.
@@ -74,14 +74,14 @@ class Opinion:
 
 def made(
     caches: int, draw: float = 1.0, seconds: float = 1.0, lookup: float = 0.01, threshold: float = 0.1
-) -> tuple[Layered, list[Pass], list[Opinion]]:
+) -> tuple[EarlyExitModel, list[Pass], list[Opinion]]:
     """``draw`` 1: no request is drawn to check; 0: all are."""
     clock = Clock()
     segments = [Pass(clock, seconds, output=place == caches) for place in range(caches + 1)]
     opinions = [Opinion(clock, place, lookup) for place in range(caches)]
     layer = Layer("pooled", "gati-1/1/model.onnx", 1, "0" * 64, ("x",), 0.5, 1.0, threshold)
-    own = [Cache(layer, cast(Part, opinion), Worth(place)) for place, opinion in enumerate(opinions)]
-    layered = Layered(cast(Any, segments), own, "x", 1.0, CLASSES, 0.01, lambda: draw, clock)
+    own = [Cache(layer, cast(ModelPart, opinion), ExitCostModel(place)) for place, opinion in enumerate(opinions)]
+    layered = EarlyExitModel(cast(Any, segments), own, "x", 1.0, CLASSES, 0.01, lambda: draw, clock)
     return layered, segments, opinions
 
 
@@ -101,7 +101,7 @@ rows = st.lists(
 def test_each_row_is_answered_by_the_first_cache_that_is_sure_and_they_come_back_in_order(drawn: list[Any]) -> None:
     layered, segments, _ = made(3)
     batch = np.array([[label, *(said + sure for said, sure in opinions)] for label, *opinions in drawn], np.float32)
-    passed = layered.run(batch, [Question()] * len(drawn))
+    passed = layered.run(batch, [RequestContext()] * len(drawn))
     reached = [0] * 4
     for (label, *opinions), one in zip(drawn, passed, strict=True):
         expected = next((place for place, (_, sure) in enumerate(opinions) if sure == 0.9), None)
@@ -115,7 +115,7 @@ def test_each_row_is_answered_by_the_first_cache_that_is_sure_and_they_come_back
 def test_what_must_run_whole_does() -> None:
     layered, _, _ = made(1)
     batch = np.array([picture(2, 1.9), picture(2, 1.9)], np.float32)
-    asked, whole = layered.run(batch, [Question(), None])
+    asked, whole = layered.run(batch, [RequestContext(), None])
     assert (asked.layer, asked.label) == (0, 1)
     assert (whole.layer, whole.label) == (None, 2)
 
@@ -125,10 +125,10 @@ def test_what_a_cache_said_reads_as_the_whole_models_word() -> None:
     own."""
     clock = Clock()
     layer = Layer("pooled", "gati-1/1/model.onnx", 1, "0" * 64, ("x",), 0.5, 2.0, 0.001, 1.5)
-    cache = Cache(layer, cast(Part, Opinion(clock, 0, 0.0)), Worth())
+    cache = Cache(layer, cast(ModelPart, Opinion(clock, 0, 0.0)), ExitCostModel())
     segments: Any = [Pass(clock, 1), Pass(clock, 1, True)]
-    layered = Layered(segments, [cache], "x", 3.0, CLASSES, 0.01, lambda: 1.0, clock)
-    [one] = layered.run(np.array([picture(0, 1.9)], np.float32), [Question()])
+    layered = EarlyExitModel(segments, [cache], "x", 3.0, CLASSES, 0.01, lambda: 1.0, clock)
+    [one] = layered.run(np.array([picture(0, 1.9)], np.float32), [RequestContext()])
     assert one.layer == 0
     belief = np.exp(one.logits / 3.0)
     expected = np.exp(np.eye(CLASSES)[1] * 18 / (2.0 * 1.5))
@@ -139,15 +139,15 @@ def test_context_makes_a_cache_sure() -> None:
     """Of a label that was just seen; and less sure of one that never was."""
     layered, _, _ = made(1)
     batch = np.array([picture(1, 1.15)], np.float32)
-    assert layered.run(batch, [Question()])[0].layer is None
-    assert layered.run(batch, [Question((1, 1, 1))])[0].layer == 0
-    assert layered.run(np.array([picture(1, 1.2)], np.float32), [Question((2,))])[0].layer is None
+    assert layered.run(batch, [RequestContext()])[0].layer is None
+    assert layered.run(batch, [RequestContext((1, 1, 1))])[0].layer == 0
+    assert layered.run(np.array([picture(1, 1.2)], np.float32), [RequestContext((2,))])[0].layer is None
 
 
 def test_requests_drawn_to_check_run_whole_and_stand_for_those_that_were_not() -> None:
     layered, _, _ = made(1, draw=0.0)
     batch = np.array([picture(1, 1.9), picture(1, 1.0)], np.float32)
-    sure, unsure = layered.run(batch, [Question(), Question()])
+    sure, unsure = layered.run(batch, [RequestContext(), RequestContext()])
     assert sure.layer is None and unsure.layer is None
     assert sure.weight > 1.0 and unsure.weight == 1.0, "one that no cache would have answered is always heard"
     assert sure.seen[0].features.tolist() == batch[0].tolist()
@@ -156,24 +156,24 @@ def test_requests_drawn_to_check_run_whole_and_stand_for_those_that_were_not() -
 def test_no_cache_answers_more_than_the_device_lets_it_risk() -> None:
     layered, _, _ = made(1)
     batch = np.array([picture(1, 1.2)], np.float32)
-    risk = layered.run(batch, [Question(risk=1.0)])[0].risk
+    risk = layered.run(batch, [RequestContext(risk=1.0)])[0].risk
     assert risk is not None and 0.01 < risk < 0.1
-    assert layered.run(batch, [Question(risk=risk / 2)])[0].layer is None
+    assert layered.run(batch, [RequestContext(risk=risk / 2)])[0].layer is None
 
 
 def test_caches_that_err_more_than_they_may_answer_nothing_until_checks_show_that_they_may() -> None:
     layered, _, _ = made(2, draw=0.5)  # of the first requests most are checked, and later ones are not
     wrong, right = (np.array([picture(0, said, 1.0)], np.float32) for said in (1.9, 0.9))
     for _ in range(8):
-        layered.run(wrong, [Question()])
+        layered.run(wrong, [RequestContext()])
     assert not layered.watch.trusted
-    assert layered.run(right, [Question()])[0].layer is None
+    assert layered.run(right, [RequestContext()])[0].layer is None
     layered._draw = lambda: 0.0
     for _ in range(2000):
-        layered.run(right, [Question()])
+        layered.run(right, [RequestContext()])
     assert layered.watch.trusted
     layered._draw = lambda: 1.0
-    assert layered.run(right, [Question()])[0].layer == 0
+    assert layered.run(right, [RequestContext()])[0].layer == 0
 
 
 def test_a_correction_that_errs_is_taken_back_before_anything_else() -> None:
@@ -182,7 +182,7 @@ def test_a_correction_that_errs_is_taken_back_before_anything_else() -> None:
     layered.correct({0: Correction(weight, np.array([0, 30, 0, 0], np.float32), 1.0)})
     batch = np.array([picture(0, 0.9)], np.float32)
     for _ in range(200):
-        layered.run(batch, [Question()])
+        layered.run(batch, [RequestContext()])
     assert layered.caches[0].correction is None and layered.watch.trusted
 
 
@@ -193,21 +193,21 @@ def test_a_cache_that_fails_leaves_the_answer_to_the_model() -> None:
         raise EngineError("out of memory")
 
     opinions[0].run = fail  # type: ignore[method-assign]
-    assert layered.run(np.array([picture(2, 1.9)], np.float32), [Question()])[0].label == 2
+    assert layered.run(np.array([picture(2, 1.9)], np.float32), [RequestContext()])[0].label == 2
 
 
 def test_a_cache_that_does_not_pay_is_asked_seldom_and_one_that_pays_again_comes_back() -> None:
     layered, _, opinions = made(1, lookup=0.3, seconds=1.0)
     hard, easy = (np.array([picture(1, said)], np.float32) for said in (1.0, 1.9))
     for _ in range(600):
-        layered.run(hard, [Question()])
+        layered.run(hard, [RequestContext()])
     assert not layered.caches[0].worth.pays
     before = opinions[0].asked
     for _ in range(320):
-        layered.run(hard, [Question()])
+        layered.run(hard, [RequestContext()])
     assert 0 < opinions[0].asked - before <= 16
     for _ in range(2000):
-        layered.run(easy, [Question()])
+        layered.run(easy, [RequestContext()])
     assert layered.caches[0].worth.pays
 
 
@@ -215,11 +215,11 @@ def test_a_correction_changes_what_a_cache_says_and_not_what_is_learned_from() -
     layered, _, _ = made(1, draw=1.0)
     weight = np.zeros((2, CLASSES), np.float32)
     layered.correct({0: Correction(weight, np.array([30, 0, 0, 0], np.float32), 1.0)})
-    assert layered.run(np.array([picture(3, 1.0)], np.float32), [Question()])[0].label == 0
-    [whole] = layered.run(np.array([picture(3, 1.9)], np.float32), [Question(risk=0.0)])
+    assert layered.run(np.array([picture(3, 1.0)], np.float32), [RequestContext()])[0].label == 0
+    [whole] = layered.run(np.array([picture(3, 1.9)], np.float32), [RequestContext(risk=0.0)])
     assert whole.seen[0].scores.argmax() == 1
 
 
 def test_caches_and_segments_must_fit() -> None:
     with pytest.raises(Exception, match="2 segments for 0 caches"):
-        Layered(cast(Any, [None, None]), [], "x", 1.0, CLASSES, 0.01, lambda: 1.0)
+        EarlyExitModel(cast(Any, [None, None]), [], "x", 1.0, CLASSES, 0.01, lambda: 1.0)

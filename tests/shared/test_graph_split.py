@@ -19,7 +19,7 @@ from cachenet.models.export.efficientnet import Lite
 from cachenet.models.export.export import export
 from cachenet.models.train import pair
 from cachenet.models.train.networks import ResNet, Shape
-from cachenet.shared.inference.engine import Part
+from cachenet.shared.inference.engine import ModelPart
 from cachenet.shared.inference.graph_split import SegmentError, cut, read
 from tests.bundles import classifier
 from tests.models.test_efficientnet import weights
@@ -51,7 +51,7 @@ def pieces(model: ModelProto, places: list[Cut], batch: np.ndarray) -> np.ndarra
     whole = read(model.SerializeToString())
     held = {whole.image: batch}
     for segment in cut(whole, [place.tensors for place in places]):
-        part = Part(segment.model, "segment", "cpu")
+        part = ModelPart(segment.model, "segment", "cpu")
         assert (set(part.takes), part.gives) == (set(segment.needs), segment.gives)
         held = held | part.run(held)
     return held[whole.output]
@@ -66,7 +66,7 @@ def test_cut_anywhere_it_says_the_same(request: pytest.FixtureRequest, name: str
     assert len(found) >= 4
     some = data.draw(st.lists(st.sampled_from(range(len(found))), unique=True, max_size=5).map(sorted))
     batch = np.random.default_rng(len(some)).normal(size=(3, 3, SIDE, SIDE)).astype(np.float32)
-    [whole] = Part(model.SerializeToString(), "whole", "cpu").run({"image": batch}).values()
+    [whole] = ModelPart(model.SerializeToString(), "whole", "cpu").run({"image": batch}).values()
     said = pieces(model, [found[number] for number in some], batch)
     np.testing.assert_allclose(said, whole, rtol=1e-4, atol=1e-5)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from cachenet.shared.command import http_server
-from cachenet.shared.command.http_server import Handler, Server, is_own, own_names
+from cachenet.shared.command.http_server import Handler, HttpServer, is_own, own_names
 
 _BOUND_S = 20.0
 _MOST = 4
@@ -36,7 +36,7 @@ class Greeter(Handler):
 
 @pytest.fixture
 def port() -> Iterator[int]:
-    with Server(("127.0.0.1", 0), Greeter, _MOST).serving("test") as port:
+    with HttpServer(("127.0.0.1", 0), Greeter, _MOST).serving("test") as port:
         yield port
 
 
@@ -131,7 +131,7 @@ def test_a_client_that_stays_and_does_not_read_is_dropped(monkeypatch: pytest.Mo
     monkeypatch.setattr(Greeter, "timeout", 0.3)
     before = threading.active_count()
     with (
-        Server(("127.0.0.1", 0), Greeter, _MOST).serving("test") as port,
+        HttpServer(("127.0.0.1", 0), Greeter, _MOST).serving("test") as port,
         connect(port, b"GET /stays HTTP/1.0\r\n\r\n") as client,
     ):
         assert client.recv(10)
@@ -153,7 +153,7 @@ def test_clients_that_come_and_go_are_not_logged_and_a_fault_of_the_program_is(
 
 
 def test_the_end_ends_idle_connections_too() -> None:
-    with Server(("127.0.0.1", 0), Greeter, _MOST).serving("test") as port:
+    with HttpServer(("127.0.0.1", 0), Greeter, _MOST).serving("test") as port:
         client = connect(port)
         assert answer(port).endswith(b"hello")
     with client:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from cachenet.cloud_server.broker.embedded import EmbeddedBroker
-from cachenet.shared.transport.mqtt import Address, Link, LinkError, Message, address
+from cachenet.shared.transport.mqtt import Address, Message, MqttConnection, MqttError, address
 from tests.broker import Mosquitto, free_port
 
 #: Longer than the longest pause between two attempts to connect.
@@ -51,8 +51,8 @@ def link(
     topic: str = "nothing",
     on_message: Callable[[Message], None] = lambda _: None,
     **more: Any,
-) -> Iterator[Link]:
-    connection = Link(address(broker.url), name, [(topic, 1)], on_message, **more)
+) -> Iterator[MqttConnection]:
+    connection = MqttConnection(address(broker.url), name, [(topic, 1)], on_message, **more)
     connection.start()
     try:
         yield connection
@@ -69,7 +69,7 @@ def until(condition: Callable[[], object], seconds: float = PATIENCE_S) -> bool:
     return False
 
 
-def delivered(sender: Link, inbox: Inbox, topic: str, payload: bytes) -> bool:
+def delivered(sender: MqttConnection, inbox: Inbox, topic: str, payload: bytes) -> bool:
     """Whether a message gets through. ``connected`` is set when the subscription is sent, not when it is granted,
     so the first may come too early."""
     for _ in range(100):
@@ -144,7 +144,7 @@ def test_what_is_published_while_the_broker_is_gone_is_gone(broker: Mosquitto, q
 
 
 def test_nothing_is_published_before_the_first_connection() -> None:
-    lonely = Link(Address("127.0.0.1", free_port()), "lonely", [], lambda _: None)
+    lonely = MqttConnection(Address("127.0.0.1", free_port()), "lonely", [], lambda _: None)
     assert not lonely.publish("a/b", b"x", 1)
 
 
@@ -234,7 +234,7 @@ def test_each_of_two_links_of_one_name_is_told_once_and_backs_off(
     text = f"another device called cam {verb}"
     with start(tmp_path) as url:
         twins = [
-            Link(address(url), "cachenet-cam", [], lambda _: None, lambda name=name: accepted.append(name))  # type: ignore[misc]
+            MqttConnection(address(url), "cachenet-cam", [], lambda _: None, lambda name=name: accepted.append(name))  # type: ignore[misc]
             for name in "ab"
         ]
         for twin in twins:
@@ -294,7 +294,7 @@ def silent_host() -> Iterator[int]:
 
 def test_it_stops_at_once_though_nobody_is_there() -> None:
     for wait in (0.0, 0.5):
-        connection = Link(Address("127.0.0.1", free_port()), "hopeful", [], lambda _: None)
+        connection = MqttConnection(Address("127.0.0.1", free_port()), "hopeful", [], lambda _: None)
         connection.start()
         time.sleep(wait)
         start = time.monotonic()
@@ -304,7 +304,7 @@ def test_it_stops_at_once_though_nobody_is_there() -> None:
 
 def test_it_stops_at_once_though_the_host_is_silent() -> None:
     with silent_host() as port:
-        connection = Link(Address("127.0.0.1", port), "hopeful", [], lambda _: None)
+        connection = MqttConnection(Address("127.0.0.1", port), "hopeful", [], lambda _: None)
         connection.start()
         time.sleep(0.3)
         start = time.monotonic()
@@ -314,7 +314,7 @@ def test_it_stops_at_once_though_the_host_is_silent() -> None:
 
 def test_it_stops_at_once_in_the_middle_of_connecting() -> None:
     """192.0.2.0/24 is set aside for documentation: packets to it vanish or are turned back."""
-    connection = Link(Address("192.0.2.1", 1883), "hopeful", [], lambda _: None)
+    connection = MqttConnection(Address("192.0.2.1", 1883), "hopeful", [], lambda _: None)
     connection.start()
     time.sleep(0.2)
     start = time.monotonic()
@@ -354,17 +354,17 @@ def test_a_broker_address_is_read(url: str, expected: Address) -> None:
     ],
 )
 def test_what_is_no_broker_address_is_refused(url: str) -> None:
-    with pytest.raises(LinkError):
+    with pytest.raises(MqttError):
         address(url)
 
 
 def test_a_password_is_neither_taken_from_the_url_nor_shown() -> None:
-    with pytest.raises(LinkError, match="password") as refused:
+    with pytest.raises(MqttError, match="password") as refused:
         address("mqtt://me:secret@broker")
     assert "secret" not in str(refused.value)
     assert "secret" not in repr(address("mqtt://me@broker", password="secret"))
 
 
 def test_a_ca_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(LinkError, match="CA file"):
-        Link(address("mqtts://broker", ca=tmp_path / "none.pem"), "x", [], lambda _: None)
+    with pytest.raises(MqttError, match="CA file"):
+        MqttConnection(address("mqtts://broker", ca=tmp_path / "none.pem"), "x", [], lambda _: None)

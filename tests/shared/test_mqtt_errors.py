@@ -14,7 +14,7 @@ import pytest
 
 from cachenet.cloud_server.provision.authority import Authority
 from cachenet.cloud_server.provision.provision import give_to_broker
-from cachenet.shared.transport.mqtt import Address, Link
+from cachenet.shared.transport.mqtt import Address, MqttConnection
 from cachenet.shared.transport.mqtt_errors import lost
 from tests.broker import free_port
 from tests.deployed import Deployed
@@ -24,7 +24,7 @@ NOW = datetime.now(timezone.utc)
 
 def trouble(where: Address, name: str = "cachenet-cam") -> str:
     """What a first attempt to connect comes to."""
-    link = Link(where, name, [], lambda _: None)
+    link = MqttConnection(where, name, [], lambda _: None)
     link.start()
     try:
         return link.settle(10)

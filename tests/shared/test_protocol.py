@@ -17,13 +17,13 @@ from cachenet.shared.transport.protocol import (
     BlobRequest,
     Chunk,
     Malformed,
-    Refusal,
+    Rejection,
     Request,
     Status,
     Timing,
 )
 
-MESSAGES: list[Any] = [Status, Chunk, BlobRequest, Answer | Refusal]
+MESSAGES: list[Any] = [Status, Chunk, BlobRequest, Answer | Rejection]
 
 numbers = st.integers(0, 2**40)
 milliseconds = st.floats(0, 1e6)
@@ -31,7 +31,7 @@ names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", fullmatch=True).filter
 timings = st.builds(Timing, milliseconds, milliseconds, milliseconds, st.integers(1, 64))
 messages = st.one_of(
     st.builds(Answer, st.binary(max_size=400), st.text(max_size=64), st.none() | names, timings),
-    st.builds(Refusal, st.sampled_from(["busy", "bad-input", "unknown-model", "expired"]), st.text(max_size=80)),
+    st.builds(Rejection, st.sampled_from(["busy", "bad-input", "unknown-model", "expired"]), st.text(max_size=80)),
     st.builds(BlobRequest, st.text(max_size=64), numbers, numbers),
     st.builds(Chunk, numbers, numbers, st.binary(max_size=400), st.text(max_size=80)),
     st.builds(
@@ -45,7 +45,7 @@ messages = st.one_of(
 
 
 def kind_of(message: object) -> Any:
-    return Answer | Refusal if isinstance(message, Answer | Refusal) else type(message)
+    return Answer | Rejection if isinstance(message, Answer | Rejection) else type(message)
 
 
 @given(messages)

@@ -13,7 +13,7 @@ from cachenet.edge_agent.outputs.report import Line
 from cachenet.simulator.report import live, report
 from cachenet.simulator.report.live import Options
 from cachenet.simulator.report.report import CACHENET, SERVER
-from cachenet.simulator.report.view import Tail, View
+from cachenet.simulator.report.view import ProgressView, Tail
 from cachenet.simulator.world.emulator import Counts
 from cachenet.simulator.world.processes import Failed, Processes
 
@@ -25,7 +25,7 @@ def run_without(slow: str, out: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
     def played(policy: str, *others: object) -> live._Run:
         view = others[-1]
-        assert isinstance(view, View)
+        assert isinstance(view, ProgressView)
         view.begin(policy)
         if policy == slow:
             raise live._Skipped("it had answered 2 of 4 frames after 60 s")
@@ -69,14 +69,14 @@ def test_an_agent_that_does_not_end_in_time_is_a_policy_to_skip(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(live, "_GRACE_S", 0.2)
-    with Processes(tmp_path) as processes, View(Console(file=io.StringIO()), ["cachenet"], 2) as view:
+    with Processes(tmp_path) as processes, ProgressView(Console(file=io.StringIO()), ["cachenet"], 2) as view:
         agent = processes.start("agent", "timeit", "-n", "1", "-r", "1", "import time; time.sleep(60)")
         with pytest.raises(live._Skipped, match="it had answered 0 of 2 frames after 0 s"):
             live._watch(agent, Tail(tmp_path / "none"), Options(frames=2, fps=1000), processes, view, "")
 
 
 def test_an_agent_that_fails_is_a_policy_to_skip_with_its_last_words(tmp_path: Path) -> None:
-    with Processes(tmp_path) as processes, View(Console(file=io.StringIO()), ["cachenet"], 2) as view:
+    with Processes(tmp_path) as processes, ProgressView(Console(file=io.StringIO()), ["cachenet"], 2) as view:
         agent = processes.start("agent", "no_such_module")
         with pytest.raises(live._Skipped, match=r"agent failed; (?s:.)*No module named no_such_module"):
             live._watch(agent, Tail(tmp_path / "none"), Options(frames=2), processes, view, "")

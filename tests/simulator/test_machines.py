@@ -13,12 +13,12 @@ from cachenet.models.export import cost
 from cachenet.models.export.cost import Cost
 from cachenet.shared.inference.engine import Session
 from cachenet.simulator.world import machines, profiling
-from cachenet.simulator.world.machines import Device, Server, UnknownMachine
+from cachenet.simulator.world.machines import DeviceProfile, ServerProfile, UnknownMachine
 
-DEVICE = Device(
+DEVICE = DeviceProfile(
     "a Pi, \u201cold\u201d", "measured", {"float32": {1: 10.0, 4: 20.0}, "int8": {1: 40.0}}, 20.0, 2.0, 1.0, 0.5
 )
-SERVER = Server("a server", "measured", 100.0, 1.0, 0.5, 0.25)
+SERVER = ServerProfile("a server", "measured", 100.0, 1.0, 0.5, 0.25)
 
 
 @pytest.mark.parametrize(
@@ -100,4 +100,4 @@ def test_a_yardstick_is_a_residual_net_of_its_size(tmp_path: Path) -> None:
 
 
 def test_profiles_are_plain_data() -> None:
-    assert msgspec.json.decode(msgspec.json.encode(DEVICE), type=Device, strict=False) == DEVICE
+    assert msgspec.json.decode(msgspec.json.encode(DEVICE), type=DeviceProfile, strict=False) == DEVICE

@@ -10,9 +10,9 @@ from cachenet.shared.cascade.frame import Signature
 from cachenet.shared.cascade.probability import softmax
 from cachenet.shared.cascade.types import Hit, Reply
 from cachenet.simulator.policies import trivial
-from cachenet.simulator.policies.policies import Meter, Mind, mind
+from cachenet.simulator.policies.policies import DecisionPolicy, ModelTimer, mind
 from cachenet.simulator.policies.trivial import Rule, Student, Trivial
-from cachenet.simulator.traces.trace import Film, Pictures
+from cachenet.simulator.traces.trace import Pictures, Trace
 from tests.simulator.test_world import kit
 
 FULL = np.array([0, 0, 0, 1, 1, 1, 1, 2, 2, 2])
@@ -20,7 +20,7 @@ FULL = np.array([0, 0, 0, 1, 1, 1, 1, 2, 2, 2])
 BASE = np.where(np.arange(10) < 5, FULL, 0)
 
 
-def film(greys: list[float] | None = None) -> Film:
+def film(greys: list[float] | None = None) -> Trace:
     signatures = [
         Signature(np.full((12, 16), grey, np.float32), np.full((24, 32), grey, np.float32))
         for grey in greys or [float(frame) for frame in range(10)]
@@ -28,10 +28,10 @@ def film(greys: list[float] | None = None) -> Film:
     logits = np.eye(3)[FULL] * 9
     base = np.eye(3)[BASE] * np.where(np.arange(10) < 5, 5.0, 1.0)[:, None]
     logits_by_model = {"full": logits.astype(np.float32), "base": base.astype(np.float32)}
-    return Film(FULL, np.arange(10), Pictures(logits_by_model, np.full(10, 100), signatures))
+    return Trace(FULL, np.arange(10), Pictures(logits_by_model, np.full(10, 100), signatures))
 
 
-def run(name: Trivial, shown: Film, **setting: float) -> tuple[list[int], list[int]]:
+def run(name: Trivial, shown: Trace, **setting: float) -> tuple[list[int], list[int]]:
     """Frames asked, and all answers."""
     own: Rule = trivial.rule(name, Student(shown, "base", 1.0), setting)
     asked, answers = [], []
@@ -82,7 +82,7 @@ def test_thresholds_are_chosen_on_the_films_that_are_compared() -> None:
     assert run("student", film(), sure=sure)[0] == [5, 6, 7, 8, 9]
 
 
-def _complete(own: Mind, shown: Film, index: int, submodel: str | None = None) -> bool:
+def _complete(own: DecisionPolicy, shown: Trace, index: int, submodel: str | None = None) -> bool:
     """Whether the frame was answered locally."""
     step = own.lookup(shown.frame(index), float(index))
     hit = isinstance(step, Hit)
@@ -92,7 +92,7 @@ def _complete(own: Mind, shown: Film, index: int, submodel: str | None = None) -
 
 
 def test_the_published_rule_trusts_the_recommended_submodel_where_its_entropy_is_small() -> None:
-    shown, meter = kit(), Meter()
+    shown, meter = kit(), ModelTimer()
     own = mind("cachenet-paper", shown.of("cachenet-paper"), meter)
     assert not _complete(own, shown.film, 0, "own")
     assert own.pending_fetch == "own"
@@ -107,7 +107,7 @@ def test_the_published_rule_trusts_the_recommended_submodel_where_its_entropy_is
 
 def test_the_oracle_asks_no_more_than_a_held_answer_and_local_models_leave_wrong() -> None:
     shown = kit()
-    own = mind("oracle", shown, Meter())
+    own = mind("oracle", shown, ModelTimer())
     asked = [not _complete(own, shown.film, index) for index in range(200)]
     first = shown.film.pictures.first
     knows = (first["base"] == first["full"]) | (first["own"] == first["full"])

@@ -9,7 +9,7 @@ import msgspec
 from rich.console import Console
 
 from cachenet.edge_agent.outputs.report import Line
-from cachenet.simulator.report.view import Tail, View
+from cachenet.simulator.report.view import ProgressView, Tail
 
 
 def _line(frame: int, level: str = "base") -> Line:
@@ -18,7 +18,7 @@ def _line(frame: int, level: str = "base") -> Line:
 
 def test_a_pipe_sees_plain_lines() -> None:
     out = io.StringIO()
-    with View(Console(file=out, width=120, highlight=False), ["cachenet", "server-only"], 8) as view:
+    with ProgressView(Console(file=out, width=120, highlight=False), ["cachenet", "server-only"], 8) as view:
         view.begin("cachenet")
         for frame in range(8):
             view.add([_line(frame, "cloud" if frame < 2 else "base")])
@@ -33,7 +33,7 @@ def test_a_pipe_sees_plain_lines() -> None:
 
 def test_a_terminal_sees_every_policy() -> None:
     out = io.StringIO()
-    with View(Console(file=out, width=120, force_terminal=True), ["cachenet", "server-only"], 8) as view:
+    with ProgressView(Console(file=out, width=120, force_terminal=True), ["cachenet", "server-only"], 8) as view:
         view.begin("cachenet")
         view.add([_line(0)])
         view.end()
@@ -44,7 +44,7 @@ def test_a_terminal_sees_every_policy() -> None:
 def test_a_row_fits_eighty_columns_and_a_skipped_policy_says_so() -> None:
     out = io.StringIO()
     console = Console(file=out, width=80, force_terminal=True, color_system=None)
-    with View(console, ["device-only"], 600) as view:
+    with ProgressView(console, ["device-only"], 600) as view:
         view.begin("device-only")
         line = msgspec.structs.replace(_line(0, "submodels"), label="automobile", latency_ms=250.0)
         view.add([line] * 600)
@@ -53,7 +53,7 @@ def test_a_row_fits_eighty_columns_and_a_skipped_policy_says_so() -> None:
         assert "skipped" in _shown(console, view)
 
 
-def _shown(console: Console, view: View) -> str:
+def _shown(console: Console, view: ProgressView) -> str:
     with console.capture() as capture:
         console.print(view._progress.get_renderable())
     assert capture.get().count("\n") == 1, capture.get()

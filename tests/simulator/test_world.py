@@ -22,22 +22,22 @@ from cachenet.shared.bundle.manifest import FORMAT, Manifest, Model
 from cachenet.shared.cascade.frame import Frame, Signature
 from cachenet.shared.cascade.types import Answer, Step
 from cachenet.shared.inference.image import Input
-from cachenet.simulator.policies.policies import POLICIES, Kit, Policy
+from cachenet.simulator.policies.policies import POLICIES, Policy, PolicyInputs
 from cachenet.simulator.policies.trivial import Setting as Thresholds
 from cachenet.simulator.policies.trivial import Trivial
-from cachenet.simulator.traces.trace import Film, Pictures
+from cachenet.simulator.traces.trace import Pictures, Trace
 from cachenet.simulator.world import machines, world
 from cachenet.simulator.world.device import REQUEST, Device, Setting
-from cachenet.simulator.world.lane import Lane
+from cachenet.simulator.world.lane import LinkDirection
 from cachenet.simulator.world.links import LinkProfile
-from cachenet.simulator.world.wire import Wire
+from cachenet.simulator.world.wire import Link
 from tests.bundles import fixed_priors
 
 CLASSES = 4
 FULL, BASE = Cost(500_000_000, 30, False), Cost(20_000_000, 10, False)
 PLAIN = LinkProfile(rtt_ms=20.0, jitter_ms=0.0, up_mbit=8.0, down_mbit=8.0, loss=0.0, outage_s=0.0)
-PI = machines.Device("a device", "invented", {"float32": {1: 10.0, 4: 20.0}}, 20.0, 2.0, 1.0, 0.5)
-SERVER = machines.Server("a server", "invented", 100.0, 1.0, 0.5, 0.25)
+PI = machines.DeviceProfile("a device", "invented", {"float32": {1: 10.0, 4: 20.0}}, 20.0, 2.0, 1.0, 0.5)
+SERVER = machines.ServerProfile("a server", "invented", 100.0, 1.0, 0.5, 0.25)
 
 
 def manifest() -> Manifest:
@@ -65,7 +65,7 @@ def manifest() -> Manifest:
     return Manifest(FORMAT, "invented", "classification", labels, models, {}, priors=fixed_priors(0.05), entropy=0.2)
 
 
-def film(frames: int = 200, seed: int = 0) -> Film:
+def film(frames: int = 200, seed: int = 0) -> Trace:
     rng = np.random.default_rng(seed)
     truth = np.repeat(rng.integers(0, 2, frames // 20 + 1), 20)[:frames]
 
@@ -80,7 +80,7 @@ def film(frames: int = 200, seed: int = 0) -> Film:
         Signature(np.full((12, 16), grey, np.float32), np.full((24, 32), grey, np.float32))
         for grey in rng.normal(128, 20, frames)  # every picture is another, so that models look
     ]
-    return Film(truth, np.arange(frames), Pictures(logits, np.full(frames, 2000), signatures))
+    return Trace(truth, np.arange(frames), Pictures(logits, np.full(frames, 2000), signatures))
 
 
 THRESHOLDS: dict[Trivial, Thresholds] = {
@@ -91,13 +91,13 @@ THRESHOLDS: dict[Trivial, Thresholds] = {
 }
 
 
-def kit(frames: int = 200, seed: int = 0, deadline: float = 0.25) -> Kit:
+def kit(frames: int = 200, seed: int = 0, deadline: float = 0.25) -> PolicyInputs:
     shown, made = film(frames, seed), manifest()
     seconds = {"full": PI.seconds(FULL), "base": PI.seconds(BASE), "own": PI.seconds(BASE)}
-    return Kit(shown, made, 0.02, deadline, seconds, PI.seconds(FULL, 4), THRESHOLDS, f"device-{seed}")
+    return PolicyInputs(shown, made, 0.02, deadline, seconds, PI.seconds(FULL, 4), THRESHOLDS, f"device-{seed}")
 
 
-def play(policy: Policy, kits: list[Kit], link: LinkProfile = PLAIN, **options: int) -> list[Device]:
+def play(policy: Policy, kits: list[PolicyInputs], link: LinkProfile = PLAIN, **options: int) -> list[Device]:
     setting = Setting(PI, link, SERVER, fps=10.0, cold=True)
     return world.play(policy, kits, setting, FULL, 0, **options)
 
@@ -272,7 +272,7 @@ def test_a_silent_cloud_is_left_alone_after_a_few_frames() -> None:
 def test_nothing_moves_in_an_outage_and_what_waits_leaves_after_it(sent: float, there: float) -> None:
     """Two seconds of every minute from the tenth second on; a second on the way."""
     env = simpy.Environment(initial_time=sent)
-    wire = Wire(env, Lane(rtt_ms=2000.0, jitter_ms=0.0, mbit=1e6, loss=0.0, seed=0), 2.0)
+    wire = Link(env, LinkDirection(rtt_ms=2000.0, jitter_ms=0.0, mbit=1e6, loss=0.0, seed=0), 2.0)
     came: list[float] = []
     wire.carry(1, lambda: came.append(env.now))
     env.run()
@@ -340,14 +340,16 @@ def test_the_same_seed_gives_the_same_bytes_whatever_the_hash_seed(tmp_path: Pat
 SLOW = LinkProfile(rtt_ms=150.0, jitter_ms=0.0, up_mbit=8.0, down_mbit=8.0, loss=0.0, outage_s=0.0)
 
 
-def levels_of(kit_: Kit, link: LinkProfile, cold: bool, policy: Policy = "cachenet") -> tuple[list[str], Device]:
+def levels_of(
+    kit_: PolicyInputs, link: LinkProfile, cold: bool, policy: Policy = "cachenet"
+) -> tuple[list[str], Device]:
     levels: list[str] = []
     setting = Setting(PI, link, SERVER, 10.0, cold)
     [device] = world.play(policy, [kit_], setting, FULL, 0, heard=lambda answer: levels.append(answer.level))
     return levels, device
 
 
-def unsure(frames: int) -> Kit:
+def unsure(frames: int) -> PolicyInputs:
     """Local models that may not answer, and a full model of 100 kB."""
     shown = kit(frames)
     models = dict(shown.manifest.models)
