@@ -11,7 +11,7 @@ from cachenet.shared.transport.protocol import Answer
 from tests.broker import Mosquitto, free_port
 from tests.bundles import tiny_bundle
 from tests.e2e.servers import GOOD, Device, ServerProcess, until
-from tests.shared.test_endpoint import get
+from tests.shared.test_metrics_endpoint import get
 
 
 def figures(port: int) -> dict[str, float]:

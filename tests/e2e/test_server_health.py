@@ -16,7 +16,7 @@ from tests.broker import Mosquitto, free_port
 from tests.bundles import tiny_bundle
 from tests.deployed import Deployed
 from tests.e2e.servers import GOOD, Device, ServerProcess, until
-from tests.shared.test_endpoint import get
+from tests.shared.test_metrics_endpoint import get
 
 #: What /health promises, seconds; and as much again for a busy machine.
 _PROMISED_S, _SPARE_S = 10.0, 10.0
