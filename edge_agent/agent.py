@@ -104,11 +104,7 @@ class Agent:
         """Answer every frame of every camera until all have ended or ``stop`` is called. A camera that ends, or fails,
         leaves the others as they are. Raises ``DeploymentError``, and what a camera failed with once all have ended."""
         cv2.setNumThreads(1)  # pictures are small: its thread pool costs more than it gives
-        self.keeper.start()
-        if self.updater is not None:
-            self.updater.start()
-        if self.link is not None:
-            self.link.start()
+        self.start()
         watchdog = Watchdog(self.cameras, self.keeper, self._abandon)
         watchdog.start()
         failure: BaseException | None = None
@@ -124,15 +120,27 @@ class Agent:
                     elif len(self.cameras) > 1:
                         log.error("camera %s has failed; the others go on", running[ended].name, exc_info=error)
         finally:
-            self._ended.set()
             watchdog.stop()
-            if self.updater is not None:
-                self.updater.stop()
-            self.keeper.stop()
-            if self.link is not None:
-                self.link.stop((protocol.topic(self.settings.device, "status"), self._status("stopped")))
+            self.close()
         if failure is not None:
             raise failure
+
+    def start(self) -> None:
+        """Begin to load models and to connect. ``run`` calls this."""
+        self.keeper.start()
+        if self.updater is not None:
+            self.updater.start()
+        if self.link is not None:
+            self.link.start()
+
+    def close(self) -> None:
+        """End what ``start`` has begun. ``run`` calls this."""
+        self._ended.set()
+        if self.updater is not None:
+            self.updater.stop()
+        self.keeper.stop()
+        if self.link is not None:
+            self.link.stop((protocol.topic(self.settings.device, "status"), self._status("stopped")))
 
     def stop(self) -> None:
         """End ``run``, wherever it waits; from any thread."""

@@ -128,15 +128,12 @@ class Camera:
             failed = 0
             self.await_deployment(waiting)
             if not self.live:
-                self._await_models()
+                self.await_models()
             for index, shot in enumerate(self.source):
                 if self._stopped.is_set():
                     break
                 try:
-                    self.answer(index, shot, sink)
-                    self._listen(sink)
-                    self.deployment.tend()
-                    self._keep_learned()
+                    self.step(index, shot, sink)
                     failed = 0
                 except DeploymentError:
                     raise
@@ -151,17 +148,28 @@ class Camera:
                     break
         finally:
             self.source.close()
-            if self._flight is not None:
-                self._flight.close()
-            if self._learner is not None:
-                self._learner.close(self.cascade.estimator if self.cascade is not None else None, self.version)
+            self.close()
+
+    def step(self, index: int, shot: Shot, sink: report.Sink) -> None:
+        """Answer one frame, then take in late answers, audits and models that have been loaded since."""
+        self.answer(index, shot, sink)
+        self._listen(sink)
+        self.deployment.tend()
+        self._keep_learned()
+
+    def close(self) -> None:
+        """Close the files that are written frame by frame."""
+        if self._flight is not None:
+            self._flight.close()
+        if self._learner is not None:
+            self._learner.close(self.cascade.estimator if self.cascade is not None else None, self.version)
 
     def await_deployment(self, waiting: Callable[[], None] = lambda: None) -> None:
         """Wait until there is something to answer with."""
         while not self._stopped.is_set() and not self.deployment.wait(0.1):
             waiting()
 
-    def _await_models(self) -> None:
+    def await_models(self) -> None:
         """Wait until the models that may be used are here, and the first attempt to connect has ended. A file does not
         go by meanwhile as a camera's frames do."""
         end = time.monotonic() + MODELS_WAIT_S

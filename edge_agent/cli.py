@@ -26,12 +26,11 @@ from cachenet.edge_agent.outputs.observers import Writer, watchers
 from cachenet.edge_agent.outputs.recorder import Recorder
 from cachenet.edge_agent.outputs.report import Sink
 from cachenet.edge_agent.outputs.terminal import TerminalView
+from cachenet.edge_agent.preparation import prepare
 from cachenet.edge_agent.settings import MODES, Settings
 from cachenet.edge_agent.sources import Live, Pipe, Source, SourceError, open_source
 from cachenet.edge_agent.sources.frozen import FROZEN_S, ON_FROZEN
-from cachenet.edge_agent.updates.store import Store
 from cachenet.shared.bundle import zoo
-from cachenet.shared.bundle.manifest import Bundle
 from cachenet.shared.command import config, exit, logs
 from cachenet.shared.command.diagnostics import command
 from cachenet.shared.command.errors import UserError
@@ -39,9 +38,8 @@ from cachenet.shared.command.file_names import shown
 from cachenet.shared.command.options import Version, program
 from cachenet.shared.command.supervision import end_process
 from cachenet.shared.command.text import printable
-from cachenet.shared.inference.engine import providers
 from cachenet.shared.transport.addresses import without_password
-from cachenet.shared.transport.mqtt import Address, address, password
+from cachenet.shared.transport.mqtt import address, password
 from cachenet.shared.transport.protocol import check_device
 
 app = program("edge-agent", Settings)
@@ -300,47 +298,12 @@ def _prepare(settings: Settings) -> tuple[Agent, Sink]:
     each = settings.each()
     if not all(own.source for own in each):
         raise ValueError("no SOURCE; give one, as in: edge-agent run camera:0 --broker mqtt://server.local")
-    if not settings.broker and not settings.bundle:
-        raise ValueError("nothing to answer with: give --broker mqtt://host, or --bundle (such as cifar10)")
-    asks = "cloud" in settings.levels and settings.broker and settings.mode != "offline"
-    if "base" not in settings.levels and not asks:
-        raise ValueError("--levels leaves nothing that can answer: it takes base, or cloud, a --broker and not offline")
-    check_device(settings.device)
-    providers(settings.provider)
-    for served in filter(None, (settings.metrics, settings.preview)):
-        config.endpoint(served)
-    for own in each:
-        if own.region:
-            checks.region(own.region)
-    for name in ("memory_budget", "misses_budget", "output_max"):
-        if text := getattr(settings, name):
-            try:
-                checks.size(text)
-            except ValueError as error:
-                raise ValueError(f"--{name.replace('_', '-')}: {error}") from None
-    if (settings.results or settings.home_assistant) and not settings.broker:
-        raise ValueError("results and Home Assistant need a broker: give --broker mqtt://host")
-    if settings.home_assistant:
-        introduction.check(settings.discovery_prefix, [settings.device, *(camera.name for camera in settings.camera)])
-    bundle = Bundle(zoo.find(settings.bundle)) if settings.bundle else None
-    if bundle is not None and settings.base and settings.base not in bundle.manifest.models:
-        raise ValueError(f"--base {settings.base}: the bundle has {', '.join(bundle.manifest.models)}")
-    where: Address | None = None
-    if settings.broker:
-        where = address(settings.broker, password(settings.password_file), Path(settings.ca) if settings.ca else None)
-    store = Store(Path(settings.store)) if bundle is None else None
-    if store is not None:
-        store.lock()
+    parts = prepare(settings)
     if settings.summary:
         Path(settings.summary).open("a").close()  # find out now, not after a day's run
-    trusted = None
-    if settings.trusted_key:
-        from cachenet.shared.bundle.trust import Key
-
-        trusted = Key(Path(settings.trusted_key))
     with ExitStack() as opened:
         sources = [_open(own, opened) for own in each]
-        prepared = Agent(settings, sources, where, store, bundle, trusted), _sink(settings)
+        prepared = Agent(settings, sources, *parts), _sink(settings)
         opened.pop_all()
     return prepared
 

@@ -32,9 +32,9 @@ class FreshInstall:
         self.clone = directory / "cachenet"
         listed = _run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], ROOT)
         for name in filter(None, listed.split("\0")):
-            if (ROOT / name).is_file():
+            if (ROOT / name).is_file() or (ROOT / name).is_symlink():
                 (self.clone / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(ROOT / name, self.clone / name)
+                shutil.copy2(ROOT / name, self.clone / name, follow_symlinks=False)
         # What `pip install .` does first is done once: build the wheel of the tree.
         pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(directory), "."]
         _run(pip, self.clone)
@@ -50,7 +50,7 @@ class FreshInstall:
 
     def copy(self, place: Path) -> Path:
         """Another clone, to work in."""
-        shutil.copytree(self.clone, place)
+        shutil.copytree(self.clone, place, symlinks=True)
         return place
 
     def variables(self, home: Path, extra: str = "") -> dict[str, str]:

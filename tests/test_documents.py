@@ -57,6 +57,20 @@ def test_a_block_of_commands_runs_in_a_clone(block: Block, fresh_install: FreshI
     run(block.commands, fresh_install.copy(tmp_path / "cachenet"), fresh_install.variables(tmp_path, block.note or ""))
 
 
+COMMANDS = ("edge-agent", "cloud-server", "model-builder", "simulator")
+PACKAGES = ("edge_agent", "cloud_server", "models", "shared", "simulator")
+
+
+@pytest.fixture
+def occupied(tmp_path: Path) -> Path:
+    """A directory with Python packages of its own that have the names of the project's directories."""
+    for name in PACKAGES:
+        (tmp_path / name).mkdir()
+        for file in ("__init__.py", "__main__.py"):
+            (tmp_path / name / file).write_text(f"raise RuntimeError('{name} of the user was imported')\n")
+    return tmp_path
+
+
 @pytest.mark.parametrize(
     ("extra", "commands"),
     [
@@ -64,24 +78,53 @@ def test_a_block_of_commands_runs_in_a_clone(block: Block, fresh_install: FreshI
             "",
             "simulator stream dwell --frames 8 --out here\n"
             "edge-agent run here --bundle cifar10 --output - | grep -c label\n"
+            "edge-agent run here/000000.png --bundle cifar10 --output - | grep -c label\n"
+            "python -m cachenet.edge_agent run here --bundle cifar10 --output - | grep -c label\n"
             "model-builder show imagenet-lite",
         ),
-        ("cloud", "cloud-server doctor --bundle cifar10 --port 1890"),
-        ("sim", "simulator compare --seeds 1 --frames 32"),
+        ("cloud", "cloud-server doctor --bundle cifar10 --port 1890\npython -m cachenet.cloud_server --version"),
+        ("sim", "simulator compare --seeds 1 --frames 32\npython -m cachenet.simulator --version"),
+        ("build", "model-builder build --help\npython -m cachenet.models --version"),
     ],
 )
-def test_installed_programs_need_no_clone(
-    extra: str, commands: str, fresh_install: FreshInstall, tmp_path: Path
+def test_installed_programs_need_no_clone_and_import_nothing_of_the_working_directory(
+    extra: str, commands: str, fresh_install: FreshInstall, occupied: Path
 ) -> None:
-    run(commands, tmp_path, fresh_install.variables(tmp_path, extra))
+    run(commands, occupied, fresh_install.variables(occupied, extra))
+
+
+@pytest.mark.parametrize("path", ["", "."])
+def test_all_four_commands_start_in_a_directory_with_packages_of_the_same_names(
+    path: str, fresh_install: FreshInstall, occupied: Path
+) -> None:
+    """Also if PYTHONPATH puts that directory first."""
+    variables = fresh_install.variables(occupied) | ({"PYTHONPATH": path} if path else {})
+    printed = run("\n".join(f"{command} --version" for command in COMMANDS), occupied, variables)
+    assert [line.split()[0] for line in printed.splitlines()] == list(COMMANDS)
+    library = "import cachenet, numpy\nwith cachenet.load('cifar10') as device: device(numpy.zeros((8, 8, 3), 'u1'))"
+    run(f'python -c "{library}"', occupied, variables)
+
+
+def test_one_import_package_is_installed(fresh_install: FreshInstall, occupied: Path) -> None:
+    packed = {name.partition("/")[0] for name in ZipFile(fresh_install.wheel).namelist()}
+    assert {name for name in packed if not name.endswith(".dist-info")} == {"cachenet"}
+    for name in PACKAGES:
+        found = f"import importlib.util, sys; del sys.path[0]; print(importlib.util.find_spec('{name}'))"
+        assert run(f'python -c "{found}"', occupied, fresh_install.variables(occupied)).strip() == "None"
+
+
+@pytest.mark.parametrize("package", [name for name in PACKAGES if name != "shared"])
+def test_a_package_runs_by_its_directory_in_a_clone(package: str, fresh_install: FreshInstall) -> None:
+    assert "Usage" in run(
+        f"python -m {package} --help", fresh_install.clone, fresh_install.variables(fresh_install.clone)
+    )
 
 
 def test_the_wheel_has_every_file_of_the_zoo(fresh_install: FreshInstall) -> None:
     """The wheel stays under 30 MB."""
     packed = set(ZipFile(fresh_install.wheel).namelist())
-    shipped = {
-        f"cachenet/models/zoo/{path.relative_to(zoo.DIRECTORY)}" for path in zoo.DIRECTORY.rglob("*") if path.is_file()
-    }
+    files = (path.relative_to(zoo.DIRECTORY) for path in zoo.DIRECTORY.rglob("*") if path.is_file())
+    shipped = {f"cachenet/models/zoo/{path}" for path in files}
     assert shipped
     assert shipped <= packed
     assert fresh_install.wheel.stat().st_size < 30e6

@@ -101,6 +101,12 @@ class Store:
             raise StoreError(f"{path}: {error.strerror}") from None
         self._lock = file
 
+    def unlock(self) -> None:
+        """Let other processes in."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
     def recall(self, name: str = "") -> bytes | None:
         """The current manifest of ``name``, or the one that became current last; None if none can be used."""
         pattern = f"{name}.json" if name else "*.json"
