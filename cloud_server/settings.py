@@ -40,17 +40,17 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ca: Annotated[
         str, Meta(description="File with the CA certificate that verifies the broker's certificate, for mqtts.")
     ] = ""
-    provider: Annotated[Provider, Meta(description="Hardware that runs the full model: auto, cpu, cuda or tensorrt.")] = (
-        "auto"
-    )
+    provider: Annotated[
+        Provider, Meta(description="Hardware that runs the full model: auto, cpu, cuda or tensorrt.")
+    ] = "auto"
     threads: Annotated[
         int, Meta(ge=1, le=64, description="Threads of the full model (default: one for each processor).")
     ] = msgspec.field(default_factory=default_threads)
     queue: Annotated[int, Meta(ge=1, le=1024, description="Largest number of requests in the queue.")] = 64
     max_batch: Annotated[int, Meta(ge=1, le=256, description="Largest number of requests in one batch.")] = 16
-    early_exits: Annotated[
-        WayFlag, Meta(description="Kind of early exits in the full model: freeze, gati or off.")
-    ] = "off"
+    early_exits: Annotated[WayFlag, Meta(description="Kind of early exits in the full model: freeze, gati or off.")] = (
+        "off"
+    )
     metrics: Annotated[str, Meta(description="Address [host:]port that serves /metrics and /health.")] = ""
     fine_tune: Annotated[
         bool,

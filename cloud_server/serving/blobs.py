@@ -7,7 +7,7 @@ from cachenet.shared.transport.protocol import CHUNK, BlobRequest, Chunk
 
 
 class Blobs:
-    """Reads each requested chunk from disk. The page cache makes a read about 20 microseconds, and no file stays open."""
+    """Reads each requested chunk from disk: about 20 microseconds from the page cache, and no file stays open."""
 
     def __init__(self, bundle: Bundle) -> None:
         self._paths = {sha256: bundle.directory / file for file, sha256 in bundle.manifest.files().items()}

@@ -21,7 +21,7 @@ from cachenet.shared.transport.protocol import Malformed, Rejection
 
 log = logging.getLogger(__name__)
 
-#: Time that ``stop`` waits for a running batch, seconds. With the time of ``MqttConnection.stop`` the total is below 2 s.
+#: Time that ``stop`` waits for a running batch, seconds. The connection stops within another second.
 _STOP_TIMEOUT_S = 0.7
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -40,7 +40,7 @@ class Server:
         broker: Address,
         queue: int,
         max_batch: int,
-        on_full_result: Callable[[Job, Logits], None] = lambda _job, _logits: None,
+        on_full_result: Callable[[Job, Logits], None] | None = None,
         probes_broker: bool = True,
     ) -> None:
         """Create a server that is not yet started.

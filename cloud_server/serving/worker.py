@@ -63,7 +63,7 @@ class Worker:
         max_batch: int,
         reply: Callable[[Job, Answer | Rejection], None],
         on_batch: Callable[[], None],
-        on_full_result: Callable[[Job, Logits], None] = lambda _job, _logits: None,
+        on_full_result: Callable[[Job, Logits], None] | None = None,
     ) -> None:
         """Create a worker that is not yet started.
 
@@ -176,7 +176,7 @@ class Worker:
 
     def _answer(self, job: Job, result: ExitResult, timing: Timing) -> Answer:
         logits = result.logits
-        if result.layer is None:
+        if result.layer is None and self._on_full_result is not None:
             self._on_full_result(job, logits)
         submodel = recommend(self.manifest, softmax(logits, self._temperature), job.request.recent)
         return Answer(logits.astype("<f4").tobytes(), self._model.sha256, submodel, timing, result.risk)
