@@ -1,4 +1,4 @@
-"""What the server counts, and how it says so at the end."""
+"""Counters of the server, and their summary at the end."""
 
 from __future__ import annotations
 
@@ -10,11 +10,18 @@ import msgspec
 
 
 class Counts(msgspec.Struct):
-    """``requests = answers + sum(refusals)`` once nothing waits any more.
+    """Counts since the start. ``requests = answers + sum(refusals)`` when no request is queued.
 
-    ``requests``: those with someone to answer. ``malformed``: messages that did not say what they must, refused or
-    not. ``lost``: of answers and refusals, how many met no connection. ``chunks``: pieces of files given out.
-    ``bytes_in``, ``bytes_out``: payload.
+    Attributes:
+        requests: Requests that name a device to reply to.
+        answers: Requests with an answer.
+        refusals: Refused requests by reason.
+        malformed: Invalid messages, refused or ignored.
+        lost: Answers and refusals that could not be sent because the connection was down.
+        batches: Runs of the full model.
+        chunks: Chunks of model files sent.
+        bytes_in: Payload received, bytes.
+        bytes_out: Payload sent, bytes.
     """
 
     requests: int = 0
@@ -28,7 +35,7 @@ class Counts(msgspec.Struct):
     bytes_out: int = 0
 
     def line(self) -> str:
-        """One line for a person."""
+        """The counts as one line of text."""
         reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(self.refusals.items()))
         return (
             f"{self.requests} requests: {self.answers} answered in {self.batches} batches, "
@@ -39,7 +46,7 @@ class Counts(msgspec.Struct):
 
 
 class Counters:
-    """Counts that the link's thread and the worker's share."""
+    """Counts that several threads change."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -47,9 +54,11 @@ class Counters:
 
     @contextmanager
     def change(self) -> Iterator[Counts]:
+        """The counts, locked for a change."""
         with self._lock:
             yield self._counts
 
     def read(self) -> Counts:
+        """A copy of the counts."""
         with self._lock:
             return msgspec.structs.replace(self._counts, refusals=dict(self._counts.refusals))
