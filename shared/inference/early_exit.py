@@ -7,8 +7,8 @@ al., "Accelerating deep learning inference via learned caches", arXiv 2101.07344
 performance of DNN-based software services using automated layer caching", arXiv 2209.08625).
 
 A few requests, drawn at random, run whole although a cache could have answered. They tell what to expect of requests,
-and whether the caches together are right as often as was proven: if not, corrections are taken back, and if that was
-not it no cache answers until checks have shown that they may. A cache that does not pay for its lookups rests.
+and whether the caches together are right as often as was proven: if not, no cache answers until checks have shown that
+they may. A cache that does not pay for its lookups rests.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -50,26 +50,6 @@ SCORES, FEATURES = "scores", "features"
 _PROBES, _FIRST = 1 / 50, 8
 
 
-class ExitFeatures(NamedTuple):
-    """What a cache has seen of a picture, ``(dimensions,)``, and said of it, ``(classes,)``, uncorrected."""
-
-    features: npt.NDArray[np.float32]
-    scores: npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Correction:
-    """Of a cache's scores: ``features @ weight + bias`` is added; ``temperature`` takes the place of the cache's."""
-
-    weight: Batch
-    bias: Batch
-    temperature: float
-
-    def apply(self, features: Batch, scores: Batch) -> Batch:
-        corrected: Batch = scores + features @ self.weight + self.bias
-        return corrected
-
-
 class RequestContext(NamedTuple):
     """What comes with a picture: the ``recent`` labels of its device, oldest first, the ``risk`` at which a cache may
     answer at the most, and the name of the ``device``, where there are several."""
@@ -83,25 +63,21 @@ class RequestContext(NamedTuple):
 class ExitResult:
     """What came of one picture. ``logits`` ``(classes,)``, of the full model's temperature; ``label``: what they and
     the request's context lead to. ``layer``: which cache has answered, from 0, and then the ``risk`` that the whole
-    model would have led to another label; both None if the whole model has. Then ``seen`` is what each cache has seen,
-    and ``weight`` how many requests it stands for, of which others were answered by caches."""
+    model would have led to another label; both None if the whole model has."""
 
     logits: Logits
     label: int
     layer: int | None = None
     risk: float | None = None
-    seen: dict[int, ExitFeatures] = field(default_factory=dict)
-    weight: float = 1.0
 
 
 @dataclass(slots=True)
 class _Request:
-    """A picture on its way; ``asked`` None: through all of the model. ``probed``: the chance with which it was drawn to
-    run whole, None if it was not; ``would``: what the first cache that was sure would have answered."""
+    """A picture on its way; ``asked`` None: through all of the model. ``probed``: whether it was drawn to run whole;
+    ``would``: what the first cache that was sure would have answered."""
 
     asked: RequestContext | None
-    probed: float | None
-    seen: dict[int, ExitFeatures] = field(default_factory=dict)
+    probed: bool
     would: int | None = None
 
     @property
@@ -116,36 +92,19 @@ class _Request:
 class Cache:
     """One layer's cache: its model, and whether it pays to ask it."""
 
-    def __init__(
-        self, layer: Layer, model: ModelPart, worth: ExitCostModel, correction: Correction | None = None
-    ) -> None:
-        """``correction``: of its scores."""
-        self.layer, self.worth, self.correction = layer, worth, correction
+    def __init__(self, layer: Layer, model: ModelPart, worth: ExitCostModel) -> None:
+        self.layer, self.worth = layer, worth
         self._model = model
 
-    def corrected(self, correction: Correction | None) -> Cache:
-        """The same cache with its scores corrected in this way."""
-        return Cache(self.layer, self._model, self.worth, correction)
+    def look(self, held: dict[str, Batch]) -> tuple[Probabilities, Batch]:
+        """What it says of each row, calibrated ``(n, classes)``, and the scores behind that. Raises ``EngineError``."""
+        scores = self._model.run(held)[SCORES]
+        return softmax(scores, self.layer.temperature), scores
 
-    def look(self, held: dict[str, Batch]) -> tuple[Probabilities, ExitFeatures]:
-        """What it says of each row, calibrated ``(n, classes)``, and what it has seen, ``(n, ...)``. Raises
-        ``EngineError``."""
-        made = self._model.run(held)
-        seen = ExitFeatures(made[FEATURES], made[SCORES])
-        return softmax(self._scores(seen), self._temperature), seen
-
-    def logits(self, seen: ExitFeatures, temperature: float) -> Logits:
-        """What it says after it has ``seen`` that, as sure as the whole model would be, in scores of that
-        ``temperature``."""
-        scaled: Logits = self._scores(seen) * np.float32(temperature / (self._temperature * self.layer.reserve))
+    def logits(self, scores: Batch, temperature: float) -> Logits:
+        """Its ``scores`` as the logits, at ``temperature``, of the same calibrated probabilities."""
+        scaled: Logits = scores * np.float32(temperature / (self.layer.temperature * self.layer.reserve))
         return scaled
-
-    def _scores(self, seen: ExitFeatures) -> Batch:
-        return seen.scores if self.correction is None else self.correction.apply(*seen)
-
-    @property
-    def _temperature(self) -> float:
-        return self.layer.temperature if self.correction is None else self.correction.temperature
 
 
 class EarlyExitModel:
@@ -182,7 +141,7 @@ class EarlyExitModel:
         """Run ``batch`` ``(n, channels, height, width)``. ``asked``: with each picture; None for one that must run
         through all of the model. In order. Raises ``EngineError``."""
         with self._lock:
-            return self._run(batch, [_Request(one, self._drawn() if one is not None else None) for one in asked])
+            return self._run(batch, [_Request(one, one is not None and self._drawn()) for one in asked])
 
     def _run(self, batch: Batch, requests: Sequence[_Request]) -> list[ExitResult]:
         priors = np.stack([self.expectation.prior(one.recent, one.device) for one in requests])
@@ -190,7 +149,7 @@ class EarlyExitModel:
         left, held = np.arange(len(batch)), {self._image: batch}
         went_on: list[tuple[Cache, float, int]] = []
         looks = any(one.asked is not None for one in requests)
-        checks = any(one.probed is not None for one in requests)
+        checks = any(one.probed for one in requests)
         for place, (segment, cache) in enumerate(zip(self._segments[:-1], self.caches, strict=True)):
             held |= segment.run(held)
             if looks and (cache.worth.due() if self.watch.trusted else checks):
@@ -225,7 +184,7 @@ class EarlyExitModel:
         """Let a cache answer what it is sure of into ``passed``; which of the rows that are ``left`` it has."""
         hit = np.zeros(len(left), np.bool_)
         try:
-            word, seen = cache.look(held)
+            word, scores = cache.look(held)
         except EngineError as error:  # what it cannot say the whole model can
             log.error("cache %d between layers: %s", place + 1, error)
             return hit
@@ -239,15 +198,13 @@ class EarlyExitModel:
             if request.asked is None:
                 continue
             asked += 1
-            own = ExitFeatures(seen.features[at], seen.scores[at])
             sure = bool(risks[at] <= min(cache.layer.threshold, request.asked.risk))
             found += sure
-            if sure and request.probed is None and self.watch.trusted:
+            if sure and not request.probed and self.watch.trusted:
                 hit[at] = True
-                logits = cache.logits(own, self._temperature)
+                logits = cache.logits(scores[at], self._temperature)
                 passed[row] = ExitResult(logits, int(labels[at]), place, float(risks[at]))
                 continue
-            request.seen[place] = own
             if sure and request.would is None:
                 request.would = int(labels[at])
         cache.worth.found(found, asked)
@@ -266,12 +223,10 @@ class EarlyExitModel:
         words = softmax(scores, self._temperature)
         for at, row in enumerate(left.tolist()):
             request, label = requests[row], int((words[at] * priors[row]).argmax())
-            weight = 1.0
-            if request.probed is not None:
+            if request.probed:
                 self.expectation.learn(request.recent, int(scores[at].argmax()), request.device)
-                weight = 1.0 / request.probed if request.would is not None else 1.0
                 self._check(request.would is not None and request.would != label)
-            passed[row] = ExitResult(scores[at], label, seen=request.seen, weight=weight)
+            passed[row] = ExitResult(scores[at], label)
 
     def _check(self, wrong: bool) -> None:
         """One request of all has been checked."""
@@ -279,10 +234,6 @@ class EarlyExitModel:
             return
         if self.watch.trusted:
             log.warning("caches between layers are right again, and answer")
-        elif any(cache.correction is not None for cache in self.caches):
-            log.warning("caches between layers err more than they may: corrections are taken back")
-            self.caches = [cache.corrected(None) for cache in self.caches]
-            self.watch.forget()
         else:
             log.warning("caches between layers err more than they may: none answers until checks show otherwise")
 
@@ -290,19 +241,10 @@ class EarlyExitModel:
         """What the whole model says, ``(n, classes)``. Raises ``EngineError``."""
         return np.stack([passed.logits for passed in self.run(batch, [None] * len(batch))])
 
-    def correct(self, corrections: Mapping[int, Correction]) -> None:
-        """Correct these caches from the next batch on; from any thread."""
-        with self._lock:
-            found = enumerate(self.caches)
-            self.caches = [one.corrected(corrections[at]) if at in corrections else one for at, one in found]
-            self.watch.forget()
-            self._seen = 0  # what is new is checked often at first
-
-    def _drawn(self) -> float | None:
-        """The chance with which this request was drawn to run whole; None if it was not."""
+    def _drawn(self) -> bool:
+        """Whether this request is drawn to run whole."""
         self._seen += 1
-        chance = max(_PROBES, _FIRST / (_FIRST + self._seen))
-        return chance if self._draw() < chance else None
+        return self._draw() < max(_PROBES, _FIRST / (_FIRST + self._seen))
 
 
 def runner(session: Session | EarlyExitModel) -> Callable[[Batch], Logits]:
@@ -325,7 +267,7 @@ def load(
         has = f"it has {', '.join(manifest.layers)}" if manifest.layers else "'model-builder layers' makes them"
         raise EngineError(f"{manifest.name} has no {way} caches between its layers; {has}")
     if provider == "tensorrt":
-        raise EngineError("caches between layers do not run on TensorRT; use --provider cuda, or --layer-caches off")
+        raise EngineError("caches between layers do not run on TensorRT; use --provider cuda, or --set early_exits=off")
     if provider == "auto":  # not TensorRT: it wants to know every shape, and batches shrink
         provider = "cuda" if "CUDAExecutionProvider" in providers("auto") else "cpu"
     model = manifest.models[name]

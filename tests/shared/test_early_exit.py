@@ -15,7 +15,6 @@ from cachenet.shared.inference.early_exit import (
     FEATURES,
     SCORES,
     Cache,
-    Correction,
     EarlyExitModel,
     RequestContext,
 )
@@ -144,13 +143,10 @@ def test_context_makes_a_cache_sure() -> None:
     assert layered.run(np.array([picture(1, 1.2)], np.float32), [RequestContext((2,))])[0].layer is None
 
 
-def test_requests_drawn_to_check_run_whole_and_stand_for_those_that_were_not() -> None:
+def test_requests_drawn_to_check_run_whole() -> None:
     layered, _, _ = made(1, draw=0.0)
     batch = np.array([picture(1, 1.9), picture(1, 1.0)], np.float32)
-    sure, unsure = layered.run(batch, [RequestContext(), RequestContext()])
-    assert sure.layer is None and unsure.layer is None
-    assert sure.weight > 1.0 and unsure.weight == 1.0, "one that no cache would have answered is always heard"
-    assert sure.seen[0].features.tolist() == batch[0].tolist()
+    assert [one.layer for one in layered.run(batch, [RequestContext(), RequestContext()])] == [None, None]
 
 
 def test_no_cache_answers_more_than_the_device_lets_it_risk() -> None:
@@ -176,16 +172,6 @@ def test_caches_that_err_more_than_they_may_answer_nothing_until_checks_show_tha
     assert layered.run(right, [RequestContext()])[0].layer == 0
 
 
-def test_a_correction_that_errs_is_taken_back_before_anything_else() -> None:
-    layered, _, _ = made(1, draw=0.0)
-    weight = np.zeros((2, CLASSES), np.float32)
-    layered.correct({0: Correction(weight, np.array([0, 30, 0, 0], np.float32), 1.0)})
-    batch = np.array([picture(0, 0.9)], np.float32)
-    for _ in range(200):
-        layered.run(batch, [RequestContext()])
-    assert layered.caches[0].correction is None and layered.watch.trusted
-
-
 def test_a_cache_that_fails_leaves_the_answer_to_the_model() -> None:
     layered, _, opinions = made(1)
 
@@ -209,15 +195,6 @@ def test_a_cache_that_does_not_pay_is_asked_seldom_and_one_that_pays_again_comes
     for _ in range(2000):
         layered.run(easy, [RequestContext()])
     assert layered.caches[0].worth.pays
-
-
-def test_a_correction_changes_what_a_cache_says_and_not_what_is_learned_from() -> None:
-    layered, _, _ = made(1, draw=1.0)
-    weight = np.zeros((2, CLASSES), np.float32)
-    layered.correct({0: Correction(weight, np.array([30, 0, 0, 0], np.float32), 1.0)})
-    assert layered.run(np.array([picture(3, 1.0)], np.float32), [RequestContext()])[0].label == 0
-    [whole] = layered.run(np.array([picture(3, 1.9)], np.float32), [RequestContext(risk=0.0)])
-    assert whole.seen[0].scores.argmax() == 1
 
 
 def test_caches_and_segments_must_fit() -> None:
