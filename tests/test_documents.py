@@ -20,6 +20,7 @@ import pytest
 
 from cachenet.cloud_server.settings import Settings as ServerSettings
 from cachenet.edge_agent.settings import Settings as AgentSettings
+from cachenet.models.build_config import BuildSettings
 from cachenet.shared.bundle import zoo
 from cachenet.shared.command import config
 from tests.broker import free_port
@@ -315,18 +316,20 @@ def test_paths_modules_and_links_of_a_page_exist(page: Path) -> None:
 
 
 def test_every_setting_has_a_row_in_the_configuration_page() -> None:
-    """With its default; and with a flag only if the command has one."""
+    """Each row has the setting's default, and a flag only if the command has one."""
     text = (ROOT / "docs/configuration.md").read_text("utf-8")
-    for title, settings in (("edge-agent", AgentSettings), ("cloud-server", ServerSettings)):
+    kinds = {"edge-agent": AgentSettings, "cloud-server": ServerSettings, "model-builder build": BuildSettings}
+    for title, settings in kinds.items():
         section = text.partition(f"## Settings of {title}\n")[2].partition("\n## ")[0]
-        rows = re.findall(r"^\| `(\w+)` \| (.*?) \| (.*?) \|", section, re.MULTILINE)
+        cells = [line.split("|") for line in section.splitlines() if line.startswith("| `")]
+        rows = [(row[1].strip(" `"), row[2].strip(), row[3].strip()) for row in cells]
         assert [name for name, _, _ in rows if name not in settings.__struct_fields__] == []
         assert [name for name in settings.__struct_fields__ if name not in {row[0] for row in rows}] == []
         flags = {name for name, _, flag in rows if flag.startswith("yes")}
         assert flags == set(config.flags_of(settings)) - {"source"}
         for name, stated, _ in rows:
-            default = config.default_of(settings, name)[0]
-            if re.fullmatch(r"[\d.]+", default):
-                assert float(stated) == float(default), name
+            default, value = config.default_of(settings, name)[0], stated.strip("`")
+            if re.fullmatch(r"\d+(\.\d+)?", default):
+                assert float(value) == float(default), name
             elif re.fullmatch(r"`\w+`", stated):
-                assert default in (stated.strip("`"), {"`false`": "off"}.get(stated)), name
+                assert {"false": "off"}.get(value, value) == default, name
