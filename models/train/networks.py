@@ -8,6 +8,7 @@ caches later, and are dropped at export.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Literal
 
@@ -173,11 +174,11 @@ def sized(limit: int, side: Size, classes: int, blocks: tuple[int, ...] = BASE.b
     stems = [stem * 2**more for more in range(1, 8) if least // (stem * 2**more) >= _SMALL]
     for narrowest, depth, patch in [(4, blocks, stem), (4, shallow, stem), *((1, shallow, larger) for larger in stems)]:
         best = _scaled(narrowest, classes, patch, depth)
-        if macs(ResNet(best), side) <= limit:
+        if _planned_macs(best, side) <= limit:
             break
     for sixteenths in range(narrowest + 1, 200):
         shape = _scaled(sixteenths, classes, patch, depth)
-        if macs(ResNet(shape), side) > limit:
+        if _planned_macs(shape, side) > limit:
             break
         best = shape
     return best
@@ -187,6 +188,13 @@ def _scaled(sixteenths: int, classes: int, stem: int, blocks: tuple[int, ...]) -
     """``BASE`` with so many sixteenths of its channels, even numbers of them."""
     widths = tuple(max(4, round(width * sixteenths / 16 / 2) * 2) for width in BASE.widths)
     return Shape(widths, blocks, classes, stem)
+
+
+@functools.cache
+def _planned_macs(shape: Shape, side: Size) -> int:
+    """Multiply-adds of a network that is not made: no weights, nothing computed."""
+    with torch.device("meta"):
+        return macs(ResNet(shape), side)
 
 
 def macs(network: ResNet, side: Size = 32) -> int:
