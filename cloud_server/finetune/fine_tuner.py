@@ -43,18 +43,15 @@ _LOGGED_CHARACTERS = 300
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """Paths of fine-tuning.
+    """Paths of fine-tuning."""
 
-    Attributes:
-        data: Frames to train with.
-        held_out: Frames to certify with; None for a part of ``data``.
-        key: Private key that signs updates; None for unsigned updates.
-        work: Directory of the updated bundles.
-    """
-
+    #: Frames to train with.
     data: Path
+    #: Frames to certify with; None for a part of ``data``.
     held_out: Path | None
+    #: Private key that signs updates; None for unsigned updates.
     key: Path | None
+    #: Directory of the updated bundles.
     work: Path
 
     def flags(self) -> list[str]:

@@ -255,6 +255,6 @@ def test_the_worker_goes_on_after_exceptions_of_any_kind(manifest: Manifest) -> 
         worker.submit(job("2"))
         replies.wait(3)
         assert replies.kinds() == {"0": "answer", "1": "busy", "2": "answer"}
-        assert worker.alive
+        assert worker.thread.alive
     finally:
         assert worker.stop(_BOUND_S)
