@@ -26,7 +26,7 @@ class ExitMonitor:
         before = self.trusted
         if self._bound is None:
             self._detector.add(float(wrong))
-            if self._detector.evidence >= _ALARM:
+            if self._detector.e_value >= _ALARM:
                 self._bound = AnytimeUpperBound()
         else:
             self._bound.add(float(wrong))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import random
 import socket
 import ssl
@@ -16,9 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from dataclasses import dataclass
 
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
@@ -27,12 +24,13 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from cachenet.shared.command.errors import UserError
 from cachenet.shared.transport import mqtt_errors
-from cachenet.shared.transport.addresses import without_password
 from cachenet.shared.transport.backoff import Backoff
+from cachenet.shared.transport.broker import Address, MqttError, address, password
 from cachenet.shared.transport.protocol import MAX_PICTURE
 from cachenet.shared.transport.takeover import TakeoverMonitor
+
+__all__ = ["NOT_YET", "Address", "Message", "MqttConnection", "MqttError", "address", "password"]
 
 log = logging.getLogger(__name__)
 
@@ -43,59 +41,6 @@ _CONNECT_TIMEOUT_S = 3.0
 _RETRY_S = (0.25, 4.0)
 #: First and longest delay before the network loop is run again after it failed, seconds.
 _LOOP_RETRY_S = (0.25, 30.0)
-
-
-class MqttError(UserError, ValueError):
-    """A broker address or credential that cannot be used; the text says what to do."""
-
-
-@dataclass(frozen=True)
-class Address:
-    """Where the broker is and who we are there."""
-
-    host: str
-    port: int
-    tls: bool = False
-    user: str | None = None
-    password: str | None = field(default=None, repr=False)
-    ca: Path | None = None
-
-
-def address(url: str, password: str | None = None, ca: Path | None = None) -> Address:
-    """Read ``mqtt[s]://[user@]host[:port]``. Raises ``MqttError``.
-
-    A password in the URL is refused: it would show in every process list.
-    """
-    shown = without_password(url)
-    try:
-        parts = urlsplit(url)
-        (parts.hostname or "").encode("idna")
-        port = parts.port
-    except UnicodeError:
-        raise MqttError(f"broker {shown!r}: that is no host name") from None
-    except ValueError as error:
-        what = "the port is not a number in 1..65535" if "port" in str(error).lower() else "that is no address"
-        raise MqttError(f"broker {shown!r}: {what}") from None
-    spaced = any(character.isspace() for character in url)
-    if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname or parts.path.strip("/") or spaced:
-        raise MqttError(f"broker {shown!r} is not mqtt://host:port or mqtts://user@host:port")
-    if parts.password is not None:
-        raise MqttError("a password does not belong in the broker's URL; use --password-file or CACHENET_PASSWORD")
-    tls = parts.scheme == "mqtts"
-    user = unquote(parts.username) if parts.username else None
-    return Address(parts.hostname, port or (8883 if tls else 1883), tls, user, password, ca)
-
-
-def password(file: str) -> str | None:
-    """The broker's password from ``file``, or else from ``CACHENET_PASSWORD``. Raises ``MqttError``."""
-    if not file:
-        return os.environ.get("CACHENET_PASSWORD")
-    try:
-        return Path(file).read_text("utf-8").strip()
-    except OSError as error:
-        raise MqttError(f"password file {file}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise MqttError(f"password file {file}: not text") from None
 
 
 @dataclass(frozen=True)

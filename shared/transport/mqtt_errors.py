@@ -6,10 +6,8 @@ import os
 import socket
 import ssl
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from cachenet.shared.transport.mqtt import Address
+from cachenet.shared.transport.broker import Address
 
 # OpenSSL's verdicts on a certificate (X509_V_ERR_*, x509_vfy.h).
 _NOT_YET_VALID, _EXPIRED = 9, 10
