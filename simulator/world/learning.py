@@ -109,7 +109,7 @@ def learn(options: Options, console: Console) -> Outcome:
     shown = _record(options, sights, length, work / f"sights-{options.scene}-{options.seed}-{length}", console)
     console.print(f"The camera sees {', '.join(labels)}, scene {options.scene}, which no submodel was made for.")
     with Processes(work / "logs") as processes:
-        flags = ("--fine-tune", "--data", str(frames), "--held-out", str(held), "--work", str(work / "updates"))
+        flags = ("--specialise", "--data", str(frames), "--held-out", str(held), "--work", str(work / "updates"))
         _forget(work / "updates", bundle)
         broker, server = start_cloud(processes, bundle, *flags)
         with console.status("The full model looks at the frames to train with (minutes, once) ..."):
