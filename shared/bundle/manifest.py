@@ -229,11 +229,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def parse(data: bytes) -> Manifest:
-    """Decode and check a manifest.
-
-    Raises:
-        BundleError: The manifest is not valid.
-    """
+    """Decode and check a manifest. Raises ``BundleError``."""
     try:
         format_ = msgspec.json.decode(data, type=_Format).format
         if format_ == _FORMAT_WITHOUT_PRIORS:
@@ -314,11 +310,7 @@ class Bundle:
     """
 
     def __init__(self, directory: Path) -> None:
-        """Open and verify a bundle.
-
-        Raises:
-            BundleError: The directory is not a bundle, or a file is damaged.
-        """
+        """Open and verify a bundle. Raises ``BundleError``."""
         self.directory = directory
         try:
             self.data = (directory / MANIFEST).read_bytes()

@@ -137,11 +137,7 @@ class Cache:
         self._model = model
 
     def predict(self, tensors: dict[str, Batch]) -> tuple[Probabilities, Batch]:
-        """Calibrated probabilities and scores of each row, ``(n, classes)`` each.
-
-        Raises:
-            EngineError: The head cannot run.
-        """
+        """Calibrated probabilities and scores of each row, ``(n, classes)`` each. Raises ``EngineError``."""
         scores = self._model.run(tensors)[SCORES]
         return softmax(scores, self.layer.temperature), scores
 
@@ -301,11 +297,7 @@ class EarlyExitModel:
             log.warning("early exits are over their error limit: none answers until checks show otherwise")
 
     def whole(self, batch: Batch) -> Logits:
-        """Logits of the whole model ``(n, classes)``.
-
-        Raises:
-            EngineError: A segment cannot run.
-        """
+        """Logits of the whole model ``(n, classes)``. Raises ``EngineError``."""
         return np.stack([result.logits for result in self.run(batch, [None] * len(batch))])
 
     def _is_check(self) -> bool:

@@ -78,11 +78,7 @@ class Answer(msgspec.Struct, frozen=True, tag="answer"):
     risk: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
 
     def logits(self, classes: int) -> npt.NDArray[np.float32]:
-        """Scores as ``(classes,)`` float32.
-
-        Raises:
-            Malformed: Their number is wrong, or they are not finite.
-        """
+        """Scores as ``(classes,)`` float32. Raises ``Malformed``."""
         if len(self.scores) != 4 * classes:
             raise Malformed(f"{len(self.scores)} bytes of scores for {classes} labels")
         logits = np.frombuffer(self.scores, "<f4")
@@ -178,11 +174,7 @@ def signed(signature: bytes) -> list[tuple[str, str]]:
 
 
 def signature(properties: Sequence[tuple[str, str]]) -> bytes:
-    """The signature of a manifest from its user properties; empty for none.
-
-    Raises:
-        Malformed: The signature is not hexadecimal.
-    """
+    """The signature of a manifest from its user properties; empty for none. Raises ``Malformed``."""
     try:
         return bytes.fromhex(dict(properties).get("signature", ""))
     except ValueError:
@@ -201,11 +193,7 @@ def check_device(name: str) -> str:
 
 
 def device_of(received: str) -> tuple[str, tuple[str, ...]]:
-    """Split a received topic into the device's name and the rest.
-
-    Raises:
-        Malformed: The topic or the name is not valid.
-    """
+    """Split a received topic into the device's name and the rest. Raises ``Malformed``."""
     prefix = ROOT + "/"
     if not received.startswith(prefix):
         raise Malformed(f"topic outside {ROOT}")
