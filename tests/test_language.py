@@ -32,7 +32,7 @@ IDENTIFIERS = NOWHERE | set(
     """.split()  # noqa: SIM905
 )
 #: Public names that other rooms use and that are renamed when the rooms are merged. Empty this set then.
-RENAMED_LATER = {"trouble", "_trouble"}
+RENAMED_LATER = {"trouble", "worth"}
 #: Phrases that a reader has to resolve.
 PHRASES = ("so many", "came of it", "caches between the layers", "caches between layers", "is said of", "is told why")
 ROOMS = ("shared", "edge_agent", "cloud_server", "models", "simulator", "benchmarks")
