@@ -171,7 +171,10 @@ class EmbeddedBroker:
         else:
             self._next_probe = now + PROBE_S
             if not (why := exchange(self.address, PROBE_TIMEOUT_S, self._probe_id)):
-                self._recovered()
+                if self.error:
+                    log.info("the embedded broker works again")
+                self.error, self._failed_probes = "", 0
+                self._backoff.reset()
                 return
             self._failed_probes += 1
             self.error = f"the embedded broker does not work: {why}"
@@ -179,13 +182,6 @@ class EmbeddedBroker:
                 return
         if now >= self._next_start:
             self._restart()
-
-    def _recovered(self) -> None:
-        if self.error:
-            log.info("the embedded broker works again")
-        self.error = ""
-        self._failed_probes = 0
-        self._backoff.reset()
 
     def _restart(self) -> None:
         log.error("%s; starting it again", self.error)

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -43,18 +44,15 @@ _LOGGED_CHARACTERS = 300
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """Paths of fine-tuning.
+    """Paths of fine-tuning."""
 
-    Attributes:
-        data: Frames to train with.
-        held_out: Frames to certify with; None for a part of ``data``.
-        key: Private key that signs updates; None for unsigned updates.
-        work: Directory of the updated bundles.
-    """
-
+    #: Frames to train with.
     data: Path
+    #: Frames to certify with; None for a part of ``data``.
     held_out: Path | None
+    #: Private key that signs updates; None for unsigned updates.
     key: Path | None
+    #: Directory of the updated bundles.
     work: Path
 
     def flags(self) -> list[str]:
@@ -157,7 +155,9 @@ class FineTuner:
             with contextlib.suppress(BadPicture):
                 pictures.append(crop(decode(request.picture), self._input))
                 scores.append(request.logits)
-        np.savez(path, pictures=np.stack(pictures), scores=np.stack(scores).astype(np.float32), seen=found.distribution)
+        logits = np.stack(scores).astype(np.float32)
+        arrays: dict[str, Any] = {"pictures": np.stack(pictures), "scores": logits, "seen": found.distribution}
+        np.savez(path, **arrays)
 
     def _run(self, *flags: str) -> int | None:
         """Run ``model-builder fine-tune`` with these flags. Its exit code, or None if ``stop`` ended it."""

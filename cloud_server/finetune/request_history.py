@@ -36,33 +36,25 @@ _RETRY_S = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class AnsweredRequest:
-    """A request that the full model answered.
-
-    Attributes:
-        device: Name of the device.
-        picture: The picture as it was sent, encoded.
-        logits: Logits of the full model, ``(classes,)``.
-        recent: Indices of the device's labels before this picture.
-    """
+    """A request that the full model answered."""
 
     device: str
+    #: The picture as it was sent, encoded.
     picture: bytes
+    #: Logits of the full model, ``(classes,)``.
     logits: Logits
+    #: Indices of the device's labels before this picture.
     recent: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class UncoveredSet:
-    """A working set that no submodel covers.
-
-    Attributes:
-        labels: Labels of the working set.
-        distribution: Share of each label in the recent labels of ``requests``, ``(classes,)``.
-        requests: Requests that belong to the working set, oldest first.
-    """
+    """A working set that no submodel covers."""
 
     labels: frozenset[int]
+    #: Share of each label in the recent labels of ``requests``, ``(classes,)``.
     distribution: Probabilities
+    #: Requests that belong to the working set, oldest first.
     requests: tuple[AnsweredRequest, ...]
 
 

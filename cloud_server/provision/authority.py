@@ -16,7 +16,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 CERTIFICATE, KEY = "ca.crt", "ca.key"
 #: Validity of the CA's certificate, days.
 _CA_DAYS = 3650
-#: Validity of the broker's certificate, days. Apple's clients accept no longer one; this bound is the strictest.
+#: Validity of the broker's certificate, days: the longest that Apple's clients accept, which are the strictest.
 DAYS = 825
 #: Remaining validity at which a certificate is renewed.
 _RENEWAL = timedelta(days=60)
@@ -33,15 +33,10 @@ class Authority:
         if not self.certificate.exists():
             key = ec.generate_private_key(ec.SECP256R1())
             name = _name("CacheNet broker CA")
-            created = (
-                _builder(name, name, key, datetime.now(timezone.utc), _CA_DAYS)
-                .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-                .add_extension(_usage(signs=True), critical=True)
-                .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-                .sign(key, hashes.SHA256())
+            builder = _builder(name, name, key, key, datetime.now(timezone.utc), _CA_DAYS).add_extension(
+                x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False
             )
-            write_secret(directory / KEY, _pem(key))
-            self.certificate.write_bytes(created.public_bytes(serialization.Encoding.PEM))
+            _sign(builder, True, key, key, self.certificate, directory / KEY)
         self._own = x509.load_pem_x509_certificate(self.certificate.read_bytes())
         signer = serialization.load_pem_private_key((directory / KEY).read_bytes(), None)
         if not isinstance(signer, ec.EllipticCurvePrivateKey):
@@ -66,16 +61,13 @@ class Authority:
         if begins is None and _is_valid(certificate, hosts):
             return False
         own = ec.generate_private_key(ec.SECP256R1())
-        created = (
-            _builder(_name(hosts[0]), self._own.subject, own, begins or datetime.now(timezone.utc), days, self._key)
+        subject, start = _name(hosts[0]), begins or datetime.now(timezone.utc)
+        builder = (
+            _builder(subject, self._own.subject, own, self._key, start, days)
             .add_extension(x509.SubjectAlternativeName([_host(host) for host in hosts]), critical=False)
-            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .add_extension(_usage(signs=False), critical=True)
             .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-            .sign(self._key, hashes.SHA256())
         )
-        write_secret(key, _pem(own))
-        certificate.write_bytes(created.public_bytes(serialization.Encoding.PEM))
+        _sign(builder, False, own, self._key, certificate, key)
         return True
 
 
@@ -103,11 +95,10 @@ def _builder(
     subject: x509.Name,
     issuer: x509.Name,
     key: ec.EllipticCurvePrivateKey,
+    signer: ec.EllipticCurvePrivateKey,
     begins: datetime,
     days: int,
-    signer: ec.EllipticCurvePrivateKey | None = None,
 ) -> x509.CertificateBuilder:
-    authority = x509.AuthorityKeyIdentifier.from_issuer_public_key((signer or key).public_key())
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
@@ -116,15 +107,28 @@ def _builder(
         .serial_number(x509.random_serial_number())
         .not_valid_before(begins - _CLOCK_SKEW)
         .not_valid_after(begins + timedelta(days=days))
-        .add_extension(authority, critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False)
     )
 
 
-def _usage(signs: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=not signs, key_cert_sign=signs, crl_sign=signs, content_commitment=False,
+def _sign(
+    builder: x509.CertificateBuilder,
+    ca: bool,
+    key: ec.EllipticCurvePrivateKey,
+    signer: ec.EllipticCurvePrivateKey,
+    certificate: Path,
+    key_file: Path,
+) -> None:
+    """Sign a certificate, and write it and its private key."""
+    usage = x509.KeyUsage(
+        digital_signature=not ca, key_cert_sign=ca, crl_sign=ca, content_commitment=False,
         key_encipherment=False, data_encipherment=False, key_agreement=False, encipher_only=False, decipher_only=False,
     )  # fmt: skip
+    constraints = x509.BasicConstraints(ca=ca, path_length=0 if ca else None)
+    signed = builder.add_extension(constraints, critical=True).add_extension(usage, critical=True)
+    pem, private = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    write_secret(key_file, key.private_bytes(pem, private, serialization.NoEncryption()))
+    certificate.write_bytes(signed.sign(signer, hashes.SHA256()).public_bytes(pem))
 
 
 def _name(common: str) -> x509.Name:
@@ -136,9 +140,3 @@ def _host(host: str) -> x509.GeneralName:
         return x509.IPAddress(ipaddress.ip_address(host))
     except ValueError:
         return x509.DNSName(host)
-
-
-def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
-    return key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )

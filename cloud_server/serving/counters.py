@@ -10,27 +10,22 @@ import msgspec
 
 
 class Counts(msgspec.Struct):
-    """Counts since the start. ``requests = answers + sum(refusals)`` when no request is queued.
+    """Counts since the start. ``requests = answers + sum(refusals)`` when no request is queued."""
 
-    Attributes:
-        requests: Requests that name a device to reply to.
-        answers: Requests with an answer.
-        refusals: Refused requests by reason.
-        malformed: Invalid messages, refused or ignored.
-        lost: Answers and refusals that could not be sent because the connection was down.
-        batches: Runs of the full model.
-        chunks: Chunks of model files sent.
-        bytes_in: Payload received, bytes.
-        bytes_out: Payload sent, bytes.
-    """
-
+    #: Requests that name a device to reply to.
     requests: int = 0
     answers: int = 0
+    #: Refused requests by reason.
     refusals: dict[str, int] = msgspec.field(default_factory=dict)
+    #: Invalid messages, refused or ignored.
     malformed: int = 0
+    #: Answers and refusals that could not be sent because the connection was down.
     lost: int = 0
+    #: Runs of the full model.
     batches: int = 0
+    #: Chunks of model files sent.
     chunks: int = 0
+    #: Payload received and sent, bytes.
     bytes_in: int = 0
     bytes_out: int = 0
 

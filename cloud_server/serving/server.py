@@ -103,9 +103,9 @@ class Server:
 
     def unhealthy_reason(self) -> str:
         """Why the server cannot answer; empty if it can."""
-        if not self._worker.alive:
+        if not self._worker.thread.alive:
             return "the full model's thread has ended; start the server again"
-        if fault := self._worker.fault or self._prober.fault:
+        if fault := self._worker.thread.fault or self._prober.fault:
             return f"a thread of the server fails ({fault}); see the server's log"
         return self._probe.error if self.connected else self._link.trouble
 

@@ -84,10 +84,11 @@ class Worker:
         self._reply, self._on_batch, self._on_full_result = reply, on_batch, on_full_result
         self._changed = threading.Condition()
         self._stopping = False
-        self._thread = SupervisedThread("full-model", self._work)
+        #: The thread, for its state.
+        self.thread = SupervisedThread("full-model", self._work)
 
     def start(self) -> None:
-        self._thread.start()
+        self.thread.start()
 
     def submit(self, job: Job) -> bool:
         """Queue ``job``. False if the queue is full or the worker is stopping; the caller must then refuse the job."""
@@ -95,16 +96,6 @@ class Worker:
             queued = not self._stopping and self._batcher.offer(job, job.request.budget_ms / 1000, job.request.audit)
             self._changed.notify()
         return queued
-
-    @property
-    def alive(self) -> bool:
-        """Whether the thread runs."""
-        return self._thread.alive
-
-    @property
-    def fault(self) -> str:
-        """The exception that the thread last failed with; empty after an iteration without one."""
-        return self._thread.fault
 
     @property
     def waiting(self) -> int:
@@ -115,12 +106,12 @@ class Worker:
         """Refuse all queued jobs and wait for the running batch. False if the batch runs longer than ``timeout_s``."""
         with self._changed:
             self._stopping = True
-            self._thread.stopping.set()
+            self.thread.stopping.set()
             jobs = self._batcher.drain()
             self._changed.notify()
         for job in jobs:
             self._send(job, Rejection("busy", "the server is stopping"))
-        return self._thread.stop(timeout_s)
+        return self.thread.stop(timeout_s)
 
     def _work(self) -> None:
         """Wait for the next batch and run it."""

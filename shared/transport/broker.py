@@ -12,12 +12,21 @@ from cachenet.shared.transport.addresses import without_password
 
 
 class MqttError(UserError, ValueError):
-    """A broker address or credential that cannot be used; the text says what to do."""
+    """An invalid broker address or credential. The message says what to do."""
 
 
 @dataclass(frozen=True)
 class Address:
-    """Where the broker is and who we are there."""
+    """Address of a broker and credentials of a client.
+
+    Attributes:
+        host: Host name or IP address.
+        port: TCP port.
+        tls: Whether to use TLS.
+        user: User name; None for none.
+        password: Password; None for none.
+        ca: File of the CA certificate; None for the system's.
+    """
 
     host: str
     port: int
@@ -28,9 +37,15 @@ class Address:
 
 
 def address(url: str, password: str | None = None, ca: Path | None = None) -> Address:
-    """Read ``mqtt[s]://[user@]host[:port]``. Raises ``MqttError``.
+    """Parse ``mqtt[s]://[user@]host[:port]``.
 
-    A password in the URL is refused: it would show in every process list.
+    Args:
+        url: The URL. A password in it is refused, because process lists would show it.
+        password: Password of the user.
+        ca: File of the CA certificate.
+
+    Raises:
+        MqttError: The URL is not valid.
     """
     shown = without_password(url)
     try:
@@ -53,7 +68,11 @@ def address(url: str, password: str | None = None, ca: Path | None = None) -> Ad
 
 
 def password(file: str) -> str | None:
-    """The broker's password from ``file``, or else from ``CACHENET_PASSWORD``. Raises ``MqttError``."""
+    """Read the broker's password from ``file``, or from ``CACHENET_PASSWORD`` where that is empty.
+
+    Raises:
+        MqttError: The file cannot be read.
+    """
     if not file:
         return os.environ.get("CACHENET_PASSWORD")
     try:

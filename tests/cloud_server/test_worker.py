@@ -225,9 +225,9 @@ def test_a_full_model_with_early_exits_gives_the_risk_of_each_exit(
     for one, other in zip(whole, audited, strict=True):
         assert one.layer is None and other.layer is None
         np.testing.assert_allclose(one.logits, other.logits, rtol=1e-4, atol=1e-5)
-    with pytest.raises(EngineError, match="has no freeze"):
+    with pytest.raises(EngineError, match="no early exits of kind freeze"):
         FullModel(bundle, "cpu", 1, "freeze")
-    with pytest.raises(EngineError, match=r"model-builder (layers|exits)"):
+    with pytest.raises(EngineError, match="model-builder exits"):
         FullModel(Bundle(tiny_bundle(tmp_path / "plain")), "cpu", 1, "gati")
 
 
@@ -255,6 +255,6 @@ def test_the_worker_goes_on_after_exceptions_of_any_kind(manifest: Manifest) -> 
         worker.submit(job("2"))
         replies.wait(3)
         assert replies.kinds() == {"0": "answer", "1": "busy", "2": "answer"}
-        assert worker.alive
+        assert worker.thread.alive
     finally:
         assert worker.stop(_BOUND_S)

@@ -80,7 +80,7 @@ def test_the_best_candidate_is_that_of_least_risk_or_the_only_one_allowed() -> N
     assert best.expected_risk <= best.risk
 
 
-def test_a_surer_model_makes_its_label_less_risky() -> None:
+def test_a_more_confident_model_has_a_lower_risk() -> None:
     def risk(margin: float) -> float:
         estimator = RiskEstimator(CLASSES, priors())
         observation = estimator.begin(frame(0))
@@ -92,7 +92,7 @@ def test_a_surer_model_makes_its_label_less_risky() -> None:
     assert risk(6.0) < risk(2.0) < risk(0.5)
 
 
-def test_every_answer_judges_all_candidates_of_its_frame_at_every_stage() -> None:
+def test_an_answer_labels_all_candidates_of_its_frame_at_every_stage() -> None:
     estimator = RiskEstimator(CLASSES, priors())
     answered(estimator, 0, 50.0, 0)
     answered(estimator, 1, 200.0, 1)
@@ -107,7 +107,7 @@ def test_every_answer_judges_all_candidates_of_its_frame_at_every_stage() -> Non
     assert outcomes["base"].weights.tolist() == [1.0, 1.0, 1.0, 0.5]
 
 
-def test_pairs_with_the_last_answers_count_one_together_at_most() -> None:
+def test_pairs_with_the_last_answers_have_a_total_weight_of_at_most_one() -> None:
     estimator = RiskEstimator(CLASSES, priors())
     for index in range(40):
         answered(estimator, index, 6.0 * index, index % 3)
@@ -142,7 +142,7 @@ def test_priors_are_fitted_on_the_first_answers_where_there_are_none() -> None:
     assert set(estimator.models) == {"picture", "base"}
 
 
-def test_a_stage_that_a_bundle_has_no_prior_of_is_fitted_when_its_models_have_come() -> None:
+def test_a_stage_without_a_prior_is_fitted_from_its_first_answers() -> None:
     """Submodels are pushed later, to bundles that had none."""
     estimator = RiskEstimator(CLASSES, {stage: prior for stage, prior in priors().items() if stage != "submodel"})
     for index in range(FIRST_ANSWERS + 1):
@@ -154,7 +154,7 @@ def test_a_stage_that_a_bundle_has_no_prior_of_is_fitted_when_its_models_have_co
     assert set(estimator.fitted) == {"submodel"}
 
 
-def test_what_models_of_a_stage_were_not_there_for_gives_no_prior() -> None:
+def test_a_stage_without_models_has_no_prior() -> None:
     assert priors_of([]) == {}
     estimator = RiskEstimator(CLASSES)
     answered(estimator, 0, 50.0, 0)
@@ -190,7 +190,7 @@ def test_a_restored_estimator_states_the_same_risks() -> None:
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_state_that_fits_in_part_is_restored_in_part_and_told(stage: str) -> None:
+def test_the_valid_part_of_a_state_is_restored_and_the_result_is_false(stage: str) -> None:
     learned, again = RiskEstimator(CLASSES, priors()), RiskEstimator(CLASSES, priors())
     for index in range(20):
         observation = learned.begin(frame(index, picture=grey(12.0 * index)))
@@ -206,14 +206,14 @@ def test_a_state_that_fits_in_part_is_restored_in_part_and_told(stage: str) -> N
         assert np.array_equal(found, untouched if name == stage else learned.state[name][0])
 
 
-def test_a_state_of_a_stage_that_is_not_there_is_told() -> None:
+def test_a_state_of_an_unknown_stage_is_refused() -> None:
     whole = RiskEstimator(CLASSES, priors())
     part = RiskEstimator(CLASSES, {"base": priors()["base"]})
     assert not part.restore(whole.state)
     assert set(part.models) == {"base"}
 
 
-def test_the_label_filter_takes_in_the_base_model_only() -> None:
+def test_only_the_base_model_updates_the_label_filter() -> None:
     """A submodel knows some labels only, and sees the same picture."""
     estimator = RiskEstimator(CLASSES, priors())
     observation = estimator.begin(frame(0))
@@ -224,7 +224,7 @@ def test_the_label_filter_takes_in_the_base_model_only() -> None:
     np.testing.assert_array_equal(estimator.filter.belief, belief)
 
 
-def test_an_answer_to_a_frame_that_no_model_had_looked_at_is_compared_by_its_picture_alone() -> None:
+def test_an_answer_without_probes_is_compared_by_its_picture_alone() -> None:
     estimator = RiskEstimator(CLASSES, priors())
     estimator.keep(estimator.begin(frame(0)), 1)
     observation = estimator.begin(frame(1))
