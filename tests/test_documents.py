@@ -20,7 +20,6 @@ import pytest
 
 from cachenet.cloud_server.settings import Settings as ServerSettings
 from cachenet.edge_agent.settings import Settings as AgentSettings
-from cachenet.models.build_config import BuildSettings
 from cachenet.shared.bundle import zoo
 from cachenet.shared.command import config
 from tests.broker import free_port
@@ -317,6 +316,8 @@ def test_paths_modules_and_links_of_a_page_exist(page: Path) -> None:
 
 def test_every_setting_has_a_row_in_the_configuration_page() -> None:
     """Each row has the setting's default, and a flag only if the command has one."""
+    from cachenet.models.build_config import BuildSettings
+
     text = (ROOT / "docs/configuration.md").read_text("utf-8")
     kinds = {"edge-agent": AgentSettings, "cloud-server": ServerSettings, "model-builder build": BuildSettings}
     for title, settings in kinds.items():
