@@ -15,10 +15,10 @@ from collections.abc import AsyncIterator
 
 import msgspec
 
-from cachenet.simulator.world import links
+from cachenet.simulator.world import link_profiles
 from cachenet.simulator.world.emulator import Counts, Emulator, run
 
-_QUICK = msgspec.structs.replace(links.load("wifi"), loss=0.0, jitter_ms=1.0)
+_QUICK = msgspec.structs.replace(link_profiles.load("wifi"), loss=0.0, jitter_ms=1.0)
 
 
 async def _echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -31,7 +31,7 @@ async def _echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 @contextlib.asynccontextmanager
 async def _link(
-    profile: links.LinkProfile = _QUICK,
+    profile: link_profiles.LinkProfile = _QUICK,
 ) -> AsyncIterator[tuple[Emulator, asyncio.StreamReader, asyncio.StreamWriter]]:
     server = await asyncio.start_server(_echo, "127.0.0.1", 0)
     emulator = Emulator(profile, ("127.0.0.1", server.sockets[0].getsockname()[1]), seed=1)
@@ -47,7 +47,7 @@ async def _link(
 def test_bytes_are_whole_in_order_and_counted() -> None:
     async def exchange() -> tuple[bytes, bytes, Counts]:
         sent = random.Random(0).randbytes(1_000_003)
-        async with _link(links.load("lossy")) as (emulator, reader, writer):
+        async with _link(link_profiles.load("lossy")) as (emulator, reader, writer):
             writer.write(sent)
             writer.write_eof()
             return sent, await asyncio.wait_for(reader.read(-1), 60), emulator.counts()

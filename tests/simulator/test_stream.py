@@ -1,4 +1,4 @@
-"""Streams as files: the same bytes from the same seed, a sheet to look at, one line on what cannot be."""
+"""Streams as files: the same bytes from the same seed, a contact sheet, and one line for an error."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_a_preview_shows_the_frames(tmp_path: Path) -> None:
     assert sheet.shape[1] > 10 * 120
 
 
-def test_a_stream_shorter_than_a_sheet_has_a_smaller_one(tmp_path: Path) -> None:
+def test_a_short_stream_has_a_smaller_sheet(tmp_path: Path) -> None:
     run("held", "--frames", 3, "--out", tmp_path / "s")
     assert contact_sheet(tmp_path / "s").shape[1] < 4 * 128
 
@@ -59,7 +59,7 @@ def test_a_stream_shorter_than_a_sheet_has_a_smaller_one(tmp_path: Path) -> None
         (("held", "--out", "{place}/full/mine.txt"), "mine.txt: "),
     ],
 )
-def test_what_cannot_be_is_one_clear_line(tmp_path: Path, given: tuple[str, ...], told: str) -> None:
+def test_an_error_is_one_line(tmp_path: Path, given: tuple[str, ...], told: str) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("dear")
     done = run(*(word.replace("{place}", str(tmp_path)) for word in given))
