@@ -299,13 +299,13 @@ def profile(
     opened = _open(bundle)
     with _reported(out), _progress() as progress:
         task = progress.add_task("measuring", total=2 * len(counts) + 1 + (server_out is not None))
-        found, error = profiling.device(name, opened, counts, lambda: progress.advance(task))
+        found, median_error = profiling.device(name, opened, counts, lambda: progress.advance(task))
         atomic_files.write(out, hardware_profiles.to_toml(found).encode())
         if server_out is not None:
             measured = profiling.server(name, opened, processors)
             atomic_files.write(server_out, hardware_profiles.to_toml(measured).encode())
     written = f"Written: {out}" + (f" and {server_out}" if server_out else "")
-    typer.echo(f"{written}; the median error of an estimated run time is {error:.0%}.")
+    typer.echo(f"{written}; the median error of an estimated run time is {median_error:.0%}.")
 
 
 def _open(bundle: Path) -> Bundle:

@@ -1,4 +1,4 @@
-"""The CIFAR-10 streams: two rules are compared where they disagree as often."""
+"""The CIFAR-10 streams: the comparison of two rules at equal disagreement."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ def row(disagreement: float, local: float) -> dict[str, Any]:
 
 
 def test_the_share_at_equal_disagreement_lies_between_the_two_nearest_budgets() -> None:
-    curve = [row(0.01, 0.5), row(0.03, 0.7), row(0.02, 0.4)]  # the last is beaten by the first
+    curve = [row(0.01, 0.5), row(0.03, 0.7), row(0.02, 0.4)]  # the first beats the last
     before = [{"disagreement": 0.02, "local_share": 0.65}, {"disagreement": 0.05, "local_share": 0.9}]
     [near, far] = cifar_streams.compared(curve, before)
     assert near["local_share"] == pytest.approx(0.6) and near["difference"] == pytest.approx(-0.05)
     assert far["local_share"] == 0.7, "the cascade answers no more than at its largest budget"
 
 
-def test_where_the_cascade_disagrees_more_at_every_budget_there_is_no_comparison() -> None:
+def test_without_a_budget_of_so_little_disagreement_there_is_no_comparison() -> None:
     [only] = cifar_streams.compared([row(0.02, 0.5)], [{"disagreement": 0.01, "local_share": 0.4}])
     assert only["local_share"] is None and only["difference"] is None
 
 
-def test_every_stream_has_its_record_of_the_rule_before() -> None:
+def test_every_stream_has_measures_of_the_earlier_rule() -> None:
     before = json.loads(cifar_streams._BEFORE.read_text())
     assert set(before) == set(streams.NAMES)
     assert all(
