@@ -18,8 +18,8 @@ from benchmarks.real.pooled import dominated, pooled
 from cachenet.models.report.html_report import COLOURS
 
 _INK, _FAINT = "#222222", "#8a8a8a"
-_COLOUR = dict(zip(trivial.SETTINGS, COLOURS, strict=False))
-_MARKER = dict(zip(trivial.SETTINGS, "osD^", strict=True))
+_COLOUR: dict[str, str] = dict(zip(trivial.SETTINGS, COLOURS, strict=False))
+_MARKER: dict[str, str] = dict(zip(trivial.SETTINGS, "osD^", strict=True))
 
 
 def as_json(tasks: Sequence[Measured], seed: int) -> dict[str, Any]:
