@@ -93,27 +93,20 @@ def stream(
     frames: Annotated[int, typer.Option(min=1, help="Number of frames of the stream.")] = 1000,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the stream; the same seed gives the same bytes.")] = 0,
     images: ImagesOption = "sample",
-    preview: Annotated[Path | None, typer.Option(help="File of a contact sheet of the stream, PNG.")] = None,
 ) -> None:
     """Write a stream as files, which edge-agent reads like a camera.
 
-    Example: simulator stream dwell --frames 500 --out build/dwell --preview build/dwell.png
+    Example: simulator stream dwell --frames 500 --out build/dwell
     """
-    import cv2
-
     from cachenet.models.data import cifar10, streams
-    from cachenet.shared.command import atomic_files
-    from cachenet.simulator.report.contact_sheet import contact_sheet
 
-    with _reported(preview):
+    with _reported(out):
         split = _images(images)
         plan = streams.plan(streams.named(name), split.labels, seed, frames)
         with _progress() as progress:
             task = progress.add_task("frames", total=frames)
             streams.record(plan, split.images, out, cifar10.LABELS, lambda done: progress.update(task, completed=done))
-        if preview is not None:
-            atomic_files.write(preview, cv2.imencode(".png", contact_sheet(out))[1].tobytes())
-    typer.echo(f"Written: {out}, {frames} frames of {name}, seed {seed}" + (f"; {preview}" if preview else ""))
+    typer.echo(f"Written: {out}, {frames} frames of {name}, seed {seed}")
 
 
 @app.command()
@@ -275,9 +268,6 @@ def profile(
     server_out: Annotated[
         Path | None, typer.Option("--server", help="File of the profile of this machine as a server, TOML.")
     ] = None,
-    title: Annotated[
-        str, typer.Option(help="Name of this machine in the profile (default: its host name and processors).")
-    ] = "",
     bundle: Annotated[Path, typer.Option(help=f"Bundle to answer frames with: {zoo.HELP}.")] = Path("cifar10"),
 ) -> None:
     """Measure the profile of this machine, for simulator compare. Takes a minute, in which nothing else should run.
@@ -295,7 +285,7 @@ def profile(
         _end(2, f"profiling needs {error.name}; {how_to_install('sim')}")
     processors = len(os.sched_getaffinity(0))
     counts = sorted({1, min(4, processors), processors})
-    name = title or f"{platform.node()}: {processors} processors, {platform.machine()}"
+    name = f"{platform.node()}: {processors} processors, {platform.machine()}"
     opened = _open(bundle)
     with _reported(out), _progress() as progress:
         task = progress.add_task("measuring", total=2 * len(counts) + 1 + (server_out is not None))

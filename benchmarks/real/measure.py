@@ -64,11 +64,11 @@ def measure(task: Task, recordings: Recordings, seed: int) -> Measured:
     rows[policies.DEFAULT]["curve"] = curve
     tried = {}
     for rule, settings in trivial.SETTINGS.items():
-        tried[str(rule)] = whole = trivial.run_all(rule, play, on_play)
+        tried[str(rule)] = found = trivial.run_all(rule, play, on_play)
         tuned = trivial.run_all(rule, tune, on_tune).choice(BUDGET)
-        add(rule, whole.runs[tuned], setting=settings[tuned], curve=_curve(whole))
-        best = whole.choice(BUDGET)
-        add(f"{rule}@hindsight", whole.runs[best], hindsight=True, setting=settings[best])
+        add(rule, found.runs[tuned], setting=settings[tuned], curve=_curve(found))
+        best = found.choice(BUDGET)
+        add(f"{rule}@hindsight", found.runs[best], hindsight=True, setting=settings[best])
     add("server-only", trivial.server_only(play))
     add("oracle", trivial.oracle(play), hindsight=True)
     return Measured(task.name, _about(task, recordings, temperature), rows, agrees, tried)

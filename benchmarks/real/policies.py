@@ -29,9 +29,9 @@ AUDIT_FLOOR = FLOOR
 def cachenet(recordings: Recordings, max_disagreement: float, seed: int) -> Run:
     """CacheNet on the play frames; ``seed`` is that of the audits."""
     play = recordings.play
-    played = run(cascade(recordings, play.base, max_disagreement, seed), trace(play))
-    local_ms = play.sign_ms + played.looks * play.base_ms
-    return Run(played.labels, played.asked, played.full_answered, [*played.levels], local_ms)
+    outcome = run(cascade(recordings, play.base, max_disagreement, seed), trace(play))
+    local_ms = play.sign_ms + outcome.looks * play.base_ms
+    return Run(outcome.labels, outcome.asked, outcome.full_answered, [*outcome.levels], local_ms)
 
 
 def cascade(recordings: Recordings, base: npt.NDArray[np.float32], max_disagreement: float, seed: int) -> Cascade:

@@ -117,16 +117,16 @@ def record(
         ranges = {"held_out": task.held_out, "tune": task.tune, "play": task.play}
         wanted = sorted({frame for first, end in ranges.values() for frame in range(first, end)})
         path = (cache or directory()) / f"{_key(task, full.input, base.input, wanted)}.npz"
-        whole = _cached(path, len(wanted))
-        if whole is None:
-            whole = _run(task, full, base, wanted, advance)
-            _save(path, whole)
+        recorded = _cached(path, len(wanted))
+        if recorded is None:
+            recorded = _run(task, full, base, wanted, advance)
+            _save(path, recorded)
     except (ClassifierError, EngineError, BadVideo, TaskError) as error:
         raise TaskError(f"{task.file}: {error}") from None
-    if task.truth is not None and task.truth.max() >= whole.full.shape[1]:
-        raise TaskError(f"{task.file}: truth: label {task.truth.max()} of a model with {whole.full.shape[1]} labels")
+    if task.truth is not None and task.truth.max() >= recorded.full.shape[1]:
+        raise TaskError(f"{task.file}: truth: label {task.truth.max()} of a model with {recorded.full.shape[1]} labels")
     place = {frame: at for at, frame in enumerate(wanted)}
-    return Recordings(**{key: whole.part(place[first], place[end - 1] + 1) for key, (first, end) in ranges.items()})
+    return Recordings(**{key: recorded.part(place[first], place[end - 1] + 1) for key, (first, end) in ranges.items()})
 
 
 def directory() -> Path:

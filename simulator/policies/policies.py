@@ -178,33 +178,6 @@ def _cachenet(inputs: PolicyInputs, timer: ModelTimer) -> Cascade:
     return build_device_cascade(settings, inputs.manifest, base, True, ROOM)
 
 
-class Always:
-    """One local model answers every frame. Nothing is learned or fetched."""
-
-    pending_fetch: str | None = None
-
-    def __init__(self, inputs: PolicyInputs, name: str, seconds: float, timer: ModelTimer) -> None:
-        self._name, self._seconds, self._timer = name, seconds, timer
-        self._labels = inputs.trace.pictures.labels[name]
-
-    def lookup(self, frame: Frame, now: float) -> Step:  # noqa: ARG002
-        self._timer.add(self._seconds)
-        return Hit(frame, _without_risk(int(self._labels[frame.view]), "base", self._name))
-
-    def complete(self, step: Step, reply: Reply | None, now: float, trouble: str = "") -> Answer:  # noqa: ARG002
-        assert isinstance(step, Hit)
-        return _answer(step)
-
-    def on_late_reply(self, reply: Reply, now: float) -> Answer | None:  # noqa: ARG002
-        return None
-
-    def on_audit_reply(self, reply: Reply, now: float) -> None:
-        """Ignore: there are no audits."""
-
-    def install(self, model: LocalModel) -> list[str]:
-        return [model.name]
-
-
 class ServerOnly:
     """Ask the full model about every frame that ``local`` does not answer. The base class of other policies."""
 
@@ -254,6 +227,19 @@ class ServerOnly:
 
     def install(self, model: LocalModel) -> list[str]:
         return [model.name]
+
+
+class Always(ServerOnly):
+    """One local model answers every frame."""
+
+    def __init__(self, inputs: PolicyInputs, name: str, seconds: float, timer: ModelTimer) -> None:
+        super().__init__(inputs)
+        self._name, self._seconds, self._timer = name, seconds, timer
+        self._labels = inputs.trace.pictures.labels[name]
+
+    def local(self, frame: Frame) -> Prediction | None:
+        self._timer.add(self._seconds)
+        return _without_risk(int(self._labels[frame.view]), "base", self._name)
 
 
 class RulePolicy(ServerOnly):

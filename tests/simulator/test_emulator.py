@@ -113,13 +113,13 @@ def test_a_full_link_stops_reading() -> None:
 
 def test_last_words_arrive_from_a_device_that_no_longer_listens() -> None:
     """A farewell must not be lost because an answer was still on its way down to a closed socket."""
-    heard = bytearray()
+    received = bytearray()
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         for _ in range(200):
             writer.write(bytes(1000))
         while data := await reader.read(65536):
-            heard.extend(data)
+            received.extend(data)
         writer.close()
 
     async def exchange() -> None:
@@ -132,13 +132,13 @@ def test_last_words_arrive_from_a_device_that_no_longer_listens() -> None:
         writer.transport.abort()
         for _ in range(200):
             await asyncio.sleep(0.02)
-            if heard:
+            if received:
                 break
         await emulator.stop()
         server.close()
 
     run(exchange())
-    assert heard == b"farewell"
+    assert received == b"farewell"
 
 
 def test_as_a_process_it_counts_and_ends_on_a_signal() -> None:

@@ -76,11 +76,11 @@ def test_disagreement_uses_the_majority_of_consecutive_frames_only() -> None:
     labels = ["cat"] * 6 + ["dog"] + ["cat"] * 7
     lines = [_line(frame, "base", "cat", 1) for frame in range(14)]
     full = dict(enumerate(labels))
-    whole = live_report.outcome(lines, Summary(14), Counts(0, 0), full, 14)
-    assert (whole.disagreement, whole.agreement) == (0.0, pytest.approx(13 / 14, abs=1e-4))
+    outcome = live_report.outcome(lines, Summary(14), Counts(0, 0), full, 14)
+    assert (outcome.disagreement, outcome.agreement) == (0.0, pytest.approx(13 / 14, abs=1e-4))
     del full[4]
-    split = live_report.outcome(lines, Summary(14), Counts(0, 0), full, 14)
-    assert split.disagreement == pytest.approx(1 / 13, abs=1e-4)
+    with_gap = live_report.outcome(lines, Summary(14), Counts(0, 0), full, 14)
+    assert with_gap.disagreement == pytest.approx(1 / 13, abs=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -140,7 +140,7 @@ def test_a_device_that_runs_ahead_of_the_clock_gives_the_answers_of_one_that_doe
     def both() -> tuple[list[object], int]:
         events, timeout = [], simpy.Environment.timeout
         with monkeypatch.context() as counted:
-            counted.setattr(simpy.Environment, "timeout", lambda *given: events.append(0) or timeout(*given))
+            counted.setattr(simpy.Environment, "timeout", lambda *values: events.append(0) or timeout(*values))
             scenario = Scenario(PI, msgspec.structs.replace(PLAIN, loss=0.05), SERVER, 10.0, cold)
             devices = simulate("cachenet", [make_inputs(300, seed) for seed in range(3)], scenario, FULL, 0)
         totals = [
@@ -152,11 +152,11 @@ def test_a_device_that_runs_ahead_of_the_clock_gives_the_answers_of_one_that_doe
     ahead, few = both()
     initialise = Device.__init__
 
-    def waiting(self: Device, *given: Any, **options: Any) -> None:
-        initialise(self, *given, **options)
+    def synchronous(self: Device, *values: Any, **options: Any) -> None:
+        initialise(self, *values, **options)
         self._under_way = 1  # a message is always under way
 
-    monkeypatch.setattr(Device, "__init__", waiting)
+    monkeypatch.setattr(Device, "__init__", synchronous)
     synchronised, many = both()
     assert ahead == synchronised
     assert few < many / 1.5
