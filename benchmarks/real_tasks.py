@@ -307,38 +307,8 @@ def _export(network: ResNet, zone: Zone, path: Path) -> None:
     atomic_files.write(path, model.SerializeToString(deterministic=True))
 
 
-@dataclass(frozen=True)
-class Facts:
-    """Properties of a task; shares are of frames.
-
-    Attributes:
-        frames: Number of play frames.
-        changes: Share of play frames on which the full model's label changes.
-        base_tune: Share of tuning frames on which the base model has the full model's label.
-        base_play: Share of play frames on which the base model has the full model's label.
-        right: Accuracy of the full model on the play frames; None without truth.
-        missing: Labels that are never true in the play frames.
-    """
-
-    frames: int
-    changes: float
-    base_tune: float
-    base_play: float
-    right: float | None
-    missing: list[str]
-
-    @property
-    def unusable(self) -> str:
-        """Why the task is left out; empty if it is usable."""
-        if self.missing:
-            return f"never in play: {', '.join(self.missing)}"
-        if self.right is not None and self.right < _MIN_ACCURACY:
-            return f"the full model is right on {self.right:.1%} of play frames only"
-        return ""
-
-
-def facts(task: Task, threads: int) -> Facts:
-    """Run both models on the tuning and play frames."""
+def describe(task: Task, threads: int) -> str:
+    """Run both models on the tuning and play frames; return a description. Raises ``UserError`` if unusable."""
     pictures = _regions(task.video, task.region)
     answers = []
     for path in (task.full, task.base):
@@ -346,17 +316,20 @@ def facts(task: Task, threads: int) -> Facts:
         session = Session(path, "cpu", threads)
         answers.append([recorded.run(session, spec, pictures[slice(*one)]).argmax(1) for one in (task.tune, task.play)])
     (full_tune, full), (base_tune, base) = answers
-    right: float | None = None
-    missing: list[str] = []
+    accuracy = ""
     if task.truth is not None:
         truth = np.array([int(line) for line in task.truth.read_text().split()])
         right = float((full == truth).mean())
         names = task.labels.read_text().splitlines()
-        missing = [name for number, name in enumerate(names) if not (truth == number).any()]
-    return Facts(
-        len(full), float((np.diff(full) != 0).mean()), float((full_tune == base_tune).mean()),
-        float((full == base).mean()), right, missing,
-    )  # fmt: skip
+        if missing := [name for number, name in enumerate(names) if not (truth == number).any()]:
+            raise UserError(f"never in play: {', '.join(missing)}")
+        if right < _MIN_ACCURACY:
+            raise UserError(f"the full model is right on {right:.1%} of play frames only")
+        accuracy = f", right on {right:.1%}"
+    return (
+        f"{len(full)} play frames, the full model's answer changes on {(np.diff(full) != 0).mean():.1%}{accuracy}; the "
+        f"base model agrees on {(full_tune == base_tune).mean():.1%} in tune and {(full == base).mean():.1%} in play"
+    )
 
 
 def toml(task: Task, out: Path) -> str:
@@ -408,17 +381,11 @@ def _make(name: str, video: Path, make: Callable[[Path], Task], out: Path, threa
     """Make the task and write its file; return a description."""
     try:
         task = make(video)
-        about = facts(task, threads)
+        description = describe(task, threads)
     except (OSError, UserError) as error:
         return f"left out, {error}"
-    if about.unusable:
-        return f"left out, {about.unusable}"
     atomic_files.write(out / f"{name}.toml", toml(task, out).encode())
-    right = "" if about.right is None else f", right on {about.right:.1%}"
-    return (
-        f"{about.frames} play frames, the full model's answer changes on {about.changes:.1%}{right}; "
-        f"the base model agrees on {about.base_tune:.1%} in tune and {about.base_play:.1%} in play"
-    )
+    return description
 
 
 if __name__ == "__main__":
