@@ -325,7 +325,7 @@ def summary(runs: Runs) -> dict[str, dict[str, Any]]:
 
 def to_json(bench: Bench, setup: Setup, found: Found, images: str, sweep: Mapping[str, Any] | None = None) -> bytes:
     """The comparison with all settings. ``sweep``: see ``sweep.to_builtins``."""
-    whole: dict[str, Any] = {
+    result: dict[str, Any] = {
         "frames": setup.frames,
         "seeds": len(setup.seeds),
         "setting": {
@@ -342,8 +342,8 @@ def to_json(bench: Bench, setup: Setup, found: Found, images: str, sweep: Mappin
         "policies": found,
     }
     if sweep is not None:
-        whole["sweep"] = sweep
-    return msgspec.json.format(msgspec.json.encode(whole), indent=2) + b"\n"
+        result["sweep"] = sweep
+    return msgspec.json.format(msgspec.json.encode(result), indent=2) + b"\n"
 
 
 def cells(found: Found) -> tuple[list[str], list[list[str]]]:

@@ -40,9 +40,9 @@ POLICIES: dict[str, dict[str, str]] = {
 }
 #: Longest start of a broker, server or link on a busy machine, seconds.
 _START_TIMEOUT_S = 120.0
-#: A policy is skipped after this multiple of the stream's duration ...
+#: Time after which a policy is skipped, as a multiple of the stream's duration.
 _MOST_TIMES = 3.0
-#: ... and this time beside it, to start and to download models over the slowest link, seconds.
+#: Additional time to start and to download models over the slowest link, seconds.
 _GRACE_S = 60.0
 _POLL_S = 0.1
 
@@ -221,7 +221,7 @@ def _run(
         totals = msgspec.json.decode(summary.read_bytes(), type=live_report.Summary)
         answered = live_report.read_lines(lines)
     except (OSError, msgspec.DecodeError, live_report.Incomplete) as error:
-        raise _Skipped(f"its figures cannot be read: {error}") from None
+        raise _Skipped(f"its results cannot be read: {error}") from None
     return _Run(live_report.by_full_model(answered, full), totals, counts)
 
 
@@ -254,5 +254,5 @@ def _follow(agent: Process, tail: Tail, options: Options, processes: Processes, 
         view.add(new)
         time.sleep(_POLL_S)
     if not agent.succeeded:
-        raise _Skipped(str(agent.failed("failed", f"its whole log is in {agent.log}")))
+        raise _Skipped(str(agent.failed("failed", f"its log is {agent.log}")))
     view.add(live_report.by_full_model(tail.read(), full))

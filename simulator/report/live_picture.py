@@ -129,7 +129,7 @@ def _strip(axes: Any, at: npt.NDArray[np.float64], lines: Sequence[Line]) -> Non
     axes.imshow(np.array([colours], np.uint8), extent=(0, end, 0, 1), aspect="auto", interpolation="nearest")
     letter = end / 130  # width of a letter, seconds
     reached = [-1.0, -1.0]  # end of the last name in each of two rows
-    for place, name in _arranked_baselines(at, lines):
+    for place, name in _first_answers(at, lines):
         width = letter * (len(name) + 3)
         left = min(place, end - width)
         row = 0 if left > reached[0] else 1
@@ -149,7 +149,7 @@ def _strip(axes: Any, at: npt.NDArray[np.float64], lines: Sequence[Line]) -> Non
     axes.text(1.012, -0.25, "shown object", transform=axes.transAxes, va="center", fontsize=11.5, color=_INK)
 
 
-def _arranked_baselines(at: npt.NDArray[np.float64], lines: Sequence[Line]) -> list[tuple[float, str]]:
+def _first_answers(at: npt.NDArray[np.float64], lines: Sequence[Line]) -> list[tuple[float, str]]:
     """Time of the first answer of each submodel."""
     first: dict[str, float] = {}
     for place, line in zip(at.tolist(), lines, strict=True):

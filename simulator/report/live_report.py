@@ -31,7 +31,7 @@ class Incomplete(Exception):
 
 
 class Summary(msgspec.Struct, frozen=True):
-    """The agent's summary file, in part; ``models_pulled``: submodels that came over the link."""
+    """The agent's summary file, in part; ``models_pulled``: downloaded submodels."""
 
     frames: int
     models_pulled: tuple[str, ...] = ()
@@ -51,7 +51,7 @@ class Outcome(msgspec.Struct, frozen=True):
         agreement: Share of answers that are the full model's; over the ``compared`` frames, None without any.
         compared: Frames for which the full model's answer is known.
         bytes_up, bytes_down: TCP payload, bytes.
-        models_pushed: Submodels that came over the link.
+        models_pushed: Number of downloaded submodels.
     """
 
     frames: int
@@ -144,7 +144,7 @@ def outcome(lines: list[Line], summary: Summary, counts: Counts, full: Mapping[i
     distinct = len({line.frame for line in lines})
     if not sum(hits.values()) + on_device + cloud + fallbacks == len(lines) == distinct == summary.frames == frames:
         raise Incomplete(
-            f"{frames} frames were shown and {distinct} answered in {len(lines)} lines: {sum(hits.values())} hits, "
+            f"{frames} frames were expected and {distinct} answered in {len(lines)} lines: {sum(hits.values())} hits, "
             f"{on_device} by the full model on the device, {cloud} by the cloud, {fallbacks} fallbacks; the agent "
             f"counted {summary.frames}"
         )
@@ -188,9 +188,9 @@ def _share(of: Iterable[bool]) -> float | None:
 
 def to_json(setting: Setting, outcomes: Mapping[str, Outcome], skipped: Mapping[str, str]) -> bytes:
     """The comparison, with CacheNet's counts at the top; ``skipped``: reason by skipped policy."""
-    whole: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     if (own := outcomes.get(CACHENET)) is not None:
-        whole = {
+        result = {
             "frames": own.frames,
             "hits": own.hits,
             "full": own.full,
@@ -199,8 +199,8 @@ def to_json(setting: Setting, outcomes: Mapping[str, Outcome], skipped: Mapping[
             "models_pushed": own.models_pushed,
             "local_share": round(own.local_share, 4),
         }
-    whole |= {**msgspec.to_builtins(setting), "policies": msgspec.to_builtins(outcomes), "skipped": dict(skipped)}
-    return msgspec.json.format(msgspec.json.encode(whole), indent=2) + b"\n"
+    result |= {**msgspec.to_builtins(setting), "policies": msgspec.to_builtins(outcomes), "skipped": dict(skipped)}
+    return msgspec.json.format(msgspec.json.encode(result), indent=2) + b"\n"
 
 
 def table(outcomes: Mapping[str, Outcome]) -> Table:
@@ -239,7 +239,7 @@ def ranked_baselines(outcomes: Mapping[str, Outcome]) -> list[str]:
 def ranking(setting: Setting, outcomes: Mapping[str, Outcome]) -> str:
     """The ranking of CacheNet with the settings, in a sentence."""
     fell_back = [name for name, of in outcomes.items() if of.mostly_fallbacks]
-    note = f" {_listed(fell_back)} mostly fell back: answers did not come in time." if fell_back else ""
+    note = f" {_listed(fell_back)} mostly fell back: answers were late." if fell_back else ""
     compared = ranked_baselines(outcomes)
     if CACHENET not in outcomes or CACHENET in fell_back or not compared:
         return f"There is no ranking ({setting}).{note}"

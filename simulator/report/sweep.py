@@ -60,17 +60,19 @@ def parse(text: str) -> Sweep:
     key, _, rest = text.partition("=")
     for known in get_args(Key):
         if key == known:
-            return Sweep(known, _values(text, rest, whole=known == "stream.dwell"))
+            return Sweep(known, _values(text, rest, integers=known == "stream.dwell"))
     raise BadSweep(f"{key!r} cannot be swept; {', '.join(get_args(Key))} can")
 
 
-def _values(text: str, rest: str, whole: bool) -> tuple[float, ...]:
+def _values(text: str, rest: str, integers: bool) -> tuple[float, ...]:
     number = r"\d+(?:\.\d+)?"
     if span := re.fullmatch(rf"({number})\.\.({number})", rest):
         first, last = float(span[1]), float(span[2])
         if 0 < first < last:
             values = np.geomspace(first, last, _STEPS).tolist()
-            return tuple(dict.fromkeys(float(f"{value:.3g}") if not whole else float(round(value)) for value in values))
+            return tuple(
+                dict.fromkeys(float(f"{value:.3g}") if not integers else float(round(value)) for value in values)
+            )
     elif re.fullmatch(rf"{number}(?:,{number})*", rest):
         values = [float(value) for value in rest.split(",")]
         if all(value > 0 for value in values):

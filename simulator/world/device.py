@@ -40,7 +40,7 @@ from cachenet.simulator.world.servers import ServerRequest, Servers
 
 Process = Generator[simpy.Event, Any, Any]
 
-#: Bytes of a request beside its picture: topic, properties, correlation, MQTT and TCP headers.
+#: Bytes of a request in addition to its picture: topic, properties, correlation, MQTT and TCP headers.
 REQUEST = 220
 #: The same of an answer, bytes.
 _ANSWER = 150
@@ -68,7 +68,7 @@ class Tally:
         right: Answers that are the true label; meaningless where the truth is unknown.
         agreed: Answers that are the full model's.
         busy_s: Processor time, all processors together, seconds.
-        pushed: Models that came over the link.
+        pushed: Number of downloaded models.
         labels: Label of each answer; -1: ``unknown``.
         window_hits: Hits in each ``WINDOW`` frames, for the first ``_MOST_WINDOWS`` windows.
         latency: Latencies of the answers.
@@ -149,7 +149,7 @@ class Device:
         self._generals = inputs.manifest.generals()
         self._is_cachenet = policy == CACHENET
         self._threads = scenario.device.threads if policy == "device-only" else inputs.threads
-        #: Time of a frame beside models, seconds. The picture comparison of a trivial policy costs nothing.
+        #: Time of a frame without models, seconds. The picture comparison of a trivial policy costs nothing.
         decision_ms = scenario.device.decision_ms if self._is_cachenet else 0.0
         self._frame_s = (scenario.device.frame_ms + decision_ms) / 1e3
         self._phase = random.Random(seed).random() / scenario.fps if shared else 0.0
@@ -205,7 +205,7 @@ class Device:
         self._now = self._env.now
 
     def _ask(self, step: Miss) -> Process:
-        """The full model's reply and an error; the reply is None if none came before the deadline."""
+        """The full model's reply and an error; the reply is None after the deadline."""
         if step.on_device and (reply := (yield from self._run_full(step))) is not None:
             return reply, ""
         reply, error = yield from self._ask_server(step)

@@ -26,7 +26,7 @@ class Process:
     """A running ``python -m ...``, with its output in ``<name>.out`` and its log in ``<name>.log``."""
 
     def __init__(self, name: str, logs: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> None:
-        """Start the process; ``environment``: variables beside those of this process."""
+        """Start the process; ``environment``: variables in addition to those of this process."""
         self.name, self.log, self.output = name, logs / f"{name}.log", logs / f"{name}.out"
         with self.output.open("wb") as out, self.log.open("wb") as log:
             # In a session of its own the child gets no Ctrl-C: the parent ends the children in the right order.
@@ -109,7 +109,7 @@ class Processes:
         """Raise ``Failed`` if a process other than ``but`` is not running."""
         for process in self._all:
             if process is not but and not process.running:
-                raise process.failed("ended by itself", f"its whole log is in {process.log}")
+                raise process.failed("ended by itself", f"its log is {process.log}")
 
     def wait(self, process: Process, ready: Callable[[], bool], timeout_s: float, for_what: str) -> None:
         """Return when ``ready``. Raises ``Failed`` if a process ends or after ``timeout_s``."""

@@ -1,4 +1,4 @@
-"""The emulator on loopback, against a plain echo server. Times have lower bounds only: a busy machine is no failure."""
+"""The emulator on loopback, against an echo server. Times have lower bounds only: the machine may be busy."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ async def _link(
         server.close()
 
 
-def test_bytes_are_whole_in_order_and_counted() -> None:
+def test_bytes_arrive_complete_in_order_and_counted() -> None:
     async def exchange() -> tuple[bytes, bytes, Counts]:
         sent = random.Random(0).randbytes(1_000_003)
         async with _link(link_profiles.load("lossy")) as (emulator, reader, writer):
@@ -57,7 +57,7 @@ def test_bytes_are_whole_in_order_and_counted() -> None:
     assert counts == Counts(len(sent), len(sent))
 
 
-def test_a_round_trip_takes_at_least_what_was_asked() -> None:
+def test_a_round_trip_takes_at_least_that_of_the_profile() -> None:
     async def exchange() -> list[float]:
         took = []
         async with _link() as (_, reader, writer):
@@ -71,7 +71,7 @@ def test_a_round_trip_takes_at_least_what_was_asked() -> None:
     assert min(run(exchange())) >= 0.008
 
 
-def test_the_rate_is_kept() -> None:
+def test_the_rate_is_at_most_that_of_the_profile() -> None:
     async def exchange() -> float:
         async with _link(msgspec.structs.replace(_QUICK, up_mbit=8.0)) as (_, reader, writer):
             start = time.monotonic()
@@ -82,7 +82,7 @@ def test_the_rate_is_kept() -> None:
     assert run(exchange()) >= 0.3
 
 
-def test_nothing_passes_while_the_link_is_dead_and_nothing_is_lost() -> None:
+def test_bytes_wait_while_the_link_is_down() -> None:
     async def exchange() -> None:
         async with _link() as (emulator, reader, writer):
             writer.write(b"before")
@@ -91,7 +91,7 @@ def test_nothing_passes_while_the_link_is_dead_and_nothing_is_lost() -> None:
             writer.write(b"during")
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(reader.readexactly(1), 0.2)
-                raise AssertionError("a dead link carried a byte")
+                raise AssertionError("a link that is down carried a byte")
             emulator.resume()
             assert await asyncio.wait_for(reader.readexactly(6), 30) == b"during"
 
@@ -111,8 +111,8 @@ def test_a_full_link_stops_reading() -> None:
     assert run(exchange()) < 400_000
 
 
-def test_last_words_arrive_from_a_device_that_no_longer_listens() -> None:
-    """A farewell must not be lost because an answer was still on its way down to a closed socket."""
+def test_the_last_bytes_of_a_device_arrive_after_it_has_closed_its_socket() -> None:
+    """Bytes down to the closed socket must not stop the bytes up."""
     received = bytearray()
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -141,7 +141,7 @@ def test_last_words_arrive_from_a_device_that_no_longer_listens() -> None:
     assert received == b"farewell"
 
 
-def test_as_a_process_it_counts_and_ends_on_a_signal() -> None:
+def test_the_link_process_counts_bytes_and_ends_on_a_signal() -> None:
     async def exchange() -> bytes:
         server = await asyncio.start_server(_echo, "127.0.0.1", 0)
         to = server.sockets[0].getsockname()[1]

@@ -93,7 +93,7 @@ def test_disagreement_uses_the_majority_of_consecutive_frames_only() -> None:
     ids=["one missing", "one twice", "one at no level"],
 )
 def test_lines_that_do_not_account_for_every_frame_are_refused(lines: list[Line]) -> None:
-    with pytest.raises(Incomplete, match="2 frames were shown"):
+    with pytest.raises(Incomplete, match="2 frames were expected"):
         live_report.outcome(lines, Summary(2), Counts(0, 0), {}, 2)
 
 
@@ -136,7 +136,7 @@ def test_cachenet_is_not_ranked_against_fallbacks() -> None:
     outcomes["server-only"] = _falling_back(outcomes["server-only"])
     ranking = live_report.ranking(_SETTING, outcomes)
     assert ranking.startswith("CacheNet answers 2.2 times faster on average than device-only (68.2 against 150.0 ms")
-    assert ranking.endswith("server-only mostly fell back: answers did not come in time.")
+    assert ranking.endswith("server-only mostly fell back: answers were late.")
     assert live_report.ranked_baselines(outcomes) == ["device-only"]
 
 
