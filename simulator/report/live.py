@@ -6,7 +6,6 @@ an empty store. The report comes from the agents' answers and the link's byte co
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 import threading
 import time
@@ -22,7 +21,6 @@ from cachenet.models.data import cifar10, sample, streams
 from cachenet.shared.bundle import zoo
 from cachenet.shared.bundle.manifest import Bundle
 from cachenet.shared.command.version import VERSION
-from cachenet.shared.media import recording
 from cachenet.shared.transport import protocol
 from cachenet.shared.transport.mqtt import Address, MqttConnection
 from cachenet.simulator.report import live_picture, live_report
@@ -98,15 +96,16 @@ def compare(options: Options, console: Console) -> dict[str, Outcome]:
     versions = {"cachenet": VERSION, "bundle": f"{bundle.manifest.name} {bundle.version}"}
     setting = Setting(options.stream, options.seed, options.link, options.fps, versions, options.slowdown)
     work = options.out / "demo"
-    stream = _record(options, work / "stream", console)
-    with Processes(work / "logs") as processes:
+    with tempfile.TemporaryDirectory(prefix="cachenet-demo-") as directory, Processes(work / "logs") as processes:
+        scratch = Path(directory)
+        _record(options, scratch / "stream", console)
         broker, _ = start_cloud(processes, bundle)
         console.print(f"Each policy answers {options.frames} frames; {setting}.")
         runs, skipped = {}, {}
         with ProgressView(console, list(POLICIES), options.frames) as view:
             for policy in POLICIES:
                 try:
-                    runs[policy] = _run(policy, options, bundle, stream, work / policy, broker, processes, view)
+                    runs[policy] = _run(policy, options, bundle, scratch, work / policy, broker, processes, view)
                 except _Skipped as why:
                     skipped[policy] = str(why)
                 view.end(skipped=policy in skipped)
@@ -141,21 +140,12 @@ def _outcome(run: _Run, full: Mapping[int, str], frames: int) -> Outcome | str:
         return str(why)
 
 
-def _record(options: Options, directory: Path, console: Console) -> Path:
-    """Write the stream into ``directory``, unless the same stream is there."""
+def _record(options: Options, directory: Path, console: Console) -> None:
+    """Write the stream."""
     images = sample.load()
     plan = streams.plan(options.stream, images.labels, options.seed, options.frames)
-    try:
-        existing = recording.read(directory)
-    except recording.StreamError:
-        existing = None
-    if existing is not None:
-        if (existing.name, existing.seed, existing.truth) == (options.stream, options.seed, tuple(plan.label.tolist())):
-            return directory
-        shutil.rmtree(directory)  # another recording of this command; other files are never removed
     console.print(f"Recording {options.frames} frames of stream {options.stream}, seed {options.seed}.")
     streams.record(plan, images.images, directory, cifar10.LABELS)
-    return directory
 
 
 def start_cloud(processes: Processes, bundle: Bundle) -> tuple[int, Process]:
@@ -180,13 +170,13 @@ def _run(
     policy: str,
     options: Options,
     bundle: Bundle,
-    stream: Path,
+    scratch: Path,
     directory: Path,
     broker: int,
     processes: Processes,
     view: ProgressView,
 ) -> _Run:
-    """Run one policy over the stream in the directory ``stream``, through its own link to the port ``broker``.
+    """Run one policy over the stream in ``scratch``, through its own link to the port ``broker``.
 
     Raises:
         _Skipped: The agent has failed or is too slow.
@@ -199,21 +189,20 @@ def _run(
     for old in (lines, summary):
         old.unlink(missing_ok=True)
     environment = {"CACHENET_SUMMARY": str(summary), "CACHENET_SLOWDOWN": str(options.slowdown), **POLICIES[policy]}
-    with tempfile.TemporaryDirectory(prefix="cachenet-demo-") as store:
-        arguments = ["run", str(stream), "--fps", str(options.fps), "--device", "demo", "--store", store]
-        arguments += ["--output", str(lines)]
-        link: Process | None = None
-        if policy == DEVICE:
-            arguments += ["--bundle", str(options.bundle)]
-        else:
-            link, port = _start_link(policy, options, broker, processes)
-            arguments += ["--broker", f"mqtt://127.0.0.1:{port}"]
-        agent = processes.start(f"agent-{policy}", "edge_agent", *arguments, environment=environment)
-        try:
-            _follow(agent, Tail(lines), options, processes, view, full)
-        finally:  # before the agent's store is removed
-            for process in filter(None, (agent, link)):
-                processes.stop(process)
+    arguments = ["run", str(scratch / "stream"), "--fps", str(options.fps), "--device", "demo"]
+    arguments += ["--store", str(scratch / policy), "--output", str(lines)]
+    link: Process | None = None
+    if policy == DEVICE:
+        arguments += ["--bundle", str(options.bundle)]
+    else:
+        link, port = _start_link(policy, options, broker, processes)
+        arguments += ["--broker", f"mqtt://127.0.0.1:{port}"]
+    agent = processes.start(f"agent-{policy}", "edge_agent", *arguments, environment=environment)
+    try:
+        _follow(agent, Tail(lines), options, processes, view, full)
+    finally:
+        for process in filter(None, (agent, link)):
+            processes.stop(process)
     counts = Counts(0, 0)
     try:
         if link is not None:
