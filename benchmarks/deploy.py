@@ -79,12 +79,12 @@ def measure(rounds: int, cuda: bool) -> dict[str, object]:
 
 def _device(engine: Engine, out: Path) -> dict[str, object]:
     """Duration of an installation, files that a second one changes, and files that the removal leaves."""
-    bare = engine.base()
+    base = engine.base()
     for source, at in ((ROOT, "/clone"), (out / "devices" / SECOND, "/credentials"), (PICTURES, "/pictures")):
-        bare = engine.put(bare, source, at)
+        base = engine.put(base, source, at)
     install = ["/clone/docker/device/install.sh", "--credentials", "/credentials", "--source", "/pictures"]
     begun = time.monotonic()
-    once = engine.layer(bare, install)
+    once = engine.layer(base, install)
     took = time.monotonic() - begun
     again = engine.layer(once, install)
     unit = (ROOT / "docker/device/cachenet-agent.service").read_text()
@@ -101,7 +101,7 @@ def _device(engine: Engine, out: Path) -> dict[str, object]:
         "install_s": took,
         "installed_frames": summary["frames"],
         "installed_again_changes": sorted(_files(engine, again) ^ _files(engine, once)),
-        "uninstalled_leaves": sorted(_files(engine, removed) ^ _files(engine, bare)),
+        "uninstalled_leaves": sorted(_files(engine, removed) ^ _files(engine, base)),
     }
 
 

@@ -60,7 +60,7 @@ _BATCH = 16
 _LAYERS = ("Conv", "ConvInteger", "QLinearConv", "Gemm", "MatMul", "MatMulInteger")
 #: Runs of a comparison of two models in turns.
 _TURNS = 100
-#: One request or batch in so many also runs the complete model, for its time.
+#: Interval of requests or batches that also run on the complete model, for its time.
 _EVERY = 4
 #: Simulated round trip of a request, seconds.
 _ROUND_TRIP_S = 0.5

@@ -37,7 +37,7 @@ from cachenet.models.export.classifier import PRESETS, Classifier, understand
 from cachenet.models.export.export import export
 from cachenet.models.export.metadata import written
 from cachenet.models.train import candidates
-from cachenet.models.train import label as teach
+from cachenet.models.train import label as labelling
 from cachenet.models.train.candidates import TrainedModel
 from cachenet.models.train.networks import ResNet, Shape
 from cachenet.models.train.training import Batch, Epoch, Recipe, fit, label_loss
@@ -156,7 +156,7 @@ ZONES = (
     Zone("vt_lamp", WALKERS, (224, 80, 128, 128), ("none", "some"), "share", (0.015,)),
     Zone("ob_feet", ONE, (380, 300, 132, 132), ("none", "someone"), "share", (0.05,)),
     Zone("vt_far", WALKERS, (448, 80, 128, 128), ("none", "some"), "share", (0.015,)),
-    Zone("traffic_lane", TRAFFIC, (64, 256, 128, 128), ("none", "some"), "share", (0.03,)),
+    Zone("traffic_road", TRAFFIC, (64, 256, 128, 128), ("none", "some"), "share", (0.03,)),
 )
 IMAGENET = (
     ImageNet("vt_imagenet", "vtest.avi", (0, 385), (395, 795)),
@@ -293,7 +293,7 @@ def _views(images: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64], mirrore
 
 def _part(classifier: Classifier, pictures: Sequence[Picture], threads: int) -> LabelledFrames:
     """``pictures`` with the full model's scores, as the builder labels them."""
-    found = teach.look(classifier, pictures, threads)
+    found = labelling.look(classifier, pictures, threads)
     images = np.ascontiguousarray(found.pictures[:, :, :, ::-1])
     return LabelledFrames(images, found.scores, found.embeddings, None, (np.arange(len(found)),), classifier.input)
 

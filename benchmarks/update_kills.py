@@ -98,12 +98,12 @@ def _rounds(
             answered["online"].append(online)
             if progress:
                 print(f"\r{done} of {kills} kills", end="\n" * (done == kills), file=sys.stderr, flush=True)
-    figures: dict[str, object] = {"kills": kills}
+    measures: dict[str, object] = {"kills": kills}
     for way, times in answered.items():
-        figures[f"{way}_answered"] = sum(seconds <= limit for seconds in times)
-        figures[f"{way}_median_s"] = round(statistics.median(times), 2)
-        figures[f"{way}_longest_s"] = round(max(times), 2)
-    return figures | {"update_s": round(length, 2), "killed_while": dict(stages.most_common())}
+        measures[f"{way}_answered"] = sum(seconds <= limit for seconds in times)
+        measures[f"{way}_median_s"] = round(statistics.median(times), 2)
+        measures[f"{way}_longest_s"] = round(max(times), 2)
+    return measures | {"update_s": round(length, 2), "killed_while": dict(stages.most_common())}
 
 
 def _round(work: Path, number: int, broker: str, version: str, moment: float, limit: float) -> tuple[str, float, float]:
@@ -232,13 +232,13 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1, help="devices at a time (default: 1)")
     parser.add_argument("--json", action="store_true", help="print JSON in work of lines")
     chosen = parser.parse_args()
-    figures = measure(chosen.kills, chosen.seed, chosen.limit, chosen.workers, sys.stderr.isatty())
+    measures = measure(chosen.kills, chosen.seed, chosen.limit, chosen.workers, sys.stderr.isatty())
     if chosen.json:
-        print(json.dumps(figures))
+        print(json.dumps(measures))
     else:
-        for name, value in figures.items():
+        for name, value in measures.items():
             print(f"{name:18} {value}")
-    if min(figures["offline_answered"], figures["online_answered"]) < chosen.kills:  # type: ignore[call-overload]
+    if min(measures["offline_answered"], measures["online_answered"]) < chosen.kills:  # type: ignore[call-overload]
         raise SystemExit(1)
 
 
