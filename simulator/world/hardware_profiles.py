@@ -106,7 +106,13 @@ T = TypeVar("T", DeviceProfile, ServerProfile)
 
 
 def device(name: str) -> DeviceProfile:
-    """The device profile ``name``, or the profile in the TOML file ``name``. Raises ``UnknownMachine``."""
+    """The device profile ``name``, or the profile in the TOML file ``name``. Raises ``UnknownMachine``.
+
+    Example:
+        >>> full = Cost(macs=10**9, operators=10, int8=False)
+        >>> f"{1e3 * device('rpi4').seconds(full, threads=4):.0f} ms"
+        '68 ms'
+    """
     return _load(name, "devices", DeviceProfile)
 
 

@@ -34,6 +34,11 @@ _DUPLICATES = 3
 class LinkDirection:
     """Arrival times of one direction. Times are seconds on any monotonic clock; that of a recorded link starts at 0.
 
+    Example:
+        >>> direction = LinkDirection(rtt_ms=100, jitter_ms=0, mbit=8, loss=0, seed=0)
+        >>> [round(direction.schedule(0.0, 10_000), 3) for _ in range(2)]
+        [0.06, 0.07]
+
     Attributes:
         busy_s: Time that the line has been sending, seconds.
     """

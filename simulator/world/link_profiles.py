@@ -59,7 +59,12 @@ def profiles() -> dict[str, LinkProfile]:
 
 
 def load(name: str) -> LinkProfile:
-    """The profile ``name``, or the recorded link in the CSV file ``name``. Raises ``UnknownLink``."""
+    """The profile ``name``, or the recorded link in the CSV file ``name``. Raises ``UnknownLink``.
+
+    Example:
+        >>> load("wifi").up_mbit
+        30.0
+    """
     if name.endswith(".csv"):
         return _recorded(Path(name))
     try:
