@@ -74,6 +74,8 @@ def load(file: Path) -> Task:
         keys = config.load(_Keys, {}, file, environment={})
     except config.ConfigError as error:
         why = str(error)
+        if why.startswith("--"):  # a required setting: here a key of the file, not a flag
+            why = why.removeprefix("--").replace("-", "_")
         raise TaskError(why if why.startswith(str(file)) else f"{file}: {why}") from None
     try:
         return _checked(file, keys)

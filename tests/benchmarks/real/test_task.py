@@ -52,7 +52,7 @@ def test_labels_and_truth_are_read(tmp_path: Path) -> None:
     ("changes", "why"),
     [
         ({"threshold": "0.5"}, "unknown key 'threshold'"),
-        ({"video": None}, "missing required field `video`"),
+        ({"held_out": None}, "held_out is missing"),
         ({"video": '"gone.avi"'}, "gone.avi is not there"),
         ({"full": '"."'}, "is no file"),
         ({"play": "[200, 100]"}, "play = [200, 100] is no range"),
