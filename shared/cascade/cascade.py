@@ -173,25 +173,25 @@ class Cascade:
         prediction, hit = self._check_distribution(prediction, hit)
         return Hit(frame, prediction, audit) if prediction is not None and hit else self._miss(frame, prediction, now)
 
-    def complete(self, step: Step, reply: Reply | None, now: float, trouble: str = "") -> Answer:
+    def complete(self, step: Step, reply: Reply | None, now: float, failure: str = "") -> Answer:
         """End the frame of ``step`` with an answer, and learn from the reply.
 
         Args:
             step: Result of ``lookup`` for the frame.
             reply: The full model's reply to a miss; None if none came in time. A damaged reply counts as none.
             now: Time, seconds.
-            trouble: Why there is no reply.
+            failure: Why there is no reply.
         """
         assert self._observation is not None
         observation, self._observation = self._observation, None
         if reply is not None and not self._is_sound(reply):
-            reply, trouble = None, "the full model's scores are damaged"
+            reply, failure = None, "the full model's scores are damaged"
         if isinstance(step, Hit):
             answer = self._complete_hit(step, observation)
         elif reply is not None:
             answer = self._complete_miss(step, reply, observation, now)
         else:
-            answer = self._fall_back(step, observation, trouble)
+            answer = self._fall_back(step, observation, failure)
         self.tally.count(answer)
         if self.audits is not None and answer.level != "fallback":
             self.audits.count(answer.hit)
@@ -369,11 +369,11 @@ class Cascade:
         self.tally.overruled += answer.label != reply.label
         return answer
 
-    def _fall_back(self, step: Miss, observation: Observation, trouble: str) -> Answer:
+    def _fall_back(self, step: Miss, observation: Observation, failure: str) -> Answer:
         self._probe_order.record_round_trip(None)
         self.router.record_round_trip(self.spec.deadline)
         self._late.append(_Pending(observation, step.fallback))
-        reason = f"{step.reason}; {trouble}" if trouble else step.reason
+        reason = f"{step.reason}; {failure}" if failure else step.reason
         return _local_answer(step.frame.index, step.fallback, "fallback", reason)
 
     def _full_answer(self, reply: Reply, level: Level, reason: str) -> Answer:
