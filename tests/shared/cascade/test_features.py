@@ -24,7 +24,7 @@ def lookups(draw: st.DrawFn) -> tuple[int, list[tuple[Lookup, int]]]:
     classes = draw(st.sampled_from([1, 2, 3, 1000]))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     margin = draw(st.sampled_from([0.0, 1.0, 30.0, 1e6]))
-    estimator, seen = RiskEstimator(classes), []
+    estimator, labelled = RiskEstimator(classes), []
     for index in range(draw(st.integers(1, 8))):
         shown = grey(float(rng.choice([0.0, 255.0]))) if rng.random() < 0.5 else signature(noisy(scenery(), index))
         lookup = estimator.begin(frame(int(rng.integers(5)) + 3 * index, picture=shown))
@@ -32,10 +32,10 @@ def lookups(draw: st.DrawFn) -> tuple[int, list[tuple[Lookup, int]]]:
             scores = (margin * rng.standard_normal(classes)).astype(np.float32)
             estimator.add_output(lookup, softmax(scores))
         label = int(rng.integers(classes))
-        seen.append((lookup, label))
+        labelled.append((lookup, label))
         if rng.random() < 0.7:
             estimator.keep(lookup, label)
-    return classes, seen
+    return classes, labelled
 
 
 @settings(max_examples=60)
@@ -43,8 +43,8 @@ def lookups(draw: st.DrawFn) -> tuple[int, list[tuple[Lookup, int]]]:
 def test_every_stage_has_its_number_of_finite_features(
     drawn: tuple[int, list[tuple[Lookup, int]]],
 ) -> None:
-    classes, seen = drawn
-    for lookup, _ in seen:
+    classes, labelled = drawn
+    for lookup, _ in labelled:
         stages = {**lookup.earlier, lookup.stage: lookup.candidates}
         for stage, (labels, rows) in stages.items():
             own = np.array(rows).reshape(len(rows), COUNT[stage])

@@ -20,10 +20,10 @@ def likelihood(label: int, margin: float = SURE) -> np.ndarray:
     return softmax(logits(label, margin))
 
 
-def answered(estimator: RiskEstimator, index: int, level: float, label: int, seen: int | None = None) -> Lookup:
+def answered(estimator: RiskEstimator, index: int, level: float, label: int, predicted: int | None = None) -> Lookup:
     """A frame of one grey, looked at by the base model, that the full model has answered."""
     lookup = estimator.begin(frame(index, picture=grey(level)))
-    estimator.add_output(lookup, likelihood(label if seen is None else seen))
+    estimator.add_output(lookup, likelihood(label if predicted is None else predicted))
     estimator.learn(lookup, label)
     return lookup
 
@@ -164,7 +164,7 @@ def test_a_reset_forgets_the_answers_and_keeps_the_priors() -> None:
     estimator = RiskEstimator(CLASSES, priors())
     fresh = {stage: parts[0].copy() for stage, parts in estimator.state.items()}
     for index in range(20):
-        answered(estimator, index, 12.0 * index, 1, seen=2)
+        answered(estimator, index, 12.0 * index, 1, predicted=2)
     assert any(not np.array_equal(parts[0], fresh[stage]) for stage, parts in estimator.state.items())
     estimator.reset(0.1)
     assert len(estimator.cache) == 0
@@ -175,7 +175,7 @@ def test_a_reset_forgets_the_answers_and_keeps_the_priors() -> None:
 def test_a_restored_estimator_states_the_same_risks() -> None:
     learned, again = RiskEstimator(CLASSES, priors()), RiskEstimator(CLASSES, priors())
     for index in range(20):
-        answered(learned, index, 12.0 * index, 1, seen=2)
+        answered(learned, index, 12.0 * index, 1, predicted=2)
     assert again.restore(learned.state)
     risks = []
     for estimator in (learned, again):
