@@ -89,4 +89,4 @@ def test_the_builder_understands_it(path: Path) -> None:
 def test_labels_are_the_first_word_of_each_class_and_all_differ() -> None:
     order = b"n1\nn2\nn3\n"
     words = b"n3\tcrane\nn1\tcrane, bird\nn2\ttench, Tinca tinca\n"
-    assert imagenet.names([order, words]) == ["crane n1", "tench", "crane n3"]
+    assert imagenet.label_names([order, words]) == ["crane n1", "tench", "crane n3"]

@@ -186,7 +186,7 @@ def test_the_command_builds_what_a_device_answers_with(data: Path, full: Path, b
         (["--base", "{renamed}", "--base-preprocessing", "unit"], "calls label 1 'b' and the full model 'automobile'"),
         (["--base", "{large}", "--base-preprocessing", "unit"], "must be the smaller one"),
         (["--base", "{broken}", "--base-preprocessing", "unit"], "broken: the model does not run"),
-        (["--base", "{good}", "--share", "0.1"], "leave out --share and --method"),
+        (["--base", "{good}", "--share", "0.1"], "leave out --share"),
         (["--base-preprocessing", "unit"], "is for the model that --base names"),
     ],
 )

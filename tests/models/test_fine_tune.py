@@ -63,7 +63,7 @@ def updated(bundle: Bundle, data: Path, recent: Path, tmp_path_factory: pytest.T
     out = directory / "out"
     flags = ("--data", data, "--recent", recent, "--out", out, "--key", private, "--work", directory / "work")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fine_tune, "_LOOKS", 2000)  # so little suffices where so much is to be gained
+        patch.setattr(fine_tune, "_EPOCH_FRAMES", 2000)  # so little suffices where so much is to be gained
         code, words = run(bundle.directory, *flags)
     assert code == 0, words
     return directory
@@ -100,8 +100,8 @@ def test_an_update_is_signed_with_the_key(updated: Path) -> None:
 def test_what_is_not_proven_changes_nothing(
     bundle: Bundle, data: Path, recent: Path, updated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fine_tune, "_LEAST", 1.0)
-    monkeypatch.setattr(fine_tune, "_LOOKS", 100)
+    monkeypatch.setattr(fine_tune, "_MIN_GAIN", 1.0)
+    monkeypatch.setattr(fine_tune, "_EPOCH_FRAMES", 100)
     out, work = tmp_path / "out", updated / "work"  # where the full model has been heard
     code, words = run(bundle.directory, "--data", data, "--recent", recent, "--out", out, "--work", work)
     assert code == 3
@@ -127,7 +127,7 @@ def test_a_base_model_that_sees_other_pictures_is_not_refined(
 
 
 def test_the_oldest_update_makes_room(updated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fine_tune, "_MOST", 1)
+    monkeypatch.setattr(fine_tune, "_MAX_UPDATES", 1)
     before = Bundle(updated / "out")
     first = update(before.manifest)
     name = fine_tune._name(before.manifest.models, ["ship"])
@@ -141,10 +141,10 @@ def test_the_oldest_update_makes_room(updated: Path, tmp_path: Path, monkeypatch
 
 
 def test_winning_by_luck_proves_nothing() -> None:
-    assert fine_tune._tail(0, 0) == 1.0
-    assert fine_tune._tail(5, 5) == pytest.approx(1 / 32)
-    assert fine_tune._tail(60, 100) == pytest.approx(0.0284, abs=1e-3)
-    assert fine_tune._tail(50, 100) > 0.5
+    assert fine_tune._sign_test(0, 0) == 1.0
+    assert fine_tune._sign_test(5, 5) == pytest.approx(1 / 32)
+    assert fine_tune._sign_test(60, 100) == pytest.approx(0.0284, abs=1e-3)
+    assert fine_tune._sign_test(50, 100) > 0.5
 
 
 def test_to_be_sure_and_wrong_is_worse_than_not_to_be_sure() -> None:
@@ -178,7 +178,7 @@ def test_the_working_set_is_nine_tenths_of_what_is_seen() -> None:
 
 def test_what_is_taught_is_drawn_by_weight_and_the_same_for_a_seed() -> None:
     images = np.zeros((40, 8, 8, 3), np.uint8)
-    taught = fine_tune.FineTuned(images, np.eye(40, 10, dtype=np.float32))
+    taught = fine_tune.FineTuneData(images, np.eye(40, 10, dtype=np.float32))
     weights = np.zeros(40)
     weights[3] = 1.0
     for epoch in (taught.epoch(8, weights), taught.epoch(8, weights)):

@@ -48,7 +48,7 @@ def test_a_mix_of_pictures_and_videos_is_read_in_one_order(tmp_path: Path) -> No
 
 def test_of_a_video_every_nth_frame_counts(tmp_path: Path) -> None:
     path = video(tmp_path / "v.avi", 10)
-    assert len(list(find(path, every=3))) == 4
+    assert len(list(find(path, frame_step=3))) == 4
 
 
 def test_broken_files_are_listed_and_skipped(tmp_path: Path) -> None:

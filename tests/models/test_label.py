@@ -67,7 +67,7 @@ def test_an_interrupted_look_goes_on_and_ends_as_an_uninterrupted_one(
     with pytest.raises(Interrupted):
         teach(classifier(tmp_path), find(pictures), tmp_path / "work", 1, stop)
     looked = []
-    monkeypatch.setattr(teaching, "_look", lambda *given, look=teaching._look: looked.append(1) or look(*given))
+    monkeypatch.setattr(teaching, "_run_all", lambda *given, look=teaching._run_all: looked.append(1) or look(*given))
     resumed = teach(classifier(tmp_path), find(pictures), tmp_path / "work", 1)
     assert len(looked) == 2, "of four chunks, two were there"
     for name in ("pictures", "scores", "embeddings", "files"):

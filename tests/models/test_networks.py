@@ -12,7 +12,7 @@ from torch import Tensor
 from cachenet.models.export.export import export
 from cachenet.models.train import candidates
 from cachenet.models.train.networks import Auxiliary, ResNet, Shape, macs
-from cachenet.models.train.training import Recipe, label_loss, passed_down_loss
+from cachenet.models.train.training import Recipe, label_loss, self_distillation_loss
 from cachenet.shared.inference.engine import Session
 
 SHAPE = Shape(widths=(4, 8), blocks=(2, 1))
@@ -57,12 +57,12 @@ def test_what_the_last_head_says_is_a_lesson_to_the_others_and_none_to_itself() 
         own, other = torch.autograd.grad(loss, (last, first))
         return own, other
 
-    taught, alone = (gradients(loss(RECIPE)([first, last], LABELS)) for loss in (passed_down_loss, label_loss))
+    taught, alone = (gradients(loss(RECIPE)([first, last], LABELS)) for loss in (self_distillation_loss, label_loss))
     assert torch.equal(taught[0], alone[0])
     towards = (first - last).detach()
     assert ((taught[1] - alone[1]) * towards).sum() > 0, "a step down brings it nearer"
     same = [last.detach(), last.detach()]
-    assert passed_down_loss(RECIPE)(same, LABELS) == pytest.approx(float(label_loss(RECIPE)(same, LABELS)))
+    assert self_distillation_loss(RECIPE)(same, LABELS) == pytest.approx(float(label_loss(RECIPE)(same, LABELS)))
 
 
 @pytest.mark.parametrize(("full", "side"), [(8_500_000, 96), (8_500_000, 32), (100_000_000, 224)])

@@ -34,7 +34,7 @@ from cachenet.models.train.networks import (
     ResNet,
     Shape,
 )
-from cachenet.models.train.training import Recipe, fit, label_loss, rounds
+from cachenet.models.train.training import Recipe, fit, label_loss, has_bf16
 from tests.models.test_efficientnet import weights
 
 ROOT = Path(__file__).parents[2]
@@ -75,7 +75,7 @@ def steps_of(network: Network, work: Path) -> float:
 def train_all(work: Path) -> None:
     """Run by a process of its own: every kind of network, with two threads."""
     torch.set_num_threads(2)
-    print("bf16" if rounds() else "float32")
+    print("bf16" if has_bf16() else "float32")
     networks: list[Network] = [ResNet(SHAPE, auxiliary) for auxiliary in ("none", "blocks")]
     networks.append(Lite(weights(), 5, SIDE, (127.0,) * 3, (128.0,) * 3))
     for number, network in enumerate(networks):

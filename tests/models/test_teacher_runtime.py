@@ -52,7 +52,7 @@ def find(
 def test_with_much_to_say_it_is_quicker_and_says_nearly_the_same(
     full: Path, classifier: Classifier, tune: LabelledFrames, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(teacher_runtime, "_THE_SAME", 0.9)
+    monkeypatch.setattr(teacher_runtime, "_MIN_AGREEMENT", 0.9)
     monkeypatch.setattr(quantise, "compare", lambda *_: PrecisionComparison(0.5, 0.5))
     quick = find(full, classifier, tune)
     assert quick.name.startswith("int8-")
@@ -72,7 +72,7 @@ def test_otherwise_it_speaks_as_it_is(
     full: Path, classifier: Classifier, tune: LabelledFrames, why: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(quantise, "compare", lambda *_: PrecisionComparison(0.5, 2.0 if why == "slower" else 0.5))
-    monkeypatch.setattr(teacher_runtime, "_THE_SAME", 1.01 if why == "says otherwise" else 0.5)
+    monkeypatch.setattr(teacher_runtime, "_MIN_AGREEMENT", 1.01 if why == "says otherwise" else 0.5)
     if why == "cannot be quantised":
         monkeypatch.setattr(quantise, "int8", lambda *_: 1 / 0)
     assert find(full, classifier, tune, 10 if why == "little to say" else 100_000).name == "as-it-is"
@@ -87,6 +87,6 @@ def test_a_full_disk_is_no_verdict(
     with monkeypatch.context() as patched, pytest.raises(OSError, match="No space"):
         patched.setattr(quantise, "int8", fails)
         find(full, classifier, tune)
-    monkeypatch.setattr(teacher_runtime, "_THE_SAME", 0.5)
+    monkeypatch.setattr(teacher_runtime, "_MIN_AGREEMENT", 0.5)
     monkeypatch.setattr(quantise, "compare", lambda *_: PrecisionComparison(0.5, 0.5))
     assert find(full, classifier, tune).name.startswith("int8-")
