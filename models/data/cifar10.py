@@ -68,17 +68,12 @@ class Split:
 
 @dataclass(frozen=True)
 class Cifar10:
-    """Three disjoint splits.
+    """Three disjoint splits."""
 
-    Attributes:
-        train: Training images without ``held``.
-        held: Held-out part of the official training set; thresholds, temperatures and hyperparameters are fitted on it.
-        test: Official test set, for evaluation only.
-    """
-
-    train: Split
+    train: Split  # Training images without ``held``
+    #: Held-out part of the official training set; thresholds, temperatures and hyperparameters are fitted on it.
     held: Split
-    test: Split
+    test: Split  # Official test set, for evaluation only
 
 
 def cache_directory() -> Path:

@@ -20,23 +20,15 @@ _MIN_FRAMES = 20
 
 @dataclass(frozen=True)
 class LabelledFrames:
-    """Frames of one use with the full model's outputs.
+    """Frames of one use with the full model's outputs."""
 
-    Attributes:
-        images: ``(n, height, width, 3)`` uint8 RGB, cropped as the full model sees the frames.
-        scores: Full model's logits ``(n, classes)``.
-        embeddings: Full model's embeddings ``(n, d)``.
-        truth: True labels ``(n,)``; None if unknown.
-        runs: Row numbers of consecutive frames, one array for each run of a video or folder.
-        seen: Preprocessing of the full model.
-    """
-
-    images: Images
-    scores: Array
-    embeddings: Array
-    truth: Labels | None
+    images: Images  # ``(n, height, width, 3)`` uint8 RGB, cropped as the full model sees the frames
+    scores: Array  # Full model's logits ``(n, classes)``
+    embeddings: Array  # Full model's embeddings ``(n, d)``
+    truth: Labels | None  # True labels ``(n,)``; None if unknown
+    #: Row numbers of consecutive frames, one array for each run of a video or folder.
     runs: tuple[npt.NDArray[np.int64], ...]
-    seen: Input
+    seen: Input  # Preprocessing of the full model
 
     def __len__(self) -> int:
         return len(self.images)
@@ -55,21 +47,13 @@ class LabelledFrames:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Data of one build.
+    """Data of one build."""
 
-    Attributes:
-        classifier: Full model.
-        learn: Frames that models are trained on.
-        tune: Frames that temperatures, coverage and priors are fitted on.
-        prove: Frames that certificates are computed on.
-        base: User's base model; None if one is to be trained.
-    """
-
-    classifier: Classifier
-    learn: LabelledFrames
-    tune: LabelledFrames
-    prove: LabelledFrames
-    base: Classifier | None = None
+    classifier: Classifier  # Full model
+    learn: LabelledFrames  # Frames that models are trained on
+    tune: LabelledFrames  # Frames that temperatures, coverage and priors are fitted on
+    prove: LabelledFrames  # Frames that certificates are computed on
+    base: Classifier | None = None  # User's base model; None if one is to be trained
 
 
 def gather(

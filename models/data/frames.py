@@ -53,23 +53,14 @@ class Shown:
 
 @dataclass
 class Frames:
-    """Files to read in order. Iteration yields their frames and fills the last three attributes.
+    """Files to read in order. Iteration yields their frames and fills the last three attributes."""
 
-    Attributes:
-        files: Images and videos.
-        folders: Top-level folder of each file, empty if the file has none.
-        frame_step: Step between the frames of a video that are used.
-        broken: Skipped files with the reason.
-        remarks: Other findings about files.
-        damaged: Number of damaged or missing video frames.
-    """
-
-    files: tuple[Path, ...]
-    folders: tuple[str, ...]
-    frame_step: int = 1
-    broken: dict[Path, str] = field(default_factory=dict)
-    remarks: dict[Path, str] = field(default_factory=dict)
-    damaged: int = 0
+    files: tuple[Path, ...]  # Images and videos
+    folders: tuple[str, ...]  # Top-level folder of each file, empty if the file has none
+    frame_step: int = 1  # Step between the frames of a video that are used
+    broken: dict[Path, str] = field(default_factory=dict)  # Skipped files with the reason
+    remarks: dict[Path, str] = field(default_factory=dict)  # Other findings about files
+    damaged: int = 0  # Number of damaged or missing video frames
 
     def __iter__(self) -> Iterator[Shown]:
         """Yield all frames in order of file and position. A file that cannot be read goes into ``broken``."""

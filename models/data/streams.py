@@ -59,31 +59,19 @@ _DRIFT = ((18.0, 211.0), (6.0, 89.0))
 
 @dataclass(frozen=True, eq=False)
 class StreamSchedule:
-    """What every frame of a stream shows.
+    """What every frame of a stream shows."""
 
-    Attributes:
-        name: Name of the stream.
-        seed: Seed of all draws.
-        source: Index of the image ``(frames,)``.
-        label: True class ``(frames,)``.
-        dwell: Number of the object, from 0 ``(frames,)``. Two consecutive objects may have the same class.
-        scene: Number in ``SCENES``, -1 if there is none ``(frames,)``.
-        stranger: Whether the class is not in the scene ``(frames,)``.
-        offset: Shift right and down ``(frames, 2)``, thumbnail pixels for ``held``, frame pixels for ``camera``.
-        pause: Whether the object has not moved since its last frame ``(frames,)``.
-        noise: Seed of the frame's noise ``(frames,)``.
-    """
-
-    name: Name
-    seed: int
-    source: Index
-    label: Labels
-    dwell: Index
-    scene: Index
-    stranger: npt.NDArray[np.bool_]
+    name: Name  # Name of the stream
+    seed: int  # Seed of all draws
+    source: Index  # Index of the image ``(frames,)``
+    label: Labels  # True class ``(frames,)``
+    dwell: Index  # Number of the object, from 0 ``(frames,)``. Two consecutive objects may have the same class
+    scene: Index  # Number in ``SCENES``, -1 if there is none ``(frames,)``
+    stranger: npt.NDArray[np.bool_]  # Whether the class is not in the scene ``(frames,)``
+    #: Shift right and down ``(frames, 2)``, thumbnail pixels for ``held``, frame pixels for ``camera``.
     offset: npt.NDArray[np.float32]
-    pause: npt.NDArray[np.bool_]
-    noise: npt.NDArray[np.uint32]
+    pause: npt.NDArray[np.bool_]  # Whether the object has not moved since its last frame ``(frames,)``
+    noise: npt.NDArray[np.uint32]  # Seed of the frame's noise ``(frames,)``
 
     def __len__(self) -> int:
         return len(self.source)

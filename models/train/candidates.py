@@ -73,19 +73,12 @@ _RISK = 0.01
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A local model to train.
+    """A local model to train."""
 
-    Attributes:
-        name: Name in the bundle.
-        size: Multiply-adds relative to the full model's, as text (``1in13``).
-        shape: Architecture; None for the user's base model.
-        part: Partition of a submodel; None for a general model.
-    """
-
-    name: str
-    size: str
-    shape: Shape | None
-    part: Partition | None = None
+    name: str  # Name in the bundle
+    size: str  # Multiply-adds relative to the full model's, as text (``1in13``)
+    shape: Shape | None  # Architecture; None for the user's base model
+    part: Partition | None = None  # Partition of a submodel; None for a general model
 
 
 @dataclass(frozen=True)
@@ -99,15 +92,10 @@ class Local:
 
 @dataclass(frozen=True)
 class Choice:
-    """Selected models: the full model, the general models and some submodels.
+    """Selected models: the full model, the general models and some submodels."""
 
-    Attributes:
-        models: Manifest entries by name.
-        found: Provenance text about the selection.
-    """
-
-    models: dict[str, Model]
-    found: dict[str, str]
+    models: dict[str, Model]  # Manifest entries by name
+    found: dict[str, str]  # Provenance text about the selection
 
 
 def propose(plan: BuildConfig, material: Dataset, likely: Sequence[WorkingSet]) -> list[TrainedModel]:

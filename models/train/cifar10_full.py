@@ -37,18 +37,12 @@ from cachenet.models.train.training import (
 
 @dataclass(frozen=True)
 class FullModelConfig:
-    """How a full model is trained.
+    """How a full model is trained."""
 
-    Attributes:
-        shape: Architecture of the residual network.
-        recipes: Its training runs, one after the other.
-        lite: Training run of EfficientNet-Lite0; None for the residual network alone.
-        exits: Whether the residual network is trained with an auxiliary head after each block, for early exits.
-    """
-
-    shape: Shape
-    recipes: tuple[Recipe, ...]
-    lite: Recipe | None = None
+    shape: Shape  # Architecture of the residual network
+    recipes: tuple[Recipe, ...]  # Its training runs, one after the other
+    lite: Recipe | None = None  # Training run of EfficientNet-Lite0; None for the residual network alone
+    #: Whether the residual network is trained with an auxiliary head after each block, for early exits.
     exits: bool = False
 
 

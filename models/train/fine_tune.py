@@ -91,17 +91,11 @@ class RecentError(UserError):
 
 @dataclass(frozen=True)
 class Recent:
-    """Recent frames of devices, oldest first.
+    """Recent frames of devices, oldest first."""
 
-    Attributes:
-        images: ``(n, height, width, 3)`` uint8 RGB.
-        scores: Full model's logits ``(n, classes)``.
-        seen: Frequency of each label in the working set ``(classes,)``.
-    """
-
-    images: Images
-    scores: Logits
-    seen: Weights
+    images: Images  # ``(n, height, width, 3)`` uint8 RGB
+    scores: Logits  # Full model's logits ``(n, classes)``
+    seen: Weights  # Frequency of each label in the working set ``(classes,)``
 
     @property
     def labels(self) -> tuple[int, ...]:

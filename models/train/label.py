@@ -40,19 +40,12 @@ class NothingRead(ClassifierError):
 
 @dataclass(frozen=True)
 class TeacherLogits:
-    """Outputs of the full model.
+    """Outputs of the full model."""
 
-    Attributes:
-        pictures: Cropped frames ``(n, height, width, 3)`` uint8 BGR.
-        scores: Logits ``(n, classes)``.
-        embeddings: Embeddings ``(n, d)``.
-        files: File number of each frame ``(n,)``.
-    """
-
-    pictures: npt.NDArray[np.uint8]
-    scores: Array
-    embeddings: Array
-    files: npt.NDArray[np.int64]
+    pictures: npt.NDArray[np.uint8]  # Cropped frames ``(n, height, width, 3)`` uint8 BGR
+    scores: Array  # Logits ``(n, classes)``
+    embeddings: Array  # Embeddings ``(n, d)``
+    files: npt.NDArray[np.int64]  # File number of each frame ``(n,)``
 
     def __len__(self) -> int:
         return len(self.files)

@@ -20,19 +20,12 @@ from cachenet.shared.inference.image import Size, pixels
 
 @dataclass(frozen=True)
 class Shape:
-    """Architecture of a residual network.
+    """Architecture of a residual network."""
 
-    Attributes:
-        widths: Channels of each stage.
-        blocks: Blocks of each stage.
-        classes: Number of labels.
-        stem: Stride of the stem: 1 for a 3x3 convolution, else the side of its patches, pixels.
-    """
-
-    widths: tuple[int, ...]
-    blocks: tuple[int, ...]
-    classes: int = 10
-    stem: int = 1
+    widths: tuple[int, ...]  # Channels of each stage
+    blocks: tuple[int, ...]  # Blocks of each stage
+    classes: int = 10  # Number of labels
+    stem: int = 1  # Stride of the stem: 1 for a 3x3 convolution, else the side of its patches, pixels
 
 
 Auxiliary = Literal["none", "stages", "blocks"]

@@ -28,15 +28,10 @@ _SET_SIZES = (3, 5)
 
 @dataclass(frozen=True)
 class Partition:
-    """Training frames of a submodel.
+    """Training frames of a submodel."""
 
-    Attributes:
-        rows: Whether a frame is in the partition ``(n,)``.
-        labels: Labels that the partition covers, ascending.
-    """
-
-    rows: npt.NDArray[np.bool_]
-    labels: tuple[int, ...]
+    rows: npt.NDArray[np.bool_]  # Whether a frame is in the partition ``(n,)``
+    labels: tuple[int, ...]  # Labels that the partition covers, ascending
 
 
 def working_sets(answers: Labels, classes: int, count: int, seed: int) -> list[tuple[int, ...]]:

@@ -47,33 +47,22 @@ _TEMPERATURE = 3.0
 class Recipe:
     """Training hyperparameters: SGD with Nesterov momentum, linear warm-up, linear decay to zero.
 
-    Attributes:
-        phases: ``(epochs, image size in pixels)``. Early epochs on smaller images cost less and lose little (J. Howard,
-            progressive resizing, DAWNBench 2018).
-        rate: Peak learning rate.
-        batch: Images of a batch.
-        decay: Weight decay of convolutions and matrices.
-        warmup: Share of the steps in which the rate rises.
-        smoothing: Label smoothing.
-        auxiliary: Weight of each auxiliary head's loss.
-        cutout: See ``augment``.
-        camera_share: See ``augment``.
-        seed: Seed of all randomness.
-
     >>> Recipe(phases=((4, 24), (8, 32)), rate=0.1).epochs
     12
     """
 
+    #: ``(epochs, image size in pixels)``. Early epochs on smaller images cost less and lose little (J. Howard,
+    #: progressive resizing, DAWNBench 2018).
     phases: tuple[tuple[int, Size], ...]
-    rate: float
-    batch: int = 128
-    decay: float = 5e-4
-    warmup: float = 0.2
-    smoothing: float = 0.1
-    auxiliary: float = 0.2
-    cutout: int = 8
-    camera_share: float = 0.0
-    seed: int = 0
+    rate: float  # Peak learning rate
+    batch: int = 128  # Images of a batch
+    decay: float = 5e-4  # Weight decay of convolutions and matrices
+    warmup: float = 0.2  # Share of the steps in which the rate rises
+    smoothing: float = 0.1  # Label smoothing
+    auxiliary: float = 0.2  # Weight of each auxiliary head's loss
+    cutout: int = 8  # See ``augment``
+    camera_share: float = 0.0  # See ``augment``
+    seed: int = 0  # Seed of all randomness
 
     @property
     def epochs(self) -> int:

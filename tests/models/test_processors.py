@@ -34,7 +34,7 @@ from cachenet.models.train.networks import (
     ResNet,
     Shape,
 )
-from cachenet.models.train.training import Recipe, fit, label_loss, has_bf16
+from cachenet.models.train.training import Recipe, fit, has_bf16, label_loss
 from tests.models.test_efficientnet import weights
 
 ROOT = Path(__file__).parents[2]
