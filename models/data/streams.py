@@ -129,7 +129,7 @@ def plan(
     """
     named(name)
     if frames < 1 or not scenes:
-        raise ValueError("a stream needs at least one frame and one scene")
+        raise ValueError("a stream needs a frame and a scene at least")
     mean = dwell if name in ("dwell", "held", "camera") else 1
     # A new object with constant probability at every frame gives geometric dwell times.
     fresh = _uniform(seed, "dwell", frames) < 1 / mean

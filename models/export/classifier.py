@@ -7,7 +7,7 @@ result takes ``(n, channels, height, width)`` float32 and gives scores whose sof
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -136,12 +136,11 @@ def understand(
     if len(model.graph.output) != 1:
         names = ", ".join(output.name for output in model.graph.output)
         raise ClassifierError(f"{name} has {len(model.graph.output)} outputs ({names}); one of scores is needed")
-    trial = _first_that_runs(name, model, readings, spec, embedding, role)
+    found = _first_that_runs(path, model, readings, spec, embedding, role)
     known = labels or metadata.labels(name, properties(model))
-    if known and len(known) != trial.classes:
-        raise ClassifierError(f"{name} has {trial.classes} scores for {len(known)} labels")
-    known = known or tuple(map(str, range(trial.classes)))
-    return Classifier(trial.graph, trial.spec, known, trial.scores, trial.embedding, path, trial.native, trial.head)
+    if known and len(known) != len(found.labels):
+        raise ClassifierError(f"{name} has {len(found.labels)} scores for {len(known)} labels")
+    return replace(found, labels=known or found.labels)
 
 
 def served(classifier: Classifier, about: dict[str, str]) -> ModelProto:
@@ -178,40 +177,28 @@ def _check(name: str, bad: npt.NDArray[np.bool_], what: str) -> None:
         )
 
 
-@dataclass(frozen=True)
-class _Trial:
-    """Result of a trial run; see ``Classifier``."""
-
-    graph: ModelProto
-    spec: Input
-    scores: str
-    embedding: str
-    classes: int
-    native: Native
-    head: Head
-
-
 class _RunError(ClassifierError):
     """The model does not run with this reading of its input."""
 
 
 def _first_that_runs(
-    name: str, model: ModelProto, readings: list[Native], spec: Input, embedding: str | None, role: str
-) -> _Trial:
+    path: Path, model: ModelProto, readings: list[Native], spec: Input, embedding: str | None, role: str
+) -> Classifier:
     """Try each reading. Raises the ``ClassifierError`` of the first and likeliest one if none runs."""
     native, *rest = readings
     try:
-        return _try(name, model, native, native.fitted(spec), embedding, role)
+        return _try(path, model, native, native.fitted(spec), embedding, role)
     except _RunError as error:
         if not rest:
             raise
         with contextlib.suppress(_RunError):
-            return _first_that_runs(name, model, rest, spec, embedding, role)
+            return _first_that_runs(path, model, rest, spec, embedding, role)
         raise error from None
 
 
-def _try(name: str, model: ModelProto, native: Native, spec: Input, embedding: str | None, role: str) -> _Trial:
-    """Run the model on the probe images, and add the nodes from its output to scores."""
+def _try(path: Path, model: ModelProto, native: Native, spec: Input, embedding: str | None, role: str) -> Classifier:
+    """Run the model on the probe images, and add the nodes from its output to scores; labels are numbers."""
+    name = path.name
     if native.batch not in (None, 1):
         raise ClassifierError(f"{name} takes batches of {native.batch} only; export it with a free batch size")
     prepare = preprocessor(spec)
@@ -254,8 +241,8 @@ def _try(name: str, model: ModelProto, native: Native, spec: Input, embedding: s
             raise ClassifierError(f"{name}: {features!r} holds no numbers for each picture, so it is no embedding")
         if values[features].dtype != np.float32:
             features = editor.append("Cast", [features], "embedding_float", to=TensorProto.FLOAT)
-    cut = ending_in(graph, scores_name, features)
-    return _Trial(cut, spec, scores_name, features, max(2, scores.shape[1]), native, meaning)
+    cut, numbers = ending_in(graph, scores_name, features), tuple(map(str, range(max(2, scores.shape[1]))))
+    return Classifier(cut, spec, numbers, scores_name, features, path, native, meaning)
 
 
 def _runs_in_batches(run: OnnxRun, tensors: list[str], images: Tensor, singles: dict[str, npt.NDArray[Any]]) -> bool:

@@ -97,8 +97,4 @@ def _numbered(found: dict[int, str]) -> tuple[str, ...]:
     return tuple(found[number] for number in range(len(found)))
 
 
-_READERS: dict[str, Callable[[str], tuple[str, ...]]] = {
-    f"{PREFIX}labels": _own,
-    "names": _python,
-    "id2label": _json,
-}
+_READERS: dict[str, Callable[[str], tuple[str, ...]]] = {f"{PREFIX}labels": _own, "names": _python, "id2label": _json}

@@ -35,11 +35,7 @@ class ClassifierError(UserError):
 
 
 def load(path: Path) -> ModelProto:
-    """Read the model in ``path`` with all weights.
-
-    Raises:
-        ClassifierError: The file is no ONNX file, or a file of weights is missing.
-    """
+    """Read the model in ``path`` with all weights. Raises ``ClassifierError``."""
     try:
         with os.fdopen(open_regular(path), "rb") as file:
             data = file.read()

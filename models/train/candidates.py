@@ -30,10 +30,10 @@ from cachenet.models.export.metadata import written
 from cachenet.models.report import scores
 from cachenet.models.report.remarks import SLOW
 from cachenet.models.train import clusters, partitions, teacher_runtime
-from cachenet.models.train.distill import Teacher, train_base, train_submodel
+from cachenet.models.train.distill import Teacher, distillation_loss, train_submodel
 from cachenet.models.train.networks import BASE, ResNet, Shape, macs, sized
 from cachenet.models.train.partitions import Partition, WorkingSet
-from cachenet.models.train.training import Recipe
+from cachenet.models.train.training import Recipe, accuracy, fit
 from cachenet.shared.bundle.manifest import Model, digest, file_digest
 from cachenet.shared.command import atomic_files
 from cachenet.shared.inference.engine import Session, first_line
@@ -98,24 +98,21 @@ class Choice:
     found: dict[str, str]  # Provenance text about the selection
 
 
-def propose(plan: BuildConfig, material: Dataset, likely: Sequence[WorkingSet]) -> list[TrainedModel]:
-    """Return the general models, the base model first, and the submodels; only the base model if the user supplies it.
+def propose(config: BuildConfig, dataset: Dataset, likely: Sequence[WorkingSet]) -> list[TrainedModel]:
+    """Return the general models, the base model first, and submodels for ``likely`` working sets.
 
-    Args:
-        plan: Build configuration.
-        material: Data of the build.
-        likely: Working sets to cover.
+    Return the base model alone if the user supplies it.
     """
-    if material.base is not None:
+    if dataset.base is not None:
         return [TrainedModel("base", "as given", None)]
-    sizes = _sizes(plan.shares, material)
+    sizes = _sizes(config.shares, dataset)
     first = next(iter(sizes))
     models = [TrainedModel("base" if size == first else f"general-{size}", size, net) for size, net in sizes.items()]
-    for number, part in enumerate(_partition(plan, material, likely), 1):
-        name = model_name(f"c{number:02}", [material.classifier.labels[label] for label in part.labels])
+    for number, part in enumerate(_partition(config, dataset, likely), 1):
+        name = model_name(f"c{number:02}", [dataset.classifier.labels[label] for label in part.labels])
         models += [
             TrainedModel(name if size == first else f"{name}-{size}", size, net, part)
-            for size, net in _sizes(plan.special or plan.shares, material).items()
+            for size, net in _sizes(config.special or config.shares, dataset).items()
         ]
     return models
 
@@ -127,9 +124,9 @@ def model_name(prefix: str, labels: Sequence[str]) -> str:
     return f"{prefix}-{plain}"[:40].rstrip("-")
 
 
-def _sizes(shares: Sequence[float], material: Dataset) -> dict[str, Shape]:
+def _sizes(shares: Sequence[float], dataset: Dataset) -> dict[str, Shape]:
     """Return the distinct architectures by size, in the order of ``shares``."""
-    classifier = material.classifier
+    classifier = dataset.classifier
     side = classifier.input.size
     full = max(1, cost.macs(classifier.graph, side))
     shapes = dict.fromkeys(shape(share, full, side, len(classifier.labels)) for share in shares)
@@ -141,18 +138,18 @@ def shape(share: float, full: int, side: Size, classes: int) -> Shape:
     return sized(int(share * full), side, classes, _SMALL_BLOCKS if share < SMALL else BASE.blocks)
 
 
-def quick_shares(plan: BuildConfig, material: Dataset, work: Path) -> tuple[float, ...]:
-    """Return ``plan.shares``; adapt a default share so that the base model is fast on this machine.
+def quick_shares(config: BuildConfig, dataset: Dataset, work: Path) -> tuple[float, ...]:
+    """Return ``config.shares``; adapt a default share so that the base model is fast on this machine.
 
     The share is raised to ``_CHEAP`` multiply-adds, then halved until the base model takes at most ``SLOW`` of the full
     model's time or cannot get smaller. The result is stored in ``work``.
     """
-    if material.base is not None or plan.shares != DEFAULT_SHARES:
-        return plan.shares
-    classifier, spec = material.classifier, own_input(material.classifier.input)
-    stored = work / f"share-{key(digest(classifier.graph.SerializeToString(deterministic=True)), plan.shares)}.txt"
+    if dataset.base is not None or config.shares != DEFAULT_SHARES:
+        return config.shares
+    classifier, spec = dataset.classifier, own_input(dataset.classifier.input)
+    stored = work / f"share-{key(digest(classifier.graph.SerializeToString(deterministic=True)), config.shares)}.txt"
     if not stored.exists():
-        full, [share] = max(1, cost.macs(classifier.graph, classifier.input.size)), plan.shares
+        full, [share] = max(1, cost.macs(classifier.graph, classifier.input.size)), config.shares
         share = max(share, min(SLOW, _CHEAP / full))
         with tempfile.TemporaryDirectory(prefix="cachenet-") as directory:
             path = Path(directory, "full.onnx")
@@ -183,18 +180,18 @@ def own_input(spec: Input) -> Input:
     return msgspec.structs.replace(spec, mean=mean, std=std, colour="rgb")
 
 
-def _partition(plan: BuildConfig, material: Dataset, likely: Sequence[WorkingSet]) -> list[Partition]:
-    learn, classes = material.learn, len(material.classifier.labels)
-    if not plan.submodels:
+def _partition(config: BuildConfig, dataset: Dataset, likely: Sequence[WorkingSet]) -> list[Partition]:
+    learn, classes = dataset.learn, len(dataset.classifier.labels)
+    if not config.submodels:
         return []
     count = min(_MAX_CLUSTERS, _CLUSTERS_PER_LABEL * classes, len(learn) // 4)
-    own = clusters.assign(learn.embeddings, clusters.fit(learn.embeddings, count, plan.seed))
-    return partitions.by_codes(own, learn.answers, classes, likely, plan.submodels)
+    own = clusters.assign(learn.embeddings, clusters.fit(learn.embeddings, count, config.seed))
+    return partitions.by_codes(own, learn.answers, classes, likely, config.submodels)
 
 
 def make(
-    plan: BuildConfig,
-    material: Dataset,
+    config: BuildConfig,
+    dataset: Dataset,
     proposed: Sequence[TrainedModel],
     directory: Path,
     work: Path,
@@ -202,16 +199,16 @@ def make(
 ) -> dict[str, Local]:
     """Write the full model and the proposed models into ``directory``; return their sizes by name."""
     made: dict[str, Local] = {}
-    labels = material.classifier.labels
-    for name, model in {"full": material.classifier, "base": material.base}.items():
+    labels = dataset.classifier.labels
+    for name, model in {"full": dataset.classifier, "base": dataset.base}.items():
         if model is not None:
-            graph = served(model, properties(plan.name, labels, name, model.input))
+            graph = served(model, properties(config.name, labels, name, model.input))
             atomic_files.write(_path(directory, name), graph.SerializeToString(deterministic=True))
             made[name] = Local(model.input, cost.parameters(model.graph), cost.macs(model.graph, model.input.size))
-    if material.base is None:
-        spec = own_input(material.classifier.input)
-        for name, network in train(plan, material, proposed, _path(directory, "full"), work, progress).items():
-            export(network.eval(), _path(directory, name), properties(plan.name, labels, name, spec))
+    if dataset.base is None:
+        spec = own_input(dataset.classifier.input)
+        for name, network in train(config, dataset, proposed, _path(directory, "full"), work, progress).items():
+            export(network.eval(), _path(directory, name), properties(config.name, labels, name, spec))
             made[name] = Local(spec, network.parameters_count(), macs(network, spec.size))
     return made
 
@@ -226,42 +223,54 @@ def _path(directory: Path, name: str) -> Path:
 
 
 def train(
-    plan: BuildConfig, material: Dataset, proposed: Sequence[TrainedModel], full: Path, work: Path, progress: Progress
+    config: BuildConfig, dataset: Dataset, proposed: Sequence[TrainedModel], full: Path, work: Path, progress: Progress
 ) -> dict[str, ResNet]:
     """Train the proposed networks, or continue from the checkpoints in ``work``; return them by name."""
-    learn, tune, full_spec = material.learn, material.tune, material.classifier.input
+    learn, tune, full_spec = dataset.learn, dataset.tune, dataset.classifier.input
     spec = own_input(full_spec)
-    runtime = teacher_runtime.find(full, full_spec, tune, plan.views * len(learn), work)
+    runtime = teacher_runtime.find(full, full_spec, tune, config.views * len(learn), work)
     work = work / runtime.name
     teacher = Teacher(
         lambda images: recorded.run(runtime.session, full_spec, recorded.as_pictures(images)),
         learn.images,
-        plan.views,
-        plan.seed,
+        config.views,
+        config.seed,
         work,
         progress,
     )
-    early = plan.epochs // 4
+    early = config.epochs // 4
     width, height = spec.size
-    phases = ((early, (width * 3 // 4, height * 3 // 4)), (plan.epochs - early, spec.size))
+    phases = ((early, (width * 3 // 4, height * 3 // 4)), (config.epochs - early, spec.size))
     general = Recipe(
         phases=tuple(phase for phase in phases if phase[0]),
-        rate=_GENERAL_RATE * (plan.batch / _BATCH) ** 0.5,
-        batch=max(8, min(plan.batch, len(learn) // 8)),
+        rate=_GENERAL_RATE * (config.batch / _BATCH) ** 0.5,
+        batch=max(8, min(config.batch, len(learn) // 8)),
         decay=1e-4,
     )
     batch = max(8, min(_BATCH, len(learn) // 8))
-    refining = Recipe(phases=((plan.refining, spec.size),), rate=RATE, batch=batch, decay=1e-4)
-    small = SMALL * cost.macs(material.classifier.graph, spec.size)
+    refining = Recipe(phases=((config.refining, spec.size),), rate=RATE, batch=batch, decay=1e-4)
+    small = SMALL * cost.macs(dataset.classifier.graph, spec.size)
     networks: dict[str, ResNet] = {}
     of_size: dict[Shape, ResNet] = {}
     for model in proposed:
         assert model.shape is not None, "the user's base model is not trained"
-        origin = key(model.shape, plan.views, plan.epochs, plan.batch)
+        origin = key(model.shape, config.views, config.epochs, config.batch)
         if model.part is None:
-            torch.manual_seed(plan.seed + 1)
+            torch.manual_seed(config.seed + 1)
             network = ResNet(model.shape)
-            train_base(network, spec, teacher, general, tune.split, work / f"base-{origin}.pt", progress, model.name)
+            fit(
+                network,
+                spec,
+                general,
+                teacher.epoch(general.batch),
+                teacher.steps(general.batch),
+                distillation_loss(),
+                work / f"base-{origin}.pt",
+                progress,
+                model.name,
+                lambda trained: {"held": accuracy(trained, tune.split, spec)},
+                keep_best="held",
+            )
             of_size[model.shape] = network
         else:
             network = ResNet(model.shape)
@@ -276,9 +285,9 @@ def train(
 
 
 def lighten(
-    plan: BuildConfig, material: Dataset, made: Mapping[str, Local], directory: Path, work: Path, progress: Progress
+    config: BuildConfig, dataset: Dataset, made: Mapping[str, Local], directory: Path, work: Path, progress: Progress
 ) -> str:
-    """Convert the local models in ``directory`` to INT8 if the plan says so, or if it is better for the base model.
+    """Convert the local models in ``directory`` to INT8 if the config says so, or if it is better for the base model.
 
     All local models get the same precision, so that precision does not affect their selection. The decision is stored
     in ``work``, because measured times vary.
@@ -287,12 +296,12 @@ def lighten(
         Provenance text: the precision, and the comparison that decided.
 
     Raises:
-        ClassifierError: The plan asks for INT8, and the user's base model cannot be converted.
+        ClassifierError: The config asks for INT8, and the user's base model cannot be converted.
     """
-    original, spec = "float16" if material.base is None else "as given", made["base"].input
-    if plan.precision == "float16":
+    original, spec = "float16" if dataset.base is None else "as given", made["base"].input
+    if config.precision == "float16":
         return original
-    images = teacher_runtime.calibration_inputs(spec, material.tune)
+    images = teacher_runtime.calibration_inputs(spec, dataset.tune)
 
     def quantised(name: str) -> Path:
         path = _path(directory, name)
@@ -303,16 +312,16 @@ def lighten(
     before = _path(directory, "base")
     try:
         after = quantised("base")
-        stored = work / f"precision-{key(plan.precision, file_digest(before), file_digest(after))}.txt"
+        stored = work / f"precision-{key(config.precision, file_digest(before), file_digest(after))}.txt"
         if not stored.exists():
-            decision = _choose_precision(plan, material.tune, spec, before, after, images[:1], original)
+            decision = _choose_precision(config, dataset.tune, spec, before, after, images[:1], original)
             atomic_files.write(stored, decision.encode())
     except (OSError, MemoryError):
         raise
     except Exception as error:  # the quantiser may fail in any way on a user's graph
-        if material.base is None:
+        if dataset.base is None:
             raise
-        if plan.precision == "int8":
+        if config.precision == "int8":
             why = f"the base model cannot be put in INT8 ({first_line(error)}); leave out --precision"
             raise ClassifierError(why) from None
         before.with_suffix(".int8").unlink(missing_ok=True)
@@ -326,7 +335,7 @@ def lighten(
 
 
 def _choose_precision(
-    plan: BuildConfig,
+    config: BuildConfig,
     tune: LabelledFrames,
     spec: Input,
     before: Path,
@@ -348,7 +357,7 @@ def _choose_precision(
         ratio.time <= _MAX_TIME and int8_coverage >= coverage - _TOLERANCE and int8_agreement >= agreement - _TOLERANCE
     )
     return (
-        f"{'int8' if better or plan.precision == 'int8' else original}; "
+        f"{'int8' if better or config.precision == 'int8' else original}; "
         f"int8 takes {ratio.time:.2f} of the time and {ratio.bytes:.2f} of the bytes, and answers "
         f"{int8_coverage:.1%} of frames at 1 % risk for {coverage:.1%}, and agrees on {int8_agreement:.1%} for "
         f"{agreement:.1%}"
@@ -356,8 +365,8 @@ def _choose_precision(
 
 
 def choose(
-    plan: BuildConfig,
-    material: Dataset,
+    config: BuildConfig,
+    dataset: Dataset,
     proposed: Sequence[TrainedModel],
     made: Mapping[str, Local],
     likely: Sequence[WorkingSet],
@@ -367,7 +376,7 @@ def choose(
     """Measure the models and select submodels; remove the others from ``directory``."""
     paths, inputs = {name: _path(directory, name) for name in made}, {name: own.input for name, own in made.items()}
     classes = {model.name: model.part.labels for model in proposed if model.part is not None}
-    temperatures, coverage = calibrate.measure(material.tune, inputs, "full", paths, classes, plan.seed, progress)
+    temperatures, coverage = calibrate.measure(dataset.tune, inputs, "full", paths, classes, config.seed, progress)
 
     general = [model.name for model in proposed if model.part is None]
     special = [model for model in proposed if model.part is not None]
@@ -376,7 +385,9 @@ def choose(
     table = np.array([coverage[model.name] for model in special]).reshape(len(special), before.shape[1])
 
     def select(some: Sequence[int]) -> list[int]:
-        chosen = partitions.select_submodels(table[some], before, megabytes[some], likely, plan.least, plan.submodels)
+        chosen = partitions.select_submodels(
+            table[some], before, megabytes[some], likely, config.least, config.submodels
+        )
         return [some[number] for number in chosen]
 
     found = {"working sets": f"general models answer {partitions.mean_coverage(table[[]], before, likely):.1%}"}
@@ -418,17 +429,7 @@ def manifest_entry(
     coverage: tuple[float, ...],
     classes: tuple[int, ...] = (),
 ) -> Model:
-    """Return the manifest entry of the model ``name`` in ``directory``; its time is measured.
-
-    Args:
-        directory: Directory of the bundle.
-        name: Name of the model.
-        role: Role of the model.
-        made: Preprocessing and size.
-        temperature: Temperature of its scores.
-        coverage: Share of each label's frames that it answers.
-        classes: Labels of its partition.
-    """
+    """Return the manifest entry of the model ``name`` in the bundle's ``directory``; its time is measured here."""
     path = _path(directory, name)
     return Model(
         role=role,

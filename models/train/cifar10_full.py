@@ -88,11 +88,7 @@ class Trained:
 
 
 def train(config: FullModelConfig, data: Cifar10, work: Path, progress: Progress) -> Trained:
-    """Train the networks, continuing from the checkpoints in ``work``.
-
-    Raises:
-        FetchError: The ImageNet weights cannot be downloaded.
-    """
+    """Train the networks, continuing from the checkpoints in ``work``. Raises ``FetchError``."""
     torch.manual_seed(0)
     resnet = ResNet(config.shape, "blocks" if config.exits else "stages")
     objective = self_distillation_loss if config.exits else label_loss

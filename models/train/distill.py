@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,7 @@ from rich.progress import Progress
 from torch import Tensor
 from torch.nn import functional as F
 
-from cachenet.models.data.cifar10 import Images, Labels, Split
+from cachenet.models.data.cifar10 import Images, Labels
 from cachenet.models.train.networks import ResNet
 from cachenet.models.train.training import Batch, Epoch, Loss, Recipe, augment, device, fit, scores
 from cachenet.shared.command import atomic_files
@@ -40,25 +40,6 @@ Logits = npt.NDArray[np.float32]
 Weights = npt.NDArray[np.float64]
 
 
-class DistillationData(Protocol):
-    """Images with the full model's scores, in batches."""
-
-    def epoch(self, batch: int, weights: Weights | None = None, share: float = 1.0) -> Epoch:
-        """Return the batches of an epoch.
-
-        Args:
-            batch: Images of a batch.
-            weights: Sampling weights ``(n,)``; None draws each image once.
-            share: Length of an epoch as a share of the data set.
-        """
-
-    def labels(self) -> Labels:
-        """Return the full model's label of each image ``(n,)``."""
-
-    def steps(self, batch: int, share: float = 1.0) -> int:
-        """Return the number of batches of an epoch."""
-
-
 class Teacher:
     """A data set in augmented views with the full model's scores.
 
@@ -74,13 +55,7 @@ class Teacher:
     """
 
     def __init__(
-        self,
-        full: Callable[[Images], Logits],
-        images: Images,
-        views: int,
-        seed: int,
-        cache: Path,
-        progress: Progress,
+        self, full: Callable[[Images], Logits], images: Images, views: int, seed: int, cache: Path, progress: Progress
     ) -> None:
         self._images, self._seed = images, seed
         self.views = views
@@ -97,7 +72,13 @@ class Teacher:
         return augment(self._images, np.random.default_rng((self._seed, 7, number)), camera_share=_CAMERA_SHARE)
 
     def epoch(self, batch: int, weights: Weights | None = None, share: float = 1.0) -> Epoch:
-        """See ``DistillationData``; each epoch uses one view."""
+        """Return the batches of an epoch, all of one view.
+
+        Args:
+            batch: Images of a batch.
+            weights: Sampling weights ``(n,)``; None draws each image once.
+            share: Length of an epoch as a share of the data set.
+        """
 
         def batches(epoch: int, rng: np.random.Generator) -> Iterator[Batch]:
             number = epoch % self.views
@@ -114,11 +95,38 @@ class Teacher:
         return batches
 
     def labels(self) -> Labels:
+        """Return the full model's label of each image ``(n,)``."""
         labels: Labels = np.mean(self._scores, axis=0).argmax(1).astype(np.int64)
         return labels
 
     def steps(self, batch: int, share: float = 1.0) -> int:
         return int(share * len(self._images)) // batch
+
+
+@dataclass(frozen=True)
+class FineTuneData:
+    """Images ``(n, h, w, 3)`` with the full model's scores ``(n, classes)``; each epoch augments them anew."""
+
+    images: Images
+    scores: Logits
+
+    def epoch(self, batch: int, weights: Weights | None = None, share: float = 1.0) -> Epoch:
+        def batches(_number: int, rng: np.random.Generator) -> Iterator[Batch]:
+            count = self.steps(batch, share) * batch
+            order = rng.choice(len(self.images), count, p=None if weights is None else weights / weights.sum())
+            for start in range(0, count, batch):
+                rows = order[start : start + batch]
+                images = augment(self.images[rows], rng, camera_share=_CAMERA_SHARE)
+                yield images, torch.from_numpy(self.scores[rows])
+
+        return batches
+
+    def labels(self) -> Labels:
+        labels: Labels = self.scores.argmax(1).astype(np.int64)
+        return labels
+
+    def steps(self, batch: int, share: float = 1.0) -> int:
+        return max(1, int(share * len(self.images)) // batch)
 
 
 def distillation_loss(log_prior: Weights | None = None, temperature: float = _TEMPERATURE) -> Loss:
@@ -139,36 +147,10 @@ def distillation_loss(log_prior: Weights | None = None, temperature: float = _TE
     return loss
 
 
-def train_base(
-    network: ResNet,
-    spec: Input,
-    teacher: Teacher,
-    recipe: Recipe,
-    held_out: Split,
-    checkpoint: Path,
-    progress: Progress,
-    title: str,
-) -> None:
-    """Distil a general model in place, with early stopping on the ``held_out`` frames."""
-    fit(
-        network,
-        spec,
-        recipe,
-        teacher.epoch(recipe.batch),
-        teacher.steps(recipe.batch),
-        distillation_loss(),
-        checkpoint,
-        progress,
-        title,
-        lambda trained: {"held": float((scores(trained, held_out.images, spec).argmax(1) == held_out.labels).mean())},
-        keep_best="held",
-    )
-
-
 def train_submodel(
     network: ResNet,
     spec: Input,
-    teacher: DistillationData,
+    teacher: Teacher | FineTuneData,
     recipe: Recipe,
     inside: npt.NDArray[np.bool_],
     held_out: tuple[Images, Logits],

@@ -7,7 +7,7 @@ joins the bundle if it does better on the most recent frames, not trained on, th
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import comb
 from pathlib import Path
@@ -28,18 +28,10 @@ from cachenet.models.data.dataset import Dataset, LabelledFrames
 from cachenet.models.export import quantise
 from cachenet.models.export.export import export
 from cachenet.models.export.from_onnx import RestoreError, restore
-from cachenet.models.train.candidates import (
-    RATE,
-    SMALL,
-    SMALL_RATE,
-    Local,
-    manifest_entry,
-    model_name,
-    properties,
-)
-from cachenet.models.train.distill import Weights, mix, train_submodel
+from cachenet.models.train.candidates import RATE, SMALL, SMALL_RATE, Local, manifest_entry, model_name, properties
+from cachenet.models.train.distill import FineTuneData, Weights, mix, train_submodel
 from cachenet.models.train.networks import macs
-from cachenet.models.train.training import Batch, Epoch, Recipe, augment, normalise, sense
+from cachenet.models.train.training import Recipe, normalise, sense
 from cachenet.shared.bundle.manifest import Bundle, Manifest, Model
 from cachenet.shared.bundle.trust import Signer
 from cachenet.shared.cascade.probability import Probabilities, fit_temperature, softmax
@@ -69,8 +61,6 @@ _EPOCH_SHARE = 0.5
 _EPOCH_FRAMES = 6000
 #: Minimum length of an epoch of a small base model, frames.
 _SMALL_EPOCH_FRAMES = 22_500
-#: Share of the training images that get camera augmentation.
-_CAMERA_SHARE = 0.5
 #: Minimum number of recent frames.
 _MIN_FRAMES = 120
 #: Arrays in a file of recent frames.
@@ -95,13 +85,13 @@ class Recent:
 
     images: Images  # ``(n, height, width, 3)`` uint8 RGB
     scores: Logits  # Full model's logits ``(n, classes)``
-    seen: Weights  # Frequency of each label in the working set ``(classes,)``
+    frequency: Weights  # Frequency of each label in the working set ``(classes,)``
 
     @property
     def labels(self) -> tuple[int, ...]:
         """The working set: the smallest set of labels that makes up nine tenths of the frequency."""
-        order = np.argsort(-self.seen, kind="stable")
-        count = int(np.searchsorted(np.cumsum(self.seen[order]), 0.9 * self.seen.sum())) + 1
+        order = np.argsort(-self.frequency, kind="stable")
+        count = int(np.searchsorted(np.cumsum(self.frequency[order]), 0.9 * self.frequency.sum())) + 1
         return tuple(sorted(order[:count].tolist()))
 
 
@@ -111,55 +101,26 @@ def read(path: Path, bundle: Bundle) -> Recent:
     width, height = full.input.size
     try:
         with np.load(path, allow_pickle=False) as stored:
-            pictures, scores, seen = (stored[name] for name in _ARRAYS)
+            pictures, scores, frequency = (stored[name] for name in _ARRAYS)
     except (OSError, ValueError, KeyError, EOFError, BadZipFile):
         raise RecentError(f"{path} is no file of recent frames; a server writes them") from None
     n = len(pictures)
-    if (pictures.shape, scores.shape, seen.shape) != ((n, height, width, 3), (n, classes), (classes,)):
+    if (pictures.shape, scores.shape, frequency.shape) != ((n, height, width, 3), (n, classes), (classes,)):
         raise RecentError(f"{path} holds frames of another bundle")
     if n < _MIN_FRAMES:
         raise RecentError(f"{path} holds {n} frames, and {_MIN_FRAMES} are needed")
-    return Recent(np.ascontiguousarray(pictures[:, :, :, ::-1]), scores, seen)
-
-
-@dataclass(frozen=True)
-class FineTuneData:
-    """Images ``(n, h, w, 3)`` with the full model's scores ``(n, classes)``; each epoch augments them anew.
-
-    See ``distill.DistillationData``.
-    """
-
-    images: Images
-    scores: Logits
-
-    def epoch(self, batch: int, weights: Weights | None = None, share: float = 1.0) -> Epoch:
-        def batches(_number: int, rng: np.random.Generator) -> Iterator[Batch]:
-            count = self.steps(batch, share) * batch
-            order = rng.choice(len(self.images), count, p=None if weights is None else weights / weights.sum())
-            for start in range(0, count, batch):
-                rows = order[start : start + batch]
-                images = augment(self.images[rows], rng, camera_share=_CAMERA_SHARE)
-                yield images, torch.from_numpy(self.scores[rows])
-
-        return batches
-
-    def labels(self) -> Labels:
-        labels: Labels = self.scores.argmax(1).astype(np.int64)
-        return labels
-
-    def steps(self, batch: int, share: float = 1.0) -> int:
-        return max(1, int(share * len(self.images)) // batch)
+    return Recent(np.ascontiguousarray(pictures[:, :, :, ::-1]), scores, frequency)
 
 
 def specialise(
-    bundle: Bundle, recent: Recent, material: Dataset, out: Path, progress: Progress, signer: Signer | None = None
+    bundle: Bundle, recent: Recent, dataset: Dataset, out: Path, progress: Progress, signer: Signer | None = None
 ) -> Bundle:
     """Fine-tune and test a submodel, and write ``bundle`` with it to ``out``.
 
     Args:
         bundle: Bundle to extend.
         recent: Recent frames of devices.
-        material: Data that the bundle was built from.
+        dataset: Data that the bundle was built from.
         out: Directory of the new bundle.
         progress: Progress display.
         signer: Signer of the new bundle.
@@ -172,13 +133,13 @@ def specialise(
     manifest = bundle.manifest
     base, labels = manifest.only("base"), recent.labels
     spec = manifest.models[base].input
-    if spec != material.classifier.input:
+    if spec != dataset.classifier.input:
         raise RestoreError(f"{base} sees other pictures than the full model; it can be run, but not trained")
-    tune = material.tune
+    tune = dataset.tune
     train, test = _divide(recent)
     data = FineTuneData(
-        np.concatenate([material.learn.images, *[train.images] * _COPIES]),
-        np.concatenate([material.learn.scores, *[train.scores] * _COPIES]),
+        np.concatenate([dataset.learn.images, *[train.images] * _COPIES]),
+        np.concatenate([dataset.learn.scores, *[train.scores] * _COPIES]),
     )
     rows = np.random.default_rng(0).permutation(len(tune))[:_CALIBRATION]
     network = restore(bundle.path(base), normalise(tune.images[rows], spec))
@@ -235,8 +196,8 @@ def _divide(recent: Recent) -> tuple[Recent, Recent]:
     start = int(len(recent.images) * (1 - _TEST_SHARE))
     before, after = slice(0, max(1, start - _GAP)), slice(start, None)
     return (
-        Recent(recent.images[before], recent.scores[before], recent.seen),
-        Recent(recent.images[after], recent.scores[after], recent.seen),
+        Recent(recent.images[before], recent.scores[before], recent.frequency),
+        Recent(recent.images[after], recent.scores[after], recent.frequency),
     )
 
 
@@ -267,7 +228,7 @@ def _test(bundle: Bundle, path: Path, temperature: float, labels: tuple[int, ...
     """Compare the submodel at ``path`` with the resident models. Raises ``Unproven``."""
     manifest, threads = bundle.manifest, torch.get_num_threads()
     # Resident is the base model, and the submodel that answers most of the working set.
-    best = sorted(manifest.submodels(), key=lambda name: -manifest.expected_coverage(name, test.seen))[:1]
+    best = sorted(manifest.submodels(), key=lambda name: -manifest.expected_coverage(name, test.frequency))[:1]
     pictures = recorded.as_pictures(test.images)
 
     def predict(file: Path, spec: Input, degree: float) -> Probabilities:

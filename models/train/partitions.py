@@ -17,7 +17,7 @@ from cachenet.models.train.clusters import Labels
 Array = npt.NDArray[np.float64]
 #: Label frequencies of a working set ``(labels,)``; the sum is 1.
 WorkingSet = npt.NDArray[np.float64]
-#: Share of each label's frames that each model answers ``(models, labels)``.
+#: Share of each label's frames that each model labels ``(models, labels)``.
 Coverage = npt.NDArray[np.float64]
 
 #: Minimum share of a label's frames in a partition that covers the label.
@@ -34,10 +34,10 @@ class Partition:
     labels: tuple[int, ...]  # Labels that the partition covers, ascending
 
 
-def working_sets(answers: Labels, classes: int, count: int, seed: int) -> list[tuple[int, ...]]:
-    """Draw ``count`` sets of some but not all labels, in proportion to their frequency in ``answers`` ``(n,)``."""
+def working_sets(labels: Labels, classes: int, count: int, seed: int) -> list[tuple[int, ...]]:
+    """Draw ``count`` sets of some but not all labels, in proportion to their frequency in ``labels`` ``(n,)``."""
     rng = np.random.default_rng(seed)
-    frequency = np.bincount(answers, minlength=classes) / len(answers)
+    frequency = np.bincount(labels, minlength=classes) / len(labels)
     present = int((frequency > 0).sum())
     smallest, largest = _SET_SIZES
     drawn = []
@@ -56,7 +56,7 @@ def together(labels: Sequence[int], classes: int) -> WorkingSet:
 
 
 def by_codes(
-    clusters: Labels, answers: Labels, classes: int, likely: Sequence[WorkingSet], count: int
+    clusters: Labels, labels: Labels, classes: int, likely: Sequence[WorkingSet], count: int
 ) -> list[Partition]:
     """Group clusters into partitions.
 
@@ -66,13 +66,13 @@ def by_codes(
 
     Args:
         clusters: Cluster of each frame ``(n,)``.
-        answers: Full model's label of each frame ``(n,)``.
+        labels: Full model's label of each frame ``(n,)``.
         classes: Number of labels.
         likely: Working sets to cover.
         count: Maximum number of partitions.
     """
     table = np.zeros((classes, int(clusters.max()) + 1))
-    np.add.at(table, (answers, clusters), 1)
+    np.add.at(table, (labels, clusters), 1)
     share = table.sum(0) / len(clusters)  # of the data, for each cluster
     of_label = table / np.maximum(table.sum(1, keepdims=True), 1)
     frequency = np.stack([working_set @ of_label for working_set in likely])  # (sets, clusters)
@@ -90,12 +90,12 @@ def by_codes(
             break
         best = np.maximum(best, scores[first])
         rows = np.isin(clusters, sorted(candidates[first]))
-        chosen.append(Partition(rows, _covered_labels(rows, answers, classes)))
+        chosen.append(Partition(rows, _covered_labels(rows, labels, classes)))
     return chosen
 
 
 def mean_coverage(coverage: Coverage, general: Coverage, likely: Sequence[WorkingSet]) -> float:
-    """Return the share of frames that the best model answers, mean over the ``likely`` working sets.
+    """Return the share of frames that the best model labels, mean over the ``likely`` working sets.
 
     Args:
         coverage: Coverage of the submodels ``(k, labels)``.
@@ -164,9 +164,9 @@ def _score(inside: Array, size: float) -> Array:
     return score
 
 
-def _covered_labels(rows: npt.NDArray[np.bool_], answers: Labels, classes: int) -> tuple[int, ...]:
-    total = np.bincount(answers, minlength=classes)
-    inside = np.bincount(answers[rows], minlength=classes)
+def _covered_labels(rows: npt.NDArray[np.bool_], labels: Labels, classes: int) -> tuple[int, ...]:
+    total = np.bincount(labels, minlength=classes)
+    inside = np.bincount(labels[rows], minlength=classes)
     covered = np.flatnonzero((inside >= _COVERED * total) & (inside > 0))
     if not len(covered) and inside.any():  # the partition is smaller than half of any label
         covered = np.array([inside.argmax()])

@@ -27,9 +27,9 @@ from cachenet.shared.command import atomic_files
 
 
 def add(
-    plan: BuildConfig,
+    config: BuildConfig,
     bundle: Bundle,
-    material: Dataset,
+    dataset: Dataset,
     work: Path,
     out: Path,
     progress: Progress,
@@ -38,9 +38,9 @@ def add(
     """Write ``bundle`` with one more general model to ``out``, and certify it again.
 
     Args:
-        plan: Build configuration; ``shares[0]`` is the new model's share of the full model's multiply-adds.
+        config: Build configuration; ``shares[0]`` is the new model's share of the full model's multiply-adds.
         bundle: Bundle to extend.
-        material: Data that it was built from.
+        dataset: Data that it was built from.
         work: Directory for intermediate results.
         out: Directory of the new bundle.
         progress: Progress display.
@@ -51,32 +51,32 @@ def add(
         OSError: ``out`` cannot be written.
     """
     check_place(out)
-    manifest, classifier = bundle.manifest, material.classifier
+    manifest, classifier = bundle.manifest, dataset.classifier
     spec, full, base = candidates.own_input(classifier.input), manifest.only("full"), manifest.only("base")
-    full_macs, [share] = cost.macs(classifier.graph, spec.size), plan.shares
+    full_macs, [share] = cost.macs(classifier.graph, spec.size), config.shares
     net = candidates.shape(share, full_macs, spec.size, len(classifier.labels))
     size = f"1in{full_macs / macs(ResNet(net), spec.size):.3g}"
     name = f"general-{size}"
     if name in manifest.models:
         raise PlaceError(f"{manifest.name} has {name} already; name another --share")
 
-    directory = kept(plan.seed, material, work)
+    directory = kept(config.seed, dataset, work)
     wanted = [TrainedModel(name, size, net)]
-    network = candidates.train(plan, material, wanted, bundle.path(full), directory, progress)[name].eval()
+    network = candidates.train(config, dataset, wanted, bundle.path(full), directory, progress)[name].eval()
     staged = out.with_name(out.name + ".staged")
     shutil.rmtree(staged, ignore_errors=True)
     try:
         lay(bundle, manifest.models, staged)
         path = staged / name / "1" / "model.onnx"
         export(network, path, candidates.properties(manifest.name, classifier.labels, name, spec))
-        quantise.as_light_as(bundle.path(base), path, teacher_runtime.calibration_inputs(spec, material.tune))
+        quantise.as_light_as(bundle.path(base), path, teacher_runtime.calibration_inputs(spec, dataset.tune))
         made = Local(spec, network.parameters_count(), macs(network, spec.size))
         # Certification measures temperature and coverage.
         model = candidates.manifest_entry(staged, name, "submodel", made, 1.0, (0.0,) * len(classifier.labels))
         models = {**manifest.models, name: model}
-        about = {**manifest.provenance, name: f"from {len(material.learn)} frames, {plan.epochs} epochs"}
+        about = {**manifest.provenance, name: f"from {len(dataset.learn)} frames, {config.epochs} epochs"}
         grown = msgspec.structs.replace(manifest, models=models, provenance=about)
         atomic_files.write(staged / MANIFEST, msgspec.json.encode(grown))
-        return again(plan, Bundle(staged), material.tune, material.prove, out, progress, signer)
+        return again(config, Bundle(staged), dataset.tune, dataset.prove, out, progress, signer)
     finally:
         shutil.rmtree(staged, ignore_errors=True)

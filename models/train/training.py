@@ -221,8 +221,7 @@ def fit(
         steps: Optimiser steps of an epoch.
         loss: Loss to minimise.
         checkpoint: File of the state after each epoch; training continues from a file of the same recipe.
-        progress: Progress display.
-        title: Name in the display.
+        progress, title: Progress display, and the name in it.
         evaluate: Function that returns metrics after each epoch.
         keep_best: Metric for early stopping: the weights of the best epoch are restored if its value is higher by
             ``_MIN_ADVANTAGE`` than the last one's. Empty for none.
@@ -243,8 +242,7 @@ def fit(
     total = recipe.epochs * steps
     peak = max(1, int(recipe.warmup * total))
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimiser,
-        lambda step: (step + 1) / peak if step < peak else (total - step) / max(1, total - peak),
+        optimiser, lambda step: (step + 1) / peak if step < peak else (total - step) / max(1, total - peak)
     )
     history: list[dict[str, float]] = []
     best: dict[str, Any] = {}
@@ -279,36 +277,21 @@ def fit(
         if keep_best and row[keep_best] >= max((past[keep_best] for past in history[:-1]), default=0.0):
             best = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
         progress.console.print(f"{title}: " + "  ".join(f"{key} {value:.4g}" for key, value in row.items()))
-        _save(checkpoint, recipe, network, optimiser, schedule, history, best)
-    progress.remove_task(task)
-    if best and max(row[keep_best] for row in history) - history[-1][keep_best] > _MIN_ADVANTAGE:
-        network.load_state_dict(best)
-    return history
-
-
-def _save(
-    path: Path,
-    recipe: Recipe,
-    network: Network,
-    optimiser: Any,
-    schedule: Any,
-    history: list[dict[str, float]],
-    best: dict[str, Any],
-) -> None:
-    # Serialised in memory, because torch raises no OSError on a full disk.
-    data = io.BytesIO()
-    torch.save(
-        {
+        state = {
             "recipe": asdict(recipe),
             "network": network.state_dict(),
             "optimiser": optimiser.state_dict(),
             "schedule": schedule.state_dict(),
             "history": history,
             "best": best,
-        },
-        data,
-    )
-    atomic_files.write(path, data.getbuffer())
+        }
+        data = io.BytesIO()  # serialised in memory, because torch raises no OSError on a full disk
+        torch.save(state, data)
+        atomic_files.write(checkpoint, data.getbuffer())
+    progress.remove_task(task)
+    if best and max(row[keep_best] for row in history) - history[-1][keep_best] > _MIN_ADVANTAGE:
+        network.load_state_dict(best)
+    return history
 
 
 def _load(path: Path, recipe: Recipe) -> dict[str, Any] | None:
