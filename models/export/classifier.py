@@ -137,7 +137,7 @@ def understand(
         names = ", ".join(output.name for output in model.graph.output)
         raise ClassifierError(f"{name} has {len(model.graph.output)} outputs ({names}); one of scores is needed")
     found = _first_that_runs(path, model, readings, spec, embedding, role)
-    known = labels or metadata.labels(name, properties(model))
+    known = labels or metadata.read_labels(name, properties(model))
     if known and len(known) != len(found.labels):
         raise ClassifierError(f"{name} has {len(found.labels)} scores for {len(known)} labels")
     return replace(found, labels=known or found.labels)

@@ -28,7 +28,7 @@ _PYTHON = re.compile(
 _ULTRALYTICS = Input(224, (0.0, 0.0, 0.0), (255.0, 255.0, 255.0))
 
 
-def labels(name: str, properties: Mapping[str, str]) -> tuple[str, ...]:
+def read_labels(name: str, properties: Mapping[str, str]) -> tuple[str, ...]:
     """Read the labels in the order of the scores; empty if there are none.
 
     Args:

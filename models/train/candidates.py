@@ -215,7 +215,8 @@ def make(
 
 def properties(bundle: str, labels: tuple[str, ...], model: str, spec: Input) -> dict[str, str]:
     """Return the ONNX metadata of a bundle's model."""
-    return {"bundle": bundle, "labels": written(labels), "input": msgspec.json.encode(spec).decode(), "model": model}
+    input = msgspec.json.encode(spec).decode()
+    return {"bundle": bundle, "labels": written(labels), "input": input, "model": model}
 
 
 def _path(directory: Path, name: str) -> Path:
@@ -384,12 +385,6 @@ def choose(
     megabytes = np.array([paths[model.name].stat().st_size / 1e6 for model in special])
     table = np.array([coverage[model.name] for model in special]).reshape(len(special), before.shape[1])
 
-    def select(some: Sequence[int]) -> list[int]:
-        chosen = partitions.select_submodels(
-            table[some], before, megabytes[some], likely, config.least, config.submodels
-        )
-        return [some[number] for number in chosen]
-
     found = {"working sets": f"general models answer {partitions.mean_coverage(table[[]], before, likely):.1%}"}
     groups = {"kept": list(range(len(special)))}
     if len(general) > 1:
@@ -397,7 +392,9 @@ def choose(
         groups = {f"size {size}": numbers for size, numbers in of_size.items()} | groups
     chosen: list[int] = []
     for group, numbers in groups.items():
-        chosen = select(numbers)
+        limits = config.least, config.submodels
+        picked = partitions.select_submodels(table[numbers], before, megabytes[numbers], likely, *limits)
+        chosen = [numbers[number] for number in picked]
         found[group] = (
             f"{partitions.mean_coverage(table[chosen], before, likely):.1%} with {len(chosen)} of {len(numbers)} "
             f"submodels in {megabytes[chosen].sum():.2f} MB"

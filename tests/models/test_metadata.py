@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cachenet.models.export.metadata import declared, labels, written
+from cachenet.models.export.metadata import declared, read_labels, written
 from cachenet.models.export.onnx_file import ClassifierError
 
 names = st.lists(st.text(string.printable + "äß猫", min_size=1, max_size=12), min_size=2, max_size=12, unique=True)
@@ -20,15 +20,15 @@ names = st.lists(st.text(string.printable + "äß猫", min_size=1, max_size=12),
 def test_labels_of_every_writer_are_read_as_they_are(given: list[str]) -> None:
     expected = tuple(given)
     numbered = dict(enumerate(given))
-    assert labels("m", {"names": repr(numbered)}) == expected
-    assert labels("m", {"names": repr(given)}) == expected
-    assert labels("m", {"id2label": json.dumps({str(n): name for n, name in numbered.items()})}) == expected
-    assert labels("m", {"cachenet.labels": written(expected)}) == expected
+    assert read_labels("m", {"names": repr(numbered)}) == expected
+    assert read_labels("m", {"names": repr(given)}) == expected
+    assert read_labels("m", {"id2label": json.dumps({str(n): name for n, name in numbered.items()})}) == expected
+    assert read_labels("m", {"cachenet.labels": written(expected)}) == expected
 
 
 def test_what_this_builder_wrote_comes_first_and_nothing_is_nothing() -> None:
-    assert labels("m", {"names": "{0: 'a', 1: 'b'}", "cachenet.labels": "c,d"}) == ("c", "d")
-    assert labels("m", {"author": "somebody"}) == ()
+    assert read_labels("m", {"names": "{0: 'a', 1: 'b'}", "cachenet.labels": "c,d"}) == ("c", "d")
+    assert read_labels("m", {"author": "somebody"}) == ()
     assert written(("tench, Tinca tinca", "b")).startswith("[")
     assert written(("a", "b")) == "a,b"
 
@@ -54,7 +54,7 @@ def test_what_this_builder_wrote_comes_first_and_nothing_is_nothing() -> None:
 def test_damaged_labels_are_refused_by_the_name_of_their_key(given: dict[str, str]) -> None:
     [key] = given
     with pytest.raises(ClassifierError, match=f"its metadata {key} holds no labels") as refused:
-        labels("m", given)
+        read_labels("m", given)
     assert "\n" not in str(refused.value)
 
 
