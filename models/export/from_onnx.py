@@ -56,9 +56,6 @@ def _weights(path: Path) -> dict[str, Weights]:
         raise RestoreError(f"{path.name} is no ONNX file") from None
     stored = {weight.name: numpy_helper.to_array(weight).astype(np.float32) for weight in model.graph.initializer}
     weights = {name.removesuffix(".half"): values for name, values in stored.items()}
-    for name in [name for name in weights if name.endswith(".steps")]:  # a kernel in INT8
-        kernel = name.removesuffix(".steps")
-        weights[kernel] = weights[name] * weights[f"{kernel}.scale"]
     for node in model.graph.node:
         if node.op_type == "DequantizeLinear" and node.input[0] in stored:  # a scale for each output channel
             values, scale, zero = (stored[name] for name in node.input)

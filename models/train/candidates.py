@@ -129,11 +129,11 @@ def _sizes(shares: Sequence[float], dataset: Dataset) -> dict[str, Shape]:
     classifier = dataset.classifier
     side = classifier.input.size
     full = max(1, cost.macs(classifier.graph, side))
-    shapes = dict.fromkeys(shape(share, full, side, len(classifier.labels)) for share in shares)
+    shapes = dict.fromkeys(network_shape(share, full, side, len(classifier.labels)) for share in shares)
     return {f"1in{full / macs(ResNet(net), side):.3g}": net for net in shapes}
 
 
-def shape(share: float, full: int, side: Size, classes: int) -> Shape:
+def network_shape(share: float, full: int, side: Size, classes: int) -> Shape:
     """Return the architecture for a ``share`` of the ``full`` model's multiply-adds."""
     return sized(int(share * full), side, classes, _SMALL_BLOCKS if share < SMALL else BASE.blocks)
 
@@ -157,7 +157,7 @@ def quick_shares(config: BuildConfig, dataset: Dataset, work: Path) -> tuple[flo
             [full_seconds] = cost.seconds([path], blank(classifier.input), _RUNS)
             tried: Shape | None = None
             for halved in [share / 2**times for times in range(_HALVINGS)]:
-                net = shape(halved, full, spec.size, len(classifier.labels))
+                net = network_shape(halved, full, spec.size, len(classifier.labels))
                 if net == tried:
                     break
                 tried, share = net, halved

@@ -54,7 +54,7 @@ def add(
     manifest, classifier = bundle.manifest, dataset.classifier
     spec, full, base = candidates.own_input(classifier.input), manifest.only("full"), manifest.only("base")
     full_macs, [share] = cost.macs(classifier.graph, spec.size), config.shares
-    net = candidates.shape(share, full_macs, spec.size, len(classifier.labels))
+    net = candidates.network_shape(share, full_macs, spec.size, len(classifier.labels))
     size = f"1in{full_macs / macs(ResNet(net), spec.size):.3g}"
     name = f"general-{size}"
     if name in manifest.models:
