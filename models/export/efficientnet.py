@@ -28,6 +28,8 @@ LARGE = 20_000
 #: Number of first blocks whose weights are not trained: their maps are largest and cost most, and edge filters suit any
 #: images.
 _FROZEN_BLOCKS = 3
+#: Bounds of ReLU6, by name.
+_RELU6 = {"least": 0.0, "most": 6.0}
 #: Parameters and statistics of a normalisation.
 _NORM = ("weight", "bias", "running_mean", "running_var")
 
@@ -61,25 +63,38 @@ def trunk(graph: Graph, weights: Mapping[str, Weights], image: str, name: str, e
         name: Prefix of all other names.
         embedding: Name of the output.
     """
-    net = _Network(graph, weights, name)
-    x = net.convolution(image, "_conv_stem", "_bn0", stride=2)
+    bounds = [graph.constant(f"{name}.{word}", np.array(value, np.float32)) for word, value in _RELU6.items()]
+
+    def convolution(x: str, layer: str, norm: str, stride: int = 1, groups: int = 1, active: bool = True) -> str:
+        """Add a convolution with its normalisation folded in and TensorFlow's padding, which halves sides upwards."""
+        gain = weights[f"{norm}.weight"] / np.sqrt(weights[f"{norm}.running_var"] + _EPSILON)
+        bias = weights[f"{norm}.bias"] - weights[f"{norm}.running_mean"] * gain
+        kernel, full = weights[f"{layer}.weight"] * gain[:, None, None, None], f"{name}.{layer}"
+        x = graph.conv(full, x, kernel, bias, stride, group=groups, auto_pad="SAME_UPPER")
+        return graph.node("Clip", [x, *bounds], f"{full}.relu6") if active else x
+
+    x = convolution(image, "_conv_stem", "_bn0", stride=2)
     stage = -1
-    for number in range(sum(name.endswith("_project_conv.weight") for name in weights)):
+    for number in range(_block_count(weights)):
         block = f"_blocks.{number}."
         shortcut = x
         wide, out = (len(weights[f"{block}{layer}_conv.weight"]) for layer in ("_depthwise", "_project"))
         channels = wide
         if f"{block}_expand_conv.weight" in weights:
             channels = weights[f"{block}_expand_conv.weight"].shape[1]
-            x = net.convolution(x, f"{block}_expand_conv", f"{block}_bn0")
+            x = convolution(x, f"{block}_expand_conv", f"{block}_bn0")
         stage += channels != out
         stride = _STRIDES[stage] if channels != out else 1
-        x = net.convolution(x, f"{block}_depthwise_conv", f"{block}_bn1", stride=stride, groups=wide)
-        x = net.convolution(x, f"{block}_project_conv", f"{block}_bn2", active=False)
+        x = convolution(x, f"{block}_depthwise_conv", f"{block}_bn1", stride=stride, groups=wide)
+        x = convolution(x, f"{block}_project_conv", f"{block}_bn2", active=False)
         if channels == out and stride == 1:
             x = graph.node("Add", [x, shortcut], f"{name}.{block}sum")
-    x = net.convolution(x, "_conv_head", "_bn1")
+    x = convolution(x, "_conv_head", "_bn1")
     return graph.node("Flatten", [graph.node("GlobalAveragePool", [x], f"{name}.pooled")], embedding)
+
+
+def _block_count(weights: Mapping[str, Weights]) -> int:
+    return sum(name.endswith("_project_conv.weight") for name in weights)
 
 
 class Lite(Network):
@@ -109,7 +124,7 @@ class Lite(Network):
         self.register_buffer("shift", (torch.tensor(mean).view(1, 3, 1, 1) - 127) / 128)
         self.stem = _Layer(weights, "_conv_stem", "_bn0", 2)
         blocks, stage = [], -1
-        for number in range(sum(name.endswith("_project_conv.weight") for name in weights)):
+        for number in range(_block_count(weights)):
             block = _Block(weights, f"_blocks.{number}.", _STRIDES[stage + 1])
             stage += block.begins
             blocks.append(block)
@@ -193,19 +208,3 @@ class _Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.layers(x)
         return y if self.begins else y + x
-
-
-class _Network:
-    def __init__(self, graph: Graph, weights: Mapping[str, Weights], name: str) -> None:
-        self._graph, self._weights, self._name = graph, weights, name
-        bounds = (("least", 0.0), ("most", 6.0))
-        self._bounds = [graph.constant(f"{name}.{word}", np.array(value, np.float32)) for word, value in bounds]
-
-    def convolution(self, x: str, name: str, norm: str, stride: int = 1, groups: int = 1, active: bool = True) -> str:
-        """Add a convolution with its normalisation folded in and TensorFlow's padding, which halves sides upwards."""
-        gain = self._weights[f"{norm}.weight"] / np.sqrt(self._weights[f"{norm}.running_var"] + _EPSILON)
-        bias = self._weights[f"{norm}.bias"] - self._weights[f"{norm}.running_mean"] * gain
-        kernel = self._weights[f"{name}.weight"] * gain[:, None, None, None]
-        graph, full = self._graph, f"{self._name}.{name}"
-        x = graph.conv(full, x, kernel, bias, stride, group=groups, auto_pad="SAME_UPPER")
-        return graph.node("Clip", [x, *self._bounds], f"{full}.relu6") if active else x

@@ -129,18 +129,18 @@ def test_a_checkpoint_of_another_recipe_is_ignored(tmp_path: Path, images: Image
         assert torch.equal(own, expected)
 
 
-@pytest.mark.parametrize(("held", "taken"), [((0.5, 0.9, 0.6), 1), ((0.5, 0.6, 0.9), 2), ((0.5, 0.9, 0.89), 2)])
+@pytest.mark.parametrize(("accuracies", "chosen"), [((0.5, 0.9, 0.6), 1), ((0.5, 0.6, 0.9), 2), ((0.5, 0.9, 0.89), 2)])
 def test_early_stopping_restores_a_clearly_better_epoch(
     accuracies: tuple[float, ...], chosen: int, tmp_path: Path, images: Images
 ) -> None:
-    recipe, network, epochs_seen = Recipe(phases=((3, 32),), rate=0.1), ResNet(TINY), []
+    recipe, network, states = Recipe(phases=((3, 32),), rate=0.1), ResNet(TINY), []
 
     def evaluate(trained: torch.nn.Module) -> dict[str, float]:
-        epochs_seen.append({name: tensor.clone() for name, tensor in trained.state_dict().items()})
-        return {"held": accuracies[len(epochs_seen) - 1]}
+        states.append({name: tensor.clone() for name, tensor in trained.state_dict().items()})
+        return {"held": accuracies[len(states) - 1]}
 
     with Progress(console=Console(file=io.StringIO())) as progress:
         epochs, loss, path = (lambda _epoch, _rng: epochs_of(images)), label_loss(recipe), tmp_path / "run.pt"
         fit(network, cifar10.INPUT, recipe, epochs, 1, loss, path, progress, "tiny", evaluate, keep_best="held")
-    for own, expected in zip(network.state_dict().values(), epochs_seen[chosen].values(), strict=True):
+    for own, expected in zip(network.state_dict().values(), states[chosen].values(), strict=True):
         assert torch.equal(own, expected)
