@@ -19,7 +19,7 @@ WIDTH, HEIGHT = 640, 480
 
 
 def background(seed: int, scene: int) -> Picture:
-    """Draw an empty place, ``(480, 640, 3)`` BGR: texture at six scales in faint colours, and rectangles for edges."""
+    """Draw a background, ``(480, 640, 3)`` BGR: texture at six scales in faint colours, and rectangles for edges."""
     rng = np.random.default_rng([seed, scene])
     canvas = np.full((HEIGHT, WIDTH, 3), 70 + 80 * rng.random() + 30 * rng.random(3), np.float32)
     # Most rectangles stand at the sides, which the image in the centre does not cover.

@@ -124,7 +124,7 @@ def fetch() -> Path:
             return directory
     raise DatasetError(
         f"CIFAR-10 could not be downloaded ({'; '.join(reasons)}). "
-        f"Put the official *_batch*.bin files into {directory} and try again."
+        f"Copy the official *_batch*.bin files to {directory} and try again."
     )
 
 

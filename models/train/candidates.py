@@ -323,10 +323,10 @@ def lighten(
         if dataset.base is None:
             raise
         if config.precision == "int8":
-            why = f"the base model cannot be put in INT8 ({first_line(error)}); leave out --precision"
+            why = f"the base model cannot be converted to INT8 ({first_line(error)}); leave out --precision"
             raise ClassifierError(why) from None
         before.with_suffix(".int8").unlink(missing_ok=True)
-        return f"{original}; it cannot be put in INT8"
+        return f"{original}; it cannot be converted to INT8"
     if (decision := stored.read_text()).startswith(original):
         after.unlink()
         return decision

@@ -115,7 +115,7 @@ def select_submodels(
 ) -> list[int]:
     """Select submodels greedily by what they add to ``mean_coverage``.
 
-    Selection by gain for a megabyte would fill the places with small ones.
+    Selection by gain for a megabyte would select small ones only.
 
     Args:
         coverage: Coverage of the submodels ``(k, labels)``.

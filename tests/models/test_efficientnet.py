@@ -35,10 +35,10 @@ def weights() -> dict[str, np.ndarray]:
             made[f"{norm}.{name}"] = rng.uniform(low, high, shape[0]).astype(np.float32)
 
     layer("_conv_stem", "_bn0", 8, 3, 3, 3)
-    for number, (given, out, expansion, kernel, _) in enumerate(BLOCKS):
-        block, wide = f"_blocks.{number}.", given * expansion
+    for number, (channels, out, expansion, kernel, _) in enumerate(BLOCKS):
+        block, wide = f"_blocks.{number}.", channels * expansion
         if expansion > 1:
-            layer(f"{block}_expand_conv", f"{block}_bn0", wide, given, 1, 1)
+            layer(f"{block}_expand_conv", f"{block}_bn0", wide, channels, 1, 1)
         layer(f"{block}_depthwise_conv", f"{block}_bn1", wide, 1, kernel, kernel)
         layer(f"{block}_project_conv", f"{block}_bn2", out, wide, 1, 1)
     layer("_conv_head", "_bn1", 200, 160, 1, 1)

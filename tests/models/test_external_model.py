@@ -125,7 +125,7 @@ def test_a_base_model_that_cannot_be_quantised_is_unchanged(
 
     monkeypatch.setattr(quantise, "int8", fail)
     bundle = make(dataset, tmp_path)
-    assert bundle.manifest.provenance["precision"] == "as given; it cannot be put in INT8"
+    assert bundle.manifest.provenance["precision"] == "as given; it cannot be converted to INT8"
     assert [path.name for path in bundle.path("base").parent.iterdir()] == ["model.onnx"]
 
 
@@ -158,8 +158,8 @@ def test_an_interrupted_build_gives_the_same_bundle(
     }
 
 
-def run(*words: object) -> Result:
-    return CliRunner().invoke(app, ["build", "--quick", *map(str, words)])
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, ["build", "--quick", *map(str, arguments)])
 
 
 def test_a_device_runs_the_built_bundle(data: Path, full: Path, base: Path, tmp_path: Path) -> None:
@@ -176,7 +176,7 @@ def test_a_device_runs_the_built_bundle(data: Path, full: Path, base: Path, tmp_
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("arguments", "message"),
     [
         (["--base", "{text}"], "text is no ONNX file"),
         (["--base", "nowhere.onnx"], "nowhere.onnx is not there"),
@@ -191,7 +191,7 @@ def test_a_device_runs_the_built_bundle(data: Path, full: Path, base: Path, tmp_
     ],
 )
 def test_the_error_about_an_unsuitable_base_model_is_one_line(
-    data: Path, full: Path, tmp_path: Path, words: list[str], message: str
+    data: Path, full: Path, tmp_path: Path, arguments: list[str], message: str
 ) -> None:
     (tmp_path / "text").write_text("not a model")
     write(tmp_path / "four", classes=4)
@@ -203,7 +203,7 @@ def test_the_error_about_an_unsuitable_base_model_is_one_line(
     broken.graph.input[0].type.tensor_type.shape.dim[2].dim_value = 2  # less than its kernel
     broken.graph.input[0].type.tensor_type.shape.dim[3].dim_value = 2
     onnx.save(broken, str(tmp_path / "broken"))
-    filled = [str(tmp_path / word.strip("{}")) if word.startswith("{") else word for word in words]
+    filled = [str(tmp_path / word.strip("{}")) if word.startswith("{") else word for word in arguments]
     done = run("--full", full, "--data", data, "--out", tmp_path / "out", "--work", tmp_path / "w", *filled)
     assert (done.exit_code, done.stderr.count("\n")) == (2, 1), done.output
     assert message in done.stderr

@@ -64,8 +64,8 @@ def updated(bundle: Bundle, data: Path, recent: Path, tmp_path_factory: pytest.T
     flags = ("--data", data, "--recent", recent, "--out", out, "--key", private, "--work", directory / "work")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fine_tune, "_EPOCH_FRAMES", 2000)  # few frames suffice for a large gain
-        code, words = run(bundle.directory, *flags)
-    assert code == 0, words
+        code, output = run(bundle.directory, *flags)
+    assert code == 0, output
     return directory
 
 
@@ -103,9 +103,9 @@ def test_without_a_proven_gain_nothing_is_written(
     monkeypatch.setattr(fine_tune, "_MIN_GAIN", 1.0)
     monkeypatch.setattr(fine_tune, "_EPOCH_FRAMES", 100)
     out, work = tmp_path / "out", updated / "work"  # with the stored outputs of the full model
-    code, words = run(bundle.directory, "--data", data, "--recent", recent, "--out", out, "--work", work)
+    code, output = run(bundle.directory, "--data", data, "--recent", recent, "--out", out, "--work", work)
     assert code == 3
-    assert "not proven" in words
+    assert "not proven" in output
     assert not list(tmp_path.iterdir())
 
 
@@ -120,9 +120,9 @@ def test_a_base_model_of_other_preprocessing_is_not_fine_tuned(
     manifest = msgspec.structs.replace(bundle.manifest, models={**bundle.manifest.models, "base": base})
     (other / MANIFEST).write_bytes(msgspec.json.encode(manifest))
     out = tmp_path / "out"
-    code, words = run(other, "--data", data, "--recent", recent, "--out", out, "--work", updated / "work")
-    assert (code, words.count("\n")) == (2, 1), words
-    assert "base sees other pictures than the full model" in words
+    code, output = run(other, "--data", data, "--recent", recent, "--out", out, "--work", updated / "work")
+    assert (code, output.count("\n")) == (2, 1), output
+    assert "base sees other pictures than the full model" in output
     assert not out.exists()
 
 
@@ -169,8 +169,8 @@ def test_files_without_usable_recent_frames_are_refused(bundle: Bundle, recent: 
     for name, why in (("none", "no file"), ("gone", "no file"), ("few", "are needed"), ("other", "another bundle")):
         with pytest.raises(RecentError, match=why):
             fine_tune.read(tmp_path / f"{name}.npz", bundle)
-    code, words = run(bundle.directory, "--data", tmp_path, "--recent", tmp_path / "none.npz", "--out", tmp_path / "o")
-    assert code == 2 and len(words.strip().splitlines()) == 1
+    code, output = run(bundle.directory, "--data", tmp_path, "--recent", tmp_path / "none.npz", "--out", tmp_path / "o")
+    assert code == 2 and len(output.strip().splitlines()) == 1
 
 
 def test_the_working_set_covers_nine_tenths_of_the_frequency() -> None:

@@ -139,8 +139,8 @@ def test_each_use_is_one_run_of_a_sequence_in_order_with_a_gap_before_the_next(
         own = use[sequences == number]
         used = own[own >= 0]
         assert np.array_equal(used, np.sort(used)), "in the order of the uses"
-        places = np.flatnonzero(own >= 0)
-        for first, second in itertools.pairwise(places):
+        used_at = np.flatnonzero(own >= 0)
+        for first, second in itertools.pairwise(used_at):
             if own[first] != own[second]:
                 assert second - first - 1 == min(16, length // 40), "the gap"
             else:

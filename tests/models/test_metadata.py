@@ -13,15 +13,17 @@ from hypothesis import strategies as st
 from cachenet.models.export.metadata import declared, read_labels, written
 from cachenet.models.export.onnx_file import ClassifierError
 
-names = st.lists(st.text(string.printable + "äß猫", min_size=1, max_size=12), min_size=2, max_size=12, unique=True)
+label_lists = st.lists(
+    st.text(string.printable + "äß猫", min_size=1, max_size=12), min_size=2, max_size=12, unique=True
+)
 
 
-@given(names)
-def test_labels_of_every_writer_are_read_unchanged(given: list[str]) -> None:
-    expected = tuple(given)
-    numbered = dict(enumerate(given))
+@given(names=label_lists)
+def test_labels_of_every_writer_are_read_unchanged(names: list[str]) -> None:
+    expected = tuple(names)
+    numbered = dict(enumerate(names))
     assert read_labels("m", {"names": repr(numbered)}) == expected
-    assert read_labels("m", {"names": repr(given)}) == expected
+    assert read_labels("m", {"names": repr(names)}) == expected
     assert read_labels("m", {"id2label": json.dumps({str(n): name for n, name in numbered.items()})}) == expected
     assert read_labels("m", {"cachenet.labels": written(expected)}) == expected
 
@@ -34,7 +36,7 @@ def test_this_builders_labels_take_precedence() -> None:
 
 
 @pytest.mark.parametrize(
-    "given",
+    "metadata",
     [
         {"id2label": '{"0": "a", "1"'},
         {"id2label": '{"0": "a", "2": "b"}'},
@@ -51,10 +53,10 @@ def test_this_builders_labels_take_precedence() -> None:
         {"cachenet.labels": ",,"},
     ],
 )
-def test_the_error_about_damaged_labels_names_their_key(given: dict[str, str]) -> None:
-    [key] = given
+def test_the_error_about_damaged_labels_names_their_key(metadata: dict[str, str]) -> None:
+    [key] = metadata
     with pytest.raises(ClassifierError, match=f"its metadata {key} holds no labels") as refused:
-        read_labels("m", given)
+        read_labels("m", metadata)
     assert "\n" not in str(refused.value)
 
 

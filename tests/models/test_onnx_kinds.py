@@ -27,7 +27,7 @@ from cachenet.models.export.head import probabilities
 from cachenet.models.report.scores import softmax
 from cachenet.shared.inference.engine import Session
 from cachenet.shared.inference.image import Input, crop, preprocessor
-from tests.models.onnx_kinds import CLASSES, HEIGHT, SEEN, WIDTH, Made, taken, wide
+from tests.models.onnx_kinds import CLASSES, FEATURES, HEIGHT, WIDTH, Made, taken, wide
 
 UNIT = PRESETS["unit"]
 SMALL = Input(WIDTH, UNIT.mean, UNIT.std, height=HEIGHT)
@@ -68,7 +68,7 @@ def test_layout_and_type_do_not_change_the_outputs(tmp_path: Path) -> None:
         own, expected_outputs, embedding = outputs_of(classifier)
         np.testing.assert_allclose(own, expected, atol=room)
         np.testing.assert_allclose(own, expected_outputs, atol=max(room, 2e-3) if kind == TensorProto.FLOAT16 else 1e-5)
-        assert embedding.shape[1] == SEEN
+        assert embedding.shape[1] == FEATURES
 
 
 @pytest.mark.parametrize("nhwc", [False, True])
@@ -115,7 +115,7 @@ def test_sizes_that_the_graph_leaves_open_are_found_by_running_it(tmp_path: Path
     assert classifier.batch == (1 if shape is not None and shape[0] == 1 else None)
     own, expected_outputs, _ = outputs_of(classifier)
     np.testing.assert_allclose(own, expected_outputs, atol=1e-5)
-    assert cost.macs(classifier.graph, classifier.input.size) > SEEN * 27 * (HEIGHT - 2) * (WIDTH - 2)
+    assert cost.macs(classifier.graph, classifier.input.size) > FEATURES * 27 * (HEIGHT - 2) * (WIDTH - 2)
 
 
 def test_integer_inputs_need_no_preprocessing_and_are_never_normalised(tmp_path: Path) -> None:
@@ -254,8 +254,8 @@ def test_int8_models_of_both_formats_are_accepted(tmp_path: Path, form: QuantFor
     classifier = understand(tmp_path / "m.onnx", SMALL)
     own, expected_outputs, embedding = outputs_of(classifier)
     np.testing.assert_allclose(own, expected_outputs, atol=0.01)
-    assert embedding.shape[1] == SEEN
-    assert cost.macs(classifier.graph, classifier.input.size) > SEEN * 27 * (HEIGHT - 2) * (WIDTH - 2)
+    assert embedding.shape[1] == FEATURES
+    assert cost.macs(classifier.graph, classifier.input.size) > FEATURES * 27 * (HEIGHT - 2) * (WIDTH - 2)
 
 
 def branched(path: Path) -> Path:
@@ -279,7 +279,7 @@ def test_subgraphs_and_what_they_capture_are_preserved(tmp_path: Path, embedding
     own, expected_outputs, found = outputs_of(classifier)
     np.testing.assert_allclose(own, expected_outputs, atol=1e-6)
     assert classifier.embedding == (embedding or "flat")
-    assert found.shape[1] == SEEN
+    assert found.shape[1] == FEATURES
     with pytest.raises(ClassifierError, match="no tensor 'then_branch_out'"):
         understand(tmp_path / "m.onnx", SMALL, embedding="then_branch_out")
 

@@ -183,9 +183,9 @@ def test_held_shows_one_image_shifted_and_with_noise() -> None:
         right, down = one.offset[index].astype(int)
         image = SAMPLE.images[one.source[index]][:, :, ::-1].astype(float)
         # Undo the shift, away from the mirrored edge.
-        seen = np.roll(render(index).astype(float), (-down, -right), (0, 1))[2:-2, 2:-2]
+        restored = np.roll(render(index).astype(float), (-down, -right), (0, 1))[2:-2, 2:-2]
         middle = (image > 20) & (image < 235)
-        error = (seen - image[2:-2, 2:-2])[middle[2:-2, 2:-2]]
+        error = (restored - image[2:-2, 2:-2])[middle[2:-2, 2:-2]]
         assert error.size < 300 or (abs(error.mean()) < 1.5 and 2.8 < error.std() < 4.2)
 
 
@@ -244,10 +244,10 @@ def test_noise_has_its_sigma_and_windows_are_uncorrelated() -> None:
 
 
 def test_backgrounds_differ_and_have_texture() -> None:
-    places = [camera.background(0, scene) for scene in range(12)]
-    for number, place in enumerate(places):
-        assert place[:, :80].std() > 15 and place[:, 560:].std() > 15
-        assert all(np.abs(place.astype(int) - other).mean() > 15 for other in places[:number])
+    backgrounds = [camera.background(0, scene) for scene in range(12)]
+    for number, background in enumerate(backgrounds):
+        assert background[:, :80].std() > 15 and background[:, 560:].std() > 15
+        assert all(np.abs(background.astype(int) - other).mean() > 15 for other in backgrounds[:number])
 
 
 @pytest.mark.parametrize("name", ["dwell", "camera"])

@@ -44,13 +44,13 @@ def test_augmentation_depends_on_the_seed_alone_and_does_not_change_its_input(im
 
 
 def test_camera_augmentation_blurs_and_adds_noise_without_a_shift_of_a_pixel(images: Images) -> None:
-    sensed = sense(images, np.random.default_rng(0)).astype(float)
+    augmented = sense(images, np.random.default_rng(0)).astype(float)
     flat = sense(np.full((64, 32, 32, 3), 128, np.uint8), np.random.default_rng(0)).astype(float)
     assert flat.std() == pytest.approx(3.5, abs=0.1)
     assert flat.mean() == pytest.approx(128, abs=0.1)
-    here = np.abs(sensed - images)[:, 1:-1, 1:-1].mean()
-    away = np.abs(sensed[:, :, 2:] - images[:, :, :-2])[:, 1:-1, 1:-1].mean()
-    assert here < away
+    aligned = np.abs(augmented - images)[:, 1:-1, 1:-1].mean()
+    shifted = np.abs(augmented[:, :, 2:] - images[:, :, :-2])[:, 1:-1, 1:-1].mean()
+    assert aligned < shifted
 
 
 def test_camera_augmentation_applies_to_the_requested_share() -> None:
