@@ -45,8 +45,8 @@ DWELL = 30
 _VISIT = 500
 #: Width of the uniform spread of that time, frames.
 _JITTER = 200
-#: Name of the generator of out-of-set objects; another name would change every stream.
-_OUT_OF_SET = "stranger"
+#: Number of the generator of out-of-set objects: CRC-32 of its former name, so that streams do not change.
+_OUT_OF_SET = 2_374_147_442
 #: Share of objects whose class is not in the scene.
 STRANGERS = 0.05
 #: Mean length of a pause, and of the movement between two pauses, frames.
@@ -247,12 +247,13 @@ def _camera(stream: StreamSchedule, thumbnail: Callable[[int], Picture]) -> Call
     return render
 
 
-def _uniform(seed: int, quantity: str, shape: int | tuple[int, ...]) -> npt.NDArray[np.float64]:
+def _uniform(seed: int, quantity: str | int, shape: int | tuple[int, ...]) -> npt.NDArray[np.float64]:
     """Draw numbers in [0, 1) from the generator of ``quantity``.
 
     Everything is derived from these, because this draw of NumPy is the least likely to change.
     """
-    return np.random.default_rng([seed, zlib.crc32(quantity.encode())]).random(shape)
+    number = quantity if isinstance(quantity, int) else zlib.crc32(quantity.encode())
+    return np.random.default_rng([seed, number]).random(shape)
 
 
 def _pick(uniform: npt.NDArray[np.float64], count: int | Index) -> Index:

@@ -1,4 +1,4 @@
-"""Partitions: the part of the training data that each submodel specialises in.
+"""Partitions: the training data that each submodel is fine-tuned on.
 
 A partition is a group of clusters. Groups may overlap. They are chosen greedily, so that each likely working set finds
 a small group that contains it.
