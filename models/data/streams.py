@@ -116,14 +116,11 @@ def plan(
     """Draw the schedule of a stream.
 
     Args:
-        name: Name of the stream.
         labels: True classes of the images ``(n,)``.
-        seed: Seed of all draws.
         frames: Length, at least 1.
         pool: Indices of the images to show (default: all).
         scenes: Numbers in ``table`` of the scenes to visit.
         table: Classes of each scene.
-        classes: Number of classes.
         dwell: Mean dwell time of an object in the streams that have one, frames.
 
     Raises:
@@ -168,7 +165,6 @@ def renderer(stream: StreamSchedule, images: Images) -> Callable[[int], Picture]
     """Return the function from a frame number to its BGR picture: 640x480 for ``camera``, else the images' size.
 
     Args:
-        stream: Schedule.
         images: Images ``(n, height, width, 3)`` RGB that the schedule was drawn for.
     """
 
@@ -192,10 +188,8 @@ def record(
     """Write the frames of a stream and their true labels.
 
     Args:
-        stream: Schedule.
         images: Images ``(n, height, width, 3)`` RGB that the schedule was drawn for.
         directory: New or empty directory.
-        labels: Names of the classes.
         progress: Called with the number of written frames after each frame.
 
     Raises:

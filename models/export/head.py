@@ -147,7 +147,6 @@ def scores_of(editor: Editor, head: Head, output: str, kind: int, shape: tuple[i
     """Add nodes that convert the output, or the logits, to scores ``(n, classes)`` float32.
 
     Args:
-        editor: Editor of the graph.
         head: Meaning of the output.
         output: Name of the output.
         kind: Element type of the logits, or of the output if there are none.

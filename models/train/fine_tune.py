@@ -118,12 +118,8 @@ def specialise(
     """Fine-tune and test a submodel, and write ``bundle`` with it to ``out``.
 
     Args:
-        bundle: Bundle to extend.
         recent: Recent frames of devices.
         dataset: Data that the bundle was built from.
-        out: Directory of the new bundle.
-        progress: Progress display.
-        signer: Signer of the new bundle.
 
     Raises:
         Unproven: The submodel is not shown to be better.

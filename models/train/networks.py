@@ -178,7 +178,6 @@ def sized(limit: int, side: Size, classes: int, blocks: tuple[int, ...] = BASE.b
     Args:
         limit: Multiply-adds of one image.
         side: Size of the images, pixels.
-        classes: Number of labels.
         blocks: Blocks of each stage.
     """
     shorter = min(pixels(side))

@@ -67,7 +67,6 @@ def by_codes(
     Args:
         clusters: Cluster of each frame ``(n,)``.
         labels: Full model's label of each frame ``(n,)``.
-        classes: Number of labels.
         likely: Working sets to cover.
         count: Maximum number of partitions.
     """
