@@ -7,9 +7,12 @@ Terms
     candidate       A label that may answer a frame: an earlier answer of the full model, or a local model's label.
     risk            Probability that the full model, asked now, would give another label than the candidate.
     hit, miss       The candidate of least risk answers; or the full model is asked.
+    threshold       Largest risk of a hit at present.
+    fallback        The candidate of least risk, as the answer to a miss without a reply in time.
     probe           One run of a local model, the base model or a submodel, on a frame.
     audit           A hit that the full model also answers, drawn at random.
-    budget          Largest mean share of all answers that may disagree with the full model.
+    disagreement    An answer differs from the full model's, on its frame and on most of the frames around.
+    budget          Largest mean share of all answers that may disagree.
 
 The path of one frame (``cascade.Cascade``: ``lookup``, then ``complete``)
     1. ``scene_change``     Has most of the picture changed for good? Then forget what depends on the scene.
@@ -20,8 +23,8 @@ The path of one frame (``cascade.Cascade``: ``lookup``, then ``complete``)
        ``risk_estimator``   Owns the cache, the filter and the risk models.
     4. If the risk is far below the threshold, the frame is a hit without a probe. Otherwise:
     5. ``model_cache``      The base model probes. Candidates: its label, the newest answer, that of the most similar
-                            frame, with 13 features each (stage ``base``). Then submodels probe, with 16 features
-       ``probe_order``      (stage ``submodel``), by expected hits per second, while a probe is worth its time.
+                            frame, with 13 features each (stage ``base``). While the least risk is over the threshold,
+       ``probe_order``      submodels probe (stage ``submodel``, 16 features), by expected hits per second.
     6. ``distribution``     Do the scores fit the footage of the bundle? If not: a miss, later the answer ``unknown``.
     7. ``risk_budget``      A risk at or under the threshold is a hit. The threshold follows the budget (dual ascent).
     8. ``offload``          A miss goes to the server, or to a full model on the device where that is faster.

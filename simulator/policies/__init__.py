@@ -1,1 +1,1 @@
-"""The policies that are compared."""
+"""The policies that a comparison runs."""

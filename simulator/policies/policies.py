@@ -1,7 +1,7 @@
-"""The policies that are compared, as what a device decides with.
+"""The decision policies that a comparison runs on a simulated device.
 
-All are driven by the calls that drive ``shared.cascade.cascade.Cascade``: ``lookup`` and ``complete`` once a frame,
-``on_late_reply``, ``on_audit_reply`` and ``install`` in between. ``cachenet`` is that very cascade.
+The same calls drive every policy and ``shared.cascade.cascade.Cascade``: ``lookup`` and ``complete`` for each frame,
+``on_late_reply``, ``on_audit_reply`` and ``install`` in between. The policy ``cachenet`` is the cascade itself.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Literal, Protocol, get_args
 
 import msgspec
@@ -22,18 +23,9 @@ from cachenet.shared.bundle.manifest import Manifest
 from cachenet.shared.cascade.cascade import RECENT, Cascade
 from cachenet.shared.cascade.frame import Frame
 from cachenet.shared.cascade.model_cache import LocalModel
-from cachenet.shared.cascade.types import (
-    Answer,
-    Hit,
-    Judge,
-    LocalLevel,
-    Miss,
-    Prediction,
-    Reply,
-    Step,
-)
+from cachenet.shared.cascade.types import Answer, Hit, Judge, LocalLevel, Miss, Prediction, Reply, Step
 from cachenet.simulator.policies import trivial
-from cachenet.simulator.policies.trivial import Rule, Setting, Student, Trivial
+from cachenet.simulator.policies.trivial import Rule, RuleInputs, Setting, Trivial
 from cachenet.simulator.traces.trace import Trace
 
 Policy = Literal[
@@ -50,16 +42,16 @@ Policy = Literal[
     "oracle",
 ]
 POLICIES: tuple[Policy, ...] = get_args(Policy)
-#: CacheNet's own.
-OWN: Policy = "cachenet"
-#: Confidence from which Sedna's joint inference keeps a frame on the device ("IBT", its examples' ``threshold_img``).
+#: CacheNet's own policy.
+CACHENET: Policy = "cachenet"
+#: Confidence from which Sedna's joint inference keeps a frame on the device ("IBT", ``threshold_img`` of its examples).
 _SEDNA_CONFIDENCE = 0.9
-#: Questions whose replies may still come.
+#: Requests at most whose late replies are still used.
 _PENDING = 64
 
 
 class DecisionPolicy(Protocol):
-    """What decides on a device: ``Cascade``, or what takes its place. See there."""
+    """What decides on a device; see ``Cascade``."""
 
     pending_fetch: str | None
 
@@ -75,84 +67,93 @@ class DecisionPolicy(Protocol):
 
 
 class ModelTimer:
-    """Seconds that models have run since it was last read."""
+    """Run time of models, seconds, since the last reading."""
 
     def __init__(self) -> None:
         self._seconds = 0.0
 
     def add(self, seconds: float) -> None:
+        """Add one run."""
         self._seconds += seconds
 
     def take(self) -> float:
+        """Read and reset."""
         seconds, self._seconds = self._seconds, 0.0
         return seconds
 
 
 @dataclass(frozen=True)
 class PolicyInputs:
-    """What policies are made of.
+    """The inputs that a device's policy is built from.
 
     Attributes:
-        max_disagreement: The risk budget.
-        deadline: Seconds that a frame may take.
-        seconds: Of one run on the device, by model, on so many ``threads``.
-        whole: Of the full model on all of the device's processors.
-        settings: Thresholds of the trivial policies.
-        name: Of the device, which its audits are drawn by.
-        reached: Seconds on all processors until each early exit of the full model has answered, and last of those that
-            none answers; empty without early exits.
+        trace: Model outputs of the device's stream.
+        manifest: The bundle's manifest.
+        max_disagreement: Risk budget.
+        deadline: Longest time of a frame, seconds.
+        seconds: Run time by model, on ``threads`` processors of the device, seconds.
+        full_seconds: Run time of the full model on all processors of the device, seconds.
+        thresholds: Thresholds of the trivial policies.
+        device: Name of the device, the seed of its audits.
+        threads: Processors that a local model runs on.
+        exit_seconds: Time on all processors until each early exit answers, last the time without an exit's answer;
+            empty without early exits.
     """
 
-    film: Trace
+    trace: Trace
     manifest: Manifest
     max_disagreement: float
     deadline: float
     seconds: dict[str, float]
-    whole: float
-    settings: Mapping[Trivial, Setting] = field(default_factory=dict)
-    name: str = "device"
+    full_seconds: float
+    thresholds: Mapping[Trivial, Setting] = field(default_factory=dict)
+    device: str = "device"
     threads: int = 1
-    reached: tuple[float, ...] = ()
+    exit_seconds: tuple[float, ...] = ()
 
-    def model(self, name: str, meter: ModelTimer) -> LocalModel:
-        """A model of the bundle, whose runs are counted."""
-        table, model = self.film.pictures.logits[name], self.manifest.models[name]
-        seconds = self.whole if model.role == "full" else self.seconds[name]
+    def model(self, name: str, timer: ModelTimer) -> LocalModel:
+        """A model of the bundle with recorded logits, whose run time ``timer`` counts."""
+        table, model = self.trace.pictures.logits[name], self.manifest.models[name]
+        seconds = self.full_seconds if model.role == "full" else self.seconds[name]
 
         def score(row: int) -> npt.NDArray[np.float32]:
-            meter.add(seconds)
+            timer.add(seconds)
             logits: npt.NDArray[np.float32] = table[row]
             return logits
 
         level: LocalLevel = "base" if model.role == "base" else "submodels"
         coverage = np.array(model.coverage)
-        judge = self._judge(meter) if model.role == "full" and self.reached else None
+        judge = self._judge(timer) if model.role == "full" and self.exit_seconds else None
         return LocalModel(name, score, model.temperature, coverage, GROWTH * model.bytes, seconds, level, judge)
 
-    def _judge(self, meter: ModelTimer) -> Judge:
+    def _judge(self, timer: ModelTimer) -> Judge:
         """The full model with its early exits."""
-        through = self.film.pictures.through
-        assert through is not None
-        table = self.film.pictures.logits[self.manifest.only("full")]
+        exits = self.trace.pictures.exit_table
+        assert exits is not None
+        table = self.trace.pictures.logits[self.manifest.only("full")]
 
         def judge(row: int, _recent: tuple[int, ...], risk: float) -> tuple[npt.NDArray[np.float32], float | None]:
-            layer = int(through.layers[row])
-            if layer < 0 or through.risks[row] > risk:  # the next exit might do, but that is not on the film
-                meter.add(self.reached[-1])
+            number = int(exits.exits[row])
+            if number < 0 or exits.risks[row] > risk:  # the trace does not hold the answers of later exits
+                timer.add(self.exit_seconds[-1])
                 return table[row], None
-            meter.add(self.reached[layer])
-            return through.logits[row], float(through.risks[row])
+            timer.add(self.exit_seconds[number])
+            return exits.logits[row], float(exits.risks[row])
 
         return judge
 
-    def student(self) -> Student:
-        """The base model on every picture."""
+    @cached_property
+    def rule_inputs(self) -> RuleInputs:
+        """Inputs of the trivial policies."""
         base = self.manifest.only("base")
-        return Student(self.film, base, self.manifest.models[base].temperature)
+        return trivial.inputs_of(self.trace, base, self.manifest.models[base].temperature)
 
-    def of(self, policy: Policy) -> PolicyInputs:
-        """As the policy finds it. The server of ``cachenet-paper`` has submodels of some labels and no others, and
-        recommends the best, for there is no base model that it must be better than."""
+    def for_policy(self, policy: Policy) -> PolicyInputs:
+        """The inputs as ``policy`` uses them.
+
+        The server of ``cachenet-paper`` has only submodels of some labels. It recommends the best of them: there is no
+        base model that a submodel must improve on.
+        """
         if policy != "cachenet-paper":
             return self
         base = self.manifest.only("base")
@@ -162,60 +163,37 @@ class PolicyInputs:
         return replace(self, manifest=msgspec.structs.replace(self.manifest, models=models))
 
 
-def mind(policy: Policy, kit: PolicyInputs, meter: ModelTimer) -> DecisionPolicy:
-    """A device's policy, new."""
-    return _MAKE[policy](kit, meter)
+def make_policy(policy: Policy, inputs: PolicyInputs, timer: ModelTimer) -> DecisionPolicy:
+    """A new policy of a device."""
+    return _MAKERS[policy](inputs, timer)
 
 
-def _cachenet(kit: PolicyInputs, meter: ModelTimer) -> Cascade:
-    settings = Settings(device=kit.name, deadline_ms=round(1000 * kit.deadline), max_disagreement=kit.max_disagreement)
-    return build_device_cascade(settings, kit.manifest, kit.model(kit.manifest.only("base"), meter), True, ROOM)
+def _cachenet(inputs: PolicyInputs, timer: ModelTimer) -> Cascade:
+    settings = Settings(
+        device=inputs.device,
+        deadline_ms=round(1000 * inputs.deadline),
+        max_disagreement=inputs.max_disagreement,
+    )
+    base = inputs.model(inputs.manifest.only("base"), timer)
+    return build_device_cascade(settings, inputs.manifest, base, True, ROOM)
 
 
-class Always:
-    """One model of the device's own answers every frame; nothing is learned or fetched."""
-
-    pending_fetch: str | None = None
-
-    def __init__(self, kit: PolicyInputs, name: str, seconds: float, meter: ModelTimer) -> None:
-        self._name, self._seconds, self._meter = name, seconds, meter
-        self._labels = kit.film.pictures.first[name]
-
-    def lookup(self, frame: Frame, now: float) -> Step:  # noqa: ARG002
-        self._meter.add(self._seconds)
-        return Hit(frame, _certain(int(self._labels[frame.view]), "base", self._name))
-
-    def complete(self, step: Step, reply: Reply | None, now: float, trouble: str = "") -> Answer:  # noqa: ARG002
-        assert isinstance(step, Hit)
-        return _answer(step)
-
-    def on_late_reply(self, reply: Reply, now: float) -> Answer | None:  # noqa: ARG002
-        return None
-
-    def on_audit_reply(self, reply: Reply, now: float) -> None:
-        """There are no audits."""
-
-    def install(self, model: LocalModel) -> list[str]:
-        return [model.name]
-
-
-class Asking:
-    """The full model is asked about every frame that ``local`` has no answer to: ``server-only``, and what others are
-    made from."""
+class ServerOnly:
+    """Ask the full model about every frame that ``local`` does not answer. The base class of other policies."""
 
     pending_fetch: str | None = None
 
-    def __init__(self, kit: PolicyInputs) -> None:
-        self._full, self._deadline = kit.manifest.only("full"), kit.deadline
+    def __init__(self, inputs: PolicyInputs) -> None:
+        self._full, self._deadline = inputs.manifest.only("full"), inputs.deadline
         self._recent: deque[int] = deque(maxlen=RECENT)
-        self._asked: deque[Frame] = deque(maxlen=_PENDING)
+        self._pending: deque[Frame] = deque(maxlen=_PENDING)
 
     def local(self, frame: Frame) -> Prediction | None:  # noqa: ARG002
-        """The device's answer; None: the full model is asked."""
+        """The local answer. None: ask the full model."""
         return None
 
     def keep(self, frame: Frame, label: int) -> None:
-        """The full model has answered ``label`` to ``frame``."""
+        """Take the full model's ``label`` of ``frame``."""
 
     def lookup(self, frame: Frame, now: float) -> Step:
         if (prediction := self.local(frame)) is not None:
@@ -227,7 +205,7 @@ class Asking:
         if isinstance(step, Hit):
             answer = _answer(step)
         elif reply is None:
-            self._asked.append(step.frame)
+            self._pending.append(step.frame)
             return Answer(step.frame.index, step.fallback.label, 0.0, 1.0, "fallback", self._full, trouble)
         else:
             self.keep(step.frame, reply.label)
@@ -238,55 +216,71 @@ class Asking:
         return answer
 
     def on_late_reply(self, reply: Reply, now: float) -> Answer | None:  # noqa: ARG002
-        frame = next((one for one in self._asked if one.index == reply.frame), None)
+        frame = next((one for one in self._pending if one.index == reply.frame), None)
         if frame is not None:
-            self._asked.remove(frame)
+            self._pending.remove(frame)
             self.keep(frame, reply.label)
         return None
 
     def on_audit_reply(self, reply: Reply, now: float) -> None:
-        """There are no audits."""
+        """Ignore: there are no audits."""
 
     def install(self, model: LocalModel) -> list[str]:
         return [model.name]
 
 
-class Ruled(Asking):
-    """A trivial policy, see ``simulator.policies.trivial``."""
+class Always(ServerOnly):
+    """One local model answers every frame."""
 
-    def __init__(self, kit: PolicyInputs, own: Rule, meter: ModelTimer) -> None:
-        super().__init__(kit)
-        self._rule, self._meter = own, meter
-        self._base = kit.manifest.only("base")
-        self._seconds = kit.seconds[self._base] if own.runs_base else 0.0
+    def __init__(self, inputs: PolicyInputs, name: str, seconds: float, timer: ModelTimer) -> None:
+        super().__init__(inputs)
+        self._name, self._seconds, self._timer = name, seconds, timer
+        self._labels = inputs.trace.pictures.labels[name]
 
     def local(self, frame: Frame) -> Prediction | None:
-        self._meter.add(self._seconds)
-        found = self._rule.answer(frame)
-        return None if found is None else _certain(*found, self._base if found[1] == "base" else self._full)
+        self._timer.add(self._seconds)
+        return _without_risk(int(self._labels[frame.view]), "base", self._name)
+
+
+class RulePolicy(ServerOnly):
+    """A trivial policy; see ``simulator.policies.trivial``."""
+
+    def __init__(self, inputs: PolicyInputs, rule: Rule, runs_base: bool, timer: ModelTimer) -> None:
+        super().__init__(inputs)
+        self._rule, self._timer = rule, timer
+        self._base = inputs.manifest.only("base")
+        self._seconds = inputs.seconds[self._base] if runs_base else 0.0
+
+    def local(self, frame: Frame) -> Prediction | None:
+        self._timer.add(self._seconds)
+        found = self._rule.answer(frame.index, frame.view)
+        return None if found is None else _without_risk(*found, self._base if found[1] == "base" else self._full)
 
     def keep(self, frame: Frame, label: int) -> None:
-        self._rule.keep(frame, label)
+        self._rule.keep(frame.index, frame.view, label)
 
 
-class Paper(Asking):
-    """CacheNet as published (arXiv 2007.01793, section IV): one submodel, trusted where the entropy of its softmax is
-    small enough; the one that the server recommends takes its place."""
+class Paper(ServerOnly):
+    """CacheNet as published (arXiv 2007.01793, section IV).
 
-    def __init__(self, kit: PolicyInputs, meter: ModelTimer) -> None:  # noqa: ARG002
-        super().__init__(kit)
-        self._most_entropy = kit.manifest.entropy
+    The device has one submodel, whose answer counts where the entropy of its softmax is small enough. A recommended
+    submodel replaces the present one.
+    """
+
+    def __init__(self, inputs: PolicyInputs, timer: ModelTimer) -> None:  # noqa: ARG002
+        super().__init__(inputs)
+        self._most_entropy = inputs.manifest.entropy
         self._submodel: LocalModel | None = None
 
     def local(self, frame: Frame) -> Prediction | None:
-        looked = None if self._submodel is None else self._submodel.run(frame.view)
-        if self._submodel is None or looked is None:
+        outcome = None if self._submodel is None else self._submodel.run(frame.view)
+        if self._submodel is None or outcome is None:
             return None
-        _, probabilities = looked
+        _, probabilities = outcome
         entropy = -float((probabilities * np.log(np.maximum(probabilities, 1e-300))).sum())
         if entropy > self._most_entropy:
             return None
-        return _certain(int(probabilities.argmax()), "submodels", self._submodel.name)
+        return _without_risk(int(probabilities.argmax()), "submodels", self._submodel.name)
 
     def complete(self, step: Step, reply: Reply | None, now: float, trouble: str = "") -> Answer:
         if reply is not None:
@@ -298,41 +292,42 @@ class Paper(Asking):
         return super().on_late_reply(reply, now)
 
     def install(self, model: LocalModel) -> list[str]:
-        gone = [] if self._submodel is None else [self._submodel.name]
+        replaced = [] if self._submodel is None else [self._submodel.name]
         self._submodel, self.pending_fetch = model, None
-        return gone
+        return replaced
 
     def _recommend(self, name: str | None) -> None:
         if name is not None and (self._submodel is None or self._submodel.name != name):
             self.pending_fetch = name
 
 
-class Oracle(Asking):
-    """The bound: ask exactly where neither the last answer of the full model nor any local model's label is the full
-    model's answer. A local model costs one run, that of the quickest one that is right; a held answer costs none."""
+class Oracle(ServerOnly):
+    """The bound: ask exactly where neither the last answer of the full model nor a local model's label is the full
+    model's answer. A local answer costs one run of the quickest model that is right; a held answer costs nothing."""
 
-    def __init__(self, kit: PolicyInputs, meter: ModelTimer) -> None:
-        super().__init__(kit)
-        self._meter, self._right, self._last = meter, kit.film.pictures.first[self._full], -1
-        names = sorted((kit.manifest.only("base"), *kit.manifest.submodels()), key=kit.seconds.__getitem__)
-        self._models = [(name, kit.seconds[name], kit.film.pictures.first[name]) for name in names]
+    def __init__(self, inputs: PolicyInputs, timer: ModelTimer) -> None:
+        super().__init__(inputs)
+        labels = inputs.trace.pictures.labels
+        self._timer, self._reference, self._last = timer, labels[self._full], -1
+        names = sorted((inputs.manifest.only("base"), *inputs.manifest.submodels()), key=inputs.seconds.__getitem__)
+        self._models = [(name, inputs.seconds[name], labels[name]) for name in names]
 
     def local(self, frame: Frame) -> Prediction | None:
-        right = int(self._right[frame.view])
-        if right == self._last:
-            return _certain(right, "frames", self._full)
+        reference = int(self._reference[frame.view])
+        if reference == self._last:
+            return _without_risk(reference, "frames", self._full)
         for name, seconds, labels in self._models:
-            if labels[frame.view] == right:
-                self._meter.add(seconds)
-                return _certain(right, "submodels", name)
+            if labels[frame.view] == reference:
+                self._timer.add(seconds)
+                return _without_risk(reference, "submodels", name)
         return None
 
     def keep(self, frame: Frame, label: int) -> None:  # noqa: ARG002
         self._last = label
 
 
-def _certain(label: int, level: LocalLevel, model: str) -> Prediction:
-    """A prediction without a risk of its own."""
+def _without_risk(label: int, level: LocalLevel, model: str) -> Prediction:
+    """A prediction of a policy that states no risk."""
     return Prediction(label, 0.0, 0.0, level, model)
 
 
@@ -341,30 +336,34 @@ def _answer(step: Hit) -> Answer:
     return Answer(step.frame.index, own.label, 1.0, own.risk, own.level, own.model)
 
 
-def _ruled(name: Trivial) -> Callable[[PolicyInputs, ModelTimer], DecisionPolicy]:
-    return lambda kit, meter: Ruled(kit, trivial.rule(name, kit.student(), kit.settings[name]), meter)
+def _rule(name: Trivial, setting: Setting | None = None) -> Callable[[PolicyInputs, ModelTimer], DecisionPolicy]:
+    """The maker of a trivial policy; ``setting``: None: the thresholds of the inputs."""
+
+    def make(inputs: PolicyInputs, timer: ModelTimer) -> RulePolicy:
+        rule = trivial.rule(name, inputs.rule_inputs, setting or inputs.thresholds[name])
+        return RulePolicy(inputs, rule, trivial.runs_base(name), timer)
+
+    return make
 
 
-def _alone(role: Literal["full", "base"]) -> Callable[[PolicyInputs, ModelTimer], DecisionPolicy]:
-    def made(kit: PolicyInputs, meter: ModelTimer) -> Always:
-        name = kit.manifest.only(role)
-        return Always(kit, name, kit.whole if role == "full" else kit.seconds[name], meter)
+def _always(role: Literal["full", "base"]) -> Callable[[PolicyInputs, ModelTimer], DecisionPolicy]:
+    def make(inputs: PolicyInputs, timer: ModelTimer) -> Always:
+        name = inputs.manifest.only(role)
+        return Always(inputs, name, inputs.full_seconds if role == "full" else inputs.seconds[name], timer)
 
-    return made
+    return make
 
 
-_MAKE: dict[Policy, Callable[[PolicyInputs, ModelTimer], DecisionPolicy]] = {
+_MAKERS: dict[Policy, Callable[[PolicyInputs, ModelTimer], DecisionPolicy]] = {
     "cachenet": _cachenet,
     "cachenet-paper": Paper,
-    "hold": _ruled("hold"),
-    "difference": _ruled("difference"),
-    "student": _ruled("student"),
-    "student+hold": _ruled("student+hold"),
-    "threshold-offload": lambda kit, meter: Ruled(
-        kit, trivial.rule("student", kit.student(), {"sure": _SEDNA_CONFIDENCE}), meter
-    ),
-    "server-only": lambda kit, _meter: Asking(kit),
-    "device-only": _alone("full"),
-    "device-base": _alone("base"),
+    "hold": _rule("hold"),
+    "difference": _rule("difference"),
+    "student": _rule("student"),
+    "student+hold": _rule("student+hold"),
+    "threshold-offload": _rule("student", {"sure": _SEDNA_CONFIDENCE}),
+    "server-only": lambda inputs, _timer: ServerOnly(inputs),
+    "device-only": _always("full"),
+    "device-base": _always("base"),
     "oracle": Oracle,
 }

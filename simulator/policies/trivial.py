@@ -1,79 +1,94 @@
-"""The trivial policies: what a few lines reach without CacheNet, one frame after the other.
+"""The trivial policies: decision rules of a few lines, without CacheNet.
 
-Each has one or two thresholds. They are chosen in hindsight, on the very films that are compared, which no user can do:
-what CacheNet is measured against is the most that a trivial policy of this kind could have reached.
+Each rule has one or two thresholds. ``choose`` takes them in hindsight, on the compared traces, which no user can do.
+So a comparison sets CacheNet against the best that a rule of this kind could reach.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Literal, Protocol, get_args
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from cachenet.shared.cascade.frame import Frame
-from cachenet.shared.cascade.probability import softmax
+from cachenet.shared.cascade.probability import Probabilities, softmax
 from cachenet.shared.cascade.reference import disagreements
 from cachenet.shared.cascade.types import LocalLevel
 from cachenet.simulator.traces.trace import Trace
 
 Trivial = Literal["hold", "difference", "student", "student+hold"]
 TRIVIAL: tuple[Trivial, ...] = get_args(Trivial)
-#: Thresholds of a policy by name.
+#: Thresholds of a rule by name.
 Setting = Mapping[str, float]
 
 #: Frames after which ``student+hold`` asks again.
 _LONGEST_HOLD = 50
-#: Frames that thresholds are chosen on, at most.
+#: Frames at most that ``choose`` tries a setting on.
 _MOST_FRAMES = 10_000
 
 
-class Student:
-    """The base model on every picture of a film, run beforehand.
+@dataclass(frozen=True, eq=False)
+class RuleInputs:
+    """What the rules read of pictures, one row a picture.
 
     Attributes:
-        labels: Its most probable label ``(rows,)``.
-        tops: The probability of that label ``(rows,)``.
+        labels: Most probable label of the base model ``(rows,)``.
+        confidence: Probability of that label ``(rows,)``.
+        pictures: Small grey pictures, float32, which ``difference`` compares.
+        blocks: Mean grey levels of the picture's blocks, float32, which ``student+hold`` compares.
     """
 
-    def __init__(self, film: Trace, base: str, temperature: float) -> None:
-        probabilities = softmax(film.pictures.logits[base], temperature)
-        self.labels: list[int] = probabilities.argmax(1).tolist()
-        self.tops: list[float] = probabilities.max(1).tolist()
+    labels: list[int]
+    confidence: list[float]
+    pictures: Sequence[npt.NDArray[np.float32]]
+    blocks: Sequence[npt.NDArray[np.float32]]
+
+    @classmethod
+    def of(
+        cls,
+        probabilities: Probabilities,
+        pictures: Sequence[npt.NDArray[np.float32]],
+        blocks: Sequence[npt.NDArray[np.float32]],
+    ) -> RuleInputs:
+        """Inputs from the base model's ``probabilities`` ``(rows, classes)``."""
+        return cls(probabilities.argmax(1).tolist(), probabilities.max(1).tolist(), pictures, blocks)
+
+
+def inputs_of(trace: Trace, base: str, temperature: float) -> RuleInputs:
+    """The inputs of the rules for the pictures of ``trace``; ``temperature`` is that of the model ``base``."""
+    signatures = trace.pictures.signatures
+    return RuleInputs.of(
+        softmax(trace.pictures.logits[base], temperature),
+        [one.thumbnail for one in signatures],
+        [one.blocks for one in signatures],
+    )
 
 
 class Rule(Protocol):
-    """Which frames are asked, and what is answered to the others.
+    """Decides which frames are asked, and the local answers to the others."""
 
-    Attributes:
-        runs_base: Whether the base model runs on every frame.
-    """
+    def answer(self, frame: int, row: int) -> tuple[int, LocalLevel] | None:
+        """Label and level of the local answer to ``frame``, whose picture is ``row``. None: ask the full model."""
 
-    runs_base: bool
-
-    def answer(self, frame: Frame) -> tuple[int, LocalLevel] | None:
-        """Label and level of the local answer; None: the full model is asked."""
-
-    def keep(self, frame: Frame, label: int) -> None:
-        """The full model has answered ``label`` to ``frame``."""
+    def keep(self, frame: int, row: int, label: int) -> None:
+        """Take the full model's ``label`` of ``frame``."""
 
 
 class Hold:
-    """Ask about every ``n``\\ th frame; hold the answer."""
+    """Ask every ``n``\\ th frame; hold the answer."""
 
-    runs_base = False
-
-    def __init__(self, _student: Student, n: float) -> None:
+    def __init__(self, _inputs: RuleInputs, n: float) -> None:
         self._n, self._asked, self._label = int(n), -1, -1
 
-    def answer(self, frame: Frame) -> tuple[int, LocalLevel] | None:
-        if self._label < 0 or frame.index - self._asked >= self._n:
-            self._asked = frame.index
+    def answer(self, frame: int, row: int) -> tuple[int, LocalLevel] | None:  # noqa: ARG002
+        if self._label < 0 or frame - self._asked >= self._n:
+            self._asked = frame
             return None
         return self._label, "frames"
 
-    def keep(self, frame: Frame, label: int) -> None:  # noqa: ARG002
+    def keep(self, frame: int, row: int, label: int) -> None:  # noqa: ARG002
         self._label = label
 
 
@@ -81,120 +96,136 @@ class Difference:
     """Hold the last answer until the picture differs from the asked one by a mean square of more than ``limit``,
     squared grey levels (the difference detector of NoScope: D. Kang et al., arXiv 1703.02529, section 5.1)."""
 
-    runs_base = False
+    def __init__(self, inputs: RuleInputs, limit: float) -> None:
+        self._pictures, self._limit, self._row, self._label = inputs.pictures, limit, -1, -1
 
-    def __init__(self, _student: Student, limit: float) -> None:
-        self._limit, self._last = limit, (np.zeros(0, np.float32), -1)
-
-    def answer(self, frame: Frame) -> tuple[int, LocalLevel] | None:
-        before, label = self._last
-        if label < 0:
+    def answer(self, frame: int, row: int) -> tuple[int, LocalLevel] | None:  # noqa: ARG002
+        if self._label < 0:
             return None
-        change = (frame.signature.thumbnail - before).ravel()
-        return None if float(change @ change) / len(change) > self._limit else (label, "frames")
+        change = (self._pictures[row] - self._pictures[self._row]).ravel()
+        return None if float(change @ change) / len(change) > self._limit else (self._label, "frames")
 
-    def keep(self, frame: Frame, label: int) -> None:
-        self._last = frame.signature.thumbnail, label
+    def keep(self, frame: int, row: int, label: int) -> None:  # noqa: ARG002
+        self._row, self._label = row, label
 
 
 class Confident:
-    """Ask where the student's top probability is under ``sure``."""
+    """Ask where the base model's confidence is under ``sure``."""
 
-    runs_base = True
+    def __init__(self, inputs: RuleInputs, sure: float) -> None:
+        self._inputs, self._sure = inputs, sure
 
-    def __init__(self, student: Student, sure: float) -> None:
-        self._student, self._sure = student, sure
+    def answer(self, frame: int, row: int) -> tuple[int, LocalLevel] | None:  # noqa: ARG002
+        return None if self._inputs.confidence[row] < self._sure else (self._inputs.labels[row], "base")
 
-    def answer(self, frame: Frame) -> tuple[int, LocalLevel] | None:
-        row: int = frame.view
-        return None if self._student.tops[row] < self._sure else (self._student.labels[row], "base")
-
-    def keep(self, frame: Frame, label: int) -> None:
-        """Nothing is held."""
+    def keep(self, frame: int, row: int, label: int) -> None:
+        """Hold nothing."""
 
 
 class ConfidentHold(Confident):
-    """Where the student's top probability is under ``sure``, hold the last answer. Ask if one of the picture's blocks
-    has since changed by more than ``blocks`` grey levels, or if the answer is ``_LONGEST_HOLD`` frames old."""
+    """Where the base model's confidence is under ``sure``, hold the last answer. Ask if a block of the picture has
+    changed by more than ``blocks`` grey levels, or if the answer is ``_LONGEST_HOLD`` frames old."""
 
-    def __init__(self, student: Student, sure: float, blocks: float) -> None:
-        super().__init__(student, sure)
-        self._blocks, self._last = blocks, (-1, np.zeros(0, np.float32), -1)
+    def __init__(self, inputs: RuleInputs, sure: float, blocks: float) -> None:
+        super().__init__(inputs, sure)
+        self._blocks, self._asked, self._row, self._label = blocks, -1, -1, -1
 
-    def answer(self, frame: Frame) -> tuple[int, LocalLevel] | None:
-        if (own := super().answer(frame)) is not None:
-            return own
-        asked, before, label = self._last
-        if asked < 0 or frame.index - asked >= _LONGEST_HOLD:
+    def answer(self, frame: int, row: int) -> tuple[int, LocalLevel] | None:
+        if (local := super().answer(frame, row)) is not None:
+            return local
+        if self._asked < 0 or frame - self._asked >= _LONGEST_HOLD:
             return None
-        changed = float(np.abs(frame.signature.blocks - before).max()) > self._blocks
-        return None if changed else (label, "frames")
+        change = np.abs(self._inputs.blocks[row] - self._inputs.blocks[self._row])
+        return None if float(change.max()) > self._blocks else (self._label, "frames")
 
-    def keep(self, frame: Frame, label: int) -> None:
-        self._last = frame.index, frame.signature.blocks, label
+    def keep(self, frame: int, row: int, label: int) -> None:
+        self._asked, self._row, self._label = frame, row, label
 
 
+#: The rules by name.
+_RULES: dict[Trivial, Callable[..., Rule]] = {
+    "hold": Hold,
+    "difference": Difference,
+    "student": Confident,
+    "student+hold": ConfidentHold,
+}
 _SURE = tuple((1 - np.geomspace(0.6, 1e-4, 24)).tolist())
-#: The rules, and the settings that are tried.
-_RULES: dict[Trivial, tuple[type[Hold | Difference | Confident | ConfidentHold], Sequence[Setting]]] = {
-    "hold": (Hold, [{"n": n} for n in (1, 2, 3, 4, 5, 7, 10, 15, 20, 30, 50, 100)]),
-    "difference": (Difference, [{"limit": limit} for limit in np.geomspace(0.5, 5000, 20).tolist()]),
-    "student": (Confident, [{"sure": sure} for sure in _SURE]),
-    "student+hold": (
-        ConfidentHold,
-        [{"sure": sure, "blocks": blocks} for sure in _SURE[::3] for blocks in (3, 8, 20, 40)],
-    ),
+#: The settings that ``choose`` tries.
+_SETTINGS: dict[Trivial, Sequence[Setting]] = {
+    "hold": [{"n": n} for n in (1, 2, 3, 4, 5, 7, 10, 15, 20, 30, 50, 100)],
+    "difference": [{"limit": limit} for limit in np.geomspace(0.5, 5000, 20).tolist()],
+    "student": [{"sure": sure} for sure in _SURE],
+    "student+hold": [{"sure": sure, "blocks": blocks} for sure in _SURE[::3] for blocks in (3, 8, 20, 40)],
 }
 
 
-def rule(name: Trivial, student: Student, setting: Setting) -> Rule:
+def runs_base(name: Trivial) -> bool:
+    """Whether the rule runs the base model on every frame."""
+    return name in ("student", "student+hold")
+
+
+def rule(name: Trivial, inputs: RuleInputs, setting: Setting) -> Rule:
     """A new rule with these thresholds."""
-    return _RULES[name][0](student, **setting)
+    return _RULES[name](inputs, **setting)
 
 
-def choose(name: Trivial, films: Sequence[Trace], full: str, base: str, temperature: float, budget: float) -> Setting:
-    """The setting of a policy that asks least over the first of ``films`` with a disagreement of at most ``budget``.
+def choose(name: Trivial, traces: Sequence[Trace], full: str, inputs: Sequence[RuleInputs], budget: float) -> Setting:
+    """The setting that asks least over the first ``traces`` with a disagreement of at most ``budget``.
 
     Args:
-        full, base: Names of the models.
-        temperature: Of the base model.
+        name: The rule.
+        traces: Traces of one length.
+        full: Name of the full model.
+        inputs: Inputs of the rules, one for each trace.
+        budget: Share of answers that may disagree.
     """
-    shown, students = [], []
-    for film in films[: max(1, _MOST_FRAMES // max(1, len(films[0])))]:
-        shown.append(film)
-        students.append(Student(film, base, temperature))
-    settings = _RULES[name][1]
-    asked, disagreement = np.zeros(len(settings)), np.zeros(len(settings))
-    for at, setting in enumerate(settings):
-        runs = [_run(film, full, rule(name, one, setting)) for film, one in zip(shown, students, strict=True)]
-        asked[at], disagreement[at] = np.mean(runs, axis=0)
-    return settings[cheapest(asked, disagreement, budget)]
+    pairs = list(zip(traces, inputs, strict=True))[: max(1, _MOST_FRAMES // max(1, len(traces[0])))]
+    rates = []
+    for setting in _SETTINGS[name]:
+        found = []
+        for trace, own in pairs:
+            labels = trace.labels(full)[:_MOST_FRAMES]
+            answers, asked, _ = run(rule(name, own, setting), labels, trace.rows)
+            found.append((asked.mean(), disagreements(answers, labels).mean()))
+        rates.append(np.mean(found, axis=0))
+    asked_shares, disagreement = np.array(rates).T
+    return _SETTINGS[name][cheapest(asked_shares, disagreement, budget)]
+
+
+def run(
+    rule: Rule, labels: npt.NDArray[np.int64], rows: Sequence[int] | npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_], list[str]]:
+    """Run a rule over frames whose requests are answered at once.
+
+    Args:
+        rule: A new rule.
+        labels: Labels of the full model ``(n,)``.
+        rows: Row of each frame's picture.
+
+    Returns:
+        Answers ``(n,)``, asked frames ``(n,)`` and the level of each answer.
+    """
+    answers, asked, levels = labels.copy(), np.zeros(len(labels), np.bool_), ["cloud"] * len(labels)
+    for frame, (label, row) in enumerate(zip(labels.tolist(), rows, strict=False)):
+        local: tuple[int, Any] | None = rule.answer(frame, row)
+        if local is None:
+            asked[frame] = True
+            rule.keep(frame, row, label)
+        else:
+            answers[frame], levels[frame] = local
+    return answers, asked, levels
 
 
 def cheapest(asked: npt.NDArray[np.float64], disagreement: npt.NDArray[np.float64], budget: float) -> int:
-    """The setting that asks least with a disagreement of at most ``budget``; where none has, that of the least
-    disagreement.
+    """The setting that asks least with a disagreement of at most ``budget``. Where no setting keeps the budget, the
+    setting that disagrees least.
 
     Args:
-        asked: Share of frames asked by each setting ``(s,)``.
+        asked: Share of frames that each setting asks ``(s,)``.
         disagreement: Share of answers that disagree ``(s,)``.
+        budget: Share of answers that may disagree.
     """
     within = disagreement <= budget
     if within.any():
         return int(min(np.flatnonzero(within), key=lambda at: (asked[at], disagreement[at])))
     return int(min(range(len(within)), key=lambda at: (disagreement[at], asked[at])))
-
-
-def _run(film: Trace, full: str, own: Rule) -> tuple[float, float]:
-    """Share asked and disagreement over at most ``_MOST_FRAMES`` frames, with answers that come at once."""
-    labels = film.labels(full)[:_MOST_FRAMES]
-    answers, asked = labels.copy(), 0
-    for index in range(len(labels)):
-        frame = film.frame(index)
-        local = own.answer(frame)
-        if local is None:
-            asked += 1
-            own.keep(frame, int(labels[index]))
-        else:
-            answers[index] = local[0]
-    return asked / len(labels), float(disagreements(answers, labels).mean())

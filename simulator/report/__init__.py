@@ -1,1 +1,1 @@
-"""What a comparison found."""
+"""Comparisons of policies, and their reports."""

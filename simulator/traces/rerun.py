@@ -1,8 +1,7 @@
-"""Running a device's flight log again: the same calls, the same pictures, the same models; and so, if nothing in the
-core is left to chance, the same answers to the last bit.
+"""Replay of a device's decision log: the same calls, pictures and models give the same answers to the last bit.
 
-On the machine that the log is of: another processor's arithmetic may differ in the last bits. The pictures are those of
-a recorded stream, each of which could be read; a recording of a camera is JPEG, and not what the device saw.
+The replay needs the machine that wrote the log: the arithmetic of another processor may differ in the last bits. It
+also needs the stream in the files that the device read: a recording of a camera is JPEG, so its pixels differ.
 """
 
 from __future__ import annotations
@@ -34,30 +33,48 @@ from cachenet.shared.media.signature import sign
 
 
 class BadLog(UserError):
-    """A log that is none, or of another bundle or stream; the text says how."""
+    """The file is no decision log, or a log of another bundle or stream. The message says which."""
 
 
 @dataclass
 class Rerun:
-    """Answers, of frames and corrections of them, and how many are the same. ``first``: of those that differ the first,
-    as it was and as it is now."""
+    """Result of a replay.
+
+    Attributes:
+        frames: Number of frames.
+        corrections: Number of corrections after late replies.
+        identical: Number of answers, corrections included, that the replay reproduces.
+        first: The first answer that differs: logged, replayed. None: all answers are identical.
+    """
 
     frames: int = 0
     corrections: int = 0
     identical: int = 0
     first: tuple[Answer | None, Answer | None] | None = None
 
-    def compare(self, was: Answer | None, is_: Answer | None) -> None:
-        if was == is_:
-            self.identical += was is not None
+    def compare(self, logged: Answer | None, replayed: Answer | None) -> None:
+        """Count one answer."""
+        if logged == replayed:
+            self.identical += logged is not None
         elif self.first is None:
-            self.first = was, is_
+            self.first = logged, replayed
 
 
 def rerun(log: Path, bundle: Bundle, recorded: Path, advance: Callable[[], object] = lambda: None) -> Rerun:
-    """Run the log of a device that answered the stream ``recorded`` with ``bundle``. Raises ``BadLog``, ``StreamError``
-    and ``OSError``."""
-    found = Rerun()
+    """Replay a decision log.
+
+    Args:
+        log: The decision log.
+        bundle: The bundle of the device.
+        recorded: Directory of the stream that the device answered.
+        advance: Called after each frame.
+
+    Raises:
+        BadLog: The log does not fit the bundle or the stream.
+        StreamError: The stream cannot be read.
+        OSError: A file cannot be read.
+    """
+    result = Rerun()
     recording = stream.read(recorded)
     cascade: Cascade | None = None
     begun: decision_log.Begun | None = None
@@ -77,33 +94,33 @@ def rerun(log: Path, bundle: Bundle, recorded: Path, advance: Callable[[], objec
         if isinstance(event, decision_log.Looked):
             if event.frame >= recording.frames:
                 raise BadLog(f"{log} has a frame {event.frame}, which {recorded} has not")
-            step = cascade.lookup(
-                _frame(recorded / (recording.files % event.frame), event.frame, begun.settings), event.now
-            )
+            frame = _frame(recorded / (recording.files % event.frame), event.frame, begun.settings)
+            step = cascade.lookup(frame, event.now)
         elif isinstance(event, decision_log.Completed):
             if step is None:
                 raise BadLog(f"{log} completes a frame that was never looked up")
-            found.frames += 1
-            found.compare(event.answer, cascade.complete(step, _reply(event.reply), event.now, event.trouble))
+            result.frames += 1
+            reply = None if event.reply is None else _reply(event.reply)
+            result.compare(event.answer, cascade.complete(step, reply, event.now, event.trouble))
             advance()
         elif isinstance(event, decision_log.LateReply):
-            found.corrections += event.answer is not None
-            found.compare(event.answer, cascade.on_late_reply(_said(event.reply), event.now))
+            result.corrections += event.answer is not None
+            result.compare(event.answer, cascade.on_late_reply(_reply(event.reply), event.now))
         elif isinstance(event, decision_log.AuditReply):
-            cascade.on_audit_reply(_said(event.reply), event.now)
+            cascade.on_audit_reply(_reply(event.reply), event.now)
         elif isinstance(event, decision_log.Installed):
             cascade.install(load(event.model, False))
         elif isinstance(event, decision_log.FullUnloaded):
             cascade.unload_full()
         else:
             cascade.evict_to(event.budget)
-    if not found.frames:
+    if not result.frames:
         raise BadLog(f"{log} has no answer in it")
-    return found
+    return result
 
 
 def events(log: Path) -> Iterator[decision_log.Event]:
-    """What is in a log, in order; a last line that was cut off is left out. Raises ``BadLog``."""
+    """The events of a log in order, without a truncated last line. Raises ``BadLog``."""
     decoder = msgspec.json.Decoder(decision_log.Event)
     with log.open("rb") as lines:
         for number, line in enumerate(lines, 1):
@@ -115,35 +132,31 @@ def events(log: Path) -> Iterator[decision_log.Event]:
                 raise BadLog(f"{log}, line {number}: {error}") from None
 
 
-def _frame(path: Path, index: int, own: Settings) -> Frame:
+def _frame(path: Path, index: int, device: Settings) -> Frame:
     picture = pictures.read(path)
-    if own.region:
-        picture = cut(picture, settings.region(own.region))
+    if device.region:
+        picture = cut(picture, settings.region(device.region))
     return Frame(index, FrameInputs(picture), sign(picture))
 
 
-def _loader(bundle: Bundle, own: Settings) -> Callable[[decision_log.ModelInstalled, bool], LocalModel]:
-    """How a model of the bundle is loaded, as the device loads it."""
+def _loader(bundle: Bundle, device: Settings) -> Callable[[decision_log.ModelInstalled, bool], LocalModel]:
+    """A function that loads a model of the bundle as the device loads it."""
 
     @lru_cache(None)
     def session(name: str) -> Session:
-        return Session(bundle.path(name), own.provider, own.threads)
+        return Session(bundle.path(name), device.provider, device.threads)
 
-    def load(loaded: decision_log.ModelInstalled, base: bool) -> LocalModel:
-        if loaded.name not in bundle.manifest.models:
-            raise BadLog(f"the bundle has no model {loaded.name}")
-        return local(bundle.manifest, loaded.name, session(loaded.name), loaded.cost, loaded.seconds, base)
+    def load(model: decision_log.ModelInstalled, base: bool) -> LocalModel:
+        if model.name not in bundle.manifest.models:
+            raise BadLog(f"the bundle has no model {model.name}")
+        return local(bundle.manifest, model.name, session(model.name), model.cost, model.seconds, base)
 
     return load
 
 
-def _no_model(_loaded: decision_log.ModelInstalled, _base: bool) -> LocalModel:
-    raise BadLog("a model was loaded before there was a bundle")
+def _no_model(_model: decision_log.ModelInstalled, _base: bool) -> LocalModel:
+    raise BadLog("the log loads a model before it names a bundle")
 
 
-def _reply(said: decision_log.Said | None) -> Reply | None:
-    return None if said is None else _said(said)
-
-
-def _said(said: decision_log.Said) -> Reply:
-    return Reply(said.frame, np.array(said.logits, np.float32), said.submodel, said.on_device, said.exit_risk)
+def _reply(logged: decision_log.Said) -> Reply:
+    return Reply(logged.frame, np.array(logged.logits, np.float32), logged.submodel, logged.on_device, logged.exit_risk)

@@ -1,5 +1,4 @@
-"""A film: a stream of which every model has said already what it says of each picture, so that any number of policies
-can be run over it in no time."""
+"""A trace: the outputs of all models for every picture of a stream. Policies are simulated on traces."""
 
 from __future__ import annotations
 
@@ -26,55 +25,70 @@ Index = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Through:
-    """How far each picture runs through a full model with caches between its layers, without context, a row each:
-    ``layers``, the number of the cache that answers, -1 for the whole model; its ``logits`` ``(rows, classes)`` and
-    ``risks``."""
+class ExitTable:
+    """Results of a full model with early exits, without context, one row a picture.
 
-    layers: Index
+    Attributes:
+        exits: Number of the exit that answers ``(rows,)``; -1: no exit answers.
+        logits: Logits of the answer ``(rows, classes)``.
+        risks: Risk of the answer ``(rows,)``.
+    """
+
+    exits: Index
     logits: Logits
     risks: npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """What there is to know of pictures without looking at them again, a row each. ``logits``: by model ``(rows,
-    classes)``. ``nbytes``: of the picture as it goes over the wire. ``signatures``: of the pictures. ``through``: None
-    where the full model has no early exits."""
+class PictureTable:
+    """Everything that a simulation needs of pictures, one row a picture.
+
+    Attributes:
+        logits: Logits ``(rows, classes)`` by model.
+        nbytes: Size of the encoded picture that a request carries ``(rows,)``.
+        signatures: Signatures of the pictures.
+        exit_table: None: the full model has no early exits.
+    """
 
     logits: dict[str, Logits]
     nbytes: Index
     signatures: Sequence[Signature]
-    through: Through | None = None
+    exit_table: ExitTable | None = None
 
     @cached_property
-    def first(self) -> dict[str, Index]:
-        """The first label of every model, ``(rows,)``."""
+    def labels(self) -> dict[str, Index]:
+        """The most probable label ``(rows,)`` by model."""
         return {name: logits.argmax(1) for name, logits in self.logits.items()}
 
 
 @dataclass(frozen=True)
 class Trace:
-    """``rows`` ``(frames,)``: the picture that each frame shows. ``truth`` ``(frames,)``: None where nobody knows."""
+    """Model outputs of one stream.
+
+    Attributes:
+        truth: True labels ``(frames,)``; None: unknown.
+        rows: Row of ``pictures`` that each frame shows ``(frames,)``.
+        pictures: The outputs.
+    """
 
     truth: Index | None
     rows: Index
-    pictures: Pictures
+    pictures: PictureTable
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def frame(self, index: int) -> Frame:
-        """Its view is its picture's row."""
+        """Frame ``index``. Its view is the row of its picture."""
         row = int(self.rows[index])
         return Frame(index, row, self.pictures.signatures[row])
 
     def labels(self, model: str) -> Index:
-        """The first label of ``model`` of every frame, ``(frames,)``."""
-        return self.pictures.first[model][self.rows]
+        """The most probable label of ``model`` for every frame ``(frames,)``."""
+        return self.pictures.labels[model][self.rows]
 
 
-def shoot(
+def record_streams(
     name: streams.Name,
     seeds: Sequence[int],
     frames: int,
@@ -83,37 +97,59 @@ def shoot(
     full: str,
     advance: Callable[[], object] = lambda: None,
     dwell: int = streams.DWELL,
-    layered: EarlyExitModel | None = None,
+    exit_model: EarlyExitModel | None = None,
 ) -> list[Trace]:
-    """A film of the stream for each seed, of pictures of ``split``. ``full``: the model that pictures are sent to;
-    ``advance`` is called after each film. ``dwell``: see ``streams.plan``. ``layered``: that model with caches."""
+    """Run all models over generated streams.
+
+    Args:
+        name: Kind of stream.
+        seeds: One stream is generated for each seed.
+        frames: Length of each stream.
+        split: Images that the streams show.
+        models: Models to run.
+        full: Name of the full model.
+        advance: Called after each stream.
+        dwell: See ``streams.plan``.
+        exit_model: The full model with early exits.
+    """
     plans = [streams.plan(name, split.labels, seed, frames, dwell=dwell) for seed in seeds]
-    films: list[Trace] = []
-    if name in UNRELATED:  # every frame is one of the images as it is, and so looked at once for all films
+    traces: list[Trace] = []
+    if name in UNRELATED:  # every frame is an unchanged image: run each image once for all streams
         used = np.unique(np.concatenate([plan.source for plan in plans]))
-        shared = _look(recorded.as_pictures(split.images[used]), models, full, layered)
+        shared = _run_models(recorded.as_pictures(split.images[used]), models, full, exit_model)
         for plan in plans:
-            films.append(Trace(plan.label, np.searchsorted(used, plan.source), shared))
+            traces.append(Trace(plan.label, np.searchsorted(used, plan.source), shared))
             advance()
-        return films
+        return traces
     for plan in plans:
         draw = streams.renderer(plan, split.images)
-        looked = _look(map(draw, range(frames)), models, full, layered)
-        films.append(Trace(plan.label, np.arange(frames), looked))
+        pictures = _run_models(map(draw, range(frames)), models, full, exit_model)
+        traces.append(Trace(plan.label, np.arange(frames), pictures))
         advance()
-    return films
+    return traces
 
 
-def project(
+def record_directory(
     directory: Path,
     labels: Sequence[str],
     models: Models,
     full: str,
     advance: Callable[[], object] = lambda: None,
-    layered: EarlyExitModel | None = None,
+    exit_model: EarlyExitModel | None = None,
 ) -> Trace:
-    """A film of a recorded stream. ``labels``: the models' own; ``advance`` is called after each frame. ``layered``:
-    see ``shoot``. Raises ``StreamError``."""
+    """Run all models over a stream on disk.
+
+    Args:
+        directory: The stream.
+        labels: Labels of the models.
+        models: Models to run.
+        full: Name of the full model.
+        advance: Called after each frame.
+        exit_model: The full model with early exits.
+
+    Raises:
+        StreamError: The stream cannot be read.
+    """
     recording = stream.read(directory)
 
     def pictures() -> Iterator[Picture]:
@@ -123,29 +159,32 @@ def project(
 
     truth: Index | None = None
     if recording.truth is not None and set(recording.labels) <= set(labels):
-        own = np.array([labels.index(label) for label in recording.labels], np.int64)
-        truth = own[np.array(recording.truth)]
-    looked = _look(pictures(), models, full, layered)
-    return Trace(truth, np.arange(recording.frames), looked)
+        numbers = np.array([labels.index(label) for label in recording.labels], np.int64)
+        truth = numbers[np.array(recording.truth)]
+    table = _run_models(pictures(), models, full, exit_model)
+    return Trace(truth, np.arange(recording.frames), table)
 
 
-def _look(pictures: Iterable[Picture], models: Models, full: str, layered: EarlyExitModel | None = None) -> Pictures:
-    """One picture after the other, as a device sees them: in company a runtime may compute other last bits."""
+def _run_models(
+    pictures: Iterable[Picture], models: Models, full: str, exit_model: EarlyExitModel | None
+) -> PictureTable:
+    """Run one picture at a time, as a device does: in a batch, the last bits of the logits may differ."""
     prepare = {name: preprocessor(spec) for name, (_, spec) in models.items()}
-    said: dict[str, list[Logits]] = {name: [] for name in models}
-    nbytes, signatures, passed = [], [], []
+    logits: dict[str, list[Logits]] = {name: [] for name in models}
+    nbytes, signatures, exits = [], [], []
     for picture in pictures:
         for name, (session, spec) in models.items():
-            said[name].append(session.run(prepare[name](crop(picture, spec)))[0])
-        if layered is not None:
-            passed += layered.run(prepare[full](crop(picture, models[full][1])), [RequestContext()])
-        nbytes.append(len(encode(crop(picture, models[full][1]))[1]))
+            logits[name].append(session.run(prepare[name](crop(picture, spec)))[0])
+        cropped = crop(picture, models[full][1])
+        if exit_model is not None:
+            exits += exit_model.run(prepare[full](cropped), [RequestContext()])
+        nbytes.append(len(encode(cropped)[1]))
         signatures.append(sign(picture))
-    logits = {name: np.stack(rows) for name, rows in said.items()}
-    through: Through | None = None
-    if passed:
-        layers = np.array([-1 if one.layer is None else one.layer for one in passed])
-        through = Through(
-            layers, np.stack([one.logits for one in passed]), np.array([one.risk or 0.0 for one in passed])
-        )
-    return Pictures(logits, np.array(nbytes, np.int64), signatures, through)
+    exit_table: ExitTable | None = None
+    if exits:
+        numbers = np.array([-1 if one.layer is None else one.layer for one in exits])
+        risks = np.array([one.risk or 0.0 for one in exits])
+        exit_table = ExitTable(numbers, np.stack([one.logits for one in exits]), risks)
+    return PictureTable(
+        {name: np.stack(rows) for name, rows in logits.items()}, np.array(nbytes, np.int64), signatures, exit_table
+    )

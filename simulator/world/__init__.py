@@ -1,1 +1,1 @@
-"""Devices, links and servers on virtual time, and their processes."""
+"""Simulated devices, links and servers, and child processes of a live run."""

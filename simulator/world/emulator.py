@@ -1,8 +1,8 @@
 """The link emulator: a TCP proxy in user space that makes loopback behave like the link of a profile.
 
-Stands between an agent and its broker and needs no privilege, unlike ``tc netem``. ``LinkDirection`` decides when
-bytes arrive; here they are read, held until then and written. One link serves one device: connections through the same
-emulator share its rate and its order.
+The proxy stands between an agent and its broker. It needs no privilege, unlike ``tc netem``. ``LinkDirection`` decides
+when bytes arrive; the proxy reads them, holds them until then and writes them. One emulator is the link of one device:
+its connections share rate and order.
 """
 
 from __future__ import annotations
@@ -18,96 +18,100 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from cachenet.simulator.world.lane import LinkDirection, lanes
-from cachenet.simulator.world.links import LinkProfile
+from cachenet.simulator.world.link_direction import LinkDirection, directions
+from cachenet.simulator.world.link_profiles import LinkProfile
 
 T = TypeVar("T")
 
-#: Largest read, bytes, and what the link's bottleneck buffers beyond what is in flight.
+#: Largest read, bytes.
 _READ = 64 << 10
+#: Buffer of the link's bottleneck beyond the bytes in flight, bytes.
 _BUFFER = 64 << 10
-#: An outage begins this long into every minute: early, so that a short run meets it, and the same for every run.
+#: Start of the outage in every minute, seconds: early, so that a short run includes one.
 OUTAGE_AT_S = 10.0
 _MINUTE_S = 60.0
 
 
 class Counts(msgspec.Struct, frozen=True):
-    """TCP payload that has entered the link from (``bytes_up``) and to (``bytes_down``) the device."""
+    """TCP payload that has entered the link from (``bytes_up``) and to (``bytes_down``) the device, bytes."""
 
     bytes_up: int
     bytes_down: int
 
 
 class LinkClock:
-    """Time as the link lives it, seconds: it stands still while the link is dead. So nothing moves in an outage, and
-    what piled up leaves afterwards in order and at the link's rate. It begins at 0, as a recorded link does."""
+    """The link's clock, seconds from 0. It stands still while the link is down, so bytes queued in an outage leave
+    afterwards in order and at the link's rate."""
 
     def __init__(self) -> None:
-        self._born = time.monotonic()
-        self._alive = asyncio.Event()
-        self._alive.set()
-        self._dead_s = 0.0
-        self._died_at = 0.0
+        self._started = time.monotonic()
+        self._up = asyncio.Event()
+        self._up.set()
+        self._down_s = 0.0
+        self._paused_at = 0.0
 
     def now(self) -> float:
-        return (time.monotonic() if self._alive.is_set() else self._died_at) - self._dead_s - self._born
+        """The time of the link."""
+        return (time.monotonic() if self._up.is_set() else self._paused_at) - self._down_s - self._started
 
     async def until(self, due: float) -> None:
-        """Return at ``due`` or later, and only while the link is alive."""
-        while not self._alive.is_set() or due > self.now():
-            if self._alive.is_set():
+        """Return at ``due`` or later, while the link is up."""
+        while not self._up.is_set() or due > self.now():
+            if self._up.is_set():
                 await asyncio.sleep(due - self.now())
             else:
-                await self._alive.wait()
+                await self._up.wait()
 
     def pause(self) -> None:
-        if self._alive.is_set():
-            self._died_at = time.monotonic()
-            self._alive.clear()
+        """Take the link down."""
+        if self._up.is_set():
+            self._paused_at = time.monotonic()
+            self._up.clear()
 
     def resume(self) -> None:
-        if not self._alive.is_set():
-            self._dead_s += time.monotonic() - self._died_at
-            self._alive.set()
+        """Bring the link up."""
+        if not self._up.is_set():
+            self._down_s += time.monotonic() - self._paused_at
+            self._up.set()
 
 
 class _Direction:
-    """One way through the link, and all that has entered it."""
+    """One direction of the link, and the count of its bytes."""
 
-    def __init__(self, lane: LinkDirection, clock: LinkClock) -> None:
-        self.lane, self.clock = lane, clock
+    def __init__(self, rule: LinkDirection, clock: LinkClock) -> None:
+        self.rule, self.clock = rule, clock
         self.bytes = 0
-        self.bound = _BUFFER + lane.in_flight
+        self.bound = _BUFFER + rule.in_flight
 
 
-class _Flight:
-    """What is on its way in one direction of one connection, in order; the end of the stream is an empty piece."""
+class _Pipe:
+    """Bytes under way in one direction of one connection, in order; an empty piece is the end of the stream."""
 
     def __init__(self, direction: _Direction) -> None:
         self._direction = direction
         self._pieces: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
         self._held = 0
-        self._landed = asyncio.Event()
+        self._written = asyncio.Event()
 
-    async def take_in(self, source: asyncio.StreamReader) -> None:
-        """Read until the stream ends or breaks. A full link stops reading, so that the sender feels it."""
-        way = self._direction
+    async def read(self, source: asyncio.StreamReader) -> None:
+        """Read until the stream ends or breaks. A full link stops reading, so that the sender must wait."""
+        direction = self._direction
         data = b"-"
         while data:
             try:
                 data = await source.read(_READ)
             except OSError:
                 data = b""
-            way.bytes += len(data)
+            direction.bytes += len(data)
             self._held += len(data)
-            self._pieces.put_nowait((way.lane.schedule(way.clock.now(), len(data)), data))
-            while self._held > way.bound:
-                self._landed.clear()
-                await self._landed.wait()
+            self._pieces.put_nowait((direction.rule.schedule(direction.clock.now(), len(data)), data))
+            while self._held > direction.bound:
+                self._written.clear()
+                await self._written.wait()
 
-    async def deliver(self, sink: asyncio.StreamWriter) -> None:
-        """Write every piece when it is due, then the end. What nobody takes any more is dropped, while the other
-        direction still carries what its sender said last."""
+    async def write(self, sink: asyncio.StreamWriter) -> None:
+        """Write every piece when it is due, then the end. Bytes to a closed receiver are dropped; the other direction
+        goes on until its own end."""
         data = b"-"
         while data:
             due, data = await self._pieces.get()
@@ -117,34 +121,34 @@ class _Flight:
                     sink.write(data)
                     await sink.drain()
             self._held -= len(data)
-            self._landed.set()
+            self._written.set()
         with contextlib.suppress(OSError):
             sink.write_eof()
 
 
 class Emulator:
-    """One emulated link from a port of this machine to ``to``. ``start`` and ``stop`` it in a running loop."""
+    """An emulated link from a port of this machine to the address ``to``, in a running event loop."""
 
     def __init__(self, profile: LinkProfile, to: tuple[str, int], seed: int = 0) -> None:
         self._profile, self._to = profile, to
         self._clock = LinkClock()
-        up, down = lanes(profile, seed)
+        up, down = directions(profile, seed)
         self._up, self._down = _Direction(up, self._clock), _Direction(down, self._clock)
         self._connections: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
         self._outages: asyncio.Task[None] | None = None
 
     async def start(self, port: int = 0) -> int:
-        """Listen on the loopback interface; return the port. Raises ``OSError`` if it is taken."""
+        """Listen on the loopback interface; return the port. Raises ``OSError`` if the port is taken."""
         listener = socket.create_server(("127.0.0.1", port))
         _tune(listener)
         self._server = await asyncio.start_server(self._accept, sock=listener, limit=_READ)
         if self._profile.outage_s:
-            self._outages = asyncio.create_task(self._keep_failing())
+            self._outages = asyncio.create_task(self._repeat_outages())
         return int(listener.getsockname()[1])
 
     async def stop(self) -> Counts:
-        """Break every connection, free the port and say what went through."""
+        """Break every connection, free the port and return the byte counts."""
         if self._outages:
             self._outages.cancel()
         if self._server:
@@ -155,16 +159,18 @@ class Emulator:
         return self.counts()
 
     def counts(self) -> Counts:
+        """The byte counts so far."""
         return Counts(self._up.bytes, self._down.bytes)
 
     def pause(self) -> None:
-        """Kill the link: connections stay, bytes wait."""
+        """Take the link down: connections stay, bytes wait."""
         self._clock.pause()
 
     def resume(self) -> None:
+        """Bring the link up."""
         self._clock.resume()
 
-    async def _keep_failing(self) -> None:
+    async def _repeat_outages(self) -> None:
         await asyncio.sleep(OUTAGE_AT_S)
         while True:
             self.pause()
@@ -177,7 +183,7 @@ class Emulator:
         assert task is not None
         self._connections.add(task)
         try:
-            # A cancelled or broken connection is an end like any other; the device will dial again.
+            # A cancelled or broken connection just ends; the device connects again.
             with contextlib.suppress(OSError, asyncio.CancelledError):
                 await self._connect(reader, writer)
         finally:
@@ -188,26 +194,24 @@ class Emulator:
         broker_in, broker_out = await asyncio.open_connection(*self._to, limit=_READ)
         _tune(broker_out.get_extra_info("socket"))
         try:
-            # The kernel has already shaken the device's hand; over the real link that takes a round trip.
+            # The kernel has done the device's TCP handshake already; over the real link it takes a round trip.
             await self._clock.until(self._clock.now() + self._profile.rtt_ms / 1e3)
-            up, down = _Flight(self._up), _Flight(self._down)
-            await asyncio.gather(
-                up.take_in(device_in), up.deliver(broker_out), down.take_in(broker_in), down.deliver(device_out)
-            )
+            up, down = _Pipe(self._up), _Pipe(self._down)
+            await asyncio.gather(up.read(device_in), up.write(broker_out), down.read(broker_in), down.write(device_out))
         finally:
             broker_out.close()
 
 
 def _tune(sock: socket.socket) -> None:
-    """No Nagle, which asyncio leaves on in sockets that a bare listener accepts, nor megabytes that the kernel would
-    buffer behind the emulated link's back. What is accepted inherits both from its listener."""
+    """Disable Nagle's algorithm and large kernel buffers, which would add delays and hide queues of the emulated link.
+    Accepted connections inherit both from their listener."""
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _READ)
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
-    """``asyncio.run`` on ``select``, whose time-outs are in microseconds; those of ``epoll`` are whole milliseconds,
-    which is a quarter of wifi's delay."""
+    """``asyncio.run`` on ``select``, whose time-outs are in microseconds. Those of ``epoll`` are whole milliseconds, a
+    quarter of the wifi profile's delay."""
     loop = asyncio.SelectorEventLoop(selectors.SelectSelector())
     try:
         return loop.run_until_complete(main)
@@ -217,14 +221,14 @@ def run(main: Coroutine[Any, Any, T]) -> T:
 
 
 async def serve(
-    emulator: Emulator, port: int, listening: Callable[[], None], counted: Callable[[Counts], None]
+    emulator: Emulator, port: int, on_listening: Callable[[], None], on_counts: Callable[[Counts], None]
 ) -> Counts:
-    """Emulate until SIGINT or SIGTERM. ``listening`` is called once, ``counted`` at every SIGUSR1."""
+    """Emulate until SIGINT or SIGTERM. ``on_listening`` is called once, ``on_counts`` at every SIGUSR1."""
     loop, ended = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, ended.set)
-    loop.add_signal_handler(signal.SIGUSR1, lambda: counted(emulator.counts()))
+    loop.add_signal_handler(signal.SIGUSR1, lambda: on_counts(emulator.counts()))
     await emulator.start(port)
-    listening()
+    on_listening()
     await ended.wait()
     return await emulator.stop()

@@ -1,38 +1,42 @@
-"""Child processes of a demonstration: started, watched and always ended, by their own process ids."""
+"""Child processes of a live run: started, monitored and always ended, by their process ids."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 
+#: Lines of a log that an error message quotes.
 _TAIL_LINES = 8
-#: How long a process may take to end by itself when it is asked to; a slow machine takes seconds.
-_PATIENCE_S = 20.0
+#: Longest time from SIGTERM to the end of a process, seconds.
+_STOP_TIMEOUT_S = 20.0
 
 
 class Failed(Exception):
-    """A process that did not do its part; the text has its last words and says what to do."""
+    """A process has failed. The message quotes its log and says what to do."""
 
 
 class Process:
-    """One running ``python -m ...``, with its output in ``<name>.out`` and its log in ``<name>.log``."""
+    """A running ``python -m ...``, with its output in ``<name>.out`` and its log in ``<name>.log``."""
 
-    def __init__(self, name: str, logs: Path, *arguments: str) -> None:
+    def __init__(self, name: str, logs: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> None:
+        """Start the process; ``environment``: variables in addition to those of this process."""
         self.name, self.log, self.output = name, logs / f"{name}.log", logs / f"{name}.out"
         with self.output.open("wb") as out, self.log.open("wb") as log:
-            # A session of its own: Ctrl-C reaches us alone, and we end the children in the right order.
+            # In a session of its own the child gets no Ctrl-C: the parent ends the children in the right order.
             self._popen = subprocess.Popen(
                 [sys.executable, "-m", *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=log,
                 start_new_session=True,
+                env={**os.environ, **(environment or {})},
             )
 
     @property
@@ -48,27 +52,29 @@ class Process:
         return self._popen.poll() == 0
 
     def stop(self) -> None:
-        """Ask it to end, and end it if it does not."""
+        """End the process with SIGTERM, and with SIGKILL if it does not end in time."""
         if self.running:
             self._popen.terminate()
         try:
-            self._popen.wait(_PATIENCE_S)
+            self._popen.wait(_STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             self.kill()
 
     def kill(self) -> None:
+        """End the process with SIGKILL."""
         if self.running:
             self._popen.kill()
             self._popen.wait()
 
     def failed(self, what: str, advice: str) -> Failed:
-        words = self.log.read_text(errors="replace").strip().splitlines()[-_TAIL_LINES:]
-        quoted = "".join(f"\n  | {line}" for line in words) or "\n  | (it said nothing)"
+        """The exception that quotes the end of the log."""
+        lines = self.log.read_text(errors="replace").strip().splitlines()[-_TAIL_LINES:]
+        quoted = "".join(f"\n  | {line}" for line in lines) or "\n  | (the log is empty)"
         return Failed(f"{self.name} {what}; {advice}{quoted}")
 
 
 class Processes:
-    """The children of one demonstration. Leaving the context ends them all, last started first."""
+    """The child processes of one run. Leaving the context ends them all, last started first."""
 
     def __init__(self, logs: Path) -> None:
         self._logs = logs
@@ -84,27 +90,29 @@ class Processes:
         try:
             for process in reversed(self._all):
                 process.stop()
-        finally:  # impatience (a second Ctrl-C) leaves nobody behind either
+        finally:  # after a second Ctrl-C, too
             for process in self._all:
                 process.kill()
 
-    def start(self, name: str, *arguments: str) -> Process:
-        process = Process(name, self._logs, *arguments)
+    def start(self, name: str, *arguments: str, environment: Mapping[str, str] | None = None) -> Process:
+        """Start ``python -m`` with ``arguments``; ``environment``: see ``Process``."""
+        process = Process(name, self._logs, *arguments, environment=environment)
         self._all.append(process)
         return process
 
     def stop(self, process: Process) -> None:
+        """End one process."""
         process.stop()
         self._all.remove(process)
 
     def check(self, but: Process | None = None) -> None:
-        """Raise ``Failed`` if one of them, ``but`` aside, is not running."""
+        """Raise ``Failed`` if a process other than ``but`` is not running."""
         for process in self._all:
             if process is not but and not process.running:
-                raise process.failed("ended by itself", f"its whole log is in {process.log}")
+                raise process.failed("ended by itself", f"its log is {process.log}")
 
     def wait(self, process: Process, ready: Callable[[], bool], timeout_s: float, for_what: str) -> None:
-        """Return when ``ready``. Raises ``Failed`` if a process ends or the time is over."""
+        """Return when ``ready``. Raises ``Failed`` if a process ends or after ``timeout_s``."""
         until = time.monotonic() + timeout_s
         while not ready():
             self.check()
@@ -114,14 +122,14 @@ class Processes:
 
 
 def free_port() -> int:
-    """A TCP port of the loopback interface that nobody uses now."""
+    """An unused TCP port of the loopback interface."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def answers(port: int) -> bool:
-    """Whether somebody listens on ``port`` of the loopback interface."""
+    """Whether a server listens on ``port`` of the loopback interface."""
     with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
         return True
     return False

@@ -1,6 +1,8 @@
-"""A profile of the machine that this runs on, in the terms of ``simulator.world.machines``: networks like those of a
-bundle are run, a device's own loop and a server's own steps are timed, and what explains the times best is written
-down."""
+"""Measurement of this machine's profile (see ``hardware_profiles``).
+
+Run times of networks like those of a bundle give rates and constants by least squares. The loop of a device and the
+steps of a server are timed directly.
+"""
 
 from __future__ import annotations
 
@@ -33,11 +35,11 @@ from cachenet.shared.inference.engine import Session
 from cachenet.shared.inference.image import encode, preprocessor
 from cachenet.shared.media.signature import sign
 from cachenet.shared.transport.mqtt import MqttConnection
-from cachenet.simulator.world.machines import DeviceProfile, Precision, ServerProfile
+from cachenet.simulator.world.hardware_profiles import DeviceProfile, Precision, ServerProfile
 from cachenet.simulator.world.processes import free_port
 
-#: Channels and blocks of the yardsticks: residual nets from a fiftieth of ResNet-18's multiply-adds to all of them.
-_YARDSTICKS: tuple[tuple[tuple[int, ...], int], ...] = (
+#: Channels and blocks of the probe networks: residual nets with 2 to 100 % of ResNet-18's multiply-adds.
+_PROBES: tuple[tuple[tuple[int, ...], int], ...] = (
     ((8, 32, 64), 1),
     ((12, 48, 96), 1),
     ((16, 64, 128), 1),
@@ -46,16 +48,30 @@ _YARDSTICKS: tuple[tuple[tuple[int, ...], int], ...] = (
     ((32, 64, 128, 256), 1),
     ((64, 128, 256, 512), 2),
 )
-_SIDE, _RUNS, _FRAMES, _BATCH = 32, 30, 150, 8
-#: Between two runs, as between a camera's frames: caches and processors cool meanwhile, and what a tight loop measures
-#: is too little by half (ResNet-18 and EfficientNet-Lite0: 8.9 ms in one, 11.4 at this pace).
+#: Input side of the probe networks, pixels.
+_SIDE = 32
+#: Timed runs of each measurement.
+_RUNS = 30
+#: Frames of the device's loop.
+_FRAMES = 150
+#: Batch size where the full model allows any.
+_BATCH = 8
+#: Pause between two runs, seconds, as between a camera's frames. In a tight loop caches stay warm and the times are too
+#: short (ResNet-18 and EfficientNet-Lite0: 8.9 ms in a tight loop, 11.4 ms with this pause).
 _PAUSE_S = 1 / 30
-_PATIENCE_S = 10.0
+#: Longest wait for the broker, seconds.
+_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """``error``: of the estimate, the median over yardsticks of how far it is off where they were not fitted on."""
+    """A fitted profile.
+
+    Attributes:
+        rate: Multiply-adds per second, in 1e9.
+        operator_us: Constant of an operator, microseconds.
+        error: Median relative error of the estimate over probe networks that the fit leaves out.
+    """
 
     rate: float
     operator_us: float
@@ -65,19 +81,25 @@ class Fitted:
 def device(
     title: str, bundle: Bundle, threads: Sequence[int], advance: Callable[[], object] = lambda: None
 ) -> tuple[DeviceProfile, float]:
-    """The profile of this machine as a device, and its estimator's error (see ``Fitted``). ``bundle``: to answer frames
-    with. ``advance`` is called for each of ``2 * len(threads) + 1`` steps."""
+    """The profile of this machine as a device, and its estimate's error (see ``Fitted``).
+
+    Args:
+        title: Name of the machine.
+        bundle: Bundle to answer frames with.
+        threads: Numbers of threads to measure.
+        advance: Called after each of ``2 * len(threads) + 1`` steps.
+    """
     rates: dict[Precision, dict[int, float]] = {"float32": {}, "int8": {}}
     constants, errors = [], []
     with tempfile.TemporaryDirectory() as directory:
         kinds: dict[Precision, list[Path]] = {"float32": [], "int8": []}
-        for number, (widths, blocks) in enumerate(_YARDSTICKS):
-            whole, light = Path(directory, f"{number}.onnx"), Path(directory, f"{number}-int8.onnx")
-            yardstick(widths, blocks, whole)
+        for number, (widths, blocks) in enumerate(_PROBES):
+            plain, quantised = Path(directory, f"{number}.onnx"), Path(directory, f"{number}-int8.onnx")
+            probe_network(widths, blocks, plain)
             images = np.random.default_rng(0).normal(size=(8, 3, _SIDE, _SIDE)).astype(np.float32)
-            onnx.save(quantise.int8(onnx.load(str(whole)), images), str(light))
-            kinds["float32"].append(whole)
-            kinds["int8"].append(light)
+            onnx.save(quantise.int8(onnx.load(str(plain)), images), str(quantised))
+            kinds["float32"].append(plain)
+            kinds["int8"].append(quantised)
         for precision, paths in kinds.items():
             costs = [cost.cost(onnx.load(str(path)), _SIDE) for path in paths]
             for count in threads:
@@ -102,8 +124,7 @@ def device(
 
 
 def server(title: str, bundle: Bundle, threads: int) -> ServerProfile:
-    """The profile of this machine as a server that runs the bundle's full model behind the embedded broker. Raises
-    ``BrokerError``."""
+    """The profile of this machine as a server of the bundle behind the embedded broker. Raises ``BrokerError``."""
     full = FullModel(bundle, "auto", threads)
     model = bundle.manifest.models[full.name]
     width, height = model.input.size
@@ -123,13 +144,14 @@ def server(title: str, bundle: Bundle, threads: int) -> ServerProfile:
     )
 
 
-def yardstick(widths: Sequence[int], blocks: int, path: Path) -> None:
-    """Write a residual net of random weights, made like those of ``models.train.networks``."""
+def probe_network(widths: Sequence[int], blocks: int, path: Path) -> None:
+    """Write a residual net with random weights, structured like those of ``models.train.networks``."""
     rng = np.random.default_rng(0)
     graph = Graph()
 
-    def convolution(name: str, x: str, given: int, out: int, kernel: int, stride: int, relu: bool) -> str:
-        weight = rng.normal(0, (2 / (given * kernel * kernel)) ** 0.5, (out, given, kernel, kernel)).astype(np.float32)
+    def convolution(name: str, x: str, inputs: int, out: int, kernel: int, stride: int, relu: bool) -> str:
+        scale = (2 / (inputs * kernel * kernel)) ** 0.5
+        weight = rng.normal(0, scale, (out, inputs, kernel, kernel)).astype(np.float32)
         return graph.convolution(name, x, weight, np.zeros(out, np.float32), stride, kernel // 2, relu)
 
     x = convolution("stem", "image", 3, widths[0], 3, 1, True)
@@ -150,19 +172,19 @@ def yardstick(widths: Sequence[int], blocks: int, path: Path) -> None:
 
 
 def fit(costs: Sequence[Cost], seconds: Sequence[float]) -> Fitted:
-    """What explains the times best, each as far as it goes of its own size: neither rate nor constant is negative."""
+    """Fit rate and constant, both at least 0, to measured run times, ``seconds``."""
     rate, constant = _solve(costs, seconds)
-    off = []
-    for left in range(len(costs)):
-        kept = [n for n in range(len(costs)) if n != left]
-        own_rate, own = _solve([costs[n] for n in kept], [seconds[n] for n in kept])
-        guess = costs[left].macs / own_rate + costs[left].operators * own
-        off.append(abs(guess / seconds[left] - 1))
-    return Fitted(rate / 1e9, constant * 1e6, median(off))
+    errors = []
+    for left_out in range(len(costs)):
+        others = [n for n in range(len(costs)) if n != left_out]
+        other_rate, other_constant = _solve([costs[n] for n in others], [seconds[n] for n in others])
+        estimate = costs[left_out].macs / other_rate + costs[left_out].operators * other_constant
+        errors.append(abs(estimate / seconds[left_out] - 1))
+    return Fitted(rate / 1e9, constant * 1e6, median(errors))
 
 
 def _solve(costs: Sequence[Cost], seconds: Sequence[float]) -> tuple[float, float]:
-    """Multiply-adds a second and seconds an operator, by least squares of relative errors."""
+    """Multiply-adds per second and seconds per operator, by least squares of relative errors."""
     took = np.array(seconds)
     table = np.array([[one.macs, one.operators] for one in costs], np.float64) / took[:, None]
     (each, constant), *_ = np.linalg.lstsq(table, np.ones(len(took)), rcond=None)
@@ -174,7 +196,7 @@ def _solve(costs: Sequence[Cost], seconds: Sequence[float]) -> tuple[float, floa
 
 
 def _seconds(paths: Sequence[Path], threads: int) -> list[float]:
-    """A run of each, medians, by turns."""
+    """Median run time of each model, measured in turns."""
     image = np.zeros((1, 3, _SIDE, _SIDE), np.float32)
     sessions = [Session(path, "cpu", threads) for path in paths]
     took: list[list[float]] = [[] for _ in sessions]
@@ -189,63 +211,64 @@ def _seconds(paths: Sequence[Path], threads: int) -> list[float]:
 
 
 def _through_broker(nbytes: int) -> float:
-    """Seconds that a message of this machine's takes to come back to it."""
+    """Time of a message of ``nbytes`` through the broker back to its sender, seconds."""
     broker = EmbeddedBroker("127.0.0.1", free_port())
     broker.start()
-    came: queue.SimpleQueue[float] = queue.SimpleQueue()
-    link = MqttConnection(broker.address, "profile", [("profile", 0)], lambda _message: came.put(time.perf_counter()))
-    link.start()
+    arrivals: queue.SimpleQueue[float] = queue.SimpleQueue()
+    connection = MqttConnection(
+        broker.address, "profile", [("profile", 0)], lambda _message: arrivals.put(time.perf_counter())
+    )
+    connection.start()
     try:
-        link.connected.wait(_PATIENCE_S)
+        connection.connected.wait(_TIMEOUT_S)
         took = []
         for _ in range(_RUNS):
             time.sleep(_PAUSE_S)
             begun = time.perf_counter()
-            link.publish("profile", bytes(nbytes))
+            connection.publish("profile", bytes(nbytes))
             try:
-                took.append(came.get(timeout=_PATIENCE_S) - begun)
+                took.append(arrivals.get(timeout=_TIMEOUT_S) - begun)
             except queue.Empty:
                 raise BrokerError("the embedded broker lost a message") from None
         return median(took)
     finally:
-        link.stop()
+        connection.stop()
         broker.stop()
 
 
 def _handling(bundle: Bundle) -> tuple[float, float, float]:
-    """Seconds that a frame of a camera takes but for models, that its signature and CacheNet's decision
-    take, and that its picture takes to be encoded."""
+    """Times of a frame, seconds: handling without models; signature and CacheNet's decision; picture encoding."""
     split, manifest = sample.load(), bundle.manifest
     plan = streams.plan("camera", split.labels, 0, _FRAMES)
     draw = streams.renderer(plan, split.images)
     base, full = (manifest.models[manifest.only(role)] for role in ("base", "full"))
-    said = np.zeros(len(manifest.labels), np.float32)
+    logits = np.zeros(len(manifest.labels), np.float32)
 
     def score(_view: FrameInputs) -> npt.NDArray[np.float32]:
-        return said
+        return logits
 
     local = LocalModel("base", score, base.temperature, np.array(base.coverage), level="base")
     cascade = build_device_cascade(Settings(), manifest, local, True, 1 << 28)
     prepare = preprocessor(base.input)
     frames: list[float] = []
     decisions: list[float] = []
-    codes: list[float] = []
+    encodings: list[float] = []
     for index in range(_FRAMES):
         picture = draw(index)
-        said = 8.0 * np.eye(len(manifest.labels), dtype=np.float32)[int(plan.label[index]) % len(manifest.labels)]
+        logits = 8.0 * np.eye(len(manifest.labels), dtype=np.float32)[int(plan.label[index]) % len(manifest.labels)]
         time.sleep(_PAUSE_S)
         times = [time.perf_counter()]
         view = FrameInputs(picture)
         prepare(view.crop(base.input))
         times.append(time.perf_counter())
         step = cascade.lookup(Frame(index, view, sign(picture)), times[0])
-        cascade.complete(step, Reply(index, said) if isinstance(step, Miss) else None, times[0])
+        cascade.complete(step, Reply(index, logits) if isinstance(step, Miss) else None, times[0])
         times.append(time.perf_counter())
         encode(view.crop(full.input))
         times.append(time.perf_counter())
-        for kept, took in zip((frames, decisions, codes), np.diff(times).tolist(), strict=True):
-            kept.append(took)
-    return median(frames), median(decisions), median(codes)
+        for series, took in zip((frames, decisions, encodings), np.diff(times).tolist(), strict=True):
+            series.append(took)
+    return median(frames), median(decisions), median(encodings)
 
 
 def _median(run: Callable[[], object]) -> float:

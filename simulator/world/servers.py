@@ -1,4 +1,4 @@
-"""The servers of a replay, on virtual time: each does what the batcher decides that a real one runs."""
+"""Servers on virtual time. Each runs the batches that the batcher of a real server decides on."""
 
 from __future__ import annotations
 
@@ -15,61 +15,63 @@ from cachenet.cloud_server.settings import Settings
 from cachenet.models.export.cost import Cost
 from cachenet.shared.bundle.manifest import Manifest
 from cachenet.shared.cascade.probability import softmax
-from cachenet.simulator.world import machines
-from cachenet.simulator.world.wire import after
+from cachenet.simulator.world.hardware_profiles import ServerProfile
+from cachenet.simulator.world.link import after
 
-#: Of a server's queue and batch, as it is by default (``cloud_server.settings``).
-QUEUE, LARGEST = Settings().queue, Settings().max_batch
+#: Requests that a server queues at most: the server's default.
+QUEUE = Settings().queue
+#: Requests of a batch at most: the server's default.
+MAX_BATCH = Settings().max_batch
 
 
 @dataclass(frozen=True, slots=True)
 class ServerRequest:
-    """A picture at a server: whose full model ``logits`` are known, and who is to ``hear`` the answer or, in words, why
-    there is none."""
+    """A request.
+
+    Attributes:
+        logits: The full model's logits for the picture.
+        recent: Recent labels of the device.
+        on_reply: Called with logits, recommended submodel and error; logits are None after an error.
+    """
 
     logits: Any
     recent: tuple[int, ...]
-    hear: Callable[[Any, str | None, str], object]
+    on_reply: Callable[[Any, str | None, str], object]
 
 
 class Servers:
-    """Replicas of the server, each with the batcher that a real one has; the broker gives requests to them in turn."""
+    """Replicas of the server. The broker gives them requests in turn."""
 
     def __init__(
-        self,
-        env: simpy.Environment,
-        profile: machines.ServerProfile,
-        manifest: Manifest,
-        full: Cost,
-        replicas: int = 1,
+        self, env: simpy.Environment, profile: ServerProfile, manifest: Manifest, full: Cost, replicas: int = 1
     ) -> None:
         self._env, self._profile, self._full = env, profile, full
         self._manifest, self._temperature = manifest, manifest.models[manifest.only("full")].temperature
         self._batchers: list[Batcher[ServerRequest]] = [
-            Batcher(lambda: env.now, QUEUE, LARGEST) for _ in range(replicas)
+            Batcher(lambda: env.now, QUEUE, MAX_BATCH) for _ in range(replicas)
         ]
-        self._working = [False] * replicas
+        self._busy = [False] * replicas
         self._next = 0
 
-    def offer(self, request: ServerRequest, budget_s: float, patient: bool = False) -> None:
-        """A request has come through the broker."""
+    def offer(self, request: ServerRequest, budget_s: float, background: bool = False) -> None:
+        """Take a request that must be answered within ``budget_s`` seconds; ``background``: at low priority."""
         which, self._next = self._next, (self._next + 1) % len(self._batchers)
-        if not self._batchers[which].offer(request, budget_s, patient):
-            request.hear(None, None, "refused: busy")
-        elif not self._working[which]:
-            self._work(which)
+        if not self._batchers[which].offer(request, budget_s, background):
+            request.on_reply(None, None, "refused: busy")
+        elif not self._busy[which]:
+            self._run_batch(which)
 
-    def _work(self, which: int) -> None:
+    def _run_batch(self, which: int) -> None:
         batch = self._batchers[which].take()
-        for waiting in batch.expired:
-            waiting.item.hear(None, None, "refused: expired")
-        self._working[which] = bool(batch.ready)
+        for queued in batch.expired:
+            queued.item.on_reply(None, None, "refused: expired")
+        self._busy[which] = bool(batch.ready)
         if batch.ready:
-            took = self._profile.seconds(self._full, len(batch.ready))
-            after(self._env, took, partial(self._done, which, [waiting.item for waiting in batch.ready]))
+            seconds = self._profile.seconds(self._full, len(batch.ready))
+            after(self._env, seconds, partial(self._finish, which, [queued.item for queued in batch.ready]))
 
-    def _done(self, which: int, requests: list[ServerRequest]) -> None:
+    def _finish(self, which: int, requests: list[ServerRequest]) -> None:
         for request in requests:
             advice = recommend(self._manifest, softmax(request.logits, self._temperature), request.recent)
-            request.hear(request.logits, advice, "")
-        self._work(which)
+            request.on_reply(request.logits, advice, "")
+        self._run_batch(which)

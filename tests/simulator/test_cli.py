@@ -1,4 +1,4 @@
-"""The commands refuse what cannot be in one line, with exit code 2."""
+"""The commands refuse bad input in one line, with exit code 2."""
 
 from __future__ import annotations
 

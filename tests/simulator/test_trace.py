@@ -1,4 +1,4 @@
-"""Films: a recorded stream is seen as a device sees it, and a policy can be run over it."""
+"""Traces: a stream on disk gives the trace of the generated stream, and a comparison runs on it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cachenet.shared.bundle.manifest import Bundle
 from cachenet.shared.media import recording
 from cachenet.simulator.report import comparison
 from cachenet.simulator.report.comparison import Setup
-from cachenet.simulator.traces.trace import project, shoot
+from cachenet.simulator.traces.trace import record_directory, record_streams
 
 FRAMES = 40
 
@@ -33,15 +33,15 @@ def bundle() -> Bundle:
     return Bundle(Path("models/zoo/cifar10"))
 
 
-def test_a_recorded_stream_is_the_film_that_was_recorded(directory: Path, bundle: Bundle) -> None:
+def test_a_stream_on_disk_gives_the_trace_of_the_generated_stream(directory: Path, bundle: Bundle) -> None:
     base = bundle.manifest.only("base")
     models = {name: one for name, one in recorded.opened(bundle).items() if name == base}
-    played = project(directory, bundle.manifest.labels, models, base)
-    [shot] = shoot("held", [3], FRAMES, sample.load(), models, base)
-    assert played.truth is not None and shot.truth is not None
-    np.testing.assert_array_equal(played.truth, shot.truth)
-    np.testing.assert_array_equal(played.pictures.logits[base], shot.pictures.logits[base])
-    np.testing.assert_array_equal(played.pictures.nbytes, shot.pictures.nbytes)
+    from_disk = record_directory(directory, bundle.manifest.labels, models, base)
+    [generated] = record_streams("held", [3], FRAMES, sample.load(), models, base)
+    assert from_disk.truth is not None and generated.truth is not None
+    np.testing.assert_array_equal(from_disk.truth, generated.truth)
+    np.testing.assert_array_equal(from_disk.pictures.logits[base], generated.pictures.logits[base])
+    np.testing.assert_array_equal(from_disk.pictures.nbytes, generated.pictures.nbytes)
 
 
 def test_a_recording_without_true_labels_is_compared_without_accuracy(
@@ -57,13 +57,13 @@ def test_a_recording_without_true_labels_is_compared_without_accuracy(
     with Progress(disable=True) as progress:
         bench = comparison.prepare(bundle, setup, sample.load(), recorded.opened(bundle), progress)
         runs = comparison.compare(bench, setup, None, progress)
-    assert bench.films[0].truth is None
+    assert bench.traces[0].truth is None
     found = comparison.summary(runs)
     assert found["oracle"]["disagreement"] == found["server-only"]["disagreement"] == 0.0
     assert all("accuracy" not in of for of in found.values())
     assert {"disagreement", "agreement", "asked_share", "unknown_share"} <= set(found["cachenet"])
     comparison.table(found)
-    # The device and the radio of a Pi are known to take power; every seed is the same pictures over another link.
+    # The power of a Pi and its radio is known. Every seed has the same pictures over another link.
     assert found["cachenet"]["millijoules"] > 0 and found["cachenet"]["radio_millijoules"] > 0
     assert runs["server-only"][0].row["mean"] != runs["server-only"][1].row["mean"]
     assert runs["server-only"][0].row["agreement"] == runs["server-only"][1].row["agreement"]

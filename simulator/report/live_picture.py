@@ -1,11 +1,11 @@
-"""The picture of a run: when the device answered by itself, how fast, and what the others would have taken."""
+"""The picture of a live run: latency and level of each answer, and the share of local answers over time."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,26 +13,27 @@ import numpy.typing as npt
 from cachenet.edge_agent.outputs.drawing import COLOURS
 from cachenet.edge_agent.outputs.report import Line
 from cachenet.shared.command.extras import how_to_install
-from cachenet.simulator.report.report import CACHENET, Outcome, Setting, rivals
+from cachenet.simulator.report.live_report import CACHENET, Outcome, Setting, ranked_baselines
+from cachenet.simulator.report.progress_view import LOCAL
 
-if TYPE_CHECKING:
-    from cachenet.simulator.world import learning as learned
-
-#: Levels of the device itself.
-_LOCAL = ("frames", "submodels", "base", "full")
 _INK, _FAINT = "#222222", "#8a8a8a"
+#: Window of the local share, seconds.
 _WINDOW_S = 1.0
-#: Frames that a share is taken over, where a run is minutes long.
-_SMOOTH = 600
 
 
 class NoMatplotlib(Exception):
-    """The picture cannot be drawn here; the text says what to install."""
+    """matplotlib is missing. The message says how to install it."""
 
 
 def draw(path: Path, lines: Sequence[Line], outcomes: Mapping[str, Outcome], setting: Setting) -> None:
-    """Write a PNG of 1400x900 pixels about ``lines``, CacheNet's answers in order. Medians of ``rivals`` are drawn
-    beside it. Raises ``NoMatplotlib``."""
+    """Write a PNG of 1400x900 pixels. Raises ``NoMatplotlib``.
+
+    Args:
+        path: The file.
+        lines: CacheNet's answers in order.
+        outcomes: Outcomes by policy; medians of the baselines are drawn.
+        setting: Settings of the run.
+    """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -70,9 +71,9 @@ def _title(figure: Any, own: Outcome, setting: Setting) -> None:
     counts = {**own.hits, "full": own.full, "cloud": own.cloud, "fallback": own.fallbacks}
     x = 0.065
     for level, colour in COLOURS.items():
-        word = f"● {level} {counts[level]}"
-        figure.text(x, 0.88, word, fontsize=13, color=colour, fontweight="bold")
-        x += 0.0085 * len(word) + 0.02
+        text = f"● {level} {counts[level]}"
+        figure.text(x, 0.88, text, fontsize=13, color=colour, fontweight="bold")
+        x += 0.0085 * len(text) + 0.02
 
 
 def _latency(axes: Any, at: npt.NDArray[np.float64], lines: Sequence[Line], outcomes: Mapping[str, Outcome]) -> None:
@@ -80,11 +81,11 @@ def _latency(axes: Any, at: npt.NDArray[np.float64], lines: Sequence[Line], outc
     for level, colour in COLOURS.items():
         chosen = np.array([line.level == level for line in lines])
         axes.scatter(at[chosen], taken[chosen], s=26, color=colour, alpha=0.8, linewidths=0, zorder=3)
-    for begin, _, _ in _stays(at, lines, at[-1]):
+    for begin, _, _ in _shown_objects(at, lines, at[-1]):
         axes.axvline(begin, color="#e8e8e8", linewidth=1, zorder=1)
     axes.set_yscale("log")
-    medians = {name: outcomes[name].latency_ms["p50"] for name in (*rivals(outcomes), CACHENET)}
-    # Labels stand beside their lines; where two lines are close the labels step apart.
+    medians = {name: outcomes[name].latency_ms["p50"] for name in (*ranked_baselines(outcomes), CACHENET)}
+    # Labels are beside their lines; labels of close lines move apart.
     places = _spread({name: float(np.log10(ms)) for name, ms in medians.items()}, 0.1 * _decades(axes))
     for name, ms in medians.items():
         colour = _INK if name == CACHENET else _FAINT
@@ -111,7 +112,7 @@ def _decades(axes: Any) -> float:
 
 
 def _spread(places: Mapping[str, float], gap: float) -> dict[str, float]:
-    """Move labels apart until neighbours are ``gap`` from each other, about where they were."""
+    """Move labels apart, as little as possible, until neighbours are ``gap`` from each other."""
     names = sorted(places, key=lambda name: places[name])
     moved = np.array([places[name] for name in names])
     for _ in range(100):
@@ -122,13 +123,13 @@ def _spread(places: Mapping[str, float], gap: float) -> dict[str, float]:
 
 
 def _strip(axes: Any, at: npt.NDArray[np.float64], lines: Sequence[Line]) -> None:
-    """The answering level of each frame; above it where a submodel first answers, below it what is really shown."""
+    """The level of each answer; above, the first answer of each submodel; below, the true labels."""
     colours = [[int(COLOURS[line.level][i : i + 2], 16) for i in (1, 3, 5)] for line in lines]
     end = at[-1] + at[1] if len(at) > 1 else 1.0
     axes.imshow(np.array([colours], np.uint8), extent=(0, end, 0, 1), aspect="auto", interpolation="nearest")
-    letter = end / 130  # about the width of one, in seconds
-    reached = [-1.0, -1.0]  # where the last name in each of two rows ends
-    for place, name in _arrivals(at, lines):
+    letter = end / 130  # width of a letter, seconds
+    reached = [-1.0, -1.0]  # end of the last name in each of two rows
+    for place, name in _first_answers(at, lines):
         width = letter * (len(name) + 3)
         left = min(place, end - width)
         row = 0 if left > reached[0] else 1
@@ -136,7 +137,7 @@ def _strip(axes: Any, at: npt.NDArray[np.float64], lines: Sequence[Line]) -> Non
         style = {"color": COLOURS["submodels"], "fontsize": 10.5, "transform": axes.get_xaxis_transform()}
         axes.text(place, 1.03, "▼", ha="center", va="bottom", **style)
         axes.text(left + 1.2 * letter, 1.05 + 0.3 * row, f"{name} joins", ha="left", va="bottom", **style)
-    for begin, until, truth in _stays(at, lines, end):
+    for begin, until, truth in _shown_objects(at, lines, end):
         axes.axvline(begin, -0.25, 0, color=_INK, linewidth=1, clip_on=False)
         if until - begin > letter * len(truth):
             axes.text((begin + until) / 2, -0.12, truth, ha="center", va="top", fontsize=10.5, color=_INK)
@@ -144,12 +145,12 @@ def _strip(axes: Any, at: npt.NDArray[np.float64], lines: Sequence[Line]) -> Non
     axes.set_yticks([])
     axes.tick_params(axis="x", length=0)
     axes.spines[["left", "bottom"]].set_visible(False)
-    axes.text(1.012, 0.5, "answering level", transform=axes.transAxes, va="center", fontsize=11.5, color=_INK)
+    axes.text(1.012, 0.5, "level", transform=axes.transAxes, va="center", fontsize=11.5, color=_INK)
     axes.text(1.012, -0.25, "shown object", transform=axes.transAxes, va="center", fontsize=11.5, color=_INK)
 
 
-def _arrivals(at: npt.NDArray[np.float64], lines: Sequence[Line]) -> list[tuple[float, str]]:
-    """When each submodel first answered."""
+def _first_answers(at: npt.NDArray[np.float64], lines: Sequence[Line]) -> list[tuple[float, str]]:
+    """Time of the first answer of each submodel."""
     first: dict[str, float] = {}
     for place, line in zip(at.tolist(), lines, strict=True):
         if line.level == "submodels":
@@ -157,8 +158,8 @@ def _arrivals(at: npt.NDArray[np.float64], lines: Sequence[Line]) -> list[tuple[
     return [(place, name) for name, place in first.items()]
 
 
-def _stays(at: npt.NDArray[np.float64], lines: Sequence[Line], end: float) -> list[tuple[float, float, str]]:
-    """From when until when which true label was shown, where the stream knows it."""
+def _shown_objects(at: npt.NDArray[np.float64], lines: Sequence[Line], end: float) -> list[tuple[float, float, str]]:
+    """Start, end and true label of each shown object, where the truth is known."""
     runs = [
         (next(run)[0], truth)
         for truth, run in groupby(zip(at.tolist(), lines, strict=True), key=lambda pair: pair[1].truth)
@@ -168,8 +169,8 @@ def _stays(at: npt.NDArray[np.float64], lines: Sequence[Line], end: float) -> li
 
 
 def _share(axes: Any, at: npt.NDArray[np.float64], lines: Sequence[Line], fps: float) -> None:
-    """Share of the last second's frames that were answered locally."""
-    local = np.array([line.level in _LOCAL for line in lines], float)
+    """Share of local answers in the last second."""
+    local = np.array([line.level in LOCAL for line in lines], float)
     window = max(1, round(_WINDOW_S * fps))
     summed = np.cumsum(np.concatenate([np.zeros(window), local]))
     share = 100 * (summed[window:] - summed[:-window]) / np.minimum(np.arange(len(local)) + 1, window)
@@ -182,49 +183,3 @@ def _share(axes: Any, at: npt.NDArray[np.float64], lines: Sequence[Line], fps: f
     axes.text(
         1.012, 0.5, "answered locally,\nlast second", transform=axes.transAxes, va="center", fontsize=11.5, color=_INK
     )
-
-
-def learning(
-    path: Path, lines: Sequence[Line], times: learned.Times, outcome: learned.Outcome, labels: Sequence[str]
-) -> None:
-    """Write a PNG of 1200x560 pixels: what the device answered by itself, while a submodel was trained for what it
-    sees. Raises ``NoMatplotlib``."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise NoMatplotlib(f"the picture needs matplotlib; {how_to_install('sim')}") from None
-    figure = Figure(figsize=(12, 5.6), dpi=100, facecolor="white")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    figure.subplots_adjust(left=0.07, right=0.97, top=0.78, bottom=0.11)
-    at = np.array([line.time for line in lines]) - lines[0].time
-    width = max(1, min(_SMOOTH, len(lines) // 4))
-    for levels, colour, word in (
-        (_LOCAL, COLOURS["base"], "on the device"),
-        (("submodels",), COLOURS["submodels"], "by a submodel"),
-    ):
-        by = np.array([line.level in levels for line in lines], float)
-        share = np.convolve(by, np.ones(width) / width, "valid")
-        axes.fill_between(at[width - 1 :], 100 * share, color=colour, alpha=0.9, linewidth=0, label=word)
-    for moment, word in ((times.begun, "training begins"), (times.ended, "proven, pushed"), (times.used, "used")):
-        x = moment - lines[0].time
-        axes.axvline(x, color=_INK, linewidth=1)
-        axes.annotate(word, (x, 1.01), xycoords=("data", "axes fraction"), rotation=20, fontsize=11, color=_INK)
-    axes.set_ylim(0, 100)
-    axes.set_xlim(0, at[-1])
-    axes.set_xlabel("seconds", color=_FAINT, fontsize=11)
-    axes.set_ylabel(f"% of the last {width} frames", color=_FAINT, fontsize=11)
-    axes.legend(loc="lower left", frameon=False, fontsize=11)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.text(
-        0.07,
-        0.92,
-        f"{100 * outcome.local[0]:.0f} % were answered on the device before the update, "
-        f"{100 * outcome.local[1]:.0f} % with it",
-        fontsize=17,
-        fontweight="bold",
-        color=_INK,
-    )
-    figure.text(0.07, 0.875, f"a place with {', '.join(labels)}", fontsize=12, color=_FAINT)
-    figure.savefig(path)

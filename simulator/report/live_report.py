@@ -1,4 +1,4 @@
-"""What a comparison found: policies side by side, as a table and as JSON, from the agents' own lines."""
+"""Outcome of a live comparison, from the agents' answers: table, JSON and ranking."""
 
 from __future__ import annotations
 
@@ -16,32 +16,42 @@ from cachenet.edge_agent.outputs.report import Line
 from cachenet.shared.cascade.reference import disagreements
 from cachenet.simulator.world.emulator import Counts
 
+#: Levels of a hit.
 HITS = ("frames", "submodels", "base")
+#: The policies.
 CACHENET, SERVER, DEVICE = "cachenet", "server-only", "device-only"
-#: Columns of a terminal that ``table`` needs to show every figure whole.
+#: Columns of a terminal that ``table`` needs.
 TABLE_WIDTH = 80
-#: The largest share of fallbacks of a policy that others are ranked against: a fallback is no answer of its own.
+#: Share of fallbacks above which a policy is not ranked: a fallback is no answer of a model.
 _MOST_FALLBACKS = 0.5
 
 
 class Incomplete(Exception):
-    """A run that does not add up; the text says how."""
+    """The lines of a run do not account for every frame. The message gives the counts."""
 
 
 class Summary(msgspec.Struct, frozen=True):
-    """What only the agent can know of its run; its summary file holds more. ``models_pulled``: the submodels that
-    came over the link."""
+    """The agent's summary file, in part; ``models_pulled``: downloaded submodels."""
 
     frames: int
     models_pulled: tuple[str, ...] = ()
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """One policy over one stream.
+    """Measures of one policy on one stream.
 
-    Latencies in milliseconds, shares 0..1 or None where nobody knows, bytes of TCP payload. ``disagreement`` (see
-    ``shared.cascade.reference``) and ``agreement``, the share of answers that are the full model's, are over
-    ``compared`` frames: those for which the full model's answer is known.
+    Attributes:
+        frames: Frames answered.
+        hits: Hits by level.
+        full, cloud: Answers of the full model on the device and on the server.
+        fallbacks: Frames without an answer in time.
+        latency_ms: Mean and percentiles, milliseconds.
+        accuracy: Share of answers that are true; None: the truth is unknown.
+        disagreement: See ``shared.cascade.reference``; over the ``compared`` frames, None without any.
+        agreement: Share of answers that are the full model's; over the ``compared`` frames, None without any.
+        compared: Frames for which the full model's answer is known.
+        bytes_up, bytes_down: TCP payload, bytes.
+        models_pushed: Number of downloaded submodels.
     """
 
     frames: int
@@ -60,21 +70,22 @@ class Outcome(msgspec.Struct, frozen=True):
 
     @property
     def local_share(self) -> float:
-        """Share of the frames that were hits."""
+        """Share of hits."""
         return sum(self.hits.values()) / self.frames
 
     @property
     def device_share(self) -> float:
-        """Share of the frames that the device answered by itself: hits, and answers of the full model there."""
+        """Share of answers of the device: hits, and answers of the full model there."""
         return self.local_share + self.full / self.frames
 
     @property
     def mostly_fallbacks(self) -> bool:
+        """Whether the policy is not ranked."""
         return self.fallbacks > _MOST_FALLBACKS * self.frames
 
 
 class Setting(msgspec.Struct, frozen=True):
-    """What the numbers hold for; a claim without it is no claim."""
+    """Settings of a live comparison."""
 
     stream: str
     seed: int
@@ -89,7 +100,7 @@ class Setting(msgspec.Struct, frozen=True):
 
 
 def read_lines(path: Path) -> list[Line]:
-    """The answers in a JSON-lines file, without later corrections. Raises ``Incomplete`` for a line that is none."""
+    """The answers in a JSON-lines file, without corrections. Raises ``Incomplete`` for an invalid line."""
     try:
         lines = [msgspec.json.decode(line, type=Line) for line in path.read_bytes().splitlines()]
         return [line for line in lines if not line.correction]
@@ -98,8 +109,10 @@ def read_lines(path: Path) -> list[Line]:
 
 
 def by_full_model(lines: Iterable[Line], full: str) -> list[Line]:
-    """The lines of a device whose base model is the model ``full``: what that model answered is the full model's
-    answer, whether or not the device was sure of it."""
+    """The lines of a device whose base model is the model ``full``, with the level ``full`` for that model's answers.
+
+    The base model's answers are the full model's there, at any confidence.
+    """
     levels = ("base", "fallback")
     return [
         msgspec.structs.replace(line, level="full") if line.level in levels and line.model == full else line
@@ -108,20 +121,30 @@ def by_full_model(lines: Iterable[Line], full: str) -> list[Line]:
 
 
 def full_answers(lines: Iterable[Line]) -> dict[int, str]:
-    """The full model's label by frame, where it answered."""
+    """Label of the full model by frame, where it answered."""
     return {line.frame: line.label for line in lines if line.level in ("cloud", "full")}
 
 
 def outcome(lines: list[Line], summary: Summary, counts: Counts, full: Mapping[int, str], frames: int) -> Outcome:
-    """Add up one policy's run of ``frames``. ``full``: the full model's label by frame, where it is known. Raises
-    ``Incomplete`` unless every frame has exactly one answer."""
+    """Measures of one policy's run.
+
+    Args:
+        lines: The answers.
+        summary: The agent's summary.
+        counts: Bytes of the link.
+        full: Label of the full model by frame, where it is known.
+        frames: Frames that the stream has.
+
+    Raises:
+        Incomplete: Not every frame has exactly one answer.
+    """
     levels = Counter(line.level for line in lines)
     hits = {level: levels[level] for level in HITS}
     on_device, cloud, fallbacks = levels["full"], levels["cloud"], levels["fallback"]
     distinct = len({line.frame for line in lines})
     if not sum(hits.values()) + on_device + cloud + fallbacks == len(lines) == distinct == summary.frames == frames:
         raise Incomplete(
-            f"{frames} frames were shown and {distinct} answered in {len(lines)} lines: {sum(hits.values())} hits, "
+            f"{frames} frames were expected and {distinct} answered in {len(lines)} lines: {sum(hits.values())} hits, "
             f"{on_device} by the full model on the device, {cloud} by the cloud, {fallbacks} fallbacks; the agent "
             f"counted {summary.frames}"
         )
@@ -149,7 +172,7 @@ def outcome(lines: list[Line], summary: Summary, counts: Counts, full: Mapping[i
 
 
 def _disagree(lines: Sequence[Line], full: Mapping[int, str]) -> Iterator[bool]:
-    """Whether each answer disagrees, one run of consecutive frames after the other."""
+    """Whether each answer disagrees; runs of consecutive frames are judged separately."""
     ordered = sorted(lines, key=lambda line: line.frame)
     number = {label: place for place, label in enumerate(sorted(set(full.values())))}
     for _, run in groupby(enumerate(ordered), key=lambda pair: pair[1].frame - pair[0]):
@@ -164,10 +187,10 @@ def _share(of: Iterable[bool]) -> float | None:
 
 
 def to_json(setting: Setting, outcomes: Mapping[str, Outcome], skipped: Mapping[str, str]) -> bytes:
-    """The whole comparison; at its top what CacheNet did, unless it was ``skipped`` (the reason by policy)."""
-    whole: dict[str, Any] = {}
+    """The comparison, with CacheNet's counts at the top; ``skipped``: reason by skipped policy."""
+    result: dict[str, Any] = {}
     if (own := outcomes.get(CACHENET)) is not None:
-        whole = {
+        result = {
             "frames": own.frames,
             "hits": own.hits,
             "full": own.full,
@@ -176,12 +199,12 @@ def to_json(setting: Setting, outcomes: Mapping[str, Outcome], skipped: Mapping[
             "models_pushed": own.models_pushed,
             "local_share": round(own.local_share, 4),
         }
-    whole |= {**msgspec.to_builtins(setting), "policies": msgspec.to_builtins(outcomes), "skipped": dict(skipped)}
-    return msgspec.json.format(msgspec.json.encode(whole), indent=2) + b"\n"
+    result |= {**msgspec.to_builtins(setting), "policies": msgspec.to_builtins(outcomes), "skipped": dict(skipped)}
+    return msgspec.json.format(msgspec.json.encode(result), indent=2) + b"\n"
 
 
 def table(outcomes: Mapping[str, Outcome]) -> Table:
-    """Policies in the order given, one row each; every figure is in the JSON."""
+    """The table, one row a policy."""
     grid = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
     grid.add_column("policy", no_wrap=True, vertical="bottom")
     for column in (
@@ -208,26 +231,26 @@ def table(outcomes: Mapping[str, Outcome]) -> Table:
     return grid
 
 
-def rivals(outcomes: Mapping[str, Outcome]) -> list[str]:
-    """The policies that CacheNet is ranked against: of ``SERVER`` and ``DEVICE`` those that ran and really answered."""
+def ranked_baselines(outcomes: Mapping[str, Outcome]) -> list[str]:
+    """The baselines that CacheNet is ranked against: those that ran and did not mostly fall back."""
     return [name for name in (SERVER, DEVICE) if name in outcomes and not outcomes[name].mostly_fallbacks]
 
 
-def sentence(setting: Setting, outcomes: Mapping[str, Outcome]) -> str:
-    """The one claim of a comparison, with what it holds for; none where there is nothing to rank CacheNet against."""
+def ranking(setting: Setting, outcomes: Mapping[str, Outcome]) -> str:
+    """The ranking of CacheNet with the settings, in a sentence."""
     fell_back = [name for name, of in outcomes.items() if of.mostly_fallbacks]
-    note = f" {_listed(fell_back)} mostly fell back: answers did not come in time." if fell_back else ""
-    compared = rivals(outcomes)
+    note = f" {_listed(fell_back)} mostly fell back: answers were late." if fell_back else ""
+    compared = ranked_baselines(outcomes)
     if CACHENET not in outcomes or CACHENET in fell_back or not compared:
         return f"There is no ranking ({setting}).{note}"
     own = outcomes[CACHENET].latency_ms["mean"]
-    rival = min(compared, key=lambda name: outcomes[name].latency_ms["mean"])
-    theirs = outcomes[rival].latency_ms["mean"]
-    ratio = f"{theirs / own:.1f} times faster" if own <= theirs else f"{own / theirs:.1f} times slower"
+    baseline = min(compared, key=lambda name: outcomes[name].latency_ms["mean"])
+    baseline_ms = outcomes[baseline].latency_ms["mean"]
+    ratio = f"{baseline_ms / own:.1f} times faster" if own <= baseline_ms else f"{own / baseline_ms:.1f} times slower"
     better = f", the better of {SERVER} and {DEVICE}" if len(compared) > 1 else ""
     return (
-        f"CacheNet answers {ratio} on average than {rival}{better} "
-        f"({own:.1f} against {theirs:.1f} ms; {setting}).{note}"
+        f"CacheNet answers {ratio} on average than {baseline}{better} "
+        f"({own:.1f} against {baseline_ms:.1f} ms; {setting}).{note}"
     )
 
 

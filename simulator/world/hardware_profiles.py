@@ -1,7 +1,7 @@
-"""Devices and servers, as data: how long a model takes there, and what comes around it.
+"""Profiles of devices and servers: run times of models and of the work around them.
 
-A model's time is estimated from its graph: its multiply-adds at the rate that the machine has shown for networks of its
-kind, and a constant for each operator that is dispatched. ``simulator profile`` measures the machine that it runs on.
+A model's run time is estimated from its graph: multiply-adds at the machine's measured rate, and a constant for each
+operator. ``simulator profile`` measures the machine that it runs on.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ Precision = Literal["float32", "int8"]
 
 
 class UnknownMachine(UserError, ValueError):
-    """A name that no profile has, or a file that is none; the text says which there are."""
+    """No profile has the name, or the file is no profile. The message lists the names or describes the error."""
 
 
 class Watts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Power: of the ``idle`` device, with one processor ``busy``, and what the radio takes on top, to ``send`` and to
+    """Power, watts: of the ``idle`` device, with one processor ``busy``, and the radio's share to ``send`` and to
     ``receive``."""
 
     source: str
@@ -37,9 +37,17 @@ class Watts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class DeviceProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """``rates``: multiply-adds a second, in 1e9, by precision and number of threads. ``operator_us``: a dispatched
-    operator's constant, microseconds. ``frame_ms``: what any frame takes besides models; ``decision_ms``: its signature
-    and what CacheNet decides and learns; ``encode_ms``: a picture of the full model's size for the wire."""
+    """A device.
+
+    Attributes:
+        title, source: Name of the machine, and source of the values.
+        rates: Multiply-adds per second, in 1e9, by precision and number of threads.
+        operator_us: Constant time of an operator, microseconds.
+        frame_ms: Time of a frame without models, milliseconds.
+        decision_ms: Time of a frame's signature and of CacheNet's decision, milliseconds.
+        encode_ms: Time to encode a picture for a request, milliseconds.
+        watts: Power; None: unknown.
+    """
 
     title: str
     source: str
@@ -55,25 +63,32 @@ class DeviceProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError("rates.float32 needs a rate for a number of threads at least")
 
     def seconds(self, cost: Cost, threads: int = 1) -> float:
-        """Of one run of a model on so many threads, or as many as are known of at the most."""
+        """Run time of a model on ``threads`` threads, or on the next smaller number with a known rate, seconds."""
         rates = self.rates["int8" if cost.int8 and "int8" in self.rates else "float32"]
         known = [count for count in rates if count <= threads] or [min(rates)]
         return cost.macs / (rates[max(known)] * 1e9) + cost.operators * self.operator_us / 1e6
 
     def local_threads(self, cost: Cost) -> int:
-        """That a local model is run on, as ``Keeper`` finds it when it tries the base model, whose ``cost`` it is."""
+        """Threads of local models, as ``ModelLoader`` finds them with the base model, whose cost is ``cost``."""
         quicker = self.seconds(cost, self.threads) <= QUICKER * self.seconds(cost)
         return self.threads if self.threads >= SEVERAL and quicker else 1
 
     @property
     def threads(self) -> int:
-        """The most that a rate is known of."""
+        """Largest number of threads with a known rate."""
         return max(count for rates in self.rates.values() for count in rates)
 
 
 class ServerProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """``rate``: multiply-adds a second, in 1e9, of the full model in batches. ``batch_ms``: a batch's constant.
-    ``request_ms``: to decode and to answer one request. ``broker_ms``: what a message takes through the broker."""
+    """A server.
+
+    Attributes:
+        title, source: Name of the machine, and source of the values.
+        rate: Multiply-adds per second, in 1e9, of the full model in batches.
+        batch_ms: Constant time of a batch, milliseconds.
+        request_ms: Time to decode and answer a request, milliseconds.
+        broker_ms: Time of a message through the broker, milliseconds.
+    """
 
     title: str
     source: str
@@ -83,7 +98,7 @@ class ServerProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     broker_ms: NotNegative
 
     def seconds(self, cost: Cost, batch: int) -> float:
-        """Of one batch, from the first picture's bytes to the last answer."""
+        """Time of one batch, from the first picture's bytes to the last answer, seconds."""
         return batch * (cost.macs / (self.rate * 1e9) + self.request_ms / 1e3) + self.batch_ms / 1e3
 
 
@@ -91,17 +106,23 @@ T = TypeVar("T", DeviceProfile, ServerProfile)
 
 
 def device(name: str) -> DeviceProfile:
-    """The profile called ``name``, or in the TOML file of that name. Raises ``UnknownMachine``."""
+    """The device profile ``name``, or the profile in the TOML file ``name``. Raises ``UnknownMachine``.
+
+    Example:
+        >>> full = Cost(macs=10**9, operators=10, int8=False)
+        >>> f"{1e3 * device('rpi4').seconds(full, threads=4):.0f} ms"
+        '68 ms'
+    """
     return _load(name, "devices", DeviceProfile)
 
 
 def server(name: str) -> ServerProfile:
-    """See ``device``."""
+    """The server profile ``name``; see ``device``."""
     return _load(name, "servers", ServerProfile)
 
 
 def to_toml(profile: DeviceProfile | ServerProfile) -> str:
-    """A file that ``device`` or ``server`` reads."""
+    """The profile as a TOML file that ``device`` or ``server`` reads."""
     lines = []
     for name, value in msgspec.to_builtins(profile, str_keys=True).items():
         if isinstance(value, dict):
@@ -114,18 +135,18 @@ def to_toml(profile: DeviceProfile | ServerProfile) -> str:
 def _inline(value: object) -> str:
     if isinstance(value, dict):
         return "{ " + ", ".join(f"{key} = {own}" for key, own in value.items()) + " }"
-    return msgspec.json.encode(value).decode().replace("\x7f", "\\u007F")  # JSON's strings are TOML's, but for this
+    return msgspec.json.encode(value).decode().replace("\x7f", "\\u007F")  # TOML strings, but for this, are JSON's
 
 
 def _load(name: str, kind: str, shape: type[T]) -> T:
     if name.endswith(".toml"):
         try:
-            own: T = msgspec.toml.decode(Path(name).read_bytes(), type=shape, strict=False)
+            profile: T = msgspec.toml.decode(Path(name).read_bytes(), type=shape, strict=False)
         except OSError as error:
             raise UnknownMachine(f"{name}: {error.strerror}") from None
         except (msgspec.DecodeError, ValueError) as error:
             raise UnknownMachine(f"{name}: {error}") from None
-        return own
+        return profile
     data = (files("cachenet.simulator") / "profiles" / f"{kind}.toml").read_bytes()
     known: dict[str, T] = msgspec.toml.decode(data, type=dict[str, shape], strict=False)  # type: ignore[valid-type]
     if name not in known:

@@ -1,4 +1,4 @@
-"""The picture is drawn, at the promised size, for runs with and without truth, submodels and fallbacks."""
+"""The picture of a live run has its size, with and without truth, submodels and fallbacks."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import pytest
 
 from cachenet.edge_agent.outputs.report import Line
 from cachenet.shared.media.pictures import header
-from cachenet.simulator.report import picture, report
-from cachenet.simulator.report.report import Setting, Summary
+from cachenet.simulator.report import live_picture, live_report
+from cachenet.simulator.report.live_report import Setting, Summary
 from cachenet.simulator.world.emulator import Counts
 
 _LEVELS = ("cloud", "base", "submodels", "frames", "fallback")
@@ -34,12 +34,12 @@ def _lines(frames: int, levels: tuple[str, ...], truth: bool) -> list[Line]:
 
 @pytest.mark.parametrize("policies", [("cachenet", "server-only", "device-only"), ("cachenet",)])
 @pytest.mark.parametrize(("frames", "levels", "truth"), [(60, _LEVELS, True), (2, ("base",), False)])
-def test_a_picture_is_drawn_whoever_else_ran(
+def test_a_picture_is_drawn_with_and_without_baselines(
     tmp_path: Path, frames: int, levels: tuple[str, ...], truth: bool, policies: tuple[str, ...]
 ) -> None:
     lines = _lines(frames, levels, truth)
-    outcome = report.outcome(lines, Summary(frames), Counts(0, 0), {}, frames)
+    outcome = live_report.outcome(lines, Summary(frames), Counts(0, 0), {}, frames)
     path = tmp_path / "demo.png"
-    picture.draw(path, lines, dict.fromkeys(policies, outcome), Setting("camera", 0, "lan", 30, {}))
+    live_picture.draw(path, lines, dict.fromkeys(policies, outcome), Setting("camera", 0, "lan", 30, {}))
     found = header(path.read_bytes())
     assert (found.width, found.height) == (1400, 900)

@@ -1,4 +1,4 @@
-"""What is seen while a comparison runs: one row per policy, live on a terminal, plain lines elsewhere."""
+"""Progress of a live comparison: one row a policy on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -12,35 +12,41 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from cachenet.edge_agent.outputs.report import Line
 
-#: Levels of the device itself.
-_LOCAL = ("frames", "submodels", "base", "full")
+#: Levels of the device.
+LOCAL = ("frames", "submodels", "base", "full")
+#: Plain lines a policy where there is no terminal.
 _PLAIN_STEPS = 4
 
 
 class Tail:
-    """The answers that a running agent has written since the last look."""
+    """Reader of the answers that a running agent appends to its output file."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._at = path, 0
         self._decoder = msgspec.json.Decoder(Line)
 
     def read(self) -> list[Line]:
-        """New lines, whole ones only; none while there is no file yet."""
+        """New complete lines; none while there is no file."""
         try:
             with self._path.open("rb") as file:
                 file.seek(self._at)
                 data = file.read()
         except FileNotFoundError:
             return []
-        whole = data[: data.rfind(b"\n") + 1]
-        self._at += len(whole)
-        lines = (self._decoder.decode(line) for line in whole.splitlines())
+        complete = data[: data.rfind(b"\n") + 1]
+        self._at += len(complete)
+        lines = (self._decoder.decode(line) for line in complete.splitlines())
         return [line for line in lines if not line.correction]
 
 
 class ProgressView:
-    """Begin a policy, feed it lines, end it. A row fits 80 columns. A context: the terminal is itself again
-    afterwards."""
+    """Progress of the policies, in turn. A row fits 80 columns. The context restores the terminal.
+
+    Args:
+        console: Where to print.
+        policies: Names of the policies.
+        frames: Frames of each policy.
+    """
 
     def __init__(self, console: Console, policies: Sequence[str], frames: int) -> None:
         self._console, self._frames = console, frames
@@ -64,28 +70,31 @@ class ProgressView:
         self._progress.stop()
 
     def begin(self, policy: str) -> None:
+        """Start the row of ``policy``."""
         self._policy, self._done, self._local, self._ms = policy, 0, 0, 0.0
         self._show("starting")
 
     def add(self, lines: Sequence[Line]) -> None:
+        """Count answers of the present policy."""
         for line in lines:
             self._done += 1
-            self._local += line.level in _LOCAL
+            self._local += line.level in LOCAL
             self._ms += line.latency_ms
             if not self._console.is_terminal and self._done * _PLAIN_STEPS % self._frames < _PLAIN_STEPS:
-                self._console.print(f"{self._policy}: {self._done} of {self._frames} frames, {self._figures()}")
+                self._console.print(f"{self._policy}: {self._done} of {self._frames} frames, {self._measures()}")
         if lines:
-            self._show(f"{self._figures()}; {lines[-1].label} by {lines[-1].level}")
+            self._show(f"{self._measures()}; {lines[-1].label} by {lines[-1].level}")
 
     def end(self, skipped: bool = False) -> None:
+        """End the row of the present policy."""
         if skipped:
             self._show("skipped")
             if not self._console.is_terminal:
                 self._console.print(f"{self._policy}: skipped")
         else:
-            self._show(self._figures() if self._done else "no frame answered")
+            self._show(self._measures() if self._done else "no frame answered")
 
-    def _figures(self) -> str:
+    def _measures(self) -> str:
         return f"{100 * self._local / self._done:.0f} % local, mean {self._ms / self._done:.1f} ms"
 
     def _show(self, state: str) -> None:

@@ -1,5 +1,4 @@
-"""Link profiles: the named networks between a device and its broker, as data (``profiles/links.toml``), and recorded
-ones: a CSV file of what a link was like over time."""
+"""Profiles of the link between device and broker: named ones (``profiles/links.toml``) and recorded ones (CSV)."""
 
 from __future__ import annotations
 
@@ -19,13 +18,11 @@ NotNegative = Annotated[float, msgspec.Meta(ge=0)]
 
 
 class UnknownLink(UserError, ValueError):
-    """A name that no profile has, or a file that is no recorded link; the text says which there are, or what is wrong
-    with it."""
+    """No profile has the name, or the file is no recorded link. The message lists the names or describes the error."""
 
 
 class Moment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a recorded link was like from ``time_s`` on: its round trip, milliseconds, and its rates, Mbit/s; 0 where
-    nothing got through."""
+    """State of a recorded link from ``time_s`` on: round trip, milliseconds, and rates, Mbit/s (0: interrupted)."""
 
     time_s: NotNegative
     rtt_ms: NotNegative
@@ -34,11 +31,16 @@ class Moment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class LinkProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A network, as seen from the device. ``rtt_ms`` is the round trip of the empty link and ``jitter_ms`` its
-    standard deviation, milliseconds; rates are in Mbit/s; ``loss`` is the share of segments lost; for ``outage_s``
-    seconds of every minute nothing gets through. A recorded link has a ``trace``, which begins anew after its last
-    moment has lasted as long as the one before it; its rates and its round trip here are means, and jitter and loss are
-    in what was recorded."""
+    """A network, from the device's side.
+
+    Attributes:
+        rtt_ms: Round trip of the empty link, milliseconds; the mean of a recorded link.
+        jitter_ms: Standard deviation of the round trip, milliseconds.
+        up_mbit, down_mbit: Rates, Mbit/s; means of a recorded link.
+        loss: Share of segments lost.
+        outage_s: Seconds of every minute in which the link is down.
+        trace: A recorded link over time. It repeats; its last moment lasts as long as the one before it.
+    """
 
     rtt_ms: NotNegative
     jitter_ms: NotNegative
@@ -57,8 +59,12 @@ def profiles() -> dict[str, LinkProfile]:
 
 
 def load(name: str) -> LinkProfile:
-    """The profile called ``name``, or the link that was recorded in the CSV file of that name. Raises
-    ``UnknownLink``."""
+    """The profile ``name``, or the recorded link in the CSV file ``name``. Raises ``UnknownLink``.
+
+    Example:
+        >>> load("wifi").up_mbit
+        30.0
+    """
     if name.endswith(".csv"):
         return _recorded(Path(name))
     try:
@@ -79,10 +85,10 @@ def _recorded(path: Path) -> LinkProfile:
         raise UnknownLink(f"{path}: {error}; its first line must be {columns}") from None
     if not trace or trace[0].time_s != 0 or any(one.time_s >= other.time_s for one, other in pairwise(trace)):
         raise UnknownLink(f"{path}: its times must begin at 0 and rise")
-    lasting = _lasting(trace)
+    durations = _durations(trace)
 
     def mean(values: list[float]) -> float:
-        return sum(value * long for value, long in zip(values, lasting, strict=True)) / sum(lasting)
+        return sum(value * duration for value, duration in zip(values, durations, strict=True)) / sum(durations)
 
     up, down = mean([one.up_mbit for one in trace]), mean([one.down_mbit for one in trace])
     if not up or not down:
@@ -90,16 +96,16 @@ def _recorded(path: Path) -> LinkProfile:
     return LinkProfile(mean([one.rtt_ms for one in trace]), 0.0, up, down, 0.0, 0.0, trace)
 
 
-def _lasting(trace: tuple[Moment, ...]) -> list[float]:
-    """How long every moment lasts, seconds."""
+def _durations(trace: tuple[Moment, ...]) -> list[float]:
+    """Duration of each moment, seconds."""
     gaps = [other.time_s - one.time_s for one, other in pairwise(trace)] or [1.0]
     return [*gaps, gaps[-1]][: len(trace)]
 
 
-def course(profile: LinkProfile, up: bool) -> list[tuple[float, float, float]]:
-    """One direction of a recorded link: for how many seconds, with which round trip, milliseconds, at what rate,
-    Mbit/s. Empty of a link that was not recorded."""
+def history(profile: LinkProfile, up: bool) -> list[tuple[float, float, float]]:
+    """One direction of a recorded link: duration, seconds, round trip, milliseconds, and rate, Mbit/s, of each moment.
+    Empty for a link that was not recorded."""
     return [
-        (long, one.rtt_ms, one.up_mbit if up else one.down_mbit)
-        for long, one in zip(_lasting(profile.trace), profile.trace, strict=False)
+        (duration, one.rtt_ms, one.up_mbit if up else one.down_mbit)
+        for duration, one in zip(_durations(profile.trace), profile.trace, strict=False)
     ]

@@ -1,4 +1,4 @@
-"""The view on a pipe: plain lines, no control codes; and the tail of a file that is still being written."""
+"""The progress view on a pipe and on a terminal, and the reader of a file that grows."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import msgspec
 from rich.console import Console
 
 from cachenet.edge_agent.outputs.report import Line
-from cachenet.simulator.report.view import ProgressView, Tail
+from cachenet.simulator.report.progress_view import ProgressView, Tail
 
 
 def _line(frame: int, level: str = "base") -> Line:
     return Line(frame=frame, time=0.0, label="cat", confidence=1.0, risk=0.0, level=level, model="m", latency_ms=2.0)
 
 
-def test_a_pipe_sees_plain_lines() -> None:
+def test_a_pipe_gets_plain_lines() -> None:
     out = io.StringIO()
     with ProgressView(Console(file=out, width=120, highlight=False), ["cachenet", "server-only"], 8) as view:
         view.begin("cachenet")
@@ -31,7 +31,7 @@ def test_a_pipe_sees_plain_lines() -> None:
     ]
 
 
-def test_a_terminal_sees_every_policy() -> None:
+def test_a_terminal_shows_every_policy() -> None:
     out = io.StringIO()
     with ProgressView(Console(file=out, width=120, force_terminal=True), ["cachenet", "server-only"], 8) as view:
         view.begin("cachenet")
@@ -41,7 +41,7 @@ def test_a_terminal_sees_every_policy() -> None:
     assert "100 % local, mean 2.0 ms" in out.getvalue()
 
 
-def test_a_row_fits_eighty_columns_and_a_skipped_policy_says_so() -> None:
+def test_a_row_fits_eighty_columns_and_a_skipped_policy_is_marked() -> None:
     out = io.StringIO()
     console = Console(file=out, width=80, force_terminal=True, color_system=None)
     with ProgressView(console, ["device-only"], 600) as view:
@@ -60,7 +60,7 @@ def _shown(console: Console, view: ProgressView) -> str:
     return capture.get()
 
 
-def test_the_tail_gives_whole_lines_once(tmp_path: Path) -> None:
+def test_the_tail_gives_complete_lines_once(tmp_path: Path) -> None:
     file = tmp_path / "answers.jsonl"
     tail = Tail(file)
     assert tail.read() == []
