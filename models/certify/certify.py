@@ -155,8 +155,8 @@ def certificate(
     """
     disagreed: list[float] = []
     asked: list[float] = []
-    for stream, run in zip(certifying, runs or [None] * len(certifying), strict=True):
-        run = run or replay(stream, family, device_cascade(stream, family, budget))
+    for stream, known in zip(certifying, runs or [None] * len(certifying), strict=True):
+        run = known or replay(stream, family, device_cascade(stream, family, budget))
         wrong = disagreements(run.labels, stream.trace(family).labels)
         for block in blocks(len(stream)):
             disagreed.append(float(wrong[block].mean()))

@@ -59,7 +59,7 @@ def fit_least(distribution: Distribution, streams: Iterable[Iterable[Sequence[Lo
 
 
 def leaves(distribution: Distribution, frames: Iterable[Sequence[Look]]) -> bool:
-    """Whether the monitor of a device finds any frame of a stream out of distribution. ``frames``: see ``fit_least``."""
+    """Whether a device's monitor finds any frame of a stream out of distribution. ``frames``: see ``fit_least``."""
     monitor = DistributionMonitor(distribution)
     for looks in frames:
         for source, logits in looks:

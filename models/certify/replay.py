@@ -1,7 +1,6 @@
 """Earlier names of ``models.certify.traces``, for modules that still import them."""
 
-from cachenet.models.certify.traces import Labels as Labels
-from cachenet.models.certify.traces import Logits as Logits
+from cachenet.models.certify.traces import Labels, Logits
 from cachenet.models.certify.traces import ModelFamily as Family
 from cachenet.models.certify.traces import RecordedStream as Recorded
 from cachenet.models.certify.traces import device_cascade as cascade
