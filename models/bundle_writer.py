@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from cachenet.models.certify.golden_frames import with_golden
+from cachenet.models.certify.golden_frames import add_golden_frames
 from cachenet.shared.bundle.manifest import MANIFEST, SIGNATURE, Bundle, Manifest
 from cachenet.shared.bundle.trust import Signer
 from cachenet.shared.command import atomic_files
@@ -68,12 +68,12 @@ def put(
     """Complete the bundle in ``building`` and move it to ``out``, in place of any bundle there.
 
     Args:
-        pictures: Its golden frames; see ``golden_frames.with_golden``.
+        pictures: Its golden frames; see ``golden_frames.add_golden_frames``.
 
     Raises:
         OSError: The bundle cannot be written.
     """
-    manifest = with_golden(building, manifest, pictures)
+    manifest = add_golden_frames(building, manifest, pictures)
     data = msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n"
     atomic_files.write(building / MANIFEST, data)
     if signer is not None:

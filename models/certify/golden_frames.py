@@ -31,7 +31,7 @@ def choose(images: Images) -> list[Picture]:
     return [np.ascontiguousarray(images[row][:, :, ::-1]) for row in rows]
 
 
-def with_golden(directory: Path, manifest: Manifest, pictures: Sequence[Picture] = ()) -> Manifest:
+def add_golden_frames(directory: Path, manifest: Manifest, pictures: Sequence[Picture] = ()) -> Manifest:
     """Write golden frames into the bundle under construction in ``directory``.
 
     Args:

@@ -15,7 +15,7 @@ from cachenet.models.commands.options import (
     Json,
     Threads,
     check_paths,
-    collect,
+    collect_dataset,
     progress_bar,
     read_classifier,
     read_scenes,
@@ -146,7 +146,7 @@ def build(settings: BuildSettings, as_json: Json = False) -> None:
             base_model = external_model.read(base, classifier, spec, classifier.labels if labels else None)
         config = _config(settings, scenes, classifier.labels)
         with progress_bar() as progress:
-            material = collect(classifier, sources, directory, settings.threads, progress)
+            material = collect_dataset(classifier, sources, directory, settings.threads, progress)
             if remark := of_several(classifier, material.learn.scores):
                 progress.console.print(remark)
             material = replace(material, base=base_model)

@@ -22,7 +22,7 @@ from cachenet.models.commands.options import (
     check_paths,
     check_writable,
     full_model,
-    label_frames,
+    run_full_model,
     progress_bar,
     read_classifier,
     refuse,
@@ -106,7 +106,7 @@ def report(
                 test = cifar10.load().test
                 part = dataset.labelled(test, look(classifier, as_pictures(test.images), threads), classifier.input)
             else:
-                logits = label_frames(classifier, source, work_directory(work), threads, progress)
+                logits = run_full_model(classifier, source, work_directory(work), threads, progress)
                 part = dataset.whole(classifier, source, logits)
             made = reporting.report(found, part, streams, frames, _FIRST_SEED, progress)
         if page is not None:
@@ -150,7 +150,7 @@ def inspect(
         classifier = read_classifier(full, preprocessing, labels)
         frames = find(data, frame_step)
         with progress_bar() as progress:
-            logits = label_frames(classifier, frames, work_directory(work), threads, progress)
+            logits = run_full_model(classifier, frames, work_directory(work), threads, progress)
             found = inspection.inspect(classifier, frames, logits, threads)
             if sheet is not None:
                 inspection.draw(classifier, frames, logits, sheet)

@@ -100,7 +100,9 @@ def config_of(name: str, quick: bool, scenes: Path | None, labels: tuple[str, ..
     return replace(QUICK if quick else BuildConfig(name), scenes=read_scenes(scenes, labels))
 
 
-def label_frames(classifier: Classifier, frames: Frames, work: Path, threads: int, progress: Progress) -> TeacherLogits:
+def run_full_model(
+    classifier: Classifier, frames: Frames, work: Path, threads: int, progress: Progress
+) -> TeacherLogits:
     """Outputs of the full model for the frames."""
     from cachenet.models.train.label import teach
 
@@ -108,11 +110,13 @@ def label_frames(classifier: Classifier, frames: Frames, work: Path, threads: in
     return teach(classifier, frames, work, threads, lambda done: progress.update(task, completed=done))
 
 
-def collect(classifier: Classifier, sources: Sequence[Frames], work: Path, threads: int, progress: Progress) -> Dataset:
+def collect_dataset(
+    classifier: Classifier, sources: Sequence[Frames], work: Path, threads: int, progress: Progress
+) -> Dataset:
     """The labelled frames of a build. ``sources``: frames for training, and held-out frames if there are any."""
     from cachenet.models.data.dataset import gather
 
-    first, *rest = [(frames, label_frames(classifier, frames, work, threads, progress)) for frames in sources]
+    first, *rest = [(frames, run_full_model(classifier, frames, work, threads, progress)) for frames in sources]
     return gather(classifier, first, rest[0] if rest else None)
 
 

@@ -23,10 +23,10 @@ from cachenet.models.commands.options import (
     Threads,
     Work,
     check_paths,
-    collect,
+    collect_dataset,
     config_of,
     full_model,
-    label_frames,
+    run_full_model,
     progress_bar,
     refuse,
     show_result,
@@ -56,7 +56,7 @@ def fine_tune(
         typer.Option(help="Directory of the new bundle; a bundle that is there already is replaced."),
     ] = None,
     prepare: Annotated[
-        bool, typer.Option("--prepare", help="Only run the full model on --data, ahead of a later run.")
+        bool, typer.Option("--prepare", help="Run of the full model on --data and nothing else, ahead of a later run.")
     ] = False,
     key: Key = None,
     frame_step: FrameStep = 1,
@@ -81,7 +81,7 @@ def fine_tune(
         torch.set_num_threads(threads)
         classifier = full_model(found)
         with progress_bar() as progress:
-            material = collect(classifier, sources, work_directory(work), threads, progress)
+            material = collect_dataset(classifier, sources, work_directory(work), threads, progress)
             if recent is None or out is None:
                 return
             sent = tuner.read(recent, found)
@@ -127,7 +127,7 @@ def add_size(
         config = replace(config_of(found.manifest.name, quick, scenes, classifier.labels), shares=(share,))
         directory = work_directory(work)
         with progress_bar() as progress:
-            material = collect(classifier, sources, directory, threads, progress)
+            material = collect_dataset(classifier, sources, directory, threads, progress)
             made = sizes.add(config, found, material, directory, out, progress, signer)
     show_result(made, sources, as_json)
 
@@ -167,7 +167,7 @@ def exits(
         classifier = full_model(found)
         with progress_bar() as progress:
             directory = work_directory(work)
-            material = collect(classifier, sources, directory, threads, progress)
+            material = collect_dataset(classifier, sources, directory, threads, progress)
             made = build(found, material, Limits(most, wrong=wrong), 0, threads, directory, out, progress, signer)
     for frames in sources:
         show_skipped(frames)
@@ -205,7 +205,7 @@ def prove(
         classifier = full_model(found)
         config = config_of("", quick, scenes, classifier.labels)
         with progress_bar() as progress:
-            logits = label_frames(classifier, source, work_directory(work), threads, progress)
+            logits = run_full_model(classifier, source, work_directory(work), threads, progress)
             tune, rest = held(classifier, (source, logits))
             made = again(config, found, tune, rest, out, progress, signer)
     show_result(made, [source], as_json)

@@ -168,7 +168,7 @@ def _certify(
     """Certify the chosen exits, and copy the files of certified ones into ``directory``; return their descriptions."""
     if not chosen:
         return {}
-    files = [(head.candidate.place, head.path) for _, head in chosen]
+    files = [(head.candidate.site, head.path) for _, head in chosen]
     task = progress.add_task("certification", total=len(material.tune) + len(material.prove))
 
     def run(part: LabelledFrames, before: int) -> tuple[list[certify.Scores], certify.Scores]:
@@ -179,7 +179,7 @@ def _certify(
 
     tuning, tuning_whole = run(material.tune, 0)
     certifying, whole = run(material.prove, len(material.tune))
-    temperatures = [certify.degree(scores, tuning_whole) for scores in tuning]
+    temperatures = [certify.fit_head_temperature(scores, tuning_whole) for scores in tuning]
     probabilities = softmax(tuning_whole, full.temperature)
     reserves = [certify.reserve(one, probabilities, degree) for one, degree in zip(tuning, temperatures, strict=True)]
     layers: dict[Way, Layers] = {}
@@ -188,7 +188,9 @@ def _certify(
         choices = []
         for row in rows:
             old = chosen[row][1].candidate
-            choices.append(certify.judged(certifying[row], whole, temperatures[row], old.place, old.lookup, old.size))
+            choices.append(
+                certify.exit_choice(certifying[row], whole, temperatures[row], old.site, old.lookup, old.size)
+            )
         thresholds = certify.certify(choices, cost, limits.wrong, _CONFIDENCE)
         if thresholds is None:
             continue
@@ -199,7 +201,7 @@ def _certify(
             path = directory / file
             path.parent.mkdir(parents=True)
             shutil.copyfile(head.path, path)
-            site = sites[head.candidate.place]
+            site = sites[head.candidate.site]
             exits.append(
                 Layer(
                     head.kind,

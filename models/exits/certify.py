@@ -61,13 +61,13 @@ def consult(
     return [np.concatenate(one) for one in outputs], np.concatenate(whole)
 
 
-def judged(scores: Scores, whole: Scores, temperature: float, site: int, lookup: float, size: int) -> ExitChoice:
+def exit_choice(scores: Scores, whole: Scores, temperature: float, site: int, lookup: float, size: int) -> ExitChoice:
     """An exit from its ``scores`` and the whole model's for the same frames; see ``ExitChoice``."""
     wrong = scores.argmax(1) != whole.argmax(1)
     return ExitChoice(site, 1.0 - softmax(scores, temperature).max(1), wrong, lookup, size)
 
 
-def degree(scores: Scores, whole: Scores) -> float:
+def fit_head_temperature(scores: Scores, whole: Scores) -> float:
     """Temperature of a head, fitted to the whole model's labels."""
     return round(fit_temperature(scores, whole.argmax(1).astype(np.int64)), 4)
 

@@ -11,7 +11,7 @@ import onnx
 
 from cachenet.models.certify.traces import as_pictures
 from cachenet.models.data.dataset import LabelledFrames
-from cachenet.models.exits.certify import Scores, consult, judged
+from cachenet.models.exits.certify import Scores, consult, exit_choice
 from cachenet.models.exits.heads import HeadTimes, measure_lookup, measure_times
 from cachenet.models.exits.select import PRICES, ExitChoice, expected, thresholds
 from cachenet.models.exits.sites import Cut, placed, shapes
@@ -45,7 +45,7 @@ def evaluate(
     for kind, several in manifest.layers.items():
         rows = [row for row, (own, _) in enumerate(exits) if own == kind]
         choices = [
-            judged(scores[row], whole, one.temperature, site, measure_lookup(path, sites[site], known), one.bytes)
+            exit_choice(scores[row], whole, one.temperature, site, measure_lookup(path, sites[site], known), one.bytes)
             for row, one in zip(rows, several.caches, strict=True)
             for site, path in [files[row]]
         ]
@@ -75,7 +75,7 @@ def _kind(
     return {
         "caches": [
             {
-                "after": sites[choice.place].features[0],
+                "after": sites[choice.site].features[0],
                 "share": one.share,
                 "kind": one.kind,
                 "bytes": one.bytes,

@@ -23,14 +23,14 @@ class ExitChoice:
     """A candidate for an exit.
 
     Attributes:
-        place: Index of its site.
+        site: Index of its site.
         risk: Its error probability for each frame ``(n,)``.
         wrong: Whether its answer differs from the whole model's ``(n,)``.
         lookup: Time of the head, seconds.
         size: Of the head's file, bytes.
     """
 
-    place: int
+    site: int
     risk: npt.NDArray[np.float64]
     wrong: npt.NDArray[np.bool_]
     lookup: float
@@ -71,9 +71,9 @@ def compose(
     best = Composition((), (), whole, 0.0)
     for count in range(1, most + 1):
         for subset in combinations(candidates, count):
-            if len({one.place for one in subset}) < count or sum(one.size for one in subset) > size:
+            if len({one.site for one in subset}) < count or sum(one.size for one in subset) > size:
                 continue
-            ordered = tuple(sorted(subset, key=lambda one: one.place))
+            ordered = tuple(sorted(subset, key=lambda one: one.site))
             for price in PRICES:
                 limits = thresholds(ordered, reached, whole, price)
                 seconds, errors = expected(ordered, limits, reached, whole)
@@ -85,7 +85,7 @@ def compose(
 
 def thresholds(chosen: Sequence[ExitChoice], reached: Sequence[float], whole: float, price: float) -> tuple[float, ...]:
     """Threshold on the risk of each exit, if a wrong answer costs ``price`` runs of the whole model."""
-    return tuple((whole - reached[one.place]) / whole / price for one in chosen)
+    return tuple((whole - reached[one.site]) / whole / price for one in chosen)
 
 
 def expected(
@@ -97,7 +97,7 @@ def expected(
     for one, limit in zip(chosen, limits, strict=True):
         lookups += one.lookup
         hit = left & (one.risk <= limit)
-        seconds += float(hit.sum()) * (reached[one.place] + lookups)
+        seconds += float(hit.sum()) * (reached[one.site] + lookups)
         errors += int((hit & one.wrong).sum())
         left &= ~hit
     seconds += float(left.sum()) * (whole + lookups)

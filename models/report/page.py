@@ -58,8 +58,7 @@ def html(report: Report) -> str:
 
 
 def _html(made: Table) -> list[str]:
-    title = made.title[:1].upper() + made.title[1:]
-    return [f"<p>{escape(title)}.</p>", table((*made.words, *made.numbers), made.rows)]
+    return [f"<p>{escape(made.title)}</p>", table((*made.words, *made.numbers), made.rows)]
 
 
 def _exits(kinds: dict[str, Any]) -> list[str]:

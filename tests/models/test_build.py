@@ -236,6 +236,7 @@ def test_settings_come_from_flags_over_assignments_over_the_file(data: Path, tmp
     done = run("--data", data, "--out", tmp_path / "out", *sources, "--print-config")
     assert done.exit_code == 0, done.output
     assert {'full = "a.onnx"', "epochs = 60", "batch = 32", "share = [0.02,0.01]"} <= set(done.stdout.splitlines())
+    assert "--every no longer exists: use --frame-step" in run("--every", "2").stderr
     assert "--full is missing" in run("--data", data, "--out", tmp_path / "out").stderr
 
 
@@ -254,7 +255,6 @@ def test_the_command_builds_a_bundle_and_prints_its_models(
     [
         (["--set", "scenes={scenes}"], "the model has no label 'unicorn'"),
         (["--set", "embedding=nowhere"], "no tensor 'nowhere'"),
-        (["--every", "2"], "--every no longer exists: use --frame-step"),
         (["--set", "least=0.1"], "no longer exists: use min_coverage"),
         (["--precision", "int4"], "choose of auto, float16, int8"),
         (["--data", "{few}"], "20 are needed"),

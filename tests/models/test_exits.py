@@ -213,7 +213,7 @@ def test_a_head_with_more_confidence_than_the_whole_model_gets_a_reserve() -> No
     rng = np.random.default_rng(0)
     probabilities = rng.dirichlet(np.full(5, 0.3), 500)
     scores = (4.0 * np.log(np.maximum(probabilities, 1e-9))).astype(np.float32)
-    degree = certify.degree(scores, probabilities.astype(np.float32))
+    degree = certify.fit_head_temperature(scores, probabilities.astype(np.float32))
     assert degree < 1.0
     assert degree * certify.reserve(scores, probabilities, degree) == pytest.approx(4.0, rel=5e-3)
 
