@@ -31,12 +31,12 @@ _DRAWN = 64
 
 
 def build(
-    config: BuildConfig, material: Dataset, work: Path, out: Path, progress: Progress, signer: Signer | None = None
+    config: BuildConfig, dataset: Dataset, work: Path, out: Path, progress: Progress, signer: Signer | None = None
 ) -> Bundle:
     """Build a bundle at ``out``, in place of any bundle there.
 
     Args:
-        material: Frames with the full model's outputs.
+        dataset: Frames with the full model's outputs.
         work: Directory of intermediate results.
         signer: Signs the bundle; None for no signature.
 
@@ -45,51 +45,51 @@ def build(
         OSError: The bundle cannot be written.
     """
     with under_construction(out) as building:
-        manifest = _fill(config, material, kept(config.seed, material, work), building, progress)
-        return put(building, manifest, out, signer, golden_frames.choose(material.tune.images))
+        manifest = _fill(config, dataset, kept(config.seed, dataset, work), building, progress)
+        return put(building, manifest, out, signer, golden_frames.choose(dataset.tune.images))
 
 
-def kept(seed: int, material: Dataset, work: Path) -> Path:
+def kept(seed: int, dataset: Dataset, work: Path) -> Path:
     """The directory in ``work`` of a build's intermediate results.
 
     Its name depends only on the full model, its outputs and the seed. So a build with another number of submodels uses
     the same teacher logits and base model.
     """
-    graph = material.classifier.graph.SerializeToString(deterministic=True)
-    return work / f"build-{key(digest(graph), digest(material.learn.scores.tobytes()), seed)}"
+    graph = dataset.classifier.graph.SerializeToString(deterministic=True)
+    return work / f"build-{key(digest(graph), digest(dataset.learn.scores.tobytes()), seed)}"
 
 
-def _fill(config: BuildConfig, material: Dataset, work: Path, directory: Path, progress: Progress) -> Manifest:
+def _fill(config: BuildConfig, dataset: Dataset, work: Path, directory: Path, progress: Progress) -> Manifest:
     """Write all models into ``directory``, and return their manifest."""
-    config = replace(config, shares=candidates.quick_shares(config, material, work))
-    classifier = material.classifier
-    drawn = partitions.working_sets(material.learn.answers, len(classifier.labels), _DRAWN, config.seed)
+    config = replace(config, shares=candidates.quick_shares(config, dataset, work))
+    classifier = dataset.classifier
+    drawn = partitions.working_sets(dataset.learn.answers, len(classifier.labels), _DRAWN, config.seed)
     # The user's scenes get half of the weight, because devices will also see other working sets.
     scenes = config.scenes * (_DRAWN // len(config.scenes) or 1) if config.scenes else ()
     likely = [partitions.together(scene, len(classifier.labels)) for scene in (*scenes, *drawn)]
-    proposed = candidates.propose(config, material, likely)
-    made = candidates.make(config, material, proposed, directory, work, progress)
-    precision = candidates.lighten(config, material, made, directory, work, progress)
-    choice = candidates.choose(config, material, proposed, made, likely, directory, progress)
-    found = _certified(config, material, choice.models, directory, work, progress)
+    proposed = candidates.propose(config, dataset, likely)
+    made = candidates.make(config, dataset, proposed, directory, work, progress)
+    precision = candidates.lighten(config, dataset, made, directory, work, progress)
+    choice = candidates.choose(config, dataset, proposed, made, likely, directory, progress)
+    found = _certified(config, dataset, choice.models, directory, work, progress)
     provenance = {
         "plan": digest(msgspec.json.encode(config)),
-        "frames": f"{len(material.learn)} to learn, {len(material.tune)} to tune, {len(material.prove)} to prove",
+        "frames": f"{len(dataset.learn)} to learn, {len(dataset.tune)} to tune, {len(dataset.prove)} to prove",
         **choice.found,
-        "base": "trained" if material.base is None else "given",
+        "base": "trained" if dataset.base is None else "given",
         "precision": precision,
         "torch": str(torch.__version__),
     }
     manifest = Manifest(FORMAT, config.name, "classification", classifier.labels, choice.models, provenance)
-    return with_certified(manifest, found, calibrate.accuracy(material.tune), trained=material.base is None)
+    return with_certified(manifest, found, calibrate.accuracy(dataset.tune), trained=dataset.base is None)
 
 
 def _certified(
-    config: BuildConfig, material: Dataset, models: Mapping[str, Model], directory: Path, work: Path, progress: Progress
+    config: BuildConfig, dataset: Dataset, models: Mapping[str, Model], directory: Path, work: Path, progress: Progress
 ) -> Certification:
     """Certify the models in ``directory``, or read the result from ``work``."""
     digests = [model.sha256 for model in models.values()]
-    frames = digest(material.tune.scores.tobytes() + material.prove.scores.tobytes())
+    frames = digest(dataset.tune.scores.tobytes() + dataset.prove.scores.tobytes())
     path = work / f"certified-{key(digests, frames, config)}.json"
     if path.exists():
         return msgspec.json.decode(path.read_bytes(), type=Certification)
@@ -97,6 +97,6 @@ def _certified(
         name: (Session(directory / model.file, "cpu", torch.get_num_threads()), model.input)
         for name, model in models.items()
     }
-    found = certify(config, material.tune, material.prove, models, sessions, progress)
+    found = certify(config, dataset.tune, dataset.prove, models, sessions, progress)
     atomic_files.write(path, msgspec.json.encode(found))
     return found

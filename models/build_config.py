@@ -158,7 +158,6 @@ class BuildConfig:
     Attributes:
         shares: Multiply-adds of local models, as shares of the full model's; the first is the base model's.
         special: The sizes of submodels, among ``shares``; empty for all.
-        methods: How the labels are partitioned.
         submodels: Largest number of submodels.
         least: Share of frames answered that a submodel must add for each megabyte of its file.
         scenes: Labels that appear together; empty if unknown.
@@ -173,7 +172,6 @@ class BuildConfig:
     name: str
     shares: tuple[float, ...] = DEFAULT_SHARES
     special: tuple[float, ...] = ()
-    methods: tuple[Literal["codes", "experts"], ...] = ("codes",)
     submodels: int = 12
     least: float = 0.002
     scenes: tuple[tuple[int, ...], ...] = ()

@@ -133,7 +133,7 @@ def build(settings: BuildSettings, as_json: Json = False) -> None:
         from cachenet.models.report.inspection import of_several
 
         if base is not None and settings.share:
-            refuse("with --base nothing is trained, so omit --share; add-size can add a size later")
+            refuse("with --base nothing is trained, so leave out --share; add-size can add a size later")
         if base is None and settings.base_preprocessing:
             refuse("base_preprocessing is for the model that --base names")
         if unknown := set(settings.submodel_share) - set(settings.share):
@@ -146,11 +146,11 @@ def build(settings: BuildSettings, as_json: Json = False) -> None:
             base_model = external_model.read(base, classifier, spec, classifier.labels if labels else None)
         config = _config(settings, scenes, classifier.labels)
         with progress_bar() as progress:
-            material = collect_dataset(classifier, sources, directory, settings.threads, progress)
-            if remark := of_several(classifier, material.learn.scores):
+            dataset = collect_dataset(classifier, sources, directory, settings.threads, progress)
+            if remark := of_several(classifier, dataset.learn.scores):
                 progress.console.print(remark)
-            material = replace(material, base=base_model)
-            bundle = builder.build(config, material, directory, out, progress, signer)
+            dataset = replace(dataset, base=base_model)
+            bundle = builder.build(config, dataset, directory, out, progress, signer)
     show_result(bundle, sources, as_json)
 
 

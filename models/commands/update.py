@@ -26,9 +26,9 @@ from cachenet.models.commands.options import (
     collect_dataset,
     config_of,
     full_model,
-    run_full_model,
     progress_bar,
     refuse,
+    run_full_model,
     show_result,
     show_skipped,
     user_errors,
@@ -81,12 +81,12 @@ def fine_tune(
         torch.set_num_threads(threads)
         classifier = full_model(found)
         with progress_bar() as progress:
-            material = collect_dataset(classifier, sources, work_directory(work), threads, progress)
+            dataset = collect_dataset(classifier, sources, work_directory(work), threads, progress)
             if recent is None or out is None:
                 return
             sent = tuner.read(recent, found)
             try:
-                made = tuner.specialise(found, sent, material, out, progress, signer)
+                made = tuner.specialise(found, sent, dataset, out, progress, signer)
             except tuner.Unproven as error:
                 exit.say("model-builder", f"not proven: {error}")
                 raise typer.Exit(3) from None
@@ -127,8 +127,8 @@ def add_size(
         config = replace(config_of(found.manifest.name, quick, scenes, classifier.labels), shares=(share,))
         directory = work_directory(work)
         with progress_bar() as progress:
-            material = collect_dataset(classifier, sources, directory, threads, progress)
-            made = sizes.add(config, found, material, directory, out, progress, signer)
+            dataset = collect_dataset(classifier, sources, directory, threads, progress)
+            made = sizes.add(config, found, dataset, directory, out, progress, signer)
     show_result(made, sources, as_json)
 
 
@@ -167,8 +167,8 @@ def exits(
         classifier = full_model(found)
         with progress_bar() as progress:
             directory = work_directory(work)
-            material = collect_dataset(classifier, sources, directory, threads, progress)
-            made = build(found, material, Limits(most, wrong=wrong), 0, threads, directory, out, progress, signer)
+            dataset = collect_dataset(classifier, sources, directory, threads, progress)
+            made = build(found, dataset, Limits(most, wrong=wrong), 0, threads, directory, out, progress, signer)
     for frames in sources:
         show_skipped(frames)
     console_report.exits(made, as_json)

@@ -66,7 +66,7 @@ class Limits:
 
 def build(
     bundle: Bundle,
-    material: Dataset,
+    dataset: Dataset,
     limits: Limits,
     seed: int,
     threads: int,
@@ -96,7 +96,7 @@ def build(
         sites = cuts(graph, spec.size)
         if not sites:
             raise ExitsError(f"{full.file} has no place between its layers through which all paths run")
-        learn, tune = _thin(material.learn, _LEARN), material.tune
+        learn, tune = _thin(dataset.learn, _LEARN), dataset.tune
         directory = work / f"layers-{key(full.sha256, learn.scores.tobytes(), tune.scores.tobytes())}"
         to_learn, to_tune = (
             HeadData(_record(graph, sites, spec, part, threads, directory / name, progress), part.scores)
@@ -114,9 +114,9 @@ def build(
                     heads.append(train_head(way, number, site, known, to_learn, to_tune, cost, seed, Path(scratch)))
                     progress.advance(task)
                 chosen += [(way, one) for one in _select(heads, cost, limits, int(limits.size * full.bytes))]
-            layers = _certify(model, full, sites, chosen, cost, material, limits, threads, building, progress)
+            layers = _certify(model, full, sites, chosen, cost, dataset, limits, threads, building, progress)
         if not layers:
-            frames = f"{len(material.prove)} frames"
+            frames = f"{len(dataset.prove)} frames"
             raise ExitsError(
                 f"no exit saves time and could be certified on {frames}; give more frames, or a larger --wrong"
             )
@@ -159,7 +159,7 @@ def _certify(
     sites: Sequence[Cut],
     chosen: Sequence[tuple[Way, TrainedHead]],
     cost: HeadTimes,
-    material: Dataset,
+    dataset: Dataset,
     limits: Limits,
     threads: int,
     directory: Path,
@@ -169,7 +169,7 @@ def _certify(
     if not chosen:
         return {}
     files = [(head.candidate.site, head.path) for _, head in chosen]
-    task = progress.add_task("certification", total=len(material.tune) + len(material.prove))
+    task = progress.add_task("certification", total=len(dataset.tune) + len(dataset.prove))
 
     def run(part: LabelledFrames, before: int) -> tuple[list[certify.Scores], certify.Scores]:
         def advance(done: int) -> None:
@@ -177,8 +177,8 @@ def _certify(
 
         return certify.consult(model, sites, files, full.input, as_pictures(part.images), threads, advance)
 
-    tuning, tuning_whole = run(material.tune, 0)
-    certifying, whole = run(material.prove, len(material.tune))
+    tuning, tuning_whole = run(dataset.tune, 0)
+    certifying, whole = run(dataset.prove, len(dataset.tune))
     temperatures = [certify.fit_head_temperature(scores, tuning_whole) for scores in tuning]
     probabilities = softmax(tuning_whole, full.temperature)
     reserves = [certify.reserve(one, probabilities, degree) for one, degree in zip(tuning, temperatures, strict=True)]

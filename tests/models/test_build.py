@@ -26,7 +26,7 @@ from cachenet.models.data.dataset import Dataset, gather
 from cachenet.models.data.frames import find
 from cachenet.models.export.classifier import understand
 from cachenet.models.export.quantise import PrecisionComparison
-from cachenet.models.train import candidates
+from cachenet.models.train import candidates, partitions
 from cachenet.models.train.label import teach
 from cachenet.shared.bundle.manifest import Bundle
 from cachenet.shared.command import atomic_files
@@ -48,15 +48,15 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def material(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+def dataset(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     classifier = understand(FULL)
     frames = find(data)
     return gather(classifier, (frames, teach(classifier, frames, tmp_path_factory.mktemp("work"), 2)))
 
 
-def make(material: Dataset, work: Path, out: Path, config: BuildConfig = CONFIG) -> Bundle:
+def make(dataset: Dataset, work: Path, out: Path, config: BuildConfig = CONFIG) -> Bundle:
     with Progress(console=Console(file=io.StringIO())) as progress:
-        return build(config, material, work, out, progress)
+        return build(config, dataset, work, out, progress)
 
 
 def digests(bundle: Bundle) -> dict[str, object]:
@@ -67,9 +67,9 @@ def digests(bundle: Bundle) -> dict[str, object]:
 
 
 @pytest.fixture(scope="module")
-def whole(material: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+def whole(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     directory = tmp_path_factory.mktemp("whole")
-    return make(material, directory / "work", directory / "out")
+    return make(dataset, directory / "work", directory / "out")
 
 
 def test_the_bundle_has_the_users_full_model(whole: Bundle) -> None:
@@ -83,10 +83,10 @@ def test_the_bundle_has_the_users_full_model(whole: Bundle) -> None:
     assert properties["cachenet.labels"].split(",") == list(sample.LABELS)
 
 
-def test_submodels_are_made_in_each_size(material: Dataset, tmp_path: Path) -> None:
+def test_submodels_are_made_in_each_size(dataset: Dataset, tmp_path: Path) -> None:
     """General models of all sizes are in the bundle, and of submodels the best for their bytes."""
-    config = replace(CONFIG, methods=("codes", "experts"), shares=(1 / 100, 1 / 200), submodels=3)
-    manifest = make(material, tmp_path / "work", tmp_path / "out", config).manifest
+    config = replace(CONFIG, shares=(1 / 100, 1 / 200), submodels=3)
+    manifest = make(dataset, tmp_path / "work", tmp_path / "out", config).manifest
     name = next(name for name in manifest.models if name.startswith("general-1in"))
     general, base = manifest.models[name], manifest.models["base"]
     assert (general.role, general.classes) == ("submodel", ())
@@ -95,20 +95,21 @@ def test_submodels_are_made_in_each_size(material: Dataset, tmp_path: Path) -> N
     assert len(special) == 3
     size = name.removeprefix("general")
     assert all(manifest.models[one].macs == (general if one.endswith(size) else base).macs for one in special)
-    assert {"method codes", "method experts", f"size {size[1:]}", "kept"} <= set(manifest.provenance)
-    assert manifest.provenance["method codes"].endswith("MB")
+    assert {f"size {size[1:]}", "kept"} <= set(manifest.provenance)
+    assert manifest.provenance["kept"].endswith("MB")
 
 
-def test_shares_with_the_same_network_are_one_size(material: Dataset) -> None:
-    config = replace(CONFIG, shares=(1 / 13, 1 / 13.1, 1 / 100), submodels=0, methods=("experts",))
-    assert len(candidates.propose(config, material, [])) == 2
+def test_shares_with_the_same_network_are_one_size(dataset: Dataset) -> None:
+    config = replace(CONFIG, shares=(1 / 13, 1 / 13.1, 1 / 100), submodels=0)
+    assert len(candidates.propose(config, dataset, [])) == 2
 
 
-def test_submodels_can_be_limited_to_some_sizes(material: Dataset) -> None:
+def test_submodels_can_be_limited_to_some_sizes(dataset: Dataset) -> None:
     """General models have all sizes."""
-    config = replace(CONFIG, shares=(1 / 100, 1 / 200), submodels=2, methods=("experts",))
-    every = candidates.propose(config, material, [])
-    small = candidates.propose(replace(config, special=(1 / 200,)), material, [])
+    config = replace(CONFIG, shares=(1 / 100, 1 / 200), submodels=2)
+    likely = [partitions.together(labels, 10) for labels in ((0, 1, 2), (3, 4, 5))]
+    every = candidates.propose(config, dataset, likely)
+    small = candidates.propose(replace(config, special=(1 / 200,)), dataset, likely)
     assert [one.name for one in small if one.part is None] == [one.name for one in every if one.part is None]
     assert len({one.size for one in every if one.part is not None}) == 2
     assert {one.size for one in small if one.part is not None} == {small[1].size}
@@ -133,34 +134,34 @@ def test_more_epochs_give_more_views(data: Path, tmp_path: Path, monkeypatch: py
 
 
 def test_the_default_base_model_is_halved_until_it_takes_a_third_of_the_full_models_time(
-    material: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     times = iter([9.0, 6.0, 4.0, 2.0])  # the full model's, then those of ever smaller base models
     monkeypatch.setattr(candidates.cost, "seconds", lambda *_: [next(times)])
     config = replace(CONFIG, shares=DEFAULT_SHARES)
-    assert candidates.quick_shares(config, material, tmp_path) == (1 / 13 / 4,)
-    assert candidates.quick_shares(config, material, tmp_path) == (1 / 13 / 4,), "the result is cached"
-    assert candidates.quick_shares(replace(CONFIG, shares=(0.3,)), material, tmp_path) == (0.3,), (
+    assert candidates.quick_shares(config, dataset, tmp_path) == (1 / 13 / 4,)
+    assert candidates.quick_shares(config, dataset, tmp_path) == (1 / 13 / 4,), "the result is cached"
+    assert candidates.quick_shares(replace(CONFIG, shares=(0.3,)), dataset, tmp_path) == (0.3,), (
         "a share of the user stays"
     )
 
 
 def test_the_precision_is_decided_once_for_all_resumed_builds(
-    material: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Measured times vary, but a resumed build must give the same bundle."""
     config = replace(CONFIG, precision="auto", submodels=0)
     monkeypatch.setattr(candidates.quantise, "compare", lambda *_: PrecisionComparison(0.5, 0.89))
-    first = make(material, tmp_path / "work", tmp_path / "a", config)
+    first = make(dataset, tmp_path / "work", tmp_path / "a", config)
     monkeypatch.setattr(candidates.quantise, "compare", lambda *_: PrecisionComparison(0.5, 0.91))
-    assert digests(make(material, tmp_path / "work", tmp_path / "b", config)) == digests(first)
-    other = make(material, tmp_path / "other", tmp_path / "c", config)
+    assert digests(make(dataset, tmp_path / "work", tmp_path / "b", config)) == digests(first)
+    other = make(dataset, tmp_path / "other", tmp_path / "c", config)
     assert other.manifest.models["base"].sha256 != first.manifest.models["base"].sha256
     assert other.manifest.provenance["precision"].startswith("float16")
 
 
 def test_a_build_interrupted_at_every_stage_gives_the_same_bundle(
-    material: Dataset, whole: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    dataset: Dataset, whole: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each run is interrupted after it has written one more result."""
     replace_file, interrupted = Path.replace, 0
@@ -174,7 +175,7 @@ def test_a_build_interrupted_at_every_stage_gives_the_same_bundle(
     monkeypatch.setattr(Path, "replace", replaced)
     while True:
         try:
-            resumed = make(material, tmp_path / "work", tmp_path / "out")
+            resumed = make(dataset, tmp_path / "work", tmp_path / "out")
             break
         except KeyboardInterrupt:
             interrupted += 1
@@ -187,7 +188,7 @@ MODELS_AND_MANIFEST = ("model.onnx", "model.int8", "golden.msgpack", "bundle.jso
 
 
 def test_another_number_of_submodels_trains_nothing_again(
-    material: Dataset, whole: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    dataset: Dataset, whole: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Only results that depend on the number are made again."""
     shutil.copytree(whole.directory.parent / "work", tmp_path / "work")
@@ -199,17 +200,17 @@ def test_another_number_of_submodels_trains_nothing_again(
         write(path, data)
 
     monkeypatch.setattr(atomic_files, "write", written)
-    fewer = make(material, tmp_path / "work", tmp_path / "out", replace(CONFIG, submodels=1))
+    fewer = make(dataset, tmp_path / "work", tmp_path / "out", replace(CONFIG, submodels=1))
     assert [name for name in made if name not in MODELS_AND_MANIFEST] == ["certified"]
     assert fewer.manifest.models["base"].sha256 == whole.manifest.models["base"].sha256
     assert len(fewer.manifest.submodels()) == 1
 
 
-def test_a_directory_without_a_bundle_is_never_replaced(material: Dataset, tmp_path: Path) -> None:
+def test_a_directory_without_a_bundle_is_never_replaced(dataset: Dataset, tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "me.jpg").write_bytes(b"dear")
     with pytest.raises(PlaceError, match="exists and is no bundle"):
-        make(material, tmp_path / "work", tmp_path / "photos")
+        make(dataset, tmp_path / "work", tmp_path / "photos")
     assert (tmp_path / "photos" / "me.jpg").read_bytes() == b"dear"
 
 
