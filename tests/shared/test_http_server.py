@@ -78,7 +78,7 @@ def descriptors() -> int:
 def test_hundreds_of_idle_connections_neither_use_up_descriptors_nor_keep_anybody_from_an_answer(
     port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(http_server, "PATIENCE_S", 1000.0)
+    monkeypatch.setattr(http_server, "TIMEOUT_S", 1000.0)
     monkeypatch.setattr(Greeter, "timeout", 1000.0)
     before, threads = descriptors(), threading.active_count()
     with ExitStack() as stack:
@@ -93,7 +93,7 @@ def test_hundreds_of_idle_connections_neither_use_up_descriptors_nor_keep_anybod
 def test_a_client_that_does_not_finish_its_request_is_dropped(
     port: int, sent: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(http_server, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(http_server, "TIMEOUT_S", 0.2)
     with connect(port, sent) as client:
         assert closed(client)
 
@@ -101,7 +101,7 @@ def test_a_client_that_does_not_finish_its_request_is_dropped(
 def test_a_client_that_sends_a_byte_now_and_then_is_dropped_all_the_same(
     port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(http_server, "PATIENCE_S", 0.3)
+    monkeypatch.setattr(http_server, "TIMEOUT_S", 0.3)
     ended = False
     with connect(port, b"GET / HTTP/1.0\r\nA: ") as client:
         deadline = time.monotonic() + _BOUND_S
@@ -117,7 +117,7 @@ def test_a_client_that_sends_a_byte_now_and_then_is_dropped_all_the_same(
 def test_a_connection_that_stays_outlives_the_bounds_as_long_as_its_client_reads(
     port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(http_server, "PATIENCE_S", 0.1)
+    monkeypatch.setattr(http_server, "TIMEOUT_S", 0.1)
     with connect(port, b"GET /stays HTTP/1.0\r\n\r\n") as client, ExitStack() as stack:
         client.recv(10)
         for _ in range(3 * _MOST):

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
-from cachenet.shared.command.logs import _SITES, BURST, WINDOW_S, Limited
+from cachenet.shared.command.logs import _MAX_SITES, BURST, WINDOW_S, Limited
 
 
 class Log:
@@ -82,10 +82,10 @@ def test_memory_is_bounded_by_the_lines_of_code(log: Log) -> None:
     def logged(line: int) -> None:
         log.logger.handle(logging.LogRecord("test", logging.ERROR, "generated.py", line, "x", None, None))
 
-    for line in range(3 * _SITES):
+    for line in range(3 * _MAX_SITES):
         logged(line)
         logged(line)
-    assert len(log.handler._sites) <= _SITES
+    assert len(log.handler._sites) <= _MAX_SITES
     assert sum("1 more" in line or line == "ERROR x" for line in log.lines) == len(log.lines)
 
 

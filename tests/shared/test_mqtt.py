@@ -19,7 +19,7 @@ from cachenet.shared.transport.mqtt import Address, Message, MqttConnection, Mqt
 from tests.broker import Mosquitto, free_port
 
 #: Longer than the longest pause between two attempts to connect.
-PATIENCE_S = 10.0
+WAIT_S = 10.0
 
 
 class Inbox:
@@ -33,7 +33,7 @@ class Inbox:
         self.seen.append(message.payload)
         self._messages.put(message)
 
-    def next(self, timeout: float = PATIENCE_S) -> Message:
+    def next(self, timeout: float = WAIT_S) -> Message:
         return self._messages.get(timeout=timeout)
 
     def is_empty_for(self, seconds: float) -> bool:
@@ -60,7 +60,7 @@ def link(
         connection.stop()
 
 
-def until(condition: Callable[[], object], seconds: float = PATIENCE_S) -> bool:
+def until(condition: Callable[[], object], seconds: float = WAIT_S) -> bool:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if condition():
@@ -82,8 +82,8 @@ def delivered(sender: MqttConnection, inbox: Inbox, topic: str, payload: bytes) 
 def test_a_message_arrives_with_all_that_describes_it(broker: Mosquitto) -> None:
     inbox = Inbox()
     with link(broker, "receiver", "a/#", inbox) as receiver, link(broker, "sender") as sender:
-        assert receiver.connected.wait(PATIENCE_S)
-        assert sender.connected.wait(PATIENCE_S)
+        assert receiver.connected.wait(WAIT_S)
+        assert sender.connected.wait(WAIT_S)
         assert delivered(sender, inbox, "a/first", b"")
         properties = [("budget-ms", "80"), ("recent", "1 2")]
         assert sender.publish(
@@ -103,7 +103,7 @@ def test_it_connects_when_the_broker_comes_up_later(tmp_path: Path) -> None:
         assert not early.connected.is_set()
         broker.start()
         try:
-            assert early.connected.wait(PATIENCE_S)
+            assert early.connected.wait(WAIT_S)
             assert until(lambda: greeted)
             assert early.trouble == ""
         finally:
@@ -113,15 +113,15 @@ def test_it_connects_when_the_broker_comes_up_later(tmp_path: Path) -> None:
 def test_it_subscribes_again_after_the_broker_restarted(broker: Mosquitto) -> None:
     inbox = Inbox()
     with link(broker, "receiver", "a/#", inbox) as receiver, link(broker, "sender") as sender:
-        assert receiver.connected.wait(PATIENCE_S)
-        assert sender.connected.wait(PATIENCE_S)
+        assert receiver.connected.wait(WAIT_S)
+        assert sender.connected.wait(WAIT_S)
         assert delivered(sender, inbox, "a/b", b"before")
         broker.kill()
         assert until(lambda: not receiver.connected.is_set() and not sender.connected.is_set())
         assert receiver.trouble
         broker.start()
-        assert receiver.connected.wait(PATIENCE_S)
-        assert sender.connected.wait(PATIENCE_S)
+        assert receiver.connected.wait(WAIT_S)
+        assert sender.connected.wait(WAIT_S)
         assert delivered(sender, inbox, "a/b", b"after")
 
 
@@ -129,15 +129,15 @@ def test_it_subscribes_again_after_the_broker_restarted(broker: Mosquitto) -> No
 def test_what_is_published_while_the_broker_is_gone_is_gone(broker: Mosquitto, qos: int) -> None:
     inbox = Inbox()
     with link(broker, "sender") as sender:
-        assert sender.connected.wait(PATIENCE_S)
+        assert sender.connected.wait(WAIT_S)
         broker.kill()
         assert until(lambda: not sender.connected.is_set())
         for _ in range(50):
             assert not sender.publish("a/b", b"lost", qos)
         broker.start()
         with link(broker, "receiver", "a/#", inbox) as receiver:
-            assert receiver.connected.wait(PATIENCE_S)
-            assert sender.connected.wait(PATIENCE_S)
+            assert receiver.connected.wait(WAIT_S)
+            assert sender.connected.wait(WAIT_S)
             assert delivered(sender, inbox, "a/b", b"kept")
             time.sleep(0.3)
             assert set(inbox.seen) == {b"kept"}
@@ -156,7 +156,7 @@ def test_a_receiver_that_raises_is_only_logged(broker: Mosquitto, caplog: pytest
         raise RuntimeError("receiver broke")
 
     with link(broker, "receiver", "a/#", fragile) as receiver:
-        assert receiver.connected.wait(PATIENCE_S)
+        assert receiver.connected.wait(WAIT_S)
         assert delivered(receiver, inbox, "a/b", b"1")
         assert delivered(receiver, inbox, "a/b", b"2")
         assert receiver.connected.is_set()
@@ -169,7 +169,7 @@ def test_the_will_is_said_when_the_connection_breaks_and_the_farewell_when_it_en
         with link(
             broker, "device", will=("a/status", b"offline"), on_connect=lambda: connections.append(True)
         ) as device:
-            assert device.connected.wait(PATIENCE_S)
+            assert device.connected.wait(WAIT_S)
             sock: Any = device._client.socket()
             sock.shutdown(socket.SHUT_RDWR)
             assert inbox.next().payload == b"offline"
@@ -182,7 +182,7 @@ def test_the_will_is_said_when_the_connection_breaks_and_the_farewell_when_it_en
 
 def test_small_messages_are_not_held_back(broker: Mosquitto) -> None:
     with link(broker, "prompt") as prompt:
-        assert prompt.connected.wait(PATIENCE_S)
+        assert prompt.connected.wait(WAIT_S)
         sock: Any = prompt._client.socket()
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
@@ -255,18 +255,18 @@ def test_each_of_two_links_of_one_name_is_told_once_and_backs_off(
 def test_a_link_that_is_ended_once_or_twice_has_no_conflict(broker: Mosquitto) -> None:
     """As by a doctor that connects under the device's name."""
     with link(broker, "cachenet-cam") as first:
-        assert first.connected.wait(PATIENCE_S)
+        assert first.connected.wait(WAIT_S)
         broker.kill()
         assert until(lambda: not first.connected.is_set())
         broker.start()
-        assert first.connected.wait(PATIENCE_S)
+        assert first.connected.wait(WAIT_S)
         assert first.conflict == ""
 
 
 def test_a_link_goes_on_after_an_exception_in_its_thread(broker: Mosquitto, caplog: pytest.LogCaptureFixture) -> None:
     inbox = Inbox()
     with link(broker, "hurt", "a/#", inbox) as hurt:
-        assert hurt.connected.wait(PATIENCE_S)
+        assert hurt.connected.wait(WAIT_S)
         client: Any = hurt._client
         handle, calls = client._packet_handle, []
 

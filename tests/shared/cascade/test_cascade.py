@@ -105,7 +105,7 @@ def play(cascade: Cascade, stream: list[Event]) -> list[Answer]:
         assert sum(tally.levels().values()) == tally.frames
         assert tally.corrections <= tally.late <= tally.fallbacks
         assert tally.overruled == 0
-        assert len(cascade._asked) <= 64 and len(cascade._audited) <= 64
+        assert len(cascade._late) <= 64 and len(cascade._audited) <= 64
         assert len(cascade._recent) <= RECENT
         assert np.isclose(cascade.estimator.filter.belief.sum(), 1.0)
     return answers

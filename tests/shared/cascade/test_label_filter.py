@@ -28,7 +28,7 @@ def answered(filter_: LabelFilter, label: int, frames: int, first: int = 0) -> i
     """So many frames that the full model answers with one label; the frame that comes next."""
     for index in range(first, first + frames):
         filter_.predict()
-        filter_.answer(index, label)
+        filter_.update_full(index, label)
     return first + frames
 
 
@@ -41,7 +41,7 @@ def test_the_belief_is_a_probability_whatever_comes(taken: list[tuple[str, int]]
         elif what == "look":
             filter_.update(softmax(logits(label, margin)))
         else:
-            filter_.answer(index if what == "answer" else index // 2, label)
+            filter_.update_full(index if what == "answer" else index // 2, label)
         for probabilities in (filter_.belief, filter_.prior):
             assert np.isfinite(probabilities).all() and (probabilities >= 0).all()
             assert probabilities.sum() == pytest.approx(1.0)
@@ -113,8 +113,8 @@ def test_what_was_seen_long_ago_is_hardly_expected_again_and_what_never_was_stil
 def test_the_change_rate_is_learned() -> None:
     calm, busy = LabelFilter(CLASSES), LabelFilter(CLASSES)
     for index in range(300):
-        calm.answer(index, 0)
-        busy.answer(index, (index // 4) % CLASSES)
+        calm.update_full(index, 0)
+        busy.update_full(index, (index // 4) % CLASSES)
     assert calm.change_rate < 0.005
     assert busy.change_rate == pytest.approx(0.25, abs=0.05)
 
@@ -122,7 +122,7 @@ def test_the_change_rate_is_learned() -> None:
 def test_the_change_rate_is_per_frame_however_seldom_the_full_model_answers() -> None:
     seldom = LabelFilter(CLASSES)
     for index in range(0, 10_000, 10):
-        seldom.answer(index, (index // 100) % CLASSES)
+        seldom.update_full(index, (index // 100) % CLASSES)
     assert seldom.change_rate == pytest.approx(0.01, abs=0.004)
 
 
@@ -130,6 +130,6 @@ def test_late_answers_to_older_frames_leave_the_change_rate_as_it_is() -> None:
     in_time, late = LabelFilter(CLASSES), LabelFilter(CLASSES)
     for index in range(0, 400, 4):
         for filter_ in (in_time, late):
-            filter_.answer(index, (index // 40) % CLASSES)
-        late.answer(max(0, index - 30), (max(0, index - 30) // 40) % CLASSES)
+            filter_.update_full(index, (index // 40) % CLASSES)
+        late.update_full(max(0, index - 30), (max(0, index - 30) // 40) % CLASSES)
     assert late.change_rate == pytest.approx(in_time.change_rate, rel=0.2)

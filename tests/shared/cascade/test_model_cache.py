@@ -97,9 +97,9 @@ def test_the_recommended_one_answers_most_of_what_is_usual_and_no_resident_does(
     cache = ModelCache(100, BASE)
     others = {"low": np.array([0.9, 0.9, 0.1, 0.1]), "high": np.array([0.1, 0.1, 0.9, 0.9]), "none": BASE}
     for _ in range(20_000):
-        cache.expect(np.array([0.1, 0.1, 0.4, 0.4]))
+        cache.count_labels(np.array([0.1, 0.1, 0.4, 0.4]))
     for _ in range(100):
-        cache.expect(np.array([0.5, 0.5, 0.0, 0.0]))
+        cache.count_labels(np.array([0.5, 0.5, 0.0, 0.0]))
     assert cache.recommend(others) == "high", "a passing change of scene is not what is usual"
     cache.admit(local("high", (0.1, 0.1, 0.9, 0.9), 10))
     assert cache.recommend({"low": others["low"], "none": BASE}) == "low"

@@ -12,7 +12,7 @@ def play(router: OffloadRouter, frames: int, round_trip: float, seconds: float =
     """Which of so many questions are answered on the device; the others take ``round_trip`` over the network."""
     taken = []
     for _ in range(frames):
-        taken.append(router.on_device(seconds))
+        taken.append(router.use_device(seconds))
         if not taken[-1]:
             router.record_round_trip(round_trip)
     return taken

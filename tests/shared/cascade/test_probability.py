@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from cachenet.shared.cascade.probability import (
-    FLOOR,
+    PROBABILITY_FLOOR,
     fit_temperature,
     jensen_shannon,
     log_floor,
@@ -64,8 +64,8 @@ def test_a_higher_temperature_is_never_surer(scores: Logits, a: float, b: float)
 @given(hnp.arrays(np.float64, st.integers(1, 20), elements=st.floats(0, 1)))
 def test_logarithms_stay_within_the_floor(values: npt.NDArray[np.float64]) -> None:
     logs = log_floor(values)
-    assert (logs >= math.log(FLOOR)).all() and (logs <= 0).all()
-    np.testing.assert_allclose(logs[values > FLOOR], np.log(values[values > FLOOR]))
+    assert (logs >= math.log(PROBABILITY_FLOOR)).all() and (logs <= 0).all()
+    np.testing.assert_allclose(logs[values > PROBABILITY_FLOOR], np.log(values[values > PROBABILITY_FLOOR]))
 
 
 @given(triples)

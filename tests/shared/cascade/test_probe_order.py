@@ -50,7 +50,7 @@ def test_a_second_model_that_never_knows_more_than_the_first_stops_looking_but_n
         looked.append(0)
         for probe in order.plan(models, LABELS):
             looked[-1] += 1
-            order.record_outcome(probe, False if probe.place else len(looked) % 3 == 0)
+            order.record_outcome(probe, False if probe.position else len(looked) % 3 == 0)
     assert looked[0] == 2
     assert looked[-1] == 1
     assert 2 in looked[-32:]

@@ -40,7 +40,7 @@ def test_a_recorded_model_is_the_model_with_recorded_scores() -> None:
     assert (model.name, model.cost, model.seconds, model.level) == ("base", 3, 0.1, "base")
     looked = model.run(1)
     assert looked is not None and looked[0].argmax() == 2
-    assert isinstance(model.score, RecordedScores) and model.score.looks == 1
+    assert isinstance(model.score, RecordedScores) and model.score.calls == 1
 
 
 @pytest.mark.parametrize(("length", "gap", "blocks"), [(30, 0, 3), (30, 10, 2), (100, 5, 1), (101, 0, 0)])
@@ -73,7 +73,7 @@ def test_priors_tell_a_good_student_from_a_bad_one() -> None:
         cascade = build()
         cascade.estimator = type(cascade.estimator)(4, fitted)
         observation = cascade.estimator.begin(trace(6, 1).frame(0))
-        cascade.estimator.look(observation, np.array([0.7, 0.1, 0.1, 0.1]))
+        cascade.estimator.add_output(observation, np.array([0.7, 0.1, 0.1, 0.1]))
         candidate = cascade.estimator.best(observation)
         assert candidate is not None
         return candidate.risk

@@ -43,12 +43,12 @@ def test_evidence_is_never_negative_and_falls_with_zeros(seen: list[float], allo
     detector = EDetector(allowed)
     for share in seen:
         detector.add(share)
-        assert np.isfinite(detector.evidence) and detector.evidence > 0
-    before = detector.evidence
+        assert np.isfinite(detector.e_value) and detector.e_value > 0
+    before = detector.e_value
     detector.add(0.0)
-    assert detector.evidence <= max(1.0, before)
+    assert detector.e_value <= max(1.0, before)
     detector.reset()
-    assert detector.evidence == 1.0
+    assert detector.e_value == 1.0
 
 
 def test_evidence_grows_where_the_mean_is_over_what_is_allowed_even_after_a_long_calm() -> None:
@@ -57,7 +57,7 @@ def test_evidence_grows_where_the_mean_is_over_what_is_allowed_even_after_a_long
         detector.add(0.0)
     for index in range(100):
         detector.add(float(index % 4 == 0))
-    assert detector.evidence > 100
+    assert detector.e_value > 100
 
 
 def test_evidence_seldom_deceives_where_the_mean_is_what_is_allowed() -> None:
@@ -67,7 +67,7 @@ def test_evidence_seldom_deceives_where_the_mean_is_what_is_allowed() -> None:
         detector = EDetector(0.04)
         for _ in range(100):
             detector.add(float(rng.random() < 0.04))
-            if detector.evidence >= 100:
+            if detector.e_value >= 100:
                 deceived += 1
                 break
     assert deceived <= 20
