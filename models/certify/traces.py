@@ -135,13 +135,13 @@ def open_models(bundle: Bundle, threads: int = 1) -> Models:
     }
 
 
-def run_model(session: Session, spec: Input, pictures: Iterable[Picture], seen: Input | None = None) -> Logits:
-    """Logits ``(n, classes)`` of pictures of any size, BGR. ``seen``: see ``view``."""
-    return run_models({"": (session, spec)}, pictures, seen)[""]
+def run_model(session: Session, spec: Input, pictures: Iterable[Picture], cropped_by: Input | None = None) -> Logits:
+    """Logits ``(n, classes)`` of pictures of any size, BGR. ``cropped_by``: see ``view``."""
+    return run_models({"": (session, spec)}, pictures, cropped_by)[""]
 
 
-def run_models(models: Models, pictures: Iterable[Picture], seen: Input | None = None) -> dict[str, Logits]:
-    """Logits of every model for the pictures, by model name. ``seen``: see ``view``."""
+def run_models(models: Models, pictures: Iterable[Picture], cropped_by: Input | None = None) -> dict[str, Logits]:
+    """Logits of every model for the pictures, by model name. ``cropped_by``: see ``view``."""
     found: dict[str, list[Logits]] = {name: [] for name in models}
     remaining = iter(pictures)
     while batch := list(islice(remaining, _BATCH)):
@@ -149,26 +149,26 @@ def run_models(models: Models, pictures: Iterable[Picture], seen: Input | None =
         for name, (session, spec) in models.items():
             if spec not in prepared:
                 prepare = preprocessor(spec)
-                prepared[spec] = np.concatenate([prepare(view(one, spec, seen)) for one in batch])
+                prepared[spec] = np.concatenate([prepare(view(one, spec, cropped_by)) for one in batch])
             tensor = prepared[spec]
             step = session.batch or len(tensor)
             found[name] += [session.run(tensor[first : first + step]) for first in range(0, len(tensor), step)]
     return {name: np.concatenate(parts) for name, parts in found.items()}
 
 
-def view(picture: Picture, spec: Input, seen: Input | None) -> Picture:
+def view(picture: Picture, spec: Input, cropped_by: Input | None) -> Picture:
     """The part of a picture that a model sees.
 
     Args:
         spec: Input of the model.
-        seen: A picture of this input's size is not a frame: a model with this input has already cropped it. Of such a
-            picture, the model sees the part that it would have seen of the frame, or all if that part is larger.
+        cropped_by: Input of a model that has already cropped pictures of its size. Of such a picture, the model sees
+            the part that it would have seen of the frame, or all if that part is larger.
     """
-    if seen is None or spec == seen or picture.shape[1::-1] != seen.size:
+    if cropped_by is None or spec == cropped_by or picture.shape[1::-1] != cropped_by.size:
         return crop(picture, spec)
-    share = min(1.0, spec.crop / seen.crop)
-    width, height = (round(side * share) for side in seen.size)
-    left, top = (seen.size[0] - width) // 2, (seen.size[1] - height) // 2
+    share = min(1.0, spec.crop / cropped_by.crop)
+    width, height = (round(side * share) for side in cropped_by.size)
+    left, top = (cropped_by.size[0] - width) // 2, (cropped_by.size[1] - height) // 2
     return crop(picture[top : top + height, left : left + width], msgspec.structs.replace(spec, crop=1.0))
 
 
@@ -182,32 +182,32 @@ def record_streams(
     split: Split,
     models: Models,
     advance: Callable[[], object] = lambda: None,
-    seen: Input | None = None,
+    cropped_by: Input | None = None,
 ) -> list[RecordedStream]:
     """Run every model over every frame of ``schedules``, drawn from ``split``.
 
     Args:
         advance: Called after each stream.
-        seen: Input of the model that has cropped the images of ``split``; see ``view``.
+        cropped_by: Input of the model that has cropped the images of ``split``; see ``view``.
     """
     recordings = []
     whole: RecordedStream | None = None
     for schedule in schedules:
         if schedule.name in UNRELATED:  # each image is run once for all streams
             if whole is None:
-                whole = record_pictures(as_pictures(split.images), split.labels, models, seen)
+                whole = record_pictures(as_pictures(split.images), split.labels, models, cropped_by)
             recordings.append(select(whole, schedule.source, schedule.label))
         else:
             draw = streams.renderer(schedule, split.images)
-            recordings.append(record_pictures(map(draw, range(len(schedule))), schedule.label, models, seen))
+            recordings.append(record_pictures(map(draw, range(len(schedule))), schedule.label, models, cropped_by))
         advance()
     return recordings
 
 
 def record_pictures(
-    pictures: Iterable[Picture], truth: Labels, models: Models, seen: Input | None = None
+    pictures: Iterable[Picture], truth: Labels, models: Models, cropped_by: Input | None = None
 ) -> RecordedStream:
-    """Run every model over consecutive pictures, a batch at a time. ``seen``: see ``view``."""
+    """Run every model over consecutive pictures, a batch at a time. ``cropped_by``: see ``view``."""
     signatures: list[Signature] = []
 
     def signed() -> Iterator[Picture]:
@@ -215,7 +215,7 @@ def record_pictures(
             signatures.append(sign(picture))
             yield picture
 
-    return RecordedStream(truth, run_models(models, signed(), seen), signatures)
+    return RecordedStream(truth, run_models(models, signed(), cropped_by), signatures)
 
 
 def select(stream: RecordedStream, rows: Labels, truth: Labels) -> RecordedStream:

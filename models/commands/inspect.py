@@ -114,9 +114,9 @@ def report(
     if source is not None:
         show_skipped(source)
     if as_json:
-        typer.echo(json.dumps(made.figures))
+        typer.echo(json.dumps(made.results))
     else:
-        console_report.report(made.figures)
+        console_report.report(made.results)
 
 
 def inspect(

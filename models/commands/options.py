@@ -88,7 +88,7 @@ def work_directory(work: Path | None) -> Path:
     """The directory of intermediate results: ``work``, or one in the user's cache."""
     from cachenet.models.data.cifar10 import cache_directory
 
-    return work or cache_directory() / "lessons"
+    return work or cache_directory() / "teacher-logits"
 
 
 def config_of(name: str, quick: bool, scenes: Path | None, labels: tuple[str, ...]) -> BuildConfig:

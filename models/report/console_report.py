@@ -74,14 +74,14 @@ def exits(bundle: Bundle, as_json: bool) -> None:
     Console().print(_rich(Table(f"{manifest.name}: early exits", ("exit", "kind"), head, rows)))
 
 
-def report(figures: Mapping[str, Any]) -> None:
-    """Show the figures of a report."""
+def report(results: Mapping[str, Any]) -> None:
+    """Show the results of a report."""
     console = Console()
     for table in (
-        tables.models(figures["name"], figures["models"]),
-        tables.scores(figures["scores"]),
-        *tables.exits(figures["layers"]),
-        tables.replays(figures["replays"]),
+        tables.models(results["name"], results["models"]),
+        tables.scores(results["scores"]),
+        *tables.exits(results["layers"]),
+        tables.replays(results["replays"]),
     ):
         console.print(_rich(table))
 

@@ -89,7 +89,7 @@ def inspect(classifier: Classifier, frames: Frames, teacher: TeacherLogits, thre
     if set(folders) <= set(classifier.labels):
         truth = np.array([classifier.labels.index(folder) for folder in folders])
         found["accuracy"] = float((answers == truth).mean())
-    found["verdict"] = verdict(classifier, teacher, predicted, compared, threads)
+    found["verdict"] = conclusions(classifier, teacher, predicted, compared, threads)
     return found
 
 
@@ -122,7 +122,7 @@ def compare(classifier: Classifier, teacher: TeacherLogits, threads: int) -> Mod
     return ModelComparison(float((first >= original.max(1) - 1e-3).mean()), float(np.abs(read - original).max()))
 
 
-def verdict(
+def conclusions(
     classifier: Classifier,
     teacher: TeacherLogits,
     predicted: npt.NDArray[np.float64],

@@ -20,22 +20,22 @@ _MANY = 40
 
 def html(report: Report) -> str:
     """The page."""
-    figures, manifest = report.figures, report.manifest
+    results, manifest = report.results, report.manifest
     base = manifest.only("base")
     parts = [
         f"<h1>{escape(manifest.name)}</h1>",
-        f'<p class="faint">Version {figures["version"][:12]}, {"signed" if figures["signed"] else "not signed"}; '
-        f"measured on {figures['frames']} frames that it was not built from.</p>",
+        f'<p class="faint">Version {results["version"][:12]}, {"signed" if results["signed"] else "not signed"}; '
+        f"measured on {results['frames']} frames that it was not built from.</p>",
         "<h2>Certificates</h2>",
         *_html(tables.certificates(manifest.certificates)),
-        *_html(tables.replays(figures["replays"])),
+        *_html(tables.replays(results["replays"])),
         "<h2>Models</h2>",
-        *_html(tables.models(manifest.name, figures["models"])),
+        *_html(tables.models(manifest.name, results["models"])),
         "<h2>Risk against coverage</h2>",
         f"<p>The base model ({base}) answers first the frames with the best score. The curves show the share of its "
         "answers that differ from the full model's, one curve for each score; lower is better.</p>",
         image(_risk(report), "Risk against coverage of the base model, a curve for each score"),
-        *_html(tables.scores(figures["scores"])),
+        *_html(tables.scores(results["scores"])),
         "<h2>Coverage of each model</h2>",
         "<p>Share of a label's frames on which the model alone, without context, is confident and agrees with the full "
         "model.</p>",
@@ -48,11 +48,11 @@ def html(report: Report) -> str:
         f"<p>The most frequent differences between {base} and the full model.</p>",
         table(
             ("full model", base, "frames"),
-            [(pair["full"], pair["says"], pair["frames"]) for pair in figures["confusions"][base]],
+            [(pair["full"], pair["says"], pair["frames"]) for pair in results["confusions"][base]],
         ),
-        *_exits(figures["layers"]),
+        *_exits(results["layers"]),
         "<h2>Provenance</h2>",
-        table(("what", ""), list(figures["provenance"].items())),
+        table(("what", ""), list(results["provenance"].items())),
     ]
     return page(f"{manifest.name}: report", parts)
 

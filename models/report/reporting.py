@@ -59,12 +59,12 @@ class Report:
     """Result of a measurement.
 
     Attributes:
-        figures: As ``--json`` prints them.
+        results: As ``--json`` prints them.
         curves: Coverage and risk of the base model, by score.
     """
 
     manifest: Manifest
-    figures: dict[str, Any]
+    results: dict[str, Any]
     curves: dict[str, list[tuple[float, float]]]
     map: Map
 
@@ -97,7 +97,7 @@ def report(
     right = {name: own.argmax(1) == answers for name, own in logits.items()}
     local = [name for name in logits if name != family.full]
     uncertainty = {name: _uncertainty(logits[name], family.temperatures[name], right[name]) for name in local}
-    figures = {
+    results = {
         "name": manifest.name,
         "version": bundle.version,
         "signed": bool(bundle.signature),
@@ -121,7 +121,7 @@ def report(
     }
     base = uncertainty[family.base]
     curves = {score: _thin(*scores.curve(values, right[family.base])) for score, values in base.items()}
-    return Report(manifest, figures, curves, _map(part, answers))
+    return Report(manifest, results, curves, _map(part, answers))
 
 
 def _exits(bundle: Bundle, part: LabelledFrames, progress: Progress) -> dict[Way, dict[str, Any]]:

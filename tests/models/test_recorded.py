@@ -42,8 +42,8 @@ def test_a_model_with_a_wider_view_sees_the_whole_cropped_picture() -> None:
 
 def test_frames_are_cropped_for_each_model() -> None:
     spec = Input(48, FULL.mean, FULL.std, crop=0.6)
-    for seen in (FULL, None):
-        np.testing.assert_array_equal(traces.view(frame(), spec, seen), crop(frame(), spec))
+    for cropped_by in (FULL, None):
+        np.testing.assert_array_equal(traces.view(frame(), spec, cropped_by), crop(frame(), spec))
 
 
 class Mirror:
@@ -62,11 +62,11 @@ def test_each_model_sees_its_own_view_in_every_kind_of_stream(name: streams.Name
     split = Split(images, np.arange(40) % 10)
     plan = streams.plan(name, split.labels, 0, 130)
     models = {"full": (cast(Session, Mirror()), FULL), "base": (cast(Session, Mirror()), spec)}
-    [stream] = traces.record_streams([plan], split, models, seen=FULL)
+    [stream] = traces.record_streams([plan], split, models, cropped_by=FULL)
     draw = streams.renderer(plan, images)
     for index in (0, 99, 100, 129):
         picture = draw(index)
         for model, own in (("full", FULL), ("base", spec)):
-            seen = traces.view(picture, own, FULL)[:, :, ::-1].mean((0, 1))
-            np.testing.assert_allclose(stream.logits[model][index], seen, rtol=1e-4)
+            expected = traces.view(picture, own, FULL)[:, :, ::-1].mean((0, 1))
+            np.testing.assert_allclose(stream.logits[model][index], expected, rtol=1e-4)
     assert (picture.shape == (480, 640, 3)) == (name == "camera")

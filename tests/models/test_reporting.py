@@ -1,4 +1,4 @@
-"""``model-builder report``: figures, tables and the page."""
+"""``model-builder report``: results, tables and the page."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def made(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], str]:
-    """The figures and the page of the shipped bundle."""
+    """The results and the page of the shipped bundle."""
     work = tmp_path_factory.mktemp("work")
     command = ["report", ZOO, "--data", data, "--work", work, "--streams", 2, "--frames", 200, "--threads", 1]
     done = CliRunner().invoke(app, [*map(str, command), "--html", str(work / "report.html"), "--json"])
@@ -44,21 +44,21 @@ def made(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str
 
 
 def test_every_model_is_measured_against_the_labels_and_the_full_model(made: tuple[dict[str, Any], str]) -> None:
-    figures, _ = made
+    results, _ = made
     manifest = Bundle(ZOO).manifest
-    assert list(figures["models"]) == list(manifest.models)
-    for name, row in figures["models"].items():
+    assert list(results["models"]) == list(manifest.models)
+    for name, row in results["models"].items():
         model = manifest.models[name]
         assert (row["parameters"], row["macs"], row["bytes"]) == (model.parameters, model.macs, model.bytes)
         assert 0.6 < row["accuracy"] <= 1
         assert (row["agreement"] == 1) == (model.role == "full")
-    assert figures["frames"] == 150
+    assert results["frames"] == 150
 
 
 def test_session_streams_are_replayed_over_all_scenes_and_the_unseen(made: tuple[dict[str, Any], str]) -> None:
-    figures, _ = made
-    assert set(figures["replays"]) == {"selected", "same_size_generalist", "all"}
-    for places in figures["replays"].values():
+    results, _ = made
+    assert set(results["replays"]) == {"selected", "same_size_generalist", "all"}
+    for places in results["replays"].values():
         assert set(places) == {"session", "session, unseen"}
         for row in places.values():
             assert 0 < row["asked"] < 0.9
@@ -79,30 +79,30 @@ def test_footage_is_replayed_in_its_order(data: Path, tmp_path: Path) -> None:
 
 
 def test_scores_are_compared_on_every_local_model(made: tuple[dict[str, Any], str]) -> None:
-    figures, _ = made
-    assert set(figures["scores"]) == set(figures["models"]) - {"full"}
-    for own in figures["scores"].values():
+    results, _ = made
+    assert set(results["scores"]) == set(results["models"]) - {"full"}
+    for own in results["scores"].values():
         assert set(own) == {"entropy", "probability", "margin", "energy", "learned"}
-    for name, pairs in figures["confusions"].items():
+    for name, pairs in results["confusions"].items():
         counts = [pair["frames"] for pair in pairs]
         assert counts == sorted(counts, reverse=True)
-        assert sum(counts) <= round(150 * (1 - figures["models"][name]["agreement"]))
+        assert sum(counts) <= round(150 * (1 - results["models"][name]["agreement"]))
         assert all(pair["full"] != pair["says"] for pair in pairs)
 
 
 def test_the_page_is_self_contained_and_names_every_model(made: tuple[dict[str, Any], str]) -> None:
-    figures, page = made
+    results, page = made
     assert not re.search(r'(?:src|href)="(?!data:)', page)
     assert "<script" not in page and "@import" not in page
     assert page.count("data:image/png;base64,") == 4
-    for name in figures["models"]:
+    for name in results["models"]:
         assert name in page
 
 
 def test_early_exits_are_measured(made: tuple[dict[str, Any], str]) -> None:
-    figures, page = made
+    results, page = made
     for way, layers in Bundle(ZOO).manifest.layers.items():
-        own = figures["layers"][way]
+        own = results["layers"][way]
         assert [row["kind"] for row in own["caches"]] == [layer.kind for layer in layers.caches]
         answered = [row["answered"] for row in own["caches"]]
         assert sum(answered) > 0.5 and own["effective_depth"] < 0.6
