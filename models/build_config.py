@@ -15,6 +15,18 @@ Precision = Literal["auto", "float16", "int8"]
 #: Multiply-adds of the base model, as a share of the full model's, if the user gives none.
 DEFAULT_SHARES = (1 / 13,)
 _Share = Annotated[float, msgspec.Meta(ge=0.001, le=1)]
+_PREPROCESSING = (
+    "Preprocessing of the full model: a preset (imagenet, efficientnet-lite, unit, signed, caffe, raw), with changes "
+    "after it (imagenet,stretch,bgr or unit,letterbox,320x180), or JSON as in a bundle (default: the model's metadata)."
+)
+_SHARES = (
+    "Multiply-adds of local models, as a share of the full model's; repeat it for more sizes. The first is the base "
+    "model's (default: 1/13, or less if the base model would take over a third of the full model's time)."
+)
+_SCENES = (
+    "JSON file of lists of labels that appear together. The bundle is then certified on streams drawn from pictures in "
+    "class directories."
+)
 
 
 class BuildSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -39,27 +51,14 @@ class BuildSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     full: Annotated[str, msgspec.Meta(description="File of the full model, an ONNX image classifier.")]
     data: Annotated[
-        str,
-        msgspec.Meta(description="Frames: a video, or a directory of pictures, class directories and videos."),
+        str, msgspec.Meta(description="Frames: a video, or a directory of pictures, class directories and videos.")
     ]
-    out: Annotated[
-        str, msgspec.Meta(description="Directory of the new bundle; a bundle that is there already is replaced.")
-    ]
+    out: Annotated[str, msgspec.Meta(description="Directory of the new bundle; a bundle there is replaced.")]
     held_out: Annotated[
         str,
-        msgspec.Meta(
-            description="Footage for tuning and certification, which the full model was not trained on "
-            "(default: the last three tenths of --data)."
-        ),
+        msgspec.Meta(description="Footage for tuning and certification (default: the last three tenths of --data)."),
     ] = ""
-    preprocessing: Annotated[
-        str,
-        msgspec.Meta(
-            description="Preprocessing of the full model: a preset (imagenet, efficientnet-lite, unit, signed, caffe, "
-            "raw), with changes after it (imagenet,stretch,bgr or unit,letterbox,320x180), or JSON as in a bundle "
-            "(default: the model's metadata)."
-        ),
-    ] = ""
+    preprocessing: Annotated[str, msgspec.Meta(description=_PREPROCESSING)] = ""
     labels: Annotated[
         str, msgspec.Meta(description="Text file with one label a line (default: the model's metadata).")
     ] = ""
@@ -67,29 +66,16 @@ class BuildSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     base: Annotated[
         str,
         msgspec.Meta(
-            description="File of a small ONNX classifier of the same labels, the only local model of the bundle "
-            "(default: a base model is trained)."
+            description="File of an ONNX classifier that is the only local model (default: some are trained)."
         ),
     ] = ""
-    share: Annotated[
-        tuple[_Share, ...],
-        msgspec.Meta(
-            description="Multiply-adds of local models, as a share of the full model's; repeat it for more sizes. The "
-            "first is the base model's (default: 1/13, or less if the base model would take over a third of the full "
-            "model's time)."
-        ),
-    ] = ()
+    share: Annotated[tuple[_Share, ...], msgspec.Meta(description=_SHARES)] = ()
     submodels: Annotated[
-        int,
-        msgspec.Meta(ge=0, le=256, description="Largest number of submodels, not counting general models."),
+        int, msgspec.Meta(ge=0, le=256, description="Largest number of submodels, not counting general models.")
     ] = 12
     epochs: Annotated[
         int,
-        msgspec.Meta(
-            ge=4,
-            le=10_000,
-            description="Epochs of a general model; 120 epochs with batch=256 on a GPU give a much better one.",
-        ),
+        msgspec.Meta(ge=4, le=10000, description="Epochs of a general model; 120 give a much better one."),
     ] = 30
     precision: Annotated[
         Precision, msgspec.Meta(description="Precision of local models: float16, int8, or auto, the better of both.")
@@ -102,52 +88,31 @@ class BuildSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     ] = False
     work: Annotated[
         str,
-        msgspec.Meta(
-            description="Directory for intermediate results, with which an interrupted build resumes (default: in the "
-            "user's cache)."
-        ),
+        msgspec.Meta(description="Directory of intermediate results, to resume from (default: in the user's cache)."),
     ] = ""
     threads: Annotated[
         int, msgspec.Meta(ge=1, description="Threads of the build (default: one for each processor).")
     ] = msgspec.field(default_factory=lambda: os.cpu_count() or 1)
     embedding: Annotated[
         str,
-        msgspec.Meta(
-            description="Name of the tensor with the embedding (default: the input of the last layer with weights, or "
-            "the scores)."
-        ),
+        msgspec.Meta(description="Tensor of the embedding (default: input of the last layer with weights, or scores)."),
     ] = ""
-    scenes: Annotated[
-        str,
-        msgspec.Meta(
-            description="JSON file of lists of labels that appear together. The bundle is then certified on streams "
-            "drawn from pictures in class directories."
-        ),
-    ] = ""
+    scenes: Annotated[str, msgspec.Meta(description=_SCENES)] = ""
     base_preprocessing: Annotated[
-        str,
-        msgspec.Meta(description="Preprocessing of --base, as --preprocessing (default: the model's metadata)."),
+        str, msgspec.Meta(description="Preprocessing of --base, as --preprocessing (default: the model's metadata).")
     ] = ""
     submodel_share: Annotated[
-        tuple[_Share, ...],
-        msgspec.Meta(description="Sizes of submodels, among those of --share (default: all)."),
+        tuple[_Share, ...], msgspec.Meta(description="Sizes of submodels, among those of --share (default: all).")
     ] = ()
     min_coverage: Annotated[
         float,
-        msgspec.Meta(
-            ge=0, le=1, description="Share of frames answered that a submodel must add for each megabyte of its file."
-        ),
+        msgspec.Meta(ge=0, le=1, description="Share of frames answered that a submodel must add for each megabyte."),
     ] = 0.002
     batch: Annotated[int, msgspec.Meta(ge=8, le=4096, description="Frames in a training step of a general model.")] = (
         128
     )
     refine_epochs: Annotated[
-        int,
-        msgspec.Meta(
-            ge=1,
-            le=1000,
-            description="Half epochs of the training of a submodel from a general model; some 90 after 120 epochs.",
-        ),
+        int, msgspec.Meta(ge=1, le=1000, description="Half epochs of a submodel, which starts from a general model.")
     ] = 3
 
 

@@ -73,24 +73,18 @@ def certify(
 
     Streams are drawn from pictures in class directories if ``config`` has scenes; other frames are used as they come.
     """
-    about = "footage as it came"
-    tuning: list[RecordedStream] = []
-    certifying: list[RecordedStream] = []
+    parts = ((tune, config.tuning_pools, _TUNING), (prove, config.pools, _CERTIFYING))
+    drawn: list[list[RecordedStream]] = []
     if config.scenes and tune.truth is not None and prove.truth is not None:
-        about = f"streams drawn of unrelated pictures by --scenes ({', '.join(footage.DRAWN)})"
-        tuning, certifying = (
+        drawn = [
             footage.drawn(part, config.scenes, count, config.frames, config.seed, sessions, progress, title)
-            for part, count, title in (
-                (tune, config.tuning_pools, _TUNING),
-                (prove, config.pools, _CERTIFYING),
-            )
-        )
-    if not tuning or not certifying:
+            for part, count, title in parts
+        ]
+    about = f"streams drawn of unrelated pictures by --scenes ({', '.join(footage.DRAWN)})"
+    if not drawn or not all(drawn):
         about = "footage as it came"
-        tuning, certifying = (
-            footage.sequences(part, sessions, progress, title)
-            for part, title in ((tune, _TUNING), (prove, _CERTIFYING))
-        )
+        drawn = [footage.sequences(part, sessions, progress, title) for part, _, title in parts]
+    tuning, certifying = drawn
     return certify_recorded(tuning, certifying, uncertified_family(models), about, progress)
 
 
@@ -101,13 +95,7 @@ def certify_recorded(
     about: str,
     progress: Progress,
 ) -> Certification:
-    """Certify on recorded footage.
-
-    Args:
-        tuning: Footage for priors and quantiles.
-        certifying: Footage for certificates and all thresholds.
-        about: Kind of the footage, for the provenance.
-    """
+    """Fit priors and quantiles on ``tuning``; certify and fit thresholds on ``certifying``. ``about``: its kind."""
     traces = [stream.trace(family) for stream in tuning]
     family = replace(family, priors=fit_priors(traces, family.temperatures, family.temperatures[family.base]))
     quantiles = fit_quantiles(
@@ -149,9 +137,7 @@ def certificate(
 ) -> Certificate:
     """Disagreement of the cascade with this budget, without audits, on footage that nothing was fitted on.
 
-    Args:
-        budget: Largest mean disagreement, in 0..1.
-        runs: Replays with this budget, one a stream; None where a stream is not replayed yet.
+    ``runs``: replays with this budget, one a stream; None where a stream is not replayed yet.
     """
     disagreed: list[float] = []
     asked: list[float] = []
@@ -204,10 +190,9 @@ def entropy_threshold(certifying: Sequence[RecordedStream], family: ModelFamily,
 def agreement(
     tuning: Sequence[RecordedStream], certifying: Sequence[RecordedStream], family: ModelFamily
 ) -> dict[str, str]:
-    """Agreement of the base model with the full model, on both kinds of footage and by parts of the second in order.
+    """Agreement of the base model with the full model on both kinds of footage, for the provenance.
 
-    Returns:
-        Entries of the provenance. ``overfitted`` is there if agreement drops clearly on the certification footage.
+    ``overfitted`` is among the entries if agreement drops clearly on the certification footage.
     """
 
     def agrees(streams: Sequence[RecordedStream]) -> npt.NDArray[np.bool_]:

@@ -54,11 +54,9 @@ def again(
 def with_certified(
     manifest: Manifest, found: Certification, accuracy: dict[str, str], trained: bool = False
 ) -> Manifest:
-    """``manifest`` with a new certification.
+    """``manifest`` with a new certification; ``accuracy`` of the full model is for the provenance.
 
-    Args:
-        accuracy: Of the full model, for the provenance.
-        trained: Whether the base model was trained on the same footage. Only then is a drop of agreement overfitting.
+    A drop of agreement is overfitting only if the base model was ``trained`` on the same footage.
     """
     before = {key: value for key, value in manifest.provenance.items() if key != "overfitted"}
     about = {key: value for key, value in found.about.items() if trained or key != "overfitted"}

@@ -99,11 +99,7 @@ def family_of(manifest: Manifest) -> ModelFamily:
 
 
 def same_size_family(manifest: Manifest) -> ModelFamily:
-    """The submodels for some labels, with the general model of their size as the base model.
-
-    Returns:
-        The whole family if these submodels have several sizes, or the base model's size.
-    """
+    """The submodels for some labels, with the general model of their size as the base model; or the whole family."""
     whole, models = family_of(manifest), manifest.models
     special = tuple(name for name in whole.submodels if name not in whole.general)
     sizes = {models[name].macs for name in special}

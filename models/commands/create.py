@@ -10,21 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from cachenet.models.build_config import QUICK, BuildConfig, BuildSettings
-from cachenet.models.commands.options import (
-    PROCESSORS,
-    Json,
-    Threads,
-    check_paths,
-    collect_dataset,
-    progress_bar,
-    read_classifier,
-    read_scenes,
-    refuse,
-    show_result,
-    stderr,
-    user_errors,
-    work_directory,
-)
+from cachenet.models.commands import options
+from cachenet.models.commands.options import PROCESSORS, Json, Threads
 from cachenet.shared.command.options import with_settings
 
 
@@ -55,8 +42,8 @@ def train(
 
     Example: model-builder train --out build/cifar10
     """
-    with user_errors(out):
-        check_paths(out)
+    with options.user_errors(out):
+        options.check_paths(out)
         import torch
 
         from cachenet.models.data import cifar10, sample
@@ -65,9 +52,9 @@ def train(
 
         known = {"pair": cifar10_full.CIFAR10, "resnet18": cifar10_full.RESNET18_EXITS}
         if network not in known:
-            refuse(f"{network!r} is no network; there are {' and '.join(known)}")
+            options.refuse(f"{network!r} is no network; there are {' and '.join(known)}")
         torch.set_num_threads(threads)
-        with progress_bar() as progress:
+        with options.progress_bar() as progress:
             if smoke:
                 recipes, split = cifar10_full.SMOKE, sample.load()
                 part = [split.take(index) for index in _parts(len(split))]
@@ -90,11 +77,11 @@ def fetch(
 
     Example: model-builder fetch --out build/imagenet
     """
-    with user_errors(out):
-        check_paths(out)
+    with options.user_errors(out):
+        options.check_paths(out)
         from cachenet.models.data.imagenet import fetch as download
 
-        with stderr.status("Downloading ..."):
+        with options.stderr.status("Downloading ..."):
             videos = download(out)
     typer.echo(
         f"Written: {out}/full.onnx, base.onnx and {', '.join(videos)}. "
@@ -115,9 +102,11 @@ def build(settings: BuildSettings, as_json: Json = False) -> None:
     held_out, labels, base, key, scenes, work = map(
         _path, (settings.held_out, settings.labels, settings.base, settings.key, settings.scenes, settings.work)
     )
-    directory = work_directory(work)
-    with user_errors(directory, out):
-        check_paths(out, full=full, data=data, held_out=held_out, labels=labels, scenes=scenes, base=base, key=key)
+    directory = options.work_directory(work)
+    with options.user_errors(directory, out):
+        options.check_paths(
+            out, full=full, data=data, held_out=held_out, labels=labels, scenes=scenes, base=base, key=key
+        )
         from cachenet.models.bundle_writer import check_place
         from cachenet.models.data.frames import find
         from cachenet.shared.bundle.trust import Signer
@@ -133,25 +122,25 @@ def build(settings: BuildSettings, as_json: Json = False) -> None:
         from cachenet.models.report.inspection import of_several
 
         if base is not None and settings.share:
-            refuse("with --base nothing is trained, so leave out --share; add-size can add a size later")
+            options.refuse("with --base nothing is trained, so leave out --share; add-size can add a size later")
         if base is None and settings.base_preprocessing:
-            refuse("base_preprocessing is for the model that --base names")
+            options.refuse("base_preprocessing is for the model that --base names")
         if unknown := set(settings.submodel_share) - set(settings.share):
-            refuse(f"submodel_share {unknown.pop():g} is not in --share; give it there as well")
+            options.refuse(f"submodel_share {unknown.pop():g} is not in --share; give it there as well")
         torch.set_num_threads(settings.threads)
-        classifier = read_classifier(full, settings.preprocessing, labels, settings.embedding)
+        classifier = options.read_classifier(full, settings.preprocessing, labels, settings.embedding)
         base_model = None
         if base is not None:
             spec = preset(settings.base_preprocessing) if settings.base_preprocessing else None
             base_model = external_model.read(base, classifier, spec, classifier.labels if labels else None)
         config = _config(settings, scenes, classifier.labels)
-        with progress_bar() as progress:
-            dataset = collect_dataset(classifier, sources, directory, settings.threads, progress)
+        with options.progress_bar() as progress:
+            dataset = options.collect_dataset(classifier, sources, directory, settings.threads, progress)
             if remark := of_several(classifier, dataset.learn.scores):
                 progress.console.print(remark)
             dataset = replace(dataset, base=base_model)
             bundle = builder.build(config, dataset, directory, out, progress, signer)
-    show_result(bundle, sources, as_json)
+    options.show_result(bundle, sources, as_json)
 
 
 def _config(settings: BuildSettings, scenes: Path | None, labels: tuple[str, ...]) -> BuildConfig:
@@ -168,7 +157,7 @@ def _config(settings: BuildSettings, scenes: Path | None, labels: tuple[str, ...
         submodels=min(settings.submodels, config.submodels) if quick else settings.submodels,
         least=config.least if quick else settings.min_coverage,
         refining=config.refining if quick else settings.refine_epochs,
-        scenes=read_scenes(scenes, labels),
+        scenes=options.read_scenes(scenes, labels),
     )
 
 

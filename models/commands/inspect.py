@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from cachenet.models.commands import options
 from cachenet.models.commands.options import (
     PROCESSORS,
     Data,
@@ -19,16 +20,6 @@ from cachenet.models.commands.options import (
     Preprocessing,
     Threads,
     Work,
-    check_paths,
-    check_writable,
-    full_model,
-    progress_bar,
-    read_classifier,
-    refuse,
-    run_full_model,
-    show_skipped,
-    user_errors,
-    work_directory,
 )
 from cachenet.models.report import console_report
 from cachenet.shared.bundle import zoo
@@ -49,14 +40,14 @@ def show(
 
     Example: model-builder show cifar10
     """
-    with user_errors(bundle):
-        check_paths(trusted_key=trusted_key)
+    with options.user_errors(bundle):
+        options.check_paths(trusted_key=trusted_key)
         from cachenet.shared.bundle.trust import Key
 
         found = Bundle(zoo.find(bundle))
         if trusted_key is not None and not Key(trusted_key).vouches(found.data, found.signature):
             what = "another signature than" if found.signature else "no signature of"
-            refuse(f"{bundle} has {what} {trusted_key}'s")
+            options.refuse(f"{bundle} has {what} {trusted_key}'s")
     console_report.models(found, as_json)
 
 
@@ -80,10 +71,10 @@ def report(
 
     Example: model-builder report cifar10 --html report.html
     """
-    with user_errors(page):
-        check_paths(data=data)
+    with options.user_errors(page):
+        options.check_paths(data=data)
         if page is not None:
-            check_writable("html", page)
+            options.check_writable("html", page)
         from cachenet.models.data.frames import find
 
         found = Bundle(zoo.find(bundle))
@@ -98,21 +89,21 @@ def report(
         from cachenet.shared.command import atomic_files
 
         torch.set_num_threads(threads)
-        classifier = full_model(found)
+        classifier = options.full_model(found)
         if source is None and found.manifest.labels != cifar10.LABELS:
-            refuse("no test images of these labels are known; give --data")
-        with progress_bar() as progress:
+            options.refuse("no test images of these labels are known; give --data")
+        with options.progress_bar() as progress:
             if source is None:
                 test = cifar10.load().test
                 part = dataset.labelled(test, look(classifier, as_pictures(test.images), threads), classifier.input)
             else:
-                logits = run_full_model(classifier, source, work_directory(work), threads, progress)
+                logits = options.run_full_model(classifier, source, options.work_directory(work), threads, progress)
                 part = dataset.whole(classifier, source, logits)
             made = reporting.report(found, part, streams, frames, _FIRST_SEED, progress)
         if page is not None:
             atomic_files.write(page, html(made).encode())
     if source is not None:
-        show_skipped(source)
+        options.show_skipped(source)
     if as_json:
         typer.echo(json.dumps(made.results))
     else:
@@ -140,17 +131,17 @@ def inspect(
 
     Example: model-builder inspect --full model.onnx --data frames/ --preprocessing imagenet
     """
-    with user_errors(data, sheet):
-        check_paths(full=full, data=data, labels=labels)
+    with options.user_errors(data, sheet):
+        options.check_paths(full=full, data=data, labels=labels)
         from cachenet.models.data.frames import find
         from cachenet.models.report import inspection
 
         if sheet is not None and sheet.is_dir():
-            refuse(f"{sheet} is a directory; give a file to draw to")
-        classifier = read_classifier(full, preprocessing, labels)
+            options.refuse(f"{sheet} is a directory; give a file to draw to")
+        classifier = options.read_classifier(full, preprocessing, labels)
         frames = find(data, frame_step)
-        with progress_bar() as progress:
-            logits = run_full_model(classifier, frames, work_directory(work), threads, progress)
+        with options.progress_bar() as progress:
+            logits = options.run_full_model(classifier, frames, options.work_directory(work), threads, progress)
             found = inspection.inspect(classifier, frames, logits, threads)
             if sheet is not None:
                 inspection.draw(classifier, frames, logits, sheet)
@@ -158,4 +149,4 @@ def inspect(
         typer.echo(json.dumps(found))
         return
     console_report.inspection(found)
-    show_skipped(frames)
+    options.show_skipped(frames)

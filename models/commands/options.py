@@ -5,70 +5,54 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from cachenet.models.build_config import QUICK, BuildConfig, BuildSettings
 from cachenet.models.report import console_report, remarks
 from cachenet.shared.bundle import zoo
 from cachenet.shared.bundle.manifest import Bundle
-from cachenet.shared.command import exit
+from cachenet.shared.command import config, exit
 from cachenet.shared.command.errors import UserError
 from cachenet.shared.command.extras import how_to_install
 from cachenet.shared.command.file_names import shown
 
 if TYPE_CHECKING:
-    from cachenet.models.build_config import BuildConfig
     from cachenet.models.data.dataset import Dataset
     from cachenet.models.data.frames import Frames
     from cachenet.models.export.classifier import Classifier
     from cachenet.models.train.label import TeacherLogits
+    from cachenet.shared.bundle.trust import Signer
 
 stderr = Console(stderr=True)
 PROCESSORS = os.cpu_count() or 1
-Full = Annotated[Path, typer.Option(help="File of the full model, an ONNX image classifier.")]
+
+
+def _setting(name: str, **limits: Any) -> Any:
+    """The option for a setting that other commands share with ``build``."""
+    default, text = config.default_of(BuildSettings, name)
+    stated = default not in ("none", "required", "off", "1")
+    return typer.Option(help=f"{text} (default: {default})" if stated else text, **limits)
+
+
 Existing = Annotated[Path, typer.Argument(help=f"The bundle: {zoo.HELP}.")]
-Data = Annotated[Path, typer.Option(help="Frames: a video, or a directory of pictures, class directories and videos.")]
-Out = Annotated[
-    Path, typer.Option(help="Directory of the new bundle; a bundle that is there already is replaced.", metavar="PATH")
-]
-Preprocessing = Annotated[
-    str,
-    typer.Option(
-        help="Preprocessing of the full model: a preset (imagenet, efficientnet-lite, unit, signed, caffe, raw), with "
-        "changes after it (imagenet,stretch,bgr or unit,letterbox,320x180), or JSON as in a bundle (default: the "
-        "model's metadata)."
-    ),
-]
-Labels = Annotated[Path | None, typer.Option(help="Text file with one label a line (default: the model's metadata).")]
-FrameStep = Annotated[int, typer.Option(help="Step between the frames of a video that are used.", min=1)]
-Work = Annotated[
-    Path | None,
-    typer.Option(
-        help="Directory for intermediate results, with which an interrupted command resumes (default: in the user's "
-        "cache)."
-    ),
-]
+Full = Annotated[Path, _setting("full")]
+Data = Annotated[Path, _setting("data")]
+Out = Annotated[Path, _setting("out")]
+HeldOut = Annotated[Path | None, _setting("held_out")]
+Preprocessing = Annotated[str, _setting("preprocessing")]
+Labels = Annotated[Path | None, _setting("labels")]
+FrameStep = Annotated[int, _setting("frame_step", min=1)]
+Scenes = Annotated[Path | None, _setting("scenes")]
+Key = Annotated[Path | None, _setting("key")]
+Quick = Annotated[bool, _setting("quick")]
+Work = Annotated[Path | None, _setting("work")]
 Threads = Annotated[int, typer.Option(help="Threads of the command; by default one for each processor.", min=1)]
-HeldOut = Annotated[
-    Path | None,
-    typer.Option(help="Footage for tuning and certification (default: the last three tenths of --data)."),
-]
-Scenes = Annotated[
-    Path | None,
-    typer.Option(
-        help="JSON file of lists of labels that appear together. The bundle is then certified on streams drawn from "
-        "pictures in class directories."
-    ),
-]
-Key = Annotated[Path | None, typer.Option(help="File of the private key to sign with; 'model-builder keys' makes one.")]
-Quick = Annotated[
-    bool,
-    typer.Option("--quick", help="Trial run: every stage takes a minute, and the bundle is not fit for use."),
-]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 
 
@@ -93,10 +77,6 @@ def work_directory(work: Path | None) -> Path:
 
 def config_of(name: str, quick: bool, scenes: Path | None, labels: tuple[str, ...]) -> BuildConfig:
     """Configuration of a command that changes a bundle."""
-    from dataclasses import replace
-
-    from cachenet.models.build_config import QUICK, BuildConfig
-
     return replace(QUICK if quick else BuildConfig(name), scenes=read_scenes(scenes, labels))
 
 
@@ -127,6 +107,54 @@ def show_result(bundle: Bundle, sources: Sequence[Frames], as_json: bool) -> Non
     for line in remarks.remarks(bundle.manifest):
         typer.echo(line, err=True)
     console_report.models(bundle, as_json)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a command that changes a bundle works on."""
+
+    bundle: Bundle
+    classifier: Classifier
+    sources: list[Frames]
+    signer: Signer | None
+    work: Path
+    threads: int
+    progress: Progress
+
+    def dataset(self) -> Dataset:
+        return collect_dataset(self.classifier, self.sources, self.work, self.threads, self.progress)
+
+
+@contextmanager
+def inputs(
+    bundle: Path,
+    out: Path | None,
+    frame_step: int,
+    key: Path | None,
+    work: Path | None,
+    threads: int,
+    scenes: Path | None = None,
+    **data: Path | None,
+) -> Iterator[Inputs]:
+    """Check the paths of a command, read its inputs and show its progress. ``data``: frames, by option."""
+    with user_errors(out):
+        check_paths(out, scenes=scenes, key=key, **data)
+        from cachenet.models.bundle_writer import check_place
+        from cachenet.models.data.frames import find
+        from cachenet.shared.bundle.trust import Signer
+
+        if out is not None:
+            check_place(out)
+        found, sources = (
+            Bundle(zoo.find(bundle)),
+            [find(path, frame_step) for path in data.values() if path is not None],
+        )
+        signer = Signer(key) if key is not None else None
+        import torch
+
+        torch.set_num_threads(threads)
+        with progress_bar() as progress:
+            yield Inputs(found, full_model(found), sources, signer, work_directory(work), threads, progress)
 
 
 def full_model(bundle: Bundle) -> Classifier:

@@ -2,59 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from cachenet.models.commands.options import (
-    PROCESSORS,
-    Data,
-    Existing,
-    FrameStep,
-    HeldOut,
-    Json,
-    Key,
-    Out,
-    Quick,
-    Scenes,
-    Threads,
-    Work,
-    check_paths,
-    collect_dataset,
-    config_of,
-    full_model,
-    progress_bar,
-    refuse,
-    run_full_model,
-    show_result,
-    show_skipped,
-    user_errors,
-    work_directory,
-)
+from cachenet.models.commands import options
+from cachenet.models.commands.options import PROCESSORS, Data, Existing, FrameStep, Json, Key, Out, Threads, Work
 from cachenet.models.report import console_report
-from cachenet.shared.bundle import zoo
-from cachenet.shared.bundle.manifest import Bundle
 from cachenet.shared.command import exit
-
-if TYPE_CHECKING:
-    from cachenet.models.data.frames import Frames
-    from cachenet.shared.bundle.trust import Signer
 
 
 def fine_tune(
     bundle: Existing,
     data: Data,
-    held_out: Annotated[
-        Path | None, typer.Option(help="Frames to tune with (default: the last three tenths of --data).")
-    ] = None,
+    held_out: options.HeldOut = None,
     recent: Annotated[Path | None, typer.Option(help="File of frames that devices sent, written by a server.")] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(help="Directory of the new bundle; a bundle that is there already is replaced."),
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Directory of the new bundle, needed with --recent.")] = None,
     prepare: Annotated[
         bool, typer.Option("--prepare", help="Run of the full model on --data and nothing else, ahead of a later run.")
     ] = False,
@@ -69,27 +34,21 @@ def fine_tune(
 
     Example: model-builder fine-tune build/mine --data frames/ --recent recent.npz --out build/updated
     """
-    with user_errors(out):
-        if not prepare and (recent is None or out is None):
-            refuse("give --recent and --out, or --prepare")
-        check_paths(out, data=data, held_out=held_out, recent=recent, key=key)
-        found, sources, signer = _inputs(bundle, out, (data, held_out), frame_step, key)
-        import torch
-
+    if not prepare and (recent is None or out is None):
+        options.refuse("give --recent and --out, or --prepare")
+    options.check_paths(recent=recent)
+    with options.inputs(bundle, out, frame_step, key, work, threads, data=data, held_out=held_out) as job:
         from cachenet.models.train import fine_tune as tuner
 
-        torch.set_num_threads(threads)
-        classifier = full_model(found)
-        with progress_bar() as progress:
-            dataset = collect_dataset(classifier, sources, work_directory(work), threads, progress)
-            if recent is None or out is None:
-                return
-            sent = tuner.read(recent, found)
-            try:
-                made = tuner.specialise(found, sent, dataset, out, progress, signer)
-            except tuner.Unproven as error:
-                exit.say("model-builder", f"not proven: {error}")
-                raise typer.Exit(3) from None
+        dataset = job.dataset()
+        if recent is None or out is None:
+            return
+        sent = tuner.read(recent, job.bundle)
+        try:
+            made = tuner.specialise(job.bundle, sent, dataset, out, job.progress, job.signer)
+        except tuner.Unproven as error:
+            exit.say("model-builder", f"not proven: {error}")
+            raise typer.Exit(3) from None
     typer.echo(f"Written: {out}, with {list(made.manifest.models)[-1]}")
 
 
@@ -100,11 +59,11 @@ def add_size(
     ],
     data: Data,
     out: Out,
-    held_out: HeldOut = None,
-    scenes: Scenes = None,
+    held_out: options.HeldOut = None,
+    scenes: options.Scenes = None,
     frame_step: FrameStep = 1,
     key: Key = None,
-    quick: Quick = False,
+    quick: options.Quick = False,
     work: Work = None,
     threads: Threads = PROCESSORS,
     as_json: Json = False,
@@ -115,36 +74,24 @@ def add_size(
 
     Example: model-builder add-size build/mine --share 0.02 --data frames/ --out build/mine
     """
-    with user_errors(out):
-        check_paths(out, data=data, held_out=held_out, scenes=scenes, key=key)
-        found, sources, signer = _inputs(bundle, out, (data, held_out), frame_step, key)
-        import torch
-
+    with options.inputs(bundle, out, frame_step, key, work, threads, scenes, data=data, held_out=held_out) as job:
         from cachenet.models.train import sizes
 
-        torch.set_num_threads(threads)
-        classifier = full_model(found)
-        config = replace(config_of(found.manifest.name, quick, scenes, classifier.labels), shares=(share,))
-        directory = work_directory(work)
-        with progress_bar() as progress:
-            dataset = collect_dataset(classifier, sources, directory, threads, progress)
-            made = sizes.add(config, found, dataset, directory, out, progress, signer)
-    show_result(made, sources, as_json)
+        config = options.config_of(job.bundle.manifest.name, quick, scenes, job.classifier.labels)
+        config = replace(config, shares=(share,))
+        made = sizes.add(config, job.bundle, job.dataset(), job.work, out, job.progress, job.signer)
+    options.show_result(made, job.sources, as_json)
 
 
 def exits(
     bundle: Existing,
     data: Data,
     out: Out,
-    held_out: HeldOut = None,
+    held_out: options.HeldOut = None,
     most: Annotated[int, typer.Option(min=1, max=8, help="Largest number of early exits.")] = 5,
     wrong: Annotated[
         float,
-        typer.Option(
-            min=0.0001,
-            max=0.2,
-            help="Largest share of requests with an exit's answer that differs from the full model's.",
-        ),
+        typer.Option(min=0.0001, max=0.2, help="Largest share of requests that exits answer unlike the full model."),
     ] = 0.005,
     frame_step: FrameStep = 1,
     key: Key = None,
@@ -156,21 +103,13 @@ def exits(
 
     Example: model-builder exits build/mine --data frames/ --out build/mine
     """
-    with user_errors(out):
-        check_paths(out, data=data, held_out=held_out, key=key)
-        found, sources, signer = _inputs(bundle, out, (data, held_out), frame_step, key)
-        import torch
-
+    with options.inputs(bundle, out, frame_step, key, work, threads, data=data, held_out=held_out) as job:
         from cachenet.models.exits.build import Limits, build
 
-        torch.set_num_threads(threads)
-        classifier = full_model(found)
-        with progress_bar() as progress:
-            directory = work_directory(work)
-            dataset = collect_dataset(classifier, sources, directory, threads, progress)
-            made = build(found, dataset, Limits(most, wrong=wrong), 0, threads, directory, out, progress, signer)
-    for frames in sources:
-        show_skipped(frames)
+        limits, dataset = Limits(most, wrong=wrong), job.dataset()
+        made = build(job.bundle, dataset, limits, 0, threads, job.work, out, job.progress, job.signer)
+    for frames in job.sources:
+        options.show_skipped(frames)
     console_report.exits(made, as_json)
 
 
@@ -178,10 +117,10 @@ def prove(
     bundle: Existing,
     held_out: Annotated[Path, typer.Option(help="Footage that none of the bundle's models was trained on.")],
     out: Out,
-    scenes: Scenes = None,
+    scenes: options.Scenes = None,
     frame_step: FrameStep = 1,
     key: Key = None,
-    quick: Quick = False,
+    quick: options.Quick = False,
     work: Work = None,
     threads: Threads = PROCESSORS,
     as_json: Json = False,
@@ -193,33 +132,13 @@ def prove(
 
     Example: model-builder prove cifar10 --held-out frames/ --out build/here
     """
-    with user_errors(out):
-        check_paths(out, held_out=held_out, scenes=scenes, key=key)
-        found, [source], signer = _inputs(bundle, out, (held_out,), frame_step, key)
-        import torch
-
+    with options.inputs(bundle, out, frame_step, key, work, threads, scenes, held_out=held_out) as job:
         from cachenet.models.certify.recertify import again
         from cachenet.models.data.dataset import held
 
-        torch.set_num_threads(threads)
-        classifier = full_model(found)
-        config = config_of("", quick, scenes, classifier.labels)
-        with progress_bar() as progress:
-            logits = run_full_model(classifier, source, work_directory(work), threads, progress)
-            tune, rest = held(classifier, (source, logits))
-            made = again(config, found, tune, rest, out, progress, signer)
-    show_result(made, [source], as_json)
-
-
-def _inputs(
-    bundle: Path, out: Path | None, data: Sequence[Path | None], frame_step: int, key: Path | None
-) -> tuple[Bundle, list[Frames], Signer | None]:
-    """The bundle, the frames of each path in ``data``, and the signer. Raises ``UserError``, also for a bad ``out``."""
-    from cachenet.models.bundle_writer import check_place
-    from cachenet.models.data.frames import find
-    from cachenet.shared.bundle.trust import Signer
-
-    if out is not None:
-        check_place(out)
-    found, sources = Bundle(zoo.find(bundle)), [find(source, frame_step) for source in data if source is not None]
-    return found, sources, Signer(key) if key is not None else None
+        [source] = job.sources
+        config = options.config_of("", quick, scenes, job.classifier.labels)
+        logits = options.run_full_model(job.classifier, source, job.work, threads, job.progress)
+        tune, rest = held(job.classifier, (source, logits))
+        made = again(config, job.bundle, tune, rest, out, job.progress, job.signer)
+    options.show_result(made, job.sources, as_json)

@@ -73,12 +73,7 @@ def fit_head_temperature(scores: Scores, whole: Scores) -> float:
 
 
 def reserve(scores: Scores, probabilities: Probabilities, temperature: float) -> float:
-    """Ratio of two temperatures of a head: fitted to the whole model's probabilities, and to its labels.
-
-    Args:
-        probabilities: Of the whole model ``(n, classes)``.
-        temperature: Fitted to its labels.
-    """
+    """The temperature fitted to the whole model's probabilities ``(n, classes)``, over the one fitted to its labels."""
     return round(fit_temperature(scores, probabilities) / temperature, 4)
 
 
@@ -87,10 +82,7 @@ def certify(chosen: Sequence[ExitChoice], cost: HeadTimes, wrong: float, confide
 
     Fixed-sequence testing (A. Angelopoulos et al., "Learn then Test", arXiv 2110.01052, section 2.2): thresholds are
     tried from the strictest on, and the first that cannot be certified ends the search. Frames count as independent,
-    which neighbouring frames of a video are not.
-
-    Returns:
-        The thresholds; None if none can be certified.
+    which neighbouring frames of a video are not. None if no threshold can be certified.
     """
     certified: tuple[float, ...] | None = None
     for price in PRICES:

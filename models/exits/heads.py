@@ -93,13 +93,7 @@ def train_head(
     seed: int,
     scratch: Path,
 ) -> TrainedHead:
-    """The best head of kind ``way`` for a site.
-
-    Args:
-        number: Index of the site.
-        learn, tune: Frames for training, and for the comparison of heads.
-        scratch: Directory for the files of heads.
-    """
+    """Train the best head of kind ``way`` for site ``number`` on ``learn``; heads are compared on ``tune``."""
     each, classes = learn.at(site), learn.scores.shape[1]
     heads: dict[Kind, Centroids | Predictor]
     if way == "freeze":

@@ -34,12 +34,7 @@ class _Clock:
 
 @dataclass(frozen=True)
 class _RecordedPart:
-    """Stands for a segment or a head.
-
-    Attributes:
-        seconds: Virtual time of one row.
-        scores: Outputs for all pictures; None for a segment that only passes the picture's index on.
-    """
+    """A segment or a head that takes ``seconds`` a row. ``scores``: of all pictures; None for inner segments."""
 
     clock: _Clock
     seconds: float
@@ -58,12 +53,8 @@ class _RecordedPart:
 def replayed(
     manifest: Manifest, way: Way, scores: Sequence[Scores], whole: Scores, draw: Callable[[], float]
 ) -> EarlyExitModel:
-    """The early-exit model of kind ``way``, over recorded scores.
-
-    Args:
-        scores: Of each head, for each picture ``(pictures, classes)``.
-        whole: Of the whole model.
-        draw: Source of random numbers in 0..1.
+    """The early-exit model of kind ``way``, over recorded ``scores`` of each head ``(pictures, classes)`` and of the
+    whole model. ``draw``: source of random numbers in 0..1.
     """
     layers, clock = manifest.layers[way], _Clock()
     ends = [*(layer.share for layer in layers.caches), 1.0]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -37,15 +38,8 @@ class ExitChoice:
     size: int
 
 
-@dataclass(frozen=True)
-class Composition:
-    """A set of exits in the order of the graph.
-
-    Attributes:
-        chosen, thresholds: The exits and the thresholds on their risks.
-        seconds: Expected time of a request.
-        wrong: Expected share of wrong answers.
-    """
+class Composition(NamedTuple):
+    """Exits in the order of the graph, thresholds on their risks, expected seconds of a request and share of errors."""
 
     chosen: tuple[ExitChoice, ...]
     thresholds: tuple[float, ...]

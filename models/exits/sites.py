@@ -20,13 +20,8 @@ Shapes = dict[str, tuple[int | None, ...]]
 
 
 class Cut(NamedTuple):
-    """A site.
-
-    Attributes:
-        tensors: All inputs of the rest of the graph, with the picture if the rest needs it.
-        features: Those that were computed from the picture, the newest first.
-        macs: Multiply-adds before the site.
-        share: The same as a share of all.
+    """A site: the ``tensors`` that the rest of the graph needs, and ``features``, those computed from the picture, the
+    newest first. ``macs``: multiply-adds before the site; ``share``: of all multiply-adds.
     """
 
     tensors: tuple[str, ...]

@@ -21,14 +21,7 @@ def models(bundle: Bundle, as_json: bool) -> None:
     """Show the models of a bundle and its certificates."""
     manifest = bundle.manifest
     rows: dict[str, dict[str, Any]] = {
-        name: {
-            "role": model.role,
-            "parameters": model.parameters,
-            "macs": model.macs,
-            "bytes": model.bytes,
-            "ms": model.milliseconds,
-            "mean_coverage": round(sum(model.coverage) / len(model.coverage), 4),
-        }
+        name: tables.model_row(model) | {"mean_coverage": round(sum(model.coverage) / len(model.coverage), 4)}
         for name, model in manifest.models.items()
     }
     if as_json:

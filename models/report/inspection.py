@@ -41,11 +41,8 @@ _OUTPUTS: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class ModelComparison:
-    """Comparison with ONNX Runtime's outputs of the original file, for the same tensors.
-
-    Attributes:
-        same_label: Share of frames with the same label.
-        largest: Largest difference of a probability.
+    """ONNX Runtime's outputs of the original file: share of frames with the same label, largest difference of a
+    probability.
     """
 
     same_label: float
@@ -53,13 +50,9 @@ class ModelComparison:
 
 
 def inspect(classifier: Classifier, frames: Frames, teacher: TeacherLogits, threads: int) -> dict[str, Finding]:
-    """Findings by name. ``accuracy`` is among them if every directory is named after a label; ``verdict`` is text.
+    """Findings by name; ``accuracy`` needs directories named after labels. ``teacher``: the outputs for ``frames``.
 
-    Args:
-        teacher: The outputs of ``classifier`` for ``frames``.
-
-    Raises:
-        ClassifierError: ONNX Runtime cannot run the original file.
+    Raises ``ClassifierError`` if ONNX Runtime cannot run the original file.
     """
     predicted = softmax(teacher.scores)  # (n, classes)
     answers = predicted.argmax(1)
@@ -160,11 +153,7 @@ def conclusions(
 
 
 def of_several(classifier: Classifier, scores: npt.NDArray[np.float32]) -> str:
-    """A remark on a model with independent labels (sigmoid); empty for any other model.
-
-    Args:
-        scores: Its logits for some frames ``(n, classes)``.
-    """
+    """A remark on a model with independent labels (sigmoid) and its logits ``(n, classes)``; empty for any other."""
     if classifier.head.meaning != "sigmoid":
         return ""
     above = (scores > 0).sum(1)  # a sigmoid over one half

@@ -20,7 +20,7 @@ from cachenet.models.data.cifar10 import LABELS
 from cachenet.models.data.dataset import LabelledFrames
 from cachenet.models.data.scenes import SCENES, UNSEEN
 from cachenet.models.exits.evaluate import evaluate
-from cachenet.models.report import scores
+from cachenet.models.report import scores, tables
 from cachenet.models.train import clusters
 from cachenet.shared.bundle.manifest import Bundle, Manifest, Way
 from cachenet.shared.cascade.reference import disagreements
@@ -41,13 +41,7 @@ _SCENES = [scene.classes for scene in SCENES]
 
 @dataclass(frozen=True)
 class Map:
-    """Embeddings in their two principal directions.
-
-    Attributes:
-        points: Of frames ``(n, 2)``.
-        labels: Of the frames ``(n,)``.
-        centres: Of clusters ``(k, 2)``.
-    """
+    """Embeddings of frames and cluster centres in two principal directions ``(n, 2)`` and ``(k, 2)``, and labels."""
 
     points: npt.NDArray[np.float64]
     labels: Labels
@@ -56,12 +50,7 @@ class Map:
 
 @dataclass(frozen=True)
 class Report:
-    """Result of a measurement.
-
-    Attributes:
-        results: As ``--json`` prints them.
-        curves: Coverage and risk of the base model, by score.
-    """
+    """``results``: as ``--json`` prints them; ``curves``: coverage and risk of the base model, by score."""
 
     manifest: Manifest
     results: dict[str, Any]
@@ -102,7 +91,14 @@ def report(
         "version": bundle.version,
         "signed": bool(bundle.signature),
         "frames": len(part),
-        "models": {name: _model(manifest, name, own, right[name], part) for name, own in logits.items()},
+        "models": {
+            name: tables.model_row(manifest.models[name])
+            | {
+                "accuracy": None if part.truth is None else float((own.argmax(1) == part.truth).mean()),
+                "agreement": float(right[name].mean()),
+            }
+            for name, own in logits.items()
+        },
         "scores": {
             name: {
                 score: {
@@ -129,21 +125,6 @@ def _exits(bundle: Bundle, part: LabelledFrames, progress: Progress) -> dict[Way
     found = evaluate(bundle, part, torch.get_num_threads(), lambda done: progress.update(task, completed=done))
     progress.remove_task(task)
     return found
-
-
-def _model(
-    manifest: Manifest, name: str, logits: Logits, right: npt.NDArray[np.bool_], part: LabelledFrames
-) -> dict[str, float | str | None]:
-    model = manifest.models[name]
-    return {
-        "role": model.role,
-        "parameters": model.parameters,
-        "macs": model.macs,
-        "bytes": model.bytes,
-        "ms": model.milliseconds,
-        "accuracy": None if part.truth is None else float((logits.argmax(1) == part.truth).mean()),
-        "agreement": float(right.mean()),
-    }
 
 
 def _uncertainty(logits: Logits, temperature: float, right: npt.NDArray[np.bool_]) -> dict[str, scores.Uncertainty]:

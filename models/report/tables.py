@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from cachenet.shared.bundle.manifest import Certificate
+from cachenet.shared.bundle.manifest import Certificate, Model
 
 
 class Table(NamedTuple):
@@ -37,6 +37,17 @@ def certificates(several: Sequence[Certificate]) -> Table:
             for one in several
         ],
     )
+
+
+def model_row(model: Model) -> dict[str, Any]:
+    """Role and costs of a model, by name."""
+    return {
+        "role": model.role,
+        "parameters": model.parameters,
+        "macs": model.macs,
+        "bytes": model.bytes,
+        "ms": model.milliseconds,
+    }
 
 
 def costs(row: Mapping[str, Any]) -> tuple[str, ...]:
