@@ -56,7 +56,9 @@ class BuildSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     out: Annotated[str, msgspec.Meta(description="Directory of the new bundle; a bundle there is replaced.")]
     held_out: Annotated[
         str,
-        msgspec.Meta(description="Footage for tuning and certification (default: the last three tenths of --data)."),
+        msgspec.Meta(
+            description="Footage for tuning and certification, new to the full model (default: the last three tenths of --data)."
+        ),
     ] = ""
     preprocessing: Annotated[str, msgspec.Meta(description=_PREPROCESSING)] = ""
     labels: Annotated[
