@@ -2,7 +2,7 @@
 
 - ``shuffled``: independent images of all classes; no locality.
 - ``session``: a working set of 3 to 5 classes, the *scene*, that changes about every 500 frames; Zipf frequencies in
-  it, independent images, 5 % of objects from outside it (*strangers*).
+  it, independent images, 5 % of objects from outside it (out of set).
 - ``dwell``: as ``session``, but an object stays for a geometric time of mean 30 frames, in a new image of its class
   each frame.
 - ``held``: as ``dwell``, but one image stays, shifted by up to 2 pixels and with new noise each frame.
@@ -45,6 +45,8 @@ DWELL = 30
 _VISIT = 500
 #: Width of the uniform spread of that time, frames.
 _JITTER = 200
+#: Number of the generator of out-of-set objects: CRC-32 of its former name, so that streams do not change.
+_OUT_OF_SET = 2_374_147_442
 #: Share of objects whose class is not in the scene.
 STRANGERS = 0.05
 #: Mean length of a pause, and of the movement between two pauses, frames.
@@ -114,14 +116,11 @@ def plan(
     """Draw the schedule of a stream.
 
     Args:
-        name: Name of the stream.
         labels: True classes of the images ``(n,)``.
-        seed: Seed of all draws.
         frames: Length, at least 1.
         pool: Indices of the images to show (default: all).
         scenes: Numbers in ``table`` of the scenes to visit.
         table: Classes of each scene.
-        classes: Number of classes.
         dwell: Mean dwell time of an object in the streams that have one, frames.
 
     Raises:
@@ -138,10 +137,10 @@ def plan(
     start = np.flatnonzero(fresh)
     if name == "shuffled":
         scene = np.full(len(start), -1)
-        stranger = np.zeros(len(start), np.bool_)
+        out_of_set = np.zeros(len(start), np.bool_)
         label = _pick(_uniform(seed, "class", len(start)), classes)
     else:
-        scene, stranger, label = _objects(seed, start, np.asarray(scenes), table, classes)
+        scene, out_of_set, label = _objects(seed, start, np.asarray(scenes), table, classes)
 
     offset = np.zeros((frames, 2), np.float32)
     pause = np.zeros(frames, np.bool_)
@@ -158,7 +157,7 @@ def plan(
         image = _uniform(seed, "image", frames)
     source = _images(labels, np.arange(len(labels)) if pool is None else pool, label[number], image, classes)
     return StreamSchedule(
-        name, seed, source, label[number], number, scene[number], stranger[number], offset, pause, noise
+        name, seed, source, label[number], number, scene[number], out_of_set[number], offset, pause, noise
     )
 
 
@@ -166,7 +165,6 @@ def renderer(stream: StreamSchedule, images: Images) -> Callable[[int], Picture]
     """Return the function from a frame number to its BGR picture: 640x480 for ``camera``, else the images' size.
 
     Args:
-        stream: Schedule.
         images: Images ``(n, height, width, 3)`` RGB that the schedule was drawn for.
     """
 
@@ -190,10 +188,8 @@ def record(
     """Write the frames of a stream and their true labels.
 
     Args:
-        stream: Schedule.
         images: Images ``(n, height, width, 3)`` RGB that the schedule was drawn for.
         directory: New or empty directory.
-        labels: Names of the classes.
         progress: Called with the number of written frames after each frame.
 
     Raises:
@@ -245,12 +241,13 @@ def _camera(stream: StreamSchedule, thumbnail: Callable[[int], Picture]) -> Call
     return render
 
 
-def _uniform(seed: int, quantity: str, shape: int | tuple[int, ...]) -> npt.NDArray[np.float64]:
+def _uniform(seed: int, quantity: str | int, shape: int | tuple[int, ...]) -> npt.NDArray[np.float64]:
     """Draw numbers in [0, 1) from the generator of ``quantity``.
 
     Everything is derived from these, because this draw of NumPy is the least likely to change.
     """
-    return np.random.default_rng([seed, zlib.crc32(quantity.encode())]).random(shape)
+    number = quantity if isinstance(quantity, int) else zlib.crc32(quantity.encode())
+    return np.random.default_rng([seed, number]).random(shape)
 
 
 def _pick(uniform: npt.NDArray[np.float64], count: int | Index) -> Index:
@@ -261,7 +258,7 @@ def _pick(uniform: npt.NDArray[np.float64], count: int | Index) -> Index:
 def _objects(
     seed: int, start: Index, scenes: Index, table: Sequence[Sequence[int]], classes: int
 ) -> tuple[Index, npt.NDArray[np.bool_], Labels]:
-    """Return scene, stranger and class of the objects that begin at the frames ``start``.
+    """Return scene, whether out of set, and class of the objects that begin at the frames ``start``.
 
     An object keeps the scene that it begins in, so dwell times stay geometric at a change of scene.
     """
@@ -286,9 +283,9 @@ def _objects(
     drawn = _uniform(seed, "class", len(start)) * zipf[scene, -1]
     rank = np.sum(drawn[:, None] >= zipf[scene], axis=1)
 
-    stranger = _uniform(seed, "stranger", len(start)) < STRANGERS
+    out_of_set = _uniform(seed, _OUT_OF_SET, len(start)) < STRANGERS
     other = size[scene] + _pick(_uniform(seed, "other", len(start)), classes - size[scene])
-    return scene, stranger, order[scene, np.where(stranger, other, ranked[visit, rank])]
+    return scene, out_of_set, order[scene, np.where(out_of_set, other, ranked[visit, rank])]
 
 
 def _drift(pause: npt.NDArray[np.bool_], dwell: Index, phases: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:

@@ -114,7 +114,6 @@ def understand(
     """Read a classifier and run it on probe images.
 
     Args:
-        path: ONNX file.
         preprocessing: Preprocessing; None for that in the metadata. What the graph fixes takes precedence.
         labels: Labels; None for those in the metadata, or numbers.
         embedding: Name of the tensor of embeddings; None for the input of the last operator with weights.

@@ -40,8 +40,6 @@ def export(weights: Mapping[str, Weights], side: int, path: Path, metadata: dict
     Args:
         weights: Weights by their PyTorch names.
         side: Side of the images, pixels.
-        path: File to write.
-        metadata: Properties of the file.
 
     Raises:
         KeyError: The weights are of another network.
@@ -57,7 +55,6 @@ def trunk(graph: Graph, weights: Mapping[str, Weights], image: str, name: str, e
     """Add the network from the tensor ``image`` to ``embedding``, the input of its head ``(n, channels)``.
 
     Args:
-        graph: Graph to extend.
         weights: Weights by their PyTorch names.
         image: Name of the input.
         name: Prefix of all other names.
@@ -102,7 +99,6 @@ class Lite(Network):
 
     Args:
         weights: Weights by their PyTorch names.
-        classes: Number of labels.
         side: Side to which images of any size are scaled, pixels.
         mean: Mean of the images' normalisation, 0..255.
         std: Standard deviation of the images' normalisation, 0..255.

@@ -19,7 +19,6 @@ def export(network: ResNet, path: Path, metadata: dict[str, str]) -> None:
 
     Args:
         network: Network in evaluation mode.
-        path: File to write.
         metadata: Properties of the file, written under ``cachenet.*``.
     """
     graph = Graph()

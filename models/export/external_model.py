@@ -16,8 +16,6 @@ def read(
     """Read the classifier in ``path``; it gets the labels of ``full``.
 
     Args:
-        path: ONNX file.
-        full: Full model.
         preprocessing: See ``classifier.understand``.
         labels: User's labels of both models; None for those in the metadata.
 

@@ -79,9 +79,6 @@ def write(graph: Graph, classes: int, path: Path, metadata: dict[str, str], side
     """Write a classifier from the input ``image`` to the output ``scores``.
 
     Args:
-        graph: Nodes and weights.
-        classes: Number of labels.
-        path: File to write.
         metadata: Properties of the file, written under ``cachenet.*``.
         side: Side of the images, pixels; None for any size.
     """

@@ -49,7 +49,6 @@ class Ancestry:
     """The tensors of a graph that depend on its input, and the node that makes each.
 
     Args:
-        graph: Graph.
         source: Name of its input.
     """
 

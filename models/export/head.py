@@ -118,13 +118,8 @@ def head_of(output: Array, found: tuple[str, str] | None, logits: Array | None) 
 
 
 def _binary_head(output: Array, logits: Array, name: str) -> Head | None:
-    """Return the head of a single output ``(n, 1)``; None if it is no probability.
-
-    Args:
-        output: Values of the output.
-        logits: Values of the tensor before its sigmoid.
-        name: Name of that tensor.
-    """
+    """Return the head of a single output ``(n, 1)`` with the tensor ``name`` before its sigmoid; None if it is no
+    probability."""
     values, expected = output.astype(np.float64), 1 / (1 + np.exp(-logits.astype(np.float64)))
     for total in (1.0, 100.0):  # a share, or per cent
         if np.abs(values / total - expected).max() <= _TOLERANCE:
@@ -152,7 +147,6 @@ def scores_of(editor: Editor, head: Head, output: str, kind: int, shape: tuple[i
     """Add nodes that convert the output, or the logits, to scores ``(n, classes)`` float32.
 
     Args:
-        editor: Editor of the graph.
         head: Meaning of the output.
         output: Name of the output.
         kind: Element type of the logits, or of the output if there are none.

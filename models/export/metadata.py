@@ -33,7 +33,6 @@ def read_labels(name: str, properties: Mapping[str, str]) -> tuple[str, ...]:
 
     Args:
         name: File name for errors.
-        properties: Metadata.
 
     Raises:
         ClassifierError: The labels are damaged.

@@ -95,7 +95,6 @@ def natives(name: str, model: ModelProto) -> list[Native]:
 
     Args:
         name: File name for errors.
-        model: Model.
 
     Raises:
         ClassifierError: The input is no image.
@@ -131,7 +130,6 @@ def canonical(model: ModelProto, native: Native, batch: int | None) -> ModelProt
     """Return a copy with an input ``(batch, channels, height, width)`` float32 and plausible declared sizes.
 
     Args:
-        model: User's model.
         native: Its input.
         batch: Batch size; None for any.
     """

@@ -48,10 +48,7 @@ class Teacher:
     Args:
         full: Function from images ``(n, h, w, 3)`` to the full model's scores ``(n, classes)``.
         images: Data set ``(n, h, w, 3)`` uint8 RGB.
-        views: Number of views.
-        seed: Seed of the augmentation.
         cache: Directory for the scores.
-        progress: Progress display.
     """
 
     def __init__(
@@ -75,7 +72,6 @@ class Teacher:
         """Return the batches of an epoch, all of one view.
 
         Args:
-            batch: Images of a batch.
             weights: Sampling weights ``(n,)``; None draws each image once.
             share: Length of an epoch as a share of the data set.
         """
@@ -164,15 +160,9 @@ def train_submodel(
     The rest of the data stays in the mix, so that the submodel can still reject other labels.
 
     Args:
-        network: Copy of the base model.
-        spec: Its preprocessing.
-        teacher: Training data.
-        recipe: How to train.
         inside: Whether an image is in the partition ``(n,)``.
         held_out: Images and the full model's scores, not trained on; the prior of the mix is removed on them.
         checkpoint: File to continue from.
-        progress: Progress display.
-        title: Name in the display.
         share: Length of an epoch as a share of the data set.
     """
     weights, labels, classes = mix(inside), teacher.labels(), network.shape.classes
@@ -210,8 +200,6 @@ def undo_prior(network: ResNet, spec: Input, log_prior: Weights, held_out: tuple
     takes in only part of the prior. The part is fitted: least negative log-likelihood of the full model's labels.
 
     Args:
-        network: Network to change.
-        spec: Its preprocessing.
         log_prior: Log prior of the mix ``(classes,)``.
         held_out: Images in which no class is favoured, and the full model's scores.
     """

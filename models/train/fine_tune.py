@@ -118,12 +118,8 @@ def specialise(
     """Fine-tune and test a submodel, and write ``bundle`` with it to ``out``.
 
     Args:
-        bundle: Bundle to extend.
         recent: Recent frames of devices.
         dataset: Data that the bundle was built from.
-        out: Directory of the new bundle.
-        progress: Progress display.
-        signer: Signer of the new bundle.
 
     Raises:
         Unproven: The submodel is not shown to be better.
@@ -253,12 +249,7 @@ def _test(bundle: Bundle, path: Path, temperature: float, labels: tuple[int, ...
 def _compare(new: Probabilities, resident: Sequence[Probabilities], full: Labels) -> npt.NDArray[np.float64]:
     """Return the gain of ``new`` over the most certain resident model on each frame ``(n,)``.
 
-    A certain correct prediction scores 1, a certain wrong one -1, an uncertain one 0.
-
-    Args:
-        new: Probabilities ``(n, classes)``.
-        resident: Probabilities of each resident model.
-        full: Full model's labels ``(n,)``.
+    A certain prediction scores 1 if it is the label ``full`` ``(n,)``, else -1; an uncertain one scores 0.
     """
 
     def score(probabilities: Probabilities) -> npt.NDArray[np.float64]:

@@ -60,9 +60,6 @@ def teach(
     """Run ``classifier`` over ``frames``, or load the outputs of an earlier run.
 
     Args:
-        classifier: Full model.
-        frames: Frames to label.
-        work: Directory for the outputs.
         threads: Threads of ONNX Runtime.
         advance: Called with the number of finished files.
 

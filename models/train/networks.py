@@ -145,7 +145,7 @@ class ResNet(Network):
             }
         elif auxiliary == "blocks":
             heads = {count: Exit(ends[count - 1], shape.classes) for count in range(1, len(ends))}
-        #: Number of the auxiliary head after so many blocks.
+        #: Number of the auxiliary head by the number of blocks before it.
         self._head_after = {count: number for number, count in enumerate(heads)}
         self.auxiliary = nn.ModuleList(heads.values())
 
@@ -178,7 +178,6 @@ def sized(limit: int, side: Size, classes: int, blocks: tuple[int, ...] = BASE.b
     Args:
         limit: Multiply-adds of one image.
         side: Size of the images, pixels.
-        classes: Number of labels.
         blocks: Blocks of each stage.
     """
     shorter = min(pixels(side))
@@ -200,7 +199,7 @@ def sized(limit: int, side: Size, classes: int, blocks: tuple[int, ...] = BASE.b
 
 
 def _scaled(sixteenths: int, classes: int, stem: int, blocks: tuple[int, ...]) -> Shape:
-    """Return ``BASE`` with so many sixteenths of its channels, rounded to even numbers."""
+    """Return ``BASE`` with ``sixteenths`` sixteenths of its channels, rounded to even numbers."""
     widths = tuple(max(4, round(width * sixteenths / 16 / 2) * 2) for width in BASE.widths)
     return Shape(widths, blocks, classes, stem)
 

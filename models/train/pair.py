@@ -46,8 +46,6 @@ def write_pair(lite: Lite, resnet: ResNet, shares: Shares, side: int, path: Path
         resnet: Residual network.
         shares: Weight of each network's scores.
         side: Side of the images, pixels.
-        path: File to write.
-        metadata: Properties of the file.
     """
     graph = Graph(efficientnet.LARGE)
     x = graph.node("Mul", ["image", graph.constant("lite.gain", array(lite.gain))], "lite.scaled")

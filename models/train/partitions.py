@@ -1,4 +1,4 @@
-"""Partitions: the part of the training data that each submodel specialises in.
+"""Partitions: the training data that each submodel is fine-tuned on.
 
 A partition is a group of clusters. Groups may overlap. They are chosen greedily, so that each likely working set finds
 a small group that contains it.
@@ -67,7 +67,6 @@ def by_codes(
     Args:
         clusters: Cluster of each frame ``(n,)``.
         labels: Full model's label of each frame ``(n,)``.
-        classes: Number of labels.
         likely: Working sets to cover.
         count: Maximum number of partitions.
     """
@@ -144,11 +143,9 @@ def select_submodels(
 
 
 def _grow(frequency: Array, share: Array) -> list[frozenset[int]]:
-    """Return groups of clusters for a working set, at each size that contains most of the set and not most of the data.
+    """Return groups of clusters, at each size that contains most of a working set and not nearly all of the data.
 
-    Args:
-        frequency: Frequency of each cluster in the working set ``(clusters,)``.
-        share: Frequency of each cluster in the data ``(clusters,)``.
+    ``frequency`` and ``share`` ``(clusters,)``: frequency of each cluster in the set and in the data.
     """
     order = [int(one) for one in np.argsort(-frequency / np.maximum(share, 1e-12), kind="stable") if frequency[one] > 0]
     return [

@@ -39,12 +39,7 @@ def add(
 
     Args:
         config: Build configuration; ``shares[0]`` is the new model's share of the full model's multiply-adds.
-        bundle: Bundle to extend.
         dataset: Data that it was built from.
-        work: Directory for intermediate results.
-        out: Directory of the new bundle.
-        progress: Progress display.
-        signer: Signer of the new bundle.
 
     Raises:
         PlaceError: ``out`` cannot be replaced, or the bundle has a model of this size.

@@ -44,11 +44,8 @@ def find(full: Path, spec: Input, tune: LabelledFrames, outputs: int, work: Path
     """Choose the runtime, or load the earlier choice, because measured times vary.
 
     Args:
-        full: File of the full model.
-        spec: Its preprocessing.
         tune: Frames to calibrate and compare on.
         outputs: Number of outputs that will be needed.
-        work: Directory for the choice.
 
     Raises:
         OSError: ``work`` cannot be written.

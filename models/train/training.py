@@ -121,7 +121,6 @@ def augment(images: Images, rng: np.random.Generator, cutout: int = 0, camera_sh
 
     Args:
         images: ``(n, h, w, 3)`` uint8 RGB.
-        rng: Source of randomness.
         cutout: Side of a grey square, pixels; 0 for none.
         camera_share: Share of the images that get camera augmentation.
     """
@@ -214,14 +213,8 @@ def fit(
     """Train ``network`` in place.
 
     Args:
-        network: Network to train.
-        spec: Its preprocessing.
-        recipe: Hyperparameters.
-        batches: Training data.
         steps: Optimiser steps of an epoch.
-        loss: Loss to minimise.
         checkpoint: File of the state after each epoch; training continues from a file of the same recipe.
-        progress, title: Progress display, and the name in it.
         evaluate: Function that returns metrics after each epoch.
         keep_best: Metric for early stopping: the weights of the best epoch are restored if its value is higher by
             ``_MIN_ADVANTAGE`` than the last one's. Empty for none.

@@ -100,7 +100,7 @@ def test_pools_are_disjoint_and_balanced_and_streams_stay_within_theirs(
 
 @settings(max_examples=30, deadline=None)
 @given(name=names, seed=seeds, scenes=st.sets(st.integers(0, 11), min_size=1))
-def test_labels_scenes_and_strangers_are_consistent(name: streams.Name, seed: int, scenes: set[int]) -> None:
+def test_labels_scenes_and_out_of_set_objects_are_consistent(name: streams.Name, seed: int, scenes: set[int]) -> None:
     one = plan(name, seed, 2000, scenes=sorted(scenes))
     assert np.array_equal(one.label, SAMPLE.labels[one.source])
     assert one.dwell[0] == 0 and set(np.unique(np.diff(one.dwell))) <= {0, 1}
@@ -116,7 +116,7 @@ def test_labels_scenes_and_strangers_are_consistent(name: streams.Name, seed: in
 
 
 @pytest.mark.parametrize("name", ["session", "dwell", "held", "camera"])
-def test_dwell_times_scenes_and_strangers_have_their_statistics(name: streams.Name) -> None:
+def test_dwell_times_scenes_and_out_of_set_objects_have_their_statistics(name: streams.Name) -> None:
     """Within five standard errors; the seeds are fixed."""
     frames, mean = 600_000, 1 if name == "session" else 30
     one = plan(name, 5, frames)
