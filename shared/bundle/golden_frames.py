@@ -73,11 +73,7 @@ class GoldenFrames(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def read(data: bytes) -> GoldenFrames:
-    """Decode a file of golden frames.
-
-    Raises:
-        GoldenError: The file is not valid.
-    """
+    """Decode a file of golden frames. Raises ``GoldenError``."""
     try:
         return msgspec.msgpack.decode(data, type=GoldenFrames)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -28,11 +28,7 @@ class Key:
     """A trusted public key."""
 
     def __init__(self, file: Path) -> None:
-        """Read a PEM file.
-
-        Raises:
-            SigningError: The file is not an Ed25519 public key.
-        """
+        """Read a PEM file. Raises ``SigningError``."""
         try:
             key = serialization.load_pem_public_key(_read(file))
         except (ValueError, UnsupportedAlgorithm):
@@ -54,11 +50,7 @@ class Signer:
     """A private key."""
 
     def __init__(self, file: Path) -> None:
-        """Read a PEM file.
-
-        Raises:
-            SigningError: The file is not an Ed25519 private key without a passphrase.
-        """
+        """Read a PEM file. Raises ``SigningError``."""
         try:
             key = serialization.load_pem_private_key(_read(file), None)
         except TypeError:

@@ -29,11 +29,6 @@ def softmax(logits: npt.NDArray[np.floating], temperature: float = 1.0) -> Proba
     return scaled
 
 
-def log_floor(probability: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Logarithm of ``probability``, of any shape, and at least that of ``PROBABILITY_FLOOR``."""
-    return np.log(np.maximum(probability, PROBABILITY_FLOOR))
-
-
 def jensen_shannon(first: Probabilities, second: Probabilities) -> npt.NDArray[np.float64]:
     """Jensen-Shannon distance over the last axis, 0 to sqrt(log 2): the root of the divergence, a metric.
 

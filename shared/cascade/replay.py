@@ -75,7 +75,6 @@ class Run:
         asked: Whether the full model was asked, for a miss or an audit ``(n,)``.
         full_answered: Whether the frame was a miss ``(n,)``.
         risks: Stated risk of each answer ``(n,)``.
-        levels: Level of each answer.
         looks: Number of local models that ran on each frame ``(n,)``.
     """
 
@@ -112,8 +111,6 @@ def run(cascade: Cascade, trace: ModelTrace, round_trip_s: float = 0.5) -> Run:
     """Run a cascade of recorded models over a trace. The server answers every miss.
 
     Args:
-        cascade: The cascade; see ``recorded_model``.
-        trace: The recorded outputs.
         round_trip_s: Time of each reply, seconds.
     """
     n = len(trace)
@@ -162,12 +159,12 @@ def fit_priors(
             estimator = RiskEstimator(base.shape[1])
             first = int(rng.integers(0, max(1, len(trace) // 4)))
             for index in range(first, len(trace)):
-                observation = estimator.begin(trace.frame(index))
-                estimator.add_output(observation, base[index])
+                lookup = estimator.begin(trace.frame(index))
+                estimator.add_output(lookup, base[index])
                 if others:
-                    estimator.add_output(observation, others[int(rng.integers(len(others)))][index])
+                    estimator.add_output(lookup, others[int(rng.integers(len(others)))][index])
                 if index == first or rng.random() < share:
                     label = int(labels[index])
-                    collected.append(estimator.outcomes(observation, label))
-                    estimator.keep(observation, label)
+                    collected.append(estimator.outcomes(lookup, label))
+                    estimator.keep(lookup, label)
     return priors_of(collected)

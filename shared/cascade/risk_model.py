@@ -75,11 +75,7 @@ class RiskModel:
     """
 
     def __init__(self, prior: RiskPrior) -> None:
-        """Start from ``prior``.
-
-        Raises:
-            ValueError: Its precision is not positive definite; see ``RiskPrior.check``.
-        """
+        """Start from ``prior``. Raises ``ValueError``."""
         self._mean, self._deviation = np.array(prior.mean), np.array(prior.deviation)
         self._prior_weights = np.array(prior.weights)  # (d + 1,)
         self._prior_precision = np.array(prior.precision).reshape(len(prior.weights), -1)  # (d + 1, d + 1)

@@ -33,11 +33,7 @@ class HttpServer(ThreadingHTTPServer):
     request_queue_size = 64
 
     def __init__(self, address: tuple[str, int], handler: type[Handler], connections: int) -> None:
-        """Listen on ``address``, host and port.
-
-        Raises:
-            OSError: The address cannot be used.
-        """
+        """Listen on ``address``, host and port. Raises ``OSError``."""
         self._max_connections = connections
         self._lock = threading.Lock()
         # End of each connection's time, oldest connection first; None for one that may stay.

@@ -19,11 +19,7 @@ _NOT_REGULAR: dict[Callable[[int], bool], str] = {
 
 
 def open_regular(path: Path) -> int:
-    """Open a regular file for reading, without blocking; return its descriptor.
-
-    Raises:
-        OSError: The file cannot be opened, or is not regular; ``strerror`` says what it is.
-    """
+    """Open a regular file for reading, without blocking; return its descriptor. Raises ``OSError``."""
     try:
         _check_regular(path, path.stat().st_mode)
         file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)

@@ -57,7 +57,6 @@ class Session:
 
         Args:
             path: ONNX file with one input and one output.
-            provider: Hardware.
             threads: Threads of an operator.
             slowdown: Factor on the time of a run, to emulate a slower device.
 
@@ -75,11 +74,7 @@ class Session:
         self.provider = self._session.get_providers()[0]
 
     def run(self, batch: npt.NDArray[np.float32]) -> Logits:
-        """Logits ``(n, classes)`` of a batch ``(n, channels, height, width)``.
-
-        Raises:
-            EngineError: The run fails.
-        """
+        """Logits ``(n, classes)`` of a batch ``(n, channels, height, width)``. Raises ``EngineError``."""
         started = time.perf_counter()
         try:
             logits: Logits = self._session.run(self._outputs, {self._input: batch})[0]
@@ -100,11 +95,7 @@ class ModelPart:
     """
 
     def __init__(self, model: bytes, name: str, provider: Provider = "auto", threads: int = 1) -> None:
-        """Load an ONNX file from memory; ``name`` identifies it in error messages.
-
-        Raises:
-            EngineError: The model or provider cannot be used.
-        """
+        """Load an ONNX file from memory; ``name`` identifies it in error messages. Raises ``EngineError``."""
         self._session = _load(model, name, provider, threads)
         self.takes = tuple(one.name for one in self._session.get_inputs())
         self.gives = tuple(one.name for one in self._session.get_outputs())
@@ -140,11 +131,7 @@ def _load(model: Path | bytes, name: str, provider: Provider, threads: int) -> o
 
 
 def providers(wanted: Provider) -> list[str]:
-    """ONNX Runtime's execution providers for ``wanted``, best first.
-
-    Raises:
-        EngineError: The provider is not installed.
-    """
+    """ONNX Runtime's execution providers for ``wanted``, best first. Raises ``EngineError``."""
     available = ort.get_available_providers()
     if wanted == "auto":
         wanted = next((p for p in ("tensorrt", "cuda") if _EXECUTION[p][0] in available), "cpu")

@@ -62,11 +62,7 @@ class SplitModel:
 
 
 def read(data: bytes) -> SplitModel:
-    """Parse an ONNX file.
-
-    Raises:
-        SegmentError: The file is not a model, or not one that can be split.
-    """
+    """Parse an ONNX file. Raises ``SegmentError``."""
     try:
         fields = list(_fields(data))
         graph = list(_fields(next(value for number, value, _ in fields if number == _GRAPH)))
@@ -85,7 +81,6 @@ def cut(model: SplitModel, places: Sequence[Sequence[str]]) -> list[Segment]:
     """Split a model.
 
     Args:
-        model: The parsed model.
         places: Split sites in order, each the names of all tensors that the rest of the graph needs.
 
     Raises:

@@ -39,12 +39,8 @@ class Recording(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     """``stream.json``.
 
     Attributes:
-        format: Version of the format.
-        name: Name of the stream.
         seed: Seed of a synthetic stream; None for others.
-        frames: Number of frames.
         fps: Frame rate, frames per second.
-        labels: Names of the labels.
         truth: Index of each frame's true label; None where unknown.
         files: Pattern of the file names: PNG for thumbnails, JPEG above.
         times: Time of each frame, seconds, increasing; unset at the constant rate ``fps``.
@@ -86,11 +82,7 @@ class Recording(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
 
 
 def read(directory: Path) -> Recording:
-    """Read and check ``stream.json``.
-
-    Raises:
-        StreamError: The directory is not a stream.
-    """
+    """Read and check ``stream.json``. Raises ``StreamError``."""
     try:
         recording = msgspec.json.decode((directory / MANIFEST).read_bytes(), type=Recording)
         recording.check()
@@ -102,11 +94,7 @@ def read(directory: Path) -> Recording:
 
 
 def picture(directory: Path, recording: Recording, index: int) -> Picture:
-    """Picture of frame ``index``, from 0: ``(height, width, 3)`` BGR.
-
-    Raises:
-        StreamError: The file cannot be read.
-    """
+    """Picture of frame ``index``, from 0: ``(height, width, 3)`` BGR. Raises ``StreamError``."""
     path = directory / (recording.files % index)
     try:
         return pictures.read(path)
@@ -118,11 +106,7 @@ class RecordingWriter:
     """A stream directory under construction: pictures first, one after the other, and what they are at the end."""
 
     def __init__(self, directory: Path, files: Files) -> None:
-        """Create ``directory``, which must be new or empty.
-
-        Raises:
-            StreamError: The directory is not empty, or cannot be created.
-        """
+        """Create ``directory``, which must be new or empty. Raises ``StreamError``."""
         self.count = 0
         self._directory, self._files = directory, files
         self._written: list[Path] = []
@@ -136,11 +120,7 @@ class RecordingWriter:
             raise StreamError(f"{directory} is not empty; name a new directory")
 
     def add(self, frame: Picture) -> None:
-        """Write the next picture.
-
-        Raises:
-            StreamError: It cannot be written.
-        """
+        """Write the next picture. Raises ``StreamError``."""
         done, data = cv2.imencode(Path(self._files).suffix, frame, _CODEC[self._files])
         if not done:
             raise StreamError(f"picture {self.count} could not be encoded")
@@ -148,11 +128,7 @@ class RecordingWriter:
         self.count += 1
 
     def finish(self, recording: Recording) -> None:
-        """Write ``stream.json``.
-
-        Raises:
-            StreamError: Pictures are missing, or the file cannot be written.
-        """
+        """Write ``stream.json``. Raises ``StreamError``."""
         recording.check()
         if self.count < recording.frames:
             raise StreamError(f"{self.count} pictures, {recording.frames} promised")

@@ -66,7 +66,6 @@ class Answer(msgspec.Struct, frozen=True, tag="answer"):
         scores: Logits, little-endian float32, one for each label.
         model: SHA-256 of the model file.
         submodel: Name of the submodel that the server recommends; None for none.
-        timing: Times on the server.
         risk: Where an early exit answered, the probability that the whole model would have given another label; None
             where the whole model ran.
     """
@@ -78,11 +77,7 @@ class Answer(msgspec.Struct, frozen=True, tag="answer"):
     risk: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
 
     def logits(self, classes: int) -> npt.NDArray[np.float32]:
-        """Scores as ``(classes,)`` float32.
-
-        Raises:
-            Malformed: Their number is wrong, or they are not finite.
-        """
+        """Scores as ``(classes,)`` float32. Raises ``Malformed``."""
         if len(self.scores) != 4 * classes:
             raise Malformed(f"{len(self.scores)} bytes of scores for {classes} labels")
         logits = np.frombuffer(self.scores, "<f4")
@@ -148,7 +143,6 @@ class Status(msgspec.Struct, frozen=True):
 
     Attributes:
         state: Whether the device is connected.
-        version: Version of the software.
         bundle: Version of the active bundle.
         resident: Names of the resident submodels.
         update: State of the newest update of the models: ``pending``, ``probing``, ``trial``, ``committed`` or
@@ -178,11 +172,7 @@ def signed(signature: bytes) -> list[tuple[str, str]]:
 
 
 def signature(properties: Sequence[tuple[str, str]]) -> bytes:
-    """The signature of a manifest from its user properties; empty for none.
-
-    Raises:
-        Malformed: The signature is not hexadecimal.
-    """
+    """The signature of a manifest from its user properties; empty for none. Raises ``Malformed``."""
     try:
         return bytes.fromhex(dict(properties).get("signature", ""))
     except ValueError:
@@ -201,11 +191,7 @@ def check_device(name: str) -> str:
 
 
 def device_of(received: str) -> tuple[str, tuple[str, ...]]:
-    """Split a received topic into the device's name and the rest.
-
-    Raises:
-        Malformed: The topic or the name is not valid.
-    """
+    """Split a received topic into the device's name and the rest. Raises ``Malformed``."""
     prefix = ROOT + "/"
     if not received.startswith(prefix):
         raise Malformed(f"topic outside {ROOT}")
@@ -220,9 +206,6 @@ def request(
 
     Args:
         leaf: Topic after the device's name.
-        content: Content type.
-        correlation: Correlation data.
-        properties: User properties.
 
     Raises:
         Malformed: A part is missing or not valid.

@@ -39,7 +39,7 @@ class Panic(BaseException):
 
 
 @pytest.mark.parametrize("kind", [RuntimeError, MemoryError, SystemExit, Panic])
-def test_a_thread_goes_on_after_an_exception_of_any_kind(
+def test_a_thread_continues_after_any_exception(
     kind: type[BaseException], start: Callable[..., SupervisedThread]
 ) -> None:
     tasks: queue.Queue[str] = queue.Queue()
@@ -80,7 +80,7 @@ def test_each_distinct_failure_is_logged_once_with_its_traceback(
     assert sorted(str(record.exc_info[1]) for record in records if record.exc_info) == ["even", "odd"]
 
 
-def test_failures_without_a_return_between_them_give_up_once(start: Callable[..., SupervisedThread]) -> None:
+def test_consecutive_failures_give_up_once(start: Callable[..., SupervisedThread]) -> None:
     reasons: queue.Queue[str] = queue.Queue()
     calls = iter(range(1000))
 
@@ -95,7 +95,7 @@ def test_failures_without_a_return_between_them_give_up_once(start: Callable[...
     assert next(calls) == 3 + 1 + 5
 
 
-def test_the_fault_is_there_while_the_thread_fails_and_gone_after(start: Callable[..., SupervisedThread]) -> None:
+def test_the_fault_is_set_while_the_thread_fails(start: Callable[..., SupervisedThread]) -> None:
     broken = threading.Event()
     broken.set()
     called = threading.Semaphore(0)
@@ -117,7 +117,7 @@ def test_the_fault_is_there_while_the_thread_fails_and_gone_after(start: Callabl
     assert thread.alive
 
 
-def test_a_thread_that_cannot_go_on_ends_the_process_with_exit_code_1() -> None:
+def test_a_thread_that_gives_up_ends_the_process_with_exit_code_1() -> None:
     script = (
         "import logging, threading\n"
         "from cachenet.shared.command.supervision import SupervisedThread\n"
