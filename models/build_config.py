@@ -57,7 +57,7 @@ class BuildSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     held_out: Annotated[
         str,
         msgspec.Meta(
-            description="Footage for tuning and certification, new to the full model (default: the last three tenths of --data)."
+            description="Footage for tuning and certification, new to the full model (default: last 30 % of --data)."
         ),
     ] = ""
     preprocessing: Annotated[str, msgspec.Meta(description=_PREPROCESSING)] = ""

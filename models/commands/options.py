@@ -145,10 +145,8 @@ def inputs(
 
         if out is not None:
             check_place(out)
-        found, sources = (
-            Bundle(zoo.find(bundle)),
-            [find(path, frame_step) for path in data.values() if path is not None],
-        )
+        found = Bundle(zoo.find(bundle))
+        sources = [find(path, frame_step) for path in data.values() if path is not None]
         signer = Signer(key) if key is not None else None
         import torch
 
