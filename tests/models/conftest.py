@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import onnxruntime
 import pytest
 import torch
 
+from cachenet.shared.bundle.manifest import Bundle
+from tests.hampered import hampered_bundle, pictures
 from tests.recordings import RecordedSession
 
 
@@ -19,3 +22,15 @@ def recorded_outputs() -> Iterator[None]:
         # Commands set as many threads as there are processors: see ``tests.conftest``.
         patch.setattr(torch, "set_num_threads", lambda _: None)
         yield
+
+
+@pytest.fixture(scope="session")
+def hampered(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A bundle with the shipped full model and a bad base model; tests must not change its files."""
+    return Bundle(hampered_bundle(tmp_path_factory.mktemp("bundle")))
+
+
+@pytest.fixture(scope="session")
+def sample_frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """300 unrelated pictures, in a directory for each label."""
+    return pictures(tmp_path_factory.mktemp("frames"), 0, 300)
