@@ -19,13 +19,13 @@ from cachenet.edge_agent.composition import DeploymentError
 from cachenet.edge_agent.doctor.watchdog import Watchdog
 from cachenet.edge_agent.learner_file import LearnerFile
 from cachenet.edge_agent.outputs import home_assistant, report
-from cachenet.edge_agent.settings import Settings, default_store, region, size
+from cachenet.edge_agent.settings import Settings, default_store, region, parse_size
 from cachenet.edge_agent.sources import Source
 from cachenet.edge_agent.updates.downloader import Downloader
 from cachenet.edge_agent.updates.loader import ModelLoader
-from cachenet.edge_agent.updates.probe import Request, probe
+from cachenet.edge_agent.updates.probe import ProbeRequest, probe
 from cachenet.edge_agent.updates.store import Store
-from cachenet.edge_agent.updates.updater import Updater, untrusted
+from cachenet.edge_agent.updates.updater import Updater, untrusted_reason
 from cachenet.shared.bundle.manifest import Bundle, BundleError, Manifest
 from cachenet.shared.command.version import VERSION
 from cachenet.shared.inference.engine import peak_resident_bytes
@@ -64,10 +64,10 @@ class Agent:
         #: Versions of bundles whose certificate has been looked at.
         self._looked_at: set[str] = set()
         self.cameras: tuple[Camera, ...] = ()
-        self._puller: Downloader | None = None
+        self._downloader: Downloader | None = None
         self.link = self._connect(address, bundle is None) if address is not None else None
         way = None if settings.layer_caches == "off" else settings.layer_caches
-        self.keeper = ModelLoader(
+        self.loader = ModelLoader(
             store,
             Downloader(store, self.link, settings.device),
             settings.provider,
@@ -83,7 +83,7 @@ class Agent:
                 own,
                 source,
                 self.link,
-                self.keeper,
+                self.loader,
                 self.observers,
                 self._models_changed,
                 len(sources),
@@ -93,23 +93,23 @@ class Agent:
         )
         if bundle is not None:
             if trusted is not None and not trusted.vouches(bundle.data, bundle.signature):
-                raise BundleError(untrusted(bundle.manifest.name, bundle.signature))
-            self.keeper.use(bundle)
+                raise BundleError(untrusted_reason(bundle.manifest.name, bundle.signature))
+            self.loader.use(bundle)
         elif store is not None:
-            puller = self._puller = Downloader(store, self.link, settings.device)
-            self.updater = Updater(store, self.keeper, puller, self._probe, trusted, self._needs, self._announce)
+            downloader = self._downloader = Downloader(store, self.link, settings.device)
+            self.updater = Updater(store, self.loader, downloader, self._probe, trusted, self._needs, self._announce)
             self.updater.restore(settings.catalogue)
 
     def run(self, sink: report.Sink) -> None:
         """Answer every frame of every camera until all have ended or ``stop`` is called. A camera that ends, or fails,
         leaves the others as they are. Raises ``DeploymentError``, and what a camera failed with once all have ended."""
         cv2.setNumThreads(1)  # pictures are small: its thread pool costs more than it gives
-        self.keeper.start()
+        self.loader.start()
         if self.updater is not None:
             self.updater.start()
         if self.link is not None:
             self.link.start()
-        watchdog = Watchdog(self.cameras, self.keeper, self._abandon)
+        watchdog = Watchdog(self.cameras, self.loader, self._abandon)
         watchdog.start()
         failure: BaseException | None = None
         try:
@@ -128,7 +128,7 @@ class Agent:
             watchdog.stop()
             if self.updater is not None:
                 self.updater.stop()
-            self.keeper.stop()
+            self.loader.stop()
             if self.link is not None:
                 self.link.stop((protocol.topic(self.settings.device, "status"), self._status("stopped")))
         if failure is not None:
@@ -141,19 +141,19 @@ class Agent:
             camera.stop()
 
     @property
-    def trouble(self) -> str:
+    def error(self) -> str:
         """What stands in the way of answers, for a person; empty while all is well."""
-        update = self.updater.trouble if self.updater is not None else ""
-        return self.keeper.trouble or update or (self.link.trouble if self.link is not None else "")
+        update = self.updater.error if self.updater is not None else ""
+        return self.loader.error or update or (self.link.trouble if self.link is not None else "")
 
     def _wait(self) -> None:
         """Say what cameras are waiting for, once."""
-        offered = self.keeper.version or (self.updater is not None and self.updater.state)
+        offered = self.loader.version or (self.updater is not None and self.updater.state)
         waited = "it is on its way" if offered else "no catalogue on this broker yet"
         # Why it cannot be had, keeper and link have said.
         if self.link is not None and not self.link.connected.is_set():
             waited = "there is no connection yet"
-        elif self.keeper.trouble or (self.updater is not None and self.updater.trouble):
+        elif self.loader.error or (self.updater is not None and self.updater.error):
             waited = "it cannot be had yet"
         if time.monotonic() - self._begun > 2.0 and waited != self._said:
             self._said = waited
@@ -192,9 +192,9 @@ class Agent:
                 for camera in self.cameras:
                     camera.receive(message)
             elif leaf[0] == "blob" and leaf[1] != "get":
-                self.keeper.receive(message, leaf[1])
-                if self._puller is not None:
-                    self._puller.receive(message, leaf[1])
+                self.loader.receive(message, leaf[1])
+                if self._downloader is not None:
+                    self._downloader.receive(message, leaf[1])
         except (protocol.Malformed, BundleError) as error:
             log.warning("message on %s ignored: %s", message.topic, error)
 
@@ -205,12 +205,12 @@ class Agent:
     def _introduce(self) -> None:
         if self.link is not None and self.settings.home_assistant:
             names = [camera.name for camera in self.cameras]
-            home_assistant.introduce(self.link, self.settings.discovery_prefix, self.settings.device, names)
+            home_assistant.announce_cameras(self.link, self.settings.discovery_prefix, self.settings.device, names)
 
     def _models_changed(self) -> None:
         """A camera answers with another version, or has other models."""
         for camera in self.cameras:
-            manifest, version = camera.deployment.manifest, camera.deployment.version
+            manifest, version = camera.active_bundle.manifest, camera.active_bundle.version
             if manifest is not None and version not in self._looked_at:
                 self._looked_at.add(version)
                 self._report_certificate(manifest)
@@ -249,8 +249,8 @@ class Agent:
 
     def _status(self, state: Any) -> bytes:
         versions = [camera.version for camera in self.cameras]
-        version = self.keeper.version if self.keeper.version in versions else versions[0]
-        resident = dict.fromkeys(name for camera in self.cameras for name in camera.deployment.submodels)
+        version = self.loader.version if self.loader.version in versions else versions[0]
+        resident = dict.fromkeys(name for camera in self.cameras for name in camera.active_bundle.submodels)
         update = self.updater.status if self.updater is not None else ""
         return protocol.describe(protocol.Status(state, VERSION, version, tuple(resident), update))
 
@@ -262,7 +262,7 @@ class Agent:
         first = self.settings.base or manifest.only("base")
         if first not in manifest.models:
             raise DeploymentError(f"{manifest.name} has no model {first}; it has {', '.join(manifest.models)}")
-        answering = {name for camera in self.cameras for name in camera.deployment.resident}
+        answering = {name for camera in self.cameras for name in camera.active_bundle.resident}
         return {first} | (answering & set(manifest.models))
 
     def _abandon(self, reason: str) -> None:
@@ -273,13 +273,13 @@ class Agent:
         """Try models in a process of their own, on what the cameras see as well. Raises ``ProbeError``."""
         settings, seen = self.settings, []
         for camera in self.cameras:
-            if (now := camera.now) is not None:
+            if (now := camera.last_answered) is not None:
                 picture = now.picture if not settings.region else cut(now.picture, region(settings.region))
                 seen.append(encode(picture)[1])
         way = None if settings.layer_caches == "off" else settings.layer_caches
-        memory = size(settings.memory_budget) if settings.memory_budget else 0
+        memory = parse_size(settings.memory_budget) if settings.memory_budget else 0
         paths = {sha256: os.fsencode(path) for sha256, path in files.items()}
-        request = Request(
+        request = ProbeRequest(
             msgspec.json.encode(manifest), tuple(names), paths, tuple(seen), settings.provider, way, memory
         )
         probe(request, lambda: self.stopped.is_set() or self._ended.is_set())
@@ -288,8 +288,8 @@ class Agent:
     def traffic(self) -> tuple[int, int]:
         """Payload bytes to and from the broker."""
         ups, downs = zip(*(camera.traffic for camera in self.cameras), strict=True)
-        pulled = self.keeper.bytes_down + (self._puller.bytes_down if self._puller is not None else 0)
-        return sum(ups), sum(downs) + pulled
+        downloaded = self.loader.bytes_down + (self._downloader.bytes_down if self._downloader is not None else 0)
+        return sum(ups), sum(downs) + downloaded
 
     def summary(self) -> dict[str, Any]:
         """The run in figures, as ``--json`` and ``--summary`` give them: of the only camera, or of each by its name."""

@@ -31,7 +31,7 @@ from cachenet.shared.transport.mqtt import Message, MqttConnection
 log = logging.getLogger(__name__)
 
 #: Frames in a row that may end in an error before the camera is given up.
-MOST_ERRORS = 100
+MAX_CONSECUTIVE_ERRORS = 100
 #: Seconds that a file waits for its models, and for the first attempt to connect.
 MODELS_WAIT_S, LINK_WAIT_S = 120.0, 2.0
 
@@ -61,7 +61,7 @@ class Camera:
         settings: Settings,
         source: Source,
         link: MqttConnection | None,
-        keeper: ModelLoader,
+        loader: ModelLoader,
         observers: list[Observer],
         changed: Callable[[], None],
         cameras: int = 1,
@@ -73,7 +73,7 @@ class Camera:
         self.settings, self.source = settings, source
         self.name = settings.name
         self.tally = Tally()
-        self.latencies, self.score = report.Latencies(), report.Score()
+        self.latencies, self.score = report.Latencies(), report.AccuracyCounter()
         self.levels: dict[str, report.Latencies] = {}
         #: The last frame that was answered; written by the hot loop, read by other threads.
         self.now: Answered | None = None
@@ -87,7 +87,7 @@ class Camera:
         #: The version that answers.
         self.version = ""
         self._begun = time.monotonic()
-        self._link, self.keeper, self._observers, self._tell = link, keeper, observers, changed
+        self._link, self.loader, self._observers, self._tell = link, loader, observers, changed
         self._stopped = threading.Event()
         self._cloud: Cloud | None = None
         #: A frame that the full model is to judge as well, once it is answered.
@@ -97,9 +97,9 @@ class Camera:
         self.asks = link is not None and "cloud" in settings.levels and settings.mode != "offline"
         self._learner = learner
         self._flight = report.Sink(settings.flight, what="decisions") if settings.flight else None
-        self.deployment = ActiveBundle(
+        self.active_bundle = ActiveBundle(
             settings,
-            keeper,
+            loader,
             self.tally,
             self.asks,
             self._changed,
@@ -112,7 +112,7 @@ class Camera:
     @property
     def cascade(self) -> Cascade | None:
         """What decides; None until there is something to answer with."""
-        return self.deployment.cascade
+        return self.active_bundle.cascade
 
     @property
     def live(self) -> bool:
@@ -126,7 +126,7 @@ class Camera:
         ``DeploymentError``."""
         try:
             failed = 0
-            self.await_deployment(waiting)
+            self.wait_for_bundle(waiting)
             if not self.live:
                 self._await_models()
             for index, shot in enumerate(self.source):
@@ -135,7 +135,7 @@ class Camera:
                 try:
                     self.answer(index, shot, sink)
                     self._listen(sink)
-                    self.deployment.tend()
+                    self.active_bundle.maintain()
                     self._keep_learned()
                     failed = 0
                 except DeploymentError:
@@ -145,7 +145,7 @@ class Camera:
                     self.errors += 1
                     failed += 1
                     log.exception("%sframe %d could not be answered", self._prefix, index)
-                    if failed == MOST_ERRORS:
+                    if failed == MAX_CONSECUTIVE_ERRORS:
                         raise
                 if index + 1 == self.settings.frames:
                     break
@@ -156,9 +156,9 @@ class Camera:
             if self._learner is not None:
                 self._learner.close(self.cascade.estimator if self.cascade is not None else None, self.version)
 
-    def await_deployment(self, waiting: Callable[[], None] = lambda: None) -> None:
+    def wait_for_bundle(self, waiting: Callable[[], None] = lambda: None) -> None:
         """Wait until there is something to answer with."""
-        while not self._stopped.is_set() and not self.deployment.wait(0.1):
+        while not self._stopped.is_set() and not self.active_bundle.wait(0.1):
             waiting()
 
     def _await_models(self) -> None:
@@ -167,7 +167,7 @@ class Camera:
         end = time.monotonic() + MODELS_WAIT_S
         if self._link is not None and self.asks:
             self._link.settle(LINK_WAIT_S)
-        while not self._stopped.is_set() and time.monotonic() < end and not self.deployment.complete():
+        while not self._stopped.is_set() and time.monotonic() < end and not self.active_bundle.complete():
             self._stopped.wait(0.02)
 
     def stop(self) -> None:
@@ -185,7 +185,7 @@ class Camera:
 
     def answer(self, index: int, shot: Shot, sink: report.Sink) -> None:
         """One frame, from picture to answer: the hot path."""
-        cascade, manifest = self.cascade, self.deployment.manifest
+        cascade, manifest = self.cascade, self.active_bundle.manifest
         assert cascade is not None and manifest is not None
         started = time.monotonic()
         picture = shot.picture if self._region is None else cut(shot.picture, self._region)
@@ -193,9 +193,9 @@ class Camera:
         self.deciding = index
         step = self._lookup(cascade, frame, started)
         outcome = self._ask(cascade, step)
-        answer = cascade.complete(step, outcome.reply, time.monotonic(), outcome.trouble)
+        answer = cascade.complete(step, outcome.reply, time.monotonic(), outcome.error)
         self.deciding = None
-        self.keeper.on_answer(self.version)
+        self.loader.on_answer(self.version)
         latency_ms = (time.monotonic() - started) * 1000
         if answer.audit:
             self._unsent = frame
@@ -243,7 +243,7 @@ class Camera:
 
     def _listen(self, sink: report.Sink) -> None:
         """Between two frames: what the cloud has said since, and what it is to judge."""
-        cascade, manifest = self.cascade, self.deployment.manifest
+        cascade, manifest = self.cascade, self.active_bundle.manifest
         if self._cloud is None or cascade is None or manifest is None:
             return
         for reply in self._cloud.late():
@@ -286,7 +286,7 @@ class Camera:
 
     def _changed(self) -> None:
         """Another version answers, or models have come or gone."""
-        manifest, version = self.deployment.manifest, self.deployment.version
+        manifest, version = self.active_bundle.manifest, self.active_bundle.version
         if manifest is not None and version != self.version:
             self.version = version
             if self._link is not None and self.asks:
@@ -308,7 +308,7 @@ class Camera:
 
     def summary(self) -> dict[str, Any]:
         """The run in figures."""
-        manifest = self.deployment.manifest
+        manifest = self.active_bundle.manifest
         return {
             "frames": self.tally.frames,
             "hits": dict(self.tally.hits),
@@ -324,11 +324,11 @@ class Camera:
             "latency_ms": self.latencies.table(),
             "latency_ms_by_level": {level: own.table() for level, own in self.levels.items()},
             "accuracy": self.score.accuracy,
-            "models_pulled": self.deployment.pulled,
-            "models_evicted": dict(self.deployment.evicted),
+            "models_pulled": self.active_bundle.downloaded,
+            "models_evicted": dict(self.active_bundle.evicted),
             "first_answer_s": self.first_answer,
             "errors": self.errors,
-            "model_failures": dict(self.deployment.failures),
+            "model_failures": dict(self.active_bundle.failures),
             "audits": report.audits(self.cascade),
             "bundle": manifest.name if manifest is not None else None,
             "bundle_version": self.version,

@@ -22,7 +22,7 @@ from cachenet.edge_agent.doctor import doctor
 from cachenet.edge_agent.doctor import forget as removal
 from cachenet.edge_agent.outputs import home_assistant as introduction
 from cachenet.edge_agent.outputs import report
-from cachenet.edge_agent.outputs.observers import Writer, watchers
+from cachenet.edge_agent.outputs.observers import Writer, attach_observers
 from cachenet.edge_agent.outputs.recorder import Recorder
 from cachenet.edge_agent.outputs.report import Sink
 from cachenet.edge_agent.outputs.terminal import TerminalView
@@ -218,7 +218,7 @@ def run(
     shown = view if view is not None else _stderr.is_terminal
     try:
         with (
-            watchers(agent) as writers,
+            attach_observers(agent) as writers,
             TerminalView(agent, _stderr) if shown else nullcontext(),
         ):
             agent.run(sink)
@@ -246,7 +246,7 @@ def run(
         exit.say("edge-agent", f"not written: {'; '.join(failures)}")
     if unread := _unread(agent):
         exit.say("edge-agent", f"no frame could be read from {', '.join(unread)}")
-    if agent.keeper.stuck:  # its thread cannot be ended, and would abort the interpreter's own end
+    if agent.loader.hanging_model:  # its thread cannot be ended, and would abort the interpreter's own end
         end_process(f"{agent.keeper.stuck} hangs while it is being loaded")
     if failures or unread:
         raise typer.Exit(1)
@@ -284,7 +284,7 @@ def forget(
     logs.to_stderr(logging.ERROR)
     name = device or checks.default_device(broker)
     try:
-        introduction.check(discovery_prefix)
+        introduction.check_names(discovery_prefix)
         where = address(broker, password(password_file), Path(ca) if ca else None)
         gone = removal.forget(where, check_device(name), discovery_prefix)
     except (UserError, ValueError) as error:
@@ -315,13 +315,13 @@ def _prepare(settings: Settings) -> tuple[Agent, Sink]:
     for name in ("memory_budget", "misses_budget", "output_max"):
         if text := getattr(settings, name):
             try:
-                checks.size(text)
+                checks.parse_size(text)
             except ValueError as error:
                 raise ValueError(f"--{name.replace('_', '-')}: {error}") from None
     if (settings.results or settings.home_assistant) and not settings.broker:
         raise ValueError("results and Home Assistant need a broker: give --broker mqtt://host")
     if settings.home_assistant:
-        introduction.check(settings.discovery_prefix, [settings.device, *(camera.name for camera in settings.camera)])
+        introduction.check_names(settings.discovery_prefix, [settings.device, *(camera.name for camera in settings.camera)])
     bundle = Bundle(zoo.find(settings.bundle)) if settings.bundle else None
     if bundle is not None and settings.base and settings.base not in bundle.manifest.models:
         raise ValueError(f"--base {settings.base}: the bundle has {', '.join(bundle.manifest.models)}")
@@ -346,7 +346,7 @@ def _prepare(settings: Settings) -> tuple[Agent, Sink]:
 
 
 def _sink(settings: Settings) -> Sink:
-    return Sink(settings.output, True, checks.size(settings.output_max) if settings.output_max else None)
+    return Sink(settings.output, True, checks.parse_size(settings.output_max) if settings.output_max else None)
 
 
 def _open(settings: Settings, opened: ExitStack) -> Source:

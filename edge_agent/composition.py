@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from cachenet.edge_agent.frame_inputs import judge, scorer
+from cachenet.edge_agent.frame_inputs import early_exit_scorer, scorer
 from cachenet.edge_agent.settings import Settings
 from cachenet.shared.bundle.manifest import Manifest
 from cachenet.shared.cascade.build_cascade import build_cascade
@@ -43,7 +43,7 @@ def local(
         cost,
         seconds,
         "base" if base else "submodels",
-        None if layered is None else judge(name, layered, model.input, classes, failed),
+        None if layered is None else early_exit_scorer(name, layered, model.input, classes, failed),
     )
 
 

@@ -52,7 +52,7 @@ def scorer(
     return score
 
 
-def judge(
+def early_exit_scorer(
     name: str, layered: EarlyExitModel, spec: Input, classes: int, failed: Callable[[str], None] = lambda _: None
 ) -> Judge:
     """A full model with caches between its layers, as the core wants it; ``failed``: see ``scorer``."""

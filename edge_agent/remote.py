@@ -37,7 +37,7 @@ class Outcome:
     """What came of a question: a reply, or in ``trouble`` why there is none."""
 
     reply: Reply | None
-    trouble: str = ""
+    error: str = ""
 
 
 class Cloud:
@@ -69,8 +69,8 @@ class Cloud:
 
     def ask(self, miss: Miss, view: Callable[[], Picture]) -> Outcome:
         """Send the frame and wait for its answer, until ``miss.deadline`` at most."""
-        if trouble := self._barred(self._clock()):
-            return Outcome(None, trouble)
+        if error := self._barred(self._clock()):
+            return Outcome(None, error)
         with self._news:
             self._waiting, self._got = miss.frame.index, None
             self._asked.append(miss.frame.index)
@@ -98,8 +98,8 @@ class Cloud:
             pending = len(self._open)
         if silent and not self._breaker.open:  # one silence, however many questions it has swallowed
             self._breaker.failed(now)
-        if trouble := self._barred(now):
-            return Outcome(None, trouble)
+        if error := self._barred(now):
+            return Outcome(None, error)
         if pending >= _PENDING:
             return Outcome(None, "cloud busy")
         with self._news:

@@ -168,7 +168,7 @@ def region(text: str) -> Region:
     return left, top, width, height
 
 
-def size(text: str) -> int:
+def parse_size(text: str) -> int:
     """Bytes of ``150MB``, ``64MiB``, ``2000000``. Raises ``ValueError``."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmg]?i?)b?\s*", text.lower())
     if not match or match[2] not in _UNITS:

@@ -26,7 +26,7 @@ _PATIENCE_S = 5.0
 _CATALOGUE_S = 2.0
 
 
-def contact(settings: Settings, kept: Manifest | None) -> Generator[Finding, None, Manifest | None]:
+def check_connectivity(settings: Settings, kept: Manifest | None) -> Generator[Finding, None, Manifest | None]:
     """Whether the broker takes us, and whether a server answers; what its catalogue offers."""
     try:
         device = protocol.check_device(settings.device)
@@ -44,14 +44,14 @@ def contact(settings: Settings, kept: Manifest | None) -> Generator[Finding, Non
             return None
     link.start()
     try:
-        if trouble := link.settle(_PATIENCE_S):
-            yield Finding("password", "problem", trouble.removesuffix("; trying again"))
+        if error := link.settle(_PATIENCE_S):
+            yield Finding("password", "problem", error.removesuffix("; trying again"))
             return None
         yield Finding("password", "ok", f"the broker takes {where.user or 'anybody'}")
-        offer = yield from _catalogue(settings, said)
-        if (manifest := offer or kept) is not None and "cloud" in settings.levels and settings.mode != "offline":
+        target = yield from _catalogue(settings, said)
+        if (manifest := target or kept) is not None and "cloud" in settings.levels and settings.mode != "offline":
             yield _server(link, device, manifest, said)
-        return offer
+        return target
     finally:
         link.stop()
 
@@ -67,7 +67,7 @@ def _catalogue(settings: Settings, said: queue.SimpleQueue[Message]) -> Generato
                 continue
             try:
                 manifest = parse(message.payload)
-                if not vouched(settings, message.payload, protocol.signature(message.properties)):
+                if not is_signed(settings, message.payload, protocol.signature(message.properties)):
                     raise BundleError("--trusted-key has not signed it; sign what cloud-server serves")
             except (BundleError, ValueError) as error:
                 yield Finding("catalogue", "problem", f"{name}: {error}")
@@ -79,7 +79,7 @@ def _catalogue(settings: Settings, said: queue.SimpleQueue[Message]) -> Generato
     return None
 
 
-def vouched(settings: Settings, data: bytes, signature: bytes) -> bool:
+def is_signed(settings: Settings, data: bytes, signature: bytes) -> bool:
     """Whether the trusted key, if there is one, has signed a manifest. Raises ``SigningError``."""
     if not settings.trusted_key:
         return True

@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 from cachenet.edge_agent import settings as checks
-from cachenet.edge_agent.doctor.connectivity import contact, vouched
+from cachenet.edge_agent.doctor.connectivity import check_connectivity, is_signed
 from cachenet.edge_agent.frame_inputs import FrameInputs, scorer
 from cachenet.edge_agent.settings import Settings
 from cachenet.edge_agent.sources import SourceError, open_source
@@ -62,7 +62,7 @@ def _examined(settings: Settings) -> Iterator[Finding]:
         return
     manifest, find, store = yield from _kept(settings)
     if settings.broker:
-        manifest = (yield from contact(settings, manifest)) or manifest
+        manifest = (yield from check_connectivity(settings, manifest)) or manifest
     elif not settings.bundle:
         yield Finding(
             "broker", "problem", "none, and no bundle: give --broker mqtt://host, or --bundle (such as cifar10)"
@@ -85,7 +85,7 @@ def _checked(settings: Settings) -> tuple[Settings, ...]:
         if own.region:
             checks.region(own.region)
     for text in filter(None, (settings.memory_budget, settings.output_max)):
-        checks.size(text)
+        checks.parse_size(text)
     for served in filter(None, (settings.metrics, settings.preview)):
         config.endpoint(served)
     return each
@@ -96,7 +96,7 @@ def _kept(settings: Settings) -> Generator[Finding, None, tuple[Manifest | None,
     try:
         if settings.bundle:
             bundle = Bundle(zoo.find(settings.bundle))
-            if not vouched(settings, bundle.data, bundle.signature):
+            if not is_signed(settings, bundle.data, bundle.signature):
                 raise BundleError(f"{settings.bundle}: --trusted-key has not signed it")
             paths = {model.sha256: bundle.path(name) for name, model in bundle.manifest.models.items()}
             return bundle.manifest, paths.get, None
@@ -104,7 +104,7 @@ def _kept(settings: Settings) -> Generator[Finding, None, tuple[Manifest | None,
     except (BundleError, StoreError, ValueError) as error:
         yield Finding("bundle" if settings.bundle else "disk", "problem", str(error))
         return None, lambda _: None, None
-    manifest = parse(kept) if (kept := store.recall(settings.catalogue)) is not None else None
+    manifest = parse(kept) if (kept := store.current(settings.catalogue)) is not None else None
     return manifest, store.path, store
 
 
@@ -152,7 +152,7 @@ def _camera(settings: Settings) -> Generator[Finding, None, Picture | None]:
     took = time.monotonic() - begun
     source.close()
     if picture is None:
-        why = source.trouble or "is it in use, or are its files broken?"
+        why = source.error or "is it in use, or are its files broken?"
         yield Finding("source", "problem", f"{whose}it opens and shows nothing: {why}")
         return None
     height, width = picture.shape[:2]

@@ -14,15 +14,15 @@ from cachenet.edge_agent.remote import POSTED
 
 #: For how long a camera of a usual pace may go without an answered frame, seconds: so that ``/health`` says 503 before
 #: ten seconds are over.
-SILENCE_S = 8.0
+SILENCE_LIMIT_S = 8.0
 #: A slower camera may go without for this many times the median of its last gaps between two frames.
 _GAPS, _PERIODS = 9, 3.0
 #: Answers that are looked at, and how many there must be before all of them being fallbacks is a fault.
-ANSWERS, LEAST_ANSWERS = 100, 10
+RECENT_ANSWERS, MIN_ANSWERS = 100, 10
 
 
 @dataclass
-class Pace:
+class FrameTiming:
     """How one camera's frames have come and were answered. ``last``: when the last one was answered, or when the agent
     began; ``period``: seconds between two frames where the user says it, 0 where not."""
 
@@ -31,7 +31,7 @@ class Pace:
     begun: bool = False
     gaps: deque[float] = field(default_factory=lambda: deque(maxlen=_GAPS))
     #: Of the last answers, whether each was a fallback that nobody corrects.
-    fallbacks: deque[bool] = field(default_factory=lambda: deque(maxlen=ANSWERS))
+    fallbacks: deque[bool] = field(default_factory=lambda: deque(maxlen=RECENT_ANSWERS))
 
     def add(self, now: float, fallback: bool) -> None:
         """Take in an answered frame."""
@@ -44,13 +44,13 @@ class Pace:
     def limit(self) -> float:
         """Seconds without an answered frame that are a fault."""
         gaps = list(self.gaps)
-        return max(SILENCE_S, _PERIODS * max(self.period, statistics.median(gaps) if gaps else 0.0))
+        return max(SILENCE_LIMIT_S, _PERIODS * max(self.period, statistics.median(gaps) if gaps else 0.0))
 
     @property
     def only_fallbacks(self) -> int:
         """How many answers there were lately, if all of them were fallbacks; 0 otherwise."""
         last = list(self.fallbacks)
-        return len(last) if len(last) >= LEAST_ANSWERS and all(last) else 0
+        return len(last) if len(last) >= MIN_ANSWERS and all(last) else 0
 
 
 class Health:
@@ -66,14 +66,14 @@ class Health:
         self._agent, self._clock = agent, clock
         begun = clock()
         self._paces = {
-            camera.name: Pace(begun, 1.0 / camera.settings.fps if camera.settings.fps else 0.0)
+            camera.name: FrameTiming(begun, 1.0 / camera.settings.fps if camera.settings.fps else 0.0)
             for camera in agent.cameras
         }
 
-    def show(self, seen: Answered) -> None:
+    def on_frame(self, answered: Answered) -> None:
         """Take in an answered frame; from a hot loop."""
-        fallback = seen.answer.level == "fallback" and not seen.answer.reason.endswith(POSTED)
-        self._paces[seen.line.camera].add(self._clock(), fallback)
+        fallback = answered.answer.level == "fallback" and not answered.answer.reason.endswith(POSTED)
+        self._paces[answered.line.camera].add(self._clock(), fallback)
 
     def ages(self) -> dict[str, float]:
         """Seconds since the last answered frame of each camera, or since the agent began."""
@@ -87,8 +87,8 @@ class Health:
             for camera in self._agent.cameras
             for why in self._faults(camera)
         ]
-        if self._agent.link is not None and (trouble := self._agent.link.trouble) and trouble not in " ".join(faults):
-            faults.append(trouble)
+        if self._agent.link is not None and (error := self._agent.link.trouble) and error not in " ".join(faults):
+            faults.append(error)
         return "; ".join(faults)
 
     def _faults(self, camera: Camera) -> Iterable[str]:
@@ -97,7 +97,7 @@ class Health:
             yield f"waiting for a model: {self._agent.trouble or 'it is on its way'}"
             return
         silent_s = self._clock() - pace.last
-        if trouble := camera.source.trouble:
+        if error := camera.source.error:
             yield f"the camera has a fault: {trouble}"
         elif silent_s > pace.limit:
             yield f"no frame for {silent_s:.0f} s; is the camera there?"

@@ -9,7 +9,7 @@ from cachenet.edge_agent.updates.loader import ModelLoader
 from cachenet.shared.command.supervision import SupervisedThread, end_process
 
 #: A frame that is being decided for longer than this many seconds, beside its deadline, will never be.
-HANGS_S = 60.0
+HANG_TIMEOUT_S = 60.0
 
 
 class Watchdog:
@@ -20,12 +20,12 @@ class Watchdog:
     def __init__(
         self,
         cameras: Sequence[Camera],
-        keeper: ModelLoader,
+        loader: ModelLoader,
         abandon: Callable[[str], None],
         end: Callable[[str], None] = end_process,
     ) -> None:
         """``abandon`` is told the reason before the process ends; ``end`` ends it."""
-        self._cameras, self._keeper, self._abandon, self._end = cameras, keeper, abandon, end
+        self._cameras, self._loader, self._abandon, self._end = cameras, loader, abandon, end
         #: By camera: the frame that it was deciding at the last look, and for how many looks that has been so.
         self._seen: dict[str, tuple[int | None, int]] = {}
         self._thread = SupervisedThread("watchdog", self._step)
@@ -46,7 +46,7 @@ class Watchdog:
     def look(self) -> str:
         """Look once; which model hangs, for a person, or an empty string."""
         for camera in self._cameras:
-            limit = HANGS_S * camera.settings.slowdown + camera.settings.deadline_ms / 1000
+            limit = HANG_TIMEOUT_S * camera.settings.slowdown + camera.settings.deadline_ms / 1000
             deciding = camera.deciding
             frame, looks = self._seen.get(camera.name, (None, 0))
             # Looks are counted, for the clock goes on where the whole process is stopped.
@@ -54,4 +54,4 @@ class Watchdog:
             self._seen[camera.name] = deciding, looks
             if looks > limit:
                 return f"{camera.name or 'the camera'} has been deciding frame {frame} for {looks} s: a model hangs"
-        return f"{self._keeper.stuck} hangs while it is being loaded" if self._keeper.stuck else ""
+        return f"{self._keeper.stuck} hangs while it is being loaded" if self._loader.hanging_model else ""

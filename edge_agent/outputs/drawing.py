@@ -57,8 +57,8 @@ def annotate(picture: Picture, line: Line, region: Region | None = None) -> Pict
     _write(drawn, line.label + sure, first, _MARGIN, 0.8, _INK, 2, room)
     taken = _write(drawn, f"{line.latency_ms:.1f} ms", second, across - _MARGIN, 0.5, _FAINT, 1, right=True)
     room = across - 3 * _MARGIN - taken
-    _, _, trouble = line.reason.partition("; ")  # what comes before says the risk, too
-    words = [f"risk {line.risk:.1%}", line.model, trouble]
+    _, _, error = line.reason.partition("; ")  # what comes before says the risk, too
+    words = [f"risk {line.risk:.1%}", line.model, error]
     _write(drawn, "   ".join(filter(None, words)), second, _MARGIN, 0.5, _FAINT, 1, room)
     return drawn
 

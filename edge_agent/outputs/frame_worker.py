@@ -25,18 +25,18 @@ class FrameWorker:
     that ``work`` raised for are counted in ``failed``."""
 
     def __init__(self, name: str, work: Callable[[Answered], None], waits: bool) -> None:
-        self.left_out = self.failed = 0
+        self.dropped = self.failed = 0
         self._work, self._waits = work, waits
         self._queue: queue.Queue[Answered | None] = queue.Queue(_WAITING)
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
-    def show(self, seen: Answered) -> None:
+    def on_frame(self, answered: Answered) -> None:
         """From the hot loop."""
         try:
-            self._queue.put(seen, block=self._waits)
+            self._queue.put(answered, block=self._waits)
         except queue.Full:
-            self.left_out += 1
+            self.dropped += 1
 
     def close(self) -> None:
         """Finish what waits, within ten seconds."""
@@ -44,16 +44,16 @@ class FrameWorker:
         with contextlib.suppress(queue.Full):  # a disk that hangs
             self._queue.put(None, timeout=_PATIENCE_S)
         self._thread.join(max(0.0, end - time.monotonic()))
-        if self.left_out:
-            log.warning("%s was too slow for %d frames, and left them out", self._thread.name, self.left_out)
+        if self.dropped:
+            log.warning("%s was too slow for %d frames, and left them out", self._thread.name, self.dropped)
 
     def _run(self) -> None:
-        while (seen := self._queue.get()) is not None:
-            self._take(seen)
+        while (answered := self._queue.get()) is not None:
+            self._take(answered)
 
-    def _take(self, seen: Answered) -> None:
+    def _take(self, answered: Answered) -> None:
         try:
-            self._work(seen)
+            self._work(answered)
         except Exception:  # or whoever waits for room would wait for ever
             self.failed += 1
             log.exception("%s left out a frame", self._thread.name)

@@ -25,13 +25,13 @@ _EXPIRES_S = 60
 _NAME = re.compile(r"[a-zA-Z0-9_-]+")
 
 
-def introduce(link: MqttConnection, prefix: str, device: str, cameras: Iterable[str]) -> None:
+def announce_cameras(link: MqttConnection, prefix: str, device: str, cameras: Iterable[str]) -> None:
     """Tell Home Assistant, if it is there or whenever it will be, of every camera."""
     for camera in cameras:
         link.publish(config_topic(prefix, device, camera), config(device, camera), 1, retain=True)
 
 
-def check(prefix: str, names: Iterable[str] = ()) -> None:
+def check_names(prefix: str, names: Iterable[str] = ()) -> None:
     """Raises ``ValueError`` for names that Home Assistant does not take in a topic."""
     if not prefix or any(character in prefix for character in "+#\0"):
         raise ValueError(f"--discovery-prefix {prefix!r}: that is no beginning of a topic")

@@ -62,9 +62,9 @@ class MetricsCollector(Collector):
         yield _counter("cachenet_broken", "Frames that could not be read.", broken)
         losses = [(camera.name, camera.source.losses) for camera in agent.cameras]
         yield _counter("cachenet_losses", "Times that a camera has stopped to give frames.", losses)
-        evicted = [(camera.name, dict(camera.deployment.evicted)) for camera in agent.cameras]
+        evicted = [(camera.name, dict(camera.active_bundle.evicted)) for camera in agent.cameras]
         yield _counters("cachenet_evicted", "Submodels that had to go.", "reason", evicted)
-        failures = [(camera.name, dict(camera.deployment.failures)) for camera in agent.cameras]
+        failures = [(camera.name, dict(camera.active_bundle.failures)) for camera in agent.cameras]
         yield _counters("cachenet_model_failures", "Runs of a model that have failed.", "model", failures)
         errors = [(camera.name, camera.errors) for camera in agent.cameras]
         yield _counter("cachenet_frame_errors", "Frames that an unexpected error has left unanswered.", errors)
@@ -136,5 +136,5 @@ def _counters(
 def endpoint(agent: Agent, host: str, port: int) -> AbstractContextManager[int]:
     """Serve ``/metrics`` and ``/health``; see ``shared.command.metrics_endpoint.serve``."""
     health = Health(agent)
-    agent.observers.append(health.show)
+    agent.observers.append(health.on_frame)
     return web.serve(MetricsCollector(agent, health), health, host, port)

@@ -34,30 +34,30 @@ class Misses:
         ours = sorted(path for path in directory.iterdir() if _OURS.fullmatch(path.name))
         self._kept = deque((path, path.stat().st_size) for path in ours)
         self._bytes = sum(size for _, size in self._kept)
-        self._trouble = ""
+        self._error = ""
         #: How many pictures were not kept, and why the last one was not.
         self._lost, self._why = 0, ""
-        self._aside = FrameWorker("misses", self._keep, waits=not live)
+        self._worker = FrameWorker("misses", self._keep, waits=not live)
 
-    def show(self, seen: Answered) -> None:
+    def on_frame(self, answered: Answered) -> None:
         """From the hot loop."""
-        if not seen.answer.hit:
-            self._aside.show(seen)
+        if not answered.answer.hit:
+            self._worker.on_frame(answered)
 
     def close(self) -> None:
         """Finish what waits."""
-        self._aside.close()
+        self._worker.close()
 
     @property
     def failure(self) -> str:
         """What was not kept, and why; empty where all was."""
-        lost, why = self._lost + self._aside.failed, self._why or "see the log"
+        lost, why = self._lost + self._worker.failed, self._why or "see the log"
         return f"{self._directory}: {lost} pictures were not kept ({why})" if lost else ""
 
-    def _keep(self, seen: Answered) -> None:
-        region = self._regions[seen.line.camera]
-        content, data = encode(seen.picture if region is None else cut(seen.picture, region))
-        path = self._directory / (name(seen.line) + (".png" if content == "image/png" else ".jpg"))
+    def _keep(self, answered: Answered) -> None:
+        region = self._regions[answered.line.camera]
+        content, data = encode(answered.picture if region is None else cut(answered.picture, region))
+        path = self._directory / (file_name(answered.line) + (".png" if content == "image/png" else ".jpg"))
         try:
             while self._kept and self._bytes + len(data) > self._budget:
                 self._drop()
@@ -79,14 +79,14 @@ class Misses:
         self._bytes -= size
         path.unlink(missing_ok=True)
 
-    def _say(self, trouble: str) -> None:
+    def _say(self, error: str) -> None:
         """Once for each trouble: a disk that is full may have room again."""
-        if trouble and trouble != self._trouble:
-            log.error("a miss was not kept: %s", trouble)
-        self._trouble = trouble
+        if error and error != self._error:
+            log.error("a miss was not kept: %s", error)
+        self._error = error
 
 
-def name(line: Line) -> str:
+def file_name(line: Line) -> str:
     """When, which frame, what it was answered with, by whom and why by no local level; names sort by time."""
     at = datetime.fromtimestamp(line.time, timezone.utc)
     when = f"{at:%Y%m%dT%H%M%S}.{at.microsecond // 1000:03d}Z"

@@ -26,7 +26,7 @@ class Writer(Protocol):
 
 
 @contextmanager
-def watchers(agent: Agent) -> Iterator[list[tuple[str, Writer]]]:
+def attach_observers(agent: Agent) -> Iterator[list[tuple[str, Writer]]]:
     """Have those watch that the settings name while the block runs; what is not asked for is not even imported. Yields
     the options of those that write files, with them. Raises ``DeploymentError``."""
     writers: list[tuple[str, Writer]] = []
@@ -44,23 +44,23 @@ def watchers(agent: Agent) -> Iterator[list[tuple[str, Writer]]]:
             preview = Preview(settings.device, regions)
             with _named(f"--preview {settings.preview}"):
                 stack.enter_context(preview.serve(*config.endpoint(settings.preview)))
-            observers.append(_guarded("the preview", preview.show))
+            observers.append(_guarded("the preview", preview.on_frame))
         if saved := [camera for camera in agent.cameras if camera.settings.save]:
-            from cachenet.edge_agent.outputs.video_writer import Saver
+            from cachenet.edge_agent.outputs.video_writer import VideoSaver
 
             savers = {}
             for camera in saved:
                 with _named(f"--save {camera.settings.save}"):
                     path, live = Path(camera.settings.save), camera.live
                     own, file = camera.settings.fps, camera.source.fps
-                    saver = Saver(path, live, own or file, regions[camera.name], own_times=own is None)
+                    saver = VideoSaver(path, live, own or file, regions[camera.name], own_times=own is None)
                 stack.callback(saver.close)
                 savers[camera.name] = saver
                 writers.append(("--save", saver))
 
-            def save(seen: Answered) -> None:
-                if (saver := savers.get(seen.line.camera)) is not None:
-                    saver.show(seen)
+            def save(answered: Answered) -> None:
+                if (saver := savers.get(answered.line.camera)) is not None:
+                    saver.on_frame(answered)
 
             observers.append(save)
         if settings.misses:
@@ -68,23 +68,23 @@ def watchers(agent: Agent) -> Iterator[list[tuple[str, Writer]]]:
 
             with _named(f"--misses {settings.misses}"):
                 live = any(camera.live for camera in agent.cameras)
-                misses = Misses(Path(settings.misses), checks.size(settings.misses_budget), live, regions)
+                misses = Misses(Path(settings.misses), checks.parse_size(settings.misses_budget), live, regions)
             stack.callback(misses.close)
-            observers.append(misses.show)
+            observers.append(misses.on_frame)
             writers.append(("--misses", misses))
         if agent.link is not None and (settings.results or settings.home_assistant):
             from cachenet.edge_agent.outputs.results import Results
 
-            observers.append(_guarded("results", Results(agent.link.publish, settings.device).show))
+            observers.append(_guarded("results", Results(agent.link.publish, settings.device).on_frame))
         yield writers
 
 
 def _guarded(name: str, observer: Observer) -> Observer:
     """An observer whose faults do not end the loop that calls it."""
 
-    def observe(seen: Answered) -> None:
+    def observe(answered: Answered) -> None:
         try:
-            observer(seen)
+            observer(answered)
         except Exception:
             log.exception("%s: a frame was left out", name)
 

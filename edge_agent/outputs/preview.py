@@ -51,11 +51,11 @@ class Screen:
         self._drawn = 0, b""
         self._due = 0.0
 
-    def show(self, seen: Answered) -> None:
+    def on_frame(self, answered: Answered) -> None:
         """From the hot loop."""
         with self._news:
             number = 1 if self._latest is None else self._latest[0] + 1
-            self._latest, self._came = (number, seen), time.monotonic()
+            self._latest, self._came = (number, answered), time.monotonic()
             self._news.notify_all()
 
     @property
@@ -79,9 +79,9 @@ class Screen:
         with self._drawing:
             if self._drawn[0] <= after or time.monotonic() >= self._due:
                 time.sleep(max(0.0, self._due - time.monotonic()))
-                number, seen = self._latest
+                number, answered = self._latest
                 if number != self._drawn[0]:
-                    drawn = annotate(seen.picture, seen.line, self._region)
+                    drawn = annotate(answered.picture, answered.line, self._region)
                     _, data = cv2.imencode(".jpg", drawn, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
                     self._drawn = number, data.tobytes()
                 self._due = time.monotonic() + _PERIOD_S
@@ -97,9 +97,9 @@ class Preview:
         self.screens = {camera: Screen(region) for camera, region in regions.items()}
         self.readers = threading.BoundedSemaphore(_READERS)
 
-    def show(self, seen: Answered) -> None:
+    def on_frame(self, answered: Answered) -> None:
         """From a hot loop."""
-        self.screens[seen.line.camera].show(seen)
+        self.screens[answered.line.camera].on_frame(answered)
 
     @contextmanager
     def serve(self, host: str, port: int) -> Iterator[int]:

@@ -54,8 +54,8 @@ class Recorder:
         return self.source.fps
 
     @property
-    def trouble(self) -> str:
-        return self.source.trouble
+    def error(self) -> str:
+        return self.source.error
 
     def __iter__(self) -> Iterator[Shot]:
         for shot in self.source:

@@ -138,7 +138,7 @@ class Latencies:
         return {name: round(value, 3) for name, value in (figures | {"max": self.longest}).items()}
 
 
-class Score:
+class AccuracyCounter:
     """Accuracy against the truth, where the source knows it."""
 
     def __init__(self) -> None:

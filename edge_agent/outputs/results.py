@@ -40,10 +40,10 @@ class _Camera:
     label: str = ""
     told: float = 0.0
 
-    def count(self, seen: Answered) -> None:
+    def count(self, answered: Answered) -> None:
         self.frames = min(self.frames + 1, _RECENT)
-        self.share += (seen.answer.hit - self.share) / self.frames
-        self.latency_ms += (seen.line.latency_ms - self.latency_ms) / self.frames
+        self.share += (answered.answer.hit - self.share) / self.frames
+        self.latency_ms += (answered.line.latency_ms - self.latency_ms) / self.frames
 
 
 class Results:
@@ -57,13 +57,13 @@ class Results:
         self._cameras: dict[str, _Camera] = {}
         self._encode = msgspec.json.Encoder().encode
 
-    def show(self, seen: Answered) -> None:
+    def on_frame(self, answered: Answered) -> None:
         """From the hot loop."""
-        line = seen.line
+        line = answered.line
         camera = self._cameras.get(line.camera)
         if camera is None:
             camera = self._cameras[line.camera] = _Camera(topic(self._device, line.camera))
-        camera.count(seen)
+        camera.count(answered)
         now = self._clock()
         if camera.label and now - camera.told < (_LEAST_S if line.label != camera.label else _MOST_S):
             return

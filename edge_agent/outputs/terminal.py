@@ -49,8 +49,8 @@ class TerminalView:
     def _add(self, table: Table, camera: Camera) -> None:
         if camera.name:
             table.add_row("camera", f"[bold]{_text(camera.name)}[/]")
-        if (now := camera.now) is None:
-            table.add_row("waiting", _text(self._agent.trouble or "..."))
+        if (now := camera.last_answered) is None:
+            table.add_row("waiting", _text(self._agent.error or "..."))
             return
         line = now.line
         table.add_row(
@@ -64,7 +64,7 @@ class TerminalView:
         counts = tally.levels()
         shares = "  ".join(f"[{COLOURS[name]}]{name}[/] {n / total:.1%}" for name, n in counts.items())
         table.add_row("frames", f"{tally.frames}", shares, f"mean {camera.latencies.mean:.1f} ms")
-        table.add_row("submodels", _text(", ".join(camera.deployment.submodels)) or "none yet")
+        table.add_row("submodels", _text(", ".join(camera.active_bundle.submodels)) or "none yet")
         if (found := report.audits(camera.cascade)) is not None and found["judged"]:
             table.add_row(
                 "audits",
@@ -77,7 +77,7 @@ class TerminalView:
             table.add_row(
                 "source",
                 f"{source.dropped} dropped",
-                f"[red]{_text(source.trouble)}[/]" if source.trouble else f"{source.losses} times lost",
+                f"[red]{_text(source.trouble)}[/]" if source.error else f"{source.losses} times lost",
                 f"{source.broken} broken",
             )
 

@@ -39,7 +39,7 @@ _LATE_S = 1.0
 _SPARE = 32 << 20
 
 
-class Saver:
+class VideoSaver:
     """Writes a video on a thread of its own. Of a file every frame is in it, for as long as in the file; a live source
     is shown at the pace that it had, whatever was left out. What goes wrong with disk or encoder ends the video, not
     the run."""
@@ -68,15 +68,15 @@ class Saver:
         self._begun, self._written = 0.0, 0
         #: The frame that is shown until the time of the next one.
         self._shown: Picture | None = None
-        self._aside = FrameWorker("saver", self._write, waits=not live)
+        self._worker = FrameWorker("saver", self._write, waits=not live)
 
-    def show(self, seen: Answered) -> None:
+    def on_frame(self, answered: Answered) -> None:
         """From the hot loop."""
-        self._aside.show(seen)
+        self._worker.on_frame(answered)
 
     def close(self) -> None:
         """Finish the video, so that it can be played."""
-        self._aside.close()
+        self._worker.close()
         whole = self._writer is not None
         self._end()
         if whole and not self._plays():
@@ -86,7 +86,7 @@ class Saver:
     @property
     def failure(self) -> str:
         """What is not in the video, and why; empty where nothing is missing."""
-        why = self._failure or (f"{self._aside.failed} frames failed, see the log" if self._aside.failed else "")
+        why = self._failure or (f"{self._aside.failed} frames failed, see the log" if self._worker.failed else "")
         return f"{shown(self._path)}: {why}" if why else ""
 
     def _plays(self) -> bool:
@@ -94,16 +94,16 @@ class Saver:
         with _plain(self._path) as path:
             return cv2.VideoCapture(path).read()[0]
 
-    def _write(self, seen: Answered) -> None:
+    def _write(self, answered: Answered) -> None:
         if self._ended:
             return
-        repeats, copies = self._due(seen.time)
+        repeats, copies = self._due(answered.time)
         if not repeats and not copies:
             return
         if shutil.disk_usage(self._path.parent).free < _SPARE:
             self._end(f"the disk has less than {_SPARE >> 20} MB left")
             return
-        drawn = annotate(seen.picture, seen.line, self._region)
+        drawn = annotate(answered.picture, answered.line, self._region)
         writer = self._writer or self._open(drawn)
         if writer is not None:
             drawn = _letterbox(drawn, self._size)

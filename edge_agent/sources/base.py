@@ -41,7 +41,7 @@ class Source(Protocol):
         """How often a live camera has stopped to give pictures."""
 
     @property
-    def trouble(self) -> str:
+    def error(self) -> str:
         """Why there are no pictures now, or none that are new, for a person; empty while all is well."""
 
     @property

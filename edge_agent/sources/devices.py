@@ -51,18 +51,18 @@ def v4l2(which: str) -> Device:
         what = int(which)
     else:
         raise SourceError(f"'camera:{which}': a camera is camera:0, camera:1, ... or camera:/dev/v4l/by-id/...")
-    trouble = f"camera {which} cannot be opened; is it plugged in and free?"
-    return Device(f"camera {which}", lambda: capture(what, trouble, cv2.CAP_V4L2))
+    error = f"camera {which} cannot be opened; is it plugged in and free?"
+    return Device(f"camera {which}", lambda: capture(what, error, cv2.CAP_V4L2))
 
 
 def network(url: str) -> Device:
     """A camera in the network, at an address of one of the schemes in ``NETWORK``."""
     name = without_password(url)
-    trouble = f"{name} cannot be opened; check the address, the network and the password"
-    return Device(name, lambda: capture(url, trouble))
+    error = f"{name} cannot be opened; check the address, the network and the password"
+    return Device(name, lambda: capture(url, error))
 
 
-def capture(what: int | str, trouble: str, api: int = cv2.CAP_FFMPEG) -> Capture:
+def capture(what: int | str, error: str, api: int = cv2.CAP_FFMPEG) -> Capture:
     """What OpenCV reads there. Raises ``SourceError`` with ``trouble``."""
     # Or OpenCV and FFmpeg say on stderr, in many lines, what we say in one.
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
@@ -79,7 +79,7 @@ def capture(what: int | str, trouble: str, api: int = cv2.CAP_FFMPEG) -> Capture
     opened = cv2.VideoCapture(what, api, bounds)
     if not opened.isOpened():
         opened.release()
-        raise SourceError(trouble)
+        raise SourceError(error)
     return opened  # type: ignore[return-value]
 
 
@@ -101,7 +101,7 @@ def picamera(which: str) -> Device:
 class Libcamera:
     """A camera that Picamera2 has opened."""
 
-    def __init__(self, kind: Any, which: int, trouble: str) -> None:
+    def __init__(self, kind: Any, which: int, error: str) -> None:
         """``kind``: the class ``Picamera2``. Raises ``SourceError``."""
         self._camera = None
         try:

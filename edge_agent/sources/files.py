@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 _NAMED = 10
 
 
-class Pace:
+class FramePacer:
     """Sleeps so that frames come ``fps`` a second; a late frame does not make the next ones hurry."""
 
     def __init__(self, fps: float | None) -> None:
@@ -44,7 +44,7 @@ class Files:
     named with the reason, and counted."""
 
     dropped = losses = 0
-    trouble = ""
+    error = ""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class Files:
         """``pace``: frames per second to be played at. ``truth`` and ``times``, in seconds: one for each file."""
         self.broken = 0
         self.fps: float | None = None
-        self._files, self._pace = files, Pace(pace)
+        self._files, self._pace = files, FramePacer(pace)
         self._truth, self._times = truth, times
 
     def __iter__(self) -> Iterator[Shot]:
@@ -101,7 +101,7 @@ class VideoFile:
     """A video file. Frames that are damaged are counted, and said once at the end."""
 
     dropped = losses = 0
-    trouble = ""
+    error = ""
 
     def __init__(self, path: Path, pace: float | None) -> None:
         """Raises ``SourceError``."""
@@ -110,7 +110,7 @@ class VideoFile:
         except (OSError, BadVideo) as error:
             why = error.strerror if isinstance(error, OSError) else error
             raise SourceError(f"{shown(path)}: {why}") from None
-        self._path, self._pace = path, Pace(pace)
+        self._path, self._pace = path, FramePacer(pace)
         self.fps: float | None = self._video.fps
 
     @property

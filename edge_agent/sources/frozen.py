@@ -52,18 +52,18 @@ class FrozenAlarm:
     the picture changes."""
 
     def __init__(self) -> None:
-        self.trouble = ""
+        self.error = ""
         self._stillness = Stillness()
 
     def see(self, picture: Picture, now: float, name: str) -> None:
         """Take each picture that the camera gives, and when it came, in seconds. ``name``: of the camera."""
         still_s = self._stillness.seconds
         self._stillness.see(picture, now)
-        if self._stillness.frozen and not self.trouble:
-            self.trouble = f"the same picture for {FROZEN_S:.0f} s; is the camera frozen?"
-            log.warning("%s: %s", name, self.trouble)
-        elif self.trouble and not self._stillness.frozen:
-            self.trouble = ""
+        if self._stillness.frozen and not self.error:
+            self.error = f"the same picture for {FROZEN_S:.0f} s; is the camera frozen?"
+            log.warning("%s: %s", name, self.error)
+        elif self.error and not self._stillness.frozen:
+            self.error = ""
             log.warning("%s: its picture changes again, after %.0f s", name, still_s)
 
 

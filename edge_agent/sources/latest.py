@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
-class Latest(Generic[T]):
+class LatestValue(Generic[T]):
     """A place for one thing: what is put there takes the place of what nobody has taken yet."""
 
     def __init__(self) -> None:

@@ -17,9 +17,9 @@ from collections.abc import Callable, Iterator
 from cachenet.edge_agent.sources import devices
 from cachenet.edge_agent.sources.base import Shot, SourceError
 from cachenet.edge_agent.sources.devices import Device
-from cachenet.edge_agent.sources.files import Pace
+from cachenet.edge_agent.sources.files import FramePacer
 from cachenet.edge_agent.sources.frozen import FrozenAlarm, OnFrozen
-from cachenet.edge_agent.sources.latest import Latest
+from cachenet.edge_agent.sources.latest import LatestValue
 from cachenet.shared.command.supervision import SupervisedThread
 from cachenet.shared.inference.engine import first_line
 from cachenet.shared.inference.image import Picture
@@ -38,7 +38,7 @@ _STUCK = 3
 _LAST_FRAME_S = 0.3
 
 
-class Reader:
+class CameraReader:
     """One opening of a camera, and its pictures until it is lost or left behind."""
 
     def __init__(self, device: Device, deliver: Callable[[Picture], None], stir: threading.Event) -> None:
@@ -48,7 +48,7 @@ class Reader:
         self.gives = False
         self.opened = threading.Event()
         #: Why it has ended, or could not begin; empty until then.
-        self.trouble = ""
+        self.error = ""
         self._device, self._deliver, self._stir = device, deliver, stir
         self._left = False
         self._thread = threading.Thread(target=self._run, name="camera reader", daemon=True)
@@ -72,9 +72,9 @@ class Reader:
         try:
             self._read()
         except SourceError as error:
-            self.trouble = str(error)
+            self.error = str(error)
         except Exception as error:  # whatever a driver may raise, here the camera is lost and no more
-            self.trouble = f"its driver failed ({first_line(error)})"
+            self.error = f"its driver failed ({first_line(error)})"
         self.opened.set()
         self._stir.set()
 
@@ -86,7 +86,7 @@ class Reader:
             while not self._left:
                 _, picture = capture.read()
                 if picture is None:
-                    self.trouble = "it gives no more pictures"
+                    self.error = "it gives no more pictures"
                     return
                 self.sign = time.monotonic()
                 if not self._left:
@@ -110,18 +110,18 @@ class Live:
         self.losses = 0
         #: Why the camera counts as lost now; empty while it gives pictures.
         self._lost = ""
-        self._device, self._pace = device, Pace(fps)
+        self._device, self._pace = device, FramePacer(fps)
         self._alarm, self._frozen_is_lost = FrozenAlarm(), frozen == "lost"
-        self._latest: Latest[Picture] = Latest()
+        self._latest: LatestValue[Picture] = LatestValue()
         self._closed = threading.Event()
         self._stir = threading.Event()
         self._reader = self._open()
         #: Readers that were left behind, and have not ended yet.
-        self._left: set[Reader] = set()
+        self._left: set[CameraReader] = set()
         answers = self._reader.opened.wait(OPENING_S)
-        if not answers or self._reader.trouble:
+        if not answers or self._reader.error:
             self._reader.leave()
-            raise SourceError(self._reader.trouble or f"{device.name} does not answer; is it free, and well?")
+            raise SourceError(self._reader.error or f"{device.name} does not answer; is it free, and well?")
         self._watch = SupervisedThread("camera watch", self._keep)
         self._watch.start()
 
@@ -130,8 +130,8 @@ class Live:
         return self._latest.dropped
 
     @property
-    def trouble(self) -> str:
-        return self._lost or self._alarm.trouble
+    def error(self) -> str:
+        return self._lost or self._alarm.error
 
     def __iter__(self) -> Iterator[Shot]:
         while self._pace.wait() and (picture := self._latest.take()) is not None:
@@ -151,14 +151,14 @@ class Live:
         self._watch.stop(_LAST_FRAME_S)
         self._reader.leave(_LAST_FRAME_S)
 
-    def _open(self) -> Reader:
-        return Reader(self._device, self._deliver, self._stir)
+    def _open(self) -> CameraReader:
+        return CameraReader(self._device, self._deliver, self._stir)
 
     def _deliver(self, picture: Picture) -> None:
         """From a reader's thread. Raises ``SourceError`` for a frozen camera that counts as lost."""
         self._alarm.see(picture, time.monotonic(), self._device.name)
-        if self._frozen_is_lost and self._alarm.trouble:
-            raise SourceError(self._alarm.trouble)
+        if self._frozen_is_lost and self._alarm.error:
+            raise SourceError(self._alarm.error)
         self._latest.put(picture)
 
     def _keep(self) -> None:
@@ -167,15 +167,15 @@ class Live:
         while not self._closed.is_set():
             reader = self._reader
             patience_s = reader.patience_s
-            if trouble := reader.trouble or ("" if patience_s > 0 else "it is silent"):
+            if error := reader.error or ("" if patience_s > 0 else "it is silent"):
                 if not self._lost:
                     self.losses += 1
                     lost_at = reader.sign
                     if reader.sign - reader.begun > _RETRY_S[1]:  # and not one that comes and goes
                         wait_s = _RETRY_S[0]
-                    log.warning("%s is lost: %s; trying again", self._device.name, trouble)
-                self._lost = trouble
-                if not self._alarm.trouble:  # or a still picture before and after a loss would pass for a frozen one
+                    log.warning("%s is lost: %s; trying again", self._device.name, error)
+                self._lost = error
+                if not self._alarm.error:  # or a still picture before and after a loss would pass for a frozen one
                     self._alarm = FrozenAlarm()
                 reader.leave()
                 if self._closed.wait(wait_s * random.uniform(1 - _JITTER, 1 + _JITTER)):

@@ -19,9 +19,9 @@ import numpy as np
 import numpy.typing as npt
 
 from cachenet.edge_agent.sources.base import Shot, SourceError
-from cachenet.edge_agent.sources.files import Pace
+from cachenet.edge_agent.sources.files import FramePacer
 from cachenet.edge_agent.sources.frozen import FrozenAlarm
-from cachenet.edge_agent.sources.latest import Latest
+from cachenet.edge_agent.sources.latest import LatestValue
 from cachenet.shared.inference.image import Picture
 
 log = logging.getLogger(__name__)
@@ -58,8 +58,8 @@ class Pipe:
                 f"pipe:{layout} reads pictures from standard input, which is a terminal; pipe them in, as in: "
                 f"rpicam-vid -t 0 --codec yuv420 --width 640 --height 480 -o - | edge-agent run pipe:640x480"
             )
-        self._fd, self._pace = fd, Pace(fps)
-        self._latest: Latest[bytearray] = Latest()
+        self._fd, self._pace = fd, FramePacer(fps)
+        self._latest: LatestValue[bytearray] = LatestValue()
         self._alarm = FrozenAlarm()
         self._thread = threading.Thread(target=self._read, name="pipe reader", daemon=True)
         self._thread.start()
@@ -69,8 +69,8 @@ class Pipe:
         return self._latest.dropped
 
     @property
-    def trouble(self) -> str:
-        return self._alarm.trouble
+    def error(self) -> str:
+        return self._alarm.error
 
     def __iter__(self) -> Iterator[Shot]:
         # Here and not where they are read, so that nothing is spent on those that nobody takes.

@@ -60,22 +60,22 @@ class Downloader:
             self.bytes_down += len(chunk.data)
             self._chunks.put((sha256, chunk))
 
-    def obtain(self, one: Model | Layer | Golden) -> tuple[Path, bool]:
+    def get(self, one: Model | Layer | Golden) -> tuple[Path, bool]:
         """Where a file of a bundle is in the store, and whether it was fetched for this. Raises ``StoreError``."""
         assert self._store is not None
         if (path := self._store.path(one.sha256)) is not None:
             return path, False
         log.info("pulling %s, %.1f kB", one.file, one.bytes / 1000)
-        return self.pull(one.sha256, one.bytes), True
+        return self.download(one.sha256, one.bytes), True
 
-    def pull(self, sha256: str, size: int) -> Path:
+    def download(self, sha256: str, size: int) -> Path:
         """The file, whole and checked. Raises ``StoreError``, and ``MismatchError`` where what came is another."""
         assert self._store is not None
         if self._store.read_only:
             raise StoreError(f"nothing can be fetched: the store is {self._store.read_only.lower()}")
         if self._store.offset(sha256) > size:
             self._store.discard(sha256)
-        if size - self._store.offset(sha256) > (room := self._store.room() - SPARE):
+        if size - self._store.offset(sha256) > (room := self._store.free_bytes() - SPARE):
             raise StoreError(f"{sha256[:12]} has {size / 1e6:.1f} MB and the disk {max(0, room) / 1e6:.1f} MB left")
         while (offset := self._store.offset(sha256)) < size:
             chunk = self._fetch(sha256, offset, min(PIECE, size - offset))

@@ -63,7 +63,7 @@ class ProbeAborted(ProbeError):
     could not be started. Another try may succeed."""
 
 
-class Request(msgspec.Struct, frozen=True):
+class ProbeRequest(msgspec.Struct, frozen=True):
     """What is to be tried.
 
     Args:
@@ -94,7 +94,7 @@ def time_limit(provider: Provider) -> float:
     return _TIME_CPU_S if providers(provider)[0] == "CPUExecutionProvider" else _TIME_OTHER_S
 
 
-def probe(request: Request, stopped: Callable[[], bool] = lambda: False, seconds: float = 0.0) -> None:
+def probe(request: ProbeRequest, stopped: Callable[[], bool] = lambda: False, seconds: float = 0.0) -> None:
     """Try models in a process of their own, and wait for its end.
 
     Args:
@@ -152,14 +152,14 @@ def probe(request: Request, stopped: Callable[[], bool] = lambda: False, seconds
 
 
 def main() -> None:
-    """What the process does: a ``Request`` on standard input, a result on standard output."""
+    """What the process does: a ``ProbeRequest`` on standard input, a result on standard output."""
     # The runtime may write to standard output; the result must be alone there.
     result = os.fdopen(os.dup(1), "wb")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     os.nice(10)
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
-    request = msgspec.json.decode(sys.stdin.buffer.read(), type=Request)
+    request = msgspec.json.decode(sys.stdin.buffer.read(), type=ProbeRequest)
     if request.provider == "cpu":  # a GPU's driver reserves far more addresses than it uses
         address_space = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGESIZE")
         resource.setrlimit(resource.RLIMIT_AS, (address_space + request.memory,) * 2)
@@ -177,7 +177,7 @@ def main() -> None:
     os._exit(0)  # whatever a model's threads do
 
 
-def _try(request: Request) -> None:
+def _try(request: ProbeRequest) -> None:
     manifest = parse(request.manifest)
     known = None
     if manifest.golden is not None and manifest.golden.sha256 in request.files:
@@ -194,7 +194,7 @@ def _try(request: Request) -> None:
 
 
 def _answer(
-    request: Request, manifest: Manifest, name: str, pictures: list[Picture], seen: list[Picture]
+    request: ProbeRequest, manifest: Manifest, name: str, pictures: list[Picture], seen: list[Picture]
 ) -> list[tuple[float, ...]]:
     """Load one model and run it on all pictures; its scores for the golden ones. Raises ``EngineError``."""
     model = manifest.models[name]
@@ -213,7 +213,7 @@ def _answer(
     return scores[: len(pictures)]
 
 
-def _path(request: Request, sha256: str) -> Path:
+def _path(request: ProbeRequest, sha256: str) -> Path:
     return Path(os.fsdecode(request.files[sha256]))
 
 
@@ -224,7 +224,7 @@ def fingerprint(manifest: Manifest, name: str) -> str:
     return digest(msgspec.json.encode((model, layers, manifest.golden, len(manifest.labels), SOFTWARE)))
 
 
-def _memory(request: Request) -> int:
+def _memory(request: ProbeRequest) -> int:
     sizes = [model.bytes for model in parse(request.manifest).models.values() if model.sha256 in request.files]
     return max(_LEAST_BYTES, _TIMES_FILE * max(sizes, default=0))
 

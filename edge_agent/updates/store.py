@@ -73,7 +73,7 @@ class Store:
             probe.write_bytes(b"")
             probe.unlink()
         except OSError as error:
-            if error.errno not in _NOT_WRITABLE or self.recall() is None:
+            if error.errno not in _NOT_WRITABLE or self.current() is None:
                 raise StoreError(f"store {directory}: {error.strerror}; choose another with --store") from None
             self.read_only = error.strerror or "not writable"
 
@@ -101,7 +101,7 @@ class Store:
             raise StoreError(f"{path}: {error.strerror}") from None
         self._lock = file
 
-    def recall(self, name: str = "") -> bytes | None:
+    def current(self, name: str = "") -> bytes | None:
         """The current manifest of ``name``, or the one that became current last; None if none can be used."""
         pattern = f"{name}.json" if name else "*.json"
         with suppress(OSError):
@@ -121,7 +121,7 @@ class Store:
 
     def stage(self, data: bytes, manifest: Manifest, signature: bytes = b"") -> None:
         """Keep a manifest as the candidate, in the place of any other. Raises ``StoreError``."""
-        with _trouble(self._candidate):
+        with _store_errors(self._candidate):
             if signature:  # first, so that there is no moment in which the manifest is here without
                 atomic_files.write(self._signature(data), signature)
             atomic_files.write(self._candidate / f"{manifest.name}.json", data)
@@ -129,7 +129,7 @@ class Store:
 
     def unstage(self, name: str) -> None:
         """Forget the candidate. Raises ``StoreError``."""
-        with _trouble(self._candidate):
+        with _store_errors(self._candidate):
             (self._candidate / f"{name}.json").unlink(missing_ok=True)
             self._drop_signatures()
 
@@ -138,7 +138,7 @@ class Store:
         back to. The former set is kept as the previous one, but for a former set that has not proven itself either.
         Raises ``StoreError``."""
         current, previous = self._catalogue / f"{name}.json", self._previous / f"{name}.json"
-        with _trouble(current):
+        with _store_errors(current):
             former = _manifest(current)
             if former is not None and self.record(name).trial != digest(former):
                 atomic_files.write(previous, former)
@@ -151,7 +151,7 @@ class Store:
         """Make the previous set current again, and remember why, so that the other is not tried again; an empty
         ``reason`` lets it be tried. False if there is no previous set. Raises ``StoreError``."""
         current, previous = self._catalogue / f"{name}.json", self._previous / f"{name}.json"
-        with _trouble(current):
+        with _store_errors(current):
             if _manifest(previous) is None:
                 return False
             record = UpdateRecord()
@@ -165,7 +165,7 @@ class Store:
 
     def commit(self, name: str) -> None:
         """The current set has proven itself: forget the previous one. Raises ``StoreError``."""
-        with _trouble(self._previous):
+        with _store_errors(self._previous):
             (self._previous / f"{name}.json").unlink(missing_ok=True)
             self.keep(name, self.record(name).committed())
             self._drop_signatures()
@@ -178,7 +178,7 @@ class Store:
 
     def keep(self, name: str, record: UpdateRecord) -> None:
         """Keep the record of the update of ``name``. Raises ``StoreError``."""
-        with _trouble(self._updates):
+        with _store_errors(self._updates):
             if record != self.record(name):
                 atomic_files.write(self._updates / f"{name}.json", msgspec.json.encode(record))
 
@@ -192,7 +192,7 @@ class Store:
         """The complete file with that digest, or None. Its bytes are checked again, because disks rot: a damaged
         file is removed where that is possible. Raises ``StoreError``."""
         path = self._blobs / sha256
-        with _trouble(path):
+        with _store_errors(path):
             if not self._is_file(path):
                 return None
             if file_digest(path) != sha256:
@@ -208,25 +208,25 @@ class Store:
     def offset(self, sha256: str) -> int:
         """How many bytes of an unfinished file are here. Raises ``StoreError``."""
         part = self._part(sha256)
-        with _trouble(part):
+        with _store_errors(part):
             return part.stat().st_size if self._is_file(part) else 0
 
     def room(self) -> int:
         """Bytes that can still be written here. Raises ``StoreError``."""
-        with _trouble(self._blobs):
+        with _store_errors(self._blobs):
             disk = os.statvfs(self._blobs)
             return disk.f_bavail * disk.f_frsize
 
     def append(self, sha256: str, data: bytes) -> None:
         """Add the next bytes of an unfinished file. Raises ``StoreError``."""
-        with _trouble(self._part(sha256)), self._part(sha256).open("ab") as part:
+        with _store_errors(self._part(sha256)), self._part(sha256).open("ab") as part:
             part.write(data)
 
     def finish(self, sha256: str) -> Path:
         """Check and complete an unfinished file. Raises ``MismatchError``, and starts afresh, if the digest differs;
         ``StoreError``."""
         part, path = self._part(sha256), self._blobs / sha256
-        with _trouble(path):
+        with _store_errors(path):
             if file_digest(part) != sha256:
                 part.unlink()
                 raise MismatchError(f"{sha256[:12]}: what arrived has another digest; fetching it again")
@@ -236,7 +236,7 @@ class Store:
 
     def discard(self, sha256: str) -> None:
         """Remove an unfinished file. Raises ``StoreError``."""
-        with _trouble(self._part(sha256)):
+        with _store_errors(self._part(sha256)):
             self._part(sha256).unlink(missing_ok=True)
 
     def passed(self, sha256: str, fingerprint: str) -> bool:
@@ -245,9 +245,9 @@ class Store:
             return (self._probed / sha256).read_text() == fingerprint
         return False
 
-    def mark_passed(self, sha256: str, fingerprint: str) -> None:
+    def mark_probe_passed(self, sha256: str, fingerprint: str) -> None:
         """The model in this file has passed the probe. Raises ``StoreError``."""
-        with _trouble(self._probed):
+        with _store_errors(self._probed):
             atomic_files.write(self._probed / sha256, fingerprint.encode())
 
     def collect(self) -> int:
@@ -255,7 +255,7 @@ class Store:
         files. Raises ``StoreError``."""
         named: set[str] = set()
         gone = 0
-        with _trouble(self._blobs):
+        with _store_errors(self._blobs):
             for path in self._manifests():
                 with suppress(BundleError):  # damaged; whatever it named will be fetched again
                     named |= set(parse(path.read_bytes()).files().values())
@@ -299,7 +299,7 @@ def _manifest(path: Path) -> bytes | None:
 
 
 @contextmanager
-def _trouble(path: Path) -> Iterator[None]:
+def _store_errors(path: Path) -> Iterator[None]:
     """What goes wrong with ``path`` in the ``with`` block becomes a ``StoreError``."""
     try:
         yield

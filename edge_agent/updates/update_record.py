@@ -6,7 +6,7 @@ import msgspec
 from msgspec.structs import replace
 
 #: Times that the process may end without being stopped while a set is on trial, or before it has answered at all.
-MOST_DEATHS = 3
+MAX_CRASHES = 3
 
 
 class UpdateRecord(msgspec.Struct, frozen=True):
@@ -39,7 +39,7 @@ class UpdateRecord(msgspec.Struct, frozen=True):
         """Why the ``current`` set must make room for the previous one at a start; empty if it may stay."""
         if self.failed == current:  # the process ended while the previous set was being brought back
             return self.reason
-        if self.trial == current and self.deaths >= MOST_DEATHS:
+        if self.trial == current and self.deaths >= MAX_CRASHES:
             return f"the process has ended {self.deaths} times while {current[:12]} was on trial"
         return ""
 
@@ -47,7 +47,7 @@ class UpdateRecord(msgspec.Struct, frozen=True):
         """Why a candidate is not tried; empty if it may be."""
         if self.failed == version and self.software == software:
             return self.reason
-        if self.tried == version and self.tries >= MOST_DEATHS:
+        if self.tried == version and self.tries >= MAX_CRASHES:
             return f"the process has ended {self.tries} times when {version[:12]} was to answer"
         return ""
 

@@ -81,8 +81,8 @@ def test_several_cameras_ask_one_server_and_every_decision_of_each_is_made_again
         found = rerun(tmp_path / f"{name}.jsonl", Bundle(ZOO), tmp_path / name)
         assert found.first is None
         assert (found.frames, found.identical) == (150, 150 + found.corrections)
-    pulled = sum(model.bytes for model in Bundle(ZOO).manifest.models.values())
-    assert summary["bytes_down"] < 1.2 * pulled, "each model once"
+    downloaded = sum(model.bytes for model in Bundle(ZOO).manifest.models.values())
+    assert summary["bytes_down"] < 1.2 * downloaded, "each model once"
 
 
 @pytest.fixture(scope="module")

@@ -29,8 +29,8 @@ bundle = Bundle(Path("models/zoo/cifar10"))
 budget, swaps = int(sys.argv[1]), int(sys.argv[2])
 agent = Agent(Settings(memory_budget=str(budget)), [Files([], None)], None, None, bundle)
 (camera,) = agent.cameras
-agent.keeper.start()
-camera.await_deployment()
+agent.loader.start()
+camera.wait_for_bundle()
 floor = resident_bytes()
 rng, names = random.Random(0), bundle.manifest.submodels()
 picture = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
@@ -41,14 +41,14 @@ for index in range(swaps):
     for _ in range(5000):
         # As often as a server would say so: memory may be short while another loads.
         camera.cascade.pending_fetch = name
-        camera.deployment.tend()
+        camera.active_bundle.maintain()
         if name in camera.cascade.submodels.names():
             break
         agent.stopped.wait(0.002)
     else:
         raise SystemExit(
             f"swap {index}: {name} never came; {resident_bytes()} bytes resident, {floor} at first, "
-            f"{camera.deployment.evicted}, {agent.keeper.trouble}"
+            f"{camera.active_bundle.evicted}, {agent.loader.error}"
         )
     camera.cascade.pending_fetch = None
     dropped += len(before - set(camera.cascade.submodels.names()))
@@ -58,7 +58,7 @@ for index in range(swaps):
     logits = model.score(type("View", (), {"crop": lambda self, spec: picture})()).tolist()
     said.setdefault(name, logits)
     assert said[name] == logits, name
-agent.keeper.stop()
+agent.loader.stop()
 print(json.dumps({"floor": floor, "most": most, "dropped": dropped, "said": said}))
 """
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from cachenet.edge_agent.agent import Agent
-from cachenet.edge_agent.camera import MOST_ERRORS
+from cachenet.edge_agent.camera import MAX_CONSECUTIVE_ERRORS
 from cachenet.edge_agent.composition import DeploymentError
 from cachenet.edge_agent.frame_inputs import FrameInputs, scorer
 from cachenet.edge_agent.outputs.report import Sink
@@ -30,7 +30,7 @@ from cachenet.shared.inference.image import Input, Picture
 from cachenet.shared.transport.mqtt import Address, Message
 from cachenet.shared.transport.protocol import catalogue
 from tests.bundles import INPUT, LABELS, tiny_bundle
-from tests.edge_agent.agents import Pictures, current, running, served, shot, tend_until
+from tests.edge_agent.agents import Pictures, install_current, running, served, shot, maintain_until
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def test_only_the_region_of_interest_is_looked_at(bundle: Bundle) -> None:
         with running(Settings(levels=("frames", "base"), region=region), bundle=bundle) as camera:
             for index, picture in enumerate(pictures):
                 camera.answer(index, Shot(picture), Sink(""))
-            return camera.now and camera.now.answer
+            return camera.last_answered and camera.last_answered.answer
 
     answers = last("0.5,0,0.5,1", right, left), last("", right, left)
     seen_alone = last("0.5,0,0.5,1", right, right)
@@ -110,7 +110,7 @@ def test_a_model_that_fails_says_nothing_and_stops_nothing(bundle: Bundle) -> No
 
 def test_a_full_model_on_the_device_that_fails_is_not_taken_for_an_answer(bundle: Bundle) -> None:
     with running(Settings(levels=("base", "full")), bundle=bundle) as camera:
-        tend_until(camera, lambda: camera.cascade.full)  # type: ignore[union-attr]
+        maintain_until(camera, lambda: camera.cascade.full)  # type: ignore[union-attr]
         assert camera.cascade is not None and camera.cascade.full is not None
         camera.cascade.full = replace(camera.cascade.full, score=scorer("full", _fail, INPUT, 10), judge=None)
         camera.cascade._budget.threshold = 0.0
@@ -158,7 +158,7 @@ def test_a_file_waits_for_the_models_that_it_may_use(tmp_path: Path) -> None:
 def test_a_file_does_not_wait_for_a_server_that_is_not_there(tmp_path: Path) -> None:
     """Its store holds the base model alone, and nobody has the others."""
     bundle = Bundle(tiny_bundle(tmp_path / "bundle"))
-    store = current(Store(tmp_path / "store"), bundle.data)
+    store = install_current(Store(tmp_path / "store"), bundle.data)
     base = bundle.manifest.models["base"].sha256
     store.append(base, bundle.path("base").read_bytes())
     store.finish(base)
@@ -183,13 +183,13 @@ def test_a_frame_that_nobody_can_answer_does_not_end_the_others_unless_all_are_s
     monkeypatch.setattr(Cascade, "lookup", failing)
     bundle = Bundle(tiny_bundle(tmp_path))
     agent = Agent(Settings(provider="cpu"), [Pictures(bad + frames)], None, None, bundle)
-    if bad > MOST_ERRORS:
+    if bad > MAX_CONSECUTIVE_ERRORS:
         with pytest.raises(ZeroDivisionError):
             agent.run(Sink(""))
     else:
         agent.run(Sink(""))
     camera = agent.cameras[0]
-    assert (camera.tally.frames, camera.errors) == (frames, min(bad, MOST_ERRORS))
+    assert (camera.tally.frames, camera.errors) == (frames, min(bad, MAX_CONSECUTIVE_ERRORS))
     assert camera.deciding is None, "or the watchdog would find that a model hangs"
     assert "frame 0 could not be answered" in caplog.text
 
@@ -200,7 +200,7 @@ def test_a_picture_that_stays_is_answered_with_what_the_full_model_has_said_of_i
     summary = agent.summary()
     assert (summary["cloud"], summary["hits"]["frames"]) == (1, 29)
     assert (summary["overruled"], summary["asked"]) == (0, 1 / 30)
-    assert agent.cameras[0].now is not None and agent.cameras[0].now.line.label == LABELS[7]
+    assert agent.cameras[0].last_answered is not None and agent.cameras[0].last_answered.line.label == LABELS[7]
 
 
 def test_hits_that_disagree_raise_an_alarm_of_one_line_and_the_budget_is_cut(
@@ -209,7 +209,7 @@ def test_hits_that_disagree_raise_an_alarm_of_one_line_and_the_budget_is_cut(
     """The full model contradicts every hit that it is asked about."""
 
     def other() -> int:
-        answered = agent.cameras[0].now
+        answered = agent.cameras[0].last_answered
         return 0 if answered is None or answered.answer.label is None else (answered.answer.label + 1) % 10
 
     bundle = Bundle(tiny_bundle(tmp_path, risk=0.999))
@@ -258,7 +258,7 @@ def test_a_full_model_on_the_device_whose_run_fails_has_not_answered(tmp_path: P
     """Or its label would be one that nobody has given."""
     bundle = Bundle(tiny_bundle(tmp_path, risk=0))
     with running(Settings(levels=("base", "full"), provider="cpu"), bundle=bundle) as camera:
-        tend_until(camera, lambda: camera.cascade is not None and camera.cascade.full is not None)
+        maintain_until(camera, lambda: camera.cascade is not None and camera.cascade.full is not None)
         assert camera.cascade is not None and camera.cascade.full is not None
         camera.answer(0, shot(), Sink(""))
         camera.cascade.full = replace(camera.cascade.full, score=scorer("full", _fail, INPUT, 10))

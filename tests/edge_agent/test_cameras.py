@@ -134,39 +134,39 @@ def test_a_model_is_loaded_once_for_all_and_lives_as_long_as_any_camera_has_it(
     monkeypatch.setattr(model_loading, "Session", Counted)
     agent = Agent(several("a", "b"), [Pictures(0), Pictures(0)], None, None, bundle)
     a, b = agent.cameras
-    agent.keeper.start()
+    agent.loader.start()
     for camera in agent.cameras:
-        camera.await_deployment()
+        camera.wait_for_bundle()
     for camera in agent.cameras:
         assert camera.cascade is not None
         camera.cascade.pending_fetch = "animals"
-        until(lambda camera=camera: camera.deployment.tend() or camera.deployment.submodels)
+        until(lambda camera=camera: camera.active_bundle.maintain() or camera.active_bundle.submodels)
     assert sorted(loaded) == ["animals", "base"]
-    cost = agent.keeper.submodels_cost()
+    cost = agent.loader.submodels_cost()
     assert cost > 0
     assert a.cascade is not None and b.cascade is not None
     a.cascade.evict_to(0)
-    assert agent.keeper.submodels_cost() == cost
+    assert agent.loader.submodels_cost() == cost
     b.cascade.evict_to(0)
-    assert agent.keeper.submodels_cost() == 0
+    assert agent.loader.submodels_cost() == 0
     a.cascade.pending_fetch = "animals"
-    until(lambda: a.deployment.tend() or a.deployment.submodels)
+    until(lambda: a.active_bundle.maintain() or a.active_bundle.submodels)
     assert loaded.count("animals") == 2
-    agent.keeper.stop()
+    agent.loader.stop()
 
 
 def test_cameras_that_want_the_same_model_at_the_same_time_both_get_it(bundle: Bundle) -> None:
     agent = Agent(several("a", "b"), [Pictures(0), Pictures(0)], None, None, bundle)
-    agent.keeper.start()
+    agent.loader.start()
     for camera in agent.cameras:
-        camera.await_deployment()
+        camera.wait_for_bundle()
         assert camera.cascade is not None
         camera.cascade.pending_fetch = "vehicles"
     for camera in agent.cameras:
-        camera.deployment.tend()
+        camera.active_bundle.maintain()
     for camera in agent.cameras:
-        until(lambda camera=camera: camera.deployment.tend() or camera.deployment.submodels)
-    agent.keeper.stop()
+        until(lambda camera=camera: camera.active_bundle.maintain() or camera.active_bundle.submodels)
+    agent.loader.stop()
 
 
 @pytest.mark.parametrize("budget", ["", "2GB"])
@@ -175,13 +175,13 @@ def test_the_room_for_submodels_is_shared_out_evenly(bundle: Bundle, budget: str
 
     def rooms(settings: Settings, count: int) -> list[int]:
         agent = Agent(settings, [Pictures(0) for _ in range(count)], None, None, bundle)
-        agent.keeper.start()
+        agent.loader.start()
         found = []
         for camera in agent.cameras:
-            camera.await_deployment()
+            camera.wait_for_bundle()
             assert camera.cascade is not None and camera.cascade.submodels is not None
             found.append(camera.cascade.submodels.budget)
-        agent.keeper.stop()
+        agent.loader.stop()
         return found
 
     (alone,) = rooms(Settings(memory_budget=budget), 1)
@@ -250,7 +250,7 @@ def test_questions_of_several_cameras_share_the_devices_topics_and_each_hears_it
     agent.link = link
     for camera in agent.cameras:
         camera._link, camera.asks = link, True
-        camera.await_deployment()
+        camera.wait_for_bundle()
     a, b = agent.cameras
     for camera in (a, b):
         for index in range(5):
@@ -320,7 +320,7 @@ def test_the_file_in_the_documentation_is_one(tmp_path: Path) -> None:
 
 def test_metrics_and_the_terminal_tell_cameras_apart(bundle: Bundle) -> None:
     sources = [Pictures(20), Pictures(30)]
-    sources[1].losses, sources[1].trouble = 2, "it gives no more pictures"
+    sources[1].losses, sources[1].error = 2, "it gives no more pictures"
     agent = Agent(several("front", "back"), sources, None, None, bundle)
     agent.run(Sink(""))
     found = {

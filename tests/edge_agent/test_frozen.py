@@ -53,9 +53,9 @@ def test_it_is_said_once_and_its_end_too(caplog: pytest.LogCaptureFixture) -> No
     alarm = FrozenAlarm()
     for second in range(30):
         alarm.see(picture(), float(second), "the door")
-        assert bool(alarm.trouble) == (second >= 10)
+        assert bool(alarm.error) == (second >= 10)
     alarm.see(picture(1), 30.0, "the door")
-    assert alarm.trouble == ""
+    assert alarm.error == ""
     assert [record.getMessage() for record in caplog.records] == [
         "the door: the same picture for 10 s; is the camera frozen?",
         "the door: its picture changes again, after 29 s",

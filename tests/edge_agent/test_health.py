@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cachenet.edge_agent.agent import Agent
-from cachenet.edge_agent.doctor.health import ANSWERS, LEAST_ANSWERS, SILENCE_S, Health, Pace
+from cachenet.edge_agent.doctor.health import RECENT_ANSWERS, MIN_ANSWERS, SILENCE_LIMIT_S, Health, FrameTiming
 from cachenet.edge_agent.outputs.report import Sink
 from cachenet.edge_agent.remote import POSTED
 from cachenet.edge_agent.settings import CameraTable, Settings
@@ -18,7 +18,7 @@ from cachenet.shared.cascade.types import Level
 from tests.bundles import tiny_bundle
 from tests.edge_agent.agents import Pictures
 from tests.edge_agent.links import FakeLink
-from tests.edge_agent.sights import seen
+from tests.edge_agent.frames import answered_frame
 
 
 class Watched:
@@ -33,15 +33,15 @@ class Watched:
         self.before = self.health()
         if answered:
             self.agent.run(Sink(""))
-            self.show()
+            self.on_frame()
 
     def show(self, level: Level = "base", camera: str = "", reason: str = "") -> None:
-        self.health.show(seen(level=level, camera=camera, reason=reason))
+        self.health.on_frame(answered_frame(level=level, camera=camera, reason=reason))
 
     def passes(self, frames: int, every: float, level: Level = "base", reason: str = "") -> None:
         for _ in range(frames):
             self.now += every
-            self.show(level, reason=reason)
+            self.on_frame(level, reason=reason)
 
 
 @pytest.fixture
@@ -57,11 +57,11 @@ def test_it_is_ill_until_there_is_a_model(watched: Watched) -> None:
 def test_it_is_ill_before_ten_seconds_without_an_answered_frame_are_over_and_well_with_the_next(
     watched: Watched,
 ) -> None:
-    watched.now += SILENCE_S
+    watched.now += SILENCE_LIMIT_S
     assert watched.health() == ""
-    watched.now += 9.9 - SILENCE_S
+    watched.now += 9.9 - SILENCE_LIMIT_S
     assert watched.health() == "no frame for 10 s; is the camera there?"
-    watched.show()
+    watched.on_frame()
     assert watched.health() == ""
 
 
@@ -73,7 +73,7 @@ def test_it_is_ill_if_no_frame_is_answered_at_all(tmp_path: Path) -> None:
 
 
 def test_it_is_ill_as_soon_as_its_camera_is_known_to_be_gone(watched: Watched) -> None:
-    watched.agent.cameras[0].source.trouble = "it is silent"  # type: ignore[misc]
+    watched.agent.cameras[0].source.error = "it is silent"  # type: ignore[misc]
     assert watched.health() == "the camera has a fault: it is silent"
 
 
@@ -86,7 +86,7 @@ def test_a_camera_of_one_frame_a_minute_is_well_and_ill_when_it_stops(tmp_path: 
         watched.now += 59.0
         assert watched.health() == ""
         watched.now += 1.0
-        watched.show()
+        watched.on_frame()
     watched.now += 181.0
     assert "no frame for 181 s" in watched.health()
 
@@ -102,23 +102,23 @@ def test_an_hour_without_the_camera_does_not_make_the_next_loss_hard_to_see(watc
 @given(st.lists(st.floats(0.001, 1000.0), min_size=1, max_size=30), st.floats(0.0, 100.0))
 def test_no_pace_makes_a_camera_ill_that_keeps_it(gaps: list[float], period: float) -> None:
     """And none is given more time than three times its slowest gap."""
-    pace = Pace(0.0, period)
+    pace = FrameTiming(0.0, period)
     now = 0.0
     for gap in [0.0, *gaps]:
         now += gap
         pace.add(now, False)
-    assert pace.limit >= SILENCE_S
-    assert pace.limit <= max(SILENCE_S, 3.001 * max(period, *gaps))
+    assert pace.limit >= SILENCE_LIMIT_S
+    assert pace.limit <= max(SILENCE_LIMIT_S, 3.001 * max(period, *gaps))
     if len(set(gaps)) == 1:
         assert pace.limit > gaps[0]
 
 
 def test_it_is_ill_when_all_of_its_last_answers_were_fallbacks(watched: Watched) -> None:
     """The first one here was answered by a model, and counts until a hundred came after it."""
-    watched.passes(ANSWERS - 1, 0.1, "fallback", "risk 0.9 over 0.1; not connected")
+    watched.passes(RECENT_ANSWERS - 1, 0.1, "fallback", "risk 0.9 over 0.1; not connected")
     assert watched.health() == ""
     watched.passes(1, 0.1, "fallback", "risk 0.9 over 0.1; not connected")
-    assert watched.health() == f"the last {ANSWERS} answers were all fallbacks"
+    assert watched.health() == f"the last {RECENT_ANSWERS} answers were all fallbacks"
     watched.passes(1, 0.1)
     assert watched.health() == ""
 
@@ -126,14 +126,14 @@ def test_it_is_ill_when_all_of_its_last_answers_were_fallbacks(watched: Watched)
 def test_of_a_start_ten_fallbacks_are_enough(tmp_path: Path) -> None:
     watched = Watched(tmp_path, answered=False)
     watched.agent.run(Sink(""))
-    watched.passes(LEAST_ANSWERS - 1, 0.1, "fallback")
+    watched.passes(MIN_ANSWERS - 1, 0.1, "fallback")
     assert watched.health() == ""
     watched.passes(1, 0.1, "fallback")
-    assert watched.health() == f"the last {LEAST_ANSWERS} answers were all fallbacks"
+    assert watched.health() == f"the last {MIN_ANSWERS} answers were all fallbacks"
 
 
 def test_a_frame_that_the_cloud_answers_later_is_no_fault(watched: Watched) -> None:
-    watched.passes(2 * ANSWERS, 0.1, "fallback", f"risk 0.9 over 0.1; {POSTED}")
+    watched.passes(2 * RECENT_ANSWERS, 0.1, "fallback", f"risk 0.9 over 0.1; {POSTED}")
     assert watched.health() == ""
 
 
@@ -141,10 +141,10 @@ def test_each_camera_is_named_with_its_own_fault_and_age(tmp_path: Path) -> None
     tables = (CameraTable("door", "a"), CameraTable("yard", "b"))
     watched = Watched(tmp_path, Settings(camera=tables), answered=False)
     watched.agent.run(Sink(""))
-    watched.show(camera="door")
-    watched.show(camera="yard")
+    watched.on_frame(camera="door")
+    watched.on_frame(camera="yard")
     watched.now += 5.0
-    watched.show(camera="yard")
+    watched.on_frame(camera="yard")
     watched.now += 4.5
     assert watched.health() == "door: no frame for 10 s; is the camera there?"
     assert watched.health.ages() == {"door": 9.5, "yard": 4.5}

@@ -93,10 +93,10 @@ def test_no_two_cameras_of_any_devices_are_taken_for_one(cameras: list[tuple[str
 @pytest.mark.parametrize("name", ["porch.pi", "Türe", "a b", ""])
 def test_names_that_home_assistant_does_not_take_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match="letters, digits"):
-        home_assistant.check("homeassistant", ["pi", name])
+        home_assistant.check_names("homeassistant", ["pi", name])
 
 
 @pytest.mark.parametrize("prefix", ["", "home/#", "+"])
 def test_a_prefix_that_is_no_topic_is_refused(prefix: str) -> None:
     with pytest.raises(ValueError, match="--discovery-prefix"):
-        home_assistant.check(prefix)
+        home_assistant.check_names(prefix)

@@ -116,7 +116,7 @@ def test_a_lost_camera_is_opened_again_and_the_loss_is_counted_once(
     """However it is lost, and however often it cannot be opened meanwhile."""
     source, recorded = play([1, how], None, None, STAYS)
     next_with(source, 2)
-    until(lambda: source.trouble == "")
+    until(lambda: source.error == "")
     assert (source.losses, recorded.opened) == (1, 4)
     assert "camera 0 is lost" in caplog.text and "camera 0 is back" in caplog.text
 
@@ -127,14 +127,14 @@ def test_a_named_camera_is_named_in_the_log(
     source, _ = play([1] * 20 + [GONE], STAYS)
     source.rename("door")
     next_with(source, 2)
-    until(lambda: source.trouble == "")
+    until(lambda: source.error == "")
     assert "door (camera 0) is lost" in caplog.text and "door (camera 0) is back" in caplog.text
 
 
 def test_as_long_as_it_is_away_it_says_so(play: Callable[..., tuple[Live, Recorded]]) -> None:
     source, recorded = play([1, GONE])
     until(lambda: recorded.opened > 5)
-    assert source.trouble == "camera 0 cannot be opened; is it plugged in and free?"
+    assert source.error == "camera 0 cannot be opened; is it plugged in and free?"
     assert source.losses == 1
 
 
@@ -241,7 +241,7 @@ def test_a_frozen_camera_is_said_and_goes_on_to_be_answered(
     play: Callable[..., tuple[Live, Recorded]], caplog: pytest.LogCaptureFixture
 ) -> None:
     source, recorded = play([2] * 100 + [3] + [4] * 100_000)
-    until(lambda: "the same picture" in source.trouble)
+    until(lambda: "the same picture" in source.error)
     next_with(source, 2)
     next_with(source, 4)
     until(lambda: "changes again" in caplog.text)
@@ -259,7 +259,7 @@ def test_a_frozen_camera_counts_as_lost_where_the_settings_say_so(
     until(lambda: "is back" in caplog.text)
     assert (source.losses, recorded.opened) == (1, 4)
     assert recorded.released == 3
-    until(lambda: source.trouble == "")
+    until(lambda: source.error == "")
     next_with(source, 150)
     source.close()
 

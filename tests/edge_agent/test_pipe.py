@@ -115,14 +115,14 @@ def test_a_writer_that_repeats_one_picture_is_said_to_be_frozen(
     out, into = os.pipe()
     source = Pipe(f"{WIDTH}x{HEIGHT}:bgr24", fd=out)
     deadline = time.monotonic() + _BOUND_S
-    while not source.trouble and time.monotonic() < deadline:
+    while not source.error and time.monotonic() < deadline:
         os.write(into, scene().tobytes())
         time.sleep(0.02)
-    assert "the same picture" in source.trouble
+    assert "the same picture" in source.error
     os.write(into, np.zeros((HEIGHT, WIDTH, 3), np.uint8).tobytes())
-    while source.trouble and time.monotonic() < deadline:
+    while source.error and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert source.trouble == ""
+    assert source.error == ""
     assert "standard input: its picture changes again" in caplog.text
     os.close(into)
     source.close()

@@ -18,7 +18,7 @@ from cachenet.edge_agent.outputs import preview as module
 from cachenet.edge_agent.outputs.drawing import annotate
 from cachenet.edge_agent.outputs.preview import Preview
 from cachenet.shared.media.pictures import decode
-from tests.edge_agent.sights import noise, seen
+from tests.edge_agent.frames import noise, answered_frame
 
 _PATIENCE_S = 10.0
 
@@ -102,12 +102,12 @@ def shows(picture: np.ndarray, answered: Answered) -> bool:
 
 
 def flat(frame: int) -> Answered:
-    return seen(frame, picture=np.full((48, 64, 3), 10 * frame % 256, np.uint8))
+    return answered_frame(frame, picture=np.full((48, 64, 3), 10 * frame % 256, np.uint8))
 
 
 def test_nothing_is_drawn_while_nobody_looks(preview: Preview, port: int, drawings: list[int]) -> None:
     for frame in range(100):
-        preview.show(flat(frame))
+        preview.on_frame(flat(frame))
     get(port, "/")
     assert drawings == []
     get(port, "/snapshot.jpg")
@@ -117,7 +117,7 @@ def test_nothing_is_drawn_while_nobody_looks(preview: Preview, port: int, drawin
 def test_a_snapshot_is_the_latest_frame_annotated(preview: Preview, port: int) -> None:
     for frame in (1, 5):
         time.sleep(0.15)  # one that is a tenth of a second old is new enough
-        preview.show(flat(frame))
+        preview.on_frame(flat(frame))
         kind, data = get(port, "/snapshot.jpg")
         assert kind == "image/jpeg"
         assert shows(decode(data), flat(frame)), "and none that was drawn before"
@@ -126,12 +126,12 @@ def test_a_snapshot_is_the_latest_frame_annotated(preview: Preview, port: int) -
 def test_the_stream_goes_on_with_the_latest_frame_and_skips_what_nobody_could_see(
     preview: Preview, reader: Callable[..., Reader], drawings: list[int]
 ) -> None:
-    preview.show(flat(1))
+    preview.on_frame(flat(1))
     one = reader()
     assert shows(one.picture(), flat(1))
     begun = time.monotonic()
     for frame in range(2, 22):
-        preview.show(flat(frame))
+        preview.on_frame(flat(frame))
         time.sleep(0.01)
     while not shows(one.picture(), flat(21)):
         assert time.monotonic() < begun + _PATIENCE_S
@@ -141,11 +141,11 @@ def test_the_stream_goes_on_with_the_latest_frame_and_skips_what_nobody_could_se
 def test_many_readers_cost_no_more_drawing_than_one(
     preview: Preview, reader: Callable[..., Reader], drawings: list[int]
 ) -> None:
-    preview.show(flat(1))
+    preview.on_frame(flat(1))
     readers = [reader() for _ in range(8)]
     for one in readers:
         assert shows(one.picture(), flat(1))
-    preview.show(flat(2))
+    preview.on_frame(flat(2))
     for one in readers:
         assert shows(one.picture(), flat(2))
     assert drawings == [1, 2]
@@ -155,9 +155,9 @@ def test_who_does_not_read_holds_up_neither_the_loop_nor_another(
     preview: Preview, port: int, reader: Callable[..., Reader]
 ) -> None:
     """Its pictures are large and do not compress, so that they fill whatever lies between."""
-    preview.show(seen(picture=noise(720, 1280)))
-    with socket.create_connection(("127.0.0.1", port)) as stuck:
-        stuck.sendall(b"GET /stream.mjpg HTTP/1.0\r\n\r\n")
+    preview.on_frame(answered_frame(picture=noise(720, 1280)))
+    with socket.create_connection(("127.0.0.1", port)) as hanging_model:
+        hanging_model.sendall(b"GET /stream.mjpg HTTP/1.0\r\n\r\n")
         other = reader()
         stopped = threading.Event()
         longest = 0.0
@@ -167,7 +167,7 @@ def test_who_does_not_read_holds_up_neither_the_loop_nor_another(
             frame = 1
             while not stopped.wait(0.01):
                 begun = time.monotonic()
-                preview.show(seen(frame, picture=noise(720, 1280, frame % 3)))
+                preview.on_frame(answered_frame(frame, picture=noise(720, 1280, frame % 3)))
                 longest = max(longest, time.monotonic() - begun)
                 frame += 1
 
@@ -191,18 +191,18 @@ def test_the_page_shows_every_camera_and_what_colours_mean() -> None:
         assert 'src="/stream.mjpg?camera=gate%26co"' in page
         assert "gate&amp;co" in page
         assert "fallback" in page
-        preview.show(seen(camera="yard", picture=flat(3).picture))
-        preview.show(seen(camera="gate&co", picture=flat(9).picture))
+        preview.on_frame(answered_frame(camera="yard", picture=flat(3).picture))
+        preview.on_frame(answered_frame(camera="gate&co", picture=flat(9).picture))
         for camera, frame in (("yard", 3), ("gate%26co", 9)):
             picture = decode(get(port, f"/snapshot.jpg?camera={camera}")[1])
-            assert shows(picture, seen(picture=flat(frame).picture))
+            assert shows(picture, answered_frame(picture=flat(frame).picture))
         assert refused(port, "/snapshot.jpg?camera=cellar") == 404
 
 
 def test_how_old_a_picture_is_can_be_asked_for_a_stream_does_not_say(monkeypatch: pytest.MonkeyPatch) -> None:
     preview = Preview("pi", {"yard": None, "gate": None})
     with preview.serve("127.0.0.1", 0) as port:
-        preview.show(seen(camera="yard"))
+        preview.on_frame(answered_frame(camera="yard"))
         came = time.monotonic()
         monkeypatch.setattr(module.time, "monotonic", lambda: came + 12)
         kind, data = get(port, "/state.json")
@@ -231,7 +231,7 @@ def test_what_is_not_there_is_said(port: int, monkeypatch: pytest.MonkeyPatch) -
 def test_readers_are_bounded_and_who_leaves_makes_room(
     preview: Preview, port: int, reader: Callable[..., Reader]
 ) -> None:
-    preview.show(flat(0))
+    preview.on_frame(flat(0))
     readers = [reader() for _ in range(16)]
     for one in readers:
         one.picture()
@@ -240,7 +240,7 @@ def test_readers_are_bounded_and_who_leaves_makes_room(
     deadline = time.monotonic() + _PATIENCE_S
     frame = 1
     while True:
-        preview.show(flat(frame))
+        preview.on_frame(flat(frame))
         frame += 1
         try:
             reader().picture()
@@ -253,7 +253,7 @@ def test_readers_are_bounded_and_who_leaves_makes_room(
 
 def test_when_the_run_ends_so_do_the_streams(preview: Preview) -> None:
     with preview.serve("127.0.0.1", 0) as port:
-        preview.show(flat(0))
+        preview.on_frame(flat(0))
         one = Reader(port)
         one.picture()
     assert one.rest() == b""
@@ -264,7 +264,7 @@ def test_when_the_run_ends_so_do_the_streams(preview: Preview) -> None:
 
 @pytest.mark.parametrize("path", ["/", "/snapshot.jpg", "/stream.mjpg", "/state.json"])
 def test_a_page_of_another_site_cannot_read_the_preview_by_its_own_name(preview: Preview, port: int, path: str) -> None:
-    preview.show(flat(0))
+    preview.on_frame(flat(0))
     for host, status in (("evil.example", b"421"), (f"127.0.0.1:{port}", b"200"), (f"localhost:{port}", b"200")):
         with socket.create_connection(("127.0.0.1", port), _PATIENCE_S) as client:
             client.sendall(f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
@@ -276,7 +276,7 @@ def test_a_page_of_another_site_cannot_read_the_preview_by_its_own_name(preview:
 
 
 def test_idle_connections_keep_nobody_from_a_picture(preview: Preview, port: int) -> None:
-    preview.show(flat(3))
+    preview.on_frame(flat(3))
     idle = [socket.create_connection(("127.0.0.1", port), _PATIENCE_S) for _ in range(100)]
     try:
         assert shows(decode(get(port, "/snapshot.jpg")[1]), flat(3))

@@ -18,7 +18,7 @@ from cachenet.shared.media import recording as stream
 
 
 class Shots:
-    dropped, broken, losses, trouble, fps = 2, 1, 3, "it is away", None
+    dropped, broken, losses, error, fps = 2, 1, 3, "it is away", None
 
     def __init__(self, shots: list[Shot]) -> None:
         self.closed, self._shots = False, shots
@@ -128,6 +128,6 @@ def test_the_directory_may_have_any_name(tmp_path: Path) -> None:
 def test_what_the_source_counts_shows_and_closing_closes_it(tmp_path: Path) -> None:
     source = Shots([])
     recorder = Recorder(source, tmp_path / "new", None)
-    assert (recorder.dropped, recorder.broken, recorder.losses, recorder.trouble) == (2, 1, 3, "it is away")
+    assert (recorder.dropped, recorder.broken, recorder.losses, recorder.error) == (2, 1, 3, "it is away")
     recorder.close()
     assert source.closed

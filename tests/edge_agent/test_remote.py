@@ -82,7 +82,7 @@ def test_a_question_carries_the_picture_the_budget_and_the_recent_labels(bundle:
     assert (asked.model, asked.recent, expiry_s) == ("full", (1, 2), 3)
     assert 2000 < asked.budget_ms <= 2500
     assert reply is not None
-    assert (reply.frame, int(reply.logits.argmax()), reply.submodel, outcome.trouble) == (7, 3, "animals", "")
+    assert (reply.frame, int(reply.logits.argmax()), reply.submodel, outcome.error) == (7, 3, "animals", "")
     assert site.cloud.bytes_up == len(data)
     assert site.cloud.bytes_down == len(encode(answer(bundle, 3, "animals")))
 
@@ -132,14 +132,14 @@ def test_a_posted_question_is_answered_later(bundle: Bundle) -> None:
 def test_few_posted_questions_are_open_at_a_time_and_silence_opens_the_circuit(bundle: Bundle) -> None:
     site, now = Site(bundle, lambda _: None), [100.0]
     site.cloud._clock = lambda: now[0]
-    said = [post(site, index).trouble for index in range(12)]
+    said = [post(site, index).error for index in range(12)]
     assert said.count("to be answered later") == len(site.sent) < 12
     assert said[-1] == "cloud busy"
     for index in range(12, 15):  # one silence is one, however many questions it swallows
         now[0] += 6.0
-        assert post(site, index).trouble == ("cloud silent, circuit open" if index == 14 else "to be answered later")
+        assert post(site, index).error == ("cloud silent, circuit open" if index == 14 else "to be answered later")
     now[0] += 1.1
-    assert post(site, 15).trouble == "to be answered later", "soon it is tried again"
+    assert post(site, 15).error == "to be answered later", "soon it is tried again"
     site.answer(site.sent[0][1].correlation, answer(bundle, 3))
     assert [reply.frame for reply in site.cloud.late()] == [0], "even now it teaches"
 
@@ -148,7 +148,7 @@ def test_a_link_slower_than_the_deadline_opens_no_circuit(bundle: Bundle) -> Non
     site, now = Site(bundle, lambda _: None), [100.0]
     site.cloud._clock = lambda: now[0]
     for index in range(20):
-        assert post(site, index).trouble == "to be answered later"
+        assert post(site, index).error == "to be answered later"
         now[0] += 0.6
         site.answer(site.sent[-1][1].correlation, answer(bundle, 3))
     assert len(site.cloud.late()) == 20
@@ -222,9 +222,9 @@ def test_a_second_answer_to_the_same_question_is_passed_over(bundle: Bundle) -> 
 def test_silence_opens_the_circuit_so_that_frames_do_not_wait(bundle: Bundle) -> None:
     site = Site(bundle, lambda _: None)
     for index in range(3):
-        assert site.ask(index, 0.01).trouble == "no answer in time"
+        assert site.ask(index, 0.01).error == "no answer in time"
     begun = time.monotonic()
-    assert "circuit open" in site.ask(3, 5.0).trouble
+    assert "circuit open" in site.ask(3, 5.0).error
     assert time.monotonic() - begun < 0.4
     assert len(site.sent) == 3
 
@@ -244,7 +244,7 @@ def test_answers_resume_by_themselves_when_the_cloud_is_back(bundle: Bundle) -> 
 def test_a_refusal_is_no_answer_but_does_not_open_the_circuit(bundle: Bundle) -> None:
     site = Site(bundle, lambda _: BUSY)
     for index in range(10):
-        assert site.ask(index).trouble == "refused: busy (the queue is full)"
+        assert site.ask(index).error == "refused: busy (the queue is full)"
     assert len(site.sent) == 10
 
 
@@ -259,7 +259,7 @@ def test_the_answer_of_another_model_is_refused(bundle: Bundle) -> None:
     other = Answer(answer(bundle).scores, "0" * 64, None, Timing(0, 0, 0, 1))
     outcome = Site(bundle, lambda _: other).ask()
     assert outcome.reply is None
-    assert "another model" in outcome.trouble
+    assert "another model" in outcome.error
 
 
 def test_the_answers_of_an_earlier_run_are_passed_over(bundle: Bundle) -> None:
@@ -295,7 +295,7 @@ def test_a_malformed_answer_raises_that_and_nothing_else_and_counts_as_silence(
             site.answer(asked.correlation, malformed(bundle))
 
     site.said = said
-    assert site.ask(0, 0.05).trouble == "no answer in time"
+    assert site.ask(0, 0.05).error == "no answer in time"
 
 
 @pytest.mark.parametrize("correlation", [None, b"", b"x" * 15, b"x" * 16, bytes(64)])
@@ -310,7 +310,7 @@ def test_without_a_connection_nothing_is_sent_and_nobody_waits(bundle: Bundle) -
     site = Site(bundle, lambda _: answer(bundle))
     site.link.connected.clear()
     for index in range(10):
-        assert site.ask(index).trouble == "not connected"
+        assert site.ask(index).error == "not connected"
     site.link.connected.set()
     assert site.ask(10).reply is not None, "an outage of the network says nothing about the cloud"
 

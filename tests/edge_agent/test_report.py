@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cachenet.edge_agent.outputs import report
-from cachenet.edge_agent.outputs.report import Latencies, Line, Score, Sink
+from cachenet.edge_agent.outputs.report import Latencies, Line, AccuracyCounter, Sink
 from cachenet.shared.bundle.manifest import FORMAT, Manifest
 from cachenet.shared.cascade.cascade import Tally
 from cachenet.shared.cascade.types import Answer
@@ -58,7 +58,7 @@ def test_memory_stays_bounded_however_long_the_run() -> None:
 
 
 def test_accuracy_counts_only_where_the_truth_is_known() -> None:
-    score = Score()
+    score = AccuracyCounter()
     assert score.accuracy is None
     for label, truth in (("cat", "cat"), ("cat", "dog"), ("cat", None), ("dog", "dog")):
         score.add(label, truth)

@@ -14,7 +14,7 @@ from cachenet.edge_agent.camera import Answered
 from cachenet.edge_agent.outputs.report import Line
 from cachenet.edge_agent.outputs.results import Result, Results
 from cachenet.shared.cascade.types import Level
-from tests.edge_agent.sights import seen
+from tests.edge_agent.frames import answered_frame
 
 
 class Told:
@@ -31,7 +31,7 @@ class Told:
         return self.connected
 
     def show(self, answered: Answered) -> None:
-        self.results.show(answered)
+        self.results.on_frame(answered)
 
 
 @given(st.lists(st.tuples(st.floats(0.001, 20), st.sampled_from(["cat", "dog"])), min_size=1, max_size=100))
@@ -43,7 +43,7 @@ def test_changes_are_told_at_once_but_at_most_five_a_second_and_what_stays_every
     for frame, (passed, label) in enumerate(course):
         told.now += passed
         before = len(told.messages)
-        told.show(seen(frame, label))
+        told.on_frame(answered_frame(frame, label))
         was_told = len(told.messages) > before
         since = None if last is None else told.now - last[0]
         if last is None or since is None:
@@ -62,27 +62,27 @@ def test_a_result_is_the_line_of_the_output_and_how_it_has_been_lately() -> None
     levels: list[Level] = ["base", "cloud", "frames", "fallback"]
     for frame, level in enumerate(levels):
         told.now += 10
-        told.show(seen(frame, level=level, latency_ms=float(frame)))
+        told.on_frame(answered_frame(frame, level=level, latency_ms=float(frame)))
     _, topic, result = told.messages[-1]
     assert topic == "cachenet/1/pi/result"
     assert (result.pop("local_share"), result.pop("mean_latency_ms")) == (0.5, 1.5)
-    assert msgspec.convert(result, Line) == seen(3, level="fallback", latency_ms=3.0).line
+    assert msgspec.convert(result, Line) == answered_frame(3, level="fallback", latency_ms=3.0).line
 
 
 def test_what_was_long_ago_fades() -> None:
     told = Told()
     for level in ("cloud", "base"):
         for frame in range(5000):
-            told.show(seen(frame, level=level))  # type: ignore[arg-type]
+            told.on_frame(answered_frame(frame, level=level))  # type: ignore[arg-type]
     told.now += 10
-    told.show(seen())
+    told.on_frame(answered_frame())
     assert told.messages[-1][2]["local_share"] > 0.99
 
 
 def test_cameras_have_topics_and_clocks_of_their_own() -> None:
     told = Told()
     for camera in ("yard", "gate", "yard", "gate"):
-        told.show(seen(camera=camera))
+        told.on_frame(answered_frame(camera=camera))
     assert [(topic, result["camera"]) for _, topic, result in told.messages] == [
         ("cachenet/1/pi/result/yard", "yard"),
         ("cachenet/1/pi/result/gate", "gate"),
@@ -92,13 +92,13 @@ def test_cameras_have_topics_and_clocks_of_their_own() -> None:
 def test_what_could_not_be_told_is_told_when_there_is_a_broker_again() -> None:
     """As the answer that is then the latest, and the waiting costs no more than five tries a second."""
     told = Told()
-    told.show(seen(0, "cat"))
+    told.on_frame(answered_frame(0, "cat"))
     told.connected = False
     told.now += 1
-    told.show(seen(1, "dog"))
+    told.on_frame(answered_frame(1, "dog"))
     told.connected = True
     told.now += 1
-    told.show(seen(2, "dog"))
+    told.on_frame(answered_frame(2, "dog"))
     assert [(result["frame"], result["label"]) for _, _, result in told.messages] == [(0, "cat"), (2, "dog")]
 
 

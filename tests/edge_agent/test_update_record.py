@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cachenet.edge_agent.updates.update_record import MOST_DEATHS, UpdateRecord
+from cachenet.edge_agent.updates.update_record import MAX_CRASHES, UpdateRecord
 
 VERSIONS = st.sampled_from(["v1", "v2", "v3"])
 ENDS = st.booleans()
@@ -26,7 +26,7 @@ def test_a_trial_ends_with_as_many_deaths_as_it_may_have_however_often_it_is_sto
         if orderly:
             record = record.stopped(on_trial=True, deployed=False)
         deaths += not orderly
-    assert bool(record.verdict("v2")) == (deaths >= MOST_DEATHS)
+    assert bool(record.verdict("v2")) == (deaths >= MAX_CRASHES)
 
 
 @given(st.lists(ENDS, max_size=20))
@@ -39,7 +39,7 @@ def test_a_candidate_is_given_up_after_as_many_deaths_before_it_has_answered(end
         if orderly:
             record = record.stopped(on_trial=False, deployed=True)
         deaths += not orderly
-    assert bool(record.refusal("v2", "software")) == (deaths >= MOST_DEATHS)
+    assert bool(record.refusal("v2", "software")) == (deaths >= MAX_CRASHES)
 
 
 @given(VERSIONS, VERSIONS)

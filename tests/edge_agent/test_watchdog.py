@@ -23,8 +23,8 @@ def camera() -> _Camera:
     return _Camera()
 
 
-def watch(camera: _Camera, stuck: str = "") -> Watchdog:
-    return Watchdog([cast(Any, camera)], cast(Any, SimpleNamespace(stuck=stuck)), lambda _: None, lambda _: None)
+def watch(camera: _Camera, hanging_model: str = "") -> Watchdog:
+    return Watchdog([cast(Any, camera)], cast(Any, SimpleNamespace(hanging_model=hanging_model)), lambda _: None, lambda _: None)
 
 
 def looks(watchdog: Watchdog, seconds: int) -> str:
@@ -59,9 +59,9 @@ def test_a_model_that_hangs_while_it_is_loaded_is_named(camera: _Camera) -> None
 
 def test_the_one_who_is_told_first_is_the_updater(camera: _Camera) -> None:
     told: list[str] = []
-    keeper = cast(Any, SimpleNamespace(stuck="animals"))
-    watchdog = Watchdog([cast(Any, camera)], keeper, lambda _: told.append("abandon"), lambda _: told.append("end"))
+    loader = cast(Any, SimpleNamespace(hanging_model="animals"))
+    watchdog = Watchdog([cast(Any, camera)], loader, lambda _: told.append("abandon"), lambda _: told.append("end"))
     watchdog._thread.stopping.wait = lambda _: False  # type: ignore[method-assign]
     watchdog._step()
     assert told == ["abandon", "end"]
-    assert module.HANGS_S == 60.0
+    assert module.HANG_TIMEOUT_S == 60.0

@@ -9,7 +9,7 @@ import pytest
 from cachenet.edge_agent.updates.updater import COMMIT_AFTER
 from cachenet.shared.bundle.manifest import BundleError, digest
 from cachenet.shared.bundle.trust import Key, Signer, generate
-from tests.edge_agent.keepers import (
+from tests.edge_agent.loaders import (
     Site,
     bundle,
     ready,
@@ -25,33 +25,33 @@ def test_with_a_trusted_key_nothing_is_taken_that_it_has_not_signed(site: Site, 
     """Neither unsigned nor signed by another; what is refused is not even kept."""
     private, public = generate(tmp_path / "ours")
     stranger, _ = generate(tmp_path / "theirs")
-    keeper = site.keeper(trusted=Key(public))
+    loader = site.loader(trusted=Key(public))
     for signature in (b"", Signer(stranger).sign(site.bundle.data), Signer(private).sign(b"something else")):
         with pytest.raises(BundleError, match="is not taken"):
-            keeper.announce(site.bundle.data, signature)
-        assert "--trusted-key" in keeper.troubles
-        assert keeper.offer is None
-        assert site.store.recall() is None
-    keeper.announce(site.bundle.data, Signer(private).sign(site.bundle.data))
-    assert ready(keeper).name == "base"
+            loader.announce(site.bundle.data, signature)
+        assert "--trusted-key" in loader.errors
+        assert loader.target is None
+        assert site.store.current() is None
+    loader.announce(site.bundle.data, Signer(private).sign(site.bundle.data))
+    assert ready(loader).name == "base"
 
 
 def test_a_signature_is_kept_as_long_as_its_manifest(site: Site, tmp_path: Path) -> None:
     """So that a device that starts without a network can trust what it has; an older version's goes."""
     private, public = generate(tmp_path / "keys")
     signature = Signer(private).sign(site.bundle.data)
-    keeper = site.keeper(trusted=Key(public))
-    keeper.announce(site.bundle.data, signature)
-    ready(keeper)
-    until(site.store.recall)
-    known = site.store.recall()
+    loader = site.loader(trusted=Key(public))
+    loader.announce(site.bundle.data, signature)
+    ready(loader)
+    until(site.store.current)
+    known = site.store.current()
     assert known is not None
     assert site.store.signature(known) == signature
     newer = site.bundle.data + b"\n"
-    keeper.announce(newer, Signer(private).sign(newer))
-    assert ready(keeper).version == digest(newer)
+    loader.announce(newer, Signer(private).sign(newer))
+    assert ready(loader).version == digest(newer)
     for _ in range(COMMIT_AFTER):
-        keeper.on_answer(digest(newer))
+        loader.on_answer(digest(newer))
     until(lambda: not site.store.signature(site.bundle.data))
     assert site.store.signature(newer)
     assert site.store.signature(site.bundle.data) == b""

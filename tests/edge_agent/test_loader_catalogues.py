@@ -9,7 +9,7 @@ import pytest
 
 from cachenet.shared.bundle.manifest import Bundle, BundleError
 from tests.bundles import tiny_bundle
-from tests.edge_agent.keepers import (
+from tests.edge_agent.loaders import (
     Site,
     bundle,
     edited,
@@ -25,26 +25,26 @@ __all__ = ["bundle", "site", "small_pieces_and_little_patience"]
 def test_a_newer_catalogue_of_the_same_bundle_is_taken_up_and_another_bundles_is_not(
     site: Site, tmp_path: Path
 ) -> None:
-    keeper = site.keeper()
-    keeper.announce(site.bundle.data)
-    ready(keeper)
+    loader = site.loader()
+    loader.announce(site.bundle.data)
+    ready(loader)
     newer = Bundle(tiny_bundle(tmp_path / "newer", seed=1))
     site.server.files |= BlobServer(newer).files
     foreign = edited(tiny_bundle(tmp_path / "foreign", seed=2), lambda manifest: manifest.update(name="foreign"))
-    keeper.announce(foreign)
-    assert keeper.version == site.bundle.version
-    keeper.announce(newer.data)
-    loaded = ready(keeper)
+    loader.announce(foreign)
+    assert loader.version == site.bundle.version
+    loader.announce(newer.data)
+    loaded = ready(loader)
     assert (loaded.version, loaded.first) == (newer.version, True)
-    keeper.announce(newer.data)
+    loader.announce(newer.data)
     with pytest.raises(queue.Empty):
-        keeper.ready.get(timeout=0.2)
+        loader.ready.get(timeout=0.2)
 
 
 def test_a_catalogue_that_is_no_manifest_changes_nothing(site: Site) -> None:
-    keeper = site.keeper()
-    keeper.announce(site.bundle.data)
-    ready(keeper)
+    loader = site.loader()
+    loader.announce(site.bundle.data)
+    ready(loader)
     with pytest.raises(BundleError):
-        keeper.announce(site.bundle.data[:-5])
-    assert keeper.version == site.bundle.version
+        loader.announce(site.bundle.data[:-5])
+    assert loader.version == site.bundle.version
