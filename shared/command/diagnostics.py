@@ -61,7 +61,7 @@ def command(
         logging.disable(logging.CRITICAL)  # what a link would say is in the findings
         flags = {name: value for name, value in given.items() if name in kind.__struct_fields__}
         try:
-            settings = config.load(kind, flags, given["config_file"])
+            settings = config.load(kind, flags, given["config_file"], assignments=given.get("assignments") or ())
         except config.ConfigError as error:
             exit.refuse(program, str(error))
         if given["print_config"]:
