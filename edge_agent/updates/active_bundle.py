@@ -238,7 +238,7 @@ class ActiveBundle:
     def _bytes_without_submodels(self) -> int:
         return resident_bytes() - self._loader.submodels_cost()
 
-    def _build_cascade(self, manifest: Manifest, version: str, base: LocalModel | None, submodel_budget: int) -> Cascade:
+    def _build_cascade(self, manifest: Manifest, version: str, base: LocalModel | None, budget: int) -> Cascade:
         learned = self._learner.read() if self._learner is not None else b""
         kind: type[Cascade] = Cascade
         if self._log is not None:
@@ -246,11 +246,9 @@ class ActiveBundle:
             logged = decision_log.loaded(base) if base is not None else None
             settings = msgspec.structs.replace(self._settings, threads=max(1, self._loader.threads))
             settings = msgspec.convert(as_text(msgspec.to_builtins(settings)), Settings)
-            begun = decision_log.Begun(settings, version, logged, self._uses_cloud, submodel_budget, learned)
+            begun = decision_log.Begun(settings, version, logged, self._uses_cloud, budget, learned)
             self._log.write(begun)
-        cascade = build_device_cascade(
-            self._settings, manifest, base, self._uses_cloud, submodel_budget, self._tally, kind
-        )
+        cascade = build_device_cascade(self._settings, manifest, base, self._uses_cloud, budget, self._tally, kind)
         if isinstance(cascade, decision_log.LoggedCascade) and self._log is not None:
             cascade.log = self._log
         learner_file.restore(cascade.estimator, learned, version)
@@ -271,7 +269,7 @@ class ActiveBundle:
         return self.cascade.evict_to(max(0, self.cascade.submodels.budget - self._expected_cost(name)))
 
     def _relieve_memory(self) -> list[str]:
-        """Unload the full model, or else the least recently used submodel, after the process has exceeded its budget."""
+        """Over the memory budget: unload the full model, or else the least recently used submodel."""
         assert self.cascade is not None
         if (full := self.cascade.full) is not None:  # the largest model, and the server has it
             self._full_is_too_large = True

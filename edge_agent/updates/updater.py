@@ -116,7 +116,7 @@ class Updater:
         self._thread.start()
 
     def stop(self, seconds: float = 5.0) -> None:
-        """End the thread. A transfer resumes at the next start. An orderly stop does not count as a crash of a trial."""
+        """End the thread. A transfer resumes at the next start. An orderly stop is no crash of the trial."""
         self._thread.stopping.set()
         self._post(None)
         self._thread.stop(seconds)

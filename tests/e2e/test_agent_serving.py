@@ -52,7 +52,7 @@ def test_from_nothing_but_a_brokers_address_and_later_from_the_store_alone(
     servers(broker)
     store = ("--store", str(tmp_path / "store"))
     first = agents(str(frames), "--broker", broker.url, *store, "--fps", "100")
-    first.wait(lambda: "pulling base" in first.log() and first.answers())
+    first.wait(lambda: "downloading base" in first.log() and first.answers())
     first.wait(lambda: "animals is loaded" in first.log() or "vehicles is loaded" in first.log())
     first.wait_for(5)
     taught, _ = first.stop()

@@ -103,7 +103,7 @@ def test_all_is_well_with_a_server_there(
     finally:
         process.stop()
         process.close()
-    monkeypatch.setattr(connectivity, "_PATIENCE_S", 1.0)
+    monkeypatch.setattr(connectivity, "_TIMEOUT_S", 1.0)
     said = found(agent(*own))
     assert said["server"][0] == "warning", "the catalogue is kept by the broker, and nobody answers"
     assert "is cloud-server running" in said["server"][1]

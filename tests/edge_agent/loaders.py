@@ -29,7 +29,7 @@ _BOUND_S = 30.0
 @pytest.fixture(autouse=True)
 def small_pieces_and_little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(downloader, "PIECE", 600)
-    monkeypatch.setattr(downloader, "_PATIENCE_S", 0.1)
+    monkeypatch.setattr(downloader, "_CHUNK_TIMEOUT_S", 0.1)
     monkeypatch.setattr(module, "RETRY_S", (0.05, 0.1))
     monkeypatch.setattr(updater, "RETRY_S", (0.05, 0.1))
 

@@ -50,7 +50,7 @@ def faulty_base(kind: str) -> Callable[[Bundle, Path], Bundle]:
 def test_a_bad_candidate_changes_nothing_now_and_after_a_restart(
     make: Callable[[Bundle, Path], Bundle], bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(probing, "_TIME_CPU_S", 2.0)
+    monkeypatch.setattr(probing, "_CPU_TIMEOUT_S", 2.0)
     bad = make(bundle, tmp_path / "bad")
     store = tmp_path / "store"
     install_current(install_files(Store(store), bundle), bundle.data)
@@ -106,7 +106,7 @@ def test_a_submodel_that_hangs_is_never_loaded_and_others_are(
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """One of the current set that was not among the first models to be had."""
-    monkeypatch.setattr(probing, "_TIME_CPU_S", 5.0)
+    monkeypatch.setattr(probing, "_CPU_TIMEOUT_S", 5.0)
     hanging = with_model(bundle, tmp_path / "hanging", faulty.looping(), "animals")
     store = tmp_path / "store"
     install_current(install_files(Store(store), hanging), hanging.data)

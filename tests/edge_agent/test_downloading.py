@@ -174,7 +174,7 @@ def test_chunks_that_nobody_waits_for_are_not_kept(site: Site) -> None:
 
 @pytest.mark.parametrize("state", ["idle", "unconnected", "unanswered", "refused"])
 def test_stopping_takes_no_time_whatever_it_waits_for(site: Site, state: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(downloader, "_PATIENCE_S", 60.0)
+    monkeypatch.setattr(downloader, "_CHUNK_TIMEOUT_S", 60.0)
     monkeypatch.setattr(module, "RETRY_S", (60.0, 60.0))
     loader = site.loader()
     if state == "unconnected":

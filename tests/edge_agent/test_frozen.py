@@ -16,7 +16,7 @@ def picture(seed: int = 0) -> Picture:
 def fed(shots: list[tuple[float, Picture]]) -> Stillness:
     stillness = Stillness()
     for now, shown in shots:
-        stillness.see(shown, now)
+        stillness.add(shown, now)
     return stillness
 
 
@@ -52,9 +52,9 @@ def test_another_size_is_another_picture() -> None:
 def test_it_is_said_once_and_its_end_too(caplog: pytest.LogCaptureFixture) -> None:
     alarm = FrozenAlarm()
     for second in range(30):
-        alarm.see(picture(), float(second), "the door")
+        alarm.add(picture(), float(second), "the door")
         assert bool(alarm.error) == (second >= 10)
-    alarm.see(picture(1), 30.0, "the door")
+    alarm.add(picture(1), 30.0, "the door")
     assert alarm.error == ""
     assert [record.getMessage() for record in caplog.records] == [
         "the door: the same picture for 10 s; is the camera frozen?",

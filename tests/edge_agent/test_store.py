@@ -104,7 +104,7 @@ def test_only_what_a_manifest_names_is_kept(store: Store, tmp_path: Path) -> Non
     store.finish(SHA256)
     store.append("0" * 64, b"begun and given up")
     install_current(store, data)
-    assert store.collect() == 2
+    assert store.collect_garbage() == 2
     assert blobs(tmp_path) == sorted([full, f"{base}.part"])
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from cachenet.edge_agent.updates import updater as module
-from cachenet.edge_agent.updates.downloader import SPARE
+from cachenet.edge_agent.updates.downloader import RESERVED_BYTES
 from cachenet.edge_agent.updates.probe import ProbeAborted, ProbeError
 from cachenet.edge_agent.updates.store import Store, StoreError
 from cachenet.edge_agent.updates.update_record import MAX_CRASHES, UpdateRecord
@@ -405,12 +405,12 @@ def test_a_file_larger_than_the_disk_is_not_begun(
 def test_room_on_the_disk_that_comes_later_lets_the_update_go_on(
     device: Callable[..., LoaderWithUpdater], newer: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    room = [SPARE]
+    room = [RESERVED_BYTES]
     monkeypatch.setattr(Store, "room", lambda _: room[0])
     loader = device()
     loader.announce(newer.data)
     until(lambda: state(loader).startswith("pending ("))
-    room[0] = SPARE * 2
+    room[0] = RESERVED_BYTES * 2
     deployed(loader, newer.version)
 
 
@@ -486,7 +486,7 @@ def test_wherever_an_update_is_cut_off_the_store_holds_a_whole_set(
                 store.promote(name, newer.version)
                 if end == "commit":
                     store.commit(name)
-                    store.collect()
+                    store.collect_garbage()
                 else:
                     store.roll_back(name, "it fails", "software")
             except _Crash:
@@ -520,7 +520,7 @@ def test_files_that_only_a_candidate_names_are_kept(bundle: Bundle, newer: Bundl
     store.stage(newer.data, newer.manifest)
     base = newer.manifest.models["base"].sha256
     store.append(base, b"half of it")
-    assert store.collect() == 0
+    assert store.collect_garbage() == 0
     assert store.offset(base) == 10
     assert file_digest(newer.path("base")) == base
 
