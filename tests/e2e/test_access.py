@@ -210,7 +210,7 @@ def test_an_agent_may_do_all_that_it_does_and_home_assistant_sees_it(deployed: D
             server.wait_for("connected to")
             done = subprocess.run(
                 [sys.executable, "-m", "cachenet.edge_agent", "run", str(pictures), "--device", "cam-a", "--fps", "4",
-                 "--json", "--results", "--home-assistant", "--store", str(tmp_path / "store"),
+                 "--json", "--set", "results=true", "--set", "home_assistant=true", "--store", str(tmp_path / "store"),
                  *deployed.flags("cam-a")],
                 capture_output=True, text=True, timeout=120, check=True,
             )  # fmt: skip

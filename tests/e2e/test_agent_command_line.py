@@ -21,7 +21,7 @@ def test_a_memory_budget_that_can_be_kept_is_kept_and_one_that_cannot_is_refused
     refused = subprocess.run(
         [
             *(sys.executable, "-m", "cachenet.edge_agent", "run", str(frames), "--bundle", str(bundle.directory)),
-            *("--memory-budget", "20MB"),
+            *("--set", "memory_budget=20MB"),
         ],
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
@@ -37,7 +37,7 @@ def test_a_memory_budget_that_can_be_kept_is_kept_and_one_that_cannot_is_refused
         return found
 
     budget = round(peak() * 1.1)
-    assert peak("--memory-budget", str(budget)) <= budget
+    assert peak("--set", f"memory_budget={budget}") <= budget
 
 
 def test_answers_on_standard_output_can_be_piped_and_the_reader_may_go(bundle: Bundle, frames: Path) -> None:

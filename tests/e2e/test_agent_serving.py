@@ -91,7 +91,7 @@ def test_killed_cloud_and_killed_broker_delay_no_frame_and_answers_resume_by_the
     server = servers(broker)
     agent = agents(
         str(frames), "--broker", broker.url, "--store", str(tmp_path / "store"), "--fps", "40",
-        "--deadline-ms", str(deadline_ms), "--levels", "frames,submodels,base,cloud",
+        "--deadline-ms", str(deadline_ms), "--set", "levels=frames,submodels,base,cloud",
     )  # fmt: skip
     agent.wait_for(20, "cloud")
     server.process.kill()
@@ -129,7 +129,7 @@ def test_priors_that_promise_too_much_are_found_out(
         server.wait_for("connected to")
         agent = agents(
             str(frames), "--broker", broker.url, "--store", str(tmp_path / "store"), "--fps", "100", "--frames", "600",
-            "--audit-share", "0.2", "--levels", "base,cloud",
+            "--set", "audit_share=0.2", "--set", "levels=base,cloud",
         )  # fmt: skip
         summary = agent.finish()
     finally:
@@ -181,7 +181,7 @@ def test_the_cloud_alone_answers_with_the_full_models_label(
     """No local model is loaded nor pulled, and nothing overrules the answer."""
     servers(mosquitto)
     agent = agents(
-        str(frames), "--broker", mosquitto.url, "--store", str(tmp_path / "store"), "--levels", "cloud",
+        str(frames), "--broker", mosquitto.url, "--store", str(tmp_path / "store"), "--set", "levels=cloud",
         "--frames", "60", "--deadline-ms", "5000",
     )  # fmt: skip
     summary = agent.finish()

@@ -66,14 +66,14 @@ def test_several_cameras_ask_one_server_and_every_decision_of_each_is_made_again
         streams.record(
             streams.plan(kind, images.labels, seed, 150), images.images, tmp_path / name, cifar10.LABELS
         )  # fmt: skip
-        cameras[name] = {"source": str(tmp_path / name), "fps": 60.0, "flight": str(tmp_path / f"{name}.jsonl")}
+        cameras[name] = {"source": str(tmp_path / name), "fps": 60.0, "decision_log": str(tmp_path / f"{name}.jsonl")}
     server = ServerProcess(tmp_path, "--bundle", str(ZOO), "--broker", mosquitto.url)
     with closing(server):
         server.wait_for("connected to")
         agent = AgentProcess(
             tmp_path,
             *("--config", tables(tmp_path / "agent.toml", **cameras), "--broker", mosquitto.url),
-            *("--store", str(tmp_path / "store"), "--audit-share", "0.3"),
+            *("--store", str(tmp_path / "store"), "--set", "audit_share=0.3"),
         )
         summary = ended(agent)
     for name, own in summary["cameras"].items():
@@ -118,8 +118,8 @@ def test_a_network_camera_that_is_killed_or_frozen_comes_back_and_the_other_does
     cameras = {"front": {"source": front.url}, "back": {"source": back.url}}
     port = free_port()
     agent = AgentProcess(
-        tmp_path, "--config", tables(tmp_path / "agent.toml", **cameras), "--bundle", str(bundle), "--levels", "base",
-        "--metrics", str(port),
+        tmp_path, "--config", tables(tmp_path / "agent.toml", **cameras), "--bundle", str(bundle), "--set", "levels=base",
+        "--set", f"metrics={port}",
     )  # fmt: skip
     opened.enter_context(closing(agent))
 

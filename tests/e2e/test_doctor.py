@@ -292,8 +292,8 @@ def test_settings_that_no_run_could_begin_with(place: Path, tmp_path: Path) -> N
     own = [str(place / "pictures"), "--bundle", str(place / "bundle")]
     for flags, why in (
         (["--region", "0.5,0,0.6,1"], "no region"),
-        (["--memory-budget", "much"], "150MB"),
-        (["--metrics", "x"], "no port"),
+        (["--set", "memory_budget=much"], "150MB"),
+        (["--set", "metrics=x"], "no port"),
     ):
         assert why in found(agent(*own, *flags))["settings"][1]
     _, public = generate(tmp_path / "keys")

@@ -28,7 +28,7 @@ __all__ = ["mosquitto"]
 ZOO = Path("models/zoo/cifar10")
 
 
-@pytest.mark.parametrize("flags", [(), ("--deadline-ms", "3"), ("--mode", "async", "--memory-budget", "400MB")])
+@pytest.mark.parametrize("flags", [(), ("--deadline-ms", "3"), ("--mode", "async", "--set", "memory_budget=400MB")])
 def test_every_decision_of_a_run_is_made_again_to_the_last_bit(
     mosquitto: Mosquitto, tmp_path: Path, flags: tuple[str, ...]
 ) -> None:
@@ -42,7 +42,7 @@ def test_every_decision_of_a_run_is_made_again_to_the_last_bit(
         agent = AgentProcess(
             tmp_path,
             *(str(recorded), "--broker", mosquitto.url, "--store", str(tmp_path / "store"), "--fps", "60"),
-            *("--audit-share", "0.3", "--flight", str(log), *flags),
+            *("--set", "audit_share=0.3", "--set", f"decision_log={log}", *flags),
         )
         answers = agent.finish()
     assert answers["frames"] == 150
@@ -76,7 +76,7 @@ def test_a_restart_that_goes_on_with_what_was_learned_is_replayed_to_the_last_bi
     images, bundle = sample.load(), Bundle(ZOO)
     recorded, log = tmp_path / "stream", tmp_path / "flight.jsonl"
     streams.record(streams.plan("held", images.labels, 5, 60), images.images, recorded, cifar10.LABELS)
-    settings = Settings(provider="cpu", levels=("frames", "base", "full"), store=str(tmp_path), flight=str(log))
+    settings = Settings(provider="cpu", levels=("frames", "base", "full"), store=str(tmp_path), decision_log=str(log))
     learned = []
     for _ in range(2):
         agent = Agent(settings, [open_source(str(recorded), None)], None, None, bundle)

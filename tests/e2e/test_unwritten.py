@@ -49,12 +49,12 @@ def named(done: subprocess.CompletedProcess[str]) -> str:
 def test_a_full_disk_under_any_file_ends_with_one_and_names_each(frames: Path, bundle: Bundle, tmp_path: Path) -> None:
     """``/dev/full`` opens, and every write to it fails, as on a full disk."""
     (tmp_path / "video.mp4").symlink_to("/dev/full")
-    full = ("--output", "/dev/full", "--flight", "/dev/full", "--summary", "/dev/full")
+    full = ("--output", "/dev/full", "--set", "decision_log=/dev/full", "--set", "summary=/dev/full")
     done = run(frames, bundle, *full, "--save", str(tmp_path / "video.mp4"))
     assert done.returncode == 1
     assert json.loads(done.stdout)["frames"] == 30, "the run went on"
     last = named(done)
-    for option in ("--output", "--flight", "--summary"):
+    for option in ("--output", "decision_log", "summary"):
         assert f"{option} /dev/full: No space left on device" in last
     assert f"--save {tmp_path / 'video.mp4'}: " in last
     assert "Traceback" not in done.stderr
@@ -64,7 +64,7 @@ def test_files_that_cannot_grow_end_with_one_and_what_fits_is_kept(
     frames: Path, bundle: Bundle, tmp_path: Path
 ) -> None:
     answers, recorded, misses = tmp_path / "answers", tmp_path / "recorded", tmp_path / "misses"
-    flags = ("--output", str(answers), "--record", str(recorded), "--misses", str(misses))
+    flags = ("--output", str(answers), "--set", f"record={recorded}", "--set", f"misses={misses}")
     done = run(frames, bundle, *flags, room=_ROOM)
     assert done.returncode == 1, done.stderr
     assert json.loads(done.stdout)["frames"] == 30
@@ -72,7 +72,7 @@ def test_files_that_cannot_grow_end_with_one_and_what_fits_is_kept(
     assert f"--output {answers}: File too large" in last
     whole = answers.read_bytes().split(b"\n")[:-1]
     assert whole and all(json.loads(line) for line in whole)
-    for option, directory in (("--record", recorded), ("--misses", misses)):
+    for option, directory in (("record", recorded), ("misses", misses)):
         if f"{option} {directory}" not in last:
             assert all(file.stat().st_size < _ROOM for file in directory.iterdir())
 
@@ -82,7 +82,7 @@ def test_all_that_is_written_ends_with_nought_and_a_second_run_appends(
 ) -> None:
     answers = tmp_path / "answers"
     for runs in (1, 2):
-        done = run(frames, bundle, "--output", str(answers), "--summary", str(tmp_path / "summary"))
+        done = run(frames, bundle, "--output", str(answers), "--set", f"summary={tmp_path / 'summary'}")
         assert done.returncode == 0, done.stderr
         lines = [json.loads(line)["frame"] for line in answers.read_text().splitlines()]
         assert lines == list(range(30)) * runs

@@ -82,7 +82,7 @@ def forget(broker: Mosquitto, *flags: str) -> subprocess.CompletedProcess[str]:
 def test_home_assistant_is_told_again_when_it_starts_and_forgets_when_told_to(
     agents: Callable[..., AgentProcess], mosquitto: Mosquitto
 ) -> None:
-    agent = agents("--broker", mosquitto.url, "--home-assistant")
+    agent = agents("--broker", mosquitto.url, "--set", "home_assistant=true")
     agent.wait(agent.answers)
     with Observer(mosquitto, "homeassistant/device/#", topic("cam", "#")) as observer:
         until(lambda: observer.on(_CONFIG))
@@ -123,7 +123,7 @@ def test_results_are_published_without_home_assistant_too_and_only_if_asked_for(
         agent = agents("--broker", mosquitto.url, "--frames", "20")
         agent.finish()
         assert {message.topic for message in observer.messages} == {topic("cam", "status")}
-        agent = agents("--broker", mosquitto.url, "--results")
+        agent = agents("--broker", mosquitto.url, "--set", "results=true")
         until(lambda: observer.on(topic("cam", "result")))
         agent.stop()
         assert not [message for message in observer.messages if message.topic.startswith("homeassistant")]
@@ -138,7 +138,7 @@ def test_several_cameras_have_a_page_results_and_videos_of_their_own(
         tables.append(f'[[camera]]\nname = "{name}"\nsource = "{frames}"\nsave = "{saved}"\nfps = 50.0\n')
     config.write_text("".join(tables))
     flags = ("--config", str(config), "--bundle", str(bundle.directory), "--broker", mosquitto.url, "--mode", "offline")
-    agent = AgentProcess(tmp_path, *flags, "--preview", str(port), "--home-assistant")
+    agent = AgentProcess(tmp_path, *flags, "--preview", str(port), "--set", "home_assistant=true")
     try:
         with Observer(mosquitto, topic("cam", "result", "#"), "homeassistant/device/cam/#") as observer:
             for name in ("door", "yard"):
@@ -160,7 +160,9 @@ def test_stopped_it_leaves_a_video_that_can_be_played_and_misses_to_look_at(
     agents: Callable[..., AgentProcess], tmp_path: Path, how: signal.Signals
 ) -> None:
     port, video, misses = free_port(), tmp_path / "a.mp4", tmp_path / "misses"
-    agent = agents("--preview", str(port), "--save", str(video), "--misses", str(misses), "--misses-budget", "50kB")
+    agent = agents(
+        "--preview", str(port), "--save", str(video), "--set", f"misses={misses}", "--set", "misses_budget=50kB"
+    )
     agent.wait_for(20)
     assert decode(fetch(port, "/snapshot.jpg")).shape[1] >= 480
     assert b"/stream.mjpg" in fetch(port, "/")

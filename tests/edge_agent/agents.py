@@ -89,7 +89,7 @@ def served(settings: Settings, source: Source, bundle: Bundle, label: Callable[[
     link.deliver = agent._receive
     agent.link = cast(MqttConnection, link)
     for camera in agent.cameras:
-        camera._link, camera.asks, camera.active_bundle._asks = agent.link, True, True
+        camera._link, camera.uses_cloud, camera.active_bundle._uses_cloud = agent.link, True, True
     return agent
 
 

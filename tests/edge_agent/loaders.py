@@ -27,7 +27,7 @@ _BOUND_S = 30.0
 
 
 @pytest.fixture(autouse=True)
-def small_pieces_and_little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+def small_chunks_and_short_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(downloader, "PIECE", 600)
     monkeypatch.setattr(downloader, "_CHUNK_TIMEOUT_S", 0.1)
     monkeypatch.setattr(module, "RETRY_S", (0.05, 0.1))
@@ -61,10 +61,10 @@ class LoaderWithUpdater(ModelLoader):
         self.updater: Updater | None = None
         if store is not None:
             self.download = Downloader(store, link, "cam")
-            self.updater = Updater(store, self, self.download, probe, trusted, self._needs)
+            self.updater = Updater(store, self, self.download, probe, trusted, self._required_models)
 
-    def _needs(self, manifest: Manifest) -> set[str]:
-        return set() if self._base is None else {self._first(manifest)}
+    def _required_models(self, manifest: Manifest) -> set[str]:
+        return set() if self._base is None else {self._first_model(manifest)}
 
     @property
     def errors(self) -> str:

@@ -249,14 +249,14 @@ def test_questions_of_several_cameras_share_the_devices_topics_and_each_hears_it
     link = cast(MqttConnection, FakeLink(published))
     agent.link = link
     for camera in agent.cameras:
-        camera._link, camera.asks = link, True
+        camera._link, camera.uses_cloud = link, True
         camera.wait_for_bundle()
     a, b = agent.cameras
     for camera in (a, b):
         for index in range(5):
             camera.answer(index, Shot(np.full((48, 64, 3), 50 * index, np.uint8)), Sink(""))
-    assert a.now is not None and b.now is not None
-    assert (a.now.answer.label, b.now.answer.label) == (3, 7)
+    assert a.last_answered is not None and b.last_answered is not None
+    assert (a.last_answered.answer.label, b.last_answered.answer.label) == (3, 7)
     assert a.tally.cloud == b.tally.cloud == 5
     assert len({correlation[:8] for correlation in asked}) == 2
     assert len(set(asked)) == 10
@@ -284,7 +284,7 @@ def test_each_camera_draws_other_windows_to_be_audited_and_always_the_same(bundl
     ("wrong", "why"),
     [
         (Settings(source="x", camera=(CameraTable("a", "y"),)), "give source in them"),
-        (Settings(flight="x", camera=(CameraTable("a", "y"),)), "give flight in them"),
+        (Settings(decision_log="x", camera=(CameraTable("a", "y"),)), "give decision_log in them"),
         (several("a", "a"), "two cameras are called a"),
         (several("a/b"), "letters, digits"),
         (several(""), "letters, digits"),

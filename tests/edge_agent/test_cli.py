@@ -67,13 +67,13 @@ def invoke(*arguments: str, **environment: str) -> Result:
     ("arguments", "why"),
     [
         ([], "no SOURCE"),
-        (["{place}/pictures", "--bundle", "{place}/bundle", "--metrics", "x"], "no port"),
-        (["{place}/pictures", "--bundle", "{place}/bundle", "--metrics", "70000"], "no port"),
+        (["{place}/pictures", "--bundle", "{place}/bundle", "--set", "metrics=x"], "no port"),
+        (["{place}/pictures", "--bundle", "{place}/bundle", "--set", "metrics=70000"], "no port"),
         (["{place}/pictures", "--bundle", "{place}/bundle", "--mode", "later"], "choose of wait, async, offline"),
-        (["{place}/pictures", "--broker", BROKER, "--levels", "cloud", "--mode", "offline"], "nothing that can answer"),
+        (["{place}/pictures", "--broker", BROKER, "--set", "levels=cloud", "--mode", "offline"], "no level can answer"),
         (["{place}/pictures", "--bundle", "{place}/bundle", "--fps", "1e-10"], "fps"),
         (["{place}/pictures", "--bundle", "{place}/bundle", "--region", "0.5,0,0.6,1"], "no region"),
-        (["{place}/pictures", "--bundle", "{place}/bundle", "--audit-share", "1.5"], "audit"),
+        (["{place}/pictures", "--bundle", "{place}/bundle", "--set", "audit_share=1.5"], "audit"),
         (["{place}/pictures"], "--broker"),
         (["{place}/pictures", "--broker", "http://x"], "mqtt://host:port"),
         (["{place}/pictures", "--broker", "mqtt://a:b@x"], "password does not belong"),
@@ -84,18 +84,21 @@ def invoke(*arguments: str, **environment: str) -> Result:
         (["{place}/pictures", "--broker", BROKER, "--device", "a/b"], "device name"),
         (["{place}/pictures", "--bundle", "{place}/none"], "is no bundle"),
         (["{place}/pictures", "--bundle", "{place}/damaged"], "damaged"),
-        (["{place}/pictures", "--bundle", "{place}/bundle", "--base", "none"], "full, base, vehicles"),
-        (["{place}/pictures", "--bundle", "{place}/bundle", "--levels", "cloud"], "--levels"),
-        (["{place}/pictures", "--bundle", "{place}/bundle", "--levels", "frames,submodels"], "--levels"),
-        (["{place}/pictures", "--bundle", "{place}/bundle", "--levels", "cache"], "--levels"),
-        (["{place}/pictures", "--broker", BROKER, "--levels", ""], "--levels"),
-        (["{place}/pictures", "--bundle", "{place}/bundle", "--memory-budget", "much"], "150MB"),
-        (["{place}/pictures", "--bundle", "{place}/bundle", "--memory-budget", "1MB"], "memory budget 1MB"),
+        (["{place}/pictures", "--bundle", "{place}/bundle", "--set", "base=none"], "full, base, vehicles"),
+        (["{place}/pictures", "--bundle", "{place}/bundle", "--set", "levels=cloud"], "levels must include base"),
+        (
+            ["{place}/pictures", "--bundle", "{place}/bundle", "--set", "levels=frames,submodels"],
+            "levels must include base",
+        ),
+        (["{place}/pictures", "--bundle", "{place}/bundle", "--set", "levels=cache"], "--set levels: "),
+        (["{place}/pictures", "--broker", BROKER, "--set", "levels="], "levels must include base"),
+        (["{place}/pictures", "--bundle", "{place}/bundle", "--set", "memory_budget=much"], "150MB"),
+        (["{place}/pictures", "--bundle", "{place}/bundle", "--set", "memory_budget=1MB"], "memory budget 1MB"),
         (["{place}/pictures", "--bundle", "{place}/bundle", "--max-disagreement", "2"], "--max-disagreement"),
         (["{place}/pictures", "--bundle", "{place}/bundle", "--provider", "cuda"], "provider"),
         (["{place}/pictures", "--bundle", "{place}/bundle", "--provider", "gpu"], "--provider"),
         (["{place}/pictures", "--bundle", "{place}/bundle", "--output", "/nowhere/x"], "No such file"),
-        (["{place}/pictures", "--bundle", "{place}/bundle", "--summary", "/nowhere/x"], "No such file"),
+        (["{place}/pictures", "--bundle", "{place}/bundle", "--set", "summary=/nowhere/x"], "No such file"),
         (["{place}/none", "--bundle", "{place}/bundle"], "no file, directory"),
         (["{place}/text.mp4", "--bundle", "{place}/bundle"], "no video"),
         (["camera:x", "--bundle", "{place}/bundle"], "camera:0"),
@@ -103,11 +106,20 @@ def invoke(*arguments: str, **environment: str) -> Result:
         (["{place}/pictures", "--bundle", "{place}/bundle", "--preview", "eighty"], "is no port"),
         (["{place}/pictures", "--bundle", "{place}/bundle", "--save", "a.gif"], "--save a.gif: a video's name ends in"),
         (["{place}/pictures", "--bundle", "{place}/bundle", "--save", "/nowhere/a.mp4"], "a.mp4: No such file"),
-        (["{place}/pictures", "--bundle", "{place}/bundle", "--misses", "{place}/not.toml/x"], "x: Not a directory"),
-        (["{place}/pictures", "--bundle", "{place}/bundle", "--misses-budget", "much"], "--misses-budget: 'much'"),
-        (["{place}/pictures", "--bundle", "{place}/bundle", "--results"], "need a broker"),
-        (["{place}/pictures", "--broker", BROKER, "--home-assistant", "--device", "a.b"], "call a.b another"),
-        (["{place}/pictures", "--broker", BROKER, "--home-assistant", "--discovery-prefix", "#"], "--discovery-prefix"),
+        (
+            ["{place}/pictures", "--bundle", "{place}/bundle", "--set", "misses={place}/not.toml/x"],
+            "x: Not a directory",
+        ),
+        (["{place}/pictures", "--bundle", "{place}/bundle", "--set", "misses_budget=much"], "misses_budget: 'much'"),
+        (["{place}/pictures", "--bundle", "{place}/bundle", "--set", "results=true"], "need a broker"),
+        (
+            ["{place}/pictures", "--broker", BROKER, "--set", "home_assistant=true", "--device", "a.b"],
+            "call a.b another",
+        ),
+        (
+            ["{place}/pictures", "--broker", BROKER, "--set", "home_assistant=true", "--set", "discovery_prefix=#"],
+            "discovery_prefix '#'",
+        ),
         (["--config", "{place}/none.toml"], "No such file"),
         (["--config", "{place}/unknown.toml"], "unknown key 'sorce'"),
         (["--config", "{place}/not.toml"], "not TOML"),
@@ -115,10 +127,10 @@ def invoke(*arguments: str, **environment: str) -> Result:
         (["--config", "{place}/odd.toml"], "camera: Object contains unknown field `risk`"),
         (["--config", "{place}/no-table.toml"], "camera: Expected"),
         (["{place}/pictures", "--config", "{place}/two.toml", "--bundle", "{place}/bundle"], "give source in them"),
-        (["--record", "x", "--config", "{place}/two.toml", "--bundle", "{place}/bundle"], "give record in them"),
+        (["--set", "record=x", "--config", "{place}/two.toml", "--bundle", "{place}/bundle"], "give record in them"),
         (["--config", "{place}/two.toml", "--bundle", "{place}/bundle"], "b: '{place}/c' is no file"),
         (["pipe:3x3", "--bundle", "{place}/bundle"], "even"),
-        (["camera:0", "--bundle", "{place}/bundle", "--frozen", "thaw"], "choose of say, lost"),
+        (["camera:0", "--bundle", "{place}/bundle", "--set", "frozen=thaw"], "choose of say, lost"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(
@@ -140,7 +152,7 @@ def test_where_nothing_can_be_read_the_reason_is_said_and_the_exit_code_is_1(
     (tmp_path / "unreadable").mkdir()
     for name in ("html.jpg", "unreadable/a.png"):
         (tmp_path / name).write_text("<html>401 Unauthorized</html>")
-    done = invoke(str(tmp_path / what), "--bundle", str(place / "bundle"), "--levels", "base", "--json")
+    done = invoke(str(tmp_path / what), "--bundle", str(place / "bundle"), "--set", "levels=base", "--json")
     assert done.exit_code == 1, done.output
     assert done.stderr.splitlines()[-1] == f"edge-agent: no frame could be read from {tmp_path / what}"
     assert "begins with b'<html>401 Unauth'" in caplog.text
@@ -154,7 +166,7 @@ def test_a_source_of_any_name_is_answered_logged_and_recorded(place: Path, tmp_p
     shutil.copytree(place / "pictures", source)
     log = tmp_path / "flight"
     done = invoke(
-        str(source), "--bundle", str(place / "bundle"), "--levels", "base", "--json", "--flight", str(log),
+        str(source), "--bundle", str(place / "bundle"), "--set", "levels=base", "--json", "--set", f"decision_log={log}",
         "--store", str(tmp_path / "store"),
     )  # fmt: skip
     assert done.exit_code == 0, done.output
@@ -169,9 +181,9 @@ def test_a_port_that_is_taken_is_said(place: Path) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
-        for flag in ("--preview", "--metrics"):
-            done = invoke(str(place / "pictures"), "--bundle", str(place / "bundle"), flag, port)
-            assert (done.exit_code, done.stderr) == (2, f"edge-agent: {flag} {port}: Address already in use\n")
+        for setting, flags in (("--preview", ["--preview", port]), ("metrics", ["--set", f"metrics={port}"])):
+            done = invoke(str(place / "pictures"), "--bundle", str(place / "bundle"), *flags)
+            assert (done.exit_code, done.stderr) == (2, f"edge-agent: {setting} {port}: Address already in use\n")
 
 
 def test_a_bad_variable_is_named(place: Path) -> None:
@@ -201,12 +213,12 @@ def printed(*arguments: str, **environment: str) -> dict[str, Any]:
 
 def test_flags_go_over_variables_over_the_file_over_the_defaults(tmp_path: Path) -> None:
     file = tmp_path / "agent.toml"
-    file.write_text('source = "camera:1"\nthreads = 2\nfps = 5\nlevels = ["base"]\nprefetch = true\n')
+    file.write_text('source = "camera:1"\nthreads = 2\nfps = 5\nlevels = ["base"]\nresults = true\n')
     settings = printed("camera:3", "--config", str(file), CACHENET_SOURCE="camera:2", CACHENET_FPS="7.5")
     assert (settings["source"], settings["fps"], settings["threads"]) == ("camera:3", 7.5, 2)
-    assert (settings["levels"], settings["prefetch"], settings["deadline_ms"]) == (["base"], True, 250)
-    assert printed(CACHENET_LEVELS="base, cloud", CACHENET_PREFETCH="true")["levels"] == ["base", "cloud"]
-    assert printed("--no-prefetch", "--config", str(file))["prefetch"] is False
+    assert (settings["levels"], settings["results"], settings["deadline_ms"]) == (["base"], True, 250)
+    assert printed(CACHENET_LEVELS="base, cloud", CACHENET_RESULTS="true")["levels"] == ["base", "cloud"]
+    assert printed("--set", "results=false", "--config", str(file))["results"] is False
 
 
 def test_the_printed_settings_are_a_file_that_says_the_same(tmp_path: Path) -> None:
@@ -231,12 +243,15 @@ def test_the_password_is_not_printed() -> None:
         ("--gate=entropy", "gate = 'entropy'", "CACHENET_GATE", "max_disagreement"),
         ("--no-context", "context = false", "CACHENET_CONTEXT", "max_disagreement"),
         ("--replacement=lru", "replacement = 'lru'", "CACHENET_REPLACEMENT", "memory_budget"),
+        ("--layer-caches=gati", "layer_caches = 'gati'", "CACHENET_LAYER_CACHES", "early_exits"),
+        ("--flight=log", "flight = 'log'", "CACHENET_FLIGHT", "decision_log"),
+        ("--no-prefetch", "prefetch = true", "CACHENET_PREFETCH", "server"),
     ],
 )
 def test_an_old_setting_is_refused_with_the_name_of_the_new_one(
     tmp_path: Path, flag: str, key: str, variable: str, new: str
 ) -> None:
-    """As a flag, in a file and as a variable, each time in the spelling of that place."""
+    """As a flag, in a file and as a variable."""
     file = tmp_path / "old.toml"
     file.write_text(key + "\n")
     by_file = invoke("--config", str(file))
@@ -245,14 +260,12 @@ def test_an_old_setting_is_refused_with_the_name_of_the_new_one(
         [sys.executable, "-m", "cachenet.edge_agent", "run", "camera:0", flag],
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
-    told = [(by_file.exit_code, by_file.stderr), (by_variable.exit_code, by_variable.stderr)]
-    for (code, said), old, name in zip(
-        [*told, (by_flag.returncode, by_flag.stderr)],
-        [f"key {key.split(maxsplit=1)[0]!r}", variable, flag.split("=", maxsplit=1)[0]],
-        [new, "CACHENET_" + new.upper(), "--" + new.replace("_", "-")],
-        strict=True,
+    for code, message, old in (
+        (by_file.exit_code, by_file.stderr, f"key {key.split(maxsplit=1)[0]!r}"),
+        (by_variable.exit_code, by_variable.stderr, variable),
+        (by_flag.returncode, by_flag.stderr, flag.split("=", maxsplit=1)[0]),
     ):
         assert code == 2
-        assert said.count("\n") == 1, said
-        assert f"{old} no longer exists" in said
-        assert name in said
+        assert message.count("\n") == 1, message
+        assert f"{old} no longer exists" in message
+        assert new in message.lower().replace("-", "_")

@@ -124,26 +124,14 @@ def test_asking_twice_pulls_once(site: Site) -> None:
     before = loader.bytes_down
     for _ in range(20):
         loader.request("animals")
-        assert loader.pending("animals") or not loader.ready.empty()
+        assert loader.is_pending("animals") or not loader.ready.empty()
     assert ready(loader).name == "animals"
     assert loader.bytes_down - before == site.size("animals")
-    until(lambda: not loader.pending("animals"))
+    until(lambda: not loader.is_pending("animals"))
     assert loader.ready.empty()
 
 
-def test_what_is_put_by_is_in_the_store_and_not_loaded_until_it_is_wanted(site: Site) -> None:
-    loader = site.loader()
-    loader.announce(site.bundle.data)
-    ready(loader)
-    assert not loader.has("animals")
-    loader.put_by("animals")
-    until(lambda: loader.has("animals") and not loader.pending("animals"))
-    assert loader.ready.empty()
-    downloaded = loader.bytes_down
-    loader.request("animals")
-    loaded = ready(loader)
-    assert (loaded.name, loaded.downloaded) == ("animals", False)
-    assert loader.bytes_down == downloaded
+
 
 
 def test_what_is_in_the_store_is_not_pulled_again_unless_it_is_damaged(site: Site, tmp_path: Path) -> None:

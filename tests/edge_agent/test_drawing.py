@@ -73,7 +73,9 @@ def test_a_label_changes_the_caption_alone_and_accents_are_left_out() -> None:
 
 def test_an_answer_without_a_label_is_drawn_as_unknown_without_a_confidence() -> None:
     picture = noise(48, 64)
-    unsure, none = (annotate(picture, answered_frame(label="unknown", confidence=share).line)[-_CAPTION:] for share in (0.9, 0.0))
+    unsure, none = (
+        annotate(picture, answered_frame(label="unknown", confidence=share).line)[-_CAPTION:] for share in (0.9, 0.0)
+    )
     assert np.array_equal(unsure, none)
 
 

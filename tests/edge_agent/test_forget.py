@@ -27,7 +27,7 @@ _FAREWELL = _STATUS, describe(Status("stopped", "1"))
 @pytest.fixture(autouse=True)
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """A broker on this machine is quick."""
-    for name, seconds in (("_CONNECT_S", 0.5), ("_QUIET_S", 0.3), ("_RETURN_S", 0.5), ("_GONE_S", 1.0)):
+    for name, seconds in (("_CONNECT_TIMEOUT_S", 0.5), ("_QUIET_S", 0.3), ("_RECONNECT_S", 0.5), ("_DELETE_TIMEOUT_S", 1.0)):
         monkeypatch.setattr(module, name, seconds)
 
 
@@ -110,7 +110,7 @@ def test_one_that_is_gone_is_forgotten(strict: Strict) -> None:
 
 def test_one_that_is_online_is_left_alone(strict: Strict, monkeypatch: pytest.MonkeyPatch) -> None:
     """It comes back for its connection, which is how that shows."""
-    monkeypatch.setattr(module, "_RETURN_S", 10.0)
+    monkeypatch.setattr(module, "_RECONNECT_S", 10.0)
     link = device(strict)
     with pytest.raises(MqttError, match="cam is online"):
         forget(strict.address, "cam", "homeassistant")

@@ -35,7 +35,7 @@ class Watched:
             self.agent.run(Sink(""))
             self.on_frame()
 
-    def show(self, level: Level = "base", camera: str = "", reason: str = "") -> None:
+    def on_frame(self, level: Level = "base", camera: str = "", reason: str = "") -> None:
         self.health.on_frame(answered_frame(level=level, camera=camera, reason=reason))
 
     def passes(self, frames: int, every: float, level: Level = "base", reason: str = "") -> None:

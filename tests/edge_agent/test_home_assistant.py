@@ -65,7 +65,7 @@ def test_a_payload_has_only_documented_keys_and_all_that_are_required(device: st
         assert component.get("entity_category", "diagnostic") == "diagnostic"
         assert component.get("state_class", "measurement") == "measurement"
         assert isinstance(component["expire_after"], int)
-        assert component["expire_after"] > 2 * results._MOST_S, "a camera that answers never looks gone"
+        assert component["expire_after"] > 2 * results._MAX_PERIOD_S, "a camera that answers never looks gone"
         if "device_class" in component:
             assert (component["device_class"], component["unit_of_measurement"]) == ("duration", "ms")
     assert TOPIC.fullmatch(home_assistant.config_topic("homeassistant", device, camera).removeprefix("homeassistant/"))

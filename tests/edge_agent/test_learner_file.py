@@ -180,7 +180,7 @@ def test_a_disk_that_hangs_holds_up_neither_frames_nor_the_end(
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     disk, now = Disk(monkeypatch), [0.0]
-    monkeypatch.setattr(learner_file, "_LAST_SAVE_S", 0.05)
+    monkeypatch.setattr(learner_file, "_CLOSE_TIMEOUT_S", 0.05)
     disk.free.clear()
     file = LearnerFile(tmp_path, "", lambda: now[0])
     estimator = RiskEstimator(10, bundle.manifest.priors)

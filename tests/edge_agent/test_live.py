@@ -157,7 +157,7 @@ def test_what_a_reader_that_was_left_behind_reads_at_last_is_not_shown_and_it_en
     next_with(source, 2)
     recorded.freed.set()
     until(lambda: recorded.released == 1)
-    until(lambda: not source._left or not any(reader.alive for reader in source._left))
+    until(lambda: not source._abandoned or not any(reader.alive for reader in source._abandoned))
     seen = {int(shot.picture[0, 0, 0]) for shot, _ in zip(source, range(20), strict=False)}
     assert seen == {2}
 
@@ -168,7 +168,7 @@ def test_reads_that_never_return_do_not_use_up_the_devices_threads_and_sockets(
     """Some may hang at a time; then none is begun until one has returned."""
     before = threading.active_count()
     source, recorded = play(*[[1, HANGS]] * 3, STAYS)
-    until(lambda: len(source._left) == 3)
+    until(lambda: len(source._abandoned) == 3)
     time.sleep(0.2)
     assert recorded.opened == 3
     assert threading.active_count() <= before + 4
@@ -222,7 +222,7 @@ def test_closing_from_another_thread_ends_it_wherever_it_waits(
     threading.Timer(0.5 if state == "away" else 0.1, source.close).start()
     assert list(source) == []
     assert time.monotonic() - begun < _BOUND_S / 2
-    source._watch.stop(_BOUND_S)
+    source._monitor.stop(_BOUND_S)
     time.sleep(0.1)
     opened = recorded.opened
     time.sleep(0.1)

@@ -156,7 +156,7 @@ def test_it_keeps_no_reference_to_what_it_handed_over(site: Site) -> None:
     loader = site.loader()
     loader.announce(site.bundle.data)
     loaded = ready(loader)
-    until(lambda: not loader.pending("base"))
+    until(lambda: not loader.is_pending("base"))
     session = weakref.ref(loaded.session)
     del loaded
     gc.collect()

@@ -48,7 +48,9 @@ def test_a_name_says_when_which_frame_what_and_why() -> None:
 
 @given(st.text(), st.text(), st.floats(0, 4e9), st.floats(0, 4e9))
 def test_names_are_names_of_files_and_sort_by_time(label: str, reason: str, one: float, other: float) -> None:
-    first, second = (file_name(answered_frame(1, label, "cloud", reason=reason, time=time).line) for time in sorted((one, other)))
+    first, second = (
+        file_name(answered_frame(1, label, "cloud", reason=reason, time=time).line) for time in sorted((one, other))
+    )
     assert first <= second
     assert len(first) < 250
     assert "/" not in first
@@ -92,10 +94,10 @@ def test_a_full_disk_is_said_once_leaves_no_half_picture_and_may_have_room_again
     monkeypatch.setattr(Path, "write_bytes", fails)
     misses = Misses(tmp_path, 1 << 20, False, _WHOLE)
     for frame in range(5):
-        misses._keep(answered_frame(frame, level="cloud", time=frame))
+        misses._save(answered_frame(frame, level="cloud", time=frame))
     assert kept(tmp_path) == []
     full = False
-    misses._keep(answered_frame(9, level="cloud", time=9.0))
+    misses._save(answered_frame(9, level="cloud", time=9.0))
     misses.close()
     assert len(kept(tmp_path)) == 1
     (record,) = caplog.records

@@ -48,7 +48,7 @@ def test_an_observer_that_fails_at_every_frame_is_logged_once_and_the_run_goes_o
     def fails(*_: object) -> None:
         raise KeyError("result")
 
-    monkeypatch.setattr(results.Results, "show", fails)
+    monkeypatch.setattr(results.Results, "on_frame", fails)
     settings = Settings(results=True, broker="mqtt://127.0.0.1:1")
     agent = Agent(settings, [Pictures(200)], Address("127.0.0.1", 1), None, Bundle(tiny_bundle(tmp_path)))
     with attach_observers(agent):
@@ -61,7 +61,7 @@ def test_work_aside_that_fails_at_every_frame_is_logged_once_and_counted(lines: 
     def fails(_: object) -> None:
         raise ValueError("no")
 
-    aside = FrameWorker("saver", fails, waits=True)
+    aside = FrameWorker("saver", fails, blocks=True)
     for frame in range(500):
         aside.on_frame(answered_frame(frame))
     aside.close()

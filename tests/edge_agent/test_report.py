@@ -59,10 +59,10 @@ def test_memory_stays_bounded_however_long_the_run() -> None:
 
 def test_accuracy_counts_only_where_the_truth_is_known() -> None:
     score = AccuracyCounter()
-    assert score.accuracy is None
+    assert score.value is None
     for label, truth in (("cat", "cat"), ("cat", "dog"), ("cat", None), ("dog", "dog")):
         score.add(label, truth)
-    assert score.accuracy == pytest.approx(2 / 3)
+    assert score.value == pytest.approx(2 / 3)
 
 
 def test_a_line_says_what_the_answer_is_and_leaves_out_what_it_is_not(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ class Told:
             self.messages.append((self.now, topic, json.loads(payload)))
         return self.connected
 
-    def show(self, answered: Answered) -> None:
+    def on_frame(self, answered: Answered) -> None:
         self.results.on_frame(answered)
 
 

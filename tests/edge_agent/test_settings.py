@@ -57,7 +57,7 @@ def test_every_host_name_becomes_a_device_name(name: str) -> None:
         {"threads": -1},
         {"fps": 0.0},
         {"frames": 0},
-        {"prefetch": "perhaps"},
+        {"results": "perhaps"},
     ],
 )
 def test_settings_that_cannot_be_are_refused(wrong: dict[str, object]) -> None:

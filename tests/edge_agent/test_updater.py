@@ -230,7 +230,9 @@ def test_a_trial_that_is_stopped_in_good_order_goes_on_as_often_as_it_is_started
         assert (loader.version, state(loader)) == (newer.version, "trial")
 
 
-def test_a_hanging_set_is_gone_at_the_next_start(device: Callable[..., LoaderWithUpdater], site: Site, newer: Bundle) -> None:
+def test_a_hanging_set_is_gone_at_the_next_start(
+    device: Callable[..., LoaderWithUpdater], site: Site, newer: Bundle
+) -> None:
     """The process is about to end itself, and says why."""
     loader = device()
     on_trial(loader, newer)
@@ -384,7 +386,7 @@ def test_a_file_that_never_matches_is_tried_some_times_and_then_given_up(
     loader = device()
     loader.announce(newer.data)
     until(lambda: "another digest" in state(loader) and state(loader).startswith("failed"))
-    assert [request.offset for request in site.server.asked].count(0) == module.MOST_ATTEMPTS
+    assert [request.offset for request in site.server.asked].count(0) == module.MAX_ATTEMPTS
     assert loader.version == site.bundle.version
 
 
@@ -406,7 +408,7 @@ def test_room_on_the_disk_that_comes_later_lets_the_update_go_on(
     device: Callable[..., LoaderWithUpdater], newer: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     room = [RESERVED_BYTES]
-    monkeypatch.setattr(Store, "room", lambda _: room[0])
+    monkeypatch.setattr(Store, "free_bytes", lambda _: room[0])
     loader = device()
     loader.announce(newer.data)
     until(lambda: state(loader).startswith("pending ("))
@@ -431,7 +433,11 @@ def test_a_store_that_cannot_be_written_goes_on_with_what_it_has(
 
 
 def test_an_error_that_nobody_had_thought_of_ends_neither_the_thread_nor_the_set(
-    device: Callable[..., LoaderWithUpdater], site: Site, newer: Bundle, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    device: Callable[..., LoaderWithUpdater],
+    site: Site,
+    newer: Bundle,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     def probe(manifest: Manifest, _names: Iterable[str], _files: dict[str, Path]) -> None:
         if manifest == newer.manifest:

@@ -60,7 +60,7 @@ def timed(frame: int, seconds: float) -> Answered:
 
 
 def saved(path: Path, times: list[float], fps: float) -> list[int]:
-    saver = VideoSaver(path, live=False, fps=fps, own_times=True)
+    saver = VideoSaver(path, live=False, fps=fps, file_times=True)
     for frame, seconds in enumerate(times):
         saver.on_frame(timed(frame, seconds))
     saver.close()
@@ -146,7 +146,7 @@ def test_a_slow_encoder_never_slows_a_live_loop_and_what_it_missed_is_counted(
     goes_on.set()
     saver.close()
     (record,) = caplog.records
-    assert record.getMessage() == f"saver was too slow for {saver._aside.left_out} frames, and left them out"
+    assert record.getMessage() == f"saver was too slow for {saver._worker.left_out} frames, and left them out"
     assert play(tmp_path / "a.mp4")
 
 

@@ -24,11 +24,13 @@ def camera() -> _Camera:
 
 
 def watch(camera: _Camera, hanging_model: str = "") -> Watchdog:
-    return Watchdog([cast(Any, camera)], cast(Any, SimpleNamespace(hanging_model=hanging_model)), lambda _: None, lambda _: None)
+    return Watchdog(
+        [cast(Any, camera)], cast(Any, SimpleNamespace(hanging_model=hanging_model)), lambda _: None, lambda _: None
+    )
 
 
 def looks(watchdog: Watchdog, seconds: int) -> str:
-    return next(filter(None, (watchdog.look() for _ in range(seconds))), "")
+    return next(filter(None, (watchdog.check() for _ in range(seconds))), "")
 
 
 def test_a_frame_that_is_decided_for_over_a_minute_means_that_a_model_hangs(camera: _Camera) -> None:
@@ -54,7 +56,7 @@ def test_a_slowed_down_device_has_as_much_more_time(camera: _Camera, monkeypatch
 
 
 def test_a_model_that_hangs_while_it_is_loaded_is_named(camera: _Camera) -> None:
-    assert "animals hangs while it is being loaded" in watch(camera, "animals").look()
+    assert "animals hangs while it is being loaded" in watch(camera, "animals").check()
 
 
 def test_the_one_who_is_told_first_is_the_updater(camera: _Camera) -> None:
