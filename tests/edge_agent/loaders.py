@@ -80,8 +80,8 @@ class LoaderWithUpdater(ModelLoader):
         if self._base is not None and manifest is not None:
             self.request_first(self.ready)
 
-    def request(self, model: str) -> None:  # type: ignore[override]
-        super().request(model, self.ready)
+    def request(self, model: str, ready: queue.SimpleQueue[LoadedModel] | None = None) -> None:
+        super().request(model, ready or self.ready)
 
     def receive(self, message: Message, sha256: str) -> None:
         super().receive(message, sha256)

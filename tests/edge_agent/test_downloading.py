@@ -18,12 +18,12 @@ from tests.edge_agent.loaders import (
     bundle,
     ready,
     site,
-    small_pieces_and_little_patience,
+    small_chunks_and_short_timeouts,
     until,
 )
 from tests.edge_agent.links import message
 
-__all__ = ["bundle", "site", "small_pieces_and_little_patience"]
+__all__ = ["bundle", "site", "small_chunks_and_short_timeouts"]
 
 
 def test_a_catalogue_brings_the_base_model_whole_and_runnable(site: Site) -> None:

@@ -98,5 +98,5 @@ def test_names_that_home_assistant_does_not_take_are_refused(name: str) -> None:
 
 @pytest.mark.parametrize("prefix", ["", "home/#", "+"])
 def test_a_prefix_that_is_no_topic_is_refused(prefix: str) -> None:
-    with pytest.raises(ValueError, match="--discovery-prefix"):
+    with pytest.raises(ValueError, match="discovery_prefix"):
         home_assistant.check_names(prefix)

@@ -77,5 +77,5 @@ def test_priors_that_were_fitted_on_the_device_come_back_too_and_are_checked() -
     prior = fit_prior(rng.normal(size=(30, COUNT["base"])), rng.random(30) < 0.3)
     fitted: dict[Stage, RiskPrior] = {"base": prior}
     assert decode(encode_state(LearnerState({}, fitted), "v"), "v").fitted == fitted
-    with pytest.raises(BadLearnerState, match="prior is out of form"):
+    with pytest.raises(BadLearnerState, match="prior has a wrong shape"):
         decode(encode_state(LearnerState({}, {"picture": prior}), "v"), "v")

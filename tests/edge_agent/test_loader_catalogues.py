@@ -15,11 +15,11 @@ from tests.edge_agent.loaders import (
     edited,
     ready,
     site,
-    small_pieces_and_little_patience,
+    small_chunks_and_short_timeouts,
 )
 from tests.edge_agent.links import BlobServer
 
-__all__ = ["bundle", "site", "small_pieces_and_little_patience"]
+__all__ = ["bundle", "site", "small_chunks_and_short_timeouts"]
 
 
 def test_a_newer_catalogue_of_the_same_bundle_is_taken_up_and_another_bundles_is_not(

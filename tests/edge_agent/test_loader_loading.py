@@ -25,11 +25,11 @@ from tests.edge_agent.loaders import (
     edited,
     ready,
     site,
-    small_pieces_and_little_patience,
+    small_chunks_and_short_timeouts,
     until,
 )
 
-__all__ = ["bundle", "site", "small_pieces_and_little_patience"]
+__all__ = ["bundle", "site", "small_chunks_and_short_timeouts"]
 
 _BOUND_S = 30.0
 

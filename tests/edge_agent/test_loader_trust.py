@@ -14,11 +14,11 @@ from tests.edge_agent.loaders import (
     bundle,
     ready,
     site,
-    small_pieces_and_little_patience,
+    small_chunks_and_short_timeouts,
     until,
 )
 
-__all__ = ["bundle", "site", "small_pieces_and_little_patience"]
+__all__ = ["bundle", "site", "small_chunks_and_short_timeouts"]
 
 
 def test_with_a_trusted_key_nothing_is_taken_that_it_has_not_signed(site: Site, tmp_path: Path) -> None:

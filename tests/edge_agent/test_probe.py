@@ -78,8 +78,8 @@ def test_the_probe_ends_with_the_process_that_began_it(bundle: Bundle, tmp_path:
     agent = subprocess.Popen(
         [
             *(module.sys.executable, "-c"),
-            "import sys, msgspec, pathlib; from cachenet.edge_agent.updates.probe import Request, probe; "
-            "probe(msgspec.json.decode(pathlib.Path(sys.argv[1]).read_bytes(), type=Request))",
+            "import sys, msgspec, pathlib; from cachenet.edge_agent.updates.probe import ProbeRequest, probe; "
+            "probe(msgspec.json.decode(pathlib.Path(sys.argv[1]).read_bytes(), type=ProbeRequest))",
             str(tmp_path / "request"),
         ]
     )

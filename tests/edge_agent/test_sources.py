@@ -201,7 +201,7 @@ def test_a_file_is_paced_and_a_slow_reader_is_not_hurried_afterwards(tmp_path: P
         ("pipe:640", "pipe:640x480"),
         ("pipe:0x480", "pipe:640x480"),
         ("pipe:99999x480", "pipe:640x480"),
-        ("pipe:640x480:yuyv422", "choose of yuv420p, nv12, bgr24, rgb24, gray"),
+        ("pipe:640x480:yuyv422", "choose one of yuv420p, nv12, bgr24, rgb24, gray"),
         ("pipe:641x480", "even"),
         ("rtsp://127.0.0.1:1/x", "cannot be opened"),
         ("nowhere.mp4", "no file"),

@@ -28,12 +28,12 @@ from tests.edge_agent.loaders import (
     edited,
     no_probe,
     site,
-    small_pieces_and_little_patience,
+    small_chunks_and_short_timeouts,
     until,
 )
 from tests.edge_agent.links import BlobServer
 
-__all__ = ["bundle", "site", "small_pieces_and_little_patience"]
+__all__ = ["bundle", "site", "small_chunks_and_short_timeouts"]
 
 
 @pytest.fixture(scope="module")

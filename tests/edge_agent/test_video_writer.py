@@ -146,7 +146,7 @@ def test_a_slow_encoder_never_slows_a_live_loop_and_what_it_missed_is_counted(
     goes_on.set()
     saver.close()
     (record,) = caplog.records
-    assert record.getMessage() == f"saver was too slow for {saver._worker.left_out} frames, and left them out"
+    assert record.getMessage() == f"saver was too slow and dropped {saver._worker.dropped} frames"
     assert play(tmp_path / "a.mp4")
 
 
