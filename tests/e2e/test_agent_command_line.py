@@ -15,7 +15,7 @@ from tests.e2e.agents import AgentProcess, agents, bundle
 __all__ = ["agents", "bundle"]
 
 
-def test_a_memory_budget_that_can_be_kept_is_kept_and_one_that_cannot_is_refused(
+def test_a_memory_budget_is_held_or_refused(
     frames: Path, bundle: Bundle, agents: Callable[..., AgentProcess]
 ) -> None:
     refused = subprocess.run(

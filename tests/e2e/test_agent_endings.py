@@ -20,7 +20,7 @@ from tests.e2e.servers import until
 __all__ = ["agents", "bundle", "mosquitto"]
 
 
-def test_the_status_tells_of_birth_parting_and_death(
+def test_the_status_is_online_stopped_or_offline(
     frames: Path, mosquitto: Mosquitto, agents: Callable[..., AgentProcess], bundle: Bundle
 ) -> None:
     """Retained, so that whoever comes later knows too."""

@@ -162,7 +162,7 @@ def test_answers_at_once_and_corrections_afterwards(served: Callable[..., AgentP
         assert correction["model"] == "full"
 
 
-def test_offline_it_learns_models_but_asks_nobody(served: Callable[..., AgentProcess]) -> None:
+def test_offline_mode_downloads_models_but_sends_no_requests(served: Callable[..., AgentProcess]) -> None:
     agent = served("--frames", "50", "--mode", "offline")
     summary = agent.finish()
     assert summary["cloud"] == summary["late"] == summary["bytes_up"] == 0

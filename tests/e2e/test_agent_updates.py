@@ -145,7 +145,7 @@ def test_a_warm_store_on_a_read_only_disk_starts_and_answers(
     assert "Read-only file system" in agent.log()
 
 
-def test_the_status_of_a_device_says_how_its_update_stands(
+def test_the_status_of_a_device_has_the_state_of_its_update(
     bundle: Bundle, newer: Bundle, mosquitto: Mosquitto, tmp_path: Path
 ) -> None:
     states: list[str] = []

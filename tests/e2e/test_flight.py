@@ -71,7 +71,7 @@ def test_every_decision_of_a_run_is_made_again_to_the_last_bit(
         rerun(log, Bundle(ZOO), recorded)
 
 
-def test_a_restart_that_goes_on_with_what_was_learned_is_replayed_to_the_last_bit(tmp_path: Path) -> None:
+def test_a_restart_with_learned_state_is_replayed_to_the_last_bit(tmp_path: Path) -> None:
     """The full model on the device teaches the first run, and the second begins with what that has learned."""
     images, bundle = sample.load(), Bundle(ZOO)
     recorded, log = tmp_path / "stream", tmp_path / "flight.jsonl"

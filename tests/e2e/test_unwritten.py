@@ -60,7 +60,7 @@ def test_a_full_disk_under_any_file_ends_with_one_and_names_each(frames: Path, b
     assert "Traceback" not in done.stderr
 
 
-def test_files_that_cannot_grow_end_with_one_and_what_fits_is_kept(
+def test_files_that_cannot_grow_exit_with_one_and_keep_what_fits(
     frames: Path, bundle: Bundle, tmp_path: Path
 ) -> None:
     answers, recorded, misses = tmp_path / "answers", tmp_path / "recorded", tmp_path / "misses"
@@ -94,7 +94,7 @@ def test_standard_output_on_a_full_disk_is_one_line_and_one(frames: Path, bundle
     assert named(done) == "edge-agent: not written: --output standard output: No space left on device"
 
 
-def test_a_reader_of_standard_output_that_goes_is_a_clean_end(frames: Path, bundle: Bundle) -> None:
+def test_a_closed_standard_output_is_a_clean_end(frames: Path, bundle: Bundle) -> None:
     command = [
         *(
             sys.executable,

@@ -79,7 +79,7 @@ def forget(broker: Mosquitto, *flags: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
-def test_home_assistant_is_told_again_when_it_starts_and_forgets_when_told_to(
+def test_cameras_are_announced_again_after_home_assistant_starts_and_can_be_forgotten(
     agents: Callable[..., AgentProcess], mosquitto: Mosquitto
 ) -> None:
     agent = agents("--broker", mosquitto.url, "--set", "home_assistant=true")
@@ -116,7 +116,7 @@ def agent_labels(agent: AgentProcess) -> set[str]:
     return {answer["label"] for answer in agent.answers()}
 
 
-def test_results_are_published_without_home_assistant_too_and_only_if_asked_for(
+def test_results_are_published_only_if_enabled_and_without_home_assistant_too(
     agents: Callable[..., AgentProcess], mosquitto: Mosquitto
 ) -> None:
     with Observer(mosquitto, "#") as observer:

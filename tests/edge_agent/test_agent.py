@@ -62,7 +62,7 @@ def test_only_the_region_of_interest_is_looked_at(bundle: Bundle) -> None:
     assert whole != inside
 
 
-def test_every_frame_of_a_source_is_answered_and_the_summary_says_so(bundle: Bundle, tmp_path: Path) -> None:
+def test_every_frame_of_a_source_is_answered_and_counted_in_the_summary(bundle: Bundle, tmp_path: Path) -> None:
     source, sink = Pictures(30), Sink(str(tmp_path / "answers"))
     agent = Agent(Settings(levels=("frames", "submodels", "base")), [source], None, None, bundle)
     agent.run(sink)
@@ -97,7 +97,7 @@ def test_a_malformed_message_is_ignored_wherever_it_arrives(topic: str, payload:
     agent._receive(Message(topic, payload, None, b"x" * 16, ()))
 
 
-def test_a_model_that_fails_says_nothing_and_stops_nothing(bundle: Bundle) -> None:
+def test_a_failing_model_gives_no_scores_and_ends_nothing(bundle: Bundle) -> None:
     """Its frames go on to the next level, here the last: a fallback."""
     with running(Settings(levels=("frames", "base")), bundle=bundle) as camera:
         assert camera.cascade is not None and camera.cascade.base is not None
@@ -108,7 +108,7 @@ def test_a_model_that_fails_says_nothing_and_stops_nothing(bundle: Bundle) -> No
         assert camera.tally.fallbacks == 1
 
 
-def test_a_full_model_on_the_device_that_fails_is_not_taken_for_an_answer(bundle: Bundle) -> None:
+def test_a_failing_full_model_on_the_device_gives_no_answer(bundle: Bundle) -> None:
     with running(Settings(levels=("base", "full")), bundle=bundle) as camera:
         maintain_until(camera, lambda: camera.cascade.full)  # type: ignore[union-attr]
         assert camera.cascade is not None and camera.cascade.full is not None
@@ -168,7 +168,7 @@ def test_a_file_does_not_wait_for_a_server_that_is_not_there(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(("bad", "frames"), [(3, 10), (200, 0)])
-def test_a_frame_that_nobody_can_answer_does_not_end_the_others_unless_all_are_so(
+def test_unanswerable_frames_end_a_run_only_if_all_frames_are(
     bad: int, frames: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     left = [bad]
@@ -194,7 +194,7 @@ def test_a_frame_that_nobody_can_answer_does_not_end_the_others_unless_all_are_s
     assert "frame 0 could not be answered" in caplog.text
 
 
-def test_a_picture_that_stays_is_answered_with_what_the_full_model_has_said_of_it(bundle: Bundle) -> None:
+def test_an_unchanged_picture_gets_the_full_models_label(bundle: Bundle) -> None:
     agent = served(Settings(levels=("frames", "cloud"), audit_share=0.0), Pictures(30, same=True), bundle, lambda: 7)
     agent.run(Sink(""))
     summary = agent.summary()
@@ -229,7 +229,7 @@ def test_hits_that_disagree_raise_an_alarm_of_one_line_and_the_budget_is_cut(
     assert summary["overruled"] == 0
 
 
-def test_a_change_of_the_whole_picture_is_counted_and_said(bundle: Bundle, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_scene_change_is_counted_and_logged(bundle: Bundle, caplog: pytest.LogCaptureFixture) -> None:
     with running(Settings(levels=("frames", "base")), bundle=bundle) as camera:
         for index in range(110):
             camera.answer(index, shot(0 if index < 100 else 200), Sink(""))
@@ -237,7 +237,7 @@ def test_a_change_of_the_whole_picture_is_counted_and_said(bundle: Bundle, caplo
     assert [record.message for record in caplog.records if "the whole picture has changed" in record.message]
 
 
-def test_a_picture_that_the_bundle_was_not_made_for_is_asked_and_then_answered_as_unknown(tmp_path: Path) -> None:
+def test_a_picture_out_of_distribution_misses_and_is_then_unknown(tmp_path: Path) -> None:
     place = tiny_bundle(tmp_path / "bundle")
     never = Distribution(full=(1e6, 2e6), base=(1e6, 2e6), least=0.5)
     manifest = msgspec.structs.replace(Bundle(place).manifest, distribution=never)
@@ -273,7 +273,7 @@ CERTIFIED = Certificate(0.02, 0.005, 0.015, 0.95, 0.1, 100)
     ("certificates", "budget", "told"),
     [
         ((CERTIFIED,), 0.02, ""),
-        ((CERTIFIED,), 0.01, "the least that was measured is 0.02; audits check"),
+        ((CERTIFIED,), 0.01, "the smallest budget that was measured is 0.02; audits check"),
         ((), 0.02, "nothing was measured"),
         (
             (Certificate(0.02, 0.011, 0.3, 0.95, 0.1, 7, 250),),
@@ -283,7 +283,7 @@ CERTIFIED = Certificate(0.02, 0.005, 0.015, 0.95, 0.1, 100)
         ),
     ],
 )
-def test_a_budget_that_is_not_certified_is_said_in_one_line_and_all_frames_are_answered(
+def test_an_uncertified_budget_is_one_warning_and_all_frames_are_answered(
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
     certificates: tuple[Certificate, ...],

@@ -68,7 +68,7 @@ def test_a_bad_candidate_changes_nothing_now_and_after_a_restart(
         assert again.updater is not None and again.updater.state == "failed"
 
 
-def test_a_model_that_fails_on_what_the_camera_sees_is_taken_back(bundle: Bundle, tmp_path: Path) -> None:
+def test_a_model_that_fails_on_a_camera_frame_is_rolled_back(bundle: Bundle, tmp_path: Path) -> None:
     """It passes every probe: its first failure in use brings the set before back while frames go on."""
     newer = Bundle(tiny_bundle(tmp_path / "newer", seed=1))
     store = tmp_path / "store"

@@ -103,7 +103,7 @@ def test_every_answer_names_its_camera_and_each_camera_counts_for_itself(bundle:
     assert {name: own["frames"] for name, own in summary["cameras"].items()} == {"front": 20, "back": 30}
 
 
-def test_the_same_pictures_get_the_same_answers_whoever_else_is_there(bundle: Bundle, tmp_path: Path) -> None:
+def test_answers_of_a_camera_do_not_depend_on_other_cameras(bundle: Bundle, tmp_path: Path) -> None:
     """No context, no memory of pictures and no count is shared."""
     alone = Agent(Settings(levels=LEVELS), [Pictures(40)], None, None, bundle)
     together = Agent(several("a", "b", "c"), [Pictures(40), Pictures(25), Pictures(40)], None, None, bundle)
@@ -221,7 +221,7 @@ def test_a_camera_that_ends_or_fails_leaves_the_others_as_they_are(
     assert ("camera a has failed; the others go on" in caplog.text) == (how == "fails")
 
 
-def test_questions_of_several_cameras_share_the_devices_topics_and_each_hears_its_own_answers(bundle: Bundle) -> None:
+def test_cameras_share_the_devices_topics_and_receive_only_their_own_replies(bundle: Bundle) -> None:
     """Though both ask about frames of the same numbers; the status names all that is resident."""
     full = bundle.manifest.models["full"]
     asked: list[bytes] = []

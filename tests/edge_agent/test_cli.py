@@ -145,7 +145,7 @@ def test_bad_input_is_one_line_and_exit_code_2(
 
 
 @pytest.mark.parametrize("what", ["html.jpg", "unreadable"])
-def test_where_nothing_can_be_read_the_reason_is_said_and_the_exit_code_is_1(
+def test_an_unreadable_source_is_reported_and_exits_with_1(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, what: str
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -176,7 +176,7 @@ def test_a_source_of_any_name_is_answered_logged_and_recorded(place: Path, tmp_p
     assert shown.exit_code == 0, shown.output
 
 
-def test_a_port_that_is_taken_is_said(place: Path) -> None:
+def test_a_port_in_use_is_reported_with_its_setting(place: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -221,7 +221,7 @@ def test_flags_go_over_variables_over_the_file_over_the_defaults(tmp_path: Path)
     assert printed("--set", "results=false", "--config", str(file))["results"] is False
 
 
-def test_the_printed_settings_are_a_file_that_says_the_same(tmp_path: Path) -> None:
+def test_the_printed_settings_are_a_file_with_the_same_settings(tmp_path: Path) -> None:
     done = invoke("camera:0", "--broker", BROKER, "--frames", "7", "--print-config")
     file = tmp_path / "agent.toml"
     file.write_text(done.stdout)

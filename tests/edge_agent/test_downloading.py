@@ -41,7 +41,7 @@ def test_a_catalogue_brings_the_base_model_whole_and_runnable(site: Site) -> Non
     assert max(request.length for request in site.server.asked) <= 600
 
 
-def test_a_transfer_goes_on_where_another_run_was_interrupted(site: Site) -> None:
+def test_a_transfer_resumes_where_another_run_was_interrupted(site: Site) -> None:
     base = site.bundle.manifest.models["base"]
     site.store.append(base.sha256, site.bundle.path("base").read_bytes()[:1100])
     loader = site.loader()
@@ -50,7 +50,7 @@ def test_a_transfer_goes_on_where_another_run_was_interrupted(site: Site) -> Non
     assert min(request.offset for request in site.server.asked) == 1100
 
 
-def test_lost_chunks_are_asked_for_again_and_strange_ones_passed_over(site: Site) -> None:
+def test_lost_chunks_are_requested_again_and_others_ignored(site: Site) -> None:
     seen: set[int] = set()
 
     def spoil(request: BlobRequest, chunk: Chunk) -> Chunk | None:
@@ -65,7 +65,7 @@ def test_lost_chunks_are_asked_for_again_and_strange_ones_passed_over(site: Site
     assert ready(loader).name == "base"
 
 
-def test_without_a_connection_it_waits_and_goes_on_by_itself(site: Site) -> None:
+def test_a_download_waits_for_a_connection_and_continues(site: Site) -> None:
     site.link.connected.clear()
     loader = site.loader()
     loader.announce(site.bundle.data)
@@ -105,7 +105,7 @@ def test_what_arrives_with_another_digest_is_fetched_afresh(site: Site, caplog: 
     ],
     ids=["refusal", "another-size", "nothing", "too-much"],
 )
-def test_a_server_that_cannot_give_the_file_is_said_and_asked_again(
+def test_a_server_without_the_file_is_reported_and_asked_again(
     site: Site, answer: Callable[[Chunk], Chunk]
 ) -> None:
     site.server.spoil = lambda _, chunk: answer(chunk)
@@ -117,7 +117,7 @@ def test_a_server_that_cannot_give_the_file_is_said_and_asked_again(
     until(lambda: loader.errors == "")
 
 
-def test_asking_twice_pulls_once(site: Site) -> None:
+def test_repeated_requests_download_once(site: Site) -> None:
     loader = site.loader()
     loader.announce(site.bundle.data)
     assert ready(loader).first
@@ -134,7 +134,7 @@ def test_asking_twice_pulls_once(site: Site) -> None:
 
 
 
-def test_what_is_in_the_store_is_not_pulled_again_unless_it_is_damaged(site: Site, tmp_path: Path) -> None:
+def test_a_stored_file_is_downloaded_again_only_if_damaged(site: Site, tmp_path: Path) -> None:
     loader = site.loader()
     loader.announce(site.bundle.data)
     ready(loader)
@@ -151,7 +151,7 @@ def test_what_is_in_the_store_is_not_pulled_again_unless_it_is_damaged(site: Sit
     assert third.bytes_down == site.size("base")
 
 
-def test_chunks_that_nobody_waits_for_are_not_kept(site: Site) -> None:
+def test_unexpected_chunks_are_dropped(site: Site) -> None:
     loader = site.loader()
     loader.announce(site.bundle.data)
     ready(loader)

@@ -63,7 +63,7 @@ def test_the_bar_has_the_levels_colour_and_is_as_long_as_the_answer_is_sure(leve
     assert not coloured[160:].any()
 
 
-def test_a_label_changes_the_caption_alone_and_accents_are_left_out() -> None:
+def test_a_label_changes_only_the_caption_and_accents_are_removed() -> None:
     picture = noise(48, 64)
     cat, lowe, loewe = (annotate(picture, answered_frame(label=label).line) for label in ("cat", "Lowe", "Löwe"))
     assert np.array_equal(cat[:-_CAPTION], lowe[:-_CAPTION])

@@ -49,7 +49,7 @@ def test_another_size_is_another_picture() -> None:
     assert fed([(0, np.zeros((4, 4, 3), np.uint8)), (20, np.zeros((4, 8, 3), np.uint8))]).seconds == 0
 
 
-def test_it_is_said_once_and_its_end_too(caplog: pytest.LogCaptureFixture) -> None:
+def test_freezing_and_recovery_are_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     alarm = FrozenAlarm()
     for second in range(30):
         alarm.add(picture(), float(second), "the door")

@@ -49,12 +49,12 @@ def watched(tmp_path: Path) -> Watched:
     return Watched(tmp_path)
 
 
-def test_it_is_ill_until_there_is_a_model(watched: Watched) -> None:
+def test_unhealthy_until_there_is_a_model(watched: Watched) -> None:
     assert watched.before == "waiting for a model: it is on its way"
     assert watched.health() == ""
 
 
-def test_it_is_ill_before_ten_seconds_without_an_answered_frame_are_over_and_well_with_the_next(
+def test_unhealthy_within_ten_seconds_without_an_answer_and_healthy_after_the_next(
     watched: Watched,
 ) -> None:
     watched.now += SILENCE_LIMIT_S
@@ -65,20 +65,20 @@ def test_it_is_ill_before_ten_seconds_without_an_answered_frame_are_over_and_wel
     assert watched.health() == ""
 
 
-def test_it_is_ill_if_no_frame_is_answered_at_all(tmp_path: Path) -> None:
+def test_unhealthy_without_any_answered_frame(tmp_path: Path) -> None:
     watched = Watched(tmp_path, answered=False)
     watched.agent.run(Sink(""))  # its model is loaded; its only frame is answered, and health hears nothing of it
     watched.now += 9.9
     assert "no frame for 10 s" in watched.health()
 
 
-def test_it_is_ill_as_soon_as_its_camera_is_known_to_be_gone(watched: Watched) -> None:
+def test_unhealthy_as_soon_as_a_camera_is_lost(watched: Watched) -> None:
     watched.agent.cameras[0].source.error = "it is silent"  # type: ignore[misc]
     assert watched.health() == "the camera has a fault: it is silent"
 
 
 @pytest.mark.parametrize("settings", [Settings(fps=1 / 60), Settings()])
-def test_a_camera_of_one_frame_a_minute_is_well_and_ill_when_it_stops(tmp_path: Path, settings: Settings) -> None:
+def test_a_camera_of_one_frame_a_minute_is_healthy_until_it_stops(tmp_path: Path, settings: Settings) -> None:
     watched = Watched(tmp_path, settings)
     if settings.fps is None:  # its pace is not known before there are two frames
         watched.passes(1, 60.0)
@@ -100,7 +100,7 @@ def test_an_hour_without_the_camera_does_not_make_the_next_loss_hard_to_see(watc
 
 
 @given(st.lists(st.floats(0.001, 1000.0), min_size=1, max_size=30), st.floats(0.0, 100.0))
-def test_no_pace_makes_a_camera_ill_that_keeps_it(gaps: list[float], period: float) -> None:
+def test_a_camera_with_a_constant_period_is_healthy_at_any_period(gaps: list[float], period: float) -> None:
     """And none is given more time than three times its slowest gap."""
     pace = FrameTiming(0.0, period)
     now = 0.0
@@ -113,7 +113,7 @@ def test_no_pace_makes_a_camera_ill_that_keeps_it(gaps: list[float], period: flo
         assert pace.limit > gaps[0]
 
 
-def test_it_is_ill_when_all_of_its_last_answers_were_fallbacks(watched: Watched) -> None:
+def test_unhealthy_after_only_fallbacks(watched: Watched) -> None:
     """The first one here was answered by a model, and counts until a hundred came after it."""
     watched.passes(RECENT_ANSWERS - 1, 0.1, "fallback", "risk 0.9 over 0.1; not connected")
     assert watched.health() == ""
@@ -150,7 +150,7 @@ def test_each_camera_is_named_with_its_own_fault_and_age(tmp_path: Path) -> None
     assert watched.health.ages() == {"door": 9.5, "yard": 4.5}
 
 
-def test_it_is_ill_while_its_link_is_in_trouble(watched: Watched) -> None:
+def test_unhealthy_without_a_connection(watched: Watched) -> None:
     """As when another device has its name."""
     link = FakeLink(lambda *_: True)
     watched.agent.link = link  # type: ignore[assignment]

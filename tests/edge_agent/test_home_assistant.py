@@ -83,7 +83,7 @@ def test_sensors_read_fields_that_results_and_status_have() -> None:
 
 
 @given(st.lists(st.tuples(NAMES, st.just("") | NAMES), min_size=2, max_size=2, unique=True))
-def test_no_two_cameras_of_any_devices_are_taken_for_one(cameras: list[tuple[str, str]]) -> None:
+def test_cameras_of_all_devices_are_distinguished(cameras: list[tuple[str, str]]) -> None:
     one, other = (config(*camera) for camera in cameras)
     assert not set(one["device"]["identifiers"]) & set(other["device"]["identifiers"])
     ids = [component["unique_id"] for payload in (one, other) for component in payload["components"].values()]

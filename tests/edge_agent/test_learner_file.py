@@ -70,7 +70,7 @@ def fresh(bundle: Bundle) -> dict[Stage, tuple[Array, Array]]:
     return RiskEstimator(len(bundle.manifest.labels), bundle.manifest.priors).state
 
 
-def test_a_restart_goes_on_with_what_was_learned(bundle: Bundle, tmp_path: Path) -> None:
+def test_a_restart_continues_with_the_learned_state(bundle: Bundle, tmp_path: Path) -> None:
     camera = run(bundle, tmp_path)
     assert camera.cascade is not None
     learned = camera.cascade.estimator.state
@@ -78,7 +78,7 @@ def test_a_restart_goes_on_with_what_was_learned(bundle: Bundle, tmp_path: Path)
     assert same(begun(bundle, tmp_path), learned)
 
 
-def test_a_bundle_without_priors_is_asked_about_at_first_and_not_again_after_a_restart(tmp_path: Path) -> None:
+def test_a_bundle_without_priors_learns_once_and_not_again_after_a_restart(tmp_path: Path) -> None:
     place = tiny_bundle(tmp_path / "bundle")
     manifest = msgspec.structs.replace(Bundle(place).manifest, priors={})
     (place / MANIFEST).write_bytes(msgspec.json.encode(manifest))
@@ -116,7 +116,7 @@ def test_a_disk_that_cannot_be_written_or_read_stops_no_frame(bundle: Bundle, tm
     assert same(begun(bundle, tmp_path), fresh(bundle))
 
 
-def test_a_run_that_has_learned_nothing_leaves_what_is_kept(bundle: Bundle, tmp_path: Path) -> None:
+def test_a_run_without_learning_leaves_the_saved_state(bundle: Bundle, tmp_path: Path) -> None:
     learned = run(bundle, tmp_path).cascade
     assert learned is not None
     begun(learning_bundle(tmp_path / "other", "another version"), tmp_path)
@@ -128,7 +128,7 @@ def test_cameras_keep_what_they_have_learned_apart(tmp_path: Path) -> None:
     assert len({LearnerFile(tmp_path, name).path for name in names}) == len(names)
 
 
-def test_a_bundle_directory_leaves_no_trace_in_the_store_that_nobody_has_named(
+def test_a_bundle_directory_writes_nothing_to_the_default_store(
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So that a run can be repeated."""

@@ -58,7 +58,7 @@ def test_the_newest_lines_are_in_two_files_of_bounded_size(
         assert len(kept) > most - 60
 
 
-def test_a_file_that_somebody_renames_or_removes_is_begun_anew(tmp_path: Path) -> None:
+def test_a_renamed_or_deleted_file_is_created_again(tmp_path: Path) -> None:
     path = tmp_path / "answers"
     file = LineFile(path)
     file.write(b"one\n")

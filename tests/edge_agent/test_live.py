@@ -131,14 +131,14 @@ def test_a_named_camera_is_named_in_the_log(
     assert "door (camera 0) is lost" in caplog.text and "door (camera 0) is back" in caplog.text
 
 
-def test_as_long_as_it_is_away_it_says_so(play: Callable[..., tuple[Live, Recorded]]) -> None:
+def test_a_lost_camera_has_an_error_until_it_returns(play: Callable[..., tuple[Live, Recorded]]) -> None:
     source, recorded = play([1, GONE])
     until(lambda: recorded.opened > 5)
     assert source.error == "camera 0 cannot be opened; is it plugged in and free?"
     assert source.losses == 1
 
 
-def test_one_that_comes_and_goes_is_tried_less_and_less_often(
+def test_a_camera_that_is_lost_again_and_again_is_opened_less_often(
     play: Callable[..., tuple[Live, Recorded]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Or a plug with a loose contact would fill the log."""
@@ -150,7 +150,7 @@ def test_one_that_comes_and_goes_is_tried_less_and_less_often(
     assert source.losses
 
 
-def test_what_a_reader_that_was_left_behind_reads_at_last_is_not_shown_and_it_ends(
+def test_an_abandoned_reader_delivers_nothing_and_ends(
     play: Callable[..., tuple[Live, Recorded]],
 ) -> None:
     source, recorded = play([1, HANGS], STAYS)
@@ -202,7 +202,7 @@ def test_only_the_latest_picture_counts_and_those_before_it_are_counted(
     assert source.dropped == 4
 
 
-def test_no_more_pictures_are_taken_than_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_frame_rate_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a hundred a second ten are, and the others dropped."""
     monkeypatch.setattr(cv2, "VideoCapture", Recorded(STAYS))
     source = open_source("camera:0", fps=10)
@@ -237,7 +237,7 @@ def soon_frozen(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("soon_frozen")
-def test_a_frozen_camera_is_said_and_goes_on_to_be_answered(
+def test_a_frozen_camera_is_logged_and_still_answered(
     play: Callable[..., tuple[Live, Recorded]], caplog: pytest.LogCaptureFixture
 ) -> None:
     source, recorded = play([2] * 100 + [3] + [4] * 100_000)
@@ -265,7 +265,7 @@ def test_a_frozen_camera_counts_as_lost_where_the_settings_say_so(
 
 
 @pytest.mark.usefixtures("soon_frozen")
-def test_a_camera_that_was_away_and_shows_the_same_as_before_is_not_taken_for_frozen(
+def test_an_equal_picture_before_and_after_a_loss_is_not_frozen(
     play: Callable[..., tuple[Live, Recorded]], caplog: pytest.LogCaptureFixture
 ) -> None:
     play([2, GONE], *[None] * 30, [2, 3, HANGS])

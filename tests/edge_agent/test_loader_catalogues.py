@@ -22,7 +22,7 @@ from tests.edge_agent.links import BlobServer
 __all__ = ["bundle", "site", "small_chunks_and_short_timeouts"]
 
 
-def test_a_newer_catalogue_of_the_same_bundle_is_taken_up_and_another_bundles_is_not(
+def test_a_newer_version_of_the_bundle_is_installed_and_another_bundle_is_not(
     site: Site, tmp_path: Path
 ) -> None:
     loader = site.loader()

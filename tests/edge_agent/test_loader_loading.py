@@ -109,7 +109,7 @@ def test_all_processors_run_a_model_together_where_it_is_much_quicker(
     assert used == ([1, threads, threads] if threads > 1 else [1, processors, 1] if processors >= 4 else [1, 1])
 
 
-def test_a_model_that_the_bundle_has_not_is_said(site: Site) -> None:
+def test_a_missing_model_is_reported(site: Site) -> None:
     loader = site.loader()
     loader.announce(site.bundle.data)
     ready(loader)

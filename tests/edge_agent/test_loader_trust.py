@@ -21,7 +21,7 @@ from tests.edge_agent.loaders import (
 __all__ = ["bundle", "site", "small_chunks_and_short_timeouts"]
 
 
-def test_with_a_trusted_key_nothing_is_taken_that_it_has_not_signed(site: Site, tmp_path: Path) -> None:
+def test_with_a_trusted_key_unsigned_bundles_are_refused(site: Site, tmp_path: Path) -> None:
     """Neither unsigned nor signed by another; what is refused is not even kept."""
     private, public = generate(tmp_path / "ours")
     stranger, _ = generate(tmp_path / "theirs")
@@ -36,7 +36,7 @@ def test_with_a_trusted_key_nothing_is_taken_that_it_has_not_signed(site: Site, 
     assert ready(loader).name == "base"
 
 
-def test_a_signature_is_kept_as_long_as_its_manifest(site: Site, tmp_path: Path) -> None:
+def test_a_signature_is_stored_as_long_as_its_manifest(site: Site, tmp_path: Path) -> None:
     """So that a device that starts without a network can trust what it has; an older version's goes."""
     private, public = generate(tmp_path / "keys")
     signature = Signer(private).sign(site.bundle.data)

@@ -47,7 +47,7 @@ def test_the_levels_counters_add_up_to_the_frames_before_and_after_a_run(tmp_pat
     assert 0 <= after["cachenet_last_answer_age_seconds", ""] < 60
 
 
-def test_what_the_answers_are_worth_is_there(tmp_path: Path) -> None:
+def test_the_metrics_have_audits_and_agreement(tmp_path: Path) -> None:
     """Of a camera that its audits find nothing wrong with."""
     bundle = Bundle(tiny_bundle(tmp_path, risk=0.999))
 

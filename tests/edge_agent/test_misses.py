@@ -24,7 +24,7 @@ def kept(directory: Path) -> list[str]:
     return sorted(path.name for path in directory.iterdir())
 
 
-def test_only_what_no_local_level_was_sure_of_is_kept_as_it_was_seen(tmp_path: Path) -> None:
+def test_only_missed_frames_are_saved_as_classified(tmp_path: Path) -> None:
     misses = Misses(tmp_path / "new" / "misses", 1 << 20, False, _WHOLE)
     levels: list[Level] = [*COLOURS]  # type: ignore[list-item]
     for frame, level in enumerate(levels):
@@ -36,7 +36,7 @@ def test_only_what_no_local_level_was_sure_of_is_kept_as_it_was_seen(tmp_path: P
         assert np.array_equal(decode((tmp_path / "new" / "misses" / file).read_bytes()), noise(48, 64, frame))
 
 
-def test_a_name_says_when_which_frame_what_and_why() -> None:
+def test_a_file_name_has_time_frame_label_and_reason() -> None:
     answered = answered_frame(
         12, "traffic light / red", "fallback", reason="risk 0.390 over 0.045; no answer in time", camera="yard",
         time=1700000000.25,
@@ -80,7 +80,7 @@ def test_the_directory_holds_to_its_bound_and_the_oldest_go_first(
     assert [int(file.split("-")[1]) for file in names] == fitting[len(fitting) - len(names) :]
 
 
-def test_a_full_disk_is_said_once_leaves_no_half_picture_and_may_have_room_again(
+def test_a_full_disk_is_logged_once_leaves_no_partial_picture_and_may_recover(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     write, full = Path.write_bytes, True
@@ -104,7 +104,7 @@ def test_a_full_disk_is_said_once_leaves_no_half_picture_and_may_have_room_again
     assert "No space left on device" in record.getMessage()
 
 
-def test_of_a_camera_with_a_region_that_region_is_kept(tmp_path: Path) -> None:
+def test_the_region_of_a_camera_is_saved(tmp_path: Path) -> None:
     misses = Misses(tmp_path, 1 << 20, False, {"yard": (0.25, 0.5, 0.5, 0.5)})
     misses.on_frame(answered_frame(level="cloud", camera="yard"))
     misses.close()

@@ -42,7 +42,7 @@ def lines() -> Iterator[io.StringIO]:
     handler.close()
 
 
-def test_an_observer_that_fails_at_every_frame_is_logged_once_and_the_run_goes_on(
+def test_an_observer_that_fails_at_every_frame_is_logged_once_and_the_run_continues(
     tmp_path: Path, lines: io.StringIO, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(*_: object) -> None:
@@ -57,7 +57,7 @@ def test_an_observer_that_fails_at_every_frame_is_logged_once_and_the_run_goes_o
     assert lines.getvalue().count("results: failed for a frame") == 1
 
 
-def test_work_aside_that_fails_at_every_frame_is_logged_once_and_counted(lines: io.StringIO) -> None:
+def test_a_worker_that_fails_at_every_frame_is_logged_once_and_counted(lines: io.StringIO) -> None:
     def fails(_: object) -> None:
         raise ValueError("no")
 

@@ -58,7 +58,7 @@ def test_a_picture_comes_out_as_it_went_in(form: str) -> None:
     os.close(reading)
 
 
-def test_only_the_latest_counts_and_a_last_one_that_is_cut_short_is_left_out_and_counted(
+def test_only_the_latest_picture_counts_and_a_truncated_last_one_is_broken(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     reading, writing = os.pipe()
@@ -79,7 +79,7 @@ def test_only_the_latest_counts_and_a_last_one_that_is_cut_short_is_left_out_and
     os.close(reading)
 
 
-def test_closing_from_another_thread_ends_it_while_the_writer_says_nothing() -> None:
+def test_closing_from_another_thread_ends_the_pipe_while_the_writer_is_silent() -> None:
     reading, writing = os.pipe()
     pipe = Pipe("640x480", fd=reading)
     begun = time.monotonic()
@@ -108,7 +108,7 @@ def test_what_cannot_be_read_ends_it_with_one_line(tmp_path: Path, caplog: pytes
     os.close(directory)
 
 
-def test_a_writer_that_repeats_one_picture_is_said_to_be_frozen(
+def test_a_writer_that_repeats_one_picture_is_frozen(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(frozen, "FROZEN_S", 0.2)

@@ -105,7 +105,7 @@ def flat(frame: int) -> Answered:
     return answered_frame(frame, picture=np.full((48, 64, 3), 10 * frame % 256, np.uint8))
 
 
-def test_nothing_is_drawn_while_nobody_looks(preview: Preview, port: int, drawings: list[int]) -> None:
+def test_nothing_is_drawn_without_a_reader(preview: Preview, port: int, drawings: list[int]) -> None:
     for frame in range(100):
         preview.on_frame(flat(frame))
     get(port, "/")
@@ -123,7 +123,7 @@ def test_a_snapshot_is_the_latest_frame_annotated(preview: Preview, port: int) -
         assert shows(decode(data), flat(frame)), "and none that was drawn before"
 
 
-def test_the_stream_goes_on_with_the_latest_frame_and_skips_what_nobody_could_see(
+def test_the_stream_continues_with_the_latest_frame_and_skips_others(
     preview: Preview, reader: Callable[..., Reader], drawings: list[int]
 ) -> None:
     preview.on_frame(flat(1))
@@ -199,7 +199,7 @@ def test_the_page_shows_every_camera_and_what_colours_mean() -> None:
         assert refused(port, "/snapshot.jpg?camera=cellar") == 404
 
 
-def test_how_old_a_picture_is_can_be_asked_for_a_stream_does_not_say(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_age_of_a_picture_can_be_requested(monkeypatch: pytest.MonkeyPatch) -> None:
     preview = Preview("pi", {"yard": None, "gate": None})
     with preview.serve("127.0.0.1", 0) as port:
         preview.on_frame(answered_frame(camera="yard"))
@@ -222,7 +222,7 @@ def test_more_cameras_than_a_browser_has_connections_for_are_still_pictures() ->
         assert get(port, "/?camera=c5")[1].decode().count("stream.mjpg?camera=c5") == 1
 
 
-def test_what_is_not_there_is_said(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_page_or_camera_is_not_found(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     assert refused(port, "/favicon.ico") == 404
     monkeypatch.setattr(module.Screen.jpeg, "__defaults__", (0.01,))
     assert refused(port, "/snapshot.jpg") == refused(port, "/stream.mjpg") == 503
@@ -275,7 +275,7 @@ def test_a_page_of_another_site_cannot_read_the_preview_by_its_own_name(preview:
             assert status == b"200" or b"localhost" in said, "and what it answers to is said"
 
 
-def test_idle_connections_keep_nobody_from_a_picture(preview: Preview, port: int) -> None:
+def test_idle_connections_block_no_reader(preview: Preview, port: int) -> None:
     preview.on_frame(flat(3))
     idle = [socket.create_connection(("127.0.0.1", port), _PATIENCE_S) for _ in range(100)]
     try:

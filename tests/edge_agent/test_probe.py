@@ -65,7 +65,7 @@ def test_a_crash_of_the_runtime_is_the_probes_and_is_named(bundle: Bundle, monke
         probe(request(bundle))
 
 
-def test_who_stops_waiting_is_not_kept(bundle: Bundle, tmp_path: Path) -> None:
+def test_stop_ends_the_wait(bundle: Bundle, tmp_path: Path) -> None:
     looping = with_model(bundle, tmp_path / "faulty", faulty.looping())
     with pytest.raises(ProbeError, match="the program ends"):
         probe(request(looping), stopped=lambda: True)

@@ -59,7 +59,7 @@ def test_truth_that_is_not_known_of_every_frame_is_known_of_none(tmp_path: Path)
     assert stream.read(tmp_path / "new").truth is None
 
 
-def test_large_pictures_are_kept_as_jpeg(tmp_path: Path) -> None:
+def test_large_pictures_are_recorded_as_jpeg(tmp_path: Path) -> None:
     record(tmp_path / "new", shots(1, side=200))
     assert stream.read(tmp_path / "new").files == "%06d.jpg"
 
@@ -90,7 +90,7 @@ def test_a_full_disk_ends_the_recording_and_not_the_run(tmp_path: Path, monkeypa
     assert stream.read(tmp_path / "new").frames == 2
 
 
-def test_one_frame_plays_at_the_pace_that_was_asked_for(tmp_path: Path) -> None:
+def test_one_frame_has_the_requested_rate(tmp_path: Path) -> None:
     record(tmp_path / "new", shots(1))
     assert stream.read(tmp_path / "new").fps == 25.0
 
@@ -114,7 +114,7 @@ def test_a_varying_rate_is_recorded_as_times_and_played_with_them(tmp_path: Path
     assert [shot.time for shot in open_source(str(tmp_path / "new"))] == list(recording.times)
 
 
-def test_a_rate_that_was_asked_for_is_kept(tmp_path: Path) -> None:
+def test_a_requested_rate_is_recorded(tmp_path: Path) -> None:
     record(tmp_path / "new", [replace(shot, time=n / 5) for n, shot in enumerate(shots(3))], fps=25.0)
     assert stream.read(tmp_path / "new").fps == 25.0
 

@@ -74,7 +74,7 @@ def answer(bundle: Bundle, label: int = 3, submodel: str | None = None) -> Answe
 BUSY = Rejection("busy", "the queue is full")
 
 
-def test_a_question_carries_the_picture_the_budget_and_the_recent_labels(bundle: Bundle) -> None:
+def test_a_request_has_picture_time_budget_and_recent_labels(bundle: Bundle) -> None:
     site = Site(bundle, lambda _: answer(bundle, 3, "animals"))
     outcome = site.ask(7, 2.5, (1, 2))
     (data, asked, expiry_s), reply = site.sent[0], outcome.reply
@@ -87,7 +87,7 @@ def test_a_question_carries_the_picture_the_budget_and_the_recent_labels(bundle:
     assert site.cloud.bytes_down == len(encode(answer(bundle, 3, "animals")))
 
 
-def test_an_audit_waits_for_nobody_and_its_answer_is_kept_apart(bundle: Bundle) -> None:
+def test_an_audit_does_not_block_and_its_reply_is_returned_by_audited(bundle: Bundle) -> None:
     site = Site(bundle, lambda _: None)
     begun = time.monotonic()
     site.cloud.audit(7, PICTURE)
@@ -118,7 +118,7 @@ def post(site: Site, index: int) -> Outcome:
     return site.cloud.post(missed(index, (1,), now, 0.01), lambda: PICTURE)
 
 
-def test_a_posted_question_is_answered_later(bundle: Bundle) -> None:
+def test_a_posted_request_is_answered_later(bundle: Bundle) -> None:
     site = Site(bundle, lambda _: None)
     begun = time.monotonic()
     assert post(site, 7) == Outcome(None, "to be answered later")
@@ -129,7 +129,7 @@ def test_a_posted_question_is_answered_later(bundle: Bundle) -> None:
     assert [reply.frame for reply in site.cloud.late()] == [7]
 
 
-def test_few_posted_questions_are_open_at_a_time_and_silence_opens_the_circuit(bundle: Bundle) -> None:
+def test_posted_requests_are_limited_and_silence_opens_the_circuit(bundle: Bundle) -> None:
     site, now = Site(bundle, lambda _: None), [100.0]
     site.cloud._clock = lambda: now[0]
     said = [post(site, index).error for index in range(12)]
@@ -162,7 +162,7 @@ def test_silence_ends_at_the_deadline(bundle: Bundle) -> None:
     assert outcome == Outcome(None, "no answer in time")
 
 
-def test_a_deadline_that_has_passed_already_waits_for_nothing(bundle: Bundle) -> None:
+def test_an_expired_deadline_does_not_wait(bundle: Bundle) -> None:
     begun = time.monotonic()
     assert Site(bundle, lambda _: None).ask(patience=-1.0).reply is None
     assert time.monotonic() - begun < 1.0
@@ -185,7 +185,7 @@ def test_stopping_ends_the_wait_at_once(bundle: Bundle) -> None:
     assert time.monotonic() - begun < 10.0
 
 
-def test_a_late_answer_is_kept_once_and_is_not_taken_for_the_next_frames(bundle: Bundle) -> None:
+def test_a_late_reply_is_returned_once_and_never_for_another_frame(bundle: Bundle) -> None:
     site = Site(bundle, lambda _: None)
     site.ask(0, 0.01)
 
@@ -203,7 +203,7 @@ def test_a_late_answer_is_kept_once_and_is_not_taken_for_the_next_frames(bundle:
     assert site.cloud.late() == []
 
 
-def test_a_second_answer_to_the_same_question_is_passed_over(bundle: Bundle) -> None:
+def test_a_duplicate_reply_is_ignored(bundle: Bundle) -> None:
     """Before the first has been taken as well as after."""
     site = Site(bundle, lambda _: None)
 
@@ -241,14 +241,14 @@ def test_answers_resume_by_themselves_when_the_cloud_is_back(bundle: Bundle) -> 
     assert site.ask(10).reply is not None
 
 
-def test_a_refusal_is_no_answer_but_does_not_open_the_circuit(bundle: Bundle) -> None:
+def test_a_rejection_is_no_reply_and_does_not_open_the_circuit(bundle: Bundle) -> None:
     site = Site(bundle, lambda _: BUSY)
     for index in range(10):
         assert site.ask(index).error == "refused: busy (the queue is full)"
     assert len(site.sent) == 10
 
 
-def test_a_late_refusal_is_forgotten(bundle: Bundle) -> None:
+def test_a_late_rejection_is_ignored(bundle: Bundle) -> None:
     site = Site(bundle, lambda _: None)
     site.ask(0, 0.01)
     site.answer(site.sent[0][1].correlation, BUSY)
@@ -262,7 +262,7 @@ def test_the_answer_of_another_model_is_refused(bundle: Bundle) -> None:
     assert "another model" in outcome.error
 
 
-def test_the_answers_of_an_earlier_run_are_passed_over(bundle: Bundle) -> None:
+def test_replies_to_an_earlier_run_are_ignored(bundle: Bundle) -> None:
     earlier, site = Site(bundle, lambda _: None), Site(bundle, lambda _: None)
     earlier.ask(0, 0.01)
     site.said = lambda _: site.answer(earlier.sent[0][1].correlation, answer(bundle))
@@ -299,14 +299,14 @@ def test_a_malformed_answer_raises_that_and_nothing_else_and_counts_as_silence(
 
 
 @pytest.mark.parametrize("correlation", [None, b"", b"x" * 15, b"x" * 16, bytes(64)])
-def test_an_answer_to_nothing_we_asked_is_passed_over(bundle: Bundle, correlation: bytes | None) -> None:
+def test_a_reply_without_a_request_is_ignored(bundle: Bundle, correlation: bytes | None) -> None:
     site = Site(bundle, lambda _: None)
     site.ask(0, 0.01)
     site.cloud.receive(message(encode(answer(bundle)), correlation))
     assert site.cloud.late() == []
 
 
-def test_without_a_connection_nothing_is_sent_and_nobody_waits(bundle: Bundle) -> None:
+def test_without_a_connection_nothing_is_sent_and_there_is_no_wait(bundle: Bundle) -> None:
     site = Site(bundle, lambda _: answer(bundle))
     site.link.connected.clear()
     for index in range(10):

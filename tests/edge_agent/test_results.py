@@ -35,7 +35,7 @@ class Told:
 
 
 @given(st.lists(st.tuples(st.floats(0.001, 20), st.sampled_from(["cat", "dog"])), min_size=1, max_size=100))
-def test_changes_are_told_at_once_but_at_most_five_a_second_and_what_stays_every_ten_seconds(
+def test_changes_are_published_at_once_at_most_five_a_second_and_repeats_every_ten_seconds(
     course: list[tuple[float, str]],
 ) -> None:
     told = Told()
@@ -89,7 +89,7 @@ def test_cameras_have_topics_and_clocks_of_their_own() -> None:
     ]
 
 
-def test_what_could_not_be_told_is_told_when_there_is_a_broker_again() -> None:
+def test_an_unsent_result_is_published_after_the_broker_returns() -> None:
     """As the answer that is then the latest, and the waiting costs no more than five tries a second."""
     told = Told()
     told.on_frame(answered_frame(0, "cat"))

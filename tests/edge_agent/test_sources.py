@@ -65,7 +65,7 @@ def test_webp_and_what_else_opencv_decodes_is_played_and_hidden_files_are_not(tm
     assert source.broken == 0
 
 
-def test_a_picture_of_a_format_that_is_not_read_is_named_and_not_passed_over(
+def test_a_picture_of_an_unsupported_format_is_named(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     cv2.imwrite(str(tmp_path / "a.jpg"), picture(50))
@@ -92,7 +92,7 @@ def test_of_many_broken_files_some_are_named_and_all_are_counted(
     assert said[-1] == "15 more files were skipped"
 
 
-def test_a_damaged_video_is_played_to_its_end_and_said_once_with_name_and_number(
+def test_a_damaged_video_is_read_to_its_end_and_logged_once_with_name_and_count(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / os.fsdecode(b"caf\xe9\n.mp4")
@@ -244,7 +244,7 @@ class MotionJpeg(BaseHTTPRequestHandler):
         pass
 
 
-def test_a_program_ends_in_peace_while_its_camera_goes_on_giving_frames() -> None:
+def test_a_program_ends_cleanly_while_its_camera_delivers_frames() -> None:
     """A read that returned while the interpreter ended would abort it."""
     camera = ThreadingHTTPServer(("127.0.0.1", 0), MotionJpeg)
     camera.daemon_threads = True

@@ -27,7 +27,7 @@ def blobs(tmp_path: Path) -> list[str]:
     return sorted(path.name for path in (tmp_path / "store/blobs").iterdir())
 
 
-def test_a_transfer_goes_on_where_it_stopped(store: Store, tmp_path: Path) -> None:
+def test_a_transfer_resumes_at_the_stored_offset(store: Store, tmp_path: Path) -> None:
     assert store.offset(SHA256) == 0
     store.append(SHA256, DATA[:1000])
     again = Store(tmp_path / "store")
@@ -39,7 +39,7 @@ def test_a_transfer_goes_on_where_it_stopped(store: Store, tmp_path: Path) -> No
     assert blobs(tmp_path) == [SHA256]
 
 
-def test_what_is_not_finished_is_not_given_out(store: Store) -> None:
+def test_a_partial_file_has_no_path(store: Store) -> None:
     assert store.path(SHA256) is None
     store.append(SHA256, DATA)
     assert store.path(SHA256) is None
@@ -69,7 +69,7 @@ def test_an_unfinished_file_can_be_discarded(store: Store) -> None:
     assert store.offset(SHA256) == 0
 
 
-def test_the_manifest_seen_last_is_recalled_or_the_one_asked_for(store: Store, tmp_path: Path) -> None:
+def test_the_current_manifest_is_the_last_one_or_the_one_by_name(store: Store, tmp_path: Path) -> None:
     assert store.current() is None
     data = (tiny_bundle(tmp_path / "bundle") / "bundle.json").read_bytes()
     other = data.replace(b'"name":"tiny"', b'"name":"other"')
@@ -83,7 +83,7 @@ def test_the_manifest_seen_last_is_recalled_or_the_one_asked_for(store: Store, t
     assert store.current("third") is None
 
 
-def test_a_manifest_that_is_damaged_or_half_written_is_passed_over(store: Store, tmp_path: Path) -> None:
+def test_a_damaged_or_partial_manifest_is_ignored(store: Store, tmp_path: Path) -> None:
     data = (tiny_bundle(tmp_path / "bundle") / "bundle.json").read_bytes()
     install_current(store, data)
     (tmp_path / "store/catalogue/newer.json").write_bytes(data[:-10])
@@ -92,7 +92,7 @@ def test_a_manifest_that_is_damaged_or_half_written_is_passed_over(store: Store,
     assert store.current("newer") is None
 
 
-def test_only_what_a_manifest_names_is_kept(store: Store, tmp_path: Path) -> None:
+def test_garbage_collection_keeps_files_that_a_manifest_names(store: Store, tmp_path: Path) -> None:
     bundle = tiny_bundle(tmp_path / "bundle")
     data = (bundle / "bundle.json").read_bytes()
     manifest = parse(data)
@@ -137,7 +137,7 @@ def test_a_full_disk_is_a_store_error_wherever_it_strikes(
     assert store.current() is None
 
 
-def test_a_directory_in_a_files_place_is_removed_and_the_file_is_not_there(store: Store, tmp_path: Path) -> None:
+def test_a_directory_at_the_path_of_a_file_is_deleted(store: Store, tmp_path: Path) -> None:
     for name in (SHA256, f"{SHA256}.part"):
         (tmp_path / "store/blobs" / name / "inside").mkdir(parents=True)
     assert not store.has_file(SHA256)

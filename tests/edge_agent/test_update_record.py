@@ -30,7 +30,7 @@ def test_a_trial_ends_with_as_many_deaths_as_it_may_have_however_often_it_is_sto
 
 
 @given(st.lists(ENDS, max_size=20))
-def test_a_candidate_is_given_up_after_as_many_deaths_before_it_has_answered(ends: list[bool]) -> None:
+def test_a_candidate_is_rejected_after_as_many_crashes_before_its_first_answer(ends: list[bool]) -> None:
     record, deaths = UpdateRecord(), 0
     for orderly in ends:
         if record.rejection_reason("v2", "software"):

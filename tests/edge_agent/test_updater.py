@@ -99,7 +99,7 @@ def test_a_newer_set_becomes_current_only_once_it_has_answered(
     until(lambda: site.store.current() == newer.data)
 
 
-def test_the_set_before_is_kept_whole_until_the_new_one_has_proven_itself(
+def test_the_previous_set_stays_complete_until_the_commit(
     device: Callable[..., LoaderWithUpdater], site: Site, newer: Bundle
 ) -> None:
     loader = device()
@@ -115,7 +115,7 @@ def test_the_set_before_is_kept_whole_until_the_new_one_has_proven_itself(
     assert not any(site.store.has_file(model.sha256) for model in site.bundle.manifest.models.values())
 
 
-def test_a_set_that_fails_on_trial_goes_and_the_one_before_answers_again(
+def test_a_set_that_fails_on_trial_is_rolled_back(
     device: Callable[..., LoaderWithUpdater], site: Site, newer: Bundle
 ) -> None:
     loader = device()
@@ -144,7 +144,7 @@ def test_a_set_that_fails_before_it_has_answered_never_becomes_current(
     assert (site.store.current(), site.store.candidate()) == (site.bundle.data, None)
 
 
-def test_a_committed_set_is_not_taken_back(device: Callable[..., LoaderWithUpdater], site: Site) -> None:
+def test_a_committed_set_is_not_rolled_back(device: Callable[..., LoaderWithUpdater], site: Site) -> None:
     """There is nothing to go back to, and what worked for so long fails for another reason."""
     loader = device()
     deployed(loader, site.bundle.version)
@@ -152,7 +152,7 @@ def test_a_committed_set_is_not_taken_back(device: Callable[..., LoaderWithUpdat
     assert loader.version == site.bundle.version
 
 
-def test_what_fails_the_probe_is_given_up_until_the_catalogue_changes(
+def test_a_set_that_fails_the_probe_is_rejected_until_the_catalogue_changes(
     device: Callable[..., LoaderWithUpdater], site: Site, newer: Bundle, tmp_path: Path
 ) -> None:
     probed: list[str] = []
@@ -190,7 +190,7 @@ def test_what_has_failed_with_other_software_is_tried_again_and_may_stay(
     assert (loader.version, state(loader)) == (newer.version, "trial")
 
 
-def test_a_set_with_which_the_process_ends_again_and_again_goes_at_the_next_start(
+def test_a_set_with_repeated_crashes_is_rolled_back_at_the_next_start(
     device: Callable[..., LoaderWithUpdater], site: Site, newer: Bundle
 ) -> None:
     loader = device()
@@ -205,7 +205,7 @@ def test_a_set_with_which_the_process_ends_again_and_again_goes_at_the_next_star
     assert "has ended 3 times" in state(loader)
 
 
-def test_a_set_with_which_the_process_ends_before_it_answers_is_given_up(
+def test_a_set_that_crashes_before_its_first_answer_is_rejected(
     device: Callable[..., LoaderWithUpdater], site: Site, newer: Bundle
 ) -> None:
     loader = device()
@@ -219,7 +219,7 @@ def test_a_set_with_which_the_process_ends_before_it_answers_is_given_up(
     assert loader.version == site.bundle.version
 
 
-def test_a_trial_that_is_stopped_in_good_order_goes_on_as_often_as_it_is_started(
+def test_orderly_stops_never_end_a_trial(
     device: Callable[..., LoaderWithUpdater], newer: Bundle
 ) -> None:
     loader = device()
@@ -257,7 +257,7 @@ def test_a_newer_set_may_take_over_from_one_on_trial_and_the_last_proven_one_sta
     until(lambda: site.store.current() == site.bundle.data)
 
 
-def test_a_catalogue_that_goes_back_to_the_current_set_ends_the_update(
+def test_a_catalogue_that_returns_to_the_current_set_ends_the_update(
     device: Callable[..., LoaderWithUpdater], site: Site, newer: Bundle
 ) -> None:
     loader = device()
@@ -314,7 +314,7 @@ def test_sets_that_fail_leave_no_files_behind(
     assert {path.name for path in (tmp_path / "store/blobs").iterdir()} == kept
 
 
-def test_a_probe_that_somebody_ends_is_tried_again(device: Callable[..., LoaderWithUpdater], newer: Bundle) -> None:
+def test_a_killed_probe_is_repeated(device: Callable[..., LoaderWithUpdater], newer: Bundle) -> None:
     ended = [2]
 
     def probe(manifest: Manifest, _names: Iterable[str], _files: dict[str, Path]) -> None:
@@ -328,7 +328,7 @@ def test_a_probe_that_somebody_ends_is_tried_again(device: Callable[..., LoaderW
     assert ended == [0]
 
 
-def test_a_probe_that_is_always_ended_is_given_up(device: Callable[..., LoaderWithUpdater], newer: Bundle) -> None:
+def test_a_probe_that_is_always_killed_is_rejected(device: Callable[..., LoaderWithUpdater], newer: Bundle) -> None:
     def probe(manifest: Manifest, _names: Iterable[str], _files: dict[str, Path]) -> None:
         if manifest == newer.manifest:
             raise ProbeAborted("base: the process that tried it was ended (SIGKILL)")
@@ -376,7 +376,7 @@ def test_a_model_that_is_to_see_other_pictures_is_probed_again_though_its_file_i
         assert probed == ["base"] * number
 
 
-def test_a_file_that_never_matches_is_tried_some_times_and_then_given_up(
+def test_a_file_with_a_wrong_digest_is_tried_several_times_and_rejected(
     device: Callable[..., LoaderWithUpdater], site: Site, newer: Bundle
 ) -> None:
     def spoil(_: BlobRequest, chunk: Chunk) -> Chunk:
@@ -416,7 +416,7 @@ def test_room_on_the_disk_that_comes_later_lets_the_update_go_on(
     deployed(loader, newer.version)
 
 
-def test_a_store_that_cannot_be_written_goes_on_with_what_it_has(
+def test_a_read_only_store_continues_with_its_set(
     device: Callable[..., LoaderWithUpdater], site: Site, newer: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: Any) -> None:
@@ -432,7 +432,7 @@ def test_a_store_that_cannot_be_written_goes_on_with_what_it_has(
     assert device().version == site.bundle.version
 
 
-def test_an_error_that_nobody_had_thought_of_ends_neither_the_thread_nor_the_set(
+def test_an_unexpected_error_ends_neither_the_thread_nor_the_set(
     device: Callable[..., LoaderWithUpdater],
     site: Site,
     newer: Bundle,
@@ -521,7 +521,7 @@ def test_two_agents_cannot_use_one_store(tmp_path: Path) -> None:
         Store(tmp_path).lock()
 
 
-def test_files_that_only_a_candidate_names_are_kept(bundle: Bundle, newer: Bundle, tmp_path: Path) -> None:
+def test_garbage_collection_keeps_files_of_the_candidate(bundle: Bundle, newer: Bundle, tmp_path: Path) -> None:
     store = install_current(install_files(Store(tmp_path), bundle), bundle.data)
     store.stage(newer.data, newer.manifest)
     base = newer.manifest.models["base"].sha256

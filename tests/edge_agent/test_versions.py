@@ -75,7 +75,7 @@ def test_an_update_that_cannot_be_used_leaves_all_as_it_is_and_the_submodels_too
         camera.answer(0, shot(), Sink(""))
 
 
-def test_a_given_bundle_is_not_replaced_by_the_brokers(bundle: Bundle, newer: Bundle) -> None:
+def test_a_local_bundle_is_not_replaced_by_the_brokers(bundle: Bundle, newer: Bundle) -> None:
     """Its directory holds nothing of the newer one; so the catalogue is not even asked for."""
     agent = Agent(Settings(), [Pictures(0)], Address("127.0.0.1", 1), None, bundle)
     assert agent.link is not None
@@ -83,7 +83,7 @@ def test_a_given_bundle_is_not_replaced_by_the_brokers(bundle: Bundle, newer: Bu
     assert agent.loader.version == bundle.version != newer.version
 
 
-def test_only_the_catalogue_asked_for_is_followed(bundle: Bundle, tmp_path: Path) -> None:
+def test_only_the_named_catalogue_is_followed(bundle: Bundle, tmp_path: Path) -> None:
     agent = Agent(Settings(catalogue="other"), [Pictures(0)], Address("127.0.0.1", 1), Store(tmp_path), None)
     agent._receive(Message(catalogue("tiny"), bundle.data, None, None, ()))
     assert agent.loader.version == ""

@@ -77,7 +77,7 @@ def test_a_steady_rate_gives_each_frame_once_however_times_are_rounded(tmp_path:
     assert saved(tmp_path / "a.avi", [round(number / 30, 3) for number in range(20)], fps=30) == list(range(20))
 
 
-def test_where_frames_come_faster_than_the_video_its_length_is_kept(tmp_path: Path) -> None:
+def test_the_length_is_right_if_frames_come_faster_than_the_video(tmp_path: Path) -> None:
     times = [number / 2 for number in range(5)] + [2 + number / 50 for number in range(1, 400)]
     assert len(saved(tmp_path / "a.avi", times, fps=2)) == pytest.approx(2 * times[-1], abs=4)
 
@@ -170,7 +170,7 @@ def test_a_disk_that_fills_up_ends_the_video_which_can_be_played(
     assert record.getMessage().endswith("a.mp4 ends after 5 frames: the disk has less than 32 MB left")
 
 
-def test_without_an_encoder_there_is_one_clear_line_and_the_loop_goes_on(
+def test_without_an_encoder_there_is_one_clear_line_and_the_run_continues(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setitem(module._CODECS, ".mp4", "ZZZZ")
@@ -182,7 +182,7 @@ def test_without_an_encoder_there_is_one_clear_line_and_the_loop_goes_on(
     assert "no encoder" in record.getMessage()
 
 
-def test_what_goes_wrong_with_one_frame_does_not_block_the_next(
+def test_an_error_of_one_frame_does_not_block_the_next(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     saver = VideoSaver(tmp_path / "a.mp4", live=False)

@@ -40,7 +40,7 @@ def test_a_frame_that_is_decided_for_over_a_minute_means_that_a_model_hangs(came
     assert "gate has been deciding frame 7 for 62 s" in looks(watchdog, 1)
 
 
-def test_frames_that_go_on_and_a_camera_that_gives_none_are_well(camera: _Camera) -> None:
+def test_progress_and_a_camera_without_frames_do_not_hang(camera: _Camera) -> None:
     watchdog = watch(camera)
     assert looks(watchdog, 1000) == ""
     for camera.deciding in range(20):
@@ -59,7 +59,7 @@ def test_a_model_that_hangs_while_it_is_loaded_is_named(camera: _Camera) -> None
     assert "animals hangs while it is being loaded" in watch(camera, "animals").check()
 
 
-def test_the_one_who_is_told_first_is_the_updater(camera: _Camera) -> None:
+def test_the_updater_is_notified_before_the_process_ends(camera: _Camera) -> None:
     told: list[str] = []
     loader = cast(Any, SimpleNamespace(hanging_model="animals"))
     watchdog = Watchdog([cast(Any, camera)], loader, lambda _: told.append("abandon"), lambda _: told.append("end"))
