@@ -1,4 +1,4 @@
-"""The agent's command line: a memory budget that is kept or refused, and answers that are piped."""
+"""The agent's command line: memory budget and piped answers."""
 
 from __future__ import annotations
 
@@ -15,9 +15,7 @@ from tests.e2e.agents import AgentProcess, agents, bundle
 __all__ = ["agents", "bundle"]
 
 
-def test_a_memory_budget_is_held_or_refused(
-    frames: Path, bundle: Bundle, agents: Callable[..., AgentProcess]
-) -> None:
+def test_a_memory_budget_is_held_or_refused(frames: Path, bundle: Bundle, agents: Callable[..., AgentProcess]) -> None:
     refused = subprocess.run(
         [
             *(sys.executable, "-m", "cachenet.edge_agent", "run", str(frames), "--bundle", str(bundle.directory)),

@@ -116,15 +116,15 @@ def test_priors_that_promise_too_much_are_found_out(
     frames: Path, broker: Mosquitto, agents: Callable[..., AgentProcess], tmp_path: Path
 ) -> None:
     """They say that models of random weights are hardly ever wrong. Only audits can tell."""
-    place = tiny_bundle(tmp_path / "bundle")
+    directory = tiny_bundle(tmp_path / "bundle")
     sure: dict[Stage, RiskPrior] = {}
     for stage, count in COUNT.items():
         precision = np.diag([*[1e3] * count, 3.0])
         nothing, one = (0.0,) * count, (1.0,) * count
         sure[stage] = RiskPrior(nothing, one, (*nothing, -6.0), tuple(precision.ravel().tolist()))
-    manifest = msgspec.structs.replace(Bundle(place).manifest, priors=sure)
-    (place / MANIFEST).write_bytes(msgspec.json.encode(manifest))
-    server = ServerProcess(tmp_path, "--bundle", str(place), "--broker", broker.url)
+    manifest = msgspec.structs.replace(Bundle(directory).manifest, priors=sure)
+    (directory / MANIFEST).write_bytes(msgspec.json.encode(manifest))
+    server = ServerProcess(tmp_path, "--bundle", str(directory), "--broker", broker.url)
     try:
         server.wait_for("connected to")
         agent = agents(

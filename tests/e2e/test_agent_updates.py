@@ -89,8 +89,8 @@ def test_kills_at_random_moments_of_an_update_leave_a_device_that_answers() -> N
     command += ["--workers", "3", "--json"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=580, check=False)
     assert done.returncode == 0, done.stderr
-    figures = json.loads(done.stdout)
-    assert [figures[name] for name in ("kills", "offline_answered", "online_answered")] == [10, 10, 10]
+    summary = json.loads(done.stdout)
+    assert [summary[name] for name in ("kills", "offline_answered", "online_answered")] == [10, 10, 10]
 
 
 def test_a_model_that_hangs_in_use_ends_the_process_and_is_gone_at_the_next_start(

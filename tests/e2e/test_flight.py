@@ -50,19 +50,19 @@ def test_every_decision_of_a_run_is_made_again_to_the_last_bit(
     assert found.first is None
     assert found.frames == 150
     assert found.identical == 150 + found.corrections
-    said = CliRunner().invoke(app, ["replay", str(log), "--stream", str(recorded), "--json"])
-    told = json.loads(said.stdout)
-    assert (told["frames"], told["identical"]) == (150, 150 + found.corrections)
+    output = CliRunner().invoke(app, ["replay", str(log), "--stream", str(recorded), "--json"])
+    logged = json.loads(output.stdout)
+    assert (logged["frames"], logged["identical"]) == (150, 150 + found.corrections)
 
     lines = log.read_bytes().splitlines(keepends=True)
     log.write_bytes(b"".join(lines) + lines[-1][:-5])  # killed while it wrote
     assert rerun(log, Bundle(ZOO), recorded).identical >= 149  # the last may have been a correction
-    place = next(n for n, line in enumerate(lines) if b'"complete"' in line)
-    other = re.sub(rb'"label":(\d+)', lambda found: b'"label":%d' % (int(found[1]) + 1), lines[place])
-    log.write_bytes(b"".join([*lines[:place], other, *lines[place + 1 :]]))
-    said = CliRunner().invoke(app, ["replay", str(log), "--stream", str(recorded)])
-    assert said.exit_code == 1
-    assert f"{149 + found.corrections} of {150 + found.corrections}" in said.stdout
+    directory = next(n for n, line in enumerate(lines) if b'"complete"' in line)
+    other = re.sub(rb'"label":(\d+)', lambda found: b'"label":%d' % (int(found[1]) + 1), lines[directory])
+    log.write_bytes(b"".join([*lines[:directory], other, *lines[directory + 1 :]]))
+    output = CliRunner().invoke(app, ["replay", str(log), "--stream", str(recorded)])
+    assert output.exit_code == 1
+    assert f"{149 + found.corrections} of {150 + found.corrections}" in output.stdout
     log.write_bytes(lines[0])
     with pytest.raises(BadLog, match="no answer"):
         rerun(log, Bundle(ZOO), recorded)

@@ -27,7 +27,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 def run(
     frames: Path, bundle: Bundle, *flags: str, room: int | None = None, out: str | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Play the frames; where ``room`` is given no file may have more bytes."""
+    """Run the agent on the frames; ``room``: largest size of a file, bytes."""
     command = [
         *(sys.executable, "-m", "cachenet.edge_agent", "run", str(frames), "--bundle", str(bundle.directory)),
         *("--provider", "cpu", "--no-view", "--mode", "offline", "--frames", "30", "--json", *flags),
@@ -60,9 +60,7 @@ def test_a_full_disk_under_any_file_ends_with_one_and_names_each(frames: Path, b
     assert "Traceback" not in done.stderr
 
 
-def test_files_that_cannot_grow_exit_with_one_and_keep_what_fits(
-    frames: Path, bundle: Bundle, tmp_path: Path
-) -> None:
+def test_files_that_cannot_grow_exit_with_one_and_keep_what_fits(frames: Path, bundle: Bundle, tmp_path: Path) -> None:
     answers, recorded, misses = tmp_path / "answers", tmp_path / "recorded", tmp_path / "misses"
     flags = ("--output", str(answers), "--set", f"record={recorded}", "--set", f"misses={misses}")
     done = run(frames, bundle, *flags, room=_ROOM)

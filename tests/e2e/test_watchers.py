@@ -54,7 +54,7 @@ class Observer:
 
     def __init__(self, broker: Mosquitto, *topics: str) -> None:
         self.messages: list[Message] = []
-        subscriptions = [(wanted, 1) for wanted in topics]
+        subscriptions = [(expected, 1) for expected in topics]
         self.link = MqttConnection(Address("127.0.0.1", broker.port), "observer", subscriptions, self.messages.append)
 
     def __enter__(self) -> Observer:
@@ -65,11 +65,11 @@ class Observer:
     def __exit__(self, *_: object) -> None:
         self.link.stop()
 
-    def on(self, wanted: str) -> list[bytes]:
-        return [message.payload for message in self.messages if message.topic == wanted]
+    def on(self, expected: str) -> list[bytes]:
+        return [message.payload for message in self.messages if message.topic == expected]
 
     def await_(self, *topics: str) -> None:
-        until(lambda: all(self.on(wanted) for wanted in topics))
+        until(lambda: all(self.on(expected) for expected in topics))
 
 
 def forget(broker: Mosquitto, *flags: str) -> subprocess.CompletedProcess[str]:
@@ -87,9 +87,9 @@ def test_cameras_are_announced_again_after_home_assistant_starts_and_can_be_forg
     with Observer(mosquitto, "homeassistant/device/#", topic("cam", "#")) as observer:
         until(lambda: observer.on(_CONFIG))
         (config,) = observer.on(_CONFIG)
-        told = json.loads(config)
-        until(lambda: observer.on(told["state_topic"]))
-        result = json.loads(observer.on(told["state_topic"])[0])
+        logged = json.loads(config)
+        until(lambda: observer.on(logged["state_topic"]))
+        result = json.loads(observer.on(logged["state_topic"])[0])
         assert result["label"] in agent_labels(agent)
         observer.link.publish("homeassistant/status", b"offline")
         observer.link.publish("homeassistant/status", b"online")
@@ -168,9 +168,9 @@ def test_stopped_it_leaves_a_video_that_can_be_played_and_misses_to_look_at(
     assert b"/stream.mjpg" in fetch(port, "/")
     summary, _ = agent.stop(how)
     assert frames_of(video) == summary["frames"]
-    kept = sum(file.stat().st_size for file in misses.iterdir())
-    assert (kept > 0) == (summary["fallbacks"] + summary["full"] > 0)
-    assert kept <= 50_000
+    stored = sum(file.stat().st_size for file in misses.iterdir())
+    assert (stored > 0) == (summary["fallbacks"] + summary["full"] > 0)
+    assert stored <= 50_000
 
 
 def fetch(port: int, path: str) -> bytes:

@@ -1,4 +1,4 @@
-"""Answered frames, as those are told of them who watch."""
+"""Answered frames for tests of observers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A keeper, one who wants models of it, and a site that has both a store and a server."""
+"""A model loader with an updater, and a site with a store and a server."""
 
 from __future__ import annotations
 
@@ -44,8 +44,7 @@ def no_probe(_manifest: Manifest, _names: Iterable[str], _files: dict[str, Path]
 
 
 class LoaderWithUpdater(ModelLoader):
-    """A keeper and its updater, and one who wants the first model of whatever set is to be gone by. It answers a frame
-    with each at once."""
+    """A loader and its updater that requests the first model of every target."""
 
     def __init__(
         self,
@@ -68,7 +67,7 @@ class LoaderWithUpdater(ModelLoader):
 
     @property
     def errors(self) -> str:
-        """What keeper and updater say."""
+        """Errors of loader and updater."""
         return self.error + (self.updater.error if self.updater is not None else "")
 
     def announce(self, data: bytes, signature: bytes = b"") -> None:
@@ -103,7 +102,7 @@ class LoaderWithUpdater(ModelLoader):
 
 
 class Site:
-    """A store, a server of ``bundle`` and keepers that use both."""
+    """A store, a server of ``bundle`` and loaders that use both."""
 
     def __init__(self, directory: Path, bundle: Bundle) -> None:
         self.bundle = bundle

@@ -30,7 +30,7 @@ from cachenet.shared.inference.image import Input, Picture
 from cachenet.shared.transport.mqtt import Address, Message
 from cachenet.shared.transport.protocol import catalogue
 from tests.bundles import INPUT, LABELS, tiny_bundle
-from tests.edge_agent.agents import Pictures, install_current, running, served, shot, maintain_until
+from tests.edge_agent.agents import Pictures, install_current, maintain_until, running, served, shot
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +156,7 @@ def test_a_file_waits_for_the_models_that_it_may_use(tmp_path: Path) -> None:
 
 
 def test_a_file_does_not_wait_for_a_server_that_is_not_there(tmp_path: Path) -> None:
-    """Its store holds the base model alone, and nobody has the others."""
+    """The store holds only the base model, and no server has the others."""
     bundle = Bundle(tiny_bundle(tmp_path / "bundle"))
     store = install_current(Store(tmp_path / "store"), bundle.data)
     base = bundle.manifest.models["base"].sha256
@@ -223,9 +223,9 @@ def test_hits_that_disagree_raise_an_alarm_of_one_line_and_the_budget_is_cut(
     assert audits["scale"] < 1.0
     assert audits["agreement"]["low"] <= audits["agreement"]["estimate"] <= audits["agreement"]["high"]
     assert audits["agreement"]["estimate"] < 0.5
-    told = [record.message for record in caplog.records if "disagree with the full model" in record.message]
-    assert len(told) == audits["alarms"] > 0
-    assert "multiplied by 0.5" in told[0] and "100 % of hits" in told[0]
+    logged = [record.message for record in caplog.records if "disagree with the full model" in record.message]
+    assert len(logged) == audits["alarms"] > 0
+    assert "multiplied by 0.5" in logged[0] and "100 % of hits" in logged[0]
     assert summary["overruled"] == 0
 
 
@@ -238,13 +238,13 @@ def test_a_scene_change_is_counted_and_logged(bundle: Bundle, caplog: pytest.Log
 
 
 def test_a_picture_out_of_distribution_misses_and_is_then_unknown(tmp_path: Path) -> None:
-    place = tiny_bundle(tmp_path / "bundle")
+    root = tiny_bundle(tmp_path / "bundle")
     never = Distribution(full=(1e6, 2e6), base=(1e6, 2e6), least=0.5)
-    manifest = msgspec.structs.replace(Bundle(place).manifest, distribution=never)
-    (place / "bundle.json").write_bytes(msgspec.json.encode(manifest))
+    manifest = msgspec.structs.replace(Bundle(root).manifest, distribution=never)
+    (root / "bundle.json").write_bytes(msgspec.json.encode(manifest))
     lines = tmp_path / "lines.jsonl"
     sink = Sink(str(lines))
-    agent = Agent(Settings(levels=("base",)), [Pictures(ASKED_FIRST + 30, same=True)], None, None, Bundle(place))
+    agent = Agent(Settings(levels=("base",)), [Pictures(ASKED_FIRST + 30, same=True)], None, None, Bundle(root))
     agent.run(sink)
     sink.close()
     answers = [json.loads(line) for line in lines.read_text().splitlines()]
@@ -255,7 +255,7 @@ def test_a_picture_out_of_distribution_misses_and_is_then_unknown(tmp_path: Path
 
 
 def test_a_full_model_on_the_device_whose_run_fails_has_not_answered(tmp_path: Path) -> None:
-    """Or its label would be one that nobody has given."""
+    """Its NaN scores must not become a label."""
     bundle = Bundle(tiny_bundle(tmp_path, risk=0))
     with running(Settings(levels=("base", "full"), provider="cpu"), bundle=bundle) as camera:
         maintain_until(camera, lambda: camera.cascade is not None and camera.cascade.full is not None)
@@ -270,7 +270,7 @@ CERTIFIED = Certificate(0.02, 0.005, 0.015, 0.95, 0.1, 100)
 
 
 @pytest.mark.parametrize(
-    ("certificates", "budget", "told"),
+    ("certificates", "budget", "logged"),
     [
         ((CERTIFIED,), 0.02, ""),
         ((CERTIFIED,), 0.01, "the smallest budget that was measured is 0.02; audits check"),
@@ -288,14 +288,14 @@ def test_an_uncertified_budget_is_one_warning_and_all_frames_are_answered(
     caplog: pytest.LogCaptureFixture,
     certificates: tuple[Certificate, ...],
     budget: float,
-    told: str,
+    logged: str,
 ) -> None:
-    place = tiny_bundle(tmp_path / "bundle")
-    manifest = msgspec.structs.replace(Bundle(place).manifest, certificates=certificates)
-    (place / "bundle.json").write_bytes(msgspec.json.encode(manifest))
-    agent = served(Settings(max_disagreement=budget), Pictures(5), Bundle(place), lambda: 3)
+    root = tiny_bundle(tmp_path / "bundle")
+    manifest = msgspec.structs.replace(Bundle(root).manifest, certificates=certificates)
+    (root / "bundle.json").write_bytes(msgspec.json.encode(manifest))
+    agent = served(Settings(max_disagreement=budget), Pictures(5), Bundle(root), lambda: 3)
     agent.run(Sink(""))
     assert agent.summary()["frames"] == 5
-    said = [record.message for record in caplog.records if "is not certified" in record.message]
-    assert len(said) == bool(told)
-    assert not told or (told in said[0] and "\n" not in said[0])
+    output = [record.message for record in caplog.records if "is not certified" in record.message]
+    assert len(output) == bool(logged)
+    assert not logged or (logged in output[0] and "\n" not in output[0])

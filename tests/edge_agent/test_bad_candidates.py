@@ -17,7 +17,7 @@ from cachenet.edge_agent.updates.store import Store
 from cachenet.shared.bundle.manifest import Bundle
 from tests import faulty
 from tests.bundles import tiny_bundle
-from tests.edge_agent.agents import Pictures, install_current, shot, install_files, maintain_until
+from tests.edge_agent.agents import Pictures, install_current, install_files, maintain_until, shot
 from tests.faulty import with_golden, with_model
 
 

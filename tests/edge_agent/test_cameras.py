@@ -89,15 +89,15 @@ class Failing(Pictures):
 
 def test_every_answer_names_its_camera_and_each_camera_counts_for_itself(bundle: Bundle, tmp_path: Path) -> None:
     agent = Agent(several("front", "back"), [Pictures(20), Pictures(30)], None, None, bundle)
-    seen: list[Answered] = []
-    agent.observers.append(seen.append)
+    observed: list[Answered] = []
+    agent.observers.append(observed.append)
     sink = Sink(str(tmp_path / "answers"))
     agent.run(sink)
     sink.close()
     answers = lines(tmp_path / "answers")
     for name, count in (("front", 20), ("back", 30)):
         assert [answer["frame"] for answer in answers if answer["camera"] == name] == list(range(count))
-        assert [one.answer.frame for one in seen if one.line.camera == name] == list(range(count))
+        assert [one.answer.frame for one in observed if one.line.camera == name] == list(range(count))
     summary = agent.summary()
     assert summary["frames"] == 50
     assert {name: own["frames"] for name, own in summary["cameras"].items()} == {"front": 20, "back": 30}
@@ -112,13 +112,13 @@ def test_answers_of_a_camera_do_not_depend_on_other_cameras(bundle: Bundle, tmp_
         agent.run(sink)
         sink.close()
 
-    def said(name: str, camera: str | None) -> list[tuple[Any, ...]]:
-        kept = ("frame", "label", "confidence", "risk")
+    def output(name: str, camera: str | None) -> list[tuple[Any, ...]]:
+        saved = ("frame", "label", "confidence", "risk")
         return [
-            tuple(answer[key] for key in kept) for answer in lines(tmp_path / name) if answer.get("camera") == camera
+            tuple(answer[key] for key in saved) for answer in lines(tmp_path / name) if answer.get("camera") == camera
         ]
 
-    assert said("together", "a") == said("together", "c") == said("alone", None)
+    assert output("together", "a") == output("together", "c") == output("alone", None)
 
 
 def test_a_model_is_loaded_once_for_all_and_lives_as_long_as_any_camera_has_it(
@@ -281,7 +281,7 @@ def test_each_camera_draws_other_windows_to_be_audited_and_always_the_same(bundl
 
 
 @pytest.mark.parametrize(
-    ("wrong", "why"),
+    ("wrong", "reason"),
     [
         (Settings(source="x", camera=(CameraTable("a", "y"),)), "give source in them"),
         (Settings(decision_log="x", camera=(CameraTable("a", "y"),)), "give decision_log in them"),
@@ -294,8 +294,8 @@ def test_each_camera_draws_other_windows_to_be_audited_and_always_the_same(bundl
         ),
     ],
 )
-def test_cameras_that_cannot_be_are_refused(wrong: Settings, why: str) -> None:
-    with pytest.raises(ValueError, match=why):
+def test_cameras_that_cannot_be_are_refused(wrong: Settings, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
         wrong.each()
 
 
@@ -332,5 +332,5 @@ def test_metrics_and_the_terminal_tell_cameras_apart(bundle: Bundle) -> None:
     assert (found["cachenet_losses_total", "front"], found["cachenet_losses_total", "back"]) == (0, 2)
     console = Console(record=True, width=120, file=StringIO())
     console.print(TerminalView(agent, console)._draw())
-    said = console.export_text()
-    assert said.index("front") < said.index("back") < said.index("it gives no more pictures")
+    output = console.export_text()
+    assert output.index("front") < output.index("back") < output.index("it gives no more pictures")

@@ -1,4 +1,4 @@
-"""Files that a keeper pulls: piece by piece, whatever gets lost or spoilt, and once."""
+"""Downloads: chunk by chunk, despite lost and corrupt chunks, and once."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pytest
 from cachenet.edge_agent.updates import downloader
 from cachenet.edge_agent.updates import loader as module
 from cachenet.shared.transport.protocol import BlobRequest, Chunk, encode
+from tests.edge_agent.links import message
 from tests.edge_agent.loaders import (
     Site,
     bundle,
@@ -21,7 +22,6 @@ from tests.edge_agent.loaders import (
     small_chunks_and_short_timeouts,
     until,
 )
-from tests.edge_agent.links import message
 
 __all__ = ["bundle", "site", "small_chunks_and_short_timeouts"]
 
@@ -51,12 +51,12 @@ def test_a_transfer_resumes_where_another_run_was_interrupted(site: Site) -> Non
 
 
 def test_lost_chunks_are_requested_again_and_others_ignored(site: Site) -> None:
-    seen: set[int] = set()
+    observed: set[int] = set()
 
     def spoil(request: BlobRequest, chunk: Chunk) -> Chunk | None:
-        if request.offset in seen:
+        if request.offset in observed:
             return chunk
-        seen.add(request.offset)
+        observed.add(request.offset)
         return None if request.offset < 700 else Chunk(chunk.offset + 1, chunk.total, chunk.data)
 
     site.server.spoil = spoil
@@ -105,9 +105,7 @@ def test_what_arrives_with_another_digest_is_fetched_afresh(site: Site, caplog: 
     ],
     ids=["refusal", "another-size", "nothing", "too-much"],
 )
-def test_a_server_without_the_file_is_reported_and_asked_again(
-    site: Site, answer: Callable[[Chunk], Chunk]
-) -> None:
+def test_a_server_without_the_file_is_reported_and_asked_again(site: Site, answer: Callable[[Chunk], Chunk]) -> None:
     site.server.spoil = lambda _, chunk: answer(chunk)
     loader = site.loader()
     loader.announce(site.bundle.data)
@@ -129,9 +127,6 @@ def test_repeated_requests_download_once(site: Site) -> None:
     assert loader.bytes_down - before == site.size("animals")
     until(lambda: not loader.is_pending("animals"))
     assert loader.ready.empty()
-
-
-
 
 
 def test_a_stored_file_is_downloaded_again_only_if_damaged(site: Site, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from cachenet.edge_agent.outputs.drawing import COLOURS, annotate, bgr
 from cachenet.shared.cascade.types import Level
 from cachenet.shared.inference.image import Picture
-from tests.edge_agent.frames import noise, answered_frame
+from tests.edge_agent.frames import answered_frame, noise
 
 _CAPTION, _BAR = 60, 6
 

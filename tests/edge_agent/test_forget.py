@@ -27,12 +27,17 @@ _FAREWELL = _STATUS, describe(Status("stopped", "1"))
 @pytest.fixture(autouse=True)
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """A broker on this machine is quick."""
-    for name, seconds in (("_CONNECT_TIMEOUT_S", 0.5), ("_QUIET_S", 0.3), ("_RECONNECT_S", 0.5), ("_DELETE_TIMEOUT_S", 1.0)):
+    for name, seconds in (
+        ("_CONNECT_TIMEOUT_S", 0.5),
+        ("_QUIET_S", 0.3),
+        ("_RECONNECT_S", 0.5),
+        ("_DELETE_TIMEOUT_S", 1.0),
+    ):
         monkeypatch.setattr(module, name, seconds)
 
 
 class Strict(Mosquitto):
-    """Knows one user, ``cam``, who must call itself ``cachenet-cam`` and may write ``sends``."""
+    """A broker with one user, ``cam``, with client id ``cachenet-cam``, who may write ``sends``."""
 
     def __init__(self, directory: Path, *sends: str) -> None:
         super().__init__(directory)
@@ -119,7 +124,7 @@ def test_an_online_device_is_not_forgotten(strict: Strict, monkeypatch: pytest.M
 
 
 def test_a_refused_message_is_reported_once(strict: Strict, caplog: pytest.LogCaptureFixture) -> None:
-    """Or a device that may not introduce itself to Home Assistant would never be seen, and nobody knew why."""
+    """A device without access to Home Assistant's topics would otherwise be missing without a reason."""
     link = device(strict)
     for _ in range(3):
         link.publish("homeassistant/device/other/camera/config", b"{}", 1, retain=True)

@@ -1,4 +1,4 @@
-"""A frozen camera is told from one that works, from one that pauses, and from one that shows a still scene."""
+"""A frozen camera is distinguished from a working one, a paused one and one with a still scene."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ def test_a_pause_without_pictures_is_no_freeze() -> None:
     assert not fed([(0, picture(1)), (9.9, picture(1)), (60, picture(2)), (69, picture(2))]).frozen
 
 
-@pytest.mark.parametrize("place", [(0, 0), (17, 3), (47, 63)])
-def test_one_pixel_that_changes_is_enough(place: tuple[int, int]) -> None:
+@pytest.mark.parametrize("directory", [(0, 0), (17, 3), (47, 63)])
+def test_one_pixel_that_changes_is_enough(directory: tuple[int, int]) -> None:
     """Of a still scene the noise of the sensor changes some, anywhere."""
     shots = []
     for second in range(60):
         shown = picture()
-        shown[place] = second
+        shown[directory] = second
         shots.append((float(second), shown))
     assert fed(shots).seconds == 0
 

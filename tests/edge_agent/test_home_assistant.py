@@ -1,4 +1,4 @@
-"""What Home Assistant is told: its own keys, topics that it listens to, and fields that results have."""
+"""Discovery messages: documented keys, subscribed topics and fields of results."""
 
 from __future__ import annotations
 

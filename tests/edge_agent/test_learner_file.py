@@ -79,12 +79,12 @@ def test_a_restart_continues_with_the_learned_state(bundle: Bundle, tmp_path: Pa
 
 
 def test_a_bundle_without_priors_learns_once_and_not_again_after_a_restart(tmp_path: Path) -> None:
-    place = tiny_bundle(tmp_path / "bundle")
-    manifest = msgspec.structs.replace(Bundle(place).manifest, priors={})
-    (place / MANIFEST).write_bytes(msgspec.json.encode(manifest))
-    first = run(Bundle(place), tmp_path / "store", frames=FIRST_ANSWERS + 10).cascade
+    root = tiny_bundle(tmp_path / "bundle")
+    manifest = msgspec.structs.replace(Bundle(root).manifest, priors={})
+    (root / MANIFEST).write_bytes(msgspec.json.encode(manifest))
+    first = run(Bundle(root), tmp_path / "store", frames=FIRST_ANSWERS + 10).cascade
     assert first is not None and first.estimator.ready
-    again = run(Bundle(place), tmp_path / "store", frames=0).cascade
+    again = run(Bundle(root), tmp_path / "store", frames=0).cascade
     assert again is not None and again.estimator.ready
     assert again.estimator.fitted == first.estimator.fitted
     assert same(again.estimator.state, first.estimator.state)

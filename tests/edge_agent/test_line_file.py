@@ -52,10 +52,10 @@ def test_the_newest_lines_are_in_two_files_of_bounded_size(
         assert path.stat().st_size <= max(most, len(line))
     file.close()
     assert {entry.name for entry in directory.iterdir()} <= {"answers", "answers.1"}
-    kept = (old.read_bytes() if old.exists() else b"") + path.read_bytes()
-    assert b"".join(lines).endswith(kept)
+    saved = (old.read_bytes() if old.exists() else b"") + path.read_bytes()
+    assert b"".join(lines).endswith(saved)
     if old.exists():
-        assert len(kept) > most - 60
+        assert len(saved) > most - 60
 
 
 def test_a_renamed_or_deleted_file_is_created_again(tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_two_processes_on_one_file_lose_no_line_and_tear_none(tmp_path: Path) ->
 def test_a_file_that_another_process_has_renamed_meanwhile_is_not_renamed_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between the look at its size and the lock: the new file would take the place of the full one."""
+    """Between the check of the size and the lock, so that the new file would replace the full one."""
     path = tmp_path / "answers"
     one, other = LineFile(path, max_bytes=10), LineFile(path, max_bytes=10)
     one.write(b"12345678\n")

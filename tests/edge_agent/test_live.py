@@ -21,7 +21,7 @@ from cachenet.edge_agent.sources.devices import Device, network
 from cachenet.shared.inference.image import Picture
 
 _BOUND_S = 30.0
-#: Reads that do not return a picture: none any more, an error of the driver, and one that returns only when told to.
+#: Reads that return no picture: the end, an error of the driver, and a read that blocks until it is released.
 GONE, FAILS, HANGS = "gone", "fails", "hangs"
 #: Reads of a camera that stays.
 STAYS = [2] * 100_000
@@ -158,8 +158,8 @@ def test_an_abandoned_reader_delivers_nothing_and_ends(
     recorded.freed.set()
     until(lambda: recorded.released == 1)
     until(lambda: not source._abandoned or not any(reader.alive for reader in source._abandoned))
-    seen = {int(shot.picture[0, 0, 0]) for shot, _ in zip(source, range(20), strict=False)}
-    assert seen == {2}
+    observed = {int(shot.picture[0, 0, 0]) for shot, _ in zip(source, range(20), strict=False)}
+    assert observed == {2}
 
 
 def test_reads_that_never_return_do_not_use_up_the_devices_threads_and_sockets(

@@ -1,4 +1,4 @@
-"""Which catalogues a keeper takes up."""
+"""Catalogues that a loader follows."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 
 from cachenet.shared.bundle.manifest import Bundle, BundleError
 from tests.bundles import tiny_bundle
+from tests.edge_agent.links import BlobServer
 from tests.edge_agent.loaders import (
     Site,
     bundle,
@@ -17,14 +18,11 @@ from tests.edge_agent.loaders import (
     site,
     small_chunks_and_short_timeouts,
 )
-from tests.edge_agent.links import BlobServer
 
 __all__ = ["bundle", "site", "small_chunks_and_short_timeouts"]
 
 
-def test_a_newer_version_of_the_bundle_is_installed_and_another_bundle_is_not(
-    site: Site, tmp_path: Path
-) -> None:
+def test_a_newer_version_of_the_bundle_is_installed_and_another_bundle_is_not(site: Site, tmp_path: Path) -> None:
     loader = site.loader()
     loader.announce(site.bundle.data)
     ready(loader)

@@ -1,4 +1,4 @@
-"""Models that a keeper loads and hands over."""
+"""Loading and delivery of models."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cachenet.edge_agent.updates import loader as keeper_module
+from cachenet.edge_agent.updates import loader as loader_module
 from cachenet.edge_agent.updates import model_loading
 from cachenet.shared.bundle.manifest import Bundle, file_digest
 from cachenet.shared.inference.engine import Logits, Provider, Session
@@ -96,7 +96,7 @@ def test_all_processors_run_a_model_together_where_it_is_much_quicker(
             return super().run(batch)
 
     monkeypatch.setattr(model_loading, "Session", Timed)
-    monkeypatch.setattr(keeper_module.os, "sched_getaffinity", lambda _: set(range(processors)))
+    monkeypatch.setattr(loader_module.os, "sched_getaffinity", lambda _: set(range(processors)))
     monkeypatch.setattr(model_loading.time, "perf_counter", lambda: clock[0])
     loader = LoaderWithUpdater(None, None, "", threads=0)
     loader.start()

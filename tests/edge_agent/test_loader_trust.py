@@ -1,4 +1,4 @@
-"""What a keeper with a trusted key takes, and the signatures that it keeps."""
+"""A trusted key: accepted bundles and stored signatures."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["bundle", "site", "small_chunks_and_short_timeouts"]
 
 
 def test_with_a_trusted_key_unsigned_bundles_are_refused(site: Site, tmp_path: Path) -> None:
-    """Neither unsigned nor signed by another; what is refused is not even kept."""
+    """Neither unsigned bundles nor those of another key are accepted or stored."""
     private, public = generate(tmp_path / "ours")
     stranger, _ = generate(tmp_path / "theirs")
     loader = site.loader(trusted=Key(public))

@@ -16,7 +16,7 @@ from cachenet.edge_agent.settings import Settings
 from cachenet.edge_agent.updates.store import Store
 from cachenet.shared.bundle.manifest import Bundle
 from tests.bundles import tiny_bundle
-from tests.edge_agent.agents import Pictures, install_current, served, install_files
+from tests.edge_agent.agents import Pictures, install_current, install_files, served
 
 Figures = dict[tuple[str, str], float]
 

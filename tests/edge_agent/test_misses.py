@@ -1,4 +1,4 @@
-"""Misses: which frames are kept, under which names, and that the directory holds to its bound."""
+"""Misses: saved frames, their names, and the size limit of the directory."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from cachenet.edge_agent.outputs.misses import Misses, file_name
 from cachenet.shared.cascade.types import Level
 from cachenet.shared.inference.image import encode
 from cachenet.shared.media.pictures import decode
-from tests.edge_agent.frames import noise, answered_frame
+from tests.edge_agent.frames import answered_frame, noise
 
 _WHOLE: dict[str, None] = {"": None}
 
 
-def kept(directory: Path) -> list[str]:
+def saved(directory: Path) -> list[str]:
     return sorted(path.name for path in directory.iterdir())
 
 
@@ -30,7 +30,7 @@ def test_only_missed_frames_are_saved_as_classified(tmp_path: Path) -> None:
     for frame, level in enumerate(levels):
         misses.on_frame(answered_frame(frame, level=level, time=1.7e9 + frame))
     misses.close()
-    names = kept(tmp_path / "new" / "misses")
+    names = saved(tmp_path / "new" / "misses")
     assert [file.split("-", 3)[3] for file in names] == ["full.png", "cloud.png", "fallback.png"]
     for frame, file in zip((3, 4, 5), names, strict=True):
         assert np.array_equal(decode((tmp_path / "new" / "misses" / file).read_bytes()), noise(48, 64, frame))
@@ -72,7 +72,7 @@ def test_the_directory_holds_to_its_bound_and_the_oldest_go_first(
             misses.on_frame(answered_frame(frame, level="cloud", picture=noise(side, side), time=1.7e9 + frame))
             frame += 1
         misses.close()
-    names = kept(directory)
+    names = saved(directory)
     assert names.pop() == "mine.jpg"
     assert sum((directory / file).stat().st_size for file in names) <= budget
     sizes = [len(encode(noise(side, side))[1]) for side in sides]
@@ -95,11 +95,11 @@ def test_a_full_disk_is_logged_once_leaves_no_partial_picture_and_may_recover(
     misses = Misses(tmp_path, 1 << 20, False, _WHOLE)
     for frame in range(5):
         misses._save(answered_frame(frame, level="cloud", time=frame))
-    assert kept(tmp_path) == []
+    assert saved(tmp_path) == []
     full = False
     misses._save(answered_frame(9, level="cloud", time=9.0))
     misses.close()
-    assert len(kept(tmp_path)) == 1
+    assert len(saved(tmp_path)) == 1
     (record,) = caplog.records
     assert "No space left on device" in record.getMessage()
 

@@ -1,4 +1,4 @@
-"""Those who watch: none of them ends the run, nor fills the log."""
+"""Observers: failures neither end the run nor fill the log."""
 
 from __future__ import annotations
 
@@ -61,11 +61,11 @@ def test_a_worker_that_fails_at_every_frame_is_logged_once_and_counted(lines: io
     def fails(_: object) -> None:
         raise ValueError("no")
 
-    aside = FrameWorker("saver", fails, blocks=True)
+    worker = FrameWorker("saver", fails, blocks=True)
     for frame in range(500):
-        aside.on_frame(answered_frame(frame))
-    aside.close()
-    assert aside.failed == 500
+        worker.on_frame(answered_frame(frame))
+    worker.close()
+    assert worker.failed == 500
     assert lines.getvalue().count("Traceback") == 1
 
 

@@ -50,9 +50,11 @@ def test_a_picture_comes_out_as_it_went_in(form: str) -> None:
     with os.fdopen(writing, "wb") as writer:
         writer.write(raw(scene(), form))
     (shot,) = list(pipe)
-    wanted = scene() if form != "gray" else cv2.cvtColor(cv2.cvtColor(scene(), cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR)
+    expected = (
+        scene() if form != "gray" else cv2.cvtColor(cv2.cvtColor(scene(), cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR)
+    )
     assert shot.picture.shape == (HEIGHT, WIDTH, 3)
-    inside = np.abs(shot.picture.astype(int) - wanted)[2:-2, 2:-2]
+    inside = np.abs(shot.picture.astype(int) - expected)[2:-2, 2:-2]
     assert np.median(inside) <= 2 and np.percentile(inside, 90) <= 4
     assert pipe.broken == 0
     os.close(reading)

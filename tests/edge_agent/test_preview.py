@@ -18,7 +18,7 @@ from cachenet.edge_agent.outputs import preview as module
 from cachenet.edge_agent.outputs.drawing import annotate
 from cachenet.edge_agent.outputs.preview import Preview
 from cachenet.shared.media.pictures import decode
-from tests.edge_agent.frames import noise, answered_frame
+from tests.edge_agent.frames import answered_frame, noise
 
 _PATIENCE_S = 10.0
 
@@ -97,8 +97,8 @@ def reader(port: int) -> Iterator[Callable[..., Reader]]:
 
 def shows(picture: np.ndarray, answered: Answered) -> bool:
     """Whether ``picture`` is that frame, annotated, as well as JPEG can."""
-    wanted = annotate(answered.picture, answered.line)
-    return picture.shape == wanted.shape and float(np.abs(picture.astype(int) - wanted).mean()) < 4
+    expected = annotate(answered.picture, answered.line)
+    return picture.shape == expected.shape and float(np.abs(picture.astype(int) - expected).mean()) < 4
 
 
 def flat(frame: int) -> Answered:
@@ -268,11 +268,11 @@ def test_a_page_of_another_site_cannot_read_the_preview_by_its_own_name(preview:
     for host, status in (("evil.example", b"421"), (f"127.0.0.1:{port}", b"200"), (f"localhost:{port}", b"200")):
         with socket.create_connection(("127.0.0.1", port), _PATIENCE_S) as client:
             client.sendall(f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
-            said = client.recv(65536)
-            assert said.split()[1] == status, said
+            output = client.recv(65536)
+            assert output.split()[1] == status, output
             while status == b"421" and (more := client.recv(65536)):
-                said += more
-            assert status == b"200" or b"localhost" in said, "and what it answers to is said"
+                output += more
+            assert status == b"200" or b"localhost" in output, "the message names the accepted hosts"
 
 
 def test_idle_connections_block_no_reader(preview: Preview, port: int) -> None:

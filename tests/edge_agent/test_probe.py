@@ -54,7 +54,7 @@ def test_a_model_with_a_fault_is_refused_with_the_reason(
 
 
 def test_a_process_that_takes_more_memory_than_it_may_is_ended(bundle: Bundle) -> None:
-    """By who watches it, for a GPU's driver cannot live with a bound on addresses."""
+    """The parent enforces the limit, because GPU drivers fail under a limit of the address space."""
     with pytest.raises(ProbeError, match="takes more than 1 MB of memory"):
         probe(ProbeRequest(bundle.data, ("base",), {}, memory=1_000_000, provider="auto"))
 
@@ -99,7 +99,7 @@ def test_the_probe_ends_with_the_process_that_began_it(bundle: Bundle, tmp_path:
 
 
 def _runs(pid: str) -> bool:
-    """Whether a process runs still; one that nobody has waited for does not."""
+    """Whether a process still runs; a zombie does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:

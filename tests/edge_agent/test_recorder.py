@@ -1,4 +1,4 @@
-"""Recording: what passed is played again; what cannot be kept harms nothing."""
+"""Recording: recorded frames are read back; a failed recording does not affect the run."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_a_directory_with_something_in_it_is_refused_at_once(tmp_path: Path) -> 
 
 
 def test_a_full_disk_ends_the_recording_and_not_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was kept until then is a stream all the same: the half-written picture makes room for the manifest."""
+    """The frames until then are a valid stream: the partial picture is deleted for the manifest."""
     write, half = Path.write_bytes, tmp_path / "new" / "000002.png"
 
     def fails(path: Path, data: bytes) -> int:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cachenet.edge_agent.outputs import report
-from cachenet.edge_agent.outputs.report import Latencies, Line, AccuracyCounter, Sink
+from cachenet.edge_agent.outputs.report import AccuracyCounter, Latencies, Line, Sink
 from cachenet.shared.bundle.manifest import FORMAT, Manifest
 from cachenet.shared.cascade.cascade import Tally
 from cachenet.shared.cascade.types import Answer
@@ -133,5 +133,5 @@ def test_misses_and_audited_hits_count_as_asked() -> None:
 def test_agreement_is_shown_after_the_first_audit() -> None:
     assert report.agreement(None) == ""
     assert report.agreement({"agreement": None}) == ""
-    said = report.agreement({"agreement": {"estimate": 0.991, "low": 0.975, "high": 0.999}})
-    assert said == "99.1% agree with the full model (95 %: 97.5% to 99.9%)"
+    output = report.agreement({"agreement": {"estimate": 0.991, "low": 0.975, "high": 0.999}})
+    assert output == "99.1% agree with the full model (95 %: 97.5% to 99.9%)"

@@ -76,8 +76,8 @@ def test_the_current_manifest_is_the_last_one_or_the_one_by_name(store: Store, t
     for age, manifest in ((200, data), (100, other)):
         name = parse(manifest).name
         install_current(store, manifest)
-        kept = tmp_path / f"store/catalogue/{name}.json"
-        os.utime(kept, (kept.stat().st_atime, kept.stat().st_mtime - age))
+        saved = tmp_path / f"store/catalogue/{name}.json"
+        os.utime(saved, (saved.stat().st_atime, saved.stat().st_mtime - age))
     assert store.current() == other
     assert store.current("tiny") == data
     assert store.current("third") is None

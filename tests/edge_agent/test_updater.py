@@ -21,6 +21,7 @@ from cachenet.shared.command.supervision import failures
 from cachenet.shared.transport.protocol import BlobRequest, Chunk
 from tests.bundles import tiny_bundle
 from tests.edge_agent.agents import install_current, install_files
+from tests.edge_agent.links import BlobServer
 from tests.edge_agent.loaders import (
     LoaderWithUpdater,
     Site,
@@ -31,7 +32,6 @@ from tests.edge_agent.loaders import (
     small_chunks_and_short_timeouts,
     until,
 )
-from tests.edge_agent.links import BlobServer
 
 __all__ = ["bundle", "site", "small_chunks_and_short_timeouts"]
 
@@ -219,9 +219,7 @@ def test_a_set_that_crashes_before_its_first_answer_is_rejected(
     assert loader.version == site.bundle.version
 
 
-def test_orderly_stops_never_end_a_trial(
-    device: Callable[..., LoaderWithUpdater], newer: Bundle
-) -> None:
+def test_orderly_stops_never_end_a_trial(device: Callable[..., LoaderWithUpdater], newer: Bundle) -> None:
     loader = device()
     on_trial(loader, newer)
     for _ in range(MAX_CRASHES + 2):
@@ -233,7 +231,7 @@ def test_orderly_stops_never_end_a_trial(
 def test_a_hanging_set_is_gone_at_the_next_start(
     device: Callable[..., LoaderWithUpdater], site: Site, newer: Bundle
 ) -> None:
-    """The process is about to end itself, and says why."""
+    """The process is about to end itself."""
     loader = device()
     on_trial(loader, newer)
     assert loader.updater is not None
@@ -304,14 +302,14 @@ def test_sets_that_fail_leave_no_files_behind(
             raise ProbeError("garbage")
 
     loader = device(probe)
-    kept = {path.name for path in (tmp_path / "store/blobs").iterdir()}
+    saved = {path.name for path in (tmp_path / "store/blobs").iterdir()}
     for seed in (1, 2, 3):
         bad = newer if seed == 1 else Bundle(tiny_bundle(tmp_path / f"bad{seed}", seed=seed))
         site.server.files |= BlobServer(bad).files
         loader.announce(bad.data)
         until(lambda bad=bad: site.store.record("tiny").failed == bad.version)
     until(lambda: loader.updater is not None and loader.updater._candidate is None)
-    assert {path.name for path in (tmp_path / "store/blobs").iterdir()} == kept
+    assert {path.name for path in (tmp_path / "store/blobs").iterdir()} == saved
 
 
 def test_a_killed_probe_is_repeated(device: Callable[..., LoaderWithUpdater], newer: Bundle) -> None:

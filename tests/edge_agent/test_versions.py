@@ -16,7 +16,7 @@ from cachenet.shared.bundle.manifest import Bundle
 from cachenet.shared.transport.mqtt import Address, Message
 from cachenet.shared.transport.protocol import catalogue
 from tests.bundles import tiny_bundle
-from tests.edge_agent.agents import Pictures, announce, install_current, running, shot, install_files, maintain_until
+from tests.edge_agent.agents import Pictures, announce, install_current, install_files, maintain_until, running, shot
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +41,8 @@ def test_a_newer_version_takes_over_while_frames_go_on(bundle: Bundle, newer: Bu
             camera.answer(1 + index, shot(), Sink(""))
         maintain_until(camera, lambda: store.previous("tiny") is None)
     assert camera.tally.frames == COMMIT_AFTER + 1
-    kept = {path.name for path in (tmp_path / "blobs").iterdir()}
-    assert kept == {model.sha256 for model in newer.manifest.models.values()}, "an SD card does not fill with old ones"
+    saved = {path.name for path in (tmp_path / "blobs").iterdir()}
+    assert saved == {model.sha256 for model in newer.manifest.models.values()}, "an SD card does not fill with old ones"
 
 
 def test_without_local_models_a_newer_version_takes_over_too(bundle: Bundle, newer: Bundle, tmp_path: Path) -> None:
@@ -60,7 +60,7 @@ def test_without_local_models_a_newer_version_takes_over_too(bundle: Bundle, new
 def test_an_update_that_cannot_be_used_leaves_all_as_it_is_and_the_submodels_too(
     bundle: Bundle, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It lacks the model that this device is told to begin with."""
+    """The new version has no model with the name of the setting ``base``."""
     models = {name: model for name, model in bundle.manifest.models.items() if name != "vehicles"}
     store = install_files(Store(tmp_path), bundle)
     install_current(store, bundle.data)

@@ -18,7 +18,7 @@ from cachenet.edge_agent.outputs import video_writer as module
 from cachenet.edge_agent.outputs.drawing import annotate
 from cachenet.edge_agent.outputs.video_writer import VideoSaver
 from cachenet.shared.inference.image import Picture
-from tests.edge_agent.frames import noise, answered_frame
+from tests.edge_agent.frames import answered_frame, noise
 
 
 def flat(frame: int, height: int = 48, width: int = 64) -> Answered:
@@ -34,8 +34,8 @@ def play(path: Path) -> list[Picture]:
 
 
 def alike(played: Picture, answered: Answered) -> bool:
-    wanted = annotate(answered.picture, answered.line)
-    return played.shape == wanted.shape and float(np.abs(played.astype(int) - wanted).mean()) < 5
+    expected = annotate(answered.picture, answered.line)
+    return played.shape == expected.shape and float(np.abs(played.astype(int) - expected).mean()) < 5
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.AVI"])
@@ -110,7 +110,7 @@ def test_pictures_of_other_sizes_are_shown_whole_within_the_first_ones(tmp_path:
 
 
 def test_a_live_video_has_the_pace_that_the_camera_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Faster than the video, frames are left out; slower, they stand; of an hour without any two seconds are kept."""
+    """Fast frames are dropped, slow ones repeated, and a gap of an hour becomes two seconds."""
     now = 100.0
     monkeypatch.setattr(module.time, "monotonic", lambda: now)
     saver = VideoSaver(tmp_path / "a.mp4", live=True)
@@ -182,9 +182,7 @@ def test_without_an_encoder_there_is_one_clear_line_and_the_run_continues(
     assert "no encoder" in record.getMessage()
 
 
-def test_an_error_of_one_frame_does_not_block_the_next(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_error_of_one_frame_does_not_block_the_next(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     saver = VideoSaver(tmp_path / "a.mp4", live=False)
     for frame in range(20):
         saver.on_frame(answered_frame(frame, picture=noise(48, 64)[:0] if frame == 3 else noise(48, 64)))

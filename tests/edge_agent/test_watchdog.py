@@ -60,10 +60,10 @@ def test_a_model_that_hangs_while_it_is_loaded_is_named(camera: _Camera) -> None
 
 
 def test_the_updater_is_notified_before_the_process_ends(camera: _Camera) -> None:
-    told: list[str] = []
+    logged: list[str] = []
     loader = cast(Any, SimpleNamespace(hanging_model="animals"))
-    watchdog = Watchdog([cast(Any, camera)], loader, lambda _: told.append("abandon"), lambda _: told.append("end"))
+    watchdog = Watchdog([cast(Any, camera)], loader, lambda _: logged.append("abandon"), lambda _: logged.append("end"))
     watchdog._thread.stopping.wait = lambda _: False  # type: ignore[method-assign]
     watchdog._step()
-    assert told == ["abandon", "end"]
+    assert logged == ["abandon", "end"]
     assert module.HANG_TIMEOUT_S == 60.0
