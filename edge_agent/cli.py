@@ -24,12 +24,12 @@ from cachenet.edge_agent.outputs.observers import Writer, attach_observers
 from cachenet.edge_agent.outputs.recorder import Recorder
 from cachenet.edge_agent.outputs.report import Sink
 from cachenet.edge_agent.outputs.terminal import TerminalView
-from cachenet.edge_agent.settings import Settings, default_device, parse_size, region
+from cachenet.edge_agent.settings import Settings, default_device, parse_size
 from cachenet.edge_agent.sources import Live, Pipe, Source, SourceError, open_source
 from cachenet.edge_agent.updates.store import Store
 from cachenet.shared.bundle import zoo
 from cachenet.shared.bundle.manifest import Bundle
-from cachenet.shared.command import config, exit, logs
+from cachenet.shared.command import exit, logs
 from cachenet.shared.command.diagnostics import command
 from cachenet.shared.command.errors import UserError
 from cachenet.shared.command.file_names import shown
@@ -179,7 +179,7 @@ def forget(
 
 def _prepare(settings: Settings) -> tuple[Agent, Sink]:
     """Check the settings and open all inputs and outputs, so that errors appear before the run begins."""
-    cameras = settings.each()
+    cameras = settings.validate()
     if not all(own.source for own in cameras):
         raise ValueError("no SOURCE; give one, as in: edge-agent run camera:0 --broker mqtt://server.local")
     if not settings.broker and not settings.bundle:
@@ -189,17 +189,6 @@ def _prepare(settings: Settings) -> tuple[Agent, Sink]:
         raise ValueError("no level can answer: levels must include base, or cloud with a --broker and not offline")
     check_device(settings.device)
     providers(settings.provider)
-    for endpoint in filter(None, (settings.metrics, settings.preview)):
-        config.endpoint(endpoint)
-    for own in cameras:
-        if own.region:
-            region(own.region)
-    for name in ("memory_budget", "misses_budget", "output_max"):
-        if text := getattr(settings, name):
-            try:
-                parse_size(text)
-            except ValueError as error:
-                raise ValueError(f"{name}: {error}") from None
     if (settings.results or settings.home_assistant) and not settings.broker:
         raise ValueError("results and Home Assistant need a broker: give --broker mqtt://host")
     if settings.home_assistant:

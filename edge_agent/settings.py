@@ -17,6 +17,7 @@ from cachenet.shared.bundle import zoo
 from cachenet.shared.bundle.manifest import WayFlag
 from cachenet.shared.cascade.audits import FLOOR
 from cachenet.shared.cascade.spec import MAX_DISAGREEMENT
+from cachenet.shared.command import config
 from cachenet.shared.inference.engine import Provider
 from cachenet.shared.inference.image import Region
 from cachenet.shared.transport.protocol import check_device
@@ -83,7 +84,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         "audit_budget": f"use {_without_flag('audit_share')}, the share of hits that the full model audits",
         "gate": "one learned risk decides every hit; {max_disagreement} bounds it",
         "context": "one learned risk decides every hit; {max_disagreement} bounds it",
-        "replacement": f"the least recently used submodel is evicted first; {_without_flag('memory_budget')} bounds them",
+        "replacement": f"the least recently used submodel is evicted; {_without_flag('memory_budget')} bounds them",
         "prefetch": "submodels are downloaded when the server recommends them",
         "layer_caches": f"use {_without_flag('early_exits')}",
         "flight": f"use {_without_flag('decision_log')}",
@@ -243,6 +244,22 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             )
             for own in self.camera
         )
+
+    def validate(self) -> tuple[Settings, ...]:
+        """Check values that their types do not check; returns ``each()``. Raises ``ValueError``."""
+        cameras = self.each()
+        for own in cameras:
+            if own.region:
+                region(own.region)
+        for endpoint in filter(None, (self.metrics, self.preview)):
+            config.endpoint(endpoint)
+        for name in ("memory_budget", "misses_budget", "output_max"):
+            if text := getattr(self, name):
+                try:
+                    parse_size(text)
+                except ValueError as error:
+                    raise ValueError(f"{name}: {error}") from None
+        return cameras
 
     @property
     def local(self) -> bool:

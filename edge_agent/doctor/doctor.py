@@ -11,12 +11,12 @@ from pathlib import Path
 
 from cachenet.edge_agent.doctor.connectivity import check_connectivity, is_signed
 from cachenet.edge_agent.frame_inputs import FrameInputs, scorer
-from cachenet.edge_agent.settings import Settings, parse_size, region
+from cachenet.edge_agent.settings import Settings
 from cachenet.edge_agent.sources import SourceError, open_source
 from cachenet.edge_agent.updates.store import Store, StoreError
 from cachenet.shared.bundle import zoo
 from cachenet.shared.bundle.manifest import Bundle, BundleError, Manifest, parse
-from cachenet.shared.command import config, diagnostics
+from cachenet.shared.command import diagnostics
 from cachenet.shared.command.diagnostics import Finding
 from cachenet.shared.inference.engine import Session
 from cachenet.shared.inference.image import Picture
@@ -55,7 +55,7 @@ def findings(settings: Settings) -> Iterator[Finding]:
 
 def _check(settings: Settings) -> Iterator[Finding]:
     try:
-        cameras = _validated(settings)
+        cameras = settings.validate()
     except ValueError as error:
         yield Finding("settings", "problem", str(error))
         return
@@ -75,19 +75,6 @@ def _check(settings: Settings) -> Iterator[Finding]:
         pictures.append((yield from _camera(own)))
     if manifest is not None:
         yield from _models(settings, manifest, find, pictures[0])
-
-
-def _validated(settings: Settings) -> tuple[Settings, ...]:
-    """The settings of each camera. Raises ``ValueError`` for invalid settings."""
-    each = settings.each()
-    for own in each:
-        if own.region:
-            region(own.region)
-    for text in filter(None, (settings.memory_budget, settings.output_max)):
-        parse_size(text)
-    for endpoint in filter(None, (settings.metrics, settings.preview)):
-        config.endpoint(endpoint)
-    return each
 
 
 def _local_models(settings: Settings) -> Generator[Finding, None, tuple[Manifest | None, Finder, Store | None]]:

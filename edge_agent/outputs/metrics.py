@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -10,11 +10,36 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from cachenet.edge_agent.agent import Agent
+from cachenet.edge_agent.camera import Camera
 from cachenet.edge_agent.doctor.health import Health
 from cachenet.edge_agent.outputs import report
 from cachenet.shared.command import metrics_endpoint as web
 from cachenet.shared.command.supervision import failures as thread_failures
 from cachenet.shared.inference.engine import resident_bytes
+
+#: Counters with one value for each camera: name, help and value.
+_COUNTERS: dict[str, tuple[str, Callable[[Camera], float]]] = {
+    "late": ("Replies after the deadline of their frame.", lambda camera: camera.tally.late),
+    "corrections": ("Late replies that corrected a fallback.", lambda camera: camera.tally.corrections),
+    "overruled": (
+        "Answers that differ from the full model's label of the frame.",
+        lambda camera: camera.tally.overruled,
+    ),
+    "unknown": (
+        "Answers without a label: pictures out of the bundle's distribution.",
+        lambda camera: camera.tally.unknown,
+    ),
+    "scene_changes": ("Changes of the whole picture.", lambda camera: camera.tally.scene_changes),
+    "asked": (
+        "Frames sent to the full model, audited hits included.",
+        lambda camera: report.asked(camera.tally, camera.audited),
+    ),
+    "audited": ("Hits sent to be audited.", lambda camera: camera.audited),
+    "dropped": ("Frames that a live source has dropped.", lambda camera: camera.source.dropped),
+    "broken": ("Frames that could not be read.", lambda camera: camera.source.broken),
+    "losses": ("Losses of a camera.", lambda camera: camera.source.losses),
+    "frame_errors": ("Frames without an answer because of an unexpected error.", lambda camera: camera.errors),
+}
 
 
 class MetricsCollector(Collector):
@@ -24,49 +49,26 @@ class MetricsCollector(Collector):
         self._agent, self._health = agent, health
 
     def collect(self) -> Iterator[Metric]:
-        agent = self._agent
-        latency = SummaryMetricFamily(
-            "cachenet_latency_seconds", "Latency of answers.", labels=["level", "camera"]
-        )
-        for camera in agent.cameras:
+        agent, cameras = self._agent, self._agent.cameras
+        latency = SummaryMetricFamily("cachenet_latency_seconds", "Latency of answers.", labels=["level", "camera"])
+        for camera in cameras:
             for name, own in list(camera.levels.items()):
                 latency.add_metric([name, camera.name], own.count, own.total / 1000)
         yield latency
-        each = [(camera.name, camera.tally) for camera in agent.cameras]
-        frames = [(name, tally.levels()) for name, tally in each]
-        yield _counters("cachenet_frames", "Frames by the level that answered them.", "level", frames)
+        for name, help_, label, values in (
+            ("frames", "Frames by the level that answered them.", "level", lambda camera: camera.tally.levels()),
+            ("evicted", "Evicted models.", "reason", lambda camera: dict(camera.active_bundle.evicted)),
+            ("model_failures", "Failed runs of a model.", "model", lambda camera: dict(camera.active_bundle.failures)),
+        ):
+            yield _counters(f"cachenet_{name}", help_, label, [(camera.name, values(camera)) for camera in cameras])
         age = GaugeMetricFamily(
             "cachenet_last_answer_age_seconds", "Time since the last answered frame or the start.", labels=["camera"]
         )
         for name, seconds in self._health.ages().items():
             age.add_metric([name], seconds)
         yield age
-        late = [(name, tally.late) for name, tally in each]
-        yield _counter("cachenet_late", "Replies after the deadline of their frame.", late)
-        corrections = [(name, tally.corrections) for name, tally in each]
-        yield _counter("cachenet_corrections", "Late replies that corrected a fallback.", corrections)
-        for key, name, help_ in (
-            ("overruled", "cachenet_overruled", "Answers that differ from the full model's label of the frame."),
-            ("unknown", "cachenet_unknown", "Answers without a label: pictures out of the bundle's distribution."),
-            ("scene_changes", "cachenet_scene_changes", "Changes of the whole picture."),
-        ):
-            yield _counter(name, help_, [(camera, getattr(tally, key)) for camera, tally in each])
-        asked = [(camera.name, report.asked(camera.tally, camera.audited)) for camera in agent.cameras]
-        yield _counter("cachenet_asked", "Frames sent to the full model, audited hits included.", asked)
-        audited = [(camera.name, camera.audited) for camera in agent.cameras]
-        yield _counter("cachenet_audited", "Hits sent to be audited.", audited)
-        dropped = [(camera.name, camera.source.dropped) for camera in agent.cameras]
-        yield _counter("cachenet_dropped", "Frames that a live source has dropped.", dropped)
-        broken = [(camera.name, camera.source.broken) for camera in agent.cameras]
-        yield _counter("cachenet_broken", "Frames that could not be read.", broken)
-        losses = [(camera.name, camera.source.losses) for camera in agent.cameras]
-        yield _counter("cachenet_losses", "Losses of a camera.", losses)
-        evicted = [(camera.name, dict(camera.active_bundle.evicted)) for camera in agent.cameras]
-        yield _counters("cachenet_evicted", "Evicted models.", "reason", evicted)
-        failures = [(camera.name, dict(camera.active_bundle.failures)) for camera in agent.cameras]
-        yield _counters("cachenet_model_failures", "Failed runs of a model.", "model", failures)
-        errors = [(camera.name, camera.errors) for camera in agent.cameras]
-        yield _counter("cachenet_frame_errors", "Frames without an answer because of an unexpected error.", errors)
+        for name, (help_, value) in _COUNTERS.items():
+            yield _counter(f"cachenet_{name}", help_, [(camera.name, value(camera)) for camera in cameras])
         threads = CounterMetricFamily("cachenet_thread_failures", "Unexpected errors by thread.", labels=["thread"])
         for thread, count in thread_failures().items():
             threads.add_metric([thread], count)
@@ -75,10 +77,9 @@ class MetricsCollector(Collector):
             update = GaugeMetricFamily("cachenet_update", "State of the newest update.", labels=["state"])
             update.add_metric([agent.updater.state], 1)
             yield update
-        up, down = agent.traffic
         traffic = CounterMetricFamily("cachenet_bytes", "Payload to and from the broker.", labels=["way"])
-        traffic.add_metric(["up"], up)
-        traffic.add_metric(["down"], down)
+        for direction, count in zip(("up", "down"), agent.traffic, strict=True):
+            traffic.add_metric([direction], count)
         yield traffic
         yield GaugeMetricFamily("cachenet_resident_bytes", "Resident set size.", resident_bytes())
         connected = agent.link is not None and agent.link.connected.is_set()
