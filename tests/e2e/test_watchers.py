@@ -98,7 +98,7 @@ def test_cameras_are_announced_again_after_home_assistant_starts_and_can_be_forg
 
         refused = forget(mosquitto)
         assert refused.returncode == 2
-        assert refused.stderr == "edge-agent: cam is online and would say all of it again; stop it first\n"
+        assert refused.stderr == "edge-agent: cam is online and would publish again; stop it first\n"
 
         agent.stop()
         gone = "homeassistant/device/cam/cellar/config"
