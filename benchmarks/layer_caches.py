@@ -4,8 +4,8 @@
 
 On the CIFAR-10 test set, on which nothing was fitted. Each way of caching (``freeze``, ``gati``) is a configuration on
 the whole test set in random order, without context; for the recommended one further configurations show ``dwell`` and
-``session`` with the device's recent labels in the request, the same with the caches refreshed from what was asked, and
-the *miss stream*: what a device with the bundle's own models still asks about.
+``session`` with the device's recent labels in the request, and the *miss stream*: what a device with the bundle's own
+models still asks about.
 
 ``half_layers`` counts multiply-adds: a request that ends at or before half of them; ``half_counted`` counts layers:
 convolutions and fully connected ones. ``potential``: some cache up to there gives the full model's answer, sure or not.
@@ -32,8 +32,6 @@ import numpy.typing as npt
 import onnx
 
 from benchmarks import layer_budget
-from cachenet.cloud_server.refresh import refresh
-from cachenet.cloud_server.refresher import Refresher
 from cachenet.cloud_server.serving.full_model import FullModel
 from cachenet.models.certify import recorded
 from cachenet.models.data import cifar10, streams
@@ -133,10 +131,8 @@ def measure(directory: Path, frames: int, seeds: int, first_seed: int, threads: 
     for name in ("dwell", "session"):
         plans = [streams.plan(name, test.labels, seed, frames) for seed in range(first_seed, first_seed + seeds)]
         asked = [Asked(row, None) for plan in plans for row in plan.source.tolist()]
-        for fresh in (False, True):
-            stream = f"{name}, recent labels in the request{', refreshed' if fresh else ''}"
-            figures = _play(bench, RECOMMENDED, asked, first_seed, fresh)
-            found[f"{RECOMMENDED} {name}{' refreshed' if fresh else ''}"] = {**figures, "stream": stream}
+        figures = _play(bench, RECOMMENDED, asked, first_seed)
+        found[f"{RECOMMENDED} {name}"] = {**figures, "stream": f"{name}, recent labels in the request"}
         missed, together = _missed(bench, plans, tables, signatures, said[RECOMMENDED], first_seed)
         figures = _play(bench, RECOMMENDED, missed, first_seed)
         found[f"{RECOMMENDED} misses of {name}"] = {
@@ -176,12 +172,11 @@ def _potential(bench: Bench, way: Way, said: Sequence[npt.NDArray[np.float32]]) 
     return found
 
 
-def _play(bench: Bench, way: Way, asked: Sequence[Asked], seed: int, fresh: bool = False) -> dict[str, Any]:
+def _play(bench: Bench, way: Way, asked: Sequence[Asked], seed: int) -> dict[str, Any]:
     """One request after the other; of every so many, the whole model on the same picture right after the cut one."""
     layered = bench.layered(way, seed)
-    refresher = Refresher(layered, bench.layers(way).wrong)
     recent: deque[int] = deque(maxlen=RECENT)
-    took, uncut, passed, refreshed = [], [], [], 0
+    took, uncut, passed = [], [], []
     for number, request in enumerate(asked):
         known = tuple(recent) if request.recent is None else request.recent
         tensor = bench.inputs[request.picture]
@@ -195,11 +190,6 @@ def _play(bench: Bench, way: Way, asked: Sequence[Asked], seed: int, fresh: bool
             uncut.append(time.perf_counter() - between)
         if not recent or recent[-1] != one.label:
             recent.append(one.label)
-        if fresh:
-            refresher.hear(one)
-            if refresher.due():
-                layered.correct(found := refresh(*refresher.snapshot(), refresher.terms()))
-                refreshed += len(found)
     rows = np.array([request.picture for request in asked])
     return {
         **_quality(bench, way, rows, passed),
@@ -208,7 +198,6 @@ def _play(bench: Bench, way: Way, asked: Sequence[Asked], seed: int, fresh: bool
         "mean_ms": 1e3 * float(np.mean(took)),
         "whole_ms": 1e3 * float(np.mean(uncut)),
         "pays": [cache.worth.pays for cache in layered.caches],
-        "corrections": refreshed,
         "requests": len(asked),
     }
 

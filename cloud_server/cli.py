@@ -20,7 +20,6 @@ from cachenet.cloud_server import doctor
 from cachenet.cloud_server.broker.embedded import BrokerError, EmbeddedBroker
 from cachenet.cloud_server.finetune.fine_tuner import FineTuner, Means, newest
 from cachenet.cloud_server.provision.provision import provision
-from cachenet.cloud_server.refresher import Refresher
 from cachenet.cloud_server.serving.full_model import FullModel
 from cachenet.cloud_server.serving.server import Server
 from cachenet.cloud_server.serving.worker import Job
@@ -121,11 +120,6 @@ def run(
                 stack.callback(own.stop)
             way = None if settings.layer_caches == "off" else settings.layer_caches
             full = FullModel(served, settings.provider, settings.threads, way)
-            if full.layers is not None and way is not None:
-                refresher = Refresher(full.layers, given.manifest.layers[way].wrong)
-                full.heard = refresher.hear
-                refresher.start()
-                stack.callback(refresher.stop)
             specialiser: FineTuner | None = None
 
             def saw(job: Job, logits: Logits) -> None:

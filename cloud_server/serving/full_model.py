@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -29,8 +29,6 @@ class FullModel:
         self._preprocess = preprocessor(model.input)
         self._whole: Session | None = None
         self.layers: EarlyExitModel | None = None
-        #: Hears what came of every picture, where there are caches.
-        self.heard: Callable[[ExitResult], object] = lambda _: None
         #: How many pictures a run must have, where the model fixes that.
         self.batch: int | None = None
         if way is None:
@@ -53,9 +51,6 @@ class FullModel:
         """Run the model on each picture, in order. ``asked``: see ``EarlyExitModel.run``. Raises ``EngineError``."""
         batch = np.concatenate(tensors)
         if self.layers is not None:
-            passed = self.layers.run(batch, asked)
-            for one in passed:
-                self.heard(one)
-            return passed
+            return self.layers.run(batch, asked)
         assert self._whole is not None
         return [ExitResult(logits, int(logits.argmax())) for logits in self._whole.run(batch)]

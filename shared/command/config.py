@@ -265,11 +265,7 @@ def _lines(values: Mapping[str, Any]) -> list[str]:
 
 
 def endpoint(text: str) -> tuple[str, int]:
-    """Host and port of ``PORT`` (host 127.0.0.1) or ``HOST:PORT``.
-
-    Raises:
-        ConfigError: The text is neither.
-    """
+    """Host and port of ``PORT`` (host 127.0.0.1) or ``HOST:PORT``. Raises ``ConfigError``."""
     host, _, port = text.rpartition(":")
     if not port.isdecimal() or not 0 <= int(port) <= 65535:
         raise ConfigError(f"{text!r} is no port; write 9100, or 0.0.0.0:9100 for other machines to read it")

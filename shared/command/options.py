@@ -72,9 +72,9 @@ def with_settings(
 
         @functools.wraps(function)
         def command(config_file: Path | None, assignments: list[str] | None, print_config: bool, **values: Any) -> None:
-            given = {flag: _joined(values.pop(flag)) for flag in flags}
+            from_flags = {flag: _joined(values.pop(flag)) for flag in flags}
             try:
-                settings = config.load(kind, given, config_file, assignments=assignments or ())
+                settings = config.load(kind, from_flags, config_file, assignments=assignments or ())
             except config.ConfigError as error:
                 exit.refuse(name, str(error))
             if print_config:

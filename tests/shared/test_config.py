@@ -166,12 +166,12 @@ def test_flags_over_environment_over_file_over_defaults(file: Path) -> None:
     assert load(Settings, flags, file, ENVIRONMENT) == Settings("mqtt://file", 3, True, ("a", "b"))
 
 
-def test_the_process_environment_is_read_unless_another_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_process_environment_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CACHENET_NOVELTY", "false")
     assert load(Settings, {}).novelty is False
 
 
-def test_a_false_flag_was_given_and_an_absent_one_was_not() -> None:
+def test_a_false_flag_counts_and_an_absent_one_does_not() -> None:
     assert load(Settings, {"novelty": False}, environment={"CACHENET_NOVELTY": "true"}).novelty is False
     assert load(Settings, {"novelty": None}, environment={"CACHENET_NOVELTY": "0"}).novelty is False
 
@@ -187,7 +187,7 @@ def test_a_false_flag_was_given_and_an_absent_one_was_not() -> None:
         pytest.param("broker = 'x'\nbroker = 'y'", "not TOML", id="the same key twice"),
     ],
 )
-def test_a_file_that_cannot_be_is_refused_by_name(tmp_path: Path, text: str, says: str) -> None:
+def test_an_invalid_file_is_refused_by_name(tmp_path: Path, text: str, says: str) -> None:
     path = tmp_path / "settings.toml"
     path.write_text(text)
     with pytest.raises(ConfigError) as refused:
@@ -197,7 +197,7 @@ def test_a_file_that_cannot_be_is_refused_by_name(tmp_path: Path, text: str, say
     assert "\n" not in str(refused.value)
 
 
-def test_a_file_that_is_not_there_or_not_text_is_refused(tmp_path: Path) -> None:
+def test_a_missing_or_binary_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="No such file"):
         load(Settings, {}, tmp_path / "none.toml", {})
     (tmp_path / "binary.toml").write_bytes(b"broker = '\xff'")
@@ -219,7 +219,7 @@ def test_a_misspelt_variable_is_an_error_and_not_a_default() -> None:
 
 
 @pytest.mark.parametrize("kind", [Agent, Server])
-def test_the_variables_of_one_program_are_no_slip_to_the_other(kind: type[msgspec.Struct]) -> None:
+def test_variables_of_one_program_are_no_error_in_the_other(kind: type[msgspec.Struct]) -> None:
     names = [name for other in (Agent, Server) for name in other.__struct_fields__]
     others = {f"CACHENET_{name.upper()}": "" for name in names if name not in kind.__struct_fields__}
     deployment = dict.fromkeys(["CACHENET_CACHE", "CACHENET_CAMERA", "CACHENET_GID", "CACHENET_PASSWORD"], "")
@@ -237,13 +237,13 @@ settings = st.builds(
 
 
 @given(settings)
-def test_what_is_printed_is_read_back(tmp_path_factory: pytest.TempPathFactory, chosen: Settings) -> None:
+def test_printed_settings_are_read_back(tmp_path_factory: pytest.TempPathFactory, chosen: Settings) -> None:
     path = tmp_path_factory.getbasetemp() / "printed.toml"
     path.write_text(to_toml(chosen), "utf-8")
     assert load(Settings, {}, path, {}) == chosen
 
 
-def test_what_is_printed_shows_every_setting() -> None:
+def test_printed_settings_are_complete() -> None:
     assert to_toml(Settings()) == (
         'broker = "mqtt://localhost"\ndeadline_ms = 100\nnovelty = true\nlevels = ["frames","base"]\n# budget =\n'
     )
