@@ -318,14 +318,14 @@ class ModelLoader:
         sha256 = manifest.models[name].sha256
         if self._store is None or self._probe is None or sha256 in self._sessions:
             return
-        if self._store.read_only or self._store.has_passed_probe(sha256, fingerprint(manifest, name)):
+        if self._store.read_only or self._store.is_probed(sha256, fingerprint(manifest, name)):
             return
         files = {one.sha256: self._file(one)[0] for one in required_files(manifest, [name])}
         if manifest.golden is not None and (path := self._store.path(manifest.golden.sha256)) is not None:
             files[manifest.golden.sha256] = path
         self._probe(manifest, [name], files)
         with contextlib.suppress(StoreError):  # on a full disk the probe runs again at the next start
-            self._store.mark_probe_passed(sha256, fingerprint(manifest, name))
+            self._store.mark_probed(sha256, fingerprint(manifest, name))
 
     def _session(self, manifest: Manifest, name: str) -> tuple[Session | EarlyExitModel, int, float]:
         """Session of a model, loaded if necessary; its cost in bytes; seconds of one run."""

@@ -255,13 +255,13 @@ class Store:
         with _store_errors(self._part(sha256)):
             self._part(sha256).unlink(missing_ok=True)
 
-    def has_passed_probe(self, sha256: str, fingerprint: str) -> bool:
+    def is_probed(self, sha256: str, fingerprint: str) -> bool:
         """Whether this model file has passed a probe with this fingerprint."""
         with suppress(OSError, UnicodeDecodeError):
             return (self._probed / sha256).read_text() == fingerprint
         return False
 
-    def mark_probe_passed(self, sha256: str, fingerprint: str) -> None:
+    def mark_probed(self, sha256: str, fingerprint: str) -> None:
         """Record that this model file has passed a probe."""
         with _store_errors(self._probed):
             atomic_files.write(self._probed / sha256, fingerprint.encode())

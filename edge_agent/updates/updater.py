@@ -305,11 +305,11 @@ class Updater:
                 self._store.collect_garbage()  # files of an earlier candidate use space that this one needs
             names = sorted(self._required_models(manifest))
             files = {one.sha256: self._downloader.get(one)[0] for one in _files(manifest, names)}
-            if unprobed := [name for name in names if not self._store.has_passed_probe(*_probe_key(manifest, name))]:
+            if unprobed := [name for name in names if not self._store.is_probed(*_probe_key(manifest, name))]:
                 self._set_state("probing")
                 self._probe(manifest, unprobed, files)
                 for name in unprobed:
-                    self._store.mark_probe_passed(*_probe_key(manifest, name))
+                    self._store.mark_probed(*_probe_key(manifest, name))
         except (MismatchError, ProbeAborted) as error:
             if self._thread.stopping.is_set():
                 return

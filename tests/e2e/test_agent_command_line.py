@@ -52,8 +52,8 @@ def test_answers_on_standard_output_can_be_piped_and_the_reader_may_go(bundle: B
     assert agent.stderr is not None
     assert json.loads(agent.stdout.readline())["frame"] == 0
     agent.stdout.close()
-    said = agent.stderr.read().decode()
+    stderr = agent.stderr.read().decode()
     agent.wait(timeout=60)
-    assert "500 frames answered" in said, said
-    assert "Traceback" not in said
-    assert said.count("no longer written") == 1
+    assert "500 frames answered" in stderr, stderr
+    assert "Traceback" not in stderr
+    assert stderr.count("no longer written") == 1

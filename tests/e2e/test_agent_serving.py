@@ -48,19 +48,19 @@ def test_from_nothing_but_a_brokers_address_and_later_from_the_store_alone(
     servers: Callable[[Mosquitto], ServerProcess],
     tmp_path: Path,
 ) -> None:
-    """The first run is taught a submodel; the second finds no broker and answers every frame all the same."""
+    """The first run downloads a submodel; the second finds no broker and still answers every frame."""
     servers(broker)
     store = ("--store", str(tmp_path / "store"))
     first = agents(str(frames), "--broker", broker.url, *store, "--fps", "100")
     first.wait(lambda: "downloading base" in first.log() and first.answers())
     first.wait(lambda: "animals is loaded" in first.log() or "vehicles is loaded" in first.log())
     first.wait_for(5)
-    taught, _ = first.stop()
-    assert taught["models_pulled"]
-    assert taught["cloud"] > 0
-    assert taught["bundle_version"] == bundle.version
-    assert taught["bytes_up"] > 0
-    assert taught["bytes_down"] > bundle.manifest.models["base"].bytes
+    summary, _ = first.stop()
+    assert summary["models_pulled"]
+    assert summary["cloud"] > 0
+    assert summary["bundle_version"] == bundle.version
+    assert summary["bytes_up"] > 0
+    assert summary["bytes_down"] > bundle.manifest.models["base"].bytes
 
     broker.kill()
     second = agents(str(frames), "--broker", broker.url, *store, "--fps", "200", "--frames", "400")

@@ -111,6 +111,6 @@ def test_a_closed_standard_output_is_a_clean_end(frames: Path, bundle: Bundle) -
     with agent.stdout, agent.stderr:
         assert agent.stdout.readline().startswith(b"{")
         agent.stdout.close()
-        said = agent.stderr.read()
-    assert agent.wait(_BOUND_S) == 0, said
-    assert b"ERROR" not in said and b"not written" not in said and b"Traceback" not in said
+        stderr = agent.stderr.read()
+    assert agent.wait(_BOUND_S) == 0, stderr
+    assert b"ERROR" not in stderr and b"not written" not in stderr and b"Traceback" not in stderr

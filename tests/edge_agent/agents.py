@@ -29,7 +29,7 @@ def shot(brightness: int = 0) -> Shot:
 
 
 class Pictures:
-    """A source of so many pictures, each unlike the others, or all the ``same``."""
+    """A source of ``count`` pictures, all different or all the ``same``."""
 
     dropped = broken = losses = 0
     error = ""

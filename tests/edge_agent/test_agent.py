@@ -56,9 +56,9 @@ def test_only_the_region_of_interest_is_looked_at(bundle: Bundle) -> None:
             return camera.last_answered and camera.last_answered.answer
 
     answers = last("0.5,0,0.5,1", right, left), last("", right, left)
-    seen_alone = last("0.5,0,0.5,1", right, right)
+    alone = last("0.5,0,0.5,1", right, right)
     inside, whole = answers
-    assert inside == seen_alone
+    assert inside == alone
     assert whole != inside
 
 

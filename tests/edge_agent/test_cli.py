@@ -155,8 +155,8 @@ def test_an_unreadable_source_is_reported_and_exits_with_1(
     assert done.exit_code == 1, done.output
     assert done.stderr.splitlines()[-1] == f"edge-agent: no frame could be read from {tmp_path / what}"
     assert "begins with b'<html>401 Unauth'" in caplog.text
-    figures = json.loads(done.stdout)
-    assert (figures["frames"], figures["broken"]) == (0, 1)
+    counts = json.loads(done.stdout)
+    assert (counts["frames"], counts["broken"]) == (0, 1)
 
 
 def test_a_source_of_any_name_is_answered_logged_and_recorded(root: Path, tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 def run(bundle: Bundle, store: Path, frames: int = 20) -> Camera:
-    """A camera that has answered so many frames; the full model on the device teaches it."""
+    """A camera after ``frames`` answers, which has learned from the full model on the device."""
     agent = Agent(Settings(provider="cpu", store=str(store)), [Pictures(frames)], None, None, bundle)
     agent.run(Sink(""))
     assert agent.cameras[0].tally.frames == frames
@@ -74,7 +74,7 @@ def test_a_restart_continues_with_the_learned_state(bundle: Bundle, tmp_path: Pa
     camera = run(bundle, tmp_path)
     assert camera.cascade is not None
     learned = camera.cascade.estimator.state
-    assert not same(learned, fresh(bundle)), "the frames have taught something"
+    assert not same(learned, fresh(bundle)), "the camera has learned"
     assert same(begun(bundle, tmp_path), learned)
 
 
@@ -150,7 +150,7 @@ class Disk:
         self.written += 1
 
 
-def teach(estimator: RiskEstimator) -> None:
+def train(estimator: RiskEstimator) -> None:
     """Have all weights change."""
     for model in estimator.models.values():
         model.reset(0.5)
@@ -164,7 +164,7 @@ def test_at_most_one_save_a_minute_and_none_where_nothing_was_learned(
     estimator = RiskEstimator(10, bundle.manifest.priors)
     for _ in range(10 * int(SAVE_EVERY_S)):  # ten minutes in seconds
         now[0] += 1.0
-        teach(estimator)
+        train(estimator)
         file.save(estimator, "v")
         if file._writer is not None:
             file._writer.join()
@@ -187,7 +187,7 @@ def test_a_disk_that_hangs_holds_up_neither_frames_nor_the_end(
     before = threading.active_count()
     for _ in range(5):
         now[0] += SAVE_EVERY_S
-        teach(estimator)
+        train(estimator)
         file.save(estimator, "v")
     assert threading.active_count() == before + 1, "no second save before the first has ended"
     file.close(estimator, "v")

@@ -67,7 +67,7 @@ class _Capture:
 
 
 @pytest.fixture(autouse=True)
-def little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live, "SILENCE_S", 0.6)
     monkeypatch.setattr(live, "OPENING_S", 0.6)
     monkeypatch.setattr(live, "_RETRY_S", (0.01, 0.02))

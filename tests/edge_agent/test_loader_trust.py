@@ -24,9 +24,9 @@ __all__ = ["bundle", "site", "small_chunks_and_short_timeouts"]
 def test_with_a_trusted_key_unsigned_bundles_are_refused(site: Site, tmp_path: Path) -> None:
     """Neither unsigned bundles nor those of another key are accepted or stored."""
     private, public = generate(tmp_path / "ours")
-    stranger, _ = generate(tmp_path / "theirs")
+    other, _ = generate(tmp_path / "theirs")
     loader = site.loader(trusted=Key(public))
-    for signature in (b"", Signer(stranger).sign(site.bundle.data), Signer(private).sign(b"something else")):
+    for signature in (b"", Signer(other).sign(site.bundle.data), Signer(private).sign(b"something else")):
         with pytest.raises(BundleError, match="is not taken"):
             loader.announce(site.bundle.data, signature)
         assert "--trusted-key" in loader.errors

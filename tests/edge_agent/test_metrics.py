@@ -18,10 +18,10 @@ from cachenet.shared.bundle.manifest import Bundle
 from tests.bundles import tiny_bundle
 from tests.edge_agent.agents import Pictures, install_current, install_files, served
 
-Figures = dict[tuple[str, str], float]
+Metrics = dict[tuple[str, str], float]
 
 
-def read(port: int) -> Figures:
+def read(port: int) -> Metrics:
     """Samples by name and, where they have one, level."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
         families = list(text_string_to_metric_families(answer.read().decode()))

@@ -96,10 +96,10 @@ def test_closing_from_another_thread_ends_the_pipe_while_the_writer_is_silent() 
 
 
 def test_a_terminal_is_no_pipe() -> None:
-    terminal, ours = os.openpty()
+    terminal, own_end = os.openpty()
     with pytest.raises(SourceError, match=r"which is a terminal; pipe them in, as in: rpicam-vid .* pipe:640x480$"):
-        Pipe("640x480", fd=ours)
-    os.close(ours)
+        Pipe("640x480", fd=own_end)
+    os.close(own_end)
     os.close(terminal)
 
 

@@ -20,7 +20,7 @@ from cachenet.edge_agent.outputs.preview import Preview
 from cachenet.shared.media.pictures import decode
 from tests.edge_agent.frames import answered_frame, noise
 
-_PATIENCE_S = 10.0
+_TIMEOUT_S = 10.0
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def drawings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def get(port: int, path: str) -> tuple[str, bytes]:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=_PATIENCE_S) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=_TIMEOUT_S) as answer:
         return answer.headers["Content-Type"], answer.read()
 
 
@@ -63,7 +63,7 @@ class Reader:
     """Reads the stream, frame by frame."""
 
     def __init__(self, port: int, path: str = "/stream.mjpg") -> None:
-        self._answer = urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=_PATIENCE_S)
+        self._answer = urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=_TIMEOUT_S)
         assert self._answer.readline() == b"--frame\r\n"
 
     def picture(self) -> np.ndarray:
@@ -134,7 +134,7 @@ def test_the_stream_continues_with_the_latest_frame_and_skips_others(
         preview.on_frame(flat(frame))
         time.sleep(0.01)
     while not shows(one.picture(), flat(21)):
-        assert time.monotonic() < begun + _PATIENCE_S
+        assert time.monotonic() < begun + _TIMEOUT_S
     assert len(drawings) <= 2 + (time.monotonic() - begun) / 0.1
 
 
@@ -237,7 +237,7 @@ def test_readers_are_bounded_and_who_leaves_makes_room(
         one.picture()
     assert refused(port, "/stream.mjpg") == 503
     readers[0].close()
-    deadline = time.monotonic() + _PATIENCE_S
+    deadline = time.monotonic() + _TIMEOUT_S
     frame = 1
     while True:
         preview.on_frame(flat(frame))
@@ -266,7 +266,7 @@ def test_when_the_run_ends_so_do_the_streams(preview: Preview) -> None:
 def test_a_page_of_another_site_cannot_read_the_preview_by_its_own_name(preview: Preview, port: int, path: str) -> None:
     preview.on_frame(flat(0))
     for host, status in (("evil.example", b"421"), (f"127.0.0.1:{port}", b"200"), (f"localhost:{port}", b"200")):
-        with socket.create_connection(("127.0.0.1", port), _PATIENCE_S) as client:
+        with socket.create_connection(("127.0.0.1", port), _TIMEOUT_S) as client:
             client.sendall(f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
             output = client.recv(65536)
             assert output.split()[1] == status, output
@@ -277,7 +277,7 @@ def test_a_page_of_another_site_cannot_read_the_preview_by_its_own_name(preview:
 
 def test_idle_connections_block_no_reader(preview: Preview, port: int) -> None:
     preview.on_frame(flat(3))
-    idle = [socket.create_connection(("127.0.0.1", port), _PATIENCE_S) for _ in range(100)]
+    idle = [socket.create_connection(("127.0.0.1", port), _TIMEOUT_S) for _ in range(100)]
     try:
         assert shows(decode(get(port, "/snapshot.jpg")[1]), flat(3))
     finally:

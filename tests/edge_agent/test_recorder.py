@@ -39,9 +39,9 @@ def shots(count: int, side: int = 32, truth: tuple[str | None, ...] = ("ship", "
 
 def record(directory: Path, given: list[Shot], fps: float | None = 25.0) -> list[Shot]:
     recorder = Recorder(Shots(given), directory, fps)
-    passed = list(recorder)
+    elapsed = list(recorder)
     recorder.finish()
-    return passed
+    return elapsed
 
 
 def test_frames_pass_through_and_are_played_again_with_their_truth(tmp_path: Path) -> None:

@@ -36,23 +36,23 @@ class Publisher:
 
 @given(st.lists(st.tuples(st.floats(0.001, 20), st.sampled_from(["cat", "dog"])), min_size=1, max_size=100))
 def test_changes_are_published_at_once_at_most_five_a_second_and_repeats_every_ten_seconds(
-    course: list[tuple[float, str]],
+    schedule: list[tuple[float, str]],
 ) -> None:
     logged = Publisher()
     last: tuple[float, str] | None = None
-    for frame, (passed, label) in enumerate(course):
-        logged.now += passed
+    for frame, (elapsed, label) in enumerate(schedule):
+        logged.now += elapsed
         before = len(logged.messages)
         logged.on_frame(answered_frame(frame, label))
-        was_told = len(logged.messages) > before
+        was_published = len(logged.messages) > before
         since = None if last is None else logged.now - last[0]
         if last is None or since is None:
-            assert was_told
+            assert was_published
         elif label != last[1]:
-            assert was_told == (since >= 0.2)
+            assert was_published == (since >= 0.2)
         else:
-            assert was_told == (since >= 10)
-        if was_told:
+            assert was_published == (since >= 10)
+        if was_published:
             last = logged.now, label
             assert logged.messages[-1][2]["label"] == label
 
@@ -103,5 +103,5 @@ def test_an_unsent_result_is_published_after_the_broker_returns() -> None:
 
 
 @pytest.mark.parametrize("field", ["local_share", "mean_latency_ms"])
-def test_figures_are_always_there(field: str) -> None:
+def test_averages_are_always_present(field: str) -> None:
     assert field in {name.name for name in msgspec.structs.fields(Result) if name.required}

@@ -458,7 +458,7 @@ class _Crash(BaseException):
 
 
 def _crashing(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
-    """End the process before the change of a file that comes after so many."""
+    """End the process before change number ``after`` of a file."""
     left = [after]
     for owner, name in ((atomic_files, "replace"), (Path, "unlink"), (Path, "write_bytes")):
         real = getattr(owner, name)
