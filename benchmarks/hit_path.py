@@ -43,8 +43,8 @@ def measure(directory: Path, frames: int, seed: int) -> dict[str, object]:
     settings = Settings(levels=("frames", "submodels", "base"), max_disagreement=0.9)
     agent = Agent(settings, [Files([], None)], None, None, bundle)
     (camera,) = agent.cameras
-    agent.keeper.start()
-    camera.await_deployment()
+    agent.loader.start()
+    camera.wait_for_bundle()
     assert camera.cascade is not None
     sink = Sink("/dev/null")
     pictures = _pictures(seed)

@@ -152,7 +152,7 @@ def _update_s(place: Path, broker: str, version: str) -> float:
 def _stage(store: Path, version: str) -> str:
     """How far the update has come, as the store has it."""
     opened = Store(store)
-    if (current := opened.recall()) is not None and digest(current) == version:
+    if (current := opened.current()) is not None and digest(current) == version:
         return "committed" if opened.previous("cifar10") is None else "trial"
     if opened.candidate() is None:
         return "before the update"

@@ -166,7 +166,7 @@ def in_trouble(error: str, directory: Path) -> Deployed:
     return broker
 
 
-@pytest.mark.parametrize("trouble", TROUBLES)
+@pytest.mark.parametrize("error", TROUBLES)
 def test_the_doctors_find_what_is_wrong_with_the_broker(error: str, place: Path, tmp_path: Path) -> None:
     what, why = TROUBLES[error]
     broker = in_trouble(error, tmp_path / "broker")
@@ -237,7 +237,7 @@ def test_no_room_and_no_permission(place: Path, tmp_path: Path, monkeypatch: pyt
     assert "has 1 MB left" in said["disk"][1] and "choose another with --store" in said["disk"][1]
     monkeypatch.setattr(diagnostics.shutil, "disk_usage", shutil.disk_usage)
     said = found(agent(*own, "--store", str(tmp_path / "store"), "--output", "/nowhere/answers.jsonl"))
-    assert said["output"] == ("problem", "/nowhere cannot be written to; choose another place with --output")
+    assert said["output"] == ("problem", "/nowhere cannot be written to; choose another place for output")
 
 
 def test_a_full_disk_is_said_by_run_in_one_line_and_it_tries_again(place: Path, tmp_path: Path) -> None:
