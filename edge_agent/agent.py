@@ -73,12 +73,13 @@ class Agent:
         #: Versions whose certificate has been checked.
         self._checked_versions: set[str] = set()
         self.cameras: tuple[Camera, ...] = ()
-        self._downloader: Downloader | None = None
         self.link = self._connect(address, bundle is None) if address is not None else None
+        #: One for the loader and one for the updater, so that each can download while the other does.
+        self._downloaders = [Downloader(store, self.link, settings.device) for _ in range(2)]
         self._exit_kind = None if settings.early_exits == "off" else settings.early_exits
         self.loader = ModelLoader(
             store,
-            Downloader(store, self.link, settings.device),
+            self._downloaders[0],
             settings.provider,
             settings.threads,
             settings.base if settings.local else None,
@@ -105,9 +106,8 @@ class Agent:
                 raise BundleError(untrusted_reason(bundle.manifest.name, bundle.signature))
             self.loader.use(bundle)
         elif store is not None:
-            self._downloader = Downloader(store, self.link, settings.device)
             self.updater = Updater(
-                store, self.loader, self._downloader, self._probe, trusted, self._required_models, self._announce
+                store, self.loader, self._downloaders[1], self._probe, trusted, self._required_models, self._announce
             )
             self.updater.restore(settings.catalogue)
 
@@ -208,9 +208,8 @@ class Agent:
                 for camera in self.cameras:
                     camera.receive(message)
             elif leaf[0] == "blob" and leaf[1] != "get":
-                self.loader.receive(message, leaf[1])
-                if self._downloader is not None:
-                    self._downloader.receive(message, leaf[1])
+                for downloader in self._downloaders:
+                    downloader.receive(message, leaf[1])
         except (protocol.Malformed, BundleError) as error:
             log.warning("message on %s ignored: %s", message.topic, error)
 
@@ -302,8 +301,7 @@ class Agent:
     def traffic(self) -> tuple[int, int]:
         """Payload bytes to and from the broker."""
         up, down = zip(*(camera.traffic for camera in self.cameras), strict=True)
-        files = self.loader.bytes_down + (self._downloader.bytes_down if self._downloader is not None else 0)
-        return sum(up), sum(down) + files
+        return sum(up), sum(down) + sum(downloader.bytes_down for downloader in self._downloaders)
 
     def summary(self) -> dict[str, Any]:
         """Summary of the run, as ``--json`` prints it: of the only camera, or of each camera by name."""

@@ -29,7 +29,6 @@ from cachenet.shared.inference.early_exit import EarlyExitModel
 from cachenet.shared.inference.engine import EngineError, Logits, Provider, Session, resident_bytes
 from cachenet.shared.inference.image import blank
 from cachenet.shared.transport.backoff import Backoff
-from cachenet.shared.transport.mqtt import Message
 
 log = logging.getLogger(__name__)
 
@@ -233,16 +232,6 @@ class ModelLoader:
         with self._lock:
             loaded = [self._measured[sha256] for sha256 in self._sessions]
         return sum(cost for role, cost, _ in loaded if role == "submodel")
-
-    def receive(self, message: Message, sha256: str) -> None:
-        """Receive a chunk of a file, on the connection's thread. Raises ``protocol.Malformed``."""
-        if self._downloader is not None:
-            self._downloader.receive(message, sha256)
-
-    @property
-    def bytes_down(self) -> int:
-        """Payload bytes of received files."""
-        return self._downloader.bytes_down if self._downloader is not None else 0
 
     def _step(self) -> None:
         """Wait for a job, and run it."""

@@ -56,11 +56,11 @@ class LoaderWithUpdater(ModelLoader):
         threads: int = 1,
     ) -> None:
         self.ready: queue.SimpleQueue[LoadedModel] = queue.SimpleQueue()
-        super().__init__(store, Downloader(store, link, "cam"), "cpu", threads, base, probe=probe)
+        self.downloaders = [Downloader(store, link, "cam") for _ in range(2)]
+        super().__init__(store, self.downloaders[0], "cpu", threads, base, probe=probe)
         self.updater: Updater | None = None
         if store is not None:
-            self.download = Downloader(store, link, "cam")
-            self.updater = Updater(store, self, self.download, probe, trusted, self._required_models)
+            self.updater = Updater(store, self, self.downloaders[1], probe, trusted, self._required_models)
 
     def _required_models(self, manifest: Manifest) -> set[str]:
         return set() if self._base is None else {self._first_model(manifest)}
@@ -83,12 +83,12 @@ class LoaderWithUpdater(ModelLoader):
         super().request(model, ready or self.ready)
 
     def receive(self, message: Message, sha256: str) -> None:
-        super().receive(message, sha256)
-        self.download.receive(message, sha256)
+        for one in self.downloaders:
+            one.receive(message, sha256)
 
     @property
     def bytes_down(self) -> int:
-        return super().bytes_down + self.download.bytes_down
+        return sum(one.bytes_down for one in self.downloaders)
 
     def start(self) -> None:
         super().start()
