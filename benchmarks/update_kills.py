@@ -173,7 +173,7 @@ def _update_s(work: Path, broker: str, version: str) -> float:
 def _stage(store: Path, version: str) -> str:
     """Stage of the update, from the store."""
     opened = Store(store)
-    if (current := opened.recall()) is not None and digest(current) == version:
+    if (current := opened.current()) is not None and digest(current) == version:
         return "committed" if opened.previous("cifar10") is None else "trial"
     if opened.candidate() is None:
         return "before the update"

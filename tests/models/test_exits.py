@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from benchmarks.layer_budget import consulted
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import ModelProto
@@ -20,7 +21,6 @@ from rich.console import Console
 from rich.progress import Progress
 from typer.testing import CliRunner
 
-from benchmarks.layer_budget import consulted
 from cachenet.models.certify.traces import as_pictures
 from cachenet.models.cli import app
 from cachenet.models.data.dataset import Dataset, LabelledFrames
