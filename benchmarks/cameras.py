@@ -33,8 +33,8 @@ import numpy as np
 
 from benchmarks import rtsp
 from cachenet.edge_agent.agent import Agent
-from cachenet.edge_agent.camera import Answered
-from cachenet.edge_agent.outputs.report import Sink
+from cachenet.edge_agent.camera import AnsweredFrame
+from cachenet.edge_agent.outputs.report import JsonLinesWriter
 from cachenet.edge_agent.settings import CameraTable, Settings
 from cachenet.edge_agent.sources import Pipe, Source, open_source
 from cachenet.edge_agent.updates.store import Store
@@ -81,7 +81,7 @@ def read_stamp(picture: Picture) -> tuple[int, float]:
 def write_pictures(seed: int) -> None:
     """Write stamped pictures of a camera's stream to stdout, bgr24, until the reader ends."""
     split = sample.load()
-    plan = streams.plan("camera", split.labels, seed, 3000)
+    plan = streams.schedule("camera", split.labels, seed, 3000)
     render = streams.renderer(plan, split.images)
     number, due = 0, time.monotonic()
     while True:
@@ -174,7 +174,7 @@ def load(bundle: Path, seconds: float, kind: str) -> dict[str, Any]:
     """Answer two cameras for ``seconds``; return the measures."""
     answers: list[tuple[str, int, str, float]] = []  # camera, number, level, seconds from picture to answer
 
-    def on_frame(answered: Answered) -> None:
+    def on_frame(answered: AnsweredFrame) -> None:
         now = int(1000 * time.monotonic()) % (1 << _CLOCK) / 1000
         number, taken = read_stamp(answered.picture)
         answers.append((answered.line.camera, number, answered.line.level, now - taken))
@@ -200,7 +200,7 @@ def load(bundle: Path, seconds: float, kind: str) -> dict[str, Any]:
         settings = Settings(device="benchmark", region=_REGION, camera=tables)
         agent = Agent(settings, sources, Address("127.0.0.1", port), Store(Path(scratch) / "store"), None)
         agent.observers.append(on_frame)
-        running = threading.Thread(target=agent.run, args=(Sink(str(Path(scratch) / "answers")),))
+        running = threading.Thread(target=agent.run, args=(JsonLinesWriter(str(Path(scratch) / "answers")),))
         running.start()
         while any(camera.tally.frames < 5 * _FPS for camera in agent.cameras):  # until the models are loaded
             time.sleep(0.05)

@@ -23,8 +23,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from cachenet.models.certify import recorded, replay
-from cachenet.models.certify.replay import Recorded
+from cachenet.models.certify import traces
+from cachenet.models.certify.traces import RecordedStream
 from cachenet.models.data import cifar10, streams
 from cachenet.models.report.confidence_interval import interval
 from cachenet.shared.bundle.manifest import Bundle
@@ -36,18 +36,18 @@ BUDGETS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
 Row = dict[str, Any]
 
 
-def measure(bundle: Bundle, name: streams.Name, seeds: range, frames: int, budgets: Sequence[float]) -> Row:
+def measure(bundle: Bundle, name: streams.StreamName, seeds: range, frames: int, budgets: Sequence[float]) -> Row:
     """Measures of one kind of stream, as in the JSON."""
-    family, models = replay.family(bundle.manifest), recorded.opened(bundle)
+    family, models = traces.family_of(bundle.manifest), traces.open_models(bundle)
     test = cifar10.load().test
-    plans = [streams.plan(name, test.labels, seed, frames) for seed in seeds]
+    plans = [streams.schedule(name, test.labels, seed, frames) for seed in seeds]
     groups = [[plan] for plan in plans]  # traces of many streams would be large
-    if name in recorded.UNRELATED:  # run each picture once for all streams
+    if name in traces.UNRELATED:  # run each picture once for all streams
         shown = np.unique(np.concatenate([plan.source for plan in plans]))
         groups = [[replace(plan, source=np.searchsorted(shown, plan.source)) for plan in plans]]
         test = test.take(shown)
     found: dict[float, list[dict[str, float]]] = {budget: [] for budget in budgets}
-    for stream in chain.from_iterable(recorded.record(group, test, models) for group in groups):
+    for stream in chain.from_iterable(traces.record_streams(group, test, models) for group in groups):
         for budget, rows in found.items():
             rows.append(_measures(stream, family, budget))
         if sys.stderr.isatty():
@@ -62,8 +62,8 @@ def measure(bundle: Bundle, name: streams.Name, seeds: range, frames: int, budge
     }
 
 
-def _measures(stream: Recorded, family: replay.Family, budget: float) -> dict[str, float]:
-    run = replay.run(stream, family, replay.cascade(stream, family, budget))
+def _measures(stream: RecordedStream, family: traces.ModelFamily, budget: float) -> dict[str, float]:
+    run = traces.replay(stream, family, traces.device_cascade(stream, family, budget))
     full = stream.trace(family).labels
     return {
         "local_share": 1.0 - float(run.full_answered.mean()),
@@ -86,7 +86,7 @@ def _tables(found: dict[str, Row], console: Console) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", type=Path, default=Path("models/zoo/cifar10"))
-    parser.add_argument("--stream", action="append", choices=streams.NAMES, help="may be repeated; default: all")
+    parser.add_argument("--stream", action="append", choices=streams.STREAM_NAMES, help="may be repeated; default: all")
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--first-seed", type=int, default=1000)
     parser.add_argument("--frames", type=int, default=1000)
@@ -94,7 +94,9 @@ def main() -> None:
     chosen = parser.parse_args()
     bundle = Bundle(chosen.bundle)
     seeds = range(chosen.first_seed, chosen.first_seed + chosen.seeds)
-    found = {name: measure(bundle, name, seeds, chosen.frames, BUDGETS) for name in chosen.stream or streams.NAMES}
+    found = {
+        name: measure(bundle, name, seeds, chosen.frames, BUDGETS) for name in chosen.stream or streams.STREAM_NAMES
+    }
     setting = {"bundle": bundle.version[:12], "first_seed": seeds.start, "seeds": len(seeds), "frames": chosen.frames}
     if chosen.json:
         print(json.dumps({**setting, "streams": found}))

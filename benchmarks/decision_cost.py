@@ -22,13 +22,13 @@ import cv2
 import numpy as np
 import torch
 
-from cachenet.models.certify import recorded, replay
-from cachenet.models.certify.replay import Recorded
+from cachenet.models.certify import traces
+from cachenet.models.certify.traces import RecordedStream
 from cachenet.models.data import sample, streams
 from cachenet.models.export.export import export
 from cachenet.models.train.networks import ResNet, Shape
 from cachenet.shared.bundle.manifest import Bundle
-from cachenet.shared.cascade.audits import FLOOR
+from cachenet.shared.cascade.audits import MIN_AUDIT_RATE
 from cachenet.shared.cascade.cascade import Cascade
 from cachenet.shared.cascade.frame import Frame
 from cachenet.shared.cascade.types import Miss, Reply
@@ -42,15 +42,15 @@ _FRAMES = 300
 _ROUNDS = 8
 
 
-def measure(directory: Path, name: streams.Name, seed: int) -> dict[str, object]:
+def measure(directory: Path, name: streams.StreamName, seed: int) -> dict[str, object]:
     """The measures as the command prints them."""
     cv2.setNumThreads(1)  # as on a device
     bundle = Bundle(directory)
-    family = replay.family(bundle.manifest)
+    family = traces.family_of(bundle.manifest)
     images = sample.load()
-    plan = streams.plan(name, images.labels, seed, _FRAMES)
-    models = recorded.opened(bundle)
-    stream = recorded.record([plan], images, models)[0]
+    plan = streams.schedule(name, images.labels, seed, _FRAMES)
+    models = traces.open_models(bundle)
+    stream = traces.record_streams([plan], images, models)[0]
     render = streams.renderer(plan, images.images)
     pictures = [render(index) for index in range(_FRAMES)]
 
@@ -61,7 +61,7 @@ def measure(directory: Path, name: streams.Name, seed: int) -> dict[str, object]
         session = Session(Path(scratch) / "model.onnx", "cpu")
     image = np.zeros((1, 3, 32, 32), np.float32)
 
-    cascade = replay.cascade(stream, family, audit_floor=FLOOR)
+    cascade = traces.device_cascade(stream, family, audit_floor=MIN_AUDIT_RATE)
     runs, decisions = [], []
     for count in range(_ROUNDS * _FRAMES):
         begun = time.perf_counter()
@@ -87,7 +87,7 @@ def measure(directory: Path, name: streams.Name, seed: int) -> dict[str, object]
     }
 
 
-def _decide(cascade: Cascade, stream: Recorded, full: str, picture: np.ndarray, count: int) -> None:
+def _decide(cascade: Cascade, stream: RecordedStream, full: str, picture: np.ndarray, count: int) -> None:
     """Decide one frame, from its picture to its answer. The stream repeats."""
     place = count % _FRAMES
     step = cascade.lookup(Frame(count, place, sign(picture)), 0.0)
@@ -97,7 +97,7 @@ def _decide(cascade: Cascade, stream: Recorded, full: str, picture: np.ndarray, 
         cascade.on_audit_reply(reply, 0.0)
 
 
-def _growth(cascade: Cascade, stream: Recorded, full: str, pictures: list[np.ndarray]) -> int:
+def _growth(cascade: Cascade, stream: RecordedStream, full: str, pictures: list[np.ndarray]) -> int:
     tracemalloc.start()
     count = _ROUNDS * _FRAMES
     sizes = []
@@ -113,7 +113,7 @@ def _growth(cascade: Cascade, stream: Recorded, full: str, pictures: list[np.nda
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", type=Path, default=Path("models/zoo/cifar10"))
-    parser.add_argument("--stream", choices=streams.NAMES, default="camera")
+    parser.add_argument("--stream", choices=streams.STREAM_NAMES, default="camera")
     parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args()
     print(json.dumps(measure(chosen.bundle, chosen.stream, chosen.seed)))

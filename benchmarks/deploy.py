@@ -31,7 +31,7 @@ from cachenet.shared.bundle.manifest import Bundle
 from cachenet.shared.inference.image import Picture, crop, encode
 from cachenet.shared.transport import protocol
 from cachenet.shared.transport.mqtt import Address, Message, MqttConnection
-from cachenet.simulator.world.processes import answers as listening
+from cachenet.simulator.world.processes import is_listening as listening
 
 #: Names of the devices.
 DEVICE, SECOND = "cam1", "cam2"
@@ -220,7 +220,7 @@ def _asker(out: Path) -> Iterator[Callable[[int, float], int]]:
 def _camera_pictures() -> list[Picture]:
     """Pictures of a camera's stream."""
     split = sample.load()
-    render = streams.renderer(streams.plan("camera", split.labels, 0, 600), split.images)
+    render = streams.renderer(streams.schedule("camera", split.labels, 0, 600), split.images)
     return [render(index) for index in range(0, 600, 10)]
 
 

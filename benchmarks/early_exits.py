@@ -32,13 +32,13 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from cachenet.models.certify import recorded, replay
+from cachenet.models.certify import traces
 from cachenet.models.data import cifar10, streams
-from cachenet.models.exits.certify import Scores, consult
-from cachenet.models.exits.replayed import picture, replayed
-from cachenet.models.exits.sites import placed
+from cachenet.models.exits.certify import Scores, run_exits
+from cachenet.models.exits.replayed import picture, recorded_exits
+from cachenet.models.exits.sites import known_site
 from cachenet.models.report.confidence_interval import interval
-from cachenet.shared.bundle.manifest import WAYS, Bundle, Layers, Manifest, Way
+from cachenet.shared.bundle.manifest import EXIT_KINDS, Bundle, ExitKind, Layers, Manifest
 from cachenet.shared.cascade.frame import Signature
 from cachenet.shared.cascade.reference import disagreements
 from cachenet.shared.cascade.spec import MAX_DISAGREEMENT
@@ -50,9 +50,9 @@ from cachenet.shared.inference.image import Picture, preprocessor
 from cachenet.shared.media.signature import sign
 from cachenet.shared.transport.protocol import RECENT
 
-RECOMMENDED: Way = "gati"
+RECOMMENDED: ExitKind = "gati"
 #: Kinds of streams.
-_STREAMS: tuple[streams.Name, ...] = ("dwell", "session")
+_STREAMS: tuple[streams.StreamName, ...] = ("dwell", "session")
 _HALF = 0.5
 #: Size of the larger batches.
 _BATCH = 16
@@ -86,20 +86,20 @@ class Bench:
     threads: int
     complete: Session
 
-    def exit_model(self, kind: Way, seed: int) -> EarlyExitModel:
+    def exit_model(self, kind: ExitKind, seed: int) -> EarlyExitModel:
         """The full model with early exits of this kind."""
         return load(self.bundle.manifest, kind, self.bundle.find, "cpu", self.threads, random.Random(seed).random)
 
-    def exits(self, kind: Way) -> Layers:
+    def exits(self, kind: ExitKind) -> Layers:
         """The exits' manifest entries."""
         return self.bundle.manifest.layers[kind]
 
-    def segments(self, kind: Way) -> list[Segment]:
+    def segments(self, kind: ExitKind) -> list[Segment]:
         """The full model, split at the exits."""
         data = self.bundle.path(self.bundle.manifest.only("full")).read_bytes()
         return cut(read(data), [one.tensors for one in self.exits(kind).caches])
 
-    def depths(self, kind: Way) -> dict[str, list[float]]:
+    def depths(self, kind: ExitKind) -> dict[str, list[float]]:
         """Share of the model that has run at each exit, by unit."""
         graphs = [onnx.load_from_string(segment.model).graph for segment in self.segments(kind)]
         done = np.cumsum([sum(node.op_type in _LAYERS for node in graph.node) for graph in graphs])
@@ -114,11 +114,11 @@ def measure(directory: Path, frames: int, seeds: int, first_seed: int, threads: 
     bundle = Bundle(directory)
     manifest = bundle.manifest
     full = manifest.only("full")
-    kinds = [kind for kind in WAYS if kind in manifest.layers]
+    kinds = [kind for kind in EXIT_KINDS if kind in manifest.layers]
     if RECOMMENDED not in kinds:
         raise SystemExit(f"early_exits: {directory} has no {RECOMMENDED} exits; make them with 'model-builder exits'")
     test = cifar10.load().test
-    pictures = recorded.as_pictures(test.images)
+    pictures = traces.as_pictures(test.images)
     preprocess = preprocessor(manifest.models[full].input)
     logits, scores = exit_scores(bundle, kinds, pictures, threads)
     inputs = [preprocess(one) for one in pictures]
@@ -133,14 +133,14 @@ def measure(directory: Path, frames: int, seeds: int, first_seed: int, threads: 
         for kind in kinds
     }
     for name in _STREAMS:
-        plans = [streams.plan(name, test.labels, seed, frames) for seed in range(first_seed, first_seed + seeds)]
+        plans = [streams.schedule(name, test.labels, seed, frames) for seed in range(first_seed, first_seed + seeds)]
         rows = [row for plan in plans for row in plan.source.tolist()]
         found[f"{RECOMMENDED} {name}"] = _requests(bench, RECOMMENDED, rows, first_seed, context=True)
-    local = {name: own for name, own in recorded.opened(bundle).items() if name != full}
-    tables = {full: scores, **recorded.run_all(local, pictures)}
+    local = {name: own for name, own in traces.open_models(bundle).items() if name != full}
+    tables = {full: scores, **traces.run_models(local, pictures)}
     seeds_of_budget = range(first_seed, first_seed + count)
     plans_by_name = {
-        name: [streams.plan(name, test.labels, seed, frames) for seed in seeds_of_budget] for name in _STREAMS
+        name: [streams.schedule(name, test.labels, seed, frames) for seed in seeds_of_budget] for name in _STREAMS
     }
     signatures = [sign(one) for one in pictures]
     return {
@@ -162,22 +162,22 @@ def measure(directory: Path, frames: int, seeds: int, first_seed: int, threads: 
 
 
 def exit_scores(
-    bundle: Bundle, kinds: Sequence[Way], pictures: Sequence[Picture], threads: int
-) -> tuple[dict[Way, list[Scores]], Scores]:
+    bundle: Bundle, kinds: Sequence[ExitKind], pictures: Sequence[Picture], threads: int
+) -> tuple[dict[ExitKind, list[Scores]], Scores]:
     """Logits of every exit by kind, and of the full model, for every picture."""
     manifest = bundle.manifest
     full = manifest.models[manifest.only("full")]
     model = read((bundle.directory / full.file).read_bytes())
     exits = [(kind, one) for kind in kinds for one in manifest.layers[kind].caches]
-    known = {one.tensors: placed(one.tensors, model.image, one.share) for _, one in exits}
+    known = {one.tensors: known_site(one.tensors, model.image, one.share) for _, one in exits}
     sites = sorted(known.values(), key=lambda site: site.share)
     number = {site.tensors: at for at, site in enumerate(sites)}
     files = [(number[one.tensors], bundle.directory / one.file) for _, one in exits]
-    logits, complete = consult(model, sites, files, full.input, pictures, threads)
+    logits, complete = run_exits(model, sites, files, full.input, pictures, threads)
     return {kind: [own for own, (of, _) in zip(logits, exits, strict=True) if of == kind] for kind in kinds}, complete
 
 
-def _potential(bench: Bench, kind: Way, logits: Sequence[npt.NDArray[np.float32]]) -> dict[str, float]:
+def _potential(bench: Bench, kind: ExitKind, logits: Sequence[npt.NDArray[np.float32]]) -> dict[str, float]:
     found: dict[str, float] = {}
     for unit, shares in bench.depths(kind).items():
         early = [
@@ -190,7 +190,7 @@ def _potential(bench: Bench, kind: Way, logits: Sequence[npt.NDArray[np.float32]
     return found
 
 
-def _requests(bench: Bench, kind: Way, rows: Sequence[int], seed: int, context: bool) -> dict[str, Any]:
+def _requests(bench: Bench, kind: ExitKind, rows: Sequence[int], seed: int, context: bool) -> dict[str, Any]:
     """One request after another for the pictures ``rows``; ``context``: with the device's recent labels."""
     model = bench.exit_model(kind, seed)
     recent: deque[int] = deque(maxlen=RECENT)
@@ -217,7 +217,9 @@ def _requests(bench: Bench, kind: Way, rows: Sequence[int], seed: int, context: 
     }
 
 
-def _quality(bench: Bench, kind: Way, rows: npt.NDArray[np.int64], results: Sequence[ExitResult]) -> dict[str, Any]:
+def _quality(
+    bench: Bench, kind: ExitKind, rows: npt.NDArray[np.int64], results: Sequence[ExitResult]
+) -> dict[str, Any]:
     exits = np.array([-1 if one.layer is None else one.layer for one in results])
     depth = {unit: np.array([*shares, 1.0])[exits] for unit, shares in bench.depths(kind).items()}
     labels = np.array([one.label for one in results])
@@ -234,7 +236,7 @@ def _quality(bench: Bench, kind: Way, rows: npt.NDArray[np.int64], results: Sequ
     }
 
 
-def _batches(bench: Bench, kind: Way, rows: Sequence[int], seed: int) -> float:
+def _batches(bench: Bench, kind: ExitKind, rows: Sequence[int], seed: int) -> float:
     """Throughput of batches over that of the complete model; answered rows leave the batch."""
     model, took, complete = bench.exit_model(kind, seed), [], []
     for at in range(0, len(rows) - _BATCH + 1, _BATCH):
@@ -273,7 +275,7 @@ def _split_overhead(bench: Bench) -> dict[str, float]:
     return found
 
 
-def _bytes_share(bench: Bench, kind: Way) -> float:
+def _bytes_share(bench: Bench, kind: ExitKind) -> float:
     """Size of the exits' files over that of the full model's."""
     manifest = bench.bundle.manifest
     return sum(one.bytes for one in bench.exits(kind).caches) / manifest.models[manifest.only("full")].bytes
@@ -288,7 +290,7 @@ def _budget(
     seed: int,
 ) -> dict[str, Any]:
     """Disagreement of devices with and without early exits on their server."""
-    model = replayed(manifest, RECOMMENDED, logits, tables[manifest.only("full")], random.Random(seed).random)
+    model = recorded_exits(manifest, RECOMMENDED, logits, tables[manifest.only("full")], random.Random(seed).random)
     alone = [_simulate(plan, manifest, tables, signatures, None)[0] for plan in plans]
     together = [_simulate(plan, manifest, tables, signatures, model) for plan in plans]
     rates = {"alone": alone, "together": [one[0] for one in together], "exits": [one[1] for one in together]}
@@ -315,13 +317,13 @@ def _simulate(
         manifest: The bundle's manifest.
         tables: Logits of every picture by model.
         signatures: Signatures of every picture.
-        model: The full model with early exits, see ``replayed``; None: without.
+        model: The full model with early exits, see ``recorded_exits``; None: without.
     """
-    family = replay.family(manifest)
+    family = traces.family_of(manifest)
     own = [signatures[number] for number in plan.source.tolist()]
-    stream = replay.Recorded(plan.label, {name: table[plan.source] for name, table in tables.items()}, own)
+    stream = traces.RecordedStream(plan.label, {name: table[plan.source] for name, table in tables.items()}, own)
     full = stream.trace(family).labels
-    cascade = replay.cascade(stream, family, MAX_DISAGREEMENT)
+    cascade = traces.device_cascade(stream, family, MAX_DISAGREEMENT)
     labels, wrong = full.copy(), 0
     for index, number in enumerate(plan.source.tolist()):
         step = cascade.lookup(stream.frame(index), float(index))

@@ -23,9 +23,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from cachenet.models.certify import recorded, replay
+from cachenet.models.certify import traces
 from cachenet.shared.bundle.manifest import Bundle
-from cachenet.shared.cascade.audits import FLOOR
+from cachenet.shared.cascade.audits import MIN_AUDIT_RATE
 from cachenet.shared.cascade.spec import MAX_DISAGREEMENT
 from cachenet.shared.media.video import BadVideo, Video
 
@@ -34,12 +34,12 @@ VIDEOS = ("vtest.avi", "bikes.mp4", "carphone_pristine.mp4")
 _MOST_RISK = 0.1
 
 
-def measure(bundle: Bundle, models: recorded.Models, video: Path) -> dict[str, Any]:
+def measure(bundle: Bundle, models: traces.Models, video: Path) -> dict[str, Any]:
     """Measures of one video. Raises ``BadVideo`` and ``OSError``."""
-    family = replay.family(bundle.manifest)
+    family = traces.family_of(bundle.manifest)
     pictures = [frame.picture for frame in Video(video).frames()]
-    stream = recorded.film(pictures, np.zeros(len(pictures), np.int64), models)
-    run = replay.run(stream, family, replay.cascade(stream, family, MAX_DISAGREEMENT, FLOOR))
+    stream = traces.record_pictures(pictures, np.zeros(len(pictures), np.int64), models)
+    run = traces.replay(stream, family, traces.device_cascade(stream, family, MAX_DISAGREEMENT, MIN_AUDIT_RATE))
     unknown = run.labels < 0
     labelled = ~run.full_answered & ~unknown & (run.risks < _MOST_RISK)
     return {
@@ -59,7 +59,7 @@ def pooled(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _measured(bundle: Bundle, models: recorded.Models, video: Path) -> dict[str, Any]:
+def _measured(bundle: Bundle, models: traces.Models, video: Path) -> dict[str, Any]:
     try:
         return measure(bundle, models, video)
     except (BadVideo, OSError) as error:
@@ -79,7 +79,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print JSON in place of a table")
     chosen = parser.parse_args()
     bundle = Bundle(chosen.bundle)
-    models = recorded.opened(bundle)
+    models = traces.open_models(bundle)
     found = {name: _measured(bundle, models, chosen.videos / name) for name in VIDEOS}
     found["all"] = pooled(list(found.values()))
     if chosen.json:

@@ -30,12 +30,12 @@ from rich.console import Console
 from rich.progress import Progress
 
 from cachenet.models.build_config import BuildConfig, key
-from cachenet.models.certify import recorded
+from cachenet.models.certify import traces
 from cachenet.models.data import imagenet
 from cachenet.models.data.dataset import Dataset, LabelledFrames
-from cachenet.models.export.classifier import PRESETS, Classifier, understand
+from cachenet.models.export.classifier import PRESETS, Classifier, load_classifier
 from cachenet.models.export.export import export
-from cachenet.models.export.metadata import written
+from cachenet.models.export.metadata import format_labels
 from cachenet.models.train import candidates
 from cachenet.models.train import label as labelling
 from cachenet.models.train.candidates import TrainedModel
@@ -237,7 +237,7 @@ def zone_task(zone: Zone, video: Path, out: Path, threads: int) -> Task:
     views = _views(images, truth[first:end], mirrored=zone.measure != "x")
     fit(network, INPUT, _RECIPE, views, _STEPS, label_loss(_RECIPE), work / "full.pt", no_progress, zone.name)
     _export(network, zone, full)
-    classifier = understand(full)
+    classifier = load_classifier(full)
     learn, tune = (_part(classifier, pictures[first:end], threads) for first, end in (clip.learn, clip.tune))
     small = TrainedModel("base", "", Shape(*BASE, len(zone.labels), _STEM))
     trained = candidates.train(_BUILD, Dataset(classifier, learn, tune, tune), [small], full, work, no_progress)
@@ -250,7 +250,7 @@ def zone_task(zone: Zone, video: Path, out: Path, threads: int) -> Task:
 def imagenet_task(task: ImageNet, video: Path, out: Path) -> Task:
     """Write the labels' names. All held-out frames are for tuning: nothing was trained on them."""
     full, base, labels = out / "imagenet" / "full.onnx", out / "imagenet" / "base.onnx", out / "imagenet_labels.txt"
-    atomic_files.write(labels, "".join(f"{one}\n" for one in understand(full).labels).encode())
+    atomic_files.write(labels, "".join(f"{one}\n" for one in load_classifier(full).labels).encode())
     height, width = next(Video(video).frames()).picture.shape[:2]
     region = (0, 0, width, height)
     return Task(video, region, full, base, "efficientnet-lite", labels, task.held_out, task.held_out, task.play)
@@ -300,7 +300,7 @@ def _part(classifier: Classifier, pictures: Sequence[Picture], threads: int) -> 
 
 def _export(network: ResNet, zone: Zone, path: Path) -> None:
     """Write ``network`` as ONNX: input ``image`` (n, 3, 96, 96), output logits."""
-    export(network.eval(), path, {"labels": written(zone.labels), "input": msgspec.json.encode(INPUT).decode()})
+    export(network.eval(), path, {"labels": format_labels(zone.labels), "input": msgspec.json.encode(INPUT).decode()})
     model = onnx.load(str(path))
     for size in model.graph.input[0].type.tensor_type.shape.dim[2:]:
         size.dim_value = INPUT.side
@@ -312,9 +312,11 @@ def describe(task: Task, threads: int) -> str:
     pictures = _regions(task.video, task.region)
     answers = []
     for path in (task.full, task.base):
-        spec = INPUT if task.preprocessing == "imagenet" else understand(path).input
+        spec = INPUT if task.preprocessing == "imagenet" else load_classifier(path).input
         session = Session(path, "cpu", threads)
-        answers.append([recorded.run(session, spec, pictures[slice(*one)]).argmax(1) for one in (task.tune, task.play)])
+        answers.append(
+            [traces.run_model(session, spec, pictures[slice(*one)]).argmax(1) for one in (task.tune, task.play)]
+        )
     (full_tune, full), (base_tune, base) = answers
     accuracy = ""
     if task.truth is not None:

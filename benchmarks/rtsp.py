@@ -11,7 +11,7 @@ import subprocess
 import time
 from collections.abc import Sequence
 
-from cachenet.simulator.world.processes import answers, free_port
+from cachenet.simulator.world.processes import free_port, is_listening
 
 #: Debian packages of the camera.
 PACKAGES = "ffmpeg python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-good"
@@ -107,7 +107,7 @@ class RtspCamera:
         """Start the server and wait until it listens."""
         self._server = subprocess.Popen(self._command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + _START_TIMEOUT_S
-        while not answers(self._port):
+        while not is_listening(self._port):
             if self._server.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError("the RTSP server does not start")
             time.sleep(0.02)

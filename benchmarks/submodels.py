@@ -25,20 +25,20 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from cachenet.models.build import kept
-from cachenet.models.certify import recorded
+from cachenet.models.build import results_directory
+from cachenet.models.certify import traces
 from cachenet.models.data.cifar10 import INPUT, cache_directory
-from cachenet.models.data.dataset import Dataset, whole
+from cachenet.models.data.dataset import Dataset, all_frames
 from cachenet.models.data.frames import find
-from cachenet.models.data.scenes import CLASSES, SCENES, SEEN
-from cachenet.models.data.streams import STRANGERS
+from cachenet.models.data.scenes import CLASSES, KNOWN, SCENES
+from cachenet.models.data.streams import OUT_OF_SET
 from cachenet.models.export import cost
-from cachenet.models.export.classifier import understand
-from cachenet.models.export.from_onnx import restore
+from cachenet.models.export.classifier import load_classifier
+from cachenet.models.export.from_onnx import from_onnx
 from cachenet.models.report import scores
 from cachenet.models.train import distill, teacher_runtime
 from cachenet.models.train.distill import Teacher
-from cachenet.models.train.label import teach
+from cachenet.models.train.label import label_frames
 from cachenet.models.train.networks import BASE, ResNet, sized
 from cachenet.models.train.training import Recipe, fit, normalise
 from cachenet.models.train.training import scores as run
@@ -99,19 +99,21 @@ class Bench:
             base: The general model, ONNX; None: train one.
         """
         torch.set_num_threads(threads)
-        classifier = understand(full)
+        classifier = load_classifier(full)
         self._base, self.epochs = base, epochs
         self.progress = Progress(console=Console(stderr=True), disable=not sys.stderr.isatty())
         sources = [find(data / name, 1) for name in ("train", "held")]
-        self.learn, held = (whole(classifier, one, teach(classifier, one, work, threads)) for one in sources)
-        self.work = kept(0, Dataset(classifier, self.learn, held, held), work) / "trials"
+        self.learn, held = (
+            all_frames(classifier, one, label_frames(classifier, one, work, threads)) for one in sources
+        )
+        self.work = results_directory(0, Dataset(classifier, self.learn, held, held), work) / "trials"
         self.images, self.held = held.images, held.scores
         self.full_macs = cost.macs(classifier.graph, INPUT.side)
         #: Half of the held-out images is for temperatures, the other half for the results.
         self.fitted = np.arange(len(self.held)) % 2 == 0
-        runtime = teacher_runtime.find(full, INPUT, held, _VIEWS * len(self.learn), self.work.parent)
+        runtime = teacher_runtime.choose_runtime(full, INPUT, held, _VIEWS * len(self.learn), self.work.parent)
         self.teacher = Teacher(
-            lambda images: recorded.run(runtime.session, INPUT, recorded.as_pictures(images)),
+            lambda images: traces.run_model(runtime.session, INPUT, traces.as_pictures(images)),
             self.learn.images,
             _VIEWS,
             0,
@@ -122,7 +124,7 @@ class Bench:
     def general(self, share: float) -> ResNet:
         """The general model: the one of the bundle, or one of ``share`` of the full model's multiply-adds."""
         if self._base is not None:
-            return restore(self._base, normalise(self.images[:500], INPUT)).eval()
+            return from_onnx(self._base, normalise(self.images[:500], INPUT)).eval()
         torch.manual_seed(1)
         network = ResNet(sized(int(share * self.full_macs), 32, 10, BASE.blocks))
         recipe = Recipe(phases=((self.epochs // 4, 24), (self.epochs - self.epochs // 4, 32)), rate=0.2, decay=1e-4)
@@ -144,7 +146,9 @@ class Bench:
             self.work
             / f"tuned-{digest(repr((general.shape, self._base, self.epochs, tuning, scene)).encode())[:16]}.pt"
         )
-        prior = distill.log_prior(distill.mix(rows, 1 - STRANGERS), self.labels, CLASSES) if tuning.with_prior else None
+        prior = (
+            distill.log_prior(distill.mix(rows, 1 - OUT_OF_SET), self.labels, CLASSES) if tuning.with_prior else None
+        )
         title = f"scene {scene}"
         fit(network, INPUT, recipe, views, steps, distill.distillation_loss(prior), path, self.progress, title)
         held = (self.images[self.fitted], self.held[self.fitted])
@@ -160,8 +164,8 @@ class Bench:
         """Share of a scene's frames that ``network`` answers at a risk of ``_RISK``."""
         logits: Logits = run(network, self.images, INPUT)
         classes = SCENES[scene].classes
-        prior = np.full(CLASSES, STRANGERS / (CLASSES - len(classes)))
-        prior[list(classes)] = (1 - STRANGERS) / len(classes)
+        prior = np.full(CLASSES, OUT_OF_SET / (CLASSES - len(classes)))
+        prior[list(classes)] = (1 - OUT_OF_SET) / len(classes)
         answers = self.held.argmax(1)
         weights = (prior / np.bincount(answers, minlength=CLASSES))[answers]
         fitted, asked = self.fitted, ~self.fitted
@@ -199,7 +203,7 @@ def main() -> None:
     parser.add_argument("--bundle", type=Path, help="bundle whose base model is fine-tuned (default: train a model)")
     parser.add_argument("--general", help="model of the bundle to fine-tune in place of its base model")
     parser.add_argument("--share", type=float, default=1 / 13, help="share of the full model's multiply-adds")
-    parser.add_argument("--scenes", type=int, nargs="+", default=[SEEN[0], SEEN[4], SEEN[5], SEEN[6]])
+    parser.add_argument("--scenes", type=int, nargs="+", default=[KNOWN[0], KNOWN[4], KNOWN[5], KNOWN[6]])
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     chosen = parser.parse_args()
     base = None

@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from cachenet.shared.bundle import zoo
-from cachenet.shared.bundle.manifest import WayFlag
+from cachenet.shared.bundle.manifest import ExitFlag
 from cachenet.shared.inference.engine import Provider
 
 EMBEDDED = "embedded"
@@ -48,9 +48,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = msgspec.field(default_factory=default_threads)
     queue: Annotated[int, Meta(ge=1, le=1024, description="Largest number of requests in the queue.")] = 64
     max_batch: Annotated[int, Meta(ge=1, le=256, description="Largest number of requests in one batch.")] = 16
-    early_exits: Annotated[WayFlag, Meta(description="Kind of early exits in the full model: freeze, gati or off.")] = (
-        "off"
-    )
+    early_exits: Annotated[
+        ExitFlag, Meta(description="Kind of early exits in the full model: freeze, gati or off.")
+    ] = "off"
     metrics: Annotated[str, Meta(description="Address [host:]port that serves /metrics and /health.")] = ""
     fine_tune: Annotated[
         bool,

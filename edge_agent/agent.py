@@ -19,7 +19,7 @@ from cachenet.edge_agent.composition import DeploymentError
 from cachenet.edge_agent.doctor.watchdog import Watchdog
 from cachenet.edge_agent.learner_file import LearnerFile
 from cachenet.edge_agent.outputs import home_assistant, report
-from cachenet.edge_agent.settings import Settings, default_store, parse_size, region
+from cachenet.edge_agent.settings import Settings, default_store, parse_region, parse_size
 from cachenet.edge_agent.sources import Source
 from cachenet.edge_agent.updates.downloader import Downloader
 from cachenet.edge_agent.updates.loader import ModelLoader
@@ -111,7 +111,7 @@ class Agent:
             )
             self.updater.restore(settings.catalogue)
 
-    def run(self, sink: report.Sink) -> None:
+    def run(self, sink: report.JsonLinesWriter) -> None:
         """Answer every frame of every camera until all sources have ended or ``stop`` is called.
 
         The end or failure of one camera does not affect the others.
@@ -297,7 +297,7 @@ class Agent:
         settings, frames = self.settings, []
         for camera in self.cameras:
             if (last := camera.last_answered) is not None:
-                picture = last.picture if not settings.region else cut(last.picture, region(settings.region))
+                picture = last.picture if not settings.region else cut(last.picture, parse_region(settings.region))
                 frames.append(encode(picture)[1])
         memory = parse_size(settings.memory_budget) if settings.memory_budget else 0
         paths = {sha256: os.fsencode(path) for sha256, path in files.items()}

@@ -16,9 +16,9 @@ from cachenet.edge_agent.frame_inputs import FrameInputs
 from cachenet.edge_agent.learner_file import LearnerFile
 from cachenet.edge_agent.outputs import report
 from cachenet.edge_agent.outputs.recorder import Recorder
-from cachenet.edge_agent.remote import Cloud, Outcome
-from cachenet.edge_agent.settings import Settings, region
-from cachenet.edge_agent.sources import Live, Pipe, Shot, Source
+from cachenet.edge_agent.remote import CloudClient, Outcome
+from cachenet.edge_agent.settings import Settings, parse_region
+from cachenet.edge_agent.sources import Live, Pipe, Source, SourceFrame
 from cachenet.edge_agent.updates.active_bundle import ActiveBundle
 from cachenet.edge_agent.updates.loader import ModelLoader
 from cachenet.shared.cascade.cascade import Cascade, Tally
@@ -39,7 +39,7 @@ LINK_WAIT_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
+class AnsweredFrame:
     """An answered frame.
 
     Attributes:
@@ -50,12 +50,12 @@ class Answered:
 
     picture: Picture
     answer: Answer
-    line: report.Line
+    line: report.AnswerLine
     time: float | None = None
 
 
 #: Called with every answered frame, on the camera's thread. The hot loop waits for the call.
-Observer = Callable[[Answered], None]
+Observer = Callable[[AnsweredFrame], None]
 
 
 class Camera:
@@ -87,10 +87,10 @@ class Camera:
         self.settings, self.source = settings, source
         self.name = settings.name
         self.tally = Tally()
-        self.latencies, self.accuracy = report.Latencies(), report.AccuracyCounter()
-        self.levels: dict[str, report.Latencies] = {}
+        self.latencies, self.accuracy = report.LatencyHistogram(), report.AccuracyCounter()
+        self.levels: dict[str, report.LatencyHistogram] = {}
         #: The last answered frame. Written by the hot loop, read by other threads.
-        self.last_answered: Answered | None = None
+        self.last_answered: AnsweredFrame | None = None
         #: Seconds from the start to the first answer; None before it.
         self.first_answer_s: float | None = None
         #: Index of the frame that is being decided; None between two frames.
@@ -105,14 +105,16 @@ class Camera:
         self._link, self.loader, self._observers = link, loader, observers
         self._on_models_changed = on_models_changed
         self._stopped = threading.Event()
-        self._cloud: Cloud | None = None
+        self._cloud: CloudClient | None = None
         #: A hit to be audited by the full model after the frame is answered.
         self._pending_audit: Frame | None = None
-        self._region = region(settings.region) if settings.region else None
+        self._region = parse_region(settings.region) if settings.region else None
         #: Whether misses may be sent to a server.
         self.uses_cloud = link is not None and "cloud" in settings.levels and settings.mode != "offline"
         self._learner = learner
-        self._decision_log = report.Sink(settings.decision_log, what="decisions") if settings.decision_log else None
+        self._decision_log = (
+            report.JsonLinesWriter(settings.decision_log, what="decisions") if settings.decision_log else None
+        )
         self.active_bundle = ActiveBundle(
             settings,
             loader,
@@ -136,7 +138,7 @@ class Camera:
         source = self.source.source if isinstance(self.source, Recorder) else self.source
         return isinstance(source, Live | Pipe)
 
-    def run(self, sink: report.Sink, on_waiting: Callable[[], None]) -> None:
+    def run(self, sink: report.JsonLinesWriter, on_waiting: Callable[[], None]) -> None:
         """Answer every frame of the source until it ends or ``stop`` is called.
 
         A source that is not live waits until all models are installed.
@@ -173,7 +175,7 @@ class Camera:
             self.source.close()
             self.close()
 
-    def step(self, index: int, shot: Shot, sink: report.Sink) -> None:
+    def step(self, index: int, shot: SourceFrame, sink: report.JsonLinesWriter) -> None:
         """Answer one frame, then handle late answers, audits and newly loaded models."""
         self.answer(index, shot, sink)
         self._handle_replies(sink)
@@ -214,7 +216,7 @@ class Camera:
         if self._cloud is not None:
             self._cloud.receive(message)
 
-    def answer(self, index: int, shot: Shot, sink: report.Sink) -> None:
+    def answer(self, index: int, shot: SourceFrame, sink: report.JsonLinesWriter) -> None:
         """Answer one frame: the hot path."""
         cascade, manifest = self.cascade, self.active_bundle.manifest
         assert cascade is not None and manifest is not None
@@ -234,9 +236,9 @@ class Camera:
         line = report.line(answer, manifest, time.time(), latency_ms, shot.truth, camera=self.name)
         sink.write(line)
         self.latencies.add(latency_ms)
-        self.levels.setdefault(answer.level, report.Latencies()).add(latency_ms)
+        self.levels.setdefault(answer.level, report.LatencyHistogram()).add(latency_ms)
         self.accuracy.add(line.label, shot.truth)
-        self.last_answered = answered = Answered(shot.picture, answer, line, shot.time)
+        self.last_answered = answered = AnsweredFrame(shot.picture, answer, line, shot.time)
         for observe in self._observers:
             observe(answered)
         if self.first_answer_s is None:
@@ -273,7 +275,7 @@ class Camera:
             return Outcome(reply)
         return outcome
 
-    def _handle_replies(self, sink: report.Sink) -> None:
+    def _handle_replies(self, sink: report.JsonLinesWriter) -> None:
         """Between two frames: process late and audit replies, and send the pending audit."""
         cascade, manifest = self.cascade, self.active_bundle.manifest
         if self._cloud is None or cascade is None or manifest is None:
@@ -319,7 +321,10 @@ class Camera:
         if manifest is not None and version != self.version:
             self.version = version
             if self._link is not None and self.uses_cloud:
-                before, self._cloud = self._cloud, Cloud(self._link, self.settings.device, manifest, time.monotonic)
+                before, self._cloud = (
+                    self._cloud,
+                    CloudClient(self._link, self.settings.device, manifest, time.monotonic),
+                )
                 if before is not None:
                     self._cloud.bytes_up, self._cloud.bytes_down = before.bytes_up, before.bytes_down
         self._on_models_changed()

@@ -22,7 +22,7 @@ from cachenet.edge_agent.doctor import forget as forget_device
 from cachenet.edge_agent.outputs import home_assistant, report
 from cachenet.edge_agent.outputs.observers import Writer, attach_observers
 from cachenet.edge_agent.outputs.recorder import Recorder
-from cachenet.edge_agent.outputs.report import Sink
+from cachenet.edge_agent.outputs.report import JsonLinesWriter
 from cachenet.edge_agent.outputs.terminal import TerminalView
 from cachenet.edge_agent.preparation import prepare
 from cachenet.edge_agent.settings import Settings, default_device, parse_size
@@ -130,7 +130,7 @@ def _stop_on_signals(agent: Agent) -> None:
     signal.signal(signal.SIGTERM, stop)
 
 
-def _write_failures(agent: Agent, sink: Sink, writers: list[tuple[str, Writer]]) -> list[str]:
+def _write_failures(agent: Agent, sink: JsonLinesWriter, writers: list[tuple[str, Writer]]) -> list[str]:
     """Outputs that are incomplete, each with its setting and the reason."""
     found = [("--output", sink.failure)]
     for camera in agent.cameras:
@@ -174,7 +174,7 @@ def forget(
         typer.echo(f"The broker holds nothing of {name}.")
 
 
-def _prepare(settings: Settings) -> tuple[Agent, Sink]:
+def _prepare(settings: Settings) -> tuple[Agent, JsonLinesWriter]:
     """Check the settings and open all inputs and outputs, so that errors appear before the run begins."""
     cameras = settings.validate()
     if not all(own.source for own in cameras):
@@ -185,7 +185,7 @@ def _prepare(settings: Settings) -> tuple[Agent, Sink]:
     with ExitStack() as opened:
         sources = [_open(own, opened) for own in cameras]
         agent = Agent(settings, sources, *parts)
-        sink = Sink(settings.output, True, parse_size(settings.output_max) if settings.output_max else None)
+        sink = JsonLinesWriter(settings.output, True, parse_size(settings.output_max) if settings.output_max else None)
         opened.pop_all()
     return agent, sink
 

@@ -22,7 +22,7 @@ class DeploymentError(UserError):
     """The bundle or an output cannot be used; the message says what to do."""
 
 
-def local(
+def local_model(
     manifest: Manifest,
     name: str,
     session: Session | EarlyExitModel,

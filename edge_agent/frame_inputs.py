@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from cachenet.shared.cascade.types import Judge, Score
+from cachenet.shared.cascade.types import Score, ScoreWithExits
 from cachenet.shared.inference.early_exit import EarlyExitModel, RequestContext
 from cachenet.shared.inference.engine import Batch, EngineError, Logits
 from cachenet.shared.inference.image import Input, Picture, crop, preprocessor
@@ -58,7 +58,7 @@ def early_exit_scorer(
     spec: Input,
     classes: int,
     on_failure: Callable[[str], None] = lambda _: None,
-) -> Judge:
+) -> ScoreWithExits:
     """The scoring function of a full model with early exits: logits, and the risk of the exit; see ``scorer``."""
     preprocess = preprocessor(spec)
 

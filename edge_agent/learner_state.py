@@ -8,13 +8,13 @@ from typing import Annotated, NamedTuple
 import msgspec
 import numpy as np
 
-from cachenet.shared.cascade.features import COUNT, Array, Stage
+from cachenet.shared.cascade.features import FEATURE_COUNT, Array, Stage
 from cachenet.shared.cascade.risk_model import RiskPrior
 
 #: Largest state that is decoded, bytes. Three stages take about 5 kB, and twice that with priors.
 MAX_BYTES = 64 << 10
 
-_MAX_WEIGHTS = max(COUNT.values()) + 1
+_MAX_WEIGHTS = max(FEATURE_COUNT.values()) + 1
 _Weights = Annotated[tuple[float, ...], msgspec.Meta(max_length=_MAX_WEIGHTS)]
 _Precision = Annotated[tuple[float, ...], msgspec.Meta(max_length=_MAX_WEIGHTS**2)]
 
@@ -69,12 +69,12 @@ def decode(data: bytes, bundle_version: str) -> LearnerState:
         raise BadLearnerState(f"learned with bundle version {stored.bundle_version[:12]}, not {bundle_version[:12]}")
     stages: dict[Stage, tuple[Array, Array]] = {}
     for stage, (weights, precision) in stored.stages.items():
-        size = COUNT[stage] + 1
+        size = FEATURE_COUNT[stage] + 1
         if (len(weights), len(precision)) != (size, size * size):
             raise BadLearnerState(f"stage {stage} has {len(weights)} weights, {size} are expected")
         stages[stage] = np.array(weights), np.array(precision).reshape(size, size)
         if not all(np.isfinite(array).all() for array in stages[stage]):
             raise BadLearnerState(f"stage {stage} has weights that are not finite")
-    if not all(prior.check(COUNT[stage]) for stage, prior in stored.fitted.items()):
+    if not all(prior.check(FEATURE_COUNT[stage]) for stage, prior in stored.fitted.items()):
         raise BadLearnerState("a prior has a wrong shape")
     return LearnerState(stages, stored.fitted)

@@ -21,7 +21,7 @@ from cachenet.edge_agent.outputs import report
 from cachenet.edge_agent.outputs.observers import attach_observers
 from cachenet.edge_agent.preparation import prepare
 from cachenet.edge_agent.settings import Settings
-from cachenet.edge_agent.sources import Files, Shot
+from cachenet.edge_agent.sources import Files, SourceFrame
 from cachenet.shared.cascade.types import UNKNOWN, Level
 from cachenet.shared.command import config
 from cachenet.shared.command.errors import UserError
@@ -63,7 +63,7 @@ class Answer:
     time: float
 
 
-class _Lines(report.Sink):
+class _Lines(report.JsonLinesWriter):
     """Keeps the lines of an agent's output in memory."""
 
     def __init__(self) -> None:
@@ -72,7 +72,7 @@ class _Lines(report.Sink):
         self.corrections: deque[Answer] = deque(maxlen=_MAX_CORRECTIONS)
 
     def write(self, line: msgspec.Struct) -> None:
-        assert isinstance(line, report.Line)
+        assert isinstance(line, report.AnswerLine)
         own = {name: getattr(line, name) for name in Answer.__slots__}
         answer = Answer(**own | {"label": None if line.label == UNKNOWN else line.label})
         if line.correction:
@@ -121,7 +121,7 @@ class Device:
         Raises:
             UserError: The array is no such frame, or the device is closed.
         """
-        shot = Shot(_checked(frame))
+        shot = SourceFrame(_checked(frame))
         with self._lock:
             if not self._end.alive:
                 raise UserError("this device is closed; load or connect another")

@@ -40,7 +40,7 @@ class Outcome:
     error: str = ""
 
 
-class Cloud:
+class CloudClient:
     """Client of the full model in the cloud. The hot loop waits for at most one request at a time.
 
     Replies after their deadline are returned by ``late``, replies to audited frames by ``audited``.

@@ -14,8 +14,8 @@ from msgspec import Meta
 
 from cachenet.edge_agent.sources.frozen import FROZEN_S, ON_FROZEN, OnFrozen
 from cachenet.shared.bundle import zoo
-from cachenet.shared.bundle.manifest import WayFlag
-from cachenet.shared.cascade.audits import FLOOR
+from cachenet.shared.bundle.manifest import ExitFlag
+from cachenet.shared.cascade.audits import MIN_AUDIT_RATE
 from cachenet.shared.cascade.spec import MAX_DISAGREEMENT
 from cachenet.shared.command import config
 from cachenet.shared.inference.engine import Provider
@@ -150,13 +150,13 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             description="Share of hits that the full model audits, 0 to 1; the share rises after an alarm. "
             "With 0, the agreement with the full model is not measured.",
         ),
-    ] = FLOOR
+    ] = MIN_AUDIT_RATE
     mode: Annotated[Mode, Meta(description=f"Mode of requests to the cloud: {', '.join(MODES)}.")] = "wait"
     deadline_ms: Annotated[
         int, Meta(ge=1, le=60_000, description="Longest wait of a frame for the cloud, milliseconds.")
     ] = 250
     early_exits: Annotated[
-        WayFlag,
+        ExitFlag,
         Meta(description="Early exits of the full model on this device, if the bundle has them: gati, freeze or off."),
     ] = "gati"
     memory_budget: Annotated[str, Meta(description="Largest resident memory of the process, as in 150MB.")] = ""
@@ -250,7 +250,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         cameras = self.each()
         for own in cameras:
             if own.region:
-                region(own.region)
+                parse_region(own.region)
         for endpoint in filter(None, (self.metrics, self.preview)):
             config.endpoint(endpoint)
         for name in ("memory_budget", "misses_budget", "output_max"):
@@ -267,7 +267,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return "base" in self.levels or "submodels" in self.levels
 
 
-def region(text: str) -> Region:
+def parse_region(text: str) -> Region:
     """Parse a region such as ``0.25,0,0.5,1``. Raises ``ValueError``."""
     try:
         left, top, width, height = (float(part) for part in text.split(","))

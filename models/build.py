@@ -15,7 +15,7 @@ import torch
 from rich.progress import Progress
 
 from cachenet.models.build_config import BuildConfig, key
-from cachenet.models.bundle_writer import put, under_construction
+from cachenet.models.bundle_writer import publish, under_construction
 from cachenet.models.certify import calibrate, golden_frames
 from cachenet.models.certify.certify import Certification, certify
 from cachenet.models.certify.recertify import with_certified
@@ -45,11 +45,11 @@ def build(
         OSError: The bundle cannot be written.
     """
     with under_construction(out) as building:
-        manifest = _fill(config, dataset, kept(config.seed, dataset, work), building, progress)
-        return put(building, manifest, out, signer, golden_frames.choose(dataset.tune.images))
+        manifest = _fill(config, dataset, results_directory(config.seed, dataset, work), building, progress)
+        return publish(building, manifest, out, signer, golden_frames.choose(dataset.tune.images))
 
 
-def kept(seed: int, dataset: Dataset, work: Path) -> Path:
+def results_directory(seed: int, dataset: Dataset, work: Path) -> Path:
     """The directory in ``work`` of a build's intermediate results.
 
     Its name depends only on the full model, its outputs and the seed. So a build with another number of submodels uses
@@ -61,16 +61,16 @@ def kept(seed: int, dataset: Dataset, work: Path) -> Path:
 
 def _fill(config: BuildConfig, dataset: Dataset, work: Path, directory: Path, progress: Progress) -> Manifest:
     """Write all models into ``directory``, and return their manifest."""
-    config = replace(config, shares=candidates.quick_shares(config, dataset, work))
+    config = replace(config, shares=candidates.affordable_shares(config, dataset, work))
     classifier = dataset.classifier
-    drawn = partitions.working_sets(dataset.learn.answers, len(classifier.labels), _DRAWN, config.seed)
+    drawn = partitions.draw_working_sets(dataset.learn.answers, len(classifier.labels), _DRAWN, config.seed)
     # The user's scenes get half of the weight, because devices will also see other working sets.
     scenes = config.scenes * (_DRAWN // len(config.scenes) or 1) if config.scenes else ()
-    likely = [partitions.together(scene, len(classifier.labels)) for scene in (*scenes, *drawn)]
+    likely = [partitions.uniform_working_set(scene, len(classifier.labels)) for scene in (*scenes, *drawn)]
     proposed = candidates.propose(config, dataset, likely)
-    made = candidates.make(config, dataset, proposed, directory, work, progress)
-    precision = candidates.lighten(config, dataset, made, directory, work, progress)
-    choice = candidates.choose(config, dataset, proposed, made, likely, directory, progress)
+    made = candidates.build_models(config, dataset, proposed, directory, work, progress)
+    precision = candidates.quantise_if_faster(config, dataset, made, directory, work, progress)
+    choice = candidates.select(config, dataset, proposed, made, likely, directory, progress)
     found = _certified(config, dataset, choice.models, directory, work, progress)
     provenance = {
         "plan": digest(msgspec.json.encode(config)),

@@ -18,14 +18,14 @@ from cachenet.shared.command.errors import UserError
 from cachenet.shared.inference.image import Picture
 
 
-class PlaceError(UserError):
+class TargetError(UserError):
     """A bundle cannot be written to the requested directory; the message has the reason."""
 
 
-def check_place(out: Path) -> None:
-    """Raise ``PlaceError`` if ``out`` has content that is not a bundle, which must not be replaced."""
+def check_target(out: Path) -> None:
+    """Raise ``TargetError`` if ``out`` has content that is not a bundle, which must not be replaced."""
     if out.exists() and not (out / MANIFEST).exists() and (not out.is_dir() or any(out.iterdir())):
-        raise PlaceError(f"{out} exists and is no bundle; name a new directory")
+        raise TargetError(f"{out} exists and is no bundle; name a new directory")
 
 
 @contextmanager
@@ -35,7 +35,7 @@ def under_construction(out: Path) -> Iterator[Path]:
     Raises:
         PlaceError: Something other than a bundle is at ``out``.
     """
-    check_place(out)
+    check_target(out)
     building = out.with_name(out.name + ".building")
     shutil.rmtree(building, ignore_errors=True)
     try:
@@ -44,7 +44,7 @@ def under_construction(out: Path) -> Iterator[Path]:
         shutil.rmtree(building, ignore_errors=True)
 
 
-def lay(bundle: Bundle, names: Iterable[str], directory: Path) -> None:
+def link_models(bundle: Bundle, names: Iterable[str], directory: Path) -> None:
     """Link models of ``bundle`` into ``directory``, with all early exits and golden frames. Raises ``OSError``."""
     exits = [layer.file for layers in bundle.manifest.layers.values() for layer in layers.caches]
     link_files(bundle, [*(bundle.manifest.models[name].file for name in names), *exits], directory)
@@ -62,7 +62,7 @@ def link_files(bundle: Bundle, files: Iterable[str], directory: Path) -> None:
             shutil.copyfile(bundle.directory / file, path)
 
 
-def put(
+def publish(
     building: Path, manifest: Manifest, out: Path, signer: Signer | None, pictures: Sequence[Picture] = ()
 ) -> Bundle:
     """Complete the bundle in ``building`` and move it to ``out``, in place of any bundle there.

@@ -102,10 +102,12 @@ def stream(
 
     with _reported(out):
         split = _images(images)
-        plan = streams.plan(streams.named(name), split.labels, seed, frames)
+        plan = streams.schedule(streams.named(name), split.labels, seed, frames)
         with _progress() as progress:
             task = progress.add_task("frames", total=frames)
-            streams.record(plan, split.images, out, cifar10.LABELS, lambda done: progress.update(task, completed=done))
+            streams.record_stream(
+                plan, split.images, out, cifar10.LABELS, lambda done: progress.update(task, completed=done)
+            )
     typer.echo(f"Written: {out}, {frames} frames of {name}, seed {seed}")
 
 
@@ -169,8 +171,8 @@ def compare(
         import simpy  # noqa: F401
         from matplotlib import figure  # noqa: F401
 
-        from cachenet.models.certify import recorded
-        from cachenet.models.data.streams import NAMES, named
+        from cachenet.models.certify import traces
+        from cachenet.models.data.streams import STREAM_NAMES, named
         from cachenet.shared.command import atomic_files
         from cachenet.shared.media import recording as streams_on_disk
         from cachenet.simulator.report import comparison, page, sweep
@@ -180,7 +182,7 @@ def compare(
         _end(2, f"comparing needs {error.name}; {how_to_install('sim')}")
     with _reported():
         swept = sweep.parse(sweep_text) if sweep_text else None
-        if stream_name not in NAMES and Path(stream_name).is_dir():
+        if stream_name not in STREAM_NAMES and Path(stream_name).is_dir():
             recording = streams_on_disk.read(Path(stream_name))
             frames, fps = recording.frames, fps or recording.fps
         else:
@@ -204,7 +206,7 @@ def compare(
         setup = comparison.for_bundle(setup, opened.manifest)
         points = [swept.at(setup, value) for value in swept.values] if swept is not None else []
         split = _images(images)
-        models = recorded.opened(opened)
+        models = traces.open_models(opened)
         with _progress() as progress:
             bench = comparison.prepare(opened, setup, split, models, progress)
             runs = comparison.compare(bench, setup, None, progress)
@@ -243,11 +245,11 @@ def replay(
     """
     from cachenet.shared.bundle.manifest import Bundle
     from cachenet.shared.inference.image import BadPicture
-    from cachenet.simulator.traces.rerun import rerun
+    from cachenet.simulator.traces.rerun import replay
 
     with _reported(also=BadPicture), _progress() as progress:
         task = progress.add_task("frames", total=None)
-        found = rerun(log, Bundle(zoo.find(bundle)), stream_dir, lambda: progress.advance(task))
+        found = replay(log, Bundle(zoo.find(bundle)), stream_dir, lambda: progress.advance(task))
     if as_json:
         counts = {"frames": found.frames, "corrections": found.corrections, "identical": found.identical}
         print(msgspec.json.encode(counts).decode())

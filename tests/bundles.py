@@ -22,7 +22,7 @@ from cachenet.shared.bundle.manifest import (
     Model,
     file_digest,
 )
-from cachenet.shared.cascade.features import COUNT, STAGES, Stage
+from cachenet.shared.cascade.features import FEATURE_COUNT, STAGES, Stage
 from cachenet.shared.cascade.risk_model import RiskPrior
 from cachenet.shared.inference.image import Input
 
@@ -66,7 +66,7 @@ def fixed_priors(risk: float) -> dict[Stage, RiskPrior]:
     doubt = {"base": 1, "submodel": 14}  # the feature that is the logarithm of what the model gives to other labels
     found: dict[Stage, RiskPrior] = {}
     for stage in STAGES:
-        weights = np.zeros(COUNT[stage] + 1)
+        weights = np.zeros(FEATURE_COUNT[stage] + 1)
         if risk < 1e-4:
             weights[-1] = 20.0
         elif stage == "picture":
@@ -74,7 +74,7 @@ def fixed_priors(risk: float) -> dict[Stage, RiskPrior]:
         else:
             weights[doubt[stage]], weights[-1] = steep, at_limit - steep * np.log(risk)
         precision = 1e6 * np.eye(len(weights))
-        count = COUNT[stage]
+        count = FEATURE_COUNT[stage]
         found[stage] = RiskPrior(
             (0.0,) * count, (1.0,) * count, tuple(weights.tolist()), tuple(precision.ravel().tolist())
         )

@@ -104,7 +104,7 @@ def test_the_password_of_a_misplaced_address_is_not_shown(
 def test_a_decision_log_has_no_password_and_reads_back_unchanged() -> None:
     camera = CameraTable("door", ADDRESSES[0])
     settings = Settings(source=ADDRESSES[1], broker=BROKERS[0], camera=(camera,), deadline_ms=70)
-    begun = decision_log.Begun(settings, "v", None, True, 5)
+    begun = decision_log.CascadeCreated(settings, "v", None, True, 5)
     written = msgspec.json.encode(begun)
     assert SECRET.encode() not in written
     assert msgspec.json.decode(written, type=decision_log.Event) == begun

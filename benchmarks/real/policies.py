@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from benchmarks.real.recording import Recording, Recordings
 from benchmarks.real.trivial import Run
-from cachenet.shared.cascade.audits import FLOOR
+from cachenet.shared.cascade.audits import MIN_AUDIT_RATE
 from cachenet.shared.cascade.build_cascade import build_cascade
 from cachenet.shared.cascade.cascade import Cascade
 from cachenet.shared.cascade.model_cache import LocalModel
@@ -23,7 +23,7 @@ CACHENET: dict[str, float] = {
     **{f"{DEFAULT}@{budget:g}": budget for budget in (0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.1)},
 }
 #: Smallest share of hits that is audited.
-AUDIT_FLOOR = FLOOR
+AUDIT_FLOOR = MIN_AUDIT_RATE
 
 
 def cachenet(recordings: Recordings, max_disagreement: float, seed: int) -> Run:

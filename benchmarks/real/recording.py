@@ -27,7 +27,7 @@ import onnxruntime as ort
 
 from benchmarks.real.task import Task, TaskError
 from cachenet.models.export import metadata
-from cachenet.models.export.classifier import Classifier, preset, served, understand
+from cachenet.models.export.classifier import Classifier, load_classifier, parse_preprocessing, serving_graph
 from cachenet.models.export.onnx_file import ClassifierError, load, properties
 from cachenet.shared.bundle.manifest import file_digest
 from cachenet.shared.cascade.frame import Signature
@@ -136,9 +136,9 @@ def directory() -> Path:
 
 def _models(task: Task) -> tuple[Classifier, Classifier]:
     """The full and the base model. The base model's preprocessing is that of its metadata, or else the full model's."""
-    full = understand(task.full, preset(task.preprocessing))
-    declared = metadata.declared(task.base.name, properties(load(task.base)))
-    base = understand(task.base, declared or full.input, role="base")
+    full = load_classifier(task.full, parse_preprocessing(task.preprocessing))
+    declared = metadata.read_preprocessing(task.base.name, properties(load(task.base)))
+    base = load_classifier(task.base, declared or full.input, role="base")
     count = len(task.labels or full.labels)
     for one in (full, base):
         if len(one.labels) != count:
@@ -160,7 +160,8 @@ def _run(
     task: Task, full: Classifier, base: Classifier, wanted: list[int], advance: Callable[[int, int], object]
 ) -> Recording:
     runs = [
-        _timed(ModelPart(served(one, {}).SerializeToString(), one.path.name, "cpu"), one.input) for one in (full, base)
+        _timed(ModelPart(serving_graph(one, {}).SerializeToString(), one.path.name, "cpu"), one.input)
+        for one in (full, base)
     ]
     columns: dict[str, list[Any]] = {name: [] for name in _FIELDS}
     for number, picture in enumerate(_regions(task, wanted), 1):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cachenet.shared.bundle.manifest import Bundle, Way
+from cachenet.shared.bundle.manifest import Bundle, ExitKind
 from cachenet.shared.inference.early_exit import EarlyExitModel, ExitResult, RequestContext, load
 from cachenet.shared.inference.engine import EngineError, Provider, Session
 from cachenet.shared.inference.image import Tensor, blank, crop, preprocessor
@@ -22,7 +22,7 @@ class FullModel:
         [result] = model.run([model.prepare(png)], [None])
     """
 
-    def __init__(self, bundle: Bundle, provider: Provider, threads: int, exit_kind: Way | None = None) -> None:
+    def __init__(self, bundle: Bundle, provider: Provider, threads: int, exit_kind: ExitKind | None = None) -> None:
         """Load the model and run it once.
 
         Args:

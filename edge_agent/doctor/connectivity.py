@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from cachenet.edge_agent.frame_inputs import FrameInputs
-from cachenet.edge_agent.remote import Cloud
+from cachenet.edge_agent.remote import CloudClient
 from cachenet.edge_agent.settings import Settings
 from cachenet.shared.bundle.manifest import BundleError, Manifest, parse
 from cachenet.shared.cascade.frame import Frame
@@ -95,7 +95,7 @@ def is_signed(settings: Settings, data: bytes, signature: bytes) -> bool:
 
 def _server(link: MqttConnection, device: str, manifest: Manifest, messages: queue.SimpleQueue[Message]) -> Finding:
     """Check that a server replies to a request."""
-    cloud = Cloud(link, device, manifest, time.monotonic)
+    cloud = CloudClient(link, device, manifest, time.monotonic)
     ended = threading.Event()
 
     def receive() -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from cachenet.edge_agent.agent import Agent
-from cachenet.edge_agent.camera import Answered, Camera
+from cachenet.edge_agent.camera import AnsweredFrame, Camera
 from cachenet.edge_agent.remote import POSTED
 
 #: Longest time without an answered frame, seconds, unless the camera is slow: ``/health`` is 503 within ten seconds.
@@ -76,7 +76,7 @@ class Health:
             for camera in agent.cameras
         }
 
-    def on_frame(self, answered: Answered) -> None:
+    def on_frame(self, answered: AnsweredFrame) -> None:
         """Record an answered frame; called by the hot loop."""
         fallback = answered.answer.level == "fallback" and not answered.answer.reason.endswith(POSTED)
         self._timings[answered.line.camera].add(self._clock(), fallback)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from cachenet.edge_agent.outputs.report import Sink
+from cachenet.edge_agent.outputs.report import JsonLinesWriter
 from cachenet.edge_agent.settings import Settings
 from cachenet.shared.cascade.cascade import Cascade
 from cachenet.shared.cascade.frame import Frame
@@ -13,7 +13,7 @@ from cachenet.shared.cascade.types import Answer, Reply, Step
 from cachenet.shared.transport.addresses import without_passwords
 
 
-class Said(msgspec.Struct, frozen=True):
+class LoggedReply(msgspec.Struct, frozen=True):
     """A reply of the full model, with the fields of ``Reply``."""
 
     frame: int
@@ -23,7 +23,7 @@ class Said(msgspec.Struct, frozen=True):
     exit_risk: float | None = None
 
 
-class ModelInstalled(msgspec.Struct, frozen=True):
+class LoggedModel(msgspec.Struct, frozen=True):
     """A loaded model: its resident ``cost`` in bytes, and the ``seconds`` of one run."""
 
     name: str
@@ -31,7 +31,7 @@ class ModelInstalled(msgspec.Struct, frozen=True):
     seconds: float
 
 
-class Begun(msgspec.Struct, frozen=True, tag="begun"):
+class CascadeCreated(msgspec.Struct, frozen=True, tag="begun"):
     """A new cascade, with the arguments of ``build_device_cascade``.
 
     Attributes:
@@ -44,7 +44,7 @@ class Begun(msgspec.Struct, frozen=True, tag="begun"):
 
     settings: Settings
     version: str
-    base: ModelInstalled | None
+    base: LoggedModel | None
     asks: bool
     room: int
     learned: bytes = b""
@@ -53,7 +53,7 @@ class Begun(msgspec.Struct, frozen=True, tag="begun"):
         msgspec.structs.force_setattr(self, "settings", without_passwords(self.settings))
 
 
-class Looked(msgspec.Struct, frozen=True, tag="lookup"):
+class LookedUp(msgspec.Struct, frozen=True, tag="lookup"):
     """A call of ``Cascade.lookup``."""
 
     frame: int
@@ -65,7 +65,7 @@ class Completed(msgspec.Struct, frozen=True, tag="complete"):
 
     frame: int
     now: float
-    reply: Said | None
+    reply: LoggedReply | None
     trouble: str
     answer: Answer
 
@@ -73,7 +73,7 @@ class Completed(msgspec.Struct, frozen=True, tag="complete"):
 class LateReply(msgspec.Struct, frozen=True, tag="late"):
     """A call of ``Cascade.on_late_reply``, and the correction."""
 
-    reply: Said
+    reply: LoggedReply
     now: float
     answer: Answer | None
 
@@ -81,14 +81,14 @@ class LateReply(msgspec.Struct, frozen=True, tag="late"):
 class AuditReply(msgspec.Struct, frozen=True, tag="audit"):
     """A call of ``Cascade.on_audit_reply``."""
 
-    reply: Said
+    reply: LoggedReply
     now: float
 
 
 class Installed(msgspec.Struct, frozen=True, tag="install"):
     """A call of ``Cascade.install``."""
 
-    model: ModelInstalled
+    model: LoggedModel
 
 
 class Evicted(msgspec.Struct, frozen=True, tag="evict"):
@@ -101,45 +101,45 @@ class FullUnloaded(msgspec.Struct, frozen=True, tag="unload-full"):
     """A call of ``Cascade.unload_full``."""
 
 
-Event = Begun | Looked | Completed | LateReply | AuditReply | Installed | Evicted | FullUnloaded
+Event = CascadeCreated | LookedUp | Completed | LateReply | AuditReply | Installed | Evicted | FullUnloaded
 
 
-def said(reply: Reply) -> Said:
+def logged_reply(reply: Reply) -> LoggedReply:
     """``reply`` as the log holds it."""
-    return Said(reply.frame, reply.logits.tolist(), reply.submodel, reply.on_device, reply.exit_risk)
+    return LoggedReply(reply.frame, reply.logits.tolist(), reply.submodel, reply.on_device, reply.exit_risk)
 
 
-def loaded(model: LocalModel) -> ModelInstalled:
+def logged_model(model: LocalModel) -> LoggedModel:
     """``model`` as the log holds it."""
-    return ModelInstalled(model.name, model.cost, model.seconds)
+    return LoggedModel(model.name, model.cost, model.seconds)
 
 
 class LoggedCascade(Cascade):
     """A cascade that logs its calls."""
 
-    log: Sink
+    log: JsonLinesWriter
 
     def lookup(self, frame: Frame, now: float) -> Step:
-        self.log.write(Looked(frame.index, now))
+        self.log.write(LookedUp(frame.index, now))
         return super().lookup(frame, now)
 
     def complete(self, step: Step, reply: Reply | None, now: float, trouble: str = "") -> Answer:
         answer = super().complete(step, reply, now, trouble)
-        logged = said(reply) if reply is not None else None
+        logged = logged_reply(reply) if reply is not None else None
         self.log.write(Completed(step.frame.index, now, logged, trouble, answer))
         return answer
 
     def on_late_reply(self, reply: Reply, now: float) -> Answer | None:
         answer = super().on_late_reply(reply, now)
-        self.log.write(LateReply(said(reply), now, answer))
+        self.log.write(LateReply(logged_reply(reply), now, answer))
         return answer
 
     def on_audit_reply(self, reply: Reply, now: float) -> None:
-        self.log.write(AuditReply(said(reply), now))
+        self.log.write(AuditReply(logged_reply(reply), now))
         super().on_audit_reply(reply, now)
 
     def install(self, model: LocalModel) -> list[str]:
-        self.log.write(Installed(loaded(model)))
+        self.log.write(Installed(logged_model(model)))
         return super().install(model)
 
     def unload_full(self) -> None:

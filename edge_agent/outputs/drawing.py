@@ -7,7 +7,7 @@ import unicodedata
 import cv2
 import numpy as np
 
-from cachenet.edge_agent.outputs.report import Line
+from cachenet.edge_agent.outputs.report import AnswerLine
 from cachenet.shared.cascade.types import UNKNOWN
 from cachenet.shared.inference.image import Picture, Region
 
@@ -38,7 +38,7 @@ _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _BACKGROUND, _TEXT, _SECONDARY = (24, 24, 24), (245, 245, 245), (170, 170, 170)
 
 
-def annotate(picture: Picture, line: Line, region: Region | None = None) -> Picture:
+def annotate(picture: Picture, line: AnswerLine, region: Region | None = None) -> Picture:
     """``picture`` with its answer drawn below.
 
     The result is at least 480 pixels wide and has even sides, for video. The bar has the colour of the level; its

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from cachenet.edge_agent.camera import Answered
+from cachenet.edge_agent.camera import AnsweredFrame
 
 log = logging.getLogger(__name__)
 
@@ -22,16 +22,16 @@ _CLOSE_TIMEOUT_S = 10.0
 class FrameWorker:
     """Calls ``work`` with one frame after the other, in another thread."""
 
-    def __init__(self, name: str, work: Callable[[Answered], None], blocks: bool) -> None:
+    def __init__(self, name: str, work: Callable[[AnsweredFrame], None], blocks: bool) -> None:
         """``blocks``: whether the hot loop waits for a slow ``work``, as for a file; otherwise frames are dropped."""
         #: Frames without space in the queue, and frames for which ``work`` raised an exception.
         self.dropped = self.failed = 0
         self._work, self._blocks = work, blocks
-        self._queue: queue.Queue[Answered | None] = queue.Queue(_CAPACITY)
+        self._queue: queue.Queue[AnsweredFrame | None] = queue.Queue(_CAPACITY)
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
-    def on_frame(self, answered: Answered) -> None:
+    def on_frame(self, answered: AnsweredFrame) -> None:
         """Queue a frame; called by the hot loop."""
         try:
             self._queue.put(answered, block=self._blocks)
@@ -51,7 +51,7 @@ class FrameWorker:
         while (answered := self._queue.get()) is not None:
             self._process(answered)
 
-    def _process(self, answered: Answered) -> None:
+    def _process(self, answered: AnsweredFrame) -> None:
         try:
             self._work(answered)
         except Exception:  # without this, a blocked hot loop would wait for ever

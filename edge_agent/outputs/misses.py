@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 
-from cachenet.edge_agent.camera import Answered
+from cachenet.edge_agent.camera import AnsweredFrame
 from cachenet.edge_agent.outputs.frame_worker import FrameWorker
-from cachenet.edge_agent.outputs.report import Line
+from cachenet.edge_agent.outputs.report import AnswerLine
 from cachenet.shared.inference.image import Region, cut, encode
 
 log = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ class Misses:
         self._lost, self._reason = 0, ""
         self._worker = FrameWorker("misses", self._save, blocks=not live)
 
-    def on_frame(self, answered: Answered) -> None:
+    def on_frame(self, answered: AnsweredFrame) -> None:
         """Queue a missed frame; called by the hot loop."""
         if not answered.answer.hit:
             self._worker.on_frame(answered)
@@ -66,7 +66,7 @@ class Misses:
         lost, reason = self._lost + self._worker.failed, self._reason or "see the log"
         return f"{self._directory}: {lost} pictures were not saved ({reason})" if lost else ""
 
-    def _save(self, answered: Answered) -> None:
+    def _save(self, answered: AnsweredFrame) -> None:
         region = self._regions[answered.line.camera]
         content, data = encode(answered.picture if region is None else cut(answered.picture, region))
         path = self._directory / (file_name(answered.line) + (".png" if content == "image/png" else ".jpg"))
@@ -98,7 +98,7 @@ class Misses:
         self._error = error
 
 
-def file_name(line: Line) -> str:
+def file_name(line: AnswerLine) -> str:
     """Name of a picture: time, camera, frame, label, level and reason. Names sort by time."""
     at = datetime.fromtimestamp(line.time, timezone.utc)
     when = f"{at:%Y%m%dT%H%M%S}.{at.microsecond // 1000:03d}Z"

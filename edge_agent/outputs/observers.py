@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Protocol
 
 from cachenet.edge_agent.agent import Agent
-from cachenet.edge_agent.camera import Answered, Observer
+from cachenet.edge_agent.camera import AnsweredFrame, Observer
 from cachenet.edge_agent.composition import DeploymentError
-from cachenet.edge_agent.settings import parse_size, region
+from cachenet.edge_agent.settings import parse_region, parse_size
 from cachenet.shared.command import config
 
 log = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ def attach_observers(agent: Agent) -> Iterator[list[tuple[str, Writer]]]:
     """
     writers: list[tuple[str, Writer]] = []
     settings, observers = agent.settings, agent.observers
-    regions = {own.name: region(own.region) if own.region else None for own in settings.each()}
+    regions = {own.name: parse_region(own.region) if own.region else None for own in settings.each()}
     with ExitStack() as stack:
         if settings.metrics:
             from cachenet.edge_agent.outputs.metrics import endpoint
@@ -66,7 +66,7 @@ def attach_observers(agent: Agent) -> Iterator[list[tuple[str, Writer]]]:
                 savers[camera.name] = saver
                 writers.append(("--save", saver))
 
-            def save(answered: Answered) -> None:
+            def save(answered: AnsweredFrame) -> None:
                 if (saver := savers.get(answered.line.camera)) is not None:
                     saver.on_frame(answered)
 
@@ -90,7 +90,7 @@ def attach_observers(agent: Agent) -> Iterator[list[tuple[str, Writer]]]:
 def _guarded(name: str, observer: Observer) -> Observer:
     """``observer`` without its exceptions, which would end the hot loop."""
 
-    def observe(answered: Answered) -> None:
+    def observe(answered: AnsweredFrame) -> None:
         try:
             observer(answered)
         except Exception:

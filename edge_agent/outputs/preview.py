@@ -18,7 +18,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import cv2
 
-from cachenet.edge_agent.camera import Answered
+from cachenet.edge_agent.camera import AnsweredFrame
 from cachenet.edge_agent.outputs.drawing import annotate
 from cachenet.edge_agent.outputs.page import page
 from cachenet.shared.command.http_server import Handler, HttpServer, is_own, own_names
@@ -47,7 +47,7 @@ class Screen:
         self._region = region
         self._condition = threading.Condition()
         #: Number, from 1, and frame of the latest answer.
-        self._latest: tuple[int, Answered] | None = None
+        self._latest: tuple[int, AnsweredFrame] | None = None
         #: Time of the latest frame, seconds.
         self._received = 0.0
         self._closed = False
@@ -56,7 +56,7 @@ class Screen:
         self._drawn = 0, b""
         self._due = 0.0
 
-    def on_frame(self, answered: Answered) -> None:
+    def on_frame(self, answered: AnsweredFrame) -> None:
         """Store a frame; called by the hot loop."""
         with self._condition:
             number = 1 if self._latest is None else self._latest[0] + 1
@@ -110,7 +110,7 @@ class Preview:
         self.screens = {camera: Screen(region) for camera, region in regions.items()}
         self.readers = threading.BoundedSemaphore(_MAX_STREAMS)
 
-    def on_frame(self, answered: Answered) -> None:
+    def on_frame(self, answered: AnsweredFrame) -> None:
         """Store a frame; called by the hot loops."""
         self.screens[answered.line.camera].on_frame(answered)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from cachenet.edge_agent.sources import Shot, Source
+from cachenet.edge_agent.sources import Source, SourceFrame
 from cachenet.shared.command.file_names import shown
 from cachenet.shared.media import recording as stream
 
@@ -64,7 +64,7 @@ class Recorder:
     def error(self) -> str:
         return self.source.error
 
-    def __iter__(self) -> Iterator[Shot]:
+    def __iter__(self) -> Iterator[SourceFrame]:
         for shot in self.source:
             if self._open:
                 self._record(shot)
@@ -101,7 +101,7 @@ class Recorder:
             self.failure = str(error)
             log.error("the recording is incomplete: %s", error)
 
-    def _record(self, shot: Shot) -> None:
+    def _record(self, shot: SourceFrame) -> None:
         try:
             if self._writer is None:
                 height, width = shot.picture.shape[:2]

@@ -23,7 +23,7 @@ from cachenet.shared.command import exit
 log = logging.getLogger(__name__)
 
 
-class Line(msgspec.Struct, omit_defaults=True):
+class AnswerLine(msgspec.Struct, omit_defaults=True):
     """One line of ``--output``: the answer to a frame.
 
     Attributes:
@@ -48,7 +48,7 @@ class Line(msgspec.Struct, omit_defaults=True):
     camera: str = ""
 
 
-class Sink:
+class JsonLinesWriter:
     """Writes JSON lines to a file, to standard output (``-``) or nowhere; thread-safe.
 
     An error such as a full disk ends the writing, not the run.
@@ -103,11 +103,11 @@ class Sink:
         log.error("%s; %s are no longer written%s", reason, self._what, advice)
 
 
-class Latencies:
+class LatencyHistogram:
     """A histogram of latencies: bins of 1 % width from 1 us to 1000 s. ``total`` and ``longest`` in milliseconds.
 
     Example:
-        >>> latencies = Latencies()
+        >>> latencies = LatencyHistogram()
         >>> latencies.add(2.0)
         >>> latencies.mean, latencies.percentile(0.5)
         (2.0, 2.0)
@@ -128,9 +128,9 @@ class Latencies:
         self.longest = max(self.longest, ms)
         self._bins[math.floor(math.log(min(max(ms, 1e-3), 1e6)) / self._LOG_STEP)] += 1
 
-    def with_(self, other: Latencies) -> Latencies:
+    def with_(self, other: LatencyHistogram) -> LatencyHistogram:
         """The sum of both histograms."""
-        both = Latencies()
+        both = LatencyHistogram()
         both._bins = self._bins + other._bins
         both.total, both.count = self.total + other.total, self.count + other.count
         both.longest = max(self.longest, other.longest)
@@ -242,9 +242,9 @@ def line(
     truth: str | None = None,
     correction: bool = False,
     camera: str = "",
-) -> Line:
-    """The output line of an answer. ``time``: seconds since the epoch; ``correction``: see ``Line``."""
-    return Line(
+) -> AnswerLine:
+    """The output line of an answer. ``time``: seconds since the epoch; ``correction``: see ``AnswerLine``."""
+    return AnswerLine(
         frame=answer.frame,
         time=round(time, 6),
         label=manifest.label(answer.label),

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import msgspec
 
-from cachenet.edge_agent.camera import Answered
-from cachenet.edge_agent.outputs.report import Line
+from cachenet.edge_agent.camera import AnsweredFrame
+from cachenet.edge_agent.outputs.report import AnswerLine
 from cachenet.shared.transport import protocol
 
 #: Least time between two results of a camera, seconds.
@@ -24,7 +24,7 @@ _MAX_PERIOD_S = 10.0
 _AVERAGE_FRAMES = 1000
 
 
-class Result(Line, kw_only=True):
+class Result(AnswerLine, kw_only=True):
     """An answer, and recent averages: share of frames answered on the device, and latency in milliseconds."""
 
     local_share: float
@@ -40,7 +40,7 @@ class _Camera:
     label: str = ""
     published: float = 0.0
 
-    def count(self, answered: Answered) -> None:
+    def count(self, answered: AnsweredFrame) -> None:
         self.frames = min(self.frames + 1, _AVERAGE_FRAMES)
         self.share += (answered.answer.hit - self.share) / self.frames
         self.latency_ms += (answered.line.latency_ms - self.latency_ms) / self.frames
@@ -57,7 +57,7 @@ class Results:
         self._cameras: dict[str, _Camera] = {}
         self._encode = msgspec.json.Encoder().encode
 
-    def on_frame(self, answered: Answered) -> None:
+    def on_frame(self, answered: AnsweredFrame) -> None:
         """Publish the result of a frame if one is due; called by the hot loop."""
         line = answered.line
         camera = self._cameras.get(line.camera)

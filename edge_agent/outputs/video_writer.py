@@ -14,7 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from cachenet.edge_agent.camera import Answered
+from cachenet.edge_agent.camera import AnsweredFrame
 from cachenet.edge_agent.outputs.drawing import annotate
 from cachenet.edge_agent.outputs.frame_worker import FrameWorker
 from cachenet.shared.command.file_names import shown
@@ -81,7 +81,7 @@ class VideoSaver:
         self._shown: Picture | None = None
         self._worker = FrameWorker("saver", self._write, blocks=not live)
 
-    def on_frame(self, answered: Answered) -> None:
+    def on_frame(self, answered: AnsweredFrame) -> None:
         """Queue a frame; called by the hot loop."""
         self._worker.on_frame(answered)
 
@@ -105,7 +105,7 @@ class VideoSaver:
         with _ascii_safe(self._path) as path:
             return cv2.VideoCapture(path).read()[0]
 
-    def _write(self, answered: Answered) -> None:
+    def _write(self, answered: AnsweredFrame) -> None:
         if self._ended:
             return
         repeats, copies = self._due(answered.time)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cachenet.edge_agent.sources.base import Shot, Source, SourceError
+from cachenet.edge_agent.sources.base import Source, SourceError, SourceFrame
 from cachenet.edge_agent.sources.devices import NETWORK, network, picamera, v4l2
 from cachenet.edge_agent.sources.files import Files, Stream, VideoFile
 from cachenet.edge_agent.sources.frozen import OnFrozen
@@ -19,7 +19,7 @@ from cachenet.shared.media import recording
 from cachenet.shared.media.pictures import LISTED, SUFFIXES
 from cachenet.shared.transport.addresses import without_password
 
-__all__ = ["Files", "Live", "Pipe", "Shot", "Source", "SourceError", "open_source"]
+__all__ = ["Files", "Live", "Pipe", "Source", "SourceError", "SourceFrame", "open_source"]
 
 
 def open_source(spec: str, fps: float | None = None, frozen: OnFrozen = "say") -> Source:

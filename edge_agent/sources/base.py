@@ -15,7 +15,7 @@ class SourceError(UserError):
 
 
 @dataclass(frozen=True, slots=True)
-class Shot:
+class SourceFrame:
     """One frame of a source.
 
     Attributes:
@@ -52,5 +52,5 @@ class Source(Protocol):
     def fps(self) -> float | None:
         """Frame rate of a file, frames per second; None for live sources and files without a rate."""
 
-    def __iter__(self) -> Iterator[Shot]: ...
+    def __iter__(self) -> Iterator[SourceFrame]: ...
     def close(self) -> None: ...

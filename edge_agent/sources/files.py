@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from cachenet.edge_agent.sources.base import Shot, SourceError
+from cachenet.edge_agent.sources.base import SourceError, SourceFrame
 from cachenet.shared.command.file_names import shown
 from cachenet.shared.inference.image import BadPicture
 from cachenet.shared.media import pictures
@@ -63,7 +63,7 @@ class Files:
         self._files, self._pacer = files, FramePacer(fps)
         self._truth, self._times = truth, times
 
-    def __iter__(self) -> Iterator[Shot]:
+    def __iter__(self) -> Iterator[SourceFrame]:
         try:
             for number, file in enumerate(self._files):
                 if self._pacer.stopped.is_set():
@@ -78,7 +78,7 @@ class Files:
                 if not self._pacer.wait():
                     return
                 label = None if self._truth is None else self._truth[number]
-                yield Shot(picture, label, None if self._times is None else self._times[number])
+                yield SourceFrame(picture, label, None if self._times is None else self._times[number])
         finally:
             if self.broken > _MAX_LOGGED:
                 log.warning("%d more files were skipped", self.broken - _MAX_LOGGED)
@@ -121,12 +121,12 @@ class VideoFile:
     def broken(self) -> int:
         return self._video.broken
 
-    def __iter__(self) -> Iterator[Shot]:
+    def __iter__(self) -> Iterator[SourceFrame]:
         try:
             for frame in self._video.frames():
                 if not self._pacer.wait():
                     return
-                yield Shot(frame.picture, time=frame.time)
+                yield SourceFrame(frame.picture, time=frame.time)
         finally:
             for remark in self._video.remarks():
                 log.warning("%s: %s", shown(self._path), remark)

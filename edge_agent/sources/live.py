@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from cachenet.edge_agent.sources import devices
-from cachenet.edge_agent.sources.base import Shot, SourceError
+from cachenet.edge_agent.sources.base import SourceError, SourceFrame
 from cachenet.edge_agent.sources.devices import Device
 from cachenet.edge_agent.sources.files import FramePacer
 from cachenet.edge_agent.sources.frozen import FrozenAlarm, OnFrozen
@@ -145,9 +145,9 @@ class Live:
     def error(self) -> str:
         return self._lost or self._alarm.error
 
-    def __iter__(self) -> Iterator[Shot]:
+    def __iter__(self) -> Iterator[SourceFrame]:
         while self._pacer.wait() and (picture := self._latest.take()) is not None:
-            yield Shot(picture)
+            yield SourceFrame(picture)
 
     def rename(self, camera: str) -> None:
         """Show the user's name of the camera in log lines. Addresses are shown without their path, so those of two

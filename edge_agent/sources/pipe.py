@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from cachenet.edge_agent.sources.base import Shot, SourceError
+from cachenet.edge_agent.sources.base import SourceError, SourceFrame
 from cachenet.edge_agent.sources.files import FramePacer
 from cachenet.edge_agent.sources.frozen import FrozenAlarm
 from cachenet.edge_agent.sources.latest import LatestValue
@@ -80,12 +80,12 @@ class Pipe:
     def error(self) -> str:
         return self._alarm.error
 
-    def __iter__(self) -> Iterator[Shot]:
+    def __iter__(self) -> Iterator[SourceFrame]:
         # Pictures are decoded here and not in the reader thread, so that dropped ones cost nothing.
         while self._pacer.wait() and (data := self._latest.take()) is not None:
             raw = self._raw(data)
             picture: Picture = raw if self._code is None else cv2.cvtColor(raw, self._code)  # type: ignore[assignment]
-            yield Shot(picture)
+            yield SourceFrame(picture)
 
     def close(self) -> None:
         self._pacer.stopped.set()

@@ -11,10 +11,10 @@ from collections.abc import Callable
 import msgspec
 
 from cachenet.edge_agent import learner_file
-from cachenet.edge_agent.composition import DeploymentError, build_device_cascade, local
+from cachenet.edge_agent.composition import DeploymentError, build_device_cascade, local_model
 from cachenet.edge_agent.learner_file import LearnerFile
 from cachenet.edge_agent.outputs import decision_log
-from cachenet.edge_agent.outputs.report import Sink
+from cachenet.edge_agent.outputs.report import JsonLinesWriter
 from cachenet.edge_agent.settings import Settings, parse_size
 from cachenet.edge_agent.updates.loader import LoadedModel, ModelLoader, ReadyQueue
 from cachenet.shared.bundle.manifest import Manifest
@@ -26,9 +26,9 @@ from cachenet.shared.inference.engine import release_memory, resident_bytes
 log = logging.getLogger(__name__)
 
 #: Bytes that all submodels may use together, without a ``memory_budget``.
-ROOM = 256 << 20
+DEFAULT_SUBMODEL_BUDGET = 256 << 20
 #: Resident size of a loaded model as a multiple of its float16 file, until a size has been measured.
-GROWTH = 4
+RESIDENT_BYTES_PER_FILE_BYTE = 4
 #: Frames between two checks of the resident set against the memory budget.
 _CHECK_EVERY = 64
 
@@ -43,7 +43,7 @@ class ActiveBundle:
         tally: Tally,
         uses_cloud: bool,
         on_change: Callable[[], None],
-        log: Sink | None = None,
+        log: JsonLinesWriter | None = None,
         cameras: int = 1,
         traffic: Callable[[], int] = lambda: 0,
         learner: LearnerFile | None = None,
@@ -164,7 +164,7 @@ class ActiveBundle:
             return
         if self._uses_cloud and not self._loader.is_local(name) and self._traffic() < full.bytes:
             return  # the download then costs at most as much as the requests did: competitive ratio 2
-        growth = 0 if self._loader.is_loaded(name) else GROWTH * full.bytes
+        growth = 0 if self._loader.is_loaded(name) else RESIDENT_BYTES_PER_FILE_BYTE * full.bytes
         if self._budget is not None and resident_bytes() + growth > self._budget:
             self._full_is_too_large = True
             log.info("%s stays on the server: it does not fit into the memory budget", name)
@@ -183,7 +183,9 @@ class ActiveBundle:
             self.failures[loaded.name] += 1
             self._loader.on_failure(loaded.version, reason)
 
-        own = local(loaded.manifest, loaded.name, loaded.session, loaded.cost, loaded.seconds, loaded.first, on_failure)
+        own = local_model(
+            loaded.manifest, loaded.name, loaded.session, loaded.cost, loaded.seconds, loaded.first, on_failure
+        )
         if loaded.first:
             self._deploy(loaded.manifest, loaded.version, own)
         elif self.cascade is not None and loaded.version == self.version:
@@ -228,7 +230,9 @@ class ActiveBundle:
             )
         if self.cascade is not None:  # no error is possible after this line
             self._release(self.cascade.evict_to(0), "version")
-        budget = ROOM if self._budget is None else max(0, self._budget - self._bytes_without_submodels())
+        budget = (
+            DEFAULT_SUBMODEL_BUDGET if self._budget is None else max(0, self._budget - self._bytes_without_submodels())
+        )
         self.cascade = self._build_cascade(manifest, version, base, budget // self._cameras)
         self.manifest, self.version = manifest, version
         self._general_models = manifest.generals()
@@ -243,10 +247,10 @@ class ActiveBundle:
         kind: type[Cascade] = Cascade
         if self._log is not None:
             kind = decision_log.LoggedCascade
-            logged = decision_log.loaded(base) if base is not None else None
+            logged = decision_log.logged_model(base) if base is not None else None
             settings = msgspec.structs.replace(self._settings, threads=max(1, self._loader.threads))
             settings = msgspec.convert(as_text(msgspec.to_builtins(settings)), Settings)
-            begun = decision_log.Begun(settings, version, logged, self._uses_cloud, budget, learned)
+            begun = decision_log.CascadeCreated(settings, version, logged, self._uses_cloud, budget, learned)
             self._log.write(begun)
         cascade = build_device_cascade(self._settings, manifest, base, self._uses_cloud, budget, self._tally, kind)
         if isinstance(cascade, decision_log.LoggedCascade) and self._log is not None:
@@ -259,7 +263,7 @@ class ActiveBundle:
     def _expected_cost(self, name: str) -> int:
         """Expected resident size of a submodel, bytes."""
         assert self.manifest is not None
-        return max(self._submodel_cost, GROWTH * self.manifest.models[name].bytes)
+        return max(self._submodel_cost, RESIDENT_BYTES_PER_FILE_BYTE * self.manifest.models[name].bytes)
 
     def _make_room(self, name: str) -> list[str]:
         """Evict submodels before another is loaded, so that both together never exceed the budget."""

@@ -17,7 +17,7 @@ from cachenet.shared.transport.mqtt import Message, MqttConnection
 log = logging.getLogger(__name__)
 
 #: Size of one chunk, bytes. Small, so that a reply never queues long behind a chunk on a slow link.
-PIECE = 32 << 10
+CHUNK_BYTES = 32 << 10
 #: Bytes that stay free on the disk for the system and the agent's other files.
 RESERVED_BYTES = 8 << 20
 #: Time to wait for a chunk before it is requested again, and for a connection, seconds.
@@ -85,7 +85,7 @@ class Downloader:
         if size - self._store.offset(sha256) > (free := self._store.free_bytes() - RESERVED_BYTES):
             raise StoreError(f"{sha256[:12]} has {size / 1e6:.1f} MB and the disk {max(0, free) / 1e6:.1f} MB left")
         while (offset := self._store.offset(sha256)) < size:
-            chunk = self._fetch_chunk(sha256, offset, min(PIECE, size - offset))
+            chunk = self._fetch_chunk(sha256, offset, min(CHUNK_BYTES, size - offset))
             if chunk.error:
                 raise StoreError(f"{sha256[:12]}: the server says {chunk.error}")
             if chunk.total != size or not 0 < len(chunk.data) <= size - offset:

@@ -23,7 +23,7 @@ from cachenet.edge_agent.updates.downloader import Downloader
 from cachenet.edge_agent.updates.model_loading import check_scores, open_model, time_run
 from cachenet.edge_agent.updates.probe import ProbeAborted, ProbeError, fingerprint, time_limit
 from cachenet.edge_agent.updates.store import MismatchError, Store, StoreError
-from cachenet.shared.bundle.manifest import Bundle, Layer, Manifest, Model, Way, digest
+from cachenet.shared.bundle.manifest import Bundle, ExitKind, Layer, Manifest, Model, digest
 from cachenet.shared.command.supervision import SupervisedThread
 from cachenet.shared.inference.early_exit import EarlyExitModel
 from cachenet.shared.inference.engine import EngineError, Logits, Provider, Session, resident_bytes
@@ -39,9 +39,9 @@ MAX_ATTEMPTS = 5
 #: Time that the end of the program waits for a model that is being loaded, seconds.
 _STOP_TIMEOUT_S = 10.0
 #: Least number of processors for models to run on all of them; with fewer, other programs would have to wait.
-SEVERAL = 4
+MIN_PROCESSORS_FOR_PARALLEL = 4
 #: Largest time of a run on all processors, as a share of the time on one, for models to run on all.
-QUICKER = 0.8
+MAX_PARALLEL_TIME_RATIO = 0.8
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class ModelLoader:
         threads: int,
         base: str | None,
         slowdown: float = 1.0,
-        exit_kind: Way | None = None,
+        exit_kind: ExitKind | None = None,
         probe: Probe | None = None,
     ) -> None:
         """
@@ -351,7 +351,10 @@ class ModelLoader:
         session, seconds, logits = load(processors if alone else max(1, self.threads))
         if self.threads == 0 and not alone:
             self.threads = 1
-            if processors >= SEVERAL and (parallel := load(processors))[1] <= QUICKER * seconds:
+            if (
+                processors >= MIN_PROCESSORS_FOR_PARALLEL
+                and (parallel := load(processors))[1] <= MAX_PARALLEL_TIME_RATIO * seconds
+            ):
                 self.threads, (session, seconds, logits) = processors, parallel
         check_scores(name, logits, len(manifest.labels))
         return session, seconds

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cachenet.shared.bundle.manifest import Layer, Manifest, Model, Way
+from cachenet.shared.bundle.manifest import ExitKind, Layer, Manifest, Model
 from cachenet.shared.inference.early_exit import EarlyExitModel, load, runner
 from cachenet.shared.inference.engine import EngineError, Logits, Provider, Session
 
@@ -24,7 +24,7 @@ def open_model(
     provider: Provider,
     threads: int,
     slowdown: float = 1.0,
-    exit_kind: Way | None = None,
+    exit_kind: ExitKind | None = None,
 ) -> Session | EarlyExitModel:
     """Load one model of a bundle.
 

@@ -23,7 +23,7 @@ import onnxruntime
 
 from cachenet.edge_agent.updates.model_loading import check_scores, open_model
 from cachenet.shared.bundle import golden_frames
-from cachenet.shared.bundle.manifest import Layer, Manifest, Model, Way, digest, parse
+from cachenet.shared.bundle.manifest import ExitKind, Layer, Manifest, Model, digest, parse
 from cachenet.shared.command.version import VERSION
 from cachenet.shared.inference.early_exit import runner
 from cachenet.shared.inference.engine import EngineError, Provider, first_line, providers
@@ -84,7 +84,7 @@ class ProbeRequest(msgspec.Struct, frozen=True):
     files: dict[str, bytes]
     frames: tuple[bytes, ...] = ()
     provider: Provider = "auto"
-    exit_kind: Way | None = None
+    exit_kind: ExitKind | None = None
     memory: int = 0
 
 

@@ -13,16 +13,16 @@ from rich.progress import Progress
 from cachenet.models.certify.traces import Logits, as_pictures, run_model
 from cachenet.models.data.dataset import LabelledFrames
 from cachenet.models.train.distill import mix
-from cachenet.models.train.training import sense
+from cachenet.models.train.training import camera_augment
 from cachenet.shared.cascade.probability import fit_temperature, softmax
 from cachenet.shared.inference.engine import Session
 from cachenet.shared.inference.image import Input
 
 #: Largest error probability at which a local model's answer counts as covered.
-SURE = 0.05
+MAX_ERROR_PROBABILITY = 0.05
 
 
-def measure(
+def calibrate_models(
     tune: LabelledFrames,
     inputs: Mapping[str, Input],
     full: str,
@@ -39,7 +39,7 @@ def measure(
         special: Labels of the submodels for some labels, by name.
         seed: Of the augmentation.
     """
-    sensed = sense(tune.images, np.random.default_rng(seed))
+    sensed = camera_augment(tune.images, np.random.default_rng(seed))
     pictures = as_pictures(np.concatenate([tune.images, sensed]))
     logits = {
         name: run_model(Session(path, "cpu", torch.get_num_threads()), inputs[name], pictures, tune.seen)
@@ -54,7 +54,9 @@ def measure(
         return fit_temperature(logits[name], answers, mix(np.isin(answers, special[name])) if name in special else None)
 
     temperatures = {name: round(temperature(name), 4) for name in logits}
-    covered = {name: coverage(own, temperatures[name], logits[full], SURE) for name, own in logits.items()}
+    covered = {
+        name: coverage(own, temperatures[name], logits[full], MAX_ERROR_PROBABILITY) for name, own in logits.items()
+    }
     return temperatures, {name: tuple(round(float(share), 4) for share in own) for name, own in covered.items()}
 
 

@@ -14,7 +14,7 @@ from cachenet.models.data.cifar10 import Split
 from cachenet.models.data.dataset import LabelledFrames
 
 #: Streams that are drawn from unrelated pictures, if the user gives scenes.
-DRAWN: tuple[streams.Name, ...] = ("session", "dwell", "held", "camera")
+DRAWN: tuple[streams.StreamName, ...] = ("session", "dwell", "held", "camera")
 #: Pictures that a label needs to appear in drawn streams.
 _FEW = 4
 
@@ -54,12 +54,12 @@ def drawn(
     count = min(count, int(np.bincount(split.labels).min()) if len(split) else 0)
     if len(present) < 2 or not table or not count:
         return []
-    pools = streams.pools(split.labels, count, seed)
+    pools = streams.split_pools(split.labels, count, seed)
     task = progress.add_task(title, total=len(DRAWN) * count)
     found: list[RecordedStream] = []
     for name in DRAWN:
         schedules = [
-            streams.plan(name, split.labels, seed + number, frames, pool, range(len(table)), table, len(present))
+            streams.schedule(name, split.labels, seed + number, frames, pool, range(len(table)), table, len(present))
             for number, pool in enumerate(pools)
         ]
         found += record_streams(schedules, split, models, lambda: progress.advance(task), part.seen)

@@ -9,7 +9,7 @@ import torch
 from rich.progress import Progress
 
 from cachenet.models.build_config import BuildConfig
-from cachenet.models.bundle_writer import lay, put, under_construction
+from cachenet.models.bundle_writer import link_models, publish, under_construction
 from cachenet.models.certify import calibrate
 from cachenet.models.certify.certify import Certification, certify
 from cachenet.models.data.dataset import LabelledFrames
@@ -18,7 +18,7 @@ from cachenet.shared.bundle.trust import Signer
 from cachenet.shared.inference.engine import Session
 
 
-def again(
+def recertify(
     config: BuildConfig,
     bundle: Bundle,
     tune: LabelledFrames,
@@ -35,11 +35,11 @@ def again(
     """
     old, full = bundle.manifest, bundle.manifest.only("full")
     with under_construction(out) as building:
-        lay(bundle, old.models, building)
+        link_models(bundle, old.models, building)
         paths = {name: building / model.file for name, model in old.models.items()}
         special = {name: model.classes for name, model in old.models.items() if model.classes}
         inputs = {name: model.input for name, model in old.models.items()}
-        temperatures, coverage = calibrate.measure(tune, inputs, full, paths, special, config.seed, progress)
+        temperatures, coverage = calibrate.calibrate_models(tune, inputs, full, paths, special, config.seed, progress)
         models = {
             name: msgspec.structs.replace(model, temperature=temperatures[name], coverage=coverage[name])
             for name, model in old.models.items()
@@ -48,7 +48,7 @@ def again(
         found = certify(config, tune, prove, models, sessions, progress)
         about = {"proven": f"again, with {len(tune)} frames to tune and {len(prove)} to prove"}
         changed = msgspec.structs.replace(old, models=models, provenance=old.provenance | about)
-        return put(building, with_certified(changed, found, calibrate.accuracy(tune)), out, signer)
+        return publish(building, with_certified(changed, found, calibrate.accuracy(tune)), out, signer)
 
 
 def with_certified(

@@ -35,7 +35,7 @@ Models = Mapping[str, tuple[Session, Input]]
 #: Pictures in one run of a model.
 _BATCH = 100
 #: Streams that show unrelated pictures as they are, one a frame.
-UNRELATED: tuple[streams.Name, ...] = ("shuffled", "session", "dwell")
+UNRELATED: tuple[streams.StreamName, ...] = ("shuffled", "session", "dwell")
 #: Memory budget of a replayed device, bytes: room for all submodels.
 _MEMORY_BUDGET = 1 << 40
 

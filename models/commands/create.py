@@ -63,7 +63,7 @@ def train(
                 recipes, data = known[network], cifar10.load()
             runs = cache_directory() / "runs"
             directory = work or (out / "work" if smoke else runs / ("cifar10" if network == "pair" else network))
-            cifar10_full.lay_out(cifar10_full.train(recipes, data, directory, progress), data, out)
+            cifar10_full.write_build_inputs(cifar10_full.train(recipes, data, directory, progress), data, out)
     typer.echo(
         f"Written: {out}. Next: model-builder build --full {out}/full.onnx --data {out}/train "
         f"--held-out {out}/held --set scenes={out}/scenes.json --out BUNDLE"
@@ -107,18 +107,18 @@ def build(settings: BuildSettings, as_json: Json = False) -> None:
         options.check_paths(
             out, full=full, data=data, held_out=held_out, labels=labels, scenes=scenes, base=base, key=key
         )
-        from cachenet.models.bundle_writer import check_place
+        from cachenet.models.bundle_writer import check_target
         from cachenet.models.data.frames import find
         from cachenet.shared.bundle.trust import Signer
 
-        check_place(out)
+        check_target(out)
         sources = [find(source, settings.frame_step) for source in (data, held_out) if source is not None]
         signer = Signer(key) if key is not None else None
         import torch
 
         from cachenet.models import build as builder
         from cachenet.models.export import external_model
-        from cachenet.models.export.classifier import preset
+        from cachenet.models.export.classifier import parse_preprocessing
         from cachenet.models.report.inspection import of_several
 
         if base is not None and settings.share:
@@ -131,7 +131,7 @@ def build(settings: BuildSettings, as_json: Json = False) -> None:
         classifier = options.read_classifier(full, settings.preprocessing, labels, settings.embedding)
         base_model = None
         if base is not None:
-            spec = preset(settings.base_preprocessing) if settings.base_preprocessing else None
+            spec = parse_preprocessing(settings.base_preprocessing) if settings.base_preprocessing else None
             base_model = external_model.read(base, classifier, spec, classifier.labels if labels else None)
         config = _config(settings, scenes, classifier.labels)
         with options.progress_bar() as progress:

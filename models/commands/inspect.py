@@ -95,10 +95,12 @@ def report(
         with options.progress_bar() as progress:
             if source is None:
                 test = cifar10.load().test
-                part = dataset.labelled(test, look(classifier, as_pictures(test.images), threads), classifier.input)
+                part = dataset.from_labelled(
+                    test, look(classifier, as_pictures(test.images), threads), classifier.input
+                )
             else:
                 logits = options.run_full_model(classifier, source, options.work_directory(work), threads, progress)
-                part = dataset.whole(classifier, source, logits)
+                part = dataset.all_frames(classifier, source, logits)
             made = reporting.report(found, part, streams, frames, _FIRST_SEED, progress)
         if page is not None:
             atomic_files.write(page, html(made).encode())

@@ -84,20 +84,20 @@ def run_full_model(
     classifier: Classifier, frames: Frames, work: Path, threads: int, progress: Progress
 ) -> TeacherLogits:
     """Outputs of the full model for the frames."""
-    from cachenet.models.train.label import teach
+    from cachenet.models.train.label import label_frames
 
     task = progress.add_task("full model", total=len(frames.files))
-    return teach(classifier, frames, work, threads, lambda done: progress.update(task, completed=done))
+    return label_frames(classifier, frames, work, threads, lambda done: progress.update(task, completed=done))
 
 
 def collect_dataset(
     classifier: Classifier, sources: Sequence[Frames], work: Path, threads: int, progress: Progress
 ) -> Dataset:
     """The labelled frames of a build. ``sources``: frames for training, and held-out frames if there are any."""
-    from cachenet.models.data.dataset import gather
+    from cachenet.models.data.dataset import collect
 
     first, *rest = [(frames, run_full_model(classifier, frames, work, threads, progress)) for frames in sources]
-    return gather(classifier, first, rest[0] if rest else None)
+    return collect(classifier, first, rest[0] if rest else None)
 
 
 def show_result(bundle: Bundle, sources: Sequence[Frames], as_json: bool) -> None:
@@ -139,12 +139,12 @@ def inputs(
     """Check the paths of a command, read its inputs and show its progress. ``data``: frames, by option."""
     with user_errors(out):
         check_paths(out, scenes=scenes, key=key, **data)
-        from cachenet.models.bundle_writer import check_place
+        from cachenet.models.bundle_writer import check_target
         from cachenet.models.data.frames import find
         from cachenet.shared.bundle.trust import Signer
 
         if out is not None:
-            check_place(out)
+            check_target(out)
         found = Bundle(zoo.find(bundle))
         sources = [find(path, frame_step) for path in data.values() if path is not None]
         signer = Signer(key) if key is not None else None
@@ -157,15 +157,15 @@ def inputs(
 
 def full_model(bundle: Bundle) -> Classifier:
     """The full model of a bundle, with the input and labels of the manifest."""
-    from cachenet.models.export.classifier import understand
+    from cachenet.models.export.classifier import load_classifier
 
     model = bundle.manifest.models[bundle.manifest.only("full")]
-    return understand(bundle.directory / model.file, model.input, bundle.manifest.labels)
+    return load_classifier(bundle.directory / model.file, model.input, bundle.manifest.labels)
 
 
 def read_classifier(full: Path, preprocessing: str, labels: Path | None, embedding: str = "") -> Classifier:
     """The full model of a user. Raises ``ClassifierError``."""
-    from cachenet.models.export.classifier import preset, understand
+    from cachenet.models.export.classifier import load_classifier, parse_preprocessing
 
     names: tuple[str, ...] | None = None
     if labels is not None:
@@ -175,7 +175,9 @@ def read_classifier(full: Path, preprocessing: str, labels: Path | None, embeddi
             refuse(f"{labels} is no text")
         if not names or len(set(names)) < len(names):
             refuse(f"{labels} has {'a label twice' if names else 'no labels'}; give each label a line of its own")
-    return understand(full, preset(preprocessing) if preprocessing else None, names, embedding or None)
+    return load_classifier(
+        full, parse_preprocessing(preprocessing) if preprocessing else None, names, embedding or None
+    )
 
 
 def read_scenes(path: Path | None, labels: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:

@@ -45,8 +45,8 @@ def fine_tune(
             return
         sent = tuner.read(recent, job.bundle)
         try:
-            made = tuner.specialise(job.bundle, sent, dataset, out, job.progress, job.signer)
-        except tuner.Unproven as error:
+            made = tuner.fine_tune(job.bundle, sent, dataset, out, job.progress, job.signer)
+        except tuner.NoImprovement as error:
             exit.say("model-builder", f"not proven: {error}")
             raise typer.Exit(3) from None
     typer.echo(f"Written: {out}, with {list(made.manifest.models)[-1]}")
@@ -133,12 +133,12 @@ def prove(
     Example: model-builder prove cifar10 --held-out frames/ --out build/here
     """
     with options.inputs(bundle, out, frame_step, key, work, threads, scenes, held_out=held_out) as job:
-        from cachenet.models.certify.recertify import again
-        from cachenet.models.data.dataset import held
+        from cachenet.models.certify.recertify import recertify
+        from cachenet.models.data.dataset import held_out_splits
 
         [source] = job.sources
         config = options.config_of("", quick, scenes, job.classifier.labels)
         logits = options.run_full_model(job.classifier, source, job.work, threads, job.progress)
-        tune, rest = held(job.classifier, (source, logits))
-        made = again(config, job.bundle, tune, rest, out, job.progress, job.signer)
+        tune, rest = held_out_splits(job.classifier, (source, logits))
+        made = recertify(config, job.bundle, tune, rest, out, job.progress, job.signer)
     options.show_result(made, job.sources, as_json)

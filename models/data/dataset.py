@@ -56,7 +56,7 @@ class Dataset:
     base: Classifier | None = None  # User's base model; None if one is to be trained
 
 
-def gather(
+def collect(
     classifier: Classifier, data: tuple[Frames, TeacherLogits], held_out: tuple[Frames, TeacherLogits] | None = None
 ) -> Dataset:
     """Divide ``data`` into the three uses. With ``held_out``, tune and certify on these frames and train on ``data``.
@@ -66,24 +66,26 @@ def gather(
     if held_out is None:
         learn, tune, prove = _split(classifier, data)
     else:
-        learn, (tune, prove) = whole(classifier, *data), held(classifier, held_out)
+        learn, (tune, prove) = all_frames(classifier, *data), held_out_splits(classifier, held_out)
     _check_sizes(learn, tune, prove)
     return Dataset(classifier, learn, tune, prove)
 
 
-def held(classifier: Classifier, data: tuple[Frames, TeacherLogits]) -> tuple[LabelledFrames, LabelledFrames]:
+def held_out_splits(
+    classifier: Classifier, data: tuple[Frames, TeacherLogits]
+) -> tuple[LabelledFrames, LabelledFrames]:
     """Divide held-out frames into those to tune on and those to certify with. Raises ``FramesError``."""
     _, tune, prove = _split(classifier, data, HELD_OUT_SHARES)
     _check_sizes(tune, prove)
     return tune, prove
 
 
-def whole(classifier: Classifier, frames: Frames, outputs: TeacherLogits) -> LabelledFrames:
+def all_frames(classifier: Classifier, frames: Frames, outputs: TeacherLogits) -> LabelledFrames:
     """All frames as one split."""
     return _select(classifier, frames, outputs, np.arange(len(outputs)))
 
 
-def labelled(split: Split, outputs: TeacherLogits, spec: Input) -> LabelledFrames:
+def from_labelled(split: Split, outputs: TeacherLogits, spec: Input) -> LabelledFrames:
     """A labelled set with the outputs of a model of preprocessing ``spec`` that sees the images uncropped."""
     return LabelledFrames(split.images, outputs.scores, outputs.embeddings, split.labels, (), spec)
 

@@ -51,6 +51,6 @@ def _fit(scenes: tuple[Scene, ...]) -> bool:
 
 SCENES = _draw(seed=0)
 #: Numbers in ``SCENES`` of the scenes that building may use.
-SEEN = tuple(number for number, scene in enumerate(SCENES) if not scene.unseen)
+KNOWN = tuple(number for number, scene in enumerate(SCENES) if not scene.unseen)
 #: Numbers in ``SCENES`` of the scenes that building may not use.
 UNSEEN = tuple(number for number, scene in enumerate(SCENES) if scene.unseen)

@@ -32,8 +32,8 @@ from cachenet.shared.command.errors import UserError
 from cachenet.shared.inference.image import Picture
 from cachenet.shared.media import recording
 
-Name = Literal["shuffled", "session", "dwell", "held", "camera"]
-NAMES: tuple[Name, ...] = get_args(Name)
+StreamName = Literal["shuffled", "session", "dwell", "held", "camera"]
+STREAM_NAMES: tuple[StreamName, ...] = get_args(StreamName)
 #: Integers, one for each frame or object.
 Index = npt.NDArray[np.int64]
 
@@ -48,7 +48,7 @@ _JITTER = 200
 #: Number of the generator of out-of-set objects: CRC-32 of its former name, so that streams do not change.
 _OUT_OF_SET = 2_374_147_442
 #: Share of objects whose class is not in the scene.
-STRANGERS = 0.05
+OUT_OF_SET = 0.05
 #: Mean length of a pause, and of the movement between two pauses, frames.
 _PAUSE = 20
 #: Maximum shift of ``held`` in each direction, thumbnail pixels.
@@ -63,7 +63,7 @@ _DRIFT = ((18.0, 211.0), (6.0, 89.0))
 class StreamSchedule:
     """What every frame of a stream shows."""
 
-    name: Name  # Name of the stream
+    name: StreamName  # Name of the stream
     seed: int  # Seed of all draws
     source: Index  # Index of the image ``(frames,)``
     label: Labels  # True class ``(frames,)``
@@ -87,23 +87,23 @@ class UnknownStream(UserError, ValueError):
     """There is no stream of that name."""
 
 
-def named(name: str) -> Name:
+def named(name: str) -> StreamName:
     """Return ``name`` if it is the name of a stream. Raises ``UnknownStream``."""
-    for known in NAMES:
+    for known in STREAM_NAMES:
         if name == known:
             return known
-    raise UnknownStream(f"no stream {name!r}; there are {', '.join(NAMES)}")
+    raise UnknownStream(f"no stream {name!r}; there are {', '.join(STREAM_NAMES)}")
 
 
-def pools(labels: Labels, count: int, seed: int) -> list[Index]:
+def split_pools(labels: Labels, count: int, seed: int) -> list[Index]:
     """Split the images ``(n,)`` into ``count`` disjoint pools with equal shares of every class, to within one image."""
     rng = np.random.default_rng(seed)
     parts = [np.array_split(rng.permutation(np.flatnonzero(labels == c)), count) for c in np.unique(labels)]
     return [np.sort(np.concatenate(part)) for part in zip(*parts, strict=True)]
 
 
-def plan(
-    name: Name,
+def schedule(
+    name: StreamName,
     labels: Labels,
     seed: int,
     frames: int,
@@ -178,7 +178,7 @@ def renderer(stream: StreamSchedule, images: Images) -> Callable[[int], Picture]
     return lambda index: thumbnail(stream.source[index])
 
 
-def record(
+def record_stream(
     stream: StreamSchedule,
     images: Images,
     directory: Path,
@@ -283,7 +283,7 @@ def _objects(
     drawn = _uniform(seed, "class", len(start)) * zipf[scene, -1]
     rank = np.sum(drawn[:, None] >= zipf[scene], axis=1)
 
-    out_of_set = _uniform(seed, _OUT_OF_SET, len(start)) < STRANGERS
+    out_of_set = _uniform(seed, _OUT_OF_SET, len(start)) < OUT_OF_SET
     other = size[scene] + _pick(_uniform(seed, "other", len(start)), classes - size[scene])
     return scene, out_of_set, order[scene, np.where(out_of_set, other, ranked[visit, rank])]
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from onnx import ModelProto, ValueInfoProto, helper
 
 from cachenet.models.build_config import key
-from cachenet.models.exits.sites import Cut, Shapes, shapes
+from cachenet.models.exits.sites import Shapes, Site, shapes
 from cachenet.shared.command import atomic_files
 from cachenet.shared.inference.engine import ModelPart
 from cachenet.shared.inference.image import Input, Picture, preprocessor
@@ -39,7 +39,7 @@ def coarser(grid: int, side: int) -> int:
 
 def record(
     model: ModelProto,
-    sites: Sequence[Cut],
+    sites: Sequence[Site],
     spec: Input,
     pictures: Sequence[Picture],
     threads: int,
@@ -69,7 +69,7 @@ def record(
 
 def record_to_disk(
     model: ModelProto,
-    sites: Sequence[Cut],
+    sites: Sequence[Site],
     spec: Input,
     pictures: Sequence[Picture],
     threads: int,
@@ -95,7 +95,7 @@ def record_to_disk(
     return {name: np.load(path, mmap_mode="r") for name, path in zip(names, paths, strict=True)}
 
 
-def _names(sites: Sequence[Cut]) -> list[str]:
+def _names(sites: Sequence[Site]) -> list[str]:
     return list(dict.fromkeys(name for site in sites for name in site.features))
 
 

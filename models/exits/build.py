@@ -15,21 +15,21 @@ from onnx import ModelProto
 from rich.progress import Progress
 
 from cachenet.models.build_config import key
-from cachenet.models.bundle_writer import link_files, put, under_construction
+from cachenet.models.bundle_writer import link_files, publish, under_construction
 from cachenet.models.certify.traces import as_pictures
 from cachenet.models.data.dataset import Dataset, LabelledFrames
 from cachenet.models.exits import certify
 from cachenet.models.exits.activations import Activations, record_to_disk
 from cachenet.models.exits.heads import HeadData, HeadTimes, TrainedHead, measure_times, train_head
 from cachenet.models.exits.select import compose
-from cachenet.models.exits.sites import Cut, cuts, shapes
+from cachenet.models.exits.sites import Site, find_sites, shapes
 from cachenet.shared.bundle.manifest import (
-    WAYS,
+    EXIT_KINDS,
     Bundle,
+    ExitKind,
     Layer,
     Layers,
     Model,
-    Way,
     file_digest,
     layer_file,
 )
@@ -93,7 +93,7 @@ def build(
                 f"{full.file} takes pictures of {spec.side}x{spec.height}; early exits need square pictures"
             )
         graph, model = onnx.load_from_string(data), read(data)
-        sites = cuts(graph, spec.size)
+        sites = find_sites(graph, spec.size)
         if not sites:
             raise ExitsError(f"{full.file} has no place between its layers through which all paths run")
         learn, tune = _thin(dataset.learn, _LEARN), dataset.tune
@@ -106,9 +106,9 @@ def build(
         cost, known = measure_times(model, sites, spec, threads), shapes(graph, spec.size)
         link_files(bundle, [one.file for one in manifest.models.values()], building)
         with tempfile.TemporaryDirectory() as scratch:
-            task = progress.add_task("exit heads", total=len(WAYS) * len(sites))
-            chosen: list[tuple[Way, TrainedHead]] = []
-            for way in WAYS:
+            task = progress.add_task("exit heads", total=len(EXIT_KINDS) * len(sites))
+            chosen: list[tuple[ExitKind, TrainedHead]] = []
+            for way in EXIT_KINDS:
                 heads = []
                 for number, site in enumerate(sites):
                     heads.append(train_head(way, number, site, known, to_learn, to_tune, cost, seed, Path(scratch)))
@@ -120,7 +120,7 @@ def build(
             raise ExitsError(
                 f"no exit saves time and could be certified on {frames}; give more frames, or a larger --wrong"
             )
-        return put(building, msgspec.structs.replace(manifest, layers=layers), out, signer)
+        return publish(building, msgspec.structs.replace(manifest, layers=layers), out, signer)
 
 
 def _thin(part: LabelledFrames, most: int) -> LabelledFrames:
@@ -132,7 +132,7 @@ def _thin(part: LabelledFrames, most: int) -> LabelledFrames:
 
 def _record(
     model: ModelProto,
-    sites: Sequence[Cut],
+    sites: Sequence[Site],
     spec: Input,
     part: LabelledFrames,
     threads: int,
@@ -156,15 +156,15 @@ def _select(heads: Sequence[TrainedHead], cost: HeadTimes, limits: Limits, size:
 def _certify(
     model: SplitModel,
     full: Model,
-    sites: Sequence[Cut],
-    chosen: Sequence[tuple[Way, TrainedHead]],
+    sites: Sequence[Site],
+    chosen: Sequence[tuple[ExitKind, TrainedHead]],
     cost: HeadTimes,
     dataset: Dataset,
     limits: Limits,
     threads: int,
     directory: Path,
     progress: Progress,
-) -> dict[Way, Layers]:
+) -> dict[ExitKind, Layers]:
     """Certify the chosen exits, and copy the files of certified ones into ``directory``; return their descriptions."""
     if not chosen:
         return {}
@@ -175,14 +175,14 @@ def _certify(
         def advance(done: int) -> None:
             progress.update(task, completed=before + done)
 
-        return certify.consult(model, sites, files, full.input, as_pictures(part.images), threads, advance)
+        return certify.run_exits(model, sites, files, full.input, as_pictures(part.images), threads, advance)
 
     tuning, tuning_whole = run(dataset.tune, 0)
     certifying, whole = run(dataset.prove, len(dataset.tune))
     temperatures = [certify.fit_head_temperature(scores, tuning_whole) for scores in tuning]
     probabilities = softmax(tuning_whole, full.temperature)
     reserves = [certify.reserve(one, probabilities, degree) for one, degree in zip(tuning, temperatures, strict=True)]
-    layers: dict[Way, Layers] = {}
+    layers: dict[ExitKind, Layers] = {}
     for way in dict.fromkeys(way for way, _ in chosen):
         rows = [row for row, (own, _) in enumerate(chosen) if own == way]
         choices = []

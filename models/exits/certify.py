@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from cachenet.models.exits.heads import HeadTimes
 from cachenet.models.exits.select import PRICES, ExitChoice, expected, thresholds
-from cachenet.models.exits.sites import Cut
+from cachenet.models.exits.sites import Site
 from cachenet.shared.cascade.probability import Probabilities, fit_temperature, softmax
 from cachenet.shared.cascade.rates import clopper_pearson_upper
 from cachenet.shared.inference.early_exit import SCORES
@@ -23,9 +23,9 @@ _BATCH = 32
 Scores = npt.NDArray[np.float32]
 
 
-def consult(
+def run_exits(
     model: SplitModel,
-    places: Sequence[Cut],
+    places: Sequence[Site],
     caches: Sequence[tuple[int, Path]],
     spec: Input,
     pictures: Sequence[Picture],

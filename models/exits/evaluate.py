@@ -11,17 +11,17 @@ import onnx
 
 from cachenet.models.certify.traces import as_pictures
 from cachenet.models.data.dataset import LabelledFrames
-from cachenet.models.exits.certify import Scores, consult, exit_choice
+from cachenet.models.exits.certify import Scores, exit_choice, run_exits
 from cachenet.models.exits.heads import HeadTimes, measure_lookup, measure_times
 from cachenet.models.exits.select import PRICES, ExitChoice, expected, thresholds
-from cachenet.models.exits.sites import Cut, placed, shapes
-from cachenet.shared.bundle.manifest import Bundle, Layers, Way
+from cachenet.models.exits.sites import Site, known_site, shapes
+from cachenet.shared.bundle.manifest import Bundle, ExitKind, Layers
 from cachenet.shared.inference.graph_split import read
 
 
 def evaluate(
     bundle: Bundle, part: LabelledFrames, threads: int, advance: Callable[[int], object] = lambda _: None
-) -> dict[Way, dict[str, Any]]:
+) -> dict[ExitKind, dict[str, Any]]:
     """Evaluate the exits of each kind, without context.
 
     Returns:
@@ -35,13 +35,13 @@ def evaluate(
     data = (bundle.directory / full.file).read_bytes()
     graph, model = onnx.load_from_string(data), read(data)
     exits = [(kind, one) for kind, several in manifest.layers.items() for one in several.caches]
-    site_of = {one.tensors: placed(one.tensors, model.image, one.share) for _, one in exits}
+    site_of = {one.tensors: known_site(one.tensors, model.image, one.share) for _, one in exits}
     sites = sorted(site_of.values(), key=lambda site: site.share)
     cost, known = measure_times(model, sites, full.input, threads), shapes(graph, full.input.size)
     files = [(sites.index(site_of[one.tensors]), bundle.directory / one.file) for _, one in exits]
-    scores, whole = consult(model, sites, files, full.input, as_pictures(part.images), threads, advance)
+    scores, whole = run_exits(model, sites, files, full.input, as_pictures(part.images), threads, advance)
     truth = whole.argmax(1) if part.truth is None else part.truth
-    found: dict[Way, dict[str, Any]] = {}
+    found: dict[ExitKind, dict[str, Any]] = {}
     for kind, several in manifest.layers.items():
         rows = [row for row, (own, _) in enumerate(exits) if own == kind]
         choices = [
@@ -59,7 +59,7 @@ def _kind(
     scores: Sequence[Scores],
     whole: Scores,
     truth: npt.NDArray[np.int64],
-    sites: Sequence[Cut],
+    sites: Sequence[Site],
     cost: HeadTimes,
 ) -> dict[str, Any]:
     limits = [one.threshold for one in exits.caches]

@@ -12,8 +12,8 @@ import numpy as np
 from onnx import TensorProto, helper
 
 from cachenet.models.exits.activations import Activations, coarser, pooling
-from cachenet.models.exits.sites import Cut, Shapes
-from cachenet.models.export.graph import Graph, Weights, save
+from cachenet.models.exits.sites import Shapes, Site
+from cachenet.models.export.graph import Graph, Weights, write_graph
 from cachenet.shared.inference.early_exit import FEATURES, SCORES
 
 #: Frames whose activations are pooled together.
@@ -23,7 +23,7 @@ _PIECE = 1024
 class HeadGraph(Graph):
     """The graph of a head for ``site``, under construction; large kernels take one byte a number."""
 
-    def __init__(self, site: Cut, known: Shapes) -> None:
+    def __init__(self, site: Site, known: Shapes) -> None:
         super().__init__(large=4096)
         self._site, self._known = site, known
 
@@ -63,7 +63,7 @@ class HeadGraph(Graph):
             helper.make_tensor_value_info(SCORES, TensorProto.FLOAT, ["n", classes]),
             helper.make_tensor_value_info(FEATURES, TensorProto.FLOAT, ["n", None]),
         ]
-        save(self, "cache", inputs, outputs, path, metadata)
+        write_graph(self, "cache", inputs, outputs, path, metadata)
 
     def _pooled(self, name: str) -> str:
         sizes = self._known[name]

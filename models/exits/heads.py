@@ -15,10 +15,10 @@ from cachenet.models.exits.activations import Activations
 from cachenet.models.exits.freeze import Centroids
 from cachenet.models.exits.head_graph import HeadGraph
 from cachenet.models.exits.select import ExitChoice, compose
-from cachenet.models.exits.sites import Cut, Shapes
-from cachenet.models.exits.train_heads import Predictor
+from cachenet.models.exits.sites import Shapes, Site
+from cachenet.models.exits.train_heads import NetworkHead
 from cachenet.models.export.graph import Weights
-from cachenet.shared.bundle.manifest import Kind, Way
+from cachenet.shared.bundle.manifest import ExitKind, HeadKind
 from cachenet.shared.cascade.probability import fit_temperature, softmax
 from cachenet.shared.inference.engine import ModelPart
 from cachenet.shared.inference.graph_split import SplitModel, cut
@@ -42,7 +42,7 @@ class HeadTimes:
 class TrainedHead:
     """A head in the file ``path``. ``candidate``: measured on frames that the head was not trained on."""
 
-    kind: Kind
+    kind: HeadKind
     path: Path
     candidate: ExitChoice
 
@@ -54,7 +54,7 @@ class HeadData:
     activations: Mapping[str, Activations]
     scores: Weights
 
-    def at(self, site: Cut) -> list[Activations]:
+    def at(self, site: Site) -> list[Activations]:
         return [self.activations[name] for name in site.features]
 
     @property
@@ -63,7 +63,7 @@ class HeadData:
         return answers
 
 
-def measure_times(model: SplitModel, sites: Sequence[Cut], spec: Input, threads: int) -> HeadTimes:
+def measure_times(model: SplitModel, sites: Sequence[Site], spec: Input, threads: int) -> HeadTimes:
     """Times on this machine: the model cut at every site, and whole, in alternation."""
     pieces = cut(model, [site.tensors for site in sites])
     segments = [ModelPart(piece.model, "segment", "cpu", threads) for piece in pieces]
@@ -83,9 +83,9 @@ def measure_times(model: SplitModel, sites: Sequence[Cut], spec: Input, threads:
 
 
 def train_head(
-    way: Way,
+    way: ExitKind,
     number: int,
-    site: Cut,
+    site: Site,
     known: Shapes,
     learn: HeadData,
     tune: HeadData,
@@ -95,7 +95,7 @@ def train_head(
 ) -> TrainedHead:
     """Train the best head of kind ``way`` for site ``number`` on ``learn``; heads are compared on ``tune``."""
     each, classes = learn.at(site), learn.scores.shape[1]
-    heads: dict[Kind, Centroids | Predictor]
+    heads: dict[HeadKind, Centroids | NetworkHead]
     if way == "freeze":
         heads = {"centroids": freeze.fit(each, learn.answers, classes, seed)}
     else:
@@ -118,7 +118,7 @@ def _seconds_alone(candidate: ExitChoice, cost: HeadTimes) -> float:
     return compose([candidate], cost.reached, cost.whole, 1, candidate.size, _COMPARED_AT).seconds
 
 
-def measure_lookup(path: Path, site: Cut, known: Shapes) -> float:
+def measure_lookup(path: Path, site: Site, known: Shapes) -> float:
     """Seconds of a head for one picture."""
     head = ModelPart(path.read_bytes(), path.name, "cpu", 1)
     tensors = {name: np.zeros((1, *(size or 1 for size in known[name][1:])), np.float32) for name in site.features}

@@ -14,8 +14,8 @@ import msgspec
 import numpy as np
 
 from cachenet.models.exits.certify import Scores
-from cachenet.shared.bundle.manifest import Manifest, Way
-from cachenet.shared.inference.early_exit import FEATURES, SCORES, Cache, EarlyExitModel
+from cachenet.shared.bundle.manifest import ExitKind, Manifest
+from cachenet.shared.inference.early_exit import FEATURES, SCORES, EarlyExitModel, ExitHead
 from cachenet.shared.inference.engine import Batch, ModelPart
 from cachenet.shared.inference.exit_cost import ExitCostModel
 
@@ -50,8 +50,8 @@ class _RecordedPart:
         return {SCORES: self.scores[pictures[:, 0].astype(np.int64)], FEATURES: pictures}
 
 
-def replayed(
-    manifest: Manifest, way: Way, scores: Sequence[Scores], whole: Scores, draw: Callable[[], float]
+def recorded_exits(
+    manifest: Manifest, way: ExitKind, scores: Sequence[Scores], whole: Scores, draw: Callable[[], float]
 ) -> EarlyExitModel:
     """The early-exit model of kind ``way``, over recorded ``scores`` of each head ``(pictures, classes)`` and of the
     whole model. ``draw``: source of random numbers in 0..1.
@@ -62,7 +62,7 @@ def replayed(
     segments = [_RecordedPart(clock, seconds, None, ()) for seconds in times]
     segments.append(_RecordedPart(clock, last, whole, (SCORES,)))
     heads = [
-        Cache(
+        ExitHead(
             msgspec.structs.replace(layer, tensors=(_PICTURE,)),
             cast(ModelPart, _RecordedPart(clock, _LOOKUP, own, (SCORES, FEATURES))),
             ExitCostModel(number),

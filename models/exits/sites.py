@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto
 
-from cachenet.models.export.cost import inferred, node_macs
+from cachenet.models.export.cost import infer_shapes, node_macs
 from cachenet.shared.inference.image import Size
 
 #: Largest number of sites.
@@ -19,7 +19,7 @@ _FIRST, _LAST = 0.02, 0.95
 Shapes = dict[str, tuple[int | None, ...]]
 
 
-class Cut(NamedTuple):
+class Site(NamedTuple):
     """A site: the ``tensors`` that the rest of the graph needs, and ``features``, those computed from the picture, the
     newest first. ``macs``: multiply-adds before the site; ``share``: of all multiply-adds.
     """
@@ -30,7 +30,7 @@ class Cut(NamedTuple):
     share: float
 
 
-def cuts(model: ModelProto, side: Size, slots: int = _SLOTS) -> list[Cut]:
+def find_sites(model: ModelProto, side: Size, slots: int = _SLOTS) -> list[Site]:
     """At most ``slots`` sites, in the order of the graph.
 
     An exit saves a ratio of the time. So there is one site for each equal step of the logarithm of the multiply-adds:
@@ -45,7 +45,7 @@ def cuts(model: ModelProto, side: Size, slots: int = _SLOTS) -> list[Cut]:
     costs = [node_macs(node, {name: [n or 0 for n in sizes] for name, sizes in known.items()}) for node in nodes]
     total = sum(costs)
     live, done = [picture], 0
-    best: dict[int, tuple[int, Cut]] = {}
+    best: dict[int, tuple[int, Site]] = {}
     for index, node in enumerate(nodes[:-1]):
         done += costs[index]
         live = [name for name in (*node.output, *live) if last.get(name, -1) > index]
@@ -57,7 +57,7 @@ def cuts(model: ModelProto, side: Size, slots: int = _SLOTS) -> list[Cut]:
         carried = sum(math.prod(n or 1 for n in known.get(name, ())) for name in features)
         slot = int(slots * math.log(done / total / _FIRST) / -math.log(_FIRST))
         if slot not in best or carried <= best[slot][0]:
-            best[slot] = carried, Cut(tuple(live), tuple(features), done, done / total)
+            best[slot] = carried, Site(tuple(live), tuple(features), done, done / total)
     return [own for _, own in sorted(best.values(), key=lambda pair: pair[1].macs)]
 
 
@@ -66,14 +66,14 @@ def shapes(model: ModelProto, side: Size) -> Shapes:
     return _sizes(model, _values(model, side))
 
 
-def placed(tensors: tuple[str, ...], image: str, share: float) -> Cut:
+def known_site(tensors: tuple[str, ...], image: str, share: float) -> Site:
     """The site of an exit in a bundle. ``image``: name of the picture's tensor."""
-    return Cut(tensors, tuple(name for name in tensors if name != image), 0, share)
+    return Site(tensors, tuple(name for name in tensors if name != image), 0, share)
 
 
 def _values(model: ModelProto, side: Size) -> list[ValueInfoProto]:
     """Types and sizes of the tensors that are not weights."""
-    graph = inferred(model, side)
+    graph = infer_shapes(model, side)
     return [*graph.input, *graph.value_info, *graph.output]
 
 

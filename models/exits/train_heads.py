@@ -38,7 +38,7 @@ _BATCH, _RATE, _DECAY = 128, 2e-3, 0.05
 _TARGET_TEMPERATURE = 2.0
 
 
-class Predictor(nn.Module):
+class NetworkHead(nn.Module):
     """A network from recorded activations to scores. Its inputs are ``rows`` of maps and vectors, the newest first."""
 
     def __init__(self, kind: Kind, each: Sequence[Activations], classes: int) -> None:
@@ -125,10 +125,10 @@ def kinds(each: Sequence[Activations]) -> tuple[Kind, ...]:
     return KINDS if is_map else ("pooled", "hidden")
 
 
-def train(kind: Kind, each: Sequence[Activations], scores: Weights, seed: int) -> Predictor:
+def train(kind: Kind, each: Sequence[Activations], scores: Weights, seed: int) -> NetworkHead:
     """Train a head of this kind from recorded activations to the full model's ``scores`` ``(n, classes)``."""
     torch.manual_seed(seed)
-    predictor = Predictor(kind, each, scores.shape[1])
+    predictor = NetworkHead(kind, each, scores.shape[1])
     # Pooled features fit into memory; whole maps stay on the disk.
     inputs = each if kind == "convolution" else [rows(each, _SIDES[kind])]
     targets = torch.softmax(torch.from_numpy(scores) / _TARGET_TEMPERATURE, 1)

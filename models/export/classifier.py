@@ -25,7 +25,15 @@ from cachenet.models.export.native import Native, canonical, natives
 from cachenet.models.export.onnx_file import ClassifierError, OnnxRun, inputs, load, properties
 from cachenet.shared.inference.image import Input, Picture, Tensor, crop, preprocessor
 
-__all__ = ["PRESETS", "Classifier", "ClassifierError", "preset", "probes", "served", "understand"]
+__all__ = [
+    "PRESETS",
+    "Classifier",
+    "ClassifierError",
+    "load_classifier",
+    "parse_preprocessing",
+    "probe_images",
+    "serving_graph",
+]
 
 #: Preprocessing by name: ImageNet as in torchvision, EfficientNet-Lite, 0..1, -1..1, Caffe (BGR, mean subtracted), and
 #: unnormalised pixels.
@@ -70,12 +78,12 @@ class Classifier:
         return inputs(self.graph.graph)[0].type.tensor_type.shape.dim[0].dim_value or None
 
 
-def preset(text: str) -> Input:
+def parse_preprocessing(text: str) -> Input:
     """Parse a preprocessing: a preset with changes (``imagenet,stretch,bgr``, ``unit,320x180``), or a bundle's JSON.
 
     Raises ``ClassifierError``.
 
-    >>> preset("unit,320x180").size
+    >>> parse_preprocessing("unit,320x180").size
     (320, 180)
     """
     name, *words = text.split(",")
@@ -104,7 +112,7 @@ def preset(text: str) -> Input:
         raise ClassifierError(f"{text!r} is no preprocessing ({error})") from None
 
 
-def understand(
+def load_classifier(
     path: Path,
     preprocessing: Input | None = None,
     labels: tuple[str, ...] | None = None,
@@ -124,7 +132,7 @@ def understand(
     """
     model, name = load(path), path.name
     readings = natives(name, model)
-    spec = preprocessing or metadata.declared(name, properties(model))
+    spec = preprocessing or metadata.read_preprocessing(name, properties(model))
     if spec is None and readings[0].pixels_as_they_are and readings[0].height and readings[0].width:
         spec = PRESETS["raw"]
     if spec is None:
@@ -142,7 +150,7 @@ def understand(
     return replace(found, labels=known or found.labels)
 
 
-def served(classifier: Classifier, about: dict[str, str]) -> ModelProto:
+def serving_graph(classifier: Classifier, about: dict[str, str]) -> ModelProto:
     """Return the model for a bundle: its only output is ``scores``, and ``about`` is in the metadata."""
     model = ending_in(classifier.graph, classifier.scores)
     output = helper.make_tensor_value_info(classifier.scores, TensorProto.FLOAT, ["n", len(classifier.labels)])
@@ -152,7 +160,7 @@ def served(classifier: Classifier, about: dict[str, str]) -> ModelProto:
     return model
 
 
-def probes(spec: Input) -> dict[str, Picture]:
+def probe_images(spec: Input) -> dict[str, Picture]:
     """Return probe images of a model's input size by name: black, white, blocks of colour, a gradient, and noise."""
     width, height = spec.size
     rng = np.random.default_rng(0)
@@ -201,7 +209,7 @@ def _try(path: Path, model: ModelProto, native: Native, spec: Input, embedding: 
     if native.batch not in (None, 1):
         raise ClassifierError(f"{name} takes batches of {native.batch} only; export it with a free batch size")
     prepare = preprocessor(spec)
-    images = np.concatenate([prepare(crop(picture, spec)) for picture in probes(spec).values()])
+    images = np.concatenate([prepare(crop(picture, spec)) for picture in probe_images(spec).values()])
     graph = canonical(model, native, native.batch)
     output = str(graph.graph.output[0].name)
     ancestry = Ancestry(graph.graph, inputs(graph.graph)[0].name)

@@ -34,7 +34,7 @@ class Cost:
     int8: bool
 
 
-def cost(model: ModelProto, side: Size) -> Cost:
+def model_cost(model: ModelProto, side: Size) -> Cost:
     """Return the cost of one image of size ``side``."""
     kinds = [node.op_type for node in model.graph.node]
     return Cost(macs(model, side), operators(model), "QuantizeLinear" in kinds)
@@ -53,12 +53,12 @@ def parameters(model: ModelProto) -> int:
 def macs(model: ModelProto, side: Size) -> int:
     """Return the multiply-adds of one image of size ``side`` in convolutions and matrix products."""
     shapes = {weight.name: list(weight.dims) for weight in model.graph.initializer}
-    for value in inferred(model, side).value_info:
+    for value in infer_shapes(model, side).value_info:
         shapes[value.name] = [size.dim_value for size in value.type.tensor_type.shape.dim]
     return sum(node_macs(node, shapes) for node in model.graph.node)
 
 
-def inferred(model: ModelProto, side: Size) -> GraphProto:
+def infer_shapes(model: ModelProto, side: Size) -> GraphProto:
     """Return the graph for one image of size ``side`` with inferred types and shapes."""
     fixed = copied(model)
     width, height = pixels(side)
@@ -69,7 +69,7 @@ def inferred(model: ModelProto, side: Size) -> GraphProto:
     return shape_inference.infer_shapes(fixed, data_prop=True).graph
 
 
-def seconds(paths: Sequence[Path], image: npt.NDArray[np.float32], runs: int) -> list[float]:
+def run_seconds(paths: Sequence[Path], image: npt.NDArray[np.float32], runs: int) -> list[float]:
     """Return the median time of a run of each model on one thread; the models take turns.
 
     Args:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cachenet.models.export.graph import Graph, Weights, write
+from cachenet.models.export.graph import Graph, Weights, write_classifier
 from cachenet.models.train.networks import Network, array
 
 #: Stride of the first block of each stage (arXiv 1905.11946, table 1).
@@ -48,7 +48,7 @@ def export(weights: Mapping[str, Weights], side: int, path: Path, metadata: dict
     x = trunk(graph, weights, "image", "lite", "embedding")
     head = graph.small_constant("head.weight", weights["_fc.weight"])
     graph.node("Gemm", [x, head, graph.constant("head.bias", weights["_fc.bias"])], "scores", transB=1)
-    write(graph, len(weights["_fc.bias"]), path, metadata, side)
+    write_classifier(graph, len(weights["_fc.bias"]), path, metadata, side)
 
 
 def trunk(graph: Graph, weights: Mapping[str, Weights], image: str, name: str, embedding: str) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
-from cachenet.models.export.graph import Graph, Weights, write
+from cachenet.models.export.graph import Graph, Weights, write_classifier
 from cachenet.models.train.networks import Block, ResNet, array
 
 
@@ -30,7 +30,7 @@ def export(network: ResNet, path: Path, metadata: dict[str, str]) -> None:
         "scores",
         transB=1,
     )
-    write(graph, network.shape.classes, path, metadata)
+    write_classifier(graph, network.shape.classes, path, metadata)
 
 
 def trunk(graph: Graph, network: ResNet, embedding: str) -> str:

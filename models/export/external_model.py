@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from cachenet.models.export import cost
-from cachenet.models.export.classifier import Classifier, ClassifierError, understand
+from cachenet.models.export.classifier import Classifier, ClassifierError, load_classifier
 from cachenet.shared.inference.image import Input
 
 
@@ -22,7 +22,7 @@ def read(
     Raises:
         ClassifierError: Labels, crop or size do not fit.
     """
-    own = understand(path, preprocessing, labels, role="base")
+    own = load_classifier(path, preprocessing, labels, role="base")
     count = len(full.labels)
     if len(own.labels) != count:
         raise ClassifierError(f"{path.name} has {len(own.labels)} classes, and the full model has {count}")

@@ -24,7 +24,7 @@ class RestoreError(UserError):
     """An ONNX file was not written by ``models.export.export``."""
 
 
-def restore(path: Path, images: Tensor) -> ResNet:
+def from_onnx(path: Path, images: Tensor) -> ResNet:
     """Restore the network in ``path``.
 
     Args:

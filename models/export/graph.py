@@ -75,7 +75,7 @@ class Graph:
         return self.node("Relu", [y], f"{name}.relu") if relu else y
 
 
-def write(graph: Graph, classes: int, path: Path, metadata: dict[str, str], side: int | None = None) -> None:
+def write_classifier(graph: Graph, classes: int, path: Path, metadata: dict[str, str], side: int | None = None) -> None:
     """Write a classifier from the input ``image`` to the output ``scores``.
 
     Args:
@@ -85,10 +85,10 @@ def write(graph: Graph, classes: int, path: Path, metadata: dict[str, str], side
     sizes: list[str | int | None] = ["n", 3, side, side] if side is not None else ["n", 3, "h", "w"]
     image = helper.make_tensor_value_info("image", TensorProto.FLOAT, sizes)
     scores = helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["n", classes])
-    save(graph, "cachenet", [image], [scores], path, metadata)
+    write_graph(graph, "cachenet", [image], [scores], path, metadata)
 
 
-def save(
+def write_graph(
     graph: Graph,
     name: str,
     inputs: Sequence[onnx.ValueInfoProto],

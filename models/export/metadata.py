@@ -50,17 +50,17 @@ def read_labels(name: str, properties: Mapping[str, str]) -> tuple[str, ...]:
     return ()
 
 
-def written(labels: tuple[str, ...]) -> str:
+def format_labels(labels: tuple[str, ...]) -> str:
     """Format labels for ``cachenet.labels``: separated by commas, or as JSON if a label contains one.
 
-    >>> written(("cat", "dog"))
+    >>> format_labels(("cat", "dog"))
     'cat,dog'
     """
     plain = not any("," in label for label in labels) and not labels[0].startswith("[")
     return ",".join(labels) if plain else msgspec.json.encode(labels).decode()
 
 
-def declared(name: str, properties: Mapping[str, str]) -> Input | None:
+def read_preprocessing(name: str, properties: Mapping[str, str]) -> Input | None:
     """Read the preprocessing; None if there is none. Raises ``ClassifierError`` if it is damaged."""
     if (text := properties.get(f"{PREFIX}input")) is None:
         return _ULTRALYTICS if properties.get("task") == "classify" and "names" in properties else None

@@ -59,7 +59,7 @@ def int8(model: ModelProto, images: Tensor) -> ModelProto:
     return quantised
 
 
-def as_light_as(other: Path, path: Path, images: Tensor) -> None:
+def match_precision(other: Path, path: Path, images: Tensor) -> None:
     """Convert the model at ``path`` to INT8 if the one at ``other`` is in INT8. Raises ``OSError``."""
     if any(node.op_type == "QuantizeLinear" for node in onnx.load(str(other)).graph.node):
         atomic_files.write(path, int8(onnx.load(str(path)), images).SerializeToString(deterministic=True))
@@ -67,7 +67,7 @@ def as_light_as(other: Path, path: Path, images: Tensor) -> None:
 
 def compare(before: Path, after: Path, image: Tensor) -> PrecisionComparison:
     """Measure the model at ``after`` relative to the one at ``before``."""
-    seconds, other = cost.seconds([before, after], image, _RUNS)
+    seconds, other = cost.run_seconds([before, after], image, _RUNS)
     return PrecisionComparison(after.stat().st_size / before.stat().st_size, other / seconds)
 
 

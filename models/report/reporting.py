@@ -22,7 +22,7 @@ from cachenet.models.data.scenes import SCENES, UNSEEN
 from cachenet.models.exits.evaluate import evaluate
 from cachenet.models.report import scores, tables
 from cachenet.models.train import clusters
-from cachenet.shared.bundle.manifest import Bundle, Manifest, Way
+from cachenet.shared.bundle.manifest import Bundle, ExitKind, Manifest
 from cachenet.shared.cascade.reference import disagreements
 from cachenet.shared.cascade.spec import MAX_DISAGREEMENT
 from cachenet.shared.inference.engine import Session
@@ -120,7 +120,7 @@ def report(
     return Report(manifest, results, curves, _map(part, answers))
 
 
-def _exits(bundle: Bundle, part: LabelledFrames, progress: Progress) -> dict[Way, dict[str, Any]]:
+def _exits(bundle: Bundle, part: LabelledFrames, progress: Progress) -> dict[ExitKind, dict[str, Any]]:
     task = progress.add_task("early exits", total=len(part), visible=bool(bundle.manifest.layers))
     found = evaluate(bundle, part, torch.get_num_threads(), lambda done: progress.update(task, completed=done))
     progress.remove_task(task)
@@ -128,7 +128,7 @@ def _exits(bundle: Bundle, part: LabelledFrames, progress: Progress) -> dict[Way
 
 
 def _uncertainty(logits: Logits, temperature: float, right: npt.NDArray[np.bool_]) -> dict[str, scores.Uncertainty]:
-    return {**scores.doubts(logits, temperature), "learned": scores.learned(logits, temperature, right)}
+    return {**scores.uncertainty_scores(logits, temperature), "learned": scores.learned(logits, temperature, right)}
 
 
 def _replays(
@@ -153,7 +153,7 @@ def _replays(
         labels = restricted[0].labels
         for where, scenes in {"session": range(len(SCENES)), "session, unseen": UNSEEN}.items():
             schedules = [
-                streams.plan("session", labels, seed, frames, None, scenes)
+                streams.schedule("session", labels, seed, frames, None, scenes)
                 for seed in range(first_seed, first_seed + count)
             ]
             shown[where] = [traces.select(recorded, one.source, one.label) for one in schedules]

@@ -24,7 +24,7 @@ _STEPS = 12
 _RIDGE = 1.0
 
 
-def doubts(logits: Logits, temperature: float) -> dict[str, Uncertainty]:
+def uncertainty_scores(logits: Logits, temperature: float) -> dict[str, Uncertainty]:
     """The scores of ``logits`` ``(n, classes)``, by name.
 
     ``entropy``: CacheNet's (arXiv 2007.01793). ``probability``: of all labels but the first. ``margin``: between the
@@ -49,7 +49,7 @@ def learned(logits: Logits, temperature: float, right: Right) -> Uncertainty:
     ordered = np.sort(logits, axis=1)[:, ::-1].astype(np.float64)
     first = np.eye(logits.shape[1])[logits.argmax(1)]
     gaps = ordered[:, :1] - ordered[:, 1 : min(4, logits.shape[1])]
-    features = np.column_stack([*doubts(logits, temperature).values(), gaps, ordered[:, 0], first])
+    features = np.column_stack([*uncertainty_scores(logits, temperature).values(), gaps, ordered[:, 0], first])
     features = (features - features.mean(0)) / np.maximum(features.std(0), 1e-9)
     features = np.column_stack([features, np.ones(len(features))])
     halves = np.arange(len(features)) % 2 == 0

@@ -21,12 +21,12 @@ import torch
 from rich.progress import Progress
 
 from cachenet.models.build_config import DEFAULT_SHARES, BuildConfig, key
-from cachenet.models.certify import calibrate, recorded
+from cachenet.models.certify import calibrate, traces
 from cachenet.models.data.dataset import Dataset, LabelledFrames
 from cachenet.models.export import cost, quantise
-from cachenet.models.export.classifier import PRESETS, ClassifierError, served
+from cachenet.models.export.classifier import PRESETS, ClassifierError, serving_graph
 from cachenet.models.export.export import export
-from cachenet.models.export.metadata import written
+from cachenet.models.export.metadata import format_labels
 from cachenet.models.report import scores
 from cachenet.models.report.remarks import SLOW
 from cachenet.models.train import clusters, partitions, teacher_runtime
@@ -82,7 +82,7 @@ class TrainedModel:
 
 
 @dataclass(frozen=True)
-class Local:
+class LocalModel:
     """Preprocessing and size of a model."""
 
     input: Input
@@ -91,7 +91,7 @@ class Local:
 
 
 @dataclass(frozen=True)
-class Choice:
+class Selection:
     """Selected models: the full model, the general models and some submodels."""
 
     models: dict[str, Model]  # Manifest entries by name
@@ -138,7 +138,7 @@ def network_shape(share: float, full: int, side: Size, classes: int) -> Shape:
     return sized(int(share * full), side, classes, _SMALL_BLOCKS if share < SMALL else BASE.blocks)
 
 
-def quick_shares(config: BuildConfig, dataset: Dataset, work: Path) -> tuple[float, ...]:
+def affordable_shares(config: BuildConfig, dataset: Dataset, work: Path) -> tuple[float, ...]:
     """Return ``config.shares``; adapt a default share so that the base model is fast on this machine.
 
     The share is raised to ``_CHEAP`` multiply-adds, then halved until the base model takes at most ``SLOW`` of the full
@@ -146,15 +146,15 @@ def quick_shares(config: BuildConfig, dataset: Dataset, work: Path) -> tuple[flo
     """
     if dataset.base is not None or config.shares != DEFAULT_SHARES:
         return config.shares
-    classifier, spec = dataset.classifier, own_input(dataset.classifier.input)
+    classifier, spec = dataset.classifier, local_input(dataset.classifier.input)
     stored = work / f"share-{key(digest(classifier.graph.SerializeToString(deterministic=True)), config.shares)}.txt"
     if not stored.exists():
         full, [share] = max(1, cost.macs(classifier.graph, classifier.input.size)), config.shares
         share = max(share, min(SLOW, _CHEAP / full))
         with tempfile.TemporaryDirectory(prefix="cachenet-") as directory:
             path = Path(directory, "full.onnx")
-            path.write_bytes(served(classifier, {}).SerializeToString(deterministic=True))
-            [full_seconds] = cost.seconds([path], blank(classifier.input), _RUNS)
+            path.write_bytes(serving_graph(classifier, {}).SerializeToString(deterministic=True))
+            [full_seconds] = cost.run_seconds([path], blank(classifier.input), _RUNS)
             tried: Shape | None = None
             for halved in [share / 2**times for times in range(_HALVINGS)]:
                 net = network_shape(halved, full, spec.size, len(classifier.labels))
@@ -163,13 +163,13 @@ def quick_shares(config: BuildConfig, dataset: Dataset, work: Path) -> tuple[flo
                 tried, share = net, halved
                 path = Path(directory, "base.onnx")
                 export(ResNet(net).eval(), path, {})
-                if cost.seconds([path], blank(spec), _RUNS)[0] <= SLOW * full_seconds:
+                if cost.run_seconds([path], blank(spec), _RUNS)[0] <= SLOW * full_seconds:
                     break
         atomic_files.write(stored, repr(share).encode())
     return (float(stored.read_text()),)
 
 
-def own_input(spec: Input) -> Input:
+def local_input(spec: Input) -> Input:
     """Return the preprocessing of trained networks for a full model of ``spec``: same crop, RGB, small numbers."""
     mean, std = spec.mean, spec.std
     if spec.colour == "bgr":
@@ -186,37 +186,37 @@ def _partition(config: BuildConfig, dataset: Dataset, likely: Sequence[WorkingSe
         return []
     count = min(_MAX_CLUSTERS, _CLUSTERS_PER_LABEL * classes, len(learn) // 4)
     own = clusters.assign(learn.embeddings, clusters.fit(learn.embeddings, count, config.seed))
-    return partitions.by_codes(own, learn.answers, classes, likely, config.submodels)
+    return partitions.group_clusters(own, learn.answers, classes, likely, config.submodels)
 
 
-def make(
+def build_models(
     config: BuildConfig,
     dataset: Dataset,
     proposed: Sequence[TrainedModel],
     directory: Path,
     work: Path,
     progress: Progress,
-) -> dict[str, Local]:
+) -> dict[str, LocalModel]:
     """Write the full model and the proposed models into ``directory``; return their sizes by name."""
-    made: dict[str, Local] = {}
+    made: dict[str, LocalModel] = {}
     labels = dataset.classifier.labels
     for name, model in {"full": dataset.classifier, "base": dataset.base}.items():
         if model is not None:
-            graph = served(model, properties(config.name, labels, name, model.input))
+            graph = serving_graph(model, properties(config.name, labels, name, model.input))
             atomic_files.write(_path(directory, name), graph.SerializeToString(deterministic=True))
-            made[name] = Local(model.input, cost.parameters(model.graph), cost.macs(model.graph, model.input.size))
+            made[name] = LocalModel(model.input, cost.parameters(model.graph), cost.macs(model.graph, model.input.size))
     if dataset.base is None:
-        spec = own_input(dataset.classifier.input)
+        spec = local_input(dataset.classifier.input)
         for name, network in train(config, dataset, proposed, _path(directory, "full"), work, progress).items():
             export(network.eval(), _path(directory, name), properties(config.name, labels, name, spec))
-            made[name] = Local(spec, network.parameters_count(), macs(network, spec.size))
+            made[name] = LocalModel(spec, network.parameters_count(), macs(network, spec.size))
     return made
 
 
 def properties(bundle: str, labels: tuple[str, ...], model: str, spec: Input) -> dict[str, str]:
     """Return the ONNX metadata of a bundle's model."""
     input = msgspec.json.encode(spec).decode()
-    return {"bundle": bundle, "labels": written(labels), "input": input, "model": model}
+    return {"bundle": bundle, "labels": format_labels(labels), "input": input, "model": model}
 
 
 def _path(directory: Path, name: str) -> Path:
@@ -228,11 +228,11 @@ def train(
 ) -> dict[str, ResNet]:
     """Train the proposed networks, or continue from the checkpoints in ``work``; return them by name."""
     learn, tune, full_spec = dataset.learn, dataset.tune, dataset.classifier.input
-    spec = own_input(full_spec)
-    runtime = teacher_runtime.find(full, full_spec, tune, config.views * len(learn), work)
+    spec = local_input(full_spec)
+    runtime = teacher_runtime.choose_runtime(full, full_spec, tune, config.views * len(learn), work)
     work = work / runtime.name
     teacher = Teacher(
-        lambda images: recorded.run(runtime.session, full_spec, recorded.as_pictures(images)),
+        lambda images: traces.run_model(runtime.session, full_spec, traces.as_pictures(images)),
         learn.images,
         config.views,
         config.seed,
@@ -285,8 +285,13 @@ def train(
     return networks
 
 
-def lighten(
-    config: BuildConfig, dataset: Dataset, made: Mapping[str, Local], directory: Path, work: Path, progress: Progress
+def quantise_if_faster(
+    config: BuildConfig,
+    dataset: Dataset,
+    made: Mapping[str, LocalModel],
+    directory: Path,
+    work: Path,
+    progress: Progress,
 ) -> str:
     """Convert the local models in ``directory`` to INT8 if the config says so, or if it is better for the base model.
 
@@ -345,12 +350,14 @@ def _choose_precision(
     original: str,
 ) -> str:
     """Compare the base model ``before`` and ``after`` conversion; return the precision and the reason."""
-    pictures, threads = recorded.as_pictures(tune.images), torch.get_num_threads()
+    pictures, threads = traces.as_pictures(tune.images), torch.get_num_threads()
 
     def measure(path: Path) -> tuple[float, float]:
-        logits = recorded.run(Session(path, "cpu", threads), spec, pictures, tune.seen)
+        logits = traces.run_model(Session(path, "cpu", threads), spec, pictures, tune.seen)
         right = logits.argmax(1) == tune.answers
-        return scores.coverage_at(_RISK, scores.doubts(logits, 1.0)["probability"], right), float(right.mean())
+        return scores.coverage_at(_RISK, scores.uncertainty_scores(logits, 1.0)["probability"], right), float(
+            right.mean()
+        )
 
     (coverage, agreement), (int8_coverage, int8_agreement) = measure(before), measure(after)
     ratio = quantise.compare(before, after, image)
@@ -365,19 +372,21 @@ def _choose_precision(
     )
 
 
-def choose(
+def select(
     config: BuildConfig,
     dataset: Dataset,
     proposed: Sequence[TrainedModel],
-    made: Mapping[str, Local],
+    made: Mapping[str, LocalModel],
     likely: Sequence[WorkingSet],
     directory: Path,
     progress: Progress,
-) -> Choice:
+) -> Selection:
     """Measure the models and select submodels; remove the others from ``directory``."""
     paths, inputs = {name: _path(directory, name) for name in made}, {name: own.input for name, own in made.items()}
     classes = {model.name: model.part.labels for model in proposed if model.part is not None}
-    temperatures, coverage = calibrate.measure(dataset.tune, inputs, "full", paths, classes, config.seed, progress)
+    temperatures, coverage = calibrate.calibrate_models(
+        dataset.tune, inputs, "full", paths, classes, config.seed, progress
+    )
 
     general = [model.name for model in proposed if model.part is None]
     special = [model for model in proposed if model.part is not None]
@@ -414,14 +423,14 @@ def choose(
         )
         for name in names
     }
-    return Choice(models, found)
+    return Selection(models, found)
 
 
 def manifest_entry(
     directory: Path,
     name: str,
     role: Literal["full", "base", "submodel"],
-    made: Local,
+    made: LocalModel,
     temperature: float,
     coverage: tuple[float, ...],
     classes: tuple[int, ...] = (),
@@ -437,7 +446,7 @@ def manifest_entry(
         temperature=temperature,
         parameters=made.parameters,
         macs=made.macs,
-        milliseconds=round(1000 * cost.seconds([path], blank(made.input), _RUNS)[0], 3),
+        milliseconds=round(1000 * cost.run_seconds([path], blank(made.input), _RUNS)[0], 3),
         coverage=coverage,
         classes=classes,
     )

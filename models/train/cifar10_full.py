@@ -17,7 +17,7 @@ from rich.progress import Progress
 
 from cachenet.models.data import cifar10, imagenet
 from cachenet.models.data.cifar10 import INPUT, Cifar10, Split
-from cachenet.models.data.scenes import SCENES, SEEN
+from cachenet.models.data.scenes import KNOWN, SCENES
 from cachenet.models.export.efficientnet import Lite
 from cachenet.models.export.export import export
 from cachenet.models.train import pair
@@ -27,11 +27,11 @@ from cachenet.models.train.training import (
     Recipe,
     accuracy,
     augmented_batches,
+    camera_augment,
     fit,
     label_loss,
     scores,
     self_distillation_loss,
-    sense,
 )
 
 
@@ -100,7 +100,7 @@ def train(config: FullModelConfig, data: Cifar10, work: Path, progress: Progress
     torch.manual_seed(0)
     lite = Lite(imagenet.weights(0), len(cifar10.LABELS), _ENLARGED, INPUT.mean, INPUT.std)
     _fit(lite, config.lite, label_loss(config.lite), work / "lite.pt", data, progress, "EfficientNet")
-    images = np.concatenate([data.held.images, sense(data.held.images, np.random.default_rng(0))])
+    images = np.concatenate([data.held.images, camera_augment(data.held.images, np.random.default_rng(0))])
     first, second = (torch.from_numpy(scores(network, images, INPUT)) for network in (lite, resnet))
     return Trained(resnet, (lite, pair.fit(first, second, torch.from_numpy(np.tile(data.held.labels, 2)))))
 
@@ -115,7 +115,7 @@ def _fit(
     fit(network, INPUT, recipe, batches, steps, loss, path, progress, title, evaluate)
 
 
-def lay_out(trained: Trained, data: Cifar10, out: Path) -> None:
+def write_build_inputs(trained: Trained, data: Cifar10, out: Path) -> None:
     """Write the files that ``build`` takes: ``full.onnx``, ``scenes.json``, and ``train/`` and ``held/``.
 
     ``scenes.json`` holds the labels of the known scenes. The image directories have a subdirectory for each class.
@@ -127,7 +127,7 @@ def lay_out(trained: Trained, data: Cifar10, out: Path) -> None:
     else:
         lite, shares = trained.lite
         pair.write_pair(lite.eval(), resnet, shares, INPUT.side, out / "full.onnx", properties)
-    scenes = [[cifar10.LABELS[label] for label in SCENES[number].classes] for number in SEEN]
+    scenes = [[cifar10.LABELS[label] for label in SCENES[number].classes] for number in KNOWN]
     (out / "scenes.json").write_bytes(msgspec.json.encode(scenes) + b"\n")
     for name, split in (("train", data.train), ("held", data.held)):
         write_pictures(split, out / name)

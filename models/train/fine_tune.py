@@ -19,19 +19,19 @@ import numpy.typing as npt
 import torch
 from rich.progress import Progress
 
-from cachenet.models.bundle_writer import lay, put
-from cachenet.models.certify import recorded
-from cachenet.models.certify.calibrate import SURE, coverage
-from cachenet.models.certify.replay import Logits
+from cachenet.models.bundle_writer import link_models, publish
+from cachenet.models.certify import traces
+from cachenet.models.certify.calibrate import MAX_ERROR_PROBABILITY, coverage
+from cachenet.models.certify.traces import Logits
 from cachenet.models.data.cifar10 import Images, Labels
 from cachenet.models.data.dataset import Dataset, LabelledFrames
 from cachenet.models.export import quantise
 from cachenet.models.export.export import export
-from cachenet.models.export.from_onnx import RestoreError, restore
-from cachenet.models.train.candidates import RATE, SMALL, SMALL_RATE, Local, manifest_entry, model_name, properties
+from cachenet.models.export.from_onnx import RestoreError, from_onnx
+from cachenet.models.train.candidates import RATE, SMALL, SMALL_RATE, LocalModel, manifest_entry, model_name, properties
 from cachenet.models.train.distill import FineTuneData, Weights, mix, train_submodel
 from cachenet.models.train.networks import macs
-from cachenet.models.train.training import Recipe, normalise, sense
+from cachenet.models.train.training import Recipe, camera_augment, normalise
 from cachenet.shared.bundle.manifest import Bundle, Manifest, Model
 from cachenet.shared.bundle.trust import Signer
 from cachenet.shared.cascade.probability import Probabilities, fit_temperature, softmax
@@ -71,16 +71,16 @@ _MAX_UPDATES = 16
 _CALIBRATION = 500
 
 
-class Unproven(Exception):
+class NoImprovement(Exception):
     """The submodel is not shown to be better. The message holds the comparison."""
 
 
-class RecentError(UserError):
+class RecentFramesError(UserError):
     """A file holds no usable recent frames. The message names the reason."""
 
 
 @dataclass(frozen=True)
-class Recent:
+class RecentFrames:
     """Recent frames of devices, oldest first."""
 
     images: Images  # ``(n, height, width, 3)`` uint8 RGB
@@ -95,25 +95,25 @@ class Recent:
         return tuple(sorted(order[:count].tolist()))
 
 
-def read(path: Path, bundle: Bundle) -> Recent:
-    """Read the frames that a server wrote for ``bundle``. Raises ``RecentError``."""
+def read(path: Path, bundle: Bundle) -> RecentFrames:
+    """Read the frames that a server wrote for ``bundle``. Raises ``RecentFramesError``."""
     full, classes = bundle.manifest.models[bundle.manifest.only("full")], len(bundle.manifest.labels)
     width, height = full.input.size
     try:
         with np.load(path, allow_pickle=False) as stored:
             pictures, scores, frequency = (stored[name] for name in _ARRAYS)
     except (OSError, ValueError, KeyError, EOFError, BadZipFile):
-        raise RecentError(f"{path} is no file of recent frames; a server writes them") from None
+        raise RecentFramesError(f"{path} is no file of recent frames; a server writes them") from None
     n = len(pictures)
     if (pictures.shape, scores.shape, frequency.shape) != ((n, height, width, 3), (n, classes), (classes,)):
-        raise RecentError(f"{path} holds frames of another bundle")
+        raise RecentFramesError(f"{path} holds frames of another bundle")
     if n < _MIN_FRAMES:
-        raise RecentError(f"{path} holds {n} frames, and {_MIN_FRAMES} are needed")
-    return Recent(np.ascontiguousarray(pictures[:, :, :, ::-1]), scores, frequency)
+        raise RecentFramesError(f"{path} holds {n} frames, and {_MIN_FRAMES} are needed")
+    return RecentFrames(np.ascontiguousarray(pictures[:, :, :, ::-1]), scores, frequency)
 
 
-def specialise(
-    bundle: Bundle, recent: Recent, dataset: Dataset, out: Path, progress: Progress, signer: Signer | None = None
+def fine_tune(
+    bundle: Bundle, recent: RecentFrames, dataset: Dataset, out: Path, progress: Progress, signer: Signer | None = None
 ) -> Bundle:
     """Fine-tune and test a submodel, and write ``bundle`` with it to ``out``.
 
@@ -138,7 +138,7 @@ def specialise(
         np.concatenate([dataset.learn.scores, *[train.scores] * _COPIES]),
     )
     rows = np.random.default_rng(0).permutation(len(tune))[:_CALIBRATION]
-    network = restore(bundle.path(base), normalise(tune.images[rows], spec))
+    network = from_onnx(bundle.path(base), normalise(tune.images[rows], spec))
     epochs, rate, frames = _SMALL_EPOCHS, SMALL_RATE, _SMALL_EPOCH_FRAMES
     if manifest.models[base].macs >= SMALL * manifest.models[manifest.only("full")].macs:
         # The rate falls with the error of the base model, or a good model would forget more than it learns.
@@ -167,13 +167,13 @@ def specialise(
         path = building / name / "1" / "model.onnx"
         export(network.eval(), path, properties(manifest.name, manifest.labels, name, spec))
         prepare = preprocessor(spec)
-        images = np.concatenate([prepare(picture) for picture in recorded.as_pictures(tune.images[rows])])
-        quantise.as_light_as(bundle.path(base), path, images)
+        images = np.concatenate([prepare(picture) for picture in traces.as_pictures(tune.images[rows])])
+        quantise.match_precision(bundle.path(base), path, images)
         temperature, own_coverage = _measure(bundle, path, labels, tune)
         _test(bundle, path, temperature, labels, test)
-        size = Local(spec, network.parameters_count(), macs(network, spec.size))
+        size = LocalModel(spec, network.parameters_count(), macs(network, spec.size))
         model = manifest_entry(building, name, "submodel", size, temperature, own_coverage, labels)
-        return put(building, _add(bundle, model, name, building), out, signer)
+        return publish(building, _add(bundle, model, name, building), out, signer)
     finally:
         shutil.rmtree(building, ignore_errors=True)
 
@@ -183,17 +183,17 @@ def _error_rate(base: Session, spec: Input, tune: LabelledFrames, labels: tuple[
     rows = np.isin(tune.answers, labels)
     if not rows.any():
         return 1.0
-    predicted = recorded.run(base, spec, recorded.as_pictures(tune.images[rows])).argmax(1)
+    predicted = traces.run_model(base, spec, traces.as_pictures(tune.images[rows])).argmax(1)
     return max(0.01, float((predicted != tune.answers[rows]).mean()))
 
 
-def _divide(recent: Recent) -> tuple[Recent, Recent]:
+def _divide(recent: RecentFrames) -> tuple[RecentFrames, RecentFrames]:
     """Divide recent frames into those to train on and those to test on."""
     start = int(len(recent.images) * (1 - _TEST_SHARE))
     before, after = slice(0, max(1, start - _GAP)), slice(start, None)
     return (
-        Recent(recent.images[before], recent.scores[before], recent.frequency),
-        Recent(recent.images[after], recent.scores[after], recent.frequency),
+        RecentFrames(recent.images[before], recent.scores[before], recent.frequency),
+        RecentFrames(recent.images[after], recent.scores[after], recent.frequency),
     )
 
 
@@ -205,30 +205,30 @@ def _measure(
     base = manifest.models[manifest.only("base")]
     files = {"new": path, "base": bundle.path(manifest.only("base")), "full": bundle.path(manifest.only("full"))}
     sessions = {name: (Session(file, "cpu", threads), base.input) for name, file in files.items()}
-    camera_images = sense(tune.images, np.random.default_rng(0))
+    camera_images = camera_augment(tune.images, np.random.default_rng(0))
     local = {name: sessions[name] for name in ("new", "base")}
-    plain = recorded.run_all(local, recorded.as_pictures(tune.images)) | {"full": tune.scores}
-    camera = recorded.run_all(sessions, recorded.as_pictures(camera_images))
+    plain = traces.run_models(local, traces.as_pictures(tune.images)) | {"full": tune.scores}
+    camera = traces.run_models(sessions, traces.as_pictures(camera_images))
     logits = {name: np.concatenate([plain[name], camera[name]]) for name in plain}
     full = logits["full"].argmax(1)
     temperature = round(fit_temperature(logits["new"], full, mix(np.isin(full, labels))), 4)
     new_coverage, base_coverage = (
-        coverage(logits[name], degree, logits["full"], SURE)
+        coverage(logits[name], degree, logits["full"], MAX_ERROR_PROBABILITY)
         for name, degree in (("new", temperature), ("base", base.temperature))
     )
     adjusted = np.clip(np.array(base.coverage) + new_coverage - base_coverage, 0, 1)
     return temperature, tuple(round(float(share), 4) for share in adjusted)
 
 
-def _test(bundle: Bundle, path: Path, temperature: float, labels: tuple[int, ...], test: Recent) -> None:
-    """Compare the submodel at ``path`` with the resident models. Raises ``Unproven``."""
+def _test(bundle: Bundle, path: Path, temperature: float, labels: tuple[int, ...], test: RecentFrames) -> None:
+    """Compare the submodel at ``path`` with the resident models. Raises ``NoImprovement``."""
     manifest, threads = bundle.manifest, torch.get_num_threads()
     # Resident is the base model, and the submodel that answers most of the working set.
     best = sorted(manifest.submodels(), key=lambda name: -manifest.expected_coverage(name, test.frequency))[:1]
-    pictures = recorded.as_pictures(test.images)
+    pictures = traces.as_pictures(test.images)
 
     def predict(file: Path, spec: Input, degree: float) -> Probabilities:
-        return softmax(recorded.run(Session(file, "cpu", threads), spec, pictures), degree)
+        return softmax(traces.run_model(Session(file, "cpu", threads), spec, pictures), degree)
 
     resident = [manifest.only("base"), *best]
     models = [manifest.models[name] for name in resident]
@@ -240,7 +240,7 @@ def _test(bundle: Bundle, path: Path, temperature: float, labels: tuple[int, ...
     blocks = np.add.reduceat(gain, np.arange(0, len(gain), _BLOCK))
     wins, losses = int((blocks > 0).sum()), int((blocks < 0).sum())
     if gain.mean() < _MIN_GAIN or _sign_test(wins, wins + losses) > _MAX_P:
-        raise Unproven(
+        raise NoImprovement(
             f"of the {len(gain)} most recent frames of {'-'.join(manifest.labels[label] for label in labels)} it "
             f"answers {gain.mean():+.1%}, better in {wins} blocks and worse in {losses} than {' and '.join(resident)}"
         )
@@ -254,7 +254,7 @@ def _compare(new: Probabilities, resident: Sequence[Probabilities], full: Labels
 
     def score(probabilities: Probabilities) -> npt.NDArray[np.float64]:
         agrees = probabilities.argmax(1) == full
-        return np.where(1 - probabilities.max(1) > SURE, 0.0, np.where(agrees, 1.0, -1.0))
+        return np.where(1 - probabilities.max(1) > MAX_ERROR_PROBABILITY, 0.0, np.where(agrees, 1.0, -1.0))
 
     stacked = np.stack(resident)  # (models, n, classes)
     most_certain = stacked.max(2).argmax(0)
@@ -278,5 +278,5 @@ def _add(bundle: Bundle, model: Model, name: str, directory: Path) -> Manifest:
     updates = sorted(other for other in old.models if other.startswith("update-"))
     dropped = updates[: max(0, len(updates) + 1 - _MAX_UPDATES)]
     others = {other: entry for other, entry in old.models.items() if other not in dropped}
-    lay(bundle, others, directory)
+    link_models(bundle, others, directory)
     return msgspec.structs.replace(old, models={**others, name: model})

@@ -54,7 +54,7 @@ class TeacherLogits:
 _FIELDS = tuple(field.name for field in fields(TeacherLogits))
 
 
-def teach(
+def label_frames(
     classifier: Classifier, frames: Frames, work: Path, threads: int, advance: Callable[[int], object] = lambda _: None
 ) -> TeacherLogits:
     """Run ``classifier`` over ``frames``, or load the outputs of an earlier run.

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from cachenet.models.export import efficientnet, export
 from cachenet.models.export.efficientnet import Lite
-from cachenet.models.export.graph import Graph, write
+from cachenet.models.export.graph import Graph, write_classifier
 from cachenet.models.train.networks import ResNet, array
 
 #: Weight of each network's scores.
@@ -62,4 +62,4 @@ def write_pair(lite: Lite, resnet: ResNet, shares: Shares, side: int, path: Path
     bias = np.sum([share * array(head.bias) for share, head in zip(shares, heads, strict=True)], axis=0)
     inputs = [embedding, graph.constant("head.weight", weight), graph.constant("head.bias", bias)]
     graph.node("Gemm", inputs, "scores", transB=1)
-    write(graph, len(bias), path, metadata, side)
+    write_classifier(graph, len(bias), path, metadata, side)

@@ -34,7 +34,7 @@ class Partition:
     labels: tuple[int, ...]  # Labels that the partition covers, ascending
 
 
-def working_sets(labels: Labels, classes: int, count: int, seed: int) -> list[tuple[int, ...]]:
+def draw_working_sets(labels: Labels, classes: int, count: int, seed: int) -> list[tuple[int, ...]]:
     """Draw ``count`` sets of some but not all labels, in proportion to their frequency in ``labels`` ``(n,)``."""
     rng = np.random.default_rng(seed)
     frequency = np.bincount(labels, minlength=classes) / len(labels)
@@ -47,7 +47,7 @@ def working_sets(labels: Labels, classes: int, count: int, seed: int) -> list[tu
     return drawn
 
 
-def together(labels: Sequence[int], classes: int) -> WorkingSet:
+def uniform_working_set(labels: Sequence[int], classes: int) -> WorkingSet:
     """Return the working set in which ``labels`` are equally frequent."""
     frequency = np.zeros(classes)
     frequency[list(labels)] = 1.0
@@ -55,7 +55,7 @@ def together(labels: Sequence[int], classes: int) -> WorkingSet:
     return working_set
 
 
-def by_codes(
+def group_clusters(
     clusters: Labels, labels: Labels, classes: int, likely: Sequence[WorkingSet], count: int
 ) -> list[Partition]:
     """Group clusters into partitions.

@@ -14,7 +14,7 @@ import onnx
 import torch
 
 from cachenet.models.build_config import key
-from cachenet.models.certify import recorded
+from cachenet.models.certify import traces
 from cachenet.models.data.dataset import LabelledFrames
 from cachenet.models.export import quantise
 from cachenet.shared.bundle.manifest import digest
@@ -40,7 +40,7 @@ class TeacherRuntime:
     name: str
 
 
-def find(full: Path, spec: Input, tune: LabelledFrames, outputs: int, work: Path) -> TeacherRuntime:
+def choose_runtime(full: Path, spec: Input, tune: LabelledFrames, outputs: int, work: Path) -> TeacherRuntime:
     """Choose the runtime, or load the earlier choice, because measured times vary.
 
     Args:
@@ -63,8 +63,8 @@ def find(full: Path, spec: Input, tune: LabelledFrames, outputs: int, work: Path
 def calibration_inputs(spec: Input, tune: LabelledFrames) -> npt.NDArray[np.float32]:
     """Return frames for INT8 calibration as inputs of models of ``spec`` ``(n, channels, height, width)``."""
     prepare = preprocessor(spec)
-    pictures = recorded.as_pictures(tune.images[:_CALIBRATION])
-    return np.concatenate([prepare(recorded.view(picture, spec, tune.seen)) for picture in pictures])
+    pictures = traces.as_pictures(tune.images[:_CALIBRATION])
+    return np.concatenate([prepare(traces.view(picture, spec, tune.seen)) for picture in pictures])
 
 
 def _int8(full: Path, spec: Input, tune: LabelledFrames, threads: int, work: Path) -> bytes:
@@ -73,7 +73,7 @@ def _int8(full: Path, spec: Input, tune: LabelledFrames, threads: int, work: Pat
     try:
         data: bytes = quantise.int8(onnx.load(str(full)), images).SerializeToString(deterministic=True)
         atomic_files.write(trial, data)
-        logits = recorded.run(Session(trial, "cpu", threads), spec, recorded.as_pictures(tune.images))
+        logits = traces.run_model(Session(trial, "cpu", threads), spec, traces.as_pictures(tune.images))
         agreement = float((logits.argmax(1) == tune.answers).mean())
         suits = agreement >= _MIN_AGREEMENT and quantise.compare(full, trial, images[:1]).time <= _MAX_TIME
         return data if suits else b""

@@ -95,7 +95,7 @@ def has_bf16() -> bool:
     return any(capabilities.get(name) for name in _BF16_CAPABILITIES)
 
 
-def rounding() -> torch.autocast:
+def bf16_autocast() -> torch.autocast:
     """Return the autocast to bf16, enabled where the machine has it.
 
     Emulated bf16 takes up to twelve times as long as float32 (docs/decisions.md).
@@ -139,11 +139,11 @@ def augment(images: Images, rng: np.random.Generator, cutout: int = 0, camera_sh
     if camera_share:
         chosen = np.flatnonzero(rng.random(n) < camera_share)
         for rows in np.array_split(chosen, len(chosen) // 1000 + 1):
-            out[rows] = sense(out[rows], rng)
+            out[rows] = camera_augment(out[rows], rng)
     return out
 
 
-def sense(images: Images, rng: np.random.Generator) -> Images:
+def camera_augment(images: Images, rng: np.random.Generator) -> Images:
     """Shift images by a random fraction of a pixel, which blurs them, and add sensor noise."""
     n = len(images)
     x = np.pad(images, ((0, 0), (0, 1), (0, 1), (0, 0)), mode="edge").astype(np.float32)
@@ -254,7 +254,7 @@ def fit(
             if (height, width) != x.shape[-2:]:
                 x = F.interpolate(x, size=(height, width), mode="bilinear", antialias=True)
                 x = x.contiguous(memory_format=layout())
-            with rounding():
+            with bf16_autocast():
                 logits = network.heads(x)
             value = loss([head.float() for head in logits], target)
             optimiser.zero_grad(set_to_none=True)
@@ -300,7 +300,7 @@ def scores(network: Network, images: Images, spec: Input, batch: int = 500) -> n
     """Return the logits ``(n, classes)`` in evaluation mode, in bf16 where training uses it."""
     was_training = network.training
     network.eval()
-    with torch.no_grad(), rounding():
+    with torch.no_grad(), bf16_autocast():
         parts = [network(normalise(images[at : at + batch], spec)).float().cpu() for at in range(0, len(images), batch)]
     network.train(was_training)
     return torch.cat(parts).numpy()

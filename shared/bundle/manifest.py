@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 
 from cachenet.shared.cascade.distribution import Distribution
-from cachenet.shared.cascade.features import COUNT, Stage
+from cachenet.shared.cascade.features import FEATURE_COUNT, Stage
 from cachenet.shared.cascade.probability import Probabilities
 from cachenet.shared.cascade.risk_model import RiskPrior
 from cachenet.shared.cascade.types import UNKNOWN
@@ -63,11 +63,11 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 #: Kind of exit heads: centroids of activations (``freeze``), or networks trained on them (``gati``).
-Way = Literal["freeze", "gati"]
-WAYS: tuple[Way, ...] = get_args(Way)
-WayFlag = Literal["off", Way]
+ExitKind = Literal["freeze", "gati"]
+EXIT_KINDS: tuple[ExitKind, ...] = get_args(ExitKind)
+ExitFlag = Literal["off", ExitKind]
 #: Structure of an exit head.
-Kind = Literal["centroids", "pooled", "hidden", "convolution"]
+HeadKind = Literal["centroids", "pooled", "hidden", "convolution"]
 #: Most exit heads of a full model.
 _MAX_EXITS = 8
 _Share = Annotated[float, msgspec.Meta(gt=0, lt=1)]
@@ -85,7 +85,7 @@ class Layer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         reserve: Factor on the temperature at which the head's confidence matches the whole model's.
     """
 
-    kind: Kind
+    kind: HeadKind
     file: str
     bytes: _Positive
     sha256: str
@@ -175,7 +175,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     certificates: tuple[Certificate, ...] = ()
     distribution: Distribution | None = None
     entropy: Annotated[float, msgspec.Meta(ge=0)] = 0.0
-    layers: dict[Way, Layers] = {}
+    layers: dict[ExitKind, Layers] = {}
     golden: Golden | None = None
 
     def files(self) -> dict[str, str]:
@@ -237,7 +237,7 @@ def parse(data: bytes) -> Manifest:
             raise BundleError(f"{MANIFEST}: {name} does not fit the labels")
         if not (model.temperature > 0 and model.bytes > 0):
             raise BundleError(f"{MANIFEST}: {name} has a size or temperature that cannot be")
-    if not all(prior.check(COUNT[stage]) for stage, prior in manifest.priors.items()):
+    if not all(prior.check(FEATURE_COUNT[stage]) for stage, prior in manifest.priors.items()):
         raise BundleError(f"{MANIFEST}: a prior is out of form")
     if manifest.golden is not None and not _SHA256.fullmatch(manifest.golden.sha256):
         raise BundleError(f"{MANIFEST}: the golden frames have a digest out of form")
@@ -257,7 +257,7 @@ def _from_format_2(data: bytes) -> Manifest:
     return msgspec.json.decode(msgspec.json.encode({**known, "format": FORMAT}), type=Manifest)
 
 
-def layer_file(way: Way, number: int) -> str:
+def layer_file(way: ExitKind, number: int) -> str:
     """Path in a bundle of the exit head after segment ``number``, from 1."""
     return f"{way}-{number}/1/model.onnx"
 

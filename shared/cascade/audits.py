@@ -12,7 +12,7 @@ from cachenet.shared.cascade.rates import clopper_pearson
 from cachenet.shared.cascade.sequential_tests import EDetector
 
 #: Default of the least share of hits that are audited.
-FLOOR = 0.02
+MIN_AUDIT_RATE = 0.02
 #: Share of hits that are audited after an alarm.
 _ALARM_RATE = 0.25
 #: Frames with that share after an alarm.

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from cachenet.shared.cascade.audits import Audits
-from cachenet.shared.cascade.distribution import ASKED_FIRST, DistributionMonitor
+from cachenet.shared.cascade.distribution import MISSES_BEFORE_UNKNOWN, DistributionMonitor
 from cachenet.shared.cascade.frame import Frame
 from cachenet.shared.cascade.model_cache import LocalModel, ModelCache
 from cachenet.shared.cascade.offload import OffloadRouter
@@ -25,7 +25,7 @@ from cachenet.shared.cascade.spec import CascadeSpec
 from cachenet.shared.cascade.types import Answer, Hit, Level, Miss, Prediction, Reply, Step
 
 #: Recent labels that a request to the server carries.
-RECENT = 16
+RECENT_LABELS = 16
 #: Most requests, and most audits, whose replies are awaited after their frames have ended.
 _MAX_PENDING = 64
 #: Consecutive recommendations of a submodel before another one is evicted for it. Prevents two submodels that are
@@ -135,7 +135,7 @@ class Cascade:
         self._probe_order = ProbeOrder()
         self._oversized: set[str] = set()  # submodels that exceed the memory budget alone
         self._recommended: tuple[str, int] = ("", 0)  # last recommendation that is not resident, times in a row
-        self._recent: deque[int] = deque(maxlen=RECENT)
+        self._recent: deque[int] = deque(maxlen=RECENT_LABELS)
         self._lookup: Lookup | None = None  # of the frame between lookup and complete
         self._late: deque[_Pending] = deque(maxlen=_MAX_PENDING)
         self._audited: deque[_Pending] = deque(maxlen=_MAX_PENDING)
@@ -314,7 +314,7 @@ class Cascade:
         if self._distribution is None:
             return prediction, hit
         self._distribution.count()
-        if self._distribution.frames_out > ASKED_FIRST:
+        if self._distribution.frames_out > MISSES_BEFORE_UNKNOWN:
             return Prediction(None, 1.0, 0.0, "base", ""), True
         if not self.out_of_distribution:
             return prediction, hit

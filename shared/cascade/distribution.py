@@ -17,7 +17,7 @@ import numpy.typing as npt
 _HALF_LIFE = 50.0
 #: Consecutive frames out of distribution that are misses, before the answer is ``unknown``. With 50 frames the shipped
 #: bundle disagreed on 3 % of the streams `camera` and `held` by answering ``unknown``, with 200 on under 1 %.
-ASKED_FIRST = 200
+MISSES_BEFORE_UNKNOWN = 200
 
 Source = Literal["full", "base"]
 

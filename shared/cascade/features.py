@@ -21,7 +21,7 @@ Row = list[float]
 Stage = Literal["picture", "base", "submodel"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
 #: Number of features at each stage.
-COUNT: dict[Stage, int] = {"picture": 4, "base": 13, "submodel": 16}
+FEATURE_COUNT: dict[Stage, int] = {"picture": 4, "base": 13, "submodel": 16}
 
 
 class Change(NamedTuple):

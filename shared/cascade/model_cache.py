@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cachenet.shared.cascade.probability import Probabilities, are_scores, softmax
-from cachenet.shared.cascade.types import Judge, LocalLevel, Score, Scores
+from cachenet.shared.cascade.types import LocalLevel, Score, Scores, ScoreWithExits
 
 #: Time constant of the running mean of the label probabilities, frames.
 _MEAN_FRAMES = 10_000.0
@@ -41,7 +41,7 @@ class LocalModel:
     cost: int = 0
     seconds: float = 0.0
     level: LocalLevel = "submodels"
-    judge: Judge | None = None
+    judge: ScoreWithExits | None = None
 
     def run(self, view: object) -> tuple[Scores, Probabilities] | None:
         """Run the model on a frame's view.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from cachenet.shared.cascade.audits import FLOOR
+from cachenet.shared.cascade.audits import MIN_AUDIT_RATE
 from cachenet.shared.cascade.distribution import Distribution
 from cachenet.shared.cascade.risk_estimator import Priors
 
@@ -35,5 +35,5 @@ class CascadeSpec:
     max_disagreement: float = MAX_DISAGREEMENT
     deadline: float = 1.0
     hold: bool = True
-    audit_floor: float = FLOOR
+    audit_floor: float = MIN_AUDIT_RATE
     seed: str = ""

@@ -17,7 +17,7 @@ Scores = npt.NDArray[np.float32]
 Score = Callable[[Any], Scores]
 #: Runs a full model that has early exits: on a view, with the recent labels, at most at the given exit risk. Returns
 #: the logits and the risk of the exit that answered, None where the whole model ran.
-Judge = Callable[[Any, tuple[int, ...], float], tuple[Scores, float | None]]
+ScoreWithExits = Callable[[Any, tuple[int, ...], float], tuple[Scores, float | None]]
 
 #: ``frames``: an earlier answer of the full model; ``submodels``, ``base``: the label of a local model.
 LocalLevel = Literal["frames", "submodels", "base"]

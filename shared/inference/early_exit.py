@@ -24,7 +24,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from cachenet.shared.bundle.manifest import Layer, Manifest, Model, Way
+from cachenet.shared.bundle.manifest import ExitKind, Layer, Manifest, Model
 from cachenet.shared.cascade.probability import Probabilities, softmax
 from cachenet.shared.inference.engine import (
     Batch,
@@ -124,7 +124,7 @@ class _Rows:
         self.tensors = {name: value[~answered] for name, value in self.tensors.items()}
 
 
-class Cache:
+class ExitHead:
     """An exit head."""
 
     def __init__(self, layer: Layer, model: ModelPart, worth: ExitCostModel) -> None:
@@ -154,7 +154,7 @@ class EarlyExitModel:
     def __init__(
         self,
         segments: Sequence[ModelPart],
-        caches: Sequence[Cache],
+        caches: Sequence[ExitHead],
         image: str,
         temperature: float,
         classes: int,
@@ -205,7 +205,7 @@ class EarlyExitModel:
         priors = np.stack([self._prior.prior(one.recent, one.device) for one in requests])
         results: dict[int, ExitResult] = {}
         rows = _Rows(np.arange(len(batch)), {self._image: batch})
-        remainders: list[tuple[Cache, float, int]] = []  # exit, time and rows after its lookup
+        remainders: list[tuple[ExitHead, float, int]] = []  # exit, time and rows after its lookup
         may_exit = any(one.context is not None for one in requests)
         checks = any(one.check for one in requests)
         for number, (segment, cache) in enumerate(zip(self._segments[:-1], self.caches, strict=True)):
@@ -303,7 +303,7 @@ def runner(session: Session | EarlyExitModel) -> Callable[[Batch], Logits]:
 
 def load(
     manifest: Manifest,
-    way: Way,
+    way: ExitKind,
     find: Callable[[Model | Layer], Path],
     provider: Provider,
     threads: int,
@@ -333,7 +333,7 @@ def load(
         split = read(find(model).read_bytes())
         pieces = cut(split, [layer.tensors for layer in layers.caches])
         caches = [
-            Cache(layer, ModelPart(find(layer).read_bytes(), layer.file, "cpu", 1), ExitCostModel(number))
+            ExitHead(layer, ModelPart(find(layer).read_bytes(), layer.file, "cpu", 1), ExitCostModel(number))
             for number, layer in enumerate(layers.caches)
         ]
     except SegmentError as error:

@@ -18,12 +18,12 @@ import numpy.typing as npt
 
 from cachenet.edge_agent.composition import build_device_cascade
 from cachenet.edge_agent.settings import Settings
-from cachenet.edge_agent.updates.active_bundle import GROWTH, ROOM
+from cachenet.edge_agent.updates.active_bundle import DEFAULT_SUBMODEL_BUDGET, RESIDENT_BYTES_PER_FILE_BYTE
 from cachenet.shared.bundle.manifest import Manifest
-from cachenet.shared.cascade.cascade import RECENT, Cascade
+from cachenet.shared.cascade.cascade import RECENT_LABELS, Cascade
 from cachenet.shared.cascade.frame import Frame
 from cachenet.shared.cascade.model_cache import LocalModel
-from cachenet.shared.cascade.types import Answer, Hit, Judge, LocalLevel, Miss, Prediction, Reply, Step
+from cachenet.shared.cascade.types import Answer, Hit, LocalLevel, Miss, Prediction, Reply, ScoreWithExits, Step
 from cachenet.simulator.policies import trivial
 from cachenet.simulator.policies.trivial import Rule, RuleInputs, Setting, Trivial
 from cachenet.simulator.traces.trace import Trace
@@ -124,9 +124,11 @@ class PolicyInputs:
         level: LocalLevel = "base" if model.role == "base" else "submodels"
         coverage = np.array(model.coverage)
         judge = self._judge(timer) if model.role == "full" and self.exit_seconds else None
-        return LocalModel(name, score, model.temperature, coverage, GROWTH * model.bytes, seconds, level, judge)
+        return LocalModel(
+            name, score, model.temperature, coverage, RESIDENT_BYTES_PER_FILE_BYTE * model.bytes, seconds, level, judge
+        )
 
-    def _judge(self, timer: ModelTimer) -> Judge:
+    def _judge(self, timer: ModelTimer) -> ScoreWithExits:
         """The full model with its early exits."""
         exits = self.trace.pictures.exit_table
         assert exits is not None
@@ -175,7 +177,7 @@ def _cachenet(inputs: PolicyInputs, timer: ModelTimer) -> Cascade:
         max_disagreement=inputs.max_disagreement,
     )
     base = inputs.model(inputs.manifest.only("base"), timer)
-    return build_device_cascade(settings, inputs.manifest, base, True, ROOM)
+    return build_device_cascade(settings, inputs.manifest, base, True, DEFAULT_SUBMODEL_BUDGET)
 
 
 class ServerOnly:
@@ -185,7 +187,7 @@ class ServerOnly:
 
     def __init__(self, inputs: PolicyInputs) -> None:
         self._full, self._deadline = inputs.manifest.only("full"), inputs.deadline
-        self._recent: deque[int] = deque(maxlen=RECENT)
+        self._recent: deque[int] = deque(maxlen=RECENT_LABELS)
         self._pending: deque[Frame] = deque(maxlen=_PENDING)
 
     def local(self, frame: Frame) -> Prediction | None:  # noqa: ARG002

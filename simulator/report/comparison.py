@@ -13,14 +13,14 @@ import onnx
 from rich.progress import Progress
 from rich.table import Table
 
-from cachenet.edge_agent.outputs.report import Latencies
-from cachenet.models.certify.recorded import Models
+from cachenet.edge_agent.outputs.report import LatencyHistogram
+from cachenet.models.certify.traces import Models
 from cachenet.models.data import streams
 from cachenet.models.data.cifar10 import LABELS, Split
 from cachenet.models.export import cost
 from cachenet.models.export.cost import Cost
 from cachenet.models.report.confidence_interval import interval
-from cachenet.shared.bundle.manifest import Bundle, Manifest, Way
+from cachenet.shared.bundle.manifest import Bundle, ExitKind, Manifest
 from cachenet.shared.cascade.reference import disagreements
 from cachenet.shared.cascade.spec import MAX_DISAGREEMENT
 from cachenet.shared.command.errors import UserError
@@ -41,7 +41,7 @@ LATENCIES = ("mean", "p50", "p95", "p99")
 #: Agreement that a baseline may lack, against the other one, and still count as a baseline.
 _FAIR = 0.02
 #: Kind of the early exits of a full model on the device.
-_EXIT_KIND: Way = "gati"
+_EXIT_KIND: ExitKind = "gati"
 #: Columns of a terminal that ``table`` needs.
 TABLE_WIDTH = 150
 
@@ -56,7 +56,7 @@ class Setup:
 
     Attributes:
         stream: Kind of stream, or the directory of a recorded one.
-        dwell: See ``streams.plan``.
+        dwell: See ``streams.schedule``.
         device, link, server: Names of profiles, or files.
         seeds: Seeds of streams, links and audits.
         frames: Length of a stream; that of the recording for a recorded one.
@@ -87,7 +87,7 @@ class Setup:
     @property
     def is_recorded(self) -> bool:
         """Whether the stream is a recorded one."""
-        return self.stream not in streams.NAMES
+        return self.stream not in streams.STREAM_NAMES
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ class Run:
     """
 
     row: Row
-    latency: Latencies
+    latency: LatencyHistogram
     hit_rate: list[float]
 
 
@@ -134,7 +134,7 @@ Runs = dict[Policy, list[Run]]
 def costs(bundle: Bundle) -> dict[str, Cost]:
     """Cost of a run of each model."""
     return {
-        name: cost.cost(onnx.load(str(bundle.path(name))), model.input.size)
+        name: cost.model_cost(onnx.load(str(bundle.path(name))), model.input.size)
         for name, model in bundle.manifest.models.items()
     }
 

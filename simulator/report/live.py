@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 from rich.console import Console
 
-from cachenet.edge_agent.outputs.report import Line
+from cachenet.edge_agent.outputs.report import AnswerLine
 from cachenet.models.data import cifar10, sample, streams
 from cachenet.shared.bundle import zoo
 from cachenet.shared.bundle.manifest import Bundle
@@ -28,7 +28,7 @@ from cachenet.simulator.report.live_report import CACHENET, DEVICE, SERVER, Outc
 from cachenet.simulator.report.progress_view import ProgressView, Tail
 from cachenet.simulator.world import link_profiles
 from cachenet.simulator.world.emulator import Counts
-from cachenet.simulator.world.processes import Failed, Process, Processes, answers, free_port
+from cachenet.simulator.world.processes import Failed, Process, Processes, free_port, is_listening
 
 #: Settings of each policy's agent, as variables of its environment.
 POLICIES: dict[str, dict[str, str]] = {
@@ -63,7 +63,7 @@ class Options:
     frames: int = 600
     fps: float = 30.0
     seed: int = 0
-    stream: streams.Name = "camera"
+    stream: streams.StreamName = "camera"
     link: str = "wifi"
     bundle: Path = zoo.DIRECTORY / "cifar10"
     out: Path = Path("build")
@@ -74,7 +74,7 @@ class Options:
 class _Run:
     """Files of one policy's run."""
 
-    lines: list[Line]
+    lines: list[AnswerLine]
     summary: live_report.Summary
     counts: Counts
 
@@ -143,16 +143,16 @@ def _outcome(run: _Run, full: Mapping[int, str], frames: int) -> Outcome | str:
 def _record(options: Options, directory: Path, console: Console) -> None:
     """Write the stream."""
     images = sample.load()
-    plan = streams.plan(options.stream, images.labels, options.seed, options.frames)
+    plan = streams.schedule(options.stream, images.labels, options.seed, options.frames)
     console.print(f"Recording {options.frames} frames of stream {options.stream}, seed {options.seed}.")
-    streams.record(plan, images.images, directory, cifar10.LABELS)
+    streams.record_stream(plan, images.images, directory, cifar10.LABELS)
 
 
 def start_cloud(processes: Processes, bundle: Bundle) -> tuple[int, Process]:
     """Start broker and server. Return the broker's port and the server, once it has announced its bundle."""
     port = free_port()
     broker = processes.start("broker", "cloud_server", "broker", "--port", str(port))
-    processes.wait(broker, lambda: answers(port), _START_TIMEOUT_S, "listening")
+    processes.wait(broker, lambda: is_listening(port), _START_TIMEOUT_S, "listening")
     url = f"mqtt://127.0.0.1:{port}"
     server = processes.start("server", "cloud_server", "run", "--bundle", str(bundle.directory), "--broker", url)
     announced = threading.Event()

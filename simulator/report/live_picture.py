@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cachenet.edge_agent.outputs.drawing import COLOURS
-from cachenet.edge_agent.outputs.report import Line
+from cachenet.edge_agent.outputs.report import AnswerLine
 from cachenet.shared.command.extras import how_to_install
 from cachenet.simulator.report.live_report import CACHENET, Outcome, Setting, ranked_baselines
 from cachenet.simulator.report.progress_view import LOCAL
@@ -25,7 +25,7 @@ class NoMatplotlib(Exception):
     """matplotlib is missing. The message says how to install it."""
 
 
-def draw(path: Path, lines: Sequence[Line], outcomes: Mapping[str, Outcome], setting: Setting) -> None:
+def draw(path: Path, lines: Sequence[AnswerLine], outcomes: Mapping[str, Outcome], setting: Setting) -> None:
     """Write a PNG of 1400x900 pixels. Raises ``NoMatplotlib``.
 
     Args:
@@ -76,7 +76,9 @@ def _title(figure: Any, own: Outcome, setting: Setting) -> None:
         x += 0.0085 * len(text) + 0.02
 
 
-def _latency(axes: Any, at: npt.NDArray[np.float64], lines: Sequence[Line], outcomes: Mapping[str, Outcome]) -> None:
+def _latency(
+    axes: Any, at: npt.NDArray[np.float64], lines: Sequence[AnswerLine], outcomes: Mapping[str, Outcome]
+) -> None:
     taken = np.array([max(line.latency_ms, 1e-2) for line in lines])
     for level, colour in COLOURS.items():
         chosen = np.array([line.level == level for line in lines])
@@ -122,7 +124,7 @@ def _spread(places: Mapping[str, float], gap: float) -> dict[str, float]:
     return dict(zip(names, moved.tolist(), strict=True))
 
 
-def _strip(axes: Any, at: npt.NDArray[np.float64], lines: Sequence[Line]) -> None:
+def _strip(axes: Any, at: npt.NDArray[np.float64], lines: Sequence[AnswerLine]) -> None:
     """The level of each answer; above, the first answer of each submodel; below, the true labels."""
     colours = [[int(COLOURS[line.level][i : i + 2], 16) for i in (1, 3, 5)] for line in lines]
     end = at[-1] + at[1] if len(at) > 1 else 1.0
@@ -149,7 +151,7 @@ def _strip(axes: Any, at: npt.NDArray[np.float64], lines: Sequence[Line]) -> Non
     axes.text(1.012, -0.25, "shown object", transform=axes.transAxes, va="center", fontsize=11.5, color=_INK)
 
 
-def _first_answers(at: npt.NDArray[np.float64], lines: Sequence[Line]) -> list[tuple[float, str]]:
+def _first_answers(at: npt.NDArray[np.float64], lines: Sequence[AnswerLine]) -> list[tuple[float, str]]:
     """Time of the first answer of each submodel."""
     first: dict[str, float] = {}
     for place, line in zip(at.tolist(), lines, strict=True):
@@ -158,7 +160,9 @@ def _first_answers(at: npt.NDArray[np.float64], lines: Sequence[Line]) -> list[t
     return [(place, name) for name, place in first.items()]
 
 
-def _shown_objects(at: npt.NDArray[np.float64], lines: Sequence[Line], end: float) -> list[tuple[float, float, str]]:
+def _shown_objects(
+    at: npt.NDArray[np.float64], lines: Sequence[AnswerLine], end: float
+) -> list[tuple[float, float, str]]:
     """Start, end and true label of each shown object, where the truth is known."""
     runs = [
         (next(run)[0], truth)
@@ -168,7 +172,7 @@ def _shown_objects(at: npt.NDArray[np.float64], lines: Sequence[Line], end: floa
     return [(begin, until, truth) for (begin, truth), until in zip(runs, ends, strict=True) if truth is not None]
 
 
-def _share(axes: Any, at: npt.NDArray[np.float64], lines: Sequence[Line], fps: float) -> None:
+def _share(axes: Any, at: npt.NDArray[np.float64], lines: Sequence[AnswerLine], fps: float) -> None:
     """Share of local answers in the last second."""
     local = np.array([line.level in LOCAL for line in lines], float)
     window = max(1, round(_WINDOW_S * fps))

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 from rich.table import Table
 
-from cachenet.edge_agent.outputs.report import Line
+from cachenet.edge_agent.outputs.report import AnswerLine
 from cachenet.shared.cascade.reference import disagreements
 from cachenet.simulator.world.emulator import Counts
 
@@ -99,16 +99,16 @@ class Setting(msgspec.Struct, frozen=True):
         return f"link {self.link}, stream {self.stream}, seed {self.seed}, {self.fps:g} frames a second{slow}"
 
 
-def read_lines(path: Path) -> list[Line]:
+def read_lines(path: Path) -> list[AnswerLine]:
     """The answers in a JSON-lines file, without corrections. Raises ``Incomplete`` for an invalid line."""
     try:
-        lines = [msgspec.json.decode(line, type=Line) for line in path.read_bytes().splitlines()]
+        lines = [msgspec.json.decode(line, type=AnswerLine) for line in path.read_bytes().splitlines()]
         return [line for line in lines if not line.correction]
     except msgspec.DecodeError as error:
         raise Incomplete(f"{path}: {error}") from None
 
 
-def by_full_model(lines: Iterable[Line], full: str) -> list[Line]:
+def by_full_model(lines: Iterable[AnswerLine], full: str) -> list[AnswerLine]:
     """The lines of a device whose base model is the model ``full``, with the level ``full`` for that model's answers.
 
     The base model's answers are the full model's there, at any confidence.
@@ -120,12 +120,12 @@ def by_full_model(lines: Iterable[Line], full: str) -> list[Line]:
     ]
 
 
-def full_answers(lines: Iterable[Line]) -> dict[int, str]:
+def full_answers(lines: Iterable[AnswerLine]) -> dict[int, str]:
     """Label of the full model by frame, where it answered."""
     return {line.frame: line.label for line in lines if line.level in ("cloud", "full")}
 
 
-def outcome(lines: list[Line], summary: Summary, counts: Counts, full: Mapping[int, str], frames: int) -> Outcome:
+def outcome(lines: list[AnswerLine], summary: Summary, counts: Counts, full: Mapping[int, str], frames: int) -> Outcome:
     """Measures of one policy's run.
 
     Args:
@@ -171,7 +171,7 @@ def outcome(lines: list[Line], summary: Summary, counts: Counts, full: Mapping[i
     )
 
 
-def _disagree(lines: Sequence[Line], full: Mapping[int, str]) -> Iterator[bool]:
+def _disagree(lines: Sequence[AnswerLine], full: Mapping[int, str]) -> Iterator[bool]:
     """Whether each answer disagrees; runs of consecutive frames are judged separately."""
     ordered = sorted(lines, key=lambda line: line.frame)
     number = {label: place for place, label in enumerate(sorted(set(full.values())))}

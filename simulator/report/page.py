@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from cachenet.edge_agent.outputs.report import Latencies
+from cachenet.edge_agent.outputs.report import LatencyHistogram
 from cachenet.models.report.html_report import COLOURS, figure_of, image, page, table
 from cachenet.simulator.policies.policies import CACHENET
 from cachenet.simulator.report.comparison import BASELINES, Found, Runs, Setup, cells, fair
@@ -94,7 +94,7 @@ def _latencies(runs: Runs) -> Figure:
     figure = figure_of(9, 4.4)
     axes = figure.subplots()
     for line, own in zip(_lines(list(runs)).values(), runs.values(), strict=True):
-        together = Latencies()
+        together = LatencyHistogram()
         for run in own:
             together = together.with_(run.latency)
         ms, share = together.curve()

@@ -10,7 +10,7 @@ import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from cachenet.edge_agent.outputs.report import Line
+from cachenet.edge_agent.outputs.report import AnswerLine
 
 #: Levels of the device.
 LOCAL = ("frames", "submodels", "base", "full")
@@ -23,9 +23,9 @@ class Tail:
 
     def __init__(self, path: Path) -> None:
         self._path, self._at = path, 0
-        self._decoder = msgspec.json.Decoder(Line)
+        self._decoder = msgspec.json.Decoder(AnswerLine)
 
-    def read(self) -> list[Line]:
+    def read(self) -> list[AnswerLine]:
         """New complete lines; none while there is no file."""
         try:
             with self._path.open("rb") as file:
@@ -74,7 +74,7 @@ class ProgressView:
         self._policy, self._done, self._local, self._ms = policy, 0, 0, 0.0
         self._show("starting")
 
-    def add(self, lines: Sequence[Line]) -> None:
+    def add(self, lines: Sequence[AnswerLine]) -> None:
         """Count answers of the present policy."""
         for line in lines:
             self._done += 1

@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 
 from cachenet.edge_agent import learner_file, settings
-from cachenet.edge_agent.composition import build_device_cascade, local
+from cachenet.edge_agent.composition import build_device_cascade, local_model
 from cachenet.edge_agent.frame_inputs import FrameInputs
 from cachenet.edge_agent.outputs import decision_log
 from cachenet.edge_agent.settings import Settings
@@ -37,7 +37,7 @@ class BadLog(UserError):
 
 
 @dataclass
-class Rerun:
+class ReplayResult:
     """Result of a replay.
 
     Attributes:
@@ -60,7 +60,7 @@ class Rerun:
             self.first = logged, replayed
 
 
-def rerun(log: Path, bundle: Bundle, recorded: Path, advance: Callable[[], object] = lambda: None) -> Rerun:
+def replay(log: Path, bundle: Bundle, recorded: Path, advance: Callable[[], object] = lambda: None) -> ReplayResult:
     """Replay a decision log.
 
     Args:
@@ -74,14 +74,14 @@ def rerun(log: Path, bundle: Bundle, recorded: Path, advance: Callable[[], objec
         StreamError: The stream cannot be read.
         OSError: A file cannot be read.
     """
-    result = Rerun()
+    result = ReplayResult()
     recording = stream.read(recorded)
     cascade: Cascade | None = None
-    begun: decision_log.Begun | None = None
+    begun: decision_log.CascadeCreated | None = None
     step: Step | None = None
-    load: Callable[[decision_log.ModelInstalled, bool], LocalModel] = _no_model
+    load: Callable[[decision_log.LoggedModel, bool], LocalModel] = _no_model
     for event in events(log):
-        if isinstance(event, decision_log.Begun):
+        if isinstance(event, decision_log.CascadeCreated):
             if event.version != bundle.version:
                 raise BadLog(f"{log} is of version {event.version[:12]} of its bundle, not of {bundle.version[:12]}")
             begun, load = event, _loader(bundle, event.settings)
@@ -91,7 +91,7 @@ def rerun(log: Path, bundle: Bundle, recorded: Path, advance: Callable[[], objec
             continue
         if cascade is None or begun is None:
             raise BadLog(f"{log} does not begin at the beginning")
-        if isinstance(event, decision_log.Looked):
+        if isinstance(event, decision_log.LookedUp):
             if event.frame >= recording.frames:
                 raise BadLog(f"{log} has a frame {event.frame}, which {recorded} has not")
             frame = _frame(recorded / (recording.files % event.frame), event.frame, begun.settings)
@@ -135,28 +135,28 @@ def events(log: Path) -> Iterator[decision_log.Event]:
 def _frame(path: Path, index: int, device: Settings) -> Frame:
     picture = pictures.read(path)
     if device.region:
-        picture = cut(picture, settings.region(device.region))
+        picture = cut(picture, settings.parse_region(device.region))
     return Frame(index, FrameInputs(picture), sign(picture))
 
 
-def _loader(bundle: Bundle, device: Settings) -> Callable[[decision_log.ModelInstalled, bool], LocalModel]:
+def _loader(bundle: Bundle, device: Settings) -> Callable[[decision_log.LoggedModel, bool], LocalModel]:
     """A function that loads a model of the bundle as the device loads it."""
 
     @lru_cache(None)
     def session(name: str) -> Session:
         return Session(bundle.path(name), device.provider, device.threads)
 
-    def load(model: decision_log.ModelInstalled, base: bool) -> LocalModel:
+    def load(model: decision_log.LoggedModel, base: bool) -> LocalModel:
         if model.name not in bundle.manifest.models:
             raise BadLog(f"the bundle has no model {model.name}")
-        return local(bundle.manifest, model.name, session(model.name), model.cost, model.seconds, base)
+        return local_model(bundle.manifest, model.name, session(model.name), model.cost, model.seconds, base)
 
     return load
 
 
-def _no_model(_model: decision_log.ModelInstalled, _base: bool) -> LocalModel:
+def _no_model(_model: decision_log.LoggedModel, _base: bool) -> LocalModel:
     raise BadLog("the log loads a model before it names a bundle")
 
 
-def _reply(logged: decision_log.Said) -> Reply:
+def _reply(logged: decision_log.LoggedReply) -> Reply:
     return Reply(logged.frame, np.array(logged.logits, np.float32), logged.submodel, logged.on_device, logged.exit_risk)

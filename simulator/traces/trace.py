@@ -10,9 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from cachenet.models.certify import recorded
-from cachenet.models.certify.recorded import UNRELATED, Models
-from cachenet.models.certify.replay import Logits
+from cachenet.models.certify.traces import UNRELATED, Logits, Models, as_pictures
 from cachenet.models.data import streams
 from cachenet.models.data.cifar10 import Split
 from cachenet.shared.cascade.frame import Frame, Signature
@@ -89,7 +87,7 @@ class Trace:
 
 
 def record_streams(
-    name: streams.Name,
+    name: streams.StreamName,
     seeds: Sequence[int],
     frames: int,
     split: Split,
@@ -109,14 +107,14 @@ def record_streams(
         models: Models to run.
         full: Name of the full model.
         advance: Called after each stream.
-        dwell: See ``streams.plan``.
+        dwell: See ``streams.schedule``.
         exit_model: The full model with early exits.
     """
-    plans = [streams.plan(name, split.labels, seed, frames, dwell=dwell) for seed in seeds]
+    plans = [streams.schedule(name, split.labels, seed, frames, dwell=dwell) for seed in seeds]
     traces: list[Trace] = []
     if name in UNRELATED:  # every frame is an unchanged image: run each image once for all streams
         used = np.unique(np.concatenate([plan.source for plan in plans]))
-        shared = _run_models(recorded.as_pictures(split.images[used]), models, full, exit_model)
+        shared = _run_models(as_pictures(split.images[used]), models, full, exit_model)
         for plan in plans:
             traces.append(Trace(plan.label, np.searchsorted(used, plan.source), shared))
             advance()

@@ -17,9 +17,9 @@ from typing import Any
 
 import simpy
 
-from cachenet.edge_agent.outputs.report import Latencies
-from cachenet.edge_agent.updates.active_bundle import GROWTH
-from cachenet.edge_agent.updates.downloader import PIECE
+from cachenet.edge_agent.outputs.report import LatencyHistogram
+from cachenet.edge_agent.updates.active_bundle import RESIDENT_BYTES_PER_FILE_BYTE
+from cachenet.edge_agent.updates.downloader import CHUNK_BYTES
 from cachenet.shared.cascade.cascade import Cascade
 from cachenet.shared.cascade.circuit_breaker import CircuitBreaker
 from cachenet.shared.cascade.types import Answer, Miss, Reply
@@ -85,7 +85,7 @@ class Tally:
     pushed: int = 0
     labels: array[int] = field(default_factory=lambda: array("h"))
     window_hits: list[int] = field(default_factory=list)
-    latency: Latencies = field(default_factory=Latencies)
+    latency: LatencyHistogram = field(default_factory=LatencyHistogram)
 
 
 @dataclass(frozen=True)
@@ -314,13 +314,15 @@ class Device:
         cache = cascade.submodels if cascade is not None else None
         if wanted is None and self._generals and cache is not None:
             name = self._generals.pop(0)
-            if cache.cost() + GROWTH * self._inputs.manifest.models[name].bytes <= cache.budget:
+            if cache.cost() + RESIDENT_BYTES_PER_FILE_BYTE * self._inputs.manifest.models[name].bytes <= cache.budget:
                 wanted = name
         if wanted is None:
             yield from self._fetch_full()
             return
         if cascade is not None and cache is not None:  # make room as ``ActiveBundle`` does
-            cascade.evict_to(max(0, cache.budget - GROWTH * self._inputs.manifest.models[wanted].bytes))
+            cascade.evict_to(
+                max(0, cache.budget - RESIDENT_BYTES_PER_FILE_BYTE * self._inputs.manifest.models[wanted].bytes)
+            )
         if wanted not in self._stored:
             self.tally.pushed += 1
         yield from self._fetch(wanted)
@@ -351,7 +353,7 @@ class Device:
             self._under_way -= 1
             self._loaded.append(name)
             return
-        piece = min(left, PIECE)
+        piece = min(left, CHUNK_BYTES)
         wait = 2 * self._scenario.server.broker_ms / 1e3
         send = partial(self.down.carry, piece + _ANSWER, partial(self._download, name, left - piece))
         self.up.carry(_GET, lambda: after(self._env, wait, send))

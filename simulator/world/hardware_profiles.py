@@ -12,7 +12,7 @@ from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
-from cachenet.edge_agent.updates.loader import QUICKER, SEVERAL
+from cachenet.edge_agent.updates.loader import MAX_PARALLEL_TIME_RATIO, MIN_PROCESSORS_FOR_PARALLEL
 from cachenet.models.export.cost import Cost
 from cachenet.shared.command.errors import UserError
 
@@ -70,8 +70,8 @@ class DeviceProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def local_threads(self, cost: Cost) -> int:
         """Threads of local models, as ``ModelLoader`` finds them with the base model, whose cost is ``cost``."""
-        quicker = self.seconds(cost, self.threads) <= QUICKER * self.seconds(cost)
-        return self.threads if self.threads >= SEVERAL and quicker else 1
+        quicker = self.seconds(cost, self.threads) <= MAX_PARALLEL_TIME_RATIO * self.seconds(cost)
+        return self.threads if self.threads >= MIN_PROCESSORS_FOR_PARALLEL and quicker else 1
 
     @property
     def threads(self) -> int:

@@ -26,7 +26,7 @@ from cachenet.edge_agent.settings import Settings
 from cachenet.models.data import sample, streams
 from cachenet.models.export import cost, quantise
 from cachenet.models.export.cost import Cost
-from cachenet.models.export.graph import Graph, write
+from cachenet.models.export.graph import Graph, write_classifier
 from cachenet.shared.bundle.manifest import Bundle
 from cachenet.shared.cascade.frame import Frame
 from cachenet.shared.cascade.model_cache import LocalModel
@@ -101,7 +101,7 @@ def device(
             kinds["float32"].append(plain)
             kinds["int8"].append(quantised)
         for precision, paths in kinds.items():
-            costs = [cost.cost(onnx.load(str(path)), _SIDE) for path in paths]
+            costs = [cost.model_cost(onnx.load(str(path)), _SIDE) for path in paths]
             for count in threads:
                 fitted = fit(costs, _seconds(paths, count))
                 rates[precision][count] = round(fitted.rate, 2)
@@ -168,7 +168,7 @@ def probe_network(widths: Sequence[int], blocks: int, path: Path) -> None:
     x = graph.node("Flatten", [graph.node("GlobalAveragePool", [x], "pooled")], "embedding")
     head = graph.constant("head.weight", rng.normal(0, 0.1, (10, channels)).astype(np.float32))
     graph.node("Gemm", [x, head, graph.constant("head.bias", np.zeros(10, np.float32))], "scores", transB=1)
-    write(graph, 10, path, {})
+    write_classifier(graph, 10, path, {})
 
 
 def fit(costs: Sequence[Cost], seconds: Sequence[float]) -> Fitted:
@@ -239,7 +239,7 @@ def _through_broker(nbytes: int) -> float:
 def _handling(bundle: Bundle) -> tuple[float, float, float]:
     """Times of a frame, seconds: handling without models; signature and CacheNet's decision; picture encoding."""
     split, manifest = sample.load(), bundle.manifest
-    plan = streams.plan("camera", split.labels, 0, _FRAMES)
+    plan = streams.schedule("camera", split.labels, 0, _FRAMES)
     draw = streams.renderer(plan, split.images)
     base, full = (manifest.models[manifest.only(role)] for role in ("base", "full"))
     logits = np.zeros(len(manifest.labels), np.float32)

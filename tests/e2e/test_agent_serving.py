@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from cachenet.shared.bundle.manifest import MANIFEST, Bundle
-from cachenet.shared.cascade.features import COUNT, Stage
+from cachenet.shared.cascade.features import FEATURE_COUNT, Stage
 from cachenet.shared.cascade.risk_model import RiskPrior
 from cachenet.shared.inference.engine import Session
 from cachenet.shared.inference.image import crop, preprocessor
@@ -118,7 +118,7 @@ def test_priors_that_promise_too_much_are_found_out(
     """They say that models of random weights are hardly ever wrong. Only audits can tell."""
     directory = tiny_bundle(tmp_path / "bundle")
     sure: dict[Stage, RiskPrior] = {}
-    for stage, count in COUNT.items():
+    for stage, count in FEATURE_COUNT.items():
         precision = np.diag([*[1e3] * count, 3.0])
         nothing, one = (0.0,) * count, (1.0,) * count
         sure[stage] = RiskPrior(nothing, one, (*nothing, -6.0), tuple(precision.ravel().tolist()))

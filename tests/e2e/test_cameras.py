@@ -22,7 +22,7 @@ import pytest
 from benchmarks import rtsp
 from cachenet.models.data import cifar10, sample, streams
 from cachenet.shared.bundle.manifest import Bundle
-from cachenet.simulator.traces.rerun import rerun
+from cachenet.simulator.traces.rerun import replay
 from tests.broker import Mosquitto, free_port, mosquitto
 from tests.bundles import tiny_bundle
 from tests.e2e.agents import AgentProcess
@@ -63,8 +63,8 @@ def test_several_cameras_ask_one_server_and_every_decision_of_each_is_made_again
     images = sample.load()
     cameras: dict[str, dict[str, Any]] = {}
     for name, kind, seed in (("door", "held", 5), ("yard", "session", 6), ("gate", "held", 5)):
-        streams.record(
-            streams.plan(kind, images.labels, seed, 150), images.images, tmp_path / name, cifar10.LABELS
+        streams.record_stream(
+            streams.schedule(kind, images.labels, seed, 150), images.images, tmp_path / name, cifar10.LABELS
         )  # fmt: skip
         cameras[name] = {"source": str(tmp_path / name), "fps": 60.0, "decision_log": str(tmp_path / f"{name}.jsonl")}
     server = ServerProcess(tmp_path, "--bundle", str(ZOO), "--broker", mosquitto.url)
@@ -78,7 +78,7 @@ def test_several_cameras_ask_one_server_and_every_decision_of_each_is_made_again
         summary = ended(agent)
     for name, own in summary["cameras"].items():
         assert own["cloud"] > 0
-        found = rerun(tmp_path / f"{name}.jsonl", Bundle(ZOO), tmp_path / name)
+        found = replay(tmp_path / f"{name}.jsonl", Bundle(ZOO), tmp_path / name)
         assert found.first is None
         assert (found.frames, found.identical) == (150, 150 + found.corrections)
     downloaded = sum(model.bytes for model in Bundle(ZOO).manifest.models.values())

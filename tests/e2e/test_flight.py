@@ -12,13 +12,13 @@ from typer.testing import CliRunner
 
 from cachenet.edge_agent.agent import Agent
 from cachenet.edge_agent.outputs import decision_log
-from cachenet.edge_agent.outputs.report import Sink
+from cachenet.edge_agent.outputs.report import JsonLinesWriter
 from cachenet.edge_agent.settings import Settings
 from cachenet.edge_agent.sources import open_source
 from cachenet.models.data import cifar10, sample, streams
 from cachenet.shared.bundle.manifest import Bundle
 from cachenet.simulator.cli import app
-from cachenet.simulator.traces.rerun import BadLog, events, rerun
+from cachenet.simulator.traces.rerun import BadLog, events, replay
 from tests.broker import Mosquitto, mosquitto
 from tests.e2e.agents import AgentProcess
 from tests.e2e.servers import ServerProcess
@@ -35,7 +35,7 @@ def test_every_decision_of_a_run_is_made_again_to_the_last_bit(
     """Whether answers come in time, late, or are not waited for."""
     images = sample.load()
     recorded, log = tmp_path / "stream", tmp_path / "flight.jsonl"
-    streams.record(streams.plan("held", images.labels, 5, 150), images.images, recorded, cifar10.LABELS)
+    streams.record_stream(streams.schedule("held", images.labels, 5, 150), images.images, recorded, cifar10.LABELS)
     server = ServerProcess(tmp_path, "--bundle", str(ZOO), "--broker", mosquitto.url)
     with closing(server):
         server.wait_for("connected to")
@@ -46,7 +46,7 @@ def test_every_decision_of_a_run_is_made_again_to_the_last_bit(
         )
         answers = agent.finish()
     assert answers["frames"] == 150
-    found = rerun(log, Bundle(ZOO), recorded)
+    found = replay(log, Bundle(ZOO), recorded)
     assert found.first is None
     assert found.frames == 150
     assert found.identical == 150 + found.corrections
@@ -56,7 +56,7 @@ def test_every_decision_of_a_run_is_made_again_to_the_last_bit(
 
     lines = log.read_bytes().splitlines(keepends=True)
     log.write_bytes(b"".join(lines) + lines[-1][:-5])  # killed while it wrote
-    assert rerun(log, Bundle(ZOO), recorded).identical >= 149  # the last may have been a correction
+    assert replay(log, Bundle(ZOO), recorded).identical >= 149  # the last may have been a correction
     directory = next(n for n, line in enumerate(lines) if b'"complete"' in line)
     other = re.sub(rb'"label":(\d+)', lambda found: b'"label":%d' % (int(found[1]) + 1), lines[directory])
     log.write_bytes(b"".join([*lines[:directory], other, *lines[directory + 1 :]]))
@@ -65,25 +65,25 @@ def test_every_decision_of_a_run_is_made_again_to_the_last_bit(
     assert f"{149 + found.corrections} of {150 + found.corrections}" in output.stdout
     log.write_bytes(lines[0])
     with pytest.raises(BadLog, match="no answer"):
-        rerun(log, Bundle(ZOO), recorded)
+        replay(log, Bundle(ZOO), recorded)
     log.write_bytes(b"".join(lines[1:]))
     with pytest.raises(BadLog, match="does not begin"):
-        rerun(log, Bundle(ZOO), recorded)
+        replay(log, Bundle(ZOO), recorded)
 
 
 def test_a_restart_with_learned_state_is_replayed_to_the_last_bit(tmp_path: Path) -> None:
     """The full model on the device teaches the first run, and the second begins with what that has learned."""
     images, bundle = sample.load(), Bundle(ZOO)
     recorded, log = tmp_path / "stream", tmp_path / "flight.jsonl"
-    streams.record(streams.plan("held", images.labels, 5, 60), images.images, recorded, cifar10.LABELS)
+    streams.record_stream(streams.schedule("held", images.labels, 5, 60), images.images, recorded, cifar10.LABELS)
     settings = Settings(provider="cpu", levels=("frames", "base", "full"), store=str(tmp_path), decision_log=str(log))
     learned = []
     for _ in range(2):
         agent = Agent(settings, [open_source(str(recorded), None)], None, None, bundle)
-        agent.run(Sink(""))
+        agent.run(JsonLinesWriter(""))
         assert agent.cameras[0].tally.full > 0
-        (begun,) = (event for event in events(log) if isinstance(event, decision_log.Begun))
+        (begun,) = (event for event in events(log) if isinstance(event, decision_log.CascadeCreated))
         learned.append(begun.learned)
-        found = rerun(log, bundle, recorded)
+        found = replay(log, bundle, recorded)
         assert (found.first, found.identical) == (None, 60)
     assert not learned[0] and learned[1]

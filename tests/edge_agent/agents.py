@@ -12,7 +12,7 @@ import numpy as np
 from cachenet.edge_agent.agent import Agent
 from cachenet.edge_agent.camera import Camera
 from cachenet.edge_agent.settings import LevelFlag, Settings
-from cachenet.edge_agent.sources import Shot, Source
+from cachenet.edge_agent.sources import Source, SourceFrame
 from cachenet.edge_agent.updates.store import Store
 from cachenet.edge_agent.updates.updater import Updater
 from cachenet.shared.bundle.manifest import Bundle, digest, parse
@@ -24,8 +24,8 @@ _BOUND_S = 30.0
 EVERY: tuple[LevelFlag, ...] = ("frames", "submodels", "base", "full", "cloud")
 
 
-def shot(brightness: int = 0) -> Shot:
-    return Shot(np.full((48, 64, 3), brightness, np.uint8))
+def shot(brightness: int = 0) -> SourceFrame:
+    return SourceFrame(np.full((48, 64, 3), brightness, np.uint8))
 
 
 class Pictures:
@@ -38,7 +38,7 @@ class Pictures:
         self.closed = False
         self._count, self._same = count, same
 
-    def __iter__(self) -> Iterator[Shot]:
+    def __iter__(self) -> Iterator[SourceFrame]:
         for index in range(self._count):
             yield shot(0 if self._same else index * 20 % 256)
 

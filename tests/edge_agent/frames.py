@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from cachenet.edge_agent.camera import Answered
-from cachenet.edge_agent.outputs.report import Line
+from cachenet.edge_agent.camera import AnsweredFrame
+from cachenet.edge_agent.outputs.report import AnswerLine
 from cachenet.shared.cascade.types import UNKNOWN, Answer, Level
 from cachenet.shared.inference.image import Picture
 
@@ -24,10 +24,10 @@ def answered_frame(
     reason: str = "",
     camera: str = "",
     time: float = 0.0,
-) -> Answered:
+) -> AnsweredFrame:
     answer = Answer(frame, None if label == UNKNOWN else 3, confidence, 0.02, level, "base", reason)
-    line = Line(
+    line = AnswerLine(
         frame=frame, time=time, label=label, confidence=confidence, risk=0.02, level=level, model="base",
         latency_ms=latency_ms, reason=reason, camera=camera,
     )  # fmt: skip
-    return Answered(noise(48, 64, frame) if picture is None else picture, answer, line)
+    return AnsweredFrame(noise(48, 64, frame) if picture is None else picture, answer, line)

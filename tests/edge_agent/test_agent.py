@@ -16,13 +16,13 @@ from cachenet.edge_agent.agent import Agent
 from cachenet.edge_agent.camera import MAX_CONSECUTIVE_ERRORS
 from cachenet.edge_agent.composition import DeploymentError
 from cachenet.edge_agent.frame_inputs import FrameInputs, scorer
-from cachenet.edge_agent.outputs.report import Sink
+from cachenet.edge_agent.outputs.report import JsonLinesWriter
 from cachenet.edge_agent.settings import Settings
-from cachenet.edge_agent.sources import Shot
+from cachenet.edge_agent.sources import SourceFrame
 from cachenet.edge_agent.updates.store import Store
 from cachenet.shared.bundle.manifest import Bundle, Certificate
 from cachenet.shared.cascade.cascade import Cascade
-from cachenet.shared.cascade.distribution import ASKED_FIRST, Distribution
+from cachenet.shared.cascade.distribution import MISSES_BEFORE_UNKNOWN, Distribution
 from cachenet.shared.cascade.frame import Frame
 from cachenet.shared.cascade.types import Answer, Step
 from cachenet.shared.inference.engine import EngineError, Logits
@@ -52,7 +52,7 @@ def test_only_the_region_of_interest_is_looked_at(bundle: Bundle) -> None:
     def last(region: str, *pictures: Picture) -> Answer | None:
         with running(Settings(levels=("frames", "base"), region=region), bundle=bundle) as camera:
             for index, picture in enumerate(pictures):
-                camera.answer(index, Shot(picture), Sink(""))
+                camera.answer(index, SourceFrame(picture), JsonLinesWriter(""))
             return camera.last_answered and camera.last_answered.answer
 
     answers = last("0.5,0,0.5,1", right, left), last("", right, left)
@@ -63,7 +63,7 @@ def test_only_the_region_of_interest_is_looked_at(bundle: Bundle) -> None:
 
 
 def test_every_frame_of_a_source_is_answered_and_counted_in_the_summary(bundle: Bundle, tmp_path: Path) -> None:
-    source, sink = Pictures(30), Sink(str(tmp_path / "answers"))
+    source, sink = Pictures(30), JsonLinesWriter(str(tmp_path / "answers"))
     agent = Agent(Settings(levels=("frames", "submodels", "base")), [source], None, None, bundle)
     agent.run(sink)
     sink.close()
@@ -79,7 +79,7 @@ def test_every_frame_of_a_source_is_answered_and_counted_in_the_summary(bundle: 
 def test_it_stops_after_so_many_frames(bundle: Bundle) -> None:
     source = Pictures(30)
     agent = Agent(Settings(frames=3), [source], None, None, bundle)
-    agent.run(Sink(""))
+    agent.run(JsonLinesWriter(""))
     assert agent.summary()["frames"] == 3
     assert source.closed
 
@@ -104,7 +104,7 @@ def test_a_failing_model_gives_no_scores_and_ends_nothing(bundle: Bundle) -> Non
         score = scorer("base", _fail, INPUT, 10)
         np.testing.assert_array_equal(score(FrameInputs(shot().picture)), np.full(10, np.nan))
         camera.cascade.base = replace(camera.cascade.base, score=score)
-        camera.answer(0, shot(), Sink(""))
+        camera.answer(0, shot(), JsonLinesWriter(""))
         assert camera.tally.fallbacks == 1
 
 
@@ -114,7 +114,7 @@ def test_a_failing_full_model_on_the_device_gives_no_answer(bundle: Bundle) -> N
         assert camera.cascade is not None and camera.cascade.full is not None
         camera.cascade.full = replace(camera.cascade.full, score=scorer("full", _fail, INPUT, 10), judge=None)
         camera.cascade._budget.threshold = 0.0
-        camera.answer(0, shot(), Sink(""))
+        camera.answer(0, shot(), JsonLinesWriter(""))
         assert (camera.tally.full, camera.tally.fallbacks) == (0, 1)
         assert len(camera.cascade.estimator.cache) == 0
 
@@ -138,7 +138,7 @@ def test_without_a_connection_no_audit_counts_as_sent(tmp_path: Path) -> None:
     bundle = Bundle(tiny_bundle(tmp_path, risk=0.999))
     settings = Settings(audit_share=1.0, levels=("base", "cloud"))
     agent = Agent(settings, [Pictures(100)], Address("127.0.0.1", 1), None, bundle)
-    agent.run(Sink(""))
+    agent.run(JsonLinesWriter(""))
     summary = agent.summary()
     assert summary["hits"]["base"] > 50, "there were frames to audit"
     assert agent.cameras[0].cascade is not None
@@ -150,7 +150,7 @@ def test_a_file_waits_for_the_models_that_it_may_use(tmp_path: Path) -> None:
     """A camera's frames go by meanwhile. The full model itself answers what no other is sure of."""
     unsure = Bundle(tiny_bundle(tmp_path / "unsure", risk=0))
     agent = Agent(Settings(provider="cpu"), [Pictures(10)], None, None, unsure)
-    agent.run(Sink(""))
+    agent.run(JsonLinesWriter(""))
     tally = agent.cameras[0].tally
     assert (tally.frames, tally.fallbacks, tally.full) == (10, 0, 10)
 
@@ -163,7 +163,7 @@ def test_a_file_does_not_wait_for_a_server_that_is_not_there(tmp_path: Path) -> 
     store.append(base, bundle.path("base").read_bytes())
     store.finish(base)
     agent = Agent(Settings(provider="cpu"), [Pictures(10)], Address("127.0.0.1", 1), store, None)
-    agent.run(Sink(""))
+    agent.run(JsonLinesWriter(""))
     assert agent.cameras[0].tally.frames == 10
 
 
@@ -185,9 +185,9 @@ def test_unanswerable_frames_end_a_run_only_if_all_frames_are(
     agent = Agent(Settings(provider="cpu"), [Pictures(bad + frames)], None, None, bundle)
     if bad > MAX_CONSECUTIVE_ERRORS:
         with pytest.raises(ZeroDivisionError):
-            agent.run(Sink(""))
+            agent.run(JsonLinesWriter(""))
     else:
-        agent.run(Sink(""))
+        agent.run(JsonLinesWriter(""))
     camera = agent.cameras[0]
     assert (camera.tally.frames, camera.errors) == (frames, min(bad, MAX_CONSECUTIVE_ERRORS))
     assert camera.deciding is None, "or the watchdog would find that a model hangs"
@@ -196,7 +196,7 @@ def test_unanswerable_frames_end_a_run_only_if_all_frames_are(
 
 def test_an_unchanged_picture_gets_the_full_models_label(bundle: Bundle) -> None:
     agent = served(Settings(levels=("frames", "cloud"), audit_share=0.0), Pictures(30, same=True), bundle, lambda: 7)
-    agent.run(Sink(""))
+    agent.run(JsonLinesWriter(""))
     summary = agent.summary()
     assert (summary["cloud"], summary["hits"]["frames"]) == (1, 29)
     assert (summary["overruled"], summary["asked"]) == (0, 1 / 30)
@@ -215,7 +215,7 @@ def test_hits_that_disagree_raise_an_alarm_of_one_line_and_the_budget_is_cut(
     bundle = Bundle(tiny_bundle(tmp_path, risk=0.999))
     settings = Settings(levels=("base", "cloud"), audit_share=1.0)
     agent = served(settings, Pictures(60, same=True), bundle, other)
-    agent.run(Sink(""))
+    agent.run(JsonLinesWriter(""))
     summary = agent.summary()
     audits = summary["audits"]
     assert audits["judged"] > 0 and audits["wrong"] == audits["judged"]
@@ -232,7 +232,7 @@ def test_hits_that_disagree_raise_an_alarm_of_one_line_and_the_budget_is_cut(
 def test_a_scene_change_is_counted_and_logged(bundle: Bundle, caplog: pytest.LogCaptureFixture) -> None:
     with running(Settings(levels=("frames", "base")), bundle=bundle) as camera:
         for index in range(110):
-            camera.answer(index, shot(0 if index < 100 else 200), Sink(""))
+            camera.answer(index, shot(0 if index < 100 else 200), JsonLinesWriter(""))
         assert camera.summary()["scene_changes"] == 1
     assert [record.message for record in caplog.records if "the whole picture has changed" in record.message]
 
@@ -243,14 +243,16 @@ def test_a_picture_out_of_distribution_misses_and_is_then_unknown(tmp_path: Path
     manifest = msgspec.structs.replace(Bundle(root).manifest, distribution=never)
     (root / "bundle.json").write_bytes(msgspec.json.encode(manifest))
     lines = tmp_path / "lines.jsonl"
-    sink = Sink(str(lines))
-    agent = Agent(Settings(levels=("base",)), [Pictures(ASKED_FIRST + 30, same=True)], None, None, Bundle(root))
+    sink = JsonLinesWriter(str(lines))
+    agent = Agent(
+        Settings(levels=("base",)), [Pictures(MISSES_BEFORE_UNKNOWN + 30, same=True)], None, None, Bundle(root)
+    )
     agent.run(sink)
     sink.close()
     answers = [json.loads(line) for line in lines.read_text().splitlines()]
-    assert {answer["level"] for answer in answers[:ASKED_FIRST]} == {"fallback"}
-    assert all(answer["reason"].startswith("out of distribution") for answer in answers[:ASKED_FIRST])
-    assert {answer["label"] for answer in answers[ASKED_FIRST + 10 :]} == {"unknown"}
+    assert {answer["level"] for answer in answers[:MISSES_BEFORE_UNKNOWN]} == {"fallback"}
+    assert all(answer["reason"].startswith("out of distribution") for answer in answers[:MISSES_BEFORE_UNKNOWN])
+    assert {answer["label"] for answer in answers[MISSES_BEFORE_UNKNOWN + 10 :]} == {"unknown"}
     assert agent.summary()["unknown"] == [answer["label"] for answer in answers].count("unknown")
 
 
@@ -260,9 +262,9 @@ def test_a_full_model_on_the_device_whose_run_fails_has_not_answered(tmp_path: P
     with running(Settings(levels=("base", "full"), provider="cpu"), bundle=bundle) as camera:
         maintain_until(camera, lambda: camera.cascade is not None and camera.cascade.full is not None)
         assert camera.cascade is not None and camera.cascade.full is not None
-        camera.answer(0, shot(), Sink(""))
+        camera.answer(0, shot(), JsonLinesWriter(""))
         camera.cascade.full = replace(camera.cascade.full, score=scorer("full", _fail, INPUT, 10))
-        camera.answer(1, shot(80), Sink(""))
+        camera.answer(1, shot(80), JsonLinesWriter(""))
         assert (camera.tally.full, camera.tally.fallbacks) == (1, 1)
 
 
@@ -294,7 +296,7 @@ def test_an_uncertified_budget_is_one_warning_and_all_frames_are_answered(
     manifest = msgspec.structs.replace(Bundle(root).manifest, certificates=certificates)
     (root / "bundle.json").write_bytes(msgspec.json.encode(manifest))
     agent = served(Settings(max_disagreement=budget), Pictures(5), Bundle(root), lambda: 3)
-    agent.run(Sink(""))
+    agent.run(JsonLinesWriter(""))
     assert agent.summary()["frames"] == 5
     output = [record.message for record in caplog.records if "is not certified" in record.message]
     assert len(output) == bool(logged)

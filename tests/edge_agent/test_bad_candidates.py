@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cachenet.edge_agent.agent import Agent
-from cachenet.edge_agent.outputs.report import Sink
+from cachenet.edge_agent.outputs.report import JsonLinesWriter
 from cachenet.edge_agent.settings import Settings
 from cachenet.edge_agent.updates import probe as probing
 from cachenet.edge_agent.updates.loader import ModelLoader
@@ -58,10 +58,10 @@ def test_a_bad_candidate_changes_nothing_now_and_after_a_restart(
         camera, updater = agent.cameras[0], agent.updater
         assert updater is not None
         install_files(Store(store), bad)
-        camera.answer(0, shot(), Sink(""))
+        camera.answer(0, shot(), JsonLinesWriter(""))
         updater.announce(bad.data)
         maintain_until(camera, lambda: updater.state == "failed")
-        camera.answer(1, shot(), Sink(""))
+        camera.answer(1, shot(), JsonLinesWriter(""))
         assert camera.version == bundle.version
     with device(store) as again:
         assert again.cameras[0].version == bundle.version
@@ -79,15 +79,15 @@ def test_a_model_that_fails_on_a_camera_frame_is_rolled_back(bundle: Bundle, tmp
         install_files(Store(store), newer)
         updater.announce(newer.data)
         maintain_until(camera, lambda: camera.version == newer.version)
-        camera.answer(0, shot(), Sink(""))
+        camera.answer(0, shot(), JsonLinesWriter(""))
         maintain_until(camera, lambda: updater._store.current() == newer.data)
         assert camera.cascade is not None and camera.cascade.base is not None
         break_model(agent.loader, newer)
-        camera.answer(1, shot(80), Sink(""))
+        camera.answer(1, shot(80), JsonLinesWriter(""))
         maintain_until(camera, lambda: camera.version == bundle.version)
         assert updater.status == "failed (base: inference failed (broken))"
         assert camera.active_bundle.failures["base"] == 1
-        camera.answer(2, shot(160), Sink(""))
+        camera.answer(2, shot(160), JsonLinesWriter(""))
     assert Store(store).current() == bundle.data
 
 

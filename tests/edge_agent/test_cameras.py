@@ -17,16 +17,16 @@ import pytest
 from rich.console import Console
 
 from cachenet.edge_agent.agent import Agent
-from cachenet.edge_agent.camera import Answered
+from cachenet.edge_agent.camera import AnsweredFrame
 from cachenet.edge_agent.composition import build_device_cascade
 from cachenet.edge_agent.doctor.health import Health
 from cachenet.edge_agent.outputs.metrics import MetricsCollector
-from cachenet.edge_agent.outputs.report import Sink
+from cachenet.edge_agent.outputs.report import JsonLinesWriter
 from cachenet.edge_agent.outputs.terminal import TerminalView
 from cachenet.edge_agent.settings import CameraTable, LevelFlag, Settings
-from cachenet.edge_agent.sources import Shot
+from cachenet.edge_agent.sources import SourceFrame
 from cachenet.edge_agent.updates import model_loading
-from cachenet.edge_agent.updates.active_bundle import ROOM
+from cachenet.edge_agent.updates.active_bundle import DEFAULT_SUBMODEL_BUDGET
 from cachenet.shared.bundle.manifest import Bundle
 from cachenet.shared.command import config
 from cachenet.shared.inference.engine import Session
@@ -71,27 +71,27 @@ class Endless(Pictures):
         super().__init__(0)
         self._closed = threading.Event()
 
-    def __iter__(self) -> Iterator[Shot]:
+    def __iter__(self) -> Iterator[SourceFrame]:
         index = 0
         while not self._closed.wait(0.002):
             index += 1
-            yield Shot(np.full((48, 64, 3), index * 20 % 256, np.uint8))
+            yield SourceFrame(np.full((48, 64, 3), index * 20 % 256, np.uint8))
 
     def close(self) -> None:
         self._closed.set()
 
 
 class Failing(Pictures):
-    def __iter__(self) -> Iterator[Shot]:
+    def __iter__(self) -> Iterator[SourceFrame]:
         yield from super().__iter__()
         raise RuntimeError("a mistake of ours")
 
 
 def test_every_answer_names_its_camera_and_each_camera_counts_for_itself(bundle: Bundle, tmp_path: Path) -> None:
     agent = Agent(several("front", "back"), [Pictures(20), Pictures(30)], None, None, bundle)
-    observed: list[Answered] = []
+    observed: list[AnsweredFrame] = []
     agent.observers.append(observed.append)
-    sink = Sink(str(tmp_path / "answers"))
+    sink = JsonLinesWriter(str(tmp_path / "answers"))
     agent.run(sink)
     sink.close()
     answers = lines(tmp_path / "answers")
@@ -108,7 +108,7 @@ def test_answers_of_a_camera_do_not_depend_on_other_cameras(bundle: Bundle, tmp_
     alone = Agent(Settings(levels=LEVELS), [Pictures(40)], None, None, bundle)
     together = Agent(several("a", "b", "c"), [Pictures(40), Pictures(25), Pictures(40)], None, None, bundle)
     for agent, name in ((alone, "alone"), (together, "together")):
-        sink = Sink(str(tmp_path / name))
+        sink = JsonLinesWriter(str(tmp_path / name))
         agent.run(sink)
         sink.close()
 
@@ -189,7 +189,7 @@ def test_the_room_for_submodels_is_shared_out_evenly(bundle: Bundle, budget: str
     for share in shares:
         assert share == pytest.approx(alone / 3, rel=0.02)
     if not budget:
-        assert sum(shares) <= ROOM
+        assert sum(shares) <= DEFAULT_SUBMODEL_BUDGET
 
 
 @pytest.mark.parametrize("how", ["ends", "fails"])
@@ -202,7 +202,7 @@ def test_a_camera_that_ends_or_fails_leaves_the_others_as_they_are(
 
     def run() -> None:
         try:
-            agent.run(Sink(""))
+            agent.run(JsonLinesWriter(""))
         except RuntimeError as error:
             failures.append(error)
 
@@ -254,7 +254,7 @@ def test_cameras_share_the_devices_topics_and_receive_only_their_own_replies(bun
     a, b = agent.cameras
     for camera in (a, b):
         for index in range(5):
-            camera.answer(index, Shot(np.full((48, 64, 3), 50 * index, np.uint8)), Sink(""))
+            camera.answer(index, SourceFrame(np.full((48, 64, 3), 50 * index, np.uint8)), JsonLinesWriter(""))
     assert a.last_answered is not None and b.last_answered is not None
     assert (a.last_answered.answer.label, b.last_answered.answer.label) == (3, 7)
     assert a.tally.cloud == b.tally.cloud == 5
@@ -322,7 +322,7 @@ def test_metrics_and_the_terminal_tell_cameras_apart(bundle: Bundle) -> None:
     sources = [Pictures(20), Pictures(30)]
     sources[1].losses, sources[1].error = 2, "it gives no more pictures"
     agent = Agent(several("front", "back"), sources, None, None, bundle)
-    agent.run(Sink(""))
+    agent.run(JsonLinesWriter(""))
     found = {
         (sample.name, sample.labels["camera"]): sample.value
         for family in MetricsCollector(agent, Health(agent)).collect()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from cachenet.edge_agent.agent import Agent
 from cachenet.edge_agent.doctor.health import MIN_ANSWERS, RECENT_ANSWERS, SILENCE_LIMIT_S, FrameTiming, Health
-from cachenet.edge_agent.outputs.report import Sink
+from cachenet.edge_agent.outputs.report import JsonLinesWriter
 from cachenet.edge_agent.remote import POSTED
 from cachenet.edge_agent.settings import CameraTable, Settings
 from cachenet.shared.bundle.manifest import Bundle
@@ -32,7 +32,7 @@ class HealthSetup:
         self.health = Health(self.agent, lambda: self.now)
         self.before = self.health()
         if answered:
-            self.agent.run(Sink(""))
+            self.agent.run(JsonLinesWriter(""))
             self.on_frame()
 
     def on_frame(self, level: Level = "base", camera: str = "", reason: str = "") -> None:
@@ -67,7 +67,9 @@ def test_unhealthy_within_ten_seconds_without_an_answer_and_healthy_after_the_ne
 
 def test_unhealthy_without_any_answered_frame(tmp_path: Path) -> None:
     setup = HealthSetup(tmp_path, answered=False)
-    setup.agent.run(Sink(""))  # its model is loaded; its only frame is answered, and health hears nothing of it
+    setup.agent.run(
+        JsonLinesWriter("")
+    )  # its model is loaded; its only frame is answered, and health hears nothing of it
     setup.now += 9.9
     assert "no frame for 10 s" in setup.health()
 
@@ -125,7 +127,7 @@ def test_unhealthy_after_only_fallbacks(setup: HealthSetup) -> None:
 
 def test_of_a_start_ten_fallbacks_are_enough(tmp_path: Path) -> None:
     setup = HealthSetup(tmp_path, answered=False)
-    setup.agent.run(Sink(""))
+    setup.agent.run(JsonLinesWriter(""))
     setup.passes(MIN_ANSWERS - 1, 0.1, "fallback")
     assert setup.health() == ""
     setup.passes(1, 0.1, "fallback")
@@ -140,7 +142,7 @@ def test_a_frame_that_the_cloud_answers_later_is_no_fault(setup: HealthSetup) ->
 def test_each_camera_is_named_with_its_own_fault_and_age(tmp_path: Path) -> None:
     tables = (CameraTable("door", "a"), CameraTable("yard", "b"))
     setup = HealthSetup(tmp_path, Settings(camera=tables), answered=False)
-    setup.agent.run(Sink(""))
+    setup.agent.run(JsonLinesWriter(""))
     setup.on_frame(camera="door")
     setup.on_frame(camera="yard")
     setup.now += 5.0

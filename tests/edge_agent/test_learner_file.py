@@ -15,10 +15,10 @@ from cachenet.edge_agent import learner_file
 from cachenet.edge_agent.agent import Agent
 from cachenet.edge_agent.camera import Camera
 from cachenet.edge_agent.learner_file import SAVE_EVERY_S, LearnerFile
-from cachenet.edge_agent.outputs.report import Sink
+from cachenet.edge_agent.outputs.report import JsonLinesWriter
 from cachenet.edge_agent.settings import Settings, default_store
 from cachenet.shared.bundle.manifest import MANIFEST, Bundle
-from cachenet.shared.cascade.features import COUNT, STAGES, Array, Stage
+from cachenet.shared.cascade.features import FEATURE_COUNT, STAGES, Array, Stage
 from cachenet.shared.cascade.risk_estimator import FIRST_ANSWERS, RiskEstimator
 from cachenet.shared.cascade.risk_model import RiskPrior
 from cachenet.shared.command import atomic_files
@@ -35,7 +35,7 @@ def prior(count: int) -> RiskPrior:
 def learning_bundle(directory: Path, provenance: str = "") -> Bundle:
     manifest = Bundle(tiny_bundle(directory)).manifest
     changed = msgspec.structs.replace(
-        manifest, priors={stage: prior(COUNT[stage]) for stage in STAGES}, provenance={"note": provenance}
+        manifest, priors={stage: prior(FEATURE_COUNT[stage]) for stage in STAGES}, provenance={"note": provenance}
     )
     (directory / MANIFEST).write_bytes(msgspec.json.encode(changed))
     return Bundle(directory)
@@ -49,7 +49,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 def run(bundle: Bundle, store: Path, frames: int = 20) -> Camera:
     """A camera after ``frames`` answers, which has learned from the full model on the device."""
     agent = Agent(Settings(provider="cpu", store=str(store)), [Pictures(frames)], None, None, bundle)
-    agent.run(Sink(""))
+    agent.run(JsonLinesWriter(""))
     assert agent.cameras[0].tally.frames == frames
     return agent.cameras[0]
 

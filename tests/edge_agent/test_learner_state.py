@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from cachenet.edge_agent.learner_state import MAX_BYTES, BadLearnerState, LearnerState, decode
 from cachenet.edge_agent.learner_state import encode as encode_state
-from cachenet.shared.cascade.features import COUNT, STAGES, Array, Stage
+from cachenet.shared.cascade.features import FEATURE_COUNT, STAGES, Array, Stage
 from cachenet.shared.cascade.risk_model import RiskPrior, fit_prior
 
 State = dict[Stage, tuple[Array, Array]]
@@ -22,7 +22,7 @@ def encode(state: State, version: str) -> bytes:
 
 def state(seed: int, stages: tuple[Stage, ...] = STAGES) -> State:
     rng = np.random.default_rng(seed)
-    sizes = {stage: COUNT[stage] + 1 for stage in stages}
+    sizes = {stage: FEATURE_COUNT[stage] + 1 for stage in stages}
     return {stage: (rng.normal(size=size), rng.normal(size=(size, size))) for stage, size in sizes.items()}
 
 
@@ -74,7 +74,7 @@ def test_another_version_size_or_shape_is_refused() -> None:
 
 def test_priors_that_were_fitted_on_the_device_come_back_too_and_are_checked() -> None:
     rng = np.random.default_rng(0)
-    prior = fit_prior(rng.normal(size=(30, COUNT["base"])), rng.random(30) < 0.3)
+    prior = fit_prior(rng.normal(size=(30, FEATURE_COUNT["base"])), rng.random(30) < 0.3)
     fitted: dict[Stage, RiskPrior] = {"base": prior}
     assert decode(encode_state(LearnerState({}, fitted), "v"), "v").fitted == fitted
     with pytest.raises(BadLearnerState, match="prior has a wrong shape"):

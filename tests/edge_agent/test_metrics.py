@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from cachenet.edge_agent.agent import Agent
 from cachenet.edge_agent.outputs.metrics import endpoint
-from cachenet.edge_agent.outputs.report import Sink
+from cachenet.edge_agent.outputs.report import JsonLinesWriter
 from cachenet.edge_agent.settings import Settings
 from cachenet.edge_agent.updates.store import Store
 from cachenet.shared.bundle.manifest import Bundle
@@ -34,7 +34,7 @@ def test_the_levels_counters_add_up_to_the_frames_before_and_after_a_run(tmp_pat
     agent = Agent(Settings(), [Pictures(30)], None, None, Bundle(tiny_bundle(tmp_path)))
     with endpoint(agent, "127.0.0.1", 0) as port:
         before = read(port)
-        agent.run(Sink(""))
+        agent.run(JsonLinesWriter(""))
         after = read(port)
     assert sum(value for (name, _), value in before.items() if name == "cachenet_frames_total") == 0
     by_level = {level: value for (name, level), value in after.items() if name == "cachenet_frames_total"}
@@ -57,7 +57,7 @@ def test_the_metrics_have_audits_and_agreement(tmp_path: Path) -> None:
 
     agent = served(Settings(levels=("base", "cloud"), audit_share=0.5), Pictures(40, same=True), bundle, same)
     with endpoint(agent, "127.0.0.1", 0) as port:
-        agent.run(Sink(""))
+        agent.run(JsonLinesWriter(""))
         after = {name: value for (name, _), value in read(port).items()}
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
             text = answer.read().decode()

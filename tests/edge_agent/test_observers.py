@@ -18,7 +18,7 @@ from cachenet.edge_agent.frame_inputs import scorer
 from cachenet.edge_agent.outputs import results
 from cachenet.edge_agent.outputs.frame_worker import FrameWorker
 from cachenet.edge_agent.outputs.observers import attach_observers
-from cachenet.edge_agent.outputs.report import Sink
+from cachenet.edge_agent.outputs.report import JsonLinesWriter
 from cachenet.edge_agent.outputs.terminal import TerminalView
 from cachenet.edge_agent.settings import Settings
 from cachenet.shared.bundle.manifest import Bundle
@@ -52,7 +52,7 @@ def test_an_observer_that_fails_at_every_frame_is_logged_once_and_the_run_contin
     settings = Settings(results=True, broker="mqtt://127.0.0.1:1")
     agent = Agent(settings, [Pictures(200)], Address("127.0.0.1", 1), None, Bundle(tiny_bundle(tmp_path)))
     with attach_observers(agent):
-        agent.run(Sink(""))
+        agent.run(JsonLinesWriter(""))
     assert agent.summary()["frames"] == 200
     assert lines.getvalue().count("results: failed for a frame") == 1
 
@@ -83,7 +83,7 @@ def test_what_a_bundle_or_a_camera_is_called_cannot_write_on_the_terminal(tmp_pa
     source = Pictures(1)
     source.losses, source.error = 1, "it says \x1b]0;gone\x07"
     agent = Agent(Settings(), [source], None, None, Bundle(tiny_bundle(tmp_path)))
-    agent.run(Sink(""))
+    agent.run(JsonLinesWriter(""))
     picture: Picture = np.zeros((8, 8, 3), np.uint8)
     agent.cameras[0].last_answered = answered_frame(label="\x1b[2Jcat\r[red]", picture=picture)
     console = Console(width=200, file=StringIO(), force_terminal=False)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 
-from cachenet.edge_agent.camera import Answered
+from cachenet.edge_agent.camera import AnsweredFrame
 from cachenet.edge_agent.outputs import preview as module
 from cachenet.edge_agent.outputs.drawing import annotate
 from cachenet.edge_agent.outputs.preview import Preview
@@ -95,13 +95,13 @@ def reader(port: int) -> Iterator[Callable[..., Reader]]:
         one.close()
 
 
-def shows(picture: np.ndarray, answered: Answered) -> bool:
+def shows(picture: np.ndarray, answered: AnsweredFrame) -> bool:
     """Whether ``picture`` is that frame, annotated, as well as JPEG can."""
     expected = annotate(answered.picture, answered.line)
     return picture.shape == expected.shape and float(np.abs(picture.astype(int) - expected).mean()) < 4
 
 
-def flat(frame: int) -> Answered:
+def flat(frame: int) -> AnsweredFrame:
     return answered_frame(frame, picture=np.full((48, 64, 3), 10 * frame % 256, np.uint8))
 
 

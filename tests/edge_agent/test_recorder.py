@@ -13,31 +13,32 @@ import numpy as np
 import pytest
 
 from cachenet.edge_agent.outputs.recorder import Recorder
-from cachenet.edge_agent.sources import Shot, open_source
+from cachenet.edge_agent.sources import SourceFrame, open_source
 from cachenet.shared.media import recording as stream
 
 
 class Shots:
     dropped, broken, losses, error, fps = 2, 1, 3, "it is away", None
 
-    def __init__(self, shots: list[Shot]) -> None:
+    def __init__(self, shots: list[SourceFrame]) -> None:
         self.closed, self._shots = False, shots
 
-    def __iter__(self) -> Iterator[Shot]:
+    def __iter__(self) -> Iterator[SourceFrame]:
         return iter(self._shots)
 
     def close(self) -> None:
         self.closed = True
 
 
-def shots(count: int, side: int = 32, truth: tuple[str | None, ...] = ("ship", "cat")) -> list[Shot]:
+def shots(count: int, side: int = 32, truth: tuple[str | None, ...] = ("ship", "cat")) -> list[SourceFrame]:
     rng = np.random.default_rng(0)
     return [
-        Shot(rng.integers(0, 256, (side, side, 3), np.uint8), truth[number % len(truth)]) for number in range(count)
+        SourceFrame(rng.integers(0, 256, (side, side, 3), np.uint8), truth[number % len(truth)])
+        for number in range(count)
     ]
 
 
-def record(directory: Path, given: list[Shot], fps: float | None = 25.0) -> list[Shot]:
+def record(directory: Path, given: list[SourceFrame], fps: float | None = 25.0) -> list[SourceFrame]:
     recorder = Recorder(Shots(given), directory, fps)
     elapsed = list(recorder)
     recorder.finish()

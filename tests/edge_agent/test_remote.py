@@ -9,7 +9,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from cachenet.edge_agent.remote import Cloud, Outcome
+from cachenet.edge_agent.remote import CloudClient, Outcome
 from cachenet.shared.bundle.manifest import Bundle
 from cachenet.shared.cascade.circuit_breaker import CircuitBreaker
 from cachenet.shared.cascade.frame import Frame
@@ -45,7 +45,7 @@ class Site:
         self.output = output
         self.sent: list[tuple[bytes, Request, int]] = []
         self.link = FakeLink(self._publish)
-        self.cloud = Cloud(cast(MqttConnection, self.link), "cam", bundle.manifest, time.monotonic)
+        self.cloud = CloudClient(cast(MqttConnection, self.link), "cam", bundle.manifest, time.monotonic)
 
     def _publish(self, topic: str, payload: bytes, rest: dict[str, Any]) -> bool:
         asked = request(topic.split("/")[3:], rest["content"], rest["correlation"], rest["properties"])

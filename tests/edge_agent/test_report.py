@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cachenet.edge_agent.outputs import report
-from cachenet.edge_agent.outputs.report import AccuracyCounter, Latencies, Line, Sink
+from cachenet.edge_agent.outputs.report import AccuracyCounter, AnswerLine, JsonLinesWriter, LatencyHistogram
 from cachenet.shared.bundle.manifest import FORMAT, Manifest
 from cachenet.shared.cascade.cascade import Tally
 from cachenet.shared.cascade.types import Answer
@@ -20,12 +20,12 @@ ASKED = Answer(8, 0, 0.6, 0.0, "cloud", "full", "risk 0.400 over 0.050")
 MANIFEST = Manifest(FORMAT, "pets", "classification", ("cat", "dog"), {}, {})
 
 
-def line(answer: Answer, time: float, latency_ms: float, truth: str | None) -> Line:
+def line(answer: Answer, time: float, latency_ms: float, truth: str | None) -> AnswerLine:
     return report.line(answer, MANIFEST, time, latency_ms, truth)
 
 
-def filled(values: list[float]) -> Latencies:
-    latencies = Latencies()
+def filled(values: list[float]) -> LatencyHistogram:
+    latencies = LatencyHistogram()
     for value in values:
         latencies.add(value)
     return latencies
@@ -66,7 +66,7 @@ def test_accuracy_counts_only_where_the_truth_is_known() -> None:
 
 
 def test_a_line_has_the_answer_and_omits_defaults(tmp_path: Path) -> None:
-    sink = Sink(str(tmp_path / "answers.jsonl"))
+    sink = JsonLinesWriter(str(tmp_path / "answers.jsonl"))
     sink.write(line(HIT, 1.5, 0.25, None))
     sink.write(line(ASKED, 1.6, 9.5, "dog"))
     sink.close()
@@ -80,14 +80,14 @@ def test_a_line_has_the_answer_and_omits_defaults(tmp_path: Path) -> None:
 
 
 def test_every_line_is_on_the_disk_when_write_returns(tmp_path: Path) -> None:
-    sink = Sink(str(tmp_path / "answers.jsonl"))
+    sink = JsonLinesWriter(str(tmp_path / "answers.jsonl"))
     sink.write(line(HIT, 1.5, 0.25, None))
     assert (tmp_path / "answers.jsonl").read_bytes().endswith(b"}\n")
     sink.close()
 
 
 def test_a_full_disk_ends_the_writing_not_the_run(caplog: pytest.LogCaptureFixture) -> None:
-    sink = Sink("/dev/full")
+    sink = JsonLinesWriter("/dev/full")
     for _ in range(3):
         sink.write(line(HIT, 1.5, 0.25, None))
     sink.close()
@@ -98,7 +98,7 @@ def test_a_full_disk_ends_the_writing_not_the_run(caplog: pytest.LogCaptureFixtu
 
 
 def test_standard_output_is_not_closed(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
-    sink = Sink("-")
+    sink = JsonLinesWriter("-")
     sink.write(line(HIT, 1.5, 0.25, None))
     sink.close()
     print("still here", flush=True)
@@ -107,11 +107,11 @@ def test_standard_output_is_not_closed(capfdbinary: pytest.CaptureFixture[bytes]
 
 def test_a_file_that_cannot_be_opened_is_an_error_at_once() -> None:
     with pytest.raises(OSError):
-        Sink("/nowhere/answers.jsonl")
+        JsonLinesWriter("/nowhere/answers.jsonl")
 
 
 def test_no_target_writes_nothing() -> None:
-    sink = Sink("")
+    sink = JsonLinesWriter("")
     sink.write(line(HIT, 1.5, 0.25, None))
     sink.close()
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cachenet.edge_agent.camera import Answered
-from cachenet.edge_agent.outputs.report import Line
+from cachenet.edge_agent.camera import AnsweredFrame
+from cachenet.edge_agent.outputs.report import AnswerLine
 from cachenet.edge_agent.outputs.results import Result, Results
 from cachenet.shared.cascade.types import Level
 from tests.edge_agent.frames import answered_frame
@@ -30,7 +30,7 @@ class Publisher:
             self.messages.append((self.now, topic, json.loads(payload)))
         return self.connected
 
-    def on_frame(self, answered: Answered) -> None:
+    def on_frame(self, answered: AnsweredFrame) -> None:
         self.results.on_frame(answered)
 
 
@@ -66,7 +66,7 @@ def test_a_result_is_the_line_of_the_output_and_how_it_has_been_lately() -> None
     _, topic, result = logged.messages[-1]
     assert topic == "cachenet/1/pi/result"
     assert (result.pop("local_share"), result.pop("mean_latency_ms")) == (0.5, 1.5)
-    assert msgspec.convert(result, Line) == answered_frame(3, level="fallback", latency_ms=3.0).line
+    assert msgspec.convert(result, AnswerLine) == answered_frame(3, level="fallback", latency_ms=3.0).line
 
 
 def test_what_was_long_ago_fades() -> None:

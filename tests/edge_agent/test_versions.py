@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from cachenet.edge_agent.agent import Agent
-from cachenet.edge_agent.outputs.report import Sink
+from cachenet.edge_agent.outputs.report import JsonLinesWriter
 from cachenet.edge_agent.settings import Settings
 from cachenet.edge_agent.updates.store import Store
 from cachenet.edge_agent.updates.updater import COMMIT_AFTER
@@ -34,11 +34,11 @@ def test_a_newer_version_takes_over_while_frames_go_on(bundle: Bundle, newer: Bu
     install_current(store, bundle.data)
     with running(Settings(), store) as camera:
         install_files(store, newer)
-        camera.answer(0, shot(), Sink(""))
+        camera.answer(0, shot(), JsonLinesWriter(""))
         announce(camera, newer.data)
         maintain_until(camera, lambda: camera.summary()["bundle_version"] == newer.version)
         for index in range(COMMIT_AFTER):
-            camera.answer(1 + index, shot(), Sink(""))
+            camera.answer(1 + index, shot(), JsonLinesWriter(""))
         maintain_until(camera, lambda: store.previous("tiny") is None)
     assert camera.tally.frames == COMMIT_AFTER + 1
     saved = {path.name for path in (tmp_path / "blobs").iterdir()}
@@ -52,7 +52,7 @@ def test_without_local_models_a_newer_version_takes_over_too(bundle: Bundle, new
     with running(Settings(levels=("cloud",)), store) as camera:
         announce(camera, newer.data)
         maintain_until(camera, lambda: camera.summary()["bundle_version"] == newer.version)
-        camera.answer(0, shot(), Sink(""))
+        camera.answer(0, shot(), JsonLinesWriter(""))
         announce(camera, bundle.data)
         maintain_until(camera, lambda: camera.summary()["bundle_version"] == bundle.version)  # and back again
 
@@ -72,7 +72,7 @@ def test_an_update_that_cannot_be_used_leaves_all_as_it_is_and_the_submodels_too
         maintain_until(camera, lambda: "going on with version" in caplog.text)
         assert camera.summary()["bundle_version"] == bundle.version
         assert camera.active_bundle.submodels == ("animals",)
-        camera.answer(0, shot(), Sink(""))
+        camera.answer(0, shot(), JsonLinesWriter(""))
 
 
 def test_a_local_bundle_is_not_replaced_by_the_brokers(bundle: Bundle, newer: Bundle) -> None:

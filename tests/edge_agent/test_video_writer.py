@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
-from cachenet.edge_agent.camera import Answered
+from cachenet.edge_agent.camera import AnsweredFrame
 from cachenet.edge_agent.outputs import video_writer as module
 from cachenet.edge_agent.outputs.drawing import annotate
 from cachenet.edge_agent.outputs.video_writer import VideoSaver
@@ -21,7 +21,7 @@ from cachenet.shared.inference.image import Picture
 from tests.edge_agent.frames import answered_frame, noise
 
 
-def flat(frame: int, height: int = 48, width: int = 64) -> Answered:
+def flat(frame: int, height: int = 48, width: int = 64) -> AnsweredFrame:
     return answered_frame(frame, picture=np.full((height, width, 3), 10 * frame % 256, np.uint8))
 
 
@@ -33,7 +33,7 @@ def play(path: Path) -> list[Picture]:
     return pictures
 
 
-def alike(played: Picture, answered: Answered) -> bool:
+def alike(played: Picture, answered: AnsweredFrame) -> bool:
     expected = annotate(answered.picture, answered.line)
     return played.shape == expected.shape and float(np.abs(played.astype(int) - expected).mean()) < 5
 
@@ -55,7 +55,7 @@ def brightest(picture: Picture) -> int:
     return round(float(np.median(picture)) / 10)
 
 
-def timed(frame: int, seconds: float) -> Answered:
+def timed(frame: int, seconds: float) -> AnsweredFrame:
     return replace(flat(frame, 96, 128), time=seconds)
 
 

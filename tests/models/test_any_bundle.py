@@ -19,9 +19,9 @@ from cachenet.edge_agent.cli import app as edge_agent
 from cachenet.models.certify.traces import view
 from cachenet.models.cli import app
 from cachenet.models.export import external_model
-from cachenet.models.export.classifier import ClassifierError, preset, understand
+from cachenet.models.export.classifier import ClassifierError, load_classifier, parse_preprocessing
 from cachenet.models.report.scores import softmax
-from cachenet.models.train.candidates import own_input
+from cachenet.models.train.candidates import local_input
 from cachenet.shared.bundle.manifest import Bundle
 from cachenet.shared.inference.image import Input, Picture, crop, encode, preprocessor
 from tests.models.onnx_kinds import CLASSES, HEIGHT, WIDTH, Made, wide
@@ -126,8 +126,8 @@ def test_an_invalid_model_is_refused_before_any_frame_is_read(frames: Path, tmp_
     "text", ["imagenet", "raw,stretch", "caffe,letterbox,64x32", "unit,grey", "signed", "imagenet,bgr,area"]
 )
 def test_trained_networks_see_the_same_part_of_a_frame_in_normalised_rgb(text: str) -> None:
-    seen = preset(text)
-    own = own_input(seen)
+    seen = parse_preprocessing(text)
+    own = local_input(seen)
     assert (own.size, own.fit, own.crop, own.scaling, own.colour) == (*_window(seen), "rgb")
     picture = np.random.default_rng(0).integers(0, 256, (40, 90, 3), np.uint8)
     assert np.array_equal(crop(picture, own), crop(picture, seen))
@@ -156,13 +156,13 @@ def test_an_external_base_model_must_see_the_same_part_of_a_frame(
     tmp_path: Path, base_spec: str, full_spec: str, fits: bool
 ) -> None:
     """The builder then shows it the same picture as a device."""
-    full = understand(wide(tmp_path / "full.onnx", shape=("n", 3, "h", "w")), preset(full_spec))
+    full = load_classifier(wide(tmp_path / "full.onnx", shape=("n", 3, "h", "w")), parse_preprocessing(full_spec))
     small = base(tmp_path / "base.onnx", free=True)
     if not fits:
         with pytest.raises(ClassifierError, match="they must see the same part of a frame"):
-            external_model.read(small, full, preset(base_spec))
+            external_model.read(small, full, parse_preprocessing(base_spec))
         return
-    own = external_model.read(small, full, preset(base_spec)).input
+    own = external_model.read(small, full, parse_preprocessing(base_spec)).input
     picture = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (120, 160, 3), np.uint8), (31, 31), 0)
     in_builder = view(crop(picture, full.input), own, full.input)  # type: ignore[arg-type]
     centre = np.s_[4:-4, 4:-4]

@@ -19,15 +19,15 @@ from typer.testing import CliRunner, Result
 
 from cachenet.models.build import build
 from cachenet.models.build_config import DEFAULT_SHARES, QUICK, BuildConfig
-from cachenet.models.bundle_writer import PlaceError
+from cachenet.models.bundle_writer import TargetError
 from cachenet.models.cli import app
 from cachenet.models.data import sample
-from cachenet.models.data.dataset import Dataset, gather
+from cachenet.models.data.dataset import Dataset, collect
 from cachenet.models.data.frames import find
-from cachenet.models.export.classifier import understand
+from cachenet.models.export.classifier import load_classifier
 from cachenet.models.export.quantise import PrecisionComparison
 from cachenet.models.train import candidates, partitions
-from cachenet.models.train.label import teach
+from cachenet.models.train.label import label_frames
 from cachenet.shared.bundle.manifest import Bundle
 from cachenet.shared.command import atomic_files
 from cachenet.shared.inference.engine import Session
@@ -49,9 +49,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def dataset(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    classifier = understand(FULL)
+    classifier = load_classifier(FULL)
     frames = find(data)
-    return gather(classifier, (frames, teach(classifier, frames, tmp_path_factory.mktemp("work"), 2)))
+    return collect(classifier, (frames, label_frames(classifier, frames, tmp_path_factory.mktemp("work"), 2)))
 
 
 def make(dataset: Dataset, work: Path, out: Path, config: BuildConfig = CONFIG) -> Bundle:
@@ -107,7 +107,7 @@ def test_shares_with_the_same_network_are_one_size(dataset: Dataset) -> None:
 def test_submodels_can_be_limited_to_some_sizes(dataset: Dataset) -> None:
     """General models have all sizes."""
     config = replace(CONFIG, shares=(1 / 100, 1 / 200), submodels=2)
-    likely = [partitions.together(labels, 10) for labels in ((0, 1, 2), (3, 4, 5))]
+    likely = [partitions.uniform_working_set(labels, 10) for labels in ((0, 1, 2), (3, 4, 5))]
     every = candidates.propose(config, dataset, likely)
     small = candidates.propose(replace(config, special=(1 / 200,)), dataset, likely)
     assert [one.name for one in small if one.part is None] == [one.name for one in every if one.part is None]
@@ -121,7 +121,7 @@ def test_more_epochs_give_more_views(data: Path, tmp_path: Path, monkeypatch: py
 
     def stop(config: BuildConfig, *_: object) -> None:
         configs.append(config)
-        raise PlaceError("far enough")
+        raise TargetError("far enough")
 
     monkeypatch.setattr("cachenet.models.build.build", stop)
     command = ["build", "--full", str(FULL), "--data", str(data), "--out", str(tmp_path / "out")]
@@ -139,9 +139,9 @@ def test_the_default_base_model_is_halved_until_it_takes_a_third_of_the_full_mod
     times = iter([9.0, 6.0, 4.0, 2.0])  # the full model's, then those of ever smaller base models
     monkeypatch.setattr(candidates.cost, "seconds", lambda *_: [next(times)])
     config = replace(CONFIG, shares=DEFAULT_SHARES)
-    assert candidates.quick_shares(config, dataset, tmp_path) == (1 / 13 / 4,)
-    assert candidates.quick_shares(config, dataset, tmp_path) == (1 / 13 / 4,), "the result is cached"
-    assert candidates.quick_shares(replace(CONFIG, shares=(0.3,)), dataset, tmp_path) == (0.3,), (
+    assert candidates.affordable_shares(config, dataset, tmp_path) == (1 / 13 / 4,)
+    assert candidates.affordable_shares(config, dataset, tmp_path) == (1 / 13 / 4,), "the result is cached"
+    assert candidates.affordable_shares(replace(CONFIG, shares=(0.3,)), dataset, tmp_path) == (0.3,), (
         "a share of the user stays"
     )
 
@@ -209,7 +209,7 @@ def test_another_number_of_submodels_trains_nothing_again(
 def test_a_directory_without_a_bundle_is_never_replaced(dataset: Dataset, tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "me.jpg").write_bytes(b"dear")
-    with pytest.raises(PlaceError, match="exists and is no bundle"):
+    with pytest.raises(TargetError, match="exists and is no bundle"):
         make(dataset, tmp_path / "work", tmp_path / "photos")
     assert (tmp_path / "photos" / "me.jpg").read_bytes() == b"dear"
 

@@ -22,7 +22,7 @@ from cachenet.models.cli import app
 from cachenet.models.report import remarks
 from cachenet.shared.bundle.manifest import Bundle, Certificate
 from cachenet.shared.bundle.trust import Key, generate
-from cachenet.shared.cascade.features import COUNT
+from cachenet.shared.cascade.features import FEATURE_COUNT
 from cachenet.shared.media.signature import sign
 
 CLASSES = 3
@@ -90,7 +90,7 @@ def test_without_errors_the_bound_is_limited_by_the_number_of_blocks(good: Certi
 
 def test_priors_are_fitted_for_every_stage_with_a_model(good: Certification) -> None:
     assert set(good.priors) == {"picture", "base"}
-    assert all(prior.check(COUNT[stage]) for stage, prior in good.priors.items())
+    assert all(prior.check(FEATURE_COUNT[stage]) for stage, prior in good.priors.items())
 
 
 def test_the_distribution_threshold_needs_two_thousand_frames(good: Certification) -> None:

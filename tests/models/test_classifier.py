@@ -11,7 +11,7 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from cachenet.models.export.classifier import PRESETS, Classifier, ClassifierError, understand
+from cachenet.models.export.classifier import PRESETS, Classifier, ClassifierError, load_classifier
 
 ZOO = Path(__file__).parents[2] / "models" / "zoo" / "cifar10"
 CLASSES, CHANNELS = 4, 8
@@ -84,7 +84,7 @@ def test_scores_match_the_file_and_the_embedding_is_the_input_of_its_head(
     tmp_path: Path, head: str, softmax: bool
 ) -> None:
     path = write(tmp_path / "m.onnx", head=head, softmax=softmax)
-    classifier = understand(path, PRESETS["unit"])
+    classifier = load_classifier(path, PRESETS["unit"])
     pictures = np.random.default_rng(1).random((5, 3, 16, 16), np.float32)
     scores, embedding = run(classifier, pictures)
     expected = ort.InferenceSession(str(path)).run(None, {"image": pictures})[0]
@@ -97,35 +97,35 @@ def test_scores_match_the_file_and_the_embedding_is_the_input_of_its_head(
 
 
 def test_the_shipped_model_is_read_from_its_metadata_alone() -> None:
-    classifier = understand(ZOO / "full" / "1" / "model.onnx")
+    classifier = load_classifier(ZOO / "full" / "1" / "model.onnx")
     assert classifier.input.side == 32
     assert classifier.labels[0] == "airplane"
     assert classifier.embedding == "embedding"
 
 
 def test_a_fixed_input_size_takes_precedence_over_the_preset(tmp_path: Path) -> None:
-    assert understand(write(tmp_path / "a.onnx"), PRESETS["imagenet"]).input.side == 16
+    assert load_classifier(write(tmp_path / "a.onnx"), PRESETS["imagenet"]).input.side == 16
     free = write(tmp_path / "b.onnx", shape=("n", 3, "h", "w"))
-    assert understand(free, PRESETS["imagenet"]).input == PRESETS["imagenet"]
+    assert load_classifier(free, PRESETS["imagenet"]).input == PRESETS["imagenet"]
 
 
 def test_a_model_of_less_than_half_the_presets_size_gets_the_whole_image(tmp_path: Path) -> None:
-    small = understand(write(tmp_path / "small.onnx", shape=("n", 3, 96, 96)), PRESETS["imagenet"])
-    large = understand(write(tmp_path / "large.onnx", shape=("n", 3, 192, 192)), PRESETS["imagenet"])
+    small = load_classifier(write(tmp_path / "small.onnx", shape=("n", 3, 96, 96)), PRESETS["imagenet"])
+    large = load_classifier(write(tmp_path / "large.onnx", shape=("n", 3, 192, 192)), PRESETS["imagenet"])
     assert small.input.crop == 1.0
     assert large.input.crop == PRESETS["imagenet"].crop
 
 
 def test_unknown_labels_are_numbers(tmp_path: Path) -> None:
     path = write(tmp_path / "m.onnx")
-    assert understand(path, PRESETS["unit"]).labels == ("0", "1", "2", "3")
-    assert understand(path, PRESETS["unit"], labels=("a", "b", "c", "d")).labels == ("a", "b", "c", "d")
+    assert load_classifier(path, PRESETS["unit"]).labels == ("0", "1", "2", "3")
+    assert load_classifier(path, PRESETS["unit"], labels=("a", "b", "c", "d")).labels == ("a", "b", "c", "d")
 
 
 def test_the_embedding_is_the_input_of_the_last_layer_unless_named(tmp_path: Path) -> None:
     path = write(tmp_path / "m.onnx", head="Conv")
-    assert understand(path, PRESETS["unit"]).embedding == "pooled"
-    assert understand(path, PRESETS["unit"], embedding="flat").embedding == "flat"
+    assert load_classifier(path, PRESETS["unit"]).embedding == "pooled"
+    assert load_classifier(path, PRESETS["unit"], embedding="flat").embedding == "flat"
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_the_embedding_is_the_input_of_the_last_layer_unless_named(tmp_path: Pat
 )
 def test_unusable_models_are_refused_with_the_reason(tmp_path: Path, made: dict[str, Any], message: str) -> None:
     with pytest.raises(ClassifierError, match=message) as refused:
-        understand(write(tmp_path / "m.onnx", **made), PRESETS["unit"])
+        load_classifier(write(tmp_path / "m.onnx", **made), PRESETS["unit"])
     assert "\n" not in str(refused.value)
 
 
@@ -156,19 +156,19 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
         ("none.onnx", "is not there"),
     ):
         with pytest.raises(ClassifierError, match=message):
-            understand(tmp_path / name, PRESETS["unit"])
+            load_classifier(tmp_path / name, PRESETS["unit"])
     with pytest.raises(ClassifierError, match="directory"):
-        understand(tmp_path, PRESETS["unit"])
+        load_classifier(tmp_path, PRESETS["unit"])
 
 
 def test_missing_or_wrong_options_are_named(tmp_path: Path) -> None:
     path = write(tmp_path / "m.onnx")
     with pytest.raises(ClassifierError, match="--preprocessing"):
-        understand(path)
+        load_classifier(path)
     with pytest.raises(ClassifierError, match="4 scores for 2 labels"):
-        understand(path, PRESETS["unit"], labels=("a", "b"))
+        load_classifier(path, PRESETS["unit"], labels=("a", "b"))
     with pytest.raises(ClassifierError, match="no tensor 'nowhere'"):
-        understand(path, PRESETS["unit"], embedding="nowhere")
+        load_classifier(path, PRESETS["unit"], embedding="nowhere")
     damaged = write(tmp_path / "d.onnx", metadata={"cachenet.input": '{"side": "wide"}'})
     with pytest.raises(ClassifierError, match=r"cachenet\.input is damaged"):
-        understand(damaged)
+        load_classifier(damaged)

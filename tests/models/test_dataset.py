@@ -8,10 +8,10 @@ import cv2
 import numpy as np
 import pytest
 
-from cachenet.models.data.dataset import Dataset, gather
+from cachenet.models.data.dataset import Dataset, collect
 from cachenet.models.data.frames import Frames, FramesError, find
-from cachenet.models.export.classifier import PRESETS, understand
-from cachenet.models.train.label import TeacherLogits, teach
+from cachenet.models.export.classifier import PRESETS, load_classifier
+from cachenet.models.train.label import TeacherLogits, label_frames
 from tests.models.test_classifier import write
 
 UNIT = PRESETS["unit"]
@@ -37,13 +37,13 @@ def video(path: Path, count: int) -> Path:
 
 
 def dataset(tmp_path: Path, data: Path, held_out: Path | None = None, labels: tuple[str, ...] | None = None) -> Dataset:
-    classifier = understand(write(tmp_path / "m.onnx"), UNIT, labels)
+    classifier = load_classifier(write(tmp_path / "m.onnx"), UNIT, labels)
 
     def run(path: Path) -> tuple[Frames, TeacherLogits]:
         frames = find(path)
-        return frames, teach(classifier, frames, tmp_path / "work", 1)
+        return frames, label_frames(classifier, frames, tmp_path / "work", 1)
 
-    return gather(classifier, run(data), None if held_out is None else run(held_out))
+    return collect(classifier, run(data), None if held_out is None else run(held_out))
 
 
 def test_frames_are_divided_and_none_is_used_twice(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 
 from cachenet.models.data import imagenet
 from cachenet.models.export import efficientnet, quantise
-from cachenet.models.export.classifier import understand
+from cachenet.models.export.classifier import load_classifier
 from cachenet.models.export.efficientnet import Lite
 from cachenet.shared.inference.engine import Session
 
@@ -82,7 +82,7 @@ def test_every_large_weight_is_quantised_by_channel(path: Path) -> None:
 
 
 def test_the_builder_reads_the_exported_file(path: Path) -> None:
-    classifier = understand(path)
+    classifier = load_classifier(path)
     assert (classifier.input.side, classifier.labels, classifier.embedding) == (SIDE, tuple("abcde"), "embedding")
 
 

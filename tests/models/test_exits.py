@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from benchmarks.layer_budget import consulted
+from benchmarks.layer_budget import exit_scores
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import ModelProto
@@ -29,10 +29,10 @@ from cachenet.models.exits.activations import record, record_to_disk
 from cachenet.models.exits.build import ExitsError, Limits, build
 from cachenet.models.exits.head_graph import HeadGraph
 from cachenet.models.exits.heads import HeadTimes
-from cachenet.models.exits.replayed import picture, replayed
+from cachenet.models.exits.replayed import picture, recorded_exits
 from cachenet.models.exits.select import PRICES, ExitChoice, compose, expected, thresholds
-from cachenet.models.exits.sites import Cut, cuts, shapes
-from cachenet.models.export.classifier import understand
+from cachenet.models.exits.sites import Site, find_sites, shapes
+from cachenet.models.export.classifier import load_classifier
 from cachenet.models.export.export import export
 from cachenet.models.train.networks import ResNet, Shape
 from cachenet.shared.bundle.manifest import MANIFEST, Bundle, file_digest
@@ -100,17 +100,17 @@ def part(bundle: Bundle, seed: int) -> LabelledFrames:
 
 @pytest.fixture(scope="module")
 def dataset(bundle: Bundle) -> Dataset:
-    classifier = understand(bundle.path("full"), INPUT, LABELS)
+    classifier = load_classifier(bundle.path("full"), INPUT, LABELS)
     return Dataset(classifier, *(part(bundle, seed) for seed in range(3)))
 
 
 @pytest.fixture(scope="module")
-def sites(model: ModelProto) -> list[Cut]:
-    return cuts(model, SIDE)
+def sites(model: ModelProto) -> list[Site]:
+    return find_sites(model, SIDE)
 
 
 def test_an_interrupted_recording_resumes(
-    model: ModelProto, sites: list[Cut], dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: ModelProto, sites: list[Site], dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(activations, "_PIECE", 100)
     pictures = as_pictures(dataset.learn.images)
@@ -132,7 +132,7 @@ def test_an_interrupted_recording_resumes(
 
 @pytest.mark.parametrize("kind", ["centroids", *train_heads.KINDS])
 def test_the_file_of_a_head_gives_the_scores_of_the_head(
-    kind: train_heads.Kind, model: ModelProto, sites: list[Cut], dataset: Dataset, tmp_path: Path
+    kind: train_heads.Kind, model: ModelProto, sites: list[Site], dataset: Dataset, tmp_path: Path
 ) -> None:
     site = sites[len(sites) // 2]
     pictures = as_pictures(dataset.learn.images)
@@ -249,8 +249,8 @@ def test_a_replayed_model_answers_like_the_real_one(made: Bundle, monkeypatch: p
     """With context and checks, over recorded scores."""
     monkeypatch.setattr(ExitCostModel, "due", lambda _: True)  # measured times of such small heads are random
     fresh = as_pictures(colours(9))
-    scores, whole = consulted(made, ["gati"], fresh, 1)
-    recorded = replayed(made.manifest, "gati", scores["gati"], whole, random.Random(0).random)
+    scores, whole = exit_scores(made, ["gati"], fresh, 1)
+    recorded = recorded_exits(made.manifest, "gati", scores["gati"], whole, random.Random(0).random)
     real = load(made.manifest, "gati", made.find, "cpu", 1, random.Random(0).random)
     prepare = preprocessor(INPUT)
     layers = set()

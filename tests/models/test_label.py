@@ -12,9 +12,9 @@ import pytest
 from onnx import helper, numpy_helper
 
 from cachenet.models.data.frames import find
-from cachenet.models.export.classifier import PRESETS, Classifier, ClassifierError, understand
+from cachenet.models.export.classifier import PRESETS, Classifier, ClassifierError, load_classifier
 from cachenet.models.train import label
-from cachenet.models.train.label import teach
+from cachenet.models.train.label import label_frames
 from cachenet.shared.inference.image import crop, preprocessor
 from tests.models.test_classifier import CHANNELS, CLASSES, write
 
@@ -33,12 +33,12 @@ def pictures(tmp_path: Path) -> Path:
 
 
 def classifier(tmp_path: Path, **made: object) -> Classifier:
-    return understand(write(tmp_path / "m.onnx", **made), UNIT)  # type: ignore[arg-type]
+    return load_classifier(write(tmp_path / "m.onnx", **made), UNIT)  # type: ignore[arg-type]
 
 
 def test_outputs_equal_those_of_the_model_on_each_frame(tmp_path: Path, pictures: Path) -> None:
     frames = find(pictures)
-    outputs = teach(classifier(tmp_path), frames, tmp_path / "work", 1)
+    outputs = label_frames(classifier(tmp_path), frames, tmp_path / "work", 1)
     assert outputs.pictures.shape == (40, 16, 16, 3)
     assert outputs.embeddings.shape == (40, CHANNELS)
     assert outputs.files.tolist() == list(range(40))
@@ -55,7 +55,7 @@ def test_an_interrupted_run_continues_and_gives_the_same_outputs(
     tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(label, "_CHUNK", 10)
-    complete = teach(classifier(tmp_path), find(pictures), tmp_path / "whole", 1)
+    complete = label_frames(classifier(tmp_path), find(pictures), tmp_path / "whole", 1)
 
     class Interrupted(Exception):
         pass
@@ -65,22 +65,22 @@ def test_an_interrupted_run_continues_and_gives_the_same_outputs(
             raise Interrupted
 
     with pytest.raises(Interrupted):
-        teach(classifier(tmp_path), find(pictures), tmp_path / "work", 1, stop)
+        label_frames(classifier(tmp_path), find(pictures), tmp_path / "work", 1, stop)
     runs = []
     monkeypatch.setattr(label, "_run_all", lambda *args, run=label._run_all: runs.append(1) or run(*args))
-    resumed = teach(classifier(tmp_path), find(pictures), tmp_path / "work", 1)
+    resumed = label_frames(classifier(tmp_path), find(pictures), tmp_path / "work", 1)
     assert len(runs) == 2, "two of four chunks were stored"
     for name in ("pictures", "scores", "embeddings", "files"):
         assert np.array_equal(getattr(resumed, name), getattr(complete, name))
 
 
 def test_outputs_of_another_model_or_of_other_files_are_not_reused(tmp_path: Path, pictures: Path) -> None:
-    first = teach(classifier(tmp_path), find(pictures), tmp_path / "work", 1)
-    second = teach(classifier(tmp_path, head="MatMul"), find(pictures), tmp_path / "work", 1)
+    first = label_frames(classifier(tmp_path), find(pictures), tmp_path / "work", 1)
+    second = label_frames(classifier(tmp_path, head="MatMul"), find(pictures), tmp_path / "work", 1)
     assert len(list((tmp_path / "work").iterdir())) == 2
     assert second.scores.shape == first.scores.shape == (40, CLASSES)
     cv2.imwrite(str(pictures / "00.png"), np.zeros((20, 24, 3), np.uint8))
-    changed = teach(classifier(tmp_path), find(pictures), tmp_path / "work", 1)
+    changed = label_frames(classifier(tmp_path), find(pictures), tmp_path / "work", 1)
     assert not np.array_equal(changed.scores[0], first.scores[0])
 
 
@@ -88,12 +88,12 @@ def test_an_error_names_the_first_file_if_none_can_be_read(tmp_path: Path) -> No
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "a.png").write_bytes(b"broken")
     with pytest.raises(ClassifierError, match=r"a\.png: neither JPEG, PNG"):
-        teach(classifier(tmp_path), find(tmp_path / "bad"), tmp_path / "work", 1)
+        label_frames(classifier(tmp_path), find(tmp_path / "bad"), tmp_path / "work", 1)
 
 
 def test_a_model_of_batch_size_one_is_run_frame_by_frame(tmp_path: Path, pictures: Path) -> None:
     one = classifier(tmp_path, shape=(1, 3, 16, 16))
-    assert teach(one, find(pictures), tmp_path / "work", 1).scores.shape == (40, CLASSES)
+    assert label_frames(one, find(pictures), tmp_path / "work", 1).scores.shape == (40, CLASSES)
 
 
 def test_a_model_that_gives_nan_for_some_frames_is_refused(tmp_path: Path, pictures: Path) -> None:
@@ -115,8 +115,8 @@ def test_a_model_that_gives_nan_for_some_frames_is_refused(tmp_path: Path, pictu
     for name, value in (("level", 51 / 255), ("near", 1e-3)):
         model.graph.initializer.append(numpy_helper.from_array(np.float32(value).reshape(1, 1, 1, 1), name))
     onnx.save(model, str(path))
-    read = understand(path, UNIT)
-    assert np.isfinite(teach(read, find(pictures), tmp_path / "work", 1).scores).all()
+    read = load_classifier(path, UNIT)
+    assert np.isfinite(label_frames(read, find(pictures), tmp_path / "work", 1).scores).all()
     cv2.imwrite(str(pictures / "50.png"), np.full((20, 24, 3), 51, np.uint8))
     with pytest.raises(ClassifierError, match=r"m\.onnx gives NaN .* for some of the frames"):
-        teach(read, find(pictures), tmp_path / "work", 1)
+        label_frames(read, find(pictures), tmp_path / "work", 1)

@@ -20,7 +20,7 @@ def test_at_the_end_of_a_long_run_as_many_frames_are_hits_as_at_the_beginning_wi
     models = traces.open_models(bundle)
     models = {name: models[name] for name in (family.full, family.base, *family.general)}
     split = sample.load().take(np.arange(IMAGES))
-    [stream] = traces.record_streams([streams.plan("dwell", split.labels, 4, FRAMES)], split, models)
+    [stream] = traces.record_streams([streams.schedule("dwell", split.labels, 4, FRAMES)], split, models)
     run = traces.replay(stream, family, traces.device_cascade(stream, family, audit_floor=0.02))
     hit = ~run.asked
     assert hit[-LAST:].mean() > hit[:LAST].mean() - 0.02

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cachenet.models.export.metadata import declared, read_labels, written
+from cachenet.models.export.metadata import format_labels, read_labels, read_preprocessing
 from cachenet.models.export.onnx_file import ClassifierError
 
 label_lists = st.lists(
@@ -25,14 +25,14 @@ def test_labels_of_every_writer_are_read_unchanged(names: list[str]) -> None:
     assert read_labels("m", {"names": repr(numbered)}) == expected
     assert read_labels("m", {"names": repr(names)}) == expected
     assert read_labels("m", {"id2label": json.dumps({str(n): name for n, name in numbered.items()})}) == expected
-    assert read_labels("m", {"cachenet.labels": written(expected)}) == expected
+    assert read_labels("m", {"cachenet.labels": format_labels(expected)}) == expected
 
 
 def test_this_builders_labels_take_precedence() -> None:
     assert read_labels("m", {"names": "{0: 'a', 1: 'b'}", "cachenet.labels": "c,d"}) == ("c", "d")
     assert read_labels("m", {"author": "somebody"}) == ()
-    assert written(("tench, Tinca tinca", "b")).startswith("[")
-    assert written(("a", "b")) == "a,b"
+    assert format_labels(("tench, Tinca tinca", "b")).startswith("[")
+    assert format_labels(("a", "b")) == "a,b"
 
 
 @pytest.mark.parametrize(
@@ -63,11 +63,11 @@ def test_the_error_about_damaged_labels_names_their_key(metadata: dict[str, str]
 @pytest.mark.parametrize("text", ['{"side":64,"mean":[123.7,116.3', "[" * 100_000, "{}", '{"side":0}', "\udcff", ""])
 def test_the_error_about_damaged_preprocessing_is_one_line(text: str) -> None:
     with pytest.raises(ClassifierError, match=r"cachenet\.input is damaged") as refused:
-        declared("m", {"cachenet.input": text})
+        read_preprocessing("m", {"cachenet.input": text})
     assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize(("task", "known"), [("classify", True), ("detect", False), (None, False)])
 def test_ultralytics_classifiers_have_known_preprocessing(task: Any, known: bool) -> None:
-    spec = declared("m", {"names": "{0: 'a', 1: 'b'}", **({"task": task} if task else {})})
+    spec = read_preprocessing("m", {"names": "{0: 'a', 1: 'b'}", **({"task": task} if task else {})})
     assert (spec is not None and spec.std == (255, 255, 255)) == known

@@ -18,10 +18,10 @@ from cachenet.models.export.classifier import (
     PRESETS,
     Classifier,
     ClassifierError,
-    preset,
-    probes,
-    served,
-    understand,
+    load_classifier,
+    parse_preprocessing,
+    probe_images,
+    serving_graph,
 )
 from cachenet.models.export.head import probabilities
 from cachenet.models.report.scores import softmax
@@ -37,7 +37,7 @@ def outputs_of(classifier: Classifier) -> tuple[npt.NDArray[np.float64], npt.NDA
     """Return, for the probe images, probabilities of the bundle's model, those of the user's file, and embeddings."""
     spec = classifier.input
     prepare = preprocessor(spec)
-    batch = np.concatenate([prepare(crop(picture, spec)) for picture in probes(spec).values()])
+    batch = np.concatenate([prepare(crop(picture, spec)) for picture in probe_images(spec).values()])
     session = ort.InferenceSession(classifier.graph.SerializeToString())
     name = session.get_inputs()[0].name
     groups = np.split(batch, len(batch)) if classifier.batch == 1 else [batch]
@@ -53,7 +53,7 @@ def outputs_of(classifier: Classifier) -> tuple[npt.NDArray[np.float64], npt.NDA
 
 def test_layout_and_type_do_not_change_the_outputs(tmp_path: Path) -> None:
     """One network, exported in five ways."""
-    plain = understand(wide(tmp_path / "plain.onnx"), SMALL)
+    plain = load_classifier(wide(tmp_path / "plain.onnx"), SMALL)
     expected, _, _ = outputs_of(plain)
     assert np.ptp(expected, axis=0).max() > 0.1, "the outputs differ between images"
     for nhwc, kind, room in (
@@ -63,7 +63,7 @@ def test_layout_and_type_do_not_change_the_outputs(tmp_path: Path) -> None:
         (False, TensorProto.UINT8, 1e-5),
         (True, TensorProto.INT8, 1e-5),
     ):
-        classifier = understand(wide(tmp_path / "m.onnx", nhwc=nhwc, kind=kind), SMALL)
+        classifier = load_classifier(wide(tmp_path / "m.onnx", nhwc=nhwc, kind=kind), SMALL)
         assert classifier.input.size == (WIDTH, HEIGHT)
         own, expected_outputs, embedding = outputs_of(classifier)
         np.testing.assert_allclose(own, expected, atol=room)
@@ -75,9 +75,9 @@ def test_layout_and_type_do_not_change_the_outputs(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", [TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.UINT8])
 def test_the_bundles_model_gives_the_outputs_of_the_file(tmp_path: Path, nhwc: bool, kind: int) -> None:
     path = wide(tmp_path / "m.onnx", nhwc=nhwc, kind=kind)
-    classifier = understand(path, SMALL)
-    onnx.save(served(classifier, {"model": "full"}), str(tmp_path / "served.onnx"))
-    tensor = preprocessor(classifier.input)(crop(probes(classifier.input)["noisy"], classifier.input))
+    classifier = load_classifier(path, SMALL)
+    onnx.save(serving_graph(classifier, {"model": "full"}), str(tmp_path / "served.onnx"))
+    tensor = preprocessor(classifier.input)(crop(probe_images(classifier.input)["noisy"], classifier.input))
     bare = ort.InferenceSession(str(path))
     [expected] = bare.run(None, {"image": taken(tensor, nhwc, kind)})
     own = softmax(Session(tmp_path / "served.onnx", "cpu").run(tensor))
@@ -85,12 +85,12 @@ def test_the_bundles_model_gives_the_outputs_of_the_file(tmp_path: Path, nhwc: b
 
 
 def test_models_of_one_channel_get_grey_images(tmp_path: Path) -> None:
-    classifier = understand(wide(tmp_path / "m.onnx", channels=1), PRESETS["imagenet"])
+    classifier = load_classifier(wide(tmp_path / "m.onnx", channels=1), PRESETS["imagenet"])
     assert classifier.input.colour == "grey"
     own, expected_outputs, _ = outputs_of(classifier)
     np.testing.assert_allclose(own, expected_outputs, atol=1e-5)
     with pytest.raises(ClassifierError, match="is for grey, and the model takes three channels"):
-        understand(wide(tmp_path / "m.onnx"), preset("unit,grey"))
+        load_classifier(wide(tmp_path / "m.onnx"), parse_preprocessing("unit,grey"))
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_models_of_one_channel_get_grey_images(tmp_path: Path) -> None:
 @pytest.mark.parametrize("nhwc", [False, True])
 def test_sizes_that_the_graph_leaves_open_are_found_by_running_it(tmp_path: Path, shape: Any, nhwc: bool) -> None:
     laid = [shape[axis] for axis in (0, 2, 3, 1)] if nhwc and shape is not None else shape
-    classifier = understand(wide(tmp_path / "m.onnx", nhwc=nhwc, shape=laid, gives=None), SMALL)
+    classifier = load_classifier(wide(tmp_path / "m.onnx", nhwc=nhwc, shape=laid, gives=None), SMALL)
     assert classifier.native.layout == ("nhwc" if nhwc else "nchw")
     assert classifier.input.size == (WIDTH, HEIGHT)
     assert classifier.batch == (1 if shape is not None and shape[0] == 1 else None)
@@ -120,9 +120,9 @@ def test_sizes_that_the_graph_leaves_open_are_found_by_running_it(tmp_path: Path
 
 def test_integer_inputs_need_no_preprocessing_and_are_never_normalised(tmp_path: Path) -> None:
     path = wide(tmp_path / "m.onnx", kind=TensorProto.UINT8, nhwc=True)
-    by_itself = understand(path).input
+    by_itself = load_classifier(path).input
     assert (by_itself.mean, by_itself.std, by_itself.size) == ((0, 0, 0), (1, 1, 1), (WIDTH, HEIGHT))
-    stretched = understand(path, preset("imagenet,stretch")).input
+    stretched = load_classifier(path, parse_preprocessing("imagenet,stretch")).input
     assert (stretched.mean, stretched.std, stretched.fit) == ((0, 0, 0), (1, 1, 1), "stretch")
 
 
@@ -156,10 +156,10 @@ def headed(path: Path, head: str) -> Path:
 
 @pytest.mark.parametrize("head", list(HEADS))
 def test_confidence_is_that_of_the_logits_whatever_follows_them(tmp_path: Path, head: str) -> None:
-    classifier = understand(headed(tmp_path / "m.onnx", head), SMALL)
+    classifier = load_classifier(headed(tmp_path / "m.onnx", head), SMALL)
     own, _, _ = outputs_of(classifier)
     spec = classifier.input
-    batch = np.concatenate([preprocessor(spec)(picture) for picture in probes(spec).values()])
+    batch = np.concatenate([preprocessor(spec)(picture) for picture in probe_images(spec).values()])
     exposed = onnx.load(str(tmp_path / "m.onnx"))
     exposed.graph.output.append(onnx.ValueInfoProto(name="logits"))
     [logits] = ort.InferenceSession(exposed.SerializeToString()).run(["logits"], {"image": batch})
@@ -175,7 +175,7 @@ def test_probabilities_without_logits_in_the_graph_are_recognised_by_their_value
     other = made.node("Softmax", ["cooler"], "other", axis=1)
     made.node("Add", [one, other], "both")
     made.node("Mul", ["both", "half"], "out")
-    classifier = understand(made.save(tmp_path / "m.onnx", "out"), SMALL)
+    classifier = load_classifier(made.save(tmp_path / "m.onnx", "out"), SMALL)
     assert (classifier.head.meaning, classifier.head.logits) == ("softmax", None)
     own, expected_outputs, _ = outputs_of(classifier)
     np.testing.assert_allclose(own, expected_outputs, atol=1e-4)
@@ -185,7 +185,7 @@ def test_probabilities_without_logits_in_the_graph_are_recognised_by_their_value
     made.node("Exp", ["negative"], "power")
     made.node("Add", ["power", made.weight("one", np.float32(1).reshape(()))], "more")
     made.node("Reciprocal", ["more"], "out")
-    classifier = understand(made.save(tmp_path / "n.onnx", "out"), SMALL)
+    classifier = load_classifier(made.save(tmp_path / "n.onnx", "out"), SMALL)
     assert classifier.head.meaning == "sigmoid"
     own, expected_outputs, _ = outputs_of(classifier)
     np.testing.assert_allclose(own, expected_outputs, atol=1e-4)
@@ -196,11 +196,11 @@ def test_a_single_sigmoid_is_a_classifier_of_two_labels(tmp_path: Path) -> None:
     made.node("Slice", [made.trunk(), *(made.weight(n, np.array([v])) for n, v in (("a", 0), ("b", 1), ("c", 1)))], "z")
     made.node("Sigmoid", ["z"], "out")
     path = made.save(tmp_path / "m.onnx", "out", gives=("n", 1))
-    classifier = understand(path, SMALL, labels=("cat", "dog"))
+    classifier = load_classifier(path, SMALL, labels=("cat", "dog"))
     own, expected_outputs, _ = outputs_of(classifier)
     np.testing.assert_allclose(own, expected_outputs, atol=1e-5)
     with pytest.raises(ClassifierError, match="2 scores for 1 labels"):
-        understand(path, SMALL, labels=("cat",))
+        load_classifier(path, SMALL, labels=("cat",))
 
 
 def _sigmoid_and(path: Path, after: str, number: float) -> Path:
@@ -219,9 +219,9 @@ def test_an_operator_after_a_single_sigmoid_is_taken_into_account(
 ) -> None:
     """Probability of the other label, and per cent: the output decides, not the tensor before the sigmoid."""
     path = _sigmoid_and(tmp_path / "m.onnx", after, number)
-    classifier = understand(path, SMALL, labels=("cat", "dog"))
+    classifier = load_classifier(path, SMALL, labels=("cat", "dog"))
     bare = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    batch = np.concatenate([preprocessor(SMALL)(picture) for picture in probes(SMALL).values()])
+    batch = np.concatenate([preprocessor(SMALL)(picture) for picture in probe_images(SMALL).values()])
     second = bare.run(None, {bare.get_inputs()[0].name: batch})[0][:, 0] / of
     graph = ort.InferenceSession(classifier.graph.SerializeToString(), providers=["CPUExecutionProvider"])
     scores = graph.run([classifier.scores], {graph.get_inputs()[0].name: batch})[0]
@@ -234,12 +234,12 @@ def test_an_input_size_beyond_the_limit_is_refused(tmp_path: Path) -> None:
     made = Made()
     path = made.save(tmp_path / "m.onnx", made.trunk(), shape=("n", 3, 5000, 5000))
     with pytest.raises(ClassifierError, match="pictures of 5000x5000"):
-        understand(path, SMALL)
+        load_classifier(path, SMALL)
 
 
 class Pictures(CalibrationDataReader):  # type: ignore[misc]
     def __init__(self) -> None:
-        self._left = [{"image": preprocessor(SMALL)(picture)} for picture in probes(SMALL).values()]
+        self._left = [{"image": preprocessor(SMALL)(picture)} for picture in probe_images(SMALL).values()]
 
     def get_next(self) -> Any:
         return self._left.pop() if self._left else None
@@ -251,7 +251,7 @@ def test_int8_models_of_both_formats_are_accepted(tmp_path: Path, form: QuantFor
     floats = headed(tmp_path / "floats.onnx", "softmax" if softmax_ else "logits")
     out = tmp_path / "m.onnx"
     quantize_static(str(floats), str(out), Pictures(), quant_format=form, activation_type=QuantType.QUInt8)
-    classifier = understand(tmp_path / "m.onnx", SMALL)
+    classifier = load_classifier(tmp_path / "m.onnx", SMALL)
     own, expected_outputs, embedding = outputs_of(classifier)
     np.testing.assert_allclose(own, expected_outputs, atol=0.01)
     assert embedding.shape[1] == FEATURES
@@ -275,13 +275,13 @@ def branched(path: Path) -> Path:
 
 @pytest.mark.parametrize("embedding", [None, "flat", "pooled", "positive"])
 def test_subgraphs_and_what_they_capture_are_preserved(tmp_path: Path, embedding: str | None) -> None:
-    classifier = understand(branched(tmp_path / "m.onnx"), SMALL, embedding=embedding)
+    classifier = load_classifier(branched(tmp_path / "m.onnx"), SMALL, embedding=embedding)
     own, expected_outputs, found = outputs_of(classifier)
     np.testing.assert_allclose(own, expected_outputs, atol=1e-6)
     assert classifier.embedding == (embedding or "flat")
     assert found.shape[1] == FEATURES
     with pytest.raises(ClassifierError, match="no tensor 'then_branch_out'"):
-        understand(tmp_path / "m.onnx", SMALL, embedding="then_branch_out")
+        load_classifier(tmp_path / "m.onnx", SMALL, embedding="then_branch_out")
 
 
 def test_without_a_last_layer_the_scores_are_the_embedding(tmp_path: Path) -> None:
@@ -290,7 +290,7 @@ def test_without_a_last_layer_the_scores_are_the_embedding(tmp_path: Path) -> No
     logits = made.trunk()
     made.node("Relu", [logits], "positive_logits")
     made.node("Add", [logits, "positive_logits"], "out")
-    classifier = understand(made.save(tmp_path / "m.onnx", "out"), SMALL)
+    classifier = load_classifier(made.save(tmp_path / "m.onnx", "out"), SMALL)
     assert classifier.embedding == classifier.scores == "out"
 
 
@@ -298,7 +298,7 @@ def test_a_built_in_batch_size_is_detected_by_running(tmp_path: Path) -> None:
     made = Made()
     made.trunk()
     made.node("Reshape", ["logits", made.weight("sizes", np.array([1, CLASSES]))], "out")
-    classifier = understand(made.save(tmp_path / "m.onnx", "out"), SMALL)
+    classifier = load_classifier(made.save(tmp_path / "m.onnx", "out"), SMALL)
     assert classifier.batch == 1
     own, expected_outputs, _ = outputs_of(classifier)
     np.testing.assert_allclose(own, expected_outputs, atol=1e-6)
@@ -322,15 +322,15 @@ def elsewhere(path: Path) -> Path:
 
 def test_external_weights_are_read_and_a_missing_file_is_named(tmp_path: Path) -> None:
     path = elsewhere(tmp_path / "m.onnx")
-    own, expected_outputs, _ = outputs_of(understand(path, SMALL))
+    own, expected_outputs, _ = outputs_of(load_classifier(path, SMALL))
     np.testing.assert_allclose(own, expected_outputs, atol=1e-6)
     data = (tmp_path / "weights.bin").read_bytes()
     (tmp_path / "weights.bin").write_bytes(data[:10])
     with pytest.raises(ClassifierError, match=r"weights in weights\.bin") as cut:
-        understand(path, SMALL)
+        load_classifier(path, SMALL)
     (tmp_path / "weights.bin").unlink()
     with pytest.raises(ClassifierError, match=r"keeps weights in 'weights\.bin', which is not beside it") as gone:
-        understand(path, SMALL)
+        load_classifier(path, SMALL)
     assert "\n" not in str(cut.value) + str(gone.value)
 
 
@@ -339,25 +339,25 @@ def test_unsupported_versions_are_named(tmp_path: Path) -> None:
     model.ir_version = 99
     onnx.save(model, str(tmp_path / "ir.onnx"))
     with pytest.raises(ClassifierError, match=r"\(IR\) 99, and ONNX Runtime [\d.]+ knows up to \d+"):
-        understand(tmp_path / "ir.onnx", SMALL)
+        load_classifier(tmp_path / "ir.onnx", SMALL)
     model.ir_version, model.opset_import[0].version = 8, 99
     onnx.save(model, str(tmp_path / "opset.onnx"))
     with pytest.raises(ClassifierError, match=r"operator set 99 of ai\.onnx, and ONNX Runtime [\d.]+ knows up to \d+"):
-        understand(tmp_path / "opset.onnx", SMALL)
+        load_classifier(tmp_path / "opset.onnx", SMALL)
 
 
 def test_nan_and_infinite_scores_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ClassifierError, match=r"gives NaN .* for any picture"):
-        understand(damaged(tmp_path / "m.onnx", np.nan, "bias"), SMALL)
+        load_classifier(damaged(tmp_path / "m.onnx", np.nan, "bias"), SMALL)
     made = Made()
     made.node("Div", [made.trunk(), made.weight("zero", np.float32(0).reshape(()))], "out")
     with pytest.raises(ClassifierError, match="gives infinite scores for any picture"):
-        understand(made.save(tmp_path / "n.onnx", "out"), SMALL)
+        load_classifier(made.save(tmp_path / "n.onnx", "out"), SMALL)
     made = Made()  # divides by the maximum of the image
     made.node("ReduceMax", ["image"], "most", axes=[1, 2, 3])
     made.node("Div", ["image", "most"], "normal")
     with pytest.raises(ClassifierError, match=r"gives NaN .* for a black picture"):
-        understand(made.save(tmp_path / "o.onnx", made.node("Identity", [made.trunk("normal")], "out")), SMALL)
+        load_classifier(made.save(tmp_path / "o.onnx", made.node("Identity", [made.trunk("normal")], "out")), SMALL)
 
 
 @pytest.mark.parametrize(
@@ -374,7 +374,7 @@ def test_nan_and_infinite_scores_are_refused(tmp_path: Path) -> None:
 def test_files_of_other_formats_are_named(tmp_path: Path, start: bytes, message: str) -> None:
     (tmp_path / "m.onnx").write_bytes(start)
     with pytest.raises(ClassifierError, match=message):
-        understand(tmp_path / "m.onnx", UNIT)
+        load_classifier(tmp_path / "m.onnx", UNIT)
 
 
 def test_an_unknown_operator_or_a_wrong_size_is_named(tmp_path: Path) -> None:
@@ -385,14 +385,14 @@ def test_an_unknown_operator_or_a_wrong_size_is_named(tmp_path: Path) -> None:
     model.opset_import.append(helper.make_opsetid("my.company", 1))
     onnx.save(model, str(tmp_path / "m.onnx"))
     with pytest.raises(ClassifierError, match=r"cannot load it: .*my\.company:Magic"):
-        understand(tmp_path / "m.onnx", SMALL)
+        load_classifier(tmp_path / "m.onnx", SMALL)
     made = Made()
     made.weight("all", np.zeros((3 * HEIGHT * WIDTH, CLASSES), np.float32))
     made.node("Flatten", ["image"], "row")
     path = made.save(tmp_path / "n.onnx", made.node("MatMul", ["row", "all"], "out"), shape=("n", 3, "h", "w"))
     with pytest.raises(ClassifierError, match="the model does not run"):
-        understand(path, UNIT)
-    assert understand(path, preset(f"unit,{WIDTH}x{HEIGHT}")).input.size == (WIDTH, HEIGHT)
+        load_classifier(path, UNIT)
+    assert load_classifier(path, parse_preprocessing(f"unit,{WIDTH}x{HEIGHT}")).input.size == (WIDTH, HEIGHT)
 
 
 @pytest.mark.parametrize(
@@ -408,12 +408,12 @@ def test_an_unknown_operator_or_a_wrong_size_is_named(tmp_path: Path) -> None:
     ],
 )
 def test_preprocessing_is_a_preset_with_changes_or_json(text: str, expected: dict[str, Any]) -> None:
-    spec = preset(text)
+    spec = parse_preprocessing(text)
     assert {name: getattr(spec, name) for name in expected} == expected
 
 
 @pytest.mark.parametrize("text", ["unit,sideways", "unit,0x9", "unit,9000x9", "unit,x", '{"side":8', "{" * 9999, ""])
 def test_the_error_about_unknown_preprocessing_is_one_line(text: str) -> None:
     with pytest.raises(ClassifierError) as refused:
-        preset(text)
+        parse_preprocessing(text)
     assert "\n" not in str(refused.value)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from cachenet.models.export.classifier import understand
+from cachenet.models.export.classifier import load_classifier
 from cachenet.models.export.efficientnet import Lite
 from cachenet.models.train import pair
 from cachenet.models.train.networks import ResNet, Shape
@@ -40,7 +40,7 @@ def test_the_builder_finds_the_embedding_of_a_pair(networks: tuple[Lite, ResNet]
     path = tmp_path / "pair.onnx"
     properties = {"labels": "a,b,c,d,e", "input": '{"side": 16, "mean": [0, 0, 0], "std": [1, 1, 1]}'}
     pair.write_pair(*networks, (0.7, 0.4), SIDE, path, properties)
-    classifier = understand(path)
+    classifier = load_classifier(path)
     assert (classifier.input.side, classifier.scores, classifier.embedding) == (SIDE, "scores", "embedding")
 
 

@@ -21,10 +21,10 @@ from rich.progress import Progress
 from torch import nn
 
 from cachenet.models.data import cifar10
-from cachenet.models.exits.train_heads import Predictor
+from cachenet.models.exits.train_heads import NetworkHead
 from cachenet.models.export.efficientnet import Lite
 from cachenet.models.export.export import export
-from cachenet.models.export.from_onnx import restore
+from cachenet.models.export.from_onnx import from_onnx
 from cachenet.models.train.networks import (
     BASE,
     RESNET18,
@@ -119,9 +119,9 @@ def trained_networks(directory: Path) -> list[nn.Module]:
     maps = np.random.default_rng(0).normal(size=(4, 8, 4, 4)).astype(np.float32)
     return [
         *residual,
-        restore(directory / "a.onnx", torch.zeros(2, 3, 32, 32)),
+        from_onnx(directory / "a.onnx", torch.zeros(2, 3, 32, 32)),
         Lite(weights(), 5, SIDE, (127.0,) * 3, (128.0,) * 3),
-        *(Predictor(kind, [maps], 5) for kind in ("pooled", "hidden", "convolution")),
+        *(NetworkHead(kind, [maps], 5) for kind in ("pooled", "hidden", "convolution")),
     ]
 
 

@@ -56,11 +56,11 @@ class Mirror:
 
 
 @pytest.mark.parametrize("name", ["camera", "held", "dwell"])
-def test_each_model_sees_its_own_view_in_every_kind_of_stream(name: streams.Name) -> None:
+def test_each_model_sees_its_own_view_in_every_kind_of_stream(name: streams.StreamName) -> None:
     spec = Input(48, FULL.mean, FULL.std, crop=0.5)
     images = np.stack([crop(frame(seed), FULL) for seed in range(40)])
     split = Split(images, np.arange(40) % 10)
-    plan = streams.plan(name, split.labels, 0, 130)
+    plan = streams.schedule(name, split.labels, 0, 130)
     models = {"full": (cast(Session, Mirror()), FULL), "base": (cast(Session, Mirror()), spec)}
     [stream] = traces.record_streams([plan], split, models, cropped_by=FULL)
     draw = streams.renderer(plan, images)

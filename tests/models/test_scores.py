@@ -22,7 +22,7 @@ def test_entropy_is_that_of_the_softmax(seed: int, temperature: float) -> None:
     logits = random_logits(seed, 5)
     probabilities = softmax(logits, temperature)
     expected = -(probabilities * np.log(np.maximum(probabilities, 1e-300))).sum(1)
-    np.testing.assert_allclose(scores.doubts(logits, temperature)["entropy"], expected, atol=1e-6)
+    np.testing.assert_allclose(scores.uncertainty_scores(logits, temperature)["entropy"], expected, atol=1e-6)
 
 
 @given(seed=seeds)
@@ -30,7 +30,7 @@ def test_a_frame_with_all_probability_on_one_label_is_the_most_certain_by_every_
     logits = random_logits(seed, 50)
     logits[7] = 0
     logits[7, 2] = 60
-    for name, score in scores.doubts(logits, 1.0).items():
+    for name, score in scores.uncertainty_scores(logits, 1.0).items():
         assert score.argmin() == 7, name
         assert np.isfinite(score).all()
 
@@ -64,7 +64,7 @@ def test_the_learned_score_uses_the_label() -> None:
     logits = random_logits(0, 2000)
     right = logits.argmax(1) != 0
     learned = scores.area(scores.learned(logits, 1.0, right), right)
-    assert learned < 0.5 * min(scores.area(score, right) for score in scores.doubts(logits, 1.0).values())
+    assert learned < 0.5 * min(scores.area(score, right) for score in scores.uncertainty_scores(logits, 1.0).values())
 
 
 def test_the_learned_score_is_fitted_and_applied_on_different_frames() -> None:

@@ -15,18 +15,18 @@ from hypothesis import strategies as st
 
 from cachenet.models.data import camera, sample, streams
 from cachenet.models.data.cifar10 import LABELS
-from cachenet.models.data.scenes import SCENES, SEEN, UNSEEN
+from cachenet.models.data.scenes import KNOWN, SCENES, UNSEEN
 from cachenet.shared.inference.image import Input, crop
 from cachenet.shared.media import recording as stream
 
 SAMPLE = sample.load()
-names = st.sampled_from(streams.NAMES)
+names = st.sampled_from(streams.STREAM_NAMES)
 seeds = st.integers(0, 2**32 - 1)
 CROP = Input(32, (0, 0, 0), (1, 1, 1))
 
 
-def plan(name: streams.Name, seed: int = 0, frames: int = 1000, **kwargs: object) -> streams.StreamSchedule:
-    return streams.plan(name, SAMPLE.labels, seed, frames, **kwargs)  # type: ignore[arg-type]
+def plan(name: streams.StreamName, seed: int = 0, frames: int = 1000, **kwargs: object) -> streams.StreamSchedule:
+    return streams.schedule(name, SAMPLE.labels, seed, frames, **kwargs)  # type: ignore[arg-type]
 
 
 def arrays(one: streams.StreamSchedule) -> dict[str, np.ndarray]:
@@ -35,7 +35,7 @@ def arrays(one: streams.StreamSchedule) -> dict[str, np.ndarray]:
 
 def digest() -> str:
     return hashlib.sha256(
-        b"".join(a.tobytes() for name in streams.NAMES for a in arrays(plan(name, 7, 3000)).values())
+        b"".join(a.tobytes() for name in streams.STREAM_NAMES for a in arrays(plan(name, 7, 3000)).values())
     ).hexdigest()
 
 
@@ -54,8 +54,8 @@ def test_scenes_are_frozen() -> None:
         (0, 3, 4, 7, 9),
         (0, 2, 5, 6),
     ]
-    assert UNSEEN == (3, 5, 10, 11) and sorted(SEEN + UNSEEN) == list(range(12))
-    for part in (SEEN, UNSEEN):
+    assert UNSEEN == (3, 5, 10, 11) and sorted(KNOWN + UNSEEN) == list(range(12))
+    for part in (KNOWN, UNSEEN):
         assert {c for number in part for c in SCENES[number].classes} == set(range(10))
 
 
@@ -78,7 +78,7 @@ def test_a_schedule_is_the_same_in_another_process() -> None:
 @settings(max_examples=30, deadline=None)
 @given(name=names, seed=seeds, frames=st.integers(1, 2500), more=st.integers(0, 2500))
 def test_a_shorter_schedule_is_the_beginning_of_a_longer_one(
-    name: streams.Name, seed: int, frames: int, more: int
+    name: streams.StreamName, seed: int, frames: int, more: int
 ) -> None:
     short, long = arrays(plan(name, seed, frames)), arrays(plan(name, seed, frames + more))
     assert len(short) == 8
@@ -88,9 +88,9 @@ def test_a_shorter_schedule_is_the_beginning_of_a_longer_one(
 @settings(max_examples=30, deadline=None)
 @given(name=names, seed=seeds, count=st.integers(1, 20))
 def test_pools_are_disjoint_and_balanced_and_streams_stay_within_theirs(
-    name: streams.Name, seed: int, count: int
+    name: streams.StreamName, seed: int, count: int
 ) -> None:
-    pools = streams.pools(SAMPLE.labels, count, seed)
+    pools = streams.split_pools(SAMPLE.labels, count, seed)
     assert np.array_equal(np.sort(np.concatenate(pools)), np.arange(1000))
     for pool in pools:
         per_class = np.bincount(SAMPLE.labels[pool], minlength=10)
@@ -100,7 +100,9 @@ def test_pools_are_disjoint_and_balanced_and_streams_stay_within_theirs(
 
 @settings(max_examples=30, deadline=None)
 @given(name=names, seed=seeds, scenes=st.sets(st.integers(0, 11), min_size=1))
-def test_labels_scenes_and_out_of_set_objects_are_consistent(name: streams.Name, seed: int, scenes: set[int]) -> None:
+def test_labels_scenes_and_out_of_set_objects_are_consistent(
+    name: streams.StreamName, seed: int, scenes: set[int]
+) -> None:
     one = plan(name, seed, 2000, scenes=sorted(scenes))
     assert np.array_equal(one.label, SAMPLE.labels[one.source])
     assert one.dwell[0] == 0 and set(np.unique(np.diff(one.dwell))) <= {0, 1}
@@ -116,7 +118,7 @@ def test_labels_scenes_and_out_of_set_objects_are_consistent(name: streams.Name,
 
 
 @pytest.mark.parametrize("name", ["session", "dwell", "held", "camera"])
-def test_dwell_times_scenes_and_out_of_set_objects_have_their_statistics(name: streams.Name) -> None:
+def test_dwell_times_scenes_and_out_of_set_objects_have_their_statistics(name: streams.StreamName) -> None:
     """Within five standard errors; the seeds are fixed."""
     frames, mean = 600_000, 1 if name == "session" else 30
     one = plan(name, 5, frames)
@@ -168,7 +170,7 @@ def test_invalid_arguments_are_refused() -> None:
 
 
 @pytest.mark.parametrize("name", ["shuffled", "session", "dwell"])
-def test_independent_streams_show_unchanged_images(name: streams.Name) -> None:
+def test_independent_streams_show_unchanged_images(name: streams.StreamName) -> None:
     one = plan(name, 2, 20)
     render = streams.renderer(one, SAMPLE.images)
     for index in range(20):
@@ -251,10 +253,10 @@ def test_backgrounds_differ_and_have_texture() -> None:
 
 
 @pytest.mark.parametrize("name", ["dwell", "camera"])
-def test_a_recorded_stream_is_read_back(name: streams.Name, tmp_path: Path) -> None:
+def test_a_recorded_stream_is_read_back(name: streams.StreamName, tmp_path: Path) -> None:
     one = plan(name, 6, 12)
     done: list[int] = []
-    written = streams.record(one, SAMPLE.images, tmp_path, LABELS, done.append)
+    written = streams.record_stream(one, SAMPLE.images, tmp_path, LABELS, done.append)
     assert done == list(range(1, 13))
     recording = stream.read(tmp_path)
     assert recording == written and recording.truth == tuple(one.label) and recording.labels == LABELS

@@ -8,12 +8,12 @@ import msgspec
 import numpy as np
 import pytest
 
-from cachenet.models.certify import recorded
+from cachenet.models.certify import traces
 from cachenet.models.data import sample
 from cachenet.models.data.cifar10 import INPUT, LABELS
-from cachenet.models.data.dataset import LabelledFrames, labelled
+from cachenet.models.data.dataset import LabelledFrames, from_labelled
 from cachenet.models.export import quantise
-from cachenet.models.export.classifier import Classifier, served, understand
+from cachenet.models.export.classifier import Classifier, load_classifier, serving_graph
 from cachenet.models.export.export import export
 from cachenet.models.export.quantise import PrecisionComparison
 from cachenet.models.train import teacher_runtime
@@ -27,26 +27,26 @@ def classifier(tmp_path_factory: pytest.TempPathFactory) -> Classifier:
     path = tmp_path_factory.mktemp("full") / "model.onnx"
     properties = {"labels": ",".join(LABELS), "input": msgspec.json.encode(INPUT).decode()}
     export(base_network(), path, properties)
-    return understand(path)
+    return load_classifier(path)
 
 
 @pytest.fixture(scope="module")
 def tune(classifier: Classifier) -> LabelledFrames:
     split = sample.load().take(np.arange(300))
-    return labelled(split, look(classifier, recorded.as_pictures(split.images), 1), classifier.input)
+    return from_labelled(split, look(classifier, traces.as_pictures(split.images), 1), classifier.input)
 
 
 @pytest.fixture
 def full(classifier: Classifier, tmp_path: Path) -> Path:
     path = tmp_path / "full.onnx"
-    path.write_bytes(served(classifier, {}).SerializeToString())
+    path.write_bytes(serving_graph(classifier, {}).SerializeToString())
     return path
 
 
 def find(
     full: Path, classifier: Classifier, tune: LabelledFrames, outputs: int = 100_000
 ) -> teacher_runtime.TeacherRuntime:
-    return teacher_runtime.find(full, classifier.input, tune, outputs, full.parent)
+    return teacher_runtime.choose_runtime(full, classifier.input, tune, outputs, full.parent)
 
 
 def test_int8_is_chosen_for_many_outputs_and_nearly_agrees(
@@ -56,14 +56,14 @@ def test_int8_is_chosen_for_many_outputs_and_nearly_agrees(
     monkeypatch.setattr(quantise, "compare", lambda *_: PrecisionComparison(0.5, 0.5))
     quick = find(full, classifier, tune)
     assert quick.name.startswith("int8-")
-    logits = recorded.run(quick.session, classifier.input, recorded.as_pictures(tune.images))
+    logits = traces.run_model(quick.session, classifier.input, traces.as_pictures(tune.images))
     assert (logits.argmax(1) == tune.answers).mean() > 0.9
     assert not np.array_equal(logits, tune.scores)
 
     monkeypatch.setattr(quantise, "compare", lambda *_: PrecisionComparison(0.5, 2.0))
     assert find(full, classifier, tune).name == quick.name, "the decision is stored"
-    outputs = look(classifier, recorded.as_pictures(tune.images[:200]), 1)
-    other = labelled(sample.load().take(np.arange(200)), outputs, classifier.input)
+    outputs = look(classifier, traces.as_pictures(tune.images[:200]), 1)
+    other = from_labelled(sample.load().take(np.arange(200)), outputs, classifier.input)
     assert find(full, classifier, other).name == "as-it-is", "other frames need a new decision"
 
 

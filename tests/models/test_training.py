@@ -19,10 +19,10 @@ from cachenet.models.train.training import (
     Images,
     Recipe,
     augment,
+    bf16_autocast,
+    camera_augment,
     fit,
     label_loss,
-    rounding,
-    sense,
 )
 
 TINY = Shape(widths=(4,), blocks=(1,))
@@ -44,8 +44,8 @@ def test_augmentation_depends_on_the_seed_alone_and_does_not_change_its_input(im
 
 
 def test_camera_augmentation_blurs_and_adds_noise_without_a_shift_of_a_pixel(images: Images) -> None:
-    augmented = sense(images, np.random.default_rng(0)).astype(float)
-    flat = sense(np.full((64, 32, 32, 3), 128, np.uint8), np.random.default_rng(0)).astype(float)
+    augmented = camera_augment(images, np.random.default_rng(0)).astype(float)
+    flat = camera_augment(np.full((64, 32, 32, 3), 128, np.uint8), np.random.default_rng(0)).astype(float)
     assert flat.std() == pytest.approx(3.5, abs=0.1)
     assert flat.mean() == pytest.approx(128, abs=0.1)
     aligned = np.abs(augmented - images)[:, 1:-1, 1:-1].mean()
@@ -74,7 +74,7 @@ def test_bf16_is_used_only_where_the_processor_has_it(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has)
-    with rounding():
+    with bf16_autocast():
         assert torch.nn.Linear(2, 2)(torch.ones(1, 2)).dtype == kind
 
 

@@ -14,8 +14,8 @@ from cachenet.shared.bundle.manifest import Layer
 from cachenet.shared.inference.early_exit import (
     FEATURES,
     SCORES,
-    Cache,
     EarlyExitModel,
+    ExitHead,
     RequestContext,
 )
 from cachenet.shared.inference.engine import Batch, EngineError, ModelPart
@@ -79,7 +79,7 @@ def exits(
     segments = [Identity(clock, seconds, output=place == caches) for place in range(caches + 1)]
     heads = [Head(clock, place, lookup) for place in range(caches)]
     layer = Layer("pooled", "gati-1/1/model.onnx", 1, "0" * 64, ("x",), 0.5, 1.0, threshold)
-    own = [Cache(layer, cast(ModelPart, head), ExitCostModel(place)) for place, head in enumerate(heads)]
+    own = [ExitHead(layer, cast(ModelPart, head), ExitCostModel(place)) for place, head in enumerate(heads)]
     model = EarlyExitModel(cast(Any, segments), own, "x", 1.0, CLASSES, 0.01, lambda: draw, clock)
     return model, segments, heads
 
@@ -122,7 +122,7 @@ def test_a_picture_without_context_runs_through_the_whole_model() -> None:
 def test_logits_of_an_exit_have_the_whole_models_temperature() -> None:
     clock = Clock()
     layer = Layer("pooled", "gati-1/1/model.onnx", 1, "0" * 64, ("x",), 0.5, 2.0, 0.001, 1.5)
-    cache = Cache(layer, cast(ModelPart, Head(clock, 0, 0.0)), ExitCostModel())
+    cache = ExitHead(layer, cast(ModelPart, Head(clock, 0, 0.0)), ExitCostModel())
     segments: Any = [Identity(clock, 1), Identity(clock, 1, True)]
     model = EarlyExitModel(segments, [cache], "x", 3.0, CLASSES, 0.01, lambda: 1.0, clock)
     [one] = model.run(np.array([picture(0, 1.9)], np.float32), [RequestContext()])

@@ -12,7 +12,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
-from cachenet.models.certify import recorded
+from cachenet.models.certify import traces
 from cachenet.models.data import sample
 from cachenet.shared.bundle.manifest import Bundle
 from cachenet.shared.inference.engine import EngineError, Session
@@ -60,7 +60,7 @@ def test_int8_scores_are_those_of_operators_that_compute_in_floats(name: str) ->
     """On any processor: on many of x86 the quickest sums of INT8 overflow, and one answer of twelve is another."""
     bundle = Bundle(ZOO)
     spec, path = bundle.manifest.models[name].input, bundle.path(name)
-    pictures = recorded.as_pictures(sample.load().images[:200])
+    pictures = traces.as_pictures(sample.load().images[:200])
     plain = ort.SessionOptions()
     plain.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     batch = np.concatenate([preprocessor(spec)(crop(picture, spec)) for picture in pictures])

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from cachenet.models.exits.sites import Cut, cuts
+from cachenet.models.exits.sites import Site, find_sites
 from cachenet.models.export.efficientnet import Lite
 from cachenet.models.export.export import export
 from cachenet.models.train import pair
@@ -47,7 +47,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> ModelProto:
     return onnx.load(str(path))
 
 
-def pieces(model: ModelProto, places: list[Cut], batch: np.ndarray) -> np.ndarray:
+def pieces(model: ModelProto, places: list[Site], batch: np.ndarray) -> np.ndarray:
     whole = read(model.SerializeToString())
     held = {whole.image: batch}
     for segment in cut(whole, [place.tensors for place in places]):
@@ -64,7 +64,7 @@ def test_segments_compute_the_same_scores_at_every_site(
     request: pytest.FixtureRequest, name: str, data: st.DataObject
 ) -> None:
     model: ModelProto = request.getfixturevalue(name)
-    found = cuts(model, SIDE, slots=40)
+    found = find_sites(model, SIDE, slots=40)
     assert len(found) >= 4
     some = data.draw(st.lists(st.sampled_from(range(len(found))), unique=True, max_size=5).map(sorted))
     batch = np.random.default_rng(len(some)).normal(size=(3, 3, SIDE, SIDE)).astype(np.float32)
@@ -75,7 +75,7 @@ def test_segments_compute_the_same_scores_at_every_site(
 
 def test_sites_are_the_ends_of_blocks(chain: ModelProto) -> None:
     """Within a block the shortcut would have to be carried too."""
-    found = cuts(chain, SIDE, slots=40)
+    found = find_sites(chain, SIDE, slots=40)
     assert all(len(place.tensors) == 1 for place in found)
     ends = {"stem.relu", *(f"stage{s}.block{b}.out" for s in (1, 2, 3) for b in (1, 2))}
     assert {place.tensors[0] for place in found} <= ends
@@ -84,7 +84,7 @@ def test_sites_are_the_ends_of_blocks(chain: ModelProto) -> None:
 
 
 def test_a_site_of_two_networks_carries_the_picture_or_the_first_output(two: ModelProto) -> None:
-    found = cuts(two, SIDE, slots=40)
+    found = find_sites(two, SIDE, slots=40)
     carried = {place.tensors[1] if len(place.tensors) > 1 else "" for place in found}
     assert "image" in carried and "lite.embedding" in carried
     assert all("image" not in place.features for place in found)
@@ -96,7 +96,7 @@ def test_a_model_without_layers_has_no_site(tmp_path: Path) -> None:
     path = tmp_path / "full" / "1" / "model.onnx"
     path.parent.mkdir(parents=True)
     classifier(path, np.random.default_rng(0))
-    assert cuts(onnx.load(str(path)), 32) == []
+    assert find_sites(onnx.load(str(path)), 32) == []
 
 
 def test_an_invalid_site_is_refused(chain: ModelProto) -> None:

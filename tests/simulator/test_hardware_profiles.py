@@ -91,7 +91,7 @@ def test_the_fit_recovers_rate_and_constant() -> None:
 def test_a_probe_network_is_a_residual_net_of_its_size(tmp_path: Path) -> None:
     profiling.probe_network((8, 16), 2, tmp_path / "net.onnx")
     model = onnx.load(str(tmp_path / "net.onnx"))
-    found = cost.cost(model, 32)
+    found = cost.model_cost(model, 32)
     stem, first = 3 * 8 * 9 * 32**2, 4 * 8 * 8 * 9 * 32**2
     second = (8 * 16 * 9 + 3 * 16 * 16 * 9 + 8 * 16) * 16**2
     assert found == Cost(stem + first + second + 160, 1 + 4 + 4 + 1 + 4 + 2, False)

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from cachenet.edge_agent.outputs.report import Line
+from cachenet.edge_agent.outputs.report import AnswerLine
 from cachenet.simulator.report import live, live_report
 from cachenet.simulator.report.live import Options
 from cachenet.simulator.report.live_report import CACHENET, SERVER
@@ -30,7 +30,9 @@ def run_without(slow: str, out: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         if policy == slow:
             raise live._Skipped("it had answered 2 of 4 frames after 60 s")
         lines = [
-            Line(frame=frame, time=0.0, label="cat", confidence=1.0, risk=0.0, level="base", model="m", latency_ms=9.0)
+            AnswerLine(
+                frame=frame, time=0.0, label="cat", confidence=1.0, risk=0.0, level="base", model="m", latency_ms=9.0
+            )
             for frame in range(FRAMES)
         ]
         return live._Run(lines, live_report.Summary(FRAMES), Counts(0, 0))

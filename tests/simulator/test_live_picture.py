@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cachenet.edge_agent.outputs.report import Line
+from cachenet.edge_agent.outputs.report import AnswerLine
 from cachenet.shared.media.pictures import header
 from cachenet.simulator.report import live_picture, live_report
 from cachenet.simulator.report.live_report import Setting, Summary
@@ -15,9 +15,9 @@ from cachenet.simulator.world.emulator import Counts
 _LEVELS = ("cloud", "base", "submodels", "frames", "fallback")
 
 
-def _lines(frames: int, levels: tuple[str, ...], truth: bool) -> list[Line]:
+def _lines(frames: int, levels: tuple[str, ...], truth: bool) -> list[AnswerLine]:
     return [
-        Line(
+        AnswerLine(
             frame=i,
             time=float(i),
             label="cat",

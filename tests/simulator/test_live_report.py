@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from cachenet.edge_agent.outputs.report import Line
+from cachenet.edge_agent.outputs.report import AnswerLine
 from cachenet.simulator.report import live_report
 from cachenet.simulator.report.live_report import Incomplete, Outcome, Setting, Summary
 from cachenet.simulator.world.emulator import Counts
@@ -17,8 +17,8 @@ from cachenet.simulator.world.emulator import Counts
 _SETTING = Setting("camera", 3, "wifi", 30.0, {"cachenet": "0"})
 
 
-def _line(frame: int, level: str, label: str, ms: float, truth: str | None = None) -> Line:
-    return Line(
+def _line(frame: int, level: str, label: str, ms: float, truth: str | None = None) -> AnswerLine:
+    return AnswerLine(
         frame=frame,
         time=0.0,
         label=label,
@@ -92,7 +92,7 @@ def test_disagreement_uses_the_majority_of_consecutive_frames_only() -> None:
     ],
     ids=["one missing", "one twice", "one at no level"],
 )
-def test_lines_that_do_not_account_for_every_frame_are_refused(lines: list[Line]) -> None:
+def test_lines_that_do_not_account_for_every_frame_are_refused(lines: list[AnswerLine]) -> None:
     with pytest.raises(Incomplete, match="2 frames were expected"):
         live_report.outcome(lines, Summary(2), Counts(0, 0), {}, 2)
 

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from cachenet.simulator.world.processes import Failed, Process, Processes, answers, free_port
+from cachenet.simulator.world.processes import Failed, Process, Processes, free_port, is_listening
 
 
 def _listener(processes: Processes) -> tuple[Process, int]:
     port = free_port()
     process = processes.start("web", "http.server", str(port), "--bind", "127.0.0.1")
-    processes.wait(process, lambda: answers(port), 60, "listening")
+    processes.wait(process, lambda: is_listening(port), 60, "listening")
     return process, port
 
 
@@ -21,7 +21,7 @@ def test_leaving_ends_every_child(tmp_path: Path) -> None:
         children = [_listener(processes) for _ in range(2)]
         assert all(child.running for child, _ in children)
         raise KeyboardInterrupt
-    assert not any(child.running or answers(port) for child, port in children)
+    assert not any(child.running or is_listening(port) for child, port in children)
 
 
 def test_a_failure_quotes_the_end_of_the_log(tmp_path: Path) -> None:

@@ -8,12 +8,14 @@ from pathlib import Path
 import msgspec
 from rich.console import Console
 
-from cachenet.edge_agent.outputs.report import Line
+from cachenet.edge_agent.outputs.report import AnswerLine
 from cachenet.simulator.report.progress_view import ProgressView, Tail
 
 
-def _line(frame: int, level: str = "base") -> Line:
-    return Line(frame=frame, time=0.0, label="cat", confidence=1.0, risk=0.0, level=level, model="m", latency_ms=2.0)
+def _line(frame: int, level: str = "base") -> AnswerLine:
+    return AnswerLine(
+        frame=frame, time=0.0, label="cat", confidence=1.0, risk=0.0, level=level, model="m", latency_ms=2.0
+    )
 
 
 def test_a_pipe_gets_plain_lines() -> None:

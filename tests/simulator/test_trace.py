@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from rich.progress import Progress
 
-from cachenet.models.certify import recorded
+from cachenet.models.certify import traces
 from cachenet.models.data import cifar10, sample, streams
 from cachenet.shared.bundle.manifest import Bundle
 from cachenet.shared.media import recording
@@ -24,7 +24,7 @@ FRAMES = 40
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("held")
     images = sample.load()
-    streams.record(streams.plan("held", images.labels, 3, FRAMES), images.images, out, cifar10.LABELS)
+    streams.record_stream(streams.schedule("held", images.labels, 3, FRAMES), images.images, out, cifar10.LABELS)
     return out
 
 
@@ -35,7 +35,7 @@ def bundle() -> Bundle:
 
 def test_a_stream_on_disk_gives_the_trace_of_the_generated_stream(directory: Path, bundle: Bundle) -> None:
     base = bundle.manifest.only("base")
-    models = {name: one for name, one in recorded.opened(bundle).items() if name == base}
+    models = {name: one for name, one in traces.open_models(bundle).items() if name == base}
     from_disk = record_directory(directory, bundle.manifest.labels, models, base)
     [generated] = record_streams("held", [3], FRAMES, sample.load(), models, base)
     assert from_disk.truth is not None and generated.truth is not None
@@ -55,7 +55,7 @@ def test_a_recording_without_true_labels_is_compared_without_accuracy(
         stream=str(tmp_path), frames=FRAMES, seeds=range(2), policies=("cachenet", "server-only", "student", "oracle")
     )
     with Progress(disable=True) as progress:
-        bench = comparison.prepare(bundle, setup, sample.load(), recorded.opened(bundle), progress)
+        bench = comparison.prepare(bundle, setup, sample.load(), traces.open_models(bundle), progress)
         runs = comparison.compare(bench, setup, None, progress)
     assert bench.traces[0].truth is None
     found = comparison.summary(runs)

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cachenet.shared.cascade import replay
-from cachenet.shared.cascade.cascade import RECENT, Cascade
+from cachenet.shared.cascade.cascade import RECENT_LABELS, Cascade
 from cachenet.shared.cascade.reference import disagreements
 from cachenet.shared.cascade.risk_estimator import FIRST_ANSWERS
 from cachenet.shared.cascade.types import Answer, Hit, Miss, Reply, Step
@@ -106,7 +106,7 @@ def play(cascade: Cascade, stream: list[Event]) -> list[Answer]:
         assert tally.corrections <= tally.late <= tally.fallbacks
         assert tally.overruled == 0
         assert len(cascade._late) <= 64 and len(cascade._audited) <= 64
-        assert len(cascade._recent) <= RECENT
+        assert len(cascade._recent) <= RECENT_LABELS
         assert np.isclose(cascade.estimator.filter.belief.sum(), 1.0)
     return answers
 

@@ -9,7 +9,7 @@ import pytest
 from cachenet.models.certify.distribution import fit_quantiles
 from cachenet.shared.cascade.build_cascade import build_cascade
 from cachenet.shared.cascade.cascade import Cascade
-from cachenet.shared.cascade.distribution import ASKED_FIRST, Distribution
+from cachenet.shared.cascade.distribution import MISSES_BEFORE_UNKNOWN, Distribution
 from cachenet.shared.cascade.frame import Signature
 from cachenet.shared.cascade.spec import CascadeSpec
 from cachenet.shared.cascade.types import Answer, Miss, Reply
@@ -127,7 +127,7 @@ def test_out_of_distribution_frames_are_misses_and_then_unknown(watched: Cascade
     answers = play(watched, pictures(400), logits(1, LOW), 1, margin=LOW)
     asked = [answer.level == "cloud" for answer in answers]
     first = asked.index(False)
-    assert ASKED_FIRST - 2 <= first <= ASKED_FIRST + 2
+    assert MISSES_BEFORE_UNKNOWN - 2 <= first <= MISSES_BEFORE_UNKNOWN + 2
     assert not any(asked[first:])
     assert {(answer.label, answer.level, answer.risk) for answer in answers[first:]} == {(None, "base", 1.0)}
     assert watched.tally.unknown == 400 - first
@@ -163,12 +163,12 @@ def test_a_still_picture_out_of_distribution_is_unknown_too(watched: Cascade) ->
 
 
 def test_out_of_distribution_offline_is_a_risky_fallback_and_then_unknown(watched: Cascade) -> None:
-    answers = play(watched, pictures(ASKED_FIRST + 50), logits(1, LOW), None)
-    guesses, rest = answers[: ASKED_FIRST - 2], answers[ASKED_FIRST + 2 :]
+    answers = play(watched, pictures(MISSES_BEFORE_UNKNOWN + 50), logits(1, LOW), None)
+    guesses, rest = answers[: MISSES_BEFORE_UNKNOWN - 2], answers[MISSES_BEFORE_UNKNOWN + 2 :]
     assert {(answer.label, answer.level) for answer in guesses} == {(1, "fallback")}
     assert min(answer.risk for answer in guesses[1:]) >= 0.5
     assert {(answer.label, answer.level) for answer in rest} == {(None, "base")}
-    correction = watched.on_late_reply(Reply(ASKED_FIRST - 10, logits(2, SURE)), 300.0)
+    correction = watched.on_late_reply(Reply(MISSES_BEFORE_UNKNOWN - 10, logits(2, SURE)), 300.0)
     assert correction is not None and correction.label == 2
 
 

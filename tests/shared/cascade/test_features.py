@@ -1,4 +1,4 @@
-"""Features: as many as ``COUNT`` says, finite, and free of scale."""
+"""Features: as many as ``FEATURE_COUNT`` says, finite, and free of scale."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cachenet.shared.cascade import features
-from cachenet.shared.cascade.features import COUNT, STAGES, Change
+from cachenet.shared.cascade.features import FEATURE_COUNT, STAGES, Change
 from cachenet.shared.cascade.frame_cache import FrameCache
 from cachenet.shared.cascade.probability import softmax
 from cachenet.shared.cascade.risk_estimator import Lookup, RiskEstimator
@@ -47,7 +47,7 @@ def test_every_stage_has_its_number_of_finite_features(
     for lookup, _ in labelled:
         stages = {**lookup.earlier, lookup.stage: lookup.candidates}
         for stage, (labels, rows) in stages.items():
-            own = np.array(rows).reshape(len(rows), COUNT[stage])
+            own = np.array(rows).reshape(len(rows), FEATURE_COUNT[stage])
             assert len(rows) == len(labels)
             assert np.isfinite(own).all()
             assert np.abs(own).max(initial=0.0) < 20, "logarithms are bounded"
@@ -63,7 +63,7 @@ def test_outcomes_have_the_features_of_their_candidates() -> None:
         estimator.add_output(lookup, np.eye(3)[index % 2])
         outcomes = estimator.outcomes(lookup, index % 3)
         for stage, own in outcomes.items():
-            assert own.features.shape == (len(own.wrong), COUNT[stage])
+            assert own.features.shape == (len(own.wrong), FEATURE_COUNT[stage])
             assert own.weights.shape == own.wrong.shape
             assert np.isfinite(own.features).all()
         estimator.keep(lookup, index % 3)
@@ -100,7 +100,7 @@ def test_an_entry_newer_than_the_frame_has_no_age() -> None:
 
 @pytest.mark.parametrize(("own", "named"), [(0.8, True), (0.2, False)])
 def test_whether_a_model_names_the_label_is_a_feature(own: float, named: bool) -> None:
-    row = features.submodel_row([0.0] * COUNT["base"], own, named)
+    row = features.submodel_row([0.0] * FEATURE_COUNT["base"], own, named)
     assert row[-1] == named
     assert row[-3:-1] == pytest.approx([np.log(own), np.log(1.0 - own)])
 

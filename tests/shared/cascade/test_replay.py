@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cachenet.shared.cascade import replay
-from cachenet.shared.cascade.features import COUNT
+from cachenet.shared.cascade.features import FEATURE_COUNT
 from cachenet.shared.cascade.replay import ModelTrace, RecordedScores, fit_priors, recorded_model
 from tests.shared.cascade.streams import SURE, build, local, logits, recorded, trace
 
@@ -59,7 +59,7 @@ def test_priors_have_the_stages_of_the_trace_and_are_deterministic() -> None:
     with_submodel, without = trace(4, 80), trace(4, 80, submodel=False)
     fitted = fit_priors([with_submodel], {"special": 1.0}, 1.0)
     assert set(fitted) == {"picture", "base", "submodel"}
-    assert all(prior.check(COUNT[stage]) for stage, prior in fitted.items())
+    assert all(prior.check(FEATURE_COUNT[stage]) for stage, prior in fitted.items())
     assert fitted == fit_priors([with_submodel], {"special": 1.0}, 1.0)
     assert set(fit_priors([without], {}, 1.0)) == {"picture", "base"}
     assert fit_priors([], {}, 1.0) == {}

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cachenet.shared.cascade.features import COUNT
+from cachenet.shared.cascade.features import FEATURE_COUNT
 from cachenet.shared.cascade.risk_model import RiskModel, RiskPrior, fit_prior
 from tests.shared.cascade.streams import priors
 
@@ -238,5 +238,5 @@ def test_an_invalid_prior_is_detected() -> None:
 
 
 def test_priors_of_footage_have_the_features_of_their_stage() -> None:
-    assert set(priors()) == set(COUNT)
-    assert all(prior.check(COUNT[stage]) for stage, prior in priors().items())
+    assert set(priors()) == set(FEATURE_COUNT)
+    assert all(prior.check(FEATURE_COUNT[stage]) for stage, prior in priors().items())
