@@ -158,7 +158,7 @@ class Bench:
     @cached_property
     def labels(self) -> npt.NDArray[np.int64]:
         """The teacher's labels of the training images."""
-        return self.learn.answers
+        return self.learn.full_labels
 
     def answered(self, network: ResNet, scene: int) -> float:
         """Share of a scene's frames that ``network`` answers at a risk of ``_RISK``."""

@@ -214,7 +214,7 @@ def _newer(directory: Path) -> Bundle:
 def _store(directory: Path) -> None:
     """A store that holds the shipped bundle, with its base model and its other general model."""
     store, bundle = Store(directory), Bundle(ZOO)
-    for name in (bundle.manifest.only("base"), *bundle.manifest.generals()):
+    for name in (bundle.manifest.only("base"), *bundle.manifest.general_models()):
         store.append(bundle.manifest.models[name].sha256, bundle.path(name).read_bytes())
         store.finish(bundle.manifest.models[name].sha256)
     store.stage(bundle.data, bundle.manifest)

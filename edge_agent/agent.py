@@ -102,7 +102,7 @@ class Agent:
             for own, source in zip(settings.each(), sources, strict=True)
         )
         if bundle is not None:
-            if trusted is not None and not trusted.vouches(bundle.data, bundle.signature):
+            if trusted is not None and not trusted.verify(bundle.data, bundle.signature):
                 raise BundleError(untrusted_reason(bundle.manifest.name, bundle.signature))
             self.loader.use(bundle)
         elif store is not None:
@@ -169,7 +169,7 @@ class Agent:
     def error(self) -> str:
         """Why frames cannot be answered; empty without a known error."""
         update = self.updater.error if self.updater is not None else ""
-        return self.loader.error or update or (self.link.trouble if self.link is not None else "")
+        return self.loader.error or update or (self.link.error if self.link is not None else "")
 
     def _log_waiting(self) -> None:
         """Log what the cameras wait for, once per reason. The loader and the connection log the cause."""

@@ -63,7 +63,7 @@ def _fill(config: BuildConfig, dataset: Dataset, work: Path, directory: Path, pr
     """Write all models into ``directory``, and return their manifest."""
     config = replace(config, shares=candidates.affordable_shares(config, dataset, work))
     classifier = dataset.classifier
-    drawn = partitions.draw_working_sets(dataset.learn.answers, len(classifier.labels), _DRAWN, config.seed)
+    drawn = partitions.draw_working_sets(dataset.learn.full_labels, len(classifier.labels), _DRAWN, config.seed)
     # The user's scenes get half of the weight, because devices will also see other working sets.
     scenes = config.scenes * (_DRAWN // len(config.scenes) or 1) if config.scenes else ()
     likely = [partitions.uniform_working_set(scene, len(classifier.labels)) for scene in (*scenes, *drawn)]

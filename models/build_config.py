@@ -124,13 +124,13 @@ class BuildConfig:
 
     Attributes:
         shares: Multiply-adds of local models, as shares of the full model's; the first is the base model's.
-        special: The sizes of submodels, among ``shares``; empty for all.
+        submodel_shares: The sizes of submodels, among ``shares``; empty for all.
         submodels: Largest number of submodels.
         least: Share of frames answered that a submodel must add for each megabyte of its file.
         scenes: Labels that appear together; empty if unknown.
         views: Augmented copies of the frames that the full model labels.
         epochs, batch: Of the training of a general model.
-        refining: Epochs of the training of a submodel.
+        refine_epochs: Epochs of the training of a submodel.
         tuning_pools, pools: Streams of each kind to tune and to certify with, if streams are drawn; see ``certify``.
         frames: Length of a drawn stream.
         precision: Of the local models' weights and activations.
@@ -138,14 +138,14 @@ class BuildConfig:
 
     name: str
     shares: tuple[float, ...] = DEFAULT_SHARES
-    special: tuple[float, ...] = ()
+    submodel_shares: tuple[float, ...] = ()
     submodels: int = 12
-    least: float = 0.002
+    min_coverage: float = 0.002
     scenes: tuple[tuple[int, ...], ...] = ()
     views: int = 4
     epochs: int = 30
     batch: int = 128
-    refining: int = 3
+    refine_epochs: int = 3
     tuning_pools: int = 4
     pools: int = 10
     frames: int = 1000
@@ -154,7 +154,9 @@ class BuildConfig:
 
 
 #: Configuration of a trial run: every stage takes at most a minute.
-QUICK = BuildConfig("quick", submodels=2, least=0.0, views=1, epochs=2, refining=1, tuning_pools=1, pools=1, frames=60)
+QUICK = BuildConfig(
+    "quick", submodels=2, min_coverage=0.0, views=1, epochs=2, refine_epochs=1, tuning_pools=1, pools=1, frames=60
+)
 
 
 def key(*parts: object) -> str:

@@ -43,17 +43,17 @@ class Deployed(Mosquitto):
         assert done.exit_code == 0, done.output
         return done.output
 
-    def kit(self, user: str) -> Path:
+    def credentials(self, user: str) -> Path:
         """Directory of a user's credentials."""
         return self.out / ("server" if user == "server" else f"devices/{user}")
 
     def address(self, user: str, of: str = "") -> Address:
         """Address for ``user``, with the password ``of`` another user if given."""
-        password = (self.kit(of or user) / "password").read_text().strip()
+        password = (self.credentials(of or user) / "password").read_text().strip()
         return Address("127.0.0.1", self.port, True, user, password, self.out / "ca.crt")
 
     def flags(self, user: str) -> list[str]:
         """The address as flags; the provisioned settings name another host and directory."""
-        credentials = self.kit(user)
+        credentials = self.credentials(user)
         broker = ["--broker", f"mqtts://{user}@127.0.0.1:{self.port}", "--ca", str(credentials / "ca.crt")]
         return [*broker, "--password-file", str(credentials / "password")]

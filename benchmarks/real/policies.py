@@ -30,7 +30,7 @@ def cachenet(recordings: Recordings, max_disagreement: float, seed: int) -> Run:
     """CacheNet on the play frames; ``seed`` is that of the audits."""
     play = recordings.play
     outcome = run(cascade(recordings, play.base, max_disagreement, seed), trace(play))
-    local_ms = play.sign_ms + outcome.looks * play.base_ms
+    local_ms = play.sign_ms + outcome.probes * play.base_ms
     return Run(outcome.labels, outcome.asked, outcome.full_answered, [*outcome.levels], local_ms)
 
 

@@ -43,7 +43,7 @@ class Authority:
             raise ValueError(f"{directory / KEY} is not an elliptic-curve key")
         self._key = signer
 
-    def vouch(
+    def issue(
         self, certificate: Path, key: Path, hosts: Sequence[str], begins: datetime | None = None, days: int = DAYS
     ) -> bool:
         """Create a server certificate and its key, unless the present certificate is still valid.

@@ -141,7 +141,7 @@ class Control:
     def _run(self, command: _Json, ignored: str = "") -> None:
         """Run a command of the plugin. An error with the text ``ignored`` is no error. Raises ``AccessError``."""
         if not self._link.publish(_CONTROL, json.dumps({"commands": [command]}).encode(), qos=1):
-            raise AccessError(self._link.trouble)
+            raise AccessError(self._link.error)
         try:
             response_data = self._responses.get(timeout=_TIMEOUT_S)
         except queue.Empty:

@@ -86,7 +86,7 @@ def provision(
         certificate = out / "broker/broker.crt"
         hosts = _hosts(host, certificate)
         ca = authority.Authority(out)
-        if ca.vouch(certificate, out / "broker/broker.key", hosts):
+        if ca.issue(certificate, out / "broker/broker.key", hosts):
             typer.echo(f"the broker's certificate is for {', '.join(hosts)}; a running broker reads it at SIGHUP")
         give_to_broker(out)
         users = out / "broker/dynamic-security.json"

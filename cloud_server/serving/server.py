@@ -107,7 +107,7 @@ class Server:
             return "the full model's thread has ended; start the server again"
         if fault := self._worker.thread.fault or self._prober.fault:
             return f"a thread of the server fails ({fault}); see the server's log"
-        return self._probe.error if self.connected else self._link.trouble
+        return self._probe.error if self.connected else self._link.error
 
     def _probe_broker(self) -> None:
         if not self._prober.stopping.wait(PROBE_S):

@@ -90,7 +90,7 @@ def is_signed(settings: Settings, data: bytes, signature: bytes) -> bool:
         return True
     from cachenet.shared.bundle.trust import Key
 
-    return Key(Path(settings.trusted_key)).vouches(data, signature)
+    return Key(Path(settings.trusted_key)).verify(data, signature)
 
 
 def _server(link: MqttConnection, device: str, manifest: Manifest, messages: queue.SimpleQueue[Message]) -> Finding:

@@ -66,7 +66,7 @@ class _Session:
 
     def clear(self) -> list[str]:
         if not self._connections:
-            raise MqttError(self.link.trouble.removesuffix("; trying again"))
+            raise MqttError(self.link.error.removesuffix("; trying again"))
         with self._condition:
             while self._connections == 1 and self._condition.wait(self.quiet_s):
                 pass

@@ -93,7 +93,7 @@ class Health:
             for camera in self._agent.cameras
             for fault in self._faults(camera)
         ]
-        if self._agent.link is not None and (error := self._agent.link.trouble) and error not in " ".join(faults):
+        if self._agent.link is not None and (error := self._agent.link.error) and error not in " ".join(faults):
             faults.append(error)
         return "; ".join(faults)
 

@@ -43,7 +43,7 @@ class TerminalView:
             self._add(table, camera)
         link = "no broker"
         if agent.link is not None:
-            link = "connected" if agent.link.connected.is_set() else f"[red]{_text(agent.link.trouble)}[/]"
+            link = "connected" if agent.link.connected.is_set() else f"[red]{_text(agent.link.error)}[/]"
         table.add_row("broker", link, "", f"{resident_bytes() / 1e6:.0f} MB")
         return table
 

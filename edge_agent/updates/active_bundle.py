@@ -235,7 +235,7 @@ class ActiveBundle:
         )
         self.cascade = self._build_cascade(manifest, version, base, budget // self._cameras)
         self.manifest, self.version = manifest, version
-        self._general_models = manifest.generals()
+        self._general_models = manifest.general_models()
         self._on_change()
         log.info("answering with %s, version %s", manifest.name, version[:12])
 

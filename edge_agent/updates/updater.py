@@ -155,7 +155,7 @@ class Updater:
         if newest is not None and version == newest.version and not withdrawn:
             return
         manifest = parse(data)
-        if self._trusted is not None and not self._trusted.vouches(data, signature):
+        if self._trusted is not None and not self._trusted.verify(data, signature):
             self._set_error(untrusted_reason(manifest.name, signature))
             raise BundleError(self.error)
         if newest is not None and manifest.name != newest.manifest.name:
@@ -198,7 +198,7 @@ class Updater:
     def _trusted_set(self, data: bytes) -> ModelSet | None:
         """The set of a stored manifest; None if its signature is not trusted (stored before the key was set)."""
         signature = self._store.signature(data)
-        if self._trusted is not None and not self._trusted.vouches(data, signature):
+        if self._trusted is not None and not self._trusted.verify(data, signature):
             return None
         return ModelSet(parse(data), digest(data), data, signature)
 

@@ -42,7 +42,7 @@ def calibrate_models(
     sensed = camera_augment(tune.images, np.random.default_rng(seed))
     pictures = as_pictures(np.concatenate([tune.images, sensed]))
     logits = {
-        name: run_model(Session(path, "cpu", torch.get_num_threads()), inputs[name], pictures, tune.seen)
+        name: run_model(Session(path, "cpu", torch.get_num_threads()), inputs[name], pictures, tune.full_input)
         for name, path in progress.track(paths.items(), description="calibration")
     }
     answers = logits[full].argmax(1)
@@ -77,4 +77,4 @@ def accuracy(tune: LabelledFrames) -> dict[str, str]:
     """The full model's accuracy, for the provenance; empty without true labels."""
     if tune.truth is None:
         return {}
-    return {"accuracy_tuned": f"{float((tune.answers == tune.truth).mean()):.4f}"}
+    return {"accuracy_tuned": f"{float((tune.full_labels == tune.truth).mean()):.4f}"}

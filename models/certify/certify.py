@@ -221,7 +221,7 @@ def _looks(stream: RecordedStream, run: Run, family: ModelFamily) -> list[list[L
     found: list[list[Look]] = []
     for index in range(len(stream)):
         looks: list[Look] = []
-        if run.looks[index]:
+        if run.probes[index]:
             looks.append(("base", stream.logits[family.base][index]))
         if run.full_answered[index]:
             looks.append(("full", stream.logits[family.full][index]))

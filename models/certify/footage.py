@@ -24,7 +24,7 @@ def sequences(part: LabelledFrames, models: Models, progress: Progress, title: s
     task = progress.add_task(title, total=len(part.runs))
     found = []
     for run in part.runs:
-        found.append(record_pictures(as_pictures(part.images[run]), part.split.labels[run], models, part.seen))
+        found.append(record_pictures(as_pictures(part.images[run]), part.split.labels[run], models, part.full_input))
         progress.advance(task)
     progress.remove_task(task)
     return found
@@ -62,7 +62,7 @@ def drawn(
             streams.schedule(name, split.labels, seed + number, frames, pool, range(len(table)), table, len(present))
             for number, pool in enumerate(pools)
         ]
-        found += record_streams(schedules, split, models, lambda: progress.advance(task), part.seen)
+        found += record_streams(schedules, split, models, lambda: progress.advance(task), part.full_input)
     progress.remove_task(task)
     return found
 

@@ -88,7 +88,7 @@ class ModelFamily:
     distribution: Distribution | None = None
     general: tuple[str, ...] = ()
 
-    def generalists(self) -> ModelFamily:
+    def general_only(self) -> ModelFamily:
         """The family without its submodels for some labels."""
         return replace(self, submodels=self.general)
 

@@ -58,7 +58,7 @@ def train(
             if smoke:
                 recipes, split = cifar10_full.SMOKE, sample.load()
                 part = [split.take(index) for index in _parts(len(split))]
-                data = Cifar10(train=part[0], held=part[1], test=part[2])
+                data = Cifar10(train=part[0], held_out=part[1], test=part[2])
             else:
                 recipes, data = known[network], cifar10.load()
             runs = cache_directory() / "runs"
@@ -152,11 +152,11 @@ def _config(settings: BuildSettings, scenes: Path | None, labels: tuple[str, ...
         config,
         name=re.sub(r"[^a-z0-9._-]+", "-", Path(settings.out).resolve().name.lower()).lstrip("-._")[:64] or "bundle",
         shares=tuple(dict.fromkeys(settings.share or config.shares)),
-        special=tuple(dict.fromkeys(settings.submodel_share)),
+        submodel_shares=tuple(dict.fromkeys(settings.submodel_share)),
         precision=settings.precision,
         submodels=min(settings.submodels, config.submodels) if quick else settings.submodels,
-        least=config.least if quick else settings.min_coverage,
-        refining=config.refining if quick else settings.refine_epochs,
+        min_coverage=config.min_coverage if quick else settings.min_coverage,
+        refine_epochs=config.refine_epochs if quick else settings.refine_epochs,
         scenes=options.read_scenes(scenes, labels),
     )
 

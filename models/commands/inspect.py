@@ -45,7 +45,7 @@ def show(
         from cachenet.shared.bundle.trust import Key
 
         found = Bundle(zoo.find(bundle))
-        if trusted_key is not None and not Key(trusted_key).vouches(found.data, found.signature):
+        if trusted_key is not None and not Key(trusted_key).verify(found.data, found.signature):
             what = "another signature than" if found.signature else "no signature of"
             options.refuse(f"{bundle} has {what} {trusted_key}'s")
     console_report.models(found, as_json)

@@ -72,7 +72,7 @@ class Cifar10:
 
     train: Split  # Training images without ``held``
     #: Held-out part of the official training set; thresholds, temperatures and hyperparameters are fitted on it.
-    held: Split
+    held_out: Split
     test: Split  # Official test set, for evaluation only
 
 
@@ -101,7 +101,7 @@ def load(held_per_class: int = 500, seed: int = 0) -> Cifar10:
         np.concatenate([rng.permutation(np.flatnonzero(train.labels == c))[:held_per_class] for c in range(10)])
     )
     rest = np.setdiff1d(np.arange(len(train)), held)
-    return Cifar10(train=train.take(rest), held=train.take(held), test=parts[5])
+    return Cifar10(train=train.take(rest), held_out=train.take(held), test=parts[5])
 
 
 def fetch() -> Path:

@@ -28,13 +28,13 @@ class LabelledFrames:
     truth: Labels | None  # True labels ``(n,)``; None if unknown
     #: Row numbers of consecutive frames, one array for each run of a video or folder.
     runs: tuple[npt.NDArray[np.int64], ...]
-    seen: Input  # Preprocessing of the full model
+    full_input: Input  # Preprocessing of the full model
 
     def __len__(self) -> int:
         return len(self.images)
 
     @property
-    def answers(self) -> Labels:
+    def full_labels(self) -> Labels:
         """Labels of the full model ``(n,)``."""
         labels: Labels = self.scores.argmax(1).astype(np.int64)
         return labels
@@ -42,7 +42,7 @@ class LabelledFrames:
     @property
     def split(self) -> Split:
         """The images with their true labels, or with the full model's labels where the truth is unknown."""
-        return Split(self.images, self.answers if self.truth is None else self.truth)
+        return Split(self.images, self.full_labels if self.truth is None else self.truth)
 
 
 @dataclass(frozen=True)

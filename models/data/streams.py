@@ -69,7 +69,7 @@ class StreamSchedule:
     label: Labels  # True class ``(frames,)``
     dwell: Index  # Number of the object, from 0 ``(frames,)``. Two consecutive objects may have the same class
     scene: Index  # Number in ``SCENES``, -1 if there is none ``(frames,)``
-    stranger: npt.NDArray[np.bool_]  # Whether the class is not in the scene ``(frames,)``
+    out_of_set: npt.NDArray[np.bool_]  # Whether the class is not in the scene ``(frames,)``
     #: Shift right and down ``(frames, 2)``, thumbnail pixels for ``held``, frame pixels for ``camera``.
     offset: npt.NDArray[np.float32]
     pause: npt.NDArray[np.bool_]  # Whether the object has not moved since its last frame ``(frames,)``
@@ -78,7 +78,7 @@ class StreamSchedule:
     def __len__(self) -> int:
         return len(self.source)
 
-    def cuts(self) -> npt.NDArray[np.bool_]:
+    def object_changes(self) -> npt.NDArray[np.bool_]:
         """Whether a frame is the first of its object ``(frames,)``."""
         return np.diff(self.dwell, prepend=-1) > 0
 

@@ -127,7 +127,7 @@ def _thin(part: LabelledFrames, most: int) -> LabelledFrames:
     """At most ``most`` frames of ``part``, evenly spaced."""
     rows = np.unique(np.linspace(0, len(part) - 1, min(most, len(part))).astype(int))
     truth = None if part.truth is None else part.truth[rows]
-    return LabelledFrames(part.images[rows], part.scores[rows], part.embeddings[rows], truth, (), part.seen)
+    return LabelledFrames(part.images[rows], part.scores[rows], part.embeddings[rows], truth, (), part.full_input)
 
 
 def _record(

@@ -133,7 +133,7 @@ def load_classifier(
     model, name = load(path), path.name
     readings = natives(name, model)
     spec = preprocessing or metadata.read_preprocessing(name, properties(model))
-    if spec is None and readings[0].pixels_as_they_are and readings[0].height and readings[0].width:
+    if spec is None and readings[0].is_integer and readings[0].height and readings[0].width:
         spec = PRESETS["raw"]
     if spec is None:
         raise ClassifierError(

@@ -53,14 +53,14 @@ class Native:
     width: int | None  # Width, pixels; None for any
 
     @property
-    def words(self) -> str:
+    def description(self) -> str:
         """Description such as ``n x 3 x 224 x 224 float32``."""
         height, width, channels = self.height or "?", self.width or "?", self.channels
         sizes = (height, width, channels) if self.layout == "nhwc" else (channels, height, width)
         return " x ".join(map(str, (self.batch or "n", *sizes))) + f" {np.dtype(_TYPES[self.kind]).name}"
 
     @property
-    def pixels_as_they_are(self) -> bool:
+    def is_integer(self) -> bool:
         """Whether the input is of integers, which cannot be normalised."""
         return self.kind in _PIXEL_MEANS
 
@@ -77,14 +77,14 @@ class Native:
             changes["colour"] = "grey"
         elif spec.colour == "grey":
             raise ClassifierError("the preprocessing is for grey, and the model takes three channels")
-        if self.pixels_as_they_are:
+        if self.is_integer:
             changes |= {"mean": (_PIXEL_MEANS[self.kind],) * 3, "std": (1.0,) * 3}
         try:
             return msgspec.convert(msgspec.to_builtins(msgspec.structs.replace(spec, **changes)), Input)
         except msgspec.ValidationError as error:
             raise ClassifierError(f"the model takes pictures of {width}x{height}: {error}") from None
 
-    def taken(self, batch: Tensor) -> npt.NDArray[Any]:
+    def to_native(self, batch: Tensor) -> npt.NDArray[Any]:
         """Convert ``(n, channels, height, width)`` to layout and type of the file's graph."""
         ordered = batch.transpose(0, 2, 3, 1) if self.layout == "nhwc" else batch
         return np.ascontiguousarray(ordered, _TYPES[self.kind])

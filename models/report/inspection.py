@@ -61,7 +61,7 @@ def inspect(classifier: Classifier, frames: Frames, teacher: TeacherLogits, thre
     compared = compare(classifier, teacher, threads)
     found: dict[str, Finding] = {
         "takes": describe(classifier.input),
-        "input": classifier.native.words,
+        "input": classifier.native.description,
         "output": _OUTPUTS[classifier.head.meaning],
         "classes": len(classifier.labels),
         "embedding": f"{classifier.embedding}, {teacher.embeddings.shape[1]} numbers",
@@ -107,7 +107,7 @@ def compare(classifier: Classifier, teacher: TeacherLogits, threads: int) -> Mod
     """Run the original file over some of the frames. Raises ``ClassifierError`` if it does not run."""
     rows, prepare = spread(len(teacher), _COMPARED), preprocessor(classifier.input)
     run = OnnxRun(classifier.path, classifier.path.name, threads, exact=False)
-    outputs = [run(None, classifier.native.taken(prepare(teacher.pictures[row])))[0].reshape(1, -1) for row in rows]
+    outputs = [run(None, classifier.native.to_native(prepare(teacher.pictures[row])))[0].reshape(1, -1) for row in rows]
     original = probabilities(np.concatenate(outputs), classifier.head)
     read = softmax(teacher.scores[rows])
     first = np.take_along_axis(original, read.argmax(1)[:, None], 1)[:, 0]
@@ -127,7 +127,7 @@ def conclusions(
     confidence, chance = float(predicted.max(1).mean()), 1 / predicted.shape[1]
     if confidence < chance + _LOW * (1 - chance):
         low = f"Confidence is low: {confidence:.0%} on average, where chance is {chance:.1%}."
-        if classifier.native.pixels_as_they_are:
+        if classifier.native.is_integer:
             low += " The model takes pixels as they are; try --preprocessing raw,bgr, raw,stretch or raw,letterbox."
         else:
             tried = other_presets(classifier, teacher, threads)

@@ -77,10 +77,10 @@ def report(
     logits: dict[str, Logits] = {family.full: part.scores}  # the full model has labelled the frames
     for name in (family.base, *family.submodels):
         session = Session(bundle.path(name), "cpu", torch.get_num_threads())
-        logits[name] = traces.run_model(session, manifest.models[name].input, pictures, part.seen)
+        logits[name] = traces.run_model(session, manifest.models[name].input, pictures, part.full_input)
         progress.advance(task)
     progress.remove_task(task)
-    recorded = RecordedStream(part.answers, logits, [sign(picture) for picture in pictures])
+    recorded = RecordedStream(part.full_labels, logits, [sign(picture) for picture in pictures])
 
     answers = part.scores.argmax(1)
     right = {name: own.argmax(1) == answers for name, own in logits.items()}
@@ -158,9 +158,9 @@ def _replays(
             ]
             shown[where] = [traces.select(recorded, one.source, one.label) for one in schedules]
     else:
-        shown["footage"] = [traces.select(recorded, run, part.answers[run]) for run in part.runs]
+        shown["footage"] = [traces.select(recorded, run, part.full_labels[run]) for run in part.runs]
     same_size, family = traces.same_size_family(manifest), traces.family_of(manifest)
-    sets = {"selected": same_size, "same_size_generalist": same_size.generalists(), "all": family}
+    sets = {"selected": same_size, "same_size_generalist": same_size.general_only(), "all": family}
     task = progress.add_task("replays", total=len(sets) * sum(map(len, shown.values())))
     found: dict[str, dict[str, dict[str, float]]] = {}
     for name, own in sets.items():

@@ -112,7 +112,7 @@ def propose(config: BuildConfig, dataset: Dataset, likely: Sequence[WorkingSet])
         name = model_name(f"c{number:02}", [dataset.classifier.labels[label] for label in part.labels])
         models += [
             TrainedModel(name if size == first else f"{name}-{size}", size, net, part)
-            for size, net in _sizes(config.special or config.shares, dataset).items()
+            for size, net in _sizes(config.submodel_shares or config.shares, dataset).items()
         ]
     return models
 
@@ -186,7 +186,7 @@ def _partition(config: BuildConfig, dataset: Dataset, likely: Sequence[WorkingSe
         return []
     count = min(_MAX_CLUSTERS, _CLUSTERS_PER_LABEL * classes, len(learn) // 4)
     own = clusters.assign(learn.embeddings, clusters.fit(learn.embeddings, count, config.seed))
-    return partitions.group_clusters(own, learn.answers, classes, likely, config.submodels)
+    return partitions.group_clusters(own, learn.full_labels, classes, likely, config.submodels)
 
 
 def build_models(
@@ -249,7 +249,7 @@ def train(
         decay=1e-4,
     )
     batch = max(8, min(_BATCH, len(learn) // 8))
-    refining = Recipe(phases=((config.refining, spec.size),), rate=RATE, batch=batch, decay=1e-4)
+    refining = Recipe(phases=((config.refine_epochs, spec.size),), rate=RATE, batch=batch, decay=1e-4)
     small = SMALL * cost.macs(dataset.classifier.graph, spec.size)
     networks: dict[str, ResNet] = {}
     of_size: dict[Shape, ResNet] = {}
@@ -353,8 +353,8 @@ def _choose_precision(
     pictures, threads = traces.as_pictures(tune.images), torch.get_num_threads()
 
     def measure(path: Path) -> tuple[float, float]:
-        logits = traces.run_model(Session(path, "cpu", threads), spec, pictures, tune.seen)
-        right = logits.argmax(1) == tune.answers
+        logits = traces.run_model(Session(path, "cpu", threads), spec, pictures, tune.full_input)
+        right = logits.argmax(1) == tune.full_labels
         return scores.coverage_at(_RISK, scores.uncertainty_scores(logits, 1.0)["probability"], right), float(
             right.mean()
         )
@@ -401,7 +401,7 @@ def select(
         groups = {f"size {size}": numbers for size, numbers in of_size.items()} | groups
     chosen: list[int] = []
     for group, numbers in groups.items():
-        limits = config.least, config.submodels
+        limits = config.min_coverage, config.submodels
         picked = partitions.select_submodels(table[numbers], before, megabytes[numbers], likely, *limits)
         chosen = [numbers[number] for number in picked]
         found[group] = (

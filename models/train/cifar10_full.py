@@ -100,16 +100,16 @@ def train(config: FullModelConfig, data: Cifar10, work: Path, progress: Progress
     torch.manual_seed(0)
     lite = Lite(imagenet.weights(0), len(cifar10.LABELS), _ENLARGED, INPUT.mean, INPUT.std)
     _fit(lite, config.lite, label_loss(config.lite), work / "lite.pt", data, progress, "EfficientNet")
-    images = np.concatenate([data.held.images, camera_augment(data.held.images, np.random.default_rng(0))])
+    images = np.concatenate([data.held_out.images, camera_augment(data.held_out.images, np.random.default_rng(0))])
     first, second = (torch.from_numpy(scores(network, images, INPUT)) for network in (lite, resnet))
-    return Trained(resnet, (lite, pair.fit(first, second, torch.from_numpy(np.tile(data.held.labels, 2)))))
+    return Trained(resnet, (lite, pair.fit(first, second, torch.from_numpy(np.tile(data.held_out.labels, 2)))))
 
 
 def _fit(
     network: Network, recipe: Recipe, loss: Loss, path: Path, data: Cifar10, progress: Progress, title: str
 ) -> None:
     def evaluate(trained: Network) -> dict[str, float]:
-        return {"held": accuracy(trained, data.held, INPUT)}
+        return {"held": accuracy(trained, data.held_out, INPUT)}
 
     batches, steps = augmented_batches(data.train, recipe), len(data.train) // recipe.batch
     fit(network, INPUT, recipe, batches, steps, loss, path, progress, title, evaluate)
@@ -129,7 +129,7 @@ def write_build_inputs(trained: Trained, data: Cifar10, out: Path) -> None:
         pair.write_pair(lite.eval(), resnet, shares, INPUT.side, out / "full.onnx", properties)
     scenes = [[cifar10.LABELS[label] for label in SCENES[number].classes] for number in KNOWN]
     (out / "scenes.json").write_bytes(msgspec.json.encode(scenes) + b"\n")
-    for name, split in (("train", data.train), ("held", data.held)):
+    for name, split in (("train", data.train), ("held", data.held_out)):
         write_pictures(split, out / name)
 
 

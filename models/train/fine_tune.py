@@ -180,11 +180,11 @@ def fine_tune(
 
 def _error_rate(base: Session, spec: Input, tune: LabelledFrames, labels: tuple[int, ...]) -> float:
     """Return the base model's error rate on held-out frames of the working set, at least 1 %; 1.0 without frames."""
-    rows = np.isin(tune.answers, labels)
+    rows = np.isin(tune.full_labels, labels)
     if not rows.any():
         return 1.0
     predicted = traces.run_model(base, spec, traces.as_pictures(tune.images[rows])).argmax(1)
-    return max(0.01, float((predicted != tune.answers[rows]).mean()))
+    return max(0.01, float((predicted != tune.full_labels[rows]).mean()))
 
 
 def _divide(recent: RecentFrames) -> tuple[RecentFrames, RecentFrames]:

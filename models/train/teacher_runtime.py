@@ -64,7 +64,7 @@ def calibration_inputs(spec: Input, tune: LabelledFrames) -> npt.NDArray[np.floa
     """Return frames for INT8 calibration as inputs of models of ``spec`` ``(n, channels, height, width)``."""
     prepare = preprocessor(spec)
     pictures = traces.as_pictures(tune.images[:_CALIBRATION])
-    return np.concatenate([prepare(traces.view(picture, spec, tune.seen)) for picture in pictures])
+    return np.concatenate([prepare(traces.view(picture, spec, tune.full_input)) for picture in pictures])
 
 
 def _int8(full: Path, spec: Input, tune: LabelledFrames, threads: int, work: Path) -> bytes:
@@ -74,7 +74,7 @@ def _int8(full: Path, spec: Input, tune: LabelledFrames, threads: int, work: Pat
         data: bytes = quantise.int8(onnx.load(str(full)), images).SerializeToString(deterministic=True)
         atomic_files.write(trial, data)
         logits = traces.run_model(Session(trial, "cpu", threads), spec, traces.as_pictures(tune.images))
-        agreement = float((logits.argmax(1) == tune.answers).mean())
+        agreement = float((logits.argmax(1) == tune.full_labels).mean())
         suits = agreement >= _MIN_AGREEMENT and quantise.compare(full, trial, images[:1]).time <= _MAX_TIME
         return data if suits else b""
     except (OSError, MemoryError):

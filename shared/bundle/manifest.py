@@ -193,7 +193,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Names of the submodels."""
         return [name for name, model in self.models.items() if model.role == "submodel"]
 
-    def generals(self) -> list[str]:
+    def general_models(self) -> list[str]:
         """Names of the submodels for all labels: general models of other sizes than the base model."""
         return [name for name in self.submodels() if not self.models[name].classes]
 

@@ -37,7 +37,7 @@ class Key:
             raise SigningError(f"{file} is no Ed25519 public key; 'model-builder keys' makes one, {PUBLIC}")
         self._key = key
 
-    def vouches(self, data: bytes, signature: bytes) -> bool:
+    def verify(self, data: bytes, signature: bytes) -> bool:
         """Whether ``signature`` is a signature of ``data`` by the private key."""
         try:
             self._key.verify(signature, data)

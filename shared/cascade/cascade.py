@@ -224,8 +224,8 @@ class Cascade:
         full = self.full
         if full is None or now + full.seconds > miss.deadline:
             return None
-        if full.judge is not None:
-            logits, exit_risk = full.judge(miss.frame.view, miss.recent, miss.exit_risk)
+        if full.score_with_exits is not None:
+            logits, exit_risk = full.score_with_exits(miss.frame.view, miss.recent, miss.exit_risk)
         else:
             logits, exit_risk = full.score(miss.frame.view), None
         reply = Reply(miss.frame.index, logits, on_device=True, exit_risk=exit_risk)

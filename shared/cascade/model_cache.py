@@ -41,7 +41,7 @@ class LocalModel:
     cost: int = 0
     seconds: float = 0.0
     level: LocalLevel = "submodels"
-    judge: ScoreWithExits | None = None
+    score_with_exits: ScoreWithExits | None = None
 
     def run(self, view: object) -> tuple[Scores, Probabilities] | None:
         """Run the model on a frame's view.

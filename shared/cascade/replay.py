@@ -75,7 +75,7 @@ class Run:
         asked: Whether the full model was asked, for a miss or an audit ``(n,)``.
         full_answered: Whether the frame was a miss ``(n,)``.
         risks: Stated risk of each answer ``(n,)``.
-        looks: Number of local models that ran on each frame ``(n,)``.
+        probes: Number of local models that ran on each frame ``(n,)``.
     """
 
     labels: npt.NDArray[np.int64]
@@ -83,7 +83,7 @@ class Run:
     full_answered: npt.NDArray[np.bool_]
     risks: npt.NDArray[np.float64]
     levels: list[Level]
-    looks: npt.NDArray[np.int64]
+    probes: npt.NDArray[np.int64]
 
 
 class RecordedScores:
@@ -104,7 +104,7 @@ class RecordedScores:
 
 def recorded_model(model: LocalModel, logits: npt.NDArray[np.float32]) -> LocalModel:
     """``model`` with recorded ``logits`` ``(n, classes)`` in place of its ``score`` function."""
-    return replace(model, score=RecordedScores(logits), judge=None)
+    return replace(model, score=RecordedScores(logits), score_with_exits=None)
 
 
 def run(cascade: Cascade, trace: ModelTrace, round_trip_s: float = 0.5) -> Run:
@@ -166,5 +166,5 @@ def fit_priors(
                 if index == first or rng.random() < share:
                     label = int(labels[index])
                     collected.append(estimator.outcomes(lookup, label))
-                    estimator.keep(lookup, label)
+                    estimator.store(lookup, label)
     return priors_of(collected)

@@ -173,9 +173,9 @@ class RiskEstimator:
             first.append({stage: outcomes})
             if len(first) == FIRST_ANSWERS:
                 self.adopt({**self.fitted, **priors_of(first)})
-        self.keep(lookup, label)
+        self.store(lookup, label)
 
-    def keep(self, lookup: Lookup, label: int) -> None:
+    def store(self, lookup: Lookup, label: int) -> None:
         """Store the full model's answer ``label`` in the frame cache and the label filter, without learning."""
         self.cache.add(lookup.frame, label, lookup.base)
         self.filter.update_full(lookup.frame.index, label)

@@ -128,7 +128,7 @@ class ExitHead:
     """An exit head."""
 
     def __init__(self, layer: Layer, model: ModelPart, worth: ExitCostModel) -> None:
-        self.layer, self.worth = layer, worth
+        self.layer, self.cost = layer, worth
         self._model = model
 
     def predict(self, tensors: dict[str, Batch]) -> tuple[Probabilities, Batch]:
@@ -148,7 +148,7 @@ class EarlyExitModel:
     Attributes:
         caches: The exit heads, in order.
         provider: ONNX Runtime's execution provider of the segments.
-        watch: Monitor of the exits' error rate.
+        monitor: Monitor of the exits' error rate.
     """
 
     def __init__(
@@ -174,7 +174,7 @@ class EarlyExitModel:
         """
         if len(segments) != len(caches) + 1:
             raise EngineError(f"{len(segments)} segments for {len(caches)} exits")
-        self._segments, self.caches = list(segments), list(caches)
+        self._segments, self.exits = list(segments), list(caches)
         self._image, self._temperature = image, temperature
         self._output = segments[-1].gives[0]
         self.provider = segments[0].provider
@@ -182,7 +182,7 @@ class EarlyExitModel:
         self._lock = threading.Lock()
         self._requests = 0
         self._prior = RequestPrior(classes)
-        self.watch = ExitMonitor(wrong)
+        self.monitor = ExitMonitor(wrong)
 
     def run(self, batch: Batch, contexts: Sequence[RequestContext | None]) -> list[ExitResult]:
         """Run a batch.
@@ -208,14 +208,14 @@ class EarlyExitModel:
         remainders: list[tuple[ExitHead, float, int]] = []  # exit, time and rows after its lookup
         may_exit = any(one.context is not None for one in requests)
         checks = any(one.check for one in requests)
-        for number, (segment, cache) in enumerate(zip(self._segments[:-1], self.caches, strict=True)):
+        for number, (segment, cache) in enumerate(zip(self._segments[:-1], self.exits, strict=True)):
             rows.tensors |= segment.run(rows.tensors)
-            if may_exit and (cache.worth.due() if self.watch.trusted else checks):
+            if may_exit and (cache.cost.should_probe() if self.monitor.trusted else checks):
                 started = self._clock()
                 count = len(rows.index)
                 answered = self._look_up(number, rows, priors, requests, results)
                 now = self._clock()
-                cache.worth.record_lookup(count, now - started)
+                cache.cost.record_lookup(count, now - started)
                 if answered.any():
                     rows.drop(answered)
                 remainders.append((cache, now, len(rows.index)))
@@ -226,7 +226,7 @@ class EarlyExitModel:
             self._finish(rows, priors, requests, results)
         ended = self._clock()
         for cache, started, count in remainders:
-            cache.worth.record_remainder(count, ended - started)
+            cache.cost.record_remainder(count, ended - started)
         return [results[row] for row in range(len(batch))]
 
     def _look_up(
@@ -238,7 +238,7 @@ class EarlyExitModel:
         results: dict[int, ExitResult],
     ) -> npt.NDArray[np.bool_]:
         """Let the exit ``number`` answer rows into ``results``; return which rows it has answered."""
-        cache, answered = self.caches[number], np.zeros(len(rows.index), np.bool_)
+        cache, answered = self.exits[number], np.zeros(len(rows.index), np.bool_)
         try:
             likelihood, scores = cache.predict(rows.tensors)
         except EngineError as error:  # the whole model can still answer
@@ -256,13 +256,13 @@ class EarlyExitModel:
             asked += 1
             hit = bool(risks[at] <= min(cache.layer.threshold, request.context.risk))
             hits += hit
-            if hit and not request.check and self.watch.trusted:
+            if hit and not request.check and self.monitor.trusted:
                 answered[at] = True
                 logits = cache.logits(scores[at], self._temperature)
                 results[row] = ExitResult(logits, int(labels[at]), number, float(risks[at]))
             elif hit and request.exit_label is None:
                 request.exit_label = int(labels[at])
-        cache.worth.record_hits(hits, asked)
+        cache.cost.record_hits(hits, asked)
         return answered
 
     def _finish(
@@ -279,9 +279,9 @@ class EarlyExitModel:
             results[row] = ExitResult(scores[at], label)
 
     def _record_check(self, wrong: bool) -> None:
-        if not self.watch.add(wrong):
+        if not self.monitor.add(wrong):
             return
-        if self.watch.trusted:
+        if self.monitor.trusted:
             log.warning("early exits are within their error limit again, and answer")
         else:
             log.warning("early exits are over their error limit: none answers until checks show otherwise")

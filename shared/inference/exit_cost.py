@@ -25,22 +25,22 @@ class ExitCostModel:
         self._batches = _EXPLORE_OFFSET * place
 
     @property
-    def pays(self) -> bool:
+    def is_worthwhile(self) -> bool:
         """Whether hits save more time than lookups take; True before the first measurements."""
         if not self._lookup_rows or not self._remainder_rows:
             return True
         saved = self._hits / self._rows * self._remainder_s / self._remainder_rows
         return saved > self._lookup_s / self._lookup_rows
 
-    def due(self) -> bool:
+    def should_probe(self) -> bool:
         """Whether to look up in this batch: if worthwhile, or for exploration."""
         self._batches += 1
-        return self.pays or self._batches % _EXPLORE_EVERY == 0
+        return self.is_worthwhile or self._batches % _EXPLORE_EVERY == 0
 
     def record_hits(self, hits: int, rows: int) -> None:
         """Record that ``hits`` of ``rows`` could be answered."""
         # An exploration stands for all the batches without a lookup before it.
-        decay = _DECAY ** (rows if self.pays else rows * _EXPLORE_EVERY)
+        decay = _DECAY ** (rows if self.is_worthwhile else rows * _EXPLORE_EVERY)
         self._rows, self._hits = decay * self._rows + rows, decay * self._hits + hits
 
     def record_lookup(self, rows: int, seconds: float) -> None:

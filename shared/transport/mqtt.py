@@ -165,7 +165,7 @@ class MqttConnection:
         self.connected.clear()
 
     @property
-    def trouble(self) -> str:
+    def error(self) -> str:
         """Error of the last attempt to connect, or message about another client with this id; empty for none."""
         return self.conflict or self._error
 

@@ -146,7 +146,7 @@ class Device:
         self._request_bytes = 0
         #: Models whose files are on the device.
         self._stored: set[str] = set() if scenario.cold else set(inputs.manifest.models)
-        self._generals = inputs.manifest.generals()
+        self._generals = inputs.manifest.general_models()
         self._is_cachenet = policy == CACHENET
         self._threads = scenario.device.threads if policy == "device-only" else inputs.threads
         #: Time of a frame without models, seconds. The picture comparison of a trivial policy costs nothing.

@@ -57,7 +57,7 @@ def connect(deployed: Deployed) -> Iterator[Connect]:
         name = f"cachenet-{user}" if user != "server" else f"cloud-{len(opened)}"
         client = Client(deployed.address(user), name, *(topics or SERVER_TOPICS))
         opened.append(client)
-        until(client.link.connected.is_set, client.link.trouble)
+        until(client.link.connected.is_set, client.link.error)
         return client
 
     yield connect

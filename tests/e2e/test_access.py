@@ -132,7 +132,7 @@ def test_all_of_a_thousand_requests_reach_the_servers_while_a_rogue_device_tries
         finally:
             done.set()
             subscribing.join()
-        assert "does not take cam-a's password" in stolen_name.link.trouble
+        assert "does not take cam-a's password" in stolen_name.link.error
     assert sorted(first.payloads() + second.payloads(), key=int) == sent
     assert first.messages and second.messages, "the two share the work"
     assert not rogue.messages and not stolen_name.messages

@@ -134,7 +134,7 @@ def test_bad_usage_stays_exit_code_2(tmp_path: Path) -> None:
 def expired(broker: Deployed) -> None:
     where = broker.out / "broker"
     long_ago = datetime.now(timezone.utc) - timedelta(days=60)
-    Authority(broker.out).vouch(where / "broker.crt", where / "broker.key", ["127.0.0.1"], long_ago, 30)
+    Authority(broker.out).issue(where / "broker.crt", where / "broker.key", ["127.0.0.1"], long_ago, 30)
     give_to_broker(broker.out)
     broker.kill()
     broker.start()
@@ -159,10 +159,10 @@ def in_trouble(error: str, directory: Path) -> Deployed:
         expired(broker)
     for user in ("cam", "server"):
         if error == "wrong password":
-            (broker.kit(user) / "password").write_text("wrong\n")
+            (broker.credentials(user) / "password").write_text("wrong\n")
         elif error == "wrong CA":
             (directory / user).mkdir()
-            shutil.copy(Authority(directory / user).certificate, broker.kit(user) / "ca.crt")
+            shutil.copy(Authority(directory / user).certificate, broker.credentials(user) / "ca.crt")
     return broker
 
 

@@ -57,9 +57,9 @@ def test_devices_are_added_and_removed_while_the_broker_runs_and_after_its_resta
         with clients(first):
             until(first.link.connected.is_set)
             assert "cam-c" in broker.provision("cam-a", "cam-c")
-            password = (broker.kit("cam-c") / "password").read_text()
+            password = (broker.credentials("cam-c") / "password").read_text()
             assert broker.provision("cam-a", "cam-c") == "", "existing credentials stay unchanged"
-            assert (broker.kit("cam-c") / "password").read_text() == password
+            assert (broker.credentials("cam-c") / "password").read_text() == password
             added = Client(broker.address("cam-c"), "cachenet-cam-c", topic("cam-c", "#"))
             with clients(added):
                 assert added.link.settle(10) == ""
@@ -71,7 +71,7 @@ def test_devices_are_added_and_removed_while_the_broker_runs_and_after_its_resta
                 broker.provision("--remove", "cam-c")
                 until(lambda: not added.link.connected.is_set(), "a removed device is disconnected at once")
             assert first.messages == []
-            assert not broker.kit("cam-c").exists()
+            assert not broker.credentials("cam-c").exists()
             broker.provision("cam-d")
             broker.stop()
             broker.start()
@@ -88,9 +88,9 @@ def test_lost_credentials_are_replaced_and_the_old_password_is_refused(tmp_path:
     broker.start()
     try:
         old = broker.address("cam-a")
-        for file in broker.kit("cam-a").iterdir():
+        for file in broker.credentials("cam-a").iterdir():
             file.unlink()
-        broker.kit("cam-a").rmdir()
+        broker.credentials("cam-a").rmdir()
         broker.provision("cam-a")
         new, stale = Client(broker.address("cam-a"), "cachenet-cam-a"), Client(old, "cachenet-cam-a")
         with clients(new, stale):
@@ -138,7 +138,7 @@ def test_removing_an_unknown_user_is_an_error_that_lists_the_known_users(deploye
         done = CliRunner().invoke(app, ["provision", "--remove", name, "--remove", "cam-a", *out])
         assert (done.exit_code, done.stderr.count("\n")) == (2, 1), done.output
         assert f"--remove {name}: no such device or viewer; known are cam-a, cam-b" in done.stderr
-    assert deployed.kit("cam-a").exists()
+    assert deployed.credentials("cam-a").exists()
 
 
 def test_a_long_list_of_known_users_is_shortened(tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ def test_a_device_without_credentials_can_be_removed(tmp_path: Path) -> None:
     broker.start()
     try:
         address = broker.address("cam-a")
-        shutil.rmtree(broker.kit("cam-a"))
+        shutil.rmtree(broker.credentials("cam-a"))
         broker.provision("--remove", "cam-a")
         client = Client(replace(address, ca=broker.out / "ca.crt"), "cachenet-cam-a")
         with clients(client):

@@ -45,7 +45,7 @@ def test_a_submodel_is_trained_for_a_working_set_and_recommended(tmp_path: Path,
             assert time.monotonic() < deadline, server.log()
             time.sleep(0.1)
         update_message = messages[1]
-        assert Key(public).vouches(update_message.payload, protocol.signature(update_message.properties))
+        assert Key(public).verify(update_message.payload, protocol.signature(update_message.properties))
         manifest = parse(update_message.payload)
         (update,) = manifest.submodels()
         answer = device.ask(sent[0], properties=properties)

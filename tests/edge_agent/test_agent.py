@@ -112,7 +112,9 @@ def test_a_failing_full_model_on_the_device_gives_no_answer(bundle: Bundle) -> N
     with running(Settings(levels=("base", "full")), bundle=bundle) as camera:
         maintain_until(camera, lambda: camera.cascade.full)  # type: ignore[union-attr]
         assert camera.cascade is not None and camera.cascade.full is not None
-        camera.cascade.full = replace(camera.cascade.full, score=scorer("full", _fail, INPUT, 10), judge=None)
+        camera.cascade.full = replace(
+            camera.cascade.full, score=scorer("full", _fail, INPUT, 10), score_with_exits=None
+        )
         camera.cascade._budget.threshold = 0.0
         camera.answer(0, shot(), JsonLinesWriter(""))
         assert (camera.tally.full, camera.tally.fallbacks) == (0, 1)

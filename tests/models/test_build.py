@@ -109,7 +109,7 @@ def test_submodels_can_be_limited_to_some_sizes(dataset: Dataset) -> None:
     config = replace(CONFIG, shares=(1 / 100, 1 / 200), submodels=2)
     likely = [partitions.uniform_working_set(labels, 10) for labels in ((0, 1, 2), (3, 4, 5))]
     every = candidates.propose(config, dataset, likely)
-    small = candidates.propose(replace(config, special=(1 / 200,)), dataset, likely)
+    small = candidates.propose(replace(config, submodel_shares=(1 / 200,)), dataset, likely)
     assert [one.name for one in small if one.part is None] == [one.name for one in every if one.part is None]
     assert len({one.size for one in every if one.part is not None}) == 2
     assert {one.size for one in small if one.part is not None} == {small[1].size}

@@ -198,7 +198,7 @@ def test_models_stay_and_their_certification_is_new(hampered: Bundle, proven: tu
     assert after.models["base"].temperature != before.models["base"].temperature
     assert after.priors != before.priors and after.certificates != before.certificates
     assert "to prove" in after.provenance["proven"]
-    assert Key(directory / "keys" / "bundle.pub").vouches(made.data, made.signature)
+    assert Key(directory / "keys" / "bundle.pub").verify(made.data, made.signature)
 
 
 def test_unrelated_pictures_are_certified_in_the_order_of_their_names(proven: tuple[Result, Path]) -> None:

@@ -137,7 +137,7 @@ def test_the_file_of_a_head_gives_the_scores_of_the_head(
     site = sites[len(sites) // 2]
     pictures = as_pictures(dataset.learn.images)
     each = [record(model, [site], INPUT, pictures, 1)[name] for name in site.features]
-    answers = dataset.learn.answers
+    answers = dataset.learn.full_labels
     head = (
         freeze.fit(each, answers, len(LABELS), 0)
         if kind == "centroids"  # type: ignore[comparison-overlap]
@@ -241,7 +241,7 @@ def test_the_exits_of_a_bundle_answer_like_its_full_model(bundle: Bundle, made: 
     fresh = part(bundle, 9)
     results = [model.run(prepare(picture), [RequestContext()])[0] for picture in as_pictures(fresh.images)]
     assert sum(one.layer is not None for one in results) > COUNT / 4
-    wrong = [one.label != answer for one, answer in zip(results, fresh.answers, strict=True)]
+    wrong = [one.label != answer for one, answer in zip(results, fresh.full_labels, strict=True)]
     assert np.mean(wrong) <= 0.1
 
 

@@ -106,7 +106,7 @@ def test_int8_that_agrees_less_with_the_full_model_is_not_used(
     def changed(model: onnx.ModelProto, _images: object) -> onnx.ModelProto:
         other = onnx.ModelProto.FromString(model.SerializeToString())
         [bias] = [weight for weight in other.graph.initializer if weight.name == "bias"]
-        never = int(np.bincount(dataset.tune.answers, minlength=10).argmin())
+        never = int(np.bincount(dataset.tune.full_labels, minlength=10).argmin())
         bias.CopyFrom(numpy_helper.from_array(100 * np.eye(10, dtype=np.float32)[never], "bias"))
         return other
 

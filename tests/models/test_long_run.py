@@ -16,7 +16,7 @@ IMAGES, FRAMES, LAST = 400, 8_000, 2_000
 
 def test_at_the_end_of_a_long_run_as_many_frames_are_hits_as_at_the_beginning_within_the_budget() -> None:
     bundle = Bundle(Path(__file__).parents[2] / "models" / "zoo" / "cifar10")
-    family = traces.family_of(bundle.manifest).generalists()
+    family = traces.family_of(bundle.manifest).general_only()
     models = traces.open_models(bundle)
     models = {name: models[name] for name in (family.full, family.base, *family.general)}
     split = sample.load().take(np.arange(IMAGES))

@@ -46,7 +46,7 @@ def outputs_of(classifier: Classifier) -> tuple[npt.NDArray[np.float64], npt.NDA
     assert scores.dtype == np.float32
     assert scores.shape == (len(batch), len(classifier.labels))
     bare = ort.InferenceSession(str(classifier.path))
-    outputs = [bare.run(None, {bare.get_inputs()[0].name: classifier.native.taken(one[None])})[0] for one in batch]
+    outputs = [bare.run(None, {bare.get_inputs()[0].name: classifier.native.to_native(one[None])})[0] for one in batch]
     expected_outputs = probabilities(np.concatenate([one.reshape(1, -1) for one in outputs]), classifier.head)
     return softmax(scores), expected_outputs, embedding
 

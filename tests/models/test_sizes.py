@@ -29,7 +29,7 @@ def test_a_smaller_general_model_joins_and_the_other_models_stay(
     }
     [name] = set(after.models) - set(before.models)
     own = after.models[name]
-    assert after.generals() == [name]
+    assert after.general_models() == [name]
     assert own.macs <= 0.005 * before.models["full"].macs < before.models["base"].macs
     assert own.temperature != 1.0 or any(own.coverage)
     logits = Session(made.path(name), "cpu").run(np.zeros((1, 3, 32, 32), np.float32))

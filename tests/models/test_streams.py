@@ -107,12 +107,12 @@ def test_labels_scenes_and_out_of_set_objects_are_consistent(
     assert np.array_equal(one.label, SAMPLE.labels[one.source])
     assert one.dwell[0] == 0 and set(np.unique(np.diff(one.dwell))) <= {0, 1}
     if name == "shuffled":
-        assert (one.scene == -1).all() and not one.stranger.any()
+        assert (one.scene == -1).all() and not one.out_of_set.any()
         return
     assert set(one.scene) <= scenes
     belongs = np.array([[c in scene.classes for c in range(10)] for scene in SCENES])
-    assert np.array_equal(belongs[one.scene, one.label], ~one.stranger)
-    within = ~one.cuts()
+    assert np.array_equal(belongs[one.scene, one.label], ~one.out_of_set)
+    within = ~one.object_changes()
     for field in ("label", "scene", "stranger") + (("source",) if name in ("held", "camera") else ()):
         assert not np.diff(getattr(one, field))[within[1:]].any(), field
 
@@ -128,8 +128,8 @@ def test_dwell_times_scenes_and_out_of_set_objects_have_their_statistics(name: s
         lengths = np.bincount(one.dwell)
         assert lengths.std() == pytest.approx(np.sqrt(mean * (mean - 1)), rel=0.05)
         assert (lengths == 1).mean() == pytest.approx(1 / mean, rel=0.2)
-    first = one.cuts()
-    assert abs(one.stranger[first].mean() - 0.05) < 5 * np.sqrt(0.05 * 0.95 / dwells)
+    first = one.object_changes()
+    assert abs(one.out_of_set[first].mean() - 0.05) < 5 * np.sqrt(0.05 * 0.95 / dwells)
     visits = np.diff(np.flatnonzero(np.diff(one.scene, prepend=-2)))
     assert visits.mean() == pytest.approx(500, rel=0.02) and visits.std() > 50
     assert np.bincount(one.scene, minlength=12).min() > frames / 12 / 2
@@ -144,13 +144,13 @@ def test_class_frequencies_within_a_scene_follow_zipf() -> None:
             for visit, gone in zip(
                 # The middle 300 frames of every 500 lie within one visit.
                 one.label.reshape(-1, 500)[:, 100:400],
-                one.stranger.reshape(-1, 500)[:, 100:400],
+                one.out_of_set.reshape(-1, 500)[:, 100:400],
                 strict=True,
             )
         ]
     ).sum(0)
     assert shares / shares.sum() == pytest.approx([6 / 11, 3 / 11, 2 / 11], abs=0.01)
-    total = np.bincount(one.label[~one.stranger], minlength=10)[[0, 1, 9]]
+    total = np.bincount(one.label[~one.out_of_set], minlength=10)[[0, 1, 9]]
     assert total / total.sum() == pytest.approx([1 / 3] * 3, abs=0.04)
 
 
@@ -197,7 +197,7 @@ def test_the_centre_crop_of_a_camera_frame_restores_the_image() -> None:
     render = streams.renderer(still, SAMPLE.images)
     psnr = [
         cv2.PSNR(crop(render(int(i)), CROP), np.ascontiguousarray(SAMPLE.images[still.source[i]][:, :, ::-1]))
-        for i in np.flatnonzero(still.cuts())
+        for i in np.flatnonzero(still.object_changes())
     ]
     assert render(0).shape == (480, 640, 3)
     assert np.mean(psnr) > 36 and min(psnr) > 29
@@ -206,9 +206,9 @@ def test_the_centre_crop_of_a_camera_frame_restores_the_image() -> None:
 def test_camera_pauses_differ_by_noise_only() -> None:
     one = plan("camera", 2, 300)
     render = streams.renderer(one, SAMPLE.images)
-    still = np.flatnonzero(one.pause & ~one.cuts())
+    still = np.flatnonzero(one.pause & ~one.object_changes())
     assert np.array_equal(one.offset[still], one.offset[still - 1])
-    moving = np.flatnonzero(~one.pause & ~one.cuts())
+    moving = np.flatnonzero(~one.pause & ~one.object_changes())
     steps = np.abs(np.diff(one.offset, axis=0))[moving - 1]
     assert steps.mean() > 0 and steps.max() < 1 and np.abs(one.offset).max() <= 24
     for index in still[:5]:
@@ -221,7 +221,7 @@ def test_camera_pauses_differ_by_noise_only() -> None:
 def test_a_new_object_changes_the_centre_and_a_new_scene_the_background() -> None:
     one = plan("camera", 2, 1500)
     render = streams.renderer(one, SAMPLE.images)
-    cuts = np.flatnonzero(one.cuts())[1:]
+    cuts = np.flatnonzero(one.object_changes())[1:]
     for index in [*cuts[:6], *np.flatnonzero(np.diff(one.scene)) + 1]:
         change = np.abs(render(int(index)).astype(int) - render(int(index) - 1))
         assert change[:, 80:560].mean() > 20

@@ -57,7 +57,7 @@ def test_int8_is_chosen_for_many_outputs_and_nearly_agrees(
     quick = find(full, classifier, tune)
     assert quick.name.startswith("int8-")
     logits = traces.run_model(quick.session, classifier.input, traces.as_pictures(tune.images))
-    assert (logits.argmax(1) == tune.answers).mean() > 0.9
+    assert (logits.argmax(1) == tune.full_labels).mean() > 0.9
     assert not np.array_equal(logits, tune.scores)
 
     monkeypatch.setattr(quantise, "compare", lambda *_: PrecisionComparison(0.5, 2.0))

@@ -159,12 +159,12 @@ def test_exits_over_their_error_limit_answer_nothing_until_checks_show_otherwise
     wrong, right = (np.array([picture(0, output, 1.0)], np.float32) for output in (1.9, 0.9))
     for _ in range(8):
         model.run(wrong, [RequestContext()])
-    assert not model.watch.trusted
+    assert not model.monitor.trusted
     assert model.run(right, [RequestContext()])[0].layer is None
     model._draw = lambda: 0.0
     for _ in range(2000):
         model.run(right, [RequestContext()])
-    assert model.watch.trusted
+    assert model.monitor.trusted
     model._draw = lambda: 1.0
     assert model.run(right, [RequestContext()])[0].layer == 0
 
@@ -184,14 +184,14 @@ def test_an_exit_that_is_not_worthwhile_is_explored_seldom_and_returns_when_it_i
     hard, easy = (np.array([picture(1, output)], np.float32) for output in (1.0, 1.9))
     for _ in range(600):
         model.run(hard, [RequestContext()])
-    assert not model.caches[0].worth.pays
+    assert not model.exits[0].cost.is_worthwhile
     before = heads[0].asked
     for _ in range(320):
         model.run(hard, [RequestContext()])
     assert 0 < heads[0].asked - before <= 16
     for _ in range(2000):
         model.run(easy, [RequestContext()])
-    assert model.caches[0].worth.pays
+    assert model.exits[0].cost.is_worthwhile
 
 
 def test_the_numbers_of_exits_and_segments_must_match() -> None:

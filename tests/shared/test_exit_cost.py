@@ -21,12 +21,12 @@ def observed(hit_rate: float, lookup_s: float, remainder_s: float, batches: int 
 
 def test_an_exit_is_worthwhile_until_its_times_are_known() -> None:
     model = ExitCostModel()
-    assert model.pays
+    assert model.is_worthwhile
     model.record_hits(0, 1000)
     model.record_lookup(10, 1.0)
-    assert model.pays
+    assert model.is_worthwhile
     model.record_remainder(10, 1.0)
-    assert not model.pays
+    assert not model.is_worthwhile
 
 
 @given(st.floats(0.0, 1.0), st.floats(0.001, 1.0), st.floats(0.001, 1.0))
@@ -36,7 +36,7 @@ def test_an_exit_is_worthwhile_where_the_time_saved_exceeds_the_time_of_lookups(
     rate = round(20 * hit_rate) / 20
     if rate == 1.0 or abs(rate * remainder_s - lookup_s) < 0.01 * lookup_s:  # no remainder, or too close to decide
         return
-    assert observed(hit_rate, lookup_s, remainder_s).pays == (rate * remainder_s > lookup_s)
+    assert observed(hit_rate, lookup_s, remainder_s).is_worthwhile == (rate * remainder_s > lookup_s)
 
 
 def test_exits_that_are_not_worthwhile_are_explored_in_one_of_32_batches_and_in_different_ones() -> None:
@@ -46,7 +46,7 @@ def test_exits_that_are_not_worthwhile_are_explored_in_one_of_32_batches_and_in_
         model.record_hits(0, 1000)
         model.record_lookup(10, 1.0)
         model.record_remainder(10, 1.0)
-        batches = [batch for batch in range(320) if model.due()]
+        batches = [batch for batch in range(320) if model.should_probe()]
         assert len(batches) == 10
         explored.append(batches[0])
     assert len(set(explored)) == 4
@@ -54,7 +54,7 @@ def test_exits_that_are_not_worthwhile_are_explored_in_one_of_32_batches_and_in_
 
 def test_an_exit_returns_when_its_hits_do() -> None:
     model = observed(0.0, 0.5, 1.0)
-    assert not model.pays
+    assert not model.is_worthwhile
     for _ in range(20):
         model.record_hits(20, 20)  # an exploration stands for 32 batches
-    assert model.pays
+    assert model.is_worthwhile

@@ -99,13 +99,13 @@ def test_it_connects_when_the_broker_starts_later(tmp_path: Path) -> None:
     broker = Mosquitto(tmp_path)
     greeted: list[bool] = []
     with link(broker, "early", on_connect=lambda: greeted.append(True)) as early:
-        assert until(lambda: "is it running" in early.trouble)
+        assert until(lambda: "is it running" in early.error)
         assert not early.connected.is_set()
         broker.start()
         try:
             assert early.connected.wait(WAIT_S)
             assert until(lambda: greeted)
-            assert early.trouble == ""
+            assert early.error == ""
         finally:
             broker.kill()
 
@@ -118,7 +118,7 @@ def test_it_subscribes_again_after_a_restart_of_the_broker(broker: Mosquitto) ->
         assert delivered(sender, inbox, "a/b", b"before")
         broker.kill()
         assert until(lambda: not receiver.connected.is_set() and not sender.connected.is_set())
-        assert receiver.trouble
+        assert receiver.error
         broker.start()
         assert receiver.connected.wait(WAIT_S)
         assert sender.connected.wait(WAIT_S)

@@ -41,7 +41,7 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> Deployed:
 def running(broker: Deployed, begins: datetime = NOW, host: str = "127.0.0.1") -> Iterator[None]:
     """The broker with a certificate for thirty days."""
     place = broker.out / "broker"
-    Authority(broker.out).vouch(place / "broker.crt", place / "broker.key", [host], begins, 30)
+    Authority(broker.out).issue(place / "broker.crt", place / "broker.key", [host], begins, 30)
     give_to_broker(broker.out)
     broker.start()
     try:

@@ -21,18 +21,18 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 @given(data=st.binary(max_size=200), place=st.integers(0, 63), bit=st.integers(0, 7))
 def test_a_key_verifies_signed_data_and_no_other(pair: tuple[Path, Path], data: bytes, place: int, bit: int) -> None:
     key, signature = Key(pair[1]), Signer(pair[0]).sign(data)
-    assert key.vouches(data, signature)
-    assert not key.vouches(data + b"\n", signature)
+    assert key.verify(data, signature)
+    assert not key.verify(data + b"\n", signature)
     bent = bytearray(signature)
     bent[place] ^= 1 << bit
-    assert not key.vouches(data, bytes(bent))
-    assert not key.vouches(data, b"")
-    assert not key.vouches(data, signature[:-1])
+    assert not key.verify(data, bytes(bent))
+    assert not key.verify(data, b"")
+    assert not key.verify(data, signature[:-1])
 
 
 def test_a_signature_of_another_key_pair_is_refused(pair: tuple[Path, Path], tmp_path: Path) -> None:
     private, _ = generate(tmp_path)
-    assert not Key(pair[1]).vouches(b"catalogue", Signer(private).sign(b"catalogue"))
+    assert not Key(pair[1]).verify(b"catalogue", Signer(private).sign(b"catalogue"))
 
 
 def test_only_its_owner_can_read_the_private_key(pair: tuple[Path, Path]) -> None:
@@ -78,4 +78,4 @@ def test_signatures_are_compatible_with_openssl(pair: tuple[Path, Path], tmp_pat
         [*given, "-verify", "-pubin", "-inkey", str(pair[1]), "-sigfile", str(own)], check=True, capture_output=True
     )
     subprocess.run([*given, "-sign", "-inkey", str(pair[0]), "-out", str(other)], check=True, capture_output=True)
-    assert Key(pair[1]).vouches(b"a manifest", other.read_bytes())
+    assert Key(pair[1]).verify(b"a manifest", other.read_bytes())

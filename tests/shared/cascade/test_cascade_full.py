@@ -86,7 +86,7 @@ def test_early_exits_on_the_device_receive_their_risk_limit_and_state_their_risk
         return logits(2, 6.0), 0.004
 
     cascade = build()
-    model = LocalModel("full", lambda _: logits(0, 1.0), 1.0, np.full(CLASSES, 0.5), judge=judge)
+    model = LocalModel("full", lambda _: logits(0, 1.0), 1.0, np.full(CLASSES, 0.5), score_with_exits=judge)
     cascade.install(model)
     cascade._budget.threshold = 1e-9
     step = cascade.lookup(frame(0, VIEW), 0.0)

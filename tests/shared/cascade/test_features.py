@@ -34,7 +34,7 @@ def lookups(draw: st.DrawFn) -> tuple[int, list[tuple[Lookup, int]]]:
         label = int(rng.integers(classes))
         labelled.append((lookup, label))
         if rng.random() < 0.7:
-            estimator.keep(lookup, label)
+            estimator.store(lookup, label)
     return classes, labelled
 
 
@@ -66,7 +66,7 @@ def test_outcomes_have_the_features_of_their_candidates() -> None:
             assert own.features.shape == (len(own.wrong), FEATURE_COUNT[stage])
             assert own.weights.shape == own.wrong.shape
             assert np.isfinite(own.features).all()
-        estimator.keep(lookup, index % 3)
+        estimator.store(lookup, index % 3)
     assert set(outcomes) == set(STAGES)
     assert len(outcomes["base"].wrong) > len(outcomes["submodel"].wrong), "pairs with the answers before"
 

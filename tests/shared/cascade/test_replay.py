@@ -28,10 +28,10 @@ def test_probes_are_counted_by_frame() -> None:
     shown = trace(2, 200)
     run = replay.run(recorded(shown), shown)
     held = np.array([level == "frames" for level in run.levels])
-    assert set(run.looks[held].tolist()) <= {0, 1, 2}
-    assert 0 in run.looks[held]
-    assert run.looks[np.array([level == "submodels" for level in run.levels])].min() >= 2
-    assert run.looks.max() <= 3
+    assert set(run.probes[held].tolist()) <= {0, 1, 2}
+    assert 0 in run.probes[held]
+    assert run.probes[np.array([level == "submodels" for level in run.levels])].min() >= 2
+    assert run.probes.max() <= 3
 
 
 def test_a_recorded_model_is_the_model_with_recorded_scores() -> None:

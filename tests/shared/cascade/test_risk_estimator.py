@@ -224,7 +224,7 @@ def test_only_the_base_model_updates_the_label_filter() -> None:
 
 def test_an_answer_without_probes_is_compared_by_its_picture_alone() -> None:
     estimator = RiskEstimator(CLASSES, priors())
-    estimator.keep(estimator.begin(frame(0)), 1)
+    estimator.store(estimator.begin(frame(0)), 1)
     lookup = estimator.begin(frame(1))
     estimator.add_output(lookup, likelihood(2))
     assert np.isfinite(lookup.candidates.rows).all()
