@@ -35,7 +35,7 @@ import onnx
 from cachenet.models.certify import traces
 from cachenet.models.data import cifar10, streams
 from cachenet.models.exits.certify import Scores, run_exits
-from cachenet.models.exits.replayed import picture, recorded_exits
+from cachenet.models.exits.replay import picture, recorded_exits
 from cachenet.models.exits.sites import known_site
 from cachenet.models.report.confidence_interval import interval
 from cachenet.shared.bundle.manifest import EXIT_KINDS, Bundle, ExitKind, Layers, Manifest

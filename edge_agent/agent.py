@@ -15,7 +15,7 @@ import cv2
 import msgspec
 
 from cachenet.edge_agent.camera import Camera, Observer
-from cachenet.edge_agent.composition import DeploymentError
+from cachenet.edge_agent.device_cascade import DeploymentError
 from cachenet.edge_agent.doctor.watchdog import Watchdog
 from cachenet.edge_agent.learner_file import LearnerFile
 from cachenet.edge_agent.outputs import home_assistant, report

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from cachenet.edge_agent.composition import DeploymentError
+from cachenet.edge_agent.device_cascade import DeploymentError
 from cachenet.edge_agent.frame_inputs import FrameInputs
 from cachenet.edge_agent.learner_file import LearnerFile
 from cachenet.edge_agent.outputs import report

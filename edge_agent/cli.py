@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cachenet.edge_agent.agent import Agent
-from cachenet.edge_agent.composition import DeploymentError
+from cachenet.edge_agent.device_cascade import DeploymentError
 from cachenet.edge_agent.doctor import doctor
 from cachenet.edge_agent.doctor import forget as forget_device
 from cachenet.edge_agent.outputs import home_assistant, report

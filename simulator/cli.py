@@ -245,7 +245,7 @@ def replay(
     """
     from cachenet.shared.bundle.manifest import Bundle
     from cachenet.shared.inference.image import BadPicture
-    from cachenet.simulator.traces.rerun import replay
+    from cachenet.simulator.traces.replay import replay
 
     with _reported(also=BadPicture), _progress() as progress:
         task = progress.add_task("frames", total=None)

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from cachenet.edge_agent.agent import Agent
 from cachenet.edge_agent.camera import AnsweredFrame, Observer
-from cachenet.edge_agent.composition import DeploymentError
+from cachenet.edge_agent.device_cascade import DeploymentError
 from cachenet.edge_agent.settings import parse_region, parse_size
 from cachenet.shared.command import config
 

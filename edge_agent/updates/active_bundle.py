@@ -11,7 +11,7 @@ from collections.abc import Callable
 import msgspec
 
 from cachenet.edge_agent import learner_file
-from cachenet.edge_agent.composition import DeploymentError, build_device_cascade, local_model
+from cachenet.edge_agent.device_cascade import DeploymentError, build_device_cascade, local_model
 from cachenet.edge_agent.learner_file import LearnerFile
 from cachenet.edge_agent.outputs import decision_log
 from cachenet.edge_agent.outputs.report import JsonLinesWriter

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from cachenet.edge_agent.composition import DeploymentError
+from cachenet.edge_agent.device_cascade import DeploymentError
 from cachenet.edge_agent.updates.downloader import Downloader
 from cachenet.edge_agent.updates.loader import MAX_ATTEMPTS, RETRY_S, ModelLoader, Probe, required_files
 from cachenet.edge_agent.updates.probe import SOFTWARE, ProbeAborted, ProbeError, fingerprint

@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from cachenet.edge_agent.composition import build_device_cascade
+from cachenet.edge_agent.device_cascade import build_device_cascade
 from cachenet.edge_agent.settings import Settings
 from cachenet.edge_agent.updates.active_bundle import DEFAULT_SUBMODEL_BUDGET, RESIDENT_BYTES_PER_FILE_BYTE
 from cachenet.shared.bundle.manifest import Manifest

@@ -20,7 +20,7 @@ import onnx
 
 from cachenet.cloud_server.broker.embedded import BrokerError, EmbeddedBroker
 from cachenet.cloud_server.serving.full_model import FullModel
-from cachenet.edge_agent.composition import build_device_cascade
+from cachenet.edge_agent.device_cascade import build_device_cascade
 from cachenet.edge_agent.frame_inputs import FrameInputs
 from cachenet.edge_agent.settings import Settings
 from cachenet.models.data import sample, streams

@@ -22,7 +22,7 @@ import pytest
 from benchmarks import rtsp
 from cachenet.models.data import cifar10, sample, streams
 from cachenet.shared.bundle.manifest import Bundle
-from cachenet.simulator.traces.rerun import replay
+from cachenet.simulator.traces.replay import replay
 from tests.broker import Mosquitto, free_port, mosquitto
 from tests.bundles import tiny_bundle
 from tests.e2e.agents import AgentProcess

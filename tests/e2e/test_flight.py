@@ -18,7 +18,7 @@ from cachenet.edge_agent.sources import open_source
 from cachenet.models.data import cifar10, sample, streams
 from cachenet.shared.bundle.manifest import Bundle
 from cachenet.simulator.cli import app
-from cachenet.simulator.traces.rerun import BadLog, events, replay
+from cachenet.simulator.traces.replay import BadLog, events, replay
 from tests.broker import Mosquitto, mosquitto
 from tests.e2e.agents import AgentProcess
 from tests.e2e.servers import ServerProcess

@@ -14,7 +14,7 @@ import pytest
 
 from cachenet.edge_agent.agent import Agent
 from cachenet.edge_agent.camera import MAX_CONSECUTIVE_ERRORS
-from cachenet.edge_agent.composition import DeploymentError
+from cachenet.edge_agent.device_cascade import DeploymentError
 from cachenet.edge_agent.frame_inputs import FrameInputs, scorer
 from cachenet.edge_agent.outputs.report import JsonLinesWriter
 from cachenet.edge_agent.settings import Settings

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from cachenet.edge_agent.agent import Agent
 from cachenet.edge_agent.camera import AnsweredFrame
-from cachenet.edge_agent.composition import build_device_cascade
+from cachenet.edge_agent.device_cascade import build_device_cascade
 from cachenet.edge_agent.doctor.health import Health
 from cachenet.edge_agent.outputs.metrics import MetricsCollector
 from cachenet.edge_agent.outputs.report import JsonLinesWriter

@@ -29,7 +29,7 @@ from cachenet.models.exits.activations import record, record_to_disk
 from cachenet.models.exits.build import ExitsError, Limits, build
 from cachenet.models.exits.head_graph import HeadGraph
 from cachenet.models.exits.heads import HeadTimes
-from cachenet.models.exits.replayed import picture, recorded_exits
+from cachenet.models.exits.replay import picture, recorded_exits
 from cachenet.models.exits.select import PRICES, ExitChoice, compose, expected, thresholds
 from cachenet.models.exits.sites import Site, find_sites, shapes
 from cachenet.models.export.classifier import load_classifier

@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 
 from cachenet.edge_agent import learner_file, settings
-from cachenet.edge_agent.composition import build_device_cascade, local_model
+from cachenet.edge_agent.device_cascade import build_device_cascade, local_model
 from cachenet.edge_agent.frame_inputs import FrameInputs
 from cachenet.edge_agent.outputs import decision_log
 from cachenet.edge_agent.settings import Settings
