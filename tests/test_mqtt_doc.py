@@ -19,6 +19,8 @@ from tests.deployed import Deployed
 from tests.documents import ROOT, Block, read
 from tests.e2e.servers import ServerProcess, until
 
+pytestmark = pytest.mark.e2e
+
 BLOCKS = [block for block in read(ROOT / "docs" / "mqtt.md") if block.tested]
 (ADDRESS,) = [block for block in BLOCKS if "server.local" in block.commands]
 (USERS,) = [block for block in BLOCKS if "as()" in block.commands]

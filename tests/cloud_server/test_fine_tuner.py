@@ -13,6 +13,8 @@ from cachenet.cloud_server.finetune.fine_tuner import FineTuner, Means
 from cachenet.shared.bundle.manifest import Bundle
 from tests.bundles import tiny_bundle
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(("signal_name", "advice"), [("SEGV", "ONEDNN_MAX_CPU_ISA=AVX2"), ("KILL", "memory")])
 def test_a_training_that_a_signal_ends_is_logged_with_what_to_do(

@@ -20,6 +20,8 @@ from tests.bundles import tiny_bundle
 from tests.edge_agent.agents import Pictures, current, shot, stored, tend_until
 from tests.faulty import with_golden, with_model
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:

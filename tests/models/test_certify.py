@@ -25,6 +25,8 @@ from cachenet.shared.cascade.features import COUNT
 from cachenet.shared.media.signature import sign
 from tests.hampered import hampered_bundle, pictures
 
+pytestmark = pytest.mark.slow
+
 CLASSES = 3
 STAY = 40
 

@@ -46,6 +46,8 @@ from cachenet.shared.inference.graph_split import read as taken_apart
 from cachenet.shared.inference.image import preprocessor
 from tests.bundles import INPUT, LABELS, SIDE, tiny_bundle
 
+pytestmark = pytest.mark.slow
+
 COUNT = 240
 
 

@@ -34,6 +34,8 @@ from cachenet.shared.inference.engine import Session
 from tests.models.test_classifier import write
 from tests.models.test_efficientnet import weights
 
+pytestmark = pytest.mark.slow
+
 UNIT = PRESETS["unit"]
 SIDE = 16  # of the base model's pictures, where the full model's are of 32
 PLAN = replace(QUICK, name="tiny")

@@ -20,6 +20,8 @@ from cachenet.shared.bundle.trust import Key, generate
 from cachenet.shared.inference.engine import Session
 from tests.hampered import FROG, SHIP, TRUCK, frogs_and_ships, hampered_bundle, pictures
 
+pytestmark = pytest.mark.slow
+
 #: The first so many of the sample are trained with, the others are what devices send.
 DATA = 500
 

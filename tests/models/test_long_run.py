@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from cachenet.models.certify import recorded, replay
 from cachenet.models.certify.replay import Recorded
@@ -12,6 +13,8 @@ from cachenet.models.data import sample, streams
 from cachenet.shared.bundle.manifest import Bundle
 from cachenet.shared.cascade.reference import disagreements
 from cachenet.shared.media.signature import sign
+
+pytestmark = pytest.mark.slow
 
 IMAGES, FRAMES, LAST = 400, 8_000, 2_000
 

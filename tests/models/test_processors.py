@@ -37,6 +37,8 @@ from cachenet.models.train.networks import (
 from cachenet.models.train.training import Recipe, fit, label_loss, rounds
 from tests.models.test_efficientnet import weights
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 #: With ``BATCH``, channels and a batch of which the strided kernel corrupts the heap in every run.
 SHAPE = Shape(widths=(12, 24), blocks=(1, 1))
@@ -152,7 +154,7 @@ def test_a_pointwise_convolution_says_what_the_plain_one_says_and_learns_the_sam
             torch.randn(3, 5, side, side, generator=torch.Generator().manual_seed(side)).requires_grad_() for _ in "ab"
         ]
         said = own(x[0]), plain(x[1])
-        assert torch.equal(*said)
+        torch.testing.assert_close(*said)
         for answer in said:
             answer.square().sum().backward()
         torch.testing.assert_close(x[0].grad, x[1].grad)

@@ -13,6 +13,8 @@ from cachenet.shared.bundle.manifest import Bundle
 from cachenet.shared.inference.engine import Session
 from tests.hampered import hampered_bundle, pictures
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:

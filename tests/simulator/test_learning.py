@@ -18,6 +18,8 @@ from cachenet.simulator.report import picture
 from cachenet.simulator.world import learning
 from cachenet.simulator.world.learning import Times
 
+pytestmark = pytest.mark.slow
+
 TIMES = Times(missed=2.0, begun=10.0, ended=20.0, used=22.0)
 
 

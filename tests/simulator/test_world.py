@@ -33,6 +33,8 @@ from cachenet.simulator.world.links import LinkProfile
 from cachenet.simulator.world.wire import Link
 from tests.bundles import fixed_priors
 
+pytestmark = pytest.mark.slow
+
 CLASSES = 4
 FULL, BASE = Cost(500_000_000, 30, False), Cost(20_000_000, 10, False)
 PLAIN = LinkProfile(rtt_ms=20.0, jitter_ms=0.0, up_mbit=8.0, down_mbit=8.0, loss=0.0, outage_s=0.0)
