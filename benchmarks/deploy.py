@@ -76,9 +76,9 @@ def measure(rounds: int, cuda: bool) -> dict[str, object]:
 def _device(engine: Engine, out: Path) -> dict[str, object]:
     """What installing an agent on a device takes, changes when it is done again, and leaves when it is undone."""
     bare = engine.base()
-    for source, at in ((ROOT, "/clone"), (out / "devices" / SECOND, "/kit"), (PICTURES, "/pictures")):
+    for source, at in ((ROOT, "/clone"), (out / "devices" / SECOND, "/credentials"), (PICTURES, "/pictures")):
         bare = engine.put(bare, source, at)
-    install = ["/clone/docker/device/install.sh", "--kit", "/kit", "--source", "/pictures"]
+    install = ["/clone/docker/device/install.sh", "--credentials", "/credentials", "--source", "/pictures"]
     begun = time.monotonic()
     once = engine.layer(bare, install)
     took = time.monotonic() - begun

@@ -349,7 +349,6 @@ def methods(bench: Bench, share: float, count: int) -> dict[str, Any]:
     own = clusters.assign(embeddings, clusters.fit(embeddings, 40, 0))
     cut = {
         "codes": partitions.by_codes(own, bench.taught, 10, likely, count),
-        "experts": partitions.by_experts(embeddings, bench.taught, 10, count, 0),
         "scenes": [
             partitions.Partition(np.isin(bench.taught, SCENES[n].classes), SCENES[n].classes) for n in SEEN[:count]
         ],

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from cachenet.models.train.partitions import Method
 from cachenet.shared.bundle.manifest import digest
 
 #: ``auto``: INT8 where it is measured to be quicker and to answer as much.
@@ -21,8 +20,7 @@ class BuildConfig:
     Attributes:
         shares: Multiply-adds of local models, as shares of the full model's; the first is the base model's.
         special: Those of ``shares`` in which there are submodels, where not in all.
-        methods: How the data is partitioned.
-        submodels: How many there are at the most, of each method and size, and in the end.
+        submodels: How many there are at the most, of each size, and in the end.
         least: What each must add to the share of frames that are answered, for a megabyte of its file.
         scenes: Labels that come together; drawn where there are none.
         views: Copies of the frames that the full model looks at.
@@ -36,7 +34,6 @@ class BuildConfig:
     name: str
     shares: tuple[float, ...] = DEFAULT_SHARES
     special: tuple[float, ...] = ()
-    methods: tuple[Method, ...] = ("codes",)
     submodels: int = 12
     least: float = 0.002
     scenes: tuple[tuple[int, ...], ...] = ()

@@ -1,4 +1,4 @@
-"""The import walls and the commands: what may know of what, and that every command explains itself."""
+"""Imports between packages, no import circles, and the help of every command."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ COMMANDS = {
     "cachenet.simulator": "simulator",
 }
 
-#: What of the project each package may import beside itself.
+#: Packages of the project that each package may import, beside itself.
 ALLOWED: dict[str, tuple[str, ...]] = {
     "cachenet.shared": (),
     "cachenet.edge_agent": ("cachenet.shared",),
@@ -34,22 +34,30 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "cachenet.simulator": PACKAGES,
     "benchmarks": PACKAGES,
 }
-#: What a device must never need.
+#: Packages that a device must not need.
 HEAVY = ("torch", "onnx", "matplotlib", "iotcore")
 
-#: The core decides and does no input or output: NumPy, msgspec and these of the standard library are all it builds on.
+#: The decision core, which may import NumPy, msgspec and these modules of the standard library only.
 CORE = "cachenet.shared.cascade"
 CORE_MAY = (
     *("__future__", "abc", "collections", "dataclasses", "enum", "functools", "itertools", "math", "random", "typing"),
     *("msgspec", "numpy", "cachenet.shared.cascade"),
 )
-#: What those offer that reaches outside.
+#: Functions of these modules that do input or output.
 CORE_NEVER_USES = {
     *("open", "print", "input", "exec", "eval", "__import__"),
     *("np.load", "np.save", "np.savez", "np.fromfile", "np.memmap", "np.loadtxt", "np.savetxt", "np.genfromtxt"),
 }
-#: What draws from a state of its own; all else of these modules draws from one that is hidden.
+#: Random generators with an explicit state; all other functions of these modules use a hidden one.
 SEEDED = {"np.random.default_rng", "np.random.Generator", "random.Random"}
+
+
+#: Groups of modules that still import one another in a circle, for types only. Remove an entry with
+#: its circle; add none.
+CIRCLES = {
+    frozenset({"cachenet.simulator.report.comparison", "cachenet.simulator.report.sweep"}),
+    frozenset(f"cachenet.simulator.{name}" for name in ("report.live", "report.picture", "world.learning")),
+}
 
 
 def modules(package: str) -> list[Path]:
@@ -66,6 +74,47 @@ def imports(path: Path) -> Iterator[str]:
             above = package[: len(package) + 1 - node.level] if node.level else ()
             module = ".".join((*above, node.module or "")).rstrip(".")
             yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def circles(graph: dict[str, set[str]]) -> set[frozenset[str]]:
+    """Strongly connected components with more than one module."""
+
+    def reachable(start: str) -> set[str]:
+        found, left = set[str](), [start]
+        while left:
+            for module in graph[left.pop()] - found:
+                found.add(module)
+                left.append(module)
+        return found
+
+    reach = {module: reachable(module) for module in graph}
+    found = (frozenset(other for other in reach[module] if module in reach[other]) for module in graph)
+    return {one for one in found if len(one) > 1}
+
+
+def test_modules_do_not_import_one_another_in_a_circle() -> None:
+    """Imports within functions and for type checkers count too."""
+    paths = {module_name(path): path for package in PACKAGES for path in modules(package)}
+    graph = {
+        name: {
+            module if module in paths else module.rpartition(".")[0]
+            for module in imports(path)
+            if module in paths or module.rpartition(".")[0] in paths
+        }
+        - {name}
+        for name, path in paths.items()
+    }
+    assert sum(map(len, graph.values())) > len(graph), "the imports of the project are found"
+    assert circles(graph) <= CIRCLES
+
+
+def test_a_circle_of_imports_is_found() -> None:
+    graph = {"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a", "e"}, "e": set[str]()}
+    assert circles(graph) == {frozenset("abc")}
 
 
 def inside(module: str, packages: tuple[str, ...]) -> bool:

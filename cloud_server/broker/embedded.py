@@ -1,8 +1,8 @@
-"""The embedded broker: MQTT 5 without anything to install, for one machine.
+"""The embedded broker: an MQTT 5 broker for one machine, without an installation.
 
-It is rumqttd, a broker in Rust, as the ``iotcore`` wheel brings it, in a process of its own (``broker_process``). It
-has no access lists, so whoever reaches its port may read and send everything; a deployment with more than one machine
-uses a broker of its own.
+The broker is rumqttd, written in Rust, from the wheel ``iotcore``; it runs in a process of its own (``process``). It
+has no access control: every client that reaches its port may read and publish every message. A deployment with several
+machines uses an external broker.
 """
 
 from __future__ import annotations
@@ -30,28 +30,47 @@ from cachenet.shared.transport.protocol import MAX_PICTURE
 
 log = logging.getLogger(__name__)
 
-# The directory of this package and nothing else may come first on the path: `python -m` would put the user's there.
+#: Python code of the child process. The first entry of its path is this package's root; ``python -m`` would put the
+#: working directory there.
 _BOOTSTRAP = "import sys; sys.path[0] = sys.argv.pop(1); from cachenet.cloud_server.broker.process import main; main()"
-_START_S = 15.0
-_LOOK_S = 0.5
-#: How long ``stop`` waits for a probe in hand, seconds.
-_STOP_S = 0.5
-#: Exchanges that fail in a row before the broker is started again.
-_FAILED_PROBES = 2
-#: Delay between two restarts: the first and the longest, seconds.
+#: Longest time until the process accepts connections, seconds.
+_START_TIMEOUT_S = 15.0
+#: Time between two checks whether the process runs, seconds.
+_CHECK_S = 0.5
+#: Time that ``stop`` waits for a running probe, seconds.
+_STOP_TIMEOUT_S = 0.5
+#: Failed probes in a row after which the broker is started again.
+_MAX_FAILED_PROBES = 2
+#: First and longest delay between two restarts, seconds.
 _RESTART_S = (1.0, 60.0)
 
 
 class BrokerError(UserError):
-    """The embedded broker cannot run like this; the message says what to do."""
+    """The embedded broker cannot run; the message says what to do."""
 
 
 class EmbeddedBroker:
-    """A broker in a child process, which ends with this process, however that ends. The broker is probed by a real
-    exchange every few seconds and started again if it ends or does not answer."""
+    """A broker in a child process, which ends with this process.
+
+    A probe checks the broker every few seconds. A broker that has ended or does not answer is started again.
+
+    Example:
+        broker = EmbeddedBroker("127.0.0.1", 1883)
+        broker.start()
+        ...
+        broker.stop()
+    """
 
     def __init__(self, listen: str, port: int) -> None:
-        """``listen`` is an IPv4 address of this machine. Raises ``BrokerError``."""
+        """Create a broker that is not yet started.
+
+        Args:
+            listen: IPv4 address of this machine.
+            port: TCP port.
+
+        Raises:
+            BrokerError: ``listen`` is not an IPv4 address.
+        """
         try:
             self._listen = ipaddress.IPv4Address(listen)
         except ValueError:
@@ -60,23 +79,23 @@ class EmbeddedBroker:
         self._listener: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._supervisor: SupervisedThread | None = None
-        # rumqttd keeps half a kilobyte of every client id that it has ever seen; the relay leaves this one as it is.
+        # rumqttd keeps 0.5 kB for every client id. So all probes use this id, which the relay does not change.
         self._probe_id = f"probe-{secrets.token_hex(8)}"
         self._backoff = Backoff(*_RESTART_S)
         self._next_probe = self._next_start = 0.0
-        self._failed = 0
-        #: Why the broker does not work, for a person; empty while all is well.
-        self.trouble = ""
-        #: How often it was started again.
+        self._failed_probes = 0
+        #: Why the broker does not work; empty while it works.
+        self.error = ""
+        #: Number of restarts.
         self.restarts = 0
 
     @property
     def address(self) -> Address:
-        """Where a client on this machine finds it."""
+        """Address for a client on this machine."""
         return Address("127.0.0.1" if self._listen.is_unspecified else str(self._listen), self._port)
 
     def start(self) -> None:
-        """Return as soon as it answers connections. Raises ``BrokerError``."""
+        """Start the broker and return when it accepts connections. Raises ``BrokerError``."""
         if find_spec("iotcore") is None:
             raise BrokerError(
                 f"the embedded broker needs iotcore: give --broker mqtt://host, or {how_to_install('cloud')}"
@@ -99,16 +118,16 @@ class EmbeddedBroker:
         self._supervisor.start()
 
     def stop(self) -> None:
-        """End it and free the port. May be called twice."""
+        """End the broker and free its port. May be called twice."""
         if self._supervisor is not None:
-            self._supervisor.stop(_STOP_S)
-        self._end()
+            self._supervisor.stop(_STOP_TIMEOUT_S)
+        self._kill()
         if self._listener is not None:
             self._listener.close()
             self._listener = None
 
     def _spawn(self) -> None:
-        """Start the process and wait until it answers connections. Raises ``BrokerError``."""
+        """Start the process and wait until it accepts connections. Raises ``BrokerError``."""
         if self._listener is None:
             raise BrokerError("embedded broker: it has been stopped")
         number, root = self._listener.fileno(), str(Path(__file__).parents[3])
@@ -122,63 +141,59 @@ class EmbeddedBroker:
         self._process = process
         assert process.stdout is not None
         with process.stdout:
-            ready, _, _ = select.select([process.stdout], [], [], _START_S)
+            ready, _, _ = select.select([process.stdout], [], [], _START_TIMEOUT_S)
             started = bool(ready) and process.stdout.readline() == b"ready\n"
         if not started:
-            self._end()
+            self._kill()
             raise BrokerError(f"embedded broker: it did not start (exit code {process.returncode})")
 
-    def _end(self) -> None:
+    def _kill(self) -> None:
         process, self._process = self._process, None
         if process is None:
             return
-        process.kill()  # it keeps nothing
+        process.kill()  # the broker has no state on disk
         process.wait()
         if process.stdin is not None:
             with contextlib.suppress(OSError):
                 process.stdin.close()
 
     def _supervise(self) -> None:
-        """Look at the broker once (on a thread of its own)."""
+        """Check the broker once, and start it again if it does not work."""
         assert self._supervisor is not None
-        if self._supervisor.stopping.wait(_LOOK_S):
+        if self._supervisor.stopping.wait(_CHECK_S):
             return
         now = time.monotonic()
         if self._process is None or self._process.poll() is not None:
             code = "" if self._process is None else f" (exit code {self._process.returncode})"
-            self.trouble = f"the embedded broker has ended{code}"
+            self.error = f"the embedded broker has ended{code}"
         elif now < self._next_probe:
             return
         else:
             self._next_probe = now + PROBE_S
             if not (why := exchange(self.address, PROBE_TIMEOUT_S, self._probe_id)):
-                self._recovered()
+                if self.error:
+                    log.info("the embedded broker works again")
+                self.error, self._failed_probes = "", 0
+                self._backoff.reset()
                 return
-            self._failed += 1
-            self.trouble = f"the embedded broker does not work: {why}"
-            if self._failed < _FAILED_PROBES:
+            self._failed_probes += 1
+            self.error = f"the embedded broker does not work: {why}"
+            if self._failed_probes < _MAX_FAILED_PROBES:
                 return
         if now >= self._next_start:
             self._restart()
 
-    def _recovered(self) -> None:
-        if self.trouble:
-            log.info("the embedded broker works again")
-        self.trouble = ""
-        self._failed = 0
-        self._backoff.reset()
-
     def _restart(self) -> None:
-        log.error("%s; starting it again", self.trouble)
+        log.error("%s; starting it again", self.error)
         self._next_start = time.monotonic() + self._backoff.failed()
-        self._failed = 0
+        self._failed_probes = 0
         self.restarts += 1
-        self._end()
+        self._kill()
         try:
             self._spawn()
         except BrokerError as error:
-            self.trouble = str(error)
-            log.error(self.trouble)
+            self.error = str(error)
+            log.error(self.error)
         if self._supervisor is not None and self._supervisor.stopping.is_set():
-            self._end()
+            self._kill()
         self._next_probe = time.monotonic()

@@ -1,26 +1,30 @@
-"""MQTT's first packet, CONNECT (MQTT 5 section 3.1, MQTT 3.1.1 section 3.1). Pure."""
+"""Parser of the MQTT packet CONNECT (MQTT 5 section 3.1, MQTT 3.1.1 section 3.1). Pure."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-#: The longest CONNECT packet that is read, bytes; a will of 64 kB is the largest that the field's length allows.
+#: Longest accepted CONNECT packet, bytes. The length field of a will allows 64 kB.
 MAX_CONNECT = 80_000
+#: First byte of a CONNECT packet.
 _CONNECT = 0x10
+#: Protocol level of MQTT 5.
 _MQTT_5 = 5
+#: Bits of the connect flags: clean start, will, password, user name.
 _CLEAN_START, _WILL, _PASSWORD, _USER = 0x02, 0x04, 0x40, 0x80
-#: rumqttd refuses these in a client id.
+#: Characters that rumqttd refuses in a client id.
 _FORBIDDEN = frozenset("+#$/")
 
 
 class BadConnect(ValueError):
-    """Bytes that are no CONNECT packet; the message says why."""
+    """The bytes are not a valid CONNECT packet; the message says why."""
 
 
 @dataclass(frozen=True)
 class Connect:
-    """A CONNECT packet. ``level``: of the protocol, 5 for MQTT 5, 4 for MQTT 3.1.1, 3 for MQTT 3.1."""
+    """A CONNECT packet."""
 
+    #: Protocol level: 5 for MQTT 5, 4 for MQTT 3.1.1, 3 for MQTT 3.1.
     level: int
     client_id: str
     #: Bytes before and after the client id of an MQTT 5 packet, without the fixed header.
@@ -29,7 +33,7 @@ class Connect:
 
     @property
     def valid_id(self) -> bool:
-        """Whether rumqttd takes the client id."""
+        """Whether rumqttd accepts the client id."""
         return not _FORBIDDEN.intersection(self.client_id)
 
     def renamed(self, client_id: str) -> bytes:
@@ -40,9 +44,9 @@ class Connect:
 
 
 def length(start: bytes) -> int | None:
-    """Bytes of the packet that begins with ``start``; None if more bytes are needed to tell. Raises ``BadConnect``."""
+    """Length of the packet that begins with ``start``, bytes; None if more bytes are needed. Raises ``BadConnect``."""
     if start[:1] not in (b"", b"\x10"):
-        raise BadConnect("no CONNECT packet")
+        raise BadConnect("not a CONNECT packet")
     if len(start) < 2:
         return None
     reader = _Reader(start[1:5])
@@ -58,11 +62,11 @@ def length(start: bytes) -> int | None:
 
 
 def parse(packet: bytes) -> Connect:
-    """Read a whole packet. Raises ``BadConnect``."""
+    """Parse a complete packet. Raises ``BadConnect``."""
     reader = _Reader(packet)
     reader.take(1)
     reader.varint()
-    begin = reader.at
+    start = reader.at
     name, level = reader.field(), reader.take(1)[0]
     if (name, level) not in ((b"MQTT", _MQTT_5), (b"MQTT", 4), (b"MQIsdp", 3)):
         raise BadConnect("an unknown protocol or version")
@@ -72,9 +76,9 @@ def parse(packet: bytes) -> Connect:
     reader.take(2)  # keep alive
     if level == _MQTT_5:
         reader.take(reader.varint())  # properties
-    before = reader.at
+    id_start = reader.at
     client_id = reader.text()
-    after = reader.at
+    id_end = reader.at
     if flags & _WILL:
         if level == _MQTT_5:
             reader.take(reader.varint())
@@ -85,10 +89,10 @@ def parse(packet: bytes) -> Connect:
     if flags & _PASSWORD:
         reader.field()
     if reader.at != len(packet):
-        raise BadConnect("bytes after its end")
-    head = bytearray(packet[begin:before])
+        raise BadConnect("bytes after the end of the packet")
+    head = bytearray(packet[start:id_start])
     head[len(name) + 3] |= _CLEAN_START
-    return Connect(level, client_id, bytes(head), packet[after:])
+    return Connect(level, client_id, bytes(head), packet[id_end:])
 
 
 def _varint(number: int) -> bytes:
@@ -101,18 +105,18 @@ def _varint(number: int) -> bytes:
 
 
 class _Reader:
-    """Reads fields in order; raises ``BadConnect`` where they are cut short."""
+    """Reads fields in order. Every method raises ``BadConnect`` for an incomplete field."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
         self.at = 0
 
     def take(self, size: int) -> bytes:
-        found = self._data[self.at : self.at + size]
-        if len(found) < size:
-            raise BadConnect("a field that is cut short")
+        data = self._data[self.at : self.at + size]
+        if len(data) < size:
+            raise BadConnect("an incomplete field")
         self.at += size
-        return found
+        return data
 
     def varint(self) -> int:
         number = 0

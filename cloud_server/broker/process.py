@@ -1,6 +1,6 @@
-"""The process of the embedded broker: rumqttd on a port of the loopback interface, and the relay before it.
+"""The process of the embedded broker: rumqttd on a loopback port, and the relay in front of it.
 
-It is started by ``cloud_server.broker.embedded`` and ends with the process that started it.
+``cloud_server.broker.embedded`` starts this process; it ends with its parent.
 """
 
 from __future__ import annotations
@@ -16,20 +16,24 @@ import threading
 import time
 from pathlib import Path
 
-from cachenet.cloud_server.broker.relay import Front
+from cachenet.cloud_server.broker.relay import Relay
 from cachenet.shared.command import logs
 
-#: Connections that rumqttd takes; the relay takes fewer, for one too many would leave rumqttd with a broken state.
+#: Largest number of connections of rumqttd.
 _RUMQTTD_CONNECTIONS = 1000
+#: Largest number of connections of the relay; lower, because a connection beyond rumqttd's bound breaks its state.
 _CONNECTIONS = 900
-#: Descriptors of one connection: client to relay, relay to rumqttd, rumqttd to relay; and those of all else.
-_DESCRIPTORS, _OTHER_DESCRIPTORS = 3, 64
-_START_S = 10.0
+#: File descriptors of one connection: client to relay, relay to rumqttd, rumqttd to relay.
+_DESCRIPTORS = 3
+#: File descriptors of everything else.
+_OTHER_DESCRIPTORS = 64
+#: Longest time until rumqttd listens, seconds.
+_START_TIMEOUT_S = 10.0
 
-# iotcore's own options start an MQTT 3.1.1 listener; version 5 is only to be had through a file. A message above
-# max_payload_size, 20 kB unless told, costs its sender the connection. Every topic filter that was ever subscribed
-# to keeps a log of max_segment_count segments in memory: 10 MB x 10 came to 620 MB with a dozen devices that pulled
-# models, 2 MB x 4 to 200 MB, and neither lost one of 200 chunks sent at once to a slow reader.
+#: Configuration of rumqttd. MQTT 5 needs a file: iotcore's own options start an MQTT 3.1.1 listener. rumqttd closes the
+#: connection of a client that sends more than max_payload_size (default 20 kB). Each topic filter that had a
+#: subscription keeps max_segment_count segments in memory. With a dozen devices that downloaded models, 10 segments of
+#: 10 MB took 620 MB and 4 segments of 2 MB took 200 MB; neither lost one of 200 chunks to a slow reader.
 _CONFIG = """\
 id = 0
 
@@ -54,14 +58,17 @@ dynamic_filters = true
 
 
 def main() -> None:
-    """Relay until the parent ends. Arguments: descriptor of the listening socket; size of the largest packet, bytes;
-    client id of the parent's probe. Standard input is a pipe from the parent. The line ``ready`` on standard output
-    says that connections are answered."""
+    """Relay connections until the parent ends.
+
+    The arguments are the file descriptor of the listening socket, the size of the largest packet in bytes, and the
+    client id of the parent's probe. Standard input is a pipe from the parent. The process prints the line ``ready``
+    when it accepts connections.
+    """
     logs.to_stderr(logging.WARNING)
-    # rumqttd puts every message that it routes into a span of level ERROR.
+    # rumqttd logs every routed message in a span of level ERROR.
     logging.getLogger("rumqttd").setLevel(logging.CRITICAL)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the parent
     listener = socket.socket(fileno=int(sys.argv[1]))
     inner = "127.0.0.1", _free_port()
     with tempfile.TemporaryDirectory() as directory:
@@ -71,10 +78,10 @@ def main() -> None:
         threading.Thread(target=_run_rumqttd, args=(file,), name="rumqttd", daemon=True).start()
         _wait_for(inner)
     most = min(_CONNECTIONS, (_descriptors() - _OTHER_DESCRIPTORS) // _DESCRIPTORS)
-    front = Front(listener, inner, most, trusted_id=sys.argv[3])
+    relay = Relay(listener, inner, most, trusted_id=sys.argv[3])
     os.write(1, b"ready\n")
     os.dup2(2, 1)
-    front.run()
+    relay.run()
 
 
 def _end_with_parent() -> None:
@@ -100,16 +107,16 @@ def _run_rumqttd(file: Path) -> None:
 
 
 def _wait_for(inner: tuple[str, int]) -> None:
-    deadline = time.monotonic() + _START_S
+    deadline = time.monotonic() + _START_TIMEOUT_S
     with socket.socket() as probe:
         while probe.connect_ex(inner) != 0:
             if time.monotonic() > deadline:
-                sys.exit(f"rumqttd does not listen within {_START_S:.0f} s")
+                sys.exit(f"rumqttd does not listen within {_START_TIMEOUT_S:.0f} s")
             time.sleep(0.02)
 
 
 def _descriptors() -> int:
-    """How many this process may have, after raising the bound as far as it goes."""
+    """Raise this process's limit of file descriptors as far as needed and possible; the new limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = _CONNECTIONS * _DESCRIPTORS + _OTHER_DESCRIPTORS
     wanted = most if hard == resource.RLIM_INFINITY else min(hard, most)

@@ -1,7 +1,7 @@
-"""Trains submodels for what devices see, beside the answering: one ``model-builder specialise`` at a time, in a process
-of its own that gets what processor time nobody else wants.
+"""Trains submodels for the working sets of devices while the server answers.
 
-What it makes is proven there or dropped; a server that dies, and a training that does, leave the bundle as it was.
+It runs one ``model-builder fine-tune`` at a time, in a process of lowest priority. That process certifies what it
+trains or drops it. If the server or the training ends early, the bundle stays as it was.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from cachenet.cloud_server.finetune.request_history import RequestHistory, Sighting, UncoveredSet
+from cachenet.cloud_server.finetune.request_history import AnsweredRequest, RequestHistory, UncoveredSet
+from cachenet.cloud_server.serving.worker import Job
 from cachenet.shared.bundle.manifest import Bundle, BundleError
 from cachenet.shared.command import signals
 from cachenet.shared.command.supervision import SupervisedThread
@@ -30,33 +32,44 @@ from cachenet.shared.media.pictures import decode
 
 log = logging.getLogger(__name__)
 
-#: Bytes of pictures that are kept.
-_ROOM = 64 << 20
-_LOOK_S = 1.0
-#: How ``model-builder specialise`` ends where what it made was not proven.
-UNPROVEN = 3
-_LAST_WORDS = 300
+#: Largest total size of the pictures in the history, bytes.
+_HISTORY_BYTES = 64 << 20
+#: Time between two searches for an uncovered working set, seconds.
+_INTERVAL_S = 1.0
+#: Exit code of ``model-builder fine-tune`` when the new submodel was not certified.
+NOT_CERTIFIED = 3
+#: Number of characters of the training's output that are logged, from its end.
+_LOGGED_CHARACTERS = 300
 
 
 @dataclass(frozen=True)
-class Means:
-    """With what is trained: frames beside those that devices send, the key to sign with, and where updates are kept."""
+class TrainingConfig:
+    """Paths of fine-tuning."""
 
+    #: Frames to train with.
     data: Path
+    #: Frames to certify with; None for a part of ``data``.
     held_out: Path | None
+    #: Private key that signs updates; None for unsigned updates.
     key: Path | None
+    #: Directory of the updated bundles.
     work: Path
 
     def flags(self) -> list[str]:
-        flags = ["--data", str(self.data), "--work", str(self.work / "lessons")]
+        """The paths as flags of ``model-builder fine-tune``."""
+        flags = ["--data", str(self.data), "--work", str(self.work / "teacher")]
         if self.held_out is not None:
             flags += ["--held-out", str(self.held_out)]
         return flags + (["--key", str(self.key)] if self.key is not None else [])
 
+    def updated(self, bundle: Bundle) -> Path:
+        """Directory of the updates of ``bundle``."""
+        return self.work / bundle.version[:16]
 
-def newest(bundle: Bundle, means: Means) -> Bundle:
-    """What became of ``bundle`` in earlier runs; itself if nothing did, or what there is cannot be used."""
-    path = _kept(bundle, means)
+
+def latest_update(bundle: Bundle, config: TrainingConfig) -> Bundle:
+    """The update of ``bundle`` from earlier runs; ``bundle`` itself if there is none that can be used."""
+    path = config.updated(bundle)
     if path.exists():
         try:
             return Bundle(path)
@@ -65,43 +78,47 @@ def newest(bundle: Bundle, means: Means) -> Bundle:
     return bundle
 
 
-def _kept(bundle: Bundle, means: Means) -> Path:
-    return means.work / bundle.version[:16]
-
-
 class FineTuner:
-    """Hears every answer, on the worker's thread, and calls ``publish`` with the bundle that has a new submodel, on its
-    own."""
+    """Collects answered requests, and publishes a bundle with a new submodel for an uncovered working set."""
 
-    def __init__(self, given: Bundle, bundle: Bundle, means: Means, publish: Callable[[Bundle], None]) -> None:
-        """``given``: the bundle that the server was started with; ``bundle``: what it serves (see ``newest``)."""
-        manifest = bundle.manifest
-        self._bundle, self._means, self._publish = bundle, means, publish
-        self._out = _kept(given, means)
+    def __init__(self, configured: Bundle, served: Bundle, config: TrainingConfig) -> None:
+        """Create a fine-tuner that is not yet started.
+
+        Args:
+            configured: Bundle of the settings; it names the directory of updates.
+            served: Bundle that the server serves; see ``latest_update``.
+            config: Paths of fine-tuning.
+        """
+        manifest = served.manifest
+        self._bundle, self._config = served, config
+        self._publish: Callable[[Bundle], None] = lambda _bundle: None
+        self._out = config.updated(configured)
         self._input: Input = manifest.models[manifest.only("full")].input
-        self._sightings = RequestHistory(time.monotonic, len(manifest.labels), _ROOM)
+        self._history = RequestHistory(time.monotonic, len(manifest.labels), _HISTORY_BYTES)
         self._lock = threading.Lock()
         self._prepared = False
-        self._thread = SupervisedThread("specialiser", self._work, give_up=_give_up)
+        self._thread = SupervisedThread("fine-tuner", self._work, give_up=_give_up)
 
-    def start(self) -> None:
+    def start(self, publish: Callable[[Bundle], None]) -> None:
+        """Start the thread, which calls ``publish`` with each updated bundle."""
+        self._publish = publish
         self._thread.start()
 
     def stop(self) -> None:
-        """End it, and a training in hand with it."""
+        """End the thread and a running training."""
         self._thread.stop(1.0)
 
-    def saw(self, device: str, picture: bytes, logits: Logits, recent: tuple[int, ...]) -> None:
-        """The full model was asked about this picture."""
+    def add(self, job: Job, logits: Logits) -> None:
+        """Add a request with the logits of the full model, ``(classes,)``. Callable from any thread."""
         with self._lock:
-            self._sightings.add(Sighting(device, picture, logits, recent))
+            self._history.add(AnsweredRequest(job.device, job.picture, logits, job.request.recent))
 
     def _work(self) -> None:
         if not self._prepared:
             self._prepare()
-        elif not self._thread.stopping.wait(_LOOK_S):
+        elif not self._thread.stopping.wait(_INTERVAL_S):
             with self._lock:
-                found = self._sightings.uncovered(self._bundle.manifest)
+                found = self._history.uncovered(self._bundle.manifest)
             if found is not None:
                 try:
                     self._train(found)
@@ -109,18 +126,18 @@ class FineTuner:
                     log.error("an update is dropped: %s", error)
 
     def _prepare(self) -> None:
-        """Look at the frames to train with once, ahead of need."""
+        """Run the full model on the training frames once, before the first training."""
         if self._run("--prepare") != 0:
-            log.error("no submodels will be trained for what devices see")
+            log.error("the server trains no submodels")
             self._thread.stopping.set()
             return
         self._prepared = True
-        log.info("ready to train submodels for what devices see")
+        log.info("ready to train submodels")
 
     def _train(self, found: UncoveredSet) -> None:
-        named = ", ".join(self._bundle.manifest.labels[label] for label in sorted(found.labels))
-        log.info("training for %s, with %d frames that devices sent", named, len(found.sightings))
-        begun = time.monotonic()
+        names = ", ".join(self._bundle.manifest.labels[label] for label in sorted(found.labels))
+        log.info("training for %s, with %d frames from devices", names, len(found.requests))
+        started = time.monotonic()
         with tempfile.TemporaryDirectory(prefix="cachenet-") as directory:
             path = Path(directory) / "recent.npz"
             self._write(found, path)
@@ -128,26 +145,28 @@ class FineTuner:
         if code == 0:
             self._bundle = Bundle(self._out)
             self._publish(self._bundle)
-            log.info("an update for %s after %.0f s: %s", named, time.monotonic() - begun, self._bundle.version[:12])
-        elif code == UNPROVEN:
-            log.info("no update for %s", named)
+            log.info("an update for %s after %.0f s: %s", names, time.monotonic() - started, self._bundle.version[:12])
+        elif code == NOT_CERTIFIED:
+            log.info("no update for %s", names)
 
     def _write(self, found: UncoveredSet, path: Path) -> None:
         pictures, scores = [], []
-        for sighting in found.sightings:
+        for request in found.requests:
             with contextlib.suppress(BadPicture):
-                pictures.append(crop(decode(sighting.picture), self._input))
-                scores.append(sighting.logits)
-        np.savez(path, pictures=np.stack(pictures), scores=np.stack(scores).astype(np.float32), seen=found.seen)
+                pictures.append(crop(decode(request.picture), self._input))
+                scores.append(request.logits)
+        logits = np.stack(scores).astype(np.float32)
+        arrays: dict[str, Any] = {"pictures": np.stack(pictures), "scores": logits, "seen": found.distribution}
+        np.savez(path, **arrays)
 
     def _run(self, *flags: str) -> int | None:
-        """``model-builder specialise`` with these flags; how it ended, None if it was ended from here."""
-        command = [sys.executable, "-m", "cachenet.models", "specialise", str(self._bundle.directory), *flags]
-        with tempfile.TemporaryFile() as words:
+        """Run ``model-builder fine-tune`` with these flags. Its exit code, or None if ``stop`` ended it."""
+        command = [sys.executable, "-m", "cachenet.models", "fine-tune", str(self._bundle.directory), *flags]
+        with tempfile.TemporaryFile() as output:
             child = subprocess.Popen(
-                [*command, *self._means.flags()], stdin=subprocess.DEVNULL, stdout=words, stderr=words
+                [*command, *self._config.flags()], stdin=subprocess.DEVNULL, stdout=output, stderr=output
             )
-            _yield_to_all(child.pid)
+            _lower_priority(child.pid)
             try:
                 while child.poll() is None:
                     if self._thread.stopping.wait(0.1):
@@ -156,21 +175,21 @@ class FineTuner:
                 if child.poll() is None:
                     child.kill()
                     child.wait()
-            words.seek(0)
-            if last := words.read().decode(errors="replace").strip()[-_LAST_WORDS:]:
-                log.log(logging.INFO if child.returncode in (0, UNPROVEN) else logging.ERROR, "%s", last)
+            output.seek(0)
+            if text := output.read().decode(errors="replace").strip()[-_LOGGED_CHARACTERS:]:
+                log.log(logging.INFO if child.returncode in (0, NOT_CERTIFIED) else logging.ERROR, "%s", text)
             if child.returncode < 0:
                 log.error("the training of a submodel was %s", signals.report(-child.returncode))
         return child.returncode
 
 
-def _yield_to_all(pid: int) -> None:
-    """Let a process run only while a processor has nothing else to do; its threads are like it."""
-    with contextlib.suppress(OSError, AttributeError):  # another system, or it has ended already
+def _lower_priority(pid: int) -> None:
+    """Let a process and its later threads run only on idle processors."""
+    with contextlib.suppress(OSError, AttributeError):  # another operating system, or the process has ended
         os.setpriority(os.PRIO_PROCESS, pid, 19)
         os.sched_setscheduler(pid, os.SCHED_IDLE, os.sched_param(0))
 
 
 def _give_up(why: str) -> None:
-    """The server answers without this thread, so that the process goes on."""
+    """Log the failure. The server answers without this thread, so the process goes on."""
     log.error("%s; no more submodels are trained until the server is started again", why)

@@ -1,9 +1,8 @@
-"""The queue before the full model: bounded, first come first served, in batches. Pure: the clock comes in from
-outside and the caller sees to locking.
+"""The queue in front of the full model: bounded, first in first out, in batches. Pure: the clock comes from outside.
 
-Batches form by themselves: what arrived while one batch ran is the next. Nothing ever waits for company, so a lone
-request on an idle server has no delay to pay for a busy server's throughput. What is *patient* is taken when nothing
-else waits, and alone, so that whoever comes next waits for one of it at most.
+A batch is what arrived while the batch before it ran. No request waits for a batch to fill, so a single request on an
+idle server has no delay. A *background* item runs alone, when the queue is empty; a new request waits for one of them
+at most. The caller locks.
 """
 
 from __future__ import annotations
@@ -17,8 +16,8 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting(Generic[T]):
-    """Something in the queue; times in seconds of the batcher's clock."""
+class QueuedItem(Generic[T]):
+    """An item in the queue; times in seconds of the batcher's clock."""
 
     item: T
     arrived: float
@@ -27,46 +26,67 @@ class Waiting(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Batch(Generic[T]):
-    """What to run now, and what nobody waits for any more; each in order of arrival."""
+    """Items to run now, and items that have expired; both in order of arrival."""
 
-    ready: list[Waiting[T]] = field(default_factory=list)
-    expired: list[Waiting[T]] = field(default_factory=list)
+    ready: list[QueuedItem[T]] = field(default_factory=list)
+    expired: list[QueuedItem[T]] = field(default_factory=list)
 
 
 class Batcher(Generic[T]):
-    """At most ``bound`` items wait; a batch has at most ``largest``."""
+    """Queue of bounded length that gives out batches of bounded size.
+
+    Example:
+        batcher = Batcher(time.monotonic, bound=64, largest=16)
+        batcher.offer("request", budget_s=0.25)
+        batch = batcher.take()
+    """
 
     def __init__(self, clock: Callable[[], float], bound: int, largest: int) -> None:
+        """Create an empty queue.
+
+        Args:
+            clock: Returns the time, seconds.
+            bound: Largest number of queued items, and of queued background items.
+            largest: Largest size of a batch.
+        """
         self._clock, self._bound, self._largest = clock, bound, largest
-        self._queue: deque[Waiting[T]] = deque()
-        self._patient: deque[Waiting[T]] = deque()
+        self._queue: deque[QueuedItem[T]] = deque()
+        self._background: deque[QueuedItem[T]] = deque()
 
     def __len__(self) -> int:
-        return len(self._queue) + len(self._patient)
+        return len(self._queue) + len(self._background)
 
-    def offer(self, item: T, budget_s: float, patient: bool = False) -> bool:
-        """Queue ``item``, which is of use for ``budget_s`` seconds from now. False if the queue is full; what is
-        patient has one as long of its own."""
-        queue = self._patient if patient else self._queue
+    def offer(self, item: T, budget_s: float, background: bool = False) -> bool:
+        """Queue ``item`` if there is room.
+
+        Args:
+            item: The item.
+            budget_s: Time from now until the item expires, seconds.
+            background: Whether the item runs only when no other item is queued.
+
+        Returns:
+            False if the queue is full.
+        """
+        queue = self._background if background else self._queue
         if len(queue) >= self._bound:
             return False
         now = self._clock()
-        queue.append(Waiting(item, now, now + budget_s))
+        queue.append(QueuedItem(item, now, now + budget_s))
         return True
 
     def take(self) -> Batch[T]:
-        """The next batch. Expired items do not count against its size: refusing them costs next to nothing."""
+        """Remove and return the next batch. Expired items do not count towards its size."""
         batch: Batch[T] = Batch()
         now = self._clock()
-        for queue, largest in ((self._queue, self._largest), (self._patient, 1)):
+        for queue, largest in ((self._queue, self._largest), (self._background, 1)):
             while queue and len(batch.ready) < largest:
-                waiting = queue.popleft()
-                (batch.ready if now < waiting.expires else batch.expired).append(waiting)
+                queued = queue.popleft()
+                (batch.ready if now < queued.expires else batch.expired).append(queued)
         return batch
 
     def drain(self) -> list[T]:
-        """Everything that still waits, which is then forgotten."""
-        left = [waiting.item for waiting in (*self._queue, *self._patient)]
+        """Remove and return all items."""
+        items = [queued.item for queued in (*self._queue, *self._background)]
         self._queue.clear()
-        self._patient.clear()
-        return left
+        self._background.clear()
+        return items

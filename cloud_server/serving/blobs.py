@@ -1,4 +1,4 @@
-"""The files of a bundle, by digest, in pieces: how devices pull models."""
+"""Files of a bundle by digest, in chunks: devices download models through this."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ from cachenet.shared.transport.protocol import CHUNK, BlobRequest, Chunk
 
 
 class Blobs:
-    """Reads what is asked for from disk every time: a piece is a page-cache read of 20 microseconds, while models
-    held open or in memory would cost for as long as the server runs."""
+    """Reads each requested chunk from disk: about 20 microseconds from the page cache, and no file stays open."""
 
     def __init__(self, bundle: Bundle) -> None:
         self._paths = {sha256: bundle.directory / file for file, sha256 in bundle.manifest.files().items()}
 
     def chunk(self, request: BlobRequest) -> Chunk:
-        """The piece asked for, cut to ``CHUNK`` bytes and the end of the file, or a chunk with ``error`` set."""
+        """The requested chunk, cut to ``CHUNK`` bytes and the end of the file, or a chunk with ``error`` set."""
         path = self._paths.get(request.sha256)
         if path is None:
             return Chunk(request.offset, 0, b"", "no such file in this bundle")

@@ -1,4 +1,4 @@
-"""What the server counts, and how it says so at the end."""
+"""Counters of the server, and their summary at the end."""
 
 from __future__ import annotations
 
@@ -10,25 +10,27 @@ import msgspec
 
 
 class Counts(msgspec.Struct):
-    """``requests = answers + sum(refusals)`` once nothing waits any more.
+    """Counts since the start. ``requests = answers + sum(refusals)`` when no request is queued."""
 
-    ``requests``: those with someone to answer. ``malformed``: messages that did not say what they must, refused or
-    not. ``lost``: of answers and refusals, how many met no connection. ``chunks``: pieces of files given out.
-    ``bytes_in``, ``bytes_out``: payload.
-    """
-
+    #: Requests that name a device to reply to.
     requests: int = 0
     answers: int = 0
+    #: Refused requests by reason.
     refusals: dict[str, int] = msgspec.field(default_factory=dict)
+    #: Invalid messages, refused or ignored.
     malformed: int = 0
+    #: Answers and refusals that could not be sent because the connection was down.
     lost: int = 0
+    #: Runs of the full model.
     batches: int = 0
+    #: Chunks of model files sent.
     chunks: int = 0
+    #: Payload received and sent, bytes.
     bytes_in: int = 0
     bytes_out: int = 0
 
     def line(self) -> str:
-        """One line for a person."""
+        """The counts as one line of text."""
         reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(self.refusals.items()))
         return (
             f"{self.requests} requests: {self.answers} answered in {self.batches} batches, "
@@ -39,7 +41,7 @@ class Counts(msgspec.Struct):
 
 
 class Counters:
-    """Counts that the link's thread and the worker's share."""
+    """Counts that several threads change."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -47,9 +49,11 @@ class Counters:
 
     @contextmanager
     def change(self) -> Iterator[Counts]:
+        """The counts, locked for a change."""
         with self._lock:
             yield self._counts
 
     def read(self) -> Counts:
+        """A copy of the counts."""
         with self._lock:
             return msgspec.structs.replace(self._counts, refusals=dict(self._counts.refusals))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -15,47 +15,64 @@ from cachenet.shared.media.pictures import decode
 
 
 class FullModel:
-    """The reference: pictures as they came over the wire in, logits out; with caches between its layers most pictures
-    run through a part of it."""
+    """Runs the full model on encoded pictures, as a whole or with early exits.
 
-    def __init__(self, bundle: Bundle, provider: Provider, threads: int, way: Way | None = None) -> None:
-        """Load the model and try it, so that one that cannot answer is found out here. ``way``: of the caches to use.
-        Raises ``EngineError``."""
+    Example:
+        model = FullModel(bundle, "cpu", threads=4)
+        [result] = model.run([model.prepare(png)], [None])
+    """
+
+    def __init__(self, bundle: Bundle, provider: Provider, threads: int, exit_kind: Way | None = None) -> None:
+        """Load the model and run it once.
+
+        Args:
+            bundle: Bundle with the model.
+            provider: Hardware to run on.
+            threads: Number of threads of the model.
+            exit_kind: Kind of early exits; None for none.
+
+        Raises:
+            EngineError: The model cannot run, or does not fit its labels.
+        """
         manifest = bundle.manifest
         self.name = manifest.only("full")
         model = manifest.models[self.name]
         self.sha256 = model.sha256
         self._input = model.input
         self._preprocess = preprocessor(model.input)
-        self._whole: Session | None = None
-        self.layers: EarlyExitModel | None = None
-        #: Hears what came of every picture, where there are caches.
-        self.heard: Callable[[ExitResult], object] = lambda _: None
-        #: How many pictures a run must have, where the model fixes that.
+        self._model: Session | EarlyExitModel
+        #: Number of pictures of every run, where the model fixes it.
         self.batch: int | None = None
-        if way is None:
-            self._whole = Session(bundle.path(self.name), provider, threads)
-            self.batch, self.provider = self._whole.batch, self._whole.provider
+        if exit_kind is None:
+            self._model = Session(bundle.path(self.name), provider, threads)
+            self.batch = self._model.batch
         else:
-            self.layers = load(bundle.manifest, way, bundle.find, provider, threads, random.Random().random)
-            self.provider = self.layers.provider
+            self._model = load(manifest, exit_kind, bundle.find, provider, threads, random.Random().random)
+        self.provider = self._model.provider
         classes = len(manifest.labels)
-        # The first run is also the slowest: memory is planned, kernels are chosen. No request shall pay for that.
+        # The first run is the slowest: ONNX Runtime plans memory and selects kernels. No request should wait for it.
         logits = self.run([blank(model.input)], [None])[0].logits[None]
         if logits.shape != (1, classes) or not np.isfinite(logits).all():
             raise EngineError(f"{self.name}: gives scores of shape {logits.shape} for {classes} labels")
 
     def prepare(self, picture: bytes) -> Tensor:
-        """Decode a PNG or JPEG to what the model takes. Raises ``BadPicture``."""
+        """Decode a PNG or JPEG to the model's input. Raises ``BadPicture``."""
         return self._preprocess(crop(decode(picture), self._input))
 
-    def run(self, tensors: Sequence[Tensor], asked: Sequence[RequestContext | None]) -> Sequence[ExitResult]:
-        """Run the model on each picture, in order. ``asked``: see ``EarlyExitModel.run``. Raises ``EngineError``."""
+    def run(self, tensors: Sequence[Tensor], contexts: Sequence[RequestContext | None]) -> Sequence[ExitResult]:
+        """Run the model on each picture.
+
+        Args:
+            tensors: Inputs, each ``(1, channels, height, width)``.
+            contexts: Context of each request; None for a picture that must run through the whole model.
+
+        Returns:
+            The results in order.
+
+        Raises:
+            EngineError: The run failed.
+        """
         batch = np.concatenate(tensors)
-        if self.layers is not None:
-            passed = self.layers.run(batch, asked)
-            for one in passed:
-                self.heard(one)
-            return passed
-        assert self._whole is not None
-        return [ExitResult(logits, int(logits.argmax())) for logits in self._whole.run(batch)]
+        if isinstance(self._model, EarlyExitModel):
+            return self._model.run(batch, contexts)
+        return [ExitResult(logits, int(logits.argmax())) for logits in self._model.run(batch)]

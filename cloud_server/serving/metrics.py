@@ -1,8 +1,8 @@
-"""What an operator watches of a server: the counts that it prints at its end, read while it runs."""
+"""Prometheus metrics of a running server."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -14,34 +14,39 @@ from cachenet.shared.inference.engine import resident_bytes
 
 
 class MetricsCollector(Collector):
-    """Reads a running server."""
+    """Reads the counters of a running server, and of the embedded broker if there is one."""
 
     def __init__(self, server: Server, broker: EmbeddedBroker | None = None) -> None:
-        """``broker``: the embedded broker, if there is one."""
         self._server, self._broker = server, broker
 
     def collect(self) -> Iterator[Metric]:
         counts = self._server.counters.read()
-        yield CounterMetricFamily("cachenet_server_requests", "Questions with someone to answer.", counts.requests)
-        yield CounterMetricFamily("cachenet_server_answers", "Questions answered.", counts.answers)
-        refusals = CounterMetricFamily("cachenet_server_refusals", "Questions refused.", labels=["reason"])
-        for reason, count in counts.refusals.items():
-            refusals.add_metric([reason], count)
-        yield refusals
-        yield CounterMetricFamily("cachenet_server_malformed", "Messages that make no sense.", counts.malformed)
-        yield CounterMetricFamily("cachenet_server_lost", "Answers that met no connection.", counts.lost)
-        yield CounterMetricFamily("cachenet_server_batches", "Runs of the full model.", counts.batches)
-        yield CounterMetricFamily("cachenet_server_chunks", "Pieces of model files given out.", counts.chunks)
-        traffic = CounterMetricFamily("cachenet_server_bytes", "Payload from and to devices.", labels=["way"])
-        traffic.add_metric(["in"], counts.bytes_in)
-        traffic.add_metric(["out"], counts.bytes_out)
-        yield traffic
-        yield GaugeMetricFamily("cachenet_server_waiting", "Questions in the queue.", self._server.waiting)
-        yield GaugeMetricFamily("cachenet_server_connected", "Whether there is a broker.", self._server.connected)
         restarts = 0 if self._broker is None else self._broker.restarts
-        yield CounterMetricFamily("cachenet_server_broker_restarts", "Restarts of the embedded broker.", restarts)
-        failed = CounterMetricFamily("cachenet_server_thread_failures", "Exceptions by thread.", labels=["thread"])
-        for name, count in failures().items():
-            failed.add_metric([name], count)
-        yield failed
-        yield GaugeMetricFamily("cachenet_server_resident_bytes", "Resident set size.", resident_bytes())
+        traffic = {"in": counts.bytes_in, "out": counts.bytes_out}
+        for name, text, count in (
+            ("requests", "Requests that name a device to reply to.", counts.requests),
+            ("answers", "Requests with an answer.", counts.answers),
+            ("malformed", "Invalid messages, refused or ignored.", counts.malformed),
+            ("lost", "Replies that could not be sent because the connection was down.", counts.lost),
+            ("batches", "Runs of the full model.", counts.batches),
+            ("chunks", "Chunks of model files sent.", counts.chunks),
+            ("broker_restarts", "Restarts of the embedded broker.", restarts),
+        ):
+            yield CounterMetricFamily(f"cachenet_server_{name}", text, count)
+        yield _labelled("refusals", "Refused requests by reason.", "reason", counts.refusals)
+        yield _labelled("bytes", "Payload by direction: in, from devices; out, to devices.", "direction", traffic)
+        yield _labelled("thread_failures", "Exceptions by thread.", "thread", failures())
+        for name, text, value in (
+            ("waiting", "Requests in the queue.", self._server.waiting),
+            ("connected", "Whether the server is connected to the broker.", self._server.connected),
+            ("resident_bytes", "Resident set size of the process.", resident_bytes()),
+        ):
+            yield GaugeMetricFamily(f"cachenet_server_{name}", text, value)
+
+
+def _labelled(name: str, text: str, label: str, counts: Mapping[str, int]) -> Metric:
+    """A counter with one label."""
+    family = CounterMetricFamily(f"cachenet_server_{name}", text, labels=[label])
+    for value, count in counts.items():
+        family.add_metric([value], count)
+    return family

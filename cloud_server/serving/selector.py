@@ -1,5 +1,7 @@
-"""The selector: which submodel is worth caching on a device, given what it sees. Pure and without memory: what it
-must know of the device came with the request, so that any replica gives the same advice."""
+"""Submodel recommendation for a device's working set.
+
+Pure and stateless: all that it needs about the device is in the request, so every replica recommends the same submodel.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +12,23 @@ import numpy as np
 from cachenet.shared.bundle.manifest import Manifest
 from cachenet.shared.cascade.probability import Probabilities
 
-#: Frames' worth of belief spread over all labels: a few frames are not yet a working set.
+#: Weight of the uniform distribution over labels, frames. It keeps a few frames from counting as a working set.
 SMOOTHING = 1.0
-#: How many more of its frames a device must be able to answer, as a share, before a submodel is worth the memory and
-#: the download. It also keeps the advice from swinging with every stranger.
+#: Least gain of a submodel over the base model, as a share of the device's frames. A smaller gain is not worth the
+#: memory and the download; the threshold also keeps one frame of another label from changing the recommendation.
 MARGIN = 0.02
 
 
 def label_distribution(posterior: Probabilities, recent: Sequence[int]) -> Probabilities:
-    """Probability of each label in the device's working set, ``(classes,)``: its recent labels, one frame each,
-    and the present frame as the full model sees it."""
+    """Estimate the label distribution of a device's working set.
+
+    Args:
+        posterior: Posterior of the full model for this frame, ``(classes,)``.
+        recent: Indices of the device's recent labels; each counts as one frame.
+
+    Returns:
+        Probability of each label, ``(classes,)``.
+    """
     classes = len(posterior)
     weights: Probabilities = posterior + SMOOTHING / classes
     weights += np.bincount(np.asarray(recent, np.int64), minlength=classes)
@@ -28,14 +37,17 @@ def label_distribution(posterior: Probabilities, recent: Sequence[int]) -> Proba
 
 
 def recommend(manifest: Manifest, posterior: Probabilities, recent: Sequence[int]) -> str | None:
-    """The submodel that would answer most of such frames, or None where the base model does about as well.
+    """The submodel with the highest expected coverage, or None if the base model does about as well.
 
-    ``posterior``: the full model's for this frame, ``(classes,)``; ``recent``: indices of recent labels.
+    Args:
+        manifest: Manifest of the served bundle.
+        posterior: Posterior of the full model for this frame, ``(classes,)``.
+        recent: Indices of the device's recent labels.
     """
     labels = label_distribution(posterior, recent)
     coverage = {name: manifest.expected_coverage(name, labels) for name in manifest.submodels()}
     if not coverage:
         return None
     best = max(coverage, key=coverage.__getitem__)
-    enough = manifest.expected_coverage(manifest.only("base"), labels) + MARGIN
-    return best if coverage[best] > enough else None
+    threshold = manifest.expected_coverage(manifest.only("base"), labels) + MARGIN
+    return best if coverage[best] > threshold else None

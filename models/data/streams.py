@@ -1,16 +1,16 @@
-"""The seeded, named streams that every report, benchmark and demo uses, and no others.
+"""The seeded, named streams that all reports, benchmarks and demos use.
 
 - ``shuffled``: independent images of all classes; no locality.
-- ``session``: a working set of 3 to 5 classes, its *scene*, that changes every 500 frames or so; Zipf within it,
-  images independent, 5 % *strangers* from outside it.
-- ``dwell``: as ``session``, but what comes stays for a geometric time of mean 30 frames, in ever new images of its
-  class.
-- ``held``: as ``dwell``, but one image stays, shifted by up to 2 pixels and noised from frame to frame.
+- ``session``: a working set of 3 to 5 classes, the *scene*, that changes about every 500 frames; Zipf frequencies in
+  it, independent images, 5 % of objects from outside it (out of set).
+- ``dwell``: as ``session``, but an object stays for a geometric time of mean 30 frames, in a new image of its class
+  each frame.
+- ``held``: as ``dwell``, but one image stays, shifted by up to 2 pixels and with new noise each frame.
 - ``camera``: the images of ``held`` before a 640x480 camera: slow drift, sensor noise, pauses and real cuts.
 
-A *plan* says what every frame shows and is cheap even for a million frames; pixels are drawn one frame at a time.
-Every random quantity has a generator of its own that depends on the seed alone. So a shorter plan is the beginning of
-a longer one, and ``dwell``, ``held`` and ``camera`` of one seed show the same classes at the same times.
+A *schedule* holds what every frame shows and is cheap for a million frames; pixels are rendered frame by frame. Every
+random quantity has its own generator that depends on the seed alone. So a shorter schedule is the beginning of a longer
+one, and ``dwell``, ``held`` and ``camera`` of one seed show the same classes at the same times.
 """
 
 from __future__ import annotations
@@ -25,67 +25,61 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from cachenet.models.data.camera import (
-    HEIGHT,
-    NOISE,
-    WIDTH,
-    SensorNoise,
-    background,
-    compose,
-    enlarge,
-)
+from cachenet.models.data.camera import HEIGHT, NOISE, WIDTH, SensorNoise, background, compose, enlarge
 from cachenet.models.data.cifar10 import Images, Labels
 from cachenet.models.data.scenes import CLASSES, SCENES
 from cachenet.shared.command.errors import UserError
 from cachenet.shared.inference.image import Picture
-from cachenet.shared.media import recording as stream
+from cachenet.shared.media import recording
 
 Name = Literal["shuffled", "session", "dwell", "held", "camera"]
 NAMES: tuple[Name, ...] = get_args(Name)
+#: Integers, one for each frame or object.
 Index = npt.NDArray[np.int64]
-#: Indices ``(n,)`` of the images that a stream may show.
-Pool = npt.NDArray[np.int64]
 
-#: What a recording plays at, frames a second.
+#: Frame rate of a recording, frames per second.
 FPS = 30.0
-DWELL = 30  # mean, frames
-_VISIT, _JITTER = 500, 200  # frames from one change of scene to the next, and the width of its spread
-#: Share of objects that are not of the scene.
+#: Mean dwell time of an object, frames.
+DWELL = 30
+#: Mean time between two changes of scene, frames.
+_VISIT = 500
+#: Width of the uniform spread of that time, frames.
+_JITTER = 200
+#: Number of the generator of out-of-set objects: CRC-32 of its former name, so that streams do not change.
+_OUT_OF_SET = 2_374_147_442
+#: Share of objects whose class is not in the scene.
 STRANGERS = 0.05
-_PAUSE = 20  # mean of a pause, and of the movement between two, frames
-_SHIFT = 2  # of ``held``, thumbnail pixels either way
-_TABLE = tuple(one.classes for one in SCENES)
-# Two slow sines an axis: 24 frame pixels (1.6 of the thumbnail) at most, under one a frame.
-_DRIFT = ((18.0, 211.0), (6.0, 89.0))  # amplitude in frame pixels, period in frames
+#: Mean length of a pause, and of the movement between two pauses, frames.
+_PAUSE = 20
+#: Maximum shift of ``held`` in each direction, thumbnail pixels.
+_SHIFT = 2
+_TABLE = tuple(scene.classes for scene in SCENES)
+#: Two slow sines for each axis: amplitude in frame pixels, period in frames. At most 24 frame pixels in all (1.6 of the
+#: thumbnail) and less than one a frame.
+_DRIFT = ((18.0, 211.0), (6.0, 89.0))
 
 
 @dataclass(frozen=True, eq=False)
 class StreamSchedule:
-    """What every frame of a stream shows; all arrays ``(frames, ...)``.
+    """What every frame of a stream shows."""
 
-    ``source``: index of the image. ``label``: its true class. ``dwell``: number of the stay it belongs to, from 0; two
-    stays that follow one another may be of the same class, as two cats in a row. ``scene``: number in ``SCENES``, -1
-    without. ``stranger``: its class is not of the scene. ``offset``: shift ``(frames, 2)`` right and down, in
-    thumbnail pixels for ``held``, frame pixels for ``camera``. ``pause``: the object has not moved since the frame
-    before, unless that was another object. ``noise``: seed of the frame's noise.
-    """
-
-    name: Name
-    seed: int
-    source: Index
-    label: Labels
-    dwell: Index
-    scene: Index
-    stranger: npt.NDArray[np.bool_]
+    name: Name  # Name of the stream
+    seed: int  # Seed of all draws
+    source: Index  # Index of the image ``(frames,)``
+    label: Labels  # True class ``(frames,)``
+    dwell: Index  # Number of the object, from 0 ``(frames,)``. Two consecutive objects may have the same class
+    scene: Index  # Number in ``SCENES``, -1 if there is none ``(frames,)``
+    stranger: npt.NDArray[np.bool_]  # Whether the class is not in the scene ``(frames,)``
+    #: Shift right and down ``(frames, 2)``, thumbnail pixels for ``held``, frame pixels for ``camera``.
     offset: npt.NDArray[np.float32]
-    pause: npt.NDArray[np.bool_]
-    noise: npt.NDArray[np.uint32]
+    pause: npt.NDArray[np.bool_]  # Whether the object has not moved since its last frame ``(frames,)``
+    noise: npt.NDArray[np.uint32]  # Seed of the frame's noise ``(frames,)``
 
     def __len__(self) -> int:
         return len(self.source)
 
     def cuts(self) -> npt.NDArray[np.bool_]:
-        """Whether a frame is the first of its dwell, ``(frames,)``."""
+        """Whether a frame is the first of its object ``(frames,)``."""
         return np.diff(self.dwell, prepend=-1) > 0
 
 
@@ -94,15 +88,15 @@ class UnknownStream(UserError, ValueError):
 
 
 def named(name: str) -> Name:
-    """``name``, if a stream is called that. Raises ``UnknownStream``."""
+    """Return ``name`` if it is the name of a stream. Raises ``UnknownStream``."""
     for known in NAMES:
         if name == known:
             return known
     raise UnknownStream(f"no stream {name!r}; there are {', '.join(NAMES)}")
 
 
-def pools(labels: Labels, count: int, seed: int) -> list[Pool]:
-    """Split the images into ``count`` disjoint pools, each with its share of every class (to within one image)."""
+def pools(labels: Labels, count: int, seed: int) -> list[Index]:
+    """Split the images ``(n,)`` into ``count`` disjoint pools with equal shares of every class, to within one image."""
     rng = np.random.default_rng(seed)
     parts = [np.array_split(rng.permutation(np.flatnonzero(labels == c)), count) for c in np.unique(labels)]
     return [np.sort(np.concatenate(part)) for part in zip(*parts, strict=True)]
@@ -113,33 +107,40 @@ def plan(
     labels: Labels,
     seed: int,
     frames: int,
-    pool: Pool | None = None,
+    pool: Index | None = None,
     scenes: Sequence[int] = range(len(SCENES)),
     table: Sequence[Sequence[int]] = _TABLE,
     classes: int = CLASSES,
     dwell: int = DWELL,
 ) -> StreamSchedule:
-    """Draw a stream of images from ``pool`` (by default all) of a set with true ``labels`` ``(n,)``.
+    """Draw the schedule of a stream.
 
-    ``scenes``: numbers in ``table``, the classes of each scene, of those it may visit. ``dwell``: for how many
-    frames an object stays on average, where it does. Raises ``ValueError`` for an unknown name or if the pool lacks a
-    class.
+    Args:
+        labels: True classes of the images ``(n,)``.
+        frames: Length, at least 1.
+        pool: Indices of the images to show (default: all).
+        scenes: Numbers in ``table`` of the scenes to visit.
+        table: Classes of each scene.
+        dwell: Mean dwell time of an object in the streams that have one, frames.
+
+    Raises:
+        ValueError: The name is unknown, or the pool lacks a class.
     """
     named(name)
     if frames < 1 or not scenes:
         raise ValueError("a stream needs a frame and a scene at least")
     mean = dwell if name in ("dwell", "held", "camera") else 1
-    # To start anew with a constant chance at every frame is to stay for a geometric time.
+    # A new object with constant probability at every frame gives geometric dwell times.
     fresh = _uniform(seed, "dwell", frames) < 1 / mean
     fresh[0] = True
-    stay = np.cumsum(fresh) - 1
+    number = np.cumsum(fresh) - 1  # object of each frame
     start = np.flatnonzero(fresh)
     if name == "shuffled":
         scene = np.full(len(start), -1)
-        stranger = np.zeros(len(start), np.bool_)
+        out_of_set = np.zeros(len(start), np.bool_)
         label = _pick(_uniform(seed, "class", len(start)), classes)
     else:
-        scene, stranger, label = _objects(seed, start, np.asarray(scenes), table, classes)
+        scene, out_of_set, label = _objects(seed, start, np.asarray(scenes), table, classes)
 
     offset = np.zeros((frames, 2), np.float32)
     pause = np.zeros(frames, np.bool_)
@@ -148,145 +149,160 @@ def plan(
         offset += _pick(_uniform(seed, "shift", (frames, 2)), 2 * _SHIFT + 1) - _SHIFT
     if name == "camera":
         pause = np.cumsum(_uniform(seed, "pause", frames) < 1 / _PAUSE) % 2 == 1
-        offset = _drift(pause, stay, _uniform(seed, "drift", (len(start), 2, len(_DRIFT))))
+        offset = _drift(pause, number, _uniform(seed, "drift", (len(start), 2, len(_DRIFT))))
     if name in ("held", "camera"):
         noise = (_uniform(seed, "noise", frames) * 2**32).astype(np.uint32)
-        shown = _uniform(seed, "image", len(start))[stay]
+        image = _uniform(seed, "image", len(start))[number]
     else:
-        shown = _uniform(seed, "image", frames)
-    source = _images(labels, np.arange(len(labels)) if pool is None else pool, label[stay], shown, classes)
-    return StreamSchedule(name, seed, source, label[stay], stay, scene[stay], stranger[stay], offset, pause, noise)
+        image = _uniform(seed, "image", frames)
+    source = _images(labels, np.arange(len(labels)) if pool is None else pool, label[number], image, classes)
+    return StreamSchedule(
+        name, seed, source, label[number], number, scene[number], out_of_set[number], offset, pause, noise
+    )
 
 
-def renderer(plan: StreamSchedule, images: Images) -> Callable[[int], Picture]:
-    """The way from a frame's number to its picture, BGR: 640x480 for ``camera``, the images' own size
-    for the others.
+def renderer(stream: StreamSchedule, images: Images) -> Callable[[int], Picture]:
+    """Return the function from a frame number to its BGR picture: 640x480 for ``camera``, else the images' size.
 
-    ``images``: ``(n, height, width, 3)`` RGB, those whose labels the plan was drawn from.
+    Args:
+        images: Images ``(n, height, width, 3)`` RGB that the schedule was drawn for.
     """
 
     def thumbnail(source: int) -> Picture:
         return np.ascontiguousarray(images[source, :, :, ::-1])
 
-    if plan.name == "held":
-        return _held(plan, thumbnail)
-    if plan.name == "camera":
-        return _camera(plan, thumbnail)
-    return lambda index: thumbnail(plan.source[index])
+    if stream.name == "held":
+        return _held(stream, thumbnail)
+    if stream.name == "camera":
+        return _camera(stream, thumbnail)
+    return lambda index: thumbnail(stream.source[index])
 
 
 def record(
-    plan: StreamSchedule,
+    stream: StreamSchedule,
     images: Images,
     directory: Path,
     labels: Sequence[str],
     progress: Callable[[int], object] = lambda _done: None,
-) -> stream.Recording:
-    """Write the stream into ``directory``, new or empty. ``labels``: names of the classes. ``progress`` hears the
-    number of frames done after each. Raises ``shared.media.recording.StreamError``."""
-    recording = stream.Recording(
-        name=plan.name,
-        seed=plan.seed,
-        frames=len(plan),
+) -> recording.Recording:
+    """Write the frames of a stream and their true labels.
+
+    Args:
+        images: Images ``(n, height, width, 3)`` RGB that the schedule was drawn for.
+        directory: New or empty directory.
+        progress: Called with the number of written frames after each frame.
+
+    Raises:
+        StreamError: The directory cannot be used.
+    """
+    about = recording.Recording(
+        name=stream.name,
+        seed=stream.seed,
+        frames=len(stream),
         fps=FPS,
         labels=tuple(labels),
-        truth=tuple(plan.label.tolist()),
-        files="%06d.jpg" if plan.name == "camera" else "%06d.png",
+        truth=tuple(stream.label.tolist()),
+        files="%06d.jpg" if stream.name == "camera" else "%06d.png",
     )
-    render = renderer(plan, images)
+    render = renderer(stream, images)
 
     def pictures() -> Iterator[Picture]:
-        for index in range(len(plan)):
+        for index in range(len(stream)):
             yield render(index)
             progress(index + 1)
 
-    stream.write(directory, recording, pictures())
-    return recording
+    recording.write(directory, about, pictures())
+    return about
 
 
-def _held(plan: StreamSchedule, thumbnail: Callable[[int], Picture]) -> Callable[[int], Picture]:
+def _held(stream: StreamSchedule, thumbnail: Callable[[int], Picture]) -> Callable[[int], Picture]:
     height, width = thumbnail(0).shape[:2]
-    sensor = SensorNoise(height, width, NOISE, plan.seed)
+    sensor = SensorNoise(height, width, NOISE, stream.seed)
     scale = max(1, min(height, width) // 32)
     edge = _SHIFT * scale
 
     def render(index: int) -> Picture:
-        padded = np.pad(thumbnail(plan.source[index]), ((edge, edge), (edge, edge), (0, 0)), "reflect")
-        left, top = (edge - scale * plan.offset[index]).astype(int)
-        return sensor.add(padded[top : top + height, left : left + width], int(plan.noise[index]))
+        padded = np.pad(thumbnail(stream.source[index]), ((edge, edge), (edge, edge), (0, 0)), "reflect")
+        left, top = (edge - scale * stream.offset[index]).astype(int)
+        return sensor.add(padded[top : top + height, left : left + width], int(stream.noise[index]))
 
     return render
 
 
-def _camera(plan: StreamSchedule, thumbnail: Callable[[int], Picture]) -> Callable[[int], Picture]:
-    sensor = SensorNoise(HEIGHT, WIDTH, NOISE, plan.seed)
-    place = lru_cache(16)(lambda scene: background(plan.seed, scene))
+def _camera(stream: StreamSchedule, thumbnail: Callable[[int], Picture]) -> Callable[[int], Picture]:
+    sensor = SensorNoise(HEIGHT, WIDTH, NOISE, stream.seed)
+    empty = lru_cache(16)(lambda scene: background(stream.seed, scene))
     enlarged = lru_cache(2)(lambda source: enlarge(thumbnail(source)))
 
     def render(index: int) -> Picture:
-        frame = compose(place(int(plan.scene[index])), enlarged(int(plan.source[index])), plan.offset[index])
-        return sensor.add(frame, int(plan.noise[index]))
+        frame = compose(empty(int(stream.scene[index])), enlarged(int(stream.source[index])), stream.offset[index])
+        return sensor.add(frame, int(stream.noise[index]))
 
     return render
 
 
-def _uniform(seed: int, quantity: str, shape: int | tuple[int, ...]) -> npt.NDArray[np.float64]:
-    """Numbers in [0, 1) of the quantity's own generator. Everything is drawn from these alone, the draw of NumPy
-    least likely ever to change."""
-    return np.random.default_rng([seed, zlib.crc32(quantity.encode())]).random(shape)
+def _uniform(seed: int, quantity: str | int, shape: int | tuple[int, ...]) -> npt.NDArray[np.float64]:
+    """Draw numbers in [0, 1) from the generator of ``quantity``.
+
+    Everything is derived from these, because this draw of NumPy is the least likely to change.
+    """
+    number = quantity if isinstance(quantity, int) else zlib.crc32(quantity.encode())
+    return np.random.default_rng([seed, number]).random(shape)
 
 
 def _pick(uniform: npt.NDArray[np.float64], count: int | Index) -> Index:
-    """Numbers in 0..count-1, all equally likely."""
+    """Map uniform numbers to 0..count-1 with equal probability."""
     return (uniform * count).astype(np.int64)
 
 
 def _objects(
     seed: int, start: Index, scenes: Index, table: Sequence[Sequence[int]], classes: int
 ) -> tuple[Index, npt.NDArray[np.bool_], Labels]:
-    """Scene, stranger and class of the objects that come at the frames ``start``. An object belongs to the scene that
-    it came in, so a scene's last object is not cut short and dwells stay geometric."""
+    """Return scene, whether out of set, and class of the objects that begin at the frames ``start``.
+
+    An object keeps the scene that it begins in, so dwell times stay geometric at a change of scene.
+    """
     ends = _VISIT * np.arange(1, start[-1] // _VISIT + 3)
     ends += _pick(_uniform(seed, "visit", len(ends)), _JITTER) - _JITTER // 2
     visit = np.searchsorted(ends, start, side="right")
 
-    # Begin anywhere, then step on by anything but a full turn: the next scene is always another one.
-    where = _uniform(seed, "scene", len(ends) + 1)
-    steps = 1 + _pick(where, max(1, len(scenes) - 1))
-    steps[0] = _pick(where, len(scenes))[0]
+    # The first scene is any; each later step is less than a full turn, so the next scene is always another one.
+    turn = _uniform(seed, "scene", len(ends) + 1)
+    steps = 1 + _pick(turn, max(1, len(scenes) - 1))
+    steps[0] = _pick(turn, len(scenes))[0]
     scene_of_visit = scenes[np.cumsum(steps) % len(scenes)]
     scene = scene_of_visit[visit]
 
-    size = np.array([len(one) for one in table])
-    # Per scene its classes, then all others: ``ranked`` shuffles the former anew for each visit.
-    order = np.array([[*one, *(c for c in range(classes) if c not in one)] for one in table])
-    places = np.arange(size.max())
-    absent = places >= size[scene_of_visit][:, None]
-    ranked = np.argsort(_uniform(seed, "rank", (len(ends) + 1, len(places))) + absent, axis=1)
-    zipf = np.cumsum(np.where(places < size[:, None], 1 / (1 + places), 0), axis=1)
+    size = np.array([len(members) for members in table])
+    # For each scene its classes, then all others. ``ranked`` shuffles the former for each visit.
+    order = np.array([[*members, *(c for c in range(classes) if c not in members)] for members in table])
+    ranks = np.arange(size.max())
+    absent = ranks >= size[scene_of_visit][:, None]
+    ranked = np.argsort(_uniform(seed, "rank", (len(ends) + 1, len(ranks))) + absent, axis=1)
+    zipf = np.cumsum(np.where(ranks < size[:, None], 1 / (1 + ranks), 0), axis=1)
     drawn = _uniform(seed, "class", len(start)) * zipf[scene, -1]
     rank = np.sum(drawn[:, None] >= zipf[scene], axis=1)
 
-    stranger = _uniform(seed, "stranger", len(start)) < STRANGERS
+    out_of_set = _uniform(seed, _OUT_OF_SET, len(start)) < STRANGERS
     other = size[scene] + _pick(_uniform(seed, "other", len(start)), classes - size[scene])
-    return scene, stranger, order[scene, np.where(stranger, other, ranked[visit, rank])]
+    return scene, out_of_set, order[scene, np.where(out_of_set, other, ranked[visit, rank])]
 
 
 def _drift(pause: npt.NDArray[np.bool_], dwell: Index, phases: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
-    """Offsets ``(frames, 2)`` from the phases ``(dwells, 2, sines)`` at which each object comes in."""
-    moved = np.cumsum(~pause)  # an object's clock stands while it pauses
+    """Return offsets ``(frames, 2)``, given the initial phases ``(objects, 2, sines)``."""
+    moved = np.cumsum(~pause)  # the drift's clock stops during a pause
     turns = [moved[:, None] / period + phases[dwell, :, i] for i, (_, period) in enumerate(_DRIFT)]
     offset = sum(amplitude * np.sin(2 * np.pi * turn) for (amplitude, _), turn in zip(_DRIFT, turns, strict=True))
-    # To the 32nd of a pixel, which is what OpenCV interpolates to, and the same whatever machine's sine it was.
+    # OpenCV interpolates to a 32nd of a pixel; rounding to it makes the result independent of the machine's sine.
     return (np.rint(offset * 32) / 32).astype(np.float32)
 
 
-def _images(labels: Labels, pool: Pool, wanted: Labels, uniform: npt.NDArray[np.float64], classes: int) -> Index:
-    """For each frame an image of the class ``wanted`` from ``pool``."""
+def _images(labels: Labels, pool: Index, label: Labels, uniform: npt.NDArray[np.float64], classes: int) -> Index:
+    """Return an image from ``pool`` of the class ``label`` of each frame."""
     ordered = np.sort(pool)[np.argsort(labels[np.sort(pool)], kind="stable")]
     first = np.searchsorted(labels[ordered], np.arange(classes + 1))
     count = np.diff(first)
     if not count.all():
         raise ValueError(f"the pool has no image of class {int(np.argmin(count))}")
-    source: Index = ordered[first[wanted] + _pick(uniform, count[wanted])]
+    source: Index = ordered[first[label] + _pick(uniform, count[label])]
     return source

@@ -1,1 +1,1 @@
-"""ONNX files: read, written, edited, quantised."""
+"""ONNX models: reading, writing, editing, quantising, measuring."""

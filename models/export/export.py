@@ -1,4 +1,4 @@
-"""A trained network as an ONNX file: normalisation folded into the convolutions, weights as float16 or in bytes."""
+"""Exports a trained residual network to ONNX, with normalisations folded into the convolutions."""
 
 from __future__ import annotations
 
@@ -11,15 +11,17 @@ from cachenet.models.export.graph import Graph, Weights, write
 from cachenet.models.train.networks import Block, ResNet, array
 
 
-def export(network: ResNet, path: Path, metadata: dict[str, str], large: int | None = None) -> None:
-    """Write ``network`` to ``path``: input ``image`` (n, 3, h, w) float32 normalised, output ``scores`` (n, classes)
-    logits; the tensor ``embedding`` (n, channels) is what the head sees.
+def export(network: ResNet, path: Path, metadata: dict[str, str]) -> None:
+    """Write ``network`` to ``path``.
 
-    Weights are stored as float16, or as bytes those of ``large`` numbers or more, and made float32 when the model is
-    loaded (constant folding), so arithmetic is float32. ``metadata`` goes into the file's properties under
-    ``cachenet.*``.
+    Input ``image`` ``(n, 3, h, w)`` float32 normalised, output ``scores`` ``(n, classes)`` logits, tensor ``embedding``
+    ``(n, channels)``. Weights are stored as float16; constant folding makes them float32 when the model is loaded.
+
+    Args:
+        network: Network in evaluation mode.
+        metadata: Properties of the file, written under ``cachenet.*``.
     """
-    graph = Graph(large)
+    graph = Graph()
     x = trunk(graph, network, "embedding")
     head = network.head
     graph.node(
@@ -32,7 +34,7 @@ def export(network: ResNet, path: Path, metadata: dict[str, str], large: int | N
 
 
 def trunk(graph: Graph, network: ResNet, embedding: str) -> str:
-    """The network from the tensor ``image`` to ``embedding``, what its head sees ``(n, channels)``."""
+    """Add the network from the tensor ``image`` to ``embedding``, the input of its head ``(n, channels)``."""
     x = _convolution(graph, "stem", "image", network.stem[0], network.stem[1], relu=True)  # type: ignore[arg-type]
     for s, stage in enumerate(network.stages):
         for b, block in enumerate(stage.children()):
@@ -55,7 +57,7 @@ def _convolution(graph: Graph, name: str, x: str, conv: nn.Conv2d, norm: nn.Batc
 
 
 def fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Weights, Weights]:
-    """Weight and bias of the one convolution that does what ``conv`` and then ``norm`` do when evaluating."""
+    """Return weight and bias of the convolution that equals ``conv`` followed by ``norm`` in evaluation mode."""
     assert norm.running_mean is not None and norm.running_var is not None
     gain = array(norm.weight) / np.sqrt(array(norm.running_var) + norm.eps)
     return array(conv.weight) * gain[:, None, None, None], array(norm.bias) - array(norm.running_mean) * gain

@@ -1,7 +1,7 @@
-"""A network that was exported, back in a form that can be trained: for whoever has a bundle and no checkpoint.
+"""Restores a trainable network from an exported ONNX file, for fine-tuning without a checkpoint.
 
-Export folds each normalisation into its convolution. Here it is unfolded again, with statistics measured on images, so
-that the network says the same as before both while it evaluates and while it trains.
+Export folds each normalisation into its convolution. Restoring unfolds it with statistics measured on images, so that
+the outputs are unchanged in evaluation and in training mode.
 """
 
 from __future__ import annotations
@@ -21,19 +21,26 @@ from cachenet.shared.command.errors import UserError
 
 
 class RestoreError(UserError):
-    """An ONNX file that ``models.export.export`` has not written."""
+    """An ONNX file was not written by ``models.export.export``."""
 
 
 def restore(path: Path, images: Tensor) -> ResNet:
-    """The network in ``path``. ``images``: some hundred of the kind it sees, ``(n, 3, side, side)`` normalised. Raises
-    ``RestoreError``."""
+    """Restore the network in ``path``.
+
+    Args:
+        path: File of ``models.export.export``, in float16 or INT8.
+        images: Some hundred typical inputs ``(n, 3, h, w)``, normalised.
+
+    Raises:
+        RestoreError: The file is another one.
+    """
     try:
         weights = _weights(path)
         network = ResNet(_shape(weights))
         pairs = _convolutions(network)
         for name, (conv, norm) in pairs.items():
             _set(conv.weight, weights[f"{name}.weight"])
-            _plain(norm, torch.from_numpy(weights[f"{name}.bias"]))
+            _set_identity(norm, torch.from_numpy(weights[f"{name}.bias"]))
         _set(network.head.weight, weights["head.weight"])
         _set(network.head.bias, weights["head.bias"])
     except (KeyError, ValueError, RuntimeError):
@@ -45,15 +52,12 @@ def restore(path: Path, images: Tensor) -> ResNet:
 def _weights(path: Path) -> dict[str, Weights]:
     try:
         model = onnx.load(str(path))
-    except Exception:  # protobuf's error is of a package that is not ours to name
+    except Exception:  # protobuf's own error type, which is not imported
         raise RestoreError(f"{path.name} is no ONNX file") from None
     stored = {weight.name: numpy_helper.to_array(weight).astype(np.float32) for weight in model.graph.initializer}
     weights = {name.removesuffix(".half"): values for name, values in stored.items()}
-    for name in [name for name in weights if name.endswith(".steps")]:  # a kernel in bytes
-        kernel = name.removesuffix(".steps")
-        weights[kernel] = weights[name] * weights[f"{kernel}.scale"]
     for node in model.graph.node:
-        if node.op_type == "DequantizeLinear" and node.input[0] in stored:  # INT8: a scale for each output channel
+        if node.op_type == "DequantizeLinear" and node.input[0] in stored:  # a scale for each output channel
             values, scale, zero = (stored[name] for name in node.input)
             channels = (-1, *(1,) * (values.ndim - 1))
             name = node.output[0].removesuffix("_DequantizeLinear_Output")
@@ -62,24 +66,20 @@ def _weights(path: Path) -> dict[str, Weights]:
 
 
 def _shape(weights: dict[str, Weights]) -> Shape:
-    """Channels and blocks, as the names and sizes of the weights tell them."""
+    """Infer the architecture from names and shapes of the weights."""
     blocks = [name.split(".")[:2] for name in weights if name.endswith("conv1.weight")]
     stages = sorted({stage for stage, _ in blocks}, key=lambda stage: int(stage.removeprefix("stage")))
+    kernel = int(weights["stem.weight"].shape[2])  # 3 for stride 1, else equal to the stride
     return Shape(
         widths=tuple(len(weights[f"{stage}.block1.conv1.weight"]) for stage in stages),
         blocks=tuple(sum(own == stage for own, _ in blocks) for stage in stages),
         classes=len(weights["head.weight"]),
-        stem=_stride(weights["stem.weight"]),
+        stem=1 if kernel == 3 else kernel,
     )
 
 
-def _stride(stem: Weights) -> int:
-    """A stem of stride 1 is 3 pixels wide, any other as wide as its stride."""
-    return 1 if stem.shape[2] == 3 else int(stem.shape[2])
-
-
 def _convolutions(network: ResNet) -> dict[str, tuple[nn.Conv2d, nn.BatchNorm2d]]:
-    """Every convolution with its normalisation, by the name that export gives it."""
+    """Return every convolution with its normalisation, by its name in the exported file."""
     pairs: dict[str, tuple[nn.Module, nn.Module]] = {"stem": (network.stem[0], network.stem[1])}
     for s, stage in enumerate(network.stages):
         for b, block in enumerate(stage.children()):
@@ -97,8 +97,8 @@ def _set(parameter: Tensor, value: npt.NDArray[np.float32]) -> None:
         parameter.copy_(torch.from_numpy(value))
 
 
-def _plain(norm: nn.BatchNorm2d, bias: Tensor) -> None:
-    """A normalisation that only adds ``bias``."""
+def _set_identity(norm: nn.BatchNorm2d, bias: Tensor) -> None:
+    """Make a normalisation only add ``bias``."""
     assert norm.running_mean is not None and norm.running_var is not None
     with torch.no_grad():
         norm.weight.fill_(1.0)
@@ -108,11 +108,11 @@ def _plain(norm: nn.BatchNorm2d, bias: Tensor) -> None:
 
 
 def _measure(norms: list[nn.BatchNorm2d], network: ResNet, images: Tensor) -> None:
-    """Give each normalisation the statistics of what comes to it, and the gain and bias that undo them."""
+    """Give each normalisation the statistics of its inputs, and the gain and bias that undo them."""
 
-    def unfold(norm: nn.Module, given: tuple[Tensor], _output: Tensor) -> None:
+    def unfold(norm: nn.Module, inputs: tuple[Tensor], _output: Tensor) -> None:
         assert isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None and norm.running_var is not None
-        mean, var = given[0].mean((0, 2, 3)), given[0].var((0, 2, 3))
+        mean, var = inputs[0].mean((0, 2, 3)), inputs[0].var((0, 2, 3))
         norm.running_mean.copy_(mean)
         norm.running_var.copy_(var)
         norm.weight.copy_((var + norm.eps).sqrt())

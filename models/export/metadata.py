@@ -1,7 +1,7 @@
-"""What the metadata of an ONNX file says: labels, and how pictures are prepared.
+"""Labels and preprocessing in the metadata of an ONNX file.
 
-Labels are written by this builder (``cachenet.labels``), by Ultralytics (``names``, a Python dict) and for models of
-Hugging Face (``id2label``, JSON).
+Labels are written by this builder (``cachenet.labels``), Ultralytics (``names``, a Python dict) and Hugging Face
+(``id2label``, JSON).
 """
 
 from __future__ import annotations
@@ -15,26 +15,33 @@ import msgspec
 from cachenet.models.export.onnx_file import ClassifierError
 from cachenet.shared.inference.image import Input
 
+#: Prefix of this builder's keys.
 PREFIX = "cachenet."
-#: Longest text that is read for labels, characters: 20,000 labels of 50.
-_LONGEST = 1_000_000
+#: Maximum length of a text of labels, characters: 20,000 labels of 50.
+_MAX_LENGTH = 1_000_000
 _STRING = r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
-#: ``{0: 'cat', 1: "dog"}`` or ``['cat', 'dog']``: flat, so that the parser cannot be led into depth.
+#: ``{0: 'cat', 1: "dog"}`` or ``['cat', 'dog']``: flat, so that no text can nest the parser deeply.
 _PYTHON = re.compile(
     rf"\s*(?:\{{\s*(?:\d{{1,9}}\s*:\s*{_STRING}\s*(?:,\s*)?)*\}}|\[\s*(?:{_STRING}\s*(?:,\s*)?)*\])\s*"
 )
-#: How Ultralytics' classifiers see pictures (ultralytics.data.augment.classify_transforms).
+#: Preprocessing of Ultralytics' classifiers (ultralytics.data.augment.classify_transforms).
 _ULTRALYTICS = Input(224, (0.0, 0.0, 0.0), (255.0, 255.0, 255.0))
 
 
-def labels(name: str, properties: Mapping[str, str]) -> tuple[str, ...]:
-    """Labels in the order of the scores; empty where the metadata holds none. ``name``: of the file, for errors. Raises
-    ``ClassifierError`` for damaged ones."""
+def read_labels(name: str, properties: Mapping[str, str]) -> tuple[str, ...]:
+    """Read the labels in the order of the scores; empty if there are none.
+
+    Args:
+        name: File name for errors.
+
+    Raises:
+        ClassifierError: The labels are damaged.
+    """
     for key, read in _READERS.items():
         if (text := properties.get(key)) is None:
             continue
         try:
-            found = read(text) if len(text) <= _LONGEST else None
+            found = read(text) if len(text) <= _MAX_LENGTH else None
         except (msgspec.DecodeError, ValueError, SyntaxError, MemoryError, RecursionError):
             found = None
         if not found:
@@ -44,13 +51,17 @@ def labels(name: str, properties: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def written(labels: tuple[str, ...]) -> str:
-    """``labels`` as ``cachenet.labels`` holds them: with commas between, or JSON where a label has one."""
+    """Format labels for ``cachenet.labels``: separated by commas, or as JSON if a label contains one.
+
+    >>> written(("cat", "dog"))
+    'cat,dog'
+    """
     plain = not any("," in label for label in labels) and not labels[0].startswith("[")
     return ",".join(labels) if plain else msgspec.json.encode(labels).decode()
 
 
 def declared(name: str, properties: Mapping[str, str]) -> Input | None:
-    """How pictures are prepared, if the metadata says so. Raises ``ClassifierError`` for what is damaged."""
+    """Read the preprocessing; None if there is none. Raises ``ClassifierError`` if it is damaged."""
     if (text := properties.get(f"{PREFIX}input")) is None:
         return _ULTRALYTICS if properties.get("task") == "classify" and "names" in properties else None
     try:
@@ -79,14 +90,10 @@ def _json(text: str) -> tuple[str, ...]:
 
 
 def _numbered(found: dict[int, str]) -> tuple[str, ...]:
-    """Raises ``ValueError`` if the numbers are not 0, 1, 2 and so on."""
+    """Return the names by number. Raises ``ValueError`` if the numbers are not 0, 1, 2 and so on."""
     if sorted(found) != list(range(len(found))):
         raise ValueError("a number is missing")
     return tuple(found[number] for number in range(len(found)))
 
 
-_READERS: dict[str, Callable[[str], tuple[str, ...]]] = {
-    f"{PREFIX}labels": _own,
-    "names": _python,
-    "id2label": _json,
-}
+_READERS: dict[str, Callable[[str], tuple[str, ...]]] = {f"{PREFIX}labels": _own, "names": _python, "id2label": _json}

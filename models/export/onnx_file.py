@@ -1,4 +1,4 @@
-"""Reading an ONNX file: what is in it, or the reason why it cannot be used. ONNX Runtime is the judge of what runs."""
+"""Reads ONNX files, or names the reason why they cannot be used; runs models in ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
-from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, load_external_data_for_model
+from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, ValueInfoProto, load_external_data_for_model
 
 from cachenet.shared.command.errors import UserError
 from cachenet.shared.command.file_names import path_or_bytes, shown
 from cachenet.shared.command.regular_files import open_regular
 from cachenet.shared.inference.engine import EXACT, first_line
 
-#: First bytes of files that are taken for ONNX, and what they are. Offset, bytes, name.
+#: Files that are often mistaken for ONNX: offset, magic bytes, description.
 _OTHERS = (
     (0, b"PK\x03\x04", "a PyTorch or Keras file; export the model to ONNX"),
     (0, b"\x89HDF", "a Keras file; export the model to ONNX"),
@@ -31,12 +31,11 @@ _OPSET = re.compile(r"Opset (\d+) is under development.* for domain (\S+) is til
 
 
 class ClassifierError(UserError):
-    """A file that is no classifier that can be built from; the message says what is missing."""
+    """A file is no usable classifier. The message names what is missing."""
 
 
 def load(path: Path) -> ModelProto:
-    """The model in ``path`` with all of its weights. Raises ``ClassifierError`` for what is no ONNX file, and for
-    weights in other files that are not there."""
+    """Read the model in ``path`` with all weights. Raises ``ClassifierError``."""
     try:
         with os.fdopen(open_regular(path), "rb") as file:
             data = file.read()
@@ -50,7 +49,7 @@ def load(path: Path) -> ModelProto:
     model = ModelProto()
     try:
         model.ParseFromString(data)
-    except Exception:  # protobuf's error is of a package that is not ours to name
+    except Exception:  # protobuf's own error type, which is not imported
         raise ClassifierError(f"{path.name} is no ONNX file; export the model with torch.onnx.export") from None
     if not model.graph.node:
         raise ClassifierError(f"{path.name} is no ONNX file, or one without a graph; export the model again")
@@ -59,7 +58,7 @@ def load(path: Path) -> ModelProto:
 
 
 def tensors(graph: GraphProto) -> Iterator[TensorProto]:
-    """All stored tensors of a graph and of the graphs within it."""
+    """Yield all stored tensors of a graph and its subgraphs."""
     yield from graph.initializer
     for node in graph.node:
         for attribute in node.attribute:
@@ -69,16 +68,37 @@ def tensors(graph: GraphProto) -> Iterator[TensorProto]:
 
 
 def subgraphs(attribute: AttributeProto) -> list[GraphProto]:
-    """The graphs that an attribute holds: branches of ``If``, bodies of ``Loop`` and ``Scan``."""
+    """Return the graphs of an attribute: branches of ``If``, bodies of ``Loop`` and ``Scan``."""
     return [attribute.g, *attribute.graphs] if attribute.type == AttributeProto.GRAPH else list(attribute.graphs)
 
 
+def inputs(graph: GraphProto) -> list[ValueInfoProto]:
+    """Return the inputs of a graph that are no weights."""
+    weights = {weight.name for weight in graph.initializer}
+    return [value for value in graph.input if value.name not in weights]
+
+
+def copied(model: ModelProto) -> ModelProto:
+    """Return a copy of a model."""
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    return copy
+
+
 class OnnxRun:
-    """A model loaded into ONNX Runtime on the processor, to be tried. Several outputs of any type."""
+    """A session of ONNX Runtime on the CPU with any number of outputs of any type.
+
+    Args:
+        model: Model or its file.
+        name: Name of the model in errors.
+        threads: Threads of an operator.
+        exact: Whether to run as devices do, see ``shared.inference.engine.EXACT``.
+
+    Raises:
+        ClassifierError: ONNX Runtime cannot load the model.
+    """
 
     def __init__(self, model: ModelProto | Path, name: str, threads: int = 1, exact: bool = True) -> None:
-        """``name``: of the model, for errors. ``exact``: as devices run it, see ``shared.inference.engine.EXACT``.
-        Raises ``ClassifierError`` with ONNX Runtime's reason."""
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 4
@@ -90,51 +110,51 @@ class OnnxRun:
             raise ClassifierError(f"{name} has more than two gigabytes of weights; give a smaller model") from None
         try:
             self._session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # ONNX Runtime raises a family of types that share no base of their own
+        except Exception as error:  # ONNX Runtime's error types have no common base
             raise ClassifierError(f"{name}: {_reason(error)}") from None
         self._name, self.input = name, self._session.get_inputs()[0].name
 
     def __call__(self, outputs: Sequence[str] | None, batch: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
-        """The tensors of these names, or all outputs. Raises ``ClassifierError``."""
+        """Return the tensors of these names, or all outputs. Raises ``ClassifierError``."""
         try:
-            made: list[npt.NDArray[Any]] = self._session.run(outputs, {self.input: batch})
+            values: list[npt.NDArray[Any]] = self._session.run(outputs, {self.input: batch})
         except Exception as error:
             raise ClassifierError(f"{self._name}: the model does not run: {first_line(error)}") from None
-        return [np.asarray(one) for one in made]
+        return [np.asarray(value) for value in values]
 
 
 def properties(model: ModelProto) -> Mapping[str, str]:
-    """The file's metadata."""
+    """Return the metadata of a file."""
     return {entry.key: entry.value for entry in model.metadata_props}
 
 
 def _weights(path: Path, model: ModelProto) -> None:
-    """Read what is kept in other files."""
-    elsewhere = {
+    """Read weights that are stored in other files. Raises ``ClassifierError``."""
+    files = {
         entry.value
         for tensor in tensors(model.graph)
         if tensor.data_location == TensorProto.EXTERNAL
         for entry in tensor.external_data
         if entry.key == "location"
     }
-    for name in sorted(elsewhere):
+    for name in sorted(files):
         if not (path.parent / name).is_file():
             raise ClassifierError(f"{path.name} keeps weights in {name!r}, which is not beside it; copy that file too")
     try:
         load_external_data_for_model(model, str(path.parent))
     except Exception as error:
-        raise ClassifierError(f"{path.name}: weights in {', '.join(sorted(elsewhere))}: {first_line(error)}") from None
+        raise ClassifierError(f"{path.name}: weights in {', '.join(sorted(files))}: {first_line(error)}") from None
 
 
 def _reason(error: Exception) -> str:
-    """Why ONNX Runtime does not load a model."""
-    said, version = str(error), ort.__version__
-    if found := _IR.search(said):
+    """Explain why ONNX Runtime cannot load a model."""
+    text, version = str(error), ort.__version__
+    if found := _IR.search(text):
         return (
             f"ONNX file format (IR) {found[1]}, and ONNX Runtime {version} knows up to {found[2]}; "
             "export it with an older onnx"
         )
-    if found := _OPSET.search(said):
+    if found := _OPSET.search(text):
         return (
             f"operator set {found[1]} of {found[2]}, and ONNX Runtime {version} knows up to {found[3]}; "
             "export it with a smaller opset_version"

@@ -1,8 +1,8 @@
-"""INT8: the same network with weights and activations in eight bits, where that is measured to be faster and as sure.
+"""INT8 quantisation of weights and activations.
 
 Static, per channel, as QuantizeLinear and DequantizeLinear around each operator, which every execution provider reads
 (R. Krishnamoorthi, "Quantizing deep convolutional networks for efficient inference", arXiv 1806.08342, sections 3.1 and
-4); ranges are the least and the largest value seen.
+4). Ranges are minimum and maximum.
 """
 
 from __future__ import annotations
@@ -21,23 +21,26 @@ from onnx import ModelProto, TensorProto, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
 from cachenet.models.export import cost
+from cachenet.models.export.onnx_file import copied
 from cachenet.shared.command import atomic_files
 
 Tensor = npt.NDArray[np.float32]
-#: Images of a calibrating run; and timed runs of each of two models, by turns.
-_BATCH, _RUNS = 50, 60
+#: Images of a calibration batch.
+_BATCH = 50
+#: Timed runs of each model.
+_RUNS = 60
 
 
 @dataclass(frozen=True)
 class PrecisionComparison:
-    """INT8 as a share of float16: of the ``bytes`` and of the ``time`` of a run here."""
+    """Size and time of one model as a share of another's, for example INT8 of float16."""
 
     bytes: float
     time: float
 
 
 def int8(model: ModelProto, images: Tensor) -> ModelProto:
-    """``model`` quantised with ranges from ``images`` ``(n, 3, h, w)``, with the same metadata."""
+    """Quantise ``model`` with ranges from ``images`` ``(n, 3, h, w)``; keep the metadata."""
     with tempfile.TemporaryDirectory() as directory, _quiet():
         floats, out = Path(directory, "floats.onnx"), Path(directory, "int8.onnx")
         onnx.save(_folded(model), str(floats))
@@ -57,35 +60,33 @@ def int8(model: ModelProto, images: Tensor) -> ModelProto:
 
 
 def as_light_as(other: Path, path: Path, images: Tensor) -> None:
-    """Put INT8 in the place of the model at ``path`` if the one at ``other`` is in INT8. Raises ``OSError``."""
+    """Convert the model at ``path`` to INT8 if the one at ``other`` is in INT8. Raises ``OSError``."""
     if any(node.op_type == "QuantizeLinear" for node in onnx.load(str(other)).graph.node):
         atomic_files.write(path, int8(onnx.load(str(path)), images).SerializeToString(deterministic=True))
 
 
 def compare(before: Path, after: Path, image: Tensor) -> PrecisionComparison:
-    """What two models cost beside each other, one thread, medians."""
-    was, is_ = cost.seconds([before, after], image, _RUNS)
-    return PrecisionComparison(after.stat().st_size / before.stat().st_size, is_ / was)
+    """Measure the model at ``after`` relative to the one at ``before``."""
+    seconds, other = cost.seconds([before, after], image, _RUNS)
+    return PrecisionComparison(after.stat().st_size / before.stat().st_size, other / seconds)
 
 
 def _folded(model: ModelProto) -> ModelProto:
-    """With weights in float32: ours are float16 or bytes and made whole when a model is loaded, which hides them from
-    quantising."""
-    folded = ModelProto()
-    folded.CopyFrom(model)
+    """Fold the casts of stored float16 and INT8 weights to float32, because they hide weights from the quantiser."""
+    folded = copied(model)
     stored = {weight.name: weight for weight in folded.graph.initializer}
     nodes = []
     for node in folded.graph.node:
         constant = all(name in stored for name in node.input)
         if constant and node.op_type == "Cast" and node.attribute[0].i == TensorProto.FLOAT:
-            whole = numpy_helper.to_array(stored[node.input[0]]).astype(np.float32)
+            value = numpy_helper.to_array(stored[node.input[0]]).astype(np.float32)
         elif constant and node.op_type == "Mul":
             first, second = (numpy_helper.to_array(stored[name]) for name in node.input)
-            whole = first * second
+            value = first * second
         else:
             nodes.append(node)
             continue
-        stored[node.output[0]] = numpy_helper.from_array(whole, node.output[0])
+        stored[node.output[0]] = numpy_helper.from_array(value, node.output[0])
     needed = {name for node in nodes for name in node.input}
     del folded.graph.node[:], folded.graph.initializer[:]
     folded.graph.node.extend(nodes)
@@ -103,7 +104,7 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the quantiser's advice to prepare the model in ways that do not matter here."""
+    """Suppress the quantiser's advice on preparing a model."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

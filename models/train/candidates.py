@@ -1,8 +1,7 @@
-"""Candidates: the local models that may go into a bundle, trained or given, made light, measured, and chosen by what
-they are worth.
+"""Local models of a build: trained or supplied by the user, quantised, measured and selected.
 
-For each size there is a general model, and of it a submodel for each partition is made. The general ones go in; of the
-submodels those that add most to what is answered, for their bytes.
+There is a general model for each size, and from it a submodel for each partition. All general models go into the
+bundle, and the submodels that add most coverage for their bytes.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -22,7 +22,6 @@ from rich.progress import Progress
 
 from cachenet.models.build_config import DEFAULT_SHARES, BuildConfig, key
 from cachenet.models.certify import calibrate, recorded
-from cachenet.models.data.cifar10 import Images
 from cachenet.models.data.dataset import Dataset, LabelledFrames
 from cachenet.models.export import cost, quantise
 from cachenet.models.export.classifier import PRESETS, ClassifierError, served
@@ -31,53 +30,60 @@ from cachenet.models.export.metadata import written
 from cachenet.models.report import scores
 from cachenet.models.report.remarks import SLOW
 from cachenet.models.train import clusters, partitions, teacher_runtime
-from cachenet.models.train.distill import Logits, Teacher, train_base, train_submodel
+from cachenet.models.train.distill import Teacher, distillation_loss, train_submodel
 from cachenet.models.train.networks import BASE, ResNet, Shape, macs, sized
-from cachenet.models.train.partitions import Method, Partition, WorkingSet
-from cachenet.models.train.training import Recipe
+from cachenet.models.train.partitions import Partition, WorkingSet
+from cachenet.models.train.training import Recipe, accuracy, fit
 from cachenet.shared.bundle.manifest import Model, digest, file_digest
 from cachenet.shared.command import atomic_files
 from cachenet.shared.inference.engine import Session, first_line
 from cachenet.shared.inference.image import Input, Size, blank
 
-#: Codes for each label, and how many there are at the most.
-_FINE, _MOST_CODES = 4, 256
-#: Of a network with a smaller share of the full model's multiply-adds than this, stages have one block: to dispatch its
-#: operators takes a small device as long as their arithmetic.
-SMALL, _SHALLOW = 1 / 30, (1, 1, 1)
-#: Learning rate of submodels that are refined; a small one has to forget other labels to learn its own better, and a
-#: larger one would forget for nothing.
-RATE, SMALL_RATE = 0.05, 0.1
-#: That of general models, for batches of so many frames; it goes with the root of their size.
-_GENERAL_RATE, _BATCH = 0.2, 128
-#: Normalised colours farther from zero than this are no input to train with.
-_FARTHEST = 10.0
-#: Timed runs of each model; and how often the base model's share may be halved.
-_RUNS, _HALVINGS = 50, 6
-#: Multiply-adds under which a model spends its time on other things: dispatching some twenty operators.
+#: Clusters for each label.
+_CLUSTERS_PER_LABEL = 4
+#: Maximum number of clusters.
+_MAX_CLUSTERS = 256
+#: Maximum multiply-adds of a small network, as a share of the full model's.
+SMALL = 1 / 30
+#: Blocks of each stage of a small network: dispatching its operators takes as long as their arithmetic.
+_SMALL_BLOCKS = (1, 1, 1)
+#: Learning rate of submodels; a higher one would make a large network forget.
+RATE = 0.05
+#: Learning rate of small submodels, which have to forget other labels to learn their own better.
+SMALL_RATE = 0.1
+#: Learning rate of general models at ``_BATCH``; scaled with the root of the batch size.
+_GENERAL_RATE = 0.2
+#: Frames of a batch.
+_BATCH = 128
+#: Maximum absolute normalised colour of an input that networks are trained on.
+_MAX_COLOUR = 10.0
+#: Timed runs of each model.
+_RUNS = 50
+#: Maximum number of halvings of the base model's share.
+_HALVINGS = 6
+#: Multiply-adds below which a smaller model is hardly faster, because dispatching some twenty operators dominates.
 _CHEAP = 2e6
-#: INT8 takes the place of float16 where it takes at most so much of the time, answers as much and agrees with the full
-#: model as often, both to a hundredth: what a weak model answers at little risk may be nothing either way.
-_FASTER, _AS_MUCH = 0.9, 0.01
-#: Risk at which precisions are compared.
-_COMPARED = 0.01
+#: Maximum time of INT8 as a share of the float16 model's.
+_MAX_TIME = 0.9
+#: Maximum loss of coverage and of agreement that INT8 may cause.
+_TOLERANCE = 0.01
+#: Risk at which the coverage of precisions is compared.
+_RISK = 0.01
 
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """``size``: its multiply-adds beside the full model's, for people; ``shape``: its network. ``part``: what it is
-    for, found by ``method``; None of a general model. ``shape`` is None of a base model that was given."""
+    """A local model to train."""
 
-    name: str
-    size: str
-    shape: Shape | None
-    part: Partition | None = None
-    method: Method | None = None
+    name: str  # Name in the bundle
+    size: str  # Multiply-adds relative to the full model's, as text (``1in13``)
+    shape: Shape | None  # Architecture; None for the user's base model
+    part: Partition | None = None  # Partition of a submodel; None for a general model
 
 
 @dataclass(frozen=True)
 class Local:
-    """A model that was made: what it sees, and what it costs."""
+    """Preprocessing and size of a model."""
 
     input: Input
     parameters: int
@@ -86,127 +92,131 @@ class Local:
 
 @dataclass(frozen=True)
 class Choice:
-    """``models``: the full model, the general ones and the submodels that were kept. ``found``: about the choice, for
-    people."""
+    """Selected models: the full model, the general models and some submodels."""
 
-    models: dict[str, Model]
-    found: dict[str, str]
+    models: dict[str, Model]  # Manifest entries by name
+    found: dict[str, str]  # Provenance text about the selection
 
 
-def propose(plan: BuildConfig, material: Dataset, likely: Sequence[WorkingSet]) -> list[TrainedModel]:
-    """The general models, the base model first, and the submodels, in the sizes and by every method of the plan; the
-    base model alone where it is given."""
-    if material.base is not None:
+def propose(config: BuildConfig, dataset: Dataset, likely: Sequence[WorkingSet]) -> list[TrainedModel]:
+    """Return the general models, the base model first, and submodels for ``likely`` working sets.
+
+    Return the base model alone if the user supplies it.
+    """
+    if dataset.base is not None:
         return [TrainedModel("base", "as given", None)]
-    labels, sizes = material.classifier.labels, _sizes(plan.shares, material)
-    special = _sizes(plan.special or plan.shares, material)
+    sizes = _sizes(config.shares, dataset)
     first = next(iter(sizes))
-    found = [TrainedModel("base" if size == first else f"general-{size}", size, shape) for size, shape in sizes.items()]
-    for method in plan.methods:
-        for place, part in enumerate(_partition(plan, material, likely, method), 1):
-            words = "-".join(labels[label] for label in part.labels).lower()
-            plain = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in words)
-            name = f"{method[0]}{place:02}-{plain}"[:40].rstrip("-")
-            found += [
-                TrainedModel(name if size == first else f"{name}-{size}", size, shape, part, method)
-                for size, shape in special.items()
-            ]
-    return found
+    models = [TrainedModel("base" if size == first else f"general-{size}", size, net) for size, net in sizes.items()]
+    for number, part in enumerate(_partition(config, dataset, likely), 1):
+        name = model_name(f"c{number:02}", [dataset.classifier.labels[label] for label in part.labels])
+        models += [
+            TrainedModel(name if size == first else f"{name}-{size}", size, net, part)
+            for size, net in _sizes(config.special or config.shares, dataset).items()
+        ]
+    return models
 
 
-def _sizes(shares: Sequence[float], material: Dataset) -> dict[str, Shape]:
-    """The shapes by their sizes, in the order of ``shares``; shares that come to the same network are one."""
-    classifier = material.classifier
+def model_name(prefix: str, labels: Sequence[str]) -> str:
+    """Return a model name of at most 40 ASCII characters: ``prefix`` and ``labels``."""
+    words = "-".join(labels).lower()
+    plain = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in words)
+    return f"{prefix}-{plain}"[:40].rstrip("-")
+
+
+def _sizes(shares: Sequence[float], dataset: Dataset) -> dict[str, Shape]:
+    """Return the distinct architectures by size, in the order of ``shares``."""
+    classifier = dataset.classifier
     side = classifier.input.size
     full = max(1, cost.macs(classifier.graph, side))
-    shapes = dict.fromkeys(shape(share, full, side, len(classifier.labels)) for share in shares)
-    return {f"1in{full / macs(ResNet(shape), side):.3g}": shape for shape in shapes}
+    shapes = dict.fromkeys(network_shape(share, full, side, len(classifier.labels)) for share in shares)
+    return {f"1in{full / macs(ResNet(net), side):.3g}": net for net in shapes}
 
 
-def shape(share: float, full: int, side: Size, classes: int) -> Shape:
-    """The network of a ``share`` of the ``full`` model's multiply-adds."""
-    return sized(int(share * full), side, classes, _SHALLOW if share < SMALL else BASE.blocks)
+def network_shape(share: float, full: int, side: Size, classes: int) -> Shape:
+    """Return the architecture for a ``share`` of the ``full`` model's multiply-adds."""
+    return sized(int(share * full), side, classes, _SMALL_BLOCKS if share < SMALL else BASE.blocks)
 
 
-def quick_shares(plan: BuildConfig, material: Dataset, work: Path) -> tuple[float, ...]:
-    """``plan.shares``; where these are the default and a base model is trained, the base model's share by time as well.
-    It is raised until the model may do ``_CHEAP`` multiply-adds, for under these a model hardly gets quicker, and then
-    halved until the model takes at most ``SLOW`` of the full model's time on this machine, or cannot get smaller. What
-    was decided is kept in ``work``."""
-    if material.base is not None or plan.shares != DEFAULT_SHARES:
-        return plan.shares
-    classifier, spec = material.classifier, own_input(material.classifier.input)
-    kept = work / f"share-{key(digest(classifier.graph.SerializeToString(deterministic=True)), plan.shares)}.txt"
-    if not kept.exists():
-        full, [share] = max(1, cost.macs(classifier.graph, classifier.input.size)), plan.shares
+def quick_shares(config: BuildConfig, dataset: Dataset, work: Path) -> tuple[float, ...]:
+    """Return ``config.shares``; adapt a default share so that the base model is fast on this machine.
+
+    The share is raised to ``_CHEAP`` multiply-adds, then halved until the base model takes at most ``SLOW`` of the full
+    model's time or cannot get smaller. The result is stored in ``work``.
+    """
+    if dataset.base is not None or config.shares != DEFAULT_SHARES:
+        return config.shares
+    classifier, spec = dataset.classifier, own_input(dataset.classifier.input)
+    stored = work / f"share-{key(digest(classifier.graph.SerializeToString(deterministic=True)), config.shares)}.txt"
+    if not stored.exists():
+        full, [share] = max(1, cost.macs(classifier.graph, classifier.input.size)), config.shares
         share = max(share, min(SLOW, _CHEAP / full))
         with tempfile.TemporaryDirectory(prefix="cachenet-") as directory:
             path = Path(directory, "full.onnx")
             path.write_bytes(served(classifier, {}).SerializeToString(deterministic=True))
-            [whole] = cost.seconds([path], blank(classifier.input), _RUNS)
+            [full_seconds] = cost.seconds([path], blank(classifier.input), _RUNS)
             tried: Shape | None = None
             for halved in [share / 2**times for times in range(_HALVINGS)]:
-                found = shape(halved, full, spec.size, len(classifier.labels))
-                if found == tried:
+                net = network_shape(halved, full, spec.size, len(classifier.labels))
+                if net == tried:
                     break
-                tried, share = found, halved
+                tried, share = net, halved
                 path = Path(directory, "base.onnx")
-                export(ResNet(found).eval(), path, {})
-                if cost.seconds([path], blank(spec), _RUNS)[0] <= SLOW * whole:
+                export(ResNet(net).eval(), path, {})
+                if cost.seconds([path], blank(spec), _RUNS)[0] <= SLOW * full_seconds:
                     break
-        atomic_files.write(kept, repr(share).encode())
-    return (float(kept.read_text()),)
+        atomic_files.write(stored, repr(share).encode())
+    return (float(stored.read_text()),)
 
 
 def own_input(spec: Input) -> Input:
-    """How networks that are trained here see the frames of a full model of ``spec``: the same pictures, in colour, and
-    normalised as a network can learn from."""
+    """Return the preprocessing of trained networks for a full model of ``spec``: same crop, RGB, small numbers."""
     mean, std = spec.mean, spec.std
     if spec.colour == "bgr":
         mean, std = mean[::-1], std[::-1]
-    reach = max(max(middle, 255 - middle) / spread for middle, spread in zip(mean, std, strict=True))
-    if spec.colour == "grey" or reach > _FARTHEST:
+    largest = max(max(middle, 255 - middle) / spread for middle, spread in zip(mean, std, strict=True))
+    if spec.colour == "grey" or largest > _MAX_COLOUR:
         mean, std = PRESETS["imagenet"].mean, PRESETS["imagenet"].std
     return msgspec.structs.replace(spec, mean=mean, std=std, colour="rgb")
 
 
-def _partition(plan: BuildConfig, material: Dataset, likely: Sequence[WorkingSet], method: Method) -> list[Partition]:
-    learn, classes = material.learn, len(material.classifier.labels)
-    if not plan.submodels:
+def _partition(config: BuildConfig, dataset: Dataset, likely: Sequence[WorkingSet]) -> list[Partition]:
+    learn, classes = dataset.learn, len(dataset.classifier.labels)
+    if not config.submodels:
         return []
-    if method == "experts":
-        return partitions.by_experts(learn.embeddings, learn.answers, classes, plan.submodels, plan.seed)
-    count = min(_MOST_CODES, _FINE * classes, len(learn) // 4)
-    own = clusters.assign(learn.embeddings, clusters.fit(learn.embeddings, count, plan.seed))
-    return partitions.by_codes(own, learn.answers, classes, likely, plan.submodels)
+    count = min(_MAX_CLUSTERS, _CLUSTERS_PER_LABEL * classes, len(learn) // 4)
+    own = clusters.assign(learn.embeddings, clusters.fit(learn.embeddings, count, config.seed))
+    return partitions.by_codes(own, learn.answers, classes, likely, config.submodels)
 
 
 def make(
-    plan: BuildConfig,
-    material: Dataset,
+    config: BuildConfig,
+    dataset: Dataset,
     proposed: Sequence[TrainedModel],
     directory: Path,
     work: Path,
     progress: Progress,
 ) -> dict[str, Local]:
-    """Put the full model and what is ``proposed`` into ``directory``; what they are, by name."""
+    """Write the full model and the proposed models into ``directory``; return their sizes by name."""
     made: dict[str, Local] = {}
-
-    def properties(name: str, input: Input) -> dict[str, str]:
-        spec = msgspec.json.encode(input).decode()
-        return {"bundle": plan.name, "labels": written(material.classifier.labels), "input": spec, "model": name}
-
-    for name, one in {"full": material.classifier, "base": material.base}.items():
-        if one is not None:
-            graph = served(one, properties(name, one.input))
+    labels = dataset.classifier.labels
+    for name, model in {"full": dataset.classifier, "base": dataset.base}.items():
+        if model is not None:
+            graph = served(model, properties(config.name, labels, name, model.input))
             atomic_files.write(_path(directory, name), graph.SerializeToString(deterministic=True))
-            made[name] = Local(one.input, cost.parameters(one.graph), cost.macs(one.graph, one.input.size))
-    if material.base is None:
-        spec = own_input(material.classifier.input)
-        for name, network in train(plan, material, proposed, _path(directory, "full"), work, progress).items():
-            export(network.eval(), _path(directory, name), properties(name, spec))
+            made[name] = Local(model.input, cost.parameters(model.graph), cost.macs(model.graph, model.input.size))
+    if dataset.base is None:
+        spec = own_input(dataset.classifier.input)
+        for name, network in train(config, dataset, proposed, _path(directory, "full"), work, progress).items():
+            export(network.eval(), _path(directory, name), properties(config.name, labels, name, spec))
             made[name] = Local(spec, network.parameters_count(), macs(network, spec.size))
     return made
+
+
+def properties(bundle: str, labels: tuple[str, ...], model: str, spec: Input) -> dict[str, str]:
+    """Return the ONNX metadata of a bundle's model."""
+    input = msgspec.json.encode(spec).decode()
+    return {"bundle": bundle, "labels": written(labels), "input": input, "model": model}
 
 
 def _path(directory: Path, name: str) -> Path:
@@ -214,179 +224,220 @@ def _path(directory: Path, name: str) -> Path:
 
 
 def train(
-    plan: BuildConfig, material: Dataset, proposed: Sequence[TrainedModel], full: Path, work: Path, progress: Progress
+    config: BuildConfig, dataset: Dataset, proposed: Sequence[TrainedModel], full: Path, work: Path, progress: Progress
 ) -> dict[str, ResNet]:
-    """The networks by name, each taken from ``work`` where it is there already."""
-    learn, tune, seen = material.learn, material.tune, material.classifier.input
-    spec = own_input(seen)
-    own = teacher_runtime.find(full, seen, tune, plan.views * len(learn), work)
-    work = work / own.name
-
-    def said(images: Images) -> Logits:
-        return recorded.run(own.session, seen, recorded.as_pictures(images))
-
-    teacher = Teacher(said, learn.images, plan.views, plan.seed, work, progress)
-    early = plan.epochs // 4
+    """Train the proposed networks, or continue from the checkpoints in ``work``; return them by name."""
+    learn, tune, full_spec = dataset.learn, dataset.tune, dataset.classifier.input
+    spec = own_input(full_spec)
+    runtime = teacher_runtime.find(full, full_spec, tune, config.views * len(learn), work)
+    work = work / runtime.name
+    teacher = Teacher(
+        lambda images: recorded.run(runtime.session, full_spec, recorded.as_pictures(images)),
+        learn.images,
+        config.views,
+        config.seed,
+        work,
+        progress,
+    )
+    early = config.epochs // 4
     width, height = spec.size
-    phases = ((early, (width * 3 // 4, height * 3 // 4)), (plan.epochs - early, spec.size))
+    phases = ((early, (width * 3 // 4, height * 3 // 4)), (config.epochs - early, spec.size))
     general = Recipe(
         phases=tuple(phase for phase in phases if phase[0]),
-        rate=_GENERAL_RATE * (plan.batch / _BATCH) ** 0.5,
-        batch=max(8, min(plan.batch, len(learn) // 8)),
+        rate=_GENERAL_RATE * (config.batch / _BATCH) ** 0.5,
+        batch=max(8, min(config.batch, len(learn) // 8)),
         decay=1e-4,
     )
     batch = max(8, min(_BATCH, len(learn) // 8))
-    refining = Recipe(phases=((plan.refining, spec.size),), rate=RATE, batch=batch, decay=1e-4)
-    small = SMALL * cost.macs(material.classifier.graph, spec.size)
+    refining = Recipe(phases=((config.refining, spec.size),), rate=RATE, batch=batch, decay=1e-4)
+    small = SMALL * cost.macs(dataset.classifier.graph, spec.size)
     networks: dict[str, ResNet] = {}
     of_size: dict[Shape, ResNet] = {}
-    for one in proposed:
-        assert one.shape is not None, "one that was given is not trained"
-        origin = key(one.shape, plan.views, plan.epochs, plan.batch)
-        if one.part is None:
-            torch.manual_seed(plan.seed + 1)
-            network = ResNet(one.shape)
-            train_base(network, spec, teacher, general, tune.split, work / f"base-{origin}.pt", progress, one.name)
-            of_size[one.shape] = network
+    for model in proposed:
+        assert model.shape is not None, "the user's base model is not trained"
+        origin = key(model.shape, config.views, config.epochs, config.batch)
+        if model.part is None:
+            torch.manual_seed(config.seed + 1)
+            network = ResNet(model.shape)
+            fit(
+                network,
+                spec,
+                general,
+                teacher.epoch(general.batch),
+                teacher.steps(general.batch),
+                distillation_loss(),
+                work / f"base-{origin}.pt",
+                progress,
+                model.name,
+                lambda trained: {"held": accuracy(trained, tune.split, spec)},
+                keep_best="held",
+            )
+            of_size[model.shape] = network
         else:
-            network = ResNet(one.shape)
-            network.load_state_dict(of_size[one.shape].state_dict())
-            held = (tune.images, tune.scores)
-            rows = one.part.rows
+            network = ResNet(model.shape)
+            network.load_state_dict(of_size[model.shape].state_dict())
+            rows = model.part.rows
             recipe = replace(refining, rate=SMALL_RATE) if macs(network, spec.size) < small else refining
-            kept = work / f"{one.name}-{key(origin, recipe, digest(rows.tobytes()))}.pt"
-            train_submodel(network, spec, teacher, recipe, rows, held, kept, progress, one.name)
-        networks[one.name] = network
+            checkpoint = work / f"{model.name}-{key(origin, recipe, digest(rows.tobytes()))}.pt"
+            held_out = (tune.images, tune.scores)
+            train_submodel(network, spec, teacher, recipe, rows, held_out, checkpoint, progress, model.name)
+        networks[model.name] = network
     return networks
 
 
 def lighten(
-    plan: BuildConfig, material: Dataset, made: Mapping[str, Local], directory: Path, work: Path, progress: Progress
+    config: BuildConfig, dataset: Dataset, made: Mapping[str, Local], directory: Path, work: Path, progress: Progress
 ) -> str:
-    """Put INT8 in the place of float16, or of what was given, where the plan says so, or where it is better for the
-    base model; what was found, for people. All local models are of one precision, so that none is chosen for another
-    reason than its word. What was decided is kept in ``work``, for a machine does not measure the same twice. Raises
-    ``ClassifierError`` if a base model that was given cannot be what the plan says."""
-    heavy, spec = "float16" if material.base is None else "as given", made["base"].input
-    if plan.precision == "float16":
-        return heavy
-    images = teacher_runtime.calibrating(spec, material.tune)
+    """Convert the local models in ``directory`` to INT8 if the config says so, or if it is better for the base model.
 
-    def lighter(name: str) -> Path:
+    All local models get the same precision, so that precision does not affect their selection. The decision is stored
+    in ``work``, because measured times vary.
+
+    Returns:
+        Provenance text: the precision, and the comparison that decided.
+
+    Raises:
+        ClassifierError: The config asks for INT8, and the user's base model cannot be converted.
+    """
+    original, spec = "float16" if dataset.base is None else "as given", made["base"].input
+    if config.precision == "float16":
+        return original
+    images = teacher_runtime.calibration_inputs(spec, dataset.tune)
+
+    def quantised(name: str) -> Path:
         path = _path(directory, name)
-        quantised = quantise.int8(onnx.load(str(path)), images)
-        atomic_files.write(path.with_suffix(".int8"), quantised.SerializeToString(deterministic=True))
+        graph = quantise.int8(onnx.load(str(path)), images)
+        atomic_files.write(path.with_suffix(".int8"), graph.SerializeToString(deterministic=True))
         return path.with_suffix(".int8")
 
     before = _path(directory, "base")
     try:
-        after = lighter("base")
-        kept = work / f"precision-{key(plan.precision, file_digest(before), file_digest(after))}.txt"
-        if not kept.exists():
-            atomic_files.write(kept, _lighter(plan, material.tune, spec, before, after, images[:1], heavy).encode())
+        after = quantised("base")
+        stored = work / f"precision-{key(config.precision, file_digest(before), file_digest(after))}.txt"
+        if not stored.exists():
+            decision = _choose_precision(config, dataset.tune, spec, before, after, images[:1], original)
+            atomic_files.write(stored, decision.encode())
     except (OSError, MemoryError):
         raise
-    except Exception as error:  # a stranger's graph, of which the quantiser makes what it can
-        if material.base is None:
+    except Exception as error:  # the quantiser may fail in any way on a user's graph
+        if dataset.base is None:
             raise
-        if plan.precision == "int8":
-            why = f"the base model cannot be put in INT8 ({first_line(error)}); leave out --precision"
+        if config.precision == "int8":
+            why = f"the base model cannot be converted to INT8 ({first_line(error)}); leave out --precision"
             raise ClassifierError(why) from None
         before.with_suffix(".int8").unlink(missing_ok=True)
-        return f"{heavy}; it cannot be put in INT8"
-    if (decided := kept.read_text()).startswith(heavy):
+        return f"{original}; it cannot be converted to INT8"
+    if (decision := stored.read_text()).startswith(original):
         after.unlink()
-        return decided
-    for name in progress.track([name for name in made if name != "full"], description="eight bits"):
-        light = after if name == "base" else lighter(name)
-        light.replace(_path(directory, name))
-    return decided
+        return decision
+    for name in progress.track([name for name in made if name != "full"], description="INT8"):
+        (after if name == "base" else quantised(name)).replace(_path(directory, name))
+    return decision
 
 
-def _lighter(
-    plan: BuildConfig,
+def _choose_precision(
+    config: BuildConfig,
     tune: LabelledFrames,
     spec: Input,
     before: Path,
     after: Path,
     image: npt.NDArray[np.float32],
-    heavy: str,
+    original: str,
 ) -> str:
-    """Which precision it is to be, and why."""
+    """Compare the base model ``before`` and ``after`` conversion; return the precision and the reason."""
     pictures, threads = recorded.as_pictures(tune.images), torch.get_num_threads()
-    said = [recorded.run(Session(path, "cpu", threads), spec, pictures, tune.seen) for path in (before, after)]
-    (was, agreed), (is_, agrees) = (
-        (scores.coverage_at(_COMPARED, scores.doubts(own, 1.0)["probability"], right), float(right.mean()))
-        for own in said
-        for right in [own.argmax(1) == tune.answers]
+
+    def measure(path: Path) -> tuple[float, float]:
+        logits = recorded.run(Session(path, "cpu", threads), spec, pictures, tune.seen)
+        right = logits.argmax(1) == tune.answers
+        return scores.coverage_at(_RISK, scores.doubts(logits, 1.0)["probability"], right), float(right.mean())
+
+    (coverage, agreement), (int8_coverage, int8_agreement) = measure(before), measure(after)
+    ratio = quantise.compare(before, after, image)
+    better = (
+        ratio.time <= _MAX_TIME and int8_coverage >= coverage - _TOLERANCE and int8_agreement >= agreement - _TOLERANCE
     )
-    cost_ = quantise.compare(before, after, image)
-    better = cost_.time <= _FASTER and is_ >= was - _AS_MUCH and agrees >= agreed - _AS_MUCH
     return (
-        f"{'int8' if better or plan.precision == 'int8' else heavy}; "
-        f"int8 takes {cost_.time:.2f} of the time and {cost_.bytes:.2f} of the bytes, and answers "
-        f"{is_:.1%} of frames at 1 % risk for {was:.1%}, and agrees on {agrees:.1%} for {agreed:.1%}"
+        f"{'int8' if better or config.precision == 'int8' else original}; "
+        f"int8 takes {ratio.time:.2f} of the time and {ratio.bytes:.2f} of the bytes, and answers "
+        f"{int8_coverage:.1%} of frames at 1 % risk for {coverage:.1%}, and agrees on {int8_agreement:.1%} for "
+        f"{agreement:.1%}"
     )
 
 
 def choose(
-    plan: BuildConfig,
-    material: Dataset,
+    config: BuildConfig,
+    dataset: Dataset,
     proposed: Sequence[TrainedModel],
     made: Mapping[str, Local],
     likely: Sequence[WorkingSet],
     directory: Path,
     progress: Progress,
 ) -> Choice:
-    """What each is worth. Submodels that add too little for their bytes are taken out of ``directory``."""
+    """Measure the models and select submodels; remove the others from ``directory``."""
     paths, inputs = {name: _path(directory, name) for name in made}, {name: own.input for name, own in made.items()}
-    classes = {one.name: one.part.labels for one in proposed if one.part is not None}
-    temperatures, coverage = calibrate.measure(material.tune, inputs, "full", paths, classes, plan.seed, progress)
+    classes = {model.name: model.part.labels for model in proposed if model.part is not None}
+    temperatures, coverage = calibrate.measure(dataset.tune, inputs, "full", paths, classes, config.seed, progress)
 
-    general = [one.name for one in proposed if one.part is None]
-    special = [one for one in proposed if one.part is not None]
+    general = [model.name for model in proposed if model.part is None]
+    special = [model for model in proposed if model.part is not None]
     before = np.array([coverage[name] for name in general])
-    megabytes = np.array([paths[one.name].stat().st_size / 1e6 for one in special])
-    table = np.array([coverage[one.name] for one in special]).reshape(len(special), before.shape[1])
+    megabytes = np.array([paths[model.name].stat().st_size / 1e6 for model in special])
+    table = np.array([coverage[model.name] for model in special]).reshape(len(special), before.shape[1])
 
-    def kept_of(some: Sequence[int]) -> list[int]:
-        kept = partitions.keep(table[some], before, megabytes[some], likely, plan.least, plan.submodels)
-        return [some[number] for number in kept]
-
-    kept = kept_of(range(len(special)))
-    found = {"working sets": f"general models answer {partitions.answered(table[[]], before, likely):.1%}"}
-    for what, of in (
-        *((f"method {method}", method) for method in plan.methods if len(plan.methods) > 1),
-        *((f"size {size}", size) for size in dict.fromkeys(one.size for one in special) if len(general) > 1),
-        ("kept", None),
-    ):
-        some = [n for n, one in enumerate(special) if of is None or of in (one.method, one.size)]
-        chosen = kept if of is None else kept_of(some)
-        found[what] = (
-            f"{partitions.answered(table[chosen], before, likely):.1%} with {len(chosen)} of {len(some)} submodels in "
-            f"{megabytes[chosen].sum():.2f} MB"
+    found = {"working sets": f"general models answer {partitions.mean_coverage(table[[]], before, likely):.1%}"}
+    groups = {"kept": list(range(len(special)))}
+    if len(general) > 1:
+        of_size = {model.size: [n for n, one in enumerate(special) if one.size == model.size] for model in special}
+        groups = {f"size {size}": numbers for size, numbers in of_size.items()} | groups
+    chosen: list[int] = []
+    for group, numbers in groups.items():
+        limits = config.least, config.submodels
+        picked = partitions.select_submodels(table[numbers], before, megabytes[numbers], likely, *limits)
+        chosen = [numbers[number] for number in picked]
+        found[group] = (
+            f"{partitions.mean_coverage(table[chosen], before, likely):.1%} with {len(chosen)} of {len(numbers)} "
+            f"submodels in {megabytes[chosen].sum():.2f} MB"
         )
-    names = ["full", *general, *(special[number].name for number in kept)]
+    names = ["full", *general, *(special[number].name for number in chosen)]
     for name in set(paths) - set(names):
         shutil.rmtree(directory / name)
-
-    def milliseconds(name: str) -> float:
-        return round(1000 * cost.seconds([paths[name]], blank(inputs[name]), _RUNS)[0], 3)
-
     models = {
-        name: Model(
-            role="full" if name == "full" else "base" if name == "base" else "submodel",
-            file=f"{name}/1/model.onnx",
-            bytes=paths[name].stat().st_size,
-            sha256=file_digest(paths[name]),
-            input=inputs[name],
-            temperature=temperatures[name],
-            parameters=made[name].parameters,
-            macs=made[name].macs,
-            milliseconds=milliseconds(name),
-            coverage=coverage[name],
-            classes=classes.get(name, ()),
+        name: manifest_entry(
+            directory,
+            name,
+            "full" if name == "full" else "base" if name == "base" else "submodel",
+            made[name],
+            temperatures[name],
+            coverage[name],
+            classes.get(name, ()),
         )
         for name in names
     }
     return Choice(models, found)
+
+
+def manifest_entry(
+    directory: Path,
+    name: str,
+    role: Literal["full", "base", "submodel"],
+    made: Local,
+    temperature: float,
+    coverage: tuple[float, ...],
+    classes: tuple[int, ...] = (),
+) -> Model:
+    """Return the manifest entry of the model ``name`` in the bundle's ``directory``; its time is measured here."""
+    path = _path(directory, name)
+    return Model(
+        role=role,
+        file=path.relative_to(directory).as_posix(),
+        bytes=path.stat().st_size,
+        sha256=file_digest(path),
+        input=made.input,
+        temperature=temperature,
+        parameters=made.parameters,
+        macs=made.macs,
+        milliseconds=round(1000 * cost.seconds([path], blank(made.input), _RUNS)[0], 3),
+        coverage=coverage,
+        classes=classes,
+    )

@@ -1,8 +1,8 @@
-"""Codes: what the full model's embeddings fall into, by spherical k-means.
+"""Clusters of the full model's embeddings, by spherical k-means.
 
 I. Dhillon and D. Modha, "Concept Decompositions for Large Sparse Text Data Using Clustering", Machine Learning 42
-(2001), section 3; begun as greedy k-means++ begins (D. Arthur and S. Vassilvitskii, SODA 2007, section 7), with the
-cosine for a distance.
+(2001), section 3. Initialised by greedy k-means++ (D. Arthur and S. Vassilvitskii, SODA 2007, section 7) with the
+cosine distance.
 """
 
 from __future__ import annotations
@@ -11,55 +11,64 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[np.float32]
-Codes = npt.NDArray[np.int64]
+#: Cluster numbers or labels ``(n,)``.
+Labels = npt.NDArray[np.int64]
 
-_ROUNDS = 50
-#: Rows that are tried for each first centre.
-_TRIES = 5
-#: Rows of embeddings that are compared with all centres at once.
-_ROWS = 4096
+#: Maximum number of iterations.
+_MAX_ITERATIONS = 50
+#: Candidates for each initial centre.
+_CANDIDATES = 5
+#: Embeddings that are compared with all centres at once.
+_BLOCK = 4096
 
 
 def unit(rows: Array) -> Array:
-    """``rows`` ``(n, d)`` scaled to length 1; a row of nothing stays nothing."""
+    """Scale ``rows`` ``(n, d)`` to length 1; a zero row stays zero."""
     scaled: Array = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
     return scaled
 
 
 def fit(embeddings: Array, count: int, seed: int) -> Array:
-    """Up to ``count`` centres ``(k, d)`` of length 1 for ``embeddings`` ``(n, d)``: fewer where there are fewer that
-    differ. The same seed gives the same centres."""
+    """Find cluster centres.
+
+    Args:
+        embeddings: ``(n, d)``.
+        count: Maximum number of centres.
+        seed: Seed of the initialisation.
+
+    Returns:
+        Centres of length 1 ``(k, d)``; fewer than ``count`` if there are fewer distinct embeddings.
+    """
     rows = unit(embeddings)
-    centres = _begin(rows, count, np.random.default_rng(seed))
+    centres = _initial_centres(rows, count, np.random.default_rng(seed))
     before = np.full(len(rows), -1)
-    for _ in range(_ROUNDS):
-        codes = assign(rows, centres)
-        if np.array_equal(codes, before):
+    for _ in range(_MAX_ITERATIONS):
+        clusters = assign(rows, centres)
+        if np.array_equal(clusters, before):
             break
-        before = codes
+        before = clusters
         sums = np.zeros_like(centres)
-        np.add.at(sums, codes, rows)
-        empty = np.bincount(codes, minlength=len(centres)) == 0
+        np.add.at(sums, clusters, rows)
+        empty = np.bincount(clusters, minlength=len(centres)) == 0
         centres = np.where(empty[:, None], centres, unit(sums)).astype(np.float32)
     return centres
 
 
-def assign(embeddings: Array, centres: Array) -> Codes:
-    """The code of each embedding ``(n,)``: the centre of the largest cosine."""
-    parts = [(embeddings[at : at + _ROWS] @ centres.T).argmax(1) for at in range(0, len(embeddings), _ROWS)]
+def assign(embeddings: Array, centres: Array) -> Labels:
+    """Return the cluster of each embedding ``(n,)``: the centre of the largest cosine."""
+    parts = [(embeddings[at : at + _BLOCK] @ centres.T).argmax(1) for at in range(0, len(embeddings), _BLOCK)]
     return np.concatenate(parts).astype(np.int64)
 
 
-def _begin(rows: Array, count: int, rng: np.random.Generator) -> Array:
-    """Centres far from one another: of some drawn in proportion to what those before leave unexplained, each time the
-    one that leaves least."""
+def _initial_centres(rows: Array, count: int, rng: np.random.Generator) -> Array:
+    """Draw candidates in proportion to their distance; take each time the one that leaves the least total distance."""
     chosen = [int(rng.integers(len(rows)))]
-    left = np.maximum(0.0, 1.0 - rows @ rows[chosen[0]]).astype(np.float64)
-    while len(chosen) < count and left.sum() > 1e-6 * len(rows):
-        drawn = rng.choice(len(rows), _TRIES, p=left / left.sum())
-        after = [np.minimum(left, np.maximum(0.0, 1.0 - rows @ rows[one])) for one in drawn]
-        best = int(np.argmin([one.sum() for one in after]))
+    distance = np.maximum(0.0, 1.0 - rows @ rows[chosen[0]]).astype(np.float64)
+    while len(chosen) < count and distance.sum() > 1e-6 * len(rows):
+        drawn = rng.choice(len(rows), _CANDIDATES, p=distance / distance.sum())
+        after = [np.minimum(distance, np.maximum(0.0, 1.0 - rows @ rows[row])) for row in drawn]
+        best = int(np.argmin([left.sum() for left in after]))
         chosen.append(int(drawn[best]))
-        left = after[best]
-    begun: Array = rows[chosen].copy()
-    return begun
+        distance = after[best]
+    centres: Array = rows[chosen].copy()
+    return centres

@@ -1,14 +1,13 @@
-"""An updated submodel: for a working set that devices see and no submodel of the bundle covers.
+"""Fine-tuning of a submodel for a working set that devices see and no submodel of the bundle covers.
 
-The base model is fine-tuned on what they sent of late and on the frames that the bundle was built from. It joins the
-bundle if it does better on the most recent frames, which it has not seen, than what is resident on such a device; else
-nothing changes.
+The base model is fine-tuned on recent frames of devices and on the frames that the bundle was built from. The result
+joins the bundle if it does better on the most recent frames, not trained on, than the models resident on such a device.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import comb
 from pathlib import Path
@@ -24,141 +23,128 @@ from cachenet.models.bundle_writer import lay, put
 from cachenet.models.certify import recorded
 from cachenet.models.certify.calibrate import SURE, coverage
 from cachenet.models.certify.replay import Logits
-from cachenet.models.data.cifar10 import Images
+from cachenet.models.data.cifar10 import Images, Labels
 from cachenet.models.data.dataset import Dataset, LabelledFrames
-from cachenet.models.export import cost, quantise
+from cachenet.models.export import quantise
 from cachenet.models.export.export import export
 from cachenet.models.export.from_onnx import RestoreError, restore
-from cachenet.models.export.metadata import written
-from cachenet.models.train.candidates import RATE, SMALL, SMALL_RATE
-from cachenet.models.train.distill import mix, train_submodel
+from cachenet.models.train.candidates import RATE, SMALL, SMALL_RATE, Local, manifest_entry, model_name, properties
+from cachenet.models.train.distill import FineTuneData, Weights, mix, train_submodel
 from cachenet.models.train.networks import macs
-from cachenet.models.train.training import Batch, Epoch, Recipe, augment, normalise, sense
-from cachenet.shared.bundle.manifest import Bundle, Manifest, Model, file_digest
+from cachenet.models.train.training import Recipe, normalise, sense
+from cachenet.shared.bundle.manifest import Bundle, Manifest, Model
 from cachenet.shared.bundle.trust import Signer
 from cachenet.shared.cascade.probability import Probabilities, fit_temperature, softmax
 from cachenet.shared.command.errors import UserError
 from cachenet.shared.inference.engine import Session
-from cachenet.shared.inference.image import Input, blank, preprocessor
+from cachenet.shared.inference.image import Input, preprocessor
 
-#: By how much more of the most recent frames it must answer, as a share; how unlikely so many better blocks of frames
-#: must be if it were no better; and the frames of a block, for neighbours are alike.
-_LEAST, _CHANCE, _BLOCK = 0.02, 0.05, 8
-#: Of the recent frames, the part at the end that proves, and frames before it that are left out: neighbours are alike.
-_PROVES, _GAP = 1 / 3, 16
-#: How many times a recent frame counts: it is what the base model fails at, in the light of the place.
-_HEED = 4
-#: Epochs, and those of a small base model, which has more to learn.
-_EPOCHS, _SMALL_EPOCHS = 2, 8
-#: Length of an epoch: half of the frames, and so many looks at the least; a small base model's, so many.
-_SHARE, _LOOKS, _SMALL_LOOKS = 0.5, 6000, 22_500
-#: Share of the images that are trained on as a camera sees them.
-_SENSED = 0.5
-#: Frames to learn from and to prove with, at the least; and what a file of them holds.
-_FEWEST = 120
-_RECENT = ("pictures", "scores", "seen")
-#: Updated submodels of a bundle; the oldest makes room.
-_MOST = 16
-#: Frames that ranges of INT8 are taken from, and timed runs.
-_CALIBRATING, _RUNS = 500, 50
+#: Minimum gain in answered frames, as a share of the most recent frames.
+_MIN_GAIN = 0.02
+#: Maximum p-value of the sign test over blocks.
+_MAX_P = 0.05
+#: Frames of a block of the sign test, because consecutive frames are alike.
+_BLOCK = 8
+#: Share of the recent frames, at their end, that the result is tested on.
+_TEST_SHARE = 1 / 3
+#: Frames left out before them, because consecutive frames are alike.
+_GAP = 16
+#: Copies of a recent frame in the training data.
+_COPIES = 4
+#: Epochs.
+_EPOCHS = 2
+#: Epochs of a small base model, which has more to learn.
+_SMALL_EPOCHS = 8
+#: Minimum length of an epoch as a share of the training data.
+_EPOCH_SHARE = 0.5
+#: Minimum length of an epoch, frames.
+_EPOCH_FRAMES = 6000
+#: Minimum length of an epoch of a small base model, frames.
+_SMALL_EPOCH_FRAMES = 22_500
+#: Minimum number of recent frames.
+_MIN_FRAMES = 120
+#: Arrays in a file of recent frames.
+_ARRAYS = ("pictures", "scores", "seen")
+#: Maximum number of fine-tuned submodels in a bundle; the oldest is removed.
+_MAX_UPDATES = 16
+#: Frames for INT8 calibration and for the statistics of normalisations.
+_CALIBRATION = 500
 
 
 class Unproven(Exception):
-    """A submodel that was not shown to be worth its bytes; the message says by how much."""
+    """The submodel is not shown to be better. The message holds the comparison."""
 
 
 class RecentError(UserError):
-    """A file that holds no recent frames; the message says why."""
+    """A file holds no usable recent frames. The message names the reason."""
 
 
 @dataclass(frozen=True)
 class Recent:
-    """What devices sent of late, oldest first. ``images`` ``(n, side, side, 3)`` uint8 RGB, ``scores`` ``(n, classes)``
-    of the full model; ``seen`` ``(classes,)``: how often the working set shows each label."""
+    """Recent frames of devices, oldest first."""
 
-    images: Images
-    scores: Logits
-    seen: npt.NDArray[np.float64]
+    images: Images  # ``(n, height, width, 3)`` uint8 RGB
+    scores: Logits  # Full model's logits ``(n, classes)``
+    frequency: Weights  # Frequency of each label in the working set ``(classes,)``
 
     @property
     def labels(self) -> tuple[int, ...]:
-        """The working set: the fewest labels that are nine tenths of what is seen."""
-        order = np.argsort(-self.seen, kind="stable")
-        count = int(np.searchsorted(np.cumsum(self.seen[order]), 0.9 * self.seen.sum())) + 1
+        """The working set: the smallest set of labels that makes up nine tenths of the frequency."""
+        order = np.argsort(-self.frequency, kind="stable")
+        count = int(np.searchsorted(np.cumsum(self.frequency[order]), 0.9 * self.frequency.sum())) + 1
         return tuple(sorted(order[:count].tolist()))
 
 
 def read(path: Path, bundle: Bundle) -> Recent:
-    """The frames that a server wrote for ``bundle``. Raises ``RecentError``."""
+    """Read the frames that a server wrote for ``bundle``. Raises ``RecentError``."""
     full, classes = bundle.manifest.models[bundle.manifest.only("full")], len(bundle.manifest.labels)
     width, height = full.input.size
     try:
         with np.load(path, allow_pickle=False) as stored:
-            pictures, scores, seen = (stored[name] for name in _RECENT)
+            pictures, scores, frequency = (stored[name] for name in _ARRAYS)
     except (OSError, ValueError, KeyError, EOFError, BadZipFile):
         raise RecentError(f"{path} is no file of recent frames; a server writes them") from None
     n = len(pictures)
-    shapes = {"pictures": (n, height, width, 3), "scores": (n, classes), "seen": (classes,)}
-    if any(stored.shape != shape for stored, shape in zip((pictures, scores, seen), shapes.values(), strict=True)):
+    if (pictures.shape, scores.shape, frequency.shape) != ((n, height, width, 3), (n, classes), (classes,)):
         raise RecentError(f"{path} holds frames of another bundle")
-    if n < _FEWEST:
-        raise RecentError(f"{path} holds {n} frames, and {_FEWEST} are needed")
-    return Recent(np.ascontiguousarray(pictures[:, :, :, ::-1]), scores, seen)
-
-
-@dataclass(frozen=True)
-class FineTuned:
-    """Images with the scores that the full model gave them as they are; each time they are looked at otherwise."""
-
-    images: Images
-    scores: Logits
-
-    def epoch(self, batch: int, weights: npt.NDArray[np.float64] | None = None, share: float = 1.0) -> Epoch:
-        def batches(_number: int, rng: np.random.Generator) -> Iterator[Batch]:
-            count = self.steps(batch, share) * batch
-            order = rng.choice(len(self.images), count, p=None if weights is None else weights / weights.sum())
-            for start in range(0, count, batch):
-                rows = order[start : start + batch]
-                yield augment(self.images[rows], rng, sensed=_SENSED), torch.from_numpy(self.scores[rows])
-
-        return batches
-
-    def labels(self) -> npt.NDArray[np.int64]:
-        labels: npt.NDArray[np.int64] = self.scores.argmax(1).astype(np.int64)
-        return labels
-
-    def steps(self, batch: int, share: float = 1.0) -> int:
-        return max(1, int(share * len(self.images)) // batch)
+    if n < _MIN_FRAMES:
+        raise RecentError(f"{path} holds {n} frames, and {_MIN_FRAMES} are needed")
+    return Recent(np.ascontiguousarray(pictures[:, :, :, ::-1]), scores, frequency)
 
 
 def specialise(
-    bundle: Bundle, recent: Recent, material: Dataset, out: Path, progress: Progress, signer: Signer | None = None
+    bundle: Bundle, recent: Recent, dataset: Dataset, out: Path, progress: Progress, signer: Signer | None = None
 ) -> Bundle:
-    """Train, prove, and write ``bundle`` with its new submodel to ``out``. Raises ``Unproven``, ``RestoreError`` if the
-    base model is not of this builder's making, and ``OSError``."""
+    """Fine-tune and test a submodel, and write ``bundle`` with it to ``out``.
+
+    Args:
+        recent: Recent frames of devices.
+        dataset: Data that the bundle was built from.
+
+    Raises:
+        Unproven: The submodel is not shown to be better.
+        RestoreError: The base model was not trained by this builder.
+        OSError: ``out`` cannot be written.
+    """
     manifest = bundle.manifest
     base, labels = manifest.only("base"), recent.labels
     spec = manifest.models[base].input
-    if spec != material.classifier.input:
+    if spec != dataset.classifier.input:
         raise RestoreError(f"{base} sees other pictures than the full model; it can be run, but not trained")
-    held = material.tune
-    learned, proving = _divide(recent)
-
-    copies = [learned.images] * _HEED
-    taught = FineTuned(
-        np.concatenate([material.learn.images, *copies]),
-        np.concatenate([material.learn.scores, *[learned.scores] * _HEED]),
+    tune = dataset.tune
+    train, test = _divide(recent)
+    data = FineTuneData(
+        np.concatenate([dataset.learn.images, *[train.images] * _COPIES]),
+        np.concatenate([dataset.learn.scores, *[train.scores] * _COPIES]),
     )
-    inside = np.isin(taught.labels(), labels)
-    some = np.random.default_rng(0).permutation(len(held))[:_CALIBRATING]
-    network = restore(bundle.path(base), normalise(held.images[some], spec))
-    batch = max(8, min(128, len(taught.images) // 8))
-    epochs, rate, looks = _SMALL_EPOCHS, SMALL_RATE, _SMALL_LOOKS
+    rows = np.random.default_rng(0).permutation(len(tune))[:_CALIBRATION]
+    network = restore(bundle.path(base), normalise(tune.images[rows], spec))
+    epochs, rate, frames = _SMALL_EPOCHS, SMALL_RATE, _SMALL_EPOCH_FRAMES
     if manifest.models[base].macs >= SMALL * manifest.models[manifest.only("full")].macs:
-        ignorance = _ignorance(Session(bundle.path(base), "cpu", torch.get_num_threads()), spec, held, labels)
-        # One that is nearly right is only refined, or it would forget more than it learns.
-        epochs, rate, looks = _EPOCHS, RATE * ignorance, _LOOKS
-    recipe = Recipe(phases=((epochs, spec.size),), rate=rate, batch=batch, decay=1e-4)
+        # The rate falls with the error of the base model, or a good model would forget more than it learns.
+        error = _error_rate(Session(bundle.path(base), "cpu", torch.get_num_threads()), spec, tune, labels)
+        epochs, rate, frames = _EPOCHS, RATE * error, _EPOCH_FRAMES
+    recipe = Recipe(phases=((epochs, spec.size),), rate=rate, batch=max(8, min(128, len(data.images) // 8)), decay=1e-4)
     building = out.with_name(out.name + ".building")
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir(parents=True)
@@ -167,154 +153,130 @@ def specialise(
         train_submodel(
             network,
             spec,
-            taught,
+            data,
             recipe,
-            inside,
-            (held.images, held.scores),
+            np.isin(data.labels(), labels),
+            (tune.images, tune.scores),
             checkpoint,
             progress,
             "update",
-            max(_SHARE, looks / len(taught.images)),
+            max(_EPOCH_SHARE, frames / len(data.images)),
         )
         checkpoint.unlink()
         name = _name(manifest.models, [manifest.labels[label] for label in labels])
         path = building / name / "1" / "model.onnx"
-        properties = {"bundle": manifest.name, "labels": written(manifest.labels), "model": name}
-        export(network.eval(), path, {**properties, "input": msgspec.json.encode(spec).decode()})
+        export(network.eval(), path, properties(manifest.name, manifest.labels, name, spec))
         prepare = preprocessor(spec)
-        images = np.concatenate([prepare(picture) for picture in recorded.as_pictures(held.images[some])])
+        images = np.concatenate([prepare(picture) for picture in recorded.as_pictures(tune.images[rows])])
         quantise.as_light_as(bundle.path(base), path, images)
-        model = _prove(bundle, path, name, labels, recent.seen, held, proving)
-        model = msgspec.structs.replace(model, parameters=network.parameters_count(), macs=macs(network, spec.size))
+        temperature, own_coverage = _measure(bundle, path, labels, tune)
+        _test(bundle, path, temperature, labels, test)
+        size = Local(spec, network.parameters_count(), macs(network, spec.size))
+        model = manifest_entry(building, name, "submodel", size, temperature, own_coverage, labels)
         return put(building, _add(bundle, model, name, building), out, signer)
     finally:
         shutil.rmtree(building, ignore_errors=True)
 
 
-def _ignorance(base: Session, spec: Input, held: LabelledFrames, labels: tuple[int, ...]) -> float:
-    """Of held-out frames of the working set, the share of which the base model says something else than the full one;
-    at least a hundredth, or nothing could be learned."""
-    rows = np.isin(held.answers, labels)
+def _error_rate(base: Session, spec: Input, tune: LabelledFrames, labels: tuple[int, ...]) -> float:
+    """Return the base model's error rate on held-out frames of the working set, at least 1 %; 1.0 without frames."""
+    rows = np.isin(tune.answers, labels)
     if not rows.any():
         return 1.0
-    said = recorded.run(base, spec, recorded.as_pictures(held.images[rows])).argmax(1)
-    return max(0.01, float((said != held.answers[rows]).mean()))
+    predicted = recorded.run(base, spec, recorded.as_pictures(tune.images[rows])).argmax(1)
+    return max(0.01, float((predicted != tune.answers[rows]).mean()))
 
 
 def _divide(recent: Recent) -> tuple[Recent, Recent]:
-    """What is learned from, and what proves."""
-    cut = int(len(recent.images) * (1 - _PROVES))
-    before, after = slice(0, max(1, cut - _GAP)), slice(cut, None)
+    """Divide recent frames into those to train on and those to test on."""
+    start = int(len(recent.images) * (1 - _TEST_SHARE))
+    before, after = slice(0, max(1, start - _GAP)), slice(start, None)
     return (
-        Recent(recent.images[before], recent.scores[before], recent.seen),
-        Recent(recent.images[after], recent.scores[after], recent.seen),
+        Recent(recent.images[before], recent.scores[before], recent.frequency),
+        Recent(recent.images[after], recent.scores[after], recent.frequency),
     )
 
 
-def _prove(
-    bundle: Bundle,
-    path: Path,
-    name: str,
-    labels: tuple[int, ...],
-    seen: npt.NDArray[np.float64],
-    held: LabelledFrames,
-    proving: Recent,
-) -> Model:
-    """What the manifest says of the new submodel. Raises ``Unproven``."""
+def _measure(
+    bundle: Bundle, path: Path, labels: tuple[int, ...], tune: LabelledFrames
+) -> tuple[float, tuple[float, ...]]:
+    """Return temperature and coverage of the submodel at ``path``, measured on held-out frames as for other models."""
     manifest, threads = bundle.manifest, torch.get_num_threads()
-    base_name = manifest.only("base")
-    base = manifest.models[base_name]
-    sessions = {
-        name: (Session(path, "cpu", threads), base.input),
-        base_name: (Session(bundle.path(base_name), "cpu", threads), base.input),
-        "full": (Session(bundle.path(manifest.only("full")), "cpu", threads), base.input),
-    }
-    # What is known of every model was measured on held-out frames, so the new one is told by them, too.
-    sensed = sense(held.images, np.random.default_rng(0))
-    local = {one: sessions[one] for one in (name, base_name)}
-    as_is = recorded.run_all(local, recorded.as_pictures(held.images)) | {"full": held.scores}
-    through = recorded.run_all(sessions, recorded.as_pictures(sensed))
-    said = {one: np.concatenate([as_is[one], through[one]]) for one in as_is}
-    degree = round(fit_temperature(said[name], said["full"].argmax(1), mix(np.isin(said["full"].argmax(1), labels))), 4)
-    covered = {
-        one: coverage(said[one], degree if one == name else base.temperature, said["full"], SURE) for one in local
-    }
+    base = manifest.models[manifest.only("base")]
+    files = {"new": path, "base": bundle.path(manifest.only("base")), "full": bundle.path(manifest.only("full"))}
+    sessions = {name: (Session(file, "cpu", threads), base.input) for name, file in files.items()}
+    camera_images = sense(tune.images, np.random.default_rng(0))
+    local = {name: sessions[name] for name in ("new", "base")}
+    plain = recorded.run_all(local, recorded.as_pictures(tune.images)) | {"full": tune.scores}
+    camera = recorded.run_all(sessions, recorded.as_pictures(camera_images))
+    logits = {name: np.concatenate([plain[name], camera[name]]) for name in plain}
+    full = logits["full"].argmax(1)
+    temperature = round(fit_temperature(logits["new"], full, mix(np.isin(full, labels))), 4)
+    new_coverage, base_coverage = (
+        coverage(logits[name], degree, logits["full"], SURE)
+        for name, degree in (("new", temperature), ("base", base.temperature))
+    )
+    adjusted = np.clip(np.array(base.coverage) + new_coverage - base_coverage, 0, 1)
+    return temperature, tuple(round(float(share), 4) for share in adjusted)
 
-    resident = _resident(bundle, seen, threads)
-    pictures = recorded.as_pictures(proving.images)
-    recently = {
-        one: softmax(recorded.run(session, spec, pictures), manifest.models[one].temperature)
-        for one, (session, spec) in resident.items()
-    }
-    new = softmax(recorded.run(*sessions[name], pictures), degree)
-    better = _compare(new, list(recently.values()), proving.scores.argmax(1))
-    blocks = np.add.reduceat(better, np.arange(0, len(better), _BLOCK))
+
+def _test(bundle: Bundle, path: Path, temperature: float, labels: tuple[int, ...], test: Recent) -> None:
+    """Compare the submodel at ``path`` with the resident models. Raises ``Unproven``."""
+    manifest, threads = bundle.manifest, torch.get_num_threads()
+    # Resident is the base model, and the submodel that answers most of the working set.
+    best = sorted(manifest.submodels(), key=lambda name: -manifest.expected_coverage(name, test.frequency))[:1]
+    pictures = recorded.as_pictures(test.images)
+
+    def predict(file: Path, spec: Input, degree: float) -> Probabilities:
+        return softmax(recorded.run(Session(file, "cpu", threads), spec, pictures), degree)
+
+    resident = [manifest.only("base"), *best]
+    models = [manifest.models[name] for name in resident]
+    new = predict(path, models[0].input, temperature)
+    old = [
+        predict(bundle.path(name), model.input, model.temperature) for name, model in zip(resident, models, strict=True)
+    ]
+    gain = _compare(new, old, test.scores.argmax(1))
+    blocks = np.add.reduceat(gain, np.arange(0, len(gain), _BLOCK))
     wins, losses = int((blocks > 0).sum()), int((blocks < 0).sum())
-    shown = (
-        f"of the {len(better)} most recent frames of {'-'.join(manifest.labels[label] for label in labels)} it answers "
-        f"{better.mean():+.1%}, better in {wins} blocks and worse in {losses} than {' and '.join(resident)}"
-    )
-    if better.mean() < _LEAST or _tail(wins, wins + losses) > _CHANCE:
-        raise Unproven(shown)
-    own = np.clip(np.array(base.coverage) + covered[name] - covered[base_name], 0, 1)
-    return Model(
-        role="submodel",
-        file=f"{name}/1/model.onnx",
-        bytes=path.stat().st_size,
-        sha256=file_digest(path),
-        input=base.input,
-        temperature=degree,
-        parameters=0,
-        macs=0,
-        milliseconds=round(1000 * cost.seconds([path], blank(base.input), _RUNS)[0], 3),
-        coverage=tuple(round(float(share), 4) for share in own),
-        classes=labels,
-    )
+    if gain.mean() < _MIN_GAIN or _sign_test(wins, wins + losses) > _MAX_P:
+        raise Unproven(
+            f"of the {len(gain)} most recent frames of {'-'.join(manifest.labels[label] for label in labels)} it "
+            f"answers {gain.mean():+.1%}, better in {wins} blocks and worse in {losses} than {' and '.join(resident)}"
+        )
 
 
-def _resident(bundle: Bundle, seen: npt.NDArray[np.float64], threads: int) -> recorded.Models:
-    """What a device that sees labels as in ``seen`` has: the base model, and the submodel that answers most of them."""
-    manifest = bundle.manifest
-    submodels = sorted(manifest.submodels(), key=lambda one: -manifest.expected_coverage(one, seen))[:1]
-    return {
-        one: (Session(bundle.path(one), "cpu", threads), manifest.models[one].input)
-        for one in (manifest.only("base"), *submodels)
-    }
+def _compare(new: Probabilities, resident: Sequence[Probabilities], full: Labels) -> npt.NDArray[np.float64]:
+    """Return the gain of ``new`` over the most certain resident model on each frame ``(n,)``.
 
+    A certain prediction scores 1 if it is the label ``full`` ``(n,)``, else -1; an uncertain one scores 0.
+    """
 
-def _compare(
-    new: Probabilities, resident: Sequence[Probabilities], full: npt.NDArray[np.int64]
-) -> npt.NDArray[np.float64]:
-    """By how much ``new`` does better on each frame than the surest of those that are ``resident`` ``(n,)``. To be sure
-    and agree with ``full`` is worth one, to be sure and not to agree costs one, not to be sure is neither."""
-
-    def worth(probabilities: Probabilities) -> npt.NDArray[np.float64]:
+    def score(probabilities: Probabilities) -> npt.NDArray[np.float64]:
         agrees = probabilities.argmax(1) == full
         return np.where(1 - probabilities.max(1) > SURE, 0.0, np.where(agrees, 1.0, -1.0))
 
-    every = np.stack(resident)  # (models, n, classes)
-    surest = every.max(2).argmax(0)
-    difference: npt.NDArray[np.float64] = worth(new) - worth(every[surest, np.arange(len(full))])
+    stacked = np.stack(resident)  # (models, n, classes)
+    most_certain = stacked.max(2).argmax(0)
+    difference: npt.NDArray[np.float64] = score(new) - score(stacked[most_certain, np.arange(len(full))])
     return difference
 
 
-def _tail(wins: int, of: int) -> float:
-    """How likely so many wins or more are where winning and losing are alike (the sign test)."""
-    return float(sum(comb(of, count) for count in range(wins, of + 1)) / 2**of)
+def _sign_test(wins: int, trials: int) -> float:
+    """Return the probability of at least ``wins`` wins if wins and losses are equally likely."""
+    return float(sum(comb(trials, count) for count in range(wins, trials + 1)) / 2**trials)
 
 
 def _name(models: dict[str, Model], labels: list[str]) -> str:
-    taken = [int(name.split("-")[1]) for name in models if name.startswith("update-")]
-    words = "-".join(labels).lower()
-    plain = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in words)
-    return f"update-{max(taken, default=0) + 1:03}-{plain}"[:40].rstrip("-")
+    numbers = [int(name.split("-")[1]) for name in models if name.startswith("update-")]
+    return model_name(f"update-{max(numbers, default=0) + 1:03}", labels)
 
 
 def _add(bundle: Bundle, model: Model, name: str, directory: Path) -> Manifest:
-    """Put the other models beside the new one, in ``directory``; what is to be said of all."""
+    """Link the other models into ``directory``, but for the oldest update if too many; return the manifest."""
     old = bundle.manifest
     updates = sorted(other for other in old.models if other.startswith("update-"))
-    dropped = updates[: max(0, len(updates) + 1 - _MOST)]
-    kept = {other: entry for other, entry in old.models.items() if other not in dropped}
-    lay(bundle, kept, directory)
-    return msgspec.structs.replace(old, models={**kept, name: model})
+    dropped = updates[: max(0, len(updates) + 1 - _MAX_UPDATES)]
+    others = {other: entry for other, entry in old.models.items() if other not in dropped}
+    lay(bundle, others, directory)
+    return msgspec.structs.replace(old, models={**others, name: model})

@@ -1,9 +1,7 @@
-"""The networks that are trained here: residual nets for small images, in the sizes that a bundle needs.
+"""Residual networks for small images, in the sizes that a bundle needs.
 
-``RESNET18`` is one of the CIFAR-10 bundle's two full networks: K. He et al., "Deep Residual Learning for Image
-Recognition" (arXiv 1512.03385), with the 3x3 stem used for 32-pixel images. While training it carries auxiliary
-classifiers (C.-Y. Lee et al., "Deeply-Supervised Nets", arXiv 1409.5185): they make the middle layers useful to layer
-caches later, and are dropped at export.
+K. He et al., "Deep Residual Learning for Image Recognition" (arXiv 1512.03385). Auxiliary classifiers (C.-Y. Lee et
+al., "Deeply-Supervised Nets", arXiv 1409.5185) make the middle layers useful to early exits; export drops them.
 """
 
 from __future__ import annotations
@@ -23,33 +21,35 @@ from cachenet.shared.inference.image import Size, pixels
 
 @dataclass(frozen=True)
 class Shape:
-    """What tells one residual net of this family from another: channels and blocks of each stage.
-    ``stem``: by how much the stem makes the picture smaller; 1 for thumbnails, where it is a 3x3 convolution, and else
-    one of patches."""
+    """Architecture of a residual network."""
 
-    widths: tuple[int, ...]
-    blocks: tuple[int, ...]
-    classes: int = 10
-    stem: int = 1
+    widths: tuple[int, ...]  # Channels of each stage
+    blocks: tuple[int, ...]  # Blocks of each stage
+    classes: int = 10  # Number of labels
+    stem: int = 1  # Stride of the stem: 1 for a 3x3 convolution, else the side of its patches, pixels
 
 
 Auxiliary = Literal["none", "stages", "blocks"]
-#: Of an ``Exit``: places a side, and channels.
-_GRID, _SEEN = 4, 64
+#: Side of the pooled maps of an ``Exit``.
+_EXIT_GRID = 4
+#: Channels of an ``Exit``.
+_EXIT_CHANNELS = 64
+#: One of the two networks of the CIFAR-10 full model (arXiv 1512.03385), with a 3x3 stem for 32-pixel images.
 RESNET18 = Shape(widths=(64, 128, 256, 512), blocks=(2, 2, 2, 2))
-#: 0.37 M parameters and 42 M multiply-adds, a 13th of ``RESNET18``. Few channels where the picture is large, because
-#: most of the arithmetic of a tiny net is there; and no deeper, because the rest of its time is dispatching operators.
+#: 0.37 M parameters and 42 M multiply-adds, a 13th of ``RESNET18``. Few channels where maps are large, because most of
+#: the arithmetic is there; shallow, because dispatching operators takes the rest of the time.
 BASE = Shape(widths=(12, 48, 96), blocks=(2, 2, 2))
-#: Pixels of the stem's output, on the shorter side: under the first where patches are as small as they may be, and at
-#: least the second however small the net is to be.
-_LARGE, _SMALL = 56, 8
+#: Upper bound of the shorter side of the stem's output for the smallest patches, pixels.
+_MAX_STEM_SIDE = 56
+#: Minimum of the shorter side of the stem's output for the largest patches, pixels.
+_MIN_STEM_SIDE = 8
 
 
 class Pointwise(nn.Conv2d):
-    """A 1x1 convolution that computes only every ``stride``-th pixel of ``(n, channels_in, h, w)`` in each direction.
+    """A 1x1 convolution with a stride; outputs, weights and their names are those of ``nn.Conv2d``.
 
-    The answers, the weights and their names are those of ``nn.Conv2d`` with this stride. Only the pixels are taken out
-    first: oneDNN 3.12 corrupts the heap in the backward pass of a 1x1 convolution with a stride (docs/log.md).
+    The pixels are selected first, because oneDNN 3.12 corrupts the heap in the backward pass of a strided 1x1
+    convolution (docs/log.md).
     """
 
     def __init__(self, channels_in: int, channels: int, stride: int = 1) -> None:
@@ -82,7 +82,7 @@ class Network(nn.Module):
     """A classifier: input ``(n, 3, h, w)`` normalised RGB; output ``(n, classes)`` logits."""
 
     def heads(self, x: Tensor) -> list[Tensor]:
-        """The logits of every auxiliary head there is, then those of the real one."""
+        """Return the logits of every auxiliary head, then those of the output head."""
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
@@ -90,29 +90,37 @@ class Network(nn.Module):
 
 
 class Pooled(nn.Linear):
-    """The least auxiliary classifier: of what maps ``(n, channels, h, w)`` show on average."""
+    """Linear auxiliary classifier of the mean of maps ``(n, channels, h, w)``."""
 
     def forward(self, input: Tensor) -> Tensor:
         return super().forward(input.mean((2, 3)))
 
 
 class Exit(nn.Sequential):
-    """An auxiliary classifier of maps of so many ``channels``: what a cache between the layers can be, and no more."""
+    """Convolutional auxiliary classifier of maps ``(n, channels, h, w)``, as large as an early-exit head."""
 
     def __init__(self, channels: int, classes: int) -> None:
         super().__init__(
-            nn.AdaptiveAvgPool2d(_GRID),
-            nn.Conv2d(channels, _SEEN, 3, 1, 1, bias=False),
-            nn.BatchNorm2d(_SEEN),
+            nn.AdaptiveAvgPool2d(_EXIT_GRID),
+            nn.Conv2d(channels, _EXIT_CHANNELS, 3, 1, 1, bias=False),
+            nn.BatchNorm2d(_EXIT_CHANNELS),
             nn.ReLU(),
             nn.Flatten(),
-            nn.Linear(_SEEN * _GRID**2, classes),
+            nn.Linear(_EXIT_CHANNELS * _EXIT_GRID**2, classes),
         )
 
 
 class ResNet(Network):
-    """Stem, stages, mean pool, linear head. ``auxiliary``: whether it has a linear head after each stage but the last,
-    or an ``Exit`` after each block but the last."""
+    """Stem, stages, mean pool, linear head.
+
+    Args:
+        shape: Architecture.
+        auxiliary: ``stages`` for a linear head after each stage but the last, ``blocks`` for an ``Exit`` after each
+            block but the last.
+
+    >>> ResNet(Shape(widths=(8, 16), blocks=(1, 1)))(torch.zeros(2, 3, 32, 32)).shape
+    torch.Size([2, 10])
+    """
 
     def __init__(self, shape: Shape, auxiliary: Auxiliary = "none") -> None:
         super().__init__()
@@ -138,8 +146,8 @@ class ResNet(Network):
             }
         elif auxiliary == "blocks":
             heads = {count: Exit(ends[count - 1], shape.classes) for count in range(1, len(ends))}
-        #: Behind how many blocks each auxiliary head is.
-        self._behind = {count: number for number, count in enumerate(heads)}
+        #: Number of the auxiliary head by the number of blocks before it.
+        self._head_after = {count: number for number, count in enumerate(heads)}
         self.auxiliary = nn.ModuleList(heads.values())
 
     def heads(self, x: Tensor) -> list[Tensor]:
@@ -147,31 +155,38 @@ class ResNet(Network):
         logits: list[Tensor] = []
         for count, block in enumerate((block for stage in self.stages for block in stage.children()), 1):
             x = block(x)
-            if count in self._behind:
-                logits.append(self.auxiliary[self._behind[count]](x))
+            if count in self._head_after:
+                logits.append(self.auxiliary[self._head_after[count]](x))
         return [*logits, self.head(x.mean((2, 3)))]
 
     def parameters_count(self) -> int:
-        """Parameters that are exported: the auxiliary heads are not among them."""
+        """Return the number of exported parameters, without auxiliary heads."""
         return sum(p.numel() for name, p in self.named_parameters() if not name.startswith("auxiliary"))
 
 
 def array(tensor: Tensor) -> npt.NDArray[np.float32]:
-    """A weight as the exporter wants it."""
+    """Convert a weight to a NumPy array."""
     values: npt.NDArray[np.float32] = tensor.detach().cpu().float().numpy()
     return values
 
 
 def sized(limit: int, side: Size, classes: int, blocks: tuple[int, ...] = BASE.blocks) -> Shape:
-    """The largest net of ``BASE``'s proportions, with so many blocks in each stage, that does a picture of that size in
-    ``limit`` multiply-adds. Where even the narrowest takes more, one of fewer blocks, and then one whose stem takes
-    larger patches; the least there is where that is too much as well."""
-    least = min(pixels(side))
+    """Return the largest network of ``BASE``'s proportions within a budget.
+
+    If the narrowest is too large, use one block in each stage, then larger patches. If all are too large, return the
+    smallest.
+
+    Args:
+        limit: Multiply-adds of one image.
+        side: Size of the images, pixels.
+        blocks: Blocks of each stage.
+    """
+    shorter = min(pixels(side))
     stem = 1
-    while least // stem >= _LARGE:
+    while shorter // stem >= _MAX_STEM_SIDE:
         stem *= 2
     shallow = (1,) * len(blocks)
-    stems = [stem * 2**more for more in range(1, 8) if least // (stem * 2**more) >= _SMALL]
+    stems = [stem * 2**more for more in range(1, 8) if shorter // (stem * 2**more) >= _MIN_STEM_SIDE]
     for narrowest, depth, patch in [(4, blocks, stem), (4, shallow, stem), *((1, shallow, larger) for larger in stems)]:
         best = _scaled(narrowest, classes, patch, depth)
         if _planned_macs(best, side) <= limit:
@@ -185,7 +200,7 @@ def sized(limit: int, side: Size, classes: int, blocks: tuple[int, ...] = BASE.b
 
 
 def _scaled(sixteenths: int, classes: int, stem: int, blocks: tuple[int, ...]) -> Shape:
-    """``BASE`` with so many sixteenths of its channels, even numbers of them."""
+    """Return ``BASE`` with ``sixteenths`` sixteenths of its channels, rounded to even numbers."""
     widths = tuple(max(4, round(width * sixteenths / 16 / 2) * 2) for width in BASE.widths)
     return Shape(widths, blocks, classes, stem)
 
@@ -198,7 +213,7 @@ def _planned_macs(shape: Shape, side: Size) -> int:
 
 
 def macs(network: ResNet, side: Size = 32) -> int:
-    """Multiply-adds of one image of that size through the convolutions and the linear head."""
+    """Return the multiply-adds of one image of size ``side`` in the convolutions and the linear head."""
     total = 0
 
     def count(module: nn.Module, _: object, output: Tensor) -> None:

@@ -1,7 +1,7 @@
-"""Two networks that err differently, as one classifier: one graph, in which a single head sees what both have seen.
+"""An ensemble of two networks as one classifier with a single head over both embeddings.
 
-Their scores are averaged, each with a share of its own (L. K. Hansen and P. Salamon, "Neural Network Ensembles", 1990);
-and as scores are linear in what a head sees, that is one head over both embeddings.
+The scores are a weighted sum (L. K. Hansen and P. Salamon, "Neural Network Ensembles", 1990). Each is linear in its
+embedding, so the sum is one linear head.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ from cachenet.models.export.efficientnet import Lite
 from cachenet.models.export.graph import Graph, write
 from cachenet.models.train.networks import ResNet, array
 
+#: Weight of each network's scores.
 Shares = tuple[float, float]
 
 
 def fit(first: Tensor, second: Tensor, labels: Tensor) -> Shares:
-    """The shares with which two networks' scores ``(n, classes)`` are least surprised by ``labels`` ``(n,)``: of least
-    negative log-likelihood. Each takes part as sure as it may be."""
+    """Return the weights of two networks' scores ``(n, classes)`` with the least negative log-likelihood of ``labels``
+    ``(n,)``."""
     shares = torch.ones(2, requires_grad=True)
     optimiser = torch.optim.LBFGS([shares], max_iter=100, line_search_fn="strong_wolfe")
 
@@ -38,18 +39,24 @@ def fit(first: Tensor, second: Tensor, labels: Tensor) -> Shares:
 
 
 def write_pair(lite: Lite, resnet: ResNet, shares: Shares, side: int, path: Path, metadata: dict[str, str]) -> None:
-    """Write both as one model for pictures of ``side`` pixels: input ``image``, output ``scores``, logits; the tensor
-    ``embedding`` is what the head sees. Large weights take a byte each. The quicker one stands first."""
+    """Write both networks as one ONNX model: input ``image``, output ``scores`` (logits), tensor ``embedding``.
+
+    Args:
+        lite: EfficientNet-Lite, the faster one.
+        resnet: Residual network.
+        shares: Weight of each network's scores.
+        side: Side of the images, pixels.
+    """
     graph = Graph(efficientnet.LARGE)
     x = graph.node("Mul", ["image", graph.constant("lite.gain", array(lite.gain))], "lite.scaled")
     x = graph.node("Add", [x, graph.constant("lite.shift", array(lite.shift))], "lite.shifted")
     enlarged = np.array([1, 1, lite.side / side, lite.side / side], np.float32)
     x = graph.node("Resize", [x, "", graph.fixed("lite.scales", enlarged)], "lite.image", mode="linear")
-    seen = [
+    embeddings = [
         efficientnet.trunk(graph, lite.stored(), x, "lite", "lite.embedding"),
         export.trunk(graph, resnet, "resnet.embedding"),
     ]
-    embedding = graph.node("Concat", seen, "embedding", axis=1)
+    embedding = graph.node("Concat", embeddings, "embedding", axis=1)
     heads = lite.head, resnet.head
     weight = np.concatenate([share * array(head.weight) for share, head in zip(shares, heads, strict=True)], axis=1)
     bias = np.sum([share * array(head.bias) for share, head in zip(shares, heads, strict=True)], axis=0)

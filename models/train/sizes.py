@@ -1,5 +1,7 @@
-"""A general model of another size, for a bundle that is there already: a small device answers most frames with it in
-less time than the base model takes, and a larger one knows more."""
+"""Adds a general model of another size to a bundle.
+
+A smaller one answers most frames on a small device faster than the base model; a larger one is more accurate.
+"""
 
 from __future__ import annotations
 
@@ -16,66 +18,60 @@ from cachenet.models.certify.recertify import again
 from cachenet.models.data.dataset import Dataset
 from cachenet.models.export import cost, quantise
 from cachenet.models.export.export import export
-from cachenet.models.export.metadata import written
 from cachenet.models.train import candidates, teacher_runtime
-from cachenet.models.train.candidates import TrainedModel
+from cachenet.models.train.candidates import Local, TrainedModel
 from cachenet.models.train.networks import ResNet, macs
-from cachenet.shared.bundle.manifest import MANIFEST, Bundle, Model, file_digest
+from cachenet.shared.bundle.manifest import MANIFEST, Bundle
 from cachenet.shared.bundle.trust import Signer
 from cachenet.shared.command import atomic_files
-from cachenet.shared.inference.image import blank
-
-_RUNS = 50
 
 
 def add(
-    plan: BuildConfig,
+    config: BuildConfig,
     bundle: Bundle,
-    material: Dataset,
+    dataset: Dataset,
     work: Path,
     out: Path,
     progress: Progress,
     signer: Signer | None = None,
 ) -> Bundle:
-    """Write ``bundle`` to ``out`` with a general model of ``plan.shares[0]`` of the full model's multiply-adds, and
-    certified anew. Raises ``PlaceError`` and ``OSError``."""
+    """Write ``bundle`` with one more general model to ``out``, and certify it again.
+
+    Args:
+        config: Build configuration; ``shares[0]`` is the new model's share of the full model's multiply-adds.
+        dataset: Data that it was built from.
+
+    Raises:
+        PlaceError: ``out`` cannot be replaced, or the bundle has a model of this size.
+        OSError: ``out`` cannot be written.
+    """
     check_place(out)
-    manifest, classifier = bundle.manifest, material.classifier
+    manifest, classifier = bundle.manifest, dataset.classifier
     spec, full, base = candidates.own_input(classifier.input), manifest.only("full"), manifest.only("base")
-    whole, [share] = cost.macs(classifier.graph, spec.size), plan.shares
-    shape = candidates.shape(share, whole, spec.size, len(classifier.labels))
-    size = f"1in{whole / macs(ResNet(shape), spec.size):.3g}"
+    full_macs, [share] = cost.macs(classifier.graph, spec.size), config.shares
+    net = candidates.network_shape(share, full_macs, spec.size, len(classifier.labels))
+    size = f"1in{full_macs / macs(ResNet(net), spec.size):.3g}"
     name = f"general-{size}"
     if name in manifest.models:
         raise PlaceError(f"{manifest.name} has {name} already; name another --share")
 
-    own = kept(plan.seed, material, work)
-    wanted = [TrainedModel(name, size, shape)]
-    network = candidates.train(plan, material, wanted, bundle.path(full), own, progress)[name].eval()
+    directory = kept(config.seed, dataset, work)
+    wanted = [TrainedModel(name, size, net)]
+    network = candidates.train(config, dataset, wanted, bundle.path(full), directory, progress)[name].eval()
     staged = out.with_name(out.name + ".staged")
     shutil.rmtree(staged, ignore_errors=True)
     try:
         lay(bundle, manifest.models, staged)
         path = staged / name / "1" / "model.onnx"
-        properties = {"bundle": manifest.name, "labels": written(classifier.labels), "model": name}
-        export(network, path, {**properties, "input": msgspec.json.encode(spec).decode()})
-        quantise.as_light_as(bundle.path(base), path, teacher_runtime.calibrating(spec, material.tune))
-        model = Model(
-            role="submodel",
-            file=f"{name}/1/model.onnx",
-            bytes=path.stat().st_size,
-            sha256=file_digest(path),
-            input=spec,
-            temperature=1.0,  # this and what it covers are measured with the certificates
-            parameters=network.parameters_count(),
-            macs=macs(network, spec.size),
-            milliseconds=round(1000 * cost.seconds([path], blank(spec), _RUNS)[0], 3),
-            coverage=(0.0,) * len(classifier.labels),
-        )
+        export(network, path, candidates.properties(manifest.name, classifier.labels, name, spec))
+        quantise.as_light_as(bundle.path(base), path, teacher_runtime.calibration_inputs(spec, dataset.tune))
+        made = Local(spec, network.parameters_count(), macs(network, spec.size))
+        # Certification measures temperature and coverage.
+        model = candidates.manifest_entry(staged, name, "submodel", made, 1.0, (0.0,) * len(classifier.labels))
         models = {**manifest.models, name: model}
-        about = {**manifest.provenance, name: f"from {len(material.learn)} frames, {plan.epochs} epochs"}
+        about = {**manifest.provenance, name: f"from {len(dataset.learn)} frames, {config.epochs} epochs"}
         grown = msgspec.structs.replace(manifest, models=models, provenance=about)
         atomic_files.write(staged / MANIFEST, msgspec.json.encode(grown))
-        return again(plan, Bundle(staged), material.tune, material.prove, out, progress, signer)
+        return again(config, Bundle(staged), dataset.tune, dataset.prove, out, progress, signer)
     finally:
         shutil.rmtree(staged, ignore_errors=True)

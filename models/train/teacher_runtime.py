@@ -1,6 +1,6 @@
-"""The full model's voice while it teaches: in INT8 where there is much to say and it says the same in less time.
+"""Runtime of the full model as a teacher: in INT8 where many outputs are needed and INT8 agrees and is faster.
 
-It only teaches so; what its students say is compared with the full model as it is.
+INT8 serves distillation only. Students are evaluated against the full model as it is.
 """
 
 from __future__ import annotations
@@ -22,52 +22,64 @@ from cachenet.shared.command import atomic_files
 from cachenet.shared.inference.engine import Session
 from cachenet.shared.inference.image import Input, preprocessor
 
-#: From so many looks on it pays; how often it must still say the same, and the most of the time that it may take.
-_MANY, _THE_SAME, _FASTER = 20_000, 0.97, 0.9
-#: Frames that ranges are taken from.
-_CALIBRATING = 500
+#: Minimum number of outputs for which INT8 is tried.
+_MIN_OUTPUTS = 20_000
+#: Minimum share of frames on which INT8 and the full model agree.
+_MIN_AGREEMENT = 0.97
+#: Maximum time of INT8 as a share of the full model's.
+_MAX_TIME = 0.9
+#: Frames for INT8 calibration.
+_CALIBRATION = 500
 
 
 @dataclass(frozen=True)
 class TeacherRuntime:
-    """``name`` tells voices apart: what one has taught must not be mixed with what another has."""
+    """A session of the full model; ``name`` keeps the outputs of different runtimes apart."""
 
     session: Session
     name: str
 
 
-def find(full: Path, spec: Input, tune: LabelledFrames, looks: int, work: Path) -> TeacherRuntime:
-    """The voice to say ``looks`` things with, tried on ``tune``. What was decided is kept in ``work``, for a machine
-    does not measure the same twice. Raises ``OSError`` if it cannot be."""
+def find(full: Path, spec: Input, tune: LabelledFrames, outputs: int, work: Path) -> TeacherRuntime:
+    """Choose the runtime, or load the earlier choice, because measured times vary.
+
+    Args:
+        tune: Frames to calibrate and compare on.
+        outputs: Number of outputs that will be needed.
+
+    Raises:
+        OSError: ``work`` cannot be written.
+    """
     threads = torch.get_num_threads()
-    if looks >= _MANY:
-        path = work / f"voice-{key(digest(tune.scores.tobytes()))}.onnx"
+    if outputs >= _MIN_OUTPUTS:
+        path = work / f"teacher-int8-{key(digest(tune.scores.tobytes()))}.onnx"
         if not path.exists():
-            atomic_files.write(path, _quick(full, spec, tune, threads, work))
+            atomic_files.write(path, _int8(full, spec, tune, threads, work))
         if data := path.read_bytes():
             return TeacherRuntime(Session(path, "cpu", threads), f"int8-{digest(data)[:16]}")
     return TeacherRuntime(Session(full, "cpu", threads), "as-it-is")
 
 
-def calibrating(spec: Input, tune: LabelledFrames) -> npt.NDArray[np.float32]:
-    """Some frames as models of ``spec`` take them, to find ranges with."""
+def calibration_inputs(spec: Input, tune: LabelledFrames) -> npt.NDArray[np.float32]:
+    """Return frames for INT8 calibration as inputs of models of ``spec`` ``(n, channels, height, width)``."""
     prepare = preprocessor(spec)
-    pictures = recorded.as_pictures(tune.images[:_CALIBRATING])
+    pictures = recorded.as_pictures(tune.images[:_CALIBRATION])
     return np.concatenate([prepare(recorded.view(picture, spec, tune.seen)) for picture in pictures])
 
 
-def _quick(full: Path, spec: Input, tune: LabelledFrames, threads: int, work: Path) -> bytes:
-    """The quicker model; empty where there is none that says the same."""
-    images, trial = calibrating(spec, tune), work / "voice.trial"
+def _int8(full: Path, spec: Input, tune: LabelledFrames, threads: int, work: Path) -> bytes:
+    """Return the INT8 model; empty if it does not agree, is not faster or cannot be made."""
+    images, trial = calibration_inputs(spec, tune), work / "teacher.trial"
     try:
         data: bytes = quantise.int8(onnx.load(str(full)), images).SerializeToString(deterministic=True)
         atomic_files.write(trial, data)
-        said = recorded.run(Session(trial, "cpu", threads), spec, recorded.as_pictures(tune.images))
-        alike = float((said.argmax(1) == tune.answers).mean())
-        return data if alike >= _THE_SAME and quantise.compare(full, trial, images[:1]).time <= _FASTER else b""
+        logits = recorded.run(Session(trial, "cpu", threads), spec, recorded.as_pictures(tune.images))
+        agreement = float((logits.argmax(1) == tune.answers).mean())
+        suits = agreement >= _MIN_AGREEMENT and quantise.compare(full, trial, images[:1]).time <= _MAX_TIME
+        return data if suits else b""
     except (OSError, MemoryError):
         raise
-    except Exception:  # a stranger's graph, of which the quantiser makes what it can: the model itself will do
+    except Exception:  # the quantiser may fail in any way on a user's graph
         return b""
     finally:
         trial.unlink(missing_ok=True)

@@ -1,7 +1,6 @@
-"""One training loop for every network: seeded, checkpointed after each epoch, resumable, bf16 where it pays.
+"""The training loop of all networks: seeded, checkpointed after each epoch, resumable, bf16 where it is fast.
 
-An epoch draws all its randomness from ``(seed, epoch)``, so a resumed run sees the batches that an uninterrupted
-one would have seen.
+An epoch draws all its randomness from ``(seed, epoch)``, so a resumed run gives the result of an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -26,57 +25,59 @@ from cachenet.models.train.networks import Network
 from cachenet.shared.command import atomic_files
 from cachenet.shared.inference.image import Input, Size, pixels
 
+#: Colour of cutout squares, grey level.
 _GREY = 125
-#: What processors call it that they compute in bf16: those of Intel and AMD, and ARM's.
-_ROUNDING = ("amx_bf16", "avx512_bf16", "bf16", "sve_bf16")
-#: Variables that keep oneDNN and PyTorch to the instructions of an older processor, with the values that name one
-#: without bf16. oneDNN ignores upper and lower case, and still reads the variable by its former name.
+#: CPU capabilities of PyTorch that mean bf16 arithmetic (Intel, AMD, ARM).
+_BF16_CAPABILITIES = ("amx_bf16", "avx512_bf16", "bf16", "sve_bf16")
+#: Values of oneDNN's variables that name an instruction set without bf16; oneDNN ignores case.
 _WITHOUT_BF16 = ("sse41", "avx", "avx2", "avx2_vnni", "avx2_vnni_2", "avx512_core", "avx512_core_vnni")
-_OLDER_PROCESSOR = {
+#: Variables that restrict oneDNN (present and former name) and PyTorch to older instructions, and values without bf16.
+_ISA_LIMITS = {
     "ONEDNN_MAX_CPU_ISA": _WITHOUT_BF16,
     "DNNL_MAX_CPU_ISA": _WITHOUT_BF16,
     "ATEN_CPU_CAPABILITY": ("default", "avx2"),
 }
-#: By how much an earlier epoch must have been better to be taken in the end: less is chance.
-_BETTER = 0.02
-#: Temperature of what the last head teaches those before it.
-_SOFTNESS = 3.0
+#: Minimum advantage of an earlier epoch for early stopping; less is chance.
+_MIN_ADVANTAGE = 0.02
+#: Temperature of self-distillation.
+_TEMPERATURE = 3.0
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a network is trained: SGD with Nesterov momentum, the rate rising over ``warmup`` of the steps and falling
-    linearly to zero. ``phases`` are ``(epochs, size in pixels)``: early epochs on smaller images cost less and lose
-    little (J. Howard's progressive resizing, DAWNBench 2018). ``cutout`` and ``sensed``: see ``augment``."""
+    """Training hyperparameters: SGD with Nesterov momentum, linear warm-up, linear decay to zero.
 
+    >>> Recipe(phases=((4, 24), (8, 32)), rate=0.1).epochs
+    12
+    """
+
+    #: ``(epochs, image size in pixels)``. Early epochs on smaller images cost less and lose little (J. Howard,
+    #: progressive resizing, DAWNBench 2018).
     phases: tuple[tuple[int, Size], ...]
-    rate: float
-    batch: int = 128
-    decay: float = 5e-4
-    warmup: float = 0.2
-    smoothing: float = 0.1
-    auxiliary: float = 0.2
-    cutout: int = 8
-    sensed: float = 0.0
-    seed: int = 0
+    rate: float  # Peak learning rate
+    batch: int = 128  # Images of a batch
+    decay: float = 5e-4  # Weight decay of convolutions and matrices
+    warmup: float = 0.2  # Share of the steps in which the rate rises
+    smoothing: float = 0.1  # Label smoothing
+    auxiliary: float = 0.2  # Weight of each auxiliary head's loss
+    cutout: int = 8  # See ``augment``
+    camera_share: float = 0.0  # See ``augment``
+    seed: int = 0  # Seed of all randomness
 
     @property
     def epochs(self) -> int:
         return sum(count for count, _ in self.phases)
 
-    def side(self, epoch: int) -> Size:
-        for count, side in self.phases:
-            if epoch < count:
-                return side
-            epoch -= count
-        raise IndexError(epoch)
+    def size(self, epoch: int) -> Size:
+        """Return the image size of an epoch."""
+        return [size for count, size in self.phases for _ in range(count)][epoch]
 
 
-#: A batch: images ``(n, 32, 32, 3)`` uint8 and what the loss compares with: labels or a teacher's logits.
+#: Images ``(n, h, w, 3)`` uint8 RGB, and the target: labels ``(n,)`` or a teacher's logits ``(n, classes)``.
 Batch = tuple[Images, Tensor]
-#: Yields the batches of an epoch, given its number; all randomness comes from the generator.
+#: Function from the number of an epoch to its batches; all randomness comes from the generator.
 Epoch = Callable[[int, np.random.Generator], Iterator[Batch]]
-#: Scalar loss of the logits of every head (the real one last) against the target.
+#: Function from the logits of every head (the output head last) and the target to a scalar loss.
 Loss = Callable[[list[Tensor], Tensor], Tensor]
 
 
@@ -84,38 +85,45 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def rounds() -> bool:
-    """Whether this machine computes in bf16 by itself, and no variable keeps PyTorch from these instructions."""
+def has_bf16() -> bool:
+    """Whether the machine has bf16 arithmetic and no variable disables these instructions."""
     if device().type == "cuda":
         return True
-    if any(os.environ.get(name, "").lower() in values for name, values in _OLDER_PROCESSOR.items()):
+    if any(os.environ.get(name, "").lower() in values for name, values in _ISA_LIMITS.items()):
         return False
-    has = torch.cpu.get_capabilities()
-    return any(has.get(name) for name in _ROUNDING)
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name) for name in _BF16_CAPABILITIES)
 
 
 def rounding() -> torch.autocast:
-    """Computes in bf16 where the machine does so by itself; a processor that has to imitate it takes up to twelve times
-    as long as in float32 (docs/decisions.md)."""
-    return torch.autocast(device().type, torch.bfloat16, enabled=rounds())
+    """Return the autocast to bf16, enabled where the machine has it.
+
+    Emulated bf16 takes up to twelve times as long as float32 (docs/decisions.md).
+    """
+    return torch.autocast(device().type, torch.bfloat16, enabled=has_bf16())
 
 
 def layout() -> torch.memory_format:
-    """Channels last for bf16. In float32 a network of few channels may take a hundred times as long so."""
-    return torch.channels_last if rounds() else torch.contiguous_format
+    """Return channels last for bf16; in float32 it can slow a network of few channels down a hundredfold."""
+    return torch.channels_last if has_bf16() else torch.contiguous_format
 
 
 def normalise(images: Images | Tensor, spec: Input) -> Tensor:
-    """``(n, h, w, 3)`` uint8 RGB to ``(n, 3, h, w)`` float32, normalised, in ``layout``."""
+    """Convert ``(n, h, w, 3)`` uint8 RGB to ``(n, 3, h, w)`` float32, normalised, in ``layout``."""
     x = torch.as_tensor(images, device=device()).permute(0, 3, 1, 2).float()
     shape = (1, 3, 1, 1)
     x = (x - torch.tensor(spec.mean, device=x.device).view(shape)) / torch.tensor(spec.std, device=x.device).view(shape)
     return x.contiguous(memory_format=layout())
 
 
-def augment(images: Images, rng: np.random.Generator, cutout: int = 0, sensed: float = 0.0) -> Images:
-    """Random shift by up to an eighth (reflected border), mirror and a grey square of ``cutout`` pixels; the share
-    ``sensed`` of them as a camera would see them."""
+def augment(images: Images, rng: np.random.Generator, cutout: int = 0, camera_share: float = 0.0) -> Images:
+    """Shift images randomly by up to an eighth (reflected border) and mirror half of them.
+
+    Args:
+        images: ``(n, h, w, 3)`` uint8 RGB.
+        cutout: Side of a grey square, pixels; 0 for none.
+        camera_share: Share of the images that get camera augmentation.
+    """
     n, height, width = images.shape[:3]
     down, across = height // 8, width // 8
     padded = np.pad(images, ((0, 0), (down, down), (across, across), (0, 0)), mode="reflect")
@@ -128,58 +136,63 @@ def augment(images: Images, rng: np.random.Generator, cutout: int = 0, sensed: f
         y, x = (rng.integers(0, side - cutout + 1, n) for side in (height, width))
         rows, columns = y[:, None] + np.arange(cutout), x[:, None] + np.arange(cutout)
         out[np.arange(n)[:, None, None], rows[:, :, None], columns[:, None, :]] = _GREY
-    if sensed:
-        chosen = np.flatnonzero(rng.random(n) < sensed)
+    if camera_share:
+        chosen = np.flatnonzero(rng.random(n) < camera_share)
         for rows in np.array_split(chosen, len(chosen) // 1000 + 1):
             out[rows] = sense(out[rows], rng)
     return out
 
 
 def sense(images: Images, rng: np.random.Generator) -> Images:
-    """The images as a camera sees them: off its pixel grid by a fraction of a pixel either way, which softens them, and
-    with the noise of a sensor."""
+    """Shift images by a random fraction of a pixel, which blurs them, and add sensor noise."""
     n = len(images)
     x = np.pad(images, ((0, 0), (0, 1), (0, 1), (0, 0)), mode="edge").astype(np.float32)
     right, down = rng.random((2, n, 1, 1, 1), np.float32)
     x = (1 - right) * x[:, :, :-1] + right * x[:, :, 1:]
     x = (1 - down) * x[:, :-1] + down * x[:, 1:]
     x += NOISE * rng.standard_normal(x.shape, np.float32)
-    sensed: Images = np.clip(np.rint(x), 0, 255).astype(np.uint8)
-    return sensed
+    augmented: Images = np.clip(np.rint(x), 0, 255).astype(np.uint8)
+    return augmented
 
 
-def labelled(split: Split, recipe: Recipe) -> Epoch:
-    """Fresh augmented views of a labelled split."""
+def augmented_batches(split: Split, recipe: Recipe) -> Epoch:
+    """Return new augmented views of a labelled split for each epoch."""
 
     def epoch(_number: int, rng: np.random.Generator) -> Iterator[Batch]:
         order = rng.permutation(len(split))
         for start in range(0, len(order) - recipe.batch + 1, recipe.batch):
             rows = order[start : start + recipe.batch]
-            yield augment(split.images[rows], rng, recipe.cutout, recipe.sensed), torch.from_numpy(split.labels[rows])
+            images = augment(split.images[rows], rng, recipe.cutout, recipe.camera_share)
+            yield images, torch.from_numpy(split.labels[rows])
 
     return epoch
 
 
 def label_loss(recipe: Recipe) -> Loss:
-    """Cross-entropy with label smoothing; auxiliary heads at ``recipe.auxiliary`` each."""
+    """Return cross-entropy with label smoothing; each auxiliary head has weight ``recipe.auxiliary``."""
 
     def loss(logits: list[Tensor], labels: Tensor) -> Tensor:
-        *auxiliary, real = [F.cross_entropy(head, labels, label_smoothing=recipe.smoothing) for head in logits]
-        return real + recipe.auxiliary * sum(auxiliary, torch.zeros_like(real))
+        *auxiliary, output = [F.cross_entropy(head, labels, label_smoothing=recipe.smoothing) for head in logits]
+        return output + recipe.auxiliary * sum(auxiliary, torch.zeros_like(output))
 
     return loss
 
 
-def passed_down_loss(recipe: Recipe) -> Loss:
-    """``label_loss``, and what the last head says is a lesson for those before it (L. Zhang et al., "Be Your Own
-    Teacher", arXiv 1905.08094): a cache between the layers is to say what the whole says, right or wrong."""
+def self_distillation_loss(recipe: Recipe) -> Loss:
+    """Return ``label_loss`` plus the divergence of each auxiliary head from the output head.
+
+    L. Zhang et al., "Be Your Own Teacher", arXiv 1905.08094. An early exit has to agree with the output, right or
+    wrong.
+    """
     of_labels = label_loss(recipe)
 
     def loss(logits: list[Tensor], labels: Tensor) -> Tensor:
-        *auxiliary, real = (head / _SOFTNESS for head in logits)
-        lesson = F.log_softmax(real.detach(), 1)
-        off = [F.kl_div(F.log_softmax(own, 1), lesson, reduction="batchmean", log_target=True) for own in auxiliary]
-        return of_labels(logits, labels) + recipe.auxiliary * _SOFTNESS**2 * torch.stack(off).sum()
+        *auxiliary, output = (head / _TEMPERATURE for head in logits)
+        target = F.log_softmax(output.detach(), 1)
+        divergence = [
+            F.kl_div(F.log_softmax(head, 1), target, reduction="batchmean", log_target=True) for head in auxiliary
+        ]
+        return of_labels(logits, labels) + recipe.auxiliary * _TEMPERATURE**2 * torch.stack(divergence).sum()
 
     return loss
 
@@ -197,11 +210,17 @@ def fit(
     evaluate: Callable[[Network], dict[str, float]] | None = None,
     keep_best: str = "",
 ) -> list[dict[str, float]]:
-    """Train ``network`` in place and return one row of figures per epoch.
+    """Train ``network`` in place.
 
-    Continues from ``checkpoint`` where that file holds a run of the same recipe; ``steps`` are the optimiser steps of
-    an epoch. ``keep_best``: the figure by which the weights of an earlier epoch are taken in the end, where it was
-    better by ``_BETTER`` then: early stopping.
+    Args:
+        steps: Optimiser steps of an epoch.
+        checkpoint: File of the state after each epoch; training continues from a file of the same recipe.
+        evaluate: Function that returns metrics after each epoch.
+        keep_best: Metric for early stopping: the weights of the best epoch are restored if its value is higher by
+            ``_MIN_ADVANTAGE`` than the last one's. Empty for none.
+
+    Returns:
+        The metrics of each epoch.
     """
     torch.manual_seed(recipe.seed)
     network.to(device()).to(memory_format=layout())  # type: ignore[call-overload]
@@ -216,8 +235,7 @@ def fit(
     total = recipe.epochs * steps
     peak = max(1, int(recipe.warmup * total))
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimiser,
-        lambda step: (step + 1) / peak if step < peak else (total - step) / max(1, total - peak),
+        optimiser, lambda step: (step + 1) / peak if step < peak else (total - step) / max(1, total - peak)
     )
     history: list[dict[str, float]] = []
     best: dict[str, Any] = {}
@@ -230,7 +248,7 @@ def fit(
     task = progress.add_task(title, total=total, completed=len(history) * steps)
     for epoch in range(len(history), recipe.epochs):
         network.train()
-        (width, height), losses = pixels(recipe.side(epoch)), torch.zeros((), dtype=torch.float64, device=device())
+        (width, height), losses = pixels(recipe.size(epoch)), torch.zeros((), dtype=torch.float64, device=device())
         for images, expected in batches(epoch, np.random.default_rng((recipe.seed, epoch))):
             x, target = normalise(images, spec), expected.to(device())
             if (height, width) != x.shape[-2:]:
@@ -243,59 +261,43 @@ def fit(
             value.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
             schedule.step()
-            losses += value.detach()  # not read: a GPU is not to be waited for
+            losses += value.detach()  # not read here, because reading waits for the GPU
             progress.advance(task)
         row = {"epoch": float(epoch + 1), "side": float(width), "loss": float(losses) / steps}
         if evaluate is not None:
             row |= evaluate(network)
         history.append(row)
-        if keep_best and row[keep_best] >= max((one[keep_best] for one in history[:-1]), default=0.0):
+        if keep_best and row[keep_best] >= max((past[keep_best] for past in history[:-1]), default=0.0):
             best = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
         progress.console.print(f"{title}: " + "  ".join(f"{key} {value:.4g}" for key, value in row.items()))
-        _save(checkpoint, recipe, network, optimiser, schedule, history, best)
-    progress.remove_task(task)
-    if best and max(row[keep_best] for row in history) - history[-1][keep_best] > _BETTER:
-        network.load_state_dict(best)
-    return history
-
-
-def _save(
-    path: Path,
-    recipe: Recipe,
-    network: Network,
-    optimiser: Any,
-    schedule: Any,
-    history: list[dict[str, float]],
-    best: dict[str, Any],
-) -> None:
-    # By way of memory: what torch says of a full disk is no OSError.
-    data = io.BytesIO()
-    torch.save(
-        {
+        state = {
             "recipe": asdict(recipe),
             "network": network.state_dict(),
             "optimiser": optimiser.state_dict(),
             "schedule": schedule.state_dict(),
             "history": history,
             "best": best,
-        },
-        data,
-    )
-    atomic_files.write(path, data.getbuffer())
+        }
+        data = io.BytesIO()  # serialised in memory, because torch raises no OSError on a full disk
+        torch.save(state, data)
+        atomic_files.write(checkpoint, data.getbuffer())
+    progress.remove_task(task)
+    if best and max(row[keep_best] for row in history) - history[-1][keep_best] > _MIN_ADVANTAGE:
+        network.load_state_dict(best)
+    return history
 
 
 def _load(path: Path, recipe: Recipe) -> dict[str, Any] | None:
-    """The state saved at ``path``, or None where there is none or it is of another recipe."""
+    """Load a state; None if there is none or its recipe differs."""
     if not path.exists():
         return None
     state: dict[str, Any] = torch.load(path, map_location=device(), weights_only=True)
-    known = {**asdict(Recipe(phases=(), rate=0.0)), **state["recipe"]}  # a field that it lacks had its default
-    same = {**known, "phases": tuple(map(tuple, known["phases"]))} == asdict(recipe)
+    same = {**state["recipe"], "phases": tuple(map(tuple, state["recipe"]["phases"]))} == asdict(recipe)
     return state if same else None
 
 
 def scores(network: Network, images: Images, spec: Input, batch: int = 500) -> npt.NDArray[np.float32]:
-    """Logits ``(n, classes)`` of the network in evaluation mode, bf16 where training uses it."""
+    """Return the logits ``(n, classes)`` in evaluation mode, in bf16 where training uses it."""
     was_training = network.training
     network.eval()
     with torch.no_grad(), rounding():
@@ -305,5 +307,5 @@ def scores(network: Network, images: Images, spec: Input, batch: int = 500) -> n
 
 
 def accuracy(network: Network, split: Split, spec: Input) -> float:
-    """Share of ``split`` whose label the network ranks first."""
+    """Return the share of ``split`` that the network classifies correctly."""
     return float((scores(network, split.images, spec).argmax(1) == split.labels).mean())

@@ -1,1 +1,1 @@
-"""Bundles: what a deployment is made of, and who vouches for it."""
+"""Bundles: models, manifest and signature."""

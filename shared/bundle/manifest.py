@@ -1,7 +1,7 @@
-"""A bundle: every model, label, threshold and digest that a deployment needs, in one directory.
+"""A bundle: a directory with all models of a deployment, and a manifest with labels, parameters and digests.
 
-The layout is NVIDIA Triton's model repository (``<model>/<version>/model.onnx``) beside one ``bundle.json``. The
-manifest is the catalogue entry that travels to devices; its version is the SHA-256 of its bytes.
+The layout is NVIDIA Triton's model repository (``<model>/<version>/model.onnx``) with one ``bundle.json``. Devices
+receive the manifest over MQTT. The version of a bundle is the SHA-256 of its manifest.
 """
 
 from __future__ import annotations
@@ -22,24 +22,38 @@ from cachenet.shared.cascade.types import UNKNOWN
 from cachenet.shared.command.errors import UserError
 from cachenet.shared.inference.image import Input
 
+#: Version of the manifest's format.
 FORMAT = 3
-#: The format before, which had no priors.
-_WITHOUT_RISKS = 2
-MANIFEST, SIGNATURE = "bundle.json", "bundle.sig"
+#: Version before, without priors of the risk models; still read.
+_FORMAT_WITHOUT_PRIORS = 2
+#: File name of the manifest.
+MANIFEST = "bundle.json"
+#: File name of the manifest's signature.
+SIGNATURE = "bundle.sig"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 
 class BundleError(UserError):
-    """A directory or manifest that is no usable bundle; the message says what is wrong with which file."""
+    """A directory or manifest that is not a valid bundle. The message names the file."""
 
 
 class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One model of a bundle. Every model answers with scores for all the bundle's labels.
+    """One model of a bundle. Every model has a score for each of the bundle's labels.
 
-    ``classes``: the labels a submodel is specialised in, as indices; empty for the others. ``coverage``: per label,
-    the share of held-out images that the model alone answers surely enough and as the full model does; what the
-    selector compares. ``milliseconds``: one run on the machine that built the bundle, to compare models with.
+    Attributes:
+        role: Use of the model.
+        file: Path in the bundle.
+        bytes: Size of the file.
+        sha256: Digest of the file.
+        input: Preprocessing.
+        temperature: Calibration temperature.
+        parameters: Number of parameters.
+        macs: Multiply-adds of a run.
+        milliseconds: Time of a run on the machine that built the bundle.
+        coverage: For each label, share of held-out frames that the model answers within its threshold, and as the full
+            model does.
+        classes: Indices of the labels of a submodel; empty for a model of all labels.
     """
 
     role: Literal["full", "base", "submodel"]
@@ -55,23 +69,31 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     classes: tuple[int, ...] = ()
 
 
-#: Ways to make caches between layers: centroids of activations, or networks trained on them.
+#: Kind of exit heads: centroids of activations (``freeze``), or networks trained on them (``gati``).
 Way = Literal["freeze", "gati"]
 WAYS: tuple[Way, ...] = get_args(Way)
 WayFlag = Literal["off", Way]
+#: Structure of an exit head.
 Kind = Literal["centroids", "pooled", "hidden", "convolution"]
-_MOST_CACHES = 8
+#: Most exit heads of a full model.
+_MAX_EXITS = 8
 _Share = Annotated[float, msgspec.Meta(gt=0, lt=1)]
 _Positive = Annotated[int, msgspec.Meta(gt=0)]
 
 
 class Layer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A cache between two layers of the full model, where ``share`` of its multiply-adds are done.
+    """An exit head of the full model.
 
-    ``tensors``: all that the layers after it need, the picture too where they do. It answers where its risk, with
-    ``temperature`` and the request's context, is at most ``threshold``. ``reserve``: how many times that temperature
-    its scores need to be as sure as the whole model is, for they tell what label that will say better than how sure it
-    will be.
+    Attributes:
+        kind: Structure of the head.
+        file: Path in the bundle.
+        bytes: Size of the file.
+        sha256: Digest of the file.
+        tensors: Names of all tensors that the rest of the full model needs.
+        share: Share of the full model's multiply-adds before the exit.
+        temperature: Calibration temperature of the head's label.
+        threshold: Largest risk of an exit, with the request's prior.
+        reserve: Factor on the temperature at which the head's confidence matches the whole model's.
     """
 
     kind: Kind
@@ -86,17 +108,23 @@ class Layer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Layers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The caches of one way, in the order of the layers. ``wrong``: the share of requests to which they may give
-    another answer than the whole model, proven without context on ``frames`` frames with this ``confidence``."""
+    """The exit heads of one kind.
 
-    caches: Annotated[tuple[Layer, ...], msgspec.Meta(min_length=1, max_length=_MOST_CACHES)]
+    Attributes:
+        caches: The heads, in the order of the layers.
+        wrong: Certified share of requests with another label than the whole model's, without request priors.
+        confidence: Confidence of the certificate.
+        frames: Frames of the certificate.
+    """
+
+    caches: Annotated[tuple[Layer, ...], msgspec.Meta(min_length=1, max_length=_MAX_EXITS)]
     wrong: _Share
     confidence: _Share
     frames: _Positive
 
 
 class Golden(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The file of the golden frames (see ``shared.bundle.golden_frames``)."""
+    """The file of the golden frames; see ``shared.bundle.golden_frames``."""
 
     file: Literal["golden.msgpack"]
     bytes: _Positive
@@ -104,17 +132,17 @@ class Golden(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Certificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What was found on held-out footage with one risk budget.
+    """Measurement on held-out footage with one risk budget.
 
     Attributes:
         max_disagreement: The budget: mean share of all answers that may disagree with the full model.
-        disagreement: The share that did, audits off.
-        at_most: Upper bound on it at ``confidence``; 1 where there was too little footage to certify anything.
-        confidence: Of the bound.
-        asked: Share of frames that the full model was asked about.
-        blocks: Independent blocks of consecutive frames that were measured.
-        blocks_needed: Blocks at which the bound would be within the budget, if the rate stayed what it is; 0 where no
-            number of them would do.
+        disagreement: Measured share of answers that disagree, without audits.
+        at_most: Upper confidence bound on that share; 1 with too little footage.
+        confidence: Confidence of the bound.
+        asked: Share of frames that the full model answered.
+        blocks: Number of independent blocks of consecutive frames.
+        blocks_needed: Number of blocks with which the bound would be within the budget at the measured share; 0 if no
+            number would do.
     """
 
     max_disagreement: _Share
@@ -132,7 +160,7 @@ class Certificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class _Format(msgspec.Struct):
-    """What tells which fields the rest has."""
+    """The field that decides about the others."""
 
     format: int
 
@@ -141,13 +169,18 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``bundle.json``.
 
     Attributes:
-        priors: Where the risk models start, by how far a frame has been looked at; empty where there was no footage.
-        certificates: In order of growing budget.
-        distribution: What scores look like on the footage that the bundle was made for; None where nobody knows.
-        entropy: Threshold, nats, of CacheNet's rule as published, for the simulator; 0 where there are no submodels.
-        provenance: What the bundle was built from and with.
-        layers: Caches between the full model's layers.
-        golden: Pictures that devices try models on before they use them.
+        format: Version of the format.
+        name: Name of the bundle.
+        task: Task of the models.
+        labels: Names of the labels.
+        models: Models by name.
+        provenance: Source and tools of the build.
+        priors: Priors of the risk models by stage; empty without footage.
+        certificates: Certificates by increasing budget.
+        distribution: Scores on the bundle's own footage; None where unknown.
+        entropy: Entropy threshold of the published CacheNet rule, nats, for the simulator; 0 without submodels.
+        layers: Exit heads of the full model by kind.
+        golden: Golden frames; None for none.
     """
 
     format: int
@@ -164,41 +197,42 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     golden: Golden | None = None
 
     def files(self) -> dict[str, str]:
-        """The digest of every file, by its place in the bundle."""
-        found = {model.file: model.sha256 for model in self.models.values()}
+        """Digest of each file by its path in the bundle."""
+        digests = {model.file: model.sha256 for model in self.models.values()}
         if self.golden is not None:
-            found[self.golden.file] = self.golden.sha256
-        return found | {one.file: one.sha256 for layers in self.layers.values() for one in layers.caches}
+            digests[self.golden.file] = self.golden.sha256
+        return digests | {one.file: one.sha256 for layers in self.layers.values() for one in layers.caches}
 
     def only(self, role: Literal["full", "base"]) -> str:
-        """Name of the one model with that role."""
+        """Name of the one model with this role."""
         return next(name for name, model in self.models.items() if model.role == role)
 
     def submodels(self) -> list[str]:
+        """Names of the submodels."""
         return [name for name, model in self.models.items() if model.role == "submodel"]
 
     def generals(self) -> list[str]:
-        """Those of the submodels that are meant for all labels: general models in other sizes than the base model's."""
+        """Names of the submodels for all labels: general models of other sizes than the base model."""
         return [name for name in self.submodels() if not self.models[name].classes]
 
     def certificate(self, max_disagreement: float) -> Certificate | None:
-        """The one of this very budget; None where there is none."""
+        """The certificate of this budget; None for none."""
         return next((one for one in self.certificates if abs(one.max_disagreement - max_disagreement) < 1e-9), None)
 
     def label(self, index: int | None) -> str:
-        """Name of a label; ``unknown`` of None."""
+        """Name of a label; ``unknown`` for None."""
         return UNKNOWN if index is None else self.labels[index]
 
     def expected_coverage(self, model: str, labels: Probabilities) -> float:
-        """Share of frames that ``model`` would answer if labels came with these probabilities."""
+        """Expected share of frames that ``model`` answers; ``labels``: probability of each label ``(classes,)``."""
         return float(np.dot(labels, self.models[model].coverage))
 
 
 def parse(data: bytes) -> Manifest:
-    """Decode and check a manifest, from a file or the catalogue. Raises ``BundleError``."""
+    """Decode and check a manifest. Raises ``BundleError``."""
     try:
         format_ = msgspec.json.decode(data, type=_Format).format
-        if format_ == _WITHOUT_RISKS:
+        if format_ == _FORMAT_WITHOUT_PRIORS:
             manifest = _from_format_2(data)
         elif format_ == FORMAT:
             manifest = msgspec.json.decode(data, type=Manifest)
@@ -212,7 +246,7 @@ def parse(data: bytes) -> Manifest:
     if len(manifest.labels) < 2 or roles.count("full") != 1 or roles.count("base") != 1:
         raise BundleError(f"{MANIFEST}: needs two labels, one full model and one base model at least")
     for name, model in manifest.models.items():
-        # The file name becomes a path on this machine, so it must be exactly what the layout says.
+        # The name becomes a path on this machine, so only the name of the layout is accepted.
         if model.file != f"{name}/1/model.onnx" or not _SHA256.fullmatch(model.sha256):
             raise BundleError(f"{MANIFEST}: {name} has a file name or digest out of form")
         if len(model.coverage) != len(manifest.labels) or any(
@@ -235,42 +269,54 @@ def parse(data: bytes) -> Manifest:
 
 
 def _from_format_2(data: bytes) -> Manifest:
-    """A manifest of before there were priors: a device that is upgraded goes on with the models that it has. What it
-    said of gates and context means nothing any more."""
+    """Read a manifest without priors, so that an upgraded device can use its models. Obsolete fields are dropped."""
     fields = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
-    kept = {name: value for name, value in fields.items() if name not in ("gates", "context", "format")}
-    return msgspec.json.decode(msgspec.json.encode({**kept, "format": FORMAT}), type=Manifest)
+    known = {name: value for name, value in fields.items() if name not in ("gates", "context", "format")}
+    return msgspec.json.decode(msgspec.json.encode({**known, "format": FORMAT}), type=Manifest)
 
 
 def layer_file(way: Way, number: int) -> str:
-    """Where the cache after segment ``number``, from 1, is in a bundle."""
+    """Path in a bundle of the exit head after segment ``number``, from 1."""
     return f"{way}-{number}/1/model.onnx"
 
 
 def digest(data: bytes) -> str:
+    """SHA-256 of ``data``, hexadecimal."""
     return hashlib.sha256(data).hexdigest()
 
 
 def file_digest(path: Path) -> str:
-    found = hashlib.sha256()
+    """SHA-256 of a file, hexadecimal."""
+    sha256 = hashlib.sha256()
     with path.open("rb") as file:
         while piece := file.read(1 << 18):
-            found.update(piece)
-    return found.hexdigest()
+            sha256.update(piece)
+    return sha256.hexdigest()
 
 
 class Bundle:
-    """A bundle on disk whose files have been checked against the manifest."""
+    """A bundle on disk, with verified digests.
+
+    Attributes:
+        directory: Its directory.
+        data: Bytes of the manifest.
+        signature: Signature of the manifest; empty for none. It is not verified here.
+        manifest: The manifest.
+        version: SHA-256 of the manifest.
+
+    Example:
+        bundle = Bundle(Path("models/zoo/cifar10"))
+        print(bundle.manifest.labels, bundle.path("base"))
+    """
 
     def __init__(self, directory: Path) -> None:
-        """Open and verify ``directory``. Raises ``BundleError``."""
+        """Open and verify a bundle. Raises ``BundleError``."""
         self.directory = directory
         try:
             self.data = (directory / MANIFEST).read_bytes()
         except OSError as error:
             raise BundleError(f"{directory} is no bundle: {error.strerror} ({MANIFEST})") from None
         try:
-            #: Of the manifest; empty where nobody has signed it. Who trusts a key checks it.
             self.signature = (directory / SIGNATURE).read_bytes()
         except FileNotFoundError:
             self.signature = b""
@@ -289,8 +335,9 @@ class Bundle:
                 raise BundleError(f"{path}: digest differs from the manifest's; the copy of {name} is damaged")
 
     def path(self, model: str) -> Path:
+        """Path of the file of the model with this name."""
         return self.find(self.manifest.models[model])
 
     def find(self, one: Model | Layer | Golden) -> Path:
-        """Where the file of a model, of a cache or of the golden frames is."""
+        """Path of the file of a model, an exit head or the golden frames."""
         return self.directory / one.file

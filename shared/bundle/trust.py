@@ -1,6 +1,6 @@
-"""Who vouches for a bundle: an Ed25519 signature (RFC 8032) over its manifest, which names every file by its digest.
+"""Signatures of bundles: Ed25519 (RFC 8032) over the manifest, which has the digest of every file.
 
-Keys are PEM files and a signature is its bare 64 bytes, so that OpenSSL makes and checks both as well.
+Keys are PEM files, and a signature is its 64 bytes, so that OpenSSL can create and verify both.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-# Costs a start some 20 ms: who needs no key does not import this module.
+# This import takes some 20 ms; modules import ``trust`` only where they need a key.
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -16,18 +16,19 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from cachenet.shared.command import atomic_files
 from cachenet.shared.command.errors import UserError
 
+#: Names of the files of a key pair.
 PRIVATE, PUBLIC = "bundle.key", "bundle.pub"
 
 
 class SigningError(UserError, ValueError):
-    """A key that cannot be used; the message says what to do."""
+    """A key that cannot be used. The message says what to do."""
 
 
 class Key:
-    """A public key that is trusted."""
+    """A trusted public key."""
 
     def __init__(self, file: Path) -> None:
-        """Read ``file``. Raises ``SigningError``."""
+        """Read a PEM file. Raises ``SigningError``."""
         try:
             key = serialization.load_pem_public_key(_read(file))
         except (ValueError, UnsupportedAlgorithm):
@@ -37,7 +38,7 @@ class Key:
         self._key = key
 
     def vouches(self, data: bytes, signature: bytes) -> bool:
-        """Whether who holds the private key has signed ``data``."""
+        """Whether ``signature`` is a signature of ``data`` by the private key."""
         try:
             self._key.verify(signature, data)
         except InvalidSignature:
@@ -49,7 +50,7 @@ class Signer:
     """A private key."""
 
     def __init__(self, file: Path) -> None:
-        """Read ``file``. Raises ``SigningError``."""
+        """Read a PEM file. Raises ``SigningError``."""
         try:
             key = serialization.load_pem_private_key(_read(file), None)
         except TypeError:
@@ -61,14 +62,20 @@ class Signer:
         self._key = key
 
     def sign(self, data: bytes) -> bytes:
-        """The signature of ``data``, 64 bytes; the same for the same."""
+        """Signature of ``data``, 64 bytes; deterministic."""
         return self._key.sign(data)
 
 
 def generate(directory: Path) -> tuple[Path, Path]:
-    """Make a pair of keys in ``directory``: the private one, which only its owner can read, and the public one. Git
-    ignores a directory that was not there, or was empty. Raises ``SigningError`` rather than take the place of keys
-    that are there, and ``OSError``."""
+    """Create a key pair in ``directory``; only the owner can read the private key. Git ignores a new directory.
+
+    Returns:
+        The files of the private and the public key.
+
+    Raises:
+        SigningError: There is a key already.
+        OSError: A file cannot be written.
+    """
     private, public = directory / PRIVATE, directory / PUBLIC
     directory.mkdir(parents=True, exist_ok=True)
     for path in (private, public):

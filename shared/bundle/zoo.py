@@ -1,4 +1,4 @@
-"""The bundles that are installed with the programs, and how a command line names one."""
+"""The bundles that are installed with the programs."""
 
 from __future__ import annotations
 
@@ -7,22 +7,28 @@ from pathlib import Path
 
 from cachenet.shared.bundle.manifest import MANIFEST, BundleError
 
-#: Beside this package, in a clone as in an installed wheel.
+#: Directory of the installed bundles, in a clone and in a wheel.
 DIRECTORY = Path(__file__).resolve().parents[2] / "models" / "zoo"
-#: What the help of an option says of a bundle.
+#: Part of help texts: how to name a bundle.
 HELP = "a directory, or the name of an installed bundle: cifar10, imagenet-lite"
 
 
 def installed() -> tuple[str, ...]:
-    """The names of the installed bundles, sorted. Container images have none."""
+    """Names of the installed bundles, sorted. Container images have none."""
     return tuple(sorted(manifest.parent.name for manifest in DIRECTORY.glob(f"*/{MANIFEST}")))
 
 
 def find(bundle: str | Path) -> Path:
-    """The directory of ``bundle``, a directory or the name of an installed bundle. A directory with a manifest comes
-    before an installed bundle of the same name. Raises ``BundleError`` where there is neither."""
+    """Directory of a bundle.
+
+    Args:
+        bundle: A directory, or the name of an installed bundle. A directory with a manifest has precedence.
+
+    Raises:
+        BundleError: There is neither.
+    """
     directory = Path(bundle)
-    if os.path.isfile(directory / MANIFEST):  # noqa: PTH113 - false for a path that cannot be looked up, and no error
+    if os.path.isfile(directory / MANIFEST):  # noqa: PTH113 - False, not an error, for an unreadable path
         return directory
     known = installed()
     if str(bundle) in known:

@@ -1,4 +1,4 @@
-"""The one place where the parts of a cascade are put together."""
+"""The factory of the cascade."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ def build_cascade(
     tally: Tally | None = None,
     kind: type[Cascade] = Cascade,
 ) -> Cascade:
-    """A new cascade.
+    """Build a cascade.
 
     Args:
-        base: The base model; None where there is none.
-        submodel_budget: Bytes that submodels may cost together; None for no submodels.
-        tally: Goes on counting across a change of bundle.
-        kind: Class of the cascade, such as one that logs its calls.
+        spec: The parameters.
+        base: The base model; None for none.
+        submodel_budget: Memory of all resident submodels together, bytes; None for no submodels.
+        tally: Counters to continue, of the cascade before a change of bundle; None to start at zero.
+        kind: Class of the cascade, such as a subclass that logs its calls.
     """
     coverage = np.zeros(spec.classes) if base is None else base.coverage
     monitor = None

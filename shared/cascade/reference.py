@@ -1,8 +1,7 @@
-"""Disagreement with the full model: the one measure of the risk budget.
+"""Disagreement with the full model: the quantity that the risk budget bounds.
 
-The full model sometimes gives a wrong label for a frame or two and then returns. An answer is therefore compared with
-two labels: the full model's bare answer on that frame, and the strict majority of its bare answers over the nine frames
-around. The majority has no prior that could be wrong.
+The full model sometimes gives a wrong label for a frame or two. An answer is therefore compared with two labels: the
+full model's label of that frame, and the strict majority of its labels over the nine frames around.
 """
 
 from __future__ import annotations
@@ -10,30 +9,29 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-#: Frames of the majority vote, the frame itself in the middle; odd.
+#: Frames of the majority vote, centred on the frame; odd.
 WINDOW = 9
 
-#: One label index per frame ``(n,)``; in answers, -1 is ``unknown``.
+#: Label index of each frame ``(n,)``; an answer of -1 is ``unknown``.
 Labels = npt.NDArray[np.int64]
 
 
 def disagreements(answers: Labels, full: Labels) -> npt.NDArray[np.bool_]:
     """Which answers disagree with the full model.
 
-    An answer disagrees if it differs from the full model's answer on that frame and from the strict majority of the
-    full model's answers over the ``WINDOW`` frames around. Where no label has a strict majority, and within
-    ``WINDOW // 2`` frames of either end, the full model's answer on that frame alone counts.
+    An answer disagrees if it differs from the full model's label of that frame, and from the strict majority of the
+    full model's labels over the ``WINDOW`` frames around. Only the label of that frame counts where no label has a
+    strict majority, and within ``WINDOW // 2`` frames of either end.
 
     Args:
-        answers: Label index of each answer ``(n,)``; -1 (``unknown``) disagrees always.
-        full: The full model's bare answers ``(n,)`` on the same consecutive frames. A recording with gaps is to be
-            split at its gaps.
+        answers: Label index of each answer ``(n,)``; -1 (``unknown``) always disagrees.
+        full: The full model's labels ``(n,)`` of the same consecutive frames. Split a recording at its gaps first.
 
     Returns:
-        ``(n,)`` bool.
+        Whether each answer disagrees ``(n,)``.
 
     Raises:
-        ValueError: The two differ in length.
+        ValueError: The lengths differ.
     """
     if answers.shape != full.shape:
         raise ValueError(f"{len(answers)} answers for {len(full)} frames")

@@ -1,4 +1,4 @@
-"""What a cascade is built from."""
+"""Parameters of a cascade."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from cachenet.shared.cascade.audits import FLOOR
 from cachenet.shared.cascade.distribution import Distribution
 from cachenet.shared.cascade.risk_estimator import Priors
 
-#: Mean share of all answers that may disagree with the full model.
+#: Default risk budget: mean share of all answers that may disagree with the full model.
 MAX_DISAGREEMENT = 0.02
 
 
 @dataclass(frozen=True)
 class CascadeSpec:
-    """What a cascade is built from.
+    """Parameters of a cascade.
 
     Attributes:
         classes: Number of labels.
         full_model: Name of the full model.
-        full_temperature: Its temperature.
-        priors: The bundle's, by stage; empty where it has none.
-        distribution: What the bundle's footage looks like; None where nobody knows.
-        max_disagreement: Mean share of all answers that may disagree with the full model.
-        deadline: Seconds that a frame may take.
-        hold: Whether held answers may be hits (level ``frames``).
-        audit_floor: Share of hits that is audited at least; 0 for no audits.
-        seed: Audits are drawn from it: the same camera draws the same frames, so that a run can be repeated.
+        full_temperature: Calibration temperature of the full model.
+        priors: Prior of the risk model of each stage; empty where the bundle has none.
+        distribution: Scores on the bundle's own footage; None where unknown.
+        max_disagreement: Risk budget: mean share of all answers that may disagree with the full model.
+        deadline: Longest time of a frame, seconds.
+        hold: Whether earlier answers of the full model may be hits (level ``frames``).
+        audit_floor: Least share of hits that are audited; 0 for no audits.
+        seed: Seed of the random audits; the same seed audits the same frames.
     """
 
     classes: int

@@ -1,4 +1,4 @@
-"""What passes between the cascade, its levels and the shell that drives them."""
+"""Messages between the cascade, its levels and the shell that drives it."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from cachenet.shared.cascade.frame import Frame
 Scores = npt.NDArray[np.float32]
 #: Runs a model on a frame's view.
 Score = Callable[[Any], Scores]
-#: Runs a full model that has early exits: the view, the recent labels and the risk that an exit may take. Returns the
-#: logits, and the risk that an exit has taken, None if all of the model has run.
+#: Runs a full model that has early exits: on a view, with the recent labels, at most at the given exit risk. Returns
+#: the logits and the risk of the exit that answered, None where the whole model ran.
 Judge = Callable[[Any, tuple[int, ...], float], tuple[Scores, float | None]]
 
-#: ``frames``: an answer of the full model that is held; ``submodels``, ``base``: a local model's label.
+#: ``frames``: an earlier answer of the full model; ``submodels``, ``base``: the label of a local model.
 LocalLevel = Literal["frames", "submodels", "base"]
 LOCAL_LEVELS: tuple[LocalLevel, ...] = get_args(LocalLevel)
-#: ``full``: the full model, on the device itself.
+#: ``full``: the full model on the device; ``cloud``: on the server; ``fallback``: neither answered in time.
 Level = LocalLevel | Literal["full", "cloud", "fallback"]
 
-#: The name of the answer to a picture that the bundle was not made for; its label is None.
+#: Name of the answer to a stream that is out of distribution; its label is None.
 UNKNOWN = "unknown"
 
 
 class Prediction(msgspec.Struct, frozen=True):
-    """What a local level would answer.
+    """A local answer to a frame, with its risk.
 
     Attributes:
         label: Index of the label; None for ``unknown``.
         risk: Probability that the full model, asked now, would give another label.
-        expected_risk: The same by the most probable weights of the risk model, which is what the budget is charged.
-        level: Where the label comes from.
-        model: Name of the model that gave it; empty for a held answer of the full model.
+        expected_risk: The same at the mean weights of the risk model; the amount charged to the budget.
+        level: Level that gives the label.
+        model: Name of the model that gave the label.
     """
 
     label: int | None
@@ -48,18 +48,17 @@ class Prediction(msgspec.Struct, frozen=True):
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """The one answer of a frame.
+    """The answer to a frame.
 
     Attributes:
         frame: Index of the frame.
         label: Index of the label; None for ``unknown``.
-        confidence: Probability of the label: one minus the risk of a local answer, the full model's own probability of
-            its answer.
+        confidence: Probability of the label: 1 - risk of a local answer, or the full model's calibrated probability.
         risk: Probability that the full model, asked now, would give another label; 0 for its own answer.
-        level: Where the answer comes from.
-        model: Name of the model that gave it.
-        reason: Why the answer is no hit; empty for a hit.
-        audit: Whether the full model is to judge this frame as well, when there is time.
+        level: Level that answered.
+        model: Name of the model that answered.
+        reason: Why the frame is a miss; empty for a hit.
+        audit: Whether the full model is to answer this frame as well, in the background.
     """
 
     frame: int
@@ -73,12 +72,18 @@ class Answer(msgspec.Struct, frozen=True):
 
     @property
     def hit(self) -> bool:
-        """Whether a local level answered, and the full model was not asked anywhere."""
+        """Whether a local level answered."""
         return self.level in LOCAL_LEVELS
 
 
 class Hit(msgspec.Struct, frozen=True, eq=False):
-    """The frame is answered. ``audit``: the full model is to judge it as well."""
+    """Result of a lookup: a local answer.
+
+    Attributes:
+        frame: The frame.
+        prediction: The answer and its risk.
+        audit: Whether the full model is to answer this frame as well.
+    """
 
     frame: Frame
     prediction: Prediction
@@ -86,16 +91,17 @@ class Hit(msgspec.Struct, frozen=True, eq=False):
 
 
 class Miss(msgspec.Struct, frozen=True, eq=False):
-    """The frame goes to the full model.
+    """Result of a lookup: the full model has to answer.
 
     Attributes:
-        recent: The device's recent labels, oldest first.
-        begun: When the frame was taken up, seconds on the clock of ``now``.
-        deadline: Until when it is to be answered, on the same clock.
-        fallback: What is answered if nothing comes.
-        reason: Why the frame is no hit.
-        on_device: The full model is on the device and sooner to be had than over the network.
-        exit_risk: Risk that an early exit between the full model's layers may take.
+        frame: The frame.
+        recent: Recent labels of the device, oldest first.
+        begun: Time of the lookup, seconds on the caller's clock.
+        deadline: Latest time of an answer, seconds on the same clock.
+        fallback: The answer if the full model does not reply in time.
+        reason: Why the frame is a miss.
+        on_device: Whether to run the full model on the device, because that is faster than the network.
+        exit_risk: Largest risk that an early exit of the full model may take.
     """
 
     frame: Frame
@@ -112,15 +118,15 @@ Step = Hit | Miss
 
 
 class Reply(msgspec.Struct, frozen=True, eq=False):
-    """The full model's scores for an earlier question.
+    """The full model's scores of a frame.
 
     Attributes:
         frame: Index of the frame.
-        logits: ``(classes,)`` float32.
-        submodel: The submodel that the server recommends.
-        on_device: Whether they were computed on the device.
-        exit_risk: Probability that the whole model would have given another label, where an early exit has answered;
-            None if all of the model has run.
+        logits: Scores ``(classes,)`` float32.
+        submodel: Name of the submodel that the server recommends; None for no recommendation.
+        on_device: Whether the full model ran on the device.
+        exit_risk: Where an early exit answered, the probability that the whole model would have given another label;
+            None where the whole model ran.
     """
 
     frame: int
@@ -131,10 +137,10 @@ class Reply(msgspec.Struct, frozen=True, eq=False):
 
     @property
     def label(self) -> int:
-        """The full model's answer."""
+        """The full model's label."""
         return int(self.logits.argmax())
 
     @property
     def whole(self) -> bool:
-        """Whether all of the full model has run for it."""
+        """Whether the whole model ran, with no early exit."""
         return self.exit_risk is None

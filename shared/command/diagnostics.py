@@ -1,5 +1,4 @@
-"""What the doctors of both programs share: findings, and what there is to find out about a broker, a clock, a disk and
-a model."""
+"""Diagnostics of both programs' ``doctor`` command: broker, clock, disk and model."""
 
 from __future__ import annotations
 
@@ -32,113 +31,132 @@ from cachenet.shared.transport.mqtt import Address
 T = TypeVar("T", bound=msgspec.Struct)
 Grade = Literal["ok", "warning", "problem"]
 
-_PATIENCE_S = 5.0
-#: A certificate that ends so soon is worth a word.
-_SOON_DAYS = 30
-#: What the C library's adjtimex says of a clock that nothing keeps right, and the bytes that its argument may need.
-_UNSYNCHRONISED, _TIMEX = 5, 512
+#: Longest wait for a connection, seconds.
+_TIMEOUT_S = 5.0
+#: Remaining validity of a certificate under which there is a warning, days.
+_EXPIRY_WARNING_DAYS = 30
+#: Result of ``adjtimex`` for a clock that is not synchronised (TIME_ERROR, sys/timex.h).
+_UNSYNCHRONISED = 5
+#: Size of the argument of ``adjtimex``, bytes; more than any C library's struct timex.
+_TIMEX_BYTES = 512
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """``says`` is one line; of a warning or a problem it tells what to do, too."""
+    """Result of one check.
+
+    Attributes:
+        what: Subject of the check.
+        grade: Result.
+        says: One line; with advice for a warning or a problem.
+    """
 
     what: str
     grade: Grade
     says: str
 
     def line(self) -> str:
+        """The finding as a line of output."""
         return printable(f"{self.grade:8} {self.what:9} {self.says}")
 
 
 def command(
     program: str, run: Callable[..., None], kind: type[T], examine: Callable[[T], Iterator[Finding]], about: str
 ) -> Callable[..., None]:
-    """A command with ``run``'s own arguments, so that one word changed in a command line has it checked before it runs.
-    It exits with 1 if a problem was found. ``about``: its help."""
+    """Create the ``doctor`` command, with the arguments of ``run``. Its exit code is 1 after a problem.
+
+    Args:
+        program: Name of the program, for error messages.
+        run: The program's ``run`` command.
+        kind: Its settings.
+        examine: Yields the findings about settings.
+        about: Help of the command.
+    """
 
     @functools.wraps(run)
-    def doctor(**given: Any) -> None:
-        logging.disable(logging.CRITICAL)  # what a link would say is in the findings
-        flags = {name: value for name, value in given.items() if name in kind.__struct_fields__}
+    def doctor(**arguments: Any) -> None:
+        logging.disable(logging.CRITICAL)  # findings replace the log
+        flags = {name: value for name, value in arguments.items() if name in kind.__struct_fields__}
         try:
-            settings = config.load(kind, flags, given["config_file"])
+            settings = config.load(
+                kind, flags, arguments["config_file"], assignments=arguments.get("assignments") or ()
+            )
         except config.ConfigError as error:
             exit.refuse(program, str(error))
-        if given["print_config"]:
+        if arguments["print_config"]:
             typer.echo(config.show(settings), nl=False)
             return
         findings = []
         for finding in examine(settings):
             findings.append(finding)
-            if not given["as_json"]:
+            if not arguments["as_json"]:
                 typer.echo(finding.line())
-        well = all(finding.grade != "problem" for finding in findings)
-        if given["as_json"]:
-            typer.echo(json.dumps({"ok": well, "findings": msgspec.to_builtins(findings)}))
-        raise typer.Exit(0 if well else 1)
+        ok = all(finding.grade != "problem" for finding in findings)
+        if arguments["as_json"]:
+            typer.echo(json.dumps({"ok": ok, "findings": msgspec.to_builtins(findings)}))
+        raise typer.Exit(0 if ok else 1)
 
     doctor.__doc__ = about
     return doctor
 
 
 def clock() -> Finding:
-    """Whether it can be right, and whether something keeps it so."""
+    """Check the clock: it is later than the installation, and synchronised."""
     now = datetime.now(timezone.utc)
     installed = datetime.fromtimestamp(Path(__file__).stat().st_mtime, timezone.utc)
-    said = f"{now:%Y-%m-%d %H:%M} UTC"
+    text = f"{now:%Y-%m-%d %H:%M} UTC"
     if now < installed:
         return Finding(
-            "clock", "problem", f"{said} is before this software was installed; set it: timedatectl set-ntp true"
+            "clock", "problem", f"{text} is before this software was installed; set it: timedatectl set-ntp true"
         )
-    kept = ctypes.CDLL(None, use_errno=True).adjtimex(ctypes.create_string_buffer(_TIMEX))
-    if kept == _UNSYNCHRONISED:
-        return Finding(
-            "clock", "warning", f"{said}, and nothing keeps it right; have it kept: timedatectl set-ntp true"
-        )
-    return Finding("clock", "ok", said)
+    state = ctypes.CDLL(None, use_errno=True).adjtimex(ctypes.create_string_buffer(_TIMEX_BYTES))
+    if state == _UNSYNCHRONISED:
+        return Finding("clock", "warning", f"{text}, and the clock is not synchronised; run: timedatectl set-ntp true")
+    return Finding("clock", "ok", text)
 
 
 def reach(where: Address) -> Iterator[Finding]:
-    """Whether something listens there, and can be trusted. A problem is the last."""
+    """Check the connection to a broker and its certificate. A problem is the last finding."""
     what = "broker"
     try:
-        begun = time.monotonic()
-        with socket.create_connection((where.host, where.port), _PATIENCE_S) as bare:
-            took = (time.monotonic() - begun) * 1000
+        started = time.monotonic()
+        with socket.create_connection((where.host, where.port), _TIMEOUT_S) as plain:
+            took = (time.monotonic() - started) * 1000
             yield Finding(what, "ok", f"{where.host}:{where.port} takes connections, after {took:.0f} ms")
             if where.tls:
                 what = "tls"
-                with ssl.create_default_context(cafile=where.ca).wrap_socket(bare, server_hostname=where.host) as safe:
-                    yield _lasts(safe.getpeercert() or {})
+                with ssl.create_default_context(cafile=where.ca).wrap_socket(
+                    plain, server_hostname=where.host
+                ) as secure:
+                    yield _validity(secure.getpeercert() or {})
             elif not where.host.startswith("127.") and where.host != "localhost":
-                warned = "pictures and the password travel in the clear; use mqtts:// (docs/deploy.md)"
-                yield Finding("tls", "warning", warned)
+                warning = "pictures and the password travel in the clear; use mqtts:// (docs/deploy.md)"
+                yield Finding("tls", "warning", warning)
     except OSError as error:
         yield Finding(
             "tls" if isinstance(error, ssl.SSLError) else what, "problem", mqtt_errors.unreachable(where, error)
         )
 
 
-def _lasts(certificate: dict[str, Any]) -> Finding:
+def _validity(certificate: dict[str, Any]) -> Finding:
     ends = ssl.cert_time_to_seconds(certificate["notAfter"])
     days = (ends - time.time()) / 86400
     until = f"the broker's certificate is valid until {datetime.fromtimestamp(ends, timezone.utc):%Y-%m-%d}"
-    if days < _SOON_DAYS:
+    if days < _EXPIRY_WARNING_DAYS:
         return Finding("tls", "warning", f"{until}; renew it: cloud-server provision")
     return Finding("tls", "ok", until)
 
 
 def room(what: str, directory: Path, need: int, advice: str) -> Finding:
-    """Whether the disk of ``directory`` has ``need`` bytes left."""
+    """Check that the disk of ``directory`` has ``need`` bytes left; ``what``, ``advice``: texts of the finding."""
     free = shutil.disk_usage(directory).free
-    said = f"{directory} has {free / 1e6:.0f} MB left"
+    text = f"{directory} has {free / 1e6:.0f} MB left"
     if free < need:
-        return Finding(what, "problem", f"{said} and {need / 1e6:.0f} MB are needed; {advice}")
-    return Finding(what, "ok", said)
+        return Finding(what, "problem", f"{text} and {need / 1e6:.0f} MB are needed; {advice}")
+    return Finding(what, "ok", text)
 
 
 def golden() -> Picture:
-    """A picture that is always the same, 640x480."""
+    """A constant test picture, 640x480."""
     blocks = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)
     return np.asarray(cv2.resize(blocks, (640, 480), interpolation=cv2.INTER_CUBIC), np.uint8)
 
@@ -146,13 +164,23 @@ def golden() -> Picture:
 def model(
     name: str, path: Path, manifest: Manifest, provider: Provider, threads: int
 ) -> tuple[Finding, Session | None]:
-    """Whether a model of the bundle runs: the golden picture's scores are all there and finite, and where it is not the
-    processor that computes them, they lead to the label that the processor comes to."""
+    """Check that a model runs on the test picture: finite scores, and the same label as on the CPU.
+
+    Args:
+        name: Name of the model.
+        path: Its file.
+        manifest: The bundle's manifest.
+        provider: Hardware.
+        threads: Threads of a run.
+
+    Returns:
+        The finding, and the session; None for the session after a problem.
+    """
     spec, what = manifest.models[name].input, "model"
     try:
-        begun = time.monotonic()
+        started = time.monotonic()
         session = Session(path, provider, threads)
-        took = time.monotonic() - begun
+        took = time.monotonic() - started
         tensor = preprocessor(spec)(crop(golden(), spec))
         scores = session.run(tensor)
         if scores.shape != (1, len(manifest.labels)) or not np.isfinite(scores).all():
@@ -163,9 +191,9 @@ def model(
         if session.provider != "CPUExecutionProvider":
             other = manifest.labels[int(Session(path, "cpu").run(tensor).argmax())]
             if other != label:
-                said = f"{name}: {session.provider} calls the golden picture {label}, the processor {other}"
-                return Finding(what, "problem", f"{said}; use --provider cpu, and look after the driver"), None
+                text = f"{name}: {session.provider} calls the golden picture {label}, the processor {other}"
+                return Finding(what, "problem", f"{text}; use --provider cpu, and look after the driver"), None
     except EngineError as error:
         return Finding(what, "problem", f"{error}"), None
-    said = f"{name} loads in {took:.1f} s on {session.provider.removesuffix('ExecutionProvider')}"
-    return Finding(what, "ok", f"{said} and calls the golden picture {label}"), session
+    text = f"{name} loads in {took:.1f} s on {session.provider.removesuffix('ExecutionProvider')}"
+    return Finding(what, "ok", f"{text} and calls the golden picture {label}"), session

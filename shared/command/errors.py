@@ -1,10 +1,12 @@
-"""What cannot be used as it was given."""
+"""The error class of invalid user input."""
 
 from __future__ import annotations
 
 
 class UserError(Exception):
-    """Something that a person gave, a file or an option, cannot be used; the message, a line, says why. A program ends
-    with it and exit code ``code``. Every module that reads what people give has its own kind."""
+    """Invalid user input, such as a file or an option. The message is one line that says why.
+
+    A program prints the message and ends with exit code ``code``. Modules that read user input derive their own class.
+    """
 
     code = 2

@@ -1,4 +1,4 @@
-"""Names of files: printable whatever bytes they hold, and in natural order."""
+"""Names of files: printable forms, and natural order."""
 
 from __future__ import annotations
 
@@ -9,27 +9,34 @@ from typing import Any
 
 from cachenet.shared.command.text import printable
 
-#: Longest name that a message shows, in characters; the middle of a longer one is left out.
-_LONGEST = 200
+#: Longest name in a message, characters; the middle of a longer one is left out.
+_MAX_LENGTH = 200
 
 
 def shown(name: str | os.PathLike[str]) -> str:
-    """``name`` as text that any terminal, log and JSON file takes: bytes that are no UTF-8 and characters that are not
-    printable (newlines, escapes) become escape sequences such as ``\\xe9``."""
+    """``name`` as printable text.
+
+    Bytes that are not UTF-8 and unprintable characters become escape sequences such as ``\\xe9``.
+    """
     text = printable(os.fsencode(name).decode("utf-8", "backslashreplace"))
-    half = _LONGEST // 2
-    return text if len(text) <= _LONGEST else f"{text[:half]}...{text[-half:]}"
+    half = _MAX_LENGTH // 2
+    return text if len(text) <= _MAX_LENGTH else f"{text[:half]}...{text[-half:]}"
 
 
 def path_or_bytes(path: Path) -> str | bytes:
-    """What ONNX Runtime takes for the model file ``path``: its name, or its bytes where the name is no UTF-8. Raises
-    ``OSError``."""
+    """The name of a model file for ONNX Runtime, or the file's bytes where the name is not UTF-8.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
     return str(path) if _is_text(str(path)) else path.read_bytes()
 
 
 def as_text(value: Any) -> Any:
-    """``value``, of strings, lists, dictionaries and what else JSON has, with every string such that JSON and TOML take
-    it: bytes of a name that are no UTF-8 become escape sequences such as ``\\xe9``."""
+    """A JSON value with all strings valid in JSON and TOML.
+
+    Bytes of a name that are not UTF-8 become escape sequences such as ``\\xe9``.
+    """
     if isinstance(value, str):
         return os.fsencode(value).decode("utf-8", "backslashreplace") if not _is_text(value) else value
     if isinstance(value, dict):
@@ -46,6 +53,11 @@ def _is_text(value: str) -> bool:
 
 
 def natural(name: str) -> tuple[tuple[tuple[str, int], ...], str]:
-    """A sort key under which ``frame2`` comes before ``frame10``. No two names have the same key."""
+    """Sort key that places ``frame2`` before ``frame10``. Different names have different keys.
+
+    Example:
+        >>> sorted(["frame10", "frame2"], key=natural)
+        ['frame2', 'frame10']
+    """
     parts = re.findall(r"([^0-9]*)([0-9]*)", name)
     return tuple((text, int(digits) if digits else -1) for text, digits in parts), name

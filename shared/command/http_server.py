@@ -1,4 +1,4 @@
-"""A small HTTP server whose clients cannot harm the program: connections, and the time of each, are bounded."""
+"""A small HTTP server with bounded connections, and bounded time for each, against misbehaving clients."""
 
 from __future__ import annotations
 
@@ -16,33 +16,34 @@ from urllib.parse import urlsplit
 
 log = logging.getLogger(__name__)
 
-#: How long a client may take to send its request and to take the answer, seconds.
-PATIENCE_S = 10.0
-#: Seconds between two looks for connections that have had their time.
-_LOOK_S = 0.1
+#: Longest time of a connection, and of one read or write, seconds.
+TIMEOUT_S = 10.0
+#: Interval between checks for expired connections, seconds.
+_CHECK_S = 0.1
 
 
 class HttpServer(ThreadingHTTPServer):
-    """Answers each connection on a thread of its own, ``connections`` at a time. A connection that is neither answered
-    nor let stay within ``PATIENCE_S`` is closed; so is the oldest of those that do not stay, when another one comes and
-    there is no room. An operator who looks is therefore answered while others hold every connection. A handler lets
-    fewer than ``connections`` stay."""
+    """Serves at most ``connections`` connections, each on its own thread.
+
+    A connection is closed after ``TIMEOUT_S``, unless a handler lets it ``stay``. When all connections are in use, a
+    new one replaces the oldest that does not stay. Handlers must let fewer than ``connections`` stay.
+    """
 
     daemon_threads = True
     request_queue_size = 64
 
     def __init__(self, address: tuple[str, int], handler: type[Handler], connections: int) -> None:
-        """Raises ``OSError``."""
-        self._most = connections
+        """Listen on ``address``, host and port. Raises ``OSError``."""
+        self._max_connections = connections
         self._lock = threading.Lock()
-        #: Until when each connection may take, in the order in which they came; None where it may stay.
+        # End of each connection's time, oldest connection first; None for one that may stay.
         self._open: dict[socket.socket, float | None] = {}
         super().__init__(address, handler)
 
     @contextmanager
     def serving(self, name: str) -> Iterator[int]:
-        """Serve while the block runs; the port."""
-        thread = threading.Thread(target=self.serve_forever, args=(_LOOK_S,), name=name, daemon=True)
+        """Serve on a thread called ``name`` while the block runs; yields the port."""
+        thread = threading.Thread(target=self.serve_forever, args=(_CHECK_S,), name=name, daemon=True)
         thread.start()
         try:
             yield self.server_port
@@ -55,30 +56,30 @@ class HttpServer(ThreadingHTTPServer):
                     self._end(connection)
 
     def stay(self, connection: socket.socket) -> None:
-        """Let a connection live for as long as its client takes what it is sent."""
+        """Exempt a connection from ``TIMEOUT_S``."""
         with self._lock:
             if connection in self._open:
                 self._open[connection] = None
 
     def process_request(self, request: Any, client_address: Any) -> None:
         with self._lock:
-            passing = [other for other, until in self._open.items() if until is not None]
-            if len(self._open) >= self._most and passing:
-                self._end(passing[0])
-            self._open[request] = time.monotonic() + PATIENCE_S
+            temporary = [other for other, until in self._open.items() if until is not None]
+            if len(self._open) >= self._max_connections and temporary:
+                self._end(temporary[0])
+            self._open[request] = time.monotonic() + TIMEOUT_S
         super().process_request(request, client_address)
 
     def service_actions(self) -> None:
-        """Called by ``serve_forever`` ten times a second."""
+        """Close expired connections; ``serve_forever`` calls this ten times a second."""
         now = time.monotonic()
         with self._lock:
             for connection in [one for one, until in self._open.items() if until is not None and until < now]:
                 self._end(connection)
 
     def _end(self, connection: socket.socket) -> None:
-        """Have a connection's thread end: whatever it waits for returns at once."""
+        """Shut a connection down, which ends the reads and writes of its thread."""
         self._open.pop(connection, None)
-        with suppress(OSError):  # its client has gone
+        with suppress(OSError):  # the client has disconnected
             connection.shutdown(socket.SHUT_RDWR)
 
     def shutdown_request(self, request: Any) -> None:
@@ -87,35 +88,34 @@ class HttpServer(ThreadingHTTPServer):
         super().shutdown_request(request)
 
     def handle_error(self, request: object, client_address: object) -> None:  # noqa: ARG002
-        """Clients come and go, which is not worth a line; anything else is."""
+        """Log exceptions, except disconnected clients."""
         if not isinstance(sys.exc_info()[1], OSError):
             log.exception("a request was not answered")
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers requests, and names neither itself nor its Python."""
+    """Base class of request handlers. Responses do not name the versions of the software."""
 
     server: HttpServer
     server_version, sys_version = "cachenet", ""
-    #: A read or a whole write that takes longer ends the connection.
-    timeout = PATIENCE_S
+    timeout = TIMEOUT_S
 
     def log_message(self, *_: Any) -> None:
-        """Log nothing: a line for every request would bury the others."""
+        """Do not log requests."""
 
 
 def own_names(listens: str) -> frozenset[str]:
-    """Names that this machine is reached by: ``listens``, the host that a server listens on, and the machine's own."""
+    """Names of this machine: ``listens``, the host that a server listens on, and the host name."""
     host = socket.gethostname().lower()
     first = host.partition(".")[0]
     return frozenset({listens.lower(), host, first, f"{first}.local"})
 
 
 def is_own(host: str, names: frozenset[str]) -> bool:
-    """Whether a request's ``Host`` is an address, ``localhost`` or one of ``names``.
+    """Whether a request's ``Host`` is an IP address, ``localhost`` or one of ``names``.
 
-    A page of another site can make its own name stand for an address of the viewer's network (DNS rebinding), and would
-    then read what is served there. The browser still sends that page's name as ``Host``.
+    Prevents DNS rebinding: a foreign web page can let its name resolve to this machine, but the browser sends that name
+    as ``Host``.
     """
     try:
         name = (urlsplit(f"//{host}").hostname or "").removesuffix(".")

@@ -1,4 +1,4 @@
-"""The log of every command: one line a message on stderr, never a flood, nothing that a terminal would obey."""
+"""Logging of the commands: one line for each message on stderr, with bounded repetition and printable text."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from cachenet.shared.command.text import printable
 from cachenet.shared.transport.addresses import hide
 
-#: For how long a message is not repeated, seconds.
+#: Time in which a message is not repeated, seconds.
 WINDOW_S = 60.0
-#: How many different messages one line of code may log in that time.
+#: Most different messages of one line of code in that time.
 BURST = 20
-#: How many lines of code are remembered; the one used longest ago is forgotten first.
-_SITES = 512
+#: Most lines of code that are remembered; the least recently used is forgotten first.
+_MAX_SITES = 512
 
 
 def to_stderr(level: int) -> None:
@@ -26,8 +26,7 @@ def to_stderr(level: int) -> None:
 
 
 class Formatter(logging.Formatter):
-    """Level and message on a line, then a traceback if there is one. Control characters are shown as text, and
-    addresses without passwords."""
+    """Formats level and message on one line, and a traceback below, printable and with addresses without passwords."""
 
     def __init__(self) -> None:
         super().__init__("%(levelname)s %(message)s")
@@ -42,19 +41,27 @@ class Formatter(logging.Formatter):
 
 @dataclass
 class _Site:
-    """What one line of code has logged. ``last``: the last message that was left out, shown if no other comes."""
+    """Messages of one line of code.
+
+    Attributes:
+        since: Start of the present window, seconds.
+        texts: Messages logged in this window.
+        suppressed: Number of messages suppressed in this window.
+        last: The last of these.
+    """
 
     since: float
     texts: set[str] = field(default_factory=set)
-    left_out: int = 0
+    suppressed: int = 0
     last: logging.LogRecord | None = None
 
 
 class Limited(logging.Handler):
-    """Passes messages on to ``handler``: the same text at most once a minute, and from one line of code at most
-    ``BURST`` different texts a minute. The number of messages that were left out is logged with the next message of
-    that line of code, or else with the last one that was left out, as soon as anything is logged after that minute and
-    at the end. Lines of code and the texts of a minute bound the memory."""
+    """Passes messages to ``handler``, and suppresses repetitions.
+
+    The same text passes once in ``WINDOW_S``, and at most ``BURST`` different texts of one line of code. The number of
+    suppressed messages is logged with the next message of that line, or after the window with the last one suppressed.
+    """
 
     def __init__(self, handler: logging.Handler, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
@@ -66,54 +73,54 @@ class Limited(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             text = record.getMessage()
-        except Exception:  # arguments that do not fit their template
+        except Exception:  # arguments do not match the template
             text, record.args = str(record.msg), None
-        now, place = self._clock(), (record.pathname, record.lineno, record.levelno)
-        site = self._sites.pop(place, None)
+        now, key = self._clock(), (record.pathname, record.lineno, record.levelno)
+        site = self._sites.pop(key, None)
         if now >= self._sweep_at:
             self._sweep_at = now + 1.0
-            self._report(now)
+            self._report_ended(now)
         if site is None or now - site.since >= WINDOW_S:
-            self._write(record, site.left_out if site is not None else 0)
+            self._write(record, site.suppressed if site is not None else 0)
             site = _Site(now, {text})
         elif text in site.texts or len(site.texts) >= BURST:
-            site.left_out += 1
+            site.suppressed += 1
             site.last = record
         else:
             site.texts.add(text)
             self._write(record, 0)
-        self._sites[place] = site  # behind the others: in the order of use
-        if len(self._sites) > _SITES:
-            self._tell(self._sites.pop(next(iter(self._sites))))
+        self._sites[key] = site  # most recently used last
+        if len(self._sites) > _MAX_SITES:
+            self._report_site(self._sites.pop(next(iter(self._sites))))
 
     def flush(self) -> None:
         self._handler.flush()
 
     def close(self) -> None:
-        """Say what was left out."""
+        """Report what was suppressed."""
         self.acquire()
         try:
             for site in self._sites.values():
-                self._tell(site)
+                self._report_site(site)
             self._sites.clear()
             self._handler.flush()
         finally:
             self.release()
         super().close()
 
-    def _report(self, now: float) -> None:
-        """Forget the lines of code that have been silent for a minute, and say what they have left out."""
-        for place, site in list(self._sites.items()):
+    def _report_ended(self, now: float) -> None:
+        """Forget lines of code whose window has ended, and report what they suppressed."""
+        for key, site in list(self._sites.items()):
             if now - site.since >= WINDOW_S:
-                self._tell(site)
-                del self._sites[place]
+                self._report_site(site)
+                del self._sites[key]
 
-    def _tell(self, site: _Site) -> None:
+    def _report_site(self, site: _Site) -> None:
         if site.last is not None:
-            self._write(site.last, site.left_out - 1)
+            self._write(site.last, site.suppressed - 1)
 
-    def _write(self, record: logging.LogRecord, left_out: int) -> None:
-        if left_out > 0:
-            more = f"{record.getMessage()} (and {left_out} more within a minute)"
+    def _write(self, record: logging.LogRecord, suppressed: int) -> None:
+        if suppressed > 0:
+            more = f"{record.getMessage()} (and {suppressed} more within a minute)"
             record = logging.makeLogRecord(record.__dict__ | {"msg": more, "args": None})
         self._handler.handle(record)

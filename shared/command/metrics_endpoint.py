@@ -1,4 +1,4 @@
-"""Where an operator looks: ``/metrics`` for Prometheus and ``/health`` for whatever restarts or alarms."""
+"""HTTP endpoint with ``/metrics`` for Prometheus and ``/health`` for supervisors."""
 
 from __future__ import annotations
 
@@ -12,30 +12,39 @@ from prometheus_client.registry import Collector
 
 from cachenet.shared.command.http_server import Handler, HttpServer
 
-#: Connections at a time: a few Prometheus servers and health checks.
+#: Most connections: a few Prometheus servers and health checks.
 _CONNECTIONS = 16
 
 
 @contextmanager
-def serve(figures: Collector, ill: Callable[[], str], host: str, port: int) -> Iterator[int]:
-    """Answer on ``host:port`` (0: any free one) while the block runs; the port. ``ill``: why ``/health`` is to say 503,
-    empty if all is well. Raises ``OSError``."""
-    registry = CollectorRegistry()
-    registry.register(figures)
+def serve(metrics: Collector, unhealthy_reason: Callable[[], str], host: str, port: int) -> Iterator[int]:
+    """Serve while the block runs; yields the port.
 
-    class Answers(Handler):
-        def do_GET(self) -> None:  # noqa: N802 - called by that name
+    Args:
+        metrics: Collector of the metrics.
+        unhealthy_reason: Returns why ``/health`` has status 503; empty for status 200.
+        host: Host to listen on.
+        port: Port to listen on; 0 for any free one.
+
+    Raises:
+        OSError: The address cannot be used.
+    """
+    registry = CollectorRegistry()
+    registry.register(metrics)
+
+    class EndpointHandler(Handler):
+        def do_GET(self) -> None:  # noqa: N802 - name of the base class
             path = self.path.partition("?")[0]
             if path == "/metrics":
-                self._say(200, CONTENT_TYPE_LATEST, generate_latest(registry))
+                self._respond(200, CONTENT_TYPE_LATEST, generate_latest(registry))
             elif path == "/health":
-                why = ill()
-                said = {"ok": not why} | ({"why": why} if why else {})
-                self._say(503 if why else 200, "application/json", json.dumps(said).encode() + b"\n")
+                why = unhealthy_reason()
+                health = {"ok": not why} | ({"why": why} if why else {})
+                self._respond(503 if why else 200, "application/json", json.dumps(health).encode() + b"\n")
             else:
-                self._say(404, "text/plain", b"/metrics or /health\n")
+                self._respond(404, "text/plain", b"/metrics or /health\n")
 
-        def _say(self, status: int, content: str, body: bytes) -> None:
+        def _respond(self, status: int, content: str, body: bytes) -> None:
             self.send_response(status)
             self.send_header("Content-Type", content)
             self.send_header("Content-Length", str(len(body)))
@@ -43,7 +52,7 @@ def serve(figures: Collector, ill: Callable[[], str], host: str, port: int) -> I
             if self.command != "HEAD":
                 self.wfile.write(body)
 
-        do_HEAD = do_GET  # noqa: N815 - what some balancers ask with
+        do_HEAD = do_GET  # noqa: N815 - used by some load balancers
 
-    with HttpServer((host, port), Answers, _CONNECTIONS).serving("endpoint") as served:
+    with HttpServer((host, port), EndpointHandler, _CONNECTIONS).serving("endpoint") as served:
         yield served

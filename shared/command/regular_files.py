@@ -1,4 +1,4 @@
-"""Regular files, told from what else may have a file's name: FIFOs, devices, sockets, directories."""
+"""Opening of regular files only, and not of FIFOs, devices, sockets or directories."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
-#: What may have the name of a file and is none, and what to call it.
+#: Other kinds of files, and their names in messages.
 _NOT_REGULAR: dict[Callable[[int], bool], str] = {
     stat.S_ISDIR: "a directory, no file",
     stat.S_ISFIFO: "a FIFO, no file",
@@ -19,8 +19,7 @@ _NOT_REGULAR: dict[Callable[[int], bool], str] = {
 
 
 def open_regular(path: Path) -> int:
-    """Open a regular file for reading, as a file descriptor. Never waits, and touches nothing that is no regular file.
-    Raises ``OSError``, whose ``strerror`` says what is in the place of a file."""
+    """Open a regular file for reading, without blocking; return its descriptor. Raises ``OSError``."""
     try:
         _check_regular(path, path.stat().st_mode)
         file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -29,7 +28,7 @@ def open_regular(path: Path) -> int:
             raise FileNotFoundError(error.errno, "a link to a file that is not there", str(path)) from None
         raise
     try:
-        _check_regular(path, os.fstat(file).st_mode)  # something else may have taken its place meanwhile
+        _check_regular(path, os.fstat(file).st_mode)  # the file may have been replaced meanwhile
     except OSError:
         os.close(file)
         raise

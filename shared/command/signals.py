@@ -1,10 +1,10 @@
-"""What to say of a process that a signal ended: which signal, the likely cause, and how to go on."""
+"""Messages about a process that was ended by a signal: the signal, its likely cause, and advice."""
 
 from __future__ import annotations
 
 import signal
 
-_AGAIN = "What was done is kept: start it again"
+_AGAIN = "Finished work is saved; start the command again"
 _NATIVE_CODE = (
     "an error in native code (PyTorch, oneDNN or ONNX Runtime), often in instructions that only new processors have. "
     f"{_AGAIN} with ONEDNN_MAX_CPU_ISA=AVX2 in its environment, or with --threads 1"
@@ -19,14 +19,14 @@ _CAUSES = {
         f"{_AGAIN} with ONEDNN_MAX_CPU_ISA=AVX2 and ATEN_CPU_CAPABILITY=default in its environment"
     ),
     signal.SIGKILL: (
-        "sent by a person, or by the system when memory ran out (dmesg tells). "
-        f"{_AGAIN} with more memory, or with fewer frames (--every)"
+        "sent by a user, or by the system when it ran out of memory (see dmesg). "
+        f"{_AGAIN} with more memory, or with fewer frames (--frame-step)"
     ),
 }
 
 
 def report(number: int) -> str:
-    """One line about a process that the signal ``number`` ended."""
+    """One line about a process that was ended by the signal ``number``."""
     try:
         name = signal.Signals(number)
     except ValueError:  # a real-time signal

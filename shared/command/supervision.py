@@ -1,11 +1,4 @@
-"""Supervised threads: an exception never ends one in silence.
-
-Example:
-    thread = SupervisedThread("loader", load_next)   # load_next() waits for one task, does it and returns
-    thread.start()
-    ...
-    thread.stop(timeout_s=1.0)
-"""
+"""Supervised threads: exceptions are logged and counted, and the thread continues."""
 
 from __future__ import annotations
 
@@ -21,11 +14,11 @@ from cachenet.shared.transport.backoff import Backoff
 
 log = logging.getLogger(__name__)
 
-#: Failures in a row after which a thread is given up. With the delays below they take half a minute.
+#: Consecutive failures after which a thread ends. With the delays below they take half a minute.
 MAX_FAILURES = 10
-#: First and longest delay before the body is called again, seconds.
+#: First and longest delay after a failure, seconds.
 _BACKOFF_S = (0.1, 10.0)
-#: Distinct messages that one thread logs; a body that never fails the same way twice must not fill a disk.
+#: Most different failures that one thread logs; bounds the size of the log.
 _MAX_MESSAGES = 100
 
 _lock = threading.Lock()
@@ -33,7 +26,7 @@ _failures: Counter[str] = Counter()
 
 
 def failures() -> dict[str, int]:
-    """Failures of all supervised threads of this process since it started, by thread name; for ``/metrics``."""
+    """Number of failures of each supervised thread of this process, by name, for ``/metrics``."""
     with _lock:
         return dict(_failures)
 
@@ -47,12 +40,22 @@ def end_process(why: str) -> None:
 
 
 class SupervisedThread:
-    """A thread that calls ``body`` again and again until ``stop``.
+    """A thread that calls ``body`` repeatedly until ``stop``.
 
-    ``body`` is one iteration of a loop: it waits for work, does it and returns. A return is progress. An exception of
-    any kind is logged with its traceback (once per distinct message), counted, and followed by a delay that doubles up
-    to 10 s. After ``max_failures`` exceptions in a row without a return, ``give_up`` is called with the reason and the
-    thread ends.
+    ``body`` is one iteration of a loop. An exception is logged with its traceback (once for each message), counted, and
+    followed by a delay that doubles up to 10 s. After ``max_failures`` consecutive exceptions the thread calls
+    ``give_up`` with the reason, and ends.
+
+    Attributes:
+        name: Name of the thread.
+        stopping: Set when the thread has to end; a ``body`` that waits should wait for this event too.
+        fault: The last exception as one line; empty after a successful call of ``body``.
+
+    Example:
+        thread = SupervisedThread("loader", load_next)  # load_next() waits for one task, does it and returns
+        thread.start()
+        ...
+        thread.stop(timeout_s=1.0)
     """
 
     def __init__(
@@ -63,11 +66,17 @@ class SupervisedThread:
         max_failures: int = MAX_FAILURES,
         backoff_s: tuple[float, float] = _BACKOFF_S,
     ) -> None:
-        """``backoff_s``: the first and the longest delay, seconds."""
+        """Configure the thread; ``start`` starts it.
+
+        Args:
+            name: Name of the thread.
+            body: One iteration.
+            give_up: Called with a reason after too many failures (default: end the process).
+            max_failures: Consecutive failures after which the thread ends.
+            backoff_s: First and longest delay after a failure, seconds.
+        """
         self.name = name
-        #: Set when the thread is to end; a body that waits should wait for this too.
         self.stopping = threading.Event()
-        #: The last exception, as one line; empty when the last call of ``body`` returned.
         self.fault = ""
         self._body, self._give_up, self._max_failures = body, give_up, max_failures
         self._backoff = Backoff(*backoff_s)
@@ -75,12 +84,13 @@ class SupervisedThread:
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
+        """Start the thread."""
         with _lock:
-            _failures[self.name] += 0  # so that metrics show the thread before it fails
+            _failures[self.name] += 0  # metrics show the thread before its first failure
         self._thread.start()
 
     def stop(self, timeout_s: float | None = None) -> bool:
-        """Have the thread end after the present call of ``body`` and wait for that. False if it still runs."""
+        """Stop after the present call of ``body``, and wait. Returns False if the thread runs after the timeout."""
         self.stopping.set()
         if self._thread.ident is not None and self._thread is not threading.current_thread():
             self._thread.join(timeout_s)
@@ -98,7 +108,7 @@ class SupervisedThread:
     def _call(self) -> None:
         try:
             self._body()
-        except BaseException as error:  # a panic in Rust code and SystemExit are no ``Exception``
+        except BaseException as error:  # a panic in Rust code and SystemExit are not an ``Exception``
             self._failed(error)
         else:
             self.fault = ""

@@ -1,13 +1,17 @@
-"""Text from elsewhere, made safe to print on a terminal or into a log."""
+"""Untrusted text for terminals and logs."""
 
 from __future__ import annotations
 
 
 def printable(text: str) -> str:
-    """``text`` on one line, with every character that is not printable written as an escape such as ``\\x1b``.
+    """``text`` on one line, with every unprintable character as an escape sequence such as ``\\x1b``.
 
-    Control characters, terminal escapes, line breaks, marks that turn the direction of writing and bytes of file names
-    that are no UTF-8 could otherwise move the cursor, hide text or forge a line of the log.
+    Unprintable are control characters, line breaks, marks of writing direction, and bytes that are not UTF-8. They
+    could move the cursor, hide text or forge a line of a log.
+
+    Example:
+        >>> printable("name\\x1b[2J")
+        'name\\\\x1b[2J'
     """
     if text.isprintable():
         return text

@@ -4,5 +4,5 @@ from importlib.metadata import PackageNotFoundError, version
 
 try:
     VERSION = version("cachenet")
-except PackageNotFoundError:  # run from a checkout that was never installed
+except PackageNotFoundError:  # a clone without an installation
     VERSION = "0+unknown"

@@ -1,14 +1,14 @@
-"""A full model with caches between its layers: a picture runs only through as many as it needs.
+"""A full model with early exits: a picture runs only through as many segments as it needs.
 
-The model is cut into segments. After each but the last a cache says, from the activations that are there, what the
-whole model would say; the rows of a batch of which it is sure enough leave, the others go on, and the answers come back
-in order (A. Kumar et al., "Accelerating deep learning inference via freezing", arXiv 2002.02645; A. Balasubramanian et
-al., "Accelerating deep learning inference via learned caches", arXiv 2101.07344; M. Abedi et al., "Improving the
-performance of DNN-based software services using automated layer caching", arXiv 2209.08625).
+The model is split into segments. After each segment but the last, an exit head predicts the whole model's label from
+the activations. Rows of a batch whose risk is low enough leave; the others go on (A. Kumar et al., "Accelerating deep
+learning inference via freezing", arXiv 2002.02645; A. Balasubramanian et al., "Accelerating deep learning inference via
+learned caches", arXiv 2101.07344; M. Abedi et al., "Improving the performance of DNN-based software services using
+automated layer caching", arXiv 2209.08625).
 
-A few requests, drawn at random, run whole although a cache could have answered. They tell what to expect of requests,
-and whether the caches together are right as often as was proven: if not, corrections are taken back, and if that was
-not it no cache answers until checks have shown that they may. A cache that does not pay for its lookups rests.
+Some requests, drawn at random, run through the whole model although an exit could have answered. These checks update
+the request prior and the exit monitor. If the monitor finds more errors than certified, no exit answers until further
+checks show that the errors are within the limit again. An exit that costs more time than it saves is skipped.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,40 +39,28 @@ from cachenet.shared.inference.exit_cost import ExitCostModel
 from cachenet.shared.inference.exit_monitor import ExitMonitor
 from cachenet.shared.inference.graph_split import SegmentError, cut, read
 from cachenet.shared.inference.image import blank
-from cachenet.shared.inference.request_prior import Expectation
+from cachenet.shared.inference.request_prior import RequestPrior
 
 log = logging.getLogger(__name__)
 
-#: The names of what a cache gives: ``scores`` ``(n, classes)``, and ``features`` ``(n, dimensions)``, what its last
-#: layer sees.
-SCORES, FEATURES = "scores", "features"
-#: The share of requests that run whole to check, in the long run; and the first so many mostly do.
-_PROBES, _FIRST = 1 / 50, 8
-
-
-class ExitFeatures(NamedTuple):
-    """What a cache has seen of a picture, ``(dimensions,)``, and said of it, ``(classes,)``, uncorrected."""
-
-    features: npt.NDArray[np.float32]
-    scores: npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Correction:
-    """Of a cache's scores: ``features @ weight + bias`` is added; ``temperature`` takes the place of the cache's."""
-
-    weight: Batch
-    bias: Batch
-    temperature: float
-
-    def apply(self, features: Batch, scores: Batch) -> Batch:
-        corrected: Batch = scores + features @ self.weight + self.bias
-        return corrected
+#: Output of an exit head: logits ``(n, classes)``.
+SCORES = "scores"
+#: Output of an exit head: input of its last layer ``(n, dimensions)``.
+FEATURES = "features"
+#: Share of requests that are checks, in the long run.
+_CHECK_SHARE = 1 / 50
+#: Decay of the share of checks at the start: half of the requests after this many.
+_CHECK_FIRST = 8
 
 
 class RequestContext(NamedTuple):
-    """What comes with a picture: the ``recent`` labels of its device, oldest first, the ``risk`` at which a cache may
-    answer at the most, and the name of the ``device``, where there are several."""
+    """What a request carries beside its picture.
+
+    Attributes:
+        recent: Recent labels of the device, oldest first.
+        risk: Largest risk of an exit.
+        device: Name of the device, where there are several.
+    """
 
     recent: tuple[int, ...] = ()
     risk: float = 1.0
@@ -81,76 +69,92 @@ class RequestContext(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ExitResult:
-    """What came of one picture. ``logits`` ``(classes,)``, of the full model's temperature; ``label``: what they and
-    the request's context lead to. ``layer``: which cache has answered, from 0, and then the ``risk`` that the whole
-    model would have led to another label; both None if the whole model has. Then ``seen`` is what each cache has seen,
-    and ``weight`` how many requests it stands for, of which others were answered by caches."""
+    """Result of one picture.
+
+    Attributes:
+        logits: Logits ``(classes,)`` at the full model's temperature.
+        label: Label of least risk, with the request's prior.
+        layer: Number of the exit that answered, from 0; None for the whole model.
+        risk: Probability that the whole model would have given another label; None for the whole model.
+    """
 
     logits: Logits
     label: int
     layer: int | None = None
     risk: float | None = None
-    seen: dict[int, ExitFeatures] = field(default_factory=dict)
-    weight: float = 1.0
 
 
 @dataclass(slots=True)
 class _Request:
-    """A picture on its way; ``asked`` None: through all of the model. ``probed``: the chance with which it was drawn to
-    run whole, None if it was not; ``would``: what the first cache that was sure would have answered."""
+    """State of one picture of a batch.
 
-    asked: RequestContext | None
-    probed: float | None
-    seen: dict[int, ExitFeatures] = field(default_factory=dict)
-    would: int | None = None
+    Attributes:
+        context: The request's context; None for a picture that must run through the whole model.
+        check: Whether the request is a check.
+        exit_label: Label of the first exit that could have answered a check.
+    """
+
+    context: RequestContext | None
+    check: bool
+    exit_label: int | None = None
 
     @property
     def recent(self) -> tuple[int, ...]:
-        return () if self.asked is None else self.asked.recent
+        return () if self.context is None else self.context.recent
 
     @property
     def device(self) -> str:
-        return "" if self.asked is None else self.asked.device
+        return "" if self.context is None else self.context.device
+
+
+@dataclass(slots=True)
+class _Rows:
+    """Rows of a batch that no exit has answered yet.
+
+    Attributes:
+        index: Their numbers in the batch ``(n,)``.
+        tensors: Their activations, ``(n, ...)`` each, by name.
+    """
+
+    index: npt.NDArray[np.int64]
+    tensors: dict[str, Batch]
+
+    def drop(self, answered: npt.NDArray[np.bool_]) -> None:
+        self.index = self.index[~answered]
+        self.tensors = {name: value[~answered] for name, value in self.tensors.items()}
 
 
 class Cache:
-    """One layer's cache: its model, and whether it pays to ask it."""
+    """An exit head.
 
-    def __init__(
-        self, layer: Layer, model: ModelPart, worth: ExitCostModel, correction: Correction | None = None
-    ) -> None:
-        """``correction``: of its scores."""
-        self.layer, self.worth, self.correction = layer, worth, correction
+    Attributes:
+        layer: Its description in the manifest.
+        worth: Its costs and savings.
+    """
+
+    def __init__(self, layer: Layer, model: ModelPart, worth: ExitCostModel) -> None:
+        self.layer, self.worth = layer, worth
         self._model = model
 
-    def corrected(self, correction: Correction | None) -> Cache:
-        """The same cache with its scores corrected in this way."""
-        return Cache(self.layer, self._model, self.worth, correction)
+    def predict(self, tensors: dict[str, Batch]) -> tuple[Probabilities, Batch]:
+        """Calibrated probabilities and scores of each row, ``(n, classes)`` each. Raises ``EngineError``."""
+        scores = self._model.run(tensors)[SCORES]
+        return softmax(scores, self.layer.temperature), scores
 
-    def look(self, held: dict[str, Batch]) -> tuple[Probabilities, ExitFeatures]:
-        """What it says of each row, calibrated ``(n, classes)``, and what it has seen, ``(n, ...)``. Raises
-        ``EngineError``."""
-        made = self._model.run(held)
-        seen = ExitFeatures(made[FEATURES], made[SCORES])
-        return softmax(self._scores(seen), self._temperature), seen
-
-    def logits(self, seen: ExitFeatures, temperature: float) -> Logits:
-        """What it says after it has ``seen`` that, as sure as the whole model would be, in scores of that
-        ``temperature``."""
-        scaled: Logits = self._scores(seen) * np.float32(temperature / (self._temperature * self.layer.reserve))
+    def logits(self, scores: Batch, temperature: float) -> Logits:
+        """``scores`` as logits of the same calibrated probabilities at ``temperature``."""
+        scaled: Logits = scores * np.float32(temperature / (self.layer.temperature * self.layer.reserve))
         return scaled
-
-    def _scores(self, seen: ExitFeatures) -> Batch:
-        return seen.scores if self.correction is None else self.correction.apply(*seen)
-
-    @property
-    def _temperature(self) -> float:
-        return self.layer.temperature if self.correction is None else self.correction.temperature
 
 
 class EarlyExitModel:
-    """The segments of a full model and the caches after each but the last. Safe to run from several threads, one at a
-    time."""
+    """Segments of a full model, with an exit head after each but the last. Threads may share it; runs are serialised.
+
+    Attributes:
+        caches: The exit heads, in order.
+        provider: ONNX Runtime's execution provider of the segments.
+        watch: Monitor of the exits' error rate.
+    """
 
     def __init__(
         self,
@@ -163,150 +167,147 @@ class EarlyExitModel:
         draw: Callable[[], float],
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """``image``: the tensor that pictures come in; ``temperature``: the whole model's; ``wrong``: the share of
-        requests to which the caches together may give another answer than it; ``draw``: of numbers in 0..1."""
+        """Combine segments and exit heads.
+
+        Args:
+            segments: The segments, one more than exit heads.
+            caches: The exit heads.
+            image: Name of the input tensor.
+            temperature: Calibration temperature of the full model.
+            classes: Number of labels.
+            wrong: Certified share of requests to which the exits may give another label than the whole model.
+            draw: Source of random numbers in [0, 1).
+            clock: Source of times, seconds.
+
+        Raises:
+            EngineError: The numbers of segments and exit heads do not match.
+        """
         if len(segments) != len(caches) + 1:
-            raise EngineError(f"{len(segments)} segments for {len(caches)} caches")
+            raise EngineError(f"{len(segments)} segments for {len(caches)} exits")
         self._segments, self.caches = list(segments), list(caches)
         self._image, self._temperature = image, temperature
         self._output = segments[-1].gives[0]
         self.provider = segments[0].provider
         self._draw, self._clock = draw, clock
         self._lock = threading.Lock()
-        self._seen = 0
-        self.expectation = Expectation(classes)
-        #: Whether the caches are right as often as they must be.
+        self._requests = 0
+        self._prior = RequestPrior(classes)
         self.watch = ExitMonitor(wrong)
 
-    def run(self, batch: Batch, asked: Sequence[RequestContext | None]) -> list[ExitResult]:
-        """Run ``batch`` ``(n, channels, height, width)``. ``asked``: with each picture; None for one that must run
-        through all of the model. In order. Raises ``EngineError``."""
+    def run(self, batch: Batch, contexts: Sequence[RequestContext | None]) -> list[ExitResult]:
+        """Run a batch.
+
+        Args:
+            batch: Pictures ``(n, channels, height, width)``.
+            contexts: Context of each picture; None for one that must run through the whole model.
+
+        Returns:
+            The result of each picture, in order.
+
+        Raises:
+            EngineError: A segment cannot run.
+        """
         with self._lock:
-            return self._run(batch, [_Request(one, self._drawn() if one is not None else None) for one in asked])
+            requests = [_Request(one, one is not None and self._is_check()) for one in contexts]
+            return self._run(batch, requests)
 
     def _run(self, batch: Batch, requests: Sequence[_Request]) -> list[ExitResult]:
-        priors = np.stack([self.expectation.prior(one.recent, one.device) for one in requests])
-        passed: dict[int, ExitResult] = {}
-        left, held = np.arange(len(batch)), {self._image: batch}
-        went_on: list[tuple[Cache, float, int]] = []
-        looks = any(one.asked is not None for one in requests)
-        checks = any(one.probed is not None for one in requests)
-        for place, (segment, cache) in enumerate(zip(self._segments[:-1], self.caches, strict=True)):
-            held |= segment.run(held)
-            if looks and (cache.worth.due() if self.watch.trusted else checks):
-                begun = self._clock()
-                hit = self._look(place, cache, held, priors, left, requests, passed)
+        priors = np.stack([self._prior.prior(one.recent, one.device) for one in requests])
+        results: dict[int, ExitResult] = {}
+        rows = _Rows(np.arange(len(batch)), {self._image: batch})
+        remainders: list[tuple[Cache, float, int]] = []  # exit, time and rows after its lookup
+        may_exit = any(one.context is not None for one in requests)
+        checks = any(one.check for one in requests)
+        for number, (segment, cache) in enumerate(zip(self._segments[:-1], self.caches, strict=True)):
+            rows.tensors |= segment.run(rows.tensors)
+            if may_exit and (cache.worth.due() if self.watch.trusted else checks):
+                started = self._clock()
+                count = len(rows.index)
+                answered = self._look_up(number, rows, priors, requests, results)
                 now = self._clock()
-                cache.worth.looked(len(left), now - begun)
-                if hit.any():
-                    left = left[~hit]
-                    held = {name: value[~hit] for name, value in held.items()}
-                went_on.append((cache, now, len(left)))
-            if not len(left):
+                cache.worth.record_lookup(count, now - started)
+                if answered.any():
+                    rows.drop(answered)
+                remainders.append((cache, now, len(rows.index)))
+            if not len(rows.index):
                 break
-            held = {name: held[name] for name in cache.layer.tensors}
-        if len(left):
-            self._finish(held, priors, left, requests, passed)
+            rows.tensors = {name: rows.tensors[name] for name in cache.layer.tensors}
+        if len(rows.index):
+            self._finish(rows, priors, requests, results)
         ended = self._clock()
-        for cache, begun, count in went_on:
-            cache.worth.went_on(count, ended - begun)
-        return [passed[row] for row in range(len(batch))]
+        for cache, started, count in remainders:
+            cache.worth.record_remainder(count, ended - started)
+        return [results[row] for row in range(len(batch))]
 
-    def _look(
+    def _look_up(
         self,
-        place: int,
-        cache: Cache,
-        held: dict[str, Batch],
+        number: int,
+        rows: _Rows,
         priors: Probabilities,
-        left: npt.NDArray[np.int64],
         requests: Sequence[_Request],
-        passed: dict[int, ExitResult],
+        results: dict[int, ExitResult],
     ) -> npt.NDArray[np.bool_]:
-        """Let a cache answer what it is sure of into ``passed``; which of the rows that are ``left`` it has."""
-        hit = np.zeros(len(left), np.bool_)
+        """Let the exit ``number`` answer rows into ``results``; return which rows it has answered."""
+        cache, answered = self.caches[number], np.zeros(len(rows.index), np.bool_)
         try:
-            word, seen = cache.look(held)
-        except EngineError as error:  # what it cannot say the whole model can
-            log.error("cache %d between layers: %s", place + 1, error)
-            return hit
-        belief = word * priors[left]
-        belief /= belief.sum(1, keepdims=True)
-        labels = belief.argmax(1)
-        risks = 1.0 - belief.max(1)
-        asked = found = 0
-        for at, row in enumerate(left.tolist()):
+            likelihood, scores = cache.predict(rows.tensors)
+        except EngineError as error:  # the whole model can still answer
+            log.error("early exit %d: %s", number + 1, error)
+            return answered
+        posterior = likelihood * priors[rows.index]
+        posterior /= posterior.sum(1, keepdims=True)
+        labels = posterior.argmax(1)
+        risks = 1.0 - posterior.max(1)
+        asked = hits = 0
+        for at, row in enumerate(rows.index.tolist()):
             request = requests[row]
-            if request.asked is None:
+            if request.context is None:
                 continue
             asked += 1
-            own = ExitFeatures(seen.features[at], seen.scores[at])
-            sure = bool(risks[at] <= min(cache.layer.threshold, request.asked.risk))
-            found += sure
-            if sure and request.probed is None and self.watch.trusted:
-                hit[at] = True
-                logits = cache.logits(own, self._temperature)
-                passed[row] = ExitResult(logits, int(labels[at]), place, float(risks[at]))
-                continue
-            request.seen[place] = own
-            if sure and request.would is None:
-                request.would = int(labels[at])
-        cache.worth.found(found, asked)
-        return hit
+            hit = bool(risks[at] <= min(cache.layer.threshold, request.context.risk))
+            hits += hit
+            if hit and not request.check and self.watch.trusted:
+                answered[at] = True
+                logits = cache.logits(scores[at], self._temperature)
+                results[row] = ExitResult(logits, int(labels[at]), number, float(risks[at]))
+            elif hit and request.exit_label is None:
+                request.exit_label = int(labels[at])
+        cache.worth.record_hits(hits, asked)
+        return answered
 
     def _finish(
-        self,
-        held: dict[str, Batch],
-        priors: Probabilities,
-        left: npt.NDArray[np.int64],
-        requests: Sequence[_Request],
-        passed: dict[int, ExitResult],
+        self, rows: _Rows, priors: Probabilities, requests: Sequence[_Request], results: dict[int, ExitResult]
     ) -> None:
-        """The last segment, and what it teaches."""
-        scores = self._segments[-1].run(held)[self._output]
-        words = softmax(scores, self._temperature)
-        for at, row in enumerate(left.tolist()):
-            request, label = requests[row], int((words[at] * priors[row]).argmax())
-            weight = 1.0
-            if request.probed is not None:
-                self.expectation.learn(request.recent, int(scores[at].argmax()), request.device)
-                weight = 1.0 / request.probed if request.would is not None else 1.0
-                self._check(request.would is not None and request.would != label)
-            passed[row] = ExitResult(scores[at], label, seen=request.seen, weight=weight)
+        """Run the last segment, and learn from checks."""
+        scores = self._segments[-1].run(rows.tensors)[self._output]
+        likelihoods = softmax(scores, self._temperature)
+        for at, row in enumerate(rows.index.tolist()):
+            request, label = requests[row], int((likelihoods[at] * priors[row]).argmax())
+            if request.check:
+                self._prior.learn(request.recent, int(scores[at].argmax()), request.device)
+                self._record_check(request.exit_label is not None and request.exit_label != label)
+            results[row] = ExitResult(scores[at], label)
 
-    def _check(self, wrong: bool) -> None:
-        """One request of all has been checked."""
+    def _record_check(self, wrong: bool) -> None:
         if not self.watch.add(wrong):
             return
         if self.watch.trusted:
-            log.warning("caches between layers are right again, and answer")
-        elif any(cache.correction is not None for cache in self.caches):
-            log.warning("caches between layers err more than they may: corrections are taken back")
-            self.caches = [cache.corrected(None) for cache in self.caches]
-            self.watch.forget()
+            log.warning("early exits are within their error limit again, and answer")
         else:
-            log.warning("caches between layers err more than they may: none answers until checks show otherwise")
+            log.warning("early exits are over their error limit: none answers until checks show otherwise")
 
     def whole(self, batch: Batch) -> Logits:
-        """What the whole model says, ``(n, classes)``. Raises ``EngineError``."""
-        return np.stack([passed.logits for passed in self.run(batch, [None] * len(batch))])
+        """Logits of the whole model ``(n, classes)``. Raises ``EngineError``."""
+        return np.stack([result.logits for result in self.run(batch, [None] * len(batch))])
 
-    def correct(self, corrections: Mapping[int, Correction]) -> None:
-        """Correct these caches from the next batch on; from any thread."""
-        with self._lock:
-            found = enumerate(self.caches)
-            self.caches = [one.corrected(corrections[at]) if at in corrections else one for at, one in found]
-            self.watch.forget()
-            self._seen = 0  # what is new is checked often at first
-
-    def _drawn(self) -> float | None:
-        """The chance with which this request was drawn to run whole; None if it was not."""
-        self._seen += 1
-        chance = max(_PROBES, _FIRST / (_FIRST + self._seen))
-        return chance if self._draw() < chance else None
+    def _is_check(self) -> bool:
+        """Whether to make the next request a check."""
+        self._requests += 1
+        return self._draw() < max(_CHECK_SHARE, _CHECK_FIRST / (_CHECK_FIRST + self._requests))
 
 
 def runner(session: Session | EarlyExitModel) -> Callable[[Batch], Logits]:
-    """All of a model, however it is loaded: a batch in, logits ``(n, classes)`` out."""
+    """The function that runs the whole model on a batch and returns logits ``(n, classes)``."""
     return session.whole if isinstance(session, EarlyExitModel) else session.run
 
 
@@ -318,29 +319,40 @@ def load(
     threads: int,
     draw: Callable[[], float],
 ) -> EarlyExitModel:
-    """The full model of a bundle, cut, with its caches of that ``way``. ``find``: where a file is. Raises
-    ``EngineError``."""
+    """Load a bundle's full model with its early exits.
+
+    Args:
+        manifest: The bundle's manifest.
+        way: Kind of exit heads.
+        find: Path of the file of a model or exit head.
+        provider: Hardware for the segments; exit heads run on the CPU.
+        threads: Threads of a segment's run.
+        draw: Source of random numbers in [0, 1).
+
+    Raises:
+        EngineError: There are no such exits, or a file or provider cannot be used.
+    """
     name = manifest.only("full")
     if (layers := manifest.layers.get(way)) is None:
-        has = f"it has {', '.join(manifest.layers)}" if manifest.layers else "'model-builder layers' makes them"
-        raise EngineError(f"{manifest.name} has no {way} caches between its layers; {has}")
+        has = f"it has {', '.join(manifest.layers)}" if manifest.layers else "'model-builder exits' makes them"
+        raise EngineError(f"{manifest.name} has no early exits of kind {way}; {has}")
     if provider == "tensorrt":
-        raise EngineError("caches between layers do not run on TensorRT; use --provider cuda, or --layer-caches off")
-    if provider == "auto":  # not TensorRT: it wants to know every shape, and batches shrink
+        raise EngineError("early exits do not run on TensorRT; use --provider cuda, or --set early_exits=off")
+    if provider == "auto":  # not TensorRT, which needs fixed shapes: batches shrink
         provider = "cuda" if "CUDAExecutionProvider" in providers("auto") else "cpu"
     model = manifest.models[name]
     try:
-        whole = read(find(model).read_bytes())
-        pieces = cut(whole, [layer.tensors for layer in layers.caches])
+        split = read(find(model).read_bytes())
+        pieces = cut(split, [layer.tensors for layer in layers.caches])
         caches = [
-            Cache(layer, ModelPart(find(layer).read_bytes(), layer.file, "cpu", 1), ExitCostModel(place))
-            for place, layer in enumerate(layers.caches)
+            Cache(layer, ModelPart(find(layer).read_bytes(), layer.file, "cpu", 1), ExitCostModel(number))
+            for number, layer in enumerate(layers.caches)
         ]
     except SegmentError as error:
-        raise EngineError(f"{name} cannot be cut: {error}") from None
+        raise EngineError(f"{name} cannot be split: {error}") from None
     except OSError as error:
         raise EngineError(f"{error.filename}: {error.strerror}") from None
     segments = [ModelPart(piece.model, name, provider, threads) for piece in pieces]
-    layered = EarlyExitModel(segments, caches, whole.image, model.temperature, len(manifest.labels), layers.wrong, draw)
-    layered.whole(blank(model.input, 2))  # one that takes a single picture a run is found out here
-    return layered
+    loaded = EarlyExitModel(segments, caches, split.image, model.temperature, len(manifest.labels), layers.wrong, draw)
+    loaded.whole(blank(model.input, 2))  # fails now for a model that takes single pictures only
+    return loaded

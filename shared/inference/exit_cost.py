@@ -1,48 +1,55 @@
-"""Whether a cache between layers pays: what its hits save against what its lookups take."""
+"""Whether an early exit saves more time than it costs."""
 
 from __future__ import annotations
 
-#: How fast old experience fades, a row; and what is imagined at first: so many rows, this share of them hits.
-_FADING, _IMAGINED, _SHARE = 0.998, 32.0, 0.5
-#: Of a cache that does not pay, every so many batches is looked at again.
-_AGAIN = 32
+#: Decay of the statistics with each row.
+_DECAY = 0.998
+#: Weight of the prior hit rate, rows.
+_PRIOR_ROWS = 32.0
+#: Prior hit rate.
+_PRIOR_HIT_RATE = 0.5
+#: Batches between two lookups of an exit that is not worthwhile.
+_EXPLORE_EVERY = 32
+#: Offset between the explorations of neighbouring exits, batches.
+_EXPLORE_OFFSET = 7
 
 
 class ExitCostModel:
-    """Of one cache; times in seconds."""
+    """Decayed means of an exit's hit rate, of the time of its lookup, and of the time of the model's remainder."""
 
     def __init__(self, place: int = 0) -> None:
-        """``place``: of its layer, so that not all of those that rest are looked at in one batch."""
-        self._rows, self._hits = _IMAGINED, _IMAGINED * _SHARE
-        self._looked, self._lookups = 0.0, 0.0
-        self._rest, self._rested = 0.0, 0.0
-        self._batches = 7 * place
+        """``place``: number of the exit, from 0; exits that are not worthwhile are explored in different batches."""
+        self._rows, self._hits = _PRIOR_ROWS, _PRIOR_ROWS * _PRIOR_HIT_RATE
+        self._lookup_rows, self._lookup_s = 0.0, 0.0
+        self._remainder_rows, self._remainder_s = 0.0, 0.0
+        self._batches = _EXPLORE_OFFSET * place
 
     @property
     def pays(self) -> bool:
-        """Whether hits save more than lookups take, as far as is known."""
-        if not self._looked or not self._rested:
+        """Whether hits save more time than lookups take; True before the first measurements."""
+        if not self._lookup_rows or not self._remainder_rows:
             return True
-        saved = self._hits / self._rows * self._rest / self._rested
-        return saved > self._lookups / self._looked
+        saved = self._hits / self._rows * self._remainder_s / self._remainder_rows
+        return saved > self._lookup_s / self._lookup_rows
 
     def due(self) -> bool:
-        """Whether to look in this batch: always where it pays, and else now and then, for streams change."""
+        """Whether to look up in this batch: if worthwhile, or for exploration."""
         self._batches += 1
-        return self.pays or self._batches % _AGAIN == 0
+        return self.pays or self._batches % _EXPLORE_EVERY == 0
 
-    def found(self, hits: int, rows: int) -> None:
-        """Of so many ``rows`` so many could be answered."""
-        # What rests is looked at seldom, so that each look says as much as all that were left out.
-        fading = _FADING ** (rows if self.pays else rows * _AGAIN)
-        self._rows, self._hits = fading * self._rows + rows, fading * self._hits + hits
+    def record_hits(self, hits: int, rows: int) -> None:
+        """Record that ``hits`` of ``rows`` could be answered."""
+        # An exploration stands for all the batches without a lookup before it.
+        decay = _DECAY ** (rows if self.pays else rows * _EXPLORE_EVERY)
+        self._rows, self._hits = decay * self._rows + rows, decay * self._hits + hits
 
-    def looked(self, rows: int, seconds: float) -> None:
-        """A lookup of so many ``rows`` took so long."""
-        fading = _FADING**rows
-        self._looked, self._lookups = fading * self._looked + rows, fading * self._lookups + seconds
+    def record_lookup(self, rows: int, seconds: float) -> None:
+        """Record the time of a lookup of ``rows``."""
+        decay = _DECAY**rows
+        self._lookup_rows, self._lookup_s = decay * self._lookup_rows + rows, decay * self._lookup_s + seconds
 
-    def went_on(self, rows: int, seconds: float) -> None:
-        """What came after the lookup took so long for ``rows`` that were not answered."""
-        fading = _FADING**rows
-        self._rested, self._rest = fading * self._rested + rows, fading * self._rest + seconds
+    def record_remainder(self, rows: int, seconds: float) -> None:
+        """Record the time of the rest of the model for the ``rows`` that the lookup left."""
+        decay = _DECAY**rows
+        self._remainder_rows = decay * self._remainder_rows + rows
+        self._remainder_s = decay * self._remainder_s + seconds

@@ -1,11 +1,10 @@
-"""A network cut between its layers into segments that run one after the other and together do what it did whole.
+"""Split an ONNX model into segments that run one after the other and compute the same outputs.
 
-A cut is a place in the graph's order with few tensors that what comes after still needs: the end of a block, and where
-several networks stand side by side in one graph, what has been found out so far and the picture.
+A split site is a set of tensors from which the rest of the graph can be computed, such as the output of a block.
 
-The ONNX file is cut as it is, in the wire format of protocol buffers: nodes and weights are carried over as they stand,
-so that nothing but the names of tensors has to be understood, and a device needs no package for it. Numbers of fields
-are those of ``onnx.proto`` (ONNX, github.com/onnx/onnx).
+The file is split in the wire format of protocol buffers: nodes and weights are copied as bytes, and only names of
+tensors are parsed. So a device does not need the package ``onnx``. Field numbers are those of ``onnx.proto``
+(github.com/onnx/onnx).
 """
 
 from __future__ import annotations
@@ -16,24 +15,28 @@ from typing import NamedTuple
 
 from cachenet.shared.command.errors import UserError
 
-#: Of ModelProto, GraphProto, NodeProto, TensorProto and ValueInfoProto.
+#: Field numbers of ModelProto.
 _IR, _GRAPH, _OPSETS, _FUNCTIONS = 1, 7, 8, 25
+#: Field numbers of GraphProto.
 _NODE, _GRAPH_NAME, _WEIGHT, _INPUT, _OUTPUT = 1, 2, 5, 11, 12
-_TAKES, _MAKES, _KIND = 1, 2, 4
-_WEIGHT_NAME, _ELSEWHERE = 8, 13
+#: Field numbers of NodeProto: input, output, op_type.
+_NODE_INPUT, _NODE_OUTPUT, _OP_TYPE = 1, 2, 4
+#: Field numbers of TensorProto: name, external_data.
+_WEIGHT_NAME, _EXTERNAL_DATA = 8, 13
+#: Field number of ValueInfoProto: name.
 _VALUE_NAME = 1
-#: TypeProto of a float32 tensor of any shape: its field 1, a Tensor whose field 1, the element's type, is 1.
+#: Encoded TypeProto of a float32 tensor of any shape: field 1 (Tensor), whose field 1 (elem_type) is 1.
 _FLOATS = b"\x12\x04\x0a\x02\x08\x01"
-#: Operators with graphs of their own, which see tensors that their inputs do not name.
+#: Operators with subgraphs, which use tensors that are not among their inputs.
 _NESTED = (b"If", b"Loop", b"Scan")
 
 
 class SegmentError(UserError):
-    """A model that cannot be cut where it was to be; the message says why."""
+    """A model that cannot be split at the given sites. The message says why."""
 
 
 class Segment(NamedTuple):
-    """``model``: an ONNX file that makes the tensors ``gives`` of those that it ``needs``."""
+    """A segment: an ONNX file, the names of its inputs (``needs``) and of its outputs (``gives``)."""
 
     model: bytes
     needs: tuple[str, ...]
@@ -43,13 +46,13 @@ class Segment(NamedTuple):
 @dataclass(frozen=True)
 class _Node:
     raw: bytes
-    takes: tuple[str, ...]
-    makes: tuple[str, ...]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class SplitModel:
-    """An ONNX file, taken apart: ``image`` and ``output`` are names of tensors."""
+    """A parsed ONNX file; ``image`` and ``output`` are the names of its input and output tensors."""
 
     image: str
     output: str
@@ -59,7 +62,7 @@ class SplitModel:
 
 
 def read(data: bytes) -> SplitModel:
-    """Raises ``SegmentError`` for what is no model, or none that can be cut."""
+    """Parse an ONNX file. Raises ``SegmentError``."""
     try:
         fields = list(_fields(data))
         graph = list(_fields(next(value for number, value, _ in fields if number == _GRAPH)))
@@ -69,45 +72,52 @@ def read(data: bytes) -> SplitModel:
         image = next(name for name in inputs if name not in weights)
         output = next(_text(value, _VALUE_NAME) for number, value, _ in graph if number == _OUTPUT)
     except (StopIteration, IndexError, ValueError):
-        raise SegmentError("it is no ONNX file") from None
+        raise SegmentError("it is not an ONNX file") from None
     frame = b"".join(raw for number, _, raw in fields if number in (_IR, _OPSETS, _FUNCTIONS))
     return SplitModel(image, output, frame, nodes, weights)
 
 
 def cut(model: SplitModel, places: Sequence[Sequence[str]]) -> list[Segment]:
-    """The segments of ``model`` cut at each of ``places``, in order: names of all tensors that what comes after needs.
-    Raises ``SegmentError`` if one is no such place."""
+    """Split a model.
+
+    Args:
+        model: The parsed model.
+        places: Split sites in order, each the names of all tensors that the rest of the graph needs.
+
+    Raises:
+        SegmentError: The rest of the graph cannot be computed from a site.
+    """
     segments: list[Segment] = []
     before: tuple[str, ...] = (model.image,)
     for end in (*places, (model.output,)):
         wanted = tuple(name for name in end if name not in before)
         if not wanted:
-            raise SegmentError(f"nothing is done between {', '.join(before)} and {', '.join(end)}")
+            raise SegmentError(f"nothing is computed between {', '.join(before)} and {', '.join(end)}")
         segments.append(_between(model, before, wanted))
         before = tuple(end)
     return segments
 
 
-def _between(model: SplitModel, given: Sequence[str], wanted: tuple[str, ...]) -> Segment:
-    """What makes ``wanted`` out of ``given``."""
-    makers = {name: place for place, node in enumerate(model._nodes) for name in node.makes}
-    needed, kept, left = set[str](), set[int](), list(wanted)
+def _between(model: SplitModel, available: Sequence[str], wanted: tuple[str, ...]) -> Segment:
+    """The segment that computes the tensors ``wanted`` from the tensors ``available``."""
+    producers = {name: number for number, node in enumerate(model._nodes) for name in node.outputs}
+    needed, nodes, left = set[str](), set[int](), list(wanted)
     while left:
         name = left.pop()
         if name in needed or not name:
             continue
         needed.add(name)
-        if name in given or name in model._weights:
+        if name in available or name in model._weights:
             continue
-        if name not in makers:
-            raise SegmentError(f"{', '.join(wanted)} cannot be made from {', '.join(given)} alone")
-        if makers[name] not in kept:
-            kept.add(makers[name])
-            left += model._nodes[makers[name]].takes
-    needs = tuple(name for name in given if name in needed)
+        if name not in producers:
+            raise SegmentError(f"{', '.join(wanted)} cannot be computed from {', '.join(available)} alone")
+        if producers[name] not in nodes:
+            nodes.add(producers[name])
+            left += model._nodes[producers[name]].inputs
+    needs = tuple(name for name in available if name in needed)
     graph = b"".join(
         [
-            *(_field(_NODE, model._nodes[place].raw) for place in sorted(kept)),
+            *(_field(_NODE, model._nodes[number].raw) for number in sorted(nodes)),
             _field(_GRAPH_NAME, b"segment"),
             *(_field(_WEIGHT, raw) for name, raw in model._weights.items() if name in needed),
             *(_field(_INPUT, _field(_VALUE_NAME, name.encode()) + _FLOATS) for name in needs),
@@ -119,17 +129,18 @@ def _between(model: SplitModel, given: Sequence[str], wanted: tuple[str, ...]) -
 
 def _node(data: bytes) -> _Node:
     fields = list(_fields(data))
-    if any(number == _KIND and value in _NESTED for number, value, _ in fields):
-        raise SegmentError("it has graphs within its graph (If, Loop or Scan)")
-    takes, makes = (
-        tuple(value.decode() for number, value, _ in fields if number == wanted) for wanted in (_TAKES, _MAKES)
+    if any(number == _OP_TYPE and value in _NESTED for number, value, _ in fields):
+        raise SegmentError("it has subgraphs (If, Loop or Scan)")
+    inputs, outputs = (
+        tuple(value.decode() for number, value, _ in fields if number == wanted)
+        for wanted in (_NODE_INPUT, _NODE_OUTPUT)
     )
-    return _Node(data, takes, makes)
+    return _Node(data, inputs, outputs)
 
 
 def _stored(data: bytes) -> bytes:
-    """A weight, if it is in the file."""
-    if any(number == _ELSEWHERE for number, _, _ in _fields(data)):
+    """The encoded weight; refuses a weight in another file."""
+    if any(number == _EXTERNAL_DATA for number, _, _ in _fields(data)):
         raise SegmentError("its weights are in other files; save it as one")
     return data
 
@@ -139,10 +150,10 @@ def _text(data: bytes, wanted: int) -> str:
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, bytes, bytes]]:
-    """The fields of a message: number, value and the whole of it. Values that are numbers come as they stand."""
+    """Yield number, value and encoding of each field of a message; numeric values stay encoded."""
     at = 0
     while at < len(data):
-        begun = at
+        start = at
         key, at = _number(data, at)
         kind = key & 7
         if kind == 2:
@@ -150,16 +161,16 @@ def _fields(data: bytes) -> Iterator[tuple[int, bytes, bytes]]:
             value, at = data[at : at + size], at + size
         else:
             if kind not in (0, 1, 5):
-                raise ValueError("no protocol buffer")
+                raise ValueError("not a protocol buffer")
             after = _number(data, at)[1] if kind == 0 else at + (8 if kind == 1 else 4)
             value, at = data[at:after], after
         if at > len(data):
-            raise ValueError("cut short")
-        yield key >> 3, value, data[begun:at]
+            raise ValueError("truncated")
+        yield key >> 3, value, data[start:at]
 
 
 def _number(data: bytes, at: int) -> tuple[int, int]:
-    """A number, and the place after it."""
+    """Decode a varint; return its value and the position after it."""
     value = shift = 0
     while True:
         byte = data[at]
@@ -168,7 +179,7 @@ def _number(data: bytes, at: int) -> tuple[int, int]:
         if byte < 0x80:
             return value, at
         if shift > 63:
-            raise ValueError("no number")
+            raise ValueError("not a varint")
 
 
 def _field(number: int, value: bytes) -> bytes:

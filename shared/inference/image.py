@@ -1,4 +1,4 @@
-"""Pictures: the one way from a camera frame to a model's input, and encoding for the wire."""
+"""Pictures: from a camera frame to a model's input tensor, and encoding for the network."""
 
 from __future__ import annotations
 
@@ -10,40 +10,43 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-#: ``(height, width, 3)`` uint8, BGR as OpenCV has it.
+#: A picture ``(height, width, 3)`` uint8, BGR as in OpenCV.
 Picture = npt.NDArray[np.uint8]
-#: ``(n, channels, height, width)`` float32, normalised: 3 channels in the model's order, or 1 of grey.
+#: Normalised input ``(n, channels, height, width)`` float32: 3 channels in the model's order, or 1 grey channel.
 Tensor = npt.NDArray[np.float32]
-#: Left, top, width and height, as shares of the picture.
+#: Left, top, width and height of a part of a picture, as shares of the picture.
 Region = tuple[float, float, float, float]
 
 
 class BadPicture(ValueError):
-    """Bytes that are no picture, or one too large; the text is fit for a refusal."""
+    """Bytes that are not a picture, or one that is too large. The message may be sent to a device."""
 
 
 _Deviation = Annotated[float, msgspec.Meta(gt=0)]
 _Pixels = Annotated[int, msgspec.Meta(ge=1, le=4096)]
-#: Of a square picture its side, of another one its width and height, pixels.
+#: Side of a square picture, or width and height, pixels.
 Size = int | tuple[int, int]
 
 
 def pixels(size: Size) -> tuple[int, int]:
-    """Width and height."""
+    """Width and height of a size, pixels."""
     return size if isinstance(size, tuple) else (size, size)
 
 
 class Input(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """How a frame becomes a model's input tensor ``(1, channels, height, width)`` float32.
+    """Preprocessing of a frame to a model's input tensor ``(1, channels, height, width)`` float32.
 
-    ``side``: width of the input, pixels, and its height where ``height`` is None.
-    ``mean``, ``std``: the tensor is ``(x - mean) / std`` with x in 0..255, in the order of the model's channels; of a
-    grey model their averages count.
-    ``fit``: ``crop`` takes the largest centred window of the input's aspect ratio, ``stretch`` the whole frame without
-    regard to its aspect ratio, ``letterbox`` the whole frame with bars of the grey level ``fill``.
-    ``crop``: share of the window's, or frame's, width and height that is taken, from its centre.
-    ``scaling``: interpolation. ``area`` averages when shrinking and is cubic when growing.
-    ``colour``: order of the model's channels; ``grey`` is one channel.
+    Attributes:
+        side: Width of the input, pixels; also its height where ``height`` is None.
+        mean: Subtracted from each channel, 0 to 255, in the model's order; a grey model uses the average.
+        std: Divides each channel after that; a grey model uses the average.
+        crop: Share of the window's width and height that is used, from its centre.
+        scaling: Interpolation; ``area`` averages when shrinking and is cubic when growing.
+        fit: ``crop`` uses the largest centred window of the input's aspect ratio, ``stretch`` the whole frame with
+            another aspect ratio, ``letterbox`` the whole frame with bars.
+        colour: Order of the model's channels; ``grey`` is one channel.
+        fill: Grey level of the bars.
+        height: Height of the input, pixels; None for a square input.
     """
 
     side: _Pixels
@@ -54,7 +57,7 @@ class Input(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     fit: Literal["crop", "stretch", "letterbox"] = "crop"
     colour: Literal["rgb", "bgr", "grey"] = "rgb"
     fill: Annotated[int, msgspec.Meta(ge=0, le=255)] = 0
-    # A field of its own: msgspec 0.22 corrupts memory when it decodes a union of a bounded int and a tuple.
+    # Not a tuple in ``side``: msgspec 0.22 corrupts memory when it decodes a union of a bounded int and a tuple.
     height: _Pixels | None = None
 
     @property
@@ -64,13 +67,13 @@ class Input(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
 
 
 def blank(spec: Input, count: int = 1) -> Tensor:
-    """Zeros of the shape that a model of ``spec`` takes, ``count`` pictures."""
+    """An input tensor of zeros for ``count`` pictures."""
     width, height = spec.size
     return np.zeros((count, 1 if spec.colour == "grey" else 3, height, width), np.float32)
 
 
 def cut(picture: Picture, region: Region) -> Picture:
-    """That part of ``picture``; a pixel at least. No copy."""
+    """A view of a part of ``picture``, at least one pixel."""
     height, width = picture.shape[:2]
     left, top = min(width - 1, round(region[0] * width)), min(height - 1, round(region[1] * height))
     right, bottom = round((region[0] + region[2]) * width), round((region[1] + region[3]) * height)
@@ -78,8 +81,10 @@ def cut(picture: Picture, region: Region) -> Picture:
 
 
 def crop(picture: Picture, spec: Input) -> Picture:
-    """What a model sees of ``picture``, at the model's size: ``(height, width, 3)`` BGR. A picture of that size is
-    returned as it is: a server does not cut again what a device has cut."""
+    """Crop and scale ``picture`` to the model's input size: ``(height, width, 3)`` BGR.
+
+    A picture of that size is returned unchanged, so that a server does not crop again what a device has cropped.
+    """
     high, wide = picture.shape[:2]
     width, height = spec.size
     if (wide, high) == (width, height):
@@ -106,7 +111,7 @@ def _scale(window: Picture, width: int, height: int, scaling: str) -> Picture:
     if scaling == "linear":
         return cv2.resize(window, (width, height), interpolation=cv2.INTER_LINEAR)  # type: ignore[return-value]
     rows, columns = window.shape[:2]
-    # Area averaging is the right filter when shrinking and nearest-neighbour when growing, so growing is cubic.
+    # OpenCV's area interpolation is nearest-neighbour when growing, so growing is cubic.
     if scaling == "area" and (columns >= width or rows >= height):
         small = min(columns, width), min(rows, height)
         window = cv2.resize(window, small, interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
@@ -116,7 +121,7 @@ def _scale(window: Picture, width: int, height: int, scaling: str) -> Picture:
 
 
 def preprocessor(spec: Input) -> Callable[[Picture], Tensor]:
-    """The way from what ``crop`` gives to the tensor a model takes, with its constants worked out once."""
+    """Create the function from a cropped picture to a model's input tensor."""
     width, height = spec.size
     if spec.colour == "grey":
         deviation, middle = np.float32(sum(spec.std) / 3), np.float32(sum(spec.mean) / 3)
@@ -142,12 +147,14 @@ def preprocessor(spec: Input) -> Callable[[Picture], Tensor]:
 
 
 def encode(picture: Picture) -> tuple[Literal["image/png", "image/jpeg"], bytes]:
-    """Compress a model-size picture for the wire: PNG for thumbnails, where JPEG's blocks would cost accuracy and
-    save nothing, JPEG with its colours at full resolution above.
+    """Compress a picture of model size: PNG up to 64x64 pixels, JPEG without chroma subsampling above.
 
-    What compression changes, the full model may answer otherwise. On a 96 px state classifier and 434 real frames
-    another label comes for 2.1 % of them at quality 92 with halved colours (3.5 kB), 1.4 % with full ones (4.2 kB),
-    0.7 % at quality 98 (7.5 kB); of an ImageNet classifier at 260 px for 43 % (27 kB) and 19 % (33 kB) at quality 92.
+    Compression changes some answers. A 96 px state classifier gave 434 real frames another label in 2.1 % at quality 92
+    with subsampling (3.5 kB), 1.4 % without (4.2 kB), and 0.7 % at quality 98 (7.5 kB). An ImageNet classifier at 260
+    px did so in 43 % (27 kB) and 19 % (33 kB) at quality 92.
+
+    Raises:
+        BadPicture: The picture cannot be encoded.
     """
     count = picture.shape[0] * picture.shape[1]
     if count <= 64 * 64:

@@ -1,8 +1,7 @@
-"""Compressed pictures: their headers, whether they are complete, and bounded decoding through OpenCV.
+"""Compressed pictures: headers, completeness, and bounded decoding through OpenCV.
 
-Everything that decodes a picture uses this module: the agent, the server, the builder and the simulator. A picture is
-upright (EXIF orientation is applied), and bytes after its end are ignored. Whether a picture is complete is found by
-walking its structure to its end marker, for OpenCV may decode half a JPEG to half a picture and grey.
+All programs decode pictures through this module. EXIF orientation is applied, and bytes after the picture's end are
+ignored. The structure is parsed to the end marker, because OpenCV may decode half a JPEG to half a picture and grey.
 """
 
 from __future__ import annotations
@@ -19,27 +18,28 @@ import numpy as np
 from cachenet.shared.command.regular_files import open_regular
 from cachenet.shared.inference.image import BadPicture, Picture
 
-# Or OpenCV says on stderr, in many lines, what we say in one.
+# OpenCV would log many lines on stderr about a damaged picture; the caller reports one.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 _AVIF = bool(cv2.haveImageWriter("x.avif"))
-#: Suffixes of the pictures in a directory that are read; AVIF where this OpenCV was built with it.
+#: Suffixes of pictures that are read from a directory; AVIF if this OpenCV can decode it.
 SUFFIXES = frozenset({".jpg", ".jpeg", ".jfif", ".png", ".webp"} | ({".avif"} if _AVIF else set()))
-#: Those and the suffixes of other formats, which are not read: each such file is named, rather than passed over.
+#: These, and suffixes of picture formats that cannot be read; such files are reported and not ignored.
 LISTED = SUFFIXES | {".avif", ".bmp", ".gif", ".tif", ".tiff", ".heic", ".heif", ".jp2", ".jxl", ".dng"}
 
-#: Largest picture that a server decodes from the network, in pixels: 48 MB of BGR.
+#: Largest picture that a server decodes from the network, pixels: 48 MB of BGR.
 MAX_PIXELS = 16_000_000
-#: Largest JPEG in a file, in pixels: the largest sensor of a phone (16320 x 12240).
+#: Largest JPEG in a file, pixels: the largest sensor of a phone (16320 x 12240).
 _JPEG_FILE_PIXELS = 200_000_000
-#: Largest picture in a file of another format, in pixels: 192 MB of BGR, for these are always decoded in full.
+#: Largest picture in a file of another format, pixels: 192 MB of BGR, because these are decoded in full size.
 _OTHER_FILE_PIXELS = 64_000_000
-#: Most pixels that a JPEG in a file is decoded to (75 MB of BGR). A larger one is decoded at 1/2, 1/4 or 1/8 of its
-#: width and height, which libjpeg does without ever holding the full picture. A model sees less than a megapixel.
+#: Most pixels that a JPEG in a file is decoded to: 75 MB of BGR. libjpeg decodes a larger one at 1/2, 1/4 or 1/8 of its
+#: width and height, without the full picture in memory. A model's input has less than a megapixel.
 _DECODED_PIXELS = 25_000_000
-#: Largest file of a picture, in bytes: what a sensor of 200 megapixels writes at best quality, and room.
+#: Largest file of a picture, bytes: more than a sensor of 200 megapixels writes at best quality.
 _FILE_BYTES = 256 << 20
 
+#: OpenCV's flag of each reduction.
 _REDUCED = {
     1: cv2.IMREAD_COLOR,
     2: cv2.IMREAD_REDUCED_COLOR_2,
@@ -50,8 +50,15 @@ _REDUCED = {
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a compressed picture says of itself. ``end``: bytes up to the end of the picture, without what follows.
-    ``turns``: by how many quarters it is to be turned to the left; OpenCV turns all formats but AVIF."""
+    """Header of a compressed picture.
+
+    Attributes:
+        format: Name of the format.
+        width: Width, pixels.
+        height: Height, pixels.
+        end: Length of the picture, bytes.
+        turns: Quarter turns to the left that decoding must apply; OpenCV applies those of all formats but AVIF.
+    """
 
     format: str
     width: int
@@ -61,14 +68,23 @@ class Header:
 
 
 def decode(data: bytes) -> Picture:
-    """Decode a PNG or JPEG that came over the network: ``(height, width, 3)`` BGR. Raises ``BadPicture``; never
-    allocates for more than ``MAX_PIXELS``."""
+    """Decode a PNG or JPEG from the network: ``(height, width, 3)`` BGR, at most ``MAX_PIXELS``.
+
+    Raises:
+        BadPicture: The bytes are not such a picture.
+    """
     return _decode(data, header(data, network=True), MAX_PIXELS, 1)
 
 
 def read(path: Path) -> Picture:
-    """Decode the picture in a file: ``(height, width, 3)`` BGR, upright. A JPEG of more than 25 megapixels is decoded
-    at 1/2, 1/4 or 1/8 of its size. Raises ``BadPicture`` with the reason, and ``OSError``; never waits for a FIFO."""
+    """Decode a picture file: ``(height, width, 3)`` BGR, upright.
+
+    A JPEG of more than 25 megapixels is decoded at 1/2, 1/4 or 1/8 of its size.
+
+    Raises:
+        BadPicture: The file is not a picture that can be decoded.
+        OSError: The file cannot be read, or is not a regular file.
+    """
     data = _bytes(path)
     found = header(data)
     pixels = found.width * found.height
@@ -79,11 +95,18 @@ def read(path: Path) -> Picture:
 
 
 def header(data: bytes, network: bool = False) -> Header:
-    """Format, size and end of a complete picture, without decoding. ``network``: PNG and JPEG only. Raises
-    ``BadPicture`` for what is no picture or is truncated."""
-    for begins, walk, everywhere in _FORMATS:
-        if begins(data) and (everywhere or not network):
-            return walk(data)
+    """Read the header of a complete picture, without decoding.
+
+    Args:
+        data: The picture.
+        network: Whether to accept PNG and JPEG only.
+
+    Raises:
+        BadPicture: The bytes are not a picture, or a truncated one.
+    """
+    for is_format, parse, from_network in _FORMATS:
+        if is_format(data) and (from_network or not network):
+            return parse(data)
     known = "neither PNG nor JPEG" if network else f"neither JPEG, PNG{', WebP nor AVIF' if _AVIF else ' nor WebP'}"
     raise BadPicture("the file is empty" if not data else f"{known}; it begins with {data[:16]!r}")
 
@@ -155,14 +178,14 @@ def _jpeg(data: bytes) -> Header:
 
 
 def _jpeg_frame(data: bytes) -> tuple[int, int, int]:
-    """Width and height, and where the frame header ends."""
+    """Width, height, and the position after the frame header."""
     at = 2
     while at + 9 < len(data) and data[at] == 0xFF:
         marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
         if marker == 0xFF:  # a fill byte
             at += 1
             continue
-        # Anything but a plain segment here and the decoder, which forgives more, might find another size than we do.
+        # Refuse anything but a plain segment: a tolerant decoder might find another size.
         if marker < 0xC0 or 0xD0 <= marker <= _SOS or length < 2:
             break
         if marker in _SOF:
@@ -172,7 +195,7 @@ def _jpeg_frame(data: bytes) -> tuple[int, int, int]:
     raise BadPicture("JPEG has no frame header" if at + 9 < len(data) else "JPEG is truncated")
 
 
-# WebP: a RIFF container that says its own length.
+# WebP: a RIFF container with its length.
 
 
 def _is_webp(data: bytes) -> bool:
@@ -195,7 +218,7 @@ def _webp(data: bytes) -> Header:
     return Header("WebP", width, height, end)
 
 
-# AVIF: boxes. Its decoder knows by itself whether all of the data is there; a picture of tiles has several sizes.
+# AVIF: boxes. Its decoder detects truncation; a picture of tiles has several sizes.
 
 
 def _is_avif(data: bytes) -> bool:
@@ -211,10 +234,10 @@ def _avif(data: bytes) -> Header:
     return Header("AVIF", width, height, len(data), rotation[1][0] & 3 if rotation is not None else 0)
 
 
-#: The boxes of the image's size and of its rotation: length, name, and of the rotation its data.
+#: The box of the image's size: length and name. The box of its rotation: length, name and data.
 _ISPE, _IROT = re.compile(rb"\x00\x00\x00\x14ispe"), re.compile(rb"\x00\x00\x00\x09irot(.)", re.DOTALL)
 
-#: How each format begins, how its header is read, and whether it is taken from the network, too.
+#: For each format: test of the first bytes, parser of the header, and whether the network may send it.
 _FORMATS: tuple[tuple[Callable[[bytes], bool], Callable[[bytes], Header], bool], ...] = (
     (_is_jpeg, _jpeg, True),
     (_is_png, _png, True),

@@ -1,7 +1,7 @@
-"""A stream directory: the pictures of a recorded stream, with the truth beside them where it is known.
+"""A stream directory: the pictures of a recorded stream, and the true labels where they are known.
 
-``stream.json`` is written last, so a directory that has one is whole. Pictures are numbered files, a pattern that
-``ffmpeg`` and OpenCV read as an image sequence too.
+``stream.json`` is written last, so a directory with this file is complete. Pictures are numbered files, which
+``ffmpeg`` and OpenCV read as an image sequence.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ FORMAT = 1
 MANIFEST = "stream.json"
 
 Files = Literal["%06d.png", "%06d.jpg"]
-# JPEG of 95 keeps the sensor noise, which is what a frame cache must live with.
+#: Encoder options by pattern. JPEG at quality 95 preserves sensor noise, which a frame cache must tolerate.
 _CODEC: dict[Files, list[int]] = {
     "%06d.png": [cv2.IMWRITE_PNG_COMPRESSION, 1],
     "%06d.jpg": [cv2.IMWRITE_JPEG_QUALITY, 95],
@@ -32,13 +32,23 @@ _CODEC: dict[Files, list[int]] = {
 
 
 class StreamError(UserError):
-    """A directory that is no whole stream or cannot become one; the message says what is wrong with it."""
+    """A directory that is not a complete stream, or cannot become one. The message says why."""
 
 
 class Recording(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """``stream.json``. ``files``: PNG for thumbnails, JPEG above. ``labels``: names of the classes. ``truth``: per
-    frame the index of its label, None where nobody knows. ``seed``: None for what was not drawn. ``times``: per frame
-    its time in seconds, rising; there only where frames do not come at the constant rate ``fps``."""
+    """``stream.json``.
+
+    Attributes:
+        format: Version of the format.
+        name: Name of the stream.
+        seed: Seed of a synthetic stream; None for others.
+        frames: Number of frames.
+        fps: Frame rate, frames per second.
+        labels: Names of the labels.
+        truth: Index of each frame's true label; None where unknown.
+        files: Pattern of the file names: PNG for thumbnails, JPEG above.
+        times: Time of each frame, seconds, increasing; unset at the constant rate ``fps``.
+    """
 
     format: int = FORMAT
     name: str
@@ -48,17 +58,17 @@ class Recording(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     labels: tuple[str, ...]
     truth: tuple[int, ...] | None
     files: Files
-    #: Left out of the JSON where it is not needed, so that versions that do not know it read the stream, too.
+    # Left out of the JSON where unset, so that earlier versions can read the stream.
     times: tuple[float, ...] | msgspec.UnsetType = msgspec.UNSET
 
     def seconds(self) -> tuple[float, ...]:
-        """The time of each frame, in seconds."""
+        """Time of each frame, seconds."""
         if self.times is not msgspec.UNSET:
             return self.times
         return tuple(number / self.fps for number in range(self.frames))
 
     def check(self) -> None:
-        """Raise ``StreamError`` if the fields do not fit one another."""
+        """Raise ``StreamError`` if the fields are inconsistent."""
         if self.format != FORMAT:
             raise StreamError(f"format {self.format}, this version reads {FORMAT}")
         if self.frames < 1 or not 0 < self.fps <= 1000:
@@ -88,7 +98,7 @@ def read(directory: Path) -> Recording:
 
 
 def picture(directory: Path, recording: Recording, index: int) -> Picture:
-    """Frame ``index`` from 0: ``(height, width, 3)`` BGR. Raises ``StreamError``."""
+    """Picture of frame ``index``, from 0: ``(height, width, 3)`` BGR. Raises ``StreamError``."""
     path = directory / (recording.files % index)
     try:
         return pictures.read(path)
@@ -100,13 +110,13 @@ class RecordingWriter:
     """A stream directory under construction: pictures first, one after the other, and what they are at the end."""
 
     def __init__(self, directory: Path, files: Files) -> None:
-        """``directory`` must be new or empty. Raises ``StreamError``."""
+        """Create ``directory``, which must be new or empty. Raises ``StreamError``."""
         self.count = 0
         self._directory, self._files = directory, files
         self._written: list[Path] = []
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            # Numbered pictures are easily someone's own; nothing is ever overwritten.
+            # Numbered pictures may be the user's own; nothing is overwritten.
             taken = any(directory.iterdir())
         except OSError as error:
             raise StreamError(f"{directory}: {error.strerror}") from None
@@ -114,7 +124,7 @@ class RecordingWriter:
             raise StreamError(f"{directory} is not empty; name a new directory")
 
     def add(self, frame: Picture) -> None:
-        """Raises ``StreamError`` if it cannot be written."""
+        """Write the next picture. Raises ``StreamError``."""
         done, data = cv2.imencode(Path(self._files).suffix, frame, _CODEC[self._files])
         if not done:
             raise StreamError(f"picture {self.count} could not be encoded")
@@ -122,7 +132,7 @@ class RecordingWriter:
         self.count += 1
 
     def finish(self, recording: Recording) -> None:
-        """Say what the pictures are. Raises ``StreamError``."""
+        """Write ``stream.json``. Raises ``StreamError``."""
         recording.check()
         if self.count < recording.frames:
             raise StreamError(f"{self.count} pictures, {recording.frames} promised")
@@ -134,7 +144,7 @@ class RecordingWriter:
             raise StreamError(f"{self._directory}: {error.strerror}") from None
 
     def discard(self) -> None:
-        """Take away what was written."""
+        """Delete the files written so far."""
         for path in self._written:
             path.unlink(missing_ok=True)
 
@@ -144,14 +154,15 @@ class RecordingWriter:
             path.write_bytes(data)
         except OSError as error:
             with contextlib.suppress(OSError):
-                path.unlink(missing_ok=True)  # half a file; on a full disk the rest needs its room
+                path.unlink(missing_ok=True)  # frees space for the rest on a full disk
             raise StreamError(f"{self._directory}: {error.strerror}") from None
 
 
 def write(directory: Path, recording: Recording, pictures: Iterable[Picture]) -> None:
-    """Write ``recording.frames`` pictures, then ``stream.json``, into ``directory``, which must be new or empty.
+    """Write a stream into ``directory``, which must be new or empty. A failure or interruption leaves no file.
 
-    If anything fails, interruption included, the files written so far are removed. Raises ``StreamError``.
+    Raises:
+        StreamError: The number of pictures is wrong, or a file cannot be written.
     """
     recording.check()
     writer = RecordingWriter(directory, recording.files)

@@ -1,7 +1,7 @@
-"""Video files through OpenCV and FFmpeg: every frame, upright, in its true shape and with its time in the file.
+"""Video files through OpenCV and FFmpeg: every frame, upright, in its own size and with its time.
 
-A read that fails is no end: FFmpeg fails once for each damaged frame. A path reaches FFmpeg as a file descriptor, for
-FFmpeg takes ``2026-11-28T10:20:30.mp4`` for a protocol, and OpenCV crashes on bytes that are no UTF-8.
+A failed read is not the end: FFmpeg fails once for each damaged frame. A file is passed to FFmpeg as a descriptor,
+because FFmpeg reads a protocol in ``2026-11-28T10:20:30.mp4``, and OpenCV crashes on names that are not UTF-8.
 """
 
 from __future__ import annotations
@@ -22,43 +22,53 @@ from cachenet.shared.inference.image import Picture
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
-#: Reads in a row that fail, after which a video has ended. At a video's end they take milliseconds together.
+#: Consecutive failed reads after which a video has ended. At a video's end they take milliseconds together.
 _END = 1000
-#: Compressed frames that are looked at ahead of the decoder, which holds some back.
+#: Compressed frames that are read ahead of the decoder, which delays some.
 _AHEAD = 64
-#: By how many frames a decoder may be behind its input without a failed read: frames that it dropped in silence.
+#: Most frames that a decoder drops without a failed read.
 _DROPPED = 8
-#: Frame rate where the file says none that can be, frames per second.
+#: Frame rate of a file without a plausible one, frames per second.
 _DEFAULT_FPS = 25.0
-#: A video whose last frame is more than this many seconds before the end that its header names is cut short.
+#: Least time between the last frame and the end in the header of a truncated video, seconds.
 _CUT_SHORT_S = 0.5
 
 
 class BadVideo(UserError):
-    """A file that is no video that OpenCV can read; the message, a line without the file's name, says why."""
+    """A file that OpenCV cannot read as a video. The message is one line without the file's name."""
 
 
 @dataclass(frozen=True, slots=True)
 class VideoFrame:
-    """One frame of a video. ``picture``: ``(height, width, 3)`` BGR. ``time``: seconds, in the file; rising."""
+    """One frame: its picture ``(height, width, 3)`` BGR, and its time in the file, seconds, increasing."""
 
     picture: Picture
     time: float
 
 
 class Video:
-    """A video file, to be played once.
+    """A video file, read once.
 
     Attributes:
-        fps: Frames per second, of the frames at the file's beginning where the rate varies.
-        broken: Frames that cannot be decoded, and those missing at the end of an MP4 or AVI that is cut short.
+        fps: Frame rate, frames per second; that of the first frames where the rate varies.
+        broken: Number of frames that cannot be decoded, or are missing at the end of a truncated MP4 or AVI.
+
+    Example:
+        video = Video(Path("clip.mp4"))
+        for frame in video.frames():
+            show(frame.picture, frame.time)
     """
 
     def __init__(self, path: Path) -> None:
-        """Raises ``BadVideo``, and ``OSError`` for what is not there or no regular file."""
+        """Open a file.
+
+        Raises:
+            BadVideo: OpenCV cannot read the file.
+            OSError: The file does not exist or is not a regular file.
+        """
         file = open_regular(path)
         try:
-            # Only these say how many frames they have; of others OpenCV makes a guess.
+            # Only MP4 and AVI state their number of frames; OpenCV estimates it for others.
             head = os.pread(file, 12, 0)
             self._counted = head[4:8] == b"ftyp" or (head[:4] == b"RIFF" and head[8:] == b"AVI ")
             self._capture = _open(file)
@@ -74,23 +84,23 @@ class Video:
         self._resized: dict[tuple[int, int], int] = {}
 
     def frames(self, every: int = 1) -> Iterator[VideoFrame]:
-        """Every ``every``\\ th frame that can be decoded, from the first."""
+        """Yield each frame whose number is a multiple of ``every`` and that can be decoded."""
         clock = _Clock(1 / self.fps)
-        reads = whole = failed = 0  # failed: the last ones in a row
+        reads = decoded = failed = 0  # failed: consecutive reads
         try:
             while failed < _END:
-                place, reads, failed = reads, reads + 1, failed + 1
+                number, reads, failed = reads, reads + 1, failed + 1
                 if not self._grab():
                     continue
                 time_ms = self._capture.get(cv2.CAP_PROP_POS_MSEC)
-                time_s, size = clock.read(time_ms / 1000), self._packets.size_at(place, time_ms)
-                picture = None if place % every else self._retrieve()
-                if picture is None and place % every == 0:
+                time_s, size = clock.read(time_ms / 1000), self._packets.size_at(number, time_ms)
+                picture = None if number % every else self._retrieve()
+                if picture is None and number % every == 0:
                     continue
-                self.broken, failed, whole = self.broken + failed - 1, 0, whole + 1
+                self.broken, failed, decoded = self.broken + failed - 1, 0, decoded + 1
                 if picture is not None:
                     yield VideoFrame(self._shaped(picture, size), time_s)
-            self.broken += self._missing(whole, clock.last)
+            self.broken += self._missing(decoded, clock.last)
         finally:
             self.close()
 
@@ -99,12 +109,14 @@ class Video:
         self._packets.close()
 
     def remarks(self) -> list[str]:
-        """What a user should be told of this file, once it was played."""
-        told = [f"{self.broken} frames are damaged or missing"] if self.broken else []
+        """Remarks for the user on a file that has been read."""
+        remarks = [f"{self.broken} frames are damaged or missing"] if self.broken else []
         if self._resized:
             count, sizes = sum(self._resized.values()), ", ".join(f"{w}x{h}" for w, h in self._resized)
-            told.append(f"its picture size changes: {count} frames are of {sizes}, with the detail of the first size")
-        return told
+            remarks.append(
+                f"its picture size changes: {count} frames are of {sizes}, with the detail of the first size"
+            )
+        return remarks
 
     def _grab(self) -> bool:
         try:
@@ -114,57 +126,58 @@ class Video:
 
     def _retrieve(self) -> Picture | None:
         try:
-            there, picture = self._capture.retrieve()
+            decoded, picture = self._capture.retrieve()
         except cv2.error:
             return None
-        return np.asarray(picture, np.uint8) if there else None
+        return np.asarray(picture, np.uint8) if decoded else None
 
     def _shaped(self, picture: Picture, size: tuple[int, int] | None) -> Picture:
-        """OpenCV scales every frame to the first one's size without a word; undo that."""
+        """Undo OpenCV's scaling of every frame to the first one's size."""
         if size is None:
             return picture
         size = size[::-1] if self._turned else size
         self._resized[size] = self._resized.get(size, 0) + 1
         return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)  # type: ignore[return-value]
 
-    def _missing(self, whole: int, last_s: float) -> int:
-        """Frames between the last one and the end that the header names."""
+    def _missing(self, decoded: int, last_s: float) -> int:
+        """Number of frames between the last one and the end in the header."""
         count, fps = self._capture.get(cv2.CAP_PROP_FRAME_COUNT), _plausible(self._capture.get(cv2.CAP_PROP_FPS))
         if not self._counted or not fps or not 0 < count < 1e9:
             return 0
         missing_s = count / fps - (last_s + 1 / self.fps)
-        # A video that was trimmed without encoding it anew still has the compressed frames that are not shown.
+        # A video that was trimmed without encoding still has the compressed frames that are not shown.
         if missing_s <= _CUT_SHORT_S or self._packets.remaining() >= count:
             return 0
-        return min(round(missing_s * self.fps), max(0, round(count) - whole - self.broken))
+        return min(round(missing_s * self.fps), max(0, round(count) - decoded - self.broken))
 
 
 class _Clock:
-    """Times of frames as FFmpeg has them, made to rise: some frames have none (0), and those of recordings that were
-    joined begin anew."""
+    """Makes the times of frames increase. Some frames have none (0), and joined recordings start again at 0."""
 
     def __init__(self, step_s: float) -> None:
         self._step_s, self._offset_s = step_s, 0.0
         self.last = -step_s
-        self._begun = False
+        self._started = False
 
     def read(self, time_s: float) -> float:
-        if self._begun and time_s + self._offset_s <= self.last:
+        if self._started and time_s + self._offset_s <= self.last:
             self._offset_s = self.last + self._step_s - time_s
-        self._begun, self.last = True, time_s + self._offset_s
+        self._started, self.last = True, time_s + self._offset_s
         return self.last
 
 
 class _Packets:
-    """The compressed frames of a video, read a little ahead of the decoder: their times, and the size in pixels that
-    each key frame says it has, which OpenCV's decoder does not tell."""
+    """The compressed frames of a video, read ahead of the decoder: their times, and the size of each key frame.
+
+    OpenCV's decoder does not report changes of the size.
+    """
 
     def __init__(self, capture: cv2.VideoCapture) -> None:
         self._capture = capture
         self._read = self._good = 0
         self._first: tuple[int, int] | None = None
         self._size: tuple[int, int] | None = None
-        #: Coming changes: at which compressed frame, its time in milliseconds, and the size from there on.
+        #: Changes ahead: number of the compressed frame, its time in milliseconds, and the new size.
         self._changes: deque[tuple[int, float, tuple[int, int]]] = deque()
         self._sized = True
         times: list[float] = []
@@ -173,20 +186,20 @@ class _Packets:
                 times.append(self._capture.get(cv2.CAP_PROP_POS_MSEC))
         self.fps = _rate(times)
 
-    def size_at(self, place: int, time_ms: float) -> tuple[int, int] | None:
-        """Width and height of the decoded frame number ``place``; None where they are the first frame's."""
-        while self._read <= place + _AHEAD:
+    def size_at(self, number: int, time_ms: float) -> tuple[int, int] | None:
+        """Width and height of the decoded frame ``number``; None for the size of the first frame."""
+        while self._read <= number + _AHEAD:
             self._next()
         while self._changes:
             at, when_ms, size = self._changes[0]
-            if place < at and not (place >= at - _DROPPED and abs(when_ms - time_ms) < 1):
+            if number < at and not (number >= at - _DROPPED and abs(when_ms - time_ms) < 1):
                 break
             self._size = size if size != self._first else None
             self._changes.popleft()
         return self._size
 
     def remaining(self) -> int:
-        """Read to the end; how many compressed frames there are."""
+        """Read to the end; return the number of compressed frames."""
         failed = 0
         while failed < _END:
             failed = 0 if self._next() else failed + 1
@@ -201,11 +214,11 @@ class _Packets:
             return False
         self._good += 1
         if self._sized and self._capture.get(cv2.CAP_PROP_LRF_HAS_KEY_FRAME):
-            self._look(self._capture.retrieve()[1])
+            self._read_size(self._capture.retrieve()[1])
         return True
 
-    def _look(self, packet: object) -> None:
-        """FFmpeg reads the size out of a key frame that it is given as a file of its own."""
+    def _read_size(self, packet: object) -> None:
+        """Read the size of a key frame, by FFmpeg, as a file of its own."""
         file = os.memfd_create("key frame", os.MFD_CLOEXEC)
         try:
             os.write(file, np.asarray(packet, np.uint8).tobytes())
@@ -215,7 +228,7 @@ class _Packets:
         width, height = (int(alone.get(side)) for side in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
         alone.release()
         if width <= 0 or height <= 0:
-            self._sized = False  # a format whose key frames cannot be read alone
+            self._sized = False  # the key frames of this format cannot be read alone
             return
         latest = self._changes[-1][2] if self._changes else self._size or self._first
         self._first = self._first or (width, height)
@@ -225,7 +238,7 @@ class _Packets:
 
 
 def _open(file: int, raw: bool = False) -> cv2.VideoCapture:
-    """``raw``: give out compressed frames."""
+    """Open a descriptor for decoded frames, or for compressed ones (``raw``)."""
     options = [cv2.CAP_PROP_N_THREADS, 1]
     capture = cv2.VideoCapture(f"/proc/self/fd/{file}", cv2.CAP_FFMPEG, options)
     if raw:
@@ -234,7 +247,7 @@ def _open(file: int, raw: bool = False) -> cv2.VideoCapture:
 
 
 def _rate(times_ms: list[float]) -> float | None:
-    """Frames per second of most of these frames. Many formats round times to milliseconds, so steps are averaged."""
+    """Typical frame rate, frames per second. Steps are averaged: many formats round times to milliseconds."""
     steps = np.diff(np.sort(times_ms))
     steps = steps[steps > 0]
     if not len(steps):

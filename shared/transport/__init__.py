@@ -1,1 +1,1 @@
-"""MQTT: the connection, the messages, and what to say when there is none."""
+"""MQTT: addresses, connection, messages and error messages."""

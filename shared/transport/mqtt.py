@@ -1,14 +1,12 @@
-"""One MQTT 5 connection that mends itself: what the agent and the server both put their messages on.
+"""An MQTT 5 connection that reconnects by itself.
 
-Never queues while the network is gone (paho's own queue would grow for hours): ``publish`` says whether the message
-was handed to a live connection, and the caller decides what its loss means.
+It queues no messages while it is disconnected: ``publish`` returns whether the message was sent on a live connection.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import random
 import socket
 import ssl
@@ -16,9 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from dataclasses import dataclass
 
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
@@ -27,80 +23,39 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from cachenet.shared.command.errors import UserError
 from cachenet.shared.transport import mqtt_errors
-from cachenet.shared.transport.addresses import without_password
 from cachenet.shared.transport.backoff import Backoff
+from cachenet.shared.transport.broker import Address, MqttError, address, password
 from cachenet.shared.transport.protocol import MAX_PICTURE
 from cachenet.shared.transport.takeover import TakeoverMonitor
 
+__all__ = ["NOT_YET", "Address", "Message", "MqttConnection", "MqttError", "address", "password"]
+
 log = logging.getLogger(__name__)
 
-#: A link's trouble before its first attempt to connect has ended.
+#: Error of a connection before its first attempt has ended.
 NOT_YET = "not connected yet"
+#: Keep-alive interval, seconds.
 _KEEPALIVE_S = 10
+#: Longest time of an attempt to connect, seconds.
 _CONNECT_TIMEOUT_S = 3.0
+#: First and longest delay between attempts to connect, seconds.
 _RETRY_S = (0.25, 4.0)
-#: First and longest delay before the network loop is run again after it failed, seconds.
+#: First and longest delay before the network loop restarts after an exception, seconds.
 _LOOP_RETRY_S = (0.25, 30.0)
-
-
-class MqttError(UserError, ValueError):
-    """A broker address or credential that cannot be used; the text says what to do."""
-
-
-@dataclass(frozen=True)
-class Address:
-    """Where the broker is and who we are there."""
-
-    host: str
-    port: int
-    tls: bool = False
-    user: str | None = None
-    password: str | None = field(default=None, repr=False)
-    ca: Path | None = None
-
-
-def address(url: str, password: str | None = None, ca: Path | None = None) -> Address:
-    """Read ``mqtt[s]://[user@]host[:port]``. Raises ``MqttError``.
-
-    A password in the URL is refused: it would show in every process list.
-    """
-    shown = without_password(url)
-    try:
-        parts = urlsplit(url)
-        (parts.hostname or "").encode("idna")
-        port = parts.port
-    except UnicodeError:
-        raise MqttError(f"broker {shown!r}: that is no host name") from None
-    except ValueError as error:
-        what = "the port is not a number in 1..65535" if "port" in str(error).lower() else "that is no address"
-        raise MqttError(f"broker {shown!r}: {what}") from None
-    spaced = any(character.isspace() for character in url)
-    if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname or parts.path.strip("/") or spaced:
-        raise MqttError(f"broker {shown!r} is not mqtt://host:port or mqtts://user@host:port")
-    if parts.password is not None:
-        raise MqttError("a password does not belong in the broker's URL; use --password-file or CACHENET_PASSWORD")
-    tls = parts.scheme == "mqtts"
-    user = unquote(parts.username) if parts.username else None
-    return Address(parts.hostname, port or (8883 if tls else 1883), tls, user, password, ca)
-
-
-def password(file: str) -> str | None:
-    """The broker's password from ``file``, or else from ``CACHENET_PASSWORD``. Raises ``MqttError``."""
-    if not file:
-        return os.environ.get("CACHENET_PASSWORD")
-    try:
-        return Path(file).read_text("utf-8").strip()
-    except OSError as error:
-        raise MqttError(f"password file {file}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise MqttError(f"password file {file}: not text") from None
 
 
 @dataclass(frozen=True)
 class Message:
-    """A received message; ``properties`` are the user properties."""
+    """A received message.
+
+    Attributes:
+        topic: Topic.
+        payload: Payload.
+        content: Content type; None for none.
+        correlation: Correlation data; None for none.
+        properties: User properties.
+    """
 
     topic: str
     payload: bytes
@@ -110,16 +65,16 @@ class Message:
 
 
 class _Client(mqtt.Client):
-    """paho's client, whose thread goes on after an exception, whatever the broker has sent."""
+    """paho's client, with a network thread that continues after an exception."""
 
     def loop_forever(self, timeout: float = 1.0, retry_first_connection: bool = False) -> MQTTErrorCode:
-        backoff, said = Backoff(*_LOOP_RETRY_S), ""
+        backoff, logged = Backoff(*_LOOP_RETRY_S), ""
         while True:
             try:
                 return super().loop_forever(timeout, retry_first_connection)
             except BaseException as error:  # noqa: PERF203
-                if (text := f"{type(error).__name__}: {error}") != said:
-                    said = text
+                if (text := f"{type(error).__name__}: {error}") != logged:
+                    logged = text
                     log.exception("the connection's thread failed; it connects again")
                 time.sleep(backoff.failed())
                 with contextlib.suppress(OSError, ValueError):
@@ -127,7 +82,11 @@ class _Client(mqtt.Client):
 
 
 class MqttConnection:
-    """A connection to the broker, kept up by one background thread."""
+    """A connection to the broker, maintained by one background thread.
+
+    Attributes:
+        connected: Set while the connection is up.
+    """
 
     def __init__(
         self,
@@ -138,18 +97,27 @@ class MqttConnection:
         on_connect: Callable[[], None] = lambda: None,
         will: tuple[str, bytes] | None = None,
     ) -> None:
-        """``subscriptions`` are (topic, QoS), renewed at every connection; ``on_message`` runs on the link's thread
-        and what it raises is logged, never fatal. ``will`` is published, retained, when the connection breaks."""
+        """Configure a connection; ``start`` connects.
+
+        Args:
+            address: The broker.
+            client_id: MQTT client id.
+            subscriptions: Pairs of topic and QoS, renewed with each connection.
+            on_message: Called on the connection's thread with each message; its exceptions are logged.
+            on_connect: Called on the connection's thread after each connection; its exceptions are logged.
+            will: Topic and payload that the broker publishes, retained, when the connection breaks.
+
+        Raises:
+            MqttError: The CA file cannot be used.
+        """
         self.connected = threading.Event()
-        self._trouble = NOT_YET
-        #: Whether the broker has taken the present connection.
-        self._answered = False
+        self._error = NOT_YET
+        self._accepted = False  # whether the broker has accepted the present connection
         self._address = address
         self._subscriptions = list(subscriptions)
         self._on_message, self._on_connect = on_message, on_connect
         self._takeovers = TakeoverMonitor(time.monotonic)
-        #: Another client with this id, as the log has it; empty if there is none.
-        self._conflict = ""
+        self._conflict = ""  # message about another client with this id
         self._client_id = client_id
         client = _Client(CallbackAPIVersion.VERSION2, client_id, protocol=mqtt.MQTTv5)
         client.connect_timeout = _CONNECT_TIMEOUT_S
@@ -173,8 +141,7 @@ class MqttConnection:
         client.on_message = self._received
         client.on_publish = self._published
         self._client = client
-        #: Whether the broker has refused a message, which is said once.
-        self._refused = False
+        self._refused = False  # whether a refused message has been logged
 
     def start(self) -> None:
         """Connect in the background, now and after every loss, until ``stop``."""
@@ -186,15 +153,18 @@ class MqttConnection:
         self._client.loop_start()
 
     def settle(self, seconds: float) -> str:
-        """Wait for the end of the first attempt to connect; why it failed, empty if it did not."""
+        """Wait, at most ``seconds``, for the end of the first attempt to connect; return its error, empty for none."""
         end = time.monotonic() + seconds
-        while not self.connected.wait(0.02) and self._trouble == NOT_YET and time.monotonic() < end:
+        while not self.connected.wait(0.02) and self._error == NOT_YET and time.monotonic() < end:
             pass
-        return self._trouble
+        return self._error
 
     def stop(self, farewell: tuple[str, bytes] | None = None) -> None:
-        """Say ``farewell`` (topic, retained payload) if connected, disconnect and end the thread; 1.5 s at most, even
-        in the middle of a connection attempt."""
+        """Disconnect and end the thread, within 1.5 s.
+
+        Args:
+            farewell: Topic and payload of a last message, retained, which is sent if connected.
+        """
         if farewell is not None and self.connected.is_set():
             with contextlib.suppress(ValueError, RuntimeError):
                 self._client.publish(*farewell, qos=1, retain=True).wait_for_publish(0.5)
@@ -206,23 +176,21 @@ class MqttConnection:
 
     @property
     def trouble(self) -> str:
-        """Why the last attempt failed, or that another client with this id is connected to the broker, for a person;
-        empty while all is well."""
-        return self.conflict or self._trouble
+        """Error of the last attempt to connect, or message about another client with this id; empty for none."""
+        return self.conflict or self._error
 
     @property
     def conflict(self) -> str:
-        """That another client with this id is connected to the broker; empty if there is none. Neither works reliably
-        then, even while this one is connected."""
+        """Message about another client with this id, which makes both connections unreliable; empty for none."""
         if self._conflict and not self._takeovers.conflict:
             self._conflict = ""
         return self._conflict
 
     def round_trip(self, topic: str, payload: bytes, timeout_s: float) -> bool:
-        """Publish a message with QoS 1; whether the broker acknowledged it within ``timeout_s`` seconds."""
+        """Publish a message with QoS 1. Returns whether the broker acknowledges it within ``timeout_s`` seconds."""
         if not self.connected.is_set():
             return False
-        with contextlib.suppress(ValueError, RuntimeError):  # the connection has just ended
+        with contextlib.suppress(ValueError, RuntimeError):  # disconnected meanwhile
             message = self._client.publish(topic, payload, 1)
             message.wait_for_publish(timeout_s)
             return message.is_published()
@@ -239,7 +207,18 @@ class MqttConnection:
         properties: Sequence[tuple[str, str]] = (),
         expiry_s: int | None = None,
     ) -> bool:
-        """Hand a message to the connection. False if there is none: the message is gone."""
+        """Send a message on the live connection. Returns False, and drops the message, if there is none.
+
+        Args:
+            topic: Topic.
+            payload: Payload.
+            qos: Quality of service, 0 or 1.
+            retain: Whether the broker keeps the message for later subscribers.
+            content: Content type.
+            correlation: Correlation data.
+            properties: User properties.
+            expiry_s: Time after which the broker drops the message, seconds.
+        """
         if not self.connected.is_set():
             return False
         extra = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
@@ -253,21 +232,21 @@ class MqttConnection:
             extra.MessageExpiryInterval = expiry_s
         try:
             return self._client.publish(topic, payload, qos, retain, extra).rc == mqtt.MQTT_ERR_SUCCESS
-        except ValueError:  # larger than the broker takes
+        except ValueError:  # over the broker's packet size
             return False
 
     def _no_delay(self, _client: mqtt.Client, _data: object, sock: object) -> None:
-        # Without this a QoS 1 exchange takes 44-88 ms on loopback instead of 0.4: Nagle waits for a delayed ACK.
+        # Without TCP_NODELAY a QoS 1 exchange on loopback takes 44 to 88 ms instead of 0.4 (Nagle and delayed ACK).
         if isinstance(sock, socket.socket):
             with contextlib.suppress(OSError):
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def _connected(self, client: mqtt.Client, _data: object, _flags: object, reason: ReasonCode, _p: object) -> None:
         if reason.is_failure:
-            self._say(mqtt_errors.refused(self._address, reason.value, str(reason)))
+            self._set_error(mqtt_errors.refused(self._address, reason.value, str(reason)))
             return
-        self._trouble = ""
-        self._answered = True
+        self._error = ""
+        self._accepted = True
         self._takeovers.accepted()
         if self._subscriptions:
             client.subscribe([(topic, SubscribeOptions(qos=qos)) for topic, qos in self._subscriptions])
@@ -279,32 +258,32 @@ class MqttConnection:
             log.exception("on_connect failed")
 
     def _failed(self, _client: mqtt.Client, _data: object) -> None:
-        # paho calls this while it handles what went wrong, and does not say what that was.
-        self._say(f"{mqtt_errors.unreachable(self._address, sys.exc_info()[1])}; trying again")
+        # paho calls this while it handles the exception, and does not pass it.
+        self._set_error(f"{mqtt_errors.unreachable(self._address, sys.exc_info()[1])}; trying again")
 
     def _disconnected(self, client: mqtt.Client, _data: object, _f: object, reason: ReasonCode, _p: object) -> None:
         delay = None
         if reason.is_failure:
             taken_over = mqtt_errors.taken_over(reason.value)
-            if self._answered:
+            if self._accepted:
                 delay = self._takeovers.ended(taken_over)
             if self._takeovers.conflict:
                 conflict = self._conflict or mqtt_errors.conflict(self._client_id, taken_over)
                 if not self._conflict:
                     log.warning(conflict)
-                self._conflict = self._trouble = conflict
+                self._conflict = self._error = conflict
             else:
-                known = self._answered or taken_over
+                known = self._accepted or taken_over
                 why = mqtt_errors.lost(reason.value, str(reason)) if known else mqtt_errors.hung_up(self._address)
-                self._say(f"{why}; trying again" if self._trouble in ("", NOT_YET) else self._trouble)
+                self._set_error(f"{why}; trying again" if self._error in ("", NOT_YET) else self._error)
         client.reconnect_delay_set(*(self._retry_s if delay is None else (delay, delay)))
-        self._answered = False
-        self.connected.clear()  # last: whoever sees that it is not connected can be told why
+        self._accepted = False
+        self.connected.clear()  # last, after the error is set
 
-    def _say(self, trouble: str) -> None:
-        if trouble != self._trouble:
-            log.warning(trouble)
-        self._trouble = trouble
+    def _set_error(self, error: str) -> None:
+        if error != self._error:
+            log.warning(error)
+        self._error = error
 
     def _received(self, _client: mqtt.Client, _data: object, message: mqtt.MQTTMessage) -> None:
         extra = message.properties
@@ -318,11 +297,11 @@ class MqttConnection:
                     tuple(getattr(extra, "UserProperty", ())),
                 )
             )
-        except BaseException:  # a panic in Rust code is no ``Exception``
+        except BaseException:  # a panic in Rust code is not an ``Exception``
             log.exception("a message on %s was dropped", message.topic)
 
     def _published(self, _client: mqtt.Client, _data: object, _mid: int, reason: ReasonCode, _p: object) -> None:
-        # Only of QoS 1; the broker does not say what became of the others.
+        # Called for QoS 1 only.
         if reason.is_failure and not self._refused:
             self._refused = True
-            log.warning("the broker did not take a message (%s); may this user write on every topic it needs?", reason)
+            log.warning("the broker refused a message (%s); may this user write on every topic that it needs?", reason)

@@ -1,4 +1,4 @@
-"""Why a broker cannot be had: one line for a person, with what to do."""
+"""Error messages about a broker: one line each, with advice."""
 
 from __future__ import annotations
 
@@ -6,21 +6,19 @@ import os
 import socket
 import ssl
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from cachenet.shared.transport.mqtt import Address
+from cachenet.shared.transport.broker import Address
 
-# OpenSSL's verdicts on a certificate (X509_V_ERR_*, x509_vfy.h).
+#: OpenSSL's error codes of a certificate (X509_V_ERR_*, x509_vfy.h).
 _NOT_YET_VALID, _EXPIRED = 9, 10
-_STRANGER = {2, 18, 19, 20, 21}
-_NOT_FOR_THIS_NAME = {62, 64}
-# MQTT 5's reasons for refusing a connection and for ending one (section 2.4).
+_UNKNOWN_CA = {2, 18, 19, 20, 21}
+_WRONG_NAME = {62, 64}
+#: MQTT 5 reason codes of CONNACK and DISCONNECT (section 2.4).
 _BAD_PASSWORD, _NOT_AUTHORISED, _TAKEN_OVER = 134, 135, 142
 
 
 def unreachable(where: Address, error: BaseException | None) -> str:
-    """What ``error`` says of an attempt to connect, TCP and TLS."""
+    """Message about a failed TCP or TLS connection."""
     place = f"{where.host}:{where.port}"
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"{place} is not trusted: {_certificate(where, error)}"
@@ -37,23 +35,23 @@ def unreachable(where: Address, error: BaseException | None) -> str:
 
 
 def _certificate(where: Address, error: ssl.SSLCertVerificationError) -> str:
-    # By the day: what is said once is said again when it says something else.
+    # The date without the time: a message is logged again when its text changes.
     clock = f"this machine's clock says {datetime.now(timezone.utc):%Y-%m-%d}"
     if error.verify_code == _EXPIRED:
         return f"its certificate has expired; have it renewed, or set the clock if that is wrong ({clock})"
     if error.verify_code == _NOT_YET_VALID:
         return f"its certificate is not valid yet; set the clock if that is wrong ({clock})"
-    if error.verify_code in _STRANGER:
+    if error.verify_code in _UNKNOWN_CA:
         if where.ca is None:
             return "no CA of this machine's has signed its certificate; give the broker's own with --ca"
         return f"the CA in {where.ca} has not signed its certificate; get this broker's CA certificate"
-    if error.verify_code in _NOT_FOR_THIS_NAME:
+    if error.verify_code in _WRONG_NAME:
         return f"its certificate is not for {where.host}; name it in --broker as its certificate does"
     return str(error.verify_message)
 
 
 def refused(where: Address, code: int, reason: str) -> str:
-    """What the broker's reason for refusing a connection means, ``code`` as in CONNACK."""
+    """Message about a refused connection, with the reason code of CONNACK."""
     if code not in (_BAD_PASSWORD, _NOT_AUTHORISED):
         return f"the broker refused the connection: {reason}"
     if where.user is None:
@@ -64,7 +62,7 @@ def refused(where: Address, code: int, reason: str) -> str:
 
 
 def hung_up(where: Address) -> str:
-    """The connection ended before anybody had said a word of MQTT."""
+    """Message about a connection that was closed before any MQTT packet."""
     place = f"{where.host}:{where.port}"
     if where.tls:
         return f"{place} hung up at once; is it an MQTT 5 broker?"
@@ -72,19 +70,19 @@ def hung_up(where: Address) -> str:
 
 
 def lost(code: int, reason: str) -> str:
-    """A connection that was there has ended, ``code`` as in DISCONNECT."""
+    """Message about a lost connection, with the reason code of DISCONNECT."""
     if taken_over(code):
         return "another has taken this connection over; give each device a --device name of its own"
     return f"connection lost ({reason})"
 
 
 def taken_over(code: int) -> bool:
-    """Whether DISCONNECT's ``code`` says that another client with the same id has connected."""
+    """Whether the reason code of DISCONNECT means that another client with the same id has connected."""
     return code == _TAKEN_OVER
 
 
 def conflict(client_id: str, certain: bool) -> str:
-    """Another client with this id is connected, or seems to be: connections end soon after the broker accepts them."""
+    """Message about another client with this id; ``certain``: whether the broker gave this reason."""
     name = client_id.removeprefix("cachenet-")
     verb = "is" if certain else "seems to be"
     return (

@@ -1,9 +1,8 @@
-"""What crosses the wire: topics, messages, bounds. Pure: no client, no clock.
+"""The protocol between devices and server: topics, messages and bounds.
 
-MQTT 5 under ``cachenet/1/<device>/``. Structured payloads are MessagePack of the structs below, decoded with types
-checked and sizes bounded; JSON where others read them. Whatever is malformed raises ``Malformed`` and nothing else, so
-that a receiving loop has one thing to catch. Pictures and blobs travel as they are; what describes them travels in MQTT
-properties.
+MQTT 5 under ``cachenet/1/<device>/``. Structured payloads are MessagePack of the structs below, with checked types and
+bounded sizes; JSON where other programs read them. Pictures and files are plain payloads, described by MQTT properties.
+Every invalid message raises ``Malformed``.
 """
 
 from __future__ import annotations
@@ -19,22 +18,25 @@ import numpy.typing as npt
 VERSION = 1
 ROOT = f"cachenet/{VERSION}"
 
-#: Largest picture a request may carry and largest structured payload, bytes.
+#: Largest picture of a request, bytes.
 MAX_PICTURE = 4 << 20
+#: Largest structured payload, bytes.
 MAX_MESSAGE = 256 << 10
-#: Largest piece of a file in one message, bytes. Small enough that an answer never waits long behind it.
+#: Largest piece of a file in one message, bytes. Small, so that an answer does not wait long behind a piece.
 CHUNK = 128 << 10
+#: Largest number of labels.
 MAX_CLASSES = 16_384
-#: How many of its recent labels a device tells the server.
+#: Most recent labels in a request.
 RECENT = 16
 
-#: A group of its own for each topic: with both in one, rumqttd, the embedded broker, loses messages of one or the
-#: other (measured: 0 of 50 arrived, against 50 of 50 with two groups).
+#: Subscriptions of the server. Each topic has its own group, because rumqttd, the embedded broker, loses messages of
+#: topics that share one (0 of 50 arrived, against 50 of 50 with two groups).
 SERVER_TOPICS = (
     f"$share/cloud-infer/{ROOT}/+/infer/#",
     f"$share/cloud-audit/{ROOT}/+/audit/#",
     f"$share/cloud-blob/{ROOT}/+/blob/get",
 )
+#: Topics of all manifests.
 CATALOGUE_TOPICS = f"{ROOT}/catalogue/#"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -45,11 +47,11 @@ T = TypeVar("T")
 
 
 class Malformed(ValueError):
-    """A message that does not say what it must; the text is fit for a refusal."""
+    """An invalid message. The error text may be sent to its sender."""
 
 
 class Timing(msgspec.Struct, frozen=True, array_like=True):
-    """Where a request's time went on the server, milliseconds, and how many requests shared its run."""
+    """Times of a request on the server, milliseconds, and the number of requests that shared its run (``batch``)."""
 
     queued: float
     decode: float
@@ -58,11 +60,15 @@ class Timing(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Answer(msgspec.Struct, frozen=True, tag="answer"):
-    """The full model's word on one frame.
+    """The full model's answer to a request.
 
-    ``scores``: logits, little-endian float32, one per label. ``model``: SHA-256 of the model file that gave them.
-    ``submodel``: the one that the selector recommends for this device now, if any. ``risk``: where a cache
-    between the model's layers has answered, the probability that the whole model would have said otherwise.
+    Attributes:
+        scores: Logits, little-endian float32, one for each label.
+        model: SHA-256 of the model file.
+        submodel: Name of the submodel that the server recommends; None for none.
+        timing: Times on the server.
+        risk: Where an early exit answered, the probability that the whole model would have given another label; None
+            where the whole model ran.
     """
 
     scores: bytes
@@ -72,7 +78,7 @@ class Answer(msgspec.Struct, frozen=True, tag="answer"):
     risk: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
 
     def logits(self, classes: int) -> npt.NDArray[np.float32]:
-        """Scores as ``(classes,)`` float32. Raises ``Malformed`` if they are not that many or not finite."""
+        """Scores as ``(classes,)`` float32. Raises ``Malformed``."""
         if len(self.scores) != 4 * classes:
             raise Malformed(f"{len(self.scores)} bytes of scores for {classes} labels")
         logits = np.frombuffer(self.scores, "<f4")
@@ -82,19 +88,24 @@ class Answer(msgspec.Struct, frozen=True, tag="answer"):
 
 
 class Rejection(msgspec.Struct, frozen=True, tag="refusal"):
-    """Why there is no answer; ``detail`` is one line for a person."""
+    """Reply to a request without an answer; ``detail`` is one line for the user."""
 
     reason: Reason
     detail: str
 
 
 class Request(msgspec.Struct, frozen=True):
-    """A frame on its way to the full model, beside its picture.
+    """Description of a request to the full model; the payload is the picture.
 
-    ``budget_ms``: what was left of the frame's deadline when it was sent; the server counts its own queueing against
-    it and no two clocks are compared. ``recent``: indices of the device's recent labels, oldest first. ``risk``: at
-    which a cache between the model's layers may answer at the most. ``audit``: the device has answered already and only
-    checks itself, so anybody else comes first.
+    Attributes:
+        model: SHA-256 of the model file.
+        content: Content type of the picture.
+        correlation: Correlation data, which the reply repeats.
+        budget_ms: Time left of the frame's deadline when it was sent, milliseconds. The server subtracts its own
+            waiting time, so that clocks are not compared.
+        recent: Indices of the device's recent labels, oldest first.
+        audit: Whether the frame is already answered; other requests come first.
+        risk: Largest risk of an early exit.
     """
 
     model: str
@@ -106,13 +117,13 @@ class Request(msgspec.Struct, frozen=True):
     risk: float = 1.0
 
     def properties(self) -> list[tuple[str, str]]:
-        """The MQTT user properties; content type and correlation data have properties of their own."""
+        """The MQTT user properties; content type and correlation data are properties of MQTT itself."""
         own = [("budget-ms", str(self.budget_ms)), ("recent", " ".join(map(str, self.recent)))]
         return own if self.risk >= 1.0 else [*own, ("risk", f"{self.risk:.6f}")]
 
 
 class BlobRequest(msgspec.Struct, frozen=True):
-    """A piece of a content-addressed file, please."""
+    """Request for a piece of a file, identified by its SHA-256."""
 
     sha256: str
     offset: int
@@ -120,7 +131,7 @@ class BlobRequest(msgspec.Struct, frozen=True):
 
 
 class Chunk(msgspec.Struct, frozen=True):
-    """A piece of a file of ``total`` bytes, or the reason why there is none (``data`` empty)."""
+    """A piece of a file of ``total`` bytes; or an error, with ``data`` empty."""
 
     offset: int
     total: int
@@ -129,8 +140,16 @@ class Chunk(msgspec.Struct, frozen=True):
 
 
 class Status(msgspec.Struct, frozen=True):
-    """Birth and will of a device, retained; as JSON, for others read it too. ``update``: how the newest update of the
-    models stands: ``pending``, ``probing``, ``trial``, ``committed`` or ``failed``, and why in brackets."""
+    """Status of a device, retained, as JSON; also its MQTT will.
+
+    Attributes:
+        state: Whether the device is connected.
+        version: Version of the software.
+        bundle: Version of the active bundle.
+        resident: Names of the resident submodels.
+        update: State of the newest update of the models: ``pending``, ``probing``, ``trial``, ``committed`` or
+            ``failed``, with the reason in brackets.
+    """
 
     state: Literal["online", "offline", "stopped"]
     version: str
@@ -140,21 +159,22 @@ class Status(msgspec.Struct, frozen=True):
 
 
 def topic(device: str, *leaf: str) -> str:
-    """``cachenet/1/<device>/<leaf>``; see ``check_device``."""
+    """The topic ``cachenet/1/<device>/<leaf>``."""
     return "/".join((ROOT, check_device(device), *leaf))
 
 
 def catalogue(bundle: str) -> str:
+    """The topic of a bundle's manifest."""
     return f"{ROOT}/catalogue/{check_device(bundle)}"
 
 
 def signed(signature: bytes) -> list[tuple[str, str]]:
-    """The MQTT user properties of a catalogue entry with that signature; none without."""
+    """The MQTT user properties of a manifest with this signature; empty for none."""
     return [("signature", signature.hex())] if signature else []
 
 
 def signature(properties: Sequence[tuple[str, str]]) -> bytes:
-    """The signature of a catalogue entry, empty if it has none. Raises ``Malformed``."""
+    """The signature of a manifest from its user properties; empty for none. Raises ``Malformed``."""
     try:
         return bytes.fromhex(dict(properties).get("signature", ""))
     except ValueError:
@@ -162,7 +182,11 @@ def signature(properties: Sequence[tuple[str, str]]) -> bytes:
 
 
 def check_device(name: str) -> str:
-    """``name`` if it may stand in a topic, else ``Malformed``: letters, digits and ``. _ -``, 64 at most."""
+    """Return ``name`` if it is a valid device name: letters, digits, and ``. _ -``, 64 at most.
+
+    Raises:
+        Malformed: The name is not valid.
+    """
     if not _NAME.fullmatch(name) or name == "catalogue":
         raise Malformed(f"{name[:80]!r} is no device name: letters, digits, '.', '_', '-', 64 at most")
     return name
@@ -180,7 +204,17 @@ def device_of(received: str) -> tuple[str, tuple[str, ...]]:
 def request(
     leaf: Sequence[str], content: str | None, correlation: bytes | None, properties: Sequence[tuple[str, str]]
 ) -> Request:
-    """Read a request's description from its topic and properties. Raises ``Malformed``."""
+    """Read a request's description.
+
+    Args:
+        leaf: Topic after the device's name.
+        content: Content type.
+        correlation: Correlation data.
+        properties: User properties.
+
+    Raises:
+        Malformed: A part is missing or not valid.
+    """
     if len(leaf) != 2 or leaf[0] not in ("infer", "audit"):
         raise Malformed("topic is not infer/<model> or audit/<model>")
     if content not in get_args(ContentType):
@@ -204,16 +238,21 @@ def request(
 
 
 def encode(message: msgspec.Struct) -> bytes:
+    """Encode a message as MessagePack."""
     return msgspec.msgpack.encode(message)
 
 
 def describe(message: msgspec.Struct) -> bytes:
-    """As JSON: what any program may want to read."""
+    """Encode a message as JSON, for other programs."""
     return msgspec.json.encode(message)
 
 
 def decode(payload: bytes, kind: type[T], limit: int = MAX_MESSAGE) -> T:
-    """Decode ``payload`` as ``kind`` (a struct or a union of tagged ones). Raises ``Malformed``."""
+    """Decode MessagePack as ``kind``, a struct or a union of tagged structs, of at most ``limit`` bytes.
+
+    Raises:
+        Malformed: The payload is too large or not valid.
+    """
     if len(payload) > limit:
         raise Malformed(f"message of {len(payload)} bytes, {limit} allowed")
     try:

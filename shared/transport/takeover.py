@@ -1,6 +1,6 @@
-"""Two clients of one id: a broker ends the older connection when the newer comes, so that each ends the other's.
+"""Detects two MQTT clients with one id. A broker closes the older connection, so that they disconnect each other.
 
-Some brokers give the reason (MQTT 5's 0x8E, session taken over), others just close. Pure: the clock comes from outside.
+Some brokers give the reason (MQTT 5 code 0x8E, session taken over), others only close the connection.
 """
 
 from __future__ import annotations
@@ -9,37 +9,45 @@ from collections.abc import Callable
 
 from cachenet.shared.transport.backoff import Backoff
 
-#: Ended connections in a row that make a conflict. A doctor or a quick restart causes one or two.
+#: Consecutive closed connections that are a conflict. A diagnostic command or a quick restart causes one or two.
 _CONFLICT = 3
-#: A connection that ends so soon after it was accepted may have been taken over, seconds.
+#: Longest connection that may have been taken over without a reason from the broker, seconds.
 _SOON_S = 10.0
-#: Delay before the next connection: the first and the longest, seconds; with jitter, or both would come back together.
-_DELAY_S, _JITTER = (0.5, 120.0), 0.5
-#: A connection that lasts this long, and twice the last delay, ends a conflict, seconds.
+#: First and longest delay before the next connection, seconds.
+_DELAY_S = (0.5, 120.0)
+#: Jitter of the delay, so that the two clients do not connect at the same time.
+_JITTER = 0.5
+#: A connection that lasts this long, plus twice the last delay, ends a conflict, seconds.
 _STABLE_S = 30.0
 
 
 class TakeoverMonitor:
-    """Told of one client's connections, says whether another client has its id and how long to wait."""
+    """Follows one client's connections, and decides whether another client has the same id."""
 
     def __init__(self, clock: Callable[[], float], backoff: Backoff | None = None) -> None:
-        """``clock``: seconds."""
+        """``clock``: source of monotonic times, seconds; ``backoff``: delays between connections."""
         self._clock = clock
         self._backoff = backoff or Backoff(*_DELAY_S, jitter=_JITTER)
-        self._since: float | None = None
+        self._accepted_at: float | None = None
         self._delay = 0.0
 
     def accepted(self) -> None:
-        """The broker has accepted a connection."""
-        self._since = self._clock()
+        """Record that the broker has accepted a connection."""
+        self._accepted_at = self._clock()
 
     def ended(self, taken_over: bool) -> float | None:
-        """An accepted connection was ended by the other side; ``taken_over``: the broker has said that this was why.
-        Seconds to wait before the next; None if nothing speaks for a takeover."""
-        since, self._since = self._since, None
-        if since is None:
+        """Record that the broker has closed an accepted connection.
+
+        Args:
+            taken_over: Whether the broker gave this as the reason.
+
+        Returns:
+            Delay before the next connection, seconds; None if a takeover is unlikely.
+        """
+        accepted_at, self._accepted_at = self._accepted_at, None
+        if accepted_at is None:
             return None
-        lasted = self._clock() - since
+        lasted = self._clock() - accepted_at
         if lasted >= self._stable_s:
             self._backoff.reset()
         if not taken_over and lasted >= _SOON_S:
@@ -49,8 +57,8 @@ class TakeoverMonitor:
 
     @property
     def conflict(self) -> bool:
-        """Whether another client with this id is connected to the broker, as far as can be known."""
-        if self._since is not None and self._clock() - self._since >= self._stable_s:
+        """Whether another client with this id is probably connected to the broker."""
+        if self._accepted_at is not None and self._clock() - self._accepted_at >= self._stable_s:
             self._backoff.reset()
         return self._backoff.failures >= _CONFLICT
 

@@ -1,4 +1,4 @@
-"""What is worth training for: working sets that no submodel covers, once there are frames enough, and each once."""
+"""Working sets that no submodel covers: each is found once, when there are enough frames."""
 
 from __future__ import annotations
 
@@ -11,17 +11,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cachenet.cloud_server.finetune.request_history import (
-    ENOUGH,
+    MIN_FRAMES,
+    AnsweredRequest,
     RequestHistory,
-    Sighting,
     UncoveredSet,
     working_set,
 )
 from cachenet.shared.bundle.manifest import Bundle, Manifest
 from tests.bundles import tiny_bundle
 
-#: Of the tiny bundle's labels: one submodel covers these, and none as much as half of the others.
-VEHICLES, MIXED, OTHERS = (0, 1, 8, 9), (0, 1, 3, 5), (2, 7, 8, 9)
+#: Labels that a submodel of the tiny bundle covers.
+VEHICLES = (0, 1, 8, 9)
+#: Labels that no submodel covers.
+MIXED, OTHERS = (0, 1, 3, 5), (2, 7, 8, 9)
 HOUR = 3600.0
 
 
@@ -37,15 +39,15 @@ class Clock:
         return self.now
 
 
-def see(
-    sightings: RequestHistory, labels: Sequence[int], count: int = ENOUGH, device: str = "cam", picture: bytes = b"x"
+def add(
+    history: RequestHistory, labels: Sequence[int], count: int = MIN_FRAMES, device: str = "cam", picture: bytes = b"x"
 ) -> None:
     for number in range(count):
-        recent = tuple(labels[(number + place) % len(labels)] for place in range(16))
-        sightings.add(Sighting(device, picture, np.zeros(10, np.float32), recent))
+        recent = tuple(labels[(number + offset) % len(labels)] for offset in range(16))
+        history.add(AnsweredRequest(device, picture, np.zeros(10, np.float32), recent))
 
 
-def fresh(bound: int = 1 << 20) -> tuple[RequestHistory, Clock]:
+def empty(bound: int = 1 << 20) -> tuple[RequestHistory, Clock]:
     clock = Clock()
     return RequestHistory(clock, 10, bound), clock
 
@@ -54,85 +56,85 @@ def labels_of(found: UncoveredSet | None) -> tuple[int, ...] | None:
     return None if found is None else tuple(sorted(found.labels))
 
 
-def test_a_working_set_is_found_when_there_are_frames_enough_and_not_before(manifest: Manifest) -> None:
-    sightings, _ = fresh()
-    see(sightings, MIXED, ENOUGH - 1)
-    assert sightings.uncovered(manifest) is None
-    see(sightings, MIXED, 1)
-    found = sightings.uncovered(manifest)
+def test_a_working_set_is_found_as_soon_as_it_has_enough_frames(manifest: Manifest) -> None:
+    history, _ = empty()
+    add(history, MIXED, MIN_FRAMES - 1)
+    assert history.uncovered(manifest) is None
+    add(history, MIXED, 1)
+    found = history.uncovered(manifest)
     assert found is not None and labels_of(found) == MIXED
-    assert len(found.sightings) == ENOUGH
-    assert np.flatnonzero(found.seen).tolist() == list(MIXED)
-    assert found.seen.sum() == pytest.approx(1)
+    assert len(found.requests) == MIN_FRAMES
+    assert np.flatnonzero(found.distribution).tolist() == list(MIXED)
+    assert found.distribution.sum() == pytest.approx(1)
 
 
-def test_what_a_submodel_covers_needs_no_other(manifest: Manifest) -> None:
-    sightings, _ = fresh()
-    see(sightings, VEHICLES)
-    assert sightings.uncovered(manifest) is None
+def test_a_covered_working_set_is_not_found(manifest: Manifest) -> None:
+    history, _ = empty()
+    add(history, VEHICLES)
+    assert history.uncovered(manifest) is None
 
 
 @pytest.mark.parametrize("labels", [(2, 3, 4, 5, 6, 7), tuple(range(1, 10))])
 def test_a_working_set_may_be_any_share_of_the_labels(manifest: Manifest, labels: tuple[int, ...]) -> None:
-    """Of a state classifier's three labels one camera sees two or three."""
+    """A camera may see two or three of a state classifier's three labels."""
     weak = {name: msgspec.structs.replace(one, coverage=(0.1,) * 10) for name, one in manifest.models.items()}
-    sightings, _ = fresh()
-    see(sightings, labels)
-    found = sightings.uncovered(msgspec.structs.replace(manifest, models=weak))
+    history, _ = empty()
+    add(history, labels)
+    found = history.uncovered(msgspec.structs.replace(manifest, models=weak))
     assert found is not None and found.labels == set(labels)
 
 
-def test_nothing_is_tried_twice_but_after_a_while(manifest: Manifest) -> None:
-    sightings, clock = fresh()
-    see(sightings, MIXED)
-    assert sightings.uncovered(manifest) is not None
-    see(sightings, (0, 3, 5, 8))  # nearly the same
-    assert sightings.uncovered(manifest) is None
+def test_a_working_set_is_tried_again_only_after_an_hour(manifest: Manifest) -> None:
+    history, clock = empty()
+    add(history, MIXED)
+    assert history.uncovered(manifest) is not None
+    add(history, (0, 3, 5, 8))  # nearly the same
+    assert history.uncovered(manifest) is None
     clock.now = HOUR + 1
-    assert sightings.uncovered(manifest) is not None
+    assert history.uncovered(manifest) is not None
 
 
-def test_another_working_set_is_not_kept_waiting_by_the_first(manifest: Manifest) -> None:
-    sightings, _ = fresh()
-    see(sightings, MIXED, device="one")
-    see(sightings, OTHERS, device="two")
-    assert {labels_of(sightings.uncovered(manifest)) for _ in range(2)} == {MIXED, OTHERS}
-    assert sightings.uncovered(manifest) is None
+def test_two_different_working_sets_are_found_one_after_the_other(manifest: Manifest) -> None:
+    history, _ = empty()
+    add(history, MIXED, device="one")
+    add(history, OTHERS, device="two")
+    assert {labels_of(history.uncovered(manifest)) for _ in range(2)} == {MIXED, OTHERS}
+    assert history.uncovered(manifest) is None
 
 
-def test_devices_with_one_working_set_share_their_frames(manifest: Manifest) -> None:
-    sightings, _ = fresh()
+def test_frames_of_all_devices_with_the_working_set_are_used(manifest: Manifest) -> None:
+    history, _ = empty()
     for device in ("one", "two", "three"):
-        see(sightings, MIXED, ENOUGH // 3, device)
-    found = sightings.uncovered(manifest)
+        add(history, MIXED, MIN_FRAMES // 3, device)
+    found = history.uncovered(manifest)
     assert found is not None
-    assert {sighting.device for sighting in found.sightings} == {"one", "two", "three"}
+    assert {request.device for request in found.requests} == {"one", "two", "three"}
 
 
-def test_frames_of_the_scene_before_are_left_out(manifest: Manifest) -> None:
-    sightings, _ = fresh()
-    see(sightings, OTHERS, ENOUGH - 1)
-    see(sightings, MIXED, ENOUGH)
-    found = sightings.uncovered(manifest)
+def test_frames_of_an_earlier_working_set_are_not_used(manifest: Manifest) -> None:
+    history, _ = empty()
+    add(history, OTHERS, MIN_FRAMES - 1)
+    add(history, MIXED, MIN_FRAMES)
+    found = history.uncovered(manifest)
     assert found is not None and labels_of(found) == MIXED
-    assert all(set(sighting.recent) <= set(MIXED) for sighting in found.sightings)
+    assert all(set(request.recent) <= set(MIXED) for request in found.requests)
 
 
-def test_strangers_are_not_of_the_working_set() -> None:
-    seen = np.array([0.5, 0.3, 0.15, 0.02, 0.02, 0.01, 0, 0, 0, 0])
-    assert working_set(seen) == {0, 1, 2}
+def test_rare_labels_are_not_part_of_the_working_set() -> None:
+    distribution = np.array([0.5, 0.3, 0.15, 0.02, 0.02, 0.01, 0, 0, 0, 0])
+    assert working_set(distribution) == {0, 1, 2}
     assert working_set(np.zeros(10)) == frozenset()
 
 
 @given(st.lists(st.integers(1, 5000), max_size=60), st.integers(0, 20_000))
-def test_pictures_are_kept_within_the_bound_and_the_latest_are(sizes: list[int], bound: int) -> None:
-    sightings, _ = fresh(bound)
+def test_the_history_has_the_latest_pictures_within_the_bound(sizes: list[int], bound: int) -> None:
+    history, _ = empty(bound)
     for size in sizes:
-        sightings.add(Sighting("cam", bytes(size), np.zeros(10, np.float32), ()))
-    kept, total = 0, 0
+        history.add(AnsweredRequest("cam", bytes(size), np.zeros(10, np.float32), ()))
+    expected, total = 0, 0
     for size in reversed(sizes):
         total += size
         if total > bound:
             break
-        kept += 1
-    assert len(sightings) == kept
+        expected += 1
+    assert len(history) == expected

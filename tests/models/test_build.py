@@ -26,7 +26,7 @@ from cachenet.models.data.dataset import Dataset, gather
 from cachenet.models.data.frames import find
 from cachenet.models.export.classifier import understand
 from cachenet.models.export.quantise import PrecisionComparison
-from cachenet.models.train import candidates
+from cachenet.models.train import candidates, partitions
 from cachenet.models.train.label import teach
 from cachenet.shared.bundle.manifest import Bundle
 from cachenet.shared.command import atomic_files
@@ -85,9 +85,9 @@ def test_the_bundle_serves_the_model_that_was_given(whole: Bundle) -> None:
     assert properties["cachenet.labels"].split(",") == list(sample.LABELS)
 
 
-def test_each_method_makes_submodels_of_labels_in_each_size(material: Dataset, tmp_path: Path) -> None:
+def test_submodels_are_selected_from_all_sizes(material: Dataset, tmp_path: Path) -> None:
     """The general models of every size go in; of the rest the best for their bytes, as many as were asked for."""
-    plan = replace(PLAN, methods=("codes", "experts"), shares=(1 / 100, 1 / 200), submodels=3)
+    plan = replace(PLAN, shares=(1 / 100, 1 / 200), submodels=3)
     manifest = make(material, tmp_path / "work", tmp_path / "out", plan).manifest
     name = next(name for name in manifest.models if name.startswith("general-1in"))
     general, base = manifest.models[name], manifest.models["base"]
@@ -97,20 +97,21 @@ def test_each_method_makes_submodels_of_labels_in_each_size(material: Dataset, t
     assert len(special) == 3
     size = name.removeprefix("general")
     assert all(manifest.models[one].macs == (general if one.endswith(size) else base).macs for one in special)
-    assert {"method codes", "method experts", f"size {size[1:]}", "kept"} <= set(manifest.provenance)
-    assert manifest.provenance["method codes"].endswith("MB")
+    assert {f"size {size[1:]}", "kept"} <= set(manifest.provenance)
+    assert manifest.provenance["kept"].endswith("MB")
 
 
 def test_shares_that_come_to_one_network_are_one_size(material: Dataset) -> None:
-    plan = replace(PLAN, shares=(1 / 13, 1 / 13.1, 1 / 100), submodels=0, methods=("experts",))
+    plan = replace(PLAN, shares=(1 / 13, 1 / 13.1, 1 / 100), submodels=0)
     assert len(candidates.propose(plan, material, [])) == 2
 
 
 def test_submodels_are_made_in_the_sizes_that_are_named(material: Dataset) -> None:
     """All general models are there; what is special comes in one size alone, or in every one where none is named."""
-    plan = replace(PLAN, shares=(1 / 100, 1 / 200), submodels=2, methods=("experts",))
-    every = candidates.propose(plan, material, [])
-    small = candidates.propose(replace(plan, special=(1 / 200,)), material, [])
+    plan = replace(PLAN, shares=(1 / 100, 1 / 200), submodels=2)
+    likely = [partitions.together(labels, 10) for labels in ((0, 1, 2), (3, 4, 5))]
+    every = candidates.propose(plan, material, likely)
+    small = candidates.propose(replace(plan, special=(1 / 200,)), material, likely)
     assert [one.name for one in small if one.part is None] == [one.name for one in every if one.part is None]
     assert len({one.size for one in every if one.part is not None}) == 2
     assert {one.size for one in small if one.part is not None} == {small[1].size}
@@ -241,7 +242,6 @@ def test_the_command_builds_and_says_what_is_in_it(data: Path, work: Path, scene
     ("given", "told"),
     [
         (["--scenes", "{scenes}"], "the model has no label 'unicorn'"),
-        (["--method", "magic"], "there are codes and experts"),
         (["--data", "{few}"], "20 are needed"),
         (["--data", "{empty}"], "holds no pictures"),
         (["--full", "{text}"], "is no ONNX file"),

@@ -1,4 +1,4 @@
-"""Material: every frame has one use, and what is known of it stays with it."""
+"""Data sets of a build: every frame has one use."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def pictures(directory: Path, folders: list[str], each: int, seed: int = 0) -> P
     return directory
 
 
-def film(path: Path, count: int) -> Path:
+def video(path: Path, count: int) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     out = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 30, (32, 32))
     rng = np.random.default_rng(0)
@@ -36,49 +36,49 @@ def film(path: Path, count: int) -> Path:
     return path
 
 
-def material(tmp_path: Path, data: Path, held: Path | None = None, labels: tuple[str, ...] | None = None) -> Dataset:
+def dataset(tmp_path: Path, data: Path, held_out: Path | None = None, labels: tuple[str, ...] | None = None) -> Dataset:
     classifier = understand(write(tmp_path / "m.onnx"), UNIT, labels)
 
-    def look(path: Path) -> tuple[Frames, TeacherLogits]:
+    def run(path: Path) -> tuple[Frames, TeacherLogits]:
         frames = find(path)
         return frames, teach(classifier, frames, tmp_path / "work", 1)
 
-    return gather(classifier, look(data), None if held is None else look(held))
+    return gather(classifier, run(data), None if held_out is None else run(held_out))
 
 
 def test_frames_are_divided_and_none_is_used_twice(tmp_path: Path) -> None:
-    made = material(tmp_path, pictures(tmp_path / "data", ["a"], 300))
+    made = dataset(tmp_path, pictures(tmp_path / "data", ["a"], 300))
     parts = (made.learn, made.tune, made.prove)
-    assert [len(part) for part in parts] == [203, 30, 53], "seven are left out between two"
-    seen = [picture.tobytes() for part in parts for picture in part.images]
-    assert len(set(seen)) == 286
+    assert [len(part) for part in parts] == [203, 30, 53], "gaps of seven frames"
+    images = [picture.tobytes() for part in parts for picture in part.images]
+    assert len(set(images)) == 286
     assert all(part.truth is None and [len(run) for run in part.runs] == [len(part)] for part in parts)
     assert np.array_equal(made.tune.split.labels, made.tune.scores.argmax(1))
 
 
-def test_what_is_held_out_is_not_learnt_from(tmp_path: Path) -> None:
-    data, held = pictures(tmp_path / "data", ["a"], 50), pictures(tmp_path / "held", ["a"], 150, seed=1)
-    made = material(tmp_path, data, held)
+def test_held_out_frames_are_not_trained_on(tmp_path: Path) -> None:
+    data, held_out = pictures(tmp_path / "data", ["a"], 50), pictures(tmp_path / "held", ["a"], 150, seed=1)
+    made = dataset(tmp_path, data, held_out)
     assert len(made.learn) == 50
-    assert (len(made.tune), len(made.prove)) == (30, 117), "the beginning, and after a gap the rest"
-    files = sorted((held / "a").iterdir())
+    assert (len(made.tune), len(made.prove)) == (30, 117), "a gap between"
+    files = sorted((held_out / "a").iterdir())
     first = cv2.imread(str(files[0]))[:, :, ::-1]
-    assert np.array_equal(made.tune.images[0], first), "in the order of their names"
+    assert np.array_equal(made.tune.images[0], first), "in order of names"
 
 
-def test_folders_with_the_names_of_labels_are_the_truth(tmp_path: Path) -> None:
+def test_folders_named_after_labels_give_true_labels(tmp_path: Path) -> None:
     names = ("cat", "dog", "cow", "owl")
     data = pictures(tmp_path / "data", ["dog", "cat"], 120)
-    made = material(tmp_path, data, labels=names)
+    made = dataset(tmp_path, data, labels=names)
     assert made.prove.truth is not None
     assert set(made.prove.truth.tolist()) == {0, 1}
-    # The same pictures under other names: nobody knows.
+    # Under another name the truth is unknown.
     (tmp_path / "data" / "cat").rename(tmp_path / "data" / "lion")
-    assert material(tmp_path, data, labels=names).prove.truth is None
+    assert dataset(tmp_path, data, labels=names).prove.truth is None
 
 
-def test_a_video_is_divided_by_time_with_frames_left_out_between(tmp_path: Path) -> None:
-    made = material(tmp_path, film(tmp_path / "data" / "a.avi", 900).parent)
+def test_a_video_is_divided_by_time_with_gaps(tmp_path: Path) -> None:
+    made = dataset(tmp_path, video(tmp_path / "data" / "a.avi", 900).parent)
     assert [len(part) for part in (made.learn, made.tune, made.prove)] == [630 - 16, 90, 180 - 16]
     for part in (made.learn, made.tune, made.prove):
         assert [run.tolist() for run in part.runs] == [list(range(len(part)))]
@@ -86,4 +86,4 @@ def test_a_video_is_divided_by_time_with_frames_left_out_between(tmp_path: Path)
 
 def test_too_few_frames_are_refused(tmp_path: Path) -> None:
     with pytest.raises(FramesError, match="frames to learn with, and 20 are needed"):
-        material(tmp_path, pictures(tmp_path / "data", ["a"], 3))
+        dataset(tmp_path, pictures(tmp_path / "data", ["a"], 3))

@@ -1,4 +1,4 @@
-"""A base model that the user has: it goes into the bundle as it is, sees pictures as it wants them, or is refused."""
+"""A user's base model goes into the bundle unchanged with its own preprocessing, or is refused."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from tests.models.test_efficientnet import weights
 pytestmark = pytest.mark.slow
 
 UNIT = PRESETS["unit"]
-SIDE = 16  # of the base model's pictures, where the full model's are of 32
+SIDE = 16  # input of the base model, pixels; that of the full model is 32
 PLAN = replace(QUICK, name="tiny")
 DECLARED = {"cachenet.labels": ",".join(sample.LABELS), "cachenet.input": msgspec.json.encode(UNIT).decode()}
 
@@ -61,21 +61,21 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def material(data: Path, full: Path, base: Path, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+def dataset(data: Path, full: Path, base: Path, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     classifier, frames = understand(full), find(data)
-    lesson = teach(classifier, frames, tmp_path_factory.mktemp("work"), 2)
-    return replace(gather(classifier, (frames, lesson)), base=external_model.read(base, classifier, UNIT))
+    outputs = teach(classifier, frames, tmp_path_factory.mktemp("work"), 2)
+    return replace(gather(classifier, (frames, outputs)), base=external_model.read(base, classifier, UNIT))
 
 
-def make(material: Dataset, directory: Path, plan: BuildConfig = PLAN) -> Bundle:
+def make(dataset: Dataset, directory: Path, plan: BuildConfig = PLAN) -> Bundle:
     with Progress(console=Console(file=io.StringIO())) as progress:
-        return build(plan, material, directory / "work", directory / "out", progress)
+        return build(plan, dataset, directory / "work", directory / "out", progress)
 
 
-def test_what_was_given_is_the_only_local_model_and_says_what_it_said(
-    material: Dataset, base: Path, tmp_path: Path
+def test_the_users_base_model_is_the_only_local_model_and_unchanged(
+    dataset: Dataset, base: Path, tmp_path: Path
 ) -> None:
-    bundle = make(material, tmp_path, replace(PLAN, precision="float16"))
+    bundle = make(dataset, tmp_path, replace(PLAN, precision="float16"))
     model = bundle.manifest.models["base"]
     assert set(bundle.manifest.models) == {"full", "base"}
     assert (model.input.side, model.macs) == (SIDE, 8 * 27 * 14 * 14 + 80)
@@ -88,55 +88,55 @@ def test_what_was_given_is_the_only_local_model_and_says_what_it_said(
 
 
 @pytest.mark.parametrize(("time", "precision"), [(0.5, "int8"), (0.95, "as given")])
-def test_it_is_put_in_int8_where_that_is_quicker_and_the_decision_is_kept(
-    material: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, time: float, precision: str
+def test_int8_is_used_if_faster_and_the_decision_is_stored(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, time: float, precision: str
 ) -> None:
     monkeypatch.setattr(candidates.quantise, "compare", lambda *_: PrecisionComparison(0.5, time))
-    first = make(material, tmp_path)
+    first = make(dataset, tmp_path)
     assert first.manifest.provenance["precision"].startswith(precision)
     kinds = {node.op_type for node in onnx.load(str(first.path("base"))).graph.node}
     assert ("QuantizeLinear" in kinds) == (precision == "int8")
     monkeypatch.setattr(candidates.quantise, "compare", lambda *_: PrecisionComparison(0.5, 1.45 - time))
-    assert make(material, tmp_path).manifest.models["base"].sha256 == first.manifest.models["base"].sha256
+    assert make(dataset, tmp_path).manifest.models["base"].sha256 == first.manifest.models["base"].sha256
 
 
-def test_int8_that_agrees_less_with_the_full_model_is_not_taken(
-    material: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_int8_that_agrees_less_with_the_full_model_is_not_used(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Though neither may be sure enough of anything to answer it."""
 
     def changed(model: onnx.ModelProto, _images: object) -> onnx.ModelProto:
         other = onnx.ModelProto.FromString(model.SerializeToString())
         [bias] = [weight for weight in other.graph.initializer if weight.name == "bias"]
-        never = int(np.bincount(material.tune.answers, minlength=10).argmin())
+        never = int(np.bincount(dataset.tune.answers, minlength=10).argmin())
         bias.CopyFrom(numpy_helper.from_array(100 * np.eye(10, dtype=np.float32)[never], "bias"))
         return other
 
     monkeypatch.setattr(quantise, "int8", changed)
     monkeypatch.setattr(candidates.quantise, "compare", lambda *_: PrecisionComparison(0.5, 0.5))
-    found = make(material, tmp_path).manifest.provenance["precision"]
+    found = make(dataset, tmp_path).manifest.provenance["precision"]
     assert found.startswith("as given; int8 takes 0.50")
     assert "and agrees on 0.0% for " in found and not found.endswith(" 0.0%"), "there was something to lose"
 
 
-def test_what_has_no_int8_stays_as_it_was_given(
-    material: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_base_model_that_cannot_be_quantised_is_unchanged(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> None:
         raise ValueError("no such operator")
 
     monkeypatch.setattr(quantise, "int8", fail)
-    bundle = make(material, tmp_path)
-    assert bundle.manifest.provenance["precision"] == "as given; it cannot be put in INT8"
+    bundle = make(dataset, tmp_path)
+    assert bundle.manifest.provenance["precision"] == "as given; it cannot be converted to INT8"
     assert [path.name for path in bundle.path("base").parent.iterdir()] == ["model.onnx"]
 
 
-def test_interrupted_it_ends_as_an_uninterrupted_one(
-    material: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_an_interrupted_build_gives_the_same_bundle(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each run is killed when it has put one more result in its place."""
+    """Each run is interrupted after it has stored one more result."""
     plan = replace(QUICK, name="tiny", precision="int8")
-    whole = make(material, tmp_path / "whole", plan).manifest
+    complete = make(dataset, tmp_path / "whole", plan).manifest
     replace_file, interrupted = Path.replace, 0
 
     def replaced(path: Path, target: Path) -> Path:
@@ -148,37 +148,37 @@ def test_interrupted_it_ends_as_an_uninterrupted_one(
     monkeypatch.setattr(Path, "replace", replaced)
     while True:
         try:
-            resumed = make(material, tmp_path / "cut", plan).manifest
+            resumed = make(dataset, tmp_path / "cut", plan).manifest
             break
         except KeyboardInterrupt:
             interrupted += 1
             assert not (tmp_path / "cut" / "out").exists()
     assert interrupted == 2, "precision and certificates"
-    assert (resumed.priors, resumed.certificates) == (whole.priors, whole.certificates)
+    assert (resumed.priors, resumed.certificates) == (complete.priors, complete.certificates)
     assert {name: model.sha256 for name, model in resumed.models.items()} == {
-        name: model.sha256 for name, model in whole.models.items()
+        name: model.sha256 for name, model in complete.models.items()
     }
 
 
-def run(*words: object) -> Result:
-    return CliRunner().invoke(app, ["build", "--quick", *map(str, words)])
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, ["build", "--quick", *map(str, arguments)])
 
 
-def test_the_command_builds_what_a_device_answers_with(data: Path, full: Path, base: Path, tmp_path: Path) -> None:
-    """Each frame is cut and scaled for each model as that model wants it."""
+def test_a_device_runs_the_built_bundle(data: Path, full: Path, base: Path, tmp_path: Path) -> None:
+    """Each frame is cropped and scaled for each model."""
     out, answers = tmp_path / "out", tmp_path / "answers.jsonl"
     flags = ("--full", full, "--data", data, "--work", tmp_path / "w", "--out", out)
     done = run(*flags, "--base", base, "--base-preprocessing", "unit")
     assert done.exit_code == 0, done.output
-    asked = CliRunner().invoke(edge_agent, ["run", str(data), "--bundle", str(out), "--output", str(answers)])
-    assert asked.exit_code == 0, asked.output
+    answered = CliRunner().invoke(edge_agent, ["run", str(data), "--bundle", str(out), "--output", str(answers)])
+    assert answered.exit_code == 0, answered.output
     lines = [json.loads(line) for line in answers.read_text().splitlines()]
     assert {line["frame"] for line in lines} == set(range(250))
     assert {line["model"] for line in lines} <= {"base", "full"}
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("arguments", "message"),
     [
         (["--base", "{text}"], "text is no ONNX file"),
         (["--base", "nowhere.onnx"], "nowhere.onnx is not there"),
@@ -188,12 +188,12 @@ def test_the_command_builds_what_a_device_answers_with(data: Path, full: Path, b
         (["--base", "{renamed}", "--base-preprocessing", "unit"], "calls label 1 'b' and the full model 'automobile'"),
         (["--base", "{large}", "--base-preprocessing", "unit"], "must be the smaller one"),
         (["--base", "{broken}", "--base-preprocessing", "unit"], "broken: the model does not run"),
-        (["--base", "{good}", "--share", "0.1"], "leave out --share and --method"),
+        (["--base", "{good}", "--share", "0.1"], "leave out --share"),
         (["--base-preprocessing", "unit"], "is for the model that --base names"),
     ],
 )
-def test_what_does_not_fit_is_one_clear_line(
-    data: Path, full: Path, tmp_path: Path, words: list[str], told: str
+def test_the_error_about_an_unsuitable_base_model_is_one_line(
+    data: Path, full: Path, tmp_path: Path, arguments: list[str], message: str
 ) -> None:
     (tmp_path / "text").write_text("not a model")
     write(tmp_path / "four", classes=4)
@@ -205,24 +205,24 @@ def test_what_does_not_fit_is_one_clear_line(
     broken.graph.input[0].type.tensor_type.shape.dim[2].dim_value = 2  # less than its kernel
     broken.graph.input[0].type.tensor_type.shape.dim[3].dim_value = 2
     onnx.save(broken, str(tmp_path / "broken"))
-    filled = [str(tmp_path / word.strip("{}")) if word.startswith("{") else word for word in words]
+    filled = [str(tmp_path / word.strip("{}")) if word.startswith("{") else word for word in arguments]
     done = run("--full", full, "--data", data, "--out", tmp_path / "out", "--work", tmp_path / "w", *filled)
     assert (done.exit_code, done.stderr.count("\n")) == (2, 1), done.output
-    assert told in done.stderr
+    assert message in done.stderr
     assert not (tmp_path / "out").exists()
 
 
-def test_the_users_labels_are_those_of_both(tmp_path: Path) -> None:
+def test_the_users_labels_apply_to_both_models(tmp_path: Path) -> None:
     full = understand(write(tmp_path / "full.onnx", shape=("n", 3, 32, 32)), UNIT, ("a", "b", "c", "d"))
     base = write(tmp_path / "base.onnx", metadata={"cachenet.labels": "w,x,y,z"})
     assert external_model.read(base, full, UNIT, full.labels).labels == full.labels
 
 
-def test_what_is_fetched_fits_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """EfficientNet-Lite2 and Lite0 have the same labels and see pictures of 260 and of 224 pixels."""
+def test_the_fetched_models_fit_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """EfficientNet-Lite2 and Lite0 have the same labels and inputs of 260 and 224 pixels."""
     monkeypatch.setattr(imagenet, "weights", lambda _size: weights())
-    monkeypatch.setattr(imagenet, "_members", lambda _package, *wanted: [f"{name}\tb".encode() for name in wanted])
-    monkeypatch.setattr(imagenet, "names", lambda _texts: list("abcde"))
+    monkeypatch.setattr(imagenet, "_members", lambda _package, *suffixes: [f"{name}\tb".encode() for name in suffixes])
+    monkeypatch.setattr(imagenet, "label_names", lambda _texts: list("abcde"))
     imagenet.fetch(tmp_path)
     full = understand(tmp_path / "full.onnx")
     base = external_model.read(tmp_path / "base.onnx", full)

@@ -111,14 +111,14 @@ def test_answers_are_compared_with_those_of_onnx_runtime(
     assert seen["as ONNX Runtime"]["same label"] == 1
     assert seen["as ONNX Runtime"]["largest difference"] < 1e-3
     assert seen["verdict"][0].startswith("It fits: confidence ")
-    run_file = inspection.Run.__call__
+    run_file = inspection.OnnxRun.__call__
 
-    def others(self: inspection.Run, outputs: Any, batch: Any) -> Any:
+    def others(self: inspection.OnnxRun, outputs: Any, batch: Any) -> Any:
         """The file says something else than what is built from."""
         made = run_file(self, outputs, batch)
         return [np.roll(one, 1, axis=1) for one in made] if outputs is None else made
 
-    monkeypatch.setattr(inspection.Run, "__call__", others)
+    monkeypatch.setattr(inspection.OnnxRun, "__call__", others)
     seen = inspected(FULL, by_class, work)
     assert seen["as ONNX Runtime"]["same label"] < 0.1
     assert any("ONNX Runtime alone gives another label" in said for said in seen["verdict"])

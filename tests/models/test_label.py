@@ -1,4 +1,4 @@
-"""Teaching: the full model looks once, an interrupted look goes on, and nobody else's work is taken for it."""
+"""Labelling: outputs are computed once, an interrupted run continues, and other outputs are never reused."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from onnx import helper, numpy_helper
 
 from cachenet.models.data.frames import find
 from cachenet.models.export.classifier import PRESETS, Classifier, ClassifierError, understand
-from cachenet.models.train import label as teaching
+from cachenet.models.train import label
 from cachenet.models.train.label import teach
 from cachenet.shared.inference.image import crop, preprocessor
 from tests.models.test_classifier import CHANNELS, CLASSES, write
@@ -38,26 +38,26 @@ def classifier(tmp_path: Path, **made: object) -> Classifier:
     return understand(write(tmp_path / "m.onnx", **made), UNIT)  # type: ignore[arg-type]
 
 
-def test_it_says_of_every_frame_what_the_model_says_by_itself(tmp_path: Path, pictures: Path) -> None:
+def test_outputs_equal_those_of_the_model_on_each_frame(tmp_path: Path, pictures: Path) -> None:
     frames = find(pictures)
-    lesson = teach(classifier(tmp_path), frames, tmp_path / "work", 1)
-    assert lesson.pictures.shape == (40, 16, 16, 3)
-    assert lesson.embeddings.shape == (40, CHANNELS)
-    assert lesson.files.tolist() == list(range(40))
+    outputs = teach(classifier(tmp_path), frames, tmp_path / "work", 1)
+    assert outputs.pictures.shape == (40, 16, 16, 3)
+    assert outputs.embeddings.shape == (40, CHANNELS)
+    assert outputs.files.tolist() == list(range(40))
     assert list(frames.broken) == [pictures / "99.png"]
     session = ort.InferenceSession(str(tmp_path / "m.onnx"))
     spec = classifier(tmp_path).input
     for index in (0, 39):
         picture = crop(cv2.imread(str(pictures / f"{index:02}.png")), spec)
         alone = session.run(None, {"image": preprocessor(spec)(picture)})[0][0]
-        np.testing.assert_allclose(lesson.scores[index], alone, rtol=1e-4)
+        np.testing.assert_allclose(outputs.scores[index], alone, rtol=1e-4)
 
 
-def test_an_interrupted_look_goes_on_and_ends_as_an_uninterrupted_one(
+def test_an_interrupted_run_continues_and_gives_the_same_outputs(
     tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(teaching, "_CHUNK", 10)
-    whole = teach(classifier(tmp_path), find(pictures), tmp_path / "whole", 1)
+    monkeypatch.setattr(label, "_CHUNK", 10)
+    complete = teach(classifier(tmp_path), find(pictures), tmp_path / "whole", 1)
 
     class Interrupted(Exception):
         pass
@@ -68,15 +68,15 @@ def test_an_interrupted_look_goes_on_and_ends_as_an_uninterrupted_one(
 
     with pytest.raises(Interrupted):
         teach(classifier(tmp_path), find(pictures), tmp_path / "work", 1, stop)
-    looked = []
-    monkeypatch.setattr(teaching, "_look", lambda *given, look=teaching._look: looked.append(1) or look(*given))
+    runs = []
+    monkeypatch.setattr(label, "_run_all", lambda *args, run=label._run_all: runs.append(1) or run(*args))
     resumed = teach(classifier(tmp_path), find(pictures), tmp_path / "work", 1)
-    assert len(looked) == 2, "of four chunks, two were there"
+    assert len(runs) == 2, "two of four chunks were stored"
     for name in ("pictures", "scores", "embeddings", "files"):
-        assert np.array_equal(getattr(resumed, name), getattr(whole, name))
+        assert np.array_equal(getattr(resumed, name), getattr(complete, name))
 
 
-def test_another_model_or_other_files_are_looked_at_anew(tmp_path: Path, pictures: Path) -> None:
+def test_outputs_of_another_model_or_of_other_files_are_not_reused(tmp_path: Path, pictures: Path) -> None:
     first = teach(classifier(tmp_path), find(pictures), tmp_path / "work", 1)
     second = teach(classifier(tmp_path, head="MatMul"), find(pictures), tmp_path / "work", 1)
     assert len(list((tmp_path / "work").iterdir())) == 2
@@ -86,20 +86,20 @@ def test_another_model_or_other_files_are_looked_at_anew(tmp_path: Path, picture
     assert not np.array_equal(changed.scores[0], first.scores[0])
 
 
-def test_where_no_file_can_be_read_the_first_is_named(tmp_path: Path) -> None:
+def test_an_error_names_the_first_file_if_none_can_be_read(tmp_path: Path) -> None:
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "a.png").write_bytes(b"broken")
     with pytest.raises(ClassifierError, match=r"a\.png: neither JPEG, PNG"):
         teach(classifier(tmp_path), find(tmp_path / "bad"), tmp_path / "work", 1)
 
 
-def test_a_model_of_a_fixed_batch_is_run_one_by_one(tmp_path: Path, pictures: Path) -> None:
+def test_a_model_of_batch_size_one_is_run_frame_by_frame(tmp_path: Path, pictures: Path) -> None:
     one = classifier(tmp_path, shape=(1, 3, 16, 16))
     assert teach(one, find(pictures), tmp_path / "work", 1).scores.shape == (40, CLASSES)
 
 
-def test_a_model_that_gives_no_numbers_for_some_of_the_frames_is_refused(tmp_path: Path, pictures: Path) -> None:
-    """It divides by nothing where a picture is of one dark grey, which no probe is."""
+def test_a_model_that_gives_nan_for_some_frames_is_refused(tmp_path: Path, pictures: Path) -> None:
+    """The model divides by zero on an image of one dark grey, which no probe image has."""
     path = write(tmp_path / "m.onnx")
     model = onnx.load(str(path))
     steps = [
@@ -109,11 +109,11 @@ def test_a_model_that_gives_no_numbers_for_some_of_the_frames_is_refused(tmp_pat
         helper.make_node("Sub", ["far", "near"], ["farther"]),
         helper.make_node("Relu", ["farther"], ["rest"]),
         helper.make_node("Div", ["rest", "rest"], ["one"]),
-        helper.make_node("Mul", ["image", "one"], ["whole"]),
+        helper.make_node("Mul", ["image", "one"], ["scaled"]),
     ]
-    model.graph.node[0].input[0] = "whole"
-    for place, node in enumerate(steps):
-        model.graph.node.insert(place, node)
+    model.graph.node[0].input[0] = "scaled"
+    for index, node in enumerate(steps):
+        model.graph.node.insert(index, node)
     for name, value in (("level", 51 / 255), ("near", 1e-3)):
         model.graph.initializer.append(numpy_helper.from_array(np.float32(value).reshape(1, 1, 1, 1), name))
     onnx.save(model, str(path))

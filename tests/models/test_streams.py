@@ -59,12 +59,12 @@ def test_scenes_are_frozen() -> None:
         assert {c for number in part for c in SCENES[number].classes} == set(range(10))
 
 
-def test_plans_are_frozen() -> None:
+def test_schedules_are_frozen() -> None:
     """If this fails, every published number has changed its meaning."""
     assert digest() == "ed9582ad35b95ddba506f5eed989f5609d10e8b4e933952406ba5435580de707"
 
 
-def test_plan_is_the_same_in_another_process() -> None:
+def test_a_schedule_is_the_same_in_another_process() -> None:
     code = "from tests.models import test_streams as t; print(t.digest())"
     for hash_seed in ("1", "2"):
         environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
@@ -77,7 +77,9 @@ def test_plan_is_the_same_in_another_process() -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(name=names, seed=seeds, frames=st.integers(1, 2500), more=st.integers(0, 2500))
-def test_a_shorter_plan_begins_a_longer_one(name: streams.Name, seed: int, frames: int, more: int) -> None:
+def test_a_shorter_schedule_is_the_beginning_of_a_longer_one(
+    name: streams.Name, seed: int, frames: int, more: int
+) -> None:
     short, long = arrays(plan(name, seed, frames)), arrays(plan(name, seed, frames + more))
     assert len(short) == 8
     assert all(np.array_equal(short[field], long[field][:frames]) for field in short)
@@ -85,7 +87,9 @@ def test_a_shorter_plan_begins_a_longer_one(name: streams.Name, seed: int, frame
 
 @settings(max_examples=30, deadline=None)
 @given(name=names, seed=seeds, count=st.integers(1, 20))
-def test_pools_are_disjoint_balanced_and_kept_to(name: streams.Name, seed: int, count: int) -> None:
+def test_pools_are_disjoint_and_balanced_and_streams_stay_within_theirs(
+    name: streams.Name, seed: int, count: int
+) -> None:
     pools = streams.pools(SAMPLE.labels, count, seed)
     assert np.array_equal(np.sort(np.concatenate(pools)), np.arange(1000))
     for pool in pools:
@@ -96,7 +100,7 @@ def test_pools_are_disjoint_balanced_and_kept_to(name: streams.Name, seed: int, 
 
 @settings(max_examples=30, deadline=None)
 @given(name=names, seed=seeds, scenes=st.sets(st.integers(0, 11), min_size=1))
-def test_labels_scenes_and_strangers_agree(name: streams.Name, seed: int, scenes: set[int]) -> None:
+def test_labels_scenes_and_out_of_set_objects_are_consistent(name: streams.Name, seed: int, scenes: set[int]) -> None:
     one = plan(name, seed, 2000, scenes=sorted(scenes))
     assert np.array_equal(one.label, SAMPLE.labels[one.source])
     assert one.dwell[0] == 0 and set(np.unique(np.diff(one.dwell))) <= {0, 1}
@@ -112,13 +116,13 @@ def test_labels_scenes_and_strangers_agree(name: streams.Name, seed: int, scenes
 
 
 @pytest.mark.parametrize("name", ["session", "dwell", "held", "camera"])
-def test_statistics(name: streams.Name) -> None:
-    """Five standard errors either way; seeds are fixed, so a pass stays a pass."""
+def test_dwell_times_scenes_and_out_of_set_objects_have_their_statistics(name: streams.Name) -> None:
+    """Within five standard errors; the seeds are fixed."""
     frames, mean = 600_000, 1 if name == "session" else 30
     one = plan(name, 5, frames)
     dwells = int(one.dwell[-1]) + 1
     assert abs(frames / dwells - mean) <= 5 * np.sqrt(mean * (mean - 1) / dwells)
-    if mean > 1:  # geometric: the spread is what the mean says, and one in thirty is gone after a frame
+    if mean > 1:  # the distribution is geometric
         lengths = np.bincount(one.dwell)
         assert lengths.std() == pytest.approx(np.sqrt(mean * (mean - 1)), rel=0.05)
         assert (lengths == 1).mean() == pytest.approx(1 / mean, rel=0.2)
@@ -129,15 +133,14 @@ def test_statistics(name: streams.Name) -> None:
     assert np.bincount(one.scene, minlength=12).min() > frames / 12 / 2
 
 
-def test_zipf_within_a_scene() -> None:
-    """Over one visit to a scene of three the commonest class comes 6 times in 11, the next 3, the rarest 2; over many
-    visits all are alike."""
+def test_class_frequencies_within_a_scene_follow_zipf() -> None:
+    """In one visit to a scene of three, the frequencies are 6, 3 and 2 of 11; over many visits they are equal."""
     one = plan("session", 1, 200_000, scenes=[4])
     shares = np.array(
         [
             np.sort(np.bincount(visit[~gone], minlength=10)[[0, 1, 9]])[::-1]
             for visit, gone in zip(
-                # The middle 300 frames of every 500 lie within one visit whatever its jitter.
+                # The middle 300 frames of every 500 lie within one visit.
                 one.label.reshape(-1, 500)[:, 100:400],
                 one.stranger.reshape(-1, 500)[:, 100:400],
                 strict=True,
@@ -155,7 +158,7 @@ def test_dwell_held_and_camera_show_the_same_classes() -> None:
     assert (np.diff(dwell.source) != 0).mean() > 0.9
 
 
-def test_bad_wishes_are_refused() -> None:
+def test_invalid_arguments_are_refused() -> None:
     with pytest.raises(ValueError, match="shuffled, session"):
         plan("video")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="class 2"):
@@ -165,28 +168,28 @@ def test_bad_wishes_are_refused() -> None:
 
 
 @pytest.mark.parametrize("name", ["shuffled", "session", "dwell"])
-def test_independent_streams_show_images_as_they_are(name: streams.Name) -> None:
+def test_independent_streams_show_unchanged_images(name: streams.Name) -> None:
     one = plan(name, 2, 20)
     render = streams.renderer(one, SAMPLE.images)
     for index in range(20):
         assert np.array_equal(render(index)[:, :, ::-1], SAMPLE.images[one.source[index]])
 
 
-def test_held_shifts_and_noises_one_image() -> None:
+def test_held_shows_one_image_shifted_and_with_noise() -> None:
     one = plan("held", 2, 200)
     assert set(np.unique(one.offset)) == {-2, -1, 0, 1, 2}
     render = streams.renderer(one, SAMPLE.images)
     for index in range(50):
         right, down = one.offset[index].astype(int)
         image = SAMPLE.images[one.source[index]][:, :, ::-1].astype(float)
-        # What shift says must undo it, away from the mirrored edge.
-        seen = np.roll(render(index).astype(float), (-down, -right), (0, 1))[2:-2, 2:-2]
+        # Undo the shift, away from the mirrored edge.
+        restored = np.roll(render(index).astype(float), (-down, -right), (0, 1))[2:-2, 2:-2]
         middle = (image > 20) & (image < 235)
-        error = (seen - image[2:-2, 2:-2])[middle[2:-2, 2:-2]]
+        error = (restored - image[2:-2, 2:-2])[middle[2:-2, 2:-2]]
         assert error.size < 300 or (abs(error.mean()) < 1.5 and 2.8 < error.std() < 4.2)
 
 
-def test_camera_frame_shows_the_image_again_to_a_model() -> None:
+def test_the_centre_crop_of_a_camera_frame_restores_the_image() -> None:
     one = plan("camera", 2, 300)
     still = dataclasses.replace(one, offset=np.zeros_like(one.offset))
     render = streams.renderer(still, SAMPLE.images)
@@ -213,7 +216,7 @@ def test_camera_pauses_differ_by_noise_only() -> None:
         assert difference.std() == pytest.approx(3.5 * np.sqrt(2), rel=0.05) and abs(difference.mean()) < 0.1
 
 
-def test_camera_cuts_change_the_centre_and_a_new_scene_the_rest() -> None:
+def test_a_new_object_changes_the_centre_and_a_new_scene_the_background() -> None:
     one = plan("camera", 2, 1500)
     render = streams.renderer(one, SAMPLE.images)
     cuts = np.flatnonzero(one.cuts())[1:]
@@ -223,7 +226,7 @@ def test_camera_cuts_change_the_centre_and_a_new_scene_the_rest() -> None:
         assert (change[:, :80].mean() > 15) == (one.scene[index] != one.scene[index - 1])
 
 
-def test_rendering_a_frame_does_not_depend_on_those_before() -> None:
+def test_rendering_a_frame_does_not_depend_on_earlier_frames() -> None:
     for name in ("held", "camera"):
         one = plan(name, 4, 100)
         forward = streams.renderer(one, SAMPLE.images)
@@ -240,11 +243,11 @@ def test_noise_has_its_sigma_and_windows_are_uncorrelated() -> None:
     assert abs(np.corrcoef(one.ravel(), other.ravel())[0, 1]) < 0.03
 
 
-def test_places_differ_and_are_textured() -> None:
-    places = [camera.background(0, scene) for scene in range(12)]
-    for number, place in enumerate(places):
-        assert place[:, :80].std() > 15 and place[:, 560:].std() > 15
-        assert all(np.abs(place.astype(int) - other).mean() > 15 for other in places[:number])
+def test_backgrounds_differ_and_have_texture() -> None:
+    backgrounds = [camera.background(0, scene) for scene in range(12)]
+    for number, background in enumerate(backgrounds):
+        assert background[:, :80].std() > 15 and background[:, 560:].std() > 15
+        assert all(np.abs(background.astype(int) - other).mean() > 15 for other in backgrounds[:number])
 
 
 @pytest.mark.parametrize("name", ["dwell", "camera"])

@@ -1,4 +1,4 @@
-"""The teacher's voice: quicker where that is the same, decided once, and never mixed with another."""
+"""Teacher runtime: INT8 if faster and in agreement; the decision is stored; runtimes are never mixed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def classifier(tmp_path_factory: pytest.TempPathFactory) -> Classifier:
-    """A base model in the full one's place."""
+    """A base model as the full model."""
     path = tmp_path_factory.mktemp("full") / "model.onnx"
     properties = {"labels": ",".join(LABELS), "input": msgspec.json.encode(INPUT).decode()}
     export(base_network(), path, properties)
@@ -46,41 +46,41 @@ def full(classifier: Classifier, tmp_path: Path) -> Path:
 
 
 def find(
-    full: Path, classifier: Classifier, tune: LabelledFrames, looks: int = 100_000
+    full: Path, classifier: Classifier, tune: LabelledFrames, outputs: int = 100_000
 ) -> teacher_runtime.TeacherRuntime:
-    return teacher_runtime.find(full, classifier.input, tune, looks, full.parent)
+    return teacher_runtime.find(full, classifier.input, tune, outputs, full.parent)
 
 
-def test_with_much_to_say_it_is_quicker_and_says_nearly_the_same(
+def test_int8_is_chosen_for_many_outputs_and_nearly_agrees(
     full: Path, classifier: Classifier, tune: LabelledFrames, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(teacher_runtime, "_THE_SAME", 0.9)
+    monkeypatch.setattr(teacher_runtime, "_MIN_AGREEMENT", 0.9)
     monkeypatch.setattr(quantise, "compare", lambda *_: PrecisionComparison(0.5, 0.5))
     quick = find(full, classifier, tune)
     assert quick.name.startswith("int8-")
-    said = recorded.run(quick.session, classifier.input, recorded.as_pictures(tune.images))
-    assert (said.argmax(1) == tune.answers).mean() > 0.9
-    assert not np.array_equal(said, tune.scores)
+    logits = recorded.run(quick.session, classifier.input, recorded.as_pictures(tune.images))
+    assert (logits.argmax(1) == tune.answers).mean() > 0.9
+    assert not np.array_equal(logits, tune.scores)
 
     monkeypatch.setattr(quantise, "compare", lambda *_: PrecisionComparison(0.5, 2.0))
-    assert find(full, classifier, tune).name == quick.name, "decided once"
-    lesson = look(classifier, recorded.as_pictures(tune.images[:200]), 1)
-    other = labelled(sample.load().take(np.arange(200)), lesson, classifier.input)
-    assert find(full, classifier, other).name == "as-it-is", "and anew for other frames to try it on"
+    assert find(full, classifier, tune).name == quick.name, "the decision is stored"
+    outputs = look(classifier, recorded.as_pictures(tune.images[:200]), 1)
+    other = labelled(sample.load().take(np.arange(200)), outputs, classifier.input)
+    assert find(full, classifier, other).name == "as-it-is", "other frames need a new decision"
 
 
-@pytest.mark.parametrize("why", ["little to say", "slower", "says otherwise", "cannot be quantised"])
-def test_otherwise_it_speaks_as_it_is(
+@pytest.mark.parametrize("why", ["few outputs", "slower", "disagrees", "cannot be quantised"])
+def test_the_model_is_used_as_it_is_if_int8_does_not_suit(
     full: Path, classifier: Classifier, tune: LabelledFrames, why: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(quantise, "compare", lambda *_: PrecisionComparison(0.5, 2.0 if why == "slower" else 0.5))
-    monkeypatch.setattr(teacher_runtime, "_THE_SAME", 1.01 if why == "says otherwise" else 0.5)
+    monkeypatch.setattr(teacher_runtime, "_MIN_AGREEMENT", 1.01 if why == "disagrees" else 0.5)
     if why == "cannot be quantised":
         monkeypatch.setattr(quantise, "int8", lambda *_: 1 / 0)
-    assert find(full, classifier, tune, 10 if why == "little to say" else 100_000).name == "as-it-is"
+    assert find(full, classifier, tune, 10 if why == "few outputs" else 100_000).name == "as-it-is"
 
 
-def test_a_full_disk_is_no_verdict(
+def test_a_full_disk_is_no_decision(
     full: Path, classifier: Classifier, tune: LabelledFrames, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(*_: object) -> None:
@@ -89,6 +89,6 @@ def test_a_full_disk_is_no_verdict(
     with monkeypatch.context() as patched, pytest.raises(OSError, match="No space"):
         patched.setattr(quantise, "int8", fails)
         find(full, classifier, tune)
-    monkeypatch.setattr(teacher_runtime, "_THE_SAME", 0.5)
+    monkeypatch.setattr(teacher_runtime, "_MIN_AGREEMENT", 0.5)
     monkeypatch.setattr(quantise, "compare", lambda *_: PrecisionComparison(0.5, 0.5))
     assert find(full, classifier, tune).name.startswith("int8-")

@@ -22,7 +22,7 @@ from tests.hampered import ZOO
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_a_session_that_waits_uses_no_processor(tmp_path: Path, threads: int) -> None:
+def test_an_idle_session_uses_no_processor_time(tmp_path: Path, threads: int) -> None:
     """Its threads may spin while it runs, but not after."""
     session = Session(tiny_bundle(tmp_path) / "full" / "1" / "model.onnx", "cpu", threads)
     session.run(np.zeros((1, 3, 32, 32), np.float32))
@@ -41,7 +41,7 @@ def test_a_model_is_loaded_from_any_path_that_the_system_allows(tmp_path: Path) 
 @pytest.mark.parametrize(
     "first", ["cachenet.shared.inference.engine", "cachenet.models.train.label", "cachenet.models.export.quantise"]
 )
-def test_onnx_runtime_keeps_to_itself_what_runs(tmp_path: Path, first: str) -> None:
+def test_onnx_runtime_sends_no_telemetry(tmp_path: Path, first: str) -> None:
     """Where it reports, it keeps what it is about to send, and a number of the device, in the home directory. Where
     tests run it does not by itself, so what tells it that goes."""
     model = tiny_bundle(tmp_path / "bundle") / "full/1/model.onnx"
@@ -56,7 +56,7 @@ def test_onnx_runtime_keeps_to_itself_what_runs(tmp_path: Path, first: str) -> N
 
 
 @pytest.mark.parametrize("name", ["base", "general-1in50.1"])
-def test_in_int8_a_model_says_what_it_says_where_every_operator_computes_in_floats(name: str) -> None:
+def test_int8_scores_are_those_of_operators_that_compute_in_floats(name: str) -> None:
     """On any processor: on many of x86 the quickest sums of INT8 overflow, and one answer of twelve is another."""
     bundle = Bundle(ZOO)
     spec, path = bundle.manifest.models[name].input, bundle.path(name)
@@ -70,15 +70,13 @@ def test_in_int8_a_model_says_what_it_says_where_every_operator_computes_in_floa
     assert (ours.argmax(1) == floats.argmax(1)).mean() > 0.99
 
 
-def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
+def test_a_file_without_a_model_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"no model")
     with pytest.raises(EngineError, match=r"model\.onnx: not a model"):
         Session(tmp_path / "model.onnx", "cpu")
 
 
-def test_a_session_that_plays_a_slower_machine_sleeps_for_the_rest_of_each_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_slowdown_sleeps_after_each_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([10.0, 10.25, 20.0, 20.25])
     slept: list[float] = []
     monkeypatch.setattr("cachenet.shared.inference.engine.time.perf_counter", lambda: next(clock))

@@ -43,7 +43,7 @@ def app() -> typer.Typer:
         (["count", "99"], 130, ""),
     ],
 )
-def test_what_is_wrong_is_one_line_that_says_where_help_is(
+def test_an_error_is_one_line_that_names_the_help(
     arguments: list[str], code: int, says: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["/usr/bin/counter", *arguments])

@@ -1,4 +1,4 @@
-"""Segments: run one after the other they say what the model says whole, wherever it may be cut."""
+"""Segments of a model, run one after the other, compute what the whole model computes, at every split site."""
 
 from __future__ import annotations
 
@@ -60,7 +60,9 @@ def pieces(model: ModelProto, places: list[Cut], batch: np.ndarray) -> np.ndarra
 @pytest.mark.parametrize("name", ["chain", "two"])
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_cut_anywhere_it_says_the_same(request: pytest.FixtureRequest, name: str, data: st.DataObject) -> None:
+def test_segments_compute_the_same_scores_at_every_site(
+    request: pytest.FixtureRequest, name: str, data: st.DataObject
+) -> None:
     model: ModelProto = request.getfixturevalue(name)
     found = cuts(model, SIDE, slots=40)
     assert len(found) >= 4
@@ -71,7 +73,7 @@ def test_cut_anywhere_it_says_the_same(request: pytest.FixtureRequest, name: str
     np.testing.assert_allclose(said, whole, rtol=1e-4, atol=1e-5)
 
 
-def test_cuts_are_at_the_ends_of_blocks(chain: ModelProto) -> None:
+def test_sites_are_the_ends_of_blocks(chain: ModelProto) -> None:
     """Within a block the shortcut would have to be carried too."""
     found = cuts(chain, SIDE, slots=40)
     assert all(len(place.tensors) == 1 for place in found)
@@ -81,7 +83,7 @@ def test_cuts_are_at_the_ends_of_blocks(chain: ModelProto) -> None:
     assert all(0 < place.share < 1 for place in found)
 
 
-def test_a_cut_carries_the_picture_beside_the_first_network_and_its_findings_beside_the_second(two: ModelProto) -> None:
+def test_a_site_of_two_networks_carries_the_picture_or_the_first_output(two: ModelProto) -> None:
     found = cuts(two, SIDE, slots=40)
     carried = {place.tensors[1] if len(place.tensors) > 1 else "" for place in found}
     assert "image" in carried and "lite.embedding" in carried
@@ -90,18 +92,18 @@ def test_a_cut_carries_the_picture_beside_the_first_network_and_its_findings_bes
     assert second.features == second.tensors, "a cache there sees both"
 
 
-def test_a_model_without_layers_has_no_place(tmp_path: Path) -> None:
+def test_a_model_without_layers_has_no_site(tmp_path: Path) -> None:
     path = tmp_path / "full" / "1" / "model.onnx"
     path.parent.mkdir(parents=True)
     classifier(path, np.random.default_rng(0))
     assert cuts(onnx.load(str(path)), 32) == []
 
 
-def test_a_place_that_is_none_is_refused(chain: ModelProto) -> None:
+def test_an_invalid_site_is_refused(chain: ModelProto) -> None:
     model = read(chain.SerializeToString())
-    with pytest.raises(SegmentError, match="cannot be made"):
+    with pytest.raises(SegmentError, match="cannot be computed"):
         cut(model, [["stage1.block1.conv1.relu"]])
-    with pytest.raises(SegmentError, match="nothing is done"):
+    with pytest.raises(SegmentError, match="nothing is computed"):
         cut(model, [["stem.relu"], ["stem.relu"]])
 
 
@@ -114,7 +116,7 @@ def test_segments_are_models_that_any_tool_reads(chain: ModelProto) -> None:
 
 
 @given(st.binary(max_size=300))
-def test_what_is_no_model_is_refused(data: bytes) -> None:
+def test_a_file_without_a_model_is_refused(data: bytes) -> None:
     with pytest.raises(SegmentError):
         read(data)
 
@@ -129,13 +131,12 @@ def test_a_damaged_model_is_refused_or_read_and_never_crashes(chain: ModelProto,
             read(some)
 
 
-def test_what_cannot_be_cut_is_said() -> None:
-    """Weights that lie in other files, and graphs within the graph."""
+def test_external_weights_and_subgraphs_are_refused() -> None:
     body = helper.make_graph([helper.make_node("Identity", ["image"], ["x"])], "body", [], [])
     inner = helper.make_node("If", ["image"], ["scores"], then_branch=body, else_branch=body)
     value = helper.make_tensor_value_info("image", TensorProto.FLOAT, None)
     result = helper.make_tensor_value_info("scores", TensorProto.FLOAT, None)
-    with pytest.raises(SegmentError, match="graphs within"):
+    with pytest.raises(SegmentError, match="has subgraphs"):
         read(helper.make_model(helper.make_graph([inner], "g", [value], [result])).SerializeToString())
     weight = numpy_helper.from_array(np.zeros(3, np.float32), "w")
     onnx.external_data_helper.set_external_data(weight, "elsewhere.bin")

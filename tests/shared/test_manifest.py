@@ -111,7 +111,7 @@ def refused(directory: Path) -> str:
     return str(refusal.value)
 
 
-def test_a_whole_bundle_opens(directory: Path) -> None:
+def test_a_complete_bundle_opens(directory: Path) -> None:
     bundle = Bundle(directory)
     assert bundle.version == digest(encoded(manifest())) == file_digest(directory / MANIFEST)
     assert bundle.path("pets") == directory / "pets" / "1" / "model.onnx"
@@ -126,7 +126,7 @@ def test_a_bundle_of_real_models_opens(tmp_path: Path) -> None:
     assert Bundle(tiny_bundle(tmp_path)).manifest.submodels() == ["vehicles", "animals"]
 
 
-def test_a_manifest_of_the_format_before_has_the_same_models_and_no_priors() -> None:
+def test_a_manifest_of_the_earlier_format_has_the_same_models_and_no_priors() -> None:
     """A device that is upgraded without a network goes on with the models that it has."""
     fields = {name: value for name, value in manifest().items() if name not in ("priors", "certificates")}
     before = parse(encoded({**fields, "format": 2, "gates": [{"claim": 0.01}], "context": {"switch": 0.03}}))
@@ -230,7 +230,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("change", WRONG.values(), ids=WRONG.keys())
-def test_a_manifest_that_cannot_be_is_refused(change: Callable[[Fields], None]) -> None:
+def test_an_invalid_manifest_is_refused(change: Callable[[Fields], None]) -> None:
     fields = manifest()
     change(fields)
     with pytest.raises(BundleError, match=MANIFEST) as refusal:

@@ -21,7 +21,7 @@ def get(port: int, path: str) -> tuple[int, str]:
         return error.code, error.read().decode()
 
 
-def test_health_is_200_while_all_is_well_and_503_with_the_reason_while_it_is_not() -> None:
+def test_health_is_200_or_503_with_a_reason() -> None:
     why = ""
     with serve(CollectorRegistry(), lambda: why, "127.0.0.1", 0) as port:
         status, said = get(port, "/health")
@@ -33,7 +33,7 @@ def test_health_is_200_while_all_is_well_and_503_with_the_reason_while_it_is_not
         assert get(port, "/health?probe=1")[0] == 200
 
 
-def test_metrics_are_what_prometheus_reads_and_elsewhere_is_nothing() -> None:
+def test_metrics_are_in_prometheus_format_and_other_paths_are_not_found() -> None:
     registry = CollectorRegistry()
     Counter("seen", "Things seen.", registry=registry).inc(3)
     with serve(registry, lambda: "", "127.0.0.1", 0) as port:

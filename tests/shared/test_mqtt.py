@@ -21,7 +21,7 @@ from tests.broker import Mosquitto, free_port
 pytestmark = pytest.mark.e2e
 
 #: Longer than the longest pause between two attempts to connect.
-PATIENCE_S = 10.0
+WAIT_S = 10.0
 
 
 class Inbox:
@@ -35,7 +35,7 @@ class Inbox:
         self.seen.append(message.payload)
         self._messages.put(message)
 
-    def next(self, timeout: float = PATIENCE_S) -> Message:
+    def next(self, timeout: float = WAIT_S) -> Message:
         return self._messages.get(timeout=timeout)
 
     def is_empty_for(self, seconds: float) -> bool:
@@ -62,7 +62,7 @@ def link(
         connection.stop()
 
 
-def until(condition: Callable[[], object], seconds: float = PATIENCE_S) -> bool:
+def until(condition: Callable[[], object], seconds: float = WAIT_S) -> bool:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if condition():
@@ -81,11 +81,11 @@ def delivered(sender: MqttConnection, inbox: Inbox, topic: str, payload: bytes) 
     return False
 
 
-def test_a_message_arrives_with_all_that_describes_it(broker: Mosquitto) -> None:
+def test_a_message_arrives_with_its_properties(broker: Mosquitto) -> None:
     inbox = Inbox()
     with link(broker, "receiver", "a/#", inbox) as receiver, link(broker, "sender") as sender:
-        assert receiver.connected.wait(PATIENCE_S)
-        assert sender.connected.wait(PATIENCE_S)
+        assert receiver.connected.wait(WAIT_S)
+        assert sender.connected.wait(WAIT_S)
         assert delivered(sender, inbox, "a/first", b"")
         properties = [("budget-ms", "80"), ("recent", "1 2")]
         assert sender.publish(
@@ -97,7 +97,7 @@ def test_a_message_arrives_with_all_that_describes_it(broker: Mosquitto) -> None
         assert isinstance(message.payload, bytes)
 
 
-def test_it_connects_when_the_broker_comes_up_later(tmp_path: Path) -> None:
+def test_it_connects_when_the_broker_starts_later(tmp_path: Path) -> None:
     broker = Mosquitto(tmp_path)
     greeted: list[bool] = []
     with link(broker, "early", on_connect=lambda: greeted.append(True)) as early:
@@ -105,41 +105,41 @@ def test_it_connects_when_the_broker_comes_up_later(tmp_path: Path) -> None:
         assert not early.connected.is_set()
         broker.start()
         try:
-            assert early.connected.wait(PATIENCE_S)
+            assert early.connected.wait(WAIT_S)
             assert until(lambda: greeted)
             assert early.trouble == ""
         finally:
             broker.kill()
 
 
-def test_it_subscribes_again_after_the_broker_restarted(broker: Mosquitto) -> None:
+def test_it_subscribes_again_after_a_restart_of_the_broker(broker: Mosquitto) -> None:
     inbox = Inbox()
     with link(broker, "receiver", "a/#", inbox) as receiver, link(broker, "sender") as sender:
-        assert receiver.connected.wait(PATIENCE_S)
-        assert sender.connected.wait(PATIENCE_S)
+        assert receiver.connected.wait(WAIT_S)
+        assert sender.connected.wait(WAIT_S)
         assert delivered(sender, inbox, "a/b", b"before")
         broker.kill()
         assert until(lambda: not receiver.connected.is_set() and not sender.connected.is_set())
         assert receiver.trouble
         broker.start()
-        assert receiver.connected.wait(PATIENCE_S)
-        assert sender.connected.wait(PATIENCE_S)
+        assert receiver.connected.wait(WAIT_S)
+        assert sender.connected.wait(WAIT_S)
         assert delivered(sender, inbox, "a/b", b"after")
 
 
 @pytest.mark.parametrize("qos", [0, 1])
-def test_what_is_published_while_the_broker_is_gone_is_gone(broker: Mosquitto, qos: int) -> None:
+def test_messages_published_while_disconnected_are_dropped(broker: Mosquitto, qos: int) -> None:
     inbox = Inbox()
     with link(broker, "sender") as sender:
-        assert sender.connected.wait(PATIENCE_S)
+        assert sender.connected.wait(WAIT_S)
         broker.kill()
         assert until(lambda: not sender.connected.is_set())
         for _ in range(50):
             assert not sender.publish("a/b", b"lost", qos)
         broker.start()
         with link(broker, "receiver", "a/#", inbox) as receiver:
-            assert receiver.connected.wait(PATIENCE_S)
-            assert sender.connected.wait(PATIENCE_S)
+            assert receiver.connected.wait(WAIT_S)
+            assert sender.connected.wait(WAIT_S)
             assert delivered(sender, inbox, "a/b", b"kept")
             time.sleep(0.3)
             assert set(inbox.seen) == {b"kept"}
@@ -150,7 +150,7 @@ def test_nothing_is_published_before_the_first_connection() -> None:
     assert not lonely.publish("a/b", b"x", 1)
 
 
-def test_a_receiver_that_raises_is_only_logged(broker: Mosquitto, caplog: pytest.LogCaptureFixture) -> None:
+def test_exceptions_of_a_receiver_are_logged(broker: Mosquitto, caplog: pytest.LogCaptureFixture) -> None:
     inbox = Inbox()
 
     def fragile(message: Message) -> None:
@@ -158,20 +158,20 @@ def test_a_receiver_that_raises_is_only_logged(broker: Mosquitto, caplog: pytest
         raise RuntimeError("receiver broke")
 
     with link(broker, "receiver", "a/#", fragile) as receiver:
-        assert receiver.connected.wait(PATIENCE_S)
+        assert receiver.connected.wait(WAIT_S)
         assert delivered(receiver, inbox, "a/b", b"1")
         assert delivered(receiver, inbox, "a/b", b"2")
         assert receiver.connected.is_set()
     assert "receiver broke" in caplog.text
 
 
-def test_the_will_is_said_when_the_connection_breaks_and_the_farewell_when_it_ends(broker: Mosquitto) -> None:
+def test_the_will_follows_a_broken_connection_and_the_farewell_a_stopped_one(broker: Mosquitto) -> None:
     inbox, connections = Inbox(), []
     with link(broker, "watcher", "a/status", inbox):
         with link(
             broker, "device", will=("a/status", b"offline"), on_connect=lambda: connections.append(True)
         ) as device:
-            assert device.connected.wait(PATIENCE_S)
+            assert device.connected.wait(WAIT_S)
             sock: Any = device._client.socket()
             sock.shutdown(socket.SHUT_RDWR)
             assert inbox.next().payload == b"offline"
@@ -182,9 +182,9 @@ def test_the_will_is_said_when_the_connection_breaks_and_the_farewell_when_it_en
         assert inbox.is_empty_for(0.3)
 
 
-def test_small_messages_are_not_held_back(broker: Mosquitto) -> None:
+def test_small_messages_are_not_delayed(broker: Mosquitto) -> None:
     with link(broker, "prompt") as prompt:
-        assert prompt.connected.wait(PATIENCE_S)
+        assert prompt.connected.wait(WAIT_S)
         sock: Any = prompt._client.socket()
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
@@ -228,7 +228,7 @@ def closing_broker(_directory: Path) -> Iterator[str]:
 @pytest.mark.parametrize(
     ("start", "verb"), [(mosquitto_broker, ""), (embedded_broker, "is"), (closing_broker, "seems to be")]
 )
-def test_each_of_two_links_of_one_name_is_told_once_and_backs_off(
+def test_two_connections_of_one_id_log_the_conflict_once_and_back_off(
     start: Any, verb: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Whether the broker gives the reason or not; mosquitto does in some versions."""
@@ -254,21 +254,23 @@ def test_each_of_two_links_of_one_name_is_told_once_and_backs_off(
     assert len(warnings) == 2
 
 
-def test_a_link_that_is_ended_once_or_twice_has_no_conflict(broker: Mosquitto) -> None:
+def test_one_or_two_closed_connections_are_no_conflict(broker: Mosquitto) -> None:
     """As by a doctor that connects under the device's name."""
     with link(broker, "cachenet-cam") as first:
-        assert first.connected.wait(PATIENCE_S)
+        assert first.connected.wait(WAIT_S)
         broker.kill()
         assert until(lambda: not first.connected.is_set())
         broker.start()
-        assert first.connected.wait(PATIENCE_S)
+        assert first.connected.wait(WAIT_S)
         assert first.conflict == ""
 
 
-def test_a_link_goes_on_after_an_exception_in_its_thread(broker: Mosquitto, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_connection_continues_after_an_exception_in_its_thread(
+    broker: Mosquitto, caplog: pytest.LogCaptureFixture
+) -> None:
     inbox = Inbox()
     with link(broker, "hurt", "a/#", inbox) as hurt:
-        assert hurt.connected.wait(PATIENCE_S)
+        assert hurt.connected.wait(WAIT_S)
         client: Any = hurt._client
         handle, calls = client._packet_handle, []
 
@@ -294,7 +296,7 @@ def silent_host() -> Iterator[int]:
         yield listener.getsockname()[1]
 
 
-def test_it_stops_at_once_though_nobody_is_there() -> None:
+def test_it_stops_at_once_without_a_broker() -> None:
     for wait in (0.0, 0.5):
         connection = MqttConnection(Address("127.0.0.1", free_port()), "hopeful", [], lambda _: None)
         connection.start()
@@ -304,7 +306,7 @@ def test_it_stops_at_once_though_nobody_is_there() -> None:
         assert time.monotonic() - start < 2
 
 
-def test_it_stops_at_once_though_the_host_is_silent() -> None:
+def test_it_stops_at_once_with_a_silent_host() -> None:
     with silent_host() as port:
         connection = MqttConnection(Address("127.0.0.1", port), "hopeful", [], lambda _: None)
         connection.start()
@@ -314,7 +316,7 @@ def test_it_stops_at_once_though_the_host_is_silent() -> None:
         assert time.monotonic() - start < 2
 
 
-def test_it_stops_at_once_in_the_middle_of_connecting() -> None:
+def test_it_stops_at_once_while_connecting() -> None:
     """192.0.2.0/24 is set aside for documentation: packets to it vanish or are turned back."""
     connection = MqttConnection(Address("192.0.2.1", 1883), "hopeful", [], lambda _: None)
     connection.start()
@@ -334,7 +336,7 @@ def test_it_stops_at_once_in_the_middle_of_connecting() -> None:
         ("mqtt://[::1]:1885", Address("::1", 1885)),
     ],
 )
-def test_a_broker_address_is_read(url: str, expected: Address) -> None:
+def test_a_broker_address_is_parsed(url: str, expected: Address) -> None:
     assert address(url) == expected
 
 
@@ -355,18 +357,18 @@ def test_a_broker_address_is_read(url: str, expected: Address) -> None:
         "mqtt://broker/a",
     ],
 )
-def test_what_is_no_broker_address_is_refused(url: str) -> None:
+def test_an_invalid_broker_address_is_refused(url: str) -> None:
     with pytest.raises(MqttError):
         address(url)
 
 
-def test_a_password_is_neither_taken_from_the_url_nor_shown() -> None:
+def test_a_password_in_the_url_is_refused_and_not_shown() -> None:
     with pytest.raises(MqttError, match="password") as refused:
         address("mqtt://me:secret@broker")
     assert "secret" not in str(refused.value)
     assert "secret" not in repr(address("mqtt://me@broker", password="secret"))
 
 
-def test_a_ca_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
+def test_a_missing_ca_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(MqttError, match="CA file"):
         MqttConnection(address("mqtts://broker", ca=tmp_path / "none.pem"), "x", [], lambda _: None)

@@ -52,7 +52,7 @@ def running(broker: Deployed, begins: datetime = NOW, host: str = "127.0.0.1") -
         broker.kill()
 
 
-def test_all_is_well(deployed: Deployed) -> None:
+def test_a_working_connection_has_no_error(deployed: Deployed) -> None:
     with running(deployed):
         assert trouble(deployed.address("cam")) == ""
 
@@ -61,14 +61,14 @@ def test_all_is_well(deployed: Deployed) -> None:
     ("begins", "why"),
     [(NOW - timedelta(days=60), "has expired; have it renewed"), (NOW + timedelta(days=60), "is not valid yet")],
 )
-def test_a_certificate_out_of_its_time(deployed: Deployed, begins: datetime, why: str) -> None:
+def test_a_certificate_that_is_expired_or_not_yet_valid(deployed: Deployed, begins: datetime, why: str) -> None:
     with running(deployed, begins):
         said = trouble(deployed.address("cam"))
     assert why in said
     assert f"clock says {datetime.now(timezone.utc):%Y-%m-%d}" in said
 
 
-def test_a_ca_that_has_not_signed_it_or_none(deployed: Deployed, tmp_path: Path) -> None:
+def test_a_certificate_of_an_unknown_ca(deployed: Deployed, tmp_path: Path) -> None:
     other = Authority(tmp_path).certificate
     with running(deployed):
         assert f"the CA in {other} has not signed" in trouble(replace(deployed.address("cam"), ca=other))
@@ -80,7 +80,7 @@ def test_a_certificate_for_another_name(deployed: Deployed) -> None:
         assert "is not for 127.0.0.1" in trouble(deployed.address("cam"))
 
 
-def test_a_wrong_password_none_and_nobody(deployed: Deployed) -> None:
+def test_a_wrong_password_no_password_and_no_user(deployed: Deployed) -> None:
     where = deployed.address("cam")
     with running(deployed):
         assert "does not take cam's password" in trouble(replace(where, password="wrong"))
@@ -89,7 +89,7 @@ def test_a_wrong_password_none_and_nobody(deployed: Deployed) -> None:
         assert "wants a user and a password" in trouble(replace(where, user=None, password=None))
 
 
-def test_tls_where_there_is_none_and_none_where_there_is(deployed: Deployed) -> None:
+def test_tls_to_a_plain_port_and_plain_to_a_tls_port(deployed: Deployed) -> None:
     where = deployed.address("cam")
     with running(deployed):
         assert "does it want mqtts://" in trouble(replace(where, tls=False))
@@ -119,11 +119,11 @@ def answering(said: bytes) -> Iterator[int]:
     thread.join()
 
 
-def test_nobody_there() -> None:
+def test_no_broker() -> None:
     assert "nothing listens there; is it running" in trouble(Address("127.0.0.1", free_port()))
     assert "nothing is known by that name" in trouble(Address("no-such-host.invalid", 1883))
 
 
-def test_two_of_one_name_are_told_so() -> None:
+def test_two_clients_of_one_id() -> None:
     assert "--device name of its own" in lost(142, "Session taken over")
     assert lost(139, "Server shutting down") == "connection lost (Server shutting down)"

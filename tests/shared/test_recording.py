@@ -22,7 +22,7 @@ def pictures(count: int = 3) -> list[Picture]:
     return [np.random.default_rng(i).integers(0, 256, (32, 32, 3), np.uint8) for i in range(count)]
 
 
-def test_what_was_written_is_read(tmp_path: Path) -> None:
+def test_a_written_stream_is_read_back(tmp_path: Path) -> None:
     write(tmp_path / "a" / "b", recording(), pictures())
     assert read(tmp_path / "a" / "b") == recording()
     for index, expected in enumerate(pictures()):
@@ -50,7 +50,7 @@ def test_manifest_survives_json(truth: list[int] | None, name: str, seed: int | 
     assert msgspec.json.decode(msgspec.json.encode(one), type=Recording) == one
 
 
-def test_a_constant_rate_is_written_as_ever_and_times_of_frames_only_where_they_vary(tmp_path: Path) -> None:
+def test_times_are_written_only_where_the_rate_varies(tmp_path: Path) -> None:
     """Versions that know no times refuse fields that they do not know."""
     assert b"times" not in msgspec.json.encode(recording())
     assert recording(fps=4.0).seconds() == (0.0, 0.25, 0.5)
@@ -60,7 +60,7 @@ def test_a_constant_rate_is_written_as_ever_and_times_of_frames_only_where_they_
 
 
 @pytest.mark.parametrize("times", [(0.0, 0.1), (0.0, 0.2, 0.2), (0.0, float("nan"), 1.0), (0.0, 1.0, float("inf"))])
-def test_times_that_cannot_be_are_refused(times: tuple[float, ...]) -> None:
+def test_invalid_times_are_refused(times: tuple[float, ...]) -> None:
     with pytest.raises(StreamError, match="times"):
         recording(times=times).check()
 
@@ -98,7 +98,7 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     "changes",
     [{"format": 2}, {"frames": 4}, {"truth": (0, 1, 2)}, {"truth": (0, -1, 1)}, {"frames": 0}, {"fps": float("nan")}],
 )
-def test_fields_that_do_not_fit(tmp_path: Path, changes: dict[str, object]) -> None:
+def test_inconsistent_fields_are_refused(tmp_path: Path, changes: dict[str, object]) -> None:
     with pytest.raises(StreamError):
         write(tmp_path, recording(**changes), pictures())
     (tmp_path / MANIFEST).write_bytes(msgspec.json.encode(recording(**changes)))

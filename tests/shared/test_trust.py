@@ -19,9 +19,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 @given(data=st.binary(max_size=200), place=st.integers(0, 63), bit=st.integers(0, 7))
-def test_a_key_vouches_for_what_was_signed_and_for_nothing_else(
-    pair: tuple[Path, Path], data: bytes, place: int, bit: int
-) -> None:
+def test_a_key_verifies_signed_data_and_no_other(pair: tuple[Path, Path], data: bytes, place: int, bit: int) -> None:
     key, signature = Key(pair[1]), Signer(pair[0]).sign(data)
     assert key.vouches(data, signature)
     assert not key.vouches(data + b"\n", signature)
@@ -32,7 +30,7 @@ def test_a_key_vouches_for_what_was_signed_and_for_nothing_else(
     assert not key.vouches(data, signature[:-1])
 
 
-def test_another_pairs_signature_is_not_trusted(pair: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_signature_of_another_key_pair_is_refused(pair: tuple[Path, Path], tmp_path: Path) -> None:
     private, _ = generate(tmp_path)
     assert not Key(pair[1]).vouches(b"catalogue", Signer(private).sign(b"catalogue"))
 
@@ -41,14 +39,14 @@ def test_only_its_owner_can_read_the_private_key(pair: tuple[Path, Path]) -> Non
     assert pair[0].stat().st_mode & 0o077 == 0
 
 
-def test_keys_never_take_the_place_of_others(pair: tuple[Path, Path]) -> None:
+def test_existing_keys_are_not_overwritten(pair: tuple[Path, Path]) -> None:
     before = pair[0].read_bytes()
     with pytest.raises(SigningError, match="is there already"):
         generate(pair[0].parent)
     assert pair[0].read_bytes() == before
 
 
-def test_what_is_no_key_of_the_kind_is_refused_by_name(pair: tuple[Path, Path], tmp_path: Path) -> None:
+def test_an_invalid_key_file_is_refused_by_name(pair: tuple[Path, Path], tmp_path: Path) -> None:
     other = ec.generate_private_key(ec.SECP256R1())
     pem, info = serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
     (tmp_path / "elliptic.pub").write_bytes(other.public_key().public_bytes(pem, info))
@@ -71,7 +69,7 @@ def test_what_is_no_key_of_the_kind_is_refused_by_name(pair: tuple[Path, Path], 
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl here")
-def test_openssl_checks_our_signatures_and_makes_ones_that_we_take(pair: tuple[Path, Path], tmp_path: Path) -> None:
+def test_signatures_are_compatible_with_openssl(pair: tuple[Path, Path], tmp_path: Path) -> None:
     data, ours, theirs = tmp_path / "data", tmp_path / "ours", tmp_path / "theirs"
     data.write_bytes(b"a manifest")
     ours.write_bytes(Signer(pair[0]).sign(b"a manifest"))

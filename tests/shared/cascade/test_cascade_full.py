@@ -47,14 +47,14 @@ def test_the_full_model_on_the_device_answers_where_the_cloud_is_slower(cascade:
     assert cascade.tally.overruled == 0
 
 
-def test_its_answers_are_learned_from(cascade: Cascade) -> None:
+def test_answers_of_the_full_model_on_the_device_are_learned(cascade: Cascade) -> None:
     for index in range(10):
         asked(cascade, index, 0.2)
     cache = cascade.estimator.cache
     assert (cache.indices[cache.last], cache.labels[cache.last]) == (9, 2)
 
 
-def test_a_link_that_gets_better_is_used_again(cascade: Cascade) -> None:
+def test_a_faster_link_is_used_again(cascade: Cascade) -> None:
     for index in range(40):
         asked(cascade, index, 0.2)
     levels = [asked(cascade, index, 0.01).level for index in range(40, 300)]
@@ -62,7 +62,7 @@ def test_a_link_that_gets_better_is_used_again(cascade: Cascade) -> None:
     assert levels.count("full") < 100
 
 
-def test_the_full_model_on_the_device_stands_in_for_a_silent_cloud(cascade: Cascade) -> None:
+def test_the_full_model_on_the_device_replaces_a_silent_cloud(cascade: Cascade) -> None:
     """When the deadline is over there is no time left for it; then the cloud is known to be slow."""
     levels = [asked(cascade, index, None).level for index in range(30)]
     assert levels == ["fallback"] * 5 + ["full"] * 25
@@ -74,11 +74,11 @@ def test_the_full_model_on_the_device_stands_in_for_a_silent_cloud(cascade: Casc
     assert cascade.on_device(step, 30.0) is None
 
 
-def test_a_quick_cloud_is_asked_although_the_full_model_is_on_the_device(cascade: Cascade) -> None:
+def test_a_fast_cloud_is_asked_although_the_full_model_is_on_the_device(cascade: Cascade) -> None:
     assert {asked(cascade, index, 0.02).level for index in range(100)} == {"cloud"}
 
 
-def test_its_early_exits_are_told_what_they_may_risk_and_what_they_took_is_stated() -> None:
+def test_early_exits_on_the_device_receive_their_risk_limit_and_state_their_risk() -> None:
     told: list[tuple[tuple[int, ...], float]] = []
 
     def judge(_view: object, recent: tuple[int, ...], risk: float) -> tuple[Scores, float | None]:

@@ -44,7 +44,7 @@ def play(
     return answers
 
 
-def test_a_change_of_light_starts_over_and_audits_more() -> None:
+def test_a_change_of_light_resets_the_stream_and_raises_the_audit_rate() -> None:
     cascade = build(0.1, audit_floor=0.02)
     assert cascade.audits is not None
     play(cascade, list(noise_stream(150)), logits(1, SURE), 1)
@@ -67,7 +67,7 @@ def test_a_change_of_light_starts_over_and_audits_more() -> None:
     assert cascade.tally.scene_changes == 1
 
 
-def test_after_a_change_of_light_what_held_before_is_learned_anew() -> None:
+def test_after_a_change_of_light_held_answers_are_learned_again() -> None:
     """By night the base model errs on every frame. Within a hundred frames the cache is within the budget again."""
     cascade = build(audit_floor=0.02)
     play(cascade, list(noise_stream(200)), logits(1, 5.0), 1)
@@ -77,13 +77,13 @@ def test_after_a_change_of_light_what_held_before_is_learned_anew() -> None:
     assert sum(answer.label != 3 for answer in answers[100:]) <= 0.02 * 150
 
 
-def test_unrelated_pictures_raise_no_alarm() -> None:
+def test_unrelated_pictures_are_no_scene_change() -> None:
     cascade = build(audit_floor=0.02)
     play(cascade, [signature(scenery(seed=index)) for index in range(300)], logits(1, SURE), 1)
     assert cascade.tally.scene_changes == 0
 
 
-def test_an_object_that_walks_about_raises_no_alarm() -> None:
+def test_a_moving_object_is_no_scene_change() -> None:
     cascade, pictures = build(audit_floor=0.02), list(noise_stream(120))
     for index in range(120):
         walked = noisy(scenery(), index)
@@ -123,7 +123,7 @@ def pictures(frames: int, seed: int = 0) -> list[Signature]:
     return made
 
 
-def test_out_of_distribution_is_asked_at_first_and_then_unknown(watched: Cascade) -> None:
+def test_out_of_distribution_frames_are_misses_and_then_unknown(watched: Cascade) -> None:
     answers = play(watched, pictures(400), logits(1, LOW), 1, margin=LOW)
     asked = [answer.level == "cloud" for answer in answers]
     first = asked.index(False)
@@ -162,7 +162,7 @@ def test_a_still_picture_out_of_distribution_is_unknown_too(watched: Cascade) ->
     assert answers[-1].label is None
 
 
-def test_out_of_distribution_off_line_is_a_risky_guess_and_then_unknown(watched: Cascade) -> None:
+def test_out_of_distribution_offline_is_a_risky_fallback_and_then_unknown(watched: Cascade) -> None:
     answers = play(watched, pictures(ASKED_FIRST + 50), logits(1, LOW), None)
     guesses, rest = answers[: ASKED_FIRST - 2], answers[ASKED_FIRST + 2 :]
     assert {(answer.label, answer.level) for answer in guesses} == {(1, "fallback")}
@@ -172,7 +172,7 @@ def test_out_of_distribution_off_line_is_a_risky_guess_and_then_unknown(watched:
     assert correction is not None and correction.label == 2
 
 
-def test_a_bundle_that_does_not_know_its_distribution_finds_nothing_unknown() -> None:
+def test_a_bundle_without_a_distribution_never_answers_unknown() -> None:
     spec = CascadeSpec(CLASSES, "full", priors=priors(), distribution=shown(least=0.0))
     cascade = build_cascade(spec, local("base", level="base"), 100)
     play(cascade, pictures(150), logits(1, LOW), 1, margin=LOW)

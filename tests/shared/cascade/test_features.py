@@ -30,7 +30,7 @@ def observations(draw: st.DrawFn) -> tuple[int, list[tuple[Observation, int]]]:
         observation = estimator.begin(frame(int(rng.integers(5)) + 3 * index, picture=shown))
         for _ in range(int(rng.integers(0, 4))):
             scores = (margin * rng.standard_normal(classes)).astype(np.float32)
-            estimator.look(observation, softmax(scores))
+            estimator.add_output(observation, softmax(scores))
         label = int(rng.integers(classes))
         seen.append((observation, label))
         if rng.random() < 0.7:
@@ -40,7 +40,7 @@ def observations(draw: st.DrawFn) -> tuple[int, list[tuple[Observation, int]]]:
 
 @settings(max_examples=60)
 @given(observations())
-def test_every_stage_has_as_many_features_as_it_says_and_all_are_finite(
+def test_every_stage_has_its_number_of_finite_features(
     drawn: tuple[int, list[tuple[Observation, int]]],
 ) -> None:
     classes, seen = drawn
@@ -55,12 +55,12 @@ def test_every_stage_has_as_many_features_as_it_says_and_all_are_finite(
             assert all(0 <= label < classes for label in labels)
 
 
-def test_what_is_learned_from_has_the_same_features() -> None:
+def test_outcomes_have_the_features_of_their_candidates() -> None:
     estimator = RiskEstimator(3)
     for index in range(20):
         observation = estimator.begin(frame(index, picture=grey(12.0 * index)))
-        estimator.look(observation, np.eye(3)[index % 3])
-        estimator.look(observation, np.eye(3)[index % 2])
+        estimator.add_output(observation, np.eye(3)[index % 3])
+        estimator.add_output(observation, np.eye(3)[index % 2])
         outcomes = estimator.outcomes(observation, index % 3)
         for stage, own in outcomes.items():
             assert own.features.shape == (len(own.wrong), COUNT[stage])
@@ -84,7 +84,7 @@ def test_a_picture_that_has_not_changed_has_no_change_but_age() -> None:
     np.testing.assert_allclose(changes(scene, scene, since=9), [0.0, 0.0, np.log(10.0)], atol=0.01)
 
 
-def test_the_largest_change_of_a_block_sees_what_is_small_and_the_mean_square_what_is_large() -> None:
+def test_block_change_responds_to_small_objects_and_mean_square_to_large_ones() -> None:
     scene = np.full((24, 32), 100.0)
     small, everywhere = scene.copy(), scene + 10.0
     small[0:2, 0:2] = 200.0
@@ -100,22 +100,22 @@ def test_an_entry_newer_than_the_frame_has_no_age() -> None:
 
 @pytest.mark.parametrize(("own", "named"), [(0.8, True), (0.2, False)])
 def test_whether_a_model_names_the_label_is_a_feature(own: float, named: bool) -> None:
-    row = features.of_submodel([0.0] * COUNT["base"], own, named)
+    row = features.submodel_row([0.0] * COUNT["base"], own, named)
     assert row[-1] == named
     assert row[-3:-1] == pytest.approx([np.log(own), np.log(1.0 - own)])
 
 
-def test_changes_count_only_for_the_label_that_is_held() -> None:
+def test_changes_are_features_of_the_held_label_only() -> None:
     """How the picture has changed since an answer says nothing of another label."""
     one, two = Change(1.0, 1.0, 1.0), Change(2.0, 2.0, 2.0)
-    held = features.of_base(0.6, 0.6, True, one, 0.5, None, 0.9)
-    other = features.of_base(0.4, 0.6, False, None, 0.5, two, 0.1)
+    held = features.base_row(0.6, 0.6, True, one, 0.5, None, 0.9)
+    other = features.base_row(0.4, 0.6, False, None, 0.5, two, 0.1)
     assert held[4:9] == [1.0, 0.5, 1.0, 1.0, 1.0] and held[9:12] == [0.0] * 3
     assert other[4:9] == [0.0] * 5 and other[9:12] == [1.0, 2.0, 2.0]
     assert held[12] == pytest.approx(-other[12]) and held[12] > 0
 
 
-def test_how_sure_the_base_model_is_of_the_label_and_at_all() -> None:
-    row = features.of_base(0.3, 0.6, False, None, 0.0, None, 0.25)
+def test_the_base_models_probabilities_are_features() -> None:
+    row = features.base_row(0.3, 0.6, False, None, 0.0, None, 0.25)
     assert row[:4] == pytest.approx(np.log([0.3, 0.7, 1.0, 0.4]).tolist())
     assert row[12] == pytest.approx(np.log(1 / 3))

@@ -11,7 +11,7 @@ from cachenet.shared.cascade.replay import ModelTrace, RecordedScores, fit_prior
 from tests.shared.cascade.streams import SURE, build, local, logits, recorded, trace
 
 
-def test_a_run_has_one_answer_a_frame_and_counts_what_was_asked() -> None:
+def test_a_run_has_one_answer_per_frame_and_counts_misses() -> None:
     shown = trace(1, 200)
     cascade = recorded(shown, audit_floor=0.1)
     run = replay.run(cascade, shown)
@@ -24,7 +24,7 @@ def test_a_run_has_one_answer_a_frame_and_counts_what_was_asked() -> None:
     assert ((run.risks >= 0) & (run.risks <= 1)).all()
 
 
-def test_looks_are_counted_by_frame() -> None:
+def test_probes_are_counted_by_frame() -> None:
     shown = trace(2, 200)
     run = replay.run(recorded(shown), shown)
     held = np.array([level == "frames" for level in run.levels])
@@ -40,11 +40,11 @@ def test_a_recorded_model_is_the_model_with_recorded_scores() -> None:
     assert (model.name, model.cost, model.seconds, model.level) == ("base", 3, 0.1, "base")
     looked = model.run(1)
     assert looked is not None and looked[0].argmax() == 2
-    assert isinstance(model.score, RecordedScores) and model.score.looks == 1
+    assert isinstance(model.score, RecordedScores) and model.score.calls == 1
 
 
 @pytest.mark.parametrize(("length", "gap", "blocks"), [(30, 0, 3), (30, 10, 2), (100, 5, 1), (101, 0, 0)])
-def test_blocks_are_whole_and_lie_a_gap_apart(length: int, gap: int, blocks: int) -> None:
+def test_blocks_are_complete_and_separated_by_a_gap(length: int, gap: int, blocks: int) -> None:
     shown = trace(3, 100)
     found = shown.blocks(length, gap)
     assert [len(block) for block in found] == [length] * blocks
@@ -55,7 +55,7 @@ def test_blocks_are_whole_and_lie_a_gap_apart(length: int, gap: int, blocks: int
         assert block.frame(0).signature is shown.signatures[first]
 
 
-def test_footage_gives_the_priors_of_the_models_in_it_and_the_same_every_time() -> None:
+def test_priors_have_the_stages_of_the_trace_and_are_deterministic() -> None:
     with_submodel, without = trace(4, 80), trace(4, 80, submodel=False)
     fitted = fit_priors([with_submodel], {"special": 1.0}, 1.0)
     assert set(fitted) == {"picture", "base", "submodel"}
@@ -65,7 +65,7 @@ def test_footage_gives_the_priors_of_the_models_in_it_and_the_same_every_time() 
     assert fit_priors([], {}, 1.0) == {}
 
 
-def test_priors_tell_a_good_student_from_a_bad_one() -> None:
+def test_priors_distinguish_a_good_base_model_from_a_bad_one() -> None:
     """Over footage on which it errs often, a student's label is riskier, however sure it looks."""
 
     def risk(error: float) -> float:
@@ -73,7 +73,7 @@ def test_priors_tell_a_good_student_from_a_bad_one() -> None:
         cascade = build()
         cascade.estimator = type(cascade.estimator)(4, fitted)
         observation = cascade.estimator.begin(trace(6, 1).frame(0))
-        cascade.estimator.look(observation, np.array([0.7, 0.1, 0.1, 0.1]))
+        cascade.estimator.add_output(observation, np.array([0.7, 0.1, 0.1, 0.1]))
         candidate = cascade.estimator.best(observation)
         assert candidate is not None
         return candidate.risk
@@ -81,6 +81,6 @@ def test_priors_tell_a_good_student_from_a_bad_one() -> None:
     assert risk(0.05) < risk(0.4)
 
 
-def test_one_frame_of_footage_is_no_error() -> None:
+def test_one_frame_of_footage_is_enough_for_a_prior() -> None:
     one: ModelTrace = trace(7, 1, submodel=False)
     assert set(fit_priors([one], {}, 1.0)) <= {"picture", "base"}

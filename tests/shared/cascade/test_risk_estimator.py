@@ -23,7 +23,7 @@ def likelihood(label: int, margin: float = SURE) -> np.ndarray:
 def answered(estimator: RiskEstimator, index: int, level: float, label: int, seen: int | None = None) -> Observation:
     """A frame of one grey, looked at by the base model, that the full model has answered."""
     observation = estimator.begin(frame(index, picture=grey(level)))
-    estimator.look(observation, likelihood(label if seen is None else seen))
+    estimator.add_output(observation, likelihood(label if seen is None else seen))
     estimator.learn(observation, label)
     return observation
 
@@ -34,9 +34,9 @@ def test_candidates_are_the_held_and_the_recalled_answer_and_the_models_labels()
     answered(estimator, 1, 200.0, 1)  # the newest: held
     observation = estimator.begin(frame(2, picture=grey(60.0)))
     assert observation.candidates.labels == [0], "by the picture alone it is the recalled one"
-    estimator.look(observation, likelihood(2))
+    estimator.add_output(observation, likelihood(2))
     assert observation.candidates.labels == [0, 1, 2]
-    estimator.look(observation, likelihood(3))
+    estimator.add_output(observation, likelihood(3))
     assert observation.candidates.labels == [0, 1, 2, 3]
     assert observation.stage == "submodel"
     assert set(observation.earlier) == {"picture", "base"}
@@ -47,7 +47,7 @@ def test_only_the_held_answer_carries_what_has_changed_since_its_frame() -> None
     answered(estimator, 0, 50.0, 0)  # recalled
     answered(estimator, 1, 200.0, 1)  # held
     observation = estimator.begin(frame(2, picture=grey(60.0)))
-    estimator.look(observation, likelihood(2))
+    estimator.add_output(observation, likelihood(2))
     recalled, held, other = observation.candidates.rows
     assert held[4] == 1.0
     assert held[5] > 0.5, "the base model saw another label then"
@@ -61,7 +61,7 @@ def test_before_the_first_answer_a_models_label_is_the_only_candidate() -> None:
     estimator = RiskEstimator(CLASSES, priors())
     observation = estimator.begin(frame(0))
     assert estimator.best(observation) is None
-    estimator.look(observation, likelihood(2))
+    estimator.add_output(observation, likelihood(2))
     candidate = estimator.best(observation)
     assert candidate is not None and candidate.label == 2
 
@@ -71,7 +71,7 @@ def test_the_best_candidate_is_that_of_least_risk_or_the_only_one_allowed() -> N
     for index in range(10):
         answered(estimator, index, 50.0, 1)
     observation = estimator.begin(frame(10, picture=grey(50.0)))
-    estimator.look(observation, likelihood(2, 0.5))
+    estimator.add_output(observation, likelihood(2, 0.5))
     best = estimator.best(observation)
     only = estimator.best(observation, only=2)
     assert best is not None and only is not None
@@ -80,11 +80,11 @@ def test_the_best_candidate_is_that_of_least_risk_or_the_only_one_allowed() -> N
     assert best.expected_risk <= best.risk
 
 
-def test_a_surer_model_makes_its_label_less_risky() -> None:
+def test_a_more_confident_model_has_a_lower_risk() -> None:
     def risk(margin: float) -> float:
         estimator = RiskEstimator(CLASSES, priors())
         observation = estimator.begin(frame(0))
-        estimator.look(observation, likelihood(2, margin))
+        estimator.add_output(observation, likelihood(2, margin))
         candidate = estimator.best(observation)
         assert candidate is not None
         return candidate.risk
@@ -92,13 +92,13 @@ def test_a_surer_model_makes_its_label_less_risky() -> None:
     assert risk(6.0) < risk(2.0) < risk(0.5)
 
 
-def test_every_answer_judges_all_candidates_of_its_frame_at_every_stage() -> None:
+def test_an_answer_labels_all_candidates_of_its_frame_at_every_stage() -> None:
     estimator = RiskEstimator(CLASSES, priors())
     answered(estimator, 0, 50.0, 0)
     answered(estimator, 1, 200.0, 1)
     observation = estimator.begin(frame(2, picture=grey(60.0)))
-    estimator.look(observation, likelihood(2))
-    estimator.look(observation, likelihood(3))
+    estimator.add_output(observation, likelihood(2))
+    estimator.add_output(observation, likelihood(3))
     outcomes = estimator.outcomes(observation, 1)
     assert set(outcomes) == set(STAGES)
     assert outcomes["picture"].wrong.tolist() == [True]
@@ -107,12 +107,12 @@ def test_every_answer_judges_all_candidates_of_its_frame_at_every_stage() -> Non
     assert outcomes["base"].weights.tolist() == [1.0, 1.0, 1.0, 0.5]
 
 
-def test_pairs_with_the_last_answers_count_one_together_at_most() -> None:
+def test_pairs_with_the_last_answers_have_a_total_weight_of_at_most_one() -> None:
     estimator = RiskEstimator(CLASSES, priors())
     for index in range(40):
         answered(estimator, index, 6.0 * index, index % 3)
     observation = estimator.begin(frame(40, picture=grey(245.0)))
-    estimator.look(observation, likelihood(1))
+    estimator.add_output(observation, likelihood(1))
     weights = estimator.outcomes(observation, 1)["base"].weights
     pairs = weights[weights < 1.0]
     assert len(pairs) == 11
@@ -124,7 +124,7 @@ def test_a_frame_is_never_paired_with_later_answers() -> None:
     for index in (0, 1, 8, 9):
         answered(estimator, index, 20.0 * index, 0)
     observation = estimator.begin(frame(5, picture=grey(100.0)))
-    estimator.look(observation, likelihood(0))
+    estimator.add_output(observation, likelihood(0))
     outcomes = estimator.outcomes(observation, 0)
     assert len(outcomes["base"].weights) == len(observation.candidates.labels) + 1, (
         "of frames 0 and 1 the newer is held"
@@ -142,19 +142,19 @@ def test_priors_are_fitted_on_the_first_answers_where_there_are_none() -> None:
     assert set(estimator.models) == {"picture", "base"}
 
 
-def test_a_stage_that_a_bundle_has_no_prior_of_is_fitted_when_its_models_have_come() -> None:
+def test_a_stage_without_a_prior_is_fitted_from_its_first_answers() -> None:
     """Submodels are pushed later, to bundles that had none."""
     estimator = RiskEstimator(CLASSES, {stage: prior for stage, prior in priors().items() if stage != "submodel"})
     for index in range(FIRST_ANSWERS + 1):
         observation = estimator.begin(frame(index, picture=grey(4.0 * index)))
-        estimator.look(observation, likelihood(index % CLASSES))
-        estimator.look(observation, likelihood(0))
+        estimator.add_output(observation, likelihood(index % CLASSES))
+        estimator.add_output(observation, likelihood(0))
         assert (estimator.best(observation) is None) == (index < FIRST_ANSWERS)
         estimator.learn(observation, 0)
     assert set(estimator.fitted) == {"submodel"}
 
 
-def test_what_models_of_a_stage_were_not_there_for_gives_no_prior() -> None:
+def test_a_stage_without_models_has_no_prior() -> None:
     assert priors_of([]) == {}
     estimator = RiskEstimator(CLASSES)
     answered(estimator, 0, 50.0, 0)
@@ -184,18 +184,18 @@ def test_a_restored_estimator_states_the_same_risks() -> None:
         estimator.cache.clear()
         estimator.filter = RiskEstimator(CLASSES).filter
         observation = estimator.begin(frame(30))
-        estimator.look(observation, likelihood(1))
+        estimator.add_output(observation, likelihood(1))
         risks.append(estimator.best(observation))
     assert risks[0] == risks[1] is not None
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_state_that_fits_in_part_is_restored_in_part_and_told(stage: str) -> None:
+def test_the_valid_part_of_a_state_is_restored_and_the_result_is_false(stage: str) -> None:
     learned, again = RiskEstimator(CLASSES, priors()), RiskEstimator(CLASSES, priors())
     for index in range(20):
         observation = learned.begin(frame(index, picture=grey(12.0 * index)))
-        learned.look(observation, likelihood(1))
-        learned.look(observation, likelihood(2))
+        learned.add_output(observation, likelihood(1))
+        learned.add_output(observation, likelihood(2))
         learned.learn(observation, 1)
     state = dict(learned.state)
     weights, precision = state[stage]  # type: ignore[index]
@@ -206,29 +206,29 @@ def test_a_state_that_fits_in_part_is_restored_in_part_and_told(stage: str) -> N
         assert np.array_equal(found, untouched if name == stage else learned.state[name][0])
 
 
-def test_a_state_of_a_stage_that_is_not_there_is_told() -> None:
+def test_a_state_of_an_unknown_stage_is_refused() -> None:
     whole = RiskEstimator(CLASSES, priors())
     part = RiskEstimator(CLASSES, {"base": priors()["base"]})
     assert not part.restore(whole.state)
     assert set(part.models) == {"base"}
 
 
-def test_the_label_filter_takes_in_the_base_model_only() -> None:
+def test_only_the_base_model_updates_the_label_filter() -> None:
     """A submodel knows some labels only, and sees the same picture."""
     estimator = RiskEstimator(CLASSES, priors())
     observation = estimator.begin(frame(0))
-    estimator.look(observation, likelihood(1))
+    estimator.add_output(observation, likelihood(1))
     belief = estimator.filter.belief.copy()
     assert belief.argmax() == 1 and belief[1] > 0.5
-    estimator.look(observation, likelihood(2))
+    estimator.add_output(observation, likelihood(2))
     np.testing.assert_array_equal(estimator.filter.belief, belief)
 
 
-def test_an_answer_to_a_frame_that_no_model_had_looked_at_is_compared_by_its_picture_alone() -> None:
+def test_an_answer_without_probes_is_compared_by_its_picture_alone() -> None:
     estimator = RiskEstimator(CLASSES, priors())
     estimator.keep(estimator.begin(frame(0)), 1)
     observation = estimator.begin(frame(1))
-    estimator.look(observation, likelihood(2))
+    estimator.add_output(observation, likelihood(2))
     assert np.isfinite(observation.candidates.rows).all()
     assert estimator.best(observation) is not None
 
