@@ -67,8 +67,8 @@ def losses(bundle: Path, kills: int, freezes: int, seed: int) -> dict[str, Any]:
         processes = stack.enter_context(Processes(work))
         agent = processes.start(
             "agent",
-            *("edge_agent", "run", "--config", str(config), "--bundle", str(bundle), "--levels", "base"),
-            *("--output", str(output), "--summary", str(work / "summary.json")),
+            *("edge_agent", "run", "--config", str(config), "--bundle", str(bundle), "--set", "levels=base"),
+            *("--output", str(output), "--set", f"summary={work / 'summary.json'}"),
         )
         watch = _Watch(processes, agent, output)
         watch.until(lambda: watch.answers("front") > 50 and watch.answers("back") > 50)

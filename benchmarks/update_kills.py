@@ -117,7 +117,7 @@ class _Agent:
             self._process = subprocess.Popen(
                 [*(sys.executable, "-m", "cachenet.edge_agent", "run", str(place / "frames"), "--fps", str(_FPS)),
                  *("--broker", broker, "--store", str(store), "--device", store.name, "--provider", "cpu", "--no-view"),
-                 *("--levels", "frames,submodels,base", "--output", str(self._output))],
+                 *("--set", "levels=frames,submodels,base", "--output", str(self._output))],
                 stdout=subprocess.DEVNULL, stderr=log,
             )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""How settings and a bundle become a cascade: the same on a device, in a replay of what it did, and in a simulation."""
+"""The cascade of a device, from its settings and a bundle. Devices, replays and simulations build the same cascade."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from cachenet.edge_agent.frame_inputs import judge, scorer
+from cachenet.edge_agent.frame_inputs import early_exit_scorer, scorer
 from cachenet.edge_agent.settings import Settings
 from cachenet.shared.bundle.manifest import Manifest
 from cachenet.shared.cascade.build_cascade import build_cascade
@@ -19,7 +19,7 @@ from cachenet.shared.inference.engine import Session
 
 
 class DeploymentError(UserError):
-    """There is nothing to answer with; the message says what to do."""
+    """The bundle or an output cannot be used; the message says what to do."""
 
 
 def local(
@@ -29,21 +29,29 @@ def local(
     cost: int,
     seconds: float,
     base: bool,
-    failed: Callable[[str], None] = lambda _: None,
+    on_failure: Callable[[str], None] = lambda _: None,
 ) -> LocalModel:
-    """A loaded model of the bundle as the core wants it. ``base``: whether its hits are counted as the base model's.
-    ``failed``: is told why a run has failed."""
+    """A loaded model of the bundle as the cascade's ``LocalModel``.
+
+    Args:
+        cost: Resident size, bytes.
+        seconds: Time of one run.
+        base: Whether hits of this model count for the level ``base``, otherwise for ``submodels``.
+        on_failure: Called with the reason of every failed run.
+    """
     model, classes = manifest.models[name], len(manifest.labels)
-    layered = session if isinstance(session, EarlyExitModel) else None
+    judge = None
+    if isinstance(session, EarlyExitModel):
+        judge = early_exit_scorer(name, session, model.input, classes, on_failure)
     return LocalModel(
         name,
-        scorer(name, runner(session), model.input, classes, failed),
+        scorer(name, runner(session), model.input, classes, on_failure),
         model.temperature,
         np.array(model.coverage),
         cost,
         seconds,
         "base" if base else "submodels",
-        None if layered is None else judge(name, layered, model.input, classes, failed),
+        judge,
     )
 
 
@@ -51,18 +59,18 @@ def build_device_cascade(
     settings: Settings,
     manifest: Manifest,
     base: LocalModel | None,
-    asks: bool,
-    room: int,
+    uses_cloud: bool,
+    submodel_budget: int,
     tally: Tally | None = None,
     kind: type[Cascade] = Cascade,
 ) -> Cascade:
     """A new cascade.
 
     Args:
-        base: The base model; None where there is none.
-        asks: Whether there is a server that may be asked: without one there are no audits.
-        room: Bytes that submodels may cost together.
-        tally: Goes on counting across a change of bundle.
+        base: The base model; None if no model runs on the device.
+        uses_cloud: Whether misses may be sent to a server. Without a server there are no audits.
+        submodel_budget: Bytes that all submodels may use together.
+        tally: Counters to continue after a change of version; None for new ones.
         kind: Class of the cascade.
     """
     full = manifest.only("full")
@@ -71,19 +79,19 @@ def build_device_cascade(
         full_model=full,
         full_temperature=manifest.models[full].temperature,
         priors=manifest.priors,
-        # It knows the scores of the base model, not those of a full model in its place.
+        # The distribution was fitted to scores of the base model, so it does not apply to a full model in its place.
         distribution=None if base is not None and base.name == full else manifest.distribution,
         max_disagreement=settings.max_disagreement,
         deadline=settings.deadline_ms / 1000,
         hold="frames" in settings.levels,
-        audit_floor=settings.audit_share if asks else 0.0,
-        # The same camera draws the same audits, so that a run can be repeated; another draws others.
+        audit_floor=settings.audit_share if uses_cloud else 0.0,
+        # A camera draws the same audits in every run, and different audits than other cameras.
         seed=settings.device + settings.name,
     )
     return build_cascade(
         spec,
         base if "base" in settings.levels else None,
-        room if "submodels" in settings.levels else None,
+        submodel_budget if "submodels" in settings.levels else None,
         tally,
         kind,
     )

@@ -1,4 +1,4 @@
-"""Scoring: a picture as the models see it, and a model as the core wants it."""
+"""Adapters between models and the cascade: cropped inputs of a frame, and scoring functions."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ log = logging.getLogger(__name__)
 
 
 class FrameInputs:
-    """A frame's picture as the models see it: cropped and scaled once, however many look."""
+    """Model inputs of one frame. Each input specification is cropped and scaled once."""
 
     def __init__(self, picture: Picture) -> None:
+        """``picture``: (height, width, 3) uint8 BGR."""
         self._picture = picture
         self._crops: dict[Input, Picture] = {}
 
@@ -29,46 +30,59 @@ class FrameInputs:
 
 
 def scorer(
-    name: str, run: Callable[[Batch], Logits], spec: Input, classes: int, failed: Callable[[str], None] = lambda _: None
+    name: str,
+    run: Callable[[Batch], Logits],
+    spec: Input,
+    classes: int,
+    on_failure: Callable[[str], None] = lambda _: None,
 ) -> Score:
-    """A model as the core wants it: a view in, logits out. ``run``: of a batch of one. A run that fails, or whose
-    scores are not finite, gives NaN for all labels, which the core takes for no look and no answer; ``failed`` is told
-    why."""
-    preprocess = preprocessor(spec)
-    nothing = np.full(classes, np.nan, np.float32)
+    """The scoring function of a model: ``FrameInputs`` in, logits ``(classes,)`` out.
 
-    def score(view: FrameInputs) -> Logits:
-        try:
-            logits: Logits = run(preprocess(view.crop(spec)))[0]
-            if np.isfinite(logits).all():
-                return logits
-            error = "its scores are not finite"
-        except EngineError as raised:
-            error = str(raised)
-        log.error("%s: %s", name, error)
-        failed(f"{name}: {error}")
-        return nothing
+    Logits are NaN after a failed run and after scores that are not finite; the cascade ignores them.
+
+    Args:
+        run: Runs a batch of one image.
+        on_failure: Called with the reason of every failed run.
+    """
+    preprocess = preprocessor(spec)
+
+    def score(inputs: FrameInputs) -> Logits:
+        return _guarded(name, lambda: (run(preprocess(inputs.crop(spec)))[0], None), classes, on_failure)[0]
 
     return score
 
 
-def judge(
-    name: str, layered: EarlyExitModel, spec: Input, classes: int, failed: Callable[[str], None] = lambda _: None
+def early_exit_scorer(
+    name: str,
+    model: EarlyExitModel,
+    spec: Input,
+    classes: int,
+    on_failure: Callable[[str], None] = lambda _: None,
 ) -> Judge:
-    """A full model with caches between its layers, as the core wants it; ``failed``: see ``scorer``."""
+    """The scoring function of a full model with early exits: logits, and the risk of the exit; see ``scorer``."""
     preprocess = preprocessor(spec)
-    nothing = np.full(classes, np.nan, np.float32)
 
-    def judged(view: FrameInputs, recent: tuple[int, ...], risk: float) -> tuple[Logits, float | None]:
-        try:
-            [passed] = layered.run(preprocess(view.crop(spec)), [RequestContext(recent, risk)])
-            if np.isfinite(passed.logits).all():
-                return passed.logits, passed.risk
-            error = "its scores are not finite"
-        except EngineError as raised:
-            error = str(raised)
-        log.error("%s: %s", name, error)
-        failed(f"{name}: {error}")
-        return nothing, None
+    def score(inputs: FrameInputs, recent: tuple[int, ...], risk: float) -> tuple[Logits, float | None]:
+        def run() -> tuple[Logits, float | None]:
+            [result] = model.run(preprocess(inputs.crop(spec)), [RequestContext(recent, risk)])
+            return result.logits, result.risk
 
-    return judged
+        return _guarded(name, run, classes, on_failure)
+
+    return score
+
+
+def _guarded(
+    name: str, run: Callable[[], tuple[Logits, float | None]], classes: int, on_failure: Callable[[str], None]
+) -> tuple[Logits, float | None]:
+    """The result of ``run``; NaN logits and no risk after a failure."""
+    try:
+        logits, risk = run()
+        if np.isfinite(logits).all():
+            return logits, risk
+        error = "its scores are not finite"
+    except EngineError as raised:
+        error = str(raised)
+    log.error("%s: %s", name, error)
+    on_failure(f"{name}: {error}")
+    return np.full(classes, np.nan, np.float32), None

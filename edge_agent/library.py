@@ -18,7 +18,7 @@ import numpy as np
 
 from cachenet.edge_agent.agent import Agent
 from cachenet.edge_agent.outputs import report
-from cachenet.edge_agent.outputs.observers import watchers
+from cachenet.edge_agent.outputs.observers import attach_observers
 from cachenet.edge_agent.preparation import prepare
 from cachenet.edge_agent.settings import Settings
 from cachenet.edge_agent.sources import Files, Shot
@@ -108,7 +108,7 @@ class Device:
             opened.callback(agent.close)
             opened.callback(agent.stop)
             agent.start()
-            opened.enter_context(watchers(agent))
+            opened.enter_context(attach_observers(agent))
             self._wait(timeout_s)
             self._end = weakref.finalize(self, opened.pop_all().close)
 
@@ -141,7 +141,7 @@ class Device:
     @property
     def labels(self) -> tuple[str, ...]:
         """Labels of the bundle that answers now."""
-        manifest = self._camera.deployment.manifest
+        manifest = self._camera.active_bundle.manifest
         assert manifest is not None
         return manifest.labels
 
@@ -169,11 +169,11 @@ class Device:
 
         def check() -> None:
             if timeout_s is not None and time.monotonic() - begun > timeout_s:
-                why = self._agent.trouble or "the server offers none"
+                why = self._agent.error or "the server offers none"
                 raise UserError(f"no model could be loaded within {timeout_s:g} s: {why}")
 
-        self._camera.await_deployment(check)
-        self._camera.await_models()
+        self._camera.wait_for_bundle(check)
+        self._camera.wait_for_models()
 
 
 def load(bundle: str | os.PathLike[str], **settings: Any) -> Device:

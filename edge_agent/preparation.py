@@ -5,13 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from cachenet.edge_agent import settings as checks
 from cachenet.edge_agent.outputs import home_assistant
 from cachenet.edge_agent.settings import Settings
 from cachenet.edge_agent.updates.store import Store
 from cachenet.shared.bundle import zoo
 from cachenet.shared.bundle.manifest import Bundle
-from cachenet.shared.command import config
 from cachenet.shared.inference.engine import providers
 from cachenet.shared.transport.mqtt import Address, address, password
 from cachenet.shared.transport.protocol import check_device
@@ -35,32 +33,22 @@ def prepare(settings: Settings) -> Parts:
     Raises:
         UserError, ValueError, OSError: A setting cannot be used. The message says which setting and why.
     """
+    settings.validate()
     if not settings.broker and not settings.bundle:
         raise ValueError("nothing to answer with: give --broker mqtt://host, or --bundle (such as cifar10)")
-    asks = "cloud" in settings.levels and settings.broker and settings.mode != "offline"
-    if "base" not in settings.levels and not asks:
-        raise ValueError("--levels leaves nothing that can answer: it takes base, or cloud, a --broker and not offline")
+    uses_cloud = "cloud" in settings.levels and settings.broker and settings.mode != "offline"
+    if "base" not in settings.levels and not uses_cloud:
+        raise ValueError("no level can answer: levels must include base, or cloud with a --broker and not offline")
     check_device(settings.device)
     providers(settings.provider)
-    for endpoint in filter(None, (settings.metrics, settings.preview)):
-        config.endpoint(endpoint)
-    for camera in settings.each():
-        if camera.region:
-            checks.region(camera.region)
-    for name in ("memory_budget", "misses_budget", "output_max"):
-        if text := getattr(settings, name):
-            try:
-                checks.size(text)
-            except ValueError as error:
-                raise ValueError(f"--{name.replace('_', '-')}: {error}") from None
     if (settings.results or settings.home_assistant) and not settings.broker:
         raise ValueError("results and Home Assistant need a broker: give --broker mqtt://host")
     if settings.home_assistant:
         names = [settings.device, *(camera.name for camera in settings.camera)]
-        home_assistant.check(settings.discovery_prefix, names)
+        home_assistant.check_names(settings.discovery_prefix, names)
     bundle = Bundle(zoo.find(settings.bundle)) if settings.bundle else None
     if bundle is not None and settings.base and settings.base not in bundle.manifest.models:
-        raise ValueError(f"--base {settings.base}: the bundle has {', '.join(bundle.manifest.models)}")
+        raise ValueError(f"base {settings.base}: the bundle has {', '.join(bundle.manifest.models)}")
     broker: Address | None = None
     if settings.broker:
         broker = address(settings.broker, password(settings.password_file), Path(settings.ca) if settings.ca else None)

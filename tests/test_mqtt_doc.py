@@ -93,7 +93,7 @@ def workplace(
     agent = subprocess.Popen(
         [
             *(sys.executable, "-m", "cachenet.edge_agent", "run", str(stream), "--fps", "10", "--no-view"),
-            *("--store", str(directory / "store"), "--device", "porch-pi", "--results", *device),
+            *("--store", str(directory / "store"), "--device", "porch-pi", "--set", "results=true", *device),
         ],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -1,1 +1,1 @@
-"""Whether an agent works, or will work."""
+"""Diagnostics, health and watchdog of the agent."""

@@ -1,4 +1,4 @@
-"""Whether a device has contact: a broker that takes it, a catalogue, a server that answers. For the doctor."""
+"""Connectivity checks of the doctor: broker, catalogue and server."""
 
 from __future__ import annotations
 
@@ -21,20 +21,25 @@ from cachenet.shared.media.signature import sign
 from cachenet.shared.transport import protocol
 from cachenet.shared.transport.mqtt import Message, MqttConnection, MqttError, address, password
 
-_PATIENCE_S = 5.0
-#: For how long a catalogue may be on its way.
-_CATALOGUE_S = 2.0
+#: Longest wait for a connection, and for a reply of the server, seconds.
+_TIMEOUT_S = 5.0
+#: Longest wait for a catalogue, seconds.
+_CATALOGUE_TIMEOUT_S = 2.0
 
 
-def contact(settings: Settings, kept: Manifest | None) -> Generator[Finding, None, Manifest | None]:
-    """Whether the broker takes us, and whether a server answers; what its catalogue offers."""
+def check_connectivity(settings: Settings, stored: Manifest | None) -> Generator[Finding, None, Manifest | None]:
+    """Check broker, catalogue and server; returns the catalogue's manifest.
+
+    Args:
+        stored: Manifest on the device, used if the catalogue is empty.
+    """
     try:
         device = protocol.check_device(settings.device)
         ca = Path(settings.ca) if settings.ca else None
         where = address(settings.broker, password(settings.password_file), ca)
-        said: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        messages: queue.SimpleQueue[Message] = queue.SimpleQueue()
         topics = [(protocol.topic(device, "answer"), 0), (protocol.CATALOGUE_TOPICS, 1)]
-        link = MqttConnection(where, f"cachenet-{device}", topics, said.put)
+        link = MqttConnection(where, f"cachenet-{device}", topics, messages.put)
     except (MqttError, protocol.Malformed) as error:
         yield Finding("broker", "problem", str(error))
         return None
@@ -44,43 +49,43 @@ def contact(settings: Settings, kept: Manifest | None) -> Generator[Finding, Non
             return None
     link.start()
     try:
-        if trouble := link.settle(_PATIENCE_S):
-            yield Finding("password", "problem", trouble.removesuffix("; trying again"))
+        if reason := link.settle(_TIMEOUT_S):
+            yield Finding("password", "problem", reason.removesuffix("; trying again"))
             return None
         yield Finding("password", "ok", f"the broker takes {where.user or 'anybody'}")
-        offer = yield from _catalogue(settings, said)
-        if (manifest := offer or kept) is not None and "cloud" in settings.levels and settings.mode != "offline":
-            yield _server(link, device, manifest, said)
-        return offer
+        offered = yield from _catalogue(settings, messages)
+        if (manifest := offered or stored) is not None and "cloud" in settings.levels and settings.mode != "offline":
+            yield _server(link, device, manifest, messages)
+        return offered
     finally:
         link.stop()
 
 
-def _catalogue(settings: Settings, said: queue.SimpleQueue[Message]) -> Generator[Finding, None, Manifest | None]:
-    """What a server has on offer, and whether this device would take it."""
-    end = time.monotonic() + _CATALOGUE_S
+def _catalogue(settings: Settings, messages: queue.SimpleQueue[Message]) -> Generator[Finding, None, Manifest | None]:
+    """Check the catalogue; returns the first manifest that this device accepts."""
+    end = time.monotonic() + _CATALOGUE_TIMEOUT_S
     with suppress(queue.Empty):
         while (left := end - time.monotonic()) > 0:
-            message = said.get(timeout=left)
+            message = messages.get(timeout=left)
             name = message.topic.rsplit("/", 1)[-1]
             if not message.topic.startswith(protocol.CATALOGUE_TOPICS[:-1]) or settings.catalogue not in ("", name):
                 continue
             try:
                 manifest = parse(message.payload)
-                if not vouched(settings, message.payload, protocol.signature(message.properties)):
+                if not is_signed(settings, message.payload, protocol.signature(message.properties)):
                     raise BundleError("--trusted-key has not signed it; sign what cloud-server serves")
             except (BundleError, ValueError) as error:
                 yield Finding("catalogue", "problem", f"{name}: {error}")
                 return None
             yield Finding("catalogue", "ok", f"{manifest.name}, {len(manifest.labels)} labels")
             return manifest
-    what = f"no {settings.catalogue} is on offer" if settings.catalogue else "nothing is on offer"
-    yield Finding("catalogue", "warning", f"{what}; start cloud-server on this broker")
+    missing = f"the catalogue has no {settings.catalogue}" if settings.catalogue else "the catalogue is empty"
+    yield Finding("catalogue", "warning", f"{missing}; start cloud-server on this broker")
     return None
 
 
-def vouched(settings: Settings, data: bytes, signature: bytes) -> bool:
-    """Whether the trusted key, if there is one, has signed a manifest. Raises ``SigningError``."""
+def is_signed(settings: Settings, data: bytes, signature: bytes) -> bool:
+    """Whether a manifest is signed by the trusted key, if there is one. Raises ``SigningError``."""
     if not settings.trusted_key:
         return True
     from cachenet.shared.bundle.trust import Key
@@ -88,29 +93,29 @@ def vouched(settings: Settings, data: bytes, signature: bytes) -> bool:
     return Key(Path(settings.trusted_key)).vouches(data, signature)
 
 
-def _server(link: MqttConnection, device: str, manifest: Manifest, said: queue.SimpleQueue[Message]) -> Finding:
-    """Whether somebody answers a question, now."""
+def _server(link: MqttConnection, device: str, manifest: Manifest, messages: queue.SimpleQueue[Message]) -> Finding:
+    """Check that a server replies to a request."""
     cloud = Cloud(link, device, manifest, time.monotonic)
     ended = threading.Event()
 
-    def hear() -> None:
+    def receive() -> None:
         while not ended.is_set():
             with suppress(queue.Empty, protocol.Malformed):
-                message = said.get(timeout=0.05)
+                message = messages.get(timeout=0.05)
                 if message.topic == protocol.topic(device, "answer"):
                     cloud.receive(message)
 
-    hearing = threading.Thread(target=hear, daemon=True)
-    hearing.start()
+    receiver = threading.Thread(target=receive, daemon=True)
+    receiver.start()
     picture = diagnostics.golden()
     begun = time.monotonic()
     frame = Frame(0, FrameInputs(picture), sign(picture))
-    miss = Miss(frame, (), begun, begun + _PATIENCE_S, Prediction(None, 1.0, 1.0, "base", ""), "")
+    miss = Miss(frame, (), begun, begun + _TIMEOUT_S, Prediction(None, 1.0, 1.0, "base", ""), "")
     outcome = cloud.ask(miss, lambda: frame.view.crop(cloud.input))
-    took = (time.monotonic() - begun) * 1000
+    latency_ms = (time.monotonic() - begun) * 1000
     ended.set()
-    hearing.join()
+    receiver.join()
     if outcome.reply is None:
-        return Finding("server", "warning", f"{outcome.trouble}; is cloud-server running on this broker?")
+        return Finding("server", "warning", f"{outcome.error}; is cloud-server running on this broker?")
     label = manifest.labels[int(outcome.reply.logits.argmax())]
-    return Finding("server", "ok", f"calls the golden picture {label}, after {took:.0f} ms")
+    return Finding("server", "ok", f"calls the golden picture {label}, after {latency_ms:.0f} ms")

@@ -1,4 +1,4 @@
-"""The command ``edge-agent doctor``: whether an agent with these settings will work here, before it runs."""
+"""The command ``edge-agent doctor``: checks whether ``edge-agent run`` will work with the same settings."""
 
 from __future__ import annotations
 
@@ -9,24 +9,23 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
-from cachenet.edge_agent import settings as checks
-from cachenet.edge_agent.doctor.connectivity import contact, vouched
+from cachenet.edge_agent.doctor.connectivity import check_connectivity, is_signed
 from cachenet.edge_agent.frame_inputs import FrameInputs, scorer
 from cachenet.edge_agent.settings import Settings
 from cachenet.edge_agent.sources import SourceError, open_source
 from cachenet.edge_agent.updates.store import Store, StoreError
 from cachenet.shared.bundle import zoo
 from cachenet.shared.bundle.manifest import Bundle, BundleError, Manifest, parse
-from cachenet.shared.command import config, diagnostics
+from cachenet.shared.command import diagnostics
 from cachenet.shared.command.diagnostics import Finding
 from cachenet.shared.inference.engine import Session
 from cachenet.shared.inference.image import Picture
 from cachenet.shared.media.signature import sign
 
-ABOUT = """Find out whether 'edge-agent run' with the same settings will work here, and what to do if not.
+ABOUT = """Check whether 'edge-agent run' will work with the same settings, and what to do if not.
 
-Looks at clock, broker, TLS, password, server, camera, disk and models, and at how many frames a second are to be
-expected. An agent that runs on this device meanwhile loses its connection for a moment. Ends with 1 if there is a
+The command checks clock, broker, TLS, password, server, camera, disk and models, and measures the frame rate that the
+device can reach. An agent that is running on this device loses its connection for a moment. The exit code is 1 after a
 problem.
 
 Example: edge-agent doctor camera:0 --broker mqtt://server.local
@@ -34,35 +33,35 @@ Example: edge-agent doctor camera:0 --broker mqtt://server.local
 Example: edge-agent doctor --config /etc/cachenet/agent.toml --json
 """
 
-#: How long a camera may take until its first frame.
-_FIRST_FRAME_S = 15.0
-#: What a store should have room for where nobody knows yet what there will be.
-_ROOM = 64 << 20
-_TRIES = 30
+#: Longest wait for the first frame of a camera, seconds.
+_FIRST_FRAME_TIMEOUT_S = 15.0
+#: Free space that a store needs if no manifest is known, and an output, bytes.
+_MIN_FREE_BYTES = 64 << 20
+#: Runs of the base model to measure its time.
+_RUNS = 30
 
-
-#: Where a file with that digest is; None if it is not here.
+#: Returns the path of the file with a digest; None if the device has no such file.
 Finder = Callable[[str], Path | None]
 
 
 def findings(settings: Settings) -> Iterator[Finding]:
-    """All there is to say, as it is found out."""
+    """All findings, each as soon as it is known."""
     yield diagnostics.clock()
     try:
-        yield from _examined(settings)
+        yield from _check(settings)
     except StoreError as error:
         yield Finding("disk", "problem", str(error))
 
 
-def _examined(settings: Settings) -> Iterator[Finding]:
+def _check(settings: Settings) -> Iterator[Finding]:
     try:
-        each = _checked(settings)
+        cameras = settings.validate()
     except ValueError as error:
         yield Finding("settings", "problem", str(error))
         return
-    manifest, find, store = yield from _kept(settings)
+    manifest, find, store = yield from _local_models(settings)
     if settings.broker:
-        manifest = (yield from contact(settings, manifest)) or manifest
+        manifest = (yield from check_connectivity(settings, manifest)) or manifest
     elif not settings.bundle:
         yield Finding(
             "broker", "problem", "none, and no bundle: give --broker mqtt://host, or --bundle (such as cifar10)"
@@ -71,32 +70,19 @@ def _examined(settings: Settings) -> Iterator[Finding]:
         yield _room(settings, manifest, find)
     yield from _outputs(settings, "output", "summary", "misses")
     pictures = []
-    for own in each:
-        yield from _outputs(own, "flight", "record", "save")
+    for own in cameras:
+        yield from _outputs(own, "decision_log", "record", "save")
         pictures.append((yield from _camera(own)))
     if manifest is not None:
         yield from _models(settings, manifest, find, pictures[0])
 
 
-def _checked(settings: Settings) -> tuple[Settings, ...]:
-    """The settings of every camera. Raises ``ValueError`` for what no run could begin with."""
-    each = settings.each()
-    for own in each:
-        if own.region:
-            checks.region(own.region)
-    for text in filter(None, (settings.memory_budget, settings.output_max)):
-        checks.size(text)
-    for served in filter(None, (settings.metrics, settings.preview)):
-        config.endpoint(served)
-    return each
-
-
-def _kept(settings: Settings) -> Generator[Finding, None, tuple[Manifest | None, Finder, Store | None]]:
-    """What is on this device: the bundle's manifest or the one kept last, its models, and the store if there is one."""
+def _local_models(settings: Settings) -> Generator[Finding, None, tuple[Manifest | None, Finder, Store | None]]:
+    """Check bundle and store; returns the manifest, the finder of its files, and the store unless there is a bundle."""
     try:
         if settings.bundle:
             bundle = Bundle(zoo.find(settings.bundle))
-            if not vouched(settings, bundle.data, bundle.signature):
+            if not is_signed(settings, bundle.data, bundle.signature):
                 raise BundleError(f"{settings.bundle}: --trusted-key has not signed it")
             paths = {model.sha256: bundle.path(name) for name, model in bundle.manifest.models.items()}
             return bundle.manifest, paths.get, None
@@ -104,69 +90,69 @@ def _kept(settings: Settings) -> Generator[Finding, None, tuple[Manifest | None,
     except (BundleError, StoreError, ValueError) as error:
         yield Finding("bundle" if settings.bundle else "disk", "problem", str(error))
         return None, lambda _: None, None
-    manifest = parse(kept) if (kept := store.recall(settings.catalogue)) is not None else None
+    manifest = parse(data) if (data := store.current(settings.catalogue)) is not None else None
     return manifest, store.path, store
 
 
 def _room(settings: Settings, manifest: Manifest | None, find: Finder) -> Finding:
-    """Whether what a device would fetch fits into its store."""
-    need = _ROOM
+    """Check that the models that the device would download fit into its store."""
+    need = _MIN_FREE_BYTES
     if manifest is not None:
-        wanted = [one for one in manifest.models.values() if one.role != "full" or "full" in settings.levels]
-        need = sum(one.bytes for one in wanted if find(one.sha256) is None)
+        needed = [one for one in manifest.models.values() if one.role != "full" or "full" in settings.levels]
+        need = sum(one.bytes for one in needed if find(one.sha256) is None)
     return diagnostics.room("disk", Path(settings.store), need, "free some, or choose another with --store")
 
 
 def _outputs(settings: Settings, *names: str) -> Iterator[Finding]:
-    """Whether what is to be written can be, and for a while."""
+    """Check that the outputs are writable and that their disks have free space."""
     for name in names:
         target = getattr(settings, name)
         if not target or target == "-":
             continue
-        place = Path(target).absolute().parent
-        if not os.access(place, os.W_OK):
-            yield Finding(name, "problem", f"{place} cannot be written to; choose another place with --{name}")
+        directory, advice = Path(target).absolute().parent, f"choose another place for {name}"
+        if not os.access(directory, os.W_OK):
+            yield Finding(name, "problem", f"{directory} cannot be written to; {advice}")
         else:
-            yield diagnostics.room(name, place, _ROOM, f"free some, or choose another place with --{name}")
+            yield diagnostics.room(name, directory, _MIN_FREE_BYTES, f"free some, or {advice}")
 
 
 def _camera(settings: Settings) -> Generator[Finding, None, Picture | None]:
-    """Whether one camera's source opens and shows something; that picture."""
-    whose = f"{settings.name}: " if settings.name else ""
+    """Check that the source of a camera gives a frame; returns that frame."""
+    prefix = f"{settings.name}: " if settings.name else ""
     if not settings.source:
         yield Finding("source", "problem", "none; give one, as in: edge-agent doctor camera:0")
         return None
     try:
         source = open_source(settings.source, None)
     except SourceError as error:
-        yield Finding("source", "problem", f"{whose}{error}")
+        yield Finding("source", "problem", f"{prefix}{error}")
         return None
     first: queue.SimpleQueue[Picture | None] = queue.SimpleQueue()
     begun = time.monotonic()
-    # Elsewhere, because a camera that hangs would hang us.
+    # In another thread, because a camera may hang.
     threading.Thread(target=lambda: first.put(next((shot.picture for shot in source), None)), daemon=True).start()
     try:
-        picture = first.get(timeout=_FIRST_FRAME_S)
+        picture = first.get(timeout=_FIRST_FRAME_TIMEOUT_S)
     except queue.Empty:
         picture = None
-    took = time.monotonic() - begun
+    seconds = time.monotonic() - begun
     source.close()
     if picture is None:
-        why = source.trouble or "is it in use, or are its files broken?"
-        yield Finding("source", "problem", f"{whose}it opens and shows nothing: {why}")
+        reason = source.error or "is it in use, or are its files broken?"
+        yield Finding("source", "problem", f"{prefix}it opens and shows nothing: {reason}")
         return None
     height, width = picture.shape[:2]
-    yield Finding("source", "ok", f"{whose}{width}x{height} after {took:.1f} s")
+    yield Finding("source", "ok", f"{prefix}{width}x{height} after {seconds:.1f} s")
     return picture
 
 
 def _models(settings: Settings, manifest: Manifest, find: Finder, picture: Picture | None) -> Iterator[Finding]:
-    """Whether the models that are here run, and how fast the base model answers this camera."""
+    """Check that the models on the device run, and measure the base model on a frame of the camera."""
     names = [settings.base or manifest.only("base")] if settings.local else []
     names += [manifest.only("full")] if "full" in settings.levels or settings.bundle else []
     for name in names:
         if name not in manifest.models:
-            yield Finding("model", "problem", f"--base {name}: the bundle has {', '.join(manifest.models)}")
+            yield Finding("model", "problem", f"base {name}: the bundle has {', '.join(manifest.models)}")
             continue
         path = find(manifest.models[name].sha256)
         if path is None:
@@ -179,14 +165,14 @@ def _models(settings: Settings, manifest: Manifest, find: Finder, picture: Pictu
 
 
 def _pace(manifest: Manifest, name: str, session: Session, picture: Picture) -> Finding:
-    """How many frames a second the device can answer by itself."""
+    """Measure the frame rate that the device reaches with local answers."""
     score = scorer(name, session.run, manifest.models[name].input, len(manifest.labels))
-    took = []
-    for _ in range(_TRIES):
+    times = []
+    for _ in range(_RUNS):
         begun = time.perf_counter()
         sign(picture)
         score(FrameInputs(picture))
-        took.append(time.perf_counter() - begun)
-    seconds = sorted(took)[_TRIES // 2]
-    said = f"{name} takes {1000 * seconds:.1f} ms a frame: up to {1 / seconds:.0f} frames a second"
-    return Finding("pace", "ok", f"{said} where nobody is asked")
+        times.append(time.perf_counter() - begun)
+    seconds = sorted(times)[_RUNS // 2]
+    rate = f"{name} takes {1000 * seconds:.1f} ms a frame: up to {1 / seconds:.0f} frames a second"
+    return Finding("pace", "ok", f"{rate} without requests to the cloud")

@@ -1,4 +1,4 @@
-"""Whether an agent answers its cameras, for ``/health`` and for the age of the last answer in ``/metrics``."""
+"""Health of an agent, for ``/health``, and the age of the last answer, for ``/metrics``."""
 
 from __future__ import annotations
 
@@ -12,29 +12,36 @@ from cachenet.edge_agent.agent import Agent
 from cachenet.edge_agent.camera import Answered, Camera
 from cachenet.edge_agent.remote import POSTED
 
-#: For how long a camera of a usual pace may go without an answered frame, seconds: so that ``/health`` says 503 before
-#: ten seconds are over.
-SILENCE_S = 8.0
-#: A slower camera may go without for this many times the median of its last gaps between two frames.
-_GAPS, _PERIODS = 9, 3.0
-#: Answers that are looked at, and how many there must be before all of them being fallbacks is a fault.
-ANSWERS, LEAST_ANSWERS = 100, 10
+#: Longest time without an answered frame, seconds, unless the camera is slow: ``/health`` is 503 within ten seconds.
+SILENCE_LIMIT_S = 8.0
+#: Number of recent gaps between two frames whose median is the period of a camera.
+_GAPS = 9
+#: Longest time without an answered frame of a slow camera, periods.
+_PERIODS = 3.0
+#: Number of recent answers that are checked for fallbacks.
+RECENT_ANSWERS = 100
+#: Least number of answers that are a fault if all of them are fallbacks.
+MIN_ANSWERS = 10
 
 
 @dataclass
-class Pace:
-    """How one camera's frames have come and were answered. ``last``: when the last one was answered, or when the agent
-    began; ``period``: seconds between two frames where the user says it, 0 where not."""
+class FrameTiming:
+    """Times of the answered frames of one camera.
+
+    Attributes:
+        last: Time of the last answer, or of the start of the agent, seconds.
+        period: Time between two frames by the settings, seconds; 0: unknown.
+        fallbacks: For each recent answer, whether it was a fallback without a pending correction.
+    """
 
     last: float
     period: float = 0.0
     begun: bool = False
     gaps: deque[float] = field(default_factory=lambda: deque(maxlen=_GAPS))
-    #: Of the last answers, whether each was a fallback that nobody corrects.
-    fallbacks: deque[bool] = field(default_factory=lambda: deque(maxlen=ANSWERS))
+    fallbacks: deque[bool] = field(default_factory=lambda: deque(maxlen=RECENT_ANSWERS))
 
     def add(self, now: float, fallback: bool) -> None:
-        """Take in an answered frame."""
+        """Record an answered frame."""
         if self.begun:
             self.gaps.append(now - self.last)
         self.begun, self.last = True, now
@@ -42,64 +49,63 @@ class Pace:
 
     @property
     def limit(self) -> float:
-        """Seconds without an answered frame that are a fault."""
+        """Seconds without an answered frame after which the camera has a fault."""
         gaps = list(self.gaps)
-        return max(SILENCE_S, _PERIODS * max(self.period, statistics.median(gaps) if gaps else 0.0))
+        return max(SILENCE_LIMIT_S, _PERIODS * max(self.period, statistics.median(gaps) if gaps else 0.0))
 
     @property
     def only_fallbacks(self) -> int:
-        """How many answers there were lately, if all of them were fallbacks; 0 otherwise."""
+        """Number of recent answers if all of them were fallbacks; 0 otherwise."""
         last = list(self.fallbacks)
-        return len(last) if len(last) >= LEAST_ANSWERS and all(last) else 0
+        return len(last) if len(last) >= MIN_ANSWERS and all(last) else 0
 
 
 class Health:
-    """Hears of every answered frame, and says what is wrong.
+    """Observes every answered frame, and lists faults.
 
-    Wrong is: a camera has no model to be answered with; it is gone; it has had no answered frame for 8 s, or for three
-    times the pace that it keeps where that is longer; its last answers, 10 to 100, were all fallbacks; the link to the
-    broker is down. The pace is ``--fps`` where that is given, and else the median of the last nine gaps, which one long
-    gap does not change. A camera of one frame a minute is therefore well, from its second frame on without ``--fps``.
+    Faults are: a camera without a model; a lost camera; no answered frame for 8 s or three periods, whichever is
+    longer; only fallbacks among the last 10 to 100 answers; no connection to the broker. The period is ``1 / --fps``,
+    or else the median of the last nine gaps.
     """
 
     def __init__(self, agent: Agent, clock: Callable[[], float] = time.monotonic) -> None:
         self._agent, self._clock = agent, clock
         begun = clock()
-        self._paces = {
-            camera.name: Pace(begun, 1.0 / camera.settings.fps if camera.settings.fps else 0.0)
+        self._timings = {
+            camera.name: FrameTiming(begun, 1.0 / camera.settings.fps if camera.settings.fps else 0.0)
             for camera in agent.cameras
         }
 
-    def show(self, seen: Answered) -> None:
-        """Take in an answered frame; from a hot loop."""
-        fallback = seen.answer.level == "fallback" and not seen.answer.reason.endswith(POSTED)
-        self._paces[seen.line.camera].add(self._clock(), fallback)
+    def on_frame(self, answered: Answered) -> None:
+        """Record an answered frame; called by the hot loop."""
+        fallback = answered.answer.level == "fallback" and not answered.answer.reason.endswith(POSTED)
+        self._timings[answered.line.camera].add(self._clock(), fallback)
 
     def ages(self) -> dict[str, float]:
         """Seconds since the last answered frame of each camera, or since the agent began."""
         now = self._clock()
-        return {name: now - pace.last for name, pace in self._paces.items()}
+        return {name: now - timing.last for name, timing in self._timings.items()}
 
     def __call__(self) -> str:
-        """Why it is not well; empty if it is."""
+        """All faults as one line; empty without a fault."""
         faults = [
-            f"{camera.name}: {why}" if camera.name else why
+            f"{camera.name}: {fault}" if camera.name else fault
             for camera in self._agent.cameras
-            for why in self._faults(camera)
+            for fault in self._faults(camera)
         ]
-        if self._agent.link is not None and (trouble := self._agent.link.trouble) and trouble not in " ".join(faults):
-            faults.append(trouble)
+        if self._agent.link is not None and (error := self._agent.link.trouble) and error not in " ".join(faults):
+            faults.append(error)
         return "; ".join(faults)
 
     def _faults(self, camera: Camera) -> Iterable[str]:
-        pace = self._paces[camera.name]
+        timing = self._timings[camera.name]
         if camera.cascade is None:
-            yield f"waiting for a model: {self._agent.trouble or 'it is on its way'}"
+            yield f"waiting for a model: {self._agent.error or 'it is on its way'}"
             return
-        silent_s = self._clock() - pace.last
-        if trouble := camera.source.trouble:
-            yield f"the camera has a fault: {trouble}"
-        elif silent_s > pace.limit:
+        silent_s = self._clock() - timing.last
+        if error := camera.source.error:
+            yield f"the camera has a fault: {error}"
+        elif silent_s > timing.limit:
             yield f"no frame for {silent_s:.0f} s; is the camera there?"
-        if count := pace.only_fallbacks:
+        if count := timing.only_fallbacks:
             yield f"the last {count} answers were all fallbacks"

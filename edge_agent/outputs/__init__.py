@@ -1,1 +1,1 @@
-"""Where answers go: lines, logs, metrics, videos, pages, MQTT."""
+"""Outputs of answers: JSON lines, logs, metrics, videos, web pages, MQTT."""

@@ -1,5 +1,4 @@
-"""The flight log: every call that was made into the cascade, in order and with what it was given, so that a run can be
-replayed decision by decision (``simulator replay``)."""
+"""The decision log: every call of the cascade with its arguments, so that ``simulator replay`` can repeat a run."""
 
 from __future__ import annotations
 
@@ -15,7 +14,7 @@ from cachenet.shared.transport.addresses import without_passwords
 
 
 class Said(msgspec.Struct, frozen=True):
-    """A reply of the full model; the fields are those of ``Reply``."""
+    """A reply of the full model, with the fields of ``Reply``."""
 
     frame: int
     logits: list[float]
@@ -25,7 +24,7 @@ class Said(msgspec.Struct, frozen=True):
 
 
 class ModelInstalled(msgspec.Struct, frozen=True):
-    """A model as the device had it: resident ``cost`` in bytes, ``seconds`` of one run."""
+    """A loaded model: its resident ``cost`` in bytes, and the ``seconds`` of one run."""
 
     name: str
     cost: int
@@ -33,9 +32,15 @@ class ModelInstalled(msgspec.Struct, frozen=True):
 
 
 class Begun(msgspec.Struct, frozen=True, tag="begun"):
-    """A cascade over a bundle of this ``version``; see ``composition.compose``, which has the same arguments.
-    ``settings``: without what may hold a password in addresses, which no replay needs. ``learned``: what risk models of
-    an earlier run were restored from, empty where none were; see ``learner_file.restore``."""
+    """A new cascade, with the arguments of ``build_device_cascade``.
+
+    Attributes:
+        settings: Addresses are without passwords, which a replay does not need.
+        version: Version of the bundle.
+        asks: Whether misses may be sent to a server.
+        room: Bytes that all submodels may use together.
+        learned: Bytes from which ``learner_file.restore`` restored the risk models; empty for none.
+    """
 
     settings: Settings
     version: str
@@ -49,12 +54,14 @@ class Begun(msgspec.Struct, frozen=True, tag="begun"):
 
 
 class Looked(msgspec.Struct, frozen=True, tag="lookup"):
+    """A call of ``Cascade.lookup``."""
+
     frame: int
     now: float
 
 
 class Completed(msgspec.Struct, frozen=True, tag="complete"):
-    """``answer``: that of the frame."""
+    """A call of ``Cascade.complete``, and the answer."""
 
     frame: int
     now: float
@@ -64,7 +71,7 @@ class Completed(msgspec.Struct, frozen=True, tag="complete"):
 
 
 class LateReply(msgspec.Struct, frozen=True, tag="late"):
-    """``answer``: the correction that came of it."""
+    """A call of ``Cascade.on_late_reply``, and the correction."""
 
     reply: Said
     now: float
@@ -72,35 +79,43 @@ class LateReply(msgspec.Struct, frozen=True, tag="late"):
 
 
 class AuditReply(msgspec.Struct, frozen=True, tag="audit"):
+    """A call of ``Cascade.on_audit_reply``."""
+
     reply: Said
     now: float
 
 
 class Installed(msgspec.Struct, frozen=True, tag="install"):
+    """A call of ``Cascade.install``."""
+
     model: ModelInstalled
 
 
 class Evicted(msgspec.Struct, frozen=True, tag="evict"):
+    """A call of ``Cascade.evict_to``; ``budget`` in bytes."""
+
     budget: int
 
 
 class FullUnloaded(msgspec.Struct, frozen=True, tag="unload-full"):
-    """The full model on the device had to go."""
+    """A call of ``Cascade.unload_full``."""
 
 
 Event = Begun | Looked | Completed | LateReply | AuditReply | Installed | Evicted | FullUnloaded
 
 
 def said(reply: Reply) -> Said:
+    """``reply`` as the log holds it."""
     return Said(reply.frame, reply.logits.tolist(), reply.submodel, reply.on_device, reply.exit_risk)
 
 
 def loaded(model: LocalModel) -> ModelInstalled:
+    """``model`` as the log holds it."""
     return ModelInstalled(model.name, model.cost, model.seconds)
 
 
 class LoggedCascade(Cascade):
-    """A cascade that writes down what it is called with."""
+    """A cascade that logs its calls."""
 
     log: Sink
 
@@ -110,8 +125,8 @@ class LoggedCascade(Cascade):
 
     def complete(self, step: Step, reply: Reply | None, now: float, trouble: str = "") -> Answer:
         answer = super().complete(step, reply, now, trouble)
-        heard = said(reply) if reply is not None else None
-        self.log.write(Completed(step.frame.index, now, heard, trouble, answer))
+        logged = said(reply) if reply is not None else None
+        self.log.write(Completed(step.frame.index, now, logged, trouble, answer))
         return answer
 
     def on_late_reply(self, reply: Reply, now: float) -> Answer | None:

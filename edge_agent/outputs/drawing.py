@@ -1,4 +1,4 @@
-"""Drawing an answer on its picture: what the preview shows and ``--save`` keeps."""
+"""Drawing of an answer below its picture, for the preview and ``--save``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cachenet.edge_agent.outputs.report import Line
 from cachenet.shared.cascade.types import UNKNOWN
 from cachenet.shared.inference.image import Picture, Region
 
-#: Okabe and Ito's palette, which the colour-blind can tell apart: blue and green for the device, warm for the network.
+#: Colours of the levels: Okabe and Ito's palette for the colour-blind; blue and green: device, warm: network.
 COLOURS = {
     "frames": "#009E73",
     "submodels": "#0072B2",
@@ -21,66 +21,79 @@ COLOURS = {
     "fallback": "#D55E00",
 }
 
-#: The longer side is brought within these: a thumbnail so that a caption fits, a large picture so that a page does.
-_LEAST, _MOST = 480, 1280
-#: Heights in pixels: of the caption under the picture, and of the bar above that.
-_CAPTION, _BAR = 60, 6
-_MARGIN, _SPOT = 10, 14
+#: Smallest longer side of a drawn picture, pixels: space for the caption.
+_MIN_SIDE = 480
+#: Largest longer side of a drawn picture, pixels: fits a web page.
+_MAX_SIDE = 1280
+#: Height of the caption below the picture, pixels.
+_CAPTION = 60
+#: Height of the confidence bar between picture and caption, pixels.
+_BAR = 6
+#: Margin of the caption, pixels.
+_MARGIN = 10
+#: Side of the coloured square beside the level, pixels.
+_SQUARE = 14
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
-_PAPER, _INK, _FAINT = (24, 24, 24), (245, 245, 245), (170, 170, 170)
+#: Colours of background, text and secondary text, BGR.
+_BACKGROUND, _TEXT, _SECONDARY = (24, 24, 24), (245, 245, 245), (170, 170, 170)
 
 
 def annotate(picture: Picture, line: Line, region: Region | None = None) -> Picture:
-    """A new picture, at least 480 pixels wide and of even sides, as video wants them: ``picture`` with its answer
-    written below it, so that nothing is hidden. The bar between them has the level's colour and is as long as the
-    answer is sure. ``region``: the part that was looked at, framed."""
-    shown = _fit(picture)
-    height, width = shown.shape[:2]
-    across = max(_LEAST, width + width % 2)
-    drawn = np.full((height + height % 2 + _BAR + _CAPTION, across, 3), _PAPER, np.uint8)
-    left = (across - width) // 2
-    drawn[:height, left : left + width] = shown
+    """``picture`` with its answer drawn below.
+
+    The result is at least 480 pixels wide and has even sides, for video. The bar has the colour of the level; its
+    length is the confidence.
+
+    Args:
+        region: Classified part of the picture, drawn as a frame.
+    """
+    scaled = _scale(picture)
+    height, width = scaled.shape[:2]
+    total_width = max(_MIN_SIDE, width + width % 2)
+    drawn = np.full((height + height % 2 + _BAR + _CAPTION, total_width, 3), _BACKGROUND, np.uint8)
+    left = (total_width - width) // 2
+    drawn[:height, left : left + width] = scaled
     colour = bgr(COLOURS[line.level])
     if region is not None:
         corner = left + round(region[0] * width), round(region[1] * height)
         other = corner[0] + round(region[2] * width) - 1, corner[1] + round(region[3] * height) - 1
         cv2.rectangle(drawn, corner, other, colour, 2)
     top = len(drawn) - _CAPTION - _BAR
-    drawn[top : top + _BAR, : round(across * min(1.0, max(0.0, line.confidence)))] = colour
+    drawn[top : top + _BAR, : round(total_width * min(1.0, max(0.0, line.confidence)))] = colour
 
     first, second = top + _BAR + 27, top + _BAR + 50
-    taken = _write(drawn, line.level, first, across - _MARGIN, 0.7, _INK, 2, right=True)
-    spot = across - 2 * _MARGIN - taken - _SPOT, first - _SPOT
-    cv2.rectangle(drawn, spot, (spot[0] + _SPOT - 1, first - 1), colour, cv2.FILLED)
-    room = spot[0] - 2 * _MARGIN
-    sure = "" if line.label == UNKNOWN else f"  {line.confidence:.0%}"
-    _write(drawn, line.label + sure, first, _MARGIN, 0.8, _INK, 2, room)
-    taken = _write(drawn, f"{line.latency_ms:.1f} ms", second, across - _MARGIN, 0.5, _FAINT, 1, right=True)
-    room = across - 3 * _MARGIN - taken
-    _, _, trouble = line.reason.partition("; ")  # what comes before says the risk, too
-    words = [f"risk {line.risk:.1%}", line.model, trouble]
-    _write(drawn, "   ".join(filter(None, words)), second, _MARGIN, 0.5, _FAINT, 1, room)
+    taken = _write(drawn, line.level, first, total_width - _MARGIN, 0.7, _TEXT, 2, right=True)
+    square = total_width - 2 * _MARGIN - taken - _SQUARE, first - _SQUARE
+    cv2.rectangle(drawn, square, (square[0] + _SQUARE - 1, first - 1), colour, cv2.FILLED)
+    room = square[0] - 2 * _MARGIN
+    confidence = "" if line.label == UNKNOWN else f"  {line.confidence:.0%}"
+    _write(drawn, line.label + confidence, first, _MARGIN, 0.8, _TEXT, 2, room)
+    taken = _write(drawn, f"{line.latency_ms:.1f} ms", second, total_width - _MARGIN, 0.5, _SECONDARY, 1, right=True)
+    room = total_width - 3 * _MARGIN - taken
+    _, _, error = line.reason.partition("; ")  # the first part repeats the risk
+    parts = [f"risk {line.risk:.1%}", line.model, error]
+    _write(drawn, "   ".join(filter(None, parts)), second, _MARGIN, 0.5, _SECONDARY, 1, room)
     return drawn
 
 
 def bgr(colour: str) -> tuple[int, int, int]:
-    """Of ``#rrggbb``."""
+    """Blue, green and red of ``#rrggbb``."""
     red, green, blue = bytes.fromhex(colour[1:])
     return blue, green, red
 
 
-def _fit(picture: Picture) -> Picture:
+def _scale(picture: Picture) -> Picture:
     height, width = picture.shape[:2]
     longer = max(height, width)
-    if _LEAST <= longer <= _MOST:
+    if _MIN_SIDE <= longer <= _MAX_SIDE:
         return picture
-    if longer < _LEAST:  # whole pixels, as large as they came
-        factor: float = -(-_LEAST // longer)
-        how = cv2.INTER_NEAREST
+    if longer < _MIN_SIDE:  # an integer factor keeps the pixels visible
+        factor: float = -(-_MIN_SIDE // longer)
+        interpolation = cv2.INTER_NEAREST
     else:
-        factor, how = _MOST / longer, cv2.INTER_AREA
+        factor, interpolation = _MAX_SIDE / longer, cv2.INTER_AREA
     size = max(1, round(width * factor)), max(1, round(height * factor))
-    return cv2.resize(picture, size, interpolation=how)  # type: ignore[return-value]
+    return cv2.resize(picture, size, interpolation=interpolation)  # type: ignore[return-value]
 
 
 def _write(
@@ -94,7 +107,7 @@ def _write(
     room: int | None = None,
     right: bool = False,
 ) -> int:
-    """One line of text from ``x`` on, or up to it, cut to ``room`` pixels; the pixels that it took."""
+    """Write one line of text from ``x`` on, or up to ``x`` if ``right``, cut to ``room`` pixels; returns its width."""
     text = _plain(text)
     while (taken := cv2.getTextSize(text, _FONT, scale, thickness)[0][0]) > (room or on.shape[1]) and len(text) > 3:
         text = text[:-3].rstrip(". ") + ".."
@@ -103,6 +116,6 @@ def _write(
 
 
 def _plain(text: str) -> str:
-    """In the letters that OpenCV's fonts have: without accents, and ``?`` for what has no likeness."""
+    """``text`` in ASCII, as OpenCV's fonts need it: without accents, and ``?`` for other letters."""
     letters = (letter for letter in unicodedata.normalize("NFKD", text) if not unicodedata.combining(letter))
     return "".join(letters).encode("ascii", "replace").decode()

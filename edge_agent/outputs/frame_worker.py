@@ -1,4 +1,4 @@
-"""Work with answered frames that a disk or an encoder may hold up, on a thread beside the hot loop."""
+"""A worker thread for answered frames, so that a disk or an encoder does not delay the hot loop."""
 
 from __future__ import annotations
 
@@ -13,47 +13,47 @@ from cachenet.edge_agent.camera import Answered
 
 log = logging.getLogger(__name__)
 
-#: Frames that may wait: enough to bridge a flush to a memory card, few enough for a small device's memory.
-_WAITING = 4
-#: How long the rest may take when the run has ended.
-_PATIENCE_S = 10.0
+#: Capacity of the queue, frames: enough for a flush to a memory card, few enough for a small device's memory.
+_CAPACITY = 4
+#: Longest time to finish the queue at the end of the run, seconds.
+_CLOSE_TIMEOUT_S = 10.0
 
 
 class FrameWorker:
-    """Gives every frame to ``work``, one after the other. Where ``waits``, none is left out and a slow ``work`` slows
-    the loop, as is right for a file; otherwise the loop goes on and what there is no room for is ``left_out``. Frames
-    that ``work`` raised for are counted in ``failed``."""
+    """Calls ``work`` with one frame after the other, in another thread."""
 
-    def __init__(self, name: str, work: Callable[[Answered], None], waits: bool) -> None:
-        self.left_out = self.failed = 0
-        self._work, self._waits = work, waits
-        self._queue: queue.Queue[Answered | None] = queue.Queue(_WAITING)
+    def __init__(self, name: str, work: Callable[[Answered], None], blocks: bool) -> None:
+        """``blocks``: whether the hot loop waits for a slow ``work``, as for a file; otherwise frames are dropped."""
+        #: Frames without space in the queue, and frames for which ``work`` raised an exception.
+        self.dropped = self.failed = 0
+        self._work, self._blocks = work, blocks
+        self._queue: queue.Queue[Answered | None] = queue.Queue(_CAPACITY)
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
-    def show(self, seen: Answered) -> None:
-        """From the hot loop."""
+    def on_frame(self, answered: Answered) -> None:
+        """Queue a frame; called by the hot loop."""
         try:
-            self._queue.put(seen, block=self._waits)
+            self._queue.put(answered, block=self._blocks)
         except queue.Full:
-            self.left_out += 1
+            self.dropped += 1
 
     def close(self) -> None:
-        """Finish what waits, within ten seconds."""
-        end = time.monotonic() + _PATIENCE_S
-        with contextlib.suppress(queue.Full):  # a disk that hangs
-            self._queue.put(None, timeout=_PATIENCE_S)
+        """Finish the queue, within ten seconds."""
+        end = time.monotonic() + _CLOSE_TIMEOUT_S
+        with contextlib.suppress(queue.Full):  # the disk hangs
+            self._queue.put(None, timeout=_CLOSE_TIMEOUT_S)
         self._thread.join(max(0.0, end - time.monotonic()))
-        if self.left_out:
-            log.warning("%s was too slow for %d frames, and left them out", self._thread.name, self.left_out)
+        if self.dropped:
+            log.warning("%s was too slow and dropped %d frames", self._thread.name, self.dropped)
 
     def _run(self) -> None:
-        while (seen := self._queue.get()) is not None:
-            self._take(seen)
+        while (answered := self._queue.get()) is not None:
+            self._process(answered)
 
-    def _take(self, seen: Answered) -> None:
+    def _process(self, answered: Answered) -> None:
         try:
-            self._work(seen)
-        except Exception:  # or whoever waits for room would wait for ever
+            self._work(answered)
+        except Exception:  # without this, a blocked hot loop would wait for ever
             self.failed += 1
-            log.exception("%s left out a frame", self._thread.name)
+            log.exception("%s failed for a frame", self._thread.name)

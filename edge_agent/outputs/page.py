@@ -1,4 +1,4 @@
-"""The page of the preview: the cameras' pictures, and what their colours mean."""
+"""HTML page of the preview: the cameras' pictures and a legend of the levels."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from urllib.parse import quote
 
 from cachenet.edge_agent.outputs.drawing import COLOURS
 
-#: A browser opens six connections to one host: of more cameras than this it shows still pictures.
-_MOVING = 5
-#: A picture that is older than so many seconds says so.
-_STILL_S = 5
+#: Largest number of cameras that are streamed. Browsers open six connections to a host; more cameras are snapshots.
+_MAX_STREAMS = 5
+#: Age from which a picture is shown as stale, seconds.
+_STALE_S = 5
 
 
 def page(title: str, cameras: Sequence[str]) -> str:
-    """HTML. ``title``: the device's name; a camera that has none is the only one."""
-    moving = len(cameras) <= _MOVING
-    shown = "\n".join(_figure(camera, moving) for camera in cameras)
+    """HTML page. ``title``: name of the device; ``cameras``: names, empty for the only camera."""
+    streamed = len(cameras) <= _MAX_STREAMS
+    shown = "\n".join(_figure(camera, streamed) for camera in cameras)
     levels = "\n".join(f'<li style="--c:{colour}">{level}</li>' for level, colour in COLOURS.items())
-    refresh = "" if moving else '<meta http-equiv="refresh" content="2">'
-    return _PAGE.format(title=escape(title), refresh=refresh, shown=shown, levels=levels, still=_STILL_S)
+    refresh = "" if streamed else '<meta http-equiv="refresh" content="2">'
+    return _PAGE.format(title=escape(title), refresh=refresh, shown=shown, levels=levels, stale=_STALE_S)
 
 
-def _figure(camera: str, moving: bool) -> str:
-    which = f"?camera={quote(camera)}" if camera else ""
-    picture = f'<img src="/{"stream.mjpg" if moving else "snapshot.jpg"}{which}" alt="">'
+def _figure(camera: str, streamed: bool) -> str:
+    query = f"?camera={quote(camera)}" if camera else ""
+    picture = f'<img src="/{"stream.mjpg" if streamed else "snapshot.jpg"}{query}" alt="">'
     caption = f"<figcaption>{escape(camera)} <b></b></figcaption>"
-    return f'<figure data-camera="{escape(camera)}"><a href="/{which}">{picture}</a>{caption}</figure>'
+    return f'<figure data-camera="{escape(camera)}"><a href="/{query}">{picture}</a>{caption}</figure>'
 
 
 _PAGE = """<!doctype html>
@@ -53,17 +53,17 @@ li::before {{ content: ""; display: inline-block; width: 10px; height: 10px; mar
 {levels}
 </ul>
 <script>
-// A stream that has ended looks to a page like one that stands still: ask how old the pictures are.
+// The page cannot tell an ended stream from a still picture, so it asks for the age of the pictures.
 setInterval(async () => {{
-  let ages = {{}}, why = "no frame yet"
-  try {{ ages = await (await fetch("/state.json")).json() }} catch {{ why = "the agent is gone" }}
+  let ages = {{}}, reason = "no frame yet"
+  try {{ ages = await (await fetch("/state.json")).json() }} catch {{ reason = "the agent is gone" }}
   for (const figure of document.querySelectorAll("figure")) {{
     const age = ages[figure.dataset.camera] ?? Infinity, picture = figure.querySelector("img")
     if (figure.lost && age < Infinity) picture.src = picture.src
     figure.lost = age === Infinity
-    figure.classList.toggle("still", age > {still})
+    figure.classList.toggle("still", age > {stale})
     figure.querySelector("b").textContent =
-      age <= {still} ? "" : figure.lost ? why : `no frame for ${{Math.round(age)}} s`
+      age <= {stale} ? "" : figure.lost ? reason : `no frame for ${{Math.round(age)}} s`
   }}
 }}, 1000)
 </script>

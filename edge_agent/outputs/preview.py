@@ -1,9 +1,8 @@
-"""The preview: a page that shows what each camera sees and what was answered, for a browser.
+"""The preview: a web page with the frames and answers of each camera.
 
-Nothing is drawn while nobody looks. Who looks gets the latest frame, at most so many a second, drawn once for all; a
-slow reader misses frames and holds up nobody: pictures are drawn and sent by the readers' threads, the hot loop only
-leaves its last one. A reader that takes nothing for ten seconds is let go. The stream is what cameras with a web page
-send: JPEG after JPEG as ``multipart/x-mixed-replace``.
+Frames are drawn only for connected readers, at most ten per second, once for all of them. The readers' threads draw and
+send; the hot loop only stores its last frame, so a slow reader skips frames and delays nobody. A reader that reads
+nothing for ten seconds is disconnected. The stream is motion JPEG (``multipart/x-mixed-replace``).
 """
 
 from __future__ import annotations
@@ -25,63 +24,73 @@ from cachenet.edge_agent.outputs.page import page
 from cachenet.shared.command.http_server import Handler, HttpServer, is_own, own_names
 from cachenet.shared.inference.image import Region
 
-#: Seconds between two pictures of a camera.
+#: Least time between two pictures of a camera, seconds.
 _PERIOD_S = 0.1
+#: JPEG quality, 0 to 100.
 _QUALITY = 80
-#: After so long without a new frame the last is sent again: it shows who has left.
-_PATIENCE_S = 5.0
-#: Bytes on their way to a reader: two pictures or so, or a slow one would see what is long past.
-_UNREAD = 128 << 10
-#: Streams, and other connections, at a time.
-_READERS, _OTHERS = 16, 16
+#: Time without a new frame after which the last one is sent again, to detect closed connections, seconds.
+_RESEND_S = 5.0
+#: Send buffer of a connection, bytes: about two pictures, so that a slow reader does not see old frames.
+_SEND_BUFFER_BYTES = 128 << 10
+#: Largest number of streams at a time.
+_MAX_STREAMS = 16
+#: Largest number of other connections at a time.
+_MAX_OTHERS = 16
+#: Boundary between the parts of a stream.
 _BOUNDARY = "frame"
 
 
 class Screen:
-    """What one camera shows. ``region``: see ``annotate``."""
+    """The latest frame of one camera. ``region``: see ``annotate``."""
 
     def __init__(self, region: Region | None = None) -> None:
         self._region = region
-        self._news = threading.Condition()
-        #: The latest frame, its number, from 1 on, and when it came.
+        self._condition = threading.Condition()
+        #: Number, from 1, and frame of the latest answer.
         self._latest: tuple[int, Answered] | None = None
-        self._came = 0.0
+        #: Time of the latest frame, seconds.
+        self._received = 0.0
         self._closed = False
         self._drawing = threading.Lock()
+        #: Number and JPEG of the last drawn frame, and the earliest time of the next one.
         self._drawn = 0, b""
         self._due = 0.0
 
-    def show(self, seen: Answered) -> None:
-        """From the hot loop."""
-        with self._news:
+    def on_frame(self, answered: Answered) -> None:
+        """Store a frame; called by the hot loop."""
+        with self._condition:
             number = 1 if self._latest is None else self._latest[0] + 1
-            self._latest, self._came = (number, seen), time.monotonic()
-            self._news.notify_all()
+            self._latest, self._received = (number, answered), time.monotonic()
+            self._condition.notify_all()
 
     @property
     def age(self) -> float | None:
         """Seconds since the latest frame; None before the first."""
-        return None if self._latest is None else round(time.monotonic() - self._came, 1)
+        return None if self._latest is None else round(time.monotonic() - self._received, 1)
 
     def close(self) -> None:
-        """Let go of all who wait."""
-        with self._news:
+        """End all waits."""
+        with self._condition:
             self._closed = True
-            self._news.notify_all()
+            self._condition.notify_all()
 
-    def jpeg(self, after: int, patience: float = _PATIENCE_S) -> tuple[int, bytes] | None:
-        """A frame later than number ``after`` with its answer drawn, and its own number; the last again if none comes
-        within ``patience`` seconds. None if there is none at all, or no more."""
-        with self._news:
-            self._news.wait_for(lambda: self._closed or (self._latest or (0,))[0] > after, patience)
+    def jpeg(self, after: int, timeout_s: float = _RESEND_S) -> tuple[int, bytes] | None:
+        """Wait for a frame later than number ``after``.
+
+        Returns:
+            Number and JPEG of a frame with its answer; of the last frame again after ``timeout_s``; None without any
+            frame and after ``close``.
+        """
+        with self._condition:
+            self._condition.wait_for(lambda: self._closed or (self._latest or (0,))[0] > after, timeout_s)
             if self._closed or self._latest is None:
                 return None
         with self._drawing:
             if self._drawn[0] <= after or time.monotonic() >= self._due:
                 time.sleep(max(0.0, self._due - time.monotonic()))
-                number, seen = self._latest
+                number, answered = self._latest
                 if number != self._drawn[0]:
-                    drawn = annotate(seen.picture, seen.line, self._region)
+                    drawn = annotate(answered.picture, answered.line, self._region)
                     _, data = cv2.imencode(".jpg", drawn, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
                     self._drawn = number, data.tobytes()
                 self._due = time.monotonic() + _PERIOD_S
@@ -89,21 +98,25 @@ class Screen:
 
 
 class Preview:
-    """The screens of all cameras. ``title``: the device's name; ``regions``: what each camera looks at, by its name,
-    which is ``""`` for the only one."""
+    """The preview of all cameras.
+
+    Args:
+        title: Name of the device.
+        regions: Classified part of the picture, by camera name; the name of an only camera is empty.
+    """
 
     def __init__(self, title: str, regions: Mapping[str, Region | None]) -> None:
         self.title = title
         self.screens = {camera: Screen(region) for camera, region in regions.items()}
-        self.readers = threading.BoundedSemaphore(_READERS)
+        self.readers = threading.BoundedSemaphore(_MAX_STREAMS)
 
-    def show(self, seen: Answered) -> None:
-        """From a hot loop."""
-        self.screens[seen.line.camera].show(seen)
+    def on_frame(self, answered: Answered) -> None:
+        """Store a frame; called by the hot loops."""
+        self.screens[answered.line.camera].on_frame(answered)
 
     @contextmanager
     def serve(self, host: str, port: int) -> Iterator[int]:
-        """Serve on ``host:port`` (0: any free one) while the block runs; the port. Raises ``OSError``."""
+        """Serve on ``host:port`` (0: any free port) while the block runs; yields the port. Raises ``OSError``."""
         with _Server((host, port), self).serving("preview") as served:
             try:
                 yield served
@@ -115,7 +128,7 @@ class Preview:
 class _Server(HttpServer):
     def __init__(self, address: tuple[str, int], preview: Preview) -> None:
         self.preview, self.names = preview, own_names(address[0])
-        super().__init__(address, _Handler, _READERS + _OTHERS)
+        super().__init__(address, _Handler, _MAX_STREAMS + _MAX_OTHERS)
 
 
 class _Handler(Handler):
@@ -123,35 +136,35 @@ class _Handler(Handler):
 
     def setup(self) -> None:
         super().setup()
-        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _UNREAD)
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
 
-    def do_GET(self) -> None:  # noqa: N802 - called by that name
+    def do_GET(self) -> None:  # noqa: N802 - name given by http.server
         if not all(is_own(host, self.server.names) for host in self.headers.get_all("Host", [])):
             allowed = ", ".join(sorted(self.server.names))
-            why = (
+            reason = (
                 f"The preview answers to IP addresses, localhost, {allowed}; give --preview NAME:PORT for another name"
             )
-            self.send_error(HTTPStatus.MISDIRECTED_REQUEST, "not a name of this machine", why)
+            self.send_error(HTTPStatus.MISDIRECTED_REQUEST, "not a name of this machine", reason)
             return
         preview = self.server.preview
-        where = urlsplit(self.path)
-        wanted = parse_qs(where.query).get("camera", [])
-        if any(camera not in preview.screens for camera in wanted):
+        url = urlsplit(self.path)
+        requested = parse_qs(url.query).get("camera", [])
+        if any(camera not in preview.screens for camera in requested):
             self.send_error(HTTPStatus.NOT_FOUND, "no such camera here")
             return
-        cameras = wanted or list(preview.screens)
+        cameras = requested or list(preview.screens)
         screen = preview.screens[cameras[0]]
-        if where.path == "/state.json":
+        if url.path == "/state.json":
             ages = {camera: screen.age for camera, screen in preview.screens.items()}
             self._send("application/json", json.dumps(ages).encode())
-        elif where.path == "/":
+        elif url.path == "/":
             self._send("text/html; charset=utf-8", page(preview.title, cameras).encode())
-        elif where.path == "/snapshot.jpg":
+        elif url.path == "/snapshot.jpg":
             self._snapshot(screen)
-        elif where.path == "/stream.mjpg":
+        elif url.path == "/stream.mjpg":
             self._stream(screen)
         else:
-            self.send_error(HTTPStatus.NOT_FOUND, "here are /, /stream.mjpg, /snapshot.jpg and /state.json")
+            self.send_error(HTTPStatus.NOT_FOUND, "the pages are /, /stream.mjpg, /snapshot.jpg and /state.json")
 
     def _snapshot(self, screen: Screen) -> None:
         if (drawn := screen.jpeg(0)) is None:
@@ -161,7 +174,7 @@ class _Handler(Handler):
 
     def _stream(self, screen: Screen) -> None:
         if not self.server.preview.readers.acquire(blocking=False):
-            self.send_error(HTTPStatus.SERVICE_UNAVAILABLE, f"{_READERS} are looking already")
+            self.send_error(HTTPStatus.SERVICE_UNAVAILABLE, f"{_MAX_STREAMS} streams are open already")
             return
         try:
             if (drawn := screen.jpeg(0)) is None:
@@ -171,7 +184,7 @@ class _Handler(Handler):
             self._head("multipart/x-mixed-replace; boundary=" + _BOUNDARY)
             while drawn is not None:
                 number, data = drawn
-                # Firefox shows a part when the next boundary has come, so that comes with it.
+                # Firefox shows a part when it has received the next boundary, so both are sent together.
                 part = f"Content-Type: image/jpeg\r\nContent-Length: {len(data)}\r\n\r\n".encode()
                 self.wfile.write(part + data + f"\r\n--{_BOUNDARY}\r\n".encode())
                 drawn = screen.jpeg(number)

@@ -1,4 +1,4 @@
-"""What a run leaves behind: a JSON line per frame, and a summary."""
+"""Reports of a run: JSON lines, latency histograms, accuracy and audit counters."""
 
 from __future__ import annotations
 
@@ -24,9 +24,15 @@ log = logging.getLogger(__name__)
 
 
 class Line(msgspec.Struct, omit_defaults=True):
-    """One frame's answer. ``time``: seconds since the epoch. ``label``: ``unknown`` for a picture that the bundle was
-    not made for. ``truth``: where the source knows it. ``correction``: the frame has been answered already, by a
-    fallback that was wrong; ``latency_ms`` is then 0. ``camera``: which of several."""
+    """One line of ``--output``: the answer to a frame.
+
+    Attributes:
+        time: Seconds since the epoch.
+        label: Label; ``unknown`` for a picture out of the bundle's distribution.
+        truth: True label, if the source knows it.
+        correction: Whether the line corrects an earlier fallback; ``latency_ms`` is then 0.
+        camera: Name of the camera; empty for the only one.
+    """
 
     frame: int
     time: float
@@ -43,16 +49,26 @@ class Line(msgspec.Struct, omit_defaults=True):
 
 
 class Sink:
-    """Writes lines to a file, to stdout (``-``) or nowhere, from any thread. A disk that is full ends the writing, not
-    the run."""
+    """Writes JSON lines to a file, to standard output (``-``) or nowhere; thread-safe.
 
-    def __init__(self, target: str, append: bool = False, most: int | None = None, what: str = "answers") -> None:
-        """``append``: keep the lines that are in the file, and see ``LineFile`` for ``most``. ``what`` the lines are,
-        for a person. Raises ``OSError`` if the file cannot be opened."""
-        #: What was not written, and why; empty while all was.
+    An error such as a full disk ends the writing, not the run.
+    """
+
+    def __init__(self, target: str, append: bool = False, max_bytes: int | None = None, what: str = "answers") -> None:
+        """
+        Args:
+            target: Path of the file, ``-`` or an empty string.
+            append: Whether existing lines are kept.
+            max_bytes: Largest size of the file; see ``LineFile``.
+            what: Content of the lines, for messages.
+
+        Raises:
+            OSError: The file cannot be opened.
+        """
+        #: Why lines are missing; empty if none is.
         self.failure = ""
         self._encoder, self._target, self._what = msgspec.json.Encoder(), target, what
-        self._file = LineFile(Path(target), append, most) if target not in ("", "-") else None
+        self._file = LineFile(Path(target), append, max_bytes) if target not in ("", "-") else None
         self._ended = not target
         self._lock = threading.Lock()
 
@@ -78,18 +94,24 @@ class Sink:
         self._ended = True
         if self._file is None:
             exit.close_stdout()
-        why = f"{self._target if self._file is not None else 'standard output'}: {error.strerror}"
-        if self._file is None and error.errno == errno.EPIPE:  # whoever reads may stop
-            log.warning("%s; %s are no longer written", why, self._what)
+        reason = f"{self._target if self._file is not None else 'standard output'}: {error.strerror}"
+        if self._file is None and error.errno == errno.EPIPE:  # the reader has closed the pipe
+            log.warning("%s; %s are no longer written", reason, self._what)
             return
-        self.failure = why
+        self.failure = reason
         advice = "; make room and start again" if error.errno == errno.ENOSPC else ""
-        log.error("%s; %s are no longer written%s", why, self._what, advice)
+        log.error("%s; %s are no longer written%s", reason, self._what, advice)
 
 
 class Latencies:
-    """A histogram of latencies in bounded memory: 1 % wide bins from 1 us to 1000 s. ``total`` and ``longest`` in
-    milliseconds."""
+    """A histogram of latencies: bins of 1 % width from 1 us to 1000 s. ``total`` and ``longest`` in milliseconds.
+
+    Example:
+        >>> latencies = Latencies()
+        >>> latencies.add(2.0)
+        >>> latencies.mean, latencies.percentile(0.5)
+        (2.0, 2.0)
+    """
 
     _STEP = 1.01
     _LOG_STEP = math.log(_STEP)
@@ -107,7 +129,7 @@ class Latencies:
         self._bins[math.floor(math.log(min(max(ms, 1e-3), 1e6)) / self._LOG_STEP)] += 1
 
     def with_(self, other: Latencies) -> Latencies:
-        """Both together."""
+        """The sum of both histograms."""
         both = Latencies()
         both._bins = self._bins + other._bins
         both.total, both.count = self.total + other.total, self.count + other.count
@@ -119,51 +141,51 @@ class Latencies:
         return self.total / self.count if self.count else 0.0
 
     def percentile(self, share: float) -> float:
-        """The latency that ``share`` of the frames stayed within, to 1 %."""
-        wanted, seen = share * self.count, 0
-        for place in sorted(self._bins):
-            seen += self._bins[place]
-            if seen >= wanted:
-                return min(float(self._STEP ** (place + 1)), self.longest)
+        """Latency that a ``share`` (0 to 1) of the frames does not exceed, milliseconds, to 1 %."""
+        required, count = share * self.count, 0
+        for bin_ in sorted(self._bins):
+            count += self._bins[bin_]
+            if count >= required:
+                return min(float(self._STEP ** (bin_ + 1)), self.longest)
         return 0.0
 
     def curve(self) -> tuple[list[float], list[float]]:
-        """Latencies in milliseconds, rising, and the share of frames that stayed within each."""
-        places = sorted(self._bins)
-        shares = [seen / self.count for seen in accumulate(self._bins[place] for place in places)]
-        return [self._STEP ** (place + 1) for place in places], shares
+        """Latencies in ascending order, milliseconds, and the share of frames that does not exceed each."""
+        bins = sorted(self._bins)
+        shares = [count / self.count for count in accumulate(self._bins[bin_] for bin_ in bins)]
+        return [self._STEP ** (bin_ + 1) for bin_ in bins], shares
 
     def table(self) -> dict[str, float]:
-        figures = {"mean": self.mean} | {f"p{int(100 * p)}": self.percentile(p) for p in (0.5, 0.95, 0.99)}
-        return {name: round(value, 3) for name, value in (figures | {"max": self.longest}).items()}
+        values = {"mean": self.mean} | {f"p{int(100 * p)}": self.percentile(p) for p in (0.5, 0.95, 0.99)}
+        return {name: round(value, 3) for name, value in (values | {"max": self.longest}).items()}
 
 
-class Score:
-    """Accuracy against the truth, where the source knows it."""
+class AccuracyCounter:
+    """Accuracy over the frames with a known true label."""
 
     def __init__(self) -> None:
-        self.known = self.right = 0
+        self.known = self.correct = 0
 
     def add(self, label: str, truth: str | None) -> None:
         if truth is not None:
             self.known += 1
-            self.right += label == truth
+            self.correct += label == truth
 
     @property
-    def accuracy(self) -> float | None:
-        return self.right / self.known if self.known else None
+    def value(self) -> float | None:
+        """Share of correct labels; None without true labels."""
+        return self.correct / self.known if self.known else None
 
 
 def counters(tally: Tally, audited: int) -> dict[str, Any]:
-    """Counters that tell what the answers of a camera are worth.
+    """Counters of a camera's answers, for the summary.
 
     Args:
         audited: Hits that were sent to be audited.
 
     Returns:
-        ``overruled``: answers that differ from what the full model has said of their frame. ``asked``: share of frames
-        that needed the full model, audited hits included. ``audited``. ``unknown``: answers without a label.
-        ``scene_changes``: alarms of the picture.
+        ``overruled``: answers that differ from the full model's label of the same frame. ``asked``: share of frames
+        sent to the full model, audited hits included. ``unknown``: answers without a label.
     """
     return {
         "overruled": tally.overruled,
@@ -175,40 +197,41 @@ def counters(tally: Tally, audited: int) -> dict[str, Any]:
 
 
 def asked(tally: Tally, audited: int) -> int:
-    """Frames that needed the full model: misses and audited hits."""
+    """Number of frames sent to the full model: misses and audited hits."""
     return tally.frames - sum(tally.hits.values()) + audited
 
 
 def audits(cascade: Cascade | None) -> dict[str, Any] | None:
-    """What the audits of the present bundle have found; None without audits.
+    """Audit results of the active bundle, for the summary; None without audits.
 
     Returns:
-        ``sent``, ``judged``, ``wrong``, ``alarms``, ``rate`` and ``scale`` as in ``Audits``; ``agreement``: estimated
-        share of all answers that agree with the full model, with the ``low`` and ``high`` end of its 95 % interval,
-        None before an audit; ``threshold``: the risk at or under which a label is a hit now.
+        ``sent``, ``judged``, ``wrong``, ``alarms``, ``rate`` and ``scale`` as in ``Audits``. ``agreement``: estimated
+        share of all answers that agree with the full model, and the 95 % interval ``low`` to ``high``; None before the
+        first audit. ``threshold``: highest risk of a hit.
     """
     if cascade is None or cascade.audits is None:
         return None
-    found = cascade.audits
-    agreement = found.agreement()
+    results = cascade.audits
+    agreement = results.agreement()
     return {
-        "sent": found.sent,
-        "judged": found.judged,
-        "wrong": found.wrong,
-        "alarms": found.alarms,
-        "rate": found.rate,
-        "scale": found.scale,
+        "sent": results.sent,
+        "judged": results.judged,
+        "wrong": results.wrong,
+        "alarms": results.alarms,
+        "rate": results.rate,
+        "scale": results.scale,
         "agreement": None if agreement is None else dict(zip(("estimate", "low", "high"), agreement, strict=True)),
         "threshold": cascade.threshold,
     }
 
 
 def agreement(audits: dict[str, Any] | None) -> str:
-    """The measured agreement and its interval, for a person; empty where nothing is measured yet."""
+    """The measured agreement and its interval as text; empty before the first audit."""
     if audits is None or audits["agreement"] is None:
         return ""
-    found = audits["agreement"]
-    return f"{found['estimate']:.1%} agree with the full model (95 %: {found['low']:.1%} to {found['high']:.1%})"
+    interval = audits["agreement"]
+    low, high = interval["low"], interval["high"]
+    return f"{interval['estimate']:.1%} agree with the full model (95 %: {low:.1%} to {high:.1%})"
 
 
 def line(
@@ -220,6 +243,7 @@ def line(
     correction: bool = False,
     camera: str = "",
 ) -> Line:
+    """The output line of an answer. ``time``: seconds since the epoch; ``correction``: see ``Line``."""
     return Line(
         frame=answer.frame,
         time=round(time, 6),

@@ -1,8 +1,7 @@
-"""The answers over MQTT: for whoever wants to know what a camera sees now, not for the server.
+"""Results over MQTT, for other subscribers than the server.
 
-A label that changes is told at once, or a fifth of a second after the one before; one that stays, every ten seconds, so
-that whoever comes later need not wait long and silence means something. Thirty answers a second of a thousand cameras
-would be work for the broker and news for nobody; all of them are what ``--output`` is for.
+A changed label is published at once, but at least 0.2 s after the result before; an unchanged label every ten seconds.
+This rate keeps the load of the broker low with many cameras. ``--output`` has every answer.
 """
 
 from __future__ import annotations
@@ -17,15 +16,16 @@ from cachenet.edge_agent.camera import Answered
 from cachenet.edge_agent.outputs.report import Line
 from cachenet.shared.transport import protocol
 
-#: Seconds between two results of a camera: at least, and at most while it answers.
-_LEAST_S, _MOST_S = 0.2, 10.0
-#: Frames that the averages are of, or all where there were fewer: the weight of a frame fades over as many.
-_RECENT = 1000
+#: Least time between two results of a camera, seconds.
+_MIN_PERIOD_S = 0.2
+#: Longest time between two results of a camera that answers, seconds.
+_MAX_PERIOD_S = 10.0
+#: Length of the exponential averages, frames; of fewer frames, the plain mean.
+_AVERAGE_FRAMES = 1000
 
 
 class Result(Line, kw_only=True):
-    """An answer, and how the device has been doing lately: the share of frames that it answered by itself, and how long
-    frames took."""
+    """An answer, and recent averages: share of frames answered on the device, and latency in milliseconds."""
 
     local_share: float
     mean_latency_ms: float
@@ -38,45 +38,45 @@ class _Camera:
     share: float = 0.0
     latency_ms: float = 0.0
     label: str = ""
-    told: float = 0.0
+    published: float = 0.0
 
-    def count(self, seen: Answered) -> None:
-        self.frames = min(self.frames + 1, _RECENT)
-        self.share += (seen.answer.hit - self.share) / self.frames
-        self.latency_ms += (seen.line.latency_ms - self.latency_ms) / self.frames
+    def count(self, answered: Answered) -> None:
+        self.frames = min(self.frames + 1, _AVERAGE_FRAMES)
+        self.share += (answered.answer.hit - self.share) / self.frames
+        self.latency_ms += (answered.line.latency_ms - self.latency_ms) / self.frames
 
 
 class Results:
-    """Publishes results as JSON."""
+    """Observer that publishes results as JSON."""
 
     def __init__(
         self, publish: Callable[[str, bytes], bool], device: str, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """``publish`` takes a topic and a payload, does not wait, and says whether it went out."""
+        """``publish``: sends a payload to a topic without waiting, and returns whether it was sent."""
         self._publish, self._device, self._clock = publish, device, clock
         self._cameras: dict[str, _Camera] = {}
         self._encode = msgspec.json.Encoder().encode
 
-    def show(self, seen: Answered) -> None:
-        """From the hot loop."""
-        line = seen.line
+    def on_frame(self, answered: Answered) -> None:
+        """Publish the result of a frame if one is due; called by the hot loop."""
+        line = answered.line
         camera = self._cameras.get(line.camera)
         if camera is None:
             camera = self._cameras[line.camera] = _Camera(topic(self._device, line.camera))
-        camera.count(seen)
+        camera.count(answered)
         now = self._clock()
-        if camera.label and now - camera.told < (_LEAST_S if line.label != camera.label else _MOST_S):
+        if camera.label and now - camera.published < (_MIN_PERIOD_S if line.label != camera.label else _MAX_PERIOD_S):
             return
         result = Result(
             **msgspec.structs.asdict(line),
             local_share=round(camera.share, 4),
             mean_latency_ms=round(camera.latency_ms, 2),
         )
-        camera.told = now
+        camera.published = now
         if self._publish(camera.topic, self._encode(result)):
             camera.label = line.label
 
 
 def topic(device: str, camera: str) -> str:
-    """``cachenet/1/<device>/result``, or one below it for a camera of several."""
+    """``cachenet/1/<device>/result``, with ``/<camera>`` for one of several cameras."""
     return protocol.topic(device, "result", *filter(None, [camera]))

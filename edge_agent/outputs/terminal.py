@@ -1,4 +1,4 @@
-"""The live terminal view: what is seen, who answered, how fast."""
+"""Live terminal view: label, level and latency of each camera."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ from cachenet.edge_agent.outputs.drawing import COLOURS
 from cachenet.shared.command.text import printable
 from cachenet.shared.inference.engine import resident_bytes
 
-_PER_SECOND = 4
+#: Updates per second.
+_REFRESH_RATE = 4
 
 
 class TerminalView:
-    """Draws on stderr while the ``with`` block runs, from a thread of its own; the hot loop never waits for it."""
+    """Draws on standard error while the ``with`` block runs, in another thread."""
 
     def __init__(self, agent: Agent, console: Console) -> None:
         self._agent = agent
-        self._live = Live(get_renderable=self._draw, console=console, refresh_per_second=_PER_SECOND, transient=True)
+        self._live = Live(get_renderable=self._draw, console=console, refresh_per_second=_REFRESH_RATE, transient=True)
 
     def __enter__(self) -> TerminalView:
         self._live.start()
@@ -40,7 +41,7 @@ class TerminalView:
         table = Table.grid(padding=(0, 2))
         for camera in agent.cameras:
             self._add(table, camera)
-        link = "no network asked for"
+        link = "no broker"
         if agent.link is not None:
             link = "connected" if agent.link.connected.is_set() else f"[red]{_text(agent.link.trouble)}[/]"
         table.add_row("broker", link, "", f"{resident_bytes() / 1e6:.0f} MB")
@@ -49,13 +50,13 @@ class TerminalView:
     def _add(self, table: Table, camera: Camera) -> None:
         if camera.name:
             table.add_row("camera", f"[bold]{_text(camera.name)}[/]")
-        if (now := camera.now) is None:
-            table.add_row("waiting", _text(self._agent.trouble or "..."))
+        if (last := camera.last_answered) is None:
+            table.add_row("waiting", _text(self._agent.error or "..."))
             return
-        line = now.line
+        line = last.line
         table.add_row(
-            "sees",
-            f"[bold]{_text(line.label)}[/] {'' if now.answer.label is None else f'{line.confidence:.0%}'}",
+            "label",
+            f"[bold]{_text(line.label)}[/] {'' if last.answer.label is None else f'{line.confidence:.0%}'}",
             f"[{COLOURS[line.level]}]{line.level}[/] ({_text(line.model)})",
             f"{line.latency_ms:.1f} ms",
         )
@@ -64,24 +65,24 @@ class TerminalView:
         counts = tally.levels()
         shares = "  ".join(f"[{COLOURS[name]}]{name}[/] {n / total:.1%}" for name, n in counts.items())
         table.add_row("frames", f"{tally.frames}", shares, f"mean {camera.latencies.mean:.1f} ms")
-        table.add_row("submodels", _text(", ".join(camera.deployment.submodels)) or "none yet")
-        if (found := report.audits(camera.cascade)) is not None and found["judged"]:
+        table.add_row("submodels", _text(", ".join(camera.active_bundle.submodels)) or "none yet")
+        if (audits := report.audits(camera.cascade)) is not None and audits["judged"]:
             table.add_row(
                 "audits",
-                f"{found['judged']} hits",
-                report.agreement(found),
-                f"threshold {found['threshold']:.3f}",
+                f"{audits['judged']} hits",
+                report.agreement(audits),
+                f"threshold {audits['threshold']:.3f}",
             )
         source = camera.source
         if source.dropped or source.broken or source.losses:
             table.add_row(
                 "source",
                 f"{source.dropped} dropped",
-                f"[red]{_text(source.trouble)}[/]" if source.trouble else f"{source.losses} times lost",
+                f"[red]{_text(source.error)}[/]" if source.error else f"{source.losses} times lost",
                 f"{source.broken} broken",
             )
 
 
 def _text(text: str) -> str:
-    """Text from elsewhere, with neither control characters nor rich's markup."""
+    """``text`` without control characters and rich markup."""
     return escape(printable(text))

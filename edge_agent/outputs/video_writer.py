@@ -1,4 +1,4 @@
-"""``--save``: the answered frames as a video, with the answers drawn."""
+"""Video of the answered frames with drawn answers, for ``--save``."""
 
 from __future__ import annotations
 
@@ -22,27 +22,30 @@ from cachenet.shared.inference.image import Picture, Region
 
 log = logging.getLogger(__name__)
 
-#: What every build of OpenCV encodes by itself, by the file's suffix.
+#: Codecs that every build of OpenCV contains, by file suffix.
 _CODECS = {".mp4": "mp4v", ".avi": "MJPG"}
-#: Frames a second, where nobody says: of a film, and of a live source, of which that is enough to see what happened.
-_FILM, _LIVE = 25.0, 15.0
-#: Where a camera was gone for longer than this many seconds, the video shows that it was gone for so long.
-_GAP_S = 2.0
-#: The same of a file, in which a frame may well last this many seconds.
-_FILE_GAP_S = 60.0
-#: Times in a file are rounded: a frame that is due so soon, as a share of a frame, is due.
-_ROUNDED = 0.5
-#: Where frames of a file come faster than the video's rate, by how many seconds the video may be late until frames are
-#: left out.
-_LATE_S = 1.0
-#: Bytes that are left free on the disk, so that the video can be finished: an MP4 has its index at the end.
-_SPARE = 32 << 20
+#: Frame rate of a video of a file without a rate, frames per second.
+_FILE_FPS = 25.0
+#: Frame rate of a video of a live source, frames per second.
+_LIVE_FPS = 15.0
+#: Longest time for which the last frame before a loss of a camera is shown, seconds.
+_MAX_GAP_S = 2.0
+#: Longest time for which one frame of a file is shown, seconds.
+_MAX_FILE_GAP_S = 60.0
+#: Rounding of frame times in a file, as a share of a frame's duration.
+_ROUNDING = 0.5
+#: Longest delay of the video behind a file with a higher frame rate, before frames are left out, seconds.
+_MAX_DELAY_S = 1.0
+#: Bytes that stay free on the disk, so that the video can be finished: an MP4 file has its index at the end.
+_RESERVED_BYTES = 32 << 20
 
 
-class Saver:
-    """Writes a video on a thread of its own. Of a file every frame is in it, for as long as in the file; a live source
-    is shown at the pace that it had, whatever was left out. What goes wrong with disk or encoder ends the video, not
-    the run."""
+class VideoSaver:
+    """Writes a video in another thread.
+
+    The video of a file has every frame, for as long as in the file. The video of a live source has the source's pace,
+    whatever frames were dropped. An error of disk or encoder ends the video, not the run.
+    """
 
     def __init__(
         self,
@@ -50,60 +53,68 @@ class Saver:
         live: bool,
         fps: float | None = None,
         region: Region | None = None,
-        own_times: bool = False,
+        file_times: bool = False,
     ) -> None:
-        """``fps``: of a file's video; ``region``: see ``annotate``. ``own_times``: a frame is shown for as long as in
-        the file that it is from, rather than for ``1 / fps``. Raises ``ValueError`` for a name that says no format,
-        ``OSError`` if there can be no such file."""
+        """
+        Args:
+            fps: Frame rate of the video of a file, frames per second.
+            region: See ``annotate``.
+            file_times: Whether a frame is shown for as long as in its file, rather than for ``1 / fps``.
+
+        Raises:
+            ValueError: The suffix of ``path`` names no video format.
+            OSError: The file cannot be created.
+        """
         if path.suffix.lower() not in _CODECS:
             raise ValueError(f"a video's name ends in {' or '.join(_CODECS)}")
-        path.open("ab").close()  # find out now, not when the first frame is answered
-        self._path, self._live, self._region, self._own_times = path, live, region, own_times
-        self._fps = _LIVE if live else fps or _FILM
+        path.open("ab").close()  # an error must appear now, not at the first frame
+        self._path, self._live, self._region, self._file_times = path, live, region, file_times
+        self._fps = _LIVE_FPS if live else fps or _FILE_FPS
         self._writer: cv2.VideoWriter | None = None
         self._size = 0, 0
         self._ended, self._failure = False, ""
-        #: When the video began, on the monotonic clock or in the file, in seconds, and how many of its frames are
-        #: written.
-        self._begun, self._written = 0.0, 0
-        #: The frame that is shown until the time of the next one.
+        #: Start of the video, on the monotonic clock or in the file, seconds.
+        self._begun = 0.0
+        #: Number of written frames.
+        self._written = 0
+        #: The last written frame.
         self._shown: Picture | None = None
-        self._aside = FrameWorker("saver", self._write, waits=not live)
+        self._worker = FrameWorker("saver", self._write, blocks=not live)
 
-    def show(self, seen: Answered) -> None:
-        """From the hot loop."""
-        self._aside.show(seen)
+    def on_frame(self, answered: Answered) -> None:
+        """Queue a frame; called by the hot loop."""
+        self._worker.on_frame(answered)
 
     def close(self) -> None:
-        """Finish the video, so that it can be played."""
-        self._aside.close()
-        whole = self._writer is not None
+        """Finish the video."""
+        self._worker.close()
+        has_frames = self._writer is not None
         self._end()
-        if whole and not self._plays():
-            self._failure = "it cannot be played; was the disk full?"
+        if has_frames and not self._is_readable():
+            self._failure = "it cannot be read; was the disk full?"
             log.error("%s: %s", shown(self._path), self._failure)
 
     @property
     def failure(self) -> str:
-        """What is not in the video, and why; empty where nothing is missing."""
-        why = self._failure or (f"{self._aside.failed} frames failed, see the log" if self._aside.failed else "")
-        return f"{shown(self._path)}: {why}" if why else ""
+        """Why the video is incomplete; empty if it is complete."""
+        reason = self._failure or (f"{self._worker.failed} frames failed, see the log" if self._worker.failed else "")
+        return f"{shown(self._path)}: {reason}" if reason else ""
 
-    def _plays(self) -> bool:
-        """Whether the video can be read: OpenCV does not say that a write has failed."""
-        with _plain(self._path) as path:
+    def _is_readable(self) -> bool:
+        """Whether the video can be read: OpenCV does not report failed writes."""
+        with _ascii_safe(self._path) as path:
             return cv2.VideoCapture(path).read()[0]
 
-    def _write(self, seen: Answered) -> None:
+    def _write(self, answered: Answered) -> None:
         if self._ended:
             return
-        repeats, copies = self._due(seen.time)
+        repeats, copies = self._due(answered.time)
         if not repeats and not copies:
             return
-        if shutil.disk_usage(self._path.parent).free < _SPARE:
-            self._end(f"the disk has less than {_SPARE >> 20} MB left")
+        if shutil.disk_usage(self._path.parent).free < _RESERVED_BYTES:
+            self._end(f"the disk has less than {_RESERVED_BYTES >> 20} MB left")
             return
-        drawn = annotate(seen.picture, seen.line, self._region)
+        drawn = annotate(answered.picture, answered.line, self._region)
         writer = self._writer or self._open(drawn)
         if writer is not None:
             drawn = _letterbox(drawn, self._size)
@@ -115,34 +126,36 @@ class Saver:
             self._written += repeats + copies
 
     def _due(self, file_s: float | None) -> tuple[int, int]:
-        """For how many frames of the video the frame before goes on to be shown, and how many the present one is.
-        ``file_s``: the time of the present one in its file."""
-        if self._live:
-            due = self._passed(time.monotonic(), _GAP_S) + 1
-            return 0, max(0, due)
-        if not self._own_times or file_s is None:
-            return 0, 1
-        ahead = self._passed(file_s, _FILE_GAP_S)
-        return max(0, ahead), int(ahead > -_LATE_S * self._fps)
+        """Numbers of video frames that repeat the last picture, and that show the present one.
 
-    def _passed(self, now: float, most_s: float) -> int:
-        """How many frames of the video are due until ``now``, in seconds, beyond those written. Of a gap of more than
-        ``most_s`` no more is shown."""
+        Args:
+            file_s: Time of the present picture in its file, seconds.
+        """
+        if self._live:
+            due = self._due_frames(time.monotonic(), _MAX_GAP_S) + 1
+            return 0, max(0, due)
+        if not self._file_times or file_s is None:
+            return 0, 1
+        ahead = self._due_frames(file_s, _MAX_FILE_GAP_S)
+        return max(0, ahead), int(ahead > -_MAX_DELAY_S * self._fps)
+
+    def _due_frames(self, now: float, max_gap_s: float) -> int:
+        """Number of video frames due at ``now``, seconds, beyond those written; at most ``max_gap_s`` of them."""
         if not self._written:
             self._begun = now
-        due = int((now - self._begun) * self._fps + _ROUNDED) - self._written
-        if due > (most := int(most_s * self._fps)):
-            self._begun += (due - most) / self._fps
-            due = most
+        due = int((now - self._begun) * self._fps + _ROUNDING) - self._written
+        if due > (limit := int(max_gap_s * self._fps)):
+            self._begun += (due - limit) / self._fps
+            due = limit
         return due
 
     def _open(self, drawn: Picture) -> cv2.VideoWriter | None:
-        # Or OpenCV and FFmpeg say on stderr, in many lines, what we say in one.
+        # Without these, OpenCV and FFmpeg write many lines to standard error about each failure.
         cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
         os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
         self._size = drawn.shape[1], drawn.shape[0]
         codec = cv2.VideoWriter.fourcc(*_CODECS[self._path.suffix.lower()])
-        with _plain(self._path) as path:
+        with _ascii_safe(self._path) as path:
             writer = cv2.VideoWriter(path, codec, self._fps, self._size)
         if not writer.isOpened():
             self._end("OpenCV has no encoder for it here")
@@ -150,11 +163,11 @@ class Saver:
         self._writer = writer
         return writer
 
-    def _end(self, why: str = "") -> None:
-        """``why``: what ends it early, for a person."""
-        if why and not self._ended:
-            self._failure = why
-            log.error("%s ends after %d frames: %s", shown(self._path), self._written, why)
+    def _end(self, reason: str = "") -> None:
+        """Close the video. ``reason``: why it ends early."""
+        if reason and not self._ended:
+            self._failure = reason
+            log.error("%s ends after %d frames: %s", shown(self._path), self._written, reason)
         self._ended = True
         if self._writer is not None:
             self._writer.release()
@@ -162,9 +175,9 @@ class Saver:
 
 
 @contextmanager
-def _plain(path: Path) -> Iterator[str]:
-    """``path`` as OpenCV and FFmpeg take it: absolute, or what is before a colon would be a protocol, and UTF-8, or
-    OpenCV would crash. Where its bytes are no UTF-8, this is a link to it."""
+def _ascii_safe(path: Path) -> Iterator[str]:
+    """``path`` as OpenCV and FFmpeg accept it: absolute, so that a colon names no protocol, and valid UTF-8, without
+    which OpenCV crashes. A path with other bytes is replaced by a temporary link."""
     absolute = str(path.absolute())
     try:
         absolute.encode()
@@ -177,7 +190,7 @@ def _plain(path: Path) -> Iterator[str]:
 
 
 def _letterbox(picture: Picture, size: tuple[int, int]) -> Picture:
-    """``picture`` whole, within ``size`` (width, height): pictures of a directory need not be alike."""
+    """``picture`` scaled into ``size`` (width, height) with black bars; pictures of a directory may differ in size."""
     height, width = picture.shape[:2]
     if (width, height) == size:
         return picture

@@ -1,8 +1,7 @@
-"""Where frames come from: a camera, an RTSP stream, a pipe, a video file, a picture, a directory of pictures or a
-recorded stream.
+"""Frame sources: cameras, RTSP streams, pipes, video files, pictures, directories of pictures and recorded streams.
 
-Files play every frame, as fast as they are taken or at a given rate. Of whatever is live only the latest frame counts,
-so that an answer is always about now; what is dropped for that is counted.
+A file gives every frame, as fast as frames are read or at a given rate. A live source gives only its latest frame, so
+that every answer is about the present, and counts the frames that it drops.
 """
 
 from __future__ import annotations
@@ -28,9 +27,13 @@ def open_source(spec: str, fps: float | None = None, frozen: OnFrozen = "say") -
     ``pipe:WIDTHxHEIGHT[:FORMAT]``, a video file, a picture, a directory of pictures (in natural order of their names)
     or a recorded stream.
 
-    ``fps`` paces files, and is the most that is taken of a live source. ``frozen``: what to do about a camera that
-    gives the same picture again and again. Raises ``SourceError``, and ``OSError`` for a directory that may not be
-    listed.
+    Args:
+        fps: Frame rate of a file, and highest rate of a live source, frames per second.
+        frozen: Reaction to a camera that repeats one picture.
+
+    Raises:
+        SourceError: The source cannot be opened.
+        OSError: A directory cannot be listed.
     """
     kind, _, rest = spec.partition(":")
     if kind == "camera":

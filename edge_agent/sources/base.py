@@ -1,4 +1,4 @@
-"""What every source has in common."""
+"""The interface of all frame sources."""
 
 from __future__ import annotations
 
@@ -11,13 +11,18 @@ from cachenet.shared.inference.image import Picture
 
 
 class SourceError(UserError):
-    """A source that cannot be opened; the message says what to do."""
+    """A source cannot be opened; the message says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shot:
-    """One picture, BGR, and its true label where the source knows it. ``time``: of the frame in its file, in seconds;
-    None where the file says none."""
+    """One frame of a source.
+
+    Attributes:
+        picture: (height, width, 3) uint8 BGR.
+        truth: True label; None if unknown.
+        time: Time of the frame in its file, seconds; None for live sources and files without times.
+    """
 
     picture: Picture
     truth: str | None = None
@@ -25,28 +30,27 @@ class Shot:
 
 
 class Source(Protocol):
-    """Yields shots until it ends or ``close`` is called from any thread."""
+    """Yields frames until it ends or ``close`` is called. ``close`` is thread-safe."""
 
     @property
     def dropped(self) -> int:
-        """Live frames that were replaced by a later one before they were taken."""
+        """Number of live frames that were replaced by a later one before they were read."""
 
     @property
     def broken(self) -> int:
-        """Files that held no picture, frames of a video that are damaged or missing, and pictures that were cut
-        short."""
+        """Number of unreadable files, damaged or missing video frames, and truncated pictures."""
 
     @property
     def losses(self) -> int:
-        """How often a live camera has stopped to give pictures."""
+        """Number of times that a live camera was lost."""
 
     @property
-    def trouble(self) -> str:
-        """Why there are no pictures now, or none that are new, for a person; empty while all is well."""
+    def error(self) -> str:
+        """Why there are no new frames now; empty without an error."""
 
     @property
     def fps(self) -> float | None:
-        """Frames per second that a file says it has; None where it says none, and of what is live."""
+        """Frame rate of a file, frames per second; None for live sources and files without a rate."""
 
     def __iter__(self) -> Iterator[Shot]: ...
     def close(self) -> None: ...

@@ -1,4 +1,4 @@
-"""Frames in files: pictures, recorded streams, videos."""
+"""File sources: pictures, recorded streams, videos."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from cachenet.shared.media.video import BadVideo, Video
 
 log = logging.getLogger(__name__)
 
-#: Files that cannot be read and are named, each on a line; of the others only the number is said.
-_NAMED = 10
+#: Number of unreadable files that are logged by name; further ones are only counted.
+_MAX_LOGGED = 10
 
 
-class Pace:
-    """Sleeps so that frames come ``fps`` a second; a late frame does not make the next ones hurry."""
+class FramePacer:
+    """Limits the frame rate to ``fps``. Time lost by a late frame is not made up."""
 
     def __init__(self, fps: float | None) -> None:
         self._period = 1.0 / fps if fps else 0.0
@@ -31,7 +31,7 @@ class Pace:
         self.stopped = threading.Event()
 
     def wait(self) -> bool:
-        """False when it is time to end."""
+        """Wait for the time of the next frame; False after ``stopped`` was set."""
         now = time.monotonic()
         if self._period:
             self._next = max(self._next + self._period, now)
@@ -40,77 +40,81 @@ class Pace:
 
 
 class Files:
-    """Pictures in files, each with its label and its time if they are known. A file that cannot be read is skipped,
-    named with the reason, and counted."""
+    """Pictures in files. An unreadable file is logged, skipped and counted."""
 
     dropped = losses = 0
-    trouble = ""
+    error = ""
 
     def __init__(
         self,
         files: Sequence[Path],
-        pace: float | None,
+        fps: float | None,
         truth: Sequence[str | None] | None = None,
         times: Sequence[float] | None = None,
     ) -> None:
-        """``pace``: frames per second to be played at. ``truth`` and ``times``, in seconds: one for each file."""
+        """
+        Args:
+            fps: Frame rate, frames per second; None: as fast as frames are read.
+            truth: True label of each file.
+            times: Time of each file, seconds.
+        """
         self.broken = 0
         self.fps: float | None = None
-        self._files, self._pace = files, Pace(pace)
+        self._files, self._pacer = files, FramePacer(fps)
         self._truth, self._times = truth, times
 
     def __iter__(self) -> Iterator[Shot]:
         try:
             for number, file in enumerate(self._files):
-                if self._pace.stopped.is_set():
+                if self._pacer.stopped.is_set():
                     return
                 try:
                     picture = pictures.read(file)
                 except (OSError, BadPicture) as error:
                     self.broken += 1
-                    if self.broken <= _NAMED:
+                    if self.broken <= _MAX_LOGGED:
                         log.warning("%s is skipped: %s", shown(file), pictures.reason(error))
                     continue
-                if not self._pace.wait():
+                if not self._pacer.wait():
                     return
                 label = None if self._truth is None else self._truth[number]
                 yield Shot(picture, label, None if self._times is None else self._times[number])
         finally:
-            if self.broken > _NAMED:
-                log.warning("%d more files were skipped", self.broken - _NAMED)
+            if self.broken > _MAX_LOGGED:
+                log.warning("%d more files were skipped", self.broken - _MAX_LOGGED)
 
     def close(self) -> None:
-        self._pace.stopped.set()
+        self._pacer.stopped.set()
 
 
 class Stream(Files):
-    """A recorded stream (see ``shared.media.recording``), with its truth where it is known."""
+    """A recorded stream (see ``shared.media.recording``), with its true labels if known."""
 
-    def __init__(self, directory: Path, pace: float | None) -> None:
+    def __init__(self, directory: Path, fps: float | None) -> None:
         try:
             recording = stream.read(directory)
         except stream.StreamError as error:
             raise SourceError(str(error)) from None
         files = [directory / (recording.files % number) for number in range(recording.frames)]
         truth = None if recording.truth is None else [recording.labels[label] for label in recording.truth]
-        super().__init__(files, pace, truth, recording.seconds())
+        super().__init__(files, fps, truth, recording.seconds())
         self.fps = recording.fps
 
 
 class VideoFile:
-    """A video file. Frames that are damaged are counted, and said once at the end."""
+    """A video file. Damaged frames are counted and logged at the end."""
 
     dropped = losses = 0
-    trouble = ""
+    error = ""
 
-    def __init__(self, path: Path, pace: float | None) -> None:
+    def __init__(self, path: Path, fps: float | None) -> None:
         """Raises ``SourceError``."""
         try:
             self._video = Video(path)
         except (OSError, BadVideo) as error:
-            why = error.strerror if isinstance(error, OSError) else error
-            raise SourceError(f"{shown(path)}: {why}") from None
-        self._path, self._pace = path, Pace(pace)
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise SourceError(f"{shown(path)}: {reason}") from None
+        self._path, self._pacer = path, FramePacer(fps)
         self.fps: float | None = self._video.fps
 
     @property
@@ -120,7 +124,7 @@ class VideoFile:
     def __iter__(self) -> Iterator[Shot]:
         try:
             for frame in self._video.frames():
-                if not self._pace.wait():
+                if not self._pacer.wait():
                     return
                 yield Shot(frame.picture, time=frame.time)
         finally:
@@ -128,4 +132,4 @@ class VideoFile:
                 log.warning("%s: %s", shown(self._path), remark)
 
     def close(self) -> None:
-        self._pace.stopped.set()
+        self._pacer.stopped.set()

@@ -8,31 +8,31 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
-class Latest(Generic[T]):
-    """A place for one thing: what is put there takes the place of what nobody has taken yet."""
+class LatestValue(Generic[T]):
+    """A queue of length one: a new item replaces one that was not taken."""
 
     def __init__(self) -> None:
-        #: How many were never taken.
+        #: Number of replaced items.
         self.dropped = 0
         self._item: T | None = None
         self._ended = False
-        self._news = threading.Condition()
+        self._condition = threading.Condition()
 
     def put(self, item: T) -> None:
-        with self._news:
+        with self._condition:
             self.dropped += self._item is not None
             self._item = item
-            self._news.notify()
+            self._condition.notify()
 
     def take(self) -> T | None:
-        """Wait for the next; None when there will be none."""
-        with self._news:
-            self._news.wait_for(lambda: self._item is not None or self._ended)
+        """Wait for the next item; None after ``end``."""
+        with self._condition:
+            self._condition.wait_for(lambda: self._item is not None or self._ended)
             item, self._item = self._item, None
             return item
 
     def end(self) -> None:
-        """There will be no more: whoever waits is told so."""
-        with self._news:
+        """Wake all waiting threads: no item follows."""
+        with self._condition:
             self._ended = True
-            self._news.notify_all()
+            self._condition.notify_all()

@@ -1,8 +1,8 @@
-"""A camera that is lost comes back: readers of its pictures, and the watch over them.
+"""Live cameras, which are opened again after a loss.
 
-A read may fail, and it may never return (a driver that waits for a device which is gone, a socket whose other end has
-frozen). So each opening of a camera has a thread of its own, which is left behind when it is silent for too long, while
-another one tries to open the camera anew.
+A read may fail or block for ever: a driver waits for an unplugged device, or the other end of a socket hangs. Each
+opening of a camera therefore has its own reader thread. A reader that is silent for too long is abandoned, and another
+one opens the camera again.
 """
 
 from __future__ import annotations
@@ -17,176 +17,189 @@ from collections.abc import Callable, Iterator
 from cachenet.edge_agent.sources import devices
 from cachenet.edge_agent.sources.base import Shot, SourceError
 from cachenet.edge_agent.sources.devices import Device
-from cachenet.edge_agent.sources.files import Pace
+from cachenet.edge_agent.sources.files import FramePacer
 from cachenet.edge_agent.sources.frozen import FrozenAlarm, OnFrozen
-from cachenet.edge_agent.sources.latest import Latest
+from cachenet.edge_agent.sources.latest import LatestValue
 from cachenet.shared.command.supervision import SupervisedThread
 from cachenet.shared.inference.engine import first_line
 from cachenet.shared.inference.image import Picture
 
 log = logging.getLogger(__name__)
 
-#: How long a camera may be silent before it counts as lost, and how long it may take to be opened: a little more than
-#: those below wait, which give up in an orderly way.
-SILENCE_S, OPENING_S = devices.SILENCE_S + 1.0, devices.OPENING_S + 1.0
-#: Between two tries to open it again: from, up to, twice as long each time; and by what share more or less, so that all
-#: cameras of a switch that is back do not ask at once.
-_RETRY_S, _JITTER = (0.25, 3.0), 0.25
-#: Readers that may be left behind, stuck, at a time. No other is begun then: each may hold a thread and a socket.
-_STUCK = 3
-#: How long a reader that is not wanted any more may take to end.
-_LAST_FRAME_S = 0.3
+#: Silence after which a camera counts as lost, seconds: longer than the timeout of the drivers, which fail cleanly.
+SILENCE_S = devices.SILENCE_S + 1.0
+#: Longest time to open a camera, seconds: longer than the timeout of the drivers.
+OPENING_S = devices.OPENING_S + 1.0
+#: First and longest delay before a camera is opened again, seconds; the delay doubles each time.
+_RETRY_S = (0.25, 3.0)
+#: Relative jitter of the delay, so that cameras of one switch do not connect at the same moment.
+_JITTER = 0.25
+#: Largest number of abandoned readers that still run. Each may hold a thread and a socket.
+_MAX_ABANDONED = 3
+#: Longest wait for the end of an abandoned reader, seconds.
+_READER_STOP_S = 0.3
 
 
-class Reader:
-    """One opening of a camera, and its pictures until it is lost or left behind."""
+class CameraReader:
+    """One opening of a camera: delivers pictures until the camera is lost or the reader is abandoned."""
 
-    def __init__(self, device: Device, deliver: Callable[[Picture], None], stir: threading.Event) -> None:
-        """``stir`` is set at the first picture and at the end."""
-        #: When it began and when it last gave a sign of life, and whether that was a picture.
-        self.begun = self.sign = time.monotonic()
-        self.gives = False
+    def __init__(self, device: Device, deliver: Callable[[Picture], None], wake: threading.Event) -> None:
+        """``wake`` is set after the first picture and at the end."""
+        #: Time of the start.
+        self.started = time.monotonic()
+        #: Time of the last progress: the start, the opening or a picture.
+        self.last_progress = self.started
+        #: Whether a picture was delivered.
+        self.delivers = False
         self.opened = threading.Event()
-        #: Why it has ended, or could not begin; empty until then.
-        self.trouble = ""
-        self._device, self._deliver, self._stir = device, deliver, stir
-        self._left = False
+        #: Why the reader has ended; empty before.
+        self.error = ""
+        self._device, self._deliver, self._wake = device, deliver, wake
+        self._abandoned = False
         self._thread = threading.Thread(target=self._run, name="camera reader", daemon=True)
         self._thread.start()
 
     @property
-    def patience_s(self) -> float:
-        """Seconds until it will have been silent for too long."""
-        return self.sign + (SILENCE_S if self.opened.is_set() else OPENING_S) - time.monotonic()
+    def remaining_s(self) -> float:
+        """Seconds until the reader counts as silent."""
+        return self.last_progress + (SILENCE_S if self.opened.is_set() else OPENING_S) - time.monotonic()
 
     @property
     def alive(self) -> bool:
         return self._thread.is_alive()
 
-    def leave(self, wait_s: float = 0.0) -> None:
-        """It is not wanted any more, and ends when its read returns."""
-        self._left = True
+    def abandon(self, wait_s: float = 0.0) -> None:
+        """Deliver no more pictures. The thread ends when its read returns."""
+        self._abandoned = True
         self._thread.join(wait_s)
 
     def _run(self) -> None:
         try:
             self._read()
         except SourceError as error:
-            self.trouble = str(error)
-        except Exception as error:  # whatever a driver may raise, here the camera is lost and no more
-            self.trouble = f"its driver failed ({first_line(error)})"
+            self.error = str(error)
+        except Exception as error:  # any exception of a driver means that the camera is lost
+            self.error = f"its driver failed ({first_line(error)})"
         self.opened.set()
-        self._stir.set()
+        self._wake.set()
 
     def _read(self) -> None:
         capture = self._device.open()
         try:
-            self.sign = time.monotonic()
+            self.last_progress = time.monotonic()
             self.opened.set()
-            while not self._left:
+            while not self._abandoned:
                 _, picture = capture.read()
                 if picture is None:
-                    self.trouble = "it gives no more pictures"
+                    self.error = "it gives no more pictures"
                     return
-                self.sign = time.monotonic()
-                if not self._left:
+                self.last_progress = time.monotonic()
+                if not self._abandoned:
                     self._deliver(picture)
-                if not self.gives:
-                    self.gives = True
-                    self._stir.set()
+                if not self.delivers:
+                    self.delivers = True
+                    self._wake.set()
         finally:
             capture.release()
 
 
 class Live:
-    """A camera: only its latest picture counts, and it is opened again whenever it is lost, for as long as it takes."""
+    """A camera that gives only its latest picture, and is opened again after every loss."""
 
     broken = 0
     fps = None
 
     def __init__(self, device: Device, fps: float | None = None, frozen: OnFrozen = "say") -> None:
-        """``fps``: take no more pictures than that. ``frozen``: whether a camera that gives the same picture for
-        ``FROZEN_S`` is lost, or this is only said. Raises ``SourceError`` if the camera is not there now."""
+        """
+        Args:
+            fps: Highest frame rate, frames per second.
+            frozen: Reaction to a camera that repeats one picture for ``FROZEN_S``.
+
+        Raises:
+            SourceError: The camera cannot be opened now.
+        """
         self.losses = 0
-        #: Why the camera counts as lost now; empty while it gives pictures.
+        #: Why the camera is lost now; empty while it gives pictures.
         self._lost = ""
-        self._device, self._pace = device, Pace(fps)
+        self._device, self._pacer = device, FramePacer(fps)
         self._alarm, self._frozen_is_lost = FrozenAlarm(), frozen == "lost"
-        self._latest: Latest[Picture] = Latest()
+        self._latest: LatestValue[Picture] = LatestValue()
         self._closed = threading.Event()
-        self._stir = threading.Event()
+        self._wake = threading.Event()
         self._reader = self._open()
-        #: Readers that were left behind, and have not ended yet.
-        self._left: set[Reader] = set()
-        answers = self._reader.opened.wait(OPENING_S)
-        if not answers or self._reader.trouble:
-            self._reader.leave()
-            raise SourceError(self._reader.trouble or f"{device.name} does not answer; is it free, and well?")
-        self._watch = SupervisedThread("camera watch", self._keep)
-        self._watch.start()
+        #: Abandoned readers that still run.
+        self._abandoned: set[CameraReader] = set()
+        opened = self._reader.opened.wait(OPENING_S)
+        if not opened or self._reader.error:
+            self._reader.abandon()
+            reason = f"{device.name} does not answer; is it used by another program, or broken?"
+            raise SourceError(self._reader.error or reason)
+        self._monitor = SupervisedThread("camera monitor", self._supervise_reader)
+        self._monitor.start()
 
     @property
     def dropped(self) -> int:
         return self._latest.dropped
 
     @property
-    def trouble(self) -> str:
-        return self._lost or self._alarm.trouble
+    def error(self) -> str:
+        return self._lost or self._alarm.error
 
     def __iter__(self) -> Iterator[Shot]:
-        while self._pace.wait() and (picture := self._latest.take()) is not None:
+        while self._pacer.wait() and (picture := self._latest.take()) is not None:
             yield Shot(picture)
 
     def rename(self, camera: str) -> None:
-        """Have log lines begin with the name that the user gave the camera: addresses are shown without their path,
-        so those of two cameras of one recorder may look alike."""
+        """Show the user's name of the camera in log lines. Addresses are shown without their path, so those of two
+        cameras of one recorder may be equal."""
         self._device = dataclasses.replace(self._device, name=f"{camera} ({self._device.name})")
 
     def close(self) -> None:
         self._closed.set()
-        self._stir.set()
-        self._pace.stopped.set()
+        self._wake.set()
+        self._pacer.stopped.set()
         self._latest.end()
-        # A read that returns while the interpreter ends aborts the process, so wait for it to be the last.
-        self._watch.stop(_LAST_FRAME_S)
-        self._reader.leave(_LAST_FRAME_S)
+        # A read that returns while the interpreter ends would abort the process, so wait for the reader.
+        self._monitor.stop(_READER_STOP_S)
+        self._reader.abandon(_READER_STOP_S)
 
-    def _open(self) -> Reader:
-        return Reader(self._device, self._deliver, self._stir)
+    def _open(self) -> CameraReader:
+        return CameraReader(self._device, self._deliver, self._wake)
 
     def _deliver(self, picture: Picture) -> None:
-        """From a reader's thread. Raises ``SourceError`` for a frozen camera that counts as lost."""
-        self._alarm.see(picture, time.monotonic(), self._device.name)
-        if self._frozen_is_lost and self._alarm.trouble:
-            raise SourceError(self._alarm.trouble)
+        """Called by the reader's thread. Raises ``SourceError`` for a frozen camera that counts as lost."""
+        self._alarm.add(picture, time.monotonic(), self._device.name)
+        if self._frozen_is_lost and self._alarm.error:
+            raise SourceError(self._alarm.error)
         self._latest.put(picture)
 
-    def _keep(self) -> None:
-        """Watch the reader until the camera is closed; in the place of one that is lost begin another."""
+    def _supervise_reader(self) -> None:
+        """Replace the reader after a loss, until the camera is closed."""
         lost_at, wait_s = 0.0, _RETRY_S[0]
         while not self._closed.is_set():
             reader = self._reader
-            patience_s = reader.patience_s
-            if trouble := reader.trouble or ("" if patience_s > 0 else "it is silent"):
+            remaining_s = reader.remaining_s
+            if error := reader.error or ("" if remaining_s > 0 else "it is silent"):
                 if not self._lost:
                     self.losses += 1
-                    lost_at = reader.sign
-                    if reader.sign - reader.begun > _RETRY_S[1]:  # and not one that comes and goes
+                    lost_at = reader.last_progress
+                    # A camera that is lost again at once keeps its longer delay.
+                    if reader.last_progress - reader.started > _RETRY_S[1]:
                         wait_s = _RETRY_S[0]
-                    log.warning("%s is lost: %s; trying again", self._device.name, trouble)
-                self._lost = trouble
-                if not self._alarm.trouble:  # or a still picture before and after a loss would pass for a frozen one
+                    log.warning("%s is lost: %s; trying again", self._device.name, error)
+                self._lost = error
+                if not self._alarm.error:  # an equal picture before and after a loss does not mean frozen
                     self._alarm = FrozenAlarm()
-                reader.leave()
+                reader.abandon()
                 if self._closed.wait(wait_s * random.uniform(1 - _JITTER, 1 + _JITTER)):
                     return
                 wait_s = min(2 * wait_s, _RETRY_S[1])
-                self._left = {left for left in self._left | {reader} if left.alive}
-                if len(self._left) < _STUCK:
+                self._abandoned = {old for old in self._abandoned | {reader} if old.alive}
+                if len(self._abandoned) < _MAX_ABANDONED:
                     self._reader = self._open()
-            elif self._lost and reader.gives:
+            elif self._lost and reader.delivers:
                 log.warning("%s is back after %.1f s", self._device.name, time.monotonic() - lost_at)
                 self._lost = ""
             else:
-                self._stir.wait(patience_s)
-                self._stir.clear()
+                self._wake.wait(remaining_s)
+                self._wake.clear()

@@ -1,7 +1,7 @@
-"""Raw pictures on standard input, from whatever can write them there: rpicam-vid, ffmpeg, GStreamer.
+"""Raw pictures on standard input, written by rpicam-vid, ffmpeg or GStreamer.
 
-Only the latest counts, as of any camera. The other way, to let the writer wait, would keep every picture but make its
-answer late by whatever the writer holds back; and a camera cannot wait. For every picture of a file, give the file.
+Only the latest picture counts, as for any camera. Blocking the writer would delay answers by the writer's buffer. To
+answer every picture of a file, use the file as the source.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ import numpy as np
 import numpy.typing as npt
 
 from cachenet.edge_agent.sources.base import Shot, SourceError
-from cachenet.edge_agent.sources.files import Pace
+from cachenet.edge_agent.sources.files import FramePacer
 from cachenet.edge_agent.sources.frozen import FrozenAlarm
-from cachenet.edge_agent.sources.latest import Latest
+from cachenet.edge_agent.sources.latest import LatestValue
 from cachenet.shared.inference.image import Picture
 
 log = logging.getLogger(__name__)
 
-#: By their names in FFmpeg, and how OpenCV makes BGR of them. The first is what rpicam-vid writes.
+#: Pixel formats by FFmpeg's names, and OpenCV's conversion to BGR. The first is the default and rpicam-vid's output.
 FORMATS: dict[str, int | None] = {
     "yuv420p": cv2.COLOR_YUV2BGR_I420,
     "nv12": cv2.COLOR_YUV2BGR_NV12,
@@ -34,23 +34,31 @@ FORMATS: dict[str, int | None] = {
     "rgb24": cv2.COLOR_RGB2BGR,
     "gray": cv2.COLOR_GRAY2BGR,
 }
-#: Those with a plane of brightness and, under it, half as many rows of colour.
+#: Formats with a luma plane followed by half as many rows of chroma.
 _PLANAR = ("yuv420p", "nv12")
-_LARGEST = 1 << 14
-#: How soon the reader notices that it is not wanted any more.
+#: Largest width and height, pixels.
+_MAX_SIZE = 1 << 14
+#: Time within which the reader thread notices the end, seconds.
 _POLL_S = 0.1
 
 
 class Pipe:
-    """Pictures of one size and pixel format, one after the other without anything between. It ends when the writer
-    does; a last picture that is cut short is left out, and counted as broken."""
+    """Pictures of one size and pixel format, concatenated. The source ends with the writer; a truncated last picture
+    counts as broken."""
 
     losses = 0
     fps = None
 
     def __init__(self, layout: str, fps: float | None = None, fd: int = 0) -> None:
-        """``layout``: ``WIDTHxHEIGHT[:FORMAT]``. ``fps``: take no more pictures than that. ``fd`` is read from. Raises
-        ``SourceError``."""
+        """
+        Args:
+            layout: ``WIDTHxHEIGHT[:FORMAT]``.
+            fps: Highest frame rate, frames per second.
+            fd: File descriptor to read from.
+
+        Raises:
+            SourceError: ``layout`` is invalid, or ``fd`` is a terminal.
+        """
         self.broken = 0
         self._shape, self._code = _layout(layout)
         if os.isatty(fd):
@@ -58,8 +66,8 @@ class Pipe:
                 f"pipe:{layout} reads pictures from standard input, which is a terminal; pipe them in, as in: "
                 f"rpicam-vid -t 0 --codec yuv420 --width 640 --height 480 -o - | edge-agent run pipe:640x480"
             )
-        self._fd, self._pace = fd, Pace(fps)
-        self._latest: Latest[bytearray] = Latest()
+        self._fd, self._pacer = fd, FramePacer(fps)
+        self._latest: LatestValue[bytearray] = LatestValue()
         self._alarm = FrozenAlarm()
         self._thread = threading.Thread(target=self._read, name="pipe reader", daemon=True)
         self._thread.start()
@@ -69,18 +77,18 @@ class Pipe:
         return self._latest.dropped
 
     @property
-    def trouble(self) -> str:
-        return self._alarm.trouble
+    def error(self) -> str:
+        return self._alarm.error
 
     def __iter__(self) -> Iterator[Shot]:
-        # Here and not where they are read, so that nothing is spent on those that nobody takes.
-        while self._pace.wait() and (data := self._latest.take()) is not None:
+        # Pictures are decoded here and not in the reader thread, so that dropped ones cost nothing.
+        while self._pacer.wait() and (data := self._latest.take()) is not None:
             raw = self._raw(data)
             picture: Picture = raw if self._code is None else cv2.cvtColor(raw, self._code)  # type: ignore[assignment]
             yield Shot(picture)
 
     def close(self) -> None:
-        self._pace.stopped.set()
+        self._pacer.stopped.set()
         self._latest.end()
         self._thread.join(2 * _POLL_S)
 
@@ -88,12 +96,12 @@ class Pipe:
         size = int(np.prod(self._shape))
         try:
             while len(data := self._fill(bytearray(size))) == size:
-                self._alarm.see(self._raw(data), time.monotonic(), "standard input")
+                self._alarm.add(self._raw(data), time.monotonic(), "standard input")
                 self._latest.put(data)
-            if data and not self._pace.stopped.is_set():
+            if data and not self._pacer.stopped.is_set():
                 self.broken += 1
                 log.warning(
-                    "the last picture is cut short: %d of %d bytes; is it of the size and format that pipe: says?",
+                    "the last picture is cut short: %d of %d bytes; do size and format match pipe:?",
                     len(data),
                     size,
                 )
@@ -105,10 +113,10 @@ class Pipe:
         return np.frombuffer(data, np.uint8).reshape(self._shape)
 
     def _fill(self, data: bytearray) -> bytearray:
-        """Read it full; what there was, if the writer ended before that or nobody wants it any more."""
+        """Fill ``data``; shorter if the writer or the source has ended."""
         filled = 0
         with memoryview(data) as view:
-            while filled < len(data) and not self._pace.stopped.is_set():
+            while filled < len(data) and not self._pacer.stopped.is_set():
                 if select.select([self._fd], [], [], _POLL_S)[0]:
                     if not (read := os.readv(self._fd, [view[filled:]])):
                         break
@@ -118,17 +126,17 @@ class Pipe:
 
 
 def _layout(layout: str) -> tuple[tuple[int, ...], int | None]:
-    """The shape of a picture as it is written, and OpenCV's code of how it becomes BGR. Raises ``SourceError``."""
-    said = re.fullmatch(r"([0-9]{1,5})x([0-9]{1,5})(?::(\w+))?", layout)
-    if said is None or not (0 < int(said[1]) <= _LARGEST and 0 < int(said[2]) <= _LARGEST):
+    """Shape of a raw picture, and OpenCV's conversion code to BGR. Raises ``SourceError``."""
+    match = re.fullmatch(r"([0-9]{1,5})x([0-9]{1,5})(?::(\w+))?", layout)
+    if match is None or not (0 < int(match[1]) <= _MAX_SIZE and 0 < int(match[2]) <= _MAX_SIZE):
         raise SourceError(
-            f"'pipe:{layout}': say pipe:WIDTHxHEIGHT or pipe:WIDTHxHEIGHT:FORMAT, as in pipe:640x480:bgr24"
+            f"'pipe:{layout}': write pipe:WIDTHxHEIGHT or pipe:WIDTHxHEIGHT:FORMAT, as in pipe:640x480:bgr24"
         )
-    width, height, form = int(said[1]), int(said[2]), said[3] or next(iter(FORMATS))
+    width, height, form = int(match[1]), int(match[2]), match[3] or next(iter(FORMATS))
     if form not in FORMATS:
-        raise SourceError(f"'pipe:{layout}': no pixel format {form}; choose of {', '.join(FORMATS)}")
+        raise SourceError(f"'pipe:{layout}': no pixel format {form}; choose one of {', '.join(FORMATS)}")
     if form in _PLANAR:
         if width % 2 or height % 2:
-            raise SourceError(f"'pipe:{layout}': in {form} width and height are even")
+            raise SourceError(f"'pipe:{layout}': width and height of {form} must be even")
         return (height * 3 // 2, width), FORMATS[form]
     return ((height, width) if form == "gray" else (height, width, 3)), FORMATS[form]

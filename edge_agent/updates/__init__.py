@@ -1,1 +1,1 @@
-"""Newer models: fetched, probed, tried and kept, without harm."""
+"""Model updates: download, probe, trial, commit and rollback."""

@@ -1,4 +1,4 @@
-"""The deployment: what this device answers with at present, and how it comes to answer with something else."""
+"""The active bundle of one camera: its cascade, and the installation and eviction of models while it answers."""
 
 from __future__ import annotations
 
@@ -9,81 +9,80 @@ from collections import Counter
 from collections.abc import Callable
 
 import msgspec
-import numpy as np
 
 from cachenet.edge_agent import learner_file
 from cachenet.edge_agent.composition import DeploymentError, build_device_cascade, local
 from cachenet.edge_agent.learner_file import LearnerFile
 from cachenet.edge_agent.outputs import decision_log
 from cachenet.edge_agent.outputs.report import Sink
-from cachenet.edge_agent.settings import Settings, size
-from cachenet.edge_agent.updates.loader import LoadedModel, ModelLoader, Ready
+from cachenet.edge_agent.settings import Settings, parse_size
+from cachenet.edge_agent.updates.loader import LoadedModel, ModelLoader, ReadyQueue
 from cachenet.shared.bundle.manifest import Manifest
 from cachenet.shared.cascade.cascade import Cascade, Tally
 from cachenet.shared.cascade.model_cache import LocalModel
-from cachenet.shared.cascade.probability import Probabilities
 from cachenet.shared.command.file_names import as_text
 from cachenet.shared.inference.engine import release_memory, resident_bytes
 
 log = logging.getLogger(__name__)
 
-#: Without ``--memory-budget`` the submodels may cost this much together.
+#: Bytes that all submodels may use together, without a ``memory_budget``.
 ROOM = 256 << 20
-#: A loaded model's resident size, as a multiple of its float16 file, until one has been measured.
+#: Resident size of a loaded model as a multiple of its float16 file, until a size has been measured.
 GROWTH = 4
-#: Frames between two looks at the resident set.
+#: Frames between two checks of the resident set against the memory budget.
 _CHECK_EVERY = 64
-#: Frames in a row that need no cloud before a submodel is fetched that may be wanted next: the link is idle then.
-_IDLE = 30
 
 
 class ActiveBundle:
-    """A bundle's cascade with the models that are loaded, which change under it while it answers."""
+    """A bundle's cascade with the models that are loaded. Models are installed and evicted between two frames."""
 
     def __init__(
         self,
         settings: Settings,
-        keeper: ModelLoader,
+        loader: ModelLoader,
         tally: Tally,
-        asks: bool,
-        changed: Callable[[], None],
+        uses_cloud: bool,
+        on_change: Callable[[], None],
         log: Sink | None = None,
         cameras: int = 1,
         traffic: Callable[[], int] = lambda: 0,
         learner: LearnerFile | None = None,
     ) -> None:
-        """``asks``: whether there is a cloud that may be asked. ``changed`` is called when another version answers, or
-        models have come or gone. ``log``: where every call into the cascade is written down. ``cameras``: how many
-        share the room for submodels, each an equal part. ``traffic``: bytes that questions and answers have taken.
-        ``learner``: where what was learned is kept across restarts; None for nowhere."""
+        """
+        Args:
+            uses_cloud: Whether misses may be sent to a server.
+            on_change: Called after another version has taken over, or models were installed or evicted.
+            log: Decision log; None for none.
+            cameras: Number of cameras that share the submodel budget, in equal parts.
+            traffic: Returns the payload bytes of requests and replies so far.
+            learner: File of the learner state; None: nothing is saved.
+        """
         self.cascade: Cascade | None = None
         self.manifest: Manifest | None = None
         self.version = ""
-        #: Names of the submodels that came over the network to be used.
-        self.pulled: list[str] = []
-        #: How many submodels had to go, and why: another needed their ``room``, the process outgrew its ``memory``
-        #: budget, or a newer ``version`` came.
+        #: Names of the submodels that were downloaded.
+        self.downloaded: list[str] = []
+        #: Evicted models by reason: ``room`` for another submodel, ``memory`` budget exceeded, or a new ``version``.
         self.evicted: Counter[str] = Counter()
-        #: Runs of models that have failed, by model.
+        #: Failed runs by model.
         self.failures: Counter[str] = Counter()
-        self._ready: Ready = queue.SimpleQueue()
+        self._ready: ReadyQueue = queue.SimpleQueue()
         self._cameras, self._traffic, self._learner = cameras, traffic, learner
-        self._settings, self._keeper, self._tally = settings, keeper, tally
-        self._asks, self._changed, self._log = asks, changed, log
-        self._budget = size(settings.memory_budget) if settings.memory_budget else None
-        #: Versions that were found unfit.
-        self._unfit: set[str] = set()
+        self._settings, self._loader, self._tally = settings, loader, tally
+        self._uses_cloud, self._on_change, self._log = uses_cloud, on_change, log
+        self._budget = parse_size(settings.memory_budget) if settings.memory_budget else None
+        #: Versions that cannot be used with these settings.
+        self._rejected_versions: set[str] = set()
+        #: Largest measured cost of a submodel, bytes.
         self._submodel_cost = 0
-        #: General models of other sizes that have not been asked for yet.
-        self._generals: list[str] = []
-        #: Why the full model is not to be had on the device, once that is known.
-        self._no_full = ""
-        #: Questions so far, and the frame of the last one.
-        self._questions = self._last_question = 0
+        #: General models that have not been requested yet.
+        self._general_models: list[str] = []
+        #: Whether the full model does not fit on the device.
+        self._full_is_too_large = False
 
     @property
     def submodels(self) -> tuple[str, ...]:
-        """Names of the resident ones."""
+        """Names of the resident submodels."""
         cache = self.cascade.submodels if self.cascade is not None else None
         return cache.names() if cache is not None else ()
 
@@ -96,198 +95,184 @@ class ActiveBundle:
         return (*self.submodels, *(model.name for model in others if model is not None))
 
     def wait(self, seconds: float) -> bool:
-        """Take what comes first, if it comes in time; whether there is something to answer with. Raises
-        ``DeploymentError`` if there never will be."""
-        self._follow()
+        """Wait for the first model, ``seconds`` at most.
+
+        Returns:
+            Whether the cascade exists.
+
+        Raises:
+            DeploymentError: The bundle cannot be used, so that the wait would never end.
+        """
+        self._follow_target()
         if self.cascade is None:
             with contextlib.suppress(queue.Empty):
-                self._take(self._ready.get(timeout=seconds))
-            self._follow()
-            if self._keeper.hopeless:
-                raise DeploymentError(self._keeper.trouble)
+                self._install(self._ready.get(timeout=seconds))
+            self._follow_target()
+            if self._loader.is_fatal:
+                raise DeploymentError(self._loader.error)
         return self.cascade is not None
 
-    def complete(self) -> bool:
-        """Go on as ``tend`` does; whether every model is here that may be used and can be had now."""
-        self.tend()
-        return not self._generals and (bool(self._keeper.trouble) or not self._keeper.busy(self._ready))
+    def is_complete(self) -> bool:
+        """Do maintenance; then, whether every model that is available now is installed."""
+        self.maintain()
+        return not self._general_models and (bool(self._loader.error) or not self._loader.is_busy(self._ready))
 
-    def tend(self) -> None:
-        """Between two frames: loaded models in, dropped ones out."""
+    def maintain(self) -> None:
+        """Between two frames: install loaded models, request others, and evict models over the memory budget."""
         assert self.cascade is not None
-        grown = self._tally.frames % _CHECK_EVERY == 0
+        check = self._tally.frames % _CHECK_EVERY == 0
         with contextlib.suppress(queue.Empty):
             while True:
-                self._drop(self._take(self._ready.get_nowait()), "room")
-                grown = True
-        self._follow()
-        # A newer catalogue's models are of no use before its base model is there.
-        if self._keeper.version == self.version:
-            self._fetch(self.cascade)
-            self._fetch_full(self.cascade)
-        if grown and self._budget is not None and resident_bytes() > self._budget:
-            self._drop(self._slim(), "memory")
+                self._release(self._install(self._ready.get_nowait()), "room")
+                check = True
+        self._follow_target()
+        if self._loader.version == self.version:  # otherwise these models are about to be replaced
+            self._request_submodel(self.cascade)
+            self._request_full(self.cascade)
+        if check and self._budget is not None and resident_bytes() > self._budget:
+            self._release(self._relieve_memory(), "memory")
 
-    def _fetch(self, cascade: Cascade) -> None:
-        """Have the recommended submodel loaded; or else, if the link is idle, have the next likely one put by."""
-        if (questions := self._tally.cloud + self._tally.fallbacks) != self._questions:
-            self._questions, self._last_question = questions, self._tally.frames
-        if (pending_fetch := cascade.pending_fetch) is not None:
-            if not self._keeper.pending(pending_fetch, self._ready):
-                self._drop(self._make_room(pending_fetch), "room")
-                self._keeper.want(pending_fetch, self._ready)
-        elif self._generals:
-            self._fetch_general(cascade)
-        elif (
-            self._settings.prefetch
-            and self._tally.frames == self._last_question + _IDLE
-            and cascade.submodels is not None
-            and (next_ := cascade.submodels.recommend(self._not_here())) is not None
-        ):
-            self._keeper.put_by(next_)
+    def _request_submodel(self, cascade: Cascade) -> None:
+        """Request the recommended submodel, or else the next general model if its budget has space.
 
-    def _fetch_general(self, cascade: Cascade) -> None:
-        """Have the next general model loaded, if there is room: nobody recommends it, for it may know no more than the
-        base model, but on a small device it may know most of that in less time."""
-        assert self.manifest is not None
-        cache, name = cascade.submodels, self._generals[0]
-        need = max(self._submodel_cost, GROWTH * self.manifest.models[name].bytes)
-        if cache is not None and cache.cost() + need <= cache.budget:
-            self._keeper.want(name, self._ready)
-        self._generals.remove(name)
+        General models are never recommended: they may know no more labels than the base model. On a small device they
+        may answer most frames in less time.
+        """
+        if (name := cascade.pending_fetch) is not None:
+            if not self._loader.is_pending(name, self._ready):
+                self._release(self._make_room(name), "room")
+                self._loader.request(name, self._ready)
+        elif self._general_models:
+            name, cache = self._general_models.pop(0), cascade.submodels
+            if cache is not None and cache.cost() + self._expected_cost(name) <= cache.budget:
+                self._loader.request(name, self._ready)
 
-    def _fetch_full(self, cascade: Cascade) -> None:
-        """Have the full model itself loaded, where asking takes longer than it would, or there is nobody to ask."""
+    def _request_full(self, cascade: Cascade) -> None:
+        """Request the full model if the cloud is slower than the device would be, or there is no cloud."""
         settings, manifest = self._settings, self.manifest
-        if "full" not in settings.levels or settings.mode == "async" or cascade.full is not None or self._no_full:
+        if "full" not in settings.levels or settings.mode == "async" or cascade.full is not None:
+            return
+        if self._full_is_too_large:
             return
         assert manifest is not None
         name, base = manifest.only("full"), cascade.base
-        if base is None or base.name == name or self._keeper.pending(name, self._ready):
+        if base is None or base.name == name or self._loader.is_pending(name, self._ready):
             return
         full, own = manifest.models[name], manifest.models[base.name]
-        if self._asks and not cascade.router.is_slow(base.seconds * full.milliseconds / max(own.milliseconds, 1e-3)):
+        on_device_s = base.seconds * full.milliseconds / max(own.milliseconds, 1e-3)
+        if self._uses_cloud and not cascade.router.is_slow(on_device_s):
             return
-        if self._asks and not self._keeper.has(name) and self._traffic() < full.bytes:
-            return  # so that it never costs a link more than twice what it must
-        more = 0 if self._keeper.loaded(name) else GROWTH * full.bytes
-        if self._budget is not None and resident_bytes() + more > self._budget:
-            self._no_full = "there is no room for it"
-            log.info("%s stays on the server: %s", name, self._no_full)
+        if self._uses_cloud and not self._loader.is_local(name) and self._traffic() < full.bytes:
+            return  # the download then costs at most as much as the requests did: competitive ratio 2
+        growth = 0 if self._loader.is_loaded(name) else GROWTH * full.bytes
+        if self._budget is not None and resident_bytes() + growth > self._budget:
+            self._full_is_too_large = True
+            log.info("%s stays on the server: it does not fit into the memory budget", name)
             return
-        self._keeper.want(name, self._ready)
+        self._loader.request(name, self._ready)
 
-    def _not_here(self) -> dict[str, Probabilities]:
-        """The coverage of the submodels that would have to come over the network, and that there would be room for."""
-        assert self.manifest is not None and self.cascade is not None and self.cascade.submodels is not None
-        room = self.cascade.submodels.budget
-        names = [
-            name
-            for name in self.manifest.submodels()
-            if not self._keeper.has(name) and GROWTH * self.manifest.models[name].bytes <= room
-        ]
-        return {name: np.array(self.manifest.models[name].coverage) for name in names}
-
-    def _take(self, loaded: LoadedModel) -> list[str]:
-        """Put a loaded model to use; return the names of those that had to go for it."""
+    def _install(self, loaded: LoadedModel) -> list[str]:
+        """Install a loaded model; return the names of the models evicted for it."""
         model = loaded.manifest.models[loaded.name]
-        if loaded.first and (loaded.version == self.version or loaded.version in self._unfit):
-            return []  # asked for once more, while it was on its way
-        if loaded.pulled and model.role == "submodel":
-            self.pulled.append(loaded.name)
-        version = loaded.version
+        if loaded.first and (loaded.version == self.version or loaded.version in self._rejected_versions):
+            return []  # delivered twice
+        if loaded.downloaded and model.role == "submodel":
+            self.downloaded.append(loaded.name)
 
-        def failed(reason: str) -> None:
+        def on_failure(reason: str) -> None:
             self.failures[loaded.name] += 1
-            self._keeper.on_failure(version, reason)
+            self._loader.on_failure(loaded.version, reason)
 
-        own = local(loaded.manifest, loaded.name, loaded.session, loaded.cost, loaded.seconds, loaded.first, failed)
+        own = local(loaded.manifest, loaded.name, loaded.session, loaded.cost, loaded.seconds, loaded.first, on_failure)
         if loaded.first:
             self._deploy(loaded.manifest, loaded.version, own)
         elif self.cascade is not None and loaded.version == self.version:
             if model.role == "submodel":
                 self._submodel_cost = max(self._submodel_cost, loaded.cost)
-            gone = self.cascade.install(own)
-            self._changed()
-            return gone
+            evicted = self.cascade.install(own)
+            self._on_change()
+            return evicted
         return []
 
-    def _follow(self) -> None:
-        """Go by the newest catalogue: at once where no model is to be loaded first, or else when it is."""
-        offer = self._keeper.offer
-        if offer is None or offer[1] == self.version or offer[1] in self._unfit:
+    def _follow_target(self) -> None:
+        """Deploy the loader's target: at once if no model runs here, otherwise after its first model is loaded."""
+        target = self._loader.target
+        if target is None or target[1] == self.version or target[1] in self._rejected_versions:
             return
         if self._settings.local:
-            self._keeper.want_first(self._ready)
+            self._loader.request_first(self._ready)
         else:
-            self._deploy(*offer, None)
+            self._deploy(*target, None)
 
     def _deploy(self, manifest: Manifest, version: str, base: LocalModel | None) -> None:
-        """Begin to answer with this bundle, in the place of any before. Raises ``DeploymentError`` for a first one that
-        cannot be used; an update that cannot be leaves all as it is."""
+        """Replace the active bundle. A new version that cannot be used changes nothing.
+
+        Raises:
+            DeploymentError: The first bundle cannot be used.
+        """
         try:
             self._replace(manifest, version, base)
         except DeploymentError as error:
-            self._unfit.add(version)
-            if self._keeper.on_failure(version, str(error)):
+            self._rejected_versions.add(version)
+            if self._loader.on_failure(version, str(error)):
                 return
             if self.cascade is None:
                 raise
             log.error("going on with version %s: %s", self.version[:12], error)
 
     def _replace(self, manifest: Manifest, version: str, base: LocalModel | None) -> None:
-        if self._budget is not None and (floor := self._floor()) > self._budget:
+        if self._budget is not None and (needed := self._bytes_without_submodels()) > self._budget:
             raise DeploymentError(
-                f"memory budget {self._settings.memory_budget} is under the {floor / 1e6:.0f} MB that this process "
+                f"memory budget {self._settings.memory_budget} is under the {needed / 1e6:.0f} MB that this process "
                 f"needs with {manifest.name}'s base model alone; give more"
             )
-        if self.cascade is not None:  # nothing can go wrong any more
-            self._drop(self.cascade.evict_to(0), "version")
-        room = ROOM if self._budget is None else max(0, self._budget - self._floor())
-        self.cascade = self._compose(manifest, version, base, room // self._cameras)
+        if self.cascade is not None:  # no error is possible after this line
+            self._release(self.cascade.evict_to(0), "version")
+        budget = ROOM if self._budget is None else max(0, self._budget - self._bytes_without_submodels())
+        self.cascade = self._build_cascade(manifest, version, base, budget // self._cameras)
         self.manifest, self.version = manifest, version
-        self._generals = manifest.generals()
-        self._changed()
+        self._general_models = manifest.generals()
+        self._on_change()
         log.info("answering with %s, version %s", manifest.name, version[:12])
 
-    def _floor(self) -> int:
-        """Bytes of this process without any submodel."""
-        return resident_bytes() - self._keeper.submodels_cost()
+    def _bytes_without_submodels(self) -> int:
+        return resident_bytes() - self._loader.submodels_cost()
 
-    def _compose(self, manifest: Manifest, version: str, base: LocalModel | None, room: int) -> Cascade:
+    def _build_cascade(self, manifest: Manifest, version: str, base: LocalModel | None, budget: int) -> Cascade:
         learned = self._learner.read() if self._learner is not None else b""
-        if self._log is None:
-            cascade = build_device_cascade(self._settings, manifest, base, self._asks, room, self._tally)
-        else:
-            loaded = decision_log.loaded(base) if base is not None else None
-            found = msgspec.structs.replace(self._settings, threads=max(1, self._keeper.threads))
-            told = msgspec.convert(as_text(msgspec.to_builtins(found)), type(found))
-            self._log.write(decision_log.Begun(told, version, loaded, self._asks, room, learned))
-            cascade = build_device_cascade(
-                self._settings, manifest, base, self._asks, room, self._tally, decision_log.LoggedCascade
-            )
-            assert isinstance(cascade, decision_log.LoggedCascade)
+        kind: type[Cascade] = Cascade
+        if self._log is not None:
+            kind = decision_log.LoggedCascade
+            logged = decision_log.loaded(base) if base is not None else None
+            settings = msgspec.structs.replace(self._settings, threads=max(1, self._loader.threads))
+            settings = msgspec.convert(as_text(msgspec.to_builtins(settings)), Settings)
+            begun = decision_log.Begun(settings, version, logged, self._uses_cloud, budget, learned)
+            self._log.write(begun)
+        cascade = build_device_cascade(self._settings, manifest, base, self._uses_cloud, budget, self._tally, kind)
+        if isinstance(cascade, decision_log.LoggedCascade) and self._log is not None:
             cascade.log = self._log
         learner_file.restore(cascade.estimator, learned, version)
         if self._learner is not None:
             self._learner.begin(cascade.estimator)
         return cascade
 
+    def _expected_cost(self, name: str) -> int:
+        """Expected resident size of a submodel, bytes."""
+        assert self.manifest is not None
+        return max(self._submodel_cost, GROWTH * self.manifest.models[name].bytes)
+
     def _make_room(self, name: str) -> list[str]:
-        """Let go of submodels before another is loaded, so that the two are never resident together over the
-        budget; return their names."""
+        """Evict submodels before another is loaded, so that both together never exceed the budget."""
         assert self.cascade is not None and self.manifest is not None
         if self.cascade.submodels is None or name not in self.manifest.models:
             return []
-        need = max(self._submodel_cost, GROWTH * self.manifest.models[name].bytes)
-        return self.cascade.evict_to(max(0, self.cascade.submodels.budget - need))
+        return self.cascade.evict_to(max(0, self.cascade.submodels.budget - self._expected_cost(name)))
 
-    def _slim(self) -> list[str]:
-        """Let go of the full model, or else of the submodel used longest ago: the process has outgrown its budget,
-        whatever the sum says."""
+    def _relieve_memory(self) -> list[str]:
+        """Over the memory budget: unload the full model, or else the least recently used submodel."""
         assert self.cascade is not None
-        if (full := self.cascade.full) is not None:  # the largest, and the server has it too
-            self._no_full = "the process outgrew its budget"
+        if (full := self.cascade.full) is not None:  # the largest model, and the server has it
+            self._full_is_too_large = True
             self.cascade.unload_full()
             return [full.name]
         submodels = self.cascade.submodels
@@ -296,10 +281,10 @@ class ActiveBundle:
             return []
         return self.cascade.evict_to(submodels.cost() - 1)
 
-    def _drop(self, names: list[str], reason: str) -> None:
-        """Give back the memory of models that nothing refers to any more."""
+    def _release(self, names: list[str], reason: str) -> None:
+        """Count evicted models and return their memory to the system."""
         if names:
             self.evicted[reason] += len(names)
             log.info("dropped %s: %s", ", ".join(names), reason)
             release_memory()
-            self._changed()
+            self._on_change()

@@ -1,5 +1,4 @@
-"""Fetches files from the server into the store, by their digest and a piece at a time. A transfer goes on from what the
-store holds."""
+"""Download of files from the server into the store, by digest and in chunks; transfers resume at the stored offset."""
 
 from __future__ import annotations
 
@@ -17,68 +16,76 @@ from cachenet.shared.transport.mqtt import Message, MqttConnection
 
 log = logging.getLogger(__name__)
 
-#: One request's share of a file, bytes. Small, so that an answer never queues long behind a chunk on a slow link.
+#: Size of one chunk, bytes. Small, so that a reply never queues long behind a chunk on a slow link.
 PIECE = 32 << 10
-#: Bytes that stay free on the disk: what the system and the agent's other files need.
-SPARE = 8 << 20
-_PATIENCE_S = 2.0
+#: Bytes that stay free on the disk for the system and the agent's other files.
+RESERVED_BYTES = 8 << 20
+#: Time to wait for a chunk before it is requested again, and for a connection, seconds.
+_CHUNK_TIMEOUT_S = 2.0
+#: Time between two attempts to send a request, seconds.
 _POLL_S = 0.1
 
 
 class Downloader:
-    """One file at a time; what it asked for comes in by the link's thread."""
+    """Downloads one file at a time; chunks arrive on the connection's thread."""
 
     def __init__(self, store: Store | None, link: MqttConnection | None, device: str) -> None:
         self.bytes_down = 0
         self._store, self._link = store, link
-        self._get = protocol.topic(device, "blob", "get")
+        self._request_topic = protocol.topic(device, "blob", "get")
         self._chunks: queue.SimpleQueue[tuple[str, protocol.Chunk] | None] = queue.SimpleQueue()
+        #: Digest of the file whose chunk is awaited; empty for none.
         self._awaited = ""
         self._interrupted = threading.Event()
 
     @property
     def connected(self) -> bool:
-        """Whether there is a server to ask."""
+        """Whether there is a connection to the broker."""
         return self._link is not None and self._link.connected.is_set()
 
     def interrupt(self) -> None:
-        """Let ``pull`` end with a ``StoreError``, wherever it waits, until ``resume``; from any thread."""
+        """Make ``download`` raise ``StoreError`` until ``resume`` is called; thread-safe."""
         self._interrupted.set()
         self._chunks.put(None)
 
     def resume(self) -> None:
-        """Let ``pull`` go on from now on."""
+        """Allow downloads again."""
         with contextlib.suppress(queue.Empty):
-            while True:  # what an interruption has left behind would have a piece asked for twice
+            while True:  # an old entry would end the next wait early and request a chunk twice
                 self._chunks.get_nowait()
         self._interrupted.clear()
 
     def receive(self, message: Message, sha256: str) -> None:
-        """Take a chunk (on the link's thread). Raises ``protocol.Malformed``."""
+        """Receive a chunk, on the connection's thread. Raises ``protocol.Malformed``."""
         if sha256 == self._awaited:
             chunk = protocol.decode(message.payload, protocol.Chunk)
             self.bytes_down += len(chunk.data)
             self._chunks.put((sha256, chunk))
 
-    def obtain(self, one: Model | Layer | Golden) -> tuple[Path, bool]:
-        """Where a file of a bundle is in the store, and whether it was fetched for this. Raises ``StoreError``."""
+    def get(self, one: Model | Layer | Golden) -> tuple[Path, bool]:
+        """Path of a bundle's file in the store, and whether it was downloaded now. Raises ``StoreError``."""
         assert self._store is not None
         if (path := self._store.path(one.sha256)) is not None:
             return path, False
-        log.info("pulling %s, %.1f kB", one.file, one.bytes / 1000)
-        return self.pull(one.sha256, one.bytes), True
+        log.info("downloading %s, %.1f kB", one.file, one.bytes / 1000)
+        return self.download(one.sha256, one.bytes), True
 
-    def pull(self, sha256: str, size: int) -> Path:
-        """The file, whole and checked. Raises ``StoreError``, and ``MismatchError`` where what came is another."""
+    def download(self, sha256: str, size: int) -> Path:
+        """Download a file of ``size`` bytes into the store.
+
+        Raises:
+            MismatchError: The received bytes have another digest.
+            StoreError: The server, the connection or the disk fails, or the download is interrupted.
+        """
         assert self._store is not None
         if self._store.read_only:
             raise StoreError(f"nothing can be fetched: the store is {self._store.read_only.lower()}")
         if self._store.offset(sha256) > size:
             self._store.discard(sha256)
-        if size - self._store.offset(sha256) > (room := self._store.room() - SPARE):
-            raise StoreError(f"{sha256[:12]} has {size / 1e6:.1f} MB and the disk {max(0, room) / 1e6:.1f} MB left")
+        if size - self._store.offset(sha256) > (free := self._store.free_bytes() - RESERVED_BYTES):
+            raise StoreError(f"{sha256[:12]} has {size / 1e6:.1f} MB and the disk {max(0, free) / 1e6:.1f} MB left")
         while (offset := self._store.offset(sha256)) < size:
-            chunk = self._fetch(sha256, offset, min(PIECE, size - offset))
+            chunk = self._fetch_chunk(sha256, offset, min(PIECE, size - offset))
             if chunk.error:
                 raise StoreError(f"{sha256[:12]}: the server says {chunk.error}")
             if chunk.total != size or not 0 < len(chunk.data) <= size - offset:
@@ -86,22 +93,22 @@ class Downloader:
             self._store.append(sha256, chunk.data)
         return self._store.finish(sha256)
 
-    def _fetch(self, sha256: str, offset: int, length: int) -> protocol.Chunk:
+    def _fetch_chunk(self, sha256: str, offset: int, length: int) -> protocol.Chunk:
         if self._link is None:
             raise StoreError("no broker to fetch models from")
         request = protocol.encode(protocol.BlobRequest(sha256, offset, length))
         begun, self._awaited = time.monotonic(), sha256
         try:
             while not self._interrupted.is_set():
-                if not self._link.publish(self._get, request, qos=1):
-                    if time.monotonic() - begun > _PATIENCE_S:
+                if not self._link.publish(self._request_topic, request, qos=1):
+                    if time.monotonic() - begun > _CHUNK_TIMEOUT_S:
                         raise StoreError("there is no connection to fetch models over")
                     self._interrupted.wait(_POLL_S)
                     continue
                 with contextlib.suppress(queue.Empty):
-                    while (arrived := self._chunks.get(timeout=_PATIENCE_S)) is not None:
-                        of, chunk = arrived
-                        if of == sha256 and chunk.offset == offset:
+                    while (arrived := self._chunks.get(timeout=_CHUNK_TIMEOUT_S)) is not None:
+                        received, chunk = arrived
+                        if received == sha256 and chunk.offset == offset:
                             return chunk
             raise StoreError("interrupted")
         finally:

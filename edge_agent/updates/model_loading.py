@@ -1,5 +1,4 @@
-"""A model file becomes a model that runs: opened, tried, and its scores checked. The probe process and the loader do
-the same."""
+"""Opening, timing and checking of models, for the probe process and the loader."""
 
 from __future__ import annotations
 
@@ -14,8 +13,8 @@ from cachenet.shared.bundle.manifest import Layer, Manifest, Model, Way
 from cachenet.shared.inference.early_exit import EarlyExitModel, load, runner
 from cachenet.shared.inference.engine import EngineError, Logits, Provider, Session
 
-#: Runs of a model that has been loaded, to see that it answers and how fast.
-_TRIES = 5
+#: Runs of a loaded model to measure its time.
+_RUNS = 5
 
 
 def open_model(
@@ -25,47 +24,51 @@ def open_model(
     provider: Provider,
     threads: int,
     slowdown: float = 1.0,
-    way: Way | None = None,
+    exit_kind: Way | None = None,
 ) -> Session | EarlyExitModel:
     """Load one model of a bundle.
 
     Args:
-        find: Where a file of the bundle is.
+        find: Returns the path of a file of the bundle.
         threads: Threads of a run.
         slowdown: See ``Session``.
-        way: Kind of the caches between the layers that the model is to be run with; None for the model alone.
+        exit_kind: Kind of early exits; None for the model without early exits.
 
     Raises:
         EngineError: The model cannot be loaded.
     """
-    if way is not None:
-        return load(manifest, way, find, provider, threads, random.Random().random)
+    if exit_kind is not None:
+        return load(manifest, exit_kind, find, provider, threads, random.Random().random)
     return Session(find(manifest.models[name]), provider, threads, slowdown)
 
 
 def time_run(
     session: Session | EarlyExitModel, image: np.ndarray, stopped: Callable[[], bool] = lambda: False
 ) -> tuple[float, Logits]:
-    """Run a model some times on ``image``, (1, 3, height, width) float32.
+    """Run a model several times on one image.
+
+    Args:
+        image: (1, 3, height, width) float32.
+        stopped: Whether to give up.
 
     Returns:
-        Seconds of the median run, and the scores of the last one.
+        Seconds of the median run, and the logits of the last one.
 
     Raises:
-        EngineError: A run fails, or ``stopped`` says that the program ends.
+        EngineError: A run fails, or ``stopped`` returns true.
     """
-    run, took = runner(session), []
-    for _ in range(_TRIES):
+    run, seconds = runner(session), []
+    for _ in range(_RUNS):
         if stopped():
             raise EngineError("the program ends")
         begun = time.perf_counter()
         logits = run(image)
-        took.append(time.perf_counter() - begun)
-    return sorted(took)[_TRIES // 2], logits
+        seconds.append(time.perf_counter() - begun)
+    return sorted(seconds)[_RUNS // 2], logits
 
 
 def check_scores(name: str, logits: Logits, classes: int) -> None:
-    """Raises ``EngineError`` where ``logits`` are not a finite score for each of ``classes`` labels."""
+    """Raise ``EngineError`` unless ``logits`` are finite and of shape (1, classes)."""
     if logits.shape != (1, classes):
         raise EngineError(f"{name}: gives scores of shape {logits.shape} for {classes} labels")
     if not np.isfinite(logits).all():

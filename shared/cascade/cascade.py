@@ -19,7 +19,7 @@ from cachenet.shared.cascade.offload import OffloadRouter
 from cachenet.shared.cascade.probability import are_scores, softmax
 from cachenet.shared.cascade.probe_order import ProbeOrder
 from cachenet.shared.cascade.risk_budget import RiskBudget
-from cachenet.shared.cascade.risk_estimator import Observation, RiskEstimator
+from cachenet.shared.cascade.risk_estimator import Lookup, RiskEstimator
 from cachenet.shared.cascade.scene_change import SceneChangeDetector
 from cachenet.shared.cascade.spec import CascadeSpec
 from cachenet.shared.cascade.types import Answer, Hit, Level, Miss, Prediction, Reply, Step
@@ -94,12 +94,12 @@ class _Pending:
     """A completed frame whose reply of the full model may still come.
 
     Attributes:
-        observation: The frame's observation.
+        lookup: The frame's lookup.
         prediction: Its answer: a fallback, or an audited hit.
         rate: Share of hits that were audited at that frame; 0 for a fallback.
     """
 
-    observation: Observation
+    lookup: Lookup
     prediction: Prediction
     rate: float = 0.0
 
@@ -142,7 +142,7 @@ class Cascade:
         self._oversized: set[str] = set()  # submodels that exceed the memory budget alone
         self._recommended: tuple[str, int] = ("", 0)  # last recommendation that is not resident, times in a row
         self._recent: deque[int] = deque(maxlen=RECENT)
-        self._observation: Observation | None = None  # of the frame between lookup and complete
+        self._lookup: Lookup | None = None  # of the frame between lookup and complete
         self._late: deque[_Pending] = deque(maxlen=_MAX_PENDING)
         self._audited: deque[_Pending] = deque(maxlen=_MAX_PENDING)
 
@@ -167,31 +167,31 @@ class Cascade:
         """
         if self._scene.update(frame.signature):
             self._on_scene_change()
-        observation = self._observation = self.estimator.begin(frame)
+        lookup = self._lookup = self.estimator.begin(frame)
         audit = self.audits is not None and self.audits.due()
-        prediction, hit = self._predict(frame, observation, audit)
+        prediction, hit = self._predict(frame, lookup, audit)
         prediction, hit = self._check_distribution(prediction, hit)
         return Hit(frame, prediction, audit) if prediction is not None and hit else self._miss(frame, prediction, now)
 
-    def complete(self, step: Step, reply: Reply | None, now: float, trouble: str = "") -> Answer:
+    def complete(self, step: Step, reply: Reply | None, now: float, failure: str = "") -> Answer:
         """End the frame of ``step`` with an answer, and learn from the reply.
 
         Args:
             step: Result of ``lookup`` for the frame.
             reply: The full model's reply to a miss; None if none came in time. A damaged reply counts as none.
             now: Time, seconds.
-            trouble: Why there is no reply.
+            failure: Why there is no reply.
         """
-        assert self._observation is not None
-        observation, self._observation = self._observation, None
+        assert self._lookup is not None
+        lookup, self._lookup = self._lookup, None
         if reply is not None and not self._is_sound(reply):
-            reply, trouble = None, "the full model's scores are damaged"
+            reply, failure = None, "the full model's scores are damaged"
         if isinstance(step, Hit):
-            answer = self._complete_hit(step, observation)
+            answer = self._complete_hit(step, lookup)
         elif reply is not None:
-            answer = self._complete_miss(step, reply, observation, now)
+            answer = self._complete_miss(step, reply, lookup, now)
         else:
-            answer = self._fall_back(step, observation, trouble)
+            answer = self._fall_back(step, lookup, failure)
         self.tally.count(answer)
         if self.audits is not None and answer.level != "fallback":
             self.audits.count(answer.hit)
@@ -207,7 +207,7 @@ class Cascade:
         if pending is None or not self._is_sound(reply):
             return None
         self.tally.late += 1
-        self._learn(pending.observation, reply)
+        self._learn(pending.lookup, reply)
         self._on_recommendation(reply.submodel)
         if reply.label == pending.prediction.label:
             return None
@@ -220,7 +220,7 @@ class Cascade:
         if pending is None or self.audits is None or not self._is_sound(reply):
             return
         wrong = pending.prediction.label is not None and pending.prediction.label != reply.label
-        self._learn(pending.observation, reply)
+        self._learn(pending.lookup, reply)
         if self.audits.judge(wrong, pending.rate):
             self._budget.restart(self.audits.scale)
 
@@ -260,28 +260,28 @@ class Cascade:
 
     # Steps of a lookup.
 
-    def _predict(self, frame: Frame, observation: Observation, audit: bool) -> tuple[Prediction | None, bool]:
+    def _predict(self, frame: Frame, lookup: Lookup, audit: bool) -> tuple[Prediction | None, bool]:
         """The candidate of least risk, and whether it is a hit: by the picture alone, else by probes."""
-        held = self._predict_held(observation)
+        held = self._predict_held(lookup)
         hit = held is not None and held.risk <= _UNPROBED_SHARE * self.threshold
         if hit and not audit:
             return held, True
         # The base model probes an audited hit too, so that the audit labels its candidates. The answer stays the same.
-        probed = self._probe(frame, observation, base_only=hit)
+        probed = self._probe(frame, lookup, base_only=hit)
         if hit or probed is None:
             return held, hit
         return probed, probed.risk <= self.threshold
 
-    def _predict_held(self, observation: Observation) -> Prediction | None:
+    def _predict_held(self, lookup: Lookup) -> Prediction | None:
         """The earlier answer of the full model that the picture alone suggests."""
-        candidate = self.estimator.best(observation) if self.spec.hold else None
+        candidate = self.estimator.best(lookup) if self.spec.hold else None
         return None if candidate is None else Prediction(*candidate, "frames", self.spec.full_model)
 
-    def _probe(self, frame: Frame, observation: Observation, base_only: bool) -> Prediction | None:
+    def _probe(self, frame: Frame, lookup: Lookup, base_only: bool) -> Prediction | None:
         """The candidate of least risk after probes by the base model and, unless ``base_only``, by submodels."""
         if self.base is None:
             return None
-        best = self._run(self.base, frame, observation)
+        best = self._run(self.base, frame, lookup)
         if best is None or self.submodels is None or base_only:
             return best
         labels = self.estimator.filter.belief
@@ -289,7 +289,7 @@ class Cascade:
         if best.risk <= self.threshold:
             return best
         for probe in self._probe_order.plan(self.submodels.residents, labels):
-            prediction = self._run(probe.model, frame, observation)
+            prediction = self._run(probe.model, frame, lookup)
             hit = prediction is not None and prediction.risk <= self.threshold
             self._probe_order.record_outcome(probe, hit)
             if prediction is not None and prediction.risk < best.risk:
@@ -298,7 +298,7 @@ class Cascade:
                 break
         return best
 
-    def _run(self, model: LocalModel, frame: Frame, observation: Observation) -> Prediction | None:
+    def _run(self, model: LocalModel, frame: Frame, lookup: Lookup) -> Prediction | None:
         """The candidate of least risk after a run of ``model``; None if its scores are damaged."""
         output = model.run(frame.view)
         if output is None:
@@ -306,9 +306,9 @@ class Cascade:
         logits, probabilities = output
         if model.level == "base" and self._distribution is not None:
             self._distribution.update("base", logits)
-        self.estimator.add_output(observation, probabilities)
+        self.estimator.add_output(lookup, probabilities)
         label = int(probabilities.argmax())
-        candidate = self.estimator.best(observation, None if self.spec.hold else label)
+        candidate = self.estimator.best(lookup, None if self.spec.hold else label)
         if candidate is None:  # no risk model yet
             return Prediction(label, 1.0, 1.0, model.level, model.name)
         # A candidate with the model's own label is the model's answer; others are earlier answers of the full model.
@@ -345,23 +345,23 @@ class Cascade:
 
     # Ends of a frame.
 
-    def _complete_hit(self, step: Hit, observation: Observation) -> Answer:
+    def _complete_hit(self, step: Hit, lookup: Lookup) -> Answer:
         self._budget.charge(step.prediction.expected_risk, self._scale)
         if step.prediction.level == "submodels" and self.submodels is not None:
             self.submodels.touch(step.prediction.model)
         if step.audit:
             assert self.audits is not None
-            self._audited.append(_Pending(observation, step.prediction, self.audits.rate))
+            self._audited.append(_Pending(lookup, step.prediction, self.audits.rate))
             self.audits.sent += 1
         if step.prediction.label is not None:
             self._add_recent(step.prediction.label)
         return _local_answer(step.frame.index, step.prediction, step.prediction.level, "", step.audit)
 
-    def _complete_miss(self, step: Miss, reply: Reply, observation: Observation, now: float) -> Answer:
+    def _complete_miss(self, step: Miss, reply: Reply, lookup: Lookup, now: float) -> Answer:
         self._probe_order.record_round_trip(now - step.begun)
         if not reply.on_device:
             self.router.record_round_trip(now - step.begun)
-        self._learn(observation, reply)
+        self._learn(lookup, reply)
         self._on_recommendation(reply.submodel)
         self._budget.charge(reply.exit_risk or 0.0, self._scale)
         answer = self._full_answer(reply, "full" if reply.on_device else "cloud", step.reason)
@@ -369,11 +369,11 @@ class Cascade:
         self.tally.overruled += answer.label != reply.label
         return answer
 
-    def _fall_back(self, step: Miss, observation: Observation, trouble: str) -> Answer:
+    def _fall_back(self, step: Miss, lookup: Lookup, failure: str) -> Answer:
         self._probe_order.record_round_trip(None)
         self.router.record_round_trip(self.spec.deadline)
-        self._late.append(_Pending(observation, step.fallback))
-        reason = f"{step.reason}; {trouble}" if trouble else step.reason
+        self._late.append(_Pending(lookup, step.fallback))
+        reason = f"{step.reason}; {failure}" if failure else step.reason
         return _local_answer(step.frame.index, step.fallback, "fallback", reason)
 
     def _full_answer(self, reply: Reply, level: Level, reason: str) -> Answer:
@@ -384,10 +384,10 @@ class Cascade:
     def _is_sound(self, reply: Reply) -> bool:
         return are_scores(reply.logits, len(self.estimator.filter.belief))
 
-    def _learn(self, observation: Observation, reply: Reply) -> None:
+    def _learn(self, lookup: Lookup, reply: Reply) -> None:
         if self._distribution is not None:
             self._distribution.update("full", reply.logits)
-        self.estimator.learn(observation, reply.label)
+        self.estimator.learn(lookup, reply.label)
 
     def _on_scene_change(self) -> None:
         """Forget what depends on the scene, and audit more for a while."""
@@ -428,7 +428,7 @@ def _local_answer(frame: int, prediction: Prediction, level: Level, reason: str,
 def _take(pending: deque[_Pending], index: int) -> _Pending | None:
     """Remove and return the entry of the frame ``index``; None if there is none."""
     for at, one in enumerate(pending):
-        if one.observation.frame.index == index:
+        if one.lookup.frame.index == index:
             del pending[at]
             return one
     return None

@@ -162,12 +162,12 @@ def fit_priors(
             estimator = RiskEstimator(base.shape[1])
             first = int(rng.integers(0, max(1, len(trace) // 4)))
             for index in range(first, len(trace)):
-                observation = estimator.begin(trace.frame(index))
-                estimator.add_output(observation, base[index])
+                lookup = estimator.begin(trace.frame(index))
+                estimator.add_output(lookup, base[index])
                 if others:
-                    estimator.add_output(observation, others[int(rng.integers(len(others)))][index])
+                    estimator.add_output(lookup, others[int(rng.integers(len(others)))][index])
                 if index == first or rng.random() < share:
                     label = int(labels[index])
-                    collected.append(estimator.outcomes(observation, label))
-                    estimator.keep(observation, label)
+                    collected.append(estimator.outcomes(lookup, label))
+                    estimator.keep(lookup, label)
     return priors_of(collected)

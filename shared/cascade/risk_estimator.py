@@ -79,7 +79,7 @@ class Neighbours(NamedTuple):
 
 
 @dataclass(slots=True, eq=False)
-class Observation:
+class Lookup:
     """State of one frame's lookup.
 
     Attributes:
@@ -124,49 +124,49 @@ class RiskEstimator:
         """Whether there is a risk model."""
         return bool(self.models)
 
-    def begin(self, frame: Frame) -> Observation:
+    def begin(self, frame: Frame) -> Lookup:
         """Start the lookup of a frame, with the candidate that its picture gives (stage ``picture``)."""
         self.filter.predict()
-        viewless = Frame(frame.index, None, frame.signature)  # an observation outlives its picture
+        viewless = Frame(frame.index, None, frame.signature)  # a lookup outlives its picture
         if not len(self.cache):
-            return Observation(viewless, "picture", Candidates([], []), None)
+            return Lookup(viewless, "picture", Candidates([], []), None)
         near = self._neighbours(viewless)
         row = features.picture_row(near.since_recalled, float(self.filter.belief[near.recalled]))
-        return Observation(viewless, "picture", Candidates([near.recalled], [row]), near)
+        return Lookup(viewless, "picture", Candidates([near.recalled], [row]), near)
 
-    def add_output(self, observation: Observation, probabilities: Probabilities) -> None:
+    def add_output(self, lookup: Lookup, probabilities: Probabilities) -> None:
         """Add the output ``(classes,)`` of a local model: of the base model first, then of submodels."""
         label = int(probabilities.argmax())
-        if observation.base is None:
+        if lookup.base is None:
             self.filter.update(probabilities)
-            observation.base, observation.top = probabilities, label
-            near = observation.neighbours
+            lookup.base, lookup.top = probabilities, label
+            near = lookup.neighbours
             labels = {label} if near is None else {label, near.held, near.recalled}
-            self._advance(observation, "base", self._base_candidates(observation, sorted(labels)))
+            self._advance(lookup, "base", self._base_candidates(lookup, sorted(labels)))
         else:
-            known = observation.earlier["base"] if observation.stage == "submodel" else observation.candidates
+            known = lookup.earlier["base"] if lookup.stage == "submodel" else lookup.candidates
             if label not in known.labels:
-                more = self._base_candidates(observation, [label])
+                more = self._base_candidates(lookup, [label])
                 known = Candidates(known.labels + more.labels, known.rows + more.rows)
             rows = [
                 features.submodel_row(row, float(probabilities[one]), one == label)
                 for one, row in zip(known.labels, known.rows, strict=True)
             ]
-            self._advance(observation, "submodel", Candidates(known.labels, rows))
+            self._advance(lookup, "submodel", Candidates(known.labels, rows))
 
-    def best(self, observation: Observation, only: int | None = None) -> Candidate | None:
+    def best(self, lookup: Lookup, only: int | None = None) -> Candidate | None:
         """The candidate of least risk; None without a risk model or a candidate. ``only``: the one allowed label."""
-        model = self.models.get(observation.stage)
-        if model is None or not observation.candidates.labels:
+        model = self.models.get(lookup.stage)
+        if model is None or not lookup.candidates.labels:
             return None
-        labels = observation.candidates.labels
-        risks, expected = model.risk(np.array(observation.candidates.rows))
+        labels = lookup.candidates.labels
+        risks, expected = model.risk(np.array(lookup.candidates.rows))
         at = int(risks.argmin()) if only is None else labels.index(only)
         return Candidate(labels[at], float(risks[at]), float(expected[at]))
 
-    def learn(self, observation: Observation, label: int) -> None:
-        """Learn from the full model's answer ``label`` to the frame of ``observation``, and store the answer."""
-        for stage, outcomes in self.outcomes(observation, label).items():
+    def learn(self, lookup: Lookup, label: int) -> None:
+        """Learn from the full model's answer ``label`` to the frame of ``lookup``, and store the answer."""
+        for stage, outcomes in self.outcomes(lookup, label).items():
             if (model := self.models.get(stage)) is not None:
                 model.learn(*outcomes)
                 continue
@@ -174,19 +174,19 @@ class RiskEstimator:
             first.append({stage: outcomes})
             if len(first) == FIRST_ANSWERS:
                 self.adopt({**self.fitted, **priors_of(first)})
-        self.keep(observation, label)
+        self.keep(lookup, label)
 
-    def keep(self, observation: Observation, label: int) -> None:
+    def keep(self, lookup: Lookup, label: int) -> None:
         """Store the full model's answer ``label`` in the frame cache and the label filter, without learning."""
-        self.cache.add(observation.frame, label, observation.base)
-        self.filter.update_full(observation.frame.index, label)
+        self.cache.add(lookup.frame, label, lookup.base)
+        self.filter.update_full(lookup.frame.index, label)
 
-    def outcomes(self, observation: Observation, label: int) -> dict[Stage, Outcomes]:
+    def outcomes(self, lookup: Lookup, label: int) -> dict[Stage, Outcomes]:
         """The candidates of every stage, labelled by the full model's answer ``label``."""
         by_stage: dict[Stage, Outcomes] = {}
-        for stage, own in {**observation.earlier, observation.stage: observation.candidates}.items():
+        for stage, own in {**lookup.earlier, lookup.stage: lookup.candidates}.items():
             if own.labels:
-                pairs = self._pairs(observation) if stage == "base" else Candidates([], [])
+                pairs = self._pairs(lookup) if stage == "base" else Candidates([], [])
                 weights = [1.0] * len(own.labels) + [1.0 / (len(pairs.labels) + 1)] * len(pairs.labels)
                 wrong = np.array(own.labels + pairs.labels) != label
                 by_stage[stage] = Outcomes(np.array(own.rows + pairs.rows), wrong, np.array(weights))
@@ -223,58 +223,58 @@ class RiskEstimator:
         since_held, since_recalled = cache.changes(frame, [held, recalled], distances)
         return Neighbours(held, int(cache.labels[held]), since_held, int(cache.labels[recalled]), since_recalled)
 
-    def _base_candidates(self, observation: Observation, labels: list[int]) -> Candidates:
+    def _base_candidates(self, lookup: Lookup, labels: list[int]) -> Candidates:
         """``labels`` as candidates at stage ``base``."""
-        near = observation.neighbours
+        near = lookup.neighbours
         divergence = 0.0
         if near is not None and near.held in labels:
-            divergence = float(self._divergence(observation, np.array([near.row]))[0])
+            divergence = float(self._divergence(lookup, np.array([near.row]))[0])
         held = [near.since_held if near is not None and near.held == label else None for label in labels]
         pairs = zip(labels, held, strict=True)
-        return Candidates(labels, [self._row(observation, label, change, divergence) for label, change in pairs])
+        return Candidates(labels, [self._row(lookup, label, change, divergence) for label, change in pairs])
 
-    def _pairs(self, observation: Observation) -> Candidates:
+    def _pairs(self, lookup: Lookup) -> Candidates:
         """The last ``_PAIRS`` answers before this frame, each as if held; the newest is left out, as a candidate."""
-        cache, frame = self.cache, observation.frame
+        cache, frame = self.cache, lookup.frame
         rows = cache.recent(_PAIRS, frame.index)[1:]
         if not len(rows):
             return Candidates([], [])
         changes = cache.changes(frame, rows.tolist(), cache.distances(frame.signature))
         labels = cache.labels[rows].tolist()
-        divergences = self._divergence(observation, rows).tolist()
+        divergences = self._divergence(lookup, rows).tolist()
         pairs = zip(labels, changes, divergences, strict=True)
-        return Candidates(labels, [self._row(observation, *pair) for pair in pairs])
+        return Candidates(labels, [self._row(lookup, *pair) for pair in pairs])
 
-    def _row(self, observation: Observation, label: int, held: Change | None, divergence: float) -> Row:
+    def _row(self, lookup: Lookup, label: int, held: Change | None, divergence: float) -> Row:
         """Features at stage ``base``; ``held`` and ``divergence`` as for ``features.base_row``."""
-        now, near = observation.base, observation.neighbours
+        now, near = lookup.base, lookup.neighbours
         assert now is not None
         return features.base_row(
             float(now[label]),
-            float(now[observation.top]),
-            label == observation.top,
+            float(now[lookup.top]),
+            label == lookup.top,
             held,
             divergence,
             near.since_recalled if near is not None and near.recalled == label else None,
             float(self.filter.belief[label]),
         )
 
-    def _divergence(self, observation: Observation, rows: Rows) -> Array:
+    def _divergence(self, lookup: Lookup, rows: Rows) -> Array:
         """Distance of the base model's output from its outputs on the frames of the entries ``rows``.
 
         It is 0 for entries without an output.
         """
-        assert observation.base is not None
-        divergences = jensen_shannon(observation.base, self.cache.probabilities[rows])
+        assert lookup.base is not None
+        divergences = jensen_shannon(lookup.base, self.cache.probabilities[rows])
         divergences[np.isnan(divergences)] = 0.0
         return divergences
 
     @staticmethod
-    def _advance(observation: Observation, stage: Stage, candidates: Candidates) -> None:
-        if observation.stage != stage:
-            observation.earlier[observation.stage] = observation.candidates
-            observation.stage = stage
-        observation.candidates = candidates
+    def _advance(lookup: Lookup, stage: Stage, candidates: Candidates) -> None:
+        if lookup.stage != stage:
+            lookup.earlier[lookup.stage] = lookup.candidates
+            lookup.stage = stage
+        lookup.candidates = candidates
 
 
 def priors_of(collected: Iterable[Mapping[Stage, Outcomes]]) -> dict[Stage, RiskPrior]:

@@ -35,8 +35,8 @@ from cachenet.simulator.world.processes import Failed, Process, Processes, answe
 #: What each policy adds to the agent's command line.
 POLICIES: dict[str, tuple[str, ...]] = {
     CACHENET: (),
-    SERVER: ("--levels", "cloud"),
-    DEVICE: ("--levels", "base", "--base", "full"),
+    SERVER: ("--set", "levels=cloud"),
+    DEVICE: ("--set", "levels=base", "--set", "base=full"),
 }
 #: Longest that a broker, server or link may take to start; a slow machine that does other things takes a while.
 _START_S = 120.0
@@ -193,8 +193,8 @@ def _run(
         old.unlink(missing_ok=True)
     with tempfile.TemporaryDirectory(prefix="cachenet-demo-") as store:
         arguments = ["run", str(recorded), "--fps", str(options.fps), "--device", "demo", "--store", store]
-        arguments += ["--output", str(lines), "--summary", str(summary), *POLICIES[policy]]
-        arguments += ["--slowdown", str(options.slowdown)]
+        arguments += ["--output", str(lines), "--set", f"summary={summary}", *POLICIES[policy]]
+        arguments += ["--set", f"slowdown={options.slowdown}"]
         link: Process | None = None
         if policy == DEVICE:
             arguments += ["--bundle", str(options.bundle)]

@@ -22,7 +22,7 @@ from tests.broker import Mosquitto
 from tests.bundles import tiny_bundle
 from tests.e2e.agents import AgentProcess, agents, picture
 from tests.e2e.servers import ServerProcess
-from tests.edge_agent.agents import current, stored
+from tests.edge_agent.agents import install_current, install_files
 from tests.faulty import with_golden, with_model
 
 __all__ = ["agents"]
@@ -89,8 +89,8 @@ def test_kills_at_random_moments_of_an_update_leave_a_device_that_answers() -> N
     command += ["--workers", "3", "--json"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=580, check=False)
     assert done.returncode == 0, done.stderr
-    figures = json.loads(done.stdout)
-    assert [figures[name] for name in ("kills", "offline_answered", "online_answered")] == [10, 10, 10]
+    summary = json.loads(done.stdout)
+    assert [summary[name] for name in ("kills", "offline_answered", "online_answered")] == [10, 10, 10]
 
 
 def test_a_model_that_hangs_in_use_ends_the_process_and_is_gone_at_the_next_start(
@@ -100,8 +100,8 @@ def test_a_model_that_hangs_in_use_ends_the_process_and_is_gone_at_the_next_star
     hanging = with_model(bundle, tmp_path / "hanging", faulty.looping_when_bright())
     unknown = Bundle(faulty.without_golden(hanging.directory))
     store = tmp_path / "store"
-    current(stored(Store(store), bundle), bundle.data)
-    stored(Store(store), unknown).stage(unknown.data, unknown.manifest)
+    install_current(install_files(Store(store), bundle), bundle.data)
+    install_files(Store(store), unknown).stage(unknown.data, unknown.manifest)
     manifest = unknown.directory / "bundle.json"
     first = _run(store, unknown.version, 2000, str(manifest))
     assert first.returncode == 1, first.stderr
@@ -138,14 +138,14 @@ def test_a_warm_store_on_a_read_only_disk_starts_and_answers(
 ) -> None:
     """As a worn memory card becomes one."""
     store = tmp_path / "disk" / "store"
-    current(stored(Store(store), bundle), bundle.data)
+    install_current(install_files(Store(store), bundle), bundle.data)
     read_only()
     agent = agents(str(pictures), "--store", str(store), "--broker", "mqtt://127.0.0.1:1")
     assert agent.finish()["frames"] == 3
     assert "Read-only file system" in agent.log()
 
 
-def test_the_status_of_a_device_says_how_its_update_stands(
+def test_the_status_of_a_device_has_the_state_of_its_update(
     bundle: Bundle, newer: Bundle, mosquitto: Mosquitto, tmp_path: Path
 ) -> None:
     states: list[str] = []
@@ -160,7 +160,7 @@ def test_the_status_of_a_device_says_how_its_update_stands(
     )
     operator.start()
     store = tmp_path / "store"
-    current(stored(Store(store), bundle), bundle.data)
+    install_current(install_files(Store(store), bundle), bundle.data)
     server = ServerProcess(tmp_path, "--bundle", str(newer.directory), "--broker", mosquitto.url)
     server.wait_for("connected to")
     frames = b"".join(bytes([n % 250]) * (32 * 32 * 3) for n in range(3000))
@@ -168,7 +168,7 @@ def test_the_status_of_a_device_says_how_its_update_stands(
     try:
         agent.feed(frames, until_=lambda: states[-1:] == ["committed"] and "trial" in states)
         assert states[states.index("pending") :] == ["pending", "probing", "trial", "committed"]
-        assert Store(store).recall() == newer.data
+        assert Store(store).current() == newer.data
     finally:
         agent.close()
         server.stop()
@@ -208,7 +208,7 @@ def test_the_process_that_has_a_store_is_named_to_who_wants_it_too(
     bundle: Bundle, pictures: Path, tmp_path: Path
 ) -> None:
     store = Store(tmp_path / "store")
-    current(stored(store, bundle), bundle.data)
+    install_current(install_files(store, bundle), bundle.data)
     store.lock()
     done = subprocess.run(
         [*(sys.executable, "-m", "cachenet.edge_agent", "run", str(pictures), "--broker", "mqtt://127.0.0.1:1"),

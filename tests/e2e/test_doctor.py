@@ -103,7 +103,7 @@ def test_all_is_well_with_a_server_there(
     finally:
         process.stop()
         process.close()
-    monkeypatch.setattr(connectivity, "_PATIENCE_S", 1.0)
+    monkeypatch.setattr(connectivity, "_TIMEOUT_S", 1.0)
     said = found(agent(*own))
     assert said["server"][0] == "warning", "the catalogue is kept by the broker, and nobody answers"
     assert "is cloud-server running" in said["server"][1]
@@ -149,27 +149,27 @@ TROUBLES = {
 }
 
 
-def in_trouble(trouble: str, directory: Path) -> Deployed:
+def in_trouble(error: str, directory: Path) -> Deployed:
     """A broker with that wrong with it, or with who wants to use it."""
     directory.mkdir()
     broker = Deployed(directory, "cam")
-    if trouble != "no broker":
+    if error != "no broker":
         broker.start()
-    if trouble == "expired certificate":
+    if error == "expired certificate":
         expired(broker)
     for user in ("cam", "server"):
-        if trouble == "wrong password":
+        if error == "wrong password":
             (broker.kit(user) / "password").write_text("wrong\n")
-        elif trouble == "wrong CA":
+        elif error == "wrong CA":
             (directory / user).mkdir()
             shutil.copy(Authority(directory / user).certificate, broker.kit(user) / "ca.crt")
     return broker
 
 
 @pytest.mark.parametrize("trouble", TROUBLES)
-def test_the_doctors_find_what_is_wrong_with_the_broker(trouble: str, place: Path, tmp_path: Path) -> None:
-    what, why = TROUBLES[trouble]
-    broker = in_trouble(trouble, tmp_path / "broker")
+def test_the_doctors_find_what_is_wrong_with_the_broker(error: str, place: Path, tmp_path: Path) -> None:
+    what, why = TROUBLES[error]
+    broker = in_trouble(error, tmp_path / "broker")
     own = [str(place / "pictures"), "--device", "cam", "--store", str(tmp_path / "store")]
     try:
         for done in (
@@ -191,11 +191,11 @@ def test_both_programs_say_it_in_one_line_and_try_again(place: Path, tmp_path: P
         "server": ["cloud_server", "run", "--bundle", str(place / "bundle")],
     }
     brokers, running = [], []
-    for trouble, (_, why) in TROUBLES.items():
-        brokers.append(in_trouble(trouble, tmp_path / trouble))
+    for error, (_, why) in TROUBLES.items():
+        brokers.append(in_trouble(error, tmp_path / error))
         for user, command in commands.items():
-            log = tmp_path / trouble / f"{user}.log"
-            store = ["--store", str(tmp_path / trouble / "store")] if user == "cam" else []
+            log = tmp_path / error / f"{user}.log"
+            store = ["--store", str(tmp_path / error / "store")] if user == "cam" else []
             with log.open("wb") as err:
                 process = subprocess.Popen(
                     [sys.executable, "-m", *command, *store, *brokers[-1].flags(user)],
@@ -292,8 +292,8 @@ def test_settings_that_no_run_could_begin_with(place: Path, tmp_path: Path) -> N
     own = [str(place / "pictures"), "--bundle", str(place / "bundle")]
     for flags, why in (
         (["--region", "0.5,0,0.6,1"], "no region"),
-        (["--memory-budget", "much"], "150MB"),
-        (["--metrics", "x"], "no port"),
+        (["--set", "memory_budget=much"], "150MB"),
+        (["--set", "metrics=x"], "no port"),
     ):
         assert why in found(agent(*own, *flags))["settings"][1]
     _, public = generate(tmp_path / "keys")

@@ -28,7 +28,7 @@ __all__ = ["mosquitto"]
 ZOO = Path("models/zoo/cifar10")
 
 
-@pytest.mark.parametrize("flags", [(), ("--deadline-ms", "3"), ("--mode", "async", "--memory-budget", "400MB")])
+@pytest.mark.parametrize("flags", [(), ("--deadline-ms", "3"), ("--mode", "async", "--set", "memory_budget=400MB")])
 def test_every_decision_of_a_run_is_made_again_to_the_last_bit(
     mosquitto: Mosquitto, tmp_path: Path, flags: tuple[str, ...]
 ) -> None:
@@ -42,7 +42,7 @@ def test_every_decision_of_a_run_is_made_again_to_the_last_bit(
         agent = AgentProcess(
             tmp_path,
             *(str(recorded), "--broker", mosquitto.url, "--store", str(tmp_path / "store"), "--fps", "60"),
-            *("--audit-share", "0.3", "--flight", str(log), *flags),
+            *("--set", "audit_share=0.3", "--set", f"decision_log={log}", *flags),
         )
         answers = agent.finish()
     assert answers["frames"] == 150
@@ -50,19 +50,19 @@ def test_every_decision_of_a_run_is_made_again_to_the_last_bit(
     assert found.first is None
     assert found.frames == 150
     assert found.identical == 150 + found.corrections
-    said = CliRunner().invoke(app, ["replay", str(log), "--stream", str(recorded), "--json"])
-    told = json.loads(said.stdout)
-    assert (told["frames"], told["identical"]) == (150, 150 + found.corrections)
+    output = CliRunner().invoke(app, ["replay", str(log), "--stream", str(recorded), "--json"])
+    logged = json.loads(output.stdout)
+    assert (logged["frames"], logged["identical"]) == (150, 150 + found.corrections)
 
     lines = log.read_bytes().splitlines(keepends=True)
     log.write_bytes(b"".join(lines) + lines[-1][:-5])  # killed while it wrote
     assert rerun(log, Bundle(ZOO), recorded).identical >= 149  # the last may have been a correction
-    place = next(n for n, line in enumerate(lines) if b'"complete"' in line)
-    other = re.sub(rb'"label":(\d+)', lambda found: b'"label":%d' % (int(found[1]) + 1), lines[place])
-    log.write_bytes(b"".join([*lines[:place], other, *lines[place + 1 :]]))
-    said = CliRunner().invoke(app, ["replay", str(log), "--stream", str(recorded)])
-    assert said.exit_code == 1
-    assert f"{149 + found.corrections} of {150 + found.corrections}" in said.stdout
+    directory = next(n for n, line in enumerate(lines) if b'"complete"' in line)
+    other = re.sub(rb'"label":(\d+)', lambda found: b'"label":%d' % (int(found[1]) + 1), lines[directory])
+    log.write_bytes(b"".join([*lines[:directory], other, *lines[directory + 1 :]]))
+    output = CliRunner().invoke(app, ["replay", str(log), "--stream", str(recorded)])
+    assert output.exit_code == 1
+    assert f"{149 + found.corrections} of {150 + found.corrections}" in output.stdout
     log.write_bytes(lines[0])
     with pytest.raises(BadLog, match="no answer"):
         rerun(log, Bundle(ZOO), recorded)
@@ -71,12 +71,12 @@ def test_every_decision_of_a_run_is_made_again_to_the_last_bit(
         rerun(log, Bundle(ZOO), recorded)
 
 
-def test_a_restart_that_goes_on_with_what_was_learned_is_replayed_to_the_last_bit(tmp_path: Path) -> None:
+def test_a_restart_with_learned_state_is_replayed_to_the_last_bit(tmp_path: Path) -> None:
     """The full model on the device teaches the first run, and the second begins with what that has learned."""
     images, bundle = sample.load(), Bundle(ZOO)
     recorded, log = tmp_path / "stream", tmp_path / "flight.jsonl"
     streams.record(streams.plan("held", images.labels, 5, 60), images.images, recorded, cifar10.LABELS)
-    settings = Settings(provider="cpu", levels=("frames", "base", "full"), store=str(tmp_path), flight=str(log))
+    settings = Settings(provider="cpu", levels=("frames", "base", "full"), store=str(tmp_path), decision_log=str(log))
     learned = []
     for _ in range(2):
         agent = Agent(settings, [open_source(str(recorded), None)], None, None, bundle)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from cachenet.edge_agent.agent import Agent
-from cachenet.edge_agent.camera import MOST_ERRORS
+from cachenet.edge_agent.camera import MAX_CONSECUTIVE_ERRORS
 from cachenet.edge_agent.composition import DeploymentError
 from cachenet.edge_agent.frame_inputs import FrameInputs, scorer
 from cachenet.edge_agent.outputs.report import Sink
@@ -30,7 +30,7 @@ from cachenet.shared.inference.image import Input, Picture
 from cachenet.shared.transport.mqtt import Address, Message
 from cachenet.shared.transport.protocol import catalogue
 from tests.bundles import INPUT, LABELS, tiny_bundle
-from tests.edge_agent.agents import Pictures, current, running, served, shot, tend_until
+from tests.edge_agent.agents import Pictures, install_current, maintain_until, running, served, shot
 
 
 @pytest.fixture(scope="module")
@@ -53,16 +53,16 @@ def test_only_the_region_of_interest_is_looked_at(bundle: Bundle) -> None:
         with running(Settings(levels=("frames", "base"), region=region), bundle=bundle) as camera:
             for index, picture in enumerate(pictures):
                 camera.answer(index, Shot(picture), Sink(""))
-            return camera.now and camera.now.answer
+            return camera.last_answered and camera.last_answered.answer
 
     answers = last("0.5,0,0.5,1", right, left), last("", right, left)
-    seen_alone = last("0.5,0,0.5,1", right, right)
+    alone = last("0.5,0,0.5,1", right, right)
     inside, whole = answers
-    assert inside == seen_alone
+    assert inside == alone
     assert whole != inside
 
 
-def test_every_frame_of_a_source_is_answered_and_the_summary_says_so(bundle: Bundle, tmp_path: Path) -> None:
+def test_every_frame_of_a_source_is_answered_and_counted_in_the_summary(bundle: Bundle, tmp_path: Path) -> None:
     source, sink = Pictures(30), Sink(str(tmp_path / "answers"))
     agent = Agent(Settings(levels=("frames", "submodels", "base")), [source], None, None, bundle)
     agent.run(sink)
@@ -97,7 +97,7 @@ def test_a_malformed_message_is_ignored_wherever_it_arrives(topic: str, payload:
     agent._receive(Message(topic, payload, None, b"x" * 16, ()))
 
 
-def test_a_model_that_fails_says_nothing_and_stops_nothing(bundle: Bundle) -> None:
+def test_a_failing_model_gives_no_scores_and_ends_nothing(bundle: Bundle) -> None:
     """Its frames go on to the next level, here the last: a fallback."""
     with running(Settings(levels=("frames", "base")), bundle=bundle) as camera:
         assert camera.cascade is not None and camera.cascade.base is not None
@@ -108,9 +108,9 @@ def test_a_model_that_fails_says_nothing_and_stops_nothing(bundle: Bundle) -> No
         assert camera.tally.fallbacks == 1
 
 
-def test_a_full_model_on_the_device_that_fails_is_not_taken_for_an_answer(bundle: Bundle) -> None:
+def test_a_failing_full_model_on_the_device_gives_no_answer(bundle: Bundle) -> None:
     with running(Settings(levels=("base", "full")), bundle=bundle) as camera:
-        tend_until(camera, lambda: camera.cascade.full)  # type: ignore[union-attr]
+        maintain_until(camera, lambda: camera.cascade.full)  # type: ignore[union-attr]
         assert camera.cascade is not None and camera.cascade.full is not None
         camera.cascade.full = replace(camera.cascade.full, score=scorer("full", _fail, INPUT, 10), judge=None)
         camera.cascade._budget.threshold = 0.0
@@ -156,9 +156,9 @@ def test_a_file_waits_for_the_models_that_it_may_use(tmp_path: Path) -> None:
 
 
 def test_a_file_does_not_wait_for_a_server_that_is_not_there(tmp_path: Path) -> None:
-    """Its store holds the base model alone, and nobody has the others."""
+    """The store holds only the base model, and no server has the others."""
     bundle = Bundle(tiny_bundle(tmp_path / "bundle"))
-    store = current(Store(tmp_path / "store"), bundle.data)
+    store = install_current(Store(tmp_path / "store"), bundle.data)
     base = bundle.manifest.models["base"].sha256
     store.append(base, bundle.path("base").read_bytes())
     store.finish(base)
@@ -168,7 +168,7 @@ def test_a_file_does_not_wait_for_a_server_that_is_not_there(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(("bad", "frames"), [(3, 10), (200, 0)])
-def test_a_frame_that_nobody_can_answer_does_not_end_the_others_unless_all_are_so(
+def test_unanswerable_frames_end_a_run_only_if_all_frames_are(
     bad: int, frames: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     left = [bad]
@@ -183,24 +183,24 @@ def test_a_frame_that_nobody_can_answer_does_not_end_the_others_unless_all_are_s
     monkeypatch.setattr(Cascade, "lookup", failing)
     bundle = Bundle(tiny_bundle(tmp_path))
     agent = Agent(Settings(provider="cpu"), [Pictures(bad + frames)], None, None, bundle)
-    if bad > MOST_ERRORS:
+    if bad > MAX_CONSECUTIVE_ERRORS:
         with pytest.raises(ZeroDivisionError):
             agent.run(Sink(""))
     else:
         agent.run(Sink(""))
     camera = agent.cameras[0]
-    assert (camera.tally.frames, camera.errors) == (frames, min(bad, MOST_ERRORS))
+    assert (camera.tally.frames, camera.errors) == (frames, min(bad, MAX_CONSECUTIVE_ERRORS))
     assert camera.deciding is None, "or the watchdog would find that a model hangs"
     assert "frame 0 could not be answered" in caplog.text
 
 
-def test_a_picture_that_stays_is_answered_with_what_the_full_model_has_said_of_it(bundle: Bundle) -> None:
+def test_an_unchanged_picture_gets_the_full_models_label(bundle: Bundle) -> None:
     agent = served(Settings(levels=("frames", "cloud"), audit_share=0.0), Pictures(30, same=True), bundle, lambda: 7)
     agent.run(Sink(""))
     summary = agent.summary()
     assert (summary["cloud"], summary["hits"]["frames"]) == (1, 29)
     assert (summary["overruled"], summary["asked"]) == (0, 1 / 30)
-    assert agent.cameras[0].now is not None and agent.cameras[0].now.line.label == LABELS[7]
+    assert agent.cameras[0].last_answered is not None and agent.cameras[0].last_answered.line.label == LABELS[7]
 
 
 def test_hits_that_disagree_raise_an_alarm_of_one_line_and_the_budget_is_cut(
@@ -209,7 +209,7 @@ def test_hits_that_disagree_raise_an_alarm_of_one_line_and_the_budget_is_cut(
     """The full model contradicts every hit that it is asked about."""
 
     def other() -> int:
-        answered = agent.cameras[0].now
+        answered = agent.cameras[0].last_answered
         return 0 if answered is None or answered.answer.label is None else (answered.answer.label + 1) % 10
 
     bundle = Bundle(tiny_bundle(tmp_path, risk=0.999))
@@ -223,13 +223,13 @@ def test_hits_that_disagree_raise_an_alarm_of_one_line_and_the_budget_is_cut(
     assert audits["scale"] < 1.0
     assert audits["agreement"]["low"] <= audits["agreement"]["estimate"] <= audits["agreement"]["high"]
     assert audits["agreement"]["estimate"] < 0.5
-    told = [record.message for record in caplog.records if "disagree with the full model" in record.message]
-    assert len(told) == audits["alarms"] > 0
-    assert "multiplied by 0.5" in told[0] and "100 % of hits" in told[0]
+    logged = [record.message for record in caplog.records if "disagree with the full model" in record.message]
+    assert len(logged) == audits["alarms"] > 0
+    assert "multiplied by 0.5" in logged[0] and "100 % of hits" in logged[0]
     assert summary["overruled"] == 0
 
 
-def test_a_change_of_the_whole_picture_is_counted_and_said(bundle: Bundle, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_scene_change_is_counted_and_logged(bundle: Bundle, caplog: pytest.LogCaptureFixture) -> None:
     with running(Settings(levels=("frames", "base")), bundle=bundle) as camera:
         for index in range(110):
             camera.answer(index, shot(0 if index < 100 else 200), Sink(""))
@@ -237,14 +237,14 @@ def test_a_change_of_the_whole_picture_is_counted_and_said(bundle: Bundle, caplo
     assert [record.message for record in caplog.records if "the whole picture has changed" in record.message]
 
 
-def test_a_picture_that_the_bundle_was_not_made_for_is_asked_and_then_answered_as_unknown(tmp_path: Path) -> None:
-    place = tiny_bundle(tmp_path / "bundle")
+def test_a_picture_out_of_distribution_misses_and_is_then_unknown(tmp_path: Path) -> None:
+    root = tiny_bundle(tmp_path / "bundle")
     never = Distribution(full=(1e6, 2e6), base=(1e6, 2e6), least=0.5)
-    manifest = msgspec.structs.replace(Bundle(place).manifest, distribution=never)
-    (place / "bundle.json").write_bytes(msgspec.json.encode(manifest))
+    manifest = msgspec.structs.replace(Bundle(root).manifest, distribution=never)
+    (root / "bundle.json").write_bytes(msgspec.json.encode(manifest))
     lines = tmp_path / "lines.jsonl"
     sink = Sink(str(lines))
-    agent = Agent(Settings(levels=("base",)), [Pictures(ASKED_FIRST + 30, same=True)], None, None, Bundle(place))
+    agent = Agent(Settings(levels=("base",)), [Pictures(ASKED_FIRST + 30, same=True)], None, None, Bundle(root))
     agent.run(sink)
     sink.close()
     answers = [json.loads(line) for line in lines.read_text().splitlines()]
@@ -255,10 +255,10 @@ def test_a_picture_that_the_bundle_was_not_made_for_is_asked_and_then_answered_a
 
 
 def test_a_full_model_on_the_device_whose_run_fails_has_not_answered(tmp_path: Path) -> None:
-    """Or its label would be one that nobody has given."""
+    """Its NaN scores must not become a label."""
     bundle = Bundle(tiny_bundle(tmp_path, risk=0))
     with running(Settings(levels=("base", "full"), provider="cpu"), bundle=bundle) as camera:
-        tend_until(camera, lambda: camera.cascade is not None and camera.cascade.full is not None)
+        maintain_until(camera, lambda: camera.cascade is not None and camera.cascade.full is not None)
         assert camera.cascade is not None and camera.cascade.full is not None
         camera.answer(0, shot(), Sink(""))
         camera.cascade.full = replace(camera.cascade.full, score=scorer("full", _fail, INPUT, 10))
@@ -270,10 +270,10 @@ CERTIFIED = Certificate(0.02, 0.005, 0.015, 0.95, 0.1, 100)
 
 
 @pytest.mark.parametrize(
-    ("certificates", "budget", "told"),
+    ("certificates", "budget", "logged"),
     [
         ((CERTIFIED,), 0.02, ""),
-        ((CERTIFIED,), 0.01, "the least that was measured is 0.02; audits check"),
+        ((CERTIFIED,), 0.01, "the smallest budget that was measured is 0.02; audits check"),
         ((), 0.02, "nothing was measured"),
         (
             (Certificate(0.02, 0.011, 0.3, 0.95, 0.1, 7, 250),),
@@ -283,19 +283,19 @@ CERTIFIED = Certificate(0.02, 0.005, 0.015, 0.95, 0.1, 100)
         ),
     ],
 )
-def test_a_budget_that_is_not_certified_is_said_in_one_line_and_all_frames_are_answered(
+def test_an_uncertified_budget_is_one_warning_and_all_frames_are_answered(
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
     certificates: tuple[Certificate, ...],
     budget: float,
-    told: str,
+    logged: str,
 ) -> None:
-    place = tiny_bundle(tmp_path / "bundle")
-    manifest = msgspec.structs.replace(Bundle(place).manifest, certificates=certificates)
-    (place / "bundle.json").write_bytes(msgspec.json.encode(manifest))
-    agent = served(Settings(max_disagreement=budget), Pictures(5), Bundle(place), lambda: 3)
+    root = tiny_bundle(tmp_path / "bundle")
+    manifest = msgspec.structs.replace(Bundle(root).manifest, certificates=certificates)
+    (root / "bundle.json").write_bytes(msgspec.json.encode(manifest))
+    agent = served(Settings(max_disagreement=budget), Pictures(5), Bundle(root), lambda: 3)
     agent.run(Sink(""))
     assert agent.summary()["frames"] == 5
-    said = [record.message for record in caplog.records if "is not certified" in record.message]
-    assert len(said) == bool(told)
-    assert not told or (told in said[0] and "\n" not in said[0])
+    output = [record.message for record in caplog.records if "is not certified" in record.message]
+    assert len(output) == bool(logged)
+    assert not logged or (logged in output[0] and "\n" not in output[0])

@@ -29,12 +29,17 @@ _FAREWELL = _STATUS, describe(Status("stopped", "1"))
 @pytest.fixture(autouse=True)
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """A broker on this machine is quick."""
-    for name, seconds in (("_CONNECT_S", 0.5), ("_QUIET_S", 0.3), ("_RETURN_S", 0.5), ("_GONE_S", 1.0)):
+    for name, seconds in (
+        ("_CONNECT_TIMEOUT_S", 0.5),
+        ("_QUIET_S", 0.3),
+        ("_RECONNECT_S", 0.5),
+        ("_DELETE_TIMEOUT_S", 1.0),
+    ):
         monkeypatch.setattr(module, name, seconds)
 
 
 class Strict(Mosquitto):
-    """Knows one user, ``cam``, who must call itself ``cachenet-cam`` and may write ``sends``."""
+    """A broker with one user, ``cam``, with client id ``cachenet-cam``, who may write ``sends``."""
 
     def __init__(self, directory: Path, *sends: str) -> None:
         super().__init__(directory)
@@ -94,7 +99,7 @@ def device(broker: Strict) -> MqttConnection:
     return link
 
 
-def test_a_broker_that_is_not_there_is_said_in_one_line() -> None:
+def test_an_absent_broker_is_one_clear_line() -> None:
     done = CliRunner().invoke(app, ["forget", "--broker", f"mqtt://127.0.0.1:{free_port()}"])
     assert done.exit_code == 2
     assert done.stderr.startswith("edge-agent: no broker at ")
@@ -105,14 +110,14 @@ def test_of_one_that_was_never_there_nothing_is_held(broker: Mosquitto) -> None:
     assert forget(Address("127.0.0.1", broker.port), "cam", "homeassistant") == []
 
 
-def test_one_that_is_gone_is_forgotten(strict: Strict) -> None:
+def test_a_stopped_device_is_forgotten(strict: Strict) -> None:
     device(strict).stop(_FAREWELL)
     assert forget(strict.address, "cam", "homeassistant") == [_STATUS, _CONFIG]
 
 
-def test_one_that_is_online_is_left_alone(strict: Strict, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_online_device_is_not_forgotten(strict: Strict, monkeypatch: pytest.MonkeyPatch) -> None:
     """It comes back for its connection, which is how that shows."""
-    monkeypatch.setattr(module, "_RETURN_S", 10.0)
+    monkeypatch.setattr(module, "_RECONNECT_S", 10.0)
     link = device(strict)
     with pytest.raises(MqttError, match="cam is online"):
         forget(strict.address, "cam", "homeassistant")
@@ -120,8 +125,8 @@ def test_one_that_is_online_is_left_alone(strict: Strict, monkeypatch: pytest.Mo
     link.stop()
 
 
-def test_a_message_that_the_broker_does_not_take_is_said_once(strict: Strict, caplog: pytest.LogCaptureFixture) -> None:
-    """Or a device that may not introduce itself to Home Assistant would never be seen, and nobody knew why."""
+def test_a_refused_message_is_reported_once(strict: Strict, caplog: pytest.LogCaptureFixture) -> None:
+    """A device without access to Home Assistant's topics would otherwise be missing without a reason."""
     link = device(strict)
     for _ in range(3):
         link.publish("homeassistant/device/other/camera/config", b"{}", 1, retain=True)
@@ -131,7 +136,7 @@ def test_a_message_that_the_broker_does_not_take_is_said_once(strict: Strict, ca
     assert "may this user write" in record.getMessage()
 
 
-def test_what_the_broker_does_not_let_go_of_is_said(strict: Strict, tmp_path: Path) -> None:
+def test_topics_that_the_broker_does_not_delete_are_reported(strict: Strict, tmp_path: Path) -> None:
     device(strict).stop(_FAREWELL)
     strict.stop()
     users = tmp_path / "users.json"

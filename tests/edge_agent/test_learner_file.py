@@ -47,7 +47,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 def run(bundle: Bundle, store: Path, frames: int = 20) -> Camera:
-    """A camera that has answered so many frames; the full model on the device teaches it."""
+    """A camera after ``frames`` answers, which has learned from the full model on the device."""
     agent = Agent(Settings(provider="cpu", store=str(store)), [Pictures(frames)], None, None, bundle)
     agent.run(Sink(""))
     assert agent.cameras[0].tally.frames == frames
@@ -70,21 +70,21 @@ def fresh(bundle: Bundle) -> dict[Stage, tuple[Array, Array]]:
     return RiskEstimator(len(bundle.manifest.labels), bundle.manifest.priors).state
 
 
-def test_a_restart_goes_on_with_what_was_learned(bundle: Bundle, tmp_path: Path) -> None:
+def test_a_restart_continues_with_the_learned_state(bundle: Bundle, tmp_path: Path) -> None:
     camera = run(bundle, tmp_path)
     assert camera.cascade is not None
     learned = camera.cascade.estimator.state
-    assert not same(learned, fresh(bundle)), "the frames have taught something"
+    assert not same(learned, fresh(bundle)), "the camera has learned"
     assert same(begun(bundle, tmp_path), learned)
 
 
-def test_a_bundle_without_priors_is_asked_about_at_first_and_not_again_after_a_restart(tmp_path: Path) -> None:
-    place = tiny_bundle(tmp_path / "bundle")
-    manifest = msgspec.structs.replace(Bundle(place).manifest, priors={})
-    (place / MANIFEST).write_bytes(msgspec.json.encode(manifest))
-    first = run(Bundle(place), tmp_path / "store", frames=FIRST_ANSWERS + 10).cascade
+def test_a_bundle_without_priors_learns_once_and_not_again_after_a_restart(tmp_path: Path) -> None:
+    root = tiny_bundle(tmp_path / "bundle")
+    manifest = msgspec.structs.replace(Bundle(root).manifest, priors={})
+    (root / MANIFEST).write_bytes(msgspec.json.encode(manifest))
+    first = run(Bundle(root), tmp_path / "store", frames=FIRST_ANSWERS + 10).cascade
     assert first is not None and first.estimator.ready
-    again = run(Bundle(place), tmp_path / "store", frames=0).cascade
+    again = run(Bundle(root), tmp_path / "store", frames=0).cascade
     assert again is not None and again.estimator.ready
     assert again.estimator.fitted == first.estimator.fitted
     assert same(again.estimator.state, first.estimator.state)
@@ -116,7 +116,7 @@ def test_a_disk_that_cannot_be_written_or_read_stops_no_frame(bundle: Bundle, tm
     assert same(begun(bundle, tmp_path), fresh(bundle))
 
 
-def test_a_run_that_has_learned_nothing_leaves_what_is_kept(bundle: Bundle, tmp_path: Path) -> None:
+def test_a_run_without_learning_leaves_the_saved_state(bundle: Bundle, tmp_path: Path) -> None:
     learned = run(bundle, tmp_path).cascade
     assert learned is not None
     begun(learning_bundle(tmp_path / "other", "another version"), tmp_path)
@@ -128,7 +128,7 @@ def test_cameras_keep_what_they_have_learned_apart(tmp_path: Path) -> None:
     assert len({LearnerFile(tmp_path, name).path for name in names}) == len(names)
 
 
-def test_a_bundle_directory_leaves_no_trace_in_the_store_that_nobody_has_named(
+def test_a_bundle_directory_writes_nothing_to_the_default_store(
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So that a run can be repeated."""
@@ -150,7 +150,7 @@ class Disk:
         self.written += 1
 
 
-def teach(estimator: RiskEstimator) -> None:
+def train(estimator: RiskEstimator) -> None:
     """Have all weights change."""
     for model in estimator.models.values():
         model.reset(0.5)
@@ -164,7 +164,7 @@ def test_at_most_one_save_a_minute_and_none_where_nothing_was_learned(
     estimator = RiskEstimator(10, bundle.manifest.priors)
     for _ in range(10 * int(SAVE_EVERY_S)):  # ten minutes in seconds
         now[0] += 1.0
-        teach(estimator)
+        train(estimator)
         file.save(estimator, "v")
         if file._writer is not None:
             file._writer.join()
@@ -180,14 +180,14 @@ def test_a_disk_that_hangs_holds_up_neither_frames_nor_the_end(
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     disk, now = Disk(monkeypatch), [0.0]
-    monkeypatch.setattr(learner_file, "_LAST_SAVE_S", 0.05)
+    monkeypatch.setattr(learner_file, "_CLOSE_TIMEOUT_S", 0.05)
     disk.free.clear()
     file = LearnerFile(tmp_path, "", lambda: now[0])
     estimator = RiskEstimator(10, bundle.manifest.priors)
     before = threading.active_count()
     for _ in range(5):
         now[0] += SAVE_EVERY_S
-        teach(estimator)
+        train(estimator)
         file.save(estimator, "v")
     assert threading.active_count() == before + 1, "no second save before the first has ended"
     file.close(estimator, "v")

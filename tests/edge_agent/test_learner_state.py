@@ -50,11 +50,11 @@ def test_a_state_that_was_cut_off_is_refused(length: int) -> None:
         decode(encode(state(0), "v")[:length], "v")
 
 
-@pytest.mark.parametrize("place", [0, 1])
+@pytest.mark.parametrize("directory", [0, 1])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_what_is_not_finite_is_refused(place: int, value: float) -> None:
+def test_what_is_not_finite_is_refused(directory: int, value: float) -> None:
     bad = state(0)
-    bad["base"][place].flat[3] = value
+    bad["base"][directory].flat[3] = value
     with pytest.raises(BadLearnerState, match="not finite"):
         decode(encode(bad, "v"), "v")
 
@@ -77,5 +77,5 @@ def test_priors_that_were_fitted_on_the_device_come_back_too_and_are_checked() -
     prior = fit_prior(rng.normal(size=(30, COUNT["base"])), rng.random(30) < 0.3)
     fitted: dict[Stage, RiskPrior] = {"base": prior}
     assert decode(encode_state(LearnerState({}, fitted), "v"), "v").fitted == fitted
-    with pytest.raises(BadLearnerState, match="prior is out of form"):
+    with pytest.raises(BadLearnerState, match="prior has a wrong shape"):
         decode(encode_state(LearnerState({}, {"picture": prior}), "v"), "v")

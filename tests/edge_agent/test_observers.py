@@ -1,4 +1,4 @@
-"""Those who watch: none of them ends the run, nor fills the log."""
+"""Observers: failures neither end the run nor fill the log."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cachenet.edge_agent.frame_inputs import FrameInputs as Crops
 from cachenet.edge_agent.frame_inputs import scorer
 from cachenet.edge_agent.outputs import results
 from cachenet.edge_agent.outputs.frame_worker import FrameWorker
-from cachenet.edge_agent.outputs.observers import watchers
+from cachenet.edge_agent.outputs.observers import attach_observers
 from cachenet.edge_agent.outputs.report import Sink
 from cachenet.edge_agent.outputs.terminal import TerminalView
 from cachenet.edge_agent.settings import Settings
@@ -28,7 +28,7 @@ from cachenet.shared.inference.image import Picture
 from cachenet.shared.transport.mqtt import Address
 from tests.bundles import INPUT, tiny_bundle
 from tests.edge_agent.agents import Pictures, shot
-from tests.edge_agent.sights import seen
+from tests.edge_agent.frames import answered_frame
 
 
 @pytest.fixture
@@ -42,30 +42,30 @@ def lines() -> Iterator[io.StringIO]:
     handler.close()
 
 
-def test_an_observer_that_fails_at_every_frame_is_logged_once_and_the_run_goes_on(
+def test_an_observer_that_fails_at_every_frame_is_logged_once_and_the_run_continues(
     tmp_path: Path, lines: io.StringIO, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(*_: object) -> None:
         raise KeyError("result")
 
-    monkeypatch.setattr(results.Results, "show", fails)
+    monkeypatch.setattr(results.Results, "on_frame", fails)
     settings = Settings(results=True, broker="mqtt://127.0.0.1:1")
     agent = Agent(settings, [Pictures(200)], Address("127.0.0.1", 1), None, Bundle(tiny_bundle(tmp_path)))
-    with watchers(agent):
+    with attach_observers(agent):
         agent.run(Sink(""))
     assert agent.summary()["frames"] == 200
-    assert lines.getvalue().count("a frame was left out") == 1
+    assert lines.getvalue().count("results: failed for a frame") == 1
 
 
-def test_work_aside_that_fails_at_every_frame_is_logged_once_and_counted(lines: io.StringIO) -> None:
+def test_a_worker_that_fails_at_every_frame_is_logged_once_and_counted(lines: io.StringIO) -> None:
     def fails(_: object) -> None:
         raise ValueError("no")
 
-    aside = FrameWorker("saver", fails, waits=True)
+    worker = FrameWorker("saver", fails, blocks=True)
     for frame in range(500):
-        aside.show(seen(frame))
-    aside.close()
-    assert aside.failed == 500
+        worker.on_frame(answered_frame(frame))
+    worker.close()
+    assert worker.failed == 500
     assert lines.getvalue().count("Traceback") == 1
 
 
@@ -81,11 +81,11 @@ def test_a_model_that_fails_at_every_frame_is_logged_once(lines: io.StringIO) ->
 
 def test_what_a_bundle_or_a_camera_is_called_cannot_write_on_the_terminal(tmp_path: Path) -> None:
     source = Pictures(1)
-    source.losses, source.trouble = 1, "it says \x1b]0;gone\x07"
+    source.losses, source.error = 1, "it says \x1b]0;gone\x07"
     agent = Agent(Settings(), [source], None, None, Bundle(tiny_bundle(tmp_path)))
     agent.run(Sink(""))
     picture: Picture = np.zeros((8, 8, 3), np.uint8)
-    agent.cameras[0].now = seen(label="\x1b[2Jcat\r[red]", picture=picture)
+    agent.cameras[0].last_answered = answered_frame(label="\x1b[2Jcat\r[red]", picture=picture)
     console = Console(width=200, file=StringIO(), force_terminal=False)
     console.print(TerminalView(agent, console)._draw())
     shown = console.file.getvalue()  # type: ignore[attr-defined]

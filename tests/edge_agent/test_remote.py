@@ -39,10 +39,10 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 class Site:
-    """A cloud level on a fake link. ``said`` gives what is to be answered to a request, now; None for nothing."""
+    """A cloud level on a fake link. ``output`` gives what is to be answered to a request, now; None for nothing."""
 
-    def __init__(self, bundle: Bundle, said: Callable[[Request], Answer | Rejection | bytes | None]) -> None:
-        self.said = said
+    def __init__(self, bundle: Bundle, output: Callable[[Request], Answer | Rejection | bytes | None]) -> None:
+        self.output = output
         self.sent: list[tuple[bytes, Request, int]] = []
         self.link = FakeLink(self._publish)
         self.cloud = Cloud(cast(MqttConnection, self.link), "cam", bundle.manifest, time.monotonic)
@@ -50,20 +50,20 @@ class Site:
     def _publish(self, topic: str, payload: bytes, rest: dict[str, Any]) -> bool:
         asked = request(topic.split("/")[3:], rest["content"], rest["correlation"], rest["properties"])
         self.sent.append((payload, asked, rest["expiry_s"]))
-        if (said := self.said(asked)) is not None:
-            self.answer(asked.correlation, said)
+        if (output := self.output(asked)) is not None:
+            self.answer(asked.correlation, output)
         return True
 
-    def answer(self, correlation: bytes, said: Answer | Rejection | bytes) -> None:
-        self.cloud.receive(message(said if isinstance(said, bytes) else encode(said), correlation))
+    def answer(self, correlation: bytes, output: Answer | Rejection | bytes) -> None:
+        self.cloud.receive(message(output if isinstance(output, bytes) else encode(output), correlation))
 
-    def ask(self, index: int = 0, patience: float = 5.0, recent: tuple[int, ...] = ()) -> Outcome:
+    def ask(self, index: int = 0, timeout: float = 5.0, recent: tuple[int, ...] = ()) -> Outcome:
         now = time.monotonic()
-        return self.cloud.ask(missed(index, recent, now, patience), lambda: PICTURE)
+        return self.cloud.ask(missed(index, recent, now, timeout), lambda: PICTURE)
 
 
-def missed(index: int, recent: tuple[int, ...], now: float, patience: float) -> Miss:
-    return Miss(Frame(index, None, sign(PICTURE)), recent, now, now + patience, _FALLBACK, "")
+def missed(index: int, recent: tuple[int, ...], now: float, timeout: float) -> Miss:
+    return Miss(Frame(index, None, sign(PICTURE)), recent, now, now + timeout, _FALLBACK, "")
 
 
 def answer(bundle: Bundle, label: int = 3, submodel: str | None = None) -> Answer:
@@ -74,7 +74,7 @@ def answer(bundle: Bundle, label: int = 3, submodel: str | None = None) -> Answe
 BUSY = Rejection("busy", "the queue is full")
 
 
-def test_a_question_carries_the_picture_the_budget_and_the_recent_labels(bundle: Bundle) -> None:
+def test_a_request_has_picture_time_budget_and_recent_labels(bundle: Bundle) -> None:
     site = Site(bundle, lambda _: answer(bundle, 3, "animals"))
     outcome = site.ask(7, 2.5, (1, 2))
     (data, asked, expiry_s), reply = site.sent[0], outcome.reply
@@ -82,12 +82,12 @@ def test_a_question_carries_the_picture_the_budget_and_the_recent_labels(bundle:
     assert (asked.model, asked.recent, expiry_s) == ("full", (1, 2), 3)
     assert 2000 < asked.budget_ms <= 2500
     assert reply is not None
-    assert (reply.frame, int(reply.logits.argmax()), reply.submodel, outcome.trouble) == (7, 3, "animals", "")
+    assert (reply.frame, int(reply.logits.argmax()), reply.submodel, outcome.error) == (7, 3, "animals", "")
     assert site.cloud.bytes_up == len(data)
     assert site.cloud.bytes_down == len(encode(answer(bundle, 3, "animals")))
 
 
-def test_an_audit_waits_for_nobody_and_its_answer_is_kept_apart(bundle: Bundle) -> None:
+def test_an_audit_does_not_block_and_its_reply_is_returned_by_audited(bundle: Bundle) -> None:
     site = Site(bundle, lambda _: None)
     begun = time.monotonic()
     site.cloud.audit(7, PICTURE)
@@ -118,7 +118,7 @@ def post(site: Site, index: int) -> Outcome:
     return site.cloud.post(missed(index, (1,), now, 0.01), lambda: PICTURE)
 
 
-def test_a_posted_question_is_answered_later(bundle: Bundle) -> None:
+def test_a_posted_request_is_answered_later(bundle: Bundle) -> None:
     site = Site(bundle, lambda _: None)
     begun = time.monotonic()
     assert post(site, 7) == Outcome(None, "to be answered later")
@@ -129,17 +129,17 @@ def test_a_posted_question_is_answered_later(bundle: Bundle) -> None:
     assert [reply.frame for reply in site.cloud.late()] == [7]
 
 
-def test_few_posted_questions_are_open_at_a_time_and_silence_opens_the_circuit(bundle: Bundle) -> None:
+def test_posted_requests_are_limited_and_silence_opens_the_circuit(bundle: Bundle) -> None:
     site, now = Site(bundle, lambda _: None), [100.0]
     site.cloud._clock = lambda: now[0]
-    said = [post(site, index).trouble for index in range(12)]
-    assert said.count("to be answered later") == len(site.sent) < 12
-    assert said[-1] == "cloud busy"
+    output = [post(site, index).error for index in range(12)]
+    assert output.count("to be answered later") == len(site.sent) < 12
+    assert output[-1] == "cloud busy"
     for index in range(12, 15):  # one silence is one, however many questions it swallows
         now[0] += 6.0
-        assert post(site, index).trouble == ("cloud silent, circuit open" if index == 14 else "to be answered later")
+        assert post(site, index).error == ("cloud silent, circuit open" if index == 14 else "to be answered later")
     now[0] += 1.1
-    assert post(site, 15).trouble == "to be answered later", "soon it is tried again"
+    assert post(site, 15).error == "to be answered later", "soon it is tried again"
     site.answer(site.sent[0][1].correlation, answer(bundle, 3))
     assert [reply.frame for reply in site.cloud.late()] == [0], "even now it teaches"
 
@@ -148,7 +148,7 @@ def test_a_link_slower_than_the_deadline_opens_no_circuit(bundle: Bundle) -> Non
     site, now = Site(bundle, lambda _: None), [100.0]
     site.cloud._clock = lambda: now[0]
     for index in range(20):
-        assert post(site, index).trouble == "to be answered later"
+        assert post(site, index).error == "to be answered later"
         now[0] += 0.6
         site.answer(site.sent[-1][1].correlation, answer(bundle, 3))
     assert len(site.cloud.late()) == 20
@@ -157,14 +157,14 @@ def test_a_link_slower_than_the_deadline_opens_no_circuit(bundle: Bundle) -> Non
 def test_silence_ends_at_the_deadline(bundle: Bundle) -> None:
     site = Site(bundle, lambda _: None)
     begun = time.monotonic()
-    outcome = site.ask(patience=0.2)
+    outcome = site.ask(timeout=0.2)
     assert 0.2 <= time.monotonic() - begun < 2.0
     assert outcome == Outcome(None, "no answer in time")
 
 
-def test_a_deadline_that_has_passed_already_waits_for_nothing(bundle: Bundle) -> None:
+def test_an_expired_deadline_does_not_wait(bundle: Bundle) -> None:
     begun = time.monotonic()
-    assert Site(bundle, lambda _: None).ask(patience=-1.0).reply is None
+    assert Site(bundle, lambda _: None).ask(timeout=-1.0).reply is None
     assert time.monotonic() - begun < 1.0
 
 
@@ -173,7 +173,7 @@ def test_an_answer_ends_the_wait_from_another_thread(bundle: Bundle) -> None:
     site = Site(bundle, asked.put)
     threading.Thread(target=lambda: site.answer(asked.get().correlation, answer(bundle))).start()
     begun = time.monotonic()
-    assert site.ask(patience=30.0).reply is not None
+    assert site.ask(timeout=30.0).reply is not None
     assert time.monotonic() - begun < 10.0
 
 
@@ -181,11 +181,11 @@ def test_stopping_ends_the_wait_at_once(bundle: Bundle) -> None:
     site = Site(bundle, lambda _: None)
     threading.Timer(0.1, site.cloud.stop).start()
     begun = time.monotonic()
-    assert site.ask(patience=30.0).reply is None
+    assert site.ask(timeout=30.0).reply is None
     assert time.monotonic() - begun < 10.0
 
 
-def test_a_late_answer_is_kept_once_and_is_not_taken_for_the_next_frames(bundle: Bundle) -> None:
+def test_a_late_reply_is_returned_once_and_never_for_another_frame(bundle: Bundle) -> None:
     site = Site(bundle, lambda _: None)
     site.ask(0, 0.01)
 
@@ -194,7 +194,7 @@ def test_a_late_answer_is_kept_once_and_is_not_taken_for_the_next_frames(bundle:
         assert asked.correlation != site.sent[0][1].correlation
         return answer(bundle, 6)
 
-    site.said = late_one_first
+    site.output = late_one_first
     reply = site.ask(1).reply
     assert reply is not None
     assert (reply.frame, int(reply.logits.argmax())) == (1, 6)
@@ -203,7 +203,7 @@ def test_a_late_answer_is_kept_once_and_is_not_taken_for_the_next_frames(bundle:
     assert site.cloud.late() == []
 
 
-def test_a_second_answer_to_the_same_question_is_passed_over(bundle: Bundle) -> None:
+def test_a_duplicate_reply_is_ignored(bundle: Bundle) -> None:
     """Before the first has been taken as well as after."""
     site = Site(bundle, lambda _: None)
 
@@ -211,7 +211,7 @@ def test_a_second_answer_to_the_same_question_is_passed_over(bundle: Bundle) -> 
         site.answer(asked.correlation, answer(bundle, 4))
         return answer(bundle, 5)
 
-    site.said = twice
+    site.output = twice
     reply = site.ask(0).reply
     assert reply is not None
     assert int(reply.logits.argmax()) == 4
@@ -222,9 +222,9 @@ def test_a_second_answer_to_the_same_question_is_passed_over(bundle: Bundle) -> 
 def test_silence_opens_the_circuit_so_that_frames_do_not_wait(bundle: Bundle) -> None:
     site = Site(bundle, lambda _: None)
     for index in range(3):
-        assert site.ask(index, 0.01).trouble == "no answer in time"
+        assert site.ask(index, 0.01).error == "no answer in time"
     begun = time.monotonic()
-    assert "circuit open" in site.ask(3, 5.0).trouble
+    assert "circuit open" in site.ask(3, 5.0).error
     assert time.monotonic() - begun < 0.4
     assert len(site.sent) == 3
 
@@ -233,7 +233,7 @@ def test_answers_resume_by_themselves_when_the_cloud_is_back(bundle: Bundle) -> 
     site = Site(bundle, lambda _: None)
     for index in range(3):
         site.ask(index, 0.01)
-    site.said = lambda _: answer(bundle)
+    site.output = lambda _: answer(bundle)
     deadline = time.monotonic() + 10
     while site.ask(9, 0.1).reply is None:
         assert time.monotonic() < deadline
@@ -241,14 +241,14 @@ def test_answers_resume_by_themselves_when_the_cloud_is_back(bundle: Bundle) -> 
     assert site.ask(10).reply is not None
 
 
-def test_a_refusal_is_no_answer_but_does_not_open_the_circuit(bundle: Bundle) -> None:
+def test_a_rejection_is_no_reply_and_does_not_open_the_circuit(bundle: Bundle) -> None:
     site = Site(bundle, lambda _: BUSY)
     for index in range(10):
-        assert site.ask(index).trouble == "refused: busy (the queue is full)"
+        assert site.ask(index).error == "refused: busy (the queue is full)"
     assert len(site.sent) == 10
 
 
-def test_a_late_refusal_is_forgotten(bundle: Bundle) -> None:
+def test_a_late_rejection_is_ignored(bundle: Bundle) -> None:
     site = Site(bundle, lambda _: None)
     site.ask(0, 0.01)
     site.answer(site.sent[0][1].correlation, BUSY)
@@ -259,13 +259,13 @@ def test_the_answer_of_another_model_is_refused(bundle: Bundle) -> None:
     other = Answer(answer(bundle).scores, "0" * 64, None, Timing(0, 0, 0, 1))
     outcome = Site(bundle, lambda _: other).ask()
     assert outcome.reply is None
-    assert "another model" in outcome.trouble
+    assert "another model" in outcome.error
 
 
-def test_the_answers_of_an_earlier_run_are_passed_over(bundle: Bundle) -> None:
+def test_replies_to_an_earlier_run_are_ignored(bundle: Bundle) -> None:
     earlier, site = Site(bundle, lambda _: None), Site(bundle, lambda _: None)
     earlier.ask(0, 0.01)
-    site.said = lambda _: site.answer(earlier.sent[0][1].correlation, answer(bundle))
+    site.output = lambda _: site.answer(earlier.sent[0][1].correlation, answer(bundle))
     assert site.ask(0, 0.05).reply is None
     assert site.cloud.late() == []
 
@@ -290,27 +290,27 @@ def test_a_malformed_answer_raises_that_and_nothing_else_and_counts_as_silence(
 ) -> None:
     site = Site(bundle, lambda _: None)
 
-    def said(asked: Request) -> None:
+    def output(asked: Request) -> None:
         with pytest.raises(Malformed):
             site.answer(asked.correlation, malformed(bundle))
 
-    site.said = said
-    assert site.ask(0, 0.05).trouble == "no answer in time"
+    site.output = output
+    assert site.ask(0, 0.05).error == "no answer in time"
 
 
 @pytest.mark.parametrize("correlation", [None, b"", b"x" * 15, b"x" * 16, bytes(64)])
-def test_an_answer_to_nothing_we_asked_is_passed_over(bundle: Bundle, correlation: bytes | None) -> None:
+def test_a_reply_without_a_request_is_ignored(bundle: Bundle, correlation: bytes | None) -> None:
     site = Site(bundle, lambda _: None)
     site.ask(0, 0.01)
     site.cloud.receive(message(encode(answer(bundle)), correlation))
     assert site.cloud.late() == []
 
 
-def test_without_a_connection_nothing_is_sent_and_nobody_waits(bundle: Bundle) -> None:
+def test_without_a_connection_nothing_is_sent_and_there_is_no_wait(bundle: Bundle) -> None:
     site = Site(bundle, lambda _: answer(bundle))
     site.link.connected.clear()
     for index in range(10):
-        assert site.ask(index).trouble == "not connected"
+        assert site.ask(index).error == "not connected"
     site.link.connected.set()
     assert site.ask(10).reply is not None, "an outage of the network says nothing about the cloud"
 

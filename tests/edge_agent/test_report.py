@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cachenet.edge_agent.outputs import report
-from cachenet.edge_agent.outputs.report import Latencies, Line, Score, Sink
+from cachenet.edge_agent.outputs.report import AccuracyCounter, Latencies, Line, Sink
 from cachenet.shared.bundle.manifest import FORMAT, Manifest
 from cachenet.shared.cascade.cascade import Tally
 from cachenet.shared.cascade.types import Answer
@@ -58,14 +58,14 @@ def test_memory_stays_bounded_however_long_the_run() -> None:
 
 
 def test_accuracy_counts_only_where_the_truth_is_known() -> None:
-    score = Score()
-    assert score.accuracy is None
+    score = AccuracyCounter()
+    assert score.value is None
     for label, truth in (("cat", "cat"), ("cat", "dog"), ("cat", None), ("dog", "dog")):
         score.add(label, truth)
-    assert score.accuracy == pytest.approx(2 / 3)
+    assert score.value == pytest.approx(2 / 3)
 
 
-def test_a_line_says_what_the_answer_is_and_leaves_out_what_it_is_not(tmp_path: Path) -> None:
+def test_a_line_has_the_answer_and_omits_defaults(tmp_path: Path) -> None:
     sink = Sink(str(tmp_path / "answers.jsonl"))
     sink.write(line(HIT, 1.5, 0.25, None))
     sink.write(line(ASKED, 1.6, 9.5, "dog"))
@@ -120,7 +120,7 @@ def test_an_answer_without_a_label_is_unknown() -> None:
     assert line(Answer(9, None, 0.0, 1.0, "base", ""), 1.7, 0.1, None).label == "unknown"
 
 
-def test_misses_and_audited_hits_are_asked() -> None:
+def test_misses_and_audited_hits_count_as_asked() -> None:
     tally = Tally()
     for level in ("base", "base", "frames", "frames", "cloud", "full", "fallback"):
         tally.count(Answer(0, None if level == "base" else 1, 0.5, 0.5, level, ""))
@@ -130,8 +130,8 @@ def test_misses_and_audited_hits_are_asked() -> None:
     assert report.counters(Tally(), audited=0)["asked"] == 0.0
 
 
-def test_agreement_is_said_once_it_is_measured() -> None:
+def test_agreement_is_shown_after_the_first_audit() -> None:
     assert report.agreement(None) == ""
     assert report.agreement({"agreement": None}) == ""
-    said = report.agreement({"agreement": {"estimate": 0.991, "low": 0.975, "high": 0.999}})
-    assert said == "99.1% agree with the full model (95 %: 97.5% to 99.9%)"
+    output = report.agreement({"agreement": {"estimate": 0.991, "low": 0.975, "high": 0.999}})
+    assert output == "99.1% agree with the full model (95 %: 97.5% to 99.9%)"

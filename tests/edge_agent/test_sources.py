@@ -41,8 +41,8 @@ def test_a_directory_plays_its_pictures_by_name_and_skips_and_counts_broken_ones
     source = open_source(str(tmp_path))
     assert brightnesses(source) == [10, 20, 30]
     assert (source.broken, source.dropped) == (3, 0)
-    said = {record.getMessage() for record in caplog.records}
-    assert said == {
+    output = {record.getMessage() for record in caplog.records}
+    assert output == {
         f"{tmp_path}/aa.png is skipped: neither {KNOWN}; it begins with b'no picture'",
         f"{tmp_path}/bb.jpg is skipped: JPEG is truncated",
         f"{tmp_path}/d.png is skipped: a directory, no file",
@@ -65,9 +65,7 @@ def test_webp_and_what_else_opencv_decodes_is_played_and_hidden_files_are_not(tm
     assert source.broken == 0
 
 
-def test_a_picture_of_a_format_that_is_not_read_is_named_and_not_passed_over(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_picture_of_an_unsupported_format_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     cv2.imwrite(str(tmp_path / "a.jpg"), picture(50))
     cv2.imwrite(str(tmp_path / "b.bmp"), picture(50))
     source = open_source(str(tmp_path))
@@ -87,12 +85,12 @@ def test_of_many_broken_files_some_are_named_and_all_are_counted(
         (tmp_path / f"{number}.png").write_bytes(b"x")
     source = open_source(str(tmp_path))
     assert (list(source), source.broken) == ([], 25)
-    said = [record.getMessage() for record in caplog.records]
-    assert len(said) == 11
-    assert said[-1] == "15 more files were skipped"
+    output = [record.getMessage() for record in caplog.records]
+    assert len(output) == 11
+    assert output[-1] == "15 more files were skipped"
 
 
-def test_a_damaged_video_is_played_to_its_end_and_said_once_with_name_and_number(
+def test_a_damaged_video_is_read_to_its_end_and_logged_once_with_name_and_count(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / os.fsdecode(b"caf\xe9\n.mp4")
@@ -144,9 +142,9 @@ def test_a_video_file_plays_every_frame(tmp_path: Path) -> None:
         writer.write(np.full((48, 64, 3), brightness, np.uint8))
     writer.release()
     source = open_source(str(path))
-    seen = brightnesses(source)
+    observed = brightnesses(source)
     source.close()
-    np.testing.assert_allclose(seen, range(0, 200, 10), atol=3)
+    np.testing.assert_allclose(observed, range(0, 200, 10), atol=3)
 
 
 @pytest.mark.parametrize("kind", ["files", "video"])
@@ -187,7 +185,7 @@ def test_a_file_is_paced_and_a_slow_reader_is_not_hurried_afterwards(tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("spec", "why"),
+    ("spec", "reason"),
     [
         ("camera:", "camera:0"),
         ("camera:front", "camera:0"),
@@ -201,7 +199,7 @@ def test_a_file_is_paced_and_a_slow_reader_is_not_hurried_afterwards(tmp_path: P
         ("pipe:640", "pipe:640x480"),
         ("pipe:0x480", "pipe:640x480"),
         ("pipe:99999x480", "pipe:640x480"),
-        ("pipe:640x480:yuyv422", "choose of yuv420p, nv12, bgr24, rgb24, gray"),
+        ("pipe:640x480:yuyv422", "choose one of yuv420p, nv12, bgr24, rgb24, gray"),
         ("pipe:641x480", "even"),
         ("rtsp://127.0.0.1:1/x", "cannot be opened"),
         ("nowhere.mp4", "no file"),
@@ -212,7 +210,7 @@ def test_a_file_is_paced_and_a_slow_reader_is_not_hurried_afterwards(tmp_path: P
         ("{tmp}/damaged", "stream.json"),
     ],
 )
-def test_what_cannot_be_played_is_one_clear_line(tmp_path: Path, spec: str, why: str) -> None:
+def test_what_cannot_be_played_is_one_clear_line(tmp_path: Path, spec: str, reason: str) -> None:
     (tmp_path / "text.txt").write_text("hello")
     (tmp_path / "empty").mkdir()
     os.mkfifo(tmp_path / "fifo")
@@ -220,7 +218,7 @@ def test_what_cannot_be_played_is_one_clear_line(tmp_path: Path, spec: str, why:
     (tmp_path / "damaged/stream.json").write_text("{")
     with pytest.raises(SourceError) as refused:
         open_source(spec.format(tmp=tmp_path))
-    assert why in str(refused.value)
+    assert reason in str(refused.value)
     assert "\n" not in str(refused.value)
 
 
@@ -244,7 +242,7 @@ class MotionJpeg(BaseHTTPRequestHandler):
         pass
 
 
-def test_a_program_ends_in_peace_while_its_camera_goes_on_giving_frames() -> None:
+def test_a_program_ends_cleanly_while_its_camera_delivers_frames() -> None:
     """A read that returned while the interpreter ended would abort it."""
     camera = ThreadingHTTPServer(("127.0.0.1", 0), MotionJpeg)
     camera.daemon_threads = True

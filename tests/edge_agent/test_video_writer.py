@@ -16,13 +16,13 @@ import pytest
 from cachenet.edge_agent.camera import Answered
 from cachenet.edge_agent.outputs import video_writer as module
 from cachenet.edge_agent.outputs.drawing import annotate
-from cachenet.edge_agent.outputs.video_writer import Saver
+from cachenet.edge_agent.outputs.video_writer import VideoSaver
 from cachenet.shared.inference.image import Picture
-from tests.edge_agent.sights import noise, seen
+from tests.edge_agent.frames import answered_frame, noise
 
 
 def flat(frame: int, height: int = 48, width: int = 64) -> Answered:
-    return seen(frame, picture=np.full((height, width, 3), 10 * frame % 256, np.uint8))
+    return answered_frame(frame, picture=np.full((height, width, 3), 10 * frame % 256, np.uint8))
 
 
 def play(path: Path) -> list[Picture]:
@@ -34,15 +34,15 @@ def play(path: Path) -> list[Picture]:
 
 
 def alike(played: Picture, answered: Answered) -> bool:
-    wanted = annotate(answered.picture, answered.line)
-    return played.shape == wanted.shape and float(np.abs(played.astype(int) - wanted).mean()) < 5
+    expected = annotate(answered.picture, answered.line)
+    return played.shape == expected.shape and float(np.abs(played.astype(int) - expected).mean()) < 5
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.AVI"])
 def test_every_frame_of_a_file_is_in_the_video_with_its_answer(tmp_path: Path, name: str) -> None:
-    saver = Saver(tmp_path / name, live=False, fps=10)
+    saver = VideoSaver(tmp_path / name, live=False, fps=10)
     for frame in range(20):
-        saver.show(flat(frame))
+        saver.on_frame(flat(frame))
     saver.close()
     played = play(tmp_path / name)
     assert len(played) == 20
@@ -60,9 +60,9 @@ def timed(frame: int, seconds: float) -> Answered:
 
 
 def saved(path: Path, times: list[float], fps: float) -> list[int]:
-    saver = Saver(path, live=False, fps=fps, own_times=True)
+    saver = VideoSaver(path, live=False, fps=fps, file_times=True)
     for frame, seconds in enumerate(times):
-        saver.show(timed(frame, seconds))
+        saver.on_frame(timed(frame, seconds))
     saver.close()
     return [brightest(picture) for picture in play(path)]
 
@@ -77,7 +77,7 @@ def test_a_steady_rate_gives_each_frame_once_however_times_are_rounded(tmp_path:
     assert saved(tmp_path / "a.avi", [round(number / 30, 3) for number in range(20)], fps=30) == list(range(20))
 
 
-def test_where_frames_come_faster_than_the_video_its_length_is_kept(tmp_path: Path) -> None:
+def test_the_length_is_right_if_frames_come_faster_than_the_video(tmp_path: Path) -> None:
     times = [number / 2 for number in range(5)] + [2 + number / 50 for number in range(1, 400)]
     assert len(saved(tmp_path / "a.avi", times, fps=2)) == pytest.approx(2 * times[-1], abs=4)
 
@@ -91,17 +91,17 @@ def test_of_a_long_gap_a_minute_is_shown(tmp_path: Path) -> None:
 def test_a_video_may_have_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: bytes, suffix: str) -> None:
     monkeypatch.chdir(tmp_path)
     path = Path(os.fsdecode(name) + suffix)
-    saver = Saver(path, live=False, fps=10)
-    saver.show(flat(1))
+    saver = VideoSaver(path, live=False, fps=10)
+    saver.on_frame(flat(1))
     saver.close()
     assert len(play(path.rename(f"plain{suffix}"))) == 1
     assert [left.name for left in tmp_path.iterdir()] == [f"plain{suffix}"]
 
 
 def test_pictures_of_other_sizes_are_shown_whole_within_the_first_ones(tmp_path: Path) -> None:
-    saver = Saver(tmp_path / "a.mp4", live=False)
+    saver = VideoSaver(tmp_path / "a.mp4", live=False)
     for answered in (flat(1), flat(20, 480, 640), flat(20, 640, 40)):
-        saver.show(answered)
+        saver.on_frame(answered)
     saver.close()
     first, wide, tall = play(tmp_path / "a.mp4")
     assert first.shape == wide.shape == tall.shape
@@ -110,10 +110,10 @@ def test_pictures_of_other_sizes_are_shown_whole_within_the_first_ones(tmp_path:
 
 
 def test_a_live_video_has_the_pace_that_the_camera_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Faster than the video, frames are left out; slower, they stand; of an hour without any two seconds are kept."""
+    """Fast frames are dropped, slow ones repeated, and a gap of an hour becomes two seconds."""
     now = 100.0
     monkeypatch.setattr(module.time, "monotonic", lambda: now)
-    saver = Saver(tmp_path / "a.mp4", live=True)
+    saver = VideoSaver(tmp_path / "a.mp4", live=True)
 
     def pass_(seconds: float, per_second: float) -> None:
         nonlocal now
@@ -139,14 +139,14 @@ def test_a_slow_encoder_never_slows_a_live_loop_and_what_it_missed_is_counted(
         return annotate(*arguments)
 
     monkeypatch.setattr(module, "annotate", slow)
-    saver = Saver(tmp_path / "a.mp4", live=True)
+    saver = VideoSaver(tmp_path / "a.mp4", live=True)
     for frame in range(100):
-        saver.show(flat(frame))
-    assert 90 <= saver._aside.left_out <= 96
+        saver.on_frame(flat(frame))
+    assert 90 <= saver._worker.dropped <= 96
     goes_on.set()
     saver.close()
     (record,) = caplog.records
-    assert record.getMessage() == f"saver was too slow for {saver._aside.left_out} frames, and left them out"
+    assert record.getMessage() == f"saver was too slow and dropped {saver._worker.dropped} frames"
     assert play(tmp_path / "a.mp4")
 
 
@@ -161,33 +161,31 @@ def test_a_disk_that_fills_up_ends_the_video_which_can_be_played(
         return usage._replace(free=(64 << 20) if asked <= 5 else 1 << 20)
 
     monkeypatch.setattr(module.shutil, "disk_usage", filling)
-    saver = Saver(tmp_path / "a.mp4", live=False)
+    saver = VideoSaver(tmp_path / "a.mp4", live=False)
     for frame in range(20):
-        saver.show(flat(frame))
+        saver.on_frame(flat(frame))
     saver.close()
     assert len(play(tmp_path / "a.mp4")) == 5
     (record,) = caplog.records
     assert record.getMessage().endswith("a.mp4 ends after 5 frames: the disk has less than 32 MB left")
 
 
-def test_without_an_encoder_there_is_one_clear_line_and_the_loop_goes_on(
+def test_without_an_encoder_there_is_one_clear_line_and_the_run_continues(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setitem(module._CODECS, ".mp4", "ZZZZ")
-    saver = Saver(tmp_path / "a.mp4", live=False)
+    saver = VideoSaver(tmp_path / "a.mp4", live=False)
     for frame in range(20):
-        saver.show(flat(frame))
+        saver.on_frame(flat(frame))
     saver.close()
     (record,) = caplog.records
     assert "no encoder" in record.getMessage()
 
 
-def test_what_goes_wrong_with_one_frame_does_not_block_the_next(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    saver = Saver(tmp_path / "a.mp4", live=False)
+def test_an_error_of_one_frame_does_not_block_the_next(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    saver = VideoSaver(tmp_path / "a.mp4", live=False)
     for frame in range(20):
-        saver.show(seen(frame, picture=noise(48, 64)[:0] if frame == 3 else noise(48, 64)))
+        saver.on_frame(answered_frame(frame, picture=noise(48, 64)[:0] if frame == 3 else noise(48, 64)))
     saver.close()
     assert len(play(tmp_path / "a.mp4")) == 19
     assert len(caplog.records) == 1
@@ -195,6 +193,6 @@ def test_what_goes_wrong_with_one_frame_does_not_block_the_next(
 
 def test_what_cannot_be_a_video_is_found_out_at_once(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"ends in \.mp4 or \.avi"):
-        Saver(tmp_path / "a.gif", live=False)
+        VideoSaver(tmp_path / "a.gif", live=False)
     with pytest.raises(OSError, match="No such file"):
-        Saver(tmp_path / "nowhere" / "a.mp4", live=False)
+        VideoSaver(tmp_path / "nowhere" / "a.mp4", live=False)

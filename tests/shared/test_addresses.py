@@ -100,8 +100,8 @@ def test_a_text_around_an_address_stays(scheme: str, before: str, password: str)
 def test_an_unknown_address_in_a_text_is_hidden_and_a_web_page_is_not() -> None:
     assert hide("cannot open rtsp://a:secret@b/c, retry") == "cannot open rtsp://b/... retry"
     assert hide("GET 'http://h:80/x?password=secret'") == "GET 'http://h:80/...'"
-    said = "write --broker mqtts://USER@... as https://example.org/broker#users says"
-    assert hide(said) == said
+    text = "write --broker mqtts://USER@... as https://example.org/broker#users says"
+    assert hide(text) == text
 
 
 def test_addresses_in_settings_are_hidden_and_other_values_stay() -> None:

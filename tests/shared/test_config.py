@@ -166,7 +166,7 @@ def test_flags_over_environment_over_file_over_defaults(file: Path) -> None:
     assert load(Settings, flags, file, ENVIRONMENT) == Settings("mqtt://file", 3, True, ("a", "b"))
 
 
-def test_the_process_environment_is_read_unless_another_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_process_environment_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CACHENET_NOVELTY", "false")
     assert load(Settings, {}).novelty is False
 

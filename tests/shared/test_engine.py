@@ -65,9 +65,9 @@ def test_int8_scores_are_those_of_operators_that_compute_in_floats(name: str) ->
     plain.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     batch = np.concatenate([preprocessor(spec)(crop(picture, spec)) for picture in pictures])
     floats = ort.InferenceSession(str(path), plain, providers=["CPUExecutionProvider"]).run(None, {"image": batch})[0]
-    ours = Session(path, "cpu").run(batch)
-    assert np.sqrt(np.mean((ours - floats) ** 2)) < 0.02 * floats.std()
-    assert (ours.argmax(1) == floats.argmax(1)).mean() > 0.99
+    integers = Session(path, "cpu").run(batch)
+    assert np.sqrt(np.mean((integers - floats) ** 2)) < 0.02 * floats.std()
+    assert (integers.argmax(1) == floats.argmax(1)).mean() > 0.99
 
 
 def test_a_file_without_a_model_is_refused(tmp_path: Path) -> None:

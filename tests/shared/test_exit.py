@@ -49,11 +49,11 @@ def test_an_error_is_one_line_that_names_the_help(
     monkeypatch.setattr(sys, "argv", ["/usr/bin/counter", *arguments])
     with pytest.raises(SystemExit) as ended:
         exit.run(app())
-    said = capsys.readouterr().err
-    assert ended.value.code == code, said
-    assert says in said
-    assert said.count("\n") == bool(says)
-    assert not says or said.endswith("counter --help\n") or said.endswith("counter count --help\n")
+    err = capsys.readouterr().err
+    assert ended.value.code == code, err
+    assert says in err
+    assert err.count("\n") == bool(says)
+    assert not says or err.endswith("counter --help\n") or err.endswith("counter count --help\n")
 
 
 def test_without_a_command_it_shows_its_help(

@@ -69,8 +69,8 @@ def test_segments_compute_the_same_scores_at_every_site(
     some = data.draw(st.lists(st.sampled_from(range(len(found))), unique=True, max_size=5).map(sorted))
     batch = np.random.default_rng(len(some)).normal(size=(3, 3, SIDE, SIDE)).astype(np.float32)
     [whole] = ModelPart(model.SerializeToString(), "whole", "cpu").run({"image": batch}).values()
-    said = pieces(model, [found[number] for number in some], batch)
-    np.testing.assert_allclose(said, whole, rtol=1e-4, atol=1e-5)
+    scores = pieces(model, [found[number] for number in some], batch)
+    np.testing.assert_allclose(scores, whole, rtol=1e-4, atol=1e-5)
 
 
 def test_sites_are_the_ends_of_blocks(chain: ModelProto) -> None:

@@ -48,10 +48,10 @@ def connect(port: int, sent: bytes = b"") -> socket.socket:
 
 def answer(port: int, path: str = "/") -> bytes:
     with connect(port, f"GET {path} HTTP/1.0\r\n\r\n".encode()) as client:
-        said = b""
+        received = b""
         while piece := client.recv(65536):
-            said += piece
-        return said
+            received += piece
+        return received
 
 
 def closed(client: socket.socket) -> bool:

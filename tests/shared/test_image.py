@@ -62,9 +62,9 @@ def test_preprocessing_follows_its_definition(picture: Picture) -> None:
 def test_preprocessing_returns_a_new_tensor_each_time() -> None:
     preprocess = image.preprocessor(Input(8, MEAN, STD))
     one = preprocess(photograph(8, 8, 1))
-    kept = one.copy()
+    before = one.copy()
     preprocess(photograph(8, 8, 2))
-    assert np.array_equal(one, kept)
+    assert np.array_equal(one, before)
 
 
 def test_cropping_averages_the_centre_square() -> None:

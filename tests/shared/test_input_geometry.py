@@ -46,10 +46,10 @@ def test_any_frame_is_cropped_to_the_models_size_once(
 @given(st.integers(30, 90), st.integers(30, 90), st.integers(12, 40), st.integers(12, 40), st.floats(0.4, 1.0))
 @settings(max_examples=60)
 def test_each_fit_uses_its_part_of_the_frame(high: int, wide: int, height: int, width: int, share: float) -> None:
-    """How much of the frame's width and height is seen, and that the middle is."""
+    """How much of the frame's width and height is cropped, and that the middle is."""
     assume((high, wide) != (height, width))
 
-    def seen(fit: Fit, crop: float) -> tuple[Picture, tuple[float, float]]:
+    def cropped(fit: Fit, crop: float) -> tuple[Picture, tuple[float, float]]:
         spec = Input(width, MEAN, STD, crop, fit=fit, height=height)
         picture = image.crop(slope(high, wide), spec).astype(float)
         inside = picture[:, :, 2] > 128  # not a bar
@@ -63,15 +63,15 @@ def test_each_fit_uses_its_part_of_the_frame(high: int, wide: int, height: int, 
 
     near = 0.12
     for fit in ("stretch", "letterbox"):
-        part, (across, down) = seen(fit, share)
+        part, (across, down) = cropped(fit, share)
         assert abs(across - share) < near and abs(down - share) < near
         middle = part[part.shape[0] // 2, part.shape[1] // 2].astype(float) / 240
         assert abs(middle[0] - 0.5) < near and abs(middle[1] - 0.5) < near
-    boxed, _ = seen("letterbox", 1.0)
+    boxed, _ = cropped("letterbox", 1.0)
     # It has the frame's aspect ratio, to a pixel, and touches two edges.
     assert abs(boxed.shape[1] * high - boxed.shape[0] * wide) <= max(high, wide)
     assert boxed.shape[1] == width or boxed.shape[0] == height
-    _, (across, down) = seen("crop", share)
+    _, (across, down) = cropped("crop", share)
     assert abs(across - share * min(1.0, high * width / height / wide)) < near
     assert abs(down - share * min(1.0, wide * height / width / high)) < near
 

@@ -24,11 +24,11 @@ def get(port: int, path: str) -> tuple[int, str]:
 def test_health_is_200_or_503_with_a_reason() -> None:
     why = ""
     with serve(CollectorRegistry(), lambda: why, "127.0.0.1", 0) as port:
-        status, said = get(port, "/health")
-        assert (status, json.loads(said)) == (200, {"ok": True})
+        status, body = get(port, "/health")
+        assert (status, json.loads(body)) == (200, {"ok": True})
         why = "no broker"
-        status, said = get(port, "/health")
-        assert (status, json.loads(said)) == (503, {"ok": False, "why": "no broker"})
+        status, body = get(port, "/health")
+        assert (status, json.loads(body)) == (503, {"ok": False, "why": "no broker"})
         why = ""
         assert get(port, "/health?probe=1")[0] == 200
 
@@ -37,9 +37,9 @@ def test_metrics_are_in_prometheus_format_and_other_paths_are_not_found() -> Non
     registry = CollectorRegistry()
     Counter("seen", "Things seen.", registry=registry).inc(3)
     with serve(registry, lambda: "", "127.0.0.1", 0) as port:
-        status, said = get(port, "/metrics")
+        status, body = get(port, "/metrics")
         values = {
-            sample.name: sample.value for family in text_string_to_metric_families(said) for sample in family.samples
+            sample.name: sample.value for family in text_string_to_metric_families(body) for sample in family.samples
         }
         assert (status, values["seen_total"]) == (200, 3)
         assert get(port, "/")[0] == 404

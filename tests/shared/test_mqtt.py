@@ -28,11 +28,11 @@ class Inbox:
     """Collects what arrives."""
 
     def __init__(self) -> None:
-        self.seen: list[bytes] = []
+        self.payloads: list[bytes] = []
         self._messages: queue.Queue[Message] = queue.Queue()
 
     def __call__(self, message: Message) -> None:
-        self.seen.append(message.payload)
+        self.payloads.append(message.payload)
         self._messages.put(message)
 
     def next(self, timeout: float = WAIT_S) -> Message:
@@ -142,7 +142,7 @@ def test_messages_published_while_disconnected_are_dropped(broker: Mosquitto, qo
             assert sender.connected.wait(WAIT_S)
             assert delivered(sender, inbox, "a/b", b"kept")
             time.sleep(0.3)
-            assert set(inbox.seen) == {b"kept"}
+            assert set(inbox.payloads) == {b"kept"}
 
 
 def test_nothing_is_published_before_the_first_connection() -> None:
@@ -317,7 +317,7 @@ def test_it_stops_at_once_with_a_silent_host() -> None:
 
 
 def test_it_stops_at_once_while_connecting() -> None:
-    """192.0.2.0/24 is set aside for documentation: packets to it vanish or are turned back."""
+    """192.0.2.0/24 is reserved for documentation: packets to it vanish or are turned back."""
     connection = MqttConnection(Address("192.0.2.1", 1883), "hopeful", [], lambda _: None)
     connection.start()
     time.sleep(0.2)

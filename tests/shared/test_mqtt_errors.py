@@ -63,9 +63,9 @@ def test_a_working_connection_has_no_error(deployed: Deployed) -> None:
 )
 def test_a_certificate_that_is_expired_or_not_yet_valid(deployed: Deployed, begins: datetime, why: str) -> None:
     with running(deployed, begins):
-        said = trouble(deployed.address("cam"))
-    assert why in said
-    assert f"clock says {datetime.now(timezone.utc):%Y-%m-%d}" in said
+        message = trouble(deployed.address("cam"))
+    assert why in message
+    assert f"clock says {datetime.now(timezone.utc):%Y-%m-%d}" in message
 
 
 def test_a_certificate_of_an_unknown_ca(deployed: Deployed, tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_tls_to_a_plain_port_and_plain_to_a_tls_port(deployed: Deployed) -> None
 
 
 @contextmanager
-def answering(said: bytes) -> Iterator[int]:
+def answering(message: bytes) -> Iterator[int]:
     """A server of something else: it says this and hangs up."""
     with socket.create_server(("127.0.0.1", 0)) as server:
 
@@ -110,7 +110,7 @@ def answering(said: bytes) -> Iterator[int]:
                     return
                 with client:
                     client.recv(1000)
-                    client.sendall(said)
+                    client.sendall(message)
 
         thread = threading.Thread(target=answer, daemon=True)
         thread.start()

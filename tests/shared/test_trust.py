@@ -70,12 +70,12 @@ def test_an_invalid_key_file_is_refused_by_name(pair: tuple[Path, Path], tmp_pat
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl here")
 def test_signatures_are_compatible_with_openssl(pair: tuple[Path, Path], tmp_path: Path) -> None:
-    data, ours, theirs = tmp_path / "data", tmp_path / "ours", tmp_path / "theirs"
+    data, own, other = tmp_path / "data", tmp_path / "own", tmp_path / "other"
     data.write_bytes(b"a manifest")
-    ours.write_bytes(Signer(pair[0]).sign(b"a manifest"))
+    own.write_bytes(Signer(pair[0]).sign(b"a manifest"))
     given = ["openssl", "pkeyutl", "-rawin", "-in", str(data)]
     subprocess.run(
-        [*given, "-verify", "-pubin", "-inkey", str(pair[1]), "-sigfile", str(ours)], check=True, capture_output=True
+        [*given, "-verify", "-pubin", "-inkey", str(pair[1]), "-sigfile", str(own)], check=True, capture_output=True
     )
-    subprocess.run([*given, "-sign", "-inkey", str(pair[0]), "-out", str(theirs)], check=True, capture_output=True)
-    assert Key(pair[1]).vouches(b"a manifest", theirs.read_bytes())
+    subprocess.run([*given, "-sign", "-inkey", str(pair[0]), "-out", str(other)], check=True, capture_output=True)
+    assert Key(pair[1]).vouches(b"a manifest", other.read_bytes())

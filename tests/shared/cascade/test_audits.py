@@ -19,7 +19,7 @@ def audits(seed: int = 0, floor: float = 0.02) -> Audits:
 
 
 def play(some: Audits, frames: int, wrong: float, rng: np.random.Generator, hits: float = 1.0) -> int:
-    """So many frames of which a share are hits, and of these a share wrong; how many of all answers were wrong."""
+    """Play frames with a share of hits, of which a share is wrong; return the number of wrong answers."""
     wrongs = 0
     for _ in range(frames):
         due = some.due()

@@ -47,7 +47,7 @@ def test_only_a_bundle_with_a_distribution_has_a_monitor() -> None:
     assert build_cascade(known, local("base", level="base"))._distribution is not None
 
 
-def test_the_class_and_the_tally_are_those_passed() -> None:
+def test_the_class_and_the_tally_are_those_of_the_arguments() -> None:
     class Logged(Cascade):
         pass
 

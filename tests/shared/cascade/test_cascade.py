@@ -155,10 +155,10 @@ def test_a_larger_budget_asks_less() -> None:
     assert generous.asked.sum() < strict.asked.sum()
 
 
-def ask(cascade: Cascade, index: int, label: int, said: int | None, margin: float = UNSURE, scene: int = 0) -> Answer:
+def ask(cascade: Cascade, index: int, label: int, full: int | None, margin: float = UNSURE, scene: int = 0) -> Answer:
     """One frame, and the full model's answer if it is asked; None: none comes."""
     step = cascade.lookup(frame(index, logits(label, margin), signature(scenery(scene))), float(index))
-    reply = None if said is None or isinstance(step, Hit) else Reply(index, logits(said, SURE))
+    reply = None if full is None or isinstance(step, Hit) else Reply(index, logits(full, SURE))
     return cascade.complete(step, reply, index + 0.1)
 
 
@@ -317,16 +317,16 @@ def test_the_picture_is_released_when_its_frame_ends() -> None:
     class View(dict[str, npt.NDArray[np.float32]]):
         pass
 
-    cascade, kept = build(audit_floor=0.9), []
+    cascade, views = build(audit_floor=0.9), []
     for index in range(30):
         view = View(base=logits(index % CLASSES, (UNSURE, SURE)[index % 2]))
-        kept.append(weakref.ref(view))
+        views.append(weakref.ref(view))
         step: Step | None = cascade.lookup(frame(index, view), float(index))
         assert step is not None
         cascade.complete(step, None if index % 3 else Reply(index, logits(1, SURE)), index + 0.1)
     del view, step
     gc.collect()
-    assert [ref() for ref in kept] == [None] * 30
+    assert [ref() for ref in views] == [None] * 30
 
 
 def test_the_risk_of_an_early_exit_is_charged_to_the_budget() -> None:

@@ -79,10 +79,10 @@ def test_a_fast_cloud_is_asked_although_the_full_model_is_on_the_device(cascade:
 
 
 def test_early_exits_on_the_device_receive_their_risk_limit_and_state_their_risk() -> None:
-    told: list[tuple[tuple[int, ...], float]] = []
+    received: list[tuple[tuple[int, ...], float]] = []
 
     def judge(_view: object, recent: tuple[int, ...], risk: float) -> tuple[Scores, float | None]:
-        told.append((recent, risk))
+        received.append((recent, risk))
         return logits(2, 6.0), 0.004
 
     cascade = build()
@@ -93,6 +93,6 @@ def test_early_exits_on_the_device_receive_their_risk_limit_and_state_their_risk
     assert isinstance(step, Miss)
     reply = cascade.on_device(step, 0.0)
     assert reply is not None and not reply.whole
-    assert told == [((), step.exit_risk)]
+    assert received == [((), step.exit_risk)]
     answer = cascade.complete(step, reply, 0.1)
     assert (answer.level, answer.label, answer.risk) == ("full", 2, 0.004)

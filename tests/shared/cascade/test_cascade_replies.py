@@ -191,7 +191,7 @@ def test_the_measured_agreement_leaves_fallbacks_out() -> None:
 
 
 def test_the_oldest_pending_requests_are_forgotten() -> None:
-    """What is kept for late replies is bounded; a reply to a forgotten question is no error."""
+    """Pending requests are bounded; a reply to a forgotten request is ignored."""
     cascade = build()
     for index in range(70):
         fallback(cascade, index, index % 3)

@@ -30,13 +30,13 @@ from tests.shared.cascade.streams import (
 
 
 def play(
-    cascade: Cascade, pictures: list[Signature], view: View, said: int | None, first: int = 0, margin: float = SURE
+    cascade: Cascade, pictures: list[Signature], view: View, full: int | None, first: int = 0, margin: float = SURE
 ) -> list[Answer]:
-    """Frames with these pictures, on which the full model says ``said``; None: off line."""
+    """Frames with these pictures, that the full model answers with the label ``full``; None: offline."""
     answers = []
     for index, picture in enumerate(pictures, first):
         step = cascade.lookup(frame(index, view, picture), float(index))
-        reply = None if said is None else Reply(index, logits(said, margin))
+        reply = None if full is None else Reply(index, logits(full, margin))
         answer = cascade.complete(step, reply if isinstance(step, Miss) else None, index + 0.1)
         if answer.audit and reply is not None:
             cascade.on_audit_reply(reply, index + 0.1)
@@ -49,7 +49,7 @@ def test_a_change_of_light_resets_the_stream_and_raises_the_audit_rate() -> None
     assert cascade.audits is not None
     play(cascade, list(noise_stream(150)), logits(1, SURE), 1)
     held = cascade.estimator.cache
-    taught = cascade.estimator.state["base"][1].copy()
+    learned = cascade.estimator.state["base"][1].copy()
     assert held.labels[held.last] == 1 and cascade.audits.rate == 0.02
     dark = list(noise_stream(100, seed=1000, picture=0.4 * scenery()))
     assert cascade.threshold > 0.3
@@ -60,7 +60,7 @@ def test_a_change_of_light_resets_the_stream_and_raises_the_audit_rate() -> None
     assert cascade.audits.rate == 0.25
     assert cascade.threshold <= 0.101, "strict at first"
     assert set(cascade.estimator.cache.indices.tolist()) <= {152}, "nothing of the old scene is held"
-    assert cascade.estimator.state["base"][1].trace() < taught.trace(), "what was learned counts less"
+    assert cascade.estimator.state["base"][1].trace() < learned.trace(), "what was learned counts less"
     after = play(cascade, dark[3:], logits(2, SURE), 2, first=153)
     assert {answer.label for answer in (*before, *at, *after[10:])} == {2}
     assert sum(answer.audit for answer in after) >= 10

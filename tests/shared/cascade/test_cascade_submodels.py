@@ -11,7 +11,7 @@ from tests.shared.cascade.test_cascade import ask
 
 
 def look(cascade: Cascade, index: int, view: View) -> Hit | Miss:
-    """A frame whose picture was never seen before."""
+    """A frame with a new picture."""
     return cascade.lookup(frame(index, view, grey(7.0 * (index % 35))), float(index))
 
 

@@ -1,4 +1,4 @@
-"""Whether a stream shows what the bundle was made for: told by its mean, not by a frame."""
+"""A stream is out of distribution by the mean of its scores, not by one frame."""
 
 from __future__ import annotations
 

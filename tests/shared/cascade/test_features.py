@@ -12,40 +12,40 @@ from cachenet.shared.cascade import features
 from cachenet.shared.cascade.features import COUNT, STAGES, Change
 from cachenet.shared.cascade.frame_cache import FrameCache
 from cachenet.shared.cascade.probability import softmax
-from cachenet.shared.cascade.risk_estimator import Observation, RiskEstimator
+from cachenet.shared.cascade.risk_estimator import Lookup, RiskEstimator
 from tests.shared.cascade.streams import frame, grey, noisy, scenery, signature
 
 Array = npt.NDArray[np.float64]
 
 
 @st.composite
-def observations(draw: st.DrawFn) -> tuple[int, list[tuple[Observation, int]]]:
+def lookups(draw: st.DrawFn) -> tuple[int, list[tuple[Lookup, int]]]:
     """Frames of a random stream with random models, as a cascade looks at them; and the number of classes."""
     classes = draw(st.sampled_from([1, 2, 3, 1000]))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     margin = draw(st.sampled_from([0.0, 1.0, 30.0, 1e6]))
-    estimator, seen = RiskEstimator(classes), []
+    estimator, labelled = RiskEstimator(classes), []
     for index in range(draw(st.integers(1, 8))):
         shown = grey(float(rng.choice([0.0, 255.0]))) if rng.random() < 0.5 else signature(noisy(scenery(), index))
-        observation = estimator.begin(frame(int(rng.integers(5)) + 3 * index, picture=shown))
+        lookup = estimator.begin(frame(int(rng.integers(5)) + 3 * index, picture=shown))
         for _ in range(int(rng.integers(0, 4))):
             scores = (margin * rng.standard_normal(classes)).astype(np.float32)
-            estimator.add_output(observation, softmax(scores))
+            estimator.add_output(lookup, softmax(scores))
         label = int(rng.integers(classes))
-        seen.append((observation, label))
+        labelled.append((lookup, label))
         if rng.random() < 0.7:
-            estimator.keep(observation, label)
-    return classes, seen
+            estimator.keep(lookup, label)
+    return classes, labelled
 
 
 @settings(max_examples=60)
-@given(observations())
+@given(lookups())
 def test_every_stage_has_its_number_of_finite_features(
-    drawn: tuple[int, list[tuple[Observation, int]]],
+    drawn: tuple[int, list[tuple[Lookup, int]]],
 ) -> None:
-    classes, seen = drawn
-    for observation, _ in seen:
-        stages = {**observation.earlier, observation.stage: observation.candidates}
+    classes, labelled = drawn
+    for lookup, _ in labelled:
+        stages = {**lookup.earlier, lookup.stage: lookup.candidates}
         for stage, (labels, rows) in stages.items():
             own = np.array(rows).reshape(len(rows), COUNT[stage])
             assert len(rows) == len(labels)
@@ -58,15 +58,15 @@ def test_every_stage_has_its_number_of_finite_features(
 def test_outcomes_have_the_features_of_their_candidates() -> None:
     estimator = RiskEstimator(3)
     for index in range(20):
-        observation = estimator.begin(frame(index, picture=grey(12.0 * index)))
-        estimator.add_output(observation, np.eye(3)[index % 3])
-        estimator.add_output(observation, np.eye(3)[index % 2])
-        outcomes = estimator.outcomes(observation, index % 3)
+        lookup = estimator.begin(frame(index, picture=grey(12.0 * index)))
+        estimator.add_output(lookup, np.eye(3)[index % 3])
+        estimator.add_output(lookup, np.eye(3)[index % 2])
+        outcomes = estimator.outcomes(lookup, index % 3)
         for stage, own in outcomes.items():
             assert own.features.shape == (len(own.wrong), COUNT[stage])
             assert own.weights.shape == own.wrong.shape
             assert np.isfinite(own.features).all()
-        estimator.keep(observation, index % 3)
+        estimator.keep(lookup, index % 3)
     assert set(outcomes) == set(STAGES)
     assert len(outcomes["base"].wrong) > len(outcomes["submodel"].wrong), "pairs with the answers before"
 

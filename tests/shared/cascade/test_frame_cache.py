@@ -28,8 +28,8 @@ def test_it_is_bounded_and_its_tables_stay_together(steps: list[tuple[int, int, 
     them."""
     cache, put = FrameCache(CLASSES, capacity), set()
     for index, brightness, label, looked in steps:
-        said = np.eye(CLASSES)[label] if looked else None
-        cache.add(frame(index, picture=grey(20.0 * brightness)), label, said)
+        output = np.eye(CLASSES)[label] if looked else None
+        cache.add(frame(index, picture=grey(20.0 * brightness)), label, output)
         put.add((index, label, brightness))
         assert 1 <= len(cache) <= capacity
         rows = {len(table) for table in (cache.labels, cache.indices, cache.probabilities)}

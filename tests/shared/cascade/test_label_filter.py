@@ -25,7 +25,7 @@ steps = st.lists(
 
 
 def answered(filter_: LabelFilter, label: int, frames: int, first: int = 0) -> int:
-    """So many frames that the full model answers with one label; the frame that comes next."""
+    """Let the full model answer frames with one label; return the index of the next frame."""
     for index in range(first, first + frames):
         filter_.predict()
         filter_.update_full(index, label)

@@ -64,7 +64,7 @@ def test_touch_returns_whether_the_model_is_resident() -> None:
 def test_least_recently_used_models_are_evicted_down_to_the_budget(
     budget: int, steps: list[tuple[str, str, int]]
 ) -> None:
-    """As many as must go and no more, in the order of their last use; whoever is named as gone is not resident."""
+    """No more are evicted than necessary, least recently used first; evicted models are not resident."""
     cache = ModelCache(budget, BASE)
     used: dict[str, int] = {}  # cost by name, the least recently used first
     for what, name, number in steps:

@@ -9,7 +9,7 @@ from cachenet.shared.cascade.offload import OffloadRouter
 
 
 def play(router: OffloadRouter, frames: int, round_trip: float, seconds: float = 0.05) -> list[bool]:
-    """Which of so many questions are answered on the device; the others take ``round_trip`` over the network."""
+    """Which requests are answered on the device; the others take ``round_trip`` over the network."""
     taken = []
     for _ in range(frames):
         taken.append(router.use_device(seconds))

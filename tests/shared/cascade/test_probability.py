@@ -101,9 +101,9 @@ def test_weights_select_the_rows_of_the_temperature() -> None:
     """Half of the scores are too sure and half are not: the weight decides which half it is fitted to."""
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 3, 4000)
-    given_ = np.where(rng.random(4000) < 0.7, labels, (labels + 1) % 3)
+    drawn = np.where(rng.random(4000) < 0.7, labels, (labels + 1) % 3)
     margin = np.where(np.arange(4000) < 2000, 8.0, 1.5)[:, None]
-    scores = (margin * np.eye(3)[given_]).astype(np.float32)
+    scores = (margin * np.eye(3)[drawn]).astype(np.float32)
     first = np.where(np.arange(4000) < 2000, 1.0, 0.0)
     both = fit_temperature(scores, labels)
     assert fit_temperature(scores, labels, first) > both > fit_temperature(scores, labels, 1 - first)

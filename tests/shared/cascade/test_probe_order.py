@@ -77,10 +77,10 @@ def test_at_most_two_different_submodels_probe(models: list[tuple[float, float]]
     order, labels = ProbeOrder(), np.full(CLASSES, 1 / CLASSES)
     for wait in waits:
         order.record_round_trip(wait)
-        seen = []
+        probed = []
         for probe in order.plan(several, labels):
-            seen.append(probe.model.name)
-            order.record_outcome(probe, len(seen) % 2 == 0)
-        assert len(set(seen)) == len(seen) <= _MOST
+            probed.append(probe.model.name)
+            order.record_outcome(probe, len(probed) % 2 == 0)
+        assert len(set(probed)) == len(probed) <= _MOST
         if wait is None:
-            assert len(seen) == min(_MOST, len(models))
+            assert len(probed) == min(_MOST, len(models))

@@ -72,9 +72,9 @@ def test_priors_distinguish_a_good_base_model_from_a_bad_one() -> None:
         fitted = fit_priors([trace(5, 200, error=error, submodel=False)], {}, 1.0)
         cascade = build()
         cascade.estimator = type(cascade.estimator)(4, fitted)
-        observation = cascade.estimator.begin(trace(6, 1).frame(0))
-        cascade.estimator.add_output(observation, np.array([0.7, 0.1, 0.1, 0.1]))
-        candidate = cascade.estimator.best(observation)
+        lookup = cascade.estimator.begin(trace(6, 1).frame(0))
+        cascade.estimator.add_output(lookup, np.array([0.7, 0.1, 0.1, 0.1]))
+        candidate = cascade.estimator.best(lookup)
         assert candidate is not None
         return candidate.risk
 

@@ -1,4 +1,4 @@
-"""The risk of a candidate: always a probability, unsure where little was seen, and safe to restore."""
+"""The risk of a candidate is a probability, near one half for unusual features, and safe to restore."""
 
 from __future__ import annotations
 
@@ -100,14 +100,14 @@ def test_repeated_footage_hardly_increases_the_precision() -> None:
 
 
 def test_unusual_features_are_less_certain() -> None:
-    """Two candidates at equal odds: the one whose features were never seen is nearer to one half."""
+    """Two candidates at equal odds: the one with unusual features is nearer to one half."""
     model = RiskModel(fit_prior(*footage()))
     weights, _ = model.state
-    seen = np.array([-1.0, 0.0])
+    usual = np.array([-1.0, 0.0])
     across = np.array([-weights[1], weights[0]]) / np.hypot(*weights[:2])  # changes nothing of the odds
-    unseen = seen + 30.0 * across * np.array([1.0, 1.0])
-    assert float(model.risk(unseen[None])[1][0]) == pytest.approx(float(model.risk(seen[None])[1][0]), abs=0.02)
-    low, unsure = model.risk(np.stack([seen, unseen]))[0]
+    unusual = usual + 30.0 * across * np.array([1.0, 1.0])
+    assert float(model.risk(unusual[None])[1][0]) == pytest.approx(float(model.risk(usual[None])[1][0]), abs=0.02)
+    low, unsure = model.risk(np.stack([usual, unusual]))[0]
     assert low < unsure < 0.5
 
 
@@ -133,14 +133,14 @@ def test_old_observations_are_forgotten_in_favour_of_the_prior() -> None:
     prior = fit_prior(*footage())
     model, at = RiskModel(prior), np.array([[0.0, 3.0]])
     learned(model, np.repeat(at, 100, 0), np.ones(100, np.bool_))
-    taught = model.state[0][1]
+    after = model.state[0][1]
     features, wrong = footage(1, 200)
     features[:, 1] = prior.mean[1]
     for _ in range(100):
         model.learn(features, wrong, np.ones(200))
     fresh = prior.weights[1]
-    assert abs(taught - fresh) > 0.5
-    assert abs(model.state[0][1] - fresh) < 0.2 * abs(taught - fresh)
+    assert abs(after - fresh) > 0.5
+    assert abs(model.state[0][1] - fresh) < 0.2 * abs(after - fresh)
 
 
 def test_one_observation_moves_the_weights_a_bounded_distance() -> None:
@@ -221,8 +221,8 @@ def test_an_invalid_state_is_refused_and_changes_nothing(
 
 
 def changed(prior: RiskPrior, **parts: tuple[float, ...]) -> RiskPrior:
-    kept = {name: getattr(prior, name) for name in ("mean", "deviation", "weights", "precision")}
-    return RiskPrior(**{**kept, **parts})
+    fields = {name: getattr(prior, name) for name in ("mean", "deviation", "weights", "precision")}
+    return RiskPrior(**{**fields, **parts})
 
 
 def test_an_invalid_prior_is_detected() -> None:

@@ -1,4 +1,4 @@
-"""A change of the whole scene is told from what walks, flashes and dawns."""
+"""Scene changes are detected, and moving objects, flashes and dusk are not."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.shared.cascade.streams import Thumbnail, noise_stream, noisy, scenery
 
 
 def alarms(pictures: Iterable[Signature], detector: SceneChangeDetector | None = None) -> list[int]:
-    """Frames at which a change of the scene is told."""
+    """Frames at which a scene change is detected."""
     detector = detector or SceneChangeDetector()
     return [index for index, picture in enumerate(pictures) if detector.update(picture)]
 

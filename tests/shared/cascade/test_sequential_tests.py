@@ -12,10 +12,10 @@ shares = st.lists(st.floats(0, 1), max_size=60)
 
 
 @given(shares)
-def test_the_bound_never_rises_and_stays_in_0_to_1(seen: list[float]) -> None:
+def test_the_bound_never_rises_and_stays_in_0_to_1(observations: list[float]) -> None:
     bound, before = AnytimeUpperBound(), 1.0
     assert bound.value == 1.0
-    for share in seen:
+    for share in observations:
         bound.add(share)
         assert 0 < bound.value <= before
         before = bound.value
@@ -39,9 +39,9 @@ def test_the_bound_approaches_the_mean() -> None:
 
 
 @given(shares, st.floats(0.01, 0.9))
-def test_the_e_value_is_positive_and_falls_with_zeros(seen: list[float], allowed: float) -> None:
+def test_the_e_value_is_positive_and_falls_with_zeros(observations: list[float], allowed: float) -> None:
     detector = EDetector(allowed)
-    for share in seen:
+    for share in observations:
         detector.add(share)
         assert np.isfinite(detector.e_value) and detector.e_value > 0
     before = detector.e_value

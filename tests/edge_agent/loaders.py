@@ -1,4 +1,4 @@
-"""A keeper, one who wants models of it, and a site that has both a store and a server."""
+"""A model loader with an updater, and a site with a store and a server."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ _BOUND_S = 30.0
 
 
 @pytest.fixture(autouse=True)
-def small_pieces_and_little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+def small_chunks_and_short_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(downloader, "PIECE", 600)
-    monkeypatch.setattr(downloader, "_PATIENCE_S", 0.1)
-    monkeypatch.setattr(module, "_RETRY_S", (0.05, 0.1))
-    monkeypatch.setattr(updater, "_RETRY_S", (0.05, 0.1))
+    monkeypatch.setattr(downloader, "_CHUNK_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(module, "RETRY_S", (0.05, 0.1))
+    monkeypatch.setattr(updater, "RETRY_S", (0.05, 0.1))
 
 
 @pytest.fixture(scope="module")
@@ -43,9 +43,8 @@ def no_probe(_manifest: Manifest, _names: Iterable[str], _files: dict[str, Path]
     """Every model passes."""
 
 
-class Customer(ModelLoader):
-    """A keeper and its updater, and one who wants the first model of whatever set is to be gone by. It answers a frame
-    with each at once."""
+class LoaderWithUpdater(ModelLoader):
+    """A loader and its updater that requests the first model of every target."""
 
     def __init__(
         self,
@@ -60,36 +59,36 @@ class Customer(ModelLoader):
         super().__init__(store, Downloader(store, link, "cam"), "cpu", threads, base, probe=probe)
         self.updater: Updater | None = None
         if store is not None:
-            self.pull = Downloader(store, link, "cam")
-            self.updater = Updater(store, self, self.pull, probe, trusted, self._needs)
+            self.download = Downloader(store, link, "cam")
+            self.updater = Updater(store, self, self.download, probe, trusted, self._required_models)
 
-    def _needs(self, manifest: Manifest) -> set[str]:
-        return set() if self._base is None else {self._first(manifest)}
+    def _required_models(self, manifest: Manifest) -> set[str]:
+        return set() if self._base is None else {self._first_model(manifest)}
 
     @property
-    def troubles(self) -> str:
-        """What keeper and updater say."""
-        return self.trouble + (self.updater.trouble if self.updater is not None else "")
+    def errors(self) -> str:
+        """Errors of loader and updater."""
+        return self.error + (self.updater.error if self.updater is not None else "")
 
     def announce(self, data: bytes, signature: bytes = b"") -> None:
         assert self.updater is not None
         self.updater.announce(data, signature)
 
-    def go_by(self, manifest: Manifest | None, version: str) -> None:
-        super().go_by(manifest, version)
+    def set_target(self, manifest: Manifest | None, version: str) -> None:
+        super().set_target(manifest, version)
         if self._base is not None and manifest is not None:
-            self.want_first(self.ready)
+            self.request_first(self.ready)
 
-    def want(self, model: str) -> None:  # type: ignore[override]
-        super().want(model, self.ready)
+    def request(self, model: str, ready: queue.SimpleQueue[LoadedModel] | None = None) -> None:
+        super().request(model, ready or self.ready)
 
     def receive(self, message: Message, sha256: str) -> None:
         super().receive(message, sha256)
-        self.pull.receive(message, sha256)
+        self.download.receive(message, sha256)
 
     @property
     def bytes_down(self) -> int:
-        return super().bytes_down + self.pull.bytes_down
+        return super().bytes_down + self.download.bytes_down
 
     def start(self) -> None:
         super().start()
@@ -103,32 +102,32 @@ class Customer(ModelLoader):
 
 
 class Site:
-    """A store, a server of ``bundle`` and keepers that use both."""
+    """A store, a server of ``bundle`` and loaders that use both."""
 
     def __init__(self, directory: Path, bundle: Bundle) -> None:
         self.bundle = bundle
         self.store = Store(directory)
         self.server = BlobServer(bundle)
         self.link = FakeLink(self.server)
-        self._keepers: list[ModelLoader] = []
+        self._loaders: list[ModelLoader] = []
 
-    def keeper(
+    def loader(
         self, base: str | None = "", trusted: Key | None = None, probe: Probe = no_probe, restore: bool = False
-    ) -> Customer:
-        keeper = Customer(self.store, cast(MqttConnection, self.link), base, trusted, probe)
-        self.server.deliver = keeper.receive
-        if restore and keeper.updater is not None:
-            keeper.updater.restore()
-        keeper.start()
-        self._keepers.append(keeper)
-        return keeper
+    ) -> LoaderWithUpdater:
+        loader = LoaderWithUpdater(self.store, cast(MqttConnection, self.link), base, trusted, probe)
+        self.server.deliver = loader.receive
+        if restore and loader.updater is not None:
+            loader.updater.restore()
+        loader.start()
+        self._loaders.append(loader)
+        return loader
 
     def size(self, name: str) -> int:
         return self.bundle.manifest.models[name].bytes
 
     def close(self) -> None:
-        for keeper in self._keepers:
-            keeper.stop()
+        for loader in self._loaders:
+            loader.stop()
 
 
 @pytest.fixture
@@ -138,9 +137,9 @@ def site(tmp_path: Path, bundle: Bundle) -> Iterator[Site]:
     site.close()
 
 
-def ready(keeper: Customer) -> LoadedModel:
-    loaded = keeper.ready.get(timeout=_BOUND_S)
-    keeper.on_answer(loaded.version)
+def ready(loader: LoaderWithUpdater) -> LoadedModel:
+    loaded = loader.ready.get(timeout=_BOUND_S)
+    loader.on_answer(loaded.version)
     return loaded
 
 

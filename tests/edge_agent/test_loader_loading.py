@@ -1,4 +1,4 @@
-"""Models that a keeper loads and hands over."""
+"""Loading and delivery of models."""
 
 from __future__ import annotations
 
@@ -13,36 +13,36 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cachenet.edge_agent.updates import loader as keeper_module
+from cachenet.edge_agent.updates import loader as loader_module
 from cachenet.edge_agent.updates import model_loading
 from cachenet.shared.bundle.manifest import Bundle, file_digest
 from cachenet.shared.inference.engine import Logits, Provider, Session
 from tests.bundles import classifier
-from tests.edge_agent.keepers import (
-    Customer,
+from tests.edge_agent.loaders import (
+    LoaderWithUpdater,
     Site,
     bundle,
     edited,
     ready,
     site,
-    small_pieces_and_little_patience,
+    small_chunks_and_short_timeouts,
     until,
 )
 
-__all__ = ["bundle", "site", "small_pieces_and_little_patience"]
+__all__ = ["bundle", "site", "small_chunks_and_short_timeouts"]
 
 _BOUND_S = 30.0
 
 
 def test_a_bundle_directory_serves_without_store_or_link(bundle: Bundle) -> None:
-    keeper = Customer(None, None, "")
-    keeper.start()
-    keeper.use(bundle)
-    keeper.want("vehicles")
-    first, second = ready(keeper), ready(keeper)
+    loader = LoaderWithUpdater(None, None, "")
+    loader.start()
+    loader.use(bundle)
+    loader.request("vehicles")
+    first, second = ready(loader), ready(loader)
     assert (first.name, second.name) == ("base", "vehicles")
-    assert not first.pulled
-    keeper.stop()
+    assert not first.downloaded
+    loader.stop()
 
 
 def test_a_model_that_is_being_loaded_is_waited_for_at_the_end(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,22 +56,22 @@ def test_a_model_that_is_being_loaded_is_waited_for_at_the_end(bundle: Bundle, m
             super().__init__(*given)
 
     monkeypatch.setattr(model_loading, "Session", Slow)
-    keeper = Customer(None, None, "")
-    keeper.start()
-    keeper.use(bundle)
+    loader = LoaderWithUpdater(None, None, "")
+    loader.start()
+    loader.use(bundle)
     assert begun.wait(_BOUND_S)
     threading.Timer(1.5, may_end.set).start()
-    keeper.stop()
-    assert may_end.is_set() and not keeper._thread.alive
-    assert not keeper.trouble  # it did not fail: nobody wants it any more
+    loader.stop()
+    assert may_end.is_set() and not loader._thread.alive
+    assert not loader.error  # it did not fail: nobody wants it any more
 
 
 def test_another_model_may_stand_in_for_the_base_and_none_is_loaded_where_none_is_needed(site: Site) -> None:
-    keeper = site.keeper("full")
-    keeper.announce(site.bundle.data)
-    loaded = ready(keeper)
+    loader = site.loader("full")
+    loader.announce(site.bundle.data)
+    loaded = ready(loader)
     assert (loaded.name, loaded.first) == ("full", True)
-    none = site.keeper(None)
+    none = site.loader(None)
     none.announce(site.bundle.data)
     until(lambda: none.version == site.bundle.version)
     with pytest.raises(queue.Empty):
@@ -96,25 +96,25 @@ def test_all_processors_run_a_model_together_where_it_is_much_quicker(
             return super().run(batch)
 
     monkeypatch.setattr(model_loading, "Session", Timed)
-    monkeypatch.setattr(keeper_module.os, "sched_getaffinity", lambda _: set(range(processors)))
+    monkeypatch.setattr(loader_module.os, "sched_getaffinity", lambda _: set(range(processors)))
     monkeypatch.setattr(model_loading.time, "perf_counter", lambda: clock[0])
-    keeper = Customer(None, None, "", threads=0)
-    keeper.start()
-    keeper.use(bundle)
-    keeper.want("vehicles")
-    first, second = ready(keeper), ready(keeper)
-    keeper.stop()
-    assert keeper.threads == threads
+    loader = LoaderWithUpdater(None, None, "", threads=0)
+    loader.start()
+    loader.use(bundle)
+    loader.request("vehicles")
+    first, second = ready(loader), ready(loader)
+    loader.stop()
+    assert loader.threads == threads
     assert (first.seconds, second.seconds) == (pytest.approx(1.0 if threads == 1 else all_of_them),) * 2
     assert used == ([1, threads, threads] if threads > 1 else [1, processors, 1] if processors >= 4 else [1, 1])
 
 
-def test_a_model_that_the_bundle_has_not_is_said(site: Site) -> None:
-    keeper = site.keeper()
-    keeper.announce(site.bundle.data)
-    ready(keeper)
-    keeper.want("nonsense")
-    assert "no model nonsense; it has full, base" in keeper.trouble
+def test_a_missing_model_is_reported(site: Site) -> None:
+    loader = site.loader()
+    loader.announce(site.bundle.data)
+    ready(loader)
+    loader.request("nonsense")
+    assert "no model nonsense; it has full, base" in loader.error
 
 
 @pytest.mark.parametrize("what", ["labels", "file"])
@@ -136,27 +136,27 @@ def test_a_model_that_cannot_answer_is_never_handed_over_nor_tried_again(
 
     edited(broken, refit)
     site = Site(tmp_path / "store", Bundle(broken))
-    keeper = site.keeper()
-    keeper.announce(site.bundle.data)
-    assert ready(keeper).name == "base"
-    keeper.want("animals")
-    keeper.want("vehicles")
-    assert ready(keeper).name == "vehicles"
+    loader = site.loader()
+    loader.announce(site.bundle.data)
+    assert ready(loader).name == "base"
+    loader.request("animals")
+    loader.request("vehicles")
+    assert ready(loader).name == "vehicles"
     assert "animals cannot be used" in caplog.text
     asked = len(site.server.asked)
-    keeper.want("animals")
+    loader.request("animals")
     with pytest.raises(queue.Empty):
-        keeper.ready.get(timeout=0.2)
+        loader.ready.get(timeout=0.2)
     assert len(site.server.asked) == asked
     site.close()
 
 
 def test_it_keeps_no_reference_to_what_it_handed_over(site: Site) -> None:
     """Or dropping a submodel would free nothing until the next one is loaded."""
-    keeper = site.keeper()
-    keeper.announce(site.bundle.data)
-    loaded = ready(keeper)
-    until(lambda: not keeper.pending("base"))
+    loader = site.loader()
+    loader.announce(site.bundle.data)
+    loaded = ready(loader)
+    until(lambda: not loader.is_pending("base"))
     session = weakref.ref(loaded.session)
     del loaded
     gc.collect()

@@ -1,4 +1,4 @@
-"""Files that a keeper pulls: piece by piece, whatever gets lost or spoilt, and once."""
+"""Downloads: chunk by chunk, despite lost and corrupt chunks, and once."""
 
 from __future__ import annotations
 
@@ -13,67 +13,67 @@ import pytest
 from cachenet.edge_agent.updates import downloader
 from cachenet.edge_agent.updates import loader as module
 from cachenet.shared.transport.protocol import BlobRequest, Chunk, encode
-from tests.edge_agent.keepers import (
+from tests.edge_agent.links import message
+from tests.edge_agent.loaders import (
     Site,
     bundle,
     ready,
     site,
-    small_pieces_and_little_patience,
+    small_chunks_and_short_timeouts,
     until,
 )
-from tests.edge_agent.links import message
 
-__all__ = ["bundle", "site", "small_pieces_and_little_patience"]
+__all__ = ["bundle", "site", "small_chunks_and_short_timeouts"]
 
 
 def test_a_catalogue_brings_the_base_model_whole_and_runnable(site: Site) -> None:
-    keeper = site.keeper()
-    keeper.announce(site.bundle.data)
-    loaded = ready(keeper)
+    loader = site.loader()
+    loader.announce(site.bundle.data)
+    loaded = ready(loader)
     assert (loaded.name, loaded.first, loaded.version) == ("base", True, site.bundle.version)
     assert loaded.cost >= site.size("base")
     assert loaded.session.run(np.zeros((1, 3, 32, 32), np.float32)).shape == (1, 10)
-    until(lambda: site.store.recall() == site.bundle.data)
+    until(lambda: site.store.current() == site.bundle.data)
     path = site.store.path(site.bundle.manifest.models["base"].sha256)
     assert path is not None
     assert path.read_bytes() == site.bundle.path("base").read_bytes()
-    assert keeper.bytes_down == site.size("base")
+    assert loader.bytes_down == site.size("base")
     assert max(request.length for request in site.server.asked) <= 600
 
 
-def test_a_transfer_goes_on_where_another_run_was_interrupted(site: Site) -> None:
+def test_a_transfer_resumes_where_another_run_was_interrupted(site: Site) -> None:
     base = site.bundle.manifest.models["base"]
     site.store.append(base.sha256, site.bundle.path("base").read_bytes()[:1100])
-    keeper = site.keeper()
-    keeper.announce(site.bundle.data)
-    assert ready(keeper).name == "base"
+    loader = site.loader()
+    loader.announce(site.bundle.data)
+    assert ready(loader).name == "base"
     assert min(request.offset for request in site.server.asked) == 1100
 
 
-def test_lost_chunks_are_asked_for_again_and_strange_ones_passed_over(site: Site) -> None:
-    seen: set[int] = set()
+def test_lost_chunks_are_requested_again_and_others_ignored(site: Site) -> None:
+    observed: set[int] = set()
 
     def spoil(request: BlobRequest, chunk: Chunk) -> Chunk | None:
-        if request.offset in seen:
+        if request.offset in observed:
             return chunk
-        seen.add(request.offset)
+        observed.add(request.offset)
         return None if request.offset < 700 else Chunk(chunk.offset + 1, chunk.total, chunk.data)
 
     site.server.spoil = spoil
-    keeper = site.keeper()
-    keeper.announce(site.bundle.data)
-    assert ready(keeper).name == "base"
+    loader = site.loader()
+    loader.announce(site.bundle.data)
+    assert ready(loader).name == "base"
 
 
-def test_without_a_connection_it_waits_and_goes_on_by_itself(site: Site) -> None:
+def test_a_download_waits_for_a_connection_and_continues(site: Site) -> None:
     site.link.connected.clear()
-    keeper = site.keeper()
-    keeper.announce(site.bundle.data)
+    loader = site.loader()
+    loader.announce(site.bundle.data)
     with pytest.raises(queue.Empty):
-        keeper.ready.get(timeout=0.3)
+        loader.ready.get(timeout=0.3)
     assert site.server.asked == []
     site.link.connected.set()
-    assert ready(keeper).name == "base"
+    assert ready(loader).name == "base"
 
 
 def test_what_arrives_with_another_digest_is_fetched_afresh(site: Site, caplog: pytest.LogCaptureFixture) -> None:
@@ -88,9 +88,9 @@ def test_what_arrives_with_another_digest_is_fetched_afresh(site: Site, caplog: 
         return chunk
 
     site.server.spoil = spoil
-    keeper = site.keeper()
-    keeper.announce(site.bundle.data)
-    assert ready(keeper).name == "base"
+    loader = site.loader()
+    loader.announce(site.bundle.data)
+    assert ready(loader).name == "base"
     assert "another digest" in caplog.text
     assert [request.offset for request in site.server.asked].count(0) == 2
 
@@ -105,78 +105,61 @@ def test_what_arrives_with_another_digest_is_fetched_afresh(site: Site, caplog: 
     ],
     ids=["refusal", "another-size", "nothing", "too-much"],
 )
-def test_a_server_that_cannot_give_the_file_is_said_and_asked_again(
-    site: Site, answer: Callable[[Chunk], Chunk]
-) -> None:
+def test_a_server_without_the_file_is_reported_and_asked_again(site: Site, answer: Callable[[Chunk], Chunk]) -> None:
     site.server.spoil = lambda _, chunk: answer(chunk)
-    keeper = site.keeper()
-    keeper.announce(site.bundle.data)
-    until(lambda: "the server" in keeper.troubles)
+    loader = site.loader()
+    loader.announce(site.bundle.data)
+    until(lambda: "the server" in loader.errors)
     site.server.spoil = lambda _, chunk: chunk
-    assert ready(keeper).name == "base"
-    until(lambda: keeper.troubles == "")
+    assert ready(loader).name == "base"
+    until(lambda: loader.errors == "")
 
 
-def test_asking_twice_pulls_once(site: Site) -> None:
-    keeper = site.keeper()
-    keeper.announce(site.bundle.data)
-    assert ready(keeper).first
-    before = keeper.bytes_down
+def test_repeated_requests_download_once(site: Site) -> None:
+    loader = site.loader()
+    loader.announce(site.bundle.data)
+    assert ready(loader).first
+    before = loader.bytes_down
     for _ in range(20):
-        keeper.want("animals")
-        assert keeper.pending("animals") or not keeper.ready.empty()
-    assert ready(keeper).name == "animals"
-    assert keeper.bytes_down - before == site.size("animals")
-    until(lambda: not keeper.pending("animals"))
-    assert keeper.ready.empty()
+        loader.request("animals")
+        assert loader.is_pending("animals") or not loader.ready.empty()
+    assert ready(loader).name == "animals"
+    assert loader.bytes_down - before == site.size("animals")
+    until(lambda: not loader.is_pending("animals"))
+    assert loader.ready.empty()
 
 
-def test_what_is_put_by_is_in_the_store_and_not_loaded_until_it_is_wanted(site: Site) -> None:
-    keeper = site.keeper()
-    keeper.announce(site.bundle.data)
-    ready(keeper)
-    assert not keeper.has("animals")
-    keeper.put_by("animals")
-    until(lambda: keeper.has("animals") and not keeper.pending("animals"))
-    assert keeper.ready.empty()
-    pulled = keeper.bytes_down
-    keeper.want("animals")
-    loaded = ready(keeper)
-    assert (loaded.name, loaded.pulled) == ("animals", False)
-    assert keeper.bytes_down == pulled
-
-
-def test_what_is_in_the_store_is_not_pulled_again_unless_it_is_damaged(site: Site, tmp_path: Path) -> None:
-    keeper = site.keeper()
-    keeper.announce(site.bundle.data)
-    ready(keeper)
-    keeper.stop()
-    again = site.keeper()
+def test_a_stored_file_is_downloaded_again_only_if_damaged(site: Site, tmp_path: Path) -> None:
+    loader = site.loader()
+    loader.announce(site.bundle.data)
+    ready(loader)
+    loader.stop()
+    again = site.loader()
     again.announce(site.bundle.data)
     ready(again)
     assert again.bytes_down == 0
     again.stop()
     (tmp_path / "store/blobs" / site.bundle.manifest.models["base"].sha256).write_bytes(b"rotten")
-    third = site.keeper()
+    third = site.loader()
     third.announce(site.bundle.data)
     ready(third)
     assert third.bytes_down == site.size("base")
 
 
-def test_chunks_that_nobody_waits_for_are_not_kept(site: Site) -> None:
-    keeper = site.keeper()
-    keeper.announce(site.bundle.data)
-    ready(keeper)
+def test_unexpected_chunks_are_dropped(site: Site) -> None:
+    loader = site.loader()
+    loader.announce(site.bundle.data)
+    ready(loader)
     for _ in range(100):
-        keeper.receive(message(encode(Chunk(0, 1000, bytes(1000)))), "0" * 64)
-    assert keeper._puller._chunks.empty()
+        loader.receive(message(encode(Chunk(0, 1000, bytes(1000)))), "0" * 64)
+    assert loader._downloader._chunks.empty()
 
 
 @pytest.mark.parametrize("state", ["idle", "unconnected", "unanswered", "refused"])
 def test_stopping_takes_no_time_whatever_it_waits_for(site: Site, state: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(downloader, "_PATIENCE_S", 60.0)
-    monkeypatch.setattr(module, "_RETRY_S", (60.0, 60.0))
-    keeper = site.keeper()
+    monkeypatch.setattr(downloader, "_CHUNK_TIMEOUT_S", 60.0)
+    monkeypatch.setattr(module, "RETRY_S", (60.0, 60.0))
+    loader = site.loader()
     if state == "unconnected":
         site.link.connected.clear()
     elif state == "unanswered":
@@ -184,9 +167,9 @@ def test_stopping_takes_no_time_whatever_it_waits_for(site: Site, state: str, mo
     elif state == "refused":
         site.server.spoil = lambda _, chunk: Chunk(chunk.offset, 0, b"", "no")
     if state != "idle":
-        keeper.announce(site.bundle.data)
+        loader.announce(site.bundle.data)
         time.sleep(0.2)
     begun = time.monotonic()
-    keeper.stop()
+    loader.stop()
     assert time.monotonic() - begun < 0.9
-    assert not keeper._thread.alive
+    assert not loader._thread.alive

@@ -1,4 +1,4 @@
-"""Answered frames, as those are told of them who watch."""
+"""Answered frames for tests of observers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def noise(height: int, width: int, seed: int = 0) -> Picture:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
 
 
-def seen(
+def answered_frame(
     frame: int = 0,
     label: str = "cat",
     level: Level = "base",
