@@ -1,15 +1,16 @@
-"""Where a bundle goes: under its name it is whole, or it is not there."""
+"""Writes bundles atomically: a directory with a bundle's name holds a complete bundle."""
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
 
-from cachenet.models.certify.golden_frames import with_golden
+from cachenet.models.certify.golden_frames import add_golden_frames
 from cachenet.shared.bundle.manifest import MANIFEST, SIGNATURE, Bundle, Manifest
 from cachenet.shared.bundle.trust import Signer
 from cachenet.shared.command import atomic_files
@@ -18,39 +19,61 @@ from cachenet.shared.inference.image import Picture
 
 
 class PlaceError(UserError):
-    """A bundle that cannot be written where it was asked for; the message says why."""
+    """A bundle cannot be written to the requested directory; the message has the reason."""
 
 
 def check_place(out: Path) -> None:
-    """Raise ``PlaceError`` if something is at ``out`` that is no bundle, and so is somebody's own."""
+    """Raise ``PlaceError`` if ``out`` has content that is not a bundle, which must not be replaced."""
     if out.exists() and not (out / MANIFEST).exists() and (not out.is_dir() or any(out.iterdir())):
-        raise PlaceError(f"{out} is there and is no bundle; name a new directory")
+        raise PlaceError(f"{out} exists and is no bundle; name a new directory")
+
+
+@contextmanager
+def under_construction(out: Path) -> Iterator[Path]:
+    """The directory in which the bundle for ``out`` is made, empty at first and removed at the end.
+
+    Raises:
+        PlaceError: Something other than a bundle is at ``out``.
+    """
+    check_place(out)
+    building = out.with_name(out.name + ".building")
+    shutil.rmtree(building, ignore_errors=True)
+    try:
+        yield building
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
 
 
 def lay(bundle: Bundle, names: Iterable[str], directory: Path) -> None:
-    """Put these models of ``bundle`` into ``directory``, and the full model's caches. Raises ``OSError``."""
-    caches = [layer.file for layers in bundle.manifest.layers.values() for layer in layers.caches]
-    lay_files(bundle, [*(bundle.manifest.models[name].file for name in names), *caches], directory)
+    """Link models of ``bundle`` into ``directory``, with all early exits and golden frames. Raises ``OSError``."""
+    exits = [layer.file for layers in bundle.manifest.layers.values() for layer in layers.caches]
+    link_files(bundle, [*(bundle.manifest.models[name].file for name in names), *exits], directory)
 
 
-def lay_files(bundle: Bundle, files_: Iterable[str], directory: Path) -> None:
-    """Put these files of ``bundle`` into ``directory``, and its golden frames. Raises ``OSError``."""
+def link_files(bundle: Bundle, files: Iterable[str], directory: Path) -> None:
+    """Link these files of ``bundle`` into ``directory``, with its golden frames. Raises ``OSError``."""
     golden = bundle.manifest.golden
-    for file in [*files_, *([golden.file] if golden is not None else [])]:
+    for file in [*files, *([golden.file] if golden is not None else [])]:
         path = directory / file
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             os.link(bundle.directory / file, path)
-        except OSError:  # another disk
+        except OSError:  # another file system
             shutil.copyfile(bundle.directory / file, path)
 
 
 def put(
     building: Path, manifest: Manifest, out: Path, signer: Signer | None, pictures: Sequence[Picture] = ()
 ) -> Bundle:
-    """Make a bundle of the models in ``building``, and move it to ``out``, in the place of any before. ``pictures``:
-    its golden frames, see ``golden.with_golden``. Raises ``OSError``."""
-    manifest = with_golden(building, manifest, pictures)
+    """Complete the bundle in ``building`` and move it to ``out``, in place of any bundle there.
+
+    Args:
+        pictures: Its golden frames; see ``golden_frames.add_golden_frames``.
+
+    Raises:
+        OSError: The bundle cannot be written.
+    """
+    manifest = add_golden_frames(building, manifest, pictures)
     data = msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n"
     atomic_files.write(building / MANIFEST, data)
     if signer is not None:

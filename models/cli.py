@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from cachenet.models.build_config import BuildSettings
 from cachenet.models.commands import create, inspect, signing, update
 from cachenet.models.supervise import supervise
 from cachenet.shared.command import exit
 from cachenet.shared.command.options import Version, program
 
-app = program("model-builder")
+app = program("model-builder", BuildSettings)
 
 
 @app.callback()
@@ -22,9 +23,9 @@ for _command in (
     create.train,
     create.build,
     create.fetch,
-    update.specialise,
+    update.fine_tune,
     update.add_size,
-    update.layers,
+    update.exits,
     update.prove,
     signing.keys,
     signing.sign,

@@ -1,1 +1,1 @@
-"""What a bundle is certified for."""
+"""Calibration of models and certification of bundles on held-out footage."""

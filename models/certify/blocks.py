@@ -1,24 +1,26 @@
-"""Blocks of consecutive frames: the units that certificates count.
+"""Blocks of consecutive frames: the samples that certificates count.
 
-Neighbouring frames are alike, and what goes wrong goes wrong for some frames together. A block's mean is one
-observation, and frames between two blocks are left out, so that blocks are as good as independent.
+Errors of neighbouring frames are correlated. The mean over a block is one sample, and a gap after each block makes the
+samples nearly independent.
 """
 
 from __future__ import annotations
 
-#: Frames of a block, and frames that are left out between two: two seconds and one at 30 frames a second.
-LENGTH, GAP = 60, 30
-#: Blocks under which nothing is certified.
+#: Frames in a block: two seconds at 30 frames a second.
+LENGTH = 60
+#: Frames left out between two blocks: one second at 30 frames a second.
+GAP = 30
+#: Blocks without which nothing is certified.
 FEWEST = 20
 
 
 def blocks(frames: int) -> list[slice]:
-    """The blocks of a sequence of so many frames, in order. A sequence that is shorter than one is a block itself."""
+    """The blocks of a sequence of ``frames`` frames, in order; a sequence shorter than a block is one block."""
     if 0 < frames < LENGTH:
         return [slice(0, frames)]
     return [slice(first, first + LENGTH) for first in range(0, frames - LENGTH + 1, LENGTH + GAP)]
 
 
 def frames_of(count: int) -> int:
-    """Frames that so many blocks take."""
+    """Frames that ``count`` blocks take, with their gaps."""
     return count * (LENGTH + GAP)

@@ -1,4 +1,4 @@
-"""What each model of a bundle is worth on frames that it was not trained on: its temperature and its coverage."""
+"""Temperature and coverage of each model of a bundle, on frames that it was not trained on."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ import numpy.typing as npt
 import torch
 from rich.progress import Progress
 
-from cachenet.models.certify import recorded
-from cachenet.models.certify.replay import Logits
+from cachenet.models.certify.traces import Logits, as_pictures, run_model
 from cachenet.models.data.dataset import LabelledFrames
 from cachenet.models.train.distill import mix
 from cachenet.models.train.training import sense
@@ -19,7 +18,7 @@ from cachenet.shared.cascade.probability import fit_temperature, softmax
 from cachenet.shared.inference.engine import Session
 from cachenet.shared.inference.image import Input
 
-#: One minus the top probability at or under which a local model counts as sure of a label.
+#: Largest error probability at which a local model's answer counts as covered.
 SURE = 0.05
 
 
@@ -32,30 +31,40 @@ def measure(
     seed: int,
     progress: Progress,
 ) -> tuple[dict[str, float], dict[str, tuple[float, ...]]]:
-    """Temperatures and coverage by name, on frames as they are and as a camera sees them. ``special``: the labels of
-    models that are for some of them."""
+    """Temperatures and coverage by model name, on frames as they are and with camera augmentation.
+
+    Args:
+        inputs, paths: By model name.
+        full: Name of the full model.
+        special: Labels of the submodels for some labels, by name.
+        seed: Of the augmentation.
+    """
     sensed = sense(tune.images, np.random.default_rng(seed))
-    pictures = recorded.as_pictures(np.concatenate([tune.images, sensed]))
+    pictures = as_pictures(np.concatenate([tune.images, sensed]))
     logits = {
-        name: recorded.run(Session(path, "cpu", torch.get_num_threads()), inputs[name], pictures, tune.seen)
-        for name, path in progress.track(paths.items(), description="what each is worth")
+        name: run_model(Session(path, "cpu", torch.get_num_threads()), inputs[name], pictures, tune.seen)
+        for name, path in progress.track(paths.items(), description="calibration")
     }
     answers = logits[full].argmax(1)
 
-    def degree(name: str) -> float:
-        # Of the full model we ask whether it is right, where anybody knows; of a local one, whether it says what the
-        # full model would, and of a submodel that where it is used.
+    def temperature(name: str) -> float:
+        # The full model is fitted to the true labels, local models to the full model's, submodels where they are used.
         if name == full:
             return 1.0 if tune.truth is None else fit_temperature(logits[full], np.tile(tune.truth, 2))
         return fit_temperature(logits[name], answers, mix(np.isin(answers, special[name])) if name in special else None)
 
-    degrees = {name: round(degree(name), 4) for name in logits}
-    covered = {name: coverage(own, degrees[name], logits[full], SURE) for name, own in logits.items()}
-    return degrees, {name: tuple(round(float(share), 4) for share in own) for name, own in covered.items()}
+    temperatures = {name: round(temperature(name), 4) for name in logits}
+    covered = {name: coverage(own, temperatures[name], logits[full], SURE) for name, own in logits.items()}
+    return temperatures, {name: tuple(round(float(share), 4) for share in own) for name, own in covered.items()}
 
 
 def coverage(logits: Logits, temperature: float, full: Logits, threshold: float) -> npt.NDArray[np.float64]:
-    """Per label of the full model, the share of images on which the model alone is sure enough and agrees."""
+    """Per label of the full model, the share of images that the local model answers alone and correctly.
+
+    Args:
+        logits, full: Of the local model and of the full model ``(n, classes)``.
+        threshold: Largest error probability of an answer.
+    """
     answers = full.argmax(1)
     probabilities = softmax(logits, temperature)
     good = (1 - probabilities.max(1) <= threshold) & (probabilities.argmax(1) == answers)
@@ -63,7 +72,7 @@ def coverage(logits: Logits, temperature: float, full: Logits, threshold: float)
 
 
 def accuracy(tune: LabelledFrames) -> dict[str, str]:
-    """The full model's, where anybody knows it, for people."""
+    """The full model's accuracy, for the provenance; empty without true labels."""
     if tune.truth is None:
         return {}
     return {"accuracy_tuned": f"{float((tune.answers == tune.truth).mean()):.4f}"}

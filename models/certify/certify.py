@@ -1,14 +1,14 @@
-"""Certification: what a bundle's cascade does on footage that none of its models was trained on.
+"""Certification: replays a bundle's cascade over footage that none of its models was trained on.
 
-The very cascade that runs on a device is replayed over held-out footage. Each sequence is played once from its
-beginning to its end, from the priors and learning as it goes, for that is what a device does: it starts once and then
-runs for months. Blocks of consecutive frames are counted, the gaps between them are played and not counted. The bound
-on the mean disagreement of a block (``models.certify.bounds.mean_upper``) allows each block to depend on those before.
+The device's own cascade is replayed from the beginning to the end of each sequence. It starts from the priors and
+learns as it goes, as on a device. Blocks of consecutive frames are counted; the gaps between them are only replayed.
+The bound on the mean disagreement of a block (``models.certify.bounds.mean_upper``) allows each block to depend on the
+blocks before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import msgspec
@@ -17,11 +17,18 @@ import numpy.typing as npt
 from rich.progress import Progress
 
 from cachenet.models.build_config import BuildConfig
-from cachenet.models.certify import footage, recorded, replay
+from cachenet.models.certify import footage
 from cachenet.models.certify.blocks import FEWEST, blocks
 from cachenet.models.certify.bounds import mean_upper, shares_needed
-from cachenet.models.certify.distribution import Look, fit_least, fit_quantiles
-from cachenet.models.certify.replay import Family, Recorded
+from cachenet.models.certify.distribution import Look, fit_least, fit_quantiles, leaves
+from cachenet.models.certify.traces import (
+    ModelFamily,
+    Models,
+    RecordedStream,
+    device_cascade,
+    replay,
+    uncertified_family,
+)
 from cachenet.models.data.dataset import LabelledFrames
 from cachenet.shared.bundle.manifest import Certificate, Model
 from cachenet.shared.cascade.distribution import Distribution
@@ -32,17 +39,20 @@ from cachenet.shared.cascade.replay import Run, fit_priors
 from cachenet.shared.cascade.risk_model import RiskPrior
 from cachenet.shared.cascade.spec import MAX_DISAGREEMENT
 
-#: Budgets that are certified, each by itself.
+#: Disagreement budgets, each with a certificate of its own.
 BUDGETS = (0.005, 0.01, 0.02, 0.05)
+#: Confidence of the bounds.
 CONFIDENCE = 0.95
-#: Parts of the proving footage, in order, that agreement is told of; and by how much, as a share, it may be less there
-#: than on the tuning footage before the base model counts as overfitted.
-_PARTS, _DROP = 8, 0.05
-_TUNING, _PROVING = "models on footage to tune with", "models on footage to prove with"
+#: Parts of the certification footage, in order, for which agreement is reported.
+_PARTS = 8
+#: Drop of agreement from the tuning to the certification footage, as a share, from which the base model is overfitted.
+_DROP = 0.05
+_TUNING = "models on tuning footage"
+_CERTIFYING = "models on certification footage"
 
 
-class Certified(msgspec.Struct, frozen=True):
-    """What was found; see ``Manifest``. ``about``: for people, by what it is about."""
+class Certification(msgspec.Struct, frozen=True):
+    """Result of a certification; see ``Manifest``. ``about``: entries of the provenance, by subject."""
 
     priors: dict[Stage, RiskPrior]
     certificates: tuple[Certificate, ...]
@@ -52,77 +62,93 @@ class Certified(msgspec.Struct, frozen=True):
 
 
 def certify(
-    plan: BuildConfig,
+    config: BuildConfig,
     tune: LabelledFrames,
     prove: LabelledFrames,
     models: Mapping[str, Model],
-    sessions: recorded.Models,
+    sessions: Models,
     progress: Progress,
-) -> Certified:
-    """Fit priors on ``tune`` and certify on ``prove``. Pictures in a folder for each label, where the user says which
-    labels come together, are no footage of a place: streams are drawn of them."""
-    family = replay.family_of(models)
-    about, tuned, proven = "", [], []
-    if plan.scenes and tune.truth is not None and prove.truth is not None:
-        about = f"streams drawn of unrelated pictures by --scenes ({', '.join(footage.DRAWN)})"
-        tuned, proven = (
-            footage.drawn(part, plan.scenes, count, plan.frames, plan.seed, sessions, progress, title)
-            for part, count, title in ((tune, plan.tuning_pools, _TUNING), (prove, plan.pools, _PROVING))
-        )
-    if not tuned or not proven:
+) -> Certification:
+    """Fit priors on ``tune`` and certify on ``prove``.
+
+    Streams are drawn from pictures in class directories if ``config`` has scenes; other frames are used as they come.
+    """
+    parts = ((tune, config.tuning_pools, _TUNING), (prove, config.pools, _CERTIFYING))
+    drawn: list[list[RecordedStream]] = []
+    if config.scenes and tune.truth is not None and prove.truth is not None:
+        drawn = [
+            footage.drawn(part, config.scenes, count, config.frames, config.seed, sessions, progress, title)
+            for part, count, title in parts
+        ]
+    about = f"streams drawn of unrelated pictures by --scenes ({', '.join(footage.DRAWN)})"
+    if not drawn or not all(drawn):
         about = "footage as it came"
-        tuned, proven = (
-            footage.sequences(part, sessions, progress, title) for part, title in ((tune, _TUNING), (prove, _PROVING))
-        )
-    return find(tuned, proven, family, about, progress)
+        drawn = [footage.sequences(part, sessions, progress, title) for part, _, title in parts]
+    tuning, certifying = drawn
+    return certify_recorded(tuning, certifying, uncertified_family(models), about, progress)
 
 
-def find(
-    tuned: Sequence[Recorded], proven: Sequence[Recorded], family: Family, about: str, progress: Progress
-) -> Certified:
-    """The same of recorded footage: ``tuned`` for priors and quantiles, ``proven`` for everything that is certified."""
-    traces = [stream.trace(family) for stream in tuned]
+def certify_recorded(
+    tuning: Sequence[RecordedStream],
+    certifying: Sequence[RecordedStream],
+    family: ModelFamily,
+    about: str,
+    progress: Progress,
+) -> Certification:
+    """Fit priors and quantiles on ``tuning``; certify and fit thresholds on ``certifying``. ``about``: its kind."""
+    traces = [stream.trace(family) for stream in tuning]
     family = replace(family, priors=fit_priors(traces, family.temperatures, family.temperatures[family.base]))
     quantiles = fit_quantiles(
         np.concatenate([trace.full for trace in traces]), np.concatenate([trace.base for trace in traces])
     )
-    played = [replay.run(stream, family, replay.cascade(stream, family)) for stream in proven]
-    least = fit_least(quantiles, (_looks(stream, run, family) for stream, run in zip(proven, played, strict=True)))
-    family = replace(family, distribution=msgspec.structs.replace(quantiles, least=least))
-    assert family.distribution is not None
+    runs = [replay(stream, family, device_cascade(stream, family)) for stream in certifying]
+    looks = [_looks(stream, run, family) for stream, run in zip(certifying, runs, strict=True)]
+    distribution = msgspec.structs.replace(quantiles, least=fit_least(quantiles, looks))
+    family = replace(family, distribution=distribution)
+    # A monitor that never finds a frame out of distribution changes no answer of a replay at the default budget.
+    unchanged = [None if leaves(distribution, own) else run for own, run in zip(looks, runs, strict=True)]
     task = progress.add_task("certificates", total=len(BUDGETS))
     certificates = []
     for budget in BUDGETS:
-        certificates.append(certificate(proven, family, budget))
+        certificates.append(certificate(certifying, family, budget, unchanged if budget == MAX_DISAGREEMENT else None))
         progress.advance(task)
     progress.remove_task(task)
-    frames = sum(map(len, proven))
-    about = f"{about}; {frames} frames in {len(proven)} sequences, {certificates[0].blocks} blocks"
+    frames = sum(map(len, certifying))
+    about = f"{about}; {frames} frames in {len(certifying)} sequences, {certificates[0].blocks} blocks"
     priors = family.priors
-    if certificates[0].blocks < FEWEST:  # nothing is certified that a start from all of the footage could take back
-        traces += [stream.trace(family) for stream in proven]
+    if certificates[0].blocks < FEWEST:  # without a certificate, the priors may be fitted on all of the footage
+        traces += [stream.trace(family) for stream in certifying]
         priors = fit_priors(traces, family.temperatures, family.temperatures[family.base])
         about += "; too few to certify, so the priors are fitted on these, too"
-    return Certified(
+    return Certification(
         dict(priors),
         tuple(certificates),
-        family.distribution,
-        entropy_threshold(proven, family, MAX_DISAGREEMENT),
-        {"certified on": about, **agreement(tuned, proven, family)},
+        distribution,
+        entropy_threshold(certifying, family, MAX_DISAGREEMENT),
+        {"certified on": about, **agreement(tuning, certifying, family)},
     )
 
 
-def certificate(proven: Sequence[Recorded], family: Family, budget: float) -> Certificate:
-    """What the cascade does with this budget, without audits, on footage that nothing was fitted on."""
+def certificate(
+    certifying: Sequence[RecordedStream],
+    family: ModelFamily,
+    budget: float,
+    runs: Sequence[Run | None] | None = None,
+) -> Certificate:
+    """Disagreement of the cascade with this budget, without audits, on footage that nothing was fitted on.
+
+    ``runs``: replays with this budget, one a stream; None where a stream is not replayed yet.
+    """
     disagreed: list[float] = []
     asked: list[float] = []
-    for stream in proven:
-        run = replay.run(stream, family, replay.cascade(stream, family, budget))
+    for stream, known in zip(certifying, runs or [None] * len(certifying), strict=True):
+        run = known or replay(stream, family, device_cascade(stream, family, budget))
         wrong = disagreements(run.labels, stream.trace(family).labels)
         for block in blocks(len(stream)):
             disagreed.append(float(wrong[block].mean()))
             asked.append(float(run.asked[block].mean()))
     count = len(disagreed)
+    needed = shares_needed(disagreed, budget, CONFIDENCE)
     return Certificate(
         max_disagreement=budget,
         disagreement=round(float(np.mean(disagreed)), 5) if count else 0.0,
@@ -130,47 +156,50 @@ def certificate(proven: Sequence[Recorded], family: Family, budget: float) -> Ce
         confidence=CONFIDENCE,
         asked=round(float(np.mean(asked)), 5) if count else 0.0,
         blocks=count,
-        blocks_needed=_needed(disagreed, budget),
+        blocks_needed=max(FEWEST, needed) if needed else 0,
     )
 
 
-def _needed(disagreed: Sequence[float], budget: float) -> int:
-    needed = shares_needed(disagreed, budget, CONFIDENCE)
-    return max(FEWEST, needed) if needed else 0
+def entropy_threshold(certifying: Sequence[RecordedStream], family: ModelFamily, budget: float) -> float:
+    """The threshold, nats, of CacheNet's rule as published (arXiv 2007.01793, section IV).
 
+    The best submodel answers if the entropy of its softmax is at most the threshold; the full model answers otherwise.
+    The best submodel is the one with the least entropy. A device cannot do better, because it has to fetch submodels.
 
-def entropy_threshold(proven: Sequence[Recorded], family: Family, budget: float) -> float:
-    """The threshold, nats, of CacheNet's rule as published (arXiv 2007.01793, section IV): the best submodel answers
-    where the entropy of its softmax is at most this, and the full model elsewhere. The largest at which disagreement of
-    all answers stays within the budget; 0 where there are no submodels. The best is the one of least entropy, which is
-    better than a device is off, whose submodels have to be fetched."""
+    Returns:
+        The largest threshold with which the disagreement of all answers is at most ``budget``; 0 without submodels.
+    """
     special = [name for name in family.submodels if name not in family.general]
-    if not special or not proven:
+    if not special or not certifying:
         return 0.0
     entropies, wrong = [], []
-    for stream in proven:
+    for stream in certifying:
         probabilities = np.stack([softmax(stream.logits[name], family.temperatures[name]) for name in special])
         entropy = -(probabilities * np.log(np.maximum(probabilities, 1e-12))).sum(-1)  # (models, n)
         best = entropy.argmin(0)
         rows = np.arange(len(stream))
         entropies.append(entropy[best, rows])
         wrong.append(disagreements(probabilities[best, rows].argmax(-1), stream.trace(family).labels))
-    every, off = np.ceil(np.concatenate(entropies) * 1e4) / 1e4, np.concatenate(wrong)
-    order = np.argsort(every, kind="stable")
-    last = np.diff(every[order], append=np.inf) > 0  # a threshold lets in all frames of its entropy
-    within = (np.cumsum(off[order]) <= budget * len(every)) & last
-    return round(float(every[order][within][-1]), 4) if within.any() else 0.0
+    rounded, off = np.ceil(np.concatenate(entropies) * 1e4) / 1e4, np.concatenate(wrong)
+    order = np.argsort(rounded, kind="stable")
+    last = np.diff(rounded[order], append=np.inf) > 0  # a threshold admits all frames of its entropy
+    within = (np.cumsum(off[order]) <= budget * len(rounded)) & last
+    return round(float(rounded[order][within][-1]), 4) if within.any() else 0.0
 
 
-def agreement(tuned: Sequence[Recorded], proven: Sequence[Recorded], family: Family) -> dict[str, str]:
-    """How often the base model says what the full model says: on the tuning footage, and on the proving footage by
-    parts in order. ``overfitted``: that it is clearly less there."""
+def agreement(
+    tuning: Sequence[RecordedStream], certifying: Sequence[RecordedStream], family: ModelFamily
+) -> dict[str, str]:
+    """Agreement of the base model with the full model on both kinds of footage, for the provenance.
 
-    def agrees(streams: Sequence[Recorded]) -> npt.NDArray[np.bool_]:
+    ``overfitted`` is among the entries if agreement drops clearly on the certification footage.
+    """
+
+    def agrees(streams: Sequence[RecordedStream]) -> npt.NDArray[np.bool_]:
         each = [one.logits[family.base].argmax(1) == one.logits[family.full].argmax(1) for one in streams]
         return np.concatenate(each) if each else np.zeros(0, np.bool_)
 
-    before, after = agrees(tuned), agrees(proven)
+    before, after = agrees(tuning), agrees(certifying)
     if not len(before) or not len(after):
         return {}
     parts = [float(part.mean()) for part in np.array_split(after, min(_PARTS, len(after)))]
@@ -187,12 +216,14 @@ def agreement(tuned: Sequence[Recorded], proven: Sequence[Recorded], family: Fam
     return found
 
 
-def _looks(stream: Recorded, run: Run, family: Family) -> Iterator[Sequence[Look]]:
-    """The scores that a device's monitor sees of each frame, in order."""
+def _looks(stream: RecordedStream, run: Run, family: ModelFamily) -> list[list[Look]]:
+    """The scores of each frame that a device's monitor sees, in order."""
+    found: list[list[Look]] = []
     for index in range(len(stream)):
         looks: list[Look] = []
         if run.looks[index]:
             looks.append(("base", stream.logits[family.base][index]))
         if run.full_answered[index]:
             looks.append(("full", stream.logits[family.full][index]))
-        yield looks
+        found.append(looks)
+    return found

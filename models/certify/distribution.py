@@ -1,4 +1,4 @@
-"""What scores look like on a bundle's footage: the start of ``shared.cascade.distribution``."""
+"""Fits the distribution of scores on a bundle's footage, for ``shared.cascade.distribution``."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ import numpy.typing as npt
 
 from cachenet.shared.cascade.distribution import Distribution, DistributionMonitor, Source, energy
 
-#: Frames of footage under which nobody knows how far a stream's mean may fall; and how often it may fall further.
+#: Frames of footage without which the threshold ``least`` is not fitted.
 LEAST_FRAMES = 2000
+#: Share of held-out frames that the threshold calls out of distribution.
 _FALSE_ALARMS = 0.01
 #: Steps of the quantiles.
 _STEPS = 100
 
-#: Which model has looked at a frame, and its scores ``(classes,)``.
+#: A model that has run on a frame, and its scores ``(classes,)``.
 Look = tuple[Source, npt.NDArray[np.float32]]
 
 
 def fit_quantiles(full: npt.NDArray[np.float32], base: npt.NDArray[np.float32]) -> Distribution:
-    """What the scores of footage look like; ``least`` is 0.
+    """Quantiles of the energy on footage; ``least`` is 0.
 
     Args:
         full, base: Logits of that model ``(n, classes)``, n at least 1.
@@ -35,15 +36,17 @@ def fit_quantiles(full: npt.NDArray[np.float32], base: npt.NDArray[np.float32]) 
 
 
 def fit_least(distribution: Distribution, streams: Iterable[Iterable[Sequence[Look]]]) -> float:
-    """The mean quantile that streams of held-out footage fall under on one frame in a hundred; 0, for nobody knows,
-    where they have fewer than ``LEAST_FRAMES`` frames together.
+    """The mean quantile that one frame in a hundred of held-out streams falls below.
 
     Args:
-        distribution: Its quantiles; ``least`` is not looked at.
-        streams: Of each its frames in order, and of each frame the looks that a device takes.
+        distribution: Its quantiles; ``least`` is not used.
+        streams: Their frames in order; for each frame, the model runs of a device.
+
+    Returns:
+        The threshold, 0 to 0.5; 0 if the streams have fewer than ``LEAST_FRAMES`` frames together.
     """
     means = []
-    start = msgspec.structs.replace(distribution, least=0.5)  # the mean of a stream in distribution, in the long run
+    start = msgspec.structs.replace(distribution, least=0.5)  # the expected mean of a stream in distribution
     for frames in streams:
         monitor = DistributionMonitor(start)
         for looks in frames:
@@ -53,3 +56,19 @@ def fit_least(distribution: Distribution, streams: Iterable[Iterable[Sequence[Lo
     if len(means) < LEAST_FRAMES:
         return 0.0
     return round(min(0.5, float(np.quantile(means, _FALSE_ALARMS))), 4)
+
+
+def leaves(distribution: Distribution, frames: Iterable[Sequence[Look]]) -> bool:
+    """Whether a device's monitor finds any frame of a stream out of distribution. ``frames``: see ``fit_least``."""
+    monitor = DistributionMonitor(distribution)
+    for looks in frames:
+        for source, logits in looks:
+            if source == "base":
+                monitor.update(source, logits)
+        monitor.count()
+        if monitor.frames_out:
+            return True
+        for source, logits in looks:
+            if source == "full":  # its reply comes after the decision
+                monitor.update(source, logits)
+    return False

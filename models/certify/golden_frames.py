@@ -1,5 +1,7 @@
-"""Golden frames of a bundle: some of its pictures, and what each of its models says of them where it is built. Devices
-try models on them before they answer with them (``edge_agent.updates.probe``)."""
+"""Golden frames of a bundle: some of its pictures, with the scores of each of its models on the build machine.
+
+Devices test a model on them before they use it (``edge_agent.updates.probe``).
+"""
 
 from __future__ import annotations
 
@@ -23,20 +25,20 @@ FILE: Literal["golden.msgpack"] = "golden.msgpack"
 COUNT = 8
 
 
-def spread(images: Images) -> list[Picture]:
-    """Golden frames out of ``images``, (n, height, width, 3) uint8 RGB: evenly over all of them, BGR."""
-    places = np.unique(np.linspace(0, len(images) - 1, COUNT).round().astype(int))
-    return [np.ascontiguousarray(images[place][:, :, ::-1]) for place in places]
+def choose(images: Images) -> list[Picture]:
+    """Golden frames, BGR, evenly spaced in ``images`` ``(n, height, width, 3)`` uint8 RGB."""
+    rows = np.unique(np.linspace(0, len(images) - 1, COUNT).round().astype(int))
+    return [np.ascontiguousarray(images[row][:, :, ::-1]) for row in rows]
 
 
-def with_golden(directory: Path, manifest: Manifest, pictures: Sequence[Picture] = ()) -> Manifest:
+def add_golden_frames(directory: Path, manifest: Manifest, pictures: Sequence[Picture] = ()) -> Manifest:
     """Write golden frames into the bundle under construction in ``directory``.
 
     Args:
-        pictures: The frames, BGR; where there are none, those of the file that is there.
+        pictures: The frames, BGR; without any, the frames of the present file are used.
 
     Returns:
-        The manifest with the new file; without golden frames where there is neither a picture nor a file.
+        The manifest with the new file; without golden frames if there is neither a picture nor a file.
 
     Raises:
         EngineError: A model cannot be run.

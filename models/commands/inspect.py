@@ -1,4 +1,4 @@
-"""Looking at a bundle, and at a model before there is one."""
+"""Commands that show a bundle, or a full model before a build."""
 
 from __future__ import annotations
 
@@ -8,52 +8,46 @@ from typing import Annotated
 
 import typer
 
+from cachenet.models.commands import options
 from cachenet.models.commands.options import (
     PROCESSORS,
     Data,
-    Embedding,
-    Every,
     Existing,
+    FrameStep,
     Full,
+    Json,
     Labels,
     Preprocessing,
     Threads,
     Work,
-    check_paths,
-    check_writable,
-    full_of,
-    kept,
-    progress_bar,
-    refuse,
-    refusing,
-    show_skipped,
-    taught,
-    understand,
 )
 from cachenet.models.report import console_report
 from cachenet.shared.bundle import zoo
 from cachenet.shared.bundle.manifest import Bundle
 
+#: Seed of the first stream of a report.
+_FIRST_SEED = 3000
+
 
 def show(
     bundle: Existing,
     trusted_key: Annotated[
-        Path | None, typer.Option(help="File of a public key; a bundle that it has not signed is refused.")
+        Path | None, typer.Option(help="File of a public key; a bundle without its signature is refused.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON on stdout.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Check a bundle's digests and list its models.
 
     Example: model-builder show cifar10
     """
-    with refusing(bundle):
-        check_paths(trusted_key=trusted_key)
+    with options.user_errors(bundle):
+        options.check_paths(trusted_key=trusted_key)
         from cachenet.shared.bundle.trust import Key
 
         found = Bundle(zoo.find(bundle))
         if trusted_key is not None and not Key(trusted_key).vouches(found.data, found.signature):
             what = "another signature than" if found.signature else "no signature of"
-            refuse(f"{bundle} has {what} {trusted_key}'s")
+            options.refuse(f"{bundle} has {what} {trusted_key}'s")
     console_report.models(found, as_json)
 
 
@@ -61,36 +55,33 @@ def report(
     bundle: Existing,
     data: Annotated[
         Path | None,
-        typer.Option(
-            help="Frames that the bundle was not made from (default: the test images, for CIFAR-10's labels)."
-        ),
+        typer.Option(help="Frames that the bundle was not built from (default: the test images, for CIFAR-10 labels)."),
     ] = None,
-    every: Every = 1,
-    streams: Annotated[int, typer.Option(help="Number of streams to play.", min=1)] = 20,
+    frame_step: FrameStep = 1,
+    streams: Annotated[int, typer.Option(help="Number of streams to replay.", min=1)] = 20,
     frames: Annotated[int, typer.Option(help="Number of frames of a stream.", min=16)] = 1000,
-    first_seed: Annotated[int, typer.Option(help="Seed of the first stream.", min=0)] = 3000,
-    page: Annotated[Path | None, typer.Option("--html", help="File to write a page with pictures to.")] = None,
+    page: Annotated[Path | None, typer.Option("--html", help="File for an HTML page with figures.")] = None,
     work: Work = None,
     threads: Threads = PROCESSORS,
-    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON on stdout.")] = False,
+    as_json: Json = False,
 ) -> None:
-    """Measure what a bundle is worth on frames that it was not made from.
+    """Measure a bundle on frames that it was not built from.
 
-    Agreement with the full model is reported always, and accuracy where the folders have the names of labels.
+    The report has the agreement with the full model, and the accuracy if the directories are named after labels.
 
     Example: model-builder report cifar10 --html report.html
     """
-    with refusing(page):
-        check_paths(data=data)
+    with options.user_errors(page):
+        options.check_paths(data=data)
         if page is not None:
-            check_writable("html", page)
+            options.check_writable("html", page)
         from cachenet.models.data.frames import find
 
         found = Bundle(zoo.find(bundle))
-        source = None if data is None else find(data, every)
+        source = None if data is None else find(data, frame_step)
         import torch
 
-        from cachenet.models.certify import recorded
+        from cachenet.models.certify.traces import as_pictures
         from cachenet.models.data import cifar10, dataset
         from cachenet.models.report import reporting
         from cachenet.models.report.page import html
@@ -98,26 +89,25 @@ def report(
         from cachenet.shared.command import atomic_files
 
         torch.set_num_threads(threads)
-        classifier = full_of(found)
+        classifier = options.full_model(found)
         if source is None and found.manifest.labels != cifar10.LABELS:
-            refuse("no test images of these labels are known; give --data")
-        with progress_bar() as progress:
+            options.refuse("no test images of these labels are known; give --data")
+        with options.progress_bar() as progress:
             if source is None:
                 test = cifar10.load().test
-                lesson = look(classifier, recorded.as_pictures(test.images), threads)
-                part = dataset.labelled(test, lesson, classifier.input)
+                part = dataset.labelled(test, look(classifier, as_pictures(test.images), threads), classifier.input)
             else:
-                lesson = taught(classifier, source, kept(work), threads, progress)
-                part = dataset.whole(classifier, source, lesson)
-            made = reporting.report(found, part, streams, frames, first_seed, progress)
+                logits = options.run_full_model(classifier, source, options.work_directory(work), threads, progress)
+                part = dataset.whole(classifier, source, logits)
+            made = reporting.report(found, part, streams, frames, _FIRST_SEED, progress)
         if page is not None:
             atomic_files.write(page, html(made).encode())
     if source is not None:
-        show_skipped(source)
+        options.show_skipped(source)
     if as_json:
-        typer.echo(json.dumps(made.figures))
+        typer.echo(json.dumps(made.results))
     else:
-        console_report.report(made.figures)
+        console_report.report(made.results)
 
 
 def inspect(
@@ -125,40 +115,38 @@ def inspect(
     data: Data,
     preprocessing: Preprocessing = "",
     labels: Labels = None,
-    embedding: Embedding = None,
-    every: Every = 1,
+    frame_step: FrameStep = 1,
     work: Work = None,
     threads: Threads = PROCESSORS,
-    drawn: Annotated[
+    sheet: Annotated[
         Path | None,
-        typer.Option("--draw", help="Write ten frames, as the model sees them, with its labels, to this PNG file."),
+        typer.Option("--draw", help="PNG file for ten frames, as the model sees them, with its labels."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON on stdout.")] = False,
+    as_json: Json = False,
 ) -> None:
-    """See what a bundle would be built from: what your model takes, and what it says of your frames.
+    """Show what a model takes, and its answers for your frames, before a build.
 
-    The quickest way to find that pictures are prepared wrongly: a good model that is sure of nothing. Its answers are
-    compared with those of ONNX Runtime alone, and the last line says what to think of it.
+    Low confidence of a good model means that the preprocessing is wrong. The answers are compared with those of ONNX
+    Runtime alone, and the last lines have a verdict.
 
     Example: model-builder inspect --full model.onnx --data frames/ --preprocessing imagenet
     """
-    with refusing(data, drawn):
-        check_paths(full=full, data=data, labels=labels)
+    with options.user_errors(data, sheet):
+        options.check_paths(full=full, data=data, labels=labels)
         from cachenet.models.data.frames import find
-        from cachenet.models.report.inspection import draw
-        from cachenet.models.report.inspection import inspect as look
+        from cachenet.models.report import inspection
 
-        if drawn is not None and drawn.is_dir():
-            refuse(f"{drawn} is a directory; give a file to draw to")
-        classifier = understand(full, preprocessing, labels, embedding)
-        frames = find(data, every)
-        with progress_bar() as progress:
-            lesson = taught(classifier, frames, kept(work), threads, progress)
-            seen = look(classifier, frames, lesson, threads)
-            if drawn is not None:
-                draw(classifier, frames, lesson, drawn)
+        if sheet is not None and sheet.is_dir():
+            options.refuse(f"{sheet} is a directory; give a file to draw to")
+        classifier = options.read_classifier(full, preprocessing, labels)
+        frames = find(data, frame_step)
+        with options.progress_bar() as progress:
+            logits = options.run_full_model(classifier, frames, options.work_directory(work), threads, progress)
+            found = inspection.inspect(classifier, frames, logits, threads)
+            if sheet is not None:
+                inspection.draw(classifier, frames, logits, sheet)
     if as_json:
-        typer.echo(json.dumps(seen))
+        typer.echo(json.dumps(found))
         return
-    console_report.inspected(seen)
-    show_skipped(frames)
+    console_report.inspection(found)
+    options.show_skipped(frames)

@@ -1,1 +1,1 @@
-"""Caches between the layers of a full model: where it can be cut, what each cache says, and which to have."""
+"""Early exits of a full model: possible sites in its graph, heads that are trained for them, and their selection."""

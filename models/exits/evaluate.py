@@ -1,4 +1,4 @@
-"""What a bundle's caches between layers are worth, on frames that they were not made from: figures for its report."""
+"""Evaluates the early exits of a bundle on frames that they were not made from."""
 
 from __future__ import annotations
 
@@ -9,82 +9,84 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from cachenet.models.certify.recorded import as_pictures
+from cachenet.models.certify.traces import as_pictures
 from cachenet.models.data.dataset import LabelledFrames
-from cachenet.models.exits.certify import Scores, consult, judged
-from cachenet.models.exits.heads import HeadTimes, lookup, times
+from cachenet.models.exits.certify import Scores, consult, exit_choice
+from cachenet.models.exits.heads import HeadTimes, measure_lookup, measure_times
 from cachenet.models.exits.select import PRICES, ExitChoice, expected, thresholds
 from cachenet.models.exits.sites import Cut, placed, shapes
 from cachenet.shared.bundle.manifest import Bundle, Layers, Way
 from cachenet.shared.inference.graph_split import read
 
 
-def figures(
+def evaluate(
     bundle: Bundle, part: LabelledFrames, threads: int, advance: Callable[[int], object] = lambda _: None
 ) -> dict[Way, dict[str, Any]]:
-    """By way: each cache's share of answers, false ones, cost and size; what a request takes on average and how deep it
-    runs; and the curve of accuracy (agreement where nobody knows the truth) against time. Without context."""
+    """Evaluate the exits of each kind, without context.
+
+    Returns:
+        By kind: for each exit its shares of answers and errors, cost and size; the mean time and depth of a request;
+        and the curve of accuracy (agreement, without true labels) against time.
+    """
     manifest = bundle.manifest
     if not manifest.layers:
         return {}
     full = manifest.models[manifest.only("full")]
     data = (bundle.directory / full.file).read_bytes()
     graph, model = onnx.load_from_string(data), read(data)
-    every = [(way, layer) for way, layers in manifest.layers.items() for layer in layers.caches]
-    known_at = {layer.tensors: placed(layer.tensors, model.image, layer.share) for _, layer in every}
-    places = sorted(known_at.values(), key=lambda place: place.share)
-    cost, known = times(model, places, full.input, threads), shapes(graph, full.input.size)
-    files = [(places.index(known_at[layer.tensors]), bundle.directory / layer.file) for _, layer in every]
-    said, whole = consult(model, places, files, full.input, as_pictures(part.images), threads, advance)
+    exits = [(kind, one) for kind, several in manifest.layers.items() for one in several.caches]
+    site_of = {one.tensors: placed(one.tensors, model.image, one.share) for _, one in exits}
+    sites = sorted(site_of.values(), key=lambda site: site.share)
+    cost, known = measure_times(model, sites, full.input, threads), shapes(graph, full.input.size)
+    files = [(sites.index(site_of[one.tensors]), bundle.directory / one.file) for _, one in exits]
+    scores, whole = consult(model, sites, files, full.input, as_pictures(part.images), threads, advance)
     truth = whole.argmax(1) if part.truth is None else part.truth
     found: dict[Way, dict[str, Any]] = {}
-    for way, layers in manifest.layers.items():
-        rows = [row for row, (of, _) in enumerate(every) if of == way]
-        caches = [
-            judged(said[row], whole, layer.temperature, place, lookup(path, places[place], known), layer.bytes)
-            for row, layer in zip(rows, layers.caches, strict=True)
-            for place, path in [files[row]]
+    for kind, several in manifest.layers.items():
+        rows = [row for row, (own, _) in enumerate(exits) if own == kind]
+        choices = [
+            exit_choice(scores[row], whole, one.temperature, site, measure_lookup(path, sites[site], known), one.bytes)
+            for row, one in zip(rows, several.caches, strict=True)
+            for site, path in [files[row]]
         ]
-        found[way] = _way(layers, caches, [said[row] for row in rows], whole, truth, places, cost)
+        found[kind] = _kind(several, choices, [scores[row] for row in rows], whole, truth, sites, cost)
     return found
 
 
-def _way(
-    layers: Layers,
-    caches: Sequence[ExitChoice],
-    said: Sequence[Scores],
+def _kind(
+    exits: Layers,
+    choices: Sequence[ExitChoice],
+    scores: Sequence[Scores],
     whole: Scores,
     truth: npt.NDArray[np.int64],
-    places: Sequence[Cut],
+    sites: Sequence[Cut],
     cost: HeadTimes,
 ) -> dict[str, Any]:
-    limits = [layer.threshold for layer in layers.caches]
-    answers, labels = _answered(caches, limits, said, whole)
-    depth = np.array([*(layer.share for layer in layers.caches), 1.0])[answers]
-    rows = []
-    for number, (layer, cache) in enumerate(zip(layers.caches, caches, strict=True)):
-        rows.append(
-            {
-                "after": places[cache.place].features[0],
-                "share": layer.share,
-                "kind": layer.kind,
-                "bytes": layer.bytes,
-                "lookup_ms": 1e3 * cache.lookup,
-                "agreement": float(1.0 - cache.wrong.mean()),
-                "reached": float((answers >= number).mean()),
-                "answered": float((answers == number).mean()),
-                "false": float(((answers == number) & cache.wrong).mean()),
-            }
-        )
+    limits = [one.threshold for one in exits.caches]
+    answered_by, labels = _answers(choices, limits, scores, whole)
+    depth = np.array([*(one.share for one in exits.caches), 1.0])[answered_by]
     curve = []
     for price in PRICES:
-        tried = thresholds(caches, cost.reached, cost.whole, price)
-        seconds, wrong = expected(caches, tried, cost.reached, cost.whole)
-        right = _answered(caches, tried, said, whole)[1] == truth
+        tried = thresholds(choices, cost.reached, cost.whole, price)
+        seconds, wrong = expected(choices, tried, cost.reached, cost.whole)
+        right = _answers(choices, tried, scores, whole)[1] == truth
         curve.append({"ms": 1e3 * seconds, "wrong": wrong, "accuracy": float(right.mean())})
-    seconds, wrong = expected(caches, limits, cost.reached, cost.whole)
+    seconds, wrong = expected(choices, limits, cost.reached, cost.whole)
     return {
-        "caches": rows,
+        "caches": [
+            {
+                "after": sites[choice.site].features[0],
+                "share": one.share,
+                "kind": one.kind,
+                "bytes": one.bytes,
+                "lookup_ms": 1e3 * choice.lookup,
+                "agreement": float(1.0 - choice.wrong.mean()),
+                "reached": float((answered_by >= number).mean()),
+                "answered": float((answered_by == number).mean()),
+                "false": float(((answered_by == number) & choice.wrong).mean()),
+            }
+            for number, (one, choice) in enumerate(zip(exits.caches, choices, strict=True))
+        ],
         "effective_depth": float(depth.mean()),
         "ms": 1e3 * seconds,
         "whole_ms": 1e3 * cost.whole,
@@ -95,14 +97,14 @@ def _way(
     }
 
 
-def _answered(
-    caches: Sequence[ExitChoice], limits: Sequence[float], said: Sequence[Scores], whole: Scores
+def _answers(
+    choices: Sequence[ExitChoice], limits: Sequence[float], scores: Sequence[Scores], whole: Scores
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """By frame, which cache answers, or their number for the whole model, and with what label."""
-    answers = np.full(len(whole), len(caches))
+    """For each frame, the index of the answering exit (their number for the whole model), and the label."""
+    answered_by = np.full(len(whole), len(choices))
     labels: npt.NDArray[np.int64] = whole.argmax(1)
-    for number in reversed(range(len(caches))):
-        hit = caches[number].risk <= limits[number]
-        answers[hit] = number
-        labels = np.where(hit, said[number].argmax(1), labels)
-    return answers, labels
+    for number in reversed(range(len(choices))):
+        hit = choices[number].risk <= limits[number]
+        answered_by[hit] = number
+        labels = np.where(hit, scores[number].argmax(1), labels)
+    return answered_by, labels

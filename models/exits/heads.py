@@ -1,4 +1,4 @@
-"""Caches taught for every place where a model can be cut, each with what it is worth there: what is composed from."""
+"""Trains heads for every site of a model, and measures them on other frames: the candidates for exits."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from cachenet.models.exits import freeze, train_heads
 from cachenet.models.exits.activations import Activations
-from cachenet.models.exits.cache import HeadGraph
 from cachenet.models.exits.freeze import Centroids
+from cachenet.models.exits.head_graph import HeadGraph
 from cachenet.models.exits.select import ExitChoice, compose
 from cachenet.models.exits.sites import Cut, Shapes
 from cachenet.models.exits.train_heads import Predictor
@@ -24,15 +24,15 @@ from cachenet.shared.inference.engine import ModelPart
 from cachenet.shared.inference.graph_split import SplitModel, cut
 from cachenet.shared.inference.image import Input, blank
 
-#: Runs that a time is the median of.
+#: Runs whose median is a measured time.
 _RUNS = 30
-#: The share of wrong answers at which kinds are compared.
-_JUDGED = 0.004
+#: Share of wrong answers at which kinds of heads are compared.
+_COMPARED_AT = 0.004
 
 
 @dataclass(frozen=True)
 class HeadTimes:
-    """Seconds of one picture: until each cut is ``reached``, and of the ``whole`` model."""
+    """Seconds for one picture: until each site is ``reached``, and of the ``whole`` model."""
 
     reached: tuple[float, ...]
     whole: float
@@ -40,7 +40,7 @@ class HeadTimes:
 
 @dataclass(frozen=True)
 class TrainedHead:
-    """A cache, in the file ``path``; ``candidate``: what it is worth on frames that it was not taught with."""
+    """A head in the file ``path``. ``candidate``: measured on frames that the head was not trained on."""
 
     kind: Kind
     path: Path
@@ -49,13 +49,13 @@ class TrainedHead:
 
 @dataclass(frozen=True)
 class HeadData:
-    """Activations by tensor, and the full model's ``scores`` ``(n, classes)`` of the same frames."""
+    """Activations by tensor name, and the full model's ``scores`` ``(n, classes)`` for the same frames."""
 
     activations: Mapping[str, Activations]
     scores: Weights
 
-    def at(self, place: Cut) -> list[Activations]:
-        return [self.activations[name] for name in place.features]
+    def at(self, site: Cut) -> list[Activations]:
+        return [self.activations[name] for name in site.features]
 
     @property
     def answers(self) -> npt.NDArray[np.int64]:
@@ -63,29 +63,29 @@ class HeadData:
         return answers
 
 
-def times(model: SplitModel, places: Sequence[Cut], spec: Input, threads: int) -> HeadTimes:
-    """Measured here: the model whole and cut at every place, by turns."""
-    pieces = cut(model, [place.tensors for place in places])
+def measure_times(model: SplitModel, sites: Sequence[Cut], spec: Input, threads: int) -> HeadTimes:
+    """Times on this machine: the model cut at every site, and whole, in alternation."""
+    pieces = cut(model, [site.tensors for site in sites])
     segments = [ModelPart(piece.model, "segment", "cpu", threads) for piece in pieces]
     whole = ModelPart(cut(model, [])[0].model, "full model", "cpu", threads)
     picture = {model.image: blank(spec)}
-    took: list[list[float]] = []
+    times: list[list[float]] = []
     for _ in range(_RUNS):
-        begun, held, ends = time.perf_counter(), dict(picture), []
+        begin, tensors, ends = time.perf_counter(), dict(picture), []
         for segment in segments:
-            held |= segment.run(held)
-            ends.append(time.perf_counter() - begun)
-        begun = time.perf_counter()
+            tensors |= segment.run(tensors)
+            ends.append(time.perf_counter() - begin)
+        begin = time.perf_counter()
         whole.run(picture)
-        took.append([*ends[:-1], time.perf_counter() - begun])
-    *reached, total = np.median(took, axis=0).tolist()
+        times.append([*ends[:-1], time.perf_counter() - begin])
+    *reached, total = np.median(times, axis=0).tolist()
     return HeadTimes(tuple(reached), total)
 
 
-def teach(
+def train_head(
     way: Way,
     number: int,
-    place: Cut,
+    site: Cut,
     known: Shapes,
     learn: HeadData,
     tune: HeadData,
@@ -93,40 +93,38 @@ def teach(
     seed: int,
     scratch: Path,
 ) -> TrainedHead:
-    """The best cache of that ``way`` for the cut ``place``, which has this ``number``: taught with ``learn``, judged on
-    ``tune``, written into ``scratch``."""
-    each, classes = learn.at(place), learn.scores.shape[1]
-    caches: dict[Kind, Centroids | Predictor]
+    """Train the best head of kind ``way`` for site ``number`` on ``learn``; heads are compared on ``tune``."""
+    each, classes = learn.at(site), learn.scores.shape[1]
+    heads: dict[Kind, Centroids | Predictor]
     if way == "freeze":
-        caches = {"centroids": freeze.fit(each, learn.answers, classes, seed)}
+        heads = {"centroids": freeze.fit(each, learn.answers, classes, seed)}
     else:
-        caches = {kind: train_heads.train(kind, each, learn.scores, seed) for kind in train_heads.kinds(each)}
-    made = []
-    for kind, cache in caches.items():
+        heads = {kind: train_heads.train(kind, each, learn.scores, seed) for kind in train_heads.kinds(each)}
+    trained = []
+    for kind, head in heads.items():
         path = scratch / f"{way}-{number}-{kind}.onnx"
-        writer = HeadGraph(place, known)
-        features, scores = cache.write(writer)
-        writer.write(features, scores, classes, path, {"kind": kind})
-        said = cache.scores(tune.at(place))
-        belief = softmax(said, fit_temperature(said, tune.answers))
-        wrong = said.argmax(1) != tune.answers
-        candidate = ExitChoice(number, 1.0 - belief.max(1), wrong, lookup(path, place, known), path.stat().st_size)
-        made.append(TrainedHead(kind, path, candidate))
-    # Of several kinds the one that would do most if it were the only cache.
-    return min(made, key=lambda one: _alone(one.candidate, cost))
+        graph = HeadGraph(site, known)
+        graph.write(*head.write(graph), classes, path, {"kind": kind})
+        scores = head.scores(tune.at(site))
+        risk = 1.0 - softmax(scores, fit_temperature(scores, tune.answers)).max(1)
+        wrong = scores.argmax(1) != tune.answers
+        candidate = ExitChoice(number, risk, wrong, measure_lookup(path, site, known), path.stat().st_size)
+        trained.append(TrainedHead(kind, path, candidate))
+    # The best head is the one that saves most as the only exit.
+    return min(trained, key=lambda one: _seconds_alone(one.candidate, cost))
 
 
-def _alone(candidate: ExitChoice, cost: HeadTimes) -> float:
-    return compose([candidate], cost.reached, cost.whole, 1, candidate.size, _JUDGED).seconds
+def _seconds_alone(candidate: ExitChoice, cost: HeadTimes) -> float:
+    return compose([candidate], cost.reached, cost.whole, 1, candidate.size, _COMPARED_AT).seconds
 
 
-def lookup(path: Path, place: Cut, known: Shapes) -> float:
-    """Seconds of a lookup of one picture."""
-    cache = ModelPart(path.read_bytes(), path.name, "cpu", 1)
-    held = {name: np.zeros((1, *(size or 1 for size in known[name][1:])), np.float32) for name in place.features}
-    took = []
+def measure_lookup(path: Path, site: Cut, known: Shapes) -> float:
+    """Seconds of a head for one picture."""
+    head = ModelPart(path.read_bytes(), path.name, "cpu", 1)
+    tensors = {name: np.zeros((1, *(size or 1 for size in known[name][1:])), np.float32) for name in site.features}
+    times = []
     for _ in range(_RUNS):
-        begun = time.perf_counter()
-        cache.run(held)
-        took.append(time.perf_counter() - begun)
-    return float(np.median(took))
+        begin = time.perf_counter()
+        head.run(tensors)
+        times.append(time.perf_counter() - begin)
+    return float(np.median(times))

@@ -1,8 +1,7 @@
-"""A full model with caches between its layers, of what model and caches have said of pictures already: the very rules
-that a server and a device go by, over as many streams as are wanted.
+"""Replays early exits: the early-exit model of servers and devices, over recorded scores of its exits and of the model.
 
-A picture comes in as its number, ``(n, 1)`` float32. Time is virtual: a run of the whole model takes 1, a segment its
-share of the multiply-adds, a lookup ``_LOOKUP``.
+A picture is its index, ``(n, 1)`` float32. Time is virtual: a run of the whole model takes 1, a segment takes its share
+of the multiply-adds, and a head takes ``_LOOKUP``.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from cachenet.shared.inference.early_exit import FEATURES, SCORES, Cache, EarlyE
 from cachenet.shared.inference.engine import Batch, ModelPart
 from cachenet.shared.inference.exit_cost import ExitCostModel
 
-#: Of a run of the whole model: about what is measured.
+#: Time of a head, in runs of the whole model; close to measurements.
 _LOOKUP = 0.002
 _PICTURE = "picture"
 
@@ -34,9 +33,8 @@ class _Clock:
 
 
 @dataclass(frozen=True)
-class _Told:
-    """In the place of a segment or a cache: takes ``seconds`` a row, and gives its ``scores`` of a picture as
-    ``gives``; a segment before the last gives nothing, for the number is all that the next one needs."""
+class _RecordedPart:
+    """A segment or a head that takes ``seconds`` a row. ``scores``: of all pictures; None for inner segments."""
 
     clock: _Clock
     seconds: float
@@ -44,8 +42,8 @@ class _Told:
     gives: tuple[str, ...]
     provider: str = "cpu"
 
-    def run(self, held: Mapping[str, Batch]) -> dict[str, Batch]:
-        pictures = held[_PICTURE]
+    def run(self, tensors: Mapping[str, Batch]) -> dict[str, Batch]:
+        pictures = tensors[_PICTURE]
         self.clock.now += self.seconds * len(pictures)
         if self.scores is None:
             return {}
@@ -53,29 +51,29 @@ class _Told:
 
 
 def replayed(
-    manifest: Manifest, way: Way, said: Sequence[Scores], whole: Scores, draw: Callable[[], float]
+    manifest: Manifest, way: Way, scores: Sequence[Scores], whole: Scores, draw: Callable[[], float]
 ) -> EarlyExitModel:
-    """``said``: by each cache of that ``way`` of each picture, ``(pictures, classes)``; ``whole``: by all of the
-    model."""
+    """The early-exit model of kind ``way``, over recorded ``scores`` of each head ``(pictures, classes)`` and of the
+    whole model. ``draw``: source of random numbers in 0..1.
+    """
     layers, clock = manifest.layers[way], _Clock()
     ends = [*(layer.share for layer in layers.caches), 1.0]
-    took = np.diff(ends, prepend=0.0).tolist()
-    segments = [_Told(clock, seconds, None, ()) for seconds in took[:-1]]
-    segments.append(_Told(clock, took[-1], whole, (SCORES,)))
-    caches = [
+    *times, last = np.diff(ends, prepend=0.0).tolist()
+    segments = [_RecordedPart(clock, seconds, None, ()) for seconds in times]
+    segments.append(_RecordedPart(clock, last, whole, (SCORES,)))
+    heads = [
         Cache(
             msgspec.structs.replace(layer, tensors=(_PICTURE,)),
-            cast(ModelPart, _Told(clock, _LOOKUP, scores, (SCORES, FEATURES))),
-            ExitCostModel(place),
+            cast(ModelPart, _RecordedPart(clock, _LOOKUP, own, (SCORES, FEATURES))),
+            ExitCostModel(number),
         )
-        for place, (layer, scores) in enumerate(zip(layers.caches, said, strict=True))
+        for number, (layer, own) in enumerate(zip(layers.caches, scores, strict=True))
     ]
     temperature = manifest.models[manifest.only("full")].temperature
-    classes = whole.shape[1]
     parts = [cast(ModelPart, segment) for segment in segments]
-    return EarlyExitModel(parts, caches, _PICTURE, temperature, classes, layers.wrong, draw, clock)
+    return EarlyExitModel(parts, heads, _PICTURE, temperature, whole.shape[1], layers.wrong, draw, clock)
 
 
 def picture(number: int) -> Batch:
-    """What such a model takes for picture ``number``."""
+    """The input for picture ``number``."""
     return np.array([[number]], np.float32)

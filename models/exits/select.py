@@ -1,7 +1,7 @@
-"""Which caches to have: the set and thresholds of least expected time that keep within an error budget and a size.
+"""Selects early exits: the set and thresholds of least expected time within an error budget and a size budget.
 
-Whether caches hit is not independent of one another, so sets are judged on what each cache says of each frame
-(arXiv 2101.07344, section 5): every set of at most so many is tried.
+Exits do not hit independently of each other. So a set is evaluated on the answers of each head for each frame
+(arXiv 2101.07344, section 5), and every set up to a given number of exits is tried.
 """
 
 from __future__ import annotations
@@ -9,31 +9,37 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-#: The price of a wrong answer, in runs of the whole model: what is tried, dearest first. A threshold on risk is what is
-#: saved by it over that price: early caches save more and so may risk more.
-PRICES = tuple(1000 / 1.3**power for power in range(28))  # 1000 to 0.84
+#: Prices of a wrong answer that are tried, in runs of the whole model: from 1000 down to 0.84. The threshold on an
+#: exit's risk is its saving divided by the price: an early exit saves more and so may risk more.
+PRICES = tuple(1000 / 1.3**power for power in range(28))
 
 
 @dataclass(frozen=True)
 class ExitChoice:
-    """A cache that could be had. ``place``: number of its cut. ``risk`` and ``wrong`` ``(n,)``: by frame, what it gives
-    for the risk of its answer, and whether that differs from the whole model's. ``lookup`` seconds, ``size`` bytes."""
+    """A candidate for an exit.
 
-    place: int
+    Attributes:
+        site: Index of its site.
+        risk: Its error probability for each frame ``(n,)``.
+        wrong: Whether its answer differs from the whole model's ``(n,)``.
+        lookup: Time of the head, seconds.
+        size: Of the head's file, bytes.
+    """
+
+    site: int
     risk: npt.NDArray[np.float64]
     wrong: npt.NDArray[np.bool_]
     lookup: float
     size: int
 
 
-@dataclass(frozen=True)
-class Composition:
-    """``chosen``: candidates, in the order of the layers; ``thresholds`` on their risks. Expected per request:
-    ``seconds``, and the share ``wrong``."""
+class Composition(NamedTuple):
+    """Exits in the order of the graph, thresholds on their risks, expected seconds of a request and share of errors."""
 
     chosen: tuple[ExitChoice, ...]
     thresholds: tuple[float, ...]
@@ -44,42 +50,49 @@ class Composition:
 def compose(
     candidates: Sequence[ExitChoice], reached: Sequence[float], whole: float, most: int, size: int, wrong: float
 ) -> Composition:
-    """The best set of at most ``most`` caches, one a cut, of at most ``size`` bytes together, that answers at most the
-    share ``wrong`` of requests falsely. ``reached``: seconds until each cut; ``whole``: of the uncut model. An empty
-    one where none is quicker than that."""
+    """The fastest set of exits with at most one at a site.
+
+    Args:
+        reached: Seconds until each site.
+        whole: Seconds of the uncut model.
+        most: Largest number of exits.
+        size: Largest size of all heads, bytes.
+        wrong: Largest share of wrong answers.
+
+    Returns:
+        The set; empty if none is faster than the uncut model.
+    """
     best = Composition((), (), whole, 0.0)
     for count in range(1, most + 1):
-        for some in combinations(candidates, count):
-            places = [one.place for one in some]
-            if len(set(places)) < count or sum(one.size for one in some) > size:
+        for subset in combinations(candidates, count):
+            if len({one.site for one in subset}) < count or sum(one.size for one in subset) > size:
                 continue
-            ordered = tuple(sorted(some, key=lambda one: one.place))
+            ordered = tuple(sorted(subset, key=lambda one: one.site))
             for price in PRICES:
                 limits = thresholds(ordered, reached, whole, price)
-                seconds, errs = expected(ordered, limits, reached, whole)
-                if errs > wrong:
-                    continue  # a looser one may err less: an early cache then takes what a later one gets wrong
-                if seconds < best.seconds:
-                    best = Composition(ordered, limits, seconds, errs)
+                seconds, errors = expected(ordered, limits, reached, whole)
+                # A lower price may give fewer errors: an early exit may then answer what a later one gets wrong.
+                if errors <= wrong and seconds < best.seconds:
+                    best = Composition(ordered, limits, seconds, errors)
     return best
 
 
 def thresholds(chosen: Sequence[ExitChoice], reached: Sequence[float], whole: float, price: float) -> tuple[float, ...]:
-    """On the risk at each cache, where a wrong answer costs so many runs of the whole model."""
-    return tuple((whole - reached[one.place]) / whole / price for one in chosen)
+    """Threshold on the risk of each exit, if a wrong answer costs ``price`` runs of the whole model."""
+    return tuple((whole - reached[one.site]) / whole / price for one in chosen)
 
 
 def expected(
     chosen: Sequence[ExitChoice], limits: Sequence[float], reached: Sequence[float], whole: float
 ) -> tuple[float, float]:
-    """Seconds of a request, and the share of wrong answers."""
+    """Mean seconds of a request, and the share of wrong answers."""
     left = np.ones(len(chosen[0].risk), np.bool_)
-    seconds, errors, looked = 0.0, 0, 0.0
+    seconds, errors, lookups = 0.0, 0, 0.0
     for one, limit in zip(chosen, limits, strict=True):
-        looked += one.lookup
+        lookups += one.lookup
         hit = left & (one.risk <= limit)
-        seconds += float(hit.sum()) * (reached[one.place] + looked)
+        seconds += float(hit.sum()) * (reached[one.site] + lookups)
         errors += int((hit & one.wrong).sum())
         left &= ~hit
-    seconds += float(left.sum()) * (whole + looked)
+    seconds += float(left.sum()) * (whole + lookups)
     return seconds / len(left), errors / len(left)

@@ -130,7 +130,7 @@ def understand(
     if spec is None:
         raise ClassifierError(
             f"{name} does not say how pictures are to be prepared for it; "
-            f"give --{'base-' * (role == 'base')}preprocessing ({', '.join(PRESETS)})"
+            f"give {'--set base_preprocessing=' if role == 'base' else '--preprocessing '}({', '.join(PRESETS)})"
         )
     if len(model.graph.output) != 1:
         names = ", ".join(output.name for output in model.graph.output)

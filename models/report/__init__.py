@@ -1,1 +1,1 @@
-"""What a bundle is worth, for people."""
+"""Reports about bundles and full models: figures, tables, pages and pictures."""

@@ -1,4 +1,4 @@
-"""A mean over seeds with its 95 % interval."""
+"""Mean over seeds with its 95 % confidence interval."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 
 def interval(values: Sequence[float]) -> dict[str, object]:
-    """``mean`` and Student's ``interval`` around it; of one value the interval is that value."""
+    """``mean`` and Student's ``interval`` around it; the interval of one value is that value."""
     mean, half = float(np.mean(values)), 0.0
     if len(values) > 1:
         half = student(0.975, len(values) - 1) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
@@ -18,13 +18,15 @@ def interval(values: Sequence[float]) -> dict[str, object]:
 
 
 def intervals(rows: Sequence[Mapping[str, float]]) -> dict[str, dict[str, object]]:
-    """The same of every figure of ``rows``, one of each seed."""
+    """``interval`` of every column. ``rows``: one for each seed."""
     return {name: interval([row[name] for row in rows]) for name in rows[0]}
 
 
 def student(confidence: float, freedom: int) -> float:
-    """Quantile of Student's t, by the expansion of Abramowitz and Stegun (26.7.5): to 1 % for 5 degrees of freedom
-    and more."""
+    """Quantile of Student's t, by the expansion of Abramowitz and Stegun (26.7.5).
+
+    The error is at most 1 % from 5 degrees of freedom on.
+    """
     z = NormalDist().inv_cdf(confidence)
     first = (z**3 + z) / 4
     second = (5 * z**5 + 16 * z**3 + 3 * z) / 96

@@ -1,4 +1,4 @@
-"""A page of HTML that needs nothing else: pictures are in it, and it can be mailed, archived and read anywhere."""
+"""Parts of a self-contained HTML page: pictures are embedded, so the page can be mailed and archived."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import base64
 import io
 from collections.abc import Sequence
 from html import escape
+from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-# Okabe and Ito's palette, which the colour-blind can tell apart, and two greys.
+#: The palette of Okabe and Ito for colour-blind readers, and more colours.
 COLOURS = (
     "#0072B2",
     "#E69F00",
@@ -34,7 +35,7 @@ td:first-child, th:first-child { text-align: left; } img { max-width: 100%; heig
 
 
 def page(title: str, parts: Sequence[str]) -> str:
-    """The whole page; ``parts`` are HTML."""
+    """The page; ``parts`` are HTML."""
     body = "\n".join(parts)
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -52,13 +53,22 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return f'<div class="scroll"><table><thead>{line(head, "th")}</thead><tbody>\n{body}\n</tbody></table></div>'
 
 
-def image(figure: Figure, says: str) -> str:
+def image(figure: Figure, description: str) -> str:
     out = io.BytesIO()
     figure.savefig(out, format="png", dpi=130, metadata={"Software": None})
-    return f'<img alt="{escape(says)}" src="data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}">'
+    return f'<img alt="{escape(description)}" src="data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}">'
 
 
 def figure_of(width: float, height: float) -> Figure:
+    """An empty figure of this size, inches."""
     figure = Figure(figsize=(width, height), facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
     return figure
+
+
+def plot(width: float, height: float) -> tuple[Figure, Any]:
+    """A figure of this size, inches, and its one pair of axes, without a frame at the top and the right."""
+    figure = figure_of(width, height)
+    axes = figure.subplots()
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes

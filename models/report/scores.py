@@ -1,9 +1,8 @@
-"""Scores that an answer may be accepted by, and how well each tells right from wrong: risk against coverage.
+"""Uncertainty scores of answers, and how well each separates right from wrong: risk against coverage.
 
-Sort frames by what a score makes of them, answer the surest first, and see what share of the answers is wrong: Y.
-Geifman and R. El-Yaniv, "Selective Classification for Deep Neural Networks" (arXiv 1705.08500); the area under that
-curve as a figure of merit is section 2 of Y. Geifman et al. (arXiv 1805.08206). A score here is a *doubt*: the larger
-the less sure.
+Frames are answered in the order of a score, the most certain first. The risk is the share of wrong answers so far:
+Y. Geifman and R. El-Yaniv, "Selective Classification for Deep Neural Networks" (arXiv 1705.08500). The area under that
+curve as a figure of merit is from section 2 of Y. Geifman et al. (arXiv 1805.08206). A larger score is less certain.
 """
 
 from __future__ import annotations
@@ -11,36 +10,42 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from cachenet.models.certify.replay import Logits
+from cachenet.models.certify.traces import Logits
 from cachenet.shared.cascade.probability import softmax
 
-Doubts = npt.NDArray[np.float64]
+#: A score of each frame ``(n,)``.
+Uncertainty = npt.NDArray[np.float64]
+#: Whether each answer is right ``(n,)``.
 Right = npt.NDArray[np.bool_]
 
-#: Steps of Newton's method, and the pull of the coefficients to zero.
-_STEPS, _RIDGE = 12, 1.0
+#: Steps of Newton's method.
+_STEPS = 12
+#: L2 penalty of the coefficients.
+_RIDGE = 1.0
 
 
-def doubts(logits: Logits, temperature: float) -> dict[str, Doubts]:
-    """What each score makes of ``logits`` ``(n, classes)``, by name, ``(n,)``.
+def doubts(logits: Logits, temperature: float) -> dict[str, Uncertainty]:
+    """The scores of ``logits`` ``(n, classes)``, by name.
 
-    ``entropy``: CacheNet's (arXiv 2007.01793). ``probability``: of any label but the first. ``margin``:
-    between the first two labels. ``energy``: W. Liu et al. (arXiv 2010.03759), section 3.1.
+    ``entropy``: CacheNet's (arXiv 2007.01793). ``probability``: of all labels but the first. ``margin``: between the
+    first two labels. ``energy``: W. Liu et al. (arXiv 2010.03759), section 3.1.
     """
-    words = softmax(logits, temperature)
-    ordered = np.sort(words, axis=1)
+    probabilities = softmax(logits, temperature)
+    ordered = np.sort(probabilities, axis=1)
     top = logits.max(1).astype(np.float64)
     return {
-        "entropy": -(words * np.log(np.maximum(words, 1e-12))).sum(1),
+        "entropy": -(probabilities * np.log(np.maximum(probabilities, 1e-12))).sum(1),
         "probability": 1.0 - ordered[:, -1],
         "margin": ordered[:, -2] - ordered[:, -1],
         "energy": -(top + temperature * np.log(np.exp((logits - top[:, None]) / temperature).sum(1))),
     }
 
 
-def learned(logits: Logits, temperature: float, right: Right) -> Doubts:
-    """The doubt of a logistic regression on the other scores, the gaps between the first logits and the label that is
-    first. Fitted on each half of the frames for the other one, so that none is judged by what was fitted on it."""
+def learned(logits: Logits, temperature: float, right: Right) -> Uncertainty:
+    """Score of a logistic regression on the other scores, the gaps between the first logits, and the first label.
+
+    The regression is fitted on each half of the frames and applied to the other half.
+    """
     ordered = np.sort(logits, axis=1)[:, ::-1].astype(np.float64)
     first = np.eye(logits.shape[1])[logits.argmax(1)]
     gaps = ordered[:, :1] - ordered[:, 1 : min(4, logits.shape[1])]
@@ -54,21 +59,21 @@ def learned(logits: Logits, temperature: float, right: Right) -> Doubts:
     return out
 
 
-def curve(doubt: Doubts, right: Right) -> tuple[Doubts, Doubts]:
-    """Coverage and risk ``(n,)`` as one more frame after the other is answered, the surest first."""
-    answered = np.arange(1, len(doubt) + 1)
-    wrong = np.cumsum(~right[np.argsort(doubt, kind="stable")])
-    return answered / len(doubt), wrong / answered
+def curve(score: Uncertainty, right: Right) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Coverage and risk ``(n,)`` after each frame, the most certain first."""
+    answered = np.arange(1, len(score) + 1)
+    wrong = np.cumsum(~right[np.argsort(score, kind="stable")])
+    return answered / len(score), wrong / answered
 
 
-def area(doubt: Doubts, right: Right) -> float:
-    """Under the curve: the mean risk over all coverages; the smaller the better."""
-    return float(curve(doubt, right)[1].mean())
+def area(score: Uncertainty, right: Right) -> float:
+    """Area under the curve: the mean risk over all coverages; smaller is better."""
+    return float(curve(score, right)[1].mean())
 
 
-def coverage_at(risk: float, doubt: Doubts, right: Right) -> float:
-    """The largest share of frames that can be answered with at most so much risk."""
-    coverage, risks = curve(doubt, right)
+def coverage_at(risk: float, score: Uncertainty, right: Right) -> float:
+    """The largest share of frames that can be answered with a risk of at most ``risk``."""
+    coverage, risks = curve(score, right)
     within = np.flatnonzero(risks <= risk)
     return float(coverage[within[-1]]) if len(within) else 0.0
 
@@ -77,8 +82,8 @@ def _regress(features: npt.NDArray[np.float64], wrong: Right) -> npt.NDArray[np.
     """Coefficients of a logistic regression, by Newton's method."""
     weights = np.zeros(features.shape[1])
     for _ in range(_STEPS):
-        chance = 1.0 / (1.0 + np.exp(-np.clip(features @ weights, -30, 30)))
-        slope = features.T @ (chance - wrong) + _RIDGE * weights
-        bend = (features * (chance * (1 - chance))[:, None]).T @ features + _RIDGE * np.eye(len(weights))
-        weights -= np.linalg.solve(bend, slope)
+        predicted = 1.0 / (1.0 + np.exp(-np.clip(features @ weights, -30, 30)))
+        gradient = features.T @ (predicted - wrong) + _RIDGE * weights
+        hessian = (features * (predicted * (1 - predicted))[:, None]).T @ features + _RIDGE * np.eye(len(weights))
+        weights -= np.linalg.solve(hessian, gradient)
     return weights

@@ -42,13 +42,6 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One model of a bundle. Every model has a score for each of the bundle's labels.
 
     Attributes:
-        role: Use of the model.
-        file: Path in the bundle.
-        bytes: Size of the file.
-        sha256: Digest of the file.
-        input: Preprocessing.
-        temperature: Calibration temperature.
-        parameters: Number of parameters.
         macs: Multiply-adds of a run.
         milliseconds: Time of a run on the machine that built the bundle.
         coverage: For each label, share of held-out frames that the model answers within its threshold, and as the full
@@ -85,10 +78,6 @@ class Layer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """An exit head of the full model.
 
     Attributes:
-        kind: Structure of the head.
-        file: Path in the bundle.
-        bytes: Size of the file.
-        sha256: Digest of the file.
         tensors: Names of all tensors that the rest of the full model needs.
         share: Share of the full model's multiply-adds before the exit.
         temperature: Calibration temperature of the head's label.
@@ -138,7 +127,6 @@ class Certificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         max_disagreement: The budget: mean share of all answers that may disagree with the full model.
         disagreement: Measured share of answers that disagree, without audits.
         at_most: Upper confidence bound on that share; 1 with too little footage.
-        confidence: Confidence of the bound.
         asked: Share of frames that the full model answered.
         blocks: Number of independent blocks of consecutive frames.
         blocks_needed: Number of blocks with which the bound would be within the budget at the measured share; 0 if no
@@ -169,18 +157,12 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``bundle.json``.
 
     Attributes:
-        format: Version of the format.
-        name: Name of the bundle.
-        task: Task of the models.
-        labels: Names of the labels.
-        models: Models by name.
         provenance: Source and tools of the build.
         priors: Priors of the risk models by stage; empty without footage.
         certificates: Certificates by increasing budget.
         distribution: Scores on the bundle's own footage; None where unknown.
         entropy: Entropy threshold of the published CacheNet rule, nats, for the simulator; 0 without submodels.
         layers: Exit heads of the full model by kind.
-        golden: Golden frames; None for none.
     """
 
     format: int
@@ -298,10 +280,8 @@ class Bundle:
     """A bundle on disk, with verified digests.
 
     Attributes:
-        directory: Its directory.
         data: Bytes of the manifest.
         signature: Signature of the manifest; empty for none. It is not verified here.
-        manifest: The manifest.
         version: SHA-256 of the manifest.
 
     Example:

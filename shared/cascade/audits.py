@@ -48,7 +48,6 @@ class Audits:
         Args:
             max_disagreement: Risk budget: mean share of all answers that may disagree with the full model.
             floor: Least share of hits that are audited.
-            draw: Source of random numbers in [0, 1).
         """
         self.sent = self.judged = self.wrong = self.alarms = 0
         self.scale = 1.0

@@ -24,7 +24,6 @@ def build_cascade(
     """Build a cascade.
 
     Args:
-        spec: The parameters.
         base: The base model; None for none.
         submodel_budget: Memory of all resident submodels together, bytes; None for no submodels.
         tally: Counters to continue, of the cascade before a change of bundle; None to start at zero.

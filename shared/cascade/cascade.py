@@ -48,16 +48,12 @@ class Tally:
     """Counters of completed frames: ``frames`` is the sum of ``hits``, ``full``, ``cloud`` and ``fallbacks``.
 
     Attributes:
-        frames: Completed frames.
-        hits: Hits by level.
         full: Answers of the full model on the device.
         cloud: Answers of the full model on the server.
         fallbacks: Frames without an answer in time.
         late: Replies that came after their frame had ended as a fallback.
         corrections: Late replies with another label than the fallback.
         overruled: Answers with another label than the full model gave that frame; always 0.
-        unknown: Answers without a label.
-        scene_changes: Scene changes.
     """
 
     frames: int = 0
@@ -108,9 +104,7 @@ class Cascade:
     """The cascade of one stream over one bundle.
 
     Attributes:
-        spec: The parameters.
         estimator: Candidates and their risks.
-        tally: Counters of completed frames.
         base: The base model; None for none.
         submodels: The resident submodels; None for none.
         audits: The audits; None for none.
@@ -162,7 +156,6 @@ class Cascade:
         """Answer the frame from the device, or decide to ask the full model.
 
         Args:
-            frame: The next frame.
             now: Time, seconds.
         """
         if self._scene.update(frame.signature):

@@ -29,7 +29,6 @@ class Frame(msgspec.Struct, frozen=True, eq=False):
     Attributes:
         index: Number of the frame, increasing.
         view: Input of the models' ``score`` functions. The core passes it on unread; a replay uses recorded scores.
-        signature: Signature of the picture.
     """
 
     index: int

@@ -101,8 +101,6 @@ class FrameCache:
         """Add the full model's answer, unless it is late and would replace a newer entry.
 
         Args:
-            frame: The frame.
-            label: The full model's label.
             probabilities: The base model's output ``(classes,)``; None where the base model did not run.
         """
         row = self._row_for(frame)

@@ -26,13 +26,11 @@ class LocalModel:
     """A loaded model.
 
     Attributes:
-        name: Name of the model in the bundle.
         score: Runs the model on a frame's view.
         temperature: Calibration temperature of its logits.
         coverage: Share of the frames of each label that the model answers ``(classes,)``; see ``manifest.Model``.
         cost: Resident memory, bytes.
         seconds: Time of one run, seconds; 0 if unknown.
-        level: Level of its answers.
         judge: Runs a full model that has early exits; None for other models.
     """
 

@@ -30,7 +30,6 @@ class Probe(NamedTuple):
     """One probe.
 
     Attributes:
-        model: The submodel.
         position: Position in the order, from 0.
         expected: Probability of a hit by the submodel's coverage.
     """

@@ -75,7 +75,6 @@ class Run:
         asked: Whether the full model was asked, for a miss or an audit ``(n,)``.
         full_answered: Whether the frame was a miss ``(n,)``.
         risks: Stated risk of each answer ``(n,)``.
-        levels: Level of each answer.
         looks: Number of local models that ran on each frame ``(n,)``.
     """
 
@@ -112,8 +111,6 @@ def run(cascade: Cascade, trace: ModelTrace, round_trip_s: float = 0.5) -> Run:
     """Run a cascade of recorded models over a trace. The server answers every miss.
 
     Args:
-        cascade: The cascade; see ``recorded_model``.
-        trace: The recorded outputs.
         round_trip_s: Time of each reply, seconds.
     """
     n = len(trace)

@@ -106,7 +106,6 @@ class RiskEstimator:
 
     Attributes:
         cache: The full model's answers to earlier frames.
-        filter: The label filter.
         models: The risk model of each stage that has a prior.
         fitted: Priors that were fitted to the stream's first answers; empty where the bundle has priors.
     """

@@ -17,8 +17,6 @@ class CascadeSpec:
     """Parameters of a cascade.
 
     Attributes:
-        classes: Number of labels.
-        full_model: Name of the full model.
         full_temperature: Calibration temperature of the full model.
         priors: Prior of the risk model of each stage; empty where the bundle has none.
         distribution: Scores on the bundle's own footage; None where unknown.

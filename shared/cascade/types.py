@@ -51,7 +51,6 @@ class Answer(msgspec.Struct, frozen=True):
     """The answer to a frame.
 
     Attributes:
-        frame: Index of the frame.
         label: Index of the label; None for ``unknown``.
         confidence: Probability of the label: 1 - risk of a local answer, or the full model's calibrated probability.
         risk: Probability that the full model, asked now, would give another label; 0 for its own answer.
@@ -80,7 +79,6 @@ class Hit(msgspec.Struct, frozen=True, eq=False):
     """Result of a lookup: a local answer.
 
     Attributes:
-        frame: The frame.
         prediction: The answer and its risk.
         audit: Whether the full model is to answer this frame as well.
     """
@@ -94,7 +92,6 @@ class Miss(msgspec.Struct, frozen=True, eq=False):
     """Result of a lookup: the full model has to answer.
 
     Attributes:
-        frame: The frame.
         recent: Recent labels of the device, oldest first.
         begun: Time of the lookup, seconds on the caller's clock.
         deadline: Latest time of an answer, seconds on the same clock.
@@ -121,7 +118,6 @@ class Reply(msgspec.Struct, frozen=True, eq=False):
     """The full model's scores of a frame.
 
     Attributes:
-        frame: Index of the frame.
         logits: Scores ``(classes,)`` float32.
         submodel: Name of the submodel that the server recommends; None for no recommendation.
         on_device: Whether the full model ran on the device.

@@ -161,7 +161,6 @@ def replaced(kind: type[msgspec.Struct], name: str, spelled: str) -> str:
 
     Args:
         kind: The settings struct. ``kind.REPLACED`` maps an old name to advice, with names of settings in braces.
-        name: Name of the setting.
         spelled: The setting as the user wrote it: a flag, a variable or a key of a file.
     """
     advice = getattr(kind, "REPLACED", {}).get(name)
@@ -233,7 +232,6 @@ def to_toml(settings: msgspec.Struct, describe: bool = False) -> str:
     """The settings as a TOML file that ``load`` reads back. A setting that is None is a comment.
 
     Args:
-        settings: The settings.
         describe: Whether the description of each setting is a comment above it.
     """
     lines, tables = [], []

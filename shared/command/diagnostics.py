@@ -45,8 +45,6 @@ class Finding(msgspec.Struct, frozen=True):
     """Result of one check.
 
     Attributes:
-        what: Subject of the check.
-        grade: Result.
         says: One line; with advice for a warning or a problem.
     """
 
@@ -67,9 +65,7 @@ def command(
     Args:
         program: Name of the program, for error messages.
         run: The program's ``run`` command.
-        kind: Its settings.
         examine: Yields the findings about settings.
-        about: Help of the command.
     """
 
     @functools.wraps(run)
@@ -167,10 +163,6 @@ def model(
     """Check that a model runs on the test picture: finite scores, and the same label as on the CPU.
 
     Args:
-        name: Name of the model.
-        path: Its file.
-        manifest: The bundle's manifest.
-        provider: Hardware.
         threads: Threads of a run.
 
     Returns:

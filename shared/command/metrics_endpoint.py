@@ -21,9 +21,7 @@ def serve(metrics: Collector, unhealthy_reason: Callable[[], str], host: str, po
     """Serve while the block runs; yields the port.
 
     Args:
-        metrics: Collector of the metrics.
         unhealthy_reason: Returns why ``/health`` has status 503; empty for status 200.
-        host: Host to listen on.
         port: Port to listen on; 0 for any free one.
 
     Raises:

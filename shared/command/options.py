@@ -56,7 +56,6 @@ def with_settings(
     a flag is the field's ``msgspec.Meta(description=...)``; ``kind.FILE_ONLY`` names the settings without a flag.
 
     Args:
-        kind: The settings struct.
         name: Name of the program, for error messages.
         argument: Name of the setting that is a positional argument; empty for none.
 
@@ -126,7 +125,6 @@ def program(name: str, settings: type[msgspec.Struct] | None = None) -> typer.Ty
     replacement; see ``config.replaced``.
 
     Args:
-        name: Name of the program.
         settings: Settings of its commands.
     """
 
@@ -136,7 +134,7 @@ def program(name: str, settings: type[msgspec.Struct] | None = None) -> typer.Ty
             for command in self.commands.values():
                 for parameter in command.params:
                     if parameter.param_type_name == "option":
-                        _show_default(parameter, settings)
+                        _show_default(parameter)
 
         def invoke(self, ctx: Any) -> Any:
             try:
@@ -166,14 +164,9 @@ def _replaced(settings: type[msgspec.Struct], option: str) -> str:
     return ""
 
 
-def _show_default(option: Any, settings: type[msgspec.Struct] | None) -> None:
+def _show_default(option: Any) -> None:
     """Add the default to the help of ``option``, unless typer or the help itself shows one."""
     text = option.help or ""
     shown_by_typer = option.default not in (None, "") and not (option.is_flag and not option.secondary_opts)
-    if option.required or shown_by_typer or "default" in text.lower():
-        return
-    if option.default is None and settings is not None and option.name in settings.__struct_fields__:
-        default = config.default_of(settings, option.name)[0]
-    else:
-        default = "off" if option.is_flag else "none"
-    option.help = f"{text}  [default: {default}]"
+    if not (option.required or shown_by_typer or "default" in text.lower()):
+        option.help = f"{text}  [default: {'off' if option.is_flag else 'none'}]"

@@ -47,7 +47,6 @@ class SupervisedThread:
     ``give_up`` with the reason, and ends.
 
     Attributes:
-        name: Name of the thread.
         stopping: Set when the thread has to end; a ``body`` that waits should wait for this event too.
         fault: The last exception as one line; empty after a successful call of ``body``.
 
@@ -69,8 +68,6 @@ class SupervisedThread:
         """Configure the thread; ``start`` starts it.
 
         Args:
-            name: Name of the thread.
-            body: One iteration.
             give_up: Called with a reason after too many failures (default: end the process).
             max_failures: Consecutive failures after which the thread ends.
             backoff_s: First and longest delay after a failure, seconds.

@@ -125,12 +125,7 @@ class _Rows:
 
 
 class Cache:
-    """An exit head.
-
-    Attributes:
-        layer: Its description in the manifest.
-        worth: Its costs and savings.
-    """
+    """An exit head."""
 
     def __init__(self, layer: Layer, model: ModelPart, worth: ExitCostModel) -> None:
         self.layer, self.worth = layer, worth
@@ -171,13 +166,8 @@ class EarlyExitModel:
 
         Args:
             segments: The segments, one more than exit heads.
-            caches: The exit heads.
-            image: Name of the input tensor.
             temperature: Calibration temperature of the full model.
-            classes: Number of labels.
             wrong: Certified share of requests to which the exits may give another label than the whole model.
-            draw: Source of random numbers in [0, 1).
-            clock: Source of times, seconds.
 
         Raises:
             EngineError: The numbers of segments and exit heads do not match.
@@ -322,12 +312,10 @@ def load(
     """Load a bundle's full model with its early exits.
 
     Args:
-        manifest: The bundle's manifest.
         way: Kind of exit heads.
         find: Path of the file of a model or exit head.
         provider: Hardware for the segments; exit heads run on the CPU.
         threads: Threads of a segment's run.
-        draw: Source of random numbers in [0, 1).
 
     Raises:
         EngineError: There are no such exits, or a file or provider cannot be used.

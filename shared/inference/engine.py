@@ -57,7 +57,6 @@ class Session:
 
         Args:
             path: ONNX file with one input and one output.
-            provider: Hardware.
             threads: Threads of an operator.
             slowdown: Factor on the time of a run, to emulate a slower device.
 

@@ -81,7 +81,6 @@ def cut(model: SplitModel, places: Sequence[Sequence[str]]) -> list[Segment]:
     """Split a model.
 
     Args:
-        model: The parsed model.
         places: Split sites in order, each the names of all tensors that the rest of the graph needs.
 
     Raises:

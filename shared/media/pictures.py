@@ -53,9 +53,6 @@ class Header:
     """Header of a compressed picture.
 
     Attributes:
-        format: Name of the format.
-        width: Width, pixels.
-        height: Height, pixels.
         end: Length of the picture, bytes.
         turns: Quarter turns to the left that decoding must apply; OpenCV applies those of all formats but AVIF.
     """
@@ -98,7 +95,6 @@ def header(data: bytes, network: bool = False) -> Header:
     """Read the header of a complete picture, without decoding.
 
     Args:
-        data: The picture.
         network: Whether to accept PNG and JPEG only.
 
     Raises:

@@ -39,12 +39,8 @@ class Recording(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     """``stream.json``.
 
     Attributes:
-        format: Version of the format.
-        name: Name of the stream.
         seed: Seed of a synthetic stream; None for others.
-        frames: Number of frames.
         fps: Frame rate, frames per second.
-        labels: Names of the labels.
         truth: Index of each frame's true label; None where unknown.
         files: Pattern of the file names: PNG for thumbnails, JPEG above.
         times: Time of each frame, seconds, increasing; unset at the constant rate ``fps``.

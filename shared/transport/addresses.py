@@ -80,7 +80,6 @@ def hide(text: str, known: Iterable[str] = ()) -> str:
     """A text, such as an error of a library, with its addresses shown without passwords.
 
     Args:
-        text: Any text.
         known: Words that may be addresses in the text. Other addresses are found up to a space or a quotation mark.
     """
     for address in sorted(known, key=len, reverse=True):

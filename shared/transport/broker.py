@@ -20,11 +20,7 @@ class Address:
     """Address of a broker and credentials of a client.
 
     Attributes:
-        host: Host name or IP address.
-        port: TCP port.
         tls: Whether to use TLS.
-        user: User name; None for none.
-        password: Password; None for none.
         ca: File of the CA certificate; None for the system's.
     """
 

@@ -47,15 +47,7 @@ _LOOP_RETRY_S = (0.25, 30.0)
 
 @dataclass(frozen=True)
 class Message:
-    """A received message.
-
-    Attributes:
-        topic: Topic.
-        payload: Payload.
-        content: Content type; None for none.
-        correlation: Correlation data; None for none.
-        properties: User properties.
-    """
+    """A received message."""
 
     topic: str
     payload: bytes
@@ -100,8 +92,6 @@ class MqttConnection:
         """Configure a connection; ``start`` connects.
 
         Args:
-            address: The broker.
-            client_id: MQTT client id.
             subscriptions: Pairs of topic and QoS, renewed with each connection.
             on_message: Called on the connection's thread with each message; its exceptions are logged.
             on_connect: Called on the connection's thread after each connection; its exceptions are logged.
@@ -210,13 +200,8 @@ class MqttConnection:
         """Send a message on the live connection. Returns False, and drops the message, if there is none.
 
         Args:
-            topic: Topic.
-            payload: Payload.
             qos: Quality of service, 0 or 1.
             retain: Whether the broker keeps the message for later subscribers.
-            content: Content type.
-            correlation: Correlation data.
-            properties: User properties.
             expiry_s: Time after which the broker drops the message, seconds.
         """
         if not self.connected.is_set():

@@ -66,7 +66,6 @@ class Answer(msgspec.Struct, frozen=True, tag="answer"):
         scores: Logits, little-endian float32, one for each label.
         model: SHA-256 of the model file.
         submodel: Name of the submodel that the server recommends; None for none.
-        timing: Times on the server.
         risk: Where an early exit answered, the probability that the whole model would have given another label; None
             where the whole model ran.
     """
@@ -144,7 +143,6 @@ class Status(msgspec.Struct, frozen=True):
 
     Attributes:
         state: Whether the device is connected.
-        version: Version of the software.
         bundle: Version of the active bundle.
         resident: Names of the resident submodels.
         update: State of the newest update of the models: ``pending``, ``probing``, ``trial``, ``committed`` or
@@ -208,9 +206,6 @@ def request(
 
     Args:
         leaf: Topic after the device's name.
-        content: Content type.
-        correlation: Correlation data.
-        properties: User properties.
 
     Raises:
         Malformed: A part is missing or not valid.

@@ -1,4 +1,4 @@
-"""What scores look like on footage, as the builder fits it."""
+"""The fitted distribution of scores on footage."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def fitted() -> Distribution:
     return fit_quantiles(logits(0, 1000), logits(1, 1000))
 
 
-def test_quantiles_rise_from_the_least_energy_to_the_largest() -> None:
+def test_quantiles_rise_from_the_smallest_to_the_largest_energy() -> None:
     footage = logits(0, 200)
     found = fit_quantiles(footage, footage)
     energies = [energy(row) for row in footage]
@@ -32,13 +32,13 @@ def test_quantiles_rise_from_the_least_energy_to_the_largest() -> None:
     assert found.least == 0.0
 
 
-def test_too_little_footage_tells_nothing() -> None:
+def test_too_little_footage_gives_no_threshold() -> None:
     short = looks(logits(2, LEAST_FRAMES - 1))
     assert fit_least(fitted(), [short]) == 0.0
     assert fit_least(fitted(), [short, looks(logits(3, 1))]) > 0.0
 
 
-def test_one_frame_in_a_hundred_of_such_footage_falls_under_and_other_pictures_do() -> None:
+def test_few_frames_in_distribution_and_most_others_fall_below_the_threshold() -> None:
     least = fit_least(fitted(), [looks(logits(seed, 1000)) for seed in range(10, 20)])
     assert 0.2 < least < 0.5
 
@@ -55,7 +55,7 @@ def test_one_frame_in_a_hundred_of_such_footage_falls_under_and_other_pictures_d
     assert share(logits(40, 1000, scale=0.5)) > 0.95
 
 
-def test_frames_that_no_model_looks_at_change_nothing() -> None:
+def test_frames_without_a_model_run_are_allowed() -> None:
     rows = looks(logits(5, LEAST_FRAMES))
     rows[1::2] = [[] for _ in rows[1::2]]
     assert 0.0 < fit_least(fitted(), [rows]) <= 0.5

@@ -168,7 +168,7 @@ def test_a_device_runs_the_built_bundle(data: Path, full: Path, base: Path, tmp_
     """Each frame is cropped and scaled for each model."""
     out, answers = tmp_path / "out", tmp_path / "answers.jsonl"
     flags = ("--full", full, "--data", data, "--work", tmp_path / "w", "--out", out)
-    done = run(*flags, "--base", base, "--base-preprocessing", "unit")
+    done = run(*flags, "--base", base, "--set", "base_preprocessing=unit")
     assert done.exit_code == 0, done.output
     answered = CliRunner().invoke(edge_agent, ["run", str(data), "--bundle", str(out), "--output", str(answers)])
     assert answered.exit_code == 0, answered.output
@@ -182,14 +182,17 @@ def test_a_device_runs_the_built_bundle(data: Path, full: Path, base: Path, tmp_
     [
         (["--base", "{text}"], "text is no ONNX file"),
         (["--base", "nowhere.onnx"], "nowhere.onnx is not there"),
-        (["--base", "{four}", "--base-preprocessing", "unit"], "four has 4 classes, and the full model has 10"),
-        (["--base", "{good}"], "give --base-preprocessing (imagenet"),
-        (["--base", "{good}", "--base-preprocessing", "photo"], "'photo' is no preprocessing"),
-        (["--base", "{renamed}", "--base-preprocessing", "unit"], "calls label 1 'b' and the full model 'automobile'"),
-        (["--base", "{large}", "--base-preprocessing", "unit"], "must be the smaller one"),
-        (["--base", "{broken}", "--base-preprocessing", "unit"], "broken: the model does not run"),
+        (["--base", "{four}", "--set", "base_preprocessing=unit"], "four has 4 classes, and the full model has 10"),
+        (["--base", "{good}"], "give --set base_preprocessing=(imagenet"),
+        (["--base", "{good}", "--set", "base_preprocessing=photo"], "'photo' is no preprocessing"),
+        (
+            ["--base", "{renamed}", "--set", "base_preprocessing=unit"],
+            "calls label 1 'b' and the full model 'automobile'",
+        ),
+        (["--base", "{large}", "--set", "base_preprocessing=unit"], "must be the smaller one"),
+        (["--base", "{broken}", "--set", "base_preprocessing=unit"], "broken: the model does not run"),
         (["--base", "{good}", "--share", "0.1"], "leave out --share"),
-        (["--base-preprocessing", "unit"], "is for the model that --base names"),
+        (["--set", "base_preprocessing=unit"], "is for the model that --base names"),
     ],
 )
 def test_the_error_about_an_unsuitable_base_model_is_one_line(

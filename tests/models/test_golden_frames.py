@@ -1,4 +1,4 @@
-"""Golden frames of bundles: what devices try models on."""
+"""Golden frames of bundles, on which devices test models."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from cachenet.models.bundle_writer import lay, put
-from cachenet.models.certify import golden_frames as making
+from cachenet.models.certify import golden_frames as builder
 from cachenet.shared.bundle import golden_frames
 from cachenet.shared.bundle.golden_frames import GoldenError
 from cachenet.shared.bundle.manifest import MANIFEST, Bundle
@@ -24,11 +24,11 @@ ZOO = Path(__file__).parents[2] / "models" / "zoo" / "cifar10"
 
 @pytest.fixture
 def pictures() -> list[Picture]:
-    return making.spread(np.random.default_rng(0).integers(0, 256, (100, 32, 32, 3), np.uint8))
+    return builder.choose(np.random.default_rng(0).integers(0, 256, (100, 32, 32, 3), np.uint8))
 
 
 def answers(bundle: Bundle, name: str) -> list[tuple[float, ...]]:
-    """What a model says of the golden frames here."""
+    """Scores of a model for the golden frames on this machine."""
     assert bundle.manifest.golden is not None
     known = golden_frames.read(bundle.find(bundle.manifest.golden).read_bytes())
     model = bundle.manifest.models[name]
@@ -48,10 +48,9 @@ def test_every_shipped_model_answers_its_golden_frames_on_this_machine() -> None
         check(bundle, name)
 
 
-def test_a_bundle_keeps_its_golden_frames_and_learns_what_new_models_say_of_them(
+def test_a_changed_bundle_keeps_its_golden_frames_and_has_the_scores_of_its_new_models(
     pictures: list[Picture], tmp_path: Path
 ) -> None:
-    """Through whatever makes a bundle out of another."""
     tiny = tiny_bundle(tmp_path / "tiny")
     first = put(tiny, Bundle(tiny).manifest, tmp_path / "first", None, pictures)
     again = tmp_path / "building"
@@ -60,7 +59,7 @@ def test_a_bundle_keeps_its_golden_frames_and_learns_what_new_models_say_of_them
     path.parent.mkdir(parents=True)
     classifier(path, np.random.default_rng(9))
     changed = msgspec.structs.replace(
-        first.manifest.models["base"], bytes=path.stat().st_size, sha256=making.digest(path.read_bytes())
+        first.manifest.models["base"], bytes=path.stat().st_size, sha256=builder.digest(path.read_bytes())
     )
     manifest = msgspec.structs.replace(first.manifest, models={**first.manifest.models, "base": changed})
     second = put(again, manifest, tmp_path / "second", None)
@@ -68,13 +67,13 @@ def test_a_bundle_keeps_its_golden_frames_and_learns_what_new_models_say_of_them
         for name in bundle.manifest.models:
             check(bundle, name)
     assert first.manifest.golden is not None and second.manifest.golden is not None
-    old, new = (golden_frames.read((bundle.directory / making.FILE).read_bytes()) for bundle in (first, second))
+    old, new = (golden_frames.read((bundle.directory / builder.FILE).read_bytes()) for bundle in (first, second))
     assert old.pictures == new.pictures and old.scores["full"] == new.scores["full"]
     with pytest.raises(GoldenError, match="golden frames with another label"):
         old.check("base", answers(second, "base"), 1.0)
 
 
-def test_a_bundle_without_golden_frames_is_made_without_them(tmp_path: Path) -> None:
+def test_a_bundle_without_golden_frames_gets_none(tmp_path: Path) -> None:
     tiny = tiny_bundle(tmp_path / "tiny")
     made = put(tiny, Bundle(tiny).manifest, tmp_path / "made", None)
     assert made.manifest.golden is None
@@ -85,13 +84,13 @@ def test_a_bundle_whose_golden_frames_are_damaged_is_refused(pictures: list[Pict
     made = put(tiny, Bundle(tiny).manifest, tmp_path / "made", None, pictures)
     copy = tmp_path / "copy"
     shutil.copytree(made.directory, copy)
-    (copy / making.FILE).write_bytes(b"damaged")
+    (copy / builder.FILE).write_bytes(b"damaged")
     with pytest.raises(Exception, match="golden"):
         Bundle(copy)
     assert (copy / MANIFEST).exists()
 
 
 @pytest.mark.parametrize("data", [b"", b"\x80", b"\xc1" * 100, b"\x82\xa8pictures\x90\xa6scores\x80"])
-def test_bytes_that_hold_no_golden_frames_are_one_kind_of_error(data: bytes) -> None:
+def test_invalid_bytes_are_a_golden_error(data: bytes) -> None:
     with pytest.raises(GoldenError):
         golden_frames.read(data)

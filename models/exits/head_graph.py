@@ -1,5 +1,7 @@
-"""A cache as an ONNX file: from the tensors at a cut to ``scores`` ``(n, classes)`` and ``features``, what its last
-layer sees."""
+"""ONNX graph of an exit head: from the tensors at a site to ``scores`` ``(n, classes)`` and ``features``.
+
+``features`` are the inputs of the head's last layer.
+"""
 
 from __future__ import annotations
 
@@ -14,38 +16,34 @@ from cachenet.models.exits.sites import Cut, Shapes
 from cachenet.models.export.graph import Graph, Weights, save
 from cachenet.shared.inference.early_exit import FEATURES, SCORES
 
-#: Frames of recorded activations that are worked on together.
+#: Frames whose activations are pooled together.
 _PIECE = 1024
 
 
 class HeadGraph(Graph):
-    """A cache under construction, after ``cut``; large kernels take a byte a number."""
+    """The graph of a head for ``site``, under construction; large kernels take one byte a number."""
 
-    def __init__(self, cut: Cut, known: Shapes) -> None:
+    def __init__(self, site: Cut, known: Shapes) -> None:
         super().__init__(large=4096)
-        self._cut, self._known = cut, known
+        self._site, self._known = site, known
 
     def grids(self) -> list[str]:
-        """The maps at the cut, averaged down, and the vectors, as they were recorded: four axes or two."""
-        return [self._small(name) for name in self._cut.features]
+        """The features of the site as they were recorded: pooled maps and vectors."""
+        return [self._pooled(name) for name in self._site.features]
 
     def flat(self, each: Sequence[str], side: int) -> str:
-        """All of ``grids`` side by side, ``(n, dimensions)``; maps averaged down to ``side`` places a side at most."""
+        """All of ``grids`` in one row ``(n, dimensions)``; maps are pooled to a side of at most ``side``."""
         rows = []
-        for name, small in zip(self._cut.features, each, strict=True):
+        for name, small in zip(self._site.features, each, strict=True):
             row = small
-            if len(self._known[name]) == 4:
-                grid = self.side(name)
+            sizes = self._known[name]
+            if len(sizes) == 4:
+                grid = (sizes[2] or 1) // pooling(sizes)
                 if (by := grid // coarser(grid, side)) > 1:
                     row = self.node("AveragePool", [row], f"{name}.{side}", kernel_shape=[by, by], strides=[by, by])
                 row = self.node("Flatten", [row], f"{name}.row")
             rows.append(row)
         return rows[0] if len(rows) == 1 else self.node("Concat", rows, "rows", axis=1)
-
-    def side(self, name: str) -> int:
-        """Of a map once it is averaged down."""
-        sizes = self._known[name]
-        return (sizes[2] or 1) // pooling(sizes)
 
     def linear(self, x: str, weight: Weights, bias: Weights, name: str) -> str:
         """``x @ weight.T + bias``."""
@@ -54,11 +52,11 @@ class HeadGraph(Graph):
         )
 
     def write(self, features: str, scores: str, classes: int, path: Path, metadata: dict[str, str]) -> None:
-        """Write it to ``path``. ``features`` and ``scores``: tensors of that meaning."""
+        """Write the graph to ``path``. ``features``, ``scores``: names of the tensors with these outputs."""
         self.node("Identity", [features], FEATURES)
         self.node("Identity", [scores], SCORES)
         inputs = []
-        for name in self._cut.features:
+        for name in self._site.features:
             sizes: list[str | int | None] = ["n", *self._known[name][1:]]
             inputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, sizes))
         outputs = [
@@ -67,7 +65,7 @@ class HeadGraph(Graph):
         ]
         save(self, "cache", inputs, outputs, path, metadata)
 
-    def _small(self, name: str) -> str:
+    def _pooled(self, name: str) -> str:
         sizes = self._known[name]
         if len(sizes) != 4 or (by := pooling(sizes)) == 1:
             return name
@@ -75,15 +73,14 @@ class HeadGraph(Graph):
 
 
 def rows(each: Sequence[Activations | Weights], side: int) -> Weights:
-    """What ``HeadGraph.flat`` makes, of recorded activations: ``(n, dimensions)`` float32; of rows, the
-    same."""
+    """``HeadGraph.flat`` of recorded activations: ``(n, dimensions)`` float32. Rows stay as they are."""
     widths = [_pooled(own[:1], side).shape[1] for own in each]
     ends = np.cumsum(widths)
     flat = np.empty((len(each[0]), ends[-1]), np.float32)
     for own, end, width in zip(each, ends, widths, strict=True):
-        for at in range(0, len(own), _PIECE):  # all at once would be held several times over
-            some = slice(at, at + _PIECE)
-            flat[some, end - width : end] = _pooled(own[some], side)
+        for at in range(0, len(own), _PIECE):  # in pieces, to save memory
+            piece = slice(at, at + _PIECE)
+            flat[piece, end - width : end] = _pooled(own[piece], side)
     return flat
 
 
