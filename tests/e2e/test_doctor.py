@@ -166,7 +166,7 @@ def in_trouble(error: str, directory: Path) -> Deployed:
     return broker
 
 
-@pytest.mark.parametrize("trouble", TROUBLES)
+@pytest.mark.parametrize("error", TROUBLES)
 def test_the_doctors_find_what_is_wrong_with_the_broker(error: str, place: Path, tmp_path: Path) -> None:
     what, why = TROUBLES[error]
     broker = in_trouble(error, tmp_path / "broker")
