@@ -24,14 +24,15 @@ settings.register_profile("local", deadline=None, max_examples=50)
 settings.register_profile("ci", settings.get_profile("local"), derandomize=True, database=None)
 settings.load_profile("ci" if os.environ.get("CI") else "local")
 
-#: Fixtures that start a broker, a server or a whole installation.
-_PROCESSES = {"broker", "mosquitto", "deployed", "fresh_install", "agents", "servers", "server"}
+#: Parts of the names of fixtures that start a broker, a server or a whole installation.
+_PROCESSES = ("broker", "mosquitto", "deployed", "fresh_install", "agents", "server")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark as ``e2e`` what runs processes of the project or a broker."""
     for item in items:
-        if "e2e" in item.path.parts or _PROCESSES & set(getattr(item, "fixturenames", ())):
+        fixtures = " ".join(getattr(item, "fixturenames", ()))
+        if "e2e" in item.path.parts or any(name in fixtures for name in _PROCESSES):
             item.add_marker("e2e")
 
 

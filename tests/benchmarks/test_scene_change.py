@@ -12,6 +12,8 @@ import pytest
 from benchmarks import scene_change
 from benchmarks.real import policies, recording, task
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def cache(lamp: Path, monkeypatch: pytest.MonkeyPatch) -> None:

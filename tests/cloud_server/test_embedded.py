@@ -23,6 +23,8 @@ from cachenet.shared.transport.mqtt import Address, Message, MqttConnection
 from cachenet.shared.transport.protocol import MAX_PICTURE, SERVER_TOPICS
 from tests.broker import free_port, listening
 
+pytestmark = pytest.mark.slow
+
 _BOUND_S = 20.0
 
 

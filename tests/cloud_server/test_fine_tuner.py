@@ -20,6 +20,8 @@ from cachenet.shared.transport.protocol import Request
 from tests.bundles import tiny_bundle
 from tests.e2e.servers import GOOD
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(("signal_name", "advice"), [("SEGV", "ONEDNN_MAX_CPU_ISA=AVX2"), ("KILL", "memory")])
 def test_a_training_that_a_signal_ends_is_logged_with_advice(

@@ -104,7 +104,7 @@ def test_a_closed_standard_output_is_a_clean_end(frames: Path, bundle: Bundle) -
             str(bundle.directory),
             "--no-view",
         ),
-        *("--mode", "offline", "--output", "-", "--fps", "50"),
+        *("--mode", "offline", "--output", "-", "--fps", "50", "--frames", "100"),
     ]
     agent = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert agent.stdout is not None and agent.stderr is not None

@@ -20,6 +20,8 @@ from tests.bundles import tiny_bundle
 from tests.edge_agent.agents import Pictures, install_current, install_files, maintain_until, shot
 from tests.faulty import with_golden, with_model
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:

@@ -20,6 +20,8 @@ from cachenet.shared.transport.protocol import Status, describe, topic
 from tests.broker import Mosquitto, free_port
 from tests.e2e.servers import until
 
+pytestmark = pytest.mark.e2e
+
 _CONFIG, _STATUS = "homeassistant/device/cam/camera/config", topic("cam", "status")
 _FAREWELL = _STATUS, describe(Status("stopped", "1"))
 

@@ -26,6 +26,8 @@ from cachenet.shared.bundle.manifest import Bundle
 from cachenet.shared.inference.image import Input, Picture, crop, encode, preprocessor
 from tests.models.onnx_kinds import CLASSES, HEIGHT, WIDTH, Made, wide
 
+pytestmark = pytest.mark.slow
+
 COUNT = 220
 LABELS = {0: "cat", 1: "dog, wild", 2: "猫", 3: "none"}
 

@@ -32,6 +32,8 @@ from cachenet.shared.bundle.manifest import Bundle
 from cachenet.shared.command import atomic_files
 from cachenet.shared.inference.engine import Session
 
+pytestmark = pytest.mark.slow
+
 FULL = Path(__file__).parents[2] / "models" / "zoo" / "cifar10" / "full" / "1" / "model.onnx"
 CONFIG = replace(QUICK, name="tiny", epochs=1, shares=(1 / 200,), precision="int8")
 

@@ -25,6 +25,8 @@ from cachenet.shared.bundle.trust import Key, generate
 from cachenet.shared.cascade.features import FEATURE_COUNT
 from cachenet.shared.media.signature import sign
 
+pytestmark = pytest.mark.slow
+
 CLASSES = 3
 DWELL = 40
 

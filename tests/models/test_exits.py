@@ -44,6 +44,8 @@ from cachenet.shared.inference.graph_split import cut, read
 from cachenet.shared.inference.image import preprocessor
 from tests.bundles import INPUT, LABELS, SIDE, tiny_bundle
 
+pytestmark = pytest.mark.slow
+
 COUNT = 240
 
 

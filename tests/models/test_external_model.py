@@ -34,6 +34,8 @@ from cachenet.shared.inference.engine import Session
 from tests.models.test_classifier import write
 from tests.models.test_efficientnet import weights
 
+pytestmark = pytest.mark.slow
+
 UNIT = PRESETS["unit"]
 SIDE = 16  # input of the base model, pixels; that of the full model is 32
 PLAN = replace(QUICK, name="tiny")

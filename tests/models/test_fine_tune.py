@@ -20,6 +20,8 @@ from cachenet.shared.bundle.trust import Key, generate
 from cachenet.shared.inference.engine import Session
 from tests.hampered import FROG, SHIP, TRUCK, frogs_and_ships, hampered_bundle, pictures
 
+pytestmark = pytest.mark.slow
+
 #: Number of the sample's images to build from; devices send the others.
 DATA = 500
 

@@ -18,6 +18,8 @@ from cachenet.models.train.training import normalise
 from cachenet.shared.inference.engine import Session
 from tests.hampered import base_network
 
+pytestmark = pytest.mark.slow
+
 ZOO = Path(__file__).parents[2] / "models" / "zoo" / "cifar10"
 IMAGES = normalise(sample.load().images[:200], cifar10.INPUT).contiguous()
 

@@ -20,6 +20,8 @@ from cachenet.models.report import contact_sheet, inspection
 from tests.models.onnx_kinds import Made
 from tests.models.test_classifier import write
 
+pytestmark = pytest.mark.slow
+
 FULL = Path(__file__).parents[2] / "models" / "zoo" / "cifar10" / "full" / "1" / "model.onnx"
 
 

@@ -18,6 +18,8 @@ from cachenet.models.train.label import label_frames
 from cachenet.shared.inference.image import crop, preprocessor
 from tests.models.test_classifier import CHANNELS, CLASSES, write
 
+pytestmark = pytest.mark.slow
+
 UNIT = PRESETS["unit"]
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from cachenet.models.certify import traces
 from cachenet.models.data import sample, streams
 from cachenet.shared.bundle.manifest import Bundle
 from cachenet.shared.cascade.reference import disagreements
+
+pytestmark = pytest.mark.slow
 
 IMAGES, FRAMES, LAST = 400, 8_000, 2_000
 

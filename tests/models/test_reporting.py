@@ -19,6 +19,8 @@ from cachenet.models.data import sample
 from cachenet.models.data.scenes import SCENES
 from cachenet.shared.bundle.manifest import Bundle
 
+pytestmark = pytest.mark.slow
+
 ZOO = Path(__file__).parents[2] / "models/zoo/cifar10"
 
 

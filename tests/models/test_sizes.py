@@ -5,11 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 from typer.testing import CliRunner, Result
 
 from cachenet.models.cli import app
 from cachenet.shared.bundle.manifest import Bundle
 from cachenet.shared.inference.engine import Session
+
+pytestmark = pytest.mark.slow
 
 
 def run(*arguments: object) -> Result:

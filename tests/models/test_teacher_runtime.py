@@ -20,6 +20,8 @@ from cachenet.models.train import teacher_runtime
 from cachenet.models.train.label import look
 from tests.hampered import base_network
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def classifier(tmp_path_factory: pytest.TempPathFactory) -> Classifier:

@@ -25,6 +25,8 @@ from cachenet.models.train.training import (
     label_loss,
 )
 
+pytestmark = pytest.mark.slow
+
 TINY = Shape(widths=(4,), blocks=(1,))
 
 

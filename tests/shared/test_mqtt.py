@@ -18,6 +18,8 @@ from cachenet.cloud_server.broker.embedded import EmbeddedBroker
 from cachenet.shared.transport.mqtt import Address, Message, MqttConnection, MqttError, address
 from tests.broker import Mosquitto, free_port
 
+pytestmark = pytest.mark.e2e
+
 #: Longer than the longest pause between two attempts to connect.
 WAIT_S = 10.0
 

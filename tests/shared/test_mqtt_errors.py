@@ -19,6 +19,8 @@ from cachenet.shared.transport.mqtt_errors import lost
 from tests.broker import free_port
 from tests.deployed import Deployed
 
+pytestmark = pytest.mark.e2e
+
 NOW = datetime.now(timezone.utc)
 
 

@@ -17,6 +17,8 @@ from cachenet.simulator.report.progress_view import ProgressView, Tail
 from cachenet.simulator.world.emulator import Counts
 from cachenet.simulator.world.processes import Failed, Processes
 
+pytestmark = pytest.mark.slow
+
 FRAMES = 4
 
 
