@@ -13,7 +13,6 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from benchmarks.layer_budget import exit_scores
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import ModelProto
@@ -21,6 +20,7 @@ from rich.console import Console
 from rich.progress import Progress
 from typer.testing import CliRunner
 
+from benchmarks.early_exits import exit_scores
 from cachenet.models.certify.traces import as_pictures
 from cachenet.models.cli import app
 from cachenet.models.data.dataset import Dataset, LabelledFrames
