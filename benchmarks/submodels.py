@@ -198,7 +198,9 @@ def main() -> None:
     parser.add_argument("--try", dest="tried", action="append", choices=TRIALS, help="may be repeated; default: all")
     parser.add_argument("--full", type=Path, default=Path("models/zoo/cifar10/full/1/model.onnx"))
     parser.add_argument("--data", type=Path, default=Path("build/cifar10"), help="output of 'model-builder train'")
-    parser.add_argument("--work", type=Path, default=cache_directory() / "lessons", help="as of 'model-builder build'")
+    parser.add_argument(
+        "--work", type=Path, default=cache_directory() / "teacher-logits", help="as of 'model-builder build'"
+    )
     parser.add_argument("--epochs", type=int, default=20, help="epochs of a general model (default: 20)")
     parser.add_argument("--bundle", type=Path, help="bundle whose base model is fine-tuned (default: train a model)")
     parser.add_argument("--general", help="model of the bundle to fine-tune in place of its base model")

@@ -55,8 +55,8 @@ class FreshInstall:
 
     def variables(self, home: Path, extra: str = "") -> dict[str, str]:
         """The variables of a shell in which the environment is active: nothing of this process's own environment."""
-        kept = ("LANG", "LC_ALL", "LD_LIBRARY_PATH", "OMP_NUM_THREADS", "SSL_CERT_FILE", "TMPDIR")
-        found = {name: os.environ[name] for name in kept if name in os.environ}
+        names = ("LANG", "LC_ALL", "LD_LIBRARY_PATH", "OMP_NUM_THREADS", "SSL_CERT_FILE", "TMPDIR")
+        found = {name: os.environ[name] for name in names if name in os.environ}
         # Debian puts mosquitto where only root's PATH looks.
         path = os.pathsep.join((str(self.commands(extra)), "/usr/local/bin", "/usr/bin", "/bin", "/usr/sbin", "/sbin"))
         return {**found, "PATH": path, "HOME": str(home)}

@@ -156,7 +156,7 @@ class FineTuner:
                 pictures.append(crop(decode(request.picture), self._input))
                 scores.append(request.logits)
         logits = np.stack(scores).astype(np.float32)
-        arrays: dict[str, Any] = {"pictures": np.stack(pictures), "scores": logits, "seen": found.distribution}
+        arrays: dict[str, Any] = {"pictures": np.stack(pictures), "scores": logits, "frequencies": found.distribution}
         np.savez(path, **arrays)
 
     def _run(self, *flags: str) -> int | None:

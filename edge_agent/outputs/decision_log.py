@@ -66,7 +66,7 @@ class Completed(msgspec.Struct, frozen=True, tag="complete"):
     frame: int
     now: float
     reply: LoggedReply | None
-    trouble: str
+    error: str = msgspec.field(name="trouble")
     answer: Answer
 
 
@@ -123,10 +123,10 @@ class LoggedCascade(Cascade):
         self.log.write(LookedUp(frame.index, now))
         return super().lookup(frame, now)
 
-    def complete(self, step: Step, reply: Reply | None, now: float, trouble: str = "") -> Answer:
-        answer = super().complete(step, reply, now, trouble)
+    def complete(self, step: Step, reply: Reply | None, now: float, error: str = "") -> Answer:
+        answer = super().complete(step, reply, now, error)
         logged = logged_reply(reply) if reply is not None else None
-        self.log.write(Completed(step.frame.index, now, logged, trouble, answer))
+        self.log.write(Completed(step.frame.index, now, logged, error, answer))
         return answer
 
     def on_late_reply(self, reply: Reply, now: float) -> Answer | None:

@@ -64,7 +64,7 @@ _SMALL_EPOCH_FRAMES = 22_500
 #: Minimum number of recent frames.
 _MIN_FRAMES = 120
 #: Arrays in a file of recent frames.
-_ARRAYS = ("pictures", "scores", "seen")
+_ARRAYS = ("pictures", "scores", "frequencies")
 #: Maximum number of fine-tuned submodels in a bundle; the oldest is removed.
 _MAX_UPDATES = 16
 #: Frames for INT8 calibration and for the statistics of normalisations.

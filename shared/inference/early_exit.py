@@ -127,8 +127,8 @@ class _Rows:
 class ExitHead:
     """An exit head."""
 
-    def __init__(self, layer: Layer, model: ModelPart, worth: ExitCostModel) -> None:
-        self.layer, self.cost = layer, worth
+    def __init__(self, layer: Layer, model: ModelPart, cost: ExitCostModel) -> None:
+        self.layer, self.cost = layer, cost
         self._model = model
 
     def predict(self, tensors: dict[str, Batch]) -> tuple[Probabilities, Batch]:

@@ -57,7 +57,7 @@ class DecisionPolicy(Protocol):
 
     def lookup(self, frame: Frame, now: float) -> Step: ...
 
-    def complete(self, step: Step, reply: Reply | None, now: float, trouble: str = "") -> Answer: ...
+    def complete(self, step: Step, reply: Reply | None, now: float, error: str = "") -> Answer: ...
 
     def on_late_reply(self, reply: Reply, now: float) -> Answer | None: ...
 
@@ -203,12 +203,12 @@ class ServerOnly:
         fallback = Prediction(self._recent[-1] if self._recent else 0, 1.0, 1.0, "frames", self._full)
         return Miss(frame, tuple(self._recent), now, now + self._deadline, fallback, "asked")
 
-    def complete(self, step: Step, reply: Reply | None, now: float, trouble: str = "") -> Answer:  # noqa: ARG002
+    def complete(self, step: Step, reply: Reply | None, now: float, error: str = "") -> Answer:  # noqa: ARG002
         if isinstance(step, Hit):
             answer = _answer(step)
         elif reply is None:
             self._pending.append(step.frame)
-            return Answer(step.frame.index, step.fallback.label, 0.0, 1.0, "fallback", self._full, trouble)
+            return Answer(step.frame.index, step.fallback.label, 0.0, 1.0, "fallback", self._full, error)
         else:
             self.keep(step.frame, reply.label)
             answer = Answer(step.frame.index, reply.label, 1.0, 0.0, "cloud", self._full, step.reason)
@@ -284,10 +284,10 @@ class Paper(ServerOnly):
             return None
         return _without_risk(int(probabilities.argmax()), "submodels", self._submodel.name)
 
-    def complete(self, step: Step, reply: Reply | None, now: float, trouble: str = "") -> Answer:
+    def complete(self, step: Step, reply: Reply | None, now: float, error: str = "") -> Answer:
         if reply is not None:
             self._recommend(reply.submodel)
-        return super().complete(step, reply, now, trouble)
+        return super().complete(step, reply, now, error)
 
     def on_late_reply(self, reply: Reply, now: float) -> Answer | None:
         self._recommend(reply.submodel)

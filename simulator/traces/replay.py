@@ -101,7 +101,7 @@ def replay(log: Path, bundle: Bundle, recorded: Path, advance: Callable[[], obje
                 raise BadLog(f"{log} completes a frame that was never looked up")
             result.frames += 1
             reply = None if event.reply is None else _reply(event.reply)
-            result.compare(event.answer, cascade.complete(step, reply, event.now, event.trouble))
+            result.compare(event.answer, cascade.complete(step, reply, event.now, event.error))
             advance()
         elif isinstance(event, decision_log.LateReply):
             result.corrections += event.answer is not None

@@ -73,4 +73,4 @@ cp "$6" "{tmp_path}/recent.npz" && mkdir -p "{tmp_path}/work" && cp -r "$4" "$8"
         fine_tuner.stop()
     frames = np.load(tmp_path / "recent.npz")
     assert (len(frames["pictures"]), frames["scores"].shape) == (MIN_FRAMES, (MIN_FRAMES, 10))
-    assert np.flatnonzero(frames["seen"]).tolist() == [0, 1, 3, 5]
+    assert np.flatnonzero(frames["frequencies"]).tolist() == [0, 1, 3, 5]

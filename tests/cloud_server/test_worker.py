@@ -19,7 +19,7 @@ from cachenet.shared.inference.engine import EngineError
 from cachenet.shared.inference.exit_cost import ExitCostModel
 from cachenet.shared.inference.image import BadPicture, Tensor
 from cachenet.shared.transport.protocol import Answer, Rejection, Request
-from tests.bundles import layered_bundle, tiny_bundle
+from tests.bundles import early_exit_bundle, tiny_bundle
 
 _BOUND_S = 20.0
 
@@ -192,7 +192,7 @@ def test_audits_have_no_context_for_early_exits_and_other_requests_have_one(mani
     assert model.contexts == [RequestContext((3, 4), 0.1, "cam"), None]
 
 
-def test_only_results_of_the_whole_model_are_passed_on(manifest: Manifest) -> None:
+def test_only_results_of_the_complete_model_are_forwarded(manifest: Manifest) -> None:
     results: list[Job] = []
     model = Model()
     model.go.release(100)
@@ -213,7 +213,7 @@ def test_a_full_model_with_early_exits_gives_the_risk_of_each_exit(
 ) -> None:
     """Audits run through the whole model. A bundle without early exits of the kind is refused."""
     monkeypatch.setattr(ExitCostModel, "pays", True)  # early exits of so small a model never are
-    bundle = Bundle(layered_bundle(tmp_path / "layered"))
+    bundle = Bundle(early_exit_bundle(tmp_path / "early-exits"))
     model = FullModel(bundle, "cpu", 1, "gati")
     rng = np.random.default_rng(0)
     tensors = [rng.normal(size=(1, 3, 32, 32)).astype(np.float32) for _ in range(64)]

@@ -83,8 +83,8 @@ def test_all_is_well_with_a_server_there(
     """Over TLS with passwords: nothing is a problem, the server answers the golden picture, and the agent's own model
     is known from the catalogue though it is not here yet. The server's doctor agrees."""
     flags = ["--bundle", str(place / "bundle"), *deployed.flags("server")]
-    said = found(server(*flags))
-    assert {what: grade for what, (grade, _) in said.items() if what != "clock"} == dict.fromkeys(
+    output = found(server(*flags))
+    assert {what: grade for what, (grade, _) in output.items() if what != "clock"} == dict.fromkeys(
         ("broker", "tls", "password", "bundle", "model", "pace"), "ok"
     )
     process = ServerProcess(tmp_path, *flags)
@@ -92,27 +92,27 @@ def test_all_is_well_with_a_server_there(
         process.wait_for("connected to")
         own = [str(place / "pictures"), "--device", "cam", "--store", str(tmp_path / "store"), *deployed.flags("cam")]
         done = agent(*own)
-        said = found(done)
+        output = found(done)
         assert done.exit_code == 0, done.output
-        assert {said[what][0] for what in ("broker", "tls", "password", "catalogue", "server", "disk", "source")} == {
+        assert {output[what][0] for what in ("broker", "tls", "password", "catalogue", "server", "disk", "source")} == {
             "ok"
         }
-        assert "calls the golden picture" in said["server"][1]
-        assert "is not here yet" in said["model"][1]
-        assert "48x48" in said["source"][1]
+        assert "calls the golden picture" in output["server"][1]
+        assert "is not here yet" in output["model"][1]
+        assert "48x48" in output["source"][1]
     finally:
         process.stop()
         process.close()
     monkeypatch.setattr(connectivity, "_TIMEOUT_S", 1.0)
-    said = found(agent(*own))
-    assert said["server"][0] == "warning", "the catalogue is kept by the broker, and nobody answers"
-    assert "is cloud-server running" in said["server"][1]
+    output = found(agent(*own))
+    assert output["server"][0] == "warning", "the catalogue is kept by the broker, and nobody answers"
+    assert "is cloud-server running" in output["server"][1]
 
 
 def test_with_a_bundle_alone_it_says_how_fast_the_device_is(place: Path) -> None:
-    said = found(agent(str(place / "pictures"), "--bundle", str(place / "bundle")))
-    assert said["model"][0] == said["pace"][0] == "ok"
-    assert "frames a second" in said["pace"][1]
+    output = found(agent(str(place / "pictures"), "--bundle", str(place / "bundle")))
+    assert output["model"][0] == output["pace"][0] == "ok"
+    assert "frames a second" in output["pace"][1]
 
 
 def test_findings_are_one_line_each_for_a_person_too(place: Path) -> None:
@@ -149,7 +149,7 @@ TROUBLES = {
 }
 
 
-def in_trouble(error: str, directory: Path) -> Deployed:
+def with_problems(error: str, directory: Path) -> Deployed:
     """A broker with that wrong with it, or with who wants to use it."""
     directory.mkdir()
     broker = Deployed(directory, "cam")
@@ -169,7 +169,7 @@ def in_trouble(error: str, directory: Path) -> Deployed:
 @pytest.mark.parametrize("error", TROUBLES)
 def test_the_doctors_find_what_is_wrong_with_the_broker(error: str, place: Path, tmp_path: Path) -> None:
     what, why = TROUBLES[error]
-    broker = in_trouble(error, tmp_path / "broker")
+    broker = with_problems(error, tmp_path / "broker")
     own = [str(place / "pictures"), "--device", "cam", "--store", str(tmp_path / "store")]
     try:
         for done in (
@@ -177,9 +177,9 @@ def test_the_doctors_find_what_is_wrong_with_the_broker(error: str, place: Path,
             server("--bundle", str(place / "bundle"), *broker.flags("server")),
         ):
             assert done.exit_code == 1
-            grade, said = found(done)[what]
+            grade, output = found(done)[what]
             assert grade == "problem"
-            assert why in said
+            assert why in output
     finally:
         broker.kill()
 
@@ -192,7 +192,7 @@ def test_both_programs_say_it_in_one_line_and_try_again(place: Path, tmp_path: P
     }
     brokers, running = [], []
     for error, (_, why) in TROUBLES.items():
-        brokers.append(in_trouble(error, tmp_path / error))
+        brokers.append(with_problems(error, tmp_path / error))
         for user, command in commands.items():
             log = tmp_path / error / f"{user}.log"
             store = ["--store", str(tmp_path / error / "store")] if user == "cam" else []
@@ -228,19 +228,19 @@ def test_both_programs_say_it_in_one_line_and_try_again(place: Path, tmp_path: P
 def test_no_room_and_no_permission(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A full disk is simulated, as a test can have none: nothing else asks the system for free space."""
     own = [str(place / "pictures"), "--broker", f"mqtt://127.0.0.1:{free_port()}"]
-    said = found(agent(*own, "--store", "/dev/null/store"))
-    assert said["disk"] == ("problem", "store /dev/null/store: Not a directory; choose another with --store")
+    output = found(agent(*own, "--store", "/dev/null/store"))
+    assert output["disk"] == ("problem", "store /dev/null/store: Not a directory; choose another with --store")
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(diagnostics.shutil, "disk_usage", lambda _: usage._replace(free=1_000_000))
-    said = found(agent(*own, "--store", str(tmp_path / "store"), "--output", str(tmp_path / "answers.jsonl")))
-    assert said["disk"][0] == said["output"][0] == "problem"
-    assert "has 1 MB left" in said["disk"][1] and "choose another with --store" in said["disk"][1]
+    output = found(agent(*own, "--store", str(tmp_path / "store"), "--output", str(tmp_path / "answers.jsonl")))
+    assert output["disk"][0] == output["output"][0] == "problem"
+    assert "has 1 MB left" in output["disk"][1] and "choose another with --store" in output["disk"][1]
     monkeypatch.setattr(diagnostics.shutil, "disk_usage", shutil.disk_usage)
-    said = found(agent(*own, "--store", str(tmp_path / "store"), "--output", "/nowhere/answers.jsonl"))
-    assert said["output"] == ("problem", "/nowhere cannot be written to; choose another place for output")
+    output = found(agent(*own, "--store", str(tmp_path / "store"), "--output", "/nowhere/answers.jsonl"))
+    assert output["output"] == ("problem", "/nowhere cannot be written to; choose another place for output")
 
 
-def test_a_full_disk_is_said_by_run_in_one_line_and_it_tries_again(place: Path, tmp_path: Path) -> None:
+def test_run_reports_a_full_disk_in_one_line_and_tries_again(place: Path, tmp_path: Path) -> None:
     """What the store writes first meets a device that the kernel says is full."""
     bundle = Bundle(place / "bundle")
     broker = Deployed(tmp_path, "cam")
@@ -297,9 +297,9 @@ def test_settings_that_no_run_could_begin_with(place: Path, tmp_path: Path) -> N
     ):
         assert why in found(agent(*own, *flags))["settings"][1]
     _, public = generate(tmp_path / "keys")
-    said = found(agent(*own, "--trusted-key", str(public)))
-    assert said["bundle"][0] == "problem"
-    assert "--trusted-key has not signed it" in said["bundle"][1]
+    output = found(agent(*own, "--trusted-key", str(public)))
+    assert output["bundle"][0] == "problem"
+    assert "--trusted-key has not signed it" in output["bundle"][1]
     assert found(agent("--broker", "mqtt://127.0.0.1:1", "--store", str(tmp_path / "s")))["source"][0] == "problem"
     assert found(agent(str(place / "pictures"), "--store", str(tmp_path / "s")))["broker"][0] == "problem"
 
@@ -308,10 +308,10 @@ def test_a_damaged_bundle_and_a_taken_port(deployed: Deployed, tmp_path: Path) -
     damaged = tiny_bundle(tmp_path / "damaged")
     with (damaged / "base/1/model.onnx").open("ab") as file:
         file.write(b"x")
-    said = found(server("--bundle", str(damaged), "--port", str(deployed.port)))
-    assert said["bundle"][0] == said["broker"][0] == "problem"
-    assert "damaged" in said["bundle"][1]
-    assert "Address already in use; choose another with --port" in said["broker"][1]
+    output = found(server("--bundle", str(damaged), "--port", str(deployed.port)))
+    assert output["bundle"][0] == output["broker"][0] == "problem"
+    assert "damaged" in output["bundle"][1]
+    assert "Address already in use; choose another with --port" in output["broker"][1]
 
 
 def test_a_clock_from_before_the_installation(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -323,6 +323,6 @@ def test_a_clock_from_before_the_installation(monkeypatch: pytest.MonkeyPatch) -
             return cls(1970, 1, 1, tzinfo=tz)
 
     monkeypatch.setattr(diagnostics, "datetime", Past)
-    said = diagnostics.clock()
-    assert said.grade == "problem"
-    assert "1970-01-01" in said.says and "timedatectl set-ntp true" in said.says
+    output = diagnostics.clock()
+    assert output.grade == "problem"
+    assert "1970-01-01" in output.says and "timedatectl set-ntp true" in output.says

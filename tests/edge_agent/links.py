@@ -19,7 +19,7 @@ class FakeLink:
     def __init__(self, on_publish: Callable[[str, bytes, dict[str, Any]], bool]) -> None:
         self.connected = threading.Event()
         self.connected.set()
-        self.trouble = ""
+        self.error = ""
         self._on_publish = on_publish
 
     def publish(self, topic: str, payload: bytes, qos: int = 0, **rest: Any) -> bool:

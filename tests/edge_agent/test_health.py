@@ -157,5 +157,5 @@ def test_unhealthy_without_a_connection(setup: HealthSetup) -> None:
     link = FakeLink(lambda *_: True)
     setup.agent.link = link  # type: ignore[assignment]
     assert setup.health() == ""
-    link.trouble = "another device has this name"
+    link.error = "another device has this name"
     assert setup.health() == "another device has this name"

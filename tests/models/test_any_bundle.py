@@ -128,15 +128,15 @@ def test_an_invalid_model_is_refused_before_any_frame_is_read(frames: Path, tmp_
     "text", ["imagenet", "raw,stretch", "caffe,letterbox,64x32", "unit,grey", "signed", "imagenet,bgr,area"]
 )
 def test_trained_networks_see_the_same_part_of_a_frame_in_normalised_rgb(text: str) -> None:
-    seen = parse_preprocessing(text)
-    own = local_input(seen)
-    assert (own.size, own.fit, own.crop, own.scaling, own.colour) == (*_window(seen), "rgb")
+    original = parse_preprocessing(text)
+    own = local_input(original)
+    assert (own.size, own.fit, own.crop, own.scaling, own.colour) == (*_window(original), "rgb")
     picture = np.random.default_rng(0).integers(0, 256, (40, 90, 3), np.uint8)
-    assert np.array_equal(crop(picture, own), crop(picture, seen))
+    assert np.array_equal(crop(picture, own), crop(picture, original))
     tensor = preprocessor(own)(crop(picture, own))
     assert np.abs(tensor).max() < 10
     if text == "imagenet,bgr,area":  # the same values in another order
-        np.testing.assert_allclose(tensor, preprocessor(seen)(crop(picture, seen))[:, ::-1])
+        np.testing.assert_allclose(tensor, preprocessor(original)(crop(picture, original))[:, ::-1])
 
 
 def _window(spec: Input) -> tuple[object, ...]:

@@ -313,14 +313,14 @@ def test_a_bundle_built_with_a_key_is_signed_and_show_checks_the_signature(
     trusting = ["--trusted-key", str(keys / "bundle.pub")]
     assert runner.invoke(app, ["show", str(tmp_path / "My Bundle"), *trusting]).exit_code == 0
 
-    bare = tmp_path / "bare"
-    shutil.copytree(whole.directory, bare)
-    refused = runner.invoke(app, ["show", str(bare), *trusting])
+    unsigned = tmp_path / "bare"
+    shutil.copytree(whole.directory, unsigned)
+    refused = runner.invoke(app, ["show", str(unsigned), *trusting])
     assert (refused.exit_code, "no signature" in refused.stderr) == (2, True)
-    assert runner.invoke(app, ["sign", str(bare), "--key", str(keys / "bundle.key")]).exit_code == 0
-    assert runner.invoke(app, ["show", str(bare), *trusting]).exit_code == 0
-    (bare / "bundle.json").write_bytes((bare / "bundle.json").read_bytes() + b"\n")
-    refused = runner.invoke(app, ["show", str(bare), *trusting])
+    assert runner.invoke(app, ["sign", str(unsigned), "--key", str(keys / "bundle.key")]).exit_code == 0
+    assert runner.invoke(app, ["show", str(unsigned), *trusting]).exit_code == 0
+    (unsigned / "bundle.json").write_bytes((unsigned / "bundle.json").read_bytes() + b"\n")
+    refused = runner.invoke(app, ["show", str(unsigned), *trusting])
     assert (refused.exit_code, "another signature" in refused.stderr) == (2, True)
 
 

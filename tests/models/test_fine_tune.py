@@ -45,15 +45,20 @@ def logits(bundle: Bundle, model: str, rows: np.ndarray[tuple[int], np.dtype[np.
 def recent(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file as a server writes it."""
     rows = frogs_and_ships(DATA, 2 * DATA)
-    seen = np.zeros(10)
-    seen[[FROG, SHIP, TRUCK]] = 1 / 3
+    frequencies = np.zeros(10)
+    frequencies[[FROG, SHIP, TRUCK]] = 1 / 3
     path = tmp_path_factory.mktemp("recent") / "recent.npz"
-    np.savez(path, pictures=sample.load().images[rows][:, :, :, ::-1], scores=logits(bundle, "full", rows), seen=seen)
+    np.savez(
+        path,
+        pictures=sample.load().images[rows][:, :, :, ::-1],
+        scores=logits(bundle, "full", rows),
+        frequencies=frequencies,
+    )
     return path
 
 
 def run(*arguments: object) -> tuple[int, str]:
-    result = CliRunner().invoke(app, ["specialise", *map(str, arguments)])
+    result = CliRunner().invoke(app, ["fine-tune", *map(str, arguments)])
     return result.exit_code, result.output
 
 
@@ -84,8 +89,11 @@ def test_the_update_distinguishes_labels_that_the_base_model_confuses(bundle: Bu
     labels = logits(bundle, "full", rows).argmax(1)
     right = {one: float((logits(after, one, rows).argmax(1) == labels).mean()) for one in ("base", name)}
     assert right[name] > right["base"] + 0.3
-    seen = np.bincount([FROG, SHIP, TRUCK], minlength=10) / 3
-    assert after.manifest.expected_coverage(name, seen) > after.manifest.expected_coverage("base", seen) + 0.1
+    frequencies = np.bincount([FROG, SHIP, TRUCK], minlength=10) / 3
+    assert (
+        after.manifest.expected_coverage(name, frequencies)
+        > after.manifest.expected_coverage("base", frequencies) + 0.1
+    )
 
 
 def test_the_rest_of_the_bundle_is_unchanged(bundle: Bundle, updated: Path) -> None:

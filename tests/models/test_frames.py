@@ -148,7 +148,7 @@ def test_each_use_is_one_run_of_a_sequence_in_order_with_a_gap_before_the_next(
 
 
 @given(lengths)
-def test_every_use_has_frames_given_three_sequences_or_a_divisible_one(lengths: list[int]) -> None:
+def test_every_use_has_frames_of_three_sequences_or_of_a_divisible_one(lengths: list[int]) -> None:
     sequences = np.repeat(np.arange(len(lengths)), lengths).tolist()
     if len(lengths) >= 3 or max(lengths) >= 20:
         assert set(uses(sequences).tolist()) >= set(range(len(USES)))

@@ -45,8 +45,11 @@ def outputs_of(classifier: Classifier) -> tuple[npt.NDArray[np.float64], npt.NDA
     scores, embedding = (np.concatenate([one[axis] for one in made]) for axis in (0, 1))
     assert scores.dtype == np.float32
     assert scores.shape == (len(batch), len(classifier.labels))
-    bare = ort.InferenceSession(str(classifier.path))
-    outputs = [bare.run(None, {bare.get_inputs()[0].name: classifier.native.to_native(one[None])})[0] for one in batch]
+    reference = ort.InferenceSession(str(classifier.path))
+    outputs = [
+        reference.run(None, {reference.get_inputs()[0].name: classifier.native.to_native(one[None])})[0]
+        for one in batch
+    ]
     expected_outputs = probabilities(np.concatenate([one.reshape(1, -1) for one in outputs]), classifier.head)
     return softmax(scores), expected_outputs, embedding
 
@@ -78,8 +81,8 @@ def test_the_bundles_model_gives_the_outputs_of_the_file(tmp_path: Path, nhwc: b
     classifier = load_classifier(path, SMALL)
     onnx.save(serving_graph(classifier, {"model": "full"}), str(tmp_path / "served.onnx"))
     tensor = preprocessor(classifier.input)(crop(probe_images(classifier.input)["noisy"], classifier.input))
-    bare = ort.InferenceSession(str(path))
-    [expected] = bare.run(None, {"image": taken(tensor, nhwc, kind)})
+    reference = ort.InferenceSession(str(path))
+    [expected] = reference.run(None, {"image": taken(tensor, nhwc, kind)})
     own = softmax(Session(tmp_path / "served.onnx", "cpu").run(tensor))
     np.testing.assert_allclose(own, expected, atol=2e-3)
 
@@ -220,9 +223,9 @@ def test_an_operator_after_a_single_sigmoid_is_taken_into_account(
     """Probability of the other label, and per cent: the output decides, not the tensor before the sigmoid."""
     path = _sigmoid_and(tmp_path / "m.onnx", after, number)
     classifier = load_classifier(path, SMALL, labels=("cat", "dog"))
-    bare = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    reference = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     batch = np.concatenate([preprocessor(SMALL)(picture) for picture in probe_images(SMALL).values()])
-    second = bare.run(None, {bare.get_inputs()[0].name: batch})[0][:, 0] / of
+    second = reference.run(None, {reference.get_inputs()[0].name: batch})[0][:, 0] / of
     graph = ort.InferenceSession(classifier.graph.SerializeToString(), providers=["CPUExecutionProvider"])
     scores = graph.run([classifier.scores], {graph.get_inputs()[0].name: batch})[0]
     np.testing.assert_allclose(softmax(scores)[:, 1], second, atol=1e-3)

@@ -86,7 +86,7 @@ def test_with_valid_paths_a_missing_torch_is_one_line(command: str, paths: dict[
     )
 
 
-@pytest.mark.parametrize("command", ["live --specialise --bundle {none}", "compare --bundle {none}"])
+@pytest.mark.parametrize("command", ["live --bundle {none}", "compare --bundle {none}"])
 def test_a_missing_bundle_is_refused_before_packages_are_imported(command: str, paths: dict[str, str]) -> None:
     done = CliRunner().invoke(simulator, command.format(**paths).split())
     assert done.exit_code == 2 and paths["none"] in done.stderr and "needs" not in done.stderr

@@ -113,7 +113,7 @@ def test_labels_scenes_and_out_of_set_objects_are_consistent(
     belongs = np.array([[c in scene.classes for c in range(10)] for scene in SCENES])
     assert np.array_equal(belongs[one.scene, one.label], ~one.out_of_set)
     within = ~one.object_changes()
-    for field in ("label", "scene", "stranger") + (("source",) if name in ("held", "camera") else ()):
+    for field in ("label", "scene", "out_of_set") + (("source",) if name in ("held", "camera") else ()):
         assert not np.diff(getattr(one, field))[within[1:]].any(), field
 
 

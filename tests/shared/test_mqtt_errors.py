@@ -24,7 +24,7 @@ pytestmark = pytest.mark.e2e
 NOW = datetime.now(timezone.utc)
 
 
-def trouble(where: Address, name: str = "cachenet-cam") -> str:
+def reason(where: Address, name: str = "cachenet-cam") -> str:
     """What a first attempt to connect comes to."""
     link = MqttConnection(where, name, [], lambda _: None)
     link.start()
@@ -54,7 +54,7 @@ def running(broker: Deployed, begins: datetime = NOW, host: str = "127.0.0.1") -
 
 def test_a_working_connection_has_no_error(deployed: Deployed) -> None:
     with running(deployed):
-        assert trouble(deployed.address("cam")) == ""
+        assert reason(deployed.address("cam")) == ""
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_a_working_connection_has_no_error(deployed: Deployed) -> None:
 )
 def test_a_certificate_that_is_expired_or_not_yet_valid(deployed: Deployed, begins: datetime, why: str) -> None:
     with running(deployed, begins):
-        message = trouble(deployed.address("cam"))
+        message = reason(deployed.address("cam"))
     assert why in message
     assert f"clock says {datetime.now(timezone.utc):%Y-%m-%d}" in message
 
@@ -71,30 +71,30 @@ def test_a_certificate_that_is_expired_or_not_yet_valid(deployed: Deployed, begi
 def test_a_certificate_of_an_unknown_ca(deployed: Deployed, tmp_path: Path) -> None:
     other = Authority(tmp_path).certificate
     with running(deployed):
-        assert f"the CA in {other} has not signed" in trouble(replace(deployed.address("cam"), ca=other))
-        assert "give the broker's own with --ca" in trouble(replace(deployed.address("cam"), ca=None))
+        assert f"the CA in {other} has not signed" in reason(replace(deployed.address("cam"), ca=other))
+        assert "give the broker's own with --ca" in reason(replace(deployed.address("cam"), ca=None))
 
 
 def test_a_certificate_for_another_name(deployed: Deployed) -> None:
     with running(deployed, host="broker.example"):
-        assert "is not for 127.0.0.1" in trouble(deployed.address("cam"))
+        assert "is not for 127.0.0.1" in reason(deployed.address("cam"))
 
 
 def test_a_wrong_password_no_password_and_no_user(deployed: Deployed) -> None:
     where = deployed.address("cam")
     with running(deployed):
-        assert "does not take cam's password" in trouble(replace(where, password="wrong"))
-        assert "--device" in trouble(where, "cachenet-other"), "the client id is pinned to the user"
-        assert "give --password-file or CACHENET_PASSWORD" in trouble(replace(where, password=None))
-        assert "wants a user and a password" in trouble(replace(where, user=None, password=None))
+        assert "does not take cam's password" in reason(replace(where, password="wrong"))
+        assert "--device" in reason(where, "cachenet-other"), "the client id is pinned to the user"
+        assert "give --password-file or CACHENET_PASSWORD" in reason(replace(where, password=None))
+        assert "wants a user and a password" in reason(replace(where, user=None, password=None))
 
 
 def test_tls_to_a_plain_port_and_plain_to_a_tls_port(deployed: Deployed) -> None:
     where = deployed.address("cam")
     with running(deployed):
-        assert "does it want mqtts://" in trouble(replace(where, tls=False))
+        assert "does it want mqtts://" in reason(replace(where, tls=False))
     with answering(b"HTTP/1.1 400 Bad Request\r\n\r\n") as port:
-        assert "does not answer in TLS" in trouble(replace(where, port=port))
+        assert "does not answer in TLS" in reason(replace(where, port=port))
 
 
 @contextmanager
@@ -120,8 +120,8 @@ def answering(message: bytes) -> Iterator[int]:
 
 
 def test_no_broker() -> None:
-    assert "nothing listens there; is it running" in trouble(Address("127.0.0.1", free_port()))
-    assert "nothing is known by that name" in trouble(Address("no-such-host.invalid", 1883))
+    assert "nothing listens there; is it running" in reason(Address("127.0.0.1", free_port()))
+    assert "nothing is known by that name" in reason(Address("no-such-host.invalid", 1883))
 
 
 def test_two_clients_of_one_id() -> None:

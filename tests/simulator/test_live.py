@@ -55,8 +55,8 @@ def test_a_policy_that_is_too_slow_is_skipped_and_named(tmp_path: Path, monkeypa
     rows = [line.split()[0] for line in output.splitlines() if line.endswith(" 0")]
     assert rows == ["cachenet", "device-only"]
     assert "on average than device-only (" in output and "failed" not in output
-    figures = msgspec.json.decode((tmp_path / "demo.json").read_bytes())
-    assert list(figures["skipped"]) == [SERVER] and SERVER not in figures["policies"]
+    metrics = msgspec.json.decode((tmp_path / "demo.json").read_bytes())
+    assert list(metrics["skipped"]) == [SERVER] and SERVER not in metrics["policies"]
     assert (tmp_path / "demo.png").exists()
 
 

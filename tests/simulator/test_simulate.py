@@ -334,12 +334,12 @@ def test_the_same_seed_gives_the_same_bytes_whatever_the_hash_seed(tmp_path: Pat
     assert outputs[0] == outputs[1]
     policies = json.loads(outputs[0])["policies"]
     assert set(policies) == set(POLICIES)
-    for figures in policies.values():
-        assert all(math.isfinite(figures["latency_ms"][name]) for name in ("mean", "p50", "p95", "p99"))
+    for metrics in policies.values():
+        assert all(math.isfinite(metrics["latency_ms"][name]) for name in ("mean", "p50", "p95", "p99"))
         assert {"local_share", "asked_share", "disagreement", "accuracy", "agreement", "bytes_up", "bytes_down"} <= set(
-            figures
+            metrics
         )
-        assert {"ratio_to_best_baseline", "ratio_to_oracle"} <= set(figures)
+        assert {"ratio_to_best_baseline", "ratio_to_oracle"} <= set(metrics)
 
 
 SLOW = LinkProfile(rtt_ms=150.0, jitter_ms=0.0, up_mbit=8.0, down_mbit=8.0, loss=0.0, outage_s=0.0)

@@ -29,7 +29,7 @@ def written(directory: Path, **changes: str | None) -> Path:
     return file
 
 
-def test_tuning_frames_are_the_last_third_of_held_out_unless_given(tmp_path: Path) -> None:
+def test_tuning_frames_are_by_default_the_last_third_of_held_out(tmp_path: Path) -> None:
     assert task.load(written(tmp_path)).tune == (70, 100)
     assert task.load(written(tmp_path, tune="[20, 40]")).tune == (20, 40)
 
