@@ -212,7 +212,7 @@ def test_a_full_model_with_early_exits_gives_the_risk_of_each_exit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Audits run through the whole model. A bundle without early exits of the kind is refused."""
-    monkeypatch.setattr(ExitCostModel, "pays", True)  # early exits of so small a model never are
+    monkeypatch.setattr(ExitCostModel, "is_worthwhile", True)  # early exits of so small a model never are
     bundle = Bundle(early_exit_bundle(tmp_path / "early-exits"))
     model = FullModel(bundle, "cpu", 1, "gati")
     rng = np.random.default_rng(0)

@@ -36,9 +36,9 @@ from pathlib import Path
 import numpy as np
 from cachenet.edge_agent import agent as module
 from cachenet.edge_agent.doctor import watchdog
-from cachenet.edge_agent.outputs.report import Sink
+from cachenet.edge_agent.outputs.report import JsonLinesWriter
 from cachenet.edge_agent.settings import Settings
-from cachenet.edge_agent.sources import Shot
+from cachenet.edge_agent.sources import SourceFrame
 from cachenet.edge_agent.updates.store import Store
 
 store, newer, frames = Store(Path(sys.argv[1])), sys.argv[2], int(sys.argv[3])
@@ -46,11 +46,11 @@ watchdog.HANGS_S = 1.0
 
 class Pictures:
     dropped = broken = losses = 0
-    trouble, fps = "", None
+    error, fps = "", None
     def __iter__(self):
         for index in range(frames):
             bright = agent.updater._current.version == newer and not agent.updater._deployed
-            yield Shot(np.full((48, 64, 3), 250 if bright else index % 40, np.uint8))
+            yield SourceFrame(np.full((48, 64, 3), 250 if bright else index % 40, np.uint8))
             agent.stopped.wait(0.01)
     def close(self): pass
 
@@ -58,7 +58,7 @@ settings = Settings(provider="cpu", levels=("base",))
 agent = module.Agent(settings, [Pictures()], None, store, None)
 if len(sys.argv) > 4:
     agent.updater.announce(Path(sys.argv[4]).read_bytes())
-agent.run(Sink("-"))
+agent.run(JsonLinesWriter("-"))
 print(agent.cameras[0].version, agent.updater.status, file=sys.stderr)
 """
 

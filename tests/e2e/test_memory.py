@@ -19,9 +19,9 @@ import json, random, sys
 from pathlib import Path
 import numpy as np
 from cachenet.edge_agent.agent import Agent
-from cachenet.edge_agent.outputs.report import Sink
+from cachenet.edge_agent.outputs.report import JsonLinesWriter
 from cachenet.edge_agent.settings import Settings
-from cachenet.edge_agent.sources import Files, Shot
+from cachenet.edge_agent.sources import Files, SourceFrame
 from cachenet.shared.bundle.manifest import Bundle
 from cachenet.shared.inference.engine import resident_bytes
 
@@ -34,7 +34,7 @@ camera.wait_for_bundle()
 floor = resident_bytes()
 rng, names = random.Random(0), bundle.manifest.submodels()
 picture = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
-sink, most, scores, dropped = Sink(""), 0, {}, 0
+sink, most, scores, dropped = JsonLinesWriter(""), 0, {}, 0
 for index in range(swaps):
     name = names[index % len(names)] if index < len(names) else rng.choice(names)
     before = set(camera.cascade.submodels.names())
@@ -52,7 +52,7 @@ for index in range(swaps):
         )
     camera.cascade.pending_fetch = None
     dropped += len(before - set(camera.cascade.submodels.names()))
-    camera.answer(index, Shot(picture), sink)
+    camera.answer(index, SourceFrame(picture), sink)
     most = max(most, resident_bytes())
     model = camera.cascade.submodels._resident[name]
     logits = model.score(type("View", (), {"crop": lambda self, spec: picture})()).tolist()

@@ -28,7 +28,7 @@ _BOUND_S = 30.0
 
 @pytest.fixture(autouse=True)
 def small_chunks_and_short_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(downloader, "PIECE", 600)
+    monkeypatch.setattr(downloader, "CHUNK_BYTES", 600)
     monkeypatch.setattr(downloader, "_CHUNK_TIMEOUT_S", 0.1)
     monkeypatch.setattr(module, "RETRY_S", (0.05, 0.1))
     monkeypatch.setattr(updater, "RETRY_S", (0.05, 0.1))

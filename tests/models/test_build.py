@@ -139,7 +139,7 @@ def test_the_default_base_model_is_halved_until_it_takes_a_third_of_the_full_mod
     dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     times = iter([9.0, 6.0, 4.0, 2.0])  # the full model's, then those of ever smaller base models
-    monkeypatch.setattr(candidates.cost, "seconds", lambda *_: [next(times)])
+    monkeypatch.setattr(candidates.cost, "run_seconds", lambda *_: [next(times)])
     config = replace(CONFIG, shares=DEFAULT_SHARES)
     assert candidates.affordable_shares(config, dataset, tmp_path) == (1 / 13 / 4,)
     assert candidates.affordable_shares(config, dataset, tmp_path) == (1 / 13 / 4,), "the result is cached"

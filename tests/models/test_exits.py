@@ -249,7 +249,7 @@ def test_the_exits_of_a_bundle_answer_like_its_full_model(bundle: Bundle, made: 
 
 def test_a_replayed_model_answers_like_the_real_one(made: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     """With context and checks, over recorded scores."""
-    monkeypatch.setattr(ExitCostModel, "due", lambda _: True)  # measured times of such small heads are random
+    monkeypatch.setattr(ExitCostModel, "should_probe", lambda _: True)  # measured times of such small heads are random
     fresh = as_pictures(colours(9))
     scores, whole = exit_scores(made, ["gati"], fresh, 1)
     recorded = recorded_exits(made.manifest, "gati", scores["gati"], whole, random.Random(0).random)
