@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from cachenet.shared.cascade.distribution import Distribution, DistributionMonitor, Source, energy
+from cachenet.shared.cascade.distribution import Distribution, DistributionMonitor, Source, log_sum_exp
 
 #: Frames of footage without which the threshold ``least`` is not fitted.
 LEAST_FRAMES = 2000
@@ -29,7 +29,7 @@ def fit_quantiles(full: npt.NDArray[np.float32], base: npt.NDArray[np.float32]) 
     """
 
     def quantiles(logits: npt.NDArray[np.float32]) -> tuple[float, ...]:
-        energies = np.quantile([energy(row) for row in logits], np.linspace(0.0, 1.0, _STEPS + 1))
+        energies = np.quantile([log_sum_exp(row) for row in logits], np.linspace(0.0, 1.0, _STEPS + 1))
         return tuple(float(f"{value:.6g}") for value in energies)
 
     return Distribution(quantiles(full), quantiles(base), 0.0)

@@ -14,9 +14,9 @@ from cachenet.shared.cascade.sequential_tests import EDetector
 #: Default of the least share of hits that are audited.
 MIN_AUDIT_RATE = 0.02
 #: Share of hits that are audited after an alarm.
-_ALARM_RATE = 0.25
+_RAISED_RATE = 0.25
 #: Frames with that share after an alarm.
-_ALARM_FRAMES = 100
+_RAISED_FRAMES = 100
 #: E-value at which the audits raise an alarm: at most one false alarm in a hundred audits.
 _ALARM_E = 100.0
 #: Disagreement of hits that the alarm tests against, as a multiple of the budget.
@@ -53,7 +53,7 @@ class Audits:
         self.scale = 1.0
         self._floor, self._draw = floor, draw
         self._detector = EDetector(_ALARM_DISAGREEMENT * max_disagreement)
-        self._alarm_frames = 0  # frames left with the raised rate
+        self._raised_frames = 0  # frames left with the raised rate
         self._since_alarm = 0  # audits
         self._weight = self._wrong_weight = self._square_weight = 0.0
         self._frames = self._hits = 0
@@ -61,16 +61,16 @@ class Audits:
     @property
     def rate(self) -> float:
         """Share of hits that are audited now."""
-        return max(self._floor, _ALARM_RATE) if self._alarm_frames else self._floor
+        return max(self._floor, _RAISED_RATE) if self._raised_frames else self._floor
 
     def due(self) -> bool:
         """Whether to audit the present frame if it is a hit. Call once per frame."""
-        self._alarm_frames = max(0, self._alarm_frames - 1)
+        self._raised_frames = max(0, self._raised_frames - 1)
         return self._draw() < self.rate
 
     def raise_rate(self) -> None:
         """Audit at the raised rate for the next frames."""
-        self._alarm_frames = _ALARM_FRAMES
+        self._raised_frames = _RAISED_FRAMES
 
     def count(self, hit: bool) -> None:
         """Count an answered frame, a hit or an answer of the full model."""

@@ -40,7 +40,7 @@ _EXIT_SHARE = 1 / 3
 _OUT_OF_DISTRIBUTION_RISK = 0.5
 #: Factor on the precision of the priors after a scene change. On fifteen scene changes of real clips, factors of 0.1 to
 #: 1 keep the budget equally well, because the threshold restarts low; 0.1 asks 5 % more.
-_RESET_SHARE = 0.5
+_RESET_FACTOR = 0.5
 
 
 @dataclass
@@ -219,13 +219,13 @@ class Cascade:
 
     # Models on the device.
 
-    def on_device(self, miss: Miss, now: float) -> Reply | None:
+    def run_full(self, miss: Miss, now: float) -> Reply | None:
         """Run the full model on the device; None if it is absent or damaged, or would exceed the deadline."""
         full = self.full
         if full is None or now + full.seconds > miss.deadline:
             return None
         if full.score_with_exits is not None:
-            logits, exit_risk = full.score_with_exits(miss.frame.view, miss.recent, miss.exit_risk)
+            logits, exit_risk = full.score_with_exits(miss.frame.view, miss.recent, miss.max_exit_risk)
         else:
             logits, exit_risk = full.score(miss.frame.view), None
         reply = Reply(miss.frame.index, logits, on_device=True, exit_risk=exit_risk)
@@ -247,15 +247,15 @@ class Cascade:
         """Release the full model on the device."""
         self.full = None
 
-    def evict_to(self, budget: int) -> list[str]:
-        """Evict submodels until the rest takes at most ``budget`` bytes; return the names of those evicted."""
-        return self.submodels.evict_to(budget) if self.submodels is not None else []
+    def evict_to(self, max_bytes: int) -> list[str]:
+        """Evict submodels until the rest takes at most ``max_bytes`` bytes; return the names of those evicted."""
+        return self.submodels.evict_to(max_bytes) if self.submodels is not None else []
 
     # Steps of a lookup.
 
     def _predict(self, frame: Frame, lookup: Lookup, audit: bool) -> tuple[Prediction | None, bool]:
         """The candidate of least risk, and whether it is a hit: by the picture alone, else by probes."""
-        held = self._predict_held(lookup)
+        held = self._predict_recalled(lookup)
         hit = held is not None and held.risk <= _UNPROBED_SHARE * self.threshold
         if hit and not audit:
             return held, True
@@ -265,9 +265,9 @@ class Cascade:
             return held, hit
         return probed, probed.risk <= self.threshold
 
-    def _predict_held(self, lookup: Lookup) -> Prediction | None:
+    def _predict_recalled(self, lookup: Lookup) -> Prediction | None:
         """The earlier answer of the full model that the picture alone suggests."""
-        candidate = self.estimator.best(lookup) if self.spec.hold else None
+        candidate = self.estimator.best(lookup) if self.spec.reuse_answers else None
         return None if candidate is None else Prediction(*candidate, "frames", self.spec.full_model)
 
     def _probe(self, frame: Frame, lookup: Lookup, base_only: bool) -> Prediction | None:
@@ -301,7 +301,7 @@ class Cascade:
             self._distribution.update("base", logits)
         self.estimator.add_output(lookup, probabilities)
         label = int(probabilities.argmax())
-        candidate = self.estimator.best(lookup, None if self.spec.hold else label)
+        candidate = self.estimator.best(lookup, None if self.spec.reuse_answers else label)
         if candidate is None:  # no risk model yet
             return Prediction(label, 1.0, 1.0, model.level, model.name)
         # A candidate with the model's own label is the model's answer; others are earlier answers of the full model.
@@ -339,7 +339,7 @@ class Cascade:
     # Ends of a frame.
 
     def _complete_hit(self, step: Hit, lookup: Lookup) -> Answer:
-        self._budget.charge(step.prediction.expected_risk, self._scale)
+        self._budget.charge(step.prediction.charge, self._scale)
         if step.prediction.level == "submodels" and self.submodels is not None:
             self.submodels.touch(step.prediction.model)
         if step.audit:
@@ -385,7 +385,7 @@ class Cascade:
     def _on_scene_change(self) -> None:
         """Forget what depends on the scene, and audit more for a while."""
         self.tally.scene_changes += 1
-        self.estimator.reset(_RESET_SHARE)
+        self.estimator.reset(_RESET_FACTOR)
         self._budget.restart(self._scale)
         if self.audits is not None:
             self.audits.raise_rate()
@@ -408,7 +408,7 @@ class Cascade:
             self._recommended = ("", 0)
             return
         self._recommended = (name, self._recommended[1] + 1 if self._recommended[0] == name else 1)
-        if self._recommended[1] >= (_FETCH_HYSTERESIS if self.submodels.is_full else 1):
+        if self._recommended[1] >= (_FETCH_HYSTERESIS if self.submodels.has_evicted else 1):
             self.pending_fetch = name
 
 

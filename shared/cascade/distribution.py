@@ -26,7 +26,7 @@ class Distribution(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Scores on the footage that a bundle was built from; part of a bundle.
 
     Attributes:
-        full: Quantiles of the full model's ``energy``, increasing, at equal steps from 0 to 1.
+        full: Quantiles of the full model's ``log_sum_exp``, increasing, at equal steps from 0 to 1.
         base: The same of the base model.
         least: Mean quantile under which a stream is out of distribution, 0 to 0.5; 0 where unknown.
     """
@@ -36,7 +36,7 @@ class Distribution(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     least: float
 
 
-def energy(logits: npt.NDArray[np.float32]) -> float:
+def log_sum_exp(logits: npt.NDArray[np.float32]) -> float:
     """Negative free energy: log-sum-exp of ``logits`` ``(classes,)``."""
     largest = float(logits.max())
     return largest + float(np.log(np.exp(logits.astype(np.float64) - largest).sum()))
@@ -58,7 +58,7 @@ class DistributionMonitor:
     def update(self, source: Source, logits: npt.NDArray[np.float32]) -> None:
         """Add the scores ``(classes,)`` of one frame by the model ``source``."""
         quantiles = self._quantiles[source]
-        quantile = float(np.searchsorted(quantiles, energy(logits))) / len(quantiles)
+        quantile = float(np.searchsorted(quantiles, log_sum_exp(logits))) / len(quantiles)
         self._mean += (1.0 - 0.5 ** (1.0 / _HALF_LIFE)) * (quantile - self._mean)
 
     def count(self) -> None:

@@ -55,7 +55,7 @@ def base_row(
 
     Args:
         own: The base model's probability of the label.
-        top: The base model's largest probability.
+        top_probability: The base model's largest probability.
         is_top: Whether the label has that probability.
         held: Change since the full model's newest answer; None if that answer is another label.
         divergence: Jensen-Shannon distance of the base model's output now from its output on that frame.

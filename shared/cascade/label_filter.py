@@ -33,12 +33,12 @@ class LabelFilter:
 
     Attributes:
         belief: Posterior probability of each label on the present frame ``(classes,)``.
-        prior: Probability of each label after a change ``(classes,)``.
+        after_change: Probability of each label after a change ``(classes,)``.
     """
 
     def __init__(self, classes: int) -> None:
         self.belief: Probabilities = np.full(classes, 1.0 / classes)
-        self.prior: Probabilities = self.belief
+        self.after_change: Probabilities = self.belief
         self._recent = np.zeros(classes)  # decayed count of the full model's answers by label
         self._changes, self._transitions = _CHANGE_RATE * _CHANGE_PRIOR_FRAMES, _CHANGE_PRIOR_FRAMES
         self._last: tuple[int, int] | None = None  # frame and label of the full model's last answer
@@ -51,7 +51,7 @@ class LabelFilter:
     def predict(self) -> None:
         """Prediction step: one frame passes."""
         rate = self.change_rate
-        self.belief = (1.0 - rate) * self.belief + rate * self.prior
+        self.belief = (1.0 - rate) * self.belief + rate * self.after_change
 
     def update(self, likelihood: Probabilities) -> None:
         """Measurement update by a local model's probabilities ``(classes,)`` of the present frame.
@@ -67,7 +67,7 @@ class LabelFilter:
         self._recent[label] += 1.0
         total = float(self._recent.sum())
         known = (1.0 - _UNIFORM_MIX) * total / (total + 1.0)
-        self.prior = known / total * self._recent + (1.0 - known) / len(self._recent)
+        self.after_change = known / total * self._recent + (1.0 - known) / len(self._recent)
         if self._last is not None and index > self._last[0]:
             decay = math.exp(-1.0 / _CHANGE_DECAY)
             self._changes = decay * self._changes + (label != self._last[1])

@@ -57,20 +57,20 @@ class ModelCache:
     """The resident submodels, under a byte budget. The least recently used submodel is evicted first.
 
     Attributes:
-        budget: Memory of all resident submodels together, bytes.
-        is_full: Whether a submodel has been evicted.
+        max_bytes: Memory of all resident submodels together, bytes.
+        has_evicted: Whether a submodel has been evicted.
         residents: The resident submodels; a new tuple after each change.
     """
 
-    def __init__(self, budget: int, base_coverage: Probabilities) -> None:
+    def __init__(self, max_bytes: int, base_coverage: Probabilities) -> None:
         """Create an empty cache.
 
         Args:
-            budget: Memory of all resident submodels together, bytes.
+            max_bytes: Memory of all resident submodels together, bytes.
             base_coverage: Coverage of the base model ``(classes,)``; zeros without a base model.
         """
-        self.budget = budget
-        self.is_full = False
+        self.max_bytes = max_bytes
+        self.has_evicted = False
         self._base_coverage = base_coverage
         self._resident: OrderedDict[str, LocalModel] = OrderedDict()  # least recently used first
         self._mean_labels: Probabilities = np.full(len(base_coverage), 1.0 / len(base_coverage))
@@ -97,21 +97,21 @@ class ModelCache:
         Returns:
             Names of the evicted submodels; the model's own name if it exceeds the budget alone.
         """
-        if model.cost > self.budget:
+        if model.cost > self.max_bytes:
             return [model.name]
         self._resident.pop(model.name, None)
-        evicted = self.evict_to(self.budget - model.cost)
+        evicted = self.evict_to(self.max_bytes - model.cost)
         self._resident[model.name] = model
         self.residents = tuple(self._resident.values())
         return evicted
 
-    def evict_to(self, budget: int) -> list[str]:
-        """Evict submodels until the rest takes at most ``budget`` bytes; return the names of those evicted."""
+    def evict_to(self, max_bytes: int) -> list[str]:
+        """Evict submodels until the rest takes at most ``max_bytes`` bytes; return the names of those evicted."""
         evicted = []
-        while self._resident and self.cost() > budget:
+        while self._resident and self.cost() > max_bytes:
             name, _ = self._resident.popitem(last=False)
             evicted.append(name)
-            self.is_full = True
+            self.has_evicted = True
         self.residents = tuple(self._resident.values())
         return evicted
 

@@ -73,14 +73,14 @@ class Run:
     Attributes:
         labels: Label of each answer ``(n,)``; -1 is ``unknown``.
         asked: Whether the full model was asked, for a miss or an audit ``(n,)``.
-        full_answered: Whether the frame was a miss ``(n,)``.
+        misses: Whether the frame was a miss ``(n,)``.
         risks: Stated risk of each answer ``(n,)``.
         probes: Number of local models that ran on each frame ``(n,)``.
     """
 
     labels: npt.NDArray[np.int64]
     asked: npt.NDArray[np.bool_]
-    full_answered: npt.NDArray[np.bool_]
+    misses: npt.NDArray[np.bool_]
     risks: npt.NDArray[np.float64]
     levels: list[Level]
     probes: npt.NDArray[np.int64]
@@ -115,15 +115,15 @@ def run(cascade: Cascade, trace: ModelTrace, round_trip_s: float = 0.5) -> Run:
     """
     n = len(trace)
     labels, risks = np.full(n, -1, np.int64), np.zeros(n)
-    asked, full_answered = np.zeros(n, np.bool_), np.zeros(n, np.bool_)
+    asked, misses = np.zeros(n, np.bool_), np.zeros(n, np.bool_)
     levels: list[Level] = []
-    looks = np.zeros(n, np.int64)
+    probes = np.zeros(n, np.int64)
     models = [model for model in (cascade.base, *(cascade.submodels.residents if cascade.submodels else ())) if model]
     counters = [model.score for model in models if isinstance(model.score, RecordedScores)]
     for index in range(n):
         before = sum(one.calls for one in counters)
         step = cascade.lookup(trace.frame(index), float(index))
-        looks[index] = sum(one.calls for one in counters) - before
+        probes[index] = sum(one.calls for one in counters) - before
         reply = Reply(index, trace.full[index])
         miss = isinstance(step, Miss)
         answer = cascade.complete(step, reply if miss else None, index + round_trip_s)
@@ -131,9 +131,9 @@ def run(cascade: Cascade, trace: ModelTrace, round_trip_s: float = 0.5) -> Run:
             cascade.on_audit_reply(reply, index + round_trip_s)
         labels[index] = -1 if answer.label is None else answer.label
         risks[index] = answer.risk
-        asked[index], full_answered[index] = miss or answer.audit, miss
+        asked[index], misses[index] = miss or answer.audit, miss
         levels.append(answer.level)
-    return Run(labels, asked, full_answered, risks, levels, looks)
+    return Run(labels, asked, misses, risks, levels, probes)
 
 
 def fit_priors(

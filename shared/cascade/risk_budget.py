@@ -44,13 +44,14 @@ class RiskBudget:
         """Set the threshold to the budget, multiplied by ``scale``: strict, until the new scene is known."""
         self.threshold = min(_MAX_RISK, scale * self._budget)
 
-    def charge(self, expected_risk: float, scale: float = 1.0) -> None:
+    def charge(self, amount: float, scale: float = 1.0) -> None:
         """Charge one answer to the budget.
 
         Args:
-            expected_risk: Expected disagreement of the answer, 0 to 1; 0 for an answer of the full model.
+            amount: Charge of the answer, 0 to 1: see ``Prediction.charge``. An early exit is charged its risk, the full
+                model 0.
             scale: Factor of the budget, under 1 after audits found too much disagreement.
         """
         budget = self._budget * scale
-        moved = self.threshold * math.exp(_RATE * (1.0 - expected_risk / budget))
+        moved = self.threshold * math.exp(_RATE * (1.0 - amount / budget))
         self.threshold = min(_MAX_RISK, _MAX * budget, max(_MIN * budget, moved))

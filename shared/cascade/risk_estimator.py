@@ -46,11 +46,11 @@ class Outcomes(NamedTuple):
 
 
 class Candidate(NamedTuple):
-    """A label that may answer a frame; ``risk`` and ``expected_risk`` as in ``Prediction``."""
+    """A label that may answer a frame; ``risk`` and ``charge`` as in ``Prediction``."""
 
     label: int
     risk: float
-    expected_risk: float
+    charge: float
 
 
 class Candidates(NamedTuple):
@@ -64,17 +64,17 @@ class Neighbours(NamedTuple):
     """The two answered frames that a frame is compared with.
 
     Attributes:
-        row: Row of the newest answer in the frame cache.
-        held: Label of the newest answer.
+        held_row: Row of the newest answer in the frame cache.
+        held_label: Label of the newest answer.
         since_held: Change since its frame.
-        recalled: Label of the answer to the most similar frame.
+        recalled_label: Label of the answer to the most similar frame.
         since_recalled: Change since that frame.
     """
 
-    row: int
-    held: int
+    held_row: int
+    held_label: int
     since_held: Change
-    recalled: int
+    recalled_label: int
     since_recalled: Change
 
 
@@ -89,7 +89,7 @@ class Lookup:
         neighbours: Answered frames to compare with; None before the full model's first answer.
         earlier: Candidates at the stages before.
         base: The base model's probabilities ``(classes,)``; None before it has run.
-        top: The base model's label; -1 before it has run.
+        base_label: The base model's label; -1 before it has run.
     """
 
     frame: Frame
@@ -98,7 +98,7 @@ class Lookup:
     neighbours: Neighbours | None
     earlier: dict[Stage, Candidates] = field(default_factory=dict)
     base: Probabilities | None = None
-    top: int = -1
+    base_label: int = -1
 
 
 class RiskEstimator:
@@ -130,17 +130,17 @@ class RiskEstimator:
         if not len(self.cache):
             return Lookup(viewless, "picture", Candidates([], []), None)
         near = self._neighbours(viewless)
-        row = features.picture_row(near.since_recalled, float(self.filter.belief[near.recalled]))
-        return Lookup(viewless, "picture", Candidates([near.recalled], [row]), near)
+        row = features.picture_row(near.since_recalled, float(self.filter.belief[near.recalled_label]))
+        return Lookup(viewless, "picture", Candidates([near.recalled_label], [row]), near)
 
     def add_output(self, lookup: Lookup, probabilities: Probabilities) -> None:
         """Add the output ``(classes,)`` of a local model: of the base model first, then of submodels."""
         label = int(probabilities.argmax())
         if lookup.base is None:
             self.filter.update(probabilities)
-            lookup.base, lookup.top = probabilities, label
+            lookup.base, lookup.base_label = probabilities, label
             near = lookup.neighbours
-            labels = {label} if near is None else {label, near.held, near.recalled}
+            labels = {label} if near is None else {label, near.held_label, near.recalled_label}
             self._advance(lookup, "base", self._base_candidates(lookup, sorted(labels)))
         else:
             known = lookup.earlier["base"] if lookup.stage == "submodel" else lookup.candidates
@@ -191,12 +191,12 @@ class RiskEstimator:
                 by_stage[stage] = Outcomes(np.array(own.rows + pairs.rows), wrong, np.array(weights))
         return by_stage
 
-    def reset(self, share: float) -> None:
-        """Forget the stream. Risk models return to their priors, with precision multiplied by ``share``."""
+    def reset(self, factor: float) -> None:
+        """Forget the stream. Risk models return to their priors, with precision multiplied by ``factor``."""
         self.cache.clear()
         self.filter = LabelFilter(self._classes)
         for model in self.models.values():
-            model.reset(share)
+            model.reset(factor)
 
     @property
     def state(self) -> dict[Stage, tuple[Array, Array]]:
@@ -226,9 +226,9 @@ class RiskEstimator:
         """``labels`` as candidates at stage ``base``."""
         near = lookup.neighbours
         divergence = 0.0
-        if near is not None and near.held in labels:
-            divergence = float(self._divergence(lookup, np.array([near.row]))[0])
-        held = [near.since_held if near is not None and near.held == label else None for label in labels]
+        if near is not None and near.held_label in labels:
+            divergence = float(self._divergence(lookup, np.array([near.held_row]))[0])
+        held = [near.since_held if near is not None and near.held_label == label else None for label in labels]
         pairs = zip(labels, held, strict=True)
         return Candidates(labels, [self._row(lookup, label, change, divergence) for label, change in pairs])
 
@@ -250,11 +250,11 @@ class RiskEstimator:
         assert now is not None
         return features.base_row(
             float(now[label]),
-            float(now[lookup.top]),
-            label == lookup.top,
+            float(now[lookup.base_label]),
+            label == lookup.base_label,
             held,
             divergence,
-            near.since_recalled if near is not None and near.recalled == label else None,
+            near.since_recalled if near is not None and near.recalled_label == label else None,
             float(self.filter.belief[label]),
         )
 

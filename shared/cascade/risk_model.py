@@ -94,9 +94,9 @@ class RiskModel:
         shapes = (weights.shape, precision.shape) == (self._weights.shape, self._precision.shape)
         return shapes and self._set(weights.copy(), precision.copy())
 
-    def reset(self, share: float = 1.0) -> None:
-        """Return to the prior, with its precision multiplied by ``share``."""
-        self._set(self._prior_weights, share * self._prior_precision)
+    def reset(self, factor: float = 1.0) -> None:
+        """Return to the prior, with its precision multiplied by ``factor``."""
+        self._set(self._prior_weights, factor * self._prior_precision)
 
     def risk(self, features: Array) -> tuple[Array, Array]:
         """Predict the risk of candidates with ``features`` ``(n, d)``.

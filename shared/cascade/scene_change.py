@@ -46,7 +46,7 @@ class SceneChangeDetector:
 
     def __init__(self) -> None:
         self._background: _Background | None = None
-        self._candidate: _Background | None = None
+        self._new: _Background | None = None
 
     def update(self, signature: Signature) -> bool:
         """Add the next frame's signature. Returns whether a scene change is confirmed by this frame."""
@@ -55,22 +55,22 @@ class SceneChangeDetector:
             self._background = _Background(picture)
         elif not self._background.differs(picture):
             self._background.add(picture)
-            self._candidate = None
-        elif self._candidate is None or self._candidate.differs(picture):
-            self._candidate = _Background(picture)
+            self._new = None
+        elif self._new is None or self._new.differs(picture):
+            self._new = _Background(picture)
         else:
-            return self._confirm(self._background, self._candidate, picture)
+            return self._confirm(self._background, self._new, picture)
         return False
 
-    def _confirm(self, background: _Background, candidate: _Background, picture: Thumbnail) -> bool:
-        """Add a picture to the candidate background. Returns whether the candidate is a new scene."""
-        candidate.add(picture)
-        same_things = candidate.frames == _CONFIRM_FRAMES and (
-            float(candidate.mean.std()) < _FLAT or correlation(background.mean, candidate.mean) >= _MIN_CORRELATION
+    def _confirm(self, background: _Background, new: _Background, picture: Thumbnail) -> bool:
+        """Add a picture to the new background. Returns whether this is a scene change: the old scene must be settled."""
+        new.add(picture)
+        same_things = new.frames == _CONFIRM_FRAMES and (
+            float(new.mean.std()) < _FLAT or correlation(background.mean, new.mean) >= _MIN_CORRELATION
         )
-        if not same_things and candidate.frames < _REPLACE_FRAMES:
+        if not same_things and new.frames < _REPLACE_FRAMES:
             return False
-        self._background, self._candidate = candidate, None
+        self._background, self._new = new, None
         return background.frames >= _SETTLED_FRAMES
 
 

@@ -22,7 +22,7 @@ class CascadeSpec:
         distribution: Scores on the bundle's own footage; None where unknown.
         max_disagreement: Risk budget: mean share of all answers that may disagree with the full model.
         deadline: Longest time of a frame, seconds.
-        hold: Whether earlier answers of the full model may be hits (level ``frames``).
+        reuse_answers: Whether earlier answers of the full model may be hits (level ``frames``).
         audit_floor: Least share of hits that are audited; 0 for no audits.
         seed: Seed of the random audits; the same seed audits the same frames.
     """
@@ -34,6 +34,6 @@ class CascadeSpec:
     distribution: Distribution | None = None
     max_disagreement: float = MAX_DISAGREEMENT
     deadline: float = 1.0
-    hold: bool = True
+    reuse_answers: bool = True
     audit_floor: float = MIN_AUDIT_RATE
     seed: str = ""

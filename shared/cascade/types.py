@@ -35,14 +35,14 @@ class Prediction(msgspec.Struct, frozen=True):
     Attributes:
         label: Index of the label; None for ``unknown``.
         risk: Probability that the full model, asked now, would give another label.
-        expected_risk: The same at the mean weights of the risk model; the amount charged to the budget.
+        charge: The same at the mean weights of the risk model; the amount charged to the budget.
         level: Level that gives the label.
         model: Name of the model that gave the label.
     """
 
     label: int | None
     risk: float
-    expected_risk: float
+    charge: float
     level: LocalLevel
     model: str
 
@@ -98,7 +98,7 @@ class Miss(msgspec.Struct, frozen=True, eq=False):
         fallback: The answer if the full model does not reply in time.
         reason: Why the frame is a miss.
         on_device: Whether to run the full model on the device, because that is faster than the network.
-        exit_risk: Largest risk that an early exit of the full model may take.
+        max_exit_risk: Largest risk that an early exit of the full model may take.
     """
 
     frame: Frame
@@ -108,7 +108,7 @@ class Miss(msgspec.Struct, frozen=True, eq=False):
     fallback: Prediction
     reason: str
     on_device: bool = False
-    exit_risk: float = 1.0
+    max_exit_risk: float = 1.0
 
 
 Step = Hit | Miss
