@@ -25,7 +25,8 @@ def build_cascade(
 
     Args:
         base: The base model; None for none.
-        submodel_bytes: Memory of all resident submodels together, bytes; None for no submodels.
+        submodel_bytes: Memory of all resident submodels together, bytes; None for no submodels. Without a base
+            model there are none.
         tally: Counters to continue, of the cascade before a change of bundle; None to start at zero.
         kind: Class of the cascade, such as a subclass that logs its calls.
     """

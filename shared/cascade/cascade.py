@@ -1,7 +1,7 @@
-"""The cascade: answers each frame locally (hit) or by the full model (miss), and learns from its answers.
+"""The cascade: answers each frame locally (hit) or by the full model (miss), and learns from the full model.
 
 The caller calls ``lookup`` and ``complete`` once for each frame, in order, and ``on_late_reply`` and ``on_audit_reply``
-at any time between frames. Clock, randomness and models come from the caller.
+at any time between frames. Time and models come from the caller, randomness from ``spec.seed``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from cachenet.shared.cascade.scene_change import SceneChangeDetector
 from cachenet.shared.cascade.spec import CascadeSpec
 from cachenet.shared.cascade.types import Answer, Hit, Level, Miss, Prediction, Reply, Step
 
-#: Recent labels that a request to the server carries.
+#: Most recent labels that a request to the server carries.
 RECENT_LABELS = 16
 #: Most requests, and most audits, whose replies are awaited after their frames have ended.
 _MAX_PENDING = 64
@@ -34,12 +34,13 @@ _FETCH_HYSTERESIS = 3
 #: Largest risk of a hit without a probe, as a share of the threshold. A probe is cheap and sees more than the change of
 #: the picture. 0.05 to 0.15 give equal results on real clips; 0.25 costs 0.1 points of agreement.
 _UNPROBED_SHARE = 0.1
-#: Share of the budget that an early exit of the full model may use.
+#: Largest risk of an early exit's answer, as a share of the budget.
 _EXIT_SHARE = 1 / 3
-#: Least stated risk of a local answer while the stream is out of distribution.
+#: Least stated risk of a fallback while the stream is out of distribution.
 _OUT_OF_DISTRIBUTION_RISK = 0.5
 #: Factor on the precision of the priors after a scene change. On fifteen scene changes of real clips, factors of 0.1 to
-#: 1 keep the budget equally well, because the threshold restarts low; 0.1 asks 5 % more.
+#: 1 keep the budget equally well, because the threshold restarts low; 0.1 asks the full
+#: model 5 % more often.
 _RESET_FACTOR = 0.5
 
 
@@ -48,12 +49,14 @@ class Tally:
     """Counters of completed frames: ``frames`` is the sum of ``hits``, ``full``, ``cloud`` and ``fallbacks``.
 
     Attributes:
+        hits: Hits by level; the answer ``unknown`` counts as ``base``.
         full: Answers of the full model on the device.
         cloud: Answers of the full model on the server.
         fallbacks: Frames without an answer in time.
         late: Replies that came after their frame had ended as a fallback.
         corrections: Late replies with another label than the fallback.
-        overruled: Answers with another label than the full model gave that frame; always 0.
+        overruled: Full answers with another label than the full model's reply. A self-check: must stay 0.
+        unknown: Answers ``unknown``.
     """
 
     frames: int = 0
@@ -91,7 +94,7 @@ class _Pending:
 
     Attributes:
         lookup: The frame's lookup.
-        prediction: Its answer: a fallback, or an audited hit.
+        prediction: The frame's answer: a fallback, or an audited hit.
         rate: Share of hits that were audited at that frame; 0 for a fallback.
     """
 
@@ -110,7 +113,7 @@ class Cascade:
         audits: The audits; None for none.
         full: The full model, if it is on the device.
         router: Chooses between the full model on the device and on the server.
-        pending_fetch: Name of a submodel to load, which the server recommends; None for none.
+        pending_fetch: Name of the recommended submodel to load, until it is installed; None for none.
     """
 
     def __init__(
@@ -155,6 +158,9 @@ class Cascade:
     def lookup(self, frame: Frame, now: float) -> Step:
         """Answer the frame from the device, or decide to ask the full model.
 
+        The answer is the recalled answer if its risk is at most a tenth of the threshold. Otherwise it is the candidate
+        of least risk after the probes, if its risk is at most the threshold. Without a base model there are no probes.
+
         Args:
             now: Time, seconds.
         """
@@ -194,7 +200,8 @@ class Cascade:
         """Learn from a reply to a frame that has ended as a fallback.
 
         Returns:
-            The correction; None if the fallback was right or the frame is no longer known.
+            The correction, if the label differs from the fallback; None otherwise, and if the reply is damaged or the
+            frame is no longer known.
         """
         pending = _take(self._late, reply.frame)
         if pending is None or not self._is_sound(reply):
@@ -255,18 +262,19 @@ class Cascade:
 
     def _predict(self, frame: Frame, lookup: Lookup, audit: bool) -> tuple[Prediction | None, bool]:
         """The candidate of least risk, and whether it is a hit: by the picture alone, else by probes."""
-        held = self._predict_recalled(lookup)
-        hit = held is not None and held.risk <= _UNPROBED_SHARE * self.threshold
+        recalled = self._predict_recalled(lookup)
+        hit = recalled is not None and recalled.risk <= _UNPROBED_SHARE * self.threshold
         if hit and not audit:
-            return held, True
-        # The base model probes an audited hit too, so that the audit labels its candidates. The answer stays the same.
+            return recalled, True
+        # An unprobed hit that is audited is probed by the base model after all, so that the audit trains stage
+        # ``base``. Its answer does not change.
         probed = self._probe(frame, lookup, base_only=hit)
         if hit or probed is None:
-            return held, hit
+            return recalled, hit
         return probed, probed.risk <= self.threshold
 
     def _predict_recalled(self, lookup: Lookup) -> Prediction | None:
-        """The earlier answer of the full model that the picture alone suggests."""
+        """The recalled answer of the full model, with its risk from the picture alone."""
         candidate = self.estimator.best(lookup) if self.spec.reuse_answers else None
         return None if candidate is None else Prediction(*candidate, "frames", self.spec.full_model)
 
@@ -304,7 +312,8 @@ class Cascade:
         candidate = self.estimator.best(lookup, None if self.spec.reuse_answers else label)
         if candidate is None:  # no risk model yet
             return Prediction(label, 1.0, 1.0, model.level, model.name)
-        # A candidate with the model's own label is the model's answer; others are earlier answers of the full model.
+        # A candidate with the model's own label is the model's answer. The others are held and recalled answers of the
+        # full model; after a submodel has run, one may be the base model's label.
         if candidate.label == label:
             return Prediction(*candidate, model.level, model.name)
         return Prediction(*candidate, "frames", self.spec.full_model)
@@ -315,6 +324,7 @@ class Cascade:
             return prediction, hit
         self._distribution.count()
         if self._distribution.frames_out > MISSES_BEFORE_UNKNOWN:
+            # A hit at level ``base`` that costs no budget and that no audit counts as wrong.
             return Prediction(None, 1.0, 0.0, "base", ""), True
         if not self.out_of_distribution:
             return prediction, hit
@@ -383,7 +393,7 @@ class Cascade:
         self.estimator.learn(lookup, reply.label)
 
     def _on_scene_change(self) -> None:
-        """Forget what depends on the scene, and audit more for a while."""
+        """Forget what depends on the scene, restart the threshold, and raise the audit rate for a while."""
         self.tally.scene_changes += 1
         self.estimator.reset(_RESET_FACTOR)
         self._budget.restart(self._scale)
@@ -392,11 +402,11 @@ class Cascade:
 
     @property
     def _scale(self) -> float:
-        """Factor of the budget from the audits."""
+        """Factor of the budget after alarms of the audits."""
         return 1.0 if self.audits is None else self.audits.scale
 
     def _add_recent(self, label: int) -> None:
-        """Add a label to the recent labels, unless it is the last one: the server needs the set of labels, not runs."""
+        """Add a label to the recent labels, unless it equals the last one: the server needs no runs of a label."""
         if not self._recent or self._recent[-1] != label:
             self._recent.append(label)
 

@@ -1,7 +1,7 @@
 """The label filter: a hidden Markov model of the label that the stream shows now.
 
-From one frame to the next the label stays; with a small probability it changes to one drawn from the recent labels
-(L. Rabiner, "A tutorial on hidden Markov models", Proceedings of the IEEE 77, 1989, section III: forward algorithm).
+From one frame to the next the label stays, or changes with a small probability to one drawn from the recent labels (L.
+Rabiner, "A tutorial on hidden Markov models", Proceedings of the IEEE 77, 1989, section III: forward algorithm).
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ _CHANGE_PRIOR_FRAMES = 8.0
 _CHANGE_DECAY = 200.0
 #: Decay constant of a label's weight among the recent labels, in answers of the full model.
 _LABEL_DECAY = 40.0
-#: Share of a new label's probability that is uniform over all labels.
+#: Least share of the label distribution after a change that is uniform; larger after few answers.
 _UNIFORM_MIX = 0.05
 #: Probability that the full model's answer is the stream's label; the full model is wrong for a frame now and then.
 _FULL_ACCURACY = 0.95
-#: Least likelihood of a label, so that no local model excludes it.
+#: Least likelihood of a label, so that the base model excludes none.
 _MIN_LIKELIHOOD = 1e-6
 
 
@@ -54,7 +54,7 @@ class LabelFilter:
         self.belief = (1.0 - rate) * self.belief + rate * self.after_change
 
     def update(self, likelihood: Probabilities) -> None:
-        """Measurement update by a local model's probabilities ``(classes,)`` of the present frame.
+        """Measurement update by the base model's probabilities ``(classes,)`` of the present frame.
 
         The likelihood counts by its square root, because errors on neighbouring frames are correlated.
         """
@@ -62,7 +62,7 @@ class LabelFilter:
         self.belief = belief / belief.sum()
 
     def update_full(self, index: int, label: int) -> None:
-        """Measurement update by the full model's answer ``label`` to the present frame, number ``index``."""
+        """Measurement update by the full model's answer to frame ``index``; a late answer counts as one now."""
         self._recent *= math.exp(-1.0 / _LABEL_DECAY)
         self._recent[label] += 1.0
         total = float(self._recent.sum())
