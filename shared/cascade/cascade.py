@@ -274,7 +274,7 @@ class Cascade:
         return probed, probed.risk <= self.threshold
 
     def _predict_recalled(self, lookup: Lookup) -> Prediction | None:
-        """The recalled answer of the full model, with its risk from the picture alone."""
+        """The recalled answer of the full model, with its risk at stage ``picture``."""
         candidate = self.estimator.best(lookup) if self.spec.reuse_answers else None
         return None if candidate is None else Prediction(*candidate, "frames", self.spec.full_model)
 

@@ -1,6 +1,6 @@
 """The candidates of a frame and their risks, learned online.
 
-The *candidates* of a frame are the full model's newest answer (*held*), its answer to the most similar earlier frame
+The *candidates* of a frame are the full model's newest answer (*held*), its answer to the most similar stored frame
 (*recalled*), and the label of each local model that probes the frame. An answer of the full model marks right or wrong
 the candidates of each stage; of two submodels those of the last. At stage ``base`` it also marks the full model's up to
 11 answers before the held one, as if each had been held.
