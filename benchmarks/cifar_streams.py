@@ -66,7 +66,7 @@ def _measures(stream: RecordedStream, family: traces.ModelFamily, budget: float)
     run = traces.replay(stream, family, traces.device_cascade(stream, family, budget))
     full = stream.trace(family).labels
     return {
-        "local_share": 1.0 - float(run.full_answered.mean()),
+        "local_share": 1.0 - float(run.misses.mean()),
         "disagreement": float(disagreements(run.labels, full).mean()),
         "agreement": float((run.labels == full).mean()),
         "truth": float((run.labels == stream.truth).mean()),

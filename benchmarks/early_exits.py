@@ -331,7 +331,7 @@ def _simulate(
         if isinstance(step, Miss):
             reply = Reply(index, stream.logits[family.full][index])
             if model is not None:
-                [one] = model.run(picture(number), [RequestContext(step.recent, step.exit_risk, str(plan.seed))])
+                [one] = model.run(picture(number), [RequestContext(step.recent, step.max_exit_risk, str(plan.seed))])
                 if one.layer is not None:
                     reply = Reply(index, one.logits, exit_risk=one.risk)
         answer = cascade.complete(step, reply, index + _ROUND_TRIP_S)

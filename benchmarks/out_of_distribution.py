@@ -41,7 +41,7 @@ def measure(bundle: Bundle, models: traces.Models, video: Path) -> dict[str, Any
     stream = traces.record_pictures(pictures, np.zeros(len(pictures), np.int64), models)
     run = traces.replay(stream, family, traces.device_cascade(stream, family, MAX_DISAGREEMENT, MIN_AUDIT_RATE))
     unknown = run.labels < 0
-    labelled = ~run.full_answered & ~unknown & (run.risks < _MOST_RISK)
+    labelled = ~run.misses & ~unknown & (run.risks < _MOST_RISK)
     return {
         "frames": len(pictures),
         "labelled": round(float(labelled.mean()), 5),

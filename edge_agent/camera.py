@@ -371,5 +371,5 @@ class Camera:
 
 def _run_on_device(cascade: Cascade, miss: Miss) -> Reply | None:
     """Reply of the full model on the device; None without such a model, or after a failed run (see ``scorer``)."""
-    reply = cascade.on_device(miss, time.monotonic())
+    reply = cascade.run_full(miss, time.monotonic())
     return reply if reply is not None and np.ptp(reply.logits) > 0 else None

@@ -60,7 +60,7 @@ def build_device_cascade(
     manifest: Manifest,
     base: LocalModel | None,
     uses_cloud: bool,
-    submodel_budget: int,
+    submodel_bytes: int,
     tally: Tally | None = None,
     kind: type[Cascade] = Cascade,
 ) -> Cascade:
@@ -69,7 +69,7 @@ def build_device_cascade(
     Args:
         base: The base model; None if no model runs on the device.
         uses_cloud: Whether misses may be sent to a server. Without a server there are no audits.
-        submodel_budget: Bytes that all submodels may use together.
+        submodel_bytes: Bytes that all submodels may use together.
         tally: Counters to continue after a change of version; None for new ones.
         kind: Class of the cascade.
     """
@@ -83,7 +83,7 @@ def build_device_cascade(
         distribution=None if base is not None and base.name == full else manifest.distribution,
         max_disagreement=settings.max_disagreement,
         deadline=settings.deadline_ms / 1000,
-        hold="frames" in settings.levels,
+        reuse_answers="frames" in settings.levels,
         audit_floor=settings.audit_share if uses_cloud else 0.0,
         # A camera draws the same audits in every run, and different audits than other cameras.
         seed=settings.device + settings.name,
@@ -91,7 +91,7 @@ def build_device_cascade(
     return build_cascade(
         spec,
         base if "base" in settings.levels else None,
-        submodel_budget if "submodels" in settings.levels else None,
+        submodel_bytes if "submodels" in settings.levels else None,
         tally,
         kind,
     )

@@ -145,7 +145,7 @@ class CloudClient:
     ) -> bool:
         content, data = encode(picture)
         budget_ms = max(0, left_ms())  # after the time that encoding took
-        recent, exit_risk = ((), 1.0) if miss is None else (miss.recent, miss.exit_risk)
+        recent, exit_risk = ((), 1.0) if miss is None else (miss.recent, miss.max_exit_risk)
         correlation = self._run + index.to_bytes(8, "big")
         request = protocol.Request(self._name, content, correlation, budget_ms, recent, risk=exit_risk)
         sent = self._link.publish(

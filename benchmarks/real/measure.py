@@ -84,7 +84,7 @@ def measures(run: Run, play: Recording, truth: npt.NDArray[np.int64] | None, see
         "agreement": _rounded(agrees.mean()),
         "interval": interval(agrees.astype(np.float64), seed),
         "truth": None if truth is None else _rounded((run.labels == truth).mean()),
-        "overruled": int((run.full_answered & ~agrees).sum()),
+        "overruled": int((run.misses & ~agrees).sum()),
         "levels": {level: _rounded(count / len(full)) for level, count in counts.most_common()},
         "ms": _rounded(run.local_ms.mean()),
     }

@@ -31,7 +31,7 @@ def cachenet(recordings: Recordings, max_disagreement: float, seed: int) -> Run:
     play = recordings.play
     outcome = run(cascade(recordings, play.base, max_disagreement, seed), trace(play))
     local_ms = play.sign_ms + outcome.probes * play.base_ms
-    return Run(outcome.labels, outcome.asked, outcome.full_answered, [*outcome.levels], local_ms)
+    return Run(outcome.labels, outcome.asked, outcome.misses, [*outcome.levels], local_ms)
 
 
 def cascade(recordings: Recordings, base: npt.NDArray[np.float32], max_disagreement: float, seed: int) -> Cascade:

@@ -40,14 +40,14 @@ class Run:
     Attributes:
         labels: Label of each answer ``(n,)``; -1 is ``unknown``.
         asked: Frames that the full model was asked about, audits included ``(n,)`` bool.
-        full_answered: Frames that the full model answered within the frame, without audits ``(n,)`` bool.
+        misses: Frames that the full model answered within the frame, without audits ``(n,)`` bool.
         level: Level of each answer, as the agent names it: ``frames``, ``base``, ``cloud`` ...
         local_ms: Work of the device for each frame, signatures and local models, milliseconds ``(n,)``.
     """
 
     labels: npt.NDArray[np.int64]
     asked: npt.NDArray[np.bool_]
-    full_answered: npt.NDArray[np.bool_]
+    misses: npt.NDArray[np.bool_]
     level: list[str]
     local_ms: npt.NDArray[np.float64]
 

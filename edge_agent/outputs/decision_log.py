@@ -146,6 +146,6 @@ class LoggedCascade(Cascade):
         self.log.write(FullUnloaded())
         super().unload_full()
 
-    def evict_to(self, budget: int) -> list[str]:
-        self.log.write(Evicted(budget))
-        return super().evict_to(budget)
+    def evict_to(self, max_bytes: int) -> list[str]:
+        self.log.write(Evicted(max_bytes))
+        return super().evict_to(max_bytes)

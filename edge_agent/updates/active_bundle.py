@@ -144,7 +144,7 @@ class ActiveBundle:
                 self._loader.request(name, self._ready)
         elif self._general_models:
             name, cache = self._general_models.pop(0), cascade.submodels
-            if cache is not None and cache.cost() + self._expected_cost(name) <= cache.budget:
+            if cache is not None and cache.cost() + self._expected_cost(name) <= cache.max_bytes:
                 self._loader.request(name, self._ready)
 
     def _request_full(self, cascade: Cascade) -> None:
@@ -270,7 +270,7 @@ class ActiveBundle:
         assert self.cascade is not None and self.manifest is not None
         if self.cascade.submodels is None or name not in self.manifest.models:
             return []
-        return self.cascade.evict_to(max(0, self.cascade.submodels.budget - self._expected_cost(name)))
+        return self.cascade.evict_to(max(0, self.cascade.submodels.max_bytes - self._expected_cost(name)))
 
     def _relieve_memory(self) -> list[str]:
         """Over the memory budget: unload the full model, or else the least recently used submodel."""

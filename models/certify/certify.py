@@ -223,7 +223,7 @@ def _looks(stream: RecordedStream, run: Run, family: ModelFamily) -> list[list[L
         looks: list[Look] = []
         if run.probes[index]:
             looks.append(("base", stream.logits[family.base][index]))
-        if run.full_answered[index]:
+        if run.misses[index]:
             looks.append(("full", stream.logits[family.full][index]))
         found.append(looks)
     return found

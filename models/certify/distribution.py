@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from cachenet.shared.cascade.distribution import Distribution, DistributionMonitor, Source, energy
+from cachenet.shared.cascade.distribution import Distribution, DistributionMonitor, Source, log_sum_exp
 
 #: Frames of footage without which the threshold ``least`` is not fitted.
 LEAST_FRAMES = 2000
@@ -22,21 +22,21 @@ Look = tuple[Source, npt.NDArray[np.float32]]
 
 
 def fit_quantiles(full: npt.NDArray[np.float32], base: npt.NDArray[np.float32]) -> Distribution:
-    """Quantiles of the energy on footage; ``least`` is 0.
+    """Quantiles of the log-sum-exp on footage; ``least`` is 0.
 
     Args:
         full, base: Logits of that model ``(n, classes)``, n at least 1.
     """
 
     def quantiles(logits: npt.NDArray[np.float32]) -> tuple[float, ...]:
-        energies = np.quantile([energy(row) for row in logits], np.linspace(0.0, 1.0, _STEPS + 1))
-        return tuple(float(f"{value:.6g}") for value in energies)
+        values = np.quantile([log_sum_exp(row) for row in logits], np.linspace(0.0, 1.0, _STEPS + 1))
+        return tuple(float(f"{value:.6g}") for value in values)
 
     return Distribution(quantiles(full), quantiles(base), 0.0)
 
 
 def fit_least(distribution: Distribution, streams: Iterable[Iterable[Sequence[Look]]]) -> float:
-    """The mean quantile that one frame in a hundred of held-out streams falls below.
+    """The mean rank that one frame in a hundred of held-out streams falls below.
 
     Args:
         distribution: Its quantiles; ``least`` is not used.

@@ -1,7 +1,7 @@
 """Audits: hits, drawn at random, that the full model answers as well.
 
-Audits train the risk models on frames that the cascade would not have asked about. They are an unbiased sample of all
-hits, from which the agreement with the full model is estimated.
+Audits train the risk models on frames that the cascade would not have asked about. They are a random sample of all
+hits; weighted by the inverse rate, the sample estimates the agreement with the full model without bias.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from cachenet.shared.cascade.sequential_tests import EDetector
 
 #: Default of the least share of hits that are audited.
 MIN_AUDIT_RATE = 0.02
-#: Share of hits that are audited after an alarm.
-_ALARM_RATE = 0.25
-#: Frames with that share after an alarm.
-_ALARM_FRAMES = 100
+#: Least share of hits that are audited after an alarm or a scene change.
+_RAISED_RATE = 0.25
+#: Frames with that share.
+_RAISED_FRAMES = 100
 #: E-value at which the audits raise an alarm: at most one false alarm in a hundred audits.
 _ALARM_E = 100.0
-#: Disagreement of hits that the alarm tests against, as a multiple of the budget.
+#: Share of wrong hits that the alarm tests against, as a multiple of the budget.
 _ALARM_DISAGREEMENT = 2.0
 #: Factor on the budget with each alarm.
 _SCALE_STEP = 0.5
@@ -35,10 +35,10 @@ class Audits:
     """Draws the hits to audit, and evaluates the full model's answers to them.
 
     Attributes:
-        sent: Number of hits sent to the full model.
-        judged: Number of these that the full model has answered.
-        wrong: Number of these with another label.
-        alarms: Number of alarms: disagreement significantly over the budget.
+        sent: Number of hits that were chosen for an audit.
+        judged: Number of these whose answer of the full model has come.
+        wrong: Number of these with another label; ``unknown`` is never wrong.
+        alarms: Number of alarms: the share of wrong hits is significantly over twice the budget.
         scale: Factor of the risk budget, 1 without alarms.
     """
 
@@ -46,14 +46,15 @@ class Audits:
         """Create the audits of one stream.
 
         Args:
-            max_disagreement: Risk budget: mean share of all answers that may disagree with the full model.
+            max_disagreement: Risk budget; see ``CascadeSpec``.
             floor: Least share of hits that are audited.
+            draw: Returns a uniform number in [0, 1).
         """
         self.sent = self.judged = self.wrong = self.alarms = 0
         self.scale = 1.0
         self._floor, self._draw = floor, draw
         self._detector = EDetector(_ALARM_DISAGREEMENT * max_disagreement)
-        self._alarm_frames = 0  # frames left with the raised rate
+        self._raised_frames = 0  # frames left with the raised rate
         self._since_alarm = 0  # audits
         self._weight = self._wrong_weight = self._square_weight = 0.0
         self._frames = self._hits = 0
@@ -61,16 +62,16 @@ class Audits:
     @property
     def rate(self) -> float:
         """Share of hits that are audited now."""
-        return max(self._floor, _ALARM_RATE) if self._alarm_frames else self._floor
+        return max(self._floor, _RAISED_RATE) if self._raised_frames else self._floor
 
     def due(self) -> bool:
         """Whether to audit the present frame if it is a hit. Call once per frame."""
-        self._alarm_frames = max(0, self._alarm_frames - 1)
+        self._raised_frames = max(0, self._raised_frames - 1)
         return self._draw() < self.rate
 
     def raise_rate(self) -> None:
         """Audit at the raised rate for the next frames."""
-        self._alarm_frames = _ALARM_FRAMES
+        self._raised_frames = _RAISED_FRAMES
 
     def count(self, hit: bool) -> None:
         """Count an answered frame, a hit or an answer of the full model."""
@@ -81,7 +82,7 @@ class Audits:
         """Record the full model's answer to an audited hit.
 
         Args:
-            wrong: Whether the full model gave another label.
+            wrong: Whether the full model gave another label; False for ``unknown``.
             rate: Share of hits that were audited at that frame.
 
         Returns:

@@ -17,7 +17,7 @@ from cachenet.shared.cascade.spec import CascadeSpec
 def build_cascade(
     spec: CascadeSpec,
     base: LocalModel | None,
-    submodel_budget: int | None = None,
+    submodel_bytes: int | None = None,
     tally: Tally | None = None,
     kind: type[Cascade] = Cascade,
 ) -> Cascade:
@@ -25,7 +25,8 @@ def build_cascade(
 
     Args:
         base: The base model; None for none.
-        submodel_budget: Memory of all resident submodels together, bytes; None for no submodels.
+        submodel_bytes: Memory of all resident submodels together, bytes; None for no submodels. Without a base
+            model there are none.
         tally: Counters to continue, of the cascade before a change of bundle; None to start at zero.
         kind: Class of the cascade, such as a subclass that logs its calls.
     """
@@ -37,7 +38,7 @@ def build_cascade(
         spec,
         RiskEstimator(spec.classes, spec.priors),
         base,
-        ModelCache(submodel_budget, coverage) if submodel_budget is not None and base is not None else None,
+        ModelCache(submodel_bytes, coverage) if submodel_bytes is not None and base is not None else None,
         Audits(spec.max_disagreement, spec.audit_floor, random.Random(spec.seed).random) if spec.audit_floor else None,
         monitor,
         tally,

@@ -1,7 +1,7 @@
-"""The cascade: answers each frame locally (hit) or by the full model (miss), and learns from its answers.
+"""The cascade: answers each frame locally (hit) or by the full model (miss), and learns from the full model.
 
 The caller calls ``lookup`` and ``complete`` once for each frame, in order, and ``on_late_reply`` and ``on_audit_reply``
-at any time between frames. Clock, randomness and models come from the caller.
+at any time between frames. Time and models come from the caller, randomness from ``spec.seed``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from cachenet.shared.cascade.scene_change import SceneChangeDetector
 from cachenet.shared.cascade.spec import CascadeSpec
 from cachenet.shared.cascade.types import Answer, Hit, Level, Miss, Prediction, Reply, Step
 
-#: Recent labels that a request to the server carries.
+#: Most recent labels that a request to the server carries.
 RECENT_LABELS = 16
 #: Most requests, and most audits, whose replies are awaited after their frames have ended.
 _MAX_PENDING = 64
@@ -34,13 +34,14 @@ _FETCH_HYSTERESIS = 3
 #: Largest risk of a hit without a probe, as a share of the threshold. A probe is cheap and sees more than the change of
 #: the picture. 0.05 to 0.15 give equal results on real clips; 0.25 costs 0.1 points of agreement.
 _UNPROBED_SHARE = 0.1
-#: Share of the budget that an early exit of the full model may use.
+#: Largest risk of an early exit's answer, as a share of the budget.
 _EXIT_SHARE = 1 / 3
-#: Least stated risk of a local answer while the stream is out of distribution.
+#: Least stated risk of a fallback while the stream is out of distribution.
 _OUT_OF_DISTRIBUTION_RISK = 0.5
 #: Factor on the precision of the priors after a scene change. On fifteen scene changes of real clips, factors of 0.1 to
-#: 1 keep the budget equally well, because the threshold restarts low; 0.1 asks 5 % more.
-_RESET_SHARE = 0.5
+#: 1 keep the budget equally well, because the threshold restarts low; 0.1 asks the full
+#: model 5 % more often.
+_RESET_FACTOR = 0.5
 
 
 @dataclass
@@ -48,12 +49,14 @@ class Tally:
     """Counters of completed frames: ``frames`` is the sum of ``hits``, ``full``, ``cloud`` and ``fallbacks``.
 
     Attributes:
+        hits: Hits by level; the answer ``unknown`` counts as ``base``.
         full: Answers of the full model on the device.
         cloud: Answers of the full model on the server.
         fallbacks: Frames without an answer in time.
         late: Replies that came after their frame had ended as a fallback.
         corrections: Late replies with another label than the fallback.
-        overruled: Answers with another label than the full model gave that frame; always 0.
+        overruled: Full answers with another label than the full model's reply. A self-check: must stay 0.
+        unknown: Answers ``unknown``.
     """
 
     frames: int = 0
@@ -91,7 +94,7 @@ class _Pending:
 
     Attributes:
         lookup: The frame's lookup.
-        prediction: Its answer: a fallback, or an audited hit.
+        prediction: The frame's answer: a fallback, or an audited hit.
         rate: Share of hits that were audited at that frame; 0 for a fallback.
     """
 
@@ -110,7 +113,7 @@ class Cascade:
         audits: The audits; None for none.
         full: The full model, if it is on the device.
         router: Chooses between the full model on the device and on the server.
-        pending_fetch: Name of a submodel to load, which the server recommends; None for none.
+        pending_fetch: Name of the recommended submodel to load, until it is installed; None for none.
     """
 
     def __init__(
@@ -155,6 +158,9 @@ class Cascade:
     def lookup(self, frame: Frame, now: float) -> Step:
         """Answer the frame from the device, or decide to ask the full model.
 
+        The answer is the recalled answer if its risk is at most a tenth of the threshold. Otherwise it is the candidate
+        of least risk after the probes, if its risk is at most the threshold. Without a base model there are no probes.
+
         Args:
             now: Time, seconds.
         """
@@ -194,7 +200,8 @@ class Cascade:
         """Learn from a reply to a frame that has ended as a fallback.
 
         Returns:
-            The correction; None if the fallback was right or the frame is no longer known.
+            The correction, if the label differs from the fallback; None otherwise, and if the reply is damaged or the
+            frame is no longer known.
         """
         pending = _take(self._late, reply.frame)
         if pending is None or not self._is_sound(reply):
@@ -219,13 +226,13 @@ class Cascade:
 
     # Models on the device.
 
-    def on_device(self, miss: Miss, now: float) -> Reply | None:
+    def run_full(self, miss: Miss, now: float) -> Reply | None:
         """Run the full model on the device; None if it is absent or damaged, or would exceed the deadline."""
         full = self.full
         if full is None or now + full.seconds > miss.deadline:
             return None
         if full.score_with_exits is not None:
-            logits, exit_risk = full.score_with_exits(miss.frame.view, miss.recent, miss.exit_risk)
+            logits, exit_risk = full.score_with_exits(miss.frame.view, miss.recent, miss.max_exit_risk)
         else:
             logits, exit_risk = full.score(miss.frame.view), None
         reply = Reply(miss.frame.index, logits, on_device=True, exit_risk=exit_risk)
@@ -247,27 +254,28 @@ class Cascade:
         """Release the full model on the device."""
         self.full = None
 
-    def evict_to(self, budget: int) -> list[str]:
-        """Evict submodels until the rest takes at most ``budget`` bytes; return the names of those evicted."""
-        return self.submodels.evict_to(budget) if self.submodels is not None else []
+    def evict_to(self, max_bytes: int) -> list[str]:
+        """Evict submodels until the rest takes at most ``max_bytes`` bytes; return the names of those evicted."""
+        return self.submodels.evict_to(max_bytes) if self.submodels is not None else []
 
     # Steps of a lookup.
 
     def _predict(self, frame: Frame, lookup: Lookup, audit: bool) -> tuple[Prediction | None, bool]:
         """The candidate of least risk, and whether it is a hit: by the picture alone, else by probes."""
-        held = self._predict_held(lookup)
-        hit = held is not None and held.risk <= _UNPROBED_SHARE * self.threshold
+        recalled = self._predict_recalled(lookup)
+        hit = recalled is not None and recalled.risk <= _UNPROBED_SHARE * self.threshold
         if hit and not audit:
-            return held, True
-        # The base model probes an audited hit too, so that the audit labels its candidates. The answer stays the same.
+            return recalled, True
+        # An unprobed hit that is audited is probed by the base model after all, so that the audit trains stage
+        # ``base``. Its answer does not change.
         probed = self._probe(frame, lookup, base_only=hit)
         if hit or probed is None:
-            return held, hit
+            return recalled, hit
         return probed, probed.risk <= self.threshold
 
-    def _predict_held(self, lookup: Lookup) -> Prediction | None:
-        """The earlier answer of the full model that the picture alone suggests."""
-        candidate = self.estimator.best(lookup) if self.spec.hold else None
+    def _predict_recalled(self, lookup: Lookup) -> Prediction | None:
+        """The recalled answer of the full model, with its risk at stage ``picture``."""
+        candidate = self.estimator.best(lookup) if self.spec.reuse_answers else None
         return None if candidate is None else Prediction(*candidate, "frames", self.spec.full_model)
 
     def _probe(self, frame: Frame, lookup: Lookup, base_only: bool) -> Prediction | None:
@@ -301,10 +309,11 @@ class Cascade:
             self._distribution.update("base", logits)
         self.estimator.add_output(lookup, probabilities)
         label = int(probabilities.argmax())
-        candidate = self.estimator.best(lookup, None if self.spec.hold else label)
+        candidate = self.estimator.best(lookup, None if self.spec.reuse_answers else label)
         if candidate is None:  # no risk model yet
             return Prediction(label, 1.0, 1.0, model.level, model.name)
-        # A candidate with the model's own label is the model's answer; others are earlier answers of the full model.
+        # A candidate with the model's own label is the model's answer. The others are held and recalled answers of the
+        # full model; after a submodel has run, one may be the base model's label.
         if candidate.label == label:
             return Prediction(*candidate, model.level, model.name)
         return Prediction(*candidate, "frames", self.spec.full_model)
@@ -315,6 +324,7 @@ class Cascade:
             return prediction, hit
         self._distribution.count()
         if self._distribution.frames_out > MISSES_BEFORE_UNKNOWN:
+            # A hit at level ``base`` that costs no budget and that no audit counts as wrong.
             return Prediction(None, 1.0, 0.0, "base", ""), True
         if not self.out_of_distribution:
             return prediction, hit
@@ -339,7 +349,7 @@ class Cascade:
     # Ends of a frame.
 
     def _complete_hit(self, step: Hit, lookup: Lookup) -> Answer:
-        self._budget.charge(step.prediction.expected_risk, self._scale)
+        self._budget.charge(step.prediction.charge, self._scale)
         if step.prediction.level == "submodels" and self.submodels is not None:
             self.submodels.touch(step.prediction.model)
         if step.audit:
@@ -383,20 +393,20 @@ class Cascade:
         self.estimator.learn(lookup, reply.label)
 
     def _on_scene_change(self) -> None:
-        """Forget what depends on the scene, and audit more for a while."""
+        """Forget what depends on the scene, restart the threshold, and raise the audit rate for a while."""
         self.tally.scene_changes += 1
-        self.estimator.reset(_RESET_SHARE)
+        self.estimator.reset(_RESET_FACTOR)
         self._budget.restart(self._scale)
         if self.audits is not None:
             self.audits.raise_rate()
 
     @property
     def _scale(self) -> float:
-        """Factor of the budget from the audits."""
+        """Factor of the budget after alarms of the audits."""
         return 1.0 if self.audits is None else self.audits.scale
 
     def _add_recent(self, label: int) -> None:
-        """Add a label to the recent labels, unless it is the last one: the server needs the set of labels, not runs."""
+        """Add a label to the recent labels, unless it equals the last one: the server needs no runs of a label."""
         if not self._recent or self._recent[-1] != label:
             self._recent.append(label)
 
@@ -408,7 +418,7 @@ class Cascade:
             self._recommended = ("", 0)
             return
         self._recommended = (name, self._recommended[1] + 1 if self._recommended[0] == name else 1)
-        if self._recommended[1] >= (_FETCH_HYSTERESIS if self.submodels.is_full else 1):
+        if self._recommended[1] >= (_FETCH_HYSTERESIS if self.submodels.has_evicted else 1):
             self.pending_fetch = name
 
 

@@ -1,13 +1,14 @@
 """A circuit breaker for requests to the cloud (M. Nygard, "Release It!", 2007, chapter 5).
 
-After repeated failures it opens: no frame waits for the cloud, but for one trial request at growing intervals.
+After repeated failures it opens: no request is allowed during a pause. After the pause requests are allowed until one
+fails. Each failure doubles the pause; a reply closes the breaker.
 """
 
 from __future__ import annotations
 
 
 class CircuitBreaker:
-    """Closed until ``tolerance`` consecutive failures; then open for ``pause`` seconds, doubling up to ``longest``.
+    """Closed until ``tolerance`` consecutive failures; then pauses of ``pause`` seconds, doubling up to ``longest``.
 
     Example:
         >>> breaker = CircuitBreaker(tolerance=1, pause=0.5)
@@ -27,7 +28,7 @@ class CircuitBreaker:
         return self._failures >= self._tolerance
 
     def allows(self, now: float) -> bool:
-        """Whether a request may be sent at ``now``, seconds: while closed, and as a trial after each open period."""
+        """Whether a request may be sent at ``now``, seconds: while closed, and after each pause."""
         return not self.open or now >= self._until
 
     def succeeded(self) -> None:

@@ -1,6 +1,6 @@
 """Out-of-distribution detection: whether a stream resembles the footage that a bundle was built from.
 
-A classifier gives one of its labels to any picture. Its scores are larger in distribution than out of it (W. Liu et
+A classifier gives one of its labels to any picture. Its log-sum-exp is larger in distribution than out of it (W. Liu et
 al., "Energy-based out-of-distribution detection", arXiv 2010.03759). The monitor averages over a stream, because the
 score of one frame says little.
 """
@@ -26,9 +26,10 @@ class Distribution(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Scores on the footage that a bundle was built from; part of a bundle.
 
     Attributes:
-        full: Quantiles of the full model's ``energy``, increasing, at equal steps from 0 to 1.
+        full: Quantiles of the full model's ``log_sum_exp``, increasing, at equal steps from 0 to 1.
         base: The same of the base model.
-        least: Mean quantile under which a stream is out of distribution, 0 to 0.5; 0 where unknown.
+        least: Mean rank under which a stream is out of distribution, 0 to 0.5; 0 where unknown. The rank of a score is
+            the share of the quantiles that are smaller.
     """
 
     full: tuple[float, ...]
@@ -36,14 +37,14 @@ class Distribution(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     least: float
 
 
-def energy(logits: npt.NDArray[np.float32]) -> float:
-    """Negative free energy: log-sum-exp of ``logits`` ``(classes,)``."""
+def log_sum_exp(logits: npt.NDArray[np.float32]) -> float:
+    """Log-sum-exp of ``logits`` ``(classes,)``: the negative free energy."""
     largest = float(logits.max())
     return largest + float(np.log(np.exp(logits.astype(np.float64) - largest).sum()))
 
 
 class DistributionMonitor:
-    """Running mean of the quantiles of a stream's scores.
+    """Running mean of the ranks of a stream's scores among the footage's.
 
     Attributes:
         frames_out: Consecutive frames, up to now, with the stream out of distribution.
@@ -58,8 +59,8 @@ class DistributionMonitor:
     def update(self, source: Source, logits: npt.NDArray[np.float32]) -> None:
         """Add the scores ``(classes,)`` of one frame by the model ``source``."""
         quantiles = self._quantiles[source]
-        quantile = float(np.searchsorted(quantiles, energy(logits))) / len(quantiles)
-        self._mean += (1.0 - 0.5 ** (1.0 / _HALF_LIFE)) * (quantile - self._mean)
+        rank = float(np.searchsorted(quantiles, log_sum_exp(logits))) / len(quantiles)
+        self._mean += (1.0 - 0.5 ** (1.0 / _HALF_LIFE)) * (rank - self._mean)
 
     def count(self) -> None:
         """Count one frame with the present mean."""
@@ -67,5 +68,5 @@ class DistributionMonitor:
 
     @property
     def mean(self) -> float:
-        """Running mean quantile of the stream's scores, 0 to 1."""
+        """Running mean rank of the stream's scores, 0 to 1."""
         return self._mean

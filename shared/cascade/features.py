@@ -1,7 +1,8 @@
 """Features of a candidate: the input of the risk model, at each stage of a lookup.
 
-Every feature is a probability, a divergence between two outputs, a change of the picture or a time, so that it means
-the same on every stream. Rows are lists of numbers: with three candidates a frame, lists are faster than arrays.
+A feature is a log probability or log odds, a distance between two outputs, the log of a picture change or of an age, or
+a flag. So it means the same on every stream. Rows are lists: with three candidates a frame, lists are faster than
+arrays.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from cachenet.shared.cascade.probability import PROBABILITY_FLOOR
 Array = npt.NDArray[np.float64]
 Row = list[float]
 
-#: What a lookup has used of a frame: the picture alone, the base model too, or a submodel as well.
+#: What a lookup has used: the picture and the filter, the base model too, or a submodel as well.
 Stage = Literal["picture", "base", "submodel"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
 #: Number of features at each stage.
@@ -38,37 +39,43 @@ class Change(NamedTuple):
     age: float
 
 
-def picture_row(change: Change, belief: float) -> Row:
-    """Features at stage ``picture`` of the answer to the most similar earlier frame (4).
+def picture_row(since_recalled: Change, belief: float) -> Row:
+    """Features at stage ``picture`` of the recalled answer (4).
 
     Args:
-        change: Change since that frame.
-        belief: Probability of its label by the label filter.
+        since_recalled: Change since the frame of that answer.
+        belief: Probability of the label by the label filter.
     """
-    return [*change, _log_odds(belief)]
+    return [*since_recalled, _log_odds(belief)]
 
 
 def base_row(
-    own: float, top: float, is_top: bool, held: Change | None, divergence: float, recalled: Change | None, belief: float
+    own: float,
+    top_probability: float,
+    is_top: bool,
+    since_held: Change | None,
+    distance: float,
+    since_recalled: Change | None,
+    belief: float,
 ) -> Row:
     """Features at stage ``base`` of one label (13).
 
     Args:
         own: The base model's probability of the label.
-        top: The base model's largest probability.
+        top_probability: The base model's largest probability.
         is_top: Whether the label has that probability.
-        held: Change since the full model's newest answer; None if that answer is another label.
-        divergence: Jensen-Shannon distance of the base model's output now from its output on that frame.
-        recalled: Change since the most similar answered frame; None if its answer is another label.
+        since_held: Change since the frame of the held answer; None if that answer is another label.
+        distance: Jensen-Shannon distance of the base model's output now from its output on that frame.
+        since_recalled: Change since the frame of the recalled answer; None if that answer is another label.
         belief: Probability of the label by the label filter, after its update by the base model's output.
     """
     return [
         _log(own),
         _log(1.0 - own),
         float(is_top),
-        _log(1.0 - top),
-        *((1.0, divergence, *held) if held is not None else (0.0, 0.0, 0.0, 0.0, 0.0)),
-        *((1.0, recalled.block, recalled.mean_square) if recalled is not None else (0.0, 0.0, 0.0)),
+        _log(1.0 - top_probability),
+        *((1.0, distance, *since_held) if since_held is not None else (0.0, 0.0, 0.0, 0.0, 0.0)),
+        *((1.0, since_recalled.block, since_recalled.mean_square) if since_recalled is not None else (0.0, 0.0, 0.0)),
         _log_odds(belief),
     ]
 

@@ -1,4 +1,4 @@
-"""Level ``frames``: a cache of the full model's answers to recent frames, keyed by the picture's signature.
+"""Level ``frames``: the full model's answers to up to 64 different pictures of this scene, keyed by their signatures.
 
 Approximate-key caching (A. Finamore et al., "Accelerating deep learning classification with error-controlled
 approximate-key caching", arXiv 2112.06671). The risk models decide whether an entry may answer.
@@ -15,7 +15,7 @@ from cachenet.shared.cascade.features import Change
 from cachenet.shared.cascade.frame import Frame, Signature
 from cachenet.shared.cascade.probability import Probabilities
 
-#: Number of entries; the oldest is replaced. An entry takes 4 kB, and 8 bytes for each label.
+#: Largest number of entries; then the oldest is replaced. An entry takes 4 kB, and 8 bytes for each label.
 CAPACITY = 64
 #: Mean-square difference of two thumbnails, squared grey levels, at or under which a new entry replaces an old one: the
 #: noise of a sensor.

@@ -1,7 +1,8 @@
 """Levels ``submodels`` and ``base``: the local models of a device.
 
-The submodels form an LRU cache of models under a byte budget (CacheNet, arXiv 2007.01793, section IV). The shell loads
-and frees the models; the cache decides which.
+The submodels form an LRU cache of models under a byte budget (CacheNet, arXiv 2007.01793, section IV). A submodel is
+used by a hit, by a recommendation of the server, and by its load. The caller loads and frees the models; the cache
+decides which.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 from cachenet.shared.cascade.probability import Probabilities, are_scores, softmax
 from cachenet.shared.cascade.types import LocalLevel, Score, Scores, ScoreWithExits
 
-#: Time constant of the running mean of the label probabilities, frames.
+#: Time constant of the running mean of the label probabilities, probed frames.
 _MEAN_FRAMES = 10_000.0
 #: Least expected gain, as a share of frames, of a submodel that ``recommend`` returns.
 _MIN_GAIN = 0.01
@@ -23,15 +24,17 @@ _MIN_GAIN = 0.01
 
 @dataclass(frozen=True, slots=True)
 class LocalModel:
-    """A loaded model.
+    """A loaded model: the base model, a submodel, or the full model on the device.
 
     Attributes:
         score: Runs the model on a frame's view.
         temperature: Calibration temperature of its logits.
-        coverage: Share of the frames of each label that the model answers ``(classes,)``; see ``manifest.Model``.
+        coverage: For each label of the full model, share of held-out frames that the model answers with that label and
+            a probability of at least 0.95 ``(classes,)``.
         cost: Resident memory, bytes.
         seconds: Time of one run, seconds; 0 if unknown.
-        judge: Runs a full model that has early exits; None for other models.
+        level: Level of a local model; unused for a full model.
+        score_with_exits: Runs a full model that has early exits; None for other models.
     """
 
     name: str
@@ -54,34 +57,34 @@ class LocalModel:
 
 
 class ModelCache:
-    """The resident submodels, under a byte budget. The least recently used submodel is evicted first.
+    """The resident submodels, under a byte budget. The least recently used one is evicted first.
 
     Attributes:
-        budget: Memory of all resident submodels together, bytes.
-        is_full: Whether a submodel has been evicted.
+        max_bytes: Memory of all resident submodels together, bytes.
+        has_evicted: Whether any submodel has ever been evicted.
         residents: The resident submodels; a new tuple after each change.
     """
 
-    def __init__(self, budget: int, base_coverage: Probabilities) -> None:
+    def __init__(self, max_bytes: int, base_coverage: Probabilities) -> None:
         """Create an empty cache.
 
         Args:
-            budget: Memory of all resident submodels together, bytes.
+            max_bytes: Memory of all resident submodels together, bytes.
             base_coverage: Coverage of the base model ``(classes,)``; zeros without a base model.
         """
-        self.budget = budget
-        self.is_full = False
+        self.max_bytes = max_bytes
+        self.has_evicted = False
         self._base_coverage = base_coverage
         self._resident: OrderedDict[str, LocalModel] = OrderedDict()  # least recently used first
         self._mean_labels: Probabilities = np.full(len(base_coverage), 1.0 / len(base_coverage))
         self.residents: tuple[LocalModel, ...] = ()
 
     def count_labels(self, labels: Probabilities) -> None:
-        """Add the label probabilities ``(classes,)`` of one frame to their running mean."""
+        """Add the label probabilities ``(classes,)`` of a probed frame to their running mean, which starts uniform."""
         self._mean_labels = self._mean_labels + (labels - self._mean_labels) / _MEAN_FRAMES
 
     def recommend(self, others: Mapping[str, Probabilities]) -> str | None:
-        """The model with the largest expected gain in answered frames over the residents; None under ``_MIN_GAIN``.
+        """The model with the largest gain in mean coverage over the base and resident models; None under ``_MIN_GAIN``.
 
         Args:
             others: Coverage ``(classes,)`` of each model that is not resident, by name.
@@ -95,23 +98,23 @@ class ModelCache:
         """Make ``model`` resident.
 
         Returns:
-            Names of the evicted submodels; the model's own name if it exceeds the budget alone.
+            Names of the evicted submodels; the model's own name if it exceeds ``max_bytes`` alone.
         """
-        if model.cost > self.budget:
+        if model.cost > self.max_bytes:
             return [model.name]
         self._resident.pop(model.name, None)
-        evicted = self.evict_to(self.budget - model.cost)
+        evicted = self.evict_to(self.max_bytes - model.cost)
         self._resident[model.name] = model
         self.residents = tuple(self._resident.values())
         return evicted
 
-    def evict_to(self, budget: int) -> list[str]:
-        """Evict submodels until the rest takes at most ``budget`` bytes; return the names of those evicted."""
+    def evict_to(self, max_bytes: int) -> list[str]:
+        """Evict submodels until the rest takes at most ``max_bytes`` bytes; return the names of those evicted."""
         evicted = []
-        while self._resident and self.cost() > budget:
+        while self._resident and self.cost() > max_bytes:
             name, _ = self._resident.popitem(last=False)
             evicted.append(name)
-            self.is_full = True
+            self.has_evicted = True
         self.residents = tuple(self._resident.values())
         return evicted
 

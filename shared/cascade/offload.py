@@ -7,9 +7,9 @@ from __future__ import annotations
 
 #: Weight of the latest round trip in the running mean.
 _LATEST_WEIGHT = 0.2
-#: First number of runs on the device between two trials of the server.
+#: While the server is slow, it is tried in one of this many calls at first ...
 _MIN_BACKOFF = 32
-#: Largest number of runs on the device between two trials of the server.
+#: ... twice as many after each trial, up to one of this many calls.
 _MAX_BACKOFF = 1024
 #: Round trips that must be known before the server counts as slow.
 _MIN_ROUND_TRIPS = 5
@@ -29,7 +29,7 @@ class OffloadRouter:
         return self._round_trips >= _MIN_ROUND_TRIPS and self._round_trip_s > seconds
 
     def use_device(self, seconds: float) -> bool:
-        """Decide whether to run the full model on the device this time; a run there takes ``seconds``."""
+        """Whether to run the full model on the device for this miss; call once a miss. A run takes ``seconds``."""
         if not self.is_slow(seconds):
             self._skipped, self._backoff = 0, _MIN_BACKOFF
             return False
@@ -41,7 +41,7 @@ class OffloadRouter:
         return False
 
     def record_round_trip(self, seconds: float) -> None:
-        """Record a request to the server that took ``seconds``, or had no reply within that time."""
+        """Record the round trip of a request to the server; the deadline for a frame without a reply in time."""
         self._round_trips += 1
         # A trial replaces the mean, because the earlier round trips are old.
         weight = 1.0 if self._trying else max(_LATEST_WEIGHT, 1.0 / self._round_trips)

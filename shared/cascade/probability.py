@@ -10,7 +10,7 @@ import numpy.typing as npt
 #: Probabilities ``(..., classes)`` float64 that sum to one over the last axis.
 Probabilities = npt.NDArray[np.float64]
 
-#: Least probability in a logarithm; bounds log probabilities to about -9.
+#: Least probability in a feature's logarithm, which is then at least -9.2. The Jensen-Shannon distance adds this value.
 PROBABILITY_FLOOR = 1e-4
 
 
@@ -20,7 +20,7 @@ def are_scores(logits: npt.NDArray[np.float32], classes: int) -> bool:
 
 
 def softmax(logits: npt.NDArray[np.floating], temperature: float = 1.0) -> Probabilities:
-    """Softmax of ``logits`` ``(..., classes)`` over ``temperature`` (C. Guo et al., arXiv 1706.04599, section 4.2)."""
+    """Softmax of logits ``(..., classes)`` divided by ``temperature`` (C. Guo et al., arXiv 1706.04599, sec. 4.2)."""
     scaled = logits.astype(np.float64)
     scaled -= scaled.max(-1, keepdims=True)
     scaled /= temperature

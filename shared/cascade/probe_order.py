@@ -14,9 +14,9 @@ import numpy as np
 from cachenet.shared.cascade.model_cache import LocalModel
 from cachenet.shared.cascade.probability import Probabilities
 
-#: Most submodels that probe one frame. A third one gave no gain at equal disagreement.
+#: Most submodels that probe one frame. A third gave no gain at equal disagreement.
 _MAX_PROBES = 2
-#: A probe that was skipped this often in a row is taken, to update its hit ratio.
+#: A position that was skipped this often in a row, the present frame included, is probed to update its hit ratio.
 _EXPLORE_EVERY = 16
 #: Weight of the latest round trip in the running mean.
 _LATEST_WEIGHT = 0.1

@@ -9,7 +9,7 @@ def clopper_pearson_upper(errors: float, trials: float, confidence: float) -> fl
     """One-sided upper confidence bound on a binomial rate (C. Clopper and E. Pearson, Biometrika 26, 1934).
 
     Args:
-        errors: Number of errors; not necessarily whole, for weighted observations.
+        errors: Number of errors, 0 to ``trials``; not necessarily whole, for weighted observations.
         trials: Number of trials, over 0.
         confidence: Confidence of the bound, over 0 and under 1.
 
@@ -32,7 +32,7 @@ def clopper_pearson(errors: float, trials: float, confidence: float) -> tuple[fl
 
 
 def _binomial_cdf(errors: float, trials: float, rate: float) -> float:
-    """Probability of at most ``errors`` errors, rounded down."""
+    """Probability of at most ``floor(errors)`` errors."""
     return sum(
         math.exp(
             math.lgamma(trials + 1)

@@ -1,7 +1,8 @@
-"""Disagreement with the full model: the quantity that the risk budget bounds.
+"""Disagreement with the full model, measured on a finished run.
 
-The full model sometimes gives a wrong label for a frame or two. An answer is therefore compared with two labels: the
-full model's label of that frame, and the strict majority of its labels over the nine frames around.
+The risk budget and the audits use a stricter question: whether the label differs on the frame itself. The full model
+sometimes gives a wrong label for a frame or two. So an answer disagrees if it is neither the full model's label of its
+frame nor that of at least 5 of the 9 frames centred on it.
 """
 
 from __future__ import annotations
@@ -19,9 +20,8 @@ Labels = npt.NDArray[np.int64]
 def disagreements(answers: Labels, full: Labels) -> npt.NDArray[np.bool_]:
     """Which answers disagree with the full model.
 
-    An answer disagrees if it differs from the full model's label of that frame, and from the strict majority of the
-    full model's labels over the ``WINDOW`` frames around. Only the label of that frame counts where no label has a
-    strict majority, and within ``WINDOW // 2`` frames of either end.
+    Only the label of the frame itself counts where no label has a strict majority of the ``WINDOW`` frames, and within
+    ``WINDOW // 2`` frames of either end.
 
     Args:
         answers: Label index of each answer ``(n,)``; -1 (``unknown``) always disagrees.

@@ -1,4 +1,4 @@
-"""Run a cascade over recorded model outputs. The builder fits priors and certifies with it, and benchmarks measure."""
+"""Run a cascade over recorded model outputs: to fit priors, to certify bundles and to measure."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from cachenet.shared.cascade.risk_estimator import Outcomes, RiskEstimator, prio
 from cachenet.shared.cascade.risk_model import RiskPrior
 from cachenet.shared.cascade.types import Level, Miss, Reply, Scores
 
-#: Shares of frames with an answer of the full model, in the passes that fit priors: from a calm to a busy stream.
+#: Shares of frames that the full model answers, in the passes that fit priors: from a calm to a busy stream.
 _ASKED_SHARES = (0.05, 0.15, 0.5)
-#: Passes over the footage with each share.
+#: Passes over each trace with each share.
 _PASSES = 2
 
 
@@ -73,14 +73,15 @@ class Run:
     Attributes:
         labels: Label of each answer ``(n,)``; -1 is ``unknown``.
         asked: Whether the full model was asked, for a miss or an audit ``(n,)``.
-        full_answered: Whether the frame was a miss ``(n,)``.
+        misses: Whether each frame was a miss ``(n,)``.
         risks: Stated risk of each answer ``(n,)``.
+        levels: Level of each answer.
         probes: Number of local models that ran on each frame ``(n,)``.
     """
 
     labels: npt.NDArray[np.int64]
     asked: npt.NDArray[np.bool_]
-    full_answered: npt.NDArray[np.bool_]
+    misses: npt.NDArray[np.bool_]
     risks: npt.NDArray[np.float64]
     levels: list[Level]
     probes: npt.NDArray[np.int64]
@@ -108,22 +109,22 @@ def recorded_model(model: LocalModel, logits: npt.NDArray[np.float32]) -> LocalM
 
 
 def run(cascade: Cascade, trace: ModelTrace, round_trip_s: float = 0.5) -> Run:
-    """Run a cascade of recorded models over a trace. The server answers every miss.
+    """Run a cascade of recorded models over a trace, at one frame a second. Every miss and audit has its reply in time.
 
     Args:
-        round_trip_s: Time of each reply, seconds.
+        round_trip_s: Time from a lookup to its reply, seconds.
     """
     n = len(trace)
     labels, risks = np.full(n, -1, np.int64), np.zeros(n)
-    asked, full_answered = np.zeros(n, np.bool_), np.zeros(n, np.bool_)
+    asked, misses = np.zeros(n, np.bool_), np.zeros(n, np.bool_)
     levels: list[Level] = []
-    looks = np.zeros(n, np.int64)
+    probes = np.zeros(n, np.int64)
     models = [model for model in (cascade.base, *(cascade.submodels.residents if cascade.submodels else ())) if model]
     counters = [model.score for model in models if isinstance(model.score, RecordedScores)]
     for index in range(n):
         before = sum(one.calls for one in counters)
         step = cascade.lookup(trace.frame(index), float(index))
-        looks[index] = sum(one.calls for one in counters) - before
+        probes[index] = sum(one.calls for one in counters) - before
         reply = Reply(index, trace.full[index])
         miss = isinstance(step, Miss)
         answer = cascade.complete(step, reply if miss else None, index + round_trip_s)
@@ -131,9 +132,9 @@ def run(cascade: Cascade, trace: ModelTrace, round_trip_s: float = 0.5) -> Run:
             cascade.on_audit_reply(reply, index + round_trip_s)
         labels[index] = -1 if answer.label is None else answer.label
         risks[index] = answer.risk
-        asked[index], full_answered[index] = miss or answer.audit, miss
+        asked[index], misses[index] = miss or answer.audit, miss
         levels.append(answer.level)
-    return Run(labels, asked, full_answered, risks, levels, looks)
+    return Run(labels, asked, misses, risks, levels, probes)
 
 
 def fit_priors(
@@ -141,13 +142,14 @@ def fit_priors(
 ) -> dict[Stage, RiskPrior]:
     """Fit the priors of the risk models to held-out footage.
 
-    Each pass runs over the footage like a device. The full model answers random frames, and labels their candidates.
+    Each pass starts at a random frame of the first quarter of a trace. The base model and a random submodel run on each
+    frame. The full model answers random frames, and marks their candidates right or wrong.
 
     Args:
         traces: Footage that the local models were not trained on.
         temperatures: Calibration temperature of each submodel, by name.
         base_temperature: Calibration temperature of the base model.
-        seed: Seed of the random frames.
+        seed: Seed of these draws.
     """
     rng = np.random.default_rng(seed)
     collected: list[dict[Stage, Outcomes]] = []

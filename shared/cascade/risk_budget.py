@@ -1,8 +1,8 @@
-"""The risk budget: the threshold on the risk of a hit, such that the mean over all answers stays within the budget.
+"""The risk budget: moves the threshold so that the mean charged risk stays within the budget.
 
-The threshold rises on frames that cost less than the budget, and falls on hits with a higher expected risk (dual ascent
-on a long-term constraint: M. Zinkevich, "Online convex programming", ICML 2003). A fixed threshold would spend more
-than the budget on some streams and less on others.
+The threshold rises on frames that cost less than the budget, and falls on frames that cost more (dual ascent on a
+long-term constraint: M. Zinkevich, "Online convex programming", ICML 2003). A fixed threshold would spend more than the
+budget on some streams and less on others.
 """
 
 from __future__ import annotations
@@ -36,21 +36,25 @@ class RiskBudget:
     """
 
     def __init__(self, max_disagreement: float) -> None:
-        """``max_disagreement``: the budget, mean share of all answers that may disagree with the full model, over 0."""
+        """``max_disagreement``: the budget, over 0; see ``CascadeSpec``."""
         self._budget = max_disagreement
         self.threshold = min(_MAX_RISK, _INITIAL * max_disagreement)
 
     def restart(self, scale: float = 1.0) -> None:
-        """Set the threshold to the budget, multiplied by ``scale``: strict, until the new scene is known."""
+        """Set the threshold to the budget, multiplied by ``scale``.
+
+        Stricter than at the start: after a scene change or an alarm the risks are known to be less reliable.
+        """
         self.threshold = min(_MAX_RISK, scale * self._budget)
 
-    def charge(self, expected_risk: float, scale: float = 1.0) -> None:
+    def charge(self, amount: float, scale: float = 1.0) -> None:
         """Charge one answer to the budget.
 
         Args:
-            expected_risk: Expected disagreement of the answer, 0 to 1; 0 for an answer of the full model.
-            scale: Factor of the budget, under 1 after audits found too much disagreement.
+            amount: Charge of the answer, 0 to 1: see ``Prediction.charge``. An early exit is charged its risk, the full
+                model 0.
+            scale: Factor of the budget, under 1 after alarms.
         """
         budget = self._budget * scale
-        moved = self.threshold * math.exp(_RATE * (1.0 - expected_risk / budget))
+        moved = self.threshold * math.exp(_RATE * (1.0 - amount / budget))
         self.threshold = min(_MAX_RISK, _MAX * budget, max(_MIN * budget, moved))

@@ -1,8 +1,9 @@
 """The candidates of a frame and their risks, learned online.
 
-The *candidates* of a frame are the full model's newest answer (*held*), its answer to the most similar earlier frame
-(*recalled*), and the label of each local model that probes the frame. One answer of the full model labels all
-candidates of its frame. It also labels the answers to the last dozen frames, as if each of them had been held.
+The *candidates* of a frame are the full model's newest answer (*held*), its answer to the most similar stored frame
+(*recalled*), and the label of each local model that probes the frame. An answer of the full model marks right or wrong
+the candidates of each stage; of two submodels those of the last. At stage ``base`` it also marks the full model's up to
+11 answers before the held one, as if each had been held.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from cachenet.shared.cascade.label_filter import LabelFilter
 from cachenet.shared.cascade.probability import Probabilities, jensen_shannon
 from cachenet.shared.cascade.risk_model import RiskModel, RiskPrior, fit_prior
 
-#: Earlier answers that each new answer of the full model is compared with, to learn how long answers stay true.
+#: Earlier answers that a new answer of the full model marks right or wrong: the held one, a candidate, and up to 11
+#: before it. They show how long answers stay right.
 _PAIRS = 12
 #: Answers of the full model from which a prior is fitted, at a stage where the bundle has none. Until then that stage
 #: has no risk model, and gives no hits.
@@ -32,7 +34,7 @@ Priors = Mapping[Stage, RiskPrior]
 
 
 class Outcomes(NamedTuple):
-    """Candidates that an answer of the full model has labelled.
+    """Candidates that an answer of the full model has marked right or wrong.
 
     Attributes:
         features: Features of each candidate ``(n, d)``.
@@ -46,11 +48,11 @@ class Outcomes(NamedTuple):
 
 
 class Candidate(NamedTuple):
-    """A label that may answer a frame; ``risk`` and ``expected_risk`` as in ``Prediction``."""
+    """A label that may answer a frame; ``risk`` and ``charge`` as in ``Prediction``."""
 
     label: int
     risk: float
-    expected_risk: float
+    charge: float
 
 
 class Candidates(NamedTuple):
@@ -61,20 +63,20 @@ class Candidates(NamedTuple):
 
 
 class Neighbours(NamedTuple):
-    """The two answered frames that a frame is compared with.
+    """The held and the recalled answer of a lookup.
 
     Attributes:
-        row: Row of the newest answer in the frame cache.
-        held: Label of the newest answer.
-        since_held: Change since its frame.
-        recalled: Label of the answer to the most similar frame.
-        since_recalled: Change since that frame.
+        held_row: Row of the held answer in the frame cache.
+        held_label: Label of the held answer.
+        since_held: Change since the frame of the held answer.
+        recalled_label: Label of the recalled answer.
+        since_recalled: Change since the frame of the recalled answer.
     """
 
-    row: int
-    held: int
+    held_row: int
+    held_label: int
     since_held: Change
-    recalled: int
+    recalled_label: int
     since_recalled: Change
 
 
@@ -89,7 +91,7 @@ class Lookup:
         neighbours: Answered frames to compare with; None before the full model's first answer.
         earlier: Candidates at the stages before.
         base: The base model's probabilities ``(classes,)``; None before it has run.
-        top: The base model's label; -1 before it has run.
+        base_label: The base model's label; -1 before it has run.
     """
 
     frame: Frame
@@ -98,7 +100,7 @@ class Lookup:
     neighbours: Neighbours | None
     earlier: dict[Stage, Candidates] = field(default_factory=dict)
     base: Probabilities | None = None
-    top: int = -1
+    base_label: int = -1
 
 
 class RiskEstimator:
@@ -106,6 +108,7 @@ class RiskEstimator:
 
     Attributes:
         cache: The full model's answers to earlier frames.
+        filter: The label filter.
         models: The risk model of each stage that has a prior.
         fitted: Priors that were fitted to the stream's first answers; empty where the bundle has priors.
     """
@@ -124,23 +127,23 @@ class RiskEstimator:
         return bool(self.models)
 
     def begin(self, frame: Frame) -> Lookup:
-        """Start the lookup of a frame, with the candidate that its picture gives (stage ``picture``)."""
+        """Start the lookup of a frame, with the recalled answer as candidate (stage ``picture``)."""
         self.filter.predict()
         viewless = Frame(frame.index, None, frame.signature)  # a lookup outlives its picture
         if not len(self.cache):
             return Lookup(viewless, "picture", Candidates([], []), None)
         near = self._neighbours(viewless)
-        row = features.picture_row(near.since_recalled, float(self.filter.belief[near.recalled]))
-        return Lookup(viewless, "picture", Candidates([near.recalled], [row]), near)
+        row = features.picture_row(near.since_recalled, float(self.filter.belief[near.recalled_label]))
+        return Lookup(viewless, "picture", Candidates([near.recalled_label], [row]), near)
 
     def add_output(self, lookup: Lookup, probabilities: Probabilities) -> None:
         """Add the output ``(classes,)`` of a local model: of the base model first, then of submodels."""
         label = int(probabilities.argmax())
         if lookup.base is None:
             self.filter.update(probabilities)
-            lookup.base, lookup.top = probabilities, label
+            lookup.base, lookup.base_label = probabilities, label
             near = lookup.neighbours
-            labels = {label} if near is None else {label, near.held, near.recalled}
+            labels = {label} if near is None else {label, near.held_label, near.recalled_label}
             self._advance(lookup, "base", self._base_candidates(lookup, sorted(labels)))
         else:
             known = lookup.earlier["base"] if lookup.stage == "submodel" else lookup.candidates
@@ -176,12 +179,12 @@ class RiskEstimator:
         self.store(lookup, label)
 
     def store(self, lookup: Lookup, label: int) -> None:
-        """Store the full model's answer ``label`` in the frame cache and the label filter, without learning."""
+        """Add the full model's answer to the cache and the filter; the risk models do not change."""
         self.cache.add(lookup.frame, label, lookup.base)
         self.filter.update_full(lookup.frame.index, label)
 
     def outcomes(self, lookup: Lookup, label: int) -> dict[Stage, Outcomes]:
-        """The candidates of every stage, labelled by the full model's answer ``label``."""
+        """The candidates of every stage, marked right or wrong by the full model's answer ``label``."""
         by_stage: dict[Stage, Outcomes] = {}
         for stage, own in {**lookup.earlier, lookup.stage: lookup.candidates}.items():
             if own.labels:
@@ -191,12 +194,15 @@ class RiskEstimator:
                 by_stage[stage] = Outcomes(np.array(own.rows + pairs.rows), wrong, np.array(weights))
         return by_stage
 
-    def reset(self, share: float) -> None:
-        """Forget the stream. Risk models return to their priors, with precision multiplied by ``share``."""
+    def reset(self, factor: float) -> None:
+        """Forget the scene: empty the cache, restart the filter, return the risk models to their priors.
+
+        The precision of the priors is multiplied by ``factor``. Fitted priors and first answers stay.
+        """
         self.cache.clear()
         self.filter = LabelFilter(self._classes)
         for model in self.models.values():
-            model.reset(share)
+            model.reset(factor)
 
     @property
     def state(self) -> dict[Stage, tuple[Array, Array]]:
@@ -225,48 +231,45 @@ class RiskEstimator:
     def _base_candidates(self, lookup: Lookup, labels: list[int]) -> Candidates:
         """``labels`` as candidates at stage ``base``."""
         near = lookup.neighbours
-        divergence = 0.0
-        if near is not None and near.held in labels:
-            divergence = float(self._divergence(lookup, np.array([near.row]))[0])
-        held = [near.since_held if near is not None and near.held == label else None for label in labels]
-        pairs = zip(labels, held, strict=True)
-        return Candidates(labels, [self._row(lookup, label, change, divergence) for label, change in pairs])
+        distance = 0.0
+        if near is not None and near.held_label in labels:
+            distance = float(self._output_distances(lookup, np.array([near.held_row]))[0])
+        since_held = [near.since_held if near is not None and near.held_label == label else None for label in labels]
+        pairs = zip(labels, since_held, strict=True)
+        return Candidates(labels, [self._row(lookup, label, change, distance) for label, change in pairs])
 
     def _pairs(self, lookup: Lookup) -> Candidates:
-        """The last ``_PAIRS`` answers before this frame, each as if held; the newest is left out, as a candidate."""
+        """Up to ``_PAIRS - 1`` answers before the held one, each as if it had been held."""
         cache, frame = self.cache, lookup.frame
         rows = cache.recent(_PAIRS, frame.index)[1:]
         if not len(rows):
             return Candidates([], [])
         changes = cache.changes(frame, rows.tolist(), cache.distances(frame.signature))
         labels = cache.labels[rows].tolist()
-        divergences = self._divergence(lookup, rows).tolist()
-        pairs = zip(labels, changes, divergences, strict=True)
+        distances = self._output_distances(lookup, rows).tolist()
+        pairs = zip(labels, changes, distances, strict=True)
         return Candidates(labels, [self._row(lookup, *pair) for pair in pairs])
 
-    def _row(self, lookup: Lookup, label: int, held: Change | None, divergence: float) -> Row:
-        """Features at stage ``base``; ``held`` and ``divergence`` as for ``features.base_row``."""
+    def _row(self, lookup: Lookup, label: int, since_held: Change | None, distance: float) -> Row:
+        """Features at stage ``base``; ``since_held`` and ``distance`` as for ``features.base_row``."""
         now, near = lookup.base, lookup.neighbours
         assert now is not None
         return features.base_row(
             float(now[label]),
-            float(now[lookup.top]),
-            label == lookup.top,
-            held,
-            divergence,
-            near.since_recalled if near is not None and near.recalled == label else None,
+            float(now[lookup.base_label]),
+            label == lookup.base_label,
+            since_held,
+            distance,
+            near.since_recalled if near is not None and near.recalled_label == label else None,
             float(self.filter.belief[label]),
         )
 
-    def _divergence(self, lookup: Lookup, rows: Rows) -> Array:
-        """Distance of the base model's output from its outputs on the frames of the entries ``rows``.
-
-        It is 0 for entries without an output.
-        """
+    def _output_distances(self, lookup: Lookup, rows: Rows) -> Array:
+        """Distance of the base model's output from that of each entry in ``rows``; 0 for entries without an output."""
         assert lookup.base is not None
-        divergences = jensen_shannon(lookup.base, self.cache.probabilities[rows])
-        divergences[np.isnan(divergences)] = 0.0
-        return divergences
+        distances = jensen_shannon(lookup.base, self.cache.probabilities[rows])
+        distances[np.isnan(distances)] = 0.0
+        return distances
 
     @staticmethod
     def _advance(lookup: Lookup, stage: Stage, candidates: Candidates) -> None:
@@ -277,7 +280,7 @@ class RiskEstimator:
 
 
 def priors_of(collected: Iterable[Mapping[Stage, Outcomes]]) -> dict[Stage, RiskPrior]:
-    """Fit a prior for each stage that has outcomes."""
+    """Fit a prior for each stage that has outcomes. Their weights are not used."""
     by_stage: dict[Stage, list[Outcomes]] = {}
     for collection in collected:
         for stage, outcomes in collection.items():

@@ -1,9 +1,10 @@
 """The risk of a candidate: the probability that the full model, asked now, would give another label.
 
-An online Bayesian logistic regression. It starts from the builder's prior and learns from every answer of the full
-model (sequential Laplace approximation: D. Spiegelhalter and S. Lauritzen, Networks 20, 1990). Its predictions include
-the uncertainty of the weights (D. MacKay, "The evidence framework applied to classification networks", Neural
-Computation 4, 1992, equation 10): a candidate with unusual features has a risk near 0.5.
+An online Bayesian logistic regression. It starts from the bundle's prior, or from one that is fitted to the stream's
+first answers, and learns from every answer of the full model (sequential Laplace approximation: D. Spiegelhalter and S.
+Lauritzen, Networks 20, 1990). Its predictions include the uncertainty of the weights (D. MacKay, "The evidence
+framework applied to classification networks", Neural Computation 4, 1992, equation 10): unusual features move the risk
+towards 0.5.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _FIT_OBSERVATIONS = 300.0
 #: Newton steps of that fit; enough to converge.
 _FIT_STEPS = 50
 #: Prior precision of the weight of a standardised feature. With 1, a feature that is constant in the footage keeps the
-#: risk high for hundreds of frames; 3 asks 10 % fewer frames at equal error.
+#: risk high for hundreds of frames; with 3, 10 % fewer frames are misses at equal disagreement.
 _RIDGE = 3.0
 #: Prior precision of the intercept.
 _RIDGE_INTERCEPT = 1e-2
@@ -94,9 +95,9 @@ class RiskModel:
         shapes = (weights.shape, precision.shape) == (self._weights.shape, self._precision.shape)
         return shapes and self._set(weights.copy(), precision.copy())
 
-    def reset(self, share: float = 1.0) -> None:
-        """Return to the prior, with its precision multiplied by ``share``."""
-        self._set(self._prior_weights, share * self._prior_precision)
+    def reset(self, factor: float = 1.0) -> None:
+        """Return to the prior, with its precision multiplied by ``factor``."""
+        self._set(self._prior_weights, factor * self._prior_precision)
 
     def risk(self, features: Array) -> tuple[Array, Array]:
         """Predict the risk of candidates with ``features`` ``(n, d)``.
@@ -148,7 +149,7 @@ class RiskModel:
 
 
 def fit_prior(features: Array, wrong: npt.NDArray[np.bool_]) -> RiskPrior:
-    """Fit a prior to held-out footage, by ridge-penalised logistic regression.
+    """Fit a prior to footage by ridge-penalised logistic regression.
 
     Neighbouring frames are correlated. So the footage has the weight of at most ``_FIT_OBSERVATIONS`` observations in
     the mean weights, and of at most ``PRIOR_OBSERVATIONS`` in the precision.

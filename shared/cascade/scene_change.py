@@ -1,9 +1,10 @@
 """Scene changes: the light changes, or the camera is moved.
 
 After a scene change, most of the picture differs from the background, and correlates with it: the same things are
-brighter, darker or shifted. An object that passes changes a part of the picture, or does not correlate. The background
-is a running mean and deviation of each point (C. Stauffer and W. Grimson, "Adaptive background mixture models for
-real-time tracking", CVPR 1999, with one component).
+brighter, darker or shifted. An object that passes changes a part of the picture, or does not correlate. Two cases need
+no correlation: a picture without content, and a new picture that stays for ``_REPLACE_FRAMES``. A move that changes
+less than half of the picture goes unnoticed. The background is a running mean and deviation of each point (C. Stauffer
+and W. Grimson, "Adaptive background mixture models for real-time tracking", CVPR 1999, with one component).
 """
 
 from __future__ import annotations
@@ -13,15 +14,15 @@ import numpy.typing as npt
 
 from cachenet.shared.cascade.frame import Signature
 
-#: Share of the points that must differ from the background. On fifteen real zones of two cameras, people change at most
-#: 0.2 of a large zone; a change of light changes 0.84 to 0.97, a camera moved by 8 % of its picture 0.24 to 0.70.
+#: Share of the points that must differ from the background. On fifteen real regions of two cameras, people change at
+#: most 0.2 of a large region; a change of light changes 0.84 to 0.97, a move by 8 % of the picture 0.24 to 0.70.
 _MIN_SHARE = 0.5
 #: Distance from the mean at which a point differs: a constant, grey levels ...
 _LEVELS = 6.0
 #: ... plus this multiple of the point's mean absolute deviation.
 _DEVIATIONS = 3.0
 #: Least correlation with the background, at the best shift. After a change of light or a move of the camera the
-#: correlation is 0.86 to 0.98; in a zone that a person fills it is under 0.63.
+#: correlation is 0.86 to 0.98; in a region that a person fills it is under 0.63.
 _MIN_CORRELATION = 0.75
 #: Standard deviation of a picture without content (dark, lens covered), grey levels.
 _FLAT = 3.0
@@ -29,11 +30,11 @@ _FLAT = 3.0
 _MAX_SHIFT = (4, 3)
 #: Consecutive frames that must show the new scene; excludes flashes.
 _CONFIRM_FRAMES = 3
-#: Frames after which a new picture counts as a scene change without correlation: the camera was turned away.
+#: Frames of a new picture after which it is a scene change without correlation: the camera was turned away.
 _REPLACE_FRAMES = 300
 #: Least frames of the old background. A stream whose whole picture changes more often has no scene changes.
 _SETTLED_FRAMES = 100
-#: Frames in which the background follows half of a lasting change.
+#: Frames in which the background follows half of a lasting change; more for a change over ``_MAX_DIFFERENCE``.
 _HALF_LIFE = 200.0
 #: Largest difference that one frame contributes to the mean, grey levels; bounds the effect of passing objects.
 _MAX_DIFFERENCE = np.float32(20.0)
@@ -46,7 +47,7 @@ class SceneChangeDetector:
 
     def __init__(self) -> None:
         self._background: _Background | None = None
-        self._candidate: _Background | None = None
+        self._new: _Background | None = None
 
     def update(self, signature: Signature) -> bool:
         """Add the next frame's signature. Returns whether a scene change is confirmed by this frame."""
@@ -55,22 +56,25 @@ class SceneChangeDetector:
             self._background = _Background(picture)
         elif not self._background.differs(picture):
             self._background.add(picture)
-            self._candidate = None
-        elif self._candidate is None or self._candidate.differs(picture):
-            self._candidate = _Background(picture)
+            self._new = None
+        elif self._new is None or self._new.differs(picture):
+            self._new = _Background(picture)
         else:
-            return self._confirm(self._background, self._candidate, picture)
+            return self._confirm(self._background, self._new, picture)
         return False
 
-    def _confirm(self, background: _Background, candidate: _Background, picture: Thumbnail) -> bool:
-        """Add a picture to the candidate background. Returns whether the candidate is a new scene."""
-        candidate.add(picture)
-        same_things = candidate.frames == _CONFIRM_FRAMES and (
-            float(candidate.mean.std()) < _FLAT or correlation(background.mean, candidate.mean) >= _MIN_CORRELATION
+    def _confirm(self, background: _Background, new: _Background, picture: Thumbnail) -> bool:
+        """Add a picture to the new background. Returns whether that is a scene change.
+
+        It is none if the old background had not settled.
+        """
+        new.add(picture)
+        confirmed = new.frames == _CONFIRM_FRAMES and (
+            float(new.mean.std()) < _FLAT or correlation(background.mean, new.mean) >= _MIN_CORRELATION
         )
-        if not same_things and candidate.frames < _REPLACE_FRAMES:
+        if not confirmed and new.frames < _REPLACE_FRAMES:
             return False
-        self._background, self._candidate = candidate, None
+        self._background, self._new = new, None
         return background.frames >= _SETTLED_FRAMES
 
 

@@ -18,8 +18,8 @@ _MAX_LOSS = 0.75
 class AnytimeUpperBound:
     """Upper bound on the mean of a sequence in [0, 1], valid at every time with 95 % confidence.
 
-    For each mean of a grid, a bettor bets that the true mean is lower. The bound is the least mean whose bettor has had
-    a wealth of 20 at some time.
+    For each mean of a grid, a bettor with a wealth of 1 bets that the true mean is lower. The bound is the least mean
+    whose bettor has had a wealth of 20 at some time.
 
     Example:
         >>> bound = AnytimeUpperBound()
@@ -38,7 +38,7 @@ class AnytimeUpperBound:
 
     @property
     def value(self) -> float:
-        """The bound; 1 before the first observations."""
+        """The bound; 1 until a bettor has had a wealth of 20."""
         rejected = self._max_log_wealth >= math.log(1.0 / (1.0 - _CONFIDENCE))
         return float(self._means[rejected].min()) if rejected.any() else 1.0
 

@@ -1,4 +1,4 @@
-"""Messages between the cascade, its levels and the shell that drives it."""
+"""Messages between the cascade, its models and its caller."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from cachenet.shared.cascade.frame import Frame
 
 #: Logits of one frame ``(classes,)`` float32.
 Scores = npt.NDArray[np.float32]
-#: Runs a model on a frame's view.
+#: Runs a model on a frame's view; returns the logits.
 Score = Callable[[Any], Scores]
-#: Runs a full model that has early exits: on a view, with the recent labels, at most at the given exit risk. Returns
-#: the logits and the risk of the exit that answered, None where the whole model ran.
+#: Runs a full model that has early exits. Arguments: a frame's view, the recent labels, the largest risk of an exit's
+#: answer. Returns the logits, and the risk of the exit that answered; None where the whole model ran.
 ScoreWithExits = Callable[[Any, tuple[int, ...], float], tuple[Scores, float | None]]
 
-#: ``frames``: an earlier answer of the full model; ``submodels``, ``base``: the label of a local model.
+#: ``submodels``, ``base``: the label of that local model. ``frames``: another candidate, in general an earlier answer
+#: of the full model. The answer ``unknown`` has the level ``base``.
 LocalLevel = Literal["frames", "submodels", "base"]
 LOCAL_LEVELS: tuple[LocalLevel, ...] = get_args(LocalLevel)
 #: ``full``: the full model on the device; ``cloud``: on the server; ``fallback``: neither answered in time.
@@ -35,14 +36,15 @@ class Prediction(msgspec.Struct, frozen=True):
     Attributes:
         label: Index of the label; None for ``unknown``.
         risk: Probability that the full model, asked now, would give another label.
-        expected_risk: The same at the mean weights of the risk model; the amount charged to the budget.
+        charge: What the answer costs the budget: the risk at the mean weights, without the uncertainty that raises a
+            small risk; 0 for ``unknown``.
         level: Level that gives the label.
         model: Name of the model that gave the label.
     """
 
     label: int | None
     risk: float
-    expected_risk: float
+    charge: float
     level: LocalLevel
     model: str
 
@@ -53,10 +55,11 @@ class Answer(msgspec.Struct, frozen=True):
     Attributes:
         label: Index of the label; None for ``unknown``.
         confidence: Probability of the label: 1 - risk of a local answer, or the full model's calibrated probability.
-        risk: Probability that the full model, asked now, would give another label; 0 for its own answer.
+        risk: Probability that the full model, asked now, would give another label; 0 for its own answer, the exit's
+            risk for that of an early exit.
         level: Level that answered.
         model: Name of the model that answered.
-        reason: Why the frame is a miss; empty for a hit.
+        reason: Why the frame is a miss, and why no reply came; ``correction`` for a correction; empty for a hit.
         audit: Whether the full model is to answer this frame as well, in the background.
     """
 
@@ -71,7 +74,7 @@ class Answer(msgspec.Struct, frozen=True):
 
     @property
     def hit(self) -> bool:
-        """Whether a local level answered."""
+        """Whether a local level answered; true for ``unknown``, at level ``base``."""
         return self.level in LOCAL_LEVELS
 
 
@@ -92,13 +95,14 @@ class Miss(msgspec.Struct, frozen=True, eq=False):
     """Result of a lookup: the full model has to answer.
 
     Attributes:
-        recent: Recent labels of the device, oldest first.
+        recent: Labels of the latest hits and full answers, oldest first; no label twice in a row.
         begun: Time of the lookup, seconds on the caller's clock.
-        deadline: Latest time of an answer, seconds on the same clock.
-        fallback: The answer if the full model does not reply in time.
+        deadline: Latest time of the answer, seconds on the same clock.
+        fallback: Answer to a miss without a reply in time: the candidate of least risk; if there is none, the last
+            label, or label 0.
         reason: Why the frame is a miss.
         on_device: Whether to run the full model on the device, because that is faster than the network.
-        exit_risk: Largest risk that an early exit of the full model may take.
+        max_exit_risk: Largest risk of an early exit's answer.
     """
 
     frame: Frame
@@ -108,7 +112,7 @@ class Miss(msgspec.Struct, frozen=True, eq=False):
     fallback: Prediction
     reason: str
     on_device: bool = False
-    exit_risk: float = 1.0
+    max_exit_risk: float = 1.0
 
 
 Step = Hit | Miss

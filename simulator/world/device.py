@@ -217,7 +217,7 @@ class Device:
         """The reply of the full model on the device; None: it is not there, or time is too short."""
         if not isinstance(self._policy, Cascade):
             return None
-        reply = self._policy.on_device(step, self._now)
+        reply = self._policy.run_full(step, self._now)
         ran = self._timer.take()
         self.tally.busy_s += self._scenario.device.threads * ran
         yield from self._spend(ran)
@@ -314,14 +314,17 @@ class Device:
         cache = cascade.submodels if cascade is not None else None
         if wanted is None and self._generals and cache is not None:
             name = self._generals.pop(0)
-            if cache.cost() + RESIDENT_BYTES_PER_FILE_BYTE * self._inputs.manifest.models[name].bytes <= cache.budget:
+            if (
+                cache.cost() + RESIDENT_BYTES_PER_FILE_BYTE * self._inputs.manifest.models[name].bytes
+                <= cache.max_bytes
+            ):
                 wanted = name
         if wanted is None:
             yield from self._fetch_full()
             return
         if cascade is not None and cache is not None:  # make room as ``ActiveBundle`` does
             cascade.evict_to(
-                max(0, cache.budget - RESIDENT_BYTES_PER_FILE_BYTE * self._inputs.manifest.models[wanted].bytes)
+                max(0, cache.max_bytes - RESIDENT_BYTES_PER_FILE_BYTE * self._inputs.manifest.models[wanted].bytes)
             )
         if wanted not in self._stored:
             self.tally.pushed += 1

@@ -180,7 +180,7 @@ def test_the_room_for_submodels_is_shared_out_evenly(bundle: Bundle, budget: str
         for camera in agent.cameras:
             camera.wait_for_bundle()
             assert camera.cascade is not None and camera.cascade.submodels is not None
-            found.append(camera.cascade.submodels.budget)
+            found.append(camera.cascade.submodels.max_bytes)
         agent.loader.stop()
         return found
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cachenet.models.certify.distribution import LEAST_FRAMES, Look, fit_least, fit_quantiles
-from cachenet.shared.cascade.distribution import Distribution, DistributionMonitor, energy
+from cachenet.shared.cascade.distribution import Distribution, DistributionMonitor, log_sum_exp
 
 CLASSES = 5
 
@@ -23,12 +23,12 @@ def fitted() -> Distribution:
     return fit_quantiles(logits(0, 1000), logits(1, 1000))
 
 
-def test_quantiles_rise_from_the_smallest_to_the_largest_energy() -> None:
+def test_quantiles_rise_from_the_smallest_to_the_largest_log_sum_exp() -> None:
     footage = logits(0, 200)
     found = fit_quantiles(footage, footage)
-    energies = [energy(row) for row in footage]
+    values = [log_sum_exp(row) for row in footage]
     assert list(found.full) == sorted(found.full)
-    assert (found.full[0], found.full[-1]) == pytest.approx((min(energies), max(energies)), rel=1e-4)
+    assert (found.full[0], found.full[-1]) == pytest.approx((min(values), max(values)), rel=1e-4)
     assert found.least == 0.0
 
 

@@ -20,7 +20,7 @@ def test_the_measures_of_a_run_count_all_answers() -> None:
     run = Run(
         labels=np.array([0, 1, 0, 1]),
         asked=np.array([True, True, True, False]),  # the third is an audit: its local answer stays
-        full_answered=np.array([True, True, False, False]),
+        misses=np.array([True, True, False, False]),
         level=["cloud", "cloud", "frames", "base"],
         local_ms=np.array([1.0, 2.0, 3.0, 4.0]),
     )

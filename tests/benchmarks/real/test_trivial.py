@@ -60,7 +60,7 @@ def test_the_oracle_asks_only_where_neither_hold_nor_student_is_right() -> None:
 def test_server_only_asks_for_every_frame() -> None:
     found = trivial.server_only(recording(full=[0, 1]))
     assert found.asked.all()
-    assert found.full_answered.all()
+    assert found.misses.all()
 
 
 def measured(asked: list[float], disagreement: list[float]) -> Tried:
@@ -85,7 +85,7 @@ def test_no_setting_of_any_policy_replaces_an_answer_of_the_full_model() -> None
     for name, settings in trivial.SETTINGS.items():
         found = trivial.run_all(name, made, softmax(made.base, 1.0))
         assert len(found.runs) == len(settings)
-        assert all((run.labels == made.labels)[run.full_answered].all() for run in found.runs)
+        assert all((run.labels == made.labels)[run.misses].all() for run in found.runs)
 
 
 def test_the_shares_of_settings_are_those_of_their_runs() -> None:

@@ -121,8 +121,8 @@ def build(
     budget: float = 0.02,
     with_priors: bool = True,
     audit_floor: float = 0.0,
-    hold: bool = True,
-    submodel_budget: int | None = 100,
+    reuse_answers: bool = True,
+    submodel_bytes: int | None = 100,
     **more: object,
 ) -> Cascade:
     """A cascade with a base model whose view tells what it sees."""
@@ -132,12 +132,12 @@ def build(
         priors=priors() if with_priors else {},
         max_disagreement=budget,
         deadline=0.25,
-        hold=hold,
+        reuse_answers=reuse_answers,
         audit_floor=audit_floor,
         seed="camera",
         **more,  # type: ignore[arg-type]
     )
-    return build_cascade(spec, local("base", level="base"), submodel_budget)
+    return build_cascade(spec, local("base", level="base"), submodel_bytes)
 
 
 def recorded(shown: ModelTrace, **more: object) -> Cascade:

@@ -15,9 +15,9 @@ def test_by_default_the_budget_is_two_in_a_hundred_and_hits_are_audited() -> Non
     cascade = build_cascade(CascadeSpec(CLASSES, "full"), local("base", level="base"), 100)
     assert cascade.spec.max_disagreement == MAX_DISAGREEMENT == 0.02
     assert cascade.audits is not None and cascade.audits.rate == 0.02
-    assert cascade.spec.hold
+    assert cascade.spec.reuse_answers
     assert not cascade.estimator.ready
-    assert cascade.submodels is not None and cascade.submodels.budget == 100
+    assert cascade.submodels is not None and cascade.submodels.max_bytes == 100
 
 
 def test_parts_that_are_not_configured_are_none() -> None:

@@ -63,7 +63,7 @@ events = st.lists(
 
 
 def play(cascade: Cascade, stream: list[Event]) -> list[Answer]:
-    """Drive the cascade as a shell does, and check what must hold at every step."""
+    """Drive the cascade as a caller does, and check what must hold at every step."""
     answers = []
     for index, event in enumerate(stream):
         if event.late is not None and event.late <= index:
@@ -92,7 +92,7 @@ def play(cascade: Cascade, stream: list[Event]) -> list[Answer]:
             if isinstance(step, Hit):
                 assert (answer.level, answer.label) == (step.prediction.level, step.prediction.label)
                 assert answer.reason == ""
-                assert step.prediction.expected_risk <= step.prediction.risk <= threshold
+                assert step.prediction.charge <= step.prediction.risk <= threshold
             else:
                 assert answer.level == "fallback"
                 assert answer.reason.endswith("; late")
@@ -114,9 +114,9 @@ def play(cascade: Cascade, stream: list[Event]) -> list[Answer]:
 @settings(max_examples=60)
 @given(events, st.booleans(), st.sampled_from([0.0, 0.5]), st.booleans())
 def test_hits_full_cloud_and_fallbacks_are_the_frames_and_the_full_model_is_never_overruled(
-    stream: list[Event], with_priors: bool, audit_floor: float, hold: bool
+    stream: list[Event], with_priors: bool, audit_floor: float, reuse_answers: bool
 ) -> None:
-    cascade = build(with_priors=with_priors, audit_floor=audit_floor, hold=hold)
+    cascade = build(with_priors=with_priors, audit_floor=audit_floor, reuse_answers=reuse_answers)
     cascade.install(local("special", 0.9, cost=10))
     play(cascade, stream)
 
@@ -178,17 +178,17 @@ def test_a_fresh_answer_of_the_full_model_is_never_overruled() -> None:
 
 @pytest.mark.parametrize("scale", [0.99, 1.01])
 def test_the_threshold_decides_between_hit_and_miss(scale: float) -> None:
-    cascade = build(hold=False)
+    cascade = build(reuse_answers=False)
     ask(cascade, 0, 1, 1)
     step = cascade.lookup(frame(1, logits(1, 2.0)), 1.0)
     risk = step.prediction.risk if isinstance(step, Hit) else step.fallback.risk
-    cascade = build(hold=False)
+    cascade = build(reuse_answers=False)
     ask(cascade, 0, 1, 1)
     cascade._budget.threshold = scale * risk
     assert isinstance(cascade.lookup(frame(1, logits(1, 2.0)), 1.0), Hit) == (scale > 1)
 
 
-def test_a_hit_is_charged_its_expected_risk_and_a_full_answer_nothing() -> None:
+def test_a_hit_is_charged_the_risk_at_the_mean_weights_and_a_full_answer_nothing() -> None:
     cascade = build()
     before = cascade.threshold
     ask(cascade, 0, 1, 1)
@@ -197,7 +197,7 @@ def test_a_hit_is_charged_its_expected_risk_and_a_full_answer_nothing() -> None:
     step = cascade.lookup(frame(1, logits(1, SURE)), 1.0)
     assert isinstance(step, Hit)
     cascade.complete(step, None, 1.1)
-    charged = 0.005 * (1.0 - step.prediction.expected_risk / 0.02)
+    charged = 0.005 * (1.0 - step.prediction.charge / 0.02)
     assert np.log(cascade.threshold / before) == pytest.approx(charged)
 
 
@@ -247,11 +247,11 @@ def test_a_miss_has_deadline_fallback_and_recent_labels() -> None:
     assert (step.begun, step.deadline) == (10.0, 10.25)
     assert step.fallback.risk > cascade.threshold
     assert "over 0.000" in step.reason
-    assert 0 < step.exit_risk < 0.02, "an early exit may not take the whole budget"
+    assert 0 < step.max_exit_risk < 0.02, "an early exit may not take the whole budget"
 
 
 def test_before_the_first_answer_there_is_a_fallback() -> None:
-    for cascade in (build(), build(with_priors=False), build(hold=False)):
+    for cascade in (build(), build(with_priors=False), build(reuse_answers=False)):
         answer = ask(cascade, 0, 2, None)
         assert (answer.level, answer.label) == ("fallback", 2)
     without = build()
@@ -299,9 +299,9 @@ def test_without_local_models_a_still_picture_is_held_and_another_is_a_miss() ->
 
 @settings(max_examples=25)
 @given(st.integers(0, 2**16), st.sampled_from([0.02, 0.2, 0.9]))
-def test_without_hold_a_hit_has_the_label_of_a_model(seed: int, budget: float) -> None:
+def test_without_reuse_of_answers_a_hit_has_the_label_of_a_model(seed: int, budget: float) -> None:
     """Also where the base model gives one label and a submodel another."""
-    rng, cascade = np.random.default_rng(seed), build(budget, hold=False)
+    rng, cascade = np.random.default_rng(seed), build(budget, reuse_answers=False)
     cascade.install(local("special", 0.9))
     for index in range(40):
         views = {name: logits(int(rng.integers(CLASSES)), float(rng.uniform(0, 9))) for name in ("base", "special")}

@@ -41,7 +41,7 @@ def is_healthy(cascade: Cascade) -> bool:
     """Whether all that was learned is finite."""
     estimator = cascade.estimator
     states = [part for parts in estimator.state.values() for part in parts]
-    return all(np.isfinite(part).all() for part in (estimator.filter.belief, estimator.filter.prior, *states))
+    return all(np.isfinite(part).all() for part in (estimator.filter.belief, estimator.filter.after_change, *states))
 
 
 def play(cascade: Cascade, views: dict[str, Scores], first: int, frames: int = 20) -> list[str]:
@@ -118,7 +118,7 @@ def test_a_damaged_full_model_on_the_device_does_not_answer(scores: Scores) -> N
     cascade.install(local("full"))
     step = cascade.lookup(frame(0, {"base": logits(3, 0.3), "full": scores}), 0.0)
     assert isinstance(step, Miss)
-    assert cascade.on_device(step, 0.0) is None
+    assert cascade.run_full(step, 0.0) is None
 
 
 def test_huge_finite_scores_are_valid() -> None:

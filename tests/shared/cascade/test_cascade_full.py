@@ -20,11 +20,11 @@ def asked(cascade: Cascade, index: int, wait: float | None) -> Answer:
     cascade._budget.threshold = 1e-9
     step = cascade.lookup(frame(index, VIEW, grey(7.0 * (index % 35))), now)
     assert isinstance(step, Miss)
-    reply = cascade.on_device(step, now) if step.on_device else None
+    reply = cascade.run_full(step, now) if step.on_device else None
     if reply is None:
         now += 0.25 if wait is None else wait
         reply = None if wait is None else Reply(index, logits(2, 6.0))
-        reply = reply or cascade.on_device(step, now)
+        reply = reply or cascade.run_full(step, now)
     return cascade.complete(step, reply, now)
 
 
@@ -68,10 +68,10 @@ def test_the_full_model_on_the_device_replaces_a_silent_cloud(cascade: Cascade) 
     assert levels == ["fallback"] * 5 + ["full"] * 25
     step = cascade.lookup(frame(30, VIEW, grey(210.0)), 30.0)
     assert isinstance(step, Miss)
-    assert cascade.on_device(step, 30.19) is not None
-    assert cascade.on_device(step, 30.21) is None, "50 ms do not fit into the 40 that are left"
+    assert cascade.run_full(step, 30.19) is not None
+    assert cascade.run_full(step, 30.21) is None, "50 ms do not fit into the 40 that are left"
     cascade.unload_full()
-    assert cascade.on_device(step, 30.0) is None
+    assert cascade.run_full(step, 30.0) is None
 
 
 def test_a_fast_cloud_is_asked_although_the_full_model_is_on_the_device(cascade: Cascade) -> None:
@@ -91,8 +91,8 @@ def test_early_exits_on_the_device_receive_their_risk_limit_and_state_their_risk
     cascade._budget.threshold = 1e-9
     step = cascade.lookup(frame(0, VIEW), 0.0)
     assert isinstance(step, Miss)
-    reply = cascade.on_device(step, 0.0)
+    reply = cascade.run_full(step, 0.0)
     assert reply is not None and not reply.whole
-    assert received == [((), step.exit_risk)]
+    assert received == [((), step.max_exit_risk)]
     answer = cascade.complete(step, reply, 0.1)
     assert (answer.level, answer.label, answer.risk) == ("full", 2, 0.004)

@@ -112,9 +112,9 @@ def test_a_submodel_over_the_budget_is_not_fetched_again() -> None:
 
 @pytest.mark.parametrize("late", [False, True])
 def test_without_the_level_no_submodel_is_fetched_or_resident(late: bool) -> None:
-    cascade = build(submodel_budget=None)
+    cascade = build(submodel_bytes=None)
     assert cascade.install(local("special")) == ["special"]
-    cascade = build(submodel_budget=None)
+    cascade = build(submodel_bytes=None)
     ask(cascade, 0, 1, None, UNSURE)
     if late:
         cascade.on_late_reply(Reply(0, logits(1, SURE), "special"), 1.0)
@@ -132,7 +132,7 @@ def test_evicted_submodels_are_named_and_probe_no_more() -> None:
 
 
 def test_the_full_model_is_installed_beside_the_submodels() -> None:
-    cascade = build(submodel_budget=10)
+    cascade = build(submodel_bytes=10)
     assert cascade.install(local("full", cost=1000)) == []
     assert cascade.full is not None
     cascade.unload_full()

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from cachenet.models.certify.distribution import LEAST_FRAMES, fit_least, fit_quantiles
-from cachenet.shared.cascade.distribution import Distribution, DistributionMonitor, Source, energy
+from cachenet.shared.cascade.distribution import Distribution, DistributionMonitor, Source, log_sum_exp
 
 Logits = npt.NDArray[np.float32]
 
@@ -40,12 +40,12 @@ def outs(monitor: DistributionMonitor, source: Source, rows: Logits) -> list[int
 
 
 @given(hnp.arrays(np.float32, st.integers(1, 20), elements=st.floats(-80, 80, width=32)))
-def test_energy_is_the_logarithm_of_the_sum_of_exponentials(values: Logits) -> None:
-    assert energy(values) == pytest.approx(math.log(sum(math.exp(float(value)) for value in values)), abs=1e-6)
+def test_log_sum_exp_is_the_logarithm_of_the_sum_of_exponentials(values: Logits) -> None:
+    assert log_sum_exp(values) == pytest.approx(math.log(sum(math.exp(float(value)) for value in values)), abs=1e-6)
 
 
-def test_energy_is_finite_for_huge_logits() -> None:
-    assert energy(np.array([3e38, -3e38], np.float32)) == pytest.approx(3e38)
+def test_log_sum_exp_is_finite_for_huge_logits() -> None:
+    assert log_sum_exp(np.array([3e38, -3e38], np.float32)) == pytest.approx(3e38)
 
 
 @pytest.mark.parametrize("source", ["full", "base"])

@@ -42,7 +42,7 @@ def test_the_belief_is_a_probability_after_any_updates(taken: list[tuple[str, in
             filter_.update(softmax(logits(label, margin)))
         else:
             filter_.update_full(index if what == "answer" else index // 2, label)
-        for probabilities in (filter_.belief, filter_.prior):
+        for probabilities in (filter_.belief, filter_.after_change):
             assert np.isfinite(probabilities).all() and (probabilities >= 0).all()
             assert probabilities.sum() == pytest.approx(1.0)
         assert 0 < filter_.change_rate <= 0.5
@@ -97,7 +97,7 @@ def test_without_answers_the_belief_decays_to_the_recent_labels() -> None:
     answered(filter_, 1, 20, index)
     for _ in range(2000):
         filter_.predict()
-    np.testing.assert_allclose(filter_.belief, filter_.prior, atol=1e-6)
+    np.testing.assert_allclose(filter_.belief, filter_.after_change, atol=1e-6)
     assert filter_.belief[1] > filter_.belief[0] > 5 * filter_.belief[2] > 0
 
 
@@ -105,9 +105,9 @@ def test_old_labels_are_forgotten_and_new_ones_stay_possible() -> None:
     filter_ = LabelFilter(CLASSES)
     index = answered(filter_, 0, 200)
     answered(filter_, 1, 200, index)
-    assert filter_.prior[1] > 0.9
-    assert filter_.prior[0] < 0.05
-    assert filter_.prior[2] > 0.05 / CLASSES
+    assert filter_.after_change[1] > 0.9
+    assert filter_.after_change[0] < 0.05
+    assert filter_.after_change[2] > 0.05 / CLASSES
 
 
 def test_the_change_rate_is_learned() -> None:

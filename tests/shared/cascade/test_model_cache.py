@@ -17,10 +17,10 @@ def test_the_least_recently_used_goes_first() -> None:
     cache = ModelCache(30, BASE)
     for name in "abc":
         assert cache.admit(local(name, cost=10)) == []
-    assert not cache.is_full
+    assert not cache.has_evicted
     assert cache.touch("a")
     assert cache.admit(local("d", cost=10)) == ["b"]
-    assert cache.is_full
+    assert cache.has_evicted
     assert cache.names() == ("a", "c", "d")
     assert cache.admit(local("e", cost=20)) == ["c", "a"]
     assert cache.names() == ("d", "e")

@@ -16,11 +16,11 @@ def test_a_run_has_one_answer_per_frame_and_counts_misses() -> None:
     cascade = recorded(shown, audit_floor=0.1)
     run = replay.run(cascade, shown)
     assert len(run.labels) == len(run.levels) == len(shown) == cascade.tally.frames
-    assert run.full_answered.sum() == cascade.tally.cloud == run.levels.count("cloud")
+    assert run.misses.sum() == cascade.tally.cloud == run.levels.count("cloud")
     assert cascade.audits is not None
     assert run.asked.sum() == cascade.tally.cloud + cascade.audits.sent
     assert cascade.audits.judged == cascade.audits.sent > 0
-    assert np.array_equal(run.labels[run.full_answered], shown.labels[run.full_answered])
+    assert np.array_equal(run.labels[run.misses], shown.labels[run.misses])
     assert ((run.risks >= 0) & (run.risks <= 1)).all()
 
 

@@ -77,7 +77,7 @@ def test_the_best_candidate_is_that_of_least_risk_or_the_only_one_allowed() -> N
     assert best is not None and only is not None
     assert (best.label, only.label) == (1, 2)
     assert best.risk < only.risk
-    assert best.expected_risk <= best.risk
+    assert best.charge <= best.risk
 
 
 def test_a_more_confident_model_has_a_lower_risk() -> None:
