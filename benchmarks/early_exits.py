@@ -34,9 +34,8 @@ import onnx
 
 from cachenet.models.certify import traces
 from cachenet.models.data import cifar10, streams
-from cachenet.models.exits.certify import Scores, run_exits
-from cachenet.models.exits.replay import picture, recorded_exits
-from cachenet.models.exits.sites import known_site
+from cachenet.models.exits.certify import Scores
+from cachenet.models.exits.replay import exit_scores, picture, recorded_exits
 from cachenet.models.report.confidence_interval import interval
 from cachenet.shared.bundle.manifest import EXIT_KINDS, Bundle, ExitKind, Layers, Manifest
 from cachenet.shared.cascade.frame import Signature
@@ -46,7 +45,7 @@ from cachenet.shared.cascade.types import Miss, Reply
 from cachenet.shared.inference.early_exit import EarlyExitModel, ExitResult, RequestContext, load
 from cachenet.shared.inference.engine import Batch, ModelPart, Session
 from cachenet.shared.inference.graph_split import Segment, cut, read
-from cachenet.shared.inference.image import Picture, preprocessor
+from cachenet.shared.inference.image import preprocessor
 from cachenet.shared.media.signature import sign
 from cachenet.shared.transport.protocol import RECENT
 
@@ -159,22 +158,6 @@ def measure(directory: Path, frames: int, seeds: int, first_seed: int, threads: 
         "first_seed": first_seed,
         "threads": threads,
     }
-
-
-def exit_scores(
-    bundle: Bundle, kinds: Sequence[ExitKind], pictures: Sequence[Picture], threads: int
-) -> tuple[dict[ExitKind, list[Scores]], Scores]:
-    """Logits of every exit by kind, and of the full model, for every picture."""
-    manifest = bundle.manifest
-    full = manifest.models[manifest.only("full")]
-    model = read((bundle.directory / full.file).read_bytes())
-    exits = [(kind, one) for kind in kinds for one in manifest.layers[kind].caches]
-    known = {one.tensors: known_site(one.tensors, model.image, one.share) for _, one in exits}
-    sites = sorted(known.values(), key=lambda site: site.share)
-    number = {site.tensors: at for at, site in enumerate(sites)}
-    files = [(number[one.tensors], bundle.directory / one.file) for _, one in exits]
-    logits, complete = run_exits(model, sites, files, full.input, pictures, threads)
-    return {kind: [own for own, (of, _) in zip(logits, exits, strict=True) if of == kind] for kind in kinds}, complete
 
 
 def _potential(bench: Bench, kind: ExitKind, logits: Sequence[npt.NDArray[np.float32]]) -> dict[str, float]:

@@ -52,14 +52,6 @@ CORE_NEVER_USES = {
 SEEDED = {"np.random.default_rng", "np.random.Generator", "random.Random"}
 
 
-#: Groups of modules that still import one another in a circle, for types only. Remove an entry with
-#: its circle; add none.
-CIRCLES = {
-    frozenset({"cachenet.simulator.report.comparison", "cachenet.simulator.report.sweep"}),
-    frozenset(f"cachenet.simulator.{name}" for name in ("report.live", "report.picture", "world.learning")),
-}
-
-
 def modules(package: str) -> list[Path]:
     return sorted((ROOT / package.replace(".", "/")).rglob("*.py"))
 
@@ -96,6 +88,23 @@ def circles(graph: dict[str, set[str]]) -> set[frozenset[str]]:
     return {one for one in found if len(one) > 1}
 
 
+#: What tests of other rooms take from benchmarks: a network camera, and what a container is started with.
+TEST_MAY_IMPORT = ("benchmarks.rtsp", "benchmarks.engine")
+
+
+def test_only_the_tests_of_benchmarks_import_benchmarks() -> None:
+    crossed = [
+        f"{path.relative_to(ROOT)} imports {module}"
+        for path in modules("tests")
+        for module in imports(path)
+        if "benchmarks" not in path.relative_to(ROOT).parts
+        and module != "benchmarks"
+        and inside(module, ("benchmarks",))
+        and not inside(module, TEST_MAY_IMPORT)
+    ]
+    assert not crossed
+
+
 def test_modules_do_not_import_one_another_in_a_circle() -> None:
     """Imports within functions and for type checkers count too."""
     paths = {module_name(path): path for package in PACKAGES for path in modules(package)}
@@ -109,7 +118,7 @@ def test_modules_do_not_import_one_another_in_a_circle() -> None:
         for name, path in paths.items()
     }
     assert sum(map(len, graph.values())) > len(graph), "the imports of the project are found"
-    assert circles(graph) <= CIRCLES
+    assert not circles(graph)
 
 
 def test_a_circle_of_imports_is_found() -> None:

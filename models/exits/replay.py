@@ -13,11 +13,14 @@ from typing import cast
 import msgspec
 import numpy as np
 
-from cachenet.models.exits.certify import Scores
-from cachenet.shared.bundle.manifest import ExitKind, Manifest
+from cachenet.models.exits.certify import Scores, run_exits
+from cachenet.models.exits.sites import known_site
+from cachenet.shared.bundle.manifest import Bundle, ExitKind, Manifest
 from cachenet.shared.inference.early_exit import FEATURES, SCORES, EarlyExitModel, ExitHead
 from cachenet.shared.inference.engine import Batch, ModelPart
 from cachenet.shared.inference.exit_cost import ExitCostModel
+from cachenet.shared.inference.graph_split import read
+from cachenet.shared.inference.image import Picture
 
 #: Time of a head, in runs of the whole model; close to measurements.
 _LOOKUP = 0.002
@@ -77,3 +80,19 @@ def recorded_exits(
 def picture(number: int) -> Batch:
     """The input for picture ``number``."""
     return np.array([[number]], np.float32)
+
+
+def exit_scores(
+    bundle: Bundle, kinds: Sequence[ExitKind], pictures: Sequence[Picture], threads: int
+) -> tuple[dict[ExitKind, list[Scores]], Scores]:
+    """Logits of every exit by kind, and of the full model, for every picture."""
+    manifest = bundle.manifest
+    full = manifest.models[manifest.only("full")]
+    model = read((bundle.directory / full.file).read_bytes())
+    exits = [(kind, one) for kind in kinds for one in manifest.layers[kind].caches]
+    known = {one.tensors: known_site(one.tensors, model.image, one.share) for _, one in exits}
+    sites = sorted(known.values(), key=lambda site: site.share)
+    number = {site.tensors: at for at, site in enumerate(sites)}
+    files = [(number[one.tensors], bundle.directory / one.file) for _, one in exits]
+    logits, complete = run_exits(model, sites, files, full.input, pictures, threads)
+    return {kind: [own for own, (of, _) in zip(logits, exits, strict=True) if of == kind] for kind in kinds}, complete

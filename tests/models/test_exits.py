@@ -20,7 +20,6 @@ from rich.console import Console
 from rich.progress import Progress
 from typer.testing import CliRunner
 
-from benchmarks.early_exits import exit_scores
 from cachenet.models.certify.traces import as_pictures
 from cachenet.models.cli import app
 from cachenet.models.data.dataset import Dataset, LabelledFrames
@@ -29,7 +28,7 @@ from cachenet.models.exits.activations import record, record_to_disk
 from cachenet.models.exits.build import ExitsError, Limits, build
 from cachenet.models.exits.head_graph import HeadGraph
 from cachenet.models.exits.heads import HeadTimes
-from cachenet.models.exits.replay import picture, recorded_exits
+from cachenet.models.exits.replay import exit_scores, picture, recorded_exits
 from cachenet.models.exits.select import PRICES, ExitChoice, compose, expected, thresholds
 from cachenet.models.exits.sites import Site, find_sites, shapes
 from cachenet.models.export.classifier import load_classifier
