@@ -35,6 +35,9 @@ class FreshInstall:
             if (ROOT / name).is_file() or (ROOT / name).is_symlink():
                 (self.clone / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(ROOT / name, self.clone / name, follow_symlinks=False)
+        # An earlier version, installed from the same clone, has left its packages where setuptools builds.
+        (self.clone / "build/lib/shared").mkdir(parents=True)
+        (self.clone / "build/lib/shared/__init__.py").touch()
         # What `pip install .` does first is done once: build the wheel of the tree.
         pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(directory), "."]
         _run(pip, self.clone)

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -111,6 +113,17 @@ def test_one_import_package_is_installed(fresh_install: FreshInstall, occupied: 
     for name in PACKAGES:
         found = f"import importlib.util, sys; del sys.path[0]; print(importlib.util.find_spec('{name}'))"
         assert run(f'python -c "{found}"', occupied, fresh_install.variables(occupied)).strip() == "None"
+
+
+def test_a_checkout_without_symbolic_links_is_refused(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "setup.py", tmp_path)
+    (tmp_path / "cachenet").mkdir()
+    for name in PACKAGES:
+        (tmp_path / "cachenet" / name).write_text(f"../{name}")
+    command = [sys.executable, "setup.py", "bdist_wheel"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert "git config core.symlinks true" in done.stderr and "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("package", [name for name in PACKAGES if name != "shared"])

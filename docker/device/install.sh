@@ -31,6 +31,7 @@ while [ $# -gt 0 ]; do
             if [ "$1" = --credentials ]; then credentials=$2; else source=$2; fi
             shift
             ;;
+        --kit) fail "--kit is now --credentials" ;;
         --uninstall) uninstall=yes ;;
         --purge) purge=yes ;;
         -h | --help) usage && exit 0 ;;
