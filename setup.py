@@ -9,6 +9,6 @@ if not all((Path("cachenet") / name).is_dir() for name in PACKAGES):
         "Run: git config core.symlinks true && git checkout -- cachenet"
     )
 
-from setuptools import setup
+from setuptools import setup  # noqa: E402
 
 setup()
