@@ -38,6 +38,12 @@ from cachenet.shared.transport.addresses import without_password
 from cachenet.shared.transport.mqtt import address, password
 from cachenet.shared.transport.protocol import check_device
 
+#: Advice where no local level may answer.
+_OUT_OF_DISTRIBUTION = (
+    "The pictures look unlike the footage that the bundle was made from (out of distribution), so the full model is "
+    "asked. Build a bundle from footage of this camera: docs/build.md"
+)
+
 app = program("edge-agent", Settings)
 _stderr = Console(stderr=True)
 #: Longest time from a signal to the end of the process, seconds. Files are finished and a model may be loading. If the
@@ -103,6 +109,10 @@ def run(
     else:
         for name, own in summary.get("cameras", {"": summary}).items():
             _stderr.print(_table(own, name), _details(own), sep="\n", highlight=False)
+        for camera in agent.cameras:
+            if camera.cascade is not None and camera.cascade.out_of_distribution:
+                about = f"{camera.name}: " if camera.name else ""
+                _stderr.print(f"{about}{_OUT_OF_DISTRIBUTION}", highlight=False)
         _stderr.print(f"up {summary['bytes_up'] / 1e3:.0f} kB, down {summary['bytes_down'] / 1e3:.0f} kB")
     if failures:
         exit.say("edge-agent", f"not written: {'; '.join(failures)}")
@@ -228,7 +238,7 @@ def _details(summary: dict[str, Any]) -> str:
     ms, audits = summary["latency_ms"], summary["audits"]
     agreement = report.agreement(audits)
     return (
-        f"asked {summary['asked']:.1%} of the frames, {summary['audited']} audits included; "
+        f"{summary['asked']:.1%} of the frames needed the full model, {summary['audited']} audits included; "
         f"{summary['overruled']} overruled, {summary['unknown']} unknown\n"
         + (f"{audits['judged']} hits audited: {agreement}\n" if agreement else "")
         + f"latency mean {ms['mean']:.2f}, p50 {ms['p50']:.2f}, p95 {ms['p95']:.2f}, p99 {ms['p99']:.2f} ms"

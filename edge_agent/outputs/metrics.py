@@ -31,7 +31,7 @@ _COUNTERS: dict[str, tuple[str, Callable[[Camera], float]]] = {
     ),
     "scene_changes": ("Changes of the whole picture.", lambda camera: camera.tally.scene_changes),
     "asked": (
-        "Frames sent to the full model, audited hits included.",
+        "Frames that needed the full model, audited hits included.",
         lambda camera: report.asked(camera.tally, camera.audited),
     ),
     "audited": ("Hits sent to be audited.", lambda camera: camera.audited),

@@ -185,7 +185,7 @@ def counters(tally: Tally, audited: int) -> dict[str, Any]:
 
     Returns:
         ``overruled``: answers that differ from the full model's label of the same frame. ``asked``: share of frames
-        sent to the full model, audited hits included. ``unknown``: answers without a label.
+        that needed the full model, whether it could be reached or not: misses and audited hits. ``unknown``: answers without a label.
     """
     return {
         "overruled": tally.overruled,
@@ -197,7 +197,7 @@ def counters(tally: Tally, audited: int) -> dict[str, Any]:
 
 
 def asked(tally: Tally, audited: int) -> int:
-    """Number of frames sent to the full model: misses and audited hits."""
+    """Number of frames that needed the full model, whether it could be reached or not: misses and audited hits."""
     return tally.frames - sum(tally.hits.values()) + audited
 
 
