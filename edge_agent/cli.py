@@ -65,7 +65,7 @@ def run(
     settings: Settings,
     view: Annotated[
         bool | None,
-        typer.Option(help="Whether frames are shown in the terminal (default: if standard error is a terminal)."),
+        typer.Option(help="Whether the terminal shows counts and the last label (default: if standard error is one)."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON on standard output.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more on standard error.")] = False,

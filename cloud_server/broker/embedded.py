@@ -106,7 +106,9 @@ class EmbeddedBroker:
             self._listener = socket.create_server((str(self._listen), self._port), backlog=1024)
         except OSError as error:
             why = os.strerror(error.errno) if error.errno else str(error)
-            raise BrokerError(f"embedded broker: {why}; is --port {self._port} free?") from None
+            raise BrokerError(
+                f"embedded broker: {why}; is port {self._port} free, and {self._listen} an address of this machine?"
+            ) from None
         try:
             self._spawn()
         except BrokerError:

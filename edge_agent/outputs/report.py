@@ -185,7 +185,8 @@ def counters(tally: Tally, audited: int) -> dict[str, Any]:
 
     Returns:
         ``overruled``: answers that differ from the full model's label of the same frame. ``asked``: share of frames
-        that needed the full model, whether it could be reached or not: misses and audited hits. ``unknown``: answers without a label.
+        that needed the full model, whether it could be reached or not: misses and audited hits. ``unknown``: answers
+        without a label.
     """
     return {
         "overruled": tally.overruled,

@@ -107,6 +107,7 @@ def show_result(bundle: Bundle, sources: Sequence[Frames], as_json: bool) -> Non
     for line in remarks.remarks(bundle.manifest):
         typer.echo(line, err=True)
     console_report.models(bundle, as_json)
+    typer.echo(f"Written: {bundle.directory}. Next: cloud-server run --bundle {bundle.directory}", err=True)
 
 
 @dataclass(frozen=True)

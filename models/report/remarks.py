@@ -27,7 +27,7 @@ def uncertified(certificate: Certificate) -> str:
     """Why a budget is not certified, and how many more frames are needed."""
     measured = (
         f"measured {certificate.disagreement:.2%} disagreement, {certificate.asked:.0%} asked, "
-        f"on {certificate.blocks} block{"s" if certificate.blocks != 1 else ""} of frames"
+        f"on {certificate.blocks} block{'s' if certificate.blocks != 1 else ''} of frames"
     )
     end = "The bundle starts from its priors, and devices audit."
     missing = frames_of(max(0, certificate.blocks_needed - certificate.blocks))
