@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
 import weakref
@@ -17,6 +18,7 @@ import msgspec
 import numpy as np
 
 from cachenet.edge_agent.agent import Agent
+from cachenet.edge_agent.device_cascade import DeploymentError
 from cachenet.edge_agent.outputs import report
 from cachenet.edge_agent.outputs.observers import attach_observers
 from cachenet.edge_agent.preparation import prepare
@@ -31,6 +33,8 @@ from cachenet.shared.inference.image import Picture
 _OF_THE_PROGRAM = {"source", "camera", "fps", "frames", "frozen", "record", "save", "output", "output_max", "summary"}
 #: Seconds that ``connect`` waits for the first model.
 TIMEOUT_S = 120.0
+#: ``--set`` or a flag in a message of the agent.
+_FLAG = re.compile(r"(?<![\w./-])--(set )?([a-z-]+)")
 #: Corrections that are kept until ``Device.corrections`` takes them; older ones are dropped.
 _MAX_CORRECTIONS = 256
 
@@ -97,7 +101,9 @@ class Device:
 
     def __init__(self, settings: Settings, timeout_s: float | None = None) -> None:
         """Use ``load`` or ``connect``. See those for ``timeout_s``. Raises ``UserError``."""
-        self._lines, self._frames, self._lock = _Lines(), 0, threading.Lock()
+        self._lines, self._frames = _Lines(), 0
+        # Reentrant: a signal handler may call methods while its thread is in one.
+        self._lock, self._busy, self._closing = threading.RLock(), False, False
         with _user_errors(), ExitStack() as opened:
             parts = prepare(settings)
             if parts.store is not None:
@@ -119,21 +125,31 @@ class Device:
             frame: Pixels, BGR as OpenCV reads them, (height, width, 3) uint8. Not changed, and not used after the call.
 
         Raises:
-            UserError: The array is no such frame, or the device is closed.
+            UserError: The array is no such frame, the device is closed, or the caller is a signal handler that
+                interrupts another call.
         """
         shot = SourceFrame(_checked(frame))
-        with self._lock:
-            if not self._end.alive:
+        with self._exclusive() as interrupted:
+            if interrupted:
+                raise UserError("this device is busy with the call that the signal handler interrupts")
+            if self._closing or not self._end.alive:
                 raise UserError("this device is closed; load or connect another")
             index, self._frames = self._frames, self._frames + 1
-            self._camera.step(index, shot, self._lines)
+            try:
+                self._camera.step(index, shot, self._lines)
+            except Exception as error:
+                self._camera.deciding = None
+                self._camera.errors += not isinstance(error, DeploymentError)
+                if isinstance(error, UserError):
+                    raise UserError(_with_arguments(str(error))) from error
+                raise
             assert self._lines.answer is not None
             return self._lines.answer
 
     def corrections(self) -> list[Answer]:
         """Answers that replace earlier ones, each given once: with ``mode="async"`` the server's answer comes later.
         ``Answer.frame`` tells whose answer each replaces."""
-        with self._lock:
+        with self._exclusive():
             found = list(self._lines.corrections)
             self._lines.corrections.clear()
             return found
@@ -147,13 +163,18 @@ class Device:
 
     def summary(self) -> dict[str, Any]:
         """Counts and latencies so far, as ``edge-agent run --json`` prints them."""
-        with self._lock:
+        with self._exclusive():
             return self._agent.summary()
 
     def close(self) -> None:
-        """Stop loading models and disconnect. Closing twice does no harm."""
+        """Stop loading models and disconnect. Closing twice does no harm.
+
+        A signal handler may call this: the device is then closed at the end of the call that the handler interrupts.
+        """
         with self._lock:
-            self._end()
+            self._closing = True
+            if not self._busy:
+                self._end()
 
     def __enter__(self) -> Device:
         return self
@@ -162,6 +183,21 @@ class Device:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+    @contextmanager
+    def _exclusive(self) -> Iterator[bool]:
+        """Hold the lock, and close the device at the end if a signal handler has called ``close`` meanwhile.
+
+        Yields whether the caller is a signal handler that interrupts another such block.
+        """
+        with self._lock:
+            outer, self._busy = self._busy, True
+            try:
+                yield outer
+            finally:
+                self._busy = outer
+                if self._closing and not outer:
+                    self._end()
 
     def _wait(self, timeout_s: float | None) -> None:
         """Wait until the models that may be used are loaded."""
@@ -209,18 +245,16 @@ def _settings(**settings: Any) -> Settings:
     for name in settings:
         if why := config.replaced(Settings, name, name):
             raise UserError(why)
+        if name in _OF_THE_PROGRAM:
+            raise UserError(f"{name}: no setting of a device; the program itself reads frames and writes answers")
         if name not in known:
-            raise UserError(f"{name}: no setting of a device; known are {', '.join(known)}")
+            raise UserError(f"{name}: no setting of a device{config.did_you_mean(name, known)}")
     values = {
-        name: os.fspath(value) if isinstance(value, os.PathLike) else value
+        name: config.convert(Settings, name, os.fspath(value) if isinstance(value, os.PathLike) else value, name)
         for name, value in settings.items()
         if value is not None
     }
-    try:
-        return msgspec.convert(values, Settings)
-    except msgspec.ValidationError as error:
-        why, _, where = str(error).partition(" - at `$.")
-        raise UserError(f"{where.rstrip('`')}: {why}") from None
+    return Settings(**values)
 
 
 def _checked(frame: Picture) -> Picture:
@@ -233,12 +267,21 @@ def _checked(frame: Picture) -> Picture:
 
 @contextmanager
 def _user_errors() -> Iterator[None]:
-    """Raise what settings and files cannot do as ``UserError``."""
+    """Raise what settings and files cannot do as ``UserError`` that names arguments instead of flags."""
     try:
         yield
-    except UserError:
-        raise
-    except OSError as error:
-        raise UserError(f"{error.filename}: {error.strerror}" if error.filename else str(error)) from error
-    except ValueError as error:
-        raise UserError(str(error)) from error
+    except (UserError, OSError, ValueError) as error:
+        why = str(error)
+        if isinstance(error, OSError) and error.filename:
+            why = f"{error.filename}: {error.strerror}"
+        raise UserError(_with_arguments(why)) from error
+
+
+def _with_arguments(message: str) -> str:
+    """The message with arguments of ``load`` and ``connect`` for flags of ``edge-agent run``; other flags stay."""
+
+    def argument(flag: re.Match[str]) -> str:
+        name = flag[2].replace("-", "_")
+        return name if flag[1] or name in Settings.__struct_fields__ else flag[0]
+
+    return _FLAG.sub(argument, message)

@@ -37,11 +37,6 @@ Rate = Annotated[float, Meta(ge=0.001, le=1e6)]
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
 
 
-def _without_flag(name: str) -> str:
-    """Ways to set a setting without a flag."""
-    return f"{name} (in the TOML file, CACHENET_{name.upper()} or --set {name}=VALUE)"
-
-
 def default_device(broker: str) -> str:
     """Default name of the device: the user of the broker's URL, or else the host's name, if valid in an MQTT topic."""
     with suppress(ValueError):  # the URL is validated elsewhere
@@ -66,6 +61,9 @@ class CameraTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         fps: As in ``Settings``; None: the rate of all cameras.
     """
 
+    #: Keys of earlier versions, with their replacement.
+    REPLACED: ClassVar[dict[str, str]] = {"flight": "use {decision_log}"}
+
     name: str
     source: str
     region: str = ""
@@ -81,13 +79,13 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     #: Settings of earlier versions, with their replacement.
     REPLACED: ClassVar[dict[str, str]] = {
         "max_false_hits": "use {max_disagreement}, the mean share of all answers that may disagree with the full model",
-        "audit_budget": f"use {_without_flag('audit_share')}, the share of hits that the full model audits",
+        "audit_budget": "use {audit_share}, the share of hits that the full model audits",
         "gate": "one learned risk decides every hit; {max_disagreement} bounds it",
         "context": "one learned risk decides every hit; {max_disagreement} bounds it",
-        "replacement": f"the least recently used submodel is evicted; {_without_flag('memory_budget')} bounds them",
+        "replacement": "the least recently used submodel is evicted; {memory_budget} bounds them",
         "prefetch": "submodels are downloaded when the server recommends them",
-        "layer_caches": f"use {_without_flag('early_exits')}",
-        "flight": f"use {_without_flag('decision_log')}",
+        "layer_caches": "use {early_exits}",
+        "flight": "use {decision_log}",
     }
     #: Settings without a flag.
     FILE_ONLY: ClassVar[frozenset[str]] = frozenset(

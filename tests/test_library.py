@@ -19,8 +19,11 @@ from typer.testing import CliRunner
 
 import cachenet
 from cachenet.edge_agent.cli import app
+from cachenet.edge_agent.device_cascade import DeploymentError
+from cachenet.edge_agent.library import _with_arguments
 from cachenet.shared.bundle import zoo
 from cachenet.shared.bundle.manifest import Bundle
+from cachenet.shared.cascade.cascade import Cascade
 from tests.broker import Mosquitto, mosquitto
 from tests.bundles import LABELS, tiny_bundle
 from tests.e2e.agents import picture
@@ -146,9 +149,12 @@ def test_what_is_no_frame_is_refused_and_the_next_frame_is_answered(frame: Any, 
         ({"max_disagreement": 2}, "max_disagreement: Expected `float`"),
         ({"max_disagreement": "much"}, "max_disagreement: Expected `float`"),
         ({"levels": ("cache",)}, "levels"),
-        ({"levels": ("cloud",)}, "no level can answer"),
-        ({"sorce": "x"}, "sorce: no setting of a device; known are broker, bundle"),
-        ({"source": "camera:0"}, "source: no setting of a device"),
+        ({"levels": "base,cache"}, "levels: Invalid enum value 'cache'"),
+        ({"levels": ("cloud",)}, "no level can answer: levels must include base, or cloud with a broker"),
+        ({"bundle": None}, "nothing to answer with: give broker mqtt://host, or bundle (such as cifar10)"),
+        ({"max_disagrement": 0.1}, "max_disagrement: no setting of a device; did you mean max_disagreement?"),
+        ({"max-disagreement": 0.1}, "max-disagreement: no setting of a device; did you mean max_disagreement?"),
+        ({"source": "camera:0"}, "source: no setting of a device; the program itself reads frames"),
         ({"frames": 3}, "frames: no setting of a device"),
         ({"gate": "x"}, "gate no longer exists"),
         ({"memory_budget": "much"}, "150MB"),
@@ -170,6 +176,90 @@ def test_a_bad_argument_is_a_user_error_of_one_line(settings: dict[str, Any], wh
         cachenet.load(**{"bundle": bundle.directory} | settings)
     assert why in str(caught.value)
     assert "\n" not in str(caught.value)
+    assert "--" not in str(caught.value)
+
+
+def test_levels_may_be_text_as_elsewhere(bundle: Bundle) -> None:
+    for levels, expected in (("base", ("base",)), ("frames, base", ("frames", "base"))):
+        with cachenet.load(bundle.directory, levels=levels) as device:
+            assert device._camera.settings.levels == expected
+            assert device(picture(0)).level in ("base", "fallback")
+
+
+def test_messages_name_arguments_instead_of_flags_and_keep_paths(tmp_path: Path) -> None:
+    file = tmp_path / "--store"
+    file.write_text("")
+    with pytest.raises(cachenet.UserError) as caught:
+        cachenet.connect("mqtt://127.0.0.1:1", store=file)
+    assert str(caught.value).endswith("choose another with store")
+    assert str(file) in str(caught.value)
+    flags = "set --set early_exits=off, --max-disagreement or --system-site-packages"
+    assert _with_arguments(flags) == "set early_exits=off, max_disagreement or --system-site-packages"
+
+
+def test_a_frame_that_raises_is_counted_as_an_error_and_the_next_is_answered(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with cachenet.load(bundle.directory) as device:
+        device(picture(0))
+        with monkeypatch.context() as patch:
+            patch.setattr(Cascade, "complete", lambda *_: 1 // 0)
+            with pytest.raises(ZeroDivisionError):
+                device(picture(1))
+        assert device._camera.deciding is None
+        assert device.summary()["errors"] == 1
+        assert device(picture(2)).frame == 2
+        assert device.summary()["frames"] == 2
+
+
+def test_an_unusable_bundle_is_not_counted_as_a_failed_frame(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unusable(*_: Any) -> None:
+        raise DeploymentError("use --provider auto")
+
+    with cachenet.load(bundle.directory) as device:
+        monkeypatch.setattr(Cascade, "complete", unusable)
+        with pytest.raises(cachenet.UserError, match=r"^use provider auto$"):
+            device(picture(0))
+        assert device.summary()["errors"] == 0
+
+
+_INTERRUPTED = """
+import signal, time, numpy, cachenet
+from cachenet.edge_agent.camera import Camera
+
+device = cachenet.load({bundle!r})
+frame, step, outcomes = numpy.zeros((8, 8, 3), numpy.uint8), Camera.step, []
+
+def slow(*arguments):
+    end = time.monotonic() + 1
+    while time.monotonic() < end and not outcomes:
+        time.sleep(0.01)
+    step(*arguments)
+
+def interrupt(*_):
+    outcomes.append(device.summary()["frames"])
+    try:
+        device(frame)
+    except cachenet.UserError as error:
+        outcomes.append(str(error))
+    device.close()
+    device.close()
+
+Camera.step = slow
+signal.signal(signal.SIGALRM, interrupt)
+signal.setitimer(signal.ITIMER_REAL, 0.1)
+print(device(frame).frame, outcomes)
+try:
+    device(frame)
+except cachenet.UserError as error:
+    print(error, device.summary()["frames"])
+"""
+
+
+def test_a_signal_handler_may_close_the_device_while_it_answers(bundle: Bundle) -> None:
+    first, second = python(_INTERRUPTED.format(bundle=str(bundle.directory))).splitlines()
+    assert first == "0 [0, 'this device is busy with the call that the signal handler interrupts']"
+    assert second == "this device is closed; load or connect another 1"
 
 
 def test_a_closed_device_answers_no_more_and_can_be_closed_again(bundle: Bundle) -> None:

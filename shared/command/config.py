@@ -57,7 +57,7 @@ def load(
     """
     names = list(kind.__struct_fields__)
     variables = os.environ if environment is None else environment
-    settings = _read(kind, names, file) if file else {}
+    settings = _read(kind, file) if file else {}
     known = {PREFIX + name.upper(): name for name in names}
     for variable in variables:
         if variable.startswith(PREFIX) and (why := replaced(kind, variable[len(PREFIX) :].lower(), variable)):
@@ -65,11 +65,11 @@ def load(
     _refuse_misspelt(variables, list(known))
     for variable, name in known.items():
         if (text := variables.get(variable)) is not None:
-            settings[name] = _convert(kind, name, text, variable)
+            settings[name] = convert(kind, name, text, variable)
     settings |= _assigned(kind, assignments)
     for name, value in flags.items():
         if value is not None:
-            settings[name] = _convert(kind, name, value, flag(name))
+            settings[name] = convert(kind, name, value, flag(name))
     try:
         return msgspec.convert(settings, kind, strict=False)
     except msgspec.ValidationError as error:
@@ -137,22 +137,18 @@ def _assigned(kind: type[msgspec.Struct], assignments: Sequence[str]) -> dict[st
         name = name.strip()
         if not equals:
             raise ConfigError(f"--set {name}: write KEY=VALUE")
-        if why := replaced(kind, name, f"key {name!r}"):
-            raise ConfigError(f"--set: {why}")
-        if name not in kind.__struct_fields__:
-            raise ConfigError(f"--set {name}: unknown key; known are {', '.join(kind.__struct_fields__)}")
+        _check_key(kind, name, "--set")
         try:
             parsed = tomllib.loads(f"value = {text}")
         except tomllib.TOMLDecodeError:
             parsed = {}
-        values = [text] if len(parsed) != 1 else [parsed["value"], text]
-        for value in values:
-            try:
-                settings[name] = _convert(kind, name, value, f"--set {name}")
-                break
-            except ConfigError:
-                if value is values[-1]:
-                    raise
+        value = parsed["value"] if len(parsed) == 1 else text
+        try:
+            settings[name] = convert(kind, name, value, f"--set {name}")
+        except ConfigError:
+            if isinstance(value, dict | list):
+                raise
+            settings[name] = convert(kind, name, text, f"--set {name}")
     return settings
 
 
@@ -168,12 +164,26 @@ def replaced(kind: type[msgspec.Struct], name: str, spelled: str) -> str:
         return ""
     fields = kind.__struct_fields__
     if spelled.startswith("--"):
-        spellings = {own: flag(own) for own in fields}
+        shown = flags_of(kind)
+        spellings = {own: flag(own) if own in shown else f"--set {own}=VALUE" for own in fields}
     elif spelled.startswith(PREFIX):
         spellings = {own: PREFIX + own.upper() for own in fields}
     else:
         spellings = {own: own for own in fields}
     return f"{spelled} no longer exists: {advice.format_map(spellings)}"
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """End of a message about the unknown key ``name``: the most similar key; empty if none is similar."""
+    meant = get_close_matches(name.replace("-", "_"), known, 1)
+    return f"; did you mean {meant[0]}?" if meant else ""
+
+
+def _check_key(kind: type[msgspec.Struct], name: str, source: str) -> None:
+    """Refuse a key that is no setting of ``kind``."""
+    if name not in kind.__struct_fields__:
+        why = replaced(kind, name.replace("-", "_"), f"key {name!r}")
+        raise ConfigError(f"{source}: {why or f'unknown key {name!r}' + did_you_mean(name, kind.__struct_fields__)}")
 
 
 def _refuse_misspelt(variables: Iterable[str], known: list[str]) -> None:
@@ -183,7 +193,7 @@ def _refuse_misspelt(variables: Iterable[str], known: list[str]) -> None:
             raise ConfigError(f"{name}: no such variable; did you mean {meant[0]}?")
 
 
-def _read(kind: type[msgspec.Struct], names: list[str], file: Path) -> dict[str, Any]:
+def _read(kind: type[msgspec.Struct], file: Path) -> dict[str, Any]:
     try:
         found = tomllib.loads(file.read_text("utf-8"))
     except OSError as error:
@@ -191,16 +201,23 @@ def _read(kind: type[msgspec.Struct], names: list[str], file: Path) -> dict[str,
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file}: not TOML: {error}") from None
     for name in found:
-        if why := replaced(kind, name, f"key {name!r}"):
-            raise ConfigError(f"{file}: {why}")
-    if unknown := sorted(set(found) - set(names)):
-        raise ConfigError(f"{file}: unknown key {unknown[0]!r}; known are {', '.join(names)}")
-    return {name: _convert(kind, name, value, f"{file}: {name}") for name, value in found.items()}
+        _check_key(kind, name, str(file))
+    return {name: convert(kind, name, value, f"{file}: {name}") for name, value in found.items()}
 
 
-def _convert(kind: type[msgspec.Struct], name: str, value: Any, source: str) -> Any:
-    """``value`` as the type of the setting ``name``; text for a list is separated by commas."""
+def convert(kind: type[msgspec.Struct], name: str, value: Any, source: str) -> Any:
+    """``value`` as the type of the setting ``name``; text for a list is separated by commas.
+
+    Args:
+        source: Where the value comes from, for the message.
+
+    Raises:
+        ConfigError: The value, or a key of a table in it, does not fit the setting.
+    """
     wanted = next(field.type for field in msgspec.structs.fields(kind) if field.name == name)
+    if _is_table(wanted) and isinstance(value, list | tuple):
+        for key in (key for table in value if isinstance(table, dict) for key in table):
+            _check_key(get_args(_plain(wanted))[0], key, source)
     if isinstance(value, str) and get_origin(_plain(wanted)) is tuple:
         value = [part.strip() for part in value.split(",") if part.strip()]
     try:

@@ -121,8 +121,8 @@ def _joined(value: Any) -> Any:
 def program(name: str, settings: type[msgspec.Struct] | None = None) -> typer.Typer:
     """The command line of a program, without commands yet.
 
-    The help of every option shows its default. An option of an earlier version is refused with the name of its
-    replacement; see ``config.replaced``.
+    The help of every option shows its default. The message about an option of an earlier version names its replacement
+    (see ``config.replaced``), and the message about a setting without a flag names ``--set``.
 
     Args:
         settings: Settings of its commands.
@@ -141,7 +141,7 @@ def program(name: str, settings: type[msgspec.Struct] | None = None) -> typer.Ty
                 return super().invoke(ctx)
             except _UsageError as error:
                 option = getattr(error, "option_name", "")
-                if settings is not None and (why := _replaced(settings, option)):
+                if settings is not None and (why := _advice(settings, option, getattr(error, "ctx", None))):
                     error.message, error.possibilities = why, None  # type: ignore[attr-defined]
                 raise
 
@@ -155,12 +155,20 @@ def program(name: str, settings: type[msgspec.Struct] | None = None) -> typer.Ty
     )
 
 
-def _replaced(settings: type[msgspec.Struct], option: str) -> str:
-    """Message about an ``option`` of an earlier version; empty for any other option."""
+def _advice(settings: type[msgspec.Struct], option: str, context: Any) -> str:
+    """Message about an ``option`` of an earlier version, or of a setting without a flag; empty for any other option.
+
+    Args:
+        context: Context of the command that was called.
+    """
+    has_set = context is not None and any("--set" in parameter.opts for parameter in context.command.params)
+    without_flag = set(settings.__struct_fields__).difference(config.flags_of(settings)) if has_set else ()
     name = option.lstrip("-").replace("-", "_")
     for known in (name, name.removeprefix("no_")):
         if why := config.replaced(settings, known, option):
             return why
+        if known in without_flag:
+            return f"{option} is a setting without a flag: use --set {known}=VALUE"
     return ""
 
 

@@ -123,7 +123,7 @@ def invoke(*arguments: str, **environment: str) -> Result:
         (["--config", "{root}/unknown.toml"], "unknown key 'sorce'"),
         (["--config", "{root}/not.toml"], "not TOML"),
         (["--config", "{root}/nameless.toml"], "camera: Object missing required field `name`"),
-        (["--config", "{root}/odd.toml"], "camera: Object contains unknown field `risk`"),
+        (["--config", "{root}/odd.toml"], "camera: unknown key 'risk'"),
         (["--config", "{root}/no-table.toml"], "camera: Expected"),
         (["{root}/pictures", "--config", "{root}/two.toml", "--bundle", "{root}/bundle"], "give source in them"),
         (["--set", "record=x", "--config", "{root}/two.toml", "--bundle", "{root}/bundle"], "give record in them"),

@@ -12,13 +12,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from cachenet.cloud_server import cli as cloud_server
 from cachenet.cloud_server.settings import Settings as Server
+from cachenet.edge_agent import cli as edge_agent
 from cachenet.edge_agent.settings import Settings as Agent
+from cachenet.models import cli as model_builder
+from cachenet.models.build_config import BuildSettings
 from cachenet.shared.command.config import ConfigError, default_of, flags_of, load, show, table, to_toml
 from cachenet.shared.command.options import program, with_settings
 
+PROGRAMS: dict[str, tuple[typer.Typer, type[msgspec.Struct]]] = {
+    "edge-agent run": (edge_agent.app, Agent),
+    "cloud-server run": (cloud_server.app, Server),
+    "model-builder build": (model_builder.app, BuildSettings),
+}
+
 
 class Settings(msgspec.Struct, frozen=True):
+    REPLACED: ClassVar[dict[str, str]] = {"mark": "use {broker}"}
+
     broker: str = "mqtt://localhost"
     deadline_ms: int = 100
     novelty: bool = True
@@ -67,15 +79,24 @@ def test_an_assigned_value_is_toml_or_text(assignment: str, expected: Settings) 
 @pytest.mark.parametrize(
     ("assignment", "message"),
     [
-        ("deadline=1", "--set deadline: unknown key; known are broker, deadline_ms, novelty, levels, budget"),
+        ("deadline=1", "--set: unknown key 'deadline'; did you mean deadline_ms?"),
+        ("deadline-ms=1", "--set: unknown key 'deadline-ms'; did you mean deadline_ms?"),
+        ("zoom=1", "--set: unknown key 'zoom'"),
+        ("deadline_ms=[1]", "--set deadline_ms: Expected `int`, got `array`"),
         ("deadline_ms", "--set deadline_ms: write KEY=VALUE"),
         ("deadline_ms=soon", "--set deadline_ms: Expected `int`, got `str`"),
         ("old=1", "--set: key 'old' no longer exists: use broker"),
+        ("older-name=1", "--set: key 'older-name' no longer exists: use rate"),
+        ('camera=[{mark="x", broker="b"}]', "--set camera: key 'mark' no longer exists: use broker"),
+        ('camera=[{brokr="x"}]', "--set camera: unknown key 'brokr'; did you mean broker?"),
+        ("camera={}", "--set camera: Expected `array`, got `object`"),
+        ('camera=[{deadline_ms="x"}]', "--set camera: Expected `int`, got `str` - at `$[0].deadline_ms`"),
     ],
 )
 def test_an_invalid_assignment_is_one_line_that_names_the_key(assignment: str, message: str) -> None:
     with pytest.raises(ConfigError) as refused:
-        load(Described if assignment.startswith("old") else Settings, {}, environment={}, assignments=[assignment])
+        kind = Described if assignment.startswith(("old", "camera")) else Settings
+        load(kind, {}, environment={}, assignments=[assignment])
     assert str(refused.value) == message
 
 
@@ -83,7 +104,7 @@ Rate = Annotated[float, msgspec.Meta(gt=0)]
 
 
 class Described(msgspec.Struct, frozen=True):
-    REPLACED: ClassVar[dict[str, str]] = {"old": "use {broker}"}
+    REPLACED: ClassVar[dict[str, str]] = {"old": "use {broker}", "older_name": "use {rate}"}
     FILE_ONLY: ClassVar[frozenset[str]] = frozenset({"rate"})
 
     source: Annotated[str, msgspec.Meta(description="Video to read.")] = ""
@@ -154,8 +175,56 @@ def test_a_command_refuses_an_assignment_with_one_line_and_exit_code_2(command: 
     done = CliRunner().invoke(command, ["run", "--set", value])
     assert done.exit_code == 2
     assert done.stdout == ""
-    assert done.stderr.startswith("tool: --set rat")
+    assert done.stderr.startswith(("tool: --set rat", "tool: --set: unknown key 'rat'; did you mean rate?"))
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "--rate", "1"], "--rate is a setting without a flag: use --set rate=VALUE"),
+        (["run", "--rate=1"], "--rate is a setting without a flag: use --set rate=VALUE"),
+        (["run", "--no-camera"], "--no-camera is a setting without a flag: use --set camera=VALUE"),
+        (["run", "--older-name", "1"], "--older-name no longer exists: use --set rate=VALUE"),
+        (["run", "--old", "1"], "--old no longer exists: use --broker"),
+        (["run", "--rat", "1"], "No such option: --rat"),
+        (["other", "--rate", "1"], "No such option: --rate"),
+    ],
+)
+def test_an_option_that_is_no_flag_is_refused_with_what_to_write(
+    command: typer.Typer, arguments: list[str], message: str
+) -> None:
+    done = CliRunner().invoke(command, arguments)
+    assert done.exit_code == 2
+    assert message in done.stderr
+    assert message.startswith("No such") or "Possible options" not in done.stderr
+
+
+def test_each_setting_without_a_flag_is_named_with_its_key_and_its_replaced_names_with_what_to_write() -> None:
+    for name in ("edge-agent run", "cloud-server run", "model-builder build"):
+        app, kind = PROGRAMS[name]
+        for own in set(kind.__struct_fields__) - set(flags_of(kind)):
+            done = CliRunner().invoke(app, [name.split()[1], "--" + own.replace("_", "-"), "x"])
+            assert f"use --set {own}=VALUE" in done.stderr
+    for name, old, new in (
+        ("model-builder build", "--least", "--set min_coverage=VALUE"),
+        ("model-builder build", "--refining", "--set refine_epochs=VALUE"),
+        ("model-builder build", "--every", "--frame-step"),
+        ("cloud-server run", "--layer" + "-caches", "--set early_exits=VALUE"),
+        ("edge-agent run", "--layer" + "-caches", "--set early_exits=VALUE"),
+    ):
+        done = CliRunner().invoke(PROGRAMS[name][0], [name.split()[1], old, "1"])
+        assert f"{old} no longer exists: use {new}" in done.stderr
+
+
+def test_a_key_of_an_earlier_version_in_a_table_of_the_file_is_refused_with_its_replacement(file: Path) -> None:
+    old = "fli" + "ght"
+    file.write_text(f'[[camera]]\nname = "a"\nsource = "camera:0"\n{old} = "x"\n')
+    with pytest.raises(ConfigError, match=f"settings.toml: camera: key '{old}' no longer exists: use decision_log"):
+        load(Agent, {}, file, {})
+    assignment = f'camera=[{{name="a",source="camera:0",{old}="x"}}]'
+    with pytest.raises(ConfigError, match=f"--set camera: key '{old}' no longer exists: use decision_log"):
+        load(Agent, {}, environment={}, assignments=[assignment])
 
 
 def test_flags_over_environment_over_file_over_defaults(file: Path) -> None:
@@ -179,7 +248,7 @@ def test_a_false_flag_counts_and_an_absent_one_does_not() -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        pytest.param("brokr = 'x'", "unknown key 'brokr'", id="unknown key"),
+        pytest.param("brokr = 'x'", "unknown key 'brokr'; did you mean broker?", id="unknown key"),
         pytest.param("[edge]\nbroker = 'x'", "unknown key 'edge'", id="unknown table"),
         pytest.param("deadline_ms = 'soon'", "deadline_ms", id="wrong type"),
         pytest.param("levels = 3", "levels", id="wrong shape"),
