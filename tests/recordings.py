@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import onnxruntime as ort
@@ -53,7 +54,7 @@ class RecordedSession(ort.InferenceSession):  # type: ignore[misc]
             *(options.graph_optimization_level, options.execution_mode, options.use_deterministic_compute),
             *(options.intra_op_num_threads, options.inter_op_num_threads),
             # The entries of other options are not known: such a session shares its recordings with no other.
-            sorted(options.entries.items()) if isinstance(options, RecordedOptions) else object(),
+            sorted(options.entries.items()) if isinstance(options, RecordedOptions) else uuid4(),
             *(self.get_providers(), self.get_provider_options()),
         )
         self._model = hashlib.sha256(hashlib.sha256(data).digest() + repr(settings).encode()).digest()
