@@ -163,7 +163,7 @@ def compare(
 
     Example: simulator compare --device rpi4 --link lte --stream session --html build/compare.html
 
-    Example: edge-agent run camera:0 --broker mqtt://server.local --record build/door &&
+    Example: edge-agent run camera:0 --broker mqtt://server.local --set record=build/door &&
     simulator compare --stream build/door --link lte
     """
     try:

@@ -22,7 +22,7 @@ from cachenet.shared.bundle.manifest import (
     Model,
     file_digest,
 )
-from cachenet.shared.cascade.features import FEATURE_COUNT, STAGES, Stage
+from cachenet.shared.cascade.features import FEATURE_COUNT, Stage
 from cachenet.shared.cascade.risk_model import RiskPrior
 from cachenet.shared.inference.image import Input
 
@@ -68,7 +68,7 @@ def fixed_priors(risk: float) -> dict[Stage, RiskPrior]:
         "submodel": 14,
     }  # the feature that is the logarithm of what the model gives to other labels
     found: dict[Stage, RiskPrior] = {}
-    for stage in STAGES:
+    for stage in FEATURE_COUNT:
         weights = np.zeros(FEATURE_COUNT[stage] + 1)
         if risk < 1e-4:
             weights[-1] = 20.0

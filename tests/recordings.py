@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import onnxruntime as ort
@@ -19,7 +20,26 @@ _MAX_OUTPUT = 1 << 14
 #: Recorded pictures of all models together; after that, models run.
 _MAX_RECORDINGS = 100_000
 
+#: The session that is replaced.
+REAL_SESSION = ort.InferenceSession
+
 _recorded: dict[bytes, list[np.ndarray]] = {}
+
+
+class RecordedOptions(ort.SessionOptions):  # type: ignore[misc]
+    """Takes the place of ``onnxruntime.SessionOptions``, which cannot list its configuration entries.
+
+    Attributes:
+        entries: Configuration entries by name.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.entries: dict[str, str] = {}
+
+    def add_session_config_entry(self, name: str, value: str) -> None:
+        super().add_session_config_entry(name, value)
+        self.entries[name] = value
 
 
 class RecordedSession(ort.InferenceSession):  # type: ignore[misc]
@@ -29,7 +49,15 @@ class RecordedSession(ort.InferenceSession):  # type: ignore[misc]
     def __init__(self, model: str | bytes, sess_options: ort.SessionOptions | None = None, **others: Any) -> None:
         super().__init__(model, sess_options, **others)
         data = model if isinstance(model, bytes) else Path(model).read_bytes()
-        self._model = hashlib.sha256(data).digest()
+        options = sess_options or RecordedOptions()
+        settings = (
+            *(options.graph_optimization_level, options.execution_mode, options.use_deterministic_compute),
+            *(options.intra_op_num_threads, options.inter_op_num_threads),
+            # The entries of other options are not known: such a session shares its recordings with no other.
+            sorted(options.entries.items()) if isinstance(options, RecordedOptions) else uuid4(),
+            *(self.get_providers(), self.get_provider_options()),
+        )
+        self._model = hashlib.sha256(hashlib.sha256(data).digest() + repr(settings).encode()).digest()
         self._any_batch = all(not isinstance(one.shape[0], int) for one in self.get_inputs() if one.shape)
 
     def run(self, names: Sequence[str] | None, batch: Mapping[str, np.ndarray], *others: Any) -> list[np.ndarray]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -66,6 +67,46 @@ def imports(path: Path) -> Iterator[str]:
             above = package[: len(package) + 1 - node.level] if node.level else ()
             module = ".".join((*above, node.module or "")).rstrip(".")
             yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
+#: An import of a package without ``cachenet.`` in the text of a program.
+UNPREFIXED_IMPORT = re.compile(
+    rf"(?:^|;)\s*(?:import\s+({'|'.join(INSTALLED)})\b|from\s+({'|'.join(INSTALLED)})[\w.]*\s+import\b)", re.M
+)
+
+
+def unprefixed_imports(path: Path) -> list[str]:
+    """Imports of the packages without ``cachenet.``: statements, ``import_module`` and texts of programs."""
+    found = [module for module in imports(path) if inside(module, INSTALLED)]
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            found += [match[0].strip("; \n") for match in UNPREFIXED_IMPORT.finditer(node.value)]
+        elif isinstance(node, ast.Call) and dotted(node.func).endswith(("import_module", "importorskip", "__import__")):
+            texts = (one.value for one in node.args[:1] if isinstance(one, ast.Constant))
+            found += [text for text in texts if inside(str(text), INSTALLED)]
+    return found
+
+
+@pytest.mark.parametrize("package", [*PACKAGES, "tests"])
+def test_packages_are_imported_from_cachenet_alone(package: str) -> None:
+    """Names such as ``shared`` exist in a clone, but not in an installation."""
+    crossed = [f"{path.relative_to(ROOT)}: {found}" for path in modules(package) for found in unprefixed_imports(path)]
+    assert modules(package)
+    assert not crossed
+
+
+def test_imports_without_the_prefix_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
+    program = tmp_path / "program.py"
+    source = (
+        "import @shared.command, cachenet.models\n"
+        "def later():\n    from @edge_agent import cli\n"
+        "importlib.import_module('@models' '.cli')\n"
+        "run('import sys; import @cloud_server.cli', 'from @simulator.report import page', 'from models of a bundle')\n"
+    )
+    program.write_text(source.replace("@", ""))
+    statements = [f"from {'simulator'}.report import", f"import {'cloud_server'}"]
+    assert set(unprefixed_imports(program)) == {"shared.command", "edge_agent.cli", "models.cli", *statements}
 
 
 def module_name(path: Path) -> str:

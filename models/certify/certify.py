@@ -80,7 +80,7 @@ def certify(
             footage.drawn(part, config.scenes, count, config.frames, config.seed, sessions, progress, title)
             for part, count, title in parts
         ]
-    about = f"streams drawn of unrelated pictures by --scenes ({', '.join(footage.DRAWN)})"
+    about = f"streams drawn of unrelated pictures by scenes ({', '.join(footage.DRAWN)})"
     if not drawn or not all(drawn):
         about = "footage as it came"
         drawn = [footage.sequences(part, sessions, progress, title) for part, _, title in parts]

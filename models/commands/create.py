@@ -104,9 +104,9 @@ def build(settings: BuildSettings, as_json: Json = False) -> None:
     )
     directory = options.work_directory(work)
     with options.user_errors(directory, out):
-        options.check_paths(
-            out, full=full, data=data, held_out=held_out, labels=labels, scenes=scenes, base=base, key=key
-        )
+        options.check_paths(out, full=full, data=data, held_out=held_out, labels=labels, base=base, key=key)
+        if scenes is not None and not scenes.exists():
+            options.refuse(f"scenes {scenes} is not there")
         from cachenet.models.bundle_writer import check_target
         from cachenet.models.data.frames import find
         from cachenet.shared.bundle.trust import Signer

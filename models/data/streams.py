@@ -78,10 +78,6 @@ class StreamSchedule:
     def __len__(self) -> int:
         return len(self.source)
 
-    def object_changes(self) -> npt.NDArray[np.bool_]:
-        """Whether a frame is the first of its object ``(frames,)``."""
-        return np.diff(self.dwell, prepend=-1) > 0
-
 
 class UnknownStream(UserError, ValueError):
     """There is no stream of that name."""

@@ -8,7 +8,7 @@ arrays.
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,6 @@ Row = list[float]
 
 #: What a lookup has used: the picture and the filter, the base model too, or a submodel as well.
 Stage = Literal["picture", "base", "submodel"]
-STAGES: tuple[Stage, ...] = get_args(Stage)
 #: Number of features at each stage.
 FEATURE_COUNT: dict[Stage, int] = {"picture": 4, "base": 13, "submodel": 16}
 

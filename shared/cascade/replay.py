@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,6 @@ import numpy.typing as npt
 from cachenet.shared.cascade.cascade import Cascade
 from cachenet.shared.cascade.features import Stage
 from cachenet.shared.cascade.frame import Frame, Signature
-from cachenet.shared.cascade.model_cache import LocalModel
 from cachenet.shared.cascade.probability import softmax
 from cachenet.shared.cascade.risk_estimator import Outcomes, RiskEstimator, priors_of
 from cachenet.shared.cascade.risk_model import RiskPrior
@@ -101,11 +100,6 @@ class RecordedScores:
         self.calls += 1
         row: Scores = self._logits[view]
         return row
-
-
-def recorded_model(model: LocalModel, logits: npt.NDArray[np.float32]) -> LocalModel:
-    """``model`` with recorded ``logits`` ``(n, classes)`` in place of its ``score`` function."""
-    return replace(model, score=RecordedScores(logits), score_with_exits=None)
 
 
 def run(cascade: Cascade, trace: ModelTrace, round_trip_s: float = 0.5) -> Run:

@@ -18,7 +18,7 @@ from cachenet.edge_agent.learner_file import SAVE_EVERY_S, LearnerFile
 from cachenet.edge_agent.outputs.report import JsonLinesWriter
 from cachenet.edge_agent.settings import Settings, default_store
 from cachenet.shared.bundle.manifest import MANIFEST, Bundle
-from cachenet.shared.cascade.features import FEATURE_COUNT, STAGES, Array, Stage
+from cachenet.shared.cascade.features import FEATURE_COUNT, Array, Stage
 from cachenet.shared.cascade.risk_estimator import FIRST_ANSWERS, RiskEstimator
 from cachenet.shared.cascade.risk_model import RiskPrior
 from cachenet.shared.command import atomic_files
@@ -35,7 +35,9 @@ def prior(count: int) -> RiskPrior:
 def learning_bundle(directory: Path, provenance: str = "") -> Bundle:
     manifest = Bundle(tiny_bundle(directory)).manifest
     changed = msgspec.structs.replace(
-        manifest, priors={stage: prior(FEATURE_COUNT[stage]) for stage in STAGES}, provenance={"note": provenance}
+        manifest,
+        priors={stage: prior(FEATURE_COUNT[stage]) for stage in FEATURE_COUNT},
+        provenance={"note": provenance},
     )
     (directory / MANIFEST).write_bytes(msgspec.json.encode(changed))
     return Bundle(directory)
@@ -62,7 +64,7 @@ def begun(bundle: Bundle, store: Path) -> dict[Stage, tuple[Array, Array]]:
 
 
 def same(one: dict[Stage, tuple[Array, Array]], other: dict[Stage, tuple[Array, Array]]) -> bool:
-    arrays = [[array for stage in STAGES for array in state.get(stage, ())] for state in (one, other)]
+    arrays = [[array for stage in FEATURE_COUNT for array in state.get(stage, ())] for state in (one, other)]
     return all(np.array_equal(a, b) for a, b in zip(*arrays, strict=True))
 
 

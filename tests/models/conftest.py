@@ -11,7 +11,7 @@ import torch
 
 from cachenet.shared.bundle.manifest import Bundle
 from tests.hampered import hampered_bundle, pictures
-from tests.recordings import RecordedSession
+from tests.recordings import REAL_SESSION, RecordedOptions, RecordedSession
 
 
 @pytest.fixture(scope="package", autouse=True)
@@ -19,9 +19,16 @@ def recorded_outputs() -> Iterator[None]:
     """Record the outputs of models, and reuse them for pictures seen before: see ``tests.recordings``."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(onnxruntime, "InferenceSession", RecordedSession)
+        patch.setattr(onnxruntime, "SessionOptions", RecordedOptions)
         # Commands set one thread for each processor: see ``tests.conftest``.
         patch.setattr(torch, "set_num_threads", lambda _: None)
         yield
+
+
+@pytest.fixture
+def no_recordings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run every model in this test: recorded outputs would hide a resumed run that gives others."""
+    monkeypatch.setattr(onnxruntime, "InferenceSession", REAL_SESSION)
 
 
 @pytest.fixture(scope="session")

@@ -162,6 +162,7 @@ def test_the_precision_is_decided_once_for_all_resumed_builds(
     assert other.manifest.provenance["precision"].startswith("float16")
 
 
+@pytest.mark.usefixtures("no_recordings")
 def test_a_build_interrupted_at_every_stage_gives_the_same_bundle(
     dataset: Dataset, whole: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -110,6 +110,7 @@ def sites(model: ModelProto) -> list[Site]:
     return find_sites(model, SIDE)
 
 
+@pytest.mark.usefixtures("no_recordings")
 def test_an_interrupted_recording_resumes(
     model: ModelProto, sites: list[Site], dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -131,6 +131,7 @@ def test_a_base_model_that_cannot_be_quantised_is_unchanged(
     assert [path.name for path in bundle.path("base").parent.iterdir()] == ["model.onnx"]
 
 
+@pytest.mark.usefixtures("no_recordings")
 def test_an_interrupted_build_gives_the_same_bundle(
     dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -53,6 +53,7 @@ def test_outputs_equal_those_of_the_model_on_each_frame(tmp_path: Path, pictures
         np.testing.assert_allclose(outputs.scores[index], alone, rtol=1e-4)
 
 
+@pytest.mark.usefixtures("no_recordings")
 def test_an_interrupted_run_continues_and_gives_the_same_outputs(
     tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -39,7 +39,7 @@ def paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
         ("build --full {file} --data {none} --out {out}", "--data {none} is not there"),
         ("build --full {file} --data {frames} --out {out} --held-out {none}", "--held-out {none} is not there"),
         ("build --full {file} --data {frames} --out {out} --labels {none}", "--labels {none} is not there"),
-        ("build --full {file} --data {frames} --out {out} --set scenes={none}", "--scenes {none} is not there"),
+        ("build --full {file} --data {frames} --out {out} --set scenes={none}", ": scenes {none} is not there"),
         ("build --full {file} --data {frames} --out {out} --base {none}", "--base {none} is not there"),
         ("build --full {file} --data {frames} --out {out} --key {none}", "--key {none} is not there"),
         ("build --full {file} --data {frames} --out {below}", "--out {below}: {file} is no directory"),

@@ -112,6 +112,7 @@ def train(recipe: Recipe, checkpoint: Path, images: Images, stop_after: int | No
     return network
 
 
+@pytest.mark.usefixtures("no_recordings")
 def test_interrupted_training_gives_the_same_weights(tmp_path: Path, images: Images) -> None:
     recipe = Recipe(phases=((2, 16), (2, 32)), rate=0.1)
     complete = train(recipe, tmp_path / "whole.pt", images)

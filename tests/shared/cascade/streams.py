@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -13,7 +14,7 @@ from cachenet.shared.cascade.cascade import Cascade
 from cachenet.shared.cascade.features import Stage
 from cachenet.shared.cascade.frame import Frame, Signature
 from cachenet.shared.cascade.model_cache import LocalModel
-from cachenet.shared.cascade.replay import ModelTrace, fit_priors, recorded_model
+from cachenet.shared.cascade.replay import ModelTrace, RecordedScores, fit_priors
 from cachenet.shared.cascade.risk_model import RiskPrior
 from cachenet.shared.cascade.spec import CascadeSpec
 from cachenet.shared.cascade.types import LocalLevel, Scores
@@ -138,6 +139,11 @@ def build(
         **more,  # type: ignore[arg-type]
     )
     return build_cascade(spec, local("base", level="base"), submodel_bytes)
+
+
+def recorded_model(model: LocalModel, scores: npt.NDArray[np.float32]) -> LocalModel:
+    """``model`` with recorded logits ``(n, classes)`` in place of its ``score`` function."""
+    return replace(model, score=RecordedScores(scores), score_with_exits=None)
 
 
 def recorded(shown: ModelTrace, **more: object) -> Cascade:

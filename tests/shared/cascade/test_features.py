@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cachenet.shared.cascade import features
-from cachenet.shared.cascade.features import FEATURE_COUNT, STAGES, Change
+from cachenet.shared.cascade.features import FEATURE_COUNT, Change
 from cachenet.shared.cascade.frame_cache import FrameCache
 from cachenet.shared.cascade.probability import softmax
 from cachenet.shared.cascade.risk_estimator import Lookup, RiskEstimator
@@ -67,7 +67,7 @@ def test_outcomes_have_the_features_of_their_candidates() -> None:
             assert own.weights.shape == own.wrong.shape
             assert np.isfinite(own.features).all()
         estimator.store(lookup, index % 3)
-    assert set(outcomes) == set(STAGES)
+    assert set(outcomes) == set(FEATURE_COUNT)
     assert len(outcomes["base"].wrong) > len(outcomes["submodel"].wrong), "pairs with the answers before"
 
 

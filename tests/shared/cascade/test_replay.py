@@ -7,8 +7,8 @@ import pytest
 
 from cachenet.shared.cascade import replay
 from cachenet.shared.cascade.features import FEATURE_COUNT
-from cachenet.shared.cascade.replay import ModelTrace, RecordedScores, fit_priors, recorded_model
-from tests.shared.cascade.streams import SURE, build, local, logits, recorded, trace
+from cachenet.shared.cascade.replay import ModelTrace, RecordedScores, fit_priors
+from tests.shared.cascade.streams import SURE, build, logits, recorded, trace
 
 
 def test_a_run_has_one_answer_per_frame_and_counts_misses() -> None:
@@ -34,13 +34,10 @@ def test_probes_are_counted_by_frame() -> None:
     assert run.probes.max() <= 3
 
 
-def test_a_recorded_model_is_the_model_with_recorded_scores() -> None:
-    rows = np.stack([logits(1, SURE), logits(2, SURE)])
-    model = recorded_model(local("base", 0.7, cost=3, seconds=0.1, level="base"), rows)
-    assert (model.name, model.cost, model.seconds, model.level) == ("base", 3, 0.1, "base")
-    looked = model.run(1)
-    assert looked is not None and looked[0].argmax() == 2
-    assert isinstance(model.score, RecordedScores) and model.score.calls == 1
+def test_recorded_scores_are_those_of_the_frame_and_calls_are_counted() -> None:
+    score = RecordedScores(np.stack([logits(1, SURE), logits(2, SURE)]))
+    assert score(1).argmax() == 2 and score(0).argmax() == 1
+    assert score.calls == 2
 
 
 @pytest.mark.parametrize(("length", "gap", "blocks"), [(30, 0, 3), (30, 10, 2), (100, 5, 1), (101, 0, 0)])

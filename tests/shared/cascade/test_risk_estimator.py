@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cachenet.shared.cascade.features import STAGES
+from cachenet.shared.cascade.features import FEATURE_COUNT
 from cachenet.shared.cascade.probability import softmax
 from cachenet.shared.cascade.risk_estimator import (
     FIRST_ANSWERS,
@@ -100,7 +100,7 @@ def test_an_answer_labels_all_candidates_of_its_frame_at_every_stage() -> None:
     estimator.add_output(lookup, likelihood(2))
     estimator.add_output(lookup, likelihood(3))
     outcomes = estimator.outcomes(lookup, 1)
-    assert set(outcomes) == set(STAGES)
+    assert set(outcomes) == set(FEATURE_COUNT)
     assert outcomes["picture"].wrong.tolist() == [True]
     assert outcomes["submodel"].wrong.tolist() == [True, False, True, True]
     assert outcomes["base"].wrong.tolist() == [True, False, True, True], "three candidates and a pair with frame 0"
@@ -187,7 +187,7 @@ def test_a_restored_estimator_states_the_same_risks() -> None:
     assert risks[0] == risks[1] is not None
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", list(FEATURE_COUNT))
 def test_the_valid_part_of_a_state_is_restored_and_the_result_is_false(stage: str) -> None:
     learned, again = RiskEstimator(CLASSES, priors()), RiskEstimator(CLASSES, priors())
     for index in range(20):
