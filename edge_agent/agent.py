@@ -250,7 +250,7 @@ class Agent:
             measured = f"the smallest budget that was measured is {manifest.certificates[0].max_disagreement:g}"
         if certificate is not None:
             measured = (
-                f"{certificate.disagreement:.1%} of answers disagreed on {certificate.blocks} block(s) of held-out "
+                f"{certificate.disagreement:.1%} of answers disagreed on {certificate.blocks} block{'s' if certificate.blocks != 1 else ''} of held-out "
                 f"footage, at most {certificate.at_most:.0%} with {certificate.confidence:.0%} confidence"
             )
             if certificate.blocks_needed:
