@@ -1,20 +1,25 @@
 # The only set-up there is. Everything goes into .venv at the root; what is installed and up to date is left alone.
 # Another Python: make PYTHON=/path/to/python ...     Only some tests: make test ARGS='tests/shared -k link'
+# In one process, as a debugger needs it: make test WORKERS=0
 
 PYTHON ?= $(firstword $(foreach candidate,python3.11 python3,$(shell \
 	$(candidate) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && echo $(candidate))))
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip install --disable-pip-version-check --constraint constraints.txt
 PINS := pyproject.toml constraints.txt
+# Tests wait for processes and networks half of the time: two workers take turns. A module's tests stay together.
+WORKERS := 2
+PYTEST := $(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadscope
 # Debian puts mosquitto where only root's PATH looks, and its clients into a package of their own.
 FIND_MOSQUITTO := { PATH="$$PATH:/usr/sbin:/usr/local/sbin" command -v mosquitto && command -v mosquitto_rr; } >/dev/null
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check clean mosquitto cameras
+.PHONY: help demo test quick check clean mosquitto cameras
 
 help:
 	@echo 'make demo    install what the demo needs and run it: broker, server and device on this machine (no root)'
 	@echo 'make test    install what the tests need and run them (broker and cameras: installed where you are root)'
+	@echo 'make quick   run the tests that need no broker and no training (a minute)'
 	@echo 'make check   lint, formatting and types'
 	@echo 'make clean   remove .venv, build results and caches'
 
@@ -22,7 +27,10 @@ demo: $(VENV)/.demo-stamp
 	$(VENV)/bin/simulator live $(ARGS)
 
 test: $(VENV)/.dev-stamp mosquitto cameras
-	$(VENV)/bin/python -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
+
+quick: $(VENV)/.dev-stamp
+	$(PYTEST) -m 'not slow and not e2e' $(ARGS)
 
 check: $(VENV)/.dev-stamp
 	$(VENV)/bin/ruff check .

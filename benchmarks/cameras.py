@@ -1,16 +1,16 @@
-"""What several cameras cost, and what happens when they are lost. Network cameras are real RTSP servers, fed by ffmpeg.
+"""Cost of several cameras, and recovery after a camera is lost. Network cameras are real RTSP servers, fed by ffmpeg.
 
     python -m benchmarks.cameras
 
-``losses``: of two network cameras of a running agent one is killed 20 times and frozen 5 times, each time until that is
-noticed and up to 5 s more. How soon each loss is noticed, and the camera back after its return; what it has cost in
-threads, files and memory; and whether the other camera has noticed.
+``losses``: one of two network cameras of a running agent is killed 20 times and frozen 5 times, each time until the
+agent notices and up to 5 s more. Measures: time until the loss is noticed, and from the server's return to the next
+answer; threads, files and memory of the agent; frame rate of the other camera.
 
 ``pipe``, ``rtsp`` and ``gstreamer``: two cameras of 640x480 at 10 frames a second, raw through pipes, as H.264 by RTSP,
-or the same read by GStreamer and piped in, with broker and server on the same machine. What becomes of every frame; how
-long after it was taken a hit is answered; how much of a core a camera takes of the agent. By RTSP that is with encoder,
-network and decoder, and one frame more: FFmpeg knows where a picture of H.264 ends when the next one begins. GStreamer
-knows by the marker that RTP has for it.
+or RTSP read by GStreamer and piped; broker and server run on the same machine. Measures: answered, dropped and missing
+frames; time from picture to the answer of a hit; processor time of the agent. The time by RTSP includes encoder,
+network and decoder, and one frame more: FFmpeg detects the end of an H.264 picture by the start of the next one.
+GStreamer uses RTP's marker.
 """
 
 from __future__ import annotations
@@ -31,73 +31,124 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import rtsp, stamped
-from edge_agent.agent import Agent
-from edge_agent.camera import Answered
-from edge_agent.report import Sink
-from edge_agent.settings import CameraTable, Settings
-from edge_agent.source import Pipe, Source, open_source
-from edge_agent.store import Store
-from shared.bundle import Bundle
-from shared.link import Address
-from simulator.live import start_cloud
-from simulator.processes import Process, Processes
+from benchmarks import rtsp
+from cachenet.edge_agent.agent import Agent
+from cachenet.edge_agent.camera import AnsweredFrame
+from cachenet.edge_agent.outputs.report import JsonLinesWriter
+from cachenet.edge_agent.settings import CameraTable, Settings
+from cachenet.edge_agent.sources import Pipe, Source, open_source
+from cachenet.edge_agent.updates.store import Store
+from cachenet.models.data import sample, streams
+from cachenet.shared.bundle.manifest import Bundle
+from cachenet.shared.inference.image import Picture
+from cachenet.shared.transport.mqtt import Address
+from cachenet.simulator.report.live import start_cloud
+from cachenet.simulator.world.processes import Process, Processes
 
+#: Names of the cameras.
 _NAMES = ("front", "back")
-#: How pictures come to the agent.
+#: Ways of the pictures to the agent.
 _KINDS = ("pipe", "rtsp", "gstreamer")
-_BOUND_S = 60.0
+#: Frame rate, frames per second.
+_FPS = 10
+#: Longest wait for an event, seconds.
+_TIMEOUT_S = 60.0
+#: Height of the stamp at a picture's lower edge, pixels.
+_STRIP = 24
+#: The region above the stamp.
+_REGION = "0,0,1,0.95"
+#: Bits of a stamp for the number, and for the machine's monotonic clock, milliseconds.
+_NUMBER, _CLOCK = 16, 32
+_BITS = _NUMBER + _CLOCK
+
+
+def stamp(picture: Picture, number: int, seconds: float) -> None:
+    """Write number and time over a picture's lower edge, as black and white blocks that survive H.264."""
+    code = ((number % (1 << _NUMBER)) << _CLOCK) | (int(1000 * seconds) % (1 << _CLOCK))
+    bits = np.array([code >> place & 1 for place in range(_BITS)], np.uint8)
+    edges = np.arange(picture.shape[1]) * _BITS // picture.shape[1]
+    picture[-_STRIP:] = 255 * bits[edges][None, :, None]
+
+
+def read_stamp(picture: Picture) -> tuple[int, float]:
+    """Number and time, seconds, of a stamped picture."""
+    places = (np.arange(_BITS) + 0.5) * picture.shape[1] / _BITS
+    bits = picture[-_STRIP // 2, places.astype(int), 1] > 127
+    code = sum(int(bit) << place for place, bit in enumerate(bits))
+    return code >> _CLOCK, code % (1 << _CLOCK) / 1000
+
+
+def write_pictures(seed: int) -> None:
+    """Write stamped pictures of a camera's stream to stdout, bgr24, until the reader ends."""
+    split = sample.load()
+    plan = streams.schedule("camera", split.labels, seed, 3000)
+    render = streams.renderer(plan, split.images)
+    number, due = 0, time.monotonic()
+    while True:
+        picture = np.ascontiguousarray(render(number % len(plan)))
+        due += 1 / _FPS
+        time.sleep(max(0.0, due - time.monotonic()))
+        stamp(picture, number, time.monotonic())
+        try:
+            sys.stdout.buffer.write(picture.tobytes())
+            sys.stdout.buffer.flush()
+        except BrokenPipeError:
+            return
+        number += 1
 
 
 def losses(bundle: Path, kills: int, freezes: int, seed: int) -> dict[str, Any]:
-    """Kill and freeze the first camera; the figures."""
-    chance = random.Random(seed)
+    """Kill and freeze the first camera; return the measures."""
+    rng = random.Random(seed)
     ways = ["killed"] * kills + ["frozen"] * freezes
-    chance.shuffle(ways)
+    rng.shuffle(ways)
     with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
         cameras = [stack.enter_context(closing(rtsp.RtspCamera(gop=20))) for _ in _NAMES]
         work = Path(scratch)
         config, output = work / "agent.toml", work / "answers.jsonl"
-        config.write_text(
-            "".join(
-                f'[[camera]]\nname = "{name}"\nsource = "{camera.url}"\n'
-                for name, camera in zip(_NAMES, cameras, strict=True)
-            )
-        )
+        tables = [
+            f'[[camera]]\nname = "{name}"\nsource = "{camera.url}"\n'
+            for name, camera in zip(_NAMES, cameras, strict=True)
+        ]
+        config.write_text(f'levels = ["base"]\nsummary = "{work}/summary.json"\n' + "".join(tables))
         processes = stack.enter_context(Processes(work))
-        agent = processes.start(
-            "agent",
-            *("edge_agent", "run", "--config", str(config), "--bundle", str(bundle), "--levels", "base"),
-            *("--output", str(output), "--summary", str(work / "summary.json")),
-        )
-        watch = _Watch(processes, agent, output)
-        watch.until(lambda: watch.answers("front") > 50 and watch.answers("back") > 50)
-        held = {"before": _held(agent)}
+        arguments = ("run", "--config", str(config), "--bundle", str(bundle), "--output", str(output))
+        agent = processes.start("agent", "edge_agent", *arguments)
+
+        def answers(camera: str) -> int:
+            found = output.read_bytes() if output.exists() else b""
+            return found.count(b'"camera":"' + camera.encode() + b'"')
+
+        def wait(true: Callable[[], bool]) -> None:
+            processes.wait(agent, true, _TIMEOUT_S, "ready")
+
+        wait(lambda: answers("front") > 50 and answers("back") > 50)
+        resources = {"before": _resources(agent)}
         noticed: dict[str, list[float]] = {"killed": [], "frozen": []}
         back: dict[str, list[float]] = {"killed": [], "frozen": []}
         for number, way in enumerate(ways, 1):
             begun = time.monotonic()
             (cameras[0].kill if way == "killed" else cameras[0].freeze)()
-            watch.until(lambda number=number: agent.log.read_text().count("is lost") == number)  # type: ignore[misc]
+            wait(lambda number=number: agent.log.read_text().count("is lost") == number)  # type: ignore[misc]
             noticed[way].append(time.monotonic() - begun)
-            time.sleep(chance.uniform(0.0, 5.0))
-            seen = watch.answers("front")
+            time.sleep(rng.uniform(0.0, 5.0))
+            before = answers("front")
             (cameras[0].start if way == "killed" else cameras[0].thaw)()
             begun = time.monotonic()
-            watch.until(lambda seen=seen: watch.answers("front") > seen)  # type: ignore[misc]
+            wait(lambda before=before: answers("front") > before)  # type: ignore[misc]
             back[way].append(time.monotonic() - begun)
-            time.sleep(chance.uniform(0.5, 1.5))
+            time.sleep(rng.uniform(0.5, 1.5))
             if number == len(ways) // 2:
-                held["halfway"] = _held(agent)
-        held["after"] = _held(agent)
+                resources["halfway"] = _resources(agent)
+        resources["after"] = _resources(agent)
         agent.stop()
-        told = json.loads((work / "summary.json").read_text())["cameras"]
+        summary = json.loads((work / "summary.json").read_text())["cameras"]
         times = [line["time"] for line in map(json.loads, output.read_text().splitlines()) if line["camera"] == "back"]
     return {
-        "losses": {name: told[name]["losses"] for name in _NAMES},
-        "noticed_s": {way: _spread(values) for way, values in noticed.items() if values},
-        "back_s": {way: _spread(values) for way, values in back.items() if values},
-        "held": held,
+        "losses": {name: summary[name]["losses"] for name in _NAMES},
+        "noticed_s": {way: _statistics(values) for way, values in noticed.items() if values},
+        "back_s": {way: _statistics(values) for way, values in back.items() if values},
+        "held": resources,
         "other_camera": {
             "frames_a_second": round((len(times) - 1) / (times[-1] - times[0]), 2),
             "longest_gap_s": round(float(np.diff(times).max()), 3),
@@ -105,23 +156,8 @@ def losses(bundle: Path, kills: int, freezes: int, seed: int) -> dict[str, Any]:
     }
 
 
-class _Watch:
-    """Looks at what an agent writes."""
-
-    def __init__(self, processes: Processes, agent: Process, output: Path) -> None:
-        self._processes, self._agent, self._output = processes, agent, output
-
-    def answers(self, camera: str) -> int:
-        if not self._output.exists():
-            return 0
-        return self._output.read_bytes().count(b'"camera":"' + camera.encode() + b'"')
-
-    def until(self, true: Callable[[], bool]) -> None:
-        self._processes.wait(self._agent, true, _BOUND_S, "where it should be")
-
-
-def _held(agent: Process) -> dict[str, int]:
-    """What a process holds: its threads, open files and resident bytes."""
+def _resources(agent: Process) -> dict[str, int]:
+    """Threads, open files and resident bytes of a process."""
     process = Path(f"/proc/{agent.pid}")
     return {
         "threads": len(list((process / "task").iterdir())),
@@ -130,25 +166,25 @@ def _held(agent: Process) -> dict[str, int]:
     }
 
 
-def _spread(values: list[float]) -> dict[str, float]:
+def _statistics(values: list[float]) -> dict[str, float]:
     return {"count": len(values), "median": round(float(np.median(values)), 2), "most": round(max(values), 2)}
 
 
 def load(bundle: Path, seconds: float, kind: str) -> dict[str, Any]:
-    """Answer two cameras for so long; the figures."""
-    heard: list[tuple[str, int, str, float]] = []  # camera, number, level, seconds from picture to answer
+    """Answer two cameras for ``seconds``; return the measures."""
+    answers: list[tuple[str, int, str, float]] = []  # camera, number, level, seconds from picture to answer
 
-    def hear(answered: Answered) -> None:
-        now = int(1000 * time.monotonic()) % (1 << 32) / 1000
-        number, taken = stamped.read(answered.picture)
-        heard.append((answered.line.camera, number, answered.line.level, now - taken))
+    def on_frame(answered: AnsweredFrame) -> None:
+        now = int(1000 * time.monotonic()) % (1 << _CLOCK) / 1000
+        number, taken = read_stamp(answered.picture)
+        answers.append((answered.line.camera, number, answered.line.level, now - taken))
 
     with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
         processes = stack.enter_context(Processes(Path(scratch) / "logs"))
         port, _ = start_cloud(processes, Bundle(bundle))
-        commands = [[sys.executable, "-m", "benchmarks.stamped", str(seed)] for seed in range(len(_NAMES))]
         sources: list[Source] = []
-        for command in commands:
+        for seed in range(len(_NAMES)):
+            command = [sys.executable, "-m", "benchmarks.cameras", "--write-pictures", str(seed)]
             if kind != "pipe":
                 camera = stack.enter_context(closing(rtsp.RtspCamera(pictures=command)))
                 time.sleep(2.0)
@@ -161,35 +197,32 @@ def load(bundle: Path, seconds: float, kind: str) -> dict[str, Any]:
                 assert writer.stdout is not None
                 sources.append(Pipe("640x480:bgr24", fd=writer.stdout.fileno()))
         tables = tuple(CameraTable(name, kind) for name in _NAMES)
-        settings = Settings(device="benchmark", region=stamped.REGION, camera=tables)
+        settings = Settings(device="benchmark", region=_REGION, camera=tables)
         agent = Agent(settings, sources, Address("127.0.0.1", port), Store(Path(scratch) / "store"), None)
-        agent.observers.append(hear)
-        running = threading.Thread(target=agent.run, args=(Sink(str(Path(scratch) / "answers")),))
+        agent.observers.append(on_frame)
+        running = threading.Thread(target=agent.run, args=(JsonLinesWriter(str(Path(scratch) / "answers")),))
         running.start()
-        while any(camera.tally.frames < 5 * stamped.FPS for camera in agent.cameras):  # models come and settle
+        while any(camera.tally.frames < 5 * _FPS for camera in agent.cameras):  # until the models are loaded
             time.sleep(0.05)
-        heard.clear()
+        answers.clear()
         dropped = [source.dropped for source in sources]
         begun, spent = time.monotonic(), time.process_time()
         time.sleep(seconds)
         took, spent = time.monotonic() - begun, time.process_time() - spent
-        figures, known = list(heard), [source.dropped for source in sources]
+        found, dropped_after = list(answers), [source.dropped for source in sources]
         agent.stop()
         running.join()
-    hits = [late for _, _, level, late in figures if level in ("frames", "submodels", "base")]
+    hits = [late for _, _, level, late in found if level in ("frames", "submodels", "base")]
     each = {}
     for place, name in enumerate(_NAMES):
-        numbers = [number for camera, number, _, _ in figures if camera == name]
-        gone = numbers[-1] - numbers[0] + 1 - len(numbers)
-        each[name] = {
-            "answered": len(numbers),
-            "dropped": known[place] - dropped[place],
-            "missing": gone - (known[place] - dropped[place]),
-        }
+        numbers = [number for camera, number, _, _ in found if camera == name]
+        lost, dropped_now = numbers[-1] - numbers[0] + 1 - len(numbers), dropped_after[place] - dropped[place]
+        each[name] = {"answered": len(numbers), "dropped": dropped_now, "missing": lost - dropped_now}
+    levels = [level for _, _, level, _ in found]
     return {
         "seconds": round(took, 1),
         "cameras": each,
-        "levels": {level: sum(own == level for _, _, own, _ in figures) for level in sorted({f[2] for f in figures})},
+        "levels": {level: levels.count(level) for level in sorted(set(levels))},
         "hit_latency_ms": {f"p{q}": round(1000 * float(np.percentile(hits, q)), 1) for q in (50, 95, 99)},
         "core_a_camera": round(spent / took / len(_NAMES), 3),
     }
@@ -200,19 +233,23 @@ def main() -> None:
     parser.add_argument("--bundle", type=Path, default=Path("models/zoo/cifar10"))
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--freezes", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=60.0, help="of each load")
+    parser.add_argument("--seconds", type=float, default=60.0, help="duration of each load, seconds (default: 60)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", choices=("losses", *_KINDS))
-    asked = parser.parse_args()
-    if said := rtsp.missing(gstreamer=asked.only in (None, "gstreamer")):
-        parser.error(said)
-    figures = {}
-    if asked.only in (None, "losses"):
-        figures["losses"] = losses(asked.bundle, asked.kills, asked.freezes, asked.seed)
+    parser.add_argument("--write-pictures", type=int, metavar="SEED", help=argparse.SUPPRESS)
+    chosen = parser.parse_args()
+    if chosen.write_pictures is not None:
+        write_pictures(chosen.write_pictures)
+        return
+    if error := rtsp.missing(gstreamer=chosen.only in (None, "gstreamer")):
+        parser.error(error)
+    found = {}
+    if chosen.only in (None, "losses"):
+        found["losses"] = losses(chosen.bundle, chosen.kills, chosen.freezes, chosen.seed)
     for kind in _KINDS:
-        if asked.only in (None, kind):
-            figures[kind] = load(asked.bundle, asked.seconds, kind)
-    print(json.dumps(figures))
+        if chosen.only in (None, kind):
+            found[kind] = load(chosen.bundle, chosen.seconds, kind)
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":

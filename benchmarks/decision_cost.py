@@ -1,13 +1,12 @@
-"""What deciding costs beside what is decided about: signature, decision and learning of a frame against one run of a
-base model of 0.08 M parameters (ResNet-8 of 16, 32 and 64 channels; its weights do not matter).
+"""Cost of a decision: signature, decision and learning of a 640x480 frame, against one run of a base model of 0.08 M
+parameters (ResNet-8 of 16, 32 and 64 channels with random weights).
 
     python -m benchmarks.decision_cost --stream camera
 
-The models' scores are recorded beforehand, so that only the core is timed, as it answers 640x480 frames: hits of all
-levels, and questions and audits that are answered at once, so that what is learned from them is in the mean. Both
-alternate within one run. The stream is shown several times: of each of its frames the median over the rounds counts, so
-that no neighbour's work does, and the mean of them is set against the median of a run. ``grown_bytes`` is what Python
-has allocated and not given back over the last round of the growth test.
+Model outputs are recorded, so only the decision core is timed. Requests and audits are answered at once, so the mean
+includes the learning from replies. Decisions and model runs alternate in one process. The stream repeats; the measure
+is the mean over its frames of the median over the rounds, which excludes other load of the machine. ``grown_bytes``:
+memory that Python has allocated and not freed over the last round of the growth test, bytes.
 """
 
 from __future__ import annotations
@@ -23,31 +22,35 @@ import cv2
 import numpy as np
 import torch
 
-from models import recorded, replay, sample, streams
-from models.export import export
-from models.networks import ResNet, Shape
-from models.replay import Recorded
-from shared.bundle import Bundle
-from shared.cascade.audits import FLOOR
-from shared.cascade.cascade import Cascade
-from shared.cascade.frame import Frame
-from shared.cascade.types import Miss, Reply
-from shared.engine import Session
-from shared.signature import sign
+from cachenet.models.certify import traces
+from cachenet.models.certify.traces import RecordedStream
+from cachenet.models.data import sample, streams
+from cachenet.models.export.export import export
+from cachenet.models.train.networks import ResNet, Shape
+from cachenet.shared.bundle.manifest import Bundle
+from cachenet.shared.cascade.audits import MIN_AUDIT_RATE
+from cachenet.shared.cascade.cascade import Cascade
+from cachenet.shared.cascade.frame import Frame
+from cachenet.shared.cascade.types import Miss, Reply
+from cachenet.shared.inference.engine import Session
+from cachenet.shared.media.signature import sign
 
 _SMALL = Shape(widths=(16, 32, 64), blocks=(1, 1, 1))
-_FRAMES, _ROUNDS = 300, 8
+#: Frames of the stream.
+_FRAMES = 300
+#: Rounds over the stream; the first one warms up.
+_ROUNDS = 8
 
 
-def measure(directory: Path, name: streams.Name, seed: int) -> dict[str, object]:
-    """The figures as the command prints them."""
+def measure(directory: Path, name: streams.StreamName, seed: int) -> dict[str, object]:
+    """The measures as the command prints them."""
     cv2.setNumThreads(1)  # as on a device
     bundle = Bundle(directory)
-    family = replay.family(bundle.manifest)
+    family = traces.family_of(bundle.manifest)
     images = sample.load()
-    plan = streams.plan(name, images.labels, seed, _FRAMES)
-    models = recorded.opened(bundle)
-    stream = recorded.record([plan], images, models)[0]
+    plan = streams.schedule(name, images.labels, seed, _FRAMES)
+    models = traces.open_models(bundle)
+    stream = traces.record_streams([plan], images, models)[0]
     render = streams.renderer(plan, images.images)
     pictures = [render(index) for index in range(_FRAMES)]
 
@@ -58,13 +61,13 @@ def measure(directory: Path, name: streams.Name, seed: int) -> dict[str, object]
         session = Session(Path(scratch) / "model.onnx", "cpu")
     image = np.zeros((1, 3, 32, 32), np.float32)
 
-    cascade = replay.cascade(stream, family, audit_floor=FLOOR)
+    cascade = traces.device_cascade(stream, family, audit_floor=MIN_AUDIT_RATE)
     runs, decisions = [], []
     for count in range(_ROUNDS * _FRAMES):
         begun = time.perf_counter()
         session.run(image)
         runs.append(time.perf_counter() - begun)
-        picture = pictures[count % _FRAMES].copy()  # a camera's driver has just written it
+        picture = pictures[count % _FRAMES].copy()  # as fresh in the cache as from a camera's driver
         begun = time.perf_counter()
         _decide(cascade, stream, family.full, picture, count)
         decisions.append(time.perf_counter() - begun)
@@ -84,8 +87,8 @@ def measure(directory: Path, name: streams.Name, seed: int) -> dict[str, object]
     }
 
 
-def _decide(cascade: Cascade, stream: Recorded, full: str, picture: np.ndarray, count: int) -> None:
-    """One frame, from its picture to its answer. The stream begins anew when it is over."""
+def _decide(cascade: Cascade, stream: RecordedStream, full: str, picture: np.ndarray, count: int) -> None:
+    """Decide one frame, from its picture to its answer. The stream repeats."""
     place = count % _FRAMES
     step = cascade.lookup(Frame(count, place, sign(picture)), 0.0)
     reply = Reply(count, stream.logits[full][place])
@@ -94,7 +97,7 @@ def _decide(cascade: Cascade, stream: Recorded, full: str, picture: np.ndarray, 
         cascade.on_audit_reply(reply, 0.0)
 
 
-def _growth(cascade: Cascade, stream: Recorded, full: str, pictures: list[np.ndarray]) -> int:
+def _growth(cascade: Cascade, stream: RecordedStream, full: str, pictures: list[np.ndarray]) -> int:
     tracemalloc.start()
     count = _ROUNDS * _FRAMES
     sizes = []
@@ -110,10 +113,10 @@ def _growth(cascade: Cascade, stream: Recorded, full: str, pictures: list[np.nda
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", type=Path, default=Path("models/zoo/cifar10"))
-    parser.add_argument("--stream", choices=streams.NAMES, default="camera")
+    parser.add_argument("--stream", choices=streams.STREAM_NAMES, default="camera")
     parser.add_argument("--seed", type=int, default=0)
-    asked = parser.parse_args()
-    print(json.dumps(measure(asked.bundle, asked.stream, asked.seed)))
+    chosen = parser.parse_args()
+    print(json.dumps(measure(chosen.bundle, chosen.stream, chosen.seed)))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,10 @@
-"""How soon a deployment answers: the images' own commands and the services as they are composed, without a container
-engine.
+"""Start times of a deployment: the images' commands and the composed services, without a container engine.
 
     sudo python -m benchmarks.deploy
 
-Builds the images and runs the services with ``benchmarks.engine`` in an engine's stead, then installs the agent as
-docker/device/install.sh does, again, and removes it. Needs root for mount namespaces, mosquitto, ports 8883, 9100 and
-9101 of the loopback interface, 2 GB of memory for the layers (12 with --cuda), and a package index.
+Builds the images and runs the services with ``benchmarks.engine`` in place of an engine. Then installs the agent twice
+with docker/device/install.sh, and removes it. Needs root for mount namespaces, mosquitto, ports 8883, 9100 and 9101 of
+the loopback interface, 2 GB of memory for the layers (12 with --cuda), and a package index.
 """
 
 from __future__ import annotations
@@ -27,25 +26,30 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.engine import ROOT, Engine, Image, services
-from benchmarks.miss_path import camera_pictures
-from shared import protocol
-from shared.bundle import Bundle
-from shared.image import crop, encode
-from shared.link import Address, Link, Message
-from simulator.processes import answers as listening
+from cachenet.models.data import sample, streams
+from cachenet.shared.bundle.manifest import Bundle
+from cachenet.shared.inference.image import Picture, crop, encode
+from cachenet.shared.transport import protocol
+from cachenet.shared.transport.mqtt import Address, Message, MqttConnection
+from cachenet.simulator.world.processes import is_listening as listening
 
-DEVICE, SECOND, OWNER = "cam1", "cam2", "10001"
+#: Names of the devices.
+DEVICE, SECOND = "cam1", "cam2"
+#: User and group of the services.
+OWNER = "10001"
 PICTURES = ROOT / "models/zoo/cifar10-sample"
-_PATIENCE_S = 120.0
+#: Longest wait for an event, seconds.
+_TIMEOUT_S = 120.0
+#: Port of each program's metrics.
 _METRICS = {"server": 9100, "agent": 9101}
 
 
 def measure(rounds: int, cuda: bool) -> dict[str, object]:
-    """The figures as the command prints them, seconds."""
+    """The measures as the command prints them."""
     if os.geteuid() != 0 or any(listening(port) for port in (8883, *_METRICS.values())):
         raise SystemExit("deploy: run it as root, with ports 8883, 9100 and 9101 free; its first lines say why")
     with ExitStack() as stack:
-        # A file system of its own, because layers of an overlay may not lie within one another; gone with this process.
+        # On a separate file system: layers of an overlay may not be nested.
         scratch = Path(tempfile.mkdtemp(dir="/var/tmp"))
         stack.callback(scratch.rmdir)
         subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", scratch], check=True)
@@ -63,51 +67,53 @@ def measure(rounds: int, cuda: bool) -> dict[str, object]:
         composed["agent"]["volumes"].append(f"{PICTURES}:/pictures")
         log = {service: scratch / f"{service}.log" for service in composed}
         try:
-            figures = {"build_s": built} | _run(engine, image, composed, out, log, rounds)
+            found = {"build_s": built} | _run(engine, image, composed, out, log, rounds)
         except SystemExit:
             for service, path in log.items():
                 if path.exists():
                     print(f"--- {service}\n{path.read_text()}", file=sys.stderr)
             raise
-        figures |= _device(engine, out)
-        return figures | ({"cuda_lacks": _lacking(engine)} if cuda else {})
+        found |= _device(engine, out)
+        return found | ({"cuda_lacks": _lacking(engine)} if cuda else {})
 
 
 def _device(engine: Engine, out: Path) -> dict[str, object]:
-    """What installing an agent on a device takes, changes when it is done again, and leaves when it is undone."""
-    bare = engine.base()
-    for source, at in ((ROOT, "/clone"), (out / "devices" / SECOND, "/kit"), (PICTURES, "/pictures")):
-        bare = engine.put(bare, source, at)
-    install = ["/clone/docker/device/install.sh", "--kit", "/kit", "--source", "/pictures"]
+    """Duration of an installation, files that a second one changes, and files that the removal leaves."""
+    base = engine.base()
+    for source, at in ((ROOT, "/clone"), (out / "devices" / SECOND, "/credentials"), (PICTURES, "/pictures")):
+        base = engine.put(base, source, at)
+    install = ["/clone/docker/device/install.sh", "--credentials", "/credentials", "--source", "/pictures"]
     begun = time.monotonic()
-    once = engine.layer(bare, install)
+    once = engine.layer(base, install)
     took = time.monotonic() - begun
     again = engine.layer(once, install)
     unit = (ROOT / "docker/device/cachenet-agent.service").read_text()
-    said = dict(line.split("=", 1) for line in unit.splitlines() if re.match("(ExecStart|Environment)=", line))
-    agent = ["runuser", "-u", "cachenet", "--", "env", *said["Environment"].split()]
-    program, settings = said["ExecStart"].removesuffix(" --no-view").split(" run ")
-    engine.layer(again, [*agent, "CACHENET_METRICS=", program, "doctor", *settings.split()])  # or this ends here
-    run = [*agent, "CACHENET_METRICS=", *said["ExecStart"].split(), "--json"]
+    values = dict(line.split("=", 1) for line in unit.splitlines() if re.match("(ExecStart|Environment)=", line))
+    agent = ["runuser", "-u", "cachenet", "--", "env", *values["Environment"].split()]
+    program, settings = values["ExecStart"].removesuffix(" --no-view").split(" run ")
+    engine.layer(
+        again, [*agent, "CACHENET_METRICS=", program, "doctor", *settings.split()]
+    )  # a failure ends this program
+    run = [*agent, "CACHENET_METRICS=", *values["ExecStart"].split(), "--json"]
     summary = json.loads(engine.read(again, run)[-1])
-    gone = engine.layer(again, [install[0], "--uninstall", "--purge"])
+    removed = engine.layer(again, [install[0], "--uninstall", "--purge"])
     return {
         "install_s": took,
         "installed_frames": summary["frames"],
         "installed_again_changes": sorted(_files(engine, again) ^ _files(engine, once)),
-        "uninstalled_leaves": sorted(_files(engine, gone) ^ _files(engine, bare)),
+        "uninstalled_leaves": sorted(_files(engine, removed) ^ _files(engine, base)),
     }
 
 
 def _files(engine: Engine, image: Image) -> set[str]:
-    """All files that an installation may touch, with their digests."""
+    """Files in the directories of an installation, with their digests."""
     places = ["/etc/cachenet", "/etc/systemd/system", "/etc/passwd", "/etc/group", "/opt/cachenet", "/var/lib/cachenet"]
     find = f"find {' '.join(places)} -name __pycache__ -prune -o -type f -exec sha256sum {{}} + 2> /dev/null || true"
     return set(engine.read(image, ["sh", "-c", find]))
 
 
 def _lacking(engine: Engine) -> list[str]:
-    """The libraries that ONNX Runtime's CUDA provider does not find in its image; the driver's is the host's."""
+    """Libraries that ONNX Runtime's CUDA provider does not find in its image; the host provides the driver's."""
     image = engine.build("server-cuda")
     library = "/opt/cachenet/lib/python3.11/site-packages/onnxruntime/capi/libonnxruntime_providers_cuda.so"
     return [line.split()[0] for line in engine.read(image, ["ldd", library]) if "not found" in line]
@@ -128,15 +134,19 @@ def _run(
         engine.start(image["server"], composed["server"], {}, log["server"])
         _until(lambda: ask(1, 0.05) == 1, "the server answers")
         answering = time.monotonic() - begun
-        _until(lambda: _health(_METRICS["server"]) == 200, "the server is well")
+        _until(lambda: _health(_METRICS["server"]) == 200, "the server is healthy")
         healthy = time.monotonic() - begun
         busy, spent = time.monotonic(), _processor_s(broker.pid)
         answered = ask(rounds, 180.0)
         busy, spent = time.monotonic() - busy, _processor_s(broker.pid) - spent
-    # On one loopback interface two services cannot have one port.
-    own = {"CACHENET_SOURCE": "/pictures", "CACHENET_FPS": "1", "CACHENET_METRICS": f"127.0.0.1:{_METRICS['agent']}"}
+    # Two services on one loopback interface need different ports.
+    environment = {
+        "CACHENET_SOURCE": "/pictures",
+        "CACHENET_FPS": "1",
+        "CACHENET_METRICS": f"127.0.0.1:{_METRICS['agent']}",
+    }
     begun = time.monotonic()
-    engine.start(image["agent"], composed["agent"], own, log["agent"])
+    engine.start(image["agent"], composed["agent"], environment, log["agent"])
     _until(lambda: _frames(_METRICS["agent"]) > 0, "the agent answers")
     agent = time.monotonic() - begun
     checks = {}
@@ -155,7 +165,7 @@ def _run(
 
 
 def _provision(out: Path) -> None:
-    from cloud_server.cli import app
+    from cachenet.cloud_server.cli import app
 
     app([*("provision", DEVICE, SECOND, "--out", str(out), "--host", "127.0.0.1")], standalone_mode=False)
     (out / "store").mkdir()
@@ -164,26 +174,29 @@ def _provision(out: Path) -> None:
 
 @contextmanager
 def _asker(out: Path) -> Iterator[Callable[[int, float], int]]:
-    """Ask so many questions, 16 at a time, as the device; how many were answered in so many seconds."""
+    """A function that sends requests as the device, 16 at a time.
+
+    Its arguments are the number of requests and the longest time, seconds; it returns the number of answers.
+    """
     bundle = Bundle(ROOT / "models/zoo/cifar10")
     name = bundle.manifest.only("full")
-    views = [encode(crop(picture, bundle.manifest.models[name].input))[1] for picture in camera_pictures(0)]
-    heard: set[bytes] = set()
+    views = [encode(crop(picture, bundle.manifest.models[name].input))[1] for picture in _camera_pictures()]
+    answered_requests: set[bytes] = set()
     runs = itertools.count()
-    kit = out / "devices" / DEVICE
-    where = Address("127.0.0.1", 8883, True, DEVICE, (kit / "password").read_text().strip(), kit / "ca.crt")
+    secrets = out / "devices" / DEVICE
+    where = Address("127.0.0.1", 8883, True, DEVICE, (secrets / "password").read_text().strip(), secrets / "ca.crt")
 
     def receive(message: Message) -> None:
-        said = protocol.decode(message.payload, protocol.Answer | protocol.Refusal)  # type: ignore[arg-type]
-        if isinstance(said, protocol.Answer):
-            heard.add(message.correlation or b"")
+        reply = protocol.decode(message.payload, protocol.Answer | protocol.Rejection)  # type: ignore[arg-type]
+        if isinstance(reply, protocol.Answer):
+            answered_requests.add(message.correlation or b"")
 
-    link = Link(where, f"cachenet-{DEVICE}", [(protocol.topic(DEVICE, "answer"), 0)], receive)
+    link = MqttConnection(where, f"cachenet-{DEVICE}", [(protocol.topic(DEVICE, "answer"), 0)], receive)
 
     def ask(count: int, seconds: float) -> int:
         run, end = next(runs), time.monotonic() + seconds
         asked: list[bytes] = []
-        while (answered := len(heard.intersection(asked))) < count and time.monotonic() < end:
+        while (answered := len(answered_requests.intersection(asked))) < count and time.monotonic() < end:
             if len(asked) < count and len(asked) - answered < 16:
                 request = protocol.Request(name, "image/png", f"{run}-{len(asked)}".encode(), 60_000)
                 link.publish(
@@ -196,16 +209,23 @@ def _asker(out: Path) -> Iterator[Callable[[int, float], int]]:
         return answered
 
     link.start()
-    if trouble := link.settle(5.0):
-        raise SystemExit(f"deploy: {trouble}")
+    if error := link.settle(5.0):
+        raise SystemExit(f"deploy: {error}")
     try:
         yield ask
     finally:
         link.stop()
 
 
+def _camera_pictures() -> list[Picture]:
+    """Pictures of a camera's stream."""
+    split = sample.load()
+    render = streams.renderer(streams.schedule("camera", split.labels, 0, 600), split.images)
+    return [render(index) for index in range(0, 600, 10)]
+
+
 def _processor_s(process: int) -> float:
-    """Processor time that a process has had."""
+    """Processor time of a process, seconds."""
     fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
@@ -223,29 +243,29 @@ def _health(port: int) -> int:
 def _frames(port: int) -> float:
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=2) as answer:
-            said = answer.read().decode()
+            text = answer.read().decode()
     except OSError:
         return 0.0
-    return sum(float(line.split()[-1]) for line in said.splitlines() if line.startswith("cachenet_frames_total"))
+    return sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith("cachenet_frames_total"))
 
 
 def _until(true: Callable[[], bool], what: str) -> None:
-    end = time.monotonic() + _PATIENCE_S
+    end = time.monotonic() + _TIMEOUT_S
     while not true():
         if time.monotonic() > end:
-            raise SystemExit(f"deploy: waited in vain until {what}")
+            raise SystemExit(f"deploy: timeout before {what}")
         time.sleep(0.02)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=1000, help="questions to find out how many a second are answered")
-    parser.add_argument("--cuda", action="store_true", help="build the CUDA image too, and see what its libraries lack")
-    asked = parser.parse_args()
-    if "DEPLOY_APART" not in os.environ and os.geteuid() == 0:
-        apart = [sys.executable, "-m", "benchmarks.deploy", *sys.argv[1:]]
-        os.execvpe("unshare", ["unshare", "--mount", *apart], os.environ | {"DEPLOY_APART": "1"})
-    print(json.dumps(measure(asked.rounds, asked.cuda)))
+    parser.add_argument("--rounds", type=int, default=1000, help="requests that measure the throughput (default: 1000)")
+    parser.add_argument("--cuda", action="store_true", help="build the CUDA image, too, and list its missing libraries")
+    chosen = parser.parse_args()
+    if "DEPLOY_NAMESPACE" not in os.environ and os.geteuid() == 0:
+        command = [sys.executable, "-m", "benchmarks.deploy", *sys.argv[1:]]
+        os.execvpe("unshare", ["unshare", "--mount", *command], os.environ | {"DEPLOY_NAMESPACE": "1"})
+    print(json.dumps(measure(chosen.rounds, chosen.cuda)))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Stands in for a container engine: does what docker/Dockerfile and docker/compose.yaml say, where there is none.
+"""A stand-in for a container engine: builds docker/Dockerfile and runs docker/compose.yaml without one.
 
-A stage is an overlay over the stage before, the first over this machine's own root file system, so that Python, Debian
-and mosquitto are the host's. A service is a process in it, its root read-only, as a user without any capability. Only
-root may do this, for it takes mount namespaces. Services have the host's network.
+A stage is an overlay over the stage before. The first is over this machine's root file system, so Python, Debian and
+mosquitto are the host's. A service is a process in an image with a read-only root, as a user without capabilities, on
+the host's network. Mount namespaces need root.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ DOCKER = ROOT / "docker"
 
 @dataclass(frozen=True)
 class Image:
-    """What a stage of a Dockerfile comes to. ``layers``: directories, the topmost first."""
+    """The image of a stage of a Dockerfile; ``layers``: directories, the topmost first."""
 
     layers: tuple[Path, ...] = ()
     environment: dict[str, str] = field(default_factory=dict)
@@ -37,7 +37,7 @@ class Image:
 
 
 class Engine:
-    """Stands in for a container engine."""
+    """A stand-in for a container engine, with its files in ``scratch``."""
 
     def __init__(self, scratch: Path) -> None:
         self._scratch = scratch
@@ -47,25 +47,24 @@ class Engine:
         self.running: list[subprocess.Popen[bytes]] = []
 
     def base(self) -> Image:
-        """In the place of python:3.11-slim: this machine, with its Python called ``python`` for everybody."""
+        """In place of python:3.11-slim: this machine, with its Python as ``python``."""
         layer = self._new("base")
         interpreter = Path(sys.base_prefix) / "bin" / f"python{sys.version_info[0]}.{sys.version_info[1]}"
         python = layer / "usr/local/bin/python"
         python.parent.mkdir(parents=True)
-        python.write_text(
-            f'#!/bin/sh\nexec {interpreter} "$@"\n'
-        )  # by a link it would take another's library for its own
+        # Through a symbolic link, Python would look for its library in the wrong place.
+        python.write_text(f'#!/bin/sh\nexec {interpreter} "$@"\n')
         python.chmod(0o755)
         image = Image((layer,), {"PATH": "/usr/local/bin:/usr/local/sbin:/usr/bin:/usr/sbin:/bin:/sbin"})
-        # Where it lies in root's home nobody else would find it.
-        opened = " ".join(str(above) for above in interpreter.resolve().parents if above != Path("/"))
-        return self.layer(image, ["chmod", "a+rx", *opened.split()])
+        # In root's home other users could not read it.
+        directories = " ".join(str(above) for above in interpreter.resolve().parents if above != Path("/"))
+        return self.layer(image, ["chmod", "a+rx", *directories.split()])
 
     def build(self, target: str) -> Image:
-        """The image of a stage, and of those that it needs, each once."""
+        """The image of a stage, built once."""
         if target not in self._built:
             steps = self._stages.get(target)
-            if steps is None:  # no stage: an image from elsewhere
+            if steps is None:  # no stage: an image of a registry
                 self._built[target] = self.base()
             else:
                 image = self.build(steps[0].value[0])
@@ -98,13 +97,13 @@ class Engine:
             return replace(image, command=value)
         if step.cmd == "EXPOSE":
             return image
-        raise SystemExit(f"deploy: does not know {step.cmd}")
+        raise SystemExit(f"deploy: unknown instruction {step.cmd}")
 
     def _copy(self, image: Image, sources: tuple[str, ...], to: str, flags: tuple[str, ...]) -> Image:
         layer = self._new("copy")
-        target = layer / os.path.join(image.place, to).lstrip("/")  # noqa: PTH118 - an absolute one wins
-        if flags:  # --from: the only one there is here
-            mounted, there = self._overlay(self.build(flags[0].removeprefix("--from=")), self._new("seen"))
+        target = layer / os.path.join(image.place, to).lstrip("/")  # noqa: PTH118 - an absolute path replaces
+        if flags:  # --from, the only flag in use
+            mounted, there = self._overlay(self.build(flags[0].removeprefix("--from=")), self._new("from"))
             target.mkdir(parents=True)
             script = f"{mounted}; cp -a {there}{sources[0]}/. {target}"
             subprocess.run(["unshare", "--mount", "sh", "-ec", script], check=True)
@@ -119,19 +118,19 @@ class Engine:
         return replace(image, layers=(layer, *image.layers))
 
     def put(self, image: Image, source: Path, at: str) -> Image:
-        """An image with a copy of a directory in it, but for what no release has."""
+        """``image`` with a copy of a directory at ``at``, without files that no release has."""
         layer = self._new("put")
         ignored = shutil.ignore_patterns(".*", "__pycache__", "build", "zoo", "*.egg-info")
         shutil.copytree(source, layer / at.lstrip("/"), ignore=ignored)
         return replace(image, layers=(layer, *image.layers))
 
     def read(self, image: Image, command: list[str]) -> list[str]:
-        """The lines that a command prints in an image."""
-        said = self.layer(image, ["sh", "-c", '"$@" > /said', "sh", *command]).layers[0] / "said"
-        return said.read_text().splitlines()
+        """Output lines of a command in an image."""
+        output = self.layer(image, ["sh", "-c", '"$@" > /output', "sh", *command]).layers[0] / "output"
+        return output.read_text().splitlines()
 
     def layer(self, image: Image, command: list[str]) -> Image:
-        """Run a command in an image; what it has written is another layer."""
+        """Run a command in an image; the files that it writes are a new layer."""
         layer = self._new("run")
         done = subprocess.run(
             self._inside(image, layer, image.environment | _outside(), "0:0", command, {}, []),
@@ -144,7 +143,7 @@ class Engine:
     def start(
         self, image: Image, service: dict[str, Any], environment: dict[str, str], log: Path
     ) -> subprocess.Popen[bytes]:
-        """A service as it is composed."""
+        """Start a service of compose.yaml."""
         command = [*service.get("entrypoint", image.entrypoint), *service.get("command", image.command)]
         started = self.execute(image, service, environment, command, log)
         self.running.append(started)
@@ -153,7 +152,7 @@ class Engine:
     def execute(
         self, image: Image, service: dict[str, Any], environment: dict[str, str], command: list[str], log: Path
     ) -> subprocess.Popen[bytes]:
-        """Any command in a service's place."""
+        """Start a command with the settings of a service."""
         known = image.environment | service.get("environment", {}) | environment
         volumes = {}
         for volume in service["volumes"]:
@@ -166,6 +165,7 @@ class Engine:
             return subprocess.Popen(full, stdout=out, stderr=out, start_new_session=True)
 
     def stop(self) -> None:
+        """End all services."""
         for process in reversed(self.running):
             process.terminate()
             try:
@@ -191,7 +191,7 @@ class Engine:
         script += [f"mount --rbind /{name} {there}/{name}" for name in ("proc", "dev")]
         uid, gid = user.split(":")
         free = f"--reuid {uid} --regid {gid} --clear-groups"
-        if uid != "0":  # a service, and not a step of a build
+        if uid != "0":  # a service, no build step
             script += [
                 f"install -d {there}{place}"
                 for place in (*volumes, *tmpfs)
@@ -203,12 +203,12 @@ class Engine:
             script += [f"mount --bind {source} {there}{place}" for place, source in volumes.items()]
             free += " --no-new-privs --bounding-set=-all --inh-caps=-all"
         script.append(f'exec chroot {there} setpriv {free} env -i "$@"')
-        said = [f"{name}={value}" for name, value in environment.items()]
+        variables = [f"{name}={value}" for name, value in environment.items()]
         inner = ["sh", "-c", 'cd "$0" && exec "$@"', image.place, *command]
-        return ["unshare", "--mount", "sh", "-ec", "\n".join(script), "sh", *said, *inner]
+        return ["unshare", "--mount", "sh", "-ec", "\n".join(script), "sh", *variables, *inner]
 
     def _overlay(self, image: Image, layer: Path) -> tuple[str, Path]:
-        """A command that mounts an image with another layer on top, and where."""
+        """A command that mounts an image with ``layer`` on top, and the mount point."""
         work, there = self._new("work"), self._new("root")
         lower = ":".join(map(str, (*image.layers, "/")))
         return f"mount -t overlay overlay -o lowerdir={lower},upperdir={layer},workdir={work} {there}", there
@@ -221,7 +221,7 @@ class Engine:
 
 
 def stages(file: Path) -> dict[str, list[Any]]:
-    """A Dockerfile's instructions by the names of its stages, as Docker's own parser reads them."""
+    """Instructions of a Dockerfile by stage, read by Docker's parser."""
     found: dict[str, list[Any]] = {}
     for step in dockerfile.parse_file(str(file)):
         if step.cmd == "FROM":
@@ -231,7 +231,7 @@ def stages(file: Path) -> dict[str, list[Any]]:
 
 
 def services(environment: dict[str, str]) -> dict[str, dict[str, Any]]:
-    """docker/compose.yaml with its variables filled in. Raises ``SystemExit`` for one that must be set and is not."""
+    """Services of docker/compose.yaml with variables filled in. Raises ``SystemExit`` for a missing variable."""
 
     def fill(match: re.Match[str]) -> str:
         name, kind, rest = match[1], match[2], match[3]
@@ -245,5 +245,5 @@ def services(environment: dict[str, str]) -> dict[str, dict[str, Any]]:
 
 
 def _outside() -> dict[str, str]:
-    """How this machine reaches a package index, which an image need not know."""
+    """Variables of this machine's access to a package index, which are no part of an image."""
     return {name: value for name, value in os.environ.items() if name.startswith("PIP_") or name.endswith("_proxy")}

@@ -1,13 +1,13 @@
-"""What a bundle answers on a camera that it was not made for.
+"""Answers of a bundle on a camera that it was not built for.
 
     python -m benchmarks.out_of_distribution
     python -m benchmarks.out_of_distribution --videos DIR --json
 
-The shipped CIFAR-10 bundle on street, traffic and telephone clips, as
-'model-builder fetch --out build/imagenet' brings them. Shares of frames:
+The shipped CIFAR-10 bundle on street, traffic and telephone clips, which
+'model-builder fetch --out build/imagenet' downloads. Shares of frames:
 "labelled", answered by a local level with a label and a stated risk under 0.1;
 "unknown"; "asked", audits included. Default settings; the server answers every
-question.
+request.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from models import recorded, replay
-from shared.bundle import Bundle
-from shared.cascade.audits import FLOOR
-from shared.cascade.spec import MAX_DISAGREEMENT
-from shared.video import BadVideo, Video
+from cachenet.models.certify import traces
+from cachenet.shared.bundle.manifest import Bundle
+from cachenet.shared.cascade.audits import MIN_AUDIT_RATE
+from cachenet.shared.cascade.spec import MAX_DISAGREEMENT
+from cachenet.shared.media.video import BadVideo, Video
 
 VIDEOS = ("vtest.avi", "bikes.mp4", "carphone_pristine.mp4")
-#: Stated risk under which a label is taken for sure.
-_SURE = 0.1
+#: Stated risk under which an answer counts as labelled.
+_MOST_RISK = 0.1
 
 
-def measure(bundle: Bundle, models: recorded.Models, video: Path) -> dict[str, Any]:
-    """The figures of one video. Raises ``BadVideo``, and ``OSError`` if it cannot be read."""
-    family = replay.family(bundle.manifest)
+def measure(bundle: Bundle, models: traces.Models, video: Path) -> dict[str, Any]:
+    """Measures of one video. Raises ``BadVideo`` and ``OSError``."""
+    family = traces.family_of(bundle.manifest)
     pictures = [frame.picture for frame in Video(video).frames()]
-    stream = recorded.film(pictures, np.zeros(len(pictures), np.int64), models)
-    run = replay.run(stream, family, replay.cascade(stream, family, MAX_DISAGREEMENT, FLOOR))
+    stream = traces.record_pictures(pictures, np.zeros(len(pictures), np.int64), models)
+    run = traces.replay(stream, family, traces.device_cascade(stream, family, MAX_DISAGREEMENT, MIN_AUDIT_RATE))
     unknown = run.labels < 0
-    labelled = ~run.full_answered & ~unknown & (run.risks < _SURE)
+    labelled = ~run.misses & ~unknown & (run.risks < _MOST_RISK)
     return {
         "frames": len(pictures),
         "labelled": round(float(labelled.mean()), 5),
@@ -50,8 +50,8 @@ def measure(bundle: Bundle, models: recorded.Models, video: Path) -> dict[str, A
     }
 
 
-def together(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """All frames of all videos."""
+def pooled(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Measures over all frames of all videos."""
     frames = [row["frames"] for row in rows]
     shares = ("labelled", "unknown", "asked")
     return {"frames": sum(frames)} | {
@@ -59,7 +59,7 @@ def together(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _measured(bundle: Bundle, models: recorded.Models, video: Path) -> dict[str, Any]:
+def _measured(bundle: Bundle, models: traces.Models, video: Path) -> dict[str, Any]:
     try:
         return measure(bundle, models, video)
     except (BadVideo, OSError) as error:
@@ -76,16 +76,16 @@ def main() -> None:
     )
     parser.add_argument("--bundle", type=Path, default=Path("models/zoo/cifar10"))
     parser.add_argument("--videos", type=Path, default=Path("build/imagenet/videos"), metavar="DIR")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    asked = parser.parse_args()
-    bundle = Bundle(asked.bundle)
-    models = recorded.opened(bundle)
-    found = {name: _measured(bundle, models, asked.videos / name) for name in VIDEOS}
-    found["all"] = together(list(found.values()))
-    if asked.json:
+    parser.add_argument("--json", action="store_true", help="print JSON in place of a table")
+    chosen = parser.parse_args()
+    bundle = Bundle(chosen.bundle)
+    models = traces.open_models(bundle)
+    found = {name: _measured(bundle, models, chosen.videos / name) for name in VIDEOS}
+    found["all"] = pooled(list(found.values()))
+    if chosen.json:
         print(json.dumps({"bundle": bundle.version[:12], "videos": found}))
         return
-    table = Table("video", "frames", f"label, risk under {_SURE:g}", "unknown", "asked", box=None)
+    table = Table("video", "frames", f"label, risk under {_MOST_RISK:g}", "unknown", "asked", box=None)
     for name, row in found.items():
         table.add_row(name, str(row["frames"]), *(f"{row[key]:.1%}" for key in ("labelled", "unknown", "asked")))
     Console(highlight=False, markup=False).print(table)

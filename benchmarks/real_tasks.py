@@ -2,12 +2,12 @@
 
     python -m benchmarks.real_tasks --out build/tasks
 
-A zone task is a square region of a static clip. Background subtraction labels every frame. A small network, trained on
-the first part of the clip, is the full model. The base model is distilled from the full model by the builder's code, on
-the first two thirds of the user's footage; the last third is for tuning. The play frames are used for nothing.
+A zone task is a square region of a static clip. Background subtraction labels every frame. The full model is a small
+network, trained on the first part of the clip. The builder's code distils the base model from the full model, on the
+first two thirds of the user's footage; the last third is for tuning. The play frames are used for nothing.
 
-An ImageNet task is a whole clip with EfficientNet-Lite2 as the full model and Lite0 as the base model; nothing is
-trained. ``ob`` and ``o2`` are given in ``--data``. A task whose file is in ``--out`` already is skipped.
+An ImageNet task is a complete clip with EfficientNet-Lite2 as the full model and Lite0 as the base model; nothing is
+trained. The models of ``ob`` and ``o2`` come from ``--data``. A task whose file exists in ``--out`` is skipped.
 """
 
 from __future__ import annotations
@@ -29,45 +29,63 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from models import candidates, imagenet, recorded, teach
-from models.candidates import Candidate
-from models.classifier import PRESETS, Classifier, understand
-from models.export import export
-from models.material import Material, Part
-from models.metadata import written
-from models.networks import ResNet, Shape
-from models.plan import Plan, key
-from models.training import Batch, Epoch, Recipe, fit, label_loss
-from shared import files
-from shared.engine import Session
-from shared.image import Picture, crop
-from shared.refusal import Refusal
-from shared.video import Video
+from cachenet.models.build_config import BuildConfig, key
+from cachenet.models.certify import traces
+from cachenet.models.data import imagenet
+from cachenet.models.data.dataset import Dataset, LabelledFrames
+from cachenet.models.export.classifier import PRESETS, Classifier, load_classifier
+from cachenet.models.export.export import export
+from cachenet.models.export.metadata import format_labels
+from cachenet.models.train import candidates
+from cachenet.models.train import label as labelling
+from cachenet.models.train.candidates import TrainedModel
+from cachenet.models.train.networks import ResNet, Shape
+from cachenet.models.train.training import Batch, Epoch, Recipe, fit, label_loss
+from cachenet.shared.command import atomic_files
+from cachenet.shared.command.errors import UserError
+from cachenet.shared.inference.engine import Session
+from cachenet.shared.inference.image import Picture, crop
+from cachenet.shared.media.video import Video
 
 Range = tuple[int, int]  # first frame, end frame (excluded)
 Region = tuple[int, int, int, int]  # left, top, width, height in pixels
 
-#: Input of the models that are trained here. The whole region is seen.
+#: Input of the models that are trained here, without a crop of the region.
 INPUT = msgspec.structs.replace(PRESETS["imagenet"], side=96, crop=1.0)
 #: Networks: 0.2 million parameters and 8 million multiply-adds, and a twelfth of these multiply-adds.
 FULL, BASE = ((16, 32, 64, 96), (1, 1, 1, 1)), ((4, 10, 20), (1, 1, 1))
-_STEM = 4  # side of the stem's patches, pixels
+#: Side of the stem's patches, pixels.
+_STEM = 4
 _RECIPE = Recipe(phases=((40, INPUT.side),), rate=0.05, batch=32, smoothing=0.05)
-_STEPS = 24  # optimiser steps in an epoch of the full model
-_PLAN = Plan("real", views=8, epochs=60, batch=32)
-_SHIFT, _LIGHT, _NOISE = 6, 0.2, 3.0  # augmentation: pixels, share of the brightness, grey levels
-_GUARD = 10  # frames between the base model's training frames and the tuning frames
-_DIFFERENT = 30  # grey levels from the background, in any channel, from which a pixel is foreground
-_LEAST_ACCURACY = 0.75  # share of play frames that a full model must have right for its task to be kept
-_FEWEST = 0.005  # share of the region's pixels that must be foreground for a position to be measured
+#: Optimiser steps in an epoch of the full model.
+_STEPS = 24
+_BUILD = BuildConfig("real", views=8, epochs=60, batch=32)
+#: Largest shift of the augmentation, pixels.
+_SHIFT = 6
+#: Largest change of a channel's brightness by the augmentation, as a share.
+_BRIGHTNESS = 0.2
+#: Noise of the augmentation, grey levels.
+_NOISE = 3.0
+#: Frames between the base model's training frames and the tuning frames.
+_GUARD = 10
+#: Difference from the background, in any channel, above which a pixel is foreground, grey levels.
+_FOREGROUND = 30
+#: Accuracy of a full model on the play frames below which the task is left out.
+_MIN_ACCURACY = 0.75
+#: Share of foreground pixels below which a region has no position.
+_MIN_FOREGROUND = 0.005
 
 
 @dataclass(frozen=True)
 class Clip:
-    """A static clip and its split.
+    """A static clip and its ranges of frames.
 
-    ``empty``: frames without people, whose median is the background; all frames where there are none.
-    ``train``: frames of the full model. ``held_out``: the user's footage.
+    Attributes:
+        video: File name.
+        empty: Frames without people, whose median is the background; without any, all frames.
+        train: Training frames of the full model.
+        held_out: The user's footage.
+        play: Frames of the measurement.
     """
 
     video: str
@@ -78,18 +96,19 @@ class Clip:
 
     @property
     def learn(self) -> Range:
-        """Frames that the base model is trained on."""
+        """Training frames of the base model."""
         first, end = self.held_out
         return first, first + (end - first) * 2 // 3
 
     @property
     def tune(self) -> Range:
+        """Tuning frames."""
         return self.learn[1] + _GUARD, self.held_out[1]
 
 
 @dataclass(frozen=True)
 class Zone:
-    """A zone task. A frame's label is the number of ``cuts`` that its measure exceeds.
+    """A zone task. The label of a frame is the number of ``thresholds`` that its measure exceeds.
 
     ``measure``: ``share`` of the region's pixels that are foreground; or ``x`` or ``bottom``, the horizontal centre or
     the lower edge of the largest foreground blob as a share of the region, -1 without foreground.
@@ -100,12 +119,12 @@ class Zone:
     region: Region
     labels: tuple[str, ...]
     measure: Literal["share", "x", "bottom"]
-    cuts: tuple[float, ...]
+    thresholds: tuple[float, ...]
 
 
 @dataclass(frozen=True)
 class ImageNet:
-    """An ImageNet task on the whole picture of a video."""
+    """An ImageNet task on complete pictures of a video."""
 
     name: str
     video: str
@@ -137,7 +156,7 @@ ZONES = (
     Zone("vt_lamp", WALKERS, (224, 80, 128, 128), ("none", "some"), "share", (0.015,)),
     Zone("ob_feet", ONE, (380, 300, 132, 132), ("none", "someone"), "share", (0.05,)),
     Zone("vt_far", WALKERS, (448, 80, 128, 128), ("none", "some"), "share", (0.015,)),
-    Zone("traffic_lane", TRAFFIC, (64, 256, 128, 128), ("none", "some"), "share", (0.03,)),
+    Zone("traffic_road", TRAFFIC, (64, 256, 128, 128), ("none", "some"), "share", (0.03,)),
 )
 IMAGENET = (
     ImageNet("vt_imagenet", "vtest.avi", (0, 385), (395, 795)),
@@ -147,39 +166,39 @@ IMAGENET = (
     ImageNet("carphone_imagenet", "carphone_pristine.mp4", (0, 50), (55, 120)),
     ImageNet("megamind_imagenet", "Megamind.avi", (0, 100), (110, 270)),
 )
-#: Given tasks: prefix of their files in ``state/``. Their base models' training frames are among the held-out ones.
-GIVEN = ("ob", "o2")
-_GIVEN_REGION: Region = (168, 0, 432, 432)
+#: Tasks with existing models: prefix of their files in ``state/``. The base models were trained on held-out frames.
+EXISTING = ("ob", "o2")
+_EXISTING_REGION: Region = (168, 0, 432, 432)
 _DEBIAN = Path("/usr/share/doc/opencv-doc/examples/data")
 
 
 def background(pictures: Sequence[Picture], empty: Sequence[Range]) -> Picture:
-    """The median of the frames in ``empty``, or of all frames where there are none."""
-    places = np.concatenate([np.arange(*one) for one in empty]) if empty else np.arange(0, len(pictures), 5)
-    median: Picture = np.median([pictures[place] for place in places], axis=0).astype(np.uint8)
+    """The median of the frames in ``empty``; without any, of all frames."""
+    numbers = np.concatenate([np.arange(*one) for one in empty]) if empty else np.arange(0, len(pictures), 5)
+    median: Picture = np.median([pictures[number] for number in numbers], axis=0).astype(np.uint8)
     return median
 
 
 def foreground(picture: Picture, background: Picture) -> npt.NDArray[np.uint8]:
-    """1 where ``picture`` differs from ``background``, ``(height, width)``; specks removed and gaps closed."""
+    """1 where ``picture`` differs from ``background``, ``(height, width)``; specks are removed and gaps closed."""
     first, second = (cv2.GaussianBlur(one, (5, 5), 0) for one in (picture, background))
-    mask = (cv2.absdiff(first, second).max(2) > _DIFFERENT).astype(np.uint8)
+    mask = (cv2.absdiff(first, second).max(2) > _FOREGROUND).astype(np.uint8)
     mask = cv2.morphologyEx(mask, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)).astype(np.uint8)
     return cv2.morphologyEx(mask, cv2.MORPH_CLOSE, np.ones((7, 7), np.uint8)).astype(np.uint8)
 
 
-def label(mask: npt.NDArray[np.uint8], measure: Literal["share", "x", "bottom"], cuts: tuple[float, ...]) -> int:
-    """The label of a region with this foreground ``(height, width)``; see ``Zone``."""
+def label(mask: npt.NDArray[np.uint8], measure: Literal["share", "x", "bottom"], thresholds: tuple[float, ...]) -> int:
+    """The label of a region with the foreground ``mask`` ``(height, width)``; see ``Zone``."""
     height, width = mask.shape
     value = float(mask.mean())
     if measure != "share":
         _, _, blobs, _ = cv2.connectedComponentsWithStats(mask)  # row 0 is the background
         left, top, wide, high, area = max(blobs[1:].tolist(), key=lambda blob: blob[4], default=(0, 0, 0, 0, 0))
-        if area < _FEWEST * mask.size:
+        if area < _MIN_FOREGROUND * mask.size:
             value = -1.0
         else:
             value = (left + wide / 2) / width if measure == "x" else (top + high) / height
-    return int(np.searchsorted(cuts, value))
+    return int(np.searchsorted(thresholds, value))
 
 
 class Task(msgspec.Struct):
@@ -198,46 +217,51 @@ class Task(msgspec.Struct):
 
 
 def zone_task(zone: Zone, video: Path, out: Path, threads: int) -> Task:
-    """Label the clip, train both models and write them; what is trained already is taken from ``out/work``."""
+    """Label the clip, train both models and write them. ``out/work`` keeps finished training runs."""
     clip, pictures = zone.clip, _regions(video, zone.region)
     empty = background(pictures, clip.empty)
-    truth = np.array([label(foreground(picture, empty), zone.measure, zone.cuts) for picture in pictures], np.int64)
-    silent, work = Progress(console=Console(quiet=True)), out / "work" / f"{zone.name}-{key(zone, FULL, BASE, _RECIPE)}"
+    truth = np.array(
+        [label(foreground(picture, empty), zone.measure, zone.thresholds) for picture in pictures], np.int64
+    )
+    no_progress, work = (
+        Progress(console=Console(quiet=True)),
+        out / "work" / f"{zone.name}-{key(zone, FULL, BASE, _RECIPE)}",
+    )
     full, base, labels, answers = (
         out / f"{zone.name}_{rest}" for rest in ("full.onnx", "base.onnx", "labels.txt", "truth.csv")
     )
     torch.manual_seed(0)
     network = ResNet(Shape(*FULL, len(zone.labels), _STEM))
     first, end = clip.train
-    seen = np.stack([crop(picture, INPUT)[:, :, ::-1] for picture in pictures[first:end]])
-    views = _views(seen, truth[first:end], mirrored=zone.measure != "x")
-    fit(network, INPUT, _RECIPE, views, _STEPS, label_loss(_RECIPE), work / "full.pt", silent, zone.name)
+    images = np.stack([crop(picture, INPUT)[:, :, ::-1] for picture in pictures[first:end]])
+    views = _views(images, truth[first:end], mirrored=zone.measure != "x")
+    fit(network, INPUT, _RECIPE, views, _STEPS, label_loss(_RECIPE), work / "full.pt", no_progress, zone.name)
     _export(network, zone, full)
-    classifier = understand(full)
+    classifier = load_classifier(full)
     learn, tune = (_part(classifier, pictures[first:end], threads) for first, end in (clip.learn, clip.tune))
-    small = Candidate("base", "", Shape(*BASE, len(zone.labels), _STEM))
-    trained = candidates.train(_PLAN, Material(classifier, learn, tune, tune), [small], full, work, silent)
+    small = TrainedModel("base", "", Shape(*BASE, len(zone.labels), _STEM))
+    trained = candidates.train(_BUILD, Dataset(classifier, learn, tune, tune), [small], full, work, no_progress)
     _export(trained["base"], zone, base)
-    files.write(labels, "".join(f"{one}\n" for one in zone.labels).encode())
-    files.write(answers, "".join(f"{one}\n" for one in truth[slice(*clip.play)]).encode())
+    atomic_files.write(labels, "".join(f"{one}\n" for one in zone.labels).encode())
+    atomic_files.write(answers, "".join(f"{one}\n" for one in truth[slice(*clip.play)]).encode())
     return Task(video, zone.region, full, base, "imagenet", labels, clip.held_out, clip.tune, clip.play, answers)
 
 
 def imagenet_task(task: ImageNet, video: Path, out: Path) -> Task:
-    """Write the labels' names. All of ``held_out`` is for tuning: nothing was trained on it."""
+    """Write the labels' names. All held-out frames are for tuning: nothing was trained on them."""
     full, base, labels = out / "imagenet" / "full.onnx", out / "imagenet" / "base.onnx", out / "imagenet_labels.txt"
-    files.write(labels, "".join(f"{one}\n" for one in understand(full).labels).encode())
+    atomic_files.write(labels, "".join(f"{one}\n" for one in load_classifier(full).labels).encode())
     height, width = next(Video(video).frames()).picture.shape[:2]
     region = (0, 0, width, height)
     return Task(video, region, full, base, "efficientnet-lite", labels, task.held_out, task.held_out, task.play)
 
 
-def given_task(name: str, video: Path, state: Path) -> Task:
-    """A task of ``--data``, whose base model was trained on the first part of the user's footage."""
+def existing_task(name: str, video: Path, state: Path) -> Task:
+    """A task with the models of ``--data``, whose base model was trained on the first part of the user's footage."""
     full, base, labels, truth = (
         state / f"{name}_{rest}" for rest in ("full.onnx", "base.onnx", "labels.txt", "truth_play.csv")
     )
-    return Task(video, _GIVEN_REGION, full, base, "imagenet", labels, ONE.held_out, ONE.tune, ONE.play, truth)
+    return Task(video, _EXISTING_REGION, full, base, "imagenet", labels, ONE.held_out, ONE.tune, ONE.play, truth)
 
 
 def _regions(video: Path, region: Region) -> list[Picture]:
@@ -246,18 +270,18 @@ def _regions(video: Path, region: Region) -> list[Picture]:
 
 
 def _views(images: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64], mirrored: bool) -> Epoch:
-    """Batches of augmented images ``(n, 96, 96, 3)``, a label drawn with the square root of its frequency."""
+    """Batches of augmented images ``(n, 96, 96, 3)``; a label is drawn with the square root of its frequency."""
     weights = 1 / np.sqrt(np.bincount(labels)[labels])
 
     def view(image: npt.NDArray[np.uint8], rng: np.random.Generator) -> npt.NDArray[np.uint8]:
-        """Shifted, of another light on each channel, with noise, and perhaps mirrored."""
+        """The image shifted, with other brightness of each channel, with noise, and perhaps mirrored."""
         (height, width), (down, right) = image.shape[:2], rng.integers(0, 2 * _SHIFT + 1, 2)
         padded = np.pad(image, ((_SHIFT, _SHIFT), (_SHIFT, _SHIFT), (0, 0)), mode="edge")
         shifted = padded[down : down + height, right : right + width]
         if mirrored and rng.random() < 0.5:
             shifted = shifted[:, ::-1]
-        light = rng.uniform(1 - _LIGHT, 1 + _LIGHT, 3)
-        return np.clip(shifted * light + _NOISE * rng.standard_normal(shifted.shape), 0, 255).astype(np.uint8)
+        brightness = rng.uniform(1 - _BRIGHTNESS, 1 + _BRIGHTNESS, 3)
+        return np.clip(shifted * brightness + _NOISE * rng.standard_normal(shifted.shape), 0, 255).astype(np.uint8)
 
     def epoch(_number: int, rng: np.random.Generator) -> Iterator[Batch]:
         for _ in range(_STEPS):
@@ -267,76 +291,51 @@ def _views(images: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64], mirrore
     return epoch
 
 
-def _part(classifier: Classifier, pictures: Sequence[Picture], threads: int) -> Part:
-    """``pictures`` with the full model's scores, as the builder takes them."""
-    seen = teach.look(classifier, pictures, threads)
-    images = np.ascontiguousarray(seen.pictures[:, :, :, ::-1])
-    return Part(images, seen.scores, seen.embeddings, None, (np.arange(len(seen)),), classifier.input)
+def _part(classifier: Classifier, pictures: Sequence[Picture], threads: int) -> LabelledFrames:
+    """``pictures`` with the full model's scores, as the builder labels them."""
+    found = labelling.look(classifier, pictures, threads)
+    images = np.ascontiguousarray(found.pictures[:, :, :, ::-1])
+    return LabelledFrames(images, found.scores, found.embeddings, None, (np.arange(len(found)),), classifier.input)
 
 
 def _export(network: ResNet, zone: Zone, path: Path) -> None:
-    """Write ``network`` for pictures of one size: input ``image`` (n, 3, 96, 96), output logits."""
-    export(network.eval(), path, {"labels": written(zone.labels), "input": msgspec.json.encode(INPUT).decode()})
+    """Write ``network`` as ONNX: input ``image`` (n, 3, 96, 96), output logits."""
+    export(network.eval(), path, {"labels": format_labels(zone.labels), "input": msgspec.json.encode(INPUT).decode()})
     model = onnx.load(str(path))
     for size in model.graph.input[0].type.tensor_type.shape.dim[2:]:
         size.dim_value = INPUT.side
-    files.write(path, model.SerializeToString(deterministic=True))
+    atomic_files.write(path, model.SerializeToString(deterministic=True))
 
 
-@dataclass(frozen=True)
-class Facts:
-    """Figures of a task, shares of frames but for the first and the last.
-
-    Attributes:
-        frames: Number of play frames.
-        changes: Play frames on which the full model's answer is not the one before.
-        base_tune: Tuning frames on which the base model's answer is the full model's.
-        base_play: Play frames on which the base model's answer is the full model's.
-        right: Play frames on which the full model's answer is the truth; None without truth.
-        missing: Labels that are never true in play.
-    """
-
-    frames: int
-    changes: float
-    base_tune: float
-    base_play: float
-    right: float | None
-    missing: list[str]
-
-    @property
-    def unusable(self) -> str:
-        """Why the task is left out; empty where it is kept."""
-        if self.missing:
-            return f"never in play: {', '.join(self.missing)}"
-        if self.right is not None and self.right < _LEAST_ACCURACY:
-            return f"the full model is right on {self.right:.1%} of play frames only"
-        return ""
-
-
-def facts(task: Task, threads: int) -> Facts:
-    """Run both models on the tuning and play frames."""
+def describe(task: Task, threads: int) -> str:
+    """Run both models on the tuning and play frames; return a description. Raises ``UserError`` if unusable."""
     pictures = _regions(task.video, task.region)
     answers = []
     for path in (task.full, task.base):
-        spec = INPUT if task.preprocessing == "imagenet" else understand(path).input
+        spec = INPUT if task.preprocessing == "imagenet" else load_classifier(path).input
         session = Session(path, "cpu", threads)
-        answers.append([recorded.run(session, spec, pictures[slice(*one)]).argmax(1) for one in (task.tune, task.play)])
+        answers.append(
+            [traces.run_model(session, spec, pictures[slice(*one)]).argmax(1) for one in (task.tune, task.play)]
+        )
     (full_tune, full), (base_tune, base) = answers
-    right: float | None = None
-    missing: list[str] = []
+    accuracy = ""
     if task.truth is not None:
         truth = np.array([int(line) for line in task.truth.read_text().split()])
         right = float((full == truth).mean())
         names = task.labels.read_text().splitlines()
-        missing = [name for number, name in enumerate(names) if not (truth == number).any()]
-    return Facts(
-        len(full), float((np.diff(full) != 0).mean()), float((full_tune == base_tune).mean()),
-        float((full == base).mean()), right, missing,
-    )  # fmt: skip
+        if missing := [name for number, name in enumerate(names) if not (truth == number).any()]:
+            raise UserError(f"never in play: {', '.join(missing)}")
+        if right < _MIN_ACCURACY:
+            raise UserError(f"the full model is right on {right:.1%} of play frames only")
+        accuracy = f", right on {right:.1%}"
+    return (
+        f"{len(full)} play frames, the full model's answer changes on {(np.diff(full) != 0).mean():.1%}{accuracy}; the "
+        f"base model agrees on {(full_tune == base_tune).mean():.1%} in tune and {(full == base).mean():.1%} in play"
+    )
 
 
 def toml(task: Task, out: Path) -> str:
-    """The task file; paths inside ``out`` are relative to it."""
+    """The task file; paths in ``out`` are relative to ``out``."""
     lines = []
     for name in task.__struct_fields__:
         value = getattr(task, name)
@@ -349,52 +348,46 @@ def toml(task: Task, out: Path) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="directory that the tasks go to")
+    parser.add_argument("--out", type=Path, required=True, help="directory of the tasks")
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="directory with state/ and videos/")
-    parser.add_argument("--videos", type=Path, help="directory of further videos, looked in first")
-    parser.add_argument("--threads", type=int, default=1, help="threads to train and run models with")
-    asked = parser.parse_args()
-    torch.set_num_threads(asked.threads)
-    out, data = asked.out.resolve(), asked.data.resolve()
+    parser.add_argument("--videos", type=Path, help="directory of further videos, searched first")
+    parser.add_argument("--threads", type=int, default=1, help="threads of models and training")
+    chosen = parser.parse_args()
+    torch.set_num_threads(chosen.threads)
+    out, data = chosen.out.resolve(), chosen.data.resolve()
     try:
         imagenet.fetch(out / "imagenet")
     except imagenet.FetchError as error:
-        print(f"some videos or ImageNet's models are not there: {error}", file=sys.stderr)
-    places = [data / "videos", out / "imagenet" / "videos", _DEBIAN]
-    if asked.videos is not None:
-        places.insert(0, asked.videos.resolve())
+        print(f"some videos or ImageNet models are missing: {error}", file=sys.stderr)
+    directories = [data / "videos", out / "imagenet" / "videos", _DEBIAN]
+    if chosen.videos is not None:
+        directories.insert(0, chosen.videos.resolve())
 
     makers: list[tuple[str, str, Callable[[Path], Task]]] = [
-        *((name, ONE.video, partial(given_task, name, state=data / "state")) for name in GIVEN),
-        *((zone.name, zone.clip.video, partial(zone_task, zone, out=out, threads=asked.threads)) for zone in ZONES),
+        *((name, ONE.video, partial(existing_task, name, state=data / "state")) for name in EXISTING),
+        *((zone.name, zone.clip.video, partial(zone_task, zone, out=out, threads=chosen.threads)) for zone in ZONES),
         *((one.name, one.video, partial(imagenet_task, one, out=out)) for one in IMAGENET),
     ]
     with Progress(console=Console(stderr=True)) as progress:
         for name, video, make in progress.track(makers, description="tasks"):
             if not (out / f"{name}.toml").exists():
-                found = next((place / video for place in places if (place / video).exists()), None)
-                outcome = f"left out, {video} is not there; give --videos"
+                found = next((directory / video for directory in directories if (directory / video).exists()), None)
+                outcome = f"left out, {video} is missing; give --videos"
                 if found is not None:
-                    outcome = _made(name, found, make, out, asked.threads)
+                    outcome = _make(name, found, make, out, chosen.threads)
                 print(f"{name}: {outcome}")
                 sys.stdout.flush()
 
 
-def _made(name: str, video: Path, make: Callable[[Path], Task], out: Path, threads: int) -> str:
-    """Make the task and write its file; what there is to say of it."""
+def _make(name: str, video: Path, make: Callable[[Path], Task], out: Path, threads: int) -> str:
+    """Make the task and write its file; return a description."""
     try:
         task = make(video)
-        about = facts(task, threads)
-    except (OSError, Refusal) as error:
+        description = describe(task, threads)
+    except (OSError, UserError) as error:
         return f"left out, {error}"
-    if about.unusable:
-        return f"left out, {about.unusable}"
-    files.write(out / f"{name}.toml", toml(task, out).encode())
-    right = "" if about.right is None else f", right on {about.right:.1%}"
-    return (
-        f"{about.frames} play frames, the full model's answer changes on {about.changes:.1%}{right}; "
-        f"the base model agrees on {about.base_tune:.1%} in tune and {about.base_play:.1%} in play"
-    )
+    atomic_files.write(out / f"{name}.toml", toml(task, out).encode())
+    return description
 
 
 if __name__ == "__main__":

@@ -4,12 +4,12 @@
     python -m benchmarks.scene_change --task FILE.toml --json
 
 The cascade with its defaults on the play frames of a task (see benchmarks.real).
-In the middle of them every picture changes, and both models see it changed:
-"darker" (gamma 2), "brighter" (1.2 times and 25 grey levels), "moved" (by 8 % of
-the width and 6 % of the height, the edge mirrored). Or the device restarts with
-what its risk models had learned. Disagreement over all answers before, in the
-first 100 frames after, and later; whether an alarm came in these 100 frames:
-"scene" (of the picture) or "audits". Means over several draws of the audits.
+From their middle on every picture changes, for both models: "darker" (gamma 2),
+"brighter" (1.2 times and 25 grey levels), "moved" (by 8 % of the width and 6 %
+of the height, the edge mirrored). Or the device restarts with its learned risk
+models. Measures: disagreement over all answers before, in the first 100 frames
+after, and later; share of runs with an alarm in these 100 frames, by the scene
+change detector ("scene") or by audits. Means over several draws of the audits.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from rich.table import Table
 
 from benchmarks.real import policies, recording, task
 from benchmarks.real.recording import Recording, Recordings
-from shared.cascade.cascade import Cascade
-from shared.cascade.reference import disagreements
-from shared.cascade.replay import ModelTrace, run
-from shared.cascade.spec import MAX_DISAGREEMENT
-from shared.image import Picture
-from shared.video import Video
+from cachenet.shared.cascade.cascade import Cascade
+from cachenet.shared.cascade.reference import disagreements
+from cachenet.shared.cascade.replay import ModelTrace, run
+from cachenet.shared.cascade.spec import MAX_DISAGREEMENT
+from cachenet.shared.inference.image import Picture
+from cachenet.shared.media.video import Video
 
-#: Frames after a change that are counted by themselves.
+#: Frames after a change that are counted separately.
 AFTER = 100
 
 
@@ -47,7 +47,7 @@ def darker(picture: Picture) -> Picture:
 
 
 def brighter(picture: Picture) -> Picture:
-    """A fifth more light, and 25 grey levels."""
+    """1.2 times, and 25 grey levels."""
     return np.asarray(np.clip(np.rint(1.2 * picture) + 25, 0, 255), np.uint8)
 
 
@@ -64,15 +64,15 @@ Row = dict[str, Any]
 
 
 def measure(one: task.Task, draws: int) -> dict[str, Row]:
-    """The figures by change. Raises ``TaskError``."""
+    """Measures by change. Raises ``TaskError``."""
     recordings = recording.record(one)
     play = policies.trace(recordings.play)
     middle = len(play) // 2
     found = {"none": _mean([_changed(recordings, play, middle, seed) for seed in range(draws)])}
     for name, change in CHANGES.items():
         after = policies.trace(_recorded(one, middle, change))
-        whole = joined(play.part(0, middle), after)
-        found[name] = _mean([_changed(recordings, whole, middle, seed) for seed in range(draws)])
+        trace = joined(play.part(0, middle), after)
+        found[name] = _mean([_changed(recordings, trace, middle, seed) for seed in range(draws)])
     found["restart"] = _mean([_restarted(recordings, play, middle, seed) for seed in range(draws)])
     return found
 
@@ -87,8 +87,7 @@ def joined(before: ModelTrace, after: ModelTrace) -> ModelTrace:
 
 
 def _recorded(one: task.Task, middle: int, change: Callable[[Picture], Picture]) -> Recording:
-    """What both models say of the play frames from ``middle`` on, changed. They are written as a video of their own,
-    without loss, so that they are recorded as any others."""
+    """Recording of the changed play frames from ``middle`` on, by way of a lossless video."""
     first, end = one.play[0] + middle, one.play[1]
     with tempfile.TemporaryDirectory() as scratch:
         path, writer = Path(scratch) / "changed.avi", None
@@ -110,14 +109,14 @@ def _recorded(one: task.Task, middle: int, change: Callable[[Picture], Picture])
 
 def _changed(recordings: Recordings, trace: ModelTrace, middle: int, seed: int) -> Row:
     cascade = policies.cascade(recordings, trace.base, MAX_DISAGREEMENT, seed)
-    played = run(cascade, trace)
-    row = _spans(disagreements(played.labels, trace.labels), middle)
-    row["asked"] = float(played.asked[middle:].mean())
+    outcome = run(cascade, trace)
+    row = _spans(disagreements(outcome.labels, trace.labels), middle)
+    row["asked"] = float(outcome.asked[middle:].mean())
     return row | _alarms(recordings, trace, middle, seed)
 
 
 def _alarms(recordings: Recordings, trace: ModelTrace, middle: int, seed: int) -> Row:
-    """Whether alarms came from the change on, up to ``AFTER`` frames after it: a run can be repeated."""
+    """Whether there were alarms in the ``AFTER`` frames after the change, from two runs of different length."""
     counts = []
     for end in (middle, middle + AFTER):
         part = trace.part(0, end)
@@ -132,7 +131,7 @@ def _restarted(recordings: Recordings, trace: ModelTrace, middle: int, seed: int
     before, after = (policies.cascade(recordings, part.base, MAX_DISAGREEMENT, seed) for part in parts)
     first = run(before, parts[0])
     if not after.estimator.restore(before.estimator.state):
-        raise AssertionError("what was learned does not fit the same bundle")
+        raise AssertionError("learned state does not fit the same bundle")
     second = run(after, parts[1])
     row = _spans(disagreements(np.concatenate([first.labels, second.labels]), trace.labels), middle)
     row["asked"] = float(second.asked.mean())
@@ -144,7 +143,7 @@ def _audit_alarms(cascade: Cascade) -> int:
 
 
 def _spans(disagree: Any, middle: int) -> Row:
-    """Shares of answers that disagree, by the time of the change."""
+    """Disagreement before and after the change."""
     return {
         "before": float(disagree[:middle].mean()),
         "first": float(disagree[middle : middle + AFTER].mean()),
@@ -167,15 +166,15 @@ def main() -> None:
     )
     parser.add_argument("--task", type=Path, required=True, metavar="FILE", help="task file of benchmarks.real")
     parser.add_argument("--draws", type=int, default=5, help="draws of the audits (default: 5)")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    asked = parser.parse_args()
+    parser.add_argument("--json", action="store_true", help="print JSON in place of a table")
+    chosen = parser.parse_args()
     try:
-        one = task.load(asked.task)
-        found = measure(one, asked.draws)
+        one = task.load(chosen.task)
+        found = measure(one, chosen.draws)
     except task.TaskError as error:
         print(f"benchmarks.scene_change: {error}", file=sys.stderr)
         sys.exit(error.code)
-    if asked.json:
+    if chosen.json:
         print(json.dumps({"task": one.name, "max_disagreement": MAX_DISAGREEMENT, "changes": found}))
         return
     table = Table(one.name, "before", f"first {AFTER}", "later", "asked after", "alarm: scene", "audits", box=None)

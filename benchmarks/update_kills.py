@@ -1,17 +1,18 @@
-"""Whether a device answers whatever moment of an update it is killed at.
+"""Whether a device answers after ``kill -9`` at any moment of an update.
 
     python -m benchmarks.update_kills [--kills 100] [--json]
 
 A server offers a newer version of the shipped bundle, with other bytes in every model, to an agent whose store holds
-the shipped one. Each round gives the agent a fresh copy of that store, ends it with ``kill -9`` at a random moment
-between its start and the end of the update, and starts it twice on what is left: without a network, and with one. Both
-must answer a frame within five seconds of the start of the process.
+the shipped version. Each round starts the agent on a copy of that store and kills it at a random moment between its
+start and the end of the update. It then starts the agent twice on the same store, without and with a network. Both
+must answer a frame within five seconds of the process's start.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import shutil
 import statistics
@@ -27,35 +28,45 @@ import msgspec
 import numpy as np
 import onnx
 
-from edge_agent.store import Store
-from models import sample
-from shared import stream
-from shared.bundle import MANIFEST, Bundle, digest, file_digest
-from simulator.processes import free_port
+from cachenet.edge_agent.updates.store import Store
+from cachenet.models.data import sample
+from cachenet.shared.bundle.manifest import MANIFEST, Bundle, digest, file_digest
+from cachenet.shared.media import recording as stream
+from cachenet.simulator.world.processes import free_port
 
 ZOO = Path(__file__).parents[1] / "models/zoo/cifar10"
-#: Frames a second of the stream, and their number: enough for an update and its trial.
-_FPS, _FRAMES = 250, 6000
-_WAIT_S = 60.0
+#: Frame rate of the stream, frames per second.
+_FPS = 250
+#: Frames of the stream, enough for an update and its trial.
+_FRAMES = 6000
+#: Longest duration of an undisturbed update, seconds.
+_UPDATE_TIMEOUT_S = 60.0
 
 
 def measure(kills: int, seed: int, limit: float, workers: int, progress: bool) -> dict[str, object]:
-    """The figures as the command prints them."""
+    """The measures as the command prints them."""
     with tempfile.TemporaryDirectory() as scratch:
-        place = Path(scratch)
-        _stream(place / "frames")
-        newer = _newer(place / "newer")
-        _store(place / "store")
+        work = Path(scratch)
+        _stream(work / "frames")
+        newer = _newer(work / "newer")
+        _store(work / "store")
         port = free_port()
-        with (place / "server.log").open("wb") as log:
+        with (work / "server.log").open("wb") as log:
             server = subprocess.Popen(
-                [*(sys.executable, "-m", "cloud_server", "run", "--bundle", str(newer.directory)),
+                [*(sys.executable, "-m", "cachenet.cloud_server", "run", "--bundle", str(newer.directory)),
                  *("--broker", "embedded", "--port", str(port), "--provider", "cpu")],
                 stdout=subprocess.DEVNULL, stderr=log,
             )  # fmt: skip
         try:
             return _rounds(
-                place, f"mqtt://127.0.0.1:{port}", newer.version, kills, limit, workers, random.Random(seed), progress
+                work,
+                f"mqtt://127.0.0.1:{port}",
+                newer.version,
+                kills,
+                limit,
+                workers,
+                random.Random(seed),
+                progress,
             )
         finally:
             server.terminate()
@@ -63,15 +74,22 @@ def measure(kills: int, seed: int, limit: float, workers: int, progress: bool) -
 
 
 def _rounds(
-    place: Path, broker: str, version: str, kills: int, limit: float, workers: int, rng: random.Random, progress: bool
+    work: Path,
+    broker: str,
+    version: str,
+    kills: int,
+    limit: float,
+    workers: int,
+    rng: random.Random,
+    progress: bool,
 ) -> dict[str, object]:
-    length = _update_s(place, broker, version)
+    length = _update_s(work, broker, version)
     moments = [rng.uniform(0.0, 1.1 * length) for _ in range(kills)]
     stages: Counter[str] = Counter()
     answered: dict[str, list[float]] = {"offline": [], "online": []}
     with ThreadPoolExecutor(workers) as pool:
         rounds = (
-            pool.submit(_round, place, number, broker, version, moment, limit) for number, moment in enumerate(moments)
+            pool.submit(_round, work, number, broker, version, moment, limit) for number, moment in enumerate(moments)
         )
         for done, ended in enumerate(as_completed(list(rounds)), 1):
             stage, offline, online = ended.result()
@@ -80,26 +98,27 @@ def _rounds(
             answered["online"].append(online)
             if progress:
                 print(f"\r{done} of {kills} kills", end="\n" * (done == kills), file=sys.stderr, flush=True)
-    figures: dict[str, object] = {"kills": kills}
+    measures: dict[str, object] = {"kills": kills}
     for way, times in answered.items():
-        figures[f"{way}_answered"] = sum(seconds <= limit for seconds in times)
-        figures[f"{way}_median_s"] = round(statistics.median(times), 2)
-        figures[f"{way}_longest_s"] = round(max(times), 2)
-    return figures | {"update_s": round(length, 2), "killed_while": dict(stages.most_common())}
+        measures[f"{way}_answered"] = sum(seconds <= limit for seconds in times)
+        measures[f"{way}_median_s"] = round(statistics.median(times), 2)
+        measures[f"{way}_longest_s"] = round(max(times), 2)
+    return measures | {"update_s": round(length, 2), "killed_while": dict(stages.most_common())}
 
 
-def _round(
-    place: Path, number: int, broker: str, version: str, moment: float, limit: float
-) -> tuple[str, float, float]:
-    """Kill one agent ``moment`` seconds after its start: how far the update had come, and seconds to the first answer
-    afterwards, without a network and with one."""
-    store = _copy(place, number)
-    agent = _Agent(place, store, broker)
+def _round(work: Path, number: int, broker: str, version: str, moment: float, limit: float) -> tuple[str, float, float]:
+    """Kill one agent ``moment`` seconds after its start.
+
+    Returns:
+        The stage of the update, and seconds to the first answer afterwards, without and with a network.
+    """
+    store = _copy(work, number)
+    agent = _Agent(work, store, broker)
     time.sleep(moment)
     agent.kill()
     stage, seconds = _stage(store, version), []
     for address in ("mqtt://127.0.0.1:1", broker):
-        again = _Agent(place, store, address)
+        again = _Agent(work, store, address)
         seconds.append(again.first_answer_s(2 * limit))
         again.kill()
     shutil.rmtree(store)
@@ -107,42 +126,44 @@ def _round(
 
 
 class _Agent:
-    """The agent as a process, and when its first answer was there."""
+    """An agent process, with the time of its first answer."""
 
-    def __init__(self, place: Path, store: Path, broker: str) -> None:
+    def __init__(self, work: Path, store: Path, broker: str) -> None:
         self._output = store.with_suffix(".jsonl")
         self._output.unlink(missing_ok=True)
         self._begun = time.monotonic()
-        with (place / "agent.log").open("ab") as log:
+        with (work / "agent.log").open("ab") as log:
             self._process = subprocess.Popen(
-                [*(sys.executable, "-m", "edge_agent", "run", str(place / "frames"), "--fps", str(_FPS)),
+                [*(sys.executable, "-m", "cachenet.edge_agent", "run", str(work / "frames"), "--fps", str(_FPS)),
                  *("--broker", broker, "--store", str(store), "--device", store.name, "--provider", "cpu", "--no-view"),
-                 *("--levels", "frames,submodels,base", "--output", str(self._output))],
+                 *("--output", str(self._output))],
                 stdout=subprocess.DEVNULL, stderr=log,
+                env={**os.environ, "CACHENET_LEVELS": "frames,submodels,base"},
             )  # fmt: skip
 
-    def first_answer_s(self, patience: float) -> float:
-        """Seconds from the start of the process to its first answer; infinite if there is none in time."""
-        while time.monotonic() - self._begun < patience and self._process.poll() is None:
+    def first_answer_s(self, timeout_s: float) -> float:
+        """Seconds from the start of the process to its first answer; infinite after ``timeout_s``."""
+        while time.monotonic() - self._begun < timeout_s and self._process.poll() is None:
             if self._output.exists() and self._output.stat().st_size:
                 return time.monotonic() - self._begun
             time.sleep(0.01)
         return float("inf")
 
     def kill(self) -> None:
+        """End the process with SIGKILL."""
         self._process.kill()
         self._process.wait()
 
 
-def _update_s(place: Path, broker: str, version: str) -> float:
-    """Seconds from the start of an agent to the end of an update that nothing cuts off."""
-    store, begun = _copy(place, 0), time.monotonic()
-    agent = _Agent(place, store, broker)
+def _update_s(work: Path, broker: str, version: str) -> float:
+    """Seconds from the start of an agent to the end of an undisturbed update."""
+    store, begun = _copy(work, 0), time.monotonic()
+    agent = _Agent(work, store, broker)
     try:
         while _stage(store, version) != "committed":
-            if time.monotonic() - begun > _WAIT_S:
-                log = (place / "agent.log").read_text()
-                raise SystemExit(f"update_kills: the update has not ended after {_WAIT_S:.0f} s\n{log}")
+            if time.monotonic() - begun > _UPDATE_TIMEOUT_S:
+                log = (work / "agent.log").read_text()
+                raise SystemExit(f"update_kills: the update has not ended after {_UPDATE_TIMEOUT_S:.0f} s\n{log}")
             time.sleep(0.05)
         return time.monotonic() - begun
     finally:
@@ -150,24 +171,24 @@ def _update_s(place: Path, broker: str, version: str) -> float:
 
 
 def _stage(store: Path, version: str) -> str:
-    """How far the update has come, as the store has it."""
+    """Stage of the update, from the store."""
     opened = Store(store)
-    if (current := opened.recall()) is not None and digest(current) == version:
+    if (current := opened.current()) is not None and digest(current) == version:
         return "committed" if opened.previous("cifar10") is None else "trial"
     if opened.candidate() is None:
         return "before the update"
     return "pending" if not any((store / "probed").iterdir()) else "probed"
 
 
-def _copy(place: Path, number: int) -> Path:
-    store = place / f"device{number}"
+def _copy(work: Path, number: int) -> Path:
+    store = work / f"device{number}"
     shutil.rmtree(store, ignore_errors=True)
-    shutil.copytree(place / "store", store)
+    shutil.copytree(work / "store", store)
     return store
 
 
 def _stream(directory: Path) -> None:
-    """Frames of the sample, each picture for a while, as a camera sees objects."""
+    """Write a stream of sample images, each shown for 20 frames."""
     images = sample.load().images[:, :, :, ::-1]
     recording = stream.Recording(
         name="frames", seed=None, frames=_FRAMES, fps=float(_FPS), labels=(), truth=None, files="%06d.png"
@@ -176,7 +197,7 @@ def _stream(directory: Path) -> None:
 
 
 def _newer(directory: Path) -> Bundle:
-    """The shipped bundle with a note in every model, and so other bytes and another version."""
+    """The shipped bundle with metadata added to every model: other bytes, and another version."""
     shutil.copytree(ZOO, directory)
     manifest = Bundle(ZOO).manifest
     models = {}
@@ -191,9 +212,9 @@ def _newer(directory: Path) -> Bundle:
 
 
 def _store(directory: Path) -> None:
-    """A store whose current set is the shipped bundle, with its base model and its other general model."""
+    """A store that holds the shipped bundle, with its base model and its other general model."""
     store, bundle = Store(directory), Bundle(ZOO)
-    for name in (bundle.manifest.only("base"), *bundle.manifest.generals()):
+    for name in (bundle.manifest.only("base"), *bundle.manifest.general_models()):
         store.append(bundle.manifest.models[name].sha256, bundle.path(name).read_bytes())
         store.finish(bundle.manifest.models[name].sha256)
     store.stage(bundle.data, bundle.manifest)
@@ -208,16 +229,16 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=100, help="number of kill -9 at random moments (default: 100)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the moments (default: 0)")
     parser.add_argument("--limit", type=float, default=5.0, help="seconds to the first answer (default: 5)")
-    parser.add_argument("--workers", type=int, default=1, help="devices that are killed at a time (default: 1)")
-    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
-    given = parser.parse_args()
-    figures = measure(given.kills, given.seed, given.limit, given.workers, sys.stderr.isatty())
-    if given.json:
-        print(json.dumps(figures))
+    parser.add_argument("--workers", type=int, default=1, help="devices at a time (default: 1)")
+    parser.add_argument("--json", action="store_true", help="print JSON in work of lines")
+    chosen = parser.parse_args()
+    measures = measure(chosen.kills, chosen.seed, chosen.limit, chosen.workers, sys.stderr.isatty())
+    if chosen.json:
+        print(json.dumps(measures))
     else:
-        for name, value in figures.items():
+        for name, value in measures.items():
             print(f"{name:18} {value}")
-    if min(figures["offline_answered"], figures["online_answered"]) < given.kills:  # type: ignore[call-overload]
+    if min(measures["offline_answered"], measures["online_answered"]) < chosen.kills:  # type: ignore[call-overload]
         raise SystemExit(1)
 
 

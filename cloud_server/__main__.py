@@ -1,3 +1,3 @@
-from cloud_server.cli import main
+from cachenet.cloud_server.cli import main
 
 main()

@@ -11,27 +11,25 @@ from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import msgspec
 import typer
 
-from cloud_server import doctor
-from cloud_server.broker import BrokerError, EmbeddedBroker
-from cloud_server.full import FullModel
-from cloud_server.provision import provision
-from cloud_server.refresher import Refresher
-from cloud_server.server import Server
-from cloud_server.settings import EMBEDDED, Settings
-from cloud_server.specialiser import Means, Specialiser, newest
-from cloud_server.worker import Job
-from shared import config, ending, logs, zoo
-from shared.bundle import Bundle, BundleError
-from shared.checkup import command
-from shared.command_line import Version, program
-from shared.engine import Logits
-from shared.link import Address, address, password
-from shared.refusal import Refusal
+from cachenet.cloud_server import doctor
+from cachenet.cloud_server.broker.embedded import BrokerError, EmbeddedBroker
+from cachenet.cloud_server.finetune.fine_tuner import FineTuner, TrainingConfig, latest_update
+from cachenet.cloud_server.provision.provision import provision
+from cachenet.cloud_server.serving.full_model import FullModel
+from cachenet.cloud_server.serving.server import Server
+from cachenet.cloud_server.settings import EMBEDDED, Settings
+from cachenet.shared.bundle import zoo
+from cachenet.shared.bundle.manifest import Bundle, BundleError
+from cachenet.shared.command import config, exit, logs
+from cachenet.shared.command.diagnostics import command
+from cachenet.shared.command.errors import UserError
+from cachenet.shared.command.options import Version, program, with_settings
+from cachenet.shared.transport.mqtt import Address, address, password
 
 app = program("cloud-server", Settings)
 log = logging.getLogger(__name__)
@@ -41,55 +39,18 @@ app.command()(provision)
 
 @app.callback()
 def _root(version: Version = False) -> None:
-    """Answer with the full model what devices cannot, and hand out the models they cache.
+    """Answer requests of devices with the full model, and send them the models that they cache.
 
     Example: cloud-server run --bundle cifar10
     """
 
 
 @app.command()
+@with_settings(Settings, "cloud-server")
 def run(
-    bundle: Annotated[str | None, typer.Option(help=f"Bundle to serve: {zoo.HELP}.")] = None,
-    broker: Annotated[
-        str | None, typer.Option(help="Broker to use: embedded, or the address mqtt[s]://[user@]host[:port].")
-    ] = None,
-    listen: Annotated[str | None, typer.Option(help="IPv4 address that the embedded broker listens on.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port that the embedded broker listens on.")] = None,
-    password_file: Annotated[
-        str | None, typer.Option(help="File with the broker's password (default: the variable CACHENET_PASSWORD).")
-    ] = None,
-    ca: Annotated[
-        str | None, typer.Option(help="File of the CA certificate that the broker's is checked with, for mqtts.")
-    ] = None,
-    provider: Annotated[
-        str | None, typer.Option(help="Hardware that the full model runs on: auto, cpu, cuda or tensorrt.")
-    ] = None,
-    threads: Annotated[
-        int | None, typer.Option(help="Threads of the full model (default: one for each processor).")
-    ] = None,
-    queue: Annotated[int | None, typer.Option(help="Number of requests that may wait.")] = None,
-    max_batch: Annotated[int | None, typer.Option(help="Number of requests that share a run at most.")] = None,
-    layer_caches: Annotated[
-        str | None, typer.Option(help="Caches between the full model's layers to answer from: freeze, gati or off.")
-    ] = None,
-    metrics: Annotated[str | None, typer.Option(help="[host:]port to serve /metrics and /health on.")] = None,
-    specialise: Annotated[
-        bool | None,
-        typer.Option(
-            "--specialise", help="Whether submodels are trained for what devices see; needs --data and torch."
-        ),
-    ] = None,
-    data: Annotated[
-        str | None, typer.Option(help="Frames to train submodels with, as for model-builder build.")
-    ] = None,
-    held_out: Annotated[
-        str | None, typer.Option(help="Frames to prove submodels with (default: three tenths of --data).")
-    ] = None,
-    key: Annotated[str | None, typer.Option(help="File of the private key to sign the updated bundle with.")] = None,
-    work: Annotated[str | None, typer.Option(help="Directory where updates are kept.")] = None,
+    settings: Settings,
     as_json: Annotated[bool, typer.Option("--json", help="Print the counts at the end as JSON.")] = False,
-    config_file: Annotated[Path | None, typer.Option("--config", help="TOML file with any of these options.")] = None,
-    print_config: Annotated[bool, typer.Option(help="Print the settings in force as TOML and end.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log debug messages, too.")] = False,
 ) -> None:
     """Serve a bundle until Ctrl-C or SIGTERM.
 
@@ -97,70 +58,52 @@ def run(
 
     Example: cloud-server run --bundle cifar10 --broker mqtts://server@broker.example --ca ca.pem
 
-    Example: cloud-server run --bundle build/mine --specialise --data frames/ --key keys/bundle.key
+    Example: cloud-server run --bundle build/mine --fine-tune --data frames/ --key keys/bundle.key
     """
-    flags = {name: value for name, value in locals().items() if name in Settings.__struct_fields__}
-    _log_to_stderr()
+    logs.to_stderr(logging.DEBUG if verbose else logging.INFO)
     with ExitStack() as stack:
         try:
-            settings = config.load(Settings, flags, config_file)
-            if print_config:
-                typer.echo(config.show(settings), nl=False)
-                return
-            own, where = _broker(settings)
+            embedded, where = _broker(settings)
             if not settings.bundle:
                 raise BundleError("nothing to serve: give --bundle (such as cifar10)")
-            given = served = Bundle(zoo.find(settings.bundle))
-            means = _means(settings, given)
-            looked_at = config.endpoint(settings.metrics) if settings.metrics else None
-            if means is not None:
-                served = newest(given, means)
-            if own is not None:
-                own.start()
-                stack.callback(own.stop)
-            way = None if settings.layer_caches == "off" else settings.layer_caches
-            full = FullModel(served, settings.provider, settings.threads, way)
-            if full.layers is not None and way is not None:
-                refresher = Refresher(full.layers, given.manifest.layers[way].wrong)
-                full.heard = refresher.hear
-                refresher.start()
-                stack.callback(refresher.stop)
-            specialiser: Specialiser | None = None
-
-            def saw(job: Job, logits: Logits) -> None:
-                if specialiser is not None:
-                    specialiser.saw(job.device, job.picture, logits, job.request.recent)
-
-            server = Server(served, full, where, settings.queue, settings.max_batch, saw, probes_broker=own is None)
-            if means is not None:
-                specialiser = Specialiser(given, served, means, server.update)
-                stack.callback(specialiser.stop)
-
-            def ill() -> str:
-                return (own.trouble if own is not None else "") or server.ill()
-
-            if looked_at is not None:
-                from cloud_server.metrics import Figures  # costs a start 30 ms that most do not want
-                from shared import endpoint
-
-                try:
-                    stack.enter_context(endpoint.serve(Figures(server, own), ill, *looked_at))
-                except OSError as error:
-                    raise config.ConfigError(f"--metrics {settings.metrics}: {error.strerror or error}") from None
-        except Refusal as error:
-            _refuse(str(error))
+            served = configured = Bundle(zoo.find(settings.bundle))
+            training = _training_config(settings, configured)
+            endpoint = config.endpoint(settings.metrics) if settings.metrics else None
+            if training is not None:
+                served = latest_update(configured, training)
+            if embedded is not None:
+                embedded.start()
+                stack.callback(embedded.stop)
+            exit_kind = None if settings.early_exits == "off" else settings.early_exits
+            full = FullModel(served, settings.provider, settings.threads, exit_kind)
+            fine_tuner = None if training is None else FineTuner(configured, served, training)
+            server = Server(
+                served,
+                full,
+                where,
+                settings.queue,
+                settings.max_batch,
+                on_full_result=None if fine_tuner is None else fine_tuner.add,
+                probes_broker=embedded is None,
+            )
+            if endpoint is not None:
+                _serve_metrics(server, embedded, endpoint, settings.metrics, stack)
+        except UserError as error:
+            exit.refuse("cloud-server", str(error))
         stopped = _on_signals()
         server.start()
-        if specialiser is not None:
-            specialiser.start()
-        manifest = served.manifest
-        log.info("serving %s (%s on %s) to %s:%d", manifest.name, full.name, full.provider, where.host, where.port)
+        if fine_tuner is not None:
+            fine_tuner.start(server.update)
+            stack.callback(fine_tuner.stop)
+        log.info(
+            "serving %s (%s on %s) to %s:%d", served.manifest.name, full.name, full.provider, where.host, where.port
+        )
         stopped.get()
         ended = server.stop()
     counts = server.counters.read()
     typer.echo(json.dumps(msgspec.to_builtins(counts)) if as_json else counts.line())
     if not ended:
-        # The interpreter would tear ONNX Runtime down under the running model and crash.
+        # A normal exit would destroy ONNX Runtime while the model runs, and crash.
         sys.stdout.flush()
         logging.shutdown()
         os._exit(0)
@@ -168,70 +111,85 @@ def run(
 
 @app.command()
 def broker(
-    listen: Annotated[str, typer.Option(help="IPv4 address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = 1883,
+    listen: Annotated[str, typer.Option(help="IPv4 address that the broker listens on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port that the broker listens on.", min=1, max=65535)] = 1883,
 ) -> None:
     """Run the embedded broker alone, until Ctrl-C or SIGTERM.
 
     Example: cloud-server broker --port 1884
     """
-    _log_to_stderr()
+    logs.to_stderr(logging.INFO)
     try:
-        own = EmbeddedBroker(listen, port)
-        own.start()
+        embedded = EmbeddedBroker(listen, port)
+        embedded.start()
     except BrokerError as error:
-        _refuse(str(error))
+        exit.refuse("cloud-server", str(error))
     _on_signals().get()
-    own.stop()
+    embedded.stop()
 
 
 app.command("doctor")(command("cloud-server", run, Settings, doctor.findings, doctor.ABOUT))
 
 
 def _broker(settings: Settings) -> tuple[EmbeddedBroker | None, Address]:
-    """The embedded broker if it is wanted, and where to connect. Raises ``BrokerError`` or ``LinkError``."""
+    """The embedded broker, if the settings select it, and the address to connect to.
+
+    Raises:
+        BrokerError: The embedded broker cannot have this address.
+        MqttError: The address or the password of another broker is invalid.
+    """
     if settings.broker == EMBEDDED:
-        own = EmbeddedBroker(settings.listen, settings.port)
-        return own, own.address
+        embedded = EmbeddedBroker(settings.listen, settings.port)
+        return embedded, embedded.address
     ca = Path(settings.ca) if settings.ca else None
     return None, address(settings.broker, password(settings.password_file), ca)
 
 
-def _means(settings: Settings, bundle: Bundle) -> Means | None:
-    """What to train with, None if nothing is to be. Raises ``ConfigError``."""
-    if not settings.specialise:
+def _serve_metrics(
+    server: Server, embedded: EmbeddedBroker | None, endpoint: tuple[str, int], shown: str, stack: ExitStack
+) -> None:
+    """Serve /metrics and /health on ``endpoint`` until ``stack`` is closed. Raises ``ConfigError``."""
+    from cachenet.cloud_server.serving.metrics import MetricsCollector  # 30 ms, which a server without metrics saves
+    from cachenet.shared.command import metrics_endpoint
+
+    def unhealthy_reason() -> str:
+        return (embedded.error if embedded is not None else "") or server.unhealthy_reason()
+
+    try:
+        stack.enter_context(metrics_endpoint.serve(MetricsCollector(server, embedded), unhealthy_reason, *endpoint))
+    except OSError as error:
+        raise config.ConfigError(f"--metrics {shown}: {error.strerror or error}") from None
+
+
+def _training_config(settings: Settings, bundle: Bundle) -> TrainingConfig | None:
+    """The paths of fine-tuning; None without ``--fine-tune``. Raises ``ConfigError``."""
+    if not settings.fine_tune:
         return None
     if not settings.data:
-        raise config.ConfigError("--specialise needs frames to train with beside what devices send: give --data")
-    named = {name: Path(value) for name in ("data", "held_out", "key") if (value := getattr(settings, name))}
-    for name, path in named.items():
+        raise config.ConfigError("--fine-tune needs frames to train with, beside those of devices: give --data")
+    paths = {name: Path(value) for name in ("data", "held_out", "key") if (value := getattr(settings, name))}
+    for name, path in paths.items():
         if not path.exists():
-            raise config.ConfigError(f"--{name.replace('_', '-')} {path}: there is no such file or directory")
+            raise config.ConfigError(f"{config.flag(name)} {path}: there is no such file or directory")
     if missing := [name for name in ("torch", "onnx") if find_spec(name) is None]:
-        raise config.ConfigError(f"--specialise needs {missing[0]}; install it with: pip install 'cachenet[build]'")
-    if bundle.signature and "key" not in named:
+        raise config.ConfigError(f"--fine-tune needs {missing[0]}; install it with: pip install 'cachenet[build]'")
+    if bundle.signature and "key" not in paths:
         log.warning(
-            "%s is signed and updates will not be: devices that trust a key will not take them", bundle.directory
+            "%s is signed and its updates will not be: devices with a trusted key will refuse them", bundle.directory
         )
-    return Means(named["data"], named.get("held_out"), named.get("key"), Path(settings.work))
+    return TrainingConfig(paths["data"], paths.get("held_out"), paths.get("key"), Path(settings.work))
 
 
 def _on_signals() -> SimpleQueue[int]:
-    """Where SIGINT and SIGTERM arrive from now on. A handler may come in the middle of anything, and this queue is the
-    one thing in the library that it may then safely put into."""
-    stopped: SimpleQueue[int] = SimpleQueue()
+    """A queue that receives SIGINT and SIGTERM from now on.
+
+    A signal handler may interrupt any code. ``SimpleQueue.put`` is the library's only operation that is safe then.
+    """
+    signals: SimpleQueue[int] = SimpleQueue()
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda received, _frame: stopped.put(received))
-    return stopped
-
-
-def _log_to_stderr() -> None:
-    logs.to_stderr(logging.INFO)
-
-
-def _refuse(why: str) -> NoReturn:
-    ending.refuse("cloud-server", why)
+        signal.signal(number, lambda received, _frame: signals.put(received))
+    return signals
 
 
 def main() -> None:
-    ending.run(app)
+    exit.run(app)

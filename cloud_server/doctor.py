@@ -1,4 +1,4 @@
-"""The command ``cloud-server doctor``: whether a server with these settings will work here, before it runs."""
+"""The command ``cloud-server doctor``: checks whether a server with these settings would work."""
 
 from __future__ import annotations
 
@@ -12,35 +12,38 @@ from pathlib import Path
 
 import numpy as np
 
-from cloud_server.settings import EMBEDDED, Settings
-from shared import checkup, zoo
-from shared.bundle import Bundle, BundleError, Manifest
-from shared.checkup import Finding
-from shared.engine import Session
-from shared.extras import how_to_install
-from shared.image import crop, preprocessor
-from shared.link import Link, LinkError, address, password
+from cachenet.cloud_server.settings import EMBEDDED, Settings
+from cachenet.shared.bundle import zoo
+from cachenet.shared.bundle.manifest import Bundle, BundleError, Manifest
+from cachenet.shared.command import diagnostics
+from cachenet.shared.command.diagnostics import Finding
+from cachenet.shared.command.extras import how_to_install
+from cachenet.shared.inference.engine import Session
+from cachenet.shared.inference.image import crop, preprocessor
+from cachenet.shared.transport.mqtt import MqttConnection, MqttError, address, password
 
-ABOUT = """Find out whether 'cloud-server run' with the same settings will work here, and what to do if not.
+ABOUT = """Check whether 'cloud-server run' would work with the same settings, and say how to solve each problem.
 
-Looks at clock, broker, TLS, password, bundle, disk and the full model, and at how many questions a second are to be
-expected. Ends with 1 if there is a problem.
+It checks the clock, the broker, TLS, the password, the bundle, the disk and the full model, and estimates the requests
+per second. The exit code is 1 if there is a problem.
 
 Example: cloud-server doctor --bundle cifar10
 
 Example: cloud-server doctor --config /etc/cachenet/server.toml --bundle cifar10 --json
 """
 
-_PATIENCE_S = 5.0
-#: What updates of a bundle may need, as a multiple of the bundle.
+#: Time to wait for the broker's answer to a login, seconds.
+_LOGIN_TIMEOUT_S = 5.0
+#: Disk space that updates of a bundle may need, as a multiple of the bundle's size.
 _UPDATES = 3
-_TRIES = 5
+#: Number of timed runs of the full model; the median counts.
+_RUNS = 5
 
 
 def findings(settings: Settings) -> Iterator[Finding]:
-    """All there is to say, as it is found out."""
-    yield checkup.clock()
-    yield from _own(settings) if settings.broker == EMBEDDED else _broker(settings)
+    """The findings, each as soon as its check is done."""
+    yield diagnostics.clock()
+    yield from _embedded_broker(settings) if settings.broker == EMBEDDED else _external_broker(settings)
     if not settings.bundle:
         yield Finding("bundle", "problem", "nothing to serve: give --bundle (such as cifar10)")
         return
@@ -52,71 +55,71 @@ def findings(settings: Settings) -> Iterator[Finding]:
     manifest = bundle.manifest
     signed = "signed" if bundle.signature else "not signed"
     yield Finding("bundle", "ok", f"{manifest.name}, {len(manifest.labels)} labels, {signed}")
-    if settings.specialise:
-        yield _room(settings, manifest)
+    if settings.fine_tune:
+        yield _disk(settings, manifest)
     name = manifest.only("full")
-    finding, session = checkup.model(name, bundle.path(name), manifest, settings.provider, settings.threads)
+    finding, session = diagnostics.model(name, bundle.path(name), manifest, settings.provider, settings.threads)
     yield finding
     if session is not None:
         yield _pace(manifest, name, session, session.batch or settings.max_batch)
 
 
-def _own(settings: Settings) -> Iterator[Finding]:
-    """Whether the embedded broker is installed and could have its port."""
+def _embedded_broker(settings: Settings) -> Iterator[Finding]:
+    """Check that the embedded broker is installed and its port is free."""
     if find_spec("iotcore") is None:
         yield Finding("broker", "problem", f"the embedded broker needs iotcore; {how_to_install('cloud')}")
         return
+    where = f"{settings.listen}:{settings.port}"
     try:
         with socket.create_server((settings.listen, settings.port)):
-            yield Finding("broker", "ok", f"embedded, and {settings.listen}:{settings.port} is free")
+            yield Finding("broker", "ok", f"embedded, and {where} is free")
     except OSError as error:
         why = os.strerror(error.errno) if error.errno else str(error)
-        yield Finding(
-            "broker", "problem", f"{settings.listen}:{settings.port}: {why}; choose another with --port or --listen"
-        )
+        yield Finding("broker", "problem", f"{where}: {why}; choose another with --port or --listen")
 
 
-def _broker(settings: Settings) -> Iterator[Finding]:
+def _external_broker(settings: Settings) -> Iterator[Finding]:
+    """Check the address, TLS and the password of another broker."""
     try:
         where = address(settings.broker, password(settings.password_file), Path(settings.ca) if settings.ca else None)
-        link = Link(where, f"doctor-{secrets.token_hex(4)}", [], lambda _: None)
-    except LinkError as error:
+        link = MqttConnection(where, f"doctor-{secrets.token_hex(4)}", [], lambda _: None)
+    except MqttError as error:
         yield Finding("broker", "problem", str(error))
         return
-    for finding in checkup.reach(where):
+    for finding in diagnostics.reach(where):
         yield finding
         if finding.grade == "problem":
             return
     link.start()
     try:
-        trouble = link.settle(_PATIENCE_S)
+        error_text = link.settle(_LOGIN_TIMEOUT_S)
     finally:
         link.stop()
-    if trouble:
-        yield Finding("password", "problem", trouble.removesuffix("; trying again"))
+    if error_text:
+        yield Finding("password", "problem", error_text.removesuffix("; trying again"))
     else:
-        yield Finding("password", "ok", f"the broker takes {where.user or 'anybody'}")
+        yield Finding("password", "ok", f"the broker accepts {where.user or 'clients without a user'}")
 
 
-def _room(settings: Settings, manifest: Manifest) -> Finding:
-    """Whether updates can be kept."""
-    place = Path(settings.work)
-    there = next(above for above in (place, *place.absolute().parents) if above.exists())
-    if not os.access(there, os.W_OK):
-        return Finding("disk", "problem", f"{there} cannot be written to; choose another with --work")
-    need = _UPDATES * sum(model.bytes for model in manifest.models.values())
-    return checkup.room("disk", there, need, "free some, or choose another with --work")
+def _disk(settings: Settings, manifest: Manifest) -> Finding:
+    """Check that there is room for updates of the bundle."""
+    work = Path(settings.work)
+    existing = next(directory for directory in (work, *work.absolute().parents) if directory.exists())
+    if not os.access(existing, os.W_OK):
+        return Finding("disk", "problem", f"{existing} cannot be written to; choose another with --work")
+    required = _UPDATES * sum(model.bytes for model in manifest.models.values())
+    return diagnostics.room("disk", existing, required, "free some, or choose another with --work")
 
 
 def _pace(manifest: Manifest, name: str, session: Session, batch: int) -> Finding:
-    """How many questions a second the full model could answer if they came in whole batches."""
+    """Measure how many requests per second the full model answers in full batches."""
     spec = manifest.models[name].input
-    tensors = np.repeat(preprocessor(spec)(crop(checkup.golden(), spec)), batch, axis=0)
-    took = []
-    for _ in range(_TRIES):
-        begun = time.perf_counter()
+    tensors = np.repeat(preprocessor(spec)(crop(diagnostics.golden(), spec)), batch, axis=0)
+    durations = []
+    for _ in range(_RUNS):
+        started = time.perf_counter()
         session.run(tensors)
-        took.append(time.perf_counter() - begun)
-    seconds = sorted(took)[_TRIES // 2]
-    said = f"{name} takes {1000 * seconds:.0f} ms for {batch} pictures: up to {batch / seconds:.0f} questions a second"
-    return Finding("pace", "ok", said)
+        durations.append(time.perf_counter() - started)
+    seconds = sorted(durations)[_RUNS // 2]
+    text = f"{name} takes {1000 * seconds:.0f} ms for {batch} pictures: up to {batch / seconds:.0f} requests a second"
+    return Finding("pace", "ok", text)

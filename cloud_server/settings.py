@@ -1,45 +1,64 @@
-"""The server's settings: one TOML file, ``CACHENET_*`` variables over it, flags over both."""
+"""Settings of ``cloud-server run``."""
 
 from __future__ import annotations
 
 import os
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import msgspec
+from msgspec import Meta
 
-from shared.bundle import WayFlag
-from shared.engine import Provider
+from cachenet.shared.bundle import zoo
+from cachenet.shared.bundle.manifest import ExitFlag
+from cachenet.shared.inference.engine import Provider
 
 EMBEDDED = "embedded"
 
-Port = Annotated[int, msgspec.Meta(ge=1, le=65_535)]
-
 
 def default_threads() -> int:
-    """As many as the processors that this process may use: a server has nothing else to do with them."""
+    """Number of processors that this process may use, at most 64."""
     return min(64, len(os.sched_getaffinity(0)))
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Everything ``cloud-server run`` can be told. Empty strings mean: not set. ``listen`` and ``port`` are the
-    embedded broker's. ``layer_caches``: between the full model's layers. ``specialise``: train submodels for what
-    devices see; ``data``, ``held_out``, ``key`` and ``work`` are of that. There is no password here, so that none is
-    ever printed."""
+    """Settings of ``cloud-server run``; empty text is an unset setting. No setting holds a password."""
 
-    bundle: str = ""
-    broker: str = EMBEDDED
-    listen: str = "127.0.0.1"
-    port: Port = 1883
-    password_file: str = ""
-    ca: str = ""
-    provider: Provider = "auto"
-    threads: Annotated[int, msgspec.Meta(ge=1, le=64)] = msgspec.field(default_factory=default_threads)
-    queue: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 64
-    max_batch: Annotated[int, msgspec.Meta(ge=1, le=256)] = 16
-    layer_caches: WayFlag = "off"
-    metrics: str = ""
-    specialise: bool = False
-    data: str = ""
-    held_out: str = ""
-    key: str = ""
-    work: str = "updates"
+    #: Settings without a flag.
+    FILE_ONLY: ClassVar = ("queue", "max_batch", "early_exits")
+    #: Settings of earlier versions and their successors.
+    REPLACED: ClassVar = {"layer_caches": "use {early_exits}", "specialise": "use {fine_tune}"}
+
+    bundle: Annotated[str, Meta(description=f"Bundle to serve: {zoo.HELP}.")] = ""
+    broker: Annotated[
+        str, Meta(description="Broker to use: embedded, or the address mqtt[s]://[user@]host[:port].")
+    ] = EMBEDDED
+    listen: Annotated[str, Meta(description="IPv4 address that the embedded broker listens on.")] = "127.0.0.1"
+    port: Annotated[int, Meta(ge=1, le=65_535, description="Port that the embedded broker listens on.")] = 1883
+    password_file: Annotated[
+        str, Meta(description="File with the broker's password (default: the variable CACHENET_PASSWORD).")
+    ] = ""
+    ca: Annotated[
+        str, Meta(description="File with the CA certificate that verifies the broker's certificate, for mqtts.")
+    ] = ""
+    provider: Annotated[
+        Provider, Meta(description="Hardware that runs the full model: auto, cpu, cuda or tensorrt.")
+    ] = "auto"
+    threads: Annotated[
+        int, Meta(ge=1, le=64, description="Threads of the full model (default: one for each processor).")
+    ] = msgspec.field(default_factory=default_threads)
+    queue: Annotated[int, Meta(ge=1, le=1024, description="Largest number of requests in the queue.")] = 64
+    max_batch: Annotated[int, Meta(ge=1, le=256, description="Largest number of requests in one batch.")] = 16
+    early_exits: Annotated[
+        ExitFlag, Meta(description="Kind of early exits in the full model: freeze, gati or off.")
+    ] = "off"
+    metrics: Annotated[str, Meta(description="Address [host:]port that serves /metrics and /health.")] = ""
+    fine_tune: Annotated[
+        bool,
+        Meta(description="Whether the server trains submodels for the requests of devices; needs --data and torch."),
+    ] = False
+    data: Annotated[str, Meta(description="Frames that fine-tuning trains with, as for model-builder build.")] = ""
+    held_out: Annotated[
+        str, Meta(description="Frames that fine-tuning certifies with (default: three tenths of --data).")
+    ] = ""
+    key: Annotated[str, Meta(description="File with the private key that signs an updated bundle.")] = ""
+    work: Annotated[str, Meta(description="Directory that keeps updated bundles.")] = "updates"

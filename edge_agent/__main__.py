@@ -1,3 +1,3 @@
-from edge_agent.cli import main
+from cachenet.edge_agent.cli import main
 
 main()

@@ -1,4 +1,4 @@
-"""The agent: a device's cameras, and the one link and the one keeper of models that serve them all."""
+"""The agent: the cameras of a device, their connection to the broker, and their model loader."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import msgspec
 
-from edge_agent import home_assistant, report
-from edge_agent.camera import Camera, Observer
-from edge_agent.composition import DeploymentError
-from edge_agent.keeper import Keeper
-from edge_agent.learner_file import LearnerFile
-from edge_agent.probe import Request, probe
-from edge_agent.puller import Puller
-from edge_agent.settings import Settings, default_store, region, size
-from edge_agent.source import Source
-from edge_agent.store import Store
-from edge_agent.updater import Updater, untrusted
-from edge_agent.watchdog import Watchdog
-from shared import protocol
-from shared.bundle import Bundle, BundleError, Manifest
-from shared.engine import peak_resident_bytes
-from shared.image import cut, encode
-from shared.link import Address, Link, Message
-from shared.version import VERSION
+from cachenet.edge_agent.camera import Camera, Observer
+from cachenet.edge_agent.device_cascade import DeploymentError
+from cachenet.edge_agent.doctor.watchdog import Watchdog
+from cachenet.edge_agent.learner_file import LearnerFile
+from cachenet.edge_agent.outputs import home_assistant, report
+from cachenet.edge_agent.settings import Settings, default_store, parse_region, parse_size
+from cachenet.edge_agent.sources import Source
+from cachenet.edge_agent.updates.downloader import Downloader
+from cachenet.edge_agent.updates.loader import ModelLoader
+from cachenet.edge_agent.updates.probe import ProbeRequest, probe
+from cachenet.edge_agent.updates.store import Store
+from cachenet.edge_agent.updates.updater import Updater, untrusted_reason
+from cachenet.shared.bundle.manifest import Bundle, BundleError, Manifest
+from cachenet.shared.command.version import VERSION
+from cachenet.shared.inference.engine import peak_resident_bytes
+from cachenet.shared.inference.image import cut, encode
+from cachenet.shared.transport import protocol
+from cachenet.shared.transport.mqtt import Address, Message, MqttConnection
 
 if TYPE_CHECKING:
-    from shared.signing import Key
+    from cachenet.shared.bundle.trust import Key
 
 log = logging.getLogger(__name__)
 
 
 class Agent:
-    """One device: its cameras, a link to the cloud, and a keeper of models."""
+    """One device. All cameras share one connection to the broker and one model loader."""
 
     def __init__(
         self,
@@ -51,30 +51,40 @@ class Agent:
         bundle: Bundle | None,
         trusted: Key | None = None,
     ) -> None:
-        """``sources``: one for each of ``settings.each()``. ``address`` None: no network. ``bundle`` takes the place of
-        catalogue and store. ``trusted``: see ``Updater``. Raises ``BundleError`` if ``bundle`` is not to be trusted,
-        and ``OSError``."""
+        """
+        Args:
+            sources: One for each of ``settings.each()``.
+            address: Address of the broker; None: no network.
+            store: Directory of downloaded models; None with a ``bundle``.
+            bundle: Bundle that replaces catalogue and store.
+            trusted: Public key. Bundles without its signature are refused.
+
+        Raises:
+            BundleError: ``bundle`` is not signed by the trusted key.
+            OSError: A decision log cannot be opened.
+        """
         self.settings = settings
-        #: Are told of every frame that any camera has answered.
+        #: Called with every answered frame of every camera.
         self.observers: list[Observer] = []
         self.stopped = threading.Event()
         self._ended = threading.Event()
-        self._begun = time.monotonic()
-        self._said: str | None = None
-        #: Versions of bundles whose certificate has been looked at.
-        self._looked_at: set[str] = set()
+        self._started = time.monotonic()
+        self._waiting_logged: str | None = None
+        #: Versions whose certificate has been checked.
+        self._checked_versions: set[str] = set()
         self.cameras: tuple[Camera, ...] = ()
-        self._puller: Puller | None = None
         self.link = self._connect(address, bundle is None) if address is not None else None
-        way = None if settings.layer_caches == "off" else settings.layer_caches
-        self.keeper = Keeper(
+        #: One for the loader and one for the updater, so that each can download while the other does.
+        self._downloaders = [Downloader(store, self.link, settings.device) for _ in range(2)]
+        self._exit_kind = None if settings.early_exits == "off" else settings.early_exits
+        self.loader = ModelLoader(
             store,
-            Puller(store, self.link, settings.device),
+            self._downloaders[0],
             settings.provider,
             settings.threads,
             settings.base if settings.local else None,
             settings.slowdown,
-            way,
+            self._exit_kind,
             self._probe,
         )
         self.updater: Updater | None = None
@@ -83,90 +93,104 @@ class Agent:
                 own,
                 source,
                 self.link,
-                self.keeper,
+                self.loader,
                 self.observers,
-                self._models_changed,
+                self._on_models_changed,
                 len(sources),
                 self._learner_file(store, own.name),
             )
             for own, source in zip(settings.each(), sources, strict=True)
         )
         if bundle is not None:
-            if trusted is not None and not trusted.vouches(bundle.data, bundle.signature):
-                raise BundleError(untrusted(bundle.manifest.name, bundle.signature))
-            self.keeper.use(bundle)
+            if trusted is not None and not trusted.verify(bundle.data, bundle.signature):
+                raise BundleError(untrusted_reason(bundle.manifest.name, bundle.signature))
+            self.loader.use(bundle)
         elif store is not None:
-            puller = self._puller = Puller(store, self.link, settings.device)
-            self.updater = Updater(store, self.keeper, puller, self._probe, trusted, self._needs, self._announce)
+            self.updater = Updater(
+                store, self.loader, self._downloaders[1], self._probe, trusted, self._required_models, self._announce
+            )
             self.updater.restore(settings.catalogue)
 
-    def run(self, sink: report.Sink) -> None:
-        """Answer every frame of every camera until all have ended or ``stop`` is called. A camera that ends, or fails,
-        leaves the others as they are. Raises ``DeploymentError``, and what a camera failed with once all have ended."""
-        cv2.setNumThreads(1)  # pictures are small: its thread pool costs more than it gives
-        self.keeper.start()
-        if self.updater is not None:
-            self.updater.start()
-        if self.link is not None:
-            self.link.start()
-        watchdog = Watchdog(self.cameras, self.keeper, self._abandon)
+    def run(self, sink: report.JsonLinesWriter) -> None:
+        """Answer every frame of every camera until all sources have ended or ``stop`` is called.
+
+        The end or failure of one camera does not affect the others.
+
+        Raises:
+            DeploymentError: There is nothing to answer with.
+            Exception: The first error that ended a camera, after all cameras have ended.
+        """
+        cv2.setNumThreads(1)  # frames are small: OpenCV's thread pool costs more than it saves
+        self.start()
+        watchdog = Watchdog(self.cameras, self.loader, self._abandon)
         watchdog.start()
         failure: BaseException | None = None
         try:
             with ThreadPoolExecutor(len(self.cameras), "camera") as threads:
-                running = {threads.submit(camera.run, sink, self._wait): camera for camera in self.cameras}
+                running = {threads.submit(camera.run, sink, self._log_waiting): camera for camera in self.cameras}
                 for ended in as_completed(running):
                     if (error := ended.exception()) is None:
                         continue
                     failure = failure or error
-                    if isinstance(error, DeploymentError):  # what one cannot be answered with, none can
+                    if isinstance(error, DeploymentError):  # it concerns all cameras
                         self.stop()
                     elif len(self.cameras) > 1:
                         log.error("camera %s has failed; the others go on", running[ended].name, exc_info=error)
         finally:
-            self._ended.set()
             watchdog.stop()
-            if self.updater is not None:
-                self.updater.stop()
-            self.keeper.stop()
-            if self.link is not None:
-                self.link.stop((protocol.topic(self.settings.device, "status"), self._status("stopped")))
+            self.close()
         if failure is not None:
             raise failure
 
+    def start(self) -> None:
+        """Begin to load models and to connect; ``run`` calls this."""
+        self.loader.start()
+        if self.updater is not None:
+            self.updater.start()
+        if self.link is not None:
+            self.link.start()
+
+    def close(self) -> None:
+        """End what ``start`` began; ``run`` calls this."""
+        self._ended.set()
+        if self.updater is not None:
+            self.updater.stop()
+        self.loader.stop()
+        if self.link is not None:
+            self.link.stop((protocol.topic(self.settings.device, "status"), self._status("stopped")))
+
     def stop(self) -> None:
-        """End ``run``, wherever it waits; from any thread."""
+        """End ``run``; thread-safe."""
         self.stopped.set()
         for camera in self.cameras:
             camera.stop()
 
     @property
-    def trouble(self) -> str:
-        """What stands in the way of answers, for a person; empty while all is well."""
-        update = self.updater.trouble if self.updater is not None else ""
-        return self.keeper.trouble or update or (self.link.trouble if self.link is not None else "")
+    def error(self) -> str:
+        """Why frames cannot be answered; empty without a known error."""
+        update = self.updater.error if self.updater is not None else ""
+        return self.loader.error or update or (self.link.error if self.link is not None else "")
 
-    def _wait(self) -> None:
-        """Say what cameras are waiting for, once."""
-        offered = self.keeper.version or (self.updater is not None and self.updater.state)
-        waited = "it is on its way" if offered else "no catalogue on this broker yet"
-        # Why it cannot be had, keeper and link have said.
+    def _log_waiting(self) -> None:
+        """Log what the cameras wait for, once per reason. The loader and the connection log the cause."""
+        offered = self.loader.version or (self.updater is not None and self.updater.state)
+        reason = "it is on its way" if offered else "no catalogue on this broker yet"
         if self.link is not None and not self.link.connected.is_set():
-            waited = "there is no connection yet"
-        elif self.keeper.trouble or (self.updater is not None and self.updater.trouble):
-            waited = "it cannot be had yet"
-        if time.monotonic() - self._begun > 2.0 and waited != self._said:
-            self._said = waited
-            log.warning("waiting for a model: %s", waited)
+            reason = "there is no connection yet"
+        elif self.loader.error or (self.updater is not None and self.updater.error):
+            reason = "it cannot be had yet"
+        if time.monotonic() - self._started > 2.0 and reason != self._waiting_logged:
+            self._waiting_logged = reason
+            log.warning("waiting for a model: %s", reason)
 
-    def _connect(self, address: Address, pulls: bool) -> Link:
+    def _connect(self, address: Address, downloads: bool) -> MqttConnection:
         device = self.settings.device
         topics = [(protocol.topic(device, "answer"), 0)]
         if self.settings.home_assistant:
             topics.append((home_assistant.birth_topic(self.settings.discovery_prefix), 0))
-        if pulls:
+        if downloads:
             topics += [(protocol.topic(device, "blob", "+"), 0), (protocol.CATALOGUE_TOPICS, 1)]
-        return Link(
+        return MqttConnection(
             address,
             f"cachenet-{device}",
             topics,
@@ -176,11 +200,11 @@ class Agent:
         )
 
     def _receive(self, message: Message) -> None:
-        """Sort what arrives (on the link's thread)."""
+        """Dispatch a message, on the connection's thread."""
         try:
             if message.topic == home_assistant.birth_topic(self.settings.discovery_prefix):
                 if message.payload == b"online":
-                    self._introduce()
+                    self._announce_to_home_assistant()
                 return
             if message.topic.startswith(protocol.CATALOGUE_TOPICS[:-1]):
                 if self.settings.catalogue in ("", message.topic.rsplit("/", 1)[-1]):
@@ -192,56 +216,55 @@ class Agent:
                 for camera in self.cameras:
                     camera.receive(message)
             elif leaf[0] == "blob" and leaf[1] != "get":
-                self.keeper.receive(message, leaf[1])
-                if self._puller is not None:
-                    self._puller.receive(message, leaf[1])
+                for downloader in self._downloaders:
+                    downloader.receive(message, leaf[1])
         except (protocol.Malformed, BundleError) as error:
             log.warning("message on %s ignored: %s", message.topic, error)
 
     def _connected(self) -> None:
         self._announce()
-        self._introduce()
+        self._announce_to_home_assistant()
 
-    def _introduce(self) -> None:
+    def _announce_to_home_assistant(self) -> None:
         if self.link is not None and self.settings.home_assistant:
             names = [camera.name for camera in self.cameras]
-            home_assistant.introduce(self.link, self.settings.discovery_prefix, self.settings.device, names)
+            home_assistant.announce_cameras(self.link, self.settings.discovery_prefix, self.settings.device, names)
 
-    def _models_changed(self) -> None:
-        """A camera answers with another version, or has other models."""
+    def _on_models_changed(self) -> None:
+        """Publish the status after a camera has changed its version or models."""
         for camera in self.cameras:
-            manifest, version = camera.deployment.manifest, camera.deployment.version
-            if manifest is not None and version not in self._looked_at:
-                self._looked_at.add(version)
-                self._report_certificate(manifest)
+            manifest, version = camera.active_bundle.manifest, camera.active_bundle.version
+            if manifest is not None and version not in self._checked_versions:
+                self._checked_versions.add(version)
+                self._check_certificate(manifest)
         self._announce()
 
-    def _report_certificate(self, manifest: Manifest) -> None:
-        """Log one line where nobody has certified the risk budget for this bundle."""
+    def _check_certificate(self, manifest: Manifest) -> None:
+        """Log a warning if the risk budget is not certified for this bundle."""
         budget = self.settings.max_disagreement
         certificate = manifest.certificate(budget)
         if certificate is not None and certificate.holds:
             return
         measured = "nothing was measured when it was built"
         if manifest.certificates:
-            measured = f"the least that was measured is {manifest.certificates[0].max_disagreement:g}"
+            measured = f"the smallest budget that was measured is {manifest.certificates[0].max_disagreement:g}"
         if certificate is not None:
             measured = (
-                f"{certificate.disagreement:.1%} of answers disagreed on {certificate.blocks} blocks of held-out "
+                f"{certificate.disagreement:.1%} of answers disagreed on {certificate.blocks} block{'s' if certificate.blocks != 1 else ''} of held-out "
                 f"footage, at most {certificate.at_most:.0%} with {certificate.confidence:.0%} confidence"
             )
             if certificate.blocks_needed:
                 measured += f", and {certificate.blocks_needed} blocks would do"
-        audited = self.settings.audit_share > 0 and any(camera.asks for camera in self.cameras)
+        audited = self.settings.audit_share > 0 and any(camera.uses_cloud for camera in self.cameras)
         checked = "audits check it while it runs" if audited else "no audits check it while it runs"
         log.warning("%s is not certified for --max-disagreement %g: %s; %s", manifest.name, budget, measured, checked)
 
     def _learner_file(self, store: Store | None, camera: str) -> LearnerFile | None:
-        """Where a camera keeps what it has learned: in the store, and with ``--bundle`` only in one that is named, so
-        that other runs of a bundle can be repeated."""
+        """File of a camera's learner state, in the store. With ``--bundle`` only in a store that the settings name, so
+        that other runs of a bundle are repeatable."""
         named = Path(self.settings.store) if self.settings.store != default_store() else None
-        place = store.directory if store is not None else named
-        return LearnerFile(place, camera) if place is not None else None
+        directory = store.directory if store is not None else named
+        return LearnerFile(directory, camera) if directory is not None else None
 
     def _announce(self) -> None:
         if self.link is not None:
@@ -249,20 +272,20 @@ class Agent:
 
     def _status(self, state: Any) -> bytes:
         versions = [camera.version for camera in self.cameras]
-        version = self.keeper.version if self.keeper.version in versions else versions[0]
-        resident = dict.fromkeys(name for camera in self.cameras for name in camera.deployment.submodels)
+        version = self.loader.version if self.loader.version in versions else versions[0]
+        resident = dict.fromkeys(name for camera in self.cameras for name in camera.active_bundle.submodels)
         update = self.updater.status if self.updater is not None else ""
         return protocol.describe(protocol.Status(state, VERSION, version, tuple(resident), update))
 
-    def _needs(self, manifest: Manifest) -> set[str]:
-        """The models of a newer set that must be here before it takes over: those that answer now, as far as it has
-        them, and its first one. Raises ``DeploymentError``."""
+    def _required_models(self, manifest: Manifest) -> set[str]:
+        """Models that a newer set needs before it replaces this one: its first model, and those of its models that
+        answer now. Raises ``DeploymentError``."""
         if not self.settings.local:
             return set()
         first = self.settings.base or manifest.only("base")
         if first not in manifest.models:
             raise DeploymentError(f"{manifest.name} has no model {first}; it has {', '.join(manifest.models)}")
-        answering = {name for camera in self.cameras for name in camera.deployment.resident}
+        answering = {name for camera in self.cameras for name in camera.active_bundle.resident}
         return {first} | (answering & set(manifest.models))
 
     def _abandon(self, reason: str) -> None:
@@ -270,29 +293,26 @@ class Agent:
             self.updater.abandon(reason)
 
     def _probe(self, manifest: Manifest, names: Iterable[str], files: dict[str, Path]) -> None:
-        """Try models in a process of their own, on what the cameras see as well. Raises ``ProbeError``."""
-        settings, seen = self.settings, []
+        """Test models in another process, on the last frame of each camera too. Raises ``ProbeError``."""
+        settings, frames = self.settings, []
         for camera in self.cameras:
-            if (now := camera.now) is not None:
-                picture = now.picture if not settings.region else cut(now.picture, region(settings.region))
-                seen.append(encode(picture)[1])
-        way = None if settings.layer_caches == "off" else settings.layer_caches
-        memory = size(settings.memory_budget) if settings.memory_budget else 0
+            if (last := camera.last_answered) is not None:
+                picture = last.picture if not settings.region else cut(last.picture, parse_region(settings.region))
+                frames.append(encode(picture)[1])
+        memory = parse_size(settings.memory_budget) if settings.memory_budget else 0
         paths = {sha256: os.fsencode(path) for sha256, path in files.items()}
-        request = Request(
-            msgspec.json.encode(manifest), tuple(names), paths, tuple(seen), settings.provider, way, memory
-        )
+        data = msgspec.json.encode(manifest)
+        request = ProbeRequest(data, tuple(names), paths, tuple(frames), settings.provider, self._exit_kind, memory)
         probe(request, lambda: self.stopped.is_set() or self._ended.is_set())
 
     @property
     def traffic(self) -> tuple[int, int]:
         """Payload bytes to and from the broker."""
-        ups, downs = zip(*(camera.traffic for camera in self.cameras), strict=True)
-        pulled = self.keeper.bytes_down + (self._puller.bytes_down if self._puller is not None else 0)
-        return sum(ups), sum(downs) + pulled
+        up, down = zip(*(camera.traffic for camera in self.cameras), strict=True)
+        return sum(up), sum(down) + sum(downloader.bytes_down for downloader in self._downloaders)
 
     def summary(self) -> dict[str, Any]:
-        """The run in figures, as ``--json`` and ``--summary`` give them: of the only camera, or of each by its name."""
+        """Summary of the run, as ``--json`` prints it: of the only camera, or of each camera by name."""
         up, down = self.traffic
         device = {
             "bytes_up": up,

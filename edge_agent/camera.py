@@ -1,4 +1,4 @@
-"""A camera: the hot loop, from picture to answer. A device may have several, each in a thread of its own."""
+"""One camera: its hot loop from frame to answer. Each camera of a device has its own thread."""
 
 from __future__ import annotations
 
@@ -11,98 +11,117 @@ from typing import Any
 
 import numpy as np
 
-from edge_agent import report
-from edge_agent.cloud import Cloud, Outcome
-from edge_agent.composition import DeploymentError
-from edge_agent.deployment import Deployment
-from edge_agent.keeper import Keeper
-from edge_agent.learner_file import LearnerFile
-from edge_agent.recorder import Recorder
-from edge_agent.scoring import View
-from edge_agent.settings import Settings, region
-from edge_agent.source import Live, Pipe, Shot, Source
-from shared.cascade.cascade import Cascade, Tally
-from shared.cascade.frame import Frame
-from shared.cascade.types import Answer, Miss, Reply, Step
-from shared.image import Picture, cut
-from shared.link import Link, Message
-from shared.signature import sign
+from cachenet.edge_agent.device_cascade import DeploymentError
+from cachenet.edge_agent.frame_inputs import FrameInputs
+from cachenet.edge_agent.learner_file import LearnerFile
+from cachenet.edge_agent.outputs import report
+from cachenet.edge_agent.outputs.recorder import Recorder
+from cachenet.edge_agent.remote import CloudClient, Outcome
+from cachenet.edge_agent.settings import Settings, parse_region
+from cachenet.edge_agent.sources import Live, Pipe, Source, SourceFrame
+from cachenet.edge_agent.updates.active_bundle import ActiveBundle
+from cachenet.edge_agent.updates.loader import ModelLoader
+from cachenet.shared.cascade.cascade import Cascade, Tally
+from cachenet.shared.cascade.frame import Frame
+from cachenet.shared.cascade.types import Answer, Miss, Reply, Step
+from cachenet.shared.inference.image import Picture, cut
+from cachenet.shared.media.signature import sign
+from cachenet.shared.transport.mqtt import Message, MqttConnection
 
 log = logging.getLogger(__name__)
 
-#: Frames in a row that may end in an error before the camera is given up.
-MOST_ERRORS = 100
-#: Seconds that a file waits for its models, and for the first attempt to connect.
-MODELS_WAIT_S, LINK_WAIT_S = 120.0, 2.0
+#: Failed frames in a row after which the camera's loop ends with the error.
+MAX_CONSECUTIVE_ERRORS = 100
+#: Longest time that a file waits for its models, seconds.
+MODELS_WAIT_S = 120.0
+#: Longest time that a file waits for the first attempt to connect, seconds.
+LINK_WAIT_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
-    """One frame, as it was answered. ``picture``: the whole of it, BGR, whatever the region; not to be written to.
-    ``line`` is what the user is told: label, level, confidence, risk, latency, and the camera's name. ``time``: of the
-    frame in its file, in seconds; None where the file says none, and of what is live."""
+class AnsweredFrame:
+    """An answered frame.
+
+    Attributes:
+        picture: The whole frame, (height, width, 3) uint8 BGR, whatever the region. Read-only.
+        line: Label, level, confidence, risk and latency as the user sees them, and the camera's name.
+        time: Time of the frame in its file, seconds; None for live sources and files without times.
+    """
 
     picture: Picture
     answer: Answer
-    line: report.Line
+    line: report.AnswerLine
     time: float | None = None
 
 
-#: Is told of every frame, on the thread of its camera, which waits for it: take what you need, and return.
-Observer = Callable[[Answered], None]
+#: Called with every answered frame, on the camera's thread. The hot loop waits for the call.
+Observer = Callable[[AnsweredFrame], None]
 
 
 class Camera:
-    """A source of frames and the cascade that answers them. Link and keeper are the device's, and serve all of its
-    cameras."""
+    """A source of frames and the cascade that answers them."""
 
     def __init__(
         self,
         settings: Settings,
         source: Source,
-        link: Link | None,
-        keeper: Keeper,
+        link: MqttConnection | None,
+        loader: ModelLoader,
         observers: list[Observer],
-        changed: Callable[[], None],
+        on_models_changed: Callable[[], None],
         cameras: int = 1,
         learner: LearnerFile | None = None,
     ) -> None:
-        """``settings``: this camera's own. ``changed`` is called when another version answers, or models have come or
-        gone; ``cameras`` and ``learner``: see ``Deployment``. Raises ``OSError`` if the flight log cannot be opened."""
+        """
+        Args:
+            settings: Settings of this camera.
+            link: Connection to the broker, shared by all cameras; None: no network.
+            loader: Model loader, shared by all cameras.
+            on_models_changed: Called after a change of version or models.
+            cameras: Number of cameras; see ``ActiveBundle``.
+            learner: File of the learner state; see ``ActiveBundle``.
+
+        Raises:
+            OSError: The decision log cannot be opened.
+        """
         self.settings, self.source = settings, source
         self.name = settings.name
         self.tally = Tally()
-        self.latencies, self.score = report.Latencies(), report.Score()
-        self.levels: dict[str, report.Latencies] = {}
-        #: The last frame that was answered; written by the hot loop, read by other threads.
-        self.now: Answered | None = None
-        self.first_answer: float | None = None
-        #: The frame that is being decided; None between two frames.
+        self.latencies, self.accuracy = report.LatencyHistogram(), report.AccuracyCounter()
+        self.levels: dict[str, report.LatencyHistogram] = {}
+        #: The last answered frame. Written by the hot loop, read by other threads.
+        self.last_answered: AnsweredFrame | None = None
+        #: Seconds from the start to the first answer; None before it.
+        self.first_answer_s: float | None = None
+        #: Index of the frame that is being decided; None between two frames.
         self.deciding: int | None = None
-        #: How many frames could not be answered because of an error that nobody had thought of.
+        #: Frames without an answer because of an unexpected exception.
         self.errors = 0
-        #: Hits that were sent to be audited, of any version.
+        #: Hits that were sent to be audited, over all versions.
         self.audited = 0
-        #: The version that answers.
+        #: Version of the active bundle.
         self.version = ""
-        self._begun = time.monotonic()
-        self._link, self.keeper, self._observers, self._tell = link, keeper, observers, changed
+        self._started = time.monotonic()
+        self._link, self.loader, self._observers = link, loader, observers
+        self._on_models_changed = on_models_changed
         self._stopped = threading.Event()
-        self._cloud: Cloud | None = None
-        #: A frame that the full model is to judge as well, once it is answered.
-        self._unsent: Frame | None = None
-        self._region = region(settings.region) if settings.region else None
-        #: Whether there is a server that may be asked.
-        self.asks = link is not None and "cloud" in settings.levels and settings.mode != "offline"
+        self._cloud: CloudClient | None = None
+        #: A hit to be audited by the full model after the frame is answered.
+        self._pending_audit: Frame | None = None
+        self._region = parse_region(settings.region) if settings.region else None
+        #: Whether misses may be sent to a server.
+        self.uses_cloud = link is not None and "cloud" in settings.levels and settings.mode != "offline"
         self._learner = learner
-        self._flight = report.Sink(settings.flight, what="decisions") if settings.flight else None
-        self.deployment = Deployment(
+        self._decision_log = (
+            report.JsonLinesWriter(settings.decision_log, what="decisions") if settings.decision_log else None
+        )
+        self.active_bundle = ActiveBundle(
             settings,
-            keeper,
+            loader,
             self.tally,
-            self.asks,
-            self._changed,
-            self._flight,
+            self.uses_cloud,
+            self._on_bundle_changed,
+            self._decision_log,
             cameras,
             lambda: sum(self.traffic),
             learner,
@@ -110,32 +129,36 @@ class Camera:
 
     @property
     def cascade(self) -> Cascade | None:
-        """What decides; None until there is something to answer with."""
-        return self.deployment.cascade
+        """The cascade; None until the first model is loaded."""
+        return self.active_bundle.cascade
 
     @property
     def live(self) -> bool:
-        """Whether frames go by while nobody takes them."""
+        """Whether the source drops frames that are not read in time."""
         source = self.source.source if isinstance(self.source, Recorder) else self.source
         return isinstance(source, Live | Pipe)
 
-    def run(self, sink: report.Sink, waiting: Callable[[], None]) -> None:
-        """Answer every frame of the source until it ends or ``stop`` is called. ``waiting`` is called now and then as
-        long as there is nothing to answer with. A source that is not live waits for all models that may be used. Raises
-        ``DeploymentError``."""
+    def run(self, sink: report.JsonLinesWriter, on_waiting: Callable[[], None]) -> None:
+        """Answer every frame of the source until it ends or ``stop`` is called.
+
+        A source that is not live waits until all models are installed.
+
+        Args:
+            on_waiting: Called repeatedly while there is no model.
+
+        Raises:
+            DeploymentError: The bundle cannot be used.
+        """
         try:
             failed = 0
-            self.await_deployment(waiting)
+            self.wait_for_bundle(on_waiting)
             if not self.live:
-                self._await_models()
+                self.wait_for_models()
             for index, shot in enumerate(self.source):
                 if self._stopped.is_set():
                     break
                 try:
-                    self.answer(index, shot, sink)
-                    self._listen(sink)
-                    self.deployment.tend()
-                    self._keep_learned()
+                    self.step(index, shot, sink)
                     failed = 0
                 except DeploymentError:
                     raise
@@ -144,91 +167,103 @@ class Camera:
                     self.errors += 1
                     failed += 1
                     log.exception("%sframe %d could not be answered", self._prefix, index)
-                    if failed == MOST_ERRORS:
+                    if failed == MAX_CONSECUTIVE_ERRORS:
                         raise
                 if index + 1 == self.settings.frames:
                     break
         finally:
             self.source.close()
-            if self._flight is not None:
-                self._flight.close()
-            if self._learner is not None:
-                self._learner.close(self.cascade.estimator if self.cascade is not None else None, self.version)
+            self.close()
 
-    def await_deployment(self, waiting: Callable[[], None] = lambda: None) -> None:
-        """Wait until there is something to answer with."""
-        while not self._stopped.is_set() and not self.deployment.wait(0.1):
-            waiting()
+    def step(self, index: int, shot: SourceFrame, sink: report.JsonLinesWriter) -> None:
+        """Answer one frame, then handle late answers, audits and newly loaded models."""
+        self.answer(index, shot, sink)
+        self._handle_replies(sink)
+        self.active_bundle.maintain()
+        if self._learner is not None and self.cascade is not None:
+            self._learner.save(self.cascade.estimator, self.version)
 
-    def _await_models(self) -> None:
-        """Wait until the models that may be used are here, and the first attempt to connect has ended. A file does not
-        go by meanwhile as a camera's frames do."""
+    def close(self) -> None:
+        """Close the decision log and the file of learned weights."""
+        if self._decision_log is not None:
+            self._decision_log.close()
+        if self._learner is not None:
+            self._learner.close(self.cascade.estimator if self.cascade is not None else None, self.version)
+
+    def wait_for_bundle(self, on_waiting: Callable[[], None] = lambda: None) -> None:
+        """Wait until the cascade exists, or ``stop`` is called."""
+        while not self._stopped.is_set() and not self.active_bundle.wait(0.1):
+            on_waiting()
+
+    def wait_for_models(self) -> None:
+        """Wait for all available models and for the first attempt to connect: a file loses no frames meanwhile."""
         end = time.monotonic() + MODELS_WAIT_S
-        if self._link is not None and self.asks:
+        if self._link is not None and self.uses_cloud:
             self._link.settle(LINK_WAIT_S)
-        while not self._stopped.is_set() and time.monotonic() < end and not self.deployment.complete():
+        while not self._stopped.is_set() and time.monotonic() < end and not self.active_bundle.is_complete():
             self._stopped.wait(0.02)
 
     def stop(self) -> None:
-        """End ``run``, wherever it waits; from any thread."""
+        """End ``run``; thread-safe."""
         self._stopped.set()
         if self._cloud is not None:
             self._cloud.stop()
         self.source.close()
 
     def receive(self, message: Message) -> None:
-        """Take a message from the device's ``answer`` topic, which may be another camera's (on the link's thread).
-        Raises ``protocol.Malformed``."""
+        """Receive a message of the device's ``answer`` topic, on the connection's thread. Raises
+        ``protocol.Malformed``."""
         if self._cloud is not None:
             self._cloud.receive(message)
 
-    def answer(self, index: int, shot: Shot, sink: report.Sink) -> None:
-        """One frame, from picture to answer: the hot path."""
-        cascade, manifest = self.cascade, self.deployment.manifest
+    def answer(self, index: int, shot: SourceFrame, sink: report.JsonLinesWriter) -> None:
+        """Answer one frame: the hot path."""
+        cascade, manifest = self.cascade, self.active_bundle.manifest
         assert cascade is not None and manifest is not None
         started = time.monotonic()
         picture = shot.picture if self._region is None else cut(shot.picture, self._region)
-        frame = Frame(index, View(picture), sign(picture))
+        frame = Frame(index, FrameInputs(picture), sign(picture))
         self.deciding = index
         step = self._lookup(cascade, frame, started)
-        outcome = self._ask(cascade, step)
-        answer = cascade.complete(step, outcome.reply, time.monotonic(), outcome.trouble)
+        outcome = self._resolve(cascade, step)
+        answer = cascade.complete(step, outcome.reply, time.monotonic(), outcome.error)
         self.deciding = None
-        self.keeper.on_answer(self.version)
+        self.loader.on_answer(self.version)
         latency_ms = (time.monotonic() - started) * 1000
         if answer.audit:
-            self._unsent = frame
+            self._pending_audit = frame
 
         line = report.line(answer, manifest, time.time(), latency_ms, shot.truth, camera=self.name)
         sink.write(line)
         self.latencies.add(latency_ms)
-        self.levels.setdefault(answer.level, report.Latencies()).add(latency_ms)
-        self.score.add(line.label, shot.truth)
-        self.now = answered = Answered(shot.picture, answer, line, shot.time)
+        self.levels.setdefault(answer.level, report.LatencyHistogram()).add(latency_ms)
+        self.accuracy.add(line.label, shot.truth)
+        self.last_answered = answered = AnsweredFrame(shot.picture, answer, line, shot.time)
         for observe in self._observers:
             observe(answered)
-        if self.first_answer is None:
-            self.first_answer = time.monotonic() - self._begun
+        if self.first_answer_s is None:
+            self.first_answer_s = time.monotonic() - self._started
 
     def _lookup(self, cascade: Cascade, frame: Frame, now: float) -> Step:
-        """Look the frame up; a change of the whole scene is logged."""
+        """Look the frame up, and log a scene change."""
         before = self.tally.scene_changes
         step = cascade.lookup(frame, now)
         if self.tally.scene_changes > before:
-            audited = f"; {cascade.audits.rate:.0%} of hits are audited for a while" if cascade.audits else ""
+            audits = f"; {cascade.audits.rate:.0%} of hits are audited for a while" if cascade.audits else ""
             log.warning(
-                "%sthe whole picture has changed (the light, or the camera was moved): answers held until now are "
-                "dropped, and risks are learned again from the bundle's priors%s",
+                "%sthe whole picture has changed (the light, or the camera was moved): cached answers are dropped, "
+                "and risks are learned again from the bundle's priors%s",
                 self._prefix,
-                audited,
+                audits,
             )
         return step
 
-    def _ask(self, cascade: Cascade, step: Step) -> Outcome:
+    def _resolve(self, cascade: Cascade, step: Step) -> Outcome:
+        """Run the full model for a miss: on the device or in the cloud."""
         if not isinstance(step, Miss):
             return Outcome(None)
         cloud = self._cloud
-        if step.on_device and (reply := _on_device(cascade, step)) is not None:
+        if step.on_device and (reply := _run_on_device(cascade, step)) is not None:
             return Outcome(reply)
         if cloud is None:
             outcome = Outcome(None, "no cloud")
@@ -236,29 +271,30 @@ class Camera:
             return cloud.post(step, lambda: step.frame.view.crop(cloud.input))
         else:
             outcome = cloud.ask(step, lambda: step.frame.view.crop(cloud.input))
-        if outcome.reply is None and (reply := _on_device(cascade, step)) is not None:
+        if outcome.reply is None and (reply := _run_on_device(cascade, step)) is not None:
             return Outcome(reply)
         return outcome
 
-    def _listen(self, sink: report.Sink) -> None:
-        """Between two frames: what the cloud has said since, and what it is to judge."""
-        cascade, manifest = self.cascade, self.deployment.manifest
+    def _handle_replies(self, sink: report.JsonLinesWriter) -> None:
+        """Between two frames: process late and audit replies, and send the pending audit."""
+        cascade, manifest = self.cascade, self.active_bundle.manifest
         if self._cloud is None or cascade is None or manifest is None:
             return
         for reply in self._cloud.late():
             if (correction := cascade.on_late_reply(reply, time.monotonic())) is not None:
                 sink.write(report.line(correction, manifest, time.time(), correction=True, camera=self.name))
         for reply in self._cloud.audited():
-            self._take_audit(cascade, reply)
-        if self._unsent is not None:
-            sent = self._cloud.audit(self._unsent.index, self._unsent.view.crop(self._cloud.input))
+            self._on_audit_reply(cascade, reply)
+        if self._pending_audit is not None:
+            frame = self._pending_audit
+            sent = self._cloud.audit(frame.index, frame.view.crop(self._cloud.input))
             self.audited += sent
             if not sent and cascade.audits is not None:
                 cascade.audits.sent -= 1
-            self._unsent = None
+            self._pending_audit = None
 
-    def _take_audit(self, cascade: Cascade, reply: Reply) -> None:
-        """The full model has judged a hit; an alarm is logged."""
+    def _on_audit_reply(self, cascade: Cascade, reply: Reply) -> None:
+        """Process the full model's label of an audited hit, and log an alarm."""
         audits = cascade.audits
         before = audits.alarms if audits is not None else 0
         cascade.on_audit_reply(reply, time.monotonic())
@@ -274,40 +310,39 @@ class Camera:
                 100 * audits.rate,
             )
 
-    def _keep_learned(self) -> None:
-        if self._learner is not None and self.cascade is not None:
-            self._learner.save(self.cascade.estimator, self.version)
-
     @property
     def _prefix(self) -> str:
-        """Begins a line of the log: the name of one of several cameras."""
+        """Start of a log line: the name of one of several cameras."""
         return f"{self.name}: " * bool(self.name)
 
-    def _changed(self) -> None:
-        """Another version answers, or models have come or gone."""
-        manifest, version = self.deployment.manifest, self.deployment.version
+    def _on_bundle_changed(self) -> None:
+        """Connect to the full model of a new version, and report the change."""
+        manifest, version = self.active_bundle.manifest, self.active_bundle.version
         if manifest is not None and version != self.version:
             self.version = version
-            if self._link is not None and self.asks:
-                before, self._cloud = self._cloud, Cloud(self._link, self.settings.device, manifest, time.monotonic)
+            if self._link is not None and self.uses_cloud:
+                before, self._cloud = (
+                    self._cloud,
+                    CloudClient(self._link, self.settings.device, manifest, time.monotonic),
+                )
                 if before is not None:
                     self._cloud.bytes_up, self._cloud.bytes_down = before.bytes_up, before.bytes_down
-        self._tell()
+        self._on_models_changed()
 
     @property
-    def flight_failure(self) -> str:
-        """What was not written to the flight log, and why; empty where all was."""
-        return self._flight.failure if self._flight is not None else ""
+    def decision_log_failure(self) -> str:
+        """Why the decision log is incomplete; empty if it is complete."""
+        return self._decision_log.failure if self._decision_log is not None else ""
 
     @property
     def traffic(self) -> tuple[int, int]:
-        """Payload bytes of questions and of their answers."""
+        """Payload bytes of requests and of replies."""
         cloud = self._cloud
         return (cloud.bytes_up, cloud.bytes_down) if cloud is not None else (0, 0)
 
     def summary(self) -> dict[str, Any]:
-        """The run in figures."""
-        manifest = self.deployment.manifest
+        """Summary of the camera's run, as ``--json`` prints it."""
+        manifest = self.active_bundle.manifest
         return {
             "frames": self.tally.frames,
             "hits": dict(self.tally.hits),
@@ -322,19 +357,19 @@ class Camera:
             "losses": self.source.losses,
             "latency_ms": self.latencies.table(),
             "latency_ms_by_level": {level: own.table() for level, own in self.levels.items()},
-            "accuracy": self.score.accuracy,
-            "models_pulled": self.deployment.pulled,
-            "models_evicted": dict(self.deployment.evicted),
-            "first_answer_s": self.first_answer,
+            "accuracy": self.accuracy.value,
+            "models_pulled": self.active_bundle.downloaded,
+            "models_evicted": dict(self.active_bundle.evicted),
+            "first_answer_s": self.first_answer_s,
             "errors": self.errors,
-            "model_failures": dict(self.deployment.failures),
+            "model_failures": dict(self.active_bundle.failures),
             "audits": report.audits(self.cascade),
             "bundle": manifest.name if manifest is not None else None,
             "bundle_version": self.version,
         }
 
 
-def _on_device(cascade: Cascade, miss: Miss) -> Reply | None:
-    """The full model's answer on the device; None where there is none, or its run has failed (see ``scoring``)."""
-    reply = cascade.on_device(miss, time.monotonic())
+def _run_on_device(cascade: Cascade, miss: Miss) -> Reply | None:
+    """Reply of the full model on the device; None without such a model, or after a failed run (see ``scorer``)."""
+    reply = cascade.run_full(miss, time.monotonic())
     return reply if reply is not None and np.ptp(reply.logits) > 0 else None

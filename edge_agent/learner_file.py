@@ -1,6 +1,6 @@
-"""The file in which a camera keeps what its risk models have learned, across restarts.
+"""File of the learned state of a camera's risk models, across restarts.
 
-Saving is best effort: a disk that is full, read-only or hangs costs what was learned since, and never a frame.
+Saving is best effort: a disk that is full, read-only or hangs loses the last changes, and never delays a frame.
 """
 
 from __future__ import annotations
@@ -13,24 +13,21 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from edge_agent import learner_state
-from edge_agent.learner_state import BadLearnerState, LearnerState
-from shared import files
-from shared.cascade.risk_estimator import RiskEstimator
+from cachenet.edge_agent import learner_state
+from cachenet.edge_agent.learner_state import BadLearnerState, LearnerState
+from cachenet.shared.cascade.risk_estimator import RiskEstimator
+from cachenet.shared.command import atomic_files
 
 log = logging.getLogger(__name__)
 
-#: Seconds between two saves.
+#: Time between two saves, seconds.
 SAVE_EVERY_S = 60.0
-#: Seconds that the last save may take, when the run ends.
-_LAST_SAVE_S = 5.0
+#: Longest wait for a save at the end of the run, seconds.
+_CLOSE_TIMEOUT_S = 5.0
 
 
 class LearnerFile:
-    """Keeps the state of one camera in ``<store>/learned/``.
-
-    The disk is written from a thread of its own, one save at a time.
-    """
+    """The state of one camera in ``<store>/learned/``. A background thread writes the file, one save at a time."""
 
     def __init__(self, store: Path, camera: str, clock: Callable[[], float] = time.monotonic) -> None:
         """
@@ -39,17 +36,17 @@ class LearnerFile:
             camera: Name of the camera; empty for the only one.
         """
         assert not camera or re.fullmatch(r"[A-Za-z0-9._-]+", camera)
-        #: Where the state is kept.
+        #: Path of the file.
         self.path = store / "learned" / ("-".join(filter(None, ["camera", camera])) + ".msgpack")
         self._clock = clock
         self._due = clock() + SAVE_EVERY_S
-        #: The precisions that need not be saved, to tell whether anything was learned since. A risk model takes a new
-        #: array whenever it learns.
+        #: Precision arrays at the last save. A risk model makes a new array whenever it learns, so an identical array
+        #: means no change.
         self._saved: tuple[object, ...] = ()
         self._writer: threading.Thread | None = None
 
     def read(self) -> bytes:
-        """What was saved last; empty where nothing was or it cannot be read."""
+        """The saved bytes; empty if there are none or the file cannot be read."""
         try:
             with self.path.open("rb") as file:
                 return file.read(learner_state.MAX_BYTES + 1)
@@ -60,24 +57,24 @@ class LearnerFile:
             return b""
 
     def begin(self, estimator: RiskEstimator) -> None:
-        """What ``estimator`` holds now need not be saved."""
+        """Take the present state of ``estimator`` as saved."""
         self._saved = _precisions(estimator)
 
     def save(self, estimator: RiskEstimator, bundle_version: str) -> None:
-        """Save the state of ``estimator`` if a minute has passed since the last save. Call after every frame."""
+        """Save the state of ``estimator`` if the last save is ``SAVE_EVERY_S`` ago. Call after every frame."""
         if self._clock() < self._due:
             return
         self._due = self._clock() + SAVE_EVERY_S
         self._save(estimator, bundle_version)
 
     def close(self, estimator: RiskEstimator | None, bundle_version: str) -> None:
-        """Save the state of ``estimator``, if there is one, and wait some seconds at most until it is on the disk."""
+        """Save the state of ``estimator``, if there is one. Waits until the file is written, some seconds at most."""
         if self._writer is not None:
-            self._writer.join(_LAST_SAVE_S)
+            self._writer.join(_CLOSE_TIMEOUT_S)
         if estimator is not None:
             self._save(estimator, bundle_version)
         if self._writer is not None:
-            self._writer.join(_LAST_SAVE_S)
+            self._writer.join(_CLOSE_TIMEOUT_S)
 
     def _save(self, estimator: RiskEstimator, bundle_version: str) -> None:
         precisions = _precisions(estimator)
@@ -91,9 +88,9 @@ class LearnerFile:
 
     def _write(self, data: bytes) -> None:
         try:
-            files.write(self.path, data)
+            atomic_files.write(self.path, data)
         except OSError as error:
-            log.debug("%s: %s; what was learned is not kept", self.path, error.strerror)
+            log.debug("%s: %s; the learned state is not saved", self.path, error.strerror)
 
 
 def _precisions(estimator: RiskEstimator) -> tuple[object, ...]:
@@ -101,8 +98,7 @@ def _precisions(estimator: RiskEstimator) -> tuple[object, ...]:
 
 
 def restore(estimator: RiskEstimator, data: bytes, bundle_version: str) -> None:
-    """Have ``estimator`` go on from ``data``, what a ``LearnerFile`` has read; where that does not fit it keeps the
-    bundle's priors."""
+    """Restore the state of ``estimator`` from bytes of a ``LearnerFile``; invalid bytes leave the bundle's priors."""
     if not data:
         return
     try:
@@ -111,7 +107,7 @@ def restore(estimator: RiskEstimator, data: bytes, bundle_version: str) -> None:
             estimator.adopt(state.fitted)
         if estimator.restore(state.stages):
             return
-        reason = "not all of it fits the bundle's risk models"
+        reason = "it does not fit the bundle's risk models"
     except BadLearnerState as error:
         reason = str(error)
-    log.debug("what was learned before is not used (%s); the risk models start from the bundle's priors", reason)
+    log.debug("the learned state is not used (%s); the risk models start from the bundle's priors", reason)

@@ -1,4 +1,4 @@
-"""What a camera's risk models have learned, as bytes, so that a restart goes on with it."""
+"""Serialised state of a camera's risk models, for restarts."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from typing import Annotated, NamedTuple
 import msgspec
 import numpy as np
 
-from shared.cascade.features import COUNT, Array, Stage
-from shared.cascade.risk_model import RiskPrior
+from cachenet.shared.cascade.features import FEATURE_COUNT, Array, Stage
+from cachenet.shared.cascade.risk_model import RiskPrior
 
-#: Largest state that is decoded, bytes. The three stages take about 5 kB, and twice that with priors.
+#: Largest state that is decoded, bytes. Three stages take about 5 kB, and twice that with priors.
 MAX_BYTES = 64 << 10
 
-_MOST_WEIGHTS = max(COUNT.values()) + 1
-_Weights = Annotated[tuple[float, ...], msgspec.Meta(max_length=_MOST_WEIGHTS)]
-_Precision = Annotated[tuple[float, ...], msgspec.Meta(max_length=_MOST_WEIGHTS**2)]
+_MAX_WEIGHTS = max(FEATURE_COUNT.values()) + 1
+_Weights = Annotated[tuple[float, ...], msgspec.Meta(max_length=_MAX_WEIGHTS)]
+_Precision = Annotated[tuple[float, ...], msgspec.Meta(max_length=_MAX_WEIGHTS**2)]
 
 
 class BadLearnerState(ValueError):
-    """Bytes that hold no state of this bundle version; the message says why."""
+    """Bytes without a valid state of this bundle version; the message says why."""
 
 
 class LearnerState(NamedTuple):
-    """What a ``RiskEstimator`` has learned.
+    """Learned state of a ``RiskEstimator``.
 
     Attributes:
         stages: Its ``state``: weights ``(d + 1,)`` and precision ``(d + 1, d + 1)`` of each stage's risk model.
-        fitted: Its ``fitted`` priors; empty where the bundle has its own.
+        fitted: Its ``fitted`` priors; empty if the bundle has its own.
     """
 
     stages: Mapping[Stage, tuple[Array, Array]]
@@ -36,7 +36,7 @@ class LearnerState(NamedTuple):
 
 
 class _Stored(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """``stages``: weights and, row by row, precision."""
+    """``stages``: weights, and precision in row-major order."""
 
     bundle_version: str
     stages: dict[Stage, tuple[_Weights, _Precision]]
@@ -44,17 +44,17 @@ class _Stored(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def encode(state: LearnerState, bundle_version: str) -> bytes:
-    """``state`` as MessagePack, to the last bit."""
+    """``state`` as MessagePack, without loss."""
     stages = {stage: (own.tolist(), precision.ravel().tolist()) for stage, (own, precision) in state.stages.items()}
     return msgspec.msgpack.encode({"bundle_version": bundle_version, "stages": stages, "fitted": state.fitted})
 
 
 def decode(data: bytes, bundle_version: str) -> LearnerState:
-    """The state that ``encode`` was given.
+    """Inverse of ``encode``.
 
     Args:
         data: ``MAX_BYTES`` at most.
-        bundle_version: The version whose state is expected.
+        bundle_version: Expected version.
 
     Raises:
         BadLearnerState: ``data`` is damaged, too large, not finite, or of another version of the bundle.
@@ -67,14 +67,14 @@ def decode(data: bytes, bundle_version: str) -> LearnerState:
         raise BadLearnerState(f"damaged: {error}") from None
     if stored.bundle_version != bundle_version:
         raise BadLearnerState(f"learned with bundle version {stored.bundle_version[:12]}, not {bundle_version[:12]}")
-    found: dict[Stage, tuple[Array, Array]] = {}
+    stages: dict[Stage, tuple[Array, Array]] = {}
     for stage, (weights, precision) in stored.stages.items():
-        size = COUNT[stage] + 1
+        size = FEATURE_COUNT[stage] + 1
         if (len(weights), len(precision)) != (size, size * size):
             raise BadLearnerState(f"stage {stage} has {len(weights)} weights, {size} are expected")
-        found[stage] = np.array(weights), np.array(precision).reshape(size, size)
-        if not all(np.isfinite(array).all() for array in found[stage]):
+        stages[stage] = np.array(weights), np.array(precision).reshape(size, size)
+        if not all(np.isfinite(array).all() for array in stages[stage]):
             raise BadLearnerState(f"stage {stage} has weights that are not finite")
-    if not all(prior.check(COUNT[stage]) for stage, prior in stored.fitted.items()):
-        raise BadLearnerState("a prior is out of form")
-    return LearnerState(found, stored.fitted)
+    if not all(prior.check(FEATURE_COUNT[stage]) for stage, prior in stored.fitted.items()):
+        raise BadLearnerState("a prior has a wrong shape")
+    return LearnerState(stages, stored.fitted)

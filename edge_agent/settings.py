@@ -1,4 +1,4 @@
-"""The agent's settings: one TOML file, ``CACHENET_*`` variables over it, flags over both."""
+"""Settings of the edge agent, in the order of ``docs/configuration.md``."""
 
 from __future__ import annotations
 
@@ -10,27 +10,36 @@ from typing import Annotated, ClassVar, Literal, get_args
 from urllib.parse import unquote, urlsplit
 
 import msgspec
+from msgspec import Meta
 
-from edge_agent.source.frozen import OnFrozen
-from shared.bundle import WayFlag
-from shared.cascade.audits import FLOOR
-from shared.cascade.spec import MAX_DISAGREEMENT
-from shared.engine import Provider
-from shared.image import Region
-from shared.protocol import check_device
+from cachenet.edge_agent.sources.frozen import FROZEN_S, ON_FROZEN, OnFrozen
+from cachenet.shared.bundle import zoo
+from cachenet.shared.bundle.manifest import ExitFlag
+from cachenet.shared.cascade.audits import MIN_AUDIT_RATE
+from cachenet.shared.cascade.spec import MAX_DISAGREEMENT
+from cachenet.shared.command import config
+from cachenet.shared.inference.engine import Provider
+from cachenet.shared.inference.image import Region
+from cachenet.shared.transport.protocol import check_device
 
 LevelFlag = Literal["frames", "submodels", "base", "full", "cloud"]
-#: Those that answer unless it is said otherwise. ``full`` is the full model on the device itself: used where asking for
-#: it takes longer than it, and fetched once questions have cost as many bytes as it has.
+#: Default levels. ``full`` is the full model on the device: it runs where a request to the cloud takes longer, and is
+#: downloaded once the requests have cost as many bytes as its file.
 LEVELS: tuple[LevelFlag, ...] = ("frames", "submodels", "base", "full", "cloud")
+
+#: ``wait``: wait for the cloud until the deadline. ``async``: answer at once, correct later. ``offline``: no cloud.
+Mode = Literal["wait", "async", "offline"]
+MODES: tuple[Mode, ...] = get_args(Mode)
+
+#: Frames per second.
+Rate = Annotated[float, Meta(ge=0.001, le=1e6)]
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
 
 
 def default_device(broker: str) -> str:
-    """The user of the broker's URL, as a broker with access control wants it, if that can be a device's name; or else
-    the host's name, with what may not stand in a topic left out."""
-    with suppress(ValueError):  # a URL that is none is refused elsewhere
+    """Default name of the device: the user of the broker's URL, or else the host's name, if valid in an MQTT topic."""
+    with suppress(ValueError):  # the URL is validated elsewhere
         return check_device(unquote(urlsplit(broker).username or ""))
     return re.sub(r"[^A-Za-z0-9._-]", "", socket.gethostname().split(".")[0])[:64].lstrip("._-") or "device"
 
@@ -39,78 +48,161 @@ def default_store() -> str:
     return str(Path.home() / ".local" / "share" / "cachenet")
 
 
-#: ``wait`` for the cloud until the deadline; ``async``: answer at once and correct later; ``offline``: never ask it.
-Mode = Literal["wait", "async", "offline"]
-MODES: tuple[Mode, ...] = get_args(Mode)
-
-
-#: Frames a second.
-Rate = Annotated[float, msgspec.Meta(ge=0.001, le=1e6)]
-
-
 class CameraTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One of several cameras: a ``[[camera]]`` of the TOML file. A ``region`` and ``fps`` that are not set are as they
-    are for all."""
+    """One of several cameras: a ``[[camera]]`` table of the TOML file.
+
+    Example:
+        >>> Settings(camera=(CameraTable("door", "camera:0"), CameraTable("yard", "camera:1"))).each()[1].source
+        'camera:1'
+
+    Attributes:
+        name: Unique name: letters, digits, ``.``, ``_`` and ``-``, 64 at most.
+        region: As in ``Settings``; empty: the region of all cameras.
+        fps: As in ``Settings``; None: the rate of all cameras.
+    """
+
+    #: Keys of earlier versions, with their replacement.
+    REPLACED: ClassVar[dict[str, str]] = {"flight": "use {decision_log}"}
 
     name: str
     source: str
     region: str = ""
     fps: Rate | None = None
     record: str = ""
-    flight: str = ""
+    decision_log: str = ""
     save: str = ""
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Everything ``edge-agent run`` can be told. Empty strings mean: not set; ``device`` is then ``default_device``."""
+    """Settings of ``edge-agent run`` and ``edge-agent doctor``. An empty string means: not set."""
 
-    #: Settings of earlier versions, and what has taken their place.
+    #: Settings of earlier versions, with their replacement.
     REPLACED: ClassVar[dict[str, str]] = {
         "max_false_hits": "use {max_disagreement}, the mean share of all answers that may disagree with the full model",
-        "audit_budget": "use {audit_share}, the share of hits that the full model checks",
+        "audit_budget": "use {audit_share}, the share of hits that the full model audits",
         "gate": "one learned risk decides every hit; {max_disagreement} bounds it",
         "context": "one learned risk decides every hit; {max_disagreement} bounds it",
-        "replacement": "the submodel least recently used goes first; {memory_budget} bounds them",
+        "replacement": "the least recently used submodel is evicted; {memory_budget} bounds them",
+        "prefetch": "submodels are downloaded when the server recommends them",
+        "layer_caches": "use {early_exits}",
+        "flight": "use {decision_log}",
     }
+    #: Settings without a flag.
+    FILE_ONLY: ClassVar[frozenset[str]] = frozenset(
+        {
+            *("catalogue", "levels", "base", "audit_share", "early_exits", "memory_budget", "threads", "slowdown"),
+            *("frozen", "metrics", "record", "decision_log", "output_max", "summary", "misses", "misses_budget"),
+            *("results", "home_assistant", "discovery_prefix"),
+        }
+    )
 
-    source: str = ""
-    broker: str = ""
-    bundle: str = ""
-    catalogue: str = ""
-    store: str = msgspec.field(default_factory=default_store)
-    device: str = ""
-    password_file: str = ""
-    ca: str = ""
-    trusted_key: str = ""
-    levels: tuple[LevelFlag, ...] = LEVELS
-    base: str = ""
-    region: str = ""
-    max_disagreement: Annotated[float, msgspec.Meta(gt=0, lt=1)] = MAX_DISAGREEMENT
-    audit_share: Annotated[float, msgspec.Meta(ge=0, le=1)] = FLOOR
-    mode: Mode = "wait"
-    deadline_ms: Annotated[int, msgspec.Meta(ge=1, le=60_000)] = 250
-    layer_caches: WayFlag = "gati"
-    memory_budget: str = ""
-    prefetch: bool = False
-    provider: Provider = "auto"
-    threads: Annotated[int, msgspec.Meta(ge=0, le=64)] = 0
-    slowdown: Annotated[float, msgspec.Meta(ge=1, le=1000)] = 1.0
-    fps: Rate | None = None
-    frames: Annotated[int, msgspec.Meta(ge=1)] | None = None
-    frozen: OnFrozen = "say"
-    metrics: str = ""
-    record: str = ""
-    flight: str = ""
-    output: str = ""
-    output_max: str = ""
-    summary: str = ""
-    preview: str = ""
-    save: str = ""
-    misses: str = ""
-    misses_budget: str = "100MB"
-    results: bool = False
-    home_assistant: bool = False
-    discovery_prefix: str = "homeassistant"
+    source: Annotated[
+        str,
+        Meta(
+            description="Camera or file: camera:N, rtsp://..., http://..., picamera, pipe:WIDTHxHEIGHT, a video, "
+            "a picture, a directory of pictures or a recorded stream."
+        ),
+    ] = ""
+    broker: Annotated[str, Meta(description="Address of the MQTT broker: mqtt[s]://[user@]host[:port].")] = ""
+    bundle: Annotated[
+        str, Meta(description=f"Bundle with the models, instead of the server's catalogue: {zoo.HELP}.")
+    ] = ""
+    catalogue: Annotated[
+        str, Meta(description="Name of a bundle in the server's catalogue (default: the first bundle).")
+    ] = ""
+    store: Annotated[str, Meta(description="Directory of downloaded models and learned state.")] = msgspec.field(
+        default_factory=default_store
+    )
+    device: Annotated[
+        str, Meta(description="Name of this device (default: the user of the broker's URL, or the host's name).")
+    ] = ""
+    password_file: Annotated[str, Meta(description="File with the password for the broker.")] = ""
+    ca: Annotated[str, Meta(description="File with the CA certificate that verifies the broker, for mqtts.")] = ""
+    trusted_key: Annotated[
+        str, Meta(description="File with a public key; models without its signature are refused.")
+    ] = ""
+    levels: Annotated[
+        tuple[LevelFlag, ...], Meta(description="Cascade levels that may answer, separated by commas.")
+    ] = LEVELS
+    base: Annotated[
+        str, Meta(description="Name of the model that serves as base model (default: the bundle's base model).")
+    ] = ""
+    region: Annotated[
+        str,
+        Meta(description="Part of the picture to classify: left,top,width,height, each 0 to 1 (default: all of it)."),
+    ] = ""
+    max_disagreement: Annotated[
+        float,
+        Meta(
+            gt=0,
+            lt=1,
+            description="Risk budget: largest mean share of all answers that disagree with the full model, 0 to 1. "
+            "With 0.02, 98 of 100 answers are the full model's label of that frame or of most frames around it.",
+        ),
+    ] = MAX_DISAGREEMENT
+    audit_share: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=1,
+            description="Share of hits that the full model audits, 0 to 1; the share rises after an alarm. "
+            "With 0, the agreement with the full model is not measured.",
+        ),
+    ] = MIN_AUDIT_RATE
+    mode: Annotated[Mode, Meta(description=f"Mode of requests to the cloud: {', '.join(MODES)}.")] = "wait"
+    deadline_ms: Annotated[
+        int, Meta(ge=1, le=60_000, description="Longest wait of a frame for the cloud, milliseconds.")
+    ] = 250
+    early_exits: Annotated[
+        ExitFlag,
+        Meta(description="Early exits of the full model on this device, if the bundle has them: gati, freeze or off."),
+    ] = "gati"
+    memory_budget: Annotated[str, Meta(description="Largest resident memory of the process, as in 150MB.")] = ""
+    provider: Annotated[Provider, Meta(description="Hardware that runs models: auto, cpu, cuda or tensorrt.")] = "auto"
+    threads: Annotated[
+        int, Meta(ge=0, le=64, description="Threads of a model run; 0: the faster of one and all processors.")
+    ] = 0
+    slowdown: Annotated[
+        float, Meta(ge=1, le=1000, description="Factor by which model runs are slowed down, to emulate a small device.")
+    ] = 1.0
+    fps: Annotated[
+        Rate | None,
+        Meta(
+            description="Frame rate of a file and highest rate of a camera, frames per second "
+            "(default: the source's own)."
+        ),
+    ] = None
+    frames: Annotated[
+        Annotated[int, Meta(ge=1)] | None, Meta(description="Number of frames to stop after (default: all).")
+    ] = None
+    frozen: Annotated[
+        OnFrozen,
+        Meta(
+            description=f"Reaction to a camera that repeats one picture for {FROZEN_S:.0f} s: {', '.join(ON_FROZEN)} "
+            "(log a warning, or open the camera again)."
+        ),
+    ] = "say"
+    metrics: Annotated[
+        str, Meta(description="[host:]port of the HTTP endpoint with /metrics for Prometheus and /health.")
+    ] = ""
+    record: Annotated[str, Meta(description="New directory to record the frames in, as a stream.")] = ""
+    decision_log: Annotated[str, Meta(description="File to log every decision in, for 'simulator replay'.")] = ""
+    output: Annotated[str, Meta(description="File to append one JSON line per frame to; - is standard output.")] = ""
+    output_max: Annotated[
+        str, Meta(description="Largest size of the output file, as in 100MB; a full file is renamed to FILE.1.")
+    ] = ""
+    summary: Annotated[str, Meta(description="File to write the summary of the run to, as JSON.")] = ""
+    preview: Annotated[str, Meta(description="[host:]port of the web page with frames and answers.")] = ""
+    save: Annotated[str, Meta(description="File to write a video with drawn answers to: .mp4 or .avi.")] = ""
+    misses: Annotated[str, Meta(description="Directory to save the frames in that no local level could answer.")] = ""
+    misses_budget: Annotated[
+        str, Meta(description="Largest size of the directory of misses; the oldest frames are deleted first.")
+    ] = "100MB"
+    results: Annotated[bool, Meta(description="Whether changed answers are published over MQTT.")] = False
+    home_assistant: Annotated[
+        bool, Meta(description="Whether cameras are announced to Home Assistant by MQTT discovery.")
+    ] = False
+    discovery_prefix: Annotated[str, Meta(description="Prefix of Home Assistant's discovery topics.")] = "homeassistant"
     camera: tuple[CameraTable, ...] = ()
 
     def __post_init__(self) -> None:
@@ -119,14 +211,14 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def name(self) -> str:
-        """Of the camera whose settings these are; empty for the only one of a device."""
+        """Name of the camera with these settings; empty for a device with one camera."""
         return self.camera[0].name if self.camera else ""
 
     def each(self) -> tuple[Settings, ...]:
-        """The settings of every camera. Raises ``ValueError`` for cameras that cannot be."""
+        """The settings of each camera. Raises ``ValueError`` for invalid ``[[camera]]`` tables."""
         if not self.camera:
             return (self,)
-        for name in ("source", "record", "flight", "save"):
+        for name in ("source", "record", "decision_log", "save"):
             if getattr(self, name):
                 raise ValueError(f"there are [[camera]] tables: give {name} in them, not for all cameras at once")
         if len(pipes := [own.name for own in self.camera if own.source.startswith("pipe:")]) > 1:
@@ -136,7 +228,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
                 raise ValueError(f"camera {name[:80]!r}: a name is letters, digits, '.', '_', '-', 64 at most")
             if names.count(name) > 1:
-                raise ValueError(f"two cameras are called {name}; answers could not be told apart")
+                raise ValueError(f"two cameras are called {name}; names must be unique")
         return tuple(
             msgspec.structs.replace(
                 self,
@@ -144,21 +236,37 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 region=own.region or self.region,
                 fps=own.fps or self.fps,
                 record=own.record,
-                flight=own.flight,
+                decision_log=own.decision_log,
                 save=own.save,
                 camera=(own,),
             )
             for own in self.camera
         )
 
+    def validate(self) -> tuple[Settings, ...]:
+        """Check values that their types do not check; returns ``each()``. Raises ``ValueError``."""
+        cameras = self.each()
+        for own in cameras:
+            if own.region:
+                parse_region(own.region)
+        for endpoint in filter(None, (self.metrics, self.preview)):
+            config.endpoint(endpoint)
+        for name in ("memory_budget", "misses_budget", "output_max"):
+            if text := getattr(self, name):
+                try:
+                    parse_size(text)
+                except ValueError as error:
+                    raise ValueError(f"{name}: {error}") from None
+        return cameras
+
     @property
     def local(self) -> bool:
-        """Whether any model runs here."""
+        """Whether any model runs on the device."""
         return "base" in self.levels or "submodels" in self.levels
 
 
-def region(text: str) -> Region:
-    """That of ``0.25,0,0.5,1``. Raises ``ValueError``."""
+def parse_region(text: str) -> Region:
+    """Parse a region such as ``0.25,0,0.5,1``. Raises ``ValueError``."""
     try:
         left, top, width, height = (float(part) for part in text.split(","))
     except ValueError:
@@ -168,8 +276,8 @@ def region(text: str) -> Region:
     return left, top, width, height
 
 
-def size(text: str) -> int:
-    """Bytes of ``150MB``, ``64MiB``, ``2000000``. Raises ``ValueError``."""
+def parse_size(text: str) -> int:
+    """Parse a size such as ``150MB``, ``64MiB`` or ``2000000``, in bytes. Raises ``ValueError``."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmg]?i?)b?\s*", text.lower())
     if not match or match[2] not in _UNITS:
         raise ValueError(f"{text!r} is no size; write 150MB or 64MiB")

@@ -1,1 +1,1 @@
-import shared  # noqa: F401 - settles how ONNX Runtime is loaded
+import cachenet.shared  # noqa: F401 - settles how ONNX Runtime is loaded

@@ -1,3 +1,3 @@
-from models.cli import main
+from cachenet.models.cli import main
 
 main()

@@ -1,12 +1,11 @@
-"""From a classifier and frames to a bundle: codes, partitions, base model, submodels, certificates, manifest.
+"""Builds a bundle from a classifier and frames: clusters, partitions, base model, submodels, certificates, manifest.
 
-Every stage leaves its result in a work directory and is skipped when it is there, so an interrupted build goes on
-where it stopped. The bundle appears under its name only when it is whole.
+Each stage keeps its result in a work directory and is skipped if its result is there. So an interrupted build resumes.
+The bundle appears under its name when it is complete.
 """
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,86 +14,89 @@ import msgspec
 import torch
 from rich.progress import Progress
 
-from models import calibrate, candidates, golden, partitions
-from models.certify import Certified, certify
-from models.material import Material
-from models.place import check_place, put
-from models.plan import Plan, key
-from models.recertify import with_certified
-from shared import files
-from shared.bundle import FORMAT, Bundle, Manifest, Model, digest
-from shared.engine import Session
-from shared.signing import Signer
+from cachenet.models.build_config import BuildConfig, key
+from cachenet.models.bundle_writer import publish, under_construction
+from cachenet.models.certify import calibrate, golden_frames
+from cachenet.models.certify.certify import Certification, certify
+from cachenet.models.certify.recertify import with_certified
+from cachenet.models.data.dataset import Dataset
+from cachenet.models.train import candidates, partitions
+from cachenet.shared.bundle.manifest import FORMAT, Bundle, Manifest, Model, digest
+from cachenet.shared.bundle.trust import Signer
+from cachenet.shared.command import atomic_files
+from cachenet.shared.inference.engine import Session
 
-#: Working sets that are drawn, for nobody knows all that will come together.
+#: Working sets that are drawn at random, in addition to the user's scenes.
 _DRAWN = 64
 
 
 def build(
-    plan: Plan,
-    material: Material,
-    work: Path,
-    out: Path,
-    progress: Progress,
-    signer: Signer | None = None,
+    config: BuildConfig, dataset: Dataset, work: Path, out: Path, progress: Progress, signer: Signer | None = None
 ) -> Bundle:
-    """Make what is missing in ``work`` and write the bundle to ``out``, in the place of any before. Raises
-    ``BuildError`` where something else is in that place, and ``OSError`` if it cannot be written."""
-    check_place(out)
-    building = out.with_name(out.name + ".building")
-    shutil.rmtree(building, ignore_errors=True)
-    try:
-        manifest = _fill(plan, material, kept(plan.seed, material, work), building, progress)
-        return put(building, manifest, out, signer, golden.spread(material.tune.images))
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
+    """Build a bundle at ``out``, in place of any bundle there.
+
+    Args:
+        dataset: Frames with the full model's outputs.
+        work: Directory of intermediate results.
+        signer: Signs the bundle; None for no signature.
+
+    Raises:
+        PlaceError: Something other than a bundle is at ``out``.
+        OSError: The bundle cannot be written.
+    """
+    with under_construction(out) as building:
+        manifest = _fill(config, dataset, results_directory(config.seed, dataset, work), building, progress)
+        return publish(building, manifest, out, signer, golden_frames.choose(dataset.tune.images))
 
 
-def kept(seed: int, material: Material, work: Path) -> Path:
-    """Where in ``work`` results are kept: under what they come from and no more, so that with another number of
-    submodels the teacher's scores and the base model stay as they are."""
-    graph = material.classifier.graph.SerializeToString(deterministic=True)
-    return work / f"build-{key(digest(graph), digest(material.learn.scores.tobytes()), seed)}"
+def results_directory(seed: int, dataset: Dataset, work: Path) -> Path:
+    """The directory in ``work`` of a build's intermediate results.
+
+    Its name depends only on the full model, its outputs and the seed. So a build with another number of submodels uses
+    the same teacher logits and base model.
+    """
+    graph = dataset.classifier.graph.SerializeToString(deterministic=True)
+    return work / f"build-{key(digest(graph), digest(dataset.learn.scores.tobytes()), seed)}"
 
 
-def _fill(plan: Plan, material: Material, work: Path, directory: Path, progress: Progress) -> Manifest:
-    """Write every model into ``directory``; what is to be said of them."""
-    plan = replace(plan, shares=candidates.quick_shares(plan, material, work))
-    classifier = material.classifier
-    drawn = partitions.working_sets(material.learn.answers, len(classifier.labels), _DRAWN, plan.seed)
-    # Known working sets are half of what is likely: devices will be put where nobody has thought of.
-    known = plan.scenes * (_DRAWN // len(plan.scenes) or 1) if plan.scenes else ()
-    likely = [partitions.together(scene, len(classifier.labels)) for scene in (*known, *drawn)]
-    proposed = candidates.propose(plan, material, likely)
-    made = candidates.make(plan, material, proposed, directory, work, progress)
-    precision = candidates.lighten(plan, material, made, directory, work, progress)
-    choice = candidates.choose(plan, material, proposed, made, likely, directory, progress)
-    found = _certified(plan, material, choice.models, directory, work, progress)
+def _fill(config: BuildConfig, dataset: Dataset, work: Path, directory: Path, progress: Progress) -> Manifest:
+    """Write all models into ``directory``, and return their manifest."""
+    config = replace(config, shares=candidates.affordable_shares(config, dataset, work))
+    classifier = dataset.classifier
+    drawn = partitions.draw_working_sets(dataset.learn.full_labels, len(classifier.labels), _DRAWN, config.seed)
+    # The user's scenes get half of the weight, because devices will also see other working sets.
+    scenes = config.scenes * (_DRAWN // len(config.scenes) or 1) if config.scenes else ()
+    likely = [partitions.uniform_working_set(scene, len(classifier.labels)) for scene in (*scenes, *drawn)]
+    proposed = candidates.propose(config, dataset, likely)
+    made = candidates.build_models(config, dataset, proposed, directory, work, progress)
+    precision = candidates.quantise_if_faster(config, dataset, made, directory, work, progress)
+    choice = candidates.select(config, dataset, proposed, made, likely, directory, progress)
+    found = _certified(config, dataset, choice.models, directory, work, progress)
     provenance = {
-        "plan": digest(msgspec.json.encode(plan)),
-        "frames": f"{len(material.learn)} to learn, {len(material.tune)} to tune, {len(material.prove)} to prove",
+        "plan": digest(msgspec.json.encode(config)),
+        "frames": f"{len(dataset.learn)} to learn, {len(dataset.tune)} to tune, {len(dataset.prove)} to prove",
         **choice.found,
-        "base": "trained" if material.base is None else "given",
+        "base": "trained" if dataset.base is None else "given",
         "precision": precision,
         "torch": str(torch.__version__),
     }
-    manifest = Manifest(FORMAT, plan.name, "classification", classifier.labels, choice.models, provenance)
-    return with_certified(manifest, found, calibrate.accuracy(material.tune), trained=material.base is None)
+    manifest = Manifest(FORMAT, config.name, "classification", classifier.labels, choice.models, provenance)
+    return with_certified(manifest, found, calibrate.accuracy(dataset.tune), trained=dataset.base is None)
 
 
 def _certified(
-    plan: Plan, material: Material, models: Mapping[str, Model], directory: Path, work: Path, progress: Progress
-) -> Certified:
-    """See ``certify``; taken from ``work`` where it is there already."""
+    config: BuildConfig, dataset: Dataset, models: Mapping[str, Model], directory: Path, work: Path, progress: Progress
+) -> Certification:
+    """Certify the models in ``directory``, or read the result from ``work``."""
     digests = [model.sha256 for model in models.values()]
-    frames = digest(material.tune.scores.tobytes() + material.prove.scores.tobytes())
-    path = work / f"certified-{key(digests, frames, plan)}.json"
+    frames = digest(dataset.tune.scores.tobytes() + dataset.prove.scores.tobytes())
+    path = work / f"certified-{key(digests, frames, config)}.json"
     if path.exists():
-        return msgspec.json.decode(path.read_bytes(), type=Certified)
+        return msgspec.json.decode(path.read_bytes(), type=Certification)
     sessions = {
         name: (Session(directory / model.file, "cpu", torch.get_num_threads()), model.input)
         for name, model in models.items()
     }
-    found = certify(plan, material.tune, material.prove, models, sessions, progress)
-    files.write(path, msgspec.json.encode(found))
+    found = certify(config, dataset.tune, dataset.prove, models, sessions, progress)
+    atomic_files.write(path, msgspec.json.encode(found))
     return found

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from models.commands import looking, making, mending, signing
-from models.supervise import supervise
-from shared import ending
-from shared.command_line import Version, program
+from cachenet.models.build_config import BuildSettings
+from cachenet.models.commands import create, inspect, signing, update
+from cachenet.models.supervise import supervise
+from cachenet.shared.command import exit
+from cachenet.shared.command.options import Version, program
 
-app = program("model-builder")
+app = program("model-builder", BuildSettings)
 
 
 @app.callback()
@@ -19,22 +20,22 @@ def _root(version: Version = False) -> None:
 
 
 for _command in (
-    making.train,
-    making.build,
-    making.fetch,
-    mending.specialise,
-    mending.add_size,
-    mending.layers,
-    mending.prove,
+    create.train,
+    create.build,
+    create.fetch,
+    update.fine_tune,
+    update.add_size,
+    update.exits,
+    update.prove,
     signing.keys,
     signing.sign,
-    looking.show,
-    looking.report,
-    looking.inspect,
+    inspect.show,
+    inspect.report,
+    inspect.inspect,
 ):
     app.command()(_command)
 
 
 def main() -> None:
     supervise("model-builder")
-    ending.run(app)
+    exit.run(app)

@@ -1,4 +1,4 @@
-"""The command's work in a child process, so that a crash of native code ends in a line that says what to do."""
+"""Runs the command in a child process, so that a crash of native code ends with one line of advice."""
 
 from __future__ import annotations
 
@@ -8,18 +8,23 @@ import signal
 import sys
 from contextlib import suppress
 
-from shared import deaths
+from cachenet.shared.command import signals
 
-#: Signals that end the child as a person or a service manager wishes.
-_WISHES = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_WATCHED = (*_WISHES, signal.SIGCHLD)
-#: prctl(2): the signal that a process gets when its parent ends. siginfo(2): what kill(2) sent, and not the terminal.
-_PR_SET_PDEATHSIG, _SI_USER = 1, 0
+#: Signals with which a user or a service manager ends the program.
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_WATCHED = (*_ENDING, signal.SIGCHLD)
+#: prctl(2): sets the signal that a process gets when its parent ends.
+_PR_SET_PDEATHSIG = 1
+#: siginfo(2): the signal was sent by kill(2) and not by the terminal.
+_SI_USER = 0
 
 
 def supervise(program: str) -> None:
-    """Go on in a child process; this returns only there. The parent ends as the child does: with its exit code, by the
-    signal that it was asked to end by, or with one line and 1 where it crashed."""
+    """Continue in a child process; only the child returns.
+
+    The parent ends with the child's exit code, with the signal that ended the child, or, if the child has crashed, with
+    one line and code 1.
+    """
     if sys.platform != "linux":
         return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
@@ -27,26 +32,24 @@ def supervise(program: str) -> None:
     child = os.fork()
     if child == 0:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it ended before that was arranged
+        if os.getppid() != parent:  # the parent ended before the call
             os._exit(1)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         return
-    status = _wait(child)
-    code = os.waitstatus_to_exitcode(status)
+    code = os.waitstatus_to_exitcode(_wait(child))
     if code >= 0:
         os._exit(code)
-    if -code in _WISHES:
+    if -code in _ENDING:
         signal.signal(-code, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         os.kill(parent, -code)
     with suppress(OSError):
-        os.write(2, f"{program}: {deaths.report(-code)}\n".encode())
+        os.write(2, f"{program}: {signals.report(-code)}\n".encode())
     os._exit(1)
 
 
 def _wait(child: int) -> int:
-    """The status that ``child`` ends with. Signals that are sent to this process alone are passed on; those of a
-    terminal reach the child by themselves."""
+    """Wait status of ``child``. Signals to this process alone are forwarded; the terminal's reach the child itself."""
     while True:
         received = signal.sigwaitinfo(_WATCHED)
         if received.si_signo == signal.SIGCHLD:

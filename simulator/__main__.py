@@ -1,6 +1,6 @@
 """``python -m simulator``."""
 
-from simulator.cli import main
+from cachenet.simulator.cli import main
 
 if __name__ == "__main__":
     main()

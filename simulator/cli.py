@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -11,21 +13,30 @@ import msgspec
 import typer
 from rich.console import Console
 
-from shared import ending, zoo
-from shared.command_line import Version, program
-from shared.extras import how_to_install
-from shared.refusal import Refusal
-from simulator import links
-from simulator.emulator import Counts, Emulator, run, serve
+from cachenet.shared.bundle import zoo
+from cachenet.shared.command import exit
+from cachenet.shared.command.errors import UserError
+from cachenet.shared.command.extras import how_to_install
+from cachenet.shared.command.options import Version, program
+from cachenet.simulator.world import link_profiles
+from cachenet.simulator.world.emulator import Counts, Emulator, run, serve
 
 if TYPE_CHECKING:
-    from models.cifar10 import Split
-    from shared.bundle import Bundle
+    from rich.progress import Progress
+
+    from cachenet.models.data.cifar10 import Split
+    from cachenet.shared.bundle.manifest import Bundle
 
 app = program("simulator")
 
-#: Columns where there is no terminal to ask.
+#: Width of the output where there is no terminal, columns.
 _PLAIN_WIDTH = 80
+#: Seed of the first stream of a comparison; the others follow.
+_FIRST_SEED = 1000
+
+ImagesOption = Annotated[
+    str, typer.Option(help="Images of the stream: sample (shipped) or test (CIFAR-10's, downloaded once).")
+]
 
 
 @app.callback()
@@ -44,78 +55,33 @@ def live(
     stream: Annotated[str, typer.Option(help="Kind of stream: camera, held, dwell, session or shuffled.")] = "camera",
     link_name: Annotated[str, typer.Option("--link", help="Link between device and broker, or a CSV file.")] = "wifi",
     bundle: Annotated[Path, typer.Option(help=f"Bundle to deploy: {zoo.HELP}.")] = Path("cifar10"),
-    out: Annotated[Path, typer.Option(help="Directory that demo.json and demo.png go to.")] = Path("build"),
+    out: Annotated[Path, typer.Option(help="Directory of the results, demo.json and demo.png.")] = Path("build"),
     slowdown: Annotated[
         float, typer.Option(min=1, max=1000, help="Factor by which models run slower on the device.")
     ] = 1.0,
-    specialise: Annotated[
-        bool,
-        typer.Option("--specialise", help="Whether the server trains a submodel for a place instead; needs torch."),
-    ] = False,
-    scene: Annotated[
-        int, typer.Option(help="Number of the place for --specialise, one that the bundle does not know.")
-    ] = 3,
 ) -> None:
     """Compare three policies over one stream and one emulated link: real broker, server and agents on this machine.
 
-    With --specialise: one device at a place that no submodel covers, and what the server makes of what it asks.
-
     Example: simulator live --link lte --frames 300
-
-    Example: simulator live --specialise --scene 5
     """
-    if specialise:
-        _learn(scene, fps, seed, link_name, bundle, out)
-        return
-    from models import streams
-    from models.cifar10 import DatasetError
-    from shared.bundle import BundleError
-    from shared.stream import StreamError
-    from simulator.live import Options, compare
-    from simulator.picture import NoMatplotlib
-    from simulator.processes import Failed
+    from cachenet.models.data import streams
+    from cachenet.models.data.cifar10 import DatasetError
+    from cachenet.shared.media.recording import StreamError
+    from cachenet.simulator.report.live import Options, compare
+    from cachenet.simulator.report.live_picture import NoMatplotlib
+    from cachenet.simulator.world.processes import Failed
 
-    # Whoever ends us ends the children too.
+    # SIGTERM must end the child processes, too.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     console = Console(width=None if sys.stdout.isatty() else _PLAIN_WIDTH, highlight=False, markup=False)
     try:
         compare(Options(frames, fps, seed, streams.named(stream), link_name, zoo.find(bundle), out, slowdown), console)
-    except (links.UnknownLink, streams.UnknownStream, BundleError) as error:
-        _end(2, str(error))
     except NoMatplotlib as error:
         console.print(f"No demo.png: {error}")
     except (Failed, StreamError, DatasetError) as error:
         _end(1, str(error))
-    except OSError as error:
-        _end(1, f"{error.filename}: {error.strerror}")
-
-
-def _learn(scene: int, fps: float, seed: int, link_name: str, bundle: Path, out: Path) -> None:
-    try:
-        import torch  # noqa: F401
-
-        from models.cifar10 import DatasetError
-        from shared.bundle import BundleError
-        from shared.stream import StreamError
-        from simulator import learning
-        from simulator.picture import NoMatplotlib
-        from simulator.processes import Failed
-    except ImportError as error:
-        _open(bundle)
-        _end(2, f"--specialise needs {error.name}; {how_to_install('sim,build')}")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    console = Console(width=None if sys.stdout.isatty() else _PLAIN_WIDTH, highlight=False, markup=False)
-    try:
-        place = learning.scene(scene)
-        learning.learn(
-            learning.Options(place, fps=fps, seed=seed, link=link_name, bundle=zoo.find(bundle), out=out), console
-        )
-    except (ValueError, links.UnknownLink, BundleError) as error:
+    except UserError as error:
         _end(2, str(error))
-    except NoMatplotlib as error:
-        console.print(f"No learning.png: {error}")
-    except (Failed, learning.NothingNew, StreamError, DatasetError) as error:
-        _end(1, str(error))
     except OSError as error:
         _end(1, f"{error.filename}: {error.strerror}")
 
@@ -123,38 +89,26 @@ def _learn(scene: int, fps: float, seed: int, link_name: str, bundle: Path, out:
 @app.command()
 def stream(
     name: Annotated[str, typer.Argument(help="Kind of stream: camera, held, dwell, session or shuffled.")],
-    out: Annotated[Path, typer.Option(help="New directory that the stream is written to.")],
+    out: Annotated[Path, typer.Option(help="New directory of the stream.")],
     frames: Annotated[int, typer.Option(min=1, help="Number of frames of the stream.")] = 1000,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the stream: the same one gives the same bytes.")] = 0,
-    images: Annotated[
-        str, typer.Option(help="Pictures of the stream: sample, which ships, or test: CIFAR-10's, downloaded once.")
-    ] = "sample",
-    preview: Annotated[Path | None, typer.Option(help="File to draw a contact sheet to, PNG.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the stream; the same seed gives the same bytes.")] = 0,
+    images: ImagesOption = "sample",
 ) -> None:
-    """Write a stream as files, which edge-agent plays like a camera.
+    """Write a stream as files, which edge-agent reads like a camera.
 
-    Example: simulator stream dwell --frames 500 --out build/dwell --preview build/dwell.png
+    Example: simulator stream dwell --frames 500 --out build/dwell
     """
-    import cv2
-    from rich.progress import Progress
+    from cachenet.models.data import cifar10, streams
 
-    from models import cifar10, streams
-    from shared import files
-    from simulator.sheet import contact_sheet
-
-    try:
+    with _reported(out):
         split = _images(images)
-        plan = streams.plan(streams.named(name), split.labels, seed, frames)
-        with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
+        plan = streams.schedule(streams.named(name), split.labels, seed, frames)
+        with _progress() as progress:
             task = progress.add_task("frames", total=frames)
-            streams.record(plan, split.images, out, cifar10.LABELS, lambda done: progress.update(task, completed=done))
-        if preview is not None:
-            files.write(preview, cv2.imencode(".png", contact_sheet(out))[1].tobytes())
-    except Refusal as error:
-        _end(2, str(error))
-    except OSError as error:
-        _end(2, f"{error.filename or preview}: {error.strerror}")
-    typer.echo(f"Written: {out}, {frames} frames of {name}, seed {seed}" + (f"; {preview}" if preview else ""))
+            streams.record_stream(
+                plan, split.images, out, cifar10.LABELS, lambda done: progress.update(task, completed=done)
+            )
+    typer.echo(f"Written: {out}, {frames} frames of {name}, seed {seed}")
 
 
 @app.command()
@@ -163,7 +117,8 @@ def compare(
     stream_name: Annotated[
         str,
         typer.Option(
-            "--stream", help="Stream: camera, held, dwell, session, shuffled, or the directory of a recorded one."
+            "--stream",
+            help="Kind of stream: camera, held, dwell, session or shuffled; or the directory of a recorded one.",
         ),
     ] = "dwell",
     device: Annotated[str, typer.Option(help="Profile of the device, or a file of one.")] = "rpi4",
@@ -173,20 +128,17 @@ def compare(
     ] = "wifi",
     server: Annotated[str, typer.Option(help="Profile of the server, or a file of one.")] = "host",
     seeds: Annotated[int, typer.Option(min=1, help="Number of streams.")] = 20,
-    first_seed: Annotated[
-        int, typer.Option(min=0, help="Seed of the first stream; those of the others follow.")
-    ] = 1000,
     frames: Annotated[
-        int, typer.Option(min=32, help="Number of frames of each stream; a recorded one is played to its end.")
+        int, typer.Option(min=32, help="Number of frames of each stream; a recorded stream is used to its end.")
     ] = 1000,
     fps: Annotated[
         float | None,
         typer.Option(
-            min=0.1, max=1000, help="Frame rate of the camera, frames per second (default: as it was recorded, or 30)."
+            min=0.1, max=1000, help="Frame rate of the camera, frames per second (default: the recording's, or 30)."
         ),
     ] = None,
     deadline_ms: Annotated[
-        float, typer.Option(min=1, max=60_000, help="Longest time that a frame may take, milliseconds.")
+        float, typer.Option(min=1, max=60_000, help="Longest time of a frame, milliseconds.")
     ] = 250.0,
     max_disagreement: Annotated[
         float,
@@ -197,43 +149,40 @@ def compare(
     devices: Annotated[int, typer.Option(min=1, max=10_000, help="Number of cameras behind the same servers.")] = 1,
     replicas: Annotated[int, typer.Option(min=1, max=1000, help="Number of replicas of the server.")] = 1,
     cold: Annotated[
-        bool, typer.Option("--cold", help="Whether devices have no files of the bundle yet and fetch them.")
+        bool, typer.Option("--cold", help="Whether devices start without files of the bundle, and fetch them.")
     ] = False,
-    images: Annotated[
-        str, typer.Option(help="Pictures of the stream: sample, which ships, or test: CIFAR-10's, downloaded once.")
-    ] = "sample",
-    sweep_text: Annotated[str, typer.Option("--sweep", help="Quantity to vary, and its range: link.rtt=5..200.")] = "",
-    as_json: Annotated[
-        Path | None, typer.Option("--json", help="File to write every figure and setting to, as JSON.")
-    ] = None,
-    as_html: Annotated[Path | None, typer.Option("--html", help="File to write a page with pictures to.")] = None,
+    images: ImagesOption = "sample",
+    sweep_text: Annotated[
+        str, typer.Option("--sweep", help="Quantity to vary and its range, such as link.rtt=5..200.")
+    ] = "",
+    as_json: Annotated[Path | None, typer.Option("--json", help="File of all results and settings, JSON.")] = None,
+    as_html: Annotated[Path | None, typer.Option("--html", help="File of a page with plots, HTML.")] = None,
 ) -> None:
-    """Compare every policy on one device, link and server, before you buy any: the device's own decisions on virtual
-    time.
+    """Compare all policies on one device, link and server, before you buy any. The device's decisions are real; time
+    is virtual.
 
     Example: simulator compare --device rpi4 --link lte --stream session --html build/compare.html
 
-    Example: edge-agent run camera:0 --broker mqtt://server.local --record build/door &&
+    Example: edge-agent run camera:0 --broker mqtt://server.local --set record=build/door &&
     simulator compare --stream build/door --link lte
     """
     try:
         import onnx  # noqa: F401
         import simpy  # noqa: F401
         from matplotlib import figure  # noqa: F401
-        from rich.progress import Progress
 
-        from models import recorded
-        from models.streams import NAMES, named
-        from shared import files
-        from shared import stream as streams_on_disk
-        from simulator import comparison, page, sweep
-        from simulator.comparison import Setup
+        from cachenet.models.certify import traces
+        from cachenet.models.data.streams import STREAM_NAMES, named
+        from cachenet.shared.command import atomic_files
+        from cachenet.shared.media import recording as streams_on_disk
+        from cachenet.simulator.report import comparison, page, sweep
+        from cachenet.simulator.report.comparison import Setup
     except ImportError as error:
         _open(bundle)
         _end(2, f"comparing needs {error.name}; {how_to_install('sim')}")
-    try:
+    with _reported():
         swept = sweep.parse(sweep_text) if sweep_text else None
-        if stream_name not in NAMES and Path(stream_name).is_dir():
+        if stream_name not in STREAM_NAMES and Path(stream_name).is_dir():
             recording = streams_on_disk.read(Path(stream_name))
             frames, fps = recording.frames, fps or recording.fps
         else:
@@ -243,7 +192,7 @@ def compare(
             device=device,
             link=link_name,
             server=server,
-            seeds=range(first_seed, first_seed + seeds),
+            seeds=range(_FIRST_SEED, _FIRST_SEED + seeds),
             frames=frames,
             fps=fps or 30.0,
             deadline_ms=deadline_ms,
@@ -254,31 +203,27 @@ def compare(
         )
         comparison.check(setup)
         opened = _open(bundle)
-        comparison.check_bundle(setup, opened.manifest)
-        setup = comparison.with_policies(setup, opened.manifest)
+        setup = comparison.for_bundle(setup, opened.manifest)
         points = [swept.at(setup, value) for value in swept.values] if swept is not None else []
         split = _images(images)
-        models = recorded.opened(opened)
-        with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
+        models = traces.open_models(opened)
+        with _progress() as progress:
             bench = comparison.prepare(opened, setup, split, models, progress)
             runs = comparison.compare(bench, setup, None, progress)
             found = comparison.summary(runs)
             curves = []
             for other, profile in points:
-                again = bench if other == setup else comparison.prepare(opened, other, split, models, progress)
-                curves.append(comparison.summary(comparison.compare(again, other, profile, progress)))
+                same = bench if other == setup else comparison.prepare(opened, other, split, models, progress)
+                curves.append(comparison.summary(comparison.compare(same, other, profile, progress)))
         if as_json is not None:
-            files.write(as_json, comparison.to_json(bench, setup, found, images, swept, curves))
+            varied = sweep.to_builtins(swept, curves) if swept is not None else None
+            atomic_files.write(as_json, comparison.to_json(bench, setup, found, images, varied))
         if as_html is not None:
-            files.write(as_html, page.html(setup, runs, found, swept, curves).encode())
-    except Refusal as error:
-        _end(2, str(error))
-    except OSError as error:
-        _end(2, f"{error.filename}: {error.strerror}")
+            atomic_files.write(as_html, page.html(setup, runs, found, swept, curves).encode())
     console = Console(highlight=False, markup=False)
-    console.width = max(console.width, comparison.TABLE_WIDTH)  # a terminal breaks lines; Rich would leave figures out
+    console.width = max(console.width, comparison.TABLE_WIDTH)  # a terminal wraps lines; Rich would cut numbers
     console.print(comparison.table(found), crop=False)
-    console.print(f"\n{comparison.about(setup, images)}")
+    console.print(f"\n{comparison.describe(setup, images)}")
     for path in (as_json, as_html):
         if path is not None:
             console.print(f"Written: {path}")
@@ -286,59 +231,48 @@ def compare(
 
 @app.command()
 def replay(
-    log: Annotated[Path, typer.Argument(help="File that 'edge-agent run --flight' has written.")],
+    log: Annotated[Path, typer.Argument(help="Decision log that edge-agent has written (setting decision_log).")],
     stream_dir: Annotated[Path, typer.Option("--stream", help="Directory of the stream that the device answered.")],
     bundle: Annotated[Path, typer.Option(help=f"Bundle that the device answered with: {zoo.HELP}.")] = Path("cifar10"),
-    as_json: Annotated[bool, typer.Option("--json", help="Print what was found as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Make every decision of a device's run over a recorded stream again, from its log, and see that each is the same
-    to the last bit. Ends with 1 if one is not.
+    """Replay a device's decision log and check that every answer is the same to the last bit. The exit code is 1 if an
+    answer differs.
 
-    On the machine that it ran on: another processor's arithmetic may differ.
+    Run it on the machine that wrote the log: another processor's arithmetic may differ.
 
-    Example: simulator replay build/flight.jsonl --stream build/dwell
+    Example: simulator replay build/decisions.jsonl --stream build/dwell
     """
-    from rich.progress import Progress
+    from cachenet.shared.bundle.manifest import Bundle
+    from cachenet.shared.inference.image import BadPicture
+    from cachenet.simulator.traces.replay import replay
 
-    from shared.bundle import Bundle
-    from shared.image import BadPicture
-    from simulator.rerun import rerun
-
-    try:
-        with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
-            task = progress.add_task("frames", total=None)
-            found = rerun(log, Bundle(zoo.find(bundle)), stream_dir, lambda: progress.advance(task))
-    except (Refusal, BadPicture) as error:
-        _end(2, str(error))
-    except OSError as error:
-        _end(2, f"{error.filename}: {error.strerror}")
+    with _reported(also=BadPicture), _progress() as progress:
+        task = progress.add_task("frames", total=None)
+        found = replay(log, Bundle(zoo.find(bundle)), stream_dir, lambda: progress.advance(task))
     if as_json:
-        said = {"frames": found.frames, "corrections": found.corrections, "identical": found.identical}
-        print(msgspec.json.encode(said).decode())
+        counts = {"frames": found.frames, "corrections": found.corrections, "identical": found.identical}
+        print(msgspec.json.encode(counts).decode())
     else:
         print(
             f"{found.identical} of {found.frames + found.corrections} answers are the same to the last bit, "
             f"{found.corrections} corrections among them."
         )
     if found.first is not None:
-        _end(1, "the first that is not was {}, and is {}".format(*found.first))
+        _end(1, "the first answer that differs was {}, and is {}".format(*found.first))
 
 
 @app.command()
 def profile(
-    out: Annotated[
-        Path, typer.Option(help="File to write the profile to, TOML, for simulator compare --device.")
-    ] = Path("device.toml"),
+    out: Annotated[Path, typer.Option(help="File of the device profile, TOML, for simulator compare --device.")] = Path(
+        "device.toml"
+    ),
     server_out: Annotated[
-        Path | None, typer.Option("--server", help="File to write a profile of this machine as a server to.")
+        Path | None, typer.Option("--server", help="File of the profile of this machine as a server, TOML.")
     ] = None,
-    title: Annotated[
-        str, typer.Option(help="Name of this machine in the profile (default: its host name and processors).")
-    ] = "",
     bundle: Annotated[Path, typer.Option(help=f"Bundle to answer frames with: {zoo.HELP}.")] = Path("cifar10"),
 ) -> None:
-    """Measure this machine at a camera's pace, so that policies can be compared as they would run on it. A minute; let
-    nothing else run.
+    """Measure the profile of this machine, for simulator compare. Takes a minute, in which nothing else should run.
 
     Example: simulator profile --out pi.toml && simulator compare --device pi.toml --link lte
     """
@@ -346,46 +280,37 @@ def profile(
     import platform
 
     try:
-        from rich.progress import Progress
-
-        from shared import files
-        from simulator import machines, profiling
+        from cachenet.shared.command import atomic_files
+        from cachenet.simulator.world import hardware_profiles, profiling
     except ImportError as error:
         _open(bundle)
         _end(2, f"profiling needs {error.name}; {how_to_install('sim')}")
     processors = len(os.sched_getaffinity(0))
     counts = sorted({1, min(4, processors), processors})
-    named = title or f"{platform.node()}: {processors} processors, {platform.machine()}"
+    name = f"{platform.node()}: {processors} processors, {platform.machine()}"
     opened = _open(bundle)
-    try:
-        with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
-            task = progress.add_task("measuring", total=2 * len(counts) + 1 + (server_out is not None))
-            found, off = profiling.device(named, opened, counts, lambda: progress.advance(task))
-            files.write(out, machines.to_toml(found).encode())
-            if server_out is not None:
-                own = profiling.server(named, opened, processors)
-                files.write(server_out, machines.to_toml(own).encode())
-    except Refusal as error:
-        _end(2, str(error))
-    except OSError as error:
-        _end(2, f"{error.filename or out}: {error.strerror}")
-    said = f"Written: {out}" + (f" and {server_out}" if server_out else "")
-    typer.echo(f"{said}; a model's time is estimated to {off:.0%} (median over models that were left out).")
+    with _reported(out), _progress() as progress:
+        task = progress.add_task("measuring", total=2 * len(counts) + 1 + (server_out is not None))
+        found, median_error = profiling.device(name, opened, counts, lambda: progress.advance(task))
+        atomic_files.write(out, hardware_profiles.to_toml(found).encode())
+        if server_out is not None:
+            measured = profiling.server(name, opened, processors)
+            atomic_files.write(server_out, hardware_profiles.to_toml(measured).encode())
+    written = f"Written: {out}" + (f" and {server_out}" if server_out else "")
+    typer.echo(f"{written}; the median error of an estimated run time is {median_error:.0%}.")
 
 
 def _open(bundle: Path) -> Bundle:
-    """The bundle in this directory, or the end with 2: before packages are asked for that are not installed."""
-    from shared.bundle import Bundle, BundleError
+    """Open the bundle; a bad one ends the program with exit code 2."""
+    from cachenet.shared.bundle.manifest import Bundle
 
-    try:
+    with _reported():
         return Bundle(zoo.find(bundle))
-    except BundleError as error:
-        _end(2, str(error))
 
 
 def _images(name: str) -> Split:
-    """The pictures that streams are drawn from. Raises ``DatasetError``."""
-    from models import cifar10, sample
+    """The images of generated streams. Raises ``DatasetError``."""
+    from cachenet.models.data import cifar10, sample
 
     if name not in ("sample", "test"):
         _end(2, f"--images {name!r} is neither sample nor test")
@@ -394,42 +319,63 @@ def _images(name: str) -> Split:
 
 @app.command()
 def link(
-    listen: Annotated[int, typer.Option(min=1, max=65535, help="Port of this machine that the device connects to.")],
+    listen: Annotated[int, typer.Option(min=1, max=65535, help="Port of this machine for the device.")],
     to: Annotated[str, typer.Option(help="Address of the broker, HOST:PORT.")],
-    profile: Annotated[str, typer.Option(help="Link to emulate, or a CSV file of a recorded one.")] = "wifi",
+    profile: Annotated[
+        str, typer.Option(help="Link to emulate: a profile, or a CSV file of a recorded link.")
+    ] = "wifi",
     seed: Annotated[int, typer.Option(min=0, help="Seed of jitter and losses.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the byte counts as JSON.")] = False,
 ) -> None:
-    """Be a network: carry TCP from a port of this machine to a broker as the link would. Prints the bytes that went
-    up and down at the end, and whenever SIGUSR1 arrives.
+    """Emulate a link: carry TCP from a port of this machine to a broker. Prints the byte counts up and down at the end
+    and at each SIGUSR1.
 
     Example: simulator link --profile lte --listen 1884 --to 127.0.0.1:1883
     """
 
-    def counted(counts: Counts) -> None:
+    def print_counts(counts: Counts) -> None:
         text = f"{counts.bytes_up} bytes up, {counts.bytes_down} bytes down"
         print(msgspec.json.encode(counts).decode() if as_json else text, flush=True)
 
     host, _, port = to.rpartition(":")
     if not host or not port.isdigit() or not 0 < int(port) < 65536:
         _end(2, f"--to {to!r} is not HOST:PORT, as in 127.0.0.1:1883")
-    try:
-        emulator = Emulator(links.load(profile), (host, int(port)), seed)
+    with _reported(f"port {listen}"):
+        emulator = Emulator(link_profiles.load(profile), (host, int(port)), seed)
         ready = f"{profile} link listening on 127.0.0.1:{listen}, to {to}"
-        counted(run(serve(emulator, listen, lambda: print(ready, file=sys.stderr, flush=True), counted)))
-    except Refusal as error:
+        print_counts(run(serve(emulator, listen, lambda: print(ready, file=sys.stderr, flush=True), print_counts)))
+
+
+@contextmanager
+def _reported(subject: object = None, also: type[Exception] = UserError) -> Iterator[None]:
+    """End the program with one line and exit code 2 after a user's error or an ``OSError``.
+
+    Args:
+        subject: What an ``OSError`` without a file name concerns.
+        also: A further type of errors.
+    """
+    try:
+        yield
+    except (UserError, also) as error:
         _end(2, str(error))
     except OSError as error:
-        _end(2, f"port {listen}: {error.strerror}")
+        _end(2, f"{error.filename or subject}: {error.strerror}")
+
+
+def _progress() -> Progress:
+    """Progress bars on a terminal's stderr."""
+    from rich.progress import Progress
+
+    return Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
 
 
 def _end(code: int, why: str) -> NoReturn:
-    ending.say("simulator", why)
+    exit.say("simulator", why)
     raise typer.Exit(code)
 
 
 def main() -> None:
-    ending.run(app)
+    exit.run(app)
 
 
 if __name__ == "__main__":

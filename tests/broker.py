@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from simulator.processes import answers as listening
-from simulator.processes import free_port
+from cachenet.simulator.world.processes import free_port
+from cachenet.simulator.world.processes import is_listening as listening
 
 __all__ = ["Mosquitto", "free_port", "listening", "mosquitto"]
 

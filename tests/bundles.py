@@ -11,10 +11,20 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from shared.bundle import FORMAT, MANIFEST, Bundle, Certificate, Layer, Layers, Manifest, Model, file_digest
-from shared.cascade.features import COUNT, STAGES, Stage
-from shared.cascade.risk_model import RiskPrior
-from shared.image import Input
+from cachenet.shared.bundle.manifest import (
+    FORMAT,
+    MANIFEST,
+    Bundle,
+    Certificate,
+    Layer,
+    Layers,
+    Manifest,
+    Model,
+    file_digest,
+)
+from cachenet.shared.cascade.features import FEATURE_COUNT, Stage
+from cachenet.shared.cascade.risk_model import RiskPrior
+from cachenet.shared.inference.image import Input
 
 SIDE = 32
 LABELS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -53,18 +63,21 @@ def fixed_priors(risk: float) -> dict[Stage, RiskPrior]:
     """
     at_limit = -3.0  # log-odds of the stated risk at the limit: 0.047
     steep = 8.0
-    doubt = {"base": 1, "submodel": 14}  # the feature that is the logarithm of what the model gives to other labels
+    uncertainty = {
+        "base": 1,
+        "submodel": 14,
+    }  # the feature that is the logarithm of what the model gives to other labels
     found: dict[Stage, RiskPrior] = {}
-    for stage in STAGES:
-        weights = np.zeros(COUNT[stage] + 1)
+    for stage in FEATURE_COUNT:
+        weights = np.zeros(FEATURE_COUNT[stage] + 1)
         if risk < 1e-4:
             weights[-1] = 20.0
         elif stage == "picture":
             weights[0], weights[-1] = steep, at_limit - steep * np.log1p(4.0)
         else:
-            weights[doubt[stage]], weights[-1] = steep, at_limit - steep * np.log(risk)
+            weights[uncertainty[stage]], weights[-1] = steep, at_limit - steep * np.log(risk)
         precision = 1e6 * np.eye(len(weights))
-        count = COUNT[stage]
+        count = FEATURE_COUNT[stage]
         found[stage] = RiskPrior(
             (0.0,) * count, (1.0,) * count, tuple(weights.tolist()), tuple(precision.ravel().tolist())
         )
@@ -112,7 +125,7 @@ def classifier(path: Path, rng: np.random.Generator, batch: int | str = "n", cla
     return weights.size + bias.size
 
 
-def layered_bundle(directory: Path, threshold: float = 0.9) -> Path:
+def early_exit_bundle(directory: Path, threshold: float = 0.9) -> Path:
     """``tiny_bundle`` whose full model has a convolution first, and after it a cache (``gati``) that answers where its
     risk is at most ``threshold``; return ``directory``."""
     tiny_bundle(directory)
@@ -132,7 +145,9 @@ def layered_bundle(directory: Path, threshold: float = 0.9) -> Path:
             helper.make_node("MatMul", ["features", of], [name]),
         ]
 
-    def save(file: str, nodes: list[onnx.NodeProto], given: str, made: tuple[str, ...], kept: tuple[str, ...]) -> Path:
+    def save(
+        file: str, nodes: list[onnx.NodeProto], given: str, made: tuple[str, ...], constants: tuple[str, ...]
+    ) -> Path:
         path = directory / file
         path.parent.mkdir(parents=True, exist_ok=True)
         sizes: list[str | int | None] = ["n", 3, SIDE, SIDE] if given == "image" else ["n", 4, 4, 4]
@@ -141,7 +156,7 @@ def layered_bundle(directory: Path, threshold: float = 0.9) -> Path:
             for name in made
         ]
         inputs = [helper.make_tensor_value_info(given, TensorProto.FLOAT, sizes)]
-        graph = helper.make_graph(nodes, "graph", inputs, outputs, [stored[name] for name in kept])
+        graph = helper.make_graph(nodes, "graph", inputs, outputs, [stored[name] for name in constants])
         onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
         return path
 

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
+# Several processes of tests share the processors. Threads of one that wait for another's in a loop cost ten times the
+# work, so each process computes on one thread. Set before NumPy and PyTorch are loaded; processes of tests inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,9 +19,21 @@ from tests.broker import Mosquitto
 # What tests share tells as much of a failure as tests do.
 pytest.register_assert_rewrite("tests.e2e", "tests.edge_agent")
 
-# A busy machine is no failure.
-settings.register_profile("patient", deadline=None)
-settings.load_profile("patient")
+# A busy machine is no failure. With CI set, the same examples are tried at every run.
+settings.register_profile("local", deadline=None, max_examples=50)
+settings.register_profile("ci", settings.get_profile("local"), derandomize=True, database=None)
+settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+#: Parts of the names of fixtures that start a broker, a server or a whole installation.
+_PROCESSES = ("broker", "mosquitto", "deployed", "fresh_install", "agents", "server")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as ``e2e`` what runs processes of the project or a broker."""
+    for item in items:
+        fixtures = " ".join(getattr(item, "fixturenames", ()))
+        if "e2e" in item.path.parts or any(name in fixtures for name in _PROCESSES):
+            item.add_marker("e2e")
 
 
 @pytest.fixture

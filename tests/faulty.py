@@ -12,11 +12,11 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from shared import golden
-from shared.bundle import MANIFEST, Bundle, Manifest, digest, file_digest
-from shared.engine import Session
-from shared.image import crop, encode, preprocessor
-from shared.pictures import decode
+from cachenet.shared.bundle import golden_frames
+from cachenet.shared.bundle.manifest import MANIFEST, Bundle, Manifest, digest, file_digest
+from cachenet.shared.inference.engine import Session
+from cachenet.shared.inference.image import crop, encode, preprocessor
+from cachenet.shared.media.pictures import decode
 from tests.bundles import LABELS, SIDE
 
 CLASSES = len(LABELS)
@@ -147,7 +147,7 @@ def with_golden(directory: Path) -> Bundle:
         session, prepare = Session(directory / model.file, "cpu"), preprocessor(model.input)
         rows = (session.run(prepare(crop(decode(picture), model.input)))[0] for picture in pictures)
         scores[name] = tuple(tuple(map(float, row)) for row in rows)
-    data = golden.encode(golden.GoldenFrames(pictures, scores))
+    data = golden_frames.encode(golden_frames.GoldenFrames(pictures, scores))
     (directory / "golden.msgpack").write_bytes(data)
     described = {"file": "golden.msgpack", "bytes": len(data), "sha256": digest(data)}
     _edit(directory, lambda fields: fields.update(golden=described))

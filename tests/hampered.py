@@ -10,13 +10,13 @@ import msgspec
 import numpy as np
 import torch
 
-from models import sample
-from models.cifar10 import INPUT
-from models.export import export
-from models.networks import ResNet
-from models.restore import restore
-from models.training import normalise
-from shared.bundle import MANIFEST, Bundle, file_digest
+from cachenet.models.data import sample
+from cachenet.models.data.cifar10 import INPUT
+from cachenet.models.export.export import export
+from cachenet.models.export.from_onnx import from_onnx
+from cachenet.models.train.networks import ResNet
+from cachenet.models.train.training import normalise
+from cachenet.shared.bundle.manifest import MANIFEST, Bundle, file_digest
 
 ZOO = Path(__file__).parents[1] / "models" / "zoo" / "cifar10"
 FROG, SHIP, TRUCK = 6, 8, 9
@@ -47,7 +47,7 @@ def hampered_bundle(directory: Path) -> Path:
 
 def base_network() -> ResNet:
     """The shipped base model, which is in INT8, with weights that can be changed."""
-    return restore(Bundle(ZOO).path("base"), normalise(sample.load().images[:200], INPUT))
+    return from_onnx(Bundle(ZOO).path("base"), normalise(sample.load().images[:200], INPUT))
 
 
 def pictures(directory: Path, first: int, end: int) -> Path:

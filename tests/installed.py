@@ -32,9 +32,12 @@ class FreshInstall:
         self.clone = directory / "cachenet"
         listed = _run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], ROOT)
         for name in filter(None, listed.split("\0")):
-            if (ROOT / name).is_file():
+            if (ROOT / name).is_file() or (ROOT / name).is_symlink():
                 (self.clone / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(ROOT / name, self.clone / name)
+                shutil.copy2(ROOT / name, self.clone / name, follow_symlinks=False)
+        # An earlier version, installed from the same clone, has left its packages where setuptools builds.
+        (self.clone / "build/lib/shared").mkdir(parents=True)
+        (self.clone / "build/lib/shared/__init__.py").touch()
         # What `pip install .` does first is done once: build the wheel of the tree.
         pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(directory), "."]
         _run(pip, self.clone)
@@ -50,13 +53,13 @@ class FreshInstall:
 
     def copy(self, place: Path) -> Path:
         """Another clone, to work in."""
-        shutil.copytree(self.clone, place)
+        shutil.copytree(self.clone, place, symlinks=True)
         return place
 
     def variables(self, home: Path, extra: str = "") -> dict[str, str]:
         """The variables of a shell in which the environment is active: nothing of this process's own environment."""
-        kept = ("LANG", "LC_ALL", "LD_LIBRARY_PATH", "TMPDIR", "SSL_CERT_FILE")
-        found = {name: os.environ[name] for name in kept if name in os.environ}
+        names = ("LANG", "LC_ALL", "LD_LIBRARY_PATH", "OMP_NUM_THREADS", "SSL_CERT_FILE", "TMPDIR")
+        found = {name: os.environ[name] for name in names if name in os.environ}
         # Debian puts mosquitto where only root's PATH looks.
         path = os.pathsep.join((str(self.commands(extra)), "/usr/local/bin", "/usr/bin", "/bin", "/usr/sbin", "/sbin"))
         return {**found, "PATH": path, "HOME": str(home)}

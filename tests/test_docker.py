@@ -1,4 +1,4 @@
-"""What can be said of images, services and scripts without a container engine; ``benchmarks.deploy`` runs them."""
+"""Images, services and scripts, checked without a container engine; ``benchmarks.deploy`` runs them."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import pytest
 from typer.testing import CliRunner
 
 from benchmarks.engine import services, stages
-from cloud_server.cli import app as server
-from edge_agent.cli import app as agent
+from cachenet.cloud_server.cli import app as server
+from cachenet.edge_agent.cli import app as agent
 
 ROOT = Path(__file__).parents[1]
 DOCKER = ROOT / "docker"
@@ -27,16 +27,17 @@ SCRIPTS = [
 
 
 def chain(target: str) -> list[Any]:
-    """The instructions that an image is made of, those of the stages below it first."""
-    known = stages(DOCKERFILE)
-    own = known[target]
-    below = own[0].value[0]
-    return [*(chain(below) if below in known else []), *own]
+    """The instructions of an image, those of its parent stages first."""
+    found = stages(DOCKERFILE)
+    own = found[target]
+    parent = own[0].value[0]
+    return [*(chain(parent) if parent in found else []), *own]
 
 
 def last(target: str, instruction: str) -> tuple[str, ...]:
-    found: tuple[str, ...] = [step.value for step in chain(target) if step.cmd == instruction][-1]
-    return found
+    """The value of the last such instruction of an image."""
+    value: tuple[str, ...] = [step.value for step in chain(target) if step.cmd == instruction][-1]
+    return value
 
 
 def environment(target: str) -> dict[str, str]:
@@ -47,23 +48,24 @@ def environment(target: str) -> dict[str, str]:
     return pairs
 
 
-def linted(program: str, *files: Path) -> None:
+def check_with(program: str, *files: Path) -> None:
+    """Assert that a linter accepts the files."""
     command = Path(sysconfig.get_path("scripts")) / program
     done = subprocess.run([command, *files], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_dockerfile_is_clean_to_hadolint() -> None:
-    linted("hadolint", DOCKERFILE)
+def test_hadolint_accepts_the_dockerfile() -> None:
+    check_with("hadolint", DOCKERFILE)
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
-def test_scripts_are_clean_to_shellcheck(script: Path) -> None:
-    linted("shellcheck", script)
+def test_shellcheck_accepts_the_scripts(script: Path) -> None:
+    check_with("shellcheck", script)
 
 
 @pytest.mark.parametrize("image", IMAGES)
-def test_an_image_runs_as_nobody_in_particular_and_says_how_it_is(image: str) -> None:
+def test_an_image_has_an_unprivileged_user_and_a_health_check(image: str) -> None:
     user, _, group = last(image, "USER")[0].partition(":")
     assert int(user) > 0 and int(group) > 0
     port = environment(image)["CACHENET_METRICS"].rpartition(":")[2]
@@ -71,21 +73,21 @@ def test_an_image_runs_as_nobody_in_particular_and_says_how_it_is(image: str) ->
 
 
 @pytest.mark.parametrize("image", IMAGES)
-def test_an_images_command_is_one_that_its_program_takes(
-    image: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With the settings of a kit and of the image itself."""
+def test_the_program_accepts_the_images_command(image: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the settings of provisioned credentials and of the image."""
     for name, value in environment(image).items():
         if name.startswith("CACHENET_"):
             monkeypatch.setenv(name, value)
     assert CliRunner().invoke(server, ["provision", "cam", "--out", str(tmp_path), "--host", "b"]).exit_code == 0
-    program, app, kit = ("edge-agent", agent, "devices/cam") if image == "agent" else ("cloud-server", server, "server")
+    program, app, directory = (
+        ("edge-agent", agent, "devices/cam") if image == "agent" else ("cloud-server", server, "server")
+    )
     assert last(image, "ENTRYPOINT") == (program,)
-    command = [word.replace("/etc/cachenet", str(tmp_path / kit)) for word in last(image, "CMD")]
+    command = [word.replace("/etc/cachenet", str(tmp_path / directory)) for word in last(image, "CMD")]
     done = CliRunner().invoke(app, [*command, "--print-config"])
     assert done.exit_code == 0, done.output
-    for said in ('metrics = "0.0.0.0:9100"', 'ca = "/etc/cachenet/ca.crt"', 'password_file = "/etc/cachenet/password"'):
-        assert said in done.stdout
+    for line in ('metrics = "0.0.0.0:9100"', 'ca = "/etc/cachenet/ca.crt"', 'password_file = "/etc/cachenet/password"'):
+        assert line in done.stdout
 
 
 def test_the_cuda_image_has_the_tested_onnx_runtime() -> None:
@@ -98,7 +100,7 @@ def test_the_cuda_image_has_the_tested_onnx_runtime() -> None:
     assert f"python{version[1]}/site-packages" in environment("server-cuda")["LD_LIBRARY_PATH"]
 
 
-def test_every_service_is_locked_down() -> None:
+def test_every_service_has_minimal_rights() -> None:
     for name, service in services({"CACHENET_UID": "1000", "CACHENET_GID": "1000"}).items():
         assert service["user"] == "1000:1000", name
         assert service["read_only"] is True, name
@@ -112,6 +114,6 @@ def test_every_service_is_locked_down() -> None:
         }.get(name, [])
 
 
-def test_services_do_not_start_before_there_is_a_user_to_run_them() -> None:
+def test_services_do_not_start_before_provision_has_set_their_user() -> None:
     with pytest.raises(SystemExit, match=r"run \./provision first"):
         services({})

@@ -1,13 +1,17 @@
-"""The commands of README.md and docs/, run as a new user would run them: see ``tests.documents`` for the marks, and
-``tests.installed`` for where they run. Pages whose blocks build on one another are followed block by block below, and
-docs/mqtt.md in ``test_mqtt_doc``."""
+"""README.md, CONTRIBUTING.md and docs/: their commands run as a new user runs them, and their text keeps the rules.
+
+``tests.documents`` explains the marks of blocks, ``tests.installed`` the environments. Pages whose blocks depend on one
+another have a test of their own here; ``test_mqtt_doc`` tests docs/mqtt.md.
+"""
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -16,36 +20,57 @@ from zipfile import ZipFile
 
 import pytest
 
-from shared import zoo
+from cachenet.cloud_server.settings import Settings as ServerSettings
+from cachenet.edge_agent.settings import Settings as AgentSettings
+from cachenet.shared.bundle import zoo
+from cachenet.shared.command import config
 from tests.broker import free_port
-from tests.documents import INSTALL, PAGES, Block, blocks, read
+from tests.documents import INSTALL, PAGES, PROSE_PAGES, ROOT, Block, anchors, blocks, code_spans, links, prose, read
 from tests.installed import EXTRAS, FreshInstall, fresh_install
 
 __all__ = ["fresh_install"]
 
 LIMIT_S = 900
+#: Limits of README.md. Words are counted outside comments, tables included.
+README_LINES, README_WORDS = 100, 700
+#: Largest length of a line of prose, and of a line of commands.
+PROSE_WIDTH, COMMAND_WIDTH = 120, 80
 BLOCKS = [block for page in PAGES for block in read(page)]
 _INDENTED = re.compile(r" {4}(edge-agent|cloud-server|model-builder|simulator|pip|python3?|git|mosquitto\S*) ")
 SINGLE = [block for block in BLOCKS if block.tested and block.page != "docs/mqtt.md"]
 
 
-def run(commands: str, place: Path, variables: dict[str, str]) -> str:
-    done = subprocess.run(
+def run(commands: str, directory: Path, variables: dict[str, str]) -> str:
+    result = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", commands],
-        cwd=place,
+        cwd=directory,
         env=variables,
         capture_output=True,
         text=True,
         timeout=LIMIT_S,
         check=False,
     )
-    assert done.returncode == 0, f"{commands}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
-    return done.stdout
+    assert result.returncode == 0, f"{commands}\n{result.stdout[-2000:]}\n{result.stderr[-2000:]}"
+    return result.stdout
 
 
 @pytest.mark.parametrize("block", SINGLE, ids=str)
 def test_a_block_of_commands_runs_in_a_clone(block: Block, fresh_install: FreshInstall, tmp_path: Path) -> None:
     run(block.commands, fresh_install.copy(tmp_path / "cachenet"), fresh_install.variables(tmp_path, block.note or ""))
+
+
+COMMANDS = ("edge-agent", "cloud-server", "model-builder", "simulator")
+PACKAGES = ("edge_agent", "cloud_server", "models", "shared", "simulator")
+
+
+@pytest.fixture
+def occupied(tmp_path: Path) -> Path:
+    """A directory with Python packages of its own that have the names of the project's directories."""
+    for name in PACKAGES:
+        (tmp_path / name).mkdir()
+        for file in ("__init__.py", "__main__.py"):
+            (tmp_path / name / file).write_text(f"raise RuntimeError('{name} of the user was imported')\n")
+    return tmp_path
 
 
 @pytest.mark.parametrize(
@@ -55,57 +80,101 @@ def test_a_block_of_commands_runs_in_a_clone(block: Block, fresh_install: FreshI
             "",
             "simulator stream dwell --frames 8 --out here\n"
             "edge-agent run here --bundle cifar10 --output - | grep -c label\n"
+            "edge-agent run here/000000.png --bundle cifar10 --output - | grep -c label\n"
+            "python -m cachenet.edge_agent run here --bundle cifar10 --output - | grep -c label\n"
             "model-builder show imagenet-lite",
         ),
-        ("cloud", "cloud-server doctor --bundle cifar10 --port 1890"),
-        ("sim", "simulator compare --seeds 1 --frames 32"),
+        ("cloud", "cloud-server doctor --bundle cifar10 --port 1890\npython -m cachenet.cloud_server --version"),
+        ("sim", "simulator compare --seeds 1 --frames 32\npython -m cachenet.simulator --version"),
+        ("build", "model-builder build --help\npython -m cachenet.models --version"),
     ],
 )
-def test_what_is_installed_needs_no_clone(
-    extra: str, commands: str, fresh_install: FreshInstall, tmp_path: Path
+def test_installed_programs_need_no_clone_and_import_nothing_of_the_working_directory(
+    extra: str, commands: str, fresh_install: FreshInstall, occupied: Path
 ) -> None:
-    run(commands, tmp_path, fresh_install.variables(tmp_path, extra))
+    run(commands, occupied, fresh_install.variables(occupied, extra))
+
+
+@pytest.mark.parametrize("path", ["", "."])
+def test_all_four_commands_start_in_a_directory_with_packages_of_the_same_names(
+    path: str, fresh_install: FreshInstall, occupied: Path
+) -> None:
+    """Also if PYTHONPATH puts that directory first."""
+    variables = fresh_install.variables(occupied) | ({"PYTHONPATH": path} if path else {})
+    printed = run("\n".join(f"{command} --version" for command in COMMANDS), occupied, variables)
+    assert [line.split()[0] for line in printed.splitlines()] == list(COMMANDS)
+    library = "import cachenet, numpy\nwith cachenet.load('cifar10') as device: device(numpy.zeros((8, 8, 3), 'u1'))"
+    run(f'python -c "{library}"', occupied, variables)
+
+
+def test_one_import_package_is_installed(fresh_install: FreshInstall, occupied: Path) -> None:
+    packed = {name.partition("/")[0] for name in ZipFile(fresh_install.wheel).namelist()}
+    assert {name for name in packed if not name.endswith(".dist-info")} == {"cachenet"}
+    for name in PACKAGES:
+        found = f"import importlib.util, sys; del sys.path[0]; print(importlib.util.find_spec('{name}'))"
+        assert run(f'python -c "{found}"', occupied, fresh_install.variables(occupied)).strip() == "None"
+
+
+def test_a_checkout_without_symbolic_links_is_refused(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "setup.py", tmp_path)
+    (tmp_path / "cachenet").mkdir()
+    for name in PACKAGES:
+        (tmp_path / "cachenet" / name).write_text(f"../{name}")
+    command = [sys.executable, "setup.py", "bdist_wheel"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert "git config core.symlinks true" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("package", [name for name in PACKAGES if name != "shared"])
+def test_a_package_runs_by_its_directory_in_a_clone(package: str, fresh_install: FreshInstall) -> None:
+    assert "Usage" in run(
+        f"python -m {package} --help", fresh_install.clone, fresh_install.variables(fresh_install.clone)
+    )
 
 
 def test_the_wheel_has_every_file_of_the_zoo(fresh_install: FreshInstall) -> None:
-    """And little else: 29 MB, as the README says."""
+    """The wheel stays under 30 MB."""
     packed = set(ZipFile(fresh_install.wheel).namelist())
-    there = {f"models/zoo/{path.relative_to(zoo.DIRECTORY)}" for path in zoo.DIRECTORY.rglob("*") if path.is_file()}
-    assert there
-    assert there <= packed
+    files = (path.relative_to(zoo.DIRECTORY) for path in zoo.DIRECTORY.rglob("*") if path.is_file())
+    shipped = {f"cachenet/models/zoo/{path}" for path in files}
+    assert shipped
+    assert shipped <= packed
     assert fresh_install.wheel.stat().st_size < 30e6
 
 
 @pytest.mark.parametrize("extra", EXTRAS)
 def test_an_environment_has_no_package_that_its_extra_does_not_ask_for(extra: str, fresh_install: FreshInstall) -> None:
-    """The device's above all: no torch, no ONNX, no plotting."""
-    wanted = {"": set(), "cloud": {"iotcore"}, "sim": {"iotcore", "onnx", "matplotlib", "simpy"}}
-    wanted["build"] = {"onnx", "matplotlib", "torch"}
-    found = run("pip list --format freeze", fresh_install.clone, fresh_install.variables(fresh_install.clone, extra))
-    names = {line.partition("==")[0].lower() for line in found.splitlines()}
-    assert names & {"iotcore", "onnx", "matplotlib", "simpy", "torch"} == wanted[extra]
+    """The base install has no torch, ONNX or matplotlib."""
+    expected = {"": set(), "cloud": {"iotcore"}, "sim": {"iotcore", "onnx", "matplotlib", "simpy"}}
+    expected["build"] = {"onnx", "matplotlib", "torch"}
+    listed = run("pip list --format freeze", fresh_install.clone, fresh_install.variables(fresh_install.clone, extra))
+    names = {line.partition("==")[0].lower() for line in listed.splitlines()}
+    assert names & {"iotcore", "onnx", "matplotlib", "simpy", "torch"} == expected[extra]
 
 
-# Pages that are followed from top to bottom: what they run stays up while the next block is read.
+# Pages whose commands keep running while the next block runs.
 
 
-def followed(page: str, has: str) -> str:
-    """The commands of the one block of ``page`` with ``has``, without the lines that make an environment: those are
-    ``tests.installed``'s. ``.venv/bin/`` is its place."""
-    (commands,) = [block.commands for block in BLOCKS if block.page == page and has in block.commands]
-    lines = commands.splitlines()
-    kept = [line for line in lines if not INSTALL.search(line) and "-m venv" not in line and "apt-get" not in line]
-    return "\n".join(kept).replace(".venv/bin/", "")
+def commands_of(page: str, part: str) -> str:
+    """Commands of the one block of ``page`` that contains ``part``, without the lines that prepare the machine.
+
+    ``tests.installed`` makes the environments, so ``.venv/bin/`` is removed.
+    """
+    (commands,) = [block.commands for block in BLOCKS if block.page == page and part in block.commands]
+    lines = [line for line in commands.splitlines() if not INSTALL.search(line)]
+    lines = [line for line in lines if not re.search(r"-m venv|apt-get|systemctl", line)]
+    return "\n".join(lines).replace(".venv/bin/", "")
 
 
 @contextmanager
-def background(commands: str, place: Path, variables: dict[str, str], ready: str) -> Iterator[None]:
-    """Commands that run until Ctrl-C, once they have said ``ready``."""
-    log = place / "background.log"
+def background(commands: str, directory: Path, variables: dict[str, str], ready: str) -> Iterator[None]:
+    """Run ``commands`` from the moment that they print ``ready`` until the end of the context."""
+    log = directory / "background.log"
     with log.open("wb") as out:
         process = subprocess.Popen(
             ["bash", "-euo", "pipefail", "-c", commands],
-            cwd=place, env=variables, stdout=out, stderr=out, start_new_session=True,
+            cwd=directory, env=variables, stdout=out, stderr=out, start_new_session=True,
         )  # fmt: skip
     try:
         deadline = time.monotonic() + LIMIT_S
@@ -115,7 +184,7 @@ def background(commands: str, place: Path, variables: dict[str, str], ready: str
         yield
         assert process.poll() is None, log.read_text()
     finally:
-        for number in (signal.SIGINT, signal.SIGKILL):  # the whole group, as a terminal does it
+        for number in (signal.SIGINT, signal.SIGKILL):  # the whole process group, as a terminal does
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, number)
             with suppress(subprocess.TimeoutExpired):
@@ -128,68 +197,68 @@ def background(commands: str, place: Path, variables: dict[str, str], ready: str
 def test_a_server_and_a_device_answer_as_the_page_says(
     page: str, broker: str, fresh_install: FreshInstall, tmp_path: Path
 ) -> None:
-    """Pictures stand in the camera's place."""
-    place, port = fresh_install.copy(tmp_path / "cachenet"), free_port()
+    """A directory of pictures replaces the camera."""
+    clone, port = fresh_install.copy(tmp_path / "cachenet"), free_port()
 
-    def here(commands: str) -> str:
+    def local(commands: str) -> str:
         assert "camera:0" in commands and f"mqtt://{broker}" in commands
         return commands.replace("camera:0", "models/zoo/cifar10-sample").replace(broker, f"127.0.0.1:{port}")
 
     server = {**fresh_install.variables(tmp_path, "cloud"), "CACHENET_PORT": str(port)}
     device = fresh_install.variables(tmp_path)
-    with background(followed(page, "--listen 0.0.0.0"), place, server, "serving cifar10"):
+    with background(commands_of(page, "--listen 0.0.0.0"), clone, server, "serving cifar10"):
         if page == "docs/five-minutes.md":
-            said = run(here(followed(page, "edge-agent doctor camera:0")), place, device)
-            assert "problem" not in said
-            assert re.search(r"^ok +server ", said, re.M)
-        run(here(followed(page, "--output answers.jsonl")), place, device)
-    assert (place / "answers.jsonl").read_text().count('"label"') == 10
+            printed = run(local(commands_of(page, "edge-agent doctor camera:0")), clone, device)
+            assert "problem" not in printed
+            assert re.search(r"^ok +server ", printed, re.M)
+        run(local(commands_of(page, "--output answers.jsonl")), clone, device)
+    assert (clone / "answers.jsonl").read_text().count('"label"') == 10
 
 
 def test_a_server_without_containers_is_deployed_as_the_page_says(fresh_install: FreshInstall, tmp_path: Path) -> None:
-    place, port = fresh_install.copy(tmp_path / "cachenet"), free_port()
-    # As it is shipped but for the port and, where tests are run by root, the one who may read a test's directory.
-    configuration = place / "docker/mosquitto.conf"
+    clone, port = fresh_install.copy(tmp_path / "cachenet"), free_port()
+    # The shipped file with another port and, for tests that root runs, the user that may read the directory.
+    configuration = clone / "docker/mosquitto.conf"
     configuration.write_text(configuration.read_text().replace("8883", str(port)) + "user root\n")
     variables = fresh_install.variables(tmp_path, "cloud")
-    commands = followed("docs/deploy.md", "cloud-server provision cam1 cam2").replace("8883", str(port))
+    commands = commands_of("docs/deploy.md", "cloud-server provision cam1 cam2").replace("8883", str(port))
     assert f"localhost:{port}" in commands
     commands = commands.replace("--metrics 9100", f"--metrics {free_port()}")
-    with background(commands, place, variables, "serving cifar10"):
-        assert (place / "deployment/devices/cam1/agent.toml").exists()
-        later = followed("docs/deploy.md", "provision --remove cam2")
-        run(later.replace("provision", f"provision --broker localhost:{port}"), place, variables)
-        assert not (place / "deployment/devices/cam2").exists()
-        assert (place / "deployment/devices/cam3").exists()
+    with background(commands, clone, variables, "serving cifar10"):
+        assert (clone / "deployment/devices/cam1/agent.toml").exists()
+        later = commands_of("docs/deploy.md", "provision --remove cam2")
+        run(later.replace("provision", f"provision --broker localhost:{port}"), clone, variables)
+        assert not (clone / "deployment/devices/cam2").exists()
+        assert (clone / "deployment/devices/cam3").exists()
 
 
-# What the pages must have, so that the above is all there is.
+# Rules that make the tests above complete.
 
 
-def test_every_block_is_tested_or_says_why_not() -> None:
+def test_every_block_is_tested_or_has_a_reason() -> None:
     assert SINGLE
     for block in BLOCKS:
         assert block.tested or (block.mark == "no test" and block.note), f"{block} has no mark"
 
 
-def test_no_command_of_a_page_escapes_these_tests_by_being_indented() -> None:
+def test_commands_are_fenced_and_not_indented() -> None:
     for page in PAGES:
         for number, line in enumerate(page.read_text("utf-8").splitlines(), 1):
             assert not _INDENTED.match(line), f"{page.name}:{number}: put commands between fences"
 
 
-def test_every_install_is_pinned_and_every_test_names_an_extra_that_its_page_or_the_readme_installs() -> None:
-    shown: dict[str, set[str]] = {}
+def test_installs_are_pinned_and_each_tested_block_names_an_extra_that_its_page_or_the_readme_installs() -> None:
+    installed: dict[str, set[str]] = {}
     for block in BLOCKS:
         assert block.commands.count("pip install") == len(block.installs()), f"{block}: pip install without the pins"
-        shown.setdefault(block.page, set()).update(block.installs())
+        installed.setdefault(block.page, set()).update(block.installs())
     for block in SINGLE:
         extra = block.note or ""
         assert extra in EXTRAS
-        assert extra in shown[block.page] | shown["README.md"], f"{block} needs {extra!r}"
+        assert extra in installed[block.page] | installed["README.md"], f"{block} needs {extra!r}"
 
 
-def test_blocks_are_read_as_meant() -> None:
+def test_blocks_are_parsed_with_mark_note_and_continuation_lines() -> None:
     text = """# Title
 <!-- test: sim -->
 ```console
@@ -218,3 +287,63 @@ print("not a command")
         Block("p", 13, "no test", "takes an hour", "make demo   # all of it\n"),
         Block("p", 17, None, None, "unmarked\n"),
     ]
+
+
+# Rules of the text.
+
+
+def test_the_readme_fits_its_limits() -> None:
+    text = (ROOT / "README.md").read_text("utf-8")
+    words = [word for word in re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL).split() if re.search(r"\w", word)]
+    assert len(text.splitlines()) <= README_LINES
+    assert len(words) <= README_WORDS
+
+
+@pytest.mark.parametrize("page", PROSE_PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_lines_of_prose_and_of_commands_are_short(page: Path) -> None:
+    text = page.read_text("utf-8")
+    assert [number for number, line in prose(text) if len(line) > PROSE_WIDTH] == []
+    for block in blocks(page.name, text):
+        assert [line for line in block.commands.splitlines() if len(line) > COMMAND_WIDTH] == [], block
+
+
+@pytest.mark.parametrize("page", PROSE_PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_paths_modules_and_links_of_a_page_exist(page: Path) -> None:
+    text = page.read_text("utf-8")
+    rooms = r"(?:tests|docs|docker|benchmarks|shared|edge_agent|cloud_server|models|simulator)/"
+    paths = [span.split()[0] for span in code_spans(text) if re.match(rooms + r"[\w/.-]+$", span.split()[0])]
+    paths += re.findall(r"\btests/[\w/]+\.py\b", text)
+    missing = [path for path in paths if not (ROOT / path).exists()]
+    modules = re.findall(r"-m benchmarks\.(\w+)", text)
+    files = {path.stem if path.stem != "__main__" else path.parent.name for path in (ROOT / "benchmarks").rglob("*.py")}
+    missing += [name for name in modules if name not in files]
+    for target in links(text):
+        file, _, anchor = target.partition("#")
+        if re.match(r"[a-z]+:", target):
+            continue
+        linked = (page.parent / file) if file else page
+        if not linked.exists() or (anchor and anchor not in anchors(linked.read_text("utf-8"))):
+            missing.append(target)
+    assert missing == []
+
+
+def test_every_setting_has_a_row_in_the_configuration_page() -> None:
+    """Each row has the setting's default, and a flag only if the command has one."""
+    from cachenet.models.build_config import BuildSettings
+
+    text = (ROOT / "docs/configuration.md").read_text("utf-8")
+    kinds = {"edge-agent": AgentSettings, "cloud-server": ServerSettings, "model-builder build": BuildSettings}
+    for title, settings in kinds.items():
+        section = text.partition(f"## Settings of {title}\n")[2].partition("\n## ")[0]
+        cells = [line.split("|") for line in section.splitlines() if line.startswith("| `")]
+        rows = [(row[1].strip(" `"), row[2].strip(), row[3].strip()) for row in cells]
+        assert [name for name, _, _ in rows if name not in settings.__struct_fields__] == []
+        assert [name for name in settings.__struct_fields__ if name not in {row[0] for row in rows}] == []
+        flags = {name for name, _, flag in rows if flag.startswith("yes")}
+        assert flags == set(config.flags_of(settings)) - {"source"}
+        for name, stated, _ in rows:
+            default, value = config.default_of(settings, name)[0], stated.strip("`")
+            if re.fullmatch(r"\d+(\.\d+)?", default):
+                assert float(value) == float(default), name
+            elif re.fullmatch(r"`\w+`", stated):
+                assert {"false": "off"}.get(value, value) == default, name

@@ -1,4 +1,4 @@
-"""The commands of docs/mqtt.md, run as a reader would run them: real clients, brokers, server and device."""
+"""The commands of docs/mqtt.md, run with real clients, brokers, server and device."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ from pathlib import Path
 import cv2
 import pytest
 
-from shared import zoo
+from cachenet.shared.bundle import zoo
 from tests.broker import Mosquitto, free_port
 from tests.deployed import Deployed
 from tests.documents import ROOT, Block, read
 from tests.e2e.servers import ServerProcess, until
+
+pytestmark = pytest.mark.e2e
 
 BLOCKS = [block for block in read(ROOT / "docs" / "mqtt.md") if block.tested]
 (ADDRESS,) = [block for block in BLOCKS if "server.local" in block.commands]
@@ -25,8 +27,8 @@ BLOCKS = [block for block in read(ROOT / "docs" / "mqtt.md") if block.tested]
 (STATUS,) = [block for block in BLOCKS if "/status" in block.commands]
 
 
-class Workplace:
-    """Where a reader would be: with a photo, and with a device that is at work."""
+class ReaderShell:
+    """A directory with a photo, where the page's commands run against a broker with a server and a device."""
 
     def __init__(self, directory: Path, port: int, deployed: bool) -> None:
         self.directory, self._port, self._deployed = directory, port, deployed
@@ -41,21 +43,21 @@ class Workplace:
         }
 
     def run(self, block: Block) -> str:
-        """What ``block`` prints."""
-        done = self.attempt(block)
-        assert done.returncode == 0, f"{block.commands}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
-        return done.stdout
+        """Return the output of ``block``, which must succeed."""
+        result = self.attempt(block)
+        assert result.returncode == 0, f"{block.commands}\n{result.stdout[-2000:]}\n{result.stderr[-2000:]}"
+        return result.stdout
 
     def attempt(self, block: Block) -> subprocess.CompletedProcess[str]:
-        """``block`` after those that it needs, with the address of this broker in the place of the page's."""
+        """Run ``block`` after the blocks that set up the connection, with this broker's address."""
         if block.note == "without users" and self._deployed:
             pytest.skip("the page says that this is for brokers without users")
-        first = ADDRESS.commands.replace("server.local", f"127.0.0.1\n-p {self._port}")
+        setup = ADDRESS.commands.replace("server.local", f"127.0.0.1\n-p {self._port}")
         if self._deployed:
-            first += USERS.commands.replace("broker.example", "127.0.0.1").replace("8883", str(self._port))
-            first += "as visitor\n" if "visitor" in block.commands else ""
+            setup += USERS.commands.replace("broker.example", "127.0.0.1").replace("8883", str(self._port))
+            setup += "as visitor\n" if "visitor" in block.commands else ""
         return subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", first + block.commands],
+            ["bash", "-euo", "pipefail", "-c", setup + block.commands],
             cwd=self.directory, env=self._environment, capture_output=True, text=True, timeout=60, check=False,
         )  # fmt: skip
 
@@ -63,15 +65,15 @@ class Workplace:
 @pytest.fixture(scope="module")
 def stream(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("stream") / "camera"
-    command = ("-m", "simulator", "stream", "camera", "--frames", "400", "--out", str(directory))
+    command = ("-m", "cachenet.simulator", "stream", "camera", "--frames", "400", "--out", str(directory))
     subprocess.run([sys.executable, *command], check=True, stdout=subprocess.DEVNULL, timeout=120)
     return directory
 
 
 @pytest.fixture(scope="module", params=["embedded", "mosquitto", "deployed"])
-def workplace(
+def shell(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, stream: Path
-) -> Iterator[Workplace]:
+) -> Iterator[ReaderShell]:
     directory = tmp_path_factory.mktemp("reader")
     broker: Mosquitto | None = None
     if request.param == "embedded":
@@ -90,15 +92,15 @@ def workplace(
     running.wait_for("serving cifar10")
     agent = subprocess.Popen(
         [
-            *(sys.executable, "-m", "edge_agent", "run", str(stream), "--fps", "10", "--no-view"),
-            *("--store", str(directory / "store"), "--device", "porch-pi", "--results", *device),
+            *(sys.executable, "-m", "cachenet.edge_agent", "run", str(stream), "--fps", "10", "--no-view"),
+            *("--store", str(directory / "store"), "--device", "porch-pi", "--set", "results=true", *device),
         ],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    there = Workplace(directory, port, request.param == "deployed")
-    until(lambda: there.attempt(STATUS).returncode == 0)
-    yield there
+    shell = ReaderShell(directory, port, request.param == "deployed")
+    until(lambda: shell.attempt(STATUS).returncode == 0)
+    yield shell
     agent.send_signal(signal.SIGTERM)
     agent.wait(30)
     running.close()
@@ -107,16 +109,16 @@ def workplace(
 
 
 @pytest.mark.parametrize("block", [block for block in BLOCKS if block not in (ADDRESS, USERS)], ids=str)
-def test_the_commands_run(block: Block, workplace: Workplace) -> None:
-    said = workplace.run(block)
+def test_a_command_of_the_page_prints_its_result(block: Block, shell: ReaderShell) -> None:
+    printed = shell.run(block)
     if "python3" in block.commands:
-        assert said.splitlines()[0].strip() == "answer"
-        assert said.splitlines()[1].startswith("horse ")
+        assert printed.splitlines()[0].strip() == "answer"
+        assert printed.splitlines()[1].startswith("horse ")
     elif "/status" in block.commands:
-        assert said.startswith('cachenet/1/porch-pi/status {"state":"online",')
+        assert printed.startswith('cachenet/1/porch-pi/status {"state":"online",')
     elif "/result" in block.commands:
-        assert said.count('cachenet/1/porch-pi/result {"frame":') == 2
+        assert printed.count('cachenet/1/porch-pi/result {"frame":') == 2
     elif "/catalogue" in block.commands:
-        assert '"labels"' in (workplace.directory / "bundle.json").read_text()
+        assert '"labels"' in (shell.directory / "bundle.json").read_text()
     else:
-        assert "bad-input" in said
+        assert "bad-input" in printed

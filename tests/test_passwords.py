@@ -1,4 +1,4 @@
-"""No output of any command holds a password, wherever in an address it stands."""
+"""No output of any command has a password, at any position of an address."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ import msgspec
 import pytest
 from typer.testing import CliRunner
 
-from cloud_server.cli import app as server
-from edge_agent import flight
-from edge_agent.cli import app as agent
-from edge_agent.settings import CameraTable, Settings
-from shared import config, ending
+from cachenet.cloud_server.cli import app as server
+from cachenet.edge_agent.cli import app as agent
+from cachenet.edge_agent.outputs import decision_log
+from cachenet.edge_agent.settings import CameraTable, Settings
+from cachenet.shared.command import config, exit
 from tests.bundles import tiny_bundle
 
 SECRET = "s3cret"
-#: Nothing listens at the addresses, so that each command says what is wrong with them.
+#: Addresses without a listener, so each command reports an error about them.
 ADDRESSES = [
     f"{form.format(SECRET)}"
     for form in (
@@ -45,8 +45,8 @@ BROKERS = [
 
 
 @pytest.fixture(autouse=True)
-def as_it_was() -> Iterator[None]:
-    """A doctor ends with its process, and leaves the log switched off."""
+def logging_enabled() -> Iterator[None]:
+    """Switch the log on again: a doctor, which ends with its process, leaves it off."""
     yield
     logging.disable(logging.NOTSET)
 
@@ -57,7 +57,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("address", ADDRESSES)
-def test_a_cameras_password_is_not_shown(address: str, bundle: Path, tmp_path: Path) -> None:
+def test_the_password_of_a_camera_is_not_shown(address: str, bundle: Path, tmp_path: Path) -> None:
     file = tmp_path / "agent.toml"
     file.write_text("".join(f"[[camera]]\nname = '{name}'\nsource = '{address}'\n" for name in ("a", "b")))
     for command in (
@@ -79,9 +79,9 @@ def test_a_cameras_password_is_not_shown(address: str, bundle: Path, tmp_path: P
 
 
 @pytest.mark.parametrize("address", BROKERS)
-def test_a_brokers_password_is_not_shown(address: str, bundle: Path) -> None:
-    for app, what in ((agent, ["camera:0"]), (server, ["--bundle", str(bundle)])):
-        for command in (["run", *what], ["run", *what, "--print-config"], ["doctor", *what]):
+def test_the_password_of_a_broker_is_not_shown(address: str, bundle: Path) -> None:
+    for app, arguments in ((agent, ["camera:0"]), (server, ["--bundle", str(bundle)])):
+        for command in (["run", *arguments], ["run", *arguments, "--print-config"], ["doctor", *arguments]):
             done = CliRunner().invoke(app, [*command, "--broker", address])
             assert done.output, command
             assert SECRET not in done.output, (command, done.output)
@@ -89,30 +89,30 @@ def test_a_brokers_password_is_not_shown(address: str, bundle: Path) -> None:
 
 @pytest.mark.parametrize("arguments", [["--mode", "{}"], ["camera:0", "{}"], ["--fps", "{}"], ["--fps={}"], ["--{}"]])
 @pytest.mark.parametrize("address", [*ADDRESSES[:3], ADDRESSES[-1]])
-def test_an_address_in_the_wrong_place_of_a_command_line_is_not_shown_with_its_password(
+def test_the_password_of_a_misplaced_address_is_not_shown(
     arguments: list[str], address: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["edge-agent", "run", *(argument.format(address) for argument in arguments)])
     with pytest.raises(SystemExit) as ended:
-        ending.run(agent)
-    said = capsys.readouterr()
+        exit.run(agent)
+    output = capsys.readouterr()
     assert ended.value.code == 2
-    assert said.err.count("\n") == 1, said.err
-    assert SECRET not in said.out + said.err
+    assert output.err.count("\n") == 1, output.err
+    assert SECRET not in output.out + output.err
 
 
-def test_a_flight_log_holds_no_password_and_is_read_as_it_was_written() -> None:
+def test_a_decision_log_has_no_password_and_reads_back_unchanged() -> None:
     camera = CameraTable("door", ADDRESSES[0])
     settings = Settings(source=ADDRESSES[1], broker=BROKERS[0], camera=(camera,), deadline_ms=70)
-    begun = flight.Begun(settings, "v", None, True, 5)
+    begun = decision_log.CascadeCreated(settings, "v", None, True, 5)
     written = msgspec.json.encode(begun)
     assert SECRET.encode() not in written
-    assert msgspec.json.decode(written, type=flight.Event) == begun
+    assert msgspec.json.decode(written, type=decision_log.Event) == begun
     assert begun.settings.deadline_ms == 70
 
 
-@pytest.mark.skipif("OPENCV_FFMPEG_LOGLEVEL" in os.environ, reason="its user wants to see what FFmpeg says")
-def test_the_libraries_beneath_do_not_show_it_either(bundle: Path, capfd: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.skipif("OPENCV_FFMPEG_LOGLEVEL" in os.environ, reason="the user has switched the log of FFmpeg on")
+def test_libraries_do_not_show_the_password_of_a_camera(bundle: Path, capfd: pytest.CaptureFixture[str]) -> None:
     for address in ADDRESSES:
         CliRunner().invoke(agent, ["run", address, "--bundle", str(bundle)])
     shown = capfd.readouterr()

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from cloud_server.cli import app as server
-from models.cli import app as builder
+from cachenet.cloud_server.cli import app as server
+from cachenet.models.cli import app as builder
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = [

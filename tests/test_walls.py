@@ -1,10 +1,11 @@
-"""The import walls and the commands: what may know of what, and that every command explains itself."""
+"""Imports between packages, no import circles, and the help of every command."""
 
 from __future__ import annotations
 
 import ast
 import importlib
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,43 +17,44 @@ import typer
 from typer.testing import CliRunner
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("shared", "edge_agent", "cloud_server", "models", "simulator", "benchmarks")
+INSTALLED = ("shared", "edge_agent", "cloud_server", "models", "simulator")
+PACKAGES = (*(f"cachenet.{name}" for name in INSTALLED), "benchmarks")
 COMMANDS = {
-    "edge_agent": "edge-agent",
-    "cloud_server": "cloud-server",
-    "models": "model-builder",
-    "simulator": "simulator",
+    "cachenet.edge_agent": "edge-agent",
+    "cachenet.cloud_server": "cloud-server",
+    "cachenet.models": "model-builder",
+    "cachenet.simulator": "simulator",
 }
 
-#: What of the project each package may import beside itself.
+#: Packages of the project that each package may import, beside itself.
 ALLOWED: dict[str, tuple[str, ...]] = {
-    "shared": (),
-    "edge_agent": ("shared",),
-    "cloud_server": ("shared",),
-    "models": ("shared",),
-    "simulator": PACKAGES,
+    "cachenet.shared": (),
+    "cachenet.edge_agent": ("cachenet.shared",),
+    "cachenet.cloud_server": ("cachenet.shared",),
+    "cachenet.models": ("cachenet.shared",),
+    "cachenet.simulator": PACKAGES,
     "benchmarks": PACKAGES,
 }
-#: What a device must never need.
+#: Packages that a device must not need.
 HEAVY = ("torch", "onnx", "matplotlib", "iotcore")
 
-#: The core decides and does no input or output: NumPy, msgspec and these of the standard library are all it builds on.
-CORE = "shared/cascade"
+#: The decision core, which may import NumPy, msgspec and these modules of the standard library only.
+CORE = "cachenet.shared.cascade"
 CORE_MAY = (
     *("__future__", "abc", "collections", "dataclasses", "enum", "functools", "itertools", "math", "random", "typing"),
-    *("msgspec", "numpy", "shared.cascade"),
+    *("msgspec", "numpy", "cachenet.shared.cascade"),
 )
-#: What those offer that reaches outside.
+#: Functions of these modules that do input or output.
 CORE_NEVER_USES = {
     *("open", "print", "input", "exec", "eval", "__import__"),
     *("np.load", "np.save", "np.savez", "np.fromfile", "np.memmap", "np.loadtxt", "np.savetxt", "np.genfromtxt"),
 }
-#: What draws from a state of its own; all else of these modules draws from one that is hidden.
+#: Random generators with an explicit state; all other functions of these modules use a hidden one.
 SEEDED = {"np.random.default_rng", "np.random.Generator", "random.Random"}
 
 
 def modules(package: str) -> list[Path]:
-    return sorted((ROOT / package).rglob("*.py"))
+    return sorted((ROOT / package.replace(".", "/")).rglob("*.py"))
 
 
 def imports(path: Path) -> Iterator[str]:
@@ -65,6 +67,104 @@ def imports(path: Path) -> Iterator[str]:
             above = package[: len(package) + 1 - node.level] if node.level else ()
             module = ".".join((*above, node.module or "")).rstrip(".")
             yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
+#: An import of a package without ``cachenet.`` in the text of a program.
+UNPREFIXED_IMPORT = re.compile(
+    rf"(?:^|;)\s*(?:import\s+({'|'.join(INSTALLED)})\b|from\s+({'|'.join(INSTALLED)})[\w.]*\s+import\b)", re.M
+)
+
+
+def unprefixed_imports(path: Path) -> list[str]:
+    """Imports of the packages without ``cachenet.``: statements, ``import_module`` and texts of programs."""
+    found = [module for module in imports(path) if inside(module, INSTALLED)]
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            found += [match[0].strip("; \n") for match in UNPREFIXED_IMPORT.finditer(node.value)]
+        elif isinstance(node, ast.Call) and dotted(node.func).endswith(("import_module", "importorskip", "__import__")):
+            texts = (one.value for one in node.args[:1] if isinstance(one, ast.Constant))
+            found += [text for text in texts if inside(str(text), INSTALLED)]
+    return found
+
+
+@pytest.mark.parametrize("package", [*PACKAGES, "tests"])
+def test_packages_are_imported_from_cachenet_alone(package: str) -> None:
+    """Names such as ``shared`` exist in a clone, but not in an installation."""
+    crossed = [f"{path.relative_to(ROOT)}: {found}" for path in modules(package) for found in unprefixed_imports(path)]
+    assert modules(package)
+    assert not crossed
+
+
+def test_imports_without_the_prefix_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
+    program = tmp_path / "program.py"
+    source = (
+        "import @shared.command, cachenet.models\n"
+        "def later():\n    from @edge_agent import cli\n"
+        "importlib.import_module('@models' '.cli')\n"
+        "run('import sys; import @cloud_server.cli', 'from @simulator.report import page', 'from models of a bundle')\n"
+    )
+    program.write_text(source.replace("@", ""))
+    statements = [f"from {'simulator'}.report import", f"import {'cloud_server'}"]
+    assert set(unprefixed_imports(program)) == {"shared.command", "edge_agent.cli", "models.cli", *statements}
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def circles(graph: dict[str, set[str]]) -> set[frozenset[str]]:
+    """Strongly connected components with more than one module."""
+
+    def reachable(start: str) -> set[str]:
+        found, left = set[str](), [start]
+        while left:
+            for module in graph[left.pop()] - found:
+                found.add(module)
+                left.append(module)
+        return found
+
+    reach = {module: reachable(module) for module in graph}
+    found = (frozenset(other for other in reach[module] if module in reach[other]) for module in graph)
+    return {one for one in found if len(one) > 1}
+
+
+#: What tests of other rooms take from benchmarks: a network camera, and what a container is started with.
+TEST_MAY_IMPORT = ("benchmarks.rtsp", "benchmarks.engine")
+
+
+def test_only_the_tests_of_benchmarks_import_benchmarks() -> None:
+    crossed = [
+        f"{path.relative_to(ROOT)} imports {module}"
+        for path in modules("tests")
+        for module in imports(path)
+        if "benchmarks" not in path.relative_to(ROOT).parts
+        and module != "benchmarks"
+        and inside(module, ("benchmarks",))
+        and not inside(module, TEST_MAY_IMPORT)
+    ]
+    assert not crossed
+
+
+def test_modules_do_not_import_one_another_in_a_circle() -> None:
+    """Imports within functions and for type checkers count too."""
+    paths = {module_name(path): path for package in PACKAGES for path in modules(package)}
+    graph = {
+        name: {
+            module if module in paths else module.rpartition(".")[0]
+            for module in imports(path)
+            if module in paths or module.rpartition(".")[0] in paths
+        }
+        - {name}
+        for name, path in paths.items()
+    }
+    assert sum(map(len, graph.values())) > len(graph), "the imports of the project are found"
+    assert not circles(graph)
+
+
+def test_a_circle_of_imports_is_found() -> None:
+    graph = {"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a", "e"}, "e": set[str]()}
+    assert circles(graph) == {frozenset("abc")}
 
 
 def inside(module: str, packages: tuple[str, ...]) -> bool:
@@ -83,7 +183,7 @@ def test_imports_run_one_way(package: str) -> None:
     assert not crossed
 
 
-@pytest.mark.parametrize("package", ["shared", "edge_agent"])
+@pytest.mark.parametrize("package", ["cachenet.shared", "cachenet.edge_agent"])
 def test_a_device_needs_nothing_heavy(package: str) -> None:
     crossed = [
         f"{path.relative_to(ROOT)} imports {module}"
@@ -130,17 +230,12 @@ def test_the_core_does_no_input_or_output_and_draws_from_no_hidden_state() -> No
 
 
 def test_the_core_loads_nothing_but_numpy_and_msgspec() -> None:
-    names = [f"shared.cascade.{path.stem}" for path in modules(CORE) if path.stem != "__init__"]
+    names = [f"cachenet.shared.cascade.{path.stem}" for path in modules(CORE) if path.stem != "__init__"]
     done = run("-c", f"import sys, {', '.join(names)}; print(*sys.modules)")
     assert done.returncode == 0, done.stderr
-    loaded = {module.split(".")[0] for module in done.stdout.split()}
-    assert not loaded & {*HEAVY, "cv2", "onnxruntime", "edge_agent", "cloud_server", "models", "simulator"}
-    ours = {
-        module
-        for module in done.stdout.split()
-        if module.startswith("shared.") and not inside(module, ("shared.cascade",))
-    }
-    assert not ours
+    outside = ("cv2", "onnxruntime", *HEAVY, *PACKAGES)
+    crossed = [name for name in done.stdout.split() if inside(name, outside) and not inside(name, (CORE,))]
+    assert crossed == ["cachenet.shared"]
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -151,10 +246,10 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_device_loads_nothing_heavy() -> None:
-    done = run("-c", "import sys, edge_agent.cli; print(*sys.modules)")
+    done = run("-c", "import sys, cachenet.edge_agent.cli; print(*sys.modules)")
     assert done.returncode == 0, done.stderr
-    loaded = {module.split(".")[0] for module in done.stdout.split()}
-    assert not loaded & {*HEAVY, "cloud_server", "models", "simulator", "benchmarks"}
+    never = (*HEAVY, "cachenet.cloud_server", "cachenet.models", "cachenet.simulator", "benchmarks")
+    assert not [name for name in done.stdout.split() if inside(name, never)]
 
 
 @pytest.mark.parametrize("package", COMMANDS)

@@ -1,1 +1,1 @@
-"""Policies compared on real cameras with the user's own classifier; see ``__main__``."""
+"""Comparison of policies on real cameras; see ``__main__``."""

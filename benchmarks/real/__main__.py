@@ -1,5 +1,5 @@
-"""Policies compared on real cameras with the user's own classifier. The models
-run over each task's frames once; later runs read their recorded outputs.
+"""Compare policies on real cameras with the user's own classifier. The models
+run over each task's frames once; later runs read the cached outputs.
 
     python -m benchmarks.real --task FILE.toml
     python -m benchmarks.real --task DIRECTORY/*.toml --json --plot curves.png
@@ -8,20 +8,20 @@ A task file names a video, a region, two models and ranges of frames, each as
 [first, end], end excluded. Paths are relative to the file.
 
     video = "clip.mp4"
-    region = [168, 0, 432, 432]   # x, y, width, height, pixels; left out: all
+    region = [168, 0, 432, 432]   # x, y, width, height, pixels; default: all
     full = "full.onnx"
     base = "base.onnx"
-    preprocessing = "imagenet"    # as model-builder build takes it
+    preprocessing = "imagenet"    # as for model-builder build
     labels = "labels.txt"         # optional: a label a line, in score order
     truth = "truth.csv"           # optional: a label index for each play frame
     held_out = [520, 960]         # the user's footage
-    tune = [814, 960]             # left out: the last third of held_out
-    play = [960, 1394]            # the frames that are measured
+    tune = [814, 960]             # default: the last third of held_out
+    play = [960, 1394]            # the frames of the measurement
 
 Policies: cachenet at several risk budgets; hold (every n-th frame), difference
 (of grey pictures), student (base model with a threshold) and student+hold, with
-thresholds chosen on the tuning frames and once more in hindsight; server-only;
-oracle, a bound. Exit code 2: a task that cannot be measured.
+thresholds from the tuning frames and in hindsight; server-only; oracle, a bound.
+Exit code 2: a task that cannot be measured.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ import sys
 from pathlib import Path
 
 from benchmarks.real import measure, recording, report, task
-from shared.ending import close_stdout
-from shared.text import printable
+from cachenet.shared.command.exit import close_stdout
+from cachenet.shared.command.text import printable
 
 
 def main() -> None:
@@ -43,27 +43,27 @@ def main() -> None:
     parser.add_argument(
         *("--task", "-t"), type=Path, nargs="+", action="extend", required=True, metavar="FILE", help="task files"
     )
-    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
-    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw agreement over share asked into this file")
+    parser.add_argument("--json", action="store_true", help="print JSON in place of tables")
+    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="write a plot of agreement over share asked")
     parser.add_argument("--seed", type=int, default=0, help="seed of the audits and of the bootstrap (default: 0)")
     chosen = parser.parse_args()
     try:
         tasks = [task.load(file) for file in chosen.task]
         if twice := next((one.name for one in tasks if sum(one.name == other.name for other in tasks) > 1), None):
-            raise task.TaskError(f"two task files are called {twice}; give each task a name of its own")
+            raise task.TaskError(f"two task files are called {twice}; give each task its own name")
         measured = [_measured(one, chosen.seed) for one in tasks]
         if chosen.plot:
             report.plot(chosen.plot, measured)
     except task.TaskError as error:
-        _say(str(error))
+        _print_error(str(error))
         sys.exit(error.code)
     except OSError as error:
-        _say(f"{error.filename}: {error.strerror}")
+        _print_error(f"{error.filename}: {error.strerror}")
         sys.exit(1)
     text = json.dumps(report.as_json(measured, chosen.seed)) if chosen.json else report.as_text(measured, chosen.seed)
     try:
         print(text, flush=True)
-    except BrokenPipeError:  # the reader, such as ``head``, has seen enough
+    except BrokenPipeError:  # the reader, such as ``head``, has ended
         close_stdout()
         sys.exit(1)
 
@@ -79,7 +79,7 @@ def _progress(name: str, number: int, of: int) -> None:
         print(f"\r{name}: models ran on {number} of {of} frames", end=end, file=sys.stderr, flush=True)
 
 
-def _say(why: str) -> None:
+def _print_error(why: str) -> None:
     print(printable(f"benchmarks.real: {why}"), file=sys.stderr)
 
 

@@ -11,15 +11,14 @@ import numpy.typing as npt
 
 from benchmarks.real import policies, trivial
 from benchmarks.real.recording import Recording, Recordings
-from benchmarks.real.run import Run
 from benchmarks.real.task import Task
-from benchmarks.real.trivial import Tried
-from shared.cascade.probability import fit_temperature, softmax
-from shared.cascade.reference import disagreements
+from benchmarks.real.trivial import Run, Tried
+from cachenet.shared.cascade.probability import fit_temperature, softmax
+from cachenet.shared.cascade.reference import disagreements
 
-#: Disagreement that the trivial policies' thresholds are chosen for: the default of ``--max-disagreement``.
+#: Disagreement that thresholds of the trivial policies may reach: the default of ``--max-disagreement``.
 BUDGET = 0.02
-#: Consecutive frames of a block, the unit that the bootstrap draws: neighbours are no independent frames.
+#: Frames of a block, which the bootstrap draws as one: consecutive frames are not independent.
 BLOCK = 40
 #: Samples of a bootstrap.
 DRAWS = 2000
@@ -29,14 +28,14 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """One task's outcome.
+    """The result of one task.
 
     Attributes:
-        name: The task's name.
-        about: What the table says above its rows: frames, the student, the full model.
-        rows: Measures by policy, as the JSON has them.
-        agrees: Bare agreement with the full model of each answer ``(n,)`` bool, by policy.
-        tried: The trivial policies with all of their settings on the play frames.
+        name: Name of the task.
+        about: Properties of frames, student and full model.
+        rows: Measures by policy, as in the JSON.
+        agrees: Whether each answer is the full model's label ``(n,)`` bool, by policy.
+        tried: The trivial policies with all settings on the play frames.
     """
 
     name: str
@@ -49,13 +48,13 @@ class Measured:
 def measure(task: Task, recordings: Recordings, seed: int) -> Measured:
     """Run all policies on the play frames."""
     play, tune = recordings.play, recordings.tune
-    heat = fit_temperature(tune.base, tune.labels)
-    on_tune, on_play = softmax(tune.base, heat), softmax(play.base, heat)
+    temperature = fit_temperature(tune.base, tune.labels)
+    on_tune, on_play = softmax(tune.base, temperature), softmax(play.base, temperature)
     rows: dict[str, Row] = {}
     agrees: dict[str, npt.NDArray[np.bool_]] = {}
 
     def add(name: str, run: Run, hindsight: bool = False, **more: Any) -> None:
-        rows[name] = figures(run, play, task.truth, seed) | {"hindsight": hindsight} | more
+        rows[name] = measures(run, play, task.truth, seed) | {"hindsight": hindsight} | more
         agrees[name] = run.labels == play.labels
 
     runs = {name: policies.cachenet(recordings, budget, seed) for name, budget in policies.CACHENET.items()}
@@ -63,20 +62,20 @@ def measure(task: Task, recordings: Recordings, seed: int) -> Measured:
     for name, run in runs.items():
         add(name, run, setting={"max_disagreement": policies.CACHENET[name]})
     rows[policies.DEFAULT]["curve"] = curve
-    attempts = {}
-    for name, (policy, settings) in trivial.POLICIES.items():
-        attempts[name] = whole = trivial.attempt(name, play, on_play)
-        tuned = settings[trivial.attempt(name, tune, on_tune).choice(BUDGET)]
-        add(name, policy(play, on_play, **tuned), setting=tuned, curve=_curve(whole))
-        best = whole.choice(BUDGET)
-        add(f"{name}@hindsight", whole.runs[best], hindsight=True, setting=settings[best])
+    tried = {}
+    for rule, settings in trivial.SETTINGS.items():
+        tried[str(rule)] = found = trivial.run_all(rule, play, on_play)
+        tuned = trivial.run_all(rule, tune, on_tune).choice(BUDGET)
+        add(rule, found.runs[tuned], setting=settings[tuned], curve=_curve(found))
+        best = found.choice(BUDGET)
+        add(f"{rule}@hindsight", found.runs[best], hindsight=True, setting=settings[best])
     add("server-only", trivial.server_only(play))
     add("oracle", trivial.oracle(play), hindsight=True)
-    return Measured(task.name, _about(task, recordings, heat), rows, agrees, attempts)
+    return Measured(task.name, _about(task, recordings, temperature), rows, agrees, tried)
 
 
-def figures(run: Run, play: Recording, truth: npt.NDArray[np.int64] | None, seed: int) -> Row:
-    """The measures of one run, shares as fractions of all frames."""
+def measures(run: Run, play: Recording, truth: npt.NDArray[np.int64] | None, seed: int) -> Row:
+    """The measures of one run; shares are of all frames."""
     full = play.labels
     agrees, counts = run.labels == full, Counter(run.level)
     return {
@@ -85,22 +84,22 @@ def figures(run: Run, play: Recording, truth: npt.NDArray[np.int64] | None, seed
         "agreement": _rounded(agrees.mean()),
         "interval": interval(agrees.astype(np.float64), seed),
         "truth": None if truth is None else _rounded((run.labels == truth).mean()),
-        "overruled": int((run.full_answered & ~agrees).sum()),
+        "overruled": int((run.misses & ~agrees).sum()),
         "levels": {level: _rounded(count / len(full)) for level, count in counts.most_common()},
         "ms": _rounded(run.local_ms.mean()),
     }
 
 
 def interval(values: npt.NDArray[np.float64], seed: int) -> list[float] | None:
-    """95 % interval of the mean of ``values`` ``(n,)``, consecutive frames, by a bootstrap over blocks; None of fewer
-    than two blocks."""
+    """95 % interval of the mean of ``values`` ``(n,)``, of consecutive frames, by a bootstrap over blocks. None for
+    fewer than two blocks."""
     if len(values) <= BLOCK:
         return None
     return quantiles(resampled(values, np.random.default_rng(seed)))
 
 
 def resampled(values: npt.NDArray[np.float64], rng: np.random.Generator) -> npt.NDArray[np.float64]:
-    """Means ``(DRAWS,)`` of ``values`` with their blocks drawn with replacement."""
+    """Means ``(DRAWS,)`` of ``values`` over blocks drawn with replacement."""
     starts = np.arange(0, len(values), BLOCK)
     sums, counts = np.add.reduceat(values, starts), np.diff(np.append(starts, len(values)))
     drawn = rng.integers(len(starts), size=(DRAWS, len(starts)))
@@ -109,17 +108,17 @@ def resampled(values: npt.NDArray[np.float64], rng: np.random.Generator) -> npt.
 
 
 def quantiles(means: npt.NDArray[np.float64]) -> list[float]:
-    """The middle 95 % of bootstrapped means."""
+    """The central 95 % of bootstrapped means."""
     return [_rounded(bound) for bound in np.quantile(means, (0.025, 0.975))]
 
 
-def _curve(attempts: Tried) -> list[list[float]]:
+def _curve(tried: Tried) -> list[list[float]]:
     """``[asked, agreement]`` of each setting, sorted."""
-    points = zip(attempts.asked.tolist(), attempts.agreement.tolist(), strict=True)
+    points = zip(tried.asked.tolist(), tried.agreement.tolist(), strict=True)
     return [list(point) for point in sorted({(_rounded(asked), _rounded(agreement)) for asked, agreement in points})]
 
 
-def _about(task: Task, recordings: Recordings, heat: float) -> Row:
+def _about(task: Task, recordings: Recordings, temperature: float) -> Row:
     play, tune = recordings.play, recordings.tune
     return {
         "frames": len(play),
@@ -131,7 +130,7 @@ def _about(task: Task, recordings: Recordings, heat: float) -> Row:
         "student": {
             "agreement_tune": _rounded((tune.base.argmax(1) == tune.labels).mean()),
             "agreement": _rounded((play.base.argmax(1) == play.labels).mean()),
-            "temperature": _rounded(heat),
+            "temperature": _rounded(temperature),
             "ms": _rounded(play.base_ms.mean()),
         },
     }

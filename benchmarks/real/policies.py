@@ -1,4 +1,4 @@
-"""CacheNet's own policy, at the settings that are measured."""
+"""The policy ``cachenet`` at several risk budgets."""
 
 from __future__ import annotations
 
@@ -6,43 +6,45 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.real.recording import Recording, Recordings
-from benchmarks.real.run import Run
-from shared.cascade.audits import FLOOR
-from shared.cascade.build_cascade import build_cascade
-from shared.cascade.cascade import Cascade
-from shared.cascade.model_cache import LocalModel
-from shared.cascade.probability import fit_temperature
-from shared.cascade.replay import ModelTrace, RecordedScores, fit_priors, run
-from shared.cascade.spec import MAX_DISAGREEMENT, CascadeSpec
+from benchmarks.real.trivial import Run
+from cachenet.shared.cascade.audits import MIN_AUDIT_RATE
+from cachenet.shared.cascade.build_cascade import build_cascade
+from cachenet.shared.cascade.cascade import Cascade
+from cachenet.shared.cascade.model_cache import LocalModel
+from cachenet.shared.cascade.probability import fit_temperature
+from cachenet.shared.cascade.replay import ModelTrace, RecordedScores, fit_priors, run
+from cachenet.shared.cascade.spec import MAX_DISAGREEMENT, CascadeSpec
 
-#: Name of CacheNet with its defaults.
+#: Name of CacheNet with the default risk budget.
 DEFAULT = "cachenet"
-#: ``max_disagreement`` of each policy that is measured; the first is the default.
+#: Risk budget of each policy; the first is the default.
 CACHENET: dict[str, float] = {
     DEFAULT: MAX_DISAGREEMENT,
     **{f"{DEFAULT}@{budget:g}": budget for budget in (0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.1)},
 }
-#: Share of hits that is audited at least.
-AUDIT_FLOOR = FLOOR
+#: Smallest share of hits that is audited.
+AUDIT_FLOOR = MIN_AUDIT_RATE
 
 
 def cachenet(recordings: Recordings, max_disagreement: float, seed: int) -> Run:
-    """CacheNet on the play frames. ``seed``: of the audits."""
+    """CacheNet on the play frames; ``seed`` is that of the audits."""
     play = recordings.play
-    played = run(cascade(recordings, play.base, max_disagreement, seed), trace(play))
-    local_ms = play.sign_ms + played.looks * play.base_ms
-    return Run(played.labels, played.asked, played.full_answered, [*played.levels], local_ms)
+    outcome = run(cascade(recordings, play.base, max_disagreement, seed), trace(play))
+    local_ms = play.sign_ms + outcome.probes * play.base_ms
+    return Run(outcome.labels, outcome.asked, outcome.misses, [*outcome.levels], local_ms)
 
 
 def cascade(recordings: Recordings, base: npt.NDArray[np.float32], max_disagreement: float, seed: int) -> Cascade:
-    """A cascade that starts from the held-out frames as the builder does.
+    """A cascade with priors from the held-out frames, as a build makes it.
 
-    Temperature and priors come from the tuning frames, which the base model was not trained on. All held-out frames
-    together count as much in the priors.
+    The temperature comes from the tuning frames, on which the base model was not trained. Tuning frames count twice in
+    the priors: by themselves, and among the held-out frames.
 
     Args:
-        base: Scores of the base model for the frames that will be played ``(n, classes)``.
-        seed: Of the audits.
+        recordings: The recordings of the task.
+        base: Scores of the base model for the frames of the run ``(n, classes)``.
+        max_disagreement: Risk budget.
+        seed: Seed of the audits.
     """
     tune = recordings.tune
     temperature = fit_temperature(tune.base, tune.labels)
@@ -53,5 +55,5 @@ def cascade(recordings: Recordings, base: npt.NDArray[np.float32], max_disagreem
 
 
 def trace(recording: Recording) -> ModelTrace:
-    """The frames as a replay takes them."""
+    """The recording as a trace."""
     return ModelTrace(recording.full, recording.base, recording.signatures)

@@ -1,4 +1,4 @@
-"""CacheNet beside the trivial policies over several tasks."""
+"""CacheNet against the trivial policies over several tasks."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from benchmarks.real import trivial
 from benchmarks.real.measure import DRAWS, Measured, quantiles, resampled
 from benchmarks.real.policies import AUDIT_FLOOR, DEFAULT
 
-#: Shares are compared with this tolerance: they are rounded to five places.
+#: Tolerance of comparisons of shares, which are rounded to five places.
 _TOLERANCE = 1e-5
 
 
 def pooled(tasks: Sequence[Measured], seed: int) -> dict[str, Any]:
-    """CacheNet's agreement minus that of the best hindsight trivial policy at an equal share asked.
+    """CacheNet's agreement minus that of the best trivial policy in hindsight at an equal share asked.
 
-    Each task has the same weight. ``interval`` is the 95 % bootstrap interval over blocks of frames within the tasks at
-    hand; ``interval_over_tasks`` draws the tasks, as if they were a sample of all cameras. ``tasks`` holds each task's
-    comparison.
+    Returns:
+        ``difference``: the mean, each task with the same weight; ``interval``: its 95 % bootstrap interval over blocks
+        of frames within these tasks; ``interval_over_tasks``: the same over tasks, as a sample of all cameras;
+        ``tasks``: the comparison of each task.
     """
     rng = np.random.default_rng(seed)
     found, means, draws = {}, [], []
@@ -40,9 +41,11 @@ def pooled(tasks: Sequence[Measured], seed: int) -> dict[str, Any]:
 
 
 def _best(task: Measured) -> tuple[dict[str, Any], npt.NDArray[np.bool_]]:
-    """The comparison on one task, and the trivial policy's agreement by frame: the setting that agrees most among those
-    that ask no more than CacheNet; where all ask more, the one that asks least. ``asked_for_equal``: the least share
-    that any setting asks which agrees no less than CacheNet; None where there is none."""
+    """The comparison on one task, and the agreement by frame of the best trivial policy.
+
+    The best setting agrees most among those that ask no more than CacheNet; where all ask more, it asks least.
+    ``asked_for_equal``: the smallest share that a setting asks which agrees no less than CacheNet, or None.
+    """
     row = task.rows[DEFAULT]
     settings = [(name, at) for name, tried in task.tried.items() for at in range(len(tried.runs))]
     asked = np.concatenate([tried.asked for tried in task.tried.values()])
@@ -66,12 +69,12 @@ def _best(task: Measured) -> tuple[dict[str, Any], npt.NDArray[np.bool_]]:
 
 
 def dominated(task: Measured, floor: float = AUDIT_FLOOR) -> list[str]:
-    """The trivial policies, thresholds chosen on the tuning frames, that agree more than CacheNet's default and ask no
-    more than it does beyond ``floor``, the share of frames that are audited at least."""
+    """The trivial policies with thresholds from the tuning frames that agree more than CacheNet's default policy, and
+    ask no more than it asks beyond the audit floor ``floor``."""
     row = task.rows[DEFAULT]
     beyond = max(0.0, row["asked"] - floor)
     return [
         name
-        for name in trivial.POLICIES
+        for name in trivial.SETTINGS
         if task.rows[name]["asked"] <= beyond + _TOLERANCE and task.rows[name]["agreement"] > row["agreement"]
     ]

@@ -1,6 +1,6 @@
-"""What models and picture show of every frame of a task, worked out once and kept in the user's cache directory.
+"""Recorded model outputs and pictures of a task's frames, cached in the user's cache directory.
 
-Pictures are prepared as builder, agent and server prepare them.
+Pictures are preprocessed as builder, agent and server do.
 """
 
 from __future__ import annotations
@@ -26,34 +26,35 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from benchmarks.real.task import Task, TaskError
-from models import metadata
-from models.classifier import Classifier, preset, served, understand
-from models.onnx_file import ClassifierError, load, properties
-from shared import files, image
-from shared import signature as signing
-from shared.bundle import file_digest
-from shared.cascade.frame import Signature
-from shared.engine import EngineError, Part
-from shared.image import Input, Picture, crop, preprocessor
-from shared.signature import sign
-from shared.video import BadVideo, Video
+from cachenet.models.export import metadata
+from cachenet.models.export.classifier import Classifier, load_classifier, parse_preprocessing, serving_graph
+from cachenet.models.export.onnx_file import ClassifierError, load, properties
+from cachenet.shared.bundle.manifest import file_digest
+from cachenet.shared.cascade.frame import Signature
+from cachenet.shared.command import atomic_files
+from cachenet.shared.inference import image
+from cachenet.shared.inference.engine import EngineError, ModelPart
+from cachenet.shared.inference.image import Input, Picture, crop, preprocessor
+from cachenet.shared.media import signature as signing
+from cachenet.shared.media.signature import sign
+from cachenet.shared.media.video import BadVideo, Video
 
-#: Width and height of the grey pictures that ``difference`` compares, pixels.
+#: Size of the grey pictures that ``difference`` compares, pixels.
 _GREY = (96, 96)
 _FIELDS = ("full", "base", "grey", "blocks", "thumbnails", "full_ms", "base_ms", "grey_ms", "sign_ms")
 
 
 @dataclass(frozen=True, eq=False)
 class Recording:
-    """Consecutive frames of one task as models and picture show them.
+    """Model outputs and pictures of consecutive frames of one task.
 
     Attributes:
-        full: Scores of the full model ``(n, classes)`` float32; their softmax is its confidence.
-        base: The same of the base model.
-        grey: Grey pictures ``(n, 96, 96)`` uint8 of the region.
-        blocks, thumbnails: What ``signatures`` is made of, ``(n, 12, 16)`` and ``(n, 24, 32)`` float32.
-        full_ms, base_ms: Time of each model for each frame ``(n,)``, preprocessing included, one thread.
-        grey_ms, sign_ms: Time that each frame's grey picture and signature took ``(n,)``.
+        full: Logits of the full model ``(n, classes)`` float32.
+        base: Logits of the base model ``(n, classes)`` float32.
+        grey: Grey pictures of the region ``(n, 96, 96)`` uint8.
+        blocks, thumbnails: Parts of the signatures, ``(n, 12, 16)`` and ``(n, 24, 32)`` float32.
+        full_ms, base_ms: Run time of each model, preprocessing included, one thread, milliseconds ``(n,)``.
+        grey_ms, sign_ms: Time of the grey picture and of the signature, milliseconds ``(n,)``.
     """
 
     full: npt.NDArray[np.float32]
@@ -71,7 +72,7 @@ class Recording:
 
     @property
     def labels(self) -> npt.NDArray[np.int64]:
-        """The full model's bare answers ``(n,)``."""
+        """Most probable labels of the full model ``(n,)``."""
         return np.asarray(self.full.argmax(1), np.int64)
 
     @cached_property
@@ -81,15 +82,17 @@ class Recording:
 
     @property
     def signatures(self) -> list[Signature]:
+        """Signatures of the frames."""
         return [Signature(*pair) for pair in zip(self.blocks, self.thumbnails, strict=True)]
 
     def part(self, first: int, end: int) -> Recording:
+        """The frames from ``first`` to before ``end``."""
         return Recording(**{name: getattr(self, name)[first:end] for name in _FIELDS})
 
 
 @dataclass(frozen=True, eq=False)
 class Recordings:
-    """The frames of a task by what they serve for; see ``Task``."""
+    """Recordings of a task's ranges of frames; see ``Task``."""
 
     held_out: Recording
     tune: Recording
@@ -99,10 +102,11 @@ class Recordings:
 def record(
     task: Task, cache: Path | None = None, advance: Callable[[int, int], object] = lambda _n, _of: None
 ) -> Recordings:
-    """Run both models over the frames of ``task``, or read what an earlier run has kept.
+    """Run both models over the frames of ``task``, or read the cached recording.
 
     Args:
-        cache: Directory that recordings are kept in; None: ``directory()``.
+        task: The task.
+        cache: Directory of cached recordings; None: ``directory()``.
         advance: Called with the number of frames done and of all frames.
 
     Raises:
@@ -113,29 +117,28 @@ def record(
         ranges = {"held_out": task.held_out, "tune": task.tune, "play": task.play}
         wanted = sorted({frame for first, end in ranges.values() for frame in range(first, end)})
         path = (cache or directory()) / f"{_key(task, full.input, base.input, wanted)}.npz"
-        whole = _kept(path, len(wanted))
-        if whole is None:
-            whole = _run(task, full, base, wanted, advance)
-            _keep(path, whole)
+        recorded = _cached(path, len(wanted))
+        if recorded is None:
+            recorded = _run(task, full, base, wanted, advance)
+            _save(path, recorded)
     except (ClassifierError, EngineError, BadVideo, TaskError) as error:
         raise TaskError(f"{task.file}: {error}") from None
-    if task.truth is not None and task.truth.max() >= whole.full.shape[1]:
-        raise TaskError(f"{task.file}: truth: label {task.truth.max()} of a model with {whole.full.shape[1]} labels")
+    if task.truth is not None and task.truth.max() >= recorded.full.shape[1]:
+        raise TaskError(f"{task.file}: truth: label {task.truth.max()} of a model with {recorded.full.shape[1]} labels")
     place = {frame: at for at, frame in enumerate(wanted)}
-    return Recordings(**{key: whole.part(place[first], place[end - 1] + 1) for key, (first, end) in ranges.items()})
+    return Recordings(**{key: recorded.part(place[first], place[end - 1] + 1) for key, (first, end) in ranges.items()})
 
 
 def directory() -> Path:
-    """Where recordings are kept: the user's cache directory."""
+    """Directory of cached recordings in the user's cache directory."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cachenet" / "real"
 
 
 def _models(task: Task) -> tuple[Classifier, Classifier]:
-    """The full and the base model. A base model whose metadata says how pictures are prepared is believed; another one
-    takes them as the full model does."""
-    full = understand(task.full, preset(task.preprocessing))
-    declared = metadata.declared(task.base.name, properties(load(task.base)))
-    base = understand(task.base, declared or full.input, role="base")
+    """The full and the base model. The base model's preprocessing is that of its metadata, or else the full model's."""
+    full = load_classifier(task.full, parse_preprocessing(task.preprocessing))
+    declared = metadata.read_preprocessing(task.base.name, properties(load(task.base)))
+    base = load_classifier(task.base, declared or full.input, role="base")
     count = len(task.labels or full.labels)
     for one in (full, base):
         if len(one.labels) != count:
@@ -149,42 +152,45 @@ def _models(task: Task) -> tuple[Classifier, Classifier]:
 
 
 def _named(model: Classifier) -> tuple[str, ...]:
-    """The labels that the model's file holds; empty where they are only numbers."""
+    """The labels in the model's file; empty if they are only numbers."""
     return model.labels if model.labels != tuple(map(str, range(len(model.labels)))) else ()
 
 
 def _run(
     task: Task, full: Classifier, base: Classifier, wanted: list[int], advance: Callable[[int, int], object]
 ) -> Recording:
-    runs = [_timed(Part(served(one, {}).SerializeToString(), one.path.name, "cpu"), one.input) for one in (full, base)]
+    runs = [
+        _timed(ModelPart(serving_graph(one, {}).SerializeToString(), one.path.name, "cpu"), one.input)
+        for one in (full, base)
+    ]
     columns: dict[str, list[Any]] = {name: [] for name in _FIELDS}
     for number, picture in enumerate(_regions(task, wanted), 1):
         if number == 1:
             for run in runs:
-                run(picture)  # a model's first run is slower than all others
+                run(picture)  # warm up: the first run is slower
         for name, run in zip(("full", "base"), runs, strict=True):
             scores, took_ms = run(picture)
             columns[name].append(scores)
             columns[f"{name}_ms"].append(took_ms)
         begun = time.perf_counter()
         grey = cv2.resize(cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY), _GREY, interpolation=cv2.INTER_AREA)
-        drawn = time.perf_counter()
+        converted = time.perf_counter()
         signature = sign(picture)
         signed = time.perf_counter()
         columns["grey"].append(grey)
-        columns["grey_ms"].append(1000 * (drawn - begun))
+        columns["grey_ms"].append(1000 * (converted - begun))
         columns["blocks"].append(signature.blocks)
         columns["thumbnails"].append(signature.thumbnail)
-        columns["sign_ms"].append(1000 * (signed - drawn))
+        columns["sign_ms"].append(1000 * (signed - converted))
         advance(number, len(wanted))
     return Recording(**{name: np.stack(values) for name, values in columns.items()})
 
 
-def _timed(part: Part, spec: Input) -> Callable[[Picture], tuple[npt.NDArray[np.float32], float]]:
+def _timed(part: ModelPart, spec: Input) -> Callable[[Picture], tuple[npt.NDArray[np.float32], float]]:
     prepare, [takes], [gives] = preprocessor(spec), part.takes, part.gives
 
     def run(picture: Picture) -> tuple[npt.NDArray[np.float32], float]:
-        """Scores ``(classes,)`` and milliseconds."""
+        """Logits ``(classes,)`` and run time, milliseconds."""
         begun = time.perf_counter()
         scores = part.run({takes: prepare(crop(picture, spec))})[gives]
         return scores.reshape(-1).astype(np.float32), 1000 * (time.perf_counter() - begun)
@@ -216,7 +222,7 @@ def _regions(task: Task, wanted: list[int]) -> Iterator[Picture]:
 
 
 def _key(task: Task, full: Input, base: Input, wanted: list[int]) -> str:
-    """What a recording depends on: the files, how pictures are prepared, which frames, and the code."""
+    """Digest of a recording's inputs: files, preprocessing, frames and code."""
     digest = hashlib.sha256()
     for path in (task.video, task.full, task.base):
         digest.update(file_digest(path).encode())
@@ -227,8 +233,8 @@ def _key(task: Task, full: Input, base: Input, wanted: list[int]) -> str:
     return digest.hexdigest()[:32]
 
 
-def _kept(path: Path, count: int) -> Recording | None:
-    """What ``path`` holds, if that is a recording of so many frames."""
+def _cached(path: Path, count: int) -> Recording | None:
+    """The recording in ``path``; None unless it has ``count`` frames."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
             found = Recording(**{name: arrays[name] for name in _FIELDS})
@@ -237,8 +243,8 @@ def _kept(path: Path, count: int) -> Recording | None:
     return found if {len(getattr(found, name)) for name in _FIELDS} == {count} else None
 
 
-def _keep(path: Path, recording: Recording) -> None:
+def _save(path: Path, recording: Recording) -> None:
     out = io.BytesIO()
     np.savez_compressed(out, **{name: getattr(recording, name) for name in _FIELDS})
-    with contextlib.suppress(OSError):  # a directory that cannot be written costs time only
-        files.write(path, out.getbuffer())
+    with contextlib.suppress(OSError):  # without a writable cache the models just run again
+        atomic_files.write(path, out.getbuffer())

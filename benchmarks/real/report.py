@@ -1,4 +1,4 @@
-"""The outcome for people: a table of 80 columns, and a plot. And for programs: JSON."""
+"""The result as JSON, as text of 80 columns, and as a plot."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from benchmarks.real import trivial
 from benchmarks.real.measure import Measured, Row
 from benchmarks.real.policies import AUDIT_FLOOR, DEFAULT
 from benchmarks.real.pooled import dominated, pooled
-from models.html import COLOURS
+from cachenet.models.report.html_report import COLOURS
 
 _INK, _FAINT = "#222222", "#8a8a8a"
-_COLOUR = dict(zip(trivial.POLICIES, COLOURS, strict=False))
-_MARKER = dict(zip(trivial.POLICIES, "osD^", strict=True))
+_COLOUR: dict[str, str] = dict(zip(trivial.SETTINGS, COLOURS, strict=False))
+_MARKER: dict[str, str] = dict(zip(trivial.SETTINGS, "osD^", strict=True))
 
 
 def as_json(tasks: Sequence[Measured], seed: int) -> dict[str, Any]:
-    """Of one task its own measures at the top; of several each task's under ``tasks``, and the comparison over all."""
+    """Measures of one task at the top; of several tasks under ``tasks``, with the comparison over all."""
     each = {task.name: {"task": task.name, **task.about, "policies": task.rows} for task in tasks}
     found: dict[str, Any] = next(iter(each.values())) if len(tasks) == 1 else {"tasks": each}
     if DEFAULT in tasks[0].rows:
@@ -34,16 +34,16 @@ def as_json(tasks: Sequence[Measured], seed: int) -> dict[str, Any]:
 
 
 def as_text(tasks: Sequence[Measured], seed: int) -> str:
-    """The same as tables of at most 80 columns."""
+    """The result as tables of at most 80 columns."""
     parts = [_table(task) for task in tasks]
     if DEFAULT in tasks[0].rows:
         parts.append(_comparison(tasks, seed))
     parts.append(
         "asked: share of frames that the full model was asked about, audits included.\n"
-        "disagr.: answers that differ from the full model's bare answer and from the\n"
-        "majority of nine frames around. agreement: answers that are its bare answer,\n"
+        "disagr.: answers that differ from the full model's label and from the majority\n"
+        "of the nine frames around. agreement: answers that are the full model's label,\n"
         "with the 95 % interval of a bootstrap over blocks of 40 frames. over.: answers\n"
-        "of the full model within the frame that were replaced. ms: work on the device\n"
+        "of the full model within the frame that were replaced. ms: work of the device\n"
         "for each frame. @hindsight: threshold chosen on the play frames themselves."
     )
     return "\n\n".join(parts)
@@ -80,12 +80,12 @@ def _line(name: str, row: Row) -> str:
 
 
 def _comparison(tasks: Sequence[Measured], seed: int) -> str:
-    """CacheNet beside the trivial policies, over all tasks."""
+    """CacheNet against the trivial policies, over all tasks."""
     lines = []
     if len(tasks) > 1:
         over = pooled(tasks, seed)
         lines += [
-            f"{DEFAULT} beside the best trivial policy in hindsight that asks no more",
+            f"{DEFAULT} against the best trivial policy in hindsight that asks no more",
             f"{'task':<22}{'asked':>7}{'agreement':>10}{'trivial':>14}{'asked':>7}{'agreement':>10}{'points':>8}",
         ]
         lines += [
@@ -118,7 +118,7 @@ def _points(interval: Sequence[float]) -> str:
 
 
 def plot(path: Path, tasks: Sequence[Measured]) -> None:
-    """Write a PNG of agreement over share asked, a panel for each task. Raises ``OSError``."""
+    """Write a PNG of agreement over share asked, one panel a task. Raises ``OSError``."""
     columns = min(len(tasks), 4)
     rows = -(-len(tasks) // columns)
     width, height = max(7.0, 3.6 * columns), 3.2 * rows + 1.1
@@ -130,7 +130,7 @@ def plot(path: Path, tasks: Sequence[Measured]) -> None:
     for axes in panels.flat[len(tasks) :]:
         axes.set_visible(False)
     handles = [
-        Line2D([], [], color=_COLOUR[name], marker=_MARKER[name], markersize=6, label=name) for name in trivial.POLICIES
+        Line2D([], [], color=_COLOUR[name], marker=_MARKER[name], markersize=6, label=name) for name in trivial.SETTINGS
     ]
     if DEFAULT in tasks[0].rows:
         handles.append(Line2D([], [], color="black", marker="o", markersize=7, label=DEFAULT))
@@ -151,11 +151,11 @@ def plot(path: Path, tasks: Sequence[Measured]) -> None:
 
 
 def _panel(axes: Any, task: Measured) -> None:
-    """One task. A line is the upper envelope: the most agreement of any setting that asks no more."""
+    """Plot one task. A line is the upper envelope: the best agreement of any setting that asks no more."""
     own = {name: row for name, row in task.rows.items() if name.partition("@")[0] == DEFAULT}
-    tuned = {name: task.rows[name] for name in trivial.POLICIES}
+    tuned: dict[str, Row] = {name: task.rows[name] for name in trivial.SETTINGS}
     for name, row in tuned.items():
-        asked, agreement = np.array([*row["curve"], (1.0, 0.0)]).T  # the envelope goes on to the right
+        asked, agreement = np.array([*row["curve"], (1.0, 0.0)]).T  # extend the envelope to the right
         axes.step(
             100 * asked, 100 * np.maximum.accumulate(agreement), where="post", color=_COLOUR[name], lw=1.3, zorder=2
         )
@@ -175,7 +175,7 @@ def _panel(axes: Any, task: Measured) -> None:
             *point, yerr=bars, fmt="o", color="black", ms=7 if default else 4, elinewidth=1, capsize=2, zorder=6
         )
     shown = [*own.values(), *tuned.values()]
-    most = max((row["asked"] for row in shown if row["asked"] < 1), default=1.0)  # who asks always tells nothing
+    most = max((row["asked"] for row in shown if row["asked"] < 1), default=1.0)  # without policies that always ask
     axes.set_xlim(-1, min(101.0, max(30.0, 115 * most)))
     axes.set_ylim(max(0.0, 100 * min(0.95, *(row["agreement"] for row in shown)) - 3), 100.7)
     axes.set_title(task.name, fontsize=10, color=_INK)

@@ -1,4 +1,4 @@
-"""The task file: a video, a region of its frames, a full model, a base model, and which frames serve for what."""
+"""The task file: a video, a region, a full model, a base model, and ranges of frames."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from shared import config
-from shared.refusal import Refusal
+from cachenet.shared.command import config
+from cachenet.shared.command.errors import UserError
 
 #: First frame and end of a range of frames, end excluded.
 Range = tuple[int, int]
 
 
-class TaskError(Refusal):
-    """A task that cannot be measured; the message, a line, names the file and the reason."""
+class TaskError(UserError):
+    """The task cannot be measured. The message, one line, names the file and the reason."""
 
 
 class _Keys(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,21 +37,21 @@ class _Keys(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class Task:
-    """One task, checked but for what only the video and the models can tell.
+    """One task. Video and models are not checked yet.
 
     Attributes:
         name: The task file's name without its suffix.
         file: The task file.
         video: A video file.
-        region: Left, top, width and height of the part of a frame that the models see, pixels; None: the whole frame.
+        region: Left, top, width and height of the models' part of a frame, pixels; None: the whole frame.
         full: The full model, ONNX.
         base: The base model (the student), ONNX.
-        preprocessing: A preset of ``models.classifier``, or JSON.
-        labels: Names of the labels in the order of the scores; empty where the task file names none.
+        preprocessing: A preset of ``models.export.classifier``, or JSON.
+        labels: Names of the labels in the order of the scores; empty if the task file has none.
         truth: True label index of each play frame ``(n,)``, or None.
-        held_out: Frames before play: the user's footage, from which the base model and the risk were learned.
-        tune: Frames on which the trivial policies' thresholds are chosen.
-        play: Frames that are measured.
+        held_out: The user's footage, disjoint from ``play``, from which the base model and the risk model were learned.
+        tune: Frames on which the thresholds of the trivial policies are chosen.
+        play: Frames of the measurement.
     """
 
     name: str
@@ -74,6 +74,8 @@ def load(file: Path) -> Task:
         keys = config.load(_Keys, {}, file, environment={})
     except config.ConfigError as error:
         why = str(error)
+        if why.startswith("--"):  # a required setting: here a key of the file, not a flag
+            why = why.removeprefix("--").replace("-", "_")
         raise TaskError(why if why.startswith(str(file)) else f"{file}: {why}") from None
     try:
         return _checked(file, keys)
@@ -128,7 +130,7 @@ def _lines(path: Path, key: str) -> list[str]:
 
 
 def _truth(path: Path, play: Range, labels: int) -> npt.NDArray[np.int64]:
-    """``labels``: how many there are; 0 where that is not known."""
+    """True labels of the play frames; ``labels``: number of labels, 0 if unknown."""
     found = []
     for number, line in enumerate(_lines(path, "truth"), 1):
         if not line.strip().isdecimal() or (labels and int(line) >= labels):

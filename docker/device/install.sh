@@ -1,17 +1,17 @@
 #!/bin/sh
-# Makes an edge agent a service of this Raspberry Pi, Jetson or other Linux machine, out of this clone and a kit of
-# `cloud-server provision`. Doing it again updates the software and changes nothing else.
+# Installs the edge agent as a service on a Raspberry Pi, a Jetson or another Linux machine, from this clone and the
+# device's credentials from `cloud-server provision`. A second run updates the software only.
 set -eu
 
 usage() {
     cat << EOF
-usage: sudo $0 --kit DIRECTORY [--source SOURCE]     install, or update
-       sudo $0 --uninstall [--purge]                 remove; --purge: settings, models and user, too
+usage: sudo $0 --credentials DIRECTORY [--source SOURCE]     install or update
+       sudo $0 --uninstall [--purge]                         remove; --purge: settings, models and user, too
 
-  --kit DIRECTORY   what 'cloud-server provision' made for this device: agent.toml, ca.crt, password
-  --source SOURCE   the camera, if agent.toml names none [camera:0]
+  --credentials DIRECTORY   credentials of this device from 'cloud-server provision': agent.toml, ca.crt, password
+  --source SOURCE           camera of the agent, if agent.toml has no source [camera:0]
 
-example: sudo $0 --kit cam1 --source camera:0
+example: sudo $0 --credentials cam1 --source camera:0
 EOF
 }
 
@@ -23,24 +23,25 @@ fail() {
 here=$(cd "$(dirname "$0")" && pwd)
 clone=$(cd "$here/../.." && pwd)
 unit=/etc/systemd/system/cachenet-agent.service
-kit='' source=camera:0 uninstall='' purge=''
+credentials='' source=camera:0 uninstall='' purge=''
 while [ $# -gt 0 ]; do
     case $1 in
-        --kit | --source)
-            [ $# -gt 1 ] || fail "$1 wants a value; see --help"
-            if [ "$1" = --kit ]; then kit=$2; else source=$2; fi
+        --credentials | --source)
+            [ $# -gt 1 ] || fail "$1 needs a value; see --help"
+            if [ "$1" = --credentials ]; then credentials=$2; else source=$2; fi
             shift
             ;;
+        --kit) fail "--kit is now --credentials" ;;
         --uninstall) uninstall=yes ;;
         --purge) purge=yes ;;
         -h | --help) usage && exit 0 ;;
-        *) fail "$1 is no option; see --help" ;;
+        *) fail "unknown option $1; see --help" ;;
     esac
     shift
 done
-[ "$(id -u)" = 0 ] || fail "only root may do this; say sudo $0 ..."
+[ "$(id -u)" = 0 ] || fail "this needs root rights: sudo $0 ..."
 
-# In an image that is only being made there is no systemd to tell.
+# While an image is built, systemd does not run.
 running() { [ -d /run/systemd/system ]; }
 
 if [ -n "$uninstall" ]; then
@@ -51,13 +52,13 @@ if [ -n "$uninstall" ]; then
         rm -rf /etc/cachenet /var/lib/cachenet
         if id cachenet > /dev/null 2>&1; then userdel cachenet; fi
     fi
-    echo "The agent is gone${purge:+, and all that it kept}."
+    echo "Removed the agent${purge:+, its settings, its models and its user}."
     exit 0
 fi
-[ -z "$purge" ] || fail "--purge goes with --uninstall"
-[ -n "$kit" ] || fail "give --kit DIRECTORY, as 'cloud-server provision' has made it; see --help"
+[ -z "$purge" ] || fail "--purge needs --uninstall"
+[ -n "$credentials" ] || fail "give --credentials DIRECTORY, from 'cloud-server provision'; see --help"
 for file in agent.toml ca.crt password; do
-    [ -f "$kit/$file" ] || fail "$kit has no $file; is it a kit of 'cloud-server provision'?"
+    [ -f "$credentials/$file" ] || fail "$credentials has no $file; is the directory from 'cloud-server provision'?"
 done
 python3 -c 'import sys; sys.exit(sys.version_info < (3, 10))' || fail "Python 3.10 or later is needed as python3"
 python3 -c 'import ensurepip, venv' 2> /dev/null || fail "python3 lacks venv: sudo apt-get install python3-venv"
@@ -65,7 +66,7 @@ python3 -c 'import ensurepip, venv' 2> /dev/null || fail "python3 lacks venv: su
 echo "Installing the software into /opt/cachenet"
 [ -x /opt/cachenet/bin/pip ] || python3 -m venv /opt/cachenet
 /opt/cachenet/bin/pip install --quiet --disable-pip-version-check --constraint "$clone/constraints.txt" "$clone"
-# Another change of the same version is an update, too.
+# The clone may have changed without a new version.
 /opt/cachenet/bin/pip install --quiet --disable-pip-version-check --no-deps --force-reinstall "$clone"
 
 id cachenet > /dev/null 2>&1 ||
@@ -73,10 +74,10 @@ id cachenet > /dev/null 2>&1 ||
 if getent group video > /dev/null; then usermod --append --groups video cachenet; fi
 
 install -d -m 750 -g cachenet /etc/cachenet
-for file in "$kit"/*; do
+for file in "$credentials"/*; do
     to=/etc/cachenet/$(basename "$file")
     if [ "$(basename "$file")" = agent.toml ] && [ -e "$to" ]; then
-        echo "$to is kept as it is"
+        echo "$to stays unchanged"
     else
         install -m 640 -g cachenet "$file" "$to"
     fi
@@ -94,14 +95,14 @@ if [ -e /etc/nv_tegra_release ]; then
 fi
 if running; then
     systemctl daemon-reload
-    systemctl stop cachenet-agent # a device has one connection, and the doctor wants it for a moment
+    systemctl stop cachenet-agent # a device has one connection, and the doctor needs it
 fi
 runuser -u cachenet -- env CACHENET_STORE=/var/lib/cachenet /opt/cachenet/bin/edge-agent doctor --config "$settings" ||
-    echo "The doctor has found a problem; the agent is started all the same and tries again until it is solved." >&2
+    echo "The doctor found a problem. The agent starts anyway and retries until the problem is solved." >&2
 systemctl enable --quiet cachenet-agent
 if running; then
     systemctl restart cachenet-agent
-    echo "The agent runs. What it says: journalctl -u cachenet-agent -f"
+    echo "The agent runs. Its log: journalctl -u cachenet-agent -f"
 else
-    echo "systemd does not run here; the agent starts with the machine."
+    echo "systemd does not run; the agent starts when the machine starts."
 fi

@@ -1,71 +1,59 @@
-"""What the commands of ``model-builder`` have in common: options, and ways to begin and to end."""
+"""Options that several commands of ``model-builder`` have, and steps that they share."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from models import remarks, tables
-from shared import ending, zoo
-from shared.bundle import Bundle
-from shared.extras import how_to_install
-from shared.names import shown
-from shared.refusal import Refusal
+from cachenet.models.build_config import QUICK, BuildConfig, BuildSettings
+from cachenet.models.report import console_report, remarks
+from cachenet.shared.bundle import zoo
+from cachenet.shared.bundle.manifest import Bundle
+from cachenet.shared.command import config, exit
+from cachenet.shared.command.errors import UserError
+from cachenet.shared.command.extras import how_to_install
+from cachenet.shared.command.file_names import shown
 
 if TYPE_CHECKING:
-    from models.classifier import Classifier
-    from models.frames import Frames
-    from models.material import Material
-    from models.teach import Lesson
+    from cachenet.models.data.dataset import Dataset
+    from cachenet.models.data.frames import Frames
+    from cachenet.models.export.classifier import Classifier
+    from cachenet.models.train.label import TeacherLogits
+    from cachenet.shared.bundle.trust import Signer
 
 stderr = Console(stderr=True)
 PROCESSORS = os.cpu_count() or 1
-Full = Annotated[Path, typer.Option(help="File of an image classifier, ONNX.")]
+
+
+def _setting(name: str, **limits: Any) -> Any:
+    """The option for a setting that other commands share with ``build``."""
+    default, text = config.default_of(BuildSettings, name)
+    stated = default not in ("none", "required", "off", "1")
+    return typer.Option(help=f"{text}  [default: {default}]" if stated else text, **limits)
+
+
 Existing = Annotated[Path, typer.Argument(help=f"The bundle: {zoo.HELP}.")]
-Data = Annotated[Path, typer.Option(help="Frames: a video, or a directory of pictures, class directories and videos.")]
-Preprocessing = Annotated[
-    str,
-    typer.Option(
-        help="Way to prepare pictures for the model: a preset (imagenet, efficientnet-lite, unit, signed, caffe, raw), "
-        "with words after it (imagenet,stretch,bgr or unit,letterbox,320x180), or JSON as in a bundle (default: the "
-        "model's metadata)."
-    ),
-]
-Labels = Annotated[Path | None, typer.Option(help="Text file with a label a line (default: the model's metadata).")]
-Embedding = Annotated[
-    str | None,
-    typer.Option(
-        help="Name of the tensor to take for the embedding (default: what the last layer with weights sees, or the "
-        "scores)."
-    ),
-]
-Every = Annotated[int, typer.Option(help="Step between the frames of a video that count.", min=1)]
-Work = Annotated[
-    Path | None, typer.Option(help="Directory for intermediate results, to go on from (default: in the user's cache).")
-]
-Threads = Annotated[int, typer.Option(help="Threads to work with; by default one for each processor.", min=1)]
-HeldOut = Annotated[
-    Path | None, typer.Option(help="Footage to tune on and to certify with (default: the last three tenths of --data).")
-]
-Scenes = Annotated[
-    Path | None,
-    typer.Option(
-        help="JSON file of lists of labels that come together. With pictures in a folder for each label, which are no "
-        "footage, the bundle is certified on streams that are drawn of them by these lists."
-    ),
-]
-Key = Annotated[Path | None, typer.Option(help="File of the private key to sign with; 'model-builder keys' makes one.")]
-Quick = Annotated[
-    bool, typer.Option(help="Whether every stage runs in a minute; the bundle is good for nothing but a try.")
-]
-Json = Annotated[bool, typer.Option("--json", help="Print the models as JSON on stdout.")]
+Full = Annotated[Path, _setting("full")]
+Data = Annotated[Path, _setting("data")]
+Out = Annotated[Path, _setting("out")]
+HeldOut = Annotated[Path | None, _setting("held_out")]
+Preprocessing = Annotated[str, _setting("preprocessing")]
+Labels = Annotated[Path | None, _setting("labels")]
+FrameStep = Annotated[int, _setting("frame_step", min=1)]
+Scenes = Annotated[Path | None, _setting("scenes")]
+Key = Annotated[Path | None, _setting("key")]
+Quick = Annotated[bool, _setting("quick")]
+Work = Annotated[Path | None, _setting("work")]
+Threads = Annotated[int, typer.Option(help="Threads of the command; by default one for each processor.", min=1)]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 
 
 def show_skipped(frames: Frames) -> None:
@@ -80,64 +68,121 @@ def progress_bar() -> Progress:
     return Progress(*columns, console=stderr, disable=not stderr.is_terminal)
 
 
-def kept(work: Path | None) -> Path:
-    """Where what is made on the way is kept."""
-    from models.cifar10 import cache_directory
+def work_directory(work: Path | None) -> Path:
+    """The directory of intermediate results: ``work``, or one in the user's cache."""
+    from cachenet.models.data.cifar10 import cache_directory
 
-    return work or cache_directory() / "lessons"
-
-
-def taught(classifier: Classifier, frames: Frames, work: Path, threads: int, progress: Progress) -> Lesson:
-    """What the full model says of the frames."""
-    from models.teach import teach
-
-    task = progress.add_task("full model's look", total=len(frames.files))
-    return teach(classifier, frames, work, threads, lambda done: progress.update(task, completed=done))
+    return work or cache_directory() / "teacher-logits"
 
 
-def gathered(
+def config_of(name: str, quick: bool, scenes: Path | None, labels: tuple[str, ...]) -> BuildConfig:
+    """Configuration of a command that changes a bundle."""
+    return replace(QUICK if quick else BuildConfig(name), scenes=read_scenes(scenes, labels))
+
+
+def run_full_model(
+    classifier: Classifier, frames: Frames, work: Path, threads: int, progress: Progress
+) -> TeacherLogits:
+    """Outputs of the full model for the frames."""
+    from cachenet.models.train.label import label_frames
+
+    task = progress.add_task("full model", total=len(frames.files))
+    return label_frames(classifier, frames, work, threads, lambda done: progress.update(task, completed=done))
+
+
+def collect_dataset(
     classifier: Classifier, sources: Sequence[Frames], work: Path, threads: int, progress: Progress
-) -> Material:
-    """What a bundle is built from. ``sources``: of frames, and those that are held out if there are any."""
-    from models.material import gather
+) -> Dataset:
+    """The labelled frames of a build. ``sources``: frames for training, and held-out frames if there are any."""
+    from cachenet.models.data.dataset import collect
 
-    first, *rest = [(frames, taught(classifier, frames, work, threads, progress)) for frames in sources]
-    return gather(classifier, first, rest[0] if rest else None)
+    first, *rest = [(frames, run_full_model(classifier, frames, work, threads, progress)) for frames in sources]
+    return collect(classifier, first, rest[0] if rest else None)
 
 
-def conclude(bundle: Bundle, sources: Sequence[Frames], as_json: bool) -> None:
-    """Say what was left out, what could not be certified, and what is in the bundle."""
+def show_result(bundle: Bundle, sources: Sequence[Frames], as_json: bool) -> None:
+    """Show skipped files, remarks on the bundle, and its models."""
     for frames in sources:
         show_skipped(frames)
     for line in remarks.remarks(bundle.manifest):
         typer.echo(line, err=True)
-    tables.models(bundle, as_json)
+    console_report.models(bundle, as_json)
+    typer.echo(f"Written: {bundle.directory}. Next: cloud-server run --bundle {bundle.directory}", err=True)
 
 
-def full_of(bundle: Bundle) -> Classifier:
-    """The full model of a bundle, understood as the bundle says."""
-    from models.classifier import understand
+@dataclass(frozen=True)
+class Inputs:
+    """What a command that changes a bundle works on."""
+
+    bundle: Bundle
+    classifier: Classifier
+    sources: list[Frames]
+    signer: Signer | None
+    work: Path
+    threads: int
+    progress: Progress
+
+    def dataset(self) -> Dataset:
+        return collect_dataset(self.classifier, self.sources, self.work, self.threads, self.progress)
+
+
+@contextmanager
+def inputs(
+    bundle: Path,
+    out: Path | None,
+    frame_step: int,
+    key: Path | None,
+    work: Path | None,
+    threads: int,
+    scenes: Path | None = None,
+    **data: Path | None,
+) -> Iterator[Inputs]:
+    """Check the paths of a command, read its inputs and show its progress. ``data``: frames, by option."""
+    with user_errors(out):
+        check_paths(out, scenes=scenes, key=key, **data)
+        from cachenet.models.bundle_writer import check_target
+        from cachenet.models.data.frames import find
+        from cachenet.shared.bundle.trust import Signer
+
+        if out is not None:
+            check_target(out)
+        found = Bundle(zoo.find(bundle))
+        sources = [find(path, frame_step) for path in data.values() if path is not None]
+        signer = Signer(key) if key is not None else None
+        import torch
+
+        torch.set_num_threads(threads)
+        with progress_bar() as progress:
+            yield Inputs(found, full_model(found), sources, signer, work_directory(work), threads, progress)
+
+
+def full_model(bundle: Bundle) -> Classifier:
+    """The full model of a bundle, with the input and labels of the manifest."""
+    from cachenet.models.export.classifier import load_classifier
 
     model = bundle.manifest.models[bundle.manifest.only("full")]
-    return understand(bundle.directory / model.file, model.input, bundle.manifest.labels)
+    return load_classifier(bundle.directory / model.file, model.input, bundle.manifest.labels)
 
 
-def understand(full: Path, preprocessing: str, labels: Path | None, embedding: str | None) -> Classifier:
-    from models.classifier import preset, understand
+def read_classifier(full: Path, preprocessing: str, labels: Path | None, embedding: str = "") -> Classifier:
+    """The full model of a user. Raises ``ClassifierError``."""
+    from cachenet.models.export.classifier import load_classifier, parse_preprocessing
 
-    try:
-        known = (
-            None if labels is None else tuple(filter(None, map(str.strip, labels.read_text("utf-8-sig").splitlines())))
-        )
-    except UnicodeDecodeError:
-        refuse(f"{labels} is no text")
-    if known is not None and (not known or len(set(known)) < len(known)):
-        refuse(f"{labels} has {'a label twice' if known else 'no labels'}; give each label a line of its own")
-    return understand(full, preset(preprocessing) if preprocessing else None, known, embedding)
+    names: tuple[str, ...] | None = None
+    if labels is not None:
+        try:
+            names = tuple(filter(None, map(str.strip, labels.read_text("utf-8-sig").splitlines())))
+        except UnicodeDecodeError:
+            refuse(f"{labels} is no text")
+        if not names or len(set(names)) < len(names):
+            refuse(f"{labels} has {'a label twice' if names else 'no labels'}; give each label a line of its own")
+    return load_classifier(
+        full, parse_preprocessing(preprocessing) if preprocessing else None, names, embedding or None
+    )
 
 
-def scenes_of(path: Path | None, labels: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
-    """The numbers of the labels that come together."""
+def read_scenes(path: Path | None, labels: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
+    """Indices of the labels that appear together, from a JSON file."""
     if path is None:
         return ()
     import msgspec
@@ -152,10 +197,13 @@ def scenes_of(path: Path | None, labels: tuple[str, ...]) -> tuple[tuple[int, ..
     return tuple(tuple(sorted({labels.index(label) for label in scene})) for scene in scenes)
 
 
-def check_paths(out: Path | None = None, **given: Path | None) -> None:
-    """Refuse a path that an option of this name was given and that is not there, and an ``out`` that cannot be made.
-    Commands call this before they ask for torch."""
-    for name, path in given.items():
+def check_paths(out: Path | None = None, **inputs: Path | None) -> None:
+    """Refuse a missing input path, and an ``out`` that cannot be made. Commands call this before they import torch.
+
+    Args:
+        inputs: Paths by the names of their options.
+    """
+    for name, path in inputs.items():
         if path is not None and not path.exists():
             refuse(f"--{name.replace('_', '-')} {path} is not there")
     if out is not None:
@@ -163,7 +211,7 @@ def check_paths(out: Path | None = None, **given: Path | None) -> None:
 
 
 def check_writable(name: str, path: Path) -> None:
-    """Refuse a ``path``, given by the option of this name, that cannot be made."""
+    """Refuse the ``path`` of the option ``name`` if it cannot be made."""
     above = next(parent for parent in path.absolute().parents if parent.exists())
     if not above.is_dir():
         refuse(f"--{name} {path}: {above} is no directory")
@@ -172,19 +220,22 @@ def check_writable(name: str, path: Path) -> None:
 
 
 @contextmanager
-def refusing(*given: Path | None) -> Iterator[None]:
-    """What cannot be used, or written to one of the paths ``given``, and a package that is not there, is one line and
-    exit code 2."""
+def user_errors(*paths: Path | None) -> Iterator[None]:
+    """End the command with one line and exit code 2 on an error that the user can correct.
+
+    Args:
+        paths: Paths that the command writes, for errors of the file system without a path.
+    """
     try:
         yield
-    except Refusal as error:
+    except UserError as error:
         refuse(str(error), error.code)
     except ImportError as error:
         refuse(f"this needs {error.name}; {how_to_install('build')}")
     except OSError as error:
-        refuse(f"{error.filename or ' or '.join(map(str, given))}: {error.strerror or error}")
+        refuse(f"{error.filename or ' or '.join(map(str, paths))}: {error.strerror or error}")
 
 
 def refuse(why: str, code: int = 2) -> NoReturn:
-    ending.say("model-builder", why)
+    exit.say("model-builder", why)
     raise typer.Exit(code)

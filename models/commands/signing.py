@@ -1,4 +1,4 @@
-"""Keys and signatures."""
+"""Commands for keys and signatures."""
 
 from __future__ import annotations
 
@@ -7,24 +7,22 @@ from typing import Annotated
 
 import typer
 
-from models.commands.options import check_paths, refusing
-from shared.bundle import SIGNATURE, Bundle
+from cachenet.models.commands.options import check_paths, user_errors
+from cachenet.shared.bundle.manifest import SIGNATURE, Bundle
 
 
 def keys(
-    out: Annotated[Path, typer.Option(help="Directory that the two files go to.")] = Path("keys"),
+    out: Annotated[Path, typer.Option(help="Directory for the two files.")] = Path("keys"),
 ) -> None:
-    """Make a pair of keys: one to sign bundles with, and one for devices to trust.
+    """Make a key pair: a private key that signs bundles, and a public key that devices trust.
 
     Example: model-builder keys --out keys
     """
-    with refusing(out):
-        from shared.signing import generate
+    with user_errors(out):
+        from cachenet.shared.bundle.trust import generate
 
         private, public = generate(out)
-    typer.echo(
-        f"Written: {private}, to sign with, which nobody else may see (model-builder sign BUNDLE --key {private})"
-    )
+    typer.echo(f"Written: {private}, the private key; keep it secret (model-builder sign BUNDLE --key {private})")
     typer.echo(f"         {public}, for devices (edge-agent run ... --trusted-key {public})")
 
 
@@ -32,14 +30,14 @@ def sign(
     bundle: Annotated[Path, typer.Argument(help="Directory of the bundle.")],
     key: Annotated[Path, typer.Option(help="File of the private key to sign with; 'model-builder keys' makes one.")],
 ) -> None:
-    """Sign a bundle, in the place of any signature before.
+    """Sign a bundle; an earlier signature is replaced.
 
     Example: model-builder sign build/mine --key keys/bundle.key
     """
-    with refusing(bundle):
+    with user_errors(bundle):
         check_paths(key=key)
-        from shared import files
-        from shared.signing import Signer
+        from cachenet.shared.bundle.trust import Signer
+        from cachenet.shared.command import atomic_files
 
-        files.write(bundle / SIGNATURE, Signer(key).sign(Bundle(bundle).data))
+        atomic_files.write(bundle / SIGNATURE, Signer(key).sign(Bundle(bundle).data))
     typer.echo(f"Signed: {bundle}")

@@ -1,85 +1,92 @@
-"""Audits: hits that the full model judges as well, drawn at random, so that the promise is checked while it is kept.
+"""Audits: hits, drawn at random, that the full model answers as well.
 
-They keep the risk models honest where the cache would not have asked, and they are an unbiased sample of all hits: the
-measured agreement of a device.
+Audits train the risk models on frames that the cascade would not have asked about. They are a random sample of all
+hits; weighted by the inverse rate, the sample estimates the agreement with the full model without bias.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from shared.cascade.rates import clopper_pearson
-from shared.cascade.sequential_tests import EDetector
+from cachenet.shared.cascade.rates import clopper_pearson
+from cachenet.shared.cascade.sequential_tests import EDetector
 
-#: Share of hits that is audited at least.
-FLOOR = 0.02
-#: The same for so many frames after an alarm.
-_ALARMED, _ALARM_FRAMES = 0.25, 100
-#: Evidence (an e-value) at which audits raise an alarm: at most one false one in a hundred audits.
-_ALARM_EVIDENCE = 100.0
-#: Audits raise an alarm where hits disagree more often than so many times the budget.
-_CLEARLY = 2.0
-#: What the budget is multiplied by after an alarm of the audits, and how far that may go.
-_STRICTER, _STRICTEST = 0.5, 0.125
-#: Audits without an alarm after which the budget is what it was.
-_FORGIVEN = 200
+#: Default of the least share of hits that are audited.
+MIN_AUDIT_RATE = 0.02
+#: Least share of hits that are audited after an alarm or a scene change.
+_RAISED_RATE = 0.25
+#: Frames with that share.
+_RAISED_FRAMES = 100
+#: E-value at which the audits raise an alarm: at most one false alarm in a hundred audits.
+_ALARM_E = 100.0
+#: Share of wrong hits that the alarm tests against, as a multiple of the budget.
+_ALARM_DISAGREEMENT = 2.0
+#: Factor on the budget with each alarm.
+_SCALE_STEP = 0.5
+#: Least factor on the budget.
+_MIN_SCALE = 0.125
+#: Audits without an alarm after which one alarm's factor is removed.
+_RECOVERY_AUDITS = 200
+#: Confidence of the interval of the agreement.
 _CONFIDENCE = 0.95
 
 
 class Audits:
-    """Which hits are audited, and what came of it.
+    """Draws the hits to audit, and evaluates the full model's answers to them.
 
     Attributes:
-        sent: Hits that were sent to the full model.
-        judged: Those of them that it has judged.
-        wrong: Those to which it gave another label.
-        alarms: How often disagreement was found to be over the budget.
-        scale: What the budget is to be multiplied by.
+        sent: Number of hits that were chosen for an audit.
+        judged: Number of these whose answer of the full model has come.
+        wrong: Number of these with another label; ``unknown`` is never wrong.
+        alarms: Number of alarms: the share of wrong hits is significantly over twice the budget.
+        scale: Factor of the risk budget, 1 without alarms.
     """
 
     def __init__(self, max_disagreement: float, floor: float, draw: Callable[[], float]) -> None:
-        """
+        """Create the audits of one stream.
+
         Args:
-            max_disagreement: The budget: mean share of all answers that may disagree.
-            floor: Share of hits that is audited at least.
-            draw: Random numbers in 0..1, from outside so that a run can be repeated.
+            max_disagreement: Risk budget; see ``CascadeSpec``.
+            floor: Least share of hits that are audited.
+            draw: Returns a uniform number in [0, 1).
         """
         self.sent = self.judged = self.wrong = self.alarms = 0
         self.scale = 1.0
         self._floor, self._draw = floor, draw
-        self._detector = EDetector(_CLEARLY * max_disagreement)
-        self._alarmed = self._calm = 0
+        self._detector = EDetector(_ALARM_DISAGREEMENT * max_disagreement)
+        self._raised_frames = 0  # frames left with the raised rate
+        self._since_alarm = 0  # audits
         self._weight = self._wrong_weight = self._square_weight = 0.0
         self._frames = self._hits = 0
 
     @property
     def rate(self) -> float:
-        """Share of hits that is audited now."""
-        return max(self._floor, _ALARMED) if self._alarmed else self._floor
+        """Share of hits that are audited now."""
+        return max(self._floor, _RAISED_RATE) if self._raised_frames else self._floor
 
     def due(self) -> bool:
-        """Whether the frame that comes now is audited if it is a hit. Call once per frame."""
-        self._alarmed = max(0, self._alarmed - 1)
+        """Whether to audit the present frame if it is a hit. Call once per frame."""
+        self._raised_frames = max(0, self._raised_frames - 1)
         return self._draw() < self.rate
 
     def raise_rate(self) -> None:
-        """Audit more for a while: the scene has changed."""
-        self._alarmed = _ALARM_FRAMES
+        """Audit at the raised rate for the next frames."""
+        self._raised_frames = _RAISED_FRAMES
 
     def count(self, hit: bool) -> None:
-        """A frame has been answered by a hit or by the full model."""
+        """Count an answered frame, a hit or an answer of the full model."""
         self._frames += 1
         self._hits += hit
 
     def judge(self, wrong: bool, rate: float) -> bool:
-        """The full model has judged a hit.
+        """Record the full model's answer to an audited hit.
 
         Args:
-            wrong: Whether it gave another label.
-            rate: The share of hits that was audited when this one was.
+            wrong: Whether the full model gave another label; False for ``unknown``.
+            rate: Share of hits that were audited at that frame.
 
         Returns:
-            Whether disagreement is now known to be over the budget.
+            Whether this raises an alarm.
         """
         self.judged += 1
         self.wrong += wrong
@@ -88,26 +95,28 @@ class Audits:
         self._wrong_weight += weight * wrong
         self._square_weight += weight * weight
         self._detector.add(float(wrong))
-        self._calm += 1
-        if self._detector.evidence >= _ALARM_EVIDENCE:
+        self._since_alarm += 1
+        if self._detector.e_value >= _ALARM_E:
             self.alarms += 1
-            self.scale = max(_STRICTEST, self.scale * _STRICTER)
+            self.scale = max(_MIN_SCALE, self.scale * _SCALE_STEP)
             self._detector.reset()
-            self._calm = 0
+            self._since_alarm = 0
             self.raise_rate()
             return True
-        if self._calm >= _FORGIVEN:
-            self.scale = min(1.0, self.scale / _STRICTER)
-            self._calm = 0
+        if self._since_alarm >= _RECOVERY_AUDITS:
+            self.scale = min(1.0, self.scale / _SCALE_STEP)
+            self._since_alarm = 0
         return False
 
     def agreement(self) -> tuple[float, float, float] | None:
-        """Estimated share of all answers that agree with the full model, and its 95 % interval; None before an audit.
-        Fallbacks are left out.
+        """Estimate the share of all answers that agree with the full model. Fallbacks do not count.
 
-        Hits count by their inverse probability of being audited (D. Horvitz and D. Thompson, Journal of the American
-        Statistical Association 47, 1952), with the interval of as many equal audits; the full model's own answers
-        agree.
+        Audited hits have the inverse of their audit rate as weight (D. Horvitz and D. Thompson, Journal of the American
+        Statistical Association 47, 1952); the interval is that of the effective number of audits. The full model's own
+        answers agree.
+
+        Returns:
+            The estimate, and the lower and upper end of its 95 % interval; None before the first audit.
         """
         if not self._weight or not self._frames:
             return None

@@ -1,4 +1,4 @@
-"""The one place where the parts of a cascade are put together."""
+"""The factory of the cascade."""
 
 from __future__ import annotations
 
@@ -6,28 +6,29 @@ import random
 
 import numpy as np
 
-from shared.cascade.audits import Audits
-from shared.cascade.cascade import Cascade, Tally
-from shared.cascade.distribution import DistributionMonitor
-from shared.cascade.model_cache import LocalModel, ModelCache
-from shared.cascade.risk_estimator import RiskEstimator
-from shared.cascade.spec import CascadeSpec
+from cachenet.shared.cascade.audits import Audits
+from cachenet.shared.cascade.cascade import Cascade, Tally
+from cachenet.shared.cascade.distribution import DistributionMonitor
+from cachenet.shared.cascade.model_cache import LocalModel, ModelCache
+from cachenet.shared.cascade.risk_estimator import RiskEstimator
+from cachenet.shared.cascade.spec import CascadeSpec
 
 
 def build_cascade(
     spec: CascadeSpec,
     base: LocalModel | None,
-    submodel_budget: int | None = None,
+    submodel_bytes: int | None = None,
     tally: Tally | None = None,
     kind: type[Cascade] = Cascade,
 ) -> Cascade:
-    """A new cascade.
+    """Build a cascade.
 
     Args:
-        base: The base model; None where there is none.
-        submodel_budget: Bytes that submodels may cost together; None for no submodels.
-        tally: Goes on counting across a change of bundle.
-        kind: Class of the cascade, such as one that logs its calls.
+        base: The base model; None for none.
+        submodel_bytes: Memory of all resident submodels together, bytes; None for no submodels. Without a base
+            model there are none.
+        tally: Counters to continue, of the cascade before a change of bundle; None to start at zero.
+        kind: Class of the cascade, such as a subclass that logs its calls.
     """
     coverage = np.zeros(spec.classes) if base is None else base.coverage
     monitor = None
@@ -37,7 +38,7 @@ def build_cascade(
         spec,
         RiskEstimator(spec.classes, spec.priors),
         base,
-        ModelCache(submodel_budget, coverage) if submodel_budget is not None and base is not None else None,
+        ModelCache(submodel_bytes, coverage) if submodel_bytes is not None and base is not None else None,
         Audits(spec.max_disagreement, spec.audit_floor, random.Random(spec.seed).random) if spec.audit_floor else None,
         monitor,
         tally,

@@ -1,9 +1,7 @@
-"""The cascade: decides, for each frame, hit or miss, and learns from what comes back.
+"""The cascade: answers each frame locally (hit) or by the full model (miss), and learns from the full model.
 
-Whatever the full model has just said of a frame is that frame's answer. Everything here only decides when it need not
-be asked. Pure: clock, randomness and models come from outside, so the code that runs on the device is the code that a
-simulator replays. It is driven by ``lookup`` and ``complete`` once a frame, in order, and by ``on_late_reply`` and
-``on_audit_reply`` in between.
+The caller calls ``lookup`` and ``complete`` once for each frame, in order, and ``on_late_reply`` and ``on_audit_reply``
+at any time between frames. Time and models come from the caller, randomness from ``spec.seed``.
 """
 
 from __future__ import annotations
@@ -13,46 +11,52 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from shared.cascade.audits import Audits
-from shared.cascade.distribution import ASKED_FIRST, DistributionMonitor
-from shared.cascade.frame import Frame
-from shared.cascade.model_cache import LocalModel, ModelCache
-from shared.cascade.offload import OffloadRouter
-from shared.cascade.probability import are_scores, softmax
-from shared.cascade.probe_order import ProbeOrder
-from shared.cascade.risk_budget import RiskBudget
-from shared.cascade.risk_estimator import Observation, RiskEstimator
-from shared.cascade.scene_change import SceneChangeDetector
-from shared.cascade.spec import CascadeSpec
-from shared.cascade.types import Answer, Hit, Level, Miss, Prediction, Reply, Step
+from cachenet.shared.cascade.audits import Audits
+from cachenet.shared.cascade.distribution import MISSES_BEFORE_UNKNOWN, DistributionMonitor
+from cachenet.shared.cascade.frame import Frame
+from cachenet.shared.cascade.model_cache import LocalModel, ModelCache
+from cachenet.shared.cascade.offload import OffloadRouter
+from cachenet.shared.cascade.probability import are_scores, softmax
+from cachenet.shared.cascade.probe_order import ProbeOrder
+from cachenet.shared.cascade.risk_budget import RiskBudget
+from cachenet.shared.cascade.risk_estimator import Lookup, RiskEstimator
+from cachenet.shared.cascade.scene_change import SceneChangeDetector
+from cachenet.shared.cascade.spec import CascadeSpec
+from cachenet.shared.cascade.types import Answer, Hit, Level, Miss, Prediction, Reply, Step
 
-#: Recent labels that travel with a question.
-RECENT = 16
-#: Questions and audits whose replies may still come.
-_PENDING = 64
-#: How often in a row a submodel is recommended before another one goes for it: or two that take turns would each be
-#: fetched again and again.
+#: Most recent labels that a request to the server carries.
+RECENT_LABELS = 16
+#: Most requests, and most audits, whose replies are awaited after their frames have ended.
+_MAX_PENDING = 64
+#: Consecutive recommendations of a submodel before another one is evicted for it. Prevents two submodels that are
+#: recommended in turn from replacing each other again and again.
 _FETCH_HYSTERESIS = 3
-#: Share of the threshold that a held answer's risk may have where no model has looked: a look costs little, and sees
-#: what a picture's change does not tell. 0.05 to 0.15 do equally well on real clips, 0.25 costs 0.1 points.
-_UNSEEN = 0.1
-#: Share of the budget that an early exit between the full model's layers may take.
+#: Largest risk of a hit without a probe, as a share of the threshold. A probe is cheap and sees more than the change of
+#: the picture. 0.05 to 0.15 give equal results on real clips; 0.25 costs 0.1 points of agreement.
+_UNPROBED_SHARE = 0.1
+#: Largest risk of an early exit's answer, as a share of the budget.
 _EXIT_SHARE = 1 / 3
-#: Least risk that is stated of a local answer to a picture out of distribution.
-_OUT_OF_DISTRIBUTION = 0.5
-#: What the priors count for after a change of scene. On fifteen changes of real clips shares of 0.1 to 1 keep the
-#: budget alike, for the threshold is strict at first; at 0.1 a twentieth more is asked.
-_PRIOR_SHARE = 0.5
+#: Least stated risk of a fallback while the stream is out of distribution.
+_OUT_OF_DISTRIBUTION_RISK = 0.5
+#: Factor on the precision of the priors after a scene change. On fifteen scene changes of real clips, factors of 0.1 to
+#: 1 keep the budget equally well, because the threshold restarts low; 0.1 asks the full
+#: model 5 % more often.
+_RESET_FACTOR = 0.5
 
 
 @dataclass
 class Tally:
-    """How the frames ended.
+    """Counters of completed frames: ``frames`` is the sum of ``hits``, ``full``, ``cloud`` and ``fallbacks``.
 
-    ``frames`` equals ``hits`` and ``full``, ``cloud`` and ``fallbacks`` together, always. ``late``: answers that came
-    after their frame had ended as a fallback; ``corrections``: those of them that contradicted it; ``overruled``:
-    answers that differ from what the full model has said of their frame, zero; ``unknown``: answers without a label;
-    ``scene_changes``: alarms of the picture.
+    Attributes:
+        hits: Hits by level; the answer ``unknown`` counts as ``base``.
+        full: Answers of the full model on the device.
+        cloud: Answers of the full model on the server.
+        fallbacks: Frames without an answer in time.
+        late: Replies that came after their frame had ended as a fallback.
+        corrections: Late replies with another label than the fallback.
+        overruled: Full answers with another label than the full model's reply. A self-check: must stay 0.
+        unknown: Answers ``unknown``.
     """
 
     frames: int = 0
@@ -67,11 +71,11 @@ class Tally:
     scene_changes: int = 0
 
     def levels(self) -> dict[Level, int]:
-        """Frames by the level that answered."""
+        """Number of frames by the level that answered."""
         return {**self.hits, "full": self.full, "cloud": self.cloud, "fallback": self.fallbacks}
 
     def count(self, answer: Answer) -> None:
-        """A frame has ended."""
+        """Count a completed frame."""
         self.frames += 1
         self.unknown += answer.label is None
         if answer.level == "full":
@@ -86,16 +90,31 @@ class Tally:
 
 @dataclass(slots=True)
 class _Pending:
-    """A frame that the full model may still judge: a question, whose fallback is ``prediction``, or an audited hit,
-    drawn at the ``rate``."""
+    """A completed frame whose reply of the full model may still come.
 
-    observation: Observation
+    Attributes:
+        lookup: The frame's lookup.
+        prediction: The frame's answer: a fallback, or an audited hit.
+        rate: Share of hits that were audited at that frame; 0 for a fallback.
+    """
+
+    lookup: Lookup
     prediction: Prediction
     rate: float = 0.0
 
 
 class Cascade:
-    """The levels of one device over one bundle, on one stream."""
+    """The cascade of one stream over one bundle.
+
+    Attributes:
+        estimator: Candidates and their risks.
+        base: The base model; None for none.
+        submodels: The resident submodels; None for none.
+        audits: The audits; None for none.
+        full: The full model, if it is on the device.
+        router: Chooses between the full model on the device and on the server.
+        pending_fetch: Name of the recommended submodel to load, until it is installed; None for none.
+    """
 
     def __init__(
         self,
@@ -107,240 +126,218 @@ class Cascade:
         distribution: DistributionMonitor | None = None,
         tally: Tally | None = None,
     ) -> None:
-        """What is None does not exist. ``tally`` goes on counting across a change of bundle."""
+        """Assemble a cascade; ``build_cascade.build_cascade`` creates the parts. Each part that is None is left out."""
         self.spec, self.estimator, self.tally = spec, estimator, tally or Tally()
         self.base, self.submodels, self.audits = base, submodels, audits
-        #: The full model, where the device has it as well.
         self.full: LocalModel | None = None
         self.router = OffloadRouter()
-        #: The submodel that the server recommends and that is not resident.
         self.pending_fetch: str | None = None
         self._budget = RiskBudget(spec.max_disagreement)
         self._scene = SceneChangeDetector()
         self._distribution = distribution
         self._probe_order = ProbeOrder()
-        self._unfit: set[str] = set()
-        self._recommended: tuple[str, int] = ("", 0)
-        self._recent: deque[int] = deque(maxlen=RECENT)
-        self._now: Observation | None = None
-        self._asked: deque[_Pending] = deque(maxlen=_PENDING)
-        self._audited: deque[_Pending] = deque(maxlen=_PENDING)
+        self._oversized: set[str] = set()  # submodels that exceed the memory budget alone
+        self._recommended: tuple[str, int] = ("", 0)  # last recommendation that is not resident, times in a row
+        self._recent: deque[int] = deque(maxlen=RECENT_LABELS)
+        self._lookup: Lookup | None = None  # of the frame between lookup and complete
+        self._late: deque[_Pending] = deque(maxlen=_MAX_PENDING)
+        self._audited: deque[_Pending] = deque(maxlen=_MAX_PENDING)
 
     @property
     def threshold(self) -> float:
-        """The risk at or under which a candidate is a hit now."""
+        """Largest risk of a hit now."""
         return self._budget.threshold
 
     @property
     def out_of_distribution(self) -> bool:
-        """Whether the stream shows what the bundle was not made for."""
+        """Whether the stream is out of the bundle's distribution."""
         return self._distribution is not None and self._distribution.frames_out > 0
 
-    def lookup(self, frame: Frame, now: float) -> Step:
-        """Look at the picture, then with one model after the other, until a candidate's risk is small enough."""
-        if self._scene.update(frame.signature):
-            self._start_over()
-        observation = self.estimator.begin(frame)
-        audit = self.audits is not None and self.audits.due()
-        prediction = self._held(observation)
-        hit = prediction is not None and prediction.risk <= _UNSEEN * self.threshold
-        if prediction is None or not hit or audit:
-            # An audited frame is looked at for what it teaches; the answer stays what it would have been.
-            seen = self._look(frame, observation, audit and hit)
-            if not hit and seen is not None:
-                prediction, hit = seen, seen.risk <= self.threshold
-        if self._distribution is not None:
-            self._distribution.count()
-        if self._distribution is not None and self._distribution.frames_out > ASKED_FIRST:
-            prediction, hit = Prediction(None, 1.0, 0.0, "base", ""), True
-        elif self.out_of_distribution:
-            hit = False
-            if prediction is not None:  # the best guess that there is, if the full model cannot be asked
-                prediction = msgspec.structs.replace(prediction, risk=max(prediction.risk, _OUT_OF_DISTRIBUTION))
-        self._now = observation
-        if prediction is not None and hit:
-            return Hit(frame, prediction, audit)
-        fallback = prediction or Prediction(self._recent[-1] if self._recent else 0, 1.0, 1.0, "frames", "")
-        on_device = self.full is not None and self.router.on_device(self.full.seconds)
-        exit_risk = min(1.0, _EXIT_SHARE * self.spec.max_disagreement)
-        deadline = now + self.spec.deadline
-        return Miss(frame, tuple(self._recent), now, deadline, fallback, self._reason(fallback), on_device, exit_risk)
+    # A frame: lookup, then complete.
 
-    def on_device(self, miss: Miss, now: float) -> Reply | None:
-        """The full model's answer on the device; None if it is not there, is damaged or would take longer than there
-        is time."""
+    def lookup(self, frame: Frame, now: float) -> Step:
+        """Answer the frame from the device, or decide to ask the full model.
+
+        The answer is the recalled answer if its risk is at most a tenth of the threshold. Otherwise it is the candidate
+        of least risk after the probes, if its risk is at most the threshold. Without a base model there are no probes.
+
+        Args:
+            now: Time, seconds.
+        """
+        if self._scene.update(frame.signature):
+            self._on_scene_change()
+        lookup = self._lookup = self.estimator.begin(frame)
+        audit = self.audits is not None and self.audits.due()
+        prediction, hit = self._predict(frame, lookup, audit)
+        prediction, hit = self._check_distribution(prediction, hit)
+        return Hit(frame, prediction, audit) if prediction is not None and hit else self._miss(frame, prediction, now)
+
+    def complete(self, step: Step, reply: Reply | None, now: float, failure: str = "") -> Answer:
+        """End the frame of ``step`` with an answer, and learn from the reply.
+
+        Args:
+            step: Result of ``lookup`` for the frame.
+            reply: The full model's reply to a miss; None if none came in time. A damaged reply counts as none.
+            now: Time, seconds.
+            failure: Why there is no reply.
+        """
+        assert self._lookup is not None
+        lookup, self._lookup = self._lookup, None
+        if reply is not None and not self._is_sound(reply):
+            reply, failure = None, "the full model's scores are damaged"
+        if isinstance(step, Hit):
+            answer = self._complete_hit(step, lookup)
+        elif reply is not None:
+            answer = self._complete_miss(step, reply, lookup, now)
+        else:
+            answer = self._fall_back(step, lookup, failure)
+        self.tally.count(answer)
+        if self.audits is not None and answer.level != "fallback":
+            self.audits.count(answer.hit)
+        return answer
+
+    def on_late_reply(self, reply: Reply, now: float) -> Answer | None:  # noqa: ARG002
+        """Learn from a reply to a frame that has ended as a fallback.
+
+        Returns:
+            The correction, if the label differs from the fallback; None otherwise, and if the reply is damaged or the
+            frame is no longer known.
+        """
+        pending = _take(self._late, reply.frame)
+        if pending is None or not self._is_sound(reply):
+            return None
+        self.tally.late += 1
+        self._learn(pending.lookup, reply)
+        self._on_recommendation(reply.submodel)
+        if reply.label == pending.prediction.label:
+            return None
+        self.tally.corrections += 1
+        return self._full_answer(reply, "cloud", "correction")
+
+    def on_audit_reply(self, reply: Reply, now: float) -> None:  # noqa: ARG002
+        """Learn from the full model's reply to an audited hit."""
+        pending = _take(self._audited, reply.frame)
+        if pending is None or self.audits is None or not self._is_sound(reply):
+            return
+        wrong = pending.prediction.label is not None and pending.prediction.label != reply.label
+        self._learn(pending.lookup, reply)
+        if self.audits.judge(wrong, pending.rate):
+            self._budget.restart(self.audits.scale)
+
+    # Models on the device.
+
+    def run_full(self, miss: Miss, now: float) -> Reply | None:
+        """Run the full model on the device; None if it is absent or damaged, or would exceed the deadline."""
         full = self.full
         if full is None or now + full.seconds > miss.deadline:
             return None
-        if full.judge is not None:
-            logits, exit_risk = full.judge(miss.frame.view, miss.recent, miss.exit_risk)
+        if full.score_with_exits is not None:
+            logits, exit_risk = full.score_with_exits(miss.frame.view, miss.recent, miss.max_exit_risk)
         else:
             logits, exit_risk = full.score(miss.frame.view), None
         reply = Reply(miss.frame.index, logits, on_device=True, exit_risk=exit_risk)
         return reply if self._is_sound(reply) else None
 
-    def complete(self, step: Step, reply: Reply | None, now: float, trouble: str = "") -> Answer:
-        """End the frame of ``step``, and learn.
-
-        Args:
-            reply: The full model's; None if it was late or could not be reached, for the reason in ``trouble``. One
-                whose scores are damaged counts as none.
-            now: Seconds, on the clock of ``lookup``.
-        """
-        assert self._now is not None
-        observation, self._now = self._now, None
-        if reply is not None and not self._is_sound(reply):
-            reply, trouble = None, "the full model's scores are damaged"
-        if isinstance(step, Hit):
-            answer = self._complete_hit(step, observation)
-        elif reply is not None:
-            answer = self._complete_miss(step, reply, observation, now)
-        else:
-            self._probe_order.record_round_trip(None)
-            self.router.record_round_trip(self.spec.deadline)
-            self._asked.append(_Pending(observation, step.fallback))
-            reason = f"{step.reason}; {trouble}" if trouble else step.reason
-            answer = _local(step.frame.index, step.fallback, "fallback", reason)
-        self.tally.count(answer)
-        if self.audits is not None and answer.level != "fallback":  # nobody knows whether a fallback agrees
-            self.audits.count(answer.hit)
-        return answer
-
-    def on_late_reply(self, reply: Reply, now: float) -> Answer | None:  # noqa: ARG002
-        """Learn from an answer that came after its frame had ended. The correction, if the answer was another."""
-        pending = _take(self._asked, reply.frame)
-        if pending is None or not self._is_sound(reply):
-            return None
-        self.tally.late += 1
-        self._learn(pending.observation, reply)
-        self._recommend(reply.submodel)
-        if reply.label == pending.prediction.label:
-            return None
-        self.tally.corrections += 1
-        return self._of_full(reply, "cloud", "correction")
-
-    def on_audit_reply(self, reply: Reply, now: float) -> None:  # noqa: ARG002
-        """Take the full model's judgement of a hit that was sent to be audited."""
-        pending = _take(self._audited, reply.frame)
-        if pending is None or self.audits is None or not self._is_sound(reply):
-            return
-        wrong = pending.prediction.label is not None and pending.prediction.label != reply.label
-        self._learn(pending.observation, reply)
-        if self.audits.judge(wrong, pending.rate):
-            self._budget.restart(self.audits.scale)
-
     def install(self, model: LocalModel) -> list[str]:
-        """Make a loaded model resident, a submodel or the full one; return the names of those to free."""
+        """Make a loaded submodel or full model resident; return the names of the models to free."""
         if model.name == self.spec.full_model:
             self.full = model
             return []
         if self.pending_fetch == model.name:
             self.pending_fetch = None
-        gone = [model.name] if self.submodels is None else self.submodels.admit(model)
-        if model.name in gone:
-            self._unfit.add(model.name)  # or it would be fetched again at every recommendation
-        return gone
+        evicted = [model.name] if self.submodels is None else self.submodels.admit(model)
+        if model.name in evicted:
+            self._oversized.add(model.name)  # do not fetch it again
+        return evicted
 
     def unload_full(self) -> None:
-        """Let go of the full model on the device."""
+        """Release the full model on the device."""
         self.full = None
 
-    def evict_to(self, budget: int) -> list[str]:
-        """Let go of submodels until the rest costs at most ``budget`` bytes; return their names."""
-        return self.submodels.evict_to(budget) if self.submodels is not None else []
+    def evict_to(self, max_bytes: int) -> list[str]:
+        """Evict submodels until the rest takes at most ``max_bytes`` bytes; return the names of those evicted."""
+        return self.submodels.evict_to(max_bytes) if self.submodels is not None else []
 
-    def _held(self, observation: Observation) -> Prediction | None:
-        """The held answer that the picture alone suggests."""
-        candidate = self.estimator.best(observation) if self.spec.hold else None
+    # Steps of a lookup.
+
+    def _predict(self, frame: Frame, lookup: Lookup, audit: bool) -> tuple[Prediction | None, bool]:
+        """The candidate of least risk, and whether it is a hit: by the picture alone, else by probes."""
+        recalled = self._predict_recalled(lookup)
+        hit = recalled is not None and recalled.risk <= _UNPROBED_SHARE * self.threshold
+        if hit and not audit:
+            return recalled, True
+        # An unprobed hit that is audited is probed by the base model after all, so that the audit trains stage
+        # ``base``. Its answer does not change.
+        probed = self._probe(frame, lookup, base_only=hit)
+        if hit or probed is None:
+            return recalled, hit
+        return probed, probed.risk <= self.threshold
+
+    def _predict_recalled(self, lookup: Lookup) -> Prediction | None:
+        """The recalled answer of the full model, with its risk at stage ``picture``."""
+        candidate = self.estimator.best(lookup) if self.spec.reuse_answers else None
         return None if candidate is None else Prediction(*candidate, "frames", self.spec.full_model)
 
-    def _look(self, frame: Frame, observation: Observation, base_only: bool) -> Prediction | None:
-        """The best candidate after as many local models have looked as it takes. ``base_only``: the first is enough."""
+    def _probe(self, frame: Frame, lookup: Lookup, base_only: bool) -> Prediction | None:
+        """The candidate of least risk after probes by the base model and, unless ``base_only``, by submodels."""
         if self.base is None:
             return None
-        best = self._run(self.base, frame, observation)
+        best = self._run(self.base, frame, lookup)
         if best is None or self.submodels is None or base_only:
             return best
-        expected = self.estimator.filter.belief
-        self.submodels.expect(expected)
+        labels = self.estimator.filter.belief
+        self.submodels.count_labels(labels)
         if best.risk <= self.threshold:
             return best
-        for probe in self._probe_order.plan(self.submodels.residents, expected):
-            seen = self._run(probe.model, frame, observation)
-            hit = seen is not None and seen.risk <= self.threshold
+        for probe in self._probe_order.plan(self.submodels.residents, labels):
+            prediction = self._run(probe.model, frame, lookup)
+            hit = prediction is not None and prediction.risk <= self.threshold
             self._probe_order.record_outcome(probe, hit)
-            if seen is not None and seen.risk < best.risk:
-                best = seen
+            if prediction is not None and prediction.risk < best.risk:
+                best = prediction
             if hit:
                 break
         return best
 
-    def _run(self, model: LocalModel, frame: Frame, observation: Observation) -> Prediction | None:
-        """The best candidate after ``model`` has looked; None if its scores are damaged, which is no look."""
-        looked = model.run(frame.view)
-        if looked is None:
+    def _run(self, model: LocalModel, frame: Frame, lookup: Lookup) -> Prediction | None:
+        """The candidate of least risk after a run of ``model``; None if its scores are damaged."""
+        output = model.run(frame.view)
+        if output is None:
             return None
-        logits, probabilities = looked
+        logits, probabilities = output
         if model.level == "base" and self._distribution is not None:
             self._distribution.update("base", logits)
-        self.estimator.look(observation, probabilities)
+        self.estimator.add_output(lookup, probabilities)
         label = int(probabilities.argmax())
-        candidate = self.estimator.best(observation, None if self.spec.hold else label)
-        if candidate is None:  # no risk is known yet
+        candidate = self.estimator.best(lookup, None if self.spec.reuse_answers else label)
+        if candidate is None:  # no risk model yet
             return Prediction(label, 1.0, 1.0, model.level, model.name)
-        # What the model agrees with counts as the model's answer, another candidate as a held one.
+        # A candidate with the model's own label is the model's answer. The others are held and recalled answers of the
+        # full model; after a submodel has run, one may be the base model's label.
         if candidate.label == label:
             return Prediction(*candidate, model.level, model.name)
         return Prediction(*candidate, "frames", self.spec.full_model)
 
-    def _complete_hit(self, step: Hit, observation: Observation) -> Answer:
-        self._budget.charge(step.prediction.expected_risk, self._scale)
-        if step.prediction.level == "submodels" and self.submodels is not None:
-            self.submodels.touch(step.prediction.model)
-        if step.audit:
-            assert self.audits is not None
-            self._audited.append(_Pending(observation, step.prediction, self.audits.rate))
-            self.audits.sent += 1
-        if step.prediction.label is not None:
-            self._remember(step.prediction.label)
-        return _local(step.frame.index, step.prediction, step.prediction.level, "", step.audit)
+    def _check_distribution(self, prediction: Prediction | None, hit: bool) -> tuple[Prediction | None, bool]:
+        """While the stream is out of distribution: no hits at first, then the answer ``unknown``."""
+        if self._distribution is None:
+            return prediction, hit
+        self._distribution.count()
+        if self._distribution.frames_out > MISSES_BEFORE_UNKNOWN:
+            # A hit at level ``base`` that costs no budget and that no audit counts as wrong.
+            return Prediction(None, 1.0, 0.0, "base", ""), True
+        if not self.out_of_distribution:
+            return prediction, hit
+        if prediction is not None:
+            prediction = msgspec.structs.replace(prediction, risk=max(prediction.risk, _OUT_OF_DISTRIBUTION_RISK))
+        return prediction, False
 
-    def _complete_miss(self, step: Miss, reply: Reply, observation: Observation, now: float) -> Answer:
-        self._probe_order.record_round_trip(now - step.begun)
-        if not reply.on_device:
-            self.router.record_round_trip(now - step.begun)
-        self._learn(observation, reply)
-        self._recommend(reply.submodel)
-        self._budget.charge(reply.exit_risk or 0.0, self._scale)
-        answer = self._of_full(reply, "full" if reply.on_device else "cloud", step.reason)
-        self._remember(reply.label)
-        self.tally.overruled += answer.label != reply.label
-        return answer
-
-    def _is_sound(self, reply: Reply) -> bool:
-        return are_scores(reply.logits, len(self.estimator.filter.belief))
-
-    def _learn(self, observation: Observation, reply: Reply) -> None:
-        if self._distribution is not None:
-            self._distribution.update("full", reply.logits)
-        self.estimator.learn(observation, reply.label)
-
-    def _of_full(self, reply: Reply, level: Level, reason: str) -> Answer:
-        confidence = float(softmax(reply.logits, self.spec.full_temperature)[reply.label])
-        risk, model = reply.exit_risk or 0.0, self.spec.full_model
-        return Answer(reply.frame, reply.label, confidence, risk, level, model, reason)
-
-    def _start_over(self) -> None:
-        """The scene has changed: what was remembered and learned of it no longer holds."""
-        self.tally.scene_changes += 1
-        self.estimator.reset(_PRIOR_SHARE)
-        self._budget.restart(self._scale)
-        if self.audits is not None:
-            self.audits.raise_rate()
-
-    @property
-    def _scale(self) -> float:
-        return 1.0 if self.audits is None else self.audits.scale
+    def _miss(self, frame: Frame, prediction: Prediction | None, now: float) -> Miss:
+        fallback = prediction or Prediction(self._recent[-1] if self._recent else 0, 1.0, 1.0, "frames", "")
+        on_device = self.full is not None and self.router.use_device(self.full.seconds)
+        exit_risk = min(1.0, _EXIT_SHARE * self.spec.max_disagreement)
+        deadline = now + self.spec.deadline
+        return Miss(frame, tuple(self._recent), now, deadline, fallback, self._reason(fallback), on_device, exit_risk)
 
     def _reason(self, fallback: Prediction) -> str:
         if self.out_of_distribution:
@@ -349,33 +346,92 @@ class Cascade:
             return "no risk is known yet"
         return f"risk {fallback.risk:.3f} over {self.threshold:.3f}"
 
-    def _remember(self, label: int) -> None:
-        # An object that stays in view is one thing seen, not thirty: the server wants to know what comes together.
+    # Ends of a frame.
+
+    def _complete_hit(self, step: Hit, lookup: Lookup) -> Answer:
+        self._budget.charge(step.prediction.charge, self._scale)
+        if step.prediction.level == "submodels" and self.submodels is not None:
+            self.submodels.touch(step.prediction.model)
+        if step.audit:
+            assert self.audits is not None
+            self._audited.append(_Pending(lookup, step.prediction, self.audits.rate))
+            self.audits.sent += 1
+        if step.prediction.label is not None:
+            self._add_recent(step.prediction.label)
+        return _local_answer(step.frame.index, step.prediction, step.prediction.level, "", step.audit)
+
+    def _complete_miss(self, step: Miss, reply: Reply, lookup: Lookup, now: float) -> Answer:
+        self._probe_order.record_round_trip(now - step.begun)
+        if not reply.on_device:
+            self.router.record_round_trip(now - step.begun)
+        self._learn(lookup, reply)
+        self._on_recommendation(reply.submodel)
+        self._budget.charge(reply.exit_risk or 0.0, self._scale)
+        answer = self._full_answer(reply, "full" if reply.on_device else "cloud", step.reason)
+        self._add_recent(reply.label)
+        self.tally.overruled += answer.label != reply.label
+        return answer
+
+    def _fall_back(self, step: Miss, lookup: Lookup, failure: str) -> Answer:
+        self._probe_order.record_round_trip(None)
+        self.router.record_round_trip(self.spec.deadline)
+        self._late.append(_Pending(lookup, step.fallback))
+        reason = f"{step.reason}; {failure}" if failure else step.reason
+        return _local_answer(step.frame.index, step.fallback, "fallback", reason)
+
+    def _full_answer(self, reply: Reply, level: Level, reason: str) -> Answer:
+        confidence = float(softmax(reply.logits, self.spec.full_temperature)[reply.label])
+        risk, model = reply.exit_risk or 0.0, self.spec.full_model
+        return Answer(reply.frame, reply.label, confidence, risk, level, model, reason)
+
+    def _is_sound(self, reply: Reply) -> bool:
+        return are_scores(reply.logits, len(self.estimator.filter.belief))
+
+    def _learn(self, lookup: Lookup, reply: Reply) -> None:
+        if self._distribution is not None:
+            self._distribution.update("full", reply.logits)
+        self.estimator.learn(lookup, reply.label)
+
+    def _on_scene_change(self) -> None:
+        """Forget what depends on the scene, restart the threshold, and raise the audit rate for a while."""
+        self.tally.scene_changes += 1
+        self.estimator.reset(_RESET_FACTOR)
+        self._budget.restart(self._scale)
+        if self.audits is not None:
+            self.audits.raise_rate()
+
+    @property
+    def _scale(self) -> float:
+        """Factor of the budget after alarms of the audits."""
+        return 1.0 if self.audits is None else self.audits.scale
+
+    def _add_recent(self, label: int) -> None:
+        """Add a label to the recent labels, unless it equals the last one: the server needs no runs of a label."""
         if not self._recent or self._recent[-1] != label:
             self._recent.append(label)
 
-    def _recommend(self, name: str | None) -> None:
-        """The server recommends the submodel ``name``."""
-        if name is None or self.submodels is None or name in self._unfit:
+    def _on_recommendation(self, name: str | None) -> None:
+        """Request the submodel that the server recommends, after enough recommendations in a row."""
+        if name is None or self.submodels is None or name in self._oversized:
             return
         if self.submodels.touch(name):
             self._recommended = ("", 0)
             return
         self._recommended = (name, self._recommended[1] + 1 if self._recommended[0] == name else 1)
-        if self._recommended[1] >= (_FETCH_HYSTERESIS if self.submodels.is_full else 1):
+        if self._recommended[1] >= (_FETCH_HYSTERESIS if self.submodels.has_evicted else 1):
             self.pending_fetch = name
 
 
-def _local(frame: int, prediction: Prediction, level: Level, reason: str, audit: bool = False) -> Answer:
+def _local_answer(frame: int, prediction: Prediction, level: Level, reason: str, audit: bool = False) -> Answer:
     return Answer(
         frame, prediction.label, 1.0 - prediction.risk, prediction.risk, level, prediction.model, reason, audit
     )
 
 
 def _take(pending: deque[_Pending], index: int) -> _Pending | None:
-    """Remove the frame ``index`` and return it; None if it is not there."""
-    for place, one in enumerate(pending):
-        if one.observation.frame.index == index:
-            del pending[place]
+    """Remove and return the entry of the frame ``index``; None if there is none."""
+    for at, one in enumerate(pending):
+        if one.lookup.frame.index == index:
+            del pending[at]
             return one
     return None

@@ -1,19 +1,20 @@
-"""A circuit breaker: after repeated failures the cloud is left alone, and asked again now and then.
+"""A circuit breaker for requests to the cloud (M. Nygard, "Release It!", 2007, chapter 5).
 
-M. Nygard, "Release It!", 2007, chapter 5. While it is open no frame waits; one probe at growing intervals finds out
-whether the cloud is back.
+After repeated failures it opens: no request is allowed during a pause. After the pause requests are allowed until one
+fails. Each failure doubles the pause; a reply closes the breaker.
 """
 
 from __future__ import annotations
 
 
 class CircuitBreaker:
-    """Closed until ``tolerance`` failures in a row; then open for ``pause`` seconds, doubling up to ``longest``.
+    """Closed until ``tolerance`` consecutive failures; then pauses of ``pause`` seconds, doubling up to ``longest``.
 
-    >>> breaker = CircuitBreaker(tolerance=1, pause=0.5)
-    >>> breaker.failed(now=0.0)
-    >>> breaker.allows(now=0.1), breaker.allows(now=0.6)
-    (False, True)
+    Example:
+        >>> breaker = CircuitBreaker(tolerance=1, pause=0.5)
+        >>> breaker.failed(now=0.0)
+        >>> breaker.allows(now=0.1), breaker.allows(now=0.6)
+        (False, True)
     """
 
     def __init__(self, tolerance: int = 3, pause: float = 0.5, longest: float = 8.0) -> None:
@@ -23,20 +24,20 @@ class CircuitBreaker:
 
     @property
     def open(self) -> bool:
-        """Whether the last ``tolerance`` questions failed."""
+        """Whether the last ``tolerance`` requests failed."""
         return self._failures >= self._tolerance
 
     def allows(self, now: float) -> bool:
-        """Whether the cloud may be asked: always while closed, as a probe when an open period has passed."""
+        """Whether a request may be sent at ``now``, seconds: while closed, and after each pause."""
         return not self.open or now >= self._until
 
     def succeeded(self) -> None:
-        """The cloud has answered."""
+        """Record a reply."""
         self._failures = 0
 
     def failed(self, now: float) -> None:
-        """The cloud has not answered. ``now``: seconds."""
+        """Record a request without a reply at ``now``, seconds."""
         self._failures += 1
         if self.open:
-            doublings = min(self._failures - self._tolerance, 32)  # more no float can hold, in a night's outage
+            doublings = min(self._failures - self._tolerance, 32)  # avoids overflow in a long outage
             self._until = now + min(self._longest, self._pause * 2.0**doublings)

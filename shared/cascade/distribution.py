@@ -1,8 +1,8 @@
-"""Whether a stream shows what the bundle was made for.
+"""Out-of-distribution detection: whether a stream resembles the footage that a bundle was built from.
 
-A classifier has no "none of these": it gives one of its labels to whatever it sees. What it was made for makes its
-scores larger than what it was not (W. Liu et al., "Energy-based out-of-distribution detection", arXiv 2010.03759). One
-frame tells little; the mean over a stream tells a lot.
+A classifier gives one of its labels to any picture. Its log-sum-exp is larger in distribution than out of it (W. Liu et
+al., "Energy-based out-of-distribution detection", arXiv 2010.03759). The monitor averages over a stream, because the
+score of one frame says little.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-#: Scores after which one counts half in the mean.
+#: Scores after which the weight of a score in the running mean has halved.
 _HALF_LIFE = 50.0
-#: Frames out of distribution in a row that are asked, before the answer is ``unknown``: an odd object passes, and a
-#: stream that is another one stays. After 50 frames the shipped bundle disagreed on 3 % of the streams `camera` and
-#: `held` by saying ``unknown``, after 200 on under 1 %.
-ASKED_FIRST = 200
-
+#: Consecutive frames out of distribution that are misses, before the answer is ``unknown``. With 50 frames the shipped
+#: bundle disagreed on 3 % of the streams `camera` and `held` by answering ``unknown``, with 200 on under 1 %.
+MISSES_BEFORE_UNKNOWN = 200
 
 Source = Literal["full", "base"]
 
 
 class Distribution(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What scores look like on the footage that a bundle was made for; part of a bundle.
+    """Scores on the footage that a bundle was built from; part of a bundle.
 
     Attributes:
-        full, base: Quantiles of ``energy`` of that model, rising, at equal steps from 0 to 1.
-        least: Mean quantile under which a stream is out of distribution, 0 to 0.5; 0 where nobody knows.
+        full: Quantiles of the full model's ``log_sum_exp``, increasing, at equal steps from 0 to 1.
+        base: The same of the base model.
+        least: Mean rank under which a stream is out of distribution, 0 to 0.5; 0 where unknown. The rank of a score is
+            the share of the quantiles that are smaller.
     """
 
     full: tuple[float, ...]
@@ -37,36 +37,36 @@ class Distribution(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     least: float
 
 
-def energy(logits: npt.NDArray[np.float32]) -> float:
-    """Logarithm of the sum of exponentials of ``logits`` ``(classes,)``: the negative free energy."""
+def log_sum_exp(logits: npt.NDArray[np.float32]) -> float:
+    """Log-sum-exp of ``logits`` ``(classes,)``: the negative free energy."""
     largest = float(logits.max())
     return largest + float(np.log(np.exp(logits.astype(np.float64) - largest).sum()))
 
 
 class DistributionMonitor:
-    """The mean quantile of a stream's scores.
+    """Running mean of the ranks of a stream's scores among the footage's.
 
     Attributes:
-        frames_out: Frames in a row that the stream has been out of distribution.
+        frames_out: Consecutive frames, up to now, with the stream out of distribution.
     """
 
     def __init__(self, distribution: Distribution) -> None:
         self._quantiles = {"full": np.array(distribution.full), "base": np.array(distribution.base)}
         self._least = distribution.least
-        self._mean = distribution.least  # a stream has to show that it is in distribution
+        self._mean = distribution.least  # the first scores decide
         self.frames_out = 0
 
     def update(self, source: Source, logits: npt.NDArray[np.float32]) -> None:
-        """A model has given these scores ``(classes,)`` to a frame."""
+        """Add the scores ``(classes,)`` of one frame by the model ``source``."""
         quantiles = self._quantiles[source]
-        quantile = float(np.searchsorted(quantiles, energy(logits))) / len(quantiles)
-        self._mean += (1.0 - 0.5 ** (1.0 / _HALF_LIFE)) * (quantile - self._mean)
+        rank = float(np.searchsorted(quantiles, log_sum_exp(logits))) / len(quantiles)
+        self._mean += (1.0 - 0.5 ** (1.0 / _HALF_LIFE)) * (rank - self._mean)
 
     def count(self) -> None:
-        """The scores so far stand for one frame more."""
+        """Count one frame with the present mean."""
         self.frames_out = self.frames_out + 1 if self._mean < self._least else 0
 
     @property
     def mean(self) -> float:
-        """The mean quantile of the stream's scores of late."""
+        """Running mean rank of the stream's scores, 0 to 1."""
         return self._mean

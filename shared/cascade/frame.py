@@ -1,4 +1,4 @@
-"""A frame as the core sees it, and its signature: what tells whether two pictures are nearly the same."""
+"""A frame as the decision core sees it, and its signature for comparing pictures."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import numpy.typing as npt
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Signature:
-    """What a picture looks like from afar, in grey levels of green, 0..255.
+    """Two small versions of a picture's green channel, grey levels 0 to 255.
 
     Attributes:
-        blocks: Mean brightness of 16x12 blocks, in which sensor noise and compression vanish ``(12, 16)`` float32.
+        blocks: Mean brightness of 16x12 blocks ``(12, 16)`` float32; averages out sensor noise and compression.
         thumbnail: The picture at 32x24 pixels ``(24, 32)`` float32.
     """
 
@@ -27,10 +27,8 @@ class Frame(msgspec.Struct, frozen=True, eq=False):
     """One frame.
 
     Attributes:
-        index: Number of the frame, rising.
-        view: Whatever the models score. The core hands it on without looking inside, so that a simulator may put
-            recorded scores there.
-        signature: Of the picture.
+        index: Number of the frame, increasing.
+        view: Input of the models' ``score`` functions. The core passes it on unread; a replay uses recorded scores.
     """
 
     index: int

@@ -1,7 +1,7 @@
-"""L1 ``frames``: the full model's answers about recent frames, held while they are likely still true.
+"""Level ``frames``: the full model's answers to up to 64 different pictures of this scene, keyed by their signatures.
 
 Approximate-key caching (A. Finamore et al., "Accelerating deep learning classification with error-controlled
-approximate-key caching", arXiv 2112.06671). Which entry answers, and whether it may, is for the risk models to say.
+approximate-key caching", arXiv 2112.06671). The risk models decide whether an entry may answer.
 """
 
 from __future__ import annotations
@@ -11,25 +11,27 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from shared.cascade.features import Change
-from shared.cascade.frame import Frame, Signature
-from shared.cascade.probability import Probabilities
+from cachenet.shared.cascade.features import Change
+from cachenet.shared.cascade.frame import Frame, Signature
+from cachenet.shared.cascade.probability import Probabilities
 
-#: Entries that are kept, the newest. One costs 4 kB, and 8 bytes a label.
+#: Largest number of entries; then the oldest is replaced. An entry takes 4 kB, and 8 bytes for each label.
 CAPACITY = 64
-#: Mean-square difference of two thumbnails, squared grey levels, under which an entry is the same picture as another:
-#: the sensor's noise. The newer one takes the other's place.
+#: Mean-square difference of two thumbnails, squared grey levels, at or under which a new entry replaces an old one: the
+#: noise of a sensor.
 _SAME_PICTURE = 4.0
-_BLOCKS, _POINTS = 192, 768
-
-#: Grey level that thumbnails are kept from: the squares of small numbers lose less by rounding.
+#: Blocks of a signature.
+_BLOCKS = 192
+#: Points of a thumbnail.
+_POINTS = 768
+#: Grey level that is subtracted from thumbnails, so that their squares have smaller rounding errors.
 _CENTRE = np.float32(127.5)
 
 Rows = npt.NDArray[np.int64]
 
 
 class FrameCache:
-    """A bounded set of answered frames. Entries are told by their row."""
+    """A bounded set of answered frames. The row of an entry identifies it until the next ``add``."""
 
     def __init__(self, classes: int, capacity: int = CAPACITY) -> None:
         self._indices, self._labels = np.zeros(capacity, np.int64), np.zeros(capacity, np.int64)
@@ -43,50 +45,52 @@ class FrameCache:
         return self._count
 
     def clear(self) -> None:
-        """Forget all entries."""
+        """Remove all entries."""
         self._count = 0
 
     @property
     def indices(self) -> Rows:
-        """Number of each entry's frame ``(n,)``."""
+        """Frame index of each entry ``(n,)``."""
         return self._indices[: self._count]
 
     @property
     def labels(self) -> Rows:
-        """The full model's answer to each ``(n,)``."""
+        """The full model's label of each entry ``(n,)``."""
         return self._labels[: self._count]
 
     @property
     def probabilities(self) -> Probabilities:
-        """What the base model said of each ``(n, classes)``; NaN where no base model looked."""
+        """The base model's output of each entry ``(n, classes)``; NaN where the base model did not run."""
         return self._probabilities[: self._count]
 
     @property
     def last(self) -> int:
-        """The row of the newest entry. Raises ``ValueError`` if there is none."""
+        """Row of the newest entry. The cache must not be empty."""
         return int(self.indices.argmax())
 
     def recent(self, count: int, before: int) -> Rows:
-        """Rows of the newest ``count`` entries whose frames came before the frame ``before``, newest first."""
+        """Rows of the newest ``count`` entries older than the frame ``before``, newest first."""
         order = np.argsort(-self.indices, kind="stable")
         return order[self.indices[order] < before][:count]
 
     def distances(self, signature: Signature) -> npt.NDArray[np.float32]:
-        """Mean-square difference between this picture and each entry's ``(n,)``, squared grey levels."""
+        """Mean-square difference between the thumbnail and each entry's ``(n,)``, squared grey levels."""
         picture = signature.thumbnail.ravel() - _CENTRE
-        apart = self._squares[: self._count] - 2.0 * (self._thumbnails[: self._count] @ picture)
-        apart += picture @ picture
-        return np.maximum(apart, 0.0) / np.float32(_POINTS)  # type: ignore[no-any-return]
+        squares = self._squares[: self._count] - 2.0 * (self._thumbnails[: self._count] @ picture)
+        squares += picture @ picture
+        return np.maximum(squares, 0.0) / np.float32(_POINTS)  # type: ignore[no-any-return]
 
     def changes(self, frame: Frame, rows: list[int], distances: npt.NDArray[np.float32]) -> list[Change]:
-        """How the picture of ``frame`` differs from those of the entries ``rows``.
+        """Change of the picture between each entry and ``frame``.
 
         Args:
-            distances: From all entries, see ``distances``.
+            frame: The present frame.
+            rows: Rows of the entries.
+            distances: ``distances`` of the frame's signature, from all entries ``(n,)``.
         """
-        apart = self._blocks[rows]
-        apart -= frame.signature.blocks.ravel()
-        blocks = np.abs(apart, out=apart).max(1).tolist()
+        differences = self._blocks[rows]
+        differences -= frame.signature.blocks.ravel()
+        blocks = np.abs(differences, out=differences).max(1).tolist()
         ages = (frame.index - self._indices[rows]).tolist()
         return [
             Change(math.log1p(block), math.log1p(square), math.log1p(max(age, 0)))
@@ -94,7 +98,11 @@ class FrameCache:
         ]
 
     def add(self, frame: Frame, label: int, probabilities: Probabilities | None) -> None:
-        """Keep the full model's answer ``label`` to ``frame``, unless it came late and a newer one would go for it."""
+        """Add the full model's answer, unless it is late and would replace a newer entry.
+
+        Args:
+            probabilities: The base model's output ``(classes,)``; None where the base model did not run.
+        """
         row = self._row_for(frame)
         if row < self._count and self._indices[row] > frame.index:
             return
@@ -106,7 +114,7 @@ class FrameCache:
         self._probabilities[row] = np.nan if probabilities is None else probabilities
 
     def _row_for(self, frame: Frame) -> int:
-        """Where a new entry goes: over the same picture, to a new row, or over the oldest."""
+        """Row of a new entry: the row of the same picture, a free row, or the row of the oldest entry."""
         if self._count:
             distances = self.distances(frame.signature)
             row = int(distances.argmin())

@@ -1,8 +1,8 @@
-"""L2 ``submodels`` and L2b ``base``: models on the device.
+"""Levels ``submodels`` and ``base``: the local models of a device.
 
-The submodels are a cache of models within a byte budget (CacheNet, arXiv 2007.01793, section IV); the one least
-recently used goes first. Loading and freeing is the shell's business: it says what a model costs, and is told what to
-drop.
+The submodels form an LRU cache of models under a byte budget (CacheNet, arXiv 2007.01793, section IV). A submodel is
+used by a hit, by a recommendation of the server, and by its load. The caller loads and frees the models; the cache
+decides which.
 """
 
 from __future__ import annotations
@@ -13,25 +13,28 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shared.cascade.probability import Probabilities, are_scores, softmax
-from shared.cascade.types import Judge, LocalLevel, Score, Scores
+from cachenet.shared.cascade.probability import Probabilities, are_scores, softmax
+from cachenet.shared.cascade.types import LocalLevel, Score, Scores, ScoreWithExits
 
-#: Frames over which the labels seen are averaged, to say what is usual.
-_USUAL = 10_000.0
-#: The least share of frames that a submodel must be expected to answer to be fetched before anybody asks for it.
-_WORTHWHILE = 0.01
+#: Time constant of the running mean of the label probabilities, probed frames.
+_MEAN_FRAMES = 10_000.0
+#: Least expected gain, as a share of frames, of a submodel that ``recommend`` returns.
+_MIN_GAIN = 0.01
 
 
 @dataclass(frozen=True, slots=True)
 class LocalModel:
-    """A loaded model.
+    """A loaded model: the base model, a submodel, or the full model on the device.
 
     Attributes:
-        coverage: Per label, the share of frames that it answers ``(classes,)`` (see ``bundle.Model``).
-        cost: Resident bytes.
-        seconds: Time of one run; 0 if nobody has measured it.
-        level: What its answers are counted as.
-        judge: Runs a full model that has early exits between its layers; None for others.
+        score: Runs the model on a frame's view.
+        temperature: Calibration temperature of its logits.
+        coverage: For each label of the full model, share of held-out frames that the model answers with that label and
+            a probability of at least 0.95 ``(classes,)``.
+        cost: Resident memory, bytes.
+        seconds: Time of one run, seconds; 0 if unknown.
+        level: Level of a local model; unused for a full model.
+        score_with_exits: Runs a full model that has early exits; None for other models.
     """
 
     name: str
@@ -41,80 +44,91 @@ class LocalModel:
     cost: int = 0
     seconds: float = 0.0
     level: LocalLevel = "submodels"
-    judge: Judge | None = None
+    score_with_exits: ScoreWithExits | None = None
 
     def run(self, view: object) -> tuple[Scores, Probabilities] | None:
-        """Logits and calibrated probabilities of a frame's view, ``(classes,)`` each; None if the logits are not
-        finite, or not one a label."""
+        """Run the model on a frame's view.
+
+        Returns:
+            Logits and calibrated probabilities, ``(classes,)`` each; None if the logits are damaged.
+        """
         logits = self.score(view)
         return (logits, softmax(logits, self.temperature)) if are_scores(logits, len(self.coverage)) else None
 
 
 class ModelCache:
-    """The resident submodels, within a budget of bytes.
+    """The resident submodels, under a byte budget. The least recently used one is evicted first.
 
     Attributes:
-        budget: Bytes that all residents together may cost.
-        is_full: Whether one has had to go for another: from then on every one that comes costs one.
-        residents: Who is here. Another tuple whenever one comes or goes.
+        max_bytes: Memory of all resident submodels together, bytes.
+        has_evicted: Whether any submodel has ever been evicted.
+        residents: The resident submodels; a new tuple after each change.
     """
 
-    def __init__(self, budget: int, base_coverage: Probabilities) -> None:
-        """``base_coverage``: of the base model ``(classes,)``; zeros where there is none."""
-        self.budget = budget
-        self.is_full = False
+    def __init__(self, max_bytes: int, base_coverage: Probabilities) -> None:
+        """Create an empty cache.
+
+        Args:
+            max_bytes: Memory of all resident submodels together, bytes.
+            base_coverage: Coverage of the base model ``(classes,)``; zeros without a base model.
+        """
+        self.max_bytes = max_bytes
+        self.has_evicted = False
         self._base_coverage = base_coverage
-        self._resident: OrderedDict[str, LocalModel] = OrderedDict()  # the least recently used first
-        self._usual: Probabilities = np.full(len(base_coverage), 1.0 / len(base_coverage))
+        self._resident: OrderedDict[str, LocalModel] = OrderedDict()  # least recently used first
+        self._mean_labels: Probabilities = np.full(len(base_coverage), 1.0 / len(base_coverage))
         self.residents: tuple[LocalModel, ...] = ()
 
-    def expect(self, labels: Probabilities) -> None:
-        """The present frame's labels are expected with these probabilities ``(classes,)``."""
-        self._usual = self._usual + (labels - self._usual) / _USUAL
+    def count_labels(self, labels: Probabilities) -> None:
+        """Add the label probabilities ``(classes,)`` of a probed frame to their running mean, which starts uniform."""
+        self._mean_labels = self._mean_labels + (labels - self._mean_labels) / _MEAN_FRAMES
 
     def recommend(self, others: Mapping[str, Probabilities]) -> str | None:
-        """Which of ``others``, whose coverage is given, would answer most of what is usually seen and no resident
-        does; None where it would be hardly anything."""
+        """The model with the largest gain in mean coverage over the base and resident models; None under ``_MIN_GAIN``.
+
+        Args:
+            others: Coverage ``(classes,)`` of each model that is not resident, by name.
+        """
         best = np.max([self._base_coverage, *(model.coverage for model in self.residents)], axis=0)
-        gains = {name: float(np.dot(self._usual, np.maximum(0.0, own - best))) for name, own in others.items()}
+        gains = {name: float(np.dot(self._mean_labels, np.maximum(0.0, own - best))) for name, own in others.items()}
         name = max(gains, key=gains.__getitem__, default=None)
-        return name if name is not None and gains[name] >= _WORTHWHILE else None
+        return name if name is not None and gains[name] >= _MIN_GAIN else None
 
     def admit(self, model: LocalModel) -> list[str]:
         """Make ``model`` resident.
 
         Returns:
-            Names of those that had to go. A model that can never fit is among them.
+            Names of the evicted submodels; the model's own name if it exceeds ``max_bytes`` alone.
         """
-        if model.cost > self.budget:
+        if model.cost > self.max_bytes:
             return [model.name]
         self._resident.pop(model.name, None)
-        gone = self.evict_to(self.budget - model.cost)
+        evicted = self.evict_to(self.max_bytes - model.cost)
         self._resident[model.name] = model
         self.residents = tuple(self._resident.values())
-        return gone
+        return evicted
 
-    def evict_to(self, budget: int) -> list[str]:
-        """Drop residents until the rest costs at most ``budget`` bytes; the names dropped."""
-        gone = []
-        while self._resident and self.cost() > budget:
+    def evict_to(self, max_bytes: int) -> list[str]:
+        """Evict submodels until the rest takes at most ``max_bytes`` bytes; return the names of those evicted."""
+        evicted = []
+        while self._resident and self.cost() > max_bytes:
             name, _ = self._resident.popitem(last=False)
-            gone.append(name)
-            self.is_full = True
+            evicted.append(name)
+            self.has_evicted = True
         self.residents = tuple(self._resident.values())
-        return gone
+        return evicted
 
     def cost(self) -> int:
-        """Bytes of all residents together."""
+        """Memory of all resident submodels together, bytes."""
         return sum(model.cost for model in self._resident.values())
 
     def touch(self, name: str) -> bool:
-        """Count a hit or a recommendation as a use. False if the model is not resident."""
+        """Mark a submodel as just used. Returns False if it is not resident."""
         if name not in self._resident:
             return False
         self._resident.move_to_end(name)
         return True
 
     def names(self) -> tuple[str, ...]:
-        """Of the residents."""
+        """Names of the resident submodels, sorted."""
         return tuple(sorted(self._resident))

@@ -1,48 +1,49 @@
-"""Where the full model is asked: over the network, or on the device itself if it is there.
+"""Offload decision: whether to run the full model on the server, or on the device if it is there.
 
-The network is asked until it is known to be the slower way. It is then tried again now and then, ever more seldom while
-it stays slower, for a link may get better.
+The server is used until its round trip is known to be slower. After that it is tried again with exponential back-off.
 """
 
 from __future__ import annotations
 
-#: Weight of the latest round trip in their running mean.
-_LATEST = 0.2
-#: Questions answered on the device before the network is tried again: at first, and at most.
-_FIRST_BACKOFF, _LONGEST_BACKOFF = 32, 1024
-#: Round trips that must be known before the network is taken for slow.
-_KNOWN = 5
+#: Weight of the latest round trip in the running mean.
+_LATEST_WEIGHT = 0.2
+#: While the server is slow, it is tried in one of this many calls at first ...
+_MIN_BACKOFF = 32
+#: ... twice as many after each trial, up to one of this many calls.
+_MAX_BACKOFF = 1024
+#: Round trips that must be known before the server counts as slow.
+_MIN_ROUND_TRIPS = 5
 
 
 class OffloadRouter:
-    """What asking over the network has taken on this stream."""
+    """Running mean of the server's round trip on one stream, and the back-off of its trials."""
 
     def __init__(self) -> None:
         self._round_trip_s = 0.0
-        self._known = self._skipped = 0
-        self._backoff = _FIRST_BACKOFF
+        self._round_trips = self._skipped = 0
+        self._backoff = _MIN_BACKOFF
         self._trying = False
 
     def is_slow(self, seconds: float) -> bool:
-        """Whether an answer over the network takes longer than ``seconds``, as far as is known."""
-        return self._known >= _KNOWN and self._round_trip_s > seconds
+        """Whether the server is known to take longer than ``seconds``."""
+        return self._round_trips >= _MIN_ROUND_TRIPS and self._round_trip_s > seconds
 
-    def on_device(self, seconds: float) -> bool:
-        """Whether to run the full model on the device this time, which takes ``seconds``."""
+    def use_device(self, seconds: float) -> bool:
+        """Whether to run the full model on the device for this miss; call once a miss. A run takes ``seconds``."""
         if not self.is_slow(seconds):
-            self._skipped, self._backoff = 0, _FIRST_BACKOFF
+            self._skipped, self._backoff = 0, _MIN_BACKOFF
             return False
         self._skipped += 1
         if self._skipped < self._backoff:
             return True
-        self._skipped, self._backoff = 0, min(2 * self._backoff, _LONGEST_BACKOFF)
+        self._skipped, self._backoff = 0, min(2 * self._backoff, _MAX_BACKOFF)
         self._trying = True
         return False
 
     def record_round_trip(self, seconds: float) -> None:
-        """An answer over the network took ``seconds``, or did not come within them."""
-        self._known += 1
-        # What was known of a link before it was left alone is old when it is tried again.
-        weight = 1.0 if self._trying else max(_LATEST, 1.0 / self._known)
+        """Record the round trip of a request to the server; the deadline for a frame without a reply in time."""
+        self._round_trips += 1
+        # A trial replaces the mean, because the earlier round trips are old.
+        weight = 1.0 if self._trying else max(_LATEST_WEIGHT, 1.0 / self._round_trips)
         self._round_trip_s += weight * (seconds - self._round_trip_s)
         self._trying = False

@@ -1,4 +1,4 @@
-"""Probabilities of labels: what a model's scores mean, and how far two opinions are apart."""
+"""Probabilities of labels: softmax, calibration temperature, Jensen-Shannon distance."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import numpy.typing as npt
 #: Probabilities ``(..., classes)`` float64 that sum to one over the last axis.
 Probabilities = npt.NDArray[np.float64]
 
-#: Least probability that a logarithm is taken of: features stay within about 9 nats.
-FLOOR = 1e-4
+#: Least probability in a feature's logarithm, which is then at least -9.2. The Jensen-Shannon distance adds this value.
+PROBABILITY_FLOOR = 1e-4
 
 
 def are_scores(logits: npt.NDArray[np.float32], classes: int) -> bool:
-    """Whether ``logits`` are scores of so many labels, all finite: those of a damaged model may not be."""
+    """Whether ``logits`` have the shape ``(classes,)`` and are finite; those of a damaged model may not be."""
     return logits.shape == (classes,) and bool(np.isfinite(logits).all())
 
 
 def softmax(logits: npt.NDArray[np.floating], temperature: float = 1.0) -> Probabilities:
-    """Softmax of ``logits`` ``(..., classes)`` over ``temperature`` (C. Guo et al., arXiv 1706.04599, section 4.2)."""
+    """Softmax of logits ``(..., classes)`` divided by ``temperature`` (C. Guo et al., arXiv 1706.04599, sec. 4.2)."""
     scaled = logits.astype(np.float64)
     scaled -= scaled.max(-1, keepdims=True)
     scaled /= temperature
@@ -29,16 +29,15 @@ def softmax(logits: npt.NDArray[np.floating], temperature: float = 1.0) -> Proba
     return scaled
 
 
-def log_floor(probability: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Logarithm of ``probability``, of any shape, not under that of ``FLOOR``."""
-    return np.log(np.maximum(probability, FLOOR))
-
-
 def jensen_shannon(first: Probabilities, second: Probabilities) -> npt.NDArray[np.float64]:
-    """Root of the Jensen-Shannon divergence over the last axis, 0 to sqrt(log 2): a metric (D. Endres and
-    J. Schindelin, IEEE Transactions on Information Theory 49, 2003)."""
-    middle = np.log((first + second) / 2 + FLOOR)
-    divergence = (first * (np.log(first + FLOOR) - middle) + second * (np.log(second + FLOOR) - middle)).sum(-1) / 2
+    """Jensen-Shannon distance over the last axis, 0 to sqrt(log 2): the root of the divergence, a metric.
+
+    D. Endres and J. Schindelin, IEEE Transactions on Information Theory 49, 2003.
+    """
+    middle = np.log((first + second) / 2 + PROBABILITY_FLOOR)
+    divergence = (
+        first * (np.log(first + PROBABILITY_FLOOR) - middle) + second * (np.log(second + PROBABILITY_FLOOR) - middle)
+    ).sum(-1) / 2
     return np.sqrt(np.maximum(divergence, 0.0))  # type: ignore[no-any-return]
 
 
@@ -47,14 +46,12 @@ def fit_temperature(
     labels: npt.NDArray[np.int64] | Probabilities,
     weights: npt.NDArray[np.float64] | None = None,
 ) -> float:
-    """The temperature of least negative log-likelihood.
-
-    Found by golden-section search over its logarithm between 1/8 and 8.
+    """Find the temperature of least negative log-likelihood, by golden-section search over 1/8 to 8.
 
     Args:
-        logits: ``(n, classes)``.
-        labels: One a row ``(n,)``, or the probability of each ``(n, classes)``.
-        weights: How much each row counts ``(n,)``; None: equally.
+        logits: Scores ``(n, classes)``.
+        labels: Label of each row ``(n,)``, or probability of each label ``(n, classes)``.
+        weights: Weight of each row ``(n,)``; None for equal weights.
     """
     z = logits.astype(np.float64)
     own = z[np.arange(len(labels)), labels] if labels.ndim == 1 else (z * labels).sum(1)

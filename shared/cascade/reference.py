@@ -1,8 +1,8 @@
-"""Disagreement with the full model: the one measure of the risk budget.
+"""Disagreement with the full model, measured on a finished run.
 
-The full model sometimes gives a wrong label for a frame or two and then returns. An answer is therefore compared with
-two labels: the full model's bare answer on that frame, and the strict majority of its bare answers over the nine frames
-around. The majority has no prior that could be wrong.
+The risk budget and the audits use a stricter question: whether the label differs on the frame itself. The full model
+sometimes gives a wrong label for a frame or two. So an answer disagrees if it is neither the full model's label of its
+frame nor that of at least 5 of the 9 frames centred on it.
 """
 
 from __future__ import annotations
@@ -10,30 +10,28 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-#: Frames of the majority vote, the frame itself in the middle; odd.
+#: Frames of the majority vote, centred on the frame; odd.
 WINDOW = 9
 
-#: One label index per frame ``(n,)``; in answers, -1 is ``unknown``.
+#: Label index of each frame ``(n,)``; an answer of -1 is ``unknown``.
 Labels = npt.NDArray[np.int64]
 
 
 def disagreements(answers: Labels, full: Labels) -> npt.NDArray[np.bool_]:
     """Which answers disagree with the full model.
 
-    An answer disagrees if it differs from the full model's answer on that frame and from the strict majority of the
-    full model's answers over the ``WINDOW`` frames around. Where no label has a strict majority, and within
-    ``WINDOW // 2`` frames of either end, the full model's answer on that frame alone counts.
+    Only the label of the frame itself counts where no label has a strict majority of the ``WINDOW`` frames, and within
+    ``WINDOW // 2`` frames of either end.
 
     Args:
-        answers: Label index of each answer ``(n,)``; -1 (``unknown``) disagrees always.
-        full: The full model's bare answers ``(n,)`` on the same consecutive frames. A recording with gaps is to be
-            split at its gaps.
+        answers: Label index of each answer ``(n,)``; -1 (``unknown``) always disagrees.
+        full: The full model's labels ``(n,)`` of the same consecutive frames. Split a recording at its gaps first.
 
     Returns:
-        ``(n,)`` bool.
+        Whether each answer disagrees ``(n,)``.
 
     Raises:
-        ValueError: The two differ in length.
+        ValueError: The lengths differ.
     """
     if answers.shape != full.shape:
         raise ValueError(f"{len(answers)} answers for {len(full)} frames")

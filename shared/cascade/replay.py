@@ -1,41 +1,37 @@
-"""The very cascade that runs on a device, over frames whose models have been run already.
-
-It is how the builder finds priors and certifies, and how benchmarks measure.
-"""
+"""Run a cascade over recorded model outputs: to fit priors, to certify bundles and to measure."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from shared.cascade.cascade import Cascade
-from shared.cascade.features import Stage
-from shared.cascade.frame import Frame, Signature
-from shared.cascade.model_cache import LocalModel
-from shared.cascade.probability import softmax
-from shared.cascade.risk_estimator import Outcomes, RiskEstimator, priors_of
-from shared.cascade.risk_model import RiskPrior
-from shared.cascade.types import Level, Miss, Reply, Scores
+from cachenet.shared.cascade.cascade import Cascade
+from cachenet.shared.cascade.features import Stage
+from cachenet.shared.cascade.frame import Frame, Signature
+from cachenet.shared.cascade.probability import softmax
+from cachenet.shared.cascade.risk_estimator import Outcomes, RiskEstimator, priors_of
+from cachenet.shared.cascade.risk_model import RiskPrior
+from cachenet.shared.cascade.types import Level, Miss, Reply, Scores
 
-#: Shares of frames asked that priors are collected at: as on a calm and on a busy stream.
-_ASKED = (0.05, 0.15, 0.5)
-#: Times that the footage is gone through at each.
+#: Shares of frames that the full model answers, in the passes that fit priors: from a calm to a busy stream.
+_ASKED_SHARES = (0.05, 0.15, 0.5)
+#: Passes over each trace with each share.
 _PASSES = 2
 
 
 @dataclass(frozen=True, eq=False)
 class ModelTrace:
-    """Consecutive frames as models saw them.
+    """Recorded model outputs of consecutive frames.
 
     Attributes:
         full: Logits of the full model ``(n, classes)`` float32.
-        base: The same of the base model.
-        signatures: Of the pictures, one a frame.
-        submodels: Logits of other local models by name, ``(n, classes)`` each.
+        base: Logits of the base model ``(n, classes)`` float32.
+        signatures: Signature of each frame.
+        submodels: Logits of each submodel ``(n, classes)`` float32, by name.
     """
 
     full: npt.NDArray[np.float32]
@@ -48,19 +44,19 @@ class ModelTrace:
 
     @property
     def labels(self) -> npt.NDArray[np.int64]:
-        """The full model's bare answers ``(n,)``."""
+        """The full model's labels ``(n,)``."""
         return np.asarray(self.full.argmax(1), np.int64)
 
     def frame(self, index: int) -> Frame:
-        """Frame ``index``; its view is its place."""
+        """Frame ``index``; its view is its index, which ``RecordedScores`` takes."""
         return Frame(index, index, self.signatures[index])
 
     def blocks(self, length: int, gap: int) -> list[ModelTrace]:
-        """Runs of ``length`` frames with ``gap`` frames left out between two."""
-        return [self.part(at, at + length) for at in range(0, len(self) - length + 1, length + gap)]
+        """Disjoint parts of ``length`` frames, with ``gap`` frames between them."""
+        return [self.part(first, first + length) for first in range(0, len(self) - length + 1, length + gap)]
 
     def part(self, first: int, end: int) -> ModelTrace:
-        """The frames from ``first`` to before ``end``."""
+        """Frames ``first`` to ``end - 1``."""
         return ModelTrace(
             self.full[first:end],
             self.base[first:end],
@@ -71,59 +67,58 @@ class ModelTrace:
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """What a cascade did with a trace.
+    """Result of a cascade's run over a trace.
 
     Attributes:
         labels: Label of each answer ``(n,)``; -1 is ``unknown``.
-        asked: Frames that the full model was asked about, audits included ``(n,)``.
-        full_answered: Those that it answered within the frame ``(n,)``.
+        asked: Whether the full model was asked, for a miss or an audit ``(n,)``.
+        misses: Whether each frame was a miss ``(n,)``.
         risks: Stated risk of each answer ``(n,)``.
         levels: Level of each answer.
-        looks: Local models that looked at each frame ``(n,)``.
+        probes: Number of local models that ran on each frame ``(n,)``.
     """
 
     labels: npt.NDArray[np.int64]
     asked: npt.NDArray[np.bool_]
-    full_answered: npt.NDArray[np.bool_]
+    misses: npt.NDArray[np.bool_]
     risks: npt.NDArray[np.float64]
     levels: list[Level]
-    looks: npt.NDArray[np.int64]
+    probes: npt.NDArray[np.int64]
 
 
 class RecordedScores:
-    """A model's recorded logits, in its place.
+    """Recorded logits as the ``score`` function of a model.
 
     Attributes:
-        looks: How often it has been asked.
+        calls: Number of calls.
     """
 
     def __init__(self, logits: npt.NDArray[np.float32]) -> None:
-        self._logits, self.looks = logits, 0
+        self._logits, self.calls = logits, 0
 
     def __call__(self, view: Any) -> Scores:
-        self.looks += 1
+        self.calls += 1
         row: Scores = self._logits[view]
         return row
 
 
-def recorded_model(model: LocalModel, logits: npt.NDArray[np.float32]) -> LocalModel:
-    """``model`` with recorded ``logits`` ``(n, classes)`` in place of its runs."""
-    return replace(model, score=RecordedScores(logits), judge=None)
-
-
 def run(cascade: Cascade, trace: ModelTrace, round_trip_s: float = 0.5) -> Run:
-    """Run ``cascade``, whose models are recorded, over ``trace``; the server answers every question."""
+    """Run a cascade of recorded models over a trace, at one frame a second. Every miss and audit has its reply in time.
+
+    Args:
+        round_trip_s: Time from a lookup to its reply, seconds.
+    """
     n = len(trace)
     labels, risks = np.full(n, -1, np.int64), np.zeros(n)
-    asked, full_answered = np.zeros(n, np.bool_), np.zeros(n, np.bool_)
+    asked, misses = np.zeros(n, np.bool_), np.zeros(n, np.bool_)
     levels: list[Level] = []
-    looks = np.zeros(n, np.int64)
+    probes = np.zeros(n, np.int64)
     models = [model for model in (cascade.base, *(cascade.submodels.residents if cascade.submodels else ())) if model]
     counters = [model.score for model in models if isinstance(model.score, RecordedScores)]
     for index in range(n):
-        before = sum(one.looks for one in counters)
+        before = sum(one.calls for one in counters)
         step = cascade.lookup(trace.frame(index), float(index))
-        looks[index] = sum(one.looks for one in counters) - before
+        probes[index] = sum(one.calls for one in counters) - before
         reply = Reply(index, trace.full[index])
         miss = isinstance(step, Miss)
         answer = cascade.complete(step, reply if miss else None, index + round_trip_s)
@@ -131,24 +126,24 @@ def run(cascade: Cascade, trace: ModelTrace, round_trip_s: float = 0.5) -> Run:
             cascade.on_audit_reply(reply, index + round_trip_s)
         labels[index] = -1 if answer.label is None else answer.label
         risks[index] = answer.risk
-        asked[index], full_answered[index] = miss or answer.audit, miss
+        asked[index], misses[index] = miss or answer.audit, miss
         levels.append(answer.level)
-    return Run(labels, asked, full_answered, risks, levels, looks)
+    return Run(labels, asked, misses, risks, levels, probes)
 
 
 def fit_priors(
     traces: Sequence[ModelTrace], temperatures: Mapping[str, float], base_temperature: float, seed: int = 0
 ) -> dict[Stage, RiskPrior]:
-    """The priors that held-out footage gives.
+    """Fit the priors of the risk models to held-out footage.
 
-    The footage is gone through as a device would, with frames asked at random: at each asked frame its candidates are
-    judged.
+    Each pass starts at a random frame of the first quarter of a trace. The base model and a random submodel run on each
+    frame. The full model answers random frames, and marks their candidates right or wrong.
 
     Args:
-        traces: Footage that the local models were not trained on, at best.
-        temperatures: Of the submodels, by name.
-        base_temperature: Of the base model.
-        seed: Of the frames that are asked.
+        traces: Footage that the local models were not trained on.
+        temperatures: Calibration temperature of each submodel, by name.
+        base_temperature: Calibration temperature of the base model.
+        seed: Seed of these draws.
     """
     rng = np.random.default_rng(seed)
     collected: list[dict[Stage, Outcomes]] = []
@@ -156,16 +151,16 @@ def fit_priors(
         base = softmax(trace.base, base_temperature)
         others = [softmax(logits, temperatures[name]) for name, logits in trace.submodels.items()]
         labels = trace.labels
-        for share in _ASKED * _PASSES:
+        for share in _ASKED_SHARES * _PASSES:
             estimator = RiskEstimator(base.shape[1])
             first = int(rng.integers(0, max(1, len(trace) // 4)))
             for index in range(first, len(trace)):
-                observation = estimator.begin(trace.frame(index))
-                estimator.look(observation, base[index])
+                lookup = estimator.begin(trace.frame(index))
+                estimator.add_output(lookup, base[index])
                 if others:
-                    estimator.look(observation, others[int(rng.integers(len(others)))][index])
+                    estimator.add_output(lookup, others[int(rng.integers(len(others)))][index])
                 if index == first or rng.random() < share:
                     label = int(labels[index])
-                    collected.append(estimator.outcomes(observation, label))
-                    estimator.keep(observation, label)
+                    collected.append(estimator.outcomes(lookup, label))
+                    estimator.store(lookup, label)
     return priors_of(collected)

@@ -1,27 +1,31 @@
-"""The risk budget: which risk is small enough for a hit, so that all answers together keep within the budget.
+"""The risk budget: moves the threshold so that the mean charged risk stays within the budget.
 
-The budget is about the mean over all answers, and a fixed threshold on single frames keeps it unevenly. So the
-threshold follows the stream: it rises while less is spent than the budget, and falls by what a hit is expected to cost
-(dual ascent on a long-term constraint: M. Zinkevich, "Online convex programming", ICML 2003).
+The threshold rises on frames that cost less than the budget, and falls on frames that cost more (dual ascent on a
+long-term constraint: M. Zinkevich, "Online convex programming", ICML 2003). A fixed threshold would spend more than the
+budget on some streams and less on others.
 """
 
 from __future__ import annotations
 
 import math
 
-#: By how much the logarithm of the threshold rises with a frame that costs nothing: e-fold in 200 frames.
+#: Step size: rise of the log threshold with a frame that costs nothing. The threshold grows e-fold in 200 frames.
 _RATE = 0.005
-#: Where the threshold begins, and between what it stays, in budgets. A long quiet time earns no more than the most.
-_FIRST, _LEAST, _MOST = 3.0, 0.5, 4.0
-#: No candidate that is hardly better than a coin toss is a hit.
-_HIGHEST = 0.4
+#: First threshold, as a multiple of the budget.
+_INITIAL = 3.0
+#: Least threshold, as a multiple of the budget.
+_MIN = 0.5
+#: Largest threshold, as a multiple of the budget; limits what a long quiet time can save up.
+_MAX = 4.0
+#: Largest threshold, as a risk.
+_MAX_RISK = 0.4
 
 
 class RiskBudget:
     """The threshold of one stream.
 
     Attributes:
-        threshold: The risk at or under which a candidate is a hit now.
+        threshold: Largest risk of a hit.
 
     Example:
         >>> budget = RiskBudget(max_disagreement=0.02)
@@ -32,21 +36,25 @@ class RiskBudget:
     """
 
     def __init__(self, max_disagreement: float) -> None:
-        """``max_disagreement``: the mean share of all answers that may disagree with the full model, over 0."""
+        """``max_disagreement``: the budget, over 0; see ``CascadeSpec``."""
         self._budget = max_disagreement
-        self.threshold = min(_HIGHEST, _FIRST * max_disagreement)
+        self.threshold = min(_MAX_RISK, _INITIAL * max_disagreement)
 
     def restart(self, scale: float = 1.0) -> None:
-        """Be strict at first: nothing is known of what comes."""
-        self.threshold = min(_HIGHEST, scale * self._budget)
+        """Set the threshold to the budget, multiplied by ``scale``.
 
-    def charge(self, expected_risk: float, scale: float = 1.0) -> None:
-        """A frame has been answered.
+        Stricter than at the start: after a scene change or an alarm the risks are known to be less reliable.
+        """
+        self.threshold = min(_MAX_RISK, scale * self._budget)
+
+    def charge(self, amount: float, scale: float = 1.0) -> None:
+        """Charge one answer to the budget.
 
         Args:
-            expected_risk: What the answer is expected to cost; 0 for one of the full model.
-            scale: What the budget is to be multiplied by, where audits have found more disagreement than expected.
+            amount: Charge of the answer, 0 to 1: see ``Prediction.charge``. An early exit is charged its risk, the full
+                model 0.
+            scale: Factor of the budget, under 1 after alarms.
         """
         budget = self._budget * scale
-        moved = self.threshold * math.exp(_RATE * (1.0 - expected_risk / budget))
-        self.threshold = min(_HIGHEST, _MOST * budget, max(_LEAST * budget, moved))
+        moved = self.threshold * math.exp(_RATE * (1.0 - amount / budget))
+        self.threshold = min(_MAX_RISK, _MAX * budget, max(_MIN * budget, moved))

@@ -1,8 +1,9 @@
-"""The labels that a frame may be answered with, and their risks, learned while the stream runs.
+"""The candidates of a frame and their risks, learned online.
 
-A frame's *candidates* are the newest answer of the full model (*held*), its answer to the remembered frame that looks
-most like this one (*recalled*), and the label of every local model that looks. One answer of the full model judges all
-candidates of its frame at once, and the answers to the last dozen frames as if each had been held.
+The *candidates* of a frame are the full model's newest answer (*held*), its answer to the most similar stored frame
+(*recalled*), and the label of each local model that probes the frame. An answer of the full model marks right or wrong
+the candidates of each stage; of two submodels those of the last. At stage ``base`` it also marks the full model's up to
+11 answers before the held one, as if each had been held.
 """
 
 from __future__ import annotations
@@ -14,25 +15,32 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from shared.cascade import features
-from shared.cascade.features import Array, Change, Row, Stage
-from shared.cascade.frame import Frame
-from shared.cascade.frame_cache import FrameCache, Rows
-from shared.cascade.label_filter import LabelFilter
-from shared.cascade.probability import Probabilities, jensen_shannon
-from shared.cascade.risk_model import RiskModel, RiskPrior, fit_prior
+from cachenet.shared.cascade import features
+from cachenet.shared.cascade.features import Array, Change, Row, Stage
+from cachenet.shared.cascade.frame import Frame
+from cachenet.shared.cascade.frame_cache import FrameCache, Rows
+from cachenet.shared.cascade.label_filter import LabelFilter
+from cachenet.shared.cascade.probability import Probabilities, jensen_shannon
+from cachenet.shared.cascade.risk_model import RiskModel, RiskPrior, fit_prior
 
-#: Answered frames that each new answer is compared with, to learn how long answers hold.
+#: Earlier answers that a new answer of the full model marks right or wrong: the held one, a candidate, and up to 11
+#: before it. They show how long answers stay right.
 _PAIRS = 12
-#: Answers that are waited for at a stage where the bundle has no prior: until then nothing is answered there.
+#: Answers of the full model from which a prior is fitted, at a stage where the bundle has none. Until then that stage
+#: has no risk model, and gives no hits.
 FIRST_ANSWERS = 50
 
 Priors = Mapping[Stage, RiskPrior]
 
 
 class Outcomes(NamedTuple):
-    """What an answer of the full model says of candidates: their features ``(n, d)``, whether each was wrong ``(n,)``,
-    how much each counts ``(n,)``."""
+    """Candidates that an answer of the full model has marked right or wrong.
+
+    Attributes:
+        features: Features of each candidate ``(n, d)``.
+        wrong: Whether the full model gave another label ``(n,)``.
+        weights: Weight of each candidate as an observation ``(n,)``.
+    """
 
     features: Array
     wrong: npt.NDArray[np.bool_]
@@ -40,44 +48,50 @@ class Outcomes(NamedTuple):
 
 
 class Candidate(NamedTuple):
-    """A label that a frame may be answered with. ``risk``: the probability that the full model would give another;
-    ``expected_risk``: the same by the most probable weights alone, which is what the answer is expected to cost."""
+    """A label that may answer a frame; ``risk`` and ``charge`` as in ``Prediction``."""
 
     label: int
     risk: float
-    expected_risk: float
+    charge: float
 
 
 class Candidates(NamedTuple):
-    """Labels that a frame may be answered with, and their features, one row each."""
+    """Labels that may answer a frame, and one row of features for each."""
 
     labels: list[int]
     rows: list[Row]
 
 
 class Neighbours(NamedTuple):
-    """The answered frames that a frame is compared with: of the newest one its row in the cache, its label and the
-    change since; of the one that looks most like the frame its label and the change since."""
+    """The held and the recalled answer of a lookup.
 
-    row: int
-    held: int
+    Attributes:
+        held_row: Row of the held answer in the frame cache.
+        held_label: Label of the held answer.
+        since_held: Change since the frame of the held answer.
+        recalled_label: Label of the recalled answer.
+        since_recalled: Change since the frame of the recalled answer.
+    """
+
+    held_row: int
+    held_label: int
     since_held: Change
-    recalled: int
+    recalled_label: int
     since_recalled: Change
 
 
 @dataclass(slots=True, eq=False)
-class Observation:
-    """What has been seen of a frame.
+class Lookup:
+    """State of one frame's lookup.
 
     Attributes:
-        frame: Without its view.
-        stage: How far it has been looked at.
-        candidates: Of that stage; none at the stage ``picture`` before the full model's first answer.
-        neighbours: None before the full model's first answer.
-        earlier: The candidates of the stages before.
-        base: Probabilities of the base model ``(classes,)``; None where it has not looked.
-        top: Its label, -1 where it has not looked.
+        frame: The frame, without its view.
+        stage: Stage that the lookup has reached.
+        candidates: Candidates at that stage; none at stage ``picture`` before the full model's first answer.
+        neighbours: Answered frames to compare with; None before the full model's first answer.
+        earlier: Candidates at the stages before.
+        base: The base model's probabilities ``(classes,)``; None before it has run.
+        base_label: The base model's label; -1 before it has run.
     """
 
     frame: Frame
@@ -86,123 +100,126 @@ class Observation:
     neighbours: Neighbours | None
     earlier: dict[Stage, Candidates] = field(default_factory=dict)
     base: Probabilities | None = None
-    top: int = -1
+    base_label: int = -1
 
 
 class RiskEstimator:
-    """The candidates and risk models of one stream.
+    """The frame cache, label filter and risk models of one stream.
 
     Attributes:
-        cache: The full model's answers so far.
+        cache: The full model's answers to earlier frames.
         filter: The label filter.
         models: The risk model of each stage that has a prior.
-        fitted: The priors that were fitted on the first answers; empty where the bundle has its own.
+        fitted: Priors that were fitted to the stream's first answers; empty where the bundle has priors.
     """
 
     def __init__(self, classes: int, priors: Priors | None = None) -> None:
-        """``priors``: the bundle's, by stage; None or empty: they are fitted on the first answers."""
+        """``priors``: the bundle's prior of each stage; None or empty to fit them to the stream's first answers."""
         self.cache, self.filter = FrameCache(classes), LabelFilter(classes)
         self.models = {stage: RiskModel(prior) for stage, prior in (priors or {}).items()}
         self.fitted: dict[Stage, RiskPrior] = {}
         self._classes = classes
-        self._first: dict[Stage, list[dict[Stage, Outcomes]]] = {}
+        self._first: dict[Stage, list[dict[Stage, Outcomes]]] = {}  # first answers, at stages without a prior
 
     @property
     def ready(self) -> bool:
-        """Whether risks are known: there are priors, the bundle's or those of the first answers."""
+        """Whether there is a risk model."""
         return bool(self.models)
 
-    def begin(self, frame: Frame) -> Observation:
-        """A frame has come: what its picture says, before any model looks."""
+    def begin(self, frame: Frame) -> Lookup:
+        """Start the lookup of a frame, with the recalled answer as candidate (stage ``picture``)."""
         self.filter.predict()
-        bare = Frame(frame.index, None, frame.signature)
+        viewless = Frame(frame.index, None, frame.signature)  # a lookup outlives its picture
         if not len(self.cache):
-            return Observation(bare, "picture", Candidates([], []), None)
-        near = self._neighbours(bare)
-        row = features.of_picture(near.since_recalled, float(self.filter.belief[near.recalled]))
-        return Observation(bare, "picture", Candidates([near.recalled], [row]), near)
+            return Lookup(viewless, "picture", Candidates([], []), None)
+        near = self._neighbours(viewless)
+        row = features.picture_row(near.since_recalled, float(self.filter.belief[near.recalled_label]))
+        return Lookup(viewless, "picture", Candidates([near.recalled_label], [row]), near)
 
-    def look(self, observation: Observation, probabilities: Probabilities) -> None:
-        """A local model, the base model first, gives these ``probabilities`` ``(classes,)`` to the frame's labels."""
+    def add_output(self, lookup: Lookup, probabilities: Probabilities) -> None:
+        """Add the output ``(classes,)`` of a local model: of the base model first, then of submodels."""
         label = int(probabilities.argmax())
-        if observation.base is None:
+        if lookup.base is None:
             self.filter.update(probabilities)
-            observation.base, observation.top = probabilities, label
-            near = observation.neighbours
-            labels = {label} if near is None else {label, near.held, near.recalled}
-            self._advance(observation, "base", self._judged(observation, sorted(labels)))
+            lookup.base, lookup.base_label = probabilities, label
+            near = lookup.neighbours
+            labels = {label} if near is None else {label, near.held_label, near.recalled_label}
+            self._advance(lookup, "base", self._base_candidates(lookup, sorted(labels)))
         else:
-            known = observation.earlier["base"] if observation.stage == "submodel" else observation.candidates
+            known = lookup.earlier["base"] if lookup.stage == "submodel" else lookup.candidates
             if label not in known.labels:
-                more = self._judged(observation, [label])
+                more = self._base_candidates(lookup, [label])
                 known = Candidates(known.labels + more.labels, known.rows + more.rows)
             rows = [
-                features.of_submodel(row, float(probabilities[one]), one == label)
+                features.submodel_row(row, float(probabilities[one]), one == label)
                 for one, row in zip(known.labels, known.rows, strict=True)
             ]
-            self._advance(observation, "submodel", Candidates(known.labels, rows))
+            self._advance(lookup, "submodel", Candidates(known.labels, rows))
 
-    def best(self, observation: Observation, only: int | None = None) -> Candidate | None:
-        """The candidate of least risk; None where nothing is known yet. ``only``: the one label that is allowed."""
-        model = self.models.get(observation.stage)
-        if model is None or not observation.candidates.labels:
+    def best(self, lookup: Lookup, only: int | None = None) -> Candidate | None:
+        """The candidate of least risk; None without a risk model or a candidate. ``only``: the one allowed label."""
+        model = self.models.get(lookup.stage)
+        if model is None or not lookup.candidates.labels:
             return None
-        labels = observation.candidates.labels
-        risks, expected = model.risk(np.array(observation.candidates.rows))
-        place = int(risks.argmin()) if only is None else labels.index(only)
-        return Candidate(labels[place], float(risks[place]), float(expected[place]))
+        labels = lookup.candidates.labels
+        risks, expected = model.risk(np.array(lookup.candidates.rows))
+        at = int(risks.argmin()) if only is None else labels.index(only)
+        return Candidate(labels[at], float(risks[at]), float(expected[at]))
 
-    def learn(self, observation: Observation, label: int) -> None:
-        """The full model has answered ``label`` to the frame of ``observation``: learn, and keep the answer."""
-        for stage, own in self.outcomes(observation, label).items():
+    def learn(self, lookup: Lookup, label: int) -> None:
+        """Learn from the full model's answer ``label`` to the frame of ``lookup``, and store the answer."""
+        for stage, outcomes in self.outcomes(lookup, label).items():
             if (model := self.models.get(stage)) is not None:
-                model.learn(*own)
+                model.learn(*outcomes)
                 continue
             first = self._first.setdefault(stage, [])
-            first.append({stage: own})
+            first.append({stage: outcomes})
             if len(first) == FIRST_ANSWERS:
                 self.adopt({**self.fitted, **priors_of(first)})
-        self.keep(observation, label)
+        self.store(lookup, label)
 
-    def keep(self, observation: Observation, label: int) -> None:
-        """Keep the full model's answer ``label`` to the frame of ``observation``."""
-        self.cache.add(observation.frame, label, observation.base)
-        self.filter.answer(observation.frame.index, label)
+    def store(self, lookup: Lookup, label: int) -> None:
+        """Add the full model's answer to the cache and the filter; the risk models do not change."""
+        self.cache.add(lookup.frame, label, lookup.base)
+        self.filter.update_full(lookup.frame.index, label)
 
-    def outcomes(self, observation: Observation, label: int) -> dict[Stage, Outcomes]:
-        """What the full model's answer ``label`` says of the candidates of every stage."""
-        found: dict[Stage, Outcomes] = {}
-        for stage, own in {**observation.earlier, observation.stage: observation.candidates}.items():
+    def outcomes(self, lookup: Lookup, label: int) -> dict[Stage, Outcomes]:
+        """The candidates of every stage, marked right or wrong by the full model's answer ``label``."""
+        by_stage: dict[Stage, Outcomes] = {}
+        for stage, own in {**lookup.earlier, lookup.stage: lookup.candidates}.items():
             if own.labels:
-                pairs = self._pairs(observation) if stage == "base" else Candidates([], [])
+                pairs = self._pairs(lookup) if stage == "base" else Candidates([], [])
                 weights = [1.0] * len(own.labels) + [1.0 / (len(pairs.labels) + 1)] * len(pairs.labels)
                 wrong = np.array(own.labels + pairs.labels) != label
-                found[stage] = Outcomes(np.array(own.rows + pairs.rows), wrong, np.array(weights))
-        return found
+                by_stage[stage] = Outcomes(np.array(own.rows + pairs.rows), wrong, np.array(weights))
+        return by_stage
 
-    def reset(self, share: float) -> None:
-        """Forget the stream. Risk models go back to their priors, which count for ``share`` of what they did."""
+    def reset(self, factor: float) -> None:
+        """Forget the scene: empty the cache, restart the filter, return the risk models to their priors.
+
+        The precision of the priors is multiplied by ``factor``. Fitted priors and first answers stay.
+        """
         self.cache.clear()
         self.filter = LabelFilter(self._classes)
         for model in self.models.values():
-            model.reset(share)
+            model.reset(factor)
 
     @property
     def state(self) -> dict[Stage, tuple[Array, Array]]:
-        """What has been learned, by stage: weights ``(d + 1,)`` and precision ``(d + 1, d + 1)``."""
+        """State of each risk model: weights ``(d + 1,)`` and precision ``(d + 1, d + 1)``."""
         return {stage: model.state for stage, model in self.models.items()}
 
     def adopt(self, fitted: Priors) -> None:
-        """Begin, at stages where the bundle has no prior, with those that were fitted on the first answers."""
+        """Start risk models from fitted priors, at stages where the bundle has none."""
         for stage, prior in fitted.items():
             if stage not in self.models:
                 self.models[stage], self.fitted[stage] = RiskModel(prior), prior
                 self._first.pop(stage, None)
 
     def restore(self, state: Mapping[Stage, tuple[Array, Array]]) -> bool:
-        """Go on from an earlier ``state``. False, and nothing changes for a stage that does not fit."""
-        fits = [stage in self.models and self.models[stage].restore(*own) for stage, own in state.items()]
-        return all(fits)
+        """Continue from an earlier ``state``. Returns False if a stage is not valid; that stage does not change."""
+        restored = [stage in self.models and self.models[stage].restore(*own) for stage, own in state.items()]
+        return all(restored)
 
     def _neighbours(self, frame: Frame) -> Neighbours:
         cache = self.cache
@@ -211,74 +228,63 @@ class RiskEstimator:
         since_held, since_recalled = cache.changes(frame, [held, recalled], distances)
         return Neighbours(held, int(cache.labels[held]), since_held, int(cache.labels[recalled]), since_recalled)
 
-    def _judged(self, observation: Observation, labels: list[int]) -> Candidates:
-        """``labels`` as candidates of the stage ``base``."""
-        near = observation.neighbours
-        divergence = 0.0
-        if near is not None and near.held in labels:
-            divergence = float(self._divergence(observation, np.array([near.row]))[0])
-        return Candidates(
-            labels,
-            [
-                self._row(
-                    observation,
-                    one,
-                    near.since_held if near is not None and near.held == one else None,
-                    divergence,
-                )
-                for one in labels
-            ],
-        )
+    def _base_candidates(self, lookup: Lookup, labels: list[int]) -> Candidates:
+        """``labels`` as candidates at stage ``base``."""
+        near = lookup.neighbours
+        distance = 0.0
+        if near is not None and near.held_label in labels:
+            distance = float(self._output_distances(lookup, np.array([near.held_row]))[0])
+        since_held = [near.since_held if near is not None and near.held_label == label else None for label in labels]
+        pairs = zip(labels, since_held, strict=True)
+        return Candidates(labels, [self._row(lookup, label, change, distance) for label, change in pairs])
 
-    def _pairs(self, observation: Observation) -> Candidates:
-        """The answers to the last dozen frames before this one, as if each had been held; but for the newest, which is
-        a candidate already."""
-        cache, frame = self.cache, observation.frame
+    def _pairs(self, lookup: Lookup) -> Candidates:
+        """Up to ``_PAIRS - 1`` answers before the held one, each as if it had been held."""
+        cache, frame = self.cache, lookup.frame
         rows = cache.recent(_PAIRS, frame.index)[1:]
         if not len(rows):
             return Candidates([], [])
         changes = cache.changes(frame, rows.tolist(), cache.distances(frame.signature))
         labels = cache.labels[rows].tolist()
-        divergences = self._divergence(observation, rows).tolist()
-        pairs = zip(labels, changes, divergences, strict=True)
-        return Candidates(labels, [self._row(observation, *pair) for pair in pairs])
+        distances = self._output_distances(lookup, rows).tolist()
+        pairs = zip(labels, changes, distances, strict=True)
+        return Candidates(labels, [self._row(lookup, *pair) for pair in pairs])
 
-    def _row(self, observation: Observation, label: int, held: Change | None, divergence: float) -> Row:
-        """Features of the stage ``base``; ``held``, ``divergence``: see ``features.of_base``."""
-        now, near = observation.base, observation.neighbours
+    def _row(self, lookup: Lookup, label: int, since_held: Change | None, distance: float) -> Row:
+        """Features at stage ``base``; ``since_held`` and ``distance`` as for ``features.base_row``."""
+        now, near = lookup.base, lookup.neighbours
         assert now is not None
-        return features.of_base(
+        return features.base_row(
             float(now[label]),
-            float(now[observation.top]),
-            label == observation.top,
-            held,
-            divergence,
-            near.since_recalled if near is not None and near.recalled == label else None,
+            float(now[lookup.base_label]),
+            label == lookup.base_label,
+            since_held,
+            distance,
+            near.since_recalled if near is not None and near.recalled_label == label else None,
             float(self.filter.belief[label]),
         )
 
-    def _divergence(self, observation: Observation, rows: Rows) -> Array:
-        """How far the base model's outputs are from those on the frames of the entries ``rows``; where no base model
-        had looked, nothing is known to differ."""
-        assert observation.base is not None
-        divergences = jensen_shannon(observation.base, self.cache.probabilities[rows])
-        divergences[np.isnan(divergences)] = 0.0
-        return divergences
+    def _output_distances(self, lookup: Lookup, rows: Rows) -> Array:
+        """Distance of the base model's output from that of each entry in ``rows``; 0 for entries without an output."""
+        assert lookup.base is not None
+        distances = jensen_shannon(lookup.base, self.cache.probabilities[rows])
+        distances[np.isnan(distances)] = 0.0
+        return distances
 
     @staticmethod
-    def _advance(observation: Observation, stage: Stage, candidates: Candidates) -> None:
-        if observation.stage != stage:
-            observation.earlier[observation.stage] = observation.candidates
-            observation.stage = stage
-        observation.candidates = candidates
+    def _advance(lookup: Lookup, stage: Stage, candidates: Candidates) -> None:
+        if lookup.stage != stage:
+            lookup.earlier[lookup.stage] = lookup.candidates
+            lookup.stage = stage
+        lookup.candidates = candidates
 
 
 def priors_of(collected: Iterable[Mapping[Stage, Outcomes]]) -> dict[Stage, RiskPrior]:
-    """The prior of each stage that there are outcomes of."""
+    """Fit a prior for each stage that has outcomes. Their weights are not used."""
     by_stage: dict[Stage, list[Outcomes]] = {}
-    for outcomes in collected:
-        for stage, own in outcomes.items():
-            by_stage.setdefault(stage, []).append(own)
+    for collection in collected:
+        for stage, outcomes in collection.items():
+            by_stage.setdefault(stage, []).append(outcomes)
     return {
         stage: fit_prior(np.concatenate([one.features for one in own]), np.concatenate([one.wrong for one in own]))
         for stage, own in by_stage.items()

@@ -1,9 +1,10 @@
 """The risk of a candidate: the probability that the full model, asked now, would give another label.
 
-A Bayesian logistic regression that goes on learning. It starts from the builder's prior, takes every answer of the full
-model as an observation (sequential Laplace approximation: D. Spiegelhalter and S. Lauritzen, Networks 20, 1990), and
-predicts with the uncertainty of its own weights (D. MacKay, "The evidence framework applied to classification
-networks", Neural Computation 4, 1992, equation 10): features that it has seen little of are risky.
+An online Bayesian logistic regression. It starts from the bundle's prior, or from one that is fitted to the stream's
+first answers, and learns from every answer of the full model (sequential Laplace approximation: D. Spiegelhalter and S.
+Lauritzen, Networks 20, 1990). Its predictions include the uncertainty of the weights (D. MacKay, "The evidence
+framework applied to classification networks", Neural Computation 4, 1992, equation 10): unusual features move the risk
+towards 0.5.
 """
 
 from __future__ import annotations
@@ -16,30 +17,33 @@ import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
 
-#: Observations that a prior counts for, at most. On eleven real clips 20 and 60 do equally well.
-PRIOR_WORTH = 60.0
-#: Observations that the weights of a prior are found as from, at most.
-_FIT_WORTH = 300.0
-#: Newton steps that find them: the last of these changes nothing any more.
+#: Largest weight of a prior, in observations. On eleven real clips 20 and 60 give equal results.
+PRIOR_OBSERVATIONS = 60.0
+#: Largest weight of the footage in the fit of a prior's mean weights, in observations.
+_FIT_OBSERVATIONS = 300.0
+#: Newton steps of that fit; enough to converge.
 _FIT_STEPS = 50
-#: Precision of a weight of a standardised feature before anything is observed, and of the intercept. With 1 a feature
-#: that never varied in the footage makes the model unsure for hundreds of frames; 3 asks a tenth less at equal error.
-_RIDGE, _RIDGE_INTERCEPT = 3.0, 1e-2
-#: Least deviation that a feature is standardised by: one that hardly varied in the prior must not become an alarm.
-_LEAST_DEVIATION = 0.05
-#: Observations after which one counts half, and the prior takes its place.
+#: Prior precision of the weight of a standardised feature. With 1, a feature that is constant in the footage keeps the
+#: risk high for hundreds of frames; with 3, 10 % fewer frames are misses at equal disagreement.
+_RIDGE = 3.0
+#: Prior precision of the intercept.
+_RIDGE_INTERCEPT = 1e-2
+#: Least standard deviation of a feature in its standardisation: a feature that is nearly constant in the footage must
+#: not dominate as soon as it varies.
+_MIN_DEVIATION = 0.05
+#: Observations after which the weight of an observation has halved; the prior takes the place of what is forgotten.
 _HALF_LIFE = 2000.0
-#: Longest Newton step, in standardised weights.
-_LONGEST_STEP = 1.0
+#: Longest Newton step, Euclidean norm in weights of standardised features.
+_MAX_STEP = 1.0
 
 
 class RiskPrior(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where a ``RiskModel`` of ``d`` features starts; part of a bundle.
+    """Gaussian prior of the weights of a ``RiskModel`` with ``d`` features; part of a bundle.
 
     Attributes:
-        mean: Of each feature ``(d,)``, to standardise it.
-        deviation: The same ``(d,)``, positive.
-        weights: Of the standardised features and, last, the intercept ``(d + 1,)``.
+        mean: Mean of each feature ``(d,)``.
+        deviation: Standard deviation of each feature ``(d,)``, positive.
+        weights: Mean weights of the standardised features and, last, of the intercept ``(d + 1,)``.
         precision: Inverse covariance of the weights ``(d + 1, d + 1)``, positive definite, row by row.
     """
 
@@ -49,7 +53,7 @@ class RiskPrior(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     precision: tuple[float, ...]
 
     def check(self, features: int) -> bool:
-        """Whether this is a prior for so many features, all finite, with a precision that is positive definite."""
+        """Whether this is a valid prior for a model with ``features`` features."""
         d = features
         sizes = (len(self.mean), len(self.deviation), len(self.weights), len(self.precision))
         return (
@@ -61,7 +65,7 @@ class RiskPrior(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class RiskModel:
-    """The regression. Its memory is fixed; an update of a dozen observations takes some 0.1 ms.
+    """The regression. Its memory is fixed; an update by a dozen observations takes about 0.1 ms.
 
     Example:
         >>> prior = fit_prior(np.array([[0.0], [1.0], [0.1], [0.9]]), np.array([False, True, False, True]))
@@ -72,7 +76,7 @@ class RiskModel:
     """
 
     def __init__(self, prior: RiskPrior) -> None:
-        """Raises ``ValueError`` if the precision of ``prior`` is not positive definite (see ``RiskPrior.check``)."""
+        """Start from ``prior``. Raises ``ValueError``."""
         self._mean, self._deviation = np.array(prior.mean), np.array(prior.deviation)
         self._prior_weights = np.array(prior.weights)  # (d + 1,)
         self._prior_precision = np.array(prior.precision).reshape(len(prior.weights), -1)  # (d + 1, d + 1)
@@ -83,56 +87,54 @@ class RiskModel:
 
     @property
     def state(self) -> tuple[Array, Array]:
-        """Weights ``(d + 1,)`` and precision ``(d + 1, d + 1)``, to be kept over a restart."""
+        """Mean weights ``(d + 1,)`` and precision ``(d + 1, d + 1)``, for a restart of the program."""
         return self._weights, self._precision
 
     def restore(self, weights: Array, precision: Array) -> bool:
-        """Go on from an earlier ``state``; False, and nothing changes, where it does not fit, is not finite or has a
-        precision that is not positive definite."""
+        """Continue from an earlier ``state``. Returns False and changes nothing if the state is not valid."""
         shapes = (weights.shape, precision.shape) == (self._weights.shape, self._precision.shape)
         return shapes and self._set(weights.copy(), precision.copy())
 
-    def reset(self, share: float = 1.0) -> None:
-        """Go back to the prior, which counts for ``share`` of what it did at first."""
-        self._set(self._prior_weights, share * self._prior_precision)
+    def reset(self, factor: float = 1.0) -> None:
+        """Return to the prior, with its precision multiplied by ``factor``."""
+        self._set(self._prior_weights, factor * self._prior_precision)
 
     def risk(self, features: Array) -> tuple[Array, Array]:
-        """The risk of candidates with ``features`` ``(n, d)``.
+        """Predict the risk of candidates with ``features`` ``(n, d)``.
 
         Returns:
-            The risk ``(n,)``; and the risk by the most probable weights alone ``(n,)``, which is what an answer is
-            expected to cost.
+            The risk, averaged over the posterior of the weights ``(n,)``; and the risk at the mean weights ``(n,)``.
         """
         z = self._standardised(features)  # (n, d + 1)
         log_odds = z @ self._weights  # (n,)
-        spread = ((z @ self._covariance) * z).sum(1)
-        return _sigmoid(log_odds / np.sqrt(1.0 + math.pi / 8.0 * spread)), _sigmoid(log_odds)
+        variance = ((z @ self._covariance) * z).sum(1)  # (n,) of the log odds
+        return _sigmoid(log_odds / np.sqrt(1.0 + math.pi / 8.0 * variance)), _sigmoid(log_odds)
 
     def learn(self, features: Array, wrong: npt.NDArray[np.bool_], observation_weights: Array) -> None:
-        """Take observations in, with one Newton step: a second one changes nothing on real clips.
+        """Update the posterior with one Newton step. A second step changes nothing on real clips.
 
         Args:
-            features: ``(n, d)``.
-            wrong: Whether the full model gave another label than the candidate's ``(n,)``.
-            observation_weights: How much each counts ``(n,)``, 1 for a whole observation.
+            features: Features of candidates ``(n, d)``.
+            wrong: Whether the full model gave another label than the candidate ``(n,)``.
+            observation_weights: Weight of each observation ``(n,)``, 0 to 1.
         """
         z = self._standardised(features)  # (n, d + 1)
-        kept = 0.5 ** (float(observation_weights.sum()) / _HALF_LIFE)
-        precision = kept * self._precision + (1.0 - kept) * self._prior_precision
-        # What is forgotten gives way to the prior, to first order in the share that is.
+        decay = 0.5 ** (float(observation_weights.sum()) / _HALF_LIFE)
+        precision = decay * self._precision + (1.0 - decay) * self._prior_precision
+        # Forgetting moves the mean towards the prior's, to first order in 1 - decay.
         to_prior = self._covariance @ (self._prior_precision @ (self._prior_weights - self._weights))
-        start = self._weights + (1.0 - kept) * to_prior
+        start = self._weights + (1.0 - decay) * to_prior
         p = _sigmoid(z @ start)  # (n,)
         precision = precision + (z.T * (observation_weights * p * (1.0 - p))) @ z
         if not math.isfinite(float(precision.sum())):
             return
-        covariance = np.linalg.inv(precision)  # a sum of what the prior has made positive definite
+        covariance = np.linalg.inv(precision)  # positive definite: the prior is, and the rest is semi-definite
         weights = start + _bounded(covariance @ (z.T @ (observation_weights * (wrong - p))))
         if math.isfinite(float(weights.sum())):
             self._weights, self._precision, self._covariance = weights, precision, covariance
 
     def _set(self, weights: Array, precision: Array) -> bool:
-        """Go on with these; False, and nothing changes, where they are not finite or not positive definite."""
+        """Set the posterior. Returns False and changes nothing if it is not finite or not positive definite."""
         covariance = _inverse(precision)
         if covariance is None or not np.isfinite(weights).all():
             return False
@@ -140,28 +142,28 @@ class RiskModel:
         return True
 
     def _standardised(self, features: Array) -> Array:
-        """Standardised features and a one for the intercept ``(n, d + 1)``."""
+        """Standardised features, and a column of ones for the intercept ``(n, d + 1)``."""
         z = np.ones((len(features), features.shape[1] + 1))
         z[:, :-1] = (features - self._mean) / self._deviation
         return z
 
 
 def fit_prior(features: Array, wrong: npt.NDArray[np.bool_]) -> RiskPrior:
-    """The prior that observations of held-out footage give.
+    """Fit a prior to footage by ridge-penalised logistic regression.
 
-    Neighbouring frames say the same. So however many there are, they find the weights as ``_FIT_WORTH`` observations
-    would, and the prior counts for ``PRIOR_WORTH``.
+    Neighbouring frames are correlated. So the footage has the weight of at most ``_FIT_OBSERVATIONS`` observations in
+    the mean weights, and of at most ``PRIOR_OBSERVATIONS`` in the precision.
 
     Args:
-        features: ``(n, d)``, n at least 1.
-        wrong: Whether the full model gave another label than the candidate's ``(n,)``.
+        features: Features of candidates ``(n, d)``, n at least 1.
+        wrong: Whether the full model gave another label than the candidate ``(n,)``.
     """
-    mean, deviation = features.mean(0), np.maximum(features.std(0), _LEAST_DEVIATION)
+    mean, deviation = features.mean(0), np.maximum(features.std(0), _MIN_DEVIATION)
     n, d = features.shape
     z = np.ones((n, d + 1))
     z[:, :-1] = (features - mean) / deviation
     ridge = np.diag(np.r_[np.full(d, _RIDGE), _RIDGE_INTERCEPT])
-    share = min(n, _FIT_WORTH) / n
+    share = min(n, _FIT_OBSERVATIONS) / n
     weights = np.zeros(d + 1)
     weights[-1] = math.log((wrong.sum() + 1.0) / (n - wrong.sum() + 1.0))
     for _ in range(_FIT_STEPS):
@@ -169,19 +171,19 @@ def fit_prior(features: Array, wrong: npt.NDArray[np.bool_]) -> RiskPrior:
         gradient = share * z.T @ (p - wrong) + ridge @ weights
         curvature = ridge + share * (z.T * (p * (1.0 - p))) @ z
         weights = weights - _bounded(np.linalg.solve(curvature, gradient))
-    precision = ridge + min(n, PRIOR_WORTH) / n * (z.T * (p * (1.0 - p))) @ z
+    precision = ridge + min(n, PRIOR_OBSERVATIONS) / n * (z.T * (p * (1.0 - p))) @ z
     rounded = [[float(f"{value:.6g}") for value in values.ravel()] for values in (mean, deviation, weights, precision)]
     return RiskPrior(*map(tuple, rounded))
 
 
 def _bounded(step: Array) -> Array:
-    """A Newton step of ``_LONGEST_STEP`` at most: where the two outcomes can be told apart a full one may diverge."""
+    """Shorten a Newton step to ``_MAX_STEP``: on separable outcomes a full step may diverge."""
     length = float(np.sqrt(step @ step))
-    return step if length <= _LONGEST_STEP else step * (_LONGEST_STEP / length)
+    return step if length <= _MAX_STEP else step * (_MAX_STEP / length)
 
 
 def _inverse(precision: Array) -> Array | None:
-    """The inverse of a precision matrix; None if it is not finite, not symmetric or not positive definite."""
+    """Inverse of a precision matrix; None if the matrix is not finite, not symmetric or not positive definite."""
     if not np.isfinite(precision).all() or np.abs(precision - precision.T).max() > 1e-5 * np.abs(precision).max():
         return None
     try:

@@ -1,5 +1,6 @@
-"""What shares in 0..1 tell of their mean, by betting (I. Waudby-Smith and A. Ramdas, "Estimating means of bounded
-random variables by betting", arXiv 2010.09686), so that it may be asked after every one of them.
+"""Anytime-valid tests and bounds for the mean of a sequence in [0, 1], by betting.
+
+I. Waudby-Smith and A. Ramdas, "Estimating means of bounded random variables by betting", arXiv 2010.09686.
 """
 
 from __future__ import annotations
@@ -8,64 +9,81 @@ import math
 
 import numpy as np
 
+#: Confidence of the upper bound.
 _CONFIDENCE = 0.95
-#: The largest share of its wealth that a bet may lose.
-_STAKE = 0.75
+#: Largest share of its wealth that a bet can lose.
+_MAX_LOSS = 0.75
 
 
 class AnytimeUpperBound:
-    """An upper bound on the mean of shares in 0..1, valid at any time.
+    """Upper bound on the mean of a sequence in [0, 1], valid at every time with 95 % confidence.
 
-    It is the least mean against which betting that the true one is lower has multiplied its stake by twenty.
+    For each mean of a grid, a bettor with a wealth of 1 bets that the true mean is lower. The bound is the least mean
+    whose bettor has had a wealth of 20 at some time.
+
+    Example:
+        >>> bound = AnytimeUpperBound()
+        >>> for _ in range(100):
+        ...     bound.add(0.0)
+        >>> 0.0 < bound.value < 0.1
+        True
     """
 
     _means = np.geomspace(0.001, 0.999, 100)
 
     def __init__(self) -> None:
         self._log_wealth = np.zeros(len(self._means))
-        self._most = np.zeros(len(self._means))
-        self._count, self._sum, self._squares = 1.0, 0.5, 0.25 + 0.25  # one imagined half
+        self._max_log_wealth = np.zeros(len(self._means))
+        self._count, self._sum, self._squares = 1.0, 0.5, 0.25 + 0.25  # one pseudo-observation of 0.5
 
     @property
     def value(self) -> float:
-        """The bound; 1 before anything is known."""
-        lost = self._most >= math.log(1.0 / (1.0 - _CONFIDENCE))
-        return float(self._means[lost].min()) if lost.any() else 1.0
+        """The bound; 1 until a bettor has had a wealth of 20."""
+        rejected = self._max_log_wealth >= math.log(1.0 / (1.0 - _CONFIDENCE))
+        return float(self._means[rejected].min()) if rejected.any() else 1.0
 
     def add(self, share: float) -> None:
-        """A new share, 0..1."""
+        """Add an observation, 0 to 1."""
         mean = self._sum / self._count
         variance = max(self._squares / self._count - mean * mean, 1e-4)
-        # The bet that would have grown fastest so far, to second order ("aGRAPA").
+        # Bet with the largest growth rate on the observations so far, to second order ("aGRAPA").
         edge = self._means - mean
-        bets = np.clip(edge / (variance + edge * edge), 0.0, _STAKE / (1.0 - self._means))
+        bets = np.clip(edge / (variance + edge * edge), 0.0, _MAX_LOSS / (1.0 - self._means))
         self._log_wealth += np.log1p(bets * (self._means - share))
-        np.maximum(self._most, self._log_wealth, out=self._most)
+        np.maximum(self._max_log_wealth, self._log_wealth, out=self._max_log_wealth)
         self._count += 1.0
         self._sum += share
         self._squares += share * share
 
 
 class EDetector:
-    """Evidence that the mean of shares in 0..1 has risen above ``allowed``, gathered since it began to: an e-detector
-    (J. Shin, A. Ramdas and A. Rinaldo, "E-detectors", arXiv 2203.03532).
+    """Detects that the mean of a sequence in [0, 1] has risen above ``allowed``.
+
+    J. Shin, A. Ramdas and A. Rinaldo, "E-detectors", arXiv 2203.03532.
 
     Attributes:
-        evidence: The e-value: over 100 falsely at most once in a hundred shares.
+        e_value: The e-detector; under the null it exceeds 100 at most once in 100 observations on average.
+
+    Example:
+        >>> detector = EDetector(allowed=0.04)
+        >>> for _ in range(10):
+        ...     detector.add(1.0)
+        >>> detector.e_value > 100.0
+        True
     """
 
     def __init__(self, allowed: float) -> None:
-        """``allowed``: share, over 0 and under 1."""
+        """``allowed``: largest mean under the null hypothesis, over 0 and under 1."""
         self._allowed = allowed
-        self._bets = _STAKE / allowed * np.array([0.02, 0.1, 0.5])
+        self._bets = _MAX_LOSS / allowed * np.array([0.02, 0.1, 0.5])
         self._wealth = np.ones(len(self._bets))
-        self.evidence = 1.0
+        self.e_value = 1.0
 
     def add(self, share: float) -> None:
-        """A new share, 0..1."""
+        """Add an observation, 0 to 1."""
         self._wealth = np.maximum(self._wealth, 1.0) * (1.0 + self._bets * (share - self._allowed))
-        self.evidence = float(self._wealth.mean())
+        self.e_value = float(self._wealth.mean())
 
     def reset(self) -> None:
-        """Forget all evidence."""
-        self._wealth[:] = self.evidence = 1.0
+        """Discard all observations."""
+        self._wealth[:] = self.e_value = 1.0

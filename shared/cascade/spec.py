@@ -1,32 +1,32 @@
-"""What a cascade is built from."""
+"""Parameters of a cascade."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from shared.cascade.audits import FLOOR
-from shared.cascade.distribution import Distribution
-from shared.cascade.risk_estimator import Priors
+from cachenet.shared.cascade.audits import MIN_AUDIT_RATE
+from cachenet.shared.cascade.distribution import Distribution
+from cachenet.shared.cascade.risk_estimator import Priors
 
-#: Mean share of all answers that may disagree with the full model.
+#: Default risk budget; see ``CascadeSpec.max_disagreement``.
 MAX_DISAGREEMENT = 0.02
 
 
 @dataclass(frozen=True)
 class CascadeSpec:
-    """What a cascade is built from.
+    """Parameters of a cascade.
 
     Attributes:
-        classes: Number of labels.
-        full_model: Name of the full model.
-        full_temperature: Its temperature.
-        priors: The bundle's, by stage; empty where it has none.
-        distribution: What the bundle's footage looks like; None where nobody knows.
-        max_disagreement: Mean share of all answers that may disagree with the full model.
-        deadline: Seconds that a frame may take.
-        hold: Whether held answers may be hits (level ``frames``).
-        audit_floor: Share of hits that is audited at least; 0 for no audits.
-        seed: Audits are drawn from it: the same camera draws the same frames, so that a run can be repeated.
+        full_temperature: Calibration temperature of the full model.
+        priors: Prior of the risk model of each stage; empty where the bundle has none.
+        distribution: Scores on the bundle's own footage. Nothing is detected if it is None, if its ``least`` is 0, or
+            without a base model.
+        max_disagreement: Risk budget: largest mean share of hits and full answers that may disagree with the full
+            model; fallbacks do not count.
+        deadline: Time from a lookup to the latest answer, seconds.
+        reuse_answers: Whether held and recalled answers of the full model may be hits (level ``frames``).
+        audit_floor: Least share of hits that are audited; 0 for no audits.
+        seed: Seed of the audits' draws, one a frame.
     """
 
     classes: int
@@ -36,6 +36,6 @@ class CascadeSpec:
     distribution: Distribution | None = None
     max_disagreement: float = MAX_DISAGREEMENT
     deadline: float = 1.0
-    hold: bool = True
-    audit_floor: float = FLOOR
+    reuse_answers: bool = True
+    audit_floor: float = MIN_AUDIT_RATE
     seed: str = ""

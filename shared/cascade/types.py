@@ -1,4 +1,4 @@
-"""What passes between the cascade, its levels and the shell that drives them."""
+"""Messages between the cascade, its models and its caller."""
 
 from __future__ import annotations
 
@@ -9,57 +9,58 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from shared.cascade.frame import Frame
+from cachenet.shared.cascade.frame import Frame
 
 #: Logits of one frame ``(classes,)`` float32.
 Scores = npt.NDArray[np.float32]
-#: Runs a model on a frame's view.
+#: Runs a model on a frame's view; returns the logits.
 Score = Callable[[Any], Scores]
-#: Runs a full model that has early exits: the view, the recent labels and the risk that an exit may take. Returns the
-#: logits, and the risk that an exit has taken, None if all of the model has run.
-Judge = Callable[[Any, tuple[int, ...], float], tuple[Scores, float | None]]
+#: Runs a full model that has early exits. Arguments: a frame's view, the recent labels, the largest risk of an exit's
+#: answer. Returns the logits, and the risk of the exit that answered; None where the whole model ran.
+ScoreWithExits = Callable[[Any, tuple[int, ...], float], tuple[Scores, float | None]]
 
-#: ``frames``: an answer of the full model that is held; ``submodels``, ``base``: a local model's label.
+#: ``submodels``, ``base``: the label of that local model. ``frames``: another candidate, in general an earlier answer
+#: of the full model. The answer ``unknown`` has the level ``base``.
 LocalLevel = Literal["frames", "submodels", "base"]
 LOCAL_LEVELS: tuple[LocalLevel, ...] = get_args(LocalLevel)
-#: ``full``: the full model, on the device itself.
+#: ``full``: the full model on the device; ``cloud``: on the server; ``fallback``: neither answered in time.
 Level = LocalLevel | Literal["full", "cloud", "fallback"]
 
-#: The name of the answer to a picture that the bundle was not made for; its label is None.
+#: Name of the answer to a stream that is out of distribution; its label is None.
 UNKNOWN = "unknown"
 
 
 class Prediction(msgspec.Struct, frozen=True):
-    """What a local level would answer.
+    """A local answer to a frame, with its risk.
 
     Attributes:
         label: Index of the label; None for ``unknown``.
         risk: Probability that the full model, asked now, would give another label.
-        expected_risk: The same by the most probable weights of the risk model, which is what the budget is charged.
-        level: Where the label comes from.
-        model: Name of the model that gave it; empty for a held answer of the full model.
+        charge: What the answer costs the budget: the risk at the mean weights, without the uncertainty that raises a
+            small risk; 0 for ``unknown``.
+        level: Level that gives the label.
+        model: Name of the model that gave the label.
     """
 
     label: int | None
     risk: float
-    expected_risk: float
+    charge: float
     level: LocalLevel
     model: str
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """The one answer of a frame.
+    """The answer to a frame.
 
     Attributes:
-        frame: Index of the frame.
         label: Index of the label; None for ``unknown``.
-        confidence: Probability of the label: one minus the risk of a local answer, the full model's own probability of
-            its answer.
-        risk: Probability that the full model, asked now, would give another label; 0 for its own answer.
-        level: Where the answer comes from.
-        model: Name of the model that gave it.
-        reason: Why the answer is no hit; empty for a hit.
-        audit: Whether the full model is to judge this frame as well, when there is time.
+        confidence: Probability of the label: 1 - risk of a local answer, or the full model's calibrated probability.
+        risk: Probability that the full model, asked now, would give another label; 0 for its own answer, the exit's
+            risk for that of an early exit.
+        level: Level that answered.
+        model: Name of the model that answered.
+        reason: Why the frame is a miss, and why no reply came; ``correction`` for a correction; empty for a hit.
+        audit: Whether the full model is to answer this frame as well, in the background.
     """
 
     frame: int
@@ -73,12 +74,17 @@ class Answer(msgspec.Struct, frozen=True):
 
     @property
     def hit(self) -> bool:
-        """Whether a local level answered, and the full model was not asked anywhere."""
+        """Whether a local level answered; true for ``unknown``, at level ``base``."""
         return self.level in LOCAL_LEVELS
 
 
 class Hit(msgspec.Struct, frozen=True, eq=False):
-    """The frame is answered. ``audit``: the full model is to judge it as well."""
+    """Result of a lookup: a local answer.
+
+    Attributes:
+        prediction: The answer and its risk.
+        audit: Whether the full model is to answer this frame as well.
+    """
 
     frame: Frame
     prediction: Prediction
@@ -86,16 +92,17 @@ class Hit(msgspec.Struct, frozen=True, eq=False):
 
 
 class Miss(msgspec.Struct, frozen=True, eq=False):
-    """The frame goes to the full model.
+    """Result of a lookup: the full model has to answer.
 
     Attributes:
-        recent: The device's recent labels, oldest first.
-        begun: When the frame was taken up, seconds on the clock of ``now``.
-        deadline: Until when it is to be answered, on the same clock.
-        fallback: What is answered if nothing comes.
-        reason: Why the frame is no hit.
-        on_device: The full model is on the device and sooner to be had than over the network.
-        exit_risk: Risk that an early exit between the full model's layers may take.
+        recent: Labels of the latest hits and full answers, oldest first; no label twice in a row.
+        begun: Time of the lookup, seconds on the caller's clock.
+        deadline: Latest time of the answer, seconds on the same clock.
+        fallback: Answer to a miss without a reply in time: the candidate of least risk; if there is none, the last
+            label, or label 0.
+        reason: Why the frame is a miss.
+        on_device: Whether to run the full model on the device, because that is faster than the network.
+        max_exit_risk: Largest risk of an early exit's answer.
     """
 
     frame: Frame
@@ -105,22 +112,21 @@ class Miss(msgspec.Struct, frozen=True, eq=False):
     fallback: Prediction
     reason: str
     on_device: bool = False
-    exit_risk: float = 1.0
+    max_exit_risk: float = 1.0
 
 
 Step = Hit | Miss
 
 
 class Reply(msgspec.Struct, frozen=True, eq=False):
-    """The full model's scores for an earlier question.
+    """The full model's scores of a frame.
 
     Attributes:
-        frame: Index of the frame.
-        logits: ``(classes,)`` float32.
-        submodel: The submodel that the server recommends.
-        on_device: Whether they were computed on the device.
-        exit_risk: Probability that the whole model would have given another label, where an early exit has answered;
-            None if all of the model has run.
+        logits: Scores ``(classes,)`` float32.
+        submodel: Name of the submodel that the server recommends; None for no recommendation.
+        on_device: Whether the full model ran on the device.
+        exit_risk: Where an early exit answered, the probability that the whole model would have given another label;
+            None where the whole model ran.
     """
 
     frame: int
@@ -131,10 +137,10 @@ class Reply(msgspec.Struct, frozen=True, eq=False):
 
     @property
     def label(self) -> int:
-        """The full model's answer."""
+        """The full model's label."""
         return int(self.logits.argmax())
 
     @property
     def whole(self) -> bool:
-        """Whether all of the full model has run for it."""
+        """Whether the whole model ran, with no early exit."""
         return self.exit_risk is None

@@ -1,4 +1,4 @@
-"""The drawn task that tests of benchmarks on real cameras share."""
+"""The synthetic task of the tests of ``benchmarks.real``."""
 
 from __future__ import annotations
 

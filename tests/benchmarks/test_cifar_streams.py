@@ -1,36 +1,22 @@
-"""The CIFAR-10 streams: two rules are compared where they disagree as often."""
+"""The CIFAR-10 streams: one row for each risk budget."""
 
 from __future__ import annotations
 
-import json
-from typing import Any
+from pathlib import Path
 
 import pytest
 
 from benchmarks import cifar_streams
-from models import streams
+from cachenet.models.data import cifar10, sample
+from cachenet.shared.bundle.manifest import Bundle
 
 
-def row(disagreement: float, local: float) -> dict[str, Any]:
-    return {"disagreement": {"mean": disagreement}, "local_share": {"mean": local}}
-
-
-def test_the_share_at_equal_disagreement_lies_between_the_two_nearest_budgets() -> None:
-    curve = [row(0.01, 0.5), row(0.03, 0.7), row(0.02, 0.4)]  # the last is beaten by the first
-    before = [{"disagreement": 0.02, "local_share": 0.65}, {"disagreement": 0.05, "local_share": 0.9}]
-    [near, far] = cifar_streams.compared(curve, before)
-    assert near["local_share"] == pytest.approx(0.6) and near["difference"] == pytest.approx(-0.05)
-    assert far["local_share"] == 0.7, "the cascade answers no more than at its largest budget"
-
-
-def test_where_the_cascade_disagrees_more_at_every_budget_there_is_no_comparison() -> None:
-    [only] = cifar_streams.compared([row(0.02, 0.5)], [{"disagreement": 0.01, "local_share": 0.4}])
-    assert only["local_share"] is None and only["difference"] is None
-
-
-def test_every_stream_has_its_record_of_the_rule_before() -> None:
-    before = json.loads(cifar_streams._BEFORE.read_text())
-    assert set(before) == set(streams.NAMES)
-    assert all(
-        set(point) == {"claim", "local_share", "disagreement", "bare"} for own in before.values() for point in own
-    )
+def test_a_larger_budget_gives_no_smaller_local_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = sample.load()
+    monkeypatch.setattr(cifar10, "load", lambda: cifar10.Cifar10(images, images, images))
+    bundle = Bundle(Path("models/zoo/cifar10"))
+    found = cifar_streams.measure(bundle, "session", range(2), 30, (0.005, 0.2))
+    small, large = found["curve"]
+    assert (small["max_disagreement"], large["max_disagreement"]) == (0.005, 0.2)
+    assert 0.0 < small["local_share"]["mean"] <= large["local_share"]["mean"] <= 1.0
+    assert all(0.0 <= row["truth"]["mean"] <= 1.0 for row in (small, large))

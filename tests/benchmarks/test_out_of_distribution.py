@@ -1,4 +1,4 @@
-"""Out of distribution: every frame is counted once where it belongs."""
+"""Out of distribution: shares of frames over all videos."""
 
 from __future__ import annotations
 

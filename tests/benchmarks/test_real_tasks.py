@@ -1,4 +1,4 @@
-"""Labels by background subtraction, on drawn pictures."""
+"""Labels by background subtraction, on synthetic pictures."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import pytest
 pytest.importorskip("torch")
 
 from benchmarks.real_tasks import ONE, WALKERS, ZONES, Clip, Task, background, foreground, label, toml
-from shared.image import Picture
+from cachenet.shared.inference.image import Picture
 
-_CUTS = {"share": (0.1, 0.4), "x": (-0.5, 0.5), "bottom": (-0.5, 0.9)}
+_THRESHOLDS = {"share": (0.1, 0.4), "x": (-0.5, 0.5), "bottom": (-0.5, 0.9)}
 
 
 def _picture(left: int = 0, top: int = 0, width: int = 0, height: int = 0) -> Picture:
@@ -26,7 +26,7 @@ def _picture(left: int = 0, top: int = 0, width: int = 0, height: int = 0) -> Pi
 
 def _label(measure: str, figure: tuple[int, int, int, int]) -> int:
     empty = background([_picture()] * 3, ())
-    return label(foreground(_picture(*figure), empty), measure, _CUTS[measure])  # type: ignore[arg-type]
+    return label(foreground(_picture(*figure), empty), measure, _THRESHOLDS[measure])  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -36,23 +36,23 @@ def _label(measure: str, figure: tuple[int, int, int, int]) -> int:
         ((10, 10, 2, 2), 0, 0, 0),  # a speck
         ((10, 10, 30, 50), 1, 1, 1),  # left, away from the lower edge
         ((60, 60, 30, 40), 1, 2, 2),  # right, cut off by the lower edge
-        ((10, 0, 80, 70), 2, 1, 1),  # large; its centre is at 50 of 100 pixels, which exceeds no cut at 0.5
+        ((10, 0, 80, 70), 2, 1, 1),  # large; its centre is at 50 of 100 pixels, which exceeds no threshold of 0.5
     ],
 )
-def test_the_label_counts_the_cuts_that_the_measure_exceeds(
+def test_the_label_counts_the_thresholds_that_the_measure_exceeds(
     figure: tuple[int, int, int, int], share: int, x: int, bottom: int
 ) -> None:
-    assert [_label(measure, figure) for measure in _CUTS] == [share, x, bottom]
+    assert [_label(measure, figure) for measure in _THRESHOLDS] == [share, x, bottom]
 
 
-def test_a_person_who_stays_is_no_background_where_empty_frames_are_named() -> None:
-    stays = [_picture()] * 3 + [_picture(40, 40, 30, 30)] * 30
-    assert foreground(stays[-1], background(stays, ((0, 3),))).any()
-    assert not foreground(stays[-1], background(stays, ())).any()
+def test_a_person_who_stays_is_foreground_where_empty_frames_are_named() -> None:
+    pictures = [_picture()] * 3 + [_picture(40, 40, 30, 30)] * 30
+    assert foreground(pictures[-1], background(pictures, ((0, 3),))).any()
+    assert not foreground(pictures[-1], background(pictures, ())).any()
 
 
 @pytest.mark.parametrize("clip", [ONE, WALKERS], ids=lambda clip: clip.video)
-def test_the_parts_of_a_clip_are_apart_and_in_order(clip: Clip) -> None:
+def test_the_ranges_of_a_clip_are_disjoint_and_in_order(clip: Clip) -> None:
     parts = (clip.train, clip.learn, clip.tune, clip.play)
     assert all(first < end for first, end in parts)
     assert all(before[1] <= after[0] for before, after in pairwise(parts))
@@ -61,8 +61,11 @@ def test_the_parts_of_a_clip_are_apart_and_in_order(clip: Clip) -> None:
     assert clip.play[1] - clip.play[0] >= 400
 
 
-def test_every_zone_has_a_label_for_every_count_of_cuts() -> None:
-    assert all(len(zone.labels) == len(zone.cuts) + 1 and list(zone.cuts) == sorted(zone.cuts) for zone in ZONES)
+def test_every_zone_has_a_label_for_every_count_of_thresholds() -> None:
+    assert all(
+        len(zone.labels) == len(zone.thresholds) + 1 and list(zone.thresholds) == sorted(zone.thresholds)
+        for zone in ZONES
+    )
 
 
 def test_paths_in_the_output_directory_are_written_relative_to_it(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What an operator sees of a running server."""
+"""Metrics and health of a running server."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from shared.protocol import Answer
+from cachenet.shared.transport.protocol import Answer
 from tests.broker import Mosquitto, free_port
 from tests.bundles import tiny_bundle
 from tests.e2e.servers import GOOD, Device, ServerProcess, until
-from tests.shared.test_endpoint import get
+from tests.shared.test_metrics_endpoint import get
 
 
-def figures(port: int) -> dict[str, float]:
+def metrics(port: int) -> dict[str, float]:
     return {
         " ".join((sample.name, *sample.labels.values())): sample.value
         for family in text_string_to_metric_families(get(port, "/metrics")[1])
@@ -22,7 +22,7 @@ def figures(port: int) -> dict[str, float]:
     }
 
 
-def test_health_follows_the_broker_and_metrics_the_counts(tmp_path: Path, broker: Mosquitto) -> None:
+def test_health_shows_the_broker_and_metrics_show_the_counts(tmp_path: Path, broker: Mosquitto) -> None:
     port = free_port()
     bundle = tiny_bundle(tmp_path / "bundle")
     flags = ["--bundle", str(bundle), "--broker", broker.url, "--metrics", str(port)]
@@ -32,17 +32,17 @@ def test_health_follows_the_broker_and_metrics_the_counts(tmp_path: Path, broker
         until(lambda: get(port, "/health")[0] == 200)
         assert isinstance(device.ask(GOOD), Answer)
         device.ask(GOOD, model="other")
-        found = figures(port)
-        assert found["cachenet_server_requests_total"] == 2
-        assert found["cachenet_server_answers_total"] == found["cachenet_server_batches_total"] == 1
-        assert found["cachenet_server_refusals_total unknown-model"] == 1
-        assert found["cachenet_server_connected"] == 1
-        assert found["cachenet_server_waiting"] == 0
-        assert found["cachenet_server_bytes_total in"] >= 2 * len(GOOD)
+        values = metrics(port)
+        assert values["cachenet_server_requests_total"] == 2
+        assert values["cachenet_server_answers_total"] == values["cachenet_server_batches_total"] == 1
+        assert values["cachenet_server_refusals_total unknown-model"] == 1
+        assert values["cachenet_server_connected"] == 1
+        assert values["cachenet_server_waiting"] == 0
+        assert values["cachenet_server_bytes_total in"] >= 2 * len(GOOD)
         broker.kill()
         until(lambda: get(port, "/health")[0] == 503)
         until(lambda: "nothing listens there" in json.loads(get(port, "/health")[1])["why"])
-        assert figures(port)["cachenet_server_connected"] == 0
+        assert metrics(port)["cachenet_server_connected"] == 0
         broker.start()
         until(lambda: get(port, "/health")[0] == 200)
         counts, _ = server.stop()
@@ -52,7 +52,7 @@ def test_health_follows_the_broker_and_metrics_the_counts(tmp_path: Path, broker
         device.link.stop()
 
 
-def test_a_port_that_is_taken_is_one_line_and_exit_code_2(tmp_path: Path, broker: Mosquitto) -> None:
+def test_a_metrics_port_in_use_gives_one_line_and_exit_code_2(tmp_path: Path, broker: Mosquitto) -> None:
     bundle = tiny_bundle(tmp_path / "bundle")
     flags = ["--bundle", str(bundle), "--broker", broker.url, "--metrics", str(broker.port)]
     server = ServerProcess(tmp_path, *flags)

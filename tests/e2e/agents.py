@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import pytest
 
-from shared.bundle import Bundle
+from cachenet.shared.bundle.manifest import Bundle
 from tests.broker import Mosquitto
 from tests.bundles import tiny_bundle
 from tests.e2e.servers import ServerProcess
@@ -44,7 +44,17 @@ class AgentProcess:
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
                 [
-                    *(sys.executable, "-m", "edge_agent", "run", "--provider", "cpu", "--json", "--no-view", "-v"),
+                    *(
+                        sys.executable,
+                        "-m",
+                        "cachenet.edge_agent",
+                        "run",
+                        "--provider",
+                        "cpu",
+                        "--json",
+                        "--no-view",
+                        "-v",
+                    ),
                     *("--device", "cam", "--output", str(self._answers), *flags),
                 ],
                 stdout=subprocess.PIPE,
@@ -69,7 +79,7 @@ class AgentProcess:
             time.sleep(0.02)
 
     def wait_for(self, count: int, level: str | None = None) -> None:
-        """Wait until ``count`` more answers are there, of that level if it is said."""
+        """Wait for ``count`` more answers, of ``level`` if it is not None."""
 
         def answered() -> int:
             return sum(answer["level"] == level or level is None for answer in self.answers())
@@ -82,9 +92,9 @@ class AgentProcess:
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return int(status.split("VmHWM:")[1].split()[0]) * 1024
 
-    def finish(self, patience_s: float = 2 * _BOUND_S) -> dict[str, Any]:
+    def finish(self, timeout_s: float = 2 * _BOUND_S) -> dict[str, Any]:
         """The summary, once it has ended by itself; what must hold of every run is checked."""
-        out, _ = self.process.communicate(timeout=patience_s)
+        out, _ = self.process.communicate(timeout=timeout_s)
         assert self.process.returncode == 0, self.log()
         assert "Traceback" not in self.log()
         summary: dict[str, Any] = json.loads(out)

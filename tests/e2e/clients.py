@@ -1,4 +1,4 @@
-"""Clients of a broker as it is deployed, that keep what they hear."""
+"""Clients of a deployed broker, which store the messages that they receive."""
 
 from __future__ import annotations
 
@@ -7,31 +7,32 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from shared.link import Address, Link, Message
-from shared.protocol import SERVER_TOPICS
+from cachenet.shared.transport.mqtt import Address, Message, MqttConnection
+from cachenet.shared.transport.protocol import SERVER_TOPICS
 from tests.deployed import Deployed
 from tests.e2e.servers import until
 
 
 class Client:
-    """A connection that keeps what it hears."""
+    """A connection and the messages that it received."""
 
     def __init__(self, where: Address, client_id: str, *topics: str) -> None:
-        self.heard: list[Message] = []
-        self.link = Link(where, client_id, [(one, 1) for one in topics], self.heard.append)
+        self.messages: list[Message] = []
+        self.link = MqttConnection(where, client_id, [(one, 1) for one in topics], self.messages.append)
         self.link.start()
 
     def topics(self) -> list[str]:
-        return [message.topic for message in self.heard]
+        return [message.topic for message in self.messages]
 
     def payloads(self) -> list[bytes]:
-        return [message.payload for message in self.heard]
+        return [message.payload for message in self.messages]
 
 
 @contextmanager
-def clients(*every: Client) -> Iterator[None]:
+def clients(*each: Client) -> Iterator[None]:
+    """Stop the clients at the end."""
     with ExitStack() as stack:
-        for client in every:
+        for client in each:
             stack.callback(client.link.stop)
         yield
 
@@ -49,14 +50,14 @@ Connect = Callable[..., Client]
 
 @pytest.fixture
 def connect(deployed: Deployed) -> Iterator[Connect]:
-    """Connect as a device, or as the server with its own subscriptions; whoever they are, all are gone afterwards."""
+    """Connect as a device, or as the server with its own subscriptions. The fixture stops all clients."""
     opened: list[Client] = []
 
     def connect(user: str, *topics: str) -> Client:
         name = f"cachenet-{user}" if user != "server" else f"cloud-{len(opened)}"
         client = Client(deployed.address(user), name, *(topics or SERVER_TOPICS))
         opened.append(client)
-        until(client.link.connected.is_set, client.link.trouble)
+        until(client.link.connected.is_set, client.link.error)
         return client
 
     yield connect

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from shared import stream
+from cachenet.shared.media import recording
 from tests.broker import Mosquitto
 from tests.bundles import LABELS
 from tests.e2e.agents import picture
@@ -27,8 +27,8 @@ def mosquitto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mosquitto]:
 def frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A recorded stream of 2000 frames."""
     directory = tmp_path_factory.mktemp("frames")
-    described = stream.Recording(
+    described = recording.Recording(
         name="blocks", seed=0, frames=2000, fps=50.0, labels=LABELS, truth=None, files="%06d.png"
     )
-    stream.write(directory, described, (picture(seed) for seed in range(2000)))
+    recording.write(directory, described, (picture(seed) for seed in range(2000)))
     return directory

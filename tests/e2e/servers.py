@@ -1,4 +1,4 @@
-"""A server as a process, and a device on the wire: what tests of running servers share."""
+"""A server process and a device on a real connection, for tests of running servers."""
 
 from __future__ import annotations
 
@@ -17,31 +17,32 @@ import cv2
 import numpy as np
 import pytest
 
-from shared import protocol
-from shared.bundle import Bundle
-from shared.image import encode
-from shared.link import Address, Link, Message
-from shared.protocol import Answer, BlobRequest, Chunk, Refusal
+from cachenet.shared.bundle.manifest import Bundle
+from cachenet.shared.inference.image import encode
+from cachenet.shared.transport import protocol
+from cachenet.shared.transport.mqtt import Address, Message, MqttConnection
+from cachenet.shared.transport.protocol import Answer, BlobRequest, Chunk, Rejection
 from tests.bundles import tiny_bundle
 
 _BOUND_S = 60.0
 
 
-def until(true: Callable[[], object], why: str = "waited in vain") -> None:
+def until(condition: Callable[[], object], why: str = "timeout") -> None:
+    """Wait until ``condition`` holds."""
     deadline = time.monotonic() + _BOUND_S
-    while not true():
+    while not condition():
         assert time.monotonic() < deadline, why
         time.sleep(0.01)
 
 
 class ServerProcess:
-    """``cloud-server run`` with these flags, its log in a file."""
+    """``cloud-server run`` with these flags and its log in a file."""
 
     def __init__(self, directory: Path, *flags: str) -> None:
         self._log = directory / "server.log"
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "cloud_server", "run", "--provider", "cpu", "--json", *flags],
+                [sys.executable, "-m", "cachenet.cloud_server", "run", "--provider", "cpu", "--json", *flags],
                 stdout=subprocess.PIPE,
                 stderr=log,
             )
@@ -54,12 +55,12 @@ class ServerProcess:
         assert text in self.log()
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> tuple[dict[str, Any], float]:
-        """The counts it prints, and how long it took to end, seconds."""
-        begun = time.monotonic()
+        """End the server with a signal. The counts that it prints, and the time until its end, seconds."""
+        started = time.monotonic()
         self.process.send_signal(how)
         out, _ = self.process.communicate(timeout=_BOUND_S)
         assert self.process.returncode == 0, self.log()
-        return json.loads(out), time.monotonic() - begun
+        return json.loads(out), time.monotonic() - started
 
     def close(self) -> None:
         if self.process.poll() is None:
@@ -68,69 +69,70 @@ class ServerProcess:
 
 
 class Device:
-    """A device as the protocol has it, on a real connection."""
+    """A device that follows the wire protocol."""
 
     def __init__(self, port: int, name: str = "cam") -> None:
         self.name = name
         self.catalogue: list[Message] = []
-        self.answers: dict[bytes, list[Answer | Refusal]] = {}
+        self.answers: dict[bytes, list[Answer | Rejection]] = {}
         self.chunks: list[Chunk] = []
         self._numbers = itertools.count()
-        self._news = threading.Condition()
+        self._changed = threading.Condition()
         topics = [protocol.topic(name, "answer"), protocol.topic(name, "blob", "+"), protocol.CATALOGUE_TOPICS]
-        self.link = Link(Address("127.0.0.1", port), name, [(topic, 1) for topic in topics], self._receive)
+        self.link = MqttConnection(Address("127.0.0.1", port), name, [(topic, 1) for topic in topics], self._receive)
         self.link.start()
 
     def _receive(self, message: Message) -> None:
-        with self._news:
+        with self._changed:
             if message.topic == protocol.topic(self.name, "answer"):
-                said = protocol.decode(message.payload, Answer | Refusal)
-                self.answers.setdefault(message.correlation or b"", []).append(said)
+                reply = protocol.decode(message.payload, Answer | Rejection)
+                self.answers.setdefault(message.correlation or b"", []).append(reply)
             elif message.topic == protocol.topic(self.name, "blob", "get"):
-                pass  # its own request, which its subscription matches too
+                pass  # its own request, which matches its subscription
             elif "/blob/" in message.topic:
                 self.chunks.append(protocol.decode(message.payload, Chunk))
             else:
                 self.catalogue.append(message)
-            self._news.notify()
+            self._changed.notify()
 
-    def send(self, data: bytes, model: str = "full", budget_ms: int = 60_000, **said: Any) -> bytes:
+    def send(self, data: bytes, model: str = "full", budget_ms: int = 60_000, **overrides: Any) -> bytes:
         """Publish a request; return its correlation data."""
         correlation = b"%d" % next(self._numbers)
         fields: dict[str, Any] = {
             "content": "image/png",
             "properties": protocol.Request(model, "image/png", correlation, budget_ms).properties(),
         }
-        fields.update(said)
+        fields.update(overrides)
         assert self.link.publish(protocol.topic(self.name, "infer", model), data, correlation=correlation, **fields)
         return correlation
 
-    def wait(self, correlation: bytes) -> Answer | Refusal:
-        with self._news:
-            assert self._news.wait_for(lambda: correlation in self.answers, _BOUND_S), "no answer"
+    def wait(self, correlation: bytes) -> Answer | Rejection:
+        with self._changed:
+            assert self._changed.wait_for(lambda: correlation in self.answers, _BOUND_S), "no answer"
             return self.answers[correlation][0]
 
-    def ask(self, data: bytes, **said: Any) -> Answer | Refusal:
-        return self.wait(self.send(data, **said))
+    def ask(self, data: bytes, **overrides: Any) -> Answer | Rejection:
+        return self.wait(self.send(data, **overrides))
 
     def pull(self, sha256: str, offset: int, length: int) -> Chunk:
         before = len(self.chunks)
         request = protocol.encode(BlobRequest(sha256, offset, length))
         assert self.link.publish(protocol.topic(self.name, "blob", "get"), request, qos=1)
-        with self._news:
-            assert self._news.wait_for(lambda: len(self.chunks) > before, _BOUND_S), "no chunk"
+        with self._changed:
+            assert self._changed.wait_for(lambda: len(self.chunks) > before, _BOUND_S), "no chunk"
             return self.chunks[before]
 
-    def told(self, bundle: str) -> list[Message]:
-        """What the catalogue has said of it."""
+    def catalogue_of(self, bundle: str) -> list[Message]:
+        """The catalogue messages of a bundle."""
         return [message for message in self.catalogue if message.topic == protocol.catalogue(bundle)]
 
     def ready(self) -> None:
-        """Return when a server is there: it has subscribed before it shows its catalogue."""
+        """Wait for a server. It publishes its catalogue after it has subscribed."""
         until(lambda: self.catalogue, "no catalogue")
 
 
 def picture(seed: int, side: int = 48) -> np.ndarray:
+    """A BGR picture of 6x6 random blocks, ``(side, side, 3)``."""
     small = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), np.uint8)
     return cv2.resize(small, (side, side), interpolation=cv2.INTER_NEAREST)
 

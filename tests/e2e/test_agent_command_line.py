@@ -1,4 +1,4 @@
-"""The agent's command line: a memory budget that is kept or refused, and answers that are piped."""
+"""The agent's command line: memory budget and piped answers."""
 
 from __future__ import annotations
 
@@ -9,19 +9,17 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from shared.bundle import Bundle
+from cachenet.shared.bundle.manifest import Bundle
 from tests.e2e.agents import AgentProcess, agents, bundle
 
 __all__ = ["agents", "bundle"]
 
 
-def test_a_memory_budget_that_can_be_kept_is_kept_and_one_that_cannot_is_refused(
-    frames: Path, bundle: Bundle, agents: Callable[..., AgentProcess]
-) -> None:
+def test_a_memory_budget_is_held_or_refused(frames: Path, bundle: Bundle, agents: Callable[..., AgentProcess]) -> None:
     refused = subprocess.run(
         [
-            *(sys.executable, "-m", "edge_agent", "run", str(frames), "--bundle", str(bundle.directory)),
-            *("--memory-budget", "20MB"),
+            *(sys.executable, "-m", "cachenet.edge_agent", "run", str(frames), "--bundle", str(bundle.directory)),
+            *("--set", "memory_budget=20MB"),
         ],
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
@@ -37,13 +35,13 @@ def test_a_memory_budget_that_can_be_kept_is_kept_and_one_that_cannot_is_refused
         return found
 
     budget = round(peak() * 1.1)
-    assert peak("--memory-budget", str(budget)) <= budget
+    assert peak("--set", f"memory_budget={budget}") <= budget
 
 
 def test_answers_on_standard_output_can_be_piped_and_the_reader_may_go(bundle: Bundle, frames: Path) -> None:
     agent = subprocess.Popen(
         [
-            *(sys.executable, "-m", "edge_agent", "run", str(frames), "--bundle", str(bundle.directory)),
+            *(sys.executable, "-m", "cachenet.edge_agent", "run", str(frames), "--bundle", str(bundle.directory)),
             *("--output", "-", "--no-view", "--frames", "500"),
         ],
         stdout=subprocess.PIPE,
@@ -54,8 +52,8 @@ def test_answers_on_standard_output_can_be_piped_and_the_reader_may_go(bundle: B
     assert agent.stderr is not None
     assert json.loads(agent.stdout.readline())["frame"] == 0
     agent.stdout.close()
-    said = agent.stderr.read().decode()
+    stderr = agent.stderr.read().decode()
     agent.wait(timeout=60)
-    assert "500 frames answered" in said, said
-    assert "Traceback" not in said
-    assert said.count("no longer written") == 1
+    assert "500 frames answered" in stderr, stderr
+    assert "Traceback" not in stderr
+    assert stderr.count("no longer written") == 1

@@ -10,9 +10,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from shared.bundle import Bundle
-from shared.link import Address, Link
-from shared.protocol import Status, topic
+from cachenet.shared.bundle.manifest import Bundle
+from cachenet.shared.transport.mqtt import Address, MqttConnection
+from cachenet.shared.transport.protocol import Status, topic
 from tests.broker import Mosquitto, free_port, mosquitto
 from tests.e2e.agents import AgentProcess, agents, bundle
 from tests.e2e.servers import until
@@ -20,23 +20,23 @@ from tests.e2e.servers import until
 __all__ = ["agents", "bundle", "mosquitto"]
 
 
-def test_the_status_tells_of_birth_parting_and_death(
+def test_the_status_is_online_stopped_or_offline(
     frames: Path, mosquitto: Mosquitto, agents: Callable[..., AgentProcess], bundle: Bundle
 ) -> None:
-    """Retained, so that whoever comes later knows too."""
+    """The message is retained for later subscribers."""
 
     def status() -> Status:
-        seen: list[bytes] = []
-        observer = Link(
+        observed: list[bytes] = []
+        observer = MqttConnection(
             Address("127.0.0.1", mosquitto.port), "observer", [(topic("cam", "status"), 1)],
-            lambda message: seen.append(message.payload),
+            lambda message: observed.append(message.payload),
         )  # fmt: skip
         observer.start()
         try:
-            until(lambda: seen)
+            until(lambda: observed)
         finally:
             observer.stop()
-        return msgspec.json.decode(seen[0], type=Status)
+        return msgspec.json.decode(observed[0], type=Status)
 
     flags = (str(frames), "--bundle", str(bundle.directory), "--broker", mosquitto.url, "--fps", "50")
     agent = agents(*flags)

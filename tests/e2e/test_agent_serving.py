@@ -10,11 +10,11 @@ import msgspec
 import numpy as np
 import pytest
 
-from shared.bundle import MANIFEST, Bundle
-from shared.cascade.features import COUNT, Stage
-from shared.cascade.risk_model import RiskPrior
-from shared.engine import Session
-from shared.image import crop, preprocessor
+from cachenet.shared.bundle.manifest import MANIFEST, Bundle
+from cachenet.shared.cascade.features import FEATURE_COUNT, Stage
+from cachenet.shared.cascade.risk_model import RiskPrior
+from cachenet.shared.inference.engine import Session
+from cachenet.shared.inference.image import crop, preprocessor
 from tests.broker import Mosquitto, mosquitto
 from tests.bundles import LABELS, tiny_bundle
 from tests.e2e.agents import AgentProcess, agents, bundle, picture, servers
@@ -48,19 +48,19 @@ def test_from_nothing_but_a_brokers_address_and_later_from_the_store_alone(
     servers: Callable[[Mosquitto], ServerProcess],
     tmp_path: Path,
 ) -> None:
-    """The first run is taught a submodel; the second finds no broker and answers every frame all the same."""
+    """The first run downloads a submodel; the second finds no broker and still answers every frame."""
     servers(broker)
     store = ("--store", str(tmp_path / "store"))
     first = agents(str(frames), "--broker", broker.url, *store, "--fps", "100")
-    first.wait(lambda: "pulling base" in first.log() and first.answers())
+    first.wait(lambda: "downloading base" in first.log() and first.answers())
     first.wait(lambda: "animals is loaded" in first.log() or "vehicles is loaded" in first.log())
     first.wait_for(5)
-    taught, _ = first.stop()
-    assert taught["models_pulled"]
-    assert taught["cloud"] > 0
-    assert taught["bundle_version"] == bundle.version
-    assert taught["bytes_up"] > 0
-    assert taught["bytes_down"] > bundle.manifest.models["base"].bytes
+    summary, _ = first.stop()
+    assert summary["models_pulled"]
+    assert summary["cloud"] > 0
+    assert summary["bundle_version"] == bundle.version
+    assert summary["bytes_up"] > 0
+    assert summary["bytes_down"] > bundle.manifest.models["base"].bytes
 
     broker.kill()
     second = agents(str(frames), "--broker", broker.url, *store, "--fps", "200", "--frames", "400")
@@ -91,7 +91,7 @@ def test_killed_cloud_and_killed_broker_delay_no_frame_and_answers_resume_by_the
     server = servers(broker)
     agent = agents(
         str(frames), "--broker", broker.url, "--store", str(tmp_path / "store"), "--fps", "40",
-        "--deadline-ms", str(deadline_ms), "--levels", "frames,submodels,base,cloud",
+        "--deadline-ms", str(deadline_ms), "--set", "levels=frames,submodels,base,cloud",
     )  # fmt: skip
     agent.wait_for(20, "cloud")
     server.process.kill()
@@ -116,20 +116,20 @@ def test_priors_that_promise_too_much_are_found_out(
     frames: Path, broker: Mosquitto, agents: Callable[..., AgentProcess], tmp_path: Path
 ) -> None:
     """They say that models of random weights are hardly ever wrong. Only audits can tell."""
-    place = tiny_bundle(tmp_path / "bundle")
+    directory = tiny_bundle(tmp_path / "bundle")
     sure: dict[Stage, RiskPrior] = {}
-    for stage, count in COUNT.items():
+    for stage, count in FEATURE_COUNT.items():
         precision = np.diag([*[1e3] * count, 3.0])
         nothing, one = (0.0,) * count, (1.0,) * count
         sure[stage] = RiskPrior(nothing, one, (*nothing, -6.0), tuple(precision.ravel().tolist()))
-    manifest = msgspec.structs.replace(Bundle(place).manifest, priors=sure)
-    (place / MANIFEST).write_bytes(msgspec.json.encode(manifest))
-    server = ServerProcess(tmp_path, "--bundle", str(place), "--broker", broker.url)
+    manifest = msgspec.structs.replace(Bundle(directory).manifest, priors=sure)
+    (directory / MANIFEST).write_bytes(msgspec.json.encode(manifest))
+    server = ServerProcess(tmp_path, "--bundle", str(directory), "--broker", broker.url)
     try:
         server.wait_for("connected to")
         agent = agents(
             str(frames), "--broker", broker.url, "--store", str(tmp_path / "store"), "--fps", "100", "--frames", "600",
-            "--audit-share", "0.2", "--levels", "base,cloud",
+            "--set", "audit_share=0.2", "--set", "levels=base,cloud",
         )  # fmt: skip
         summary = agent.finish()
     finally:
@@ -162,7 +162,7 @@ def test_answers_at_once_and_corrections_afterwards(served: Callable[..., AgentP
         assert correction["model"] == "full"
 
 
-def test_offline_it_learns_models_but_asks_nobody(served: Callable[..., AgentProcess]) -> None:
+def test_offline_mode_downloads_models_but_sends_no_requests(served: Callable[..., AgentProcess]) -> None:
     agent = served("--frames", "50", "--mode", "offline")
     summary = agent.finish()
     assert summary["cloud"] == summary["late"] == summary["bytes_up"] == 0
@@ -181,7 +181,7 @@ def test_the_cloud_alone_answers_with_the_full_models_label(
     """No local model is loaded nor pulled, and nothing overrules the answer."""
     servers(mosquitto)
     agent = agents(
-        str(frames), "--broker", mosquitto.url, "--store", str(tmp_path / "store"), "--levels", "cloud",
+        str(frames), "--broker", mosquitto.url, "--store", str(tmp_path / "store"), "--set", "levels=cloud",
         "--frames", "60", "--deadline-ms", "5000",
     )  # fmt: skip
     summary = agent.finish()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.signing import Signer, generate
+from cachenet.shared.bundle.trust import Signer, generate
 from tests.broker import Mosquitto, free_port
 from tests.bundles import tiny_bundle
 from tests.e2e.agents import AgentProcess

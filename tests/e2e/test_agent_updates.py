@@ -13,16 +13,16 @@ from pathlib import Path
 import cv2
 import pytest
 
-from edge_agent.store import Store
-from shared import protocol
-from shared.bundle import Bundle
-from shared.link import Address, Link, Message
+from cachenet.edge_agent.updates.store import Store
+from cachenet.shared.bundle.manifest import Bundle
+from cachenet.shared.transport import protocol
+from cachenet.shared.transport.mqtt import Address, Message, MqttConnection
 from tests import faulty
 from tests.broker import Mosquitto
 from tests.bundles import tiny_bundle
 from tests.e2e.agents import AgentProcess, agents, picture
 from tests.e2e.servers import ServerProcess
-from tests.edge_agent.agents import current, stored
+from tests.edge_agent.agents import install_current, install_files
 from tests.faulty import with_golden, with_model
 
 __all__ = ["agents"]
@@ -34,22 +34,23 @@ PROGRAM = """
 import sys
 from pathlib import Path
 import numpy as np
-from edge_agent import agent as module, watchdog
-from edge_agent.report import Sink
-from edge_agent.settings import Settings
-from edge_agent.source import Shot
-from edge_agent.store import Store
+from cachenet.edge_agent import agent as module
+from cachenet.edge_agent.doctor import watchdog
+from cachenet.edge_agent.outputs.report import JsonLinesWriter
+from cachenet.edge_agent.settings import Settings
+from cachenet.edge_agent.sources import SourceFrame
+from cachenet.edge_agent.updates.store import Store
 
 store, newer, frames = Store(Path(sys.argv[1])), sys.argv[2], int(sys.argv[3])
 watchdog.HANGS_S = 1.0
 
 class Pictures:
     dropped = broken = losses = 0
-    trouble, fps = "", None
+    error, fps = "", None
     def __iter__(self):
         for index in range(frames):
             bright = agent.updater._current.version == newer and not agent.updater._deployed
-            yield Shot(np.full((48, 64, 3), 250 if bright else index % 40, np.uint8))
+            yield SourceFrame(np.full((48, 64, 3), 250 if bright else index % 40, np.uint8))
             agent.stopped.wait(0.01)
     def close(self): pass
 
@@ -57,7 +58,7 @@ settings = Settings(provider="cpu", levels=("base",))
 agent = module.Agent(settings, [Pictures()], None, store, None)
 if len(sys.argv) > 4:
     agent.updater.announce(Path(sys.argv[4]).read_bytes())
-agent.run(Sink("-"))
+agent.run(JsonLinesWriter("-"))
 print(agent.cameras[0].version, agent.updater.status, file=sys.stderr)
 """
 
@@ -88,8 +89,8 @@ def test_kills_at_random_moments_of_an_update_leave_a_device_that_answers() -> N
     command += ["--workers", "3", "--json"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=580, check=False)
     assert done.returncode == 0, done.stderr
-    figures = json.loads(done.stdout)
-    assert [figures[name] for name in ("kills", "offline_answered", "online_answered")] == [10, 10, 10]
+    summary = json.loads(done.stdout)
+    assert [summary[name] for name in ("kills", "offline_answered", "online_answered")] == [10, 10, 10]
 
 
 def test_a_model_that_hangs_in_use_ends_the_process_and_is_gone_at_the_next_start(
@@ -99,8 +100,8 @@ def test_a_model_that_hangs_in_use_ends_the_process_and_is_gone_at_the_next_star
     hanging = with_model(bundle, tmp_path / "hanging", faulty.looping_when_bright())
     unknown = Bundle(faulty.without_golden(hanging.directory))
     store = tmp_path / "store"
-    current(stored(Store(store), bundle), bundle.data)
-    stored(Store(store), unknown).stage(unknown.data, unknown.manifest)
+    install_current(install_files(Store(store), bundle), bundle.data)
+    install_files(Store(store), unknown).stage(unknown.data, unknown.manifest)
     manifest = unknown.directory / "bundle.json"
     first = _run(store, unknown.version, 2000, str(manifest))
     assert first.returncode == 1, first.stderr
@@ -137,14 +138,14 @@ def test_a_warm_store_on_a_read_only_disk_starts_and_answers(
 ) -> None:
     """As a worn memory card becomes one."""
     store = tmp_path / "disk" / "store"
-    current(stored(Store(store), bundle), bundle.data)
+    install_current(install_files(Store(store), bundle), bundle.data)
     read_only()
     agent = agents(str(pictures), "--store", str(store), "--broker", "mqtt://127.0.0.1:1")
     assert agent.finish()["frames"] == 3
     assert "Read-only file system" in agent.log()
 
 
-def test_the_status_of_a_device_says_how_its_update_stands(
+def test_the_status_of_a_device_has_the_state_of_its_update(
     bundle: Bundle, newer: Bundle, mosquitto: Mosquitto, tmp_path: Path
 ) -> None:
     states: list[str] = []
@@ -154,10 +155,12 @@ def test_the_status_of_a_device_says_how_its_update_stands(
         if states[-1:] != [state]:
             states.append(state)
 
-    operator = Link(Address("127.0.0.1", mosquitto.port), "operator", [(protocol.topic("cam", "status"), 1)], hear)
+    operator = MqttConnection(
+        Address("127.0.0.1", mosquitto.port), "operator", [(protocol.topic("cam", "status"), 1)], hear
+    )
     operator.start()
     store = tmp_path / "store"
-    current(stored(Store(store), bundle), bundle.data)
+    install_current(install_files(Store(store), bundle), bundle.data)
     server = ServerProcess(tmp_path, "--bundle", str(newer.directory), "--broker", mosquitto.url)
     server.wait_for("connected to")
     frames = b"".join(bytes([n % 250]) * (32 * 32 * 3) for n in range(3000))
@@ -165,7 +168,7 @@ def test_the_status_of_a_device_says_how_its_update_stands(
     try:
         agent.feed(frames, until_=lambda: states[-1:] == ["committed"] and "trial" in states)
         assert states[states.index("pending") :] == ["pending", "probing", "trial", "committed"]
-        assert Store(store).recall() == newer.data
+        assert Store(store).current() == newer.data
     finally:
         agent.close()
         server.stop()
@@ -205,10 +208,10 @@ def test_the_process_that_has_a_store_is_named_to_who_wants_it_too(
     bundle: Bundle, pictures: Path, tmp_path: Path
 ) -> None:
     store = Store(tmp_path / "store")
-    current(stored(store, bundle), bundle.data)
+    install_current(install_files(store, bundle), bundle.data)
     store.lock()
     done = subprocess.run(
-        [*(sys.executable, "-m", "edge_agent", "run", str(pictures), "--broker", "mqtt://127.0.0.1:1"),
+        [*(sys.executable, "-m", "cachenet.edge_agent", "run", str(pictures), "--broker", "mqtt://127.0.0.1:1"),
          *("--store", str(tmp_path / "store"))],
         cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip

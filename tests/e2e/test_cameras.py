@@ -20,9 +20,9 @@ import numpy as np
 import pytest
 
 from benchmarks import rtsp
-from models import cifar10, sample, streams
-from shared.bundle import Bundle
-from simulator.rerun import rerun
+from cachenet.models.data import cifar10, sample, streams
+from cachenet.shared.bundle.manifest import Bundle
+from cachenet.simulator.traces.replay import replay
 from tests.broker import Mosquitto, free_port, mosquitto
 from tests.bundles import tiny_bundle
 from tests.e2e.agents import AgentProcess
@@ -59,30 +59,30 @@ def ended(agent: AgentProcess) -> dict[str, Any]:
 def test_several_cameras_ask_one_server_and_every_decision_of_each_is_made_again_to_the_last_bit(
     mosquitto: Mosquitto, tmp_path: Path
 ) -> None:
-    """Though they share link, keeper and models, what one camera decides depends on nothing of another."""
+    """Cameras share connection, loader and models, but their decisions are independent."""
     images = sample.load()
     cameras: dict[str, dict[str, Any]] = {}
     for name, kind, seed in (("door", "held", 5), ("yard", "session", 6), ("gate", "held", 5)):
-        streams.record(
-            streams.plan(kind, images.labels, seed, 150), images.images, tmp_path / name, cifar10.LABELS
+        streams.record_stream(
+            streams.schedule(kind, images.labels, seed, 150), images.images, tmp_path / name, cifar10.LABELS
         )  # fmt: skip
-        cameras[name] = {"source": str(tmp_path / name), "fps": 60.0, "flight": str(tmp_path / f"{name}.jsonl")}
+        cameras[name] = {"source": str(tmp_path / name), "fps": 60.0, "decision_log": str(tmp_path / f"{name}.jsonl")}
     server = ServerProcess(tmp_path, "--bundle", str(ZOO), "--broker", mosquitto.url)
     with closing(server):
         server.wait_for("connected to")
         agent = AgentProcess(
             tmp_path,
             *("--config", tables(tmp_path / "agent.toml", **cameras), "--broker", mosquitto.url),
-            *("--store", str(tmp_path / "store"), "--audit-share", "0.3"),
+            *("--store", str(tmp_path / "store"), "--set", "audit_share=0.3"),
         )
         summary = ended(agent)
     for name, own in summary["cameras"].items():
         assert own["cloud"] > 0
-        found = rerun(tmp_path / f"{name}.jsonl", Bundle(ZOO), tmp_path / name)
+        found = replay(tmp_path / f"{name}.jsonl", Bundle(ZOO), tmp_path / name)
         assert found.first is None
         assert (found.frames, found.identical) == (150, 150 + found.corrections)
-    pulled = sum(model.bytes for model in Bundle(ZOO).manifest.models.values())
-    assert summary["bytes_down"] < 1.2 * pulled, "each model once"
+    downloaded = sum(model.bytes for model in Bundle(ZOO).manifest.models.values())
+    assert summary["bytes_down"] < 1.2 * downloaded, "each model once"
 
 
 @pytest.fixture(scope="module")
@@ -118,8 +118,8 @@ def test_a_network_camera_that_is_killed_or_frozen_comes_back_and_the_other_does
     cameras = {"front": {"source": front.url}, "back": {"source": back.url}}
     port = free_port()
     agent = AgentProcess(
-        tmp_path, "--config", tables(tmp_path / "agent.toml", **cameras), "--bundle", str(bundle), "--levels", "base",
-        "--metrics", str(port),
+        tmp_path, "--config", tables(tmp_path / "agent.toml", **cameras), "--bundle", str(bundle),
+        "--set", "levels=base", "--set", f"metrics={port}",
     )  # fmt: skip
     opened.enter_context(closing(agent))
 
@@ -127,8 +127,8 @@ def test_a_network_camera_that_is_killed_or_frozen_comes_back_and_the_other_does
         return sum(answer["camera"] == camera for answer in agent.answers())
 
     def more(camera: str, count: int = 5) -> None:
-        wanted = answers(camera) + count
-        agent.wait(lambda: answers(camera) >= wanted)
+        expected = answers(camera) + count
+        agent.wait(lambda: answers(camera) >= expected)
 
     more("front", 20)
     more("back")
@@ -157,12 +157,12 @@ def test_what_ffmpeg_writes_into_the_pipe_is_answered(bundle: Path, tmp_path: Pa
     writer.release()
     (tmp_path / "cifar10").symlink_to(bundle)
     paths = {"PATH": f"{sysconfig.get_path('scripts')}:{os.environ['PATH']}", "PYTHONPATH": str(Path.cwd())}
-    said = subprocess.run(
+    output = subprocess.run(
         ["bash", "-c", f"set -o pipefail; {found[1].rstrip()} --json"],
         cwd=tmp_path, env=os.environ | paths, capture_output=True, text=True, timeout=_BOUND_S, check=False,
     )  # fmt: skip
-    assert said.returncode == 0, said.stderr
-    summary = json.loads(said.stdout)
+    assert output.returncode == 0, output.stderr
+    summary = json.loads(output.stdout)
     assert summary["frames"] + summary["dropped"] == 20
     assert summary["frames"] == len((tmp_path / "answers.jsonl").read_text().splitlines()) > 0
     assert summary["broken"] == 0
@@ -172,13 +172,13 @@ def test_a_camera_of_several_that_is_not_there_is_named_in_one_line(bundle: Path
     (tmp_path / "a").mkdir()
     cv2.imwrite(str(tmp_path / "a/0.png"), np.zeros((8, 8, 3), np.uint8))
     cameras = {"front": {"source": str(tmp_path / "a")}, "back": {"source": "rtsp://admin:s3cret@127.0.0.1:1/x"}}
-    said = subprocess.run(
+    output = subprocess.run(
         [
-            *(sys.executable, "-m", "edge_agent", "run", "--bundle", str(bundle)),
+            *(sys.executable, "-m", "cachenet.edge_agent", "run", "--bundle", str(bundle)),
             *("--config", tables(tmp_path / "agent.toml", **cameras)),
         ],
         capture_output=True, text=True, timeout=_BOUND_S, check=False,
     )  # fmt: skip
-    assert (said.returncode, said.stdout) == (2, "")
-    assert said.stderr.startswith("edge-agent: back: rtsp://127.0.0.1:1/... cannot be opened")
-    assert said.stderr.count("\n") == 1
+    assert (output.returncode, output.stdout) == (2, "")
+    assert output.stderr.startswith("edge-agent: back: rtsp://127.0.0.1:1/... cannot be opened")
+    assert output.stderr.count("\n") == 1

@@ -1,4 +1,4 @@
-"""Certificates of a broker as it is deployed."""
+"""Certificates of a deployed broker."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from tests.e2e.clients import Client, clients
 from tests.e2e.servers import until
 
 
-def test_a_renewed_certificate_is_taken_without_a_restart(tmp_path: Path) -> None:
-    """And until then, and for who is connected, nothing changes."""
+def test_a_renewed_certificate_is_used_without_a_restart(tmp_path: Path) -> None:
+    """Connected clients stay connected."""
     broker = Deployed(tmp_path, "cam-a")
     broker.start()
     try:
@@ -24,9 +24,9 @@ def test_a_renewed_certificate_is_taken_without_a_restart(tmp_path: Path) -> Non
             context = ssl.create_default_context(cafile=broker.out / "ca.crt")
 
             def renewed() -> bool:
-                bare = socket.create_connection(("127.0.0.1", broker.port), 10)
+                connection = socket.create_connection(("127.0.0.1", broker.port), 10)
                 try:
-                    with context.wrap_socket(bare, server_hostname="elsewhere.example"):
+                    with context.wrap_socket(connection, server_hostname="elsewhere.example"):
                         return True
                 except ssl.SSLCertVerificationError:
                     return False

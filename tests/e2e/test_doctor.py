@@ -19,14 +19,14 @@ import cv2
 import pytest
 from typer.testing import CliRunner, Result
 
-from cloud_server.authority import Authority
-from cloud_server.cli import app as server_app
-from cloud_server.provision import give_to_broker
-from edge_agent import contact
-from edge_agent.cli import app as agent_app
-from shared import checkup
-from shared.bundle import Bundle
-from shared.signing import generate
+from cachenet.cloud_server.cli import app as server_app
+from cachenet.cloud_server.provision.authority import Authority
+from cachenet.cloud_server.provision.provision import give_to_broker
+from cachenet.edge_agent.cli import app as agent_app
+from cachenet.edge_agent.doctor import connectivity
+from cachenet.shared.bundle.manifest import Bundle
+from cachenet.shared.bundle.trust import generate
+from cachenet.shared.command import diagnostics
 from tests.broker import free_port
 from tests.bundles import tiny_bundle
 from tests.deployed import Deployed
@@ -83,8 +83,8 @@ def test_all_is_well_with_a_server_there(
     """Over TLS with passwords: nothing is a problem, the server answers the golden picture, and the agent's own model
     is known from the catalogue though it is not here yet. The server's doctor agrees."""
     flags = ["--bundle", str(place / "bundle"), *deployed.flags("server")]
-    said = found(server(*flags))
-    assert {what: grade for what, (grade, _) in said.items() if what != "clock"} == dict.fromkeys(
+    output = found(server(*flags))
+    assert {what: grade for what, (grade, _) in output.items() if what != "clock"} == dict.fromkeys(
         ("broker", "tls", "password", "bundle", "model", "pace"), "ok"
     )
     process = ServerProcess(tmp_path, *flags)
@@ -92,27 +92,27 @@ def test_all_is_well_with_a_server_there(
         process.wait_for("connected to")
         own = [str(place / "pictures"), "--device", "cam", "--store", str(tmp_path / "store"), *deployed.flags("cam")]
         done = agent(*own)
-        said = found(done)
+        output = found(done)
         assert done.exit_code == 0, done.output
-        assert {said[what][0] for what in ("broker", "tls", "password", "catalogue", "server", "disk", "source")} == {
+        assert {output[what][0] for what in ("broker", "tls", "password", "catalogue", "server", "disk", "source")} == {
             "ok"
         }
-        assert "calls the golden picture" in said["server"][1]
-        assert "is not here yet" in said["model"][1]
-        assert "48x48" in said["source"][1]
+        assert "calls the golden picture" in output["server"][1]
+        assert "is not here yet" in output["model"][1]
+        assert "48x48" in output["source"][1]
     finally:
         process.stop()
         process.close()
-    monkeypatch.setattr(contact, "_PATIENCE_S", 1.0)
-    said = found(agent(*own))
-    assert said["server"][0] == "warning", "the catalogue is kept by the broker, and nobody answers"
-    assert "is cloud-server running" in said["server"][1]
+    monkeypatch.setattr(connectivity, "_TIMEOUT_S", 1.0)
+    output = found(agent(*own))
+    assert output["server"][0] == "warning", "the catalogue is kept by the broker, and nobody answers"
+    assert "is cloud-server running" in output["server"][1]
 
 
 def test_with_a_bundle_alone_it_says_how_fast_the_device_is(place: Path) -> None:
-    said = found(agent(str(place / "pictures"), "--bundle", str(place / "bundle")))
-    assert said["model"][0] == said["pace"][0] == "ok"
-    assert "frames a second" in said["pace"][1]
+    output = found(agent(str(place / "pictures"), "--bundle", str(place / "bundle")))
+    assert output["model"][0] == output["pace"][0] == "ok"
+    assert "frames a second" in output["pace"][1]
 
 
 def test_findings_are_one_line_each_for_a_person_too(place: Path) -> None:
@@ -134,7 +134,7 @@ def test_bad_usage_stays_exit_code_2(tmp_path: Path) -> None:
 def expired(broker: Deployed) -> None:
     where = broker.out / "broker"
     long_ago = datetime.now(timezone.utc) - timedelta(days=60)
-    Authority(broker.out).vouch(where / "broker.crt", where / "broker.key", ["127.0.0.1"], long_ago, 30)
+    Authority(broker.out).issue(where / "broker.crt", where / "broker.key", ["127.0.0.1"], long_ago, 30)
     give_to_broker(broker.out)
     broker.kill()
     broker.start()
@@ -149,27 +149,27 @@ TROUBLES = {
 }
 
 
-def in_trouble(trouble: str, directory: Path) -> Deployed:
+def with_problems(error: str, directory: Path) -> Deployed:
     """A broker with that wrong with it, or with who wants to use it."""
     directory.mkdir()
     broker = Deployed(directory, "cam")
-    if trouble != "no broker":
+    if error != "no broker":
         broker.start()
-    if trouble == "expired certificate":
+    if error == "expired certificate":
         expired(broker)
     for user in ("cam", "server"):
-        if trouble == "wrong password":
-            (broker.kit(user) / "password").write_text("wrong\n")
-        elif trouble == "wrong CA":
+        if error == "wrong password":
+            (broker.credentials(user) / "password").write_text("wrong\n")
+        elif error == "wrong CA":
             (directory / user).mkdir()
-            shutil.copy(Authority(directory / user).certificate, broker.kit(user) / "ca.crt")
+            shutil.copy(Authority(directory / user).certificate, broker.credentials(user) / "ca.crt")
     return broker
 
 
-@pytest.mark.parametrize("trouble", TROUBLES)
-def test_the_doctors_find_what_is_wrong_with_the_broker(trouble: str, place: Path, tmp_path: Path) -> None:
-    what, why = TROUBLES[trouble]
-    broker = in_trouble(trouble, tmp_path / "broker")
+@pytest.mark.parametrize("error", TROUBLES)
+def test_the_doctors_find_what_is_wrong_with_the_broker(error: str, place: Path, tmp_path: Path) -> None:
+    what, why = TROUBLES[error]
+    broker = with_problems(error, tmp_path / "broker")
     own = [str(place / "pictures"), "--device", "cam", "--store", str(tmp_path / "store")]
     try:
         for done in (
@@ -177,9 +177,9 @@ def test_the_doctors_find_what_is_wrong_with_the_broker(trouble: str, place: Pat
             server("--bundle", str(place / "bundle"), *broker.flags("server")),
         ):
             assert done.exit_code == 1
-            grade, said = found(done)[what]
+            grade, output = found(done)[what]
             assert grade == "problem"
-            assert why in said
+            assert why in output
     finally:
         broker.kill()
 
@@ -191,11 +191,11 @@ def test_both_programs_say_it_in_one_line_and_try_again(place: Path, tmp_path: P
         "server": ["cloud_server", "run", "--bundle", str(place / "bundle")],
     }
     brokers, running = [], []
-    for trouble, (_, why) in TROUBLES.items():
-        brokers.append(in_trouble(trouble, tmp_path / trouble))
+    for error, (_, why) in TROUBLES.items():
+        brokers.append(with_problems(error, tmp_path / error))
         for user, command in commands.items():
-            log = tmp_path / trouble / f"{user}.log"
-            store = ["--store", str(tmp_path / trouble / "store")] if user == "cam" else []
+            log = tmp_path / error / f"{user}.log"
+            store = ["--store", str(tmp_path / error / "store")] if user == "cam" else []
             with log.open("wb") as err:
                 process = subprocess.Popen(
                     [sys.executable, "-m", *command, *store, *brokers[-1].flags(user)],
@@ -228,19 +228,19 @@ def test_both_programs_say_it_in_one_line_and_try_again(place: Path, tmp_path: P
 def test_no_room_and_no_permission(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A full disk is simulated, as a test can have none: nothing else asks the system for free space."""
     own = [str(place / "pictures"), "--broker", f"mqtt://127.0.0.1:{free_port()}"]
-    said = found(agent(*own, "--store", "/dev/null/store"))
-    assert said["disk"] == ("problem", "store /dev/null/store: Not a directory; choose another with --store")
+    output = found(agent(*own, "--store", "/dev/null/store"))
+    assert output["disk"] == ("problem", "store /dev/null/store: Not a directory; choose another with --store")
     usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(checkup.shutil, "disk_usage", lambda _: usage._replace(free=1_000_000))
-    said = found(agent(*own, "--store", str(tmp_path / "store"), "--output", str(tmp_path / "answers.jsonl")))
-    assert said["disk"][0] == said["output"][0] == "problem"
-    assert "has 1 MB left" in said["disk"][1] and "choose another with --store" in said["disk"][1]
-    monkeypatch.setattr(checkup.shutil, "disk_usage", shutil.disk_usage)
-    said = found(agent(*own, "--store", str(tmp_path / "store"), "--output", "/nowhere/answers.jsonl"))
-    assert said["output"] == ("problem", "/nowhere cannot be written to; choose another place with --output")
+    monkeypatch.setattr(diagnostics.shutil, "disk_usage", lambda _: usage._replace(free=1_000_000))
+    output = found(agent(*own, "--store", str(tmp_path / "store"), "--output", str(tmp_path / "answers.jsonl")))
+    assert output["disk"][0] == output["output"][0] == "problem"
+    assert "has 1 MB left" in output["disk"][1] and "choose another with --store" in output["disk"][1]
+    monkeypatch.setattr(diagnostics.shutil, "disk_usage", shutil.disk_usage)
+    output = found(agent(*own, "--store", str(tmp_path / "store"), "--output", "/nowhere/answers.jsonl"))
+    assert output["output"] == ("problem", "/nowhere cannot be written to; choose another place for output")
 
 
-def test_a_full_disk_is_said_by_run_in_one_line_and_it_tries_again(place: Path, tmp_path: Path) -> None:
+def test_run_reports_a_full_disk_in_one_line_and_tries_again(place: Path, tmp_path: Path) -> None:
     """What the store writes first meets a device that the kernel says is full."""
     bundle = Bundle(place / "bundle")
     broker = Deployed(tmp_path, "cam")
@@ -254,7 +254,7 @@ def test_a_full_disk_is_said_by_run_in_one_line_and_it_tries_again(place: Path, 
         process.wait_for("connected to")
         with log.open("wb") as err:
             running = subprocess.Popen(
-                [sys.executable, "-m", "edge_agent", "run", str(place / "pictures"), "--device", "cam",
+                [sys.executable, "-m", "cachenet.edge_agent", "run", str(place / "pictures"), "--device", "cam",
                  "--store", str(store), *broker.flags("cam")],
                 stdout=subprocess.DEVNULL, stderr=err,
             )  # fmt: skip
@@ -292,14 +292,14 @@ def test_settings_that_no_run_could_begin_with(place: Path, tmp_path: Path) -> N
     own = [str(place / "pictures"), "--bundle", str(place / "bundle")]
     for flags, why in (
         (["--region", "0.5,0,0.6,1"], "no region"),
-        (["--memory-budget", "much"], "150MB"),
-        (["--metrics", "x"], "no port"),
+        (["--set", "memory_budget=much"], "150MB"),
+        (["--set", "metrics=x"], "no port"),
     ):
         assert why in found(agent(*own, *flags))["settings"][1]
     _, public = generate(tmp_path / "keys")
-    said = found(agent(*own, "--trusted-key", str(public)))
-    assert said["bundle"][0] == "problem"
-    assert "--trusted-key has not signed it" in said["bundle"][1]
+    output = found(agent(*own, "--trusted-key", str(public)))
+    assert output["bundle"][0] == "problem"
+    assert "--trusted-key has not signed it" in output["bundle"][1]
     assert found(agent("--broker", "mqtt://127.0.0.1:1", "--store", str(tmp_path / "s")))["source"][0] == "problem"
     assert found(agent(str(place / "pictures"), "--store", str(tmp_path / "s")))["broker"][0] == "problem"
 
@@ -308,10 +308,10 @@ def test_a_damaged_bundle_and_a_taken_port(deployed: Deployed, tmp_path: Path) -
     damaged = tiny_bundle(tmp_path / "damaged")
     with (damaged / "base/1/model.onnx").open("ab") as file:
         file.write(b"x")
-    said = found(server("--bundle", str(damaged), "--port", str(deployed.port)))
-    assert said["bundle"][0] == said["broker"][0] == "problem"
-    assert "damaged" in said["bundle"][1]
-    assert "Address already in use; choose another with --port" in said["broker"][1]
+    output = found(server("--bundle", str(damaged), "--port", str(deployed.port)))
+    assert output["bundle"][0] == output["broker"][0] == "problem"
+    assert "damaged" in output["bundle"][1]
+    assert "Address already in use; choose another with --port" in output["broker"][1]
 
 
 def test_a_clock_from_before_the_installation(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -322,7 +322,7 @@ def test_a_clock_from_before_the_installation(monkeypatch: pytest.MonkeyPatch) -
         def now(cls, tz: tzinfo | None = None) -> Past:
             return cls(1970, 1, 1, tzinfo=tz)
 
-    monkeypatch.setattr(checkup, "datetime", Past)
-    said = checkup.clock()
-    assert said.grade == "problem"
-    assert "1970-01-01" in said.says and "timedatectl set-ntp true" in said.says
+    monkeypatch.setattr(diagnostics, "datetime", Past)
+    output = diagnostics.clock()
+    assert output.grade == "problem"
+    assert "1970-01-01" in output.says and "timedatectl set-ntp true" in output.says

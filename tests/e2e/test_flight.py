@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from edge_agent import flight
-from edge_agent.agent import Agent
-from edge_agent.report import Sink
-from edge_agent.settings import Settings
-from edge_agent.source import open_source
-from models import cifar10, sample, streams
-from shared.bundle import Bundle
-from simulator.cli import app
-from simulator.rerun import BadLog, events, rerun
+from cachenet.edge_agent.agent import Agent
+from cachenet.edge_agent.outputs import decision_log
+from cachenet.edge_agent.outputs.report import JsonLinesWriter
+from cachenet.edge_agent.settings import Settings
+from cachenet.edge_agent.sources import open_source
+from cachenet.models.data import cifar10, sample, streams
+from cachenet.shared.bundle.manifest import Bundle
+from cachenet.simulator.cli import app
+from cachenet.simulator.traces.replay import BadLog, events, replay
 from tests.broker import Mosquitto, mosquitto
 from tests.e2e.agents import AgentProcess
 from tests.e2e.servers import ServerProcess
@@ -28,62 +28,62 @@ __all__ = ["mosquitto"]
 ZOO = Path("models/zoo/cifar10")
 
 
-@pytest.mark.parametrize("flags", [(), ("--deadline-ms", "3"), ("--mode", "async", "--memory-budget", "400MB")])
+@pytest.mark.parametrize("flags", [(), ("--deadline-ms", "3"), ("--mode", "async", "--set", "memory_budget=400MB")])
 def test_every_decision_of_a_run_is_made_again_to_the_last_bit(
     mosquitto: Mosquitto, tmp_path: Path, flags: tuple[str, ...]
 ) -> None:
     """Whether answers come in time, late, or are not waited for."""
     images = sample.load()
     recorded, log = tmp_path / "stream", tmp_path / "flight.jsonl"
-    streams.record(streams.plan("held", images.labels, 5, 150), images.images, recorded, cifar10.LABELS)
+    streams.record_stream(streams.schedule("held", images.labels, 5, 150), images.images, recorded, cifar10.LABELS)
     server = ServerProcess(tmp_path, "--bundle", str(ZOO), "--broker", mosquitto.url)
     with closing(server):
         server.wait_for("connected to")
         agent = AgentProcess(
             tmp_path,
             *(str(recorded), "--broker", mosquitto.url, "--store", str(tmp_path / "store"), "--fps", "60"),
-            *("--audit-share", "0.3", "--flight", str(log), *flags),
+            *("--set", "audit_share=0.3", "--set", f"decision_log={log}", *flags),
         )
         answers = agent.finish()
     assert answers["frames"] == 150
-    found = rerun(log, Bundle(ZOO), recorded)
+    found = replay(log, Bundle(ZOO), recorded)
     assert found.first is None
     assert found.frames == 150
     assert found.identical == 150 + found.corrections
-    said = CliRunner().invoke(app, ["replay", str(log), "--stream", str(recorded), "--json"])
-    told = json.loads(said.stdout)
-    assert (told["frames"], told["identical"]) == (150, 150 + found.corrections)
+    output = CliRunner().invoke(app, ["replay", str(log), "--stream", str(recorded), "--json"])
+    logged = json.loads(output.stdout)
+    assert (logged["frames"], logged["identical"]) == (150, 150 + found.corrections)
 
     lines = log.read_bytes().splitlines(keepends=True)
     log.write_bytes(b"".join(lines) + lines[-1][:-5])  # killed while it wrote
-    assert rerun(log, Bundle(ZOO), recorded).identical >= 149  # the last may have been a correction
-    place = next(n for n, line in enumerate(lines) if b'"complete"' in line)
-    other = re.sub(rb'"label":(\d+)', lambda found: b'"label":%d' % (int(found[1]) + 1), lines[place])
-    log.write_bytes(b"".join([*lines[:place], other, *lines[place + 1 :]]))
-    said = CliRunner().invoke(app, ["replay", str(log), "--stream", str(recorded)])
-    assert said.exit_code == 1
-    assert f"{149 + found.corrections} of {150 + found.corrections}" in said.stdout
+    assert replay(log, Bundle(ZOO), recorded).identical >= 149  # the last may have been a correction
+    directory = next(n for n, line in enumerate(lines) if b'"complete"' in line)
+    other = re.sub(rb'"label":(\d+)', lambda found: b'"label":%d' % (int(found[1]) + 1), lines[directory])
+    log.write_bytes(b"".join([*lines[:directory], other, *lines[directory + 1 :]]))
+    output = CliRunner().invoke(app, ["replay", str(log), "--stream", str(recorded)])
+    assert output.exit_code == 1
+    assert f"{149 + found.corrections} of {150 + found.corrections}" in output.stdout
     log.write_bytes(lines[0])
     with pytest.raises(BadLog, match="no answer"):
-        rerun(log, Bundle(ZOO), recorded)
+        replay(log, Bundle(ZOO), recorded)
     log.write_bytes(b"".join(lines[1:]))
     with pytest.raises(BadLog, match="does not begin"):
-        rerun(log, Bundle(ZOO), recorded)
+        replay(log, Bundle(ZOO), recorded)
 
 
-def test_a_restart_that_goes_on_with_what_was_learned_is_replayed_to_the_last_bit(tmp_path: Path) -> None:
+def test_a_restart_with_learned_state_is_replayed_to_the_last_bit(tmp_path: Path) -> None:
     """The full model on the device teaches the first run, and the second begins with what that has learned."""
     images, bundle = sample.load(), Bundle(ZOO)
     recorded, log = tmp_path / "stream", tmp_path / "flight.jsonl"
-    streams.record(streams.plan("held", images.labels, 5, 60), images.images, recorded, cifar10.LABELS)
-    settings = Settings(provider="cpu", levels=("frames", "base", "full"), store=str(tmp_path), flight=str(log))
+    streams.record_stream(streams.schedule("held", images.labels, 5, 60), images.images, recorded, cifar10.LABELS)
+    settings = Settings(provider="cpu", levels=("frames", "base", "full"), store=str(tmp_path), decision_log=str(log))
     learned = []
     for _ in range(2):
         agent = Agent(settings, [open_source(str(recorded), None)], None, None, bundle)
-        agent.run(Sink(""))
+        agent.run(JsonLinesWriter(""))
         assert agent.cameras[0].tally.full > 0
-        (begun,) = (event for event in events(log) if isinstance(event, flight.Begun))
+        (begun,) = (event for event in events(log) if isinstance(event, decision_log.CascadeCreated))
         learned.append(begun.learned)
-        found = rerun(log, bundle, recorded)
+        found = replay(log, bundle, recorded)
         assert (found.first, found.identical) == (None, 60)
     assert not learned[0] and learned[1]

@@ -1,4 +1,4 @@
-"""Who gets in on a broker as it is deployed: names, passwords, and devices that come and go."""
+"""Users and passwords of a deployed broker, and devices that are added and removed."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from cloud_server.cli import app
-from shared.protocol import topic
+from cachenet.cloud_server.cli import app
+from cachenet.shared.transport.protocol import topic
 from tests.deployed import Deployed
 from tests.e2e.clients import Client, clients, deployed
 from tests.e2e.servers import until
 
 __all__ = ["deployed"]
 
-#: For how long a message may be on its way on this machine; used only to find that nothing comes.
-_A_WHILE_S = 0.4
+#: Longest time of a message on this machine, seconds; tests wait it before they check that no message arrived.
+_DELIVERY_S = 0.4
 
 
 @pytest.mark.parametrize(
@@ -35,19 +35,21 @@ _A_WHILE_S = 0.4
         ("nobody", "cam-a", "x", "does not take nobody's password"),
     ],
 )
-def test_nobody_gets_in_as_another(deployed: Deployed, user: str, password_of: str, client_id: str, why: str) -> None:
+def test_no_client_connects_as_another_user(
+    deployed: Deployed, user: str, password_of: str, client_id: str, why: str
+) -> None:
     client = Client(deployed.address(user, of=password_of), client_id)
     with clients(client):
         assert why in client.link.settle(10)
 
 
-def test_nobody_gets_in_without_a_name(deployed: Deployed) -> None:
+def test_no_client_connects_without_a_user(deployed: Deployed) -> None:
     client = Client(replace(deployed.address("cam-a"), user=None, password=None), "x")
     with clients(client):
         assert "wants a user and a password" in client.link.settle(10)
 
 
-def test_devices_come_and_go_while_the_broker_runs_and_after_it_has_started_again(tmp_path: Path) -> None:
+def test_devices_are_added_and_removed_while_the_broker_runs_and_after_its_restart(tmp_path: Path) -> None:
     broker = Deployed(tmp_path, "cam-a")
     broker.start()
     try:
@@ -55,40 +57,40 @@ def test_devices_come_and_go_while_the_broker_runs_and_after_it_has_started_agai
         with clients(first):
             until(first.link.connected.is_set)
             assert "cam-c" in broker.provision("cam-a", "cam-c")
-            password = (broker.kit("cam-c") / "password").read_text()
-            assert broker.provision("cam-a", "cam-c") == "", "what is there stays as it is"
-            assert (broker.kit("cam-c") / "password").read_text() == password
+            password = (broker.credentials("cam-c") / "password").read_text()
+            assert broker.provision("cam-a", "cam-c") == "", "existing credentials stay unchanged"
+            assert (broker.credentials("cam-c") / "password").read_text() == password
             added = Client(broker.address("cam-c"), "cachenet-cam-c", topic("cam-c", "#"))
             with clients(added):
                 assert added.link.settle(10) == ""
-                time.sleep(_A_WHILE_S)
+                time.sleep(_DELIVERY_S)
                 added.link.publish(topic("cam-c", "result"), b"own", 1)
                 added.link.publish(topic("cam-a", "answer"), b"forged", 1)
                 until(lambda: b"own" in added.payloads())
                 where = broker.address("cam-c")
                 broker.provision("--remove", "cam-c")
-                until(lambda: not added.link.connected.is_set(), "it was cut off at once")
-            assert first.heard == []
-            assert not broker.kit("cam-c").exists()
+                until(lambda: not added.link.connected.is_set(), "a removed device is disconnected at once")
+            assert first.messages == []
+            assert not broker.credentials("cam-c").exists()
             broker.provision("cam-d")
             broker.stop()
             broker.start()
-            kept, gone = Client(broker.address("cam-d"), "cachenet-cam-d"), Client(where, "cachenet-cam-c")
-            with clients(kept, gone):
-                assert kept.link.settle(10) == ""
-                assert "does not take cam-c's password" in gone.link.settle(10)
+            present, removed = Client(broker.address("cam-d"), "cachenet-cam-d"), Client(where, "cachenet-cam-c")
+            with clients(present, removed):
+                assert present.link.settle(10) == ""
+                assert "does not take cam-c's password" in removed.link.settle(10)
     finally:
         broker.kill()
 
 
-def test_a_lost_kit_is_replaced_and_its_old_password_is_worth_nothing(tmp_path: Path) -> None:
+def test_lost_credentials_are_replaced_and_the_old_password_is_refused(tmp_path: Path) -> None:
     broker = Deployed(tmp_path, "cam-a")
     broker.start()
     try:
         old = broker.address("cam-a")
-        for file in broker.kit("cam-a").iterdir():
+        for file in broker.credentials("cam-a").iterdir():
             file.unlink()
-        broker.kit("cam-a").rmdir()
+        broker.credentials("cam-a").rmdir()
         broker.provision("cam-a")
         new, stale = Client(broker.address("cam-a"), "cachenet-cam-a"), Client(old, "cachenet-cam-a")
         with clients(new, stale):
@@ -98,8 +100,8 @@ def test_a_lost_kit_is_replaced_and_its_old_password_is_worth_nothing(tmp_path: 
         broker.kill()
 
 
-def test_the_plugins_own_tool_reads_what_was_written(deployed: Deployed) -> None:
-    """mosquitto_ctrl comes with mosquitto; what it lists is what a person would see."""
+def test_the_plugins_own_tool_lists_the_users(deployed: Deployed) -> None:
+    """``mosquitto_ctrl`` is part of mosquitto."""
     password = (deployed.out / "admin.password").read_text().strip()
     listed = subprocess.run(
         ["mosquitto_ctrl", "-h", "127.0.0.1", "-p", str(deployed.port), "--cafile", str(deployed.out / "ca.crt"),
@@ -109,8 +111,8 @@ def test_the_plugins_own_tool_reads_what_was_written(deployed: Deployed) -> None
     assert listed.stdout.split() == ["admin", "cam-a", "cam-b", "server"]
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root's broker changes its user")
-def test_a_broker_that_root_starts_gives_up_roots_rights_and_still_reads_and_writes_its_files(tmp_path: Path) -> None:
+@pytest.mark.skipif(os.geteuid() != 0, reason="only a broker that root starts changes its user")
+def test_a_broker_that_root_starts_drops_its_rights_and_still_reads_and_writes_its_files(tmp_path: Path) -> None:
     broker = Deployed(tmp_path, "cam-a")
     broker.start()
     try:
@@ -130,16 +132,16 @@ def test_a_broker_that_root_starts_gives_up_roots_rights_and_still_reads_and_wri
         broker.kill()
 
 
-def test_who_is_unknown_cannot_be_removed_and_the_known_are_named(deployed: Deployed) -> None:
+def test_removing_an_unknown_user_is_an_error_that_lists_the_known_users(deployed: Deployed) -> None:
     out = ["--out", str(deployed.out), "--broker", f"127.0.0.1:{deployed.port}"]
     for name in ("cam-x", "server", "admin"):
         done = CliRunner().invoke(app, ["provision", "--remove", name, "--remove", "cam-a", *out])
         assert (done.exit_code, done.stderr.count("\n")) == (2, 1), done.output
         assert f"--remove {name}: no such device or viewer; known are cam-a, cam-b" in done.stderr
-    assert deployed.kit("cam-a").exists()
+    assert deployed.credentials("cam-a").exists()
 
 
-def test_a_long_list_of_known_names_is_cut(tmp_path: Path) -> None:
+def test_a_long_list_of_known_users_is_shortened(tmp_path: Path) -> None:
     out = ["--out", str(tmp_path / "out")]
     names = [f"cam{number:02}" for number in range(40)]
     assert CliRunner().invoke(app, ["provision", *names, *out]).exit_code == 0
@@ -148,12 +150,12 @@ def test_a_long_list_of_known_names_is_cut(tmp_path: Path) -> None:
     assert "known are cam00, cam01, cam02, cam03, cam04 and 35 more" in done.stderr
 
 
-def test_a_device_that_has_lost_its_kit_can_be_removed(tmp_path: Path) -> None:
+def test_a_device_without_credentials_can_be_removed(tmp_path: Path) -> None:
     broker = Deployed(tmp_path, "cam-a")
     broker.start()
     try:
         address = broker.address("cam-a")
-        shutil.rmtree(broker.kit("cam-a"))
+        shutil.rmtree(broker.credentials("cam-a"))
         broker.provision("--remove", "cam-a")
         client = Client(replace(address, ca=broker.out / "ca.crt"), "cachenet-cam-a")
         with clients(client):
@@ -171,7 +173,7 @@ def test_a_device_that_has_lost_its_kit_can_be_removed(tmp_path: Path) -> None:
         (["cam", "--trusted-key", "/nowhere/bundle.pub"], "/nowhere/bundle.pub: No such file"),
     ],
 )
-def test_what_cannot_be_provisioned_is_one_line_and_exit_code_2(tmp_path: Path, arguments: list[str], why: str) -> None:
+def test_invalid_provisioning_gives_one_line_and_exit_code_2(tmp_path: Path, arguments: list[str], why: str) -> None:
     out = ["--out", str(tmp_path / "out")]
     if "--broker" in arguments:
         assert CliRunner().invoke(app, ["provision", *out]).exit_code == 0

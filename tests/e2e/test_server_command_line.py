@@ -1,4 +1,4 @@
-"""The server's command line: what it refuses, and the settings that it prints."""
+"""Command line of the server: invalid input, and printed settings."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from shared.bundle import Bundle
+from cachenet.shared.bundle.manifest import Bundle
 from tests.broker import Mosquitto
 from tests.bundles import tiny_bundle
 from tests.e2e.servers import bundle
@@ -16,9 +16,9 @@ __all__ = ["bundle"]
 
 
 def refused(*arguments: str, **environment: str) -> str:
-    """Run the command, which must end with 2 and one line on stderr alone; return the line."""
+    """Run the command, which must exit with 2 and one line on stderr. The line."""
     ended = subprocess.run(
-        [sys.executable, "-m", "cloud_server", *arguments],
+        [sys.executable, "-m", "cachenet.cloud_server", *arguments],
         capture_output=True, text=True, timeout=60, check=False, env={**os.environ, **environment},
     )  # fmt: skip
     assert (ended.returncode, ended.stdout) == (2, ""), ended.stderr
@@ -27,7 +27,7 @@ def refused(*arguments: str, **environment: str) -> str:
     return ended.stderr
 
 
-def test_bad_input_is_one_line_and_exit_code_2(bundle: Bundle, mosquitto: Mosquitto, tmp_path: Path) -> None:
+def test_invalid_input_gives_one_line_and_exit_code_2(bundle: Bundle, mosquitto: Mosquitto, tmp_path: Path) -> None:
     good = str(bundle.directory)
     damaged = tiny_bundle(tmp_path / "damaged")
     with (damaged / "base/1/model.onnx").open("ab") as file:
@@ -50,13 +50,17 @@ def test_bad_input_is_one_line_and_exit_code_2(bundle: Bundle, mosquitto: Mosqui
     assert "IPv4" in refused("run", "--bundle", good, "--listen", "localhost")
     assert "unknown key 'bundel'" in refused("run", "--config", str(unknown))
     assert "CACHENET_QUEUE" in refused("run", "--bundle", good, CACHENET_QUEUE="0")
+    assert "--set queue" in refused("run", "--bundle", good, "--set", "queue=0")
+    assert "use CACHENET_FINE_TUNE" in refused("run", "--bundle", good, **{"CACHENET_SPECIAL" + "ISE": "true"})
+    assert "use early_exits" in refused("run", "--bundle", good, "--set", "layer_caches=gati")
 
 
-def test_the_settings_in_force_are_printed_without_the_password(tmp_path: Path) -> None:
+def test_print_config_shows_the_settings_in_force_without_the_password(tmp_path: Path) -> None:
     file = tmp_path / "server.toml"
     file.write_text("queue = 5\nmax_batch = 6\nthreads = 7\n")
     printed = subprocess.run(
-        [sys.executable, "-m", "cloud_server", "run", "--config", str(file), "--threads", "3", "--print-config"],
+        [sys.executable, "-m", "cachenet.cloud_server", "run",
+         "--config", str(file), "--threads", "3", "--print-config"],
         capture_output=True, text=True, timeout=60, check=True,
         env={**os.environ, "CACHENET_MAX_BATCH": "4", "CACHENET_THREADS": "4", "CACHENET_PASSWORD": "s3cret"},
     )  # fmt: skip

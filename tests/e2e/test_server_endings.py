@@ -1,4 +1,4 @@
-"""What ends and what comes back: a broker is killed, a signal ends the server, and its broker goes with it."""
+"""Ends and restarts: killed brokers, signals to the server, and the end of its embedded broker."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from shared.bundle import Bundle
-from shared.protocol import Answer
+from cachenet.shared.bundle.manifest import Bundle
+from cachenet.shared.transport.protocol import Answer
 from tests.broker import Mosquitto, free_port, listening
 from tests.e2e.servers import GOOD, Device, ServerProcess, bundle, until
 
 __all__ = ["bundle"]
 
 
-def test_a_killed_mosquitto_that_comes_back_finds_its_server(bundle: Bundle, tmp_path: Path) -> None:
+def test_the_server_reconnects_to_a_restarted_mosquitto(bundle: Bundle, tmp_path: Path) -> None:
     broker = Mosquitto(tmp_path)
     broker.start()
     server = ServerProcess(tmp_path, "--bundle", str(bundle.directory), "--broker", broker.url)
@@ -37,7 +37,7 @@ def test_a_killed_mosquitto_that_comes_back_finds_its_server(bundle: Bundle, tmp
         broker.kill()
 
 
-def test_a_killed_embedded_broker_is_started_again(bundle: Bundle, tmp_path: Path) -> None:
+def test_a_killed_embedded_broker_is_restarted(bundle: Bundle, tmp_path: Path) -> None:
     port = free_port()
     server = ServerProcess(tmp_path, "--bundle", str(bundle.directory), "--port", str(port))
     device = Device(port)
@@ -59,27 +59,27 @@ def test_a_killed_embedded_broker_is_started_again(bundle: Bundle, tmp_path: Pat
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("broker", ["mosquitto", "embedded", "unreachable"])
-def test_a_signal_ends_it_within_two_seconds(
+def test_a_signal_ends_the_server_within_two_seconds(
     bundle: Bundle, tmp_path: Path, how: signal.Signals, broker: str, request: pytest.FixtureRequest
 ) -> None:
     port = free_port()
     flags = {
         "mosquitto": lambda: ["--broker", request.getfixturevalue("mosquitto").url],
         "embedded": lambda: ["--port", str(port)],
-        # TEST-NET-1 of RFC 5737: nothing there answers, nor refuses.
+        # TEST-NET-1 of RFC 5737: no host answers or refuses.
         "unreachable": lambda: ["--broker", "mqtt://192.0.2.1"],
     }[broker]()
     server = ServerProcess(tmp_path, "--bundle", str(bundle.directory), *flags)
     try:
         server.wait_for("serving tiny" if broker == "unreachable" else "connected to")
-        counts, took = server.stop(how)
-        assert took < 2.0
+        counts, seconds = server.stop(how)
+        assert seconds < 2.0
         assert counts["requests"] == 0
     finally:
         server.close()
 
 
-def test_killing_the_server_ends_its_broker_too(bundle: Bundle, tmp_path: Path) -> None:
+def test_a_killed_server_ends_its_embedded_broker(bundle: Bundle, tmp_path: Path) -> None:
     port = free_port()
     server = ServerProcess(tmp_path, "--bundle", str(bundle.directory), "--port", str(port))
     server.wait_for("connected to")

@@ -1,4 +1,4 @@
-"""Submodels that a running server trains for what devices see."""
+"""Submodels that a running server trains for the working sets of devices."""
 
 from __future__ import annotations
 
@@ -7,26 +7,28 @@ from pathlib import Path
 
 import numpy as np
 
-from models import sample
-from shared import protocol
-from shared.bundle import parse
-from shared.image import encode
-from shared.protocol import Answer
-from shared.signing import Key, generate
+from cachenet.models.data import sample
+from cachenet.shared.bundle.manifest import parse
+from cachenet.shared.bundle.trust import Key, generate
+from cachenet.shared.inference.image import encode
+from cachenet.shared.transport import protocol
+from cachenet.shared.transport.protocol import Answer
 from tests.broker import Mosquitto
 from tests.e2e.servers import Device, ServerProcess, until
 from tests.hampered import FROG, SHIP, TRUCK, frogs_and_ships, hampered_bundle, pictures
 
 
-def test_a_submodel_is_trained_for_what_devices_see_and_recommended(tmp_path: Path, mosquitto: Mosquitto) -> None:
-    """A bundle that knows no frogs and ships, and a device that sees little else: after some hundred questions there is
-    a signed submodel that answers them, the device is told to use it, and a server that starts again still has it."""
+def test_a_submodel_is_trained_for_a_working_set_and_recommended(tmp_path: Path, mosquitto: Mosquitto) -> None:
+    """The bundle's local models do not cover frogs and ships, and the device sees little else.
+
+    After 300 requests the server publishes a signed submodel for them and recommends it. A restarted server has it.
+    """
     private, public = generate(tmp_path / "keys")
-    given = hampered_bundle(tmp_path / "bundle")
+    bundle = hampered_bundle(tmp_path / "bundle")
     (tmp_path / "data").mkdir()
     data = pictures(tmp_path / "data", 0, 500)
-    flags = ["--bundle", str(given), "--broker", mosquitto.url, "--threads", "1"]
-    flags += ["--specialise", "--data", str(data), "--key", str(private), "--work", str(tmp_path / "updates")]
+    flags = ["--bundle", str(bundle), "--broker", mosquitto.url, "--threads", "1"]
+    flags += ["--fine-tune", "--data", str(data), "--key", str(private), "--work", str(tmp_path / "updates")]
     rows = frogs_and_ships(500, 1000).tolist()
     images = sample.load().images[:, :, :, ::-1]
     recent = " ".join(map(str, [FROG, SHIP, FROG, TRUCK] * 4))
@@ -39,15 +41,15 @@ def test_a_submodel_is_trained_for_what_devices_see_and_recommended(tmp_path: Pa
         for number in range(330):
             assert isinstance(device.ask(sent[number % len(sent)], properties=properties), Answer)
         deadline = time.monotonic() + 300
-        while len(told := device.told("hampered")) < 2:
+        while len(messages := device.catalogue_of("hampered")) < 2:
             assert time.monotonic() < deadline, server.log()
             time.sleep(0.1)
-        news = told[1]
-        assert Key(public).vouches(news.payload, protocol.signature(news.properties))
-        manifest = parse(news.payload)
+        update_message = messages[1]
+        assert Key(public).verify(update_message.payload, protocol.signature(update_message.properties))
+        manifest = parse(update_message.payload)
         (update,) = manifest.submodels()
-        said = device.ask(sent[0], properties=properties)
-        assert isinstance(said, Answer) and said.submodel == update
+        answer = device.ask(sent[0], properties=properties)
+        assert isinstance(answer, Answer) and answer.submodel == update
         assert device.pull(manifest.models[update].sha256, 0, 1).total == manifest.models[update].bytes
     finally:
         counts, _ = server.stop()
@@ -56,9 +58,9 @@ def test_a_submodel_is_trained_for_what_devices_see_and_recommended(tmp_path: Pa
     assert counts["answers"] == 331
     again, device = ServerProcess(tmp_path, *flags), Device(mosquitto.port, "other")
     try:
-        until(lambda: [message.payload for message in device.told("hampered")][-1:] == [news.payload])
+        until(lambda: [message.payload for message in device.catalogue_of("hampered")][-1:] == [update_message.payload])
         again.wait_for("ready to train")
-        assert {message.payload for message in device.told("hampered")} == {news.payload}
+        assert {message.payload for message in device.catalogue_of("hampered")} == {update_message.payload}
     finally:
         again.stop()
         again.close()

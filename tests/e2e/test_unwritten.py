@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.bundle import Bundle
+from cachenet.shared.bundle.manifest import Bundle
 from tests.bundles import tiny_bundle
 
 _BOUND_S = 120.0
@@ -27,9 +27,9 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 def run(
     frames: Path, bundle: Bundle, *flags: str, room: int | None = None, out: str | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Play the frames; where ``room`` is given no file may have more bytes."""
+    """Run the agent on the frames; ``room``: largest size of a file, bytes."""
     command = [
-        *(sys.executable, "-m", "edge_agent", "run", str(frames), "--bundle", str(bundle.directory)),
+        *(sys.executable, "-m", "cachenet.edge_agent", "run", str(frames), "--bundle", str(bundle.directory)),
         *("--provider", "cpu", "--no-view", "--mode", "offline", "--frames", "30", "--json", *flags),
     ]
     limit = (lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))) if room is not None else None
@@ -49,22 +49,20 @@ def named(done: subprocess.CompletedProcess[str]) -> str:
 def test_a_full_disk_under_any_file_ends_with_one_and_names_each(frames: Path, bundle: Bundle, tmp_path: Path) -> None:
     """``/dev/full`` opens, and every write to it fails, as on a full disk."""
     (tmp_path / "video.mp4").symlink_to("/dev/full")
-    full = ("--output", "/dev/full", "--flight", "/dev/full", "--summary", "/dev/full")
+    full = ("--output", "/dev/full", "--set", "decision_log=/dev/full", "--set", "summary=/dev/full")
     done = run(frames, bundle, *full, "--save", str(tmp_path / "video.mp4"))
     assert done.returncode == 1
     assert json.loads(done.stdout)["frames"] == 30, "the run went on"
     last = named(done)
-    for option in ("--output", "--flight", "--summary"):
+    for option in ("--output", "decision_log", "summary"):
         assert f"{option} /dev/full: No space left on device" in last
     assert f"--save {tmp_path / 'video.mp4'}: " in last
     assert "Traceback" not in done.stderr
 
 
-def test_files_that_cannot_grow_end_with_one_and_what_fits_is_kept(
-    frames: Path, bundle: Bundle, tmp_path: Path
-) -> None:
+def test_files_that_cannot_grow_exit_with_one_and_keep_what_fits(frames: Path, bundle: Bundle, tmp_path: Path) -> None:
     answers, recorded, misses = tmp_path / "answers", tmp_path / "recorded", tmp_path / "misses"
-    flags = ("--output", str(answers), "--record", str(recorded), "--misses", str(misses))
+    flags = ("--output", str(answers), "--set", f"record={recorded}", "--set", f"misses={misses}")
     done = run(frames, bundle, *flags, room=_ROOM)
     assert done.returncode == 1, done.stderr
     assert json.loads(done.stdout)["frames"] == 30
@@ -72,7 +70,7 @@ def test_files_that_cannot_grow_end_with_one_and_what_fits_is_kept(
     assert f"--output {answers}: File too large" in last
     whole = answers.read_bytes().split(b"\n")[:-1]
     assert whole and all(json.loads(line) for line in whole)
-    for option, directory in (("--record", recorded), ("--misses", misses)):
+    for option, directory in (("record", recorded), ("misses", misses)):
         if f"{option} {directory}" not in last:
             assert all(file.stat().st_size < _ROOM for file in directory.iterdir())
 
@@ -82,7 +80,7 @@ def test_all_that_is_written_ends_with_nought_and_a_second_run_appends(
 ) -> None:
     answers = tmp_path / "answers"
     for runs in (1, 2):
-        done = run(frames, bundle, "--output", str(answers), "--summary", str(tmp_path / "summary"))
+        done = run(frames, bundle, "--output", str(answers), "--set", f"summary={tmp_path / 'summary'}")
         assert done.returncode == 0, done.stderr
         lines = [json.loads(line)["frame"] for line in answers.read_text().splitlines()]
         assert lines == list(range(30)) * runs
@@ -94,16 +92,25 @@ def test_standard_output_on_a_full_disk_is_one_line_and_one(frames: Path, bundle
     assert named(done) == "edge-agent: not written: --output standard output: No space left on device"
 
 
-def test_a_reader_of_standard_output_that_goes_is_a_clean_end(frames: Path, bundle: Bundle) -> None:
+def test_a_closed_standard_output_is_a_clean_end(frames: Path, bundle: Bundle) -> None:
     command = [
-        *(sys.executable, "-m", "edge_agent", "run", str(frames), "--bundle", str(bundle.directory), "--no-view"),
-        *("--mode", "offline", "--output", "-", "--fps", "50"),
+        *(
+            sys.executable,
+            "-m",
+            "cachenet.edge_agent",
+            "run",
+            str(frames),
+            "--bundle",
+            str(bundle.directory),
+            "--no-view",
+        ),
+        *("--mode", "offline", "--output", "-", "--fps", "50", "--frames", "100"),
     ]
     agent = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert agent.stdout is not None and agent.stderr is not None
     with agent.stdout, agent.stderr:
         assert agent.stdout.readline().startswith(b"{")
         agent.stdout.close()
-        said = agent.stderr.read()
-    assert agent.wait(_BOUND_S) == 0, said
-    assert b"ERROR" not in said and b"not written" not in said and b"Traceback" not in said
+        stderr = agent.stderr.read()
+    assert agent.wait(_BOUND_S) == 0, stderr
+    assert b"ERROR" not in stderr and b"not written" not in stderr and b"Traceback" not in stderr

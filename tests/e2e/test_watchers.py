@@ -14,10 +14,10 @@ from pathlib import Path
 import cv2
 import pytest
 
-from shared.bundle import Bundle
-from shared.link import Address, Link, Message
-from shared.pictures import decode
-from shared.protocol import topic
+from cachenet.shared.bundle.manifest import Bundle
+from cachenet.shared.media.pictures import decode
+from cachenet.shared.transport.mqtt import Address, Message, MqttConnection
+from cachenet.shared.transport.protocol import topic
 from tests.broker import Mosquitto, free_port, mosquitto
 from tests.bundles import tiny_bundle
 from tests.e2e.agents import AgentProcess
@@ -54,8 +54,8 @@ class Observer:
 
     def __init__(self, broker: Mosquitto, *topics: str) -> None:
         self.messages: list[Message] = []
-        subscriptions = [(wanted, 1) for wanted in topics]
-        self.link = Link(Address("127.0.0.1", broker.port), "observer", subscriptions, self.messages.append)
+        subscriptions = [(expected, 1) for expected in topics]
+        self.link = MqttConnection(Address("127.0.0.1", broker.port), "observer", subscriptions, self.messages.append)
 
     def __enter__(self) -> Observer:
         self.link.start()
@@ -65,31 +65,31 @@ class Observer:
     def __exit__(self, *_: object) -> None:
         self.link.stop()
 
-    def on(self, wanted: str) -> list[bytes]:
-        return [message.payload for message in self.messages if message.topic == wanted]
+    def on(self, expected: str) -> list[bytes]:
+        return [message.payload for message in self.messages if message.topic == expected]
 
     def await_(self, *topics: str) -> None:
-        until(lambda: all(self.on(wanted) for wanted in topics))
+        until(lambda: all(self.on(expected) for expected in topics))
 
 
 def forget(broker: Mosquitto, *flags: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "edge_agent", "forget", "--broker", broker.url, "--device", "cam", *flags],
+        [sys.executable, "-m", "cachenet.edge_agent", "forget", "--broker", broker.url, "--device", "cam", *flags],
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
 
 
-def test_home_assistant_is_told_again_when_it_starts_and_forgets_when_told_to(
+def test_cameras_are_announced_again_after_home_assistant_starts_and_can_be_forgotten(
     agents: Callable[..., AgentProcess], mosquitto: Mosquitto
 ) -> None:
-    agent = agents("--broker", mosquitto.url, "--home-assistant")
+    agent = agents("--broker", mosquitto.url, "--set", "home_assistant=true")
     agent.wait(agent.answers)
     with Observer(mosquitto, "homeassistant/device/#", topic("cam", "#")) as observer:
         until(lambda: observer.on(_CONFIG))
         (config,) = observer.on(_CONFIG)
-        told = json.loads(config)
-        until(lambda: observer.on(told["state_topic"]))
-        result = json.loads(observer.on(told["state_topic"])[0])
+        logged = json.loads(config)
+        until(lambda: observer.on(logged["state_topic"]))
+        result = json.loads(observer.on(logged["state_topic"])[0])
         assert result["label"] in agent_labels(agent)
         observer.link.publish("homeassistant/status", b"offline")
         observer.link.publish("homeassistant/status", b"online")
@@ -98,7 +98,7 @@ def test_home_assistant_is_told_again_when_it_starts_and_forgets_when_told_to(
 
         refused = forget(mosquitto)
         assert refused.returncode == 2
-        assert refused.stderr == "edge-agent: cam is online and would say all of it again; stop it first\n"
+        assert refused.stderr == "edge-agent: cam is online and would publish again; stop it first\n"
 
         agent.stop()
         gone = "homeassistant/device/cam/cellar/config"
@@ -116,14 +116,14 @@ def agent_labels(agent: AgentProcess) -> set[str]:
     return {answer["label"] for answer in agent.answers()}
 
 
-def test_results_are_published_without_home_assistant_too_and_only_if_asked_for(
+def test_results_are_published_only_if_enabled_and_without_home_assistant_too(
     agents: Callable[..., AgentProcess], mosquitto: Mosquitto
 ) -> None:
     with Observer(mosquitto, "#") as observer:
         agent = agents("--broker", mosquitto.url, "--frames", "20")
         agent.finish()
         assert {message.topic for message in observer.messages} == {topic("cam", "status")}
-        agent = agents("--broker", mosquitto.url, "--results")
+        agent = agents("--broker", mosquitto.url, "--set", "results=true")
         until(lambda: observer.on(topic("cam", "result")))
         agent.stop()
         assert not [message for message in observer.messages if message.topic.startswith("homeassistant")]
@@ -138,7 +138,7 @@ def test_several_cameras_have_a_page_results_and_videos_of_their_own(
         tables.append(f'[[camera]]\nname = "{name}"\nsource = "{frames}"\nsave = "{saved}"\nfps = 50.0\n')
     config.write_text("".join(tables))
     flags = ("--config", str(config), "--bundle", str(bundle.directory), "--broker", mosquitto.url, "--mode", "offline")
-    agent = AgentProcess(tmp_path, *flags, "--preview", str(port), "--home-assistant")
+    agent = AgentProcess(tmp_path, *flags, "--preview", str(port), "--set", "home_assistant=true")
     try:
         with Observer(mosquitto, topic("cam", "result", "#"), "homeassistant/device/cam/#") as observer:
             for name in ("door", "yard"):
@@ -160,15 +160,17 @@ def test_stopped_it_leaves_a_video_that_can_be_played_and_misses_to_look_at(
     agents: Callable[..., AgentProcess], tmp_path: Path, how: signal.Signals
 ) -> None:
     port, video, misses = free_port(), tmp_path / "a.mp4", tmp_path / "misses"
-    agent = agents("--preview", str(port), "--save", str(video), "--misses", str(misses), "--misses-budget", "50kB")
+    agent = agents(
+        "--preview", str(port), "--save", str(video), "--set", f"misses={misses}", "--set", "misses_budget=50kB"
+    )
     agent.wait_for(20)
     assert decode(fetch(port, "/snapshot.jpg")).shape[1] >= 480
     assert b"/stream.mjpg" in fetch(port, "/")
     summary, _ = agent.stop(how)
     assert frames_of(video) == summary["frames"]
-    kept = sum(file.stat().st_size for file in misses.iterdir())
-    assert (kept > 0) == (summary["fallbacks"] + summary["full"] > 0)
-    assert kept <= 50_000
+    stored = sum(file.stat().st_size for file in misses.iterdir())
+    assert (stored > 0) == (summary["fallbacks"] + summary["full"] > 0)
+    assert stored <= 50_000
 
 
 def fetch(port: int, path: str) -> bytes:

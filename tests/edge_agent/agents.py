@@ -9,14 +9,14 @@ from typing import cast
 
 import numpy as np
 
-from edge_agent.agent import Agent
-from edge_agent.camera import Camera
-from edge_agent.settings import LevelFlag, Settings
-from edge_agent.source import Shot, Source
-from edge_agent.store import Store
-from edge_agent.updater import Updater
-from shared.bundle import Bundle, digest, parse
-from shared.link import Link
+from cachenet.edge_agent.agent import Agent
+from cachenet.edge_agent.camera import Camera
+from cachenet.edge_agent.settings import LevelFlag, Settings
+from cachenet.edge_agent.sources import Source, SourceFrame
+from cachenet.edge_agent.updates.store import Store
+from cachenet.edge_agent.updates.updater import Updater
+from cachenet.shared.bundle.manifest import Bundle, digest, parse
+from cachenet.shared.transport.mqtt import MqttConnection
 from tests.edge_agent.links import ServedLink
 
 _BOUND_S = 30.0
@@ -24,21 +24,21 @@ _BOUND_S = 30.0
 EVERY: tuple[LevelFlag, ...] = ("frames", "submodels", "base", "full", "cloud")
 
 
-def shot(brightness: int = 0) -> Shot:
-    return Shot(np.full((48, 64, 3), brightness, np.uint8))
+def shot(brightness: int = 0) -> SourceFrame:
+    return SourceFrame(np.full((48, 64, 3), brightness, np.uint8))
 
 
 class Pictures:
-    """A source of so many pictures, each unlike the others, or all the ``same``."""
+    """A source of ``count`` pictures, all different or all the ``same``."""
 
     dropped = broken = losses = 0
-    trouble = ""
+    error = ""
 
     def __init__(self, count: int, same: bool = False) -> None:
         self.closed = False
         self._count, self._same = count, same
 
-    def __iter__(self) -> Iterator[Shot]:
+    def __iter__(self) -> Iterator[SourceFrame]:
         for index in range(self._count):
             yield shot(0 if self._same else index * 20 % 256)
 
@@ -46,16 +46,16 @@ class Pictures:
         self.closed = True
 
 
-def stored(store: Store, bundle: Bundle) -> Store:
+def install_files(store: Store, bundle: Bundle) -> Store:
     """Put all files of ``bundle`` into ``store`` as if they had been pulled."""
     for file, sha256 in bundle.manifest.files().items():
-        if not store.holds(sha256):
+        if not store.has_file(sha256):
             store.append(sha256, (bundle.directory / file).read_bytes())
             store.finish(sha256)
     return store
 
 
-def current(store: Store, data: bytes) -> Store:
+def install_current(store: Store, data: bytes) -> Store:
     """Make a manifest the current set of ``store``, as an update does that was committed."""
     manifest = parse(data)
     store.stage(data, manifest)
@@ -69,17 +69,17 @@ def running(settings: Settings, store: Store | None = None, bundle: Bundle | Non
     """The only camera of an agent, with something to answer with."""
     agent = Agent(settings, [Pictures(0)], None, store, bundle)
     (camera,) = agent.cameras
-    camera.keeper.start()
+    camera.loader.start()
     if agent.updater is not None:
         agent.updater.start()
     try:
-        camera.await_deployment()
+        camera.wait_for_bundle()
         yield camera
     finally:
         agent.stopped.set()
         if agent.updater is not None:
             agent.updater.stop()
-        camera.keeper.stop()
+        camera.loader.stop()
 
 
 def served(settings: Settings, source: Source, bundle: Bundle, label: Callable[[], int]) -> Agent:
@@ -87,22 +87,22 @@ def served(settings: Settings, source: Source, bundle: Bundle, label: Callable[[
     agent = Agent(settings, [source], None, None, bundle)
     link = ServedLink(bundle, label)
     link.deliver = agent._receive
-    agent.link = cast(Link, link)
+    agent.link = cast(MqttConnection, link)
     for camera in agent.cameras:
-        camera._link, camera.asks, camera.deployment._asks = agent.link, True, True
+        camera._link, camera.uses_cloud, camera.active_bundle._uses_cloud = agent.link, True, True
     return agent
 
 
 def announce(camera: Camera, data: bytes) -> None:
     """Have the catalogue offer a manifest."""
-    updater = camera.keeper.on_answer.__self__  # type: ignore[attr-defined]
+    updater = camera.loader.on_answer.__self__  # type: ignore[attr-defined]
     assert isinstance(updater, Updater)
     updater.announce(data)
 
 
-def tend_until(camera: Camera, true: Callable[[], object]) -> None:
+def maintain_until(camera: Camera, true: Callable[[], object]) -> None:
     deadline = monotonic() + _BOUND_S
     while not true():
         assert monotonic() < deadline
-        camera.deployment.tend()
+        camera.active_bundle.maintain()
         sleep(0.005)

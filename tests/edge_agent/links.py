@@ -1,4 +1,4 @@
-"""A link that leads nowhere but to the test."""
+"""Fake connections to a broker."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Any
 
 import numpy as np
 
-from shared import protocol
-from shared.bundle import Bundle
-from shared.link import Message
+from cachenet.shared.bundle.manifest import Bundle
+from cachenet.shared.transport import protocol
+from cachenet.shared.transport.mqtt import Message
 
 
 class FakeLink:
-    """Hands what is published to ``on_publish`` (topic, payload, the rest), which says whether it went out."""
+    """Passes published messages to ``on_publish`` (topic, payload, options), which returns whether they were sent."""
 
     def __init__(self, on_publish: Callable[[str, bytes, dict[str, Any]], bool]) -> None:
         self.connected = threading.Event()
         self.connected.set()
-        self.trouble = ""
+        self.error = ""
         self._on_publish = on_publish
 
     def publish(self, topic: str, payload: bytes, qos: int = 0, **rest: Any) -> bool:
@@ -49,10 +49,10 @@ class ServedLink(FakeLink):
         return True
 
     def start(self) -> None:
-        """It is there already."""
+        """Nothing to do."""
 
     def stop(self, *_: Any) -> None:
-        """It stays."""
+        """Nothing to do."""
 
     def settle(self, _seconds: float) -> str:
         return ""
@@ -63,7 +63,7 @@ def message(payload: bytes, correlation: bytes | None = None) -> Message:
 
 
 class BlobServer:
-    """Answers requests for a bundle's files as a server does; counts them; can be told to misbehave."""
+    """Answers requests for a bundle's files like a server, counts them, and can inject faults."""
 
     def __init__(self, bundle: Bundle) -> None:
         self.files = {model.sha256: bundle.path(name).read_bytes() for name, model in bundle.manifest.models.items()}

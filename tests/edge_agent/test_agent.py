@@ -12,25 +12,25 @@ import msgspec
 import numpy as np
 import pytest
 
-from edge_agent.agent import Agent
-from edge_agent.camera import MOST_ERRORS
-from edge_agent.composition import DeploymentError
-from edge_agent.report import Sink
-from edge_agent.scoring import View, scorer
-from edge_agent.settings import Settings
-from edge_agent.source import Shot
-from edge_agent.store import Store
-from shared.bundle import Bundle, Certificate
-from shared.cascade.cascade import Cascade
-from shared.cascade.distribution import ASKED_FIRST, Distribution
-from shared.cascade.frame import Frame
-from shared.cascade.types import Answer, Step
-from shared.engine import EngineError, Logits
-from shared.image import Input, Picture
-from shared.link import Address, Message
-from shared.protocol import catalogue
+from cachenet.edge_agent.agent import Agent
+from cachenet.edge_agent.camera import MAX_CONSECUTIVE_ERRORS
+from cachenet.edge_agent.device_cascade import DeploymentError
+from cachenet.edge_agent.frame_inputs import FrameInputs, scorer
+from cachenet.edge_agent.outputs.report import JsonLinesWriter
+from cachenet.edge_agent.settings import Settings
+from cachenet.edge_agent.sources import SourceFrame
+from cachenet.edge_agent.updates.store import Store
+from cachenet.shared.bundle.manifest import Bundle, Certificate
+from cachenet.shared.cascade.cascade import Cascade
+from cachenet.shared.cascade.distribution import MISSES_BEFORE_UNKNOWN, Distribution
+from cachenet.shared.cascade.frame import Frame
+from cachenet.shared.cascade.types import Answer, Step
+from cachenet.shared.inference.engine import EngineError, Logits
+from cachenet.shared.inference.image import Input, Picture
+from cachenet.shared.transport.mqtt import Address, Message
+from cachenet.shared.transport.protocol import catalogue
 from tests.bundles import INPUT, LABELS, tiny_bundle
-from tests.edge_agent.agents import Pictures, current, running, served, shot, tend_until
+from tests.edge_agent.agents import Pictures, install_current, maintain_until, running, served, shot
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 def test_a_picture_is_cropped_once_for_all_models_that_see_the_same() -> None:
-    view = View(shot().picture)
+    view = FrameInputs(shot().picture)
     assert view.crop(INPUT) is view.crop(Input(INPUT.side, INPUT.mean, INPUT.std))
     assert view.crop(Input(16, INPUT.mean, INPUT.std)).shape == (16, 16, 3)
 
@@ -52,18 +52,18 @@ def test_only_the_region_of_interest_is_looked_at(bundle: Bundle) -> None:
     def last(region: str, *pictures: Picture) -> Answer | None:
         with running(Settings(levels=("frames", "base"), region=region), bundle=bundle) as camera:
             for index, picture in enumerate(pictures):
-                camera.answer(index, Shot(picture), Sink(""))
-            return camera.now and camera.now.answer
+                camera.answer(index, SourceFrame(picture), JsonLinesWriter(""))
+            return camera.last_answered and camera.last_answered.answer
 
     answers = last("0.5,0,0.5,1", right, left), last("", right, left)
-    seen_alone = last("0.5,0,0.5,1", right, right)
+    alone = last("0.5,0,0.5,1", right, right)
     inside, whole = answers
-    assert inside == seen_alone
+    assert inside == alone
     assert whole != inside
 
 
-def test_every_frame_of_a_source_is_answered_and_the_summary_says_so(bundle: Bundle, tmp_path: Path) -> None:
-    source, sink = Pictures(30), Sink(str(tmp_path / "answers"))
+def test_every_frame_of_a_source_is_answered_and_counted_in_the_summary(bundle: Bundle, tmp_path: Path) -> None:
+    source, sink = Pictures(30), JsonLinesWriter(str(tmp_path / "answers"))
     agent = Agent(Settings(levels=("frames", "submodels", "base")), [source], None, None, bundle)
     agent.run(sink)
     sink.close()
@@ -79,7 +79,7 @@ def test_every_frame_of_a_source_is_answered_and_the_summary_says_so(bundle: Bun
 def test_it_stops_after_so_many_frames(bundle: Bundle) -> None:
     source = Pictures(30)
     agent = Agent(Settings(frames=3), [source], None, None, bundle)
-    agent.run(Sink(""))
+    agent.run(JsonLinesWriter(""))
     assert agent.summary()["frames"] == 3
     assert source.closed
 
@@ -97,24 +97,26 @@ def test_a_malformed_message_is_ignored_wherever_it_arrives(topic: str, payload:
     agent._receive(Message(topic, payload, None, b"x" * 16, ()))
 
 
-def test_a_model_that_fails_says_nothing_and_stops_nothing(bundle: Bundle) -> None:
+def test_a_failing_model_gives_no_scores_and_ends_nothing(bundle: Bundle) -> None:
     """Its frames go on to the next level, here the last: a fallback."""
     with running(Settings(levels=("frames", "base")), bundle=bundle) as camera:
         assert camera.cascade is not None and camera.cascade.base is not None
         score = scorer("base", _fail, INPUT, 10)
-        np.testing.assert_array_equal(score(View(shot().picture)), np.full(10, np.nan))
+        np.testing.assert_array_equal(score(FrameInputs(shot().picture)), np.full(10, np.nan))
         camera.cascade.base = replace(camera.cascade.base, score=score)
-        camera.answer(0, shot(), Sink(""))
+        camera.answer(0, shot(), JsonLinesWriter(""))
         assert camera.tally.fallbacks == 1
 
 
-def test_a_full_model_on_the_device_that_fails_is_not_taken_for_an_answer(bundle: Bundle) -> None:
+def test_a_failing_full_model_on_the_device_gives_no_answer(bundle: Bundle) -> None:
     with running(Settings(levels=("base", "full")), bundle=bundle) as camera:
-        tend_until(camera, lambda: camera.cascade.full)  # type: ignore[union-attr]
+        maintain_until(camera, lambda: camera.cascade.full)  # type: ignore[union-attr]
         assert camera.cascade is not None and camera.cascade.full is not None
-        camera.cascade.full = replace(camera.cascade.full, score=scorer("full", _fail, INPUT, 10), judge=None)
+        camera.cascade.full = replace(
+            camera.cascade.full, score=scorer("full", _fail, INPUT, 10), score_with_exits=None
+        )
         camera.cascade._budget.threshold = 0.0
-        camera.answer(0, shot(), Sink(""))
+        camera.answer(0, shot(), JsonLinesWriter(""))
         assert (camera.tally.full, camera.tally.fallbacks) == (0, 1)
         assert len(camera.cascade.estimator.cache) == 0
 
@@ -138,7 +140,7 @@ def test_without_a_connection_no_audit_counts_as_sent(tmp_path: Path) -> None:
     bundle = Bundle(tiny_bundle(tmp_path, risk=0.999))
     settings = Settings(audit_share=1.0, levels=("base", "cloud"))
     agent = Agent(settings, [Pictures(100)], Address("127.0.0.1", 1), None, bundle)
-    agent.run(Sink(""))
+    agent.run(JsonLinesWriter(""))
     summary = agent.summary()
     assert summary["hits"]["base"] > 50, "there were frames to audit"
     assert agent.cameras[0].cascade is not None
@@ -150,25 +152,25 @@ def test_a_file_waits_for_the_models_that_it_may_use(tmp_path: Path) -> None:
     """A camera's frames go by meanwhile. The full model itself answers what no other is sure of."""
     unsure = Bundle(tiny_bundle(tmp_path / "unsure", risk=0))
     agent = Agent(Settings(provider="cpu"), [Pictures(10)], None, None, unsure)
-    agent.run(Sink(""))
+    agent.run(JsonLinesWriter(""))
     tally = agent.cameras[0].tally
     assert (tally.frames, tally.fallbacks, tally.full) == (10, 0, 10)
 
 
 def test_a_file_does_not_wait_for_a_server_that_is_not_there(tmp_path: Path) -> None:
-    """Its store holds the base model alone, and nobody has the others."""
+    """The store holds only the base model, and no server has the others."""
     bundle = Bundle(tiny_bundle(tmp_path / "bundle"))
-    store = current(Store(tmp_path / "store"), bundle.data)
+    store = install_current(Store(tmp_path / "store"), bundle.data)
     base = bundle.manifest.models["base"].sha256
     store.append(base, bundle.path("base").read_bytes())
     store.finish(base)
     agent = Agent(Settings(provider="cpu"), [Pictures(10)], Address("127.0.0.1", 1), store, None)
-    agent.run(Sink(""))
+    agent.run(JsonLinesWriter(""))
     assert agent.cameras[0].tally.frames == 10
 
 
 @pytest.mark.parametrize(("bad", "frames"), [(3, 10), (200, 0)])
-def test_a_frame_that_nobody_can_answer_does_not_end_the_others_unless_all_are_so(
+def test_unanswerable_frames_end_a_run_only_if_all_frames_are(
     bad: int, frames: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     left = [bad]
@@ -183,24 +185,24 @@ def test_a_frame_that_nobody_can_answer_does_not_end_the_others_unless_all_are_s
     monkeypatch.setattr(Cascade, "lookup", failing)
     bundle = Bundle(tiny_bundle(tmp_path))
     agent = Agent(Settings(provider="cpu"), [Pictures(bad + frames)], None, None, bundle)
-    if bad > MOST_ERRORS:
+    if bad > MAX_CONSECUTIVE_ERRORS:
         with pytest.raises(ZeroDivisionError):
-            agent.run(Sink(""))
+            agent.run(JsonLinesWriter(""))
     else:
-        agent.run(Sink(""))
+        agent.run(JsonLinesWriter(""))
     camera = agent.cameras[0]
-    assert (camera.tally.frames, camera.errors) == (frames, min(bad, MOST_ERRORS))
+    assert (camera.tally.frames, camera.errors) == (frames, min(bad, MAX_CONSECUTIVE_ERRORS))
     assert camera.deciding is None, "or the watchdog would find that a model hangs"
     assert "frame 0 could not be answered" in caplog.text
 
 
-def test_a_picture_that_stays_is_answered_with_what_the_full_model_has_said_of_it(bundle: Bundle) -> None:
+def test_an_unchanged_picture_gets_the_full_models_label(bundle: Bundle) -> None:
     agent = served(Settings(levels=("frames", "cloud"), audit_share=0.0), Pictures(30, same=True), bundle, lambda: 7)
-    agent.run(Sink(""))
+    agent.run(JsonLinesWriter(""))
     summary = agent.summary()
     assert (summary["cloud"], summary["hits"]["frames"]) == (1, 29)
     assert (summary["overruled"], summary["asked"]) == (0, 1 / 30)
-    assert agent.cameras[0].now is not None and agent.cameras[0].now.line.label == LABELS[7]
+    assert agent.cameras[0].last_answered is not None and agent.cameras[0].last_answered.line.label == LABELS[7]
 
 
 def test_hits_that_disagree_raise_an_alarm_of_one_line_and_the_budget_is_cut(
@@ -209,13 +211,13 @@ def test_hits_that_disagree_raise_an_alarm_of_one_line_and_the_budget_is_cut(
     """The full model contradicts every hit that it is asked about."""
 
     def other() -> int:
-        answered = agent.cameras[0].now
+        answered = agent.cameras[0].last_answered
         return 0 if answered is None or answered.answer.label is None else (answered.answer.label + 1) % 10
 
     bundle = Bundle(tiny_bundle(tmp_path, risk=0.999))
     settings = Settings(levels=("base", "cloud"), audit_share=1.0)
     agent = served(settings, Pictures(60, same=True), bundle, other)
-    agent.run(Sink(""))
+    agent.run(JsonLinesWriter(""))
     summary = agent.summary()
     audits = summary["audits"]
     assert audits["judged"] > 0 and audits["wrong"] == audits["judged"]
@@ -223,46 +225,48 @@ def test_hits_that_disagree_raise_an_alarm_of_one_line_and_the_budget_is_cut(
     assert audits["scale"] < 1.0
     assert audits["agreement"]["low"] <= audits["agreement"]["estimate"] <= audits["agreement"]["high"]
     assert audits["agreement"]["estimate"] < 0.5
-    told = [record.message for record in caplog.records if "disagree with the full model" in record.message]
-    assert len(told) == audits["alarms"] > 0
-    assert "multiplied by 0.5" in told[0] and "100 % of hits" in told[0]
+    logged = [record.message for record in caplog.records if "disagree with the full model" in record.message]
+    assert len(logged) == audits["alarms"] > 0
+    assert "multiplied by 0.5" in logged[0] and "100 % of hits" in logged[0]
     assert summary["overruled"] == 0
 
 
-def test_a_change_of_the_whole_picture_is_counted_and_said(bundle: Bundle, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_scene_change_is_counted_and_logged(bundle: Bundle, caplog: pytest.LogCaptureFixture) -> None:
     with running(Settings(levels=("frames", "base")), bundle=bundle) as camera:
         for index in range(110):
-            camera.answer(index, shot(0 if index < 100 else 200), Sink(""))
+            camera.answer(index, shot(0 if index < 100 else 200), JsonLinesWriter(""))
         assert camera.summary()["scene_changes"] == 1
     assert [record.message for record in caplog.records if "the whole picture has changed" in record.message]
 
 
-def test_a_picture_that_the_bundle_was_not_made_for_is_asked_and_then_answered_as_unknown(tmp_path: Path) -> None:
-    place = tiny_bundle(tmp_path / "bundle")
+def test_a_picture_out_of_distribution_misses_and_is_then_unknown(tmp_path: Path) -> None:
+    root = tiny_bundle(tmp_path / "bundle")
     never = Distribution(full=(1e6, 2e6), base=(1e6, 2e6), least=0.5)
-    manifest = msgspec.structs.replace(Bundle(place).manifest, distribution=never)
-    (place / "bundle.json").write_bytes(msgspec.json.encode(manifest))
+    manifest = msgspec.structs.replace(Bundle(root).manifest, distribution=never)
+    (root / "bundle.json").write_bytes(msgspec.json.encode(manifest))
     lines = tmp_path / "lines.jsonl"
-    sink = Sink(str(lines))
-    agent = Agent(Settings(levels=("base",)), [Pictures(ASKED_FIRST + 30, same=True)], None, None, Bundle(place))
+    sink = JsonLinesWriter(str(lines))
+    agent = Agent(
+        Settings(levels=("base",)), [Pictures(MISSES_BEFORE_UNKNOWN + 30, same=True)], None, None, Bundle(root)
+    )
     agent.run(sink)
     sink.close()
     answers = [json.loads(line) for line in lines.read_text().splitlines()]
-    assert {answer["level"] for answer in answers[:ASKED_FIRST]} == {"fallback"}
-    assert all(answer["reason"].startswith("out of distribution") for answer in answers[:ASKED_FIRST])
-    assert {answer["label"] for answer in answers[ASKED_FIRST + 10 :]} == {"unknown"}
+    assert {answer["level"] for answer in answers[:MISSES_BEFORE_UNKNOWN]} == {"fallback"}
+    assert all(answer["reason"].startswith("out of distribution") for answer in answers[:MISSES_BEFORE_UNKNOWN])
+    assert {answer["label"] for answer in answers[MISSES_BEFORE_UNKNOWN + 10 :]} == {"unknown"}
     assert agent.summary()["unknown"] == [answer["label"] for answer in answers].count("unknown")
 
 
 def test_a_full_model_on_the_device_whose_run_fails_has_not_answered(tmp_path: Path) -> None:
-    """Or its label would be one that nobody has given."""
+    """Its NaN scores must not become a label."""
     bundle = Bundle(tiny_bundle(tmp_path, risk=0))
     with running(Settings(levels=("base", "full"), provider="cpu"), bundle=bundle) as camera:
-        tend_until(camera, lambda: camera.cascade is not None and camera.cascade.full is not None)
+        maintain_until(camera, lambda: camera.cascade is not None and camera.cascade.full is not None)
         assert camera.cascade is not None and camera.cascade.full is not None
-        camera.answer(0, shot(), Sink(""))
+        camera.answer(0, shot(), JsonLinesWriter(""))
         camera.cascade.full = replace(camera.cascade.full, score=scorer("full", _fail, INPUT, 10))
-        camera.answer(1, shot(80), Sink(""))
+        camera.answer(1, shot(80), JsonLinesWriter(""))
         assert (camera.tally.full, camera.tally.fallbacks) == (1, 1)
 
 
@@ -270,10 +274,10 @@ CERTIFIED = Certificate(0.02, 0.005, 0.015, 0.95, 0.1, 100)
 
 
 @pytest.mark.parametrize(
-    ("certificates", "budget", "told"),
+    ("certificates", "budget", "logged"),
     [
         ((CERTIFIED,), 0.02, ""),
-        ((CERTIFIED,), 0.01, "the least that was measured is 0.02; audits check"),
+        ((CERTIFIED,), 0.01, "the smallest budget that was measured is 0.02; audits check"),
         ((), 0.02, "nothing was measured"),
         (
             (Certificate(0.02, 0.011, 0.3, 0.95, 0.1, 7, 250),),
@@ -283,19 +287,19 @@ CERTIFIED = Certificate(0.02, 0.005, 0.015, 0.95, 0.1, 100)
         ),
     ],
 )
-def test_a_budget_that_is_not_certified_is_said_in_one_line_and_all_frames_are_answered(
+def test_an_uncertified_budget_is_one_warning_and_all_frames_are_answered(
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
     certificates: tuple[Certificate, ...],
     budget: float,
-    told: str,
+    logged: str,
 ) -> None:
-    place = tiny_bundle(tmp_path / "bundle")
-    manifest = msgspec.structs.replace(Bundle(place).manifest, certificates=certificates)
-    (place / "bundle.json").write_bytes(msgspec.json.encode(manifest))
-    agent = served(Settings(max_disagreement=budget), Pictures(5), Bundle(place), lambda: 3)
-    agent.run(Sink(""))
+    root = tiny_bundle(tmp_path / "bundle")
+    manifest = msgspec.structs.replace(Bundle(root).manifest, certificates=certificates)
+    (root / "bundle.json").write_bytes(msgspec.json.encode(manifest))
+    agent = served(Settings(max_disagreement=budget), Pictures(5), Bundle(root), lambda: 3)
+    agent.run(JsonLinesWriter(""))
     assert agent.summary()["frames"] == 5
-    said = [record.message for record in caplog.records if "is not certified" in record.message]
-    assert len(said) == bool(told)
-    assert not told or (told in said[0] and "\n" not in said[0])
+    output = [record.message for record in caplog.records if "is not certified" in record.message]
+    assert len(output) == bool(logged)
+    assert not logged or (logged in output[0] and "\n" not in output[0])

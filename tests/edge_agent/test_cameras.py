@@ -16,22 +16,22 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from edge_agent import loading
-from edge_agent.agent import Agent
-from edge_agent.camera import Answered
-from edge_agent.composition import compose
-from edge_agent.deployment import ROOM
-from edge_agent.health import Health
-from edge_agent.metrics import Figures
-from edge_agent.report import Sink
-from edge_agent.settings import CameraTable, LevelFlag, Settings
-from edge_agent.source import Shot
-from edge_agent.terminal import View
-from shared import config
-from shared.bundle import Bundle
-from shared.engine import Session
-from shared.link import Link, Message
-from shared.protocol import Answer, Status, Timing, encode
+from cachenet.edge_agent.agent import Agent
+from cachenet.edge_agent.camera import AnsweredFrame
+from cachenet.edge_agent.device_cascade import build_device_cascade
+from cachenet.edge_agent.doctor.health import Health
+from cachenet.edge_agent.outputs.metrics import MetricsCollector
+from cachenet.edge_agent.outputs.report import JsonLinesWriter
+from cachenet.edge_agent.outputs.terminal import TerminalView
+from cachenet.edge_agent.settings import CameraTable, LevelFlag, Settings
+from cachenet.edge_agent.sources import SourceFrame
+from cachenet.edge_agent.updates import model_loading
+from cachenet.edge_agent.updates.active_bundle import DEFAULT_SUBMODEL_BUDGET
+from cachenet.shared.bundle.manifest import Bundle
+from cachenet.shared.command import config
+from cachenet.shared.inference.engine import Session
+from cachenet.shared.transport.mqtt import Message, MqttConnection
+from cachenet.shared.transport.protocol import Answer, Status, Timing, encode
 from tests.bundles import tiny_bundle
 from tests.edge_agent.agents import Pictures
 from tests.edge_agent.links import FakeLink
@@ -71,54 +71,54 @@ class Endless(Pictures):
         super().__init__(0)
         self._closed = threading.Event()
 
-    def __iter__(self) -> Iterator[Shot]:
+    def __iter__(self) -> Iterator[SourceFrame]:
         index = 0
         while not self._closed.wait(0.002):
             index += 1
-            yield Shot(np.full((48, 64, 3), index * 20 % 256, np.uint8))
+            yield SourceFrame(np.full((48, 64, 3), index * 20 % 256, np.uint8))
 
     def close(self) -> None:
         self._closed.set()
 
 
 class Failing(Pictures):
-    def __iter__(self) -> Iterator[Shot]:
+    def __iter__(self) -> Iterator[SourceFrame]:
         yield from super().__iter__()
         raise RuntimeError("a mistake of ours")
 
 
 def test_every_answer_names_its_camera_and_each_camera_counts_for_itself(bundle: Bundle, tmp_path: Path) -> None:
     agent = Agent(several("front", "back"), [Pictures(20), Pictures(30)], None, None, bundle)
-    seen: list[Answered] = []
-    agent.observers.append(seen.append)
-    sink = Sink(str(tmp_path / "answers"))
+    observed: list[AnsweredFrame] = []
+    agent.observers.append(observed.append)
+    sink = JsonLinesWriter(str(tmp_path / "answers"))
     agent.run(sink)
     sink.close()
     answers = lines(tmp_path / "answers")
     for name, count in (("front", 20), ("back", 30)):
         assert [answer["frame"] for answer in answers if answer["camera"] == name] == list(range(count))
-        assert [one.answer.frame for one in seen if one.line.camera == name] == list(range(count))
+        assert [one.answer.frame for one in observed if one.line.camera == name] == list(range(count))
     summary = agent.summary()
     assert summary["frames"] == 50
     assert {name: own["frames"] for name, own in summary["cameras"].items()} == {"front": 20, "back": 30}
 
 
-def test_the_same_pictures_get_the_same_answers_whoever_else_is_there(bundle: Bundle, tmp_path: Path) -> None:
+def test_answers_of_a_camera_do_not_depend_on_other_cameras(bundle: Bundle, tmp_path: Path) -> None:
     """No context, no memory of pictures and no count is shared."""
     alone = Agent(Settings(levels=LEVELS), [Pictures(40)], None, None, bundle)
     together = Agent(several("a", "b", "c"), [Pictures(40), Pictures(25), Pictures(40)], None, None, bundle)
     for agent, name in ((alone, "alone"), (together, "together")):
-        sink = Sink(str(tmp_path / name))
+        sink = JsonLinesWriter(str(tmp_path / name))
         agent.run(sink)
         sink.close()
 
-    def said(name: str, camera: str | None) -> list[tuple[Any, ...]]:
-        kept = ("frame", "label", "confidence", "risk")
+    def output(name: str, camera: str | None) -> list[tuple[Any, ...]]:
+        saved = ("frame", "label", "confidence", "risk")
         return [
-            tuple(answer[key] for key in kept) for answer in lines(tmp_path / name) if answer.get("camera") == camera
+            tuple(answer[key] for key in saved) for answer in lines(tmp_path / name) if answer.get("camera") == camera
         ]
 
-    assert said("together", "a") == said("together", "c") == said("alone", None)
+    assert output("together", "a") == output("together", "c") == output("alone", None)
 
 
 def test_a_model_is_loaded_once_for_all_and_lives_as_long_as_any_camera_has_it(
@@ -131,42 +131,42 @@ def test_a_model_is_loaded_once_for_all_and_lives_as_long_as_any_camera_has_it(
             super().__init__(path, *rest)
             loaded.append(path.parts[-3])
 
-    monkeypatch.setattr(loading, "Session", Counted)
+    monkeypatch.setattr(model_loading, "Session", Counted)
     agent = Agent(several("a", "b"), [Pictures(0), Pictures(0)], None, None, bundle)
     a, b = agent.cameras
-    agent.keeper.start()
+    agent.loader.start()
     for camera in agent.cameras:
-        camera.await_deployment()
+        camera.wait_for_bundle()
     for camera in agent.cameras:
         assert camera.cascade is not None
         camera.cascade.pending_fetch = "animals"
-        until(lambda camera=camera: camera.deployment.tend() or camera.deployment.submodels)
+        until(lambda camera=camera: camera.active_bundle.maintain() or camera.active_bundle.submodels)
     assert sorted(loaded) == ["animals", "base"]
-    cost = agent.keeper.submodels_cost()
+    cost = agent.loader.submodels_cost()
     assert cost > 0
     assert a.cascade is not None and b.cascade is not None
     a.cascade.evict_to(0)
-    assert agent.keeper.submodels_cost() == cost
+    assert agent.loader.submodels_cost() == cost
     b.cascade.evict_to(0)
-    assert agent.keeper.submodels_cost() == 0
+    assert agent.loader.submodels_cost() == 0
     a.cascade.pending_fetch = "animals"
-    until(lambda: a.deployment.tend() or a.deployment.submodels)
+    until(lambda: a.active_bundle.maintain() or a.active_bundle.submodels)
     assert loaded.count("animals") == 2
-    agent.keeper.stop()
+    agent.loader.stop()
 
 
 def test_cameras_that_want_the_same_model_at_the_same_time_both_get_it(bundle: Bundle) -> None:
     agent = Agent(several("a", "b"), [Pictures(0), Pictures(0)], None, None, bundle)
-    agent.keeper.start()
+    agent.loader.start()
     for camera in agent.cameras:
-        camera.await_deployment()
+        camera.wait_for_bundle()
         assert camera.cascade is not None
         camera.cascade.pending_fetch = "vehicles"
     for camera in agent.cameras:
-        camera.deployment.tend()
+        camera.active_bundle.maintain()
     for camera in agent.cameras:
-        until(lambda camera=camera: camera.deployment.tend() or camera.deployment.submodels)
-    agent.keeper.stop()
+        until(lambda camera=camera: camera.active_bundle.maintain() or camera.active_bundle.submodels)
+    agent.loader.stop()
 
 
 @pytest.mark.parametrize("budget", ["", "2GB"])
@@ -175,13 +175,13 @@ def test_the_room_for_submodels_is_shared_out_evenly(bundle: Bundle, budget: str
 
     def rooms(settings: Settings, count: int) -> list[int]:
         agent = Agent(settings, [Pictures(0) for _ in range(count)], None, None, bundle)
-        agent.keeper.start()
+        agent.loader.start()
         found = []
         for camera in agent.cameras:
-            camera.await_deployment()
+            camera.wait_for_bundle()
             assert camera.cascade is not None and camera.cascade.submodels is not None
-            found.append(camera.cascade.submodels.budget)
-        agent.keeper.stop()
+            found.append(camera.cascade.submodels.max_bytes)
+        agent.loader.stop()
         return found
 
     (alone,) = rooms(Settings(memory_budget=budget), 1)
@@ -189,7 +189,7 @@ def test_the_room_for_submodels_is_shared_out_evenly(bundle: Bundle, budget: str
     for share in shares:
         assert share == pytest.approx(alone / 3, rel=0.02)
     if not budget:
-        assert sum(shares) <= ROOM
+        assert sum(shares) <= DEFAULT_SUBMODEL_BUDGET
 
 
 @pytest.mark.parametrize("how", ["ends", "fails"])
@@ -202,7 +202,7 @@ def test_a_camera_that_ends_or_fails_leaves_the_others_as_they_are(
 
     def run() -> None:
         try:
-            agent.run(Sink(""))
+            agent.run(JsonLinesWriter(""))
         except RuntimeError as error:
             failures.append(error)
 
@@ -221,7 +221,7 @@ def test_a_camera_that_ends_or_fails_leaves_the_others_as_they_are(
     assert ("camera a has failed; the others go on" in caplog.text) == (how == "fails")
 
 
-def test_questions_of_several_cameras_share_the_devices_topics_and_each_hears_its_own_answers(bundle: Bundle) -> None:
+def test_cameras_share_the_devices_topics_and_receive_only_their_own_replies(bundle: Bundle) -> None:
     """Though both ask about frames of the same numbers; the status names all that is resident."""
     full = bundle.manifest.models["full"]
     asked: list[bytes] = []
@@ -246,17 +246,17 @@ def test_questions_of_several_cameras_share_the_devices_topics_and_each_hears_it
         several("a", "b", device="cam", levels=("cloud",), audit_share=0.0),
         [Pictures(0), Pictures(0)], None, None, bundle,
     )  # fmt: skip
-    link = cast(Link, FakeLink(published))
+    link = cast(MqttConnection, FakeLink(published))
     agent.link = link
     for camera in agent.cameras:
-        camera._link, camera.asks = link, True
-        camera.await_deployment()
+        camera._link, camera.uses_cloud = link, True
+        camera.wait_for_bundle()
     a, b = agent.cameras
     for camera in (a, b):
         for index in range(5):
-            camera.answer(index, Shot(np.full((48, 64, 3), 50 * index, np.uint8)), Sink(""))
-    assert a.now is not None and b.now is not None
-    assert (a.now.answer.label, b.now.answer.label) == (3, 7)
+            camera.answer(index, SourceFrame(np.full((48, 64, 3), 50 * index, np.uint8)), JsonLinesWriter(""))
+    assert a.last_answered is not None and b.last_answered is not None
+    assert (a.last_answered.answer.label, b.last_answered.answer.label) == (3, 7)
     assert a.tally.cloud == b.tally.cloud == 5
     assert len({correlation[:8] for correlation in asked}) == 2
     assert len(set(asked)) == 10
@@ -270,7 +270,7 @@ def test_each_camera_draws_other_windows_to_be_audited_and_always_the_same(bundl
     def draws(settings: Settings) -> list[list[float]]:
         found = []
         for own in settings.each():
-            audits = compose(own, bundle.manifest, None, True, 0).audits
+            audits = build_device_cascade(own, bundle.manifest, None, True, 0).audits
             assert audits is not None
             found.append([audits._draw() for _ in range(3)])
         return found
@@ -281,10 +281,10 @@ def test_each_camera_draws_other_windows_to_be_audited_and_always_the_same(bundl
 
 
 @pytest.mark.parametrize(
-    ("wrong", "why"),
+    ("wrong", "reason"),
     [
         (Settings(source="x", camera=(CameraTable("a", "y"),)), "give source in them"),
-        (Settings(flight="x", camera=(CameraTable("a", "y"),)), "give flight in them"),
+        (Settings(decision_log="x", camera=(CameraTable("a", "y"),)), "give decision_log in them"),
         (several("a", "a"), "two cameras are called a"),
         (several("a/b"), "letters, digits"),
         (several(""), "letters, digits"),
@@ -294,8 +294,8 @@ def test_each_camera_draws_other_windows_to_be_audited_and_always_the_same(bundl
         ),
     ],
 )
-def test_cameras_that_cannot_be_are_refused(wrong: Settings, why: str) -> None:
-    with pytest.raises(ValueError, match=why):
+def test_cameras_that_cannot_be_are_refused(wrong: Settings, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
         wrong.each()
 
 
@@ -320,17 +320,17 @@ def test_the_file_in_the_documentation_is_one(tmp_path: Path) -> None:
 
 def test_metrics_and_the_terminal_tell_cameras_apart(bundle: Bundle) -> None:
     sources = [Pictures(20), Pictures(30)]
-    sources[1].losses, sources[1].trouble = 2, "it gives no more pictures"
+    sources[1].losses, sources[1].error = 2, "it gives no more pictures"
     agent = Agent(several("front", "back"), sources, None, None, bundle)
-    agent.run(Sink(""))
+    agent.run(JsonLinesWriter(""))
     found = {
         (sample.name, sample.labels["camera"]): sample.value
-        for family in Figures(agent, Health(agent)).collect()
+        for family in MetricsCollector(agent, Health(agent)).collect()
         for sample in family.samples
         if "camera" in sample.labels and "level" not in sample.labels
     }
     assert (found["cachenet_losses_total", "front"], found["cachenet_losses_total", "back"]) == (0, 2)
     console = Console(record=True, width=120, file=StringIO())
-    console.print(View(agent, console)._draw())
-    said = console.export_text()
-    assert said.index("front") < said.index("back") < said.index("it gives no more pictures")
+    console.print(TerminalView(agent, console)._draw())
+    output = console.export_text()
+    assert output.index("front") < output.index("back") < output.index("it gives no more pictures")

@@ -12,13 +12,15 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from edge_agent import forget as module
-from edge_agent.cli import app
-from edge_agent.forget import forget
-from shared.link import Address, Link, LinkError
-from shared.protocol import Status, describe, topic
+from cachenet.edge_agent.cli import app
+from cachenet.edge_agent.doctor import forget as module
+from cachenet.edge_agent.doctor.forget import forget
+from cachenet.shared.transport.mqtt import Address, MqttConnection, MqttError
+from cachenet.shared.transport.protocol import Status, describe, topic
 from tests.broker import Mosquitto, free_port
 from tests.e2e.servers import until
+
+pytestmark = pytest.mark.e2e
 
 _CONFIG, _STATUS = "homeassistant/device/cam/camera/config", topic("cam", "status")
 _FAREWELL = _STATUS, describe(Status("stopped", "1"))
@@ -27,12 +29,17 @@ _FAREWELL = _STATUS, describe(Status("stopped", "1"))
 @pytest.fixture(autouse=True)
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """A broker on this machine is quick."""
-    for name, seconds in (("_CONNECT_S", 0.5), ("_QUIET_S", 0.3), ("_RETURN_S", 0.5), ("_GONE_S", 1.0)):
+    for name, seconds in (
+        ("_CONNECT_TIMEOUT_S", 0.5),
+        ("_QUIET_S", 0.3),
+        ("_RECONNECT_S", 0.5),
+        ("_DELETE_TIMEOUT_S", 1.0),
+    ):
         monkeypatch.setattr(module, name, seconds)
 
 
 class Strict(Mosquitto):
-    """Knows one user, ``cam``, who must call itself ``cachenet-cam`` and may write ``sends``."""
+    """A broker with one user, ``cam``, with client id ``cachenet-cam``, who may write ``sends``."""
 
     def __init__(self, directory: Path, *sends: str) -> None:
         super().__init__(directory)
@@ -77,20 +84,22 @@ def strict(tmp_path: Path) -> Iterator[Strict]:
     broker.kill()
 
 
-def device(broker: Strict) -> Link:
+def device(broker: Strict) -> MqttConnection:
     """One that is online and has introduced itself, at every connection."""
 
     def announce() -> None:
         link.publish(_STATUS, describe(Status("online", "1")), 1, retain=True)
         link.publish(_CONFIG, b"{}", 1, retain=True)
 
-    link = Link(broker.address, "cachenet-cam", [], print, announce, (_STATUS, describe(Status("offline", "1"))))
+    link = MqttConnection(
+        broker.address, "cachenet-cam", [], print, announce, (_STATUS, describe(Status("offline", "1")))
+    )
     link.start()
     until(link.connected.is_set)
     return link
 
 
-def test_a_broker_that_is_not_there_is_said_in_one_line() -> None:
+def test_an_absent_broker_is_one_clear_line() -> None:
     done = CliRunner().invoke(app, ["forget", "--broker", f"mqtt://127.0.0.1:{free_port()}"])
     assert done.exit_code == 2
     assert done.stderr.startswith("edge-agent: no broker at ")
@@ -101,23 +110,23 @@ def test_of_one_that_was_never_there_nothing_is_held(broker: Mosquitto) -> None:
     assert forget(Address("127.0.0.1", broker.port), "cam", "homeassistant") == []
 
 
-def test_one_that_is_gone_is_forgotten(strict: Strict) -> None:
+def test_a_stopped_device_is_forgotten(strict: Strict) -> None:
     device(strict).stop(_FAREWELL)
     assert forget(strict.address, "cam", "homeassistant") == [_STATUS, _CONFIG]
 
 
-def test_one_that_is_online_is_left_alone(strict: Strict, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_online_device_is_not_forgotten(strict: Strict, monkeypatch: pytest.MonkeyPatch) -> None:
     """It comes back for its connection, which is how that shows."""
-    monkeypatch.setattr(module, "_RETURN_S", 10.0)
+    monkeypatch.setattr(module, "_RECONNECT_S", 10.0)
     link = device(strict)
-    with pytest.raises(LinkError, match="cam is online"):
+    with pytest.raises(MqttError, match="cam is online"):
         forget(strict.address, "cam", "homeassistant")
     until(link.connected.is_set)
     link.stop()
 
 
-def test_a_message_that_the_broker_does_not_take_is_said_once(strict: Strict, caplog: pytest.LogCaptureFixture) -> None:
-    """Or a device that may not introduce itself to Home Assistant would never be seen, and nobody knew why."""
+def test_a_refused_message_is_reported_once(strict: Strict, caplog: pytest.LogCaptureFixture) -> None:
+    """A device without access to Home Assistant's topics would otherwise be missing without a reason."""
     link = device(strict)
     for _ in range(3):
         link.publish("homeassistant/device/other/camera/config", b"{}", 1, retain=True)
@@ -127,11 +136,11 @@ def test_a_message_that_the_broker_does_not_take_is_said_once(strict: Strict, ca
     assert "may this user write" in record.getMessage()
 
 
-def test_what_the_broker_does_not_let_go_of_is_said(strict: Strict, tmp_path: Path) -> None:
+def test_topics_that_the_broker_does_not_delete_are_reported(strict: Strict, tmp_path: Path) -> None:
     device(strict).stop(_FAREWELL)
     strict.stop()
     users = tmp_path / "users.json"
     users.write_text(users.read_text().replace('"homeassistant/device/cam/#"', '"nothing"', 1))
     strict.start()
-    with pytest.raises(LinkError, match=f"the broker keeps {_CONFIG}; may this user write there"):
+    with pytest.raises(MqttError, match=f"the broker keeps {_CONFIG}; may this user write there"):
         forget(strict.address, "cam", "homeassistant")

@@ -1,4 +1,4 @@
-"""What Home Assistant is told: its own keys, topics that it listens to, and fields that results have."""
+"""Discovery messages: documented keys, subscribed topics and fields of results."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_agent import home_assistant, results
-from edge_agent.results import Result
-from shared.protocol import Status, topic
+from cachenet.edge_agent.outputs import home_assistant, results
+from cachenet.edge_agent.outputs.results import Result
+from cachenet.shared.transport.protocol import Status, topic
 
 # Written down from https://www.home-assistant.io/integrations/mqtt/ (device discovery payload, origin) and
 # https://www.home-assistant.io/integrations/sensor.mqtt/; the same as Home Assistant's own schemas have them
@@ -65,7 +65,7 @@ def test_a_payload_has_only_documented_keys_and_all_that_are_required(device: st
         assert component.get("entity_category", "diagnostic") == "diagnostic"
         assert component.get("state_class", "measurement") == "measurement"
         assert isinstance(component["expire_after"], int)
-        assert component["expire_after"] > 2 * results._MOST_S, "a camera that answers never looks gone"
+        assert component["expire_after"] > 2 * results._MAX_PERIOD_S, "a camera that answers never looks gone"
         if "device_class" in component:
             assert (component["device_class"], component["unit_of_measurement"]) == ("duration", "ms")
     assert TOPIC.fullmatch(home_assistant.config_topic("homeassistant", device, camera).removeprefix("homeassistant/"))
@@ -83,7 +83,7 @@ def test_sensors_read_fields_that_results_and_status_have() -> None:
 
 
 @given(st.lists(st.tuples(NAMES, st.just("") | NAMES), min_size=2, max_size=2, unique=True))
-def test_no_two_cameras_of_any_devices_are_taken_for_one(cameras: list[tuple[str, str]]) -> None:
+def test_cameras_of_all_devices_are_distinguished(cameras: list[tuple[str, str]]) -> None:
     one, other = (config(*camera) for camera in cameras)
     assert not set(one["device"]["identifiers"]) & set(other["device"]["identifiers"])
     ids = [component["unique_id"] for payload in (one, other) for component in payload["components"].values()]
@@ -93,10 +93,10 @@ def test_no_two_cameras_of_any_devices_are_taken_for_one(cameras: list[tuple[str
 @pytest.mark.parametrize("name", ["porch.pi", "Türe", "a b", ""])
 def test_names_that_home_assistant_does_not_take_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match="letters, digits"):
-        home_assistant.check("homeassistant", ["pi", name])
+        home_assistant.check_names("homeassistant", ["pi", name])
 
 
 @pytest.mark.parametrize("prefix", ["", "home/#", "+"])
 def test_a_prefix_that_is_no_topic_is_refused(prefix: str) -> None:
-    with pytest.raises(ValueError, match="--discovery-prefix"):
-        home_assistant.check(prefix)
+    with pytest.raises(ValueError, match="discovery_prefix"):
+        home_assistant.check_names(prefix)

@@ -11,17 +11,17 @@ import msgspec
 import numpy as np
 import pytest
 
-from edge_agent import learner_file
-from edge_agent.agent import Agent
-from edge_agent.camera import Camera
-from edge_agent.learner_file import SAVE_EVERY_S, LearnerFile
-from edge_agent.report import Sink
-from edge_agent.settings import Settings, default_store
-from shared import files
-from shared.bundle import MANIFEST, Bundle
-from shared.cascade.features import COUNT, STAGES, Array, Stage
-from shared.cascade.risk_estimator import FIRST_ANSWERS, RiskEstimator
-from shared.cascade.risk_model import RiskPrior
+from cachenet.edge_agent import learner_file
+from cachenet.edge_agent.agent import Agent
+from cachenet.edge_agent.camera import Camera
+from cachenet.edge_agent.learner_file import SAVE_EVERY_S, LearnerFile
+from cachenet.edge_agent.outputs.report import JsonLinesWriter
+from cachenet.edge_agent.settings import Settings, default_store
+from cachenet.shared.bundle.manifest import MANIFEST, Bundle
+from cachenet.shared.cascade.features import FEATURE_COUNT, Array, Stage
+from cachenet.shared.cascade.risk_estimator import FIRST_ANSWERS, RiskEstimator
+from cachenet.shared.cascade.risk_model import RiskPrior
+from cachenet.shared.command import atomic_files
 from tests.bundles import tiny_bundle
 from tests.edge_agent.agents import Pictures
 
@@ -35,7 +35,9 @@ def prior(count: int) -> RiskPrior:
 def learning_bundle(directory: Path, provenance: str = "") -> Bundle:
     manifest = Bundle(tiny_bundle(directory)).manifest
     changed = msgspec.structs.replace(
-        manifest, priors={stage: prior(COUNT[stage]) for stage in STAGES}, provenance={"note": provenance}
+        manifest,
+        priors={stage: prior(FEATURE_COUNT[stage]) for stage in FEATURE_COUNT},
+        provenance={"note": provenance},
     )
     (directory / MANIFEST).write_bytes(msgspec.json.encode(changed))
     return Bundle(directory)
@@ -47,9 +49,9 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 def run(bundle: Bundle, store: Path, frames: int = 20) -> Camera:
-    """A camera that has answered so many frames; the full model on the device teaches it."""
+    """A camera after ``frames`` answers, which has learned from the full model on the device."""
     agent = Agent(Settings(provider="cpu", store=str(store)), [Pictures(frames)], None, None, bundle)
-    agent.run(Sink(""))
+    agent.run(JsonLinesWriter(""))
     assert agent.cameras[0].tally.frames == frames
     return agent.cameras[0]
 
@@ -62,7 +64,7 @@ def begun(bundle: Bundle, store: Path) -> dict[Stage, tuple[Array, Array]]:
 
 
 def same(one: dict[Stage, tuple[Array, Array]], other: dict[Stage, tuple[Array, Array]]) -> bool:
-    arrays = [[array for stage in STAGES for array in state.get(stage, ())] for state in (one, other)]
+    arrays = [[array for stage in FEATURE_COUNT for array in state.get(stage, ())] for state in (one, other)]
     return all(np.array_equal(a, b) for a, b in zip(*arrays, strict=True))
 
 
@@ -70,21 +72,21 @@ def fresh(bundle: Bundle) -> dict[Stage, tuple[Array, Array]]:
     return RiskEstimator(len(bundle.manifest.labels), bundle.manifest.priors).state
 
 
-def test_a_restart_goes_on_with_what_was_learned(bundle: Bundle, tmp_path: Path) -> None:
+def test_a_restart_continues_with_the_learned_state(bundle: Bundle, tmp_path: Path) -> None:
     camera = run(bundle, tmp_path)
     assert camera.cascade is not None
     learned = camera.cascade.estimator.state
-    assert not same(learned, fresh(bundle)), "the frames have taught something"
+    assert not same(learned, fresh(bundle)), "the camera has learned"
     assert same(begun(bundle, tmp_path), learned)
 
 
-def test_a_bundle_without_priors_is_asked_about_at_first_and_not_again_after_a_restart(tmp_path: Path) -> None:
-    place = tiny_bundle(tmp_path / "bundle")
-    manifest = msgspec.structs.replace(Bundle(place).manifest, priors={})
-    (place / MANIFEST).write_bytes(msgspec.json.encode(manifest))
-    first = run(Bundle(place), tmp_path / "store", frames=FIRST_ANSWERS + 10).cascade
+def test_a_bundle_without_priors_learns_once_and_not_again_after_a_restart(tmp_path: Path) -> None:
+    root = tiny_bundle(tmp_path / "bundle")
+    manifest = msgspec.structs.replace(Bundle(root).manifest, priors={})
+    (root / MANIFEST).write_bytes(msgspec.json.encode(manifest))
+    first = run(Bundle(root), tmp_path / "store", frames=FIRST_ANSWERS + 10).cascade
     assert first is not None and first.estimator.ready
-    again = run(Bundle(place), tmp_path / "store", frames=0).cascade
+    again = run(Bundle(root), tmp_path / "store", frames=0).cascade
     assert again is not None and again.estimator.ready
     assert again.estimator.fitted == first.estimator.fitted
     assert same(again.estimator.state, first.estimator.state)
@@ -95,7 +97,7 @@ def test_another_bundle_version_starts_from_its_prior(
 ) -> None:
     other = learning_bundle(tmp_path / "other", "another version")
     run(bundle, tmp_path / "store")
-    caplog.set_level(logging.DEBUG, "edge_agent.learner_file")
+    caplog.set_level(logging.DEBUG, "cachenet.edge_agent.learner_file")
     assert same(begun(other, tmp_path / "store"), fresh(other))
     assert [record.levelno for record in caplog.records if "is not used" in record.message] == [logging.DEBUG]
 
@@ -116,7 +118,7 @@ def test_a_disk_that_cannot_be_written_or_read_stops_no_frame(bundle: Bundle, tm
     assert same(begun(bundle, tmp_path), fresh(bundle))
 
 
-def test_a_run_that_has_learned_nothing_leaves_what_is_kept(bundle: Bundle, tmp_path: Path) -> None:
+def test_a_run_without_learning_leaves_the_saved_state(bundle: Bundle, tmp_path: Path) -> None:
     learned = run(bundle, tmp_path).cascade
     assert learned is not None
     begun(learning_bundle(tmp_path / "other", "another version"), tmp_path)
@@ -128,7 +130,7 @@ def test_cameras_keep_what_they_have_learned_apart(tmp_path: Path) -> None:
     assert len({LearnerFile(tmp_path, name).path for name in names}) == len(names)
 
 
-def test_a_bundle_directory_leaves_no_trace_in_the_store_that_nobody_has_named(
+def test_a_bundle_directory_writes_nothing_to_the_default_store(
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So that a run can be repeated."""
@@ -143,14 +145,14 @@ class Disk:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.written, self.free = 0, threading.Event()
         self.free.set()
-        monkeypatch.setattr(files, "write", self._write)
+        monkeypatch.setattr(atomic_files, "write", self._write)
 
     def _write(self, _path: Path, _data: bytes) -> None:
         assert self.free.wait(60)
         self.written += 1
 
 
-def teach(estimator: RiskEstimator) -> None:
+def train(estimator: RiskEstimator) -> None:
     """Have all weights change."""
     for model in estimator.models.values():
         model.reset(0.5)
@@ -164,7 +166,7 @@ def test_at_most_one_save_a_minute_and_none_where_nothing_was_learned(
     estimator = RiskEstimator(10, bundle.manifest.priors)
     for _ in range(10 * int(SAVE_EVERY_S)):  # ten minutes in seconds
         now[0] += 1.0
-        teach(estimator)
+        train(estimator)
         file.save(estimator, "v")
         if file._writer is not None:
             file._writer.join()
@@ -180,14 +182,14 @@ def test_a_disk_that_hangs_holds_up_neither_frames_nor_the_end(
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     disk, now = Disk(monkeypatch), [0.0]
-    monkeypatch.setattr(learner_file, "_LAST_SAVE_S", 0.05)
+    monkeypatch.setattr(learner_file, "_CLOSE_TIMEOUT_S", 0.05)
     disk.free.clear()
     file = LearnerFile(tmp_path, "", lambda: now[0])
     estimator = RiskEstimator(10, bundle.manifest.priors)
     before = threading.active_count()
     for _ in range(5):
         now[0] += SAVE_EVERY_S
-        teach(estimator)
+        train(estimator)
         file.save(estimator, "v")
     assert threading.active_count() == before + 1, "no second save before the first has ended"
     file.close(estimator, "v")

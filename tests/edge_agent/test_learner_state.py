@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_agent.learner_state import MAX_BYTES, BadLearnerState, LearnerState, decode
-from edge_agent.learner_state import encode as encode_state
-from shared.cascade.features import COUNT, STAGES, Array, Stage
-from shared.cascade.risk_model import RiskPrior, fit_prior
+from cachenet.edge_agent.learner_state import MAX_BYTES, BadLearnerState, LearnerState, decode
+from cachenet.edge_agent.learner_state import encode as encode_state
+from cachenet.shared.cascade.features import FEATURE_COUNT, Array, Stage
+from cachenet.shared.cascade.risk_model import RiskPrior, fit_prior
 
 State = dict[Stage, tuple[Array, Array]]
 
@@ -20,13 +20,13 @@ def encode(state: State, version: str) -> bytes:
     return encode_state(LearnerState(state), version)
 
 
-def state(seed: int, stages: tuple[Stage, ...] = STAGES) -> State:
+def state(seed: int, stages: tuple[Stage, ...] = tuple(FEATURE_COUNT)) -> State:
     rng = np.random.default_rng(seed)
-    sizes = {stage: COUNT[stage] + 1 for stage in stages}
+    sizes = {stage: FEATURE_COUNT[stage] + 1 for stage in stages}
     return {stage: (rng.normal(size=size), rng.normal(size=(size, size))) for stage, size in sizes.items()}
 
 
-@given(st.integers(0, 2**32), st.sets(st.sampled_from(STAGES)), st.text())
+@given(st.integers(0, 2**32), st.sets(st.sampled_from(list(FEATURE_COUNT))), st.text())
 def test_a_state_comes_back_to_the_last_bit(seed: int, stages: set[Stage], version: str) -> None:
     before = state(seed, tuple(stages))
     data = encode(before, version)
@@ -50,11 +50,11 @@ def test_a_state_that_was_cut_off_is_refused(length: int) -> None:
         decode(encode(state(0), "v")[:length], "v")
 
 
-@pytest.mark.parametrize("place", [0, 1])
+@pytest.mark.parametrize("directory", [0, 1])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_what_is_not_finite_is_refused(place: int, value: float) -> None:
+def test_what_is_not_finite_is_refused(directory: int, value: float) -> None:
     bad = state(0)
-    bad["base"][place].flat[3] = value
+    bad["base"][directory].flat[3] = value
     with pytest.raises(BadLearnerState, match="not finite"):
         decode(encode(bad, "v"), "v")
 
@@ -74,8 +74,8 @@ def test_another_version_size_or_shape_is_refused() -> None:
 
 def test_priors_that_were_fitted_on_the_device_come_back_too_and_are_checked() -> None:
     rng = np.random.default_rng(0)
-    prior = fit_prior(rng.normal(size=(30, COUNT["base"])), rng.random(30) < 0.3)
+    prior = fit_prior(rng.normal(size=(30, FEATURE_COUNT["base"])), rng.random(30) < 0.3)
     fitted: dict[Stage, RiskPrior] = {"base": prior}
     assert decode(encode_state(LearnerState({}, fitted), "v"), "v").fitted == fitted
-    with pytest.raises(BadLearnerState, match="prior is out of form"):
+    with pytest.raises(BadLearnerState, match="prior has a wrong shape"):
         decode(encode_state(LearnerState({}, {"picture": prior}), "v"), "v")

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_agent.line_file import LineFile
+from cachenet.edge_agent.outputs.line_file import LineFile
 
 
 def test_what_was_there_stays_unless_it_is_to_go(tmp_path: Path) -> None:
@@ -43,22 +43,22 @@ def test_the_newest_lines_are_in_two_files_of_bounded_size(
     directory = tmp_path_factory.mktemp("lines")
     path, old = directory / "answers", directory / "answers.1"
     lines = [bytes([65 + number % 26]) * (length - 1) + b"\n" for number, length in enumerate(lengths)]
-    file = LineFile(path, most=most)
+    file = LineFile(path, max_bytes=most)
     for number, line in enumerate(lines):
         if number in restarts:
             file.close()
-            file = LineFile(path, most=most)
+            file = LineFile(path, max_bytes=most)
         file.write(line)
         assert path.stat().st_size <= max(most, len(line))
     file.close()
     assert {entry.name for entry in directory.iterdir()} <= {"answers", "answers.1"}
-    kept = (old.read_bytes() if old.exists() else b"") + path.read_bytes()
-    assert b"".join(lines).endswith(kept)
+    saved = (old.read_bytes() if old.exists() else b"") + path.read_bytes()
+    assert b"".join(lines).endswith(saved)
     if old.exists():
-        assert len(kept) > most - 60
+        assert len(saved) > most - 60
 
 
-def test_a_file_that_somebody_renames_or_removes_is_begun_anew(tmp_path: Path) -> None:
+def test_a_renamed_or_deleted_file_is_created_again(tmp_path: Path) -> None:
     path = tmp_path / "answers"
     file = LineFile(path)
     file.write(b"one\n")
@@ -74,9 +74,9 @@ def test_two_processes_on_one_file_lose_no_line_and_tear_none(tmp_path: Path) ->
     """Without a bound all lines are there; with one, the newest of them, and no rename takes away another's file."""
     path, count = tmp_path / "answers", 3000
     code = (
-        "import sys; from pathlib import Path; from edge_agent.line_file import LineFile\n"
+        "import sys; from pathlib import Path; from cachenet.edge_agent.outputs.line_file import LineFile\n"
         "name, most = sys.argv[2], int(sys.argv[3]) or None\n"
-        "file = LineFile(Path(sys.argv[1]), most=most)\n"
+        "file = LineFile(Path(sys.argv[1]), max_bytes=most)\n"
         f"for number in range({count}): file.write(f'{{name}} {{number:06d}}\\n'.encode())\n"
     )
     for most in (0, 20_000):
@@ -98,9 +98,9 @@ def test_two_processes_on_one_file_lose_no_line_and_tear_none(tmp_path: Path) ->
 def test_a_file_that_another_process_has_renamed_meanwhile_is_not_renamed_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between the look at its size and the lock: the new file would take the place of the full one."""
+    """Between the check of the size and the lock, so that the new file would replace the full one."""
     path = tmp_path / "answers"
-    one, other = LineFile(path, most=10), LineFile(path, most=10)
+    one, other = LineFile(path, max_bytes=10), LineFile(path, max_bytes=10)
     one.write(b"12345678\n")
     locked = fcntl.flock
 
@@ -119,11 +119,11 @@ def test_what_is_no_file_is_written_to_as_it_is(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
-    file = LineFile(pipe, most=1)
+    file = LineFile(pipe, max_bytes=1)
     file.write(b"one\n")
     file.write(b"two\n")
     assert os.read(reader, 100) == b"one\ntwo\n"
     os.close(reader)
     with pytest.raises(OSError) as raised:
-        LineFile(Path("/dev/full"), most=1).write(b"x\n")
+        LineFile(Path("/dev/full"), max_bytes=1).write(b"x\n")
     assert raised.value.errno == errno.ENOSPC

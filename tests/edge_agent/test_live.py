@@ -16,12 +16,12 @@ import cv2
 import numpy as np
 import pytest
 
-from edge_agent.source import Live, SourceError, frozen, live, open_source
-from edge_agent.source.devices import Device, network
-from shared.image import Picture
+from cachenet.edge_agent.sources import Live, SourceError, frozen, live, open_source
+from cachenet.edge_agent.sources.devices import Device, network
+from cachenet.shared.inference.image import Picture
 
 _BOUND_S = 30.0
-#: Reads that do not return a picture: none any more, an error of the driver, and one that returns only when told to.
+#: Reads that return no picture: the end, an error of the driver, and a read that blocks until it is released.
 GONE, FAILS, HANGS = "gone", "fails", "hangs"
 #: Reads of a camera that stays.
 STAYS = [2] * 100_000
@@ -67,7 +67,7 @@ class _Capture:
 
 
 @pytest.fixture(autouse=True)
-def little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live, "SILENCE_S", 0.6)
     monkeypatch.setattr(live, "OPENING_S", 0.6)
     monkeypatch.setattr(live, "_RETRY_S", (0.01, 0.02))
@@ -116,7 +116,7 @@ def test_a_lost_camera_is_opened_again_and_the_loss_is_counted_once(
     """However it is lost, and however often it cannot be opened meanwhile."""
     source, recorded = play([1, how], None, None, STAYS)
     next_with(source, 2)
-    until(lambda: source.trouble == "")
+    until(lambda: source.error == "")
     assert (source.losses, recorded.opened) == (1, 4)
     assert "camera 0 is lost" in caplog.text and "camera 0 is back" in caplog.text
 
@@ -127,18 +127,18 @@ def test_a_named_camera_is_named_in_the_log(
     source, _ = play([1] * 20 + [GONE], STAYS)
     source.rename("door")
     next_with(source, 2)
-    until(lambda: source.trouble == "")
+    until(lambda: source.error == "")
     assert "door (camera 0) is lost" in caplog.text and "door (camera 0) is back" in caplog.text
 
 
-def test_as_long_as_it_is_away_it_says_so(play: Callable[..., tuple[Live, Recorded]]) -> None:
+def test_a_lost_camera_has_an_error_until_it_returns(play: Callable[..., tuple[Live, Recorded]]) -> None:
     source, recorded = play([1, GONE])
     until(lambda: recorded.opened > 5)
-    assert source.trouble == "camera 0 cannot be opened; is it plugged in and free?"
+    assert source.error == "camera 0 cannot be opened; is it plugged in and free?"
     assert source.losses == 1
 
 
-def test_one_that_comes_and_goes_is_tried_less_and_less_often(
+def test_a_camera_that_is_lost_again_and_again_is_opened_less_often(
     play: Callable[..., tuple[Live, Recorded]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Or a plug with a loose contact would fill the log."""
@@ -150,16 +150,16 @@ def test_one_that_comes_and_goes_is_tried_less_and_less_often(
     assert source.losses
 
 
-def test_what_a_reader_that_was_left_behind_reads_at_last_is_not_shown_and_it_ends(
+def test_an_abandoned_reader_delivers_nothing_and_ends(
     play: Callable[..., tuple[Live, Recorded]],
 ) -> None:
     source, recorded = play([1, HANGS], STAYS)
     next_with(source, 2)
     recorded.freed.set()
     until(lambda: recorded.released == 1)
-    until(lambda: not source._left or not any(reader.alive for reader in source._left))
-    seen = {int(shot.picture[0, 0, 0]) for shot, _ in zip(source, range(20), strict=False)}
-    assert seen == {2}
+    until(lambda: not source._abandoned or not any(reader.alive for reader in source._abandoned))
+    observed = {int(shot.picture[0, 0, 0]) for shot, _ in zip(source, range(20), strict=False)}
+    assert observed == {2}
 
 
 def test_reads_that_never_return_do_not_use_up_the_devices_threads_and_sockets(
@@ -168,7 +168,7 @@ def test_reads_that_never_return_do_not_use_up_the_devices_threads_and_sockets(
     """Some may hang at a time; then none is begun until one has returned."""
     before = threading.active_count()
     source, recorded = play(*[[1, HANGS]] * 3, STAYS)
-    until(lambda: len(source._left) == 3)
+    until(lambda: len(source._abandoned) == 3)
     time.sleep(0.2)
     assert recorded.opened == 3
     assert threading.active_count() <= before + 4
@@ -202,7 +202,7 @@ def test_only_the_latest_picture_counts_and_those_before_it_are_counted(
     assert source.dropped == 4
 
 
-def test_no_more_pictures_are_taken_than_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_frame_rate_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a hundred a second ten are, and the others dropped."""
     monkeypatch.setattr(cv2, "VideoCapture", Recorded(STAYS))
     source = open_source("camera:0", fps=10)
@@ -222,7 +222,7 @@ def test_closing_from_another_thread_ends_it_wherever_it_waits(
     threading.Timer(0.5 if state == "away" else 0.1, source.close).start()
     assert list(source) == []
     assert time.monotonic() - begun < _BOUND_S / 2
-    source._watch.stop(_BOUND_S)
+    source._monitor.stop(_BOUND_S)
     time.sleep(0.1)
     opened = recorded.opened
     time.sleep(0.1)
@@ -237,11 +237,11 @@ def soon_frozen(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("soon_frozen")
-def test_a_frozen_camera_is_said_and_goes_on_to_be_answered(
+def test_a_frozen_camera_is_logged_and_still_answered(
     play: Callable[..., tuple[Live, Recorded]], caplog: pytest.LogCaptureFixture
 ) -> None:
     source, recorded = play([2] * 100 + [3] + [4] * 100_000)
-    until(lambda: "the same picture" in source.trouble)
+    until(lambda: "the same picture" in source.error)
     next_with(source, 2)
     next_with(source, 4)
     until(lambda: "changes again" in caplog.text)
@@ -259,13 +259,13 @@ def test_a_frozen_camera_counts_as_lost_where_the_settings_say_so(
     until(lambda: "is back" in caplog.text)
     assert (source.losses, recorded.opened) == (1, 4)
     assert recorded.released == 3
-    until(lambda: source.trouble == "")
+    until(lambda: source.error == "")
     next_with(source, 150)
     source.close()
 
 
 @pytest.mark.usefixtures("soon_frozen")
-def test_a_camera_that_was_away_and_shows_the_same_as_before_is_not_taken_for_frozen(
+def test_an_equal_picture_before_and_after_a_loss_is_not_frozen(
     play: Callable[..., tuple[Live, Recorded]], caplog: pytest.LogCaptureFixture
 ) -> None:
     play([2, GONE], *[None] * 30, [2, 3, HANGS])

@@ -9,19 +9,19 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from edge_agent.agent import Agent
-from edge_agent.metrics import endpoint
-from edge_agent.report import Sink
-from edge_agent.settings import Settings
-from edge_agent.store import Store
-from shared.bundle import Bundle
+from cachenet.edge_agent.agent import Agent
+from cachenet.edge_agent.outputs.metrics import endpoint
+from cachenet.edge_agent.outputs.report import JsonLinesWriter
+from cachenet.edge_agent.settings import Settings
+from cachenet.edge_agent.updates.store import Store
+from cachenet.shared.bundle.manifest import Bundle
 from tests.bundles import tiny_bundle
-from tests.edge_agent.agents import Pictures, current, served, stored
+from tests.edge_agent.agents import Pictures, install_current, install_files, served
 
-Figures = dict[tuple[str, str], float]
+Metrics = dict[tuple[str, str], float]
 
 
-def read(port: int) -> Figures:
+def read(port: int) -> Metrics:
     """Samples by name and, where they have one, level."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
         families = list(text_string_to_metric_families(answer.read().decode()))
@@ -34,7 +34,7 @@ def test_the_levels_counters_add_up_to_the_frames_before_and_after_a_run(tmp_pat
     agent = Agent(Settings(), [Pictures(30)], None, None, Bundle(tiny_bundle(tmp_path)))
     with endpoint(agent, "127.0.0.1", 0) as port:
         before = read(port)
-        agent.run(Sink(""))
+        agent.run(JsonLinesWriter(""))
         after = read(port)
     assert sum(value for (name, _), value in before.items() if name == "cachenet_frames_total") == 0
     by_level = {level: value for (name, level), value in after.items() if name == "cachenet_frames_total"}
@@ -47,17 +47,17 @@ def test_the_levels_counters_add_up_to_the_frames_before_and_after_a_run(tmp_pat
     assert 0 <= after["cachenet_last_answer_age_seconds", ""] < 60
 
 
-def test_what_the_answers_are_worth_is_there(tmp_path: Path) -> None:
+def test_the_metrics_have_audits_and_agreement(tmp_path: Path) -> None:
     """Of a camera that its audits find nothing wrong with."""
     bundle = Bundle(tiny_bundle(tmp_path, risk=0.999))
 
     def same() -> int:
-        answered = agent.cameras[0].now
+        answered = agent.cameras[0].last_answered
         return 0 if answered is None or answered.answer.label is None else answered.answer.label
 
     agent = served(Settings(levels=("base", "cloud"), audit_share=0.5), Pictures(40, same=True), bundle, same)
     with endpoint(agent, "127.0.0.1", 0) as port:
-        agent.run(Sink(""))
+        agent.run(JsonLinesWriter(""))
         after = {name: value for (name, _), value in read(port).items()}
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
             text = answer.read().decode()
@@ -75,9 +75,9 @@ def test_what_the_answers_are_worth_is_there(tmp_path: Path) -> None:
 
 def test_the_state_of_an_update_and_what_has_failed_are_there(tmp_path: Path) -> None:
     bundle = Bundle(tiny_bundle(tmp_path / "bundle"))
-    store = current(stored(Store(tmp_path / "store"), bundle), bundle.data)
+    store = install_current(install_files(Store(tmp_path / "store"), bundle), bundle.data)
     agent = Agent(Settings(), [Pictures(0)], None, store, None)
-    agent.cameras[0].deployment.failures["base"] += 2
+    agent.cameras[0].active_bundle.failures["base"] += 2
     agent.cameras[0].errors += 1
     with (
         endpoint(agent, "127.0.0.1", 0) as port,

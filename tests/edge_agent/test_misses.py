@@ -1,4 +1,4 @@
-"""Misses: which frames are kept, under which names, and that the directory holds to its bound."""
+"""Misses: saved frames, their names, and the size limit of the directory."""
 
 from __future__ import annotations
 
@@ -10,45 +10,47 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edge_agent.drawing import COLOURS
-from edge_agent.misses import Misses, name
-from shared.cascade.types import Level
-from shared.image import encode
-from shared.pictures import decode
-from tests.edge_agent.sights import noise, seen
+from cachenet.edge_agent.outputs.drawing import COLOURS
+from cachenet.edge_agent.outputs.misses import Misses, file_name
+from cachenet.shared.cascade.types import Level
+from cachenet.shared.inference.image import encode
+from cachenet.shared.media.pictures import decode
+from tests.edge_agent.frames import answered_frame, noise
 
 _WHOLE: dict[str, None] = {"": None}
 
 
-def kept(directory: Path) -> list[str]:
+def saved(directory: Path) -> list[str]:
     return sorted(path.name for path in directory.iterdir())
 
 
-def test_only_what_no_local_level_was_sure_of_is_kept_as_it_was_seen(tmp_path: Path) -> None:
+def test_only_missed_frames_are_saved_as_classified(tmp_path: Path) -> None:
     misses = Misses(tmp_path / "new" / "misses", 1 << 20, False, _WHOLE)
     levels: list[Level] = [*COLOURS]  # type: ignore[list-item]
     for frame, level in enumerate(levels):
-        misses.show(seen(frame, level=level, time=1.7e9 + frame))
+        misses.on_frame(answered_frame(frame, level=level, time=1.7e9 + frame))
     misses.close()
-    names = kept(tmp_path / "new" / "misses")
+    names = saved(tmp_path / "new" / "misses")
     assert [file.split("-", 3)[3] for file in names] == ["full.png", "cloud.png", "fallback.png"]
     for frame, file in zip((3, 4, 5), names, strict=True):
         assert np.array_equal(decode((tmp_path / "new" / "misses" / file).read_bytes()), noise(48, 64, frame))
 
 
-def test_a_name_says_when_which_frame_what_and_why() -> None:
-    answered = seen(
+def test_a_file_name_has_time_frame_label_and_reason() -> None:
+    answered = answered_frame(
         12, "traffic light / red", "fallback", reason="risk 0.390 over 0.045; no answer in time", camera="yard",
         time=1700000000.25,
     )  # fmt: skip
-    assert name(answered.line) == (
+    assert file_name(answered.line) == (
         "20231114T221320.250Z-yard-000012-traffic-light-red-fallback-risk-0.390-over-0.045-no-answer-in-time"
     )
 
 
 @given(st.text(), st.text(), st.floats(0, 4e9), st.floats(0, 4e9))
 def test_names_are_names_of_files_and_sort_by_time(label: str, reason: str, one: float, other: float) -> None:
-    first, second = (name(seen(1, label, "cloud", reason=reason, time=time).line) for time in sorted((one, other)))
+    first, second = (
+        file_name(answered_frame(1, label, "cloud", reason=reason, time=time).line) for time in sorted((one, other))
+    )
     assert first <= second
     assert len(first) < 250
     assert "/" not in first
@@ -67,10 +69,10 @@ def test_the_directory_holds_to_its_bound_and_the_oldest_go_first(
     for run in (sides[:10], sides[10:]):
         misses = Misses(directory, budget, False, _WHOLE)
         for side in run:
-            misses.show(seen(frame, level="cloud", picture=noise(side, side), time=1.7e9 + frame))
+            misses.on_frame(answered_frame(frame, level="cloud", picture=noise(side, side), time=1.7e9 + frame))
             frame += 1
         misses.close()
-    names = kept(directory)
+    names = saved(directory)
     assert names.pop() == "mine.jpg"
     assert sum((directory / file).stat().st_size for file in names) <= budget
     sizes = [len(encode(noise(side, side))[1]) for side in sides]
@@ -78,7 +80,7 @@ def test_the_directory_holds_to_its_bound_and_the_oldest_go_first(
     assert [int(file.split("-")[1]) for file in names] == fitting[len(fitting) - len(names) :]
 
 
-def test_a_full_disk_is_said_once_leaves_no_half_picture_and_may_have_room_again(
+def test_a_full_disk_is_logged_once_leaves_no_partial_picture_and_may_recover(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     write, full = Path.write_bytes, True
@@ -92,19 +94,19 @@ def test_a_full_disk_is_said_once_leaves_no_half_picture_and_may_have_room_again
     monkeypatch.setattr(Path, "write_bytes", fails)
     misses = Misses(tmp_path, 1 << 20, False, _WHOLE)
     for frame in range(5):
-        misses._keep(seen(frame, level="cloud", time=frame))
-    assert kept(tmp_path) == []
+        misses._save(answered_frame(frame, level="cloud", time=frame))
+    assert saved(tmp_path) == []
     full = False
-    misses._keep(seen(9, level="cloud", time=9.0))
+    misses._save(answered_frame(9, level="cloud", time=9.0))
     misses.close()
-    assert len(kept(tmp_path)) == 1
+    assert len(saved(tmp_path)) == 1
     (record,) = caplog.records
     assert "No space left on device" in record.getMessage()
 
 
-def test_of_a_camera_with_a_region_that_region_is_kept(tmp_path: Path) -> None:
+def test_the_region_of_a_camera_is_saved(tmp_path: Path) -> None:
     misses = Misses(tmp_path, 1 << 20, False, {"yard": (0.25, 0.5, 0.5, 0.5)})
-    misses.show(seen(level="cloud", camera="yard"))
+    misses.on_frame(answered_frame(level="cloud", camera="yard"))
     misses.close()
     (file,) = tmp_path.iterdir()
     assert np.array_equal(decode(file.read_bytes()), noise(48, 64)[24:, 16:48])

@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 import pytest
 
-from edge_agent.source import Pipe, SourceError, frozen
-from edge_agent.source.pipe import FORMATS
+from cachenet.edge_agent.sources import Pipe, SourceError, frozen
+from cachenet.edge_agent.sources.pipe import FORMATS
 
 _BOUND_S = 30.0
 WIDTH, HEIGHT = 64, 48
@@ -50,15 +50,17 @@ def test_a_picture_comes_out_as_it_went_in(form: str) -> None:
     with os.fdopen(writing, "wb") as writer:
         writer.write(raw(scene(), form))
     (shot,) = list(pipe)
-    wanted = scene() if form != "gray" else cv2.cvtColor(cv2.cvtColor(scene(), cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR)
+    expected = (
+        scene() if form != "gray" else cv2.cvtColor(cv2.cvtColor(scene(), cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR)
+    )
     assert shot.picture.shape == (HEIGHT, WIDTH, 3)
-    inside = np.abs(shot.picture.astype(int) - wanted)[2:-2, 2:-2]
+    inside = np.abs(shot.picture.astype(int) - expected)[2:-2, 2:-2]
     assert np.median(inside) <= 2 and np.percentile(inside, 90) <= 4
     assert pipe.broken == 0
     os.close(reading)
 
 
-def test_only_the_latest_counts_and_a_last_one_that_is_cut_short_is_left_out_and_counted(
+def test_only_the_latest_picture_counts_and_a_truncated_last_one_is_broken(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     reading, writing = os.pipe()
@@ -79,7 +81,7 @@ def test_only_the_latest_counts_and_a_last_one_that_is_cut_short_is_left_out_and
     os.close(reading)
 
 
-def test_closing_from_another_thread_ends_it_while_the_writer_says_nothing() -> None:
+def test_closing_from_another_thread_ends_the_pipe_while_the_writer_is_silent() -> None:
     reading, writing = os.pipe()
     pipe = Pipe("640x480", fd=reading)
     begun = time.monotonic()
@@ -94,10 +96,10 @@ def test_closing_from_another_thread_ends_it_while_the_writer_says_nothing() -> 
 
 
 def test_a_terminal_is_no_pipe() -> None:
-    terminal, ours = os.openpty()
+    terminal, own_end = os.openpty()
     with pytest.raises(SourceError, match=r"which is a terminal; pipe them in, as in: rpicam-vid .* pipe:640x480$"):
-        Pipe("640x480", fd=ours)
-    os.close(ours)
+        Pipe("640x480", fd=own_end)
+    os.close(own_end)
     os.close(terminal)
 
 
@@ -108,21 +110,21 @@ def test_what_cannot_be_read_ends_it_with_one_line(tmp_path: Path, caplog: pytes
     os.close(directory)
 
 
-def test_a_writer_that_repeats_one_picture_is_said_to_be_frozen(
+def test_a_writer_that_repeats_one_picture_is_frozen(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(frozen, "FROZEN_S", 0.2)
     out, into = os.pipe()
     source = Pipe(f"{WIDTH}x{HEIGHT}:bgr24", fd=out)
     deadline = time.monotonic() + _BOUND_S
-    while not source.trouble and time.monotonic() < deadline:
+    while not source.error and time.monotonic() < deadline:
         os.write(into, scene().tobytes())
         time.sleep(0.02)
-    assert "the same picture" in source.trouble
+    assert "the same picture" in source.error
     os.write(into, np.zeros((HEIGHT, WIDTH, 3), np.uint8).tobytes())
-    while source.trouble and time.monotonic() < deadline:
+    while source.error and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert source.trouble == ""
+    assert source.error == ""
     assert "standard input: its picture changes again" in caplog.text
     os.close(into)
     source.close()

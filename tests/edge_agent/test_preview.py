@@ -13,14 +13,14 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 
-from edge_agent import preview as module
-from edge_agent.camera import Answered
-from edge_agent.drawing import annotate
-from edge_agent.preview import Preview
-from shared.pictures import decode
-from tests.edge_agent.sights import noise, seen
+from cachenet.edge_agent.camera import AnsweredFrame
+from cachenet.edge_agent.outputs import preview as module
+from cachenet.edge_agent.outputs.drawing import annotate
+from cachenet.edge_agent.outputs.preview import Preview
+from cachenet.shared.media.pictures import decode
+from tests.edge_agent.frames import answered_frame, noise
 
-_PATIENCE_S = 10.0
+_TIMEOUT_S = 10.0
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def drawings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def get(port: int, path: str) -> tuple[str, bytes]:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=_PATIENCE_S) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=_TIMEOUT_S) as answer:
         return answer.headers["Content-Type"], answer.read()
 
 
@@ -63,7 +63,7 @@ class Reader:
     """Reads the stream, frame by frame."""
 
     def __init__(self, port: int, path: str = "/stream.mjpg") -> None:
-        self._answer = urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=_PATIENCE_S)
+        self._answer = urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=_TIMEOUT_S)
         assert self._answer.readline() == b"--frame\r\n"
 
     def picture(self) -> np.ndarray:
@@ -95,19 +95,19 @@ def reader(port: int) -> Iterator[Callable[..., Reader]]:
         one.close()
 
 
-def shows(picture: np.ndarray, answered: Answered) -> bool:
+def shows(picture: np.ndarray, answered: AnsweredFrame) -> bool:
     """Whether ``picture`` is that frame, annotated, as well as JPEG can."""
-    wanted = annotate(answered.picture, answered.line)
-    return picture.shape == wanted.shape and float(np.abs(picture.astype(int) - wanted).mean()) < 4
+    expected = annotate(answered.picture, answered.line)
+    return picture.shape == expected.shape and float(np.abs(picture.astype(int) - expected).mean()) < 4
 
 
-def flat(frame: int) -> Answered:
-    return seen(frame, picture=np.full((48, 64, 3), 10 * frame % 256, np.uint8))
+def flat(frame: int) -> AnsweredFrame:
+    return answered_frame(frame, picture=np.full((48, 64, 3), 10 * frame % 256, np.uint8))
 
 
-def test_nothing_is_drawn_while_nobody_looks(preview: Preview, port: int, drawings: list[int]) -> None:
+def test_nothing_is_drawn_without_a_reader(preview: Preview, port: int, drawings: list[int]) -> None:
     for frame in range(100):
-        preview.show(flat(frame))
+        preview.on_frame(flat(frame))
     get(port, "/")
     assert drawings == []
     get(port, "/snapshot.jpg")
@@ -117,35 +117,35 @@ def test_nothing_is_drawn_while_nobody_looks(preview: Preview, port: int, drawin
 def test_a_snapshot_is_the_latest_frame_annotated(preview: Preview, port: int) -> None:
     for frame in (1, 5):
         time.sleep(0.15)  # one that is a tenth of a second old is new enough
-        preview.show(flat(frame))
+        preview.on_frame(flat(frame))
         kind, data = get(port, "/snapshot.jpg")
         assert kind == "image/jpeg"
         assert shows(decode(data), flat(frame)), "and none that was drawn before"
 
 
-def test_the_stream_goes_on_with_the_latest_frame_and_skips_what_nobody_could_see(
+def test_the_stream_continues_with_the_latest_frame_and_skips_others(
     preview: Preview, reader: Callable[..., Reader], drawings: list[int]
 ) -> None:
-    preview.show(flat(1))
+    preview.on_frame(flat(1))
     one = reader()
     assert shows(one.picture(), flat(1))
     begun = time.monotonic()
     for frame in range(2, 22):
-        preview.show(flat(frame))
+        preview.on_frame(flat(frame))
         time.sleep(0.01)
     while not shows(one.picture(), flat(21)):
-        assert time.monotonic() < begun + _PATIENCE_S
+        assert time.monotonic() < begun + _TIMEOUT_S
     assert len(drawings) <= 2 + (time.monotonic() - begun) / 0.1
 
 
 def test_many_readers_cost_no_more_drawing_than_one(
     preview: Preview, reader: Callable[..., Reader], drawings: list[int]
 ) -> None:
-    preview.show(flat(1))
+    preview.on_frame(flat(1))
     readers = [reader() for _ in range(8)]
     for one in readers:
         assert shows(one.picture(), flat(1))
-    preview.show(flat(2))
+    preview.on_frame(flat(2))
     for one in readers:
         assert shows(one.picture(), flat(2))
     assert drawings == [1, 2]
@@ -155,9 +155,9 @@ def test_who_does_not_read_holds_up_neither_the_loop_nor_another(
     preview: Preview, port: int, reader: Callable[..., Reader]
 ) -> None:
     """Its pictures are large and do not compress, so that they fill whatever lies between."""
-    preview.show(seen(picture=noise(720, 1280)))
-    with socket.create_connection(("127.0.0.1", port)) as stuck:
-        stuck.sendall(b"GET /stream.mjpg HTTP/1.0\r\n\r\n")
+    preview.on_frame(answered_frame(picture=noise(720, 1280)))
+    with socket.create_connection(("127.0.0.1", port)) as hanging_model:
+        hanging_model.sendall(b"GET /stream.mjpg HTTP/1.0\r\n\r\n")
         other = reader()
         stopped = threading.Event()
         longest = 0.0
@@ -167,7 +167,7 @@ def test_who_does_not_read_holds_up_neither_the_loop_nor_another(
             frame = 1
             while not stopped.wait(0.01):
                 begun = time.monotonic()
-                preview.show(seen(frame, picture=noise(720, 1280, frame % 3)))
+                preview.on_frame(answered_frame(frame, picture=noise(720, 1280, frame % 3)))
                 longest = max(longest, time.monotonic() - begun)
                 frame += 1
 
@@ -191,18 +191,18 @@ def test_the_page_shows_every_camera_and_what_colours_mean() -> None:
         assert 'src="/stream.mjpg?camera=gate%26co"' in page
         assert "gate&amp;co" in page
         assert "fallback" in page
-        preview.show(seen(camera="yard", picture=flat(3).picture))
-        preview.show(seen(camera="gate&co", picture=flat(9).picture))
+        preview.on_frame(answered_frame(camera="yard", picture=flat(3).picture))
+        preview.on_frame(answered_frame(camera="gate&co", picture=flat(9).picture))
         for camera, frame in (("yard", 3), ("gate%26co", 9)):
             picture = decode(get(port, f"/snapshot.jpg?camera={camera}")[1])
-            assert shows(picture, seen(picture=flat(frame).picture))
+            assert shows(picture, answered_frame(picture=flat(frame).picture))
         assert refused(port, "/snapshot.jpg?camera=cellar") == 404
 
 
-def test_how_old_a_picture_is_can_be_asked_for_a_stream_does_not_say(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_age_of_a_picture_can_be_requested(monkeypatch: pytest.MonkeyPatch) -> None:
     preview = Preview("pi", {"yard": None, "gate": None})
     with preview.serve("127.0.0.1", 0) as port:
-        preview.show(seen(camera="yard"))
+        preview.on_frame(answered_frame(camera="yard"))
         came = time.monotonic()
         monkeypatch.setattr(module.time, "monotonic", lambda: came + 12)
         kind, data = get(port, "/state.json")
@@ -222,7 +222,7 @@ def test_more_cameras_than_a_browser_has_connections_for_are_still_pictures() ->
         assert get(port, "/?camera=c5")[1].decode().count("stream.mjpg?camera=c5") == 1
 
 
-def test_what_is_not_there_is_said(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_page_or_camera_is_not_found(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     assert refused(port, "/favicon.ico") == 404
     monkeypatch.setattr(module.Screen.jpeg, "__defaults__", (0.01,))
     assert refused(port, "/snapshot.jpg") == refused(port, "/stream.mjpg") == 503
@@ -231,16 +231,16 @@ def test_what_is_not_there_is_said(port: int, monkeypatch: pytest.MonkeyPatch) -
 def test_readers_are_bounded_and_who_leaves_makes_room(
     preview: Preview, port: int, reader: Callable[..., Reader]
 ) -> None:
-    preview.show(flat(0))
+    preview.on_frame(flat(0))
     readers = [reader() for _ in range(16)]
     for one in readers:
         one.picture()
     assert refused(port, "/stream.mjpg") == 503
     readers[0].close()
-    deadline = time.monotonic() + _PATIENCE_S
+    deadline = time.monotonic() + _TIMEOUT_S
     frame = 1
     while True:
-        preview.show(flat(frame))
+        preview.on_frame(flat(frame))
         frame += 1
         try:
             reader().picture()
@@ -253,7 +253,7 @@ def test_readers_are_bounded_and_who_leaves_makes_room(
 
 def test_when_the_run_ends_so_do_the_streams(preview: Preview) -> None:
     with preview.serve("127.0.0.1", 0) as port:
-        preview.show(flat(0))
+        preview.on_frame(flat(0))
         one = Reader(port)
         one.picture()
     assert one.rest() == b""
@@ -264,20 +264,20 @@ def test_when_the_run_ends_so_do_the_streams(preview: Preview) -> None:
 
 @pytest.mark.parametrize("path", ["/", "/snapshot.jpg", "/stream.mjpg", "/state.json"])
 def test_a_page_of_another_site_cannot_read_the_preview_by_its_own_name(preview: Preview, port: int, path: str) -> None:
-    preview.show(flat(0))
+    preview.on_frame(flat(0))
     for host, status in (("evil.example", b"421"), (f"127.0.0.1:{port}", b"200"), (f"localhost:{port}", b"200")):
-        with socket.create_connection(("127.0.0.1", port), _PATIENCE_S) as client:
+        with socket.create_connection(("127.0.0.1", port), _TIMEOUT_S) as client:
             client.sendall(f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
-            said = client.recv(65536)
-            assert said.split()[1] == status, said
+            output = client.recv(65536)
+            assert output.split()[1] == status, output
             while status == b"421" and (more := client.recv(65536)):
-                said += more
-            assert status == b"200" or b"localhost" in said, "and what it answers to is said"
+                output += more
+            assert status == b"200" or b"localhost" in output, "the message names the accepted hosts"
 
 
-def test_idle_connections_keep_nobody_from_a_picture(preview: Preview, port: int) -> None:
-    preview.show(flat(3))
-    idle = [socket.create_connection(("127.0.0.1", port), _PATIENCE_S) for _ in range(100)]
+def test_idle_connections_block_no_reader(preview: Preview, port: int) -> None:
+    preview.on_frame(flat(3))
+    idle = [socket.create_connection(("127.0.0.1", port), _TIMEOUT_S) for _ in range(100)]
     try:
         assert shows(decode(get(port, "/snapshot.jpg")[1]), flat(3))
     finally:

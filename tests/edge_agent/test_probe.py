@@ -11,9 +11,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from edge_agent import probe as module
-from edge_agent.probe import ProbeError, Request, probe
-from shared.bundle import Bundle
+from cachenet.edge_agent.updates import probe as module
+from cachenet.edge_agent.updates.probe import ProbeError, ProbeRequest, probe
+from cachenet.shared.bundle.manifest import Bundle
 from tests import faulty
 from tests.bundles import tiny_bundle
 from tests.faulty import with_golden, with_model
@@ -25,9 +25,9 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return with_golden(directory)
 
 
-def request(bundle: Bundle, *models: str, memory: int = 0) -> Request:
+def request(bundle: Bundle, *models: str, memory: int = 0) -> ProbeRequest:
     files = {sha256: os.fsencode(bundle.directory / file) for file, sha256 in bundle.manifest.files().items()}
-    return Request(bundle.data, models or ("base",), files, provider="cpu", memory=memory)
+    return ProbeRequest(bundle.data, models or ("base",), files, provider="cpu", memory=memory)
 
 
 def test_all_models_of_a_good_bundle_pass(bundle: Bundle) -> None:
@@ -54,9 +54,9 @@ def test_a_model_with_a_fault_is_refused_with_the_reason(
 
 
 def test_a_process_that_takes_more_memory_than_it_may_is_ended(bundle: Bundle) -> None:
-    """By who watches it, for a GPU's driver cannot live with a bound on addresses."""
+    """The parent enforces the limit, because GPU drivers fail under a limit of the address space."""
     with pytest.raises(ProbeError, match="takes more than 1 MB of memory"):
-        probe(Request(bundle.data, ("base",), {}, memory=1_000_000, provider="auto"))
+        probe(ProbeRequest(bundle.data, ("base",), {}, memory=1_000_000, provider="auto"))
 
 
 def test_a_crash_of_the_runtime_is_the_probes_and_is_named(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,7 +65,7 @@ def test_a_crash_of_the_runtime_is_the_probes_and_is_named(bundle: Bundle, monke
         probe(request(bundle))
 
 
-def test_who_stops_waiting_is_not_kept(bundle: Bundle, tmp_path: Path) -> None:
+def test_stop_ends_the_wait(bundle: Bundle, tmp_path: Path) -> None:
     looping = with_model(bundle, tmp_path / "faulty", faulty.looping())
     with pytest.raises(ProbeError, match="the program ends"):
         probe(request(looping), stopped=lambda: True)
@@ -78,8 +78,8 @@ def test_the_probe_ends_with_the_process_that_began_it(bundle: Bundle, tmp_path:
     agent = subprocess.Popen(
         [
             *(module.sys.executable, "-c"),
-            "import sys, msgspec, pathlib; from edge_agent.probe import Request, probe; "
-            "probe(msgspec.json.decode(pathlib.Path(sys.argv[1]).read_bytes(), type=Request))",
+            "import sys, msgspec, pathlib; from cachenet.edge_agent.updates.probe import ProbeRequest, probe; "
+            "probe(msgspec.json.decode(pathlib.Path(sys.argv[1]).read_bytes(), type=ProbeRequest))",
             str(tmp_path / "request"),
         ]
     )
@@ -90,7 +90,7 @@ def test_the_probe_ends_with_the_process_that_began_it(bundle: Bundle, tmp_path:
     [child] = pids
     while b"prctl" not in (cmdline := Path(f"/proc/{child}/cmdline").read_bytes()) and time.monotonic() < deadline:
         time.sleep(0.02)
-    assert b"edge_agent.probe" in cmdline
+    assert b"cachenet.edge_agent.updates.probe" in cmdline
     agent.send_signal(signal.SIGKILL)
     agent.wait()
     while _runs(child) and time.monotonic() < deadline:
@@ -99,7 +99,7 @@ def test_the_probe_ends_with_the_process_that_began_it(bundle: Bundle, tmp_path:
 
 
 def _runs(pid: str) -> bool:
-    """Whether a process runs still; one that nobody has waited for does not."""
+    """Whether a process still runs; a zombie does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:

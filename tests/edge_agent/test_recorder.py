@@ -1,4 +1,4 @@
-"""Recording: what passed is played again; what cannot be kept harms nothing."""
+"""Recording: recorded frames are read back; a failed recording does not affect the run."""
 
 from __future__ import annotations
 
@@ -12,36 +12,37 @@ import msgspec
 import numpy as np
 import pytest
 
-from edge_agent.recorder import Recorder
-from edge_agent.source import Shot, open_source
-from shared import stream
+from cachenet.edge_agent.outputs.recorder import Recorder
+from cachenet.edge_agent.sources import SourceFrame, open_source
+from cachenet.shared.media import recording as stream
 
 
 class Shots:
-    dropped, broken, losses, trouble, fps = 2, 1, 3, "it is away", None
+    dropped, broken, losses, error, fps = 2, 1, 3, "it is away", None
 
-    def __init__(self, shots: list[Shot]) -> None:
+    def __init__(self, shots: list[SourceFrame]) -> None:
         self.closed, self._shots = False, shots
 
-    def __iter__(self) -> Iterator[Shot]:
+    def __iter__(self) -> Iterator[SourceFrame]:
         return iter(self._shots)
 
     def close(self) -> None:
         self.closed = True
 
 
-def shots(count: int, side: int = 32, truth: tuple[str | None, ...] = ("ship", "cat")) -> list[Shot]:
+def shots(count: int, side: int = 32, truth: tuple[str | None, ...] = ("ship", "cat")) -> list[SourceFrame]:
     rng = np.random.default_rng(0)
     return [
-        Shot(rng.integers(0, 256, (side, side, 3), np.uint8), truth[number % len(truth)]) for number in range(count)
+        SourceFrame(rng.integers(0, 256, (side, side, 3), np.uint8), truth[number % len(truth)])
+        for number in range(count)
     ]
 
 
-def record(directory: Path, given: list[Shot], fps: float | None = 25.0) -> list[Shot]:
+def record(directory: Path, given: list[SourceFrame], fps: float | None = 25.0) -> list[SourceFrame]:
     recorder = Recorder(Shots(given), directory, fps)
-    passed = list(recorder)
+    elapsed = list(recorder)
     recorder.finish()
-    return passed
+    return elapsed
 
 
 def test_frames_pass_through_and_are_played_again_with_their_truth(tmp_path: Path) -> None:
@@ -59,7 +60,7 @@ def test_truth_that_is_not_known_of_every_frame_is_known_of_none(tmp_path: Path)
     assert stream.read(tmp_path / "new").truth is None
 
 
-def test_large_pictures_are_kept_as_jpeg(tmp_path: Path) -> None:
+def test_large_pictures_are_recorded_as_jpeg(tmp_path: Path) -> None:
     record(tmp_path / "new", shots(1, side=200))
     assert stream.read(tmp_path / "new").files == "%06d.jpg"
 
@@ -76,7 +77,7 @@ def test_a_directory_with_something_in_it_is_refused_at_once(tmp_path: Path) -> 
 
 
 def test_a_full_disk_ends_the_recording_and_not_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was kept until then is a stream all the same: the half-written picture makes room for the manifest."""
+    """The frames until then are a valid stream: the partial picture is deleted for the manifest."""
     write, half = Path.write_bytes, tmp_path / "new" / "000002.png"
 
     def fails(path: Path, data: bytes) -> int:
@@ -90,7 +91,7 @@ def test_a_full_disk_ends_the_recording_and_not_the_run(tmp_path: Path, monkeypa
     assert stream.read(tmp_path / "new").frames == 2
 
 
-def test_one_frame_plays_at_the_pace_that_was_asked_for(tmp_path: Path) -> None:
+def test_one_frame_has_the_requested_rate(tmp_path: Path) -> None:
     record(tmp_path / "new", shots(1))
     assert stream.read(tmp_path / "new").fps == 25.0
 
@@ -114,7 +115,7 @@ def test_a_varying_rate_is_recorded_as_times_and_played_with_them(tmp_path: Path
     assert [shot.time for shot in open_source(str(tmp_path / "new"))] == list(recording.times)
 
 
-def test_a_rate_that_was_asked_for_is_kept(tmp_path: Path) -> None:
+def test_a_requested_rate_is_recorded(tmp_path: Path) -> None:
     record(tmp_path / "new", [replace(shot, time=n / 5) for n, shot in enumerate(shots(3))], fps=25.0)
     assert stream.read(tmp_path / "new").fps == 25.0
 
@@ -128,6 +129,6 @@ def test_the_directory_may_have_any_name(tmp_path: Path) -> None:
 def test_what_the_source_counts_shows_and_closing_closes_it(tmp_path: Path) -> None:
     source = Shots([])
     recorder = Recorder(source, tmp_path / "new", None)
-    assert (recorder.dropped, recorder.broken, recorder.losses, recorder.trouble) == (2, 1, 3, "it is away")
+    assert (recorder.dropped, recorder.broken, recorder.losses, recorder.error) == (2, 1, 3, "it is away")
     recorder.close()
     assert source.closed

@@ -9,23 +9,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_agent import report
-from edge_agent.report import Latencies, Line, Score, Sink
-from shared.bundle import FORMAT, Manifest
-from shared.cascade.cascade import Tally
-from shared.cascade.types import Answer
+from cachenet.edge_agent.outputs import report
+from cachenet.edge_agent.outputs.report import AccuracyCounter, AnswerLine, JsonLinesWriter, LatencyHistogram
+from cachenet.shared.bundle.manifest import FORMAT, Manifest
+from cachenet.shared.cascade.cascade import Tally
+from cachenet.shared.cascade.types import Answer
 
 HIT = Answer(7, 1, 0.97, 0.03, "base", "small")
 ASKED = Answer(8, 0, 0.6, 0.0, "cloud", "full", "risk 0.400 over 0.050")
 MANIFEST = Manifest(FORMAT, "pets", "classification", ("cat", "dog"), {}, {})
 
 
-def line(answer: Answer, time: float, latency_ms: float, truth: str | None) -> Line:
+def line(answer: Answer, time: float, latency_ms: float, truth: str | None) -> AnswerLine:
     return report.line(answer, MANIFEST, time, latency_ms, truth)
 
 
-def filled(values: list[float]) -> Latencies:
-    latencies = Latencies()
+def filled(values: list[float]) -> LatencyHistogram:
+    latencies = LatencyHistogram()
     for value in values:
         latencies.add(value)
     return latencies
@@ -58,15 +58,15 @@ def test_memory_stays_bounded_however_long_the_run() -> None:
 
 
 def test_accuracy_counts_only_where_the_truth_is_known() -> None:
-    score = Score()
-    assert score.accuracy is None
+    score = AccuracyCounter()
+    assert score.value is None
     for label, truth in (("cat", "cat"), ("cat", "dog"), ("cat", None), ("dog", "dog")):
         score.add(label, truth)
-    assert score.accuracy == pytest.approx(2 / 3)
+    assert score.value == pytest.approx(2 / 3)
 
 
-def test_a_line_says_what_the_answer_is_and_leaves_out_what_it_is_not(tmp_path: Path) -> None:
-    sink = Sink(str(tmp_path / "answers.jsonl"))
+def test_a_line_has_the_answer_and_omits_defaults(tmp_path: Path) -> None:
+    sink = JsonLinesWriter(str(tmp_path / "answers.jsonl"))
     sink.write(line(HIT, 1.5, 0.25, None))
     sink.write(line(ASKED, 1.6, 9.5, "dog"))
     sink.close()
@@ -80,14 +80,14 @@ def test_a_line_says_what_the_answer_is_and_leaves_out_what_it_is_not(tmp_path: 
 
 
 def test_every_line_is_on_the_disk_when_write_returns(tmp_path: Path) -> None:
-    sink = Sink(str(tmp_path / "answers.jsonl"))
+    sink = JsonLinesWriter(str(tmp_path / "answers.jsonl"))
     sink.write(line(HIT, 1.5, 0.25, None))
     assert (tmp_path / "answers.jsonl").read_bytes().endswith(b"}\n")
     sink.close()
 
 
 def test_a_full_disk_ends_the_writing_not_the_run(caplog: pytest.LogCaptureFixture) -> None:
-    sink = Sink("/dev/full")
+    sink = JsonLinesWriter("/dev/full")
     for _ in range(3):
         sink.write(line(HIT, 1.5, 0.25, None))
     sink.close()
@@ -98,7 +98,7 @@ def test_a_full_disk_ends_the_writing_not_the_run(caplog: pytest.LogCaptureFixtu
 
 
 def test_standard_output_is_not_closed(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
-    sink = Sink("-")
+    sink = JsonLinesWriter("-")
     sink.write(line(HIT, 1.5, 0.25, None))
     sink.close()
     print("still here", flush=True)
@@ -107,11 +107,11 @@ def test_standard_output_is_not_closed(capfdbinary: pytest.CaptureFixture[bytes]
 
 def test_a_file_that_cannot_be_opened_is_an_error_at_once() -> None:
     with pytest.raises(OSError):
-        Sink("/nowhere/answers.jsonl")
+        JsonLinesWriter("/nowhere/answers.jsonl")
 
 
 def test_no_target_writes_nothing() -> None:
-    sink = Sink("")
+    sink = JsonLinesWriter("")
     sink.write(line(HIT, 1.5, 0.25, None))
     sink.close()
 
@@ -120,7 +120,7 @@ def test_an_answer_without_a_label_is_unknown() -> None:
     assert line(Answer(9, None, 0.0, 1.0, "base", ""), 1.7, 0.1, None).label == "unknown"
 
 
-def test_misses_and_audited_hits_are_asked() -> None:
+def test_misses_and_audited_hits_count_as_asked() -> None:
     tally = Tally()
     for level in ("base", "base", "frames", "frames", "cloud", "full", "fallback"):
         tally.count(Answer(0, None if level == "base" else 1, 0.5, 0.5, level, ""))
@@ -130,8 +130,8 @@ def test_misses_and_audited_hits_are_asked() -> None:
     assert report.counters(Tally(), audited=0)["asked"] == 0.0
 
 
-def test_agreement_is_said_once_it_is_measured() -> None:
+def test_agreement_is_shown_after_the_first_audit() -> None:
     assert report.agreement(None) == ""
     assert report.agreement({"agreement": None}) == ""
-    said = report.agreement({"agreement": {"estimate": 0.991, "low": 0.975, "high": 0.999}})
-    assert said == "99.1% agree with the full model (95 %: 97.5% to 99.9%)"
+    output = report.agreement({"agreement": {"estimate": 0.991, "low": 0.975, "high": 0.999}})
+    assert output == "99.1% agree with the full model (95 %: 97.5% to 99.9%)"

@@ -1,4 +1,4 @@
-"""Results: what is told of a stream of answers, and when."""
+"""Results: content and times of published answers."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_agent.camera import Answered
-from edge_agent.report import Line
-from edge_agent.results import Result, Results
-from shared.cascade.types import Level
-from tests.edge_agent.sights import seen
+from cachenet.edge_agent.camera import AnsweredFrame
+from cachenet.edge_agent.outputs.report import AnswerLine
+from cachenet.edge_agent.outputs.results import Result, Results
+from cachenet.shared.cascade.types import Level
+from tests.edge_agent.frames import answered_frame
 
 
-class Told:
+class Publisher:
     """What was published, and when; nothing goes out while ``connected`` is false."""
 
     def __init__(self) -> None:
@@ -30,78 +30,78 @@ class Told:
             self.messages.append((self.now, topic, json.loads(payload)))
         return self.connected
 
-    def show(self, answered: Answered) -> None:
-        self.results.show(answered)
+    def on_frame(self, answered: AnsweredFrame) -> None:
+        self.results.on_frame(answered)
 
 
 @given(st.lists(st.tuples(st.floats(0.001, 20), st.sampled_from(["cat", "dog"])), min_size=1, max_size=100))
-def test_changes_are_told_at_once_but_at_most_five_a_second_and_what_stays_every_ten_seconds(
-    course: list[tuple[float, str]],
+def test_changes_are_published_at_once_at_most_five_a_second_and_repeats_every_ten_seconds(
+    schedule: list[tuple[float, str]],
 ) -> None:
-    told = Told()
+    logged = Publisher()
     last: tuple[float, str] | None = None
-    for frame, (passed, label) in enumerate(course):
-        told.now += passed
-        before = len(told.messages)
-        told.show(seen(frame, label))
-        was_told = len(told.messages) > before
-        since = None if last is None else told.now - last[0]
+    for frame, (elapsed, label) in enumerate(schedule):
+        logged.now += elapsed
+        before = len(logged.messages)
+        logged.on_frame(answered_frame(frame, label))
+        was_published = len(logged.messages) > before
+        since = None if last is None else logged.now - last[0]
         if last is None or since is None:
-            assert was_told
+            assert was_published
         elif label != last[1]:
-            assert was_told == (since >= 0.2)
+            assert was_published == (since >= 0.2)
         else:
-            assert was_told == (since >= 10)
-        if was_told:
-            last = told.now, label
-            assert told.messages[-1][2]["label"] == label
+            assert was_published == (since >= 10)
+        if was_published:
+            last = logged.now, label
+            assert logged.messages[-1][2]["label"] == label
 
 
 def test_a_result_is_the_line_of_the_output_and_how_it_has_been_lately() -> None:
-    told = Told()
+    logged = Publisher()
     levels: list[Level] = ["base", "cloud", "frames", "fallback"]
     for frame, level in enumerate(levels):
-        told.now += 10
-        told.show(seen(frame, level=level, latency_ms=float(frame)))
-    _, topic, result = told.messages[-1]
+        logged.now += 10
+        logged.on_frame(answered_frame(frame, level=level, latency_ms=float(frame)))
+    _, topic, result = logged.messages[-1]
     assert topic == "cachenet/1/pi/result"
     assert (result.pop("local_share"), result.pop("mean_latency_ms")) == (0.5, 1.5)
-    assert msgspec.convert(result, Line) == seen(3, level="fallback", latency_ms=3.0).line
+    assert msgspec.convert(result, AnswerLine) == answered_frame(3, level="fallback", latency_ms=3.0).line
 
 
 def test_what_was_long_ago_fades() -> None:
-    told = Told()
+    logged = Publisher()
     for level in ("cloud", "base"):
         for frame in range(5000):
-            told.show(seen(frame, level=level))  # type: ignore[arg-type]
-    told.now += 10
-    told.show(seen())
-    assert told.messages[-1][2]["local_share"] > 0.99
+            logged.on_frame(answered_frame(frame, level=level))  # type: ignore[arg-type]
+    logged.now += 10
+    logged.on_frame(answered_frame())
+    assert logged.messages[-1][2]["local_share"] > 0.99
 
 
 def test_cameras_have_topics_and_clocks_of_their_own() -> None:
-    told = Told()
+    logged = Publisher()
     for camera in ("yard", "gate", "yard", "gate"):
-        told.show(seen(camera=camera))
-    assert [(topic, result["camera"]) for _, topic, result in told.messages] == [
+        logged.on_frame(answered_frame(camera=camera))
+    assert [(topic, result["camera"]) for _, topic, result in logged.messages] == [
         ("cachenet/1/pi/result/yard", "yard"),
         ("cachenet/1/pi/result/gate", "gate"),
     ]
 
 
-def test_what_could_not_be_told_is_told_when_there_is_a_broker_again() -> None:
+def test_an_unsent_result_is_published_after_the_broker_returns() -> None:
     """As the answer that is then the latest, and the waiting costs no more than five tries a second."""
-    told = Told()
-    told.show(seen(0, "cat"))
-    told.connected = False
-    told.now += 1
-    told.show(seen(1, "dog"))
-    told.connected = True
-    told.now += 1
-    told.show(seen(2, "dog"))
-    assert [(result["frame"], result["label"]) for _, _, result in told.messages] == [(0, "cat"), (2, "dog")]
+    logged = Publisher()
+    logged.on_frame(answered_frame(0, "cat"))
+    logged.connected = False
+    logged.now += 1
+    logged.on_frame(answered_frame(1, "dog"))
+    logged.connected = True
+    logged.now += 1
+    logged.on_frame(answered_frame(2, "dog"))
+    assert [(result["frame"], result["label"]) for _, _, result in logged.messages] == [(0, "cat"), (2, "dog")]
 
 
 @pytest.mark.parametrize("field", ["local_share", "mean_latency_ms"])
-def test_figures_are_always_there(field: str) -> None:
+def test_averages_are_always_present(field: str) -> None:
     assert field in {name.name for name in msgspec.structs.fields(Result) if name.required}

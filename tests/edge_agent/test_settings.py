@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_agent.settings import Settings, default_device, size
-from shared import config
-from shared.protocol import check_device
+from cachenet.edge_agent.settings import Settings, default_device, parse_size
+from cachenet.shared.command import config
+from cachenet.shared.transport.protocol import check_device
 
 
 @pytest.mark.parametrize(
@@ -28,13 +28,13 @@ from shared.protocol import check_device
     ],
 )
 def test_sizes_are_read_with_their_units(text: str, bytes_: int) -> None:
-    assert size(text) == bytes_
+    assert parse_size(text) == bytes_
 
 
 @pytest.mark.parametrize("text", ["", "MB", "-1MB", "1TB", "1.MB", ".5MB", "1e6", "1 5MB", "150MBs", "1iB", "ten"])
 def test_what_is_no_size_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="150MB"):
-        size(text)
+        parse_size(text)
 
 
 @given(st.text(max_size=80))
@@ -57,7 +57,7 @@ def test_every_host_name_becomes_a_device_name(name: str) -> None:
         {"threads": -1},
         {"fps": 0.0},
         {"frames": 0},
-        {"prefetch": "perhaps"},
+        {"results": "perhaps"},
     ],
 )
 def test_settings_that_cannot_be_are_refused(wrong: dict[str, object]) -> None:

@@ -8,11 +8,11 @@ from typing import Any, NoReturn
 
 import pytest
 
-from edge_agent.store import Store, StoreError
-from edge_agent.update_record import UpdateRecord
-from shared.bundle import parse
+from cachenet.edge_agent.updates.store import Store, StoreError
+from cachenet.edge_agent.updates.update_record import UpdateRecord
+from cachenet.shared.bundle.manifest import parse
 from tests.bundles import tiny_bundle
-from tests.edge_agent.agents import current
+from tests.edge_agent.agents import install_current
 
 DATA = bytes(range(256)) * 100
 SHA256 = hashlib.sha256(DATA).hexdigest()
@@ -27,7 +27,7 @@ def blobs(tmp_path: Path) -> list[str]:
     return sorted(path.name for path in (tmp_path / "store/blobs").iterdir())
 
 
-def test_a_transfer_goes_on_where_it_stopped(store: Store, tmp_path: Path) -> None:
+def test_a_transfer_resumes_at_the_stored_offset(store: Store, tmp_path: Path) -> None:
     assert store.offset(SHA256) == 0
     store.append(SHA256, DATA[:1000])
     again = Store(tmp_path / "store")
@@ -39,7 +39,7 @@ def test_a_transfer_goes_on_where_it_stopped(store: Store, tmp_path: Path) -> No
     assert blobs(tmp_path) == [SHA256]
 
 
-def test_what_is_not_finished_is_not_given_out(store: Store) -> None:
+def test_a_partial_file_has_no_path(store: Store) -> None:
     assert store.path(SHA256) is None
     store.append(SHA256, DATA)
     assert store.path(SHA256) is None
@@ -69,30 +69,30 @@ def test_an_unfinished_file_can_be_discarded(store: Store) -> None:
     assert store.offset(SHA256) == 0
 
 
-def test_the_manifest_seen_last_is_recalled_or_the_one_asked_for(store: Store, tmp_path: Path) -> None:
-    assert store.recall() is None
+def test_the_current_manifest_is_the_last_one_or_the_one_by_name(store: Store, tmp_path: Path) -> None:
+    assert store.current() is None
     data = (tiny_bundle(tmp_path / "bundle") / "bundle.json").read_bytes()
     other = data.replace(b'"name":"tiny"', b'"name":"other"')
     for age, manifest in ((200, data), (100, other)):
         name = parse(manifest).name
-        current(store, manifest)
-        kept = tmp_path / f"store/catalogue/{name}.json"
-        os.utime(kept, (kept.stat().st_atime, kept.stat().st_mtime - age))
-    assert store.recall() == other
-    assert store.recall("tiny") == data
-    assert store.recall("third") is None
+        install_current(store, manifest)
+        saved = tmp_path / f"store/catalogue/{name}.json"
+        os.utime(saved, (saved.stat().st_atime, saved.stat().st_mtime - age))
+    assert store.current() == other
+    assert store.current("tiny") == data
+    assert store.current("third") is None
 
 
-def test_a_manifest_that_is_damaged_or_half_written_is_passed_over(store: Store, tmp_path: Path) -> None:
+def test_a_damaged_or_partial_manifest_is_ignored(store: Store, tmp_path: Path) -> None:
     data = (tiny_bundle(tmp_path / "bundle") / "bundle.json").read_bytes()
-    current(store, data)
+    install_current(store, data)
     (tmp_path / "store/catalogue/newer.json").write_bytes(data[:-10])
     (tmp_path / "store/catalogue/half.part").write_bytes(data)
-    assert store.recall() == data
-    assert store.recall("newer") is None
+    assert store.current() == data
+    assert store.current("newer") is None
 
 
-def test_only_what_a_manifest_names_is_kept(store: Store, tmp_path: Path) -> None:
+def test_garbage_collection_keeps_files_that_a_manifest_names(store: Store, tmp_path: Path) -> None:
     bundle = tiny_bundle(tmp_path / "bundle")
     data = (bundle / "bundle.json").read_bytes()
     manifest = parse(data)
@@ -103,8 +103,8 @@ def test_only_what_a_manifest_names_is_kept(store: Store, tmp_path: Path) -> Non
     store.append(SHA256, DATA)
     store.finish(SHA256)
     store.append("0" * 64, b"begun and given up")
-    current(store, data)
-    assert store.collect() == 2
+    install_current(store, data)
+    assert store.collect_garbage() == 2
     assert blobs(tmp_path) == sorted([full, f"{base}.part"])
 
 
@@ -132,15 +132,15 @@ def test_a_full_disk_is_a_store_error_wherever_it_strikes(
     with pytest.raises(StoreError, match="No space left"):
         store.finish(SHA256)
     with pytest.raises(StoreError, match="No space left"):
-        current(store, data)
+        install_current(store, data)
     assert store.path(SHA256) is None, "what was not flushed is not trusted"
-    assert store.recall() is None
+    assert store.current() is None
 
 
-def test_a_directory_in_a_files_place_is_removed_and_the_file_is_not_there(store: Store, tmp_path: Path) -> None:
+def test_a_directory_at_the_path_of_a_file_is_deleted(store: Store, tmp_path: Path) -> None:
     for name in (SHA256, f"{SHA256}.part"):
         (tmp_path / "store/blobs" / name / "inside").mkdir(parents=True)
-    assert not store.holds(SHA256)
+    assert not store.has_file(SHA256)
     assert (store.path(SHA256), store.offset(SHA256)) == (None, 0)
     store.append(SHA256, DATA)
     assert store.finish(SHA256).read_bytes() == DATA

@@ -9,31 +9,31 @@ from typing import Any
 
 import pytest
 
-from edge_agent import updater as module
-from edge_agent.probe import ProbeAborted, ProbeError
-from edge_agent.puller import SPARE
-from edge_agent.store import Store, StoreError
-from edge_agent.update_record import MOST_DEATHS, UpdateRecord
-from edge_agent.updater import COMMIT_AFTER, Updater
-from shared import files
-from shared.bundle import Bundle, Manifest, digest, file_digest
-from shared.protocol import BlobRequest, Chunk
-from shared.supervision import failures
+from cachenet.edge_agent.updates import updater as module
+from cachenet.edge_agent.updates.downloader import RESERVED_BYTES
+from cachenet.edge_agent.updates.probe import ProbeAborted, ProbeError
+from cachenet.edge_agent.updates.store import Store, StoreError
+from cachenet.edge_agent.updates.update_record import MAX_CRASHES, UpdateRecord
+from cachenet.edge_agent.updates.updater import COMMIT_AFTER, Updater
+from cachenet.shared.bundle.manifest import Bundle, Manifest, digest, file_digest
+from cachenet.shared.command import atomic_files
+from cachenet.shared.command.supervision import failures
+from cachenet.shared.transport.protocol import BlobRequest, Chunk
 from tests.bundles import tiny_bundle
-from tests.edge_agent.agents import current, stored
-from tests.edge_agent.keepers import (
-    Customer,
+from tests.edge_agent.agents import install_current, install_files
+from tests.edge_agent.links import BlobServer
+from tests.edge_agent.loaders import (
+    LoaderWithUpdater,
     Site,
     bundle,
     edited,
     no_probe,
     site,
-    small_pieces_and_little_patience,
+    small_chunks_and_short_timeouts,
     until,
 )
-from tests.edge_agent.links import BlobServer
 
-__all__ = ["bundle", "site", "small_pieces_and_little_patience"]
+__all__ = ["bundle", "site", "small_chunks_and_short_timeouts"]
 
 
 @pytest.fixture(scope="module")
@@ -42,89 +42,89 @@ def newer(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 @pytest.fixture
-def device(site: Site, newer: Bundle) -> Callable[..., Customer]:
+def device(site: Site, newer: Bundle) -> Callable[..., LoaderWithUpdater]:
     """Start the device anew over the same store, whose current set is ``bundle``, with a server that has ``newer``."""
-    current(stored(site.store, site.bundle), site.bundle.data)
+    install_current(install_files(site.store, site.bundle), site.bundle.data)
     site.server.files |= BlobServer(newer).files
 
-    def start(probe: Any = no_probe) -> Customer:
-        keeper = site.keeper(probe=probe, restore=True)
-        assert keeper.updater is not None
-        return keeper
+    def start(probe: Any = no_probe) -> LoaderWithUpdater:
+        loader = site.loader(probe=probe, restore=True)
+        assert loader.updater is not None
+        return loader
 
     return start
 
 
-def state(keeper: Customer) -> str:
-    assert keeper.updater is not None
-    return keeper.updater.status
+def state(loader: LoaderWithUpdater) -> str:
+    assert loader.updater is not None
+    return loader.updater.status
 
 
-def deployed(keeper: Customer, version: str) -> None:
+def deployed(loader: LoaderWithUpdater, version: str) -> None:
     """Answer frames until this version is deployed, without answering one with it."""
-    until(lambda: keeper.ready.get(timeout=10.0).version == version)
+    until(lambda: loader.ready.get(timeout=10.0).version == version)
 
 
-def on_trial(keeper: Customer, newer: Bundle) -> None:
+def on_trial(loader: LoaderWithUpdater, newer: Bundle) -> None:
     """Bring ``newer`` to its trial."""
-    keeper.announce(newer.data)
-    deployed(keeper, newer.version)
-    keeper.on_answer(newer.version)
-    until(lambda: stored_version(keeper) == newer.version)
+    loader.announce(newer.data)
+    deployed(loader, newer.version)
+    loader.on_answer(newer.version)
+    until(lambda: stored_version(loader) == newer.version)
 
 
-def stored_version(keeper: Customer) -> str:
-    assert keeper._store is not None
-    data = keeper._store.recall()
+def stored_version(loader: LoaderWithUpdater) -> str:
+    assert loader._store is not None
+    data = loader._store.current()
     return digest(data) if data is not None else ""
 
 
-def kill(keeper: Customer) -> None:
+def kill(loader: LoaderWithUpdater) -> None:
     """End the device as ``kill -9`` does, as far as the store can tell: nothing is written any more."""
-    assert keeper.updater is not None
-    keeper.updater._current = keeper.updater._candidate = None
-    keeper.stop()
+    assert loader.updater is not None
+    loader.updater._current = loader.updater._candidate = None
+    loader.stop()
 
 
 def test_a_newer_set_becomes_current_only_once_it_has_answered(
-    device: Callable[..., Customer], site: Site, newer: Bundle
+    device: Callable[..., LoaderWithUpdater], site: Site, newer: Bundle
 ) -> None:
-    keeper = device()
-    deployed(keeper, site.bundle.version)
-    keeper.announce(newer.data)
-    deployed(keeper, newer.version)
-    assert state(keeper) == "trial"
-    assert site.store.recall() == site.bundle.data
-    keeper.on_answer(newer.version)
-    until(lambda: site.store.recall() == newer.data)
+    loader = device()
+    deployed(loader, site.bundle.version)
+    loader.announce(newer.data)
+    deployed(loader, newer.version)
+    assert state(loader) == "trial"
+    assert site.store.current() == site.bundle.data
+    loader.on_answer(newer.version)
+    until(lambda: site.store.current() == newer.data)
 
 
-def test_the_set_before_is_kept_whole_until_the_new_one_has_proven_itself(
-    device: Callable[..., Customer], site: Site, newer: Bundle
+def test_the_previous_set_stays_complete_until_the_commit(
+    device: Callable[..., LoaderWithUpdater], site: Site, newer: Bundle
 ) -> None:
-    keeper = device()
-    on_trial(keeper, newer)
+    loader = device()
+    on_trial(loader, newer)
     for _ in range(COMMIT_AFTER - 2):
-        keeper.on_answer(newer.version)
+        loader.on_answer(newer.version)
     assert site.store.previous("tiny") == site.bundle.data
     assert all(site.store.path(model.sha256) for model in site.bundle.manifest.models.values())
-    assert state(keeper) == "trial"
-    keeper.on_answer(newer.version)
-    until(lambda: state(keeper) == "committed")
+    assert state(loader) == "trial"
+    loader.on_answer(newer.version)
+    until(lambda: state(loader) == "committed")
     assert site.store.previous("tiny") is None
-    assert not any(site.store.holds(model.sha256) for model in site.bundle.manifest.models.values())
+    assert not any(site.store.has_file(model.sha256) for model in site.bundle.manifest.models.values())
 
 
-def test_a_set_that_fails_on_trial_goes_and_the_one_before_answers_again(
-    device: Callable[..., Customer], site: Site, newer: Bundle
+def test_a_set_that_fails_on_trial_is_rolled_back(
+    device: Callable[..., LoaderWithUpdater], site: Site, newer: Bundle
 ) -> None:
-    keeper = device()
-    on_trial(keeper, newer)
-    assert keeper.on_failure(newer.version, "base: inference failed")
-    deployed(keeper, site.bundle.version)
-    until(lambda: state(keeper) == "failed (base: inference failed)")
-    assert site.store.recall() == site.bundle.data
-    keeper.stop()
+    loader = device()
+    on_trial(loader, newer)
+    assert loader.on_failure(newer.version, "base: inference failed")
+    deployed(loader, site.bundle.version)
+    until(lambda: state(loader) == "failed (base: inference failed)")
+    assert site.store.current() == site.bundle.data
+    loader.stop()
     again = device()
     deployed(again, site.bundle.version)
     again.announce(newer.data)
@@ -133,27 +133,27 @@ def test_a_set_that_fails_on_trial_goes_and_the_one_before_answers_again(
 
 
 def test_a_set_that_fails_before_it_has_answered_never_becomes_current(
-    device: Callable[..., Customer], site: Site, newer: Bundle
+    device: Callable[..., LoaderWithUpdater], site: Site, newer: Bundle
 ) -> None:
-    keeper = device()
-    keeper.announce(newer.data)
-    deployed(keeper, newer.version)
-    assert keeper.on_failure(newer.version, "it hangs")
-    deployed(keeper, site.bundle.version)
-    until(lambda: state(keeper) == "failed (it hangs)")
-    assert (site.store.recall(), site.store.candidate()) == (site.bundle.data, None)
+    loader = device()
+    loader.announce(newer.data)
+    deployed(loader, newer.version)
+    assert loader.on_failure(newer.version, "it hangs")
+    deployed(loader, site.bundle.version)
+    until(lambda: state(loader) == "failed (it hangs)")
+    assert (site.store.current(), site.store.candidate()) == (site.bundle.data, None)
 
 
-def test_a_committed_set_is_not_taken_back(device: Callable[..., Customer], site: Site) -> None:
+def test_a_committed_set_is_not_rolled_back(device: Callable[..., LoaderWithUpdater], site: Site) -> None:
     """There is nothing to go back to, and what worked for so long fails for another reason."""
-    keeper = device()
-    deployed(keeper, site.bundle.version)
-    assert not keeper.on_failure(site.bundle.version, "memory is short")
-    assert keeper.version == site.bundle.version
+    loader = device()
+    deployed(loader, site.bundle.version)
+    assert not loader.on_failure(site.bundle.version, "memory is short")
+    assert loader.version == site.bundle.version
 
 
-def test_what_fails_the_probe_is_given_up_until_the_catalogue_changes(
-    device: Callable[..., Customer], site: Site, newer: Bundle, tmp_path: Path
+def test_a_set_that_fails_the_probe_is_rejected_until_the_catalogue_changes(
+    device: Callable[..., LoaderWithUpdater], site: Site, newer: Bundle, tmp_path: Path
 ) -> None:
     probed: list[str] = []
 
@@ -162,12 +162,12 @@ def test_what_fails_the_probe_is_given_up_until_the_catalogue_changes(
         if manifest == newer.manifest:
             raise ProbeError("base: gives scores that are not finite")
 
-    keeper = device(probe)
-    keeper.announce(newer.data)
-    until(lambda: state(keeper) == "failed (base: gives scores that are not finite)")
-    keeper.announce(newer.data)
-    assert keeper.version == site.bundle.version
-    keeper.stop()
+    loader = device(probe)
+    loader.announce(newer.data)
+    until(lambda: state(loader) == "failed (base: gives scores that are not finite)")
+    loader.announce(newer.data)
+    assert loader.version == site.bundle.version
+    loader.stop()
     again = device(probe)
     again.announce(newer.data)
     until(lambda: state(again).startswith("failed"))
@@ -179,140 +179,140 @@ def test_what_fails_the_probe_is_given_up_until_the_catalogue_changes(
 
 
 def test_what_has_failed_with_other_software_is_tried_again_and_may_stay(
-    device: Callable[..., Customer], site: Site, newer: Bundle
+    device: Callable[..., LoaderWithUpdater], site: Site, newer: Bundle
 ) -> None:
-    site.store.keep("tiny", UpdateRecord(failed=newer.version, reason="no such operator", software="older"))
-    keeper = device()
-    assert state(keeper) == "failed (no such operator)"
-    on_trial(keeper, newer)
-    kill(keeper)
-    keeper = device()
-    assert (keeper.version, state(keeper)) == (newer.version, "trial")
+    site.store.save_record("tiny", UpdateRecord(failed=newer.version, reason="no such operator", software="older"))
+    loader = device()
+    assert state(loader) == "failed (no such operator)"
+    on_trial(loader, newer)
+    kill(loader)
+    loader = device()
+    assert (loader.version, state(loader)) == (newer.version, "trial")
 
 
-def test_a_set_with_which_the_process_ends_again_and_again_goes_at_the_next_start(
-    device: Callable[..., Customer], site: Site, newer: Bundle
+def test_a_set_with_repeated_crashes_is_rolled_back_at_the_next_start(
+    device: Callable[..., LoaderWithUpdater], site: Site, newer: Bundle
 ) -> None:
-    keeper = device()
-    on_trial(keeper, newer)
-    for _ in range(MOST_DEATHS):
-        kill(keeper)
-        keeper = device()
-        assert (keeper.version, state(keeper)) == (newer.version, "trial")
-    kill(keeper)
-    keeper = device()
-    assert keeper.version == site.bundle.version
-    assert "has ended 3 times" in state(keeper)
+    loader = device()
+    on_trial(loader, newer)
+    for _ in range(MAX_CRASHES):
+        kill(loader)
+        loader = device()
+        assert (loader.version, state(loader)) == (newer.version, "trial")
+    kill(loader)
+    loader = device()
+    assert loader.version == site.bundle.version
+    assert "has ended 3 times" in state(loader)
 
 
-def test_a_set_with_which_the_process_ends_before_it_answers_is_given_up(
-    device: Callable[..., Customer], site: Site, newer: Bundle
+def test_a_set_that_crashes_before_its_first_answer_is_rejected(
+    device: Callable[..., LoaderWithUpdater], site: Site, newer: Bundle
 ) -> None:
-    keeper = device()
-    keeper.announce(newer.data)
-    for _ in range(MOST_DEATHS):
-        deployed(keeper, newer.version)
-        kill(keeper)
-        keeper = device()
-        assert stored_version(keeper) == site.bundle.version
-    until(lambda: "has ended 3 times" in state(keeper))
-    assert keeper.version == site.bundle.version
+    loader = device()
+    loader.announce(newer.data)
+    for _ in range(MAX_CRASHES):
+        deployed(loader, newer.version)
+        kill(loader)
+        loader = device()
+        assert stored_version(loader) == site.bundle.version
+    until(lambda: "has ended 3 times" in state(loader))
+    assert loader.version == site.bundle.version
 
 
-def test_a_trial_that_is_stopped_in_good_order_goes_on_as_often_as_it_is_started(
-    device: Callable[..., Customer], newer: Bundle
+def test_orderly_stops_never_end_a_trial(device: Callable[..., LoaderWithUpdater], newer: Bundle) -> None:
+    loader = device()
+    on_trial(loader, newer)
+    for _ in range(MAX_CRASHES + 2):
+        loader.stop()
+        loader = device()
+        assert (loader.version, state(loader)) == (newer.version, "trial")
+
+
+def test_a_hanging_set_is_gone_at_the_next_start(
+    device: Callable[..., LoaderWithUpdater], site: Site, newer: Bundle
 ) -> None:
-    keeper = device()
-    on_trial(keeper, newer)
-    for _ in range(MOST_DEATHS + 2):
-        keeper.stop()
-        keeper = device()
-        assert (keeper.version, state(keeper)) == (newer.version, "trial")
-
-
-def test_a_hanging_set_is_gone_at_the_next_start(device: Callable[..., Customer], site: Site, newer: Bundle) -> None:
-    """The process is about to end itself, and says why."""
-    keeper = device()
-    on_trial(keeper, newer)
-    assert keeper.updater is not None
-    keeper.updater.abandon("a model hangs")
-    kill(keeper)
-    keeper = device()
-    assert (keeper.version, state(keeper)) == (site.bundle.version, "failed (a model hangs)")
+    """The process is about to end itself."""
+    loader = device()
+    on_trial(loader, newer)
+    assert loader.updater is not None
+    loader.updater.abandon("a model hangs")
+    kill(loader)
+    loader = device()
+    assert (loader.version, state(loader)) == (site.bundle.version, "failed (a model hangs)")
 
 
 def test_a_newer_set_may_take_over_from_one_on_trial_and_the_last_proven_one_stays(
-    device: Callable[..., Customer], site: Site, newer: Bundle, tmp_path: Path
+    device: Callable[..., LoaderWithUpdater], site: Site, newer: Bundle, tmp_path: Path
 ) -> None:
     third = Bundle(tiny_bundle(tmp_path / "third", seed=2))
     site.server.files |= BlobServer(third).files
-    keeper = device()
-    on_trial(keeper, newer)
-    on_trial(keeper, third)
+    loader = device()
+    on_trial(loader, newer)
+    on_trial(loader, third)
     assert site.store.previous("tiny") == site.bundle.data
-    assert keeper.on_failure(third.version, "it fails")
-    deployed(keeper, site.bundle.version)
-    until(lambda: site.store.recall() == site.bundle.data)
+    assert loader.on_failure(third.version, "it fails")
+    deployed(loader, site.bundle.version)
+    until(lambda: site.store.current() == site.bundle.data)
 
 
-def test_a_catalogue_that_goes_back_to_the_current_set_ends_the_update(
-    device: Callable[..., Customer], site: Site, newer: Bundle
+def test_a_catalogue_that_returns_to_the_current_set_ends_the_update(
+    device: Callable[..., LoaderWithUpdater], site: Site, newer: Bundle
 ) -> None:
-    keeper = device()
+    loader = device()
     site.link.connected.clear()
-    keeper.announce(newer.data)
-    until(lambda: state(keeper).startswith("pending") and site.store.candidate() == newer.data)
-    keeper.announce(site.bundle.data)
+    loader.announce(newer.data)
+    until(lambda: state(loader).startswith("pending") and site.store.candidate() == newer.data)
+    loader.announce(site.bundle.data)
     until(lambda: site.store.candidate() is None)
     site.link.connected.set()
-    assert keeper.version == site.bundle.version
+    assert loader.version == site.bundle.version
 
 
 def test_a_set_that_the_catalogue_takes_back_again_and_again_has_not_ended_the_process(
-    device: Callable[..., Customer], site: Site, newer: Bundle
+    device: Callable[..., LoaderWithUpdater], site: Site, newer: Bundle
 ) -> None:
-    keeper = device()
-    deployed(keeper, site.bundle.version)
-    for _ in range(MOST_DEATHS + 2):
-        keeper.announce(newer.data)
-        deployed(keeper, newer.version)
-        keeper.announce(site.bundle.data)
-        deployed(keeper, site.bundle.version)
-        until(lambda: state(keeper) == "committed")
-    on_trial(keeper, newer)
+    loader = device()
+    deployed(loader, site.bundle.version)
+    for _ in range(MAX_CRASHES + 2):
+        loader.announce(newer.data)
+        deployed(loader, newer.version)
+        loader.announce(site.bundle.data)
+        deployed(loader, site.bundle.version)
+        until(lambda: state(loader) == "committed")
+    on_trial(loader, newer)
 
 
 def test_the_status_is_the_current_sets_once_the_catalogue_no_longer_offers_what_has_failed(
-    device: Callable[..., Customer], site: Site, newer: Bundle
+    device: Callable[..., LoaderWithUpdater], site: Site, newer: Bundle
 ) -> None:
-    keeper = device()
-    keeper.announce(newer.data)
-    deployed(keeper, newer.version)
-    keeper.on_failure(newer.version, "it hangs")
-    until(lambda: state(keeper) == "failed (it hangs)")
-    keeper.announce(site.bundle.data)
-    until(lambda: state(keeper) == "committed")
+    loader = device()
+    loader.announce(newer.data)
+    deployed(loader, newer.version)
+    loader.on_failure(newer.version, "it hangs")
+    until(lambda: state(loader) == "failed (it hangs)")
+    loader.announce(site.bundle.data)
+    until(lambda: state(loader) == "committed")
 
 
 def test_sets_that_fail_leave_no_files_behind(
-    device: Callable[..., Customer], site: Site, newer: Bundle, tmp_path: Path
+    device: Callable[..., LoaderWithUpdater], site: Site, newer: Bundle, tmp_path: Path
 ) -> None:
     def probe(manifest: Manifest, _names: Iterable[str], _files: dict[str, Path]) -> None:
         if manifest != site.bundle.manifest:
             raise ProbeError("garbage")
 
-    keeper = device(probe)
-    kept = {path.name for path in (tmp_path / "store/blobs").iterdir()}
+    loader = device(probe)
+    saved = {path.name for path in (tmp_path / "store/blobs").iterdir()}
     for seed in (1, 2, 3):
         bad = newer if seed == 1 else Bundle(tiny_bundle(tmp_path / f"bad{seed}", seed=seed))
         site.server.files |= BlobServer(bad).files
-        keeper.announce(bad.data)
+        loader.announce(bad.data)
         until(lambda bad=bad: site.store.record("tiny").failed == bad.version)
-    until(lambda: keeper.updater is not None and keeper.updater._candidate is None)
-    assert {path.name for path in (tmp_path / "store/blobs").iterdir()} == kept
+    until(lambda: loader.updater is not None and loader.updater._candidate is None)
+    assert {path.name for path in (tmp_path / "store/blobs").iterdir()} == saved
 
 
-def test_a_probe_that_somebody_ends_is_tried_again(device: Callable[..., Customer], newer: Bundle) -> None:
+def test_a_killed_probe_is_repeated(device: Callable[..., LoaderWithUpdater], newer: Bundle) -> None:
     ended = [2]
 
     def probe(manifest: Manifest, _names: Iterable[str], _files: dict[str, Path]) -> None:
@@ -320,39 +320,39 @@ def test_a_probe_that_somebody_ends_is_tried_again(device: Callable[..., Custome
             ended[0] -= 1
             raise ProbeAborted("base: the process that tried it was ended (SIGKILL)")
 
-    keeper = device(probe)
-    keeper.announce(newer.data)
-    deployed(keeper, newer.version)
+    loader = device(probe)
+    loader.announce(newer.data)
+    deployed(loader, newer.version)
     assert ended == [0]
 
 
-def test_a_probe_that_is_always_ended_is_given_up(device: Callable[..., Customer], newer: Bundle) -> None:
+def test_a_probe_that_is_always_killed_is_rejected(device: Callable[..., LoaderWithUpdater], newer: Bundle) -> None:
     def probe(manifest: Manifest, _names: Iterable[str], _files: dict[str, Path]) -> None:
         if manifest == newer.manifest:
             raise ProbeAborted("base: the process that tried it was ended (SIGKILL)")
 
-    keeper = device(probe)
-    keeper.announce(newer.data)
-    until(lambda: state(keeper).startswith("failed (base") and "tried 5 times" in state(keeper))
+    loader = device(probe)
+    loader.announce(newer.data)
+    until(lambda: state(loader).startswith("failed (base") and "tried 5 times" in state(loader))
 
 
 @pytest.mark.parametrize("damage", ["manifest", "base"])
 def test_where_the_set_on_trial_is_damaged_the_one_before_is_begun_with(
-    damage: str, device: Callable[..., Customer], site: Site, newer: Bundle, tmp_path: Path
+    damage: str, device: Callable[..., LoaderWithUpdater], site: Site, newer: Bundle, tmp_path: Path
 ) -> None:
-    keeper = device()
-    on_trial(keeper, newer)
-    kill(keeper)
+    loader = device()
+    on_trial(loader, newer)
+    kill(loader)
     base = newer.manifest.models["base"].sha256
     path = tmp_path / "store" / ("catalogue/tiny.json" if damage == "manifest" else f"blobs/{base}")
     path.write_bytes(b"")
-    keeper = device()
-    deployed(keeper, site.bundle.version)
-    assert (site.store.recall(), site.store.record("tiny").failed) == (site.bundle.data, "")
+    loader = device()
+    deployed(loader, site.bundle.version)
+    assert (site.store.current(), site.store.record("tiny").failed) == (site.bundle.data, "")
 
 
 def test_a_model_that_is_to_see_other_pictures_is_probed_again_though_its_file_is_the_same(
-    device: Callable[..., Customer], site: Site, tmp_path: Path
+    device: Callable[..., LoaderWithUpdater], site: Site, tmp_path: Path
 ) -> None:
     probed: list[str] = []
 
@@ -365,87 +365,91 @@ def test_a_model_that_is_to_see_other_pictures_is_probed_again_though_its_file_i
     def darker(manifest: dict[str, Any]) -> None:
         manifest["models"]["base"]["input"]["mean"] = [0, 0, 0]
 
-    keeper = device(probe)
+    loader = device(probe)
     for number, data in enumerate((site.bundle.data + b" ", edited(directory, darker)), 1):
-        keeper.announce(data)
-        deployed(keeper, digest(data))
-        keeper.on_answer(digest(data))
-        until(lambda data=data: stored_version(keeper) == digest(data))
+        loader.announce(data)
+        deployed(loader, digest(data))
+        loader.on_answer(digest(data))
+        until(lambda data=data: stored_version(loader) == digest(data))
         assert probed == ["base"] * number
 
 
-def test_a_file_that_never_matches_is_tried_some_times_and_then_given_up(
-    device: Callable[..., Customer], site: Site, newer: Bundle
+def test_a_file_with_a_wrong_digest_is_tried_several_times_and_rejected(
+    device: Callable[..., LoaderWithUpdater], site: Site, newer: Bundle
 ) -> None:
     def spoil(_: BlobRequest, chunk: Chunk) -> Chunk:
         return Chunk(chunk.offset, chunk.total, bytes(len(chunk.data)))
 
     site.server.spoil = spoil
-    keeper = device()
-    keeper.announce(newer.data)
-    until(lambda: "another digest" in state(keeper) and state(keeper).startswith("failed"))
-    assert [request.offset for request in site.server.asked].count(0) == module.MOST_ATTEMPTS
-    assert keeper.version == site.bundle.version
+    loader = device()
+    loader.announce(newer.data)
+    until(lambda: "another digest" in state(loader) and state(loader).startswith("failed"))
+    assert [request.offset for request in site.server.asked].count(0) == module.MAX_ATTEMPTS
+    assert loader.version == site.bundle.version
 
 
 def test_a_file_larger_than_the_disk_is_not_begun(
-    device: Callable[..., Customer], site: Site, newer: Bundle, tmp_path: Path
+    device: Callable[..., LoaderWithUpdater], site: Site, newer: Bundle, tmp_path: Path
 ) -> None:
     directory = tmp_path / "large"
     shutil.copytree(newer.directory, directory)
     large = edited(directory, lambda manifest: manifest["models"]["base"].update(bytes=2**40, sha256="0" * 64))
-    keeper = device()
-    keeper.announce(large)
-    until(lambda: "MB left" in state(keeper))
-    assert state(keeper).startswith("pending")
+    loader = device()
+    loader.announce(large)
+    until(lambda: "MB left" in state(loader))
+    assert state(loader).startswith("pending")
     assert site.server.asked == []
-    assert keeper.version == site.bundle.version
+    assert loader.version == site.bundle.version
 
 
 def test_room_on_the_disk_that_comes_later_lets_the_update_go_on(
-    device: Callable[..., Customer], newer: Bundle, monkeypatch: pytest.MonkeyPatch
+    device: Callable[..., LoaderWithUpdater], newer: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    room = [SPARE]
-    monkeypatch.setattr(Store, "room", lambda _: room[0])
-    keeper = device()
-    keeper.announce(newer.data)
-    until(lambda: state(keeper).startswith("pending ("))
-    room[0] = SPARE * 2
-    deployed(keeper, newer.version)
+    room = [RESERVED_BYTES]
+    monkeypatch.setattr(Store, "free_bytes", lambda _: room[0])
+    loader = device()
+    loader.announce(newer.data)
+    until(lambda: state(loader).startswith("pending ("))
+    room[0] = RESERVED_BYTES * 2
+    deployed(loader, newer.version)
 
 
-def test_a_store_that_cannot_be_written_goes_on_with_what_it_has(
-    device: Callable[..., Customer], site: Site, newer: Bundle, monkeypatch: pytest.MonkeyPatch
+def test_a_read_only_store_continues_with_its_set(
+    device: Callable[..., LoaderWithUpdater], site: Site, newer: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    keeper = device()
-    deployed(keeper, site.bundle.version)
-    monkeypatch.setattr(files, "flush", full)
-    keeper.announce(newer.data)
-    until(lambda: "No space left" in state(keeper))
-    assert keeper.version == site.bundle.version
-    kill(keeper)
+    loader = device()
+    deployed(loader, site.bundle.version)
+    monkeypatch.setattr(atomic_files, "flush", full)
+    loader.announce(newer.data)
+    until(lambda: "No space left" in state(loader))
+    assert loader.version == site.bundle.version
+    kill(loader)
     assert device().version == site.bundle.version
 
 
-def test_an_error_that_nobody_had_thought_of_ends_neither_the_thread_nor_the_set(
-    device: Callable[..., Customer], site: Site, newer: Bundle, tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_an_unexpected_error_ends_neither_the_thread_nor_the_set(
+    device: Callable[..., LoaderWithUpdater],
+    site: Site,
+    newer: Bundle,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     def probe(manifest: Manifest, _names: Iterable[str], _files: dict[str, Path]) -> None:
         if manifest == newer.manifest:
             raise ZeroDivisionError
 
     before = failures().get("updater", 0)
-    keeper = device(probe)
-    keeper.announce(newer.data)
-    until(lambda: state(keeper).startswith("failed"))
+    loader = device(probe)
+    loader.announce(newer.data)
+    until(lambda: state(loader).startswith("failed"))
     assert "ZeroDivisionError" in caplog.text
     third = Bundle(tiny_bundle(tmp_path / "third", seed=2))
     site.server.files |= BlobServer(third).files
-    keeper.announce(third.data)
-    deployed(keeper, third.version)
+    loader.announce(third.data)
+    deployed(loader, third.version)
     assert failures()["updater"] == before + 1
 
 
@@ -454,9 +458,9 @@ class _Crash(BaseException):
 
 
 def _crashing(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
-    """End the process before the change of a file that comes after so many."""
+    """End the process before change number ``after`` of a file."""
     left = [after]
-    for owner, name in ((files, "replace"), (Path, "unlink"), (Path, "write_bytes")):
+    for owner, name in ((atomic_files, "replace"), (Path, "unlink"), (Path, "write_bytes")):
         real = getattr(owner, name)
 
         def change(*given: Any, real: Callable[..., Any] = real, **named: Any) -> Any:
@@ -476,22 +480,22 @@ def test_wherever_an_update_is_cut_off_the_store_holds_a_whole_set(
     after, crashed = 0, True
     while crashed:
         directory = tmp_path / str(after)
-        store = current(stored(Store(directory), bundle), bundle.data)
+        store = install_current(install_files(Store(directory), bundle), bundle.data)
         name, crashed = bundle.manifest.name, False
         with pytest.MonkeyPatch.context() as patch:
             _crashing(patch, after)
             try:
                 store.stage(newer.data, newer.manifest)
-                stored(store, newer)
+                install_files(store, newer)
                 store.promote(name, newer.version)
                 if end == "commit":
                     store.commit(name)
-                    store.collect()
+                    store.collect_garbage()
                 else:
                     store.roll_back(name, "it fails", "software")
             except _Crash:
                 crashed = True
-        again = Customer(Store(directory), None, "")
+        again = LoaderWithUpdater(Store(directory), None, "")
         assert again.updater is not None
         again.updater.restore()
         assert again.version in (bundle.version, newer.version)
@@ -503,9 +507,9 @@ def test_wherever_an_update_is_cut_off_the_store_holds_a_whole_set(
 
 
 def test_a_roll_back_is_refused_where_there_is_no_set_to_go_back_to(bundle: Bundle, tmp_path: Path) -> None:
-    store = current(Store(tmp_path), bundle.data)
+    store = install_current(Store(tmp_path), bundle.data)
     assert not store.roll_back(bundle.manifest.name, "it fails", "software")
-    assert store.recall() == bundle.data
+    assert store.current() == bundle.data
 
 
 def test_two_agents_cannot_use_one_store(tmp_path: Path) -> None:
@@ -515,19 +519,19 @@ def test_two_agents_cannot_use_one_store(tmp_path: Path) -> None:
         Store(tmp_path).lock()
 
 
-def test_files_that_only_a_candidate_names_are_kept(bundle: Bundle, newer: Bundle, tmp_path: Path) -> None:
-    store = current(stored(Store(tmp_path), bundle), bundle.data)
+def test_garbage_collection_keeps_files_of_the_candidate(bundle: Bundle, newer: Bundle, tmp_path: Path) -> None:
+    store = install_current(install_files(Store(tmp_path), bundle), bundle.data)
     store.stage(newer.data, newer.manifest)
     base = newer.manifest.models["base"].sha256
     store.append(base, b"half of it")
-    assert store.collect() == 0
+    assert store.collect_garbage() == 0
     assert store.offset(base) == 10
     assert file_digest(newer.path("base")) == base
 
 
 def test_an_updater_without_a_store_to_restore_waits_for_the_catalogue(tmp_path: Path) -> None:
-    keeper = Customer(Store(tmp_path), None, "")
-    updater: Updater | None = keeper.updater
+    loader = LoaderWithUpdater(Store(tmp_path), None, "")
+    updater: Updater | None = loader.updater
     assert updater is not None
     updater.restore()
-    assert (keeper.offer, updater.status) == (None, "")
+    assert (loader.target, updater.status) == (None, "")

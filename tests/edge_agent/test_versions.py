@@ -7,16 +7,16 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from edge_agent.agent import Agent
-from edge_agent.report import Sink
-from edge_agent.settings import Settings
-from edge_agent.store import Store
-from edge_agent.updater import COMMIT_AFTER
-from shared.bundle import Bundle
-from shared.link import Address, Message
-from shared.protocol import catalogue
+from cachenet.edge_agent.agent import Agent
+from cachenet.edge_agent.outputs.report import JsonLinesWriter
+from cachenet.edge_agent.settings import Settings
+from cachenet.edge_agent.updates.store import Store
+from cachenet.edge_agent.updates.updater import COMMIT_AFTER
+from cachenet.shared.bundle.manifest import Bundle
+from cachenet.shared.transport.mqtt import Address, Message
+from cachenet.shared.transport.protocol import catalogue
 from tests.bundles import tiny_bundle
-from tests.edge_agent.agents import Pictures, announce, current, running, shot, stored, tend_until
+from tests.edge_agent.agents import Pictures, announce, install_current, install_files, maintain_until, running, shot
 
 
 @pytest.fixture(scope="module")
@@ -30,60 +30,60 @@ def newer(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 def test_a_newer_version_takes_over_while_frames_go_on(bundle: Bundle, newer: Bundle, tmp_path: Path) -> None:
-    store = stored(Store(tmp_path), bundle)
-    current(store, bundle.data)
+    store = install_files(Store(tmp_path), bundle)
+    install_current(store, bundle.data)
     with running(Settings(), store) as camera:
-        stored(store, newer)
-        camera.answer(0, shot(), Sink(""))
+        install_files(store, newer)
+        camera.answer(0, shot(), JsonLinesWriter(""))
         announce(camera, newer.data)
-        tend_until(camera, lambda: camera.summary()["bundle_version"] == newer.version)
+        maintain_until(camera, lambda: camera.summary()["bundle_version"] == newer.version)
         for index in range(COMMIT_AFTER):
-            camera.answer(1 + index, shot(), Sink(""))
-        tend_until(camera, lambda: store.previous("tiny") is None)
+            camera.answer(1 + index, shot(), JsonLinesWriter(""))
+        maintain_until(camera, lambda: store.previous("tiny") is None)
     assert camera.tally.frames == COMMIT_AFTER + 1
-    kept = {path.name for path in (tmp_path / "blobs").iterdir()}
-    assert kept == {model.sha256 for model in newer.manifest.models.values()}, "an SD card does not fill with old ones"
+    saved = {path.name for path in (tmp_path / "blobs").iterdir()}
+    assert saved == {model.sha256 for model in newer.manifest.models.values()}, "an SD card does not fill with old ones"
 
 
 def test_without_local_models_a_newer_version_takes_over_too(bundle: Bundle, newer: Bundle, tmp_path: Path) -> None:
     """Or a device with an old catalogue in its store would refuse the answers of the newer model for ever."""
     store = Store(tmp_path)
-    current(store, bundle.data)
+    install_current(store, bundle.data)
     with running(Settings(levels=("cloud",)), store) as camera:
         announce(camera, newer.data)
-        tend_until(camera, lambda: camera.summary()["bundle_version"] == newer.version)
-        camera.answer(0, shot(), Sink(""))
+        maintain_until(camera, lambda: camera.summary()["bundle_version"] == newer.version)
+        camera.answer(0, shot(), JsonLinesWriter(""))
         announce(camera, bundle.data)
-        tend_until(camera, lambda: camera.summary()["bundle_version"] == bundle.version)  # and back again
+        maintain_until(camera, lambda: camera.summary()["bundle_version"] == bundle.version)  # and back again
 
 
 def test_an_update_that_cannot_be_used_leaves_all_as_it_is_and_the_submodels_too(
     bundle: Bundle, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It lacks the model that this device is told to begin with."""
+    """The new version has no model with the name of the setting ``base``."""
     models = {name: model for name, model in bundle.manifest.models.items() if name != "vehicles"}
-    store = stored(Store(tmp_path), bundle)
-    current(store, bundle.data)
+    store = install_files(Store(tmp_path), bundle)
+    install_current(store, bundle.data)
     with running(Settings(base="vehicles"), store) as camera:
         assert camera.cascade is not None
         camera.cascade.pending_fetch = "animals"
-        tend_until(camera, lambda: camera.deployment.submodels == ("animals",))
+        maintain_until(camera, lambda: camera.active_bundle.submodels == ("animals",))
         announce(camera, msgspec.json.encode(msgspec.structs.replace(bundle.manifest, models=models)))
-        tend_until(camera, lambda: "going on with version" in caplog.text)
+        maintain_until(camera, lambda: "going on with version" in caplog.text)
         assert camera.summary()["bundle_version"] == bundle.version
-        assert camera.deployment.submodels == ("animals",)
-        camera.answer(0, shot(), Sink(""))
+        assert camera.active_bundle.submodels == ("animals",)
+        camera.answer(0, shot(), JsonLinesWriter(""))
 
 
-def test_a_given_bundle_is_not_replaced_by_the_brokers(bundle: Bundle, newer: Bundle) -> None:
+def test_a_local_bundle_is_not_replaced_by_the_brokers(bundle: Bundle, newer: Bundle) -> None:
     """Its directory holds nothing of the newer one; so the catalogue is not even asked for."""
     agent = Agent(Settings(), [Pictures(0)], Address("127.0.0.1", 1), None, bundle)
     assert agent.link is not None
     assert [topic for topic, _ in agent.link._subscriptions] == [f"cachenet/1/{agent.settings.device}/answer"]
-    assert agent.keeper.version == bundle.version != newer.version
+    assert agent.loader.version == bundle.version != newer.version
 
 
-def test_only_the_catalogue_asked_for_is_followed(bundle: Bundle, tmp_path: Path) -> None:
+def test_only_the_named_catalogue_is_followed(bundle: Bundle, tmp_path: Path) -> None:
     agent = Agent(Settings(catalogue="other"), [Pictures(0)], Address("127.0.0.1", 1), Store(tmp_path), None)
     agent._receive(Message(catalogue("tiny"), bundle.data, None, None, ()))
-    assert agent.keeper.version == ""
+    assert agent.loader.version == ""

@@ -7,9 +7,9 @@ from typing import Any, cast
 
 import pytest
 
-from edge_agent import watchdog as module
-from edge_agent.settings import Settings
-from edge_agent.watchdog import Watchdog
+from cachenet.edge_agent.doctor import watchdog as module
+from cachenet.edge_agent.doctor.watchdog import Watchdog
+from cachenet.edge_agent.settings import Settings
 
 
 class _Camera:
@@ -23,12 +23,14 @@ def camera() -> _Camera:
     return _Camera()
 
 
-def watch(camera: _Camera, stuck: str = "") -> Watchdog:
-    return Watchdog([cast(Any, camera)], cast(Any, SimpleNamespace(stuck=stuck)), lambda _: None, lambda _: None)
+def watch(camera: _Camera, hanging_model: str = "") -> Watchdog:
+    return Watchdog(
+        [cast(Any, camera)], cast(Any, SimpleNamespace(hanging_model=hanging_model)), lambda _: None, lambda _: None
+    )
 
 
 def looks(watchdog: Watchdog, seconds: int) -> str:
-    return next(filter(None, (watchdog.look() for _ in range(seconds))), "")
+    return next(filter(None, (watchdog.check() for _ in range(seconds))), "")
 
 
 def test_a_frame_that_is_decided_for_over_a_minute_means_that_a_model_hangs(camera: _Camera) -> None:
@@ -38,7 +40,7 @@ def test_a_frame_that_is_decided_for_over_a_minute_means_that_a_model_hangs(came
     assert "gate has been deciding frame 7 for 62 s" in looks(watchdog, 1)
 
 
-def test_frames_that_go_on_and_a_camera_that_gives_none_are_well(camera: _Camera) -> None:
+def test_progress_and_a_camera_without_frames_do_not_hang(camera: _Camera) -> None:
     watchdog = watch(camera)
     assert looks(watchdog, 1000) == ""
     for camera.deciding in range(20):
@@ -54,14 +56,14 @@ def test_a_slowed_down_device_has_as_much_more_time(camera: _Camera, monkeypatch
 
 
 def test_a_model_that_hangs_while_it_is_loaded_is_named(camera: _Camera) -> None:
-    assert "animals hangs while it is being loaded" in watch(camera, "animals").look()
+    assert "animals hangs while it is being loaded" in watch(camera, "animals").check()
 
 
-def test_the_one_who_is_told_first_is_the_updater(camera: _Camera) -> None:
-    told: list[str] = []
-    keeper = cast(Any, SimpleNamespace(stuck="animals"))
-    watchdog = Watchdog([cast(Any, camera)], keeper, lambda _: told.append("abandon"), lambda _: told.append("end"))
+def test_the_updater_is_notified_before_the_process_ends(camera: _Camera) -> None:
+    logged: list[str] = []
+    loader = cast(Any, SimpleNamespace(hanging_model="animals"))
+    watchdog = Watchdog([cast(Any, camera)], loader, lambda _: logged.append("abandon"), lambda _: logged.append("end"))
     watchdog._thread.stopping.wait = lambda _: False  # type: ignore[method-assign]
     watchdog._step()
-    assert told == ["abandon", "end"]
-    assert module.HANGS_S == 60.0
+    assert logged == ["abandon", "end"]
+    assert module.HANG_TIMEOUT_S == 60.0

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-CLASSES, SEEN = 4, 8
+CLASSES, FEATURES = 4, 8
 HEIGHT, WIDTH = 12, 20
 _TYPES = {
     TensorProto.FLOAT: np.float32,
@@ -49,9 +49,9 @@ class Made:
             image = self.node("Div", [image, self.weight("most", np.float32(255).reshape(()))], "scaled")
         if nhwc:
             image = self.node("Transpose", [image], "nchw", perm=[0, 3, 1, 2])
-        kernel = rng.normal(0, 1, (SEEN, 3, 3, 3))[:, : self.channels]
+        kernel = rng.normal(0, 1, (FEATURES, 3, 3, 3))[:, : self.channels]
         self.weight("kernel", kernel.astype(floats))
-        self.weight("head", rng.normal(0, 3, (SEEN, CLASSES)).astype(floats))
+        self.weight("head", rng.normal(0, 3, (FEATURES, CLASSES)).astype(floats))
         self.weight("bias", rng.normal(0, 0.3, CLASSES).astype(floats))
         self.node("Conv", [image, "kernel"], "maps")
         self.node("Relu", ["maps"], "positive")

@@ -1,4 +1,4 @@
-"""A bundle of a classifier that is not as usual is answered by devices and servers as ONNX Runtime answers the file."""
+"""Devices and servers answer with an unusual classifier as ONNX Runtime alone does."""
 
 from __future__ import annotations
 
@@ -14,17 +14,19 @@ import pytest
 from onnx import TensorProto
 from typer.testing import CliRunner
 
-from cloud_server.full import FullModel
-from edge_agent.cli import app as edge_agent
-from models import given
-from models.candidates import own_input
-from models.classifier import ClassifierError, preset, understand
-from models.cli import app
-from models.recorded import view
-from models.scores import softmax
-from shared.bundle import Bundle
-from shared.image import Input, Picture, crop, encode, preprocessor
+from cachenet.cloud_server.serving.full_model import FullModel
+from cachenet.edge_agent.cli import app as edge_agent
+from cachenet.models.certify.traces import view
+from cachenet.models.cli import app
+from cachenet.models.export import external_model
+from cachenet.models.export.classifier import ClassifierError, load_classifier, parse_preprocessing
+from cachenet.models.report.scores import softmax
+from cachenet.models.train.candidates import local_input
+from cachenet.shared.bundle.manifest import Bundle
+from cachenet.shared.inference.image import Input, Picture, crop, encode, preprocessor
 from tests.models.onnx_kinds import CLASSES, HEIGHT, WIDTH, Made, wide
+
+pytestmark = pytest.mark.slow
 
 COUNT = 220
 LABELS = {0: "cat", 1: "dog, wild", 2: "猫", 3: "none"}
@@ -43,7 +45,7 @@ def frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def base(path: Path, free: bool = False) -> Path:
-    """A layer on the mean colour, in float16. ``free``: of pictures of any size."""
+    """A linear layer on the mean colour, in float16. ``free``: it takes pictures of any size."""
     made = Made(kind=TensorProto.FLOAT16)
     made.weight("head", np.random.default_rng(1).normal(0, 3, (3, CLASSES)).astype(np.float16))
     made.node("GlobalAveragePool", ["image"], "pooled")
@@ -55,7 +57,7 @@ def base(path: Path, free: bool = False) -> Path:
 
 def built(frames: Path, full: Path, how: str, directory: Path) -> Bundle:
     flags = ["--full", full, "--data", frames, "--preprocessing", how, "--out", directory / "out"]
-    flags += ["--base", base(directory / "base.onnx"), "--base-preprocessing", how.replace("raw", "unit")]
+    flags += ["--base", base(directory / "base.onnx"), "--set", f"base_preprocessing={how.replace('raw', 'unit')}"]
     done = CliRunner().invoke(app, ["build", "--quick", "--work", directory / "work", *map(str, flags)])
     assert done.exit_code == 0, done.output
     return Bundle(directory / "out")
@@ -69,7 +71,7 @@ def built(frames: Path, full: Path, how: str, directory: Path) -> Bundle:
     ],
     ids=["uint8 channels last", "float16"],
 )
-def test_devices_and_servers_say_what_onnx_runtime_says_of_the_file(
+def test_devices_and_servers_answer_as_onnx_runtime_alone(
     frames: Path, tmp_path: Path, made: dict[str, Any], how: str, window: tuple[slice, slice]
 ) -> None:
     file = wide(tmp_path / "full.onnx", metadata={"names": repr(LABELS)}, **made)
@@ -77,21 +79,21 @@ def test_devices_and_servers_say_what_onnx_runtime_says_of_the_file(
     assert bundle.manifest.labels == tuple(LABELS.values())
     session = ort.InferenceSession(str(file))
 
-    def bare(picture: Picture) -> npt.NDArray[np.float64]:
-        """As the one who trained it would."""
+    def alone(picture: Picture) -> npt.NDArray[np.float64]:
+        """The scores with the preprocessing of the training."""
         rgb = cv2.resize(picture[window], (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA)[None, :, :, ::-1]
         tensor = rgb if made.get("nhwc") else (rgb.transpose(0, 3, 1, 2) / 255).astype(np.float16)
         [scores] = session.run(None, {"image": np.ascontiguousarray(tensor)})
         return np.asarray(scores[0], np.float64)
 
     pictures = [cv2.imread(str(path)) for path in sorted(frames.iterdir())]
-    expected = np.stack([bare(picture) for picture in pictures])  # type: ignore[arg-type]
+    expected = np.stack([alone(picture) for picture in pictures])  # type: ignore[arg-type]
     assert len(set(expected.argmax(1).tolist())) > 1
 
     server = FullModel(bundle, "cpu", 1)
     spec = bundle.manifest.models["full"].input
     sent = [server.prepare(encode(crop(picture, spec))[1]) for picture in pictures]  # type: ignore[arg-type]
-    scores = np.stack([passed.logits for passed in server.run(sent, [None] * COUNT)])
+    scores = np.stack([one.logits for one in server.run(sent, [None] * COUNT)])
     np.testing.assert_allclose(softmax(scores), expected, atol=5e-3)
 
     out = tmp_path / "answers.jsonl"
@@ -110,9 +112,7 @@ def test_devices_and_servers_say_what_onnx_runtime_says_of_the_file(
 
 
 @pytest.mark.parametrize("kind", ["nan", "missing"])
-def test_what_cannot_be_built_from_is_refused_before_anything_is_looked_at(
-    frames: Path, tmp_path: Path, kind: str
-) -> None:
+def test_an_invalid_model_is_refused_before_any_frame_is_read(frames: Path, tmp_path: Path, kind: str) -> None:
     made = Made()
     made.node("Div", [made.trunk(), made.weight("zero", np.float32(0).reshape(()))], "huge")
     file = made.save(tmp_path / "m.onnx", made.node("Sub", ["huge", "huge"], "out"))
@@ -127,16 +127,16 @@ def test_what_cannot_be_built_from_is_refused_before_anything_is_looked_at(
 @pytest.mark.parametrize(
     "text", ["imagenet", "raw,stretch", "caffe,letterbox,64x32", "unit,grey", "signed", "imagenet,bgr,area"]
 )
-def test_networks_that_are_trained_here_see_the_same_part_in_colours_to_learn_from(text: str) -> None:
-    seen = preset(text)
-    own = own_input(seen)
-    assert (own.size, own.fit, own.crop, own.scaling, own.colour) == (*_window(seen), "rgb")
+def test_trained_networks_see_the_same_part_of_a_frame_in_normalised_rgb(text: str) -> None:
+    original = parse_preprocessing(text)
+    own = local_input(original)
+    assert (own.size, own.fit, own.crop, own.scaling, own.colour) == (*_window(original), "rgb")
     picture = np.random.default_rng(0).integers(0, 256, (40, 90, 3), np.uint8)
-    assert np.array_equal(crop(picture, own), crop(picture, seen))
+    assert np.array_equal(crop(picture, own), crop(picture, original))
     tensor = preprocessor(own)(crop(picture, own))
     assert np.abs(tensor).max() < 10
-    if text == "imagenet,bgr,area":  # the same numbers in another order
-        np.testing.assert_allclose(tensor, preprocessor(seen)(crop(picture, seen))[:, ::-1])
+    if text == "imagenet,bgr,area":  # the same values in another order
+        np.testing.assert_allclose(tensor, preprocessor(original)(crop(picture, original))[:, ::-1])
 
 
 def _window(spec: Input) -> tuple[object, ...]:
@@ -154,19 +154,19 @@ def _window(spec: Input) -> tuple[object, ...]:
         ("unit,letterbox,32x32", "imagenet,64x64", False),
     ],
 )
-def test_a_base_model_that_is_given_must_see_the_part_that_the_full_model_sees(
+def test_an_external_base_model_must_see_the_same_part_of_a_frame(
     tmp_path: Path, base_spec: str, full_spec: str, fits: bool
 ) -> None:
-    """What the builder shows it is then what a device does."""
-    full = understand(wide(tmp_path / "full.onnx", shape=("n", 3, "h", "w")), preset(full_spec))
+    """The builder then shows it the same picture as a device."""
+    full = load_classifier(wide(tmp_path / "full.onnx", shape=("n", 3, "h", "w")), parse_preprocessing(full_spec))
     small = base(tmp_path / "base.onnx", free=True)
     if not fits:
         with pytest.raises(ClassifierError, match="they must see the same part of a frame"):
-            given.read(small, full, preset(base_spec))
+            external_model.read(small, full, parse_preprocessing(base_spec))
         return
-    own = given.read(small, full, preset(base_spec)).input
+    own = external_model.read(small, full, parse_preprocessing(base_spec)).input
     picture = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (120, 160, 3), np.uint8), (31, 31), 0)
-    proven_on = view(crop(picture, full.input), own, full.input)  # type: ignore[arg-type]
+    in_builder = view(crop(picture, full.input), own, full.input)  # type: ignore[arg-type]
     centre = np.s_[4:-4, 4:-4]
-    off = np.abs(proven_on[centre].astype(int) - crop(picture, own)[centre])  # type: ignore[arg-type]
-    assert off.mean() < 6 or own.crop > full.input.crop, "of what the full model does not see, nobody knows"
+    off = np.abs(in_builder[centre].astype(int) - crop(picture, own)[centre])  # type: ignore[arg-type]
+    assert off.mean() < 6 or own.crop > full.input.crop, "unless the base model sees more than the full model"

@@ -1,4 +1,4 @@
-"""Building: any classifier in, a bundle out, that a device and a server take; resumed, refused, never half there."""
+"""Builds: from any classifier to a bundle; resumable, and never half written."""
 
 from __future__ import annotations
 
@@ -17,22 +17,25 @@ from rich.console import Console
 from rich.progress import Progress
 from typer.testing import CliRunner, Result
 
-from models import candidates, sample
-from models.build import build
-from models.classifier import understand
-from models.cli import app
-from models.frames import find
-from models.material import Material, gather
-from models.place import PlaceError
-from models.plan import DEFAULT_SHARES, QUICK, Plan
-from models.quantise import Compared
-from models.teach import teach
-from shared import files
-from shared.bundle import Bundle
-from shared.engine import Session
+from cachenet.models.build import build
+from cachenet.models.build_config import DEFAULT_SHARES, QUICK, BuildConfig
+from cachenet.models.bundle_writer import TargetError
+from cachenet.models.cli import app
+from cachenet.models.data import sample
+from cachenet.models.data.dataset import Dataset, collect
+from cachenet.models.data.frames import find
+from cachenet.models.export.classifier import load_classifier
+from cachenet.models.export.quantise import PrecisionComparison
+from cachenet.models.train import candidates, partitions
+from cachenet.models.train.label import label_frames
+from cachenet.shared.bundle.manifest import Bundle
+from cachenet.shared.command import atomic_files
+from cachenet.shared.inference.engine import Session
+
+pytestmark = pytest.mark.slow
 
 FULL = Path(__file__).parents[2] / "models" / "zoo" / "cifar10" / "full" / "1" / "model.onnx"
-PLAN = replace(QUICK, name="tiny", epochs=1, shares=(1 / 200,), precision="int8")
+CONFIG = replace(QUICK, name="tiny", epochs=1, shares=(1 / 200,), precision="int8")
 
 
 @pytest.fixture(scope="module")
@@ -47,31 +50,31 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def material(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Material:
-    classifier = understand(FULL)
+def dataset(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    classifier = load_classifier(FULL)
     frames = find(data)
-    return gather(classifier, (frames, teach(classifier, frames, tmp_path_factory.mktemp("work"), 2)))
+    return collect(classifier, (frames, label_frames(classifier, frames, tmp_path_factory.mktemp("work"), 2)))
 
 
-def make(material: Material, work: Path, out: Path, plan: Plan = PLAN) -> Bundle:
+def make(dataset: Dataset, work: Path, out: Path, config: BuildConfig = CONFIG) -> Bundle:
     with Progress(console=Console(file=io.StringIO())) as progress:
-        return build(plan, material, work, out, progress)
+        return build(config, dataset, work, out, progress)
 
 
 def digests(bundle: Bundle) -> dict[str, object]:
-    """All of a bundle but how long its models take, which no two runs agree on."""
+    """A bundle without the times of its models, which differ between runs."""
     manifest = bundle.manifest
     files: dict[str, object] = {name: model.sha256 for name, model in manifest.models.items()}
     return files | {"priors": manifest.priors, "certificates": manifest.certificates}
 
 
 @pytest.fixture(scope="module")
-def whole(material: Material, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+def whole(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     directory = tmp_path_factory.mktemp("whole")
-    return make(material, directory / "work", directory / "out")
+    return make(dataset, directory / "work", directory / "out")
 
 
-def test_the_bundle_serves_the_model_that_was_given(whole: Bundle) -> None:
+def test_the_bundle_has_the_users_full_model(whole: Bundle) -> None:
     manifest = whole.manifest
     assert manifest.labels == sample.LABELS
     assert manifest.models["base"].macs <= manifest.models["full"].macs / 200
@@ -82,10 +85,10 @@ def test_the_bundle_serves_the_model_that_was_given(whole: Bundle) -> None:
     assert properties["cachenet.labels"].split(",") == list(sample.LABELS)
 
 
-def test_each_method_makes_submodels_of_labels_in_each_size(material: Material, tmp_path: Path) -> None:
-    """The general models of every size go in; of the rest the best for their bytes, as many as were asked for."""
-    plan = replace(PLAN, methods=("codes", "experts"), shares=(1 / 100, 1 / 200), submodels=3)
-    manifest = make(material, tmp_path / "work", tmp_path / "out", plan).manifest
+def test_submodels_are_made_in_each_size(dataset: Dataset, tmp_path: Path) -> None:
+    """General models of all sizes are in the bundle, and of submodels the best for their bytes."""
+    config = replace(CONFIG, shares=(1 / 100, 1 / 200), submodels=3)
+    manifest = make(dataset, tmp_path / "work", tmp_path / "out", config).manifest
     name = next(name for name in manifest.models if name.startswith("general-1in"))
     general, base = manifest.models[name], manifest.models["base"]
     assert (general.role, general.classes) == ("submodel", ())
@@ -94,70 +97,76 @@ def test_each_method_makes_submodels_of_labels_in_each_size(material: Material, 
     assert len(special) == 3
     size = name.removeprefix("general")
     assert all(manifest.models[one].macs == (general if one.endswith(size) else base).macs for one in special)
-    assert {"method codes", "method experts", f"size {size[1:]}", "kept"} <= set(manifest.provenance)
-    assert manifest.provenance["method codes"].endswith("MB")
+    assert {f"size {size[1:]}", "kept"} <= set(manifest.provenance)
+    assert manifest.provenance["kept"].endswith("MB")
 
 
-def test_shares_that_come_to_one_network_are_one_size(material: Material) -> None:
-    plan = replace(PLAN, shares=(1 / 13, 1 / 13.1, 1 / 100), submodels=0, methods=("experts",))
-    assert len(candidates.propose(plan, material, [])) == 2
+def test_shares_with_the_same_network_are_one_size(dataset: Dataset) -> None:
+    config = replace(CONFIG, shares=(1 / 13, 1 / 13.1, 1 / 100), submodels=0)
+    assert len(candidates.propose(config, dataset, [])) == 2
 
 
-def test_submodels_are_made_in_the_sizes_that_are_named(material: Material) -> None:
-    """All general models are there; what is special comes in one size alone, or in every one where none is named."""
-    plan = replace(PLAN, shares=(1 / 100, 1 / 200), submodels=2, methods=("experts",))
-    every = candidates.propose(plan, material, [])
-    small = candidates.propose(replace(plan, special=(1 / 200,)), material, [])
+def test_submodels_can_be_limited_to_some_sizes(dataset: Dataset) -> None:
+    """General models have all sizes."""
+    config = replace(CONFIG, shares=(1 / 100, 1 / 200), submodels=2)
+    likely = [partitions.uniform_working_set(labels, 10) for labels in ((0, 1, 2), (3, 4, 5))]
+    every = candidates.propose(config, dataset, likely)
+    small = candidates.propose(replace(config, submodel_shares=(1 / 200,)), dataset, likely)
     assert [one.name for one in small if one.part is None] == [one.name for one in every if one.part is None]
     assert len({one.size for one in every if one.part is not None}) == 2
     assert {one.size for one in small if one.part is not None} == {small[1].size}
 
 
-def test_longer_training_hears_more_views(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What --epochs and --batch say reaches the plan; a size that is made nowhere is refused."""
-    plans: list[Plan] = []
+def test_more_epochs_give_more_views(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The settings reach the configuration; a submodel size that is not in --share is refused."""
+    configs: list[BuildConfig] = []
 
-    def stop(plan: Plan, *_: object) -> None:
-        plans.append(plan)
-        raise PlaceError("far enough")
+    def stop(config: BuildConfig, *_: object) -> None:
+        configs.append(config)
+        raise TargetError("far enough")
 
-    monkeypatch.setattr("models.build.build", stop)
+    monkeypatch.setattr("cachenet.models.build.build", stop)
     command = ["build", "--full", str(FULL), "--data", str(data), "--out", str(tmp_path / "out")]
-    command += ["--work", str(tmp_path / "work"), "--every", "30"]
-    for more in ([], ["--epochs", "120", "--batch", "256"]):
+    command += ["--work", str(tmp_path / "work"), "--frame-step", "30"]
+    for more in ([], ["--epochs", "120", "--set", "batch=256"]):
         CliRunner().invoke(app, [*command, *more])
-    assert [(plan.epochs, plan.views, plan.batch) for plan in plans] == [(30, 4, 128), (120, 16, 256)]
-    refused = CliRunner().invoke(app, [*command, "--share", "0.02", "--submodel-share", "0.01"])
-    assert refused.exit_code == 2 and "--submodel-share 0.01 is none of --share" in refused.output
+    assert [(config.epochs, config.views, config.batch) for config in configs] == [(30, 4, 128), (120, 16, 256)]
+    refused = CliRunner().invoke(app, [*command, "--share", "0.02", "--set", "submodel_share=0.01"])
+    assert refused.exit_code == 2 and "submodel_share 0.01 is not in --share" in refused.output
 
 
-def test_a_base_model_is_halved_until_it_takes_a_third_of_the_full_models_time_and_that_is_kept(
-    material: Material, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_default_base_model_is_halved_until_it_takes_a_third_of_the_full_models_time(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     times = iter([9.0, 6.0, 4.0, 2.0])  # the full model's, then those of ever smaller base models
-    monkeypatch.setattr(candidates.cost, "seconds", lambda *_: [next(times)])
-    plan = replace(PLAN, shares=DEFAULT_SHARES)
-    assert candidates.quick_shares(plan, material, tmp_path) == (1 / 13 / 4,)
-    assert candidates.quick_shares(plan, material, tmp_path) == (1 / 13 / 4,), "nothing is timed again"
-    assert candidates.quick_shares(replace(PLAN, shares=(0.3,)), material, tmp_path) == (0.3,), "as the user says"
+    monkeypatch.setattr(candidates.cost, "run_seconds", lambda *_: [next(times)])
+    config = replace(CONFIG, shares=DEFAULT_SHARES)
+    assert candidates.affordable_shares(config, dataset, tmp_path) == (1 / 13 / 4,)
+    assert candidates.affordable_shares(config, dataset, tmp_path) == (1 / 13 / 4,), "the result is cached"
+    assert candidates.affordable_shares(replace(CONFIG, shares=(0.3,)), dataset, tmp_path) == (0.3,), (
+        "a share of the user stays"
+    )
 
 
-def test_the_precision_is_decided_once(material: Material, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine does not measure the same twice, and a resumed build must end as it would have."""
-    plan = replace(PLAN, precision="auto", submodels=0)
-    monkeypatch.setattr(candidates.quantise, "compare", lambda *_: Compared(0.5, 0.89))
-    first = make(material, tmp_path / "work", tmp_path / "a", plan)
-    monkeypatch.setattr(candidates.quantise, "compare", lambda *_: Compared(0.5, 0.91))
-    assert digests(make(material, tmp_path / "work", tmp_path / "b", plan)) == digests(first)
-    other = make(material, tmp_path / "other", tmp_path / "c", plan)
+def test_the_precision_is_decided_once_for_all_resumed_builds(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Measured times vary, but a resumed build must give the same bundle."""
+    config = replace(CONFIG, precision="auto", submodels=0)
+    monkeypatch.setattr(candidates.quantise, "compare", lambda *_: PrecisionComparison(0.5, 0.89))
+    first = make(dataset, tmp_path / "work", tmp_path / "a", config)
+    monkeypatch.setattr(candidates.quantise, "compare", lambda *_: PrecisionComparison(0.5, 0.91))
+    assert digests(make(dataset, tmp_path / "work", tmp_path / "b", config)) == digests(first)
+    other = make(dataset, tmp_path / "other", tmp_path / "c", config)
     assert other.manifest.models["base"].sha256 != first.manifest.models["base"].sha256
     assert other.manifest.provenance["precision"].startswith("float16")
 
 
-def test_interrupted_at_every_stage_it_ends_as_an_uninterrupted_one(
-    material: Material, whole: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.usefixtures("no_recordings")
+def test_a_build_interrupted_at_every_stage_gives_the_same_bundle(
+    dataset: Dataset, whole: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each run is killed when it has put one more result in its place."""
+    """Each run is interrupted after it has written one more result."""
     replace_file, interrupted = Path.replace, 0
 
     def replaced(path: Path, target: Path) -> Path:
@@ -169,7 +178,7 @@ def test_interrupted_at_every_stage_it_ends_as_an_uninterrupted_one(
     monkeypatch.setattr(Path, "replace", replaced)
     while True:
         try:
-            resumed = make(material, tmp_path / "work", tmp_path / "out")
+            resumed = make(dataset, tmp_path / "work", tmp_path / "out")
             break
         except KeyboardInterrupt:
             interrupted += 1
@@ -182,39 +191,39 @@ MODELS_AND_MANIFEST = ("model.onnx", "model.int8", "golden.msgpack", "bundle.jso
 
 
 def test_another_number_of_submodels_trains_nothing_again(
-    material: Material, whole: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    dataset: Dataset, whole: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of what is kept, only what comes from the number is made anew."""
+    """Only results that depend on the number are made again."""
     shutil.copytree(whole.directory.parent / "work", tmp_path / "work")
     made = []
-    write = files.write
+    write = atomic_files.write
 
     def written(path: Path, data: bytes | memoryview) -> None:
         made.append(path.name.split("-")[0])
         write(path, data)
 
-    monkeypatch.setattr(files, "write", written)
-    fewer = make(material, tmp_path / "work", tmp_path / "out", replace(PLAN, submodels=1))
+    monkeypatch.setattr(atomic_files, "write", written)
+    fewer = make(dataset, tmp_path / "work", tmp_path / "out", replace(CONFIG, submodels=1))
     assert [name for name in made if name not in MODELS_AND_MANIFEST] == ["certified"]
     assert fewer.manifest.models["base"].sha256 == whole.manifest.models["base"].sha256
     assert len(fewer.manifest.submodels()) == 1
 
 
-def test_a_directory_that_is_no_bundle_is_never_replaced(material: Material, tmp_path: Path) -> None:
+def test_a_directory_without_a_bundle_is_never_replaced(dataset: Dataset, tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "me.jpg").write_bytes(b"dear")
-    with pytest.raises(PlaceError, match="is there and is no bundle"):
-        make(material, tmp_path / "work", tmp_path / "photos")
+    with pytest.raises(TargetError, match="exists and is no bundle"):
+        make(dataset, tmp_path / "work", tmp_path / "photos")
     assert (tmp_path / "photos" / "me.jpg").read_bytes() == b"dear"
 
 
-def run(*given: str | Path) -> Result:
-    return CliRunner().invoke(app, ["build", *map(str, given)])
+def run(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(app, ["build", *map(str, arguments)])
 
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of builds with the same frames, which find there what those before them have made."""
+    """Work directory that several builds share."""
     return tmp_path_factory.mktemp("work")
 
 
@@ -225,20 +234,33 @@ def scenes(work: Path) -> Path:
     return path
 
 
-def test_the_command_builds_and_says_what_is_in_it(data: Path, work: Path, scenes: Path, tmp_path: Path) -> None:
-    given = ["--full", FULL, "--data", data, "--work", work, "--out", tmp_path / "My Bundle", "--quick"]
-    done = run(*given, "--scenes", scenes, "--share", "0.005", "--json")
+def test_settings_come_from_flags_over_assignments_over_the_file(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "build.toml").write_text('full = "a.onnx"\nepochs = 40\nbatch = 64\nshare = [0.02, 0.01]\n')
+    sources = ["--config", tmp_path / "build.toml", "--set", "epochs=50", "--set", "batch=32", "--epochs", "60"]
+    done = run("--data", data, "--out", tmp_path / "out", *sources, "--print-config")
     assert done.exit_code == 0, done.output
-    said = json.loads(done.stdout)
-    assert said["name"] == "my-bundle"
+    assert {'full = "a.onnx"', "epochs = 60", "batch = 32", "share = [0.02,0.01]"} <= set(done.stdout.splitlines())
+    assert "--every no longer exists: use --frame-step" in run("--every", "2").stderr
+    assert "--full is missing" in run("--data", data, "--out", tmp_path / "out").stderr
+
+
+def test_the_command_builds_a_bundle_and_prints_its_models(
+    data: Path, work: Path, scenes: Path, tmp_path: Path
+) -> None:
+    flags = ["--full", FULL, "--data", data, "--work", work, "--out", tmp_path / "My Bundle", "--quick"]
+    done = run(*flags, "--set", f"scenes={scenes}", "--share", "0.005", "--json")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["name"] == "my-bundle"
     assert Bundle(tmp_path / "My Bundle").manifest.only("full") == "full"
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("flags", "message"),
     [
-        (["--scenes", "{scenes}"], "the model has no label 'unicorn'"),
-        (["--method", "magic"], "there are codes and experts"),
+        (["--set", "scenes={scenes}"], "the model has no label 'unicorn'"),
+        (["--set", "embedding=nowhere"], "no tensor 'nowhere'"),
+        (["--set", "least=0.1"], "no longer exists: use min_coverage"),
+        (["--precision", "int4"], "choose of auto, float16, int8"),
         (["--data", "{few}"], "20 are needed"),
         (["--data", "{empty}"], "holds no pictures"),
         (["--full", "{text}"], "is no ONNX file"),
@@ -246,7 +268,7 @@ def test_the_command_builds_and_says_what_is_in_it(data: Path, work: Path, scene
         (["--out", "{few}"], "is no bundle; name a new directory"),
     ],
 )
-def test_what_cannot_be_built_from_is_one_clear_line(data: Path, tmp_path: Path, given: list[str], told: str) -> None:
+def test_invalid_input_is_one_line(data: Path, tmp_path: Path, flags: list[str], message: str) -> None:
     (tmp_path / "scenes").write_text('[["cat", "unicorn"]]')
     (tmp_path / "text").write_text("not a model")
     (tmp_path / "empty").mkdir()
@@ -254,22 +276,22 @@ def test_what_cannot_be_built_from_is_one_clear_line(data: Path, tmp_path: Path,
     for number in range(3):
         cv2.imwrite(str(tmp_path / "few" / f"{number}.png"), np.zeros((9, 9, 3), np.uint8))
     usual = {"--full": str(FULL), "--data": str(data), "--out": str(tmp_path / "out"), "--work": str(tmp_path / "w")}
-    usual[given[0]] = given[1].replace("{", f"{tmp_path}/").replace("}", "")
+    usual[flags[0]] = flags[1].replace("{", f"{tmp_path}/").replace("}", "")
     done = run("--quick", *(word for pair in usual.items() for word in pair))
     assert (done.exit_code, done.stderr.count("\n")) == (2, 1), done.output
-    assert told in done.stderr
+    assert message in done.stderr
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs a file system of its own")
-def test_a_full_disk_is_one_clear_line_and_nothing_is_trusted_later(data: Path, tmp_path: Path) -> None:
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs to mount a file system")
+def test_a_full_disk_is_one_line(data: Path, tmp_path: Path) -> None:
     small = tmp_path / "small"
     small.mkdir()
     if os.system(f"mount -t tmpfs -o size=2500k none {small} 2>/dev/null") != 0:
-        pytest.skip("no file system of its own can be had here")
+        pytest.skip("no file system can be mounted here")
     try:
-        given = ["--full", FULL, "--data", data, "--work", small, "--out", tmp_path / "out", "--quick"]
-        done = run(*given)
+        flags = ["--full", FULL, "--data", data, "--work", small, "--out", tmp_path / "out", "--quick"]
+        done = run(*flags)
         assert done.exit_code == 2, done.output
         assert "No space left" in done.stderr.splitlines()[-1]
         assert "Traceback" not in done.output
@@ -278,7 +300,7 @@ def test_a_full_disk_is_one_clear_line_and_nothing_is_trusted_later(data: Path, 
         os.system(f"umount {small}")
 
 
-def test_what_was_built_with_a_key_is_signed_and_show_checks_it(
+def test_a_bundle_built_with_a_key_is_signed_and_show_checks_the_signature(
     data: Path, work: Path, scenes: Path, whole: Bundle, tmp_path: Path
 ) -> None:
     runner = CliRunner()
@@ -286,25 +308,25 @@ def test_what_was_built_with_a_key_is_signed_and_show_checks_it(
     assert runner.invoke(app, ["keys", "--out", str(keys)]).exit_code == 0
     assert "is there already" in (again := runner.invoke(app, ["keys", "--out", str(keys)])).stderr
     assert again.exit_code == 2
-    given = ["--full", FULL, "--data", data, "--work", work, "--out", tmp_path / "My Bundle", "--quick"]
-    done = run(*given, "--scenes", scenes, "--share", "0.005", "--key", keys / "bundle.key")
+    flags = ["--full", FULL, "--data", data, "--work", work, "--out", tmp_path / "My Bundle", "--quick"]
+    done = run(*flags, "--set", f"scenes={scenes}", "--share", "0.005", "--key", keys / "bundle.key")
     assert done.exit_code == 0, done.stderr
     trusting = ["--trusted-key", str(keys / "bundle.pub")]
     assert runner.invoke(app, ["show", str(tmp_path / "My Bundle"), *trusting]).exit_code == 0
 
-    bare = tmp_path / "bare"
-    shutil.copytree(whole.directory, bare)
-    refused = runner.invoke(app, ["show", str(bare), *trusting])
+    unsigned = tmp_path / "bare"
+    shutil.copytree(whole.directory, unsigned)
+    refused = runner.invoke(app, ["show", str(unsigned), *trusting])
     assert (refused.exit_code, "no signature" in refused.stderr) == (2, True)
-    assert runner.invoke(app, ["sign", str(bare), "--key", str(keys / "bundle.key")]).exit_code == 0
-    assert runner.invoke(app, ["show", str(bare), *trusting]).exit_code == 0
-    (bare / "bundle.json").write_bytes((bare / "bundle.json").read_bytes() + b"\n")
-    refused = runner.invoke(app, ["show", str(bare), *trusting])
+    assert runner.invoke(app, ["sign", str(unsigned), "--key", str(keys / "bundle.key")]).exit_code == 0
+    assert runner.invoke(app, ["show", str(unsigned), *trusting]).exit_code == 0
+    (unsigned / "bundle.json").write_bytes((unsigned / "bundle.json").read_bytes() + b"\n")
+    refused = runner.invoke(app, ["show", str(unsigned), *trusting])
     assert (refused.exit_code, "another signature" in refused.stderr) == (2, True)
 
 
 @pytest.mark.parametrize("command", ["build", "sign"])
-def test_a_key_that_is_none_is_refused_before_the_work(data: Path, whole: Bundle, tmp_path: Path, command: str) -> None:
+def test_an_invalid_key_is_refused_before_the_build(data: Path, whole: Bundle, tmp_path: Path, command: str) -> None:
     (tmp_path / "key").write_text("no key")
     flags = {"build": ["--full", FULL, "--data", data, "--out", tmp_path / "out"], "sign": [whole.directory]}[command]
     done = CliRunner().invoke(app, [command, *map(str, flags), "--key", str(tmp_path / "key")])

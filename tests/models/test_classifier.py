@@ -1,4 +1,4 @@
-"""Strangers' classifiers: what is understood of them, and what is refused with what is missing."""
+"""Users' classifiers: what is read from them, and what is refused with the reason."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from models.classifier import PRESETS, Classifier, ClassifierError, understand
+from cachenet.models.export.classifier import PRESETS, Classifier, ClassifierError, load_classifier
 
 ZOO = Path(__file__).parents[2] / "models" / "zoo" / "cifar10"
 CLASSES, CHANNELS = 4, 8
@@ -50,7 +50,7 @@ def write(
             helper.make_node("MatMul", ["flat", "weight"], ["product"]),
             helper.make_node("Add", ["product", "bias"], ["logits"]),
         ]
-    else:  # convolutional to the end
+    else:  # fully convolutional
         weights["last"] = rng.normal(0, 1, (classes, CHANNELS, 1, 1))
         nodes += [
             helper.make_node("Conv", ["pooled", "last"], ["maps"]),
@@ -80,56 +80,56 @@ def run(classifier: Classifier, pictures: Any) -> list[Any]:
 
 @pytest.mark.parametrize("head", ["Gemm", "MatMul"])
 @pytest.mark.parametrize("softmax", [False, True])
-def test_scores_are_what_the_whole_model_says_and_the_embedding_is_what_its_head_sees(
+def test_scores_match_the_file_and_the_embedding_is_the_input_of_its_head(
     tmp_path: Path, head: str, softmax: bool
 ) -> None:
     path = write(tmp_path / "m.onnx", head=head, softmax=softmax)
-    classifier = understand(path, PRESETS["unit"])
+    classifier = load_classifier(path, PRESETS["unit"])
     pictures = np.random.default_rng(1).random((5, 3, 16, 16), np.float32)
     scores, embedding = run(classifier, pictures)
-    whole = ort.InferenceSession(str(path)).run(None, {"image": pictures})[0]
+    expected = ort.InferenceSession(str(path)).run(None, {"image": pictures})[0]
     if softmax:
         odds = np.exp(scores - scores.max(1, keepdims=True))
         scores = odds / odds.sum(1, keepdims=True)
-    np.testing.assert_allclose(scores, whole, rtol=1e-5)
+    np.testing.assert_allclose(scores, expected, rtol=1e-5)
     assert classifier.embedding == "flat"
     assert embedding.shape == (5, CHANNELS)
 
 
-def test_what_ships_is_understood_from_its_metadata_alone() -> None:
-    classifier = understand(ZOO / "full" / "1" / "model.onnx")
+def test_the_shipped_model_is_read_from_its_metadata_alone() -> None:
+    classifier = load_classifier(ZOO / "full" / "1" / "model.onnx")
     assert classifier.input.side == 32
     assert classifier.labels[0] == "airplane"
     assert classifier.embedding == "embedding"
 
 
-def test_the_side_that_the_graph_fixes_stands_and_one_it_leaves_open_is_the_presets(tmp_path: Path) -> None:
-    assert understand(write(tmp_path / "a.onnx"), PRESETS["imagenet"]).input.side == 16
+def test_a_fixed_input_size_takes_precedence_over_the_preset(tmp_path: Path) -> None:
+    assert load_classifier(write(tmp_path / "a.onnx"), PRESETS["imagenet"]).input.side == 16
     free = write(tmp_path / "b.onnx", shape=("n", 3, "h", "w"))
-    assert understand(free, PRESETS["imagenet"]).input == PRESETS["imagenet"]
+    assert load_classifier(free, PRESETS["imagenet"]).input == PRESETS["imagenet"]
 
 
-def test_a_model_of_less_than_half_a_presets_size_sees_the_whole_picture(tmp_path: Path) -> None:
-    small = understand(write(tmp_path / "small.onnx", shape=("n", 3, 96, 96)), PRESETS["imagenet"])
-    large = understand(write(tmp_path / "large.onnx", shape=("n", 3, 192, 192)), PRESETS["imagenet"])
+def test_a_model_of_less_than_half_the_presets_size_gets_the_whole_image(tmp_path: Path) -> None:
+    small = load_classifier(write(tmp_path / "small.onnx", shape=("n", 3, 96, 96)), PRESETS["imagenet"])
+    large = load_classifier(write(tmp_path / "large.onnx", shape=("n", 3, 192, 192)), PRESETS["imagenet"])
     assert small.input.crop == 1.0
     assert large.input.crop == PRESETS["imagenet"].crop
 
 
-def test_labels_that_nobody_knows_are_numbers(tmp_path: Path) -> None:
+def test_unknown_labels_are_numbers(tmp_path: Path) -> None:
     path = write(tmp_path / "m.onnx")
-    assert understand(path, PRESETS["unit"]).labels == ("0", "1", "2", "3")
-    assert understand(path, PRESETS["unit"], labels=("a", "b", "c", "d")).labels == ("a", "b", "c", "d")
+    assert load_classifier(path, PRESETS["unit"]).labels == ("0", "1", "2", "3")
+    assert load_classifier(path, PRESETS["unit"], labels=("a", "b", "c", "d")).labels == ("a", "b", "c", "d")
 
 
-def test_the_embedding_is_what_the_last_layer_sees_unless_it_is_named(tmp_path: Path) -> None:
+def test_the_embedding_is_the_input_of_the_last_layer_unless_named(tmp_path: Path) -> None:
     path = write(tmp_path / "m.onnx", head="Conv")
-    assert understand(path, PRESETS["unit"]).embedding == "pooled"
-    assert understand(path, PRESETS["unit"], embedding="flat").embedding == "flat"
+    assert load_classifier(path, PRESETS["unit"]).embedding == "pooled"
+    assert load_classifier(path, PRESETS["unit"], embedding="flat").embedding == "flat"
 
 
 @pytest.mark.parametrize(
-    ("made", "told"),
+    ("made", "message"),
     [
         ({"inputs": 2}, "takes 2 inputs"),
         ({"outputs": 2}, r"2 outputs \(out, flat\)"),
@@ -141,30 +141,34 @@ def test_the_embedding_is_what_the_last_layer_sees_unless_it_is_named(tmp_path: 
         ({"kind": TensorProto.STRING}, "takes string"),
     ],
 )
-def test_what_cannot_be_built_from_is_refused_by_name(tmp_path: Path, made: dict[str, Any], told: str) -> None:
-    with pytest.raises(ClassifierError, match=told) as refused:
-        understand(write(tmp_path / "m.onnx", **made), PRESETS["unit"])
+def test_unusable_models_are_refused_with_the_reason(tmp_path: Path, made: dict[str, Any], message: str) -> None:
+    with pytest.raises(ClassifierError, match=message) as refused:
+        load_classifier(write(tmp_path / "m.onnx", **made), PRESETS["unit"])
     assert "\n" not in str(refused.value)
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "picture.onnx").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(200))
     (tmp_path / "empty.onnx").write_bytes(b"")
-    for name, told in (("picture.onnx", "no ONNX file"), ("empty.onnx", "no ONNX file"), ("none.onnx", "is not there")):
-        with pytest.raises(ClassifierError, match=told):
-            understand(tmp_path / name, PRESETS["unit"])
+    for name, message in (
+        ("picture.onnx", "no ONNX file"),
+        ("empty.onnx", "no ONNX file"),
+        ("none.onnx", "is not there"),
+    ):
+        with pytest.raises(ClassifierError, match=message):
+            load_classifier(tmp_path / name, PRESETS["unit"])
     with pytest.raises(ClassifierError, match="directory"):
-        understand(tmp_path, PRESETS["unit"])
+        load_classifier(tmp_path, PRESETS["unit"])
 
 
-def test_what_is_missing_or_does_not_fit_is_named(tmp_path: Path) -> None:
+def test_missing_or_wrong_options_are_named(tmp_path: Path) -> None:
     path = write(tmp_path / "m.onnx")
     with pytest.raises(ClassifierError, match="--preprocessing"):
-        understand(path)
+        load_classifier(path)
     with pytest.raises(ClassifierError, match="4 scores for 2 labels"):
-        understand(path, PRESETS["unit"], labels=("a", "b"))
+        load_classifier(path, PRESETS["unit"], labels=("a", "b"))
     with pytest.raises(ClassifierError, match="no tensor 'nowhere'"):
-        understand(path, PRESETS["unit"], embedding="nowhere")
+        load_classifier(path, PRESETS["unit"], embedding="nowhere")
     damaged = write(tmp_path / "d.onnx", metadata={"cachenet.input": '{"side": "wide"}'})
     with pytest.raises(ClassifierError, match=r"cachenet\.input is damaged"):
-        understand(damaged)
+        load_classifier(damaged)

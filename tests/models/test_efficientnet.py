@@ -1,4 +1,4 @@
-"""EfficientNet-Lite: the ONNX file says what the network of those weights says."""
+"""EfficientNet-Lite: the ONNX file gives the outputs of the network of those weights."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import onnx
 import pytest
 import torch
 
-from models import efficientnet, imagenet, quantise
-from models.classifier import understand
-from models.efficientnet import Lite
-from shared.engine import Session
+from cachenet.models.data import imagenet
+from cachenet.models.export import efficientnet, quantise
+from cachenet.models.export.classifier import load_classifier
+from cachenet.models.export.efficientnet import Lite
+from cachenet.shared.inference.engine import Session
 
 SIDE = 45
-#: Channels in and out, expansion, kernel and stride of blocks; the third goes on in the second's stage.
+#: Channels in and out, expansion, kernel and stride of blocks; the third is in the stage of the second.
 BLOCKS = ((8, 4, 1, 3, 1), (4, 6, 6, 3, 2), (6, 6, 6, 3, 1), (6, 160, 6, 5, 2))
 
 
@@ -29,15 +30,15 @@ def weights() -> dict[str, np.ndarray]:
             "weight": (2.0, 4.0),  # so that some activations pass 6
             "bias": (0.0, 0.2),
             "running_mean": (-0.1, 0.1),
-            "running_var": (0.02, 1.5),  # so that epsilon tells
+            "running_var": (0.02, 1.5),  # so that epsilon matters
         }.items():
             made[f"{norm}.{name}"] = rng.uniform(low, high, shape[0]).astype(np.float32)
 
     layer("_conv_stem", "_bn0", 8, 3, 3, 3)
-    for number, (given, out, expansion, kernel, _) in enumerate(BLOCKS):
-        block, wide = f"_blocks.{number}.", given * expansion
+    for number, (channels, out, expansion, kernel, _) in enumerate(BLOCKS):
+        block, wide = f"_blocks.{number}.", channels * expansion
         if expansion > 1:
-            layer(f"{block}_expand_conv", f"{block}_bn0", wide, given, 1, 1)
+            layer(f"{block}_expand_conv", f"{block}_bn0", wide, channels, 1, 1)
         layer(f"{block}_depthwise_conv", f"{block}_bn1", wide, 1, kernel, kernel)
         layer(f"{block}_project_conv", f"{block}_bn2", out, wide, 1, 1)
     layer("_conv_head", "_bn1", 200, 160, 1, 1)
@@ -47,7 +48,7 @@ def weights() -> dict[str, np.ndarray]:
 
 
 def reference(made: dict[str, np.ndarray], image: np.ndarray) -> np.ndarray:
-    """The network that is trained on, with the head of these weights."""
+    """Outputs of the trainable network with the head of these weights."""
     network = Lite(made, 5, SIDE, (127.0,) * 3, (128.0,) * 3).eval()
     network.head.load_state_dict({name: torch.from_numpy(made[f"_fc.{name}"]) for name in ("weight", "bias")})
     with torch.no_grad():
@@ -56,22 +57,22 @@ def reference(made: dict[str, np.ndarray], image: np.ndarray) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of these weights one is large, and so in eight bits: the head's convolution."""
+    """One weight is large enough for INT8: the last convolution."""
     path = tmp_path_factory.mktemp("lite") / "lite.onnx"
     properties = {"labels": "a,b,c,d,e", "input": '{"side": 45, "mean": [0, 0, 0], "std": [1, 1, 1]}'}
     efficientnet.export(weights(), SIDE, path, properties)
     return path
 
 
-def test_the_file_and_the_network_that_is_trained_on_say_the_same(path: Path) -> None:
-    """They share the constants alone. Both were compared once with the package's own network."""
+def test_the_file_and_the_trainable_network_agree(path: Path) -> None:
+    """They share constants only. Both agreed with the package's own network."""
     image = np.random.default_rng(1).normal(size=(3, 3, SIDE, SIDE)).astype(np.float32)
     expected = reference(weights(), image)
     np.testing.assert_allclose(Session(path, "cpu").run(image), expected, atol=0.06 * expected.std())
 
 
 def test_every_large_weight_is_quantised_by_channel(path: Path) -> None:
-    """Weights that are stored as bytes, too."""
+    """This includes weights that are stored in INT8."""
     images = np.random.default_rng(1).normal(size=(8, 3, SIDE, SIDE)).astype(np.float32)
     model = quantise.int8(onnx.load(str(path)), images)
     sizes = {weight.name: weight.dims for weight in model.graph.initializer}
@@ -80,12 +81,12 @@ def test_every_large_weight_is_quantised_by_channel(path: Path) -> None:
     assert kernels and all(len(scale) == 1 for scale in kernels)
 
 
-def test_the_builder_understands_it(path: Path) -> None:
-    classifier = understand(path)
+def test_the_builder_reads_the_exported_file(path: Path) -> None:
+    classifier = load_classifier(path)
     assert (classifier.input.side, classifier.labels, classifier.embedding) == (SIDE, tuple("abcde"), "embedding")
 
 
-def test_labels_are_the_first_word_of_each_class_and_all_differ() -> None:
+def test_label_names_are_first_lemmas_and_distinct() -> None:
     order = b"n1\nn2\nn3\n"
     words = b"n3\tcrane\nn1\tcrane, bird\nn2\ttench, Tinca tinca\n"
-    assert imagenet.names([order, words]) == ["crane n1", "tench", "crane n3"]
+    assert imagenet.label_names([order, words]) == ["crane n1", "tench", "crane n3"]

@@ -1,4 +1,4 @@
-"""A user's frames: what is read, what is skipped, and that what proves a model never taught it."""
+"""A user's frames: what is read and skipped, and that certification frames are never trained on."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.frames import HELD_OUT_SHARES, USES, FramesError, find, uses
+from cachenet.models.data.frames import HELD_OUT_SHARES, USES, FramesError, find, uses
 from tests.videos import clip, damage
 
 
@@ -46,9 +46,9 @@ def test_a_mix_of_pictures_and_videos_is_read_in_one_order(tmp_path: Path) -> No
     assert not frames.broken
 
 
-def test_of_a_video_every_nth_frame_counts(tmp_path: Path) -> None:
+def test_frame_step_selects_every_nth_frame_of_a_video(tmp_path: Path) -> None:
     path = video(tmp_path / "v.avi", 10)
-    assert len(list(find(path, every=3))) == 4
+    assert len(list(find(path, frame_step=3))) == 4
 
 
 def test_broken_files_are_listed_and_skipped(tmp_path: Path) -> None:
@@ -79,7 +79,7 @@ def test_a_directory_that_cannot_be_listed_is_named(tmp_path: Path, monkeypatch:
     assert frames.broken == {tmp_path / "closed": "the directory cannot be listed: Permission denied"}
 
 
-def test_nothing_in_the_place_of_a_file_stops_the_reading(tmp_path: Path) -> None:
+def test_a_fifo_in_place_of_a_file_is_skipped(tmp_path: Path) -> None:
     picture(tmp_path / "good.png")
     for name in ("a.jpg", "b.mp4"):
         os.mkfifo(tmp_path / name)
@@ -90,7 +90,7 @@ def test_nothing_in_the_place_of_a_file_stops_the_reading(tmp_path: Path) -> Non
     )
 
 
-def test_a_damaged_video_is_read_to_its_end_and_the_damage_is_told(tmp_path: Path) -> None:
+def test_a_damaged_video_is_read_to_its_end_and_reported(tmp_path: Path) -> None:
     path = damage(clip(tmp_path / "a.mp4"), (5, 6))
     frames = find(tmp_path)
     assert len(list(frames)) == 18
@@ -99,7 +99,7 @@ def test_a_damaged_video_is_read_to_its_end_and_the_damage_is_told(tmp_path: Pat
     assert not frames.broken
 
 
-def test_any_name_is_read_and_numbered_ones_in_natural_order(tmp_path: Path) -> None:
+def test_any_file_name_is_read_and_numbers_sort_naturally(tmp_path: Path) -> None:
     names = ["s1/2.png", "s1/10.png", "s2/1.png", os.fsdecode(b"s10/caf\xe9.png")]
     for number, name in enumerate(names):
         picture(tmp_path / f"{number}.png", 10 * number).rename(_made(tmp_path / name))
@@ -116,10 +116,10 @@ def _made(path: Path) -> Path:
     return path
 
 
-def test_nothing_to_learn_from_is_refused(tmp_path: Path) -> None:
+def test_a_path_without_frames_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("")
-    for path, told in ((tmp_path, "holds no pictures"), (tmp_path / "x", "is not there")):
-        with pytest.raises(FramesError, match=told):
+    for path, message in ((tmp_path, "holds no pictures"), (tmp_path / "x", "is not there")):
+        with pytest.raises(FramesError, match=message):
             find(path)
     with pytest.raises(FramesError, match="neither a directory nor a video"):
         find(tmp_path / "notes.txt")
@@ -138,29 +138,29 @@ def test_each_use_is_one_run_of_a_sequence_in_order_with_a_gap_before_the_next(
     for number, length in enumerate(lengths):
         own = use[sequences == number]
         used = own[own >= 0]
-        assert np.array_equal(used, np.sort(used)), "learn, then tune, then prove"
-        places = np.flatnonzero(own >= 0)
-        for first, second in itertools.pairwise(places):
+        assert np.array_equal(used, np.sort(used)), "in the order of the uses"
+        used_at = np.flatnonzero(own >= 0)
+        for first, second in itertools.pairwise(used_at):
             if own[first] != own[second]:
-                assert second - first - 1 == min(16, length // 40), "frames left out between"
+                assert second - first - 1 == min(16, length // 40), "the gap"
             else:
                 assert second - first == 1
 
 
 @given(lengths)
-def test_every_use_has_frames_where_there_are_three_sequences_or_one_that_can_be_divided(lengths: list[int]) -> None:
+def test_every_use_has_frames_of_three_sequences_or_of_a_divisible_one(lengths: list[int]) -> None:
     sequences = np.repeat(np.arange(len(lengths)), lengths).tolist()
     if len(lengths) >= 3 or max(lengths) >= 20:
         assert set(uses(sequences).tolist()) >= set(range(len(USES)))
 
 
-def test_many_short_sequences_are_dealt_out_in_proportion() -> None:
+def test_many_short_sequences_are_assigned_in_proportion() -> None:
     use = uses(list(range(10_000)))
     np.testing.assert_allclose(np.bincount(use) / len(use), [0.7, 0.1, 0.2], atol=1e-3)
     assert uses([]).shape == (0,)
 
 
-def test_a_video_is_a_sequence_and_so_are_the_pictures_of_a_folder(tmp_path: Path) -> None:
+def test_a_video_is_a_sequence_and_so_are_the_images_of_a_folder(tmp_path: Path) -> None:
     for name in ("1.png", "2.png", "10.png"):
         picture(tmp_path / "cat" / name)
     picture(tmp_path / "dog" / "1.png")

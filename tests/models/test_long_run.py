@@ -1,33 +1,30 @@
-"""A long run: what is learned from a stream while it runs does not wear the cascade down."""
+"""A long replay: learning from the stream does not degrade the cascade."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import numpy as np
+import pytest
 
-from models import recorded, replay, sample, streams
-from models.replay import Recorded
-from shared.bundle import Bundle
-from shared.cascade.reference import disagreements
-from shared.signature import sign
+from cachenet.models.certify import traces
+from cachenet.models.data import sample, streams
+from cachenet.shared.bundle.manifest import Bundle
+from cachenet.shared.cascade.reference import disagreements
+
+pytestmark = pytest.mark.slow
 
 IMAGES, FRAMES, LAST = 400, 8_000, 2_000
 
 
-def test_after_a_long_run_as_much_is_answered_as_at_the_beginning_within_the_budget() -> None:
+def test_at_the_end_of_a_long_run_as_many_frames_are_hits_as_at_the_beginning_within_the_budget() -> None:
     bundle = Bundle(Path(__file__).parents[2] / "models" / "zoo" / "cifar10")
-    family = replay.family(bundle.manifest).generalists()
+    family = traces.family_of(bundle.manifest).general_only()
+    models = traces.open_models(bundle)
+    models = {name: models[name] for name in (family.full, family.base, *family.general)}
     split = sample.load().take(np.arange(IMAGES))
-    pictures, models = recorded.as_pictures(split.images), recorded.opened(bundle)
-    said = recorded.run_all({name: models[name] for name in (family.full, family.base, *family.general)}, pictures)
-    signatures = [sign(picture) for picture in pictures]
-    plan = streams.plan("dwell", split.labels, 4, FRAMES)
-    source = plan.source.tolist()
-    stream = Recorded(
-        plan.label, {name: own[plan.source] for name, own in said.items()}, [signatures[one] for one in source]
-    )
-    run = replay.run(stream, family, replay.cascade(stream, family, audit_floor=0.02))
+    [stream] = traces.record_streams([streams.schedule("dwell", split.labels, 4, FRAMES)], split, models)
+    run = traces.replay(stream, family, traces.device_cascade(stream, family, audit_floor=0.02))
     hit = ~run.asked
     assert hit[-LAST:].mean() > hit[:LAST].mean() - 0.02
     assert disagreements(run.labels, stream.trace(family).labels)[-LAST:].mean() <= 0.02

@@ -1,4 +1,4 @@
-"""A path that cannot be used is refused before anything is asked for that may not be installed."""
+"""An invalid path is refused before a package that may be missing is imported."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from models.cli import app
-from shared.extras import how_to_install
-from simulator.cli import app as simulator
+from cachenet.models.cli import app
+from cachenet.shared.command.extras import how_to_install
+from cachenet.simulator.cli import app as simulator
 from tests.bundles import tiny_bundle
 
 
 @pytest.fixture
-def there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """Paths that can be used, and one that is a file in the place of a directory; torch is not installed."""
+def paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Valid paths, a missing one, and a file where a directory is needed; torch and simpy are not installed."""
     monkeypatch.setitem(sys.modules, "torch", None)
     monkeypatch.setitem(sys.modules, "simpy", None)
     (tmp_path / "file").write_text("text")
@@ -33,25 +33,25 @@ def there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    ("command", "told"),
+    ("command", "message"),
     [
         ("build --full {none} --data {frames} --out {out}", "--full {none} is not there"),
         ("build --full {file} --data {none} --out {out}", "--data {none} is not there"),
         ("build --full {file} --data {frames} --out {out} --held-out {none}", "--held-out {none} is not there"),
         ("build --full {file} --data {frames} --out {out} --labels {none}", "--labels {none} is not there"),
-        ("build --full {file} --data {frames} --out {out} --scenes {none}", "--scenes {none} is not there"),
+        ("build --full {file} --data {frames} --out {out} --set scenes={none}", ": scenes {none} is not there"),
         ("build --full {file} --data {frames} --out {out} --base {none}", "--base {none} is not there"),
         ("build --full {file} --data {frames} --out {out} --key {none}", "--key {none} is not there"),
         ("build --full {file} --data {frames} --out {below}", "--out {below}: {file} is no directory"),
-        ("build --full {file} --data {frames} --out {frames}", "{frames} is there and is no bundle"),
+        ("build --full {file} --data {frames} --out {frames}", "{frames} exists and is no bundle"),
         ("build --full {file} --data {file} --out {out}", "{file} is neither a directory nor a video"),
         ("train --out {below}", "--out {below}: {file} is no directory"),
-        ("specialise {none} --data {frames} --prepare", "{none}"),
-        ("specialise {bundle} --data {frames} --recent {none} --out {out}", "--recent {none} is not there"),
+        ("fine-tune {none} --data {frames} --prepare", "{none}"),
+        ("fine-tune {bundle} --data {frames} --recent {none} --out {out}", "--recent {none} is not there"),
         ("add-size {none} --share 0.1 --data {frames} --out {out}", "{none}"),
         ("add-size {bundle} --share 0.1 --data {none} --out {out}", "--data {none} is not there"),
-        ("layers {bundle} --data {none} --out {out}", "--data {none} is not there"),
-        ("layers {bundle} --data {frames} --out {frames}", "{frames} is there and is no bundle"),
+        ("exits {bundle} --data {none} --out {out}", "--data {none} is not there"),
+        ("exits {bundle} --data {frames} --out {frames}", "{frames} exists and is no bundle"),
         ("prove {bundle} --held-out {none} --out {out}", "--held-out {none} is not there"),
         ("report {none}", "{none}"),
         ("report {bundle} --data {none}", "--data {none} is not there"),
@@ -60,10 +60,10 @@ def there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
         ("sign {bundle} --key {none}", "--key {none} is not there"),
     ],
 )
-def test_a_path_is_refused_before_torch_is_asked_for(command: str, told: str, there: dict[str, str]) -> None:
-    done = CliRunner().invoke(app, command.format(**there).split())
+def test_an_invalid_path_is_refused_before_torch_is_imported(command: str, message: str, paths: dict[str, str]) -> None:
+    done = CliRunner().invoke(app, command.format(**paths).split())
     assert (done.exit_code, done.stderr.count("\n")) == (2, 1), done.output
-    assert told.format(**there) in done.stderr and "torch" not in done.stderr
+    assert message.format(**paths) in done.stderr and "torch" not in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -71,22 +71,22 @@ def test_a_path_is_refused_before_torch_is_asked_for(command: str, told: str, th
     [
         "build --full {file} --data {frames} --out {out}",
         "train --out {out}",
-        "specialise {bundle} --data {frames} --prepare",
+        "fine-tune {bundle} --data {frames} --prepare",
         "add-size {bundle} --share 0.1 --data {frames} --out {out}",
-        "layers {bundle} --data {frames} --out {out}",
+        "exits {bundle} --data {frames} --out {out}",
         "prove {bundle} --held-out {frames} --out {out}",
         "report {bundle} --data {frames}",
     ],
 )
-def test_where_the_paths_are_right_torch_is_asked_for(command: str, there: dict[str, str]) -> None:
-    done = CliRunner().invoke(app, command.format(**there).split())
+def test_with_valid_paths_a_missing_torch_is_one_line(command: str, paths: dict[str, str]) -> None:
+    done = CliRunner().invoke(app, command.format(**paths).split())
     assert (done.exit_code, done.stderr) == (
         2,
         f"model-builder: this needs torch; {how_to_install('build')}\n",
     )
 
 
-@pytest.mark.parametrize("command", ["live --specialise --bundle {none}", "compare --bundle {none}"])
-def test_a_bundle_that_is_none_is_refused_before_packages_are_asked_for(command: str, there: dict[str, str]) -> None:
-    done = CliRunner().invoke(simulator, command.format(**there).split())
-    assert done.exit_code == 2 and there["none"] in done.stderr and "needs" not in done.stderr
+@pytest.mark.parametrize("command", ["live --bundle {none}", "compare --bundle {none}"])
+def test_a_missing_bundle_is_refused_before_packages_are_imported(command: str, paths: dict[str, str]) -> None:
+    done = CliRunner().invoke(simulator, command.format(**paths).split())
+    assert done.exit_code == 2 and paths["none"] in done.stderr and "needs" not in done.stderr

@@ -1,7 +1,7 @@
-"""Training on processors that are not here: oneDNN and PyTorch take an instruction set from the environment.
+"""Training with the instruction sets of other processors, set by variables of oneDNN and PyTorch.
 
-oneDNN corrupts the heap in the backward pass of a 1x1 convolution with a stride (docs/log.md), so no
-network that is trained here may have one.
+oneDNN corrupts the heap in the backward pass of a strided 1x1 convolution (docs/log.md), so no trained network may have
+one.
 """
 
 from __future__ import annotations
@@ -20,20 +20,30 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import nn
 
-from models import cifar10
-from models.efficientnet import Lite
-from models.export import export
-from models.layers.learned import Predictor
-from models.networks import BASE, RESNET18, Auxiliary, Network, Pointwise, ResNet, Shape
-from models.restore import restore
-from models.training import Recipe, fit, label_loss, rounds
+from cachenet.models.data import cifar10
+from cachenet.models.exits.train_heads import NetworkHead
+from cachenet.models.export.efficientnet import Lite
+from cachenet.models.export.export import export
+from cachenet.models.export.from_onnx import from_onnx
+from cachenet.models.train.networks import (
+    BASE,
+    RESNET18,
+    Auxiliary,
+    Network,
+    Pointwise,
+    ResNet,
+    Shape,
+)
+from cachenet.models.train.training import Recipe, fit, has_bf16, label_loss
 from tests.models.test_efficientnet import weights
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
-#: With ``BATCH``, channels and a batch of which the strided kernel corrupts the heap in every run.
+#: With ``BATCH``, sizes with which the strided kernel corrupts the heap in every run.
 SHAPE = Shape(widths=(12, 24), blocks=(1, 1))
 BATCH, SIDE, STEPS = 35, 16, 5
-#: What names a processor in the environment, and whether training may be in bf16 then.
+#: Variables that select an instruction set, and whether it has bf16.
 PROCESSORS = {
     "this one": ({}, True),
     "SSE4.1": ({"ONEDNN_MAX_CPU_ISA": "SSE41", "ATEN_CPU_CAPABILITY": "default"}, False),
@@ -44,7 +54,7 @@ PROCESSORS = {
 
 
 def steps_of(network: Network, work: Path) -> float:
-    """Some steps of the real training loop; the loss at the end."""
+    """Run some steps of the training loop and return the last loss."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (BATCH, SIDE, SIDE, 3), np.uint8)
     labels = torch.from_numpy(rng.integers(0, 5, BATCH))
@@ -65,9 +75,9 @@ def steps_of(network: Network, work: Path) -> float:
 
 
 def train_all(work: Path) -> None:
-    """Run by a process of its own: every kind of network, with two threads."""
+    """Train every kind of network with two threads; run in a process of its own."""
     torch.set_num_threads(2)
-    print("bf16" if rounds() else "float32")
+    print("bf16" if has_bf16() else "float32")
     networks: list[Network] = [ResNet(SHAPE, auxiliary) for auxiliary in ("none", "blocks")]
     networks.append(Lite(weights(), 5, SIDE, (127.0,) * 3, (128.0,) * 3))
     for number, network in enumerate(networks):
@@ -76,9 +86,7 @@ def train_all(work: Path) -> None:
 
 
 @pytest.mark.parametrize("processor", PROCESSORS)
-def test_training_ends_well_on_every_processor_and_computes_no_strided_1x1_convolution(
-    processor: str, tmp_path: Path
-) -> None:
+def test_training_runs_on_every_processor_without_strided_1x1_convolutions(processor: str, tmp_path: Path) -> None:
     variables, bf16 = PROCESSORS[processor]
     clean = {name: value for name, value in os.environ.items() if "CPU_ISA" not in name and "CPU_CAPA" not in name}
     script = (
@@ -93,11 +101,11 @@ def test_training_ends_well_on_every_processor_and_computes_no_strided_1x1_convo
         timeout=300,
         check=False,
     )
-    said = done.stdout.splitlines()
-    assert done.returncode == 0 and said[-1] == "trained", f"{done.returncode}: {done.stderr[-2000:]}"
+    lines = done.stdout.splitlines()
+    assert done.returncode == 0 and lines[-1] == "trained", f"{done.returncode}: {done.stderr[-2000:]}"
     here = any(torch.cpu.get_capabilities().get(name) for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"))
-    computed = [line for line in said if line.startswith("onednn_verbose") and ",exec,cpu,convolution," in line]
-    assert ("bf16" in said) is (bf16 and here)
+    computed = [line for line in lines if line.startswith("onednn_verbose") and ",exec,cpu,convolution," in line]
+    assert ("bf16" in lines) is (bf16 and here)
     if not (bf16 and here):
         assert not [line for line in computed if "bf16" in line]
     strided = re.compile(r"kh1sh[2-9]|kw1sw[2-9]")
@@ -105,7 +113,7 @@ def test_training_ends_well_on_every_processor_and_computes_no_strided_1x1_convo
 
 
 def trained_networks(directory: Path) -> list[nn.Module]:
-    """One of every kind that is trained anywhere."""
+    """One network of every kind that is trained."""
     kinds: tuple[Auxiliary, ...] = ("none", "stages", "blocks")
     residual = [ResNet(shape, kind) for shape in (RESNET18, BASE) for kind in kinds]
     residual += [ResNet(Shape(BASE.widths, BASE.blocks, stem=stem)) for stem in (2, 4)]
@@ -113,16 +121,16 @@ def trained_networks(directory: Path) -> list[nn.Module]:
     maps = np.random.default_rng(0).normal(size=(4, 8, 4, 4)).astype(np.float32)
     return [
         *residual,
-        restore(directory / "a.onnx", torch.zeros(2, 3, 32, 32)),
+        from_onnx(directory / "a.onnx", torch.zeros(2, 3, 32, 32)),
         Lite(weights(), 5, SIDE, (127.0,) * 3, (128.0,) * 3),
-        *(Predictor(kind, [maps], 5) for kind in ("pooled", "hidden", "convolution")),
+        *(NetworkHead(kind, [maps], 5) for kind in ("pooled", "hidden", "convolution")),
     ]
 
 
 def test_no_network_that_is_trained_has_a_plain_strided_1x1_convolution(tmp_path: Path) -> None:
     networks = trained_networks(tmp_path)
     known = {type(network) for network in networks}
-    defined = {kind for kind in Network.__subclasses__() if kind.__module__.startswith("models.")}
+    defined = {kind for kind in Network.__subclasses__() if kind.__module__.startswith("cachenet.models.")}
     assert defined <= known, "a new kind of network belongs into trained_networks"
     plain = [
         module
@@ -135,7 +143,7 @@ def test_no_network_that_is_trained_has_a_plain_strided_1x1_convolution(tmp_path
 
 
 @pytest.mark.parametrize("stride", [1, 2, 3])
-def test_a_pointwise_convolution_says_what_the_plain_one_says_and_learns_the_same(stride: int) -> None:
+def test_a_pointwise_convolution_has_the_outputs_and_gradients_of_the_plain_one(stride: int) -> None:
     torch.manual_seed(0)
     own, plain = Pointwise(5, 7, stride), nn.Conv2d(5, 7, 1, stride, bias=False)
     plain.load_state_dict(own.state_dict())
@@ -143,16 +151,16 @@ def test_a_pointwise_convolution_says_what_the_plain_one_says_and_learns_the_sam
         x = [
             torch.randn(3, 5, side, side, generator=torch.Generator().manual_seed(side)).requires_grad_() for _ in "ab"
         ]
-        said = own(x[0]), plain(x[1])
-        assert torch.equal(*said)
-        for answer in said:
-            answer.square().sum().backward()
+        outputs = own(x[0]), plain(x[1])
+        torch.testing.assert_close(*outputs)
+        for output in outputs:
+            output.square().sum().backward()
         torch.testing.assert_close(x[0].grad, x[1].grad)
         torch.testing.assert_close(own.weight.grad, plain.weight.grad)
 
 
-def test_a_shortcut_keeps_the_names_and_shapes_of_its_weights_and_its_file() -> None:
-    """Checkpoints and bundles from before are still read; what is written has the stride as before."""
+def test_a_shortcut_has_the_weight_names_and_shapes_of_earlier_versions() -> None:
+    """Checkpoints and bundles of earlier versions stay readable."""
     state = ResNet(SHAPE).stages[1][0].shortcut.state_dict()
     assert {name: tuple(value.shape) for name, value in state.items()} == {
         "0.weight": (24, 12, 1, 1),

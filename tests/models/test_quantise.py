@@ -6,17 +6,18 @@ import numpy as np
 import onnx
 import pytest
 
-from models import cost, quantise, sample
-from models.cifar10 import INPUT
-from models.export import export
-from shared.engine import Session
-from shared.image import crop, preprocessor
+from cachenet.models.data import sample
+from cachenet.models.data.cifar10 import INPUT
+from cachenet.models.export import cost, quantise
+from cachenet.models.export.export import export
+from cachenet.shared.inference.engine import Session
+from cachenet.shared.inference.image import crop, preprocessor
 from tests.hampered import base_network
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The base model of the zoo, which is in INT8, in float16."""
+    """The zoo's INT8 base model in float16."""
     path = tmp_path_factory.mktemp("base") / "model.onnx"
     export(base_network(), path, {"model": "base"})
     return path
@@ -34,10 +35,10 @@ def quantised(base: Path, images: np.ndarray) -> onnx.ModelProto:
     return quantise.int8(onnx.load(str(base)), images[:100])
 
 
-def test_it_says_nearly_the_same_in_little_more_than_half_the_bytes(
+def test_int8_nearly_agrees_and_takes_little_more_than_half_the_bytes(
     base: Path, quantised: onnx.ModelProto, images: np.ndarray, tmp_path: Path
 ) -> None:
-    """Weights of a byte each, for two; and nothing that ONNX cannot check."""
+    """The result passes ONNX's checker."""
     onnx.checker.check_model(quantised, full_check=True)
     path = tmp_path / "int8.onnx"
     onnx.save(quantised, str(path))
@@ -49,7 +50,7 @@ def test_it_says_nearly_the_same_in_little_more_than_half_the_bytes(
     assert 0 < compared.time < 10
 
 
-def test_what_the_file_says_of_itself_stays(base: Path, quantised: onnx.ModelProto) -> None:
+def test_metadata_and_tensor_names_are_unchanged(base: Path, quantised: onnx.ModelProto) -> None:
     assert quantised.metadata_props == onnx.load(str(base)).metadata_props
     assert quantised.graph.input[0].name == "image" and quantised.graph.output[0].name == "scores"
     assert cost.macs(onnx.load(str(base)), 32) == pytest.approx(42e6, rel=0.05)

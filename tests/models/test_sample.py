@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
-from models import sample
-from models.cifar10 import DatasetError, Split
+from cachenet.models.data import sample
+from cachenet.models.data.cifar10 import LABELS, DatasetError
 
 
 def test_sample_is_balanced_small_and_distinct() -> None:
@@ -26,16 +28,20 @@ def test_sample_is_frozen() -> None:
     assert found == "ebd2dab1a23e9b76ffad14e68a54bf8b378e393175dff0bfb2d70a17fd4adc37"
 
 
-def test_what_was_written_is_loaded(tmp_path: Path) -> None:
+def test_images_are_loaded_in_the_order_of_the_test_batch(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    whole = Split(rng.integers(0, 256, (300, 32, 32, 3), np.uint8), rng.permutation(np.repeat(np.arange(10), 30)))
-    sample.write(whole, tmp_path, seed=1, per_class=20)
+    images = rng.integers(0, 256, (200, 32, 32, 3), np.uint8)
+    labels = rng.permutation(np.repeat(np.arange(10), 20))
+    indices = {name: np.flatnonzero(labels == label).tolist() for label, name in enumerate(LABELS)}
+    for name, own in indices.items():
+        grid = np.vstack([np.hstack(list(images[own[first : first + 10]])) for first in (0, 10)])
+        cv2.imwrite(str(tmp_path / f"{name}.png"), np.ascontiguousarray(grid[:, :, ::-1]))
+    (tmp_path / sample.MANIFEST).write_text(json.dumps({"seed": 0, "indices": indices}))
     loaded = sample.load(tmp_path)
-    found = [int(np.flatnonzero((whole.images == image).all((1, 2, 3)))[0]) for image in loaded.images]
-    assert len(found) == 200 and found == sorted(found)
-    assert np.array_equal(whole.labels[found], loaded.labels)
-    with pytest.raises(ValueError, match="airplane"):
-        sample.write(whole, tmp_path, per_class=40)
+    assert np.array_equal(loaded.images, images) and np.array_equal(loaded.labels, labels)
+    (tmp_path / sample.MANIFEST).write_text(json.dumps({"seed": 0, "indices": {"cat": [0]}}))
+    with pytest.raises(DatasetError, match="classes"):
+        sample.load(tmp_path)
 
 
 def test_a_damaged_sample_is_refused(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Another size: a bundle keeps what it has, and gains a general model that its devices can answer with."""
+"""The command ``add-size``: a general model of another size joins a bundle."""
 
 from __future__ import annotations
 
@@ -8,45 +8,38 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
-from models.cli import app
-from shared.bundle import Bundle
-from shared.engine import Session
-from tests.hampered import hampered_bundle, pictures
+from cachenet.models.cli import app
+from cachenet.shared.bundle.manifest import Bundle
+from cachenet.shared.inference.engine import Session
+
+pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return Bundle(hampered_bundle(tmp_path_factory.mktemp("bundle")))
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, ["add-size", *map(str, arguments), "--quick"])
 
 
-@pytest.fixture(scope="module")
-def frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return pictures(tmp_path_factory.mktemp("frames"), 0, 300)
-
-
-def run(*given: object) -> Result:
-    return CliRunner().invoke(app, ["add-size", *map(str, given), "--quick"])
-
-
-def test_a_smaller_general_model_joins_and_nothing_else_changes(bundle: Bundle, frames: Path, tmp_path: Path) -> None:
-    given = (bundle.directory, "--data", frames, "--work", tmp_path / "work")
-    done = run(*given, "--share", 0.005, "--out", tmp_path / "out")
+def test_a_smaller_general_model_joins_and_the_other_models_stay(
+    hampered: Bundle, sample_frames: Path, tmp_path: Path
+) -> None:
+    flags = ("--data", sample_frames, "--work", tmp_path / "work")
+    done = run(hampered.directory, *flags, "--share", 0.005, "--out", tmp_path / "out")
     assert done.exit_code == 0, done.output
-    before, made = bundle.manifest, Bundle(tmp_path / "out")
+    before, made = hampered.manifest, Bundle(tmp_path / "out")
     after = made.manifest
     assert {name: after.models[name].sha256 for name in before.models} == {
         name: model.sha256 for name, model in before.models.items()
     }
     [name] = set(after.models) - set(before.models)
     own = after.models[name]
-    assert after.generals() == [name]
+    assert after.general_models() == [name]
     assert own.macs <= 0.005 * before.models["full"].macs < before.models["base"].macs
     assert own.temperature != 1.0 or any(own.coverage)
-    said = Session(made.path(name), "cpu").run(np.zeros((1, 3, 32, 32), np.float32))
-    assert said.shape == (1, len(after.labels))
+    logits = Session(made.path(name), "cpu").run(np.zeros((1, 3, 32, 32), np.float32))
+    assert logits.shape == (1, len(after.labels))
     assert "to prove" in after.provenance["proven"]
 
-    again = run(tmp_path / "out", *given[1:], "--share", 0.005, "--out", tmp_path / "twice")
+    again = run(tmp_path / "out", *flags, "--share", 0.005, "--out", tmp_path / "twice")
     assert (again.exit_code, again.stderr.count("\n")) == (2, 1), again.output
     assert f"has {name} already; name another --share" in again.stderr
     assert {path.name for path in tmp_path.iterdir()} == {"work", "out"}

@@ -13,29 +13,34 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models import camera, sample, streams
-from models.cifar10 import LABELS
-from models.scenes import SCENES, SEEN, UNSEEN
-from shared import stream
-from shared.image import Input, crop
+from cachenet.models.data import camera, sample, streams
+from cachenet.models.data.cifar10 import LABELS
+from cachenet.models.data.scenes import KNOWN, SCENES, UNSEEN
+from cachenet.shared.inference.image import Input, crop
+from cachenet.shared.media import recording as stream
 
 SAMPLE = sample.load()
-names = st.sampled_from(streams.NAMES)
+names = st.sampled_from(streams.STREAM_NAMES)
 seeds = st.integers(0, 2**32 - 1)
 CROP = Input(32, (0, 0, 0), (1, 1, 1))
 
 
-def plan(name: streams.Name, seed: int = 0, frames: int = 1000, **kwargs: object) -> streams.Plan:
-    return streams.plan(name, SAMPLE.labels, seed, frames, **kwargs)  # type: ignore[arg-type]
+def plan(name: streams.StreamName, seed: int = 0, frames: int = 1000, **kwargs: object) -> streams.StreamSchedule:
+    return streams.schedule(name, SAMPLE.labels, seed, frames, **kwargs)  # type: ignore[arg-type]
 
 
-def arrays(one: streams.Plan) -> dict[str, np.ndarray]:
+def object_changes(one: streams.StreamSchedule) -> np.ndarray:
+    """Whether a frame is the first of its object ``(frames,)``."""
+    return np.diff(one.dwell, prepend=-1) > 0
+
+
+def arrays(one: streams.StreamSchedule) -> dict[str, np.ndarray]:
     return {f.name: v for f in dataclasses.fields(one) if isinstance(v := getattr(one, f.name), np.ndarray)}
 
 
 def digest() -> str:
     return hashlib.sha256(
-        b"".join(a.tobytes() for name in streams.NAMES for a in arrays(plan(name, 7, 3000)).values())
+        b"".join(a.tobytes() for name in streams.STREAM_NAMES for a in arrays(plan(name, 7, 3000)).values())
     ).hexdigest()
 
 
@@ -54,17 +59,17 @@ def test_scenes_are_frozen() -> None:
         (0, 3, 4, 7, 9),
         (0, 2, 5, 6),
     ]
-    assert UNSEEN == (3, 5, 10, 11) and sorted(SEEN + UNSEEN) == list(range(12))
-    for part in (SEEN, UNSEEN):
+    assert UNSEEN == (3, 5, 10, 11) and sorted(KNOWN + UNSEEN) == list(range(12))
+    for part in (KNOWN, UNSEEN):
         assert {c for number in part for c in SCENES[number].classes} == set(range(10))
 
 
-def test_plans_are_frozen() -> None:
+def test_schedules_are_frozen() -> None:
     """If this fails, every published number has changed its meaning."""
     assert digest() == "ed9582ad35b95ddba506f5eed989f5609d10e8b4e933952406ba5435580de707"
 
 
-def test_plan_is_the_same_in_another_process() -> None:
+def test_a_schedule_is_the_same_in_another_process() -> None:
     code = "from tests.models import test_streams as t; print(t.digest())"
     for hash_seed in ("1", "2"):
         environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
@@ -77,7 +82,9 @@ def test_plan_is_the_same_in_another_process() -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(name=names, seed=seeds, frames=st.integers(1, 2500), more=st.integers(0, 2500))
-def test_a_shorter_plan_begins_a_longer_one(name: streams.Name, seed: int, frames: int, more: int) -> None:
+def test_a_shorter_schedule_is_the_beginning_of_a_longer_one(
+    name: streams.StreamName, seed: int, frames: int, more: int
+) -> None:
     short, long = arrays(plan(name, seed, frames)), arrays(plan(name, seed, frames + more))
     assert len(short) == 8
     assert all(np.array_equal(short[field], long[field][:frames]) for field in short)
@@ -85,8 +92,10 @@ def test_a_shorter_plan_begins_a_longer_one(name: streams.Name, seed: int, frame
 
 @settings(max_examples=30, deadline=None)
 @given(name=names, seed=seeds, count=st.integers(1, 20))
-def test_pools_are_disjoint_balanced_and_kept_to(name: streams.Name, seed: int, count: int) -> None:
-    pools = streams.pools(SAMPLE.labels, count, seed)
+def test_pools_are_disjoint_and_balanced_and_streams_stay_within_theirs(
+    name: streams.StreamName, seed: int, count: int
+) -> None:
+    pools = streams.split_pools(SAMPLE.labels, count, seed)
     assert np.array_equal(np.sort(np.concatenate(pools)), np.arange(1000))
     for pool in pools:
         per_class = np.bincount(SAMPLE.labels[pool], minlength=10)
@@ -96,56 +105,57 @@ def test_pools_are_disjoint_balanced_and_kept_to(name: streams.Name, seed: int, 
 
 @settings(max_examples=30, deadline=None)
 @given(name=names, seed=seeds, scenes=st.sets(st.integers(0, 11), min_size=1))
-def test_labels_scenes_and_strangers_agree(name: streams.Name, seed: int, scenes: set[int]) -> None:
+def test_labels_scenes_and_out_of_set_objects_are_consistent(
+    name: streams.StreamName, seed: int, scenes: set[int]
+) -> None:
     one = plan(name, seed, 2000, scenes=sorted(scenes))
     assert np.array_equal(one.label, SAMPLE.labels[one.source])
     assert one.dwell[0] == 0 and set(np.unique(np.diff(one.dwell))) <= {0, 1}
     if name == "shuffled":
-        assert (one.scene == -1).all() and not one.stranger.any()
+        assert (one.scene == -1).all() and not one.out_of_set.any()
         return
     assert set(one.scene) <= scenes
     belongs = np.array([[c in scene.classes for c in range(10)] for scene in SCENES])
-    assert np.array_equal(belongs[one.scene, one.label], ~one.stranger)
-    within = ~one.cuts()
-    for field in ("label", "scene", "stranger") + (("source",) if name in ("held", "camera") else ()):
+    assert np.array_equal(belongs[one.scene, one.label], ~one.out_of_set)
+    within = ~object_changes(one)
+    for field in ("label", "scene", "out_of_set") + (("source",) if name in ("held", "camera") else ()):
         assert not np.diff(getattr(one, field))[within[1:]].any(), field
 
 
 @pytest.mark.parametrize("name", ["session", "dwell", "held", "camera"])
-def test_statistics(name: streams.Name) -> None:
-    """Five standard errors either way; seeds are fixed, so a pass stays a pass."""
+def test_dwell_times_scenes_and_out_of_set_objects_have_their_statistics(name: streams.StreamName) -> None:
+    """Within five standard errors; the seeds are fixed."""
     frames, mean = 600_000, 1 if name == "session" else 30
     one = plan(name, 5, frames)
     dwells = int(one.dwell[-1]) + 1
     assert abs(frames / dwells - mean) <= 5 * np.sqrt(mean * (mean - 1) / dwells)
-    if mean > 1:  # geometric: the spread is what the mean says, and one in thirty is gone after a frame
+    if mean > 1:  # the distribution is geometric
         lengths = np.bincount(one.dwell)
         assert lengths.std() == pytest.approx(np.sqrt(mean * (mean - 1)), rel=0.05)
         assert (lengths == 1).mean() == pytest.approx(1 / mean, rel=0.2)
-    first = one.cuts()
-    assert abs(one.stranger[first].mean() - 0.05) < 5 * np.sqrt(0.05 * 0.95 / dwells)
+    first = object_changes(one)
+    assert abs(one.out_of_set[first].mean() - 0.05) < 5 * np.sqrt(0.05 * 0.95 / dwells)
     visits = np.diff(np.flatnonzero(np.diff(one.scene, prepend=-2)))
     assert visits.mean() == pytest.approx(500, rel=0.02) and visits.std() > 50
     assert np.bincount(one.scene, minlength=12).min() > frames / 12 / 2
 
 
-def test_zipf_within_a_scene() -> None:
-    """Over one visit to a scene of three the commonest class comes 6 times in 11, the next 3, the rarest 2; over many
-    visits all are alike."""
+def test_class_frequencies_within_a_scene_follow_zipf() -> None:
+    """In one visit to a scene of three, the frequencies are 6, 3 and 2 of 11; over many visits they are equal."""
     one = plan("session", 1, 200_000, scenes=[4])
     shares = np.array(
         [
             np.sort(np.bincount(visit[~gone], minlength=10)[[0, 1, 9]])[::-1]
             for visit, gone in zip(
-                # The middle 300 frames of every 500 lie within one visit whatever its jitter.
+                # The middle 300 frames of every 500 lie within one visit.
                 one.label.reshape(-1, 500)[:, 100:400],
-                one.stranger.reshape(-1, 500)[:, 100:400],
+                one.out_of_set.reshape(-1, 500)[:, 100:400],
                 strict=True,
             )
         ]
     ).sum(0)
     assert shares / shares.sum() == pytest.approx([6 / 11, 3 / 11, 2 / 11], abs=0.01)
-    total = np.bincount(one.label[~one.stranger], minlength=10)[[0, 1, 9]]
+    total = np.bincount(one.label[~one.out_of_set], minlength=10)[[0, 1, 9]]
     assert total / total.sum() == pytest.approx([1 / 3] * 3, abs=0.04)
 
 
@@ -155,7 +165,7 @@ def test_dwell_held_and_camera_show_the_same_classes() -> None:
     assert (np.diff(dwell.source) != 0).mean() > 0.9
 
 
-def test_bad_wishes_are_refused() -> None:
+def test_invalid_arguments_are_refused() -> None:
     with pytest.raises(ValueError, match="shuffled, session"):
         plan("video")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="class 2"):
@@ -165,34 +175,34 @@ def test_bad_wishes_are_refused() -> None:
 
 
 @pytest.mark.parametrize("name", ["shuffled", "session", "dwell"])
-def test_independent_streams_show_images_as_they_are(name: streams.Name) -> None:
+def test_independent_streams_show_unchanged_images(name: streams.StreamName) -> None:
     one = plan(name, 2, 20)
     render = streams.renderer(one, SAMPLE.images)
     for index in range(20):
         assert np.array_equal(render(index)[:, :, ::-1], SAMPLE.images[one.source[index]])
 
 
-def test_held_shifts_and_noises_one_image() -> None:
+def test_held_shows_one_image_shifted_and_with_noise() -> None:
     one = plan("held", 2, 200)
     assert set(np.unique(one.offset)) == {-2, -1, 0, 1, 2}
     render = streams.renderer(one, SAMPLE.images)
     for index in range(50):
         right, down = one.offset[index].astype(int)
         image = SAMPLE.images[one.source[index]][:, :, ::-1].astype(float)
-        # What shift says must undo it, away from the mirrored edge.
-        seen = np.roll(render(index).astype(float), (-down, -right), (0, 1))[2:-2, 2:-2]
+        # Undo the shift, away from the mirrored edge.
+        restored = np.roll(render(index).astype(float), (-down, -right), (0, 1))[2:-2, 2:-2]
         middle = (image > 20) & (image < 235)
-        error = (seen - image[2:-2, 2:-2])[middle[2:-2, 2:-2]]
+        error = (restored - image[2:-2, 2:-2])[middle[2:-2, 2:-2]]
         assert error.size < 300 or (abs(error.mean()) < 1.5 and 2.8 < error.std() < 4.2)
 
 
-def test_camera_frame_shows_the_image_again_to_a_model() -> None:
+def test_the_centre_crop_of_a_camera_frame_restores_the_image() -> None:
     one = plan("camera", 2, 300)
     still = dataclasses.replace(one, offset=np.zeros_like(one.offset))
     render = streams.renderer(still, SAMPLE.images)
     psnr = [
         cv2.PSNR(crop(render(int(i)), CROP), np.ascontiguousarray(SAMPLE.images[still.source[i]][:, :, ::-1]))
-        for i in np.flatnonzero(still.cuts())
+        for i in np.flatnonzero(object_changes(still))
     ]
     assert render(0).shape == (480, 640, 3)
     assert np.mean(psnr) > 36 and min(psnr) > 29
@@ -201,9 +211,9 @@ def test_camera_frame_shows_the_image_again_to_a_model() -> None:
 def test_camera_pauses_differ_by_noise_only() -> None:
     one = plan("camera", 2, 300)
     render = streams.renderer(one, SAMPLE.images)
-    still = np.flatnonzero(one.pause & ~one.cuts())
+    still = np.flatnonzero(one.pause & ~object_changes(one))
     assert np.array_equal(one.offset[still], one.offset[still - 1])
-    moving = np.flatnonzero(~one.pause & ~one.cuts())
+    moving = np.flatnonzero(~one.pause & ~object_changes(one))
     steps = np.abs(np.diff(one.offset, axis=0))[moving - 1]
     assert steps.mean() > 0 and steps.max() < 1 and np.abs(one.offset).max() <= 24
     for index in still[:5]:
@@ -213,17 +223,17 @@ def test_camera_pauses_differ_by_noise_only() -> None:
         assert difference.std() == pytest.approx(3.5 * np.sqrt(2), rel=0.05) and abs(difference.mean()) < 0.1
 
 
-def test_camera_cuts_change_the_centre_and_a_new_scene_the_rest() -> None:
+def test_a_new_object_changes_the_centre_and_a_new_scene_the_background() -> None:
     one = plan("camera", 2, 1500)
     render = streams.renderer(one, SAMPLE.images)
-    cuts = np.flatnonzero(one.cuts())[1:]
+    cuts = np.flatnonzero(object_changes(one))[1:]
     for index in [*cuts[:6], *np.flatnonzero(np.diff(one.scene)) + 1]:
         change = np.abs(render(int(index)).astype(int) - render(int(index) - 1))
         assert change[:, 80:560].mean() > 20
         assert (change[:, :80].mean() > 15) == (one.scene[index] != one.scene[index - 1])
 
 
-def test_rendering_a_frame_does_not_depend_on_those_before() -> None:
+def test_rendering_a_frame_does_not_depend_on_earlier_frames() -> None:
     for name in ("held", "camera"):
         one = plan(name, 4, 100)
         forward = streams.renderer(one, SAMPLE.images)
@@ -240,18 +250,18 @@ def test_noise_has_its_sigma_and_windows_are_uncorrelated() -> None:
     assert abs(np.corrcoef(one.ravel(), other.ravel())[0, 1]) < 0.03
 
 
-def test_places_differ_and_are_textured() -> None:
-    places = [camera.background(0, scene) for scene in range(12)]
-    for number, place in enumerate(places):
-        assert place[:, :80].std() > 15 and place[:, 560:].std() > 15
-        assert all(np.abs(place.astype(int) - other).mean() > 15 for other in places[:number])
+def test_backgrounds_differ_and_have_texture() -> None:
+    backgrounds = [camera.background(0, scene) for scene in range(12)]
+    for number, background in enumerate(backgrounds):
+        assert background[:, :80].std() > 15 and background[:, 560:].std() > 15
+        assert all(np.abs(background.astype(int) - other).mean() > 15 for other in backgrounds[:number])
 
 
 @pytest.mark.parametrize("name", ["dwell", "camera"])
-def test_a_recorded_stream_is_read_back(name: streams.Name, tmp_path: Path) -> None:
+def test_a_recorded_stream_is_read_back(name: streams.StreamName, tmp_path: Path) -> None:
     one = plan(name, 6, 12)
     done: list[int] = []
-    written = streams.record(one, SAMPLE.images, tmp_path, LABELS, done.append)
+    written = streams.record_stream(one, SAMPLE.images, tmp_path, LABELS, done.append)
     assert done == list(range(1, 13))
     recording = stream.read(tmp_path)
     assert recording == written and recording.truth == tuple(one.label) and recording.labels == LABELS

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from edge_agent.settings import CameraTable, Settings
-from shared.addresses import hide, without_password, without_passwords
+from cachenet.edge_agent.settings import CameraTable, Settings
+from cachenet.shared.transport.addresses import hide, without_password, without_passwords
 
 schemes = st.sampled_from(["rtsp", "rtsps", "RTSP", "http", "https", "rtmp", "mqtt", "mqtts", "srt"])
 hosts = st.sampled_from(["camera.example", "10.0.0.4", "[fe80::1]", "door"])
@@ -19,7 +19,7 @@ passwords = st.text("ABCZ$!*+~,;=&% é漢@/?#:", min_size=1, max_size=12)
 
 
 @given(schemes, users, passwords, hosts, ports, st.sampled_from(["", "/", "/stream1", "/live?channel=1"]))
-def test_a_password_before_the_host_is_left_out_whatever_is_in_it(
+def test_a_password_before_the_host_is_hidden(
     scheme: str, user: str, password: str, host: str, port: str, path: str
 ) -> None:
     shown = without_password(f"{scheme}://{user}:{password}@{host}{port}{path}")
@@ -45,7 +45,7 @@ def test_a_password_before_the_host_is_left_out_whatever_is_in_it(
         ]
     ),
 )
-def test_a_password_behind_the_host_is_left_out_and_the_host_is_shown(
+def test_a_password_after_the_host_is_hidden_and_the_host_shown(
     scheme: str, host: str, port: str, password: str, form: str
 ) -> None:
     shown = without_password(f"{scheme}://{host}{port}{form.format(password)}")
@@ -75,9 +75,7 @@ def test_a_password_behind_the_host_is_left_out_and_the_host_is_shown(
         ("camera:rtsp://u:secret@host", "camera:rtsp://host"),
     ],
 )
-def test_of_an_address_that_can_be_read_in_two_ways_nothing_is_shown_that_may_be_a_password(
-    address: str, shown: str
-) -> None:
+def test_every_possible_password_of_an_ambiguous_address_is_hidden(address: str, shown: str) -> None:
     assert without_password(address) == shown
     assert without_password(shown) == shown, "what is shown stays as it is"
 
@@ -87,26 +85,26 @@ def test_of_an_address_that_can_be_read_in_two_ways_nothing_is_shown_that_may_be
     ["camera:0", "camera:/dev/v4l/by-id/usb-a:b@c", "pipe:640x480:bgr24", "picamera:1", "2026-11-28T10:20:30.mp4",
      "a b/clip@2x.mp4", "/srv/u:p@x.mp4", "", "embedded"],
 )  # fmt: skip
-def test_what_is_no_network_address_is_shown_as_it_is(name: str) -> None:
+def test_other_sources_are_shown_unchanged(name: str) -> None:
     assert without_password(name) == name
 
 
 @given(schemes, plain, plain)
-def test_a_text_around_an_address_is_kept_without_the_password(scheme: str, before: str, password: str) -> None:
+def test_a_text_around_an_address_stays(scheme: str, before: str, password: str) -> None:
     address = f"{scheme}://admin:{password}@door/x"
     assume(password not in before)
     shown = hide(f"{before}: {address!r} failed", [address])
     assert shown == f"{before}: '{scheme}://door/...' failed"
 
 
-def test_an_address_that_nobody_knew_of_is_found_in_a_text_and_a_page_of_a_manual_is_left_alone() -> None:
+def test_an_unknown_address_in_a_text_is_hidden_and_a_web_page_is_not() -> None:
     assert hide("cannot open rtsp://a:secret@b/c, retry") == "cannot open rtsp://b/... retry"
     assert hide("GET 'http://h:80/x?password=secret'") == "GET 'http://h:80/...'"
-    said = "write --broker mqtts://USER@... as https://example.org/broker#users says"
-    assert hide(said) == said
+    text = "write --broker mqtts://USER@... as https://example.org/broker#users says"
+    assert hide(text) == text
 
 
-def test_of_settings_every_address_is_shown_without_its_password_and_the_rest_as_it_is() -> None:
+def test_addresses_in_settings_are_hidden_and_other_values_stay() -> None:
     tables = (CameraTable("a", "rtsp://u:secret@h/x", fps=2.0), CameraTable("b", "camera:0"))
     given = Settings(source="http://h/?p=secret", broker="mqtts://cam@h", store="/srv/store", camera=tables)
     shown = without_passwords(given)

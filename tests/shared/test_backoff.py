@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.backoff import Backoff
+from cachenet.shared.transport.backoff import Backoff
 
 
 def exact(first_s: float, longest_s: float) -> Backoff:

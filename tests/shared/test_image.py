@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from shared import image, pictures
-from shared.image import Input, Picture
+from cachenet.shared.inference import image
+from cachenet.shared.inference.image import Input, Picture
+from cachenet.shared.media import pictures
 
 MEAN, STD = (125.3, 123.0, 113.9), (63.0, 62.1, 66.7)
 
@@ -24,13 +25,13 @@ def photograph(height: int, width: int, seed: int = 0) -> Picture:
 
 
 @given(thumbnails)
-def test_a_thumbnail_crosses_the_wire_without_loss(picture: Picture) -> None:
+def test_a_thumbnail_is_encoded_without_loss(picture: Picture) -> None:
     content, data = image.encode(picture)
     assert content == "image/png"
     assert np.array_equal(pictures.decode(data), picture)
 
 
-def test_a_larger_picture_crosses_the_wire_as_a_good_jpeg() -> None:
+def test_a_larger_picture_is_encoded_as_a_good_jpeg() -> None:
     picture = photograph(224, 224)
     content, data = image.encode(picture)
     assert content == "image/jpeg"
@@ -50,7 +51,7 @@ def reference_tensor(picture: Picture, spec: Input) -> np.ndarray[tuple[int, ...
 
 @given(hnp.arrays(np.uint8, (8, 8, 3)))
 @settings(max_examples=20)
-def test_preprocessing_is_what_its_definition_says(picture: Picture) -> None:
+def test_preprocessing_follows_its_definition(picture: Picture) -> None:
     spec = Input(8, MEAN, STD)
     tensor = image.preprocessor(spec)(image.crop(picture, spec))
     assert tensor.dtype == np.float32
@@ -58,12 +59,12 @@ def test_preprocessing_is_what_its_definition_says(picture: Picture) -> None:
     np.testing.assert_allclose(tensor, reference_tensor(picture, spec), atol=1e-5)
 
 
-def test_preprocessing_gives_a_tensor_of_its_own_every_time() -> None:
+def test_preprocessing_returns_a_new_tensor_each_time() -> None:
     preprocess = image.preprocessor(Input(8, MEAN, STD))
     one = preprocess(photograph(8, 8, 1))
-    kept = one.copy()
+    before = one.copy()
     preprocess(photograph(8, 8, 2))
-    assert np.array_equal(one, kept)
+    assert np.array_equal(one, before)
 
 
 def test_cropping_averages_the_centre_square() -> None:
@@ -81,7 +82,7 @@ def test_cropping_takes_its_share_of_the_short_side() -> None:
 
 
 @given(sides, sides, sides, st.floats(0.05, 1.0), st.sampled_from(["area", "cubic"]))
-def test_any_picture_can_be_cropped_and_only_once(
+def test_any_picture_can_be_cropped_and_cropping_is_idempotent(
     height: int, width: int, side: int, share: float, scaling: str
 ) -> None:
     """The server crops what a device sends, which the device has cropped already."""
@@ -92,7 +93,7 @@ def test_any_picture_can_be_cropped_and_only_once(
 
 
 @given(st.integers(1, 50), st.integers(1, 50), st.floats(0, 1), st.floats(0, 1), st.floats(0, 1), st.floats(0, 1))
-def test_a_region_is_never_empty_and_lies_where_it_should(
+def test_a_region_is_never_empty_and_is_in_its_place(
     width: int, height: int, left: float, top: float, share: float, depth: float
 ) -> None:
     picture = np.arange(width * height * 3, dtype=np.int64).reshape(height, width, 3)

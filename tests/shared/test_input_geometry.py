@@ -10,8 +10,8 @@ import numpy as np
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from shared import image
-from shared.image import Input, Picture
+from cachenet.shared.inference import image
+from cachenet.shared.inference.image import Input, Picture
 
 MEAN, STD = (10.0, 20.0, 30.0), (2.0, 3.0, 4.0)
 sides = st.integers(1, 70)
@@ -30,7 +30,7 @@ def slope(height: int, width: int) -> Picture:
 
 @given(sides, sides, sides, sides, st.floats(0.05, 1.0), fits, scalings)
 @settings(max_examples=150)
-def test_any_frame_comes_to_the_models_size_and_is_cut_once(
+def test_any_frame_is_cropped_to_the_models_size_once(
     high: int, wide: int, height: int, width: int, share: float, fit: Fit, scaling: Literal["area", "linear", "cubic"]
 ) -> None:
     """A device cuts, and a server cuts what the device sends."""
@@ -45,13 +45,11 @@ def test_any_frame_comes_to_the_models_size_and_is_cut_once(
 
 @given(st.integers(30, 90), st.integers(30, 90), st.integers(12, 40), st.integers(12, 40), st.floats(0.4, 1.0))
 @settings(max_examples=60)
-def test_each_fit_shows_the_part_of_the_frame_that_it_says(
-    high: int, wide: int, height: int, width: int, share: float
-) -> None:
-    """How much of the frame's width and height is seen, and that the middle is."""
+def test_each_fit_uses_its_part_of_the_frame(high: int, wide: int, height: int, width: int, share: float) -> None:
+    """How much of the frame's width and height is cropped, and that the middle is."""
     assume((high, wide) != (height, width))
 
-    def seen(fit: Fit, crop: float) -> tuple[Picture, tuple[float, float]]:
+    def cropped(fit: Fit, crop: float) -> tuple[Picture, tuple[float, float]]:
         spec = Input(width, MEAN, STD, crop, fit=fit, height=height)
         picture = image.crop(slope(high, wide), spec).astype(float)
         inside = picture[:, :, 2] > 128  # not a bar
@@ -65,27 +63,29 @@ def test_each_fit_shows_the_part_of_the_frame_that_it_says(
 
     near = 0.12
     for fit in ("stretch", "letterbox"):
-        part, (across, down) = seen(fit, share)
+        part, (across, down) = cropped(fit, share)
         assert abs(across - share) < near and abs(down - share) < near
         middle = part[part.shape[0] // 2, part.shape[1] // 2].astype(float) / 240
-        assert abs(middle[0] - 0.5) < near and abs(middle[1] - 0.5) < near
-    boxed, _ = seen("letterbox", 1.0)
+        # Of an even number of pixels none is in the middle.
+        half_x, half_y = 0.5 / part.shape[1], 0.5 / part.shape[0]
+        assert abs(middle[0] - 0.5) < near + half_x and abs(middle[1] - 0.5) < near + half_y
+    boxed, _ = cropped("letterbox", 1.0)
     # It has the frame's aspect ratio, to a pixel, and touches two edges.
     assert abs(boxed.shape[1] * high - boxed.shape[0] * wide) <= max(high, wide)
     assert boxed.shape[1] == width or boxed.shape[0] == height
-    _, (across, down) = seen("crop", share)
+    _, (across, down) = cropped("crop", share)
     assert abs(across - share * min(1.0, high * width / height / wide)) < near
     assert abs(down - share * min(1.0, wide * height / width / high)) < near
 
 
-def test_bars_have_the_level_that_is_asked_for() -> None:
+def test_bars_have_the_fill_level() -> None:
     boxed = image.crop(np.full((10, 40, 3), 255, np.uint8), Input(20, MEAN, STD, fit="letterbox", fill=114))
     assert (boxed[:7] == 114).all() and (boxed[13:] == 114).all()
     assert (boxed[8:12] == 255).all()
 
 
 @given(st.integers(1, 90), st.integers(1, 90), sides, st.floats(0.05, 1.0), st.sampled_from(["area", "cubic"]))
-def test_square_models_see_what_they_saw_before_there_were_others(
+def test_input_of_square_models_is_unchanged(
     high: int, wide: int, side: int, share: float, scaling: Literal["area", "cubic"]
 ) -> None:
     """To the bit: what was proven of a bundle was proven of these pictures."""
@@ -100,7 +100,7 @@ def test_square_models_see_what_they_saw_before_there_were_others(
 
 
 @given(sides, sides)
-def test_the_order_of_colours_is_the_models_and_so_is_that_of_the_means(height: int, width: int) -> None:
+def test_colours_and_means_are_in_the_models_order(height: int, width: int) -> None:
     picture = slope(height, width)
     as_rgb = image.preprocessor(Input(width, MEAN, STD, height=height))(picture)
     as_bgr = image.preprocessor(Input(width, MEAN[::-1], STD[::-1], height=height, colour="bgr"))(picture)
@@ -111,7 +111,7 @@ def test_the_order_of_colours_is_the_models_and_so_is_that_of_the_means(height: 
     np.testing.assert_allclose(grey[0, 0], (weighed - 20) / 3, atol=0.2)
 
 
-def test_what_a_plain_model_takes_is_written_as_it_was() -> None:
+def test_the_manifest_of_a_plain_input_is_unchanged() -> None:
     """So that a device of an earlier version reads it."""
     plain = Input(32, MEAN, STD, 0.5, "cubic")
     data = msgspec.json.encode(plain)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
-from shared.logs import _SITES, BURST, WINDOW_S, Limited
+from cachenet.shared.command.logs import _MAX_SITES, BURST, WINDOW_S, Limited
 
 
 class Log:
@@ -33,7 +33,7 @@ def log() -> Log:
     return Log()
 
 
-def test_the_same_message_comes_once_a_minute_with_the_number_of_the_others(log: Log) -> None:
+def test_the_same_message_passes_once_a_minute_with_the_number_suppressed(log: Log) -> None:
     def failed() -> None:
         log.logger.error("%s: failed", "model")
 
@@ -46,7 +46,7 @@ def test_the_same_message_comes_once_a_minute_with_the_number_of_the_others(log:
     assert log.lines == ["ERROR model: failed", "ERROR model: failed (and 42 more within a minute)"]
 
 
-def test_the_number_is_said_when_the_message_stops_too(log: Log) -> None:
+def test_the_number_suppressed_is_logged_after_the_message_stops(log: Log) -> None:
     for _ in range(5):
         log.logger.warning("lost")
     log.now += WINDOW_S
@@ -54,14 +54,14 @@ def test_the_number_is_said_when_the_message_stops_too(log: Log) -> None:
     assert log.lines == ["WARNING lost", "WARNING lost (and 3 more within a minute)", "WARNING something else"]
 
 
-def test_the_number_is_said_at_the_end_of_the_program(log: Log) -> None:
+def test_the_number_suppressed_is_logged_at_the_end_of_the_program(log: Log) -> None:
     for _ in range(5):
         log.logger.warning("lost")
     log.handler.close()
     assert log.lines == ["WARNING lost", "WARNING lost (and 3 more within a minute)"]
 
 
-def test_different_messages_of_one_line_of_code_all_come_but_not_without_end(log: Log) -> None:
+def test_different_messages_of_one_line_of_code_pass_up_to_a_limit(log: Log) -> None:
     """So that one camera does not hide another, and nobody fills a disk by sending texts that differ."""
     for number in range(1000):
         log.logger.warning(f"malformed message {number}")
@@ -82,10 +82,10 @@ def test_memory_is_bounded_by_the_lines_of_code(log: Log) -> None:
     def logged(line: int) -> None:
         log.logger.handle(logging.LogRecord("test", logging.ERROR, "generated.py", line, "x", None, None))
 
-    for line in range(3 * _SITES):
+    for line in range(3 * _MAX_SITES):
         logged(line)
         logged(line)
-    assert len(log.handler._sites) <= _SITES
+    assert len(log.handler._sites) <= _MAX_SITES
     assert sum("1 more" in line or line == "ERROR x" for line in log.lines) == len(log.lines)
 
 
@@ -103,13 +103,13 @@ def test_a_flood_of_a_megabyte_leaves_a_few_lines(log: Log) -> None:
         lambda logger: logger.error("%s %s", "\x1b[31mtoo few"),  # noqa: PLE1206
     ],
 )
-def test_control_characters_from_elsewhere_are_text(log: Log, raising: Callable[[logging.Logger], None]) -> None:
+def test_control_characters_are_logged_as_text(log: Log, raising: Callable[[logging.Logger], None]) -> None:
     raising(log.logger)
     (line,) = log.lines
     assert line.isprintable()
 
 
-def test_a_traceback_keeps_its_lines_and_shows_what_was_raised_as_text(log: Log) -> None:
+def test_a_traceback_stays_multiline_and_printable(log: Log) -> None:
     try:
         raise ValueError("\x1b]0;title\x07 of rtsp://u:secret@h/x")
     except ValueError:
@@ -124,11 +124,11 @@ def test_a_password_in_a_message_of_a_library_is_not_logged(log: Log) -> None:
     assert log.lines == ["ERROR cannot open rtsp://h/..."]
 
 
-def test_a_process_says_at_its_end_what_it_has_left_out() -> None:
+def test_a_process_reports_at_its_end_what_it_suppressed() -> None:
     done = subprocess.run(
         [
             *(sys.executable, "-c"),
-            "import logging; from shared import logs; logs.to_stderr(logging.INFO)\n"
+            "import logging; from cachenet.shared.command import logs; logs.to_stderr(logging.INFO)\n"
             "for _ in range(9): logging.warning('again')",
         ],
         capture_output=True, text=True, check=True,

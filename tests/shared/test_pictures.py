@@ -14,9 +14,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from shared import pictures
-from shared.image import BadPicture
-from shared.pictures import SUFFIXES, decode, header, read
+from cachenet.shared.inference.image import BadPicture
+from cachenet.shared.media import pictures
+from cachenet.shared.media.pictures import SUFFIXES, decode, header, read
 from tests.shared.test_image import photograph
 
 KINDS = sorted(SUFFIXES - {".jpeg", ".jfif"})
@@ -53,13 +53,13 @@ def jpeg(width: int, height: int) -> bytes:
 
 @given(st.integers(1, 300), st.integers(1, 300), st.sampled_from([".png", ".jpg"]))
 @settings(max_examples=30)
-def test_the_header_says_what_the_decoder_finds(height: int, width: int, extension: str) -> None:
+def test_the_header_matches_the_decoded_picture(height: int, width: int, extension: str) -> None:
     data = compressed(extension, height, width)
     assert size(data) == (width, height)
     assert decode(data).shape == (height, width, 3)
 
 
-def test_grey_progressive_and_padded_jpegs_are_pictures_too() -> None:
+def test_grey_progressive_and_padded_jpegs_are_accepted() -> None:
     done, grey = cv2.imencode(".jpg", photograph(30, 40)[:, :, 0])
     assert done
     assert decode(grey.tobytes()).shape == (30, 40, 3)
@@ -87,7 +87,7 @@ def test_a_truncated_picture_is_refused(extension: str, share: float) -> None:
         pytest.param(jpeg(65_535, 65_535), id="JPEG of the largest size"),
     ],
 )
-def test_a_bomb_is_refused_by_its_header(bomb: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_decompression_bomb_is_refused_by_its_header(bomb: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("the decoder was reached"))
     with pytest.raises(BadPicture, match="allowed"):
         decode(bomb)
@@ -95,7 +95,7 @@ def test_a_bomb_is_refused_by_its_header(bomb: bytes, monkeypatch: pytest.Monkey
 
 # Bytes that the decoder skips and a careless reader takes for a segment, which hides the real frame header from it.
 @pytest.mark.parametrize("cover", [b"\xff\xff", b"\xff\x01", b"\xff\xd0", b"\xff\x00", b"\xff\xe0\x00\x00"])
-def test_a_bomb_cannot_hide_its_size(cover: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_decompression_bomb_cannot_hide_its_size(cover: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     reached: list[bytes] = []
     monkeypatch.setattr(cv2, "imdecode", lambda *_: reached.append(b""))
     bomb = jpeg(10_000, 10_000)
@@ -128,7 +128,7 @@ def test_random_bytes_are_refused(data: bytes, start: bytes) -> None:
 
 @given(st.sampled_from([".png", ".jpg"]), st.data())
 @settings(max_examples=150)
-def test_a_damaged_picture_is_refused_or_one_of_its_size(extension: str, data: st.DataObject) -> None:
+def test_a_damaged_picture_is_refused_or_has_its_size(extension: str, data: st.DataObject) -> None:
     damaged = bytearray(compressed(extension))
     for _ in range(data.draw(st.integers(1, 8))):
         damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
@@ -160,7 +160,7 @@ WHOLE = {kind: compressed(kind) for kind in KINDS} | {".jpg progressive": progre
 
 @given(st.sampled_from(sorted(WHOLE)), st.data())
 @settings(max_examples=200)
-def test_a_picture_that_is_cut_anywhere_is_refused(kind: str, data: st.DataObject) -> None:
+def test_a_picture_truncated_anywhere_is_refused(kind: str, data: st.DataObject) -> None:
     whole = WHOLE[kind]
     cut = data.draw(st.integers(0, len(whole) - 1))
     with pytest.raises(BadPicture):
@@ -168,7 +168,7 @@ def test_a_picture_that_is_cut_anywhere_is_refused(kind: str, data: st.DataObjec
 
 
 @pytest.mark.parametrize("kind", [".jpg", ".jpg progressive", ".png"])
-def test_no_cut_at_all_is_accepted(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_truncation_is_accepted(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the walk alone, for some versions of OpenCV decode half a JPEG to half a picture and grey."""
     whole = WHOLE[kind]
     monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("the decoder was reached"))
@@ -186,7 +186,7 @@ def test_bytes_after_the_end_change_nothing(kind: str, trailer: bytes) -> None:
     assert np.array_equal(_decoded(WHOLE[kind] + trailer), _decoded(WHOLE[kind]))
 
 
-def test_a_whole_picture_with_another_after_it_is_the_first() -> None:
+def test_the_first_of_two_joined_pictures_is_decoded() -> None:
     """A motion photo holds a video, a stereo photo a second picture, after the end."""
     first, second = compressed(".jpg"), compressed(".jpg", 30, 40)
     assert decode(first + second).shape == (60, 80, 3)
@@ -195,7 +195,7 @@ def test_a_whole_picture_with_another_after_it_is_the_first() -> None:
 
 @given(st.integers(min_value=0))
 @settings(max_examples=50)
-def test_a_scan_that_is_cut_with_another_picture_after_it_is_truncated(place: int) -> None:
+def test_a_truncated_scan_before_another_picture_is_refused(place: int) -> None:
     """A write that was interrupted, and begun anew in the same file."""
     first, scan = WHOLE[".jpg"], WHOLE[".jpg"].index(b"\xff\xda") + 20
     with pytest.raises(BadPicture, match="truncated"):
@@ -208,7 +208,7 @@ def _decoded(data: bytes) -> pictures.Picture:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_is_read_from_a_file_whatever_its_suffix(tmp_path: Path, kind: str) -> None:
+def test_every_format_is_read_from_a_file_of_any_suffix(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "a.jpg"
     path.write_bytes(compressed(kind))
     assert size(path.read_bytes()) == (80, 60)
@@ -248,7 +248,7 @@ def test_an_avif_is_upright(tmp_path: Path, orientation: int, turns: int) -> Non
     assert np.abs(found.astype(int) - upright).mean() < 6
 
 
-def test_a_large_jpeg_in_a_file_is_decoded_smaller_and_one_from_the_network_refused(
+def test_a_large_jpeg_is_reduced_from_a_file_and_refused_from_the_network(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pictures, "_DECODED_PIXELS", 1000)
@@ -261,7 +261,7 @@ def test_a_large_jpeg_in_a_file_is_decoded_smaller_and_one_from_the_network_refu
 
 
 @pytest.mark.parametrize(("width", "height", "scale"), [(4624, 3468, 1), (8192, 6144, 2), (16320, 12240, 4)])
-def test_a_picture_of_a_phone_is_within_the_bounds(
+def test_a_phones_picture_is_within_the_limits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, width: int, height: int, scale: int
 ) -> None:
     asked: list[int] = []
@@ -274,7 +274,9 @@ def test_a_picture_of_a_phone_is_within_the_bounds(
     assert width * height / scale**2 <= 25e6, "75 MB of BGR"
 
 
-def test_a_bomb_in_a_file_is_refused_by_its_header(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_decompression_bomb_in_a_file_is_refused_by_its_header(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("the decoder was reached"))
     path = tmp_path / "a.png"
     for data in (png(10_000, 10_000), jpeg(20_000, 20_000)):
@@ -286,12 +288,12 @@ def test_a_bomb_in_a_file_is_refused_by_its_header(tmp_path: Path, monkeypatch: 
         read(path)
 
 
-def test_the_network_brings_png_and_jpeg_only() -> None:
+def test_only_png_and_jpeg_are_accepted_from_the_network() -> None:
     with pytest.raises(BadPicture, match="neither PNG nor JPEG"):
         decode(compressed(".webp"))
 
 
-def test_what_is_no_file_is_named_and_never_waited_for(tmp_path: Path) -> None:
+def test_special_files_are_refused_without_waiting(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "directory").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")

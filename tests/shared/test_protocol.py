@@ -11,10 +11,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared import protocol
-from shared.protocol import Answer, BlobRequest, Chunk, Malformed, Refusal, Request, Status, Timing
+from cachenet.shared.transport import protocol
+from cachenet.shared.transport.protocol import (
+    Answer,
+    BlobRequest,
+    Chunk,
+    Malformed,
+    Rejection,
+    Request,
+    Status,
+    Timing,
+)
 
-MESSAGES: list[Any] = [Status, Chunk, BlobRequest, Answer | Refusal]
+MESSAGES: list[Any] = [Status, Chunk, BlobRequest, Answer | Rejection]
 
 numbers = st.integers(0, 2**40)
 milliseconds = st.floats(0, 1e6)
@@ -22,7 +31,7 @@ names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", fullmatch=True).filter
 timings = st.builds(Timing, milliseconds, milliseconds, milliseconds, st.integers(1, 64))
 messages = st.one_of(
     st.builds(Answer, st.binary(max_size=400), st.text(max_size=64), st.none() | names, timings),
-    st.builds(Refusal, st.sampled_from(["busy", "bad-input", "unknown-model", "expired"]), st.text(max_size=80)),
+    st.builds(Rejection, st.sampled_from(["busy", "bad-input", "unknown-model", "expired"]), st.text(max_size=80)),
     st.builds(BlobRequest, st.text(max_size=64), numbers, numbers),
     st.builds(Chunk, numbers, numbers, st.binary(max_size=400), st.text(max_size=80)),
     st.builds(
@@ -36,11 +45,11 @@ messages = st.one_of(
 
 
 def kind_of(message: object) -> Any:
-    return Answer | Refusal if isinstance(message, Answer | Refusal) else type(message)
+    return Answer | Rejection if isinstance(message, Answer | Rejection) else type(message)
 
 
 @given(messages)
-def test_what_is_encoded_decodes_to_itself(message: msgspec.Struct) -> None:
+def test_messages_survive_encoding(message: msgspec.Struct) -> None:
     assert protocol.decode(protocol.encode(message), kind_of(message)) == message
 
 
@@ -76,7 +85,7 @@ def test_hostile_payloads_are_malformed(payload: bytes, kind: Any) -> None:
         protocol.decode(payload, kind)
 
 
-def test_a_message_over_the_limit_is_not_even_decoded() -> None:
+def test_a_message_over_the_limit_is_not_decoded() -> None:
     chunk = protocol.encode(Chunk(0, 10, b"x" * 100))
     assert protocol.decode(chunk, Chunk, limit=len(chunk))
     with pytest.raises(Malformed, match="allowed"):
@@ -89,7 +98,7 @@ def test_a_full_chunk_fits_into_a_message() -> None:
 
 
 @given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=2, max_size=20))
-def test_scores_come_back_as_they_were_sent(scores: list[float]) -> None:
+def test_scores_survive_encoding(scores: list[float]) -> None:
     sent = np.array(scores, "<f4")
     answer = Answer(sent.tobytes(), "digest", None, Timing(0, 0, 0, 1))
     assert np.array_equal(answer.logits(len(scores)), sent)
@@ -105,14 +114,14 @@ def test_scores_that_are_not_finite_are_malformed(bad: float) -> None:
 
 
 @given(names, st.lists(names, min_size=1, max_size=3))
-def test_a_topic_splits_into_what_it_was_made_of(device: str, leaf: list[str]) -> None:
+def test_a_topic_is_split_into_its_parts(device: str, leaf: list[str]) -> None:
     assert protocol.device_of(protocol.topic(device, *leaf)) == (device, tuple(leaf))
 
 
 @pytest.mark.parametrize(
     "name", ["", "a/b", "a+b", "#", "$share", "+", "a b", "camera\n", ".hidden", "x" * 65, "é", "catalogue", "a\0b"]
 )
-def test_a_name_that_could_reach_other_topics_is_refused(name: str) -> None:
+def test_a_name_that_would_match_other_topics_is_refused(name: str) -> None:
     with pytest.raises(Malformed):
         protocol.check_device(name)
     with pytest.raises(Malformed):

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.image import Picture
-from shared.signature import sign
+from cachenet.shared.inference.image import Picture
+from cachenet.shared.media.signature import sign
 
 
 def drawn(height: int, width: int, seed: int = 0) -> Picture:
@@ -19,7 +19,7 @@ def drawn(height: int, width: int, seed: int = 0) -> Picture:
 
 
 @given(st.integers(1, 400), st.integers(1, 400))
-def test_a_picture_of_any_size_has_one(height: int, width: int) -> None:
+def test_a_picture_of_any_size_has_a_signature(height: int, width: int) -> None:
     found = sign(drawn(height, width))
     assert found.blocks.shape == (12, 16) and found.thumbnail.shape == (24, 32)
     assert found.blocks.dtype == found.thumbnail.dtype == np.float32
@@ -33,12 +33,12 @@ def test_it_hardly_depends_on_the_resolution(height: int, width: int) -> None:
     assert np.abs(small.blocks - large.blocks).mean() < 4.0
 
 
-def test_a_grey_picture_is_that_grey() -> None:
+def test_the_signature_of_a_grey_picture_is_that_grey() -> None:
     found = sign(np.full((480, 640, 3), 90, np.uint8))
     assert (found.blocks == 90.0).all() and (found.thumbnail == 90.0).all()
 
 
-def test_noise_vanishes_and_a_change_does_not() -> None:
+def test_a_signature_averages_noise_and_shows_changes() -> None:
     scene = drawn(480, 640)
     noise = np.random.default_rng(1).normal(0.0, 3.0, scene.shape)
     again = np.clip(scene + noise, 0, 255).astype(np.uint8)

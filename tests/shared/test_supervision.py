@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from shared.supervision import SupervisedThread, failures
+from cachenet.shared.command.supervision import SupervisedThread, failures
 
-_PATIENCE_S = 20.0
+_WAIT_S = 20.0
 _QUICK = (0.001, 0.002)
 
 
@@ -31,7 +31,7 @@ def start() -> Iterator[Callable[..., SupervisedThread]]:
 
     yield begin
     for thread in threads:
-        assert thread.stop(_PATIENCE_S)
+        assert thread.stop(_WAIT_S)
 
 
 class Panic(BaseException):
@@ -39,7 +39,7 @@ class Panic(BaseException):
 
 
 @pytest.mark.parametrize("kind", [RuntimeError, MemoryError, SystemExit, Panic])
-def test_a_thread_goes_on_after_an_exception_of_any_kind(
+def test_a_thread_continues_after_any_exception(
     kind: type[BaseException], start: Callable[..., SupervisedThread]
 ) -> None:
     tasks: queue.Queue[str] = queue.Queue()
@@ -58,7 +58,7 @@ def test_a_thread_goes_on_after_an_exception_of_any_kind(
     start("any", body)
     for task in ("a", "bad", "b", "bad", "c"):
         tasks.put(task)
-    assert [done.get(timeout=_PATIENCE_S) for _ in range(3)] == ["a", "b", "c"]
+    assert [done.get(timeout=_WAIT_S) for _ in range(3)] == ["a", "b", "c"]
     assert failures()["any"] == before + 2
 
 
@@ -75,12 +75,12 @@ def test_each_distinct_failure_is_logged_once_with_its_traceback(
         time.sleep(0.01)
 
     start("noisy", body, max_failures=1000)
-    assert finished.wait(_PATIENCE_S)
+    assert finished.wait(_WAIT_S)
     records = [record for record in caplog.records if "noisy" in record.getMessage()]
     assert sorted(str(record.exc_info[1]) for record in records if record.exc_info) == ["even", "odd"]
 
 
-def test_failures_without_a_return_between_them_give_up_once(start: Callable[..., SupervisedThread]) -> None:
+def test_consecutive_failures_give_up_once(start: Callable[..., SupervisedThread]) -> None:
     reasons: queue.Queue[str] = queue.Queue()
     calls = iter(range(1000))
 
@@ -89,13 +89,13 @@ def test_failures_without_a_return_between_them_give_up_once(start: Callable[...
             raise OSError("no disk")
 
     thread = start("doomed", body, give_up=reasons.put, max_failures=5)
-    assert reasons.get(timeout=_PATIENCE_S) == "thread doomed failed 5 times in a row (OSError: no disk)"
-    assert thread.stop(_PATIENCE_S)
+    assert reasons.get(timeout=_WAIT_S) == "thread doomed failed 5 times in a row (OSError: no disk)"
+    assert thread.stop(_WAIT_S)
     assert reasons.empty()
     assert next(calls) == 3 + 1 + 5
 
 
-def test_the_fault_is_there_while_the_thread_fails_and_gone_after(start: Callable[..., SupervisedThread]) -> None:
+def test_the_fault_is_set_while_the_thread_fails(start: Callable[..., SupervisedThread]) -> None:
     broken = threading.Event()
     broken.set()
     called = threading.Semaphore(0)
@@ -108,19 +108,19 @@ def test_the_fault_is_there_while_the_thread_fails_and_gone_after(start: Callabl
 
     thread = start("moody", body, max_failures=10**6)
     for _ in range(2):
-        assert called.acquire(timeout=_PATIENCE_S)
+        assert called.acquire(timeout=_WAIT_S)
     assert thread.fault == "ValueError: first line"
     broken.clear()
     for _ in range(5):
-        assert called.acquire(timeout=_PATIENCE_S)
+        assert called.acquire(timeout=_WAIT_S)
     assert thread.fault == ""
     assert thread.alive
 
 
-def test_a_thread_that_cannot_go_on_ends_the_process_with_exit_code_1() -> None:
+def test_a_thread_that_gives_up_ends_the_process_with_exit_code_1() -> None:
     script = (
         "import logging, threading\n"
-        "from shared.supervision import SupervisedThread\n"
+        "from cachenet.shared.command.supervision import SupervisedThread\n"
         "logging.basicConfig()\n"
         "def body(): raise ValueError('broken for good')\n"
         "SupervisedThread('loader', body, max_failures=3, backoff_s=(0.001, 0.001)).start()\n"

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.backoff import Backoff
-from shared.takeover import TakeoverMonitor
+from cachenet.shared.transport.backoff import Backoff
+from cachenet.shared.transport.takeover import TakeoverMonitor
 
 
 class Clock:
@@ -32,7 +32,7 @@ def connection(watched: TakeoverMonitor, clock: Clock, lasts: float, taken_over:
 
 
 @pytest.mark.parametrize("taken_over", [True, False])
-def test_three_short_connections_in_a_row_are_a_conflict_whether_or_not_the_broker_says_why(taken_over: bool) -> None:
+def test_three_consecutive_short_connections_are_a_conflict_with_or_without_a_reason(taken_over: bool) -> None:
     clock = Clock()
     watched = monitor(clock)
     assert [connection(watched, clock, 0.1, taken_over) for _ in range(2)] == [0.5, 1.0]
@@ -41,7 +41,7 @@ def test_three_short_connections_in_a_row_are_a_conflict_whether_or_not_the_brok
     assert watched.conflict
 
 
-def test_connections_that_end_later_without_a_reason_are_no_takeover() -> None:
+def test_longer_connections_without_a_reason_are_no_takeover() -> None:
     clock = Clock()
     watched = monitor(clock)
     assert [connection(watched, clock, 11.0, taken_over=False) for _ in range(10)] == [None] * 10

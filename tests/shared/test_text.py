@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.text import printable
+from cachenet.shared.command.text import printable
 
 
 @given(st.text())
-def test_what_is_printed_is_one_line_without_anything_that_a_terminal_obeys(text: str) -> None:
+def test_printed_text_is_one_line_without_control_characters(text: str) -> None:
     shown = printable(text)
     assert shown.isprintable()
     assert text.isprintable() == (shown == text)
@@ -28,5 +28,5 @@ def test_what_is_printed_is_one_line_without_anything_that_a_terminal_obeys(text
         (os.fsdecode(b"caf\xe9.jpg"), "caf\\udce9.jpg"),
     ],
 )
-def test_control_characters_and_bytes_that_are_no_text_are_escapes(text: str, shown: str) -> None:
+def test_control_characters_and_invalid_bytes_become_escapes(text: str, shown: str) -> None:
     assert printable(text) == shown

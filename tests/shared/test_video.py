@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from shared.video import BadVideo, Video
+from cachenet.shared.media.video import BadVideo, Video
 from tests.videos import SIZE, clip, damage, space, turn, unit
 
 CASES = Path(__file__).parents[3] / "shared" / "cases" / "video"
@@ -22,7 +22,7 @@ def played(path: Path, every: int = 1) -> tuple[list[int], list[float], Video]:
     return [round(float(frame.picture.mean()) / 10) for frame in frames], [frame.time for frame in frames], video
 
 
-def test_frames_after_a_damaged_one_are_played_and_the_damaged_ones_counted(tmp_path: Path) -> None:
+def test_damaged_frames_are_counted_and_later_frames_are_read(tmp_path: Path) -> None:
     numbers, times, video = played(damage(clip(tmp_path / "a.mp4"), (5, 6, 12)))
     assert len(numbers) == 17
     assert numbers[:5] == [0, 1, 2, 3, 4]
@@ -32,14 +32,14 @@ def test_frames_after_a_damaged_one_are_played_and_the_damaged_ones_counted(tmp_
     assert times[-1] == pytest.approx(1.9)
 
 
-def test_a_whole_video_has_nothing_to_remark(tmp_path: Path) -> None:
+def test_a_complete_video_has_no_remarks(tmp_path: Path) -> None:
     numbers, times, video = played(clip(tmp_path / "a.avi"))
     assert numbers == list(range(20))
     np.testing.assert_allclose(times, np.arange(20) / 10, atol=1e-3)
     assert (video.broken, video.remarks(), video.fps) == (0, [], 10.0)
 
 
-def test_a_long_run_of_damaged_frames_is_no_end(tmp_path: Path) -> None:
+def test_a_long_run_of_damaged_frames_does_not_end_the_video(tmp_path: Path) -> None:
     numbers, _, video = played(damage(clip(tmp_path / "a.mp4", 200), range(20, 180)))
     assert (len(numbers), video.broken) == (40, 160)
 
@@ -55,7 +55,7 @@ def test_frames_that_are_missing_at_the_end_are_counted(tmp_path: Path) -> None:
     assert video.broken >= 15
 
 
-def test_of_every_nth_frame_the_damaged_ones_do_not_shift_the_others(tmp_path: Path) -> None:
+def test_damaged_frames_do_not_shift_every_nth_frame(tmp_path: Path) -> None:
     numbers, _, video = played(damage(clip(tmp_path / "a.mp4"), (4, 5)), every=3)
     assert numbers == [0, 3, 6, 9, 12, 15, 18]
     assert video.broken == 2
@@ -66,7 +66,7 @@ NAMES = [b"2026-11-28T10:20:30", b"caf\xe9", b"two\nlines", b"\x1b[31mred", b"rt
 
 @pytest.mark.parametrize("suffix", [".mp4", ".avi"])
 @pytest.mark.parametrize("name", NAMES)
-def test_any_name_that_the_system_allows_can_be_played(tmp_path: Path, name: bytes, suffix: str) -> None:
+def test_a_video_of_any_file_name_is_read(tmp_path: Path, name: bytes, suffix: str) -> None:
     plain = clip(tmp_path / f"plain{suffix}")
     path = plain.rename(tmp_path / (os.fsdecode(name) + suffix))
     numbers, times, _ = played(path)
@@ -74,13 +74,13 @@ def test_any_name_that_the_system_allows_can_be_played(tmp_path: Path, name: byt
     assert times[-1] == pytest.approx(1.9)
 
 
-def test_a_relative_name_with_a_colon_is_no_protocol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_relative_name_with_a_colon_is_read_as_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clip(tmp_path / "a.mp4").rename(tmp_path / "10:20.mp4")
     monkeypatch.chdir(tmp_path)
     assert len(played(Path("10:20.mp4"))[0]) == 20
 
 
-def test_a_turned_video_is_upright(tmp_path: Path) -> None:
+def test_a_rotated_video_is_upright(tmp_path: Path) -> None:
     (frame, *_) = Video(turn(clip(tmp_path / "a.mp4"))).frames()
     assert frame.picture.shape == (SIZE[0], SIZE[1], 3)
 
@@ -94,7 +94,7 @@ def test_frames_of_a_varying_rate_have_the_times_of_the_file(tmp_path: Path) -> 
     assert video.broken == 0
 
 
-def test_a_picture_size_that_changes_is_delivered_and_said(tmp_path: Path) -> None:
+def test_a_changing_picture_size_is_delivered_and_remarked(tmp_path: Path) -> None:
     """OpenCV scales every frame to the size of the first."""
     sizes = [(48, 64)] * 10 + [(96, 40)] * 10 + [(48, 64)] * 5
     jpegs = [cv2.imencode(".jpg", np.full((*size, 3), 90, np.uint8))[1].tobytes() for size in sizes]
@@ -106,21 +106,21 @@ def test_a_picture_size_that_changes_is_delivered_and_said(tmp_path: Path) -> No
 
 
 @pytest.mark.skipif(not CASES.is_dir(), reason="needs the case files beside the checkout")
-def test_times_rise_and_shapes_are_true_where_recordings_were_joined() -> None:
+def test_times_increase_and_sizes_are_correct_in_joined_recordings() -> None:
     frames = list(Video(CASES / "reschange.ts").frames())
     assert [frame.picture.shape[:2] for frame in frames] == [(240, 320)] * 20 + [(480, 640)] * 20 + [(320, 240)] * 20
     np.testing.assert_allclose([frame.time for frame in frames], np.arange(60) / 10, atol=1e-3)
 
 
 @pytest.mark.skipif(not CASES.is_dir(), reason="needs the case files beside the checkout")
-def test_a_damaged_h264_video_is_played_to_its_end() -> None:
+def test_a_damaged_h264_video_is_read_to_its_end() -> None:
     video = Video(CASES / "corrupt.mp4")
     frames = list(video.frames())
     assert (len(frames), video.broken) == (38, 2)
     assert frames[-1].time == pytest.approx(3.9)
 
 
-def test_what_is_no_video_is_refused_with_the_reason_and_without_waiting(tmp_path: Path) -> None:
+def test_other_files_are_refused_with_a_reason_and_without_waiting(tmp_path: Path) -> None:
     (tmp_path / "text.mp4").write_text("no video")
     (tmp_path / "empty.mp4").write_bytes(b"")
     os.mkfifo(tmp_path / "fifo.mp4")

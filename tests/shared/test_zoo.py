@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from shared import zoo
-from shared.bundle import MANIFEST, Bundle, BundleError
+from cachenet.shared.bundle import zoo
+from cachenet.shared.bundle.manifest import MANIFEST, Bundle, BundleError
 
 
 @pytest.fixture(autouse=True)
@@ -20,7 +20,7 @@ def test_an_installed_bundle_is_found_by_its_name_from_any_directory() -> None:
         assert Bundle(zoo.find(name)).manifest.name == name
 
 
-def test_a_bundle_of_the_users_own_comes_before_an_installed_one_of_the_same_name(tmp_path: Path) -> None:
+def test_a_users_bundle_has_precedence_over_an_installed_one(tmp_path: Path) -> None:
     own = tmp_path / "cifar10"
     own.mkdir()
     assert zoo.find("cifar10") == zoo.DIRECTORY / "cifar10"  # a directory of images is no bundle
@@ -29,12 +29,12 @@ def test_a_bundle_of_the_users_own_comes_before_an_installed_one_of_the_same_nam
 
 
 @pytest.mark.parametrize("name", ["cifar", "models/zoo/cifar10", "../cifar10"])
-def test_a_bundle_that_is_nowhere_is_refused_with_the_names_of_the_installed_ones(name: str) -> None:
+def test_an_unknown_bundle_is_refused_with_the_names_of_the_installed_ones(name: str) -> None:
     with pytest.raises(BundleError, match=f"{name} is no bundle: .* installed bundles are cifar10, imagenet-lite$"):
         zoo.find(name)
 
 
-def test_a_directory_without_a_manifest_is_left_to_the_one_who_opens_it(tmp_path: Path) -> None:
+def test_a_directory_without_a_manifest_is_returned(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     with pytest.raises(BundleError, match=r"mine is no bundle: .*bundle\.json"):
         Bundle(zoo.find("mine"))

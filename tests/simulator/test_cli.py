@@ -1,4 +1,4 @@
-"""The commands refuse what cannot be in one line, with exit code 2."""
+"""The commands refuse bad input in one line, with exit code 2."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from simulator.cli import app
+from cachenet.simulator.cli import app
 
 _LINK = ["link", "--listen", "1", "--to"]
 

@@ -1,4 +1,4 @@
-"""The emulator on loopback, against a plain echo server. Times have lower bounds only: a busy machine is no failure."""
+"""The emulator on loopback, against an echo server. Times have lower bounds only: the machine may be busy."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from collections.abc import AsyncIterator
 
 import msgspec
 
-from simulator import links
-from simulator.emulator import Counts, Emulator, run
+from cachenet.simulator.world import link_profiles
+from cachenet.simulator.world.emulator import Counts, Emulator, run
 
-_QUICK = msgspec.structs.replace(links.load("wifi"), loss=0.0, jitter_ms=1.0)
+_QUICK = msgspec.structs.replace(link_profiles.load("wifi"), loss=0.0, jitter_ms=1.0)
 
 
 async def _echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -31,7 +31,7 @@ async def _echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 @contextlib.asynccontextmanager
 async def _link(
-    profile: links.LinkProfile = _QUICK,
+    profile: link_profiles.LinkProfile = _QUICK,
 ) -> AsyncIterator[tuple[Emulator, asyncio.StreamReader, asyncio.StreamWriter]]:
     server = await asyncio.start_server(_echo, "127.0.0.1", 0)
     emulator = Emulator(profile, ("127.0.0.1", server.sockets[0].getsockname()[1]), seed=1)
@@ -44,10 +44,10 @@ async def _link(
         server.close()
 
 
-def test_bytes_are_whole_in_order_and_counted() -> None:
+def test_bytes_arrive_complete_in_order_and_counted() -> None:
     async def exchange() -> tuple[bytes, bytes, Counts]:
         sent = random.Random(0).randbytes(1_000_003)
-        async with _link(links.load("lossy")) as (emulator, reader, writer):
+        async with _link(link_profiles.load("lossy")) as (emulator, reader, writer):
             writer.write(sent)
             writer.write_eof()
             return sent, await asyncio.wait_for(reader.read(-1), 60), emulator.counts()
@@ -57,7 +57,7 @@ def test_bytes_are_whole_in_order_and_counted() -> None:
     assert counts == Counts(len(sent), len(sent))
 
 
-def test_a_round_trip_takes_at_least_what_was_asked() -> None:
+def test_a_round_trip_takes_at_least_that_of_the_profile() -> None:
     async def exchange() -> list[float]:
         took = []
         async with _link() as (_, reader, writer):
@@ -71,7 +71,7 @@ def test_a_round_trip_takes_at_least_what_was_asked() -> None:
     assert min(run(exchange())) >= 0.008
 
 
-def test_the_rate_is_kept() -> None:
+def test_the_rate_is_at_most_that_of_the_profile() -> None:
     async def exchange() -> float:
         async with _link(msgspec.structs.replace(_QUICK, up_mbit=8.0)) as (_, reader, writer):
             start = time.monotonic()
@@ -82,7 +82,7 @@ def test_the_rate_is_kept() -> None:
     assert run(exchange()) >= 0.3
 
 
-def test_nothing_passes_while_the_link_is_dead_and_nothing_is_lost() -> None:
+def test_bytes_wait_while_the_link_is_down() -> None:
     async def exchange() -> None:
         async with _link() as (emulator, reader, writer):
             writer.write(b"before")
@@ -91,7 +91,7 @@ def test_nothing_passes_while_the_link_is_dead_and_nothing_is_lost() -> None:
             writer.write(b"during")
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(reader.readexactly(1), 0.2)
-                raise AssertionError("a dead link carried a byte")
+                raise AssertionError("a link that is down carried a byte")
             emulator.resume()
             assert await asyncio.wait_for(reader.readexactly(6), 30) == b"during"
 
@@ -111,15 +111,15 @@ def test_a_full_link_stops_reading() -> None:
     assert run(exchange()) < 400_000
 
 
-def test_last_words_arrive_from_a_device_that_no_longer_listens() -> None:
-    """A farewell must not be lost because an answer was still on its way down to a closed socket."""
-    heard = bytearray()
+def test_the_last_bytes_of_a_device_arrive_after_it_has_closed_its_socket() -> None:
+    """Bytes down to the closed socket must not stop the bytes up."""
+    received = bytearray()
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         for _ in range(200):
             writer.write(bytes(1000))
         while data := await reader.read(65536):
-            heard.extend(data)
+            received.extend(data)
         writer.close()
 
     async def exchange() -> None:
@@ -132,16 +132,16 @@ def test_last_words_arrive_from_a_device_that_no_longer_listens() -> None:
         writer.transport.abort()
         for _ in range(200):
             await asyncio.sleep(0.02)
-            if heard:
+            if received:
                 break
         await emulator.stop()
         server.close()
 
     run(exchange())
-    assert heard == b"farewell"
+    assert received == b"farewell"
 
 
-def test_as_a_process_it_counts_and_ends_on_a_signal() -> None:
+def test_the_link_process_counts_bytes_and_ends_on_a_signal() -> None:
     async def exchange() -> bytes:
         server = await asyncio.start_server(_echo, "127.0.0.1", 0)
         to = server.sockets[0].getsockname()[1]
@@ -149,7 +149,7 @@ def test_as_a_process_it_counts_and_ends_on_a_signal() -> None:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "simulator", "link", "--profile", "lan", "--json"),
+            *(sys.executable, "-m", "cachenet.simulator", "link", "--profile", "lan", "--json"),
             *("--listen", str(port), "--to", f"127.0.0.1:{to}"),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -1,4 +1,4 @@
-"""A task that is drawn: a grey camera that changes its brightness, and models that tell dark from bright."""
+"""A synthetic task: a grey camera of varying brightness, and models that separate dark from bright."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def task(directory: Path, name: str = "lamp") -> Path:
 
 
 def brightness(number: int) -> int:
-    """Of frame ``number``, 0..255: dark and bright by turns, 30 frames each, and 120 in between for five of them, which
-    the full model calls dark and the base model bright."""
+    """Brightness of frame ``number``, 0..255: dark or bright for 30 frames in turn. The first five of them have 120,
+    which is dark to the full model and bright to the base model."""
     return 120 if number % 30 < 5 else (40, 200)[number // 30 % 2]
 
 
@@ -64,7 +64,7 @@ def by_brightness(path: Path, limit: float, classes: int = 2) -> None:
 
 
 def recording(full: list[int], base: list[int] | None = None, grey: list[int] | None = None) -> Recording:
-    """A recording by hand: labels of both models (all the base's: sure by e to 1 for each unit of 4), grey levels."""
+    """A recording from the labels of both models (logit 4 for the label, 0 for others) and grey levels."""
     n = len(full)
     scores = {
         name: np.eye(3, dtype=np.float32)[labels] * 4 for name, labels in (("full", full), ("base", base or full))

@@ -16,7 +16,8 @@ from onnx import helper
 
 from benchmarks.real import __main__, measure, policies, recording, task, trivial
 from benchmarks.real.recording import Recordings
-from benchmarks.real.run import Run
+from benchmarks.real.trivial import Run
+from cachenet.shared.cascade.probability import softmax
 from tests.benchmarks.real import drawn
 
 TRIVIAL = ("hold", "difference", "student", "student+hold")
@@ -24,11 +25,12 @@ TRIVIAL = ("hold", "difference", "student", "student+hold")
 
 @pytest.fixture(autouse=True)
 def cache(lamp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Recordings are kept beside the task; CacheNet asks for every tenth frame."""
+    """Recordings are cached beside the task; CacheNet asks for every tenth frame."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(lamp.parent / "cache"))
 
     def cachenet(recordings: Recordings, max_disagreement: float, seed: int) -> Run:  # noqa: ARG001
-        return trivial.hold(recordings.play, np.zeros((0, 2)), n=10)
+        play = recordings.play
+        return trivial.run("hold", play, trivial.inputs_of(play, softmax(play.base, 1.0)), {"n": 10})
 
     monkeypatch.setattr(policies, "cachenet", cachenet)
 
@@ -72,7 +74,7 @@ def test_json_holds_every_policy_with_its_measures(
     assert "lamp" in found["dominated"]
 
 
-def test_several_tasks_are_compared_and_drawn(
+def test_several_tasks_are_compared_and_plotted(
     lamp: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     second = lamp.with_name("second.toml")
@@ -96,17 +98,17 @@ def test_the_table_fits_80_columns(
     assert any(line.startswith("student+hold@hindsight") for line in lines)
 
 
-def test_a_second_run_reads_the_recording_and_says_the_same(lamp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_run_reads_the_cached_recording(lamp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = recording.record(task.load(lamp))
-    monkeypatch.setattr(recording, "_run", None)  # whatever runs the models fails
+    monkeypatch.setattr(recording, "_run", None)  # running the models fails
     again = recording.record(task.load(lamp))
     assert all(np.array_equal(getattr(first.play, name), getattr(again.play, name)) for name in ("full", "base_ms"))
 
 
-def test_a_damaged_recording_is_made_anew(lamp: Path, tmp_path: Path) -> None:
+def test_a_damaged_recording_is_made_again(lamp: Path, tmp_path: Path) -> None:
     first = recording.record(task.load(lamp), tmp_path)
-    [kept] = tmp_path.glob("*.npz")
-    kept.write_bytes(kept.read_bytes()[:1000])
+    [cached] = tmp_path.glob("*.npz")
+    cached.write_bytes(cached.read_bytes()[:1000])
     assert np.array_equal(recording.record(task.load(lamp), tmp_path).play.full, first.play.full)
 
 
@@ -117,7 +119,7 @@ def test_another_region_is_another_recording(lamp: Path) -> None:
     assert np.ptp(recording.record(task.load(lamp)).play.full[:, 1]) > 10
 
 
-def test_a_base_model_that_says_how_pictures_are_prepared_is_believed(lamp: Path) -> None:
+def test_the_metadata_of_a_base_model_gives_its_preprocessing(lamp: Path) -> None:
     model = onnx.load(lamp.with_name("base.onnx"))
     spec = {"side": 16, "mean": (255, 255, 255), "std": (1, 1, 1)}
     helper.set_model_props(model, {"cachenet.input": json.dumps(spec)})
@@ -126,7 +128,7 @@ def test_a_base_model_that_says_how_pictures_are_prepared_is_believed(lamp: Path
     declared.write_text(lamp.read_text().replace('"base.onnx"', '"declared.onnx"'))
     play = recording.record(task.load(declared)).play
     assert np.ptp(play.labels) == 1
-    assert not play.base.argmax(1).any()  # with 255 taken off all is dark
+    assert not play.base.argmax(1).any()  # with 255 subtracted every picture is dark
 
 
 @pytest.mark.parametrize(
@@ -171,7 +173,7 @@ def test_a_plot_that_cannot_be_written_is_one_line_and_exit_code_1(
 
 
 def test_thresholds_are_chosen_on_the_tuning_frames(lamp: Path) -> None:
-    """With other play frames the settings stay, but for those in hindsight."""
+    """With other play frames only the settings in hindsight change."""
     loaded = replace(task.load(lamp), truth=None)
     recordings = recording.record(loaded)
     fewer = Recordings(recordings.held_out, recordings.tune, recordings.play.part(60, 75))

@@ -9,10 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.real.measure import BLOCK, Measured, figures, interval
+from benchmarks.real.measure import BLOCK, Measured, interval, measures
 from benchmarks.real.pooled import dominated, pooled
-from benchmarks.real.run import Run
-from benchmarks.real.trivial import POLICIES, Tried
+from benchmarks.real.trivial import SETTINGS, Run, Tried
 from tests.benchmarks.real.drawn import recording
 
 
@@ -21,11 +20,11 @@ def test_the_measures_of_a_run_count_all_answers() -> None:
     run = Run(
         labels=np.array([0, 1, 0, 1]),
         asked=np.array([True, True, True, False]),  # the third is an audit: its local answer stays
-        full_answered=np.array([True, True, False, False]),
+        misses=np.array([True, True, False, False]),
         level=["cloud", "cloud", "frames", "base"],
         local_ms=np.array([1.0, 2.0, 3.0, 4.0]),
     )
-    assert figures(run, made, np.array([0, 1, 1, 1]), seed=0) == {
+    assert measures(run, made, np.array([0, 1, 1, 1]), seed=0) == {
         "asked": 0.75,
         "disagreement": 0.5,
         "agreement": 0.5,
@@ -35,7 +34,7 @@ def test_the_measures_of_a_run_count_all_answers() -> None:
         "levels": {"cloud": 0.5, "frames": 0.25, "base": 0.25},
         "ms": 2.5,
     }
-    assert figures(run, made, None, seed=0)["truth"] is None
+    assert measures(run, made, None, seed=0)["truth"] is None
 
 
 @given(st.lists(st.booleans(), min_size=2 * BLOCK, max_size=300), st.integers(0, 3))
@@ -61,7 +60,7 @@ def test_one_block_has_no_interval() -> None:
 
 
 def agreeing(share: float, n: int = 400) -> Any:
-    """Answers of which so large a share agrees, scattered evenly ``(n,)``."""
+    """Agreement of answers with this share, spread evenly ``(n,)``."""
     return np.floor(np.arange(1, n + 1) * share) > np.floor(np.arange(n) * share)
 
 
@@ -72,16 +71,16 @@ def attempts(points: list[tuple[float, float]]) -> Tried:
 
 
 def measured(name: str, asked: float, agreement: float, points: list[tuple[float, float]]) -> Measured:
-    """A task on which CacheNet reaches a point and ``hold`` reaches ``points``, the first of them from ``tune``; other
-    policies ask always."""
-    tried = dict.fromkeys(POLICIES, attempts([(1.0, 1.0)])) | {"hold": attempts(points)}
-    rows = {one: {"asked": 1.0, "agreement": 1.0} for one in POLICIES}
+    """A task on which CacheNet reaches one point and ``hold`` reaches ``points``, the first with the tuned threshold;
+    other policies always ask."""
+    tried = dict.fromkeys(SETTINGS, attempts([(1.0, 1.0)])) | {"hold": attempts(points)}
+    rows = {one: {"asked": 1.0, "agreement": 1.0} for one in SETTINGS}
     rows["hold"] = {"asked": points[0][0], "agreement": points[0][1]}
     rows["cachenet"] = {"asked": asked, "agreement": agreement}
     return Measured(name, {}, rows, {"cachenet": agreeing(agreement)}, tried)
 
 
-def test_cachenet_is_set_against_the_best_setting_that_asks_no_more() -> None:
+def test_cachenet_is_compared_with_the_best_setting_that_asks_no_more() -> None:
     task = measured("a", 0.2, 0.9, [(0.1, 0.7), (0.2, 0.8), (0.3, 0.95)])
     found = pooled([task], seed=0)
     assert found["tasks"]["a"] == {
@@ -97,12 +96,12 @@ def test_cachenet_is_set_against_the_best_setting_that_asks_no_more() -> None:
     assert found["difference"] == pytest.approx(0.1)
 
 
-def test_where_every_setting_asks_more_the_one_that_asks_least_is_taken() -> None:
+def test_where_every_setting_asks_more_the_comparison_uses_the_one_that_asks_least() -> None:
     found = pooled([measured("a", 0.01, 0.9, [(0.3, 0.99), (0.1, 0.7)])], seed=0)
     assert found["tasks"]["a"]["trivial_asked"] == 0.1
 
 
-def test_tasks_weigh_the_same_and_spread_over_tasks_widens_the_interval() -> None:
+def test_tasks_have_equal_weights_and_their_spread_widens_the_interval() -> None:
     better, worse = measured("a", 0.2, 0.95, [(0.2, 0.75)]), measured("b", 0.2, 0.75, [(0.2, 0.95)])
     found = pooled([better, worse], seed=0)
     assert found["difference"] == pytest.approx(0.0)
@@ -120,7 +119,7 @@ def test_tasks_weigh_the_same_and_spread_over_tasks_widens_the_interval() -> Non
         (0.05, 0.89, False),
     ],
 )
-def test_a_policy_dominates_that_asks_no_more_beyond_the_floor_and_agrees_more(
+def test_a_policy_that_asks_no_more_beyond_the_floor_and_agrees_more_dominates(
     asked: float, agreement: float, dominates: bool
 ) -> None:
     task = measured("a", 0.20, 0.90, [(asked, agreement)])

@@ -1,4 +1,4 @@
-"""Task files: what is accepted, and one clear line for what is not."""
+"""Task files: valid ones, and one line for each error."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def written(directory: Path, **changes: str | None) -> Path:
     return file
 
 
-def test_tuning_frames_are_the_last_third_of_held_out_unless_given(tmp_path: Path) -> None:
+def test_tuning_frames_are_by_default_the_last_third_of_held_out(tmp_path: Path) -> None:
     assert task.load(written(tmp_path)).tune == (70, 100)
     assert task.load(written(tmp_path, tune="[20, 40]")).tune == (20, 40)
 
@@ -52,7 +52,7 @@ def test_labels_and_truth_are_read(tmp_path: Path) -> None:
     ("changes", "why"),
     [
         ({"threshold": "0.5"}, "unknown key 'threshold'"),
-        ({"video": None}, "missing required field `video`"),
+        ({"held_out": None}, "held_out is missing"),
         ({"video": '"gone.avi"'}, "gone.avi is not there"),
         ({"full": '"."'}, "is no file"),
         ({"play": "[200, 100]"}, "play = [200, 100] is no range"),
@@ -83,7 +83,7 @@ def test_a_bad_task_file_is_one_line_with_its_name_and_the_reason(
 
 
 @pytest.mark.parametrize(("text", "why"), [(None, "No such file"), ("video = ", "not TOML")])
-def test_what_is_no_task_file_is_one_line(tmp_path: Path, text: str | None, why: str) -> None:
+def test_a_missing_or_invalid_task_file_is_one_line(tmp_path: Path, text: str | None, why: str) -> None:
     file = tmp_path / "zone.toml"
     if text is not None:
         file.write_text(text)

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 
-from shared.cascade.build_cascade import build_cascade
-from shared.cascade.cascade import Cascade
-from shared.cascade.features import Stage
-from shared.cascade.frame import Frame, Signature
-from shared.cascade.model_cache import LocalModel
-from shared.cascade.replay import ModelTrace, fit_priors, recorded_model
-from shared.cascade.risk_model import RiskPrior
-from shared.cascade.spec import CascadeSpec
-from shared.cascade.types import LocalLevel, Scores
+from cachenet.shared.cascade.build_cascade import build_cascade
+from cachenet.shared.cascade.cascade import Cascade
+from cachenet.shared.cascade.features import Stage
+from cachenet.shared.cascade.frame import Frame, Signature
+from cachenet.shared.cascade.model_cache import LocalModel
+from cachenet.shared.cascade.replay import ModelTrace, RecordedScores, fit_priors
+from cachenet.shared.cascade.risk_model import RiskPrior
+from cachenet.shared.cascade.spec import CascadeSpec
+from cachenet.shared.cascade.types import LocalLevel, Scores
 
 CLASSES = 4
 #: Margins of logits: a model that is sure, and one that is not.
@@ -121,8 +122,8 @@ def build(
     budget: float = 0.02,
     with_priors: bool = True,
     audit_floor: float = 0.0,
-    hold: bool = True,
-    submodel_budget: int | None = 100,
+    reuse_answers: bool = True,
+    submodel_bytes: int | None = 100,
     **more: object,
 ) -> Cascade:
     """A cascade with a base model whose view tells what it sees."""
@@ -132,12 +133,17 @@ def build(
         priors=priors() if with_priors else {},
         max_disagreement=budget,
         deadline=0.25,
-        hold=hold,
+        reuse_answers=reuse_answers,
         audit_floor=audit_floor,
         seed="camera",
         **more,  # type: ignore[arg-type]
     )
-    return build_cascade(spec, local("base", level="base"), submodel_budget)
+    return build_cascade(spec, local("base", level="base"), submodel_bytes)
+
+
+def recorded_model(model: LocalModel, scores: npt.NDArray[np.float32]) -> LocalModel:
+    """``model`` with recorded logits ``(n, classes)`` in place of its ``score`` function."""
+    return replace(model, score=RecordedScores(scores), score_with_exits=None)
 
 
 def recorded(shown: ModelTrace, **more: object) -> Cascade:

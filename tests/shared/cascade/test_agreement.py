@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from shared.cascade.build_cascade import build_cascade
-from shared.cascade.frame import Frame, Signature
-from shared.cascade.spec import CascadeSpec
+from cachenet.shared.cascade.build_cascade import build_cascade
+from cachenet.shared.cascade.frame import Frame, Signature
+from cachenet.shared.cascade.spec import CascadeSpec
 
 
 def test_fallbacks_are_left_out_of_the_measured_agreement() -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.cascade.audits import Audits
+from cachenet.shared.cascade.audits import Audits
 
 BUDGET = 0.02
 
@@ -19,7 +19,7 @@ def audits(seed: int = 0, floor: float = 0.02) -> Audits:
 
 
 def play(some: Audits, frames: int, wrong: float, rng: np.random.Generator, hits: float = 1.0) -> int:
-    """So many frames of which a share are hits, and of these a share wrong; how many of all answers were wrong."""
+    """Play frames with a share of hits, of which a share is wrong; return the number of wrong answers."""
     wrongs = 0
     for _ in range(frames):
         due = some.due()
@@ -43,7 +43,7 @@ def test_the_same_seed_draws_the_same_frames() -> None:
     assert drawn[0] == drawn[1] != drawn[2]
 
 
-def test_after_an_alarm_of_the_picture_more_is_audited_for_a_while() -> None:
+def test_after_a_scene_change_the_audit_rate_is_raised_for_a_while() -> None:
     some = audits()
     some.raise_rate()
     early = sum(some.due() for _ in range(100))
@@ -53,7 +53,7 @@ def test_after_an_alarm_of_the_picture_more_is_audited_for_a_while() -> None:
     assert some.rate == 0.02
 
 
-def test_a_floor_over_the_rate_of_an_alarm_is_kept() -> None:
+def test_a_floor_over_the_alarm_rate_stays() -> None:
     some = audits(floor=0.5)
     some.raise_rate()
     assert some.rate == 0.5
@@ -85,7 +85,7 @@ def test_the_estimate_is_right_in_the_mean() -> None:
     assert np.mean(estimates) == pytest.approx(0.95, abs=0.005)
 
 
-def test_many_audits_of_a_bad_time_do_not_outweigh_the_few_of_good_ones() -> None:
+def test_audits_at_a_raised_rate_have_less_weight() -> None:
     """Each counts by the inverse of its probability."""
     some = audits()
     for _ in range(25):
@@ -99,14 +99,14 @@ def test_many_audits_of_a_bad_time_do_not_outweigh_the_few_of_good_ones() -> Non
     assert agreement[0] == pytest.approx(1 - 100 / 1100)
 
 
-def test_nothing_is_said_before_the_first_audit() -> None:
+def test_there_is_no_estimate_before_the_first_audit() -> None:
     some = audits()
     assert some.agreement() is None
     some.count(True)
     assert some.agreement() is None
 
 
-def test_nothing_wrong_is_not_taken_for_perfection() -> None:
+def test_without_errors_the_lower_bound_is_still_under_one() -> None:
     some = audits()
     for _ in range(20):
         some.count(True)
@@ -135,7 +135,7 @@ def test_hits_that_disagree_half_the_budget_raise_none() -> None:
     assert alarms <= 1
 
 
-def test_alarms_make_the_budget_stricter_to_a_limit_and_a_long_calm_forgives() -> None:
+def test_alarms_reduce_the_budget_to_a_limit_and_it_recovers() -> None:
     some = audits()
     for _ in range(60):
         some.judge(True, 0.25)
@@ -152,7 +152,7 @@ def test_alarms_make_the_budget_stricter_to_a_limit_and_a_long_calm_forgives() -
 @given(
     st.lists(st.tuples(st.booleans(), st.sampled_from([0.02, 0.25, 1.0])), min_size=1, max_size=60), st.integers(0, 60)
 )
-def test_the_interval_is_an_interval_whatever_is_judged(judged: list[tuple[bool, float]], others: int) -> None:
+def test_the_interval_is_valid_for_any_audits(judged: list[tuple[bool, float]], others: int) -> None:
     some = audits()
     for wrong, rate in judged:
         some.count(True)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from shared.cascade.build_cascade import build_cascade
-from shared.cascade.cascade import Cascade, Tally
-from shared.cascade.distribution import Distribution
-from shared.cascade.spec import MAX_DISAGREEMENT, CascadeSpec
+from cachenet.shared.cascade.build_cascade import build_cascade
+from cachenet.shared.cascade.cascade import Cascade, Tally
+from cachenet.shared.cascade.distribution import Distribution
+from cachenet.shared.cascade.spec import MAX_DISAGREEMENT, CascadeSpec
 from tests.shared.cascade.streams import CLASSES, local, priors
 
 
@@ -15,12 +15,12 @@ def test_by_default_the_budget_is_two_in_a_hundred_and_hits_are_audited() -> Non
     cascade = build_cascade(CascadeSpec(CLASSES, "full"), local("base", level="base"), 100)
     assert cascade.spec.max_disagreement == MAX_DISAGREEMENT == 0.02
     assert cascade.audits is not None and cascade.audits.rate == 0.02
-    assert cascade.spec.hold
+    assert cascade.spec.reuse_answers
     assert not cascade.estimator.ready
-    assert cascade.submodels is not None and cascade.submodels.budget == 100
+    assert cascade.submodels is not None and cascade.submodels.max_bytes == 100
 
 
-def test_what_is_not_wanted_does_not_exist() -> None:
+def test_parts_that_are_not_configured_are_none() -> None:
     spec = CascadeSpec(CLASSES, "full", priors=priors(), audit_floor=0.0)
     cascade = build_cascade(spec, local("base", level="base"))
     assert cascade.audits is None and cascade.submodels is None
@@ -38,7 +38,7 @@ def test_audits_are_drawn_from_the_seed(seed: str, same: bool) -> None:
     assert (drawn("door") == drawn(seed)) == same
 
 
-def test_only_a_bundle_that_knows_its_distribution_is_watched() -> None:
+def test_only_a_bundle_with_a_distribution_has_a_monitor() -> None:
     quantiles = (0.0, 1.0, 2.0)
     for distribution in (None, Distribution(quantiles, quantiles, 0.0)):
         cascade = build_cascade(CascadeSpec(CLASSES, "full", distribution=distribution), local("base", level="base"))
@@ -47,7 +47,7 @@ def test_only_a_bundle_that_knows_its_distribution_is_watched() -> None:
     assert build_cascade(known, local("base", level="base"))._distribution is not None
 
 
-def test_a_class_of_ones_own_and_a_tally_go_in() -> None:
+def test_the_class_and_the_tally_are_those_of_the_arguments() -> None:
     class Logged(Cascade):
         pass
 

@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.cascade import replay
-from shared.cascade.cascade import RECENT, Cascade
-from shared.cascade.reference import disagreements
-from shared.cascade.risk_estimator import FIRST_ANSWERS
-from shared.cascade.types import Answer, Hit, Miss, Reply, Step
+from cachenet.shared.cascade import replay
+from cachenet.shared.cascade.cascade import RECENT_LABELS, Cascade
+from cachenet.shared.cascade.reference import disagreements
+from cachenet.shared.cascade.risk_estimator import FIRST_ANSWERS
+from cachenet.shared.cascade.types import Answer, Hit, Miss, Reply, Step
 from tests.shared.cascade.streams import (
     CLASSES,
     SURE,
@@ -63,7 +63,7 @@ events = st.lists(
 
 
 def play(cascade: Cascade, stream: list[Event]) -> list[Answer]:
-    """Drive the cascade as a shell does, and check what must hold at every step."""
+    """Drive the cascade as a caller does, and check what must hold at every step."""
     answers = []
     for index, event in enumerate(stream):
         if event.late is not None and event.late <= index:
@@ -92,7 +92,7 @@ def play(cascade: Cascade, stream: list[Event]) -> list[Answer]:
             if isinstance(step, Hit):
                 assert (answer.level, answer.label) == (step.prediction.level, step.prediction.label)
                 assert answer.reason == ""
-                assert step.prediction.expected_risk <= step.prediction.risk <= threshold
+                assert step.prediction.charge <= step.prediction.risk <= threshold
             else:
                 assert answer.level == "fallback"
                 assert answer.reason.endswith("; late")
@@ -105,8 +105,8 @@ def play(cascade: Cascade, stream: list[Event]) -> list[Answer]:
         assert sum(tally.levels().values()) == tally.frames
         assert tally.corrections <= tally.late <= tally.fallbacks
         assert tally.overruled == 0
-        assert len(cascade._asked) <= 64 and len(cascade._audited) <= 64
-        assert len(cascade._recent) <= RECENT
+        assert len(cascade._late) <= 64 and len(cascade._audited) <= 64
+        assert len(cascade._recent) <= RECENT_LABELS
         assert np.isclose(cascade.estimator.filter.belief.sum(), 1.0)
     return answers
 
@@ -114,9 +114,9 @@ def play(cascade: Cascade, stream: list[Event]) -> list[Answer]:
 @settings(max_examples=60)
 @given(events, st.booleans(), st.sampled_from([0.0, 0.5]), st.booleans())
 def test_hits_full_cloud_and_fallbacks_are_the_frames_and_the_full_model_is_never_overruled(
-    stream: list[Event], with_priors: bool, audit_floor: float, hold: bool
+    stream: list[Event], with_priors: bool, audit_floor: float, reuse_answers: bool
 ) -> None:
-    cascade = build(with_priors=with_priors, audit_floor=audit_floor, hold=hold)
+    cascade = build(with_priors=with_priors, audit_floor=audit_floor, reuse_answers=reuse_answers)
     cascade.install(local("special", 0.9, cost=10))
     play(cascade, stream)
 
@@ -155,10 +155,10 @@ def test_a_larger_budget_asks_less() -> None:
     assert generous.asked.sum() < strict.asked.sum()
 
 
-def ask(cascade: Cascade, index: int, label: int, said: int | None, margin: float = UNSURE, scene: int = 0) -> Answer:
+def ask(cascade: Cascade, index: int, label: int, full: int | None, margin: float = UNSURE, scene: int = 0) -> Answer:
     """One frame, and the full model's answer if it is asked; None: none comes."""
     step = cascade.lookup(frame(index, logits(label, margin), signature(scenery(scene))), float(index))
-    reply = None if said is None or isinstance(step, Hit) else Reply(index, logits(said, SURE))
+    reply = None if full is None or isinstance(step, Hit) else Reply(index, logits(full, SURE))
     return cascade.complete(step, reply, index + 0.1)
 
 
@@ -167,7 +167,7 @@ def calm(cascade: Cascade, label: int, frames: int, first: int = 0, margin: floa
     return [ask(cascade, index, label, label, margin) for index in range(first, first + frames)]
 
 
-def test_the_full_models_fresh_answer_stands_against_all_that_is_believed() -> None:
+def test_a_fresh_answer_of_the_full_model_is_never_overruled() -> None:
     cascade = build()
     calm(cascade, 1, 100)
     cascade._budget.threshold = 1e-9  # so that the frame is a miss
@@ -178,17 +178,17 @@ def test_the_full_models_fresh_answer_stands_against_all_that_is_believed() -> N
 
 @pytest.mark.parametrize("scale", [0.99, 1.01])
 def test_the_threshold_decides_between_hit_and_miss(scale: float) -> None:
-    cascade = build(hold=False)
+    cascade = build(reuse_answers=False)
     ask(cascade, 0, 1, 1)
     step = cascade.lookup(frame(1, logits(1, 2.0)), 1.0)
     risk = step.prediction.risk if isinstance(step, Hit) else step.fallback.risk
-    cascade = build(hold=False)
+    cascade = build(reuse_answers=False)
     ask(cascade, 0, 1, 1)
     cascade._budget.threshold = scale * risk
     assert isinstance(cascade.lookup(frame(1, logits(1, 2.0)), 1.0), Hit) == (scale > 1)
 
 
-def test_a_hit_is_charged_what_it_is_expected_to_cost_and_an_answer_of_the_full_model_nothing() -> None:
+def test_a_hit_is_charged_the_risk_at_the_mean_weights_and_a_full_answer_nothing() -> None:
     cascade = build()
     before = cascade.threshold
     ask(cascade, 0, 1, 1)
@@ -197,11 +197,11 @@ def test_a_hit_is_charged_what_it_is_expected_to_cost_and_an_answer_of_the_full_
     step = cascade.lookup(frame(1, logits(1, SURE)), 1.0)
     assert isinstance(step, Hit)
     cascade.complete(step, None, 1.1)
-    charged = 0.005 * (1.0 - step.prediction.expected_risk / 0.02)
+    charged = 0.005 * (1.0 - step.prediction.charge / 0.02)
     assert np.log(cascade.threshold / before) == pytest.approx(charged)
 
 
-def test_a_picture_that_has_not_changed_is_answered_without_a_look_at_it() -> None:
+def test_an_unchanged_picture_is_answered_without_a_probe() -> None:
     cascade = build()
     calm(cascade, 1, 40)
     answers = []
@@ -212,7 +212,7 @@ def test_a_picture_that_has_not_changed_is_answered_without_a_look_at_it() -> No
     assert {(answer.level, answer.label, answer.model) for answer in answers} == {("frames", 1, "full")}
 
 
-def test_what_the_models_see_as_changed_is_not_held() -> None:
+def test_an_answer_is_not_held_where_the_models_outputs_change() -> None:
     """The picture changes; the base model sees the same label, or is sure of another."""
     cascade = build()
     calm(cascade, 1, 40)
@@ -223,7 +223,7 @@ def test_what_the_models_see_as_changed_is_not_held() -> None:
     assert label != 1
 
 
-def test_without_priors_every_frame_is_asked_until_there_are_enough_answers() -> None:
+def test_without_priors_every_frame_is_a_miss_until_there_are_enough_answers() -> None:
     cascade, levels = build(with_priors=False), []
     for index in range(FIRST_ANSWERS + 30):
         answer = ask(cascade, index, index // 20 % 2, index // 20 % 2, SURE)
@@ -235,7 +235,7 @@ def test_without_priors_every_frame_is_asked_until_there_are_enough_answers() ->
     assert "base" in levels or "frames" in levels
 
 
-def test_a_question_carries_deadline_fallback_and_recent_labels() -> None:
+def test_a_miss_has_deadline_fallback_and_recent_labels() -> None:
     cascade = build()
     for index, label in enumerate((1, 1, 2, 3)):
         cascade._budget.threshold = 1e-9
@@ -247,11 +247,11 @@ def test_a_question_carries_deadline_fallback_and_recent_labels() -> None:
     assert (step.begun, step.deadline) == (10.0, 10.25)
     assert step.fallback.risk > cascade.threshold
     assert "over 0.000" in step.reason
-    assert 0 < step.exit_risk < 0.02, "an early exit may not take the whole budget"
+    assert 0 < step.max_exit_risk < 0.02, "an early exit may not take the whole budget"
 
 
-def test_before_any_answer_there_is_a_fallback_all_the_same() -> None:
-    for cascade in (build(), build(with_priors=False), build(hold=False)):
+def test_before_the_first_answer_there_is_a_fallback() -> None:
+    for cascade in (build(), build(with_priors=False), build(reuse_answers=False)):
         answer = ask(cascade, 0, 2, None)
         assert (answer.level, answer.label) == ("fallback", 2)
     without = build()
@@ -261,7 +261,7 @@ def test_before_any_answer_there_is_a_fallback_all_the_same() -> None:
 
 
 @pytest.mark.parametrize("with_priors", [True, False])
-def test_off_line_every_frame_has_an_answer(with_priors: bool) -> None:
+def test_offline_every_frame_has_an_answer(with_priors: bool) -> None:
     cascade = build(with_priors=with_priors, audit_floor=0.02)
     for index in range(120):
         answer = ask(cascade, index, index // 10 % CLASSES, None, margin=3.0, scene=index // 10 % 3)
@@ -270,7 +270,7 @@ def test_off_line_every_frame_has_an_answer(with_priors: bool) -> None:
     assert cascade.tally.cloud == cascade.tally.full == 0
 
 
-def test_a_fallback_teaches_nothing_but_the_way_to_the_cloud() -> None:
+def test_a_fallback_updates_the_round_trip_alone() -> None:
     cascade = build()
     calm(cascade, 1, 5)
     before = {stage: tuple(part.copy() for part in parts) for stage, parts in cascade.estimator.state.items()}
@@ -283,7 +283,7 @@ def test_a_fallback_teaches_nothing_but_the_way_to_the_cloud() -> None:
     assert list(cascade._recent) == recent
 
 
-def test_without_local_models_a_still_picture_is_held_and_another_is_asked_about() -> None:
+def test_without_local_models_a_still_picture_is_held_and_another_is_a_miss() -> None:
     cascade = build()
     cascade.base = cascade.submodels = None
     levels = []
@@ -299,9 +299,9 @@ def test_without_local_models_a_still_picture_is_held_and_another_is_asked_about
 
 @settings(max_examples=25)
 @given(st.integers(0, 2**16), st.sampled_from([0.02, 0.2, 0.9]))
-def test_where_nothing_is_held_a_hit_has_a_label_that_a_model_gives(seed: int, budget: float) -> None:
+def test_without_reuse_of_answers_a_hit_has_the_label_of_a_model(seed: int, budget: float) -> None:
     """Also where the base model gives one label and a submodel another."""
-    rng, cascade = np.random.default_rng(seed), build(budget, hold=False)
+    rng, cascade = np.random.default_rng(seed), build(budget, reuse_answers=False)
     cascade.install(local("special", 0.9))
     for index in range(40):
         views = {name: logits(int(rng.integers(CLASSES)), float(rng.uniform(0, 9))) for name in ("base", "special")}
@@ -313,23 +313,23 @@ def test_where_nothing_is_held_a_hit_has_a_label_that_a_model_gives(seed: int, b
         cascade.complete(step, Reply(index, logits(full, SURE)) if isinstance(step, Miss) else None, index + 0.1)
 
 
-def test_no_picture_is_kept_once_its_frame_has_ended() -> None:
+def test_the_picture_is_released_when_its_frame_ends() -> None:
     class View(dict[str, npt.NDArray[np.float32]]):
         pass
 
-    cascade, kept = build(audit_floor=0.9), []
+    cascade, views = build(audit_floor=0.9), []
     for index in range(30):
         view = View(base=logits(index % CLASSES, (UNSURE, SURE)[index % 2]))
-        kept.append(weakref.ref(view))
+        views.append(weakref.ref(view))
         step: Step | None = cascade.lookup(frame(index, view), float(index))
         assert step is not None
         cascade.complete(step, None if index % 3 else Reply(index, logits(1, SURE)), index + 0.1)
     del view, step
     gc.collect()
-    assert [ref() for ref in kept] == [None] * 30
+    assert [ref() for ref in views] == [None] * 30
 
 
-def test_what_an_early_exit_risks_is_charged_to_the_same_budget() -> None:
+def test_the_risk_of_an_early_exit_is_charged_to_the_budget() -> None:
     """The more the server risks, the surer a hit must be."""
 
     def after(risk: float | None) -> float:
@@ -347,8 +347,8 @@ def test_what_an_early_exit_risks_is_charged_to_the_same_budget() -> None:
 
 @pytest.mark.parametrize("classes", [1, 2, CLASSES - 1, CLASSES + 1, 1000])
 def test_any_number_of_labels_will_do(classes: int) -> None:
-    from shared.cascade.build_cascade import build_cascade
-    from shared.cascade.spec import CascadeSpec
+    from cachenet.shared.cascade.build_cascade import build_cascade
+    from cachenet.shared.cascade.spec import CascadeSpec
 
     cascade = build_cascade(CascadeSpec(classes, "full", audit_floor=0.5), local("base", level="base", classes=classes))
     for index in range(FIRST_ANSWERS + 10):
@@ -362,7 +362,7 @@ def test_any_number_of_labels_will_do(classes: int) -> None:
     assert cascade.tally.frames == FIRST_ANSWERS + 10
 
 
-def test_a_tally_goes_on_over_a_change_of_bundle() -> None:
+def test_a_tally_continues_after_a_change_of_bundle() -> None:
     cascade = build()
     calm(cascade, 1, 10)
     next_one = Cascade(cascade.spec, build().estimator, cascade.base, tally=cascade.tally)

@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from shared.cascade.cascade import Cascade
-from shared.cascade.types import Hit, Miss, Reply
+from cachenet.shared.cascade.cascade import Cascade
+from cachenet.shared.cascade.types import Hit, Miss, Reply
 from tests.shared.cascade.streams import CLASSES, SURE, build, frame, grey, local, logits
 from tests.shared.cascade.test_cascade import calm
 
@@ -41,7 +41,7 @@ def is_healthy(cascade: Cascade) -> bool:
     """Whether all that was learned is finite."""
     estimator = cascade.estimator
     states = [part for parts in estimator.state.values() for part in parts]
-    return all(np.isfinite(part).all() for part in (estimator.filter.belief, estimator.filter.prior, *states))
+    return all(np.isfinite(part).all() for part in (estimator.filter.belief, estimator.filter.after_change, *states))
 
 
 def play(cascade: Cascade, views: dict[str, Scores], first: int, frames: int = 20) -> list[str]:
@@ -58,7 +58,7 @@ def play(cascade: Cascade, views: dict[str, Scores], first: int, frames: int = 2
 
 
 @damaged
-def test_a_look_of_a_damaged_base_model_is_no_look(scores: Scores) -> None:
+def test_damaged_scores_of_the_base_model_are_ignored(scores: Scores) -> None:
     cascade = build(audit_floor=0.3)
     calm(cascade, 1, 30)
     levels = play(cascade, {"base": scores}, 30)
@@ -68,7 +68,7 @@ def test_a_look_of_a_damaged_base_model_is_no_look(scores: Scores) -> None:
 
 
 @damaged
-def test_a_look_of_a_damaged_submodel_is_no_look(scores: Scores) -> None:
+def test_damaged_scores_of_a_submodel_are_ignored(scores: Scores) -> None:
     cascade = build(audit_floor=0.3)
     cascade.install(local("special", 0.9))
     calm(cascade, 1, 30)
@@ -77,7 +77,7 @@ def test_a_look_of_a_damaged_submodel_is_no_look(scores: Scores) -> None:
     assert is_healthy(cascade)
 
 
-def test_after_a_damaged_base_model_no_submodel_is_taken_for_it() -> None:
+def test_no_submodel_replaces_a_damaged_base_model() -> None:
     cascade = build()
     cascade.install(local("special", 0.9))
     step = cascade.lookup(frame(0, {"base": poisoned(np.nan), "special": logits(1, SURE)}), 0.0)
@@ -87,7 +87,7 @@ def test_after_a_damaged_base_model_no_submodel_is_taken_for_it() -> None:
 
 
 @damaged
-def test_a_damaged_answer_of_the_full_model_is_no_answer(scores: Scores) -> None:
+def test_damaged_scores_of_the_full_model_are_no_reply(scores: Scores) -> None:
     cascade = build(audit_floor=0.3)
     step = cascade.lookup(frame(0, logits(3, 0.3)), 0.0)
     answer = cascade.complete(step, Reply(0, scores), 0.1)
@@ -101,7 +101,7 @@ def test_a_damaged_answer_of_the_full_model_is_no_answer(scores: Scores) -> None
 
 
 @damaged
-def test_a_damaged_audit_is_no_audit(scores: Scores) -> None:
+def test_damaged_scores_of_an_audit_are_ignored(scores: Scores) -> None:
     cascade = build(audit_floor=0.9)
     calm(cascade, 1, 10)
     step = cascade.lookup(frame(10, logits(1, SURE)), 10.0)
@@ -118,10 +118,10 @@ def test_a_damaged_full_model_on_the_device_does_not_answer(scores: Scores) -> N
     cascade.install(local("full"))
     step = cascade.lookup(frame(0, {"base": logits(3, 0.3), "full": scores}), 0.0)
     assert isinstance(step, Miss)
-    assert cascade.on_device(step, 0.0) is None
+    assert cascade.run_full(step, 0.0) is None
 
 
-def test_huge_scores_are_scores() -> None:
+def test_huge_finite_scores_are_valid() -> None:
     cascade = build(audit_floor=0.3)
     huge = np.array([-3e38, 3e38, -3e38, 0.0], np.float32)
     calm(cascade, 1, 10)

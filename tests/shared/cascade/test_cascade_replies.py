@@ -7,9 +7,9 @@ import copy
 import numpy as np
 import pytest
 
-from shared.cascade.audits import Audits
-from shared.cascade.cascade import Cascade
-from shared.cascade.types import Answer, Hit, Reply
+from cachenet.shared.cascade.audits import Audits
+from cachenet.shared.cascade.cascade import Cascade
+from cachenet.shared.cascade.types import Answer, Hit, Reply
 from tests.shared.cascade.streams import SURE, UNSURE, build, frame, grey, logits
 from tests.shared.cascade.test_cascade import ask, calm
 
@@ -94,7 +94,7 @@ def audited(cascade: Cascade, first: int, label: int = 1, brightness: float = 90
     raise AssertionError("no hit was audited")
 
 
-def test_an_audited_hit_keeps_its_answer_and_teaches() -> None:
+def test_an_audited_hit_keeps_its_answer_and_is_learned() -> None:
     cascade = build(audit_floor=0.2)
     answer = audited(cascade, 0)
     assert answer.hit and answer.label == 1
@@ -126,7 +126,7 @@ def test_an_audit_counts_once_and_only_for_a_hit_that_was_sent() -> None:
     assert cascade.audits.judged == 1
 
 
-def test_an_audit_does_not_change_what_its_frame_is_answered() -> None:
+def test_an_audit_does_not_change_the_answer() -> None:
     """An audited frame is looked at by the base model as well; the answer is what it would have been."""
     cascade, held = build(), 0
     for index in range(60):
@@ -142,7 +142,7 @@ def test_an_audit_does_not_change_what_its_frame_is_answered() -> None:
     assert held >= 5
 
 
-def test_hits_that_audits_find_wrong_make_the_cache_ask() -> None:
+def test_wrong_hits_found_by_audits_lead_to_misses() -> None:
     """The base model is sure of a mistake, and so is every risk model. Only audits can tell."""
     cascade = build(audit_floor=0.25)
     assert cascade.audits is not None
@@ -161,7 +161,7 @@ def test_hits_that_audits_find_wrong_make_the_cache_ask() -> None:
     assert not isinstance(step, Hit) or step.prediction.label == 2
 
 
-def test_an_alarm_of_the_audits_makes_the_threshold_strict_at_once() -> None:
+def test_an_alarm_of_the_audits_lowers_the_threshold_at_once() -> None:
     cascade = build(audit_floor=0.25)
     assert cascade.audits is not None
     index = 0
@@ -190,8 +190,8 @@ def test_the_measured_agreement_leaves_fallbacks_out() -> None:
     assert cascade.audits._frames == counted == 50
 
 
-def test_the_oldest_questions_are_forgotten() -> None:
-    """What is kept for late replies is bounded; a reply to a forgotten question is no error."""
+def test_the_oldest_pending_requests_are_forgotten() -> None:
+    """Pending requests are bounded; a reply to a forgotten request is ignored."""
     cascade = build()
     for index in range(70):
         fallback(cascade, index, index % 3)
@@ -201,7 +201,7 @@ def test_the_oldest_questions_are_forgotten() -> None:
     assert cascade.tally.late == 1
 
 
-def test_a_late_reply_is_not_learned_as_seen_now() -> None:
+def test_a_late_reply_is_learned_for_its_own_frame() -> None:
     """Its candidates are those of its own frame: the base model was unsure then, and is sure now."""
     late, prompt = build(), build()
     for cascade in (late, prompt):

@@ -6,13 +6,13 @@ import msgspec
 import numpy as np
 import pytest
 
-from models.typical import fit_quantiles
-from shared.cascade.build_cascade import build_cascade
-from shared.cascade.cascade import Cascade
-from shared.cascade.distribution import ASKED_FIRST, Distribution
-from shared.cascade.frame import Signature
-from shared.cascade.spec import CascadeSpec
-from shared.cascade.types import Answer, Miss, Reply
+from cachenet.models.certify.distribution import fit_quantiles
+from cachenet.shared.cascade.build_cascade import build_cascade
+from cachenet.shared.cascade.cascade import Cascade
+from cachenet.shared.cascade.distribution import MISSES_BEFORE_UNKNOWN, Distribution
+from cachenet.shared.cascade.frame import Signature
+from cachenet.shared.cascade.spec import CascadeSpec
+from cachenet.shared.cascade.types import Answer, Miss, Reply
 from tests.shared.cascade.streams import (
     CLASSES,
     SURE,
@@ -30,13 +30,13 @@ from tests.shared.cascade.streams import (
 
 
 def play(
-    cascade: Cascade, pictures: list[Signature], view: View, said: int | None, first: int = 0, margin: float = SURE
+    cascade: Cascade, pictures: list[Signature], view: View, full: int | None, first: int = 0, margin: float = SURE
 ) -> list[Answer]:
-    """Frames with these pictures, on which the full model says ``said``; None: off line."""
+    """Frames with these pictures, that the full model answers with the label ``full``; None: offline."""
     answers = []
     for index, picture in enumerate(pictures, first):
         step = cascade.lookup(frame(index, view, picture), float(index))
-        reply = None if said is None else Reply(index, logits(said, margin))
+        reply = None if full is None else Reply(index, logits(full, margin))
         answer = cascade.complete(step, reply if isinstance(step, Miss) else None, index + 0.1)
         if answer.audit and reply is not None:
             cascade.on_audit_reply(reply, index + 0.1)
@@ -44,12 +44,12 @@ def play(
     return answers
 
 
-def test_a_change_of_light_starts_over_and_audits_more() -> None:
+def test_a_change_of_light_resets_the_stream_and_raises_the_audit_rate() -> None:
     cascade = build(0.1, audit_floor=0.02)
     assert cascade.audits is not None
     play(cascade, list(noise_stream(150)), logits(1, SURE), 1)
     held = cascade.estimator.cache
-    taught = cascade.estimator.state["base"][1].copy()
+    learned = cascade.estimator.state["base"][1].copy()
     assert held.labels[held.last] == 1 and cascade.audits.rate == 0.02
     dark = list(noise_stream(100, seed=1000, picture=0.4 * scenery()))
     assert cascade.threshold > 0.3
@@ -60,14 +60,14 @@ def test_a_change_of_light_starts_over_and_audits_more() -> None:
     assert cascade.audits.rate == 0.25
     assert cascade.threshold <= 0.101, "strict at first"
     assert set(cascade.estimator.cache.indices.tolist()) <= {152}, "nothing of the old scene is held"
-    assert cascade.estimator.state["base"][1].trace() < taught.trace(), "what was learned counts less"
+    assert cascade.estimator.state["base"][1].trace() < learned.trace(), "what was learned counts less"
     after = play(cascade, dark[3:], logits(2, SURE), 2, first=153)
     assert {answer.label for answer in (*before, *at, *after[10:])} == {2}
     assert sum(answer.audit for answer in after) >= 10
     assert cascade.tally.scene_changes == 1
 
 
-def test_after_a_change_of_light_what_held_before_is_learned_anew() -> None:
+def test_after_a_change_of_light_held_answers_are_learned_again() -> None:
     """By night the base model errs on every frame. Within a hundred frames the cache is within the budget again."""
     cascade = build(audit_floor=0.02)
     play(cascade, list(noise_stream(200)), logits(1, 5.0), 1)
@@ -77,13 +77,13 @@ def test_after_a_change_of_light_what_held_before_is_learned_anew() -> None:
     assert sum(answer.label != 3 for answer in answers[100:]) <= 0.02 * 150
 
 
-def test_unrelated_pictures_raise_no_alarm() -> None:
+def test_unrelated_pictures_are_no_scene_change() -> None:
     cascade = build(audit_floor=0.02)
     play(cascade, [signature(scenery(seed=index)) for index in range(300)], logits(1, SURE), 1)
     assert cascade.tally.scene_changes == 0
 
 
-def test_an_object_that_walks_about_raises_no_alarm() -> None:
+def test_a_moving_object_is_no_scene_change() -> None:
     cascade, pictures = build(audit_floor=0.02), list(noise_stream(120))
     for index in range(120):
         walked = noisy(scenery(), index)
@@ -123,11 +123,11 @@ def pictures(frames: int, seed: int = 0) -> list[Signature]:
     return made
 
 
-def test_out_of_distribution_is_asked_at_first_and_then_unknown(watched: Cascade) -> None:
+def test_out_of_distribution_frames_are_misses_and_then_unknown(watched: Cascade) -> None:
     answers = play(watched, pictures(400), logits(1, LOW), 1, margin=LOW)
     asked = [answer.level == "cloud" for answer in answers]
     first = asked.index(False)
-    assert ASKED_FIRST - 2 <= first <= ASKED_FIRST + 2
+    assert MISSES_BEFORE_UNKNOWN - 2 <= first <= MISSES_BEFORE_UNKNOWN + 2
     assert not any(asked[first:])
     assert {(answer.label, answer.level, answer.risk) for answer in answers[first:]} == {(None, "base", 1.0)}
     assert watched.tally.unknown == 400 - first
@@ -162,17 +162,17 @@ def test_a_still_picture_out_of_distribution_is_unknown_too(watched: Cascade) ->
     assert answers[-1].label is None
 
 
-def test_out_of_distribution_off_line_is_a_risky_guess_and_then_unknown(watched: Cascade) -> None:
-    answers = play(watched, pictures(ASKED_FIRST + 50), logits(1, LOW), None)
-    guesses, rest = answers[: ASKED_FIRST - 2], answers[ASKED_FIRST + 2 :]
+def test_out_of_distribution_offline_is_a_risky_fallback_and_then_unknown(watched: Cascade) -> None:
+    answers = play(watched, pictures(MISSES_BEFORE_UNKNOWN + 50), logits(1, LOW), None)
+    guesses, rest = answers[: MISSES_BEFORE_UNKNOWN - 2], answers[MISSES_BEFORE_UNKNOWN + 2 :]
     assert {(answer.label, answer.level) for answer in guesses} == {(1, "fallback")}
     assert min(answer.risk for answer in guesses[1:]) >= 0.5
     assert {(answer.label, answer.level) for answer in rest} == {(None, "base")}
-    correction = watched.on_late_reply(Reply(ASKED_FIRST - 10, logits(2, SURE)), 300.0)
+    correction = watched.on_late_reply(Reply(MISSES_BEFORE_UNKNOWN - 10, logits(2, SURE)), 300.0)
     assert correction is not None and correction.label == 2
 
 
-def test_a_bundle_that_does_not_know_its_distribution_finds_nothing_unknown() -> None:
+def test_a_bundle_without_a_distribution_never_answers_unknown() -> None:
     spec = CascadeSpec(CLASSES, "full", priors=priors(), distribution=shown(least=0.0))
     cascade = build_cascade(spec, local("base", level="base"), 100)
     play(cascade, pictures(150), logits(1, LOW), 1, margin=LOW)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from shared.cascade.cascade import Cascade
-from shared.cascade.types import Hit, Miss, Prediction, Reply
+from cachenet.shared.cascade.cascade import Cascade
+from cachenet.shared.cascade.types import Hit, Miss, Prediction, Reply
 from tests.shared.cascade.streams import SURE, UNSURE, View, build, frame, grey, local, logits
 from tests.shared.cascade.test_cascade import ask
 
 
 def look(cascade: Cascade, index: int, view: View) -> Hit | Miss:
-    """A frame whose picture was never seen before."""
+    """A frame with a new picture."""
     return cascade.lookup(frame(index, view, grey(7.0 * (index % 35))), float(index))
 
 
@@ -20,7 +20,7 @@ def end(cascade: Cascade, step: Hit | Miss, label: int, submodel: str | None = N
     cascade.complete(step, reply, step.frame.index + 0.1)
 
 
-def test_submodels_do_not_look_where_the_base_model_is_sure() -> None:
+def test_submodels_do_not_probe_where_the_base_models_risk_is_low() -> None:
     cascade = build(0.1)
     cascade.install(local("special", 0.9))
     for index in range(30):
@@ -29,7 +29,7 @@ def test_submodels_do_not_look_where_the_base_model_is_sure() -> None:
         end(cascade, step, 1)
 
 
-def test_submodels_look_where_the_base_model_is_not_sure_and_may_answer() -> None:
+def test_submodels_probe_where_the_base_models_risk_is_high() -> None:
     cascade = build(0.1)
     cascade.install(local("special", 0.9))
     steps = []
@@ -42,7 +42,7 @@ def test_submodels_look_where_the_base_model_is_not_sure_and_may_answer() -> Non
     assert cascade.tally.hits["submodels"] == len(answered)
 
 
-def test_a_submodels_hit_is_a_use_of_it() -> None:
+def test_a_hit_of_a_submodel_marks_it_as_used() -> None:
     cascade = build(0.1)
     cascade.install(local("special", 0.9, cost=50))
     cascade.install(local("idle", 0.0, cost=50))
@@ -54,7 +54,7 @@ def test_a_submodels_hit_is_a_use_of_it() -> None:
 
 
 @pytest.mark.parametrize("margin", [0.0, 1.0, 2.0, 4.0, SURE])
-def test_a_submodel_that_looks_never_makes_the_fallback_riskier(margin: float) -> None:
+def test_a_probe_never_makes_the_fallback_riskier(margin: float) -> None:
     """The fallback is the least risky candidate of all looks."""
 
     def fallback(*submodels: str) -> Prediction:
@@ -92,7 +92,7 @@ def test_a_recommended_submodel_is_fetched_until_it_is_resident() -> None:
     assert [recommend(cascade, "special") for _ in range(3)] == [None, None, "special"], "another would have to go now"
 
 
-def test_two_submodels_that_take_turns_do_not_drive_each_other_out() -> None:
+def test_submodels_recommended_in_turn_do_not_evict_each_other() -> None:
     cascade = build()
     assert recommend(cascade, "one") == "one", "where there is room one recommendation is enough"
     cascade.install(local("one", cost=60))
@@ -103,7 +103,7 @@ def test_two_submodels_that_take_turns_do_not_drive_each_other_out() -> None:
     assert recommend(cascade, "one") == "one"
 
 
-def test_a_submodel_that_can_never_fit_is_not_fetched_again() -> None:
+def test_a_submodel_over_the_budget_is_not_fetched_again() -> None:
     cascade = build()
     assert recommend(cascade, "special") == "special"
     assert cascade.install(local("special", cost=101)) == ["special"]
@@ -111,10 +111,10 @@ def test_a_submodel_that_can_never_fit_is_not_fetched_again() -> None:
 
 
 @pytest.mark.parametrize("late", [False, True])
-def test_without_the_level_no_submodel_is_fetched_or_kept(late: bool) -> None:
-    cascade = build(submodel_budget=None)
+def test_without_the_level_no_submodel_is_fetched_or_resident(late: bool) -> None:
+    cascade = build(submodel_bytes=None)
     assert cascade.install(local("special")) == ["special"]
-    cascade = build(submodel_budget=None)
+    cascade = build(submodel_bytes=None)
     ask(cascade, 0, 1, None, UNSURE)
     if late:
         cascade.on_late_reply(Reply(0, logits(1, SURE), "special"), 1.0)
@@ -124,7 +124,7 @@ def test_without_the_level_no_submodel_is_fetched_or_kept(late: bool) -> None:
     assert cascade.evict_to(0) == []
 
 
-def test_evicted_submodels_are_named_and_look_no_more() -> None:
+def test_evicted_submodels_are_named_and_probe_no_more() -> None:
     cascade = build(0.1)
     cascade.install(local("special", 0.9, cost=10))
     assert cascade.evict_to(5) == ["special"]
@@ -132,7 +132,7 @@ def test_evicted_submodels_are_named_and_look_no_more() -> None:
 
 
 def test_the_full_model_is_installed_beside_the_submodels() -> None:
-    cascade = build(submodel_budget=10)
+    cascade = build(submodel_bytes=10)
     assert cascade.install(local("full", cost=1000)) == []
     assert cascade.full is not None
     cascade.unload_full()

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.cascade.circuit_breaker import CircuitBreaker
+from cachenet.shared.cascade.circuit_breaker import CircuitBreaker
 
 
-def test_it_opens_after_failures_in_a_row_and_not_before() -> None:
+def test_it_opens_after_consecutive_failures() -> None:
     breaker = CircuitBreaker(tolerance=3, pause=1.0)
     for _ in range(2):
         breaker.failed(10.0)
@@ -25,7 +25,7 @@ def test_it_opens_after_failures_in_a_row_and_not_before() -> None:
     assert not breaker.allows(10.9)
 
 
-def test_pauses_between_probes_double_up_to_the_longest() -> None:
+def test_pauses_between_trials_double_up_to_the_longest() -> None:
     breaker, now, pauses = CircuitBreaker(tolerance=1, pause=1.0, longest=8.0), 0.0, []
     for _ in range(6):
         breaker.failed(now)
@@ -36,7 +36,7 @@ def test_pauses_between_probes_double_up_to_the_longest() -> None:
     assert pauses == [1.0, 2.0, 4.0, 8.0, 8.0, 8.0]
 
 
-def test_a_probe_that_succeeds_closes_it_at_once() -> None:
+def test_a_successful_trial_closes_it() -> None:
     breaker = CircuitBreaker(tolerance=1, pause=1.0)
     breaker.failed(0.0)
     assert breaker.allows(1.0)
@@ -46,7 +46,7 @@ def test_a_probe_that_succeeds_closes_it_at_once() -> None:
     assert breaker.allows(2.0), "the pause starts small again"
 
 
-def test_an_outage_of_days_only_ever_waits_the_longest_pause() -> None:
+def test_a_long_outage_never_exceeds_the_longest_pause() -> None:
     breaker, now = CircuitBreaker(longest=8.0), 0.0
     for _ in range(5000):
         breaker.failed(now)
@@ -73,7 +73,7 @@ def test_it_never_refuses_for_longer_than_the_longest_pause(steps: list[tuple[bo
 
 
 @pytest.mark.parametrize("failures", [0, 1, 2])
-def test_while_closed_every_question_is_allowed(failures: int) -> None:
+def test_while_closed_every_request_is_allowed(failures: int) -> None:
     breaker = CircuitBreaker(tolerance=3)
     for _ in range(failures):
         breaker.failed(0.0)

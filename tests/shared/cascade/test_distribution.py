@@ -1,4 +1,4 @@
-"""Whether a stream shows what the bundle was made for: told by its mean, not by a frame."""
+"""A stream is out of distribution by the mean of its scores, not by one frame."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from models.typical import LEAST_FRAMES, fit_least, fit_quantiles
-from shared.cascade.distribution import Distribution, DistributionMonitor, Source, energy
+from cachenet.models.certify.distribution import LEAST_FRAMES, fit_least, fit_quantiles
+from cachenet.shared.cascade.distribution import Distribution, DistributionMonitor, Source, log_sum_exp
 
 Logits = npt.NDArray[np.float32]
 
@@ -40,12 +40,12 @@ def outs(monitor: DistributionMonitor, source: Source, rows: Logits) -> list[int
 
 
 @given(hnp.arrays(np.float32, st.integers(1, 20), elements=st.floats(-80, 80, width=32)))
-def test_energy_is_the_logarithm_of_the_sum_of_exponentials(values: Logits) -> None:
-    assert energy(values) == pytest.approx(math.log(sum(math.exp(float(value)) for value in values)), abs=1e-6)
+def test_log_sum_exp_is_the_logarithm_of_the_sum_of_exponentials(values: Logits) -> None:
+    assert log_sum_exp(values) == pytest.approx(math.log(sum(math.exp(float(value)) for value in values)), abs=1e-6)
 
 
-def test_energy_is_not_upset_by_huge_logits() -> None:
-    assert energy(np.array([3e38, -3e38], np.float32)) == pytest.approx(3e38)
+def test_log_sum_exp_is_finite_for_huge_logits() -> None:
+    assert log_sum_exp(np.array([3e38, -3e38], np.float32)) == pytest.approx(3e38)
 
 
 @pytest.mark.parametrize("source", ["full", "base"])
@@ -62,7 +62,7 @@ def test_a_stream_with_low_scores_is_out_from_the_beginning_on(source: Source) -
     assert found == list(range(1, 201))
 
 
-def test_a_stream_that_leaves_the_distribution_is_out_after_a_while_and_one_that_returns_is_in() -> None:
+def test_a_stream_that_leaves_the_distribution_and_returns_is_followed() -> None:
     monitor = DistributionMonitor(footage())
     assert outs(monitor, "full", scores(200, 1))[-1] == 0
     gone = outs(monitor, "full", scores(200, 2, level=1.0))
@@ -70,13 +70,13 @@ def test_a_stream_that_leaves_the_distribution_is_out_after_a_while_and_one_that
     assert outs(monitor, "full", scores(200, 3))[-1] == 0
 
 
-def test_a_few_odd_frames_are_not_another_stream() -> None:
+def test_a_few_unusual_frames_are_still_in_distribution() -> None:
     monitor = DistributionMonitor(footage())
     outs(monitor, "full", scores(200, 1))
     assert max(outs(monitor, "full", scores(8, 2, level=1.0))) == 0
 
 
-def test_a_frame_counts_once_however_many_models_have_looked_at_it() -> None:
+def test_a_frame_counts_once_for_any_number_of_models() -> None:
     monitor = DistributionMonitor(footage())
     for row in scores(10, 2, level=1.0):
         monitor.update("base", row)
@@ -85,7 +85,7 @@ def test_a_frame_counts_once_however_many_models_have_looked_at_it() -> None:
     assert monitor.frames_out == 10
 
 
-def test_each_model_is_judged_by_its_own_scores() -> None:
+def test_each_model_has_its_own_quantiles() -> None:
     """The student's scores are half as large as the full model's, on the very footage."""
     shown = fit_quantiles(scores(1000, 0, level=16.0), scores(1000, 1, level=6.0))
     shown = msgspec.structs.replace(shown, least=0.3)
@@ -103,7 +103,7 @@ def test_footage_itself_lies_evenly_between_its_quantiles() -> None:
     assert monitor.mean == pytest.approx(0.5, abs=0.1)
 
 
-def test_the_least_mean_of_footage_is_seldom_fallen_under_by_more_of_it() -> None:
+def test_more_of_the_same_footage_seldom_falls_under_the_least_mean() -> None:
     shown = fit_quantiles(scores(1000, 0), scores(1000, 1))
     streams = [[[("full", row)] for row in scores(500, 20 + seed)] for seed in range(5)]
     least = fit_least(shown, streams)  # type: ignore[arg-type]
@@ -113,7 +113,7 @@ def test_the_least_mean_of_footage_is_seldom_fallen_under_by_more_of_it() -> Non
     assert sum(one > 0 for one in found[100:]) <= 0.05 * 1900
 
 
-def test_of_too_little_footage_nobody_knows_how_far_the_mean_may_fall() -> None:
+def test_too_little_footage_gives_no_least_mean() -> None:
     shown = fit_quantiles(scores(100, 0), scores(100, 1))
     frame = [("full", row) for row in scores(1, 2)]
     assert fit_least(shown, [[frame] * (LEAST_FRAMES - 1)]) == 0.0  # type: ignore[list-item]

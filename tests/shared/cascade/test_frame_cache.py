@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.cascade.frame_cache import CAPACITY, FrameCache
+from cachenet.shared.cascade.frame_cache import CAPACITY, FrameCache
 from tests.shared.cascade.streams import frame, grey, noisy, scenery, signature
 
 CLASSES = 3
@@ -28,8 +28,8 @@ def test_it_is_bounded_and_its_tables_stay_together(steps: list[tuple[int, int, 
     them."""
     cache, put = FrameCache(CLASSES, capacity), set()
     for index, brightness, label, looked in steps:
-        said = np.eye(CLASSES)[label] if looked else None
-        cache.add(frame(index, picture=grey(20.0 * brightness)), label, said)
+        output = np.eye(CLASSES)[label] if looked else None
+        cache.add(frame(index, picture=grey(20.0 * brightness)), label, output)
         put.add((index, label, brightness))
         assert 1 <= len(cache) <= capacity
         rows = {len(table) for table in (cache.labels, cache.indices, cache.probabilities)}
@@ -41,7 +41,7 @@ def test_it_is_bounded_and_its_tables_stay_together(steps: list[tuple[int, int, 
             assert np.isnan(cache.probabilities[row]).all() or cache.probabilities[row].sum() == 1.0
 
 
-def test_the_oldest_goes_for_a_new_one() -> None:
+def test_the_oldest_entry_is_replaced() -> None:
     cache = FrameCache(CLASSES, capacity=3)
     for index in range(5):
         cache.add(frame(index, picture=grey(50.0 * index)), 0, None)
@@ -55,7 +55,7 @@ def test_the_same_picture_with_the_same_label_is_replaced() -> None:
     assert held(cache) == {(2 * CAPACITY - 1, 1)}
 
 
-def test_the_newer_answer_to_the_very_same_picture_takes_the_place_of_the_older() -> None:
+def test_a_newer_answer_replaces_that_of_the_same_picture() -> None:
     cache = FrameCache(CLASSES)
     for index, label in enumerate((1, 2, 1)):
         cache.add(frame(index), label, None)
@@ -71,7 +71,7 @@ def test_the_nearest_is_the_one_that_looks_most_alike(levels: list[int], level: 
     np.testing.assert_allclose(cache.distances(grey(level)), squares, rtol=1e-3, atol=0.25)
 
 
-def test_the_very_same_picture_is_no_distance_away_however_bright() -> None:
+def test_the_same_picture_has_distance_zero_at_any_brightness() -> None:
     """But for rounding, far under the noise of a sensor."""
     levels = 4.2 * np.arange(60) + np.random.default_rng(1).uniform(0.0, 1.0, 60)
     cache = FrameCache(1)
@@ -88,7 +88,7 @@ def test_a_late_answer_to_an_older_frame_is_not_the_newest() -> None:
     assert held(cache) == {(5, 1), (2, 0)}
 
 
-def test_a_late_answer_to_an_older_frame_does_not_make_a_newer_one_of_the_same_picture_old() -> None:
+def test_a_late_answer_does_not_replace_a_newer_one_of_the_same_picture() -> None:
     cache = FrameCache(CLASSES)
     cache.add(frame(4, picture=grey(200.0)), 0, None)
     cache.add(frame(6, picture=grey(50.0)), 1, None)
@@ -97,7 +97,7 @@ def test_a_late_answer_to_an_older_frame_does_not_make_a_newer_one_of_the_same_p
     assert cache.labels[cache.last] == 1
 
 
-def test_a_late_answer_older_than_all_that_is_held_takes_no_place() -> None:
+def test_a_late_answer_older_than_all_entries_is_not_added() -> None:
     cache = FrameCache(CLASSES, capacity=2)
     cache.add(frame(5, picture=grey(50.0)), 1, None)
     cache.add(frame(6, picture=grey(100.0)), 1, None)
@@ -105,7 +105,7 @@ def test_a_late_answer_older_than_all_that_is_held_takes_no_place() -> None:
     assert held(cache) == {(5, 1), (6, 1)}
 
 
-def test_recent_ones_are_the_newest_before_a_frame_newest_first() -> None:
+def test_recent_rows_are_the_newest_before_a_frame() -> None:
     cache = FrameCache(CLASSES)
     for index in (3, 9, 1, 7):
         cache.add(frame(index, picture=grey(25.0 * index)), 0, None)
@@ -114,7 +114,7 @@ def test_recent_ones_are_the_newest_before_a_frame_newest_first() -> None:
     assert cache.recent(3, before=1).tolist() == []
 
 
-def test_a_cleared_one_is_empty() -> None:
+def test_a_cleared_cache_is_empty() -> None:
     cache = FrameCache(CLASSES)
     cache.add(frame(0), 1, None)
     cache.clear()

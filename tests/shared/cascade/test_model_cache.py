@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.cascade.model_cache import LocalModel, ModelCache
+from cachenet.shared.cascade.model_cache import LocalModel, ModelCache
 from tests.shared.cascade.streams import CLASSES, local, logits
 
 BASE = np.full(CLASSES, 0.5)
@@ -17,23 +17,23 @@ def test_the_least_recently_used_goes_first() -> None:
     cache = ModelCache(30, BASE)
     for name in "abc":
         assert cache.admit(local(name, cost=10)) == []
-    assert not cache.is_full
+    assert not cache.has_evicted
     assert cache.touch("a")
     assert cache.admit(local("d", cost=10)) == ["b"]
-    assert cache.is_full
+    assert cache.has_evicted
     assert cache.names() == ("a", "c", "d")
     assert cache.admit(local("e", cost=20)) == ["c", "a"]
     assert cache.names() == ("d", "e")
 
 
-def test_a_model_that_can_never_fit_is_sent_back_and_none_goes_for_it() -> None:
+def test_a_model_over_the_budget_is_refused_without_evictions() -> None:
     cache = ModelCache(20, BASE)
     cache.admit(local("a", cost=20))
     assert cache.admit(local("b", cost=21)) == ["b"]
     assert cache.names() == ("a",)
 
 
-def test_a_model_that_comes_again_takes_its_own_place() -> None:
+def test_a_model_that_is_admitted_again_replaces_itself() -> None:
     cache = ModelCache(20, BASE)
     cache.admit(local("a", cost=10))
     cache.admit(local("b", cost=10))
@@ -43,7 +43,7 @@ def test_a_model_that_comes_again_takes_its_own_place() -> None:
     assert newer in cache.residents and len(cache.residents) == 2
 
 
-def test_touching_tells_whether_the_model_is_resident() -> None:
+def test_touch_returns_whether_the_model_is_resident() -> None:
     cache = ModelCache(20, BASE)
     cache.admit(local("a", cost=10))
     assert cache.touch("a")
@@ -61,10 +61,10 @@ def test_touching_tells_whether_the_model_is_resident() -> None:
         max_size=40,
     ),
 )
-def test_the_least_recently_used_go_until_the_rest_costs_no_more_than_the_budget(
+def test_least_recently_used_models_are_evicted_down_to_the_budget(
     budget: int, steps: list[tuple[str, str, int]]
 ) -> None:
-    """As many as must go and no more, in the order of their last use; whoever is named as gone is not resident."""
+    """No more are evicted than necessary, least recently used first; evicted models are not resident."""
     cache = ModelCache(budget, BASE)
     used: dict[str, int] = {}  # cost by name, the least recently used first
     for what, name, number in steps:
@@ -93,13 +93,13 @@ def test_the_least_recently_used_go_until_the_rest_costs_no_more_than_the_budget
         assert cache.cost() == sum(used.values()) <= bound
 
 
-def test_the_recommended_one_answers_most_of_what_is_usual_and_no_resident_does() -> None:
+def test_the_recommended_model_has_the_largest_gain_over_the_residents() -> None:
     cache = ModelCache(100, BASE)
     others = {"low": np.array([0.9, 0.9, 0.1, 0.1]), "high": np.array([0.1, 0.1, 0.9, 0.9]), "none": BASE}
     for _ in range(20_000):
-        cache.expect(np.array([0.1, 0.1, 0.4, 0.4]))
+        cache.count_labels(np.array([0.1, 0.1, 0.4, 0.4]))
     for _ in range(100):
-        cache.expect(np.array([0.5, 0.5, 0.0, 0.0]))
+        cache.count_labels(np.array([0.5, 0.5, 0.0, 0.0]))
     assert cache.recommend(others) == "high", "a passing change of scene is not what is usual"
     cache.admit(local("high", (0.1, 0.1, 0.9, 0.9), 10))
     assert cache.recommend({"low": others["low"], "none": BASE}) == "low"

@@ -5,14 +5,14 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.cascade.offload import OffloadRouter
+from cachenet.shared.cascade.offload import OffloadRouter
 
 
 def play(router: OffloadRouter, frames: int, round_trip: float, seconds: float = 0.05) -> list[bool]:
-    """Which of so many questions are answered on the device; the others take ``round_trip`` over the network."""
+    """Which requests are answered on the device; the others take ``round_trip`` over the network."""
     taken = []
     for _ in range(frames):
-        taken.append(router.on_device(seconds))
+        taken.append(router.use_device(seconds))
         if not taken[-1]:
             router.record_round_trip(round_trip)
     return taken
@@ -22,7 +22,7 @@ def test_the_network_is_asked_until_it_is_known_to_be_slower() -> None:
     assert play(OffloadRouter(), 10, 0.2) == [False] * 5 + [True] * 5
 
 
-def test_a_slow_network_is_tried_again_ever_more_seldom() -> None:
+def test_a_slow_network_is_tried_again_with_exponential_backoff() -> None:
     taken = play(OffloadRouter(), 5000, 0.2)
     tried = [frame for frame, on_device in enumerate(taken) if not on_device][5:]
     assert tried == [36, 100, 228, 484, 996, 2020, 3044, 4068], "the pause doubles up to 1024 questions"

@@ -11,7 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from shared.cascade.probability import FLOOR, fit_temperature, jensen_shannon, log_floor, softmax
+from cachenet.shared.cascade.probability import (
+    fit_temperature,
+    jensen_shannon,
+    softmax,
+)
 
 finite = st.floats(allow_nan=False, allow_infinity=False, width=32)
 logits = hnp.arrays(np.float32, st.integers(1, 30), elements=finite)
@@ -22,7 +26,7 @@ triples = st.integers(1, 12).flatmap(
 
 
 @given(logits, st.floats(0.01, 100))
-def test_softmax_is_a_probability_whatever_the_logits(scores: Logits, temperature: float) -> None:
+def test_softmax_is_a_probability_for_any_logits(scores: Logits, temperature: float) -> None:
     before = scores.copy()
     probabilities = softmax(scores, temperature)
     assert np.array_equal(scores, before)
@@ -45,21 +49,14 @@ def test_softmax_works_row_by_row() -> None:
     np.testing.assert_array_equal(softmax(rows, 1.5), np.stack([softmax(row, 1.5) for row in rows]))
 
 
-def test_softmax_is_not_upset_by_huge_logits() -> None:
+def test_softmax_is_finite_for_huge_logits() -> None:
     np.testing.assert_allclose(softmax(np.array([3e38, 3e38, -3e38], np.float32)), [0.5, 0.5, 0.0])
 
 
 @given(logits, st.floats(0.1, 5), st.floats(0.1, 5))
-def test_a_higher_temperature_is_never_surer(scores: Logits, a: float, b: float) -> None:
+def test_a_higher_temperature_never_increases_the_confidence(scores: Logits, a: float, b: float) -> None:
     surer = softmax(scores, min(a, b)).max()
     assert surer >= softmax(scores, max(a, b)).max() - 1e-12
-
-
-@given(hnp.arrays(np.float64, st.integers(1, 20), elements=st.floats(0, 1)))
-def test_logarithms_stay_within_the_floor(values: npt.NDArray[np.float64]) -> None:
-    logs = log_floor(values)
-    assert (logs >= math.log(FLOOR)).all() and (logs <= 0).all()
-    np.testing.assert_allclose(logs[values > FLOOR], np.log(values[values > FLOOR]))
 
 
 @given(triples)
@@ -72,7 +69,7 @@ def test_the_distance_of_outputs_is_a_metric_but_for_the_floor(scores: tuple[Log
     assert ac <= ab + bc + 0.05
 
 
-def test_outputs_that_share_nothing_are_as_far_apart_as_can_be() -> None:
+def test_disjoint_outputs_have_the_largest_distance() -> None:
     apart = jensen_shannon(np.array([1.0, 0.0]), np.array([0.0, 1.0]))
     assert apart == pytest.approx(math.sqrt(math.log(2)), abs=0.01)
 
@@ -100,13 +97,13 @@ def test_the_temperature_stays_within_its_bounds(right: bool, expected: float) -
     assert fit_temperature(scores, labels) == pytest.approx(expected, rel=0.01)
 
 
-def test_weights_say_whose_temperature_it_is() -> None:
+def test_weights_select_the_rows_of_the_temperature() -> None:
     """Half of the scores are too sure and half are not: the weight decides which half it is fitted to."""
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 3, 4000)
-    given_ = np.where(rng.random(4000) < 0.7, labels, (labels + 1) % 3)
+    drawn = np.where(rng.random(4000) < 0.7, labels, (labels + 1) % 3)
     margin = np.where(np.arange(4000) < 2000, 8.0, 1.5)[:, None]
-    scores = (margin * np.eye(3)[given_]).astype(np.float32)
+    scores = (margin * np.eye(3)[drawn]).astype(np.float32)
     first = np.where(np.arange(4000) < 2000, 1.0, 0.0)
     both = fit_temperature(scores, labels)
     assert fit_temperature(scores, labels, first) > both > fit_temperature(scores, labels, 1 - first)

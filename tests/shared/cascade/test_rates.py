@@ -9,8 +9,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from models.bounds import mean_upper, shares_needed
-from shared.cascade.rates import clopper_pearson, clopper_pearson_upper
+from cachenet.models.certify.bounds import mean_upper, shares_needed
+from cachenet.shared.cascade.rates import clopper_pearson, clopper_pearson_upper
 
 
 def binomial_tail(errors: int, trials: int, rate: float) -> float:
@@ -27,11 +27,11 @@ def test_the_upper_bound_is_the_rate_at_which_so_few_errors_become_unlikely(
     assert binomial_tail(errors, trials, bound) == pytest.approx(1 - confidence, abs=1e-4)
 
 
-def test_nothing_wrong_in_twenty_is_honest() -> None:
+def test_the_bound_of_no_errors_in_twenty_is_exact() -> None:
     assert clopper_pearson_upper(0, 20, 0.95) == pytest.approx(1 - 0.05 ** (1 / 20), abs=1e-5)
 
 
-def test_all_wrong_may_be_all() -> None:
+def test_the_bound_of_all_errors_is_one() -> None:
     assert clopper_pearson_upper(5, 5, 0.95) == pytest.approx(1)
     low, high = clopper_pearson(5, 5, 0.95)
     assert low == pytest.approx(0.025 ** (1 / 5), abs=1e-4)
@@ -39,7 +39,7 @@ def test_all_wrong_may_be_all() -> None:
 
 
 @given(st.integers(0, 40), st.integers(1, 40))
-def test_the_interval_of_the_right_ones_mirrors_that_of_the_wrong_ones(errors: int, trials: int) -> None:
+def test_the_interval_of_successes_mirrors_that_of_errors(errors: int, trials: int) -> None:
     assume(errors <= trials)
     low, high = clopper_pearson(errors, trials, 0.95)
     mirrored = clopper_pearson(trials - errors, trials, 0.95)
@@ -48,14 +48,14 @@ def test_the_interval_of_the_right_ones_mirrors_that_of_the_wrong_ones(errors: i
 
 
 @given(st.floats(0, 50), st.floats(0.5, 100))
-def test_numbers_that_are_not_whole_give_a_bound_too(errors: float, trials: float) -> None:
+def test_fractional_counts_have_an_interval(errors: float, trials: float) -> None:
     assume(errors <= trials)
     low, high = clopper_pearson(errors, trials, 0.95)
     assert 0 <= low <= high <= 1
 
 
 @pytest.mark.parametrize("rate", [0.02, 0.3])
-def test_the_interval_covers_the_truth_as_often_as_it_says(rate: float) -> None:
+def test_the_interval_covers_the_true_rate_at_its_confidence(rate: float) -> None:
     rng = np.random.default_rng(3)
     intervals = [clopper_pearson(int(rng.binomial(80, rate)), 80, 0.95) for _ in range(300)]
     assert sum(low <= rate <= high for low, high in intervals) >= 0.93 * 300
@@ -68,7 +68,7 @@ def test_the_bound_on_a_mean_is_over_the_mean_and_shrinks_with_more_of_the_same(
     assert mean_upper(shares * 4, 0.95) <= bound + 1e-5
 
 
-def test_the_bound_on_a_mean_is_wrong_as_seldom_as_it_says() -> None:
+def test_the_bound_on_a_mean_holds_at_its_confidence() -> None:
     rng = np.random.default_rng(4)
     shares = rng.beta(0.5, 12.0, (300, 40))
     truth = 0.5 / 12.5
@@ -76,11 +76,11 @@ def test_the_bound_on_a_mean_is_wrong_as_seldom_as_it_says() -> None:
 
 
 @pytest.mark.parametrize("share", [0.0, 0.01])
-def test_so_many_shares_as_are_said_to_be_needed_are_enough(share: float) -> None:
+def test_the_stated_number_of_shares_is_enough(share: float) -> None:
     number = shares_needed([share], 0.05, 0.95)
     assert mean_upper([share] * number, 0.95) <= 0.05 + 1e-5
     assert mean_upper([share] * (number // 2), 0.95) > 0.05
 
 
-def test_no_number_of_shares_shows_what_is_not_so() -> None:
+def test_no_number_of_shares_certifies_a_mean_over_the_limit() -> None:
     assert shares_needed([0.2, 0.2], 0.1, 0.95) == 0

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.cascade.reference import WINDOW, Labels, disagreements
+from cachenet.shared.cascade.reference import WINDOW, Labels, disagreements
 
 pairs = st.lists(st.tuples(st.integers(-1, 2), st.integers(0, 2)), max_size=30)
 
@@ -32,13 +32,13 @@ def naive(answers: list[int], full: list[int]) -> list[bool]:
 
 
 @given(pairs)
-def test_disagreement_is_what_the_definition_says(frames: list[tuple[int, int]]) -> None:
+def test_disagreement_follows_its_definition(frames: list[tuple[int, int]]) -> None:
     answers, full = [answer for answer, _ in frames], [label for _, label in frames]
     assert disagreements(labels(*answers), labels(*full)).tolist() == naive(answers, full)
 
 
 @given(pairs)
-def test_disagreement_never_exceeds_the_bare_difference(frames: list[tuple[int, int]]) -> None:
+def test_disagreement_never_exceeds_the_difference_by_frame(frames: list[tuple[int, int]]) -> None:
     answers, full = labels(*(answer for answer, _ in frames)), labels(*(label for _, label in frames))
     assert not (disagreements(answers, full) & (answers == full)).any()
 
@@ -48,12 +48,12 @@ def test_a_hold_through_one_flickering_frame_agrees() -> None:
     assert not disagreements(np.zeros_like(full), full).any()
 
 
-def test_at_the_ends_only_the_bare_answer_counts() -> None:
+def test_at_the_ends_only_the_answer_of_the_frame_counts() -> None:
     full = labels(1, *[0] * 12)
     assert disagreements(np.zeros_like(full), full).tolist() == [True, *[False] * 12]
 
 
-def test_too_few_frames_for_a_majority_count_bare() -> None:
+def test_without_enough_frames_only_the_answer_of_the_frame_counts() -> None:
     full = labels(*[0] * (WINDOW - 2), 1)
     assert disagreements(np.zeros_like(full), full).tolist() == [*[False] * (WINDOW - 2), True]
 
@@ -63,6 +63,6 @@ def test_unknown_disagrees_always() -> None:
     assert disagreements(np.full_like(full, -1), full).all()
 
 
-def test_answers_for_other_frames_are_an_error() -> None:
+def test_a_different_number_of_answers_is_an_error() -> None:
     with pytest.raises(ValueError, match="2 answers for 3 frames"):
         disagreements(labels(0, 0), labels(0, 0, 0))

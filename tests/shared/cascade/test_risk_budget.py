@@ -7,16 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.cascade.risk_budget import RiskBudget
+from cachenet.shared.cascade.risk_budget import RiskBudget
 
 budgets = st.sampled_from([0.001, 0.01, 0.02, 0.1, 0.3])
 
 
 @settings(max_examples=60)
 @given(budgets, st.lists(st.tuples(st.integers(1, 300), st.floats(0, 1)), min_size=1, max_size=12))
-def test_the_mean_that_is_charged_stays_within_the_budget_in_the_long_run(
-    max_disagreement: float, stretches: list[tuple[int, float]]
-) -> None:
+def test_the_mean_charge_stays_within_the_budget(max_disagreement: float, stretches: list[tuple[int, float]]) -> None:
     """Whatever comes: each frame costs some share of what the threshold allows, in stretches of hard and easy times.
 
     The sum may lead by what the threshold can fall from first to last, 500 frames' budget at most.
@@ -30,7 +28,7 @@ def test_the_mean_that_is_charged_stays_within_the_budget_in_the_long_run(
 
 
 @pytest.mark.parametrize("max_disagreement", [0.005, 0.02, 0.05])
-def test_a_stream_that_offers_any_risk_is_charged_the_budget_in_the_mean(max_disagreement: float) -> None:
+def test_a_stream_with_all_risks_spends_the_budget(max_disagreement: float) -> None:
     """It is neither overspent nor left unused."""
     budget, rng, charged = RiskBudget(max_disagreement), np.random.default_rng(0), []
     for _ in range(6000):
@@ -67,7 +65,7 @@ def test_the_threshold_rises_while_nothing_is_charged_and_falls_with_what_is() -
     assert strict < budget.threshold < 4 * 0.02
 
 
-def test_what_costs_the_budget_leaves_the_threshold_where_it_is() -> None:
+def test_a_charge_of_the_budget_leaves_the_threshold() -> None:
     budget = RiskBudget(0.02)
     before = budget.threshold
     for _ in range(100):
@@ -75,7 +73,7 @@ def test_what_costs_the_budget_leaves_the_threshold_where_it_is() -> None:
     assert budget.threshold == pytest.approx(before)
 
 
-def test_after_a_restart_a_single_hit_may_cost_the_budget_at_most() -> None:
+def test_after_a_restart_the_threshold_is_the_budget() -> None:
     budget = RiskBudget(0.02)
     budget.restart()
     assert budget.threshold == pytest.approx(0.02)

@@ -1,4 +1,4 @@
-"""The risk of a candidate: always a probability, unsure where little was seen, and safe to restore."""
+"""The risk of a candidate is a probability, near one half for unusual features, and safe to restore."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.cascade.features import COUNT
-from shared.cascade.risk_model import RiskModel, RiskPrior, fit_prior
+from cachenet.shared.cascade.features import FEATURE_COUNT
+from cachenet.shared.cascade.risk_model import RiskModel, RiskPrior, fit_prior
 from tests.shared.cascade.streams import priors
 
 Array = npt.NDArray[np.float64]
@@ -66,13 +66,13 @@ def test_a_risk_is_finite_and_a_probability_after_any_batches(
 
 @pytest.mark.filterwarnings("ignore:invalid value")
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_features_that_are_not_finite_teach_nothing(bad: float) -> None:
+def test_features_that_are_not_finite_are_ignored(bad: float) -> None:
     model, untouched = RiskModel(priors()["base"]), RiskModel(priors()["base"])
     model.learn(np.full((2, 13), bad), np.array([True, False]), np.ones(2))
     assert same(model, untouched)
 
 
-def test_the_prior_of_what_can_be_told_apart_is_finite_and_does_not_explode() -> None:
+def test_the_prior_of_separable_outcomes_is_bounded() -> None:
     features = np.linspace(-1.0, 1.0, 400)[:, None]
     prior = fit_prior(features, features[:, 0] > 0)
     assert prior.check(1)
@@ -91,7 +91,7 @@ def test_any_footage_gives_a_prior_that_works(n: int, wrong: int, scale: float, 
     assert ((risks > 0) & (risks < 1)).all()
 
 
-def test_the_same_footage_many_times_over_is_hardly_surer() -> None:
+def test_repeated_footage_hardly_increases_the_precision() -> None:
     """Neighbouring frames say the same: ten times the frames are not ten times the evidence."""
     features, wrong = footage()
     once, often = fit_prior(features, wrong), fit_prior(np.tile(features, (10, 1)), np.tile(wrong, 10))
@@ -99,19 +99,19 @@ def test_the_same_footage_many_times_over_is_hardly_surer() -> None:
     np.testing.assert_allclose(often.precision, once.precision, rtol=0.05, atol=0.1)
 
 
-def test_what_was_hardly_seen_is_less_certain() -> None:
-    """Two candidates at equal odds: the one whose features were never seen is nearer to one half."""
+def test_unusual_features_are_less_certain() -> None:
+    """Two candidates at equal odds: the one with unusual features is nearer to one half."""
     model = RiskModel(fit_prior(*footage()))
     weights, _ = model.state
-    seen = np.array([-1.0, 0.0])
+    usual = np.array([-1.0, 0.0])
     across = np.array([-weights[1], weights[0]]) / np.hypot(*weights[:2])  # changes nothing of the odds
-    unseen = seen + 30.0 * across * np.array([1.0, 1.0])
-    assert float(model.risk(unseen[None])[1][0]) == pytest.approx(float(model.risk(seen[None])[1][0]), abs=0.02)
-    low, unsure = model.risk(np.stack([seen, unseen]))[0]
+    unusual = usual + 30.0 * across * np.array([1.0, 1.0])
+    assert float(model.risk(unusual[None])[1][0]) == pytest.approx(float(model.risk(usual[None])[1][0]), abs=0.02)
+    low, unsure = model.risk(np.stack([usual, unusual]))[0]
     assert low < unsure < 0.5
 
 
-def test_what_is_observed_is_expected_from_then_on() -> None:
+def test_observations_change_the_predicted_risk() -> None:
     model, at = RiskModel(fit_prior(*footage())), np.array([[-1.0, 0.0]])
     before = float(model.risk(at)[0][0])
     learned(model, np.repeat(at, 40, 0), np.ones(40, np.bool_))
@@ -119,7 +119,7 @@ def test_what_is_observed_is_expected_from_then_on() -> None:
     assert model.risk(at)[0][0] > 0.5
 
 
-def test_a_heavier_observation_teaches_more() -> None:
+def test_an_observation_of_higher_weight_changes_more() -> None:
     def after(weight: float) -> float:
         model = RiskModel(fit_prior(*footage()))
         model.learn(np.array([[-1.0, 0.0]]), np.array([True]), np.array([weight]))
@@ -128,22 +128,22 @@ def test_a_heavier_observation_teaches_more() -> None:
     assert after(0.1) < after(1.0) < after(5.0)
 
 
-def test_what_is_no_longer_observed_is_forgotten_and_the_prior_returns() -> None:
+def test_old_observations_are_forgotten_in_favour_of_the_prior() -> None:
     """Ten half-lives of observations in which the feature that was learned about does not vary."""
     prior = fit_prior(*footage())
     model, at = RiskModel(prior), np.array([[0.0, 3.0]])
     learned(model, np.repeat(at, 100, 0), np.ones(100, np.bool_))
-    taught = model.state[0][1]
+    after = model.state[0][1]
     features, wrong = footage(1, 200)
     features[:, 1] = prior.mean[1]
     for _ in range(100):
         model.learn(features, wrong, np.ones(200))
     fresh = prior.weights[1]
-    assert abs(taught - fresh) > 0.5
-    assert abs(model.state[0][1] - fresh) < 0.2 * abs(taught - fresh)
+    assert abs(after - fresh) > 0.5
+    assert abs(model.state[0][1] - fresh) < 0.2 * abs(after - fresh)
 
 
-def test_one_surprise_moves_the_weights_a_bounded_way() -> None:
+def test_one_observation_moves_the_weights_a_bounded_distance() -> None:
     """However heavy, however little the model was sure of: two steps of one standardised weight."""
     model = RiskModel(priors()["base"])
     model.reset(0.1)
@@ -152,7 +152,7 @@ def test_one_surprise_moves_the_weights_a_bounded_way() -> None:
     assert 0.1 < np.linalg.norm(model.state[0] - before) <= 2.0 + 1e-6
 
 
-def test_a_reset_is_the_prior_again_and_with_a_share_of_its_weight_learns_faster() -> None:
+def test_a_reset_restores_the_prior_and_a_smaller_share_learns_faster() -> None:
     prior, at = fit_prior(*footage()), np.array([[-1.0, 0.0]])
     model = learned(RiskModel(prior), np.repeat(at, 30, 0), np.ones(30, np.bool_))
     model.reset()
@@ -166,7 +166,7 @@ def test_a_reset_is_the_prior_again_and_with_a_share_of_its_weight_learns_faster
     assert light.risk(at)[0][0] > model.risk(at)[0][0]
 
 
-def test_a_restored_model_goes_on_as_if_it_had_never_stopped() -> None:
+def test_a_restored_model_continues_identically() -> None:
     features, wrong = footage(2, 60)
     model, again = RiskModel(fit_prior(*footage())), RiskModel(fit_prior(*footage()))
     learned(model, features[:30], wrong[:30])
@@ -209,7 +209,7 @@ def poisoned(part: Array) -> Array:
     ids=["short", "not square", "a row", "one feature more", "NaN weight", "NaN precision", "infinite", "negative",
          "zero", "vanishing", "not symmetric"],
 )  # fmt: skip
-def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(
+def test_an_invalid_state_is_refused_and_changes_nothing(
     damage: Callable[[Array, Array], tuple[Array, Array]],
 ) -> None:
     features, wrong = footage(3, 20)
@@ -221,11 +221,11 @@ def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(
 
 
 def changed(prior: RiskPrior, **parts: tuple[float, ...]) -> RiskPrior:
-    kept = {name: getattr(prior, name) for name in ("mean", "deviation", "weights", "precision")}
-    return RiskPrior(**{**kept, **parts})
+    fields = {name: getattr(prior, name) for name in ("mean", "deviation", "weights", "precision")}
+    return RiskPrior(**{**fields, **parts})
 
 
-def test_a_prior_that_cannot_be_one_is_told() -> None:
+def test_an_invalid_prior_is_detected() -> None:
     prior = fit_prior(*footage())
     assert prior.check(2)
     assert not prior.check(3)
@@ -238,5 +238,5 @@ def test_a_prior_that_cannot_be_one_is_told() -> None:
 
 
 def test_priors_of_footage_have_the_features_of_their_stage() -> None:
-    assert set(priors()) == set(COUNT)
-    assert all(prior.check(COUNT[stage]) for stage, prior in priors().items())
+    assert set(priors()) == set(FEATURE_COUNT)
+    assert all(prior.check(FEATURE_COUNT[stage]) for stage, prior in priors().items())

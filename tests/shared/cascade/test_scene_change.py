@@ -1,4 +1,4 @@
-"""A change of the whole scene is told from what walks, flashes and dawns."""
+"""Scene changes are detected, and moving objects, flashes and dusk are not."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Iterable
 import numpy as np
 import pytest
 
-from shared.cascade.frame import Signature
-from shared.cascade.scene_change import SceneChangeDetector, correlation
+from cachenet.shared.cascade.frame import Signature
+from cachenet.shared.cascade.scene_change import SceneChangeDetector, correlation
 from tests.shared.cascade.streams import Thumbnail, noise_stream, noisy, scenery, signature
 
 
 def alarms(pictures: Iterable[Signature], detector: SceneChangeDetector | None = None) -> list[int]:
-    """Frames at which a change of the scene is told."""
+    """Frames at which a scene change is detected."""
     detector = detector or SceneChangeDetector()
     return [index for index, picture in enumerate(pictures) if detector.update(picture)]
 
@@ -32,17 +32,17 @@ def test_a_still_scene_is_no_change() -> None:
 
 
 @pytest.mark.parametrize("factor", [0.3, 0.6])
-def test_light_that_goes_out_is_one_change(factor: float) -> None:
+def test_light_off_is_one_change(factor: float) -> None:
     dark = noise_stream(400, seed=1000, picture=factor * scenery())
     assert after_calm(*dark) == [2], "at the third frame, and then no more"
 
 
-def test_light_that_comes_on_is_one_change() -> None:
+def test_light_on_is_one_change() -> None:
     bright = [*noise_stream(40, seed=1000, picture=np.minimum(1.8 * scenery(), 250.0))]
     assert after_calm(*bright) == [2]
 
 
-def test_light_that_goes_out_and_comes_on_again_is_two_changes() -> None:
+def test_light_off_and_on_is_two_changes() -> None:
     dark = [*noise_stream(200, seed=1000, picture=0.4 * scenery())]
     light = [*noise_stream(100, seed=2000)]
     assert after_calm(*dark, *light) == [2, 202]
@@ -71,7 +71,7 @@ def test_a_flash_is_no_change(frames: int) -> None:
     assert after_calm(*flash, *noise_stream(50, seed=1000)) == []
 
 
-def test_a_flicker_of_two_frames_again_and_again_is_no_change() -> None:
+def test_repeated_flicker_of_two_frames_is_no_change() -> None:
     lit = signature(1.6 * scenery())
     pictures = [picture for calm in noise_stream(40, seed=1000) for picture in (lit, lit, calm)]
     assert after_calm(*pictures) == []
@@ -98,7 +98,7 @@ def test_dusk_after_a_long_day_is_no_change() -> None:
     assert after_calm(*dusk, calm=1500) == []
 
 
-def test_pictures_that_have_nothing_to_do_with_each_other_are_no_change() -> None:
+def test_unrelated_pictures_are_no_change() -> None:
     """As of a stream of photographs: that is how this stream is."""
     assert alarms(signature(scenery(seed=index)) for index in range(300)) == []
 
@@ -108,12 +108,12 @@ def test_photographs_that_stay_for_a_while_are_no_change() -> None:
     assert alarms(shown) == []
 
 
-def test_nothing_is_told_of_a_scene_that_was_hardly_seen() -> None:
+def test_a_scene_of_few_frames_has_no_change() -> None:
     dark = noise_stream(50, seed=1000, picture=0.4 * scenery())
     assert after_calm(*dark, calm=20) == []
 
 
-def test_likeness_looks_through_light_and_a_small_move_but_not_through_another_scene() -> None:
+def test_correlation_is_high_after_light_or_a_small_move_and_low_for_another_scene() -> None:
     scene = fine()
     assert correlation(scene, 0.3 * scene + 10.0) == pytest.approx(1.0)
     assert correlation(scene, moved(scene, -4, 3)) > 0.9
@@ -121,7 +121,7 @@ def test_likeness_looks_through_light_and_a_small_move_but_not_through_another_s
     assert correlation(scene, np.zeros_like(scene)) == -1.0, "a black picture is like nothing"
 
 
-def test_darkness_is_a_change_of_light_once_it_stays() -> None:
+def test_lasting_darkness_is_a_scene_change() -> None:
     black = signature(np.zeros((24, 32), np.float32))
     assert len(after_calm(*[black] * 100)) == 1
     assert after_calm(black, black) == []

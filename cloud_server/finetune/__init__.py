@@ -1,0 +1,1 @@
+"""Submodels for what devices see."""

@@ -1,0 +1,1 @@
+"""What a broker, a server and its devices need to trust one another."""

@@ -1,0 +1,1 @@
+"""The full model and the files of a bundle, over MQTT."""

@@ -1,0 +1,78 @@
+"""The full model of a bundle, ready to run."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+import numpy as np
+
+from cachenet.shared.bundle.manifest import Bundle, ExitKind
+from cachenet.shared.inference.early_exit import EarlyExitModel, ExitResult, RequestContext, load
+from cachenet.shared.inference.engine import EngineError, Provider, Session
+from cachenet.shared.inference.image import Tensor, blank, crop, preprocessor
+from cachenet.shared.media.pictures import decode
+
+
+class FullModel:
+    """Runs the full model on encoded pictures, as a whole or with early exits.
+
+    Example:
+        model = FullModel(bundle, "cpu", threads=4)
+        [result] = model.run([model.prepare(png)], [None])
+    """
+
+    def __init__(self, bundle: Bundle, provider: Provider, threads: int, exit_kind: ExitKind | None = None) -> None:
+        """Load the model and run it once.
+
+        Args:
+            bundle: Bundle with the model.
+            provider: Hardware to run on.
+            threads: Number of threads of the model.
+            exit_kind: Kind of early exits; None for none.
+
+        Raises:
+            EngineError: The model cannot run, or does not fit its labels.
+        """
+        manifest = bundle.manifest
+        self.name = manifest.only("full")
+        model = manifest.models[self.name]
+        self.sha256 = model.sha256
+        self._input = model.input
+        self._preprocess = preprocessor(model.input)
+        self._model: Session | EarlyExitModel
+        #: Number of pictures of every run, where the model fixes it.
+        self.batch: int | None = None
+        if exit_kind is None:
+            self._model = Session(bundle.path(self.name), provider, threads)
+            self.batch = self._model.batch
+        else:
+            self._model = load(manifest, exit_kind, bundle.find, provider, threads, random.Random().random)
+        self.provider = self._model.provider
+        classes = len(manifest.labels)
+        # The first run is the slowest: ONNX Runtime plans memory and selects kernels. No request should wait for it.
+        logits = self.run([blank(model.input)], [None])[0].logits[None]
+        if logits.shape != (1, classes) or not np.isfinite(logits).all():
+            raise EngineError(f"{self.name}: gives scores of shape {logits.shape} for {classes} labels")
+
+    def prepare(self, picture: bytes) -> Tensor:
+        """Decode a PNG or JPEG to the model's input. Raises ``BadPicture``."""
+        return self._preprocess(crop(decode(picture), self._input))
+
+    def run(self, tensors: Sequence[Tensor], contexts: Sequence[RequestContext | None]) -> Sequence[ExitResult]:
+        """Run the model on each picture.
+
+        Args:
+            tensors: Inputs, each ``(1, channels, height, width)``.
+            contexts: Context of each request; None for a picture that must run through the whole model.
+
+        Returns:
+            The results in order.
+
+        Raises:
+            EngineError: The run failed.
+        """
+        batch = np.concatenate(tensors)
+        if isinstance(self._model, EarlyExitModel):
+            return self._model.run(batch, contexts)
+        return [ExitResult(logits, int(logits.argmax())) for logits in self._model.run(batch)]

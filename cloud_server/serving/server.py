@@ -1,0 +1,195 @@
+"""The server: passes requests to the full model or to the bundle's files, and replies to the devices."""
+
+from __future__ import annotations
+
+import logging
+import re
+import secrets
+from collections.abc import Callable
+
+from cachenet.cloud_server.broker.probe import PROBE_S, RoundTripProbe
+from cachenet.cloud_server.serving.blobs import Blobs
+from cachenet.cloud_server.serving.counters import Counters
+from cachenet.cloud_server.serving.full_model import FullModel
+from cachenet.cloud_server.serving.worker import Job, Worker
+from cachenet.shared.bundle.manifest import Bundle
+from cachenet.shared.command.supervision import SupervisedThread
+from cachenet.shared.inference.engine import Logits
+from cachenet.shared.transport import protocol
+from cachenet.shared.transport.mqtt import Address, Message, MqttConnection
+from cachenet.shared.transport.protocol import Malformed, Rejection
+
+log = logging.getLogger(__name__)
+
+#: Time that ``stop`` waits for a running batch, seconds. The connection stops within another second.
+_STOP_TIMEOUT_S = 0.7
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+class Server:
+    """Serves one bundle.
+
+    The only state per device is the early exits' estimate of its labels, which a new server soon relearns. So any
+    number of servers may share the requests.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        full: FullModel,
+        broker: Address,
+        queue: int,
+        max_batch: int,
+        on_full_result: Callable[[Job, Logits], None] | None = None,
+        probes_broker: bool = True,
+    ) -> None:
+        """Create a server that is not yet started.
+
+        Args:
+            bundle: Bundle to serve.
+            full: Full model of the bundle.
+            broker: Address of the broker.
+            queue: Largest number of queued requests.
+            max_batch: Largest batch, unless the model fixes its batch.
+            on_full_result: Called, on the worker's thread, with the logits of each picture that ran through the whole
+                model.
+            probes_broker: Whether the server probes the broker by a round trip.
+
+        Raises:
+            MqttError: The credentials cannot be used.
+        """
+        self.counters = Counters()
+        self._bundle, self._full = bundle, full
+        self._blobs = Blobs(bundle)
+        self._worker = Worker(
+            full, bundle.manifest, queue, full.batch or max_batch, self._reply, self._count_batch, on_full_result
+        )
+        name = f"cloud-{secrets.token_hex(4)}"
+        self._probe = RoundTripProbe(protocol.topic(name, "answer"))
+        self._probes_broker = probes_broker
+        topics = (*protocol.SERVER_TOPICS, *((self._probe.topic,) if probes_broker else ()))
+        self._link = MqttConnection(broker, name, [(topic, 1) for topic in topics], self._receive, self._announce)
+        self._prober = SupervisedThread("broker-round-trip", self._probe_broker)
+
+    def start(self) -> None:
+        """Serve as soon as the broker is reachable, and after each reconnection."""
+        self._worker.start()
+        self._link.start()
+        if self._probes_broker:
+            self._prober.start()
+
+    def update(self, bundle: Bundle) -> None:
+        """Serve another bundle with the same full model. Callable from any thread."""
+        self._blobs = Blobs(bundle)  # first: a device may request a new model as soon as the catalogue names it
+        self._bundle, self._worker.manifest = bundle, bundle.manifest
+        self._announce()
+
+    def stop(self) -> bool:
+        """End within two seconds. False if a batch is still running: a run of the model cannot be interrupted."""
+        self._prober.stopping.set()
+        ended = self._worker.stop(_STOP_TIMEOUT_S)
+        self._link.stop()
+        return ended
+
+    @property
+    def connected(self) -> bool:
+        """Whether the server is connected to the broker."""
+        return self._link.connected.is_set()
+
+    @property
+    def waiting(self) -> int:
+        """Number of queued requests."""
+        return self._worker.waiting
+
+    def unhealthy_reason(self) -> str:
+        """Why the server cannot answer; empty if it can."""
+        if not self._worker.thread.alive:
+            return "the full model's thread has ended; start the server again"
+        if fault := self._worker.thread.fault or self._prober.fault:
+            return f"a thread of the server fails ({fault}); see the server's log"
+        return self._probe.error if self.connected else self._link.error
+
+    def _probe_broker(self) -> None:
+        if not self._prober.stopping.wait(PROBE_S):
+            before, error = self._probe.error, self._probe.run(self._link)
+            if error and not before:
+                log.error(error)
+
+    def _announce(self) -> None:
+        self._probe.connected()
+        topic = protocol.catalogue(self._bundle.manifest.name)
+        signature = protocol.signed(self._bundle.signature)
+        self._link.publish(topic, self._bundle.data, qos=1, retain=True, properties=signature)
+
+    # The methods below, to ``_refuse``, run on the connection's thread and must return quickly.
+
+    def _receive(self, message: Message) -> None:
+        if message.topic == self._probe.topic:
+            self._probe.receive(message.payload)
+            return
+        with self.counters.change() as counts:
+            counts.bytes_in += len(message.payload)
+        try:
+            device, leaf = protocol.device_of(message.topic)
+            if leaf == ("blob", "get"):
+                self._send_chunk(device, message)
+            else:
+                self._infer(device, leaf, message)
+        except Malformed as error:
+            with self.counters.change() as counts:
+                counts.malformed += 1
+            log.debug("malformed message on %.200s: %s", message.topic, error)
+
+    def _infer(self, device: str, leaf: tuple[str, ...], message: Message) -> None:
+        try:
+            request = protocol.request(leaf, message.content, message.correlation, message.properties)
+            if len(message.payload) > protocol.MAX_PICTURE:
+                raise Malformed(f"picture of {len(message.payload)} bytes, {protocol.MAX_PICTURE} allowed")
+            if any(label >= len(self._bundle.manifest.labels) for label in request.recent):
+                raise Malformed(f"'recent' has a label that is not a label of {self._bundle.manifest.name}")
+        except Malformed as error:
+            if message.correlation is not None and 0 < len(message.correlation) <= 64:
+                self._refuse(device, message.correlation, Rejection("bad-input", str(error)))
+            raise
+        if request.model != self._full.name:
+            why = f"the full model of this server is {self._full.name}"
+            self._refuse(device, request.correlation, Rejection("unknown-model", why))
+            return
+        with self.counters.change() as counts:
+            counts.requests += 1
+        job = Job(device, request, message.payload)
+        if not self._worker.submit(job):
+            self._reply(job, Rejection("busy", "the server's queue is full"))
+
+    def _send_chunk(self, device: str, message: Message) -> None:
+        request = protocol.decode(message.payload, protocol.BlobRequest)
+        if not _SHA256.fullmatch(request.sha256):  # the digest becomes part of a topic
+            raise Malformed("sha256 is not 64 hexadecimal digits")
+        payload = protocol.encode(self._blobs.chunk(request))
+        sent = self._link.publish(protocol.topic(device, "blob", request.sha256), payload)
+        with self.counters.change() as counts:
+            counts.chunks += sent
+            counts.bytes_out += len(payload) * sent
+
+    def _refuse(self, device: str, correlation: bytes, rejection: Rejection) -> None:
+        with self.counters.change() as counts:
+            counts.requests += 1
+        self._send(device, correlation, rejection)
+
+    def _reply(self, job: Job, reply: protocol.Answer | Rejection) -> None:
+        self._send(job.device, job.request.correlation, reply)
+
+    def _send(self, device: str, correlation: bytes, reply: protocol.Answer | Rejection) -> None:
+        payload = protocol.encode(reply)
+        sent = self._link.publish(protocol.topic(device, "answer"), payload, correlation=correlation)
+        with self.counters.change() as counts:
+            if isinstance(reply, Rejection):
+                counts.refusals[reply.reason] = counts.refusals.get(reply.reason, 0) + 1
+            else:
+                counts.answers += 1
+            counts.lost += not sent
+            counts.bytes_out += len(payload) * sent
+
+    def _count_batch(self) -> None:
+        with self.counters.change() as counts:
+            counts.batches += 1

@@ -1,0 +1,173 @@
+"""The thread that runs the full model.
+
+There is one thread because the model's own threads already share the processors: two runs at a time would each take
+twice as long, and their batches would be half as large.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from cachenet.cloud_server.serving.batcher import Batcher, QueuedItem
+from cachenet.cloud_server.serving.selector import recommend
+from cachenet.shared.bundle.manifest import Manifest
+from cachenet.shared.cascade.probability import softmax
+from cachenet.shared.command.supervision import SupervisedThread
+from cachenet.shared.inference.early_exit import ExitResult, RequestContext
+from cachenet.shared.inference.engine import EngineError, Logits
+from cachenet.shared.inference.image import BadPicture, Tensor
+from cachenet.shared.transport.protocol import Answer, Rejection, Request, Timing
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A valid request of a device, with the encoded picture."""
+
+    device: str
+    request: Request
+    picture: bytes
+
+    @property
+    def context(self) -> RequestContext | None:
+        """Context for early exits; None for an audit, which must run through the whole model."""
+        request = self.request
+        return None if request.audit else RequestContext(request.recent, request.risk, self.device)
+
+
+class Model(Protocol):
+    """The part of ``FullModel`` that the worker uses."""
+
+    name: str
+    sha256: str
+
+    def prepare(self, picture: bytes) -> Tensor: ...
+
+    def run(self, tensors: Sequence[Tensor], contexts: Sequence[RequestContext | None]) -> Sequence[ExitResult]: ...
+
+
+class Worker:
+    """Runs queued jobs in batches, and replies to each job exactly once."""
+
+    def __init__(
+        self,
+        model: Model,
+        manifest: Manifest,
+        queue: int,
+        max_batch: int,
+        reply: Callable[[Job, Answer | Rejection], None],
+        on_batch: Callable[[], None],
+        on_full_result: Callable[[Job, Logits], None] | None = None,
+    ) -> None:
+        """Create a worker that is not yet started.
+
+        Args:
+            model: The full model.
+            manifest: Manifest of the served bundle.
+            queue: Largest number of queued jobs.
+            max_batch: Largest number of jobs in a batch.
+            reply: Sends a reply; called on the worker's thread, and by ``stop``.
+            on_batch: Called after every batch.
+            on_full_result: Called with the logits of every picture that ran through the whole model.
+        """
+        #: Manifest that submodels are recommended from; may be replaced at any time.
+        self.manifest = manifest
+        self._model = model
+        self._temperature = manifest.models[model.name].temperature
+        self._batcher: Batcher[Job] = Batcher(time.monotonic, queue, max_batch)
+        self._reply, self._on_batch, self._on_full_result = reply, on_batch, on_full_result
+        self._changed = threading.Condition()
+        self._stopping = False
+        #: The thread, for its state.
+        self.thread = SupervisedThread("full-model", self._work)
+
+    def start(self) -> None:
+        self.thread.start()
+
+    def submit(self, job: Job) -> bool:
+        """Queue ``job``. False if the queue is full or the worker is stopping; the caller must then refuse the job."""
+        with self._changed:
+            queued = not self._stopping and self._batcher.offer(job, job.request.budget_ms / 1000, job.request.audit)
+            self._changed.notify()
+        return queued
+
+    @property
+    def waiting(self) -> int:
+        """Number of queued jobs."""
+        return len(self._batcher)
+
+    def stop(self, timeout_s: float) -> bool:
+        """Refuse all queued jobs and wait for the running batch. False if the batch runs longer than ``timeout_s``."""
+        with self._changed:
+            self._stopping = True
+            self.thread.stopping.set()
+            jobs = self._batcher.drain()
+            self._changed.notify()
+        for job in jobs:
+            self._send(job, Rejection("busy", "the server is stopping"))
+        return self.thread.stop(timeout_s)
+
+    def _work(self) -> None:
+        """Wait for the next batch and run it."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._stopping or len(self._batcher) > 0)
+            if self._stopping:
+                return
+            batch = self._batcher.take()
+        for queued in batch.expired:
+            self._send(queued.item, Rejection("expired", "the time budget ended in the server's queue"))
+        if batch.ready:
+            for queued, reply in zip(batch.ready, self._replies_or_rejections(batch.ready), strict=True):
+                self._send(queued.item, reply)
+            self._on_batch()
+
+    def _send(self, job: Job, reply: Answer | Rejection) -> None:
+        try:
+            self._reply(job, reply)
+        except BaseException:
+            log.exception("the reply to %s failed", job.device)
+
+    def _replies_or_rejections(self, batch: Sequence[QueuedItem[Job]]) -> list[Answer | Rejection]:
+        """One reply for each job, in order, also if the model fails."""
+        try:
+            return self._replies(batch)
+        except EngineError as error:
+            log.error("%s: %s", self._model.name, error)
+        except BaseException:  # a panic in Rust code is not an ``Exception``, and every job must get a reply
+            log.exception("a batch of %d failed", len(batch))
+        return [Rejection("busy", "the full model failed; see the server's log")] * len(batch)
+
+    def _replies(self, batch: Sequence[QueuedItem[Job]]) -> list[Answer | Rejection]:
+        started = time.monotonic()
+        inputs = [(queued, self._prepare(queued.item)) for queued in batch]
+        ready = [(queued.item, tensor) for queued, tensor in inputs if not isinstance(tensor, Rejection)]
+        decoded = time.monotonic()
+        results = iter(self._model.run([x for _, x in ready], [job.context for job, _ in ready]) if ready else ())
+        decode_ms, run_ms = (decoded - started) * 1000, (time.monotonic() - decoded) * 1000
+        replies: list[Answer | Rejection] = []
+        for queued, tensor in inputs:
+            if isinstance(tensor, Rejection):
+                replies.append(tensor)
+            else:
+                timing = Timing((started - queued.arrived) * 1000, decode_ms, run_ms, len(ready))
+                replies.append(self._answer(queued.item, next(results), timing))
+        return replies
+
+    def _prepare(self, job: Job) -> Tensor | Rejection:
+        try:
+            return self._model.prepare(job.picture)
+        except BadPicture as error:
+            return Rejection("bad-input", str(error))
+
+    def _answer(self, job: Job, result: ExitResult, timing: Timing) -> Answer:
+        logits = result.logits
+        if result.layer is None and self._on_full_result is not None:
+            self._on_full_result(job, logits)
+        submodel = recommend(self.manifest, softmax(logits, self._temperature), job.request.recent)
+        return Answer(logits.astype("<f4").tobytes(), self._model.sha256, submodel, timing, result.risk)

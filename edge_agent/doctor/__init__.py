@@ -1,0 +1,1 @@
+"""Diagnostics, health and watchdog of the agent."""

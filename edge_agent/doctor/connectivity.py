@@ -1,0 +1,121 @@
+"""Connectivity checks of the doctor: broker, catalogue and server."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Generator
+from contextlib import suppress
+from pathlib import Path
+
+from cachenet.edge_agent.frame_inputs import FrameInputs
+from cachenet.edge_agent.remote import CloudClient
+from cachenet.edge_agent.settings import Settings
+from cachenet.shared.bundle.manifest import BundleError, Manifest, parse
+from cachenet.shared.cascade.frame import Frame
+from cachenet.shared.cascade.types import Miss, Prediction
+from cachenet.shared.command import diagnostics
+from cachenet.shared.command.diagnostics import Finding
+from cachenet.shared.media.signature import sign
+from cachenet.shared.transport import protocol
+from cachenet.shared.transport.mqtt import Message, MqttConnection, MqttError, address, password
+
+#: Longest wait for a connection, and for a reply of the server, seconds.
+_TIMEOUT_S = 5.0
+#: Longest wait for a catalogue, seconds.
+_CATALOGUE_TIMEOUT_S = 2.0
+
+
+def check_connectivity(settings: Settings, stored: Manifest | None) -> Generator[Finding, None, Manifest | None]:
+    """Check broker, catalogue and server; returns the catalogue's manifest.
+
+    Args:
+        stored: Manifest on the device, used if the catalogue is empty.
+    """
+    try:
+        device = protocol.check_device(settings.device)
+        ca = Path(settings.ca) if settings.ca else None
+        where = address(settings.broker, password(settings.password_file), ca)
+        messages: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        topics = [(protocol.topic(device, "answer"), 0), (protocol.CATALOGUE_TOPICS, 1)]
+        link = MqttConnection(where, f"cachenet-{device}", topics, messages.put)
+    except (MqttError, protocol.Malformed) as error:
+        yield Finding("broker", "problem", str(error))
+        return None
+    for finding in diagnostics.reach(where):
+        yield finding
+        if finding.grade == "problem":
+            return None
+    link.start()
+    try:
+        if reason := link.settle(_TIMEOUT_S):
+            yield Finding("password", "problem", reason.removesuffix("; trying again"))
+            return None
+        yield Finding("password", "ok", f"the broker takes {where.user or 'anybody'}")
+        offered = yield from _catalogue(settings, messages)
+        if (manifest := offered or stored) is not None and "cloud" in settings.levels and settings.mode != "offline":
+            yield _server(link, device, manifest, messages)
+        return offered
+    finally:
+        link.stop()
+
+
+def _catalogue(settings: Settings, messages: queue.SimpleQueue[Message]) -> Generator[Finding, None, Manifest | None]:
+    """Check the catalogue; returns the first manifest that this device accepts."""
+    end = time.monotonic() + _CATALOGUE_TIMEOUT_S
+    with suppress(queue.Empty):
+        while (left := end - time.monotonic()) > 0:
+            message = messages.get(timeout=left)
+            name = message.topic.rsplit("/", 1)[-1]
+            if not message.topic.startswith(protocol.CATALOGUE_TOPICS[:-1]) or settings.catalogue not in ("", name):
+                continue
+            try:
+                manifest = parse(message.payload)
+                if not is_signed(settings, message.payload, protocol.signature(message.properties)):
+                    raise BundleError("--trusted-key has not signed it; sign what cloud-server serves")
+            except (BundleError, ValueError) as error:
+                yield Finding("catalogue", "problem", f"{name}: {error}")
+                return None
+            yield Finding("catalogue", "ok", f"{manifest.name}, {len(manifest.labels)} labels")
+            return manifest
+    missing = f"the catalogue has no {settings.catalogue}" if settings.catalogue else "the catalogue is empty"
+    yield Finding("catalogue", "warning", f"{missing}; start cloud-server on this broker")
+    return None
+
+
+def is_signed(settings: Settings, data: bytes, signature: bytes) -> bool:
+    """Whether a manifest is signed by the trusted key, if there is one. Raises ``SigningError``."""
+    if not settings.trusted_key:
+        return True
+    from cachenet.shared.bundle.trust import Key
+
+    return Key(Path(settings.trusted_key)).verify(data, signature)
+
+
+def _server(link: MqttConnection, device: str, manifest: Manifest, messages: queue.SimpleQueue[Message]) -> Finding:
+    """Check that a server replies to a request."""
+    cloud = CloudClient(link, device, manifest, time.monotonic)
+    ended = threading.Event()
+
+    def receive() -> None:
+        while not ended.is_set():
+            with suppress(queue.Empty, protocol.Malformed):
+                message = messages.get(timeout=0.05)
+                if message.topic == protocol.topic(device, "answer"):
+                    cloud.receive(message)
+
+    receiver = threading.Thread(target=receive, daemon=True)
+    receiver.start()
+    picture = diagnostics.golden()
+    begun = time.monotonic()
+    frame = Frame(0, FrameInputs(picture), sign(picture))
+    miss = Miss(frame, (), begun, begun + _TIMEOUT_S, Prediction(None, 1.0, 1.0, "base", ""), "")
+    outcome = cloud.ask(miss, lambda: frame.view.crop(cloud.input))
+    latency_ms = (time.monotonic() - begun) * 1000
+    ended.set()
+    receiver.join()
+    if outcome.reply is None:
+        return Finding("server", "warning", f"{outcome.error}; is cloud-server running on this broker?")
+    label = manifest.labels[int(outcome.reply.logits.argmax())]
+    return Finding("server", "ok", f"calls the golden picture {label}, after {latency_ms:.0f} ms")

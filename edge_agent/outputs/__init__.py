@@ -1,0 +1,1 @@
+"""Outputs of answers: JSON lines, logs, metrics, videos, web pages, MQTT."""

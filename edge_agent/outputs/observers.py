@@ -1,0 +1,108 @@
+"""Optional observers of answered frames: metrics, preview, video, misses and results over MQTT."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Protocol
+
+from cachenet.edge_agent.agent import Agent
+from cachenet.edge_agent.camera import AnsweredFrame, Observer
+from cachenet.edge_agent.device_cascade import DeploymentError
+from cachenet.edge_agent.settings import parse_region, parse_size
+from cachenet.shared.command import config
+
+log = logging.getLogger(__name__)
+
+
+class Writer(Protocol):
+    """An observer that writes files."""
+
+    @property
+    def failure(self) -> str:
+        """Why the files are incomplete; empty if they are complete."""
+
+
+@contextmanager
+def attach_observers(agent: Agent) -> Iterator[list[tuple[str, Writer]]]:
+    """Attach the observers that the settings name, while the block runs. Other observers are not even imported.
+
+    Yields:
+        Observers that write files, each with its setting.
+
+    Raises:
+        DeploymentError: An output cannot be opened.
+    """
+    writers: list[tuple[str, Writer]] = []
+    settings, observers = agent.settings, agent.observers
+    regions = {own.name: parse_region(own.region) if own.region else None for own in settings.each()}
+    with ExitStack() as stack:
+        if settings.metrics:
+            from cachenet.edge_agent.outputs.metrics import endpoint
+
+            with _naming(f"metrics {settings.metrics}"):
+                stack.enter_context(endpoint(agent, *config.endpoint(settings.metrics)))
+        if settings.preview:
+            from cachenet.edge_agent.outputs.preview import Preview
+
+            preview = Preview(settings.device, regions)
+            with _naming(f"--preview {settings.preview}"):
+                stack.enter_context(preview.serve(*config.endpoint(settings.preview)))
+            observers.append(_guarded("the preview", preview.on_frame))
+        if saving := [camera for camera in agent.cameras if camera.settings.save]:
+            from cachenet.edge_agent.outputs.video_writer import VideoSaver
+
+            savers = {}
+            for camera in saving:
+                with _naming(f"--save {camera.settings.save}"):
+                    path, live = Path(camera.settings.save), camera.live
+                    fps = camera.settings.fps
+                    saver = VideoSaver(
+                        path, live, fps or camera.source.fps, regions[camera.name], file_times=fps is None
+                    )
+                stack.callback(saver.close)
+                savers[camera.name] = saver
+                writers.append(("--save", saver))
+
+            def save(answered: AnsweredFrame) -> None:
+                if (saver := savers.get(answered.line.camera)) is not None:
+                    saver.on_frame(answered)
+
+            observers.append(save)
+        if settings.misses:
+            from cachenet.edge_agent.outputs.misses import Misses
+
+            with _naming(f"misses {settings.misses}"):
+                live = any(camera.live for camera in agent.cameras)
+                misses = Misses(Path(settings.misses), parse_size(settings.misses_budget), live, regions)
+            stack.callback(misses.close)
+            observers.append(misses.on_frame)
+            writers.append(("misses", misses))
+        if agent.link is not None and (settings.results or settings.home_assistant):
+            from cachenet.edge_agent.outputs.results import Results
+
+            observers.append(_guarded("results", Results(agent.link.publish, settings.device).on_frame))
+        yield writers
+
+
+def _guarded(name: str, observer: Observer) -> Observer:
+    """``observer`` without its exceptions, which would end the hot loop."""
+
+    def observe(answered: AnsweredFrame) -> None:
+        try:
+            observer(answered)
+        except Exception:
+            log.exception("%s: failed for a frame", name)
+
+    return observe
+
+
+@contextmanager
+def _naming(setting: str) -> Iterator[None]:
+    """Name the setting in errors of the block."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise DeploymentError(f"{setting}: {getattr(error, 'strerror', None) or error}") from None

@@ -1,0 +1,63 @@
+"""Checks of an agent's settings, and the parts that an agent is built from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from cachenet.edge_agent.outputs import home_assistant
+from cachenet.edge_agent.settings import Settings
+from cachenet.edge_agent.updates.store import Store
+from cachenet.shared.bundle import zoo
+from cachenet.shared.bundle.manifest import Bundle
+from cachenet.shared.inference.engine import providers
+from cachenet.shared.transport.mqtt import Address, address, password
+from cachenet.shared.transport.protocol import check_device
+
+if TYPE_CHECKING:
+    from cachenet.shared.bundle.trust import Key
+
+
+class Parts(NamedTuple):
+    """Arguments of ``Agent`` after its settings and sources."""
+
+    address: Address | None
+    store: Store | None
+    bundle: Bundle | None
+    trusted: Key | None
+
+
+def prepare(settings: Settings) -> Parts:
+    """Check all settings but the sources, open the bundle or lock the store.
+
+    Raises:
+        UserError, ValueError, OSError: A setting cannot be used. The message says which setting and why.
+    """
+    settings.validate()
+    if not settings.broker and not settings.bundle:
+        raise ValueError("nothing to answer with: give --broker mqtt://host, or --bundle (such as cifar10)")
+    uses_cloud = "cloud" in settings.levels and settings.broker and settings.mode != "offline"
+    if "base" not in settings.levels and not uses_cloud:
+        raise ValueError("no level can answer: levels must include base, or cloud with a --broker and not offline")
+    check_device(settings.device)
+    providers(settings.provider)
+    if (settings.results or settings.home_assistant) and not settings.broker:
+        raise ValueError("results and Home Assistant need a broker: give --broker mqtt://host")
+    if settings.home_assistant:
+        names = [settings.device, *(camera.name for camera in settings.camera)]
+        home_assistant.check_names(settings.discovery_prefix, names)
+    bundle = Bundle(zoo.find(settings.bundle)) if settings.bundle else None
+    if bundle is not None and settings.base and settings.base not in bundle.manifest.models:
+        raise ValueError(f"base {settings.base}: the bundle has {', '.join(bundle.manifest.models)}")
+    broker: Address | None = None
+    if settings.broker:
+        broker = address(settings.broker, password(settings.password_file), Path(settings.ca) if settings.ca else None)
+    trusted = None
+    if settings.trusted_key:
+        from cachenet.shared.bundle.trust import Key
+
+        trusted = Key(Path(settings.trusted_key))
+    store = Store(Path(settings.store)) if bundle is None else None
+    if store is not None:
+        store.lock()
+    return Parts(broker, store, bundle, trusted)

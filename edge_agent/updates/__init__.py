@@ -1,0 +1,1 @@
+"""Model updates: download, probe, trial, commit and rollback."""

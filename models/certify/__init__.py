@@ -1,0 +1,1 @@
+"""Calibration of models and certification of bundles on held-out footage."""

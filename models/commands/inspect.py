@@ -1,0 +1,154 @@
+"""Commands that show a bundle, or a full model before a build."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cachenet.models.commands import options
+from cachenet.models.commands.options import (
+    PROCESSORS,
+    Data,
+    Existing,
+    FrameStep,
+    Full,
+    Json,
+    Labels,
+    Preprocessing,
+    Threads,
+    Work,
+)
+from cachenet.models.report import console_report
+from cachenet.shared.bundle import zoo
+from cachenet.shared.bundle.manifest import Bundle
+
+#: Seed of the first stream of a report.
+_FIRST_SEED = 3000
+
+
+def show(
+    bundle: Existing,
+    trusted_key: Annotated[
+        Path | None, typer.Option(help="File of a public key; a bundle without its signature is refused.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Check a bundle's digests and list its models.
+
+    Example: model-builder show cifar10
+    """
+    with options.user_errors(bundle):
+        options.check_paths(trusted_key=trusted_key)
+        from cachenet.shared.bundle.trust import Key
+
+        found = Bundle(zoo.find(bundle))
+        if trusted_key is not None and not Key(trusted_key).verify(found.data, found.signature):
+            what = "another signature than" if found.signature else "no signature of"
+            options.refuse(f"{bundle} has {what} {trusted_key}'s")
+    console_report.models(found, as_json)
+
+
+def report(
+    bundle: Existing,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Frames that the bundle was not built from (default: the test images, for CIFAR-10 labels)."),
+    ] = None,
+    frame_step: FrameStep = 1,
+    streams: Annotated[int, typer.Option(help="Number of streams to replay.", min=1)] = 20,
+    frames: Annotated[int, typer.Option(help="Number of frames of a stream.", min=16)] = 1000,
+    page: Annotated[Path | None, typer.Option("--html", help="File for an HTML page with figures.")] = None,
+    work: Work = None,
+    threads: Threads = PROCESSORS,
+    as_json: Json = False,
+) -> None:
+    """Measure a bundle on frames that it was not built from.
+
+    The report has the agreement with the full model, and the accuracy if the directories are named after labels.
+
+    Example: model-builder report cifar10 --html report.html
+    """
+    with options.user_errors(page):
+        options.check_paths(data=data)
+        if page is not None:
+            options.check_writable("html", page)
+        from cachenet.models.data.frames import find
+
+        found = Bundle(zoo.find(bundle))
+        source = None if data is None else find(data, frame_step)
+        import torch
+
+        from cachenet.models.certify.traces import as_pictures
+        from cachenet.models.data import cifar10, dataset
+        from cachenet.models.report import reporting
+        from cachenet.models.report.page import html
+        from cachenet.models.train.label import look
+        from cachenet.shared.command import atomic_files
+
+        torch.set_num_threads(threads)
+        classifier = options.full_model(found)
+        if source is None and found.manifest.labels != cifar10.LABELS:
+            options.refuse("no test images of these labels are known; give --data")
+        with options.progress_bar() as progress:
+            if source is None:
+                test = cifar10.load().test
+                part = dataset.from_labelled(
+                    test, look(classifier, as_pictures(test.images), threads), classifier.input
+                )
+            else:
+                logits = options.run_full_model(classifier, source, options.work_directory(work), threads, progress)
+                part = dataset.all_frames(classifier, source, logits)
+            made = reporting.report(found, part, streams, frames, _FIRST_SEED, progress)
+        if page is not None:
+            atomic_files.write(page, html(made).encode())
+    if source is not None:
+        options.show_skipped(source)
+    if as_json:
+        typer.echo(json.dumps(made.results))
+    else:
+        console_report.report(made.results)
+
+
+def inspect(
+    full: Full,
+    data: Data,
+    preprocessing: Preprocessing = "",
+    labels: Labels = None,
+    frame_step: FrameStep = 1,
+    work: Work = None,
+    threads: Threads = PROCESSORS,
+    sheet: Annotated[
+        Path | None,
+        typer.Option("--draw", help="PNG file for ten frames, as the model sees them, with its labels."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show what a model takes, and its answers for your frames, before a build.
+
+    Low confidence of a good model means that the preprocessing is wrong. The answers are compared with those of ONNX
+    Runtime alone, and the last lines have a verdict.
+
+    Example: model-builder inspect --full model.onnx --data frames/ --preprocessing imagenet
+    """
+    with options.user_errors(data, sheet):
+        options.check_paths(full=full, data=data, labels=labels)
+        from cachenet.models.data.frames import find
+        from cachenet.models.report import inspection
+
+        if sheet is not None and sheet.is_dir():
+            options.refuse(f"{sheet} is a directory; give a file to draw to")
+        classifier = options.read_classifier(full, preprocessing, labels)
+        frames = find(data, frame_step)
+        with options.progress_bar() as progress:
+            logits = options.run_full_model(classifier, frames, options.work_directory(work), threads, progress)
+            found = inspection.inspect(classifier, frames, logits, threads)
+            if sheet is not None:
+                inspection.draw(classifier, frames, logits, sheet)
+    if as_json:
+        typer.echo(json.dumps(found))
+        return
+    console_report.inspection(found)
+    options.show_skipped(frames)

@@ -1,0 +1,1 @@
+"""Frames and data sets that bundles are built from and evaluated on."""

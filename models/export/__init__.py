@@ -1,0 +1,1 @@
+"""ONNX models: reading, writing, editing, quantising, measuring."""

@@ -1,0 +1,1 @@
+"""Reports about bundles and full models: figures, tables, pages and pictures."""

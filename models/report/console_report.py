@@ -1,0 +1,106 @@
+"""Shows bundles and reports in a terminal."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from rich import table as rich_table
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.text import Text
+
+from cachenet.models.report import tables
+from cachenet.models.report.tables import Table
+from cachenet.shared.bundle.manifest import Bundle
+
+
+def models(bundle: Bundle, as_json: bool) -> None:
+    """Show the models of a bundle and its certificates."""
+    manifest = bundle.manifest
+    rows: dict[str, dict[str, Any]] = {
+        name: tables.model_row(model) | {"mean_coverage": round(sum(model.coverage) / len(model.coverage), 4)}
+        for name, model in manifest.models.items()
+    }
+    if as_json:
+        shown = {
+            "name": manifest.name,
+            "models": rows,
+            "signed": bool(bundle.signature),
+            "certificates": msgspec.to_builtins(manifest.certificates),
+            "base_agreement": manifest.provenance.get("base agreement", ""),
+        }
+        print(json.dumps(shown))
+        return
+    cells = [(name, row["role"], *tables.costs(row), f"{row['mean_coverage']:.1%}") for name, row in rows.items()]
+    console = Console(highlight=False)
+    console.print(_rich(Table(manifest.name, ("model", "role"), (*tables.COSTS, "coverage"), cells)))
+    if manifest.certificates:
+        console.print(_rich(tables.certificates(manifest.certificates)))
+    if agreement := manifest.provenance.get("base agreement"):
+        console.print(f"Base model agrees with the full model on {agreement}.")
+    console.print("Signed." if bundle.signature else "Not signed.")
+
+
+def exits(bundle: Bundle, as_json: bool) -> None:
+    """Show the early exits of a bundle's full model."""
+    manifest = bundle.manifest
+    if as_json:
+        print(msgspec.json.encode({"name": manifest.name, "layers": manifest.layers}).decode())
+        return
+    full = manifest.models[manifest.only("full")].bytes
+    rows = [
+        (
+            kind,
+            one.kind,
+            f"{one.share:.1%}",
+            f"{one.bytes / 1e3:.0f}",
+            f"{one.bytes / full:.1%}",
+            f"{one.threshold:.3f}",
+        )
+        for kind, several in manifest.layers.items()
+        for one in several.caches
+    ]
+    head = ("after", "kB", "of the model", "threshold")
+    Console().print(_rich(Table(f"{manifest.name}: early exits", ("exit", "kind"), head, rows)))
+
+
+def report(results: Mapping[str, Any]) -> None:
+    """Show the results of a report."""
+    console = Console()
+    for table in (
+        tables.models(results["name"], results["models"]),
+        tables.scores(results["scores"]),
+        *tables.exits(results["layers"]),
+        tables.replays(results["replays"]),
+    ):
+        console.print(_rich(table))
+
+
+def inspection(found: Mapping[str, Any]) -> None:
+    """Show the result of an inspection."""
+    table = rich_table.Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    for name, value in found.items():
+        if isinstance(value, dict):
+            shown = ", ".join(f"{key} {share:.1%}" for key, share in list(value.items())[:8])
+            shown += f" and {len(value) - 8} more" if len(value) > 8 else ""
+        elif isinstance(value, float):
+            shown = f"{value:.1%}"
+        else:
+            shown = "\n".join(value) if isinstance(value, list) else str(value)
+        # A user's labels are shown as plain text: no markup and no control characters.
+        table.add_row(name, Text("".join(one if one.isprintable() or one == "\n" else "?" for one in shown)))
+    Console().print(table)
+
+
+def _rich(table: Table) -> rich_table.Table:
+    made = rich_table.Table(title=table.title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for column in table.words:
+        made.add_column(column, overflow="fold")  # a long name is folded, so that it can be copied
+    for column in table.numbers:
+        made.add_column(column, justify="right", no_wrap=True, min_width=len(column))
+    for row in table.rows:
+        made.add_row(*row)
+    return made

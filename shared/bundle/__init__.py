@@ -1,0 +1,1 @@
+"""Bundles: models, manifest and signature."""

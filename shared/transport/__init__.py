@@ -1,0 +1,1 @@
+"""MQTT: addresses, connection, messages and error messages."""

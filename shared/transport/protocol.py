@@ -1,0 +1,256 @@
+"""The protocol between devices and server: topics, messages and bounds.
+
+MQTT 5 under ``cachenet/1/<device>/``. Structured payloads are MessagePack of the structs below, with checked types and
+bounded sizes; JSON where other programs read them. Pictures and files are plain payloads, described by MQTT properties.
+Every invalid message raises ``Malformed``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Annotated, Literal, TypeVar, cast, get_args
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+VERSION = 1
+ROOT = f"cachenet/{VERSION}"
+
+#: Largest picture of a request, bytes.
+MAX_PICTURE = 4 << 20
+#: Largest structured payload, bytes.
+MAX_MESSAGE = 256 << 10
+#: Largest piece of a file in one message, bytes. Small, so that an answer does not wait long behind a piece.
+CHUNK = 128 << 10
+#: Largest number of labels.
+MAX_CLASSES = 16_384
+#: Most recent labels in a request.
+RECENT = 16
+
+#: Subscriptions of the server. Each topic has its own group, because rumqttd, the embedded broker, loses messages of
+#: topics that share one (0 of 50 arrived, against 50 of 50 with two groups).
+SERVER_TOPICS = (
+    f"$share/cloud-infer/{ROOT}/+/infer/#",
+    f"$share/cloud-audit/{ROOT}/+/audit/#",
+    f"$share/cloud-blob/{ROOT}/+/blob/get",
+)
+#: Topics of all manifests.
+CATALOGUE_TOPICS = f"{ROOT}/catalogue/#"
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+ContentType = Literal["image/png", "image/jpeg"]
+Reason = Literal["busy", "bad-input", "unknown-model", "expired"]
+T = TypeVar("T")
+
+
+class Malformed(ValueError):
+    """An invalid message. The error text may be sent to its sender."""
+
+
+class Timing(msgspec.Struct, frozen=True, array_like=True):
+    """Times of a request on the server, milliseconds, and the number of requests that shared its run (``batch``)."""
+
+    queued: float
+    decode: float
+    run: float
+    batch: int
+
+
+class Answer(msgspec.Struct, frozen=True, tag="answer"):
+    """The full model's answer to a request.
+
+    Attributes:
+        scores: Logits, little-endian float32, one for each label.
+        model: SHA-256 of the model file.
+        submodel: Name of the submodel that the server recommends; None for none.
+        risk: Where an early exit answered, the probability that the whole model would have given another label; None
+            where the whole model ran.
+    """
+
+    scores: bytes
+    model: str
+    submodel: str | None
+    timing: Timing
+    risk: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
+
+    def logits(self, classes: int) -> npt.NDArray[np.float32]:
+        """Scores as ``(classes,)`` float32. Raises ``Malformed``."""
+        if len(self.scores) != 4 * classes:
+            raise Malformed(f"{len(self.scores)} bytes of scores for {classes} labels")
+        logits = np.frombuffer(self.scores, "<f4")
+        if not np.isfinite(logits).all():
+            raise Malformed("scores are not finite")
+        return logits
+
+
+class Rejection(msgspec.Struct, frozen=True, tag="refusal"):
+    """Reply to a request without an answer; ``detail`` is one line for the user."""
+
+    reason: Reason
+    detail: str
+
+
+class Request(msgspec.Struct, frozen=True):
+    """Description of a request to the full model; the payload is the picture.
+
+    Attributes:
+        model: SHA-256 of the model file.
+        content: Content type of the picture.
+        correlation: Correlation data, which the reply repeats.
+        budget_ms: Time left of the frame's deadline when it was sent, milliseconds. The server subtracts its own
+            waiting time, so that clocks are not compared.
+        recent: Indices of the device's recent labels, oldest first.
+        audit: Whether the frame is already answered; other requests come first.
+        risk: Largest risk of an early exit.
+    """
+
+    model: str
+    content: ContentType
+    correlation: bytes
+    budget_ms: int
+    recent: tuple[int, ...] = ()
+    audit: bool = False
+    risk: float = 1.0
+
+    def properties(self) -> list[tuple[str, str]]:
+        """The MQTT user properties; content type and correlation data are properties of MQTT itself."""
+        own = [("budget-ms", str(self.budget_ms)), ("recent", " ".join(map(str, self.recent)))]
+        return own if self.risk >= 1.0 else [*own, ("risk", f"{self.risk:.6f}")]
+
+
+class BlobRequest(msgspec.Struct, frozen=True):
+    """Request for a piece of a file, identified by its SHA-256."""
+
+    sha256: str
+    offset: int
+    length: int
+
+
+class Chunk(msgspec.Struct, frozen=True):
+    """A piece of a file of ``total`` bytes; or an error, with ``data`` empty."""
+
+    offset: int
+    total: int
+    data: bytes
+    error: str = ""
+
+
+class Status(msgspec.Struct, frozen=True):
+    """Status of a device, retained, as JSON; also its MQTT will.
+
+    Attributes:
+        state: Whether the device is connected.
+        bundle: Version of the active bundle.
+        resident: Names of the resident submodels.
+        update: State of the newest update of the models: ``pending``, ``probing``, ``trial``, ``committed`` or
+            ``failed``, with the reason in brackets.
+    """
+
+    state: Literal["online", "offline", "stopped"]
+    version: str
+    bundle: str = ""
+    resident: tuple[str, ...] = ()
+    update: str = ""
+
+
+def topic(device: str, *leaf: str) -> str:
+    """The topic ``cachenet/1/<device>/<leaf>``."""
+    return "/".join((ROOT, check_device(device), *leaf))
+
+
+def catalogue(bundle: str) -> str:
+    """The topic of a bundle's manifest."""
+    return f"{ROOT}/catalogue/{check_device(bundle)}"
+
+
+def signed(signature: bytes) -> list[tuple[str, str]]:
+    """The MQTT user properties of a manifest with this signature; empty for none."""
+    return [("signature", signature.hex())] if signature else []
+
+
+def signature(properties: Sequence[tuple[str, str]]) -> bytes:
+    """The signature of a manifest from its user properties; empty for none. Raises ``Malformed``."""
+    try:
+        return bytes.fromhex(dict(properties).get("signature", ""))
+    except ValueError:
+        raise Malformed("the signature is not hexadecimal") from None
+
+
+def check_device(name: str) -> str:
+    """Return ``name`` if it is a valid device name: letters, digits, and ``. _ -``, 64 at most.
+
+    Raises:
+        Malformed: The name is not valid.
+    """
+    if not _NAME.fullmatch(name) or name == "catalogue":
+        raise Malformed(f"{name[:80]!r} is no device name: letters, digits, '.', '_', '-', 64 at most")
+    return name
+
+
+def device_of(received: str) -> tuple[str, tuple[str, ...]]:
+    """Split a received topic into the device's name and the rest. Raises ``Malformed``."""
+    prefix = ROOT + "/"
+    if not received.startswith(prefix):
+        raise Malformed(f"topic outside {ROOT}")
+    device, *leaf = received[len(prefix) :].split("/")
+    return check_device(device), tuple(leaf)
+
+
+def request(
+    leaf: Sequence[str], content: str | None, correlation: bytes | None, properties: Sequence[tuple[str, str]]
+) -> Request:
+    """Read a request's description.
+
+    Args:
+        leaf: Topic after the device's name.
+
+    Raises:
+        Malformed: A part is missing or not valid.
+    """
+    if len(leaf) != 2 or leaf[0] not in ("infer", "audit"):
+        raise Malformed("topic is not infer/<model> or audit/<model>")
+    if content not in get_args(ContentType):
+        raise Malformed(f"content type {str(content)[:40]!r} is not image/png or image/jpeg")
+    if correlation is None or not 0 < len(correlation) <= 64:
+        raise Malformed("correlation data missing or longer than 64 bytes")
+    named = dict(properties)
+    try:
+        budget = int(named.get("budget-ms", ""))
+        recent = tuple(int(label) for label in named.get("recent", "").split())
+        risk = float(named.get("risk", "1"))
+    except ValueError:
+        raise Malformed("budget-ms and recent must be whole numbers, and risk a number") from None
+    if not 0 <= risk <= 1:
+        raise Malformed(f"risk {risk} is not in 0..1")
+    if not 0 <= budget <= 600_000:
+        raise Malformed(f"budget-ms {budget} is not in 0..600000")
+    if len(recent) > RECENT or any(not 0 <= label < MAX_CLASSES for label in recent):
+        raise Malformed(f"recent holds more than {RECENT} labels or one that cannot be")
+    return Request(leaf[1], cast(ContentType, content), correlation, budget, recent, leaf[0] == "audit", risk)
+
+
+def encode(message: msgspec.Struct) -> bytes:
+    """Encode a message as MessagePack."""
+    return msgspec.msgpack.encode(message)
+
+
+def describe(message: msgspec.Struct) -> bytes:
+    """Encode a message as JSON, for other programs."""
+    return msgspec.json.encode(message)
+
+
+def decode(payload: bytes, kind: type[T], limit: int = MAX_MESSAGE) -> T:
+    """Decode MessagePack as ``kind``, a struct or a union of tagged structs, of at most ``limit`` bytes.
+
+    Raises:
+        Malformed: The payload is too large or not valid.
+    """
+    if len(payload) > limit:
+        raise Malformed(f"message of {len(payload)} bytes, {limit} allowed")
+    try:
+        return msgspec.msgpack.decode(payload, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Malformed(str(error)) from None

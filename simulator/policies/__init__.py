@@ -1,0 +1,1 @@
+"""The policies that a comparison runs."""

@@ -1,0 +1,1 @@
+"""Simulated devices, links and servers, and child processes of a live run."""
