@@ -249,8 +249,9 @@ class Agent:
         if manifest.certificates:
             measured = f"the smallest budget that was measured is {manifest.certificates[0].max_disagreement:g}"
         if certificate is not None:
+            blocks = "1 block" if certificate.blocks == 1 else f"{certificate.blocks} blocks"
             measured = (
-                f"{certificate.disagreement:.1%} of answers disagreed on {certificate.blocks} block{'s' if certificate.blocks != 1 else ''} of held-out "
+                f"{certificate.disagreement:.1%} of answers disagreed on {blocks} of held-out "
                 f"footage, at most {certificate.at_most:.0%} with {certificate.confidence:.0%} confidence"
             )
             if certificate.blocks_needed:
