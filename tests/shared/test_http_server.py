@@ -75,6 +75,7 @@ def descriptors() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
+@pytest.mark.slow
 def test_hundreds_of_idle_connections_use_bounded_descriptors_and_do_not_block_others(
     port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -295,6 +295,7 @@ def test_many_devices_wait_longer_for_one_server_than_for_two() -> None:
     assert alone < relieved < crowded
 
 
+@pytest.mark.slow
 def test_the_memory_of_a_simulation_grows_by_less_than_a_number_a_frame() -> None:
     """What grows: labels of two bytes, hits in windows of 25 frames, and distinct latencies."""
 
@@ -313,6 +314,7 @@ def test_the_memory_of_a_simulation_grows_by_less_than_a_number_a_frame() -> Non
     assert held(4000) - held(2500) < 8 * 1500  # the frame cache is full by then
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bytes_whatever_the_hash_seed(tmp_path: Path) -> None:
     outputs = []
     for seed in ("1", "2"):
