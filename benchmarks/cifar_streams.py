@@ -26,7 +26,7 @@ from rich.table import Table
 from cachenet.models.certify import traces
 from cachenet.models.certify.traces import RecordedStream
 from cachenet.models.data import cifar10, streams
-from cachenet.models.report.confidence_interval import interval
+from cachenet.models.report.confidence_interval import intervals
 from cachenet.shared.bundle.manifest import Bundle
 from cachenet.shared.cascade.reference import disagreements
 
@@ -54,12 +54,7 @@ def measure(bundle: Bundle, name: streams.StreamName, seeds: range, frames: int,
             print(f"\r{name}: {len(rows)} of {len(plans)} streams", end="", file=sys.stderr, flush=True)
     if sys.stderr.isatty():
         print(file=sys.stderr)
-    return {
-        "curve": [
-            {"max_disagreement": budget, **{key: interval([row[key] for row in rows]) for key in rows[0]}}
-            for budget, rows in found.items()
-        ]
-    }
+    return {"curve": [{"max_disagreement": budget, **intervals(rows)} for budget, rows in found.items()]}
 
 
 def _measures(stream: RecordedStream, family: traces.ModelFamily, budget: float) -> dict[str, float]:

@@ -105,6 +105,7 @@ class Device:
         # Reentrant: a signal handler may call methods while its thread is in one.
         self._lock, self._busy, self._closing = threading.RLock(), False, False
         with _user_errors(), ExitStack() as opened:
+            settings.validate()
             parts = prepare(settings)
             if parts.store is not None:
                 opened.callback(parts.store.unlock)

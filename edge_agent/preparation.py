@@ -28,12 +28,11 @@ class Parts(NamedTuple):
 
 
 def prepare(settings: Settings) -> Parts:
-    """Check all settings but the sources, open the bundle or lock the store.
+    """Check what validated settings refer to, but for the sources; open the bundle or lock the store.
 
     Raises:
         UserError, ValueError, OSError: A setting cannot be used. The message says which setting and why.
     """
-    settings.validate()
     if not settings.broker and not settings.bundle:
         raise ValueError("nothing to answer with: give --broker mqtt://host, or --bundle (such as cifar10)")
     uses_cloud = "cloud" in settings.levels and settings.broker and settings.mode != "offline"

@@ -157,7 +157,7 @@ def test_in_distribution_nothing_is_unknown(watched: Cascade) -> None:
 
 
 def test_a_still_picture_out_of_distribution_is_unknown_too(watched: Cascade) -> None:
-    """Its held answer would be a hit, so that no model looks at it any more."""
+    """Its held answer would be a hit, so that no model runs on it any more."""
     answers = play(watched, list(noise_stream(400)), logits(1, LOW), 1, margin=LOW)
     assert answers[-1].label is None
 
