@@ -20,6 +20,7 @@ from cachenet.shared.cascade.probability import Probabilities
 from cachenet.shared.cascade.risk_model import RiskPrior
 from cachenet.shared.cascade.types import UNKNOWN
 from cachenet.shared.command.errors import UserError
+from cachenet.shared.inference.decoders import Decoder
 from cachenet.shared.inference.image import Input
 
 #: Version of the manifest's format.
@@ -32,6 +33,10 @@ MANIFEST = "bundle.json"
 SIGNATURE = "bundle.sig"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+
+
+#: What the models of a bundle give: one label a picture, or boxes with labels.
+Task = Literal["classification", "detection"]
 
 
 class BundleError(UserError):
@@ -47,6 +52,7 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         coverage: For each label, share of held-out frames that the model answers within its threshold, and as the full
             model does.
         classes: Indices of the labels of a submodel; empty for a model of all labels.
+        decoder: How a detector's outputs become boxes; None for a classifier.
     """
 
     role: Literal["full", "base", "submodel"]
@@ -60,6 +66,7 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     milliseconds: float
     coverage: tuple[float, ...]
     classes: tuple[int, ...] = ()
+    decoder: Decoder | None = None
 
 
 #: Kind of exit heads: centroids of activations (``freeze``), or networks trained on them (``gati``).
@@ -167,7 +174,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     format: int
     name: str
-    task: Literal["classification"]
+    task: Task
     labels: tuple[str, ...]
     models: dict[str, Model]
     provenance: dict[str, str]
