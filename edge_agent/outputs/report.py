@@ -32,6 +32,7 @@ class AnswerLine(msgspec.Struct, omit_defaults=True):
         truth: True label, if the source knows it.
         correction: Whether the line corrects an earlier fallback; ``latency_ms`` is then 0.
         camera: Name of the camera; empty for the only one.
+        zone: Name of the zone whose picture was classified; empty for the whole picture.
     """
 
     frame: int
@@ -46,6 +47,7 @@ class AnswerLine(msgspec.Struct, omit_defaults=True):
     truth: str | None = None
     correction: bool = False
     camera: str = ""
+    zone: str = ""
 
 
 class JsonLinesWriter:
@@ -243,6 +245,7 @@ def line(
     truth: str | None = None,
     correction: bool = False,
     camera: str = "",
+    zone: str = "",
 ) -> AnswerLine:
     """The output line of an answer. ``time``: seconds since the epoch; ``correction``: see ``AnswerLine``."""
     return AnswerLine(
@@ -258,4 +261,5 @@ def line(
         truth=truth,
         correction=correction,
         camera=camera,
+        zone=zone,
     )

@@ -48,8 +48,8 @@ class TerminalView:
         return table
 
     def _add(self, table: Table, camera: Camera) -> None:
-        if camera.name:
-            table.add_row("camera", f"[bold]{_text(camera.name)}[/]")
+        if camera.title:
+            table.add_row("camera", f"[bold]{_text(camera.title)}[/]")
         if (last := camera.last_answered) is None:
             table.add_row("waiting", _text(self._agent.error or "..."))
             return
