@@ -23,7 +23,7 @@ from cachenet.edge_agent.updates.active_bundle import ActiveBundle
 from cachenet.edge_agent.updates.loader import ModelLoader
 from cachenet.shared.cascade.cascade import Cascade, Tally
 from cachenet.shared.cascade.frame import Frame
-from cachenet.shared.cascade.types import Answer, Miss, Reply, Step
+from cachenet.shared.cascade.types import Miss, Reply, Step
 from cachenet.shared.inference.image import Picture, cut, parse_region
 from cachenet.shared.media.signature import sign
 from cachenet.shared.transport.mqtt import Message, MqttConnection
@@ -48,7 +48,7 @@ class AnsweredFrame:
     """
 
     picture: Picture
-    answer: Answer
+    answer: report.AnyAnswer
     line: report.AnswerLine
     time: float | None = None
     lines: tuple[report.AnswerLine, ...] = ()
@@ -107,6 +107,7 @@ class Camera:
         self.name, self.zone, self.title = settings.name, settings.zone_name, settings.title
         self.tally = Tally()
         self.latencies, self.accuracy = report.LatencyHistogram(), report.AccuracyCounter()
+        self.objects = report.ObjectCounter()
         self.levels: dict[str, report.LatencyHistogram] = {}
         #: The last answered frame. Written by the hot loop, read by other threads.
         self.last_answered: AnsweredFrame | None = None
@@ -128,6 +129,7 @@ class Camera:
         #: A hit to be audited by the full model after the frame is answered.
         self._pending_audit: Frame | None = None
         self._region = parse_region(settings.region) if settings.region else None
+        self._view = report.View(self.name, self.zone, self._region, () if self.zone else settings.zone)
         #: Whether misses may be sent to a server.
         self.uses_cloud = link is not None and "cloud" in settings.levels and settings.mode != "offline"
         self._learner = learner
@@ -217,11 +219,14 @@ class Camera:
         if answer.audit:
             self._pending_audit = frame
 
-        line = report.line(answer, manifest, time.time(), latency_ms, shot.truth, camera=self.name, zone=self.zone)
+        line = report.line(answer, manifest, time.time(), latency_ms, shot.truth, view=self._view)
         sink.write(line)
         self.latencies.add(latency_ms)
         self.levels.setdefault(answer.level, report.LatencyHistogram()).add(latency_ms)
-        self.accuracy.add(line.label, shot.truth)
+        if line.counts is None:
+            self.accuracy.add(line.label, shot.truth)
+        else:
+            self.objects.add(line.counts)
         self.last_answered = answered = AnsweredFrame(
             shot.picture, answer, line, shot.time, (*turn.lines, line) if turn.last else ()
         )
@@ -270,8 +275,7 @@ class Camera:
             return
         for reply in self._cloud.late():
             if (correction := cascade.on_late_reply(reply, time.monotonic())) is not None:
-                line = report.line(correction, manifest, time.time(), correction=True, camera=self.name, zone=self.zone)
-                sink.write(line)
+                sink.write(report.line(correction, manifest, time.time(), correction=True, view=self._view))
         for reply in self._cloud.audited():
             self._on_audit_reply(cascade, reply)
         if self._pending_audit is not None:
@@ -347,6 +351,7 @@ class Camera:
             "latency_ms": self.latencies.table(),
             "latency_ms_by_level": {level: own.table() for level, own in self.levels.items()},
             "accuracy": self.accuracy.value,
+            **({"objects": self.objects.table()} if manifest is not None and manifest.task == "detection" else {}),
             "models_pulled": self.active_bundle.downloaded,
             "models_evicted": dict(self.active_bundle.evicted),
             "first_answer_s": self.first_answer_s,

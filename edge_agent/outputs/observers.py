@@ -11,6 +11,7 @@ from typing import Protocol
 from cachenet.edge_agent.agent import Agent
 from cachenet.edge_agent.camera import AnsweredFrame, Observer
 from cachenet.edge_agent.device_cascade import DeploymentError
+from cachenet.edge_agent.outputs.report import View
 from cachenet.edge_agent.settings import parse_size
 from cachenet.shared.command import config
 from cachenet.shared.inference.image import parse_region
@@ -38,7 +39,10 @@ def attach_observers(agent: Agent) -> Iterator[list[tuple[str, Writer]]]:
     """
     writers: list[tuple[str, Writer]] = []
     settings, observers = agent.settings, agent.observers
-    regions = {own.name: parse_region(own.region) if own.region else None for own in settings.each()}
+    views = {
+        own.name: View(own.name, "", parse_region(own.region) if own.region else None, own.zone)
+        for own in settings.each()
+    }
     with ExitStack() as stack:
         if settings.metrics:
             from cachenet.edge_agent.outputs.metrics import endpoint
@@ -48,7 +52,7 @@ def attach_observers(agent: Agent) -> Iterator[list[tuple[str, Writer]]]:
         if settings.preview:
             from cachenet.edge_agent.outputs.preview import Preview
 
-            preview = Preview(settings.device, regions)
+            preview = Preview(settings.device, views)
             with _naming(f"--preview {settings.preview}"):
                 stack.enter_context(preview.serve(*config.endpoint(settings.preview)))
             observers.append(_guarded("the preview", preview.on_frame))
@@ -60,7 +64,7 @@ def attach_observers(agent: Agent) -> Iterator[list[tuple[str, Writer]]]:
                 with _naming(f"--save {loop.settings.save}"):
                     path, fps = Path(loop.settings.save), loop.settings.fps
                     saver = VideoSaver(
-                        path, loop.live, fps or loop.source.fps, regions[loop.name], file_times=fps is None
+                        path, loop.live, fps or loop.source.fps, views[loop.name], file_times=fps is None
                     )
                 stack.callback(saver.close)
                 savers[loop.name] = saver
@@ -76,7 +80,7 @@ def attach_observers(agent: Agent) -> Iterator[list[tuple[str, Writer]]]:
 
             with _naming(f"misses {settings.misses}"):
                 live = any(loop.live for loop in agent.loops)
-                misses = Misses(Path(settings.misses), parse_size(settings.misses_budget), live, regions)
+                misses = Misses(Path(settings.misses), parse_size(settings.misses_budget), live, views)
             stack.callback(misses.close)
             observers.append(misses.on_frame)
             writers.append(("misses", misses))
