@@ -85,8 +85,8 @@ def build_device_cascade(
         deadline=settings.deadline_ms / 1000,
         reuse_answers="frames" in settings.levels,
         audit_floor=settings.audit_share if uses_cloud else 0.0,
-        # A camera draws the same audits in every run, and different audits than other cameras.
-        seed=settings.device + settings.name,
+        # A camera draws the same audits in every run, and different audits than other cameras and zones.
+        seed=settings.device + settings.title,
     )
     return build_cascade(
         spec,

@@ -29,15 +29,17 @@ _CLOSE_TIMEOUT_S = 5.0
 class LearnerFile:
     """The state of one camera in ``<store>/learned/``. A background thread writes the file, one save at a time."""
 
-    def __init__(self, store: Path, camera: str, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, store: Path, camera: str, clock: Callable[[], float] = time.monotonic, zone: str = "") -> None:
         """
         Args:
             store: Directory of the device's store.
             camera: Name of the camera; empty for the only one.
+            zone: Name of the zone of a classifier; empty for the whole picture.
         """
-        assert not camera or re.fullmatch(r"[A-Za-z0-9._-]+", camera)
-        #: Path of the file.
-        self.path = store / "learned" / ("-".join(filter(None, ["camera", camera])) + ".msgpack")
+        assert re.fullmatch(r"[A-Za-z0-9._-]*", camera) and re.fullmatch(r"[A-Za-z0-9._-]*", zone)
+        name = "-".join(filter(None, ["camera", camera]))
+        #: Path of the file. No name has a ``+``, so that no camera has the file of a zone.
+        self.path = store / "learned" / ("+".join(filter(None, [name, zone])) + ".msgpack")
         self._clock = clock
         self._due = clock() + SAVE_EVERY_S
         #: Precision arrays at the last save. A risk model makes a new array whenever it learns, so an identical array

@@ -67,6 +67,17 @@ class Input(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
         return self.side, self.height or self.side
 
 
+def parse_region(text: str) -> Region:
+    """Parse a region such as ``0.25,0,0.5,1``. Raises ``ValueError``."""
+    try:
+        left, top, width, height = (float(part) for part in text.split(","))
+    except ValueError:
+        left, top, width, height = (0.0,) * 4
+    if not (0 <= left < left + width <= 1 and 0 <= top < top + height <= 1):
+        raise ValueError(f"{text!r} is no region; write left,top,width,height as shares, as in 0.25,0,0.5,1")
+    return left, top, width, height
+
+
 def blank(spec: Input, count: int = 1) -> Tensor:
     """An input tensor of zeros for ``count`` pictures."""
     width, height = spec.size

@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from cachenet.edge_agent import learner_file, settings
+from cachenet.edge_agent import learner_file
 from cachenet.edge_agent.device_cascade import build_device_cascade, local_model
 from cachenet.edge_agent.frame_inputs import FrameInputs
 from cachenet.edge_agent.outputs import decision_log
@@ -26,7 +26,7 @@ from cachenet.shared.cascade.model_cache import LocalModel
 from cachenet.shared.cascade.types import Answer, Reply, Step
 from cachenet.shared.command.errors import UserError
 from cachenet.shared.inference.engine import Session
-from cachenet.shared.inference.image import cut
+from cachenet.shared.inference.image import cut, parse_region
 from cachenet.shared.media import pictures
 from cachenet.shared.media import recording as stream
 from cachenet.shared.media.signature import sign
@@ -135,7 +135,7 @@ def events(log: Path) -> Iterator[decision_log.Event]:
 def _frame(path: Path, index: int, device: Settings) -> Frame:
     picture = pictures.read(path)
     if device.region:
-        picture = cut(picture, settings.parse_region(device.region))
+        picture = cut(picture, parse_region(device.region))
     return Frame(index, FrameInputs(picture), sign(picture))
 
 

@@ -30,4 +30,4 @@ def answered_frame(
         frame=frame, time=time, label=label, confidence=confidence, risk=0.02, level=level, model="base",
         latency_ms=latency_ms, reason=reason, camera=camera,
     )  # fmt: skip
-    return AnsweredFrame(noise(48, 64, frame) if picture is None else picture, answer, line)
+    return AnsweredFrame(noise(48, 64, frame) if picture is None else picture, answer, line, lines=(line,))

@@ -69,8 +69,8 @@ def test_the_metrics_have_audits_and_agreement(tmp_path: Path) -> None:
     assert after["cachenet_audit_judged_total"] > 0
     assert after["cachenet_audit_wrong_total"] == after["cachenet_audit_alarms_total"] == 0
     for bound in ("estimate", "low", "high"):
-        assert f'cachenet_agreement{{bound="{bound}",camera=""}}' in text
-    assert 'cachenet_agreement{bound="estimate",camera=""} 1.0' in text
+        assert f'cachenet_agreement{{bound="{bound}",camera="",zone=""}}' in text
+    assert 'cachenet_agreement{bound="estimate",camera="",zone=""} 1.0' in text
 
 
 def test_the_state_of_an_update_and_what_has_failed_are_there(tmp_path: Path) -> None:
@@ -85,8 +85,8 @@ def test_the_state_of_an_update_and_what_has_failed_are_there(tmp_path: Path) ->
     ):
         text = answer.read().decode()
     assert 'cachenet_update{state="committed"} 1.0' in text
-    assert 'cachenet_model_failures_total{camera="",model="base"} 2.0' in text
-    assert 'cachenet_frame_errors_total{camera=""} 1.0' in text
+    assert 'cachenet_model_failures_total{camera="",model="base",zone=""} 2.0' in text
+    assert 'cachenet_frame_errors_total{camera="",zone=""} 1.0' in text
     assert "# TYPE cachenet_thread_failures_total counter" in text
 
 

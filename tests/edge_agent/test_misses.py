@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 
 from cachenet.edge_agent.outputs.drawing import COLOURS
 from cachenet.edge_agent.outputs.misses import Misses, file_name
+from cachenet.edge_agent.outputs.report import View
 from cachenet.shared.cascade.types import Level
 from cachenet.shared.inference.image import encode
 from cachenet.shared.media.pictures import decode
 from tests.edge_agent.frames import answered_frame, noise
 
-_WHOLE: dict[str, None] = {"": None}
+_WHOLE = {"": View()}
 
 
 def saved(directory: Path) -> list[str]:
@@ -32,7 +33,7 @@ def test_only_missed_frames_are_saved_as_classified(tmp_path: Path) -> None:
     misses.close()
     names = saved(tmp_path / "new" / "misses")
     assert [file.split("-", 3)[3] for file in names] == ["full.png", "cloud.png", "fallback.png"]
-    for frame, file in zip((3, 4, 5), names, strict=True):
+    for frame, file in zip((4, 5, 6), names, strict=True):
         assert np.array_equal(decode((tmp_path / "new" / "misses" / file).read_bytes()), noise(48, 64, frame))
 
 
@@ -105,7 +106,7 @@ def test_a_full_disk_is_logged_once_leaves_no_partial_picture_and_may_recover(
 
 
 def test_the_region_of_a_camera_is_saved(tmp_path: Path) -> None:
-    misses = Misses(tmp_path, 1 << 20, False, {"yard": (0.25, 0.5, 0.5, 0.5)})
+    misses = Misses(tmp_path, 1 << 20, False, {"yard": View(region=(0.25, 0.5, 0.5, 0.5))})
     misses.on_frame(answered_frame(level="cloud", camera="yard"))
     misses.close()
     (file,) = tmp_path.iterdir()
