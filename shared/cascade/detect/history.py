@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass
 
+import msgspec
+
 from cachenet.shared.cascade.detect.detections import NOTHING, Detections
 from cachenet.shared.cascade.detect.scene_features import SceneStage
 from cachenet.shared.cascade.detect.tracks import NO_TRACKS, Tracks, carry, confirm, observe
@@ -67,7 +69,9 @@ class History:
         """Add the next frame. Its tracks are those of the frame before, carried."""
         before = next(reversed(self._moments.values())).tracks if self._moments else NO_TRACKS
         carried = _carry(before, frame)
-        moment = self._moments[frame.index] = Moment(frame, carried, carried)
+        # Without the view: a large picture must not stay in memory for as long as the history.
+        without = msgspec.structs.replace(frame, view=None)
+        moment = self._moments[frame.index] = Moment(without, carried, carried)
         if len(self._moments) > HISTORY:
             self._moments.popitem(last=False)
         return moment
