@@ -70,7 +70,10 @@ class User:
                 "publishClientSend": (f"{root}/+/answer", f"{root}/+/blob/+", protocol.CATALOGUE_TOPICS),
             }
         if self.kind == "viewer":
-            readable: tuple[str, ...] = (f"{root}/+/status", f"{root}/+/result/#", f"{_DISCOVERY}/#")
+            readable: tuple[str, ...] = (
+                *(f"{root}/+/status", f"{root}/+/result/#", f"{root}/+/snapshot/#"),
+                f"{_DISCOVERY}/#",
+            )
             writable: tuple[str, ...] = (_HOME_ASSISTANT_STATUS,)
         else:
             writable = (protocol.topic(self.name, "#"), f"{_DISCOVERY}/device/{self.name}/#")
