@@ -7,7 +7,6 @@ camera is announced then, and again when its labels change.
 
 from __future__ import annotations
 
-import json
 import re
 import threading
 from collections.abc import Callable, Iterable
@@ -234,7 +233,8 @@ def _sensor(unique_id: str, name: str, value: str, **more: Any) -> _Component:
 
 def _text(text: str) -> str:
     """``text`` as a string in a template."""
-    return json.dumps(text).replace("{", "\\u007b").replace("}", "\\u007d")
+    escaped = text.encode("unicode_escape").decode()
+    return '"' + "".join(rf"\x{ord(letter):02x}" if letter in '"{}' else letter for letter in escaped) + '"'
 
 
 def _key(name: str) -> str:
