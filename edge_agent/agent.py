@@ -6,7 +6,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,6 +89,11 @@ class Agent:
             self._probe,
         )
         self.updater: Updater | None = None
+        self.announcer: home_assistant.Announcer | None = None
+        if self.link is not None and settings.home_assistant:
+            self.announcer = home_assistant.Announcer(self.link.publish, settings.discovery_prefix, settings.device)
+        #: Called when Home Assistant has started.
+        self.on_home_assistant: list[Callable[[], None]] = []
         if bundle is not None:
             if trusted is not None and not trusted.verify(bundle.data, bundle.signature):
                 raise BundleError(untrusted_reason(bundle.manifest.name, bundle.signature))
@@ -221,7 +226,7 @@ class Agent:
         try:
             if message.topic == home_assistant.birth_topic(self.settings.discovery_prefix):
                 if message.payload == b"online":
-                    self._announce_to_home_assistant()
+                    self._announce_cameras()
                 return
             if message.topic.startswith(protocol.CATALOGUE_TOPICS[:-1]):
                 if self.settings.catalogue in ("", message.topic.rsplit("/", 1)[-1]):
@@ -240,12 +245,14 @@ class Agent:
 
     def _connected(self) -> None:
         self._announce()
-        self._announce_to_home_assistant()
+        self._announce_cameras()
 
-    def _announce_to_home_assistant(self) -> None:
-        if self.link is not None and self.settings.home_assistant:
-            names = [loop.name for loop in self.loops]
-            home_assistant.announce_cameras(self.link, self.settings.discovery_prefix, self.settings.device, names)
+    def _announce_cameras(self) -> None:
+        """Announce all cameras to Home Assistant again."""
+        if self.announcer is not None:
+            self.announcer.announce()
+            for renew in self.on_home_assistant:
+                renew()
 
     def _on_models_changed(self) -> None:
         """Publish the status after a camera has changed its version or models."""
@@ -254,6 +261,11 @@ class Agent:
             if manifest is not None and version not in self._checked_versions:
                 self._checked_versions.add(version)
                 self._check_certificate(manifest)
+        if self.announcer is not None:
+            for loop in self.loops:
+                if (manifest := loop.cameras[0].active_bundle.manifest) is not None:
+                    zones = [zone.name for zone in loop.settings.zone]
+                    self.announcer.describe(loop.name, manifest.task, zones, manifest.labels)
         self._announce()
 
     def _check_certificate(self, manifest: Manifest) -> None:

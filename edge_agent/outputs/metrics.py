@@ -96,6 +96,21 @@ class MetricsCollector(Collector):
         connected = agent.link is not None and agent.link.connected.is_set()
         yield GaugeMetricFamily("cachenet_connected", "Whether the broker is connected.", connected)
         yield from self._audits()
+        yield from self._objects()
+
+    def _objects(self) -> Iterator[Metric]:
+        """Objects of detectors in the last answer, in the whole picture and in each zone."""
+        gauge = GaugeMetricFamily(
+            "cachenet_objects", "Objects in the last answer; without a zone: all.", labels=["label", *_OF_CAMERA]
+        )
+        for camera in self._agent.cameras:
+            if (last := camera.last_answered) is None or last.line.counts is None:
+                continue
+            for zone, counts in {"": last.line.counts, **(last.line.zone_counts or {})}.items():
+                for label in camera.objects.labels.copy():  # a label that was found before is 0 now
+                    gauge.add_metric([label, camera.name, zone], counts.get(label, 0))
+        if gauge.samples:
+            yield gauge
 
     def _audits(self) -> Iterator[Metric]:
         each = [(camera, report.audits(camera.cascade)) for camera in self._agent.cameras]

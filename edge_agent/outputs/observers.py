@@ -88,6 +88,14 @@ def attach_observers(agent: Agent) -> Iterator[list[tuple[str, Writer]]]:
             from cachenet.edge_agent.outputs.results import Results
 
             observers.append(_guarded("results", Results(agent.link.publish, settings.device).on_frame))
+        if agent.link is not None and agent.announcer is not None:
+            from cachenet.edge_agent.outputs.snapshots import Snapshots
+
+            observers.append(_guarded("Home Assistant", agent.announcer.on_frame))
+            snapshots = Snapshots(agent.link.publish, settings.device, views)
+            stack.callback(snapshots.close)
+            observers.append(_guarded("snapshots", snapshots.on_frame))
+            agent.on_home_assistant.append(snapshots.renew)
         yield writers
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cachenet.edge_agent.outputs.drawing import COLOURS, annotate, bgr
+from cachenet.edge_agent.outputs.marks import track_colour
 from cachenet.edge_agent.outputs.report import View
+from cachenet.edge_agent.zones import Zone
 from cachenet.shared.cascade.types import Level
 from cachenet.shared.inference.image import Picture
-from tests.edge_agent.frames import answered_frame, noise
+from tests.edge_agent.frames import answered_frame, detected_frame, noise, tracked
 
 _CAPTION, _BAR = 60, 6
 
@@ -88,3 +91,75 @@ def test_what_is_looked_at_is_framed() -> None:
     assert abs(rows.max() - 359) <= 1
     assert abs(columns.min() - 160) <= 1
     assert abs(columns.max() - 479) <= 1
+
+
+_GREY = np.full((480, 640, 3), 90, np.uint8)
+_GATE = Zone("gate", ((0.25, 0.25), (0.75, 0.25), (0.75, 0.75), (0.25, 0.75)))
+
+
+def test_a_box_has_the_colour_of_its_track_in_every_frame() -> None:
+    for frame, left in enumerate((64, 256)):
+        objects = [tracked(track, (left / 640, track * 0.2, 0.1, 0.15)) for track in (1, 2, 3)]
+        drawn = annotate(_GREY, detected_frame(objects, frame).lines)
+        for track in (1, 2, 3):
+            edge = drawn[round(480 * (0.2 * track + 0.07)), left]
+            assert tuple(edge.tolist()) == track_colour(track)
+
+
+@given(st.integers(0, 10_000))
+def test_tracks_in_a_row_have_colours_that_differ_and_are_light_enough_for_black_text(first: int) -> None:
+    colours = np.array([track_colour(track) for track in range(first, first + 5)], int)
+    for row, one in enumerate(colours):
+        assert all(np.abs(one - other).sum() > 60 for other in colours[row + 1 :])
+        blue, green, red = one
+        assert 0.114 * blue + 0.587 * green + 0.299 * red > 90
+
+
+def test_the_text_of_an_object_stands_above_its_box_and_below_where_there_is_no_space() -> None:
+    lone = annotate(_GREY, detected_frame([tracked(5, (0.2, 0.5, 0.1, 0.2))]).lines)
+    assert (lone[225:239, 130:150] == track_colour(5)).all(axis=2).any(), "above the upper edge at row 240"
+    assert (lone[338:356, 130:150] == 90).all(), "and nothing below the lower edge at row 336"
+    beside = [tracked(5, (0.2, 0.5, 0.1, 0.2)), tracked(6, (0.25, 0.5, 0.05, 0.2))]
+    both = annotate(_GREY, detected_frame(beside).lines)
+    assert (both[338:352, 162:180] == track_colour(6)).all(axis=2).any()
+
+
+def test_zones_are_drawn_with_their_counts() -> None:
+    view = View(zones=(_GATE,))
+    drawn, more = (
+        annotate(_GREY, detected_frame([tracked(1, (0.4, 0.4, 0.1, 0.2))] * number, view=view).lines, view)
+        for number in (1, 2)
+    )
+    for row, column in ((120, 400), (359, 320), (240, 160), (240, 479)):
+        assert (drawn[row, column] != 90).any(), "the edge of the zone"
+    text = slice(122, 138), slice(162, 260)
+    assert not np.array_equal(drawn[text], more[text]), "the number is in the text"
+
+
+def test_zones_of_a_classifier_are_drawn_in_the_colours_of_their_levels() -> None:
+    lines = []
+    zones = (_GATE, Zone("bay", ((0.8, 0.1), (0.95, 0.1), (0.95, 0.3), (0.8, 0.3))))
+    levels: list[Level] = ["base", "fallback"]
+    for zone, level in zip(zones, levels, strict=True):
+        line = answered_frame(level=level).line
+        lines.append(msgspec.structs.replace(line, zone=zone.name, risk=0.3 if level == "fallback" else 0.1))
+    drawn = annotate(_GREY, lines, View(zones=zones))
+    assert tuple(drawn[240, 160].tolist()) == bgr(COLOURS["base"])
+    assert tuple(drawn[100, 512].tolist()) == bgr(COLOURS["fallback"])
+    assert tuple(bar(drawn)[10].tolist()) == bgr(COLOURS["fallback"]), "the caption shows the greatest risk"
+
+
+@given(
+    st.integers(1, 900),
+    st.integers(1, 900),
+    st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1), st.floats(1e-4, 1), st.floats(1e-4, 1)), max_size=30),
+)
+def test_any_objects_are_drawn_within_a_picture_of_any_size(
+    height: int, width: int, boxes: list[tuple[float, float, float, float]]
+) -> None:
+    picture = np.zeros((height, width, 3), np.uint8)
+    objects = [tracked(number, box, label=2) for number, box in enumerate(boxes)]
+    view = View(zones=(_GATE,))
+    drawn = annotate(picture, detected_frame(objects, view=view).lines, view)
+    assert drawn.shape[0] % 2 == drawn.shape[1] % 2 == 0
+    assert not picture.any(), "what others look at is not drawn on"
