@@ -29,12 +29,12 @@ LevelFlag = Literal["frames", "submodels", "base", "full", "cloud"]
 #: downloaded once the requests have cost as many bytes as its file.
 LEVELS: tuple[LevelFlag, ...] = ("frames", "submodels", "base", "full", "cloud")
 
-#: ``wait``: wait for the cloud until the deadline. ``async``: answer at once; a label of the cloud is corrected later, its
+#: ``wait``: wait for the cloud until the deadline. ``async``: answer at once; the cloud corrects a label later, and its
 #: objects are carried to later frames. ``offline``: no cloud.
 Mode = Literal["wait", "async", "offline"]
 #: ``auto``: ``wait`` for a classifier, ``async`` for a detector.
-ModeFlag = Literal["auto"] | Mode
-MODES: tuple[ModeFlag, ...] = ("auto", *get_args(Mode))
+ModeFlag = Literal["auto", "wait", "async", "offline"]
+MODES: tuple[ModeFlag, ...] = get_args(ModeFlag)
 
 #: Frames per second.
 Rate = Annotated[float, Meta(ge=0.001, le=1e6)]
