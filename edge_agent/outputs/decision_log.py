@@ -36,6 +36,11 @@ class LoggedReply(msgspec.Struct, frozen=True):
     on_device: bool
     exit_risk: float | None = None
 
+    def reply(self) -> Reply:
+        """The reply that was logged."""
+        logits = np.array(self.logits, np.float32)
+        return Reply(self.frame, logits, self.submodel, self.on_device, self.exit_risk)
+
 
 class LoggedObjects(msgspec.Struct, frozen=True):
     """A reply of a full detector, with the fields of ``SceneReply``: boxes ``(n, 4)``, labels and scores ``(n,)``."""
