@@ -127,7 +127,7 @@ def build_device_scene_cascade(
     spec = SceneSpec(
         classes=len(manifest.labels),
         full_model=manifest.only("full"),
-        priors=manifest.object_priors,
+        priors=manifest.scene_priors,
         max_object_error=settings.max_object_error,
         deadline=settings.deadline_ms / 1000,
         reuse_tracks="frames" in settings.levels,

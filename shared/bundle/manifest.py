@@ -166,12 +166,12 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         provenance: Source and tools of the build.
-        priors: Priors of a classifier's risk models by stage; empty without footage.
+        priors: Priors of the risk models of a classifier by stage; empty without footage.
+        scene_priors: Priors of the risk models of a detector by name; empty without footage.
         certificates: Certificates by increasing budget.
         distribution: Scores on the bundle's own footage; None where unknown.
         entropy: Entropy threshold of the published CacheNet rule, nats, for the simulator; 0 without submodels.
         layers: Exit heads of the full model by kind.
-        object_priors: Priors of a detector's risk models by name; empty without footage.
     """
 
     format: int
@@ -181,12 +181,12 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     models: dict[str, Model]
     provenance: dict[str, str]
     priors: dict[Stage, RiskPrior] = {}
+    scene_priors: dict[SceneModel, RiskPrior] = {}
     certificates: tuple[Certificate, ...] = ()
     distribution: Distribution | None = None
     entropy: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     layers: dict[ExitKind, Layers] = {}
     golden: Golden | None = None
-    object_priors: dict[SceneModel, RiskPrior] = {}
 
     def files(self) -> dict[str, str]:
         """Digest of each file by its path in the bundle."""
@@ -255,9 +255,9 @@ def parse(data: bytes) -> Manifest:
             raise BundleError(f"{MANIFEST}: {name} has a decoder that does not fit the labels")
         if not (model.temperature > 0 and model.bytes > 0):
             raise BundleError(f"{MANIFEST}: {name} has a size or temperature that cannot be")
-    checks = [prior.check(FEATURE_COUNT[stage]) for stage, prior in manifest.priors.items()]
-    checks += [prior.check(SCENE_FEATURE_COUNT[name]) for name, prior in manifest.object_priors.items()]
-    if not all(checks):
+    if not all(prior.check(FEATURE_COUNT[stage]) for stage, prior in manifest.priors.items()) or not all(
+        prior.check(SCENE_FEATURE_COUNT[name]) for name, prior in manifest.scene_priors.items()
+    ):
         raise BundleError(f"{MANIFEST}: a prior is out of form")
     if manifest.golden is not None and not _SHA256.fullmatch(manifest.golden.sha256):
         raise BundleError(f"{MANIFEST}: the golden frames have a digest out of form")

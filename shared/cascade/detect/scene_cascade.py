@@ -41,6 +41,8 @@ _AIM = 0.8
 _INITIAL = 1.8
 #: Step size of the budget. Errors are averages over objects and vary less than those of labels, so it may be larger.
 _RATE = 0.02
+#: Least threshold, as a multiple of that aim: a frame whose expected error is within the budget is not asked about.
+_LEAST = 1.0 / _AIM
 #: Largest expected error of a hit without a detector's run, as a share of the threshold.
 _UNPROBED_SHARE = 0.1
 #: Factor on the precision of the priors after a scene change; as for classifiers.
@@ -49,12 +51,12 @@ _RESET_FACTOR = 0.5
 _PATIENT_DELAYS = 2.0
 #: Weight of the newest reply in the running mean of the delay.
 _NEWEST_DELAY = 0.2
-#: Weight of the newest reply in the running mean of the floor.
-_NEWEST_FLOOR = 0.05
-#: Replies before the floor is known.
-_FLOOR_REPLIES = 30
-#: Multiple of the budget over which the floor ends questions, and under which they begin again.
-_HOPELESS, _HOPEFUL = 1.25, 1.1
+#: Frames over which the floor is averaged.
+_FLOOR_FRAMES = 300
+#: Multiple of the budget over which the floor ends questions.
+_HOPELESS = 1.25
+#: Frames after which questions are tried again.
+_RETRY_FRAMES = 3000
 #: Most tracks whose numbers are remembered.
 _MAX_NUMBERS = 4096
 
@@ -78,8 +80,7 @@ class SceneCascade:
         full: The full model, if it is on the device.
         router: Chooses between the full model on the device and on the server.
         pending_fetch: Name of the recommended submodel to load, until it is installed; None for none.
-        floor: Expected object error of the frames that follow a reply: what asking about every frame would cost; None
-            before the first replies.
+        floor: Expected object error while questions were as frequent as they can be; None before that was necessary.
         hopeless: Whether the floor is over the budget, so that questions are not worth their cost.
     """
 
@@ -100,14 +101,13 @@ class SceneCascade:
         self.pending_fetch: str | None = None
         self.floor: float | None = None
         self.hopeless = False
-        self._budget = RiskBudget(_AIM * spec.max_object_error, _INITIAL, _RATE)
+        self._budget = RiskBudget(_AIM * spec.max_object_error, _INITIAL, _RATE, _LEAST)
         self._scene = SceneChangeDetector()
         self._oversized: set[str] = set()
         self._moment: Moment | None = None  # of the frame between lookup and complete
         self._asked: OrderedDict[int, None] = OrderedDict()  # frames with a question and no reply yet
         self._delay = 1.0  # frames from a question to its reply, running mean
-        self._replied = False  # whether a reply has come since the last lookup
-        self._replies = 0
+        self._exhausted_frames = 0  # frames at the least threshold; while hopeless, frames until the next trial
         self._audited: deque[_Audited] = deque(maxlen=HISTORY)
         self._numbers: OrderedDict[int, int] = OrderedDict()  # number of each answered track by its key
         self._next_number = 1
@@ -145,7 +145,7 @@ class SceneCascade:
                 self.estimator.observe(moment, found, "base" if detector is self.base else "submodel")
                 estimate, level, model = self.estimator.estimate(moment), detector.level, detector.name
         moment.answer, moment.raw_error = estimate.objects, estimate.raw_error
-        self._note_floor(estimate)
+        self._update_floor(estimate.error)
         objects = self._objects(estimate)
         prediction = ScenePrediction(objects, estimate.error, estimate.error, level, model)
         reason = self._reason(prediction, frame.index)
@@ -242,17 +242,17 @@ class SceneCascade:
         newest = next(reversed(self._asked), None)
         return newest is not None and index - newest <= _PATIENT_DELAYS * self._delay
 
-    def _note_floor(self, estimate: SceneEstimate) -> None:
-        """Record the expected error of the first frame after a reply."""
-        if not self._replied or not self.estimator.ready:
-            return
-        self._replied = False
-        self._replies += 1
-        weight = max(_NEWEST_FLOOR, 1.0 / self._replies)
-        self.floor = (self.floor or 0.0) + weight * (estimate.error - (self.floor or 0.0))
-        if self._replies >= _FLOOR_REPLIES:
-            limit = (_HOPEFUL if self.hopeless else _HOPELESS) * self.spec.max_object_error
-            self.hopeless = self.floor > limit
+    def _update_floor(self, error: float) -> None:
+        """Average the expected error while questions are as frequent as they can be, and compare it to the budget."""
+        if self.hopeless:
+            self._exhausted_frames -= 1
+            self.hopeless = self._exhausted_frames > 0
+        elif self._budget.exhausted and self.estimator.ready:
+            self._exhausted_frames += 1
+            mean = error if self.floor is None else self.floor
+            self.floor = mean + (error - mean) / min(self._exhausted_frames, _FLOOR_FRAMES)
+            if self._exhausted_frames >= _FLOOR_FRAMES and self.floor > _HOPELESS * self.spec.max_object_error:
+                self.hopeless, self._exhausted_frames = True, _RETRY_FRAMES
 
     # Ends of a frame.
 
@@ -284,7 +284,6 @@ class SceneCascade:
 
     def _learn(self, reply: SceneReply) -> float | None:
         """Learn from a reply to an earlier or the present frame; the object error of that frame's answer."""
-        self._replied = True
         self._on_recommendation(reply.submodel)
         newest = self.estimator.newest
         if newest is not None:
@@ -297,7 +296,7 @@ class SceneCascade:
         self.estimator.reset(_RESET_FACTOR)
         self._budget.restart(self._scale)
         self._asked.clear()
-        self.floor, self.hopeless, self._replies, self._replied = None, False, 0, False
+        self.floor, self.hopeless, self._exhausted_frames = None, False, 0
         if self.audits is not None:
             self.audits.raise_rate()
 

@@ -44,6 +44,8 @@ _COLUMNS = 10
 _MOTION_VARIANCE = 0.06
 #: Variance that inconsistent motion adds.
 _INCONSISTENT_VARIANCE = 0.3
+#: Consistency at which a track ends: no point of the box is found in the next frame, as after a cut.
+_LOST = 0.0
 #: Weight of the newest frame in the averages of ``state``.
 _NEWEST = 0.3
 #: Least intersection over union of a track and its detection.
@@ -105,7 +107,7 @@ def carry(tracks: Tracks, motion: Motion) -> Tracks:
     state[:, SINCE_FULL] += 1.0
     state[:, CONSISTENCY] += _NEWEST * (consistency - state[:, CONSISTENCY])
     middle = boxes[:, :2] + boxes[:, 2:]  # (n, 2), twice the centre
-    inside = (middle > 0.0).all(1) & (middle < 2.0).all(1)
+    inside = (middle > 0.0).all(1) & (middle < 2.0).all(1) & (consistency > _LOST)
     carried = Tracks(tracks.keys, tracks.labels, boxes, state)
     return carried if inside.all() else carried.take(inside)
 
