@@ -21,6 +21,8 @@ _TALLEST = 6.0
 #: Colours of the first labels in a sheet, told apart with every kind of colour vision (Okabe and Ito).
 _COLOURS = ("#56B4E9", "#E69F00", "#009E73", "#F0E442", "#CC79A7", "#D55E00", "#0072B2")
 _INK = "#222222"
+#: Share of the frame's height above a box in which its label has room.
+_ABOVE = 0.03
 #: Longest label, title of a frame, and title of the sheet, characters.
 _LABEL, _TITLE, _LINE = 16, 60, 150
 
@@ -62,7 +64,8 @@ def sheet(title: str, panels: Sequence[Panel]) -> bytes:
             axes.add_patch(box)
             text = f"{short(label, _LABEL)} {score:.2f}"
             frame = {"facecolor": colour, "edgecolor": "none", "pad": 0.6, "alpha": 0.85}
-            axes.text(*corner, text, fontsize=5.5, color="black", va="bottom", bbox=frame, clip_on=True)
+            side = "bottom" if top > _ABOVE else "top"
+            axes.text(*corner, text, fontsize=5.5, color="black", va=side, bbox=frame, clip_on=True)
     written = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the font draws boxes for unknown letters
