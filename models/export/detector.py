@@ -116,7 +116,8 @@ def load_detector(
     chosen = _chosen_names(name, known, labels, count, first)
     decoder = msgspec.structs.replace(decoder, classes=tuple(chosen))
     found = DetectorModel(graph, fitted, decoder, tuple(chosen.values()), path, native)
-    _run_once(found)
+    if decoder.kind != "ssd":  # its outputs are made here
+        _check(found, outputs, trial)
     return found
 
 
@@ -128,15 +129,21 @@ def is_detector(path: Path) -> bool:
     model = load(path)
     if f"{PREFIX}decoder" in properties(model):
         return True
-    outputs = model.graph.output
-    if len(outputs) == 1 and 0 < len(outputs[0].type.tensor_type.shape.dim) < 3:
-        return False
+    shapes: list[list[int]] = [
+        [max(0, size.dim_value) for size in output.type.tensor_type.shape.dim] for output in model.graph.output
+    ]
+    if len(shapes) > 1:
+        return any(len(shape) > 2 or shape[-1:] == [4] for shape in shapes)
+    axes = shapes[0][1:]
+    if len(axes) == 1 or (axes and 0 not in axes):
+        return sum(size != 1 for size in axes) > 1
     try:
         _, values, _ = _trial(path.name, model, _stated_preprocessing(path.name, properties(model)))
     except ClassifierError:
         return False  # the classifier's error says why
     # A score for each class has one axis of more than one; several axes are boxes with scores, or a map.
-    return len(values) > 1 or any(sum(size > 1 for size in value.shape[1:]) > 1 for [value, *_] in values.values())
+    shapes = [list(value.shape) for [value, *_] in values.values()]
+    return any(sum(size > 1 for size in shape[1:]) > 1 for shape in shapes)
 
 
 def detector_graph(detector: DetectorModel, about: dict[str, str]) -> ModelProto:
@@ -283,10 +290,16 @@ def _usual_preprocessing(name: str, native: Native, decoder: Decoder) -> Input:
     )
 
 
-def _run_once(detector: DetectorModel) -> None:
-    """Run a detector on a probe image. Raises ``DetectorError`` if its outputs do not fit its decoder."""
+def _check(detector: DetectorModel, outputs: Outputs, trial: Input) -> None:
+    """Decode a probe image. Raises ``DetectorError`` if the outputs do not fit the decoder."""
+    picture = probe_images(detector.input)["coloured"]
+    if detector.input.size == trial.size:
+        values = [outputs[output.name][0] for output in detector.graph.graph.output]
+        find: Detector = Detector(lambda _: values, detector.input, detector.decoder)
+    else:
+        find = detector.detector()
     try:
-        detector.detector()(probe_images(detector.input)["coloured"])
+        find(picture)
     except EngineError as error:
         raise DetectorError(f"{detector.path.name}: {error}") from None
 
