@@ -283,12 +283,15 @@ def _finished_boxes(case: _Case) -> Form | None:
             continue
         [kind] = numbers
         score = others[0] if kind == others[1] else others[1]
+        # Most count from 1, with a background of 0. Unused rows have the class 0 and no score.
+        pairs = zip(case.outputs[kind], case.outputs[score], strict=True)
+        from_0 = name == "det_boxes" or any(((one == 0) & (sure > 0)).any() for one, sure in pairs)
         tensorflow = "detection_boxes" in name
         flat = np.concatenate([value.reshape(-1, 4) for value in boxes])
-        # torchvision has no axis of pictures; TensorRT's operator counts classes from 0.
+        # torchvision has no axis of pictures, and TensorRT's operator gives pixels.
         pixels = bool((flat > _SHARES).any()) or (not flat.any() and (boxes[0].ndim == 2 or name == "det_boxes"))
         columns = (1, 0, 3, 2) if tensorflow else (0, 1, 2, 3)
-        return Form("ssd", (name, kind, score), None, int(name != "det_boxes"), columns=columns, pixels=pixels)
+        return Form("ssd", (name, kind, score), None, int(not from_0), columns=columns, pixels=pixels)
     return None
 
 

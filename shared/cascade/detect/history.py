@@ -27,6 +27,7 @@ class Moment:
         carried: Tracks of the frame before, carried to this one.
         observed: These after ``found``.
         change: Largest change of a block since a detector ran, before this frame's run, grey levels.
+        since_look: Frames since a detector ran, before this frame's run.
         last_missed: Objects of the full model's newest answer, at that time, that no candidate covered.
         answer: The objects of the frame's answer.
         raw_error: Expected object error of that answer before calibration; None before the answer.
@@ -39,6 +40,7 @@ class Moment:
     stage: SceneStage = "carried"
     reply: Detections | None = None
     change: float = 0.0
+    since_look: int = 0
     last_missed: int = 0
     answer: Detections = NOTHING
     raw_error: float | None = None
