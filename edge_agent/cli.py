@@ -247,8 +247,9 @@ def _details(summary: dict[str, Any]) -> str:
     """Lines below the table of a camera."""
     ms, audits = summary["latency_ms"], summary["audits"]
     agreement = report.agreement(audits)
+    objects = report.objects_text(summary["objects"]) + "\n" if "objects" in summary else ""
     return (
-        f"{summary['asked']:.1%} of the frames needed the full model, {summary['audited']} audits included; "
+        objects + f"{summary['asked']:.1%} of the frames needed the full model, {summary['audited']} audits included; "
         f"{summary['overruled']} overruled, {summary['unknown']} unknown\n"
         + (f"{audits['judged']} hits audited: {agreement}\n" if agreement else "")
         + f"latency mean {ms['mean']:.2f}, p50 {ms['p50']:.2f}, p95 {ms['p95']:.2f}, p99 {ms['p99']:.2f} ms"

@@ -25,6 +25,7 @@ from cachenet.shared.cascade.detect.scene_cascade import SceneCascade
 from cachenet.shared.cascade.detect.types import SceneAnswer, TrackedObject
 from cachenet.shared.cascade.types import Answer
 from cachenet.shared.command import exit
+from cachenet.shared.command.text import printable
 from cachenet.shared.inference.image import Region
 
 log = logging.getLogger(__name__)
@@ -34,6 +35,8 @@ log = logging.getLogger(__name__)
 AnyAnswer = Answer | SceneAnswer
 #: Digits after the point of shares in a line: a tenth of a pixel of a picture of 1,000 pixels.
 _DIGITS = 4
+#: Most labels of a detector in the report of a run, most frequent first.
+_SHOWN_LABELS = 5
 #: Distance from the edge of the picture at which an object that touches it stands, as a share: a zone that reaches to
 #: the edge then contains it.
 _EDGE = 1e-6
@@ -224,6 +227,15 @@ class AccuracyCounter:
 def counts_text(counts: Mapping[str, int]) -> str:
     """Numbers of objects by label as text, such as ``1 car, 2 person``."""
     return ", ".join(f"{number} {label}" for label, number in counts.items()) or "nothing"
+
+
+def objects_text(table: Mapping[str, Any]) -> str:
+    """``ObjectCounter.table()`` as one line of text."""
+    means = [f"{mean:.2f} {printable(label)}" for label, mean in table["by_label"].items()]
+    if (more := len(means) - _SHOWN_LABELS) > 0:
+        means[_SHOWN_LABELS:] = [f"{more} more labels"]
+    shown = f" ({', '.join(means)})" if means else ""
+    return f"{table['mean']:.2f} objects a frame{shown}; {table['empty']:.1%} of the frames empty"
 
 
 class ObjectCounter:

@@ -220,3 +220,14 @@ def test_the_summary_of_objects_has_means_by_frame() -> None:
     for counts in ({"person": 2, "car": 1}, {}, {"person": 1}, {}):
         counter.add(counts)
     assert counter.table() == {"mean": 1.0, "by_label": {"person": 0.75, "car": 0.25}, "empty": 0.5}
+
+
+def test_the_report_of_a_run_names_the_most_frequent_labels() -> None:
+    counter = report.ObjectCounter()
+    assert report.objects_text(counter.table()) == "0.00 objects a frame; 0.0% of the frames empty"
+    counter.add({f"label{number}": 9 - number for number in range(7)})
+    counter.add({})
+    assert report.objects_text(counter.table()) == (
+        "21.00 objects a frame (4.50 label0, 4.00 label1, 3.50 label2, 3.00 label3, 2.50 label4, 2 more labels); "
+        "50.0% of the frames empty"
+    )
