@@ -144,7 +144,8 @@ class SceneCascade:
             if detector is not None and found is not None:
                 self.estimator.observe(moment, found, "base" if detector is self.base else "submodel")
                 estimate, level, model = self.estimator.estimate(moment), detector.level, detector.name
-        moment.answer, moment.raw_error = estimate.objects, estimate.raw_error
+        moment.answer = estimate.objects
+        moment.raw_error = estimate.raw_error if self.estimator.ready else None  # nothing to calibrate yet
         self._update_floor(estimate.error)
         objects = self._objects(estimate)
         prediction = ScenePrediction(objects, estimate.error, estimate.error, level, model)
