@@ -11,7 +11,9 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
+from cachenet.edge_agent.doctor import doctor
 from cachenet.edge_agent.remote import Outcome
+from cachenet.edge_agent.settings import Settings
 from cachenet.edge_agent.sources import SourceFrame
 from cachenet.edge_agent.updates.model_loading import open_model
 from cachenet.shared.bundle.manifest import Bundle
@@ -22,7 +24,7 @@ from cachenet.shared.inference.decoders import Decoder
 from cachenet.shared.inference.detector import Detector
 from cachenet.shared.inference.engine import EngineError, release_memory, resident_bytes
 from cachenet.shared.inference.image import Picture
-from tests.detectors import constant_detector, detector_bundle, footage, replace_detector
+from tests.detectors import constant_detector, detector_bundle, footage, record, replace_detector
 from tests.edge_agent.scenes import Footage, Server, agent_of, run
 from tests.faulty import failing
 
@@ -185,3 +187,10 @@ def test_memory_is_bounded_over_2000_frames(bundle: Bundle, pictures: list[Pictu
     agent.observers.append(measure)
     run(agent)
     assert sizes[1] - sizes[0] < 4_000_000  # 1,600 grey pictures have 79 MB
+
+
+def test_the_doctor_runs_the_detectors_of_a_bundle(bundle: Bundle, pictures: list[Picture], tmp_path: Path) -> None:
+    settings = Settings(source=str(record(tmp_path / "stream", pictures[:3])), bundle=str(bundle.directory))
+    found = {finding.what: finding for finding in doctor.findings(settings)}
+    assert found["model"].grade == found["pace"].grade == "ok"
+    assert "objects in the golden picture" in found["model"].says and "base takes" in found["pace"].says
