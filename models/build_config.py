@@ -16,8 +16,9 @@ Precision = Literal["auto", "float16", "int8"]
 DEFAULT_SHARES = (1 / 13,)
 _Share = Annotated[float, msgspec.Meta(ge=0.001, le=1)]
 _PREPROCESSING = (
-    "Preprocessing of the full model: a preset (imagenet, efficientnet-lite, unit, signed, caffe, raw), with changes "
-    "after it (imagenet,stretch,bgr or unit,letterbox,320x180), or JSON as in a bundle (default: the model's metadata)."
+    "Preprocessing of the full model: a preset (imagenet, efficientnet-lite, unit, signed, caffe, raw; of a detector "
+    "also nanodet, yolox, fastestdet, yolo, ssd, detr), with changes after it (imagenet,stretch,bgr or "
+    "unit,letterbox,320x180), or JSON as in a bundle (default: the model's metadata, or the usual one of a detector)."
 )
 _SHARES = (
     "Multiply-adds of local models, as a share of the full model's; repeat it for more sizes. The first is the base "

@@ -184,19 +184,27 @@ def _choose(
         powers: Exponents of objectness and score in their product.
     """
     table = _labels(decoder.classes, scores.shape[1])
-    bound = scores.max(1) if objectness is None else objectness ** powers[0]
-    rows = np.flatnonzero((bound >= decoder.score) & (bound > 0))
+    if objectness is None:
+        rows = np.flatnonzero((scores >= _least(decoder)).any(1))
+    else:
+        objectness = objectness ** powers[0]
+        rows = np.flatnonzero(objectness >= _least(decoder))
     some = scores[rows]
     classes = some.argmax(1)
     values = some[np.arange(len(rows)), classes]
     if objectness is not None:
-        values = values ** powers[1] * bound[rows]
+        values = values ** powers[1] * objectness[rows]
     return _enough(rows, table[classes], values, decoder)
+
+
+def _least(decoder: Decoder) -> float:
+    """Least score of a detection; never 0, which suppressed cells have."""
+    return max(decoder.score, float(np.finfo(np.float32).tiny))
 
 
 def _enough(rows: _Rows, labels: _Rows, scores: _Floats, decoder: Decoder) -> _Chosen:
     """The rows with a label and enough score, bounded by ``MAX_CANDIDATES`` except for ties."""
-    valid = (labels >= 0) & (scores >= decoder.score) & (scores > 0) & (scores <= 1 + _ROUNDING)
+    valid = (labels >= 0) & (scores >= _least(decoder)) & (scores <= 1 + _ROUNDING)
     if np.count_nonzero(valid) > MAX_CANDIDATES:
         valid &= scores >= np.partition(scores[valid], -MAX_CANDIDATES)[-MAX_CANDIDATES]
     return _Chosen(rows[valid], labels[valid], np.minimum(scores[valid], np.float32(1)))
