@@ -160,6 +160,8 @@ def full_model(bundle: Bundle) -> Classifier:
     """The full model of a bundle, with the input and labels of the manifest."""
     from cachenet.models.export.classifier import load_classifier
 
+    if bundle.manifest.task != "classification":
+        refuse(f"{bundle.directory} is a bundle of detectors, and this command is for classifiers")
     model = bundle.manifest.models[bundle.manifest.only("full")]
     return load_classifier(bundle.directory / model.file, model.input, bundle.manifest.labels)
 
@@ -168,17 +170,21 @@ def read_classifier(full: Path, preprocessing: str, labels: Path | None, embeddi
     """The full model of a user. Raises ``ClassifierError``."""
     from cachenet.models.export.classifier import load_classifier, parse_preprocessing
 
-    names: tuple[str, ...] | None = None
-    if labels is not None:
-        try:
-            names = tuple(filter(None, map(str.strip, labels.read_text("utf-8-sig").splitlines())))
-        except UnicodeDecodeError:
-            refuse(f"{labels} is no text")
-        if not names or len(set(names)) < len(names):
-            refuse(f"{labels} has {'a label twice' if names else 'no labels'}; give each label a line of its own")
+    names = read_labels(labels) if labels is not None else None
     return load_classifier(
         full, parse_preprocessing(preprocessing) if preprocessing else None, names, embedding or None
     )
+
+
+def read_labels(path: Path) -> tuple[str, ...]:
+    """The labels in a text file, one a line."""
+    try:
+        names = tuple(filter(None, map(str.strip, path.read_text("utf-8-sig").splitlines())))
+    except UnicodeDecodeError:
+        refuse(f"{path} is no text")
+    if not names or len(set(names)) < len(names):
+        refuse(f"{path} has {'a label twice' if names else 'no labels'}; give each label a line of its own")
+    return names
 
 
 def read_scenes(path: Path | None, labels: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
