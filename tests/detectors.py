@@ -47,9 +47,7 @@ def replace_detector(directory: Path, name: str, data: bytes, decoder: Decoder |
     return Bundle(directory)
 
 
-def _model(
-    directory: Path, name: str, role: Literal["full", "base", "submodel"], exact: bool, score: float
-) -> Model:
+def _model(directory: Path, name: str, role: Literal["full", "base", "submodel"], exact: bool, score: float) -> Model:
     path = directory / name / "1" / "model.onnx"
     path.parent.mkdir(parents=True)
     path.write_bytes(square_detector(exact, name))
