@@ -165,6 +165,8 @@ def full_model(bundle: Bundle) -> Classifier:
     """The full model of a bundle, with the input and labels of the manifest."""
     from cachenet.models.export.classifier import load_classifier
 
+    if bundle.manifest.task != "classification":
+        refuse(f"{bundle.directory} is a bundle of detectors, and this command is for classifiers")
     model = bundle.manifest.models[bundle.manifest.only("full")]
     return load_classifier(bundle.directory / model.file, model.input, bundle.manifest.labels)
 

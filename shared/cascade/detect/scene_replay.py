@@ -13,7 +13,7 @@ import numpy.typing as npt
 from cachenet.shared.cascade.detect.detections import Detections, counts, f1
 from cachenet.shared.cascade.detect.scene_cascade import SceneCascade
 from cachenet.shared.cascade.detect.scene_estimator import SceneEstimator, SceneOutcome, scene_priors
-from cachenet.shared.cascade.detect.scene_features import SceneModel
+from cachenet.shared.cascade.detect.scene_features import SceneModel, SceneStage
 from cachenet.shared.cascade.detect.types import SceneAnswer, SceneFrame, SceneMiss, SceneReply
 from cachenet.shared.cascade.risk_model import RiskPrior
 
@@ -114,7 +114,9 @@ def run(cascade: SceneCascade, trace: SceneTrace, delay: int, fps: float = 10.0)
     return SceneRun(answers, np.array(tallies, np.int64).reshape(-1, 3), np.array(asked), np.array(probed))
 
 
-def fit_scene_priors(traces: Sequence[SceneTrace], delay: int = 2, seed: int = 0) -> dict[SceneModel, RiskPrior]:
+def fit_scene_priors(
+    traces: Sequence[SceneTrace], delay: int = 2, seed: int = 0, stage: SceneStage = "base"
+) -> dict[SceneModel, RiskPrior]:
     """Fit the priors of the risk models to footage that the device's models were not trained on.
 
     Each pass asks the full model about another share of random frames, and lets the detector run on every frame or
@@ -123,18 +125,19 @@ def fit_scene_priors(traces: Sequence[SceneTrace], delay: int = 2, seed: int = 0
     Args:
         delay: Frames from a question to its reply.
         seed: Seed of the draws.
+        stage: Stage of the traces' ``base`` detections.
     """
     draws = random.Random(seed)
     collected: list[Mapping[SceneModel, SceneOutcome]] = []
     for trace in traces:
         for asked_share in _ASKED_SHARES:
             for carried_frames in _CARRIED_FRAMES:
-                collected += _outcomes(trace, asked_share, carried_frames, delay, draws)
+                collected += _outcomes(trace, asked_share, carried_frames, delay, draws, stage)
     return scene_priors(collected)
 
 
 def _outcomes(
-    trace: SceneTrace, asked_share: float, carried_frames: int, delay: int, draws: random.Random
+    trace: SceneTrace, asked_share: float, carried_frames: int, delay: int, draws: random.Random, stage: SceneStage
 ) -> list[Mapping[SceneModel, SceneOutcome]]:
     """One pass over a trace."""
     estimator = SceneEstimator()
@@ -152,7 +155,7 @@ def _outcomes(
         if carried_frames and draws.random() < 1.0 / carried_frames:
             runs = not runs
         if runs:
-            estimator.observe(moment, trace.base[at], "base")
+            estimator.observe(moment, trace.base[at], stage)
         if at % _STEP == first:
             collected.append(estimator.outcomes(moment, trace.full[at]))
         if draws.random() < asked_share:
