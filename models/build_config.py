@@ -76,6 +76,13 @@ class BuildSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     decoder: Annotated[DecoderChoice, msgspec.Meta(description=_DECODER)] = "auto"
     labels: Annotated[str, msgspec.Meta(description=_LABELS)] = ""
     frame_step: Annotated[int, msgspec.Meta(ge=1, description="Step between the frames of a video that are used.")] = 1
+    region: Annotated[
+        str,
+        msgspec.Meta(
+            description="Part of each frame that is used: left,top,width,height, each 0 to 1, as for edge-agent run "
+            "(default: all of it)."
+        ),
+    ] = ""
     base: Annotated[
         str,
         msgspec.Meta(
@@ -145,6 +152,7 @@ class BuildConfig:
         tuning_pools, pools: Streams of each kind to tune and to certify with, if streams are drawn; see ``certify``.
         frames: Length of a drawn stream.
         precision: Of the local models' weights and activations.
+        region: Part of each frame that is used, as text; empty for all of it.
     """
 
     name: str
@@ -161,6 +169,7 @@ class BuildConfig:
     pools: int = 10
     frames: int = 1000
     precision: Precision = "auto"
+    region: str = ""
     seed: int = 0
 
 

@@ -145,11 +145,14 @@ def inputs(
         from cachenet.models.bundle_writer import check_target
         from cachenet.models.data.frames import find
         from cachenet.shared.bundle.trust import Signer
+        from cachenet.shared.inference.image import parse_region
 
         if out is not None:
             check_target(out)
         found = Bundle(zoo.find(bundle))
-        sources = [find(path, frame_step) for path in data.values() if path is not None]
+        region = found.manifest.provenance.get("region")  # the frames are cut as for the build
+        cut = parse_region(region) if region else None
+        sources = [find(path, frame_step, cut) for path in data.values() if path is not None]
         signer = Signer(key) if key is not None else None
         import torch
 
@@ -162,6 +165,8 @@ def full_model(bundle: Bundle) -> Classifier:
     """The full model of a bundle, with the input and labels of the manifest."""
     from cachenet.models.export.classifier import load_classifier
 
+    if bundle.manifest.task != "classification":
+        refuse(f"{bundle.directory} is a bundle of detectors, and this command is for classifiers")
     model = bundle.manifest.models[bundle.manifest.only("full")]
     return load_classifier(bundle.directory / model.file, model.input, bundle.manifest.labels)
 

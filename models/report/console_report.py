@@ -23,6 +23,9 @@ _NUMBERS = {"boxes_per_frame", "score", "overlap", "mean_score"}
 def models(bundle: Bundle, as_json: bool) -> None:
     """Show the models of a bundle and its certificates."""
     manifest = bundle.manifest
+    if manifest.task == "detection":
+        detectors(bundle, as_json)
+        return
     rows: dict[str, dict[str, Any]] = {
         name: tables.model_row(model) | {"mean_coverage": round(sum(model.coverage) / len(model.coverage), 4)}
         for name, model in manifest.models.items()
@@ -44,6 +47,30 @@ def models(bundle: Bundle, as_json: bool) -> None:
         console.print(_rich(tables.certificates(manifest.certificates)))
     if agreement := manifest.provenance.get("base agreement"):
         console.print(f"Base model agrees with the full model on {agreement}.")
+    console.print("Signed." if bundle.signature else "Not signed.")
+
+
+def detectors(bundle: Bundle, as_json: bool) -> None:
+    """Show the models of a bundle of detectors, with F1 against the full model where the builder measured it."""
+    manifest = bundle.manifest
+    rows: dict[str, dict[str, Any]] = {
+        name: tables.model_row(model)
+        | {"f1": float(text) if (text := manifest.provenance.get(f"f1 of {name}")) else None}
+        for name, model in manifest.models.items()
+    }
+    about = {part: manifest.provenance.get(part, "") for part in ("frames", "objects", "tracks")}
+    if as_json:
+        print(json.dumps({"name": manifest.name, "models": rows, "signed": bool(bundle.signature), **about}))
+        return
+    cells = [
+        (name, row["role"], *tables.costs(row), "" if row["f1"] is None else f"{row['f1']:.3f}")
+        for name, row in rows.items()
+    ]
+    console = Console(highlight=False)
+    console.print(_rich(Table(manifest.name, ("model", "role"), (*tables.COSTS, "F1"), cells)))
+    for part, text in about.items():
+        if text:
+            console.print(f"{part.capitalize()}: {text}.")
     console.print("Signed." if bundle.signature else "Not signed.")
 
 
