@@ -270,7 +270,7 @@ class Agent:
 
     def _check_certificate(self, manifest: Manifest) -> None:
         """Log a warning if the risk budget is not certified for this bundle."""
-        budget = self.settings.max_disagreement
+        flag, budget = self.settings.budget_for(manifest.task)
         certificate = manifest.certificate(budget)
         if certificate is not None and certificate.holds:
             return
@@ -287,7 +287,7 @@ class Agent:
                 measured += f", and {certificate.blocks_needed} blocks would do"
         audited = self.settings.audit_share > 0 and any(camera.uses_cloud for camera in self.cameras)
         checked = "audits check it while it runs" if audited else "no audits check it while it runs"
-        log.warning("%s is not certified for --max-disagreement %g: %s; %s", manifest.name, budget, measured, checked)
+        log.warning("%s is not certified for %s %g: %s; %s", manifest.name, flag, budget, measured, checked)
 
     def _learner_file(self, store: Store | None, own: Settings) -> LearnerFile | None:
         """File of the learner state of a camera or zone, in the store. With ``--bundle`` only in a store that the

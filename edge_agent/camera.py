@@ -10,22 +10,21 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-import numpy as np
 
-from cachenet.edge_agent.frame_inputs import FrameInputs
 from cachenet.edge_agent.learner_file import LearnerFile
 from cachenet.edge_agent.outputs import report
 from cachenet.edge_agent.outputs.recorder import Recorder
+from cachenet.edge_agent.pipeline import DeviceCascade, Pipeline
 from cachenet.edge_agent.remote import CloudClient, Outcome
 from cachenet.edge_agent.settings import Settings
 from cachenet.edge_agent.sources import Live, Pipe, Source, SourceFrame
 from cachenet.edge_agent.updates.active_bundle import ActiveBundle
 from cachenet.edge_agent.updates.loader import ModelLoader
-from cachenet.shared.cascade.cascade import Cascade, Tally
+from cachenet.shared.cascade.cascade import Tally
+from cachenet.shared.cascade.detect.types import SceneFrame, SceneMiss
 from cachenet.shared.cascade.frame import Frame
-from cachenet.shared.cascade.types import Miss, Reply, Step
+from cachenet.shared.cascade.types import Miss
 from cachenet.shared.inference.image import Picture, cut, parse_region
-from cachenet.shared.media.signature import sign
 from cachenet.shared.transport.mqtt import Message, MqttConnection
 
 log = logging.getLogger(__name__)
@@ -127,7 +126,7 @@ class Camera:
         self._stopped = threading.Event()
         self._cloud: CloudClient | None = None
         #: A hit to be audited by the full model after the frame is answered.
-        self._pending_audit: Frame | None = None
+        self._pending_audit: Frame | SceneFrame | None = None
         self._region = parse_region(settings.region) if settings.region else None
         self._view = report.View(self.name, self.zone, self._region, () if self.zone else settings.zone)
         #: Whether misses may be sent to a server.
@@ -149,7 +148,7 @@ class Camera:
         )
 
     @property
-    def cascade(self) -> Cascade | None:
+    def cascade(self) -> DeviceCascade | None:
         """The cascade; None until the first model is loaded."""
         return self.active_bundle.cascade
 
@@ -161,6 +160,7 @@ class Camera:
 
     def step(self, index: int, shot: SourceFrame, sink: report.JsonLinesWriter, turn: Turn = _ONLY_TURN) -> None:
         """Answer one frame, then handle late answers, audits and newly loaded models."""
+        self._handle_replies(sink)  # what came while the source was waiting for this frame is of use for it
         self.answer(index, shot, sink, turn)
         self._handle_replies(sink)
         self.active_bundle.maintain()
@@ -202,16 +202,16 @@ class Camera:
 
     def answer(self, index: int, shot: SourceFrame, sink: report.JsonLinesWriter, turn: Turn = _ONLY_TURN) -> None:
         """Answer one frame: the hot path."""
-        cascade, manifest = self.cascade, self.active_bundle.manifest
-        assert cascade is not None and manifest is not None
+        cascade, manifest, pipeline = self.cascade, self.active_bundle.manifest, self.active_bundle.pipeline
+        assert cascade is not None and manifest is not None and pipeline is not None
         started = time.monotonic()
         picture = shot.picture if self._region is None else cut(shot.picture, self._region)
-        frame = Frame(index, FrameInputs(picture), sign(picture))
         self.deciding = index
+        frame = pipeline.frame(index, picture)
         step = self._lookup(cascade, frame, started)
         if isinstance(step, Miss) and turn.deadline is not None:
             step = msgspec.structs.replace(step, deadline=min(step.deadline, turn.deadline))
-        outcome = self._resolve(cascade, step)
+        outcome = self._resolve(cascade, pipeline, step)
         answer = cascade.complete(step, outcome.reply, time.monotonic(), outcome.error)
         self.deciding = None
         self.loader.on_answer(self.version)
@@ -235,8 +235,8 @@ class Camera:
         if self.first_answer_s is None:
             self.first_answer_s = time.monotonic() - self._started
 
-    def _lookup(self, cascade: Cascade, frame: Frame, now: float) -> Step:
-        """Look the frame up, and log a scene change."""
+    def _lookup(self, cascade: DeviceCascade, frame: Any, now: float) -> Any:
+        """Look the frame up, and log a scene change. Frames and steps are of the types of the bundle's task."""
         before = self.tally.scene_changes
         step = cascade.lookup(frame, now)
         if self.tally.scene_changes > before:
@@ -249,54 +249,55 @@ class Camera:
             )
         return step
 
-    def _resolve(self, cascade: Cascade, step: Step) -> Outcome:
+    def _resolve(self, cascade: DeviceCascade, pipeline: Pipeline, step: Any) -> Outcome:
         """Run the full model for a miss: on the device or in the cloud."""
-        if not isinstance(step, Miss):
+        if not isinstance(step, Miss | SceneMiss):
             return Outcome(None)
         cloud = self._cloud
-        if step.on_device and (reply := _run_on_device(cascade, step)) is not None:
+        if step.on_device and (reply := pipeline.run_full(cascade, step)) is not None:
             return Outcome(reply)
         if cloud is None:
             outcome = Outcome(None, "no cloud")
-        elif self.settings.mode == "async":
-            return cloud.post(step, lambda: step.frame.view.crop(cloud.input))
+        elif pipeline.mode == "async":
+            return cloud.post(step, lambda: pipeline.question(step.frame, cloud.input))
         elif self.zone and time.monotonic() >= step.deadline:  # other zones have used the time of the frame
             outcome = Outcome(None, "no time left in this frame")
         else:
-            outcome = cloud.ask(step, lambda: step.frame.view.crop(cloud.input))
-        if outcome.reply is None and (reply := _run_on_device(cascade, step)) is not None:
+            outcome = cloud.ask(step, lambda: pipeline.question(step.frame, cloud.input))
+        if outcome.reply is None and (reply := pipeline.run_full(cascade, step)) is not None:
             return Outcome(reply)
         return outcome
 
     def _handle_replies(self, sink: report.JsonLinesWriter) -> None:
         """Between two frames: process late and audit replies, and send the pending audit."""
-        cascade, manifest = self.cascade, self.active_bundle.manifest
-        if self._cloud is None or cascade is None or manifest is None:
+        cascade, manifest, pipeline = self.cascade, self.active_bundle.manifest, self.active_bundle.pipeline
+        if self._cloud is None or cascade is None or manifest is None or pipeline is None:
             return
         for reply in self._cloud.late():
             if (correction := cascade.on_late_reply(reply, time.monotonic())) is not None:
                 sink.write(report.line(correction, manifest, time.time(), correction=True, view=self._view))
         for reply in self._cloud.audited():
-            self._on_audit_reply(cascade, reply)
+            self._on_audit_reply(cascade, pipeline, reply)
         if self._pending_audit is not None:
             frame = self._pending_audit
-            sent = self._cloud.audit(frame.index, frame.view.crop(self._cloud.input))
+            sent = self._cloud.audit(frame.index, pipeline.question(frame, self._cloud.input))
             self.audited += sent
             if not sent and cascade.audits is not None:
                 cascade.audits.sent -= 1
             self._pending_audit = None
 
-    def _on_audit_reply(self, cascade: Cascade, reply: Reply) -> None:
-        """Process the full model's label of an audited hit, and log an alarm."""
+    def _on_audit_reply(self, cascade: DeviceCascade, pipeline: Pipeline, reply: Any) -> None:
+        """Process the full model's answer to an audited hit, and log an alarm."""
         audits = cascade.audits
         before = audits.alarms if audits is not None else 0
         cascade.on_audit_reply(reply, time.monotonic())
         if audits is not None and audits.alarms > before:
             log.warning(
-                "%shits disagree with the full model clearly more often than --max-disagreement %g allows (%d of %d "
-                "audited): the budget for hits is multiplied by %g, and %.0f %% of hits are audited for a while",
+                "%shits disagree with the full model clearly more often than %s %g allows (%.3g of %d audited): the "
+                "budget for hits is multiplied by %g, and %.0f %% of hits are audited for a while",
                 self._prefix,
-                self.settings.max_disagreement,
+                pipeline.budget_flag,
+                pipeline.budget,
                 audits.wrong,
                 audits.judged,
                 audits.scale,
@@ -361,9 +362,3 @@ class Camera:
             "bundle": manifest.name if manifest is not None else None,
             "bundle_version": self.version,
         }
-
-
-def _run_on_device(cascade: Cascade, miss: Miss) -> Reply | None:
-    """Reply of the full model on the device; None without such a model, or after a failed run (see ``scorer``)."""
-    reply = cascade.run_full(miss, time.monotonic())
-    return reply if reply is not None and np.ptp(reply.logits) > 0 else None

@@ -28,6 +28,7 @@ from cachenet.edge_agent.outputs.terminal import TerminalView
 from cachenet.edge_agent.preparation import prepare
 from cachenet.edge_agent.settings import Settings, default_device, parse_size
 from cachenet.edge_agent.sources import Live, Pipe, Source, SourceError, open_source
+from cachenet.shared.cascade.cascade import Cascade
 from cachenet.shared.command import exit, logs
 from cachenet.shared.command.diagnostics import command
 from cachenet.shared.command.errors import UserError
@@ -111,7 +112,7 @@ def run(
         for name, own in _each(summary):
             _stderr.print(_table(own, name), _details(own), sep="\n", highlight=False)
         for camera in agent.cameras:
-            if camera.cascade is not None and camera.cascade.out_of_distribution:
+            if isinstance(camera.cascade, Cascade) and camera.cascade.out_of_distribution:
                 about = f"{camera.title}: " if camera.title else ""
                 _stderr.print(f"{about}{_OUT_OF_DISTRIBUTION}", highlight=False)
         _stderr.print(f"up {summary['bytes_up'] / 1e3:.0f} kB, down {summary['bytes_down'] / 1e3:.0f} kB")

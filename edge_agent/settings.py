@@ -15,8 +15,9 @@ from msgspec import Meta
 from cachenet.edge_agent.sources.frozen import FROZEN_S, ON_FROZEN, OnFrozen
 from cachenet.edge_agent.zones import NAME, Zone, check_zones
 from cachenet.shared.bundle import zoo
-from cachenet.shared.bundle.manifest import ExitFlag
+from cachenet.shared.bundle.manifest import ExitFlag, Task
 from cachenet.shared.cascade.audits import MIN_AUDIT_RATE
+from cachenet.shared.cascade.detect.spec import MAX_OBJECT_ERROR
 from cachenet.shared.cascade.spec import MAX_DISAGREEMENT
 from cachenet.shared.command import config
 from cachenet.shared.inference.engine import Provider
@@ -28,9 +29,12 @@ LevelFlag = Literal["frames", "submodels", "base", "full", "cloud"]
 #: downloaded once the requests have cost as many bytes as its file.
 LEVELS: tuple[LevelFlag, ...] = ("frames", "submodels", "base", "full", "cloud")
 
-#: ``wait``: wait for the cloud until the deadline. ``async``: answer at once, correct later. ``offline``: no cloud.
+#: ``wait``: wait for the cloud until the deadline. ``async``: answer at once; the cloud corrects a label later, and its
+#: objects are carried to later frames. ``offline``: no cloud.
 Mode = Literal["wait", "async", "offline"]
-MODES: tuple[Mode, ...] = get_args(Mode)
+#: ``auto``: ``wait`` for a classifier, ``async`` for a detector.
+ModeFlag = Literal["auto", "wait", "async", "offline"]
+MODES: tuple[ModeFlag, ...] = get_args(ModeFlag)
 
 #: Frames per second.
 Rate = Annotated[float, Meta(ge=0.001, le=1e6)]
@@ -139,10 +143,20 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Meta(
             gt=0,
             lt=1,
-            description="Risk budget: largest mean share of all answers that disagree with the full model, 0 to 1. "
-            "With 0.02, 98 of 100 answers are the full model's label of that frame or of most frames around it.",
+            description="Risk budget of a classifier: largest mean share of all answers that disagree with the full "
+            "model, 0 to 1. With 0.02, 98 of 100 answers are the full model's label of that frame or of most frames "
+            "around it.",
         ),
     ] = MAX_DISAGREEMENT
+    max_object_error: Annotated[
+        float,
+        Meta(
+            gt=0,
+            lt=1,
+            description="Risk budget of a detector: largest mean of 1 - F1 of a frame's objects against the full "
+            "model's, 0 to 1.",
+        ),
+    ] = MAX_OBJECT_ERROR
     audit_share: Annotated[
         float,
         Meta(
@@ -152,7 +166,13 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             "With 0, the agreement with the full model is not measured.",
         ),
     ] = MIN_AUDIT_RATE
-    mode: Annotated[Mode, Meta(description=f"Mode of requests to the cloud: {', '.join(MODES)}.")] = "wait"
+    mode: Annotated[
+        ModeFlag,
+        Meta(
+            description=f"Mode of requests to the cloud: {', '.join(MODES)} (auto is wait for a classifier, async for "
+            "a detector)."
+        ),
+    ] = "auto"
     deadline_ms: Annotated[
         int, Meta(ge=1, le=60_000, description="Longest wait of a frame for the cloud, milliseconds.")
     ] = 250
@@ -292,6 +312,18 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 except ValueError as error:
                     raise ValueError(f"{name}: {error}") from None
         return cameras
+
+    def mode_for(self, task: Task) -> Mode:
+        """The mode for a bundle of this task."""
+        if self.mode != "auto":
+            return self.mode
+        return "async" if task == "detection" else "wait"
+
+    def budget_for(self, task: Task) -> tuple[str, float]:
+        """The risk budget for a bundle of this task, and its flag."""
+        if task == "detection":
+            return "--max-object-error", self.max_object_error
+        return "--max-disagreement", self.max_disagreement
 
     @property
     def local(self) -> bool:

@@ -21,6 +21,7 @@ from cachenet.edge_agent.outputs.line_file import LineFile
 from cachenet.edge_agent.zones import Zone
 from cachenet.shared.bundle.manifest import Manifest
 from cachenet.shared.cascade.cascade import Cascade, Tally
+from cachenet.shared.cascade.detect.scene_cascade import SceneCascade
 from cachenet.shared.cascade.detect.types import SceneAnswer, TrackedObject
 from cachenet.shared.cascade.types import Answer
 from cachenet.shared.command import exit
@@ -291,7 +292,7 @@ def asked(tally: Tally, audited: int) -> int:
     return tally.frames - sum(tally.hits.values()) + audited
 
 
-def audits(cascade: Cascade | None) -> dict[str, Any] | None:
+def audits(cascade: Cascade | SceneCascade | None) -> dict[str, Any] | None:
     """Audit results of the active bundle, for the summary; None without audits.
 
     Returns:
