@@ -15,7 +15,7 @@ from tests.models import squares
 
 def test_footage_of_a_region_is_not_that_of_whole_frames(tmp_path: Path) -> None:
     """From one work directory: the objects of a region are those of its pictures."""
-    full = load_detector(squares.detector(tmp_path / "full.onnx"))
+    full = load_detector(squares.detector(tmp_path / "full.onnx"), kind="heatmap")
     video = squares.video(tmp_path / "squares.avi", 30)
     with Progress(disable=True) as progress:
         whole, part = (
