@@ -64,17 +64,17 @@ class Device:
 
     def signature(self, frame: int) -> Signature:
         """The signature of the picture."""
-        self._prepare(frame)
+        self.prepare(frame)
         return self.recording.frames[frame].signature
 
     def moved(self, frame: int) -> npt.NDArray[np.bool_]:
         """The cells of the picture that have changed since the frame before."""
-        self._prepare(frame)
+        self.prepare(frame)
         return self.recording.frames[frame].moved
 
     def shifts(self, frame: int, boxes: Boxes) -> Boxes:
         """Displacement of ``boxes`` of the frame before, for each of their four sides ``(n, 4)``."""
-        self._prepare(frame)
+        self.prepare(frame)
         flow = self.recording.frames[frame].flow
         if flow is None or not len(boxes):
             return np.zeros_like(boxes)
@@ -93,7 +93,7 @@ class Device:
         ms, self._ms = self._ms, 0.0
         return ms
 
-    def _prepare(self, frame: int) -> None:
+    def prepare(self, frame: int) -> None:
         """Count the time of preparing a picture, once."""
         if frame > self._prepared:
             self._ms += float(self.recording.picture_ms[frame])

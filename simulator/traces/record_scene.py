@@ -14,8 +14,6 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
-from itertools import pairwise
 from pathlib import Path
 
 import cv2
@@ -32,9 +30,9 @@ from cachenet.shared.command import atomic_files
 from cachenet.shared.command.errors import UserError
 from cachenet.shared.inference import decoders, detector, image
 from cachenet.shared.inference.image import Picture, encode, wire_picture
+from cachenet.shared.media.flow import MotionDetector
 from cachenet.shared.media.signature import sign
 from cachenet.shared.media.video import BadVideo, Video
-from cachenet.simulator.traces.optical_flow import grey_picture, lucas_kanade, moved_cells
 from cachenet.simulator.traces.scene_recording import Meter, RecordedFlow, SceneRecording
 
 #: Detections of each frame, and the time of each run, milliseconds ``(n,)``.
@@ -75,31 +73,31 @@ def record(
         raise UserError(f"{full.path.name} finds {theirs}, {base.path.name} finds {ours}: no label in common")
     wanted = sorted(frame for one in ranges for frame in one)
     models = [_Model(one, clip.video, wanted, cache or directory()) for one in (full, base)]
-    pictures = _Pictures(full)
+    pictures = [_Pictures(full) for _ in ranges]
     for done, (number, picture) in enumerate(_frames(clip.video, wanted), 1):
         for model in models:
             model.run(picture)
-        pictures.add(picture, starts=any(number == one.start for one in ranges))
+        for own, frames in zip(pictures, ranges, strict=True):
+            if number in frames:
+                own.add(picture)
         advance(done, len(wanted))
     (found, _), (base_found, base_ms) = (model.result() for model in models)
     base_found = [renamed(one, base.labels, full.labels) for one in base_found]
-    fps = clip.fps or _fps(clip.video)
     recordings = []
-    for own in ranges:
-        part = slice(wanted.index(own.start), wanted.index(own.start) + len(own))
-        meter = Meter()
-        picture_s, encode_s = np.array(pictures.seconds[part]).T
+    for own, frames in zip(pictures, ranges, strict=True):
+        part = slice(wanted.index(frames.start), wanted.index(frames.start) + len(frames))
+        picture_s, encode_s = np.array(own.seconds).T
         recordings.append(
             SceneRecording(
-                fps=fps,
-                frames=pictures.frames(part, meter),
+                fps=clip.fps or _fps(clip.video),
+                frames=own.frames,
                 full=found[part],
                 base=base_found[part],
-                nbytes=np.array(pictures.nbytes[part]),
+                nbytes=np.array(own.nbytes),
                 base_ms=base_ms[part],
                 picture_ms=1000 * picture_s,
                 encode_ms=1000 * encode_s,
-                meter=meter,
+                meter=own.meter,
             )
         )
     return recordings
@@ -144,40 +142,34 @@ class _Model:
 
 
 class _Pictures:
-    """What is recorded of the pictures themselves.
+    """What is recorded of the pictures themselves, for one range of frames.
 
     Attributes:
+        frames: The frames, numbered from 0.
         nbytes: Size of each encoded picture, bytes.
         seconds: Time of preparing and of encoding each picture, seconds.
+        meter: Time of the measurements of motion.
     """
 
     def __init__(self, full: DetectorModel) -> None:
-        self._input = full.input
-        self._frames: list[SceneFrame] = []
-        self._grey: list[npt.NDArray[np.uint8]] = []
+        self._input, self._motion = full.input, MotionDetector()
+        self.frames: list[SceneFrame] = []
         self.nbytes: list[int] = []
         self.seconds: list[tuple[float, float]] = []
+        self.meter = Meter()
 
-    def add(self, picture: Picture, starts: bool) -> None:
-        """Add the next frame; ``starts``: whether it has none before it in its range."""
+    def add(self, picture: Picture) -> None:
+        """Record the next picture."""
         begun = time.perf_counter()
-        grey = grey_picture(picture)
-        moved = moved_cells(None if starts else self._grey[-1], grey)
+        moved, flow = self._motion.update(picture)
         signature = sign(picture)
         prepared = time.perf_counter()
         self.nbytes.append(len(encode(wire_picture(picture, self._input))[1]))
         self.seconds.append((prepared - begun, time.perf_counter() - prepared))
-        self._frames.append(SceneFrame(0, 0, signature, moved))
-        self._grey.append(grey)
-
-    def frames(self, part: slice, meter: Meter) -> list[SceneFrame]:
-        """The frames of one range, numbered from 0."""
-        grey = self._grey[part]
-        flows = [RecordedFlow(partial(lucas_kanade, *pair), meter) for pair in pairwise(grey)]
-        return [
-            msgspec.structs.replace(frame, index=number, view=number, flow=flows[number - 1] if number else None)
-            for number, frame in enumerate(self._frames[part])
-        ]
+        number = len(self.frames)
+        self.frames.append(
+            SceneFrame(number, number, signature, moved, None if flow is None else RecordedFlow(flow, self.meter))
+        )
 
 
 def _frames(path: Path, wanted: list[int]) -> Iterator[tuple[int, Picture]]:
