@@ -108,6 +108,12 @@ def directory() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cachenet" / "objects"
 
 
+def size_of(path: Path) -> tuple[int, int]:
+    """Width and height of a video's first frame, pixels. Raises ``UserError``."""
+    (_, picture) = next(_frames(path, [0]))
+    return picture.shape[1], picture.shape[0]
+
+
 def renamed(found: Detections, labels: Sequence[str], others: Sequence[str]) -> Detections:
     """Detections whose labels are numbered as ``others`` are; without those that ``others`` lacks."""
     numbers = np.array([others.index(label) if label in others else -1 for label in labels], np.int64)[found.labels]
