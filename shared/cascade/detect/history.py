@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass
 
+import msgspec
+
 from cachenet.shared.cascade.detect.detections import NOTHING, Detections
 from cachenet.shared.cascade.detect.scene_features import SceneStage
 from cachenet.shared.cascade.detect.tracks import NO_TRACKS, Tracks, carry, confirm, observe
@@ -25,6 +27,7 @@ class Moment:
         carried: Tracks of the frame before, carried to this one.
         observed: These after ``found``.
         change: Largest change of a block since a detector ran, before this frame's run, grey levels.
+        since_look: Frames since a detector ran, before this frame's run.
         last_missed: Objects of the full model's newest answer, at that time, that no candidate covered.
         answer: The objects of the frame's answer.
         raw_error: Expected object error of that answer before calibration; None before the answer.
@@ -37,6 +40,7 @@ class Moment:
     stage: SceneStage = "carried"
     reply: Detections | None = None
     change: float = 0.0
+    since_look: int = 0
     last_missed: int = 0
     answer: Detections = NOTHING
     raw_error: float | None = None
@@ -67,7 +71,9 @@ class History:
         """Add the next frame. Its tracks are those of the frame before, carried."""
         before = next(reversed(self._moments.values())).tracks if self._moments else NO_TRACKS
         carried = _carry(before, frame)
-        moment = self._moments[frame.index] = Moment(frame, carried, carried)
+        # Without the view: a large picture must not stay in memory for as long as the history.
+        without = msgspec.structs.replace(frame, view=None)
+        moment = self._moments[frame.index] = Moment(without, carried, carried)
         if len(self._moments) > HISTORY:
             self._moments.popitem(last=False)
         return moment

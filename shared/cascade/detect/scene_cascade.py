@@ -54,7 +54,7 @@ _NEWEST_DELAY = 0.2
 #: Frames over which the floor is averaged.
 _FLOOR_FRAMES = 300
 #: Multiple of the budget over which the floor ends questions.
-_HOPELESS = 1.25
+_UNATTAINABLE = 1.25
 #: Frames after which questions are tried again.
 _RETRY_FRAMES = 3000
 #: Most tracks whose numbers are remembered.
@@ -81,7 +81,7 @@ class SceneCascade:
         router: Chooses between the full model on the device and on the server.
         pending_fetch: Name of the recommended submodel to load, until it is installed; None for none.
         floor: Expected object error while questions were as frequent as they can be; None before that was necessary.
-        hopeless: Whether the floor is over the budget, so that questions are not worth their cost.
+        unattainable: Whether the floor is over the budget, so that questions are not worth their cost.
     """
 
     def __init__(
@@ -100,14 +100,14 @@ class SceneCascade:
         self.router = OffloadRouter()
         self.pending_fetch: str | None = None
         self.floor: float | None = None
-        self.hopeless = False
+        self.unattainable = False
         self._budget = RiskBudget(_AIM * spec.max_object_error, _INITIAL, _RATE, _LEAST)
         self._scene = SceneChangeDetector()
         self._oversized: set[str] = set()
         self._moment: Moment | None = None  # of the frame between lookup and complete
         self._asked: OrderedDict[int, None] = OrderedDict()  # frames with a question and no reply yet
         self._delay = 1.0  # frames from a question to its reply, running mean
-        self._exhausted_frames = 0  # frames at the least threshold; while hopeless, frames until the next trial
+        self._exhausted_frames = 0  # frames at the least threshold; while unattainable, frames until the next trial
         self._audited: deque[_Audited] = deque(maxlen=HISTORY)
         self._numbers: OrderedDict[int, int] = OrderedDict()  # number of each answered track by its key
         self._next_number = 1
@@ -144,7 +144,8 @@ class SceneCascade:
             if detector is not None and found is not None:
                 self.estimator.observe(moment, found, "base" if detector is self.base else "submodel")
                 estimate, level, model = self.estimator.estimate(moment), detector.level, detector.name
-        moment.answer, moment.raw_error = estimate.objects, estimate.raw_error
+        moment.answer = estimate.objects
+        moment.raw_error = estimate.raw_error if self.estimator.ready else None  # nothing to calibrate yet
         self._update_floor(estimate.error)
         objects = self._objects(estimate)
         prediction = ScenePrediction(objects, estimate.error, estimate.error, level, model)
@@ -231,7 +232,7 @@ class SceneCascade:
             return ""
         if not self.estimator.ready:
             return "no risk is known yet"
-        if self.hopeless or prediction.risk <= self.threshold:
+        if self.unattainable or prediction.risk <= self.threshold:
             return ""
         return f"expected error {prediction.risk:.3f} over {self.threshold:.3f}"
 
@@ -244,15 +245,15 @@ class SceneCascade:
 
     def _update_floor(self, error: float) -> None:
         """Average the expected error while questions are as frequent as they can be, and compare it to the budget."""
-        if self.hopeless:
+        if self.unattainable:
             self._exhausted_frames -= 1
-            self.hopeless = self._exhausted_frames > 0
+            self.unattainable = self._exhausted_frames > 0
         elif self._budget.exhausted and self.estimator.ready:
             self._exhausted_frames += 1
             mean = error if self.floor is None else self.floor
             self.floor = mean + (error - mean) / min(self._exhausted_frames, _FLOOR_FRAMES)
-            if self._exhausted_frames >= _FLOOR_FRAMES and self.floor > _HOPELESS * self.spec.max_object_error:
-                self.hopeless, self._exhausted_frames = True, _RETRY_FRAMES
+            if self._exhausted_frames >= _FLOOR_FRAMES and self.floor > _UNATTAINABLE * self.spec.max_object_error:
+                self.unattainable, self._exhausted_frames = True, _RETRY_FRAMES
 
     # Ends of a frame.
 
@@ -296,7 +297,7 @@ class SceneCascade:
         self.estimator.reset(_RESET_FACTOR)
         self._budget.restart(self._scale)
         self._asked.clear()
-        self.floor, self.hopeless, self._exhausted_frames = None, False, 0
+        self.floor, self.unattainable, self._exhausted_frames = None, False, 0
         if self.audits is not None:
             self.audits.raise_rate()
 

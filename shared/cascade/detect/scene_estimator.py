@@ -84,7 +84,8 @@ class SceneEstimator:
         self._first: list[Mapping[SceneModel, SceneOutcome]] = []
         self._expected = self._found = 0.0  # sums of expected and found errors, decayed
         self._last_missed = 0
-        self._blocks: npt.NDArray[np.float32] | None = None  # of the last frame that a detector looked at
+        # Index and blocks of the last frame that a detector looked at.
+        self._looked: tuple[int, npt.NDArray[np.float32]] | None = None
         self._add_models(priors or {})
 
     @property
@@ -107,13 +108,15 @@ class SceneEstimator:
         """Start the lookup of the next frame (stage ``carried``)."""
         moment = self.history.add(frame)
         moment.last_missed = self._last_missed
-        if self._blocks is not None:
-            moment.change = float(np.abs(frame.signature.blocks - self._blocks).max())
+        if self._looked is not None:
+            index, blocks = self._looked
+            moment.change = float(np.abs(frame.signature.blocks - blocks).max())
+            moment.since_look = frame.index - index
         return moment
 
     def observe(self, moment: Moment, found: Detections, stage: SceneStage) -> None:
         """Add the detections of a device's detector to the newest frame."""
-        self._blocks = moment.frame.signature.blocks
+        self._looked = moment.frame.index, moment.frame.signature.blocks
         self.history.observe(moment, found, stage)
 
     def estimate(self, moment: Moment) -> SceneEstimate:
@@ -188,7 +191,7 @@ class SceneEstimator:
     def reset(self, factor: float) -> None:
         """Forget the scene, and return the risk models to their priors with ``factor`` times their precision."""
         self.history.clear()
-        self._blocks, self._last_missed = None, 0
+        self._looked, self._last_missed = None, 0
         self._expected = self._found = 0.0
         for model in self.models.values():
             model.reset(factor)
@@ -239,8 +242,9 @@ def _missed_row(moment: Moment, which: str, candidates: float) -> Array:
     """Features of the objects that no candidate covers; ``which``: the tracks, carried or observed."""
     carried = which == "carried"
     unexplained = features.unexplained_cells(moment.frame.moved, moment.carried if carried else moment.observed)
-    change = moment.change if carried or moment.found is None else 0.0
-    return features.missed_row(unexplained, candidates, moment.last_missed, change)
+    looked = not carried and moment.found is not None
+    change, since_look = (0.0, 0) if looked else (moment.change, moment.since_look)
+    return features.missed_row(unexplained, candidates, moment.last_missed, change, since_look)
 
 
 def _confirmed(tracks: Tracks) -> npt.NDArray[np.bool_]:

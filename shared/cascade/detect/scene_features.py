@@ -31,8 +31,8 @@ MISSED: dict[SceneStage, SceneModel] = {
     "base": "base-missed",
     "submodel": "submodel-missed",
 }
-_OBJECT_FEATURES = 16
-_MISSED_FEATURES = 5
+_OBJECT_FEATURES = 17
+_MISSED_FEATURES = 6
 #: Number of features of each model.
 SCENE_FEATURE_COUNT: dict[SceneModel, int] = {
     name: _MISSED_FEATURES if name in MISSED.values() else _OBJECT_FEATURES for name in SCENE_MODELS
@@ -47,7 +47,7 @@ _MIN_AREA = 1e-8
 
 
 def object_rows(tracks: Tracks) -> Array:
-    """Features of each candidate object ``(n, 16)``."""
+    """Features of each candidate object ``(n, 17)``."""
     state, boxes = tracks.state, tracks.visible
     confirmed = state[:, columns.CONFIRMED]
     misses, age = np.log1p(state[:, columns.MISSES]), np.log1p(state[:, columns.AGE])
@@ -65,6 +65,7 @@ def object_rows(tracks: Tracks) -> Array:
         np.log1p(state[:, columns.DENIED]),
         age,
         (1.0 - confirmed) * age,
+        np.log1p(state[:, columns.SINCE_LOOK]),
         state[:, columns.CONSISTENCY],
         np.sqrt(state[:, columns.VARIANCE]),
         0.5 * np.log(np.maximum(area(boxes), _MIN_AREA)),
@@ -74,16 +75,17 @@ def object_rows(tracks: Tracks) -> Array:
     return np.stack(features, 1).astype(np.float64)
 
 
-def missed_row(unexplained: int, candidates: float, last_missed: int, change: float) -> Array:
-    """Features of the number of objects that no candidate covers ``(1, 5)``.
+def missed_row(unexplained: int, candidates: float, last_missed: int, change: float, since_look: int) -> Array:
+    """Features of the number of objects that no candidate covers ``(1, 6)``.
 
     Args:
         unexplained: Cells of the picture that moved outside all candidates.
         candidates: Sum of the candidates' probabilities.
         last_missed: Objects of the full model's newest answer that no candidate covered.
         change: Largest change of a block since a detector ran, grey levels.
+        since_look: Frames since a detector ran; 0 if it ran on this frame.
     """
-    return np.log1p([[unexplained, min(unexplained, 1), candidates, last_missed, change]])
+    return np.log1p([[unexplained, min(unexplained, 1), candidates, last_missed, change, since_look]])
 
 
 def unexplained_cells(moved: npt.NDArray[np.bool_], tracks: Tracks) -> int:

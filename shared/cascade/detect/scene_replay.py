@@ -13,14 +13,14 @@ import numpy.typing as npt
 from cachenet.shared.cascade.detect.detections import Detections, counts, f1
 from cachenet.shared.cascade.detect.scene_cascade import SceneCascade
 from cachenet.shared.cascade.detect.scene_estimator import SceneEstimator, SceneOutcome, scene_priors
-from cachenet.shared.cascade.detect.scene_features import SceneModel
+from cachenet.shared.cascade.detect.scene_features import SceneModel, SceneStage
 from cachenet.shared.cascade.detect.types import SceneAnswer, SceneFrame, SceneMiss, SceneReply
 from cachenet.shared.cascade.risk_model import RiskPrior
 
 #: Shares of frames that the full model answers, in the passes that fit priors: from no network to a busy stream.
 _ASKED_SHARES = (0.0, 0.05, 0.2, 0.5)
-#: Shares of frames without a detector's run, in these passes.
-_CARRIED_SHARES = (0.0, 0.3)
+#: Mean numbers of frames in a row without a detector's run, and with it, in these passes; 0 for a run on every frame.
+_CARRIED_FRAMES = (0, 10)
 #: Step between the frames that are marked right or wrong: neighbours are nearly equal.
 _STEP = 3
 
@@ -114,33 +114,37 @@ def run(cascade: SceneCascade, trace: SceneTrace, delay: int, fps: float = 10.0)
     return SceneRun(answers, np.array(tallies, np.int64).reshape(-1, 3), np.array(asked), np.array(probed))
 
 
-def fit_scene_priors(traces: Sequence[SceneTrace], delay: int = 2, seed: int = 0) -> dict[SceneModel, RiskPrior]:
+def fit_scene_priors(
+    traces: Sequence[SceneTrace], delay: int = 2, seed: int = 0, stage: SceneStage = "base"
+) -> dict[SceneModel, RiskPrior]:
     """Fit the priors of the risk models to footage that the device's models were not trained on.
 
-    Each pass asks the full model about another share of random frames, and leaves out the detector's run on another
-    share. The full model marks the candidates of every third frame right or wrong, whether it was asked or not.
+    Each pass asks the full model about another share of random frames, and lets the detector run on every frame or
+    in stretches. The full model marks the candidates of every third frame right or wrong, whether it was asked or not.
 
     Args:
         delay: Frames from a question to its reply.
         seed: Seed of the draws.
+        stage: Stage of the traces' ``base`` detections.
     """
     draws = random.Random(seed)
     collected: list[Mapping[SceneModel, SceneOutcome]] = []
     for trace in traces:
         for asked_share in _ASKED_SHARES:
-            for carried_share in _CARRIED_SHARES:
-                collected += _outcomes(trace, asked_share, carried_share, delay, draws)
+            for carried_frames in _CARRIED_FRAMES:
+                collected += _outcomes(trace, asked_share, carried_frames, delay, draws, stage)
     return scene_priors(collected)
 
 
 def _outcomes(
-    trace: SceneTrace, asked_share: float, carried_share: float, delay: int, draws: random.Random
+    trace: SceneTrace, asked_share: float, carried_frames: int, delay: int, draws: random.Random, stage: SceneStage
 ) -> list[Mapping[SceneModel, SceneOutcome]]:
     """One pass over a trace."""
     estimator = SceneEstimator()
     collected: list[Mapping[SceneModel, SceneOutcome]] = []
     late: deque[int] = deque()
     first = draws.randrange(_STEP)
+    runs = True
     for at, frame in enumerate(trace.frames):
         while late and late[0] <= at - delay:
             asked = late.popleft()
@@ -148,8 +152,10 @@ def _outcomes(
             if moment is not None:
                 estimator.store(moment, trace.full[asked])
         moment = estimator.begin(frame)
-        if draws.random() >= carried_share:
-            estimator.observe(moment, trace.base[at], "base")
+        if carried_frames and draws.random() < 1.0 / carried_frames:
+            runs = not runs
+        if runs:
+            estimator.observe(moment, trace.base[at], stage)
         if at % _STEP == first:
             collected.append(estimator.outcomes(moment, trace.full[at]))
         if draws.random() < asked_share:

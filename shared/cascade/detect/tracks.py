@@ -37,7 +37,9 @@ SCORE = 7
 AGREEMENT = 8
 #: Average consistency of the motion.
 CONSISTENCY = 9
-_COLUMNS = 10
+#: Frames since a detector or the full model looked at the track.
+SINCE_LOOK = 10
+_COLUMNS = 11
 
 #: Variance that a frame of motion adds to a box that moves consistently. Between 0.02 and 0.2 alike on the build frames
 #: of three clips.
@@ -68,7 +70,7 @@ class Tracks:
         keys: Identity of each track: frame and row of its first detection ``(n,)`` int64.
         labels: Index of each label ``(n,)`` int64.
         boxes: Boxes, which may reach over the picture's border ``(n, 4)`` float32.
-        state: What is known of each track ``(n, 10)`` float64; see the columns above.
+        state: What is known of each track ``(n, 11)`` float64; see the columns above.
     """
 
     keys: npt.NDArray[np.int64]
@@ -105,6 +107,7 @@ def carry(tracks: Tracks, motion: Motion) -> Tracks:
     state[:, VARIANCE] += _MOTION_VARIANCE * moving + _INCONSISTENT_VARIANCE * (1.0 - consistency)
     state[:, AGE] += 1.0
     state[:, SINCE_FULL] += 1.0
+    state[:, SINCE_LOOK] += 1.0
     state[:, CONSISTENCY] += _NEWEST * (consistency - state[:, CONSISTENCY])
     middle = boxes[:, :2] + boxes[:, 2:]  # (n, 2), twice the centre
     inside = (middle > 0.0).all(1) & (middle < 2.0).all(1) & (consistency > _LOST)
@@ -119,6 +122,7 @@ def observe(tracks: Tracks, found: Detections, frame: int) -> Tracks:
     pairs = match(visible, tracks.labels, found.boxes, found.labels, ASSOCIATED)
     state[:, DETECTED] *= 1.0 - _NEWEST
     state[:, MISSES] += 1.0
+    state[:, SINCE_LOOK] = 0.0
     if pairs:
         rows, columns = np.array(pairs).T
         gain = state[rows, VARIANCE] / (state[rows, VARIANCE] + 1.0)
@@ -148,6 +152,7 @@ def confirm(tracks: Tracks, reference: Detections, frame: int) -> Tracks:
         state[rows, VARIANCE] = 0.0
         state[rows, CONFIRMED] = 1.0
         state[rows, SINCE_FULL] = 0.0
+        state[rows, SINCE_LOOK] = 0.0
         state[rows, DENIED] = 0.0
     alive = state[:, DENIED] <= _MAX_DENIED
     updated = Tracks(tracks.keys, tracks.labels, boxes, state)
