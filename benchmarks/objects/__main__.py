@@ -30,6 +30,7 @@ import msgspec
 
 from benchmarks.objects import measure, report, truth
 from cachenet.models.export.detector import DetectorModel, load_detector
+from cachenet.models.export.preprocessing import parse_preprocessing
 from cachenet.shared.bundle import zoo
 from cachenet.shared.bundle.manifest import Bundle
 from cachenet.shared.cascade.detect.scene_features import ScenePriors
@@ -85,6 +86,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--video", type=Path, required=True, metavar="FILE", help="video file")
     add("--full", type=Path, metavar="FILE.onnx", help="full model (default: the bundle's)")
     add("--base", type=Path, metavar="FILE.onnx", help="detector of the device (default: the bundle's)")
+    add("--preprocessing", metavar="P", help="of --full, as for model-builder build (default: found from the file)")
+    add("--base-preprocessing", metavar="P", help="the same of --base (default: found from the file)")
     add("--bundle", type=Path, metavar="DIR", help="bundle of models and priors (default: none)")
     add("--labels", metavar="A,B", help="labels to find (default: all that both models find)")
     add("--build", type=_range, required=True, metavar="FIRST:END", help="frames for settings and priors")
@@ -122,9 +125,10 @@ def _result(chosen: argparse.Namespace) -> dict[str, Any]:
     build, measured = chosen.build, chosen.measure
     if max(build.start, measured.start) < min(build.stop, measured.stop):
         raise UserError(f"--build {build.start}:{build.stop} and --measure {measured.start}:{measured.stop} overlap")
+    if chosen.plot is not None and not chosen.plot.parent.is_dir():
+        raise UserError(f"--plot {chosen.plot}: {chosen.plot.parent} is no directory")
     network = Network(link_profiles.load(chosen.link), chosen.server_ms / 1000, chosen.seed)
     models = _models(chosen)
-    labels = [label for label in models.full.labels if label in models.base.labels]
     people = None if chosen.truth is None else _truth(chosen, models.full.labels)
     built, recorded = record(
         Clip(chosen.video, chosen.fps),
@@ -140,7 +144,7 @@ def _result(chosen: argparse.Namespace) -> dict[str, Any]:
         "video": chosen.video.name,
         "fps": recorded.fps,
         "frames": {"build": [build.start, build.stop], "measure": [measured.start, measured.stop]},
-        "labels": labels,
+        "labels": list(models.full.labels),
         "link": chosen.link,
         "server_ms": chosen.server_ms,
         "late": found.about["late"],
@@ -160,19 +164,27 @@ def _result(chosen: argparse.Namespace) -> dict[str, Any]:
 
 
 def _models(chosen: argparse.Namespace) -> Models:
-    """The models of the flags, or else those of the bundle."""
+    """The models of the flags, or else those of the bundle, with the labels that both have."""
+    from cachenet.models.detect.build import common_labels  # with torch, which takes a second or two
+
     files: dict[str, Path] = {name: path for name in ("full", "base") if (path := getattr(chosen, name))}
     priors = None
     if chosen.bundle is not None:
         bundle = Bundle(zoo.find(chosen.bundle))
         manifest = bundle.manifest
+        if manifest.task != "detection":
+            raise UserError(f"{chosen.bundle} is a bundle of classifiers; give one of detectors")
         priors = manifest.scene_priors or None
         files = {"full": bundle.path(manifest.only("full")), "base": bundle.path(manifest.only("base"))} | files
     for name in ("full", "base"):
         if name not in files:
             raise UserError(f"--{name} FILE.onnx is needed, or a --bundle with that model")
     labels = None if chosen.labels is None else tuple(filter(None, map(str.strip, chosen.labels.split(","))))
-    full, base = (load_detector(files[name], labels=labels) for name in ("full", "base"))
+    full, base = (
+        load_detector(files[name], parse_preprocessing(text) if text else None, labels)
+        for name, text in (("full", chosen.preprocessing), ("base", chosen.base_preprocessing))
+    )
+    full, base = common_labels(full, base)
     decoder = msgspec.structs.replace(base.decoder, score=min(_LOW_SCORE, base.decoder.score))
     return Models(full, replace(base, decoder=decoder), priors)
 

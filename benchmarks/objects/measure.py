@@ -189,7 +189,7 @@ def _budget(result: SceneRun, policy: CacheNet, budget: float, floor: SceneRun) 
         "within": _rounded((blocks <= budget).mean()),
         "floor_within": _rounded((intervals.block_means(floor.errors) <= budget).mean()),
         "stated_floor": None if stated is None else _rounded(stated),
-        "hopeless": policy.cascade.hopeless,
+        "unattainable": policy.cascade.unattainable,
     }
 
 

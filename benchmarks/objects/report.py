@@ -14,15 +14,15 @@ from cachenet.models.report.html_report import COLOURS
 
 _INK, _FAINT = "#222222", "#8a8a8a"
 #: Policies with a curve in the plot, with their marks.
-_LINES = {"react": "o", "carry": "s", "hold": "D", "difference": "^", "server-only": "v", "device-base": "P"}
+_LINES = {"react": "o", "carry": "s", "hold": "D", "difference": "^", "server-only": "v", "device-base": "X"}
 _NOTE = """\
 F1: streaming F1, what the device says at the moment of each frame against the
 full model's objects of that frame, with the 95 % interval of a bootstrap over
-blocks of 30 frames. error: mean of 1 - F1 of each frame. asked: share of frames
-asked about, audits included. ms: work of the device for each frame. Settings are
-chosen on the build frames: of each policy the one nearest to cachenet's
-questions, and @best the one with the best F1 there. oracle: a bound, it knows the
-full model's objects."""
+blocks of 30 frames. error: mean of 1 - F1 of each frame. asked: share of
+frames asked about, audits included. ms: work of the device for each frame.
+Settings are chosen on the build frames: of each policy the one nearest to
+cachenet's questions, and @best the one with the best F1 there. oracle: a
+bound, it knows the full model's objects."""
 
 
 def as_text(result: dict[str, Any]) -> str:
@@ -44,7 +44,7 @@ def _head(result: dict[str, Any]) -> str:
             f"frames {first} to {end - 1} to build, {start} to {stop - 1} measured",
             f"full model: {full['file']}, {full['objects']:.1f} objects a frame",
             f"device's detector: {base['file']}, {base['ms']:.1f} ms, scores of {base['score']:g} or more",
-            f"link {result['link']}, server {result['server_ms']:g} ms: replies {result['late']} frames late",
+            f"link {result['link']}, server {result['server_ms']:g} ms: replies {_frames(result['late'])} late",
         ]
     )
 
@@ -81,15 +81,19 @@ def _budgets(result: dict[str, Any]) -> str:
     floor = result["floor"]
     lines = [
         f"every frame asked and carried: F1 {floor['streaming_f1']:.3f}, error {floor['object_error']:.3f}",
-        f"{'budget':<18}{'error':>7}{'blocks within':>15}{'if all asked':>14}  stated by the device",
+        f"{'budget':<8}{'error':>7}{'blocks within':>15}{'if all asked':>14}  stated by the device",
     ]
     for budget, row in result["budgets"].items():
         stated = "" if row["stated_floor"] is None else f"floor {row['stated_floor']:.3f}"
         lines.append(
-            f"{budget:<18}{row['object_error']:>7.3f}{row['within']:>11.0%} of {row['blocks']:<2}"
-            f"{row['floor_within']:>12.0%}  {stated}{', too high to ask' * row['hopeless']}"
+            f"{budget:<8}{row['object_error']:>7.3f}{row['within']:>11.0%} of {row['blocks']:<2}"
+            f"{row['floor_within']:>12.0%}  {stated}{', too high to ask' * row['unattainable']}"
         )
     return "\n".join(lines)
+
+
+def _frames(count: int) -> str:
+    return "1 frame" if count == 1 else f"{count} frames"
 
 
 def plot(path: Path, result: dict[str, Any]) -> None:
@@ -112,12 +116,12 @@ def plot(path: Path, result: dict[str, Any]) -> None:
     axes.axhline(floor, color=_FAINT, lw=1, ls="--", zorder=1)
     axes.annotate("every frame asked and carried", (100, floor), ha="right", va="bottom", fontsize=8, color=_FAINT)
     values = np.concatenate([own[:, 1], *(100 * np.array(rows[name]["curve"])[:, 1] for name in ("react", "carry"))])
-    axes.set_ylim(max(0, values.min() - 5), min(101, max(values.max(), floor) + 3))
+    axes.set_ylim(max(0, values.min() - 5), min(101, max(values.max(), floor, high) + 3))
     axes.set_xlim(-2, 102)
     axes.set_xlabel("share of frames asked, %", color=_INK)
     axes.set_ylabel("streaming F1, %", color=_INK)
     axes.set_title(
-        f"{result['video']}, link {result['link']}: replies {result['late']} frames late", fontsize=10, color=_INK
+        f"{result['video']}, link {result['link']}: replies {_frames(result['late'])} late", fontsize=10, color=_INK
     )
     axes.grid(color="#ececec", zorder=0)
     axes.spines[["top", "right"]].set_visible(False)

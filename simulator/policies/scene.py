@@ -310,32 +310,37 @@ def _boxes(tracks: Sequence[_Track]) -> Boxes:
 
 
 class Oracle(Carry):
-    """A bound, no policy: it knows the full model's objects. Of the newest reply, carried, and of the device's
-    detections it says exactly those boxes that are right, and asks where their error is more than ``limit``."""
+    """A bound, no policy: it knows the full model's objects. Of the newest reply and its own last objects, both
+    carried, and of the device's detections it says exactly those boxes that are right. It asks where their error is
+    more than ``limit``."""
 
     def __init__(self, device: Device, limit: float) -> None:
         super().__init__(device, 1)
         self._limit = limit
-        self._error = 1.0
+        self._last = NOTHING  # the last answer
 
     def asks(self, frame: int) -> bool:
-        objects = self._right(frame)
-        missing = len(self._device.recording.full[frame]) - len(objects)
-        return 1 - f1(len(objects), 0, missing) > self._limit
+        right = len(self._right(frame))
+        return 1 - f1(right, 0, len(self._device.recording.full[frame]) - right) > self._limit
 
     def answer(self, frame: int) -> Said:
-        level = super().answer(frame).level  # carries the newest reply
         self._device.detect(frame)
-        return Said(self._right(frame), level)
+        level = super().answer(frame).level  # carries the newest reply
+        self._last = self._right(frame)
+        return Said(self._last, level)
 
     def _right(self, frame: int) -> Detections:
         """The candidates that match an object of the full model, one for each."""
-        reference, found = self._device.recording.full[frame], self._device.recording.base[frame]
-        carried = NOTHING if self._at == _NEVER else self._device.carry(self._objects, self._at, frame)
-        boxes = np.concatenate([carried.boxes, found.boxes])
-        labels = np.concatenate([carried.labels, found.labels])
+        recording = self._device.recording
+        candidates = [recording.base[frame], self._device.carry(self._last, frame - 1, frame)]
+        if self._at != _NEVER:
+            candidates.append(self._device.carry(self._objects, self._at, frame))
+        boxes, labels, scores = (
+            np.concatenate([getattr(one, column) for one in candidates]) for column in ("boxes", "labels", "scores")
+        )
+        reference = recording.full[frame]
         rows = [row for row, _ in match(boxes, labels, reference.boxes, reference.labels)]
-        return Detections(boxes, labels, np.concatenate([carried.scores, found.scores])).take(np.array(rows, np.int64))
+        return Detections(boxes, labels, scores).take(np.array(rows, np.int64))
 
 
 #: Makes a policy for a device.

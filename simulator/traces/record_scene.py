@@ -60,17 +60,14 @@ def record(
     Args:
         ranges: Frames of each recording, consecutive.
         full: The full model; the recording has its detections with the score of its decoder.
-        base: The device's detector. Its labels that the full model has too are used, as the full model numbers them.
+        base: The device's detector, with the labels of the full model, and all detections down to its decoder's score.
         cache: Directory of cached detections; None: ``directory()``.
         advance: Called with the number of frames done and of all frames.
 
     Raises:
-        UserError: The video is not readable or too short, or the models have no label in common.
+        UserError: The video is not readable or too short.
     """
-    common = [label for label in base.labels if label in full.labels]
-    if not common:
-        theirs, ours = (", ".join(labels[:5]) for labels in (full.labels, base.labels))
-        raise UserError(f"{full.path.name} finds {theirs}, {base.path.name} finds {ours}: no label in common")
+    fps = clip.fps or _fps(clip.video)
     wanted = sorted(frame for one in ranges for frame in one)
     models = [_Model(one, clip.video, wanted, cache or directory()) for one in (full, base)]
     pictures = [_Pictures(full) for _ in ranges]
@@ -82,14 +79,13 @@ def record(
                 own.add(picture)
         advance(done, len(wanted))
     (found, _), (base_found, base_ms) = (model.result() for model in models)
-    base_found = [renamed(one, base.labels, full.labels) for one in base_found]
     recordings = []
     for own, frames in zip(pictures, ranges, strict=True):
         part = slice(wanted.index(frames.start), wanted.index(frames.start) + len(frames))
         picture_s, encode_s = np.array(own.seconds).T
         recordings.append(
             SceneRecording(
-                fps=clip.fps or _fps(clip.video),
+                fps=fps,
                 frames=own.frames,
                 full=found[part],
                 base=base_found[part],
@@ -112,12 +108,6 @@ def size_of(path: Path) -> tuple[int, int]:
     """Width and height of a video's first frame, pixels. Raises ``UserError``."""
     (_, picture) = next(_frames(path, [0]))
     return picture.shape[1], picture.shape[0]
-
-
-def renamed(found: Detections, labels: Sequence[str], others: Sequence[str]) -> Detections:
-    """Detections whose labels are numbered as ``others`` are; without those that ``others`` lacks."""
-    numbers = np.array([others.index(label) if label in others else -1 for label in labels], np.int64)[found.labels]
-    return Detections(found.boxes, numbers, found.scores).take(numbers >= 0)
 
 
 class _Model:
@@ -200,6 +190,7 @@ def _open(path: Path) -> Video:
 
 
 def _fps(path: Path) -> float:
+    """Frame rate of a video, frames per second. Raises ``UserError``."""
     with contextlib.closing(_open(path)) as video:
         return video.fps
 

@@ -51,7 +51,8 @@ class RemoteDetector:
         Returns:
             Whether the question was sent.
         """
-        self._advance(now)
+        if now > self._env.now:
+            self._env.run(until=now)
         if self._up.busy:
             return False
         answer = partial(self._down.carry, _REPLY + _OBJECT * objects, partial(self._arrived.append, frame))
@@ -60,10 +61,6 @@ class RemoteDetector:
 
     def arrived(self, now: float) -> list[int]:
         """Frames whose replies have arrived by ``now`` and since the last call, in order of arrival."""
-        self._advance(now)
+        self._env.run(until=max(now, self._env.now) + _NOW_S)
         frames, self._arrived[:] = self._arrived[:], []
         return frames
-
-    def _advance(self, now: float) -> None:
-        if now + _NOW_S > self._env.now:
-            self._env.run(until=now + _NOW_S)
