@@ -1,7 +1,7 @@
 """The policies for detectors that a comparison runs on recordings, beside the cascade itself.
 
-A policy decides at each frame whether to ask the full model, and says at once which objects are there. Replies arrive
-some frames later. All policies use the same recorded detections and motion.
+A policy decides at each frame whether to ask the full model, and answers at once with the objects in view. Replies
+arrive some frames later. All policies use the same recorded detections and motion.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from cachenet.simulator.traces.scene_recording import SceneRecording
 _NEVER = -(10**9)
 
 
-class Said(NamedTuple):
-    """What the device says at the moment of a frame, and the level that says it."""
+class Shown(NamedTuple):
+    """Answer of a device at the moment of a frame, and its level."""
 
     objects: Detections
     level: Level
@@ -41,7 +41,7 @@ class ScenePolicy(Protocol):
     def receive(self, frame: int, objects: Detections) -> None:
         """The full model's objects of ``frame``, in general an earlier one, have arrived."""
 
-    def answer(self, frame: int) -> Said:
+    def answer(self, frame: int) -> Shown:
         """The objects in ``frame``."""
 
 
@@ -133,19 +133,19 @@ class Hold:
         if frame > self._at:
             self._at, self._objects = frame, objects
 
-    def answer(self, frame: int) -> Said:
-        return Said(self._objects, "cloud" if self._at == frame else "frames")
+    def answer(self, frame: int) -> Shown:
+        return Shown(self._objects, "cloud" if self._at == frame else "frames")
 
 
 class Carry(Hold):
     """Ask about every ``n``\\ th frame; carry the objects of the newest reply to the present by optical flow."""
 
-    def answer(self, frame: int) -> Said:
+    def answer(self, frame: int) -> Shown:
         if self._at == _NEVER:
-            return Said(NOTHING, "frames")
+            return Shown(NOTHING, "frames")
         level: Level = "cloud" if self._at == frame else "tracks"
         self._objects, self._at = self._device.carry(self._objects, self._at, frame), frame
-        return Said(self._objects, level)
+        return Shown(self._objects, level)
 
     def receive(self, frame: int, objects: Detections) -> None:
         """A reply replaces everything: replies arrive in order."""
@@ -181,8 +181,8 @@ class DeviceBase(Hold):
         super().__init__(device, 0)
         self._score = score
 
-    def answer(self, frame: int) -> Said:
-        return Said(above(self._device.detect(frame), self._score), "base")
+    def answer(self, frame: int) -> Shown:
+        return Shown(above(self._device.detect(frame), self._score), "base")
 
 
 class Motion(DeviceBase):
@@ -193,12 +193,12 @@ class Motion(DeviceBase):
         super().__init__(device, score)
         self._cells, self._started = cells, False
 
-    def answer(self, frame: int) -> Said:
+    def answer(self, frame: int) -> Shown:
         if self._started and float(self._device.moved(frame).mean()) <= self._cells:
-            return Said(self._objects, "frames")
+            return Shown(self._objects, "frames")
         self._started = True
         self._objects = super().answer(frame).objects
-        return Said(self._objects, "base")
+        return Shown(self._objects, "base")
 
 
 @dataclass(slots=True)
@@ -254,7 +254,7 @@ class React(Hold):
     def receive(self, frame: int, objects: Detections) -> None:
         self._reply = frame, objects
 
-    def answer(self, frame: int) -> Said:
+    def answer(self, frame: int) -> Shown:
         level: Level = "tracks"
         self._carry(frame)
         if self._reply is not None:
@@ -269,7 +269,7 @@ class React(Hold):
         self._frames += 1
         shown = [one for one in self._tracks if one.found >= self._FOUND]
         boxes, labels = _boxes(shown), [one.label for one in shown]
-        return Said(checked(boxes, labels, np.ones(len(shown)), max(labels, default=0) + 1), level)
+        return Shown(checked(boxes, labels, np.ones(len(shown)), max(labels, default=0) + 1), level)
 
     def _carry(self, frame: int) -> None:
         boxes = _boxes(self._tracks)
@@ -311,8 +311,8 @@ def _boxes(tracks: Sequence[_Track]) -> Boxes:
 
 class Oracle(Carry):
     """A bound, no policy: it knows the full model's objects. Of the newest reply and its own last objects, both
-    carried, and of the device's detections it says exactly those boxes that are right. It asks where their error is
-    more than ``limit``."""
+    carried, and of the device's detections it answers with exactly those boxes that are right. It asks where their
+    error is more than ``limit``."""
 
     def __init__(self, device: Device, limit: float) -> None:
         super().__init__(device, 1)
@@ -323,11 +323,11 @@ class Oracle(Carry):
         right = len(self._right(frame))
         return 1 - f1(right, 0, len(self._device.recording.full[frame]) - right) > self._limit
 
-    def answer(self, frame: int) -> Said:
+    def answer(self, frame: int) -> Shown:
         self._device.detect(frame)
         level = super().answer(frame).level  # carries the newest reply
         self._last = self._right(frame)
-        return Said(self._last, level)
+        return Shown(self._last, level)
 
     def _right(self, frame: int) -> Detections:
         """The candidates that match an object of the full model, one for each."""

@@ -9,7 +9,7 @@ from cachenet.shared.cascade.detect.scene_features import ScenePriors
 from cachenet.shared.cascade.detect.scene_replay import SceneTrace, fit_scene_priors, objects_of
 from cachenet.shared.cascade.detect.spec import SceneSpec
 from cachenet.shared.cascade.detect.types import LocalDetector, SceneHit, SceneMiss, SceneReply, SceneStep
-from cachenet.simulator.policies.scene import Device, Said
+from cachenet.simulator.policies.scene import Device, Shown
 from cachenet.simulator.traces.scene_recording import SceneRecording
 
 #: Why a question of a device in asynchronous mode has no reply yet, and why one is not sent.
@@ -52,7 +52,7 @@ class CacheNet:
         else:
             self._learn(reply)
 
-    def answer(self, frame: int) -> Said:
+    def answer(self, frame: int) -> Shown:
         step, self._step, reply = self._step, None, self._reply
         assert step is not None
         if isinstance(step, SceneMiss):
@@ -62,7 +62,7 @@ class CacheNet:
             if reply is not None:
                 self._learn(reply)
         self._now = (frame + 1) / self._recording.fps
-        return Said(objects_of(answer), answer.level)
+        return Shown(objects_of(answer), answer.level)
 
     def _learn(self, reply: SceneReply) -> None:
         """Learn from the reply to an answered frame."""

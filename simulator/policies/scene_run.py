@@ -33,7 +33,7 @@ class Network:
 
 @dataclass(frozen=True, eq=False)
 class SceneRun:
-    """What the device said at the moment of each of ``n`` frames.
+    """Answers of a device at the moment of each of ``n`` frames.
 
     Attributes:
         answers: The objects ``(n)``.
