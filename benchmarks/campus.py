@@ -65,8 +65,8 @@ class Network:
 
 NETWORKS = {
     "full": Network("full", (24, 48, 80), 576 * 432, 20, 8),
-    "base": Network("base", (8, 16, 40), 384 * 288, 20, 16),
-    "tiny": Network("submodel", (8, 16, 24), 320 * 240, 20, 16),
+    "base": Network("base", (16, 32, 32), 384 * 288, 20, 16),
+    "tiny": Network("submodel", (8, 16, 16), 384 * 288, 20, 16),
 }
 
 
