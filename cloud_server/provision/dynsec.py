@@ -1,9 +1,10 @@
 """Access control of the broker: users and roles of mosquitto's dynamic-security plugin.
 
 A device has all rights in its own subtree, and may read the catalogue. A viewer, such as Home Assistant, may read the
-results and the status of all devices. Only the server may subscribe under ``$share/``: each member of the server's
-group receives a part of all requests. The plugin of mosquitto 2.0 cannot put a user name into a topic pattern, so each
-device has a role of its own. A device's user is bound to one client id, so no device can take another's connection.
+results, the snapshots and the status of all devices. Only the server may subscribe under ``$share/``: each member of
+the server's group receives a part of all requests. The plugin of mosquitto 2.0 cannot put a user name into a topic
+pattern, so each device has a role of its own. A device's user is bound to one client id, so no device can take
+another's connection.
 """
 
 from __future__ import annotations
@@ -70,7 +71,10 @@ class User:
                 "publishClientSend": (f"{root}/+/answer", f"{root}/+/blob/+", protocol.CATALOGUE_TOPICS),
             }
         if self.kind == "viewer":
-            readable: tuple[str, ...] = (f"{root}/+/status", f"{root}/+/result/#", f"{_DISCOVERY}/#")
+            readable: tuple[str, ...] = (
+                *(f"{root}/+/status", f"{root}/+/result/#", f"{root}/+/snapshot/#"),
+                f"{_DISCOVERY}/#",
+            )
             writable: tuple[str, ...] = (_HOME_ASSISTANT_STATUS,)
         else:
             writable = (protocol.topic(self.name, "#"), f"{_DISCOVERY}/device/{self.name}/#")

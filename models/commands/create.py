@@ -110,9 +110,11 @@ def build(settings: BuildSettings, as_json: Json = False) -> None:
         from cachenet.models.bundle_writer import check_target
         from cachenet.models.data.frames import find
         from cachenet.shared.bundle.trust import Signer
+        from cachenet.shared.inference.image import parse_region
 
         check_target(out)
-        sources = [find(source, settings.frame_step) for source in (data, held_out) if source is not None]
+        region = parse_region(settings.region) if settings.region else None
+        sources = [find(source, settings.frame_step, region) for source in (data, held_out) if source is not None]
         signer = Signer(key) if key is not None else None
         import torch
 
@@ -165,6 +167,7 @@ def _config(settings: BuildSettings, scenes: Path | None, labels: tuple[str, ...
         min_coverage=config.min_coverage if quick else settings.min_coverage,
         refine_epochs=config.refine_epochs if quick else settings.refine_epochs,
         scenes=options.read_scenes(scenes, labels),
+        region=settings.region,
     )
 
 

@@ -6,13 +6,14 @@ result takes ``(1, channels, height, width)`` float32, and its outputs are those
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 import numpy as np
-from onnx import ModelProto, helper
+from onnx import ModelProto, TensorProto, helper
 
 from cachenet.models.data import coco
 from cachenet.models.export import metadata
@@ -43,6 +44,8 @@ _SCORES: dict[DecoderKind, float] = {"fastestdet": 0.7}
 _TRIAL_SIDE = 384
 #: Label of the only class of a detector without names.
 _OBJECT = "object"
+#: A label with the number of its class.
+_NUMBERED = re.compile(r"(\d{1,5}): *(\S.*)")
 #: Name of classes that a data set leaves out.
 _UNUSED = "N/A"
 
@@ -85,7 +88,8 @@ def load_detector(
     Args:
         preprocessing: Preprocessing; None for that in the metadata, or the usual one of the decoder. What the graph
             fixes takes precedence.
-        labels: Names of all classes in order, or some of the known names, to use only those; None for all known names.
+        labels: Names of all classes in order, or some of the known names, to use only those, or names with the numbers
+            of their classes (``0: person``); None for all known names.
         kind: Decoder; None to find it.
 
     Raises:
@@ -116,7 +120,8 @@ def load_detector(
     chosen = _chosen_names(name, known, labels, count, first)
     decoder = msgspec.structs.replace(decoder, classes=tuple(chosen))
     found = DetectorModel(graph, fitted, decoder, tuple(chosen.values()), path, native)
-    _run_once(found)
+    if decoder.kind != "ssd":  # its outputs are made here
+        _check(found, outputs, trial)
     return found
 
 
@@ -128,15 +133,20 @@ def is_detector(path: Path) -> bool:
     model = load(path)
     if f"{PREFIX}decoder" in properties(model):
         return True
-    outputs = model.graph.output
-    if len(outputs) == 1 and 0 < len(outputs[0].type.tensor_type.shape.dim) < 3:
-        return False
-    try:
-        _, values, _ = _trial(path.name, model, _stated_preprocessing(path.name, properties(model)))
-    except ClassifierError:
-        return False  # the classifier's error says why
-    # A score for each class has one axis of more than one; several axes are boxes with scores, or a map.
-    return len(values) > 1 or any(sum(size > 1 for size in value.shape[1:]) > 1 for [value, *_] in values.values())
+    declared = [output.type.tensor_type for output in model.graph.output]
+    shapes: list[list[int]] = [[size.dim_value for size in one.shape.dim] for one in declared if one.HasField("shape")]
+    unknown = len(shapes) < len(declared) or (len(shapes) == 1 and len(shapes[0]) > 2 and min(shapes[0][1:]) < 1)
+    if unknown:
+        try:
+            _, values, _ = _trial(path.name, model, _stated_preprocessing(path.name, properties(model)))
+        except ClassifierError:
+            return False  # the classifier's error says why
+        shapes = [list(one.shape) for [one, *_] in values.values()]
+    if len(shapes) == 1:
+        # A score for each class has one axis of more than one. Several such axes are boxes with scores, or a map.
+        return sum(size > 1 for size in shapes[0][1:]) > 1
+    # torchvision has no axis of pictures: boxes, and a label and a score of each.
+    return max(map(len, shapes)) > 2 or ([4] in [shape[1:] for shape in shapes] and min(map(len, shapes)) == 1)
 
 
 def detector_graph(detector: DetectorModel, about: dict[str, str]) -> ModelProto:
@@ -216,6 +226,7 @@ def _in_form(graph: ModelProto, form: Form, size: tuple[int, int]) -> ModelProto
     boxes = table
     if form.columns != (0, 1, 2, 3) or form.table != (None, None):
         boxes = columns(list(form.columns), "boxes")
+    boxes = editor.append("Cast", [boxes], "float_boxes", to=TensorProto.FLOAT)
     if form.pixels:
         boxes = editor.append("Div", [boxes, np.array([*size, *size], np.float32)], "box_shares")
     # One picture: neither boxes nor their numbers need an axis of pictures.
@@ -257,6 +268,11 @@ def _chosen_names(
         if len(set(known.values())) < len(known):
             raise DetectorError(f"{name} has two classes of one name; give --labels")
         return known
+    if all(numbered := [_NUMBERED.fullmatch(label) for label in labels]):
+        named = {int(found[1]): found[2] for found in numbered if found}
+        if len(set(named.values())) < len(labels) or (count is not None and max(named) >= first + count):
+            raise DetectorError(f"{name}: --labels has a number or a name twice, or a number of no class")
+        return named
     numbers = {label: number for number, label in known.items()}
     if unknown := [label for label in labels if label not in numbers]:
         if count in (None, len(labels)):
@@ -283,10 +299,16 @@ def _usual_preprocessing(name: str, native: Native, decoder: Decoder) -> Input:
     )
 
 
-def _run_once(detector: DetectorModel) -> None:
-    """Run a detector on a probe image. Raises ``DetectorError`` if its outputs do not fit its decoder."""
+def _check(detector: DetectorModel, outputs: Outputs, trial: Input) -> None:
+    """Decode a probe image. Raises ``DetectorError`` if the outputs do not fit the decoder."""
+    picture = probe_images(detector.input)["coloured"]
+    if detector.input.size == trial.size:
+        values = [outputs[output.name][0] for output in detector.graph.graph.output]
+        find: Detector = Detector(lambda _: values, detector.input, detector.decoder)
+    else:
+        find = detector.detector()
     try:
-        detector.detector()(probe_images(detector.input)["coloured"])
+        find(picture)
     except EngineError as error:
         raise DetectorError(f"{detector.path.name}: {error}") from None
 

@@ -109,15 +109,17 @@ class _Case:
 
     Attributes:
         named: Whether the user names the decoder, so that values are not tested.
-        tensors: Outputs of one shape and of numbers, by name ``(pictures, ...)`` float32.
+        outputs: Outputs of numbers, by name.
+        tensors: Those of one shape for all pictures, by name ``(pictures, ...)`` float32.
     """
 
     def __init__(self, outputs: Outputs, size: tuple[int, int], classes: int | None, named: bool) -> None:
-        self.outputs, self.size, self.classes, self.named = outputs, size, classes, named
+        self.size, self.classes, self.named = size, classes, named
+        self.outputs = {name: values for name, values in outputs.items() if np.issubdtype(values[0].dtype, np.number)}
         self.tensors = {
             name: np.stack(values).astype(np.float32)
-            for name, values in outputs.items()
-            if len({value.shape for value in values}) == 1 and np.issubdtype(values[0].dtype, np.number)
+            for name, values in self.outputs.items()
+            if len({value.shape for value in values}) == 1
         }
 
     def tables(self) -> list[tuple[str, npt.NDArray[np.float32]]]:
@@ -149,7 +151,8 @@ def _yolox(case: _Case) -> Form | None:
     for name, rows in case.tables():
         if rows.ndim != 3 or rows.shape[2] < 6 or not strides(rows.shape[1], case.size):
             continue
-        if case.named or (_scores(rows[..., 4:]) and _mostly(np.abs(rows[..., :4]) <= _NOT_DECODED)):
+        near = _mostly(np.abs(rows[..., :4]) <= _NOT_DECODED) and not _scores(rows[..., :4])
+        if case.named or (near and _scores(rows[..., 4:])):
             return Form("yolox", (name,), rows.shape[2] - 5)
     return None
 
@@ -280,12 +283,15 @@ def _finished_boxes(case: _Case) -> Form | None:
             continue
         [kind] = numbers
         score = others[0] if kind == others[1] else others[1]
+        # Most count from 1, with a background of 0. Unused rows have the class 0 and no score.
+        pairs = zip(case.outputs[kind], case.outputs[score], strict=True)
+        from_0 = name == "det_boxes" or any(((one == 0) & (sure > 0)).any() for one, sure in pairs)
         tensorflow = "detection_boxes" in name
         flat = np.concatenate([value.reshape(-1, 4) for value in boxes])
-        # torchvision has no axis of pictures; TensorRT's operator counts classes from 0.
+        # torchvision has no axis of pictures, and TensorRT's operator gives pixels.
         pixels = bool((flat > _SHARES).any()) or (not flat.any() and (boxes[0].ndim == 2 or name == "det_boxes"))
         columns = (1, 0, 3, 2) if tensorflow else (0, 1, 2, 3)
-        return Form("ssd", (name, kind, score), None, int(name != "det_boxes"), columns=columns, pixels=pixels)
+        return Form("ssd", (name, kind, score), None, int(not from_0), columns=columns, pixels=pixels)
     return None
 
 

@@ -14,6 +14,7 @@ from typing import Annotated, Literal, get_args
 import msgspec
 import numpy as np
 
+from cachenet.shared.cascade.detect.scene_features import SCENE_FEATURE_COUNT, SceneModel
 from cachenet.shared.cascade.distribution import Distribution
 from cachenet.shared.cascade.features import FEATURE_COUNT, Stage
 from cachenet.shared.cascade.probability import Probabilities
@@ -165,7 +166,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         provenance: Source and tools of the build.
-        priors: Priors of the risk models by stage; empty without footage.
+        priors: Priors of the risk models of a classifier by stage; empty without footage.
+        scene_priors: Priors of the risk models of a detector by name; empty without footage.
         certificates: Certificates by increasing budget.
         distribution: Scores on the bundle's own footage; None where unknown.
         entropy: Entropy threshold of the published CacheNet rule, nats, for the simulator; 0 without submodels.
@@ -179,6 +181,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     models: dict[str, Model]
     provenance: dict[str, str]
     priors: dict[Stage, RiskPrior] = {}
+    scene_priors: dict[SceneModel, RiskPrior] = {}
     certificates: tuple[Certificate, ...] = ()
     distribution: Distribution | None = None
     entropy: Annotated[float, msgspec.Meta(ge=0)] = 0.0
@@ -252,7 +255,9 @@ def parse(data: bytes) -> Manifest:
             raise BundleError(f"{MANIFEST}: {name} has a decoder that does not fit the labels")
         if not (model.temperature > 0 and model.bytes > 0):
             raise BundleError(f"{MANIFEST}: {name} has a size or temperature that cannot be")
-    if not all(prior.check(FEATURE_COUNT[stage]) for stage, prior in manifest.priors.items()):
+    if not all(prior.check(FEATURE_COUNT[stage]) for stage, prior in manifest.priors.items()) or not all(
+        prior.check(SCENE_FEATURE_COUNT[name]) for name, prior in manifest.scene_priors.items()
+    ):
         raise BundleError(f"{MANIFEST}: a prior is out of form")
     if manifest.golden is not None and not _SHA256.fullmatch(manifest.golden.sha256):
         raise BundleError(f"{MANIFEST}: the golden frames have a digest out of form")
