@@ -40,7 +40,7 @@ from cachenet.shared.command.errors import UserError
 from cachenet.shared.inference.decoders import Decoder
 from cachenet.shared.inference.detector import Detector
 from cachenet.shared.inference.engine import Session
-from cachenet.shared.inference.image import Input
+from cachenet.shared.inference.image import Input, region_text
 
 #: Largest overlap of two objects of one label, for the own detector: people who walk side by side overlap by half.
 _OVERLAP = 0.6
@@ -125,6 +125,7 @@ def build(
         certified = certify(local_detectors(building, models), tune, footage.prove)
         provenance = {
             "plan": digest(msgspec.json.encode(config)),
+            **({"region": region_text(region)} if (region := sources[0].region) is not None else {}),
             **about(footage),
             **{f"{AGREEMENT}{model}": f"{one.f1:.4f}" for model, one in found.items()},
             "certified on": certified.about,
