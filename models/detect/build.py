@@ -35,6 +35,7 @@ from cachenet.models.train.candidates import LocalModel, manifest_entry
 from cachenet.shared.bundle.manifest import FORMAT, Bundle, Manifest, Model, digest
 from cachenet.shared.bundle.trust import Signer
 from cachenet.shared.cascade.detect.scene_features import SceneStage
+from cachenet.shared.cascade.detect.spec import CANDIDATES
 from cachenet.shared.command import atomic_files
 from cachenet.shared.command.errors import UserError
 from cachenet.shared.inference.decoders import Decoder
@@ -44,9 +45,6 @@ from cachenet.shared.inference.image import Input, region_text
 
 #: Largest overlap of two objects of one label, for the own detector: people who walk side by side overlap by half.
 _OVERLAP = 0.6
-#: Threshold of the device's detections, as a share of that of the greatest F1. From 0.5 to 0.95 the cascade is as good
-#: on two clips and two detectors; more candidates cost more time.
-CANDIDATES = 0.85
 #: Name of the own detector where the user gives a base model.
 _TINY = "tiny"
 
