@@ -13,7 +13,7 @@ from benchmarks.objects import choice, intervals
 from benchmarks.objects.choice import Tried
 from cachenet.shared.cascade.detect.detections import Detections, counts
 from cachenet.shared.cascade.detect.scene_features import ScenePriors
-from cachenet.shared.cascade.detect.spec import MAX_OBJECT_ERROR, SceneSpec
+from cachenet.shared.cascade.detect.spec import CANDIDATES, MAX_OBJECT_ERROR, SceneSpec
 from cachenet.simulator.policies import scene, scene_cachenet
 from cachenet.simulator.policies.scene import Device
 from cachenet.simulator.policies.scene_cachenet import CacheNet
@@ -96,10 +96,11 @@ def measure(
     server = found["server-only"][0]
     late = round(float(np.median(server.build.delays))) if server.build.delays else 1
     if priors is None:
-        priors = scene_cachenet.priors(build, late)
+        priors = scene_cachenet.priors(_candidates(build, score), late)
     own: dict[float, tuple[SceneRun, CacheNet]] = {}
     for budget in BUDGETS:
-        own[budget] = _cachenet(replace(spec, priors=priors, max_object_error=budget), measured, network)
+        budgeted = replace(spec, priors=priors, max_object_error=budget)
+        own[budget] = _cachenet(budgeted, _candidates(measured, score), network)
         step(CACHENET)
     default = own[MAX_OBJECT_ERROR][0]
     rows = {
@@ -148,6 +149,11 @@ def paired(own: SceneRun, others: Sequence[Tried], seed: int) -> Row:
         "other_asked": _rounded(np.dot(weights, [one.asked_share for one in pair])),
         "other_f1": _rounded(theirs),
     }
+
+
+def _candidates(recording: SceneRecording, score: float) -> SceneRecording:
+    """The recording with the candidates of a bundle; ``score``: that of the detector alone."""
+    return replace(recording, base=[scene.above(found, CANDIDATES * score) for found in recording.base])
 
 
 def _cachenet(spec: SceneSpec, measured: SceneRecording, network: Network) -> tuple[SceneRun, CacheNet]:
