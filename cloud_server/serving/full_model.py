@@ -109,8 +109,8 @@ class FullDetector:
         """Decode a PNG or JPEG. Raises ``BadPicture``."""
         return decode(picture)
 
-    def run(self, pictures: Sequence[Picture], contexts: Sequence[RequestContext | None]) -> list[Detections]:
-        """Run the detector on each picture ``(height, width, 3)``; a detector ignores the contexts.
+    def run(self, pictures: Sequence[Picture], _contexts: Sequence[RequestContext | None]) -> list[Detections]:
+        """Run the detector on each picture ``(height, width, 3)``.
 
         Raises:
             EngineError: A run failed.
