@@ -132,7 +132,7 @@ class Server:
         with self.counters.change() as counts:
             counts.bytes_in += len(message.payload)
         try:
-            if message.topic.startswith(version_1.ROOT):
+            if message.topic.startswith(version_1.ROOT + "/"):
                 self._refuse_version_1(message)
                 return
             device, leaf = protocol.device_of(message.topic)

@@ -34,8 +34,8 @@ def filters_for(device: str) -> list[str]:
         "#",
         "+/#",
         "cachenet/#",
-        "cachenet/1/+/answer",
-        "cachenet/1/+/infer/#",
+        "cachenet/2/+/answer",
+        "cachenet/2/+/infer/#",
         topic(device, "#"),
         topic(device, "answer"),
         topic(device, "status"),
@@ -102,10 +102,10 @@ def test_all_of_a_thousand_requests_reach_the_servers_while_a_rogue_device_tries
         *SERVER_TOPICS,
         *(name.replace("$share/cloud-", "$share/mine-") for name in SERVER_TOPICS),
         "$share/cloud-infer/#",
-        "$share/cloud-infer/cachenet/1/cam-b/infer/#",
-        "$share/cloud-infer/cachenet/1/cam-b/infer/full",
-        "$share/cloud/cachenet/1/+/infer/#",
-        "$queue/cachenet/1/+/infer/#",
+        "$share/cloud-infer/cachenet/2/cam-b/infer/#",
+        "$share/cloud-infer/cachenet/2/cam-b/infer/full",
+        "$share/cloud/cachenet/2/+/infer/#",
+        "$queue/cachenet/2/+/infer/#",
         *filters_for("cam-b"),
     ]
     first, second = connect("server"), connect("server")
@@ -158,7 +158,7 @@ def test_a_viewer_receives_results_and_no_pictures_and_cannot_publish_to_devices
         "127.0.0.1", deployed.port, True, "home", _password(deployed, "viewers/home"), deployed.out / "ca.crt"
     )
     viewer = Client(
-        where, "anything", "cachenet/1/+/status", "cachenet/1/+/result/#", "homeassistant/#", "#", *SERVER_TOPICS
+        where, "anything", "cachenet/2/+/status", "cachenet/2/+/result/#", "homeassistant/#", "#", *SERVER_TOPICS
     )
     server, b = connect("server"), connect("cam-b", topic("cam-b", "#"), "homeassistant/status")
     with clients(viewer):
@@ -204,7 +204,7 @@ def test_an_agent_has_all_rights_that_it_needs_and_home_assistant_receives_its_r
     where = Address(
         "127.0.0.1", deployed.port, True, "hass", _password(deployed, "viewers/hass"), deployed.out / "ca.crt"
     )
-    viewer = Client(where, "hass", "homeassistant/#", "cachenet/1/+/status", "cachenet/1/+/result/#")
+    viewer = Client(where, "hass", "homeassistant/#", "cachenet/2/+/status", "cachenet/2/+/result/#")
     server = ServerProcess(tmp_path, "--bundle", str(bundle), *deployed.flags("server"))
     with clients(viewer):
         try:

@@ -78,8 +78,8 @@ def test_sensors_read_fields_that_results_and_status_have() -> None:
     (availability,) = payload["availability"]
     assert fields(availability["value_template"]) == {"state"} < set(Status.__struct_fields__)
     assert availability["topic"] == topic("pi", "status")
-    assert payload["state_topic"] == results.topic("pi", "yard") == "cachenet/1/pi/result/yard"
-    assert config("pi", "")["state_topic"] == "cachenet/1/pi/result"
+    assert payload["state_topic"] == results.topic("pi", "yard") == "cachenet/2/pi/result/yard"
+    assert config("pi", "")["state_topic"] == "cachenet/2/pi/result"
 
 
 @given(st.lists(st.tuples(NAMES, st.just("") | NAMES), min_size=2, max_size=2, unique=True))
