@@ -14,7 +14,7 @@ from pathlib import Path
 
 import cv2
 
-from cachenet.shared.transport import protocol
+from cachenet.shared.transport import protocol, version_1
 from cachenet.shared.transport.mqtt import Address
 from cachenet.shared.transport.protocol import SERVER_TOPICS, topic
 from tests.bundles import tiny_bundle
@@ -136,6 +136,28 @@ def test_all_of_a_thousand_requests_reach_the_servers_while_a_rogue_device_tries
     assert sorted(first.payloads() + second.payloads(), key=int) == sent
     assert first.messages and second.messages, "the two share the work"
     assert not rogue.messages and not stolen_name.messages
+
+
+def test_a_device_of_version_1_and_the_server_reach_each_other_and_no_device_reaches_others(connect: Connect) -> None:
+    """So the server can refuse it in words. Both versions' topics are as closed as each other."""
+    old = version_1.ROOT
+    server = connect("server", *SERVER_TOPICS, *version_1.SERVER_TOPICS)
+    b = connect("cam-b", f"{old}/cam-b/answer", f"{old}/cam-b/blob/+", version_1.CATALOGUE_TOPICS)
+    a = connect("cam-a", f"{old}/+/answer", f"{old}/#", f"{old}/cam-b/answer", *version_1.SERVER_TOPICS)
+    time.sleep(_DELIVERY_S)
+    for kind in ("infer", "audit"):
+        b.link.publish(f"{old}/cam-b/{kind}/full", kind.encode(), 1)
+    b.link.publish(f"{old}/cam-b/blob/get", b"piece wanted", 1)
+    until(lambda: {b"infer", b"audit", b"piece wanted"} <= set(server.payloads()))
+    server.link.publish(f"{old}/cam-b/answer", b"refused", 1)
+    server.link.publish(f"{old}/cam-b/blob/{'0' * 64}", b"no piece", 1)
+    server.link.publish(f"{old}/catalogue/tiny", b"notice", 1)
+    until(lambda: {b"refused", b"no piece", b"notice"} <= set(b.payloads()))
+    for leaf in ("cam-b/answer", "cam-b/status", "cam-b/infer/full", "catalogue/tiny"):
+        a.link.publish(f"{old}/{leaf}", b"forged", 1)
+    time.sleep(_DELIVERY_S)
+    assert b"forged" not in b.payloads() + server.payloads()
+    assert set(a.payloads()) <= {b"notice"}
 
 
 def test_a_second_client_with_the_servers_role_receives_a_share_of_the_requests(connect: Connect) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -145,7 +146,10 @@ def test_a_device_names_the_server_of_version_1_once_and_runs_when_it_is_updated
         running.close()
 
 
-def test_the_doctor_and_the_library_name_the_server_of_version_1(old_server: Mosquitto, tmp_path: Path) -> None:
+def test_the_doctor_and_the_library_name_the_server_of_version_1(
+    old_server: Mosquitto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging, "disable", lambda _: None)  # a doctor switches the log off until its process ends
     store = ["--store", str(tmp_path / "store")]
     done = CliRunner().invoke(agent_app, ["doctor", "--broker", old_server.url, "--device", "cam", *store])
     assert done.exit_code == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any, cast
 import msgspec
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cachenet.edge_agent.remote import POSTED, CloudClient
 from cachenet.shared.bundle.manifest import Bundle
@@ -182,6 +185,18 @@ def test_a_malformed_answer_raises_that_and_nothing_else_and_counts_as_silence(
     assert site.cloud.late() == []
     site.reply()
     assert len(site.cloud.late()) == 1, "the valid answer still counts"
+
+
+@given(st.binary(max_size=200), st.lists(st.tuples(st.integers(0, 1000), st.integers(0, 255)), max_size=4))
+def test_any_payload_is_a_reply_or_malformed(bundle: Bundle, noise: bytes, damage: list[tuple[int, int]]) -> None:
+    site = Site(bundle)
+    site.post(1)
+    payload = bytearray(protocol.encode(DetectionAnswer.of(FOUND, site.sha256, "yard", TIMING)))
+    for where, value in damage:
+        payload[where % len(payload)] = value
+    for output in (noise, bytes(payload)):
+        with contextlib.suppress(Malformed):
+            site.reply(output=output)
 
 
 def test_boxes_as_the_answer_of_a_classifier_are_malformed(tmp_path: Path) -> None:
