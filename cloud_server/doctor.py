@@ -6,20 +6,19 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 
-from cachenet.cloud_server.serving.full_model import FullDetector
 from cachenet.cloud_server.settings import EMBEDDED, Settings
 from cachenet.shared.bundle import zoo
 from cachenet.shared.bundle.manifest import Bundle, BundleError, Manifest
 from cachenet.shared.command import diagnostics
 from cachenet.shared.command.diagnostics import Finding
 from cachenet.shared.command.extras import how_to_install
-from cachenet.shared.inference.engine import EngineError, Session
+from cachenet.shared.inference.engine import Session
 from cachenet.shared.inference.image import crop, preprocessor
 from cachenet.shared.transport.mqtt import MqttConnection, MqttError, address, password
 
@@ -58,14 +57,12 @@ def findings(settings: Settings) -> Iterator[Finding]:
     yield Finding("bundle", "ok", f"{manifest.name}, {len(manifest.labels)} labels, {signed}")
     if settings.fine_tune:
         yield _disk(settings, manifest)
-    if manifest.task == "detection":
-        yield from _detector(bundle, settings)
-        return
     name = manifest.only("full")
     finding, session = diagnostics.model(name, bundle.path(name), manifest, settings.provider, settings.threads)
     yield finding
     if session is not None:
-        yield _pace(manifest, name, session, session.batch or settings.max_batch)
+        detects = manifest.models[name].decoder is not None  # detectors run on one picture at a time
+        yield _pace(manifest, name, session, 1 if detects else session.batch or settings.max_batch)
 
 
 def _embedded_broker(settings: Settings) -> Iterator[Finding]:
@@ -119,34 +116,11 @@ def _pace(manifest: Manifest, name: str, session: Session, batch: int) -> Findin
     """Measure how many requests per second the full model answers in full batches."""
     spec = manifest.models[name].input
     tensors = np.repeat(preprocessor(spec)(crop(diagnostics.golden(), spec)), batch, axis=0)
-    seconds = _median_s(lambda: session.run(tensors))
-    text = f"{name} takes {1000 * seconds:.0f} ms for {batch} pictures: up to {batch / seconds:.0f} requests a second"
-    return Finding("pace", "ok", text)
-
-
-def _detector(bundle: Bundle, settings: Settings) -> Iterator[Finding]:
-    """Check that the full detector runs on the test picture, and measure its pace."""
-    picture = diagnostics.golden()
-    try:
-        started = time.monotonic()
-        full = FullDetector(bundle, settings.provider, settings.threads)
-        took = time.monotonic() - started
-        (found,) = full.run([picture], [None])
-        seconds = _median_s(lambda: full.run([picture], [None]))
-    except EngineError as error:
-        yield Finding("model", "problem", str(error))
-        return
-    text = f"{full.name} loads in {took:.1f} s on {full.provider.removesuffix('ExecutionProvider')}"
-    yield Finding("model", "ok", f"{text} and finds {len(found)} objects in the golden picture")
-    text = f"{full.name} takes {1000 * seconds:.0f} ms for a picture: up to {1 / seconds:.0f} requests a second"
-    yield Finding("pace", "ok", text)
-
-
-def _median_s(run: Callable[[], object]) -> float:
-    """Median time of some runs, seconds."""
     durations = []
     for _ in range(_RUNS):
         started = time.perf_counter()
-        run()
+        session.run_all(tensors)
         durations.append(time.perf_counter() - started)
-    return sorted(durations)[_RUNS // 2]
+    seconds = sorted(durations)[_RUNS // 2]
+    text = f"{name} takes {1000 * seconds:.0f} ms for {batch} pictures: up to {batch / seconds:.0f} requests a second"
+    return Finding("pace", "ok", text)

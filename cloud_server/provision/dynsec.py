@@ -1,9 +1,10 @@
 """Access control of the broker: users and roles of mosquitto's dynamic-security plugin.
 
 A device has all rights in its own subtree, and may read the catalogue. A viewer, such as Home Assistant, may read the
-results and the status of all devices. Only the server may subscribe under ``$share/``: each member of the server's
-group receives a part of all requests. The plugin of mosquitto 2.0 cannot put a user name into a topic pattern, so each
-device has a role of its own. A device's user is bound to one client id, so no device can take another's connection.
+results, the snapshots and the status of all devices. Only the server may subscribe under ``$share/``: each member of
+the server's group receives a part of all requests. The plugin of mosquitto 2.0 cannot put a user name into a topic
+pattern, so each device has a role of its own. A device's user is bound to one client id, so no device can take
+another's connection.
 
 The roles include the topics of version 1 of the protocol: so the server can tell its devices what to update, and a
 device of this version recognises a server of version 1.
@@ -76,7 +77,7 @@ class User:
                 "publishClientSend": _under_roots("+/answer", "+/blob/+", "catalogue/#"),
             }
         if self.kind == "viewer":
-            readable: tuple[str, ...] = (*_under_roots("+/status", "+/result/#"), f"{_DISCOVERY}/#")
+            readable: tuple[str, ...] = (*_under_roots("+/status", "+/result/#", "+/snapshot/#"), f"{_DISCOVERY}/#")
             writable: tuple[str, ...] = (_HOME_ASSISTANT_STATUS,)
         else:
             writable = (*_under_roots(f"{self.name}/#"), f"{_DISCOVERY}/device/{self.name}/#")

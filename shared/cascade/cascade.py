@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import msgspec
 
@@ -44,6 +45,16 @@ _OUT_OF_DISTRIBUTION_RISK = 0.5
 _RESET_FACTOR = 0.5
 
 
+class Countable(Protocol):
+    """What ``Tally`` reads of an answer: its level, and whether it is ``unknown``."""
+
+    @property
+    def level(self) -> Level: ...
+
+    @property
+    def unknown(self) -> bool: ...
+
+
 @dataclass
 class Tally:
     """Counters of completed frames: ``frames`` is the sum of ``hits``, ``full``, ``cloud`` and ``fallbacks``.
@@ -74,10 +85,10 @@ class Tally:
         """Number of frames by the level that answered."""
         return {**self.hits, "full": self.full, "cloud": self.cloud, "fallback": self.fallbacks}
 
-    def count(self, answer: Answer) -> None:
+    def count(self, answer: Countable) -> None:
         """Count a completed frame."""
         self.frames += 1
-        self.unknown += answer.label is None
+        self.unknown += answer.unknown
         if answer.level == "full":
             self.full += 1
         elif answer.level == "cloud":
@@ -85,7 +96,7 @@ class Tally:
         elif answer.level == "fallback":
             self.fallbacks += 1
         else:
-            self.hits[answer.level] += 1
+            self.hits[answer.level] = self.hits.get(answer.level, 0) + 1
 
 
 @dataclass(slots=True)

@@ -78,6 +78,11 @@ class Answer(msgspec.Struct, frozen=True):
         """Whether a local level answered; true for ``unknown``, at level ``base``."""
         return self.level in LOCAL_LEVELS
 
+    @property
+    def unknown(self) -> bool:
+        """Whether this is the answer ``unknown``."""
+        return self.label is None
+
 
 class Hit(msgspec.Struct, frozen=True, eq=False):
     """Result of a lookup: a local answer.

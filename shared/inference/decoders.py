@@ -184,19 +184,27 @@ def _choose(
         powers: Exponents of objectness and score in their product.
     """
     table = _labels(decoder.classes, scores.shape[1])
-    bound = scores.max(1) if objectness is None else objectness ** powers[0]
-    rows = np.flatnonzero((bound >= decoder.score) & (bound > 0))
+    if objectness is None:
+        rows = np.flatnonzero((scores >= _least(decoder)).any(1))
+    else:
+        objectness = objectness ** powers[0]
+        rows = np.flatnonzero(objectness >= _least(decoder))
     some = scores[rows]
     classes = some.argmax(1)
     values = some[np.arange(len(rows)), classes]
     if objectness is not None:
-        values = values ** powers[1] * bound[rows]
+        values = values ** powers[1] * objectness[rows]
     return _enough(rows, table[classes], values, decoder)
+
+
+def _least(decoder: Decoder) -> float:
+    """Least score of a detection; never 0, which suppressed cells have."""
+    return max(decoder.score, float(np.finfo(np.float32).tiny))
 
 
 def _enough(rows: _Rows, labels: _Rows, scores: _Floats, decoder: Decoder) -> _Chosen:
     """The rows with a label and enough score, bounded by ``MAX_CANDIDATES`` except for ties."""
-    valid = (labels >= 0) & (scores >= decoder.score) & (scores > 0) & (scores <= 1 + _ROUNDING)
+    valid = (labels >= 0) & (scores >= _least(decoder)) & (scores <= 1 + _ROUNDING)
     if np.count_nonzero(valid) > MAX_CANDIDATES:
         valid &= scores >= np.partition(scores[valid], -MAX_CANDIDATES)[-MAX_CANDIDATES]
     return _Chosen(rows[valid], labels[valid], np.minimum(scores[valid], np.float32(1)))
@@ -224,18 +232,18 @@ def _centred(centres: _Floats, sizes: _Floats) -> Boxes:
 
 
 def _ssd(run: _Run) -> tuple[Boxes, _Chosen]:
-    count = run.outputs[0].size // 4
-    shapes = [tensor.shape[tensor.ndim - axes :] for tensor, axes in zip(run.outputs, (2, 1, 1), strict=False)]
-    if len(run.outputs) == 2 and run.outputs[0].shape[-1:] == (4,) and run.outputs[1].shape[-2:-1] == (count,):
-        chosen = _choose(run.outputs[1].reshape(count, run.outputs[1].shape[-1]), run.decoder)
-    elif len(run.outputs) == 3 and shapes == [(count, 4), (count,), (count,)]:
+    count = next((output.shape[-2] for output in run.outputs[:1] if output.ndim > 1), 0)
+    sizes = [output.size for output in run.outputs]
+    classes = run.outputs[-1].shape[-1] if len(sizes) == 2 and run.outputs[-1].ndim > 1 else 0
+    if classes and sizes == [4 * count, classes * count]:
+        chosen = _choose(run.outputs[1].reshape(count, classes), run.decoder)
+    elif len(sizes) == 3 and sizes == [4 * count, count, count]:
         numbers, scores = run.outputs[1].reshape(-1), run.outputs[2].reshape(-1)
-        most = max(run.decoder.classes, default=0)
-        # Of finished boxes the number of classes is unknown: a class without a label is none of the decoder's.
-        known = (numbers >= 0) & (numbers <= most)
-        labels = np.where(
-            known, _labels(run.decoder.classes, most + 1)[np.where(known, numbers, 0).astype(np.int64)], -1
-        )
+        # Finished boxes do not show the number of classes. One without a label is none of the decoder's.
+        known = max(run.decoder.classes, default=0) + 1
+        labels = np.full(count, -1)
+        usable = (numbers >= 0) & (numbers < known)
+        labels[usable] = _labels(run.decoder.classes, known)[numbers[usable].astype(np.int64)]
         chosen = _enough(np.arange(count), labels, scores, run.decoder)
     else:
         raise _unfit(run)

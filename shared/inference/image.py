@@ -10,6 +10,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from cachenet.shared.command.errors import UserError
+
 #: A picture ``(height, width, 3)`` uint8, BGR as in OpenCV.
 Picture = npt.NDArray[np.uint8]
 #: Normalised input ``(n, channels, height, width)`` float32: 3 channels in the model's order, or 1 grey channel.
@@ -20,6 +22,10 @@ Region = tuple[float, float, float, float]
 
 class BadPicture(ValueError):
     """Bytes that are not a picture, or one that is too large. The message may be sent to a device."""
+
+
+class BadRegion(UserError, ValueError):
+    """A text that is no part of a picture."""
 
 
 _Deviation = Annotated[float, msgspec.Meta(gt=0)]
@@ -65,6 +71,17 @@ class Input(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     def size(self) -> tuple[int, int]:
         """Width and height, pixels."""
         return self.side, self.height or self.side
+
+
+def parse_region(text: str) -> Region:
+    """Parse a region such as ``0.25,0,0.5,1``. Raises ``BadRegion``."""
+    try:
+        left, top, width, height = (float(part) for part in text.split(","))
+    except ValueError:
+        left, top, width, height = (0.0,) * 4
+    if not (0 <= left < left + width <= 1 and 0 <= top < top + height <= 1):
+        raise BadRegion(f"{text!r} is no region; write left,top,width,height as shares, as in 0.25,0,0.5,1")
+    return left, top, width, height
 
 
 def blank(spec: Input, count: int = 1) -> Tensor:

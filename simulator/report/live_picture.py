@@ -70,8 +70,8 @@ def _title(figure: Any, own: Outcome, setting: Setting) -> None:
     figure.text(0.065, 0.92, f"CacheNet over {setting}", fontsize=12, color=_FAINT)
     counts = {**own.hits, "full": own.full, "cloud": own.cloud, "fallback": own.fallbacks}
     x = 0.065
-    for level, colour in COLOURS.items():
-        text = f"● {level} {counts[level]}"
+    for level, count in counts.items():
+        colour, text = COLOURS[level], f"● {level} {count}"
         figure.text(x, 0.88, text, fontsize=13, color=colour, fontweight="bold")
         x += 0.0085 * len(text) + 0.02
 

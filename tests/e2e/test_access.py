@@ -172,7 +172,7 @@ def test_a_second_client_with_the_servers_role_receives_a_share_of_the_requests(
     assert joined.messages
 
 
-def test_a_viewer_receives_results_and_no_pictures_and_cannot_publish_to_devices(
+def test_a_viewer_receives_results_and_snapshots_and_no_requests_and_cannot_publish_to_devices(
     connect: Connect, deployed: Deployed
 ) -> None:
     deployed.provision("--viewer", "home")
@@ -180,7 +180,10 @@ def test_a_viewer_receives_results_and_no_pictures_and_cannot_publish_to_devices
         "127.0.0.1", deployed.port, True, "home", _password(deployed, "viewers/home"), deployed.out / "ca.crt"
     )
     viewer = Client(
-        where, "anything", "cachenet/2/+/status", "cachenet/2/+/result/#", "homeassistant/#", "#", *SERVER_TOPICS
+        where,
+        "anything",
+        *("cachenet/2/+/status", "cachenet/2/+/result/#", "cachenet/2/+/snapshot/#", "homeassistant/#", "#"),
+        *SERVER_TOPICS,
     )
     server, b = connect("server"), connect("cam-b", topic("cam-b", "#"), "homeassistant/status")
     with clients(viewer):
@@ -190,9 +193,10 @@ def test_a_viewer_receives_results_and_no_pictures_and_cannot_publish_to_devices
         viewer.link.publish(topic("cam-b", "answer"), b"forged", 1)
         b.link.publish(topic("cam-b", "infer", "full"), b"picture", 1)
         b.link.publish(topic("cam-b", "result"), b"label", 1)
+        b.link.publish(topic("cam-b", "snapshot", "yard"), b"snapshot", 1)
         b.link.publish("homeassistant/device/cam-b/camera/config", b"described", 1)
         b.link.publish("homeassistant/device/cam-a/camera/config", b"forged", 1)
-        until(lambda: {b"label", b"described"} <= set(viewer.payloads()))
+        until(lambda: {b"label", b"snapshot", b"described"} <= set(viewer.payloads()))
         until(lambda: b"picture" in server.payloads())
         until(lambda: b"online" in b.payloads())
         time.sleep(_DELIVERY_S)

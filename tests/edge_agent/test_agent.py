@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from cachenet.edge_agent.agent import Agent
-from cachenet.edge_agent.camera import MAX_CONSECUTIVE_ERRORS
+from cachenet.edge_agent.camera_loop import MAX_CONSECUTIVE_ERRORS
 from cachenet.edge_agent.device_cascade import DeploymentError
 from cachenet.edge_agent.frame_inputs import FrameInputs, scorer
 from cachenet.edge_agent.outputs.report import JsonLinesWriter

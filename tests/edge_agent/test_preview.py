@@ -8,7 +8,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pytest
@@ -17,6 +17,8 @@ from cachenet.edge_agent.camera import AnsweredFrame
 from cachenet.edge_agent.outputs import preview as module
 from cachenet.edge_agent.outputs.drawing import annotate
 from cachenet.edge_agent.outputs.preview import Preview
+from cachenet.edge_agent.outputs.report import AnswerLine, View
+from cachenet.shared.inference.image import Picture
 from cachenet.shared.media.pictures import decode
 from tests.edge_agent.frames import answered_frame, noise
 
@@ -25,7 +27,7 @@ _TIMEOUT_S = 10.0
 
 @pytest.fixture
 def preview() -> Preview:
-    return Preview("porch <pi>", {"": None})
+    return Preview("porch <pi>", {"": View()})
 
 
 @pytest.fixture
@@ -39,9 +41,9 @@ def drawings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The frames that were drawn."""
     drawn: list[int] = []
 
-    def counted(picture: object, line: object, region: object) -> object:
-        drawn.append(line.frame)  # type: ignore[attr-defined]
-        return annotate(picture, line, region)  # type: ignore[arg-type]
+    def counted(picture: Picture, lines: Sequence[AnswerLine], view: View) -> Picture:
+        drawn.append(lines[0].frame)
+        return annotate(picture, lines, view)
 
     monkeypatch.setattr(module, "annotate", counted)
     return drawn
@@ -97,7 +99,7 @@ def reader(port: int) -> Iterator[Callable[..., Reader]]:
 
 def shows(picture: np.ndarray, answered: AnsweredFrame) -> bool:
     """Whether ``picture`` is that frame, annotated, as well as JPEG can."""
-    expected = annotate(answered.picture, answered.line)
+    expected = annotate(answered.picture, answered.lines)
     return picture.shape == expected.shape and float(np.abs(picture.astype(int) - expected).mean()) < 4
 
 
@@ -181,7 +183,7 @@ def test_who_does_not_read_holds_up_neither_the_loop_nor_another(
 
 
 def test_the_page_shows_every_camera_and_what_colours_mean() -> None:
-    preview = Preview("porch <pi>", {"yard": None, "gate&co": None})
+    preview = Preview("porch <pi>", {"yard": View(), "gate&co": View()})
     with preview.serve("127.0.0.1", 0) as port:
         kind, data = get(port, "/")
         assert kind == "text/html; charset=utf-8"
@@ -200,7 +202,7 @@ def test_the_page_shows_every_camera_and_what_colours_mean() -> None:
 
 
 def test_the_age_of_a_picture_can_be_requested(monkeypatch: pytest.MonkeyPatch) -> None:
-    preview = Preview("pi", {"yard": None, "gate": None})
+    preview = Preview("pi", {"yard": View(), "gate": View()})
     with preview.serve("127.0.0.1", 0) as port:
         preview.on_frame(answered_frame(camera="yard"))
         came = time.monotonic()
@@ -213,7 +215,7 @@ def test_the_age_of_a_picture_can_be_requested(monkeypatch: pytest.MonkeyPatch) 
 
 def test_more_cameras_than_a_browser_has_connections_for_are_still_pictures() -> None:
     """And a page of its own for each, which moves."""
-    preview = Preview("farm", {f"c{number}": None for number in range(8)})
+    preview = Preview("farm", {f"c{number}": View() for number in range(8)})
     with preview.serve("127.0.0.1", 0) as port:
         page = get(port, "/")[1].decode()
         assert page.count("snapshot.jpg?camera=") == 8

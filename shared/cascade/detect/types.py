@@ -126,6 +126,9 @@ class SceneAnswer(msgspec.Struct, frozen=True):
     reason: str = ""
     audit: bool = False
 
+    #: Only classifiers have the answer ``unknown``.
+    unknown: ClassVar[bool] = False
+
     @property
     def hit(self) -> bool:
         """Whether a local level answered."""
