@@ -97,8 +97,7 @@ class FullDetector:
         self.name = manifest.only("full")
         model = manifest.models[self.name]
         self.sha256 = model.sha256
-        if model.decoder is None:
-            raise EngineError(f"{self.name}: the bundle names no decoder for this detector; build the bundle again")
+        assert model.decoder is not None  # the manifest was checked
         session = Session(bundle.path(self.name), provider, threads)
         self.provider = session.provider
         self._detect = Detector(session.run_all, model.input, model.decoder)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import msgspec
 import numpy as np
-import onnx
 import pytest
 from typer.testing import CliRunner
 
@@ -15,25 +15,27 @@ from cachenet.cloud_server.serving.full_model import FullDetector, FullModel, lo
 from cachenet.cloud_server.serving.selector import recommend_detector
 from cachenet.cloud_server.serving.worker import Job, Worker
 from cachenet.shared.bundle.manifest import Bundle
-from cachenet.shared.cascade.detect.detections import Detections
+from cachenet.shared.cascade.detect.detections import MAX_DETECTIONS, Detections
 from cachenet.shared.inference.decoders import Decoder
 from cachenet.shared.inference.engine import EngineError
 from cachenet.shared.inference.image import encode
+from cachenet.shared.media.pictures import decode
 from cachenet.shared.transport.protocol import DetectionAnswer, Rejection, Reply, Request
 from tests.bundles import tiny_bundle
-from tests.detectors import detection_bundle, local_detector, scene
+from tests.detectors import HEIGHT, WIDTH, constant_detector, detector_bundle, footage, local_detector, replace_detector
 from tests.e2e.servers import until
 
 _BOUND_S = 20.0
-SCENE = scene((0, 0, "red"), (3, 2, "blue"))
+SCENE, *_ = footage(1)
+EMPTY = np.zeros_like(SCENE)
 
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return Bundle(detection_bundle(tmp_path_factory.mktemp("bundle"), submodels=("yard", "gate")))
+    return Bundle(detector_bundle(tmp_path_factory.mktemp("bundle")))
 
 
-def with_decoder(bundle: Bundle, decoder: Decoder | None) -> Bundle:
+def with_decoder(bundle: Bundle, decoder: Decoder) -> Bundle:
     """``bundle`` with another decoder of the full model."""
     changed = Bundle(bundle.directory)
     full = msgspec.structs.replace(bundle.manifest.models["full"], decoder=decoder)
@@ -48,9 +50,11 @@ def equal(found: Detections, expected: Detections) -> bool:
 def test_a_detector_finds_in_an_encoded_picture_what_it_finds_in_the_picture(bundle: Bundle) -> None:
     model = load_full(bundle, "cpu", 1)
     assert isinstance(model, FullDetector)
-    for picture in (SCENE, scene()):
-        [found] = model.run([model.prepare(encode(picture)[1])], [None])
+    for picture in (SCENE, EMPTY):
+        data = cv2.imencode(".png", picture)[1].tobytes()
+        [found] = model.run([model.prepare(data)], [None])
         assert equal(found, local_detector(bundle)(picture))
+        assert len(found) == (0 if picture is EMPTY else 2)
     assert model.batch == 1
 
 
@@ -61,10 +65,10 @@ def test_the_task_of_the_bundle_selects_the_kind_of_full_model(bundle: Bundle, t
 
 @pytest.mark.parametrize(
     ("decoder", "why"),
-    [(None, "names no decoder"), (Decoder("nanodet", (0, 1)), "do not fit"), (Decoder("heatmap", (0, 5)), "class 5")],
+    [(Decoder("nanodet", (0,)), "do not fit"), (Decoder("heatmap", (5,)), "class 5")],
 )
 def test_a_detector_that_does_not_fit_its_decoder_is_refused_when_loaded(
-    bundle: Bundle, decoder: Decoder | None, why: str
+    bundle: Bundle, decoder: Decoder, why: str
 ) -> None:
     with pytest.raises(EngineError, match=why):
         load_full(with_decoder(bundle, decoder), "cpu", 1)
@@ -75,9 +79,10 @@ def test_early_exits_of_a_detector_are_refused(bundle: Bundle) -> None:
         load_full(bundle, "cpu", 1, "gati")
 
 
-def test_the_first_submodel_is_recommended_if_there_is_any(bundle: Bundle, tmp_path: Path) -> None:
-    assert recommend_detector(bundle.manifest) == "yard"
-    assert recommend_detector(Bundle(detection_bundle(tmp_path)).manifest) is None
+def test_the_first_submodel_is_recommended_if_there_is_any(bundle: Bundle) -> None:
+    assert recommend_detector(bundle.manifest) == "near"
+    others = {name: model for name, model in bundle.manifest.models.items() if name != "near"}
+    assert recommend_detector(msgspec.structs.replace(bundle.manifest, models=others)) is None
 
 
 def replies_of(bundle: Bundle, jobs: list[Job]) -> list[Reply]:
@@ -99,12 +104,12 @@ def job(picture: bytes) -> Job:
 
 
 def test_a_worker_answers_one_picture_a_run_with_boxes_and_a_submodel(bundle: Bundle) -> None:
-    pictures = [SCENE, scene(), scene((1, 1, "blue"))]
-    replies = replies_of(bundle, [job(encode(picture)[1]) for picture in pictures])
+    pictures = [encode(picture)[1] for picture in (SCENE, EMPTY, *footage(1, squares=5, seed=1))]
+    replies = replies_of(bundle, [job(picture) for picture in pictures])
     for reply, picture in zip(replies, pictures, strict=True):
         assert isinstance(reply, DetectionAnswer)
-        assert equal(reply.detections(2), local_detector(bundle)(picture))
-        assert (reply.model, reply.submodel) == (bundle.manifest.models["full"].sha256, "yard")
+        assert equal(reply.detections(1), local_detector(bundle)(decode(picture)))
+        assert (reply.model, reply.submodel) == (bundle.manifest.models["full"].sha256, "near")
         assert reply.timing.batch == 1
 
 
@@ -131,23 +136,28 @@ def test_a_failing_detector_refuses_the_request_and_the_worker_goes_on(
 
 
 def test_a_detector_of_outputs_that_are_not_finite_finds_nothing(tmp_path: Path) -> None:
-    """The rest of a damaged detector's outputs counts; the answer stays valid."""
-    directory = detection_bundle(tmp_path / "bundle")
-    path = directory / "full/1/model.onnx"
-    model = onnx.load(path)
-    boxes = np.full((1, 4, 4, 4), np.nan, np.float32)
-    model.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(boxes, "boxes"))
-    bundle = Bundle(directory)  # opened before the damage
-    onnx.save(model, path)
+    output = np.full((1, 5, HEIGHT // 4, WIDTH // 4), np.nan)
+    bundle = replace_detector(detector_bundle(tmp_path), "full", constant_detector(output))
     (reply,) = replies_of(bundle, [job(encode(SCENE)[1])])
     assert isinstance(reply, DetectionAnswer)
-    assert len(reply.detections(2)) == 0
+    assert len(reply.detections(1)) == 0
+
+
+def test_of_ten_thousand_objects_as_many_as_an_answer_holds_are_sent(tmp_path: Path) -> None:
+    """All of one size and score, each in another cell; none overlaps enough to be the same."""
+    rows, columns = 100, 100
+    output = np.zeros((1, 5, rows, columns))
+    output[:, :2], output[:, 4] = 0.5, 0.9
+    bundle = replace_detector(detector_bundle(tmp_path), "full", constant_detector(output))
+    (reply,) = replies_of(bundle, [job(encode(SCENE)[1])])
+    assert isinstance(reply, DetectionAnswer)
+    assert len(reply.detections(1)) == MAX_DETECTIONS
 
 
 @pytest.mark.parametrize(
     ("flags", "why"),
     [
-        (["--fine-tune", "--data", "."], "--fine-tune trains classifiers, and tiny is a bundle of detectors"),
+        (["--fine-tune", "--data", "."], "--fine-tune trains classifiers, and squares is a bundle of detectors"),
         (["--set", "early_exits=gati"], "detectors have no early exits"),
     ],
 )

@@ -18,30 +18,25 @@ from cachenet.edge_agent.remote import POSTED, CloudClient
 from cachenet.shared.bundle.manifest import Bundle
 from cachenet.shared.cascade.detect.detections import Detections
 from cachenet.shared.cascade.detect.types import SceneFrame, SceneMiss, ScenePrediction, SceneReply
-from cachenet.shared.inference.image import encode
+from cachenet.shared.inference.image import encode, wire_picture
 from cachenet.shared.media.pictures import decode
 from cachenet.shared.media.signature import sign
 from cachenet.shared.transport import protocol
 from cachenet.shared.transport.mqtt import Address, Message, MqttConnection
 from cachenet.shared.transport.protocol import Answer, DetectionAnswer, Rejection, Timing
 from tests.broker import Mosquitto, free_port, mosquitto
-from tests.detectors import detection_bundle, local_detector, scene
+from tests.detectors import detector_bundle, footage, local_detector
 from tests.e2e.servers import Device, ServerProcess, until
 
 __all__ = ["mosquitto"]
 
-#: Side of the full model's input, pixels: over 64, so that pictures are sent as JPEG.
-SIDE = 96
-SCENES = [
-    scene((0, 0, "red"), (3, 2, "blue"), side=SIDE),
-    scene(side=SIDE),
-    scene(*((column, row, "red") for column in range(4) for row in range(4)), side=SIDE),
-]
+#: Two squares, nothing, and five squares that overlap in part; larger than 64 pixels, so sent as JPEG.
+SCENES = [*footage(1), np.zeros((192, 256, 3), np.uint8), *footage(1, squares=5)]
 
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return Bundle(detection_bundle(tmp_path_factory.mktemp("bundle"), SIDE, submodels=("yard",)))
+    return Bundle(detector_bundle(tmp_path_factory.mktemp("bundle")))
 
 
 @pytest.fixture(scope="module", params=["mosquitto", "embedded"])
@@ -81,10 +76,10 @@ def test_answers_are_the_boxes_of_the_detector_run_here(bundle: Bundle, device: 
     for correlation, data in sent.items():
         reply = device.wait(correlation)
         assert isinstance(reply, DetectionAnswer), reply
-        assert_equal(reply.detections(2), detect(decode(data)))
-        assert (reply.model, reply.submodel) == (bundle.manifest.models["full"].sha256, "yard")
+        assert_equal(reply.detections(1), detect(decode(data)))
+        assert (reply.model, reply.submodel) == (bundle.manifest.models["full"].sha256, "near")
         assert reply.timing.batch == 1
-    assert [len(detect(picture)) for picture in SCENES] == [2, 0, 16]
+    assert [len(detect(picture)) for picture in SCENES[:2]] == [2, 0]
 
 
 def test_bad_requests_are_refused_and_good_ones_still_answered(device: Device) -> None:
@@ -131,7 +126,7 @@ def test_malformed_replies_end_no_connection_and_the_valid_one_counts(broker: Mo
         b"",
         b"\xff" * 1000,
         bytes(300_000),
-        protocol.encode(Answer(bytes(8), sha256, None, timing)),
+        protocol.encode(Answer(bytes(4), sha256, None, timing)),
         protocol.encode(msgspec.structs.replace(valid, scores=valid.scores * 2)),
         protocol.encode(msgspec.structs.replace(valid, boxes=b"\xff" * len(valid.boxes))),
         protocol.encode(DetectionAnswer(bytes(160_000), bytes(20_000), bytes(40_000), sha256, None, timing)),
@@ -144,7 +139,7 @@ def test_malformed_replies_end_no_connection_and_the_valid_one_counts(broker: Mo
             server.publish(protocol.topic("cam", "answer"), reply, correlation=correlation)
         received: list[SceneReply] = []
         until(lambda: received.extend(cloud.late()) or received)
-        assert_equal(received[0].detections, valid.detections(2))
+        assert_equal(received[0].detections, valid.detections(1))
         assert link.connected.is_set() and link.error == ""
     finally:
         link.stop()
@@ -162,9 +157,10 @@ def test_the_agents_client_posts_frames_and_audits_and_gets_their_objects(
         replies: list[SceneReply] = []
         until(lambda: replies.extend(cloud.late()) or len(replies) == len(SCENES))
         for reply in replies:
-            expected = detect(decode(encode(SCENES[reply.frame])[1]))
+            sent = encode(wire_picture(SCENES[reply.frame], cloud.input))[1]
+            expected = detect(decode(sent))
             assert_equal(reply.detections, expected)
-            assert reply.submodel == "yard"
+            assert reply.submodel == "near"
         assert cloud.audit(9, SCENES[0])
         audited: list[SceneReply] = []
         until(lambda: audited.extend(cloud.audited()) or audited)
@@ -186,7 +182,7 @@ def test_a_decoder_that_does_not_fit_ends_the_server_with_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logging, "disable", lambda _: None)
-    directory = detection_bundle(tmp_path / "bundle")
+    directory = detector_bundle(tmp_path / "bundle")
     manifest = directory / "bundle.json"
     manifest.write_text(manifest.read_text().replace('"kind":"heatmap"', '"kind":"nanodet"'))
     arguments = ["--bundle", str(directory), "--broker", "mqtt://127.0.0.1:1", "--provider", "cpu"]

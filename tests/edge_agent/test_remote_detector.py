@@ -32,18 +32,18 @@ from cachenet.shared.transport.protocol import (
     Timing,
 )
 from tests.bundles import tiny_bundle
-from tests.detectors import detection_bundle
+from tests.detectors import detector_bundle
 from tests.edge_agent.links import FakeLink, message
 
 PICTURE = np.full((48, 64, 3), 90, np.uint8)
 TIMING = Timing(0.0, 0.0, 0.0, 1)
-FOUND = checked([[0.1, 0.2, 0.3, 0.4], [0.5, 0.5, 0.9, 0.8]], [1, 0], [0.9, 0.6], classes=2)
+FOUND = checked([[0.1, 0.2, 0.3, 0.4], [0.5, 0.5, 0.9, 0.8]], [0, 0], [0.9, 0.6], classes=1)
 NONE = ScenePrediction((), 0.0, 0.0, "frames", "")
 
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return Bundle(detection_bundle(tmp_path_factory.mktemp("bundle")))
+    return Bundle(detector_bundle(tmp_path_factory.mktemp("bundle")))
 
 
 class Site:
@@ -132,7 +132,7 @@ def test_boxes_in_a_cropped_picture_become_shares_of_the_whole_one(bundle: Bundl
     site = Site(bundle, Input(32, (0.0,) * 3, (255.0,) * 3, fit="crop"))
     site.post(1)
     site.cloud.audit(2, PICTURE)
-    whole = checked([[0.0, 0.0, 1.0, 1.0]], [0], [0.9], classes=2)
+    whole = checked([[0.0, 0.0, 1.0, 1.0]], [0], [0.9], classes=1)
     for number in (0, 1):
         site.reply(number, DetectionAnswer.of(whole, site.sha256, None, TIMING))
     for reply in (*site.cloud.late(), *site.cloud.audited()):
@@ -151,7 +151,7 @@ def test_an_audit_is_answered_like_that_of_a_classifier(bundle: Bundle) -> None:
 
 
 def logits(site: Site) -> Answer:
-    return Answer(np.zeros(2, "<f4").tobytes(), site.sha256, None, TIMING)
+    return Answer(np.zeros(1, "<f4").tobytes(), site.sha256, None, TIMING)
 
 
 def of_arrays(boxes: Any, labels: Any, scores: Any) -> Callable[[Site], DetectionAnswer]:
