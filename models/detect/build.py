@@ -72,7 +72,7 @@ class DetectorConfig:
     """
 
     name: str
-    widths: tuple[int, int, int] = (12, 24, 48)
+    widths: tuple[int, int, int] = (16, 32, 32)
     area: int = 384 * 288
     epochs: int = 30
     batch: int = BATCH
@@ -169,10 +169,8 @@ def own_input(size: tuple[int, int], area: int) -> Input:
 
 def write_detector(building: Path, name: Literal["full", "base"], model: DetectorModel, bundle: str) -> Model:
     """Write the user's detector ``name``, which is also its role, and return its entry in the manifest."""
-    properties = {"bundle": bundle, "labels": format_labels(model.labels), "model": name}
-    graph = detector_graph(model, properties)
-    path = _path(building, name)
-    atomic_files.write(path, graph.SerializeToString(deterministic=True))
+    graph = detector_graph(model, {"bundle": bundle, "model": name})
+    atomic_files.write(_path(building, name), graph.SerializeToString(deterministic=True))
     size = LocalModel(model.input, cost.parameters(model.graph), cost.macs(model.graph, model.input.size))
     return _entry(building, name, name, size, model.decoder)
 
@@ -182,10 +180,10 @@ def write_own(
 ) -> Model:
     """Write an own detector, and return its entry in the manifest."""
     path = _path(building, name)
-    input = msgspec.json.encode(spec).decode()
     decoder = Decoder("heatmap", tuple(range(len(labels))), overlap=_OVERLAP)
-    properties = {"bundle": bundle, "labels": format_labels(labels), "input": input, "model": name}
-    export(network, spec.size, path, properties)
+    # With these, ``load_detector`` can read the file again.
+    described = {key: msgspec.json.encode(value).decode() for key, value in (("input", spec), ("decoder", decoder))}
+    export(network, spec.size, path, {"bundle": bundle, "labels": format_labels(labels), "model": name, **described})
     size = LocalModel(spec, network.parameters_count(), cost.macs(onnx.load(str(path)), spec.size))
     return _entry(building, name, role, size, decoder)
 
