@@ -21,6 +21,8 @@ from cachenet.simulator.live.streaming import StreamingCounts, streaming_f1
 _SHOWN = 3
 #: Window of F1 over time, seconds.
 _WINDOW_S = 2.0
+#: The level ``fallback`` of a detector: the device answers at once, and the server is asked meanwhile.
+_FALLBACK = "fallback: asked meanwhile"
 #: Colours of the baselines' lines.
 _BASELINES = {SERVER: COLOURS["cloud"], DEVICE: COLOURS["base"]}
 #: Least range of the axis of F1.
@@ -53,10 +55,10 @@ def draw(
         setting: Settings of the run.
     """
     figure = picture.canvas()
-    picture.title(figure, text, own, setting)
+    picture.title(figure, text, own, setting, _FALLBACK)
     end = len(lines) / setting.fps
     shots = figure.subplots(
-        1, len(pictures), gridspec_kw={"left": 0.02, "right": 0.98, "top": 0.86, "bottom": 0.4, "wspace": 0.02}
+        1, len(pictures), gridspec_kw={"left": 0.02, "right": 0.98, "top": 0.86, "bottom": 0.405, "wspace": 0.02}
     )
     for axes, (number, shot) in zip(np.atleast_1d(shots), pictures.items(), strict=True):
         _shot(axes, shot, lines[number], number / setting.fps)

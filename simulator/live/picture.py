@@ -44,14 +44,18 @@ def times(lines: Sequence[AnswerLine], setting: Setting) -> npt.NDArray[np.float
     return np.array([line.frame for line in lines]) / setting.fps
 
 
-def title(figure: Any, text: str, own: Outcome, setting: Setting) -> None:
-    """Write the title, the settings, and the number of answers by level in the colours of the levels."""
+def title(figure: Any, text: str, own: Outcome, setting: Setting, fallback: str = "fallback") -> None:
+    """Write the title, the settings, and the number of answers by level in the colours of the levels.
+
+    Args:
+        fallback: Name of the level ``fallback``.
+    """
     figure.text(LEFT, 0.95, text, fontsize=19, fontweight="bold", color=INK)
     figure.text(LEFT, 0.92, f"CacheNet over {setting}", fontsize=12, color=FAINT)
     x = LEFT
     for level, count in {**own.hits, "full": own.full, "cloud": own.cloud, "fallback": own.fallbacks}.items():
         if count:
-            written = f"● {level} {count}"
+            written = f"● {fallback if level == 'fallback' else level} {count}"
             figure.text(x, 0.88, written, fontsize=13, color=COLOURS[level], fontweight="bold")
             x += 0.0085 * len(written) + 0.02
 
