@@ -35,18 +35,16 @@ from cachenet.models.train.candidates import LocalModel, manifest_entry
 from cachenet.shared.bundle.manifest import FORMAT, Bundle, Manifest, Model, digest
 from cachenet.shared.bundle.trust import Signer
 from cachenet.shared.cascade.detect.scene_features import SceneStage
+from cachenet.shared.cascade.detect.spec import CANDIDATES
 from cachenet.shared.command import atomic_files
 from cachenet.shared.command.errors import UserError
 from cachenet.shared.inference.decoders import Decoder
 from cachenet.shared.inference.detector import Detector
 from cachenet.shared.inference.engine import Session
-from cachenet.shared.inference.image import Input
+from cachenet.shared.inference.image import Input, region_text
 
 #: Largest overlap of two objects of one label, for the own detector: people who walk side by side overlap by half.
 _OVERLAP = 0.6
-#: Threshold of the device's detections, as a share of that of the greatest F1. From 0.5 to 0.95 the cascade is as good
-#: on two clips and two detectors; more candidates cost more time.
-CANDIDATES = 0.85
 #: Name of the own detector where the user gives a base model.
 _TINY = "tiny"
 
@@ -125,6 +123,7 @@ def build(
         certified = certify(local_detectors(building, models), tune, footage.prove)
         provenance = {
             "plan": digest(msgspec.json.encode(config)),
+            **({"region": region_text(region)} if (region := sources[0].region) is not None else {}),
             **about(footage),
             **{f"{AGREEMENT}{model}": f"{one.f1:.4f}" for model, one in found.items()},
             "certified on": certified.about,

@@ -151,3 +151,12 @@ def test_files_that_cannot_be_read_are_named(full: Path, tmp_path: Path) -> None
     cv2.imwrite(str(tmp_path / "data" / "a.png"), scene(("red", 8, 8)))
     found = inspected("--full", full, "--data", tmp_path / "data", "--preprocessing", "unit,stretch")
     assert (found["frames"], found["skipped"]) == (1, 1)
+
+
+def test_a_build_takes_the_decoder_too(full: Path, frames: Path, tmp_path: Path) -> None:
+    build = ["build", "--full", full, "--data", frames, "--out", tmp_path / "out", "--decoder"]
+    for decoder, message in (("yolov8", "do not fit yolov8"), ("best", "decoder")):
+        done = CliRunner().invoke(app, [*map(str, build), decoder])
+        assert (done.exit_code, done.stderr.count("\n")) == (2, 1)
+        assert message in done.stderr
+    assert not (tmp_path / "out").exists()
