@@ -32,8 +32,10 @@ def streaming_counts(
         reference: The full model's objects of each frame.
 
     Example:
-        >>> late = streaming_counts([person, NOTHING], np.array([0.05, 0.0]), [person, NOTHING], 0.1)
-        >>> late.tolist()  # for half of the first frame's time the person is missing
+        >>> from cachenet.shared.cascade.detect.detections import checked
+        >>> one = checked([[0.1, 0.1, 0.3, 0.5]], [0], [0.9], classes=1)
+        >>> late = streaming_counts([one, NOTHING], np.array([0.05, 0.0]), [one, NOTHING], 0.1)
+        >>> late.tolist()  # the object is missing for half of the first frame's time
         [[0.5, 0.0, 0.5], [0.0, 0.0, 0.0]]
     """
     found = np.zeros((len(answers), 3))
