@@ -76,7 +76,7 @@ def label(
     Args:
         directory: Directory of the objects, in chunks.
         threads: Threads of ONNX Runtime.
-        advance: Called with the number of finished files.
+        advance: Called with the number of finished frames.
 
     Returns:
         The objects of each frame, and the number of its file ``(n,)``.
@@ -97,8 +97,7 @@ def label(
             atomic_files.write(path, _pack([detect(frame.picture) for frame in batch]))
         found += _unpack(path)
         files += [frame.file for frame in batch]
-        advance(batch[-1].file + 1)
-    advance(len(frames.files))
+        advance(len(found))
     if not found:
         path, why = next(iter(frames.broken.items()), (frames.files[0], "it is empty"))
         raise NothingRead(f"no file can be read; the first, {shown(path)}: {why}")
@@ -158,7 +157,7 @@ def collect(
 
 def read_block(full: DetectorModel, frames: Frames, spec: Input, work: Path, threads: int, progress: Progress) -> Block:
     """All of ``frames``, with labels. Raises as ``collect``."""
-    task = progress.add_task("full model", total=len(frames.files))
+    task = progress.add_task("full model, frames", total=None)
     directory = work / f"footage-{_digest(full, frames)[:16]}"
     objects, files = label(full, frames, directory, threads, lambda done: progress.update(task, completed=done))
     width, height = spec.size
