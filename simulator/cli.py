@@ -59,7 +59,7 @@ def live(
     ] = "",
     frames: Annotated[
         int | None,
-        typer.Option(min=2, help="Number of frames that every policy answers (default: 200; of classifiers 600)."),
+        typer.Option(min=2, help="Number of frames that every policy answers (default: 150; of classifiers 600)."),
     ] = None,
     fps: Annotated[
         float | None,

@@ -81,7 +81,8 @@ def _catalogue(settings: Settings, messages: queue.SimpleQueue[Message]) -> Gene
             except (BundleError, ValueError) as error:
                 yield Finding("catalogue", "problem", f"{name}: {error}")
                 return None
-            yield Finding("catalogue", "ok", f"{manifest.name}, {len(manifest.labels)} labels")
+            count = len(manifest.labels)
+            yield Finding("catalogue", "ok", f"{manifest.name}, {count} label{'s' * (count > 1)}")
             return manifest
     if old_server:
         yield Finding("catalogue", "problem", version_1.OLD_SERVER)

@@ -26,8 +26,8 @@ from cachenet.simulator.live.task import LiveTask, Options
 
 #: The installed clip.
 CLIP = zoo.DIRECTORY / "campus-clip" / "campus.mp4"
-#: Default number of frames: with the clip's 10 a second, all policies together take about a minute.
-_FRAMES = 200
+#: Default number of frames: with the clip's 10 a second, all policies together take about a minute on two cores.
+_FRAMES = 150
 #: Longest wait of ``server-only`` for a reply, milliseconds. A late answer is worth more to it than none.
 _PATIENCE_MS = 2000
 
