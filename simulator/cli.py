@@ -53,25 +53,25 @@ def live(
     stream: Annotated[
         str,
         typer.Option(
-            help="Video for a bundle of detectors (default: the installed clip), or kind of stream for one of "
-            "classifiers: camera, held, dwell, session, shuffled (default: camera)."
+            help="Video for detectors, or kind of stream for classifiers: camera, held, dwell, session, shuffled "
+            "(default: the installed clip, or camera)."
         ),
     ] = "",
     frames: Annotated[
         int | None,
-        typer.Option(min=2, help="Number of frames that every policy answers (default: 150; of classifiers 600)."),
+        typer.Option(min=2, help="Number of frames that every policy answers (default: 150, or 600 for classifiers)."),
     ] = None,
     fps: Annotated[
         float | None,
         typer.Option(
-            min=0.1, max=1000, help="Frame rate, frames per second (default: the video's; of classifiers 30)."
+            min=0.1, max=1000, help="Frame rate, frames per second (default: the video's, or 30 for classifiers)."
         ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the link and of a classifier's stream.")] = 0,
     link_name: Annotated[
         str,
         typer.Option(
-            "--link", help="Link between device and broker, or a CSV file (default: lte; of classifiers wifi)."
+            "--link", help="Link between device and broker, or a CSV file (default: lte, or wifi for classifiers)."
         ),
     ] = "",
     out: Annotated[Path, typer.Option(help="Directory of the results: demo.json, demo.png, demo.mp4.")] = Path("build"),

@@ -29,7 +29,7 @@ CLIP = zoo.DIRECTORY / "campus-clip" / "campus.mp4"
 #: Default number of frames: with the clip's 10 a second, all policies together take about a minute on two cores.
 _FRAMES = 150
 #: Longest wait of ``server-only`` for a reply, milliseconds. A late answer is worth more to it than none.
-_PATIENCE_MS = 2000
+_DEADLINE_MS = 2000
 
 
 class ObjectOutcome(Outcome, frozen=True, kw_only=True):
@@ -78,7 +78,7 @@ class Detection(LiveTask):
     def environment(self, policy: str) -> dict[str, str]:
         return {
             CACHENET: {"CACHENET_SAVE": str(self.options.out / "demo.mp4")},
-            SERVER: {"CACHENET_LEVELS": "cloud", "CACHENET_MODE": "wait", "CACHENET_DEADLINE_MS": str(_PATIENCE_MS)},
+            SERVER: {"CACHENET_LEVELS": "cloud", "CACHENET_MODE": "wait", "CACHENET_DEADLINE_MS": str(_DEADLINE_MS)},
             DEVICE: {"CACHENET_LEVELS": "base"},
         }[policy]
 
