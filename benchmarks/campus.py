@@ -40,6 +40,7 @@ from cachenet.models.export.detector import DetectorModel, load_detector
 from cachenet.shared.bundle.manifest import FORMAT, Manifest, Model, digest
 from cachenet.shared.cascade.detect.scene_features import SceneModel, SceneStage
 from cachenet.shared.cascade.detect.scene_replay import fit_scene_priors
+from cachenet.shared.cascade.detect.spec import CANDIDATES
 from cachenet.shared.cascade.risk_model import RiskPrior
 from cachenet.shared.inference.detector import Detector
 from cachenet.shared.inference.engine import Session
@@ -93,7 +94,7 @@ def make(
             entry = build.write_own(directory, name, network.role, trained, spec, LABELS, "campus")
             assert entry.decoder is not None
             # The device's risk models weigh what is found, so that it looks at more than is likely right.
-            score = SCORE if network.role == "full" else round(build.CANDIDATES * SCORE, 3)
+            score = SCORE if network.role == "full" else round(CANDIDATES * SCORE, 3)
             models[name] = msgspec.structs.replace(entry, decoder=msgspec.structs.replace(entry.decoder, score=score))
     return models
 

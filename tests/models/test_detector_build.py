@@ -22,6 +22,7 @@ from cachenet.models.detect.footage import Block, collect, label, take
 from cachenet.models.export.detector import DetectorModel, load_detector
 from cachenet.shared.bundle.manifest import Bundle, BundleError, parse
 from cachenet.shared.cascade.detect.detections import checked
+from cachenet.shared.cascade.detect.spec import CANDIDATES
 from cachenet.shared.command import atomic_files
 from cachenet.shared.inference.detector import Detector
 from cachenet.shared.inference.engine import Session
@@ -92,7 +93,7 @@ def test_the_shown_agreement_is_that_of_the_models_in_the_bundle(
         parts = collect(full, [find(footage)], model.input, tmp_path, 1, progress)
     detector = Detector(Session(bundle.path("base"), "cpu").run_all, model.input, model.decoder)
     found = agreement.run(detector, parts.prove)
-    tuned = round(model.decoder.score / build.CANDIDATES, 2)
+    tuned = round(model.decoder.score / CANDIDATES, 2)
     again = agreement.at(found, parts.prove.reference, tuned).f1
     assert bundle.manifest.provenance["f1 of base"] == f"{again:.4f}"
 
