@@ -284,9 +284,12 @@ class Agent:
             measured = f"the smallest budget that was measured is {manifest.certificates[0].max_disagreement:g}"
         if certificate is not None:
             blocks = "1 block" if certificate.blocks == 1 else f"{certificate.blocks} blocks"
+            error = f"{certificate.disagreement:.1%} of answers disagreed"
+            if manifest.task == "detection":
+                error = f"the object error was {certificate.disagreement:.1%}"
             measured = (
-                f"{certificate.disagreement:.1%} of answers disagreed on {blocks} of held-out "
-                f"footage, at most {certificate.at_most:.0%} with {certificate.confidence:.0%} confidence"
+                f"{error} on {blocks} of held-out footage, at most {certificate.at_most:.0%} with "
+                f"{certificate.confidence:.0%} confidence"
             )
             if certificate.blocks_needed:
                 measured += f", and {certificate.blocks_needed} blocks would do"

@@ -45,7 +45,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (2, {"region": "0.1,0,0.8,1", "audit_share": 0.3, "memory_budget": "2000MB"}),
     ],
 )
-def test_every_answer_of_a_run_is_given_again_to_the_last_bit_without_optical_flow(
+def test_every_answer_of_a_run_is_repeated_to_the_last_bit_without_optical_flow(
     delay: int | None,
     settings: dict[str, Any],
     bundle: Bundle,
