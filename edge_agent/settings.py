@@ -21,7 +21,7 @@ from cachenet.shared.cascade.detect.spec import MAX_OBJECT_ERROR
 from cachenet.shared.cascade.spec import MAX_DISAGREEMENT
 from cachenet.shared.command import config
 from cachenet.shared.inference.engine import Provider
-from cachenet.shared.inference.image import parse_region
+from cachenet.shared.inference.image import parse_region, region_text
 from cachenet.shared.transport.protocol import check_device
 
 LevelFlag = Literal["frames", "submodels", "base", "full", "cloud"]
@@ -255,10 +255,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """
         found = []
         for zone in self.zone:
-            region = ",".join(map(repr, zone.region))
             log = Path(self.decision_log)
             own = str(log.with_name(f"{log.stem}-{zone.name}{log.suffix}")) if self.decision_log else ""
-            found.append(msgspec.structs.replace(self, region=region, zone=(zone,), decision_log=own))
+            found.append(msgspec.structs.replace(self, region=region_text(zone.region), zone=(zone,), decision_log=own))
         return tuple(found)
 
     def each(self) -> tuple[Settings, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 
 import msgspec
 import numpy as np
@@ -51,12 +52,9 @@ class Zone(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def contains(self, points: npt.ArrayLike) -> npt.NDArray[np.bool_]:
         """Whether points ``(n, 2)`` lie in the zone: a ray to the right crosses its edges an odd number of times."""
         x, y = np.asarray(points, np.float64).reshape(-1, 2).T[:, :, None]  # (n, 1)
-        start = np.array(self.polygon)  # (corners, 2)
-        end = np.roll(start, -1, 0)
-        rise = end[:, 1] - start[:, 1]
-        crosses = (start[:, 1] > y) != (end[:, 1] > y)  # (n, corners)
-        at = start[:, 0] + (y - start[:, 1]) * (end[:, 0] - start[:, 0]) / np.where(rise == 0, 1.0, rise)
-        inside: npt.NDArray[np.bool_] = (crosses & (x < at)).sum(1) % 2 == 1
+        left, top, bottom, slope = _edges(self.polygon)
+        crosses = (top > y) != (bottom > y)  # (n, corners)
+        inside: npt.NDArray[np.bool_] = (crosses & (x < left + (y - top) * slope)).sum(1) % 2 == 1
         return inside
 
     def check(self) -> None:
@@ -74,6 +72,16 @@ class Zone(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             )
         if _area(points) < MIN_AREA:
             raise ValueError(f"zone {self.name}: its polygon has hardly any area")
+
+
+@lru_cache(maxsize=256)
+def _edges(polygon: tuple[Point, ...]) -> tuple[npt.NDArray[np.float64], ...]:
+    """For each edge from its first corner: horizontal and vertical position, vertical position of the other corner, and
+    horizontal by vertical distance, each ``(corners,)``."""
+    start = np.array(polygon)
+    end = np.roll(start, -1, 0)
+    rise = end[:, 1] - start[:, 1]
+    return start[:, 0], start[:, 1], end[:, 1], (end[:, 0] - start[:, 0]) / np.where(rise == 0, 1.0, rise)
 
 
 def check_zones(zones: Sequence[Zone]) -> None:

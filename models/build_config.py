@@ -24,8 +24,8 @@ _PREPROCESSING = (
     "unit,letterbox,320x180), or JSON as in a bundle (default: the model's metadata, or the usual one of a detector)."
 )
 _DECODER = (
-    "How the outputs of a detector become boxes: ssd (finished boxes), yolox, yolov5, yolov8, nanodet, fastestdet, "
-    "detr, heatmap; or auto, from the outputs' names, shapes and values."
+    "Decoder of a full model that is a detector, from its outputs to boxes: ssd (finished boxes), yolox, yolov5, "
+    "yolov8, nanodet, fastestdet, detr, heatmap; or auto, which finds it."
 )
 _LABELS = (
     "Text file with one label a line; of a detector with known names also some of them, to use only those (default: "

@@ -16,6 +16,7 @@ from cachenet.shared.inference.decoders import Decoder
 from cachenet.shared.inference.detector import Detector
 from cachenet.shared.inference.engine import Session
 from cachenet.shared.inference.image import Input, Picture
+from cachenet.shared.media import recording
 
 #: Width and height of the detectors' input, and side of the squares that they find there, pixels.
 WIDTH, HEIGHT, SQUARE = 128, 96, 24
@@ -131,7 +132,7 @@ def _onnx(nodes: list[onnx.NodeProto], constants: dict[str, np.ndarray], name: s
 def boxes(frame: int, squares: int = 2) -> list[tuple[float, float]]:
     """Left and top of each square in a frame, pixels of a picture of twice the detectors' input."""
     return [
-        (abs((40 + 90 * k + (2 + k) * frame) % 400 - 200) + 2.0, abs((60 + 50 * k + frame) % 260 - 130) + 2.0)
+        (abs((40 + 90 * k + (6 + k) * frame) % 400 - 200) + 2.0, abs((60 + 50 * k + 2 * frame) % 260 - 130) + 2.0)
         for k in range(squares)
     ]
 
@@ -152,3 +153,16 @@ def footage(frames: int, squares: int = 2, seed: int = 0) -> list[Picture]:
             part[:] = skin[: part.shape[0], : part.shape[1]]
         pictures.append(picture)
     return pictures
+
+
+def record(directory: Path, pictures: list[Picture]) -> Path:
+    """Write pictures as a recorded stream; return ``directory``."""
+    writer = recording.RecordingWriter(directory, "%06d.png")
+    for picture in pictures:
+        writer.add(picture)
+    writer.finish(
+        recording.Recording(
+            name="squares", seed=None, frames=len(pictures), fps=10.0, labels=(), truth=None, files="%06d.png"
+        )
+    )
+    return directory

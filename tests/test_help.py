@@ -33,7 +33,7 @@ SETTINGS: dict[str, type[msgspec.Struct]] = {
 WITH_DEFAULT = {
     "cachenet.edge_agent": {"max_disagreement", "mode", "deadline_ms", "provider"},
     "cachenet.cloud_server": {"broker", "listen", "port", "provider", "work"},
-    "cachenet.models": {"frame_step", "submodels", "epochs", "precision"},
+    "cachenet.models": {"frame_step", "decoder", "submodels", "epochs", "precision"},
 }
 
 

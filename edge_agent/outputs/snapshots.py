@@ -17,7 +17,7 @@ from cachenet.shared.transport import protocol
 
 #: Least time between two snapshots of a camera, seconds: a picture is a thousand times the size of a result.
 _MIN_PERIOD_S = 2.0
-#: Largest longer side of the picture, pixels.
+#: Longer side to which a larger picture is reduced, pixels.
 _MAX_SIDE = 640
 #: Largest snapshot, bytes.
 _MAX_BYTES = 256 << 10

@@ -132,7 +132,7 @@ def build(settings: BuildSettings, as_json: Json = False) -> None:
         if unknown := set(settings.submodel_share) - set(settings.share):
             options.refuse(f"submodel_share {unknown.pop():g} is not in --share; give it there as well")
         torch.set_num_threads(settings.threads)
-        if is_detector(full):
+        if settings.decoder != "auto" or is_detector(full):
             named = options.read_labels(labels) if labels is not None else None
             detectors = build_detectors(settings, _bundle_name(settings), named, sources, directory, signer)
             options.show_result(detectors, sources, as_json)

@@ -55,7 +55,8 @@ def build_detectors(
     preprocessing, base_preprocessing = (
         parse_preprocessing(text) if text else None for text in (settings.preprocessing, settings.base_preprocessing)
     )
-    full = load_detector(Path(settings.full), preprocessing, labels)
+    kind = None if settings.decoder == "auto" else settings.decoder
+    full = load_detector(Path(settings.full), preprocessing, labels, kind)
     base = None
     if settings.base:
         full, base = common_labels(full, load_detector(Path(settings.base), base_preprocessing, labels))

@@ -37,7 +37,7 @@ PROCESSORS = os.cpu_count() or 1
 def _setting(name: str, **limits: Any) -> Any:
     """The option for a setting that other commands share with ``build``."""
     default, text = config.default_of(BuildSettings, name)
-    stated = default not in ("none", "required", "off", "1")
+    stated = default not in ("none", "required", "off", "1", "auto")
     return typer.Option(help=f"{text}  [default: {default}]" if stated else text, **limits)
 
 

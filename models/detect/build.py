@@ -35,18 +35,16 @@ from cachenet.models.train.candidates import LocalModel, manifest_entry
 from cachenet.shared.bundle.manifest import FORMAT, Bundle, Manifest, Model, digest
 from cachenet.shared.bundle.trust import Signer
 from cachenet.shared.cascade.detect.scene_features import SceneStage
+from cachenet.shared.cascade.detect.spec import CANDIDATES
 from cachenet.shared.command import atomic_files
 from cachenet.shared.command.errors import UserError
 from cachenet.shared.inference.decoders import Decoder
 from cachenet.shared.inference.detector import Detector
 from cachenet.shared.inference.engine import Session
-from cachenet.shared.inference.image import Input
+from cachenet.shared.inference.image import Input, region_text
 
 #: Largest overlap of two objects of one label, for the own detector: people who walk side by side overlap by half.
 _OVERLAP = 0.6
-#: Threshold of the device's detections, as a share of that of the greatest F1. From 0.5 to 0.95 the cascade is as good
-#: on two clips and two detectors; more candidates cost more time.
-CANDIDATES = 0.85
 #: Name of the own detector where the user gives a base model.
 _TINY = "tiny"
 
@@ -72,7 +70,7 @@ class DetectorConfig:
     """
 
     name: str
-    widths: tuple[int, int, int] = (12, 24, 48)
+    widths: tuple[int, int, int] = (16, 32, 32)
     area: int = 384 * 288
     epochs: int = 30
     batch: int = BATCH
@@ -125,6 +123,7 @@ def build(
         certified = certify(local_detectors(building, models), tune, footage.prove)
         provenance = {
             "plan": digest(msgspec.json.encode(config)),
+            **({"region": region_text(region)} if (region := sources[0].region) is not None else {}),
             **about(footage),
             **{f"{AGREEMENT}{model}": f"{one.f1:.4f}" for model, one in found.items()},
             "certified on": certified.about,
@@ -169,10 +168,8 @@ def own_input(size: tuple[int, int], area: int) -> Input:
 
 def write_detector(building: Path, name: Literal["full", "base"], model: DetectorModel, bundle: str) -> Model:
     """Write the user's detector ``name``, which is also its role, and return its entry in the manifest."""
-    properties = {"bundle": bundle, "labels": format_labels(model.labels), "model": name}
-    graph = detector_graph(model, properties)
-    path = _path(building, name)
-    atomic_files.write(path, graph.SerializeToString(deterministic=True))
+    graph = detector_graph(model, {"bundle": bundle, "model": name})
+    atomic_files.write(_path(building, name), graph.SerializeToString(deterministic=True))
     size = LocalModel(model.input, cost.parameters(model.graph), cost.macs(model.graph, model.input.size))
     return _entry(building, name, name, size, model.decoder)
 
@@ -182,10 +179,10 @@ def write_own(
 ) -> Model:
     """Write an own detector, and return its entry in the manifest."""
     path = _path(building, name)
-    input = msgspec.json.encode(spec).decode()
     decoder = Decoder("heatmap", tuple(range(len(labels))), overlap=_OVERLAP)
-    properties = {"bundle": bundle, "labels": format_labels(labels), "input": input, "model": name}
-    export(network, spec.size, path, properties)
+    # With these, ``load_detector`` can read the file again.
+    described = {key: msgspec.json.encode(value).decode() for key, value in (("input", spec), ("decoder", decoder))}
+    export(network, spec.size, path, {"bundle": bundle, "labels": format_labels(labels), "model": name, **described})
     size = LocalModel(spec, network.parameters_count(), cost.macs(onnx.load(str(path)), spec.size))
     return _entry(building, name, role, size, decoder)
 

@@ -220,4 +220,5 @@ def _digest(full: DetectorModel, frames: Frames) -> str:
     return digest(
         full.graph.SerializeToString(deterministic=True)
         + msgspec.json.encode((full.input, full.decoder, full.labels, frames.frame_step, sources))
+        + (msgspec.json.encode(frames.region) if frames.region is not None else b"")
     )

@@ -104,7 +104,7 @@ def load_detector(
     if own is not None:
         graph = canonical(model, native, 1)
         known = dict(zip(own.classes, names, strict=False))
-        decoder, first, count = own, 0, None
+        decoder, first, count = own, 0, len(own.classes)
     else:
         form = find_decoder(name, outputs, trial.size, kind, len(names) or None)
         graph = _in_form(canonical(model, native, 1), form, trial.size)

@@ -37,9 +37,12 @@ class Detector:
         Of a wire picture the boxes are shares of the wire picture; see ``in_whole_picture``.
 
         Raises:
-            EngineError: The model does not run, or its outputs do not fit the decoder.
+            EngineError: The model does not run, no number of an output is finite, or the outputs do not fit the
+                decoder.
         """
         outputs = self._run(self._prepare(crop(picture, self._input)))
+        if any(output.size and not np.isfinite(output).any() for output in outputs):
+            raise EngineError("the model's outputs are not finite")
         try:
             found = decode(outputs, self._decoder, self._input.size)
         except DecodeError as error:

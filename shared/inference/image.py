@@ -84,6 +84,11 @@ def parse_region(text: str) -> Region:
     return left, top, width, height
 
 
+def region_text(region: Region) -> str:
+    """The text from which ``parse_region`` makes ``region``."""
+    return ",".join(map(repr, region))
+
+
 def blank(spec: Input, count: int = 1) -> Tensor:
     """An input tensor of zeros for ``count`` pictures."""
     width, height = spec.size

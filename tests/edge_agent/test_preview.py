@@ -9,6 +9,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,9 +19,10 @@ from cachenet.edge_agent.outputs import preview as module
 from cachenet.edge_agent.outputs.drawing import annotate
 from cachenet.edge_agent.outputs.preview import Preview
 from cachenet.edge_agent.outputs.report import AnswerLine, View
+from cachenet.edge_agent.zones import Zone
 from cachenet.shared.inference.image import Picture
 from cachenet.shared.media.pictures import decode
-from tests.edge_agent.frames import answered_frame, noise
+from tests.edge_agent.frames import answered_frame, detected_frame, noise, tracked
 
 _TIMEOUT_S = 10.0
 
@@ -123,6 +125,24 @@ def test_a_snapshot_is_the_latest_frame_annotated(preview: Preview, port: int) -
         kind, data = get(port, "/snapshot.jpg")
         assert kind == "image/jpeg"
         assert shows(decode(data), flat(frame)), "and none that was drawn before"
+
+
+def test_a_snapshot_of_a_detector_has_boxes_and_zones() -> None:
+    view = View(zones=(Zone("gate", ((0.1, 0.1), (0.9, 0.1), (0.9, 0.9))),))
+    answered = detected_frame([tracked(1, (0.2, 0.2, 0.3, 0.3))], view=view, picture=np.zeros((480, 640, 3), np.uint8))
+    preview = Preview("pi", {"": view})
+    with preview.serve("127.0.0.1", 0) as port:
+        preview.on_frame(answered)
+        picture = decode(get(port, "/snapshot.jpg")[1])
+    expected = annotate(answered.picture, answered.lines, view)
+    assert float(np.abs(picture.astype(int) - expected).mean()) < 4
+    assert picture[200, 128].max() > 150, "the left edge of the box"
+
+
+def test_a_frame_is_shown_when_all_zones_are_answered(preview: Preview, port: int) -> None:
+    preview.on_frame(flat(1))
+    preview.on_frame(replace(flat(2), lines=()))  # the first zone of the next frame
+    assert shows(decode(get(port, "/snapshot.jpg")[1]), flat(1))
 
 
 def test_the_stream_continues_with_the_latest_frame_and_skips_others(

@@ -5,15 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import cv2
+import msgspec
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from cachenet.models.export.metadata import format_labels
+from cachenet.shared.inference.decoders import Decoder
 from cachenet.shared.inference.image import Input
 
-#: Width and height of a frame, and side of a square, pixels.
-SIZE, SIDE = (128, 96), 16
+#: Width and height of a frame, side of a square, and stride of the detector, pixels.
+SIZE, SIDE, STRIDE = (128, 96), 16, 4
 #: What the detector takes.
 INPUT = Input(128, (0.0, 0.0, 0.0), (255.0, 255.0, 255.0), height=96, fit="stretch")
 
@@ -39,12 +41,19 @@ def video(path: Path, count: int = 120, squares: int = 2) -> Path:
 def detector(path: Path, labels: tuple[str, ...] = ("square",)) -> Path:
     """A heatmap detector of squares, in the form of the own detectors; a second label is never found."""
     classes = len(labels)
-    boxes = np.array([0.5, 0.5, np.log(SIDE / 8), np.log(SIDE / 8)], np.float32)
+    boxes = np.array([0.5, 0.5, np.log(SIDE / STRIDE), np.log(SIDE / STRIDE)], np.float32)
     mean = np.zeros((4 + classes, 3, 1, 1), np.float32)
     mean[4] = 1 / 3
     weights = {"mean": mean, "bias": np.concatenate([boxes, np.zeros(classes, np.float32)])}
     nodes = [
-        helper.make_node("AveragePool", ["image"], ["small"], kernel_shape=[SIDE, SIDE], strides=[8, 8], pads=[4] * 4),
+        helper.make_node(
+            "AveragePool",
+            ["image"],
+            ["small"],
+            kernel_shape=[SIDE, SIDE],
+            strides=[STRIDE, STRIDE],
+            pads=[(SIDE - STRIDE) // 2] * 4,
+        ),
         helper.make_node("Conv", ["small", "mean", "bias"], ["maps"], kernel_shape=[1, 1]),
         helper.make_node("Split", ["maps", "sizes"], ["boxes", "scores"], axis=1),
         helper.make_node("Clip", ["scores", "zero", "one"], ["clipped"]),
@@ -61,14 +70,18 @@ def detector(path: Path, labels: tuple[str, ...] = ("square",)) -> Path:
     ]
     width, height = SIZE
     image = helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, height, width])
-    objects = helper.make_tensor_value_info("objects", TensorProto.FLOAT, [1, 4 + classes, height // 8, width // 8])
+    objects = helper.make_tensor_value_info(
+        "objects", TensorProto.FLOAT, [1, 4 + classes, height // STRIDE, width // STRIDE]
+    )
     model = helper.make_model(
         helper.make_graph(nodes, "squares", [image], [objects], constants),
         opset_imports=[helper.make_opsetid("", 17)],
         ir_version=8,
     )
-    input = '{"side":128,"height":96,"mean":[0,0,0],"std":[255,255,255],"fit":"stretch"}'
-    helper.set_model_props(model, {"cachenet.labels": format_labels(labels), "cachenet.input": input})
+    # In plain white pictures all cells tie, so that the decoder cannot be found from the values.
+    decoder = msgspec.json.encode(Decoder("heatmap", tuple(range(classes)))).decode()
+    properties = {"labels": format_labels(labels), "input": msgspec.json.encode(INPUT).decode(), "decoder": decoder}
+    helper.set_model_props(model, {f"cachenet.{key}": value for key, value in properties.items()})
     onnx.checker.check_model(model, full_check=True)
     path.write_bytes(model.SerializeToString())
     return path
