@@ -53,8 +53,9 @@ def findings(settings: Settings) -> Iterator[Finding]:
         yield Finding("bundle", "problem", str(error))
         return
     manifest = bundle.manifest
+    count = len(manifest.labels)
     signed = "signed" if bundle.signature else "not signed"
-    yield Finding("bundle", "ok", f"{manifest.name}, {len(manifest.labels)} labels, {signed}")
+    yield Finding("bundle", "ok", f"{manifest.name}, {count} label{'s' * (count > 1)}, {signed}")
     if settings.fine_tune:
         yield _disk(settings, manifest)
     name = manifest.only("full")

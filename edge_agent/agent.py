@@ -20,6 +20,7 @@ from cachenet.edge_agent.device_cascade import DeploymentError
 from cachenet.edge_agent.doctor.watchdog import Watchdog
 from cachenet.edge_agent.learner_file import LearnerFile
 from cachenet.edge_agent.outputs import home_assistant, report
+from cachenet.edge_agent.server_version import ServerVersion
 from cachenet.edge_agent.settings import Settings, default_store, parse_size
 from cachenet.edge_agent.sources import Source
 from cachenet.edge_agent.updates.downloader import Downloader
@@ -73,6 +74,7 @@ class Agent:
         self._waiting_logged: str | None = None
         #: Versions whose certificate has been checked.
         self._checked_versions: set[str] = set()
+        self.server_version = ServerVersion()
         self.loops: tuple[CameraLoop, ...] = ()
         self.link = self._connect(address, bundle is None) if address is not None else None
         #: One for the loader and one for the updater, so that each can download while the other does.
@@ -178,6 +180,7 @@ class Agent:
         if self.updater is not None:
             self.updater.stop()
         self.loader.stop()
+        self.server_version.stop()
         if self.link is not None:
             self.link.stop((protocol.topic(self.settings.device, "status"), self._status("stopped")))
 
@@ -191,7 +194,8 @@ class Agent:
     def error(self) -> str:
         """Why frames cannot be answered; empty without a known error."""
         update = self.updater.error if self.updater is not None else ""
-        return self.loader.error or update or (self.link.error if self.link is not None else "")
+        link = self.link.error if self.link is not None else ""
+        return self.loader.error or update or link or self.server_version.error
 
     def _log_waiting(self) -> None:
         """Log what the cameras wait for, once per reason. The loader and the connection log the cause."""
@@ -199,7 +203,7 @@ class Agent:
         reason = "it is on its way" if offered else "no catalogue on this broker yet"
         if self.link is not None and not self.link.connected.is_set():
             reason = "there is no connection yet"
-        elif self.loader.error or (self.updater is not None and self.updater.error):
+        elif self.loader.error or self.server_version.error or (self.updater is not None and self.updater.error):
             reason = "it cannot be had yet"
         if time.monotonic() - self._started > 2.0 and reason != self._waiting_logged:
             self._waiting_logged = reason
@@ -207,11 +211,11 @@ class Agent:
 
     def _connect(self, address: Address, downloads: bool) -> MqttConnection:
         device = self.settings.device
-        topics = [(protocol.topic(device, "answer"), 0)]
+        topics = [(protocol.topic(device, "answer"), 0), *ServerVersion.TOPICS]
         if self.settings.home_assistant:
             topics.append((home_assistant.birth_topic(self.settings.discovery_prefix), 0))
         if downloads:
-            topics += [(protocol.topic(device, "blob", "+"), 0), (protocol.CATALOGUE_TOPICS, 1)]
+            topics.append((protocol.topic(device, "blob", "+"), 0))
         return MqttConnection(
             address,
             f"cachenet-{device}",
@@ -228,9 +232,10 @@ class Agent:
                 if message.payload == b"online":
                     self._announce_cameras()
                 return
+            if self.server_version.receive(message):
+                return
             if message.topic.startswith(protocol.CATALOGUE_TOPICS[:-1]):
-                if self.settings.catalogue in ("", message.topic.rsplit("/", 1)[-1]):
-                    assert self.updater is not None
+                if self.updater is not None and self.settings.catalogue in ("", message.topic.rsplit("/", 1)[-1]):
                     self.updater.announce(message.payload, protocol.signature(message.properties))
                 return
             _, leaf = protocol.device_of(message.topic)
@@ -279,9 +284,12 @@ class Agent:
             measured = f"the smallest budget that was measured is {manifest.certificates[0].max_disagreement:g}"
         if certificate is not None:
             blocks = "1 block" if certificate.blocks == 1 else f"{certificate.blocks} blocks"
+            error = f"{certificate.disagreement:.1%} of answers disagreed"
+            if manifest.task == "detection":
+                error = f"the object error was {certificate.disagreement:.1%}"
             measured = (
-                f"{certificate.disagreement:.1%} of answers disagreed on {blocks} of held-out "
-                f"footage, at most {certificate.at_most:.0%} with {certificate.confidence:.0%} confidence"
+                f"{error} on {blocks} of held-out footage, at most {certificate.at_most:.0%} with "
+                f"{certificate.confidence:.0%} confidence"
             )
             if certificate.blocks_needed:
                 measured += f", and {certificate.blocks_needed} blocks would do"

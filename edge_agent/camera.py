@@ -208,7 +208,7 @@ class Camera:
         picture = shot.picture if self._region is None else cut(shot.picture, self._region)
         self.deciding = index
         frame = pipeline.frame(index, picture)
-        step = self._lookup(cascade, frame, started)
+        step = self._lookup(cascade, pipeline, frame, started)
         if isinstance(step, Miss) and turn.deadline is not None:
             step = msgspec.structs.replace(step, deadline=min(step.deadline, turn.deadline))
         outcome = self._resolve(cascade, pipeline, step)
@@ -235,8 +235,8 @@ class Camera:
         if self.first_answer_s is None:
             self.first_answer_s = time.monotonic() - self._started
 
-    def _lookup(self, cascade: DeviceCascade, frame: Any, now: float) -> Any:
-        """Look the frame up, and log a scene change. Frames and steps are of the types of the bundle's task."""
+    def _lookup(self, cascade: DeviceCascade, pipeline: Pipeline, frame: Any, now: float) -> Any:
+        """Look the frame up, and log what the user must know. Frames and steps are of the types of the task."""
         before = self.tally.scene_changes
         step = cascade.lookup(frame, now)
         if self.tally.scene_changes > before:
@@ -247,6 +247,8 @@ class Camera:
                 self._prefix,
                 audits,
             )
+        if warning := pipeline.warning(cascade):
+            log.warning("%s%s", self._prefix, warning)
         return step
 
     def _resolve(self, cascade: DeviceCascade, pipeline: Pipeline, step: Any) -> Outcome:

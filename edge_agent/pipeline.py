@@ -86,6 +86,10 @@ class Pipeline(ABC):
         result: DeviceCascade = cascade
         return result
 
+    def warning(self, cascade: Any) -> str:  # noqa: ARG002
+        """What the user must know of the cascade, once when it begins; empty otherwise."""
+        return ""
+
     @abstractmethod
     def run_full(self, cascade: Any, miss: Any) -> Any:
         """Reply of the full model on the device to a miss; None without such a model, without the time for it before
@@ -124,6 +128,7 @@ class Detection(Pipeline):
     def __init__(self, settings: Settings, manifest: Manifest) -> None:
         super().__init__(settings, manifest)
         self._motion = MotionDetector()
+        self._unattainable = False
 
     def frame(self, index: int, picture: Picture) -> SceneFrame:
         signature = sign(picture)
@@ -137,6 +142,15 @@ class Detection(Pipeline):
         self, name: str, session: Any, cost: int, seconds: float, base: bool, on_failure: Callable[[str], None]
     ) -> Any:
         return local_detector(name, session, cost, seconds, base, on_failure)
+
+    def warning(self, cascade: SceneCascade) -> str:
+        before, self._unattainable = self._unattainable, cascade.unattainable
+        if before or not cascade.unattainable:
+            return ""
+        return (
+            f"an object error of {cascade.floor:.2f} is expected even with a question whenever one can be answered: "
+            f"{self.budget_flag} {self.budget:g} cannot be met here, and the full model is not asked for a while"
+        )
 
     def run_full(self, cascade: SceneCascade, miss: SceneMiss) -> SceneReply | None:
         full = cascade.full

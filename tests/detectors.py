@@ -13,6 +13,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from cachenet.shared.bundle.manifest import FORMAT, MANIFEST, Bundle, Manifest, Model, file_digest
 from cachenet.shared.inference.decoders import Decoder
+from cachenet.shared.inference.detector import Detector
+from cachenet.shared.inference.engine import Session
 from cachenet.shared.inference.image import Input, Picture
 from cachenet.shared.media import recording
 
@@ -34,6 +36,13 @@ def detector_bundle(directory: Path) -> Path:
     (directory / MANIFEST).write_bytes(msgspec.json.encode(manifest))
     Bundle(directory)
     return directory
+
+
+def local_detector(bundle: Bundle) -> Detector:
+    """The full detector of ``bundle``, in this process."""
+    model = bundle.manifest.models["full"]
+    assert model.decoder is not None
+    return Detector(Session(bundle.path("full"), "cpu").run_all, model.input, model.decoder)
 
 
 def replace_detector(directory: Path, name: str, data: bytes, decoder: Decoder | None = None) -> Bundle:

@@ -23,7 +23,7 @@ import re
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import msgspec
@@ -51,11 +51,19 @@ _PROGRAM = "benchmarks.objects"
 
 @dataclass(frozen=True)
 class Models:
-    """The two detectors, and the priors of a bundle; None for priors from the build frames."""
+    """The two detectors, and what a bundle fixes.
+
+    Attributes:
+        full: The full model.
+        base: The device's detector, with all detections of some score.
+        priors: Priors of the risk models; None for priors from the build frames.
+        least: Least score of a candidate of the cascade; None for one from the build frames.
+    """
 
     full: DetectorModel
     base: DetectorModel
     priors: ScenePriors | None
+    least: float | None
 
 
 def main() -> None:
@@ -138,7 +146,7 @@ def _result(chosen: argparse.Namespace) -> dict[str, Any]:
         advance=lambda done, of: _progress("recorded frames", done, of),
     )
     spec = SceneSpec(len(models.full.labels), "full", seed=str(chosen.seed))
-    found = measure.measure(built, recorded, network, spec, models.priors, people, _progress)
+    found = measure.measure(built, recorded, network, spec, models.priors, models.least, people, _progress)
     objects = sum(map(len, recorded.full)) / len(recorded)
     return {
         "video": chosen.video.name,
@@ -149,9 +157,9 @@ def _result(chosen: argparse.Namespace) -> dict[str, Any]:
         "server_ms": chosen.server_ms,
         "late": found.about["late"],
         "seed": chosen.seed,
-        "full": {"file": models.full.path.name, "objects": round(objects, 3)},
+        "full": {"file": _file(models.full.path), "objects": round(objects, 3)},
         "base": {
-            "file": models.base.path.name,
+            "file": _file(models.base.path),
             "ms": round(float(recorded.base_ms.mean()), 3),
             "score": found.about["score"],
         },
@@ -163,30 +171,47 @@ def _result(chosen: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def _file(path: Path) -> str:
+    """A model's file for reports; every file of a bundle has one name, in directories that differ."""
+    return "/".join(path.parts[-3:]) if path.name == "model.onnx" else path.name
+
+
 def _models(chosen: argparse.Namespace) -> Models:
     """The models of the flags, or else those of the bundle, with the labels that both have."""
     from cachenet.models.detect.build import common_labels  # with torch, which takes a second or two
 
-    files: dict[str, Path] = {name: path for name in ("full", "base") if (path := getattr(chosen, name))}
-    priors = None
-    if chosen.bundle is not None:
-        bundle = Bundle(zoo.find(chosen.bundle))
-        manifest = bundle.manifest
-        if manifest.task != "detection":
-            raise UserError(f"{chosen.bundle} is a bundle of classifiers; give one of detectors")
-        priors = manifest.scene_priors or None
-        files = {"full": bundle.path(manifest.only("full")), "base": bundle.path(manifest.only("base"))} | files
-    for name in ("full", "base"):
-        if name not in files:
-            raise UserError(f"--{name} FILE.onnx is needed, or a --bundle with that model")
+    bundle = None if chosen.bundle is None else Bundle(zoo.find(chosen.bundle))
+    if bundle is not None and bundle.manifest.task != "detection":
+        raise UserError(f"{chosen.bundle} is a bundle of classifiers; give one of detectors")
     labels = None if chosen.labels is None else tuple(filter(None, map(str.strip, chosen.labels.split(","))))
-    full, base = (
-        load_detector(files[name], parse_preprocessing(text) if text else None, labels)
-        for name, text in (("full", chosen.preprocessing), ("base", chosen.base_preprocessing))
-    )
-    full, base = common_labels(full, base)
-    decoder = msgspec.structs.replace(base.decoder, score=min(_LOW_SCORE, base.decoder.score))
-    return Models(full, replace(base, decoder=decoder), priors)
+    found = []
+    roles: tuple[Literal["full", "base"], ...] = ("full", "base")
+    for name, preprocessing in zip(roles, (chosen.preprocessing, chosen.base_preprocessing), strict=True):
+        if (path := getattr(chosen, name)) is not None:
+            found.append(load_detector(path, parse_preprocessing(preprocessing) if preprocessing else None, labels))
+        elif bundle is not None:
+            found.append(_of_bundle(bundle, name, labels))
+        else:
+            raise UserError(f"--{name} FILE.onnx is needed, or a --bundle with that model")
+    full, base = common_labels(*found)
+    least = base.decoder.score if bundle is not None and chosen.base is None else None
+    recorded = msgspec.structs.replace(base.decoder, score=min(_LOW_SCORE, base.decoder.score))
+    priors = None if bundle is None else bundle.manifest.scene_priors or None
+    return Models(full, replace(base, decoder=recorded), priors, least)
+
+
+def _of_bundle(bundle: Bundle, role: Literal["full", "base"], labels: tuple[str, ...] | None) -> DetectorModel:
+    """A model of a bundle, with these of its labels; None for all."""
+    from cachenet.models.detect.build import with_labels
+
+    manifest, name = bundle.manifest, bundle.manifest.only(role)
+    entry = manifest.models[name]
+    assert entry.decoder is not None  # as of every bundle of detectors
+    if unknown := set(labels or ()) - set(manifest.labels):
+        raise UserError(f"{bundle.directory} does not find {', '.join(sorted(unknown))}")
+    loaded = load_detector(bundle.path(name), entry.input, manifest.labels, entry.decoder.kind)
+    whole = replace(loaded, decoder=entry.decoder)
+    return whole if labels is None else with_labels(whole, labels)
 
 
 def _truth(chosen: argparse.Namespace, labels: tuple[str, ...]) -> measure.Truth:

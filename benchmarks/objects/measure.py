@@ -65,6 +65,7 @@ def measure(
     network: Network,
     spec: SceneSpec,
     priors: ScenePriors | None,
+    least: float | None = None,
     truth: Truth | None = None,
     advance: Callable[[str, int, int], object] = lambda _what, _done, _of: None,
 ) -> Measured:
@@ -76,6 +77,7 @@ def measure(
         network: Link and server.
         spec: Parameters of the cascade, but budget and priors.
         priors: Priors of the risk models; None: from the build frames.
+        least: Least score of a candidate of the cascade; None: from the build frames, as a build chooses it.
         truth: True boxes of the measured frames; None for none.
         advance: Called with the name of a policy, and the number of its runs done and of all.
     """
@@ -95,12 +97,13 @@ def measure(
     }
     server = found["server-only"][0]
     late = round(float(np.median(server.build.delays))) if server.build.delays else 1
+    least = CANDIDATES * score if least is None else least
     if priors is None:
-        priors = scene_cachenet.priors(_candidates(build, score), late)
+        priors = scene_cachenet.priors(_candidates(build, least), late)
     own: dict[float, tuple[SceneRun, CacheNet]] = {}
     for budget in BUDGETS:
         budgeted = replace(spec, priors=priors, max_object_error=budget)
-        own[budget] = _cachenet(budgeted, _candidates(measured, score), network)
+        own[budget] = _cachenet(budgeted, _candidates(measured, least), network)
         step(CACHENET)
     default = own[MAX_OBJECT_ERROR][0]
     rows = {
@@ -151,9 +154,9 @@ def paired(own: SceneRun, others: Sequence[Tried], seed: int) -> Row:
     }
 
 
-def _candidates(recording: SceneRecording, score: float) -> SceneRecording:
-    """The recording with the candidates of a bundle; ``score``: that of the detector alone."""
-    return replace(recording, base=[scene.above(found, CANDIDATES * score) for found in recording.base])
+def _candidates(recording: SceneRecording, least: float) -> SceneRecording:
+    """The recording with the candidates of a bundle: detections of at least this score."""
+    return replace(recording, base=[scene.above(found, least) for found in recording.base])
 
 
 def _cachenet(spec: SceneSpec, measured: SceneRecording, network: Network) -> tuple[SceneRun, CacheNet]:

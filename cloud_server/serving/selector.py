@@ -51,3 +51,8 @@ def recommend(manifest: Manifest, posterior: Probabilities, recent: Sequence[int
     best = max(coverage, key=coverage.__getitem__)
     threshold = manifest.expected_coverage(manifest.only("base"), labels) + MARGIN
     return best if coverage[best] > threshold else None
+
+
+def recommend_detector(manifest: Manifest) -> str | None:
+    """The submodel for devices of a bundle of detectors: the first one, if there is any."""
+    return next(iter(manifest.submodels()), None)

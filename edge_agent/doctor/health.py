@@ -64,8 +64,8 @@ class Health:
     """Observes every answered frame, and lists faults.
 
     Faults are: a camera without a model; a lost camera; no answered frame for 8 s or three periods, whichever is
-    longer; only fallbacks among the last 10 to 100 answers; no connection to the broker. The period is ``1 / --fps``,
-    or else the median of the last nine gaps.
+    longer; only fallbacks among the last 10 to 100 answers; no connection to the broker; a server of another version of
+    the protocol. The period is ``1 / --fps``, or else the median of the last nine gaps.
     """
 
     def __init__(self, agent: Agent, clock: Callable[[], float] = time.monotonic) -> None:
@@ -99,7 +99,8 @@ class Health:
             for camera in self._agent.cameras
             for fault in self._faults(camera)
         ]
-        if self._agent.link is not None and (error := self._agent.link.error) and error not in " ".join(faults):
+        link = self._agent.link.error if self._agent.link is not None else ""
+        if (error := link or self._agent.server_version.error) and error not in " ".join(faults):
             faults.append(error)
         return "; ".join(faults)
 

@@ -158,16 +158,16 @@ def _flow(
     start: npt.NDArray[np.uint8],
     end: npt.NDArray[np.uint8],
     points: npt.NDArray[np.float32],
-    guess: npt.NDArray[np.float32],
+    initial: npt.NDArray[np.float32],
     levels: int,
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
     """Where the points ``(n, points, 2)`` of ``start`` are in ``end``, and which were found ``(n, points)``.
 
     Args:
-        guess: Where the search begins ``(n, points, 2)``.
+        initial: Where the search begins ``(n, points, 2)``.
         levels: Pyramid levels above the pictures.
     """
-    there = guess.reshape(-1, 1, 2).copy()  # OpenCV writes the result there
+    there = initial.reshape(-1, 1, 2).copy()  # OpenCV writes the result there
     _, found, _ = cv2.calcOpticalFlowPyrLK(
         start,
         end,

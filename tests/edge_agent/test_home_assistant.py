@@ -124,7 +124,7 @@ def test_a_detector_has_an_occupancy_and_a_count_for_each_label_and_zone_and_a_s
     platforms = Counter(component["platform"] for component in components.values())
     # Beside the counts: all objects, level, local share, latency.
     assert platforms == {"binary_sensor": 4, "sensor": 4 + 4, "image": 1}
-    assert components["snapshot"]["image_topic"] == snapshots.topic("pi", "yard") == "cachenet/1/pi/snapshot/yard"
+    assert components["snapshot"]["image_topic"] == snapshots.topic("pi", "yard") == "cachenet/2/pi/snapshot/yard"
     assert components["occupancy_gate_person"]["name"] == "gate person"
     assert components["count__car"]["name"] == "car count"
 
@@ -138,8 +138,8 @@ def test_sensors_read_fields_that_results_and_status_have() -> None:
     (availability,) = payload["availability"]
     assert fields(availability["value_template"]) == {"state"} < set(Status.__struct_fields__)
     assert availability["topic"] == topic("pi", "status")
-    assert payload["state_topic"] == results.topic("pi", "yard") == "cachenet/1/pi/result/yard"
-    assert config("pi", Description("", "classification"))["state_topic"] == "cachenet/1/pi/result"
+    assert payload["state_topic"] == results.topic("pi", "yard") == "cachenet/2/pi/result/yard"
+    assert config("pi", Description("", "classification"))["state_topic"] == "cachenet/2/pi/result"
 
 
 _LEFT = Zone("left-1", ((0.0, 0.0), (0.5, 0.0), (0.5, 1.0), (0.0, 1.0)))

@@ -66,7 +66,7 @@ def test_a_result_is_the_line_of_the_output_and_how_it_has_been_lately() -> None
         logged.now += 10
         logged.on_frame(answered_frame(frame, level=level, latency_ms=float(frame)))
     _, topic, result = logged.messages[-1]
-    assert topic == "cachenet/1/pi/result"
+    assert topic == "cachenet/2/pi/result"
     assert (result.pop("local_share"), result.pop("mean_latency_ms")) == (0.5, 1.5)
     assert msgspec.convert(result, AnswerLine) == answered_frame(3, level="fallback", latency_ms=3.0).line
 
@@ -86,8 +86,8 @@ def test_cameras_have_topics_and_clocks_of_their_own() -> None:
     for camera in ("yard", "gate", "yard", "gate"):
         logged.on_frame(answered_frame(camera=camera))
     assert [(topic, result["camera"]) for _, topic, result in logged.messages] == [
-        ("cachenet/1/pi/result/yard", "yard"),
-        ("cachenet/1/pi/result/gate", "gate"),
+        ("cachenet/2/pi/result/yard", "yard"),
+        ("cachenet/2/pi/result/gate", "gate"),
     ]
 
 
@@ -159,7 +159,7 @@ def test_zones_of_a_classifier_have_topics_of_their_own() -> None:
         answered = answered_frame(label=label, camera="yard")
         logged.on_frame(replace(answered, line=msgspec.structs.replace(answered.line, zone=zone)))
     assert [(topic, result["zone"], result["label"]) for _, topic, result in logged.messages] == [
-        ("cachenet/1/pi/result/yard/gate", "gate", "open"),
-        ("cachenet/1/pi/result/yard/bay", "bay", "free"),
-        ("cachenet/1/pi/result/yard/bay", "bay", "taken"),
+        ("cachenet/2/pi/result/yard/gate", "gate", "open"),
+        ("cachenet/2/pi/result/yard/bay", "bay", "free"),
+        ("cachenet/2/pi/result/yard/bay", "bay", "taken"),
     ]

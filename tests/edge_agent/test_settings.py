@@ -87,7 +87,7 @@ def test_a_device_is_called_as_the_brokers_user_or_else_as_its_host(
     assert config.load(Settings, {"broker": broker, "device": "mine"}, environment={}).device == "mine"
 
 
-def test_mode_and_budget_follow_the_task_unless_they_are_given() -> None:
+def test_mode_and_budget_follow_the_task_unless_they_are_set() -> None:
     auto = Settings(max_disagreement=0.03, max_object_error=0.2)
     assert (auto.mode_for("classification"), auto.mode_for("detection")) == ("wait", "async")
     for mode in ("wait", "async", "offline"):

@@ -54,7 +54,7 @@ def test_a_snapshot_is_published_when_counts_change_at_most_every_two_seconds(pu
         publisher.now = now
         publisher.on_frame(objects)
     assert [at for at, _, _ in publisher.messages] == [0.0, 6.0, 8.0, 21.0]
-    assert {topic for _, topic, _ in publisher.messages} == {topic("pi", "")} == {"cachenet/1/pi/snapshot"}
+    assert {topic for _, topic, _ in publisher.messages} == {topic("pi", "")} == {"cachenet/2/pi/snapshot"}
 
 
 def test_a_reader_that_has_just_started_gets_a_snapshot(publisher: Publisher) -> None:
@@ -77,7 +77,7 @@ def test_cameras_have_topics_of_their_own_and_classifiers_none(publisher: Publis
     publisher.on_frame(1, "yard")
     publisher.snapshots.on_frame(answered_frame(camera="yard"))
     publisher.snapshots.close()
-    assert [topic for _, topic, _ in publisher.messages] == ["cachenet/1/pi/snapshot/yard"]
+    assert [topic for _, topic, _ in publisher.messages] == ["cachenet/2/pi/snapshot/yard"]
 
 
 def test_a_snapshot_is_a_drawn_picture_of_limited_size() -> None:

@@ -94,10 +94,10 @@ def test_zones_of_a_classifier_stay_with_it_when_a_detector_is_offered(
 
 
 def test_a_local_bundle_is_not_replaced_by_the_brokers(bundle: Bundle, newer: Bundle) -> None:
-    """Its directory holds nothing of the newer one; so the catalogue is not even asked for."""
+    """Its directory holds nothing of the newer one. The catalogue tells the version of the server and nothing else."""
     agent = Agent(Settings(), [Pictures(0)], Address("127.0.0.1", 1), None, bundle)
-    assert agent.link is not None
-    assert [topic for topic, _ in agent.link._subscriptions] == [f"cachenet/1/{agent.settings.device}/answer"]
+    agent._receive(Message(catalogue("tiny"), newer.data, None, None, ()))
+    assert agent.updater is None
     assert agent.loader.version == bundle.version != newer.version
 
 

@@ -228,6 +228,8 @@ class SceneCascade:
 
     def _reason(self, prediction: ScenePrediction, index: int) -> str:
         """Why the full model is asked about the frame; empty for a hit."""
+        if not prediction.model and not self.spec.reuse_tracks:
+            return "no level of the device may answer"
         if self._is_waiting(index):
             return ""
         if not self.estimator.ready:

@@ -43,7 +43,7 @@ _COLUMNS = 11
 
 #: Variance that a frame of motion adds to a box that moves consistently. Between 0.02 and 0.2 alike on the build frames
 #: of three clips.
-_MOTION_VARIANCE = 0.06
+_MOTION_VARIANCE = 0.03
 #: Variance that inconsistent motion adds.
 _INCONSISTENT_VARIANCE = 0.3
 #: Consistency at which a track ends: no point of the box is found in the next frame, as after a cut.

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 
 from benchmarks.objects import __main__, choice, measure
+from cachenet.shared.command.errors import UserError
+from tests.detectors import detector_bundle
 from tests.models.detector_kinds import HEIGHT, SIDE, WIDTH, scene, squares
 
 POLICIES = {"cachenet", "server-only", "device-base", "hold", "carry", "difference", "motion", "react", "oracle"}
@@ -164,3 +166,26 @@ def test_bad_arguments_are_explained_with_exit_code_2(
 ) -> None:
     assert run(monkeypatch, *arguments(directory, **changed)) == 2
     assert why in capsys.readouterr().err
+
+
+def models(directory: Path, **changed: object) -> __main__.Models:
+    return __main__._models(__main__._parser().parse_args(arguments(directory, **changed)))
+
+
+def test_a_bundle_gives_models_labels_and_the_least_score_of_a_candidate(directory: Path, tmp_path: Path) -> None:
+    bundle = detector_bundle(tmp_path)
+    found = models(directory, bundle=bundle, full=None, base=None, labels=None)
+    assert found.full.labels == found.base.labels == ("square",)
+    assert found.full.path == bundle / "full" / "1" / "model.onnx"
+    assert (found.full.decoder.score, found.base.decoder.score, found.least) == (0.5, 0.1, 0.1)
+    assert found.priors is None  # this bundle has none
+    with pytest.raises(UserError, match="does not find dog"):
+        models(directory, bundle=bundle, full=None, base=None, labels="dog")
+
+
+def test_models_of_their_own_take_precedence_over_those_of_a_bundle(directory: Path, tmp_path: Path) -> None:
+    own = squares(tmp_path / "own.onnx", {"names": "{0: 'ball', 1: 'square'}"})
+    found = models(directory, bundle=detector_bundle(tmp_path), full=None, base=own, labels=None)
+    assert found.base.path == own
+    assert found.base.decoder.classes == (1,)
+    assert found.least is None

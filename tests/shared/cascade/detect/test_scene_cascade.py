@@ -186,6 +186,16 @@ def test_a_device_without_a_detector_answers_with_carried_replies() -> None:
     assert result.streaming_f1 > 0.8
 
 
+def test_every_frame_is_asked_about_where_only_the_server_may_answer() -> None:
+    trace = still(40, NOTHING, boxes((0.1, 0.1, 0.2, 0.3)))
+    cascade = build_scene_cascade(SceneSpec(1, "full", priors(), reuse_tracks=False, audit_floor=0.0), None)
+    for index, one in enumerate(trace.frames):
+        step = cascade.lookup(one, index / 10)
+        assert isinstance(step, SceneMiss)
+        reply = SceneReply(index, trace.full[index]) if index % 3 else None
+        assert cascade.complete(step, reply, index / 10).level == ("cloud" if reply else "fallback")
+
+
 def test_where_the_budget_cannot_be_met_the_floor_is_known_and_questions_end() -> None:
     # The detector finds nothing, and the motion is unknown: a reply says nothing of the present.
     trace = walkers(1500, 13, found=0.0, false=3.0)
