@@ -135,12 +135,20 @@ def test_a_failing_detector_refuses_the_request_and_the_worker_goes_on(
     assert isinstance(third, DetectionAnswer)
 
 
-def test_a_detector_of_outputs_that_are_not_finite_finds_nothing(tmp_path: Path) -> None:
+def test_a_detector_of_boxes_that_are_not_finite_finds_nothing(tmp_path: Path) -> None:
     output = np.full((1, 5, HEIGHT // 4, WIDTH // 4), np.nan)
+    output[:, 4] = 0.9
     bundle = replace_detector(detector_bundle(tmp_path), "full", constant_detector(output))
     (reply,) = replies_of(bundle, [job(encode(SCENE)[1])])
     assert isinstance(reply, DetectionAnswer)
     assert len(reply.detections(1)) == 0
+
+
+def test_a_detector_without_a_finite_output_is_refused_when_loaded(tmp_path: Path) -> None:
+    output = np.full((1, 5, HEIGHT // 4, WIDTH // 4), np.nan)
+    bundle = replace_detector(detector_bundle(tmp_path), "full", constant_detector(output))
+    with pytest.raises(EngineError, match="not finite"):
+        load_full(bundle, "cpu", 1)
 
 
 def test_of_ten_thousand_objects_as_many_as_an_answer_holds_are_sent(tmp_path: Path) -> None:
