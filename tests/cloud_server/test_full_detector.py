@@ -79,10 +79,18 @@ def test_early_exits_of_a_detector_are_refused(bundle: Bundle) -> None:
         load_full(bundle, "cpu", 1, "gati")
 
 
-def test_the_first_submodel_is_recommended_if_there_is_any(bundle: Bundle) -> None:
-    assert recommend_detector(bundle.manifest) == "near"
-    others = {name: model for name, model in bundle.manifest.models.items() if name != "near"}
-    assert recommend_detector(msgspec.structs.replace(bundle.manifest, models=others)) is None
+@pytest.mark.parametrize(
+    ("base", "near", "expected"), [(0.8, 0.9, "near"), (0.8, 0.81, None), (0.9, 0.8, None), (None, 0.9, None)]
+)
+def test_a_submodel_is_recommended_if_it_is_known_to_be_better(
+    bundle: Bundle, base: float | None, near: float, expected: str | None
+) -> None:
+    shares = {"base": () if base is None else (base,), "near": (near,)}
+    models = {
+        name: msgspec.structs.replace(model, coverage=shares.get(name, ()))
+        for name, model in bundle.manifest.models.items()
+    }
+    assert recommend_detector(msgspec.structs.replace(bundle.manifest, models=models)) == expected
 
 
 def replies_of(bundle: Bundle, jobs: list[Job]) -> list[Reply]:
