@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from cachenet.models.data.cifar10 import Split
     from cachenet.shared.bundle.manifest import Bundle
+    from cachenet.simulator.traces.replay import AnyAnswer
 
 app = program("simulator")
 
@@ -280,7 +281,22 @@ def replay(
             f"{found.corrections} corrections among them."
         )
     if found.first is not None:
-        _end(1, "the first answer that differs was {}, and is {}".format(*found.first))
+        _end(1, _difference(*found.first))
+
+
+def _difference(logged: AnyAnswer | None, replayed: AnyAnswer | None) -> str:
+    """What differs in two answers; objects and probabilities would fill a screen."""
+    if logged is None or replayed is None:
+        one = logged or replayed
+        return f"frame {one.frame if one else 0}: the {'log' if logged is None else 'replay'} has no such answer"
+    names = [name for name in logged.__struct_fields__ if getattr(logged, name) != getattr(replayed, name, None)]
+    shown = [
+        f"{name} {getattr(logged, name)!r} was logged, {getattr(replayed, name, None)!r} is replayed"
+        if isinstance(getattr(logged, name), int | float | str)
+        else f"{name} differ"
+        for name in names
+    ]
+    return f"the first answer that differs is of frame {logged.frame}: " + "; ".join(shown)
 
 
 @app.command()

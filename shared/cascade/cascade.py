@@ -23,7 +23,7 @@ from cachenet.shared.cascade.risk_budget import RiskBudget
 from cachenet.shared.cascade.risk_estimator import Lookup, RiskEstimator
 from cachenet.shared.cascade.scene_change import SceneChangeDetector
 from cachenet.shared.cascade.spec import CascadeSpec
-from cachenet.shared.cascade.types import Answer, Hit, Level, Miss, Prediction, Reply, Step
+from cachenet.shared.cascade.types import LOCAL_LEVELS, Answer, Hit, Level, Miss, Prediction, Reply, Step
 
 #: Most recent labels that a request to the server carries.
 RECENT_LABELS = 16
@@ -82,8 +82,9 @@ class Tally:
     scene_changes: int = 0
 
     def levels(self) -> dict[Level, int]:
-        """Number of frames by the level that answered."""
-        return {**self.hits, "full": self.full, "cloud": self.cloud, "fallback": self.fallbacks}
+        """Number of frames by the level that answered, in the order of their price."""
+        hits: dict[Level, int] = {level: self.hits[level] for level in LOCAL_LEVELS if level in self.hits}
+        return {**hits, "full": self.full, "cloud": self.cloud, "fallback": self.fallbacks}
 
     def count(self, answer: Countable) -> None:
         """Count a completed frame."""

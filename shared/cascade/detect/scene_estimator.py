@@ -39,7 +39,8 @@ class SceneEstimate(NamedTuple):
         rows: Rows of the answered ones ``(a,)``.
         risks: Risk of each answered object ``(a,)``.
         raw_error: Expected object error by the risk models alone.
-        error: The same, calibrated by the errors that the full model has found.
+        error: The same, calibrated by the errors that the full model has found; 1 before any model has looked at the
+            scene.
     """
 
     tracks: Tracks
@@ -84,6 +85,7 @@ class SceneEstimator:
         self._first: list[Mapping[SceneModel, SceneOutcome]] = []
         self._expected = self._found = 0.0  # sums of expected and found errors, decayed
         self._last_missed = 0
+        self._examined = False  # whether a detector or the full model has looked at this scene
         # Index and blocks of the last frame that a detector looked at.
         self._looked: tuple[int, npt.NDArray[np.float32]] | None = None
         self._add_models(priors or {})
@@ -117,6 +119,7 @@ class SceneEstimator:
     def observe(self, moment: Moment, found: Detections, stage: SceneStage) -> None:
         """Add the detections of a device's detector to the newest frame."""
         self._looked = moment.frame.index, moment.frame.signature.blocks
+        self._examined = True
         self.history.observe(moment, found, stage)
 
     def estimate(self, moment: Moment) -> SceneEstimate:
@@ -135,7 +138,9 @@ class SceneEstimator:
         some_missed = float(missed.risk(_missed_row(moment, "observed", float(p.sum())))[1][0])
         expected_missed = min(_MAX_MISSED, -math.log(max(1.0 - some_missed, 1e-9)))  # of a Poisson distribution
         raw = expected_error(p[rows], p[others], expected_missed)
-        return SceneEstimate(tracks, rows, risks[rows], raw, min(1.0, raw * self.calibration))
+        # Of a scene that no model has looked at, nothing is known: that there are no tracks means nothing.
+        error = min(1.0, raw * self.calibration) if self._examined else 1.0
+        return SceneEstimate(tracks, rows, risks[rows], raw, error)
 
     def learn(self, index: int, reply: Detections) -> float | None:
         """Learn from the full model's objects of frame ``index``, and carry them to the present.
@@ -168,6 +173,7 @@ class SceneEstimator:
         """Carry the full model's objects of a frame to the present; the risk models do not change."""
         pairs = _pairs(moment.observed, reply)
         self._last_missed = len(reply) - len(pairs)
+        self._examined = True
         self.history.confirm(moment, reply)
 
     def outcomes(self, moment: Moment, reply: Detections) -> dict[SceneModel, SceneOutcome]:
@@ -191,7 +197,7 @@ class SceneEstimator:
     def reset(self, factor: float) -> None:
         """Forget the scene, and return the risk models to their priors with ``factor`` times their precision."""
         self.history.clear()
-        self._looked, self._last_missed = None, 0
+        self._looked, self._last_missed, self._examined = None, 0, False
         self._expected = self._found = 0.0
         for model in self.models.values():
             model.reset(factor)

@@ -290,3 +290,13 @@ def test_a_hit_is_within_the_threshold_or_waits_for_a_reply() -> None:
         if isinstance(step, SceneMiss):
             cascade.on_late_reply(SceneReply(at, trace.full[at]), at / 10)
             waiting_until = -1
+
+
+def test_before_a_model_has_looked_at_a_scene_nothing_is_claimed_of_it() -> None:
+    person = boxes((0.4, 0.4, 0.5, 0.8))
+    trace = still(5, person, person)
+    cascade = cascade_of(trace)
+    weights, precision = cascade.estimator.state["carried-missed"]
+    never = np.append(np.zeros(len(weights) - 1), -20.0)  # learned elsewhere: no object is ever missed
+    assert cascade.estimator.restore({"carried-missed": (never, precision)})
+    assert all(one.objects for one in run(cascade, trace, delay=2).answers)
