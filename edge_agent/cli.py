@@ -238,7 +238,7 @@ def _table(summary: dict[str, Any], name: str) -> Table:
     table = Table(title=f"{name}: {title}" if name else title, title_justify="left")
     for column in ("level", "frames", "share"):
         table.add_column(column, justify="left" if column == "level" else "right")
-    hits = {level: summary["hits"][level] for level in LOCAL_LEVELS if level in summary["hits"]}
+    hits: dict[str, int] = {level: summary["hits"][level] for level in LOCAL_LEVELS if level in summary["hits"]}
     counts = {**hits, "full": summary["full"], "cloud": summary["cloud"], "fallback": summary["fallbacks"]}
     for level, count in counts.items():
         table.add_row(level, str(count), f"{count / max(1, summary['frames']):.1%}")
