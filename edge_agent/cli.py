@@ -29,6 +29,7 @@ from cachenet.edge_agent.preparation import prepare
 from cachenet.edge_agent.settings import Settings, default_device, parse_size
 from cachenet.edge_agent.sources import Live, Pipe, Source, SourceError, open_source
 from cachenet.shared.cascade.cascade import Cascade
+from cachenet.shared.cascade.types import LOCAL_LEVELS
 from cachenet.shared.command import exit, logs
 from cachenet.shared.command.diagnostics import command
 from cachenet.shared.command.errors import UserError
@@ -237,7 +238,8 @@ def _table(summary: dict[str, Any], name: str) -> Table:
     table = Table(title=f"{name}: {title}" if name else title, title_justify="left")
     for column in ("level", "frames", "share"):
         table.add_column(column, justify="left" if column == "level" else "right")
-    counts = {**summary["hits"], "full": summary["full"], "cloud": summary["cloud"], "fallback": summary["fallbacks"]}
+    hits: dict[str, int] = {level: summary["hits"][level] for level in LOCAL_LEVELS if level in summary["hits"]}
+    counts = {**hits, "full": summary["full"], "cloud": summary["cloud"], "fallback": summary["fallbacks"]}
     for level, count in counts.items():
         table.add_row(level, str(count), f"{count / max(1, summary['frames']):.1%}")
     return table
@@ -247,10 +249,11 @@ def _details(summary: dict[str, Any]) -> str:
     """Lines below the table of a camera."""
     ms, audits = summary["latency_ms"], summary["audits"]
     agreement = report.agreement(audits)
-    objects = report.objects_text(summary["objects"]) + "\n" if "objects" in summary else ""
+    detector = "objects" in summary
     return (
-        objects + f"{summary['asked']:.1%} of the frames needed the full model, {summary['audited']} audits included; "
-        f"{summary['overruled']} overruled, {summary['unknown']} unknown\n"
+        (report.objects_text(summary["objects"]) + "\n" if detector else "")
+        + f"{summary['asked']:.1%} of the frames needed the full model, {summary['audited']} audits included"
+        + ("\n" if detector else f"; {summary['overruled']} overruled, {summary['unknown']} unknown\n")
         + (f"{audits['judged']} hits audited: {agreement}\n" if agreement else "")
         + f"latency mean {ms['mean']:.2f}, p50 {ms['p50']:.2f}, p95 {ms['p95']:.2f}, p99 {ms['p99']:.2f} ms"
         + (f"; accuracy {summary['accuracy']:.1%}" if summary["accuracy"] is not None else "")

@@ -178,8 +178,8 @@ def ranking(setting: Setting, outcomes: Mapping[str, ObjectOutcome]) -> str:
     if CACHENET not in outcomes or not compared:
         return f"There is no ranking ({setting})."
     own, best = outcomes[CACHENET], max(compared, key=lambda name: outcomes[name].streaming_f1)
-    better = f", the better of {SERVER} and {DEVICE}," if len(compared) > 1 else ""
+    better = f"the better of {SERVER} and {DEVICE} is {best}, with" if len(compared) > 1 else f"that of {best} is"
     return (
-        f"CacheNet asks about {own.asked:.0%} of the frames, and its streaming F1 is {own.streaming_f1:.3f}; that of "
-        f"{best}{better} is {outcomes[best].streaming_f1:.3f} ({setting})."
+        f"CacheNet asks about {own.asked:.0%} of the frames, and its streaming F1 is {own.streaming_f1:.3f}; "
+        f"{better} {outcomes[best].streaming_f1:.3f} ({setting})."
     )

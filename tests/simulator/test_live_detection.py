@@ -143,8 +143,8 @@ def test_the_table_has_five_measures_a_policy_and_fits_eighty_columns() -> None:
 def test_the_ranking_names_the_better_baseline_and_the_settings() -> None:
     found = outcomes()
     assert ranking(SETTING, found) == (
-        "CacheNet asks about 10% of the frames, and its streaming F1 is 0.930; that of device-only, the better of "
-        "server-only and device-only, is 0.900 (link lte, stream clip.avi, seed 0, 10 frames a second)."
+        "CacheNet asks about 10% of the frames, and its streaming F1 is 0.930; the better of server-only "
+        "and device-only is device-only, with 0.900 (link lte, stream clip.avi, seed 0, 10 frames a second)."
     )
     assert "that of server-only is 0.700" in ranking(SETTING, {name: found[name] for name in (CACHENET, SERVER)})
     assert ranking(SETTING, {SERVER: found[SERVER]}).startswith("There is no ranking (link lte")
