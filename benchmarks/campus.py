@@ -110,8 +110,8 @@ def fit_priors(
     with tempfile.TemporaryDirectory() as name, _progress() as progress:
         local = {role: network for role, network in NETWORKS.items() if role != "full"}
         others = make(teacher, video, work, CHECK_LEARN, Path(name), local)
-        seen_by = {role: read_block(teacher, find(video), models[role].input, work, 1, progress) for role in models}
-        parts = {role: take(block, np.array(CHECKED)) for role, block in seen_by.items()}
+        footage = {role: read_block(teacher, find(video), models[role].input, work, 1, progress) for role in models}
+        parts = {role: take(block, np.array(CHECKED)) for role, block in footage.items()}
         full = models["full"]
         assert full.decoder is not None
         reference = agreement.run(
@@ -182,21 +182,21 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("build/campus"))
     parser.add_argument("--work", type=Path, default=Path("build/campus-work"))
     parser.add_argument("--check", action="store_true", help="train on fewer frames, compare, and write no bundle")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     torch.set_num_threads(1)
-    teacher = load_detector(given.teacher, labels=LABELS)
-    if given.check:
+    teacher = load_detector(arguments.teacher, labels=LABELS)
+    if arguments.check:
         with tempfile.TemporaryDirectory() as name:
-            models = make(teacher, given.video, given.work, CHECK_LEARN, Path(name), NETWORKS)
-            found = compare(teacher, given.video, given.work, CHECKED, Path(name), models)
+            models = make(teacher, arguments.video, arguments.work, CHECK_LEARN, Path(name), NETWORKS)
+            found = compare(teacher, arguments.video, arguments.work, CHECKED, Path(name), models)
     else:
-        with under_construction(given.out) as building:
-            models = make(teacher, given.video, given.work, LEARN, building, NETWORKS)
-            priors = fit_priors(teacher, given.video, given.work, building, models)
-            about = provenance(teacher, given.video)
+        with under_construction(arguments.out) as building:
+            models = make(teacher, arguments.video, arguments.work, LEARN, building, NETWORKS)
+            priors = fit_priors(teacher, arguments.video, arguments.work, building, models)
+            about = provenance(teacher, arguments.video)
             manifest = Manifest(FORMAT, "campus", "detection", LABELS, models, about, scene_priors=priors)
-            bundle = publish(building, manifest, given.out, None)
-        found = compare(teacher, given.video, given.work, MEASURED, bundle.directory, models)
+            bundle = publish(building, manifest, arguments.out, None)
+        found = compare(teacher, arguments.video, arguments.work, MEASURED, bundle.directory, models)
     print(json.dumps(found, indent=1))
 
 

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from cachenet.edge_agent.request_window import RequestWindow
 from cachenet.shared.bundle.manifest import Manifest
 from cachenet.shared.cascade.circuit_breaker import CircuitBreaker
 from cachenet.shared.cascade.detect.types import SceneMiss, SceneReply
@@ -25,11 +24,14 @@ log = logging.getLogger(__name__)
 
 #: Number of requests whose late reply is still accepted.
 _MAX_LATE = 256
+#: Largest number of posted requests without a reply: of a classifier, and of a detector, whose pictures are large and
+#: whose replies are worth less the later they come. ``benchmarks.detector_requests`` compares numbers on slow links.
+_MAX_POSTED, _MAX_POSTED_DETECTOR = 8, 2
 #: Reason of a fallback whose frame was posted.
 POSTED = "to be answered later"
 #: Time after which the reply to a posted request is useless, seconds: of a classifier and of a detector, whose objects
 #: have moved on.
-_POST_TIMEOUT_S, _DETECTOR_POST_TIMEOUT_S = 5.0, 2.0
+_POST_TIMEOUT_S, _POST_TIMEOUT_DETECTOR_S = 5.0, 2.0
 #: Longest time that an audited frame may wait in the server's background queue, milliseconds.
 AUDIT_TIMEOUT_MS = 60_000
 
@@ -59,7 +61,8 @@ class CloudClient:
         #: Input of the full model.
         self.input = self._full.input
         self._classes, self._detects = len(manifest.labels), manifest.task == "detection"
-        self._post_timeout_s = _DETECTOR_POST_TIMEOUT_S if self._detects else _POST_TIMEOUT_S
+        self._max_posted = _MAX_POSTED_DETECTOR if self._detects else _MAX_POSTED
+        self._post_timeout_s = _POST_TIMEOUT_DETECTOR_S if self._detects else _POST_TIMEOUT_S
         self._topics = {kind: protocol.topic(device, kind, self._name) for kind in ("infer", "audit")}
         #: Start of all correlation data, which tells replies to this camera and run from others.
         self._run = secrets.token_bytes(8)
@@ -71,9 +74,6 @@ class CloudClient:
         self._stopped = False
         #: Posted frames without a reply, oldest first, and the time of their posting.
         self._posted: dict[int, float] = {}
-        self._window = RequestWindow()
-        #: Latest time of posting of a request with a reply. Requests from before it are lost rather than queued.
-        self._replied_until = -math.inf
         #: Frames whose reply is still accepted, oldest first, and the size of their picture, pixels.
         self._asked: dict[int, tuple[int, int]] = {}
         self._late: deque[Any] = deque(maxlen=_MAX_LATE)
@@ -121,9 +121,10 @@ class CloudClient:
                 self._breaker.failed(now)  # one failure, however many requests have expired
                 if self._breaker.open:
                     self._posted.clear()
+            under_way = len(self._posted)
         if error := self._blocked_reason(now):
             return Outcome(None, error)
-        if not self._window.allows(self._under_way()) or (self._breaker.open and self._posted):
+        if under_way >= (1 if self._breaker.open else self._max_posted):  # after silence one request at a time
             return Outcome(None, "cloud busy")
         index, own = miss.frame.index, picture()
         with self._condition:
@@ -131,11 +132,6 @@ class CloudClient:
             self._posted[index] = now
         sent = self._send("infer", index, own, lambda: int(1000 * self._post_timeout_s), miss)
         return Outcome(None, POSTED if sent else "not connected")
-
-    def _under_way(self) -> int:
-        """Number of posted requests that wait for their reply."""
-        with self._condition:
-            return sum(at >= self._replied_until for at in self._posted.values())
 
     def audit(self, index: int, picture: Picture) -> bool:
         """Send an answered frame to be audited; ``audited`` returns the reply.
@@ -227,12 +223,10 @@ class CloudClient:
                 if outcome.reply is not None:
                     self._audited.append(outcome.reply)
                 return
-            if (posted := self._posted.get(frame)) is not None:
+            if frame in self._posted:
                 self._breaker.succeeded()
-                if outcome.reply is not None:
-                    self._window.replied(self._under_way(), self._clock() - posted)
-                self._replied_until = max(self._replied_until, posted)
-                del self._posted[frame]
+                # Servers answer in order, so requests from before this one are lost.
+                self._posted = {index: at for index, at in self._posted.items() if index > frame}
             if frame == self._waiting:
                 del self._asked[frame]
                 self._outcome = outcome

@@ -120,8 +120,8 @@ class Server:
         self._probe.connected()
         name, signature = self._bundle.manifest.name, protocol.signed(self._bundle.signature)
         self._link.publish(protocol.catalogue(name), self._bundle.data, qos=1, retain=True, properties=signature)
-        old = protocol.catalogue(name, version_1.ROOT)
-        self._link.publish(old, version_1.CATALOGUE, qos=1, retain=True)
+        # QoS 0: a broker may deny the topics of version 1, which is no fault.
+        self._link.publish(protocol.catalogue(name, version_1.ROOT), version_1.CATALOGUE, retain=True)
 
     # The methods below, to ``_refuse``, run on the connection's thread and must return quickly.
 

@@ -15,6 +15,7 @@ from cachenet.edge_agent.doctor import doctor
 from cachenet.edge_agent.remote import Outcome
 from cachenet.edge_agent.settings import Settings
 from cachenet.edge_agent.sources import SourceFrame
+from cachenet.edge_agent.updates import active_bundle
 from cachenet.edge_agent.updates.model_loading import open_model
 from cachenet.shared.bundle.manifest import Bundle
 from cachenet.shared.cascade.detect.detections import MAX_DETECTIONS, Detections, counts, f1
@@ -211,3 +212,25 @@ def test_a_budget_that_cannot_be_met_is_logged_once_with_the_remaining_error(
     run(agent)
     warnings = [record.message for record in caplog.records if "--max-object-error 0.1 cannot be met" in record.message]
     assert len(warnings) == 1 and "an object error of 0.26 is expected" in warnings[0]
+
+
+def test_memory_that_models_have_freed_is_returned_when_the_process_has_grown(
+    bundle: Bundle, pictures: list[Picture], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent, _ = agent_of(bundle, pictures[:2], levels=("frames", "base"))
+    (camera,) = agent.cameras
+    run(agent)
+    resident, returned, camera.active_bundle._returned = 100 << 20, 0, 0
+
+    def give_back() -> None:
+        nonlocal resident, returned
+        resident, returned = 100 << 20, returned + 1
+
+    monkeypatch.setattr(active_bundle, "resident_bytes", lambda: resident)
+    monkeypatch.setattr(active_bundle, "release_memory", give_back)
+    for frame in range(8, 800, 8):
+        camera.tally.frames = frame
+        camera.active_bundle.maintain()
+        assert resident <= (100 + 17) << 20
+        resident += 1 << 20
+    assert 4 <= returned <= 7

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import cv2
 import msgspec
 import numpy as np
 import pytest
@@ -20,7 +21,6 @@ from cachenet.shared.bundle.manifest import Bundle
 from cachenet.shared.cascade.detect.detections import checked
 from cachenet.shared.cascade.detect.scene_estimator import SceneEstimator
 from cachenet.shared.cascade.detect.types import Motion, SceneReply
-from cachenet.shared.media import flow
 from cachenet.simulator.traces.replay import BadLog, replay
 from tests.detectors import detector_bundle, footage, record
 from tests.edge_agent.scenes import Server, agent_of, run
@@ -58,7 +58,7 @@ def test_every_answer_of_a_run_is_repeated_to_the_last_bit_without_optical_flow(
     agent, answers = agent_of(bundle, open_source(str(recorded)), server, decision_log=str(log), **settings)
     run(agent)
     assert any(answer.objects for answer in answers)
-    monkeypatch.setattr(flow.cv2, "calcOpticalFlowPyrLK", None)
+    monkeypatch.setattr(cv2, "calcOpticalFlowPyrLK", None)
     found = replay(log, bundle, recorded)
     assert (found.first, found.frames, found.identical) == (None, 90, 90)
 

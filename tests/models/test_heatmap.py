@@ -76,8 +76,8 @@ def test_a_target_is_finite_and_weighs_only_cells_near_sure_objects(found: Detec
 @given(objects(), st.integers(0, 2**32 - 1))
 def test_a_view_has_the_size_of_the_picture_and_boxes_inside_it(found: Detections, seed: int) -> None:
     image = np.full((SIZE[1], SIZE[0], 3), 100, np.uint8)
-    seen, moved = view(image, found, CLASSES, np.random.default_rng(seed))
-    assert (seen.shape, seen.dtype) == (image.shape, np.uint8)
+    shown, moved = view(image, found, CLASSES, np.random.default_rng(seed))
+    assert (shown.shape, shown.dtype) == (image.shape, np.uint8)
     assert len(moved) <= len(found)
     assert moved.boxes.size == 0 or 0 <= moved.boxes.min() <= moved.boxes.max() <= 1
 
@@ -88,10 +88,10 @@ def test_the_objects_of_a_view_are_where_the_picture_shows_them(seed: int) -> No
     image = np.zeros((SIZE[1], SIZE[0], 3), np.uint8)
     image[32:56, 40:64] = 255
     box = np.array([[40 / 128, 32 / 96, 64 / 128, 56 / 96]])
-    seen, moved = view(image, checked(box, [0], [0.9], 1), 1, np.random.default_rng(seed))
+    shown, moved = view(image, checked(box, [0], [0.9], 1), 1, np.random.default_rng(seed))
     left, top, right, bottom = np.rint(moved.boxes[0] * np.tile(SIZE, 2)).astype(int)
-    inside = seen[top + 2 : bottom - 2, left + 2 : right - 2].mean()
-    outside = seen[40:56, [left - 4, right + 4]].mean() if left >= 4 and right + 4 < SIZE[0] else 0
+    inside = shown[top + 2 : bottom - 2, left + 2 : right - 2].mean()
+    outside = shown[40:56, [left - 4, right + 4]].mean() if left >= 4 and right + 4 < SIZE[0] else 0
     assert inside > 120 > outside + 60 or inside - outside > 60
 
 
