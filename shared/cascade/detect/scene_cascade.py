@@ -36,7 +36,7 @@ from cachenet.shared.cascade.scene_change import SceneChangeDetector
 from cachenet.shared.cascade.types import Level, LocalLevel
 
 #: Share of the budget that the threshold aims at, so that most blocks of frames keep the budget.
-_AIM = 0.8
+_AIM = 0.7
 #: First threshold, as a multiple of that aim.
 _INITIAL = 1.8
 #: Step size of the budget. Errors are averages over objects and vary less than those of labels, so it may be larger.
