@@ -107,10 +107,10 @@ def provision(
                     control.set_user(user, passwords[user])
                 for user in removed:
                     control.remove_user(user)
+                if outdated:
+                    typer.echo(f"giving the rights of this version to {_shortened(user.role for user in outdated)}")
                 for user in outdated:
                     control.set_role(user)
-            if outdated:
-                typer.echo(f"roles with the rights of this version: {_shortened(user.role for user in outdated)}")
         for user in removed:
             if _directory(user, out).exists():
                 shutil.rmtree(_directory(user, out))

@@ -104,7 +104,9 @@ def load_detector(
     if own is not None:
         graph = canonical(model, native, 1)
         known = dict(zip(own.classes, names, strict=False))
-        decoder, first, count = own, 0, len(own.classes)
+        first = 0
+        count: int | None = len(own.classes)
+        decoder = own
     else:
         form = find_decoder(name, outputs, trial.size, kind, len(names) or None)
         graph = _in_form(canonical(model, native, 1), form, trial.size)

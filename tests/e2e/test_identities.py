@@ -116,9 +116,7 @@ def test_users_of_version_1_get_the_rights_of_this_version_by_provisioning_again
     try:
         assert not answered()
         password = (broker.credentials("cam-a") / "password").read_text()
-        assert (
-            broker.provision() == "roles with the rights of this version: device-cam-a, device-cam-b, server, viewer\n"
-        )
+        assert broker.provision() == "giving the rights of this version to device-cam-a, device-cam-b, server, viewer\n"
         assert answered()
         assert (broker.credentials("cam-a") / "password").read_text() == password
         assert broker.provision() == "", "nothing is left to do"

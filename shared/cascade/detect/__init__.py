@@ -13,7 +13,7 @@ Terms
                     union of 0.5 and equal label; 0 where both are empty. The budget is its mean over all frames.
     streaming F1    F1 of the counts of all frames, each answer as it was at the moment of its frame.
     stage           What an answer rests on: ``carried`` tracks, or also the detections of ``base`` or ``submodel``.
-    level           What gave an answer: ``frames`` (carried tracks, and nothing moved), ``tracks`` (carried tracks),
+    level           What gave an answer: ``frames`` (nothing moved, or nothing is there), ``tracks`` (carried tracks),
                     ``submodels``, ``base``, ``full``, ``cloud`` or ``fallback``.
     floor           Expected object error while questions are as frequent as they can be.
 

@@ -135,7 +135,7 @@ class SceneCascade:
         moment = self._moment = self.estimator.begin(frame)
         audit = self.audits is not None and self.audits.due()
         estimate = self.estimator.estimate(moment)
-        level: LocalLevel = "tracks" if frame.moved.any() else "frames"
+        level: LocalLevel = "tracks" if len(estimate.rows) and frame.moved.any() else "frames"
         model = ""
         alone = self.spec.reuse_tracks and self.estimator.ready
         if not alone or audit or estimate.error > _UNPROBED_SHARE * self.threshold:

@@ -10,9 +10,9 @@ from cachenet.shared.cascade.detect.scene_features import ScenePriors
 #: Default risk budget; see ``SceneSpec.max_object_error``.
 MAX_OBJECT_ERROR = 0.10
 #: Least score of a candidate, as a share of the score with which the device's detector alone has the best F1. The risk
-#: models weigh what is found, so candidates under that score help; with too many the risks are less certain. Shares of
-#: 0.6 to 0.85 are alike on vtest.avi with two detectors; with all from a score of 0.1 F1 is .907 at one question in five
-#: instead of .918.
+#: models weigh what is found, so candidates under that score help; with too many the risks are less certain. Shares
+#: of 0.6 to 0.85 are alike on vtest.avi with two detectors; with all of them, from a score of 0.1, F1 is .907 at one
+#: question in five instead of .918.
 CANDIDATES = 0.75
 
 
