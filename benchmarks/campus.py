@@ -17,7 +17,7 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -38,7 +38,7 @@ from cachenet.models.detect.network import HeatmapShape
 from cachenet.models.detect.train import STEPS, train
 from cachenet.models.export.detector import DetectorModel, load_detector
 from cachenet.shared.bundle.manifest import FORMAT, Manifest, Model, digest
-from cachenet.shared.cascade.detect.scene_features import SceneModel, SceneStage
+from cachenet.shared.cascade.detect.scene_features import SceneModel
 from cachenet.shared.cascade.detect.scene_replay import fit_scene_priors
 from cachenet.shared.cascade.detect.spec import CANDIDATES
 from cachenet.shared.cascade.risk_model import RiskPrior
@@ -51,6 +51,8 @@ LEARN = range(380)
 #: Frames that the networks of ``--check`` learn from, and frames to compare them on. Between them are 16 frames, the
 #: gap of ``model-builder build``.
 CHECK_LEARN, CHECKED = range(300), range(316, 380)
+#: Parts of the frames to learn from for the priors, and frames left out on each side of a part.
+FOLDS, GAP = 3, 16
 #: Frames on which nothing is fitted. Between them and those to learn from are 25 frames, two and a half seconds.
 MEASURED = range(405, 795)
 #: Score of a detection, as for the teacher. The score of the greatest F1 on frames 300 to 379, of networks of several
@@ -80,7 +82,12 @@ NETWORKS = {
 
 
 def make(
-    teacher: DetectorModel, video: Path, work: Path, learn: range, directory: Path, networks: Mapping[str, Network]
+    teacher: DetectorModel,
+    video: Path,
+    work: Path,
+    learn: Sequence[int],
+    directory: Path,
+    networks: Mapping[str, Network],
 ) -> dict[str, Model]:
     """Train ``networks`` on the frames ``learn`` and write them into ``directory``; return their entries by name."""
     models: dict[str, Model] = {}
@@ -102,28 +109,27 @@ def make(
 def fit_priors(
     teacher: DetectorModel, video: Path, work: Path, directory: Path, models: dict[str, Model]
 ) -> dict[SceneModel, RiskPrior]:
-    """Priors of the risk models, from the full model in ``directory`` and networks that did not learn from ``CHECKED``.
+    """Priors of the risk models by cross-fitting: on each part of ``LEARN``, a base model that did not learn from it.
 
-    The bundle's own networks learned from these frames, and would look surer than they are elsewhere.
+    The bundle's own base model learned from all these frames, and would look surer than it is elsewhere. The reference
+    is the full model in ``directory``.
     """
-    priors: dict[SceneModel, RiskPrior] = {}
+    proving = []
     with tempfile.TemporaryDirectory() as name, _progress() as progress:
-        local = {role: network for role, network in NETWORKS.items() if role != "full"}
-        others = make(teacher, video, work, CHECK_LEARN, Path(name), local)
-        footage = {role: read_block(teacher, find(video), models[role].input, work, 1, progress) for role in models}
-        parts = {role: take(block, np.array(CHECKED)) for role, block in footage.items()}
+        parts = {role: read_block(teacher, find(video), models[role].input, work, 1, progress) for role in models}
         full = models["full"]
         assert full.decoder is not None
-        reference = agreement.run(
-            Detector(Session(directory / full.file, "cpu", 1).run_all, full.input, full.decoder), parts["full"]
-        )
-        detectors = build.local_detectors(Path(name), others)
-        stages: dict[SceneStage, str] = {"base": "base", "submodel": "tiny"}
-        for stage, model in stages.items():
-            block = replace(parts[model], objects=tuple(reference), score=SCORE)
-            fitted = fit_scene_priors(traces(detectors[stage], block), DELAY, stage=stage)
-            priors |= {one: prior for one, prior in fitted.items() if stage == "base" or one.startswith(stage)}
-    return priors
+        detector = Detector(Session(directory / full.file, "cpu", 1).run_all, full.input, full.decoder)
+        for fold in range(FOLDS):
+            first, end = (part * len(LEARN) // FOLDS for part in (fold, fold + 1))
+            others = [frame for frame in LEARN if not first - GAP <= frame < end + GAP]
+            local = Path(name) / str(fold)
+            written = make(teacher, video, work, others, local, {"base": NETWORKS["base"]})
+            rows = np.arange(first, end)
+            reference = agreement.run(detector, take(parts["full"], rows))
+            block = replace(take(parts["base"], rows), objects=tuple(reference), score=SCORE)
+            proving += traces(build.local_detectors(local, written)["base"], block)
+    return fit_scene_priors(proving, DELAY)
 
 
 def compare(
@@ -169,7 +175,7 @@ def provenance(teacher: DetectorModel, video: Path) -> dict[str, str]:
         "video": VIDEO,
         "video sha256": digest(video.read_bytes()),
         **{name: f"{one.epochs * STEPS} steps of {one.batch} frames, seed 0" for name, one in NETWORKS.items()},
-        "risk priors": f"of networks that learned from frames 0 to 299, on frames {CHECKED[0]} to {CHECKED[-1]}",
+        "risk priors": f"cross-fitted: {FOLDS} base models, each on the third of the frames that it did not learn from",
         "torch": str(torch.__version__),
     }
 

@@ -225,7 +225,7 @@ class CloudClient:
                 return
             if frame in self._posted:
                 self._breaker.succeeded()
-                # Servers answer in order, so requests from before this one are lost.
+                # A server answers in order: requests from before this one are lost, or overtaken by another server.
                 self._posted = {index: at for index, at in self._posted.items() if index > frame}
             if frame == self._waiting:
                 del self._asked[frame]

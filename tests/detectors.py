@@ -64,7 +64,7 @@ def _model(directory: Path, name: str, role: Literal["full", "base", "submodel"]
     milliseconds = 4.0 if role == "full" else 1.0
     return Model(
         role, f"{name}/1/model.onnx", path.stat().st_size, file_digest(path), INPUT, 1.0, 1000, 1000, milliseconds,
-        (), (), Decoder("heatmap", (0,), score),
+        () if role == "full" else (0.95 if exact else 0.8,), (), Decoder("heatmap", (0,), score),
     )  # fmt: skip
 
 

@@ -209,7 +209,8 @@ def measured(
         tuned = agreement.best(agreement.run(detector, footage.tune), footage.tune.reference)
         found[name] = agreement.at(agreement.run(detector, footage.prove), footage.prove.reference, tuned.score)
         decoder = msgspec.structs.replace(model.decoder, score=round(CANDIDATES * tuned.score, 3))
-        chosen[name] = msgspec.structs.replace(model, decoder=decoder)
+        coverage = (round(found[name].f1, 4),) * len(decoder.classes)
+        chosen[name] = msgspec.structs.replace(model, decoder=decoder, coverage=coverage)
     return chosen, found
 
 

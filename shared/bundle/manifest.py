@@ -51,7 +51,8 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         macs: Multiply-adds of a run.
         milliseconds: Time of a run on the machine that built the bundle.
         coverage: For each label, share of held-out frames that the model answers within its threshold, and as the full
-            model does; empty for a detector.
+            model does. Of a detector: its F1 against the full model on held-out frames, the same for each label; empty
+            if unknown.
         classes: Indices of the labels of a submodel; empty for a model of all labels.
         decoder: How a detector's outputs become boxes; None for a classifier.
     """
@@ -204,8 +205,9 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return [name for name, model in self.models.items() if model.role == "submodel"]
 
     def general_models(self) -> list[str]:
-        """Names of the submodels for all labels: general models of other sizes than the base model."""
-        return [name for name in self.submodels() if not self.models[name].classes]
+        """Names of a classifier's submodels for all labels: general models of other sizes than the base model."""
+        general = [name for name in self.submodels() if not self.models[name].classes]
+        return general if self.task == "classification" else []
 
     def certificate(self, max_disagreement: float) -> Certificate | None:
         """The certificate of this budget; None for none."""
@@ -243,7 +245,7 @@ def parse(data: bytes) -> Manifest:
         # The name becomes a path on this machine, so only the name of the layout is accepted.
         if model.file != f"{name}/1/model.onnx" or not _SHA256.fullmatch(model.sha256):
             raise BundleError(f"{MANIFEST}: {name} has a file name or digest out of form")
-        if len(model.coverage) != (0 if detects else len(manifest.labels)) or any(
+        if len(model.coverage) not in ({0, len(manifest.labels)} if detects else {len(manifest.labels)}) or any(
             not 0 <= label < len(manifest.labels) for label in model.classes
         ):
             raise BundleError(f"{MANIFEST}: {name} does not fit the labels")

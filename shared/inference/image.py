@@ -206,7 +206,8 @@ def encode(picture: Picture) -> tuple[Literal["image/png", "image/jpeg"], bytes]
 
     Compression changes some answers. A 96 px state classifier gave 434 real frames another label in 2.1 % at quality 92
     with subsampling (3.5 kB), 1.4 % without (4.2 kB), and 0.7 % at quality 98 (7.5 kB). An ImageNet classifier at 260
-    px did so in 43 % (27 kB) and 19 % (33 kB) at quality 92.
+    px did so in 43 % (27 kB) and 19 % (33 kB) at quality 92. Of the persons that a detector finds at 416 px, quality 92
+    keeps F1 .981 (57 kB) and .990 (70 kB).
 
     Raises:
         BadPicture: The picture cannot be encoded.

@@ -79,10 +79,18 @@ def test_early_exits_of_a_detector_are_refused(bundle: Bundle) -> None:
         load_full(bundle, "cpu", 1, "gati")
 
 
-def test_the_first_submodel_is_recommended_if_there_is_any(bundle: Bundle) -> None:
-    assert recommend_detector(bundle.manifest) == "near"
-    others = {name: model for name, model in bundle.manifest.models.items() if name != "near"}
-    assert recommend_detector(msgspec.structs.replace(bundle.manifest, models=others)) is None
+@pytest.mark.parametrize(
+    ("base", "near", "expected"), [(0.8, 0.9, "near"), (0.8, 0.81, None), (0.9, 0.8, None), (None, 0.9, None)]
+)
+def test_a_submodel_is_recommended_if_it_is_known_to_be_better(
+    bundle: Bundle, base: float | None, near: float, expected: str | None
+) -> None:
+    shares = {"base": () if base is None else (base,), "near": (near,)}
+    models = {
+        name: msgspec.structs.replace(model, coverage=shares.get(name, ()))
+        for name, model in bundle.manifest.models.items()
+    }
+    assert recommend_detector(msgspec.structs.replace(bundle.manifest, models=models)) == expected
 
 
 def replies_of(bundle: Bundle, jobs: list[Job]) -> list[Reply]:
@@ -135,12 +143,20 @@ def test_a_failing_detector_refuses_the_request_and_the_worker_goes_on(
     assert isinstance(third, DetectionAnswer)
 
 
-def test_a_detector_of_outputs_that_are_not_finite_finds_nothing(tmp_path: Path) -> None:
+def test_a_detector_of_boxes_that_are_not_finite_finds_nothing(tmp_path: Path) -> None:
     output = np.full((1, 5, HEIGHT // 4, WIDTH // 4), np.nan)
+    output[:, 4] = 0.9
     bundle = replace_detector(detector_bundle(tmp_path), "full", constant_detector(output))
     (reply,) = replies_of(bundle, [job(encode(SCENE)[1])])
     assert isinstance(reply, DetectionAnswer)
     assert len(reply.detections(1)) == 0
+
+
+def test_a_detector_without_a_finite_output_is_refused_when_loaded(tmp_path: Path) -> None:
+    output = np.full((1, 5, HEIGHT // 4, WIDTH // 4), np.nan)
+    bundle = replace_detector(detector_bundle(tmp_path), "full", constant_detector(output))
+    with pytest.raises(EngineError, match="not finite"):
+        load_full(bundle, "cpu", 1)
 
 
 def test_of_ten_thousand_objects_as_many_as_an_answer_holds_are_sent(tmp_path: Path) -> None:

@@ -40,6 +40,7 @@ class Server:
     def __init__(self, bundle: Bundle, delay: int | None) -> None:
         self._full = open_model(bundle.manifest, "full", bundle.find, "cpu", 1)
         self._delay, self._newest = delay, -1
+        self._recommended = next(iter(bundle.manifest.submodels()), None)
         self._due: deque[SceneReply] = deque()
         self._due_audits: deque[SceneReply] = deque()
         self.asked = 0
@@ -57,7 +58,8 @@ class Server:
         return True
 
     def _reply(self, index: int, picture: Picture) -> SceneReply:
-        return SceneReply(index, cast(Detections, self._full(picture)))  # type: ignore[operator]
+        found = cast(Detections, self._full(picture))  # type: ignore[operator]
+        return SceneReply(index, found, self._recommended)
 
     def late(self) -> list[SceneReply]:
         return self._take(self._due)

@@ -66,7 +66,7 @@ def test_the_bundle_is_of_detectors_with_the_users_full_model(
     manifest = bundle.manifest
     assert (manifest.task, manifest.labels, set(manifest.models)) == ("detection", ("square",), {"full", "base"})
     for model in manifest.models.values():
-        assert model.decoder is not None and (model.coverage, model.temperature) == ((), 1.0)
+        assert model.decoder is not None and model.temperature == 1.0
     model = manifest.models["full"]
     assert model.decoder is not None
     served = Detector(Session(bundle.path("full"), "cpu").run_all, model.input, model.decoder)
@@ -248,7 +248,7 @@ def test_a_command_for_classifiers_refuses_a_bundle_of_detectors(bundle: Bundle,
     ("change", "message"),
     [
         ({"decoder": None}, "base has no decoder, and the task is detection"),
-        ({"coverage": [0.5]}, "base does not fit the labels"),
+        ({"coverage": [0.5, 0.5]}, "base does not fit the labels"),
         ({"decoder": {"kind": "heatmap", "classes": [0, 1]}}, "base has a decoder that does not fit the labels"),
     ],
 )
