@@ -134,13 +134,13 @@ def test_a_package_runs_by_its_directory_in_a_clone(package: str, fresh_install:
 
 
 def test_the_wheel_has_every_file_of_the_zoo(fresh_install: FreshInstall) -> None:
-    """The wheel stays under 30 MB."""
+    """The wheel stays under 35 MB."""
     packed = set(ZipFile(fresh_install.wheel).namelist())
     files = (path.relative_to(zoo.DIRECTORY) for path in zoo.DIRECTORY.rglob("*") if path.is_file())
     shipped = {f"cachenet/models/zoo/{path}" for path in files}
     assert shipped
     assert shipped <= packed
-    assert fresh_install.wheel.stat().st_size < 30e6
+    assert fresh_install.wheel.stat().st_size < 35e6
 
 
 @pytest.mark.parametrize("extra", EXTRAS)

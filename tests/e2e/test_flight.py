@@ -43,7 +43,7 @@ def test_every_decision_of_a_run_is_made_again_to_the_last_bit(
         agent = AgentProcess(
             tmp_path,
             *(str(recorded), "--broker", mosquitto.url, "--store", str(tmp_path / "store"), "--fps", "60"),
-            *("--set", "audit_share=0.3", "--set", f"decision_log={log}", *flags),
+            *("--set", "audit_share=0.3", "--set", "catalogue=squares", "--set", f"decision_log={log}", *flags),
         )
         answers = agent.finish()
     assert answers["frames"] == 150
@@ -99,7 +99,7 @@ def test_a_run_with_late_boxes_of_a_server_is_replayed_to_the_last_bit(mosquitto
         agent = AgentProcess(
             tmp_path,
             *(str(recorded), "--broker", mosquitto.url, "--store", str(tmp_path / "store"), "--fps", "30"),
-            *("--set", "audit_share=0.3", "--set", f"decision_log={log}"),
+            *("--set", "audit_share=0.3", "--set", "catalogue=squares", "--set", f"decision_log={log}"),
         )
         answers = agent.finish()
     assert answers["frames"] == 120 and answers["cloud"] == 0  # asynchronous by default
