@@ -310,7 +310,8 @@ class Agent:
 
     def _status(self, state: Any) -> bytes:
         versions = [camera.version for camera in self.cameras]
-        version = self.loader.version if self.loader.version in versions else versions[0]
+        # There is no camera yet while an interrupted trial is resumed at the start.
+        version = self.loader.version if self.loader.version in versions else next(iter(versions), "")
         resident = dict.fromkeys(name for camera in self.cameras for name in camera.active_bundle.submodels)
         update = self.updater.status if self.updater is not None else ""
         return protocol.describe(protocol.Status(state, VERSION, version, tuple(resident), update))
