@@ -42,7 +42,7 @@ from cachenet.models.data import sample, streams
 from cachenet.shared.bundle.manifest import Bundle
 from cachenet.shared.inference.image import Picture
 from cachenet.shared.transport.mqtt import Address
-from cachenet.simulator.report.live import start_cloud
+from cachenet.simulator.live.compare import start_cloud
 from cachenet.simulator.world.processes import Process, Processes
 
 #: Names of the cameras.

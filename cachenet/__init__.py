@@ -4,6 +4,7 @@ Public names, described in docs/library.md:
 
     load, connect       open a bundle, or connect to a server
     Device, Answer      what both return, and what it answers
+    Object              an object in the answer of a detector
     UserError           a bad argument
     __version__         version of the installed distribution
 
@@ -16,15 +17,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cachenet.edge_agent.library import Answer, Device, connect, load
+    from cachenet.edge_agent.outputs.report import Object
     from cachenet.shared.command.errors import UserError
     from cachenet.shared.command.version import VERSION as __version__  # noqa: N811
 
-__all__ = ["Answer", "Device", "UserError", "__version__", "connect", "load"]
+__all__ = ["Answer", "Device", "Object", "UserError", "__version__", "connect", "load"]
 
 #: Module and name of each public name.
 _SOURCES = {
     "Answer": ("cachenet.edge_agent.library", "Answer"),
     "Device": ("cachenet.edge_agent.library", "Device"),
+    "Object": ("cachenet.edge_agent.outputs.report", "Object"),
     "UserError": ("cachenet.shared.command.errors", "UserError"),
     "__version__": ("cachenet.shared.command.version", "VERSION"),
     "connect": ("cachenet.edge_agent.library", "connect"),

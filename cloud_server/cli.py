@@ -20,7 +20,7 @@ from cachenet.cloud_server import doctor
 from cachenet.cloud_server.broker.embedded import BrokerError, EmbeddedBroker
 from cachenet.cloud_server.finetune.fine_tuner import FineTuner, TrainingConfig, latest_update
 from cachenet.cloud_server.provision.provision import provision
-from cachenet.cloud_server.serving.full_model import FullModel
+from cachenet.cloud_server.serving.full_model import load_full
 from cachenet.cloud_server.serving.server import Server
 from cachenet.cloud_server.settings import EMBEDDED, Settings
 from cachenet.shared.bundle import zoo
@@ -75,7 +75,7 @@ def run(
                 embedded.start()
                 stack.callback(embedded.stop)
             exit_kind = None if settings.early_exits == "off" else settings.early_exits
-            full = FullModel(served, settings.provider, settings.threads, exit_kind)
+            full = load_full(served, settings.provider, settings.threads, exit_kind)
             fine_tuner = None if training is None else FineTuner(configured, served, training)
             server = Server(
                 served,
@@ -165,6 +165,9 @@ def _training_config(settings: Settings, bundle: Bundle) -> TrainingConfig | Non
     """The paths of fine-tuning; None without ``--fine-tune``. Raises ``ConfigError``."""
     if not settings.fine_tune:
         return None
+    if bundle.manifest.task != "classification":
+        name = bundle.manifest.name
+        raise config.ConfigError(f"--fine-tune trains classifiers, and {name} is a bundle of detectors; leave it out")
     if not settings.data:
         raise config.ConfigError("--fine-tune needs frames to train with, beside those of devices: give --data")
     paths = {name: Path(value) for name in ("data", "held_out", "key") if (value := getattr(settings, name))}

@@ -53,15 +53,17 @@ def findings(settings: Settings) -> Iterator[Finding]:
         yield Finding("bundle", "problem", str(error))
         return
     manifest = bundle.manifest
+    count = len(manifest.labels)
     signed = "signed" if bundle.signature else "not signed"
-    yield Finding("bundle", "ok", f"{manifest.name}, {len(manifest.labels)} labels, {signed}")
+    yield Finding("bundle", "ok", f"{manifest.name}, {count} label{'s' * (count > 1)}, {signed}")
     if settings.fine_tune:
         yield _disk(settings, manifest)
     name = manifest.only("full")
     finding, session = diagnostics.model(name, bundle.path(name), manifest, settings.provider, settings.threads)
     yield finding
     if session is not None:
-        yield _pace(manifest, name, session, session.batch or settings.max_batch)
+        detects = manifest.models[name].decoder is not None  # detectors run on one picture at a time
+        yield _pace(manifest, name, session, 1 if detects else session.batch or settings.max_batch)
 
 
 def _embedded_broker(settings: Settings) -> Iterator[Finding]:
@@ -118,7 +120,7 @@ def _pace(manifest: Manifest, name: str, session: Session, batch: int) -> Findin
     durations = []
     for _ in range(_RUNS):
         started = time.perf_counter()
-        session.run(tensors)
+        session.run_all(tensors)
         durations.append(time.perf_counter() - started)
     seconds = sorted(durations)[_RUNS // 2]
     text = f"{name} takes {1000 * seconds:.0f} ms for {batch} pictures: up to {batch / seconds:.0f} requests a second"

@@ -6,7 +6,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,11 +15,13 @@ import cv2
 import msgspec
 
 from cachenet.edge_agent.camera import Camera, Observer
+from cachenet.edge_agent.camera_loop import CameraLoop
 from cachenet.edge_agent.device_cascade import DeploymentError
 from cachenet.edge_agent.doctor.watchdog import Watchdog
 from cachenet.edge_agent.learner_file import LearnerFile
 from cachenet.edge_agent.outputs import home_assistant, report
-from cachenet.edge_agent.settings import Settings, default_store, parse_region, parse_size
+from cachenet.edge_agent.server_version import ServerVersion
+from cachenet.edge_agent.settings import Settings, default_store, parse_size
 from cachenet.edge_agent.sources import Source
 from cachenet.edge_agent.updates.downloader import Downloader
 from cachenet.edge_agent.updates.loader import ModelLoader
@@ -29,7 +31,7 @@ from cachenet.edge_agent.updates.updater import Updater, untrusted_reason
 from cachenet.shared.bundle.manifest import Bundle, BundleError, Manifest
 from cachenet.shared.command.version import VERSION
 from cachenet.shared.inference.engine import peak_resident_bytes
-from cachenet.shared.inference.image import cut, encode
+from cachenet.shared.inference.image import cut, encode, parse_region
 from cachenet.shared.transport import protocol
 from cachenet.shared.transport.mqtt import Address, Message, MqttConnection
 
@@ -72,7 +74,8 @@ class Agent:
         self._waiting_logged: str | None = None
         #: Versions whose certificate has been checked.
         self._checked_versions: set[str] = set()
-        self.cameras: tuple[Camera, ...] = ()
+        self.server_version = ServerVersion()
+        self.loops: tuple[CameraLoop, ...] = ()
         self.link = self._connect(address, bundle is None) if address is not None else None
         #: One for the loader and one for the updater, so that each can download while the other does.
         self._downloaders = [Downloader(store, self.link, settings.device) for _ in range(2)]
@@ -88,19 +91,11 @@ class Agent:
             self._probe,
         )
         self.updater: Updater | None = None
-        self.cameras = tuple(
-            Camera(
-                own,
-                source,
-                self.link,
-                self.loader,
-                self.observers,
-                self._on_models_changed,
-                len(sources),
-                self._learner_file(store, own.name),
-            )
-            for own, source in zip(settings.each(), sources, strict=True)
-        )
+        self.announcer: home_assistant.Announcer | None = None
+        if self.link is not None and settings.home_assistant:
+            self.announcer = home_assistant.Announcer(self.link.publish, settings.discovery_prefix, settings.device)
+        #: Called when Home Assistant has started.
+        self.on_home_assistant: list[Callable[[], None]] = []
         if bundle is not None:
             if trusted is not None and not trusted.verify(bundle.data, bundle.signature):
                 raise BundleError(untrusted_reason(bundle.manifest.name, bundle.signature))
@@ -110,6 +105,35 @@ class Agent:
                 store, self.loader, self._downloaders[1], self._probe, trusted, self._required_models, self._announce
             )
             self.updater.restore(settings.catalogue)
+
+        def make(own: Settings, source: Source) -> Camera:
+            return Camera(
+                own,
+                source,
+                self.link,
+                self.loader,
+                self.observers,
+                self._on_models_changed,
+                self._answering(),
+                self._learner_file(store, own),
+            )
+
+        #: One for each camera of the device.
+        self.loops = tuple(
+            CameraLoop(own, source, self.loader, make) for own, source in zip(settings.each(), sources, strict=True)
+        )
+
+    @property
+    def cameras(self) -> tuple[Camera, ...]:
+        """The cameras of the device; one for each zone where a classifier answers for zones."""
+        return tuple(camera for loop in self.loops for camera in loop.cameras)
+
+    def _answering(self) -> int:
+        """Number of cameras and zones that answer; the largest while the task of the bundle is not known."""
+        cameras = self.settings.each()
+        if self.loader.target is not None and self.loader.target[0].task == "detection":
+            return len(cameras)
+        return sum(len(own.zone) or 1 for own in cameras)
 
     def run(self, sink: report.JsonLinesWriter) -> None:
         """Answer every frame of every camera until all sources have ended or ``stop`` is called.
@@ -122,19 +146,19 @@ class Agent:
         """
         cv2.setNumThreads(1)  # frames are small: OpenCV's thread pool costs more than it saves
         self.start()
-        watchdog = Watchdog(self.cameras, self.loader, self._abandon)
+        watchdog = Watchdog(lambda: self.cameras, self.loader, self._abandon)
         watchdog.start()
         failure: BaseException | None = None
         try:
-            with ThreadPoolExecutor(len(self.cameras), "camera") as threads:
-                running = {threads.submit(camera.run, sink, self._log_waiting): camera for camera in self.cameras}
+            with ThreadPoolExecutor(len(self.loops), "camera") as threads:
+                running = {threads.submit(loop.run, sink, self._log_waiting): loop for loop in self.loops}
                 for ended in as_completed(running):
                     if (error := ended.exception()) is None:
                         continue
                     failure = failure or error
                     if isinstance(error, DeploymentError):  # it concerns all cameras
                         self.stop()
-                    elif len(self.cameras) > 1:
+                    elif len(self.loops) > 1:
                         log.error("camera %s has failed; the others go on", running[ended].name, exc_info=error)
         finally:
             watchdog.stop()
@@ -156,20 +180,22 @@ class Agent:
         if self.updater is not None:
             self.updater.stop()
         self.loader.stop()
+        self.server_version.stop()
         if self.link is not None:
             self.link.stop((protocol.topic(self.settings.device, "status"), self._status("stopped")))
 
     def stop(self) -> None:
         """End ``run``; thread-safe."""
         self.stopped.set()
-        for camera in self.cameras:
-            camera.stop()
+        for loop in self.loops:
+            loop.stop()
 
     @property
     def error(self) -> str:
         """Why frames cannot be answered; empty without a known error."""
         update = self.updater.error if self.updater is not None else ""
-        return self.loader.error or update or (self.link.error if self.link is not None else "")
+        link = self.link.error if self.link is not None else ""
+        return self.loader.error or update or link or self.server_version.error
 
     def _log_waiting(self) -> None:
         """Log what the cameras wait for, once per reason. The loader and the connection log the cause."""
@@ -177,7 +203,7 @@ class Agent:
         reason = "it is on its way" if offered else "no catalogue on this broker yet"
         if self.link is not None and not self.link.connected.is_set():
             reason = "there is no connection yet"
-        elif self.loader.error or (self.updater is not None and self.updater.error):
+        elif self.loader.error or self.server_version.error or (self.updater is not None and self.updater.error):
             reason = "it cannot be had yet"
         if time.monotonic() - self._started > 2.0 and reason != self._waiting_logged:
             self._waiting_logged = reason
@@ -185,11 +211,11 @@ class Agent:
 
     def _connect(self, address: Address, downloads: bool) -> MqttConnection:
         device = self.settings.device
-        topics = [(protocol.topic(device, "answer"), 0)]
+        topics = [(protocol.topic(device, "answer"), 0), *ServerVersion.TOPICS]
         if self.settings.home_assistant:
             topics.append((home_assistant.birth_topic(self.settings.discovery_prefix), 0))
         if downloads:
-            topics += [(protocol.topic(device, "blob", "+"), 0), (protocol.CATALOGUE_TOPICS, 1)]
+            topics.append((protocol.topic(device, "blob", "+"), 0))
         return MqttConnection(
             address,
             f"cachenet-{device}",
@@ -204,11 +230,12 @@ class Agent:
         try:
             if message.topic == home_assistant.birth_topic(self.settings.discovery_prefix):
                 if message.payload == b"online":
-                    self._announce_to_home_assistant()
+                    self._announce_cameras()
+                return
+            if self.server_version.receive(message):
                 return
             if message.topic.startswith(protocol.CATALOGUE_TOPICS[:-1]):
-                if self.settings.catalogue in ("", message.topic.rsplit("/", 1)[-1]):
-                    assert self.updater is not None
+                if self.updater is not None and self.settings.catalogue in ("", message.topic.rsplit("/", 1)[-1]):
                     self.updater.announce(message.payload, protocol.signature(message.properties))
                 return
             _, leaf = protocol.device_of(message.topic)
@@ -223,12 +250,14 @@ class Agent:
 
     def _connected(self) -> None:
         self._announce()
-        self._announce_to_home_assistant()
+        self._announce_cameras()
 
-    def _announce_to_home_assistant(self) -> None:
-        if self.link is not None and self.settings.home_assistant:
-            names = [camera.name for camera in self.cameras]
-            home_assistant.announce_cameras(self.link, self.settings.discovery_prefix, self.settings.device, names)
+    def _announce_cameras(self) -> None:
+        """Announce all cameras to Home Assistant again."""
+        if self.announcer is not None:
+            self.announcer.announce()
+            for renew in self.on_home_assistant:
+                renew()
 
     def _on_models_changed(self) -> None:
         """Publish the status after a camera has changed its version or models."""
@@ -237,11 +266,16 @@ class Agent:
             if manifest is not None and version not in self._checked_versions:
                 self._checked_versions.add(version)
                 self._check_certificate(manifest)
+        if self.announcer is not None:
+            for loop in self.loops:
+                if (manifest := loop.cameras[0].active_bundle.manifest) is not None:
+                    zones = [zone.name for zone in loop.settings.zone]
+                    self.announcer.describe(loop.name, manifest.task, zones, manifest.labels)
         self._announce()
 
     def _check_certificate(self, manifest: Manifest) -> None:
         """Log a warning if the risk budget is not certified for this bundle."""
-        budget = self.settings.max_disagreement
+        flag, budget = self.settings.budget_for(manifest.task)
         certificate = manifest.certificate(budget)
         if certificate is not None and certificate.holds:
             return
@@ -250,22 +284,25 @@ class Agent:
             measured = f"the smallest budget that was measured is {manifest.certificates[0].max_disagreement:g}"
         if certificate is not None:
             blocks = "1 block" if certificate.blocks == 1 else f"{certificate.blocks} blocks"
+            error = f"{certificate.disagreement:.1%} of answers disagreed"
+            if manifest.task == "detection":
+                error = f"the object error was {certificate.disagreement:.1%}"
             measured = (
-                f"{certificate.disagreement:.1%} of answers disagreed on {blocks} of held-out "
-                f"footage, at most {certificate.at_most:.0%} with {certificate.confidence:.0%} confidence"
+                f"{error} on {blocks} of held-out footage, at most {certificate.at_most:.0%} with "
+                f"{certificate.confidence:.0%} confidence"
             )
             if certificate.blocks_needed:
                 measured += f", and {certificate.blocks_needed} blocks would do"
         audited = self.settings.audit_share > 0 and any(camera.uses_cloud for camera in self.cameras)
         checked = "audits check it while it runs" if audited else "no audits check it while it runs"
-        log.warning("%s is not certified for --max-disagreement %g: %s; %s", manifest.name, budget, measured, checked)
+        log.warning("%s is not certified for %s %g: %s; %s", manifest.name, flag, budget, measured, checked)
 
-    def _learner_file(self, store: Store | None, camera: str) -> LearnerFile | None:
-        """File of a camera's learner state, in the store. With ``--bundle`` only in a store that the settings name, so
-        that other runs of a bundle are repeatable."""
+    def _learner_file(self, store: Store | None, own: Settings) -> LearnerFile | None:
+        """File of the learner state of a camera or zone, in the store. With ``--bundle`` only in a store that the
+        settings name, so that other runs of a bundle are repeatable."""
         named = Path(self.settings.store) if self.settings.store != default_store() else None
         directory = store.directory if store is not None else named
-        return LearnerFile(directory, camera) if directory is not None else None
+        return LearnerFile(directory, own.name, zone=own.zone_name) if directory is not None else None
 
     def _announce(self) -> None:
         if self.link is not None:
@@ -273,7 +310,8 @@ class Agent:
 
     def _status(self, state: Any) -> bytes:
         versions = [camera.version for camera in self.cameras]
-        version = self.loader.version if self.loader.version in versions else versions[0]
+        # There is no camera yet while an interrupted trial is resumed at the start.
+        version = self.loader.version if self.loader.version in versions else next(iter(versions), "")
         resident = dict.fromkeys(name for camera in self.cameras for name in camera.active_bundle.submodels)
         update = self.updater.status if self.updater is not None else ""
         return protocol.describe(protocol.Status(state, VERSION, version, tuple(resident), update))
@@ -298,7 +336,8 @@ class Agent:
         settings, frames = self.settings, []
         for camera in self.cameras:
             if (last := camera.last_answered) is not None:
-                picture = last.picture if not settings.region else cut(last.picture, parse_region(settings.region))
+                region = camera.settings.region
+                picture = cut(last.picture, parse_region(region)) if region else last.picture
                 frames.append(encode(picture)[1])
         memory = parse_size(settings.memory_budget) if settings.memory_budget else 0
         paths = {sha256: os.fsencode(path) for sha256, path in files.items()}
@@ -323,6 +362,12 @@ class Agent:
             "update": self.updater.status if self.updater is not None else "",
         }
         if not self.settings.camera:
-            return self.cameras[0].summary() | device
-        frames = sum(camera.tally.frames for camera in self.cameras)
-        return {"frames": frames, "cameras": {camera.name: camera.summary() for camera in self.cameras}} | device
+            return self._summary_of(self.loops[0]) | device
+        frames = sum(loop.frames for loop in self.loops)
+        return {"frames": frames, "cameras": {loop.name: self._summary_of(loop) for loop in self.loops}} | device
+
+    def _summary_of(self, loop: CameraLoop) -> dict[str, Any]:
+        """Summary of one camera; where a classifier answers for zones, of each zone by name."""
+        if not loop.cameras[0].zone:
+            return loop.cameras[0].summary()
+        return {"frames": loop.frames, "zones": {camera.zone: camera.summary() for camera in loop.cameras}}

@@ -1,4 +1,4 @@
-"""One camera: its hot loop from frame to answer. Each camera of a device has its own thread."""
+"""One camera, or one zone of it: the way of a frame to its answer."""
 
 from __future__ import annotations
 
@@ -9,29 +9,26 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
+import msgspec
 
-from cachenet.edge_agent.device_cascade import DeploymentError
-from cachenet.edge_agent.frame_inputs import FrameInputs
 from cachenet.edge_agent.learner_file import LearnerFile
 from cachenet.edge_agent.outputs import report
 from cachenet.edge_agent.outputs.recorder import Recorder
+from cachenet.edge_agent.pipeline import DeviceCascade, Pipeline
 from cachenet.edge_agent.remote import CloudClient, Outcome
-from cachenet.edge_agent.settings import Settings, parse_region
+from cachenet.edge_agent.settings import Settings
 from cachenet.edge_agent.sources import Live, Pipe, Source, SourceFrame
 from cachenet.edge_agent.updates.active_bundle import ActiveBundle
 from cachenet.edge_agent.updates.loader import ModelLoader
-from cachenet.shared.cascade.cascade import Cascade, Tally
+from cachenet.shared.cascade.cascade import Tally
+from cachenet.shared.cascade.detect.types import SceneFrame, SceneMiss
 from cachenet.shared.cascade.frame import Frame
-from cachenet.shared.cascade.types import Answer, Miss, Reply, Step
-from cachenet.shared.inference.image import Picture, cut
-from cachenet.shared.media.signature import sign
+from cachenet.shared.cascade.types import Miss
+from cachenet.shared.inference.image import Picture, cut, parse_region
 from cachenet.shared.transport.mqtt import Message, MqttConnection
 
 log = logging.getLogger(__name__)
 
-#: Failed frames in a row after which the camera's loop ends with the error.
-MAX_CONSECUTIVE_ERRORS = 100
 #: Longest time that a file waits for its models, seconds.
 MODELS_WAIT_S = 120.0
 #: Longest time that a file waits for the first attempt to connect, seconds.
@@ -44,14 +41,35 @@ class AnsweredFrame:
 
     Attributes:
         picture: The whole frame, (height, width, 3) uint8 BGR, whatever the region. Read-only.
-        line: Label, level, confidence, risk and latency as the user sees them, and the camera's name.
+        line: Label, level, confidence, risk and latency as the user sees them, and the names of camera and zone.
         time: Time of the frame in its file, seconds; None for live sources and files without times.
+        lines: The answers of all zones to this frame, or the only answer; empty before the last zone is answered.
     """
 
     picture: Picture
-    answer: Answer
+    answer: report.AnyAnswer
     line: report.AnswerLine
     time: float | None = None
+    lines: tuple[report.AnswerLine, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """The turn of one zone in a frame that is answered for several zones.
+
+    Attributes:
+        deadline: Latest time of an answer of the server, on the monotonic clock, seconds; None: as the cascade says.
+        lines: Answers of the zones before it.
+        last: Whether no zone comes after it.
+    """
+
+    deadline: float | None = None
+    lines: tuple[report.AnswerLine, ...] = ()
+    last: bool = True
+
+
+#: The turn of a frame with one answer.
+_ONLY_TURN = Turn()
 
 
 #: Called with every answered frame, on the camera's thread. The hot loop waits for the call.
@@ -59,7 +77,7 @@ Observer = Callable[[AnsweredFrame], None]
 
 
 class Camera:
-    """A source of frames and the cascade that answers them."""
+    """A source of frames and the cascade that answers them: the whole picture, a region or one zone."""
 
     def __init__(
         self,
@@ -74,20 +92,21 @@ class Camera:
     ) -> None:
         """
         Args:
-            settings: Settings of this camera.
+            settings: Settings of this camera, or of one zone of it (``Settings.each_zone``).
             link: Connection to the broker, shared by all cameras; None: no network.
             loader: Model loader, shared by all cameras.
             on_models_changed: Called after a change of version or models.
-            cameras: Number of cameras; see ``ActiveBundle``.
+            cameras: Number of cameras and zones that answer; see ``ActiveBundle``.
             learner: File of the learner state; see ``ActiveBundle``.
 
         Raises:
             OSError: The decision log cannot be opened.
         """
         self.settings, self.source = settings, source
-        self.name = settings.name
+        self.name, self.zone, self.title = settings.name, settings.zone_name, settings.title
         self.tally = Tally()
         self.latencies, self.accuracy = report.LatencyHistogram(), report.AccuracyCounter()
+        self.objects = report.ObjectCounter()
         self.levels: dict[str, report.LatencyHistogram] = {}
         #: The last answered frame. Written by the hot loop, read by other threads.
         self.last_answered: AnsweredFrame | None = None
@@ -107,8 +126,9 @@ class Camera:
         self._stopped = threading.Event()
         self._cloud: CloudClient | None = None
         #: A hit to be audited by the full model after the frame is answered.
-        self._pending_audit: Frame | None = None
+        self._pending_audit: Frame | SceneFrame | None = None
         self._region = parse_region(settings.region) if settings.region else None
+        self._view = report.View(self.name, self.zone, self._region, () if self.zone else settings.zone)
         #: Whether misses may be sent to a server.
         self.uses_cloud = link is not None and "cloud" in settings.levels and settings.mode != "offline"
         self._learner = learner
@@ -128,7 +148,7 @@ class Camera:
         )
 
     @property
-    def cascade(self) -> Cascade | None:
+    def cascade(self) -> DeviceCascade | None:
         """The cascade; None until the first model is loaded."""
         return self.active_bundle.cascade
 
@@ -138,46 +158,10 @@ class Camera:
         source = self.source.source if isinstance(self.source, Recorder) else self.source
         return isinstance(source, Live | Pipe)
 
-    def run(self, sink: report.JsonLinesWriter, on_waiting: Callable[[], None]) -> None:
-        """Answer every frame of the source until it ends or ``stop`` is called.
-
-        A source that is not live waits until all models are installed.
-
-        Args:
-            on_waiting: Called repeatedly while there is no model.
-
-        Raises:
-            DeploymentError: The bundle cannot be used.
-        """
-        try:
-            failed = 0
-            self.wait_for_bundle(on_waiting)
-            if not self.live:
-                self.wait_for_models()
-            for index, shot in enumerate(self.source):
-                if self._stopped.is_set():
-                    break
-                try:
-                    self.step(index, shot, sink)
-                    failed = 0
-                except DeploymentError:
-                    raise
-                except Exception:
-                    self.deciding = None
-                    self.errors += 1
-                    failed += 1
-                    log.exception("%sframe %d could not be answered", self._prefix, index)
-                    if failed == MAX_CONSECUTIVE_ERRORS:
-                        raise
-                if index + 1 == self.settings.frames:
-                    break
-        finally:
-            self.source.close()
-            self.close()
-
-    def step(self, index: int, shot: SourceFrame, sink: report.JsonLinesWriter) -> None:
+    def step(self, index: int, shot: SourceFrame, sink: report.JsonLinesWriter, turn: Turn = _ONLY_TURN) -> None:
         """Answer one frame, then handle late answers, audits and newly loaded models."""
-        self.answer(index, shot, sink)
+        self._handle_replies(sink)  # what came while the source was waiting for this frame is of use for it
+        self.answer(index, shot, sink, turn)
         self._handle_replies(sink)
         self.active_bundle.maintain()
         if self._learner is not None and self.cascade is not None:
@@ -216,16 +200,18 @@ class Camera:
         if self._cloud is not None:
             self._cloud.receive(message)
 
-    def answer(self, index: int, shot: SourceFrame, sink: report.JsonLinesWriter) -> None:
+    def answer(self, index: int, shot: SourceFrame, sink: report.JsonLinesWriter, turn: Turn = _ONLY_TURN) -> None:
         """Answer one frame: the hot path."""
-        cascade, manifest = self.cascade, self.active_bundle.manifest
-        assert cascade is not None and manifest is not None
+        cascade, manifest, pipeline = self.cascade, self.active_bundle.manifest, self.active_bundle.pipeline
+        assert cascade is not None and manifest is not None and pipeline is not None
         started = time.monotonic()
         picture = shot.picture if self._region is None else cut(shot.picture, self._region)
-        frame = Frame(index, FrameInputs(picture), sign(picture))
         self.deciding = index
-        step = self._lookup(cascade, frame, started)
-        outcome = self._resolve(cascade, step)
+        frame = pipeline.frame(index, picture)
+        step = self._lookup(cascade, pipeline, frame, started)
+        if isinstance(step, Miss) and turn.deadline is not None:
+            step = msgspec.structs.replace(step, deadline=min(step.deadline, turn.deadline))
+        outcome = self._resolve(cascade, pipeline, step)
         answer = cascade.complete(step, outcome.reply, time.monotonic(), outcome.error)
         self.deciding = None
         self.loader.on_answer(self.version)
@@ -233,19 +219,24 @@ class Camera:
         if answer.audit:
             self._pending_audit = frame
 
-        line = report.line(answer, manifest, time.time(), latency_ms, shot.truth, camera=self.name)
+        line = report.line(answer, manifest, time.time(), latency_ms, shot.truth, view=self._view)
         sink.write(line)
         self.latencies.add(latency_ms)
         self.levels.setdefault(answer.level, report.LatencyHistogram()).add(latency_ms)
-        self.accuracy.add(line.label, shot.truth)
-        self.last_answered = answered = AnsweredFrame(shot.picture, answer, line, shot.time)
+        if line.counts is None:
+            self.accuracy.add(line.label, shot.truth)
+        else:
+            self.objects.add(line.counts)
+        self.last_answered = answered = AnsweredFrame(
+            shot.picture, answer, line, shot.time, (*turn.lines, line) if turn.last else ()
+        )
         for observe in self._observers:
             observe(answered)
         if self.first_answer_s is None:
             self.first_answer_s = time.monotonic() - self._started
 
-    def _lookup(self, cascade: Cascade, frame: Frame, now: float) -> Step:
-        """Look the frame up, and log a scene change."""
+    def _lookup(self, cascade: DeviceCascade, pipeline: Pipeline, frame: Any, now: float) -> Any:
+        """Look the frame up, and log what the user must know. Frames and steps are of the types of the task."""
         before = self.tally.scene_changes
         step = cascade.lookup(frame, now)
         if self.tally.scene_changes > before:
@@ -256,54 +247,59 @@ class Camera:
                 self._prefix,
                 audits,
             )
+        if warning := pipeline.warning(cascade):
+            log.warning("%s%s", self._prefix, warning)
         return step
 
-    def _resolve(self, cascade: Cascade, step: Step) -> Outcome:
+    def _resolve(self, cascade: DeviceCascade, pipeline: Pipeline, step: Any) -> Outcome:
         """Run the full model for a miss: on the device or in the cloud."""
-        if not isinstance(step, Miss):
+        if not isinstance(step, Miss | SceneMiss):
             return Outcome(None)
         cloud = self._cloud
-        if step.on_device and (reply := _run_on_device(cascade, step)) is not None:
+        if step.on_device and (reply := pipeline.run_full(cascade, step)) is not None:
             return Outcome(reply)
         if cloud is None:
             outcome = Outcome(None, "no cloud")
-        elif self.settings.mode == "async":
-            return cloud.post(step, lambda: step.frame.view.crop(cloud.input))
+        elif pipeline.mode == "async":
+            return cloud.post(step, lambda: pipeline.question(step.frame, cloud.input))
+        elif self.zone and time.monotonic() >= step.deadline:  # other zones have used the time of the frame
+            outcome = Outcome(None, "no time left in this frame")
         else:
-            outcome = cloud.ask(step, lambda: step.frame.view.crop(cloud.input))
-        if outcome.reply is None and (reply := _run_on_device(cascade, step)) is not None:
+            outcome = cloud.ask(step, lambda: pipeline.question(step.frame, cloud.input))
+        if outcome.reply is None and (reply := pipeline.run_full(cascade, step)) is not None:
             return Outcome(reply)
         return outcome
 
     def _handle_replies(self, sink: report.JsonLinesWriter) -> None:
         """Between two frames: process late and audit replies, and send the pending audit."""
-        cascade, manifest = self.cascade, self.active_bundle.manifest
-        if self._cloud is None or cascade is None or manifest is None:
+        cascade, manifest, pipeline = self.cascade, self.active_bundle.manifest, self.active_bundle.pipeline
+        if self._cloud is None or cascade is None or manifest is None or pipeline is None:
             return
         for reply in self._cloud.late():
             if (correction := cascade.on_late_reply(reply, time.monotonic())) is not None:
-                sink.write(report.line(correction, manifest, time.time(), correction=True, camera=self.name))
+                sink.write(report.line(correction, manifest, time.time(), correction=True, view=self._view))
         for reply in self._cloud.audited():
-            self._on_audit_reply(cascade, reply)
+            self._on_audit_reply(cascade, pipeline, reply)
         if self._pending_audit is not None:
             frame = self._pending_audit
-            sent = self._cloud.audit(frame.index, frame.view.crop(self._cloud.input))
+            sent = self._cloud.audit(frame.index, pipeline.question(frame, self._cloud.input))
             self.audited += sent
             if not sent and cascade.audits is not None:
                 cascade.audits.sent -= 1
             self._pending_audit = None
 
-    def _on_audit_reply(self, cascade: Cascade, reply: Reply) -> None:
-        """Process the full model's label of an audited hit, and log an alarm."""
+    def _on_audit_reply(self, cascade: DeviceCascade, pipeline: Pipeline, reply: Any) -> None:
+        """Process the full model's answer to an audited hit, and log an alarm."""
         audits = cascade.audits
         before = audits.alarms if audits is not None else 0
         cascade.on_audit_reply(reply, time.monotonic())
         if audits is not None and audits.alarms > before:
             log.warning(
-                "%shits disagree with the full model clearly more often than --max-disagreement %g allows (%d of %d "
-                "audited): the budget for hits is multiplied by %g, and %.0f %% of hits are audited for a while",
+                "%shits disagree with the full model clearly more often than %s %g allows (%.3g of %d audited): the "
+                "budget for hits is multiplied by %g, and %.0f %% of hits are audited for a while",
                 self._prefix,
-                self.settings.max_disagreement,
+                pipeline.budget_flag,
+                pipeline.budget,
                 audits.wrong,
                 audits.judged,
                 audits.scale,
@@ -312,8 +308,8 @@ class Camera:
 
     @property
     def _prefix(self) -> str:
-        """Start of a log line: the name of one of several cameras."""
-        return f"{self.name}: " * bool(self.name)
+        """Start of a log line: the name of one of several cameras or zones."""
+        return f"{self.title}: " * bool(self.title)
 
     def _on_bundle_changed(self) -> None:
         """Connect to the full model of a new version, and report the change."""
@@ -358,6 +354,7 @@ class Camera:
             "latency_ms": self.latencies.table(),
             "latency_ms_by_level": {level: own.table() for level, own in self.levels.items()},
             "accuracy": self.accuracy.value,
+            **({"objects": self.objects.table()} if manifest is not None and manifest.task == "detection" else {}),
             "models_pulled": self.active_bundle.downloaded,
             "models_evicted": dict(self.active_bundle.evicted),
             "first_answer_s": self.first_answer_s,
@@ -367,9 +364,3 @@ class Camera:
             "bundle": manifest.name if manifest is not None else None,
             "bundle_version": self.version,
         }
-
-
-def _run_on_device(cascade: Cascade, miss: Miss) -> Reply | None:
-    """Reply of the full model on the device; None without such a model, or after a failed run (see ``scorer``)."""
-    reply = cascade.run_full(miss, time.monotonic())
-    return reply if reply is not None and np.ptp(reply.logits) > 0 else None

@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import threading
+from collections.abc import Iterator
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -27,6 +28,8 @@ from cachenet.edge_agent.outputs.terminal import TerminalView
 from cachenet.edge_agent.preparation import prepare
 from cachenet.edge_agent.settings import Settings, default_device, parse_size
 from cachenet.edge_agent.sources import Live, Pipe, Source, SourceError, open_source
+from cachenet.shared.cascade.cascade import Cascade
+from cachenet.shared.cascade.types import LOCAL_LEVELS
 from cachenet.shared.command import exit, logs
 from cachenet.shared.command.diagnostics import command
 from cachenet.shared.command.errors import UserError
@@ -94,9 +97,9 @@ def run(
         _refuse(str(error))
     finally:
         sink.close()
-        for camera in agent.cameras:
-            if isinstance(camera.source, Recorder):
-                camera.source.finish()
+        for loop in agent.loops:
+            if isinstance(loop.source, Recorder):
+                loop.source.finish()
     summary = agent.summary()
     failures = _write_failures(agent, sink, writers)
     if settings.summary:
@@ -107,11 +110,11 @@ def run(
     if as_json:
         typer.echo(json.dumps(summary))
     else:
-        for name, own in summary.get("cameras", {"": summary}).items():
+        for name, own in _each(summary):
             _stderr.print(_table(own, name), _details(own), sep="\n", highlight=False)
         for camera in agent.cameras:
-            if camera.cascade is not None and camera.cascade.out_of_distribution:
-                about = f"{camera.name}: " if camera.name else ""
+            if isinstance(camera.cascade, Cascade) and camera.cascade.out_of_distribution:
+                about = f"{camera.title}: " if camera.title else ""
                 _stderr.print(f"{about}{_OUT_OF_DISTRIBUTION}", highlight=False)
         _stderr.print(f"up {summary['bytes_up'] / 1e3:.0f} kB, down {summary['bytes_down'] / 1e3:.0f} kB")
     if failures:
@@ -143,10 +146,8 @@ def _stop_on_signals(agent: Agent) -> None:
 def _write_failures(agent: Agent, sink: JsonLinesWriter, writers: list[tuple[str, Writer]]) -> list[str]:
     """Outputs that are incomplete, each with its setting and the reason."""
     found = [("--output", sink.failure)]
-    for camera in agent.cameras:
-        found.append(("decision_log", camera.decision_log_failure))
-        if isinstance(camera.source, Recorder):
-            found.append(("record", camera.source.failure))
+    found += [("decision_log", camera.decision_log_failure) for camera in agent.cameras]
+    found += [("record", loop.source.failure) for loop in agent.loops if isinstance(loop.source, Recorder)]
     found += [(setting, writer.failure) for setting, writer in writers]
     return [f"{setting} {failure}" for setting, failure in found if failure]
 
@@ -219,7 +220,17 @@ def _sources_without_frames(agent: Agent) -> list[str]:
     """Sources that have ended by themselves without a frame."""
     if agent.stopped.is_set():
         return []
-    return [shown(without_password(camera.settings.source)) for camera in agent.cameras if not camera.tally.frames]
+    return [shown(without_password(loop.settings.source)) for loop in agent.loops if not loop.frames]
+
+
+def _each(summary: dict[str, Any], name: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """The summary of each camera and zone, with its title."""
+    parts = summary.get("cameras") or summary.get("zones")
+    if parts is None:
+        yield name, summary
+        return
+    for part, own in parts.items():
+        yield from _each(own, f"{name}/{part}" if name else part)
 
 
 def _table(summary: dict[str, Any], name: str) -> Table:
@@ -227,7 +238,8 @@ def _table(summary: dict[str, Any], name: str) -> Table:
     table = Table(title=f"{name}: {title}" if name else title, title_justify="left")
     for column in ("level", "frames", "share"):
         table.add_column(column, justify="left" if column == "level" else "right")
-    counts = {**summary["hits"], "full": summary["full"], "cloud": summary["cloud"], "fallback": summary["fallbacks"]}
+    hits: dict[str, int] = {level: summary["hits"][level] for level in LOCAL_LEVELS if level in summary["hits"]}
+    counts = {**hits, "full": summary["full"], "cloud": summary["cloud"], "fallback": summary["fallbacks"]}
     for level, count in counts.items():
         table.add_row(level, str(count), f"{count / max(1, summary['frames']):.1%}")
     return table
@@ -237,9 +249,11 @@ def _details(summary: dict[str, Any]) -> str:
     """Lines below the table of a camera."""
     ms, audits = summary["latency_ms"], summary["audits"]
     agreement = report.agreement(audits)
+    detector = "objects" in summary
     return (
-        f"{summary['asked']:.1%} of the frames needed the full model, {summary['audited']} audits included; "
-        f"{summary['overruled']} overruled, {summary['unknown']} unknown\n"
+        (report.objects_text(summary["objects"]) + "\n" if detector else "")
+        + f"{summary['asked']:.1%} of the frames needed the full model, {summary['audited']} audits included"
+        + ("\n" if detector else f"; {summary['overruled']} overruled, {summary['unknown']} unknown\n")
         + (f"{audits['judged']} hits audited: {agreement}\n" if agreement else "")
         + f"latency mean {ms['mean']:.2f}, p50 {ms['p50']:.2f}, p95 {ms['p95']:.2f}, p99 {ms['p99']:.2f} ms"
         + (f"; accuracy {summary['accuracy']:.1%}" if summary["accuracy"] is not None else "")

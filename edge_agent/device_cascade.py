@@ -6,14 +6,19 @@ from collections.abc import Callable
 
 import numpy as np
 
-from cachenet.edge_agent.frame_inputs import early_exit_scorer, scorer
+from cachenet.edge_agent.frame_inputs import detecting, early_exit_scorer, scorer
 from cachenet.edge_agent.settings import Settings
 from cachenet.shared.bundle.manifest import Manifest
 from cachenet.shared.cascade.build_cascade import build_cascade
 from cachenet.shared.cascade.cascade import Cascade, Tally
+from cachenet.shared.cascade.detect.build_cascade import build_scene_cascade
+from cachenet.shared.cascade.detect.scene_cascade import SceneCascade
+from cachenet.shared.cascade.detect.spec import SceneSpec
+from cachenet.shared.cascade.detect.types import LocalDetector
 from cachenet.shared.cascade.model_cache import LocalModel
 from cachenet.shared.cascade.spec import CascadeSpec
 from cachenet.shared.command.errors import UserError
+from cachenet.shared.inference.detector import Detector
 from cachenet.shared.inference.early_exit import EarlyExitModel, runner
 from cachenet.shared.inference.engine import Session
 
@@ -55,6 +60,18 @@ def local_model(
     )
 
 
+def local_detector(
+    name: str,
+    detector: Detector,
+    cost: int,
+    seconds: float,
+    base: bool,
+    on_failure: Callable[[str], None] = lambda _: None,
+) -> LocalDetector:
+    """A loaded detector of the bundle as the cascade's ``LocalDetector``; see ``local_model``."""
+    return LocalDetector(name, detecting(name, detector, on_failure), cost, seconds, "base" if base else "submodels")
+
+
 def build_device_cascade(
     settings: Settings,
     manifest: Manifest,
@@ -64,7 +81,7 @@ def build_device_cascade(
     tally: Tally | None = None,
     kind: type[Cascade] = Cascade,
 ) -> Cascade:
-    """A new cascade.
+    """A new cascade of classifiers.
 
     Args:
         base: The base model; None if no model runs on the device.
@@ -85,10 +102,39 @@ def build_device_cascade(
         deadline=settings.deadline_ms / 1000,
         reuse_answers="frames" in settings.levels,
         audit_floor=settings.audit_share if uses_cloud else 0.0,
-        # A camera draws the same audits in every run, and different audits than other cameras.
-        seed=settings.device + settings.name,
+        # A camera draws the same audits in every run, and different audits than other cameras and zones.
+        seed=settings.device + settings.title,
     )
     return build_cascade(
+        spec,
+        base if "base" in settings.levels else None,
+        submodel_bytes if "submodels" in settings.levels else None,
+        tally,
+        kind,
+    )
+
+
+def build_device_scene_cascade(
+    settings: Settings,
+    manifest: Manifest,
+    base: LocalDetector | None,
+    uses_cloud: bool,
+    submodel_bytes: int,
+    tally: Tally | None = None,
+    kind: type[SceneCascade] = SceneCascade,
+) -> SceneCascade:
+    """A new cascade of detectors; see ``build_device_cascade``."""
+    spec = SceneSpec(
+        classes=len(manifest.labels),
+        full_model=manifest.only("full"),
+        priors=manifest.scene_priors,
+        max_object_error=settings.max_object_error,
+        deadline=settings.deadline_ms / 1000,
+        reuse_tracks="frames" in settings.levels,
+        audit_floor=settings.audit_share if uses_cloud else 0.0,
+        seed=settings.device + settings.title,
+    )
+    return build_scene_cascade(
         spec,
         base if "base" in settings.levels else None,
         submodel_bytes if "submodels" in settings.levels else None,

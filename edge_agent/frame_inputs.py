@@ -1,4 +1,4 @@
-"""Adapters between models and the cascade: cropped inputs of a frame, and scoring functions."""
+"""Adapters between models and the cascade: cropped inputs of a frame, scoring functions and detecting functions."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from collections.abc import Callable
 
 import numpy as np
 
+from cachenet.shared.cascade.detect.detections import Detections
 from cachenet.shared.cascade.types import Score, ScoreWithExits
+from cachenet.shared.inference.detector import Detector
 from cachenet.shared.inference.early_exit import EarlyExitModel, RequestContext
 from cachenet.shared.inference.engine import Batch, EngineError, Logits
 from cachenet.shared.inference.image import Input, Picture, crop, preprocessor
@@ -72,6 +74,25 @@ def early_exit_scorer(
     return score
 
 
+def detecting(
+    name: str, detector: Detector, on_failure: Callable[[str], None] = lambda _: None
+) -> Callable[[Picture], Detections | None]:
+    """The detecting function of a detector: a picture in, its detections out; None after a failed run.
+
+    Args:
+        on_failure: Called with the reason of every failed run.
+    """
+
+    def detect(picture: Picture) -> Detections | None:
+        try:
+            return detector(picture)
+        except EngineError as error:
+            _report(name, str(error), on_failure)
+            return None
+
+    return detect
+
+
 def _guarded(
     name: str, run: Callable[[], tuple[Logits, float | None]], classes: int, on_failure: Callable[[str], None]
 ) -> tuple[Logits, float | None]:
@@ -83,6 +104,10 @@ def _guarded(
         error = "its scores are not finite"
     except EngineError as raised:
         error = str(raised)
+    _report(name, error, on_failure)
+    return np.full(classes, np.nan, np.float32), None
+
+
+def _report(name: str, error: str, on_failure: Callable[[str], None]) -> None:
     log.error("%s: %s", name, error)
     on_failure(f"{name}: {error}")
-    return np.full(classes, np.nan, np.float32), None

@@ -21,6 +21,7 @@ from cachenet.edge_agent.agent import Agent
 from cachenet.edge_agent.device_cascade import DeploymentError
 from cachenet.edge_agent.outputs import report
 from cachenet.edge_agent.outputs.observers import attach_observers
+from cachenet.edge_agent.outputs.report import Object
 from cachenet.edge_agent.preparation import prepare
 from cachenet.edge_agent.settings import Settings
 from cachenet.edge_agent.sources import Files, SourceFrame
@@ -30,7 +31,9 @@ from cachenet.shared.command.errors import UserError
 from cachenet.shared.inference.image import Picture
 
 #: Settings of sources and of files that the program itself reads or writes.
-_OF_THE_PROGRAM = {"source", "camera", "fps", "frames", "frozen", "record", "save", "output", "output_max", "summary"}
+_OF_THE_PROGRAM = {
+    *("source", "camera", "zone", "fps", "frames", "frozen", "record", "save", "output", "output_max", "summary"),
+}
 #: Seconds that ``connect`` waits for the first model.
 TIMEOUT_S = 120.0
 #: ``--set`` or a flag in a message of the agent.
@@ -44,11 +47,13 @@ class Answer:
     """The answer to one frame.
 
     Attributes:
-        label: Text of the label; None for a frame that shows none of the bundle's labels.
-        confidence: Probability of the label, 0 to 1.
-        risk: Probability that the full model would give another label, 0 to 1; 0 for the full model's own answer.
-        level: Level of the cascade that answered: ``frames``, ``submodels``, ``base``, ``full``, ``cloud`` or
-            ``fallback``.
+        label: Text of the label; None for a frame that shows none of the bundle's labels, and with a detector.
+        objects: Objects that a detector finds; empty for nothing, None with a classifier.
+        confidence: Probability of the label, or expected F1 of the objects, 0 to 1.
+        risk: Probability that the full model would give another label, or 1 - the expected F1, 0 to 1; 0 for the full
+            model's own answer.
+        level: Level of the cascade that answered: ``frames``, ``tracks``, ``submodels``, ``base``, ``full``, ``cloud``
+            or ``fallback``.
         model: Name of the model that answered; empty for a held answer.
         latency_ms: Time from the frame to the answer, milliseconds; 0 for a correction.
         reason: Why no local level could answer; empty for a hit.
@@ -57,6 +62,7 @@ class Answer:
     """
 
     label: str | None
+    objects: tuple[Object, ...] | None
     confidence: float
     risk: float
     level: Level
@@ -78,7 +84,7 @@ class _Lines(report.JsonLinesWriter):
     def write(self, line: msgspec.Struct) -> None:
         assert isinstance(line, report.AnswerLine)
         own = {name: getattr(line, name) for name in Answer.__slots__}
-        answer = Answer(**own | {"label": None if line.label == UNKNOWN else line.label})
+        answer = Answer(**own | {"label": None if line.label in (UNKNOWN, "") else line.label})
         if line.correction:
             self.corrections.append(answer)
         else:

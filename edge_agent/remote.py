@@ -9,12 +9,14 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from cachenet.shared.bundle.manifest import Manifest
 from cachenet.shared.cascade.circuit_breaker import CircuitBreaker
+from cachenet.shared.cascade.detect.types import SceneMiss, SceneReply
 from cachenet.shared.cascade.types import Miss, Reply
-from cachenet.shared.inference.image import Picture, encode
+from cachenet.shared.inference.detector import in_whole_picture
+from cachenet.shared.inference.image import Picture, encode, wire_picture
 from cachenet.shared.transport import protocol
 from cachenet.shared.transport.mqtt import Message, MqttConnection
 
@@ -22,21 +24,27 @@ log = logging.getLogger(__name__)
 
 #: Number of requests whose late reply is still accepted.
 _MAX_LATE = 256
-#: Largest number of posted requests without a reply.
-_MAX_POSTED = 8
+#: Largest number of posted requests without a reply: of a classifier, and of a detector, whose pictures are large and
+#: whose replies are worth less the later they come. ``benchmarks.detector_requests`` compares numbers on slow links.
+_MAX_POSTED, _MAX_POSTED_DETECTOR = 8, 2
 #: Reason of a fallback whose frame was posted.
 POSTED = "to be answered later"
-#: Time after which the reply to a posted request is useless, seconds.
-_POST_TIMEOUT_S = 5.0
+#: Time after which the reply to a posted request is useless, seconds: of a classifier and of a detector, whose objects
+#: have moved on.
+_POST_TIMEOUT_S, _POST_TIMEOUT_DETECTOR_S = 5.0, 2.0
 #: Longest time that an audited frame may wait in the server's background queue, milliseconds.
 AUDIT_TIMEOUT_MS = 60_000
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Result of a request: a reply, or the reason in ``error``."""
+    """Result of a request: a reply, or the reason in ``error``.
 
-    reply: Reply | None
+    Attributes:
+        reply: ``Reply`` of a classifier or ``SceneReply`` of a detector, as the bundle's task says; None for none.
+    """
+
+    reply: Any
     error: str = ""
 
 
@@ -52,7 +60,9 @@ class CloudClient:
         self._full = manifest.models[self._name]
         #: Input of the full model.
         self.input = self._full.input
-        self._classes = len(manifest.labels)
+        self._classes, self._detects = len(manifest.labels), manifest.task == "detection"
+        self._max_posted = _MAX_POSTED_DETECTOR if self._detects else _MAX_POSTED
+        self._post_timeout_s = _POST_TIMEOUT_DETECTOR_S if self._detects else _POST_TIMEOUT_S
         self._topics = {kind: protocol.topic(device, kind, self._name) for kind in ("infer", "audit")}
         #: Start of all correlation data, which tells replies to this camera and run from others.
         self._run = secrets.token_bytes(8)
@@ -62,24 +72,28 @@ class CloudClient:
         self._waiting: int | None = None
         self._outcome: Outcome | None = None
         self._stopped = False
-        #: Posted frames without a reply, and the time at which the reply becomes useless.
+        #: Posted frames without a reply, oldest first, and the time of their posting.
         self._posted: dict[int, float] = {}
-        self._asked: deque[int] = deque(maxlen=_MAX_LATE)
-        self._late: deque[Reply] = deque(maxlen=_MAX_LATE)
-        self._audits_sent: deque[int] = deque(maxlen=_MAX_LATE)
-        self._audited: deque[Reply] = deque(maxlen=_MAX_LATE)
+        #: Frames whose reply is still accepted, oldest first, and the size of their picture, pixels.
+        self._asked: dict[int, tuple[int, int]] = {}
+        self._late: deque[Any] = deque(maxlen=_MAX_LATE)
+        self._audits_sent: dict[int, tuple[int, int]] = {}
+        self._audited: deque[Any] = deque(maxlen=_MAX_LATE)
         self.bytes_up = self.bytes_down = 0
 
-    def ask(self, miss: Miss, picture: Callable[[], Picture]) -> Outcome:
-        """Send the frame and wait for the reply, until ``miss.deadline``. ``picture``: crops the frame."""
+    def ask(self, miss: Miss | SceneMiss, picture: Callable[[], Picture]) -> Outcome:
+        """Send the frame and wait for the reply, until ``miss.deadline``.
+
+        Args:
+            picture: Gives the frame ``(height, width, 3)`` BGR: cropped for a classifier, whole for a detector.
+        """
         if error := self._blocked_reason(self._clock()):
             return Outcome(None, error)
+        index, own = miss.frame.index, picture()
         with self._condition:
-            self._waiting, self._outcome = miss.frame.index, None
-            self._asked.append(miss.frame.index)
-        sent = self._send(
-            "infer", miss.frame.index, picture(), lambda: int((miss.deadline - self._clock()) * 1000), miss
-        )
+            self._waiting, self._outcome = index, None
+            self._note(self._asked, index, own)
+        sent = self._send("infer", index, own, lambda: int((miss.deadline - self._clock()) * 1000), miss)
         with self._condition:
             if sent:
                 left = max(0.0, miss.deadline - self._clock())
@@ -93,41 +107,61 @@ class CloudClient:
             self._breaker.succeeded()
         return outcome
 
-    def post(self, miss: Miss, picture: Callable[[], Picture]) -> Outcome:
-        """Send the frame without waiting; ``late`` returns the reply."""
+    def post(self, miss: Miss | SceneMiss, picture: Callable[[], Picture]) -> Outcome:
+        """Send the frame without waiting; ``late`` returns the reply. ``picture``: see ``ask``."""
         now = self._clock()
+        if not self._link.connected.is_set():
+            with self._condition:
+                self._posted.clear()  # their replies are lost, which says nothing about the server
         with self._condition:
-            expired = [index for index, expiry in self._posted.items() if expiry < now]
+            expired = [index for index, at in self._posted.items() if at + self._post_timeout_s < now]
             for index in expired:
                 del self._posted[index]
-            pending = len(self._posted)
-        if expired and not self._breaker.open:  # one failure, however many requests have expired
-            self._breaker.failed(now)
+            if expired:
+                self._breaker.failed(now)  # one failure, however many requests have expired
+                if self._breaker.open:
+                    self._posted.clear()
+            under_way = len(self._posted)
         if error := self._blocked_reason(now):
             return Outcome(None, error)
-        if pending >= _MAX_POSTED:
+        if under_way >= (1 if self._breaker.open else self._max_posted):  # after silence one request at a time
             return Outcome(None, "cloud busy")
+        index, own = miss.frame.index, picture()
         with self._condition:
-            self._asked.append(miss.frame.index)
-            self._posted[miss.frame.index] = now + _POST_TIMEOUT_S
-        sent = self._send("infer", miss.frame.index, picture(), lambda: int(1000 * _POST_TIMEOUT_S), miss)
+            self._note(self._asked, index, own)
+            self._posted[index] = now
+        sent = self._send("infer", index, own, lambda: int(1000 * self._post_timeout_s), miss)
         return Outcome(None, POSTED if sent else "not connected")
 
     def audit(self, index: int, picture: Picture) -> bool:
-        """Send an answered frame to be audited; ``audited`` returns the reply. Returns whether the frame was sent."""
+        """Send an answered frame to be audited; ``audited`` returns the reply.
+
+        Args:
+            picture: See ``ask``.
+
+        Returns:
+            Whether the frame was sent.
+        """
         if not self._link.connected.is_set():
             return False
         with self._condition:
-            self._audits_sent.append(index)
+            self._note(self._audits_sent, index, picture)
         return self._send("audit", index, picture, lambda: AUDIT_TIMEOUT_MS)
 
-    def late(self) -> list[Reply]:
+    def late(self) -> list[Any]:
         """Replies after their deadline, each once."""
         return _drain(self._late)
 
-    def audited(self) -> list[Reply]:
+    def audited(self) -> list[Any]:
         """Replies to audited frames, each once."""
         return _drain(self._audited)
+
+    @staticmethod
+    def _note(frames: dict[int, tuple[int, int]], index: int, picture: Picture) -> None:
+        """Record a sent frame and the width and height of its picture, among at most ``_MAX_LATE``."""
+        if len(frames) >= _MAX_LATE:
+            del frames[next(iter(frames))]
+        frames[index] = picture.shape[1], picture.shape[0]
 
     def _blocked_reason(self, now: float) -> str:
         """Why no request is allowed now; empty if one is."""
@@ -141,9 +175,9 @@ class CloudClient:
         index: int,
         picture: Picture,
         left_ms: Callable[[], int],
-        miss: Miss | None = None,
+        miss: Miss | SceneMiss | None = None,
     ) -> bool:
-        content, data = encode(picture)
+        content, data = encode(wire_picture(picture, self.input) if self._detects else picture)
         budget_ms = max(0, left_ms())  # after the time that encoding took
         recent, exit_risk = ((), 1.0) if miss is None else (miss.recent, miss.max_exit_risk)
         correlation = self._run + index.to_bytes(8, "big")
@@ -173,33 +207,49 @@ class CloudClient:
             return
         frame = int.from_bytes(correlation[8:], "big")
         self.bytes_down += len(message.payload)
-        reply = protocol.decode(message.payload, protocol.Answer | protocol.Rejection)  # type: ignore[arg-type]
-        if isinstance(reply, protocol.Rejection):
-            outcome = Outcome(None, f"refused: {reply.reason} ({reply.detail[:80]})")
-        elif reply.model != self._full.sha256:
-            outcome = Outcome(None, "refused: the server runs another model than the catalogue says")
-        else:
-            outcome = Outcome(Reply(frame, reply.logits(self._classes), reply.submodel, exit_risk=reply.risk))
+        reply: protocol.Reply = protocol.decode(message.payload, protocol.Reply)  # type: ignore[arg-type]
         with self._condition:
+            size = self._audits_sent.get(frame) or self._asked.get(frame)
+            if size is None:  # a duplicate, or far too late
+                return
+            if isinstance(reply, protocol.Rejection):
+                outcome = Outcome(None, f"refused: {reply.reason} ({reply.detail[:80]})")
+            elif reply.model != self._full.sha256:
+                outcome = Outcome(None, "refused: the server runs another model than the catalogue says")
+            else:
+                outcome = Outcome(self._read(frame, reply, size))
             if frame in self._audits_sent:
-                self._audits_sent.remove(frame)
+                del self._audits_sent[frame]
                 if outcome.reply is not None:
                     self._audited.append(outcome.reply)
                 return
-            if frame not in self._asked:  # a duplicate, or far too late
-                return
-            if self._posted.pop(frame, None) is not None:
+            if frame in self._posted:
                 self._breaker.succeeded()
+                # A server answers in order: requests from before this one are lost, or overtaken by another server.
+                self._posted = {index: at for index, at in self._posted.items() if index > frame}
             if frame == self._waiting:
-                self._asked.remove(frame)
+                del self._asked[frame]
                 self._outcome = outcome
                 self._condition.notify()
             elif outcome.reply is not None:
-                self._asked.remove(frame)
+                del self._asked[frame]
                 self._late.append(outcome.reply)
 
+    def _read(
+        self, frame: int, answer: protocol.Answer | protocol.DetectionAnswer, size: tuple[int, int]
+    ) -> Reply | SceneReply:
+        """The reply to a frame whose picture has ``size`` (width, height). Raises ``protocol.Malformed``."""
+        if isinstance(answer, protocol.DetectionAnswer):
+            if not self._detects:
+                raise protocol.Malformed("boxes as the answer of a classifier")
+            found = in_whole_picture(answer.detections(self._classes), size, self.input)
+            return SceneReply(frame, found, answer.submodel)
+        if self._detects:
+            raise protocol.Malformed("an answer without boxes of a detector")
+        return Reply(frame, answer.logits(self._classes), answer.submodel, exit_risk=answer.risk)
 
-def _drain(replies: deque[Reply]) -> list[Reply]:
+
+def _drain(replies: deque[Any]) -> list[Any]:
     """Remove and return all replies; safe while another thread appends."""
     drained = []
     while replies:

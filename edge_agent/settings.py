@@ -13,13 +13,15 @@ import msgspec
 from msgspec import Meta
 
 from cachenet.edge_agent.sources.frozen import FROZEN_S, ON_FROZEN, OnFrozen
+from cachenet.edge_agent.zones import NAME, Zone, check_zones
 from cachenet.shared.bundle import zoo
-from cachenet.shared.bundle.manifest import ExitFlag
+from cachenet.shared.bundle.manifest import ExitFlag, Task
 from cachenet.shared.cascade.audits import MIN_AUDIT_RATE
+from cachenet.shared.cascade.detect.spec import MAX_OBJECT_ERROR
 from cachenet.shared.cascade.spec import MAX_DISAGREEMENT
 from cachenet.shared.command import config
 from cachenet.shared.inference.engine import Provider
-from cachenet.shared.inference.image import Region
+from cachenet.shared.inference.image import parse_region, region_text
 from cachenet.shared.transport.protocol import check_device
 
 LevelFlag = Literal["frames", "submodels", "base", "full", "cloud"]
@@ -27,9 +29,12 @@ LevelFlag = Literal["frames", "submodels", "base", "full", "cloud"]
 #: downloaded once the requests have cost as many bytes as its file.
 LEVELS: tuple[LevelFlag, ...] = ("frames", "submodels", "base", "full", "cloud")
 
-#: ``wait``: wait for the cloud until the deadline. ``async``: answer at once, correct later. ``offline``: no cloud.
+#: ``wait``: wait for the cloud until the deadline. ``async``: answer at once; the cloud corrects a label later, and its
+#: objects are carried to later frames. ``offline``: no cloud.
 Mode = Literal["wait", "async", "offline"]
-MODES: tuple[Mode, ...] = get_args(Mode)
+#: ``auto``: ``wait`` for a classifier, ``async`` for a detector.
+ModeFlag = Literal["auto", "wait", "async", "offline"]
+MODES: tuple[ModeFlag, ...] = get_args(ModeFlag)
 
 #: Frames per second.
 Rate = Annotated[float, Meta(ge=0.001, le=1e6)]
@@ -59,6 +64,7 @@ class CameraTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         name: Unique name: letters, digits, ``.``, ``_`` and ``-``, 64 at most.
         region: As in ``Settings``; empty: the region of all cameras.
         fps: As in ``Settings``; None: the rate of all cameras.
+        zone: ``[[camera.zone]]`` tables.
     """
 
     #: Keys of earlier versions, with their replacement.
@@ -71,6 +77,7 @@ class CameraTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     record: str = ""
     decision_log: str = ""
     save: str = ""
+    zone: tuple[Zone, ...] = ()
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -136,10 +143,20 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Meta(
             gt=0,
             lt=1,
-            description="Risk budget: largest mean share of all answers that disagree with the full model, 0 to 1. "
-            "With 0.02, 98 of 100 answers are the full model's label of that frame or of most frames around it.",
+            description="Risk budget of a classifier: largest mean share of all answers that disagree with the full "
+            "model, 0 to 1. With 0.02, 98 of 100 answers are the full model's label of that frame or of most frames "
+            "around it.",
         ),
     ] = MAX_DISAGREEMENT
+    max_object_error: Annotated[
+        float,
+        Meta(
+            gt=0,
+            lt=1,
+            description="Risk budget of a detector: largest mean of 1 - F1 of a frame's objects against the full "
+            "model's, 0 to 1.",
+        ),
+    ] = MAX_OBJECT_ERROR
     audit_share: Annotated[
         float,
         Meta(
@@ -149,7 +166,13 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             "With 0, the agreement with the full model is not measured.",
         ),
     ] = MIN_AUDIT_RATE
-    mode: Annotated[Mode, Meta(description=f"Mode of requests to the cloud: {', '.join(MODES)}.")] = "wait"
+    mode: Annotated[
+        ModeFlag,
+        Meta(
+            description=f"Mode of requests to the cloud: {', '.join(MODES)} (auto is wait for a classifier, async for "
+            "a detector)."
+        ),
+    ] = "auto"
     deadline_ms: Annotated[
         int, Meta(ge=1, le=60_000, description="Longest wait of a frame for the cloud, milliseconds.")
     ] = 250
@@ -203,6 +226,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         bool, Meta(description="Whether cameras are announced to Home Assistant by MQTT discovery.")
     ] = False
     discovery_prefix: Annotated[str, Meta(description="Prefix of Home Assistant's discovery topics.")] = "homeassistant"
+    zone: tuple[Zone, ...] = ()
     camera: tuple[CameraTable, ...] = ()
 
     def __post_init__(self) -> None:
@@ -214,18 +238,40 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Name of the camera with these settings; empty for a device with one camera."""
         return self.camera[0].name if self.camera else ""
 
+    @property
+    def zone_name(self) -> str:
+        """Name of the zone of a classifier with these settings (``each_zone``); empty for all others."""
+        return self.zone[0].name if self.zone and self.region else ""
+
+    @property
+    def title(self) -> str:
+        """Name of the camera and of the zone with these settings, as in ``yard/gate``; empty without any."""
+        return "/".join(filter(None, (self.name, self.zone_name)))
+
+    def each_zone(self) -> tuple[Settings, ...]:
+        """The settings of a classifier for each zone: the region is the bounding box of the zone.
+
+        Each zone has a decision log of its own, with the name of the zone before the suffix.
+        """
+        found = []
+        for zone in self.zone:
+            log = Path(self.decision_log)
+            own = str(log.with_name(f"{log.stem}-{zone.name}{log.suffix}")) if self.decision_log else ""
+            found.append(msgspec.structs.replace(self, region=region_text(zone.region), zone=(zone,), decision_log=own))
+        return tuple(found)
+
     def each(self) -> tuple[Settings, ...]:
         """The settings of each camera. Raises ``ValueError`` for invalid ``[[camera]]`` tables."""
         if not self.camera:
             return (self,)
-        for name in ("source", "record", "decision_log", "save"):
+        for name in ("source", "record", "decision_log", "save", "zone"):
             if getattr(self, name):
                 raise ValueError(f"there are [[camera]] tables: give {name} in them, not for all cameras at once")
         if len(pipes := [own.name for own in self.camera if own.source.startswith("pipe:")]) > 1:
             raise ValueError(f"cameras {' and '.join(pipes)} both read standard input; only one can")
         names = [own.name for own in self.camera]
         for name in names:
-            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
+            if not NAME.fullmatch(name):
                 raise ValueError(f"camera {name[:80]!r}: a name is letters, digits, '.', '_', '-', 64 at most")
             if names.count(name) > 1:
                 raise ValueError(f"two cameras are called {name}; names must be unique")
@@ -238,6 +284,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 record=own.record,
                 decision_log=own.decision_log,
                 save=own.save,
+                zone=own.zone,
                 camera=(own,),
             )
             for own in self.camera
@@ -249,6 +296,12 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         for own in cameras:
             if own.region:
                 parse_region(own.region)
+            try:
+                check_zones(own.zone)
+                if own.region and own.zone:
+                    raise ValueError("there are a region and zones; a zone is a region with a name: give one of both")
+            except ValueError as error:
+                raise ValueError(f"camera {own.name}: {error}" if own.name else str(error)) from None
         for endpoint in filter(None, (self.metrics, self.preview)):
             config.endpoint(endpoint)
         for name in ("memory_budget", "misses_budget", "output_max"):
@@ -259,21 +312,22 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                     raise ValueError(f"{name}: {error}") from None
         return cameras
 
+    def mode_for(self, task: Task) -> Mode:
+        """The mode for a bundle of this task."""
+        if self.mode != "auto":
+            return self.mode
+        return "async" if task == "detection" else "wait"
+
+    def budget_for(self, task: Task) -> tuple[str, float]:
+        """The risk budget for a bundle of this task, and its flag."""
+        if task == "detection":
+            return "--max-object-error", self.max_object_error
+        return "--max-disagreement", self.max_disagreement
+
     @property
     def local(self) -> bool:
         """Whether any model runs on the device."""
         return "base" in self.levels or "submodels" in self.levels
-
-
-def parse_region(text: str) -> Region:
-    """Parse a region such as ``0.25,0,0.5,1``. Raises ``ValueError``."""
-    try:
-        left, top, width, height = (float(part) for part in text.split(","))
-    except ValueError:
-        left, top, width, height = (0.0,) * 4
-    if not (0 <= left < left + width <= 1 and 0 <= top < top + height <= 1):
-        raise ValueError(f"{text!r} is no region; write left,top,width,height as shares, as in 0.25,0,0.5,1")
-    return left, top, width, height
 
 
 def parse_size(text: str) -> int:

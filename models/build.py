@@ -75,6 +75,7 @@ def _fill(config: BuildConfig, dataset: Dataset, work: Path, directory: Path, pr
     provenance = {
         "plan": digest(msgspec.json.encode(config)),
         "frames": f"{len(dataset.learn)} to learn, {len(dataset.tune)} to tune, {len(dataset.prove)} to prove",
+        **({"region": config.region} if config.region else {}),
         **choice.found,
         "base": "trained" if dataset.base is None else "given",
         "precision": precision,

@@ -9,15 +9,27 @@ from typing import Annotated, ClassVar, Literal
 import msgspec
 
 from cachenet.shared.bundle.manifest import digest
+from cachenet.shared.inference.decoders import DecoderKind
 
 #: ``auto``: INT8 if it is measured to be faster and to answer as many frames.
 Precision = Literal["auto", "float16", "int8"]
+#: Decoder of a full model that is a detector; ``auto``: found from its outputs.
+DecoderChoice = Literal["auto", DecoderKind]
 #: Multiply-adds of the base model, as a share of the full model's, if the user gives none.
 DEFAULT_SHARES = (1 / 13,)
 _Share = Annotated[float, msgspec.Meta(ge=0.001, le=1)]
 _PREPROCESSING = (
-    "Preprocessing of the full model: a preset (imagenet, efficientnet-lite, unit, signed, caffe, raw), with changes "
-    "after it (imagenet,stretch,bgr or unit,letterbox,320x180), or JSON as in a bundle (default: the model's metadata)."
+    "Preprocessing of the full model: a preset (imagenet, efficientnet-lite, unit, signed, caffe, raw; of a detector "
+    "also nanodet, yolox, fastestdet, yolo, ssd, detr), with changes after it (imagenet,stretch,bgr or "
+    "unit,letterbox,320x180), or JSON as in a bundle (default: the model's metadata, or the usual one of a detector)."
+)
+_DECODER = (
+    "Decoder of a full model that is a detector, from its outputs to boxes: ssd (finished boxes), yolox, yolov5, "
+    "yolov8, nanodet, fastestdet, detr, heatmap; or auto, which finds it."
+)
+_LABELS = (
+    "Text file with one label a line; of a detector with known names also some of them, to use only those (default: "
+    "the model's metadata; COCO's for a detector of 80, 90 or 91 classes)."
 )
 _SHARES = (
     "Multiply-adds of local models, as a share of the full model's; repeat it for more sizes. The first is the base "
@@ -49,7 +61,7 @@ class BuildSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         "refine_epochs",
     )
 
-    full: Annotated[str, msgspec.Meta(description="File of the full model, an ONNX image classifier.")]
+    full: Annotated[str, msgspec.Meta(description="File of the full model, an ONNX image classifier or detector.")]
     data: Annotated[
         str, msgspec.Meta(description="Frames: a video, or a directory of pictures, class directories and videos.")
     ]
@@ -61,10 +73,16 @@ class BuildSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         ),
     ] = ""
     preprocessing: Annotated[str, msgspec.Meta(description=_PREPROCESSING)] = ""
-    labels: Annotated[
-        str, msgspec.Meta(description="Text file with one label a line (default: the model's metadata).")
-    ] = ""
+    decoder: Annotated[DecoderChoice, msgspec.Meta(description=_DECODER)] = "auto"
+    labels: Annotated[str, msgspec.Meta(description=_LABELS)] = ""
     frame_step: Annotated[int, msgspec.Meta(ge=1, description="Step between the frames of a video that are used.")] = 1
+    region: Annotated[
+        str,
+        msgspec.Meta(
+            description="Part of each frame that is used: left,top,width,height, each 0 to 1, as for edge-agent run "
+            "(default: all of it)."
+        ),
+    ] = ""
     base: Annotated[
         str,
         msgspec.Meta(
@@ -134,6 +152,7 @@ class BuildConfig:
         tuning_pools, pools: Streams of each kind to tune and to certify with, if streams are drawn; see ``certify``.
         frames: Length of a drawn stream.
         precision: Of the local models' weights and activations.
+        region: Part of each frame that is used, as text; empty for all of it.
     """
 
     name: str
@@ -150,6 +169,7 @@ class BuildConfig:
     pools: int = 10
     frames: int = 1000
     precision: Precision = "auto"
+    region: str = ""
     seed: int = 0
 
 

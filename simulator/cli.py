@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from cachenet.models.data.cifar10 import Split
     from cachenet.shared.bundle.manifest import Bundle
+    from cachenet.simulator.traces.replay import AnyAnswer
 
 app = program("simulator")
 
@@ -49,33 +50,54 @@ def _root(version: Version = False) -> None:
 
 @app.command()
 def live(
-    frames: Annotated[int, typer.Option(min=2, help="Number of frames that every policy answers.")] = 600,
-    fps: Annotated[float, typer.Option(min=0.1, max=1000, help="Frame rate of the stream, frames per second.")] = 30.0,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the stream and of the link.")] = 0,
-    stream: Annotated[str, typer.Option(help="Kind of stream: camera, held, dwell, session or shuffled.")] = "camera",
-    link_name: Annotated[str, typer.Option("--link", help="Link between device and broker, or a CSV file.")] = "wifi",
-    bundle: Annotated[Path, typer.Option(help=f"Bundle to deploy: {zoo.HELP}.")] = Path("cifar10"),
-    out: Annotated[Path, typer.Option(help="Directory of the results, demo.json and demo.png.")] = Path("build"),
+    bundle: Annotated[Path, typer.Option(help=f"Bundle to deploy: {zoo.HELP}.")] = Path("campus"),
+    stream: Annotated[
+        str,
+        typer.Option(
+            help="Video for detectors, or kind of stream for classifiers: camera, held, dwell, session, shuffled "
+            "(default: the installed clip, or camera)."
+        ),
+    ] = "",
+    frames: Annotated[
+        int | None,
+        typer.Option(min=2, help="Number of frames that every policy answers (default: 150, or 600 for classifiers)."),
+    ] = None,
+    fps: Annotated[
+        float | None,
+        typer.Option(
+            min=0.1, max=1000, help="Frame rate, frames per second (default: the video's, or 30 for classifiers)."
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the link and of a classifier's stream.")] = 0,
+    link_name: Annotated[
+        str,
+        typer.Option(
+            "--link", help="Link between device and broker, or a CSV file (default: lte, or wifi for classifiers)."
+        ),
+    ] = "",
+    out: Annotated[Path, typer.Option(help="Directory of the results: demo.json, demo.png, demo.mp4.")] = Path("build"),
     slowdown: Annotated[
         float, typer.Option(min=1, max=1000, help="Factor by which models run slower on the device.")
     ] = 1.0,
 ) -> None:
     """Compare three policies over one stream and one emulated link: real broker, server and agents on this machine.
 
-    Example: simulator live --link lte --frames 300
+    Example: simulator live --link 3g --frames 100
+
+    Example: simulator live --bundle cifar10
     """
-    from cachenet.models.data import streams
     from cachenet.models.data.cifar10 import DatasetError
     from cachenet.shared.media.recording import StreamError
-    from cachenet.simulator.report.live import Options, compare
-    from cachenet.simulator.report.live_picture import NoMatplotlib
+    from cachenet.simulator.live.compare import compare
+    from cachenet.simulator.live.picture import NoMatplotlib
+    from cachenet.simulator.live.task import Options
     from cachenet.simulator.world.processes import Failed
 
     # SIGTERM must end the child processes, too.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     console = Console(width=None if sys.stdout.isatty() else _PLAIN_WIDTH, highlight=False, markup=False)
     try:
-        compare(Options(frames, fps, seed, streams.named(stream), link_name, zoo.find(bundle), out, slowdown), console)
+        compare(Options(zoo.find(bundle), stream, frames, fps, seed, link_name, out, slowdown), console)
     except NoMatplotlib as error:
         console.print(f"No demo.png: {error}")
     except (Failed, StreamError, DatasetError) as error:
@@ -259,7 +281,22 @@ def replay(
             f"{found.corrections} corrections among them."
         )
     if found.first is not None:
-        _end(1, "the first answer that differs was {}, and is {}".format(*found.first))
+        _end(1, _difference(*found.first))
+
+
+def _difference(logged: AnyAnswer | None, replayed: AnyAnswer | None) -> str:
+    """What differs in two answers; objects and probabilities would fill a screen."""
+    if logged is None or replayed is None:
+        one = logged or replayed
+        return f"frame {one.frame if one else 0}: the {'log' if logged is None else 'replay'} has no such answer"
+    names = [name for name in logged.__struct_fields__ if getattr(logged, name) != getattr(replayed, name, None)]
+    shown = [
+        f"{name} {getattr(logged, name)!r} was logged, {getattr(replayed, name, None)!r} is replayed"
+        if isinstance(getattr(logged, name), int | float | str)
+        else f"{name} differ"
+        for name in names
+    ]
+    return f"the first answer that differs is of frame {logged.frame}: " + "; ".join(shown)
 
 
 @app.command()

@@ -46,7 +46,7 @@ def tiny_bundle(directory: Path, seed: int = 0, fixed_batch: bool = False, risk:
     }
     manifest = Manifest(
         FORMAT, "tiny", "classification", LABELS, models, {"built-by": "tests.bundles", "seed": str(seed)},
-        fixed_priors(risk), (Certificate(0.02, 0.005, 0.015, 0.95, 0.1, 100),),
+        fixed_priors(risk), certificates=(Certificate(0.02, 0.005, 0.015, 0.95, 0.1, 100),),
     )  # fmt: skip
     (directory / MANIFEST).write_bytes(msgspec.json.encode(manifest))
     Bundle(directory)

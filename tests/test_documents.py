@@ -134,13 +134,13 @@ def test_a_package_runs_by_its_directory_in_a_clone(package: str, fresh_install:
 
 
 def test_the_wheel_has_every_file_of_the_zoo(fresh_install: FreshInstall) -> None:
-    """The wheel stays under 30 MB."""
+    """The wheel stays under 35 MB."""
     packed = set(ZipFile(fresh_install.wheel).namelist())
     files = (path.relative_to(zoo.DIRECTORY) for path in zoo.DIRECTORY.rglob("*") if path.is_file())
     shipped = {f"cachenet/models/zoo/{path}" for path in files}
     assert shipped
     assert shipped <= packed
-    assert fresh_install.wheel.stat().st_size < 30e6
+    assert fresh_install.wheel.stat().st_size < 35e6
 
 
 @pytest.mark.parametrize("extra", EXTRAS)
@@ -197,22 +197,22 @@ def background(commands: str, directory: Path, variables: dict[str, str], ready:
 def test_a_server_and_a_device_answer_as_the_page_says(
     page: str, broker: str, fresh_install: FreshInstall, tmp_path: Path
 ) -> None:
-    """A directory of pictures replaces the camera."""
+    """Frames of the shipped clip replace the camera."""
     clone, port = fresh_install.copy(tmp_path / "cachenet"), free_port()
 
     def local(commands: str) -> str:
         assert "camera:0" in commands and f"mqtt://{broker}" in commands
-        return commands.replace("camera:0", "models/zoo/cifar10-sample").replace(broker, f"127.0.0.1:{port}")
+        return commands.replace("camera:0", "models/zoo/campus-clip/campus.mp4").replace(broker, f"127.0.0.1:{port}")
 
     server = {**fresh_install.variables(tmp_path, "cloud"), "CACHENET_PORT": str(port)}
-    device = fresh_install.variables(tmp_path)
-    with background(commands_of(page, "--listen 0.0.0.0"), clone, server, "serving cifar10"):
+    device = {**fresh_install.variables(tmp_path), "CACHENET_FRAMES": "30"}
+    with background(commands_of(page, "--listen 0.0.0.0"), clone, server, "serving campus"):
         if page == "docs/five-minutes.md":
             printed = run(local(commands_of(page, "edge-agent doctor camera:0")), clone, device)
             assert "problem" not in printed
             assert re.search(r"^ok +server ", printed, re.M)
         run(local(commands_of(page, "--output answers.jsonl")), clone, device)
-    assert (clone / "answers.jsonl").read_text().count('"label"') == 10
+    assert (clone / "answers.jsonl").read_text().count('"objects"') == 30
 
 
 def test_a_server_without_containers_is_deployed_as_the_page_says(fresh_install: FreshInstall, tmp_path: Path) -> None:

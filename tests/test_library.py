@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 import cachenet
 from cachenet.edge_agent.cli import app
 from cachenet.edge_agent.device_cascade import DeploymentError
-from cachenet.edge_agent.library import _with_arguments
+from cachenet.edge_agent.library import _Lines, _with_arguments
 from cachenet.shared.bundle import zoo
 from cachenet.shared.bundle.manifest import Bundle
 from cachenet.shared.cascade.cascade import Cascade
@@ -28,6 +28,7 @@ from tests.broker import Mosquitto, mosquitto
 from tests.bundles import LABELS, tiny_bundle
 from tests.e2e.agents import picture
 from tests.e2e.servers import ServerProcess
+from tests.edge_agent.frames import detected_frame, tracked
 
 __all__ = ["mosquitto"]
 
@@ -122,6 +123,19 @@ def test_the_layout_of_a_frame_in_memory_changes_nothing_and_the_frame_is_not_ch
             found.add((answer.label, answer.confidence, answer.level))
         assert (layout == picture(3)).all()
     assert len(found) == 1
+
+
+def test_the_answer_of_a_detector_has_objects_and_no_label_and_that_of_a_classifier_the_reverse(bundle: Bundle) -> None:
+    lines = _Lines()
+    for objects in ([tracked(3, (0.1, 0.2, 0.3, 0.4), risk=0.25)], []):
+        lines.write(detected_frame(objects).line)
+        assert lines.answer is not None and lines.answer.label is None
+        expected = [cachenet.Object(3, "person", 0.75, (0.1, 0.2, 0.3, 0.4), 0.25)] * len(objects)
+        assert list(lines.answer.objects or ()) == expected and lines.answer.objects is not None
+    with cachenet.load(bundle.directory) as device:
+        assert device(picture(0)).objects is None
+    with pytest.raises(cachenet.UserError, match="zone: no setting of a device"):
+        cachenet.load(bundle.directory, zone=())
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 3), (1, 500, 3), (2000, 3, 3)])
@@ -305,7 +319,7 @@ def test_there_are_few_names_and_the_page_describes_each() -> None:
     for name in cachenet.__all__:
         assert getattr(cachenet, name)
         assert f"`cachenet.{name}`" in page
-    for kind in (cachenet.Device, cachenet.Answer):
+    for kind in (cachenet.Device, cachenet.Answer, cachenet.Object):
         for name in filter(lambda name: not name.startswith("_"), vars(kind)):
             assert re.search(rf"`(device\.)?{name}(\(\))?`", page), f"docs/library.md does not describe {name}"
     with pytest.raises(AttributeError, match="open"):

@@ -115,9 +115,9 @@ def test_a_command_of_the_page_prints_its_result(block: Block, shell: ReaderShel
         assert printed.splitlines()[0].strip() == "answer"
         assert printed.splitlines()[1].startswith("horse ")
     elif "/status" in block.commands:
-        assert printed.startswith('cachenet/1/porch-pi/status {"state":"online",')
+        assert printed.startswith('cachenet/2/porch-pi/status {"state":"online",')
     elif "/result" in block.commands:
-        assert printed.count('cachenet/1/porch-pi/result {"frame":') == 2
+        assert printed.count('cachenet/2/porch-pi/result {"frame":') == 2
     elif "/catalogue" in block.commands:
         assert '"labels"' in (shell.directory / "bundle.json").read_text()
     else:

@@ -230,7 +230,9 @@ def test_the_core_does_no_input_or_output_and_draws_from_no_hidden_state() -> No
 
 
 def test_the_core_loads_nothing_but_numpy_and_msgspec() -> None:
-    names = [f"cachenet.shared.cascade.{path.stem}" for path in modules(CORE) if path.stem != "__init__"]
+    names = [
+        ".".join(path.relative_to(ROOT).with_suffix("").parts) for path in modules(CORE) if path.stem != "__init__"
+    ]
     done = run("-c", f"import sys, {', '.join(names)}; print(*sys.modules)")
     assert done.returncode == 0, done.stderr
     outside = ("cv2", "onnxruntime", *HEAVY, *PACKAGES)

@@ -1,9 +1,13 @@
 """Access control of the broker: users and roles of mosquitto's dynamic-security plugin.
 
 A device has all rights in its own subtree, and may read the catalogue. A viewer, such as Home Assistant, may read the
-results and the status of all devices. Only the server may subscribe under ``$share/``: each member of the server's
-group receives a part of all requests. The plugin of mosquitto 2.0 cannot put a user name into a topic pattern, so each
-device has a role of its own. A device's user is bound to one client id, so no device can take another's connection.
+results, the snapshots and the status of all devices. Only the server may subscribe under ``$share/``: each member of
+the server's group receives a part of all requests. The plugin of mosquitto 2.0 cannot put a user name into a topic
+pattern, so each device has a role of its own. A device's user is bound to one client id, so no device can take
+another's connection.
+
+The roles include the topics of version 1 of the protocol: so the server can tell its devices what to update, and a
+device of this version recognises a server of version 1.
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from cachenet.shared.command.errors import UserError
-from cachenet.shared.transport import protocol
+from cachenet.shared.transport import protocol, version_1
 from cachenet.shared.transport.mqtt import Address, Message, MqttConnection
 
 Kind = Literal["admin", "server", "device", "viewer"]
@@ -33,6 +37,10 @@ _CONTROL = "$CONTROL/dynamic-security/v1"
 _TIMEOUT_S = 5.0
 #: PBKDF2 iterations, mosquitto's default; enough for a password of 192 random bits.
 _ITERATIONS = 101
+
+#: Roots of the topics of all versions, and the subscriptions of a server.
+_ROOTS = (protocol.ROOT, version_1.ROOT)
+_SERVER_TOPICS = (*protocol.SERVER_TOPICS, *version_1.SERVER_TOPICS)
 
 _Json = dict[str, Any]
 
@@ -60,21 +68,20 @@ class User:
 
     def permissions(self) -> dict[str, tuple[str, ...]]:
         """Topics by access type of the plugin. All other access is denied."""
-        root = protocol.ROOT
         if self.kind == "admin":
             return dict.fromkeys(("publishClientSend", "publishClientReceive", "subscribePattern"), (f"{_CONTROL}/#",))
         if self.kind == "server":
             return {
-                "subscribeLiteral": protocol.SERVER_TOPICS,
-                "publishClientReceive": tuple(topic.split("/", 2)[2] for topic in protocol.SERVER_TOPICS),
-                "publishClientSend": (f"{root}/+/answer", f"{root}/+/blob/+", protocol.CATALOGUE_TOPICS),
+                "subscribeLiteral": _SERVER_TOPICS,
+                "publishClientReceive": tuple(topic.split("/", 2)[2] for topic in _SERVER_TOPICS),
+                "publishClientSend": _under_roots("+/answer", "+/blob/+", "catalogue/#"),
             }
         if self.kind == "viewer":
-            readable: tuple[str, ...] = (f"{root}/+/status", f"{root}/+/result/#", f"{_DISCOVERY}/#")
+            readable: tuple[str, ...] = (*_under_roots("+/status", "+/result/#", "+/snapshot/#"), f"{_DISCOVERY}/#")
             writable: tuple[str, ...] = (_HOME_ASSISTANT_STATUS,)
         else:
-            writable = (protocol.topic(self.name, "#"), f"{_DISCOVERY}/device/{self.name}/#")
-            readable = (*writable, protocol.CATALOGUE_TOPICS, _HOME_ASSISTANT_STATUS)
+            writable = (*_under_roots(f"{self.name}/#"), f"{_DISCOVERY}/device/{self.name}/#")
+            readable = (*writable, *_under_roots("catalogue/#"), _HOME_ASSISTANT_STATUS)
         return {"subscribePattern": readable, "publishClientReceive": readable, "publishClientSend": writable}
 
     def role_definition(self) -> _Json:
@@ -84,6 +91,11 @@ class User:
             "rolename": self.role,
             "acls": [{"acltype": kind, "topic": topic, "allow": True} for kind, topic in rights],
         }
+
+
+def _under_roots(*leaves: str) -> tuple[str, ...]:
+    """These topics of all versions of the protocol."""
+    return tuple(f"{root}/{leaf}" for root in _ROOTS for leaf in leaves)
 
 
 ADMIN, SERVER = User("admin", "admin"), User("server", "server")
@@ -109,6 +121,22 @@ def users(file: bytes) -> list[User]:
     return [user for user in possible if user.role in roles[user.name]]
 
 
+def outdated(file: bytes) -> list[User]:
+    """Users in the plugin's file, one for each role, whose role lacks rights that this version gives it."""
+    try:
+        roles = {role["rolename"]: _rights(role) for role in json.loads(file)["roles"]}
+    except (ValueError, KeyError, TypeError):
+        return []
+    lacking = {
+        user.role: user for user in users(file) if not _rights(user.role_definition()) <= roles.get(user.role, set())
+    }
+    return list(lacking.values())
+
+
+def _rights(role: _Json) -> set[tuple[str, str, bool]]:
+    return {(acl["acltype"], acl["topic"], acl["allow"]) for acl in role["acls"]}
+
+
 def _hashed(password: str) -> _Json:
     salt = secrets.token_bytes(12)
     digest = hashlib.pbkdf2_hmac("sha512", password.encode(), salt, _ITERATIONS)
@@ -129,8 +157,12 @@ class Control:
         """Create or replace ``user`` with this password. Raises ``AccessError``."""
         self._run({"command": "deleteClient", "username": user.name}, ignored="not found")
         self._run({"command": "createRole", **user.role_definition()}, ignored="exists")
-        self._run({"command": "modifyRole", **user.role_definition()})  # the present role may be of an older version
+        self.set_role(user)  # the present role may be of an older version
         self._run({"command": "createClient", **user.client(), "password": password})
+
+    def set_role(self, user: User) -> None:
+        """Give the role of ``user`` the rights of this version. Raises ``AccessError``."""
+        self._run({"command": "modifyRole", **user.role_definition()})
 
     def remove_user(self, user: User) -> None:
         """Remove ``user`` and close its connection. Raises ``AccessError``."""

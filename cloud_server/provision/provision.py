@@ -17,6 +17,7 @@ import pwd
 import secrets
 import shutil
 import socket
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
@@ -71,7 +72,8 @@ def provision(
 ) -> None:
     """Create certificates, users and passwords for DEVICEs; existing ones stay unchanged.
 
-    Before the broker's first start the users go to its file; later they go to the running broker.
+    Before the broker's first start the users go to its file; later they go to the running broker. After an update of
+    this software, run it again: it gives all users the rights of the new version.
 
     Example: cloud-server provision cam1 cam2 --host broker.example
 
@@ -90,13 +92,14 @@ def provision(
             typer.echo(f"the broker's certificate is for {', '.join(hosts)}; a running broker reads it at SIGHUP")
         give_to_broker(out)
         users = out / "broker/dynamic-security.json"
+        outdated = [user for user in _outdated(users) if user not in (*added, *removed)]
         passwords = {user: secrets.token_urlsafe(24) for user in added}
         if not users.exists():
             passwords |= {user: secrets.token_urlsafe(24) for user in (dynsec.ADMIN, dynsec.SERVER)}
             authority.write_secret(out / "admin.password", passwords[dynsec.ADMIN].encode() + b"\n")
             authority.write_secret(users, dynsec.initial_configuration(passwords))
             give_to_broker(out)
-        elif added or removed:
+        elif added or removed or outdated:
             admin = (out / "admin.password").read_text("ascii").strip()
             where = address(f"mqtts://{dynsec.ADMIN.name}@{broker}", admin, ca.certificate)
             with dynsec.control(where) as control:
@@ -104,6 +107,10 @@ def provision(
                     control.set_user(user, passwords[user])
                 for user in removed:
                     control.remove_user(user)
+                if outdated:
+                    typer.echo(f"giving the rights of this version to {_shortened(user.role for user in outdated)}")
+                for user in outdated:
+                    control.set_role(user)
         for user in removed:
             if _directory(user, out).exists():
                 shutil.rmtree(_directory(user, out))
@@ -177,12 +184,24 @@ def _known(out: Path) -> list[dynsec.User]:
     return [user for user in dict.fromkeys(found) if user.kind in _REMOVABLE]
 
 
+def _outdated(users: Path) -> list[dynsec.User]:
+    """Users whose role in the broker's file lacks rights; none if there is no file that this process may read."""
+    with suppress(OSError):
+        return dynsec.outdated(users.read_bytes())
+    return []
+
+
 def _summary(users: list[dynsec.User], out: Path) -> str:
     if not users:
         return f"there are none in {out}"
-    names = sorted(user.name for user in users)
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return f"known are {', '.join(names[:_SHOWN])}{more}"
+    return f"known are {_shortened(user.name for user in users)}"
+
+
+def _shortened(names: Iterable[str]) -> str:
+    """The first ``_SHOWN`` names and the number of the others."""
+    ordered = sorted(names)
+    more = f" and {len(ordered) - _SHOWN} more" if len(ordered) > _SHOWN else ""
+    return f"{', '.join(ordered[:_SHOWN])}{more}"
 
 
 def _directory(user: dynsec.User, out: Path) -> Path:

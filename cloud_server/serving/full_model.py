@@ -8,14 +8,16 @@ from collections.abc import Sequence
 import numpy as np
 
 from cachenet.shared.bundle.manifest import Bundle, ExitKind
+from cachenet.shared.cascade.detect.detections import Detections
+from cachenet.shared.inference.detector import Detector
 from cachenet.shared.inference.early_exit import EarlyExitModel, ExitResult, RequestContext, load
 from cachenet.shared.inference.engine import EngineError, Provider, Session
-from cachenet.shared.inference.image import Tensor, blank, crop, preprocessor
+from cachenet.shared.inference.image import Picture, Tensor, blank, crop, preprocessor
 from cachenet.shared.media.pictures import decode
 
 
 class FullModel:
-    """Runs the full model on encoded pictures, as a whole or with early exits.
+    """Runs a full classifier on encoded pictures, as a whole or with early exits.
 
     Example:
         model = FullModel(bundle, "cpu", threads=4)
@@ -76,3 +78,51 @@ class FullModel:
         if isinstance(self._model, EarlyExitModel):
             return self._model.run(batch, contexts)
         return [ExitResult(logits, int(logits.argmax())) for logits in self._model.run(batch)]
+
+
+class FullDetector:
+    """Runs a full detector on encoded pictures, one at a time.
+
+    Example:
+        model = FullDetector(bundle, "cpu", threads=4)
+        [found] = model.run([model.prepare(jpeg)], [None])
+    """
+
+    #: Number of pictures of a run. Larger batches would delay replies, which are worth less with each frame.
+    batch = 1
+
+    def __init__(self, bundle: Bundle, provider: Provider, threads: int) -> None:
+        """Load the detector and run it once. Raises ``EngineError`` if it cannot run, or does not fit its decoder."""
+        manifest = bundle.manifest
+        self.name = manifest.only("full")
+        model = manifest.models[self.name]
+        self.sha256 = model.sha256
+        assert model.decoder is not None  # the manifest was checked
+        session = Session(bundle.path(self.name), provider, threads)
+        self.provider = session.provider
+        self._detect = Detector(session.run_all, model.input, model.decoder)
+        width, height = model.input.size
+        self._detect(np.zeros((height, width, 3), np.uint8))  # the first run is the slowest
+
+    def prepare(self, picture: bytes) -> Picture:
+        """Decode a PNG or JPEG. Raises ``BadPicture``."""
+        return decode(picture)
+
+    def run(self, pictures: Sequence[Picture], _contexts: Sequence[RequestContext | None]) -> list[Detections]:
+        """Run the detector on each picture ``(height, width, 3)``.
+
+        Raises:
+            EngineError: A run failed.
+        """
+        return [self._detect(picture) for picture in pictures]
+
+
+def load_full(
+    bundle: Bundle, provider: Provider, threads: int, exit_kind: ExitKind | None = None
+) -> FullModel | FullDetector:
+    """The full model of a bundle for its task; see ``FullModel``. Raises ``EngineError``."""
+    if bundle.manifest.task == "classification":
+        return FullModel(bundle, provider, threads, exit_kind)
+    if exit_kind is not None:
+        raise EngineError(f"{bundle.manifest.name}: detectors have no early exits; use --set early_exits=off")
+    return FullDetector(bundle, provider, threads)

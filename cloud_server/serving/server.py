@@ -10,14 +10,14 @@ from collections.abc import Callable
 from cachenet.cloud_server.broker.probe import PROBE_S, RoundTripProbe
 from cachenet.cloud_server.serving.blobs import Blobs
 from cachenet.cloud_server.serving.counters import Counters
-from cachenet.cloud_server.serving.full_model import FullModel
+from cachenet.cloud_server.serving.full_model import FullDetector, FullModel
 from cachenet.cloud_server.serving.worker import Job, Worker
 from cachenet.shared.bundle.manifest import Bundle
 from cachenet.shared.command.supervision import SupervisedThread
 from cachenet.shared.inference.engine import Logits
-from cachenet.shared.transport import protocol
+from cachenet.shared.transport import protocol, version_1
 from cachenet.shared.transport.mqtt import Address, Message, MqttConnection
-from cachenet.shared.transport.protocol import Malformed, Rejection
+from cachenet.shared.transport.protocol import BlobRequest, Chunk, Malformed, Rejection, Reply
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ class Server:
     def __init__(
         self,
         bundle: Bundle,
-        full: FullModel,
+        full: FullModel | FullDetector,
         broker: Address,
         queue: int,
         max_batch: int,
@@ -52,7 +52,7 @@ class Server:
             queue: Largest number of queued requests.
             max_batch: Largest batch, unless the model fixes its batch.
             on_full_result: Called, on the worker's thread, with the logits of each picture that ran through the whole
-                model.
+                classifier.
             probes_broker: Whether the server probes the broker by a round trip.
 
         Raises:
@@ -67,7 +67,8 @@ class Server:
         name = f"cloud-{secrets.token_hex(4)}"
         self._probe = RoundTripProbe(protocol.topic(name, "answer"))
         self._probes_broker = probes_broker
-        topics = (*protocol.SERVER_TOPICS, *((self._probe.topic,) if probes_broker else ()))
+        own = (self._probe.topic,) if probes_broker else ()
+        topics = (*protocol.SERVER_TOPICS, *version_1.SERVER_TOPICS, *own)
         self._link = MqttConnection(broker, name, [(topic, 1) for topic in topics], self._receive, self._announce)
         self._prober = SupervisedThread("broker-round-trip", self._probe_broker)
 
@@ -117,9 +118,10 @@ class Server:
 
     def _announce(self) -> None:
         self._probe.connected()
-        topic = protocol.catalogue(self._bundle.manifest.name)
-        signature = protocol.signed(self._bundle.signature)
-        self._link.publish(topic, self._bundle.data, qos=1, retain=True, properties=signature)
+        name, signature = self._bundle.manifest.name, protocol.signed(self._bundle.signature)
+        self._link.publish(protocol.catalogue(name), self._bundle.data, qos=1, retain=True, properties=signature)
+        # QoS 0: a broker may deny the topics of version 1, which is no fault.
+        self._link.publish(protocol.catalogue(name, version_1.ROOT), version_1.CATALOGUE, retain=True)
 
     # The methods below, to ``_refuse``, run on the connection's thread and must return quickly.
 
@@ -130,6 +132,9 @@ class Server:
         with self.counters.change() as counts:
             counts.bytes_in += len(message.payload)
         try:
+            if message.topic.startswith(version_1.ROOT + "/"):
+                self._refuse_version_1(message)
+                return
             device, leaf = protocol.device_of(message.topic)
             if leaf == ("blob", "get"):
                 self._send_chunk(device, message)
@@ -162,26 +167,37 @@ class Server:
             self._reply(job, Rejection("busy", "the server's queue is full"))
 
     def _send_chunk(self, device: str, message: Message) -> None:
-        request = protocol.decode(message.payload, protocol.BlobRequest)
-        if not _SHA256.fullmatch(request.sha256):  # the digest becomes part of a topic
-            raise Malformed("sha256 is not 64 hexadecimal digits")
+        request = _blob_request(message)
         payload = protocol.encode(self._blobs.chunk(request))
         sent = self._link.publish(protocol.topic(device, "blob", request.sha256), payload)
         with self.counters.change() as counts:
             counts.chunks += sent
             counts.bytes_out += len(payload) * sent
 
-    def _refuse(self, device: str, correlation: bytes, rejection: Rejection) -> None:
+    def _refuse_version_1(self, message: Message) -> None:
+        """Reply to a device of version 1, in the form of that version, which versions meet and what to update."""
+        device, leaf = protocol.device_of(message.topic, version_1.ROOT)
+        if leaf == ("blob", "get"):
+            request = _blob_request(message)
+            payload = protocol.encode(Chunk(request.offset, 0, b"", version_1.REFUSAL))
+            self._link.publish(protocol.topic(device, "blob", request.sha256, root=version_1.ROOT), payload)
+        elif message.correlation is None or not 0 < len(message.correlation) <= 64:
+            raise Malformed("correlation data missing or longer than 64 bytes")
+        else:
+            self._refuse(device, message.correlation, version_1.REJECTION, version_1.ROOT)
+        log.warning("%s", version_1.old_device(device))
+
+    def _refuse(self, device: str, correlation: bytes, rejection: Rejection, root: str = protocol.ROOT) -> None:
         with self.counters.change() as counts:
             counts.requests += 1
-        self._send(device, correlation, rejection)
+        self._send(device, correlation, rejection, root)
 
-    def _reply(self, job: Job, reply: protocol.Answer | Rejection) -> None:
+    def _reply(self, job: Job, reply: Reply) -> None:
         self._send(job.device, job.request.correlation, reply)
 
-    def _send(self, device: str, correlation: bytes, reply: protocol.Answer | Rejection) -> None:
+    def _send(self, device: str, correlation: bytes, reply: Reply, root: str = protocol.ROOT) -> None:
         payload = protocol.encode(reply)
-        sent = self._link.publish(protocol.topic(device, "answer"), payload, correlation=correlation)
+        sent = self._link.publish(protocol.topic(device, "answer", root=root), payload, correlation=correlation)
         with self.counters.change() as counts:
             if isinstance(reply, Rejection):
                 counts.refusals[reply.reason] = counts.refusals.get(reply.reason, 0) + 1
@@ -193,3 +209,10 @@ class Server:
     def _count_batch(self) -> None:
         with self.counters.change() as counts:
             counts.batches += 1
+
+
+def _blob_request(message: Message) -> BlobRequest:
+    request = protocol.decode(message.payload, BlobRequest)
+    if not _SHA256.fullmatch(request.sha256):  # the digest becomes part of a topic
+        raise Malformed("sha256 is not 64 hexadecimal digits")
+    return request

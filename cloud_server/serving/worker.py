@@ -11,17 +11,18 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from cachenet.cloud_server.serving.batcher import Batcher, QueuedItem
-from cachenet.cloud_server.serving.selector import recommend
+from cachenet.cloud_server.serving.selector import recommend, recommend_detector
 from cachenet.shared.bundle.manifest import Manifest
+from cachenet.shared.cascade.detect.detections import Detections
 from cachenet.shared.cascade.probability import softmax
 from cachenet.shared.command.supervision import SupervisedThread
 from cachenet.shared.inference.early_exit import ExitResult, RequestContext
 from cachenet.shared.inference.engine import EngineError, Logits
-from cachenet.shared.inference.image import BadPicture, Tensor
-from cachenet.shared.transport.protocol import Answer, Rejection, Request, Timing
+from cachenet.shared.inference.image import BadPicture
+from cachenet.shared.transport.protocol import Answer, DetectionAnswer, Rejection, Reply, Request, Timing
 
 log = logging.getLogger(__name__)
 
@@ -42,14 +43,16 @@ class Job:
 
 
 class Model(Protocol):
-    """The part of ``FullModel`` that the worker uses."""
+    """The part of ``FullModel`` and ``FullDetector`` that the worker uses; ``prepare`` gives an input of ``run``."""
 
     name: str
     sha256: str
 
-    def prepare(self, picture: bytes) -> Tensor: ...
+    def prepare(self, picture: bytes) -> Any: ...
 
-    def run(self, tensors: Sequence[Tensor], contexts: Sequence[RequestContext | None]) -> Sequence[ExitResult]: ...
+    def run(
+        self, inputs: Sequence[Any], contexts: Sequence[RequestContext | None]
+    ) -> Sequence[ExitResult | Detections]: ...
 
 
 class Worker:
@@ -61,7 +64,7 @@ class Worker:
         manifest: Manifest,
         queue: int,
         max_batch: int,
-        reply: Callable[[Job, Answer | Rejection], None],
+        reply: Callable[[Job, Reply], None],
         on_batch: Callable[[], None],
         on_full_result: Callable[[Job, Logits], None] | None = None,
     ) -> None:
@@ -74,7 +77,7 @@ class Worker:
             max_batch: Largest number of jobs in a batch.
             reply: Sends a reply; called on the worker's thread, and by ``stop``.
             on_batch: Called after every batch.
-            on_full_result: Called with the logits of every picture that ran through the whole model.
+            on_full_result: Called with the logits of every picture that ran through the whole classifier.
         """
         #: Manifest that submodels are recommended from; may be replaced at any time.
         self.manifest = manifest
@@ -127,13 +130,13 @@ class Worker:
                 self._send(queued.item, reply)
             self._on_batch()
 
-    def _send(self, job: Job, reply: Answer | Rejection) -> None:
+    def _send(self, job: Job, reply: Reply) -> None:
         try:
             self._reply(job, reply)
         except BaseException:
             log.exception("the reply to %s failed", job.device)
 
-    def _replies_or_rejections(self, batch: Sequence[QueuedItem[Job]]) -> list[Answer | Rejection]:
+    def _replies_or_rejections(self, batch: Sequence[QueuedItem[Job]]) -> list[Reply]:
         """One reply for each job, in order, also if the model fails."""
         try:
             return self._replies(batch)
@@ -143,29 +146,32 @@ class Worker:
             log.exception("a batch of %d failed", len(batch))
         return [Rejection("busy", "the full model failed; see the server's log")] * len(batch)
 
-    def _replies(self, batch: Sequence[QueuedItem[Job]]) -> list[Answer | Rejection]:
+    def _replies(self, batch: Sequence[QueuedItem[Job]]) -> list[Reply]:
         started = time.monotonic()
         inputs = [(queued, self._prepare(queued.item)) for queued in batch]
-        ready = [(queued.item, tensor) for queued, tensor in inputs if not isinstance(tensor, Rejection)]
+        ready = [(queued.item, x) for queued, x in inputs if not isinstance(x, Rejection)]
         decoded = time.monotonic()
         results = iter(self._model.run([x for _, x in ready], [job.context for job, _ in ready]) if ready else ())
         decode_ms, run_ms = (decoded - started) * 1000, (time.monotonic() - decoded) * 1000
-        replies: list[Answer | Rejection] = []
-        for queued, tensor in inputs:
-            if isinstance(tensor, Rejection):
-                replies.append(tensor)
+        replies: list[Reply] = []
+        for queued, x in inputs:
+            if isinstance(x, Rejection):
+                replies.append(x)
             else:
                 timing = Timing((started - queued.arrived) * 1000, decode_ms, run_ms, len(ready))
                 replies.append(self._answer(queued.item, next(results), timing))
         return replies
 
-    def _prepare(self, job: Job) -> Tensor | Rejection:
+    def _prepare(self, job: Job) -> Any:
+        """The model's input, or a ``Rejection``."""
         try:
             return self._model.prepare(job.picture)
         except BadPicture as error:
             return Rejection("bad-input", str(error))
 
-    def _answer(self, job: Job, result: ExitResult, timing: Timing) -> Answer:
+    def _answer(self, job: Job, result: ExitResult | Detections, timing: Timing) -> Answer | DetectionAnswer:
+        if isinstance(result, Detections):
+            return DetectionAnswer.of(result, self._model.sha256, recommend_detector(self.manifest), timing)
         logits = result.logits
         if result.layer is None and self._on_full_result is not None:
             self._on_full_result(job, logits)

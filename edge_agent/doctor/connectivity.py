@@ -11,14 +11,16 @@ from pathlib import Path
 
 from cachenet.edge_agent.frame_inputs import FrameInputs
 from cachenet.edge_agent.remote import CloudClient
+from cachenet.edge_agent.server_version import ServerVersion
 from cachenet.edge_agent.settings import Settings
 from cachenet.shared.bundle.manifest import BundleError, Manifest, parse
+from cachenet.shared.cascade.detect.types import SceneReply
 from cachenet.shared.cascade.frame import Frame
 from cachenet.shared.cascade.types import Miss, Prediction
 from cachenet.shared.command import diagnostics
 from cachenet.shared.command.diagnostics import Finding
 from cachenet.shared.media.signature import sign
-from cachenet.shared.transport import protocol
+from cachenet.shared.transport import protocol, version_1
 from cachenet.shared.transport.mqtt import Message, MqttConnection, MqttError, address, password
 
 #: Longest wait for a connection, and for a reply of the server, seconds.
@@ -38,7 +40,7 @@ def check_connectivity(settings: Settings, stored: Manifest | None) -> Generator
         ca = Path(settings.ca) if settings.ca else None
         where = address(settings.broker, password(settings.password_file), ca)
         messages: queue.SimpleQueue[Message] = queue.SimpleQueue()
-        topics = [(protocol.topic(device, "answer"), 0), (protocol.CATALOGUE_TOPICS, 1)]
+        topics = [(protocol.topic(device, "answer"), 0), *ServerVersion.TOPICS]
         link = MqttConnection(where, f"cachenet-{device}", topics, messages.put)
     except (MqttError, protocol.Malformed) as error:
         yield Finding("broker", "problem", str(error))
@@ -64,9 +66,11 @@ def check_connectivity(settings: Settings, stored: Manifest | None) -> Generator
 def _catalogue(settings: Settings, messages: queue.SimpleQueue[Message]) -> Generator[Finding, None, Manifest | None]:
     """Check the catalogue; returns the first manifest that this device accepts."""
     end = time.monotonic() + _CATALOGUE_TIMEOUT_S
+    old_server = False
     with suppress(queue.Empty):
         while (left := end - time.monotonic()) > 0:
             message = messages.get(timeout=left)
+            old_server |= version_1.is_server(message.topic, message.payload)
             name = message.topic.rsplit("/", 1)[-1]
             if not message.topic.startswith(protocol.CATALOGUE_TOPICS[:-1]) or settings.catalogue not in ("", name):
                 continue
@@ -77,8 +81,12 @@ def _catalogue(settings: Settings, messages: queue.SimpleQueue[Message]) -> Gene
             except (BundleError, ValueError) as error:
                 yield Finding("catalogue", "problem", f"{name}: {error}")
                 return None
-            yield Finding("catalogue", "ok", f"{manifest.name}, {len(manifest.labels)} labels")
+            count = len(manifest.labels)
+            yield Finding("catalogue", "ok", f"{manifest.name}, {count} label{'s' * (count > 1)}")
             return manifest
+    if old_server:
+        yield Finding("catalogue", "problem", version_1.OLD_SERVER)
+        return None
     missing = f"the catalogue has no {settings.catalogue}" if settings.catalogue else "the catalogue is empty"
     yield Finding("catalogue", "warning", f"{missing}; start cloud-server on this broker")
     return None
@@ -111,11 +119,17 @@ def _server(link: MqttConnection, device: str, manifest: Manifest, messages: que
     begun = time.monotonic()
     frame = Frame(0, FrameInputs(picture), sign(picture))
     miss = Miss(frame, (), begun, begun + _TIMEOUT_S, Prediction(None, 1.0, 1.0, "base", ""), "")
-    outcome = cloud.ask(miss, lambda: frame.view.crop(cloud.input))
+    detects = manifest.task == "detection"
+    outcome = cloud.ask(miss, lambda: picture if detects else frame.view.crop(cloud.input))
     latency_ms = (time.monotonic() - begun) * 1000
     ended.set()
     receiver.join()
-    if outcome.reply is None:
+    reply = outcome.reply
+    if reply is None:
         return Finding("server", "warning", f"{outcome.error}; is cloud-server running on this broker?")
-    label = manifest.labels[int(outcome.reply.logits.argmax())]
+    if isinstance(reply, SceneReply):
+        return Finding(
+            "server", "ok", f"finds {len(reply.detections)} objects in the golden picture, after {latency_ms:.0f} ms"
+        )
+    label = manifest.labels[int(reply.logits.argmax())]
     return Finding("server", "ok", f"calls the golden picture {label}, after {latency_ms:.0f} ms")

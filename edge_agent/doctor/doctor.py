@@ -10,17 +10,18 @@ from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 from cachenet.edge_agent.doctor.connectivity import check_connectivity, is_signed
-from cachenet.edge_agent.frame_inputs import FrameInputs, scorer
+from cachenet.edge_agent.pipeline import pipeline_for
 from cachenet.edge_agent.settings import Settings
 from cachenet.edge_agent.sources import SourceError, open_source
 from cachenet.edge_agent.updates.store import Store, StoreError
 from cachenet.shared.bundle import zoo
 from cachenet.shared.bundle.manifest import Bundle, BundleError, Manifest, parse
+from cachenet.shared.cascade.detect.types import LocalDetector
 from cachenet.shared.command import diagnostics
 from cachenet.shared.command.diagnostics import Finding
+from cachenet.shared.inference.detector import Detector
 from cachenet.shared.inference.engine import Session
 from cachenet.shared.inference.image import Picture
-from cachenet.shared.media.signature import sign
 
 ABOUT = """Check whether 'edge-agent run' will work with the same settings, and what to do if not.
 
@@ -161,17 +162,19 @@ def _models(settings: Settings, manifest: Manifest, find: Finder, picture: Pictu
         finding, session = diagnostics.model(name, path, manifest, settings.provider, settings.threads or 1)
         yield finding
         if session is not None and name == names[0] and settings.local:
-            yield _pace(manifest, name, session, picture if picture is not None else diagnostics.golden())
+            yield _pace(settings, manifest, name, session, picture if picture is not None else diagnostics.golden())
 
 
-def _pace(manifest: Manifest, name: str, session: Session, picture: Picture) -> Finding:
+def _pace(settings: Settings, manifest: Manifest, name: str, session: Session, picture: Picture) -> Finding:
     """Measure the frame rate that the device reaches with local answers."""
-    score = scorer(name, session.run, manifest.models[name].input, len(manifest.labels))
+    pipeline, model = pipeline_for(settings, manifest), manifest.models[name]
+    runnable = session if model.decoder is None else Detector(session.run_all, model.input, model.decoder)
+    local = pipeline.local_model(name, runnable, 0, 0.0, True, lambda _: None)
+    run = local.detect if isinstance(local, LocalDetector) else local.score
     times = []
-    for _ in range(_RUNS):
+    for index in range(_RUNS):
         begun = time.perf_counter()
-        sign(picture)
-        score(FrameInputs(picture))
+        run(pipeline.frame(index, picture).view)
         times.append(time.perf_counter() - begun)
     seconds = sorted(times)[_RUNS // 2]
     rate = f"{name} takes {1000 * seconds:.1f} ms a frame: up to {1 / seconds:.0f} frames a second"

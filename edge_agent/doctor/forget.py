@@ -7,7 +7,7 @@ import threading
 import msgspec
 
 from cachenet.edge_agent.outputs import home_assistant
-from cachenet.shared.transport import protocol
+from cachenet.shared.transport import protocol, version_1
 from cachenet.shared.transport.mqtt import Address, Message, MqttConnection, MqttError
 
 #: Longest wait for a connection, seconds.
@@ -22,6 +22,8 @@ _RECONNECT_S = 6.0
 
 def forget(address: Address, device: str, prefix: str) -> list[str]:
     """Delete all retained messages of a device: its status, and all its cameras, past ones too, in Home Assistant.
+
+    The status that it had under version 1 of the protocol is deleted, too.
 
     Args:
         prefix: Prefix of Home Assistant's discovery topics.
@@ -53,7 +55,8 @@ class _Session:
         self._retained: dict[str, bytes] = {}
         self._condition = threading.Condition()
         self._connections = 0
-        topics = [(self._status, 1), (home_assistant.config_topic(prefix, device, "+"), 1)]
+        old = protocol.topic(device, "status", root=version_1.ROOT)
+        topics = [(self._status, 1), (old, 1), (home_assistant.config_topic(prefix, device, "+"), 1)]
         self.link = MqttConnection(address, client_id, topics, self._receive, self._connected)
 
     def begin(self) -> bool:

@@ -64,41 +64,48 @@ class Health:
     """Observes every answered frame, and lists faults.
 
     Faults are: a camera without a model; a lost camera; no answered frame for 8 s or three periods, whichever is
-    longer; only fallbacks among the last 10 to 100 answers; no connection to the broker. The period is ``1 / --fps``,
-    or else the median of the last nine gaps.
+    longer; only fallbacks among the last 10 to 100 answers; no connection to the broker; a server of another version of
+    the protocol. The period is ``1 / --fps``, or else the median of the last nine gaps.
     """
 
     def __init__(self, agent: Agent, clock: Callable[[], float] = time.monotonic) -> None:
         self._agent, self._clock = agent, clock
-        begun = clock()
-        self._timings = {
-            camera.name: FrameTiming(begun, 1.0 / camera.settings.fps if camera.settings.fps else 0.0)
-            for camera in agent.cameras
-        }
+        self._begun = clock()
+        #: By name of the camera and of its zone.
+        self._timings: dict[tuple[str, str], FrameTiming] = {}
 
     def on_frame(self, answered: AnsweredFrame) -> None:
         """Record an answered frame; called by the hot loop."""
         fallback = answered.answer.level == "fallback" and not answered.answer.reason.endswith(POSTED)
-        self._timings[answered.line.camera].add(self._clock(), fallback)
+        self._timing(answered.line.camera, answered.line.zone).add(self._clock(), fallback)
 
-    def ages(self) -> dict[str, float]:
-        """Seconds since the last answered frame of each camera, or since the agent began."""
+    def ages(self) -> dict[tuple[str, str], float]:
+        """Seconds since the last answered frame of each camera and zone, or since the agent began."""
         now = self._clock()
-        return {name: now - timing.last for name, timing in self._timings.items()}
+        keys = [(camera.name, camera.zone) for camera in self._agent.cameras]
+        return {key: now - self._timing(*key).last for key in keys}
+
+    def _timing(self, camera: str, zone: str) -> FrameTiming:
+        if (timing := self._timings.get((camera, zone))) is None:
+            own = next(loop.settings for loop in self._agent.loops if loop.name == camera)
+            timing = FrameTiming(self._begun, 1.0 / own.fps if own.fps else 0.0)
+            timing = self._timings.setdefault((camera, zone), timing)
+        return timing
 
     def __call__(self) -> str:
         """All faults as one line; empty without a fault."""
         faults = [
-            f"{camera.name}: {fault}" if camera.name else fault
+            f"{camera.title}: {fault}" if camera.title else fault
             for camera in self._agent.cameras
             for fault in self._faults(camera)
         ]
-        if self._agent.link is not None and (error := self._agent.link.error) and error not in " ".join(faults):
+        link = self._agent.link.error if self._agent.link is not None else ""
+        if (error := link or self._agent.server_version.error) and error not in " ".join(faults):
             faults.append(error)
         return "; ".join(faults)
 
     def _faults(self, camera: Camera) -> Iterable[str]:
-        timing = self._timings[camera.name]
+        timing = self._timing(camera.name, camera.zone)
         if camera.cascade is None:
             yield f"waiting for a model: {self._agent.error or 'it is on its way'}"
             return

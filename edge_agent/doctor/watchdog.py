@@ -21,14 +21,19 @@ class Watchdog:
 
     def __init__(
         self,
-        cameras: Sequence[Camera],
+        cameras: Callable[[], Sequence[Camera]],
         loader: ModelLoader,
         abandon: Callable[[str], None],
         end: Callable[[str], None] = end_process,
     ) -> None:
-        """``abandon`` is called with the reason before ``end``, which ends the process."""
+        """
+        Args:
+            cameras: Returns the cameras of the agent.
+            abandon: Called with the reason before ``end``.
+            end: Ends the process.
+        """
         self._cameras, self._loader, self._abandon, self._end = cameras, loader, abandon, end
-        #: By camera: the frame that was being decided at the last check, and the number of checks since then.
+        #: By title of the camera: the frame that was decided at the last check, and the number of checks since then.
         self._last_check: dict[str, tuple[int | None, int]] = {}
         self._thread = SupervisedThread("watchdog", self._step)
 
@@ -47,13 +52,13 @@ class Watchdog:
 
     def check(self) -> str:
         """Check once; returns which model hangs, or an empty string."""
-        for camera in self._cameras:
+        for camera in self._cameras():
             limit = HANG_TIMEOUT_S * camera.settings.slowdown + camera.settings.deadline_ms / 1000
             deciding = camera.deciding
-            frame, checks = self._last_check.get(camera.name, (None, 0))
+            frame, checks = self._last_check.get(camera.title, (None, 0))
             # Checks are counted, because the clock goes on while the process is suspended.
             checks = checks + 1 if deciding is not None and deciding == frame else 0
-            self._last_check[camera.name] = deciding, checks
+            self._last_check[camera.title] = deciding, checks
             if checks > limit:
-                return f"{camera.name or 'the camera'} has been deciding frame {frame} for {checks} s: a model hangs"
+                return f"{camera.title or 'the camera'} has been deciding frame {frame} for {checks} s: a model hangs"
         return f"{self._loader.hanging_model} hangs while it is being loaded" if self._loader.hanging_model else ""

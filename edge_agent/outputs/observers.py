@@ -11,8 +11,10 @@ from typing import Protocol
 from cachenet.edge_agent.agent import Agent
 from cachenet.edge_agent.camera import AnsweredFrame, Observer
 from cachenet.edge_agent.device_cascade import DeploymentError
-from cachenet.edge_agent.settings import parse_region, parse_size
+from cachenet.edge_agent.outputs.report import View
+from cachenet.edge_agent.settings import parse_size
 from cachenet.shared.command import config
+from cachenet.shared.inference.image import parse_region
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +39,10 @@ def attach_observers(agent: Agent) -> Iterator[list[tuple[str, Writer]]]:
     """
     writers: list[tuple[str, Writer]] = []
     settings, observers = agent.settings, agent.observers
-    regions = {own.name: parse_region(own.region) if own.region else None for own in settings.each()}
+    views = {
+        own.name: View(own.name, "", parse_region(own.region) if own.region else None, own.zone)
+        for own in settings.each()
+    }
     with ExitStack() as stack:
         if settings.metrics:
             from cachenet.edge_agent.outputs.metrics import endpoint
@@ -47,23 +52,22 @@ def attach_observers(agent: Agent) -> Iterator[list[tuple[str, Writer]]]:
         if settings.preview:
             from cachenet.edge_agent.outputs.preview import Preview
 
-            preview = Preview(settings.device, regions)
+            preview = Preview(settings.device, views)
             with _naming(f"--preview {settings.preview}"):
                 stack.enter_context(preview.serve(*config.endpoint(settings.preview)))
             observers.append(_guarded("the preview", preview.on_frame))
-        if saving := [camera for camera in agent.cameras if camera.settings.save]:
+        if saving := [loop for loop in agent.loops if loop.settings.save]:
             from cachenet.edge_agent.outputs.video_writer import VideoSaver
 
             savers = {}
-            for camera in saving:
-                with _naming(f"--save {camera.settings.save}"):
-                    path, live = Path(camera.settings.save), camera.live
-                    fps = camera.settings.fps
+            for loop in saving:
+                with _naming(f"--save {loop.settings.save}"):
+                    path, fps = Path(loop.settings.save), loop.settings.fps
                     saver = VideoSaver(
-                        path, live, fps or camera.source.fps, regions[camera.name], file_times=fps is None
+                        path, loop.live, fps or loop.source.fps, views[loop.name], file_times=fps is None
                     )
                 stack.callback(saver.close)
-                savers[camera.name] = saver
+                savers[loop.name] = saver
                 writers.append(("--save", saver))
 
             def save(answered: AnsweredFrame) -> None:
@@ -75,8 +79,8 @@ def attach_observers(agent: Agent) -> Iterator[list[tuple[str, Writer]]]:
             from cachenet.edge_agent.outputs.misses import Misses
 
             with _naming(f"misses {settings.misses}"):
-                live = any(camera.live for camera in agent.cameras)
-                misses = Misses(Path(settings.misses), parse_size(settings.misses_budget), live, regions)
+                live = any(loop.live for loop in agent.loops)
+                misses = Misses(Path(settings.misses), parse_size(settings.misses_budget), live, views)
             stack.callback(misses.close)
             observers.append(misses.on_frame)
             writers.append(("misses", misses))
@@ -84,6 +88,14 @@ def attach_observers(agent: Agent) -> Iterator[list[tuple[str, Writer]]]:
             from cachenet.edge_agent.outputs.results import Results
 
             observers.append(_guarded("results", Results(agent.link.publish, settings.device).on_frame))
+        if agent.link is not None and agent.announcer is not None:
+            from cachenet.edge_agent.outputs.snapshots import Snapshots
+
+            observers.append(_guarded("Home Assistant", agent.announcer.on_frame))
+            snapshots = Snapshots(agent.link.publish, settings.device, views)
+            stack.callback(snapshots.close)
+            observers.append(_guarded("snapshots", snapshots.on_frame))
+            agent.on_home_assistant.append(snapshots.renew)
         yield writers
 
 

@@ -21,8 +21,8 @@ import cv2
 from cachenet.edge_agent.camera import AnsweredFrame
 from cachenet.edge_agent.outputs.drawing import annotate
 from cachenet.edge_agent.outputs.page import page
+from cachenet.edge_agent.outputs.report import View
 from cachenet.shared.command.http_server import Handler, HttpServer, is_own, own_names
-from cachenet.shared.inference.image import Region
 
 #: Least time between two pictures of a camera, seconds.
 _PERIOD_S = 0.1
@@ -41,10 +41,10 @@ _BOUNDARY = "frame"
 
 
 class Screen:
-    """The latest frame of one camera. ``region``: see ``annotate``."""
+    """The latest frame of one camera. ``view``: see ``annotate``."""
 
-    def __init__(self, region: Region | None = None) -> None:
-        self._region = region
+    def __init__(self, view: View) -> None:
+        self._view = view
         self._condition = threading.Condition()
         #: Number, from 1, and frame of the latest answer.
         self._latest: tuple[int, AnsweredFrame] | None = None
@@ -90,7 +90,7 @@ class Screen:
                 time.sleep(max(0.0, self._due - time.monotonic()))
                 number, answered = self._latest
                 if number != self._drawn[0]:
-                    drawn = annotate(answered.picture, answered.line, self._region)
+                    drawn = annotate(answered.picture, answered.lines, self._view)
                     _, data = cv2.imencode(".jpg", drawn, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
                     self._drawn = number, data.tobytes()
                 self._due = time.monotonic() + _PERIOD_S
@@ -102,17 +102,18 @@ class Preview:
 
     Args:
         title: Name of the device.
-        regions: Classified part of the picture, by camera name; the name of an only camera is empty.
+        views: Region and zones by camera name; the name of an only camera is empty.
     """
 
-    def __init__(self, title: str, regions: Mapping[str, Region | None]) -> None:
+    def __init__(self, title: str, views: Mapping[str, View]) -> None:
         self.title = title
-        self.screens = {camera: Screen(region) for camera, region in regions.items()}
+        self.screens = {camera: Screen(view) for camera, view in views.items()}
         self.readers = threading.BoundedSemaphore(_MAX_STREAMS)
 
     def on_frame(self, answered: AnsweredFrame) -> None:
         """Store a frame; called by the hot loops."""
-        self.screens[answered.line.camera].on_frame(answered)
+        if answered.lines:
+            self.screens[answered.line.camera].on_frame(answered)
 
     @contextmanager
     def serve(self, host: str, port: int) -> Iterator[int]:

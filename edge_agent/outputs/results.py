@@ -1,7 +1,8 @@
 """Results over MQTT, for other subscribers than the server.
 
-A changed label is published at once, but at least 0.2 s after the result before; an unchanged label every ten seconds.
-This rate keeps the load of the broker low with many cameras. ``--output`` has every answer.
+A changed label, or changed numbers of objects, are published at once, but at least 0.2 s after the result before; an
+unchanged answer every ten seconds. This rate keeps the load of the broker low with many cameras. ``--output`` has every
+answer.
 """
 
 from __future__ import annotations
@@ -33,11 +34,13 @@ class Result(AnswerLine, kw_only=True):
 
 @dataclass
 class _Camera:
+    """State of a camera or zone. ``shown``: the published label or counts; None before the first."""
+
     topic: str
     frames: int = 0
     share: float = 0.0
     latency_ms: float = 0.0
-    label: str = ""
+    shown: object = None
     published: float = 0.0
 
     def count(self, answered: AnsweredFrame) -> None:
@@ -54,18 +57,21 @@ class Results:
     ) -> None:
         """``publish``: sends a payload to a topic without waiting, and returns whether it was sent."""
         self._publish, self._device, self._clock = publish, device, clock
-        self._cameras: dict[str, _Camera] = {}
+        self._cameras: dict[tuple[str, str], _Camera] = {}
         self._encode = msgspec.json.Encoder().encode
 
     def on_frame(self, answered: AnsweredFrame) -> None:
         """Publish the result of a frame if one is due; called by the hot loop."""
         line = answered.line
-        camera = self._cameras.get(line.camera)
+        camera = self._cameras.get((line.camera, line.zone))
         if camera is None:
-            camera = self._cameras[line.camera] = _Camera(topic(self._device, line.camera))
+            camera = _Camera(topic(self._device, line.camera, line.zone))
+            self._cameras[line.camera, line.zone] = camera
         camera.count(answered)
         now = self._clock()
-        if camera.label and now - camera.published < (_MIN_PERIOD_S if line.label != camera.label else _MAX_PERIOD_S):
+        answer = line.label if line.counts is None else (line.counts, line.zone_counts)
+        period = _MIN_PERIOD_S if answer != camera.shown else _MAX_PERIOD_S
+        if camera.shown is not None and now - camera.published < period:
             return
         result = Result(
             **msgspec.structs.asdict(line),
@@ -74,9 +80,10 @@ class Results:
         )
         camera.published = now
         if self._publish(camera.topic, self._encode(result)):
-            camera.label = line.label
+            camera.shown = answer
 
 
-def topic(device: str, camera: str) -> str:
-    """``cachenet/1/<device>/result``, with ``/<camera>`` for one of several cameras."""
-    return protocol.topic(device, "result", *filter(None, [camera]))
+def topic(device: str, camera: str, zone: str = "") -> str:
+    """``cachenet/<version>/<device>/result``, with ``/<camera>`` for one of several cameras and ``/<zone>`` for the
+    zone of a classifier."""
+    return protocol.topic(device, "result", *filter(None, [camera, zone]))

@@ -13,6 +13,7 @@ from cachenet.edge_agent.agent import Agent
 from cachenet.edge_agent.camera import Camera
 from cachenet.edge_agent.outputs import report
 from cachenet.edge_agent.outputs.drawing import COLOURS
+from cachenet.shared.cascade.types import UNKNOWN
 from cachenet.shared.command.text import printable
 from cachenet.shared.inference.engine import resident_bytes
 
@@ -48,18 +49,24 @@ class TerminalView:
         return table
 
     def _add(self, table: Table, camera: Camera) -> None:
-        if camera.name:
-            table.add_row("camera", f"[bold]{_text(camera.name)}[/]")
+        if camera.title:
+            table.add_row("camera", f"[bold]{_text(camera.title)}[/]")
         if (last := camera.last_answered) is None:
             table.add_row("waiting", _text(self._agent.error or "..."))
             return
         line = last.line
+        if line.counts is None:
+            answer = f"[bold]{_text(line.label)}[/] {'' if line.label == UNKNOWN else f'{line.confidence:.0%}'}"
+        else:
+            answer = f"[bold]{_text(report.counts_text(line.counts))}[/]"
         table.add_row(
-            "label",
-            f"[bold]{_text(line.label)}[/] {'' if last.answer.label is None else f'{line.confidence:.0%}'}",
+            "label" if line.counts is None else "objects",
+            answer,
             f"[{COLOURS[line.level]}]{line.level}[/] ({_text(line.model)})",
             f"{line.latency_ms:.1f} ms",
         )
+        for zone, by_label in (line.zone_counts or {}).items():
+            table.add_row("", f"{_text(zone)}: {_text(report.counts_text(by_label))}")
         tally = camera.tally
         total = max(1, tally.frames)
         counts = tally.levels()

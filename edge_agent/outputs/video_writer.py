@@ -17,8 +17,9 @@ import numpy as np
 from cachenet.edge_agent.camera import AnsweredFrame
 from cachenet.edge_agent.outputs.drawing import annotate
 from cachenet.edge_agent.outputs.frame_worker import FrameWorker
+from cachenet.edge_agent.outputs.report import WHOLE_PICTURE, View
 from cachenet.shared.command.file_names import shown
-from cachenet.shared.inference.image import Picture, Region
+from cachenet.shared.inference.image import Picture
 
 log = logging.getLogger(__name__)
 
@@ -52,13 +53,13 @@ class VideoSaver:
         path: Path,
         live: bool,
         fps: float | None = None,
-        region: Region | None = None,
+        view: View = WHOLE_PICTURE,
         file_times: bool = False,
     ) -> None:
         """
         Args:
             fps: Frame rate of the video of a file, frames per second.
-            region: See ``annotate``.
+            view: See ``annotate``.
             file_times: Whether a frame is shown for as long as in its file, rather than for ``1 / fps``.
 
         Raises:
@@ -68,7 +69,7 @@ class VideoSaver:
         if path.suffix.lower() not in _CODECS:
             raise ValueError(f"a video's name ends in {' or '.join(_CODECS)}")
         path.open("ab").close()  # an error must appear now, not at the first frame
-        self._path, self._live, self._region, self._file_times = path, live, region, file_times
+        self._path, self._live, self._view, self._file_times = path, live, view, file_times
         self._fps = _LIVE_FPS if live else fps or _FILE_FPS
         self._writer: cv2.VideoWriter | None = None
         self._size = 0, 0
@@ -83,7 +84,8 @@ class VideoSaver:
 
     def on_frame(self, answered: AnsweredFrame) -> None:
         """Queue a frame; called by the hot loop."""
-        self._worker.on_frame(answered)
+        if answered.lines:
+            self._worker.on_frame(answered)
 
     def close(self) -> None:
         """Finish the video."""
@@ -114,7 +116,7 @@ class VideoSaver:
         if shutil.disk_usage(self._path.parent).free < _RESERVED_BYTES:
             self._end(f"the disk has less than {_RESERVED_BYTES >> 20} MB left")
             return
-        drawn = annotate(answered.picture, answered.line, self._region)
+        drawn = annotate(answered.picture, answered.lines, self._view)
         writer = self._writer or self._open(drawn)
         if writer is not None:
             drawn = _letterbox(drawn, self._size)

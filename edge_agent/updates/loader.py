@@ -16,18 +16,16 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 from weakref import WeakValueDictionary
 
 from cachenet.edge_agent.updates.downloader import Downloader
-from cachenet.edge_agent.updates.model_loading import check_scores, open_model, time_run
+from cachenet.edge_agent.updates.model_loading import Runnable, check_answer, open_model, time_run
 from cachenet.edge_agent.updates.probe import ProbeAborted, ProbeError, fingerprint, time_limit
 from cachenet.edge_agent.updates.store import MismatchError, Store, StoreError
 from cachenet.shared.bundle.manifest import Bundle, ExitKind, Layer, Manifest, Model, digest
 from cachenet.shared.command.supervision import SupervisedThread
-from cachenet.shared.inference.early_exit import EarlyExitModel
-from cachenet.shared.inference.engine import EngineError, Logits, Provider, Session, resident_bytes
-from cachenet.shared.inference.image import blank
+from cachenet.shared.inference.engine import EngineError, Provider, resident_bytes
 from cachenet.shared.transport.backoff import Backoff
 
 log = logging.getLogger(__name__)
@@ -58,7 +56,7 @@ class LoadedModel:
     manifest: Manifest
     version: str
     name: str
-    session: Session | EarlyExitModel
+    session: Runnable
     cost: int
     seconds: float
     downloaded: bool
@@ -132,7 +130,7 @@ class ModelLoader:
         self._unusable: set[tuple[str, str]] = set()
         self._lock = threading.Lock()
         #: Sessions in memory, by digest of the model file.
-        self._sessions: WeakValueDictionary[str, Session | EarlyExitModel] = WeakValueDictionary()
+        self._sessions: WeakValueDictionary[str, Runnable] = WeakValueDictionary()
         #: Role, cost and seconds of each model loaded so far, by digest.
         self._measured: dict[str, tuple[str, int, float]] = {}
         #: Name of the model that is being loaded, and the time when loading began.
@@ -316,7 +314,7 @@ class ModelLoader:
         with contextlib.suppress(StoreError):  # on a full disk the probe runs again at the next start
             self._store.mark_probed(sha256, fingerprint(manifest, name))
 
-    def _session(self, manifest: Manifest, name: str) -> tuple[Session | EarlyExitModel, int, float]:
+    def _session(self, manifest: Manifest, name: str) -> tuple[Runnable, int, float]:
         """Session of a model, loaded if necessary; its cost in bytes; seconds of one run."""
         model = manifest.models[name]
         if (session := self._sessions.get(model.sha256)) is None:
@@ -332,31 +330,30 @@ class ModelLoader:
     def _first_model(self, manifest: Manifest) -> str:
         return self._base or manifest.only("base")
 
-    def _load(self, manifest: Manifest, name: str) -> tuple[Session | EarlyExitModel, float]:
-        """Load a model and check its scores on a blank image. Returns the session and seconds of the median run."""
+    def _load(self, manifest: Manifest, name: str) -> tuple[Runnable, float]:
+        """Load a model and check its answer to a blank picture. Returns the session and seconds of the median run."""
         model = manifest.models[name]
         # A full model beside a base model runs alone, so it may use all processors.
         alone = model.role == "full" and name != self._first_model(manifest)
-        image = blank(model.input)
         exits = alone and self._exit_kind in manifest.layers and self._slowdown == 1.0
         exit_kind = self._exit_kind if exits else None
 
-        def load(threads: int) -> tuple[Session | EarlyExitModel, float, Logits]:
+        def load(threads: int) -> tuple[Runnable, float, Any]:
             opened = open_model(
                 manifest, name, lambda one: self._file(one)[0], self._provider, threads, self._slowdown, exit_kind
             )
-            return opened, *time_run(opened, image, self._stopped.is_set)
+            return opened, *time_run(opened, model.input, self._stopped.is_set)
 
         processors = len(os.sched_getaffinity(0))
-        session, seconds, logits = load(processors if alone else max(1, self.threads))
+        session, seconds, answer = load(processors if alone else max(1, self.threads))
         if self.threads == 0 and not alone:
             self.threads = 1
             if (
                 processors >= MIN_PROCESSORS_FOR_PARALLEL
                 and (parallel := load(processors))[1] <= MAX_PARALLEL_TIME_RATIO * seconds
             ):
-                self.threads, (session, seconds, logits) = processors, parallel
-        check_scores(name, logits, len(manifest.labels))
+                self.threads, (session, seconds, answer) = processors, parallel
+        check_answer(name, answer, len(manifest.labels))
         return session, seconds
 
     def _file(self, one: Model | Layer) -> tuple[Path, bool]:

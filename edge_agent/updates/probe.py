@@ -2,7 +2,7 @@
 
 A model may hang, use all memory or crash the runtime. The probe process has limits of time and memory, the lowest
 priority, and is the first that the kernel kills when memory is short. It runs the models on the bundle's golden frames,
-whose scores must match the stored ones, and on the last frame of each camera.
+whose scores or objects must match the stored ones, and on the last frame of each camera.
 """
 
 from __future__ import annotations
@@ -16,18 +16,19 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
 import onnxruntime
 
-from cachenet.edge_agent.updates.model_loading import check_scores, open_model
+from cachenet.edge_agent.updates.model_loading import answerer, check_answer, open_model
 from cachenet.shared.bundle import golden_frames
 from cachenet.shared.bundle.manifest import ExitKind, Layer, Manifest, Model, digest, parse
+from cachenet.shared.cascade.detect.detections import Detections
 from cachenet.shared.command.version import VERSION
-from cachenet.shared.inference.early_exit import runner
 from cachenet.shared.inference.engine import EngineError, Provider, first_line, providers
-from cachenet.shared.inference.image import BadPicture, Picture, crop, preprocessor
+from cachenet.shared.inference.image import BadPicture, Picture
 from cachenet.shared.media.pictures import decode
 
 #: Versions of the programs that a probe's result depends on.
@@ -73,7 +74,7 @@ class ProbeRequest(msgspec.Struct, frozen=True):
         manifest: Bytes of the bundle's manifest.
         models: Names of the models.
         files: Paths of the files that they need, in the system's encoding, by digest.
-        frames: PNG or JPEG files of pictures that they must answer with any finite scores.
+        frames: PNG or JPEG files of pictures that they must answer with any finite scores or any objects.
         provider: See ``engine.Session``.
         exit_kind: Kind of early exits of the full model; None without.
         memory: Memory limit of the process, bytes; 0: a multiple of the largest model file.
@@ -190,32 +191,36 @@ def _test(request: ProbeRequest) -> None:
     frames = [decode(data) for data in request.frames]
     for name in request.models:
         try:
-            scores = _run_model(request, manifest, name, pictures, frames)
+            answers = _run_model(request, manifest, name, pictures, frames)
         except EngineError as error:
             raise EngineError(f"{name}: {str(error).removeprefix(f'{name}: ')}") from None
-        if golden is not None:
-            golden.check(name, scores, manifest.models[name].temperature)
+        if golden is None:
+            continue
+        if manifest.models[name].decoder is not None:
+            golden.check_objects(name, answers)
+        else:
+            golden.check(name, answers, manifest.models[name].temperature)
 
 
 def _run_model(
     request: ProbeRequest, manifest: Manifest, name: str, pictures: list[Picture], frames: list[Picture]
-) -> list[tuple[float, ...]]:
-    """Load one model and run it on all pictures; returns the scores of the golden ones. Raises ``EngineError``."""
+) -> list[Any]:
+    """Load one model and run it on all pictures; returns what it gives for the golden ones: rows of scores, or
+    ``Detections``. Raises ``EngineError``."""
     model = manifest.models[name]
 
     def find(one: Model | Layer) -> Path:
         return _path(request, one.sha256)
 
     exit_kind = request.exit_kind if model.role == "full" and request.exit_kind in manifest.layers else None
-    run = runner(open_model(manifest, name, find, request.provider, 1, exit_kind=exit_kind))
-    prepare = preprocessor(model.input)
+    answer_to = answerer(open_model(manifest, name, find, request.provider, 1, exit_kind=exit_kind), model.input)
     noise = np.random.default_rng(0).integers(0, 256, (2, 96, 128, 3), np.uint8)
-    scores = []
+    answers: list[Any] = []
     for picture in (*pictures, *frames, *noise, np.zeros_like(noise[0])):
-        logits = run(prepare(crop(picture, model.input)))
-        check_scores(name, logits, len(manifest.labels))
-        scores.append(tuple(map(float, logits[0])))
-    return scores[: len(pictures)]
+        answer = answer_to(picture)
+        check_answer(name, answer, len(manifest.labels))
+        answers.append(answer if isinstance(answer, Detections) else tuple(map(float, answer[0])))
+    return answers[: len(pictures)]
 
 
 def _path(request: ProbeRequest, sha256: str) -> Path:

@@ -1,4 +1,4 @@
-"""Golden frames of a bundle: some of its pictures, with the scores of each of its models on the build machine.
+"""Golden frames of a bundle: some of its pictures, with what each of its models gives for them on the build machine.
 
 Devices test a model on them before they use it (``edge_agent.updates.probe``).
 """
@@ -16,6 +16,7 @@ from cachenet.models.data.cifar10 import Images
 from cachenet.shared.bundle import golden_frames
 from cachenet.shared.bundle.manifest import Golden, Manifest, digest
 from cachenet.shared.command import atomic_files
+from cachenet.shared.inference.detector import Detector
 from cachenet.shared.inference.engine import Session
 from cachenet.shared.inference.image import Picture, crop, encode, preprocessor
 from cachenet.shared.media.pictures import decode
@@ -52,11 +53,15 @@ def add_golden_frames(directory: Path, manifest: Manifest, pictures: Sequence[Pi
     else:
         return msgspec.structs.replace(manifest, golden=None)
     shown = [decode(data) for data in encoded]
-    scores = {}
+    scores, objects = {}, {}
     for name, model in manifest.models.items():
         session, prepare = Session(directory / model.file, "cpu"), preprocessor(model.input)
+        if model.decoder is not None:
+            detector = Detector(session.run_all, model.input, model.decoder)
+            objects[name] = tuple(golden_frames.objects(detector(picture)) for picture in shown)
+            continue
         rows = (session.run(prepare(crop(picture, model.input)))[0] for picture in shown)
         scores[name] = tuple(tuple(round(float(score), 5) for score in row) for row in rows)
-    data = golden_frames.encode(golden_frames.GoldenFrames(encoded, scores))
+    data = golden_frames.encode(golden_frames.GoldenFrames(encoded, scores, objects))
     atomic_files.write(path, data)
     return msgspec.structs.replace(manifest, golden=Golden(FILE, len(data), digest(data)))

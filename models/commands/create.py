@@ -91,7 +91,7 @@ def fetch(
 
 @with_settings(BuildSettings, "model-builder")
 def build(settings: BuildSettings, as_json: Json = False) -> None:
-    """Build a bundle from an ONNX classifier and unlabelled frames.
+    """Build a bundle from an ONNX classifier or detector and unlabelled frames.
 
     The full model's answers are the labels. Certify with footage that the full model was not trained on: a model is
     overconfident on its own training data. An interrupted build resumes when the same command is given again.
@@ -110,15 +110,19 @@ def build(settings: BuildSettings, as_json: Json = False) -> None:
         from cachenet.models.bundle_writer import check_target
         from cachenet.models.data.frames import find
         from cachenet.shared.bundle.trust import Signer
+        from cachenet.shared.inference.image import parse_region
 
         check_target(out)
-        sources = [find(source, settings.frame_step) for source in (data, held_out) if source is not None]
+        region = parse_region(settings.region) if settings.region else None
+        sources = [find(source, settings.frame_step, region) for source in (data, held_out) if source is not None]
         signer = Signer(key) if key is not None else None
         import torch
 
         from cachenet.models import build as builder
+        from cachenet.models.commands.detectors import build_detectors
         from cachenet.models.export import external_model
         from cachenet.models.export.classifier import parse_preprocessing
+        from cachenet.models.export.detector import is_detector
         from cachenet.models.report.inspection import of_several
 
         if base is not None and settings.share:
@@ -128,6 +132,11 @@ def build(settings: BuildSettings, as_json: Json = False) -> None:
         if unknown := set(settings.submodel_share) - set(settings.share):
             options.refuse(f"submodel_share {unknown.pop():g} is not in --share; give it there as well")
         torch.set_num_threads(settings.threads)
+        if settings.decoder != "auto" or is_detector(full):
+            named = options.read_labels(labels) if labels is not None else None
+            detectors = build_detectors(settings, _bundle_name(settings), named, sources, directory, signer)
+            options.show_result(detectors, sources, as_json)
+            return
         classifier = options.read_classifier(full, settings.preprocessing, labels, settings.embedding)
         base_model = None
         if base is not None:
@@ -150,7 +159,7 @@ def _config(settings: BuildSettings, scenes: Path | None, labels: tuple[str, ...
     config = QUICK if quick else BuildConfig("", views=views, epochs=epochs, batch=settings.batch)
     return replace(
         config,
-        name=re.sub(r"[^a-z0-9._-]+", "-", Path(settings.out).resolve().name.lower()).lstrip("-._")[:64] or "bundle",
+        name=_bundle_name(settings),
         shares=tuple(dict.fromkeys(settings.share or config.shares)),
         submodel_shares=tuple(dict.fromkeys(settings.submodel_share)),
         precision=settings.precision,
@@ -158,7 +167,13 @@ def _config(settings: BuildSettings, scenes: Path | None, labels: tuple[str, ...
         min_coverage=config.min_coverage if quick else settings.min_coverage,
         refine_epochs=config.refine_epochs if quick else settings.refine_epochs,
         scenes=options.read_scenes(scenes, labels),
+        region=settings.region,
     )
+
+
+def _bundle_name(settings: BuildSettings) -> str:
+    """Name of the bundle, from its directory."""
+    return re.sub(r"[^a-z0-9._-]+", "-", Path(settings.out).resolve().name.lower()).lstrip("-._")[:64] or "bundle"
 
 
 def _path(text: str) -> Path | None:

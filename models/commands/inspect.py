@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,6 +12,7 @@ from cachenet.models.commands import options
 from cachenet.models.commands.options import (
     PROCESSORS,
     Data,
+    Decoder,
     Existing,
     FrameStep,
     Full,
@@ -24,6 +25,11 @@ from cachenet.models.commands.options import (
 from cachenet.models.report import console_report
 from cachenet.shared.bundle import zoo
 from cachenet.shared.bundle.manifest import Bundle
+
+if TYPE_CHECKING:
+    from cachenet.models.data.frames import Frames
+    from cachenet.models.export.classifier import Classifier
+    from cachenet.models.export.detector import DetectorModel
 
 #: Seed of the first stream of a report.
 _FIRST_SEED = 3000
@@ -116,39 +122,72 @@ def inspect(
     full: Full,
     data: Data,
     preprocessing: Preprocessing = "",
+    decoder: Decoder = "auto",
     labels: Labels = None,
     frame_step: FrameStep = 1,
     work: Work = None,
     threads: Threads = PROCESSORS,
     sheet: Annotated[
         Path | None,
-        typer.Option("--draw", help="PNG file for ten frames, as the model sees them, with its labels."),
+        typer.Option(
+            "--draw", help="PNG file for ten frames, as the model sees them, with its labels; or nine with its boxes."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
     """Show what a model takes, and its answers for your frames, before a build.
 
-    Low confidence of a good model means that the preprocessing is wrong. The answers are compared with those of ONNX
-    Runtime alone, and the last lines have a verdict.
+    Low confidence of a good classifier means that the preprocessing is wrong. Its answers are compared with those of
+    ONNX Runtime alone. A wrong decoder or preprocessing of a detector shows in its boxes with --draw. The last lines
+    have a verdict.
 
     Example: model-builder inspect --full model.onnx --data frames/ --preprocessing imagenet
     """
     with options.user_errors(data, sheet):
         options.check_paths(full=full, data=data, labels=labels)
         from cachenet.models.data.frames import find
-        from cachenet.models.report import inspection
+        from cachenet.models.export.detector import is_detector
 
-        if sheet is not None and sheet.is_dir():
-            options.refuse(f"{sheet} is a directory; give a file to draw to")
-        classifier = options.read_classifier(full, preprocessing, labels)
-        frames = find(data, frame_step)
-        with options.progress_bar() as progress:
-            logits = options.run_full_model(classifier, frames, options.work_directory(work), threads, progress)
-            found = inspection.inspect(classifier, frames, logits, threads)
-            if sheet is not None:
-                inspection.draw(classifier, frames, logits, sheet)
+        if sheet is not None:
+            if sheet.is_dir():
+                options.refuse(f"{sheet} is a directory; give a file to draw to")
+            options.check_writable("draw", sheet)
+        if decoder != "auto" or is_detector(full):
+            detector = options.read_detector(full, preprocessing, labels, decoder)
+            frames = find(data, frame_step)
+            found = _inspect_detector(detector, frames, threads, sheet)
+        else:
+            classifier = options.read_classifier(full, preprocessing, labels)
+            frames = find(data, frame_step)
+            found = _inspect_classifier(classifier, frames, options.work_directory(work), threads, sheet)
     if as_json:
         typer.echo(json.dumps(found))
         return
     console_report.inspection(found)
     options.show_skipped(frames)
+
+
+def _inspect_classifier(
+    classifier: Classifier, frames: Frames, work: Path, threads: int, sheet: Path | None
+) -> dict[str, Any]:
+    from cachenet.models.report import inspection
+
+    with options.progress_bar() as progress:
+        logits = options.run_full_model(classifier, frames, work, threads, progress)
+        found = inspection.inspect(classifier, frames, logits, threads)
+        if sheet is not None:
+            inspection.draw(classifier, frames, logits, sheet)
+    return dict(found)
+
+
+def _inspect_detector(detector: DetectorModel, frames: Frames, threads: int, sheet: Path | None) -> dict[str, Any]:
+    from cachenet.models.report import detector_inspection
+
+    with options.progress_bar() as progress:
+        task = progress.add_task("frames", total=None)
+        made = detector_inspection.inspect(
+            detector, frames, threads, lambda done: progress.update(task, completed=done)
+        )
+        if sheet is not None:
+            detector_inspection.draw(detector, made, sheet)
+    return dict(made.findings)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from cachenet.models.data.dataset import Dataset
     from cachenet.models.data.frames import Frames
     from cachenet.models.export.classifier import Classifier
+    from cachenet.models.export.detector import DetectorModel
     from cachenet.models.train.label import TeacherLogits
     from cachenet.shared.bundle.trust import Signer
 
@@ -36,7 +37,7 @@ PROCESSORS = os.cpu_count() or 1
 def _setting(name: str, **limits: Any) -> Any:
     """The option for a setting that other commands share with ``build``."""
     default, text = config.default_of(BuildSettings, name)
-    stated = default not in ("none", "required", "off", "1")
+    stated = default not in ("none", "required", "off", "1", "auto")
     return typer.Option(help=f"{text}  [default: {default}]" if stated else text, **limits)
 
 
@@ -46,6 +47,7 @@ Data = Annotated[Path, _setting("data")]
 Out = Annotated[Path, _setting("out")]
 HeldOut = Annotated[Path | None, _setting("held_out")]
 Preprocessing = Annotated[str, _setting("preprocessing")]
+Decoder = Annotated[str, _setting("decoder")]
 Labels = Annotated[Path | None, _setting("labels")]
 FrameStep = Annotated[int, _setting("frame_step", min=1)]
 Scenes = Annotated[Path | None, _setting("scenes")]
@@ -143,11 +145,14 @@ def inputs(
         from cachenet.models.bundle_writer import check_target
         from cachenet.models.data.frames import find
         from cachenet.shared.bundle.trust import Signer
+        from cachenet.shared.inference.image import parse_region
 
         if out is not None:
             check_target(out)
         found = Bundle(zoo.find(bundle))
-        sources = [find(path, frame_step) for path in data.values() if path is not None]
+        region = found.manifest.provenance.get("region")  # the frames are cut as for the build
+        cut = parse_region(region) if region else None
+        sources = [find(path, frame_step, cut) for path in data.values() if path is not None]
         signer = Signer(key) if key is not None else None
         import torch
 
@@ -160,6 +165,8 @@ def full_model(bundle: Bundle) -> Classifier:
     """The full model of a bundle, with the input and labels of the manifest."""
     from cachenet.models.export.classifier import load_classifier
 
+    if bundle.manifest.task != "classification":
+        refuse(f"{bundle.directory} is a bundle of detectors, and this command is for classifiers")
     model = bundle.manifest.models[bundle.manifest.only("full")]
     return load_classifier(bundle.directory / model.file, model.input, bundle.manifest.labels)
 
@@ -168,17 +175,34 @@ def read_classifier(full: Path, preprocessing: str, labels: Path | None, embeddi
     """The full model of a user. Raises ``ClassifierError``."""
     from cachenet.models.export.classifier import load_classifier, parse_preprocessing
 
-    names: tuple[str, ...] | None = None
-    if labels is not None:
-        try:
-            names = tuple(filter(None, map(str.strip, labels.read_text("utf-8-sig").splitlines())))
-        except UnicodeDecodeError:
-            refuse(f"{labels} is no text")
-        if not names or len(set(names)) < len(names):
-            refuse(f"{labels} has {'a label twice' if names else 'no labels'}; give each label a line of its own")
+    names = read_labels(labels) if labels is not None else None
     return load_classifier(
         full, parse_preprocessing(preprocessing) if preprocessing else None, names, embedding or None
     )
+
+
+def read_detector(full: Path, preprocessing: str, labels: Path | None, decoder: str) -> DetectorModel:
+    """The full model of a user, a detector; ``decoder``: its kind, or ``auto``. Raises ``UserError``."""
+    from cachenet.models.export.detector import load_detector
+    from cachenet.models.export.preprocessing import parse_preprocessing
+    from cachenet.shared.inference.decoders import DECODER_KINDS
+
+    kind = next((kind for kind in DECODER_KINDS if kind == decoder), None)
+    if kind is None and decoder != "auto":
+        refuse(f"--decoder {decoder} is none of auto, {', '.join(DECODER_KINDS)}")
+    names = read_labels(labels) if labels is not None else None
+    return load_detector(full, parse_preprocessing(preprocessing) if preprocessing else None, names, kind)
+
+
+def read_labels(path: Path) -> tuple[str, ...]:
+    """The labels in a text file, one a line."""
+    try:
+        names = tuple(filter(None, map(str.strip, path.read_text("utf-8-sig").splitlines())))
+    except UnicodeDecodeError:
+        refuse(f"{path} is no text")
+    if not names or len(set(names)) < len(names):
+        refuse(f"{path} has {'a label twice' if names else 'no labels'}; give each label a line of its own")
+    return names
 
 
 def read_scenes(path: Path | None, labels: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from cachenet.shared.command.errors import UserError
 from cachenet.shared.command.file_names import natural, shown
-from cachenet.shared.inference.image import BadPicture, Picture
+from cachenet.shared.inference.image import BadPicture, Picture, Region, cut
 from cachenet.shared.media import pictures
 from cachenet.shared.media.pictures import LISTED, SUFFIXES
 from cachenet.shared.media.video import BadVideo, Video
@@ -58,6 +58,7 @@ class Frames:
     files: tuple[Path, ...]  # Images and videos
     folders: tuple[str, ...]  # Top-level folder of each file, empty if the file has none
     frame_step: int = 1  # Step between the frames of a video that are used
+    region: Region | None = None  # Part of each frame that is used
     broken: dict[Path, str] = field(default_factory=dict)  # Skipped files with the reason
     remarks: dict[Path, str] = field(default_factory=dict)  # Other findings about files
     damaged: int = 0  # Number of damaged or missing video frames
@@ -68,7 +69,7 @@ class Frames:
         for number, (path, folder) in enumerate(zip(self.files, self.folders, strict=True)):
             try:
                 for picture in self._pictures(path):
-                    yield Shown(picture, number, folder)
+                    yield Shown(picture if self.region is None else cut(picture, self.region), number, folder)
             except (BadPicture, BadVideo) as error:  # noqa: PERF203
                 self.broken[path] = str(error)
             except OSError as error:
@@ -105,12 +106,13 @@ def is_video(path: Path) -> bool:
     return path.suffix.lower() in _VIDEOS
 
 
-def find(path: Path, frame_step: int = 1) -> Frames:
+def find(path: Path, frame_step: int = 1, region: Region | None = None) -> Frames:
     """Find the files to read.
 
     Args:
         path: Video, or directory of images and videos, searched recursively.
         frame_step: Step between the frames of a video that are used.
+        region: Part of each frame that is used; None for all of it.
 
     Raises:
         FramesError: ``path`` does not exist or holds no images and videos.
@@ -118,7 +120,7 @@ def find(path: Path, frame_step: int = 1) -> Frames:
     if path.is_file():
         if path.suffix.lower() not in _VIDEOS | SUFFIXES:
             raise FramesError(f"{shown(path)} is neither a directory nor a video ({' '.join(sorted(_VIDEOS))})")
-        return Frames((path,), ("",), frame_step)
+        return Frames((path,), ("",), frame_step, region)
     if not path.is_dir():
         raise FramesError(f"{shown(path)} is {'no file and no directory' if path.exists() else 'not there'}")
     unlisted: list[OSError] = []
@@ -137,7 +139,7 @@ def find(path: Path, frame_step: int = 1) -> Frames:
         raise FramesError(f"{shown(path)} holds no pictures ({' '.join(sorted(SUFFIXES))}) and no videos")
     folders = (file.relative_to(path).parts for file in files)
     broken = {Path(error.filename): f"the directory cannot be listed: {error.strerror}" for error in unlisted}
-    return Frames(files, tuple(parts[0] if len(parts) > 1 else "" for parts in folders), frame_step, broken)
+    return Frames(files, tuple(parts[0] if len(parts) > 1 else "" for parts in folders), frame_step, region, broken)
 
 
 def uses(sequences: Sequence[int], shares: tuple[float, ...] = _SHARES) -> npt.NDArray[np.int8]:

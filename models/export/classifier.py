@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import cv2
-import msgspec
 import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto, TensorProto, helper
@@ -23,6 +22,7 @@ from cachenet.models.export.head import Head
 from cachenet.models.export.metadata import PREFIX
 from cachenet.models.export.native import Native, canonical, natives
 from cachenet.models.export.onnx_file import ClassifierError, OnnxRun, inputs, load, properties
+from cachenet.models.export.preprocessing import PRESETS, parse_preprocessing
 from cachenet.shared.inference.image import Input, Picture, Tensor, crop, preprocessor
 
 __all__ = [
@@ -35,24 +35,6 @@ __all__ = [
     "serving_graph",
 ]
 
-#: Preprocessing by name: ImageNet as in torchvision, EfficientNet-Lite, 0..1, -1..1, Caffe (BGR, mean subtracted), and
-#: unnormalised pixels.
-PRESETS: dict[str, Input] = {
-    "imagenet": Input(224, (123.675, 116.28, 103.53), (58.395, 57.12, 57.375), 224 / 256),
-    "efficientnet-lite": Input(260, (127.0, 127.0, 127.0), (128.0, 128.0, 128.0), 260 / 292, "cubic"),
-    "unit": Input(224, (0.0, 0.0, 0.0), (255.0, 255.0, 255.0)),
-    "signed": Input(224, (127.5, 127.5, 127.5), (127.5, 127.5, 127.5)),
-    "caffe": Input(224, (103.939, 116.779, 123.68), (1.0, 1.0, 1.0), 224 / 256, colour="bgr"),
-    "raw": Input(224, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
-}
-#: Changes of a preset by word.
-_WORDS: dict[str, dict[str, Any]] = {
-    "stretch": {"fit": "stretch", "crop": 1.0},
-    "letterbox": {"fit": "letterbox", "crop": 1.0},
-    "crop": {"fit": "crop"},
-    **{word: {"colour": word} for word in ("rgb", "bgr", "grey")},
-    **{word: {"scaling": word} for word in ("area", "linear", "cubic")},
-}
 #: Names of the probe images, in order.
 _PROBES = ("black", "white", "coarse", "coloured", "fine", "grey", "noisy")
 #: Maximum difference of the scores of an image alone and in a batch, as a share of their range.
@@ -76,40 +58,6 @@ class Classifier:
     def batch(self) -> int | None:
         """Batch size of ``graph``: 1, or None for any."""
         return inputs(self.graph.graph)[0].type.tensor_type.shape.dim[0].dim_value or None
-
-
-def parse_preprocessing(text: str) -> Input:
-    """Parse a preprocessing: a preset with changes (``imagenet,stretch,bgr``, ``unit,320x180``), or a bundle's JSON.
-
-    Raises ``ClassifierError``.
-
-    >>> parse_preprocessing("unit,320x180").size
-    (320, 180)
-    """
-    name, *words = text.split(",")
-    if name not in PRESETS:
-        try:
-            return msgspec.json.decode(text, type=Input)
-        except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-            why = f" ({error})" if text.lstrip().startswith("{") else ""
-            raise ClassifierError(
-                f"{text!r} is no preprocessing{why}; give {', '.join(PRESETS)} or JSON with side, mean and std"
-            ) from None
-    spec = PRESETS[name]
-    for word in words:
-        changes = _WORDS.get(word)
-        width, _, height = word.partition("x")
-        if changes is None and width.isdecimal() and height.isdecimal():
-            changes = {"side": int(width), "height": None if width == height else int(height)}
-        if changes is None:
-            raise ClassifierError(f"{word!r} in {text!r} is none of {', '.join(_WORDS)}, nor a size as in 320x180")
-        if {word, spec.colour} == {"rgb", "bgr"}:
-            changes = {**changes, "mean": spec.mean[::-1], "std": spec.std[::-1]}
-        spec = msgspec.structs.replace(spec, **changes)
-    try:
-        return msgspec.convert(msgspec.to_builtins(spec), Input)
-    except msgspec.ValidationError as error:
-        raise ClassifierError(f"{text!r} is no preprocessing ({error})") from None
 
 
 def load_classifier(

@@ -16,10 +16,16 @@ from cachenet.models.report import tables
 from cachenet.models.report.tables import Table
 from cachenet.shared.bundle.manifest import Bundle
 
+#: Results of an inspection that are no shares.
+_NUMBERS = {"boxes_per_frame", "score", "overlap", "mean_score"}
+
 
 def models(bundle: Bundle, as_json: bool) -> None:
     """Show the models of a bundle and its certificates."""
     manifest = bundle.manifest
+    if manifest.task == "detection":
+        detectors(bundle, as_json)
+        return
     rows: dict[str, dict[str, Any]] = {
         name: tables.model_row(model) | {"mean_coverage": round(sum(model.coverage) / len(model.coverage), 4)}
         for name, model in manifest.models.items()
@@ -41,6 +47,30 @@ def models(bundle: Bundle, as_json: bool) -> None:
         console.print(_rich(tables.certificates(manifest.certificates)))
     if agreement := manifest.provenance.get("base agreement"):
         console.print(f"Base model agrees with the full model on {agreement}.")
+    console.print("Signed." if bundle.signature else "Not signed.")
+
+
+def detectors(bundle: Bundle, as_json: bool) -> None:
+    """Show the models of a bundle of detectors, with F1 against the full model where the builder measured it."""
+    manifest = bundle.manifest
+    rows: dict[str, dict[str, Any]] = {
+        name: tables.model_row(model)
+        | {"f1": float(text) if (text := manifest.provenance.get(f"f1 of {name}")) else None}
+        for name, model in manifest.models.items()
+    }
+    about = {part: manifest.provenance.get(part, "") for part in ("frames", "objects", "tracks")}
+    if as_json:
+        print(json.dumps({"name": manifest.name, "models": rows, "signed": bool(bundle.signature), **about}))
+        return
+    cells = [
+        (name, row["role"], *tables.costs(row), "" if row["f1"] is None else f"{row['f1']:.3f}")
+        for name, row in rows.items()
+    ]
+    console = Console(highlight=False)
+    console.print(_rich(Table(manifest.name, ("model", "role"), (*tables.COSTS, "F1"), cells)))
+    for part, text in about.items():
+        if text:
+            console.print(f"{part.capitalize()}: {text}.")
     console.print("Signed." if bundle.signature else "Not signed.")
 
 
@@ -80,18 +110,21 @@ def report(results: Mapping[str, Any]) -> None:
 
 
 def inspection(found: Mapping[str, Any]) -> None:
-    """Show the result of an inspection."""
+    """Show the result of an inspection: of a classifier with shares, of a detector with boxes in a frame."""
     table = rich_table.Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     for name, value in found.items():
         if isinstance(value, dict):
-            shown = ", ".join(f"{key} {share:.1%}" for key, share in list(value.items())[:8])
+            number = ".2f" if "boxes_per_frame" in found else ".1%"
+            shown = ", ".join(f"{key} {share:{number}}" for key, share in list(value.items())[:8])
             shown += f" and {len(value) - 8} more" if len(value) > 8 else ""
         elif isinstance(value, float):
-            shown = f"{value:.1%}"
+            shown = f"{value:.2f}" if name in _NUMBERS else f"{value:.1%}"
         else:
             shown = "\n".join(value) if isinstance(value, list) else str(value)
         # A user's labels are shown as plain text: no markup and no control characters.
-        table.add_row(name, Text("".join(one if one.isprintable() or one == "\n" else "?" for one in shown)))
+        table.add_row(
+            name.replace("_", " "), Text("".join(one if one.isprintable() or one == "\n" else "?" for one in shown))
+        )
     Console().print(table)
 
 

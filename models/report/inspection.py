@@ -91,7 +91,7 @@ def describe(spec: Input) -> str:
     width, height = spec.size
     text = f"{width}x{height} {spec.colour}, mean {_plain(spec.mean)}, std {_plain(spec.std)}, "
     text += f"{spec.fit} {spec.crop:.3f}, {spec.scaling}"
-    return text + (f", bars of grey level {spec.fill}" if spec.fit == "letterbox" else "")
+    return text + (f", bars of grey level {spec.fill}" if spec.fit in ("letterbox", "corner") else "")
 
 
 def _plain(numbers: tuple[float, ...]) -> str:

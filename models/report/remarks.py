@@ -46,9 +46,12 @@ def slow_base(manifest: Manifest) -> str:
     base, full = (manifest.models[manifest.only(role)].milliseconds for role in ("base", "full"))
     if full <= 0 or base <= SLOW * full:
         return ""
+    remedy = "Build with a smaller --share, or give a faster --base."
+    if manifest.task == "detection":
+        remedy = "Give a faster --base."
     return (
         f"The base model takes {base:.2f} ms and the full model {full:.2f} ms on this machine: over a third, so a hit "
-        "saves little. Build with a smaller --share, or give a faster --base."
+        f"saves little. {remedy}"
     )
 
 

@@ -128,4 +128,5 @@ def _digest(classifier: Classifier, frames: Frames) -> str:
     return digest(
         classifier.graph.SerializeToString(deterministic=True)
         + msgspec.json.encode((classifier.input, frames.frame_step, sources))
+        + (msgspec.json.encode(frames.region) if frames.region is not None else b"")
     )

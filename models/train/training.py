@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -45,7 +45,7 @@ _TEMPERATURE = 3.0
 
 @dataclass(frozen=True)
 class Recipe:
-    """Training hyperparameters: SGD with Nesterov momentum, linear warm-up, linear decay to zero.
+    """Training hyperparameters: SGD with Nesterov momentum, or AdamW; linear warm-up, linear decay to zero.
 
     >>> Recipe(phases=((4, 24), (8, 32)), rate=0.1).epochs
     12
@@ -62,6 +62,7 @@ class Recipe:
     auxiliary: float = 0.2  # Weight of each auxiliary head's loss
     cutout: int = 8  # See ``augment``
     camera_share: float = 0.0  # See ``augment``
+    optimiser: Literal["sgd", "adamw"] = "sgd"
     seed: int = 0  # Seed of all randomness
 
     @property
@@ -226,12 +227,12 @@ def fit(
     network.to(device()).to(memory_format=layout())  # type: ignore[call-overload]
     decayed = [p for p in network.parameters() if p.ndim > 1]
     rest = [p for p in network.parameters() if p.ndim <= 1]
-    optimiser = torch.optim.SGD(
-        [{"params": decayed, "weight_decay": recipe.decay}, {"params": rest, "weight_decay": 0.0}],
-        lr=recipe.rate,
-        momentum=0.9,
-        nesterov=True,
-    )
+    groups = [{"params": decayed, "weight_decay": recipe.decay}, {"params": rest, "weight_decay": 0.0}]
+    optimiser: torch.optim.Optimizer
+    if recipe.optimiser == "sgd":
+        optimiser = torch.optim.SGD(groups, lr=recipe.rate, momentum=0.9, nesterov=True)
+    else:
+        optimiser = torch.optim.AdamW(groups, lr=recipe.rate)
     total = recipe.epochs * steps
     peak = max(1, int(recipe.warmup * total))
     schedule = torch.optim.lr_scheduler.LambdaLR(

@@ -1,18 +1,23 @@
-"""Golden frames: pictures with known scores, with which a device verifies that a model computes the same scores."""
+"""Golden frames: pictures with known scores or objects, with which a device verifies that a model computes the same."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import msgspec
 import numpy as np
 
+from cachenet.shared.cascade.detect.detections import MAX_DETECTIONS, Detections, match
 from cachenet.shared.cascade.probability import softmax
 
 #: Largest total variation distance between a model's probabilities and the known ones, mean over the pictures. The
 #: shipped models differ by 0.0003 at most without ONNX Runtime's optimisations; a model that is wrong on one picture in
 #: ten differs by twice this bound.
 TOLERANCE = 0.05
+#: Least agreement of a detector's objects with the known ones, weighted by their scores. Rounding moves objects of low
+#: score over the detector's threshold or under it.
+MIN_AGREEMENT = 0.9
 #: Most pictures of a file.
 _MAX_PICTURES = 16
 #: Largest picture, bytes.
@@ -22,19 +27,23 @@ _MAX_MODELS = 256
 
 
 class GoldenError(ValueError):
-    """A file without golden frames, or a model whose scores differ from the known ones."""
+    """A file without golden frames, or a model whose scores or objects differ from the known ones."""
 
 
 _Picture = Annotated[bytes, msgspec.Meta(min_length=1, max_length=_MAX_BYTES)]
 _Scores = tuple[tuple[float, ...], ...]
+#: Label, score, left, top, right and bottom of an object; see ``Detections``.
+_Object = tuple[int, float, float, float, float, float]
+_Objects = Annotated[tuple[_Object, ...], msgspec.Meta(max_length=MAX_DETECTIONS)]
 
 
-class GoldenFrames(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Pictures and the models' scores of them.
+class GoldenFrames(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Pictures, and the models' scores or objects of them.
 
     Attributes:
         pictures: PNG files; each model prepares them by its own preprocessing.
-        scores: Scores by model: a row for each picture, a number for each label.
+        scores: Scores by classifier: a row for each picture, a number for each label.
+        objects: Objects of each picture by detector.
 
     Example:
         >>> golden = GoldenFrames((b"png",), {"base": ((0.0, 9.0),)})
@@ -46,6 +55,7 @@ class GoldenFrames(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     pictures: Annotated[tuple[_Picture, ...], msgspec.Meta(min_length=1, max_length=_MAX_PICTURES)]
     scores: Annotated[dict[str, _Scores], msgspec.Meta(max_length=_MAX_MODELS)]
+    objects: Annotated[dict[str, tuple[_Objects, ...]], msgspec.Meta(max_length=_MAX_MODELS)] = {}
 
     def check(self, model: str, scores: _Scores | list[tuple[float, ...]], temperature: float) -> None:
         """Compare the scores of a model with the known ones. A model without known scores passes.
@@ -70,6 +80,39 @@ class GoldenFrames(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 f"{model} answers {wrong} of {len(expected)} golden frames with another label; "
                 f"they differ by {distances.mean():.3f} on average"
             )
+
+    def check_objects(self, model: str, found: Sequence[Detections]) -> None:
+        """Compare the objects of a detector with the known ones. A detector without known objects passes.
+
+        Args:
+            model: Name of the model.
+            found: Its detections in each picture.
+
+        Raises:
+            GoldenError: Less than ``MIN_AGREEMENT`` of the objects, weighted by their scores, are in both.
+        """
+        if (rows := self.objects.get(model)) is None:
+            return
+        if len(rows) != len(found):
+            raise GoldenError(f"{model}: the golden frames are of another bundle")
+        shared = total = 0.0
+        for own, known in zip(found, map(_detections, rows), strict=True):
+            total += float(own.scores.sum() + known.scores.sum())
+            for one, other in match(own.boxes, own.labels, known.boxes, known.labels):
+                shared += float(own.scores[one] + known.scores[other])
+        if shared < MIN_AGREEMENT * total:
+            raise GoldenError(f"{model} finds other objects in the golden frames; {shared / total:.0%} agree")
+
+
+def objects(found: Detections) -> tuple[_Object, ...]:
+    """The detections in one picture as ``GoldenFrames.objects`` has them."""
+    numbers = np.column_stack((found.scores, found.boxes)).astype(float).round(5).tolist()
+    return tuple((label, *row) for label, row in zip(found.labels.tolist(), numbers, strict=True))
+
+
+def _detections(rows: _Objects) -> Detections:
+    table = np.array(rows, np.float32).reshape(-1, 6)
+    return Detections(table[:, 2:], table[:, 0].astype(np.int64), table[:, 1])
 
 
 def read(data: bytes) -> GoldenFrames:

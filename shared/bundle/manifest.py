@@ -14,12 +14,14 @@ from typing import Annotated, Literal, get_args
 import msgspec
 import numpy as np
 
+from cachenet.shared.cascade.detect.scene_features import SCENE_FEATURE_COUNT, SceneModel
 from cachenet.shared.cascade.distribution import Distribution
 from cachenet.shared.cascade.features import FEATURE_COUNT, Stage
 from cachenet.shared.cascade.probability import Probabilities
 from cachenet.shared.cascade.risk_model import RiskPrior
 from cachenet.shared.cascade.types import UNKNOWN
 from cachenet.shared.command.errors import UserError
+from cachenet.shared.inference.decoders import Decoder
 from cachenet.shared.inference.image import Input
 
 #: Version of the manifest's format.
@@ -34,6 +36,10 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 
+#: What the models of a bundle give: one label a picture, or boxes with labels.
+Task = Literal["classification", "detection"]
+
+
 class BundleError(UserError):
     """A directory or manifest that is not a valid bundle. The message names the file."""
 
@@ -45,8 +51,10 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         macs: Multiply-adds of a run.
         milliseconds: Time of a run on the machine that built the bundle.
         coverage: For each label, share of held-out frames that the model answers within its threshold, and as the full
-            model does.
+            model does. Of a detector: its F1 against the full model on held-out frames, the same for each label; empty
+            if unknown.
         classes: Indices of the labels of a submodel; empty for a model of all labels.
+        decoder: How a detector's outputs become boxes; None for a classifier.
     """
 
     role: Literal["full", "base", "submodel"]
@@ -60,6 +68,7 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     milliseconds: float
     coverage: tuple[float, ...]
     classes: tuple[int, ...] = ()
+    decoder: Decoder | None = None
 
 
 #: Kind of exit heads: centroids of activations (``freeze``), or networks trained on them (``gati``).
@@ -158,7 +167,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         provenance: Source and tools of the build.
-        priors: Priors of the risk models by stage; empty without footage.
+        priors: Priors of the risk models of a classifier by stage; empty without footage.
+        scene_priors: Priors of the risk models of a detector by name; empty without footage.
         certificates: Certificates by increasing budget.
         distribution: Scores on the bundle's own footage; None where unknown.
         entropy: Entropy threshold of the published CacheNet rule, nats, for the simulator; 0 without submodels.
@@ -167,11 +177,12 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     format: int
     name: str
-    task: Literal["classification"]
+    task: Task
     labels: tuple[str, ...]
     models: dict[str, Model]
     provenance: dict[str, str]
     priors: dict[Stage, RiskPrior] = {}
+    scene_priors: dict[SceneModel, RiskPrior] = {}
     certificates: tuple[Certificate, ...] = ()
     distribution: Distribution | None = None
     entropy: Annotated[float, msgspec.Meta(ge=0)] = 0.0
@@ -194,8 +205,9 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return [name for name, model in self.models.items() if model.role == "submodel"]
 
     def general_models(self) -> list[str]:
-        """Names of the submodels for all labels: general models of other sizes than the base model."""
-        return [name for name in self.submodels() if not self.models[name].classes]
+        """Names of a classifier's submodels for all labels: general models of other sizes than the base model."""
+        general = [name for name in self.submodels() if not self.models[name].classes]
+        return general if self.task == "classification" else []
 
     def certificate(self, max_disagreement: float) -> Certificate | None:
         """The certificate of this budget; None for none."""
@@ -225,19 +237,29 @@ def parse(data: bytes) -> Manifest:
     roles = [model.role for model in manifest.models.values()]
     if not _NAME.fullmatch(manifest.name) or not all(_NAME.fullmatch(name) for name in manifest.models):
         raise BundleError(f"{MANIFEST}: a name is not of lower-case letters, digits and . _ -")
-    if len(manifest.labels) < 2 or roles.count("full") != 1 or roles.count("base") != 1:
-        raise BundleError(f"{MANIFEST}: needs two labels, one full model and one base model at least")
+    detects = manifest.task == "detection"
+    if len(manifest.labels) < (1 if detects else 2) or roles.count("full") != 1 or roles.count("base") != 1:
+        labels = "a label" if detects else "two labels"
+        raise BundleError(f"{MANIFEST}: needs {labels}, one full model and one base model at least")
     for name, model in manifest.models.items():
         # The name becomes a path on this machine, so only the name of the layout is accepted.
         if model.file != f"{name}/1/model.onnx" or not _SHA256.fullmatch(model.sha256):
             raise BundleError(f"{MANIFEST}: {name} has a file name or digest out of form")
-        if len(model.coverage) != len(manifest.labels) or any(
+        if len(model.coverage) not in ({0, len(manifest.labels)} if detects else {len(manifest.labels)}) or any(
             not 0 <= label < len(manifest.labels) for label in model.classes
         ):
             raise BundleError(f"{MANIFEST}: {name} does not fit the labels")
+        if detects != (model.decoder is not None):
+            raise BundleError(
+                f"{MANIFEST}: {name} has {'no' if detects else 'a'} decoder, and the task is {manifest.task}"
+            )
+        if model.decoder is not None and len(model.decoder.classes) != len(manifest.labels):
+            raise BundleError(f"{MANIFEST}: {name} has a decoder that does not fit the labels")
         if not (model.temperature > 0 and model.bytes > 0):
             raise BundleError(f"{MANIFEST}: {name} has a size or temperature that cannot be")
-    if not all(prior.check(FEATURE_COUNT[stage]) for stage, prior in manifest.priors.items()):
+    if not all(prior.check(FEATURE_COUNT[stage]) for stage, prior in manifest.priors.items()) or not all(
+        prior.check(SCENE_FEATURE_COUNT[name]) for name, prior in manifest.scene_priors.items()
+    ):
         raise BundleError(f"{MANIFEST}: a prior is out of form")
     if manifest.golden is not None and not _SHA256.fullmatch(manifest.golden.sha256):
         raise BundleError(f"{MANIFEST}: the golden frames have a digest out of form")

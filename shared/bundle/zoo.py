@@ -10,7 +10,7 @@ from cachenet.shared.bundle.manifest import MANIFEST, BundleError
 #: Directory of the installed bundles, in a clone and in a wheel.
 DIRECTORY = Path(__file__).resolve().parents[2] / "models" / "zoo"
 #: Part of help texts: how to name a bundle.
-HELP = "a directory, or the name of an installed bundle: cifar10, imagenet-lite"
+HELP = "a directory, or the name of an installed bundle: campus, cifar10, imagenet-lite"
 
 
 def installed() -> tuple[str, ...]:

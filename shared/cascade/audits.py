@@ -37,7 +37,7 @@ class Audits:
     Attributes:
         sent: Number of hits that were chosen for an audit.
         judged: Number of these whose answer of the full model has come.
-        wrong: Number of these with another label; ``unknown`` is never wrong.
+        wrong: Sum of the errors of these: the number with another label; ``unknown`` is never wrong.
         alarms: Number of alarms: the share of wrong hits is significantly over twice the budget.
         scale: Factor of the risk budget, 1 without alarms.
     """
@@ -50,7 +50,8 @@ class Audits:
             floor: Least share of hits that are audited.
             draw: Returns a uniform number in [0, 1).
         """
-        self.sent = self.judged = self.wrong = self.alarms = 0
+        self.sent = self.judged = self.alarms = 0
+        self.wrong: float = 0
         self.scale = 1.0
         self._floor, self._draw = floor, draw
         self._detector = EDetector(_ALARM_DISAGREEMENT * max_disagreement)
@@ -78,11 +79,12 @@ class Audits:
         self._frames += 1
         self._hits += hit
 
-    def judge(self, wrong: bool, rate: float) -> bool:
+    def judge(self, wrong: float, rate: float) -> bool:
         """Record the full model's answer to an audited hit.
 
         Args:
-            wrong: Whether the full model gave another label; False for ``unknown``.
+            wrong: Error of the hit, 0 to 1: whether the full model gave another label, False for ``unknown``; or the
+                object error of a detector's hit.
             rate: Share of hits that were audited at that frame.
 
         Returns:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import msgspec
 
@@ -22,7 +23,7 @@ from cachenet.shared.cascade.risk_budget import RiskBudget
 from cachenet.shared.cascade.risk_estimator import Lookup, RiskEstimator
 from cachenet.shared.cascade.scene_change import SceneChangeDetector
 from cachenet.shared.cascade.spec import CascadeSpec
-from cachenet.shared.cascade.types import Answer, Hit, Level, Miss, Prediction, Reply, Step
+from cachenet.shared.cascade.types import LOCAL_LEVELS, Answer, Hit, Level, Miss, Prediction, Reply, Step
 
 #: Most recent labels that a request to the server carries.
 RECENT_LABELS = 16
@@ -42,6 +43,16 @@ _OUT_OF_DISTRIBUTION_RISK = 0.5
 #: 1 keep the budget equally well, because the threshold restarts low; 0.1 asks the full
 #: model 5 % more often.
 _RESET_FACTOR = 0.5
+
+
+class Countable(Protocol):
+    """What ``Tally`` reads of an answer: its level, and whether it is ``unknown``."""
+
+    @property
+    def level(self) -> Level: ...
+
+    @property
+    def unknown(self) -> bool: ...
 
 
 @dataclass
@@ -71,13 +82,14 @@ class Tally:
     scene_changes: int = 0
 
     def levels(self) -> dict[Level, int]:
-        """Number of frames by the level that answered."""
-        return {**self.hits, "full": self.full, "cloud": self.cloud, "fallback": self.fallbacks}
+        """Number of frames by the level that answered, in the order of their price."""
+        hits: dict[Level, int] = {level: self.hits[level] for level in LOCAL_LEVELS if level in self.hits}
+        return {**hits, "full": self.full, "cloud": self.cloud, "fallback": self.fallbacks}
 
-    def count(self, answer: Answer) -> None:
+    def count(self, answer: Countable) -> None:
         """Count a completed frame."""
         self.frames += 1
-        self.unknown += answer.label is None
+        self.unknown += answer.unknown
         if answer.level == "full":
             self.full += 1
         elif answer.level == "cloud":
@@ -85,7 +97,7 @@ class Tally:
         elif answer.level == "fallback":
             self.fallbacks += 1
         else:
-            self.hits[answer.level] += 1
+            self.hits[answer.level] = self.hits.get(answer.level, 0) + 1
 
 
 @dataclass(slots=True)

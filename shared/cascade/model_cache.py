@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 
@@ -56,14 +57,77 @@ class LocalModel:
         return (logits, softmax(logits, self.temperature)) if are_scores(logits, len(self.coverage)) else None
 
 
-class ModelCache:
-    """The resident submodels, under a byte budget. The least recently used one is evicted first.
+class Resident(Protocol):
+    """A model that a cache can hold: its name, and its resident memory in bytes."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def cost(self) -> int: ...
+
+
+M = TypeVar("M", bound=Resident)
+
+
+class ResidentModels(Generic[M]):
+    """Models under a byte budget. The least recently used one is evicted first.
 
     Attributes:
-        max_bytes: Memory of all resident submodels together, bytes.
-        has_evicted: Whether any submodel has ever been evicted.
-        residents: The resident submodels; a new tuple after each change.
+        max_bytes: Memory of all models together, bytes.
+        has_evicted: Whether any model has ever been evicted.
+        residents: The models, least recently used first; a new tuple after each change.
     """
+
+    def __init__(self, max_bytes: int) -> None:
+        """Create an empty cache of ``max_bytes`` bytes."""
+        self.max_bytes = max_bytes
+        self.has_evicted = False
+        self._resident: OrderedDict[str, M] = OrderedDict()  # least recently used first
+        self.residents: tuple[M, ...] = ()
+
+    def admit(self, model: M) -> list[str]:
+        """Make ``model`` resident.
+
+        Returns:
+            Names of the evicted models; the model's own name if it exceeds ``max_bytes`` alone.
+        """
+        if model.cost > self.max_bytes:
+            return [model.name]
+        self._resident.pop(model.name, None)
+        evicted = self.evict_to(self.max_bytes - model.cost)
+        self._resident[model.name] = model
+        self.residents = tuple(self._resident.values())
+        return evicted
+
+    def evict_to(self, max_bytes: int) -> list[str]:
+        """Evict models until the rest takes at most ``max_bytes`` bytes; return the names of those evicted."""
+        evicted = []
+        while self._resident and self.cost() > max_bytes:
+            name, _ = self._resident.popitem(last=False)
+            evicted.append(name)
+            self.has_evicted = True
+        self.residents = tuple(self._resident.values())
+        return evicted
+
+    def cost(self) -> int:
+        """Memory of all models together, bytes."""
+        return sum(model.cost for model in self._resident.values())
+
+    def touch(self, name: str) -> bool:
+        """Mark a model as just used. Returns False if it is not resident."""
+        if name not in self._resident:
+            return False
+        self._resident.move_to_end(name)
+        return True
+
+    def names(self) -> tuple[str, ...]:
+        """Names of the models, sorted."""
+        return tuple(sorted(self._resident))
+
+
+class ModelCache(ResidentModels[LocalModel]):
+    """The resident submodels of a classifier, and the gain of others."""
 
     def __init__(self, max_bytes: int, base_coverage: Probabilities) -> None:
         """Create an empty cache.
@@ -72,12 +136,9 @@ class ModelCache:
             max_bytes: Memory of all resident submodels together, bytes.
             base_coverage: Coverage of the base model ``(classes,)``; zeros without a base model.
         """
-        self.max_bytes = max_bytes
-        self.has_evicted = False
+        super().__init__(max_bytes)
         self._base_coverage = base_coverage
-        self._resident: OrderedDict[str, LocalModel] = OrderedDict()  # least recently used first
         self._mean_labels: Probabilities = np.full(len(base_coverage), 1.0 / len(base_coverage))
-        self.residents: tuple[LocalModel, ...] = ()
 
     def count_labels(self, labels: Probabilities) -> None:
         """Add the label probabilities ``(classes,)`` of a probed frame to their running mean, which starts uniform."""
@@ -93,42 +154,3 @@ class ModelCache:
         gains = {name: float(np.dot(self._mean_labels, np.maximum(0.0, own - best))) for name, own in others.items()}
         name = max(gains, key=gains.__getitem__, default=None)
         return name if name is not None and gains[name] >= _MIN_GAIN else None
-
-    def admit(self, model: LocalModel) -> list[str]:
-        """Make ``model`` resident.
-
-        Returns:
-            Names of the evicted submodels; the model's own name if it exceeds ``max_bytes`` alone.
-        """
-        if model.cost > self.max_bytes:
-            return [model.name]
-        self._resident.pop(model.name, None)
-        evicted = self.evict_to(self.max_bytes - model.cost)
-        self._resident[model.name] = model
-        self.residents = tuple(self._resident.values())
-        return evicted
-
-    def evict_to(self, max_bytes: int) -> list[str]:
-        """Evict submodels until the rest takes at most ``max_bytes`` bytes; return the names of those evicted."""
-        evicted = []
-        while self._resident and self.cost() > max_bytes:
-            name, _ = self._resident.popitem(last=False)
-            evicted.append(name)
-            self.has_evicted = True
-        self.residents = tuple(self._resident.values())
-        return evicted
-
-    def cost(self) -> int:
-        """Memory of all resident submodels together, bytes."""
-        return sum(model.cost for model in self._resident.values())
-
-    def touch(self, name: str) -> bool:
-        """Mark a submodel as just used. Returns False if it is not resident."""
-        if name not in self._resident:
-            return False
-        self._resident.move_to_end(name)
-        return True
-
-    def names(self) -> tuple[str, ...]:
-        """Names of the resident submodels, sorted."""
-        return tuple(sorted(self._resident))

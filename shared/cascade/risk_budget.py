@@ -35,10 +35,24 @@ class RiskBudget:
         True
     """
 
-    def __init__(self, max_disagreement: float) -> None:
-        """``max_disagreement``: the budget, over 0; see ``CascadeSpec``."""
-        self._budget = max_disagreement
-        self.threshold = min(_MAX_RISK, _INITIAL * max_disagreement)
+    def __init__(
+        self, max_disagreement: float, initial: float = _INITIAL, rate: float = _RATE, least: float = _MIN
+    ) -> None:
+        """Start with a new stream.
+
+        Args:
+            max_disagreement: The budget, over 0; see ``CascadeSpec``.
+            initial: First threshold, as a multiple of the budget.
+            rate: Step size.
+            least: Least threshold, as a multiple of the budget.
+        """
+        self._budget, self._rate, self._least = max_disagreement, rate, least
+        self.threshold = min(_MAX_RISK, initial * max_disagreement)
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the threshold is the least one: the answers cost more than the budget."""
+        return self.threshold <= self._least * self._budget
 
     def restart(self, scale: float = 1.0) -> None:
         """Set the threshold to the budget, multiplied by ``scale``.
@@ -56,5 +70,5 @@ class RiskBudget:
             scale: Factor of the budget, under 1 after alarms.
         """
         budget = self._budget * scale
-        moved = self.threshold * math.exp(_RATE * (1.0 - amount / budget))
-        self.threshold = min(_MAX_RISK, _MAX * budget, max(_MIN * budget, moved))
+        moved = self.threshold * math.exp(self._rate * (1.0 - amount / budget))
+        self.threshold = min(_MAX_RISK, _MAX * budget, max(self._least * budget, moved))

@@ -19,9 +19,10 @@ Score = Callable[[Any], Scores]
 #: answer. Returns the logits, and the risk of the exit that answered; None where the whole model ran.
 ScoreWithExits = Callable[[Any, tuple[int, ...], float], tuple[Scores, float | None]]
 
-#: ``submodels``, ``base``: the label of that local model. ``frames``: another candidate, in general an earlier answer
-#: of the full model. The answer ``unknown`` has the level ``base``.
-LocalLevel = Literal["frames", "submodels", "base"]
+#: ``submodels``, ``base``: the answer of that local model. ``frames``: another candidate, in general an earlier answer
+#: of the full model. ``tracks``: objects of earlier frames, carried to this one. The answer ``unknown`` has the level
+#: ``base``.
+LocalLevel = Literal["frames", "tracks", "submodels", "base"]
 LOCAL_LEVELS: tuple[LocalLevel, ...] = get_args(LocalLevel)
 #: ``full``: the full model on the device; ``cloud``: on the server; ``fallback``: neither answered in time.
 Level = LocalLevel | Literal["full", "cloud", "fallback"]
@@ -76,6 +77,11 @@ class Answer(msgspec.Struct, frozen=True):
     def hit(self) -> bool:
         """Whether a local level answered; true for ``unknown``, at level ``base``."""
         return self.level in LOCAL_LEVELS
+
+    @property
+    def unknown(self) -> bool:
+        """Whether this is the answer ``unknown``."""
+        return self.label is None
 
 
 class Hit(msgspec.Struct, frozen=True, eq=False):

@@ -215,15 +215,25 @@ def convert(kind: type[msgspec.Struct], name: str, value: Any, source: str) -> A
         ConfigError: The value, or a key of a table in it, does not fit the setting.
     """
     wanted = next(field.type for field in msgspec.structs.fields(kind) if field.name == name)
-    if _is_table(wanted) and isinstance(value, list | tuple):
-        for key in (key for table in value if isinstance(table, dict) for key in table):
-            _check_key(get_args(_plain(wanted))[0], key, source)
+    _check_tables(wanted, value, source)
     if isinstance(value, str) and get_origin(_plain(wanted)) is tuple:
         value = [part.strip() for part in value.split(",") if part.strip()]
     try:
         return msgspec.convert(value, wanted, strict=False)
     except msgspec.ValidationError as error:
         raise ConfigError(f"{source}: {error}{_choices(wanted)}") from None
+
+
+def _check_tables(wanted: Any, value: Any, source: str) -> None:
+    """Refuse unknown keys in an array of tables, such as ``[[camera]]``, and in arrays of tables within it."""
+    if not (_is_table(wanted) and isinstance(value, list | tuple)):
+        return
+    kind = get_args(_plain(wanted))[0]
+    types = {field.name: field.type for field in msgspec.structs.fields(kind)}
+    for table in value:
+        for key, own in table.items() if isinstance(table, dict) else ():
+            _check_key(kind, key, source)
+            _check_tables(types[key], own, f"{source}.{key}")
 
 
 def _plain(annotation: Any) -> Any:
@@ -234,7 +244,7 @@ def _plain(annotation: Any) -> Any:
 def _is_table(annotation: Any) -> bool:
     """Whether the type is a tuple of structs: an array of tables in TOML."""
     element = next(iter(get_args(_plain(annotation))), None)
-    return isinstance(element, type) and issubclass(element, msgspec.Struct)
+    return isinstance(element, type) and get_origin(element) is None and issubclass(element, msgspec.Struct)
 
 
 def _choices(wanted: Any) -> str:
@@ -255,12 +265,24 @@ def to_toml(settings: msgspec.Struct, describe: bool = False) -> str:
     types = {field.name: field.type for field in msgspec.structs.fields(settings)}
     for name, value in as_text(msgspec.to_builtins(settings)).items():
         if _is_table(types[name]):
-            tables += [line for table in value for line in ("", f"[[{name}]]", *_lines(table))]
+            tables += _table_lines(name, types[name], value)
             continue
         if describe and (description := default_of(type(settings), name)[1]):
             lines.append(f"# {description}")
         lines += _lines({name: value})
     return "\n".join(lines + tables) + "\n"
+
+
+def _table_lines(name: str, annotation: Any, tables: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Lines of an array of tables; arrays of tables within it, such as ``[[camera.zone]]``, follow their table."""
+    kind = get_args(_plain(annotation))[0]
+    types = {field.name: field.type for field in msgspec.structs.fields(kind) if _is_table(field.type)}
+    lines = []
+    for table in tables:
+        lines += ["", f"[[{name}]]", *_lines({key: own for key, own in table.items() if key not in types})]
+        for key, inner in types.items():
+            lines += _table_lines(f"{name}.{key}", inner, table[key])
+    return lines
 
 
 def show(settings: msgspec.Struct) -> str:

@@ -56,7 +56,7 @@ class Session:
         """Load a model.
 
         Args:
-            path: ONNX file with one input and one output.
+            path: ONNX file with one input.
             threads: Threads of an operator.
             slowdown: Factor on the time of a run, to emulate a slower device.
 
@@ -66,23 +66,33 @@ class Session:
         self._slowdown = slowdown
         self._session = _load(path, path.name, provider, threads)
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
-        if len(inputs) != 1 or len(outputs) != 1:
-            raise EngineError(f"{path.name}: needs one input and one output, has {len(inputs)} and {len(outputs)}")
-        self._input, self._outputs = inputs[0].name, [outputs[0].name]
+        if len(inputs) != 1:
+            raise EngineError(f"{path.name}: needs one input, has {len(inputs)}")
+        self._input, self._outputs = inputs[0].name, [output.name for output in outputs]
         #: Batch size that the model requires; None for any.
         self.batch = next((size for size in inputs[0].shape[:1] if isinstance(size, int)), None)
         self.provider = self._session.get_providers()[0]
 
     def run(self, batch: npt.NDArray[np.float32]) -> Logits:
-        """Logits ``(n, classes)`` of a batch ``(n, channels, height, width)``. Raises ``EngineError``."""
+        """Logits ``(n, classes)`` of a classifier for a batch ``(n, channels, height, width)``.
+
+        Raises:
+            EngineError: The run fails, or the model has several outputs.
+        """
+        if len(self._outputs) != 1:
+            raise EngineError(f"a classifier has one output, and this model has {len(self._outputs)}")
+        return self.run_all(batch)[0]
+
+    def run_all(self, batch: npt.NDArray[np.float32]) -> list[npt.NDArray[np.float32]]:
+        """All outputs for a batch ``(n, channels, height, width)``, in order. Raises ``EngineError``."""
         started = time.perf_counter()
         try:
-            logits: Logits = self._session.run(self._outputs, {self._input: batch})[0]
+            outputs: list[npt.NDArray[np.float32]] = self._session.run(self._outputs, {self._input: batch})
         except Exception as error:
             raise EngineError(f"inference failed ({first_line(error)})") from None
         if self._slowdown > 1.0:
             time.sleep((self._slowdown - 1.0) * (time.perf_counter() - started))
-        return logits
+        return outputs
 
 
 class ModelPart:

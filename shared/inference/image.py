@@ -10,6 +10,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from cachenet.shared.command.errors import UserError
+
 #: A picture ``(height, width, 3)`` uint8, BGR as in OpenCV.
 Picture = npt.NDArray[np.uint8]
 #: Normalised input ``(n, channels, height, width)`` float32: 3 channels in the model's order, or 1 grey channel.
@@ -20,6 +22,10 @@ Region = tuple[float, float, float, float]
 
 class BadPicture(ValueError):
     """Bytes that are not a picture, or one that is too large. The message may be sent to a device."""
+
+
+class BadRegion(UserError, ValueError):
+    """A text that is no part of a picture."""
 
 
 _Deviation = Annotated[float, msgspec.Meta(gt=0)]
@@ -43,7 +49,8 @@ class Input(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
         crop: Share of the window's width and height that is used, from its centre.
         scaling: Interpolation; ``area`` averages when shrinking and is cubic when growing.
         fit: ``crop`` uses the largest centred window of the input's aspect ratio, ``stretch`` the whole frame with
-            another aspect ratio, ``letterbox`` the whole frame with bars.
+            another aspect ratio, ``letterbox`` the whole frame with bars, ``corner`` the whole frame at the top left,
+            with bars right or below.
         colour: Order of the model's channels; ``grey`` is one channel.
         fill: Grey level of the bars.
         height: Height of the input, pixels; None for a square input.
@@ -54,7 +61,7 @@ class Input(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     std: tuple[_Deviation, _Deviation, _Deviation]
     crop: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1.0
     scaling: Literal["area", "linear", "cubic"] = "area"
-    fit: Literal["crop", "stretch", "letterbox"] = "crop"
+    fit: Literal["crop", "stretch", "letterbox", "corner"] = "crop"
     colour: Literal["rgb", "bgr", "grey"] = "rgb"
     fill: Annotated[int, msgspec.Meta(ge=0, le=255)] = 0
     # Not a tuple in ``side``: msgspec 0.22 corrupts memory when it decodes a union of a bounded int and a tuple.
@@ -64,6 +71,22 @@ class Input(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     def size(self) -> tuple[int, int]:
         """Width and height, pixels."""
         return self.side, self.height or self.side
+
+
+def parse_region(text: str) -> Region:
+    """Parse a region such as ``0.25,0,0.5,1``. Raises ``BadRegion``."""
+    try:
+        left, top, width, height = (float(part) for part in text.split(","))
+    except ValueError:
+        left, top, width, height = (0.0,) * 4
+    if not (0 <= left < left + width <= 1 and 0 <= top < top + height <= 1):
+        raise BadRegion(f"{text!r} is no region; write left,top,width,height as shares, as in 0.25,0,0.5,1")
+    return left, top, width, height
+
+
+def region_text(region: Region) -> str:
+    """The text from which ``parse_region`` makes ``region``."""
+    return ",".join(map(repr, region))
 
 
 def blank(spec: Input, count: int = 1) -> Tensor:
@@ -85,25 +108,57 @@ def crop(picture: Picture, spec: Input) -> Picture:
 
     A picture of that size is returned unchanged, so that a server does not crop again what a device has cropped.
     """
-    high, wide = picture.shape[:2]
-    width, height = spec.size
-    if (wide, high) == (width, height):
+    if picture.shape[1::-1] == spec.size:
         return picture
+    scaled = wire_picture(picture, spec)
+    if scaled.shape[1::-1] == spec.size:
+        return scaled
+    width, height = spec.size
+    left, top, columns, rows = place(scaled.shape[1::-1], spec)
+    boxed = np.full((height, width, 3), spec.fill, np.uint8)
+    boxed[top : top + rows, left : left + columns] = scaled
+    return boxed
+
+
+def wire_picture(picture: Picture, spec: Input) -> Picture:
+    """The part of ``picture`` that a model sees, scaled as it sees it, without bars ``(height, width, 3)``.
+
+    This is what a device sends of a frame. Where ``spec`` uses the whole frame, ``crop`` of the result is ``crop`` of
+    ``picture``, so that a server finds boxes in shares of the same picture.
+    """
+    if picture.shape[1::-1] == spec.size:
+        return picture
+    left, top, columns, rows = window(picture.shape[1::-1], spec)
+    used = picture[top : top + rows, left : left + columns]
+    _, _, width, height = place((columns, rows), spec)
+    return _scale(used, width, height, spec.scaling)
+
+
+def window(size: tuple[int, int], spec: Input) -> tuple[int, int, int, int]:
+    """Left, top, width and height of the part that a model sees of a picture of ``size`` (width, height), pixels."""
+    wide, high = size
+    width, height = spec.size
+    if size == spec.size:
+        return 0, 0, wide, high
     if spec.fit == "crop":
         tall, broad = min(high, wide * height / width), min(wide, high * width / height)
     else:
         tall, broad = high, wide
     rows, columns = max(1, round(tall * spec.crop)), max(1, round(broad * spec.crop))
-    top, left = (high - rows) // 2, (wide - columns) // 2
-    window = picture[top : top + rows, left : left + columns]
-    if spec.fit != "letterbox":
-        return _scale(window, width, height, spec.scaling)
+    return (wide - columns) // 2, (high - rows) // 2, columns, rows
+
+
+def place(size: tuple[int, int], spec: Input) -> tuple[int, int, int, int]:
+    """Left, top, width and height in a model's input of a window of ``size`` (width, height), pixels."""
+    columns, rows = size
+    width, height = spec.size
+    if spec.fit not in ("letterbox", "corner"):
+        return 0, 0, width, height
     share = min(width / columns, height / rows)
-    inner = _scale(window, max(1, round(columns * share)), max(1, round(rows * share)), spec.scaling)
-    boxed = np.full((height, width, 3), spec.fill, np.uint8)
-    top, left = (height - inner.shape[0]) // 2, (width - inner.shape[1]) // 2
-    boxed[top : top + inner.shape[0], left : left + inner.shape[1]] = inner
-    return boxed
+    wide, high = max(1, round(columns * share)), max(1, round(rows * share))
+    if spec.fit == "corner":
+        return 0, 0, wide, high
+    return (width - wide) // 2, (height - high) // 2, wide, high
 
 
 def _scale(window: Picture, width: int, height: int, scaling: str) -> Picture:
@@ -151,7 +206,8 @@ def encode(picture: Picture) -> tuple[Literal["image/png", "image/jpeg"], bytes]
 
     Compression changes some answers. A 96 px state classifier gave 434 real frames another label in 2.1 % at quality 92
     with subsampling (3.5 kB), 1.4 % without (4.2 kB), and 0.7 % at quality 98 (7.5 kB). An ImageNet classifier at 260
-    px did so in 43 % (27 kB) and 19 % (33 kB) at quality 92.
+    px did so in 43 % (27 kB) and 19 % (33 kB) at quality 92. Of the persons that a detector finds at 416 px, quality 92
+    keeps F1 .981 (57 kB) and .990 (70 kB).
 
     Raises:
         BadPicture: The picture cannot be encoded.

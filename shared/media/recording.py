@@ -86,6 +86,10 @@ def read(directory: Path) -> Recording:
     try:
         recording = msgspec.json.decode((directory / MANIFEST).read_bytes(), type=Recording)
         recording.check()
+    except NotADirectoryError:
+        raise StreamError(
+            f"{directory} is a file, not the directory of a stream; 'edge-agent run --set record=DIR' makes one of it"
+        ) from None
     except OSError as error:
         raise StreamError(f"{directory} is no stream: {error.strerror} ({MANIFEST})") from None
     except (msgspec.DecodeError, StreamError) as error:

@@ -289,4 +289,8 @@ class MqttConnection:
         # Called for QoS 1 only.
         if reason.is_failure and not self._refused:
             self._refused = True
-            log.warning("the broker refused a message (%s); may this user write on every topic that it needs?", reason)
+            log.warning(
+                "the broker refused a message (%s); may this user write on every topic that it needs? After an update "
+                "run cloud-server provision again",
+                reason,
+            )

@@ -1,6 +1,6 @@
 """The protocol between devices and server: topics, messages and bounds.
 
-MQTT 5 under ``cachenet/1/<device>/``. Structured payloads are MessagePack of the structs below, with checked types and
+MQTT 5 under ``cachenet/2/<device>/``. Structured payloads are MessagePack of the structs below, with checked types and
 bounded sizes; JSON where other programs read them. Pictures and files are plain payloads, described by MQTT properties.
 Every invalid message raises ``Malformed``.
 """
@@ -15,7 +15,9 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-VERSION = 1
+from cachenet.shared.cascade.detect.detections import MAX_DETECTIONS, Detections, checked
+
+VERSION = 2
 ROOT = f"cachenet/{VERSION}"
 
 #: Largest picture of a request, bytes.
@@ -28,6 +30,9 @@ CHUNK = 128 << 10
 MAX_CLASSES = 16_384
 #: Most recent labels in a request.
 RECENT = 16
+
+#: Size of a box, a label and a score in a message, bytes.
+_BOX, _LABEL, _SCORE = 16, 2, 4
 
 #: Subscriptions of the server. Each topic has its own group, because rumqttd, the embedded broker, loses messages of
 #: topics that share one (0 of 50 arrived, against 50 of 50 with two groups).
@@ -60,7 +65,7 @@ class Timing(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Answer(msgspec.Struct, frozen=True, tag="answer"):
-    """The full model's answer to a request.
+    """A classifier's answer to a request.
 
     Attributes:
         scores: Logits, little-endian float32, one for each label.
@@ -86,11 +91,59 @@ class Answer(msgspec.Struct, frozen=True, tag="answer"):
         return logits
 
 
+class DetectionAnswer(msgspec.Struct, frozen=True, tag="detections"):
+    """A detector's answer to a request: boxes, labels and scores of ``n`` objects; none is an answer, too.
+
+    Attributes:
+        boxes: Left, top, right and bottom as shares of the picture, little-endian float32 ``(n, 4)``.
+        labels: Index of each box's label, little-endian uint16 ``(n,)``.
+        scores: Score of each box, 0 to 1, little-endian float32 ``(n,)``.
+        model: SHA-256 of the model file.
+        submodel: Name of the submodel that the server recommends; None for none.
+
+    Example:
+        >>> found = checked([[0.1, 0.1, 0.3, 0.5]], [0], [0.9], classes=1)
+        >>> answer = DetectionAnswer.of(found, "0" * 64, None, Timing(0.0, 0.0, 0.0, 1))
+        >>> answer.detections(classes=1).boxes.tolist() == found.boxes.tolist()
+        True
+    """
+
+    boxes: bytes
+    labels: bytes
+    scores: bytes
+    model: str
+    submodel: str | None
+    timing: Timing
+
+    @classmethod
+    def of(cls, found: Detections, model: str, submodel: str | None, timing: Timing) -> DetectionAnswer:
+        """The answer with these detections."""
+        boxes, scores = found.boxes.astype("<f4").tobytes(), found.scores.astype("<f4").tobytes()
+        return cls(boxes, found.labels.astype("<u2").tobytes(), scores, model, submodel, timing)
+
+    def detections(self, classes: int) -> Detections:
+        """The detections, clipped to the picture, of ``classes`` labels. Raises ``Malformed``."""
+        count = len(self.scores) // _SCORE
+        sizes = (len(self.boxes), len(self.labels), len(self.scores))
+        if sizes != (count * _BOX, count * _LABEL, count * _SCORE):
+            raise Malformed("boxes, labels and scores of {}, {} and {} bytes do not fit each other".format(*sizes))
+        if count > MAX_DETECTIONS:
+            raise Malformed(f"{count} detections, {MAX_DETECTIONS} allowed")
+        boxes, scores = np.frombuffer(self.boxes, "<f4").reshape(count, 4), np.frombuffer(self.scores, "<f4")
+        if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
+            raise Malformed("boxes or scores are not finite")
+        return checked(boxes, np.frombuffer(self.labels, "<u2"), scores, classes)
+
+
 class Rejection(msgspec.Struct, frozen=True, tag="refusal"):
     """Reply to a request without an answer; ``detail`` is one line for the user."""
 
     reason: Reason
     detail: str
+
+
+#: Reply to a request.
+Reply = Answer | DetectionAnswer | Rejection
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -156,14 +209,14 @@ class Status(msgspec.Struct, frozen=True):
     update: str = ""
 
 
-def topic(device: str, *leaf: str) -> str:
-    """The topic ``cachenet/1/<device>/<leaf>``."""
-    return "/".join((ROOT, check_device(device), *leaf))
+def topic(device: str, *leaf: str, root: str = ROOT) -> str:
+    """The topic ``cachenet/2/<device>/<leaf>``, or under another version's root."""
+    return "/".join((root, check_device(device), *leaf))
 
 
-def catalogue(bundle: str) -> str:
+def catalogue(bundle: str, root: str = ROOT) -> str:
     """The topic of a bundle's manifest."""
-    return f"{ROOT}/catalogue/{check_device(bundle)}"
+    return f"{root}/catalogue/{check_device(bundle)}"
 
 
 def signed(signature: bytes) -> list[tuple[str, str]]:
@@ -190,11 +243,11 @@ def check_device(name: str) -> str:
     return name
 
 
-def device_of(received: str) -> tuple[str, tuple[str, ...]]:
+def device_of(received: str, root: str = ROOT) -> tuple[str, tuple[str, ...]]:
     """Split a received topic into the device's name and the rest. Raises ``Malformed``."""
-    prefix = ROOT + "/"
+    prefix = root + "/"
     if not received.startswith(prefix):
-        raise Malformed(f"topic outside {ROOT}")
+        raise Malformed(f"topic outside {root}")
     device, *leaf = received[len(prefix) :].split("/")
     return check_device(device), tuple(leaf)
 

@@ -1,35 +1,37 @@
 """Replay of a device's decision log: the same calls, pictures and models give the same answers to the last bit.
 
 The replay needs the machine that wrote the log: the arithmetic of another processor may differ in the last bits. It
-also needs the stream in the files that the device read: a recording of a camera is JPEG, so its pixels differ.
+also needs the stream in the files that the device read: a recording of a camera is JPEG, so its pixels differ. The
+motion of a detector's tracks is in the log, and is not measured again.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import msgspec
-import numpy as np
 
-from cachenet.edge_agent import learner_file, settings
-from cachenet.edge_agent.device_cascade import build_device_cascade, local_model
-from cachenet.edge_agent.frame_inputs import FrameInputs
+from cachenet.edge_agent import learner_file
 from cachenet.edge_agent.outputs import decision_log
+from cachenet.edge_agent.pipeline import Pipeline, pipeline_for
 from cachenet.edge_agent.settings import Settings
+from cachenet.edge_agent.updates.model_loading import Runnable, open_model
 from cachenet.shared.bundle.manifest import Bundle
-from cachenet.shared.cascade.cascade import Cascade
-from cachenet.shared.cascade.frame import Frame
-from cachenet.shared.cascade.model_cache import LocalModel
-from cachenet.shared.cascade.types import Answer, Reply, Step
+from cachenet.shared.cascade.detect.detections import Boxes
+from cachenet.shared.cascade.detect.types import Motion, SceneAnswer
+from cachenet.shared.cascade.types import Answer
 from cachenet.shared.command.errors import UserError
-from cachenet.shared.inference.engine import Session
-from cachenet.shared.inference.image import cut
+from cachenet.shared.inference.image import Picture, cut, parse_region
 from cachenet.shared.media import pictures
 from cachenet.shared.media import recording as stream
-from cachenet.shared.media.signature import sign
+
+#: The answer of a classifier or of a detector.
+AnyAnswer = Answer | SceneAnswer
 
 
 class BadLog(UserError):
@@ -50,9 +52,9 @@ class ReplayResult:
     frames: int = 0
     corrections: int = 0
     identical: int = 0
-    first: tuple[Answer | None, Answer | None] | None = None
+    first: tuple[AnyAnswer | None, AnyAnswer | None] | None = None
 
-    def compare(self, logged: Answer | None, replayed: Answer | None) -> None:
+    def compare(self, logged: AnyAnswer | None, replayed: AnyAnswer | None) -> None:
         """Count one answer."""
         if logged == replayed:
             self.identical += logged is not None
@@ -76,47 +78,94 @@ def replay(log: Path, bundle: Bundle, recorded: Path, advance: Callable[[], obje
     """
     result = ReplayResult()
     recording = stream.read(recorded)
-    cascade: Cascade | None = None
-    begun: decision_log.CascadeCreated | None = None
-    step: Step | None = None
-    load: Callable[[decision_log.LoggedModel, bool], LocalModel] = _no_model
+    run: _Replay | None = None
     for event in events(log):
         if isinstance(event, decision_log.CascadeCreated):
-            if event.version != bundle.version:
-                raise BadLog(f"{log} is of version {event.version[:12]} of its bundle, not of {bundle.version[:12]}")
-            begun, load = event, _loader(bundle, event.settings)
-            base = load(event.base, True) if event.base is not None else None
-            cascade = build_device_cascade(event.settings, bundle.manifest, base, event.asks, event.room)
-            learner_file.restore(cascade.estimator, event.learned, event.version)
+            run = _Replay(event, bundle, log)
             continue
-        if cascade is None or begun is None:
+        if run is None:
             raise BadLog(f"{log} does not begin at the beginning")
-        if isinstance(event, decision_log.LookedUp):
+        if isinstance(event, decision_log.LookedUp | decision_log.SceneLookedUp):
             if event.frame >= recording.frames:
                 raise BadLog(f"{log} has a frame {event.frame}, which {recorded} has not")
-            frame = _frame(recorded / (recording.files % event.frame), event.frame, begun.settings)
-            step = cascade.lookup(frame, event.now)
-        elif isinstance(event, decision_log.Completed):
-            if step is None:
-                raise BadLog(f"{log} completes a frame that was never looked up")
+            run.look_up(event, pictures.read(recorded / (recording.files % event.frame)))
+        elif isinstance(event, decision_log.Completed | decision_log.SceneCompleted):
             result.frames += 1
-            reply = None if event.reply is None else _reply(event.reply)
-            result.compare(event.answer, cascade.complete(step, reply, event.now, event.error))
+            result.compare(event.answer, run.complete(event))
             advance()
         elif isinstance(event, decision_log.LateReply):
             result.corrections += event.answer is not None
-            result.compare(event.answer, cascade.on_late_reply(_reply(event.reply), event.now))
-        elif isinstance(event, decision_log.AuditReply):
-            cascade.on_audit_reply(_reply(event.reply), event.now)
-        elif isinstance(event, decision_log.Installed):
-            cascade.install(load(event.model, False))
-        elif isinstance(event, decision_log.FullUnloaded):
-            cascade.unload_full()
+            result.compare(event.answer, run.on_late_reply(event))
         else:
-            cascade.evict_to(event.budget)
+            run.repeat(event)
     if not result.frames:
         raise BadLog(f"{log} has no answer in it")
     return result
+
+
+class _Replay:
+    """The cascade of a log, and the calls that repeat the log's events."""
+
+    def __init__(self, begun: decision_log.CascadeCreated, bundle: Bundle, log: Path) -> None:
+        """Raises ``BadLog``."""
+        if begun.version != bundle.version:
+            raise BadLog(f"{log} is of version {begun.version[:12]} of its bundle, not of {bundle.version[:12]}")
+        self._settings, self._log = begun.settings, log
+        self._pipeline = pipeline_for(begun.settings, bundle.manifest)
+        self._load = _loader(bundle, begun.settings, self._pipeline)
+        base = self._load(begun.base, True) if begun.base is not None else None
+        self._cascade: Any = self._pipeline.build_cascade(base, begun.asks, begun.room)
+        learner_file.restore(self._cascade.estimator, begun.learned, begun.version)
+        self._step: Any = None
+        self._motions: deque[bytes] = deque()
+
+    def look_up(self, event: decision_log.LookedUp | decision_log.SceneLookedUp, picture: Picture) -> None:
+        """Repeat a call of ``lookup``."""
+        if self._settings.region:
+            picture = cut(picture, parse_region(self._settings.region))
+        frame = self._pipeline.frame(event.frame, picture)
+        if isinstance(event, decision_log.SceneLookedUp):
+            self._motions.extend(event.motions)
+            if frame.flow is not None:
+                frame = msgspec.structs.replace(frame, flow=self._logged_motion)
+        self._step = self._cascade.lookup(frame, event.now)
+
+    def complete(self, event: decision_log.Completed | decision_log.SceneCompleted) -> AnyAnswer:
+        """Repeat a call of ``complete``; returns the answer."""
+        if self._step is None:
+            raise BadLog(f"{self._log} completes a frame that was never looked up")
+        if isinstance(event, decision_log.SceneCompleted):
+            self._motions.extend(event.motions)
+        reply = None if event.reply is None else event.reply.reply()
+        answer: AnyAnswer = self._cascade.complete(self._step, reply, event.now, event.error)
+        return answer
+
+    def on_late_reply(self, event: decision_log.LateReply) -> Answer | None:
+        """Repeat a late reply of a classifier; returns the correction."""
+        correction: Answer | None = self._cascade.on_late_reply(event.reply.reply(), event.now)
+        return correction
+
+    def repeat(self, event: decision_log.Event) -> None:
+        """Repeat a call without an answer."""
+        if isinstance(event, decision_log.SceneLateReply | decision_log.SceneAuditReply):
+            self._motions.extend(event.motions)
+        if isinstance(event, decision_log.SceneLateReply):
+            self._cascade.on_late_reply(event.reply.reply(), event.now)
+        elif isinstance(event, decision_log.AuditReply | decision_log.SceneAuditReply):
+            self._cascade.on_audit_reply(event.reply.reply(), event.now)
+        elif isinstance(event, decision_log.Installed):
+            self._cascade.install(self._load(event.model, False))
+        elif isinstance(event, decision_log.FullUnloaded):
+            self._cascade.unload_full()
+        elif isinstance(event, decision_log.Evicted):
+            self._cascade.evict_to(event.budget)
+
+    def _logged_motion(self, boxes: Boxes) -> Motion:
+        """The next logged motion, in place of optical flow."""
+        motion = decision_log.motion_of(self._motions.popleft()) if self._motions else None
+        if motion is None or len(motion.shifts) != len(boxes):
+            raise BadLog(f"{self._log} has no motion of these objects: its models or its stream are others")
+        return motion
 
 
 def events(log: Path) -> Iterator[decision_log.Event]:
@@ -132,31 +181,16 @@ def events(log: Path) -> Iterator[decision_log.Event]:
                 raise BadLog(f"{log}, line {number}: {error}") from None
 
 
-def _frame(path: Path, index: int, device: Settings) -> Frame:
-    picture = pictures.read(path)
-    if device.region:
-        picture = cut(picture, settings.parse_region(device.region))
-    return Frame(index, FrameInputs(picture), sign(picture))
-
-
-def _loader(bundle: Bundle, device: Settings) -> Callable[[decision_log.LoggedModel, bool], LocalModel]:
+def _loader(bundle: Bundle, device: Settings, pipeline: Pipeline) -> Callable[[decision_log.LoggedModel, bool], Any]:
     """A function that loads a model of the bundle as the device loads it."""
 
     @lru_cache(None)
-    def session(name: str) -> Session:
-        return Session(bundle.path(name), device.provider, device.threads)
+    def session(name: str) -> Runnable:
+        return open_model(bundle.manifest, name, bundle.find, device.provider, device.threads)
 
-    def load(model: decision_log.LoggedModel, base: bool) -> LocalModel:
+    def load(model: decision_log.LoggedModel, base: bool) -> Any:
         if model.name not in bundle.manifest.models:
             raise BadLog(f"the bundle has no model {model.name}")
-        return local_model(bundle.manifest, model.name, session(model.name), model.cost, model.seconds, base)
+        return pipeline.local_model(model.name, session(model.name), model.cost, model.seconds, base, lambda _: None)
 
     return load
-
-
-def _no_model(_model: decision_log.LoggedModel, _base: bool) -> LocalModel:
-    raise BadLog("the log loads a model before it names a bundle")
-
-
-def _reply(logged: decision_log.LoggedReply) -> Reply:
-    return Reply(logged.frame, np.array(logged.logits, np.float32), logged.submodel, logged.on_device, logged.exit_risk)

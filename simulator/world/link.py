@@ -29,6 +29,11 @@ class Link:
         """Time that the link has been sending, seconds."""
         return self._direction.busy_s
 
+    @property
+    def busy(self) -> bool:
+        """Whether the line is still sending."""
+        return self._direction.line_free > self._link_time(self._env.now)
+
     def carry(self, nbytes: int, arrived: Callable[[], object]) -> None:
         """Send ``nbytes`` now; call ``arrived`` when the last byte arrives."""
         self.bytes += nbytes

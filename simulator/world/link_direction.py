@@ -41,6 +41,7 @@ class LinkDirection:
 
     Attributes:
         busy_s: Time that the line has been sending, seconds.
+        line_free: Time at which the line has sent everything.
     """
 
     def __init__(
@@ -73,18 +74,18 @@ class LinkDirection:
         self._deviation_s = jitter_ms / 1e3 / math.sqrt(2)
         self._loss = loss
         self._random = random.Random(seed)
-        self._line_free = -math.inf
+        self.line_free = -math.inf
         self._latest = -math.inf
 
     def schedule(self, now: float, nbytes: int) -> float:
         """Arrival time of the last of ``nbytes`` that enter at ``now``."""
-        start = max(now, self._line_free)
-        self._line_free = self._sent(start, nbytes)
-        self.busy_s += self._line_free - start
+        start = max(now, self.line_free)
+        self.line_free = self._sent(start, nbytes)
+        self.busy_s += self.line_free - start
         jitter = max(0.0, self._random.gauss(0.0, self._deviation_s))
-        delay_s = self._at(self._line_free)[0]
+        delay_s = self._at(self.line_free)[0]
         # Bytes arrive in order: a delay of earlier bytes delays these.
-        self._latest = max(self._latest, self._line_free + delay_s + jitter + self._repair(nbytes))
+        self._latest = max(self._latest, self.line_free + delay_s + jitter + self._repair(nbytes))
         return self._latest
 
     @property

@@ -80,7 +80,7 @@ def test_a_message_arrives_with_all_its_properties(client: Callable[..., Client]
     properties = (("budget-ms", "250"), ("recent", "1 2"))
     correlation = b"\x00\xff" * 8
     device.publish(
-        "cachenet/1/cam/infer/full", bytes(size), content="image/png", correlation=correlation, properties=properties
+        "cachenet/2/cam/infer/full", bytes(size), content="image/png", correlation=correlation, properties=properties
     )
     until(lambda: server.messages)
     message = server.messages[0]
@@ -93,14 +93,14 @@ def test_shared_subscriptions_deliver_every_message_once(client: Callable[..., C
     device, one, two = client("cam"), client("one", SERVER_TOPICS[0]), client("two", SERVER_TOPICS[0])
     sent = [b"%d" % i for i in range(300)]
     for payload in sent:
-        device.publish("cachenet/1/cam/infer/full", payload)
+        device.publish("cachenet/2/cam/infer/full", payload)
     until(lambda: len(one.messages) + len(two.messages) >= len(sent))
     assert sorted(one.payloads() + two.payloads()) == sorted(sent)
     two.stop()
     time.sleep(0.2)
     one.messages.clear()
     for payload in sent:
-        device.publish("cachenet/1/cam/infer/full", payload)
+        device.publish("cachenet/2/cam/infer/full", payload)
     until(lambda: len(one.messages) >= len(sent))
     assert one.payloads() == sent
 
@@ -110,7 +110,7 @@ def test_every_topic_of_the_server_is_delivered(client: Callable[..., Client]) -
     server, device = client("server", *SERVER_TOPICS), client("cam")
     for number in range(100):
         leaf, qos = (("blob/get", 1), ("infer/full", 0))[number % 2]
-        device.publish(f"cachenet/1/cam/{leaf}", b"%d" % number, qos=qos)
+        device.publish(f"cachenet/2/cam/{leaf}", b"%d" % number, qos=qos)
     until(lambda: len(server.messages) >= 100)
     assert sorted(map(int, server.payloads())) == list(range(100))
 
@@ -118,16 +118,16 @@ def test_every_topic_of_the_server_is_delivered(client: Callable[..., Client]) -
 def test_a_late_subscriber_receives_the_latest_retained_message(client: Callable[..., Client]) -> None:
     server = client("server")
     for version in (b"old" * 10_000, b"new" * 10_000):
-        server.publish("cachenet/1/catalogue/tiny", version, qos=1, retain=True)
-    until(lambda: client(f"late-{time.monotonic_ns()}", "cachenet/1/catalogue/#").payloads() == [b"new" * 10_000])
+        server.publish("cachenet/2/catalogue/tiny", version, qos=1, retain=True)
+    until(lambda: client(f"late-{time.monotonic_ns()}", "cachenet/2/catalogue/#").payloads() == [b"new" * 10_000])
 
 
 def test_a_will_is_published_when_a_connection_breaks_and_not_after_a_disconnect(client: Callable[..., Client]) -> None:
-    observer = client("observer", "cachenet/1/+/status")
-    leaver = client("leaver", will=("cachenet/1/leaver/status", b"offline"))
-    leaver.stop(("cachenet/1/leaver/status", b"stopped"))
+    observer = client("observer", "cachenet/2/+/status")
+    leaver = client("leaver", will=("cachenet/2/leaver/status", b"offline"))
+    leaver.stop(("cachenet/2/leaver/status", b"stopped"))
     until(lambda: observer.messages)
-    breaker = client("breaker", will=("cachenet/1/breaker/status", b"offline"))
+    breaker = client("breaker", will=("cachenet/2/breaker/status", b"offline"))
     breaker._client.socket().shutdown(2)
     until(lambda: len(observer.messages) > 1)
     assert observer.payloads() == [b"stopped", b"offline"]
@@ -255,8 +255,8 @@ def test_a_first_packet_that_arrives_slowly_is_accepted(embedded: EmbeddedBroker
 def test_a_client_whose_session_is_taken_over_is_notified_and_its_will_is_published(
     client: Callable[..., Client], embedded: EmbeddedBroker
 ) -> None:
-    observer = client("observer-of-wills", "cachenet/1/+/status")
-    will = ("cachenet/1/twin/status", b"offline")
+    observer = client("observer-of-wills", "cachenet/2/+/status")
+    will = ("cachenet/2/twin/status", b"offline")
     client("twin", will=will)
     with socket.create_connection(("127.0.0.1", embedded.address.port), _BOUND_S) as second:
         second.sendall(connect_packet("twin"))

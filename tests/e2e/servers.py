@@ -21,7 +21,7 @@ from cachenet.shared.bundle.manifest import Bundle
 from cachenet.shared.inference.image import encode
 from cachenet.shared.transport import protocol
 from cachenet.shared.transport.mqtt import Address, Message, MqttConnection
-from cachenet.shared.transport.protocol import Answer, BlobRequest, Chunk, Rejection
+from cachenet.shared.transport.protocol import BlobRequest, Chunk, Reply
 from tests.bundles import tiny_bundle
 
 _BOUND_S = 60.0
@@ -74,7 +74,7 @@ class Device:
     def __init__(self, port: int, name: str = "cam") -> None:
         self.name = name
         self.catalogue: list[Message] = []
-        self.answers: dict[bytes, list[Answer | Rejection]] = {}
+        self.answers: dict[bytes, list[Reply]] = {}
         self.chunks: list[Chunk] = []
         self._numbers = itertools.count()
         self._changed = threading.Condition()
@@ -85,7 +85,7 @@ class Device:
     def _receive(self, message: Message) -> None:
         with self._changed:
             if message.topic == protocol.topic(self.name, "answer"):
-                reply = protocol.decode(message.payload, Answer | Rejection)
+                reply = protocol.decode(message.payload, Reply)
                 self.answers.setdefault(message.correlation or b"", []).append(reply)
             elif message.topic == protocol.topic(self.name, "blob", "get"):
                 pass  # its own request, which matches its subscription
@@ -106,12 +106,12 @@ class Device:
         assert self.link.publish(protocol.topic(self.name, "infer", model), data, correlation=correlation, **fields)
         return correlation
 
-    def wait(self, correlation: bytes) -> Answer | Rejection:
+    def wait(self, correlation: bytes) -> Reply:
         with self._changed:
             assert self._changed.wait_for(lambda: correlation in self.answers, _BOUND_S), "no answer"
             return self.answers[correlation][0]
 
-    def ask(self, data: bytes, **overrides: Any) -> Answer | Rejection:
+    def ask(self, data: bytes, **overrides: Any) -> Reply:
         return self.wait(self.send(data, **overrides))
 
     def pull(self, sha256: str, offset: int, length: int) -> Chunk:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import cv2
 
-from cachenet.shared.transport import protocol
+from cachenet.shared.transport import protocol, version_1
 from cachenet.shared.transport.mqtt import Address
 from cachenet.shared.transport.protocol import SERVER_TOPICS, topic
 from tests.bundles import tiny_bundle
@@ -34,8 +34,8 @@ def filters_for(device: str) -> list[str]:
         "#",
         "+/#",
         "cachenet/#",
-        "cachenet/1/+/answer",
-        "cachenet/1/+/infer/#",
+        "cachenet/2/+/answer",
+        "cachenet/2/+/infer/#",
         topic(device, "#"),
         topic(device, "answer"),
         topic(device, "status"),
@@ -102,10 +102,10 @@ def test_all_of_a_thousand_requests_reach_the_servers_while_a_rogue_device_tries
         *SERVER_TOPICS,
         *(name.replace("$share/cloud-", "$share/mine-") for name in SERVER_TOPICS),
         "$share/cloud-infer/#",
-        "$share/cloud-infer/cachenet/1/cam-b/infer/#",
-        "$share/cloud-infer/cachenet/1/cam-b/infer/full",
-        "$share/cloud/cachenet/1/+/infer/#",
-        "$queue/cachenet/1/+/infer/#",
+        "$share/cloud-infer/cachenet/2/cam-b/infer/#",
+        "$share/cloud-infer/cachenet/2/cam-b/infer/full",
+        "$share/cloud/cachenet/2/+/infer/#",
+        "$queue/cachenet/2/+/infer/#",
         *filters_for("cam-b"),
     ]
     first, second = connect("server"), connect("server")
@@ -138,6 +138,28 @@ def test_all_of_a_thousand_requests_reach_the_servers_while_a_rogue_device_tries
     assert not rogue.messages and not stolen_name.messages
 
 
+def test_a_device_of_version_1_and_the_server_reach_each_other_and_no_device_reaches_others(connect: Connect) -> None:
+    """So the server can refuse it in words. Both versions' topics are as closed as each other."""
+    old = version_1.ROOT
+    server = connect("server", *SERVER_TOPICS, *version_1.SERVER_TOPICS)
+    b = connect("cam-b", f"{old}/cam-b/answer", f"{old}/cam-b/blob/+", version_1.CATALOGUE_TOPICS)
+    a = connect("cam-a", f"{old}/+/answer", f"{old}/#", f"{old}/cam-b/answer", *version_1.SERVER_TOPICS)
+    time.sleep(_DELIVERY_S)
+    for kind in ("infer", "audit"):
+        b.link.publish(f"{old}/cam-b/{kind}/full", kind.encode(), 1)
+    b.link.publish(f"{old}/cam-b/blob/get", b"piece wanted", 1)
+    until(lambda: {b"infer", b"audit", b"piece wanted"} <= set(server.payloads()))
+    server.link.publish(f"{old}/cam-b/answer", b"refused", 1)
+    server.link.publish(f"{old}/cam-b/blob/{'0' * 64}", b"no piece", 1)
+    server.link.publish(f"{old}/catalogue/tiny", b"notice", 1)
+    until(lambda: {b"refused", b"no piece", b"notice"} <= set(b.payloads()))
+    for leaf in ("cam-b/answer", "cam-b/status", "cam-b/infer/full", "catalogue/tiny"):
+        a.link.publish(f"{old}/{leaf}", b"forged", 1)
+    time.sleep(_DELIVERY_S)
+    assert b"forged" not in b.payloads() + server.payloads()
+    assert set(a.payloads()) <= {b"notice"}
+
+
 def test_a_second_client_with_the_servers_role_receives_a_share_of_the_requests(connect: Connect) -> None:
     """Shows that the test above can fail: each member of the group receives a share."""
     honest = connect("server")
@@ -150,7 +172,7 @@ def test_a_second_client_with_the_servers_role_receives_a_share_of_the_requests(
     assert joined.messages
 
 
-def test_a_viewer_receives_results_and_no_pictures_and_cannot_publish_to_devices(
+def test_a_viewer_receives_results_and_snapshots_and_no_requests_and_cannot_publish_to_devices(
     connect: Connect, deployed: Deployed
 ) -> None:
     deployed.provision("--viewer", "home")
@@ -158,7 +180,10 @@ def test_a_viewer_receives_results_and_no_pictures_and_cannot_publish_to_devices
         "127.0.0.1", deployed.port, True, "home", _password(deployed, "viewers/home"), deployed.out / "ca.crt"
     )
     viewer = Client(
-        where, "anything", "cachenet/1/+/status", "cachenet/1/+/result/#", "homeassistant/#", "#", *SERVER_TOPICS
+        where,
+        "anything",
+        *("cachenet/2/+/status", "cachenet/2/+/result/#", "cachenet/2/+/snapshot/#", "homeassistant/#", "#"),
+        *SERVER_TOPICS,
     )
     server, b = connect("server"), connect("cam-b", topic("cam-b", "#"), "homeassistant/status")
     with clients(viewer):
@@ -168,9 +193,10 @@ def test_a_viewer_receives_results_and_no_pictures_and_cannot_publish_to_devices
         viewer.link.publish(topic("cam-b", "answer"), b"forged", 1)
         b.link.publish(topic("cam-b", "infer", "full"), b"picture", 1)
         b.link.publish(topic("cam-b", "result"), b"label", 1)
+        b.link.publish(topic("cam-b", "snapshot", "yard"), b"snapshot", 1)
         b.link.publish("homeassistant/device/cam-b/camera/config", b"described", 1)
         b.link.publish("homeassistant/device/cam-a/camera/config", b"forged", 1)
-        until(lambda: {b"label", b"described"} <= set(viewer.payloads()))
+        until(lambda: {b"label", b"snapshot", b"described"} <= set(viewer.payloads()))
         until(lambda: b"picture" in server.payloads())
         until(lambda: b"online" in b.payloads())
         time.sleep(_DELIVERY_S)
@@ -204,7 +230,7 @@ def test_an_agent_has_all_rights_that_it_needs_and_home_assistant_receives_its_r
     where = Address(
         "127.0.0.1", deployed.port, True, "hass", _password(deployed, "viewers/hass"), deployed.out / "ca.crt"
     )
-    viewer = Client(where, "hass", "homeassistant/#", "cachenet/1/+/status", "cachenet/1/+/result/#")
+    viewer = Client(where, "hass", "homeassistant/#", "cachenet/2/+/status", "cachenet/2/+/result/#")
     server = ServerProcess(tmp_path, "--bundle", str(bundle), *deployed.flags("server"))
     with clients(viewer):
         try:

@@ -20,6 +20,7 @@ from cachenet.shared.bundle.manifest import Bundle
 from cachenet.simulator.cli import app
 from cachenet.simulator.traces.replay import BadLog, events, replay
 from tests.broker import Mosquitto, mosquitto
+from tests.detectors import detector_bundle, footage, record
 from tests.e2e.agents import AgentProcess
 from tests.e2e.servers import ServerProcess
 
@@ -42,7 +43,7 @@ def test_every_decision_of_a_run_is_made_again_to_the_last_bit(
         agent = AgentProcess(
             tmp_path,
             *(str(recorded), "--broker", mosquitto.url, "--store", str(tmp_path / "store"), "--fps", "60"),
-            *("--set", "audit_share=0.3", "--set", f"decision_log={log}", *flags),
+            *("--set", "audit_share=0.3", "--set", "catalogue=squares", "--set", f"decision_log={log}", *flags),
         )
         answers = agent.finish()
     assert answers["frames"] == 150
@@ -87,3 +88,21 @@ def test_a_restart_with_learned_state_is_replayed_to_the_last_bit(tmp_path: Path
         found = replay(log, bundle, recorded)
         assert (found.first, found.identical) == (None, 60)
     assert not learned[0] and learned[1]
+
+
+def test_a_run_with_late_boxes_of_a_server_is_replayed_to_the_last_bit(mosquitto: Mosquitto, tmp_path: Path) -> None:
+    bundle, log = detector_bundle(tmp_path / "squares"), tmp_path / "decisions.jsonl"
+    recorded = record(tmp_path / "stream", footage(120))
+    server = ServerProcess(tmp_path, "--bundle", str(bundle), "--broker", mosquitto.url)
+    with closing(server):
+        server.wait_for("connected to")
+        agent = AgentProcess(
+            tmp_path,
+            *(str(recorded), "--broker", mosquitto.url, "--store", str(tmp_path / "store"), "--fps", "30"),
+            *("--set", "audit_share=0.3", "--set", "catalogue=squares", "--set", f"decision_log={log}"),
+        )
+        answers = agent.finish()
+    assert answers["frames"] == 120 and answers["cloud"] == 0  # asynchronous by default
+    assert answers["late"] > 5 and answers["audited"] > 5
+    found = replay(log, Bundle(bundle), recorded)
+    assert (found.first, found.frames, found.identical) == (None, 120, 120)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pwd
 import shutil
@@ -14,6 +15,9 @@ import pytest
 from typer.testing import CliRunner
 
 from cachenet.cloud_server.cli import app
+from cachenet.cloud_server.provision import dynsec
+from cachenet.cloud_server.provision.provision import give_to_broker
+from cachenet.shared.transport import protocol
 from cachenet.shared.transport.protocol import topic
 from tests.deployed import Deployed
 from tests.e2e.clients import Client, clients, deployed
@@ -81,6 +85,71 @@ def test_devices_are_added_and_removed_while_the_broker_runs_and_after_its_resta
                 assert "does not take cam-c's password" in removed.link.settle(10)
     finally:
         broker.kill()
+
+
+def rights_of_version_1(file: Path) -> None:
+    """Give the roles in a broker's file the topics of version 1 alone, as its provisioning did."""
+    content = json.loads(file.read_text())
+    for role in content["roles"]:
+        role["acls"] = [acl for acl in role["acls"] if protocol.ROOT not in acl["topic"]]
+    file.write_text(json.dumps(content))
+
+
+def test_users_of_version_1_get_the_rights_of_this_version_by_provisioning_again(tmp_path: Path) -> None:
+    """On the running broker, with their passwords. Before it, the broker delivers none of their messages."""
+    broker = Deployed(tmp_path, "cam-a", "cam-b", "--viewer", "home")
+    rights_of_version_1(broker.out / "broker/dynamic-security.json")
+    give_to_broker(broker.out)
+    broker.start()
+
+    def answered() -> bool:
+        """Whether a question of cam-a reaches the server."""
+        server = Client(broker.address("server"), "cloud-x", *protocol.SERVER_TOPICS)
+        device = Client(broker.address("cam-a"), "cachenet-cam-a", topic("cam-a", "answer"))
+        with clients(server, device):
+            until(lambda: server.link.connected.is_set() and device.link.connected.is_set())
+            time.sleep(_DELIVERY_S)
+            device.link.publish(topic("cam-a", "infer", "full"), b"question", 1)
+            time.sleep(_DELIVERY_S)
+            return b"question" in server.payloads()
+
+    try:
+        assert not answered()
+        password = (broker.credentials("cam-a") / "password").read_text()
+        assert broker.provision() == "giving the rights of this version to device-cam-a, device-cam-b, server, viewer\n"
+        assert answered()
+        assert (broker.credentials("cam-a") / "password").read_text() == password
+        assert broker.provision() == "", "nothing is left to do"
+        broker.stop()
+        broker.start()
+        assert answered(), "the rights survive a restart"
+    finally:
+        broker.kill()
+
+
+def test_without_the_broker_the_rights_of_version_1_stay_and_one_line_says_so(tmp_path: Path) -> None:
+    broker = Deployed(tmp_path, "cam-a")
+    users = broker.out / "broker/dynamic-security.json"
+    rights_of_version_1(users)
+    before = users.read_bytes()
+    done = CliRunner().invoke(app, ["provision", "--out", str(broker.out), "--broker", f"127.0.0.1:{broker.port}"])
+    assert (done.exit_code, done.stderr.count("\n")) == (2, 1), done.output
+    assert "nothing listens there" in done.stderr
+    assert users.read_bytes() == before
+
+
+def test_rights_that_an_operator_added_are_no_reason_to_change_a_role(tmp_path: Path) -> None:
+    broker = Deployed(tmp_path, "cam-a")
+    users = broker.out / "broker/dynamic-security.json"
+    content = json.loads(users.read_text())
+    content["roles"][0]["acls"].append({"acltype": "publishClientSend", "topic": "lights/#", "allow": True})
+    users.write_text(json.dumps(content))
+    assert broker.provision() == ""
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b'{"clients": [], "roles": [{}]}', b'{"roles": 1}', b"\xff"])
+def test_a_damaged_file_of_users_names_nobody(content: bytes) -> None:
+    assert dynsec.outdated(content) == []
 
 
 def test_lost_credentials_are_replaced_and_the_old_password_is_refused(tmp_path: Path) -> None:

@@ -99,7 +99,7 @@ def test_recent_labels_select_the_submodel_of_their_working_set(device: Device) 
 
 
 def test_the_catalogue_is_the_retained_manifest(bundle: Bundle, device: Device) -> None:
-    assert device.catalogue[0].topic == "cachenet/1/catalogue/tiny"
+    assert device.catalogue[0].topic == "cachenet/2/catalogue/tiny"
     assert device.catalogue[0].payload == bundle.data
 
 

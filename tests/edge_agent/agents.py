@@ -33,6 +33,7 @@ class Pictures:
 
     dropped = broken = losses = 0
     error = ""
+    fps: float | None = None
 
     def __init__(self, count: int, same: bool = False) -> None:
         self.closed = False

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from cachenet.edge_agent.camera import AnsweredFrame
-from cachenet.edge_agent.outputs.report import AnswerLine
+from cachenet.edge_agent.outputs.report import WHOLE_PICTURE, AnswerLine, View, line
+from cachenet.shared.bundle.manifest import FORMAT, Manifest
+from cachenet.shared.cascade.detect.types import SceneAnswer, TrackedObject
 from cachenet.shared.cascade.types import UNKNOWN, Answer, Level
 from cachenet.shared.inference.image import Picture
 
@@ -30,4 +34,34 @@ def answered_frame(
         frame=frame, time=time, label=label, confidence=confidence, risk=0.02, level=level, model="base",
         latency_ms=latency_ms, reason=reason, camera=camera,
     )  # fmt: skip
-    return AnsweredFrame(noise(48, 64, frame) if picture is None else picture, answer, line)
+    return AnsweredFrame(noise(48, 64, frame) if picture is None else picture, answer, line, lines=(line,))
+
+
+def detector(*labels: str) -> Manifest:
+    """The manifest of a detector, but for its models."""
+    return Manifest(FORMAT, "street", "detection", labels, {}, {})
+
+
+STREET = detector("person", "car", "traffic light")
+#: Left, top, width and height.
+Box = tuple[float, float, float, float]
+
+
+def tracked(track: int, box: Box, label: int = 0, risk: float = 0.1) -> TrackedObject:
+    return TrackedObject(track, label, 1 - risk, box, risk)
+
+
+def detected_frame(
+    objects: Sequence[TrackedObject] = (),
+    frame: int = 0,
+    view: View = WHOLE_PICTURE,
+    level: Level = "tracks",
+    reason: str = "",
+    picture: Picture | None = None,
+    time: float = 0.0,
+    manifest: Manifest = STREET,
+) -> AnsweredFrame:
+    """An answered frame of a detector."""
+    answer = SceneAnswer(frame, tuple(objects), 0.06, level, "base", reason)
+    own = line(answer, manifest, time, 4.2, view=view)
+    return AnsweredFrame(noise(48, 64, frame) if picture is None else picture, answer, own, lines=(own,))

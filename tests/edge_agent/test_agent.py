@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from cachenet.edge_agent.agent import Agent
-from cachenet.edge_agent.camera import MAX_CONSECUTIVE_ERRORS
+from cachenet.edge_agent.camera_loop import MAX_CONSECUTIVE_ERRORS
 from cachenet.edge_agent.device_cascade import DeploymentError
 from cachenet.edge_agent.frame_inputs import FrameInputs, scorer
 from cachenet.edge_agent.outputs.report import JsonLinesWriter
@@ -91,7 +91,7 @@ def test_a_bundle_that_there_is_too_little_memory_for_is_one_clear_line(bundle: 
 
 
 @pytest.mark.parametrize("payload", [b"", b"{}", b"\xff" * 1000])
-@pytest.mark.parametrize("topic", [catalogue("tiny"), "cachenet/1/cam/answer", "cachenet/1/cam/blob/" + "0" * 64])
+@pytest.mark.parametrize("topic", [catalogue("tiny"), "cachenet/2/cam/answer", "cachenet/2/cam/blob/" + "0" * 64])
 def test_a_malformed_message_is_ignored_wherever_it_arrives(topic: str, payload: bytes, tmp_path: Path) -> None:
     agent = Agent(Settings(device="cam"), [Pictures(0)], Address("127.0.0.1", 1), Store(tmp_path), None)
     agent._receive(Message(topic, payload, None, b"x" * 16, ()))

@@ -238,7 +238,7 @@ def test_cameras_share_the_devices_topics_and_receive_only_their_own_replies(bun
             answer = Answer(scores.tobytes(), full.sha256, None, Timing(0.0, 0.0, 0.0, 1))
             threading.Thread(
                 target=agent._receive,
-                args=(Message("cachenet/1/cam/answer", encode(answer), None, rest["correlation"], ()),),
+                args=(Message("cachenet/2/cam/answer", encode(answer), None, rest["correlation"], ()),),
             ).start()
         return True
 

@@ -68,7 +68,7 @@ def invoke(*arguments: str, **environment: str) -> Result:
         ([], "no SOURCE"),
         (["{root}/pictures", "--bundle", "{root}/bundle", "--set", "metrics=x"], "no port"),
         (["{root}/pictures", "--bundle", "{root}/bundle", "--set", "metrics=70000"], "no port"),
-        (["{root}/pictures", "--bundle", "{root}/bundle", "--mode", "later"], "choose of wait, async, offline"),
+        (["{root}/pictures", "--bundle", "{root}/bundle", "--mode", "later"], "choose of auto, wait, async, offline"),
         (["{root}/pictures", "--broker", BROKER, "--set", "levels=cloud", "--mode", "offline"], "no level can answer"),
         (["{root}/pictures", "--bundle", "{root}/bundle", "--fps", "1e-10"], "fps"),
         (["{root}/pictures", "--bundle", "{root}/bundle", "--region", "0.5,0,0.6,1"], "no region"),

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from cachenet.edge_agent.cli import app
 from cachenet.edge_agent.doctor import forget as module
 from cachenet.edge_agent.doctor.forget import forget
+from cachenet.shared.transport import version_1
 from cachenet.shared.transport.mqtt import Address, MqttConnection, MqttError
 from cachenet.shared.transport.protocol import Status, describe, topic
 from tests.broker import Mosquitto, free_port
@@ -113,6 +114,17 @@ def test_of_one_that_was_never_there_nothing_is_held(broker: Mosquitto) -> None:
 def test_a_stopped_device_is_forgotten(strict: Strict) -> None:
     device(strict).stop(_FAREWELL)
     assert forget(strict.address, "cam", "homeassistant") == [_STATUS, _CONFIG]
+
+
+def test_the_status_that_it_had_under_version_1_is_forgotten_too(broker: Mosquitto) -> None:
+    old = topic("cam", "status", root=version_1.ROOT)
+    address = Address("127.0.0.1", broker.port)
+    link = MqttConnection(address, "before", [], print)
+    link.start()
+    until(link.connected.is_set)
+    link.stop((old, describe(Status("stopped", "1"))))
+    assert forget(address, "cam", "homeassistant") == [old]
+    assert forget(address, "cam", "homeassistant") == []
 
 
 def test_an_online_device_is_not_forgotten(strict: Strict, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -149,7 +149,7 @@ def test_each_camera_is_named_with_its_own_fault_and_age(tmp_path: Path) -> None
     setup.on_frame(camera="yard")
     setup.now += 4.5
     assert setup.health() == "door: no frame for 10 s; is the camera there?"
-    assert setup.health.ages() == {"door": 9.5, "yard": 4.5}
+    assert setup.health.ages() == {("door", ""): 9.5, ("yard", ""): 4.5}
 
 
 def test_unhealthy_without_a_connection(setup: HealthSetup) -> None:

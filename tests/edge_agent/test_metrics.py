@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import urllib.request
 from pathlib import Path
@@ -11,12 +12,14 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from cachenet.edge_agent.agent import Agent
 from cachenet.edge_agent.outputs.metrics import endpoint
-from cachenet.edge_agent.outputs.report import JsonLinesWriter
+from cachenet.edge_agent.outputs.report import JsonLinesWriter, View
 from cachenet.edge_agent.settings import Settings
 from cachenet.edge_agent.updates.store import Store
+from cachenet.edge_agent.zones import Zone
 from cachenet.shared.bundle.manifest import Bundle
 from tests.bundles import tiny_bundle
 from tests.edge_agent.agents import Pictures, install_current, install_files, served
+from tests.edge_agent.frames import detected_frame, tracked
 
 Metrics = dict[tuple[str, str], float]
 
@@ -69,8 +72,8 @@ def test_the_metrics_have_audits_and_agreement(tmp_path: Path) -> None:
     assert after["cachenet_audit_judged_total"] > 0
     assert after["cachenet_audit_wrong_total"] == after["cachenet_audit_alarms_total"] == 0
     for bound in ("estimate", "low", "high"):
-        assert f'cachenet_agreement{{bound="{bound}",camera=""}}' in text
-    assert 'cachenet_agreement{bound="estimate",camera=""} 1.0' in text
+        assert f'cachenet_agreement{{bound="{bound}",camera="",zone=""}}' in text
+    assert 'cachenet_agreement{bound="estimate",camera="",zone=""} 1.0' in text
 
 
 def test_the_state_of_an_update_and_what_has_failed_are_there(tmp_path: Path) -> None:
@@ -85,8 +88,8 @@ def test_the_state_of_an_update_and_what_has_failed_are_there(tmp_path: Path) ->
     ):
         text = answer.read().decode()
     assert 'cachenet_update{state="committed"} 1.0' in text
-    assert 'cachenet_model_failures_total{camera="",model="base"} 2.0' in text
-    assert 'cachenet_frame_errors_total{camera=""} 1.0' in text
+    assert 'cachenet_model_failures_total{camera="",model="base",zone=""} 2.0' in text
+    assert 'cachenet_frame_errors_total{camera="",zone=""} 1.0' in text
     assert "# TYPE cachenet_thread_failures_total counter" in text
 
 
@@ -101,3 +104,35 @@ def test_the_port_is_free_again_afterwards(tmp_path: Path) -> None:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.bind(("127.0.0.1", port))
+
+
+def test_objects_of_a_detector_are_counted_by_label_and_zone_and_are_0_when_they_have_gone(tmp_path: Path) -> None:
+    agent = Agent(Settings(), [Pictures(0)], None, None, Bundle(tiny_bundle(tmp_path)))
+    camera, view = agent.cameras[0], View(zones=(Zone("gate", ((0.0, 0.0), (0.5, 0.0), (0.5, 1.0), (0.0, 1.0))),))
+    for objects in (
+        [tracked(1, (0.1, 0.1, 0.1, 0.1)), tracked(2, (0.8, 0.1, 0.1, 0.1))],
+        [tracked(2, (0, 0, 1, 1), 1)],
+    ):
+        camera.last_answered = detected_frame(objects, view=view)
+        camera.objects.add(camera.last_answered.line.counts or {})
+    with (
+        endpoint(agent, "127.0.0.1", 0) as port,
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer,
+    ):
+        text = answer.read().decode()
+    for label, zone, number in (("person", "", 0), ("person", "gate", 0), ("car", "", 1), ("car", "gate", 0)):
+        assert f'cachenet_objects{{camera="",label="{label}",zone="{zone}"}} {number}.0' in text
+
+
+def test_a_classifier_has_no_objects_and_each_of_its_zones_its_own_metrics(tmp_path: Path) -> None:
+    zones = tuple(Zone(name, ((0.0, 0.0), (0.5, 0.0), (0.5, 1.0))) for name in ("gate", "bay"))
+    agent = Agent(Settings(zone=zones), [Pictures(3)], None, None, Bundle(tiny_bundle(tmp_path)))
+    with endpoint(agent, "127.0.0.1", 0) as port:
+        agent.run(JsonLinesWriter(""))
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+            text = answer.read().decode()
+    assert "cachenet_objects" not in text
+    assert text.count("\ncachenet_dropped_total{") == 1, "zones share the source"
+    for zone in ("gate", "bay"):
+        assert re.search(rf'cachenet_latency_seconds_count{{camera="",level="\w+",zone="{zone}"}}', text)
+        assert f'cachenet_last_answer_age_seconds{{camera="",zone="{zone}"}}' in text

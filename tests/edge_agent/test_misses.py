@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -12,12 +14,14 @@ from hypothesis import strategies as st
 
 from cachenet.edge_agent.outputs.drawing import COLOURS
 from cachenet.edge_agent.outputs.misses import Misses, file_name
+from cachenet.edge_agent.outputs.report import AnswerLine, View
+from cachenet.edge_agent.zones import Zone
 from cachenet.shared.cascade.types import Level
 from cachenet.shared.inference.image import encode
 from cachenet.shared.media.pictures import decode
-from tests.edge_agent.frames import answered_frame, noise
+from tests.edge_agent.frames import answered_frame, detected_frame, noise, tracked
 
-_WHOLE: dict[str, None] = {"": None}
+_WHOLE = {"": View()}
 
 
 def saved(directory: Path) -> list[str]:
@@ -32,7 +36,7 @@ def test_only_missed_frames_are_saved_as_classified(tmp_path: Path) -> None:
     misses.close()
     names = saved(tmp_path / "new" / "misses")
     assert [file.split("-", 3)[3] for file in names] == ["full.png", "cloud.png", "fallback.png"]
-    for frame, file in zip((3, 4, 5), names, strict=True):
+    for frame, file in zip((4, 5, 6), names, strict=True):
         assert np.array_equal(decode((tmp_path / "new" / "misses" / file).read_bytes()), noise(48, 64, frame))
 
 
@@ -105,8 +109,38 @@ def test_a_full_disk_is_logged_once_leaves_no_partial_picture_and_may_recover(
 
 
 def test_the_region_of_a_camera_is_saved(tmp_path: Path) -> None:
-    misses = Misses(tmp_path, 1 << 20, False, {"yard": (0.25, 0.5, 0.5, 0.5)})
+    misses = Misses(tmp_path, 1 << 20, False, {"yard": View(region=(0.25, 0.5, 0.5, 0.5))})
     misses.on_frame(answered_frame(level="cloud", camera="yard"))
     misses.close()
     (file,) = tmp_path.iterdir()
+    assert np.array_equal(decode(file.read_bytes()), noise(48, 64)[24:, 16:48])
+
+
+def test_objects_are_saved_beside_the_picture_of_a_detector_and_deleted_with_it(tmp_path: Path) -> None:
+    frames = [
+        detected_frame([tracked(3, (0.1, 0.2, 0.3, 0.4))] * (number % 2), number, level="fallback", time=1.7e9 + number)
+        for number in range(4)
+    ]
+    misses = Misses(tmp_path, 25_000, False, _WHOLE)
+    misses.on_frame(detected_frame([tracked(3, (0.1, 0.2, 0.3, 0.4))], 9))  # a hit
+    for answered in frames:
+        misses.on_frame(answered)
+    misses.close()
+    names = saved(tmp_path)
+    assert sum((tmp_path / name).stat().st_size for name in names) <= 25_000
+    assert [name.split("-", 1)[1] for name in names] == [
+        "000002-nothing-fallback.json", "000002-nothing-fallback.png",
+        "000003-1-person-fallback.json", "000003-1-person-fallback.png",
+    ]  # fmt: skip
+    assert msgspec.json.decode((tmp_path / names[2]).read_bytes(), type=AnswerLine) == frames[3].line
+
+
+def test_the_picture_of_a_zone_is_saved(tmp_path: Path) -> None:
+    gate = Zone("gate", ((0.25, 0.5), (0.75, 0.5), (0.75, 1.0)))
+    answered = answered_frame(level="cloud", camera="yard")
+    misses = Misses(tmp_path, 1 << 20, False, {"yard": View(zones=(gate,))})
+    misses.on_frame(replace(answered, line=msgspec.structs.replace(answered.line, zone="gate")))
+    misses.close()
+    (file,) = tmp_path.iterdir()
+    assert "-yard-gate-" in file.name
     assert np.array_equal(decode(file.read_bytes()), noise(48, 64)[24:, 16:48])

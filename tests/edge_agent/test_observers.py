@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from io import StringIO
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from rich.console import Console
@@ -18,9 +19,10 @@ from cachenet.edge_agent.frame_inputs import scorer
 from cachenet.edge_agent.outputs import results
 from cachenet.edge_agent.outputs.frame_worker import FrameWorker
 from cachenet.edge_agent.outputs.observers import attach_observers
-from cachenet.edge_agent.outputs.report import JsonLinesWriter
+from cachenet.edge_agent.outputs.report import JsonLinesWriter, View
 from cachenet.edge_agent.outputs.terminal import TerminalView
 from cachenet.edge_agent.settings import Settings
+from cachenet.edge_agent.zones import Zone
 from cachenet.shared.bundle.manifest import Bundle
 from cachenet.shared.command.logs import Limited
 from cachenet.shared.inference.engine import EngineError, Logits
@@ -28,7 +30,7 @@ from cachenet.shared.inference.image import Picture
 from cachenet.shared.transport.mqtt import Address
 from tests.bundles import INPUT, tiny_bundle
 from tests.edge_agent.agents import Pictures, shot
-from tests.edge_agent.frames import answered_frame
+from tests.edge_agent.frames import answered_frame, detected_frame, tracked
 
 
 @pytest.fixture
@@ -92,3 +94,27 @@ def test_what_a_bundle_or_a_camera_is_called_cannot_write_on_the_terminal(tmp_pa
     assert "\\x1b[2Jcat\\r[red]" in shown
     assert "it says \\x1b]0;gone\\x07" in shown
     assert "\x1b" not in shown and "\x07" not in shown
+
+
+def test_the_terminal_shows_objects_in_the_picture_and_in_each_zone(tmp_path: Path) -> None:
+    agent = Agent(Settings(), [Pictures(0)], None, None, Bundle(tiny_bundle(tmp_path)))
+    view = View(zones=(Zone("gate", ((0.0, 0.0), (0.5, 0.0), (0.5, 1.0), (0.0, 1.0))),))
+    for objects, expected in (([], ("nothing", "gate: nothing")), ([tracked(1, (0, 0, 0.1, 0.1))] * 2, ("2 person",))):
+        agent.cameras[0].last_answered = detected_frame(objects, view=view)
+        console = Console(width=200, file=StringIO(), force_terminal=False)
+        console.print(TerminalView(agent, console)._draw())
+        shown = console.file.getvalue()  # type: ignore[attr-defined]
+        assert all(text in shown for text in expected)
+        assert "objects" in shown and "label" not in shown
+
+
+def test_one_video_frame_shows_the_answers_of_all_zones(tmp_path: Path) -> None:
+    zones = tuple(
+        Zone(name, ((left, 0.0), (left + 0.5, 0.0), (left + 0.5, 1.0))) for name, left in (("a", 0.0), ("b", 0.5))
+    )
+    settings = Settings(zone=zones, save=str(tmp_path / "zones.mp4"), levels=("frames", "base"))
+    agent = Agent(settings, [Pictures(7)], None, None, Bundle(tiny_bundle(tmp_path / "bundle")))
+    with attach_observers(agent):
+        agent.run(JsonLinesWriter(""))
+    video = cv2.VideoCapture(str(tmp_path / "zones.mp4"))
+    assert sum(1 for _ in iter(lambda: video.read()[0], False)) == 7

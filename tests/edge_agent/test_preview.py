@@ -8,7 +8,8 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,15 +18,18 @@ from cachenet.edge_agent.camera import AnsweredFrame
 from cachenet.edge_agent.outputs import preview as module
 from cachenet.edge_agent.outputs.drawing import annotate
 from cachenet.edge_agent.outputs.preview import Preview
+from cachenet.edge_agent.outputs.report import AnswerLine, View
+from cachenet.edge_agent.zones import Zone
+from cachenet.shared.inference.image import Picture
 from cachenet.shared.media.pictures import decode
-from tests.edge_agent.frames import answered_frame, noise
+from tests.edge_agent.frames import answered_frame, detected_frame, noise, tracked
 
 _TIMEOUT_S = 10.0
 
 
 @pytest.fixture
 def preview() -> Preview:
-    return Preview("porch <pi>", {"": None})
+    return Preview("porch <pi>", {"": View()})
 
 
 @pytest.fixture
@@ -39,9 +43,9 @@ def drawings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The frames that were drawn."""
     drawn: list[int] = []
 
-    def counted(picture: object, line: object, region: object) -> object:
-        drawn.append(line.frame)  # type: ignore[attr-defined]
-        return annotate(picture, line, region)  # type: ignore[arg-type]
+    def counted(picture: Picture, lines: Sequence[AnswerLine], view: View) -> Picture:
+        drawn.append(lines[0].frame)
+        return annotate(picture, lines, view)
 
     monkeypatch.setattr(module, "annotate", counted)
     return drawn
@@ -97,7 +101,7 @@ def reader(port: int) -> Iterator[Callable[..., Reader]]:
 
 def shows(picture: np.ndarray, answered: AnsweredFrame) -> bool:
     """Whether ``picture`` is that frame, annotated, as well as JPEG can."""
-    expected = annotate(answered.picture, answered.line)
+    expected = annotate(answered.picture, answered.lines)
     return picture.shape == expected.shape and float(np.abs(picture.astype(int) - expected).mean()) < 4
 
 
@@ -121,6 +125,24 @@ def test_a_snapshot_is_the_latest_frame_annotated(preview: Preview, port: int) -
         kind, data = get(port, "/snapshot.jpg")
         assert kind == "image/jpeg"
         assert shows(decode(data), flat(frame)), "and none that was drawn before"
+
+
+def test_a_snapshot_of_a_detector_has_boxes_and_zones() -> None:
+    view = View(zones=(Zone("gate", ((0.1, 0.1), (0.9, 0.1), (0.9, 0.9))),))
+    answered = detected_frame([tracked(1, (0.2, 0.2, 0.3, 0.3))], view=view, picture=np.zeros((480, 640, 3), np.uint8))
+    preview = Preview("pi", {"": view})
+    with preview.serve("127.0.0.1", 0) as port:
+        preview.on_frame(answered)
+        picture = decode(get(port, "/snapshot.jpg")[1])
+    expected = annotate(answered.picture, answered.lines, view)
+    assert float(np.abs(picture.astype(int) - expected).mean()) < 4
+    assert picture[200, 128].max() > 150, "the left edge of the box"
+
+
+def test_a_frame_is_shown_when_all_zones_are_answered(preview: Preview, port: int) -> None:
+    preview.on_frame(flat(1))
+    preview.on_frame(replace(flat(2), lines=()))  # the first zone of the next frame
+    assert shows(decode(get(port, "/snapshot.jpg")[1]), flat(1))
 
 
 def test_the_stream_continues_with_the_latest_frame_and_skips_others(
@@ -181,7 +203,7 @@ def test_who_does_not_read_holds_up_neither_the_loop_nor_another(
 
 
 def test_the_page_shows_every_camera_and_what_colours_mean() -> None:
-    preview = Preview("porch <pi>", {"yard": None, "gate&co": None})
+    preview = Preview("porch <pi>", {"yard": View(), "gate&co": View()})
     with preview.serve("127.0.0.1", 0) as port:
         kind, data = get(port, "/")
         assert kind == "text/html; charset=utf-8"
@@ -200,7 +222,7 @@ def test_the_page_shows_every_camera_and_what_colours_mean() -> None:
 
 
 def test_the_age_of_a_picture_can_be_requested(monkeypatch: pytest.MonkeyPatch) -> None:
-    preview = Preview("pi", {"yard": None, "gate": None})
+    preview = Preview("pi", {"yard": View(), "gate": View()})
     with preview.serve("127.0.0.1", 0) as port:
         preview.on_frame(answered_frame(camera="yard"))
         came = time.monotonic()
@@ -213,7 +235,7 @@ def test_the_age_of_a_picture_can_be_requested(monkeypatch: pytest.MonkeyPatch) 
 
 def test_more_cameras_than_a_browser_has_connections_for_are_still_pictures() -> None:
     """And a page of its own for each, which moves."""
-    preview = Preview("farm", {f"c{number}": None for number in range(8)})
+    preview = Preview("farm", {f"c{number}": View() for number in range(8)})
     with preview.serve("127.0.0.1", 0) as port:
         page = get(port, "/")[1].decode()
         assert page.count("snapshot.jpg?camera=") == 8

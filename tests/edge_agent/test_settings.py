@@ -51,6 +51,9 @@ def test_every_host_name_becomes_a_device_name(name: str) -> None:
         {"levels": ("frames", "clouds")},
         {"max_disagreement": 0.0},
         {"max_disagreement": 1.0},
+        {"max_object_error": 0.0},
+        {"max_object_error": 1.0},
+        {"mode": "later"},
         {"deadline_ms": 0},
         {"deadline_ms": 60_001},
         {"provider": "gpu"},
@@ -82,3 +85,13 @@ def test_a_device_is_called_as_the_brokers_user_or_else_as_its_host(
     monkeypatch.setattr(socket, "gethostname", lambda: "the-host.local")
     assert config.load(Settings, {"broker": broker}, environment={}).device == device
     assert config.load(Settings, {"broker": broker, "device": "mine"}, environment={}).device == "mine"
+
+
+def test_mode_and_budget_follow_the_task_unless_they_are_set() -> None:
+    auto = Settings(max_disagreement=0.03, max_object_error=0.2)
+    assert (auto.mode_for("classification"), auto.mode_for("detection")) == ("wait", "async")
+    for mode in ("wait", "async", "offline"):
+        explicit = Settings(mode=mode)
+        assert explicit.mode_for("classification") == explicit.mode_for("detection") == mode
+    assert auto.budget_for("classification") == ("--max-disagreement", 0.03)
+    assert auto.budget_for("detection") == ("--max-object-error", 0.2)

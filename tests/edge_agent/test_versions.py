@@ -12,10 +12,12 @@ from cachenet.edge_agent.outputs.report import JsonLinesWriter
 from cachenet.edge_agent.settings import Settings
 from cachenet.edge_agent.updates.store import Store
 from cachenet.edge_agent.updates.updater import COMMIT_AFTER
+from cachenet.edge_agent.zones import Zone
 from cachenet.shared.bundle.manifest import Bundle
 from cachenet.shared.transport.mqtt import Address, Message
 from cachenet.shared.transport.protocol import catalogue
 from tests.bundles import tiny_bundle
+from tests.detectors import detector_bundle
 from tests.edge_agent.agents import Pictures, announce, install_current, install_files, maintain_until, running, shot
 
 
@@ -75,11 +77,27 @@ def test_an_update_that_cannot_be_used_leaves_all_as_it_is_and_the_submodels_too
         camera.answer(0, shot(), JsonLinesWriter(""))
 
 
+def test_zones_of_a_classifier_stay_with_it_when_a_detector_is_offered(
+    bundle: Bundle, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Which cameras there are is decided when the first bundle arrives."""
+    detector = Bundle(detector_bundle(tmp_path / "squares"))
+    manifest = msgspec.structs.replace(detector.manifest, name=bundle.manifest.name)
+    store = install_files(Store(tmp_path / "store"), bundle)
+    install_current(store, bundle.data)
+    with running(Settings(zone=(Zone("gate", ((0.0, 0.0), (0.5, 0.0), (0.5, 0.5))),)), store) as camera:
+        install_files(store, detector)
+        announce(camera, msgspec.json.encode(manifest))
+        maintain_until(camera, lambda: "tiny is for detection; start again, because of the zones" in caplog.text)
+        camera.answer(0, shot(), JsonLinesWriter(""))
+        assert camera.summary()["bundle_version"] == bundle.version
+
+
 def test_a_local_bundle_is_not_replaced_by_the_brokers(bundle: Bundle, newer: Bundle) -> None:
-    """Its directory holds nothing of the newer one; so the catalogue is not even asked for."""
+    """Its directory holds nothing of the newer one. The catalogue tells the version of the server and nothing else."""
     agent = Agent(Settings(), [Pictures(0)], Address("127.0.0.1", 1), None, bundle)
-    assert agent.link is not None
-    assert [topic for topic, _ in agent.link._subscriptions] == [f"cachenet/1/{agent.settings.device}/answer"]
+    agent._receive(Message(catalogue("tiny"), newer.data, None, None, ()))
+    assert agent.updater is None
     assert agent.loader.version == bundle.version != newer.version
 
 

@@ -34,7 +34,7 @@ def play(path: Path) -> list[Picture]:
 
 
 def alike(played: Picture, answered: AnsweredFrame) -> bool:
-    expected = annotate(answered.picture, answered.line)
+    expected = annotate(answered.picture, answered.lines)
     return played.shape == expected.shape and float(np.abs(played.astype(int) - expected).mean()) < 5
 
 

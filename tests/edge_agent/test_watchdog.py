@@ -13,7 +13,7 @@ from cachenet.edge_agent.settings import Settings
 
 
 class _Camera:
-    name = "gate"
+    title = "gate"
     settings = Settings(deadline_ms=1000)
     deciding: int | None = None
 
@@ -25,7 +25,10 @@ def camera() -> _Camera:
 
 def watch(camera: _Camera, hanging_model: str = "") -> Watchdog:
     return Watchdog(
-        [cast(Any, camera)], cast(Any, SimpleNamespace(hanging_model=hanging_model)), lambda _: None, lambda _: None
+        lambda: [cast(Any, camera)],
+        cast(Any, SimpleNamespace(hanging_model=hanging_model)),
+        lambda _: None,
+        lambda _: None,
     )
 
 
@@ -62,7 +65,9 @@ def test_a_model_that_hangs_while_it_is_loaded_is_named(camera: _Camera) -> None
 def test_the_updater_is_notified_before_the_process_ends(camera: _Camera) -> None:
     logged: list[str] = []
     loader = cast(Any, SimpleNamespace(hanging_model="animals"))
-    watchdog = Watchdog([cast(Any, camera)], loader, lambda _: logged.append("abandon"), lambda _: logged.append("end"))
+    watchdog = Watchdog(
+        lambda: [cast(Any, camera)], loader, lambda _: logged.append("abandon"), lambda _: logged.append("end")
+    )
     watchdog._thread.stopping.wait = lambda _: False  # type: ignore[method-assign]
     watchdog._step()
     assert logged == ["abandon", "end"]

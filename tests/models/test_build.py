@@ -254,6 +254,28 @@ def test_the_command_builds_a_bundle_and_prints_its_models(
     assert Bundle(tmp_path / "My Bundle").manifest.only("full") == "full"
 
 
+def test_a_bundle_can_be_built_from_a_region_of_the_frames_and_updated_from_the_same(
+    data: Path, work: Path, tmp_path: Path
+) -> None:
+    """The pictures are pasted into the left halves of wider ones."""
+    wide = tmp_path / "wide"
+    for file in data.rglob("*.png"):
+        picture = cv2.imread(str(file))
+        (wide / file.parent.name).mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(wide / file.parent.name / file.name), np.hstack([picture, 255 - picture]))
+    bundles = []
+    for source, region in ((data, ()), (wide, ("--region", "0,0,0.5,1"))):
+        out = tmp_path / f"out{len(bundles)}"
+        flags = ["--full", FULL, "--data", source, "--work", work, "--out", out, "--quick", "--share", "0.005"]
+        done = run(*flags, "--submodels", "0", *region)
+        assert done.exit_code == 0, done.output
+        bundles.append(Bundle(out))
+    without, with_region = bundles
+    assert with_region.manifest.provenance["region"] == "0,0,0.5,1"
+    assert with_region.manifest.provenance["frames"] == without.manifest.provenance["frames"]
+    assert with_region.manifest.priors == without.manifest.priors
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -266,6 +288,7 @@ def test_the_command_builds_a_bundle_and_prints_its_models(
         (["--full", "{text}"], "is no ONNX file"),
         (["--held-out", "nowhere"], "nowhere is not there"),
         (["--out", "{few}"], "is no bundle; name a new directory"),
+        (["--region", "0.5,0,0.6,1"], "'0.5,0,0.6,1' is no region"),
     ],
 )
 def test_invalid_input_is_one_line(data: Path, tmp_path: Path, flags: list[str], message: str) -> None:

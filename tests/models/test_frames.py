@@ -51,6 +51,14 @@ def test_frame_step_selects_every_nth_frame_of_a_video(tmp_path: Path) -> None:
     assert len(list(find(path, frame_step=3))) == 4
 
 
+def test_the_region_of_pictures_and_videos_is_read(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), np.arange(600, dtype=np.uint16).reshape(20, 30).astype(np.uint8))
+    video(tmp_path / "v.avi", 2)
+    whole, part = (list(find(tmp_path, 1, region)) for region in (None, (0.5, 0.25, 0.5, 0.5)))
+    assert [one.picture.shape[:2] for one in part] == [(10, 15), (12, 16), (12, 16)]
+    assert np.array_equal(part[0].picture, whole[0].picture[5:15, 15:])
+
+
 def test_broken_files_are_listed_and_skipped(tmp_path: Path) -> None:
     good = picture(tmp_path / "good.png")
     (tmp_path / "half.png").write_bytes(good.read_bytes()[:40])

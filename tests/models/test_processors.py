@@ -21,6 +21,7 @@ from rich.progress import Progress
 from torch import nn
 
 from cachenet.models.data import cifar10
+from cachenet.models.detect.network import HeatmapNet, HeatmapShape
 from cachenet.models.exits.train_heads import NetworkHead
 from cachenet.models.export.efficientnet import Lite
 from cachenet.models.export.export import export
@@ -124,6 +125,7 @@ def trained_networks(directory: Path) -> list[nn.Module]:
         from_onnx(directory / "a.onnx", torch.zeros(2, 3, 32, 32)),
         Lite(weights(), 5, SIDE, (127.0,) * 3, (128.0,) * 3),
         *(NetworkHead(kind, [maps], 5) for kind in ("pooled", "hidden", "convolution")),
+        HeatmapNet(HeatmapShape((8, 16, 16), 1)),
     ]
 
 

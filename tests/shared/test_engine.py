@@ -9,8 +9,10 @@ import time
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 import pytest
+from onnx import TensorProto, helper
 
 from cachenet.models.certify import traces
 from cachenet.models.data import sample
@@ -74,6 +76,24 @@ def test_a_file_without_a_model_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"no model")
     with pytest.raises(EngineError, match=r"model\.onnx: not a model"):
         Session(tmp_path / "model.onnx", "cpu")
+
+
+def test_all_outputs_of_a_detector_are_returned_in_order(tmp_path: Path) -> None:
+    nodes = [helper.make_node("Flatten", ["image"], ["rows"]), helper.make_node("Neg", ["image"], ["negative"])]
+    graph = helper.make_graph(
+        nodes,
+        "two",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, 2, 2])],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("negative", "rows")],
+    )
+    path = tmp_path / "two.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), str(path))
+    session, image = Session(path, "cpu"), np.arange(12, dtype=np.float32).reshape(1, 3, 2, 2)
+    negative, rows = session.run_all(image)
+    np.testing.assert_array_equal(negative, -image)
+    np.testing.assert_array_equal(rows, image.reshape(1, 12))
+    with pytest.raises(EngineError, match="one output, and this model has 2"):
+        session.run(image)
 
 
 def test_slowdown_sleeps_after_each_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,8 +15,8 @@ from cachenet.shared.inference.image import Input, Picture
 
 MEAN, STD = (10.0, 20.0, 30.0), (2.0, 3.0, 4.0)
 sides = st.integers(1, 70)
-Fit = Literal["crop", "stretch", "letterbox"]
-fits = st.sampled_from(["crop", "stretch", "letterbox"])
+Fit = Literal["crop", "stretch", "letterbox", "corner"]
+fits = st.sampled_from(["crop", "stretch", "letterbox", "corner"])
 scalings = st.sampled_from(["area", "linear", "cubic"])
 
 
@@ -62,7 +62,7 @@ def test_each_fit_uses_its_part_of_the_frame(high: int, wide: int, height: int, 
         return part.astype(np.uint8), (across * scale[0], down * scale[1])
 
     near = 0.12
-    for fit in ("stretch", "letterbox"):
+    for fit in ("stretch", "letterbox", "corner"):
         part, (across, down) = cropped(fit, share)
         assert abs(across - share) < near and abs(down - share) < near
         middle = part[part.shape[0] // 2, part.shape[1] // 2].astype(float) / 240
@@ -82,6 +82,27 @@ def test_bars_have_the_fill_level() -> None:
     boxed = image.crop(np.full((10, 40, 3), 255, np.uint8), Input(20, MEAN, STD, fit="letterbox", fill=114))
     assert (boxed[:7] == 114).all() and (boxed[13:] == 114).all()
     assert (boxed[8:12] == 255).all()
+
+
+def test_the_frame_in_a_corner_is_at_the_top_left() -> None:
+    wide = image.crop(np.full((10, 40, 3), 255, np.uint8), Input(20, MEAN, STD, fit="corner", fill=114))
+    assert (wide[:5] == 255).all() and (wide[5:] == 114).all()
+    tall = image.crop(np.full((40, 10, 3), 255, np.uint8), Input(20, MEAN, STD, fit="corner", fill=114))
+    assert (tall[:, :5] == 255).all() and (tall[:, 5:] == 114).all()
+
+
+@given(st.integers(1, 400), st.integers(1, 400), sides, sides, fits, scalings)
+@settings(max_examples=200)
+def test_what_a_device_sends_gives_the_same_input_as_the_frame(
+    high: int, wide: int, height: int, width: int, fit: Fit, scaling: Literal["area", "linear", "cubic"]
+) -> None:
+    spec = Input(width, MEAN, STD, 1.0, scaling, fit, fill=7, height=height)
+    picture = slope(high, wide)
+    sent = image.wire_picture(picture, spec)
+    assert sent.shape[0] <= height and sent.shape[1] <= width
+    assert sent.shape[:2] == (height, width) or fit in ("letterbox", "corner")
+    assert not (sent == 7).all(2).any(), "no bars"
+    np.testing.assert_array_equal(image.crop(sent, spec), image.crop(picture, spec))
 
 
 @given(st.integers(1, 90), st.integers(1, 90), sides, st.floats(0.05, 1.0), st.sampled_from(["area", "cubic"]))

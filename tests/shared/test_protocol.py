@@ -11,11 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cachenet.shared.cascade.detect.detections import MAX_DETECTIONS, checked
 from cachenet.shared.transport import protocol
 from cachenet.shared.transport.protocol import (
     Answer,
     BlobRequest,
     Chunk,
+    DetectionAnswer,
     Malformed,
     Rejection,
     Request,
@@ -23,13 +25,15 @@ from cachenet.shared.transport.protocol import (
     Timing,
 )
 
-MESSAGES: list[Any] = [Status, Chunk, BlobRequest, Answer | Rejection]
+MESSAGES: list[Any] = [Status, Chunk, BlobRequest, protocol.Reply]
 
 numbers = st.integers(0, 2**40)
 milliseconds = st.floats(0, 1e6)
 names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", fullmatch=True).filter(lambda name: name != "catalogue")
 timings = st.builds(Timing, milliseconds, milliseconds, milliseconds, st.integers(1, 64))
+arrays = st.binary(max_size=400)
 messages = st.one_of(
+    st.builds(DetectionAnswer, arrays, arrays, arrays, st.text(max_size=64), st.none() | names, timings),
     st.builds(Answer, st.binary(max_size=400), st.text(max_size=64), st.none() | names, timings),
     st.builds(Rejection, st.sampled_from(["busy", "bad-input", "unknown-model", "expired"]), st.text(max_size=80)),
     st.builds(BlobRequest, st.text(max_size=64), numbers, numbers),
@@ -45,7 +49,7 @@ messages = st.one_of(
 
 
 def kind_of(message: object) -> Any:
-    return Answer | Rejection if isinstance(message, Answer | Rejection) else type(message)
+    return protocol.Reply if isinstance(message, protocol.Reply) else type(message)
 
 
 @given(messages)
@@ -111,6 +115,84 @@ def test_scores_that_are_not_finite_are_malformed(bad: float) -> None:
     scores = np.array([0.0, bad], "<f4").tobytes()
     with pytest.raises(Malformed, match="finite"):
         Answer(scores, "digest", None, Timing(0, 0, 0, 1)).logits(2)
+
+
+CLASSES = 3
+shares = st.floats(-0.5, 1.5, width=32)
+rows = st.tuples(st.tuples(shares, shares, shares, shares), st.integers(0, CLASSES - 1), st.floats(0, 1, width=32))
+TIMING = Timing(0.0, 0.0, 0.0, 1)
+
+
+def detection_answer(boxes: Any, labels: Any, scores: Any) -> DetectionAnswer:
+    """An answer of these arrays, whether they fit each other or not, after its way over the wire."""
+    raw = np.asarray(boxes, "<f4").tobytes(), np.asarray(labels, "<u2").tobytes(), np.asarray(scores, "<f4").tobytes()
+    sent = protocol.decode(protocol.encode(DetectionAnswer(*raw, "digest", None, TIMING)), protocol.Reply)
+    assert isinstance(sent, DetectionAnswer)
+    return sent
+
+
+@given(st.lists(rows, max_size=20))
+def test_detections_survive_encoding_to_the_last_bit(objects: list[Any]) -> None:
+    boxes = np.array([box for box, _, _ in objects], np.float32).reshape(-1, 4)
+    sent = checked(boxes, [label for _, label, _ in objects], [score for _, _, score in objects], CLASSES)
+    answer = DetectionAnswer.of(sent, "digest", "scene", TIMING)
+    received = protocol.decode(protocol.encode(answer), protocol.Reply).detections(CLASSES)
+    assert np.array_equal(received.boxes, sent.boxes)
+    assert np.array_equal(received.labels, sent.labels)
+    assert np.array_equal(received.scores, sent.scores)
+
+
+BOX = [0.1, 0.2, 0.3, 0.4]
+
+
+@pytest.mark.parametrize(
+    ("boxes", "labels", "scores", "why"),
+    [
+        pytest.param([BOX], [0], [0.9, 0.8], "do not fit", id="more scores than boxes"),
+        pytest.param([BOX, BOX], [0, 0], [0.9], "do not fit", id="fewer scores than boxes"),
+        pytest.param([BOX], [0, 1], [0.9], "do not fit", id="more labels than boxes"),
+        pytest.param(BOX[:3], [0], [0.9], "do not fit", id="three numbers for a box"),
+        pytest.param([BOX], [], [], "do not fit", id="a box alone"),
+        pytest.param([[np.nan, *BOX[1:]]], [0], [0.9], "finite", id="NaN in a box"),
+        pytest.param([[*BOX[:3], np.inf]], [0], [0.9], "finite", id="an infinite box"),
+        pytest.param([BOX], [0], [np.nan], "finite", id="NaN as a score"),
+        pytest.param([BOX] * 10_000, [0] * 10_000, [0.9] * 10_000, "256 allowed", id="10,000 boxes"),
+    ],
+)
+def test_detections_that_do_not_fit_each_other_or_are_not_finite_are_malformed(
+    boxes: Any, labels: Any, scores: Any, why: str
+) -> None:
+    with pytest.raises(Malformed, match=why):
+        detection_answer(boxes, labels, scores).detections(CLASSES)
+
+
+@pytest.mark.parametrize("size", [(15, 2, 4), (16, 1, 4), (16, 2, 3), (16, 3, 5), (1, 0, 0), (0, 1, 0)])
+def test_arrays_of_a_part_of_a_number_are_malformed(size: tuple[int, int, int]) -> None:
+    boxes, labels, scores = (bytes(count) for count in size)
+    with pytest.raises(Malformed, match="do not fit"):
+        DetectionAnswer(boxes, labels, scores, "digest", None, TIMING).detections(CLASSES)
+
+
+def test_boxes_outside_the_picture_are_clipped_and_those_without_area_or_label_dropped() -> None:
+    boxes = [[-1, -1, 0.5, 2], [0.5, 0.5, 0.2, 0.2], BOX, BOX, BOX]
+    received = detection_answer(boxes, [0, 0, 0, CLASSES, 65_535], [0.9, 0.8, 1.5, 0.7, 0.6]).detections(CLASSES)
+    assert received.boxes.tolist() == [[0.0, 0.0, 0.5, 1.0]]
+
+
+@given(st.binary(max_size=80), st.binary(max_size=20), st.binary(max_size=40))
+def test_any_arrays_are_valid_detections_or_malformed(boxes: bytes, labels: bytes, scores: bytes) -> None:
+    with contextlib.suppress(Malformed):
+        received = DetectionAnswer(boxes, labels, scores, "digest", None, TIMING).detections(CLASSES)
+        assert received.boxes.shape == (len(received), 4)
+        assert ((received.boxes >= 0) & (received.boxes <= 1)).all()
+        assert ((received.labels >= 0) & (received.labels < CLASSES)).all()
+
+
+def test_the_largest_answer_fits_into_a_message() -> None:
+    count = MAX_DETECTIONS
+    largest = checked([BOX] * count, [0] * count, [0.9] * count, CLASSES)
+    answer = DetectionAnswer.of(largest, "0" * 64, "x" * 64, TIMING)
+    assert len(protocol.decode(protocol.encode(answer), protocol.Reply).detections(CLASSES)) == count
 
 
 @given(names, st.lists(names, min_size=1, max_size=3))

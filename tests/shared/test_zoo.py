@@ -30,7 +30,9 @@ def test_a_users_bundle_has_precedence_over_an_installed_one(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("name", ["cifar", "models/zoo/cifar10", "../cifar10"])
 def test_an_unknown_bundle_is_refused_with_the_names_of_the_installed_ones(name: str) -> None:
-    with pytest.raises(BundleError, match=f"{name} is no bundle: .* installed bundles are cifar10, imagenet-lite$"):
+    with pytest.raises(
+        BundleError, match=f"{name} is no bundle: .* installed bundles are campus, cifar10, imagenet-lite$"
+    ):
         zoo.find(name)
 
 

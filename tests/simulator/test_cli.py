@@ -17,8 +17,8 @@ _LINK = ["link", "--listen", "1", "--to"]
     [
         ([*_LINK, "127.0.0.1:1883", "--profile", "wlan"], "no link 'wlan'; known are lan"),
         ([*_LINK, "nowhere"], "--to 'nowhere' is not HOST:PORT"),
-        (["live", "--link", "wlan"], "no link 'wlan'; known are lan"),
-        (["live", "--stream", "cinema"], "no stream 'cinema'; there are shuffled"),
+        (["live", "--bundle", "cifar10", "--link", "wlan"], "no link 'wlan'; known are lan"),
+        (["live", "--bundle", "cifar10", "--stream", "cinema"], "no stream 'cinema'; there are shuffled"),
         (["live", "--bundle", "nowhere"], "nowhere is no bundle"),
         (["compare", "--device", "toaster"], "no device 'toaster'; known are host"),
         (["compare", "--server", "toaster"], "no server 'toaster'; known are host"),

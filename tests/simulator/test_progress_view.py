@@ -9,7 +9,7 @@ import msgspec
 from rich.console import Console
 
 from cachenet.edge_agent.outputs.report import AnswerLine
-from cachenet.simulator.report.progress_view import ProgressView, Tail
+from cachenet.simulator.live.progress_view import ProgressView, Tail
 
 
 def _line(frame: int, level: str = "base") -> AnswerLine:
@@ -51,6 +51,9 @@ def test_a_row_fits_eighty_columns_and_a_skipped_policy_is_marked() -> None:
         line = msgspec.structs.replace(_line(0, "submodels"), label="automobile", latency_ms=250.0)
         view.add([line] * 600)
         assert "100 % local, mean 250.0 ms; automobile by submodels" in _shown(console, view)
+        counts = {"bicycle": 1, "person": 12, "traffic light": 3}
+        view.add([msgspec.structs.replace(line, label="", objects=(), counts=counts)])
+        assert "mean 250.0 ms; 1 bicycle, 1.. by submodels" in _shown(console, view)
         view.end(skipped=True)
         assert "skipped" in _shown(console, view)
 

@@ -1,4 +1,4 @@
-"""Reports of live runs: from agents' lines to the table, the JSON and the ranking."""
+"""Live runs of classifiers: from agents' lines to the measures, the JSON, the table and the ranking."""
 
 from __future__ import annotations
 
@@ -10,11 +10,18 @@ import pytest
 from rich.console import Console
 
 from cachenet.edge_agent.outputs.report import AnswerLine
-from cachenet.simulator.report import live_report
-from cachenet.simulator.report.live_report import Incomplete, Outcome, Setting, Summary
+from cachenet.simulator.live.classification import (
+    LabelOutcome,
+    full_answers,
+    label_outcome,
+    ranked_baselines,
+    ranking,
+    table,
+)
+from cachenet.simulator.live.outcome import Incomplete, Run, Setting, Summary, read_lines, to_json, with_level
 from cachenet.simulator.world.emulator import Counts
 
-_SETTING = Setting("camera", 3, "wifi", 30.0, {"cachenet": "0"})
+_SETTING = Setting("camera", 4, 3, "wifi", 30.0, {"cachenet": "0"})
 
 
 def _line(frame: int, level: str, label: str, ms: float, truth: str | None = None) -> AnswerLine:
@@ -31,7 +38,7 @@ def _line(frame: int, level: str, label: str, ms: float, truth: str | None = Non
     )
 
 
-def _outcomes() -> dict[str, Outcome]:
+def _outcomes() -> dict[str, LabelOutcome]:
     own = [
         _line(0, "cloud", "cat", 20, "cat"),
         _line(1, "submodels", "cat", 2, "cat"),
@@ -45,17 +52,17 @@ def _outcomes() -> dict[str, Outcome]:
         _line(3, "cloud", "dog", 30, "dog"),
     ]
     device = [_line(frame, "base", "cat", 150) for frame in range(4)]
-    reference = live_report.full_answers(server)
+    reference = full_answers(server)
     return {
-        "cachenet": live_report.outcome(own, Summary(4, ("pets",)), Counts(1000, 2000), reference, 4),
-        "server-only": live_report.outcome(server, Summary(4), Counts(4000, 500), reference, 4),
-        "device-only": live_report.outcome(device, Summary(4), Counts(0, 0), reference, 4),
+        "cachenet": label_outcome(Run(own, Summary(4, 0.5, ("pets",)), Counts(1000, 2000)), reference, 4),
+        "server-only": label_outcome(Run(server, Summary(4), Counts(4000, 500)), reference, 4),
+        "device-only": label_outcome(Run(device, Summary(4), Counts(0, 0)), reference, 4),
     }
 
 
 def test_the_measures_of_a_run() -> None:
     own = _outcomes()["cachenet"]
-    assert (own.hits, own.cloud, own.fallbacks) == ({"frames": 1, "submodels": 1, "base": 0}, 1, 1)
+    assert (own.hits, own.cloud, own.fallbacks) == ({"frames": 1, "tracks": 0, "submodels": 1, "base": 0}, 1, 1)
     assert own.latency_ms["mean"] == pytest.approx(68.25)
     assert own.latency_ms["p50"] == pytest.approx(11)
     assert own.accuracy == 0.75
@@ -76,10 +83,10 @@ def test_disagreement_uses_the_majority_of_consecutive_frames_only() -> None:
     labels = ["cat"] * 6 + ["dog"] + ["cat"] * 7
     lines = [_line(frame, "base", "cat", 1) for frame in range(14)]
     full = dict(enumerate(labels))
-    outcome = live_report.outcome(lines, Summary(14), Counts(0, 0), full, 14)
+    outcome = label_outcome(Run(lines, Summary(14), Counts(0, 0)), full, 14)
     assert (outcome.disagreement, outcome.agreement) == (0.0, pytest.approx(13 / 14, abs=1e-4))
     del full[4]
-    with_gap = live_report.outcome(lines, Summary(14), Counts(0, 0), full, 14)
+    with_gap = label_outcome(Run(lines, Summary(14), Counts(0, 0)), full, 14)
     assert with_gap.disagreement == pytest.approx(1 / 13, abs=1e-4)
 
 
@@ -94,11 +101,11 @@ def test_disagreement_uses_the_majority_of_consecutive_frames_only() -> None:
 )
 def test_lines_that_do_not_account_for_every_frame_are_refused(lines: list[AnswerLine]) -> None:
     with pytest.raises(Incomplete, match="2 frames were expected"):
-        live_report.outcome(lines, Summary(2), Counts(0, 0), {}, 2)
+        label_outcome(Run(lines, Summary(2), Counts(0, 0)), {}, 2)
 
 
 def test_the_json_has_every_measure() -> None:
-    found = msgspec.json.decode(live_report.to_json(_SETTING, _outcomes(), {"another": "too slow"}))
+    found = msgspec.json.decode(to_json(_SETTING, _outcomes(), {"another": "too slow"}))
     assert found["frames"] == sum(found["hits"].values()) + found["cloud"] + found["fallbacks"] == 4
     assert found["models_pushed"] == 1
     assert found["local_share"] == 0.5
@@ -111,41 +118,41 @@ def test_the_json_has_every_measure() -> None:
 
 def test_the_json_lists_cachenet_among_skipped_policies() -> None:
     outcomes = {name: outcome for name, outcome in _outcomes().items() if name != "cachenet"}
-    found = msgspec.json.decode(live_report.to_json(_SETTING, outcomes, {"cachenet": "too slow"}))
+    found = msgspec.json.decode(to_json(_SETTING, outcomes, {"cachenet": "too slow"}))
     assert set(found["policies"]) == {"server-only", "device-only"} and "cachenet" in found["skipped"]
 
 
-def test_answers_of_the_full_model_on_the_device_have_the_level_full() -> None:
+def test_answers_of_the_only_model_of_a_device_have_its_level() -> None:
     lines = [_line(0, "base", "cat", 9), _line(1, "fallback", "dog", 9)]
-    assert [line.level for line in live_report.by_full_model(lines, "m")] == ["full", "full"]
-    assert live_report.by_full_model(lines, "other") == lines
+    assert [line.level for line in with_level(lines, "m", "full")] == ["full", "full"]
+    assert with_level(lines, "other", "full") == lines
 
 
 def test_the_ranking_names_the_better_baseline_and_the_settings() -> None:
-    ranking = live_report.ranking(_SETTING, _outcomes())
-    assert ranking.startswith("CacheNet answers 1.2 times faster on average than server-only, the better of")
-    assert "(68.2 against 80.0 ms; link wifi, stream camera, seed 3, 30 frames a second)" in ranking
+    text = ranking(_SETTING, _outcomes())
+    assert text.startswith("CacheNet answers 1.2 times faster on average than server-only, the better of")
+    assert "(68.2 against 80.0 ms; link wifi, stream camera, seed 3, 30 frames a second)" in text
 
 
-def _falling_back(outcome: Outcome) -> Outcome:
-    return msgspec.structs.replace(outcome, hits={"frames": 0, "submodels": 0, "base": 0}, cloud=1, fallbacks=3)
+def _falling_back(outcome: LabelOutcome) -> LabelOutcome:
+    return msgspec.structs.replace(outcome, hits={}, cloud=1, fallbacks=3)
 
 
 def test_cachenet_is_not_ranked_against_fallbacks() -> None:
     outcomes = _outcomes()
     outcomes["server-only"] = _falling_back(outcomes["server-only"])
-    ranking = live_report.ranking(_SETTING, outcomes)
-    assert ranking.startswith("CacheNet answers 2.2 times faster on average than device-only (68.2 against 150.0 ms")
-    assert ranking.endswith("server-only mostly fell back: answers were late.")
-    assert live_report.ranked_baselines(outcomes) == ["device-only"]
+    text = ranking(_SETTING, outcomes)
+    assert text.startswith("CacheNet answers 2.2 times faster on average than device-only (68.2 against 150.0 ms")
+    assert text.endswith("server-only mostly fell back: answers were late.")
+    assert ranked_baselines(outcomes) == ["device-only"]
 
 
 @pytest.mark.parametrize("missing", [("server-only", "device-only"), ("cachenet",)])
 def test_without_cachenet_or_a_baseline_there_is_no_ranking(missing: tuple[str, ...]) -> None:
     outcomes = {name: outcome for name, outcome in _outcomes().items() if name not in missing}
-    assert live_report.ranking(_SETTING, outcomes).startswith("There is no ranking (link wifi")
+    assert ranking(_SETTING, outcomes).startswith("There is no ranking (link wifi")
     fell_back = {name: _falling_back(outcome) for name, outcome in _outcomes().items()}
-    assert "There is no ranking" in live_report.ranking(_SETTING, fell_back)
+    assert "There is no ranking" in ranking(_SETTING, fell_back)
 
 
 def test_the_table_has_eight_measures_a_policy_and_fits_eighty_columns() -> None:
@@ -153,7 +160,7 @@ def test_the_table_has_eight_measures_a_policy_and_fits_eighty_columns() -> None
     wide = msgspec.structs.replace(
         _outcomes()["cachenet"], latency_ms=dict.fromkeys(("mean", "p50", "p95", "p99"), 25000.0), bytes_up=10**10
     )
-    Console(file=out, width=80).print(live_report.table({**_outcomes(), "another": wide}))
+    Console(file=out, width=80).print(table({**_outcomes(), "another": wide}))
     rows = [" ".join(line.split()) for line in out.getvalue().splitlines()]
     assert "cachenet 50% 25% 68.2 11.0 215.5 33.3% 75.0% 1" in rows
     assert "device-only 100% 0% 150.0 150.0 150.0 66.7% - 0" in rows
@@ -165,7 +172,7 @@ def test_lines_are_read_as_the_agent_writes_them(tmp_path: Path) -> None:
     file = tmp_path / "answers.jsonl"
     lines = [_line(0, "cloud", "cat", 1.5), _line(1, "base", "dog", 2.5)]
     file.write_bytes(b"".join(msgspec.json.encode(line) + b"\n" for line in lines))
-    assert live_report.read_lines(file) == lines
+    assert read_lines(file) == lines
     file.write_bytes(b'{"frame": 0')
     with pytest.raises(Incomplete, match=r"answers\.jsonl"):
-        live_report.read_lines(file)
+        read_lines(file)

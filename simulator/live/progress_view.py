@@ -10,12 +10,20 @@ import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from cachenet.edge_agent.outputs.report import AnswerLine
+from cachenet.edge_agent.outputs.report import AnswerLine, counts_text
+from cachenet.shared.cascade.types import LOCAL_LEVELS
 
 #: Levels of the device.
-LOCAL = ("frames", "submodels", "base", "full")
+LOCAL = (*LOCAL_LEVELS, "full")
+#: Most letters of an answer.
+_WIDEST = 14
 #: Plain lines a policy where there is no terminal.
 _PLAIN_STEPS = 4
+
+
+def shortened(text: str) -> str:
+    """``text`` with at most ``_WIDEST`` letters."""
+    return text if len(text) <= _WIDEST else text[: _WIDEST - 2] + ".."
 
 
 class Tail:
@@ -83,7 +91,9 @@ class ProgressView:
             if not self._console.is_terminal and self._done * _PLAIN_STEPS % self._frames < _PLAIN_STEPS:
                 self._console.print(f"{self._policy}: {self._done} of {self._frames} frames, {self._measures()}")
         if lines:
-            self._show(f"{self._measures()}; {lines[-1].label} by {lines[-1].level}")
+            newest = lines[-1]
+            answer = newest.label if newest.counts is None else counts_text(newest.counts)
+            self._show(f"{self._measures()}; {shortened(answer)} by {newest.level}")
 
     def end(self, skipped: bool = False) -> None:
         """End the row of the present policy."""

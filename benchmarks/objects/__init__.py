@@ -1,0 +1,1 @@
+"""Comparison of policies for detectors on a video; see ``__main__``."""

@@ -1,0 +1,1 @@
+"""The live comparison: policies with real processes, their measures, tables and pictures."""
