@@ -43,7 +43,7 @@ def test_every_decision_of_a_run_is_made_again_to_the_last_bit(
         agent = AgentProcess(
             tmp_path,
             *(str(recorded), "--broker", mosquitto.url, "--store", str(tmp_path / "store"), "--fps", "60"),
-            *("--set", "audit_share=0.3", "--set", "catalogue=squares", "--set", f"decision_log={log}", *flags),
+            *("--set", "audit_share=0.3", "--set", "catalogue=cifar10", "--set", f"decision_log={log}", *flags),
         )
         answers = agent.finish()
     assert answers["frames"] == 150
