@@ -20,9 +20,9 @@ from cachenet.edge_agent.settings import Settings
 from cachenet.edge_agent.sources import Live, Pipe, Source, SourceFrame
 from cachenet.edge_agent.updates.active_bundle import ActiveBundle
 from cachenet.edge_agent.updates.loader import ModelLoader
-from cachenet.shared.cascade.cascade import Tally
 from cachenet.shared.cascade.detect.types import SceneFrame, SceneMiss
 from cachenet.shared.cascade.frame import Frame
+from cachenet.shared.cascade.tally import Tally
 from cachenet.shared.cascade.types import Miss
 from cachenet.shared.inference.image import Picture, cut, parse_region
 from cachenet.shared.transport.mqtt import Message, MqttConnection

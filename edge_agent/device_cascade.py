@@ -10,13 +10,14 @@ from cachenet.edge_agent.frame_inputs import detecting, early_exit_scorer, score
 from cachenet.edge_agent.settings import Settings
 from cachenet.shared.bundle.manifest import Manifest
 from cachenet.shared.cascade.build_cascade import build_cascade
-from cachenet.shared.cascade.cascade import Cascade, Tally
+from cachenet.shared.cascade.cascade import Cascade
 from cachenet.shared.cascade.detect.build_cascade import build_scene_cascade
 from cachenet.shared.cascade.detect.scene_cascade import SceneCascade
 from cachenet.shared.cascade.detect.spec import SceneSpec
 from cachenet.shared.cascade.detect.types import LocalDetector
 from cachenet.shared.cascade.model_cache import LocalModel
 from cachenet.shared.cascade.spec import CascadeSpec
+from cachenet.shared.cascade.tally import Tally
 from cachenet.shared.command.errors import UserError
 from cachenet.shared.inference.detector import Detector
 from cachenet.shared.inference.early_exit import EarlyExitModel, runner

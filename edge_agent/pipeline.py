@@ -24,10 +24,11 @@ from cachenet.edge_agent.outputs import decision_log
 from cachenet.edge_agent.outputs.report import JsonLinesWriter
 from cachenet.edge_agent.settings import Settings
 from cachenet.shared.bundle.manifest import Manifest
-from cachenet.shared.cascade.cascade import Cascade, Tally
+from cachenet.shared.cascade.cascade import Cascade
 from cachenet.shared.cascade.detect.scene_cascade import SceneCascade
 from cachenet.shared.cascade.detect.types import SceneFrame, SceneMiss, SceneReply
 from cachenet.shared.cascade.frame import Frame
+from cachenet.shared.cascade.tally import Tally
 from cachenet.shared.cascade.types import Miss, Reply
 from cachenet.shared.inference.image import Input, Picture
 from cachenet.shared.media.flow import MotionDetector

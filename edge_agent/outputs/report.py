@@ -20,9 +20,10 @@ import numpy as np
 from cachenet.edge_agent.outputs.line_file import LineFile
 from cachenet.edge_agent.zones import Zone
 from cachenet.shared.bundle.manifest import Manifest
-from cachenet.shared.cascade.cascade import Cascade, Tally
+from cachenet.shared.cascade.cascade import Cascade
 from cachenet.shared.cascade.detect.scene_cascade import SceneCascade
 from cachenet.shared.cascade.detect.types import SceneAnswer, TrackedObject
+from cachenet.shared.cascade.tally import Tally
 from cachenet.shared.cascade.types import Answer
 from cachenet.shared.command import exit
 from cachenet.shared.command.text import printable

@@ -20,7 +20,7 @@ from cachenet.edge_agent.pipeline import DeviceCascade, Pipeline, pipeline_for
 from cachenet.edge_agent.settings import Settings, parse_size
 from cachenet.edge_agent.updates.loader import LoadedModel, ModelLoader, ReadyQueue
 from cachenet.shared.bundle.manifest import Manifest
-from cachenet.shared.cascade.cascade import Tally
+from cachenet.shared.cascade.tally import Tally
 from cachenet.shared.command.file_names import as_text
 from cachenet.shared.inference.engine import release_memory, resident_bytes
 

@@ -7,11 +7,12 @@ import random
 import numpy as np
 
 from cachenet.shared.cascade.audits import Audits
-from cachenet.shared.cascade.cascade import Cascade, Tally
+from cachenet.shared.cascade.cascade import Cascade
 from cachenet.shared.cascade.distribution import DistributionMonitor
 from cachenet.shared.cascade.model_cache import LocalModel, ModelCache
 from cachenet.shared.cascade.risk_estimator import RiskEstimator
 from cachenet.shared.cascade.spec import CascadeSpec
+from cachenet.shared.cascade.tally import Tally
 
 
 def build_cascade(

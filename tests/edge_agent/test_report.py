@@ -15,7 +15,7 @@ from cachenet.edge_agent.outputs import report
 from cachenet.edge_agent.outputs.report import AccuracyCounter, AnswerLine, JsonLinesWriter, LatencyHistogram, View
 from cachenet.edge_agent.zones import Zone
 from cachenet.shared.bundle.manifest import FORMAT, Manifest
-from cachenet.shared.cascade.cascade import Tally
+from cachenet.shared.cascade.tally import Tally
 from cachenet.shared.cascade.types import Answer
 from tests.edge_agent.frames import detected_frame, tracked
 

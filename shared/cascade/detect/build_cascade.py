@@ -5,12 +5,12 @@ from __future__ import annotations
 import random
 
 from cachenet.shared.cascade.audits import Audits
-from cachenet.shared.cascade.cascade import Tally
 from cachenet.shared.cascade.detect.scene_cascade import SceneCascade
 from cachenet.shared.cascade.detect.scene_estimator import SceneEstimator
 from cachenet.shared.cascade.detect.spec import SceneSpec
 from cachenet.shared.cascade.detect.types import LocalDetector
 from cachenet.shared.cascade.model_cache import ResidentModels
+from cachenet.shared.cascade.tally import Tally
 
 
 def build_scene_cascade(

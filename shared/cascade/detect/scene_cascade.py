@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from cachenet.shared.cascade.audits import Audits
-from cachenet.shared.cascade.cascade import Tally
 from cachenet.shared.cascade.detect.detections import Detections, iou
 from cachenet.shared.cascade.detect.history import HISTORY, Moment
 from cachenet.shared.cascade.detect.scene_estimator import SceneEstimate, SceneEstimator
@@ -33,6 +32,7 @@ from cachenet.shared.cascade.model_cache import ResidentModels
 from cachenet.shared.cascade.offload import OffloadRouter
 from cachenet.shared.cascade.risk_budget import RiskBudget
 from cachenet.shared.cascade.scene_change import SceneChangeDetector
+from cachenet.shared.cascade.tally import Tally
 from cachenet.shared.cascade.types import Level, LocalLevel
 
 #: Share of the budget that the threshold aims at, so that most blocks of frames keep the budget.

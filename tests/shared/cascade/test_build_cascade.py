@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from cachenet.shared.cascade.build_cascade import build_cascade
-from cachenet.shared.cascade.cascade import Cascade, Tally
+from cachenet.shared.cascade.cascade import Cascade
 from cachenet.shared.cascade.distribution import Distribution
 from cachenet.shared.cascade.spec import MAX_DISAGREEMENT, CascadeSpec
+from cachenet.shared.cascade.tally import Tally
 from tests.shared.cascade.streams import CLASSES, local, priors
 
 
