@@ -147,12 +147,22 @@ def certificate(
         for block in blocks(len(stream)):
             disagreed.append(float(wrong[block].mean()))
             asked.append(float(run.asked[block].mean()))
-    count = len(disagreed)
-    needed = shares_needed(disagreed, budget, CONFIDENCE)
+    return certificate_of(disagreed, asked, budget)
+
+
+def certificate_of(errors: Sequence[float], asked: Sequence[float], budget: float) -> Certificate:
+    """The certificate of a budget.
+
+    Args:
+        errors: Mean error of the answers of each block: disagreement, or the object error of detectors.
+        asked: Share of frames of each block that the full model was asked about.
+    """
+    count = len(errors)
+    needed = shares_needed(errors, budget, CONFIDENCE)
     return Certificate(
         max_disagreement=budget,
-        disagreement=round(float(np.mean(disagreed)), 5) if count else 0.0,
-        at_most=min(1.0, round(mean_upper(disagreed, CONFIDENCE) + 5e-6, 5)) if count >= FEWEST else 1.0,
+        disagreement=round(float(np.mean(errors)), 5) if count else 0.0,
+        at_most=min(1.0, round(mean_upper(errors, CONFIDENCE) + 5e-6, 5)) if count >= FEWEST else 1.0,
         confidence=CONFIDENCE,
         asked=round(float(np.mean(asked)), 5) if count else 0.0,
         blocks=count,

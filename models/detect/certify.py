@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cachenet.models.certify.blocks import FEWEST, blocks
-from cachenet.models.certify.bounds import mean_upper, shares_needed
-from cachenet.models.certify.certify import CONFIDENCE
+from cachenet.models.certify.certify import certificate_of
 from cachenet.models.detect import agreement
 from cachenet.models.detect.footage import Block, take
 from cachenet.shared.bundle.manifest import Certificate
@@ -82,17 +81,7 @@ def certificate(proving: Sequence[SceneTrace], priors: Mapping[SceneModel, RiskP
         for block in blocks(len(trace)):
             errors.append(float(result.errors[block].mean()))
             asked.append(float(result.asked[block].mean()))
-    count = len(errors)
-    needed = shares_needed(errors, budget, CONFIDENCE)
-    return Certificate(
-        max_disagreement=budget,
-        disagreement=round(float(np.mean(errors)), 5) if count else 0.0,
-        at_most=min(1.0, round(mean_upper(errors, CONFIDENCE) + 5e-6, 5)) if count >= FEWEST else 1.0,
-        confidence=CONFIDENCE,
-        asked=round(float(np.mean(asked)), 5) if count else 0.0,
-        blocks=count,
-        blocks_needed=max(FEWEST, needed) if needed else 0,
-    )
+    return certificate_of(errors, asked, budget)
 
 
 def _trace(detector: Detector, block: Block) -> SceneTrace:
