@@ -32,7 +32,7 @@ from cachenet.edge_agent import remote
 from cachenet.edge_agent.remote import POSTED, CloudClient
 from cachenet.models.export.detector import DetectorModel, load_detector
 from cachenet.shared.bundle.manifest import FORMAT, Manifest, Model
-from cachenet.shared.cascade.detect.detections import counts, f1
+from cachenet.shared.cascade.detect.detections import counts, object_errors, pooled_f1
 from cachenet.shared.cascade.detect.types import SceneFrame, SceneMiss, ScenePrediction
 from cachenet.shared.inference.image import Picture, encode, wire_picture
 from cachenet.shared.media.pictures import decode
@@ -68,23 +68,22 @@ def pictures(model: DetectorModel, frames: list[Picture]) -> Iterator[dict[str, 
         for (name, factor), quality in itertools.product(SAMPLINGS.items(), QUALITIES)
     }
     for name, options in flags.items():
-        size, spent, errors, total, commonest = 0, 0.0, [], np.zeros(3, int), np.zeros(3, int)
+        size, spent, every, commonest = 0, 0.0, [], []
         for picture, expected in zip(sent, reference, strict=True):
             begun = time.perf_counter()
             data = encode(picture)[1] if options is None else cv2.imencode(".jpg", picture, options)[1].tobytes()
             spent += time.perf_counter() - begun
             found = detect(decode(data))
-            own = counts(found, expected)
-            size, total = size + len(data), total + own
-            commonest += counts(found.take(found.labels == label), expected.take(expected.labels == label))
-            errors.append(1 - f1(*own))
+            size += len(data)
+            every.append(counts(found, expected))
+            commonest.append(counts(found.take(found.labels == label), expected.take(expected.labels == label)))
         yield {
             "jpeg": name,
             "kb": round(size / len(sent) / 1000, 1),
             "encode_ms": round(1000 * spent / len(sent), 2),
-            "f1": round(f1(*total.tolist()), 4),
-            f"f1_{model.labels[label]}": round(f1(*commonest.tolist()), 4),
-            "object_error": round(float(np.mean(errors)), 4),
+            "f1": round(pooled_f1(np.array(every)), 4),
+            f"f1_{model.labels[label]}": round(pooled_f1(np.array(commonest)), 4),
+            "object_error": round(float(object_errors(np.array(every)).mean()), 4),
         }
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from cachenet.simulator.policies import scene
 from cachenet.simulator.policies.scene import Device, Maker, ScenePolicy
-from cachenet.simulator.policies.scene_run import Network, SceneRun, run
+from cachenet.simulator.policies.scene_run import Network, PolicyRun, run
 from cachenet.simulator.traces.scene_recording import SceneRecording
 
 #: Parameters of a policy by name.
@@ -36,8 +36,8 @@ class Tried:
     """A policy with one setting: its runs on the build frames and, once it is chosen, on the measured ones."""
 
     setting: Setting
-    build: SceneRun
-    measured: SceneRun
+    build: PolicyRun
+    measured: PolicyRun
 
 
 @dataclass(frozen=True)

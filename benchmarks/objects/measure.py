@@ -11,13 +11,13 @@ import numpy as np
 
 from benchmarks.objects import choice, intervals
 from benchmarks.objects.choice import Tried
-from cachenet.shared.cascade.detect.detections import Detections, counts
+from cachenet.shared.cascade.detect.detections import Detections, counts, pooled_f1
 from cachenet.shared.cascade.detect.scene_features import ScenePriors
 from cachenet.shared.cascade.detect.spec import CANDIDATES, MAX_OBJECT_ERROR, SceneSpec
 from cachenet.simulator.policies import scene, scene_cachenet
 from cachenet.simulator.policies.scene import Device
 from cachenet.simulator.policies.scene_cachenet import CacheNet
-from cachenet.simulator.policies.scene_run import Network, SceneRun, pooled_f1, run
+from cachenet.simulator.policies.scene_run import Network, PolicyRun, run
 from cachenet.simulator.traces.scene_recording import SceneRecording
 
 #: CacheNet's own policy, with the default risk budget.
@@ -100,7 +100,7 @@ def measure(
     least = CANDIDATES * score if least is None else least
     if priors is None:
         priors = scene_cachenet.priors(_candidates(build, least), late)
-    own: dict[float, tuple[SceneRun, CacheNet]] = {}
+    own: dict[float, tuple[PolicyRun, CacheNet]] = {}
     for budget in BUDGETS:
         budgeted = replace(spec, priors=priors, max_object_error=budget)
         own[budget] = _cachenet(budgeted, _candidates(measured, least), network)
@@ -130,7 +130,7 @@ def measure(
     )
 
 
-def paired(own: SceneRun, others: Sequence[Tried], seed: int) -> Row:
+def paired(own: PolicyRun, others: Sequence[Tried], seed: int) -> Row:
     """F1 of ``own`` minus that of another policy at an equal share of questions.
 
     The other policy's F1 is interpolated between the two settings around that share. Where all its settings ask more,
@@ -159,7 +159,7 @@ def _candidates(recording: SceneRecording, least: float) -> SceneRecording:
     return replace(recording, base=[scene.above(found, least) for found in recording.base])
 
 
-def _cachenet(spec: SceneSpec, measured: SceneRecording, network: Network) -> tuple[SceneRun, CacheNet]:
+def _cachenet(spec: SceneSpec, measured: SceneRecording, network: Network) -> tuple[PolicyRun, CacheNet]:
     made: list[CacheNet] = []
 
     def make(device: Device) -> CacheNet:
@@ -169,7 +169,7 @@ def _cachenet(spec: SceneSpec, measured: SceneRecording, network: Network) -> tu
     return run(make, measured, network), made[0]
 
 
-def _row(result: SceneRun, setting: choice.Setting, network: Network) -> Row:
+def _row(result: PolicyRun, setting: choice.Setting, network: Network) -> Row:
     share = {level: _rounded(count / len(result.levels)) for level, count in Counter(result.levels).most_common()}
     return {
         "streaming_f1": _rounded(result.streaming_f1),
@@ -183,12 +183,12 @@ def _row(result: SceneRun, setting: choice.Setting, network: Network) -> Row:
     }
 
 
-def _curve(runs: Sequence[SceneRun]) -> list[list[float]]:
+def _curve(runs: Sequence[PolicyRun]) -> list[list[float]]:
     """``[asked, streaming F1]`` of each run, sorted."""
     return sorted([_rounded(one.asked_share), _rounded(one.streaming_f1)] for one in runs)
 
 
-def _budget(result: SceneRun, policy: CacheNet, budget: float, floor: SceneRun) -> Row:
+def _budget(result: PolicyRun, policy: CacheNet, budget: float, floor: PolicyRun) -> Row:
     """How often blocks of frames keep a budget, and whether the device states that questions cannot keep it."""
     blocks = intervals.block_means(result.errors)
     stated = policy.cascade.floor
@@ -202,7 +202,7 @@ def _budget(result: SceneRun, policy: CacheNet, budget: float, floor: SceneRun) 
     }
 
 
-def _truth(own: SceneRun, measured: SceneRecording, truth: Truth) -> Row:
+def _truth(own: PolicyRun, measured: SceneRecording, truth: Truth) -> Row:
     """F1 of CacheNet and of the full model's own single frames against true boxes of one label."""
 
     def f1_of(answers: Sequence[Detections]) -> float:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cachenet.models.detect.footage import Block, Pictures
-from cachenet.shared.cascade.detect.detections import Detections, counts, f1, match
+from cachenet.shared.cascade.detect.detections import Detections, counts, match, pooled_f1
 from cachenet.shared.inference.detector import Detector
 from cachenet.shared.inference.image import Picture
 
@@ -46,10 +46,9 @@ def run(detector: Detector, block: Block) -> list[Detections]:
 
 def at(found: Sequence[Detections], reference: Sequence[Detections], score: float) -> Agreement:
     """Agreement of detections with ``reference`` at a threshold of ``score``; counts are of all frames together."""
-    total = np.zeros(3, np.int64)
-    for one, other in zip(found, reference, strict=True):
-        total += counts(one.take(one.scores >= score), other)
-    return Agreement(f1(*total.tolist()), score)
+    pairs = zip(found, reference, strict=True)
+    each = [counts(one.take(one.scores >= score), other) for one, other in pairs]
+    return Agreement(pooled_f1(np.array(each).reshape(-1, 3)), score)
 
 
 def best(found: Sequence[Detections], reference: Sequence[Detections]) -> Agreement:

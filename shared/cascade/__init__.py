@@ -44,8 +44,8 @@ The path of one frame (``cascade.Cascade``: ``lookup``, then ``complete``)
        ``audits``           The same for audited hits. They also estimate the share of hits with another label, and
                             raise alarms.
 
-``types`` and ``frame`` hold the messages, ``tally`` the counters, ``spec`` the parameters, ``build_cascade`` the factory,
-``reference`` the disagreement of a finished run. ``replay`` runs recorded streams. ``probability``, ``rates`` and
-``sequential_tests`` are the mathematics. For callers only: ``circuit_breaker``, ``AnytimeUpperBound``,
+``types`` and ``frame`` hold the messages, ``tally`` the counters, ``spec`` the parameters, ``build_cascade`` the
+factory, ``reference`` the disagreement of a finished run. ``replay`` runs recorded streams. ``probability``, ``rates``
+and ``sequential_tests`` are the mathematics. For callers only: ``circuit_breaker``, ``AnytimeUpperBound``,
 ``fit_temperature`` and ``ModelCache.recommend``.
 """

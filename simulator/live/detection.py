@@ -14,14 +14,14 @@ from rich.table import Table
 from cachenet.edge_agent.outputs.report import AnswerLine
 from cachenet.shared.bundle import zoo
 from cachenet.shared.bundle.manifest import Bundle
-from cachenet.shared.cascade.detect.detections import Detections, checked
+from cachenet.shared.cascade.detect.detections import Detections, checked, corners, pooled_f1
 from cachenet.shared.command.errors import UserError
 from cachenet.shared.command.file_names import shown
 from cachenet.shared.inference.detector import Detector
 from cachenet.shared.inference.engine import Session
 from cachenet.shared.media.video import BadVideo, Video
 from cachenet.simulator.live.outcome import CACHENET, DEVICE, SERVER, Outcome, Run, Setting, measures, with_level
-from cachenet.simulator.live.streaming import StreamingCounts, streaming_counts, streaming_f1
+from cachenet.simulator.live.streaming import StreamingCounts, streaming_counts
 from cachenet.simulator.live.task import LiveTask, Options
 
 #: The installed clip.
@@ -90,7 +90,7 @@ class Detection(LiveTask):
         run = runs[policy]
         return ObjectOutcome(
             **measures(run, setting.frames),
-            streaming_f1=streaming_f1(self._counts(run, setting)),
+            streaming_f1=pooled_f1(self._counts(run, setting)),
             asked=0.0 if policy == DEVICE else round(run.summary.asked, 4),
         )
 
@@ -148,8 +148,7 @@ def counts_of(
 
 def _detections(line: AnswerLine, labels: Sequence[str]) -> Detections:
     objects = line.objects or ()
-    boxes = np.array([own.box for own in objects]).reshape(-1, 4)
-    boxes[:, 2:] += boxes[:, :2]
+    boxes = corners([own.box for own in objects])
     numbers = [labels.index(own.label) for own in objects]
     return checked(boxes, numbers, [own.confidence for own in objects], len(labels))
 

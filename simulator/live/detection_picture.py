@@ -11,11 +11,12 @@ import numpy as np
 from cachenet.edge_agent.outputs.drawing import COLOURS
 from cachenet.edge_agent.outputs.marks import track_colour
 from cachenet.edge_agent.outputs.report import AnswerLine
+from cachenet.shared.cascade.detect.detections import pooled_f1
 from cachenet.shared.inference.image import Picture
 from cachenet.simulator.live import picture
 from cachenet.simulator.live.outcome import CACHENET, DEVICE, SERVER, Outcome, Setting
 from cachenet.simulator.live.picture import GRID, INK, NAME, SMALL
-from cachenet.simulator.live.streaming import StreamingCounts, streaming_f1
+from cachenet.simulator.live.streaming import StreamingCounts
 
 #: Number of frames that are shown.
 _SHOWN = 3
@@ -109,7 +110,7 @@ def _curves(axes: Any, counts: Mapping[str, StreamingCounts], fps: float) -> Non
     ends = {}
     for name, own in counts.items():
         window = max(1, round(_WINDOW_S * fps))
-        f1 = [streaming_f1(own[max(0, frame + 1 - window) : frame + 1]) for frame in range(len(own))]
+        f1 = [pooled_f1(own[max(0, frame + 1 - window) : frame + 1]) for frame in range(len(own))]
         is_own = name == CACHENET
         colour = INK if is_own else _BASELINES[name]
         axes.plot(
@@ -124,7 +125,7 @@ def _curves(axes: Any, counts: Mapping[str, StreamingCounts], fps: float) -> Non
         axes.text(
             NAME,
             place,
-            f"{name} {streaming_f1(counts[name]):.3f}",
+            f"{name} {pooled_f1(counts[name]):.3f}",
             transform=axes.get_yaxis_transform(),
             va="center",
             fontsize=SMALL,

@@ -48,10 +48,3 @@ def streaming_counts(
             answer = answers[there[-1]] if len(there) else NOTHING
             found[frame] += np.array(counts(answer, expected)) * ((stop - start) / (end - begin))
     return found
-
-
-def streaming_f1(found: StreamingCounts) -> float:
-    """F1 of the sum of counts; 1 where there is nothing to find and nothing was found."""
-    hits, false, missed = found.sum(0).tolist()
-    total = 2 * hits + false + missed
-    return 2 * hits / total if total > 0 else 1.0

@@ -11,7 +11,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from cachenet.shared.cascade.detect.detections import Detections, counts, f1
+from cachenet.shared.cascade.detect.detections import Detections, counts, object_errors, pooled_f1
 from cachenet.shared.cascade.types import Level
 from cachenet.simulator.policies.scene import Device, Maker
 from cachenet.simulator.traces.scene_recording import Meter, SceneRecording
@@ -32,7 +32,7 @@ class Network:
 
 
 @dataclass(frozen=True, eq=False)
-class SceneRun:
+class PolicyRun:
     """Answers of a device at the moment of each of ``n`` frames.
 
     Attributes:
@@ -55,13 +55,13 @@ class SceneRun:
 
     @property
     def streaming_f1(self) -> float:
-        """F1 of the counts of all frames (M. Li et al., "Towards streaming perception", arXiv 2005.10420)."""
+        """F1 of the counts of all frames."""
         return pooled_f1(self.counts)
 
     @cached_property
     def errors(self) -> npt.NDArray[np.float64]:
         """Object error of each frame, 1 - F1 ``(n,)``."""
-        return np.array([1 - f1(*own) for own in self.counts.tolist()])
+        return object_errors(self.counts)
 
     @property
     def asked_share(self) -> float:
@@ -88,12 +88,7 @@ class _Timer:
         return 1000 * (seconds - spent + recorded)
 
 
-def pooled_f1(counts: Counts) -> float:
-    """F1 of the sum of ``counts`` ``(n, 3)``."""
-    return f1(*counts.sum(0).tolist())
-
-
-def run(make: Maker, recording: SceneRecording, network: Network) -> SceneRun:
+def run(make: Maker, recording: SceneRecording, network: Network) -> PolicyRun:
     """Run a new policy over a recording.
 
     A frame's reply is that frame's recorded objects of the full model. Replies that have arrived by the moment of a
@@ -128,4 +123,4 @@ def run(make: Maker, recording: SceneRecording, network: Network) -> SceneRun:
         tallies.append(counts(objects, recording.full[frame]))
     kb_up_s = server.bytes_up / 1000 / (len(recording) / recording.fps)
     asked_frames = np.array(asked, np.bool_)
-    return SceneRun(answers, levels, np.array(tallies, np.int64), asked_frames, np.array(device_ms), kb_up_s, delays)
+    return PolicyRun(answers, levels, np.array(tallies, np.int64), asked_frames, np.array(device_ms), kb_up_s, delays)

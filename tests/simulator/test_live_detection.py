@@ -12,11 +12,10 @@ from rich.console import Console
 
 from cachenet.edge_agent.outputs.report import AnswerLine, Object
 from cachenet.shared.bundle.manifest import Bundle
-from cachenet.shared.cascade.detect.detections import NOTHING, Detections, checked
+from cachenet.shared.cascade.detect.detections import NOTHING, Detections, checked, pooled_f1
 from cachenet.shared.command.errors import UserError
 from cachenet.simulator.live.detection import Detection, ObjectOutcome, counts_of, ranking, table
 from cachenet.simulator.live.outcome import CACHENET, DEVICE, SERVER, Run, Setting, Summary
-from cachenet.simulator.live.streaming import streaming_f1
 from cachenet.simulator.live.task import Options
 from cachenet.simulator.world.emulator import Counts
 from tests.detectors import detector_bundle, footage
@@ -93,7 +92,7 @@ def test_objects_are_compared_with_their_labels_in_the_order_of_frames() -> None
     ]
     found = counts_of(lines, reference, ("cat", "dog"), 10.0)
     assert found.tolist() == [[1, 0, 0], [1, 0, 0], [0, 1, 1]]
-    assert streaming_f1(found) == pytest.approx(2 / 3)
+    assert pooled_f1(found) == pytest.approx(2 / 3)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from cachenet.shared.cascade.detect.spec import SceneSpec
 from cachenet.simulator.policies import scene, scene_cachenet
 from cachenet.simulator.policies.scene import Device, Maker
 from cachenet.simulator.policies.scene_cachenet import CacheNet
-from cachenet.simulator.policies.scene_run import SceneRun, run
+from cachenet.simulator.policies.scene_run import PolicyRun, run
 from cachenet.simulator.traces.scene_recording import SceneRecording
 from tests.shared.cascade.detect.scenes import boxes, frame, same, shifted, walkers
 from tests.simulator.scene_recordings import BASE_MS, network, recording_of, still, walking
@@ -160,7 +160,7 @@ def test_labels_are_not_confused() -> None:
 
 def tries(
     make: Callable[..., scene.ScenePolicy], settings: Sequence[tuple[float, ...]], recording: SceneRecording
-) -> list[SceneRun]:
+) -> list[PolicyRun]:
     def maker(setting: tuple[float, ...]) -> Maker:
         return lambda device: make(device, *setting)
 

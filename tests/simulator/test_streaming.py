@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cachenet.shared.cascade.detect.detections import NOTHING, Detections, checked, counts
-from cachenet.simulator.live.streaming import streaming_counts, streaming_f1
+from cachenet.shared.cascade.detect.detections import NOTHING, Detections, checked, counts, pooled_f1
+from cachenet.simulator.live.streaming import streaming_counts
 
 PERIOD_S = 0.1
 
@@ -42,7 +42,7 @@ def test_an_answer_is_wrong_for_as_long_as_it_is_late(share: float) -> None:
     found = streaming_counts(SCENE, np.full(8, share * PERIOD_S), SCENE, PERIOD_S)
     assert found[1:] == pytest.approx(np.tile([1 - share, share, share], (7, 1)))
     assert found[0] == pytest.approx([1 - share, 0, share]), "before the first answer there is nothing"
-    assert streaming_f1(found[1:]) == pytest.approx(1 - share)
+    assert pooled_f1(found[1:]) == pytest.approx(1 - share)
 
 
 def test_a_late_answer_does_not_replace_that_of_a_newer_frame() -> None:
@@ -54,5 +54,5 @@ def test_a_late_answer_does_not_replace_that_of_a_newer_frame() -> None:
 
 
 def test_f1_is_of_all_frames_together_and_1_where_there_is_nothing() -> None:
-    assert streaming_f1(np.array([[3.0, 0.0, 0.0], [0.0, 1.0, 1.0]])) == pytest.approx(0.75)
-    assert streaming_f1(streaming_counts([NOTHING], np.zeros(1), [NOTHING], PERIOD_S)) == 1.0
+    assert pooled_f1(np.array([[3.0, 0.0, 0.0], [0.0, 1.0, 1.0]])) == pytest.approx(0.75)
+    assert pooled_f1(streaming_counts([NOTHING], np.zeros(1), [NOTHING], PERIOD_S)) == 1.0

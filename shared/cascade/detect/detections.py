@@ -133,7 +133,27 @@ def counts(answer: Detections, reference: Detections) -> tuple[int, int, int]:
     return hits, len(answer) - hits, len(reference) - hits
 
 
-def f1(true_positives: int, false_positives: int, false_negatives: int) -> float:
+def f1(true_positives: float, false_positives: float, false_negatives: float) -> float:
     """F1 score from counts; 1 where there is nothing to find and nothing was found."""
     total = 2 * true_positives + false_positives + false_negatives
     return 2 * true_positives / total if total else 1.0
+
+
+def pooled_f1(found: npt.NDArray[np.int64] | npt.NDArray[np.float64]) -> float:
+    """F1 score of the sum of counts ``(n, 3)``; of all frames of a stream, its streaming F1.
+
+    M. Li et al., "Towards streaming perception", ECCV 2020 (arXiv 2005.10420).
+    """
+    return f1(*found.sum(0).tolist())
+
+
+def object_errors(found: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """Object error of each frame, 1 - F1 ``(n,)``, from its counts ``(n, 3)``."""
+    return np.array([1.0 - f1(*own) for own in found.tolist()])
+
+
+def corners(boxes: npt.ArrayLike) -> Boxes:
+    """Boxes ``(n, 4)`` from left, top, width and height, which answers have."""
+    converted = np.array(boxes, np.float32).reshape(-1, 4)
+    converted[:, 2:] += converted[:, :2]
+    return converted

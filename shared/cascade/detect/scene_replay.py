@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from cachenet.shared.cascade.detect.detections import Detections, counts, f1
+from cachenet.shared.cascade.detect.detections import Detections, corners, counts, object_errors, pooled_f1
 from cachenet.shared.cascade.detect.scene_cascade import SceneCascade
 from cachenet.shared.cascade.detect.scene_estimator import SceneEstimator, SceneOutcome, scene_priors
 from cachenet.shared.cascade.detect.scene_features import SceneModel, SceneStage
@@ -65,19 +65,18 @@ class SceneRun:
 
     @property
     def streaming_f1(self) -> float:
-        """F1 score of the counts of all frames (M. Li et al., "Towards streaming perception", arXiv 2005.10420)."""
-        return f1(*self.counts.sum(0).tolist())
+        """F1 score of the counts of all frames."""
+        return pooled_f1(self.counts)
 
     @property
     def errors(self) -> npt.NDArray[np.float64]:
         """Object error of each answer, 1 - F1 ``(n,)``."""
-        return np.array([1.0 - f1(*own) for own in self.counts.tolist()])
+        return object_errors(self.counts)
 
 
 def objects_of(answer: SceneAnswer) -> Detections:
     """The objects of an answer as detections."""
-    boxes = np.array([one.box for one in answer.objects], np.float32).reshape(-1, 4)
-    boxes[:, 2:] += boxes[:, :2]
+    boxes = corners([one.box for one in answer.objects])
     labels = np.array([one.label for one in answer.objects], np.int64)
     return Detections(boxes, labels, np.array([one.confidence for one in answer.objects], np.float32))
 

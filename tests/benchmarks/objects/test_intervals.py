@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from benchmarks.objects import intervals, measure
 from benchmarks.objects.intervals import BLOCK
-from cachenet.simulator.policies.scene_run import pooled_f1
+from cachenet.shared.cascade.detect.detections import pooled_f1
 
 
 def tallies(frames: int, seed: int = 0) -> np.ndarray:
