@@ -145,7 +145,7 @@ def posting(
             if index < number:
                 picture = frames[index % len(frames)]
                 frame = SceneFrame(index, None, sign(picture), np.zeros((1, 1), bool))
-                miss = SceneMiss(frame, at[-1], at[-1] + 1.0, ScenePrediction((), 0.0, 0.0, "frames", ""), "")
+                miss = SceneMiss(frame, at[-1], at[-1] + 1.0, ScenePrediction((), 0.0, "frames", ""), "")
                 outcomes[cloud.post(miss, lambda picture=picture: picture).error] += 1  # type: ignore[misc]
         device.stop()
     return {

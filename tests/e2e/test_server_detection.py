@@ -106,7 +106,7 @@ def connected(port: int, bundle: Bundle) -> tuple[MqttConnection, CloudClient]:
 
 def post(cloud: CloudClient, index: int, picture: np.ndarray) -> str:
     frame, now = SceneFrame(index, None, sign(picture), np.zeros((1, 1), bool)), time.monotonic()
-    miss = SceneMiss(frame, now, now + 0.1, ScenePrediction((), 0.0, 0.0, "frames", ""), "")
+    miss = SceneMiss(frame, now, now + 0.1, ScenePrediction((), 0.0, "frames", ""), "")
     return cloud.post(miss, lambda: picture).error
 
 

@@ -38,7 +38,7 @@ from tests.edge_agent.links import FakeLink, message
 PICTURE = np.full((48, 64, 3), 90, np.uint8)
 TIMING = Timing(0.0, 0.0, 0.0, 1)
 FOUND = checked([[0.1, 0.2, 0.3, 0.4], [0.5, 0.5, 0.9, 0.8]], [0, 0], [0.9, 0.6], classes=1)
-NONE = ScenePrediction((), 0.0, 0.0, "frames", "")
+NONE = ScenePrediction((), 0.0, "frames", "")
 
 
 @pytest.fixture(scope="module")

@@ -26,6 +26,7 @@ class Moment:
         reply: The full model's objects; None before its reply.
         carried: Tracks of the frame before, carried to this one.
         observed: These after ``found``.
+        tracks: These after ``reply``: all that is known of the frame.
         change: Largest change of a block since a detector ran, before this frame's run, grey levels.
         since_look: Frames since a detector ran, before this frame's run.
         last_missed: Objects of the full model's newest answer, at that time, that no candidate covered.
@@ -36,6 +37,7 @@ class Moment:
     frame: SceneFrame
     carried: Tracks
     observed: Tracks
+    tracks: Tracks
     found: Detections | None = None
     stage: SceneStage = "carried"
     reply: Detections | None = None
@@ -44,13 +46,6 @@ class Moment:
     last_missed: int = 0
     answer: Detections = NOTHING
     raw_error: float | None = None
-
-    @property
-    def tracks(self) -> Tracks:
-        """The tracks with all that is known of the frame."""
-        if self.reply is None:
-            return self.observed
-        return confirm(self.observed, self.reply, self.frame.index)
 
 
 class History:
@@ -73,7 +68,7 @@ class History:
         carried = _carry(before, frame)
         # Without the view: a large picture must not stay in memory for as long as the history.
         without = msgspec.structs.replace(frame, view=None)
-        moment = self._moments[frame.index] = Moment(without, carried, carried)
+        moment = self._moments[frame.index] = Moment(without, carried, carried, carried)
         if len(self._moments) > HISTORY:
             self._moments.popitem(last=False)
         return moment
@@ -81,7 +76,7 @@ class History:
     def observe(self, moment: Moment, found: Detections, stage: SceneStage) -> None:
         """Add the detections of a device's detector to the newest frame."""
         moment.found, moment.stage = found, stage
-        moment.observed = observe(moment.carried, found, moment.frame.index)
+        moment.observed = moment.tracks = observe(moment.carried, found, moment.frame.index)
 
     def find(self, index: int) -> Moment | None:
         """The frame ``index``; None if it is no longer remembered."""
@@ -90,12 +85,14 @@ class History:
     def confirm(self, moment: Moment, reply: Detections) -> None:
         """Add the full model's objects to a frame, and compute the tracks of all later frames again."""
         moment.reply = reply
+        moment.tracks = confirm(moment.observed, reply, moment.frame.index)
         before = moment.tracks
         for index, later in self._moments.items():
             if index > moment.frame.index:
                 later.carried = later.observed = _carry(before, later.frame)
                 if later.found is not None:
                     later.observed = observe(later.carried, later.found, index)
+                later.tracks = later.observed if later.reply is None else confirm(later.observed, later.reply, index)
                 before = later.tracks
 
     def clear(self) -> None:

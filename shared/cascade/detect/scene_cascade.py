@@ -6,8 +6,7 @@ at any time between frames. Time, models and motion come from the caller, random
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
-from dataclasses import dataclass
+from collections import OrderedDict
 
 import numpy as np
 
@@ -61,14 +60,6 @@ _RETRY_FRAMES = 3000
 _MAX_NUMBERS = 4096
 
 
-@dataclass(slots=True)
-class _Audited:
-    """An audited hit: the rate of audits at its frame."""
-
-    frame: int
-    rate: float
-
-
 class SceneCascade:
     """The cascade of one stream over one bundle of detectors.
 
@@ -108,7 +99,7 @@ class SceneCascade:
         self._asked: OrderedDict[int, None] = OrderedDict()  # frames with a question and no reply yet
         self._delay = 1.0  # frames from a question to its reply, running mean
         self._exhausted_frames = 0  # frames at the least threshold; while unattainable, frames until the next trial
-        self._audited: deque[_Audited] = deque(maxlen=HISTORY)
+        self._audited: OrderedDict[int, float] = OrderedDict()  # share of audits at each audited frame without a reply
         self._numbers: OrderedDict[int, int] = OrderedDict()  # number of each answered track by its key
         self._next_number = 1
         self._shown: list[tuple[int, int, tuple[float, ...]]] = []  # last answer: key, label, box of each object
@@ -148,7 +139,7 @@ class SceneCascade:
         moment.raw_error = estimate.raw_error if self.estimator.ready else None  # nothing to calibrate yet
         self._update_floor(estimate.error)
         objects = self._objects(estimate)
-        prediction = ScenePrediction(objects, estimate.error, estimate.error, level, model)
+        prediction = ScenePrediction(objects, estimate.error, level, model)
         reason = self._reason(prediction, frame.index)
         if not reason:
             return SceneHit(frame, prediction, audit)
@@ -187,12 +178,9 @@ class SceneCascade:
 
     def on_audit_reply(self, reply: SceneReply, now: float) -> None:  # noqa: ARG002
         """Learn from the full model's reply to an audited hit."""
-        pending = next((one for one in self._audited if one.frame == reply.frame), None)
+        rate = self._audited.pop(reply.frame, None)
         error = self._learn(reply)
-        if pending is None or self.audits is None or error is None:
-            return
-        self._audited.remove(pending)
-        if self.audits.judge(error, pending.rate):
+        if rate is not None and self.audits is not None and error is not None and self.audits.judge(error, rate):
             self._budget.restart(self.audits.scale)
 
     # Models.
@@ -261,12 +249,14 @@ class SceneCascade:
 
     def _complete_hit(self, step: SceneHit) -> SceneAnswer:
         prediction = step.prediction
-        self._budget.charge(prediction.charge, self._scale)
+        self._budget.charge(prediction.risk, self._scale)
         if prediction.level == "submodels" and self.submodels is not None:
             self.submodels.touch(prediction.model)
         if step.audit:
             assert self.audits is not None
-            self._audited.append(_Audited(step.frame.index, self.audits.rate))
+            self._audited[step.frame.index] = self.audits.rate
+            while len(self._audited) > HISTORY:
+                self._audited.popitem(last=False)
             self.audits.sent += 1
         return _answer(step.frame.index, prediction, prediction.level, "", step.audit)
 
@@ -281,7 +271,7 @@ class SceneCascade:
 
     def _fall_back(self, step: SceneMiss, failure: str) -> SceneAnswer:
         self._asked[step.frame.index] = None
-        self._budget.charge(step.fallback.charge, self._scale)
+        self._budget.charge(step.fallback.risk, self._scale)
         reason = f"{step.reason}; {failure}" if failure else step.reason
         return _answer(step.frame.index, step.fallback, "fallback", reason)
 

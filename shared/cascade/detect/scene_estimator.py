@@ -23,8 +23,9 @@ from cachenet.shared.cascade.risk_model import RiskModel, RiskPrior, fit_prior
 FIRST_ANSWERS = 50
 #: Greatest expected number of objects that no candidate covers.
 _MAX_MISSED = 10.0
-#: Weight of the ratio 1 in the calibration of the expected error, answers of the full model.
-_CALIBRATION_PRIOR = 20.0
+#: Weight of the ratio 1 in the calibration of the expected error: 20 answers of the full model, each with an error of
+#: 0.1, expected and found.
+_CALIBRATION_PRIOR = 20 * 0.1
 #: Answers of the full model after which the weight of an answer in the calibration has halved.
 _CALIBRATION_HALF_LIFE = 100.0
 #: Stated risk of an object without a risk model.
@@ -98,8 +99,7 @@ class SceneEstimator:
     @property
     def calibration(self) -> float:
         """Ratio of the errors that the full model has found to those expected."""
-        mean = _CALIBRATION_PRIOR * 0.1  # pseudo-answers with an error of 0.1 each
-        return (mean + self._found) / (mean + self._expected)
+        return (_CALIBRATION_PRIOR + self._found) / (_CALIBRATION_PRIOR + self._expected)
 
     @property
     def newest(self) -> int | None:
@@ -135,7 +135,7 @@ class SceneEstimator:
         rows = answered(tracks, p)
         others = np.ones(len(p), np.bool_)
         others[rows] = False
-        some_missed = float(missed.risk(_missed_row(moment, "observed", float(p.sum())))[1][0])
+        some_missed = float(missed.risk(_missed_row(moment, tracks, float(p.sum())))[1][0])
         expected_missed = min(_MAX_MISSED, -math.log(max(1.0 - some_missed, 1e-9)))  # of a Poisson distribution
         raw = expected_error(p[rows], p[others], expected_missed)
         # Of a scene that no model has looked at, nothing is known: that there are no tracks means nothing.
@@ -188,9 +188,8 @@ class SceneEstimator:
             model = self.models.get(stage)
             likely = float((1.0 - model.risk(rows)[1]).sum()) if model is not None and len(rows) else float(len(pairs))
             by_model[stage] = SceneOutcome(rows, wrong)
-            which = "carried" if stage == "carried" else "observed"
             by_model[MISSED[stage]] = SceneOutcome(
-                _missed_row(moment, which, likely), np.array([len(reply) > len(pairs)])
+                _missed_row(moment, tracks, likely), np.array([len(reply) > len(pairs)])
             )
         return by_model
 
@@ -244,11 +243,10 @@ def _pairs(tracks: Tracks, reply: Detections) -> list[tuple[int, int]]:
     return match(tracks.visible, tracks.labels, reply.boxes, reply.labels)
 
 
-def _missed_row(moment: Moment, which: str, candidates: float) -> Array:
-    """Features of the objects that no candidate covers; ``which``: the tracks, carried or observed."""
-    carried = which == "carried"
-    unexplained = features.unexplained_cells(moment.frame.moved, moment.carried if carried else moment.observed)
-    looked = not carried and moment.found is not None
+def _missed_row(moment: Moment, tracks: Tracks, candidates: float) -> Array:
+    """Features of the objects that no candidate covers; ``tracks``: the candidates, carried or observed."""
+    unexplained = features.unexplained_cells(moment.frame.moved, tracks)
+    looked = moment.found is not None and tracks is moment.observed
     change, since_look = (0.0, 0) if looked else (moment.change, moment.since_look)
     return features.missed_row(unexplained, candidates, moment.last_missed, change, since_look)
 

@@ -95,15 +95,13 @@ class ScenePrediction(msgspec.Struct, frozen=True):
 
     Attributes:
         objects: The objects, by track.
-        risk: Expected object error: 1 - F1 against the full model's objects, asked now.
-        charge: What the answer costs the budget: the expected error at the mean weights.
+        risk: Expected object error: 1 - F1 against the full model's objects, asked now. The budget is charged with it.
         level: Level that gives the answer.
         model: Name of the model that ran last; empty for none.
     """
 
     objects: tuple[TrackedObject, ...]
     risk: float
-    charge: float
     level: LocalLevel
     model: str
 
