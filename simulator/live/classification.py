@@ -15,6 +15,7 @@ from cachenet.models.data import cifar10, sample, streams
 from cachenet.shared.bundle.manifest import Bundle
 from cachenet.shared.cascade.reference import disagreements
 from cachenet.simulator.live.outcome import CACHENET, DEVICE, SERVER, Outcome, Run, Setting, measures, with_level
+from cachenet.simulator.live.policy_table import policy_table
 from cachenet.simulator.live.task import LiveTask, Options
 
 #: Share of fallbacks above which a policy is not ranked: a fallback is no answer of a model.
@@ -135,30 +136,18 @@ def _share(of: Iterable[bool]) -> float | None:
 
 def table(outcomes: Mapping[str, LabelOutcome]) -> Table:
     """The table, one row a policy."""
-    grid = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
-    grid.add_column("policy", no_wrap=True, vertical="bottom")
-    for column in (
-        "on the\ndevice",
-        "fall-\nbacks",
-        "mean\nms",
-        "p50\nms",
-        "p95\nms",
-        "disag-\nreed",
-        "truth",
-        "KB\nup",
-    ):
-        grid.add_column(column, justify="right", vertical="bottom", no_wrap=True)
-    for name, of in outcomes.items():
-        grid.add_row(
-            name,
+    columns = ("on the\ndevice", "fall-\nbacks", "mean\nms", "p50\nms", "p95\nms", "disag-\nreed", "truth", "KB\nup")
+    rows = {
+        name: (
             f"{of.device_share:.0%}",
             f"{of.fallbacks / of.frames:.0%}",
             *(f"{of.latency_ms[key]:.1f}" for key in ("mean", "p50", "p95")),
             *("-" if share is None else f"{share:.1%}" for share in (of.disagreement, of.accuracy)),
             f"{of.bytes_up / 1000:,.0f}",
-            style="bold green" if name == CACHENET else None,
         )
-    return grid
+        for name, of in outcomes.items()
+    }
+    return policy_table(columns, rows)
 
 
 def ranked_baselines(outcomes: Mapping[str, LabelOutcome]) -> list[str]:

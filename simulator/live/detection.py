@@ -21,6 +21,7 @@ from cachenet.shared.inference.detector import Detector
 from cachenet.shared.inference.engine import Session
 from cachenet.shared.media.video import BadVideo, Video
 from cachenet.simulator.live.outcome import CACHENET, DEVICE, SERVER, Outcome, Run, Setting, measures, with_level
+from cachenet.simulator.live.policy_table import policy_table
 from cachenet.simulator.live.streaming import StreamingCounts, streaming_counts
 from cachenet.simulator.live.task import LiveTask, Options
 
@@ -155,20 +156,17 @@ def _detections(line: AnswerLine, labels: Sequence[str]) -> Detections:
 
 def table(outcomes: Mapping[str, ObjectOutcome]) -> Table:
     """The table, one row a policy."""
-    grid = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
-    grid.add_column("policy", no_wrap=True, vertical="bottom")
-    for column in ("streaming\nF1", "frames\nasked", "kB\nup", "mean ms\na frame", "p95 ms\na frame"):
-        grid.add_column(column, justify="right", vertical="bottom", no_wrap=True)
-    for name, of in outcomes.items():
-        grid.add_row(
-            name,
+    columns = ("streaming\nF1", "frames\nasked", "kB\nup", "mean ms\na frame", "p95 ms\na frame")
+    rows = {
+        name: (
             f"{of.streaming_f1:.3f}",
             f"{of.asked:.0%}",
             f"{of.bytes_up / 1000:,.0f}",
             *(f"{of.latency_ms[key]:.1f}" for key in ("mean", "p95")),
-            style="bold green" if name == CACHENET else None,
         )
-    return grid
+        for name, of in outcomes.items()
+    }
+    return policy_table(columns, rows)
 
 
 def ranking(setting: Setting, outcomes: Mapping[str, ObjectOutcome]) -> str:

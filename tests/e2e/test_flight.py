@@ -6,6 +6,7 @@ import json
 import re
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -29,6 +30,21 @@ __all__ = ["mosquitto"]
 ZOO = Path("models/zoo/cifar10")
 
 
+def summary_of_a_run(
+    broker: Mosquitto, directory: Path, bundle: Path, recorded: Path, log: Path, flags: tuple[str, ...]
+) -> dict[str, Any]:
+    """Summary of an agent that answers ``recorded`` with the help of a server, and logs its decisions to ``log``."""
+    server = ServerProcess(directory, "--bundle", str(bundle), "--broker", broker.url)
+    with closing(server):
+        server.wait_for("connected to")
+        agent = AgentProcess(
+            directory,
+            *(str(recorded), "--broker", broker.url, "--store", str(directory / "store")),
+            *("--set", "audit_share=0.3", "--set", f"decision_log={log}", *flags),
+        )
+        return agent.finish()
+
+
 @pytest.mark.parametrize("flags", [(), ("--deadline-ms", "3"), ("--mode", "async", "--set", "memory_budget=400MB")])
 def test_every_decision_of_a_run_is_made_again_to_the_last_bit(
     mosquitto: Mosquitto, tmp_path: Path, flags: tuple[str, ...]
@@ -37,15 +53,8 @@ def test_every_decision_of_a_run_is_made_again_to_the_last_bit(
     images = sample.load()
     recorded, log = tmp_path / "stream", tmp_path / "flight.jsonl"
     streams.record_stream(streams.schedule("held", images.labels, 5, 150), images.images, recorded, cifar10.LABELS)
-    server = ServerProcess(tmp_path, "--bundle", str(ZOO), "--broker", mosquitto.url)
-    with closing(server):
-        server.wait_for("connected to")
-        agent = AgentProcess(
-            tmp_path,
-            *(str(recorded), "--broker", mosquitto.url, "--store", str(tmp_path / "store"), "--fps", "60"),
-            *("--set", "audit_share=0.3", "--set", "catalogue=cifar10", "--set", f"decision_log={log}", *flags),
-        )
-        answers = agent.finish()
+    flags = ("--set", "catalogue=cifar10", "--fps", "60", *flags)
+    answers = summary_of_a_run(mosquitto, tmp_path, ZOO, recorded, log, flags)
     assert answers["frames"] == 150
     found = replay(log, Bundle(ZOO), recorded)
     assert found.first is None
@@ -93,15 +102,8 @@ def test_a_restart_with_learned_state_is_replayed_to_the_last_bit(tmp_path: Path
 def test_a_run_with_late_boxes_of_a_server_is_replayed_to_the_last_bit(mosquitto: Mosquitto, tmp_path: Path) -> None:
     bundle, log = detector_bundle(tmp_path / "squares"), tmp_path / "decisions.jsonl"
     recorded = record(tmp_path / "stream", footage(120))
-    server = ServerProcess(tmp_path, "--bundle", str(bundle), "--broker", mosquitto.url)
-    with closing(server):
-        server.wait_for("connected to")
-        agent = AgentProcess(
-            tmp_path,
-            *(str(recorded), "--broker", mosquitto.url, "--store", str(tmp_path / "store"), "--fps", "30"),
-            *("--set", "audit_share=0.3", "--set", "catalogue=squares", "--set", f"decision_log={log}"),
-        )
-        answers = agent.finish()
+    flags = ("--set", "catalogue=squares", "--fps", "30")
+    answers = summary_of_a_run(mosquitto, tmp_path, bundle, recorded, log, flags)
     assert answers["frames"] == 120 and answers["cloud"] == 0  # asynchronous by default
     assert answers["late"] > 5 and answers["audited"] > 5
     found = replay(log, Bundle(bundle), recorded)
