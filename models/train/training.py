@@ -110,8 +110,13 @@ def layout() -> torch.memory_format:
 
 
 def normalise(images: Images | Tensor, spec: Input) -> Tensor:
-    """Convert ``(n, h, w, 3)`` uint8 RGB to ``(n, 3, h, w)`` float32, normalised, in ``layout``."""
+    """Convert ``(n, h, w, 3)`` uint8 RGB to ``(n, 3, h, w)`` float32, normalised, in ``layout``.
+
+    The channels are in the order of ``spec``, which is no grey one.
+    """
     x = torch.as_tensor(images, device=device()).permute(0, 3, 1, 2).float()
+    if spec.colour == "bgr":
+        x = x.flip(1)
     shape = (1, 3, 1, 1)
     x = (x - torch.tensor(spec.mean, device=x.device).view(shape)) / torch.tensor(spec.std, device=x.device).view(shape)
     return x.contiguous(memory_format=layout())

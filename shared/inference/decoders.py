@@ -145,7 +145,7 @@ def strides(cells: int, size: tuple[int, int]) -> tuple[int, ...]:
 
 
 @lru_cache(maxsize=64)
-def _grid(cells: int, size: tuple[int, int], offset: float) -> tuple[_Floats, _Floats]:
+def grid(cells: int, size: tuple[int, int], offset: float) -> tuple[_Floats, _Floats]:
     """Centre ``(cells, 2)`` in pixels and stride ``(cells, 1)`` of each cell, rows first, finest stride first.
 
     Args:
@@ -252,7 +252,7 @@ def _ssd(run: _Run) -> tuple[Boxes, _Chosen]:
 
 def _yolox(run: _Run) -> tuple[Boxes, _Chosen]:
     table = _tensor(run, 2, 6)
-    centres, steps = _grid(len(table), run.size, 0.0)
+    centres, steps = grid(len(table), run.size, 0.0)
     chosen = _choose(table[:, 5:], run.decoder, table[:, 4])
     some, steps = table[chosen.rows], steps[chosen.rows]
     boxes = _centred(centres[chosen.rows] + some[:, :2] * steps, np.exp(some[:, 2:4]) * steps)
@@ -277,7 +277,7 @@ def _nanodet(run: _Run) -> tuple[Boxes, _Chosen]:
     table = _tensor(run, 2, 4 * run.decoder.bins + 1)
     # NanoDet-Plus has four strides and the corners of the cells; NanoDet of 2020 has three and their centres.
     levels = strides(len(table), run.size)
-    centres, steps = _grid(len(table), run.size, 0.0 if len(levels) == 4 else 0.5)
+    centres, steps = grid(len(table), run.size, 0.0 if len(levels) == 4 else 0.5)
     classes = table.shape[1] - 4 * run.decoder.bins
     chosen = _choose(table[:, :classes], run.decoder)
     logits = table[chosen.rows, classes:].reshape(-1, 4, run.decoder.bins)
