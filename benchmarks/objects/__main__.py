@@ -98,8 +98,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--base-preprocessing", metavar="P", help="the same of --base (default: found from the file)")
     add("--bundle", type=Path, metavar="DIR", help="bundle of models and priors (default: none)")
     add("--labels", metavar="A,B", help="labels to find (default: all that both models find)")
-    add("--build", type=_range, required=True, metavar="FIRST:END", help="frames for settings and priors")
-    add("--measure", type=_range, required=True, metavar="FIRST:END", help="frames that are measured")
+    add("--build", type=frame_range, required=True, metavar="FIRST:END", help="frames for settings and priors")
+    add("--measure", type=frame_range, required=True, metavar="FIRST:END", help="frames that are measured")
     add("--fps", type=_positive, metavar="F", help="frames per second (default: the video's)")
     add("--link", default="lte", metavar="NAME", help="link profile, or a CSV file of a recorded link (default: lte)")
     add("--server-ms", type=_positive, default=50.0, metavar="MS", help="time of the full model (default: 50)")
@@ -110,7 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _range(text: str) -> range:
+def frame_range(text: str) -> range:
     found = re.fullmatch(r"(\d+):(\d+)", text)
     if not found or int(found[2]) - int(found[1]) < _LEAST:
         raise argparse.ArgumentTypeError(f"{text!r} is not FIRST:END with at least {_LEAST} frames, such as 0:380")

@@ -51,14 +51,3 @@ def recommend(manifest: Manifest, posterior: Probabilities, recent: Sequence[int
     best = max(coverage, key=coverage.__getitem__)
     threshold = manifest.expected_coverage(manifest.only("base"), labels) + MARGIN
     return best if coverage[best] > threshold else None
-
-
-def recommend_detector(manifest: Manifest) -> str | None:
-    """The submodel for devices of a bundle of detectors: that of the best F1 on held-out footage.
-
-    None if the base model is as good, but for ``MARGIN``, or a model's F1 is unknown.
-    """
-    f1 = {name: min(model.coverage, default=0.0) for name, model in manifest.models.items()}
-    best = max(manifest.submodels(), key=f1.__getitem__, default=None)
-    base = f1[manifest.only("base")]
-    return best if best is not None and base > 0.0 and f1[best] > base + MARGIN else None

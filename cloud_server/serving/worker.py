@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from cachenet.cloud_server.serving.batcher import Batcher, QueuedItem
-from cachenet.cloud_server.serving.selector import recommend, recommend_detector
+from cachenet.cloud_server.serving.selector import recommend
 from cachenet.shared.bundle.manifest import Manifest
 from cachenet.shared.cascade.detect.detections import Detections
 from cachenet.shared.cascade.probability import softmax
@@ -171,7 +171,7 @@ class Worker:
 
     def _answer(self, job: Job, result: ExitResult | Detections, timing: Timing) -> Answer | DetectionAnswer:
         if isinstance(result, Detections):
-            return DetectionAnswer.of(result, self._model.sha256, recommend_detector(self.manifest), timing)
+            return DetectionAnswer.of(result, self._model.sha256, self.manifest.better_detector(), timing)
         logits = result.logits
         if result.layer is None and self._on_full_result is not None:
             self._on_full_result(job, logits)

@@ -25,18 +25,17 @@ _BOX_WEIGHT = 2.0
 _LEAST = 1e-5
 
 
-def aligned_loss(found: Cells, boxes: list[Tensor], labels: list[Tensor], sure: list[Tensor]) -> Tensor:
-    """Mean loss of ``n`` pictures.
+def aligned_loss(found: Cells, objects: Tensor) -> Tensor:
+    """Loss of ``n`` pictures, for each cell with an object.
 
     Args:
-        boxes: Objects of each picture, pixels of the input ``(m, 4)``.
-        labels: Index of each object's label ``(m,)``.
-        sure: Whether each object is one: what is not sure is neither object nor background ``(m,)``.
+        objects: Objects of each picture ``(n, m, 6)``: left, top, right and bottom in pixels of the input, the label,
+            and whether the object is one (1) or neither object nor background (0); rows of -1 for none.
     """
-    total = found.boxes.new_zeros(())
-    weight = found.boxes.new_zeros(())
-    for row in range(len(boxes)):
-        loss, count = _of_picture(found, row, boxes[row], labels[row], sure[row])
+    total = weight = found.boxes.new_zeros(())
+    for row, rows in enumerate(objects):
+        present = rows[rows[:, 4] >= 0]
+        loss, count = _of_picture(found, row, present[:, :4], present[:, 4].long(), present[:, 5] > 0)
         total, weight = total + loss, weight + count
     return total / weight.clamp(min=1)
 

@@ -21,9 +21,11 @@ from cachenet.models.build_config import key
 from cachenet.models.bundle_writer import publish, under_construction
 from cachenet.models.data.frames import Frames
 from cachenet.models.detect import agreement
+from cachenet.models.detect import fine_tune as fine_tuning
 from cachenet.models.detect.agreement import LEAST, Agreement
 from cachenet.models.detect.certify import certify
 from cachenet.models.detect.export import export
+from cachenet.models.detect.fine_tune import fine_tune
 from cachenet.models.detect.footage import Block, Footage, collect, first_size
 from cachenet.models.detect.network import HeatmapNet, HeatmapShape, input_size
 from cachenet.models.detect.train import BATCH, STEPS, train
@@ -32,6 +34,7 @@ from cachenet.models.export.classifier import PRESETS
 from cachenet.models.export.detector import DetectorModel, detector_graph
 from cachenet.models.export.metadata import format_labels
 from cachenet.models.train.candidates import LocalModel, manifest_entry
+from cachenet.models.train.onnx_network import NotTrainable
 from cachenet.shared.bundle.manifest import FORMAT, Bundle, Manifest, Model, digest
 from cachenet.shared.bundle.trust import Signer
 from cachenet.shared.cascade.detect.scene_features import SceneStage
@@ -45,9 +48,8 @@ from cachenet.shared.inference.image import Input, region_text
 
 #: Largest overlap of two objects of one label, for the own detector: people who walk side by side overlap by half.
 _OVERLAP = 0.6
-#: Name of the own detector where the user gives a base model.
-_TINY = "tiny"
-
+#: Name of the submodel for the place of the footage, where the user gives a base model.
+SCENE = "scene"
 
 #: Before a local model's name, in the provenance: its F1 against the full model on the block to prove with.
 AGREEMENT = "f1 of "
@@ -67,6 +69,7 @@ class DetectorConfig:
         area: Pixels of its input.
         epochs: Epochs of its training, of ``train.STEPS`` steps.
         batch: Frames of a step.
+        tuning_epochs: Epochs of the fine-tuning of a given base model, of ``fine_tune.STEPS`` steps.
     """
 
     name: str
@@ -74,11 +77,12 @@ class DetectorConfig:
     area: int = 384 * 288
     epochs: int = 30
     batch: int = BATCH
+    tuning_epochs: int = fine_tuning.EPOCHS
     seed: int = 0
 
 
 #: Configuration of a trial run: it takes a minute.
-QUICK = DetectorConfig("quick", widths=(8, 16, 32), area=192 * 160, epochs=4, batch=8)
+QUICK = DetectorConfig("quick", widths=(8, 16, 32), area=192 * 160, epochs=4, batch=8, tuning_epochs=2)
 
 
 def build(
@@ -94,8 +98,9 @@ def build(
     """Write the bundle to ``out``, in place of any bundle there.
 
     Args:
-        base: The user's base model, with the labels of ``full``; then the own detector is a submodel. None: the own
-            detector is the base model.
+        base: The user's base model, with the labels of ``full``. It is fine-tuned to a submodel for the place of the
+            footage; where that is not possible, the submodel is an own detector. None: an own detector is the base
+            model.
         sources: Footage; or footage to train on, and held-out footage.
         work: Directory of intermediate results.
         signer: Signs the bundle; None for no signature.
@@ -106,39 +111,44 @@ def build(
         OSError: ``work`` or ``out`` cannot be written.
     """
     with under_construction(out) as building:
-        spec = own_input(first_size(sources[0]), config.area)
+        tuned = base if base is not None and is_trainable(base, progress) else None
+        spec = tuned.input if tuned is not None else own_input(first_size(sources[0]), config.area)
         footage = collect(full, sources, spec, work, torch.get_num_threads(), progress)
-        shape = HeatmapShape(config.widths, len(full.labels))
         results = work / f"detectors-{key(fingerprint(footage.learn))}"
-        network = train(shape, spec, footage.learn, config.epochs, results, progress, "detector", config.batch)
-        models = {"full": write_detector(building, "full", full, config.name)}
+        models = {"full": write_detector(building, "full", "full", full, config.name)}
         if base is not None:
-            models["base"] = write_detector(building, "base", base, config.name)
-        name = "base" if base is None else _TINY
+            models["base"] = write_detector(building, "base", "base", base, config.name)
+        name = "base" if base is None else SCENE
         role: Role = "base" if base is None else "submodel"
-        models[name] = write_own(building, name, role, network, spec, full.labels, config.name)
+        if tuned is not None:
+            scene = fine_tune(tuned, footage.learn, footage.tune, results, progress, name, config.tuning_epochs)
+            models[name] = write_detector(building, name, role, scene, config.name)
+            about_training = f"base model, fine-tuned in {config.tuning_epochs * fine_tuning.STEPS} steps"
+        else:
+            shape = HeatmapShape(config.widths, len(full.labels))
+            network = train(shape, spec, footage.learn, config.epochs, results, progress, name, config.batch)
+            models[name] = write_own(building, name, role, network, spec, full.labels, config.name)
+            about_training = f"heatmap detector, {config.epochs * STEPS} steps of {config.batch} frames"
         models, found = measured(building, models, footage)
         # A model of the user's has not learned from the footage, so that all of it may tune.
-        tune = [footage.tune] if base is None else [footage.learn, footage.tune]
-        certified = certify(local_detectors(building, models), tune, footage.prove)
+        tune: dict[SceneStage, list[Block]] = {
+            "base": [footage.tune] if base is None else [footage.learn, footage.tune],
+            "submodel": [footage.tune],
+        }
+        draft = Manifest(FORMAT, config.name, "detection", full.labels, models, {})
+        runs: SceneStage = "base" if draft.better_detector() is None else "submodel"
+        certified = certify(local_detectors(building, models), tune, footage.prove, runs)
         provenance = {
             "plan": digest(msgspec.json.encode(config)),
             **({"region": region_text(region)} if (region := sources[0].region) is not None else {}),
             **about(footage),
             **{f"{AGREEMENT}{model}": f"{one.f1:.4f}" for model, one in found.items()},
-            "certified on": certified.about,
-            name: f"heatmap detector, {config.epochs * STEPS} steps of {config.batch} frames",
+            "certified on": f"{certified.about}, with the model '{draft.better_detector() or 'base'}'",
+            name: about_training,
             "torch": str(torch.__version__),
         }
-        manifest = Manifest(
-            FORMAT,
-            config.name,
-            "detection",
-            full.labels,
-            models,
-            provenance,
-            certificates=certified.certificates,
-            scene_priors=certified.priors,
+        manifest = msgspec.structs.replace(
+            draft, provenance=provenance, certificates=certified.certificates, scene_priors=certified.priors
         )
         return publish(building, manifest, out, signer)
 
@@ -166,12 +176,22 @@ def own_input(size: tuple[int, int], area: int) -> Input:
     return Input(width, preset.mean, preset.std, fit="stretch", height=None if width == height else height)
 
 
-def write_detector(building: Path, name: Literal["full", "base"], model: DetectorModel, bundle: str) -> Model:
-    """Write the user's detector ``name``, which is also its role, and return its entry in the manifest."""
+def is_trainable(base: DetectorModel, progress: Progress) -> bool:
+    """Whether the user's base model can be fine-tuned; where not, the reason is printed."""
+    try:
+        fine_tuning.training(base)
+    except NotTrainable as error:
+        progress.console.print(f"{base.path.name}: {error}; an own detector is trained in its place")
+        return False
+    return True
+
+
+def write_detector(building: Path, name: str, role: Role, model: DetectorModel, bundle: str) -> Model:
+    """Write a detector in the form of the user's, and return its entry in the manifest."""
     graph = detector_graph(model, {"bundle": bundle, "model": name})
     atomic_files.write(_path(building, name), graph.SerializeToString(deterministic=True))
     size = LocalModel(model.input, cost.parameters(model.graph), cost.macs(model.graph, model.input.size))
-    return _entry(building, name, name, size, model.decoder)
+    return _entry(building, name, role, size, model.decoder)
 
 
 def write_own(

@@ -12,7 +12,7 @@ from cachenet.models.certify.certify import certificate_of
 from cachenet.models.detect import agreement
 from cachenet.models.detect.footage import Block, take
 from cachenet.shared.bundle.manifest import Certificate
-from cachenet.shared.cascade.detect.build_cascade import build_scene_cascade
+from cachenet.shared.cascade.detect.build_cascade import cascade_of
 from cachenet.shared.cascade.detect.detections import Detections
 from cachenet.shared.cascade.detect.scene_features import SceneModel, SceneStage
 from cachenet.shared.cascade.detect.scene_replay import SceneTrace, fit_scene_priors, run
@@ -38,31 +38,39 @@ class SceneCertification:
     about: str
 
 
-def certify(detectors: Mapping[SceneStage, Detector], tune: Sequence[Block], prove: Block) -> SceneCertification:
-    """Fit priors on ``tune``, and certify the base model's cascade on ``prove``.
+def certify(
+    detectors: Mapping[SceneStage, Detector], tune: Mapping[SceneStage, Sequence[Block]], prove: Block, runs: SceneStage
+) -> SceneCertification:
+    """Fit priors on ``tune``, and certify the cascade of the detector that devices run on ``prove``.
 
     Args:
         detectors: The device's detectors by stage, with the thresholds of the bundle; ``base`` at least.
-        tune: Footage that no detector of the device was trained on.
+        tune: By stage, footage that this detector was not trained on.
         prove: Footage that nothing was fitted on.
+        runs: Stage of the detector that devices run.
 
     Raises:
         EngineError: A detector does not run.
     """
-    base = [one for block in tune for one in traces(detectors["base"], block)]
-    priors = fit_scene_priors(base, DELAY)
-    proving = traces(detectors["base"], prove)
-    count = sum(len(blocks(len(trace))) for trace in proving)
-    about = f"{len(prove)} frames in {len(proving)} sequences, {count} blocks"
-    certificates = tuple(certificate(proving, priors, budget) for budget in BUDGETS)
+    tuning = {stage: [one for block in tune[stage] for one in traces(detectors[stage], block)] for stage in detectors}
+    proving = {stage: traces(detector, prove) for stage, detector in detectors.items()}
+    priors = _priors(tuning)
+    count = sum(len(blocks(len(trace))) for trace in proving[runs])
+    about = f"{len(prove)} frames in {len(proving[runs])} sequences, {count} blocks"
+    certificates = tuple(certificate(proving[runs], priors, budget, runs) for budget in BUDGETS)
     if count < FEWEST:  # without a certificate, the priors may be fitted on all of the footage
-        priors = fit_scene_priors([*base, *proving], DELAY)
+        priors = _priors({stage: [*tuning[stage], *proving[stage]] for stage in detectors})
         about += "; too few to certify, so the priors are fitted on these, too"
-    if "submodel" in detectors:
-        own = [one for block in (*tune, prove) for one in traces(detectors["submodel"], block)]
-        fitted = fit_scene_priors(own, DELAY, stage="submodel")
-        priors |= {name: prior for name, prior in fitted.items() if name.startswith("submodel")}
     return SceneCertification(priors, certificates, about)
+
+
+def _priors(footage: Mapping[SceneStage, Sequence[SceneTrace]]) -> dict[SceneModel, RiskPrior]:
+    """The priors of each stage's own models, and of carried tracks from the base model's footage."""
+    priors = fit_scene_priors(footage["base"], DELAY)
+    if "submodel" in footage:
+        own = fit_scene_priors(footage["submodel"], DELAY, stage="submodel")
+        priors |= {name: prior for name, prior in own.items() if name.startswith("submodel")}
+    return priors
 
 
 def traces(detector: Detector, block: Block) -> list[SceneTrace]:
@@ -71,13 +79,19 @@ def traces(detector: Detector, block: Block) -> list[SceneTrace]:
     return [_trace(detector, take(block, np.flatnonzero(block.sequences == number))) for number in numbers]
 
 
-def certificate(proving: Sequence[SceneTrace], priors: Mapping[SceneModel, RiskPrior], budget: float) -> Certificate:
-    """Object error of the cascade with this budget, in asynchronous mode and without audits."""
+def certificate(
+    proving: Sequence[SceneTrace], priors: Mapping[SceneModel, RiskPrior], budget: float, stage: SceneStage
+) -> Certificate:
+    """Object error of the cascade with this budget, in asynchronous mode and without audits.
+
+    Args:
+        stage: Stage of the detections ``base`` of the traces.
+    """
     errors: list[float] = []
     asked: list[float] = []
     for trace in proving:
         spec = SceneSpec(_labels(trace), "full", priors, budget, audit_floor=0.0)
-        result = run(build_scene_cascade(spec, LocalDetector("base", _recorded(trace.base))), trace, DELAY)
+        result = run(cascade_of(spec, LocalDetector(stage, _recorded(trace.base)), stage), trace, DELAY)
         for block in blocks(len(trace)):
             errors.append(float(result.errors[block].mean()))
             asked.append(float(result.asked[block].mean()))

@@ -14,6 +14,9 @@ from cachenet.models.export.graph import Graph, write_graph
 from cachenet.models.train.networks import array
 from cachenet.shared.inference.image import Size, pixels
 
+#: Tensors of the graph before the choice of peaks, for training: boxes, and the logits of the scores.
+HEADS = ("boxes", "logits")
+
 
 def export(network: HeatmapNet, size: Size, path: Path, metadata: dict[str, str]) -> None:
     """Write ``network`` to ``path``.
@@ -35,8 +38,8 @@ def export(network: HeatmapNet, size: Size, path: Path, metadata: dict[str, str]
     fine = _run(graph, "fine_joined", _join(graph, "fine", fine, middle), network.fine_joined)
     assert network.head.bias is not None
     weight, bias = array(network.head.weight), array(network.head.bias)
-    boxes = graph.convolution("boxes", fine, weight[:BOX_CHANNELS], bias[:BOX_CHANNELS], 1, 0, relu=False)
-    logits = graph.convolution("logits", fine, weight[BOX_CHANNELS:], bias[BOX_CHANNELS:], 1, 0, relu=False)
+    boxes = graph.convolution(HEADS[0], fine, weight[:BOX_CHANNELS], bias[:BOX_CHANNELS], 1, 0, relu=False)
+    logits = graph.convolution(HEADS[1], fine, weight[BOX_CHANNELS:], bias[BOX_CHANNELS:], 1, 0, relu=False)
     scores = graph.node("Sigmoid", [logits], "scores")
     highest = graph.node("MaxPool", [scores], "highest", kernel_shape=[3, 3], pads=[1] * 4, strides=[1, 1])
     lower = graph.node("Less", [scores, highest], "lower")

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
+import numpy.typing as npt
 import torch
 from rich.progress import Progress
-from torch import Tensor
 
 from cachenet.models.build_config import key
-from cachenet.models.detect import agreement, loss
+from cachenet.models.detect import agreement
 from cachenet.models.detect.aligned_loss import aligned_loss
-from cachenet.models.detect.augment import view
 from cachenet.models.detect.cells import cells
+from cachenet.models.detect.export import HEADS
 from cachenet.models.detect.footage import Block
+from cachenet.models.detect.loss import loss as heatmap_loss
+from cachenet.models.detect.network import STRIDE
 from cachenet.models.detect.targets import targets
+from cachenet.models.detect.views import TargetsOf, views
 from cachenet.models.export.detector import DetectorModel
 from cachenet.models.train.networks import Network
 from cachenet.models.train.onnx_network import NotTrainable, OnnxNetwork
-from cachenet.models.train.training import Batch, Epoch, Recipe, fit
+from cachenet.models.train.training import Loss, Recipe, fit
+from cachenet.shared.bundle.manifest import digest
 from cachenet.shared.cascade.detect.detections import Detections
 
 #: Steps of an epoch; after each the detector is compared on the tuning block.
@@ -45,87 +50,76 @@ def fine_tune(
     title: str,
     epochs: int = EPOCHS,
     seed: int = 0,
-    rate: float = _RATE,
-) -> tuple[DetectorModel, list[dict[str, float]]]:
-    """Train on ``learn``, and return the detector of the epoch with the greatest F1 on ``tune``.
+    on_epoch: Callable[[DetectorModel], dict[str, float]] | None = None,
+) -> DetectorModel:
+    """Train ``model`` on ``learn``, or continue from the checkpoint in ``work``.
 
     Args:
         model: The detector; the pictures of the blocks have the size of its input, and its labels are theirs.
-        work: Directory of the checkpoint.
-
-    Returns:
-        The detector, and the F1 on ``tune`` after each epoch.
+        tune: Footage that tells when to stop: the detector of an earlier epoch is returned where it was much better.
+        work: Directory of intermediate results of this full model and this footage.
+        on_epoch: Measures the detector after each epoch, for the log; None for nothing but F1 on ``tune``.
 
     Raises:
-        NotTrainable: The detector has an operator or a decoder that cannot be trained.
+        NotTrainable: The detector cannot be trained.
         OSError: ``work`` cannot be written.
     """
-    if model.input.colour == "grey":
-        raise NotTrainable("a detector of grey pictures cannot be trained")
-    network, batches, measure = _training(model, learn)
-    recipe = Recipe(((epochs, model.input.size),), rate, BATCH, _DECAY, warmup=0.1, optimiser="adamw", seed=seed)
+    network, targets_of, loss = training(model)
+    recipe = Recipe(((epochs, model.input.size),), _RATE, BATCH, _DECAY, warmup=0.1, optimiser="adamw", seed=seed)
 
     def evaluate(network: Network) -> dict[str, float]:
         assert isinstance(network, OnnxNetwork)
-        found = agreement.run(_trained(model, network).detector(torch.get_num_threads()), tune)
-        chosen = agreement.best(found, tune.reference)
-        return {"f1": chosen.f1, "score": chosen.score}
+        present = _lowered(replace(model, graph=network.model()))
+        found = agreement.run(present.detector(torch.get_num_threads()), tune)
+        own = {"f1": agreement.best(found, tune.reference).f1}
+        return own if on_epoch is None else own | on_epoch(present)
 
-    checkpoint = work / f"fine-tuned-{key(recipe, len(learn))}.pt"
-    history = fit(
-        network, model.input, recipe, batches, STEPS, measure, checkpoint, progress, title, evaluate, keep_best="f1"
-    )
-    return _trained(model, network), history
-
-
-def _trained(model: DetectorModel, network: OnnxNetwork) -> DetectorModel:
+    checkpoint = work / f"fine-tuned-{key(recipe, len(learn), digest(model.graph.SerializeToString()))}.pt"
+    batches = views(learn, len(model.labels), BATCH, STEPS, targets_of)
+    fit(network, model.input, recipe, batches, STEPS, loss, checkpoint, progress, title, evaluate, keep_best="f1")
     return replace(model, graph=network.model())
 
 
-def _training(
-    model: DetectorModel, learn: Block
-) -> tuple[OnnxNetwork, Epoch, Callable[[list[Tensor], Tensor], Tensor]]:
-    """The network, its batches and its loss."""
-    classes, size = len(model.labels), model.input.size
+def training(model: DetectorModel) -> tuple[OnnxNetwork, TargetsOf, Loss]:
+    """The network of a detector, the targets of a frame's objects with their threshold, and the loss.
+
+    Raises:
+        NotTrainable: The detector has an operator or a decoder that cannot be trained.
+    """
+    if model.input.colour == "grey":
+        raise NotTrainable("a detector of grey pictures cannot be trained")
+    size, classes = model.input.size, len(model.labels)
     if model.decoder.kind == "heatmap":
-        network = OnnxNetwork(model.graph, "boxes", "logits")
-        rows, columns = (side // 8 for side in size[::-1])
-
-        def heat(objects: Detections) -> np.ndarray:
-            return targets(objects, learn.score, classes, rows, columns)
-
+        if tuple(model.decoder.classes) != tuple(range(classes)):
+            raise NotTrainable("a heatmap detector with other labels cannot be trained")
+        columns, rows = (side // STRIDE for side in size)
+        network = OnnxNetwork(model.graph, *HEADS)
         return (
             network,
-            _views(learn, classes, heat),
-            lambda heads, target: loss.loss([torch.cat([head[:, 0] for head in heads], 1)], target),
+            lambda objects, score: targets(objects, score, classes, rows, columns),
+            lambda heads, target: heatmap_loss([torch.cat([head[:, 0] for head in heads], 1)], target),
         )
     network = OnnxNetwork(model.graph)
-    scale = np.tile(np.array(size, np.float32), 2)
-
-    def rows_of(objects: Detections) -> np.ndarray:
-        table = np.full((_OBJECTS, 6), -1, np.float32)
-        some = objects.take(slice(0, _OBJECTS))
-        table[: len(some)] = np.c_[some.boxes * scale, some.labels, some.scores >= learn.score]
-        return table
-
-    def measured(heads: list[Tensor], target: Tensor) -> Tensor:
-        present = [one[one[:, 4] >= 0] for one in target]
-        found = cells(heads, model.decoder, size)
-        return aligned_loss(
-            found,
-            [one[:, :4] for one in present],
-            [one[:, 4].long() for one in present],
-            [one[:, 5] > 0 for one in present],
-        )
-
-    return network, _views(learn, classes, rows_of), measured
+    with torch.no_grad():  # an output that does not fit is found here
+        width, height = size
+        cells(network.heads(torch.zeros(1, 3, height, width)), model.decoder, size)
+    return (
+        network,
+        lambda objects, score: _table(objects, score, size),
+        lambda heads, target: aligned_loss(cells(heads, model.decoder, size), target),
+    )
 
 
-def _views(block: Block, classes: int, target: Callable[[Detections], np.ndarray]) -> Epoch:
-    def epoch(_number: int, rng: np.random.Generator) -> Iterator[Batch]:
-        for _ in range(STEPS):
-            chosen = rng.integers(0, len(block), BATCH).tolist()
-            made = [view(block.pictures[row], block.objects[row], classes, rng) for row in chosen]
-            yield np.stack([image for image, _ in made]), torch.from_numpy(np.stack([target(one) for _, one in made]))
+def _table(objects: Detections, score: float, size: tuple[int, int]) -> npt.NDArray[np.float32]:
+    """Objects as ``aligned_loss`` takes them ``(_OBJECTS, 6)``."""
+    table = np.full((_OBJECTS, 6), -1, np.float32)
+    some = objects.take(slice(0, _OBJECTS))
+    scale = np.array([*size, *size], np.float32)
+    table[: len(some)] = np.c_[some.boxes * scale, some.labels, some.scores >= score]
+    return table
 
-    return epoch
+
+def _lowered(model: DetectorModel) -> DetectorModel:
+    """``model`` with the threshold from which ``agreement`` chooses."""
+    score = min(agreement.LEAST, model.decoder.score)
+    return replace(model, decoder=msgspec.structs.replace(model.decoder, score=score))

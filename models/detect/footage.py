@@ -21,6 +21,7 @@ from cachenet.shared.bundle.manifest import digest
 from cachenet.shared.cascade.detect.detections import Detections
 from cachenet.shared.command import atomic_files
 from cachenet.shared.command.file_names import shown
+from cachenet.shared.inference.detector import in_input
 from cachenet.shared.inference.image import Input, crop
 
 #: Frames of a stored chunk.
@@ -40,7 +41,9 @@ class Block:
     """Frames of one use with the full model's objects.
 
     Attributes:
-        objects: Objects of each frame, also those of a score under the full model's threshold.
+        pictures: The frames as the trained detectors see them.
+        objects: Objects of each frame, as shares of its picture, also those of a score under the full model's
+            threshold.
         sequences: Number of each frame's video or folder ``(n,)``.
         score: The full model's threshold.
     """
@@ -70,7 +73,7 @@ class Footage:
 
 def label(
     full: DetectorModel, frames: Frames, directory: Path, threads: int, advance: Callable[[int], object]
-) -> tuple[tuple[Detections, ...], npt.NDArray[np.int64]]:
+) -> tuple[tuple[Detections, ...], npt.NDArray[np.int64], list[tuple[int, int]]]:
     """Run ``full`` over ``frames``, or load its objects from an earlier run, which may have been interrupted.
 
     Args:
@@ -79,7 +82,7 @@ def label(
         advance: Called with the number of finished frames.
 
     Returns:
-        The objects of each frame, and the number of its file ``(n,)``.
+        The objects of each frame, the number of its file ``(n,)``, and its width and height, pixels.
 
     Raises:
         NothingRead: No file can be read.
@@ -90,6 +93,7 @@ def label(
     detect = replace(full, decoder=lower).detector(threads)
     found: list[Detections] = []
     files: list[int] = []
+    sizes: list[tuple[int, int]] = []
     source = iter(frames)
     while batch := list(islice(source, _CHUNK)):
         path = directory / f"{len(found) // _CHUNK:05}.npz"
@@ -97,11 +101,12 @@ def label(
             atomic_files.write(path, _pack([detect(frame.picture) for frame in batch]))
         found += _unpack(path)
         files += [frame.file for frame in batch]
+        sizes += [(frame.picture.shape[1], frame.picture.shape[0]) for frame in batch]
         advance(len(found))
     if not found:
         path, why = next(iter(frames.broken.items()), (frames.files[0], "it is empty"))
         raise NothingRead(f"no file can be read; the first, {shown(path)}: {why}")
-    return tuple(found), np.array(files, np.int64)
+    return tuple(found), np.array(files, np.int64), sizes
 
 
 def read_pictures(frames: Frames, spec: Input, path: Path) -> Pictures:
@@ -159,12 +164,13 @@ def read_block(full: DetectorModel, frames: Frames, spec: Input, work: Path, thr
     """All of ``frames``, with labels. Raises as ``collect``."""
     task = progress.add_task("full model, frames", total=None)
     directory = work / f"footage-{_digest(full, frames)[:16]}"
-    objects, files = label(full, frames, directory, threads, lambda done: progress.update(task, completed=done))
+    objects, files, sizes = label(full, frames, directory, threads, lambda done: progress.update(task, completed=done))
     width, height = spec.size
-    pictures = read_pictures(frames, spec, directory / f"{width}x{height}-{spec.scaling}.rgb")
+    pictures = read_pictures(frames, spec, directory / f"{width}x{height}-{spec.scaling}-{spec.fit}.rgb")
     progress.remove_task(task)
     count = min(len(objects), len(pictures))  # a file may have become unreadable between the two passes
-    return Block(pictures[:count], objects[:count], frames.sequences(files)[:count], full.decoder.score)
+    placed = tuple(in_input(*pair, spec) for pair in zip(objects[:count], sizes, strict=False))
+    return Block(pictures[:count], placed, frames.sequences(files)[:count], full.decoder.score)
 
 
 def first_size(frames: Frames) -> tuple[int, int]:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
 from rich.progress import Progress
 
 from cachenet.models.build_config import key
-from cachenet.models.detect.augment import view
 from cachenet.models.detect.footage import Block
 from cachenet.models.detect.loss import loss
 from cachenet.models.detect.network import STRIDE, HeatmapNet, HeatmapShape
 from cachenet.models.detect.targets import targets
-from cachenet.models.train.training import Batch, Epoch, Recipe, fit
+from cachenet.models.detect.views import TargetsOf, views
+from cachenet.models.train.networks import Network
+from cachenet.models.train.training import Recipe, fit
 from cachenet.shared.inference.image import Input
 
 #: Steps of an epoch, which is the distance of two checkpoints; at most one is lost when a build is interrupted.
@@ -35,21 +35,6 @@ def recipe(epochs: int, size: tuple[int, int], batch: int, seed: int) -> Recipe:
     return Recipe(((epochs, size),), _RATE, batch, _DECAY, warmup=0.15, optimiser="adamw", seed=seed)
 
 
-def views(block: Block, classes: int, batch: int) -> Epoch:
-    """Random views of random frames of ``block``, with their targets."""
-    height, width = block.pictures.shape[1:3]
-    rows, columns = height // STRIDE, width // STRIDE
-
-    def epoch(_number: int, rng: np.random.Generator) -> Iterator[Batch]:
-        for _ in range(STEPS):
-            chosen = rng.integers(0, len(block), batch).tolist()
-            made = [view(block.pictures[row], block.objects[row], classes, rng) for row in chosen]
-            wanted = [targets(objects, block.score, classes, rows, columns) for _, objects in made]
-            yield np.stack([image for image, _ in made]), torch.from_numpy(np.stack(wanted))
-
-    return epoch
-
-
 def train(
     shape: HeatmapShape,
     spec: Input,
@@ -60,12 +45,14 @@ def train(
     title: str,
     batch: int = BATCH,
     seed: int = 0,
+    evaluate: Callable[[Network], dict[str, float]] | None = None,
 ) -> HeatmapNet:
     """Train a detector on the frames of ``block``, or continue from the checkpoint in ``work``.
 
     Args:
         spec: Input of the detector; the pictures of ``block`` have its size.
         work: Directory of intermediate results of this full model and this footage.
+        evaluate: Measures the detector after each epoch, for the log; None for no measures.
 
     Raises:
         OSError: ``work`` cannot be written.
@@ -74,5 +61,8 @@ def train(
     network = HeatmapNet(shape)
     chosen = recipe(epochs, spec.size, batch, seed)
     checkpoint = work / f"detector-{key(shape, spec, chosen, len(block))}.pt"
-    fit(network, spec, chosen, views(block, shape.classes, batch), STEPS, loss, checkpoint, progress, title)
+    columns, rows = (side // STRIDE for side in spec.size)
+    targets_of: TargetsOf = lambda objects, score: targets(objects, score, shape.classes, rows, columns)  # noqa: E731
+    batches = views(block, shape.classes, batch, STEPS, targets_of)
+    fit(network, spec, chosen, batches, STEPS, loss, checkpoint, progress, title, evaluate)
     return network.eval()

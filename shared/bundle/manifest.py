@@ -32,6 +32,8 @@ _FORMAT_WITHOUT_PRIORS = 2
 MANIFEST = "bundle.json"
 #: File name of the manifest's signature.
 SIGNATURE = "bundle.sig"
+#: Least gain in F1 for which a device loads a submodel.
+_MIN_GAIN = 0.02
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
@@ -203,6 +205,16 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def submodels(self) -> list[str]:
         """Names of the submodels."""
         return [name for name, model in self.models.items() if model.role == "submodel"]
+
+    def better_detector(self) -> str | None:
+        """The submodel of detectors with the best F1 on held-out footage; None if the base model is as good.
+
+        Within ``_MIN_GAIN`` it counts as equal, and where a model's F1 is unknown.
+        """
+        f1 = {name: min(model.coverage, default=0.0) for name, model in self.models.items()}
+        best = max(self.submodels(), key=f1.__getitem__, default=None)
+        base = f1[self.only("base")]
+        return best if best is not None and base > 0.0 and f1[best] > base + _MIN_GAIN else None
 
     def general_models(self) -> list[str]:
         """Names of a classifier's submodels for all labels: general models of other sizes than the base model."""

@@ -66,6 +66,23 @@ def in_whole_picture(found: Detections, size: tuple[int, int], spec: Input) -> D
     return Detections(_moved(found.boxes, (left, top, width, height), size), found.labels, found.scores)
 
 
+def in_input(found: Detections, size: tuple[int, int], spec: Input) -> Detections:
+    """Detections as shares of a model's input.
+
+    Args:
+        found: Detections as shares of the whole picture.
+        size: Width and height of the whole picture, pixels.
+    """
+    if spec.fit == "stretch" and spec.crop == 1.0:
+        return found
+    left, top, columns, rows = window(size, spec)
+    across, down, width, height = place((columns, rows), spec)
+    scale = np.array([width / columns, height / rows] * 2, np.float32)
+    pixels = (found.boxes * np.array([*size, *size], np.float32) - np.array([left, top] * 2, np.float32)) * scale
+    boxes = (pixels + np.array([across, down] * 2, np.float32)) / np.array([*spec.size, *spec.size], np.float32)
+    return checked(boxes, found.labels, found.scores, int(found.labels.max(initial=0)) + 1)
+
+
 def _from_input(boxes: Boxes, size: tuple[int, int], spec: Input) -> Boxes:
     """Boxes from shares of the model's input to shares of the picture."""
     part = window(size, spec)

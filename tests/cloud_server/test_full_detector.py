@@ -12,7 +12,6 @@ from typer.testing import CliRunner
 
 from cachenet.cloud_server.cli import app
 from cachenet.cloud_server.serving.full_model import FullDetector, FullModel, load_full
-from cachenet.cloud_server.serving.selector import recommend_detector
 from cachenet.cloud_server.serving.worker import Job, Worker
 from cachenet.shared.bundle.manifest import Bundle
 from cachenet.shared.cascade.detect.detections import MAX_DETECTIONS, Detections
@@ -90,7 +89,7 @@ def test_a_submodel_is_recommended_if_it_is_known_to_be_better(
         name: msgspec.structs.replace(model, coverage=shares.get(name, ()))
         for name, model in bundle.manifest.models.items()
     }
-    assert recommend_detector(msgspec.structs.replace(bundle.manifest, models=models)) == expected
+    assert msgspec.structs.replace(bundle.manifest, models=models).better_detector() == expected
 
 
 def replies_of(bundle: Bundle, jobs: list[Job]) -> list[Reply]:

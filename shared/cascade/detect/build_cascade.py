@@ -7,6 +7,7 @@ import random
 from cachenet.shared.cascade.audits import Audits
 from cachenet.shared.cascade.detect.scene_cascade import SceneCascade
 from cachenet.shared.cascade.detect.scene_estimator import SceneEstimator
+from cachenet.shared.cascade.detect.scene_features import SceneStage
 from cachenet.shared.cascade.detect.spec import SceneSpec
 from cachenet.shared.cascade.detect.types import LocalDetector
 from cachenet.shared.cascade.model_cache import ResidentModels
@@ -35,3 +36,12 @@ def build_scene_cascade(
     if spec.audit_floor:
         audits = Audits(spec.max_object_error, spec.audit_floor, random.Random(spec.seed).random)
     return kind(spec, SceneEstimator(spec.priors), base, submodels, audits, tally)
+
+
+def cascade_of(spec: SceneSpec, detector: LocalDetector, stage: SceneStage) -> SceneCascade:
+    """A cascade that runs ``detector`` on the device, as its base model or as its resident submodel."""
+    if stage != "submodel":
+        return build_scene_cascade(spec, detector)
+    cascade = build_scene_cascade(spec, None, submodel_bytes=detector.cost)
+    cascade.install(detector)
+    return cascade
