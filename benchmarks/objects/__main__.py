@@ -33,7 +33,7 @@ from cachenet.models.export.detector import DetectorModel, load_detector
 from cachenet.models.export.preprocessing import parse_preprocessing
 from cachenet.shared.bundle import zoo
 from cachenet.shared.bundle.manifest import Bundle
-from cachenet.shared.cascade.detect.scene_features import ScenePriors
+from cachenet.shared.cascade.detect.scene_features import ScenePriors, SceneStage
 from cachenet.shared.cascade.detect.spec import SceneSpec
 from cachenet.shared.command import exit
 from cachenet.shared.command.errors import UserError
@@ -56,12 +56,14 @@ class Models:
     Attributes:
         full: The full model.
         base: The device's detector, with all detections of some score.
+        stage: What the device's detector is in its bundle.
         priors: Priors of the risk models; None for priors from the build frames.
         least: Least score of a candidate of the cascade; None for one from the build frames.
     """
 
     full: DetectorModel
     base: DetectorModel
+    stage: SceneStage
     priors: ScenePriors | None
     least: float | None
 
@@ -93,7 +95,20 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--video", type=Path, required=True, metavar="FILE", help="video file")
     add("--full", type=Path, metavar="FILE.onnx", help="full model (default: the bundle's)")
-    add("--base", type=Path, metavar="FILE.onnx", help="detector of the device (default: the bundle's)")
+    add(
+        "--base",
+        type=Path,
+        metavar="FILE.onnx",
+        help="detector of the device (default: that of the bundle)",
+    )
+    add(
+        "--against",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE.onnx",
+        help="another detector of the device, compared with the same cascade at equal questions; repeat it",
+    )
     add("--preprocessing", metavar="P", help="of --full, as for model-builder build (default: found from the file)")
     add("--base-preprocessing", metavar="P", help="the same of --base (default: found from the file)")
     add("--bundle", type=Path, metavar="DIR", help="bundle of models and priors (default: none)")
@@ -146,7 +161,9 @@ def _result(chosen: argparse.Namespace) -> dict[str, Any]:
         advance=lambda done, of: _progress("recorded frames", done, of),
     )
     spec = SceneSpec(len(models.full.labels), "full", seed=str(chosen.seed))
-    found = measure.measure(built, recorded, network, spec, models.priors, models.least, people, _progress)
+    device = measure.OnDevice(models.stage, models.priors, models.least)
+    others = [_other(chosen, path, models.full) for path in chosen.against]
+    found = measure.measure(built, recorded, network, spec, device, others, people, _progress)
     objects = sum(map(len, recorded.full)) / len(recorded)
     return {
         "video": chosen.video.name,
@@ -194,17 +211,37 @@ def _models(chosen: argparse.Namespace) -> Models:
         else:
             raise UserError(f"--{name} FILE.onnx is needed, or a --bundle with that model")
     full, base = common_labels(*found)
-    least = base.decoder.score if bundle is not None and chosen.base is None else None
-    recorded = msgspec.structs.replace(base.decoder, score=min(_LOW_SCORE, base.decoder.score))
+    own = bundle if chosen.base is None else None  # the bundle of the device's detector
+    stage: SceneStage = "base" if own is None or own.manifest.better_detector() is None else "submodel"
     priors = None if bundle is None else bundle.manifest.scene_priors or None
-    return Models(full, replace(base, decoder=recorded), priors, least)
+    return Models(full, _lowered(base), stage, priors, None if own is None else base.decoder.score)
+
+
+def _lowered(base: DetectorModel) -> DetectorModel:
+    """A detector of the device with all detections of some score."""
+    recorded = msgspec.structs.replace(base.decoder, score=min(_LOW_SCORE, base.decoder.score))
+    return replace(base, decoder=recorded)
+
+
+def _other(chosen: argparse.Namespace, path: Path, full: DetectorModel) -> measure.Other:
+    """Another detector, recorded on the same frames."""
+    from cachenet.models.detect.build import common_labels
+
+    whole, base = common_labels(full, load_detector(path, labels=full.labels if chosen.labels else None))
+    if whole.labels != full.labels:
+        raise UserError(f"--against {path}: does not find all of {', '.join(full.labels)}; give --labels")
+    clip, ranges = Clip(chosen.video, chosen.fps), [chosen.build, chosen.measure]
+    advance = lambda done, of: _progress(f"frames of {path.name}", done, of)  # noqa: E731
+    return measure.Other(path.stem, *record(clip, ranges, full, _lowered(base), advance=advance))
 
 
 def _of_bundle(bundle: Bundle, role: Literal["full", "base"], labels: tuple[str, ...] | None) -> DetectorModel:
-    """A model of a bundle, with these of its labels; None for all."""
+    """A model of a bundle, with these of its labels, None for all; for ``base`` the detector that devices run."""
     from cachenet.models.detect.build import with_labels
 
-    manifest, name = bundle.manifest, bundle.manifest.only(role)
+    manifest = bundle.manifest
+    better = manifest.better_detector() if role == "base" else None
+    name = better or manifest.only(role)
     entry = manifest.models[name]
     assert entry.decoder is not None  # as of every bundle of detectors
     if unknown := set(labels or ()) - set(manifest.labels):

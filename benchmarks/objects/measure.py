@@ -12,7 +12,7 @@ import numpy as np
 from benchmarks.objects import choice, intervals
 from benchmarks.objects.choice import Tried
 from cachenet.shared.cascade.detect.detections import Detections, counts, pooled_f1
-from cachenet.shared.cascade.detect.scene_features import ScenePriors
+from cachenet.shared.cascade.detect.scene_features import ScenePriors, SceneStage
 from cachenet.shared.cascade.detect.spec import CANDIDATES, MAX_OBJECT_ERROR, SceneSpec
 from cachenet.simulator.policies import scene, scene_cachenet
 from cachenet.simulator.policies.scene import Device
@@ -36,6 +36,30 @@ class Truth:
 
     label: int
     boxes: Sequence[Detections]
+
+
+@dataclass(frozen=True)
+class OnDevice:
+    """The cascade on the device.
+
+    Attributes:
+        stage: What its detector is.
+        priors: Priors of the risk models; None: from the build frames.
+        least: Least score of a candidate; None: from the build frames, as a build chooses it.
+    """
+
+    stage: SceneStage = "base"
+    priors: ScenePriors | None = None
+    least: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Other:
+    """Another detector of the device, recorded on the build frames and on the measured ones."""
+
+    name: str
+    build: SceneRecording
+    measured: SceneRecording
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,8 +88,8 @@ def measure(
     measured: SceneRecording,
     network: Network,
     spec: SceneSpec,
-    priors: ScenePriors | None,
-    least: float | None = None,
+    device: OnDevice,
+    others: Sequence[Other] = (),
     truth: Truth | None = None,
     advance: Callable[[str, int, int], object] = lambda _what, _done, _of: None,
 ) -> Measured:
@@ -76,8 +100,8 @@ def measure(
         measured: Recording of the measured frames.
         network: Link and server.
         spec: Parameters of the cascade, but budget and priors.
-        priors: Priors of the risk models; None: from the build frames.
-        least: Least score of a candidate of the cascade; None: from the build frames, as a build chooses it.
+        device: The cascade on the device.
+        others: Other detectors of the device, each with the same cascade, and all from the build frames.
         truth: True boxes of the measured frames; None for none.
         advance: Called with the name of a policy, and the number of its runs done and of all.
     """
@@ -97,13 +121,14 @@ def measure(
     }
     server = found["server-only"][0]
     late = round(float(np.median(server.build.delays))) if server.build.delays else 1
-    least = CANDIDATES * score if least is None else least
+    least = CANDIDATES * score if device.least is None else device.least
+    priors = device.priors
     if priors is None:
         priors = scene_cachenet.priors(_candidates(build, least), late)
     own: dict[float, tuple[PolicyRun, CacheNet]] = {}
     for budget in BUDGETS:
         budgeted = replace(spec, priors=priors, max_object_error=budget)
-        own[budget] = _cachenet(budgeted, _candidates(measured, least), network)
+        own[budget] = _cachenet(budgeted, _candidates(measured, least), network, device.stage)
         step(CACHENET)
     default = own[MAX_OBJECT_ERROR][0]
     rows = {
@@ -119,15 +144,32 @@ def measure(
         rows[name]["curve"] = _curve([one.measured for one in tries])
         if tries[-1] is not nearest:
             rows[f"{name}@best"] = _row(tries[-1].measured, tries[-1].setting, network)
+    rivals = {f"{CACHENET} with {other.name}": _rival(other, network, spec, late) for other in others}
+    for name, tries in rivals.items():
+        nearest = min(tries, key=lambda one: abs(one.measured.asked_share - default.asked_share))
+        rows[name] = _row(nearest.measured, nearest.setting, network)
+        rows[name]["curve"] = _curve([one.measured for one in tries])
     floor = run(choice.maker(scene.Carry, {"n": 1}), measured, network)
     return Measured(
         rows=rows,
-        paired={name: paired(default, tries, network.seed) for name, tries in found.items()},
+        paired={name: paired(default, tries, network.seed) for name, tries in (found | rivals).items()},
         budgets={f"{budget:g}": _budget(*own[budget], budget, floor) for budget in STATED},
         floor={"streaming_f1": _rounded(floor.streaming_f1), "object_error": _rounded(floor.errors.mean())},
         about={"score": score, "late": late},
         truth=None if truth is None else _truth(default, measured, truth),
     )
+
+
+def _rival(other: Other, network: Network, spec: SceneSpec, late: int) -> list[Tried]:
+    """The cascade with another detector at each risk budget; its threshold and priors come from the build frames."""
+    least = CANDIDATES * choice.best_score(other.build, network)
+    priors = scene_cachenet.priors(_candidates(other.build, least), late)
+    candidates = _candidates(other.measured, least)
+    tries = []
+    for budget in BUDGETS:
+        run_, _ = _cachenet(replace(spec, priors=priors, max_object_error=budget), candidates, network)
+        tries.append(Tried({"max_object_error": budget}, run_, run_))
+    return tries
 
 
 def paired(own: PolicyRun, others: Sequence[Tried], seed: int) -> Row:
@@ -159,11 +201,13 @@ def _candidates(recording: SceneRecording, least: float) -> SceneRecording:
     return replace(recording, base=[scene.above(found, least) for found in recording.base])
 
 
-def _cachenet(spec: SceneSpec, measured: SceneRecording, network: Network) -> tuple[PolicyRun, CacheNet]:
+def _cachenet(
+    spec: SceneSpec, measured: SceneRecording, network: Network, stage: SceneStage = "base"
+) -> tuple[PolicyRun, CacheNet]:
     made: list[CacheNet] = []
 
     def make(device: Device) -> CacheNet:
-        made.append(CacheNet(device, spec))
+        made.append(CacheNet(device, spec, stage))
         return made[-1]
 
     return run(make, measured, network), made[0]

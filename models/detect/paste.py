@@ -110,7 +110,7 @@ class Paster:
         if min(pixels.shape[:2]) < 4 or differs.mean() < _LEAST_FOREGROUND:
             return
         mask = cv2.morphologyEx(differs.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8))
-        opacity = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), 0.8)[..., None]
+        opacity = np.asarray(cv2.GaussianBlur(mask.astype(np.float32), (0, 0), 0.8), np.float32)[..., None]
         self._cut_outs.append(CutOut(pixels, opacity, int(found.labels[row])))
 
 

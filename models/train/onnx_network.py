@@ -45,9 +45,12 @@ class OnnxNetwork(Network):
             outputs: Tensors to return; none for the outputs of the graph.
 
         Raises:
-            NotTrainable: An operator has no gradient here.
+            NotTrainable: An operator has no gradient here, or there is no such tensor.
         """
         super().__init__()
+        known = {name for node in model.graph.node for name in node.output}
+        if missing := [name for name in outputs if name not in known]:
+            raise NotTrainable(f"a model without a tensor {missing[0]!r} cannot be trained")
         self._whole = model
         model = ending_in(model, *outputs) if outputs else model
         [self._input] = [one.name for one in model.graph.input]
@@ -76,8 +79,8 @@ class OnnxNetwork(Network):
         for initializer in model.graph.initializer:
             if (own := self._trained.get(initializer.name)) is not None:
                 value = getattr(self, own).detach().cpu().numpy()
-                kept = value.astype(numpy_helper.to_array(initializer).dtype)
-                initializer.CopyFrom(numpy_helper.from_array(kept, initializer.name))
+                stored = value.astype(numpy_helper.to_array(initializer).dtype)
+                initializer.CopyFrom(numpy_helper.from_array(stored, initializer.name))
         return model
 
     def _run(self, picture: Tensor) -> tuple[Tensor, ...]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from cachenet.shared.cascade.detect.build_cascade import build_scene_cascade
+from cachenet.shared.cascade.detect.build_cascade import cascade_of
 from cachenet.shared.cascade.detect.detections import Detections
 from cachenet.shared.cascade.detect.scene_cascade import SceneCascade
-from cachenet.shared.cascade.detect.scene_features import ScenePriors
+from cachenet.shared.cascade.detect.scene_features import ScenePriors, SceneStage
 from cachenet.shared.cascade.detect.scene_replay import SceneTrace, fit_scene_priors, objects_of
 from cachenet.shared.cascade.detect.spec import SceneSpec
 from cachenet.shared.cascade.detect.types import LocalDetector, SceneHit, SceneMiss, SceneReply, SceneStep
@@ -23,10 +23,11 @@ class CacheNet:
         cascade: The cascade; its models are the recorded ones of the device.
     """
 
-    def __init__(self, device: Device, spec: SceneSpec) -> None:
+    def __init__(self, device: Device, spec: SceneSpec, stage: SceneStage = "base") -> None:
+        """``stage``: what the device's detector is, its base model or a submodel."""
         recording = device.recording
-        base = LocalDetector("base", device.detect, seconds=float(recording.base_ms.mean()) / 1000)
-        self.cascade: SceneCascade = build_scene_cascade(spec, base)
+        detector = LocalDetector(stage, device.detect, seconds=float(recording.base_ms.mean()) / 1000)
+        self.cascade: SceneCascade = cascade_of(spec, detector, stage)
         self._recording, self._device = recording, device
         self._now = 0.0  # time of the present frame, seconds
         self._step: SceneStep | None = None  # of the present frame, between its lookup and its end

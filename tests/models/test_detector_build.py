@@ -117,9 +117,23 @@ def test_a_users_base_model_is_the_base_beside_the_own_detector(
     assert {name: model.role for name, model in manifest.models.items()} == {
         "full": "full",
         "base": "base",
-        "tiny": "submodel",
+        "scene": "submodel",
     }
     assert manifest.provenance["f1 of base"] == "1.0000"  # it is the full model once more
+
+
+def test_a_base_model_is_fine_tuned_to_a_submodel_for_the_place(
+    full: DetectorModel, footage: Path, bundle: Bundle, tmp_path: Path
+) -> None:
+    """The given base model is an own one that has learned for three epochs: two more make it better."""
+    base = load_detector(bundle.path("base"))
+    made = make(full, footage, tmp_path / "work", tmp_path / "out", base)
+    models = made.manifest.models
+    assert made.manifest.provenance["scene"].startswith("base model, fine-tuned")
+    assert (models["scene"].macs, models["scene"].input) == (models["base"].macs, models["base"].input)
+    assert models["scene"].sha256 != models["base"].sha256
+    assert models["scene"].coverage[0] > models["base"].coverage[0]
+    assert "submodel" in made.manifest.scene_priors and "submodel-missed" in made.manifest.scene_priors
 
 
 def test_a_built_detector_can_be_a_base_model(bundle: Bundle) -> None:
@@ -162,9 +176,10 @@ def test_an_interrupted_build_gives_the_same_bundle(
 
 
 def test_labels_are_those_of_a_run_without_interruption(full: DetectorModel, footage: Path, tmp_path: Path) -> None:
-    found, files = label(full, find(footage), tmp_path, 1, lambda _: None)
-    stored, again = label(full, find(footage), tmp_path, 1, lambda _: None)
+    found, files, sizes = label(full, find(footage), tmp_path, 1, lambda _: None)
+    stored, again, _ = label(full, find(footage), tmp_path, 1, lambda _: None)
     assert len(found) == len(files) == 240
+    assert set(sizes) == {squares.SIZE}
     assert [one.boxes.tolist() for one in found] == [one.boxes.tolist() for one in stored]
     np.testing.assert_array_equal(files, again)
     assert {len(one) for one in found} <= {1, 2, 3}
