@@ -1,4 +1,4 @@
-"""Submodel recommendation for a device's working set.
+"""Submodel recommendation: the one that was proven for the device, else one for its working set.
 
 Pure and stateless: all that it needs about the device is in the request, so every replica recommends the same submodel.
 """
@@ -36,16 +36,21 @@ def label_distribution(posterior: Probabilities, recent: Sequence[int]) -> Proba
     return weights
 
 
-def recommend(manifest: Manifest, posterior: Probabilities, recent: Sequence[int]) -> str | None:
-    """The submodel with the highest expected coverage, or None if the base model does about as well.
+def recommend(manifest: Manifest, posterior: Probabilities, recent: Sequence[int], device: str) -> str | None:
+    """The submodel that was proven for the device, or else the one with the highest expected coverage.
+
+    None if the base model does about as well. A submodel that was proven for other devices only is never recommended.
 
     Args:
         manifest: Manifest of the served bundle.
         posterior: Posterior of the full model for this frame, ``(classes,)``.
         recent: Indices of the device's recent labels.
+        device: Name of the device.
     """
+    if (own := manifest.own_submodel(device)) is not None:
+        return own
     labels = label_distribution(posterior, recent)
-    coverage = {name: manifest.expected_coverage(name, labels) for name in manifest.submodels()}
+    coverage = {name: manifest.expected_coverage(name, labels) for name in manifest.common_submodels()}
     if not coverage:
         return None
     best = max(coverage, key=coverage.__getitem__)
@@ -53,12 +58,14 @@ def recommend(manifest: Manifest, posterior: Probabilities, recent: Sequence[int
     return best if coverage[best] > threshold else None
 
 
-def recommend_detector(manifest: Manifest) -> str | None:
-    """The submodel for devices of a bundle of detectors: that of the best F1 on held-out footage.
+def recommend_detector(manifest: Manifest, device: str) -> str | None:
+    """The submodel that was proven for the device, or else the one of the best F1 on held-out footage.
 
     None if the base model is as good, but for ``MARGIN``, or a model's F1 is unknown.
     """
+    if (own := manifest.own_submodel(device)) is not None:
+        return own
     f1 = {name: min(model.coverage, default=0.0) for name, model in manifest.models.items()}
-    best = max(manifest.submodels(), key=f1.__getitem__, default=None)
+    best = max(manifest.common_submodels(), key=f1.__getitem__, default=None)
     base = f1[manifest.only("base")]
     return best if best is not None and base > 0.0 and f1[best] > base + MARGIN else None

@@ -76,8 +76,8 @@ class OnnxNetwork(Network):
         for initializer in model.graph.initializer:
             if (own := self._trained.get(initializer.name)) is not None:
                 value = getattr(self, own).detach().cpu().numpy()
-                kept = value.astype(numpy_helper.to_array(initializer).dtype)
-                initializer.CopyFrom(numpy_helper.from_array(kept, initializer.name))
+                value = value.astype(numpy_helper.to_array(initializer).dtype)
+                initializer.CopyFrom(numpy_helper.from_array(value, initializer.name))
         return model
 
     def _run(self, picture: Tensor) -> tuple[Tensor, ...]:

@@ -44,7 +44,10 @@ class BundleError(UserError):
     """A directory or manifest that is not a valid bundle. The message names the file."""
 
 
-class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+_DeviceName = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+
+
+class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """One model of a bundle. Every model has a score for each of the bundle's labels.
 
     Attributes:
@@ -55,6 +58,7 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             if unknown.
         classes: Indices of the labels of a submodel; empty for a model of all labels.
         decoder: How a detector's outputs become boxes; None for a classifier.
+        devices: Devices on whose recent frames the submodel was proven; empty for all devices.
     """
 
     role: Literal["full", "base", "submodel"]
@@ -69,6 +73,7 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     coverage: tuple[float, ...]
     classes: tuple[int, ...] = ()
     decoder: Decoder | None = None
+    devices: tuple[_DeviceName, ...] = ()
 
 
 #: Kind of exit heads: centroids of activations (``freeze``), or networks trained on them (``gati``).
@@ -204,9 +209,18 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Names of the submodels."""
         return [name for name, model in self.models.items() if model.role == "submodel"]
 
+    def common_submodels(self) -> list[str]:
+        """Names of the submodels for all devices."""
+        return [name for name in self.submodels() if not self.models[name].devices]
+
+    def own_submodel(self, device: str) -> str | None:
+        """Name of the newest submodel that was proven for ``device``; None for none."""
+        own = [name for name in self.submodels() if device in self.models[name].devices]
+        return own[-1] if own else None
+
     def general_models(self) -> list[str]:
         """Names of a classifier's submodels for all labels: general models of other sizes than the base model."""
-        general = [name for name in self.submodels() if not self.models[name].classes]
+        general = [name for name in self.common_submodels() if not self.models[name].classes]
         return general if self.task == "classification" else []
 
     def certificate(self, max_disagreement: float) -> Certificate | None:
