@@ -58,7 +58,7 @@ def run(
 
     Example: cloud-server run --bundle cifar10 --broker mqtts://server@broker.example --ca ca.pem
 
-    Example: cloud-server run --bundle build/mine --fine-tune --data frames/ --key keys/bundle.key
+    Example: cloud-server run --bundle build/mine --fine-tune --key keys/bundle.key
     """
     logs.to_stderr(logging.DEBUG if verbose else logging.INFO)
     with ExitStack() as stack:
@@ -168,19 +168,16 @@ def _training_config(settings: Settings, bundle: Bundle) -> TrainingConfig | Non
     if bundle.manifest.task != "classification":
         name = bundle.manifest.name
         raise config.ConfigError(f"--fine-tune trains classifiers, and {name} is a bundle of detectors; leave it out")
-    if not settings.data:
-        raise config.ConfigError("--fine-tune needs frames to train with, beside those of devices: give --data")
-    paths = {name: Path(value) for name in ("data", "held_out", "key") if (value := getattr(settings, name))}
-    for name, path in paths.items():
-        if not path.exists():
-            raise config.ConfigError(f"{config.flag(name)} {path}: there is no such file or directory")
+    key = Path(settings.key) if settings.key else None
+    if key is not None and not key.exists():
+        raise config.ConfigError(f"--key {key}: there is no such file")
     if missing := [name for name in ("torch", "onnx") if find_spec(name) is None]:
         raise config.ConfigError(f"--fine-tune needs {missing[0]}; install it with: pip install 'cachenet[build]'")
-    if bundle.signature and "key" not in paths:
+    if bundle.signature and key is None:
         log.warning(
             "%s is signed and its updates will not be: devices with a trusted key will refuse them", bundle.directory
         )
-    return TrainingConfig(paths["data"], paths.get("held_out"), paths.get("key"), Path(settings.work))
+    return TrainingConfig(key, Path(settings.work))
 
 
 def _on_signals() -> SimpleQueue[int]:

@@ -26,7 +26,14 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     #: Settings without a flag.
     FILE_ONLY: ClassVar = ("queue", "max_batch", "early_exits")
     #: Settings of earlier versions and their successors.
-    REPLACED: ClassVar = {"layer_caches": "use {early_exits}", "specialise": "use {fine_tune}"}
+    REPLACED: ClassVar = {
+        "layer_caches": "use {early_exits}",
+        "specialise": "use {fine_tune}",
+        "data": "fine-tuning uses frames of devices only; leave it out",
+        "held_out": "fine-tuning uses frames of devices only; leave it out",
+    }
+    #: Other spellings of flags, without dashes.
+    ALIASES: ClassVar = {"specialise": "fine-tune"}
 
     bundle: Annotated[str, Meta(description=f"Bundle to serve: {zoo.HELP}.")] = ""
     broker: Annotated[
@@ -54,11 +61,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     metrics: Annotated[str, Meta(description="Address [host:]port that serves /metrics and /health.")] = ""
     fine_tune: Annotated[
         bool,
-        Meta(description="Whether the server trains submodels for the requests of devices; needs --data and torch."),
+        Meta(description="Whether the server trains submodels on what devices send; needs torch."),
     ] = False
-    data: Annotated[str, Meta(description="Frames that fine-tuning trains with, as for model-builder build.")] = ""
-    held_out: Annotated[
-        str, Meta(description="Frames that fine-tuning certifies with (default: three tenths of --data).")
-    ] = ""
     key: Annotated[str, Meta(description="File with the private key that signs an updated bundle.")] = ""
     work: Annotated[str, Meta(description="Directory that keeps updated bundles.")] = "updates"

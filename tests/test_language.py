@@ -65,10 +65,10 @@ def phrases(text: str) -> set[str]:
 
 
 def without_replaced(source: str) -> str:
-    """A module without its assignments to ``REPLACED``, which name settings of earlier versions."""
+    """A module without its assignments to ``REPLACED`` and ``ALIASES``, which name settings of earlier versions."""
     lines = source.splitlines()
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.AnnAssign) and getattr(node.target, "id", "") == "REPLACED":
+        if isinstance(node, ast.AnnAssign) and getattr(node.target, "id", "") in ("REPLACED", "ALIASES"):
             lines[node.lineno - 1 : node.end_lineno] = [""] * (node.end_lineno - node.lineno + 1)
     return "\n".join(lines)
 

@@ -1,7 +1,7 @@
-"""Trains submodels for the working sets of devices while the server answers.
+"""Trains submodels on what devices send, while the server answers.
 
-It runs one ``model-builder fine-tune`` at a time, in a process of lowest priority. That process certifies what it
-trains or drops it. If the server or the training ends early, the bundle stays as it was.
+It runs one ``model-builder fine-tune`` at a time, in a process of lowest priority. That process proves what it trains
+or drops it. If the server or the training ends early, the bundle stays as it was.
 """
 
 from __future__ import annotations
@@ -17,27 +17,24 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from cachenet.cloud_server.finetune.request_history import AnsweredRequest, RequestHistory, UncoveredSet
+from cachenet.cloud_server.finetune.request_history import RequestHistory
 from cachenet.cloud_server.serving.worker import Job
 from cachenet.shared.bundle.manifest import Bundle, BundleError
 from cachenet.shared.command import signals
 from cachenet.shared.command.supervision import SupervisedThread
-from cachenet.shared.inference.engine import Logits
-from cachenet.shared.inference.image import BadPicture, Input, crop
-from cachenet.shared.media.pictures import decode
+from cachenet.shared.transport import recent_frames
+from cachenet.shared.transport.protocol import Answer, DetectionAnswer
+from cachenet.shared.transport.recent_frames import RecentFrame, RecentFrames
 
 log = logging.getLogger(__name__)
 
 #: Largest total size of the pictures in the history, bytes.
-_HISTORY_BYTES = 64 << 20
-#: Time between two searches for an uncovered working set, seconds.
+_HISTORY_BYTES = 256 << 20
+#: Time between two searches for a device with enough frames, seconds.
 _INTERVAL_S = 1.0
-#: Exit code of ``model-builder fine-tune`` when the new submodel was not certified.
-NOT_CERTIFIED = 3
+#: Exit code of ``model-builder fine-tune`` when no submodel was proven better.
+NOT_PROVEN = 3
 #: Number of characters of the training's output that are logged, from its end.
 _LOGGED_CHARACTERS = 300
 
@@ -46,21 +43,10 @@ _LOGGED_CHARACTERS = 300
 class TrainingConfig:
     """Paths of fine-tuning."""
 
-    #: Frames to train with.
-    data: Path
-    #: Frames to certify with; None for a part of ``data``.
-    held_out: Path | None
     #: Private key that signs updates; None for unsigned updates.
     key: Path | None
     #: Directory of the updated bundles.
     work: Path
-
-    def flags(self) -> list[str]:
-        """The paths as flags of ``model-builder fine-tune``."""
-        flags = ["--data", str(self.data), "--work", str(self.work / "teacher")]
-        if self.held_out is not None:
-            flags += ["--held-out", str(self.held_out)]
-        return flags + (["--key", str(self.key)] if self.key is not None else [])
 
     def updated(self, bundle: Bundle) -> Path:
         """Directory of the updates of ``bundle``."""
@@ -79,7 +65,7 @@ def latest_update(bundle: Bundle, config: TrainingConfig) -> Bundle:
 
 
 class FineTuner:
-    """Collects answered requests, and publishes a bundle with a new submodel for an uncovered working set."""
+    """Collects answered frames of devices, and publishes bundles with submodels that are proven on them."""
 
     def __init__(self, configured: Bundle, served: Bundle, config: TrainingConfig) -> None:
         """Create a fine-tuner that is not yet started.
@@ -89,14 +75,11 @@ class FineTuner:
             served: Bundle that the server serves; see ``latest_update``.
             config: Paths of fine-tuning.
         """
-        manifest = served.manifest
         self._bundle, self._config = served, config
         self._publish: Callable[[Bundle], None] = lambda _bundle: None
         self._out = config.updated(configured)
-        self._input: Input = manifest.models[manifest.only("full")].input
-        self._history = RequestHistory(time.monotonic, len(manifest.labels), _HISTORY_BYTES)
+        self._history = RequestHistory(time.monotonic, _HISTORY_BYTES)
         self._lock = threading.Lock()
-        self._prepared = False
         self._thread = SupervisedThread("fine-tuner", self._work, give_up=_give_up)
 
     def start(self, publish: Callable[[Bundle], None]) -> None:
@@ -108,64 +91,44 @@ class FineTuner:
         """End the thread and a running training."""
         self._thread.stop(1.0)
 
-    def add(self, job: Job, logits: Logits) -> None:
-        """Add a request with the logits of the full model, ``(classes,)``. Callable from any thread."""
+    def add(self, job: Job, answer: Answer | DetectionAnswer) -> None:
+        """Add a request with the full model's answer. Callable from any thread."""
         with self._lock:
-            self._history.add(AnsweredRequest(job.device, job.picture, logits, job.request.recent))
+            self._history.add(RecentFrame(job.device, job.picture, answer, job.request.audit))
 
     def _work(self) -> None:
-        if not self._prepared:
-            self._prepare()
-        elif not self._thread.stopping.wait(_INTERVAL_S):
+        if not self._thread.stopping.wait(_INTERVAL_S):
             with self._lock:
-                found = self._history.uncovered(self._bundle.manifest)
-            if found is not None:
+                recent = self._history.due()
+            if recent is not None:
                 try:
-                    self._train(found)
+                    self._train(recent)
                 except (OSError, BundleError) as error:
                     log.error("an update is dropped: %s", error)
 
-    def _prepare(self) -> None:
-        """Run the full model on the training frames once, before the first training."""
-        if self._run("--prepare") != 0:
-            log.error("the server trains no submodels")
-            self._thread.stopping.set()
-            return
-        self._prepared = True
-        log.info("ready to train submodels")
-
-    def _train(self, found: UncoveredSet) -> None:
-        names = ", ".join(self._bundle.manifest.labels[label] for label in sorted(found.labels))
-        log.info("training for %s, with %d frames from devices", names, len(found.requests))
+    def _train(self, recent: RecentFrames) -> None:
+        names = ", ".join(recent.devices)
+        log.info("training for %s on %d frames", names, len(recent.frames))
         started = time.monotonic()
         with tempfile.TemporaryDirectory(prefix="cachenet-") as directory:
-            path = Path(directory) / "recent.npz"
-            self._write(found, path)
-            code = self._run("--recent", str(path), "--out", str(self._out))
+            path = Path(directory) / "recent.msgpack"
+            recent_frames.write(path, recent)
+            code = self._run(path)
         if code == 0:
             self._bundle = Bundle(self._out)
             self._publish(self._bundle)
             log.info("an update for %s after %.0f s: %s", names, time.monotonic() - started, self._bundle.version[:12])
-        elif code == NOT_CERTIFIED:
+        elif code == NOT_PROVEN:
             log.info("no update for %s", names)
 
-    def _write(self, found: UncoveredSet, path: Path) -> None:
-        pictures, scores = [], []
-        for request in found.requests:
-            with contextlib.suppress(BadPicture):
-                pictures.append(crop(decode(request.picture), self._input))
-                scores.append(request.logits)
-        logits = np.stack(scores).astype(np.float32)
-        arrays: dict[str, Any] = {"pictures": np.stack(pictures), "scores": logits, "frequencies": found.distribution}
-        np.savez(path, **arrays)
-
-    def _run(self, *flags: str) -> int | None:
-        """Run ``model-builder fine-tune`` with these flags. Its exit code, or None if ``stop`` ended it."""
-        command = [sys.executable, "-m", "cachenet.models", "fine-tune", str(self._bundle.directory), *flags]
+    def _run(self, recent: Path) -> int | None:
+        """Run ``model-builder fine-tune`` on this file. Its exit code, or None if ``stop`` ended it."""
+        command = [sys.executable, "-m", "cachenet.models", "fine-tune", str(self._bundle.directory)]
+        command += ["--recent", str(recent), "--out", str(self._out)]
+        if self._config.key is not None:
+            command += ["--key", str(self._config.key)]
         with tempfile.TemporaryFile() as output:
-            child = subprocess.Popen(
-                [*command, *self._config.flags()], stdin=subprocess.DEVNULL, stdout=output, stderr=output
-            )
+            child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
             _lower_priority(child.pid)
             try:
                 while child.poll() is None:
@@ -177,7 +140,7 @@ class FineTuner:
                     child.wait()
             output.seek(0)
             if text := output.read().decode(errors="replace").strip()[-_LOGGED_CHARACTERS:]:
-                log.log(logging.INFO if child.returncode in (0, NOT_CERTIFIED) else logging.ERROR, "%s", text)
+                log.log(logging.INFO if child.returncode in (0, NOT_PROVEN) else logging.ERROR, "%s", text)
             if child.returncode < 0:
                 log.error("the training of a submodel was %s", signals.report(-child.returncode))
         return child.returncode

@@ -1,4 +1,4 @@
-"""Submodel recommendation for a device's working set.
+"""Submodel recommendation: the one that was proven for the device, else one for its working set.
 
 Pure and stateless: all that it needs about the device is in the request, so every replica recommends the same submodel.
 """
@@ -36,16 +36,21 @@ def label_distribution(posterior: Probabilities, recent: Sequence[int]) -> Proba
     return weights
 
 
-def recommend(manifest: Manifest, posterior: Probabilities, recent: Sequence[int]) -> str | None:
-    """The submodel with the highest expected coverage, or None if the base model does about as well.
+def recommend(manifest: Manifest, posterior: Probabilities, recent: Sequence[int], device: str) -> str | None:
+    """The submodel that was proven for the device, or else the one with the highest expected coverage.
+
+    None if the base model does about as well. A submodel that was proven for other devices only is never recommended.
 
     Args:
         manifest: Manifest of the served bundle.
         posterior: Posterior of the full model for this frame, ``(classes,)``.
         recent: Indices of the device's recent labels.
+        device: Name of the device.
     """
+    if (own := manifest.own_submodel(device)) is not None:
+        return own
     labels = label_distribution(posterior, recent)
-    coverage = {name: manifest.expected_coverage(name, labels) for name in manifest.submodels()}
+    coverage = {name: manifest.expected_coverage(name, labels) for name in manifest.common_submodels()}
     if not coverage:
         return None
     best = max(coverage, key=coverage.__getitem__)

@@ -14,10 +14,9 @@ from cachenet.cloud_server.serving.full_model import FullDetector, FullModel
 from cachenet.cloud_server.serving.worker import Job, Worker
 from cachenet.shared.bundle.manifest import Bundle
 from cachenet.shared.command.supervision import SupervisedThread
-from cachenet.shared.inference.engine import Logits
 from cachenet.shared.transport import protocol, version_1
 from cachenet.shared.transport.mqtt import Address, Message, MqttConnection
-from cachenet.shared.transport.protocol import BlobRequest, Chunk, Malformed, Rejection, Reply
+from cachenet.shared.transport.protocol import Answer, BlobRequest, Chunk, DetectionAnswer, Malformed, Rejection, Reply
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +39,7 @@ class Server:
         broker: Address,
         queue: int,
         max_batch: int,
-        on_full_result: Callable[[Job, Logits], None] | None = None,
+        on_full_result: Callable[[Job, Answer | DetectionAnswer], None] | None = None,
         probes_broker: bool = True,
     ) -> None:
         """Create a server that is not yet started.
@@ -51,8 +50,8 @@ class Server:
             broker: Address of the broker.
             queue: Largest number of queued requests.
             max_batch: Largest batch, unless the model fixes its batch.
-            on_full_result: Called, on the worker's thread, with the logits of each picture that ran through the whole
-                classifier.
+            on_full_result: Called, on the worker's thread, with the answer to each picture that ran through the whole
+                model.
             probes_broker: Whether the server probes the broker by a round trip.
 
         Raises:

@@ -20,7 +20,7 @@ from cachenet.shared.cascade.detect.detections import Detections
 from cachenet.shared.cascade.probability import softmax
 from cachenet.shared.command.supervision import SupervisedThread
 from cachenet.shared.inference.early_exit import ExitResult, RequestContext
-from cachenet.shared.inference.engine import EngineError, Logits
+from cachenet.shared.inference.engine import EngineError
 from cachenet.shared.inference.image import BadPicture
 from cachenet.shared.transport.protocol import Answer, DetectionAnswer, Rejection, Reply, Request, Timing
 
@@ -66,7 +66,7 @@ class Worker:
         max_batch: int,
         reply: Callable[[Job, Reply], None],
         on_batch: Callable[[], None],
-        on_full_result: Callable[[Job, Logits], None] | None = None,
+        on_full_result: Callable[[Job, Answer | DetectionAnswer], None] | None = None,
     ) -> None:
         """Create a worker that is not yet started.
 
@@ -77,7 +77,7 @@ class Worker:
             max_batch: Largest number of jobs in a batch.
             reply: Sends a reply; called on the worker's thread, and by ``stop``.
             on_batch: Called after every batch.
-            on_full_result: Called with the logits of every picture that ran through the whole classifier.
+            on_full_result: Called with the answer to every picture that ran through the whole model.
         """
         #: Manifest that submodels are recommended from; may be replaced at any time.
         self.manifest = manifest
@@ -170,10 +170,15 @@ class Worker:
             return Rejection("bad-input", str(error))
 
     def _answer(self, job: Job, result: ExitResult | Detections, timing: Timing) -> Answer | DetectionAnswer:
+        answer: Answer | DetectionAnswer
         if isinstance(result, Detections):
-            return DetectionAnswer.of(result, self._model.sha256, self.manifest.better_detector(), timing)
-        logits = result.logits
-        if result.layer is None and self._on_full_result is not None:
-            self._on_full_result(job, logits)
-        submodel = recommend(self.manifest, softmax(logits, self._temperature), job.request.recent)
-        return Answer(logits.astype("<f4").tobytes(), self._model.sha256, submodel, timing, result.risk)
+            submodel = self.manifest.better_detector(job.device)
+            answer = DetectionAnswer.of(result, self._model.sha256, submodel, timing)
+        else:
+            posterior = softmax(result.logits, self._temperature)
+            submodel = recommend(self.manifest, posterior, job.request.recent, job.device)
+            scores = result.logits.astype("<f4").tobytes()
+            answer = Answer(scores, self._model.sha256, submodel, timing, result.risk)
+        if self._on_full_result is not None and (isinstance(result, Detections) or result.layer is None):
+            self._on_full_result(job, answer)
+        return answer

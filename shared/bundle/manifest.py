@@ -32,7 +32,7 @@ _FORMAT_WITHOUT_PRIORS = 2
 MANIFEST = "bundle.json"
 #: File name of the manifest's signature.
 SIGNATURE = "bundle.sig"
-#: Least gain in F1 for which a device loads a submodel.
+#: Least gain in F1 for which a device runs a submodel.
 _MIN_GAIN = 0.02
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -46,7 +46,10 @@ class BundleError(UserError):
     """A directory or manifest that is not a valid bundle. The message names the file."""
 
 
-class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+_DeviceName = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+
+
+class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """One model of a bundle. Every model has a score for each of the bundle's labels.
 
     Attributes:
@@ -57,6 +60,7 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             if unknown.
         classes: Indices of the labels of a submodel; empty for a model of all labels.
         decoder: How a detector's outputs become boxes; None for a classifier.
+        devices: Devices on whose recent frames the submodel was proven; empty for all devices.
     """
 
     role: Literal["full", "base", "submodel"]
@@ -71,6 +75,7 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     coverage: tuple[float, ...]
     classes: tuple[int, ...] = ()
     decoder: Decoder | None = None
+    devices: tuple[_DeviceName, ...] = ()
 
 
 #: Kind of exit heads: centroids of activations (``freeze``), or networks trained on them (``gati``).
@@ -206,19 +211,31 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Names of the submodels."""
         return [name for name, model in self.models.items() if model.role == "submodel"]
 
-    def better_detector(self) -> str | None:
-        """The submodel of detectors with the best F1 on held-out footage; None if the base model is as good.
+    def common_submodels(self) -> list[str]:
+        """Names of the submodels for all devices."""
+        return [name for name in self.submodels() if not self.models[name].devices]
 
-        Within ``_MIN_GAIN`` it counts as equal, and where a model's F1 is unknown.
+    def own_submodel(self, device: str) -> str | None:
+        """Name of the newest submodel that was proven for ``device``; None for none."""
+        own = [name for name in self.submodels() if device in self.models[name].devices]
+        return own[-1] if own else None
+
+    def better_detector(self, device: str = "") -> str | None:
+        """The detector that ``device`` runs in place of the base model; None for the base model.
+
+        That is the submodel that was proven for the device, or else the one with the best F1 on held-out footage. Within
+        ``_MIN_GAIN`` the base model counts as equal, and where a model's F1 is unknown.
         """
+        if (own := self.own_submodel(device)) is not None:
+            return own
         f1 = {name: min(model.coverage, default=0.0) for name, model in self.models.items()}
-        best = max(self.submodels(), key=f1.__getitem__, default=None)
+        best = max(self.common_submodels(), key=f1.__getitem__, default=None)
         base = f1[self.only("base")]
         return best if best is not None and base > 0.0 and f1[best] > base + _MIN_GAIN else None
 
     def general_models(self) -> list[str]:
         """Names of a classifier's submodels for all labels: general models of other sizes than the base model."""
-        general = [name for name in self.submodels() if not self.models[name].classes]
+        general = [name for name in self.common_submodels() if not self.models[name].classes]
         return general if self.task == "classification" else []
 
     def certificate(self, max_disagreement: float) -> Certificate | None:

@@ -125,8 +125,9 @@ def program(name: str, settings: type[msgspec.Struct] | None = None) -> typer.Ty
     (see ``config.replaced``), and the message about a setting without a flag names ``--set``.
 
     Args:
-        settings: Settings of its commands.
+        settings: Settings of its commands. ``settings.ALIASES`` may name other spellings of flags, which help omits.
     """
+    aliases: dict[str, str] = getattr(settings, "ALIASES", {})
 
     class Group(TyperGroup):
         def __init__(self, **options: Any) -> None:
@@ -152,6 +153,7 @@ def program(name: str, settings: type[msgspec.Struct] | None = None) -> typer.Ty
         add_completion=False,
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
+        context_settings={"token_normalize_func": lambda flag: aliases.get(flag, flag)},
     )
 
 

@@ -72,6 +72,6 @@ class Servers:
 
     def _finish(self, which: int, requests: list[ServerRequest]) -> None:
         for request in requests:
-            advice = recommend(self._manifest, softmax(request.logits, self._temperature), request.recent)
+            advice = recommend(self._manifest, softmax(request.logits, self._temperature), request.recent, "")
             request.on_reply(request.logits, advice, "")
         self._run_batch(which)

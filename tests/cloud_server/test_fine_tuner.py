@@ -1,4 +1,4 @@
-"""Fine-tuning while the server answers: a failed training is logged, and the server goes on."""
+"""Fine-tuning while the server answers: what the training process receives, and what becomes of its result."""
 
 from __future__ import annotations
 
@@ -16,61 +16,98 @@ from cachenet.cloud_server.finetune.fine_tuner import FineTuner, TrainingConfig
 from cachenet.cloud_server.finetune.request_history import MIN_FRAMES
 from cachenet.cloud_server.serving.worker import Job
 from cachenet.shared.bundle.manifest import Bundle
-from cachenet.shared.transport.protocol import Request
+from cachenet.shared.transport import recent_frames
+from cachenet.shared.transport.protocol import Answer, Request, Timing
 from tests.bundles import tiny_bundle
 from tests.e2e.servers import GOOD
 
 pytestmark = pytest.mark.slow
 
-
-@pytest.mark.parametrize(("signal_name", "advice"), [("SEGV", "ONEDNN_MAX_CPU_ISA=AVX2"), ("KILL", "memory")])
-def test_a_training_that_a_signal_ends_is_logged_with_advice(
-    signal_name: str, advice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    dying = tmp_path / "python"
-    dying.write_text(f"#!/bin/sh\nkill -{signal_name} $$\n")
-    dying.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(dying))
-    bundle = Bundle(tiny_bundle(tmp_path / "bundle"))
-    fine_tuner = FineTuner(bundle, bundle, TrainingConfig(tmp_path, None, None, tmp_path))
-    with caplog.at_level(logging.ERROR):
-        fine_tuner.start(lambda _bundle: None)
-        deadline = time.monotonic() + 60
-        while fine_tuner._thread.alive and time.monotonic() < deadline:
-            time.sleep(0.02)
-    assert not fine_tuner._thread.alive
-    messages = [record.getMessage() for record in caplog.records]
-    assert (
-        messages[0].startswith(f"the training of a submodel was ended by SIG{signal_name}: ") and advice in messages[0]
-    )
-    assert messages[1] == "the server trains no submodels"
+SCORES = np.arange(10, dtype="<f4")
 
 
-def test_an_update_for_an_uncovered_working_set_is_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The trainer is a script that copies the bundle, and the file of frames that it receives."""
-    trainer = tmp_path / "python"
-    trainer.write_text(
-        f"""#!/bin/sh
-[ "$3" = fine-tune ] || exit 1
-[ "$5" = --recent ] || exit 0
-cp "$6" "{tmp_path}/recent.npz" && mkdir -p "{tmp_path}/work" && cp -r "$4" "$8"
-"""
-    )
-    trainer.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(trainer))
+@pytest.fixture
+def bundle(tmp_path: Path) -> Bundle:
+    return Bundle(tiny_bundle(tmp_path / "bundle"))
+
+
+def trainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    """Let a shell script take the place of Python, and so of the training."""
+    program = tmp_path / "python"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
     monkeypatch.setattr(fine_tuner_module, "_INTERVAL_S", 0.01)
-    bundle = Bundle(tiny_bundle(tmp_path / "bundle"))
-    config = TrainingConfig(tmp_path, None, None, tmp_path / "work")
-    fine_tuner, published = FineTuner(bundle, bundle, config), SimpleQueue[Bundle]()
-    recent = (0, 1, 3, 5) * 4  # no submodel of the bundle covers these labels
-    for _ in range(MIN_FRAMES):
-        request = Request("full", "image/png", b"1", 60_000, recent)
-        fine_tuner.add(Job("cam", request, GOOD), np.zeros(10, np.float32))
+
+
+def with_frames(bundle: Bundle, config: TrainingConfig, device: str = "cam") -> FineTuner:
+    """A fine-tuner with as many frames of ``device`` as a training needs."""
+    fine_tuner = FineTuner(bundle, bundle, config)
+    full = bundle.manifest.models["full"].sha256
+    for number in range(MIN_FRAMES):
+        job = Job(device, Request("full", "image/png", b"1", 60_000, audit=number == 0), GOOD)
+        fine_tuner.add(job, Answer(SCORES.tobytes(), full, None, Timing(0, 0, 0, 1)))
+    return fine_tuner
+
+
+def logged(caplog: pytest.LogCaptureFixture, start: str) -> str:
+    """The first message that starts so."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if found := [text for text in (record.getMessage() for record in caplog.records) if text.startswith(start)]:
+            return found[0]
+        time.sleep(0.02)
+    raise AssertionError([record.getMessage() for record in caplog.records])
+
+
+def test_a_proven_update_is_published(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = f'[ "$3 $5 $7" = "fine-tune --recent --out" ] && cp "$6" "{tmp_path}/recent" && mkdir -p "{tmp_path}/work"'
+    trainer(tmp_path, monkeypatch, f'{script} && cp -r "$4" "$8"')
+    config = TrainingConfig(None, tmp_path / "work")
+    fine_tuner, published = with_frames(bundle, config), SimpleQueue[Bundle]()
     fine_tuner.start(published.put)
     try:
         assert published.get(timeout=60).directory == config.updated(bundle)
     finally:
         fine_tuner.stop()
-    frames = np.load(tmp_path / "recent.npz")
-    assert (len(frames["pictures"]), frames["scores"].shape) == (MIN_FRAMES, (MIN_FRAMES, 10))
-    assert np.flatnonzero(frames["frequencies"]).tolist() == [0, 1, 3, 5]
+    recent = recent_frames.read(tmp_path / "recent", bundle.manifest)
+    assert recent.devices == ("cam",)
+    assert [frame.audit for frame in recent.frames] == [True] + [False] * (MIN_FRAMES - 1)
+    assert {frame.picture for frame in recent.frames} == {GOOD}
+    answer = recent.frames[0].answer
+    assert isinstance(answer, Answer) and answer.logits(10).tolist() == SCORES.tolist()
+
+
+def test_what_is_not_proven_is_not_published(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer(tmp_path, monkeypatch, 'echo "not proven: no gain"; exit 3')
+    fine_tuner, published = with_frames(bundle, TrainingConfig(None, tmp_path / "work")), SimpleQueue[Bundle]()
+    with caplog.at_level(logging.INFO):
+        fine_tuner.start(published.put)
+        try:
+            assert logged(caplog, "no update") == "no update for cam"
+        finally:
+            fine_tuner.stop()
+    assert published.empty() and not (tmp_path / "work").exists()
+    assert logged(caplog, "not proven") == "not proven: no gain"
+
+
+@pytest.mark.parametrize(("signal_name", "advice"), [("SEGV", "ONEDNN_MAX_CPU_ISA=AVX2"), ("KILL", "memory")])
+def test_a_training_that_a_signal_ends_is_logged_with_advice(
+    signal_name: str,
+    advice: str,
+    bundle: Bundle,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    trainer(tmp_path, monkeypatch, f"kill -{signal_name} $$")
+    fine_tuner = with_frames(bundle, TrainingConfig(None, tmp_path / "work"))
+    with caplog.at_level(logging.ERROR):
+        fine_tuner.start(lambda _bundle: None)
+        try:
+            assert advice in logged(caplog, f"the training of a submodel was ended by SIG{signal_name}: ")
+            assert fine_tuner._thread.alive, "the next device gets its training"
+        finally:
+            fine_tuner.stop()

@@ -89,7 +89,14 @@ def test_a_submodel_is_recommended_if_it_is_known_to_be_better(
         name: msgspec.structs.replace(model, coverage=shares.get(name, ()))
         for name, model in bundle.manifest.models.items()
     }
-    assert msgspec.structs.replace(bundle.manifest, models=models).better_detector() == expected
+    assert msgspec.structs.replace(bundle.manifest, models=models).better_detector("cam") == expected
+
+
+def test_a_submodel_is_recommended_to_the_device_it_was_proven_for_and_to_no_other(bundle: Bundle) -> None:
+    near = msgspec.structs.replace(bundle.manifest.models["near"], coverage=(0.9,), devices=("cam",))
+    base = msgspec.structs.replace(bundle.manifest.models["base"], coverage=(0.1,))
+    manifest = msgspec.structs.replace(bundle.manifest, models={**bundle.manifest.models, "base": base, "near": near})
+    assert [manifest.better_detector(device) for device in ("cam", "door")] == ["near", None]
 
 
 def replies_of(bundle: Bundle, jobs: list[Job]) -> list[Reply]:
@@ -172,7 +179,7 @@ def test_of_ten_thousand_objects_as_many_as_an_answer_holds_are_sent(tmp_path: P
 @pytest.mark.parametrize(
     ("flags", "why"),
     [
-        (["--fine-tune", "--data", "."], "--fine-tune trains classifiers, and squares is a bundle of detectors"),
+        (["--fine-tune"], "--fine-tune trains classifiers, and squares is a bundle of detectors"),
         (["--set", "early_exits=gati"], "detectors have no early exits"),
     ],
 )

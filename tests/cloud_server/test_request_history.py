@@ -1,35 +1,15 @@
-"""Working sets that no submodel covers: each is found once, when there are enough frames."""
+"""Recent frames by device: which are sizes, and when a training is due."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import msgspec
-import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cachenet.cloud_server.finetune.request_history import (
-    MIN_FRAMES,
-    AnsweredRequest,
-    RequestHistory,
-    UncoveredSet,
-    working_set,
-)
-from cachenet.shared.bundle.manifest import Bundle, Manifest
-from tests.bundles import tiny_bundle
+from cachenet.cloud_server.finetune.request_history import MAX_FRAMES, MIN_FRAMES, RETRY_S, RequestHistory
+from cachenet.shared.transport.protocol import Answer, Timing
+from cachenet.shared.transport.recent_frames import RecentFrame
 
-#: Labels that a submodel of the tiny bundle covers.
-VEHICLES = (0, 1, 8, 9)
-#: Labels that no submodel covers.
-MIXED, OTHERS = (0, 1, 3, 5), (2, 7, 8, 9)
-HOUR = 3600.0
-
-
-@pytest.fixture(scope="module")
-def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
-    return Bundle(tiny_bundle(tmp_path_factory.mktemp("bundle"))).manifest
+ANSWER = Answer(bytes(40), "0" * 64, None, Timing(0, 0, 0, 1))
 
 
 class Clock:
@@ -39,102 +19,83 @@ class Clock:
         return self.now
 
 
-def add(
-    history: RequestHistory, labels: Sequence[int], count: int = MIN_FRAMES, device: str = "cam", picture: bytes = b"x"
-) -> None:
-    for number in range(count):
-        recent = tuple(labels[(number + offset) % len(labels)] for offset in range(16))
-        history.add(AnsweredRequest(device, picture, np.zeros(10, np.float32), recent))
-
-
 def empty(bound: int = 1 << 20) -> tuple[RequestHistory, Clock]:
     clock = Clock()
-    return RequestHistory(clock, 10, bound), clock
+    return RequestHistory(clock, bound), clock
 
 
-def labels_of(found: UncoveredSet | None) -> tuple[int, ...] | None:
-    return None if found is None else tuple(sorted(found.labels))
+def add(history: RequestHistory, count: int = MIN_FRAMES, device: str = "cam", first: int = 0) -> None:
+    for number in range(first, first + count):
+        history.add(RecentFrame(device, b"%d" % number, ANSWER))
 
 
-def test_a_working_set_is_found_as_soon_as_it_has_enough_frames(manifest: Manifest) -> None:
+def test_a_device_is_due_as_soon_as_it_has_enough_frames() -> None:
     history, _ = empty()
-    add(history, MIXED, MIN_FRAMES - 1)
-    assert history.uncovered(manifest) is None
-    add(history, MIXED, 1)
-    found = history.uncovered(manifest)
-    assert found is not None and labels_of(found) == MIXED
-    assert len(found.requests) == MIN_FRAMES
-    assert np.flatnonzero(found.distribution).tolist() == list(MIXED)
-    assert found.distribution.sum() == pytest.approx(1)
+    add(history, MIN_FRAMES - 1)
+    assert history.due() is None
+    add(history, 1, first=MIN_FRAMES - 1)
+    found = history.due()
+    assert found is not None and found.devices == ("cam",)
+    assert [int(frame.picture) for frame in found.frames] == list(range(MIN_FRAMES)), "in the order of arrival"
 
 
-def test_a_covered_working_set_is_not_found(manifest: Manifest) -> None:
+def test_frames_of_other_devices_neither_count_nor_come_along() -> None:
     history, _ = empty()
-    add(history, VEHICLES)
-    assert history.uncovered(manifest) is None
-
-
-@pytest.mark.parametrize("labels", [(2, 3, 4, 5, 6, 7), tuple(range(1, 10))])
-def test_a_working_set_may_be_any_share_of_the_labels(manifest: Manifest, labels: tuple[int, ...]) -> None:
-    """A camera may see two or three of a state classifier's three labels."""
-    weak = {name: msgspec.structs.replace(one, coverage=(0.1,) * 10) for name, one in manifest.models.items()}
-    history, _ = empty()
-    add(history, labels)
-    found = history.uncovered(msgspec.structs.replace(manifest, models=weak))
-    assert found is not None and found.labels == set(labels)
-
-
-def test_a_working_set_is_tried_again_only_after_an_hour(manifest: Manifest) -> None:
-    history, clock = empty()
-    add(history, MIXED)
-    assert history.uncovered(manifest) is not None
-    add(history, (0, 3, 5, 8))  # nearly the same
-    assert history.uncovered(manifest) is None
-    clock.now = HOUR + 1
-    assert history.uncovered(manifest) is not None
-
-
-def test_two_different_working_sets_are_found_one_after_the_other(manifest: Manifest) -> None:
-    history, _ = empty()
-    add(history, MIXED, device="one")
-    add(history, OTHERS, device="two")
-    assert {labels_of(history.uncovered(manifest)) for _ in range(2)} == {MIXED, OTHERS}
-    assert history.uncovered(manifest) is None
-
-
-def test_frames_of_all_devices_with_the_working_set_are_used(manifest: Manifest) -> None:
-    history, _ = empty()
-    for device in ("one", "two", "three"):
-        add(history, MIXED, MIN_FRAMES // 3, device)
-    found = history.uncovered(manifest)
+    for number in range(MIN_FRAMES):
+        add(history, 1, "one", number)
+        add(history, number % 2, "two", number)
+    found = history.due()
     assert found is not None
-    assert {request.device for request in found.requests} == {"one", "two", "three"}
+    assert {frame.device for frame in found.frames} == {"one"} and len(found.frames) == MIN_FRAMES
+    assert history.due() is None
 
 
-def test_frames_of_an_earlier_working_set_are_not_used(manifest: Manifest) -> None:
+def test_an_attempt_is_repeated_after_an_hour_and_as_many_new_frames() -> None:
+    history, clock = empty()
+    add(history)
+    assert history.due() is not None
+    add(history)
+    assert history.due() is None, "not within the hour"
+    clock.now = RETRY_S
+    assert history.due() is not None
+    add(history, MIN_FRAMES - 1)
+    clock.now = 3 * RETRY_S
+    assert history.due() is None, "not without enough new frames"
+    add(history, 1)
+    assert history.due() is not None
+
+
+def test_of_two_devices_the_one_with_more_new_frames_is_first() -> None:
     history, _ = empty()
-    add(history, OTHERS, MIN_FRAMES - 1)
-    add(history, MIXED, MIN_FRAMES)
-    found = history.uncovered(manifest)
-    assert found is not None and labels_of(found) == MIXED
-    assert all(set(request.recent) <= set(MIXED) for request in found.requests)
+    add(history, MIN_FRAMES, "one")
+    add(history, MIN_FRAMES + 1, "two")
+    devices = [found.devices for _ in range(3) if (found := history.due()) is not None]
+    assert devices == [("two",), ("one",)]
 
 
-def test_rare_labels_are_not_part_of_the_working_set() -> None:
-    distribution = np.array([0.5, 0.3, 0.15, 0.02, 0.02, 0.01, 0, 0, 0, 0])
-    assert working_set(distribution) == {0, 1, 2}
-    assert working_set(np.zeros(10)) == frozenset()
+def test_a_device_keeps_its_latest_frames() -> None:
+    history, _ = empty()
+    add(history, MAX_FRAMES + 7)
+    found = history.due()
+    assert found is not None
+    assert [int(frame.picture) for frame in found.frames] == list(range(7, MAX_FRAMES + 7))
 
 
-@given(st.lists(st.integers(1, 5000), max_size=60), st.integers(0, 20_000))
-def test_the_history_has_the_latest_pictures_within_the_bound(sizes: list[int], bound: int) -> None:
+def test_a_device_with_large_pictures_does_not_displace_others() -> None:
+    history, _ = empty(bound=10_000)
+    for _ in range(5):
+        history.add(RecentFrame("small", bytes(10), ANSWER))
+    for _ in range(100):
+        history.add(RecentFrame("large", bytes(2000), ANSWER))
+    assert len(history) == 5 + 4
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 5000)), max_size=60), st.integers(0, 20_000))
+def test_the_history_is_never_over_its_bound(frames: list[tuple[str, int]], bound: int) -> None:
     history, _ = empty(bound)
-    for size in sizes:
-        history.add(AnsweredRequest("cam", bytes(size), np.zeros(10, np.float32), ()))
-    expected, total = 0, 0
-    for size in reversed(sizes):
-        total += size
-        if total > bound:
-            break
-        expected += 1
-    assert len(history) == expected
+    for device, size in frames:
+        history.add(RecentFrame(device, bytes(size), ANSWER))
+    sizes = [len(frame.picture) for own in history._devices.values() for frame in own.frames]
+    assert sum(sizes) <= bound
+    assert sum(sizes) == history._bytes
+    assert all(own.frames for own in history._devices.values())

@@ -15,6 +15,7 @@ from tests.bundles import LABELS, tiny_bundle
 CLASSES = len(LABELS)
 UNIFORM = np.full(CLASSES, 1 / CLASSES)
 SHIP, TRUCK, CAT, DOG = 8, 9, 3, 5
+CAM = "cam"
 
 
 @pytest.fixture(scope="module")
@@ -34,29 +35,50 @@ def covering(manifest: Manifest, name: str, share: float) -> Manifest:
 
 
 def test_the_submodel_of_the_working_set_is_recommended(manifest: Manifest) -> None:
-    assert recommend(manifest, certain(SHIP), [SHIP, TRUCK, SHIP]) == "vehicles"
-    assert recommend(manifest, certain(CAT), [DOG, CAT, CAT]) == "animals"
+    assert recommend(manifest, certain(SHIP), [SHIP, TRUCK, SHIP], CAM) == "vehicles"
+    assert recommend(manifest, certain(CAT), [DOG, CAT, CAT], CAM) == "animals"
 
 
 def test_one_frame_of_another_label_does_not_change_the_recommendation(manifest: Manifest) -> None:
-    assert recommend(manifest, certain(CAT), [SHIP, TRUCK] * 8) == "vehicles"
+    assert recommend(manifest, certain(CAT), [SHIP, TRUCK] * 8, CAM) == "vehicles"
 
 
 def test_no_recommendation_where_the_base_model_covers_about_as_much(manifest: Manifest) -> None:
     ships = [SHIP] * 16
     best = manifest.expected_coverage("vehicles", label_distribution(certain(SHIP), ships))
-    assert recommend(covering(manifest, "base", best - MARGIN * 1.01), certain(SHIP), ships) == "vehicles"
-    assert recommend(covering(manifest, "base", best - MARGIN * 0.99), certain(SHIP), ships) is None
+    assert recommend(covering(manifest, "base", best - MARGIN * 1.01), certain(SHIP), ships, CAM) == "vehicles"
+    assert recommend(covering(manifest, "base", best - MARGIN * 0.99), certain(SHIP), ships, CAM) is None
 
 
 def test_no_recommendation_for_a_uniform_label_distribution(manifest: Manifest) -> None:
     """No submodel exceeds the base model by the margin on the average of all labels."""
-    assert recommend(covering(manifest, "base", 0.6), UNIFORM, []) is None
+    assert recommend(covering(manifest, "base", 0.6), UNIFORM, [], CAM) is None
 
 
 def test_no_recommendation_without_submodels(manifest: Manifest) -> None:
     general = {name: model for name, model in manifest.models.items() if model.role != "submodel"}
-    assert recommend(msgspec.structs.replace(manifest, models=general), certain(SHIP), [SHIP] * 16) is None
+    assert recommend(msgspec.structs.replace(manifest, models=general), certain(SHIP), [SHIP] * 16, CAM) is None
+
+
+def proven_for(manifest: Manifest, **devices: tuple[str, ...]) -> Manifest:
+    """The manifest, with submodels of these names after all others that were proven for these devices."""
+    some = manifest.models["vehicles"]
+    own = {name: msgspec.structs.replace(some, devices=names) for name, names in devices.items()}
+    return msgspec.structs.replace(manifest, models={**manifest.models, **own})
+
+
+def test_the_newest_submodel_that_was_proven_for_a_device_comes_first(manifest: Manifest) -> None:
+    proven = proven_for(manifest, first=("cam", "door"), second=("cam",))
+    assert recommend(proven, certain(CAT), [CAT] * 16, CAM) == "second"
+    assert recommend(proven, certain(CAT), [CAT] * 16, "door") == "first"
+
+
+def test_a_submodel_that_was_proven_for_other_devices_is_never_recommended(manifest: Manifest) -> None:
+    ships = certain(SHIP), [SHIP] * 16
+    proven = covering(proven_for(manifest, own=("door",)), "own", 1.0)
+    assert recommend(proven, *ships, CAM) == recommend(manifest, *ships, CAM) == "vehicles"
+    only = {name: model for name, model in proven.models.items() if name not in ("vehicles", "animals")}
+    assert recommend(msgspec.structs.replace(proven, models=only), *ships, CAM) is None
 
 
 @given(recent=st.lists(st.integers(0, CLASSES - 1), max_size=16), label=st.integers(0, CLASSES - 1))

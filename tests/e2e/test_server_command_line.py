@@ -52,7 +52,20 @@ def test_invalid_input_gives_one_line_and_exit_code_2(bundle: Bundle, mosquitto:
     assert "CACHENET_QUEUE" in refused("run", "--bundle", good, CACHENET_QUEUE="0")
     assert "--set queue" in refused("run", "--bundle", good, "--set", "queue=0")
     assert "use CACHENET_FINE_TUNE" in refused("run", "--bundle", good, **{"CACHENET_SPECIAL" + "ISE": "true"})
+    assert "leave it out" in refused("run", "--bundle", good, "--set", "data=frames")
     assert "use early_exits" in refused("run", "--bundle", good, "--set", "layer_caches=gati")
+
+
+def test_the_earlier_spelling_of_fine_tuning_is_accepted_and_not_shown() -> None:
+    run = [sys.executable, "-m", "cachenet.cloud_server", "run"]
+    earlier = "--special" + "ise"
+    for flag in ("--fine-tune", earlier):
+        printed = subprocess.run(
+            [*run, flag, "--print-config"], capture_output=True, text=True, timeout=60, check=True
+        ).stdout
+        assert "fine_tune = true" in printed.splitlines()
+    shown = subprocess.run([*run, "--help"], capture_output=True, text=True, timeout=60, check=True).stdout
+    assert "--fine-tune" in shown and earlier not in shown
 
 
 def test_print_config_shows_the_settings_in_force_without_the_password(tmp_path: Path) -> None:

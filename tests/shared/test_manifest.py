@@ -136,6 +136,17 @@ def test_a_manifest_of_the_earlier_format_has_the_same_models_and_no_priors() ->
         parse(encoded({**fields, "format": 2, "extra": 1}))
 
 
+def test_devices_of_a_submodel_are_stored_and_a_manifest_without_them_is_read() -> None:
+    before = parse(encoded(manifest()))
+    assert (before.own_submodel("cam"), before.common_submodels()) == (None, ["pets"])
+    assert b"devices" not in msgspec.json.encode(before), "an agent of an earlier version reads such a manifest"
+    pets = msgspec.structs.replace(before.models["pets"], classes=(), devices=("cam", "door"))
+    after = parse(msgspec.json.encode(msgspec.structs.replace(before, models={**before.models, "pets": pets})))
+    assert after.models["pets"].devices == ("cam", "door")
+    assert (after.own_submodel("cam"), after.own_submodel("gate")) == ("pets", None)
+    assert (after.common_submodels(), after.general_models()) == ([], []), "not for all devices"
+
+
 def test_a_budget_has_a_certificate_of_its_own_or_none() -> None:
     tiny = parse(encoded(manifest()))
     found = [tiny.certificate(budget) for budget in (0.001, 0.01, 0.04, 0.5)]
