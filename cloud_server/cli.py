@@ -165,9 +165,6 @@ def _training_config(settings: Settings, bundle: Bundle) -> TrainingConfig | Non
     """The paths of fine-tuning; None without ``--fine-tune``. Raises ``ConfigError``."""
     if not settings.fine_tune:
         return None
-    if bundle.manifest.task != "classification":
-        name = bundle.manifest.name
-        raise config.ConfigError(f"--fine-tune trains classifiers, and {name} is a bundle of detectors; leave it out")
     key = Path(settings.key) if settings.key else None
     if key is not None and not key.exists():
         raise config.ConfigError(f"--key {key}: there is no such file")

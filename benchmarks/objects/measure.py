@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.objects import choice, intervals
+from benchmarks.objects import choice
 from benchmarks.objects.choice import Tried
+from cachenet.models.certify import intervals
 from cachenet.shared.cascade.detect.detections import Detections, counts, pooled_f1
 from cachenet.shared.cascade.detect.scene_features import ScenePriors, SceneStage
 from cachenet.shared.cascade.detect.spec import CANDIDATES, MAX_OBJECT_ERROR, SceneSpec

@@ -9,10 +9,11 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from cachenet.shared.transport.protocol import Answer, DetectionAnswer
 from cachenet.shared.transport.recent_frames import RecentFrame, RecentFrames
 
-#: Least number of frames of a training, and of new frames after an attempt.
-MIN_FRAMES = 300
+#: Least number of frames of a training, and of new frames after an attempt. A detector learns from each object.
+MIN_FRAMES = {Answer: 300, DetectionAnswer: 80}
 #: Largest number of frames of a training.
 MAX_FRAMES = 1200
 #: Least time between two attempts for a device, seconds.
@@ -26,6 +27,11 @@ class _Device:
     frames: deque[RecentFrame] = field(default_factory=deque)
     bytes: int = 0
     new: int = 0
+
+    @property
+    def is_enough(self) -> bool:
+        """Whether the new frames are enough for a training."""
+        return bool(self.frames) and self.new >= MIN_FRAMES[type(self.frames[-1].answer)]
 
     def drop_oldest(self) -> int:
         """Drop the oldest frame; return the size of its picture."""
@@ -71,11 +77,11 @@ class RequestHistory:
     def due(self) -> RecentFrames | None:
         """Frames of the device with the most new frames, if a training for it is due; this counts as an attempt.
 
-        A training is due with ``MIN_FRAMES`` frames since the last attempt, and ``RETRY_S`` after it.
+        A training is due with ``MIN_FRAMES`` of the task since the last attempt, and ``RETRY_S`` after it.
         """
         now = self._clock()
         self._tried = {name: at for name, at in self._tried.items() if now - at < RETRY_S}
-        ready = [name for name, own in self._devices.items() if own.new >= MIN_FRAMES and name not in self._tried]
+        ready = [name for name, own in self._devices.items() if own.is_enough and name not in self._tried]
         if not ready:
             return None
         name = max(ready, key=lambda name: self._devices[name].new)

@@ -223,8 +223,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def better_detector(self, device: str = "") -> str | None:
         """The detector that ``device`` runs in place of the base model; None for the base model.
 
-        That is the submodel that was proven for the device, or else the one with the best F1 on held-out footage. Within
-        ``_MIN_GAIN`` the base model counts as equal, and where a model's F1 is unknown.
+        That is the submodel that was proven for the device, or else the one with the best F1 on held-out footage. The
+        base model counts as equal within ``_MIN_GAIN``, and where a model's F1 is unknown.
         """
         if (own := self.own_submodel(device)) is not None:
             return own

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.objects import intervals, measure
-from benchmarks.objects.intervals import BLOCK
+from cachenet.models.certify.intervals import BLOCK
 from cachenet.shared.cascade.detect.detections import pooled_f1
 
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from cachenet.simulator.policies.scene_run import Counts
-
+#: True positives, false positives and false negatives of each frame ``(n, 3)``.
+Counts = npt.NDArray[np.int64]
 #: Frames of a block, which the bootstrap draws as one. A remainder of less than half a block joins the last one.
 BLOCK = 30
 #: Samples of a bootstrap.
@@ -19,9 +19,9 @@ _BOUNDS = (0.025, 0.975)
 Floats = npt.NDArray[np.float64]
 
 
-def starts(frames: int) -> npt.NDArray[np.int64]:
+def starts(frames: int, block: int = BLOCK) -> npt.NDArray[np.int64]:
     """First frame of each block of ``frames`` frames."""
-    return np.arange(max(1, round(frames / BLOCK))) * BLOCK
+    return np.arange(max(1, round(frames / block))) * block
 
 
 def block_means(values: Floats) -> Floats:
@@ -37,9 +37,12 @@ def interval(counts: Counts, seed: int) -> list[float] | None:
 
 
 def difference(
-    own: Counts, others: Sequence[Counts], weights: Sequence[float], seed: int
+    own: Counts, others: Sequence[Counts], weights: Sequence[float], seed: int, block: int = BLOCK
 ) -> tuple[float, list[float] | None]:
     """F1 of ``own`` minus the weighted mean of the F1 of ``others``, all on the same frames.
+
+    Args:
+        block: Frames of a block.
 
     Returns:
         The difference, and its 95 % interval with the same blocks drawn for all; None for fewer than two blocks.
@@ -51,13 +54,13 @@ def difference(
         return result
 
     counts = [own, *others]
-    return float(of([one.sum(0)[None] for one in counts])[0]), _interval(of(_drawn(counts, seed)))
+    return float(of([one.sum(0)[None] for one in counts])[0]), _interval(of(_drawn(counts, seed, block)))
 
 
-def _drawn(counts: Sequence[Counts], seed: int) -> list[npt.NDArray[np.int64]]:
+def _drawn(counts: Sequence[Counts], seed: int, block: int = BLOCK) -> list[npt.NDArray[np.int64]]:
     """Sums of the counts of blocks drawn with replacement, the same blocks for each member ``(_DRAWS, 3)``; one row for
     fewer than two blocks."""
-    first = starts(len(counts[0]))
+    first = starts(len(counts[0]), block)
     drawn = np.random.default_rng(seed).integers(len(first), size=(_DRAWS, len(first)))
     rows = drawn if len(first) > 1 else drawn[:1]
     return [np.add.reduceat(one, first)[rows].sum(1) for one in counts]
