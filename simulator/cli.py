@@ -79,16 +79,28 @@ def live(
     slowdown: Annotated[
         float, typer.Option(min=1, max=1000, help="Factor by which models run slower on the device.")
     ] = 1.0,
+    fine_tune: Annotated[
+        bool,
+        typer.Option(
+            "--fine-tune",
+            "--specialise",
+            help="Show a camera before and after the server has trained a submodel for it, in place of a comparison; "
+            "takes minutes and needs torch. Written: learning.json and learning.png.",
+        ),
+    ] = False,
 ) -> None:
     """Compare three policies over one stream and one emulated link: real broker, server and agents on this machine.
 
     Example: simulator live --link 3g --frames 100
 
     Example: simulator live --bundle cifar10
+
+    Example: simulator live --fine-tune --bundle build/mine --stream camera.mp4
     """
     from cachenet.models.data.cifar10 import DatasetError
     from cachenet.shared.media.recording import StreamError
     from cachenet.simulator.live.compare import compare
+    from cachenet.simulator.live.learning import learn
     from cachenet.simulator.live.picture import NoMatplotlib
     from cachenet.simulator.live.task import Options
     from cachenet.simulator.world.processes import Failed
@@ -97,9 +109,10 @@ def live(
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     console = Console(width=None if sys.stdout.isatty() else _PLAIN_WIDTH, highlight=False, markup=False)
     try:
-        compare(Options(zoo.find(bundle), stream, frames, fps, seed, link_name, out, slowdown), console)
+        run_live = learn if fine_tune else compare
+        run_live(Options(zoo.find(bundle), stream, frames, fps, seed, link_name, out, slowdown), console)
     except NoMatplotlib as error:
-        console.print(f"No demo.png: {error}")
+        console.print(f"No picture: {error}")
     except (Failed, StreamError, DatasetError) as error:
         _end(1, str(error))
     except UserError as error:

@@ -110,13 +110,19 @@ def _outcome(task: LiveTask, policy: str, runs: Mapping[str, Run], setting: Sett
         return str(why)
 
 
-def start_cloud(processes: Processes, bundle: Bundle) -> tuple[int, Process]:
-    """Start broker and server. Return the broker's port and the server, once it has announced its bundle."""
+def start_cloud(processes: Processes, bundle: Bundle, *flags: str) -> tuple[int, Process]:
+    """Start broker and server. Return the broker's port and the server, once it has announced its bundle.
+
+    Args:
+        flags: More flags of the server.
+    """
     port = free_port()
     broker = processes.start("broker", "cloud_server", "broker", "--port", str(port))
     processes.wait(broker, lambda: is_listening(port), _START_TIMEOUT_S, "listening")
     url = f"mqtt://127.0.0.1:{port}"
-    server = processes.start("server", "cloud_server", "run", "--bundle", str(bundle.directory), "--broker", url)
+    server = processes.start(
+        "server", "cloud_server", "run", "--bundle", str(bundle.directory), "--broker", url, *flags
+    )
     announced = threading.Event()
     topic = protocol.catalogue(bundle.manifest.name)
     listener = MqttConnection(Address("127.0.0.1", port), "simulator", [(topic, 1)], lambda _message: announced.set())
@@ -180,7 +186,11 @@ def _run(own: _Agent, broker: int, processes: Processes, view: ProgressView) -> 
     own.directory.mkdir(parents=True, exist_ok=True)
     for old in (own.answers, own.summary):
         old.unlink(missing_ok=True)
-    link, port = (None, None) if own.policy == DEVICE else _start_link(own, broker, processes)
+    link, port = (
+        (None, None)
+        if own.policy == DEVICE
+        else start_link(own.policy, own.setting.link, own.setting.seed, broker, processes)
+    )
     agent = own.start(processes, port)
     try:
         _follow(own, agent, processes, view)
@@ -198,12 +208,12 @@ def _run(own: _Agent, broker: int, processes: Processes, view: ProgressView) -> 
     return Run(own.task.lines(own.policy, lines), summary, counts)
 
 
-def _start_link(own: _Agent, broker: int, processes: Processes) -> tuple[Process, int]:
-    """Start an emulated link to the broker; return it and the port for the device."""
+def start_link(name: str, profile: str, seed: int, broker: int, processes: Processes) -> tuple[Process, int]:
+    """Start an emulated link to the port ``broker``; return it and the port for the device."""
     port = free_port()
     ends = ("--listen", str(port), "--to", f"127.0.0.1:{broker}")
-    kind = ("--profile", own.setting.link, "--seed", str(own.setting.seed), "--json")
-    link = processes.start(f"link-{own.policy}", "simulator", "link", *ends, *kind)
+    kind = ("--profile", profile, "--seed", str(seed), "--json")
+    link = processes.start(f"link-{name}", "simulator", "link", *ends, *kind)
     # A trial connection would reach the broker, so the log tells that the link is ready.
     processes.wait(link, lambda: b"listening" in link.log.read_bytes(), _START_TIMEOUT_S, "listening")
     return link, port

@@ -62,7 +62,7 @@ class Detection(LiveTask):
 
     def prepare(self, scratch: Path, console: Console) -> tuple[Path, Setting]:  # noqa: ARG002
         """Run the full model on every frame of the video."""
-        manifest, video = self.bundle.manifest, _open(self._clip)
+        manifest, video = self.bundle.manifest, open_video(self._clip)
         name = manifest.only("full")
         model = manifest.models[name]
         assert model.decoder is not None  # the manifest was checked
@@ -106,7 +106,7 @@ class Detection(LiveTask):
 
         counts = {policy: self._counts(runs[policy], setting) for policy in outcomes}
         chosen = detection_picture.shown_frames(setting.frames)
-        frames = enumerate(islice(_open(self._clip).frames(), chosen[-1] + 1))
+        frames = enumerate(islice(open_video(self._clip).frames(), chosen[-1] + 1))
         pictures = {number: frame.picture for number, frame in frames if number in chosen}
         own = _objects(outcomes)[CACHENET]
         text = (
@@ -120,7 +120,7 @@ class Detection(LiveTask):
         return counts_of(run.lines, self._reference, self.bundle.manifest.labels, setting.fps)
 
 
-def _open(path: Path) -> Video:
+def open_video(path: Path) -> Video:
     """Open a video. Raises ``UserError``."""
     try:
         return Video(path)

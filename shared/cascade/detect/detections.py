@@ -147,7 +147,7 @@ def pooled_f1(found: npt.NDArray[np.int64] | npt.NDArray[np.float64]) -> float:
     return f1(*found.sum(0).tolist())
 
 
-def object_errors(found: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+def object_errors(found: npt.NDArray[np.int64] | npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Object error of each frame, 1 - F1 ``(n,)``, from its counts ``(n, 3)``."""
     return np.array([1.0 - f1(*own) for own in found.tolist()])
 
