@@ -73,7 +73,8 @@ def report(
 ) -> None:
     """Measure a bundle on frames that it was not built from.
 
-    The report has the agreement with the full model, and the accuracy if the directories are named after labels.
+    The report has the agreement with the full model, and the accuracy if the directories are named after labels. Of
+    detectors it has hits, misses and false objects, by size and by part of the picture.
 
     Example: model-builder report cifar10 --html report.html
     """
@@ -85,6 +86,9 @@ def report(
 
         found = Bundle(zoo.find(bundle))
         source = None if data is None else find(data, frame_step)
+        if found.manifest.task == "detection":
+            _report_detectors(found, source, page, threads, as_json)
+            return
         import torch
 
         from cachenet.models.certify.traces import as_pictures
@@ -116,6 +120,24 @@ def report(
         typer.echo(json.dumps(made.results))
     else:
         console_report.report(made.results)
+
+
+def _report_detectors(bundle: Bundle, source: Frames | None, page: Path | None, threads: int, as_json: bool) -> None:
+    """Measure a bundle of detectors."""
+    from cachenet.models.report import detector_report
+    from cachenet.shared.command import atomic_files
+
+    if source is None:
+        options.refuse("a report on detectors needs footage; give --data")
+    with options.progress_bar() as progress:
+        made = detector_report.report(bundle, source, threads, progress)
+    if page is not None:
+        atomic_files.write(page, detector_report.html(made).encode())
+    options.show_skipped(source)
+    if as_json:
+        typer.echo(json.dumps(made.results))
+    else:
+        console_report.detector_report(made.results)
 
 
 def inspect(

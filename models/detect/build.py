@@ -51,6 +51,8 @@ _OVERLAP = 0.6
 #: Name of the submodel for the place of the footage, where the user gives a base model.
 SCENE = "scene"
 
+#: F1 of the fine-tuned detector on the frames to tune after each epoch, in the provenance.
+CURVE = "f1 by epoch"
 #: Before a local model's name, in the provenance: its F1 against the full model on the block to prove with.
 AGREEMENT = "f1 of "
 Role = Literal["base", "submodel", "full"]
@@ -119,11 +121,13 @@ def build(
         if base is not None:
             models["base"] = write_detector(building, "base", "base", base, config.name)
         name = "base" if base is None else SCENE
+        by_epoch: dict[str, str] = {}
         role: Role = "base" if base is None else "submodel"
         if tuned is not None:
-            scene = fine_tune(tuned, footage.learn, footage.tune, results, progress, name, config.tuning_epochs)
+            scene, curve = fine_tune(tuned, footage.learn, footage.tune, results, progress, name, config.tuning_epochs)
             models[name] = write_detector(building, name, role, scene, config.name)
             about_training = f"base model, fine-tuned in {config.tuning_epochs * fine_tuning.STEPS} steps"
+            by_epoch = {CURVE: " ".join(f"{one:.4f}" for one in curve)}
         else:
             shape = HeatmapShape(config.widths, len(full.labels))
             network = train(shape, spec, footage.learn, config.epochs, results, progress, name, config.batch)
@@ -145,6 +149,7 @@ def build(
             **{f"{AGREEMENT}{model}": f"{one.f1:.4f}" for model, one in found.items()},
             "certified on": f"{certified.about}, with the model '{draft.better_detector() or 'base'}'",
             name: about_training,
+            **by_epoch,
             "torch": str(torch.__version__),
         }
         manifest = msgspec.structs.replace(

@@ -51,7 +51,7 @@ def fine_tune(
     epochs: int = EPOCHS,
     seed: int = 0,
     on_epoch: Callable[[DetectorModel], dict[str, float]] | None = None,
-) -> DetectorModel:
+) -> tuple[DetectorModel, list[float]]:
     """Train ``model`` on ``learn``, or continue from the checkpoint in ``work``.
 
     Args:
@@ -59,6 +59,9 @@ def fine_tune(
         tune: Footage that tells when to stop: the detector of an earlier epoch is returned where it was much better.
         work: Directory of intermediate results of this full model and this footage.
         on_epoch: Measures the detector after each epoch, for the log; None for nothing but F1 on ``tune``.
+
+    Returns:
+        The detector, and the F1 on ``tune`` after each epoch.
 
     Raises:
         NotTrainable: The detector cannot be trained.
@@ -76,8 +79,10 @@ def fine_tune(
 
     checkpoint = work / f"fine-tuned-{key(recipe, len(learn), digest(model.graph.SerializeToString()))}.pt"
     batches = views(learn, len(model.labels), BATCH, STEPS, targets_of)
-    fit(network, model.input, recipe, batches, STEPS, loss, checkpoint, progress, title, evaluate, keep_best="f1")
-    return replace(model, graph=network.model())
+    history = fit(
+        network, model.input, recipe, batches, STEPS, loss, checkpoint, progress, title, evaluate, keep_best="f1"
+    )
+    return replace(model, graph=network.model()), [row["f1"] for row in history]
 
 
 def training(model: DetectorModel) -> tuple[OnnxNetwork, TargetsOf, Loss]:

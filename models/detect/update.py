@@ -105,7 +105,7 @@ def update(
                         manifest.models[name], devices=(*manifest.models[name].devices, *recent.devices)
                     )
                     return _publish(bundle, building, out, signer, name, shared)
-        trained = fine_tune(present, learn, tune, work, progress, "scene submodel", EPOCHS)
+        trained, _ = fine_tune(present, learn, tune, work, progress, "scene submodel", EPOCHS)
         found = compare(trained, present, (tune, prove), (tune, prove))
         if not found.proven:
             raise NoImprovement(f"on the latest {len(prove)} frames, trained and {resident}: {found}")

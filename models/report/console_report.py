@@ -109,6 +109,15 @@ def report(results: Mapping[str, Any]) -> None:
         console.print(_rich(table))
 
 
+def detector_report(results: dict[str, Any]) -> None:
+    """Show the results of a report on detectors."""
+    from cachenet.models.report.detector_report import models_table, sizes_table
+
+    console = Console(highlight=False)
+    console.print(_rich(models_table(results)))
+    console.print(_rich(sizes_table(results)))
+
+
 def inspection(found: Mapping[str, Any]) -> None:
     """Show the result of an inspection: of a classifier with shares, of a detector with boxes in a frame."""
     table = rich_table.Table(show_header=False, box=None, padding=(0, 2, 0, 0))
