@@ -11,11 +11,11 @@ from cachenet.shared.cascade.detect.detections import Detections, checked
 #: A picture ``(height, width, 3)`` uint8 RGB.
 Image = npt.NDArray[np.uint8]
 #: Smallest and largest scale.
-_SCALES = (0.8, 1.25)
+_SCALES = (0.7, 1.4)
 #: Largest change of the aspect ratio, as a share.
 _ASPECT = 0.07
 #: Largest shift, as a share of the picture.
-_SHIFT = 0.1
+_SHIFT = 0.2
 #: Grey level of what lies outside the picture.
 _OUTSIDE = (114, 114, 114)
 #: Contrast, and largest change of brightness, grey levels.

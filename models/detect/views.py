@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -26,14 +25,14 @@ def views(block: Block, classes: int, batch: int, steps: int, targets_of: Target
         classes: Number of labels.
         batch: Frames of a step.
     """
-    paste = Paster(block) if os.environ.get("PASTE") else None
+    paste = Paster(block)
 
     def epoch(_number: int, rng: np.random.Generator) -> Iterator[Batch]:
         for _ in range(steps):
             images, wanted = [], []
             for row in rng.integers(0, len(block), batch).tolist():
                 image, objects = block.pictures[row], block.objects[row]
-                if paste is not None and paste.useful:
+                if paste.useful:
                     image, objects = paste(image, objects, rng)
                 image, objects = view(image, objects, classes, rng)
                 images.append(image)
