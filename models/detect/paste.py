@@ -20,6 +20,8 @@ from cachenet.shared.cascade.detect.detections import Detections, iou
 _MEDIAN_FRAMES = 60
 #: Least mean difference of a pixel's colours from the empty scene, grey levels.
 _FOREGROUND = 18.0
+#: Share of foreground in all pixels from which a camera counts as moving.
+_MOVING = 0.15
 #: Least share of a box that is foreground, for an object that is cut out: else it may be a false one, or it stands.
 _LEAST_FOREGROUND = 0.3
 #: Most cut-outs.
@@ -46,12 +48,15 @@ class CutOut:
 
 
 class Paster:
-    """Pastes objects of a block into its pictures."""
+    """Pastes objects of a static camera's frames into them."""
 
     def __init__(self, block: Block, seed: int = 0) -> None:
+        """``block``: frames of one video."""
         rng = np.random.default_rng(seed)
         some = np.linspace(0, len(block) - 1, min(_MEDIAN_FRAMES, len(block))).astype(int)
-        self._scene = np.median(block.pictures[some], 0).astype(np.float32)
+        frames = block.pictures[some]
+        self._scene = np.median(frames, 0).astype(np.float32)
+        self._is_static = bool((np.abs(frames - self._scene).mean(3) > _FOREGROUND).mean() < _MOVING)
         self._cut_outs: list[CutOut] = []
         rows = [(frame, row) for frame, found in enumerate(block.reference) for row in range(len(found))]
         reference = block.reference
@@ -66,8 +71,8 @@ class Paster:
 
     @property
     def useful(self) -> bool:
-        """Whether there are enough objects to paste."""
-        return len(self._cut_outs) >= _FEWEST
+        """Whether the camera is static, and there are enough objects to paste."""
+        return self._is_static and len(self._cut_outs) >= _FEWEST
 
     def __call__(self, image: Image, objects: Detections, rng: np.random.Generator) -> tuple[Image, Detections]:
         """A picture of the block with more objects. The pasted objects have score 1."""

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 
 from cachenet.models.detect.augment import view
-from cachenet.models.detect.footage import Block
+from cachenet.models.detect.footage import Block, take
 from cachenet.models.detect.paste import Paster
 from cachenet.models.train.training import Batch, Epoch
 from cachenet.shared.cascade.detect.detections import Detections
@@ -25,14 +25,15 @@ def views(block: Block, classes: int, batch: int, steps: int, targets_of: Target
         classes: Number of labels.
         batch: Frames of a step.
     """
-    paste = Paster(block)
+    numbers = block.sequences.tolist()
+    pasters = {one: Paster(take(block, np.flatnonzero(block.sequences == one))) for one in dict.fromkeys(numbers)}
 
     def epoch(_number: int, rng: np.random.Generator) -> Iterator[Batch]:
         for _ in range(steps):
             images, wanted = [], []
             for row in rng.integers(0, len(block), batch).tolist():
                 image, objects = block.pictures[row], block.objects[row]
-                if paste.useful:
+                if (paste := pasters[numbers[row]]).useful:
                     image, objects = paste(image, objects, rng)
                 image, objects = view(image, objects, classes, rng)
                 images.append(image)

@@ -62,3 +62,9 @@ def test_footage_without_objects_that_stand_out_is_not_pasted(block: Block) -> N
     still = Block(np.full_like(block.pictures, 30), block.objects, block.sequences, block.score)
     assert not Paster(still).useful
     assert Paster(block).useful
+
+
+def test_footage_of_a_moving_camera_is_not_pasted(block: Block) -> None:
+    rng = np.random.default_rng(0)
+    moving = np.stack([np.roll(rng.integers(0, 255, (HEIGHT, WIDTH, 3)), number, 1) for number in range(60)])
+    assert not Paster(Block(moving.astype(np.uint8), block.objects, block.sequences, block.score)).useful
