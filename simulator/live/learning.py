@@ -103,7 +103,7 @@ def learn(options: Options, console: Console) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="cachenet-demo-") as directory, Processes(work / "logs") as processes:
         scratch = Path(directory)
         console.print("Finding the objects of the full model in all frames.")
-        first, last, sample = _parts(bundle, options, fps, scratch)
+        first, last, sample = parts(bundle, options, fps, scratch)
         flags = ("--fine-tune", "--work", str(scratch / "updates"))
         broker, server = start_cloud(processes, bundle, *flags)
         world = _World(processes, broker, link, options.seed, fps, scratch, work)
@@ -125,7 +125,7 @@ def learn(options: Options, console: Console) -> dict[str, Any]:
             console.print(f"3. {CAMERA}: the same frames, with the update.")
             runs["after"] = (world.play(CAMERA, last), last)
         labels = bundle.manifest.labels
-        phases = [_phase(name, *run, part, labels, fps) for name, (run, part) in runs.items()]
+        phases = [phase(name, *run, part, labels, fps) for name, (run, part) in runs.items()]
         result = {
             "video": Path(options.stream).name,
             "bundle": f"{bundle.manifest.name} {bundle.version}",
@@ -188,7 +188,7 @@ class _World:
         return read_lines(answers), msgspec.json.decode(summary.read_bytes(), type=Summary)
 
 
-def _parts(bundle: Bundle, options: Options, fps: float, scratch: Path) -> tuple[Part, Part, bytes]:
+def parts(bundle: Bundle, options: Options, fps: float, scratch: Path) -> tuple[Part, Part, bytes]:
     """The first and the last part of the video, and one frame as a device sends it."""
     manifest = bundle.manifest
     name = manifest.only("full")
@@ -240,7 +240,7 @@ def asks(line: AnswerLine) -> bool:
     return line.level in ("cloud", "fallback")
 
 
-def _phase(
+def phase(
     name: str, lines: Sequence[AnswerLine], summary: Summary, part: Part, labels: Sequence[str], fps: float
 ) -> Phase:
     counts = counts_of(lines, part.reference, labels, fps)[part.first :]
