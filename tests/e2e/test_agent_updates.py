@@ -42,7 +42,7 @@ from cachenet.edge_agent.sources import SourceFrame
 from cachenet.edge_agent.updates.store import Store
 
 store, newer, frames = Store(Path(sys.argv[1])), sys.argv[2], int(sys.argv[3])
-watchdog.HANGS_S = 1.0
+watchdog.HANG_TIMEOUT_S = 3.0
 
 class Pictures:
     dropped = broken = losses = 0
