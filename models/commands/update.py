@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from cachenet.models.commands import options
-from cachenet.models.commands.options import PROCESSORS, Data, Existing, FrameStep, Json, Key, Out, Threads, Work
+from cachenet.models.commands.options import DEFAULT_THREADS, Data, Existing, FrameStep, Json, Key, Out, Threads, Work
 from cachenet.models.report import console_report
 from cachenet.shared.command import exit
 
@@ -26,7 +26,7 @@ def fine_tune(
     key: Key = None,
     frame_step: FrameStep = 1,
     work: Work = None,
-    threads: Threads = PROCESSORS,
+    threads: Threads = DEFAULT_THREADS,
 ) -> None:
     """Add a submodel to a bundle for a working set of its devices; 'cloud-server run --fine-tune' calls this.
 
@@ -65,7 +65,7 @@ def add_size(
     key: Key = None,
     quick: options.Quick = False,
     work: Work = None,
-    threads: Threads = PROCESSORS,
+    threads: Threads = DEFAULT_THREADS,
     as_json: Json = False,
 ) -> None:
     """Add a general model of another size to a bundle, and certify the bundle again.
@@ -96,7 +96,7 @@ def exits(
     frame_step: FrameStep = 1,
     key: Key = None,
     work: Work = None,
-    threads: Threads = PROCESSORS,
+    threads: Threads = DEFAULT_THREADS,
     as_json: Json = False,
 ) -> None:
     """Add early exits to the full model, so that a server runs only a part of the model for most requests.
@@ -122,7 +122,7 @@ def prove(
     key: Key = None,
     quick: options.Quick = False,
     work: Work = None,
-    threads: Threads = PROCESSORS,
+    threads: Threads = DEFAULT_THREADS,
     as_json: Json = False,
 ) -> None:
     """Certify a bundle again, on your own footage; its models stay as they are.
