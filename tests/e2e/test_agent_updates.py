@@ -86,7 +86,7 @@ def pictures(tmp_path: Path) -> Path:
 def test_kills_at_random_moments_of_an_update_leave_a_device_that_answers() -> None:
     """Without a network and with one. How soon is the benchmark's to say."""
     command = [sys.executable, "-m", "benchmarks.update_kills", "--kills", "10", "--limit", "60"]
-    command += ["--workers", "3", "--json"]
+    command += ["--workers", "5", "--json"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=580, check=False)
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout)
