@@ -7,9 +7,10 @@ PYTHON ?= $(firstword $(foreach candidate,python3.11 python3,$(shell \
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip install --disable-pip-version-check --constraint constraints.txt
 PINS := pyproject.toml constraints.txt
-# Tests wait for processes and networks half of the time: two workers take turns. A module's tests stay together.
+# Tests wait for processes and networks half of the time: two workers take turns. A module's tests stay together,
+# and modules run in the order of tests/conftest.py, the long ones first.
 WORKERS := 2
-PYTEST := $(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadscope
+PYTEST := $(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder
 # Debian puts mosquitto where only root's PATH looks, and its clients into a package of their own.
 FIND_MOSQUITTO := { PATH="$$PATH:/usr/sbin:/usr/local/sbin" command -v mosquitto && command -v mosquitto_rr; } >/dev/null
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Annotated, ClassVar
 
 import msgspec
@@ -10,14 +9,10 @@ from msgspec import Meta
 
 from cachenet.shared.bundle import zoo
 from cachenet.shared.bundle.manifest import ExitFlag
+from cachenet.shared.command.threads import default_threads
 from cachenet.shared.inference.engine import Provider
 
 EMBEDDED = "embedded"
-
-
-def default_threads() -> int:
-    """Number of processors that this process may use, at most 64."""
-    return min(64, len(os.sched_getaffinity(0)))
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -51,7 +46,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Provider, Meta(description="Hardware that runs the full model: auto, cpu, cuda or tensorrt.")
     ] = "auto"
     threads: Annotated[
-        int, Meta(ge=1, le=64, description="Threads of the full model (default: one for each processor).")
+        int,
+        Meta(ge=1, le=64, description="Threads of the full model (default: OMP_NUM_THREADS, or one per processor)."),
     ] = msgspec.field(default_factory=default_threads)
     queue: Annotated[int, Meta(ge=1, le=1024, description="Largest number of requests in the queue.")] = 64
     max_batch: Annotated[int, Meta(ge=1, le=256, description="Largest number of requests in one batch.")] = 16

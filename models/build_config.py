@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 import msgspec
 
 from cachenet.shared.bundle.manifest import digest
+from cachenet.shared.command.threads import default_threads
 from cachenet.shared.inference.decoders import DecoderKind
 
 #: ``auto``: INT8 if it is measured to be faster and to answer as many frames.
@@ -111,8 +111,9 @@ class BuildSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         msgspec.Meta(description="Directory of intermediate results, to resume from (default: in the user's cache)."),
     ] = ""
     threads: Annotated[
-        int, msgspec.Meta(ge=1, description="Threads of the build (default: one for each processor).")
-    ] = msgspec.field(default_factory=lambda: os.cpu_count() or 1)
+        int,
+        msgspec.Meta(ge=1, description="Threads of the build (default: OMP_NUM_THREADS, or one per processor)."),
+    ] = msgspec.field(default_factory=default_threads)
     embedding: Annotated[
         str,
         msgspec.Meta(description="Tensor of the embedding (default: input of the last layer with weights, or scores)."),

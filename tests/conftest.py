@@ -29,11 +29,21 @@ _PROCESSES = ("broker", "mosquitto", "deployed", "fresh_install", "agents", "ser
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark as ``e2e`` what runs processes of the project or a broker."""
+    """Mark as ``e2e`` what runs processes of the project or a broker, and put the long modules first.
+
+    A worker takes whole modules: one that lasts a minute and begins last would keep a single worker busy at the end.
+    """
+    ranks: dict[Path, int] = {}
     for item in items:
         fixtures = " ".join(getattr(item, "fixturenames", ()))
         if "e2e" in item.path.parts or any(name in fixtures for name in _PROCESSES):
             item.add_marker("e2e")
+        marks = {mark.name for mark in item.iter_markers()}
+        rank = (
+            0 if "fresh_install" in fixtures else 1 if "e2e" in item.path.parts else 3 - bool(marks & {"slow", "e2e"})
+        )
+        ranks[item.path] = min(rank, ranks.get(item.path, rank))
+    items.sort(key=lambda item: ranks[item.path])
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -57,10 +58,16 @@ def modules(package: str) -> list[Path]:
     return sorted((ROOT / package.replace(".", "/")).rglob("*.py"))
 
 
+@cache
+def syntax(path: Path) -> list[ast.AST]:
+    """All nodes of the module's syntax tree."""
+    return list(ast.walk(ast.parse(path.read_text("utf-8"))))
+
+
 def imports(path: Path) -> Iterator[str]:
     """Every module that ``path`` imports, anywhere in it, by full name; of ``from a import b`` both a and a.b."""
     package = path.relative_to(ROOT).parent.parts
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+    for node in syntax(path):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -78,7 +85,7 @@ UNPREFIXED_IMPORT = re.compile(
 def unprefixed_imports(path: Path) -> list[str]:
     """Imports of the packages without ``cachenet.``: statements, ``import_module`` and texts of programs."""
     found = [module for module in imports(path) if inside(module, INSTALLED)]
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+    for node in syntax(path):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             found += [match[0].strip("; \n") for match in UNPREFIXED_IMPORT.finditer(node.value)]
         elif isinstance(node, ast.Call) and dotted(node.func).endswith(("import_module", "importorskip", "__import__")):
@@ -222,7 +229,7 @@ def test_the_core_builds_on_numpy_msgspec_and_the_standard_library_alone() -> No
 def test_the_core_does_no_input_or_output_and_draws_from_no_hidden_state() -> None:
     crossed = []
     for path in modules(CORE):
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        for node in syntax(path):
             name = dotted(node)
             if name in CORE_NEVER_USES or draws_from_hidden_state(name):
                 crossed.append(f"{path.name} uses {name}")

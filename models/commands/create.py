@@ -11,7 +11,7 @@ import typer
 
 from cachenet.models.build_config import QUICK, BuildConfig, BuildSettings
 from cachenet.models.commands import options
-from cachenet.models.commands.options import PROCESSORS, Json, Threads
+from cachenet.models.commands.options import DEFAULT_THREADS, Json, Threads
 from cachenet.shared.command.options import with_settings
 
 
@@ -30,7 +30,7 @@ def train(
             "early exits."
         ),
     ] = "pair",
-    threads: Threads = PROCESSORS,
+    threads: Threads = DEFAULT_THREADS,
     smoke: Annotated[
         bool, typer.Option("--smoke", help="Trial run: a tiny network is trained on the sample that is installed.")
     ] = False,

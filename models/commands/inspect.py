@@ -10,7 +10,7 @@ import typer
 
 from cachenet.models.commands import options
 from cachenet.models.commands.options import (
-    PROCESSORS,
+    DEFAULT_THREADS,
     Data,
     Decoder,
     Existing,
@@ -68,7 +68,7 @@ def report(
     frames: Annotated[int, typer.Option(help="Number of frames of a stream.", min=16)] = 1000,
     page: Annotated[Path | None, typer.Option("--html", help="File for an HTML page with figures.")] = None,
     work: Work = None,
-    threads: Threads = PROCESSORS,
+    threads: Threads = DEFAULT_THREADS,
     as_json: Json = False,
 ) -> None:
     """Measure a bundle on frames that it was not built from.
@@ -148,7 +148,7 @@ def inspect(
     labels: Labels = None,
     frame_step: FrameStep = 1,
     work: Work = None,
-    threads: Threads = PROCESSORS,
+    threads: Threads = DEFAULT_THREADS,
     sheet: Annotated[
         Path | None,
         typer.Option(

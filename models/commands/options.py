@@ -21,6 +21,7 @@ from cachenet.shared.command import config, exit
 from cachenet.shared.command.errors import UserError
 from cachenet.shared.command.extras import how_to_install
 from cachenet.shared.command.file_names import shown
+from cachenet.shared.command.threads import default_threads
 
 if TYPE_CHECKING:
     from cachenet.models.data.dataset import Dataset
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from cachenet.shared.bundle.trust import Signer
 
 stderr = Console(stderr=True)
-PROCESSORS = os.cpu_count() or 1
+DEFAULT_THREADS = default_threads()
 
 
 def _setting(name: str, **limits: Any) -> Any:
@@ -54,7 +55,9 @@ Scenes = Annotated[Path | None, _setting("scenes")]
 Key = Annotated[Path | None, _setting("key")]
 Quick = Annotated[bool, _setting("quick")]
 Work = Annotated[Path | None, _setting("work")]
-Threads = Annotated[int, typer.Option(help="Threads of the command; by default one for each processor.", min=1)]
+Threads = Annotated[
+    int, typer.Option(help="Threads of the command; by default OMP_NUM_THREADS, or one per processor.", min=1)
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 
 

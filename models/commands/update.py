@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from cachenet.models.commands import options
-from cachenet.models.commands.options import PROCESSORS, Data, Existing, FrameStep, Json, Key, Out, Threads, Work
+from cachenet.models.commands.options import DEFAULT_THREADS, Data, Existing, FrameStep, Json, Key, Out, Threads, Work
 from cachenet.models.report import console_report
 from cachenet.shared.bundle import zoo
 from cachenet.shared.bundle.manifest import Bundle
@@ -22,7 +22,7 @@ def fine_tune(
     out: Out,
     key: Key = None,
     work: Work = None,
-    threads: Threads = PROCESSORS,
+    threads: Threads = DEFAULT_THREADS,
 ) -> None:
     """Add a submodel to a bundle for what its devices see; 'cloud-server run --fine-tune' calls this.
 
@@ -70,7 +70,7 @@ def add_size(
     key: Key = None,
     quick: options.Quick = False,
     work: Work = None,
-    threads: Threads = PROCESSORS,
+    threads: Threads = DEFAULT_THREADS,
     as_json: Json = False,
 ) -> None:
     """Add a general model of another size to a bundle, and certify the bundle again.
@@ -101,7 +101,7 @@ def exits(
     frame_step: FrameStep = 1,
     key: Key = None,
     work: Work = None,
-    threads: Threads = PROCESSORS,
+    threads: Threads = DEFAULT_THREADS,
     as_json: Json = False,
 ) -> None:
     """Add early exits to the full model, so that a server runs only a part of the model for most requests.
@@ -127,7 +127,7 @@ def prove(
     key: Key = None,
     quick: options.Quick = False,
     work: Work = None,
-    threads: Threads = PROCESSORS,
+    threads: Threads = DEFAULT_THREADS,
     as_json: Json = False,
 ) -> None:
     """Certify a bundle again, on your own footage; its models stay as they are.

@@ -84,7 +84,7 @@ class DetectorConfig:
 
 
 #: Configuration of a trial run: it takes a minute.
-QUICK = DetectorConfig("quick", widths=(8, 16, 32), area=192 * 160, epochs=4, batch=8, tuning_epochs=2)
+QUICK = DetectorConfig("quick", widths=(8, 16, 32), area=192 * 160, epochs=2, batch=8, tuning_epochs=2)
 
 
 def build(

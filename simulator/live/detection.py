@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -17,6 +16,7 @@ from cachenet.shared.bundle.manifest import Bundle
 from cachenet.shared.cascade.detect.detections import Detections, checked, corners, pooled_f1
 from cachenet.shared.command.errors import UserError
 from cachenet.shared.command.file_names import shown
+from cachenet.shared.command.threads import default_threads
 from cachenet.shared.inference.detector import Detector
 from cachenet.shared.inference.engine import Session
 from cachenet.shared.media.video import BadVideo, Video
@@ -66,7 +66,7 @@ class Detection(LiveTask):
         name = manifest.only("full")
         model = manifest.models[name]
         assert model.decoder is not None  # the manifest was checked
-        session = Session(self.bundle.path(name), "cpu", len(os.sched_getaffinity(0)))
+        session = Session(self.bundle.path(name), "cpu", default_threads())
         detect = Detector(session.run_all, model.input, model.decoder)
         console.print(f"Finding the objects of the full model in {self._clip.name}.")
         pictures = (frame.picture for frame in video.frames())

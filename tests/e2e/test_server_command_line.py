@@ -5,8 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
 
+import pytest
+
+from cachenet.cloud_server import cli
 from cachenet.shared.bundle.manifest import Bundle
 from tests.broker import Mosquitto
 from tests.bundles import tiny_bundle
@@ -16,15 +21,22 @@ __all__ = ["bundle"]
 
 
 def refused(*arguments: str, **environment: str) -> str:
-    """Run the command, which must exit with 2 and one line on stderr. The line."""
-    ended = subprocess.run(
-        [sys.executable, "-m", "cachenet.cloud_server", *arguments],
-        capture_output=True, text=True, timeout=60, check=False, env={**os.environ, **environment},
-    )  # fmt: skip
-    assert (ended.returncode, ended.stdout) == (2, ""), ended.stderr
-    assert ended.stderr.startswith("cloud-server: ")
-    assert ended.stderr.count("\n") == 1, ended.stderr
-    return ended.stderr
+    """Run the command in this process, which must end with 2 and one line on stderr. The line."""
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        redirect_stdout(StringIO()) as out,
+        redirect_stderr(StringIO()) as err,
+        pytest.raises(SystemExit) as ended,
+    ):
+        patch.setattr(sys, "argv", ["cloud-server", *arguments])
+        patch.setattr(cli, "_on_signals", lambda: pytest.fail(f"{arguments} starts a program"))
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        cli.main()
+    assert (ended.value.code, out.getvalue()) == (2, ""), err.getvalue()
+    assert err.getvalue().startswith("cloud-server: ")
+    assert err.getvalue().count("\n") == 1, err.getvalue()
+    return err.getvalue()
 
 
 def test_invalid_input_gives_one_line_and_exit_code_2(bundle: Bundle, mosquitto: Mosquitto, tmp_path: Path) -> None:

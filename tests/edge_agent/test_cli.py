@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
-from cachenet.edge_agent.cli import app
+from cachenet.edge_agent.cli import app, main
 from tests.bundles import tiny_bundle
 
 if sys.version_info >= (3, 11):
@@ -248,21 +248,26 @@ def test_the_password_is_not_printed() -> None:
     ],
 )
 def test_an_old_setting_is_refused_with_the_name_of_the_new_one(
-    tmp_path: Path, flag: str, key: str, variable: str, new: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    flag: str,
+    key: str,
+    variable: str,
+    new: str,
 ) -> None:
     """As a flag, in a file and as a variable."""
     file = tmp_path / "old.toml"
     file.write_text(key + "\n")
     by_file = invoke("--config", str(file))
     by_variable = invoke("camera:0", **{variable: "1"})
-    by_flag = subprocess.run(
-        [sys.executable, "-m", "cachenet.edge_agent", "run", "camera:0", flag],
-        capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
+    monkeypatch.setattr(sys, "argv", ["edge-agent", "run", "camera:0", flag])
+    with pytest.raises(SystemExit) as by_flag:
+        main()
     for code, message, old in (
         (by_file.exit_code, by_file.stderr, f"key {key.split(maxsplit=1)[0]!r}"),
         (by_variable.exit_code, by_variable.stderr, variable),
-        (by_flag.returncode, by_flag.stderr, flag.split("=", maxsplit=1)[0]),
+        (by_flag.value.code, capsys.readouterr().err, flag.split("=", maxsplit=1)[0]),
     ):
         assert code == 2
         assert message.count("\n") == 1, message

@@ -53,7 +53,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def dataset(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     classifier = load_classifier(FULL)
     frames = find(data)
-    return collect(classifier, (frames, label_frames(classifier, frames, tmp_path_factory.mktemp("work"), 2)))
+    return collect(classifier, (frames, label_frames(classifier, frames, tmp_path_factory.mktemp("work"), 1)))
 
 
 def make(dataset: Dataset, work: Path, out: Path, config: BuildConfig = CONFIG) -> Bundle:

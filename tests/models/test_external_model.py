@@ -63,7 +63,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def dataset(data: Path, full: Path, base: Path, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     classifier, frames = load_classifier(full), find(data)
-    outputs = label_frames(classifier, frames, tmp_path_factory.mktemp("work"), 2)
+    outputs = label_frames(classifier, frames, tmp_path_factory.mktemp("work"), 1)
     return replace(collect(classifier, (frames, outputs)), base=external_model.read(base, classifier, UNIT))
 
 

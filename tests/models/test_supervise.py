@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[2]
 _PROGRAM = """
 import os, signal, sys, time
 from cachenet.models.supervise import supervise
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it in what it starts in the background
 supervise("program")
 """
 
