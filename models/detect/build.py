@@ -117,10 +117,14 @@ def build(
         name = "base" if base is None else _TINY
         role: Role = "base" if base is None else "submodel"
         models[name] = write_own(building, name, role, network, spec, full.labels, config.name)
+        task = progress.add_task("thresholds", total=None)
         models, found = measured(building, models, footage)
+        progress.remove_task(task)
         # A model of the user's has not learned from the footage, so that all of it may tune.
         tune = [footage.tune] if base is None else [footage.learn, footage.tune]
+        task = progress.add_task("certificates", total=None)
         certified = certify(local_detectors(building, models), tune, footage.prove)
+        progress.remove_task(task)
         provenance = {
             "plan": digest(msgspec.json.encode(config)),
             **({"region": region_text(region)} if (region := sources[0].region) is not None else {}),
