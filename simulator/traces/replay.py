@@ -47,12 +47,18 @@ class ReplayResult:
         corrections: Number of corrections after late replies.
         identical: Number of answers, corrections included, that the replay reproduces.
         first: The first answer that differs: logged, replayed. None: all answers are identical.
+        truncated: Whether the log's last line is incomplete, and is not replayed.
     """
 
     frames: int = 0
     corrections: int = 0
     identical: int = 0
     first: tuple[AnyAnswer | None, AnyAnswer | None] | None = None
+    truncated: bool = False
+
+    def truncate(self) -> None:
+        """Note that the log's last line is incomplete."""
+        self.truncated = True
 
     def compare(self, logged: AnyAnswer | None, replayed: AnyAnswer | None) -> None:
         """Count one answer."""
@@ -79,7 +85,7 @@ def replay(log: Path, bundle: Bundle, recorded: Path, advance: Callable[[], obje
     result = ReplayResult()
     recording = stream.read(recorded)
     run: _Replay | None = None
-    for event in events(log):
+    for event in events(log, result.truncate):
         if isinstance(event, decision_log.CascadeCreated):
             run = _Replay(event, bundle, log)
             continue
@@ -168,12 +174,14 @@ class _Replay:
         return motion
 
 
-def events(log: Path) -> Iterator[decision_log.Event]:
-    """The events of a log in order, without a truncated last line. Raises ``BadLog``."""
+def events(log: Path, on_truncated: Callable[[], object] = lambda: None) -> Iterator[decision_log.Event]:
+    """The events of a log in order, without a truncated last line, for which ``on_truncated`` is called. Raises
+    ``BadLog``."""
     decoder = msgspec.json.Decoder(decision_log.Event)
     with log.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             if not line.endswith(b"\n"):
+                on_truncated()
                 return
             try:
                 yield decoder.decode(line)
