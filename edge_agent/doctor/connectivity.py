@@ -128,8 +128,7 @@ def _server(link: MqttConnection, device: str, manifest: Manifest, messages: que
     if reply is None:
         return Finding("server", "warning", f"{outcome.error}; is cloud-server running on this broker?")
     if isinstance(reply, SceneReply):
-        return Finding(
-            "server", "ok", f"finds {len(reply.detections)} objects in the golden picture, after {latency_ms:.0f} ms"
-        )
+        found = diagnostics.objects_text(len(reply.detections))
+        return Finding("server", "ok", f"the full model {found}, after {latency_ms:.0f} ms")
     label = manifest.labels[int(reply.logits.argmax())]
     return Finding("server", "ok", f"calls the golden picture {label}, after {latency_ms:.0f} ms")
