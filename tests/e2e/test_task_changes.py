@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import json
+import logging
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from cachenet.edge_agent.cli import app
+from cachenet.edge_agent.updates.store import Store
 from cachenet.shared.bundle.manifest import MANIFEST, Bundle
-from tests.broker import Mosquitto, mosquitto
+from tests.broker import Mosquitto
 from tests.bundles import tiny_bundle
 from tests.detectors import detector_bundle, footage, record
 from tests.e2e.agents import AgentProcess, agents
 from tests.e2e.servers import ServerProcess
+from tests.edge_agent.agents import install_current, install_files
 
-__all__ = ["agents", "mosquitto"]
+__all__ = ["agents"]
 
 _FRAMES = 900
 
@@ -25,6 +31,15 @@ _FRAMES = 900
 def frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("frames")
     return record(directory, footage(_FRAMES))
+
+
+@pytest.fixture
+def mosquitto(tmp_path: Path) -> Iterator[Mosquitto]:
+    """A broker of the test's own, without the catalogues of others."""
+    broker = Mosquitto(tmp_path)
+    broker.start()
+    yield broker
+    broker.kill()
 
 
 @pytest.fixture
@@ -120,3 +135,25 @@ def test_a_bundle_of_another_name_is_offered_in_one_line_and_taken_after_a_resta
             agent.wait_for(20)
             agent.stop()
             assert tasks(agent) == [task]
+
+
+def test_the_doctor_looks_for_the_bundle_that_the_device_runs(
+    serve: Callable[[Path], None], mosquitto: Mosquitto, tmp_path: Path
+) -> None:
+    """Not for the first one that the catalogue offers."""
+    classifiers = Bundle(renamed(tiny_bundle(tmp_path / "classifiers"), "mine"))
+    serve(renamed(detector_bundle(tmp_path / "detectors"), "alone"))
+    install_current(install_files(Store(tmp_path / "store"), classifiers), classifiers.data)
+
+    def doctor(*flags: str) -> dict[str, list[str]]:
+        common = ["--broker", mosquitto.url, "--store", str(tmp_path / "store"), "--device", "doctor", *flags]
+        done = CliRunner().invoke(app, ["doctor", *common, "--json"])
+        logging.disable(logging.NOTSET)  # the doctor, whose process ends, leaves the log switched off
+        return {one["what"]: [one["grade"], one["says"]] for one in json.loads(done.stdout)["findings"]}
+
+    found = doctor()
+    assert found["catalogue"][0] == "warning"
+    assert re.search(r"has no mine; it offers .*alone.*, which --set catalogue=NAME chooses", found["catalogue"][1])
+    found = doctor("--set", "catalogue=alone")
+    assert found["catalogue"] == ["ok", "alone, 1 label"]
+    assert "the full model runs and finds" in found["server"][1]
