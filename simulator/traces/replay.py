@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -26,7 +27,7 @@ from cachenet.shared.cascade.detect.detections import Boxes
 from cachenet.shared.cascade.detect.types import Motion, SceneAnswer
 from cachenet.shared.cascade.types import Answer
 from cachenet.shared.command.errors import UserError
-from cachenet.shared.inference.image import Picture, cut, parse_region
+from cachenet.shared.inference.image import BadPicture, Picture, cut, parse_region
 from cachenet.shared.media import pictures
 from cachenet.shared.media import recording as stream
 
@@ -83,6 +84,19 @@ def replay(log: Path, bundle: Bundle, recorded: Path, advance: Callable[[], obje
         OSError: A file cannot be read.
     """
     result = ReplayResult()
+    try:
+        _repeat(log, bundle, recorded, advance, result)
+    except (UserError, BadPicture):
+        raise
+    except ValueError as error:  # arrays that do not fit each other
+        raise BadLog(f"{log}, after {result.frames} answers: {error}") from error
+    if not result.frames:
+        raise BadLog(f"{log} has no answer in it")
+    return result
+
+
+def _repeat(log: Path, bundle: Bundle, recorded: Path, advance: Callable[[], object], result: ReplayResult) -> None:
+    """Repeat all events of a log, and compare the answers; see ``replay``."""
     recording = stream.read(recorded)
     run: _Replay | None = None
     for event in events(log, result.truncate):
@@ -104,9 +118,6 @@ def replay(log: Path, bundle: Bundle, recorded: Path, advance: Callable[[], obje
             result.compare(event.answer, run.on_late_reply(event))
         else:
             run.repeat(event)
-    if not result.frames:
-        raise BadLog(f"{log} has no answer in it")
-    return result
 
 
 class _Replay:
@@ -168,7 +179,9 @@ class _Replay:
 
     def _logged_motion(self, boxes: Boxes) -> Motion:
         """The next logged motion, in place of optical flow."""
-        motion = decision_log.motion_of(self._motions.popleft()) if self._motions else None
+        motion = None
+        with suppress(ValueError):  # no whole number of objects
+            motion = decision_log.motion_of(self._motions.popleft()) if self._motions else None
         if motion is None or len(motion.shifts) != len(boxes):
             raise BadLog(f"{self._log} has no motion of these objects: its models or its stream are others")
         return motion

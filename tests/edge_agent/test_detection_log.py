@@ -95,8 +95,13 @@ def test_a_log_of_other_motion_is_no_log_of_these_objects(bundle: Bundle, record
     log = tmp_path / "decisions.jsonl"
     agent, _ = agent_of(bundle, open_source(str(recorded)), Server(bundle, 2), decision_log=str(log))
     run(agent)
-    log.write_bytes(re.sub(rb'"motions":\[[^]]*\]', b'"motions":[]', log.read_bytes()))
-    with pytest.raises(BadLog, match="no motion of these objects"):
+    whole = log.read_bytes()
+    for other in (b"[]", b'["AAAA"]'):
+        log.write_bytes(re.sub(rb'"motions":\[[^]]*\]', b'"motions":' + other, whole))
+        with pytest.raises(BadLog, match="no motion of these objects"):
+            replay(log, bundle, recorded)
+    log.write_bytes(re.sub(rb'"boxes":\[\[[^,]+,', b'"boxes":[[', whole))  # three numbers
+    with pytest.raises(BadLog, match=r"decisions\.jsonl, after \d+ answers: "):
         replay(log, bundle, recorded)
 
 
