@@ -1,3 +1,11 @@
-from cachenet.edge_agent.cli import main
+"""The program ``edge-agent``, also as ``python -m edge_agent`` in a clone."""
 
-main()
+from cachenet.shared.command.start import start
+
+
+def main() -> None:
+    start("cachenet.edge_agent.cli")
+
+
+if __name__ == "__main__":
+    main()

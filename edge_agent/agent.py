@@ -72,6 +72,7 @@ class Agent:
         self._ended = threading.Event()
         self._started = time.monotonic()
         self._waiting_logged: str | None = None
+        self._announcing = threading.Lock()
         #: Versions whose certificate has been checked.
         self._checked_versions: set[str] = set()
         self.server_version = ServerVersion()
@@ -305,7 +306,10 @@ class Agent:
         return LearnerFile(directory, own.name, zone=own.zone_name) if directory is not None else None
 
     def _announce(self) -> None:
-        if self.link is not None:
+        if self.link is None:
+            return
+        # Cameras, updater and connection announce on threads of their own: the retained status must be the latest.
+        with self._announcing:
             self.link.publish(protocol.topic(self.settings.device, "status"), self._status("online"), 1, retain=True)
 
     def _status(self, state: Any) -> bytes:

@@ -296,7 +296,7 @@ class Camera:
         if audits is not None and audits.alarms > before:
             log.warning(
                 "%shits disagree with the full model clearly more often than %s %g allows (%.3g of %d audited): the "
-                "budget for hits is multiplied by %g, and %.0f %% of hits are audited for a while",
+                "budget for hits is multiplied by %g, and %.0f%% of hits are audited for a while",
                 self._prefix,
                 pipeline.budget_flag,
                 pipeline.budget,

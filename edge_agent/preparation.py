@@ -37,7 +37,10 @@ def prepare(settings: Settings) -> Parts:
         raise ValueError("nothing to answer with: give --broker mqtt://host, or --bundle (such as cifar10)")
     uses_cloud = "cloud" in settings.levels and settings.broker and settings.mode != "offline"
     if "base" not in settings.levels and not uses_cloud:
-        raise ValueError("no level can answer: levels must include base, or cloud with a --broker and not offline")
+        raise ValueError(
+            "no level can answer: levels must include base, or cloud with a --broker and not offline"
+            + "; full only helps base, and base=full with levels=base runs it alone" * ("full" in settings.levels)
+        )
     check_device(settings.device)
     providers(settings.provider)
     if (settings.results or settings.home_assistant) and not settings.broker:

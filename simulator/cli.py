@@ -285,8 +285,11 @@ def replay(
     with _reported(also=BadPicture), _progress() as progress:
         task = progress.add_task("frames", total=None)
         found = replay(log, Bundle(zoo.find(bundle)), stream_dir, lambda: progress.advance(task))
+    if found.truncated:
+        exit.say("simulator", f"{log} ends within a line, which is not replayed: it was not written to its end")
     if as_json:
         counts = {"frames": found.frames, "corrections": found.corrections, "identical": found.identical}
+        counts["truncated"] = found.truncated
         print(msgspec.json.encode(counts).decode())
     else:
         print(

@@ -46,7 +46,7 @@ class FullModel:
         #: Number of pictures of every run, where the model fixes it.
         self.batch: int | None = None
         if exit_kind is None:
-            self._model = Session(bundle.path(self.name), provider, threads)
+            self._model = Session(bundle.path(self.name), provider, threads).check_classifier()
             self.batch = self._model.batch
         else:
             self._model = load(manifest, exit_kind, bundle.find, provider, threads, random.Random().random)

@@ -55,7 +55,8 @@ def check_connectivity(settings: Settings, stored: Manifest | None) -> Generator
             yield Finding("password", "problem", reason.removesuffix("; trying again"))
             return None
         yield Finding("password", "ok", f"the broker takes {where.user or 'anybody'}")
-        offered = yield from _catalogue(settings, messages)
+        wanted = settings.catalogue or (stored.name if stored is not None else "")
+        offered = yield from _catalogue(settings, wanted, messages)
         if (manifest := offered or stored) is not None and "cloud" in settings.levels and settings.mode != "offline":
             yield _server(link, device, manifest, messages)
         return offered
@@ -63,16 +64,26 @@ def check_connectivity(settings: Settings, stored: Manifest | None) -> Generator
         link.stop()
 
 
-def _catalogue(settings: Settings, messages: queue.SimpleQueue[Message]) -> Generator[Finding, None, Manifest | None]:
-    """Check the catalogue; returns the first manifest that this device accepts."""
+def _catalogue(
+    settings: Settings, wanted: str, messages: queue.SimpleQueue[Message]
+) -> Generator[Finding, None, Manifest | None]:
+    """Check the catalogue; returns the manifest that this device would take.
+
+    Args:
+        wanted: Name of the bundle; empty for the first one.
+    """
     end = time.monotonic() + _CATALOGUE_TIMEOUT_S
     old_server = False
+    others: set[str] = set()
     with suppress(queue.Empty):
         while (left := end - time.monotonic()) > 0:
             message = messages.get(timeout=left)
             old_server |= version_1.is_server(message.topic, message.payload)
             name = message.topic.rsplit("/", 1)[-1]
-            if not message.topic.startswith(protocol.CATALOGUE_TOPICS[:-1]) or settings.catalogue not in ("", name):
+            if not message.topic.startswith(protocol.CATALOGUE_TOPICS[:-1]):
+                continue
+            if wanted not in ("", name):
+                others.add(name)
                 continue
             try:
                 manifest = parse(message.payload)
@@ -87,8 +98,11 @@ def _catalogue(settings: Settings, messages: queue.SimpleQueue[Message]) -> Gene
     if old_server:
         yield Finding("catalogue", "problem", version_1.OLD_SERVER)
         return None
-    missing = f"the catalogue has no {settings.catalogue}" if settings.catalogue else "the catalogue is empty"
-    yield Finding("catalogue", "warning", f"{missing}; start cloud-server on this broker")
+    missing = f"the catalogue has no {wanted}" if wanted else "the catalogue is empty"
+    advice = "start cloud-server on this broker"
+    if others:
+        advice = f"it offers {', '.join(sorted(others))}, which --set catalogue=NAME chooses"
+    yield Finding("catalogue", "warning", f"{missing}; {advice}")
     return None
 
 
@@ -128,8 +142,7 @@ def _server(link: MqttConnection, device: str, manifest: Manifest, messages: que
     if reply is None:
         return Finding("server", "warning", f"{outcome.error}; is cloud-server running on this broker?")
     if isinstance(reply, SceneReply):
-        return Finding(
-            "server", "ok", f"finds {len(reply.detections)} objects in the golden picture, after {latency_ms:.0f} ms"
-        )
+        found = diagnostics.objects_text(len(reply.detections))
+        return Finding("server", "ok", f"the full model {found}, after {latency_ms:.0f} ms")
     label = manifest.labels[int(reply.logits.argmax())]
     return Finding("server", "ok", f"calls the golden picture {label}, after {latency_ms:.0f} ms")

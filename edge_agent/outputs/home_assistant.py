@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -30,6 +31,7 @@ _MAX_LABELS = 10
 #: Most entities of a camera: zones leave fewer labels. A payload of 200 entities has 80 kB.
 _MAX_ENTITIES = 200
 _NAME = re.compile(r"[a-zA-Z0-9_-]+")
+_Component = dict[str, Any]
 
 
 class Description(msgspec.Struct, frozen=True):
@@ -91,8 +93,11 @@ class Announcer:
                 self._announce(description)
 
     def _announce(self, description: Description) -> None:
+        before = self._cameras.get(description.camera)
         self._cameras[description.camera] = description
         topic = config_topic(self._prefix, self._device, description.camera)
+        if before is not None and (gone := removed(self._device, before, description)):
+            self._publish(topic, config(self._device, description, gone), 1, True)
         self._publish(topic, config(self._device, description), 1, True)
 
 
@@ -120,16 +125,23 @@ def config_topic(prefix: str, device: str, camera: str) -> str:
     return f"{prefix}/device/{device}/{camera or _ONLY}/config"
 
 
-def config(device: str, description: Description) -> bytes:
-    """The payload that describes a camera and its entities, JSON."""
+def removed(device: str, before: Description, after: Description) -> dict[str, _Component]:
+    """The components of a former description that are in a later one no longer, with their platform alone.
+
+    Home Assistant keeps an entity that is merely missing; a component with a platform and nothing else removes it.
+    """
+    own = _components(device, after)
+    return {
+        name: {"platform": component["platform"]}
+        for name, component in _components(device, before).items()
+        if name not in own
+    }
+
+
+def config(device: str, description: Description, gone: Mapping[str, _Component] = MappingProxyType({})) -> bytes:
+    """The payload that describes a camera and its entities, JSON. ``gone``: ``removed``."""
     camera = description.camera
-    camera_id = "/".join(filter(None, ["cachenet", device, camera]))
-    if description.task == "detection":
-        components = _of_detector(camera_id, device, description)
-    elif description.zones:
-        components = _of_zones(camera_id, device, description)
-    else:
-        components = {"label": _label(camera_id), "confidence": _confidence(camera_id), **_of_camera(camera_id)}
+    camera_id = _camera_id(device, camera)
     payload = {
         "device": {
             "identifiers": [camera_id],
@@ -147,9 +159,23 @@ def config(device: str, description: Description) -> bytes:
             }
         ],
         "state_topic": results.topic(device, camera),
-        "components": components,
+        "components": {**_components(device, description), **gone},
     }
     return msgspec.json.encode(payload)
+
+
+def _camera_id(device: str, camera: str) -> str:
+    return "/".join(filter(None, ["cachenet", device, camera]))
+
+
+def _components(device: str, description: Description) -> dict[str, _Component]:
+    """The entities of a camera by key."""
+    camera_id = _camera_id(device, description.camera)
+    if description.task == "detection":
+        return _of_detector(camera_id, device, description)
+    if description.zones:
+        return _of_zones(camera_id, device, description)
+    return {"label": _label(camera_id), "confidence": _confidence(camera_id), **_of_camera(camera_id)}
 
 
 _MEASURED = {"state_class": "measurement", "suggested_display_precision": 1}
@@ -157,7 +183,6 @@ _SHARE = {"unit_of_measurement": "%", **_MEASURED}
 _LATENCY = {"unit_of_measurement": "ms", "device_class": "duration", **_MEASURED}
 _DIAGNOSTIC = {"entity_category": "diagnostic"}
 _COUNT = {"icon": "mdi:counter", "state_class": "measurement"}
-_Component = dict[str, Any]
 
 
 def _of_camera(camera_id: str) -> dict[str, _Component]:

@@ -239,7 +239,9 @@ class ActiveBundle:
 
     def _replace(self, manifest: Manifest, version: str, base: Any) -> None:
         if self._settings.zone and self.manifest is not None and manifest.task != self.manifest.task:
-            raise DeploymentError(f"{manifest.name} is for {manifest.task}; start again, because of the zones")
+            raise DeploymentError(
+                f"{manifest.name} is for {manifest.task} now, and there are zones; start again with another --store"
+            )
         if self._budget is not None and (needed := self._bytes_without_submodels()) > self._budget:
             raise DeploymentError(
                 f"memory budget {self._settings.memory_budget} is under the {needed / 1e6:.0f} MB that this process "

@@ -48,7 +48,9 @@ def open_model(
         return load(manifest, exit_kind, find, provider, threads, random.Random().random)
     model = manifest.models[name]
     session = Session(find(model), provider, threads, slowdown)
-    return session if model.decoder is None else Detector(session.run_all, model.input, model.decoder)
+    if model.decoder is None:
+        return session.check_classifier()
+    return Detector(session.run_all, model.input, model.decoder)
 
 
 def answerer(opened: Runnable, spec: Input) -> Callable[[Picture], Logits | Detections]:

@@ -109,13 +109,19 @@ class Store:
             self._lock = None
 
     def current(self, name: str = "") -> bytes | None:
-        """The current manifest of ``name`` (default: of the bundle that became current last); None without one."""
+        """The current manifest of ``name`` (default: of the bundle used last); None without one."""
         pattern = f"{name}.json" if name else "*.json"
         with suppress(OSError):
             for path in sorted(self._catalogue.glob(pattern), key=lambda p: p.stat().st_mtime, reverse=True):
                 if (data := _manifest(path)) is not None:
                     return data
         return None
+
+    def mark_used(self, name: str) -> None:
+        """Note that the bundle ``name`` is the one used last. A set that becomes current is noted by itself."""
+        path = self._catalogue / f"{name}.json"
+        with _store_errors(path):
+            os.utime(path)
 
     def candidate(self, name: str = "") -> bytes | None:
         """The candidate manifest of ``name`` (default: of any bundle); None without one."""

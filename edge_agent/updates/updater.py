@@ -106,6 +106,8 @@ class Updater:
         self._on_trial = ""
         #: Version whose answered frames are counted, and their number.
         self._counted_version, self._count = "", 0
+        #: Names of other bundles in the catalogue.
+        self._other_names: set[str] = set()
         self._events: queue.SimpleQueue[_Announced | _Answered | _Failed | None] = queue.SimpleQueue()
         self._backoff, self._attempts, self._not_before = Backoff(*RETRY_S), 0, 0.0
         self._lock = threading.Lock()
@@ -135,6 +137,8 @@ class Updater:
             self._set_error(f"the store cannot be written ({self._store.read_only}): there will be no updates")
         if (data := self._store.current(name)) is not None and (stored := self._trusted_set(data)) is not None:
             self._current = stored
+            if name:
+                self._update_store(self._store.mark_used)
             self._resume_trial(stored)
         self._replace_damaged(name or self._name)
         if self._current is not None:
@@ -159,7 +163,13 @@ class Updater:
             self._set_error(untrusted_reason(manifest.name, signature))
             raise BundleError(self.error)
         if newest is not None and manifest.name != newest.manifest.name:
-            log.info("catalogue offers %s too; this device runs %s", manifest.name, newest.manifest.name)
+            if manifest.name not in self._other_names:
+                self._other_names.add(manifest.name)
+                log.warning(
+                    "the catalogue offers %s too, and this device goes on with %s; to choose, start again with "
+                    "--set catalogue=%s or --set catalogue=%s",
+                    *(manifest.name, newest.manifest.name) * 2,
+                )
             return
         self._post(_Announced(ModelSet(manifest, version, data, signature)))
 

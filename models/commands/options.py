@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 
 from cachenet.models.build_config import QUICK, BuildConfig, BuildSettings
+from cachenet.models.commands.stages import Stages
 from cachenet.models.report import console_report, remarks
 from cachenet.shared.bundle import zoo
 from cachenet.shared.bundle.manifest import Bundle
@@ -69,8 +70,7 @@ def show_skipped(frames: Frames) -> None:
 
 
 def progress_bar() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=stderr, disable=not stderr.is_terminal)
+    return Stages(stderr)
 
 
 def work_directory(work: Path | None) -> Path:

@@ -44,11 +44,15 @@ class FramesError(UserError):
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """One frame, the number of its ``file``, and its top-level ``folder``, which may be the name of a class."""
+    """One frame, the number of its ``file``, and its top-level ``folder``, which may be the name of a class.
+
+    ``number`` is that of a frame in its video, from 0; 0 for an image.
+    """
 
     picture: Picture
     file: int
     folder: str
+    number: int = 0
 
 
 @dataclass
@@ -66,23 +70,28 @@ class Frames:
     def __iter__(self) -> Iterator[Shown]:
         """Yield all frames in order of file and position. A file that cannot be read goes into ``broken``."""
         self.damaged = 0
-        for number, (path, folder) in enumerate(zip(self.files, self.folders, strict=True)):
+        for file, (path, folder) in enumerate(zip(self.files, self.folders, strict=True)):
             try:
-                for picture in self._pictures(path):
-                    yield Shown(picture if self.region is None else cut(picture, self.region), number, folder)
+                for number, picture in self._pictures(path):
+                    yield Shown(picture if self.region is None else cut(picture, self.region), file, folder, number)
             except (BadPicture, BadVideo) as error:  # noqa: PERF203
                 self.broken[path] = str(error)
             except OSError as error:
                 self.broken[path] = str(error.strerror)
 
-    def _pictures(self, path: Path) -> Iterator[Picture]:
-        """Yield the images of one file. Raises ``BadPicture``, ``BadVideo`` or ``OSError``."""
+    def name(self, file: int, number: int) -> str:
+        """Name of the frame ``number`` of a file: that of the file, and for a video the number."""
+        path = self.files[file]
+        return f"{path.name}, frame {number}" if is_video(path) else path.name
+
+    def _pictures(self, path: Path) -> Iterator[tuple[int, Picture]]:
+        """Yield number and picture of each frame of one file. Raises ``BadPicture``, ``BadVideo`` or ``OSError``."""
         if path.suffix.lower() not in _VIDEOS:
-            yield pictures.read(path)
+            yield 0, pictures.read(path)
             return
         video, count = Video(path), 0
         for frame in video.frames(self.frame_step):
-            yield frame.picture
+            yield frame.number, frame.picture
             count += 1
         self.damaged += video.broken
         if not count:

@@ -121,19 +121,22 @@ def build(
         if base is not None:
             models["base"] = write_detector(building, "base", "base", base, config.name)
         name = "base" if base is None else SCENE
-        by_epoch: dict[str, str] = {}
         role: Role = "base" if base is None else "submodel"
         if tuned is not None:
             scene, curve = fine_tune(tuned, footage.learn, footage.tune, results, progress, name, config.tuning_epochs)
             models[name] = write_detector(building, name, role, scene, config.name)
-            about_training = f"base model, fine-tuned in {config.tuning_epochs * fine_tuning.STEPS} steps"
-            by_epoch = {CURVE: " ".join(f"{one:.4f}" for one in curve)}
+            training = {
+                name: f"base model, fine-tuned in {config.tuning_epochs * fine_tuning.STEPS} steps",
+                CURVE: " ".join(f"{one:.4f}" for one in curve),
+            }
         else:
             shape = HeatmapShape(config.widths, len(full.labels))
             network = train(shape, spec, footage.learn, config.epochs, results, progress, name, config.batch)
             models[name] = write_own(building, name, role, network, spec, full.labels, config.name)
-            about_training = f"heatmap detector, {config.epochs * STEPS} steps of {config.batch} frames"
+            training = {name: f"heatmap detector, {config.epochs * STEPS} steps of {config.batch} frames"}
+        task = progress.add_task("thresholds", total=None)
         models, found = measured(building, models, footage)
+        progress.remove_task(task)
         # A model of the user's has not learned from the footage, so that all of it may tune.
         tune: dict[SceneStage, list[Block]] = {
             "base": [footage.tune] if base is None else [footage.learn, footage.tune],
@@ -141,15 +144,16 @@ def build(
         }
         draft = Manifest(FORMAT, config.name, "detection", full.labels, models, {})
         runs: SceneStage = "base" if draft.better_detector() is None else "submodel"
+        task = progress.add_task("certificates", total=None)
         certified = certify(local_detectors(building, models), tune, footage.prove, runs)
+        progress.remove_task(task)
         provenance = {
             "plan": digest(msgspec.json.encode(config)),
             **({"region": region_text(region)} if (region := sources[0].region) is not None else {}),
             **about(footage),
             **{f"{AGREEMENT}{model}": f"{one.f1:.4f}" for model, one in found.items()},
             "certified on": f"{certified.about}, with the model '{draft.better_detector() or 'base'}'",
-            name: about_training,
-            **by_epoch,
+            **training,
             "torch": str(torch.__version__),
         }
         manifest = msgspec.structs.replace(

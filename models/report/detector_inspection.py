@@ -60,12 +60,12 @@ def inspect(
     samples: list[Sample] = []
     step, count, empty, scores = 1, 0, 0, 0.0
     boxes = np.zeros(len(model.labels), np.int64)
-    for number, frame in enumerate(frames):
+    for count, frame in enumerate(frames, 1):
         found = detect(frame.picture)
-        count, empty, scores = number + 1, empty + (not len(found)), scores + float(found.scores.sum())
+        empty, scores = empty + (not len(found)), scores + float(found.scores.sum())
         boxes += np.bincount(found.labels, minlength=len(boxes))
-        if number % step == 0:
-            title = f"{frames.files[frame.file].name}, frame {number}: {len(found)} boxes"
+        if (count - 1) % step == 0:
+            title = f"{frames.name(frame.file, frame.number)}: {len(found)} boxes"
             samples.append(Sample(title, frame.picture, found))
         if len(samples) > 2 * _DRAWN:
             samples, step = samples[::2], 2 * step

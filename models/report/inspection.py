@@ -190,6 +190,7 @@ def draw(classifier: Classifier, frames: Frames, teacher: TeacherLogits, path: P
     for row in spread(len(teacher), 10).tolist():
         first = np.argsort(-predicted[row], kind="stable")[:3]
         named = [(classifier.labels[label], float(predicted[row, label])) for label in first.tolist()]
-        file = frames.files[int(teacher.files[row])].name
-        panels.append(contact_sheet.Panel(f"{file}, frame {row}", teacher.pictures[row], named))
+        file = int(teacher.files[row])
+        number = (row - int(np.searchsorted(teacher.files, file))) * frames.frame_step
+        panels.append(contact_sheet.Panel(frames.name(file, number), teacher.pictures[row], named))
     atomic_files.write(path, contact_sheet.sheet(f"{classifier.path.name}: {describe(classifier.input)}", panels))

@@ -185,7 +185,7 @@ def model(
     except EngineError as error:
         return Finding(what, "problem", f"{error}"), None
     text = f"{name} loads in {took:.1f} s on {session.provider.removesuffix('ExecutionProvider')}"
-    return Finding(what, "ok", f"{text} and {says}"), session
+    return Finding(what, "ok", f"{text}{',' if says.startswith('runs') else ' and'} {says}"), session
 
 
 def _golden_answer(name: str, session: Session, manifest: Manifest) -> str:
@@ -194,8 +194,13 @@ def _golden_answer(name: str, session: Session, manifest: Manifest) -> str:
     if model.decoder is not None:
         found = Detector(session.run_all, model.input, model.decoder)(golden())
         # Those of high score: rounding moves others over the detector's threshold or under it.
-        return f"finds {int((found.scores >= _SURE).sum())} objects in the golden picture"
+        return objects_text(int((found.scores >= _SURE).sum()))
     scores = session.run(preprocessor(model.input)(crop(golden(), model.input)))
     if scores.shape != (1, len(manifest.labels)) or not np.isfinite(scores).all():
         raise EngineError(f"{name} gives no scores for the golden picture; fetch or build it anew")
     return f"calls the golden picture {manifest.labels[int(scores.argmax())]}"
+
+
+def objects_text(count: int) -> str:
+    """What a detector says of the test picture, in which there need not be any object that it knows."""
+    return f"runs and finds {count or 'no'} object{'s' * (count != 1)} in the golden picture"

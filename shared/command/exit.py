@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import re
+import signal
 import sys
 from contextlib import suppress
 from pathlib import Path
+from types import FrameType
 from typing import NoReturn
 
 import typer
@@ -25,20 +27,42 @@ _INTERRUPTED = 130
 def run(app: typer.Typer) -> NoReturn:
     """Run a program's command line, and end the process."""
     program = Path(sys.argv[0]).name
+    interrupts = _watch_interrupts()
     try:
         code = app(standalone_mode=False)
         sys.stdout.flush()  # detects a failed output before the interpreter ends
     except _ClickError as error:
         _explain(error, program)
         sys.exit(2)
-    except typer.Abort:
+    except (typer.Abort, KeyboardInterrupt):
         sys.exit(_INTERRUPTED)
     except OSError as error:
         close_stdout()
         if error.errno != errno.EPIPE:  # the reader of a pipe may stop early
             say(program, f"{error.filename or 'standard output'}: {error.strerror or error}")
         sys.exit(1)
+    except Exception:
+        if not interrupts:
+            raise
+        sys.exit(_INTERRUPTED)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _watch_interrupts() -> list[int]:
+    """A list that gets an entry with each Ctrl-C, from now on.
+
+    ``KeyboardInterrupt`` alone does not tell: a native module that is interrupted while it is loaded makes it an
+    ``ImportError``.
+    """
+    interrupts: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        interrupts.append(number)
+        signal.default_int_handler(number, frame)
+
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, note)
+    return interrupts
 
 
 def close_stdout() -> None:

@@ -217,6 +217,8 @@ def _tensor(run: _Run, axes: int, least: int) -> _Floats:
     tensor: _Floats = run.outputs[0][0]
     if tensor.shape[-1 if run.decoder.kind in ("yolox", "yolov5", "nanodet") else 0] < least:
         raise _unfit(run)
+    if axes == 3 and 0 in tensor.shape:  # a map without cells
+        raise _unfit(run)
     return tensor
 
 
@@ -300,7 +302,9 @@ def _fastestdet(run: _Run) -> tuple[Boxes, _Chosen]:
 
 
 def _detr(run: _Run) -> tuple[Boxes, _Chosen]:
-    if len(run.outputs) != 2 or run.outputs[0].ndim != 3 or run.outputs[1].shape != (1, run.outputs[0].shape[1], 4):
+    if len(run.outputs) != 2 or run.outputs[0].ndim != 3 or len(run.outputs[0]) != 1:
+        raise _unfit(run)
+    if run.outputs[1].shape != (1, run.outputs[0].shape[1], 4):
         raise _unfit(run)
     logits, boxes = run.outputs[0][0], run.outputs[1][0]
     if run.decoder.no_object:

@@ -63,7 +63,7 @@ class Session:
         Raises:
             EngineError: The model or provider cannot be used.
         """
-        self._slowdown = slowdown
+        self._slowdown, self._file = slowdown, path.name
         self._session = _load(path, path.name, provider, threads)
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         if len(inputs) != 1:
@@ -73,15 +73,19 @@ class Session:
         self.batch = next((size for size in inputs[0].shape[:1] if isinstance(size, int)), None)
         self.provider = self._session.get_providers()[0]
 
+    def check_classifier(self) -> Session:
+        """This session, if its model can be a classifier's. Raises ``EngineError`` if it has several outputs."""
+        if len(self._outputs) != 1:
+            raise EngineError(f"{self._file}: a classifier has one output, and this model has {len(self._outputs)}")
+        return self
+
     def run(self, batch: npt.NDArray[np.float32]) -> Logits:
         """Logits ``(n, classes)`` of a classifier for a batch ``(n, channels, height, width)``.
 
         Raises:
             EngineError: The run fails, or the model has several outputs.
         """
-        if len(self._outputs) != 1:
-            raise EngineError(f"a classifier has one output, and this model has {len(self._outputs)}")
-        return self.run_all(batch)[0]
+        return self.check_classifier().run_all(batch)[0]
 
     def run_all(self, batch: npt.NDArray[np.float32]) -> list[npt.NDArray[np.float32]]:
         """All outputs for a batch ``(n, channels, height, width)``, in order. Raises ``EngineError``."""

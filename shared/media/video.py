@@ -40,10 +40,11 @@ class BadVideo(UserError):
 
 @dataclass(frozen=True, slots=True)
 class VideoFrame:
-    """One frame: its picture ``(height, width, 3)`` BGR, and its time in the file, seconds, increasing."""
+    """One frame: its picture ``(height, width, 3)`` BGR, its time in the file, seconds, increasing, and its number."""
 
     picture: Picture
     time: float
+    number: int
 
 
 class Video:
@@ -99,7 +100,7 @@ class Video:
                     continue
                 self.broken, failed, decoded = self.broken + failed - 1, 0, decoded + 1
                 if picture is not None:
-                    yield VideoFrame(self._shaped(picture, size), time_s)
+                    yield VideoFrame(self._shaped(picture, size), time_s, number)
             self.broken += self._missing(decoded, clock.last)
         finally:
             self.close()

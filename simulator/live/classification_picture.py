@@ -40,7 +40,7 @@ def draw(
     figure.subplots_adjust(left=picture.LEFT, right=picture.RIGHT, top=0.85, bottom=0.075)
     at = picture.times(lines, setting)
     text = (
-        f"{100 * own.device_share:.0f} % of {own.frames} frames were answered on the device; "
+        f"{100 * own.device_share:.0f}% of {own.frames} frames were answered on the device; "
         f"{own.latency_ms['mean']:.1f} ms on average"
     )
     picture.title(figure, text, own, setting)
@@ -136,7 +136,7 @@ def _share(axes: Any, at: npt.NDArray[np.float64], lines: Sequence[AnswerLine], 
     axes.fill_between(at, share, color=COLOURS["submodels"], alpha=0.18, linewidth=0)
     axes.plot(at, share, color=COLOURS["submodels"], linewidth=1.8)
     axes.set_ylim(0, 105)
-    axes.set_yticks([0, 50, 100], ["0 %", "50 %", "100 %"])
+    axes.set_yticks([0, 50, 100], ["0%", "50%", "100%"])
     axes.grid(axis="y", color=GRID)
     axes.set_xlabel("time, s", fontsize=12, color=INK)
     picture.name(axes, "answered locally,\nlast second")

@@ -105,7 +105,7 @@ class ProgressView:
             self._show(self._measures() if self._done else "no frame answered")
 
     def _measures(self) -> str:
-        return f"{100 * self._local / self._done:.0f} % local, mean {self._ms / self._done:.1f} ms"
+        return f"{100 * self._local / self._done:.0f}% local, mean {self._ms / self._done:.1f} ms"
 
     def _show(self, state: str) -> None:
         self._progress.update(self._tasks[self._policy], completed=self._done, state=state)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -26,7 +27,7 @@ from cachenet.shared.cascade.detect.detections import Boxes
 from cachenet.shared.cascade.detect.types import Motion, SceneAnswer
 from cachenet.shared.cascade.types import Answer
 from cachenet.shared.command.errors import UserError
-from cachenet.shared.inference.image import Picture, cut, parse_region
+from cachenet.shared.inference.image import BadPicture, Picture, cut, parse_region
 from cachenet.shared.media import pictures
 from cachenet.shared.media import recording as stream
 
@@ -47,12 +48,18 @@ class ReplayResult:
         corrections: Number of corrections after late replies.
         identical: Number of answers, corrections included, that the replay reproduces.
         first: The first answer that differs: logged, replayed. None: all answers are identical.
+        truncated: Whether the log's last line is incomplete, and is not replayed.
     """
 
     frames: int = 0
     corrections: int = 0
     identical: int = 0
     first: tuple[AnyAnswer | None, AnyAnswer | None] | None = None
+    truncated: bool = False
+
+    def truncate(self) -> None:
+        """Note that the log's last line is incomplete."""
+        self.truncated = True
 
     def compare(self, logged: AnyAnswer | None, replayed: AnyAnswer | None) -> None:
         """Count one answer."""
@@ -77,9 +84,22 @@ def replay(log: Path, bundle: Bundle, recorded: Path, advance: Callable[[], obje
         OSError: A file cannot be read.
     """
     result = ReplayResult()
+    try:
+        _repeat(log, bundle, recorded, advance, result)
+    except (UserError, BadPicture):
+        raise
+    except ValueError as error:  # arrays that do not fit each other
+        raise BadLog(f"{log}, after {result.frames} answers: {error}") from error
+    if not result.frames:
+        raise BadLog(f"{log} has no answer in it")
+    return result
+
+
+def _repeat(log: Path, bundle: Bundle, recorded: Path, advance: Callable[[], object], result: ReplayResult) -> None:
+    """Repeat all events of a log, and compare the answers; see ``replay``."""
     recording = stream.read(recorded)
     run: _Replay | None = None
-    for event in events(log):
+    for event in events(log, result.truncate):
         if isinstance(event, decision_log.CascadeCreated):
             run = _Replay(event, bundle, log)
             continue
@@ -98,9 +118,6 @@ def replay(log: Path, bundle: Bundle, recorded: Path, advance: Callable[[], obje
             result.compare(event.answer, run.on_late_reply(event))
         else:
             run.repeat(event)
-    if not result.frames:
-        raise BadLog(f"{log} has no answer in it")
-    return result
 
 
 class _Replay:
@@ -162,18 +179,22 @@ class _Replay:
 
     def _logged_motion(self, boxes: Boxes) -> Motion:
         """The next logged motion, in place of optical flow."""
-        motion = decision_log.motion_of(self._motions.popleft()) if self._motions else None
+        motion = None
+        with suppress(ValueError):  # no whole number of objects
+            motion = decision_log.motion_of(self._motions.popleft()) if self._motions else None
         if motion is None or len(motion.shifts) != len(boxes):
             raise BadLog(f"{self._log} has no motion of these objects: its models or its stream are others")
         return motion
 
 
-def events(log: Path) -> Iterator[decision_log.Event]:
-    """The events of a log in order, without a truncated last line. Raises ``BadLog``."""
+def events(log: Path, on_truncated: Callable[[], object] = lambda: None) -> Iterator[decision_log.Event]:
+    """The events of a log in order, without a truncated last line, for which ``on_truncated`` is called. Raises
+    ``BadLog``."""
     decoder = msgspec.json.Decoder(decision_log.Event)
     with log.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             if not line.endswith(b"\n"):
+                on_truncated()
                 return
             try:
                 yield decoder.decode(line)

@@ -75,6 +75,9 @@ def test_an_unresponsive_embedded_broker_is_reported_and_restarted_and_a_device_
             assert children(server.process.pid) != [broker]
             until(lambda: device.link.connected.is_set() and time.monotonic() - started > 1)
             until(lambda: isinstance(device.ask(GOOD, budget_ms=2000), Answer))
+            later = Device(port, "later")
+            later.ready()  # the new broker holds the catalogue, too
+            later.link.stop()
             old = ["mosquitto_sub", "-p", str(port), "-t", "a", "-V", "mqttv311", "-i", "old-client"]
             for _ in range(2):
                 subprocess.run(old, stderr=subprocess.DEVNULL, timeout=60, check=False)

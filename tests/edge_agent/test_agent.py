@@ -227,7 +227,7 @@ def test_hits_that_disagree_raise_an_alarm_of_one_line_and_the_budget_is_cut(
     assert audits["agreement"]["estimate"] < 0.5
     logged = [record.message for record in caplog.records if "disagree with the full model" in record.message]
     assert len(logged) == audits["alarms"] > 0
-    assert "multiplied by 0.5" in logged[0] and "100 % of hits" in logged[0]
+    assert "multiplied by 0.5" in logged[0] and "100% of hits" in logged[0]
     assert summary["overruled"] == 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from cachenet.edge_agent import learner_file
 from cachenet.edge_agent.learner_state import LearnerState, encode
@@ -21,6 +23,7 @@ from cachenet.shared.bundle.manifest import Bundle
 from cachenet.shared.cascade.detect.detections import checked
 from cachenet.shared.cascade.detect.scene_estimator import SceneEstimator
 from cachenet.shared.cascade.detect.types import Motion, SceneReply
+from cachenet.simulator.cli import app
 from cachenet.simulator.traces.replay import BadLog, replay
 from tests.detectors import detector_bundle, footage, record
 from tests.edge_agent.scenes import Server, agent_of, run
@@ -68,12 +71,37 @@ def test_every_answer_of_a_run_is_repeated_to_the_last_bit_without_optical_flow(
     assert found.first is not None and found.identical < 90
 
 
+def test_a_log_that_ends_within_a_line_is_replayed_up_to_that_and_a_line_says_so(
+    bundle: Bundle, recorded: Path, tmp_path: Path
+) -> None:
+    """As after a power cut, or on a full disk."""
+    log = tmp_path / "decisions.jsonl"
+    agent, _ = agent_of(bundle, open_source(str(recorded)), Server(bundle, 2), decision_log=str(log))
+    run(agent)
+    command = ["replay", str(log), "--stream", str(recorded), "--bundle", str(bundle.directory)]
+    whole = CliRunner().invoke(app, command)
+    assert (whole.exit_code, whole.stderr) == (0, "")
+    complete = log.read_bytes().rindex(b'"frame":89')
+    log.write_bytes(log.read_bytes()[:complete])
+    found = replay(log, bundle, recorded)
+    assert found.truncated and found.first is None and found.identical == found.frames == 89
+    output = CliRunner().invoke(app, [*command, "--json"])
+    assert output.exit_code == 0
+    assert json.loads(output.stdout)["truncated"] is True
+    assert output.stderr.count("\n") == 1 and "ends within a line, which is not replayed" in output.stderr
+
+
 def test_a_log_of_other_motion_is_no_log_of_these_objects(bundle: Bundle, recorded: Path, tmp_path: Path) -> None:
     log = tmp_path / "decisions.jsonl"
     agent, _ = agent_of(bundle, open_source(str(recorded)), Server(bundle, 2), decision_log=str(log))
     run(agent)
-    log.write_bytes(re.sub(rb'"motions":\[[^]]*\]', b'"motions":[]', log.read_bytes()))
-    with pytest.raises(BadLog, match="no motion of these objects"):
+    whole = log.read_bytes()
+    for other in (b"[]", b'["AAAA"]'):
+        log.write_bytes(re.sub(rb'"motions":\[[^]]*\]', b'"motions":' + other, whole))
+        with pytest.raises(BadLog, match="no motion of these objects"):
+            replay(log, bundle, recorded)
+    log.write_bytes(re.sub(rb'"boxes":\[\[[^,]+,', b'"boxes":[[', whole))  # three numbers
+    with pytest.raises(BadLog, match=r"decisions\.jsonl, after \d+ answers: "):
         replay(log, bundle, recorded)
 
 

@@ -206,6 +206,22 @@ def test_a_camera_is_announced_when_its_bundle_has_come_and_again_when_its_label
     assert broker.messages[-1] == broker.messages[-2]
 
 
+def test_entities_of_a_former_task_are_removed_by_a_description_with_their_platform_alone() -> None:
+    """Home Assistant keeps what is merely missing from a later description."""
+    broker = Broker()
+    broker.announcer.describe("yard", "classification", (), ())
+    broker.announcer.describe("yard", "detection", (), ("person",))
+    _, removing, last = (message["components"] for _, message in broker.messages)
+    assert removing["label"] == removing["confidence"] == {"platform": "sensor"}
+    assert last == {name: own for name, own in removing.items() if name not in ("label", "confidence")}
+    assert "count__person" in last
+    broker.announcer.describe("yard", "classification", (), ())
+    removing = broker.messages[-2][1]["components"]
+    assert removing["occupancy__person"] == {"platform": "binary_sensor"}
+    assert removing["snapshot"] == {"platform": "image"}
+    assert broker.messages[-1] == broker.messages[0]
+
+
 def test_of_many_labels_those_that_were_found_first_are_announced_up_to_a_limit() -> None:
     broker, labels = Broker(), tuple(f"label {number}" for number in range(80))
     broker.announcer.describe("", "detection", (), labels)

@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
+from cachenet.cloud_server.serving.full_model import load_full
 from cachenet.edge_agent.updates import loader as loader_module
 from cachenet.edge_agent.updates import model_loading
 from cachenet.shared.bundle.manifest import Bundle, file_digest
-from cachenet.shared.inference.engine import Logits, Provider, Session
+from cachenet.shared.inference.engine import EngineError, Logits, Provider, Session
+from tests import faulty
 from tests.bundles import classifier
 from tests.edge_agent.loaders import (
     LoaderWithUpdater,
@@ -161,3 +164,13 @@ def test_it_keeps_no_reference_to_what_it_handed_over(site: Site) -> None:
     del loaded
     gc.collect()
     assert session() is None
+
+
+def test_a_classifier_with_several_outputs_is_refused_when_it_is_loaded(bundle: Bundle, tmp_path: Path) -> None:
+    model = onnx.load(str(bundle.path("full")))
+    model.graph.output.append(onnx.helper.make_tensor_value_info(model.graph.node[0].output[0], 1, None))
+    two = faulty.with_model(bundle, tmp_path / "two", model.SerializeToString(), "full")
+    with pytest.raises(EngineError, match=r"model\.onnx: a classifier has one output, and this model has 2"):
+        model_loading.open_model(two.manifest, "full", two.find, "cpu", 1)
+    with pytest.raises(EngineError, match=r"model\.onnx: a classifier has one output, and this model has 2"):
+        load_full(two, "cpu", 1)

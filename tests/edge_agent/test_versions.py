@@ -88,7 +88,7 @@ def test_zones_of_a_classifier_stay_with_it_when_a_detector_is_offered(
     with running(Settings(zone=(Zone("gate", ((0.0, 0.0), (0.5, 0.0), (0.5, 0.5))),)), store) as camera:
         install_files(store, detector)
         announce(camera, msgspec.json.encode(manifest))
-        maintain_until(camera, lambda: "tiny is for detection; start again, because of the zones" in caplog.text)
+        maintain_until(camera, lambda: "tiny is for detection now, and there are zones; start again" in caplog.text)
         camera.answer(0, shot(), JsonLinesWriter(""))
         assert camera.summary()["bundle_version"] == bundle.version
 

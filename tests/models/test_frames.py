@@ -48,7 +48,8 @@ def test_a_mix_of_pictures_and_videos_is_read_in_one_order(tmp_path: Path) -> No
 
 def test_frame_step_selects_every_nth_frame_of_a_video(tmp_path: Path) -> None:
     path = video(tmp_path / "v.avi", 10)
-    assert len(list(find(path, frame_step=3))) == 4
+    frames = find(path, frame_step=3)
+    assert [frames.name(one.file, one.number) for one in frames] == [f"v.avi, frame {n}" for n in (0, 3, 6, 9)]
 
 
 def test_the_region_of_pictures_and_videos_is_read(tmp_path: Path) -> None:

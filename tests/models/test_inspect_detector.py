@@ -12,7 +12,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from cachenet.models.cli import app
-from cachenet.models.report import box_sheet
+from cachenet.models.report import box_sheet, contact_sheet
+from cachenet.shared.bundle import zoo
 from tests.models import test_find_decoder as exporters
 from tests.models.detector_kinds import HEIGHT, SIDE, WIDTH, fixed, scene, squares
 
@@ -94,6 +95,35 @@ def test_nine_evenly_spaced_frames_are_drawn_with_their_boxes(
             np.testing.assert_allclose(box.place, expected, atol=1e-6)
     picture = cv2.imread(str(out))
     assert picture is not None and min(picture.shape[:2]) > 600
+
+
+@pytest.mark.parametrize("task", ["detection", "classification"])
+def test_drawn_frames_of_videos_have_their_number_in_the_video(
+    task: str, full: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "data").mkdir()
+    for name in ("a.avi", "b.avi"):
+        writer = cv2.VideoWriter(
+            str(tmp_path / "data" / name), cv2.VideoWriter.fourcc(*"MJPG"), 10, (2 * WIDTH, 2 * HEIGHT)
+        )
+        for grey in range(16):
+            writer.write(np.full((2 * HEIGHT, 2 * WIDTH, 3), grey, np.uint8))
+        writer.release()
+    titles: list[str] = []
+
+    def sheet(_title: str, panels: list[Any]) -> bytes:
+        titles.extend(panel.title.split(":")[0] for panel in panels)
+        return b""
+
+    monkeypatch.setattr(box_sheet, "sheet", sheet)
+    monkeypatch.setattr(contact_sheet, "sheet", sheet)
+    model = full if task == "detection" else zoo.find(Path("cifar10")) / "full/1/model.onnx"
+    flags = ("--preprocessing", "unit,stretch") if task == "detection" else ("--work", tmp_path / "work")
+    done = run(
+        "--full", model, "--data", tmp_path / "data", "--frame-step", "4", "--draw", tmp_path / "out.png", *flags
+    )
+    assert done.exit_code == 0, done.output
+    assert titles == [f"{name}, frame {number}" for name in ("a.avi", "b.avi") for number in (0, 4, 8, 12)]
 
 
 def test_labels_of_a_model_are_drawn_as_plain_text(frames: Path, tmp_path: Path) -> None:

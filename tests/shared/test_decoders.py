@@ -256,7 +256,10 @@ def test_outputs_of_another_detector_are_refused_or_bounded(name: str, kind: Dec
 
 
 @pytest.mark.parametrize("kind", DECODER_KINDS)
-@pytest.mark.parametrize("shape", [(), (0,), (1,), (1, 7), (2, 5, 9), (1, 0, 9), (1, 3, 3), (1, 2, 3, 4, 5)])
+@pytest.mark.parametrize(
+    "shape",
+    [(), (0,), (1,), (1, 7), (2, 5, 9), (1, 0, 9), (0, 3, 4), (1, 3, 3), (1, 9, 0, 0), (1, 9, 3, 0), (1, 2, 3, 4, 5)],
+)
 @pytest.mark.parametrize("count", [0, 1, 2, 3])
 def test_shapes_of_no_detector_give_no_boxes(kind: DecoderKind, shape: tuple[int, ...], count: int) -> None:
     found = decoded([np.zeros(shape)] * count, of(kind))

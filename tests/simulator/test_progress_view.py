@@ -26,10 +26,10 @@ def test_a_pipe_gets_plain_lines() -> None:
             view.add([_line(frame, "cloud" if frame < 2 else "base")])
         view.end()
     assert out.getvalue().splitlines() == [
-        "cachenet: 2 of 8 frames, 0 % local, mean 2.0 ms",
-        "cachenet: 4 of 8 frames, 50 % local, mean 2.0 ms",
-        "cachenet: 6 of 8 frames, 67 % local, mean 2.0 ms",
-        "cachenet: 8 of 8 frames, 75 % local, mean 2.0 ms",
+        "cachenet: 2 of 8 frames, 0% local, mean 2.0 ms",
+        "cachenet: 4 of 8 frames, 50% local, mean 2.0 ms",
+        "cachenet: 6 of 8 frames, 67% local, mean 2.0 ms",
+        "cachenet: 8 of 8 frames, 75% local, mean 2.0 ms",
     ]
 
 
@@ -40,7 +40,7 @@ def test_a_terminal_shows_every_policy() -> None:
         view.add([_line(0)])
         view.end()
     assert "server-only" in out.getvalue()
-    assert "100 % local, mean 2.0 ms" in out.getvalue()
+    assert "100% local, mean 2.0 ms" in out.getvalue()
 
 
 def test_a_row_fits_eighty_columns_and_a_skipped_policy_is_marked() -> None:
@@ -50,7 +50,7 @@ def test_a_row_fits_eighty_columns_and_a_skipped_policy_is_marked() -> None:
         view.begin("device-only")
         line = msgspec.structs.replace(_line(0, "submodels"), label="automobile", latency_ms=250.0)
         view.add([line] * 600)
-        assert "100 % local, mean 250.0 ms; automobile by submodels" in _shown(console, view)
+        assert "100% local, mean 250.0 ms; automobile by submodels" in _shown(console, view)
         counts = {"bicycle": 1, "person": 12, "traffic light": 3}
         view.add([msgspec.structs.replace(line, label="", objects=(), counts=counts)])
         assert "mean 250.0 ms; 1 bicycle, 1.. by submodels" in _shown(console, view)

@@ -86,6 +86,7 @@ class SceneCascade:
     ) -> None:
         """Assemble a cascade; ``build_cascade.build_scene_cascade`` creates the parts."""
         self.spec, self.estimator, self.tally = spec, estimator, tally or Tally()
+        self.tally.hits.setdefault("tracks", 0)
         self.base, self.submodels, self.audits = base, submodels, audits
         self.full: LocalDetector | None = None
         self.router = OffloadRouter()

@@ -52,6 +52,10 @@ def test_every_frame_ends_as_one_of_hit_and_fallback_and_is_counted() -> None:
     assert tally.late == pytest.approx(tally.fallbacks, abs=2)
 
 
+def test_each_level_of_a_detector_is_counted_from_the_start() -> None:
+    assert cascade_of(walkers(2, 1)).tally.hits == {"frames": 0, "tracks": 0, "submodels": 0, "base": 0}
+
+
 def test_questions_lower_the_error() -> None:
     trace = walkers(300, 3, found=0.6, false=1.0)
     strict, loose = (run(cascade_of(trace, budget), trace, delay=2) for budget in (0.05, 0.9))
