@@ -33,7 +33,7 @@ from cachenet.models.bundle_writer import publish, under_construction
 from cachenet.models.data.frames import find
 from cachenet.models.detect import agreement, build
 from cachenet.models.detect import fine_tune as fine_tuning
-from cachenet.models.detect.certify import DELAY, traces
+from cachenet.models.detect.certify import DELAY, direct_is_better, traces
 from cachenet.models.detect.fine_tune import EPOCHS, fine_tune
 from cachenet.models.detect.footage import Block, first_size, read_block, take
 from cachenet.models.detect.network import HeatmapShape
@@ -127,8 +127,8 @@ class Campus:
         )
         return (round(agreement.at(found, reference, SCORE).f1, 4),)
 
-    def priors(self, directory: Path, models: dict[str, Model]) -> dict[SceneModel, RiskPrior]:
-        """Priors of the risk models against the full model in ``directory``.
+    def priors(self, directory: Path, models: dict[str, Model]) -> tuple[dict[SceneModel, RiskPrior], float | None]:
+        """Priors of the risk models against the full model in ``directory``, and the submodel's ``answer_score``.
 
         The base model has not learned from the place, so all its frames serve. The scene submodel has, and would look
         surer than it is elsewhere: its priors are cross-fitted, on each part of the frames with a submodel that did not
@@ -154,9 +154,11 @@ class Campus:
                 where = Path(name) / str(fold)
                 scene = {"scene": self.scene(base, others, tune, where)}
                 proving += traced("submodel", scene, where, range(first, end))
-        fitted = fit_scene_priors(proving, DELAY, stage="submodel")
+        score = SCORE if direct_is_better(proving[:2], proving[2:], "submodel", SCORE) else None
+        answering = [replace(one, answer_score=score) for one in proving]
+        fitted = fit_scene_priors(answering, DELAY, stage="submodel")
         own = {name: prior for name, prior in fitted.items() if name.startswith("submodel")}
-        return fit_scene_priors(traced("base", models, directory, LEARN), DELAY) | own
+        return fit_scene_priors(traced("base", models, directory, LEARN), DELAY) | own, score
 
     def _elsewhere(self, spec: Input) -> Block:
         """All frames of the other videos."""
@@ -242,7 +244,8 @@ def main() -> None:
         models["scene"] = campus.scene(base, SCENE_LEARN, SCENE_TUNE, building)
         for name in ("base", "scene"):
             models[name] = msgspec.structs.replace(models[name], coverage=campus.held_out(building, models, name))
-        priors = campus.priors(building, models)
+        priors, score = campus.priors(building, models)
+        models["scene"] = msgspec.structs.replace(models["scene"], answer_score=score)
         about = provenance(teacher, arguments.video, arguments.other)
         manifest = Manifest(FORMAT, "campus", "detection", LABELS, models, about, scene_priors=priors)
         bundle = publish(building, manifest, arguments.out, None)

@@ -62,6 +62,7 @@ def local_model(
 
 
 def local_detector(
+    manifest: Manifest,
     name: str,
     detector: Detector,
     cost: int,
@@ -70,7 +71,8 @@ def local_detector(
     on_failure: Callable[[str], None] = lambda _: None,
 ) -> LocalDetector:
     """A loaded detector of the bundle as the cascade's ``LocalDetector``; see ``local_model``."""
-    return LocalDetector(name, detecting(name, detector, on_failure), cost, seconds, "base" if base else "submodels")
+    detect, level = detecting(name, detector, on_failure), "base" if base else "submodels"
+    return LocalDetector(name, detect, cost, seconds, level, manifest.models[name].answer_score)  # type: ignore[arg-type]
 
 
 def build_device_cascade(

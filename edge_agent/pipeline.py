@@ -142,7 +142,7 @@ class Detection(Pipeline):
     def local_model(
         self, name: str, session: Any, cost: int, seconds: float, base: bool, on_failure: Callable[[str], None]
     ) -> Any:
-        return local_detector(name, session, cost, seconds, base, on_failure)
+        return local_detector(self._manifest, name, session, cost, seconds, base, on_failure)
 
     def warning(self, cascade: SceneCascade) -> str:
         before, self._unattainable = self._unattainable, cascade.unattainable

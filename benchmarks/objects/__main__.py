@@ -59,6 +59,7 @@ class Models:
         stage: What the device's detector is in its bundle.
         priors: Priors of the risk models; None for priors from the build frames.
         least: Least score of a candidate of the cascade; None for one from the build frames.
+        answer_score: See ``LocalDetector``.
     """
 
     full: DetectorModel
@@ -66,6 +67,7 @@ class Models:
     stage: SceneStage
     priors: ScenePriors | None
     least: float | None
+    answer_score: float | None
 
 
 def main() -> None:
@@ -161,7 +163,7 @@ def _result(chosen: argparse.Namespace) -> dict[str, Any]:
         advance=lambda done, of: _progress("recorded frames", done, of),
     )
     spec = SceneSpec(len(models.full.labels), "full", seed=str(chosen.seed))
-    device = measure.OnDevice(models.stage, models.priors, models.least)
+    device = measure.OnDevice(models.stage, models.priors, models.least, models.answer_score)
     others = [_other(chosen, path, models.full) for path in chosen.against]
     found = measure.measure(built, recorded, network, spec, device, others, people, _progress)
     objects = sum(map(len, recorded.full)) / len(recorded)
@@ -214,7 +216,10 @@ def _models(chosen: argparse.Namespace) -> Models:
     own = bundle if chosen.base is None else None  # the bundle of the device's detector
     stage: SceneStage = "base" if own is None or own.manifest.better_detector() is None else "submodel"
     priors = None if bundle is None else bundle.manifest.scene_priors or None
-    return Models(full, _lowered(base), stage, priors, None if own is None else base.decoder.score)
+    if own is None:
+        return Models(full, _lowered(base), stage, priors, None, None)
+    device = own.manifest.models[own.manifest.better_detector() or own.manifest.only("base")]
+    return Models(full, _lowered(base), stage, priors, base.decoder.score, device.answer_score)
 
 
 def _lowered(base: DetectorModel) -> DetectorModel:

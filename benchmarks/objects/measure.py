@@ -47,11 +47,13 @@ class OnDevice:
         stage: What its detector is.
         priors: Priors of the risk models; None: from the build frames.
         least: Least score of a candidate; None: from the build frames, as a build chooses it.
+        answer_score: See ``LocalDetector``.
     """
 
     stage: SceneStage = "base"
     priors: ScenePriors | None = None
     least: float | None = None
+    answer_score: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,7 +131,7 @@ def measure(
     own: dict[float, tuple[PolicyRun, CacheNet]] = {}
     for budget in BUDGETS:
         budgeted = replace(spec, priors=priors, max_object_error=budget)
-        own[budget] = _cachenet(budgeted, _candidates(measured, least), network, device.stage)
+        own[budget] = _cachenet(budgeted, _candidates(measured, least), network, device)
         step(CACHENET)
     default = own[MAX_OBJECT_ERROR][0]
     rows = {
@@ -203,12 +205,12 @@ def _candidates(recording: SceneRecording, least: float) -> SceneRecording:
 
 
 def _cachenet(
-    spec: SceneSpec, measured: SceneRecording, network: Network, stage: SceneStage = "base"
+    spec: SceneSpec, measured: SceneRecording, network: Network, own: OnDevice | None = None
 ) -> tuple[PolicyRun, CacheNet]:
     made: list[CacheNet] = []
 
     def make(device: Device) -> CacheNet:
-        made.append(CacheNet(device, spec, stage))
+        made.append(CacheNet(device, spec, *((own.stage, own.answer_score) if own is not None else ())))
         return made[-1]
 
     return run(make, measured, network), made[0]

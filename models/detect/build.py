@@ -56,6 +56,8 @@ CURVE = "f1 by epoch"
 #: Before a local model's name, in the provenance: its F1 against the full model on the block to prove with.
 AGREEMENT = "f1 of "
 Role = Literal["base", "submodel", "full"]
+#: Stage of a local model by its role.
+STAGES: dict[str, SceneStage] = {"base": "base", "submodel": "submodel"}
 
 
 class LabelsError(UserError):
@@ -145,7 +147,12 @@ def build(
         draft = Manifest(FORMAT, config.name, "detection", full.labels, models, {})
         runs: SceneStage = "base" if draft.better_detector() is None else "submodel"
         task = progress.add_task("certificates", total=None)
-        certified = certify(local_detectors(building, models), tune, footage.prove, runs)
+        stages = {stage: name for name, model in models.items() if (stage := STAGES.get(model.role)) is not None}
+        scores = {stage: found[name].score for stage, name in stages.items()}
+        certified = certify(local_detectors(building, models), tune, footage.prove, runs, scores)
+        for stage, score in certified.answer_scores.items():
+            name = stages[stage]
+            models[name] = msgspec.structs.replace(models[name], answer_score=score)
         progress.remove_task(task)
         provenance = {
             "plan": digest(msgspec.json.encode(config)),
@@ -157,7 +164,11 @@ def build(
             "torch": str(torch.__version__),
         }
         manifest = msgspec.structs.replace(
-            draft, provenance=provenance, certificates=certified.certificates, scene_priors=certified.priors
+            draft,
+            models=models,
+            provenance=provenance,
+            certificates=certified.certificates,
+            scene_priors=certified.priors,
         )
         return publish(building, manifest, out, signer)
 
@@ -245,13 +256,12 @@ def measured(
 
 def local_detectors(building: Path, models: Mapping[str, Model]) -> dict[SceneStage, Detector]:
     """The device's detectors by stage, with the thresholds of the bundle."""
-    stages: dict[str, SceneStage] = {"base": "base", "submodel": "submodel"}
     detectors: dict[SceneStage, Detector] = {}
     for model in models.values():
-        if model.role in stages:
+        if (stage := STAGES.get(model.role)) is not None:
             assert model.decoder is not None
             session = Session(building / model.file, "cpu", torch.get_num_threads())
-            detectors[stages[model.role]] = Detector(session.run_all, model.input, model.decoder)
+            detectors[stage] = Detector(session.run_all, model.input, model.decoder)
     return detectors
 
 

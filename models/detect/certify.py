@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -13,10 +13,10 @@ from cachenet.models.detect import agreement
 from cachenet.models.detect.footage import Block, take
 from cachenet.shared.bundle.manifest import Certificate
 from cachenet.shared.cascade.detect.build_cascade import cascade_of
-from cachenet.shared.cascade.detect.detections import Detections
+from cachenet.shared.cascade.detect.detections import Detections, pooled_f1
 from cachenet.shared.cascade.detect.scene_features import SceneModel, SceneStage
-from cachenet.shared.cascade.detect.scene_replay import SceneTrace, fit_scene_priors, run
-from cachenet.shared.cascade.detect.spec import SceneSpec
+from cachenet.shared.cascade.detect.scene_replay import SceneRun, SceneTrace, fit_scene_priors, run
+from cachenet.shared.cascade.detect.spec import MAX_OBJECT_ERROR, SceneSpec
 from cachenet.shared.cascade.detect.types import LocalDetector, SceneFrame
 from cachenet.shared.cascade.risk_model import RiskPrior
 from cachenet.shared.inference.detector import Detector
@@ -31,29 +31,50 @@ DELAY = 2
 
 @dataclass(frozen=True)
 class SceneCertification:
-    """Result of a certification; see ``Manifest``. ``about``: the footage, for the provenance."""
+    """Result of a certification; see ``Manifest``.
+
+    Attributes:
+        about: The footage, for the provenance.
+        answer_scores: Of the detectors whose detections are answered as they are, by stage; see ``Model``.
+    """
 
     priors: dict[SceneModel, RiskPrior]
     certificates: tuple[Certificate, ...]
     about: str
+    answer_scores: dict[SceneStage, float]
 
 
 def certify(
-    detectors: Mapping[SceneStage, Detector], tune: Mapping[SceneStage, Sequence[Block]], prove: Block, runs: SceneStage
+    detectors: Mapping[SceneStage, Detector],
+    tune: Mapping[SceneStage, Sequence[Block]],
+    prove: Block,
+    runs: SceneStage,
+    scores: Mapping[SceneStage, float],
 ) -> SceneCertification:
     """Fit priors on ``tune``, and certify the cascade of the detector that devices run on ``prove``.
+
+    Whether tracks answer or the detections themselves is chosen on ``prove``, too: of two ways the better one.
 
     Args:
         detectors: The device's detectors by stage, with the thresholds of the bundle; ``base`` at least.
         tune: By stage, footage that this detector was not trained on.
-        prove: Footage that nothing was fitted on.
+        prove: Footage that nothing else was fitted on.
         runs: Stage of the detector that devices run.
+        scores: By stage, the threshold with which the detector alone is best.
 
     Raises:
         EngineError: A detector does not run.
     """
-    tuning = {stage: [one for block in tune[stage] for one in traces(detectors[stage], block)] for stage in detectors}
-    proving = {stage: traces(detector, prove) for stage, detector in detectors.items()}
+    tuning: dict[SceneStage, list[SceneTrace]] = {}
+    proving: dict[SceneStage, list[SceneTrace]] = {}
+    answer_scores: dict[SceneStage, float] = {}
+    for stage, detector in detectors.items():
+        tuning[stage] = [one for block in tune[stage] for one in traces(detector, block)]
+        proving[stage] = traces(detector, prove)
+        if direct_is_better(tuning[stage], proving[stage], stage, scores[stage]):
+            answer_scores[stage] = scores[stage]
+            for several in (tuning, proving):
+                several[stage] = [replace(one, answer_score=scores[stage]) for one in several[stage]]
     priors = _priors(tuning)
     count = sum(len(blocks(len(trace))) for trace in proving[runs])
     about = f"{len(prove)} frames in {len(proving[runs])} sequences, {count} blocks"
@@ -61,7 +82,31 @@ def certify(
     if count < FEWEST:  # without a certificate, the priors may be fitted on all of the footage
         priors = _priors({stage: [*tuning[stage], *proving[stage]] for stage in detectors})
         about += "; too few to certify, so the priors are fitted on these, too"
-    return SceneCertification(priors, certificates, about)
+    return SceneCertification(priors, certificates, about, answer_scores)
+
+
+def direct_is_better(
+    tuning: Sequence[SceneTrace], proving: Sequence[SceneTrace], stage: SceneStage, score: float
+) -> bool:
+    """Whether streaming F1 is better where detections of at least ``score`` are answered as they are.
+
+    Tracks help a detector that misses objects at times. One that finds what the full model finds loses by them, because
+    each box is an average over frames.
+    """
+    f1 = []
+    for answer_score in (None, score):
+        first, second = ([replace(one, answer_score=answer_score) for one in each] for each in (tuning, proving))
+        priors = fit_scene_priors(first, DELAY, stage=stage)
+        counts = [_run(trace, priors, MAX_OBJECT_ERROR, stage).counts for trace in second]
+        f1.append(pooled_f1(np.concatenate(counts)))
+    return f1[1] > f1[0]
+
+
+def _run(trace: SceneTrace, priors: Mapping[SceneModel, RiskPrior], budget: float, stage: SceneStage) -> SceneRun:
+    """The cascade of one detector over a trace, without audits."""
+    spec = SceneSpec(_labels(trace), "full", priors, budget, audit_floor=0.0)
+    detector = LocalDetector(stage, _recorded(trace.base), answer_score=trace.answer_score)
+    return run(cascade_of(spec, detector, stage), trace, DELAY)
 
 
 def _priors(footage: Mapping[SceneStage, Sequence[SceneTrace]]) -> dict[SceneModel, RiskPrior]:
@@ -90,8 +135,7 @@ def certificate(
     errors: list[float] = []
     asked: list[float] = []
     for trace in proving:
-        spec = SceneSpec(_labels(trace), "full", priors, budget, audit_floor=0.0)
-        result = run(cascade_of(spec, LocalDetector(stage, _recorded(trace.base)), stage), trace, DELAY)
+        result = _run(trace, priors, budget, stage)
         for block in blocks(len(trace)):
             errors.append(float(result.errors[block].mean()))
             asked.append(float(result.asked[block].mean()))

@@ -60,6 +60,7 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
             if unknown.
         classes: Indices of the labels of a submodel; empty for a model of all labels.
         decoder: How a detector's outputs become boxes; None for a classifier.
+        answer_score: Of a detector: least score of a detection that is answered as it is; None where its tracks answer.
         devices: Devices on whose recent frames the submodel was proven; empty for all devices.
     """
 
@@ -75,6 +76,7 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     coverage: tuple[float, ...]
     classes: tuple[int, ...] = ()
     decoder: Decoder | None = None
+    answer_score: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
     devices: tuple[_DeviceName, ...] = ()
 
 

@@ -23,10 +23,17 @@ class CacheNet:
         cascade: The cascade; its models are the recorded ones of the device.
     """
 
-    def __init__(self, device: Device, spec: SceneSpec, stage: SceneStage = "base") -> None:
-        """``stage``: what the device's detector is, its base model or a submodel."""
+    def __init__(
+        self, device: Device, spec: SceneSpec, stage: SceneStage = "base", answer_score: float | None = None
+    ) -> None:
+        """
+        Args:
+            stage: What the device's detector is, its base model or a submodel.
+            answer_score: See ``LocalDetector``.
+        """
         recording = device.recording
-        detector = LocalDetector(stage, device.detect, seconds=float(recording.base_ms.mean()) / 1000)
+        seconds = float(recording.base_ms.mean()) / 1000
+        detector = LocalDetector(stage, device.detect, seconds=seconds, answer_score=answer_score)
         self.cascade: SceneCascade = cascade_of(spec, detector, stage)
         self._recording, self._device = recording, device
         self._now = 0.0  # time of the present frame, seconds

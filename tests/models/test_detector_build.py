@@ -254,7 +254,7 @@ def test_what_a_detector_cannot_use_is_refused_in_one_line(
 
 
 def test_a_command_for_classifiers_refuses_a_bundle_of_detectors(bundle: Bundle, footage: Path) -> None:
-    result = CliRunner().invoke(app, ["report", str(bundle.directory), "--data", str(footage)])
+    result = CliRunner().invoke(app, ["exits", str(bundle.directory), "--data", str(footage), "--out", "out"])
     assert result.exit_code == 2
     assert "is a bundle of detectors, and this command is for classifiers" in result.output
 

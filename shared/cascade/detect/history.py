@@ -23,6 +23,7 @@ class Moment:
     Attributes:
         found: Detections of the device's detector; None where none ran.
         stage: Stage that the frame has reached.
+        answer_score: See ``LocalDetector``; of the detector that ran.
         reply: The full model's objects; None before its reply.
         carried: Tracks of the frame before, carried to this one.
         observed: These after ``found``.
@@ -40,6 +41,7 @@ class Moment:
     tracks: Tracks
     found: Detections | None = None
     stage: SceneStage = "carried"
+    answer_score: float | None = None
     reply: Detections | None = None
     change: float = 0.0
     since_look: int = 0
@@ -73,10 +75,10 @@ class History:
             self._moments.popitem(last=False)
         return moment
 
-    def observe(self, moment: Moment, found: Detections, stage: SceneStage) -> None:
+    def observe(self, moment: Moment, found: Detections, stage: SceneStage, answer_score: float | None = None) -> None:
         """Add the detections of a device's detector to the newest frame."""
-        moment.found, moment.stage = found, stage
-        moment.observed = moment.tracks = observe(moment.carried, found, moment.frame.index)
+        moment.found, moment.stage, moment.answer_score = found, stage, answer_score
+        moment.observed = moment.tracks = _observe(moment, found)
 
     def find(self, index: int) -> Moment | None:
         """The frame ``index``; None if it is no longer remembered."""
@@ -91,13 +93,17 @@ class History:
             if index > moment.frame.index:
                 later.carried = later.observed = _carry(before, later.frame)
                 if later.found is not None:
-                    later.observed = observe(later.carried, later.found, index)
+                    later.observed = _observe(later, later.found)
                 later.tracks = later.observed if later.reply is None else confirm(later.observed, later.reply, index)
                 before = later.tracks
 
     def clear(self) -> None:
         """Forget all frames."""
         self._moments.clear()
+
+
+def _observe(moment: Moment, found: Detections) -> Tracks:
+    return observe(moment.carried, found, moment.frame.index, moment.answer_score is not None)
 
 
 def _carry(tracks: Tracks, frame: SceneFrame) -> Tracks:

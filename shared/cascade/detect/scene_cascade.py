@@ -14,6 +14,7 @@ from cachenet.shared.cascade.audits import Audits
 from cachenet.shared.cascade.detect.detections import Detections, iou
 from cachenet.shared.cascade.detect.history import HISTORY, Moment
 from cachenet.shared.cascade.detect.scene_estimator import SceneEstimate, SceneEstimator
+from cachenet.shared.cascade.detect.scene_features import SceneStage
 from cachenet.shared.cascade.detect.spec import SceneSpec
 from cachenet.shared.cascade.detect.tracks import ASSOCIATED, Tracks
 from cachenet.shared.cascade.detect.types import (
@@ -48,6 +49,8 @@ _UNPROBED_SHARE = 0.1
 _RESET_FACTOR = 0.5
 #: Frames for which a question without a reply holds back others, as a multiple of the usual delay of a reply.
 _PATIENT_DELAYS = 2.0
+#: Mean delay from which replies count as late, frames; a reply in time has a delay of one frame.
+_LATE = 1.2
 #: Weight of the newest reply in the running mean of the delay.
 _NEWEST_DELAY = 0.2
 #: Frames over which the floor is averaged.
@@ -134,14 +137,15 @@ class SceneCascade:
             detector = self._detector()
             found = detector.detect(frame.view) if detector is not None else None
             if detector is not None and found is not None:
-                self.estimator.observe(moment, found, "base" if detector is self.base else "submodel")
+                stage: SceneStage = "base" if detector is self.base else "submodel"
+                self.estimator.observe(moment, found, stage, detector.answer_score)
                 estimate, level, model = self.estimator.estimate(moment), detector.level, detector.name
         moment.answer = estimate.objects
         moment.raw_error = estimate.raw_error if self.estimator.ready else None  # nothing to calibrate yet
         self._update_floor(estimate.error)
         objects = self._objects(estimate)
         prediction = ScenePrediction(objects, estimate.error, level, model)
-        reason = self._reason(prediction, frame.index)
+        reason = self._reason(prediction, moment)
         if not reason:
             return SceneHit(frame, prediction, audit)
         on_device = self.full is not None and self.router.use_device(self.full.seconds)
@@ -215,15 +219,21 @@ class SceneCascade:
 
     # The decision.
 
-    def _reason(self, prediction: ScenePrediction, index: int) -> str:
-        """Why the full model is asked about the frame; empty for a hit."""
+    def _reason(self, prediction: ScenePrediction, moment: Moment) -> str:
+        """Why the full model is asked about the frame; empty for a hit.
+
+        A late reply changes the tracks. So nothing is asked where detections are answered as they are and replies are
+        late; audits go on.
+        """
         if not prediction.model and not self.spec.reuse_tracks:
             return "no level of the device may answer"
-        if self._is_waiting(index):
+        if self._is_waiting(moment.frame.index):
             return ""
         if not self.estimator.ready:
             return "no risk is known yet"
         if self.unattainable or prediction.risk <= self.threshold:
+            return ""
+        if moment.answer_score is not None and self._delay > _LATE:
             return ""
         return f"expected error {prediction.risk:.3f} over {self.threshold:.3f}"
 

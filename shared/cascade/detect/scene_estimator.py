@@ -116,11 +116,11 @@ class SceneEstimator:
             moment.since_look = frame.index - index
         return moment
 
-    def observe(self, moment: Moment, found: Detections, stage: SceneStage) -> None:
-        """Add the detections of a device's detector to the newest frame."""
+    def observe(self, moment: Moment, found: Detections, stage: SceneStage, answer_score: float | None = None) -> None:
+        """Add the detections of a device's detector to the newest frame; ``answer_score``: see ``LocalDetector``."""
         self._looked = moment.frame.index, moment.frame.signature.blocks
         self._examined = True
-        self.history.observe(moment, found, stage)
+        self.history.observe(moment, found, stage, answer_score)
 
     def estimate(self, moment: Moment) -> SceneEstimate:
         """The best answer to a frame at the stage that it has reached."""
@@ -132,7 +132,7 @@ class SceneEstimator:
             return SceneEstimate(tracks, rows, np.full(len(rows), _UNKNOWN_RISK), 1.0, 1.0)
         risks = objects.risk(features.object_rows(tracks))[1] if len(tracks) else np.zeros(0)
         p = 1.0 - risks
-        rows = answered(tracks, p)
+        rows = answered(tracks, p) if moment.answer_score is None else _detected(moment)
         others = np.ones(len(p), np.bool_)
         others[rows] = False
         some_missed = float(missed.risk(_missed_row(moment, tracks, float(p.sum())))[1][0])
@@ -249,6 +249,15 @@ def _missed_row(moment: Moment, tracks: Tracks, candidates: float) -> Array:
     looked = moment.found is not None and tracks is moment.observed
     change, since_look = (0.0, 0) if looked else (moment.change, moment.since_look)
     return features.missed_row(unexplained, candidates, moment.last_missed, change, since_look)
+
+
+def _detected(moment: Moment) -> npt.NDArray[np.int64]:
+    """Rows of the tracks with the box of a detection of enough score, which replaced theirs."""
+    assert moment.found is not None and moment.answer_score is not None
+    found = moment.found.take(moment.found.scores >= moment.answer_score)
+    tracks = moment.observed
+    same = (tracks.boxes[:, None] == found.boxes[None]).all(2) & (tracks.labels[:, None] == found.labels[None])
+    return np.flatnonzero(same.any(1))
 
 
 def _confirmed(tracks: Tracks) -> npt.NDArray[np.bool_]:

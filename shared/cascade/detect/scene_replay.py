@@ -33,18 +33,20 @@ class SceneTrace:
         frames: The frames in order; the view of each is its position.
         full: The full model's objects of each frame.
         base: The device's detections of each frame, with those of low score.
+        answer_score: See ``LocalDetector``.
     """
 
     frames: Sequence[SceneFrame]
     full: Sequence[Detections]
     base: Sequence[Detections]
+    answer_score: float | None = None
 
     def __len__(self) -> int:
         return len(self.frames)
 
     def part(self, first: int, end: int) -> SceneTrace:
         """Frames ``first`` to ``end - 1``. Their views are still positions in the whole trace."""
-        return SceneTrace(self.frames[first:end], self.full[first:end], self.base[first:end])
+        return SceneTrace(self.frames[first:end], self.full[first:end], self.base[first:end], self.answer_score)
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,7 +156,7 @@ def _outcomes(
         if carried_frames and draws.random() < 1.0 / carried_frames:
             runs = not runs
         if runs:
-            estimator.observe(moment, trace.base[at], stage)
+            estimator.observe(moment, trace.base[at], stage, trace.answer_score)
         if at % _STEP == first:
             collected.append(estimator.outcomes(moment, trace.full[at]))
         if draws.random() < asked_share:

@@ -115,8 +115,12 @@ def carry(tracks: Tracks, motion: Motion) -> Tracks:
     return carried if inside.all() else carried.take(inside)
 
 
-def observe(tracks: Tracks, found: Detections, frame: int) -> Tracks:
-    """The tracks after a device's detector has looked at their frame. Unmatched detections begin tracks."""
+def observe(tracks: Tracks, found: Detections, frame: int, replace: bool = False) -> Tracks:
+    """The tracks after a device's detector has looked at their frame. Unmatched detections begin tracks.
+
+    Args:
+        replace: Whether the detector's boxes replace those of the tracks, and each detection has its track.
+    """
     state, boxes = tracks.state.copy(), tracks.boxes.copy()
     visible = tracks.visible
     pairs = match(visible, tracks.labels, found.boxes, found.labels, ASSOCIATED)
@@ -126,8 +130,11 @@ def observe(tracks: Tracks, found: Detections, frame: int) -> Tracks:
     if pairs:
         rows, columns = np.array(pairs).T
         gain = state[rows, VARIANCE] / (state[rows, VARIANCE] + 1.0)
-        boxes[rows] += gain[:, None].astype(np.float32) * (found.boxes[columns] - visible[rows])
-        state[rows, VARIANCE] *= 1.0 - gain
+        if replace:
+            boxes[rows], state[rows, VARIANCE] = found.boxes[columns], 1.0
+        else:
+            boxes[rows] += gain[:, None].astype(np.float32) * (found.boxes[columns] - visible[rows])
+            state[rows, VARIANCE] *= 1.0 - gain
         state[rows, DETECTED] += _NEWEST
         state[rows, MISSES] = 0.0
         state[rows, SCORE] += _NEWEST * (_log_odds(found.scores[columns]) - state[rows, SCORE])
@@ -138,7 +145,7 @@ def observe(tracks: Tracks, found: Detections, frame: int) -> Tracks:
     updated = Tracks(tracks.keys, tracks.labels, boxes, state)
     if not alive.all():
         updated = updated.take(alive)
-    return _with_new(updated, found, {j for _, j in pairs}, frame, confirmed=False)
+    return _with_new(updated, found, {j for _, j in pairs}, frame, confirmed=False, all_new=replace)
 
 
 def confirm(tracks: Tracks, reference: Detections, frame: int) -> Tracks:
@@ -158,16 +165,16 @@ def confirm(tracks: Tracks, reference: Detections, frame: int) -> Tracks:
     updated = Tracks(tracks.keys, tracks.labels, boxes, state)
     if not alive.all():
         updated = updated.take(alive)
-    return _with_new(updated, reference, {j for _, j in pairs}, frame, confirmed=True)
+    return _with_new(updated, reference, {j for _, j in pairs}, frame, confirmed=True, all_new=True)
 
 
-def _with_new(tracks: Tracks, found: Detections, used: set[int], frame: int, confirmed: bool) -> Tracks:
+def _with_new(tracks: Tracks, found: Detections, used: set[int], frame: int, confirmed: bool, all_new: bool) -> Tracks:
     """The tracks and a new one for each detection that is not ``used``, within ``MAX_TRACKS``.
 
-    A detection of a device that overlaps a track of its label begins no track: it is a second box of one object.
+    Unless ``all_new``, one that overlaps a track of its label begins no track: it is a second box of one object.
     """
     rows = np.array([j for j in range(len(found)) if j not in used], np.int64)
-    if not confirmed and len(rows) and len(tracks):
+    if not all_new and len(rows) and len(tracks):
         overlap = iou(found.boxes[rows], tracks.visible)
         twice = ((overlap >= ASSOCIATED) & (found.labels[rows][:, None] == tracks.labels[None])).any(1)
         rows = rows[~twice]

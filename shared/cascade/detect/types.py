@@ -63,6 +63,8 @@ class LocalDetector:
         cost: Resident memory, bytes.
         seconds: Time of one run, seconds; 0 if unknown.
         level: Level of a local model; unused for a full model.
+        answer_score: Least score of a detection that is answered as it is, where that was better than the answer of the
+            tracks on held-out footage; None where the tracks answer.
     """
 
     name: str
@@ -70,6 +72,7 @@ class LocalDetector:
     cost: int = 0
     seconds: float = 0.0
     level: LocalLevel = "base"
+    answer_score: float | None = None
 
 
 class TrackedObject(msgspec.Struct, frozen=True):
