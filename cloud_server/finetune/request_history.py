@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 
 from cachenet.shared.transport.recent_frames import RecentFrame, RecentFrames
 
-#: Least number of frames of a training, and of new frames after an attempt.
-MIN_FRAMES = 300
+#: Least number of frames of a training, and of new frames after an attempt. The proof has six blocks of eight frames
+#: then, one more than a proof needs at least.
+MIN_FRAMES = 150
 #: Largest number of frames of a training.
 MAX_FRAMES = 1200
 #: Least time between two attempts for a device, seconds.

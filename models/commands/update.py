@@ -11,45 +11,46 @@ import typer
 from cachenet.models.commands import options
 from cachenet.models.commands.options import PROCESSORS, Data, Existing, FrameStep, Json, Key, Out, Threads, Work
 from cachenet.models.report import console_report
+from cachenet.shared.bundle import zoo
+from cachenet.shared.bundle.manifest import Bundle
 from cachenet.shared.command import exit
 
 
 def fine_tune(
     bundle: Existing,
-    data: Data,
-    held_out: options.HeldOut = None,
-    recent: Annotated[Path | None, typer.Option(help="File of frames that devices sent, written by a server.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Directory of the new bundle, needed with --recent.")] = None,
-    prepare: Annotated[
-        bool, typer.Option("--prepare", help="Run of the full model on --data and nothing else, ahead of a later run.")
-    ] = False,
+    recent: Annotated[Path, typer.Option(help="File of frames that devices sent, written by a server.")],
+    out: Out,
     key: Key = None,
-    frame_step: FrameStep = 1,
-    work: Work = None,
     threads: Threads = PROCESSORS,
 ) -> None:
-    """Add a submodel to a bundle for a working set of its devices; 'cloud-server run --fine-tune' calls this.
+    """Add a submodel to a bundle for the devices of recent frames; 'cloud-server run --fine-tune' calls this.
 
-    The exit code is 3, and no bundle is written, if the submodel was not proven better than the base model.
+    The exit code is 3, and no bundle is written, if no submodel was proven better on the most recent frames.
 
-    Example: model-builder fine-tune build/mine --data frames/ --recent recent.npz --out build/updated
+    Example: model-builder fine-tune build/mine --recent recent.msgpack --out build/updated
     """
-    if not prepare and (recent is None or out is None):
-        options.refuse("give --recent and --out, or --prepare")
-    options.check_paths(recent=recent)
-    with options.inputs(bundle, out, frame_step, key, work, threads, data=data, held_out=held_out) as job:
-        from cachenet.models.train import fine_tune as tuner
+    with options.user_errors(out):
+        options.check_paths(out, recent=recent, key=key)
+        import torch
 
-        dataset = job.dataset()
-        if recent is None or out is None:
-            return
-        sent = tuner.read(recent, job.bundle)
+        from cachenet.models.bundle_writer import check_target
+        from cachenet.models.train import fine_tune as tuner
+        from cachenet.shared.bundle.trust import Signer
+        from cachenet.shared.transport import recent_frames
+
+        check_target(out)
+        found = Bundle(zoo.find(bundle))
+        if found.manifest.task != "classification":
+            options.refuse(f"{found.directory} is a bundle of detectors, and this command is for classifiers")
+        sent = recent_frames.read(recent, found.manifest)
+        torch.set_num_threads(threads)
         try:
-            made = tuner.fine_tune(job.bundle, sent, dataset, out, job.progress, job.signer)
+            with options.progress_bar() as progress:
+                made = tuner.fine_tune(found, sent, out, progress, Signer(key) if key is not None else None)
         except tuner.NoImprovement as error:
             exit.say("model-builder", f"not proven: {error}")
             raise typer.Exit(3) from None
-    typer.echo(f"Written: {out}, with {list(made.manifest.models)[-1]}")
+    typer.echo(f"Written: {out}, with {made.manifest.own_submodel(sent.devices[0])} for {', '.join(sent.devices)}")
 
 
 def add_size(
