@@ -154,7 +154,7 @@ def scene(place: Place, video: Path, full: Path, work: Path) -> Scene:
 
 
 def cascade(
-    seen: Scene, manifest: Manifest, budget: float, seed: int, submodel: npt.NDArray[np.float32] | None = None
+    models: Scene, manifest: Manifest, budget: float, seed: int, submodel: npt.NDArray[np.float32] | None = None
 ) -> Cascade:
     """The cascade of a device with the models of ``manifest``; ``submodel``: its logits on all frames, or None."""
     classes = len(manifest.labels)
@@ -162,7 +162,7 @@ def cascade(
         classes, "full", priors=manifest.priors, max_disagreement=budget, seed=str(seed), audit_floor=MIN_AUDIT_RATE
     )
     base = LocalModel(
-        "base", RecordedScores(seen.base), manifest.models["base"].temperature, np.zeros(classes), level="base"
+        "base", RecordedScores(models.base), manifest.models["base"].temperature, np.zeros(classes), level="base"
     )
     made = build_cascade(spec, base, 1 << 40)
     if submodel is not None:
@@ -174,18 +174,20 @@ def cascade(
     return made
 
 
-def run(device: Cascade, seen: Scene, frames: Range) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_], list[int]]:
+def run(
+    device: Cascade, models: Scene, frames: Range
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_], list[int]]:
     """Whether each frame was asked or audited, whether each answer agrees, and the frames that were audits."""
     asked, agrees, audits = [], [], []
     for index in range(*frames):
-        step = device.lookup(Frame(index, index, seen.signatures[index]), float(index))
-        reply = Reply(index, seen.full[index])
+        step = device.lookup(Frame(index, index, models.signatures[index]), float(index))
+        reply = Reply(index, models.full[index])
         answer = device.complete(step, reply if isinstance(step, Miss) else None, index + 0.5)
         if answer.audit:
             device.on_audit_reply(reply, index + 0.5)
             audits.append(index)
         asked.append(isinstance(step, Miss) or answer.audit)
-        agrees.append(answer.label == int(seen.full[index].argmax()))
+        agrees.append(answer.label == int(models.full[index].argmax()))
     return np.array(asked), np.array(agrees), audits
 
 
@@ -193,7 +195,7 @@ State = dict[Stage, tuple[Array, Array]]
 
 
 def curve(
-    seen: Scene,
+    models: Scene,
     place: Place,
     states: Mapping[tuple[float, int], State],
     manifest: Manifest,
@@ -204,9 +206,9 @@ def curve(
     for budget in BUDGETS:
         shares = []
         for seed in SEEDS:
-            device = cascade(seen, manifest, budget, seed, submodel)
+            device = cascade(models, manifest, budget, seed, submodel)
             device.estimator.restore(states.get((budget, seed), {}))
-            asked, agrees, _ = run(device, seen, place.play)
+            asked, agrees, _ = run(device, models, place.play)
             shares.append((asked.mean(), agrees.mean()))
         points.append(tuple(np.mean(shares, axis=0).tolist()))
     return points
@@ -224,17 +226,17 @@ def asked_at(points: Sequence[tuple[float, float]], agreement: float) -> float |
 def measure(name: str, videos: dict[str, Path], full: Path, work: Path) -> dict[str, Any]:
     """The measures of one place."""
     place = PLACES[name]
-    seen = scene(place, videos[place.clip.video], full, work)
-    manifest, sha256 = seen.bundle.manifest, seen.bundle.manifest.models["full"].sha256
-    device = cascade(seen, manifest, FOOTAGE_BUDGET, 0)
-    asked, _, audits = run(device, seen, place.footage)
+    models = scene(place, videos[place.clip.video], full, work)
+    manifest, sha256 = models.bundle.manifest, models.bundle.manifest.models["full"].sha256
+    device = cascade(models, manifest, FOOTAGE_BUDGET, 0)
+    asked, _, audits = run(device, models, place.footage)
     rows = [place.footage[0] + int(row) for row in np.flatnonzero(asked)]
     timing = Timing(0.0, 0.0, 0.0, 1)
     frames = tuple(
         RecentFrame(
             DEVICE,
-            encode(seen.pictures[row])[1],
-            Answer(seen.full[row].astype("<f4").tobytes(), sha256, None, timing),
+            encode(models.pictures[row])[1],
+            Answer(models.full[row].astype("<f4").tobytes(), sha256, None, timing),
             row in audits,
         )
         for row in rows
@@ -242,25 +244,29 @@ def measure(name: str, videos: dict[str, Path], full: Path, work: Path) -> dict[
     states = {}
     for budget in BUDGETS:
         for seed in SEEDS:
-            before = cascade(seen, manifest, budget, seed)
-            run(before, seen, place.footage)
+            before = cascade(models, manifest, budget, seed)
+            run(before, models, place.footage)
             states[budget, seed] = before.estimator.state
     result: dict[str, Any] = {"frames": len(frames)}
     began = time.process_time()
     try:
         after = fine_tune.fine_tune(
-            seen.bundle, RecentFrames((DEVICE,), frames), work / "out", Progress(console=Console(quiet=True)), None
+            models.bundle,
+            RecentFrames((DEVICE,), frames),
+            work / "out",
+            Progress(console=Console(quiet=True)),
+            None,
         )
     except (fine_tune.NoImprovement, RecentFramesError) as error:
         return result | {"published": False, "why": str(error), "seconds": round(time.process_time() - began, 1)}
     seconds = time.process_time() - began
     own = after.manifest.own_submodel(DEVICE)
     assert own is not None
-    logits = traces.run_model(Session(after.path(own), "cpu"), INPUT, seen.pictures)
-    played, labels = slice(*place.play), seen.full[slice(*place.play)].argmax(1)
+    logits = traces.run_model(Session(after.path(own), "cpu"), INPUT, models.pictures)
+    played, labels = slice(*place.play), models.full[slice(*place.play)].argmax(1)
     curves = {}
     for kind, begun in (("continued", states), ("fresh", {})):
-        base, points = (curve(seen, place, begun, *more) for more in ((manifest,), (after.manifest, logits)))
+        base, points = (curve(models, place, begun, *more) for more in ((manifest,), (after.manifest, logits)))
         pairs = [(share, asked_at(base, agreement)) for share, agreement in points]
         equal = [(share, before) for share, before in pairs if before is not None]
         change = round(float(np.mean([new / old - 1 for new, old in equal])), 4) if equal else None
@@ -274,7 +280,7 @@ def measure(name: str, videos: dict[str, Path], full: Path, work: Path) -> dict[
         "published": True,
         "seconds": round(seconds, 1),
         "agreement": {
-            "base": round(float((seen.base[played].argmax(1) == labels).mean()), 4),
+            "base": round(float((models.base[played].argmax(1) == labels).mean()), 4),
             "submodel": round(float((logits[played].argmax(1) == labels).mean()), 4),
         },
         **curves,

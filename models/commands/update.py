@@ -31,10 +31,7 @@ def fine_tune(
     """
     with options.user_errors(out):
         options.check_paths(out, recent=recent, key=key)
-        import torch
-
         from cachenet.models.bundle_writer import check_target
-        from cachenet.models.train import fine_tune as tuner
         from cachenet.shared.bundle.trust import Signer
         from cachenet.shared.transport import recent_frames
 
@@ -43,10 +40,15 @@ def fine_tune(
         if found.manifest.task != "classification":
             options.refuse(f"{found.directory} is a bundle of detectors, and this command is for classifiers")
         sent = recent_frames.read(recent, found.manifest)
+        signer = Signer(key) if key is not None else None
+        import torch
+
+        from cachenet.models.train import fine_tune as tuner
+
         torch.set_num_threads(threads)
         try:
             with options.progress_bar() as progress:
-                made = tuner.fine_tune(found, sent, out, progress, Signer(key) if key is not None else None)
+                made = tuner.fine_tune(found, sent, out, progress, signer)
         except tuner.NoImprovement as error:
             exit.say("model-builder", f"not proven: {error}")
             raise typer.Exit(3) from None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import time
 from pathlib import Path
 
@@ -19,6 +21,15 @@ from tests.e2e.servers import Device, ServerProcess, until
 from tests.hampered import frogs_and_ships, hampered_bundle
 
 
+def give_processor(server: int) -> None:
+    """Let the training of a server compete for processors, which otherwise only gets what is idle, as root may."""
+    with contextlib.suppress(OSError):
+        for child in Path(f"/proc/{server}/task/{server}/children").read_text().split():
+            for thread in Path(f"/proc/{child}/task").iterdir():
+                os.sched_setscheduler(int(thread.name), os.SCHED_OTHER, os.sched_param(0))
+                os.setpriority(os.PRIO_PROCESS, int(thread.name), 0)
+
+
 def test_a_submodel_is_trained_for_what_a_device_sends_and_recommended_to_it(
     tmp_path: Path, mosquitto: Mosquitto
 ) -> None:
@@ -28,7 +39,7 @@ def test_a_submodel_is_trained_for_what_a_device_sends_and_recommended_to_it(
     restarted server has it.
     """
     private, public = generate(tmp_path / "keys")
-    bundle = hampered_bundle(tmp_path / "bundle")
+    bundle = hampered_bundle(tmp_path / "bundle", "general-1in50.1")
     flags = ["--bundle", str(bundle), "--broker", mosquitto.url, "--threads", "1"]
     flags += ["--fine-tune", "--key", str(private), "--work", str(tmp_path / "updates")]
     rows = frogs_and_ships(0, 1000)[:MIN_FRAMES].tolist()
@@ -41,6 +52,7 @@ def test_a_submodel_is_trained_for_what_a_device_sends_and_recommended_to_it(
             assert isinstance(device.ask(picture), Answer)
         deadline = time.monotonic() + 300
         while len(messages := device.catalogue_of("hampered")) < 2:
+            give_processor(server.process.pid)
             assert time.monotonic() < deadline and "no update" not in server.log(), server.log()
             time.sleep(0.1)
         update_message = messages[1]

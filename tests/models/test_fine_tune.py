@@ -222,7 +222,7 @@ def test_the_oldest_update_is_removed_when_there_are_too_many(
     assert set(after.models) == {"full", "base", name}
 
 
-def test_augmented_pictures_have_the_shape_and_nearly_the_light_of_the_given_ones() -> None:
+def test_augmented_pictures_have_the_shape_and_nearly_the_light_of_the_pictures_before() -> None:
     images = sample.load().images[:20]
     changed = fine_tune.augment(images, np.random.default_rng(0))
     assert (changed.shape, changed.dtype) == (images.shape, images.dtype)

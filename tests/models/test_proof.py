@@ -42,7 +42,7 @@ def test_the_best_of_several_models_needs_a_smaller_p_value() -> None:
     assert comparison.proves() and not comparison.proves(tests=2)
 
 
-def test_a_gain_of_less_than_two_frames_in_a_hundred_is_not_worth_a_submodel() -> None:
+def test_a_gain_of_less_than_two_frames_in_a_hundred_proves_nothing() -> None:
     assert not Comparison(0.019, 50, 0, 0.001).proves()
 
 
@@ -63,9 +63,9 @@ def test_a_model_answers_where_it_was_right_before() -> None:
     rng = np.random.default_rng(2)
     before, after = rng.integers(0, 3, (2, 200))
     side = proof.calibrate(model(before, 0.6, 3.0, rng), np.eye(3, dtype=np.float32)[before] * 5)
-    given = side.answers(model(after, 0.6, 3.0, rng), after)
-    assert (given == 1).mean() == pytest.approx(0.6, abs=0.1)
-    assert not (given < 0).any()
+    answered = side.answers(model(after, 0.6, 3.0, rng), after)
+    assert (answered == 1).mean() == pytest.approx(0.6, abs=0.1)
+    assert not (answered < 0).any()
 
 
 def test_of_resident_models_the_most_certain_one_answers() -> None:
