@@ -34,15 +34,14 @@ from cachenet.models.data.scenes import CLASSES, KNOWN, SCENES
 from cachenet.models.data.streams import OUT_OF_SET
 from cachenet.models.export import cost
 from cachenet.models.export.classifier import load_classifier
-from cachenet.models.export.from_onnx import from_onnx
 from cachenet.models.report import scores
 from cachenet.models.train import distill, teacher_runtime
 from cachenet.models.train.distill import Teacher
 from cachenet.models.train.label import label_frames
 from cachenet.models.train.networks import BASE, ResNet, sized
-from cachenet.models.train.training import Recipe, fit, normalise
+from cachenet.models.train.training import Recipe, fit
 from cachenet.models.train.training import scores as run
-from cachenet.shared.bundle.manifest import Bundle, digest
+from cachenet.shared.bundle.manifest import digest
 from cachenet.shared.cascade.probability import fit_temperature, softmax
 
 Logits = npt.NDArray[np.float32]
@@ -87,7 +86,7 @@ TRIALS: dict[str, dict[str, Tuning]] = {
 class Bench:
     """The data, the teacher, and the networks trained so far."""
 
-    def __init__(self, full: Path, data: Path, work: Path, epochs: int, threads: int, base: Path | None = None) -> None:
+    def __init__(self, full: Path, data: Path, work: Path, epochs: int, threads: int) -> None:
         """Label the data with the model ``full``.
 
         Args:
@@ -96,11 +95,10 @@ class Bench:
             work: Directory of trained networks.
             epochs: Epochs of a general model.
             threads: Threads to train with.
-            base: The general model, ONNX; None: train one.
         """
         torch.set_num_threads(threads)
         classifier = load_classifier(full)
-        self._base, self.epochs = base, epochs
+        self.epochs = epochs
         self.progress = Progress(console=Console(stderr=True), disable=not sys.stderr.isatty())
         sources = [find(data / name, 1) for name in ("train", "held")]
         self.learn, held = (
@@ -122,9 +120,7 @@ class Bench:
         )
 
     def general(self, share: float) -> ResNet:
-        """The general model: the one of the bundle, or one of ``share`` of the full model's multiply-adds."""
-        if self._base is not None:
-            return from_onnx(self._base, normalise(self.images[:500], INPUT)).eval()
+        """The general model, of ``share`` of the full model's multiply-adds."""
         torch.manual_seed(1)
         network = ResNet(sized(int(share * self.full_macs), 32, 10, BASE.blocks))
         recipe = Recipe(phases=((self.epochs // 4, 24), (self.epochs - self.epochs // 4, 32)), rate=0.2, decay=1e-4)
@@ -142,10 +138,7 @@ class Bench:
         weights = distill.mix(rows, rows.mean() if tuning.weight is None else tuning.weight)
         recipe = Recipe(phases=((tuning.epochs, 32),), rate=tuning.rate, decay=1e-4)
         views, steps = self.teacher.epoch(recipe.batch, weights, 0.5), self.teacher.steps(recipe.batch, 0.5)
-        path = (
-            self.work
-            / f"tuned-{digest(repr((general.shape, self._base, self.epochs, tuning, scene)).encode())[:16]}.pt"
-        )
+        path = self.work / f"tuned-{digest(repr((general.shape, self.epochs, tuning, scene)).encode())[:16]}.pt"
         prior = (
             distill.log_prior(distill.mix(rows, 1 - OUT_OF_SET), self.labels, CLASSES) if tuning.with_prior else None
         )
@@ -202,17 +195,11 @@ def main() -> None:
         "--work", type=Path, default=cache_directory() / "teacher-logits", help="as of 'model-builder build'"
     )
     parser.add_argument("--epochs", type=int, default=20, help="epochs of a general model (default: 20)")
-    parser.add_argument("--bundle", type=Path, help="bundle whose base model is fine-tuned (default: train a model)")
-    parser.add_argument("--general", help="model of the bundle to fine-tune in place of its base model")
     parser.add_argument("--share", type=float, default=1 / 13, help="share of the full model's multiply-adds")
     parser.add_argument("--scenes", type=int, nargs="+", default=[KNOWN[0], KNOWN[4], KNOWN[5], KNOWN[6]])
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     chosen = parser.parse_args()
-    base = None
-    if chosen.bundle is not None:
-        bundle = Bundle(chosen.bundle)
-        base = bundle.path(chosen.general or bundle.manifest.only("base"))
-    bench = Bench(chosen.full, chosen.data, chosen.work, chosen.epochs, chosen.threads, base)
+    bench = Bench(chosen.full, chosen.data, chosen.work, chosen.epochs, chosen.threads)
     scenes = tuple(chosen.scenes)
     with bench.progress:
         tried = {name: trial(bench, name, chosen.share, scenes) for name in chosen.tried or TRIALS}

@@ -165,14 +165,15 @@ class Camera:
         self._handle_replies(sink)
         self.active_bundle.maintain()
         if self._learner is not None and self.cascade is not None:
-            self._learner.save(self.cascade.estimator, self.version)
+            self._learner.save(self.cascade.estimator, self.active_bundle.risk_version)
 
     def close(self) -> None:
         """Close the decision log and the file of learned weights."""
         if self._decision_log is not None:
             self._decision_log.close()
         if self._learner is not None:
-            self._learner.close(self.cascade.estimator if self.cascade is not None else None, self.version)
+            estimator = self.cascade.estimator if self.cascade is not None else None
+            self._learner.close(estimator, self.active_bundle.risk_version)
 
     def wait_for_bundle(self, on_waiting: Callable[[], None] = lambda: None) -> None:
         """Wait until the cascade exists, or ``stop`` is called."""

@@ -8,14 +8,11 @@ from pathlib import Path
 import cv2
 import msgspec
 import numpy as np
-import torch
+import onnx
+from onnx import helper, numpy_helper
 
 from cachenet.models.data import sample
-from cachenet.models.data.cifar10 import INPUT
-from cachenet.models.export.export import export
-from cachenet.models.export.from_onnx import from_onnx
-from cachenet.models.train.networks import ResNet
-from cachenet.models.train.training import normalise
+from cachenet.models.export.dequantise import dequantised
 from cachenet.shared.bundle.manifest import MANIFEST, Bundle, file_digest
 
 ZOO = Path(__file__).parents[1] / "models" / "zoo" / "cifar10"
@@ -24,30 +21,37 @@ FROG, SHIP, TRUCK = 6, 8, 9
 _LESS = 8.0
 
 
-def hampered_bundle(directory: Path) -> Path:
-    """The shipped full model, and a base model, in float16, that hardly ever says frog, ship or truck; no submodels."""
+def hampered_bundle(directory: Path, base: str = "base") -> Path:
+    """The shipped full model, and a base model, in float32, that hardly ever says frog, ship or truck; no submodels.
+
+    ``base``: name of the shipped model that is made so.
+    """
     zoo = Bundle(ZOO).manifest
     for name in ("full", "base"):
         (directory / name / "1").mkdir(parents=True)
-        shutil.copyfile(ZOO / zoo.models[name].file, directory / zoo.models[name].file)
+    shutil.copyfile(ZOO / zoo.models["full"].file, directory / zoo.models["full"].file)
     path = directory / zoo.models["base"].file
-    network = base_network()
-    with torch.no_grad():
-        network.head.bias[[FROG, SHIP, TRUCK]] -= _LESS
-    export(network, path, {})
+    model = dequantised(onnx.load(str(ZOO / zoo.models[base].file)))
+    [bias] = [one for one in model.graph.initializer if one.name == model.graph.node[-2].input[2]]
+    less = numpy_helper.to_array(bias).copy()
+    less[[FROG, SHIP, TRUCK]] -= _LESS
+    bias.CopyFrom(numpy_helper.from_array(less, bias.name))
+    onnx.save(model, str(path))
     coverage = tuple(0.0 if label in (FROG, SHIP, TRUCK) else 0.7 for label in range(10))
-    base = msgspec.structs.replace(
+    hampered = msgspec.structs.replace(
         zoo.models["base"], sha256=file_digest(path), bytes=path.stat().st_size, coverage=coverage
     )
-    models = {"full": zoo.models["full"], "base": base}
+    models = {"full": zoo.models["full"], "base": hampered}
     manifest = msgspec.structs.replace(zoo, name="hampered", models=models, layers={}, golden=None)
     (directory / MANIFEST).write_bytes(msgspec.json.encode(manifest))
     return directory
 
 
-def base_network() -> ResNet:
-    """The shipped base model, which is in INT8, with weights that can be changed."""
-    return from_onnx(Bundle(ZOO).path("base"), normalise(sample.load().images[:200], INPUT))
+def write_base(path: Path, metadata: dict[str, str]) -> None:
+    """Write the shipped base model, which is in INT8, in float32."""
+    model = dequantised(onnx.load(str(Bundle(ZOO).path("base"))))
+    helper.set_model_props(model, {f"cachenet.{key}": value for key, value in metadata.items()})
+    onnx.save(model, str(path))
 
 
 def pictures(directory: Path, first: int, end: int) -> Path:

@@ -11,9 +11,10 @@ from typing import Any
 
 import msgspec
 
-from cachenet.edge_agent import learner_file
+from cachenet.edge_agent import learner_file, learner_state
 from cachenet.edge_agent.device_cascade import DeploymentError
 from cachenet.edge_agent.learner_file import LearnerFile
+from cachenet.edge_agent.learner_state import LearnerState
 from cachenet.edge_agent.outputs import decision_log
 from cachenet.edge_agent.outputs.report import JsonLinesWriter
 from cachenet.edge_agent.pipeline import DeviceCascade, Pipeline, pipeline_for
@@ -67,6 +68,8 @@ class ActiveBundle:
         self.pipeline: Pipeline | None = None
         self.manifest: Manifest | None = None
         self.version = ""
+        #: See ``Manifest.risk_version``.
+        self.risk_version = ""
         #: Names of the submodels that were downloaded.
         self.downloaded: list[str] = []
         #: Evicted models by reason: ``room`` for another submodel, ``memory`` budget exceeded, or a new ``version``.
@@ -253,8 +256,13 @@ class ActiveBundle:
             DEFAULT_SUBMODEL_BUDGET if self._budget is None else max(0, self._budget - self._bytes_without_submodels())
         )
         self.pipeline = pipeline_for(self._settings, manifest)
-        self.cascade = self._build_cascade(self.pipeline, version, base, budget // self._cameras)
-        self.manifest, self.version = manifest, version
+        risk_version = manifest.risk_version
+        learned = self._learned(risk_version)
+        self.cascade = self._build_cascade(self.pipeline, version, base, budget // self._cameras, learned)
+        learner_file.restore(self.cascade.estimator, learned, risk_version)
+        if self._learner is not None:
+            self._learner.begin(self.cascade.estimator)
+        self.manifest, self.version, self.risk_version = manifest, version, risk_version
         self._general_models = manifest.general_models()
         self._on_change()
         log.info("answering with %s, version %s", manifest.name, version[:12])
@@ -262,19 +270,21 @@ class ActiveBundle:
     def _bytes_without_submodels(self) -> int:
         return resident_bytes() - self._loader.submodels_cost()
 
-    def _build_cascade(self, pipeline: Pipeline, version: str, base: Any, budget: int) -> DeviceCascade:
-        learned = self._learner.read() if self._learner is not None else b""
+    def _learned(self, risk_version: str) -> bytes:
+        """The state of the risk models to go on with: of the bundle before, if it is valid, or else of the file."""
+        if self.cascade is not None and self.risk_version == risk_version:
+            own: Any = self.cascade.estimator
+            return learner_state.encode(LearnerState(own.state, own.fitted), risk_version)
+        return self._learner.read() if self._learner is not None else b""
+
+    def _build_cascade(self, pipeline: Pipeline, version: str, base: Any, budget: int, learned: bytes) -> DeviceCascade:
         if self._log is not None:
             logged = decision_log.logged_model(base) if base is not None else None
             settings = msgspec.structs.replace(self._settings, threads=max(1, self._loader.threads))
             settings = msgspec.convert(as_text(msgspec.to_builtins(settings)), Settings)
             begun = decision_log.CascadeCreated(settings, version, logged, self._uses_cloud, budget, learned)
             self._log.write(begun)
-        cascade = pipeline.build_cascade(base, self._uses_cloud, budget, self._tally, self._log)
-        learner_file.restore(cascade.estimator, learned, version)
-        if self._learner is not None:
-            self._learner.begin(cascade.estimator)
-        return cascade
+        return pipeline.build_cascade(base, self._uses_cloud, budget, self._tally, self._log)
 
     def _expected_cost(self, name: str) -> int:
         """Expected resident size of a submodel, bytes."""

@@ -21,40 +21,40 @@ def fine_tune(
     recent: Annotated[Path, typer.Option(help="File of frames that devices sent, written by a server.")],
     out: Out,
     key: Key = None,
-    work: Work = None,
     threads: Threads = DEFAULT_THREADS,
 ) -> None:
-    """Add a submodel to a bundle for what its devices see; 'cloud-server run --fine-tune' calls this.
+    """Add a submodel to a bundle for the devices of recent frames; 'cloud-server run --fine-tune' calls this.
 
-    The exit code is 3, and no bundle is written, if no submodel was proven better than the present models.
+    The exit code is 3, and no bundle is written, if no submodel was proven better on the most recent frames.
 
     Example: model-builder fine-tune build/mine --recent recent.msgpack --out build/updated
     """
     with options.user_errors(out):
         options.check_paths(out, recent=recent, key=key)
-        import torch
-
         from cachenet.models.bundle_writer import check_target
-        from cachenet.models.train.fine_tune import NoImprovement
         from cachenet.shared.bundle.trust import Signer
         from cachenet.shared.transport import recent_frames
 
         check_target(out)
-        torch.set_num_threads(threads)
         present = Bundle(zoo.find(bundle))
-        found = recent_frames.read(recent, present.manifest)
+        sent = recent_frames.read(recent, present.manifest)
         signer = Signer(key) if key is not None else None
+        import torch
+
+        from cachenet.models.train.fine_tune import NoImprovement
+
         if present.manifest.task == "detection":
             from cachenet.models.detect.update import update
         else:
-            options.refuse("not yet")
+            from cachenet.models.train.fine_tune import fine_tune as update
+        torch.set_num_threads(threads)
         try:
             with options.progress_bar() as progress:
-                made = update(present, found, out, options.work_directory(work), progress, signer)
+                made = update(present, sent, out, progress, signer)
         except NoImprovement as error:
             exit.say("model-builder", f"not proven: {error}")
             raise typer.Exit(3) from None
-    typer.echo(f"Written: {out}, with {list(made.manifest.models)[-1]}")
+    typer.echo(f"Written: {out}, with {made.manifest.own_submodel(sent.devices[0])} for {', '.join(sent.devices)}")
 
 
 def add_size(

@@ -5,6 +5,7 @@ It is trained on the earlier frames, and proven on the latest against the detect
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -75,15 +76,10 @@ class Comparison:
         return f"F1 {self.f1:.3f} against {self.resident:.3f} (95 % interval of the gain {low:+.3f} to {high:+.3f})"
 
 
-def update(
-    bundle: Bundle, recent: RecentFrames, out: Path, work: Path, progress: Progress, signer: Signer | None = None
-) -> Bundle:
+def update(bundle: Bundle, recent: RecentFrames, out: Path, progress: Progress, signer: Signer | None = None) -> Bundle:
     """Write ``bundle`` with a submodel for the devices of ``recent`` to ``out``.
 
     Another device's submodel is taken where it is proven better there; otherwise one is trained.
-
-    Args:
-        work: Directory of the checkpoint.
 
     Raises:
         NoImprovement: No detector is proven better than the present one.
@@ -105,7 +101,8 @@ def update(
                         manifest.models[name], devices=(*manifest.models[name].devices, *recent.devices)
                     )
                     return _publish(bundle, building, out, signer, name, shared)
-        trained, _ = fine_tune(present, learn, tune, work, progress, "scene submodel", EPOCHS)
+        with tempfile.TemporaryDirectory(prefix="cachenet-") as work:
+            trained, _ = fine_tune(present, learn, tune, Path(work), progress, "scene submodel", EPOCHS)
         found = compare(trained, present, (tune, prove), (tune, prove))
         if not found.proven:
             raise NoImprovement(f"on the latest {len(prove)} frames, trained and {resident}: {found}")

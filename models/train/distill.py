@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -99,32 +98,6 @@ class Teacher:
         return int(share * len(self._images)) // batch
 
 
-@dataclass(frozen=True)
-class FineTuneData:
-    """Images ``(n, h, w, 3)`` with the full model's scores ``(n, classes)``; each epoch augments them anew."""
-
-    images: Images
-    scores: Logits
-
-    def epoch(self, batch: int, weights: Weights | None = None, share: float = 1.0) -> Epoch:
-        def batches(_number: int, rng: np.random.Generator) -> Iterator[Batch]:
-            count = self.steps(batch, share) * batch
-            order = rng.choice(len(self.images), count, p=None if weights is None else weights / weights.sum())
-            for start in range(0, count, batch):
-                rows = order[start : start + batch]
-                images = augment(self.images[rows], rng, camera_share=_CAMERA_SHARE)
-                yield images, torch.from_numpy(self.scores[rows])
-
-        return batches
-
-    def labels(self) -> Labels:
-        labels: Labels = self.scores.argmax(1).astype(np.int64)
-        return labels
-
-    def steps(self, batch: int, share: float = 1.0) -> int:
-        return max(1, int(share * len(self.images)) // batch)
-
-
 def distillation_loss(log_prior: Weights | None = None, temperature: float = _TEMPERATURE) -> Loss:
     """Return the Kullback-Leibler divergence of the softened scores from the teacher's.
 
@@ -146,7 +119,7 @@ def distillation_loss(log_prior: Weights | None = None, temperature: float = _TE
 def train_submodel(
     network: ResNet,
     spec: Input,
-    teacher: Teacher | FineTuneData,
+    teacher: Teacher,
     recipe: Recipe,
     inside: npt.NDArray[np.bool_],
     held_out: tuple[Images, Logits],

@@ -1,281 +1,279 @@
-"""Fine-tuning of a submodel for a working set that devices see and no submodel of the bundle covers.
+"""Fine-tuning of a submodel on what one device, or devices with one view, have sent.
 
-The base model is fine-tuned on recent frames of devices and on the frames that the bundle was built from. The result
-joins the bundle if it does better on the most recent frames, not trained on, than the models resident on such a device.
+The model that is resident there learns the full model's scores of the recent frames. The result joins the bundle, for
+these devices alone, if it is proven better on the most recent frames, which it has not seen. A submodel of other
+devices that is proven better there is shared instead.
 """
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from math import comb
 from pathlib import Path
-from zipfile import BadZipFile
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
+import onnx
 import torch
+from onnx import helper
 from rich.progress import Progress
+from torch import Tensor
+from torch.nn import functional as F
 
-from cachenet.models.bundle_writer import link_models, publish
-from cachenet.models.certify import traces
-from cachenet.models.certify.calibrate import MAX_ERROR_PROBABILITY, coverage
+from cachenet.models.bundle_writer import link_models, publish, under_construction
+from cachenet.models.certify import submodel_prior
 from cachenet.models.certify.traces import Logits
-from cachenet.models.data.cifar10 import Images, Labels
-from cachenet.models.data.dataset import Dataset, LabelledFrames
+from cachenet.models.data.cifar10 import Images
 from cachenet.models.export import quantise
-from cachenet.models.export.export import export
-from cachenet.models.export.from_onnx import RestoreError, from_onnx
-from cachenet.models.train.candidates import RATE, SMALL, SMALL_RATE, LocalModel, manifest_entry, model_name, properties
-from cachenet.models.train.distill import FineTuneData, Weights, mix, train_submodel
-from cachenet.models.train.networks import macs
-from cachenet.models.train.training import Recipe, camera_augment, normalise
+from cachenet.models.export.dequantise import dequantised
+from cachenet.models.train import proof
+from cachenet.models.train.candidates import LocalModel, manifest_entry, model_name, properties
+from cachenet.models.train.distill import distillation_loss
+from cachenet.models.train.networks import Network
+from cachenet.models.train.onnx_network import NotTrainable, OnnxNetwork
+from cachenet.models.train.proof import Comparison, Side
+from cachenet.models.train.recent import Blocks, Footage, divide, footage
+from cachenet.models.train.training import Batch, Recipe, fit, scores
 from cachenet.shared.bundle.manifest import Bundle, Manifest, Model
 from cachenet.shared.bundle.trust import Signer
-from cachenet.shared.cascade.probability import Probabilities, fit_temperature, softmax
-from cachenet.shared.command.errors import UserError
+from cachenet.shared.cascade.probability import Probabilities, softmax
 from cachenet.shared.inference.engine import Session
-from cachenet.shared.inference.image import Input, preprocessor
+from cachenet.shared.inference.image import preprocessor
+from cachenet.shared.transport.recent_frames import RecentFrames
 
-#: Minimum gain in answered frames, as a share of the most recent frames.
-_MIN_GAIN = 0.02
-#: Maximum p-value of the sign test over blocks.
-_MAX_P = 0.05
-#: Frames of a block of the sign test, because consecutive frames are alike.
-_BLOCK = 8
-#: Share of the recent frames, at their end, that the result is tested on.
-_TEST_SHARE = 1 / 3
-#: Frames left out before them, because consecutive frames are alike.
-_GAP = 16
-#: Copies of a recent frame in the training data.
-_COPIES = 4
-#: Epochs.
-_EPOCHS = 2
-#: Epochs of a small base model, which has more to learn.
-_SMALL_EPOCHS = 8
-#: Minimum length of an epoch as a share of the training data.
-_EPOCH_SHARE = 0.5
-#: Minimum length of an epoch, frames.
-_EPOCH_FRAMES = 6000
-#: Minimum length of an epoch of a small base model, frames.
-_SMALL_EPOCH_FRAMES = 22_500
-#: Minimum number of recent frames.
-_MIN_FRAMES = 120
-#: Arrays in a file of recent frames.
-_ARRAYS = ("pictures", "scores", "frequencies")
-#: Maximum number of fine-tuned submodels in a bundle; the oldest is removed.
-_MAX_UPDATES = 16
-#: Frames for INT8 calibration and for the statistics of normalisations.
-_CALIBRATION = 500
+#: Epochs; the best one on the tuning block counts.
+EPOCHS = 12
+#: Least and most optimiser steps of an epoch. The first steps bring most of the gain, and later ones may lose it.
+_STEPS = (8, 20)
+#: Frames of a batch.
+_BATCH = 16
+#: Peak learning rate and weight decay of AdamW: small, because the model knows most of what it sees already.
+_RATE, _DECAY = 3e-4, 1e-4
+#: Largest shift of the augmentation, as a share of the picture's side. A camera does not move, but a person does.
+_SHIFT = 1 / 24
+#: Largest change of a channel's brightness by the augmentation, as a share.
+_LIGHT = 0.15
+#: Noise of the augmentation, grey levels.
+_NOISE = 2.0
+#: Least number of frames of the proof that have not the most frequent label: a model may give that label always.
+_MIN_OTHERS = 4
+#: Maximum number of submodels of devices in a bundle; the oldest is removed.
+_MAX_UPDATES = 64
 
 
 class NoImprovement(Exception):
-    """The submodel is not shown to be better. The message holds the comparison."""
+    """No submodel is shown to be better. The message holds the comparison."""
 
 
-class RecentFramesError(UserError):
-    """A file holds no usable recent frames. The message names the reason."""
+class ClassifierNetwork(OnnxNetwork):
+    """An ONNX classifier with weights that can be trained."""
+
+    def heads(self, x: Tensor) -> list[Tensor]:
+        """The logits ``(n, classes)`` of pictures ``(n, 3, height, width)``."""
+        return [head[:, 0] for head in super().heads(x)]
 
 
 @dataclass(frozen=True)
-class RecentFrames:
-    """Recent frames of devices, oldest first."""
+class _Resident:
+    """What a device has: the base model, and the submodel that was proven for it, if any.
 
-    images: Images  # ``(n, height, width, 3)`` uint8 RGB
-    scores: Logits  # Full model's logits ``(n, classes)``
-    frequency: Weights  # Frequency of each label in the working set ``(classes,)``
+    Attributes:
+        answers: Its answers to the frames of the proof; see ``proof.Side.answers``.
+    """
 
-    @property
-    def labels(self) -> tuple[int, ...]:
-        """The working set: the smallest set of labels that makes up nine tenths of the frequency."""
-        order = np.argsort(-self.frequency, kind="stable")
-        count = int(np.searchsorted(np.cumsum(self.frequency[order]), 0.9 * self.frequency.sum())) + 1
-        return tuple(sorted(order[:count].tolist()))
+    names: list[str]
+    answers: np.ndarray[tuple[int], np.dtype[np.float64]]
 
 
-def read(path: Path, bundle: Bundle) -> RecentFrames:
-    """Read the frames that a server wrote for ``bundle``. Raises ``RecentFramesError``."""
-    full, classes = bundle.manifest.models[bundle.manifest.only("full")], len(bundle.manifest.labels)
-    width, height = full.input.size
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            pictures, scores, frequency = (stored[name] for name in _ARRAYS)
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
-        raise RecentFramesError(f"{path} is no file of recent frames; a server writes them") from None
-    n = len(pictures)
-    if (pictures.shape, scores.shape, frequency.shape) != ((n, height, width, 3), (n, classes), (classes,)):
-        raise RecentFramesError(f"{path} holds frames of another bundle")
-    if n < _MIN_FRAMES:
-        raise RecentFramesError(f"{path} holds {n} frames, and {_MIN_FRAMES} are needed")
-    return RecentFrames(np.ascontiguousarray(pictures[:, :, :, ::-1]), scores, frequency)
-
-
-def fine_tune(
-    bundle: Bundle, recent: RecentFrames, dataset: Dataset, out: Path, progress: Progress, signer: Signer | None = None
-) -> Bundle:
-    """Fine-tune and test a submodel, and write ``bundle`` with it to ``out``.
-
-    Args:
-        recent: Recent frames of devices.
-        dataset: Data that the bundle was built from.
+def fine_tune(bundle: Bundle, recent: RecentFrames, out: Path, progress: Progress, signer: Signer | None) -> Bundle:
+    """Find or train a submodel for the devices of ``recent``, and write ``bundle`` with it to ``out``.
 
     Raises:
-        Unproven: The submodel is not shown to be better.
-        RestoreError: The base model was not trained by this builder.
+        NoImprovement: No submodel is shown to be better.
+        NotTrainable: The resident model cannot be trained.
+        RecentFramesError: There are too few pictures.
         OSError: ``out`` cannot be written.
     """
     manifest = bundle.manifest
-    base, labels = manifest.only("base"), recent.labels
-    spec = manifest.models[base].input
-    if spec != dataset.classifier.input:
-        raise RestoreError(f"{base} sees other pictures than the full model; it can be run, but not trained")
-    tune = dataset.tune
-    train, test = _divide(recent)
-    data = FineTuneData(
-        np.concatenate([dataset.learn.images, *[train.images] * _COPIES]),
-        np.concatenate([dataset.learn.scores, *[train.scores] * _COPIES]),
-    )
-    rows = np.random.default_rng(0).permutation(len(tune))[:_CALIBRATION]
-    network = from_onnx(bundle.path(base), normalise(tune.images[rows], spec))
-    epochs, rate, frames = _SMALL_EPOCHS, SMALL_RATE, _SMALL_EPOCH_FRAMES
-    if manifest.models[base].macs >= SMALL * manifest.models[manifest.only("full")].macs:
-        # The rate falls with the error of the base model, or a good model would forget more than it learns.
-        error = _error_rate(Session(bundle.path(base), "cpu", torch.get_num_threads()), spec, tune, labels)
-        epochs, rate, frames = _EPOCHS, RATE * error, _EPOCH_FRAMES
-    recipe = Recipe(phases=((epochs, spec.size),), rate=rate, batch=max(8, min(128, len(data.images) // 8)), decay=1e-4)
-    building = out.with_name(out.name + ".building")
-    shutil.rmtree(building, ignore_errors=True)
-    building.mkdir(parents=True)
-    try:
-        checkpoint = building / "training.pt"
-        train_submodel(
-            network,
-            spec,
-            data,
-            recipe,
-            np.isin(data.labels(), labels),
-            (tune.images, tune.scores),
-            checkpoint,
-            progress,
-            "update",
-            max(_EPOCH_SHARE, frames / len(data.images)),
-        )
-        checkpoint.unlink()
-        name = _name(manifest.models, [manifest.labels[label] for label in labels])
+    own = manifest.own_submodel(recent.devices[0]) if recent.devices else None
+    start = own or manifest.only("base")
+    blocks = divide(footage(recent, manifest, manifest.models[start].input))
+    _check_labels(manifest, blocks.proof)
+    resident = _resident(bundle, blocks, [manifest.only("base"), *([own] if own else [])])
+    with under_construction(out) as building:
+        shared = _shared(bundle, blocks, resident, recent.devices)
+        if shared is not None:
+            changed = _without(manifest, recent.devices)
+            model = manifest.models[shared]
+            model = msgspec.structs.replace(model, devices=(*model.devices, *recent.devices))
+            changed = msgspec.structs.replace(changed, models={**changed.models, shared: model})
+            building.mkdir(parents=True)
+            link_models(bundle, changed.models, building)
+            return publish(building, changed, out, signer)
+        name = _name(manifest.models, recent.devices)
         path = building / name / "1" / "model.onnx"
-        export(network.eval(), path, properties(manifest.name, manifest.labels, name, spec))
-        prepare = preprocessor(spec)
-        images = np.concatenate([prepare(picture) for picture in traces.as_pictures(tune.images[rows])])
-        quantise.match_precision(bundle.path(base), path, images)
-        temperature, own_coverage = _measure(bundle, path, labels, tune)
-        _test(bundle, path, temperature, labels, test)
-        size = LocalModel(spec, network.parameters_count(), macs(network, spec.size))
-        model = manifest_entry(building, name, "submodel", size, temperature, own_coverage, labels)
-        return publish(building, _add(bundle, model, name, building), out, signer)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
+        path.parent.mkdir(parents=True)
+        _train(bundle, start, blocks, name, path, building, progress)
+        before = manifest.models[start]
+        tuned, proven = _outputs(path, before, blocks)
+        side = proof.calibrate(tuned, blocks.tune.full)
+        _test(proof.compare(side.answers(proven, blocks.proof.labels), resident.answers), blocks, resident)
+        logits, unseen = np.concatenate([tuned, proven]), _joined(blocks)
+        classes = tuple(np.flatnonzero(np.bincount(blocks.learn.labels, minlength=len(manifest.labels))).tolist())
+        coverage = _coverage(side, logits, unseen, len(manifest.labels))
+        size = LocalModel(before.input, before.parameters, before.macs)
+        model = manifest_entry(building, name, "submodel", size, side.temperature, coverage, classes)
+        model = msgspec.structs.replace(model, devices=recent.devices)
+        added = _add(bundle, model, name, building)
+        return publish(building, _with_prior(bundle, added, softmax(logits, side.temperature), blocks), out, signer)
 
 
-def _error_rate(base: Session, spec: Input, tune: LabelledFrames, labels: tuple[int, ...]) -> float:
-    """Return the base model's error rate on held-out frames of the working set, at least 1 %; 1.0 without frames."""
-    rows = np.isin(tune.full_labels, labels)
-    if not rows.any():
-        return 1.0
-    predicted = traces.run_model(base, spec, traces.as_pictures(tune.images[rows])).argmax(1)
-    return max(0.01, float((predicted != tune.full_labels[rows]).mean()))
+def _check_labels(manifest: Manifest, block: Footage) -> None:
+    """Raise ``NoImprovement`` if the full model gives one label only in the proof."""
+    counts = np.bincount(block.labels, minlength=len(manifest.labels))
+    if len(block) - counts.max() < _MIN_OTHERS:
+        label = manifest.labels[int(counts.argmax())]
+        raise NoImprovement(f"{counts.max()} of the {len(block)} most recent frames are {label}; others are needed too")
 
 
-def _divide(recent: RecentFrames) -> tuple[RecentFrames, RecentFrames]:
-    """Divide recent frames into those to train on and those to test on."""
-    start = int(len(recent.images) * (1 - _TEST_SHARE))
-    before, after = slice(0, max(1, start - _GAP)), slice(start, None)
-    return (
-        RecentFrames(recent.images[before], recent.scores[before], recent.frequency),
-        RecentFrames(recent.images[after], recent.scores[after], recent.frequency),
+def _resident(bundle: Bundle, blocks: Blocks, names: list[str]) -> _Resident:
+    pairs = []
+    for name in names:
+        model = bundle.manifest.models[name]
+        pairs.append(_outputs(bundle.path(name), model, blocks))
+    return _Resident(names, proof.most_certain(pairs, blocks.tune.full, blocks.proof.labels))
+
+
+def _shared(bundle: Bundle, blocks: Blocks, resident: _Resident, devices: tuple[str, ...]) -> str | None:
+    """The submodel of other devices that is proven better for ``devices``, the best if there are several."""
+    found: dict[str, Comparison] = {}
+    for name, model in bundle.manifest.models.items():
+        if model.devices and not set(devices) & set(model.devices):
+            tuned, proven = _outputs(bundle.path(name), model, blocks)
+            side = proof.calibrate(tuned, blocks.tune.full)
+            found[name] = proof.compare(side.answers(proven, blocks.proof.labels), resident.answers)
+    best = max(found, key=lambda name: found[name].gain, default=None)
+    return best if best is not None and found[best].proves(len(found)) else None
+
+
+def _train(bundle: Bundle, start: str, blocks: Blocks, name: str, path: Path, work: Path, progress: Progress) -> None:
+    """Train a copy of the model ``start``, and write it to ``path`` in its precision."""
+    manifest, learn, tune = bundle.manifest, blocks.learn, blocks.tune
+    model = manifest.models[start]
+    if model.input.colour == "grey":
+        raise NotTrainable("a classifier of grey pictures cannot be trained")
+    network = ClassifierNetwork(dequantised(onnx.load(str(bundle.path(start)))))
+    steps = min(_STEPS[1], max(_STEPS[0], len(learn) // _BATCH))
+    recipe = Recipe(((EPOCHS, model.input.size),), _RATE, _BATCH, _DECAY, warmup=0.1, optimiser="adamw")
+
+    def batches(_epoch: int, rng: np.random.Generator) -> Iterator[Batch]:
+        for _ in range(steps):
+            rows = rng.integers(0, len(learn), _BATCH)
+            yield augment(learn.images[rows], rng), torch.from_numpy(learn.full[rows])
+
+    def evaluate(network: Network) -> dict[str, float]:
+        return {"match": _match(scores(network, tune.images, model.input), tune.full)}
+
+    before = evaluate(network)["match"]
+    checkpoint = work / "training.pt"
+    loss = distillation_loss()
+    history = fit(
+        network, model.input, recipe, batches, steps, loss, checkpoint, progress, name, evaluate, keep_best="match"
     )
+    checkpoint.unlink()
+    if max(row["match"] for row in history) <= before:
+        raise NoImprovement(f"{start} does not learn from these frames: on later ones it matches the full model less")
+    trained = network.model()
+    about = properties(manifest.name, manifest.labels, name, model.input)
+    helper.set_model_props(trained, {f"cachenet.{key}": value for key, value in about.items()})
+    path.write_bytes(trained.SerializeToString(deterministic=True))
+    prepare = preprocessor(model.input)
+    images = np.concatenate([prepare(np.ascontiguousarray(image[:, :, ::-1])) for image in learn.images])
+    quantise.match_precision(bundle.path(start), path, images)
 
 
-def _measure(
-    bundle: Bundle, path: Path, labels: tuple[int, ...], tune: LabelledFrames
-) -> tuple[float, tuple[float, ...]]:
-    """Return temperature and coverage of the submodel at ``path``, measured on held-out frames as for other models."""
-    manifest, threads = bundle.manifest, torch.get_num_threads()
-    base = manifest.models[manifest.only("base")]
-    files = {"new": path, "base": bundle.path(manifest.only("base")), "full": bundle.path(manifest.only("full"))}
-    sessions = {name: (Session(file, "cpu", threads), base.input) for name, file in files.items()}
-    camera_images = camera_augment(tune.images, np.random.default_rng(0))
-    local = {name: sessions[name] for name in ("new", "base")}
-    plain = traces.run_models(local, traces.as_pictures(tune.images)) | {"full": tune.scores}
-    camera = traces.run_models(sessions, traces.as_pictures(camera_images))
-    logits = {name: np.concatenate([plain[name], camera[name]]) for name in plain}
-    full = logits["full"].argmax(1)
-    temperature = round(fit_temperature(logits["new"], full, mix(np.isin(full, labels))), 4)
-    new_coverage, base_coverage = (
-        coverage(logits[name], degree, logits["full"], MAX_ERROR_PROBABILITY)
-        for name, degree in (("new", temperature), ("base", base.temperature))
-    )
-    adjusted = np.clip(np.array(base.coverage) + new_coverage - base_coverage, 0, 1)
-    return temperature, tuple(round(float(share), 4) for share in adjusted)
+def augment(images: Images, rng: np.random.Generator) -> Images:
+    """Shift images ``(n, h, w, 3)`` a little, change the light of each channel, and add noise."""
+    n, height, width = images.shape[:3]
+    down, right = (max(1, round(_SHIFT * side)) for side in (height, width))
+    padded = np.pad(images, ((0, 0), (down, down), (right, right), (0, 0)), mode="edge")
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (height, width), axis=(1, 2))
+    y, x = (rng.integers(0, 2 * reach + 1, n) for reach in (down, right))
+    out = windows[np.arange(n), y, x].transpose(0, 2, 3, 1) * rng.uniform(1 - _LIGHT, 1 + _LIGHT, (n, 1, 1, 3))
+    out += _NOISE * rng.standard_normal(out.shape, np.float32)
+    augmented: Images = np.clip(np.rint(out), 0, 255).astype(np.uint8)
+    return augmented
 
 
-def _test(bundle: Bundle, path: Path, temperature: float, labels: tuple[int, ...], test: RecentFrames) -> None:
-    """Compare the submodel at ``path`` with the resident models. Raises ``NoImprovement``."""
-    manifest, threads = bundle.manifest, torch.get_num_threads()
-    # Resident is the base model, and the submodel that answers most of the working set.
-    best = sorted(manifest.submodels(), key=lambda name: -manifest.expected_coverage(name, test.frequency))[:1]
-    pictures = traces.as_pictures(test.images)
+def _match(logits: Logits, full: Logits) -> float:
+    """How closely a model's probabilities are the full model's: 1 if they are equal, towards 0 otherwise."""
+    own, wanted = (F.log_softmax(torch.from_numpy(one), 1) for one in (logits, full))
+    return float(torch.exp(-F.kl_div(own, wanted, reduction="batchmean", log_target=True)))
 
-    def predict(file: Path, spec: Input, degree: float) -> Probabilities:
-        return softmax(traces.run_model(Session(file, "cpu", threads), spec, pictures), degree)
 
-    resident = [manifest.only("base"), *best]
-    models = [manifest.models[name] for name in resident]
-    new = predict(path, models[0].input, temperature)
-    old = [
-        predict(bundle.path(name), model.input, model.temperature) for name, model in zip(resident, models, strict=True)
-    ]
-    gain = _compare(new, old, test.scores.argmax(1))
-    blocks = np.add.reduceat(gain, np.arange(0, len(gain), _BLOCK))
-    wins, losses = int((blocks > 0).sum()), int((blocks < 0).sum())
-    if gain.mean() < _MIN_GAIN or _sign_test(wins, wins + losses) > _MAX_P:
+def _outputs(path: Path, model: Model, blocks: Blocks) -> tuple[Logits, Logits]:
+    """Logits of the model file ``path`` on the frames to tune with, and on those to prove with."""
+    session = Session(path, "cpu", torch.get_num_threads())
+    return blocks.tune.logits(session, model.input), blocks.proof.logits(session, model.input)
+
+
+def _test(comparison: Comparison, blocks: Blocks, resident: _Resident) -> None:
+    """Raise ``NoImprovement`` unless the comparison proves the new submodel."""
+    if not comparison.proves():
         raise NoImprovement(
-            f"of the {len(gain)} most recent frames of {'-'.join(manifest.labels[label] for label in labels)} it "
-            f"answers {gain.mean():+.1%}, better in {wins} blocks and worse in {losses} than {' and '.join(resident)}"
+            f"of the {len(blocks.proof)} most recent frames it answers {comparison.gain:+.1%} at equal agreement, "
+            f"better in {comparison.wins} blocks and worse in {comparison.losses} than {' and '.join(resident.names)} "
+            f"(p = {comparison.p:.3f})"
         )
 
 
-def _compare(new: Probabilities, resident: Sequence[Probabilities], full: Labels) -> npt.NDArray[np.float64]:
-    """Return the gain of ``new`` over the most certain resident model on each frame ``(n,)``.
-
-    A certain prediction scores 1 if it is the label ``full`` ``(n,)``, else -1; an uncertain one scores 0.
-    """
-
-    def score(probabilities: Probabilities) -> npt.NDArray[np.float64]:
-        agrees = probabilities.argmax(1) == full
-        return np.where(1 - probabilities.max(1) > MAX_ERROR_PROBABILITY, 0.0, np.where(agrees, 1.0, -1.0))
-
-    stacked = np.stack(resident)  # (models, n, classes)
-    most_certain = stacked.max(2).argmax(0)
-    difference: npt.NDArray[np.float64] = score(new) - score(stacked[most_certain, np.arange(len(full))])
-    return difference
+def _joined(blocks: Blocks) -> Footage:
+    """The frames that the submodel was not trained on."""
+    first, second = blocks.tune, blocks.proof
+    return Footage(
+        np.concatenate([first.images, second.images]),
+        np.concatenate([first.full, second.full]),
+        [*first.signatures, *second.signatures],
+    )
 
 
-def _sign_test(wins: int, trials: int) -> float:
-    """Return the probability of at least ``wins`` wins if wins and losses are equally likely."""
-    return float(sum(comb(trials, count) for count in range(wins, trials + 1)) / 2**trials)
+def _coverage(side: Side, logits: Logits, frames: Footage, classes: int) -> tuple[float, ...]:
+    """For each label, the share of frames that the submodel answers right; of a label that is not seen, of all."""
+    right, labels = side.answers(logits, frames.labels) > 0, frames.labels
+    shares = [right[labels == label].mean() if (labels == label).any() else right.mean() for label in range(classes)]
+    return tuple(round(float(share), 4) for share in shares)
 
 
-def _name(models: dict[str, Model], labels: list[str]) -> str:
+def _with_prior(bundle: Bundle, manifest: Manifest, submodel: Probabilities, blocks: Blocks) -> Manifest:
+    """The manifest with the prior for submodels, which learns from the frames that this one was not trained on."""
+    name = manifest.only("base")
+    logits = np.concatenate(_outputs(bundle.path(name), manifest.models[name], blocks))
+    base, frames = softmax(logits, manifest.models[name].temperature), _joined(blocks)
+    prior = submodel_prior.learned(manifest.priors, base, submodel, frames.labels.tolist(), frames.signatures)
+    return (
+        manifest if prior is None else msgspec.structs.replace(manifest, priors={**manifest.priors, "submodel": prior})
+    )
+
+
+def _name(models: dict[str, Model], devices: tuple[str, ...]) -> str:
     numbers = [int(name.split("-")[1]) for name in models if name.startswith("update-")]
-    return model_name(f"update-{max(numbers, default=0) + 1:03}", labels)
+    return model_name(f"update-{max(numbers, default=0) + 1:03}", devices)
+
+
+def _without(manifest: Manifest, devices: tuple[str, ...]) -> Manifest:
+    """The manifest in which no submodel names ``devices``. A submodel that names no others is left out."""
+    models = {}
+    for name, model in manifest.models.items():
+        others = tuple(device for device in model.devices if device not in devices)
+        if others or not model.devices:
+            models[name] = msgspec.structs.replace(model, devices=others)
+    return msgspec.structs.replace(manifest, models=models)
 
 
 def _add(bundle: Bundle, model: Model, name: str, directory: Path) -> Manifest:
     """Link the other models into ``directory``, but for the oldest update if too many; return the manifest."""
-    old = bundle.manifest
-    updates = sorted(other for other in old.models if other.startswith("update-"))
+    old = _without(bundle.manifest, model.devices)
+    updates = [other for other in old.models if other.startswith("update-")]
     dropped = updates[: max(0, len(updates) + 1 - _MAX_UPDATES)]
     others = {other: entry for other, entry in old.models.items() if other not in dropped}
     link_models(bundle, others, directory)

@@ -240,6 +240,16 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         general = [name for name in self.common_submodels() if not self.models[name].classes]
         return general if self.task == "classification" else []
 
+    @property
+    def risk_version(self) -> str:
+        """Digest of what the risk models of a device depend on: full and base model, and all priors but submodels'.
+
+        What a device has learned stays valid in a bundle with other submodels.
+        """
+        models = [(one.sha256, one.temperature) for one in self.models.values() if one.role != "submodel"]
+        priors = {stage: prior for stage, prior in self.priors.items() if stage != "submodel"}
+        return digest(msgspec.json.encode((models, priors, self.scene_priors)))
+
     def certificate(self, max_disagreement: float) -> Certificate | None:
         """The certificate of this budget; None for none."""
         return next((one for one in self.certificates if abs(one.max_disagreement - max_disagreement) < 1e-9), None)

@@ -132,7 +132,7 @@ class _Replay:
         self._load = _loader(bundle, begun.settings, self._pipeline)
         base = self._load(begun.base, True) if begun.base is not None else None
         self._cascade: Any = self._pipeline.build_cascade(base, begun.asks, begun.room)
-        learner_file.restore(self._cascade.estimator, begun.learned, begun.version)
+        learner_file.restore(self._cascade.estimator, begun.learned, bundle.manifest.risk_version)
         self._step: Any = None
         self._motions: deque[bytes] = deque()
 

@@ -1,12 +1,15 @@
-"""Submodels that a running server trains for the working sets of devices."""
+"""Submodels that a running server trains on what devices send."""
 
 from __future__ import annotations
 
+import contextlib
+import os
 import time
 from pathlib import Path
 
 import numpy as np
 
+from cachenet.cloud_server.finetune.request_history import MIN_FRAMES
 from cachenet.models.data import sample
 from cachenet.shared.bundle.manifest import parse
 from cachenet.shared.bundle.trust import Key, generate
@@ -15,51 +18,61 @@ from cachenet.shared.transport import protocol
 from cachenet.shared.transport.protocol import Answer
 from tests.broker import Mosquitto
 from tests.e2e.servers import Device, ServerProcess, until
-from tests.hampered import FROG, SHIP, TRUCK, frogs_and_ships, hampered_bundle, pictures
+from tests.hampered import frogs_and_ships, hampered_bundle
 
 
-def test_a_submodel_is_trained_for_a_working_set_and_recommended(tmp_path: Path, mosquitto: Mosquitto) -> None:
-    """The bundle's local models do not cover frogs and ships, and the device sees little else.
+def give_processor(server: int) -> None:
+    """Let the training of a server compete for processors, which otherwise only gets what is idle, as root may."""
+    with contextlib.suppress(OSError):
+        for child in Path(f"/proc/{server}/task/{server}/children").read_text().split():
+            for thread in Path(f"/proc/{child}/task").iterdir():
+                os.sched_setscheduler(int(thread.name), os.SCHED_OTHER, os.sched_param(0))
+                os.setpriority(os.PRIO_PROCESS, int(thread.name), 0)
 
-    After 300 requests the server publishes a signed submodel for them and recommends it. A restarted server has it.
+
+def test_a_submodel_is_trained_for_what_a_device_sends_and_recommended_to_it(
+    tmp_path: Path, mosquitto: Mosquitto
+) -> None:
+    """The bundle's base model does not know frogs and ships, and the device sees little else.
+
+    After 150 requests the server publishes a signed submodel for the device, and recommends it to no other one. A
+    restarted server has it.
     """
     private, public = generate(tmp_path / "keys")
-    bundle = hampered_bundle(tmp_path / "bundle")
-    (tmp_path / "data").mkdir()
-    data = pictures(tmp_path / "data", 0, 500)
+    bundle = hampered_bundle(tmp_path / "bundle", "general-1in50.1")
     flags = ["--bundle", str(bundle), "--broker", mosquitto.url, "--threads", "1"]
-    flags += ["--fine-tune", "--data", str(data), "--key", str(private), "--work", str(tmp_path / "updates")]
-    rows = frogs_and_ships(500, 1000).tolist()
+    flags += ["--fine-tune", "--key", str(private), "--work", str(tmp_path / "updates")]
+    rows = frogs_and_ships(0, 1000)[:MIN_FRAMES].tolist()
     images = sample.load().images[:, :, :, ::-1]
-    recent = " ".join(map(str, [FROG, SHIP, FROG, TRUCK] * 4))
     sent = [encode(np.ascontiguousarray(images[row]))[1] for row in rows]
-    properties = [("budget-ms", "60000"), ("recent", recent)]
-    server, device = ServerProcess(tmp_path, *flags), Device(mosquitto.port)
+    server, device, other = ServerProcess(tmp_path, *flags), Device(mosquitto.port), Device(mosquitto.port, "other")
     try:
         device.ready()
-        server.wait_for("ready to train")
-        for number in range(330):
-            assert isinstance(device.ask(sent[number % len(sent)], properties=properties), Answer)
+        for picture in sent:
+            assert isinstance(device.ask(picture), Answer)
         deadline = time.monotonic() + 300
         while len(messages := device.catalogue_of("hampered")) < 2:
-            assert time.monotonic() < deadline, server.log()
+            give_processor(server.process.pid)
+            assert time.monotonic() < deadline and "no update" not in server.log(), server.log()
             time.sleep(0.1)
         update_message = messages[1]
         assert Key(public).verify(update_message.payload, protocol.signature(update_message.properties))
         manifest = parse(update_message.payload)
         (update,) = manifest.submodels()
-        answer = device.ask(sent[0], properties=properties)
-        assert isinstance(answer, Answer) and answer.submodel == update
+        assert manifest.models[update].devices == ("cam",)
+        answers = device.ask(sent[0]), other.ask(sent[0])
+        assert [answer.submodel for answer in answers if isinstance(answer, Answer)] == [update, None]
         assert device.pull(manifest.models[update].sha256, 0, 1).total == manifest.models[update].bytes
     finally:
         counts, _ = server.stop()
         server.close()
         device.link.stop()
-    assert counts["answers"] == 331
-    again, device = ServerProcess(tmp_path, *flags), Device(mosquitto.port, "other")
+        other.link.stop()
+    assert counts["answers"] == MIN_FRAMES + 2
+    again, device = ServerProcess(tmp_path, *flags), Device(mosquitto.port, "third")
     try:
         until(lambda: [message.payload for message in device.catalogue_of("hampered")][-1:] == [update_message.payload])
-        again.wait_for("ready to train")
+        until(lambda: "serving hampered" in again.log())
         assert {message.payload for message in device.catalogue_of("hampered")} == {update_message.payload}
     finally:
         again.stop()

@@ -32,12 +32,16 @@ def prior(count: int) -> RiskPrior:
     return RiskPrior((0.0,) * count, (1.0,) * count, weights, tuple((3.0 * np.eye(count + 1)).ravel().tolist()))
 
 
-def learning_bundle(directory: Path, provenance: str = "") -> Bundle:
+def learning_bundle(directory: Path, temperature: float = 1.0, submodels: bool = True) -> Bundle:
     manifest = Bundle(tiny_bundle(directory)).manifest
     changed = msgspec.structs.replace(
         manifest,
         priors={stage: prior(FEATURE_COUNT[stage]) for stage in FEATURE_COUNT},
-        provenance={"note": provenance},
+        models={
+            name: msgspec.structs.replace(model, temperature=temperature)
+            for name, model in manifest.models.items()
+            if submodels or model.role != "submodel"
+        },
     )
     (directory / MANIFEST).write_bytes(msgspec.json.encode(changed))
     return Bundle(directory)
@@ -92,10 +96,18 @@ def test_a_bundle_without_priors_learns_once_and_not_again_after_a_restart(tmp_p
     assert same(again.estimator.state, first.estimator.state)
 
 
-def test_another_bundle_version_starts_from_its_prior(
+def test_a_bundle_with_other_submodels_continues_with_the_learned_state(bundle: Bundle, tmp_path: Path) -> None:
+    other = learning_bundle(tmp_path / "other", submodels=False)
+    assert other.version != bundle.version
+    camera = run(bundle, tmp_path / "store")
+    assert camera.cascade is not None
+    assert same(begun(other, tmp_path / "store"), camera.cascade.estimator.state)
+
+
+def test_a_bundle_with_another_base_model_starts_from_its_prior(
     bundle: Bundle, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    other = learning_bundle(tmp_path / "other", "another version")
+    other = learning_bundle(tmp_path / "other", temperature=2.0)
     run(bundle, tmp_path / "store")
     caplog.set_level(logging.DEBUG, "cachenet.edge_agent.learner_file")
     assert same(begun(other, tmp_path / "store"), fresh(other))
@@ -121,7 +133,7 @@ def test_a_disk_that_cannot_be_written_or_read_stops_no_frame(bundle: Bundle, tm
 def test_a_run_without_learning_leaves_the_saved_state(bundle: Bundle, tmp_path: Path) -> None:
     learned = run(bundle, tmp_path).cascade
     assert learned is not None
-    begun(learning_bundle(tmp_path / "other", "another version"), tmp_path)
+    begun(learning_bundle(tmp_path / "other", temperature=2.0), tmp_path)
     assert same(begun(bundle, tmp_path), learned.estimator.state)
 
 

@@ -77,7 +77,7 @@ def sent(bundle: Bundle, pictures: Sequence[Picture], device: str = "cam", shift
 
 def run(bundle: Bundle, recent: RecentFrames, directory: Path) -> Bundle:
     with progress() as shown:
-        return update.update(bundle, recent, directory / "updated", directory / "work", shown)
+        return update.update(bundle, recent, directory / "updated", shown)
 
 
 @pytest.fixture(autouse=True)

@@ -1,29 +1,36 @@
-"""Fine-tuning: a submodel joins the bundle if it is shown to be better; otherwise nothing changes."""
+"""Fine-tuning: a submodel joins the bundle for its devices if it is proven better there; otherwise nothing changes."""
 
 from __future__ import annotations
 
-import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
+import onnx
 import pytest
 from typer.testing import CliRunner
 
 from cachenet.models.certify import traces
 from cachenet.models.cli import app
 from cachenet.models.data import sample
+from cachenet.models.export import quantise
 from cachenet.models.train import fine_tune
-from cachenet.models.train.fine_tune import RecentFrames, RecentFramesError
-from cachenet.shared.bundle.manifest import MANIFEST, Bundle, Manifest
+from cachenet.shared.bundle.manifest import MANIFEST, Bundle, Manifest, Model, file_digest
 from cachenet.shared.bundle.trust import Key, generate
 from cachenet.shared.inference.engine import Session
-from tests.hampered import FROG, SHIP, TRUCK, frogs_and_ships, hampered_bundle, pictures
+from cachenet.shared.inference.image import encode, preprocessor
+from cachenet.shared.transport import recent_frames
+from cachenet.shared.transport.protocol import Answer, Timing
+from cachenet.shared.transport.recent_frames import RecentFrame, RecentFrames
+from tests.hampered import FROG, SHIP, TRUCK, frogs_and_ships, hampered_bundle
 
 pytestmark = pytest.mark.slow
 
-#: Number of the sample's images to build from; devices send the others.
-DATA = 500
+Rows = npt.NDArray[np.int64]
+#: Frames of a device, and frames that it has not sent.
+SENT, LATER = frogs_and_ships(0, 700), frogs_and_ships(700, 1000)
 
 
 @pytest.fixture(scope="module")
@@ -31,75 +38,79 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return Bundle(hampered_bundle(tmp_path_factory.mktemp("bundle")))
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return pictures(tmp_path_factory.mktemp("data"), 0, DATA)
-
-
-def logits(bundle: Bundle, model: str, rows: np.ndarray[tuple[int], np.dtype[np.int64]]) -> traces.Logits:
+def logits(bundle: Bundle, model: str, rows: Rows) -> traces.Logits:
     spec = bundle.manifest.models[model].input
     return traces.run_model(Session(bundle.path(model), "cpu"), spec, traces.as_pictures(sample.load().images[rows]))
 
 
-@pytest.fixture(scope="module")
-def recent(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file as a server writes it."""
-    rows = frogs_and_ships(DATA, 2 * DATA)
-    frequencies = np.zeros(10)
-    frequencies[[FROG, SHIP, TRUCK]] = 1 / 3
-    path = tmp_path_factory.mktemp("recent") / "recent.npz"
-    np.savez(
-        path,
-        pictures=sample.load().images[rows][:, :, :, ::-1],
-        scores=logits(bundle, "full", rows),
-        frequencies=frequencies,
-    )
-    return path
+def frames_of(bundle: Bundle, rows: Rows, scores: traces.Logits | None = None, device: str = "cam") -> RecentFrames:
+    """Frames of a device with the full model's answers, or others."""
+    images = np.ascontiguousarray(sample.load().images[rows][:, :, :, ::-1])
+    scores = logits(bundle, "full", rows) if scores is None else scores
+    full = bundle.manifest.models["full"].sha256
+    answers = [Answer(one.astype("<f4").tobytes(), full, None, Timing(0, 0, 0, 1)) for one in scores]
+    frames = [RecentFrame(device, encode(image)[1], answer) for image, answer in zip(images, answers, strict=True)]
+    return RecentFrames((device,), tuple(frames))
 
 
-def run(*arguments: object) -> tuple[int, str]:
-    result = CliRunner().invoke(app, ["fine-tune", *map(str, arguments)])
+def run(bundle: Bundle, recent: RecentFrames, directory: Path, *flags: object) -> tuple[int, str]:
+    """Exit code and output of the command that writes ``directory/out``."""
+    recent_frames.write(directory / "recent", recent)
+    files = ["--recent", directory / "recent", "--out", directory / "out"]
+    result = CliRunner().invoke(app, ["fine-tune", *map(str, [bundle.directory, *files, *flags])])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.output
     return result.exit_code, result.output
 
 
+@pytest.fixture(scope="module", autouse=True)
+def few_epochs() -> Iterator[None]:
+    """They suffice for a large gain."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fine_tune, "EPOCHS", 4)
+        yield
+
+
+def copied(bundle: Bundle, directory: Path, **models: Model) -> Bundle:
+    """The bundle in a new directory, with other or further models. The file of a further one is that of ``base``."""
+    changed = {**bundle.manifest.models, **models}
+    for name, model in changed.items():
+        file = directory / model.file
+        file.parent.mkdir(parents=True)
+        file.write_bytes(bundle.path(name if name in bundle.manifest.models else "base").read_bytes())
+    (directory / MANIFEST).write_bytes(msgspec.json.encode(msgspec.structs.replace(bundle.manifest, models=changed)))
+    return Bundle(directory)
+
+
 @pytest.fixture(scope="module")
-def updated(bundle: Bundle, data: Path, recent: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def updated(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bundle with its update, signed, and the key beside it."""
     directory = tmp_path_factory.mktemp("updated")
     private, _ = generate(directory / "keys")
-    out = directory / "out"
-    flags = ("--data", data, "--recent", recent, "--out", out, "--key", private, "--work", directory / "work")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fine_tune, "_EPOCH_FRAMES", 2000)  # few frames suffice for a large gain
-        code, output = run(bundle.directory, *flags)
+    code, output = run(bundle, frames_of(bundle, SENT), directory, "--key", private)
     assert code == 0, output
+    assert "with update-001-cam for cam" in output
     return directory
-
-
-def update(manifest: Manifest) -> str:
-    return next(name for name in manifest.models if name.startswith("update-"))
 
 
 def test_the_update_distinguishes_labels_that_the_base_model_confuses(bundle: Bundle, updated: Path) -> None:
     after = Bundle(updated / "out")
-    name = update(after.manifest)
+    name = "update-001-cam"
     assert set(after.manifest.models) == {"full", "base", name}
-    assert set(after.manifest.models[name].classes) == {FROG, SHIP, TRUCK}
-    rows = frogs_and_ships(DATA, 2 * DATA)
-    labels = logits(bundle, "full", rows).argmax(1)
-    right = {one: float((logits(after, one, rows).argmax(1) == labels).mean()) for one in ("base", name)}
+    own = after.manifest.models[name]
+    assert own.devices == ("cam",)
+    assert {FROG, SHIP, TRUCK} <= set(own.classes), "a working set may be any share of the labels"
+    labels = logits(bundle, "full", LATER).argmax(1)
+    right = {one: float((logits(after, one, LATER).argmax(1) == labels).mean()) for one in ("base", name)}
     assert right[name] > right["base"] + 0.3
-    frequencies = np.bincount([FROG, SHIP, TRUCK], minlength=10) / 3
-    assert (
-        after.manifest.expected_coverage(name, frequencies)
-        > after.manifest.expected_coverage("base", frequencies) + 0.1
-    )
+    assert min(own.coverage[label] for label in (FROG, SHIP, TRUCK)) > 0.3
 
 
-def test_the_rest_of_the_bundle_is_unchanged(bundle: Bundle, updated: Path) -> None:
-    after = Bundle(updated / "out").manifest
-    assert (after.priors, after.certificates) == (bundle.manifest.priors, bundle.manifest.certificates)
-    assert {name: after.models[name] for name in ("full", "base")} == bundle.manifest.models
+def test_the_rest_of_the_bundle_is_unchanged_but_for_the_prior_of_submodels(bundle: Bundle, updated: Path) -> None:
+    before, after = bundle.manifest, Bundle(updated / "out").manifest
+    assert after.risk_version == before.risk_version
+    assert after.certificates == before.certificates
+    assert {name: after.models[name] for name in ("full", "base")} == before.models
+    assert "submodel" in after.priors
 
 
 def test_an_update_is_signed_with_the_key(updated: Path) -> None:
@@ -107,33 +118,96 @@ def test_an_update_is_signed_with_the_key(updated: Path) -> None:
     assert Key(updated / "keys" / "bundle.pub").verify(after.data, after.signature)
 
 
-def test_without_a_proven_gain_nothing_is_written(
-    bundle: Bundle, data: Path, recent: Path, updated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_another_device_with_this_view_shares_the_submodel_and_no_training_runs(
+    updated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fine_tune, "_MIN_GAIN", 1.0)
-    monkeypatch.setattr(fine_tune, "_EPOCH_FRAMES", 100)
-    out, work = tmp_path / "out", updated / "work"  # with the stored outputs of the full model
-    code, output = run(bundle.directory, "--data", data, "--recent", recent, "--out", out, "--work", work)
-    assert code == 3
-    assert "not proven" in output
-    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr(fine_tune, "_train", None)
+    before = Bundle(updated / "out")
+    code, output = run(before, frames_of(before, SENT, device="door"), tmp_path)
+    assert code == 0, output
+    after = Bundle(tmp_path / "out").manifest
+    assert set(after.models) == set(before.manifest.models)
+    assert after.models["update-001-cam"].devices == ("cam", "door")
 
 
-def test_a_base_model_of_other_preprocessing_is_not_fine_tuned(
-    bundle: Bundle, data: Path, recent: Path, updated: Path, tmp_path: Path
-) -> None:
-    """A user's base model of another size: stored frames are cropped for the full model."""
-    other = tmp_path / "other"
-    shutil.copytree(bundle.directory, other)
+def test_the_next_update_of_a_device_takes_the_place_of_its_last_one(bundle: Bundle, tmp_path: Path) -> None:
+    """Here the last ones are no better than the base model. What no device uses is removed."""
     base = bundle.manifest.models["base"]
-    base = msgspec.structs.replace(base, input=msgspec.structs.replace(base.input, side=24))
-    manifest = msgspec.structs.replace(bundle.manifest, models={**bundle.manifest.models, "base": base})
-    (other / MANIFEST).write_bytes(msgspec.json.encode(manifest))
-    out = tmp_path / "out"
-    code, output = run(other, "--data", data, "--recent", recent, "--out", out, "--work", updated / "work")
-    assert (code, output.count("\n")) == (2, 1), output
-    assert "base sees other pictures than the full model" in output
-    assert not out.exists()
+    names = {"update-001-cam": ("cam",), "update-002-cam": ("cam", "door")}
+    models = {
+        name: msgspec.structs.replace(base, role="submodel", file=f"{name}/1/model.onnx", devices=devices)
+        for name, devices in names.items()
+    }
+    before = copied(bundle, tmp_path / "before", **models)
+    code, output = run(before, frames_of(bundle, SENT), tmp_path)
+    assert code == 0, output
+    after = Bundle(tmp_path / "out").manifest
+    assert set(after.models) == {"full", "base", "update-002-cam", "update-003-cam"}
+    assert (after.own_submodel("cam"), after.own_submodel("door")) == ("update-003-cam", "update-002-cam")
+
+
+def poisoned(bundle: Bundle) -> RecentFrames:
+    """The full model's answers to the first half are shuffled."""
+    scores = logits(bundle, "full", SENT)
+    half = len(scores) // 2
+    scores[:half] = scores[np.random.default_rng(0).permutation(half)]
+    return frames_of(bundle, SENT, scores)
+
+
+def from_elsewhere(bundle: Bundle) -> RecentFrames:
+    """The last third shows what the base model knows."""
+    labels = sample.load().labels
+    known = np.flatnonzero(~np.isin(labels, (FROG, SHIP, TRUCK)))
+    return frames_of(bundle, np.concatenate([SENT[: len(SENT) * 2 // 3], known[: len(SENT) // 3]]))
+
+
+def alike(bundle: Bundle) -> RecentFrames:
+    return frames_of(bundle, np.repeat(SENT[:1], 150))
+
+
+@pytest.mark.parametrize(
+    ("recent", "why"),
+    [(poisoned, "not proven"), (from_elsewhere, "not proven"), (alike, "others are needed too")],
+    ids=["poisoned", "from elsewhere", "alike"],
+)
+def test_nothing_is_published_from_bad_footage(recent: object, why: str, bundle: Bundle, tmp_path: Path) -> None:
+    assert callable(recent)
+    code, output = run(bundle, recent(bundle), tmp_path)
+    assert (code, len(output.strip().splitlines()[-1:])) == (3, 1), output
+    assert why in output
+    assert {path.name for path in tmp_path.iterdir()} == {"recent"}
+
+
+def test_too_few_frames_are_refused_in_one_line(bundle: Bundle, tmp_path: Path) -> None:
+    code, output = run(bundle, frames_of(bundle, SENT[:100]), tmp_path)
+    assert (code, len(output.strip().splitlines())) == (2, 1)
+    assert "120 are needed" in output
+
+
+def test_pictures_that_are_none_are_left_out(bundle: Bundle, tmp_path: Path) -> None:
+    recent = frames_of(bundle, SENT[:130])
+    broken = [msgspec.structs.replace(frame, picture=b"none") for frame in recent.frames[:20]]
+    code, output = run(bundle, msgspec.structs.replace(recent, frames=(*broken, *recent.frames[20:])), tmp_path)
+    assert code == 2 and "110 recent frames" in output
+
+
+def test_a_base_model_of_other_preprocessing_is_trained_on_what_it_sees(bundle: Bundle, tmp_path: Path) -> None:
+    """A user's base model of another size, in INT8, gives a submodel of that size, in INT8."""
+    start, base = copied(bundle, tmp_path / "bundle"), bundle.manifest.models["base"]
+    path, spec = start.path("base"), msgspec.structs.replace(base.input, side=24)
+    prepare = preprocessor(spec)
+    pictures = traces.as_pictures(sample.load().images[:100])
+    images = np.concatenate([prepare(traces.view(one, spec, base.input)) for one in pictures])
+    onnx.save(quantise.int8(onnx.load(str(path)), images), str(path))
+    base = msgspec.structs.replace(base, input=spec, sha256=file_digest(path), bytes=path.stat().st_size)
+    manifest = msgspec.structs.replace(start.manifest, models={**start.manifest.models, "base": base})
+    (start.directory / MANIFEST).write_bytes(msgspec.json.encode(manifest))
+    code, output = run(Bundle(start.directory), frames_of(bundle, SENT), tmp_path)
+    assert code == 0, output
+    after = Bundle(tmp_path / "out")
+    own = after.manifest.own_submodel("cam")
+    assert own is not None and after.manifest.models[own].input == spec
+    assert any(node.op_type == "QuantizeLinear" for node in onnx.load(str(after.path(own))).graph.node)
 
 
 def test_the_oldest_update_is_removed_when_there_are_too_many(
@@ -141,59 +215,17 @@ def test_the_oldest_update_is_removed_when_there_are_too_many(
 ) -> None:
     monkeypatch.setattr(fine_tune, "_MAX_UPDATES", 1)
     before = Bundle(updated / "out")
-    first = update(before.manifest)
-    name = fine_tune._name(before.manifest.models, ["ship"])
-    assert name == "update-002-ship"
-    file = tmp_path / name / "1" / "model.onnx"
-    file.parent.mkdir(parents=True)
-    file.write_bytes(before.path(first).read_bytes())
-    model = before.manifest.models[first]
-    after = fine_tune._add(before, msgspec.structs.replace(model, file=f"{name}/1/model.onnx"), name, tmp_path)
+    name = fine_tune._name(before.manifest.models, ("door",))
+    assert name == "update-002-door"
+    model = msgspec.structs.replace(before.manifest.models["update-001-cam"], devices=("door",))
+    after: Manifest = fine_tune._add(before, model, name, tmp_path)
     assert set(after.models) == {"full", "base", name}
 
 
-def test_sign_test_probabilities() -> None:
-    assert fine_tune._sign_test(0, 0) == 1.0
-    assert fine_tune._sign_test(5, 5) == pytest.approx(1 / 32)
-    assert fine_tune._sign_test(60, 100) == pytest.approx(0.0284, abs=1e-3)
-    assert fine_tune._sign_test(50, 100) > 0.5
-
-
-def test_a_certain_error_is_worse_than_uncertainty() -> None:
-    sure, unsure, wrong = [0.99, 0.01, 0], [0.6, 0.4, 0], [0.01, 0.99, 0]
-    new, resident = np.array([sure, unsure, wrong]), np.array([unsure] * 3)
-    full = np.zeros(3, np.int64)
-    assert fine_tune._compare(new, [resident], full).tolist() == [1, 0, -1]
-
-
-def test_an_update_is_compared_with_the_most_certain_resident_model() -> None:
-    sure, unsure = np.array([[0.99, 0.01]]), np.array([[0.6, 0.4]])
-    assert fine_tune._compare(sure, [unsure, sure], np.zeros(1, np.int64)).tolist() == [0]
-
-
-def test_files_without_usable_recent_frames_are_refused(bundle: Bundle, recent: Path, tmp_path: Path) -> None:
-    (tmp_path / "none.npz").write_bytes(b"PK nonsense")
-    with np.load(recent) as stored:
-        np.savez(tmp_path / "few.npz", **{name: rows[:10] for name, rows in stored.items()})
-        np.savez(tmp_path / "other.npz", **{**stored, "scores": stored["scores"][:, :5]})
-    for name, why in (("none", "no file"), ("gone", "no file"), ("few", "are needed"), ("other", "another bundle")):
-        with pytest.raises(RecentFramesError, match=why):
-            fine_tune.read(tmp_path / f"{name}.npz", bundle)
-    code, output = run(bundle.directory, "--data", tmp_path, "--recent", tmp_path / "none.npz", "--out", tmp_path / "o")
-    assert code == 2 and len(output.strip().splitlines()) == 1
-
-
-def test_the_working_set_covers_nine_tenths_of_the_frequency() -> None:
-    nothing = np.zeros((0, 32, 32, 3), np.uint8), np.zeros((0, 4), np.float32)
-    assert RecentFrames(*nothing, np.array([0.05, 0.5, 0.0, 0.45])).labels == (1, 3)
-
-
-def test_training_frames_are_sampled_by_weight() -> None:
-    images = np.zeros((40, 8, 8, 3), np.uint8)
-    data = fine_tune.FineTuneData(images, np.eye(40, 10, dtype=np.float32))
-    weights = np.zeros(40)
-    weights[3] = 1.0
-    for epoch in (data.epoch(8, weights), data.epoch(8, weights)):
-        for _, scores in epoch(0, np.random.default_rng(0)):
-            assert (scores.argmax(1) == 3).all()
-    assert data.steps(64) == 1
+def test_augmented_pictures_have_the_shape_and_nearly_the_light_of_the_pictures_before() -> None:
+    images = sample.load().images[:20]
+    changed = fine_tune.augment(images, np.random.default_rng(0))
+    assert (changed.shape, changed.dtype) == (images.shape, images.dtype)
+    assert (changed != images).any()
+    light = changed.mean((1, 2)) / images.mean((1, 2))
+    assert ((light > 0.7) & (light < 1.3)).all()

@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from rich.console import Console
@@ -25,7 +26,7 @@ from cachenet.models.detect.network import HeatmapNet, HeatmapShape
 from cachenet.models.exits.train_heads import NetworkHead
 from cachenet.models.export.efficientnet import Lite
 from cachenet.models.export.export import export
-from cachenet.models.export.from_onnx import from_onnx
+from cachenet.models.train.fine_tune import ClassifierNetwork
 from cachenet.models.train.networks import (
     BASE,
     RESNET18,
@@ -35,6 +36,7 @@ from cachenet.models.train.networks import (
     ResNet,
     Shape,
 )
+from cachenet.models.train.onnx_network import OnnxNetwork
 from cachenet.models.train.training import Recipe, fit, has_bf16, label_loss
 from tests.models.test_efficientnet import weights
 
@@ -122,7 +124,8 @@ def trained_networks(directory: Path) -> list[nn.Module]:
     maps = np.random.default_rng(0).normal(size=(4, 8, 4, 4)).astype(np.float32)
     return [
         *residual,
-        from_onnx(directory / "a.onnx", torch.zeros(2, 3, 32, 32)),
+        OnnxNetwork(onnx.load(str(directory / "a.onnx"))),
+        ClassifierNetwork(onnx.load(str(directory / "a.onnx"))),
         Lite(weights(), 5, SIDE, (127.0,) * 3, (128.0,) * 3),
         *(NetworkHead(kind, [maps], 5) for kind in ("pooled", "hidden", "convolution")),
         HeatmapNet(HeatmapShape((8, 16, 16), 1)),

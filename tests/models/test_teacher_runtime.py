@@ -14,11 +14,10 @@ from cachenet.models.data.cifar10 import INPUT, LABELS
 from cachenet.models.data.dataset import LabelledFrames, from_labelled
 from cachenet.models.export import quantise
 from cachenet.models.export.classifier import Classifier, load_classifier, serving_graph
-from cachenet.models.export.export import export
 from cachenet.models.export.quantise import PrecisionComparison
 from cachenet.models.train import teacher_runtime
 from cachenet.models.train.label import look
-from tests.hampered import base_network
+from tests.hampered import write_base
 
 pytestmark = pytest.mark.slow
 
@@ -28,7 +27,7 @@ def classifier(tmp_path_factory: pytest.TempPathFactory) -> Classifier:
     """A base model as the full model."""
     path = tmp_path_factory.mktemp("full") / "model.onnx"
     properties = {"labels": ",".join(LABELS), "input": msgspec.json.encode(INPUT).decode()}
-    export(base_network(), path, properties)
+    write_base(path, properties)
     return load_classifier(path)
 
 
