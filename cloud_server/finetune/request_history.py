@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from cachenet.shared.transport.protocol import Answer, DetectionAnswer
 from cachenet.shared.transport.recent_frames import RecentFrame, RecentFrames
 
-#: Least number of frames of a training, and of new frames after an attempt. A classifier's proof has six blocks of eight
-#: frames then, one more than it needs at least; a detector learns from each object of a frame.
+#: Least number of frames of a training, and of new frames after an attempt. A classifier's proof has six blocks of
+#: eight frames then, one more than it needs at least; a detector learns from each object of a frame.
 MIN_FRAMES = {Answer: 150, DetectionAnswer: 80}
 #: Largest number of frames of a training.
 MAX_FRAMES = 1200

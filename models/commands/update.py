@@ -41,17 +41,17 @@ def fine_tune(
         signer = Signer(key) if key is not None else None
         import torch
 
-        from cachenet.models.train.fine_tune import NoImprovement
+        from cachenet.models.detect import update as detector_update
+        from cachenet.models.train import fine_tune as tuner
 
-        if present.manifest.task == "detection":
-            from cachenet.models.detect.update import update
-        else:
-            from cachenet.models.train.fine_tune import fine_tune as update
         torch.set_num_threads(threads)
         try:
             with options.progress_bar() as progress:
-                made = update(present, sent, out, progress, signer)
-        except NoImprovement as error:
+                if present.manifest.task == "detection":
+                    made = detector_update.update(present, sent, out, progress, signer)
+                else:
+                    made = tuner.fine_tune(present, sent, out, progress, signer)
+        except tuner.NoImprovement as error:
             exit.say("model-builder", f"not proven: {error}")
             raise typer.Exit(3) from None
     typer.echo(f"Written: {out}, with {made.manifest.own_submodel(sent.devices[0])} for {', '.join(sent.devices)}")
