@@ -124,7 +124,8 @@ class FineTuner:
     def _run(self, recent: Path) -> int | None:
         """Run ``model-builder fine-tune`` on this file. Its exit code, or None if ``stop`` ended it."""
         command = [sys.executable, "-m", "cachenet.models", "fine-tune", str(self._bundle.directory)]
-        command += ["--recent", str(recent), "--out", str(self._out)]
+        # One thread: two that wait for each other on a busy machine take many times as long.
+        command += ["--recent", str(recent), "--out", str(self._out), "--threads", "1"]
         if self._config.key is not None:
             command += ["--key", str(self._config.key)]
         with tempfile.TemporaryFile() as output:

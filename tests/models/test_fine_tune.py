@@ -56,7 +56,7 @@ def frames_of(bundle: Bundle, rows: Rows, scores: traces.Logits | None = None, d
 def run(bundle: Bundle, recent: RecentFrames, directory: Path, *flags: object) -> tuple[int, str]:
     """Exit code and output of the command that writes ``directory/out``."""
     recent_frames.write(directory / "recent", recent)
-    files = ["--recent", directory / "recent", "--out", directory / "out"]
+    files = ["--recent", directory / "recent", "--out", directory / "out", "--threads", 1]
     result = CliRunner().invoke(app, ["fine-tune", *map(str, [bundle.directory, *files, *flags])])
     assert result.exception is None or isinstance(result.exception, SystemExit), result.output
     return result.exit_code, result.output
