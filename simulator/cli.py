@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from cachenet.shared.bundle.manifest import Bundle
     from cachenet.simulator.traces.replay import AnyAnswer
 
-app = program("simulator")
+#: Other spellings of flags, without dashes.
+ALIASES: dict[str, str] = {"specialise": "fine-tune"}
+app = program("simulator", aliases=ALIASES)
 
 #: Width of the output where there is no terminal, columns.
 _PLAIN_WIDTH = 80
@@ -83,7 +85,6 @@ def live(
         bool,
         typer.Option(
             "--fine-tune",
-            "--specialise",
             help="Show a camera before and after the server has trained a submodel for it, in place of a comparison; "
             "takes minutes and needs torch. Written: learning.json and learning.png.",
         ),

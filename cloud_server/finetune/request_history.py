@@ -9,12 +9,14 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from cachenet.shared.transport.protocol import Answer, DetectionAnswer
+from cachenet.shared.transport.protocol import DetectionAnswer
 from cachenet.shared.transport.recent_frames import RecentFrame, RecentFrames
 
-#: Least number of frames of a training, and of new frames after an attempt. A classifier's proof has six blocks of
-#: eight frames then, one more than it needs at least; a detector learns from each object of a frame.
-MIN_FRAMES = {Answer: 150, DetectionAnswer: 80}
+#: Least number of frames of a training, and of new frames after an attempt. The proof has six blocks of eight frames
+#: then, one more than a proof needs at least.
+MIN_FRAMES = 150
+#: The same of a detector, which learns from each object of a frame.
+MIN_DETECTOR_FRAMES = 80
 #: Largest number of frames of a training.
 MAX_FRAMES = 1200
 #: Least time between two attempts for a device, seconds.
@@ -32,7 +34,8 @@ class _Device:
     @property
     def is_enough(self) -> bool:
         """Whether the new frames are enough for a training."""
-        return bool(self.frames) and self.new >= MIN_FRAMES[type(self.frames[-1].answer)]
+        detects = bool(self.frames) and isinstance(self.frames[-1].answer, DetectionAnswer)
+        return self.new >= (MIN_DETECTOR_FRAMES if detects else MIN_FRAMES)
 
     def drop_oldest(self) -> int:
         """Drop the oldest frame; return the size of its picture."""

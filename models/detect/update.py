@@ -27,7 +27,7 @@ from cachenet.models.train.fine_tune import NoImprovement
 from cachenet.shared.bundle.manifest import Bundle, Manifest, Model
 from cachenet.shared.bundle.trust import Signer
 from cachenet.shared.cascade.detect.detections import counts
-from cachenet.shared.cascade.detect.spec import CANDIDATES
+from cachenet.shared.cascade.detect.spec import CANDIDATES, MAX_OBJECT_ERROR
 from cachenet.shared.inference.detector import in_input
 from cachenet.shared.inference.image import BadPicture, Input, crop
 from cachenet.shared.media.pictures import decode
@@ -113,6 +113,8 @@ def update(bundle: Bundle, recent: RecentFrames, out: Path, progress: Progress, 
             entry,
             decoder=msgspec.structs.replace(entry.decoder, score=round(CANDIDATES * found.score, 3)),
             coverage=(round(found.f1, 4),) * len(manifest.labels),
+            # Where its detections alone keep the default budget, no question is needed.
+            answer_score=found.score if found.f1 >= 1.0 - MAX_OBJECT_ERROR else None,
             devices=recent.devices,
         )
         progress.console.print(f"{name} for {', '.join(recent.devices)}: {found}")
@@ -165,10 +167,10 @@ def compare(new: DetectorModel, present: DetectorModel, own: Sequence[Block], th
             counts(one.take(one.scores >= best.score), other) for one, other in zip(found, prove.reference, strict=True)
         ]
         results.append((np.array(each), agreement.at(found, prove.reference, best.score)))
-    (mine, ours), (others, before) = results
-    _, within = intervals.difference(mine, [others], [1.0], 0, _BLOCK)
+    (counted, after), (before_counted, before) = results
+    _, within = intervals.difference(counted, [before_counted], [1.0], 0, _BLOCK)
     low, high = within or (-1.0, 1.0)
-    return Comparison(ours.f1, before.f1, (low, high), ours.score)
+    return Comparison(after.f1, before.f1, (low, high), after.score)
 
 
 def model_of(bundle: Bundle, name: str) -> DetectorModel:

@@ -248,7 +248,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """
         models = [(one.sha256, one.temperature) for one in self.models.values() if one.role != "submodel"]
         priors = {stage: prior for stage, prior in self.priors.items() if stage != "submodel"}
-        return digest(msgspec.json.encode((models, priors, self.scene_priors)))
+        scene_priors = {name: prior for name, prior in self.scene_priors.items() if not name.startswith("submodel")}
+        return digest(msgspec.json.encode((models, priors, scene_priors)))
 
     def certificate(self, max_disagreement: float) -> Certificate | None:
         """The certificate of this budget; None for none."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, get_args, get_origin
@@ -118,16 +118,20 @@ def _joined(value: Any) -> Any:
     return (",".join(value) if value else None) if isinstance(value, list | tuple) else value
 
 
-def program(name: str, settings: type[msgspec.Struct] | None = None) -> typer.Typer:
+def program(
+    name: str, settings: type[msgspec.Struct] | None = None, aliases: Mapping[str, str] | None = None
+) -> typer.Typer:
     """The command line of a program, without commands yet.
 
     The help of every option shows its default. The message about an option of an earlier version names its replacement
     (see ``config.replaced``), and the message about a setting without a flag names ``--set``.
 
     Args:
-        settings: Settings of its commands. ``settings.ALIASES`` may name other spellings of flags, which help omits.
+        settings: Settings of its commands.
+        aliases: Other spellings of flags, without dashes, which help omits; None for ``settings.ALIASES``.
     """
-    aliases: dict[str, str] = getattr(settings, "ALIASES", {})
+    if aliases is None:
+        aliases = getattr(settings, "ALIASES", {})
 
     class Group(TyperGroup):
         def __init__(self, **options: Any) -> None:

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.objects import intervals, measure
+from benchmarks.objects import measure
+from cachenet.models.certify import intervals
 from cachenet.models.certify.intervals import BLOCK
 from cachenet.shared.cascade.detect.detections import pooled_f1
 
