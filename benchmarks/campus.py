@@ -5,10 +5,10 @@
         --out models/zoo/campus
 
 The full model learns from frames 0 to 379 of the video. The base model learns from
-the other videos, and has not seen the place. The scene submodel is the base model,
-fine-tuned on frames 0 to 379; the last of them tell when to stop. The priors of the
-risk models are from these frames, too. Frames 405 to 794 are for the comparison that
-is printed at the end, and nothing is fitted on them. An interrupted run resumes.
+the other videos, and has not seen the place. The scene submodel, of the same size,
+learns from frames 0 to 379. The priors of the risk models are from these frames, too.
+Frames 405 to 794 are for the comparison that is printed at the end, and nothing is
+fitted on them. An interrupted run resumes.
 """
 
 from __future__ import annotations
@@ -32,9 +32,8 @@ from cachenet.models.build_config import key
 from cachenet.models.bundle_writer import publish, under_construction
 from cachenet.models.data.frames import find
 from cachenet.models.detect import agreement, build
-from cachenet.models.detect import fine_tune as fine_tuning
+from cachenet.models.detect.augment import SCALES
 from cachenet.models.detect.certify import DELAY, direct_is_better, traces
-from cachenet.models.detect.fine_tune import EPOCHS, fine_tune
 from cachenet.models.detect.footage import Block, first_size, read_block, take
 from cachenet.models.detect.network import HeatmapShape
 from cachenet.models.detect.train import STEPS, train
@@ -49,9 +48,8 @@ from cachenet.shared.inference.engine import Session
 from cachenet.shared.inference.image import Input
 
 LABELS = ("person",)
-#: Frames to learn from, those of the scene submodel, and those that tell when its training ends. Between them are 16
-#: frames, the gap of ``model-builder build``.
-LEARN, SCENE_LEARN, SCENE_TUNE = range(380), range(320), range(336, 380)
+#: Frames to learn from.
+LEARN = range(380)
 #: Parts of the frames to learn from for the priors, and frames left out on each side of a part.
 FOLDS, GAP = 3, 16
 #: Frames on which nothing is fitted. Between them and those to learn from are 25 frames, two and a half seconds.
@@ -68,17 +66,21 @@ OTHERS = "one-by-one-person-detection.mp4 (Intel, CC-BY-4.0) and bikes.mp4 (PyPI
 class Network:
     """A network of the bundle that is trained from nothing; see ``DetectorConfig``."""
 
-    role: Literal["full", "base"]
+    role: Literal["full", "base", "submodel"]
     widths: tuple[int, int, int]
     area: int
     epochs: int
     batch: int
+    scales: tuple[float, float] = SCALES
 
 
 NETWORKS = {
     "full": Network("full", (24, 48, 80), 576 * 432, 30, 8),
-    "base": Network("base", (16, 32, 32), 384 * 288, 30, 16),
+    # People are four times larger in the other videos.
+    "base": Network("base", (16, 32, 32), 384 * 288, 30, 16, (0.15, 1.2)),
+    "scene": Network("submodel", (16, 32, 32), 384 * 288, 30, 16),
 }
+Priors = dict[SceneModel, RiskPrior]
 
 
 class Campus:
@@ -92,73 +94,64 @@ class Campus:
         with _progress() as progress:
             return take(read_block(self._teacher, find(self._video), spec, self._work, 1, progress), np.array(frames))
 
-    def train(self, name: str, directory: Path) -> Model:
-        """Train a network from nothing, write it into ``directory`` and return its entry."""
+    def train(self, name: str, directory: Path, learn: Sequence[int] = LEARN) -> Model:
+        """Train a network from nothing, write it into ``directory`` and return its entry.
+
+        Args:
+            learn: Frames of the video; unused for the base model, which learns from the other videos.
+        """
         network = NETWORKS[name]
         spec = build.own_input(first_size(find(self._video)), network.area)
-        part = self.block(spec, LEARN) if name == "full" else self._elsewhere(spec)
+        part = self._elsewhere(spec) if name == "base" else self.block(spec, learn)
         shape = HeatmapShape(network.widths, len(LABELS))
         with _progress() as progress:
             work = self._work / f"campus-{key(build.fingerprint(part))}"
-            trained = train(shape, spec, part, network.epochs, work, progress, name, network.batch)
+            trained = train(
+                shape, spec, part, network.epochs, work, progress, name, network.batch, scales=network.scales
+            )
         return _with_score(
             build.write_own(directory, name, network.role, trained, spec, LABELS, "campus"), network.role
         )
 
-    def scene(self, base: DetectorModel, learn: Sequence[int], tune: Sequence[int], directory: Path) -> Model:
-        """Fine-tune the base model on the frames ``learn``, write the submodel and return its entry."""
-        learned, tuned_on = (self.block(base.input, frames) for frames in (learn, tune))
-        with _progress() as progress:
-            work = self._work / f"scene-{key(build.fingerprint(learned))}"
-            tuned, _ = fine_tune(base, learned, tuned_on, work, progress, "scene")
-        return _with_score(build.write_detector(directory, "scene", "submodel", tuned, "campus"), "submodel")
+    def scene(self, learn: Sequence[int], directory: Path) -> dict[str, Model]:
+        """Train the submodel on the frames ``learn``, write it and return its entry by its name."""
+        return {"scene": self.train("scene", directory, learn)}
 
-    def held_out(self, directory: Path, models: dict[str, Model], name: str) -> tuple[float, ...]:
-        """F1 against the full model on the frames that the scene submodel did not learn from."""
-        full, own = models["full"], models[name]
-        assert full.decoder is not None and own.decoder is not None
-        reference = agreement.run(
-            Detector(Session(directory / full.file, "cpu", 1).run_all, full.input, full.decoder),
-            self.block(full.input, SCENE_TUNE),
-        )
-        found = agreement.run(
-            Detector(Session(directory / own.file, "cpu", 1).run_all, own.input, own.decoder),
-            self.block(own.input, SCENE_TUNE),
-        )
-        return (round(agreement.at(found, reference, SCORE).f1, 4),)
-
-    def priors(self, directory: Path, models: dict[str, Model]) -> tuple[dict[SceneModel, RiskPrior], float | None]:
-        """Priors of the risk models against the full model in ``directory``, and the submodel's ``answer_score``.
+    def cross_fitted(self, directory: Path, models: dict[str, Model]) -> tuple[Priors, dict[str, float], float | None]:
+        """Priors of the risk models against the full model in ``directory``.
 
         The base model has not learned from the place, so all its frames serve. The scene submodel has, and would look
-        surer than it is elsewhere: its priors are cross-fitted, on each part of the frames with a submodel that did not
-        learn from that part.
+        surer than it is elsewhere: for each part of the frames there is one that did not learn from that part.
+
+        Returns:
+            The priors, the F1 of base and submodel on frames that they did not learn from, and the ``answer_score``.
         """
-        full = models["full"]
+        full, base = models["full"], models["base"]
         assert full.decoder is not None
         detector = Detector(Session(directory / full.file, "cpu", 1).run_all, full.input, full.decoder)
         reference = agreement.run(detector, self.block(full.input, LEARN))
-        base = load_detector(directory / models["base"].file)
 
         def traced(stage: SceneStage, models: dict[str, Model], where: Path, frames: Sequence[int]) -> list[SceneTrace]:
             objects = tuple(reference[frame] for frame in frames)
             block = replace(self.block(base.input, frames), objects=objects, score=SCORE)
             return traces(build.local_detectors(where, models)[stage], block)
 
-        proving = []
+        proving: list[SceneTrace] = []
         with tempfile.TemporaryDirectory() as name:
             for fold in range(FOLDS):
                 first, end = (part * len(LEARN) // FOLDS for part in (fold, fold + 1))
                 others = [frame for frame in LEARN if not first - GAP <= frame < end + GAP]
-                tune = [frame for frame in SCENE_TUNE if frame in others] or list(SCENE_TUNE)
                 where = Path(name) / str(fold)
-                scene = {"scene": self.scene(base, others, tune, where)}
-                proving += traced("submodel", scene, where, range(first, end))
+                proving += traced("submodel", self.scene(others, where), where, range(first, end))
+        general = traced("base", models, directory, LEARN)
         score = SCORE if direct_is_better(proving[:2], proving[2:], "submodel", SCORE) else None
-        answering = [replace(one, answer_score=score) for one in proving]
-        fitted = fit_scene_priors(answering, DELAY, stage="submodel")
+        fitted = fit_scene_priors([replace(one, answer_score=score) for one in proving], DELAY, stage="submodel")
         own = {name: prior for name, prior in fitted.items() if name.startswith("submodel")}
-        return fit_scene_priors(traced("base", models, directory, LEARN), DELAY) | own, score
+        f1 = {
+            name: agreement.at([one for own in several for one in own.base], reference, SCORE).f1
+            for name, several in (("base", general), ("scene", proving))
+        }
+        return fit_scene_priors(general, DELAY) | own, f1, score
 
     def _elsewhere(self, spec: Input) -> Block:
         """All frames of the other videos."""
@@ -218,7 +211,6 @@ def provenance(teacher: DetectorModel, video: Path, others: Sequence[Path]) -> d
         "videos of the base model": OTHERS,
         "videos of the base model sha256": " ".join(digest(path.read_bytes()) for path in others),
         **{name: f"{one.epochs * STEPS} steps of {one.batch} frames, seed 0" for name, one in NETWORKS.items()},
-        "scene": f"base model, fine-tuned in {EPOCHS * fine_tuning.STEPS} steps of {fine_tuning.BATCH} frames, seed 0",
         "risk priors": f"of the scene submodel cross-fitted: {FOLDS}, each on the third that it did not learn from",
         "torch": str(torch.__version__),
     }
@@ -239,12 +231,10 @@ def main() -> None:
     teacher = load_detector(arguments.teacher, labels=LABELS)
     campus = Campus(teacher, arguments.video, arguments.other, arguments.work)
     with under_construction(arguments.out) as building:
-        models = {name: campus.train(name, building) for name in ("base", "full")}
-        base = load_detector(building / models["base"].file)
-        models["scene"] = campus.scene(base, SCENE_LEARN, SCENE_TUNE, building)
-        for name in ("base", "scene"):
-            models[name] = msgspec.structs.replace(models[name], coverage=campus.held_out(building, models, name))
-        priors, score = campus.priors(building, models)
+        models = {name: campus.train(name, building) for name in NETWORKS}
+        priors, f1, score = campus.cross_fitted(building, models)
+        for name, value in f1.items():
+            models[name] = msgspec.structs.replace(models[name], coverage=(round(value, 4),))
         models["scene"] = msgspec.structs.replace(models["scene"], answer_score=score)
         about = provenance(teacher, arguments.video, arguments.other)
         manifest = Manifest(FORMAT, "campus", "detection", LABELS, models, about, scene_priors=priors)
