@@ -88,7 +88,7 @@ def certify(
 def direct_is_better(
     tuning: Sequence[SceneTrace], proving: Sequence[SceneTrace], stage: SceneStage, score: float
 ) -> bool:
-    """Whether streaming F1 is better where detections of at least ``score`` are answered as they are.
+    """Whether streaming F1 is as good or better where detections of at least ``score`` are answered as they are.
 
     Tracks help a detector that misses objects at times. One that finds what the full model finds loses by them, because
     each box is an average over frames.
@@ -99,7 +99,7 @@ def direct_is_better(
         priors = fit_scene_priors(first, DELAY, stage=stage)
         counts = [_run(trace, priors, MAX_OBJECT_ERROR, stage).counts for trace in second]
         f1.append(pooled_f1(np.concatenate(counts)))
-    return f1[1] > f1[0]
+    return f1[1] >= f1[0]
 
 
 def _run(trace: SceneTrace, priors: Mapping[SceneModel, RiskPrior], budget: float, stage: SceneStage) -> SceneRun:
