@@ -103,6 +103,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE.onnx",
         help="detector of the device (default: that of the bundle)",
     )
+    add("--device", default="", metavar="NAME", help="device whose own submodel of the bundle is used (default: none)")
     add(
         "--against",
         type=Path,
@@ -209,16 +210,17 @@ def _models(chosen: argparse.Namespace) -> Models:
         if (path := getattr(chosen, name)) is not None:
             found.append(load_detector(path, parse_preprocessing(preprocessing) if preprocessing else None, labels))
         elif bundle is not None:
-            found.append(_of_bundle(bundle, name, labels))
+            found.append(_of_bundle(bundle, name, labels, chosen.device))
         else:
             raise UserError(f"--{name} FILE.onnx is needed, or a --bundle with that model")
     full, base = common_labels(*found)
     own = bundle if chosen.base is None else None  # the bundle of the device's detector
-    stage: SceneStage = "base" if own is None or own.manifest.better_detector() is None else "submodel"
+    better = None if own is None else own.manifest.better_detector(chosen.device)
+    stage: SceneStage = "base" if better is None else "submodel"
     priors = None if bundle is None else bundle.manifest.scene_priors or None
     if own is None:
         return Models(full, _lowered(base), stage, priors, None, None)
-    device = own.manifest.models[own.manifest.better_detector() or own.manifest.only("base")]
+    device = own.manifest.models[better or own.manifest.only("base")]
     return Models(full, _lowered(base), stage, priors, base.decoder.score, device.answer_score)
 
 
@@ -240,12 +242,14 @@ def _other(chosen: argparse.Namespace, path: Path, full: DetectorModel) -> measu
     return measure.Other(path.stem, *record(clip, ranges, full, _lowered(base), advance=advance))
 
 
-def _of_bundle(bundle: Bundle, role: Literal["full", "base"], labels: tuple[str, ...] | None) -> DetectorModel:
-    """A model of a bundle, with these of its labels, None for all; for ``base`` the detector that devices run."""
+def _of_bundle(
+    bundle: Bundle, role: Literal["full", "base"], labels: tuple[str, ...] | None, device: str
+) -> DetectorModel:
+    """A model of a bundle, with these of its labels, None for all; for ``base`` the detector that ``device`` runs."""
     from cachenet.models.detect.build import with_labels
 
     manifest = bundle.manifest
-    better = manifest.better_detector() if role == "base" else None
+    better = manifest.better_detector(device) if role == "base" else None
     name = better or manifest.only(role)
     entry = manifest.models[name]
     assert entry.decoder is not None  # as of every bundle of detectors

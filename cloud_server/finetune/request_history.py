@@ -64,8 +64,13 @@ class RequestHistory:
         return sum(len(device.frames) for device in self._devices.values())
 
     def add(self, frame: RecentFrame) -> None:
-        """Add a frame. Beyond the bound, the device with the most bytes loses its oldest frames."""
+        """Add a frame, unless its picture is that of the frame before, as of a frozen camera.
+
+        Beyond the bound, the device with the most bytes loses its oldest frames.
+        """
         device = self._devices.setdefault(frame.device, _Device())
+        if device.frames and device.frames[-1].picture == frame.picture:
+            return
         device.frames.append(frame)
         device.bytes += len(frame.picture)
         device.new += 1

@@ -45,7 +45,7 @@ def with_frames(bundle: Bundle, config: TrainingConfig, device: str = "cam") -> 
     fine_tuner = FineTuner(bundle, bundle, config)
     full = bundle.manifest.models["full"].sha256
     for number in range(MIN_FRAMES):
-        job = Job(device, Request("full", "image/png", b"1", 60_000, audit=number == 0), GOOD)
+        job = Job(device, Request("full", "image/png", b"1", 60_000, audit=number == 0), GOOD + b"%d" % number)
         fine_tuner.add(job, Answer(SCORES.tobytes(), full, None, Timing(0, 0, 0, 1)))
     return fine_tuner
 
@@ -73,7 +73,7 @@ def test_a_proven_update_is_published(bundle: Bundle, tmp_path: Path, monkeypatc
     recent = recent_frames.read(tmp_path / "recent", bundle.manifest)
     assert recent.devices == ("cam",)
     assert [frame.audit for frame in recent.frames] == [True] + [False] * (MIN_FRAMES - 1)
-    assert {frame.picture for frame in recent.frames} == {GOOD}
+    assert all(frame.picture.startswith(GOOD) for frame in recent.frames)
     answer = recent.frames[0].answer
     assert isinstance(answer, Answer) and answer.logits(10).tolist() == SCORES.tolist()
 

@@ -83,10 +83,10 @@ def test_a_device_keeps_its_latest_frames() -> None:
 
 def test_a_device_with_large_pictures_does_not_displace_others() -> None:
     history, _ = empty(bound=10_000)
-    for _ in range(5):
-        history.add(RecentFrame("small", bytes(10), ANSWER))
-    for _ in range(100):
-        history.add(RecentFrame("large", bytes(2000), ANSWER))
+    for number in range(5):
+        history.add(RecentFrame("small", bytes([number] * 10), ANSWER))
+    for number in range(100):
+        history.add(RecentFrame("large", bytes([number] * 2000), ANSWER))
     assert len(history) == 5 + 4
 
 
@@ -99,3 +99,13 @@ def test_the_history_is_never_over_its_bound(frames: list[tuple[str, int]], boun
     assert sum(sizes) <= bound
     assert sum(sizes) == history._bytes
     assert all(own.frames for own in history._devices.values())
+
+
+def test_a_repeated_picture_counts_once() -> None:
+    """A frozen camera sends one picture again and again."""
+    history, _ = empty()
+    for _ in range(3):
+        add(history, 1, first=7)
+    assert len(history) == 1
+    add(history, 2, first=8)
+    assert len(history) == 3
