@@ -4,11 +4,11 @@
         --video vtest.avi --other one_by_one_person.mp4 --other bikes.mp4 \\
         --out models/zoo/campus
 
-The full model learns from frames 0 to 379 of the video. The base model learns from
-the other videos, and has not seen the place. The scene submodel, of the same size,
-learns from frames 0 to 379. The priors of the risk models are from these frames, too.
-Frames 405 to 794 are for the comparison that is printed at the end, and nothing is
-fitted on them. An interrupted run resumes.
+Full model and scene submodel learn from frames 0 to 379 of the video. The base
+model, of the submodel's size, learns from these and from the other videos. The priors
+of the risk models are from frames 0 to 379, too. Frames 405 to 794 are for the
+comparison that is printed at the end, and nothing is fitted on them. An interrupted
+run resumes.
 """
 
 from __future__ import annotations
@@ -32,14 +32,13 @@ from cachenet.models.build_config import key
 from cachenet.models.bundle_writer import publish, under_construction
 from cachenet.models.data.frames import find
 from cachenet.models.detect import agreement, build
-from cachenet.models.detect.augment import SCALES
 from cachenet.models.detect.certify import DELAY, direct_is_better, traces
 from cachenet.models.detect.footage import Block, first_size, read_block, take
 from cachenet.models.detect.network import HeatmapShape
 from cachenet.models.detect.train import STEPS, train
 from cachenet.models.export.detector import DetectorModel, load_detector
 from cachenet.shared.bundle.manifest import FORMAT, Manifest, Model, digest
-from cachenet.shared.cascade.detect.scene_features import SceneModel, SceneStage
+from cachenet.shared.cascade.detect.scene_features import SceneModel
 from cachenet.shared.cascade.detect.scene_replay import SceneTrace, fit_scene_priors
 from cachenet.shared.cascade.detect.spec import CANDIDATES
 from cachenet.shared.cascade.risk_model import RiskPrior
@@ -48,11 +47,11 @@ from cachenet.shared.inference.engine import Session
 from cachenet.shared.inference.image import Input
 
 LABELS = ("person",)
-#: Frames to learn from.
-LEARN = range(380)
+#: Frames to learn from, and those on which base model and submodel are compared for the bundle.
+LEARN, HELD_OUT = range(380), range(380, 405)
 #: Parts of the frames to learn from for the priors, and frames left out on each side of a part.
 FOLDS, GAP = 3, 16
-#: Frames on which nothing is fitted. Between them and those to learn from are 25 frames, two and a half seconds.
+#: Frames on which nothing is fitted.
 MEASURED = range(405, 795)
 #: Score of a detection, as for the teacher.
 SCORE = 0.4
@@ -71,13 +70,11 @@ class Network:
     area: int
     epochs: int
     batch: int
-    scales: tuple[float, float] = SCALES
 
 
 NETWORKS = {
     "full": Network("full", (24, 48, 80), 576 * 432, 30, 8),
-    # People are four times larger in the other videos.
-    "base": Network("base", (16, 32, 32), 384 * 288, 30, 16, (0.15, 1.2)),
+    "base": Network("base", (16, 32, 32), 384 * 288, 30, 16),
     "scene": Network("submodel", (16, 32, 32), 384 * 288, 30, 16),
 }
 Priors = dict[SceneModel, RiskPrior]
@@ -98,68 +95,65 @@ class Campus:
         """Train a network from nothing, write it into ``directory`` and return its entry.
 
         Args:
-            learn: Frames of the video; unused for the base model, which learns from the other videos.
+            learn: Frames of the video; the base model also learns from the other videos.
         """
         network = NETWORKS[name]
         spec = build.own_input(first_size(find(self._video)), network.area)
-        part = self._elsewhere(spec) if name == "base" else self.block(spec, learn)
+        part = self.block(spec, learn)
+        if name == "base":
+            part = self._with_others(part, spec)
         shape = HeatmapShape(network.widths, len(LABELS))
         with _progress() as progress:
             work = self._work / f"campus-{key(build.fingerprint(part))}"
-            trained = train(
-                shape, spec, part, network.epochs, work, progress, name, network.batch, scales=network.scales
-            )
+            trained = train(shape, spec, part, network.epochs, work, progress, name, network.batch)
         return _with_score(
             build.write_own(directory, name, network.role, trained, spec, LABELS, "campus"), network.role
         )
 
-    def scene(self, learn: Sequence[int], directory: Path) -> dict[str, Model]:
-        """Train the submodel on the frames ``learn``, write it and return its entry by its name."""
-        return {"scene": self.train("scene", directory, learn)}
+    def cross_fitted(self, directory: Path, models: dict[str, Model]) -> tuple[Priors, float | None]:
+        """Priors of the risk models against the full model in ``directory``, and the submodel's ``answer_score``.
 
-    def cross_fitted(self, directory: Path, models: dict[str, Model]) -> tuple[Priors, dict[str, float], float | None]:
-        """Priors of the risk models against the full model in ``directory``.
-
-        The base model has not learned from the place, so all its frames serve. The scene submodel has, and would look
-        surer than it is elsewhere: for each part of the frames there is one that did not learn from that part.
-
-        Returns:
-            The priors, the F1 of base and submodel on frames that they did not learn from, and the ``answer_score``.
+        Base model and submodel have learned from the place, and would look surer than they are elsewhere. So for each
+        part of the frames there is a submodel that did not learn from that part. The base model, which is alike, has
+        the same priors.
         """
-        full, base = models["full"], models["base"]
-        assert full.decoder is not None
-        detector = Detector(Session(directory / full.file, "cpu", 1).run_all, full.input, full.decoder)
-        reference = agreement.run(detector, self.block(full.input, LEARN))
-
-        def traced(stage: SceneStage, models: dict[str, Model], where: Path, frames: Sequence[int]) -> list[SceneTrace]:
-            objects = tuple(reference[frame] for frame in frames)
-            block = replace(self.block(base.input, frames), objects=objects, score=SCORE)
-            return traces(build.local_detectors(where, models)[stage], block)
-
+        full, scene = models["full"], models["scene"]
+        reference = agreement.run(_detector(directory, full), self.block(full.input, LEARN))
         proving: list[SceneTrace] = []
         with tempfile.TemporaryDirectory() as name:
             for fold in range(FOLDS):
                 first, end = (part * len(LEARN) // FOLDS for part in (fold, fold + 1))
                 others = [frame for frame in LEARN if not first - GAP <= frame < end + GAP]
                 where = Path(name) / str(fold)
-                proving += traced("submodel", self.scene(others, where), where, range(first, end))
-        general = traced("base", models, directory, LEARN)
+                local = build.local_detectors(where, {"scene": self.train("scene", where, others)})["submodel"]
+                rows = range(first, end)
+                objects = tuple(reference[row] for row in rows)
+                proving += traces(local, replace(self.block(scene.input, rows), objects=objects, score=SCORE))
         score = SCORE if direct_is_better(proving[:2], proving[2:], "submodel", SCORE) else None
         fitted = fit_scene_priors([replace(one, answer_score=score) for one in proving], DELAY, stage="submodel")
         own = {name: prior for name, prior in fitted.items() if name.startswith("submodel")}
-        f1 = {
-            name: agreement.at([one for own in several for one in own.base], reference, SCORE).f1
-            for name, several in (("base", general), ("scene", proving))
-        }
-        return fit_scene_priors(general, DELAY) | own, f1, score
+        return fit_scene_priors(proving, DELAY) | own, score
 
-    def _elsewhere(self, spec: Input) -> Block:
-        """All frames of the other videos."""
+    def held_out(self, directory: Path, models: dict[str, Model], name: str) -> float:
+        """F1 of a model against the full model on frames that no model has learned from."""
+        reference = agreement.run(_detector(directory, models["full"]), self.block(models["full"].input, HELD_OUT))
+        own = models[name]
+        found = agreement.run(_detector(directory, own), self.block(own.input, HELD_OUT))
+        return agreement.at(found, reference, SCORE).f1
+
+    def _with_others(self, own: Block, spec: Input) -> Block:
+        """A block of the video, and all frames of the other videos."""
         with _progress() as progress:
-            blocks = [read_block(self._teacher, find(path), spec, self._work, 1, progress) for path in self._others]
+            others = [read_block(self._teacher, find(path), spec, self._work, 1, progress) for path in self._others]
+        blocks = [own, *others]
         sequences = np.concatenate([np.full(len(block), number) for number, block in enumerate(blocks)])
         objects = tuple(found for block in blocks for found in block.objects)
         return Block(np.concatenate([block.pictures for block in blocks]), objects, sequences, blocks[0].score)
+
+
+def _detector(directory: Path, model: Model) -> Detector:
+    assert model.decoder is not None
+    return Detector(Session(directory / model.file, "cpu", 1).run_all, model.input, model.decoder)
 
 
 def _with_score(entry: Model, role: str) -> Model:
@@ -208,8 +202,8 @@ def provenance(teacher: DetectorModel, video: Path, others: Sequence[Path]) -> d
         "teacher sha256": digest(teacher.path.read_bytes()),
         "video": VIDEO,
         "video sha256": digest(video.read_bytes()),
-        "videos of the base model": OTHERS,
-        "videos of the base model sha256": " ".join(digest(path.read_bytes()) for path in others),
+        "other videos of the base model": OTHERS,
+        "other videos sha256": " ".join(digest(path.read_bytes()) for path in others),
         **{name: f"{one.epochs * STEPS} steps of {one.batch} frames, seed 0" for name, one in NETWORKS.items()},
         "risk priors": f"of the scene submodel cross-fitted: {FOLDS}, each on the third that it did not learn from",
         "torch": str(torch.__version__),
@@ -232,9 +226,10 @@ def main() -> None:
     campus = Campus(teacher, arguments.video, arguments.other, arguments.work)
     with under_construction(arguments.out) as building:
         models = {name: campus.train(name, building) for name in NETWORKS}
-        priors, f1, score = campus.cross_fitted(building, models)
-        for name, value in f1.items():
-            models[name] = msgspec.structs.replace(models[name], coverage=(round(value, 4),))
+        priors, score = campus.cross_fitted(building, models)
+        for name in ("base", "scene"):
+            coverage = (round(campus.held_out(building, models, name), 4),)
+            models[name] = msgspec.structs.replace(models[name], coverage=coverage)
         models["scene"] = msgspec.structs.replace(models["scene"], answer_score=score)
         about = provenance(teacher, arguments.video, arguments.other)
         manifest = Manifest(FORMAT, "campus", "detection", LABELS, models, about, scene_priors=priors)
