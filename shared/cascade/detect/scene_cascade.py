@@ -6,7 +6,7 @@ at any time between frames. Time, models and motion come from the caller, random
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 
 import numpy as np
 
@@ -49,6 +49,10 @@ _UNPROBED_SHARE = 0.1
 _RESET_FACTOR = 0.5
 #: Frames for which a question without a reply holds back others, as a multiple of the usual delay of a reply.
 _PATIENT_DELAYS = 2.0
+#: Weight of the held-out footage, on which detections alone were good enough, replies.
+_DIRECT_PRIOR = 20.0
+#: Replies to frames with such answers that count, the newest.
+_DIRECT_REPLIES = 200
 #: Mean delay from which replies count as late, frames; a reply in time has a delay of one frame.
 _LATE = 1.2
 #: Weight of the newest reply in the running mean of the delay.
@@ -102,6 +106,7 @@ class SceneCascade:
         self._moment: Moment | None = None  # of the frame between lookup and complete
         self._asked: OrderedDict[int, None] = OrderedDict()  # frames with a question and no reply yet
         self._delay = 1.0  # frames from a question to its reply, running mean
+        self._direct_errors: deque[float] = deque(maxlen=_DIRECT_REPLIES)
         self._exhausted_frames = 0  # frames at the least threshold; while unattainable, frames until the next trial
         self._audited: OrderedDict[int, float] = OrderedDict()  # share of audits at each audited frame without a reply
         self._numbers: OrderedDict[int, int] = OrderedDict()  # number of each answered track by its key
@@ -138,11 +143,13 @@ class SceneCascade:
             found = detector.detect(frame.view) if detector is not None else None
             if detector is not None and found is not None:
                 stage: SceneStage = "base" if detector is self.base else "submodel"
-                self.estimator.observe(moment, found, stage, detector.answer_score)
+                answer_score = detector.answer_score if self._direct_error <= self.spec.max_object_error else None
+                self.estimator.observe(moment, found, stage, answer_score)
                 estimate, level, model = self.estimator.estimate(moment), detector.level, detector.name
         moment.answer = estimate.objects
         moment.raw_error = estimate.raw_error if self.estimator.ready else None  # nothing to calibrate yet
-        self._update_floor(estimate.error)
+        if moment.answer_score is None:
+            self._update_floor(estimate.error)
         objects = self._objects(estimate)
         prediction = ScenePrediction(objects, estimate.error, level, model)
         reason = self._reason(prediction, moment)
@@ -222,8 +229,8 @@ class SceneCascade:
     def _reason(self, prediction: ScenePrediction, moment: Moment) -> str:
         """Why the full model is asked about the frame; empty for a hit.
 
-        A late reply changes the tracks. So nothing is asked where detections are answered as they are and replies are
-        late; audits go on.
+        A late reply changes only tracks. So nothing is asked where detections are answered as they are and replies are
+        late. Audits go on; once they show more error than the budget, tracks answer.
         """
         if not prediction.model and not self.spec.reuse_tracks:
             return "no level of the device may answer"
@@ -292,7 +299,18 @@ class SceneCascade:
         newest = self.estimator.newest
         if newest is not None:
             self._delay += _NEWEST_DELAY * (max(1.0, newest + 1.0 - reply.frame) - self._delay)
-        return self.estimator.learn(reply.frame, reply.detections)
+        moment = self.estimator.history.find(reply.frame)
+        error = self.estimator.learn(reply.frame, reply.detections)
+        if moment is not None and moment.answer_score is not None and error is not None:
+            self._direct_errors.append(error)
+        return error
+
+    @property
+    def _direct_error(self) -> float:
+        """Mean object error of detections that were answered as they are, as far as replies and audits show it."""
+        known = self._direct_errors
+        prior = _AIM * self.spec.max_object_error
+        return (_DIRECT_PRIOR * prior + sum(known)) / (_DIRECT_PRIOR + len(known))
 
     def _on_scene_change(self) -> None:
         """Forget what depends on the scene, restart the threshold, and raise the audit rate for a while."""
@@ -300,6 +318,7 @@ class SceneCascade:
         self.estimator.reset(_RESET_FACTOR)
         self._budget.restart(self._scale)
         self._asked.clear()
+        self._direct_errors.clear()
         self.floor, self.unattainable, self._exhausted_frames = None, False, 0
         if self.audits is not None:
             self.audits.raise_rate()

@@ -22,9 +22,9 @@ def cascade_of(trace: SceneTrace, budget: float, reuse: bool = False) -> SceneCa
     return build_scene_cascade(SceneSpec(1, "full", PRIORS, budget, reuse_tracks=reuse, audit_floor=0.0), base)
 
 
-@pytest.mark.parametrize("budget", [0.01, 0.1, 0.9])
+@pytest.mark.parametrize("budget", [0.15, 0.9])
 def test_the_answer_is_the_detections_of_enough_score_whatever_the_budget(budget: float) -> None:
-    trace = walkers(200, 2)
+    trace = walkers(200, 2, found=0.98, false=0.05)
     result = run(cascade_of(trace, budget), trace, delay=2)
     for answer, found in zip(result.answers, trace.base, strict=True):
         wanted = found.take(found.scores >= SCORE)
@@ -33,8 +33,13 @@ def test_the_answer_is_the_detections_of_enough_score_whatever_the_budget(budget
 
 
 def test_a_question_whose_reply_comes_late_is_not_repeated() -> None:
-    trace = walkers(300, 3, found=0.5)
-    result = run(cascade_of(trace, 0.01), trace, delay=3)
+    """The priors state more error than the budget on nearly all frames, and the full model finds less."""
+    trace = walkers(300, 3, found=0.98, false=0.05)
+    priors = fit_scene_priors([replace(walkers(150, 1, found=0.5), answer_score=SCORE)])
+    base = LocalDetector("base", lambda at: trace.base[at], answer_score=SCORE)
+    spec = SceneSpec(1, "full", priors, 0.15, reuse_tracks=False, audit_floor=0.0)
+    result = run(build_scene_cascade(spec, base), trace, delay=3)
+    assert sum(one.risk > 0.15 for one in result.answers) > 100
     assert 1 <= result.asked.sum() <= 5
 
 
@@ -58,3 +63,14 @@ def test_an_object_has_one_track_while_it_is_found() -> None:
     result = run(cascade_of(trace, 0.5), trace, delay=2)
     numbers = [one.track for answer in result.answers for one in answer.objects]
     assert len(set(numbers)) < 12 < len(numbers)
+
+
+def test_where_audits_show_more_error_than_the_budget_tracks_answer_and_questions_are_asked() -> None:
+    trace = walkers(1200, 8, found=0.4)
+    base = LocalDetector("base", lambda at: trace.base[at], answer_score=SCORE)
+    cascade = build_scene_cascade(SceneSpec(1, "full", PRIORS, 0.1, audit_floor=0.1), base)
+    result = run(cascade, trace, delay=2)
+    assert sum(one.level == "fallback" for one in result.answers) > 60
+    alone = run(cascade_of(trace, 0.9), trace, delay=2)
+    assert alone.errors[-300:].mean() > 0.3
+    assert result.errors[-300:].mean() < 0.1
