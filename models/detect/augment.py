@@ -11,7 +11,7 @@ from cachenet.shared.cascade.detect.detections import Detections, checked
 #: A picture ``(height, width, 3)`` uint8 RGB.
 Image = npt.NDArray[np.uint8]
 #: Smallest and largest scale.
-SCALES = (0.7, 1.4)
+_SCALES = (0.7, 1.4)
 #: Largest change of the aspect ratio, as a share.
 _ASPECT = 0.07
 #: Largest shift, as a share of the picture.
@@ -30,20 +30,14 @@ _SOME = 0.3
 _VISIBLE = 0.35
 
 
-def view(
-    image: Image,
-    objects: Detections,
-    classes: int,
-    rng: np.random.Generator,
-    scales: tuple[float, float] = SCALES,
-) -> tuple[Image, Detections]:
-    """A random view of ``image`` and its ``objects``, of the same size; ``scales``: smallest and largest scale."""
+def view(image: Image, objects: Detections, classes: int, rng: np.random.Generator) -> tuple[Image, Detections]:
+    """A random view of ``image`` and its ``objects``, of the same size."""
     height, width = image.shape[:2]
     boxes = objects.boxes
     if rng.random() < 0.5:
         image = image[:, ::-1]
         boxes = np.stack([1 - boxes[:, 2], boxes[:, 1], 1 - boxes[:, 0], boxes[:, 3]], 1)
-    across = float(np.exp(rng.uniform(*np.log(scales))))
+    across = float(np.exp(rng.uniform(*np.log(_SCALES))))
     scale = np.array([across, across * rng.uniform(1 - _ASPECT, 1 + _ASPECT)])
     shift = (1 - scale) / 2 + rng.uniform(-_SHIFT, _SHIFT, 2)  # about the centre; shares of the picture
     matrix = np.array([[scale[0], 0, shift[0] * width], [0, scale[1], shift[1] * height]])

@@ -9,7 +9,6 @@ import torch
 from rich.progress import Progress
 
 from cachenet.models.build_config import key
-from cachenet.models.detect.augment import SCALES
 from cachenet.models.detect.footage import Block
 from cachenet.models.detect.loss import loss
 from cachenet.models.detect.network import STRIDE, HeatmapNet, HeatmapShape
@@ -47,7 +46,6 @@ def train(
     batch: int = BATCH,
     seed: int = 0,
     evaluate: Callable[[Network], dict[str, float]] | None = None,
-    scales: tuple[float, float] = SCALES,
 ) -> HeatmapNet:
     """Train a detector on the frames of ``block``, or continue from the checkpoint in ``work``.
 
@@ -55,7 +53,6 @@ def train(
         spec: Input of the detector; the pictures of ``block`` have its size.
         work: Directory of intermediate results of this full model and this footage.
         evaluate: Measures the detector after each epoch, for the log; None for no measures.
-        scales: Smallest and largest scale of the views.
 
     Raises:
         OSError: ``work`` cannot be written.
@@ -63,9 +60,9 @@ def train(
     torch.manual_seed(seed)
     network = HeatmapNet(shape)
     chosen = recipe(epochs, spec.size, batch, seed)
-    checkpoint = work / f"detector-{key(shape, spec, chosen, len(block), scales)}.pt"
+    checkpoint = work / f"detector-{key(shape, spec, chosen, len(block))}.pt"
     columns, rows = (side // STRIDE for side in spec.size)
     targets_of: TargetsOf = lambda objects, score: targets(objects, score, shape.classes, rows, columns)  # noqa: E731
-    batches = views(block, shape.classes, batch, STEPS, targets_of, scales)
+    batches = views(block, shape.classes, batch, STEPS, targets_of)
     fit(network, spec, chosen, batches, STEPS, loss, checkpoint, progress, title, evaluate)
     return network.eval()

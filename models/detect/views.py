@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from cachenet.models.detect.augment import SCALES, view
+from cachenet.models.detect.augment import view
 from cachenet.models.detect.footage import Block, take
 from cachenet.models.detect.paste import Paster
 from cachenet.models.train.training import Batch, Epoch
@@ -18,20 +18,12 @@ from cachenet.shared.cascade.detect.detections import Detections
 TargetsOf = Callable[[Detections, float], npt.NDArray[np.float32]]
 
 
-def views(
-    block: Block,
-    classes: int,
-    batch: int,
-    steps: int,
-    targets_of: TargetsOf,
-    scales: tuple[float, float] = SCALES,
-) -> Epoch:
+def views(block: Block, classes: int, batch: int, steps: int, targets_of: TargetsOf) -> Epoch:
     """Epochs of ``steps`` batches.
 
     Args:
         classes: Number of labels.
         batch: Frames of a step.
-        scales: Smallest and largest scale of a view.
     """
     numbers = block.sequences.tolist()
     pasters = {one: Paster(take(block, np.flatnonzero(block.sequences == one))) for one in dict.fromkeys(numbers)}
@@ -43,7 +35,7 @@ def views(
                 image, objects = block.pictures[row], block.objects[row]
                 if (paste := pasters[numbers[row]]).useful:
                     image, objects = paste(image, objects, rng)
-                image, objects = view(image, objects, classes, rng, scales)
+                image, objects = view(image, objects, classes, rng)
                 images.append(image)
                 wanted.append(targets_of(objects, block.score))
             yield np.stack(images), torch.from_numpy(np.stack(wanted))
