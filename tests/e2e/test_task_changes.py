@@ -24,7 +24,8 @@ from tests.edge_agent.agents import install_current, install_files
 
 __all__ = ["agents"]
 
-_FRAMES = 900
+#: Frames of a run, and their rate: the run outlasts all changes on a busy machine.
+_FRAMES, _FPS = 900, "8"
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +91,7 @@ def test_a_bundle_that_becomes_one_of_detectors_and_back_is_followed_by_a_runnin
     detectors = renamed(detector_bundle(tmp_path / "detectors"), "mine")
     serve(classifiers)
     flags = ("--set", "catalogue=mine", "--set", "results=true", "--set", "home_assistant=true", "--preview", "0")
-    agent = agents(str(frames), "--broker", mosquitto.url, "--store", str(tmp_path / "store"), *flags)
+    agent = agents(str(frames), "--fps", _FPS, "--broker", mosquitto.url, "--store", str(tmp_path / "store"), *flags)
     agent.wait_for(20)
     serve(detectors)
     agent.wait(lambda: tasks(agent) == ["classification", "detection"])
