@@ -49,7 +49,7 @@ from cachenet.shared.inference.image import Input, region_text
 #: Largest overlap of two objects of one label, for the own detector: people who walk side by side overlap by half.
 _OVERLAP = 0.6
 #: Name of the submodel for the place of the footage, where the user gives a base model.
-SCENE = "scene"
+SCENE: Literal["scene"] = "scene"
 
 #: F1 of the fine-tuned detector on the frames to tune after each epoch, in the provenance.
 CURVE = "f1 by epoch"
@@ -118,59 +118,89 @@ def build(
         tuned = base if base is not None and is_trainable(base, progress) else None
         spec = tuned.input if tuned is not None else own_input(first_size(sources[0]), config.area)
         footage = collect(full, sources, spec, work, torch.get_num_threads(), progress)
-        results = work / f"detectors-{key(fingerprint(footage.learn))}"
         models = {"full": write_detector(building, "full", "full", full, config.name)}
         if base is not None:
             models["base"] = write_detector(building, "base", "base", base, config.name)
-        name = "base" if base is None else SCENE
-        role: Role = "base" if base is None else "submodel"
-        if tuned is not None:
-            scene, curve = fine_tune(tuned, footage.learn, footage.tune, results, progress, name, config.tuning_epochs)
-            models[name] = write_detector(building, name, role, scene, config.name)
-            training = {
-                name: f"base model, fine-tuned in {config.tuning_epochs * fine_tuning.STEPS} steps",
-                CURVE: " ".join(f"{one:.4f}" for one in curve),
-            }
-        else:
-            shape = HeatmapShape(config.widths, len(full.labels))
-            network = train(shape, spec, footage.learn, config.epochs, results, progress, name, config.batch)
-            models[name] = write_own(building, name, role, network, spec, full.labels, config.name)
-            training = {name: f"heatmap detector, {config.epochs * STEPS} steps of {config.batch} frames"}
+        name: Literal["base", "scene"] = "base" if base is None else SCENE
+        results = work / f"detectors-{key(fingerprint(footage.learn))}"
+        models[name], training = trained(building, config, name, tuned, spec, full.labels, footage, results, progress)
         task = progress.add_task("thresholds", total=None)
         models, found = measured(building, models, footage)
         progress.remove_task(task)
-        # A model of the user's has not learned from the footage, so that all of it may tune.
-        tune: dict[SceneStage, list[Block]] = {
-            "base": [footage.tune] if base is None else [footage.learn, footage.tune],
-            "submodel": [footage.tune],
-        }
         draft = Manifest(FORMAT, config.name, "detection", full.labels, models, {})
-        runs: SceneStage = "base" if draft.better_detector() is None else "submodel"
+        runs = draft.better_detector() or "base"
         task = progress.add_task("certificates", total=None)
-        stages = {stage: name for name, model in models.items() if (stage := STAGES.get(model.role)) is not None}
-        scores = {stage: found[name].score for stage, name in stages.items()}
-        certified = certify(local_detectors(building, models), tune, footage.prove, runs, scores)
-        for stage, score in certified.answer_scores.items():
-            name = stages[stage]
-            models[name] = msgspec.structs.replace(models[name], answer_score=score)
+        scores = {stage: found[model].score for model, stage in stages(models).items()}
+        certified = certify(
+            local_detectors(building, models), _tuning(footage, base), footage.prove, STAGES[models[runs].role], scores
+        )
         progress.remove_task(task)
+        answering = {
+            model: msgspec.structs.replace(models[model], answer_score=certified.answer_scores.get(stage))
+            for model, stage in stages(models).items()
+        }
         provenance = {
             "plan": digest(msgspec.json.encode(config)),
             **({"region": region_text(region)} if (region := sources[0].region) is not None else {}),
             **about(footage),
             **{f"{AGREEMENT}{model}": f"{one.f1:.4f}" for model, one in found.items()},
-            "certified on": f"{certified.about}, with the model '{draft.better_detector() or 'base'}'",
+            "certified on": f"{certified.about}, with the model '{runs}'",
             **training,
             "torch": str(torch.__version__),
         }
         manifest = msgspec.structs.replace(
             draft,
-            models=models,
+            models=models | answering,
             provenance=provenance,
             certificates=certified.certificates,
             scene_priors=certified.priors,
         )
         return publish(building, manifest, out, signer)
+
+
+def trained(
+    building: Path,
+    config: DetectorConfig,
+    name: Literal["base", "scene"],
+    tuned: DetectorModel | None,
+    spec: Input,
+    labels: tuple[str, ...],
+    footage: Footage,
+    work: Path,
+    progress: Progress,
+) -> tuple[Model, dict[str, str]]:
+    """Train the model ``name`` of the bundle and write it.
+
+    Args:
+        tuned: The base model to fine-tune; None to train an own detector from nothing.
+        spec: Input of the detector.
+
+    Returns:
+        Its entry in the manifest, and what the provenance says of the training.
+    """
+    role: Role = "base" if name == "base" else "submodel"
+    if tuned is None:
+        shape = HeatmapShape(config.widths, len(labels))
+        network = train(shape, spec, footage.learn, config.epochs, work, progress, name, config.batch)
+        entry = write_own(building, name, role, network, spec, labels, config.name)
+        return entry, {name: f"heatmap detector, {config.epochs * STEPS} steps of {config.batch} frames"}
+    scene, curve = fine_tune(tuned, footage.learn, footage.tune, work, progress, name, config.tuning_epochs)
+    entry = write_detector(building, name, role, scene, config.name)
+    return entry, {
+        name: f"base model, fine-tuned in {config.tuning_epochs * fine_tuning.STEPS} steps",
+        CURVE: " ".join(f"{one:.4f}" for one in curve),
+    }
+
+
+def stages(models: Mapping[str, Model]) -> dict[str, SceneStage]:
+    """Stage of each local model."""
+    return {name: STAGES[model.role] for name, model in models.items() if model.role in STAGES}
+
+
+def _tuning(footage: Footage, base: DetectorModel | None) -> dict[SceneStage, list[Block]]:
+    """Footage to tune with: a model of the user's has not learned from any of it."""
+    own = [footage.tune]
+    return {"base": own if base is None else [footage.learn, footage.tune], "submodel": own}
 
 
 def common_labels(full: DetectorModel, base: DetectorModel) -> tuple[DetectorModel, DetectorModel]:
