@@ -86,7 +86,8 @@ class BuildSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     base: Annotated[
         str,
         msgspec.Meta(
-            description="File of an ONNX classifier that is the only local model (default: some are trained)."
+            description="File of an ONNX classifier that is the only local model, or of a detector, which is also "
+            "fine-tuned to a submodel (default: local models are trained)."
         ),
     ] = ""
     share: Annotated[tuple[_Share, ...], msgspec.Meta(description=_SHARES)] = ()

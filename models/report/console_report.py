@@ -54,8 +54,7 @@ def detectors(bundle: Bundle, as_json: bool) -> None:
     """Show the models of a bundle of detectors, with F1 against the full model where the builder measured it."""
     manifest = bundle.manifest
     rows: dict[str, dict[str, Any]] = {
-        name: tables.model_row(model)
-        | {"f1": float(text) if (text := manifest.provenance.get(f"f1 of {name}")) else None}
+        name: tables.model_row(model) | {"f1": model.coverage[0] if model.coverage else None}
         for name, model in manifest.models.items()
     }
     about = {part: manifest.provenance.get(part, "") for part in ("frames", "objects", "tracks")}
@@ -71,6 +70,8 @@ def detectors(bundle: Bundle, as_json: bool) -> None:
     for part, text in about.items():
         if text:
             console.print(f"{part.capitalize()}: {text}.")
+    if certified := manifest.provenance.get("certified on"):
+        console.print(f"Certified on: {certified}.")
     console.print("Signed." if bundle.signature else "Not signed.")
 
 

@@ -35,7 +35,7 @@ _DRAWN, _STRETCH = 6, 30
 #: Sizes: thirds of the full model's objects by height.
 _SIZES = ("small", "medium", "large")
 #: Colours of hits, misses and false objects.
-HIT, MISS, FALSE = "#009E73", "#D55E00", "#E69F00"
+HIT, MISS, FALSE = "#009E73", "#0072B2", "#D55E00"
 
 
 @dataclass(frozen=True)
@@ -187,7 +187,7 @@ def html(made: DetectorReport) -> str:
         f"<p>Objects of {escape(device)} by part of the picture, at the middle of the lower edge of each box.</p>",
         image(_map(made.outcomes[device]), "Misses and false objects by part of the picture"),
         "<h2>Frames with the most errors</h2>",
-        f'<p>Green: found by both. <span style="color:{MISS}">Red, dashed: missed.</span> '
+        f'<p>Green: found by both. <span style="color:{MISS}">Blue, dashed: missed.</span> '
         f'<span style="color:{FALSE}">Orange: false.</span></p>',
         *([image(_worst(made), "The frames with the most errors")] if made.worst else ["<p>There are none.</p>"]),
     ]
@@ -205,6 +205,7 @@ def _training(curve: Sequence[float]) -> Figure:
     figure, axes = plot(9, 3.4)
     axes.plot(range(1, len(curve) + 1), curve, "o-", color=COLOURS[0], ms=4)
     axes.set(xlabel="epoch", ylabel="F1 on the frames to tune")
+    axes.xaxis.get_major_locator().set_params(integer=True)
     return figure
 
 
