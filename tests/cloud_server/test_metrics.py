@@ -32,6 +32,7 @@ def test_health_shows_the_broker_and_metrics_show_the_counts(tmp_path: Path, bro
         until(lambda: get(port, "/health")[0] == 200)
         assert isinstance(device.ask(GOOD), Answer)
         device.ask(GOOD, model="other")
+        until(lambda: metrics(port)["cachenet_server_answers_total"])  # counted after the answer is sent
         values = metrics(port)
         assert values["cachenet_server_requests_total"] == 2
         assert values["cachenet_server_answers_total"] == values["cachenet_server_batches_total"] == 1

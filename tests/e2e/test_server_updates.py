@@ -47,7 +47,8 @@ def test_a_submodel_is_trained_for_what_a_device_sends_and_recommended_to_it(
     sent = [encode(np.ascontiguousarray(images[row]))[1] for row in rows]
     server, device, other = ServerProcess(tmp_path, *flags), Device(mosquitto.port), Device(mosquitto.port, "other")
     try:
-        device.ready()
+        # The broker may still have the catalogue of another test's server, which is no sign that this one listens.
+        until(lambda: device.catalogue_of("hampered"))
         for picture in sent:
             assert isinstance(device.ask(picture), Answer)
         deadline = time.monotonic() + 300
