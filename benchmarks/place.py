@@ -18,7 +18,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -79,8 +79,7 @@ class Recorder:
 
 def f1(model: DetectorModel, parts: Parts) -> dict[str, float]:
     """F1 on the measured frames at the threshold that is best on the frames to tune."""
-    score = min(agreement.LEAST, model.decoder.score)
-    detector = replace(model, decoder=msgspec.structs.replace(model.decoder, score=score)).detector(1)
+    detector = agreement.lowered(model).detector(1)
     best = agreement.best(agreement.run(detector, parts.tune), parts.tune.reference)
     found = agreement.at(agreement.run(detector, parts.measure), parts.measure.reference, best.score)
     return {"measured": found.f1, "score": best.score}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import msgspec
 import numpy as np
 
 from cachenet.models.detect.footage import Block, Pictures
+from cachenet.models.export.detector import DetectorModel
 from cachenet.shared.cascade.detect.detections import Detections, counts, match, pooled_f1
 from cachenet.shared.inference.detector import Detector
 from cachenet.shared.inference.image import Picture
@@ -42,6 +44,12 @@ def run(detector: Detector, block: Block) -> list[Detections]:
     ``EngineError``.
     """
     return [detector(picture) for picture in as_pictures(block.pictures)]
+
+
+def lowered(model: DetectorModel) -> DetectorModel:
+    """``model`` with all detections from which a threshold is chosen."""
+    score = min(LEAST, model.decoder.score)
+    return replace(model, decoder=msgspec.structs.replace(model.decoder, score=score))
 
 
 def at(found: Sequence[Detections], reference: Sequence[Detections], score: float) -> Agreement:

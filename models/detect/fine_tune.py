@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -72,7 +71,7 @@ def fine_tune(
 
     def evaluate(network: Network) -> dict[str, float]:
         assert isinstance(network, OnnxNetwork)
-        present = _lowered(replace(model, graph=network.model()))
+        present = agreement.lowered(replace(model, graph=network.model()))
         found = agreement.run(present.detector(torch.get_num_threads()), tune)
         own = {"f1": agreement.best(found, tune.reference).f1}
         return own if on_epoch is None else own | on_epoch(present)
@@ -122,9 +121,3 @@ def _table(objects: Detections, score: float, size: tuple[int, int]) -> npt.NDAr
     scale = np.array([*size, *size], np.float32)
     table[: len(some)] = np.c_[some.boxes * scale, some.labels, some.scores >= score]
     return table
-
-
-def _lowered(model: DetectorModel) -> DetectorModel:
-    """``model`` with the threshold from which ``agreement`` chooses."""
-    score = min(agreement.LEAST, model.decoder.score)
-    return replace(model, decoder=msgspec.structs.replace(model.decoder, score=score))

@@ -6,7 +6,6 @@ It is trained on the earlier frames, and proven on the latest against the detect
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from cachenet.models.bundle_writer import link_models, publish, under_constructi
 from cachenet.models.certify import intervals
 from cachenet.models.data.frames import FramesError
 from cachenet.models.detect import agreement
+from cachenet.models.detect.agreement import Agreement
 from cachenet.models.detect.build import write_detector
 from cachenet.models.detect.fine_tune import EPOCHS, fine_tune
 from cachenet.models.detect.footage import Block, take
@@ -80,6 +80,14 @@ class Comparison:
         return f"F1 {self.f1:.3f} against {self.resident:.3f} (95 % interval of the gain {low:+.3f} to {high:+.3f})"
 
 
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """A detector on the latest frames: counts of each frame ``(n, 3)``, and its agreement at its threshold."""
+
+    counts: intervals.Counts
+    agreement: Agreement
+
+
 def update(bundle: Bundle, recent: RecentFrames, out: Path, progress: Progress, signer: Signer | None = None) -> Bundle:
     """Write ``bundle`` with a submodel for the devices of ``recent`` to ``out``.
 
@@ -95,19 +103,20 @@ def update(bundle: Bundle, recent: RecentFrames, out: Path, progress: Progress, 
     resident = manifest.better_detector(recent.devices[0]) or manifest.only("base")
     present = model_of(bundle, resident)
     learn, tune, prove = divided(block_of(recent, present.input, manifest))
+    before = measure(present, tune, prove)
     with under_construction(out) as building:
         for name in reversed(manifest.submodels()):
             if name != resident and manifest.models[name].devices:
                 other = model_of(bundle, name)
-                parts = divided(block_of(recent, other.input, manifest))
-                if compare(other, present, parts[1:], (tune, prove)).proven:
+                _, *parts = divided(block_of(recent, other.input, manifest))
+                if compare(measure(other, *parts), before).proven:
                     shared = msgspec.structs.replace(
                         manifest.models[name], devices=(*manifest.models[name].devices, *recent.devices)
                     )
                     return _publish(bundle, building, out, signer, name, shared)
         with tempfile.TemporaryDirectory(prefix="cachenet-") as work:
             trained, _ = fine_tune(present, learn, tune, Path(work), progress, "scene submodel", EPOCHS)
-        found = compare(trained, present, (tune, prove), (tune, prove))
+        found = compare(measure(trained, tune, prove), before)
         if not found.proven:
             raise NoImprovement(f"on the latest {len(prove)} frames, trained and {resident}: {found}")
         name = _new_name(manifest)
@@ -153,27 +162,21 @@ def divided(block: Block) -> tuple[Block, Block, Block]:
     return learn, tune, prove
 
 
-def compare(new: DetectorModel, present: DetectorModel, own: Sequence[Block], theirs: Sequence[Block]) -> Comparison:
-    """Compare two detectors on the latest frames, each with the threshold that is best on the frames before.
+def measure(model: DetectorModel, tune: Block, prove: Block) -> Measured:
+    """Run a detector over the latest frames, with the threshold that is best on the frames before."""
+    detector = agreement.lowered(model).detector(torch.get_num_threads())
+    best = agreement.best(agreement.run(detector, tune), tune.reference)
+    found = agreement.run(detector, prove)
+    pairs = zip(found, prove.reference, strict=True)
+    each = np.array([counts(one.take(one.scores >= best.score), other) for one, other in pairs])
+    return Measured(each, agreement.at(found, prove.reference, best.score))
 
-    Args:
-        own, theirs: The frames to tune with and to prove on, as each detector sees them.
-    """
-    results = []
-    for model, (tune, prove) in ((new, own), (present, theirs)):
-        score = min(agreement.LEAST, model.decoder.score)
-        lower = replace(model, decoder=msgspec.structs.replace(model.decoder, score=score))
-        detector = lower.detector(torch.get_num_threads())
-        best = agreement.best(agreement.run(detector, tune), tune.reference)
-        found = agreement.run(detector, prove)
-        each = [
-            counts(one.take(one.scores >= best.score), other) for one, other in zip(found, prove.reference, strict=True)
-        ]
-        results.append((np.array(each), agreement.at(found, prove.reference, best.score)))
-    (counted, after), (before_counted, before) = results
-    _, within = intervals.difference(counted, [before_counted], [1.0], 0, _BLOCK)
+
+def compare(new: Measured, present: Measured) -> Comparison:
+    """Compare two detectors on the same frames."""
+    _, within = intervals.difference(new.counts, [present.counts], [1.0], 0, _BLOCK)
     low, high = within or (-1.0, 1.0)
-    return Comparison(after.f1, before.f1, (low, high), after.score)
+    return Comparison(new.agreement.f1, present.agreement.f1, (low, high), new.agreement.score)
 
 
 def model_of(bundle: Bundle, name: str) -> DetectorModel:
