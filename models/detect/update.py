@@ -22,6 +22,7 @@ from cachenet.models.detect.agreement import Agreement
 from cachenet.models.detect.build import write_detector
 from cachenet.models.detect.fine_tune import EPOCHS, fine_tune
 from cachenet.models.detect.footage import Block, take
+from cachenet.models.device_submodels import without
 from cachenet.models.export.detector import DetectorModel, load_detector
 from cachenet.models.train.fine_tune import NoImprovement
 from cachenet.shared.bundle.manifest import Bundle, Manifest, Model
@@ -193,13 +194,7 @@ def _new_name(manifest: Manifest) -> str:
 
 def _publish(bundle: Bundle, building: Path, out: Path, signer: Signer | None, name: str, entry: Model) -> Bundle:
     """Write the bundle with ``entry`` as its newest model. A model without devices that run it any more is removed."""
-    models = {other: model for other, model in bundle.manifest.models.items() if other != name}
-    for other, model in list(models.items()):
-        left = tuple(device for device in model.devices if device not in entry.devices)
-        if model.devices and not left:
-            del models[other]
-        else:
-            models[other] = msgspec.structs.replace(model, devices=left)
+    models = dict(without(bundle.manifest, entry.devices).models)
     scenes = [other for other, model in models.items() if model.devices]
     for other in scenes[: max(0, len(scenes) + 1 - _MAX_SCENES)]:
         del models[other]

@@ -24,6 +24,7 @@ from cachenet.models.bundle_writer import link_models, publish, under_constructi
 from cachenet.models.certify import submodel_prior
 from cachenet.models.certify.traces import Logits
 from cachenet.models.data.cifar10 import Images
+from cachenet.models.device_submodels import without
 from cachenet.models.export import quantise
 from cachenet.models.export.dequantise import dequantised
 from cachenet.models.train import proof
@@ -103,7 +104,7 @@ def fine_tune(bundle: Bundle, recent: RecentFrames, out: Path, progress: Progres
     with under_construction(out) as building:
         shared = _shared(bundle, blocks, resident, recent.devices)
         if shared is not None:
-            changed = _without(manifest, recent.devices)
+            changed = without(manifest, recent.devices)
             model = manifest.models[shared]
             model = msgspec.structs.replace(model, devices=(*model.devices, *recent.devices))
             changed = msgspec.structs.replace(changed, models={**changed.models, shared: model})
@@ -260,19 +261,9 @@ def _name(models: dict[str, Model], devices: tuple[str, ...]) -> str:
     return model_name(f"update-{max(numbers, default=0) + 1:03}", devices)
 
 
-def _without(manifest: Manifest, devices: tuple[str, ...]) -> Manifest:
-    """The manifest in which no submodel names ``devices``. A submodel that names no others is left out."""
-    models = {}
-    for name, model in manifest.models.items():
-        others = tuple(device for device in model.devices if device not in devices)
-        if others or not model.devices:
-            models[name] = msgspec.structs.replace(model, devices=others)
-    return msgspec.structs.replace(manifest, models=models)
-
-
 def _add(bundle: Bundle, model: Model, name: str, directory: Path) -> Manifest:
     """Link the other models into ``directory``, but for the oldest update if too many; return the manifest."""
-    old = _without(bundle.manifest, model.devices)
+    old = without(bundle.manifest, model.devices)
     updates = [other for other in old.models if other.startswith("update-")]
     dropped = updates[: max(0, len(updates) + 1 - _MAX_UPDATES)]
     others = {other: entry for other, entry in old.models.items() if other not in dropped}
