@@ -85,8 +85,8 @@ class ActiveBundle:
         self._rejected_versions: set[str] = set()
         #: Largest measured cost of a submodel, bytes.
         self._submodel_cost = 0
-        #: General models that have not been requested yet.
-        self._general_models: list[str] = []
+        #: Submodels that have not been requested yet and are not recommended.
+        self._initial_submodels: list[str] = []
         #: Resident set when freed memory was last returned to the system, bytes.
         self._returned = 0
         #: Whether the full model does not fit on the device.
@@ -127,7 +127,7 @@ class ActiveBundle:
     def is_complete(self) -> bool:
         """Do maintenance; then, whether every model that is available now is installed."""
         self.maintain()
-        return not self._general_models and (bool(self._loader.error) or not self._loader.is_busy(self._ready))
+        return not self._initial_submodels and (bool(self._loader.error) or not self._loader.is_busy(self._ready))
 
     def maintain(self) -> None:
         """Between two frames: install loaded models, request others, and evict models over the memory budget."""
@@ -148,17 +148,17 @@ class ActiveBundle:
             self._release(self._relieve_memory(), "memory")
 
     def _request_submodel(self, cascade: DeviceCascade) -> None:
-        """Request the recommended submodel, or else the next general model if its budget has space.
+        """Request the recommended submodel, or else the next initial one if its budget has space.
 
-        General models are never recommended: they may know no more labels than the base model. On a small device they
-        may answer most frames in less time.
+        General classifiers are never recommended: they may know no more labels than the base model. On a small device
+        they may answer most frames in less time.
         """
         if (name := cascade.pending_fetch) is not None:
             if not self._loader.is_pending(name, self._ready):
                 self._release(self._make_room(name), "room")
                 self._loader.request(name, self._ready)
-        elif self._general_models:
-            name, cache = self._general_models.pop(0), cascade.submodels
+        elif self._initial_submodels:
+            name, cache = self._initial_submodels.pop(0), cascade.submodels
             if cache is not None and cache.cost() + self._expected_cost(name) <= cache.max_bytes:
                 self._loader.request(name, self._ready)
 
@@ -263,7 +263,7 @@ class ActiveBundle:
         if self._learner is not None:
             self._learner.begin(self.cascade.estimator)
         self.manifest, self.version, self.risk_version = manifest, version, risk_version
-        self._general_models = manifest.general_models()
+        self._initial_submodels = manifest.initial_submodels(self._settings.device)
         self._on_change()
         log.info("answering with %s, version %s", manifest.name, version[:12])
 

@@ -240,6 +240,11 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         general = [name for name in self.common_submodels() if not self.models[name].classes]
         return general if self.task == "classification" else []
 
+    def initial_submodels(self, device: str) -> list[str]:
+        """Names of the submodels that ``device`` loads without a recommendation: it may have no server."""
+        better = self.better_detector(device) if self.task == "detection" else None
+        return [better] if better is not None else self.general_models()
+
     @property
     def risk_version(self) -> str:
         """Digest of what the risk models of a device depend on: full and base model, and all priors but submodels'.

@@ -65,6 +65,15 @@ def test_without_a_server_the_full_model_on_the_device_teaches_local_models_and_
     assert camera.errors == 0 and not camera.active_bundle.failures
 
 
+def test_without_a_server_the_submodel_that_is_better_than_the_base_model_runs_in_its_place(
+    bundle: Bundle, pictures: list[Picture]
+) -> None:
+    agent, _ = agent_of(bundle, pictures, levels=("base", "submodels"))
+    camera = run(agent)
+    assert camera.active_bundle.submodels == ("near",)
+    assert camera.tally.hits["submodels"] > 50 and camera.tally.hits["base"] == 0
+
+
 @pytest.mark.parametrize("delay", [1, 3])
 def test_late_replies_are_carried_to_the_present_and_no_frame_waits(
     delay: int, bundle: Bundle, pictures: list[Picture], reference: list[Detections]
