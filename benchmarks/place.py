@@ -106,7 +106,7 @@ class Curves:
 
     def fine_tuned(self, base: DetectorModel, share: float, epochs: int) -> dict[str, Any]:
         """The row of a given detector."""
-        with _progress() as progress:
+        with progress_bar() as progress:
             parts = self._parts(base, share, progress)
             before = f1(base, parts)["measured"]
             recorder, rows = Recorder(parts), list[dict[str, float]]()
@@ -136,7 +136,7 @@ class Curves:
             export(network.eval(), spec.size, path, {"labels": format_labels(labels), **described})
             return load_detector(path)
 
-        with _progress() as progress:
+        with progress_bar() as progress:
             parts = self._parts(as_model(HeatmapNet(shape)), share, progress)
             recorder, rows = Recorder(parts), list[dict[str, float]]()
 
@@ -242,29 +242,36 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=f"python -m {_PROGRAM}", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    add_footage(parser)
+    add: Callable[..., Any] = parser.add_argument
+    add("--base", type=Path, action="append", default=[], metavar="FILE.onnx", help="detector to fine-tune; repeat it")
+    add("--own", action="append", default=[], choices=list(OWN), help="own detector from nothing; repeat it")
+    add("--shares", type=_shares, default=(1.0,), metavar="A,B", help="shares of the footage (default: 1)")
+    add("--own-epochs", type=int, default=_EPOCHS, metavar="N", help="epochs from nothing")
+    add("--plot", type=Path, metavar="FILE.png", help="write a plot (default: none)")
+    return parser
+
+
+def add_footage(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the full model, its footage and the training."""
     add: Callable[..., Any] = parser.add_argument
     add("--video", type=Path, required=True, metavar="FILE", help="video file")
     add("--full", type=Path, required=True, metavar="FILE.onnx", help="full model, whose boxes are learned")
-    add("--base", type=Path, action="append", default=[], metavar="FILE.onnx", help="detector to fine-tune; repeat it")
-    add("--own", action="append", default=[], choices=list(OWN), help="own detector from nothing; repeat it")
     add("--labels", metavar="A,B", help="labels to find (default: all)")
     add("--learn", type=frame_range, required=True, metavar="FIRST:END", help="frames to learn from")
     add("--tune", type=frame_range, required=True, metavar="FIRST:END", help="frames for thresholds")
     add("--measure", type=frame_range, required=True, metavar="FIRST:END", help="frames that are measured")
-    add("--shares", type=_shares, default=(1.0,), metavar="A,B", help="shares of the footage (default: 1)")
     add("--epochs", type=int, default=fine_tune.EPOCHS, metavar="N", help="epochs of fine-tuning")
-    add("--own-epochs", type=int, default=_EPOCHS, metavar="N", help="epochs from nothing")
     add("--work", type=Path, default=Path("build/place"), metavar="DIR", help="directory of checkpoints")
     add("--json", action="store_true", help="print JSON in place of a table")
-    add("--plot", type=Path, metavar="FILE.png", help="write a plot (default: none)")
-    return parser
 
 
 def _shares(text: str) -> tuple[float, ...]:
     return tuple(float(one) for one in text.split(","))
 
 
-def _progress() -> Progress:
+def progress_bar() -> Progress:
+    """Progress on standard error, where that is a terminal."""
     return Progress(console=Console(stderr=True), disable=not sys.stderr.isatty())
 
 

@@ -94,7 +94,7 @@ class FineTuner:
     def add(self, job: Job, answer: Answer | DetectionAnswer) -> None:
         """Add a request with the full model's answer. Callable from any thread."""
         with self._lock:
-            self._history.add(RecentFrame(job.device, job.picture, answer, job.request.audit))
+            self._history.add(RecentFrame(job.device, job.picture, answer))
 
     def _work(self) -> None:
         if not self._thread.stopping.wait(_INTERVAL_S):

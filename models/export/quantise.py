@@ -47,7 +47,7 @@ def int8(model: ModelProto, images: Tensor) -> ModelProto:
         quantize_static(
             str(floats),
             str(out),
-            _Reader(model.graph.input[0].name, images),
+            _Reader(model.graph.input[0], images),
             quant_format=QuantFormat.QDQ,
             per_channel=True,
             activation_type=QuantType.QUInt8,
@@ -95,8 +95,9 @@ def _folded(model: ModelProto) -> ModelProto:
 
 
 class _Reader(CalibrationDataReader):  # type: ignore[misc]
-    def __init__(self, name: str, images: Tensor) -> None:
-        self._batches = ({name: images[at : at + _BATCH]} for at in range(0, len(images), _BATCH))
+    def __init__(self, taken: onnx.ValueInfoProto, images: Tensor) -> None:
+        batch = taken.type.tensor_type.shape.dim[0].dim_value or _BATCH  # a detector's graph fixes it
+        self._batches = ({taken.name: images[at : at + batch]} for at in range(0, len(images), batch))
 
     def get_next(self) -> dict[str, Tensor] | None:
         return next(self._batches, None)

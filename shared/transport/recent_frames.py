@@ -29,13 +29,11 @@ class RecentFrame(msgspec.Struct, frozen=True, array_like=True):
         device: Name of the device.
         picture: The picture as it was sent, encoded.
         answer: The full model's answer.
-        audit: Whether the device had answered the frame itself, and sent it as a sample of such frames.
     """
 
     device: str
     picture: bytes
     answer: Answer | DetectionAnswer
-    audit: bool = False
 
 
 class RecentFrames(msgspec.Struct, frozen=True):
