@@ -105,7 +105,7 @@ class Campus:
         shape = HeatmapShape(network.widths, len(LABELS))
         with _progress() as progress:
             work = self._work / f"campus-{key(build.fingerprint(part))}"
-            trained = train(shape, spec, part, network.epochs, work, progress, name, network.batch)
+            trained, _ = train(shape, spec, part, network.epochs, work, progress, name, network.batch)
         return _with_score(
             build.write_own(directory, name, network.role, trained, spec, LABELS, "campus"), network.role
         )

@@ -109,15 +109,9 @@ class Curves:
         with progress_bar() as progress:
             parts = self._parts(base, share, progress)
             before = f1(base, parts)["measured"]
-            recorder, rows = Recorder(parts), list[dict[str, float]]()
-
-            def on_epoch(model: DetectorModel) -> dict[str, float]:
-                rows.append(recorder(model))
-                return rows[-1]
-
             directory = self._work / key(build.fingerprint(parts.learn))
-            fine_tune.fine_tune(
-                base, parts.learn, parts.tune, directory, progress, base.path.stem, epochs, on_epoch=on_epoch
+            _, rows = fine_tune.fine_tune(
+                base, parts.learn, parts.tune, directory, progress, base.path.stem, epochs, on_epoch=Recorder(parts)
             )
         return self._row(f"fine-tuned {base.path.stem}", base, share, before, rows)
 
@@ -138,14 +132,12 @@ class Curves:
 
         with progress_bar() as progress:
             parts = self._parts(as_model(HeatmapNet(shape)), share, progress)
-            recorder, rows = Recorder(parts), list[dict[str, float]]()
-
-            def evaluate(network: Network) -> dict[str, float]:
-                rows.append(recorder(as_model(network)))
-                return rows[-1]
-
+            recorder = Recorder(parts)
             directory = self._work / key(build.fingerprint(parts.learn))
-            network = train(shape, spec, parts.learn, epochs, directory, progress, name, evaluate=evaluate)
+            network, rows = train(
+                *(shape, spec, parts.learn, epochs, directory, progress, name),
+                evaluate=lambda network: recorder(as_model(network)),
+            )
             return self._row(f"own {name}", as_model(network), share, 0.0, rows)
 
     def _parts(self, model: DetectorModel, share: float, progress: Progress) -> Parts:

@@ -181,14 +181,14 @@ def trained(
     role: Role = "base" if name == "base" else "submodel"
     if tuned is None:
         shape = HeatmapShape(config.widths, len(labels))
-        network = train(shape, spec, footage.learn, config.epochs, work, progress, name, config.batch)
+        network, _ = train(shape, spec, footage.learn, config.epochs, work, progress, name, config.batch)
         entry = write_own(building, name, role, network, spec, labels, config.name)
         return entry, {name: f"heatmap detector, {config.epochs * STEPS} steps of {config.batch} frames"}
-    scene, curve = fine_tune(tuned, footage.learn, footage.tune, work, progress, name, config.tuning_epochs)
+    scene, history = fine_tune(tuned, footage.learn, footage.tune, work, progress, name, config.tuning_epochs)
     entry = write_detector(building, name, role, scene, config.name)
     return entry, {
         name: f"base model, fine-tuned in {config.tuning_epochs * fine_tuning.STEPS} steps",
-        CURVE: " ".join(f"{one:.4f}" for one in curve),
+        CURVE: " ".join(f"{row['f1']:.4f}" for row in history),
     }
 
 

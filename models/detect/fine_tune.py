@@ -50,17 +50,18 @@ def fine_tune(
     epochs: int = EPOCHS,
     seed: int = 0,
     on_epoch: Callable[[DetectorModel], dict[str, float]] | None = None,
-) -> tuple[DetectorModel, list[float]]:
+) -> tuple[DetectorModel, list[dict[str, float]]]:
     """Train ``model`` on ``learn``, or continue from the checkpoint in ``work``.
 
     Args:
         model: The detector; the pictures of the blocks have the size of its input, and its labels are theirs.
         tune: Footage that tells when to stop: the detector of an earlier epoch is returned where it was much better.
         work: Directory of intermediate results of this full model and this footage.
-        on_epoch: Measures the detector after each epoch, for the log; None for nothing but F1 on ``tune``.
+        on_epoch: Measures the detector after each epoch; None for nothing but F1 on ``tune``.
 
     Returns:
-        The detector, and the F1 on ``tune`` after each epoch.
+        The detector, and the measures of each epoch, also of those before an interruption: ``f1`` on ``tune``, and
+        what ``on_epoch`` returned.
 
     Raises:
         NotTrainable: The detector cannot be trained.
@@ -81,7 +82,7 @@ def fine_tune(
     history = fit(
         network, model.input, recipe, batches, STEPS, loss, checkpoint, progress, title, evaluate, keep_best="f1"
     )
-    return replace(model, graph=network.model()), [row["f1"] for row in history]
+    return replace(model, graph=network.model()), history
 
 
 def training(model: DetectorModel) -> tuple[OnnxNetwork, TargetsOf, Loss]:

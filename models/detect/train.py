@@ -46,13 +46,16 @@ def train(
     batch: int = BATCH,
     seed: int = 0,
     evaluate: Callable[[Network], dict[str, float]] | None = None,
-) -> HeatmapNet:
+) -> tuple[HeatmapNet, list[dict[str, float]]]:
     """Train a detector on the frames of ``block``, or continue from the checkpoint in ``work``.
 
     Args:
         spec: Input of the detector; the pictures of ``block`` have its size.
         work: Directory of intermediate results of this full model and this footage.
-        evaluate: Measures the detector after each epoch, for the log; None for no measures.
+        evaluate: Measures the detector after each epoch; None for no measures.
+
+    Returns:
+        The detector, and the measures of each epoch, also of those before an interruption.
 
     Raises:
         OSError: ``work`` cannot be written.
@@ -64,5 +67,5 @@ def train(
     columns, rows = (side // STRIDE for side in spec.size)
     targets_of: TargetsOf = lambda objects, score: targets(objects, score, shape.classes, rows, columns)  # noqa: E731
     batches = views(block, shape.classes, batch, STEPS, targets_of)
-    fit(network, spec, chosen, batches, STEPS, loss, checkpoint, progress, title, evaluate)
-    return network.eval()
+    history = fit(network, spec, chosen, batches, STEPS, loss, checkpoint, progress, title, evaluate)
+    return network.eval(), history
