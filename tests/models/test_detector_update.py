@@ -52,7 +52,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     spec = build.own_input(squares.SIZE, squares.SIZE[0] * squares.SIZE[1])
     with under_construction(directory / "out") as building, progress() as shown:
         block = read_block(full, find(squares.video(directory / "other.avi", 60, 1)), spec, directory, 1, shown)
-        network = train(HeatmapShape((8, 16, 16), 1), spec, block, 1, directory, shown, "base", 8)
+        network, _ = train(HeatmapShape((8, 16, 16), 1), spec, block, 1, directory, shown, "base", 8)
         models = {
             "full": build.write_detector(building, "full", "full", full, "squares"),
             "base": build.write_own(building, "base", "base", network, spec, ("square",), "squares"),
