@@ -94,7 +94,8 @@ class FineTuner:
     def add(self, job: Job, answer: Answer | DetectionAnswer) -> None:
         """Add a request with the full model's answer. Callable from any thread."""
         with self._lock:
-            self._history.add(RecentFrame(job.device, job.picture, answer, job.request.audit))
+            audit = job.request.audit and not job.request.miss
+            self._history.add(RecentFrame(job.device, job.picture, answer, audit))
 
     def _work(self) -> None:
         if not self._thread.stopping.wait(_INTERVAL_S):
