@@ -209,10 +209,12 @@ class Outbox:
         with self._lock:
             self._removed += self._backlog.expire()
             empty = not self._backlog.counts().waiting
-        if self._removed:
+        if self._removed and empty:  # a full disk takes no deletions from a file, but that of the file
+            self._file.remove()
+            with self._lock:
+                self._removed.clear()
+        elif self._removed:
             self._exchange(None)
-            if empty:
-                self._file.remove()
         offset = self._wall_clock() - self._clock()
         if abs(offset - self._offset) > _CLOCK_STEP_S:
             self._file.shift(offset - self._offset)

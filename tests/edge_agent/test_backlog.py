@@ -74,7 +74,7 @@ class Device:
 
 
 @given(_EVENTS)
-def test_the_bounds_hold_the_oldest_goes_first_and_every_frame_is_counted_once(
+def test_bounds_hold_the_oldest_goes_first_and_every_frame_is_counted_once(
     events: list[tuple[str, object]],
 ) -> None:
     device, attempts = Device(), 0
