@@ -6,6 +6,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -13,16 +14,22 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
+from cachenet.edge_agent.agent import Agent
 from cachenet.edge_agent.outbox import outbox as module
 from cachenet.edge_agent.outbox.backlog import MAX_AGE_S, REPLY_S, SEND_EVERY_S, Counts
 from cachenet.edge_agent.outbox.database import OVERHEAD, OutboxFile, StoredFrame
 from cachenet.edge_agent.outbox.outbox import Outbox, UnsentFrame
+from cachenet.edge_agent.outputs.metrics import endpoint
+from cachenet.edge_agent.outputs.report import JsonLinesWriter
 from cachenet.edge_agent.remote import CloudClient
+from cachenet.edge_agent.settings import CameraTable, Settings
+from cachenet.edge_agent.updates.store import Store
 from cachenet.shared.bundle.manifest import Bundle
 from cachenet.shared.inference.image import BadPicture, encode
 from cachenet.shared.transport import protocol
-from cachenet.shared.transport.mqtt import MqttConnection
+from cachenet.shared.transport.mqtt import Address, MqttConnection
 from tests.bundles import tiny_bundle
+from tests.edge_agent.agents import Pictures
 from tests.edge_agent.links import FakeLink, message
 from tests.edge_agent.test_remote import PICTURE, missed
 
@@ -344,6 +351,8 @@ def test_a_camera_stores_what_it_cannot_send_and_nothing_that_it_sends(tmp_path:
     assert cloud.audit(1, PICTURE)
     cloud.post(missed(2, (), 0.0, 1.0), lambda: PICTURE)
     assert noted.frames == [] and cloud.is_asking
+    clock[0] += 3600.0
+    assert not cloud.is_asking, "a question whose reply would be useless now"
     link.connected.clear()
     assert not cloud.audit(3, PICTURE)
     cloud.post(missed(4, (), 0.0, 1.0), lambda: PICTURE)
@@ -362,6 +371,19 @@ def test_a_camera_stores_what_it_cannot_send_and_nothing_that_it_sends(tmp_path:
     assert [frame.miss for frame in noted.frames[3:]] == [True, False]
 
 
+def test_a_question_is_under_way_before_it_is_sent_and_until_its_wait_ends(tmp_path: Path) -> None:
+    asking: list[bool] = []
+
+    def publish(*_: object) -> bool:
+        asking.append(cloud.is_asking)
+        return True
+
+    link = cast(MqttConnection, FakeLink(publish))
+    cloud = CloudClient(link, "cam", Bundle(tiny_bundle(tmp_path)).manifest, lambda: 0.0)
+    cloud.ask(missed(1, (), 0.0, 0.0), lambda: PICTURE)
+    assert (asking, cloud.is_asking) == ([True], False)
+
+
 def test_the_pictures_in_the_file_are_those_that_were_offered(tmp_path: Path) -> None:
     file = OutboxFile(tmp_path)
     data = np.random.default_rng(0).bytes(70_000)
@@ -372,3 +394,35 @@ def test_the_pictures_in_the_file_are_those_that_were_offered(tmp_path: Path) ->
     file.shift(2.0)
     assert file.index() == [(b"1" * 16, 70_000 + OVERHEAD, 7.0)]
     file.close()
+
+
+def test_cameras_share_one_outbox_whose_counts_are_in_summary_and_metrics(tmp_path: Path) -> None:
+    """Of an agent that finds no broker: audits and misses of both cameras wait in one file."""
+    bundle = Bundle(tiny_bundle(tmp_path / "bundle", risk=0.9))
+    settings = Settings(
+        broker="mqtt://127.0.0.1:1", store=str(tmp_path / "store"), outbox="5MB", levels=("base", "cloud"),
+        audit_share=0.5, device="cam", camera=tuple(CameraTable(name, "pictures") for name in ("door", "yard")),
+    )  # fmt: skip
+    agent = Agent(settings, [Pictures(20), Pictures(20)], Address("127.0.0.1", 1), None, bundle)
+    with endpoint(agent, "127.0.0.1", 0) as port:
+        agent.run(JsonLinesWriter(""))
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+            text = answer.read().decode()
+    counts = agent.summary()["outbox"]
+    assert counts["stored"] == counts["waiting"] == len(ids(tmp_path / "store")) > 2
+    assert f"cachenet_outbox_stored_total {counts['stored']}.0" in text
+    assert f'cachenet_outbox_dropped_total{{reason="rate"}} {counts["dropped"]["rate"]}.0' in text
+    assert f"cachenet_outbox_waiting {counts['waiting']}.0" in text
+    for camera in agent.cameras:
+        assert camera.cascade is not None and camera.cascade.audits is not None
+        assert camera.audited == camera.cascade.audits.sent == 0
+
+
+def test_an_agent_without_an_outbox_deletes_the_one_of_an_earlier_run(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    device = Device(tmp_path)
+    device.store(*pictures(1))
+    device.outbox.stop()
+    agent = Agent(Settings(store=str(tmp_path)), [Pictures(0)], None, store, None)
+    assert agent.outbox is None and agent.summary()["outbox"] is None
+    assert not (tmp_path / "outbox.sqlite").exists()
