@@ -39,21 +39,23 @@ class ServiceReport:
         self._at_ping: dict[str, int | None] = {}
 
     def step(self) -> None:
-        """Send what is due."""
+        """Send what is due; what the service manager cannot take now is sent with the next step."""
         now, due = self._clock(), []
-        answered = any(loop.frames for loop in self._agent.loops)
-        if not self._ready and (answered or now >= self._ready_at):
-            self._ready = True
+        frames = {loop.name: loop.answering for loop in self._agent.loops}
+        ready = self._ready or now >= self._ready_at or any(loop.frames for loop in self._agent.loops)
+        if ready and not self._ready:
             due.append("READY=1")
-        blocked = ""
-        if self._manager.watchdog_s and now >= self._ping_at and not (blocked := self.blocked()):
-            self._ping_at = now + self._manager.watchdog_s / 2
-            self._at_ping = {loop.name: loop.answering for loop in self._agent.loops}
+        ping = self._manager.watchdog_s > 0 and now >= self._ping_at
+        blocked = self.blocked() if ping else ""
+        ping = ping and not blocked
+        if ping:
             due.append("WATCHDOG=1")
         if (status := blocked or self._health() or "answering") != self._status:
-            self._status = status
             due.append(f"STATUS={printable(status)}")
-        self._manager.send(*due)
+        if due and self._manager.send(*due):
+            self._ready, self._status = ready, status
+            if ping:
+                self._ping_at, self._at_ping = now + self._manager.watchdog_s / 2, frames
 
     def blocked(self) -> str:
         """Why the process makes no progress, which a start may mend; empty if it does."""
