@@ -164,7 +164,7 @@ def test_frames_of_an_earlier_run_are_sent_with_their_ids_although_it_was_killed
     assert [request.correlation for _, request in device.sent] == [bytes([number]) * 16 for number in range(20)]
 
 
-def test_the_bound_on_bytes_is_kept_and_a_lower_one_takes_effect_at_the_next_start(tmp_path: Path) -> None:
+def test_the_bound_on_bytes_holds_and_a_lower_one_takes_effect_at_the_next_start(tmp_path: Path) -> None:
     device = Device(tmp_path, 3 * (_SIZE + OVERHEAD))
     device.store(*pictures(5), b"x" * 20_000)
     assert device.counts.dropped == {"age": 0, "bytes": 3, "error": 0, "rate": 0}
