@@ -322,7 +322,7 @@ class Agent:
 
     def _make_outbox(self, store: Store | None) -> Outbox | None:
         """The outbox, in the store directory; None if the settings have none, and then what is stored is deleted."""
-        size, directory = parse_size(self.settings.outbox), Path(self.settings.store)
+        size, directory = self.settings.outbox_bytes, Path(self.settings.store)
         if size and self.link is not None:
             return Outbox(directory, size, self.settings.device, self.link, self._is_asking)
         if store is not None and not size:  # this process holds the lock of the directory

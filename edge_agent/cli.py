@@ -117,6 +117,9 @@ def run(
                 about = f"{camera.title}: " if camera.title else ""
                 _stderr.print(f"{about}{_OUT_OF_DISTRIBUTION}", highlight=False)
         _stderr.print(f"up {summary['bytes_up'] / 1e3:.0f} kB, down {summary['bytes_down'] / 1e3:.0f} kB")
+        if (outbox := summary["outbox"]) is not None:
+            kinds = ", ".join(f"{outbox[kind]} {kind}" for kind in ("stored", "sent", "waiting"))
+            _stderr.print(f"outbox: {kinds}, {sum(outbox['dropped'].values())} dropped", highlight=False)
     if failures:
         exit.say("edge-agent", f"not written: {'; '.join(failures)}")
     if unread := _sources_without_frames(agent):

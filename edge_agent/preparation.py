@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from cachenet.edge_agent.outputs import home_assistant
-from cachenet.edge_agent.settings import Settings, parse_size
+from cachenet.edge_agent.settings import Settings
 from cachenet.edge_agent.updates.store import Store
 from cachenet.shared.bundle import zoo
 from cachenet.shared.bundle.manifest import Bundle
@@ -47,7 +47,7 @@ def prepare(settings: Settings) -> Parts:
     providers(settings.provider)
     if (settings.results or settings.home_assistant) and not settings.broker:
         raise ValueError("results and Home Assistant need a broker: give --broker mqtt://host")
-    if parse_size(settings.outbox) and not settings.asks_server:
+    if settings.outbox_bytes and not settings.asks_server:
         raise ValueError(NO_SERVER)
     if settings.home_assistant:
         names = [settings.device, *(camera.name for camera in settings.camera)]

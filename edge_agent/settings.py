@@ -332,6 +332,11 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return "--max-disagreement", self.max_disagreement
 
     @property
+    def outbox_bytes(self) -> int:
+        """Bound of the outbox, bytes; 0: none."""
+        return parse_size(self.outbox or "0")
+
+    @property
     def asks_server(self) -> bool:
         """Whether misses may be sent to a server."""
         return bool(self.broker) and "cloud" in self.levels and self.mode != "offline"

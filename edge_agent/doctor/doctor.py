@@ -12,7 +12,7 @@ from pathlib import Path
 from cachenet.edge_agent.doctor.connectivity import check_connectivity, is_signed
 from cachenet.edge_agent.pipeline import pipeline_for
 from cachenet.edge_agent.preparation import NO_SERVER
-from cachenet.edge_agent.settings import Settings, parse_size
+from cachenet.edge_agent.settings import Settings
 from cachenet.edge_agent.sources import SourceError, open_source
 from cachenet.edge_agent.updates.store import Store, StoreError
 from cachenet.shared.bundle import zoo
@@ -70,7 +70,7 @@ def _check(settings: Settings) -> Iterator[Finding]:
         )
     if store is not None:
         yield _room(settings, manifest, find)
-    if size := parse_size(settings.outbox):
+    if size := settings.outbox_bytes:
         yield _outbox(settings, size)
     yield from _outputs(settings, "output", "summary", "misses")
     pictures = []

@@ -163,7 +163,6 @@ class Backlog:
             if self._refusals < MAX_REFUSALS:
                 return False
         elif frame == self._asked:
-            self._asked, self._until = None, self._clock() + SEND_EVERY_S
             self._backoff.reset()
         if result == "answered":
             self._counts.sent += self._remove(frame)
@@ -180,6 +179,8 @@ class Backlog:
             return False
         if frame == next(iter(self._entries)):
             self._refusals = 0
+        if frame == self._asked:
+            self._asked, self._until = None, self._clock() + SEND_EVERY_S
         self._counts.bytes -= self._entries.pop(frame).size
         return True
 

@@ -234,18 +234,20 @@ class Outbox:
             return
         with self._lock:
             frame = self._backlog.next()
-            if frame is None:
-                return
-            self._backlog.asked(frame)  # before an answer can come
-        if not self._guarded(lambda: self._publish(frame)):
+        if frame is not None and not self._guarded(lambda: self._publish(frame)):
             with self._lock:
+                self._backlog.asked(frame)
                 self._backlog.answered(frame, "later")
 
     def _publish(self, frame: bytes) -> None:
-        """Read a frame and send it. Raises ``OSError`` and ``Damaged``."""
+        """Read a frame and send it, unless a camera asks meanwhile. Raises ``OSError`` and ``Damaged``."""
         stored = self._file.read(frame)
         if stored is None:
             raise OSError(0, "a frame is missing", str(self._file.path))
+        if self._is_asking():
+            return
+        with self._lock:
+            self._backlog.asked(frame)  # before an answer can come
         content = cast(protocol.ContentType, stored.content)
         request = protocol.Request(
             stored.model, content, frame, int(1000 * REPLY_S), audit=True, id=frame.hex(), miss=stored.miss

@@ -138,6 +138,15 @@ def test_a_frame_without_a_reply_is_sent_again_later_or_when_a_server_connects()
     assert device.send() == frame
 
 
+def test_a_frame_that_is_dropped_while_it_is_under_way_does_not_hold_up_the_next() -> None:
+    device = Device()
+    device.store(60)
+    device.send()
+    second = device.store(60)
+    device.now += SEND_EVERY_S
+    assert device.send() == second
+
+
 def test_a_late_answer_to_an_earlier_request_counts_once() -> None:
     device = Device()
     frame = device.store(10)

@@ -125,6 +125,11 @@ def test_nothing_is_sent_while_a_camera_asks(tmp_path: Path) -> None:
     device.outbox.step()
     assert device.sent == []
     device.asking = False
+    asked = iter([False, True])
+    device.outbox._is_asking = lambda: next(asked)
+    device.outbox.step()
+    assert device.sent == [], "a question has come while the picture was read"
+    device.outbox._is_asking = lambda: device.asking
     device.outbox.step()
     assert len(device.sent) == 1
 
