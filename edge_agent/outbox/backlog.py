@@ -136,9 +136,9 @@ class Backlog:
         self._counts.bytes += entry.size
         self._counts.stored += not restored
 
-    def forget(self) -> None:
-        """Count a damaged file; the frames in it are gone."""
-        self._counts.damaged += 1
+    def forget(self, renamed: bool) -> None:
+        """Drop all frames: their file is damaged. ``renamed``: whether it was renamed."""
+        self._counts.damaged += renamed
         self.drop("error", list(self._entries))
 
     # Sending.

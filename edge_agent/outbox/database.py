@@ -13,7 +13,11 @@ import os
 import sqlite3
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
+
+import msgspec
+
+T = TypeVar("T")
 
 #: What a frame counts beside its picture, bytes: its row, and the unused part of its last page.
 OVERHEAD = 4096
@@ -74,11 +78,10 @@ class OutboxFile:
         """Id, size and time of storing of each frame, oldest first. The size is what the frame takes, bytes."""
         if not self.path.exists():
             return []
-        rows = self._run("SELECT id, length(picture), stored FROM frames ORDER BY number")
-        try:
-            return [(bytes(frame), size + OVERHEAD, float(stored)) for frame, size, stored in rows]
-        except (TypeError, ValueError) as error:
-            raise Damaged(f"{self.path}: {error}") from None
+        rows = self._run(
+            "SELECT id, length(picture), stored FROM frames ORDER BY number", list[tuple[bytes, int, float]]
+        )
+        return [(frame, size + OVERHEAD, stored) for frame, size, stored in rows]
 
     def exchange(self, removed: list[bytes], added: StoredFrame | None = None) -> None:
         """Delete frames and store another, both or nothing."""
@@ -86,20 +89,21 @@ class OutboxFile:
             with self._open() as connection:
                 connection.executemany("DELETE FROM frames WHERE id = ?", [(frame,) for frame in removed])
                 if added is not None:
-                    columns = "(id, stored, miss, model, content, picture)"
-                    connection.execute(f"INSERT INTO frames {columns} VALUES (?, ?, ?, ?, ?, ?)", added)
+                    columns = ", ".join(StoredFrame._fields)
+                    connection.execute(f"INSERT INTO frames ({columns}) VALUES (?, ?, ?, ?, ?, ?)", added)
         except sqlite3.Error as error:
             raise _explained(error, self.path) from None
 
     def read(self, frame: bytes) -> StoredFrame | None:
         """The frame with this id; None if there is none."""
-        rows = self._run("SELECT id, stored, miss, model, content, picture FROM frames WHERE id = ?", (frame,))
-        return next((StoredFrame(own, stored, bool(miss), *rest) for own, stored, miss, *rest in rows), None)
+        columns = ", ".join(StoredFrame._fields)
+        found = self._run(f"SELECT {columns} FROM frames WHERE id = ?", list[StoredFrame], (frame,))
+        return found[0] if found else None
 
     def shift(self, seconds: float) -> None:
         """Correct all times of storing after a step of the clock."""
         if self.path.exists():
-            self._run("UPDATE frames SET stored = stored + ?", (seconds,))
+            self._run("UPDATE frames SET stored = stored + ?", list[None], (seconds,))
 
     def rename_damaged(self) -> None:
         """Rename a damaged file to ``outbox.sqlite.damaged``, in place of an earlier one."""
@@ -120,12 +124,15 @@ class OutboxFile:
             with suppress(sqlite3.Error):
                 connection.close()
 
-    def _run(self, statement: str, values: tuple[object, ...] = ()) -> list[Any]:
+    def _run(self, statement: str, rows: type[T], values: tuple[object, ...] = ()) -> T:
+        """The rows of a statement, of these types."""
         try:
             with self._open() as connection:
-                return connection.execute(statement, values).fetchall()
+                return msgspec.convert(connection.execute(statement, values).fetchall(), rows, strict=False)
         except sqlite3.Error as error:
             raise _explained(error, self.path) from None
+        except msgspec.ValidationError as error:
+            raise Damaged(f"{self.path}: {error}") from None
 
     def _open(self) -> sqlite3.Connection:
         if self._connection is not None:

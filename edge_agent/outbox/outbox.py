@@ -272,14 +272,15 @@ class Outbox:
             use()
         except Damaged as damaged:
             self._opened, self._open_at = False, self._clock()
-            with self._lock:
-                self._backlog.forget()
-                self._removed.clear()
-            error = f"{damaged}; it is renamed, and a new file is begun"
+            error, renamed = f"{damaged}; it is renamed, and a new file is begun", True
             try:
                 self._file.rename_damaged()
             except OSError as refused:
-                error, self._open_at = f"{damaged}; {refused.strerror}", self._clock() + _RETRY_S
+                error, renamed = f"{damaged}; it cannot be renamed: {refused.strerror}", False
+                self._open_at += _RETRY_S
+            with self._lock:
+                self._backlog.forget(renamed)
+                self._removed.clear()
         except OSError as refused:
             error = f"{self._file.path}: {refused.strerror}"
         else:

@@ -189,6 +189,6 @@ def test_a_damaged_file_takes_its_frames_along() -> None:
     device = Device()
     device.store(10)
     device.store(20)
-    device.backlog.forget()
+    device.backlog.forget(renamed=True)
     counts = device.backlog.counts()
     assert (counts.damaged, counts.dropped["error"], counts.waiting, counts.bytes) == (1, 2, 0, 0)

@@ -231,6 +231,33 @@ def test_a_damaged_file_is_renamed_counted_and_logged_once(
     assert len([line for line in caplog.messages if "outbox" in line]) == 1
 
 
+def test_a_frame_of_other_types_is_a_damaged_file(tmp_path: Path) -> None:
+    device = Device(tmp_path)
+    device.store(*pictures(1))
+    device.outbox.stop()
+    with sqlite3.connect(tmp_path / "outbox.sqlite") as connection:
+        connection.execute("UPDATE frames SET model = NULL, picture = 5")
+    connection.close()
+    again = Device(tmp_path)
+    again.outbox.step()
+    assert (again.counts.damaged, again.sent) == (1, [])
+
+
+def test_a_damaged_file_that_cannot_be_renamed_is_no_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "outbox.sqlite").write_bytes(b"no database " * 1000)
+    device = Device(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(OutboxFile, "rename_damaged", refusing("Read-only file system"))
+        device.store(*pictures(3))
+        device.pass_time(module._RETRY_S)
+        device.store(*pictures(1))
+        assert (device.counts.damaged, device.counts.dropped["error"]) == (0, 4)
+    device.pass_time(module._RETRY_S)
+    device.outbox.step()
+    device.store(*pictures(1))
+    assert (device.counts.damaged, device.counts.stored) == (1, 1)
+
+
 def test_a_file_of_a_later_version_is_not_misread(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "outbox.sqlite") as connection:
         connection.execute("PRAGMA user_version = 2")
