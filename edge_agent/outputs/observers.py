@@ -14,7 +14,6 @@ from cachenet.edge_agent.device_cascade import DeploymentError
 from cachenet.edge_agent.outputs.report import View
 from cachenet.edge_agent.settings import parse_size
 from cachenet.shared.command import config
-from cachenet.shared.command.service_manager import ServiceManager
 from cachenet.shared.inference.image import parse_region
 
 log = logging.getLogger(__name__)
@@ -50,10 +49,6 @@ def attach_observers(agent: Agent) -> Iterator[list[tuple[str, Writer]]]:
 
             with _naming(f"metrics {settings.metrics}"):
                 stack.enter_context(endpoint(agent, *config.endpoint(settings.metrics)))
-        if (manager := ServiceManager()).listens:
-            from cachenet.edge_agent.doctor.service import reporting
-
-            stack.enter_context(reporting(agent, manager))
         if settings.preview:
             from cachenet.edge_agent.outputs.preview import Preview
 
