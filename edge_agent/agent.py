@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,8 @@ from cachenet.edge_agent.camera_loop import CameraLoop
 from cachenet.edge_agent.device_cascade import DeploymentError
 from cachenet.edge_agent.doctor.watchdog import Watchdog
 from cachenet.edge_agent.learner_file import LearnerFile
+from cachenet.edge_agent.outbox.database import OutboxFile
+from cachenet.edge_agent.outbox.outbox import Outbox
 from cachenet.edge_agent.outputs import home_assistant, report
 from cachenet.edge_agent.server_version import ServerVersion
 from cachenet.edge_agent.settings import Settings, default_store, parse_size
@@ -78,6 +81,7 @@ class Agent:
         self.server_version = ServerVersion()
         self.loops: tuple[CameraLoop, ...] = ()
         self.link = self._connect(address, bundle is None) if address is not None else None
+        self.outbox = self._make_outbox(store)
         #: One for the loader and one for the updater, so that each can download while the other does.
         self._downloaders = [Downloader(store, self.link, settings.device) for _ in range(2)]
         self._exit_kind = None if settings.early_exits == "off" else settings.early_exits
@@ -117,6 +121,7 @@ class Agent:
                 self._on_models_changed,
                 self._answering(),
                 self._learner_file(store, own),
+                self.outbox,
             )
 
         #: One for each camera of the device.
@@ -172,6 +177,8 @@ class Agent:
         self.loader.start()
         if self.updater is not None:
             self.updater.start()
+        if self.outbox is not None:
+            self.outbox.start()
         if self.link is not None:
             self.link.start()
 
@@ -182,6 +189,8 @@ class Agent:
             self.updater.stop()
         self.loader.stop()
         self.server_version.stop()
+        if self.outbox is not None:
+            self.outbox.stop()
         if self.link is not None:
             self.link.stop((protocol.topic(self.settings.device, "status"), self._status("stopped")))
 
@@ -236,6 +245,8 @@ class Agent:
             if self.server_version.receive(message):
                 return
             if message.topic.startswith(protocol.CATALOGUE_TOPICS[:-1]):
+                if self.outbox is not None:  # a server sends its catalogue when it connects
+                    self.outbox.on_server()
                 if self.updater is not None and self.settings.catalogue in ("", message.topic.rsplit("/", 1)[-1]):
                     self.updater.announce(message.payload, protocol.signature(message.properties))
                 return
@@ -243,6 +254,8 @@ class Agent:
             if leaf == ("answer",):
                 for camera in self.cameras:
                     camera.receive(message)
+                if self.outbox is not None:
+                    self.outbox.receive(message)
             elif leaf[0] == "blob" and leaf[1] != "get":
                 for downloader in self._downloaders:
                     downloader.receive(message, leaf[1])
@@ -250,6 +263,8 @@ class Agent:
             log.warning("message on %s ignored: %s", message.topic, error)
 
     def _connected(self) -> None:
+        if self.outbox is not None:
+            self.outbox.on_server()
         self._announce()
         self._announce_cameras()
 
@@ -305,6 +320,19 @@ class Agent:
         directory = store.directory if store is not None else named
         return LearnerFile(directory, own.name, zone=own.zone_name) if directory is not None else None
 
+    def _make_outbox(self, store: Store | None) -> Outbox | None:
+        """The outbox, in the store directory; None if the settings have none, and then what is stored is deleted."""
+        size, directory = self.settings.outbox_bytes, Path(self.settings.store)
+        if size and self.link is not None:
+            return Outbox(directory, size, self.settings.device, self.link, self._is_asking)
+        if store is not None and not size:  # this process holds the lock of the directory
+            with suppress(OSError):
+                OutboxFile(directory).remove()
+        return None
+
+    def _is_asking(self) -> bool:
+        return any(camera.is_asking for camera in self.cameras)
+
     def _announce(self) -> None:
         if self.link is None:
             return
@@ -353,7 +381,9 @@ class Agent:
     def traffic(self) -> tuple[int, int]:
         """Payload bytes to and from the broker."""
         up, down = zip(*(camera.traffic for camera in self.cameras), strict=True)
-        return sum(up), sum(down) + sum(downloader.bytes_down for downloader in self._downloaders)
+        outbox = (self.outbox.bytes_up, self.outbox.bytes_down) if self.outbox is not None else (0, 0)
+        downloaded = sum(downloader.bytes_down for downloader in self._downloaders)
+        return sum(up) + outbox[0], sum(down) + downloaded + outbox[1]
 
     def summary(self) -> dict[str, Any]:
         """Summary of the run, as ``--json`` prints it: of the only camera, or of each camera by name."""
@@ -364,6 +394,7 @@ class Agent:
             "resident_bytes_peak": peak_resident_bytes(),
             "version": VERSION,
             "update": self.updater.status if self.updater is not None else "",
+            "outbox": msgspec.to_builtins(self.outbox.counts()) if self.outbox is not None else None,
         }
         if not self.settings.camera:
             return self._summary_of(self.loops[0]) | device

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from cachenet.edge_agent.learner_file import LearnerFile
+from cachenet.edge_agent.outbox.outbox import Outbox
 from cachenet.edge_agent.outputs import report
 from cachenet.edge_agent.outputs.recorder import Recorder
 from cachenet.edge_agent.pipeline import DeviceCascade, Pipeline
@@ -89,6 +90,7 @@ class Camera:
         on_models_changed: Callable[[], None],
         cameras: int = 1,
         learner: LearnerFile | None = None,
+        outbox: Outbox | None = None,
     ) -> None:
         """
         Args:
@@ -98,6 +100,7 @@ class Camera:
             on_models_changed: Called after a change of version or models.
             cameras: Number of cameras and zones that answer; see ``ActiveBundle``.
             learner: File of the learner state; see ``ActiveBundle``.
+            outbox: Stores frames while there is no server, shared by all cameras; None: they are lost.
 
         Raises:
             OSError: The decision log cannot be opened.
@@ -121,7 +124,7 @@ class Camera:
         #: Version of the active bundle.
         self.version = ""
         self._started = time.monotonic()
-        self._link, self.loader, self._observers = link, loader, observers
+        self._link, self.loader, self._observers, self._outbox = link, loader, observers, outbox
         self._on_models_changed = on_models_changed
         self._stopped = threading.Event()
         self._cloud: CloudClient | None = None
@@ -320,11 +323,16 @@ class Camera:
             if self._link is not None and self.uses_cloud:
                 before, self._cloud = (
                     self._cloud,
-                    CloudClient(self._link, self.settings.device, manifest, time.monotonic),
+                    CloudClient(self._link, self.settings.device, manifest, time.monotonic, self._outbox, self.title),
                 )
                 if before is not None:
                     self._cloud.bytes_up, self._cloud.bytes_down = before.bytes_up, before.bytes_down
         self._on_models_changed()
+
+    @property
+    def is_asking(self) -> bool:
+        """Whether the answer of the server to a question is awaited."""
+        return self._cloud is not None and self._cloud.is_asking
 
     @property
     def decision_log_failure(self) -> str:

@@ -55,6 +55,10 @@ class CameraLoop:
             self.cameras = (make(msgspec.structs.replace(settings, decision_log=""), source),)
         else:
             self._choose()
+        #: Index of the frame that is being answered; None between two frames.
+        self.answering: int | None = None
+        #: Whether ``run`` has ended by an error.
+        self.failed = False
         #: Failed frames in a row by zone.
         self._failed: Counter[str] = Counter()
 
@@ -94,9 +98,14 @@ class CameraLoop:
             for index, shot in enumerate(self.source):
                 if self._stopped.is_set():
                     break
+                self.answering = index
                 self._answer(index, shot, sink)
+                self.answering = None
                 if index + 1 == self.settings.frames:
                     break
+        except BaseException:
+            self.failed = True
+            raise
         finally:
             self.source.close()
             for camera in self.cameras:

@@ -20,6 +20,7 @@ from cachenet.edge_agent.agent import Agent
 from cachenet.edge_agent.device_cascade import DeploymentError
 from cachenet.edge_agent.doctor import doctor
 from cachenet.edge_agent.doctor import forget as forget_device
+from cachenet.edge_agent.doctor.service import reporting
 from cachenet.edge_agent.outputs import home_assistant, report
 from cachenet.edge_agent.outputs.observers import Writer, attach_observers
 from cachenet.edge_agent.outputs.recorder import Recorder
@@ -35,6 +36,7 @@ from cachenet.shared.command.diagnostics import command
 from cachenet.shared.command.errors import UserError
 from cachenet.shared.command.file_names import shown
 from cachenet.shared.command.options import Version, program, with_settings
+from cachenet.shared.command.service_manager import ServiceManager
 from cachenet.shared.command.supervision import end_process
 from cachenet.shared.command.text import printable
 from cachenet.shared.transport.addresses import without_password
@@ -90,6 +92,7 @@ def run(
     try:
         with (
             attach_observers(agent) as writers,
+            reporting(agent, manager) if (manager := ServiceManager()).listens else nullcontext(),
             TerminalView(agent, _stderr) if (_stderr.is_terminal if view is None else view) else nullcontext(),
         ):
             agent.run(sink)
@@ -117,6 +120,9 @@ def run(
                 about = f"{camera.title}: " if camera.title else ""
                 _stderr.print(f"{about}{_OUT_OF_DISTRIBUTION}", highlight=False)
         _stderr.print(f"up {summary['bytes_up'] / 1e3:.0f} kB, down {summary['bytes_down'] / 1e3:.0f} kB")
+        if (outbox := summary["outbox"]) is not None:
+            kinds = ", ".join(f"{outbox[kind]} {kind}" for kind in ("stored", "sent", "waiting"))
+            _stderr.print(f"outbox: {kinds}, {sum(outbox['dropped'].values())} dropped", highlight=False)
     if failures:
         exit.say("edge-agent", f"not written: {'; '.join(failures)}")
     if unread := _sources_without_frames(agent):

@@ -17,6 +17,9 @@ from cachenet.shared.transport.protocol import check_device
 if TYPE_CHECKING:
     from cachenet.shared.bundle.trust import Key
 
+#: Message about an outbox that nothing would be sent from.
+NO_SERVER = "outbox is for a server: give --broker mqtt://host, level cloud, and no --mode offline"
+
 
 class Parts(NamedTuple):
     """Arguments of ``Agent`` after its settings and sources."""
@@ -35,8 +38,7 @@ def prepare(settings: Settings) -> Parts:
     """
     if not settings.broker and not settings.bundle:
         raise ValueError("nothing to answer with: give --broker mqtt://host, or --bundle (such as cifar10)")
-    uses_cloud = "cloud" in settings.levels and settings.broker and settings.mode != "offline"
-    if "base" not in settings.levels and not uses_cloud:
+    if "base" not in settings.levels and not settings.asks_server:
         raise ValueError(
             "no level can answer: levels must include base, or cloud with a --broker and not offline"
             + "; full only helps base, and base=full with levels=base runs it alone" * ("full" in settings.levels)
@@ -45,6 +47,8 @@ def prepare(settings: Settings) -> Parts:
     providers(settings.provider)
     if (settings.results or settings.home_assistant) and not settings.broker:
         raise ValueError("results and Home Assistant need a broker: give --broker mqtt://host")
+    if settings.outbox_bytes and not settings.asks_server:
+        raise ValueError(NO_SERVER)
     if settings.home_assistant:
         names = [settings.device, *(camera.name for camera in settings.camera)]
         home_assistant.check_names(settings.discovery_prefix, names)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from cachenet.edge_agent.outbox.outbox import Outbox, UnsentFrame
 from cachenet.shared.bundle.manifest import Manifest
 from cachenet.shared.cascade.circuit_breaker import CircuitBreaker
 from cachenet.shared.cascade.detect.types import SceneMiss, SceneReply
@@ -54,8 +55,21 @@ class CloudClient:
     Replies after their deadline are returned by ``late``, replies to audited frames by ``audited``.
     """
 
-    def __init__(self, link: MqttConnection, device: str, manifest: Manifest, clock: Callable[[], float]) -> None:
-        self._link, self._clock = link, clock
+    def __init__(
+        self,
+        link: MqttConnection,
+        device: str,
+        manifest: Manifest,
+        clock: Callable[[], float],
+        outbox: Outbox | None = None,
+        camera: str = "",
+    ) -> None:
+        """
+        Args:
+            outbox: Stores frames that cannot be sent; None: they are lost.
+            camera: Name of the camera and zone, for the outbox.
+        """
+        self._link, self._clock, self._outbox, self._camera = link, clock, outbox, camera
         self._name = manifest.only("full")
         self._full = manifest.models[self._name]
         #: Input of the full model.
@@ -88,6 +102,7 @@ class CloudClient:
             picture: Gives the frame ``(height, width, 3)`` BGR: cropped for a classifier, whole for a detector.
         """
         if error := self._blocked_reason(self._clock()):
+            self._store(picture, miss=True)
             return Outcome(None, error)
         index, own = miss.frame.index, picture()
         with self._condition:
@@ -114,7 +129,7 @@ class CloudClient:
             with self._condition:
                 self._posted.clear()  # their replies are lost, which says nothing about the server
         with self._condition:
-            expired = [index for index, at in self._posted.items() if at + self._post_timeout_s < now]
+            expired = self._expired(now)
             for index in expired:
                 del self._posted[index]
             if expired:
@@ -123,6 +138,7 @@ class CloudClient:
                     self._posted.clear()
             under_way = len(self._posted)
         if error := self._blocked_reason(now):
+            self._store(picture, miss=True)
             return Outcome(None, error)
         if under_way >= (1 if self._breaker.open else self._max_posted):  # after silence one request at a time
             return Outcome(None, "cloud busy")
@@ -142,11 +158,18 @@ class CloudClient:
         Returns:
             Whether the frame was sent.
         """
-        if not self._link.connected.is_set():
+        if self._blocked_reason(self._clock()):
+            self._store(lambda: picture, miss=False)
             return False
         with self._condition:
             self._note(self._audits_sent, index, picture)
         return self._send("audit", index, picture, lambda: AUDIT_TIMEOUT_MS)
+
+    @property
+    def is_asking(self) -> bool:
+        """Whether the answer to a question is awaited."""
+        with self._condition:
+            return self._waiting is not None or len(self._posted) > len(self._expired(self._clock()))
 
     def late(self) -> list[Any]:
         """Replies after their deadline, each once."""
@@ -163,6 +186,20 @@ class CloudClient:
             del frames[next(iter(frames))]
         frames[index] = picture.shape[1], picture.shape[0]
 
+    def _expired(self, now: float) -> list[int]:
+        """Posted frames whose reply is useless by now."""
+        return [index for index, at in self._posted.items() if at + self._post_timeout_s < now]
+
+    def _store(self, picture: Callable[[], Picture], miss: bool) -> None:
+        """Pass a frame that cannot be sent to the outbox."""
+        if self._outbox is not None:
+            own = picture()
+            self._outbox.offer(UnsentFrame(self._camera, miss, self._name, lambda: self._encode(own)))
+
+    def _encode(self, picture: Picture) -> tuple[protocol.ContentType, bytes]:
+        """Content type and bytes of a picture, as they are sent."""
+        return encode(wire_picture(picture, self.input) if self._detects else picture)
+
     def _blocked_reason(self, now: float) -> str:
         """Why no request is allowed now; empty if one is."""
         if not self._link.connected.is_set():
@@ -177,7 +214,7 @@ class CloudClient:
         left_ms: Callable[[], int],
         miss: Miss | SceneMiss | None = None,
     ) -> bool:
-        content, data = encode(wire_picture(picture, self.input) if self._detects else picture)
+        content, data = self._encode(picture)
         budget_ms = max(0, left_ms())  # after the time that encoding took
         recent, exit_risk = ((), 1.0) if miss is None else (miss.recent, miss.max_exit_risk)
         correlation = self._run + index.to_bytes(8, "big")

@@ -99,7 +99,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         {
             *("catalogue", "levels", "base", "audit_share", "early_exits", "memory_budget", "threads", "slowdown"),
             *("frozen", "metrics", "record", "decision_log", "output_max", "summary", "misses", "misses_budget"),
-            *("results", "home_assistant", "discovery_prefix"),
+            *("outbox", "results", "home_assistant", "discovery_prefix"),
         }
     )
 
@@ -221,6 +221,13 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     misses_budget: Annotated[
         str, Meta(description="Largest size of the directory of misses; the oldest frames are deleted first.")
     ] = "100MB"
+    outbox: Annotated[
+        str,
+        Meta(
+            description="Largest size of the pictures that are stored while there is no server and sent to it later, "
+            "as in 50MB; 0: none."
+        ),
+    ] = "0"
     results: Annotated[bool, Meta(description="Whether changed answers are published over MQTT.")] = False
     home_assistant: Annotated[
         bool, Meta(description="Whether cameras are announced to Home Assistant by MQTT discovery.")
@@ -304,7 +311,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 raise ValueError(f"camera {own.name}: {error}" if own.name else str(error)) from None
         for endpoint in filter(None, (self.metrics, self.preview)):
             config.endpoint(endpoint)
-        for name in ("memory_budget", "misses_budget", "output_max"):
+        for name in ("memory_budget", "misses_budget", "output_max", "outbox"):
             if text := getattr(self, name):
                 try:
                     parse_size(text)
@@ -323,6 +330,16 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if task == "detection":
             return "--max-object-error", self.max_object_error
         return "--max-disagreement", self.max_disagreement
+
+    @property
+    def outbox_bytes(self) -> int:
+        """Bound of the outbox, bytes; 0: none."""
+        return parse_size(self.outbox or "0")
+
+    @property
+    def asks_server(self) -> bool:
+        """Whether misses may be sent to a server."""
+        return bool(self.broker) and "cloud" in self.levels and self.mode != "offline"
 
     @property
     def local(self) -> bool:

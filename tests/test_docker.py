@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
+import sys
 import sysconfig
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 from typer.testing import CliRunner
@@ -14,6 +16,8 @@ from typer.testing import CliRunner
 from benchmarks.engine import services, stages
 from cachenet.cloud_server.cli import app as server
 from cachenet.edge_agent.cli import app as agent
+from cachenet.edge_agent.doctor.service import READY_S
+from cachenet.edge_agent.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 DOCKER = ROOT / "docker"
@@ -62,6 +66,28 @@ def test_hadolint_accepts_the_dockerfile() -> None:
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
 def test_shellcheck_accepts_the_scripts(script: Path) -> None:
     check_with("shellcheck", script)
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
+def test_systemd_accepts_the_service(tmp_path: Path) -> None:
+    """With a program that exists in place of the installed one."""
+    unit = tmp_path / "cachenet-agent.service"
+    text = (DOCKER / "device/cachenet-agent.service").read_text()
+    unit.write_text(text.replace("/opt/cachenet/bin/edge-agent", sys.executable))
+    done = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_the_service_has_a_watchdog_that_a_frame_does_not_outlast_and_is_ready_before_its_start_times_out() -> None:
+    """A frame waits for the server for a minute at most, and systemd's time for a start is 90 s."""
+    text = (DOCKER / "device/cachenet-agent.service").read_text()
+    assert "\nType=notify\n" in text
+    (seconds,) = re.findall(r"^WatchdogSec=(\d+)$", text, re.M)
+    longest_s = (
+        max(meta.le for meta in get_type_hints(Settings, include_extras=True)["deadline_ms"].__metadata__) / 1000
+    )
+    assert int(seconds) / 2 > longest_s
+    assert READY_S < 90 and "TimeoutStartSec" not in text
 
 
 @pytest.mark.parametrize("image", IMAGES)

@@ -11,6 +11,7 @@ from cachenet.cloud_server.broker.probe import PROBE_S, RoundTripProbe
 from cachenet.cloud_server.serving.blobs import Blobs
 from cachenet.cloud_server.serving.counters import Counters
 from cachenet.cloud_server.serving.full_model import FullDetector, FullModel
+from cachenet.cloud_server.serving.request_ids import RequestIds
 from cachenet.cloud_server.serving.worker import Job, Worker
 from cachenet.shared.bundle.manifest import Bundle
 from cachenet.shared.command.supervision import SupervisedThread
@@ -28,8 +29,8 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 class Server:
     """Serves one bundle.
 
-    The only state per device is the early exits' estimate of its labels, which a new server soon relearns. So any
-    number of servers may share the requests.
+    The state per device is the early exits' estimate of its labels, which a new server soon relearns, and the ids of
+    its last requests from an outbox. So any number of servers may share the requests.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Server:
         self.counters = Counters()
         self._bundle, self._full = bundle, full
         self._blobs = Blobs(bundle)
+        self._ids = RequestIds()
         self._worker = Worker(
             full, bundle.manifest, queue, full.batch or max_batch, self._reply, self._count_batch, on_full_result
         )
@@ -159,6 +161,9 @@ class Server:
             why = f"the full model of this server is {self._full.name}"
             self._refuse(device, request.correlation, Rejection("unknown-model", why))
             return
+        if request.id and (rejection := self._ids.begin(device, request.id)) is not None:
+            self._refuse(device, request.correlation, rejection)
+            return
         with self.counters.change() as counts:
             counts.requests += 1
         job = Job(device, request, message.payload)
@@ -192,6 +197,8 @@ class Server:
         self._send(device, correlation, rejection, root)
 
     def _reply(self, job: Job, reply: Reply) -> None:
+        if job.request.id:
+            self._ids.end(job.device, job.request.id, answered=not isinstance(reply, Rejection))
         self._send(job.device, job.request.correlation, reply)
 
     def _send(self, device: str, correlation: bytes, reply: Reply, root: str = protocol.ROOT) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from cachenet.edge_agent.doctor.connectivity import check_connectivity, is_signed
 from cachenet.edge_agent.pipeline import pipeline_for
+from cachenet.edge_agent.preparation import NO_SERVER
 from cachenet.edge_agent.settings import Settings
 from cachenet.edge_agent.sources import SourceError, open_source
 from cachenet.edge_agent.updates.store import Store, StoreError
@@ -69,6 +70,8 @@ def _check(settings: Settings) -> Iterator[Finding]:
         )
     if store is not None:
         yield _room(settings, manifest, find)
+    if size := settings.outbox_bytes:
+        yield _outbox(settings, size)
     yield from _outputs(settings, "output", "summary", "misses")
     pictures = []
     for own in cameras:
@@ -102,6 +105,18 @@ def _room(settings: Settings, manifest: Manifest | None, find: Finder) -> Findin
         needed = [one for one in manifest.models.values() if one.role != "full" or "full" in settings.levels]
         need = sum(one.bytes for one in needed if find(one.sha256) is None)
     return diagnostics.room("disk", Path(settings.store), need, "free some, or choose another with --store")
+
+
+def _outbox(settings: Settings, size: int) -> Finding:
+    """Check that there is a server to send to, and space for the outbox."""
+    if not settings.asks_server:
+        return Finding("outbox", "problem", NO_SERVER)
+    directory = Path(settings.store)
+    while not directory.exists():
+        directory = directory.parent
+    finding = diagnostics.room("outbox", directory, size, "free some, or lower outbox")
+    text = f"up to {size / 1e6:g} MB of pictures are stored in {settings.store} while there is no server"
+    return finding if finding.grade == "problem" else Finding("outbox", "ok", f"{text}; {finding.says}")
 
 
 def _outputs(settings: Settings, *names: str) -> Iterator[Finding]:

@@ -12,6 +12,7 @@ from prometheus_client.registry import Collector
 from cachenet.edge_agent.agent import Agent
 from cachenet.edge_agent.camera import Camera
 from cachenet.edge_agent.doctor.health import Health
+from cachenet.edge_agent.outbox.backlog import Counts
 from cachenet.edge_agent.outputs import report
 from cachenet.edge_agent.sources import Source
 from cachenet.shared.command import metrics_endpoint as web
@@ -88,6 +89,8 @@ class MetricsCollector(Collector):
             update = GaugeMetricFamily("cachenet_update", "State of the newest update.", labels=["state"])
             update.add_metric([agent.updater.state], 1)
             yield update
+        if agent.outbox is not None:
+            yield from _outbox(agent.outbox.counts())
         traffic = CounterMetricFamily("cachenet_bytes", "Payload to and from the broker.", labels=["way"])
         for direction, size in zip(("up", "down"), agent.traffic, strict=True):
             traffic.add_metric([direction], size)
@@ -136,6 +139,22 @@ class MetricsCollector(Collector):
                 agreement.add_metric([bound, camera.name, camera.zone], share)
         yield threshold
         yield agreement
+
+
+def _outbox(counts: Counts) -> Iterator[Metric]:
+    """Counters of the outbox."""
+    for name, help_, count in (
+        ("stored", "Frames stored while there was no server.", counts.stored),
+        ("sent", "Stored frames that a server has answered.", counts.sent),
+        ("damaged", "Damaged files of the outbox.", counts.damaged),
+    ):
+        yield CounterMetricFamily(f"cachenet_outbox_{name}", help_, count)
+    dropped = CounterMetricFamily("cachenet_outbox_dropped", "Frames without an answer, by reason.", labels=["reason"])
+    for reason, count in counts.dropped.items():
+        dropped.add_metric([reason], count)
+    yield dropped
+    yield GaugeMetricFamily("cachenet_outbox_waiting", "Frames that are stored now.", counts.waiting)
+    yield GaugeMetricFamily("cachenet_outbox_bytes", "Size of these frames.", counts.bytes)
 
 
 def _counter(name: str, help_: str, cameras: Iterable[tuple[Camera, float]]) -> CounterMetricFamily:

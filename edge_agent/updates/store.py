@@ -9,6 +9,7 @@
     <store>/blobs/<sha256>.part            a partial file; its size is the offset at which the transfer resumes
     <store>/probed/<sha256>                the conditions under which the model file passed (``probe.fingerprint``)
     <store>/learned/camera-<name>.msgpack  learned state of the risk models of a camera or zone (``learner_file``)
+    <store>/outbox.sqlite                  frames to be sent to a server (``outbox.database``)
 
 A name without ``.part`` is only given to bytes that are verified and flushed to the disk. A candidate becomes current
 by one rename, so there is a complete current set at every moment.

@@ -9,6 +9,7 @@ import threading
 import traceback
 from collections import Counter
 from collections.abc import Callable
+from weakref import WeakSet
 
 from cachenet.shared.transport.backoff import Backoff
 
@@ -23,12 +24,20 @@ _MAX_MESSAGES = 100
 
 _lock = threading.Lock()
 _failures: Counter[str] = Counter()
+#: Supervised threads that were started.
+_started: WeakSet[SupervisedThread] = WeakSet()
 
 
 def failures() -> dict[str, int]:
     """Number of failures of each supervised thread of this process, by name, for ``/metrics``."""
     with _lock:
         return dict(_failures)
+
+
+def ended_threads() -> list[str]:
+    """Names of supervised threads that have ended and were not to end."""
+    with _lock:
+        return sorted(thread.name for thread in _started if not thread.alive and not thread.stopping.is_set())
 
 
 def end_process(why: str) -> None:
@@ -85,6 +94,8 @@ class SupervisedThread:
         with _lock:
             _failures[self.name] += 0  # metrics show the thread before its first failure
         self._thread.start()
+        with _lock:
+            _started.add(self)
 
     def stop(self, timeout_s: float | None = None) -> bool:
         """Stop after the present call of ``body``, and wait. Returns False if the thread runs after the timeout."""

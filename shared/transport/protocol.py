@@ -45,9 +45,11 @@ SERVER_TOPICS = (
 CATALOGUE_TOPICS = f"{ROOT}/catalogue/#"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_ID = re.compile(r"(?:[0-9a-f]{32})?")
 
 ContentType = Literal["image/png", "image/jpeg"]
-Reason = Literal["busy", "bad-input", "unknown-model", "expired"]
+#: ``duplicate``: the request with this id has an answer already. Only requests with an id are refused so.
+Reason = Literal["busy", "bad-input", "unknown-model", "expired", "duplicate"]
 T = TypeVar("T")
 
 
@@ -158,6 +160,9 @@ class Request(msgspec.Struct, frozen=True):
         recent: Indices of the device's recent labels, oldest first.
         audit: Whether the frame is already answered; other requests come first.
         risk: Largest risk of an early exit.
+        id: Identifies the frame of a request that may be sent more than once, 32 hexadecimal digits; empty for others.
+            A server answers it once.
+        miss: Whether an audit is of a frame that was no hit, and is no sample of hits.
     """
 
     model: str
@@ -167,11 +172,19 @@ class Request(msgspec.Struct, frozen=True):
     recent: tuple[int, ...] = ()
     audit: bool = False
     risk: float = 1.0
+    id: str = ""
+    miss: bool = False
 
     def properties(self) -> list[tuple[str, str]]:
         """The MQTT user properties; content type and correlation data are properties of MQTT itself."""
         own = [("budget-ms", str(self.budget_ms)), ("recent", " ".join(map(str, self.recent)))]
-        return own if self.risk >= 1.0 else [*own, ("risk", f"{self.risk:.6f}")]
+        if self.risk < 1.0:
+            own.append(("risk", f"{self.risk:.6f}"))
+        if self.id:
+            own.append(("id", self.id))
+        if self.miss:
+            own.append(("miss", "1"))
+        return own
 
 
 class BlobRequest(msgspec.Struct, frozen=True):
@@ -282,7 +295,12 @@ def request(
         raise Malformed(f"budget-ms {budget} is not in 0..600000")
     if len(recent) > RECENT or any(not 0 <= label < MAX_CLASSES for label in recent):
         raise Malformed(f"recent holds more than {RECENT} labels or one that cannot be")
-    return Request(leaf[1], cast(ContentType, content), correlation, budget, recent, leaf[0] == "audit", risk)
+    if not _ID.fullmatch(own := named.get("id", "")):
+        raise Malformed("id is not 32 hexadecimal digits")
+    if (miss := named.get("miss", "0")) not in ("0", "1"):
+        raise Malformed("miss is not 0 or 1")
+    audit = leaf[0] == "audit"
+    return Request(leaf[1], cast(ContentType, content), correlation, budget, recent, audit, risk, own, miss == "1")
 
 
 def encode(message: msgspec.Struct) -> bytes:

@@ -294,8 +294,13 @@ def test_settings_that_no_run_could_begin_with(place: Path, tmp_path: Path) -> N
         (["--region", "0.5,0,0.6,1"], "no region"),
         (["--set", "memory_budget=much"], "150MB"),
         (["--set", "metrics=x"], "no port"),
+        (["--set", "outbox=much"], "150MB"),
     ):
         assert why in found(agent(*own, *flags))["settings"][1]
+    assert "give --broker" in found(agent(*own, "--set", "outbox=5MB"))["outbox"][1]
+    asking = ("--broker", "mqtt://127.0.0.1:1", "--store", str(tmp_path / "new" / "store"), "--set", "outbox=5MB")
+    grade, text = found(agent(*own, *asking))["outbox"]
+    assert (grade, text.startswith("up to 5 MB of pictures are stored in")) == ("ok", True)
     _, public = generate(tmp_path / "keys")
     output = found(agent(*own, "--trusted-key", str(public)))
     assert output["bundle"][0] == "problem"

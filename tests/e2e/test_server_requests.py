@@ -121,6 +121,15 @@ def test_an_unknown_model_is_refused(device: Device) -> None:
         assert reply.reason == "unknown-model"
 
 
+def test_a_request_that_is_sent_again_is_answered_once(device: Device) -> None:
+    """Whatever its correlation data; without an answer it is not forgotten."""
+    again = [("budget-ms", "60000"), ("id", "0" * 32)]
+    assert device.ask(GOOD, properties=[("budget-ms", "0"), again[1]]).reason == "expired"  # type: ignore[union-attr]
+    assert isinstance(device.ask(GOOD, properties=again), Answer)
+    assert [device.ask(GOOD, properties=again).reason for _ in range(2)] == ["duplicate"] * 2  # type: ignore[union-attr]
+    assert isinstance(device.ask(GOOD, properties=[again[0], ("id", "1" * 32)]), Answer)
+
+
 def test_a_request_without_time_budget_is_refused(device: Device) -> None:
     reply = device.ask(GOOD, budget_ms=0)
     assert isinstance(reply, Rejection)

@@ -111,6 +111,12 @@ def invoke(*arguments: str, **environment: str) -> Result:
         ),
         (["{root}/pictures", "--bundle", "{root}/bundle", "--set", "misses_budget=much"], "misses_budget: 'much'"),
         (["{root}/pictures", "--bundle", "{root}/bundle", "--set", "results=true"], "need a broker"),
+        (["{root}/pictures", "--bundle", "{root}/bundle", "--set", "outbox=much"], "outbox: 'much'"),
+        (["{root}/pictures", "--bundle", "{root}/bundle", "--set", "outbox=5MB"], "outbox is for a server"),
+        (
+            ["{root}/pictures", "--broker", BROKER, "--mode", "offline", "--set", "outbox=5MB"],
+            "outbox is for a server",
+        ),
         (
             ["{root}/pictures", "--broker", BROKER, "--set", "home_assistant=true", "--device", "a.b"],
             "call a.b another",

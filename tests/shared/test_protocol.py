@@ -230,9 +230,11 @@ requests = st.builds(
 )
 
 
-@given(requests)
-def test_a_request_survives_its_properties(request: Request) -> None:
-    leaf = ("infer", request.model)
+@given(requests, st.binary(min_size=16, max_size=16), st.sampled_from(["", "id", "miss"]))
+def test_a_request_survives_its_properties(request: Request, own: bytes, kind: str) -> None:
+    if kind:
+        request = msgspec.structs.replace(request, audit=True, id=own.hex(), miss=kind == "miss")
+    leaf = ("audit" if request.audit else "infer", request.model)
     assert protocol.request(leaf, request.content, request.correlation, request.properties()) == request
 
 
@@ -259,6 +261,9 @@ BUDGET = ("budget-ms", "100")
         pytest.param(("infer", "a"), "image/png", b"1", [BUDGET, ("recent", "-1")], id="a negative label"),
         pytest.param(("infer", "a"), "image/png", b"1", [BUDGET, ("recent", "16384")], id="a label over the bound"),
         pytest.param(("infer", "a"), "image/png", b"1", [BUDGET, ("recent", "1 " * 17)], id="too many labels"),
+        pytest.param(("audit", "a"), "image/png", b"1", [BUDGET, ("id", "f" * 31)], id="a short id"),
+        pytest.param(("audit", "a"), "image/png", b"1", [BUDGET, ("id", "G" * 32)], id="an id that is not hexadecimal"),
+        pytest.param(("audit", "a"), "image/png", b"1", [BUDGET, ("miss", "yes")], id="neither a miss nor none"),
     ],
 )
 def test_a_request_out_of_bounds_is_malformed(
@@ -272,7 +277,7 @@ def test_a_request_out_of_bounds_is_malformed(
     st.lists(st.text(max_size=10), max_size=3),
     st.none() | st.text(max_size=20),
     st.none() | st.binary(max_size=80),
-    st.lists(st.tuples(st.sampled_from(["budget-ms", "recent", "x"]), st.text(max_size=30)), max_size=4),
+    st.lists(st.tuples(st.sampled_from(["budget-ms", "recent", "id", "x"]), st.text(max_size=30)), max_size=4),
 )
 def test_any_description_is_a_request_or_malformed(
     leaf: list[str], content: str | None, correlation: bytes | None, properties: list[tuple[str, str]]

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from cachenet.shared.command.supervision import SupervisedThread, failures
+from cachenet.shared.command.supervision import SupervisedThread, ended_threads, failures
 
 _WAIT_S = 20.0
 _QUICK = (0.001, 0.002)
@@ -32,6 +32,20 @@ def start() -> Iterator[Callable[..., SupervisedThread]]:
     yield begin
     for thread in threads:
         assert thread.stop(_WAIT_S)
+
+
+def test_a_thread_that_has_ended_by_itself_is_named_and_one_that_was_stopped_is_not(
+    start: Callable[..., SupervisedThread], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+    stopped = start("stopped", lambda: time.sleep(0.001))
+    assert stopped.stop(_WAIT_S)
+    ended = start("ended", lambda: ended._run.no_such_name)  # type: ignore[attr-defined]
+    monkeypatch.setattr(ended, "_failed", None)  # as where the log itself fails
+    ended._thread.join(_WAIT_S)
+    assert ended_threads() == ["ended"]
+    ended.stopping.set()
+    assert ended_threads() == []
 
 
 class Panic(BaseException):
