@@ -83,6 +83,7 @@ def run(
                 where,
                 settings.queue,
                 settings.max_batch,
+                settings.device_share,
                 on_full_result=None if fine_tuner is None else fine_tuner.add,
                 probes_broker=embedded is None,
             )

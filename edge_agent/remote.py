@@ -32,6 +32,8 @@ POSTED = "to be answered later"
 #: Time after which the reply to a posted request is useless, seconds: of a classifier and of a detector, whose objects
 #: have moved on.
 _POST_TIMEOUT_S, _POST_TIMEOUT_DETECTOR_S = 5.0, 2.0
+#: Longest time that a client obeys a server that asks for a pause, seconds.
+_MAX_PAUSE_S = 10.0
 #: Longest time that an audited frame may wait in the server's background queue, milliseconds.
 AUDIT_TIMEOUT_MS = 60_000
 
@@ -67,6 +69,8 @@ class CloudClient:
         #: Start of all correlation data, which tells replies to this camera and run from others.
         self._run = secrets.token_bytes(8)
         self._breaker = CircuitBreaker()
+        #: Time until which the server wants no request: it was busy, and told when to ask again.
+        self._paused_until = -math.inf
         self._condition = threading.Condition()
         #: Frame whose reply the hot loop waits for, and its outcome.
         self._waiting: int | None = None
@@ -142,7 +146,7 @@ class CloudClient:
         Returns:
             Whether the frame was sent.
         """
-        if not self._link.connected.is_set():
+        if not self._link.connected.is_set() or self._clock() < self._paused_until:
             return False
         with self._condition:
             self._note(self._audits_sent, index, picture)
@@ -167,6 +171,8 @@ class CloudClient:
         """Why no request is allowed now; empty if one is."""
         if not self._link.connected.is_set():
             return "not connected"
+        if now < self._paused_until:
+            return "cloud busy, asked for a pause"
         return "" if self._breaker.allows(now) else "cloud silent, circuit open"
 
     def _send(
@@ -213,6 +219,9 @@ class CloudClient:
             if size is None:  # a duplicate, or far too late
                 return
             if isinstance(reply, protocol.Rejection):
+                if reply.retry_after_ms is not None:
+                    pause_s = min(_MAX_PAUSE_S, reply.retry_after_ms / 1000)
+                    self._paused_until = max(self._paused_until, self._clock() + pause_s)
                 outcome = Outcome(None, f"refused: {reply.reason} ({reply.detail[:80]})")
             elif reply.model != self._full.sha256:
                 outcome = Outcome(None, "refused: the server runs another model than the catalogue says")

@@ -39,6 +39,7 @@ class Server:
         broker: Address,
         queue: int,
         max_batch: int,
+        device_share: float,
         on_full_result: Callable[[Job, Answer | DetectionAnswer], None] | None = None,
         probes_broker: bool = True,
     ) -> None:
@@ -50,6 +51,7 @@ class Server:
             broker: Address of the broker.
             queue: Largest number of queued requests.
             max_batch: Largest batch, unless the model fixes its batch.
+            device_share: Quota of a device while others wait, as a share of the full model's time, above 0.
             on_full_result: Called, on the worker's thread, with the answer to each picture that ran through the whole
                 model.
             probes_broker: Whether the server probes the broker by a round trip.
@@ -61,7 +63,14 @@ class Server:
         self._bundle, self._full = bundle, full
         self._blobs = Blobs(bundle)
         self._worker = Worker(
-            full, bundle.manifest, queue, full.batch or max_batch, self._reply, self._count_batch, on_full_result
+            full,
+            bundle.manifest,
+            queue,
+            full.batch or max_batch,
+            device_share,
+            self._reply,
+            self._count_batch,
+            on_full_result,
         )
         name = f"cloud-{secrets.token_hex(4)}"
         self._probe = RoundTripProbe(protocol.topic(name, "answer"))
@@ -161,9 +170,13 @@ class Server:
             return
         with self.counters.change() as counts:
             counts.requests += 1
-        job = Job(device, request, message.payload)
-        if not self._worker.submit(job):
-            self._reply(job, Rejection("busy", "the server's queue is full"))
+        refused = self._worker.submit(Job(device, request, message.payload))
+        if refused is None:
+            return
+        with self.counters.change() as counts:
+            counts.throttled += refused.over_quota
+        why = "this device is over its quota and others wait" if refused.over_quota else "the server's queue is full"
+        self._reply(refused.item, Rejection("busy", why, refused.retry_after_ms))
 
     def _send_chunk(self, device: str, message: Message) -> None:
         request = _blob_request(message)
