@@ -69,8 +69,8 @@ class CloudClient:
         #: Start of all correlation data, which tells replies to this camera and run from others.
         self._run = secrets.token_bytes(8)
         self._breaker = CircuitBreaker()
-        #: Time until which the server wants no request: it was busy, and told when to ask again.
-        self._paused_until = -math.inf
+        #: Time until which the server wants no questions, and no audits: it was busy, and told when to ask again.
+        self._paused_until = {"infer": -math.inf, "audit": -math.inf}
         self._condition = threading.Condition()
         #: Frame whose reply the hot loop waits for, and its outcome.
         self._waiting: int | None = None
@@ -146,7 +146,7 @@ class CloudClient:
         Returns:
             Whether the frame was sent.
         """
-        if not self._link.connected.is_set() or self._clock() < self._paused_until:
+        if not self._link.connected.is_set() or self._clock() < self._paused_until["audit"]:
             return False
         with self._condition:
             self._note(self._audits_sent, index, picture)
@@ -171,7 +171,7 @@ class CloudClient:
         """Why no request is allowed now; empty if one is."""
         if not self._link.connected.is_set():
             return "not connected"
-        if now < self._paused_until:
+        if now < self._paused_until["infer"]:
             return "cloud busy, asked for a pause"
         return "" if self._breaker.allows(now) else "cloud silent, circuit open"
 
@@ -220,8 +220,8 @@ class CloudClient:
                 return
             if isinstance(reply, protocol.Rejection):
                 if reply.retry_after_ms is not None:
-                    pause_s = min(_MAX_PAUSE_S, reply.retry_after_ms / 1000)
-                    self._paused_until = max(self._paused_until, self._clock() + pause_s)
+                    kind = "audit" if frame in self._audits_sent else "infer"
+                    self._paused_until[kind] = self._clock() + min(_MAX_PAUSE_S, reply.retry_after_ms / 1000)
                 outcome = Outcome(None, f"refused: {reply.reason} ({reply.detail[:80]})")
             elif reply.model != self._full.sha256:
                 outcome = Outcome(None, "refused: the server runs another model than the catalogue says")
