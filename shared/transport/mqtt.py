@@ -54,6 +54,8 @@ class Message:
     content: str | None
     correlation: bytes | None
     properties: tuple[tuple[str, str], ...]
+    #: Whether the broker had retained it before this subscription.
+    retained: bool = False
 
 
 class _Client(mqtt.Client):
@@ -176,6 +178,12 @@ class MqttConnection:
             self._conflict = ""
         return self._conflict
 
+    def request_retained(self, topics: Sequence[str]) -> None:
+        """Have the broker send the retained messages of ``topics`` once, and hardly any of their other messages."""
+        if self.connected.is_set():
+            self._client.subscribe([(topic, SubscribeOptions(qos=0)) for topic in topics])
+            self._client.unsubscribe(list(topics))
+
     def round_trip(self, topic: str, payload: bytes, timeout_s: float) -> bool:
         """Publish a message with QoS 1. Returns whether the broker acknowledges it within ``timeout_s`` seconds."""
         if not self.connected.is_set():
@@ -280,6 +288,7 @@ class MqttConnection:
                     getattr(extra, "ContentType", None),
                     getattr(extra, "CorrelationData", None),
                     tuple(getattr(extra, "UserProperty", ())),
+                    message.retain,
                 )
             )
         except BaseException:  # a panic in Rust code is not an ``Exception``

@@ -45,6 +45,8 @@ SERVER_TOPICS = (
     f"$share/cloud-audit/{ROOT}/+/audit/#",
     f"$share/cloud-blob/{ROOT}/+/blob/get",
 )
+#: Topics that a device publishes on, after its name.
+DEVICE_LEAVES = ("status", "infer/#", "audit/#", "blob/get", "result/#", "snapshot/#")
 #: Topics of all manifests.
 CATALOGUE_TOPICS = f"{ROOT}/catalogue/#"
 
