@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections import defaultdict
+from collections import Counter, defaultdict
+from itertools import cycle
 
 from cachenet.shared.command.supervision import SupervisedThread
 from cachenet.shared.transport import protocol, version_1
@@ -17,9 +18,12 @@ from cachenet.shared.transport.mqtt import Address, Message, MqttConnection
 
 log = logging.getLogger(__name__)
 
-#: Time between two readings, and after a reading that found a message to remove: a broker delivers about a thousand
-#: messages at a time. Seconds.
-_PERIOD_S, _NEXT_S = 10.0, 0.5
+#: Time between two readings of one topic, seconds.
+_PERIOD_S = 10.0
+#: Time without a message after which a reading is complete, seconds.
+_QUIET_S = 0.25
+#: Largest number of devices that one reading logs.
+_MAX_LOGGED = 5
 #: Largest status of a device, bytes: names of 256 resident models.
 _MAX_STATUS = 32 << 10
 #: Largest description for Home Assistant, bytes, and largest number for a device, one for each camera. 200 entities,
@@ -68,9 +72,12 @@ class RetainedSweeper:
 
     def __init__(self, broker: Address) -> None:
         """Create a sweeper that is not yet started. Raises ``MqttError`` if the credentials cannot be used."""
-        self._topics = TOPICS if broker.user is None else (*TOPICS, DISCOVERY_TOPICS)
-        self._messages, self._removed = RetainedMessages(), 0
-        self._link = MqttConnection(broker, f"retained-{secrets.token_hex(4)}", [], self._receive)
+        topics = TOPICS if broker.user is None else (*TOPICS, DISCOVERY_TOPICS)
+        self._topics = cycle(topics)
+        self._pause_s = _PERIOD_S / len(topics)
+        self._broker, self._link = broker, self._connection(broker)
+        self._messages, self._received = RetainedMessages(), 0
+        self._removed: Counter[str] = Counter()
         self._thread = SupervisedThread("retained-messages", self._read)
 
     def start(self) -> None:
@@ -81,17 +88,31 @@ class RetainedSweeper:
         self._thread.stopping.set()
         self._link.stop()
 
+    def _connection(self, broker: Address) -> MqttConnection:
+        # One message at a time: a broker without memory cannot send many, but each that is removed gives it some.
+        name = f"retained-{secrets.token_hex(4)}"
+        return MqttConnection(broker, name, [], self._receive, receive_maximum=1)
+
     def _read(self) -> None:
-        """Ask for all retained messages, and wait until the next reading."""
-        if not self._link.connected.wait(_NEXT_S):
+        """Read the retained messages of one filter to the end, then wait."""
+        if self._link.conflict:  # a broker without memory ended the connection again and again
+            self._link.stop()
+            self._link = self._connection(self._broker)
+            self._link.start()
+        if not self._link.connected.wait(_QUIET_S):
             return
-        self._messages, before = RetainedMessages(), self._removed
-        self._link.request_retained(self._topics)
-        if not self._thread.stopping.wait(_NEXT_S) and self._removed == before:
-            self._thread.stopping.wait(_PERIOD_S - _NEXT_S)
+        self._messages, self._removed, before = RetainedMessages(), Counter(), -1
+        self._link.request_retained(next(self._topics))
+        while before != self._received:
+            before = self._received
+            if self._thread.stopping.wait(_QUIET_S):
+                return
+        for device, count in self._removed.most_common(_MAX_LOGGED):
+            log.warning("%d useless retained messages of %.64s were removed", count, device)
+        self._thread.stopping.wait(self._pause_s)
 
     def _receive(self, message: Message) -> None:
+        self._received += 1
         if message.retained and message.payload and self._messages.superfluous(message.topic, len(message.payload)):
-            self._removed += 1
             self._link.publish(message.topic, b"", retain=True)
-            log.warning("a useless retained message of %.80s was removed", message.topic.split("/")[2])
+            self._removed[message.topic.split("/")[2]] += 1

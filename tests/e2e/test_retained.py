@@ -9,11 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cachenet.cloud_server.broker import retained as sweeping
 from cachenet.cloud_server.broker.retained import RetainedMessages, RetainedSweeper
+from cachenet.shared.transport import protocol
 from cachenet.shared.transport.protocol import topic
 from tests.deployed import Deployed
-from tests.e2e.clients import Client, clients
+from tests.e2e.clients import Client, clients, deployed
 from tests.e2e.servers import until
+
+__all__ = ["deployed"]
 
 #: Memory of the broker in these tests, bytes.
 _MEMORY = 24 << 20
@@ -43,46 +47,52 @@ def retained(broker: Deployed, device: str) -> set[str]:
         return {message.topic for message in reader.messages if message.retained}
 
 
-def test_a_device_cannot_fill_the_broker_with_retained_messages(small: Deployed) -> None:
-    """It publishes four times the broker's memory, and a thousand small messages. Others are served afterwards."""
-    rogue = Client(small.address("cam-a"), "cachenet-cam-a")
-    with clients(rogue):
-        until(rogue.link.connected.is_set)
-        rogue.link.publish(topic("cam-a", "status"), b"online", 1, retain=True)
-        for number in range(100):
-            until(rogue.link.connected.is_set)  # beyond its memory the broker ends the connection
-            leaf = (("infer", str(number)), ("result", str(number)), ("snapshot", str(number)))[number % 3]
-            rogue.link.publish(topic("cam-a", *leaf), bytes(1 << 20), 1, retain=True)
-        for number in range(1000):
-            rogue.link.publish(topic("cam-a", "result", f"zone{number}"), b"x", 0, retain=True)
-            rogue.link.publish(f"homeassistant/device/cam-a/{number}/config", b"{}", 0, retain=True)
-        time.sleep(0.4)
-    assert len(retained(small, "cam-a")) > 100, "the attack does something"
-    sweeper = RetainedSweeper(small.address("server"))
+def test_a_device_that_retains_more_than_the_brokers_memory_is_disconnected_and_others_are_served(
+    small: Deployed,
+) -> None:
+    rogue, honest = Client(small.address("cam-a"), "cachenet-cam-a"), Client(small.address("cam-b"), "cachenet-cam-b")
+    server = Client(small.address("server"), "cloud-x", *protocol.SERVER_TOPICS)
+    with clients(rogue, honest, server):
+        until(lambda: all(one.link.connected.is_set() for one in (rogue, honest, server)))
+        for number in range(40):
+            rogue.link.publish(topic("cam-a", "result", str(number)), bytes(1 << 20), 1, retain=True)
+        until(lambda: not rogue.link.connected.is_set(), "the broker ends the connection at the bound of its memory")
+        honest.link.publish(topic("cam-b", "infer", "full"), b"question", 1)
+        until(lambda: b"question" in server.payloads())
+
+
+def test_what_a_device_retains_beyond_its_status_and_its_cameras_is_removed(
+    deployed: Deployed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweeping, "_PERIOD_S", 0.5)
+    device = Client(deployed.address("cam-a"), "cachenet-cam-a")
+    with clients(device):
+        until(device.link.connected.is_set)
+        for number in range(70):
+            device.link.publish(topic("cam-a", "result", f"zone{number}"), b"x", 1, retain=True)
+            device.link.publish(topic("cam-a", "infer", f"model{number}"), bytes(100_000), 1, retain=True)
+            device.link.publish(f"homeassistant/device/cam-a/{number}/config", b"{}", 1, retain=True)
+        device.link.publish(topic("cam-a", "status"), b"online", 1, retain=True)
+        assert device.link.round_trip(topic("cam-a", "result"), b"last", 60)
+    assert len(retained(deployed, "cam-a")) > 1 + 64
+    sweeper = RetainedSweeper(deployed.address("server"))
     sweeper.start()
     try:
-        until(lambda: {one for one in retained(small, "cam-a") if "/config" not in one} <= {topic("cam-a", "status")})
-        until(lambda: len(retained(small, "cam-a")) <= 1 + 64, "one description for each camera")
+        until(lambda: len(retained(deployed, "cam-a")) == 1 + 64)
     finally:
         sweeper.stop()
-    honest = Client(small.address("cam-b"), "cachenet-cam-b", topic("cam-b", "answer"))
-    server = Client(small.address("server"), "cloud-x")
-    with clients(honest, server):
-        until(lambda: honest.link.connected.is_set() and server.link.connected.is_set())
-        time.sleep(0.4)
-        server.link.publish(topic("cam-b", "answer"), bytes(1 << 20), 1)
-        until(lambda: honest.messages)
+    assert {one for one in retained(deployed, "cam-a") if one.startswith("cachenet")} == {topic("cam-a", "status")}
 
 
-def test_a_device_writes_on_no_topic_that_the_protocol_does_not_name(small: Deployed) -> None:
-    device = Client(small.address("cam-b"), "cachenet-cam-b")
+def test_a_device_writes_on_no_topic_that_the_protocol_does_not_name(deployed: Deployed) -> None:
+    device = Client(deployed.address("cam-b"), "cachenet-cam-b")
     with clients(device):
         until(device.link.connected.is_set)
         for leaf in (("note",), ("answer",), ("blob", "x"), ("blob", "get", "x"), ("status", "x")):
-            device.link.publish(topic("cam-b", *leaf), b"kept", 1, retain=True)
+            device.link.publish(topic("cam-b", *leaf), b"note", 1, retain=True)
         device.link.publish(topic("cam-b", "status"), b"online", 1, retain=True)
         time.sleep(0.4)
-    assert retained(small, "cam-b") == {topic("cam-b", "status")}
+    assert retained(deployed, "cam-b") == {topic("cam-b", "status")}
 
 
 @given(st.lists(st.tuples(st.text("ab/", max_size=6), st.integers(0, 10**6)), max_size=30))
