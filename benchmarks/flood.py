@@ -111,8 +111,8 @@ def measure(devices: int, rate: float, budget_ms: int, seconds: float) -> dict[s
     with tempfile.TemporaryDirectory() as scratch:
         place, port = Path(scratch), free_port()
         place.chmod(0o755)  # a broker that root starts drops its rights
-        kept = [line for line in _CONFIGURATION.read_text().splitlines() if not line.startswith(_NOT_HERE)]
-        lines = [*kept, f"listener {port} 127.0.0.1", "allow_anonymous true"]
+        options = [line for line in _CONFIGURATION.read_text().splitlines() if not line.startswith(_NOT_HERE)]
+        lines = [*options, f"listener {port} 127.0.0.1", "allow_anonymous true"]
         (place / "mosquitto.conf").write_text("\n".join(lines) + "\n")
         broker = subprocess.Popen([program, "-c", str(place / "mosquitto.conf")], stderr=subprocess.DEVNULL)
         server: Process | None = None

@@ -2,7 +2,7 @@
 
 A broker holds a retained message until another replaces it. mosquitto can neither limit their number for a client nor
 forbid them for a topic. So the server reads all retained messages of devices every few seconds, and removes those which
-no device of this project leaves. Between two readings ``memory_limit`` of docker/mosquitto.conf bounds them.
+no device of this project leaves. Between two readings the limit of the broker's memory bounds them (docs/deploy.md).
 """
 
 from __future__ import annotations

@@ -75,7 +75,7 @@ def decode(data: bytes, useful: int = MAX_PIXELS) -> Picture:
 
     Args:
         useful: Pixels that the caller can use. A JPEG of one scan, as cameras write it, may have ``MAX_PIXELS`` and is
-            decoded at 1/2, 1/4 or 1/8 of its size to have so many at most. Other pictures with more are refused,
+            decoded at 1/2, 1/4 or 1/8 of its size, to have no more than this. Other pictures with more are refused,
             because decoding costs the full size.
 
     Raises:

@@ -235,6 +235,6 @@ def test_every_item_leaves_exactly_once_and_in_the_order_of_its_device(
             clock.now += step
         assert len(batcher) <= 2 * bound
     assert sorted(number for number, *_ in refused + expired + ready) == list(range(offered))
-    for lane in {one[1:] for one in ready}:
-        own = [one[0] for one in ready if one[1:] == lane]
+    for kind in {one[1:] for one in ready}:
+        own = [one[0] for one in ready if one[1:] == kind]
         assert own == sorted(own)

@@ -248,7 +248,7 @@ def test_a_rejection_is_no_reply_and_does_not_open_the_circuit(bundle: Bundle) -
     assert len(site.sent) == 10
 
 
-def test_a_busy_server_is_asked_again_when_it_said_so_and_frames_do_not_wait(bundle: Bundle) -> None:
+def test_a_busy_server_is_asked_again_at_the_time_that_it_names_and_frames_do_not_wait(bundle: Bundle) -> None:
     site, now = Site(bundle, lambda _: Rejection("busy", "the queue is full", 1500)), [100.0]
     site.cloud._clock = lambda: now[0]
     assert post(site, 0).error == "to be answered later"

@@ -119,7 +119,7 @@ def with_scans(count: int) -> bytes:
     return data.tobytes()[:start] + data.tobytes()[start:-2] * count + b"\xff\xd9"
 
 
-#: Pictures of 4 MB or less whose parts are so many that each reader of them would take seconds.
+#: Pictures of 4 MB or less with parts in such numbers that a reader of all would take seconds.
 MANY_PARTS = {
     "chunks": png(8, 8)[:33] + b"\0\0\0\0tEXt\0\0\0\0" * 300_000 + png(8, 8)[-12:],
     "fill bytes": b"\xff\xd8" + b"\xff" * (4 << 20) + compressed(".jpg")[2:],
