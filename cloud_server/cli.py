@@ -83,8 +83,9 @@ def run(
                 where,
                 settings.queue,
                 settings.max_batch,
+                settings.device_share,
                 on_full_result=None if fine_tuner is None else fine_tuner.add,
-                probes_broker=embedded is None,
+                own_broker=embedded is not None,
             )
             if endpoint is not None:
                 _serve_metrics(server, embedded, endpoint, settings.metrics, stack)

@@ -19,7 +19,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Settings of ``cloud-server run``; empty text is an unset setting. No setting holds a password."""
 
     #: Settings without a flag.
-    FILE_ONLY: ClassVar = ("queue", "max_batch", "early_exits")
+    FILE_ONLY: ClassVar = ("queue", "max_batch", "device_share", "early_exits")
     #: Settings of earlier versions and their successors.
     REPLACED: ClassVar = {
         "layer_caches": "use {early_exits}",
@@ -51,6 +51,10 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = msgspec.field(default_factory=default_threads)
     queue: Annotated[int, Meta(ge=1, le=1024, description="Largest number of requests in the queue.")] = 64
     max_batch: Annotated[int, Meta(ge=1, le=256, description="Largest number of requests in one batch.")] = 16
+    device_share: Annotated[
+        float,
+        Meta(gt=0, le=1, description="Share of the server's time that a device may take while other devices wait."),
+    ] = 0.25
     early_exits: Annotated[
         ExitFlag, Meta(description="Kind of early exits in the full model: freeze, gati or off.")
     ] = "off"

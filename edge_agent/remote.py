@@ -33,6 +33,8 @@ POSTED = "to be answered later"
 #: Time after which the reply to a posted request is useless, seconds: of a classifier and of a detector, whose objects
 #: have moved on.
 _POST_TIMEOUT_S, _POST_TIMEOUT_DETECTOR_S = 5.0, 2.0
+#: Longest time that a client obeys a server that asks for a pause, seconds.
+_MAX_PAUSE_S = 10.0
 #: Longest time that an audited frame may wait in the server's background queue, milliseconds.
 AUDIT_TIMEOUT_MS = 60_000
 
@@ -81,6 +83,8 @@ class CloudClient:
         #: Start of all correlation data, which tells replies to this camera and run from others.
         self._run = secrets.token_bytes(8)
         self._breaker = CircuitBreaker()
+        #: Time until which the server wants no questions, and no audits: it was busy, and told when to ask again.
+        self._paused_until = {"infer": -math.inf, "audit": -math.inf}
         self._condition = threading.Condition()
         #: Frame whose reply the hot loop waits for, and its outcome.
         self._waiting: int | None = None
@@ -101,8 +105,7 @@ class CloudClient:
         Args:
             picture: Gives the frame ``(height, width, 3)`` BGR: cropped for a classifier, whole for a detector.
         """
-        if error := self._blocked_reason(self._clock()):
-            self._store(picture, miss=True)
+        if error := self._refusal(self._clock(), picture):
             return Outcome(None, error)
         index, own = miss.frame.index, picture()
         with self._condition:
@@ -137,8 +140,7 @@ class CloudClient:
                 if self._breaker.open:
                     self._posted.clear()
             under_way = len(self._posted)
-        if error := self._blocked_reason(now):
-            self._store(picture, miss=True)
+        if error := self._refusal(now, picture):
             return Outcome(None, error)
         if under_way >= (1 if self._breaker.open else self._max_posted):  # after silence one request at a time
             return Outcome(None, "cloud busy")
@@ -158,8 +160,11 @@ class CloudClient:
         Returns:
             Whether the frame was sent.
         """
-        if self._blocked_reason(self._clock()):
+        now = self._clock()
+        if self._absence(now):
             self._store(lambda: picture, miss=False)
+            return False
+        if now < self._paused_until["audit"]:
             return False
         with self._condition:
             self._note(self._audits_sent, index, picture)
@@ -200,8 +205,15 @@ class CloudClient:
         """Content type and bytes of a picture, as they are sent."""
         return encode(wire_picture(picture, self.input) if self._detects else picture)
 
-    def _blocked_reason(self, now: float) -> str:
-        """Why no request is allowed now; empty if one is."""
+    def _refusal(self, now: float, picture: Callable[[], Picture]) -> str:
+        """Why no question is allowed now; empty if one is. Without a server the frame goes to the outbox."""
+        if error := self._absence(now):
+            self._store(picture, miss=True)
+            return error
+        return "cloud busy, asked for a pause" if now < self._paused_until["infer"] else ""
+
+    def _absence(self, now: float) -> str:
+        """Why there seems to be no server; empty if there is one."""
         if not self._link.connected.is_set():
             return "not connected"
         return "" if self._breaker.allows(now) else "cloud silent, circuit open"
@@ -250,6 +262,9 @@ class CloudClient:
             if size is None:  # a duplicate, or far too late
                 return
             if isinstance(reply, protocol.Rejection):
+                if reply.retry_after_ms is not None:
+                    kind = "audit" if frame in self._audits_sent else "infer"
+                    self._paused_until[kind] = self._clock() + min(_MAX_PAUSE_S, reply.retry_after_ms / 1000)
                 outcome = Outcome(None, f"refused: {reply.reason} ({reply.detail[:80]})")
             elif reply.model != self._full.sha256:
                 outcome = Outcome(None, "refused: the server runs another model than the catalogue says")

@@ -1,9 +1,10 @@
 """Access control of the broker: users and roles of mosquitto's dynamic-security plugin.
 
-A device has all rights in its own subtree, and may read the catalogue. A viewer, such as Home Assistant, may read the
-results, the snapshots and the status of all devices. Only the server may subscribe under ``$share/``: each member of
-the server's group receives a part of all requests. The plugin of mosquitto 2.0 cannot put a user name into a topic
-pattern, so each device has a role of its own. A device's user is bound to one client id, so no device can take
+A device may read its own subtree and the catalogue, and write on the topics that the protocol gives it. A viewer, such
+as Home Assistant, may read the results, the snapshots and the status of all devices. Only the server may subscribe
+under ``$share/``: each member of the server's group receives a part of all requests. The server may also read and write
+the topics of all devices, to remove useless retained messages. The plugin of mosquitto 2.0 cannot put a user name into
+a topic pattern, so each device has a role of its own. A device's user is bound to one client id, so no device can take
 another's connection.
 
 The roles include the topics of version 1 of the protocol: so the server can tell its devices what to update, and a
@@ -22,6 +23,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from cachenet.cloud_server.broker import retained
 from cachenet.shared.command.errors import UserError
 from cachenet.shared.transport import protocol, version_1
 from cachenet.shared.transport.mqtt import Address, Message, MqttConnection
@@ -41,6 +43,8 @@ _ITERATIONS = 101
 #: Roots of the topics of all versions, and the subscriptions of a server.
 _ROOTS = (protocol.ROOT, version_1.ROOT)
 _SERVER_TOPICS = (*protocol.SERVER_TOPICS, *version_1.SERVER_TOPICS)
+#: Topics that devices write on.
+_DEVICE_TOPICS = (*retained.TOPICS, retained.DISCOVERY_TOPICS)
 
 _Json = dict[str, Any]
 
@@ -72,16 +76,17 @@ class User:
             return dict.fromkeys(("publishClientSend", "publishClientReceive", "subscribePattern"), (f"{_CONTROL}/#",))
         if self.kind == "server":
             return {
-                "subscribeLiteral": _SERVER_TOPICS,
-                "publishClientReceive": tuple(topic.split("/", 2)[2] for topic in _SERVER_TOPICS),
-                "publishClientSend": _under_roots("+/answer", "+/blob/+", "catalogue/#"),
+                "subscribeLiteral": (*_SERVER_TOPICS, *_DEVICE_TOPICS),
+                "publishClientReceive": _DEVICE_TOPICS,
+                "publishClientSend": (*_DEVICE_TOPICS, *_under_roots("+/answer", "+/blob/+", "catalogue/#")),
             }
         if self.kind == "viewer":
             readable: tuple[str, ...] = (*_under_roots("+/status", "+/result/#", "+/snapshot/#"), f"{_DISCOVERY}/#")
             writable: tuple[str, ...] = (_HOME_ASSISTANT_STATUS,)
         else:
-            writable = (*_under_roots(f"{self.name}/#"), f"{_DISCOVERY}/device/{self.name}/#")
-            readable = (*writable, *_under_roots("catalogue/#"), _HOME_ASSISTANT_STATUS)
+            discovery = f"{_DISCOVERY}/device/{self.name}/#"
+            writable = (*_under_roots(*(f"{self.name}/{leaf}" for leaf in protocol.DEVICE_LEAVES)), discovery)
+            readable = (*_under_roots(f"{self.name}/#", "catalogue/#"), discovery, _HOME_ASSISTANT_STATUS)
         return {"subscribePattern": readable, "publishClientReceive": readable, "publishClientSend": writable}
 
     def role_definition(self) -> _Json:

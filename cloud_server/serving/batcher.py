@@ -1,92 +1,151 @@
-"""The queue in front of the full model: bounded, first in first out, in batches. Pure: the clock comes from outside.
+"""The queue in front of the full model: bounded, fair over devices, in batches. Pure: the clock comes from outside.
 
-A batch is what arrived while the batch before it ran. No request waits for a batch to fill, so a single request on an
-idle server has no delay. A *background* item runs alone, when the queue is empty; a new request waits for one of them
-at most. The caller locks.
+A batch is what arrived while the batch before it ran, as far as it is expected to take a tenth of a second. No request
+waits for a batch to fill, so a single request on an idle server has no delay. A *background* item runs alone, when the
+queue is empty; a new request waits for one of them at most. The caller locks.
+
+Devices share the server's time equally (``fair_queue``). A device over its quota (``accounts``) may queue one item only
+while a device within its quota waits, so the server is never idle because of a quota.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+from cachenet.cloud_server.serving.accounts import Accounts
+from cachenet.cloud_server.serving.fair_queue import FairQueue, QueuedItem
+
 T = TypeVar("T")
 
-
-@dataclass(frozen=True, slots=True)
-class QueuedItem(Generic[T]):
-    """An item in the queue; times in seconds of the batcher's clock."""
-
-    item: T
-    arrived: float
-    expires: float
+#: Longest expected duration of a batch of several items, milliseconds: less than half of a device's default deadline,
+#: because a request waits for the batch that runs and for its own.
+_BATCH_MS = 100.0
+#: Longest time after which a refused device is told to ask again, milliseconds.
+_MAX_RETRY_MS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class Batch(Generic[T]):
-    """Items to run now, and items that have expired; both in order of arrival."""
+    """Items to run now, and items that have expired; both in the order of the queue."""
 
     ready: list[QueuedItem[T]] = field(default_factory=list)
     expired: list[QueuedItem[T]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Refused(Generic[T]):
+    """An item that has no place in the queue.
+
+    Attributes:
+        over_quota: Whether the quota of its device is the reason; otherwise the queue is full.
+        retry_after_ms: Time after which the device may ask again, milliseconds.
+    """
+
+    item: T
+    over_quota: bool
+    retry_after_ms: int
 
 
 class Batcher(Generic[T]):
     """Queue of bounded length that gives out batches of bounded size.
 
     Example:
-        batcher = Batcher(time.monotonic, bound=64, largest=16)
-        batcher.offer("request", budget_s=0.25)
+        batcher = Batcher(time.monotonic, bound=64, largest=16, share=0.25)
+        batcher.offer("request", "cam1", budget_s=0.25)
         batch = batcher.take()
+        batcher.done([20.0])
     """
 
-    def __init__(self, clock: Callable[[], float], bound: int, largest: int) -> None:
+    def __init__(self, clock: Callable[[], float], bound: int, largest: int, share: float) -> None:
         """Create an empty queue.
 
         Args:
             clock: Returns the time, seconds.
-            bound: Largest number of queued items, and of queued background items.
+            bound: Largest number of queued items, and of queued background items. One device has half of each at most.
             largest: Largest size of a batch.
+            share: Quota of a device, as a share of the server's time, above 0.
         """
         self._clock, self._bound, self._largest = clock, bound, largest
-        self._queue: deque[QueuedItem[T]] = deque()
-        self._background: deque[QueuedItem[T]] = deque()
+        self._accounts = Accounts(clock, share)
+        self._queue: FairQueue[T] = FairQueue(self._accounts.expected_ms)
+        self._background: FairQueue[T] = FairQueue(self._accounts.expected_ms)
+        #: Queue, device and expected cost of each item of the last batch.
+        self._taken: list[tuple[FairQueue[T], str, float]] = []
 
     def __len__(self) -> int:
         return len(self._queue) + len(self._background)
 
-    def offer(self, item: T, budget_s: float, background: bool = False) -> bool:
-        """Queue ``item`` if there is room.
+    def offer(self, item: T, device: str, budget_s: float, background: bool = False) -> Refused[T] | None:
+        """Queue ``item`` if there is room. In a full queue, the device with most items loses its newest one.
 
         Args:
             item: The item.
+            device: Device that the item is charged to.
             budget_s: Time from now until the item expires, seconds.
             background: Whether the item runs only when no other item is queued.
 
         Returns:
-            False if the queue is full.
+            The item that has no place now, this one or another; None if there is room.
         """
         queue = self._background if background else self._queue
+        queued = queue.count(device)
+        if queued and self._accounts.over_quota(device) and self._others_wait(queue, device):
+            return Refused(item, True, min(_MAX_RETRY_MS, self._accounts.retry_after_ms(device)))
+        if queued >= math.ceil(self._bound / 2):
+            return self._full(queue, item)
+        refused = None
         if len(queue) >= self._bound:
-            return False
+            longest = max(queue.devices(), key=queue.count)
+            if queue.count(longest) <= queued + 1:
+                return self._full(queue, item)
+            refused = self._full(queue, queue.discard(longest, newest=True).item)
         now = self._clock()
-        queue.append(QueuedItem(item, now, now + budget_s))
-        return True
+        queue.push(QueuedItem(item, device, now, now + budget_s))
+        return refused
 
     def take(self) -> Batch[T]:
-        """Remove and return the next batch. Expired items do not count towards its size."""
+        """Remove and return the next batch. Expired items do not count towards its size, and cost their device nothing.
+
+        Call ``done`` before the next batch is taken.
+        """
         batch: Batch[T] = Batch()
-        now = self._clock()
+        now, total_ms = self._clock(), 0.0
+        self._taken = []
         for queue, largest in ((self._queue, self._largest), (self._background, 1)):
             while queue and len(batch.ready) < largest:
-                queued = queue.popleft()
-                (batch.ready if now < queued.expires else batch.expired).append(queued)
+                device = queue.next()
+                expected_ms = self._accounts.expected_ms(device)
+                if now >= queue.head(device).expires:
+                    batch.expired.append(queue.discard(device))
+                    continue
+                if batch.ready and total_ms + expected_ms > _BATCH_MS:
+                    break
+                total_ms += expected_ms
+                batch.ready.append(queue.serve(device))
+                self._taken.append((queue, device, expected_ms))
         return batch
+
+    def done(self, costs_ms: Sequence[float]) -> None:
+        """Charge the devices of the last batch with the time that each of its items took, in order, milliseconds."""
+        for (queue, device, expected_ms), cost_ms in zip(self._taken, costs_ms, strict=True):
+            queue.correct(device, cost_ms - expected_ms)
+            self._accounts.charge(device, cost_ms)
+        self._taken = []
+        for queue in (self._queue, self._background):
+            queue.settle(idle=len(self) == 0)
 
     def drain(self) -> list[T]:
         """Remove and return all items."""
-        items = [queued.item for queued in (*self._queue, *self._background)]
-        self._queue.clear()
-        self._background.clear()
-        return items
+        return [queued.item for queue in (self._queue, self._background) for queued in queue.drain()]
+
+    def _others_wait(self, queue: FairQueue[T], device: str) -> bool:
+        """Whether another device that is within its quota waits."""
+        return any(other != device and not self._accounts.over_quota(other) for other in queue.devices())
+
+    def _full(self, queue: FairQueue[T], item: T) -> Refused[T]:
+        """``item`` is refused until the queue is expected to be empty."""
+        waiting_ms = sum(queue.count(device) * self._accounts.expected_ms(device) for device in queue.devices())
+        return Refused(item, False, max(1, min(_MAX_RETRY_MS, math.ceil(waiting_ms))))

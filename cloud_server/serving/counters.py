@@ -17,6 +17,8 @@ class Counts(msgspec.Struct):
     answers: int = 0
     #: Refused requests by reason.
     refusals: dict[str, int] = msgspec.field(default_factory=dict)
+    #: Requests refused as ``busy`` because their device was over its quota and others waited.
+    throttled: int = 0
     #: Invalid messages, refused or ignored.
     malformed: int = 0
     #: Answers and refusals that could not be sent because the connection was down.
@@ -34,7 +36,8 @@ class Counts(msgspec.Struct):
         reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(self.refusals.items()))
         return (
             f"{self.requests} requests: {self.answers} answered in {self.batches} batches, "
-            f"{sum(self.refusals.values())} refused{f' ({reasons})' if reasons else ''}; "
+            f"{sum(self.refusals.values())} refused{f' ({reasons})' if reasons else ''}, "
+            f"{self.throttled} of them over a quota; "
             f"{self.malformed} malformed, {self.lost} lost; {self.chunks} chunks; "
             f"{self.bytes_in / 1e6:.1f} MB in, {self.bytes_out / 1e6:.1f} MB out"
         )

@@ -12,8 +12,14 @@ from cachenet.shared.cascade.detect.detections import Detections
 from cachenet.shared.inference.detector import Detector
 from cachenet.shared.inference.early_exit import EarlyExitModel, ExitResult, RequestContext, load
 from cachenet.shared.inference.engine import EngineError, Provider, Session
-from cachenet.shared.inference.image import Picture, Tensor, blank, crop, preprocessor
-from cachenet.shared.media.pictures import decode
+from cachenet.shared.inference.image import Input, Picture, Tensor, blank, crop, preprocessor
+from cachenet.shared.media.pictures import USEFUL_PIXELS, decode
+
+
+def useful_pixels(spec: Input) -> int:
+    """Pixels of a picture that a model with this input can use: its input's, and a full HD frame at least."""
+    width, height = spec.size
+    return max(USEFUL_PIXELS, width * height)
 
 
 class FullModel:
@@ -58,8 +64,8 @@ class FullModel:
             raise EngineError(f"{self.name}: gives scores of shape {logits.shape} for {classes} labels")
 
     def prepare(self, picture: bytes) -> Tensor:
-        """Decode a PNG or JPEG to the model's input. Raises ``BadPicture``."""
-        return self._preprocess(crop(decode(picture), self._input))
+        """Decode a PNG or JPEG to the model's input. Raises ``BadPicture`` if it is no picture, or too large."""
+        return self._preprocess(crop(decode(picture, useful_pixels(self._input)), self._input))
 
     def run(self, tensors: Sequence[Tensor], contexts: Sequence[RequestContext | None]) -> Sequence[ExitResult]:
         """Run the model on each picture.
@@ -101,12 +107,13 @@ class FullDetector:
         session = Session(bundle.path(self.name), provider, threads)
         self.provider = session.provider
         self._detect = Detector(session.run_all, model.input, model.decoder)
+        self._useful = useful_pixels(model.input)
         width, height = model.input.size
         self._detect(np.zeros((height, width, 3), np.uint8))  # the first run is the slowest
 
     def prepare(self, picture: bytes) -> Picture:
-        """Decode a PNG or JPEG. Raises ``BadPicture``."""
-        return decode(picture)
+        """Decode a PNG or JPEG. Raises ``BadPicture`` if it is no picture, or too large."""
+        return decode(picture, self._useful)
 
     def run(self, pictures: Sequence[Picture], _contexts: Sequence[RequestContext | None]) -> list[Detections]:
         """Run the detector on each picture ``(height, width, 3)``.

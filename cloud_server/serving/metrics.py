@@ -26,6 +26,7 @@ class MetricsCollector(Collector):
         for name, text, count in (
             ("requests", "Requests that name a device to reply to.", counts.requests),
             ("answers", "Requests with an answer.", counts.answers),
+            ("throttled", "Requests refused because their device was over its quota.", counts.throttled),
             ("malformed", "Invalid messages, refused or ignored.", counts.malformed),
             ("lost", "Replies that could not be sent because the connection was down.", counts.lost),
             ("batches", "Runs of the full model.", counts.batches),

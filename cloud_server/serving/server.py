@@ -8,6 +8,7 @@ import secrets
 from collections.abc import Callable
 
 from cachenet.cloud_server.broker.probe import PROBE_S, RoundTripProbe
+from cachenet.cloud_server.broker.retained import RetainedSweeper
 from cachenet.cloud_server.serving.blobs import Blobs
 from cachenet.cloud_server.serving.counters import Counters
 from cachenet.cloud_server.serving.full_model import FullDetector, FullModel
@@ -40,8 +41,9 @@ class Server:
         broker: Address,
         queue: int,
         max_batch: int,
+        device_share: float,
         on_full_result: Callable[[Job, Answer | DetectionAnswer], None] | None = None,
-        probes_broker: bool = True,
+        own_broker: bool = False,
     ) -> None:
         """Create a server that is not yet started.
 
@@ -51,9 +53,11 @@ class Server:
             broker: Address of the broker.
             queue: Largest number of queued requests.
             max_batch: Largest batch, unless the model fixes its batch.
+            device_share: Quota of a device while others wait, as a share of the full model's time, above 0.
             on_full_result: Called, on the worker's thread, with the answer to each picture that ran through the whole
                 model.
-            probes_broker: Whether the server probes the broker by a round trip.
+            own_broker: Whether the broker is the embedded one, which is supervised elsewhere. Otherwise the server
+                probes the broker by a round trip, and removes useless retained messages.
 
         Raises:
             MqttError: The credentials cannot be used.
@@ -63,12 +67,19 @@ class Server:
         self._blobs = Blobs(bundle)
         self._ids = RequestIds()
         self._worker = Worker(
-            full, bundle.manifest, queue, full.batch or max_batch, self._reply, self._count_batch, on_full_result
+            full,
+            bundle.manifest,
+            queue,
+            full.batch or max_batch,
+            device_share,
+            self._reply,
+            self._count_batch,
+            on_full_result,
         )
         name = f"cloud-{secrets.token_hex(4)}"
         self._probe = RoundTripProbe(protocol.topic(name, "answer"))
-        self._probes_broker = probes_broker
-        own = (self._probe.topic,) if probes_broker else ()
+        self._sweeper = None if own_broker else RetainedSweeper(broker)
+        own = () if own_broker else (self._probe.topic,)
         topics = (*protocol.SERVER_TOPICS, *version_1.SERVER_TOPICS, *own)
         self._link = MqttConnection(broker, name, [(topic, 1) for topic in topics], self._receive, self._announce)
         self._prober = SupervisedThread("broker-round-trip", self._probe_broker)
@@ -77,8 +88,9 @@ class Server:
         """Serve as soon as the broker is reachable, and after each reconnection."""
         self._worker.start()
         self._link.start()
-        if self._probes_broker:
+        if self._sweeper is not None:
             self._prober.start()
+            self._sweeper.start()
 
     def update(self, bundle: Bundle) -> None:
         """Serve another bundle with the same full model. Callable from any thread."""
@@ -90,6 +102,8 @@ class Server:
         """End within two seconds. False if a batch is still running: a run of the model cannot be interrupted."""
         self._prober.stopping.set()
         ended = self._worker.stop(_STOP_TIMEOUT_S)
+        if self._sweeper is not None:
+            self._sweeper.stop()
         self._link.stop()
         return ended
 
@@ -166,9 +180,13 @@ class Server:
             return
         with self.counters.change() as counts:
             counts.requests += 1
-        job = Job(device, request, message.payload)
-        if not self._worker.submit(job):
-            self._reply(job, Rejection("busy", "the server's queue is full"))
+        refused = self._worker.submit(Job(device, request, message.payload))
+        if refused is None:
+            return
+        with self.counters.change() as counts:
+            counts.throttled += refused.over_quota
+        why = "this device is over its quota and others wait" if refused.over_quota else "the server's queue is full"
+        self._reply(refused.item, Rejection("busy", why, refused.retry_after_ms))
 
     def _send_chunk(self, device: str, message: Message) -> None:
         request = _blob_request(message)

@@ -13,7 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from cachenet.cloud_server.serving.batcher import Batcher, QueuedItem
+from cachenet.cloud_server.serving.batcher import Batcher, Refused
+from cachenet.cloud_server.serving.fair_queue import QueuedItem
 from cachenet.cloud_server.serving.selector import recommend
 from cachenet.shared.bundle.manifest import Manifest
 from cachenet.shared.cascade.detect.detections import Detections
@@ -25,6 +26,9 @@ from cachenet.shared.inference.image import BadPicture
 from cachenet.shared.transport.protocol import Answer, DetectionAnswer, Rejection, Reply, Request, Timing
 
 log = logging.getLogger(__name__)
+
+#: Reply to jobs that do not run any more.
+_STOPPING = Rejection("busy", "the server is stopping")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +68,11 @@ class Worker:
         manifest: Manifest,
         queue: int,
         max_batch: int,
+        device_share: float,
         reply: Callable[[Job, Reply], None],
         on_batch: Callable[[], None],
         on_full_result: Callable[[Job, Answer | DetectionAnswer], None] | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Create a worker that is not yet started.
 
@@ -75,15 +81,18 @@ class Worker:
             manifest: Manifest of the served bundle.
             queue: Largest number of queued jobs.
             max_batch: Largest number of jobs in a batch.
+            device_share: Quota of a device while others wait, as a share of the thread's time, above 0.
             reply: Sends a reply; called on the worker's thread, and by ``stop``.
             on_batch: Called after every batch.
             on_full_result: Called with the answer to every picture that ran through the whole model.
+            clock: Returns the time, seconds.
         """
         #: Manifest that submodels are recommended from; may be replaced at any time.
         self.manifest = manifest
         self._model = model
         self._temperature = manifest.models[model.name].temperature
-        self._batcher: Batcher[Job] = Batcher(time.monotonic, queue, max_batch)
+        self._batcher: Batcher[Job] = Batcher(clock, queue, max_batch, device_share)
+        self._clock = clock
         self._reply, self._on_batch, self._on_full_result = reply, on_batch, on_full_result
         self._changed = threading.Condition()
         self._stopping = False
@@ -93,12 +102,14 @@ class Worker:
     def start(self) -> None:
         self.thread.start()
 
-    def submit(self, job: Job) -> bool:
-        """Queue ``job``. False if the queue is full or the worker is stopping; the caller must then refuse the job."""
+    def submit(self, job: Job) -> Refused[Job] | None:
+        """Queue ``job``. Returns the job, this one or another, that the caller must refuse; None for none."""
         with self._changed:
-            queued = not self._stopping and self._batcher.offer(job, job.request.budget_ms / 1000, job.request.audit)
-            self._changed.notify()
-        return queued
+            if not self._stopping:
+                self._changed.notify()
+                return self._batcher.offer(job, job.device, job.request.budget_ms / 1000, job.request.audit)
+        self._send(job, _STOPPING)
+        return None
 
     @property
     def waiting(self) -> int:
@@ -113,7 +124,7 @@ class Worker:
             jobs = self._batcher.drain()
             self._changed.notify()
         for job in jobs:
-            self._send(job, Rejection("busy", "the server is stopping"))
+            self._send(job, _STOPPING)
         return self.thread.stop(timeout_s)
 
     def _work(self) -> None:
@@ -125,9 +136,13 @@ class Worker:
             batch = self._batcher.take()
         for queued in batch.expired:
             self._send(queued.item, Rejection("expired", "the time budget ended in the server's queue"))
+        costs_ms = [0.0] * len(batch.ready)
+        replies = self._replies_or_rejections(batch.ready, costs_ms) if batch.ready else []
+        with self._changed:
+            self._batcher.done(costs_ms)  # before a reply lets its device ask again
+        for queued, reply in zip(batch.ready, replies, strict=True):
+            self._send(queued.item, reply)
         if batch.ready:
-            for queued, reply in zip(batch.ready, self._replies_or_rejections(batch.ready), strict=True):
-                self._send(queued.item, reply)
             self._on_batch()
 
     def _send(self, job: Job, reply: Reply) -> None:
@@ -136,25 +151,34 @@ class Worker:
         except BaseException:
             log.exception("the reply to %s failed", job.device)
 
-    def _replies_or_rejections(self, batch: Sequence[QueuedItem[Job]]) -> list[Reply]:
-        """One reply for each job, in order, also if the model fails."""
+    def _replies_or_rejections(self, batch: Sequence[QueuedItem[Job]], costs_ms: list[float]) -> list[Reply]:
+        """One reply for each job, in order, also if the model fails. Adds each job's time to ``costs_ms``."""
         try:
-            return self._replies(batch)
+            return self._replies(batch, costs_ms)
         except EngineError as error:
             log.error("%s: %s", self._model.name, error)
         except BaseException:  # a panic in Rust code is not an ``Exception``, and every job must get a reply
             log.exception("a batch of %d failed", len(batch))
         return [Rejection("busy", "the full model failed; see the server's log")] * len(batch)
 
-    def _replies(self, batch: Sequence[QueuedItem[Job]]) -> list[Reply]:
-        started = time.monotonic()
-        inputs = [(queued, self._prepare(queued.item)) for queued in batch]
-        ready = [(queued.item, x) for queued, x in inputs if not isinstance(x, Rejection)]
-        decoded = time.monotonic()
-        results = iter(self._model.run([x for _, x in ready], [job.context for job, _ in ready]) if ready else ())
-        decode_ms, run_ms = (decoded - started) * 1000, (time.monotonic() - decoded) * 1000
+    def _replies(self, batch: Sequence[QueuedItem[Job]], costs_ms: list[float]) -> list[Reply]:
+        started = decoded = self._clock()
+        inputs = []
+        for index, queued in enumerate(batch):
+            inputs.append(self._prepare(queued.item))
+            before, decoded = decoded, self._clock()
+            costs_ms[index] += (decoded - before) * 1000
+        ready = [(index, x) for index, x in enumerate(inputs) if not isinstance(x, Rejection)]
+        try:
+            contexts = [batch[index].item.context for index, _ in ready]
+            results = iter(self._model.run([x for _, x in ready], contexts) if ready else ())
+        finally:
+            run_ms = (self._clock() - decoded) * 1000
+            for index, _ in ready:
+                costs_ms[index] += run_ms / len(ready)
+        decode_ms = (decoded - started) * 1000
         replies: list[Reply] = []
-        for queued, x in inputs:
+        for queued, x in zip(batch, inputs, strict=True):
             if isinstance(x, Rejection):
                 replies.append(x)
             else:

@@ -25,8 +25,7 @@ OVERHEAD = 4096
 _VERSION = 1
 _TABLE = """
     CREATE TABLE IF NOT EXISTS frames (
-        number INTEGER PRIMARY KEY AUTOINCREMENT, id BLOB UNIQUE, stored REAL, miss INTEGER, model TEXT, content TEXT,
-        picture BLOB)
+        number INTEGER PRIMARY KEY AUTOINCREMENT, id BLOB UNIQUE, stored REAL, model TEXT, content TEXT, picture BLOB)
 """
 #: Pages of the log after which it is written into the file: 1 MB. SQLite's default is 4 MB.
 _LOG_PAGES = 256
@@ -42,7 +41,6 @@ class StoredFrame(NamedTuple):
     Attributes:
         id: Identifies the frame to servers, 16 bytes.
         stored: Time of storing, seconds since the epoch on the device's clock.
-        miss: Whether the cascade had no answer to the frame; otherwise it is an audit.
         model: Name of the full model.
         content: Content type of the picture.
         picture: The picture, encoded.
@@ -50,7 +48,6 @@ class StoredFrame(NamedTuple):
 
     id: bytes
     stored: float
-    miss: bool
     model: str
     content: str
     picture: bytes

@@ -194,9 +194,7 @@ class Outbox:
             if dropped is None:
                 return
             self._removed += dropped
-        added = StoredFrame(
-            secrets.token_bytes(16), self._clock() + self._offset, unsent.miss, unsent.model, content, picture
-        )
+        added = StoredFrame(secrets.token_bytes(16), self._clock() + self._offset, unsent.model, content, picture)
         if not self._guarded(lambda: self._exchange(added)):
             self._refuse()
             return
@@ -249,9 +247,7 @@ class Outbox:
         with self._lock:
             self._backlog.asked(frame)  # before an answer can come
         content = cast(protocol.ContentType, stored.content)
-        request = protocol.Request(
-            stored.model, content, frame, int(1000 * REPLY_S), audit=True, id=frame.hex(), miss=stored.miss
-        )
+        request = protocol.Request(stored.model, content, frame, int(1000 * REPLY_S), audit=True, id=frame.hex())
         sent = self._link.publish(
             protocol.topic(self._device, "audit", stored.model),
             stored.picture,

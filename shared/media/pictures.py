@@ -29,6 +29,10 @@ LISTED = SUFFIXES | {".avif", ".bmp", ".gif", ".tif", ".tiff", ".heic", ".heif",
 
 #: Largest picture that a server decodes from the network, pixels: 48 MB of BGR.
 MAX_PIXELS = 16_000_000
+#: Pixels of a picture from the network that are of use to every model, a full HD frame. Larger models use more.
+USEFUL_PIXELS = 2_100_000
+#: Largest number of scans of a JPEG. Encoders write about ten; the decoder visits every pixel's coefficients in each.
+_MAX_SCANS = 32
 #: Largest JPEG in a file, pixels: the largest sensor of a phone (16320 x 12240).
 _JPEG_FILE_PIXELS = 200_000_000
 #: Largest picture in a file of another format, pixels: 192 MB of BGR, because these are decoded in full size.
@@ -54,6 +58,7 @@ class Header:
 
     Attributes:
         end: Length of the picture, bytes.
+        several_scans: Whether it is a JPEG of which the decoder must hold all coefficients.
         turns: Quarter turns to the left that decoding must apply; OpenCV applies those of all formats but AVIF.
     """
 
@@ -62,15 +67,24 @@ class Header:
     height: int
     end: int
     turns: int = 0
+    several_scans: bool = False
 
 
-def decode(data: bytes) -> Picture:
-    """Decode a PNG or JPEG from the network: ``(height, width, 3)`` BGR, at most ``MAX_PIXELS``.
+def decode(data: bytes, useful: int = MAX_PIXELS) -> Picture:
+    """Decode a PNG or JPEG from the network: ``(height, width, 3)`` BGR.
+
+    Args:
+        useful: Pixels that the caller can use. A JPEG of one scan, as cameras write it, may have ``MAX_PIXELS`` and is
+            decoded at 1/2, 1/4 or 1/8 of its size, to have no more than this. Other pictures with more are refused,
+            because decoding costs the full size.
 
     Raises:
         BadPicture: The bytes are not such a picture.
     """
-    return _decode(data, header(data, network=True), MAX_PIXELS, 1)
+    found, most = header(data, network=True), min(useful, MAX_PIXELS)
+    if found.format != "JPEG" or found.several_scans:
+        return _decode(data, found, most, 1)
+    return _decode(data, found, MAX_PIXELS, _reduction(found, most))
 
 
 def read(path: Path) -> Picture:
@@ -84,11 +98,9 @@ def read(path: Path) -> Picture:
     """
     data = _bytes(path)
     found = header(data)
-    pixels = found.width * found.height
     if found.format != "JPEG":
         return _decode(data, found, _OTHER_FILE_PIXELS, 1)
-    scale = next((scale for scale in _REDUCED if pixels <= _DECODED_PIXELS * scale * scale), 8)
-    return _decode(data, found, _JPEG_FILE_PIXELS, scale)
+    return _decode(data, found, _JPEG_FILE_PIXELS, _reduction(found, _DECODED_PIXELS))
 
 
 def header(data: bytes, network: bool = False) -> Header:
@@ -105,6 +117,11 @@ def header(data: bytes, network: bool = False) -> Header:
             return parse(data)
     known = "neither PNG nor JPEG" if network else f"neither JPEG, PNG{', WebP nor AVIF' if _AVIF else ' nor WebP'}"
     raise BadPicture("the file is empty" if not data else f"{known}; it begins with {data[:16]!r}")
+
+
+def _reduction(found: Header, most: int) -> int:
+    """Smallest divisor of width and height that leaves ``most`` pixels at most; 8 if none does."""
+    return next((scale for scale in _REDUCED if found.width * found.height <= most * scale * scale), 8)
 
 
 def _decode(data: bytes, found: Header, most: int, scale: int) -> Picture:
@@ -132,6 +149,11 @@ def reason(error: OSError | BadPicture) -> str:
     return str(error.strerror if isinstance(error, OSError) else error)
 
 
+def _most_parts(data: bytes) -> int:
+    """Largest number of parts of a picture that are read, chunks or segments. Encoders write some kilobytes in each."""
+    return 64 + len(data) // 1024
+
+
 # PNG: a signature, then chunks of length, type, data and checksum, up to IEND.
 
 
@@ -141,17 +163,20 @@ def _is_png(data: bytes) -> bool:
 
 def _png(data: bytes) -> Header:
     at = 8
-    while at + 12 <= len(data):
+    for _ in range(_most_parts(data)):
+        if at + 12 > len(data):
+            raise BadPicture("PNG is truncated")
         kind, at = data[at + 4 : at + 8], at + 12 + int.from_bytes(data[at : at + 4], "big")
         if kind == b"IEND" and at <= len(data):
             return Header("PNG", int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big"), at)
-    raise BadPicture("PNG is truncated")
+    raise BadPicture("PNG has too many chunks")
 
 
 # JPEG: segments of marker, length and data; after each scan header entropy-coded data, in which no byte FF is followed
 # by anything but 00, a restart marker or another FF.
 
 _SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_SEQUENTIAL = 0xC1
 _SOI, _EOI, _SOS, _TEM = 0xD8, 0xD9, 0xDA, 0x01
 _MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")
 
@@ -161,22 +186,31 @@ def _is_jpeg(data: bytes) -> bool:
 
 
 def _jpeg(data: bytes) -> Header:
-    width, height, at = _jpeg_frame(data)
-    while (marker := _MARKER.search(data, at)) is not None:
+    width, height, progressive, at = _jpeg_frame(data)
+    scans = 0
+    for _ in range(_most_parts(data)):
+        marker = _MARKER.search(data, at)
+        if marker is None or marker[1][0] == _SOI:
+            raise BadPicture("JPEG is truncated")
         kind, at = marker[1][0], marker.end()
         if kind == _EOI:
-            return Header("JPEG", width, height, at)
-        if kind == _SOI:
-            break
+            return Header("JPEG", width, height, at, several_scans=progressive or scans > 1)
+        scans += kind == _SOS
+        if scans > _MAX_SCANS:
+            raise BadPicture(f"JPEG has more than {_MAX_SCANS} scans")
         if kind != _TEM:
             at += int.from_bytes(data[at : at + 2], "big")
-    raise BadPicture("JPEG is truncated")
+    raise BadPicture("JPEG has too many segments")
 
 
-def _jpeg_frame(data: bytes) -> tuple[int, int, int]:
-    """Width, height, and the position after the frame header."""
+def _jpeg_frame(data: bytes) -> tuple[int, int, bool, int]:
+    """Width, height, whether the frame is neither baseline nor sequential, and the position after the frame header."""
     at = 2
-    while at + 9 < len(data) and data[at] == 0xFF:
+    for _ in range(_most_parts(data)):
+        if at + 9 >= len(data):
+            raise BadPicture("JPEG is truncated")
+        if data[at] != 0xFF:
+            break
         marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
         if marker == 0xFF:  # a fill byte
             at += 1
@@ -186,9 +220,9 @@ def _jpeg_frame(data: bytes) -> tuple[int, int, int]:
             break
         if marker in _SOF:
             size = int.from_bytes(data[at + 7 : at + 9], "big"), int.from_bytes(data[at + 5 : at + 7], "big")
-            return *size, at + 2 + length
+            return *size, marker > _SEQUENTIAL, at + 2 + length
         at += 2 + length
-    raise BadPicture("JPEG has no frame header" if at + 9 < len(data) else "JPEG is truncated")
+    raise BadPicture("JPEG has no frame header")
 
 
 # WebP: a RIFF container with its length.

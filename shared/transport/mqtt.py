@@ -54,6 +54,8 @@ class Message:
     content: str | None
     correlation: bytes | None
     properties: tuple[tuple[str, str], ...]
+    #: Whether the broker had retained it before this subscription.
+    retained: bool = False
 
 
 class _Client(mqtt.Client):
@@ -88,6 +90,7 @@ class MqttConnection:
         on_message: Callable[[Message], None],
         on_connect: Callable[[], None] = lambda: None,
         will: tuple[str, bytes] | None = None,
+        receive_maximum: int | None = None,
     ) -> None:
         """Configure a connection; ``start`` connects.
 
@@ -96,6 +99,8 @@ class MqttConnection:
             on_message: Called on the connection's thread with each message; its exceptions are logged.
             on_connect: Called on the connection's thread after each connection; its exceptions are logged.
             will: Topic and payload that the broker publishes, retained, when the connection breaks.
+            receive_maximum: Largest number of messages of QoS 1 that the broker sends before one is acknowledged; None
+                for the broker's own.
 
         Raises:
             MqttError: The CA file cannot be used.
@@ -111,6 +116,7 @@ class MqttConnection:
         self._client_id = client_id
         client = _Client(CallbackAPIVersion.VERSION2, client_id, protocol=mqtt.MQTTv5)
         client.connect_timeout = _CONNECT_TIMEOUT_S
+        self._receive_maximum = receive_maximum
         self._retry_s = [round(bound * random.uniform(0.8, 1.2), 3) for bound in _RETRY_S]
         client.reconnect_delay_set(*self._retry_s)  # type: ignore[arg-type]
         client.max_inflight_messages_set(100)
@@ -137,6 +143,8 @@ class MqttConnection:
         """Connect in the background, now and after every loss, until ``stop``."""
         connection = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
         connection.MaximumPacketSize = MAX_PICTURE + 65536
+        if self._receive_maximum is not None:
+            connection.ReceiveMaximum = self._receive_maximum
         self._client.connect_async(
             self._address.host, self._address.port, _KEEPALIVE_S, clean_start=True, properties=connection
         )
@@ -175,6 +183,14 @@ class MqttConnection:
         if self._conflict and not self._takeovers.conflict:
             self._conflict = ""
         return self._conflict
+
+    def request_retained(self, topic: str) -> None:
+        """Have the broker send the retained messages of a filter once, and hardly any of its other messages.
+
+        They come with QoS 1, so that ``receive_maximum`` bounds the copies that the broker has in memory.
+        """
+        self._client.subscribe(topic, options=SubscribeOptions(qos=1))
+        self._client.unsubscribe(topic)
 
     def round_trip(self, topic: str, payload: bytes, timeout_s: float) -> bool:
         """Publish a message with QoS 1. Returns whether the broker acknowledges it within ``timeout_s`` seconds."""
@@ -280,6 +296,7 @@ class MqttConnection:
                     getattr(extra, "ContentType", None),
                     getattr(extra, "CorrelationData", None),
                     tuple(getattr(extra, "UserProperty", ())),
+                    message.retain,
                 )
             )
         except BaseException:  # a panic in Rust code is not an ``Exception``

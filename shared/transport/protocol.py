@@ -31,6 +31,10 @@ MAX_CLASSES = 16_384
 #: Most recent labels in a request.
 RECENT = 16
 
+#: Largest time budget of a request by kind, milliseconds; a larger one counts as this. Devices give a question their
+#: ``deadline_ms`` (250 by default), a posted one five seconds, and an audit this budget.
+MAX_BUDGET_MS = {"infer": 10_000, "audit": 60_000}
+
 #: Size of a box, a label and a score in a message, bytes.
 _BOX, _LABEL, _SCORE = 16, 2, 4
 
@@ -41,6 +45,8 @@ SERVER_TOPICS = (
     f"$share/cloud-audit/{ROOT}/+/audit/#",
     f"$share/cloud-blob/{ROOT}/+/blob/get",
 )
+#: Topics that a device publishes on, after its name.
+DEVICE_LEAVES = ("status", "infer/#", "audit/#", "blob/get", "result/#", "snapshot/#")
 #: Topics of all manifests.
 CATALOGUE_TOPICS = f"{ROOT}/catalogue/#"
 
@@ -137,11 +143,18 @@ class DetectionAnswer(msgspec.Struct, frozen=True, tag="detections"):
         return checked(boxes, np.frombuffer(self.labels, "<u2"), scores, classes)
 
 
-class Rejection(msgspec.Struct, frozen=True, tag="refusal"):
-    """Reply to a request without an answer; ``detail`` is one line for the user."""
+class Rejection(msgspec.Struct, frozen=True, tag="refusal", omit_defaults=True):
+    """Reply to a request without an answer.
+
+    Attributes:
+        detail: One line for the user.
+        retry_after_ms: With the reason ``busy``, time after which the device may ask again, milliseconds; None for any
+            time. Earlier devices of version 2 ignore this field.
+    """
 
     reason: Reason
     detail: str
+    retry_after_ms: Annotated[int, msgspec.Meta(ge=0, le=60_000)] | None = None
 
 
 #: Reply to a request.
@@ -155,14 +168,13 @@ class Request(msgspec.Struct, frozen=True):
         model: SHA-256 of the model file.
         content: Content type of the picture.
         correlation: Correlation data, which the reply repeats.
-        budget_ms: Time left of the frame's deadline when it was sent, milliseconds. The server subtracts its own
-            waiting time, so that clocks are not compared.
+        budget_ms: Time left of the frame's deadline when it was sent, milliseconds, ``MAX_BUDGET_MS`` at most. The
+            server subtracts its own waiting time, so that clocks are not compared.
         recent: Indices of the device's recent labels, oldest first.
         audit: Whether the frame is already answered; other requests come first.
         risk: Largest risk of an early exit.
         id: Identifies the frame of a request that may be sent more than once, 32 hexadecimal digits; empty for others.
             A server answers it once.
-        miss: Whether an audit is of a frame that was no hit, and is no sample of hits.
     """
 
     model: str
@@ -173,7 +185,6 @@ class Request(msgspec.Struct, frozen=True):
     audit: bool = False
     risk: float = 1.0
     id: str = ""
-    miss: bool = False
 
     def properties(self) -> list[tuple[str, str]]:
         """The MQTT user properties; content type and correlation data are properties of MQTT itself."""
@@ -182,8 +193,6 @@ class Request(msgspec.Struct, frozen=True):
             own.append(("risk", f"{self.risk:.6f}"))
         if self.id:
             own.append(("id", self.id))
-        if self.miss:
-            own.append(("miss", "1"))
         return own
 
 
@@ -291,16 +300,14 @@ def request(
         raise Malformed("budget-ms and recent must be whole numbers, and risk a number") from None
     if not 0 <= risk <= 1:
         raise Malformed(f"risk {risk} is not in 0..1")
-    if not 0 <= budget <= 600_000:
-        raise Malformed(f"budget-ms {budget} is not in 0..600000")
+    if budget < 0:
+        raise Malformed("budget-ms is negative")
     if len(recent) > RECENT or any(not 0 <= label < MAX_CLASSES for label in recent):
         raise Malformed(f"recent holds more than {RECENT} labels or one that cannot be")
     if not _ID.fullmatch(own := named.get("id", "")):
         raise Malformed("id is not 32 hexadecimal digits")
-    if (miss := named.get("miss", "0")) not in ("0", "1"):
-        raise Malformed("miss is not 0 or 1")
-    audit = leaf[0] == "audit"
-    return Request(leaf[1], cast(ContentType, content), correlation, budget, recent, audit, risk, own, miss == "1")
+    audit, budget_ms = leaf[0] == "audit", min(budget, MAX_BUDGET_MS[leaf[0]])
+    return Request(leaf[1], cast(ContentType, content), correlation, budget_ms, recent, audit, risk, own)
 
 
 def encode(message: msgspec.Struct) -> bytes:

@@ -137,6 +137,8 @@ class Device:
         self._breaker = CircuitBreaker()
         self._now = 0.0
         self._under_way = 0
+        #: Name of the device for the servers.
+        self._name = str(seed)
         self._late: deque[Reply] = deque()
         self._audited: deque[Reply] = deque()
         self._loaded: deque[str] = deque()
@@ -273,7 +275,7 @@ class Device:
             self._under_way -= 1
             on_reply(*((reply,) if audit else (reply, error)))
 
-        request = ServerRequest(self._full_logits[row], recent, answered)
+        request = ServerRequest(self._name, self._full_logits[row], recent, answered)
         # The server measures the budget from the arrival of the request, so no clocks are compared.
         offer = partial(self._servers.offer, request, max(0.0, math.floor(budget_s * 1e3) / 1e3), audit)
         nbytes = int(self._inputs.trace.pictures.nbytes[row]) + REQUEST

@@ -10,6 +10,7 @@ from typing import Any
 import simpy
 
 from cachenet.cloud_server.serving.batcher import Batcher
+from cachenet.cloud_server.serving.fair_queue import QueuedItem
 from cachenet.cloud_server.serving.selector import recommend
 from cachenet.cloud_server.settings import Settings
 from cachenet.models.export.cost import Cost
@@ -22,6 +23,8 @@ from cachenet.simulator.world.link import after
 QUEUE = Settings().queue
 #: Requests of a batch at most: the server's default.
 MAX_BATCH = Settings().max_batch
+#: Quota of a device: the server's default.
+DEVICE_SHARE = Settings().device_share
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +32,13 @@ class ServerRequest:
     """A request.
 
     Attributes:
+        device: Name of the device.
         logits: The full model's logits for the picture.
         recent: Recent labels of the device.
         on_reply: Called with logits, recommended submodel and error; logits are None after an error.
     """
 
+    device: str
     logits: Any
     recent: tuple[int, ...]
     on_reply: Callable[[Any, str | None, str], object]
@@ -48,7 +53,7 @@ class Servers:
         self._env, self._profile, self._full = env, profile, full
         self._manifest, self._temperature = manifest, manifest.models[manifest.only("full")].temperature
         self._batchers: list[Batcher[ServerRequest]] = [
-            Batcher(lambda: env.now, QUEUE, MAX_BATCH) for _ in range(replicas)
+            Batcher(lambda: env.now, QUEUE, MAX_BATCH, DEVICE_SHARE) for _ in range(replicas)
         ]
         self._busy = [False] * replicas
         self._next = 0
@@ -56,9 +61,10 @@ class Servers:
     def offer(self, request: ServerRequest, budget_s: float, background: bool = False) -> None:
         """Take a request that must be answered within ``budget_s`` seconds; ``background``: at low priority."""
         which, self._next = self._next, (self._next + 1) % len(self._batchers)
-        if not self._batchers[which].offer(request, budget_s, background):
-            request.on_reply(None, None, "refused: busy")
-        elif not self._busy[which]:
+        refused = self._batchers[which].offer(request, request.device, budget_s, background)
+        if refused is not None:
+            refused.item.on_reply(None, None, "refused: busy")
+        if not self._busy[which]:
             self._run_batch(which)
 
     def _run_batch(self, which: int) -> None:
@@ -68,10 +74,11 @@ class Servers:
         self._busy[which] = bool(batch.ready)
         if batch.ready:
             seconds = self._profile.seconds(self._full, len(batch.ready))
-            after(self._env, seconds, partial(self._finish, which, [queued.item for queued in batch.ready]))
+            after(self._env, seconds, partial(self._finish, which, batch.ready, 1000 * seconds / len(batch.ready)))
 
-    def _finish(self, which: int, requests: list[ServerRequest]) -> None:
-        for request in requests:
+    def _finish(self, which: int, ready: list[QueuedItem[ServerRequest]], cost_ms: float) -> None:
+        self._batchers[which].done([cost_ms] * len(ready))
+        for request in (queued.item for queued in ready):
             advice = recommend(self._manifest, softmax(request.logits, self._temperature), request.recent, "")
             request.on_reply(request.logits, advice, "")
         self._run_batch(which)

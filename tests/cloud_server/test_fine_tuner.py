@@ -60,15 +60,6 @@ def logged(caplog: pytest.LogCaptureFixture, start: str) -> str:
     raise AssertionError([record.getMessage() for record in caplog.records])
 
 
-def test_a_miss_of_an_outbox_is_no_sample_of_hits(bundle: Bundle, tmp_path: Path) -> None:
-    fine_tuner = FineTuner(bundle, bundle, TrainingConfig(None, tmp_path))
-    for number, miss in enumerate([False, True]):
-        request = Request("full", "image/png", b"1", 60_000, audit=True, id=f"{number:032x}", miss=miss)
-        answer = Answer(SCORES.tobytes(), "0" * 64, None, Timing(0, 0, 0, 1))
-        fine_tuner.add(Job("cam", request, GOOD + b"%d" % number), answer)
-    assert [frame.audit for frame in fine_tuner._history._devices["cam"].frames] == [True, False]
-
-
 def test_a_proven_update_is_published(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script = f'[ "$3 $5 $7" = "fine-tune --recent --out" ] && cp "$6" "{tmp_path}/recent" && mkdir -p "{tmp_path}/work"'
     trainer(tmp_path, monkeypatch, f'{script} && cp -r "$4" "$8"')

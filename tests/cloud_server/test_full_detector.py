@@ -104,9 +104,9 @@ def replies_of(bundle: Bundle, jobs: list[Job]) -> list[Reply]:
     replies: list[Reply] = []
     model = load_full(bundle, "cpu", 1)
     batch = model.batch or 16
-    worker = Worker(model, bundle.manifest, 8, batch, lambda _, reply: replies.append(reply), lambda: None)
+    worker = Worker(model, bundle.manifest, 16, batch, 1.0, lambda _, reply: replies.append(reply), lambda: None)
     for job in jobs:
-        assert worker.submit(job)
+        assert worker.submit(job) is None
     worker.start()
     until(lambda: len(replies) == len(jobs))
     assert worker.stop(_BOUND_S)

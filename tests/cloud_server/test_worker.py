@@ -79,9 +79,10 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
 
 
 @contextmanager
-def working(manifest: Manifest, model: Model, queue: int = 8, max_batch: int = 4) -> Iterator[tuple[Worker, Replies]]:
+def working(manifest: Manifest, model: Model, queue: int = 16, max_batch: int = 4) -> Iterator[tuple[Worker, Replies]]:
     replies = Replies()
-    worker = Worker(model, manifest, queue, max_batch, replies, lambda: None)
+    # With a clock that stands still no batch is too long.
+    worker = Worker(model, manifest, queue, max_batch, 1.0, replies, lambda: None, clock=lambda: 0.0)
     worker.start()
     try:
         yield worker, replies
@@ -100,7 +101,7 @@ def test_jobs_that_arrive_during_a_run_share_the_next_run(manifest: Manifest) ->
         worker.submit(job("0"))
         assert model.started.acquire(timeout=_BOUND_S)
         for picture in "12345":
-            assert worker.submit(job(picture))
+            assert worker.submit(job(picture)) is None
         model.go.release(100)
         received = replies.wait(6)
         assert model.sizes == [1, 4, 1]
@@ -117,7 +118,7 @@ def test_bad_and_expired_requests_do_not_affect_others_of_the_batch(manifest: Ma
         worker.submit(job("0"))
         assert model.started.acquire(timeout=_BOUND_S)
         for request in (job("1"), job("damaged"), job("2"), job("3", budget_ms=0)):
-            assert worker.submit(request)
+            assert worker.submit(request) is None
         model.go.release(100)
         replies.wait(5)
         assert replies.kinds() == {"0": "answer", "1": "answer", "damaged": "bad-input", "2": "answer", "3": "expired"}
@@ -149,10 +150,11 @@ def test_a_failing_model_refuses_its_batch_and_the_worker_goes_on(manifest: Mani
 
 def test_a_full_queue_refuses_at_once(manifest: Manifest) -> None:
     model = Model()
-    with working(manifest, model, queue=2) as (worker, _):
+    with working(manifest, model, queue=4) as (worker, _):
         worker.submit(job("0"))
         assert model.started.acquire(timeout=_BOUND_S)
-        assert [worker.submit(job(picture)) for picture in "123"] == [True, True, False]
+        refused = [worker.submit(job(picture)) for picture in "123"]
+        assert [one and one.item.picture for one in refused] == [None, None, b"3"]
 
 
 def test_stopping_refuses_queued_and_new_jobs(manifest: Manifest) -> None:
@@ -162,11 +164,11 @@ def test_stopping_refuses_queued_and_new_jobs(manifest: Manifest) -> None:
         assert model.started.acquire(timeout=_BOUND_S)
         worker.submit(job("1"))
         assert not worker.stop(0.01), "a run cannot be interrupted"
-        assert not worker.submit(job("2"))
-        assert replies.kinds() == {"1": "busy"}
+        assert worker.submit(job("2")) is None
+        assert replies.kinds() == {"1": "busy", "2": "busy"}
         model.go.release(100)
-        replies.wait(2)
-        assert replies.kinds() == {"0": "answer", "1": "busy"}
+        replies.wait(3)
+        assert replies.kinds() == {"0": "answer", "1": "busy", "2": "busy"}
 
 
 def test_a_model_with_another_number_of_labels_is_refused_when_loaded(tmp_path: Path) -> None:
@@ -197,7 +199,7 @@ def test_only_results_of_the_complete_model_are_forwarded(manifest: Manifest) ->
     model = Model()
     model.go.release(100)
     replies = Replies()
-    worker = Worker(model, manifest, 8, 4, replies, lambda: None, lambda job, _: results.append(job))
+    worker = Worker(model, manifest, 8, 4, 1.0, replies, lambda: None, lambda job, _: results.append(job))
     worker.start()
     worker.submit(job("1"))
     replies.wait(1)
@@ -243,7 +245,7 @@ def test_the_worker_goes_on_after_exceptions_of_any_kind(manifest: Manifest) -> 
             raise Panic("counting failed")
 
     model.go.release(100)
-    worker = Worker(model, manifest, 8, 4, replies, fail_first)
+    worker = Worker(model, manifest, 8, 4, 1.0, replies, fail_first)
     worker.start()
     try:
         worker.submit(job("0"))

@@ -248,6 +248,29 @@ def test_a_rejection_is_no_reply_and_does_not_open_the_circuit(bundle: Bundle) -
     assert len(site.sent) == 10
 
 
+def test_a_busy_server_is_asked_again_at_the_time_that_it_names_and_frames_do_not_wait(bundle: Bundle) -> None:
+    site, now = Site(bundle, lambda _: Rejection("busy", "the queue is full", 1500)), [100.0]
+    site.cloud._clock = lambda: now[0]
+    assert post(site, 0).error == "to be answered later"
+    assert post(site, 1).error == site.cloud.ask(missed(2, (), 100.0, 999.0), lambda: PICTURE).error
+    assert post(site, 3).error == "cloud busy, asked for a pause"
+    assert site.cloud.audit(4, PICTURE), "a pause of questions is none of audits"
+    assert not site.cloud.audit(5, PICTURE)
+    site.output = lambda _: answer(bundle)
+    now[0] += 1.5
+    assert post(site, 6).error == "to be answered later"
+    assert site.cloud.audit(7, PICTURE)
+    assert [asked.audit for _, asked, _ in site.sent] == [False, True, False, True]
+
+
+def test_a_server_cannot_silence_a_device_for_more_than_ten_seconds(bundle: Bundle) -> None:
+    site, now = Site(bundle, lambda _: Rejection("busy", "the queue is full", 60_000)), [100.0]
+    site.cloud._clock = lambda: now[0]
+    post(site, 0)
+    now[0] += 10.0
+    assert post(site, 1).error == "to be answered later"
+
+
 def test_a_late_rejection_is_ignored(bundle: Bundle) -> None:
     site = Site(bundle, lambda _: None)
     site.ask(0, 0.01)

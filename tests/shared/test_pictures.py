@@ -111,6 +111,56 @@ def test_a_decompression_bomb_cannot_hide_its_size(cover: bytes, monkeypatch: py
     assert not reached
 
 
+def with_scans(count: int) -> bytes:
+    """A JPEG with copies of its last scan."""
+    done, data = cv2.imencode(".jpg", photograph(60, 80), [cv2.IMWRITE_JPEG_PROGRESSIVE, 1])
+    assert done
+    start = data.tobytes().rindex(b"\xff\xda")
+    return data.tobytes()[:start] + data.tobytes()[start:-2] * count + b"\xff\xd9"
+
+
+#: Pictures of 4 MB or less with parts in such numbers that a reader of all would take seconds.
+MANY_PARTS = {
+    "chunks": png(8, 8)[:33] + b"\0\0\0\0tEXt\0\0\0\0" * 300_000 + png(8, 8)[-12:],
+    "fill bytes": b"\xff\xd8" + b"\xff" * (4 << 20) + compressed(".jpg")[2:],
+    "markers": compressed(".jpg")[:-2] + b"\xff\x01" * (2 << 20) + b"\xff\xd9",
+    "segments": b"\xff\xd8" + b"\xff\xe1\x00\x02" * (1 << 20) + compressed(".jpg")[2:],
+    "scans": with_scans(100),
+}
+
+
+@pytest.mark.parametrize("kind", MANY_PARTS)
+def test_a_picture_of_very_many_parts_is_refused_before_it_is_decoded(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("the decoder was reached"))
+    with pytest.raises(BadPicture, match=r"(PNG|JPEG) has (too many|more than|no frame header)"):
+        decode(MANY_PARTS[kind])
+
+
+def test_a_photograph_of_a_4k_camera_is_decoded_in_the_size_that_a_model_can_use() -> None:
+    data = compressed(".jpg", 2160, 3840)
+    assert decode(data, pictures.USEFUL_PIXELS).shape == (1080, 1920, 3)
+    assert decode(data, 3840 * 2160).shape == (2160, 3840, 3), "a model with so large an input sees every pixel"
+    assert decode(data).shape == (2160, 3840, 3)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "progressive"])
+def test_a_picture_that_cannot_be_decoded_in_part_is_refused_beyond_what_a_model_can_use(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done, data = (
+        cv2.imencode(".png", photograph(400, 600))
+        if kind == "PNG"
+        else cv2.imencode(".jpg", photograph(400, 600), [cv2.IMWRITE_JPEG_PROGRESSIVE, 1])
+    )
+    assert done
+    assert decode(data.tobytes(), 600 * 400).shape == (400, 600, 3)
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("the decoder was reached"))
+    with pytest.raises(BadPicture, match="600x400 pixels, 239999 allowed"):
+        decode(data.tobytes(), 600 * 400 - 1)
+
+
 @pytest.mark.parametrize("size", [(0, 0), (0, 8), (8, 0)])
 def test_a_picture_without_pixels_is_refused(size: tuple[int, int]) -> None:
     with pytest.raises(BadPicture):
