@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--verbose", action="store_true", help="show what libraries write to standard error")
     chosen = parser.parse_args()
     try:
-        import atheris
+        import atheris  # type: ignore[import-untyped]
     except ImportError:
         parser.error("atheris is missing: pip install '.[dev]' on Linux, x86-64, with Python 3.11 to 3.13")
     begun, count, errors = time.monotonic(), 0, os.dup(sys.stderr.fileno())
@@ -90,6 +90,9 @@ def main() -> None:
         f"-artifact_prefix={CORPUS / chosen.decoder / 'finding-'}",
     ]
     directories = [str(chosen.corpus)] if chosen.corpus is not None else []
+    tracemalloc.start()
+    space = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + _ADDRESS_SPACE
+    resource.setrlimit(resource.RLIMIT_AS, (space, space))
     atheris.Setup([sys.argv[0], *flags, *directories], one, **options)
     atheris.Fuzz()
 

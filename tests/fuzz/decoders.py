@@ -104,6 +104,7 @@ def check(decoder: Decoder, data: bytes) -> None:
         OutOfBounds: It takes too much time or memory.
         Exception: It raises an error that its decoder does not document.
     """
+    assert tracemalloc.is_tracing()
     tracemalloc.reset_peak()
     before, began = tracemalloc.get_traced_memory()[0], time.process_time()
     with contextlib.suppress(*decoder.refusals):
