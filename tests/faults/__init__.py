@@ -1,1 +1,1 @@
-"""Faults injected into real processes (``python -m tests.faults``), and a long run (``python -m tests.faults.endurance``)."""
+"""Faults in real processes (``python -m tests.faults``), and a long run (``python -m tests.faults.endurance``)."""

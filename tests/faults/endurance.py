@@ -3,9 +3,9 @@
     python -m tests.faults.endurance [--frames 400000] [--every 5000] [--samples FILE] [--json]
 
 A device answers small frames as fast as it can. Broker and server are processes of their own. After every 5,000 frames
-the server offers the other of two versions of the bundle. One sample an interval, the mean over it, goes to ``--samples``
-as a line of JSON: a run that ends early continues with the same file, as a further part with its own level. Exit code 1:
-a measure grows, or an update did not reach the device.
+the server offers the other of two versions of the bundle. The means over an interval go to ``--samples`` as a line of
+JSON: a run that ends early continues with the same file, as a further part with its own level. Exit code 1: a measure
+grows, or an update did not reach the device.
 """
 
 from __future__ import annotations
@@ -132,13 +132,7 @@ def _offer(device: cachenet.Device, stream: Iterator[np.ndarray], offering: Kill
 def load(samples: Path) -> list[dict[str, Any]]:
     """The samples of earlier parts; the last line of an interrupted run may be cut off."""
     lines = samples.read_text().splitlines() if samples.exists() else []
-    found = []
-    for line in lines:
-        try:
-            found.append(json.loads(line))
-        except ValueError:
-            continue
-    return found
+    return [json.loads(line) for line in lines if line.endswith("}")]
 
 
 def measures(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
