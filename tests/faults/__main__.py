@@ -2,7 +2,7 @@
 
     python -m tests.faults --faults N --seed K [--first EPISODE] [--every SECONDS] [--agents N] [--json] [--verbose]
 
-The faults come in episodes of 25. Each episode is a function of the seed and of its number, so ``--first 7`` continues
+The faults come in episodes of 25. The schedule of each depends on the seed and on its number, so ``--first 7`` continues
 a run that was interrupted in its eighth. Four agents answer ten frames a second. A fifth one, with a server and a broker
 of its own, has no faults: it tells how many frames are late on this machine anyway. Exit code 1: an invariant is broken
 (``tests/faults/watch.py`` lists them), or more frames are late under faults than without.
@@ -27,14 +27,23 @@ _EPISODE = 25
 
 
 def run(
-    faults: int, seed: int, first: int, every_s: float, agents: int, longest_s: float, say: Callable[[str], None]
+    faults: int,
+    seed: int,
+    first: int,
+    every_s: float,
+    agents: int,
+    longest_s: float,
+    work: Path | None,
+    say: Callable[[str], None],
 ) -> dict[str, Any]:
     """The report as ``--json`` prints it; see ``main`` for the arguments."""
     begun, results = time.monotonic(), []
     for number in range(first, -(-faults // _EPISODE)):
         count = min(_EPISODE, faults - number * _EPISODE)
         with tempfile.TemporaryDirectory() as scratch:
-            done = episode(Path(scratch), f"{seed}/{number}", count, every_s, agents, longest_s, say)
+            directory = Path(scratch) if work is None else work / f"episode{number}"
+            directory.mkdir(parents=True, exist_ok=work is None)
+            done = episode(directory, f"{seed}/{number}", count, every_s, agents, longest_s, say)
         results.append(done)
         say(
             f"episode {number}: {sum(done.faults.values())} faults in {done.seconds} s, {len(done.violations)} violations"
@@ -78,6 +87,7 @@ def main() -> None:
     parser.add_argument("--every", type=float, default=3.0, help="mean seconds between two faults (default: 3)")
     parser.add_argument("--agents", type=int, default=4, help="number of agents under faults (default: 4)")
     parser.add_argument("--longest", type=float, default=16.0, help="longest fault, seconds (default: 16)")
+    parser.add_argument("--work", type=Path, help="new directory for outputs and logs (default: none is kept)")
     parser.add_argument("--json", action="store_true", help="print JSON in place of a line")
     parser.add_argument("--verbose", action="store_true", help="print each fault on standard error")
     chosen = parser.parse_args()
@@ -86,7 +96,7 @@ def main() -> None:
         if chosen.verbose or not line.endswith(("begins", "ends")):
             print(line, file=sys.stderr, flush=True)
 
-    found = run(chosen.faults, chosen.seed, chosen.first, chosen.every, chosen.agents, chosen.longest, say)
+    found = run(chosen.faults, chosen.seed, chosen.first, chosen.every, chosen.agents, chosen.longest, chosen.work, say)
     if chosen.json:
         print(json.dumps(found))
     else:

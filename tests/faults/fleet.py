@@ -22,12 +22,12 @@ from tests.faults.watch import Answer, Watch
 
 #: Frame rate of the agents, frames per second, and their deadline, milliseconds.
 FPS, DEADLINE_MS = 10.0, 250
-#: Size of the disk of an agent's store: some versions of the tiny bundle.
-_DISK = "1m"
-#: Debian's libfaketime for programs with threads.
-_FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1")
-#: Steps of the clock: an hour, a day, and years, as of a device without a battery.
-_STEPS = ("+3600", "-3600", "+86400", "-20y", "+5y")
+#: Size of the disk of an agent's store: a download leaves a margin free.
+_DISK = "40m"
+#: Directory for PYTHONPATH that makes the clock of a process follow a file.
+_CLOCK = Path(__file__).parent / "clock"
+#: Steps of the clock, seconds: an hour, a day, and years, as of a device without a battery.
+_STEPS = (3600, -3600, 86_400, -600_000_000, 150_000_000)
 
 
 class Disk:
@@ -43,7 +43,7 @@ class Disk:
 
     def fill(self) -> None:
         with contextlib.suppress(OSError), self._filler.open("wb") as file:
-            while file.write(bytes(4096)):
+            while file.write(bytes(1 << 16)):
                 file.flush()
 
     def empty(self) -> None:
@@ -67,7 +67,7 @@ class Agent:
         """
         Args:
             broker_port: Port that the agent connects to.
-            clock: Whether its clock can be stepped, if libfaketime is installed.
+            clock: Whether its clock can be stepped.
             camera: Its camera, if it can vanish.
         """
         self.name, self.watch, self.camera = name, Watch(name, DEADLINE_MS), camera
@@ -77,21 +77,15 @@ class Agent:
         self._output = work / f"{name}.jsonl"
         self._tails = {path: Tail(path) for path in (self._output, work / f"{name}.log")}
         self._clock = work / f"{name}.clock"
-        self._steps_clock = clock and _FAKETIME.exists()
         environment = {"OMP_NUM_THREADS": "1"}
-        if self._steps_clock:
-            self._clock.write_text("+0")
-            environment |= {
-                "LD_PRELOAD": str(_FAKETIME),
-                "FAKETIME_TIMESTAMP_FILE": str(self._clock),
-                "FAKETIME_CACHE_DURATION": "1",
-                "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-                "DONT_FAKE_MONOTONIC": "1",
-            }
+        self._steps_clock = clock
+        if clock:
+            self._clock.write_text("0")
+            environment |= {"PYTHONPATH": str(_CLOCK), "CLOCK_STEP": str(self._clock)}
         command = [
             *(sys.executable, "-m", "cachenet.edge_agent", "run", source, "--device", name, "--fps", str(FPS)),
             *("--broker", f"mqtt://127.0.0.1:{broker_port}", "--store", str(self.disk.directory), "--provider", "cpu"),
-            *("--deadline-ms", str(DEADLINE_MS), "--output", str(self._output), "--no-view", "--json"),
+            *("--deadline-ms", str(DEADLINE_MS), "--output", str(self._output), "--no-view", "--json", "-v"),
             *("--set", "levels=frames,submodels,base,cloud", "--set", "audit_share=0.2", "--set", "threads=1"),
             *("--set", f"metrics=127.0.0.1:{self.metrics_port}"),
         ]
@@ -118,10 +112,10 @@ class Agent:
         self.watch.started(now)
 
     def kill(self, now: float) -> None:
-        """End the process with SIGKILL, after reading what it has written."""
+        """End the process with SIGKILL, and read what it has written."""
+        self.watch.killed()
         self.process.kill()
         self.observe(now)
-        self.watch.killed()
 
     def begin(self, fault: Fault, now: float) -> None:
         """Do a fault to the agent, except for those of its connection."""
@@ -138,7 +132,7 @@ class Agent:
         elif fault.kind == "disk_full":
             self.disk.fill()
         elif fault.kind == "clock_step":
-            self._clock.write_text(_STEPS[int(fault.choice * len(_STEPS))])
+            self._clock.write_text(str(_STEPS[int(fault.choice * len(_STEPS))]))
         elif fault.kind == "camera_gone" and self.camera is not None:
             self.camera.vanish()
 
@@ -155,7 +149,7 @@ class Agent:
         elif fault.kind == "disk_full":
             self.disk.empty()
         elif fault.kind == "clock_step":
-            self._clock.write_text("+0")
+            self._clock.write_text("0")
         elif fault.kind == "camera_gone" and self.camera is not None:
             self.camera.come_back()
 

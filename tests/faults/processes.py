@@ -82,7 +82,7 @@ class Killable:
 
 def server(directory: Path, bundle: Path, port: int) -> Killable:
     """A server of ``bundle`` on the broker at ``port``."""
-    options = ("--provider", "cpu", "--threads", "1", "--json", "--bundle", str(bundle))
+    options = ("-v", "--provider", "cpu", "--threads", "1", "--json", "--bundle", str(bundle))
     command = (sys.executable, "-m", "cachenet.cloud_server", "run", "--broker", f"mqtt://127.0.0.1:{port}", *options)
     return Killable("server", command, directory)
 
@@ -91,7 +91,7 @@ def broker(directory: Path, port: int, program: str) -> Killable:
     """A mosquitto on ``port``; ``program``: its path."""
     config = directory / "mosquitto.conf"
     config.write_text(f"listener {port} 127.0.0.1\nallow_anonymous true\nset_tcp_nodelay true\n")
-    return Killable("broker", (program, "-c", str(config)), directory)
+    return Killable("broker", (program, "-v", "-c", str(config)), directory)
 
 
 def wait_for_port(process: Killable, port: int) -> None:
