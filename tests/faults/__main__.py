@@ -2,10 +2,10 @@
 
     python -m tests.faults --faults N --seed K [--first EPISODE] [--every SECONDS] [--agents N] [--json] [--verbose]
 
-The faults come in episodes of 25. The schedule of each depends on the seed and on its number, so ``--first 7`` continues
-a run that was interrupted in its eighth. Four agents answer ten frames a second. A fifth one, with a server and a broker
-of its own, has no faults: it tells how many frames are late on this machine anyway. Exit code 1: an invariant is broken
-(``tests/faults/watch.py`` lists them), or more frames are late under faults than without.
+The faults come in episodes of 25. The schedule of each depends on the seed and on its number, so ``--first 7``
+continues a run that was interrupted in its eighth. Four agents answer ten frames a second. A fifth one, with a server
+and a broker of its own, has no faults: it tells how many frames are late on this machine anyway. Exit code 1: an
+invariant is broken (``tests/faults/watch.py`` lists them), or more frames are late under faults than without.
 """
 
 from __future__ import annotations

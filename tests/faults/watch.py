@@ -27,8 +27,8 @@ _OBSERVED_S = 0.5
 #: Length of a window of frames, seconds: late frames come in bursts, so windows are compared and not frames.
 WINDOW_S = 10.0
 #: Kinds that do not stop an agent's answers, whatever they hit.
-_HARMLESS = {*LINK, "clock_step"}
-_LEVELS = frozenset(get_args(Level)) | {level for part in get_args(Level) for level in get_args(part)}
+_HARMLESS = {*LINK, "clock_step", "disk_full"}
+_LEVELS = frozenset(level for part in get_args(Level) for level in get_args(part))
 
 
 class Answer(NamedTuple):
