@@ -45,9 +45,7 @@ def run(
             directory.mkdir(parents=True, exist_ok=work is None)
             done = episode(directory, f"{seed}/{number}", count, every_s, agents, longest_s, say)
         results.append(done)
-        say(
-            f"episode {number}: {sum(done.faults.values())} faults in {done.seconds} s, {len(done.violations)} violations"
-        )
+        say(f"episode {number}: {count} faults in {done.seconds} s, {len(done.violations)} violations")
         for line in done.violations:
             say(f"  {line}")
     return report(results, seed, first) | {"seconds": round(time.monotonic() - begun)}
