@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 import tempfile
 import time
@@ -94,6 +95,7 @@ def main() -> None:
         if chosen.verbose or not line.endswith(("begins", "ends")):
             print(line, file=sys.stderr, flush=True)
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that all processes are ended
     found = run(chosen.faults, chosen.seed, chosen.first, chosen.every, chosen.agents, chosen.longest, chosen.work, say)
     if chosen.json:
         print(json.dumps(found))

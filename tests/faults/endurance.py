@@ -15,6 +15,7 @@ import json
 import logging
 import os
 import shutil
+import signal
 import statistics
 import sys
 import tempfile
@@ -179,6 +180,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print JSON in place of a line")
     chosen = parser.parse_args()
     logging.getLogger("cachenet").setLevel(logging.CRITICAL)  # random models disagree, and audits give alarms
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that all processes are ended
     with tempfile.TemporaryDirectory() as scratch:
         samples = chosen.samples or Path(scratch) / "samples.jsonl"
         report = measures(run(chosen.frames, chosen.every, samples, sys.stderr.isatty()))

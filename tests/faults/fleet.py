@@ -74,6 +74,8 @@ class Agent:
         self.disk, self.metrics_port = Disk(work / f"{name}-store"), free_port()
         #: Number of starts.
         self.starts = 0
+        #: Whether the next line may be the part that a killed process has written; its successor ends that line.
+        self._torn = False
         self._output = work / f"{name}.jsonl"
         self._tails = {path: Tail(path) for path in (self._output, work / f"{name}.log")}
         self._clock = work / f"{name}.clock"
@@ -116,6 +118,7 @@ class Agent:
         self.watch.killed()
         self.process.kill()
         self.observe(now)
+        self._torn = True
 
     def begin(self, fault: Fault, now: float) -> None:
         """Do a fault to the agent, except for those of its connection."""
@@ -157,16 +160,23 @@ class Agent:
         """Pass everything new to the watch."""
         output, log = self._tails.values()
         for line in output.lines():
-            # A process that is killed may leave a part of a line, which the next one ends.
-            with contextlib.suppress(ValueError):
-                answer = json.loads(line)
-                if not answer.get("correction", False):
-                    self.watch.answered(Answer(now, answer["frame"], answer["level"], answer["latency_ms"]))
+            self._read(line, now)
+            self._torn = False
         for line in log.lines():
             self.watch.logged(now, line.decode(errors="replace"))
         if (code := self.process.exit_code()) is not None:
             self.watch.exited(now, code)
         self.watch.tick(now)
+
+    def _read(self, line: bytes, now: float) -> None:
+        try:
+            answer = json.loads(line)
+        except ValueError:
+            if not self._torn:
+                self.watch.violations.append(f"{self.name} at {now:.1f} s: a line of the output is no JSON")
+            return
+        if not answer.get("correction", False):
+            self.watch.answered(Answer(now, answer["frame"], answer["level"], answer["latency_ms"]))
 
     def finish(self, clock: Callable[[], float], timeout_s: float) -> dict[str, Any]:
         """End the process properly, check its summary and return it; empty if there is none."""

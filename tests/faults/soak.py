@@ -43,7 +43,7 @@ class Result(msgspec.Struct, frozen=True):
         faults: Number of faults by kind.
         answers: Answers of the agents under faults.
         cloud: Those that are the server's.
-        audits: Audits that were sent and judged, of the processes that ended properly.
+        audits: Audits that were sent, and judged since the last update, of the processes that ended properly.
         faulty: Late frames and all frames by window, under faults.
         control: The same, without.
         seconds: Duration.
@@ -86,6 +86,7 @@ def episode(
     camera = Camera(pictures, FPS)
     agents: list[Agent] = []
     shared: list[Shared] = []
+    ended = threading.Event()
     try:
         for proxy in proxies.values():
             proxy.start()
@@ -99,13 +100,14 @@ def episode(
         for agent in agents:
             _fill(agent.disk.directory, Bundle(bundles[0]))
         plan = schedule(seed, faults, every_s, possible(agents[:-1]), longest_s)
-        run = _Run(agents, shared, proxies, begun, say)
+        run = _Run(agents, shared, proxies, begun, ended, say)
         run.start()
         run.until_answered("at the start")
         run.faults(plan)
         run.until_answered("after the last fault")
         summaries = [agent.finish(run.clock, _STOP_S) for agent in agents]
     finally:
+        ended.set()
         for process in shared:
             process.process.kill()
         for agent in agents:
@@ -139,10 +141,12 @@ class _Run:
         shared: list[Shared],
         proxies: dict[str, Proxy],
         begun: float,
+        ended: threading.Event,
         say: Callable[[str], None],
     ) -> None:
         self.violations: list[str] = []
-        self._agents, self._shared, self._proxies, self._begun, self._say = agents, shared, proxies, begun, say
+        self._agents, self._shared, self._proxies = agents, shared, proxies
+        self._begun, self._ended, self._say = begun, ended, say
         self._targets: dict[str, Agent | Shared] = {agent.name: agent for agent in agents}
         self._targets |= {one.name: one for one in shared[:2]}
         #: Name of the agent, its number of starts, answers before the reading, and the reading.
@@ -195,14 +199,13 @@ class _Run:
             time.sleep(_TICK_S)
 
     def _read_metrics(self) -> None:
-        while True:
+        while not self._ended.wait(_METRICS_S):
             for agent in self._agents:
                 starts, before = agent.starts, agent.watch.seen
                 with contextlib.suppress(OSError, ValueError):
                     with urllib.request.urlopen(f"http://127.0.0.1:{agent.metrics_port}/metrics", timeout=2) as reply:
                         values = readings(reply.read().decode())
                     self._metrics.put((agent, starts, before, values))
-            time.sleep(_METRICS_S)
 
 
 def readings(text: str) -> dict[str, float]:
