@@ -164,6 +164,8 @@ class _Run:
 
     def faults(self, plan: Sequence[Fault]) -> None:
         """Do all faults, each at its time from now."""
+        for agent in self._agents:
+            agent.watch.restart_windows()
         begun = self.clock()
         changes = sorted([(fault.at, 1, fault) for fault in plan] + [(fault.end, 0, fault) for fault in plan])
         for at, begins, fault in changes:
@@ -201,7 +203,7 @@ class _Run:
     def _read_metrics(self) -> None:
         while not self._ended.wait(_METRICS_S):
             for agent in self._agents:
-                starts, before = agent.starts, agent.watch.seen
+                starts, before = agent.starts, agent.watch.frames
                 with contextlib.suppress(OSError, ValueError):
                     with urllib.request.urlopen(f"http://127.0.0.1:{agent.metrics_port}/metrics", timeout=2) as reply:
                         values = readings(reply.read().decode())

@@ -86,7 +86,7 @@ def test_a_new_process_counts_from_0() -> None:
     watch.killed()
     watch.started(3.0)
     answer(watch, 5.0, 2)
-    assert not watch.violations and watch.seen == 2
+    assert not watch.violations and watch.frames == 2
 
 
 def test_an_unknown_level_an_exit_and_a_traceback_are_violations() -> None:

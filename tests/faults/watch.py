@@ -22,7 +22,7 @@ from tests.faults.schedule import LINK
 SILENCE_S, RECOVERY_S = 15.0, 45.0
 #: Time after its deadline at which an answer counts as late, milliseconds.
 LATE_MS = 50.0
-#: Time by which the observer may see an answer after it was written, seconds.
+#: Longest time until the harness reads an answer, seconds.
 _OBSERVED_S = 0.5
 #: Length of a window of frames, seconds: late frames come in bursts, so windows are compared and not frames.
 WINDOW_S = 10.0
@@ -32,7 +32,7 @@ _LEVELS = frozenset(level for part in get_args(Level) for level in get_args(part
 
 
 class Answer(NamedTuple):
-    """One line of the agent's output, and the time at which it was seen, seconds."""
+    """One line of the agent's output, and the time at which the harness read it, seconds."""
 
     at: float
     frame: int
@@ -127,17 +127,21 @@ class Watch:
 
     def metrics(self, at: float, before: int, values: Mapping[str, float]) -> None:
         """A reading of ``/metrics``: ``levels`` (answers of all levels), ``errors`` (of frames) and ``threads``
-        (failures). ``before``: answers of this process that were seen before the reading."""
+        (failures). ``before``: answers of this process before the reading."""
         if values["levels"] < before:
-            self._wrong(at, f"/metrics counts {values['levels']:.0f} answers, {before} were seen")
+            self._wrong(at, f"/metrics counts {values['levels']:.0f} answers, and there were {before}")
         for name in ("errors", "threads"):
             if values[name]:
                 self._wrong(at, f"/metrics counts {values[name]:.0f} {name} that failed")
 
     @property
-    def seen(self) -> int:
+    def frames(self) -> int:
         """Answers of this process so far."""
         return self._next
+
+    def restart_windows(self) -> None:
+        """Count late frames from now on. Before the first fault all processes start at once."""
+        self.windows.clear()
 
     def summarised(self, at: float, summary: Mapping[str, Any]) -> None:
         """The summary of a process that was ended properly."""
