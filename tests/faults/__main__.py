@@ -46,7 +46,8 @@ def run(
             directory.mkdir(parents=True, exist_ok=work is None)
             done = episode(directory, f"{seed}/{number}", count, every_s, agents, longest_s, say)
         results.append(done)
-        say(f"episode {number}: {count} faults in {done.seconds} s, {len(done.violations)} violations")
+        late = " and ".join(f"{sum(own for own, _ in windows)}" for windows in (done.faulty, done.control))
+        say(f"episode {number}: {count} faults in {done.seconds} s, {len(done.violations)} violations, {late} late")
         for line in done.violations:
             say(f"  {line}")
     return report(results, seed, first) | {"seconds": round(time.monotonic() - begun)}

@@ -49,9 +49,10 @@ class Disk:
     def empty(self) -> None:
         self._filler.unlink(missing_ok=True)
 
-    def remount(self, how: str) -> bool:
-        """``how``: ``ro`` or ``rw``. Returns whether the system did it."""
-        return _quiet("mount", "-o", f"remount,{how}", str(self.directory))
+    def remount(self, how: str) -> None:
+        """``how``: ``ro`` or ``rw``. Raises ``RuntimeError`` if the system refuses."""
+        if not _quiet("mount", "-o", f"remount,{how}", str(self.directory)):
+            raise RuntimeError(f"{self.directory} cannot be mounted {how}")
 
     def close(self) -> None:
         if self.works:

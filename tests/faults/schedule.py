@@ -14,6 +14,8 @@ SERVER, BROKER = ("kill", "freeze", *LINK), ("kill", "freeze")
 _SERVER_SHARE, _BROKER_SHARE = 0.15, 0.1
 #: Shortest and longest fault, seconds; a few last longer, so that keep-alives (10 s) end connections.
 _SHORT_S, _LONG_S, _LONG_SHARE = (0.3, 4.0), (8.0, 16.0), 0.08
+#: Kinds that always last longer: the agent has to start, and to answer, with the fault.
+_LONG = ("read_only",)
 
 
 class Fault(NamedTuple):
@@ -62,8 +64,9 @@ def schedule(
             idle = [name for name in agents if free[name] <= at]
             target = rng.choice(idle) if idle else min(possible, key=free.__getitem__)
         at = max(at, free[target])
-        seconds = rng.uniform(*(_LONG_S if rng.random() < _LONG_SHARE else _SHORT_S))
-        fault = Fault(at, min(seconds, longest_s), rng.choice(list(possible[target])), target, rng.random())
+        kind, is_long = rng.choice(list(possible[target])), rng.random() < _LONG_SHARE
+        seconds = rng.uniform(*(_LONG_S if is_long or kind in _LONG else _SHORT_S))
+        fault = Fault(at, min(seconds, longest_s), kind, target, rng.random())
         faults.append(fault)
         free[target] = fault.end
     return tuple(sorted(faults))

@@ -25,6 +25,7 @@ from tests.faults.camera import Camera
 from tests.faults.fleet import FPS, Agent, Shared, start_shared
 from tests.faults.proxy import Proxy
 from tests.faults.schedule import BROKER, LINK, SERVER, Fault, schedule
+from tests.faults.watch import RECOVERY_S
 
 #: Frames of the clip, more than an episode lasts, and frames that show one picture.
 _FRAMES, _REPEATS, _PICTURES = 6000, 4, 100
@@ -170,11 +171,21 @@ class _Run:
         changes = sorted([(fault.at, 1, fault) for fault in plan] + [(fault.end, 0, fault) for fault in plan])
         for at, begins, fault in changes:
             self._observe_until(lambda at=at: self.clock() - begun >= at)  # type: ignore[misc]
+            if fault.kind == "read_only" and not begins:
+                self._until_started(fault.target)
             target, now = self._targets[fault.target], self.clock()
             if fault.kind in LINK:
                 self._proxies[fault.target].set(fault.kind if begins else "pass")  # type: ignore[arg-type]
             (target.begin if begins else target.end)(fault, now)
             self._say(f"{now:7.1f} s  {fault.target:8} {fault.kind:12} {'begins' if begins else 'ends'}")
+
+    def _until_started(self, name: str) -> None:
+        """Wait until the agent has answered since its start: a fault that ends before tests nothing."""
+        (agent,) = (one for one in self._agents if one.name == name)
+        deadline = self.clock() + RECOVERY_S
+        self._observe_until(lambda: agent.watch.frames > 0 or self.clock() > deadline)
+        if not agent.watch.frames:
+            self.violations.append(f"{name}: no answer with a store that is read-only for {RECOVERY_S:.0f} s")
 
     def until_answered(self, when: str) -> None:
         """Wait until each agent has a further answer of the server."""

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from tests.faults.soak import readings
 from tests.faults.watch import RECOVERY_S, SILENCE_S, Answer, Watch, later, share_and_interval
 
-windows = st.lists(st.integers(1, 100).flatmap(lambda all_: st.tuples(st.integers(0, all_), st.just(all_))), min_size=2)
+_window = st.integers(1, 100).flatmap(lambda all_: st.tuples(st.integers(0, all_), st.just(all_)))
+windows = st.lists(_window, min_size=2, max_size=6)
 
 
 def running(frames: int = 10) -> Watch:
