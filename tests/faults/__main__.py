@@ -41,10 +41,14 @@ def run(
     begun, results = time.monotonic(), []
     for number in range(first, -(-faults // _EPISODE)):
         count = min(_EPISODE, faults - number * _EPISODE)
-        with tempfile.TemporaryDirectory() as scratch:
-            directory = Path(scratch) if work is None else work / f"episode{number}"
-            directory.mkdir(parents=True, exist_ok=work is None)
-            done = episode(directory, f"{seed}/{number}", count, every_s, agents, longest_s, say)
+        try:
+            with tempfile.TemporaryDirectory() as scratch:
+                directory = Path(scratch) if work is None else work / f"episode{number}"
+                directory.mkdir(parents=True, exist_ok=work is None)
+                done = episode(directory, f"{seed}/{number}", count, every_s, agents, longest_s, say)
+        except KeyboardInterrupt:
+            say(f"interrupted; --first {number} continues")
+            break
         results.append(done)
         late = " and ".join(f"{sum(own for own, _ in windows)}" for windows in (done.faulty, done.control))
         say(f"episode {number}: {count} faults in {done.seconds} s, {len(done.violations)} violations, {late} late")
@@ -56,6 +60,8 @@ def run(
 def report(results: Sequence[Result], seed: int, first: int) -> dict[str, Any]:
     """The sums of all episodes."""
     kinds: Counter[str] = Counter()
+    if not results:
+        raise SystemExit("no episode has ended")
     for done in results:
         kinds.update(done.faults)
     faulty = [window for done in results for window in done.faulty]
