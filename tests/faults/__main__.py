@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
 import sys
 import tempfile
 import time
@@ -21,6 +20,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.faults.processes import end_on_sigterm
 from tests.faults.soak import Result, episode
 from tests.faults.watch import later
 
@@ -102,7 +102,7 @@ def main() -> None:
         if chosen.verbose or not line.endswith(("begins", "ends")):
             print(line, file=sys.stderr, flush=True)
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that all processes are ended
+    end_on_sigterm()
     found = run(chosen.faults, chosen.seed, chosen.first, chosen.every, chosen.agents, chosen.longest, chosen.work, say)
     if chosen.json:
         print(json.dumps(found))

@@ -15,7 +15,6 @@ import json
 import logging
 import os
 import shutil
-import signal
 import statistics
 import sys
 import tempfile
@@ -31,7 +30,7 @@ import cachenet
 from cachenet.shared.inference.engine import resident_bytes
 from cachenet.simulator.world.processes import free_port
 from tests.bundles import tiny_bundle
-from tests.faults.processes import Killable, broker, server, wait_for_port
+from tests.faults.processes import Killable, broker, end_on_sigterm, server, wait_for_port
 from tests.faults.trend import trend
 
 #: Measures, and the growth in 100,000 frames that counts as flat. The allocator's own noise is some 100 kB.
@@ -181,7 +180,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print JSON in place of a line")
     chosen = parser.parse_args()
     logging.getLogger("cachenet").setLevel(logging.CRITICAL)  # random models disagree, and audits give alarms
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that all processes are ended
+    end_on_sigterm()
     with tempfile.TemporaryDirectory() as scratch:
         samples = chosen.samples or Path(scratch) / "samples.jsonl"
         report = measures(run(chosen.frames, chosen.every, samples, sys.stderr.isatty()))

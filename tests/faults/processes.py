@@ -101,3 +101,13 @@ def wait_for_port(process: Killable, port: int) -> None:
         if process.exit_code() is not None or time.monotonic() > deadline:
             raise RuntimeError(f"{process.name} does not listen; its log is {process.log}")
         time.sleep(0.02)
+
+
+def end_on_sigterm() -> None:
+    """Let SIGTERM raise ``KeyboardInterrupt``, once, so that all processes are ended in order."""
+
+    def interrupt(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
