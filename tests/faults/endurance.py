@@ -68,9 +68,10 @@ def reading(store: Path) -> dict[str, float]:
     }
 
 
-def run(frames: int, every: int, samples: Path, progress: bool) -> list[dict[str, Any]]:
-    """Answer frames until ``samples`` holds ``frames`` of them; returns all samples."""
+def run(frames: int, every: int, samples: Path, progress: bool) -> None:
+    """Answer frames until ``samples`` holds ``frames`` of them."""
     known = load(samples)
+    is_cut = samples.exists() and not samples.read_bytes().endswith(b"\n")  # the run before was ended in a line
     done, part = sum(one["frames"] for one in known), 1 + max((one["part"] for one in known), default=-1)
     with tempfile.TemporaryDirectory() as scratch:
         work, port = Path(scratch), free_port()
@@ -86,22 +87,22 @@ def run(frames: int, every: int, samples: Path, progress: bool) -> list[dict[str
                 f"mqtt://127.0.0.1:{port}", store=store, device="endurance", audit_share=0.05,
                 levels="frames,submodels,base,cloud", provider="cpu", threads=1,
             ) as device:  # fmt: skip
-                stream = pictures()
+                stream, offered = pictures(), 0
                 while done < frames:
                     sample = _interval(device, stream, every, store)
                     sample |= {"part": part, "version": device.summary()["bundle_version"][:12]}
-                    known.append(sample)
                     with samples.open("a") as file:
-                        file.write(json.dumps(sample) + "\n")
+                        file.write("\n" * is_cut + json.dumps(sample) + "\n")
+                    is_cut = False
                     done += every
                     if progress:
                         print(f"\r{done} of {frames} frames", end="", file=sys.stderr, flush=True)
                     if done < frames:
-                        _offer(device, stream, offering, versions[done // every % 2])
+                        offered = 1 - offered
+                        _offer(device, stream, offering, versions[offered])
         finally:
             offering.kill()
             mosquitto.kill()
-    return known
 
 
 def _interval(device: cachenet.Device, stream: Iterator[np.ndarray], frames: int, store: Path) -> dict[str, Any]:
@@ -183,7 +184,13 @@ def main() -> None:
     end_on_sigterm()
     with tempfile.TemporaryDirectory() as scratch:
         samples = chosen.samples or Path(scratch) / "samples.jsonl"
-        report = measures(run(chosen.frames, chosen.every, samples, sys.stderr.isatty()))
+        try:
+            run(chosen.frames, chosen.every, samples, sys.stderr.isatty())
+        except KeyboardInterrupt:
+            print("interrupted; the same command continues with --samples", file=sys.stderr)
+        if not (found := load(samples)):
+            raise SystemExit("no interval has ended")
+        report = measures(found)
     if chosen.json:
         print(json.dumps(report))
     else:

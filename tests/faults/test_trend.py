@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.faults.endurance import LIMITS, measures
+from tests.faults.endurance import LIMITS, load, measures
 from tests.faults.trend import trend
 
 slopes, levels = st.floats(-10, 10), st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=4)
@@ -42,3 +43,10 @@ def test_a_measure_that_grows_over_its_limit_is_named() -> None:
     assert found["growing"] == ["descriptors"]
     assert (found["frames"], found["parts"], found["updates"]) == (60_000, 1, 11)
     assert found["disk_bytes"]["growth_per_100000"] == [20.0, 20.0, 20.0]
+
+
+def test_an_interrupted_run_continues_after_its_last_whole_sample(tmp_path: Path) -> None:
+    samples = tmp_path / "samples.jsonl"
+    assert load(samples) == []
+    samples.write_text('{"part": 0}\n{"part": 1}\n{"part"')
+    assert load(samples) == [{"part": 0}, {"part": 1}]
