@@ -15,12 +15,13 @@ PYTEST := $(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadscope --no-loads
 FIND_MOSQUITTO := { PATH="$$PATH:/usr/sbin:/usr/local/sbin" command -v mosquitto && command -v mosquitto_rr; } >/dev/null
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test quick check clean mosquitto cameras
+.PHONY: help demo test quick soak check clean mosquitto cameras
 
 help:
 	@echo 'make demo    install what the demo needs and run it: broker, server and device on this machine (no root)'
 	@echo 'make test    install what the tests need and run them (broker and cameras: installed where you are root)'
 	@echo 'make quick   run the tests that need no broker and no training (a minute)'
+	@echo 'make soak    inject faults into agents, server and broker: make soak FAULTS=500 SEED=1 (4 s a fault)'
 	@echo 'make check   lint, formatting and types'
 	@echo 'make clean   remove .venv, build results and caches'
 
@@ -32,6 +33,12 @@ test: $(VENV)/.dev-stamp mosquitto cameras
 
 quick: $(VENV)/.dev-stamp
 	$(PYTEST) -m 'not slow and not e2e' $(ARGS)
+
+FAULTS := 100
+SEED := 0
+
+soak: $(VENV)/.dev-stamp mosquitto
+	$(VENV)/bin/python -m tests.faults --faults $(FAULTS) --seed $(SEED) $(ARGS)
 
 check: $(VENV)/.dev-stamp
 	$(VENV)/bin/ruff check .
