@@ -18,12 +18,13 @@ from pathlib import Path
 import msgspec
 
 from benchmarks.aarch64 import emulated
-from benchmarks.aarch64.compare import TOLERANCE, Answers, compare
+from benchmarks.aarch64.compare import Answers, compare
 
 PROJECT = Path(__file__).parents[2]
 ROOT = PROJECT / "build/aarch64"
-#: INT8 models, and the decoded frames.
-EXACT = ("cifar10 frames", "campus frames", "cifar10 base", "cifar10 general-1in50.1")
+#: Where the largest difference is not that of float models. Decoded colours differ in some grey levels. Sums in INT8 are
+#: exact, but what is rounded to INT8 after an addition can differ by a step, 0.074 of a score of this model.
+TOLERANCES = {"cifar10 frames": 0.0, "campus frames": 4.0, "cifar10 general-1in50.1": 0.0, "cifar10 base": 0.3}
 _SCRIPT = Path(__file__).with_name("answers.py")
 #: The agent on the shipped clip. Its full model would be loaded for longer than the emulated clip lasts.
 _AGENT = (
@@ -40,12 +41,12 @@ def read(file: Path) -> Answers:
 
 def check(cpu: str, known: Answers, frames: int) -> bool:
     """Run everything on one processor and print one line. Returns whether all answers are as they are here."""
-    printed = emulated.run(ROOT, cpu, "/answers.py", "/answers.msgpack", str(frames))
+    printed = emulated.run(ROOT, cpu, "/answers.py", "/answers.msgpack", str(frames), "/clip.npy")
     print(printed, end="")
-    compared = compare(known, read(ROOT / "answers.msgpack"), EXACT)
+    compared = compare(known, read(ROOT / "answers.msgpack"), TOLERANCES)
     for one in compared:
-        wanted = "equal" if one.exact else f"within {TOLERANCE:g}"
-        print(f"  {one.model}: {one.equal} of {one.frames} equal, largest difference {one.largest:.2g} ({wanted})")
+        allowed = f"{one.largest:.2g}, {one.tolerance:g} allowed"
+        print(f"  {one.model}: {one.equal} of {one.frames} equal, largest difference {allowed}")
     lines = emulated.run(ROOT, cpu, "-c", _AGENT, *_SETTINGS, "--frames", str(frames)).splitlines()
     answered = sum('"objects"' in line for line in lines)
     passed = answered == frames and all(one.passed for one in compared)
@@ -70,8 +71,9 @@ def main() -> None:
         emulated.make(ROOT)
         emulated.install(ROOT, PROJECT)
         shutil.copy(_SCRIPT, ROOT)
-        here = ROOT / "here.msgpack"
-        subprocess.run([sys.executable, str(_SCRIPT), str(here), str(options.frames)], check=True)
+        here, clip = ROOT / "here.msgpack", ROOT / "clip.npy"
+        clip.unlink(missing_ok=True)
+        subprocess.run([sys.executable, str(_SCRIPT), str(here), str(options.frames), str(clip)], check=True)
         passed = [check(cpu, read(here), options.frames) for cpu in options.cpu]
     except (emulated.EmulationError, subprocess.CalledProcessError) as error:
         print(f"aarch64: {error}", file=sys.stderr)

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-#: The answers to each frame by model: a digest, scores, or rows of label, score, left, top, right and bottom.
+#: The answers to each frame by model: numbers, scores, or rows of label, score, left, top, right and bottom.
 Answers = Mapping[str, Sequence[object]]
 
-#: Largest difference of a score or of a box's side, of models that compute in float.
+#: Largest difference of a score or of a box's side, of models without another tolerance: those that compute in float.
 TOLERANCE = 1e-3
 
 
@@ -23,10 +23,10 @@ class Comparison:
         frames: Number of frames.
         equal: Frames whose answers are equal to the last bit.
         largest: Largest difference of a number; infinite where the numbers of objects differ.
-        exact: Whether the answers must be equal.
+        tolerance: Largest difference that passes; 0: the answers must be equal.
 
     Example:
-        >>> [one] = compare({"base": [[0.0, 2.0]]}, {"base": [[0.0, 2.5]]}, exact=())
+        >>> [one] = compare({"base": [[0.0, 2.0]]}, {"base": [[0.0, 2.5]]}, tolerances={"base": 0.1})
         >>> one.equal, one.largest, one.passed
         (0, 0.5, False)
     """
@@ -35,30 +35,33 @@ class Comparison:
     frames: int
     equal: int
     largest: float
-    exact: bool
+    tolerance: float
 
     @property
     def passed(self) -> bool:
-        return self.frames > 0 and self.largest <= (0.0 if self.exact else TOLERANCE)
+        return self.frames > 0 and self.largest <= self.tolerance
 
 
-def compare(known: Answers, found: Answers, exact: Sequence[str]) -> list[Comparison]:
+def compare(known: Answers, found: Answers, tolerances: Mapping[str, float]) -> list[Comparison]:
     """Compare the answers of two processors, model by model.
 
     Args:
         known: Answers of the one processor.
         found: Answers of the other.
-        exact: Models whose answers must be equal.
+        tolerances: Largest differences by model, where it is not ``TOLERANCE``.
     """
     models = [*known, *(model for model in found if model not in known)]
-    return [_compare(model, known.get(model, ()), found.get(model, ()), model in exact) for model in models]
+    return [
+        _compare(model, known.get(model, ()), found.get(model, ()), tolerances.get(model, TOLERANCE))
+        for model in models
+    ]
 
 
-def _compare(model: str, known: Sequence[object], found: Sequence[object], exact: bool) -> Comparison:
+def _compare(model: str, known: Sequence[object], found: Sequence[object], tolerance: float) -> Comparison:
     differences = [_difference(*pair) for pair in zip(known, found, strict=False)]
     if len(known) != len(found):
         differences.append(float("inf"))
-    return Comparison(model, len(known), differences.count(0.0), max(differences, default=0.0), exact)
+    return Comparison(model, len(known), differences.count(0.0), max(differences, default=0.0), tolerance)
 
 
 def _difference(known: object, found: object) -> float:
