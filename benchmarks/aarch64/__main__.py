@@ -22,7 +22,7 @@ from benchmarks.aarch64.compare import Answers, compare
 
 PROJECT = Path(__file__).parents[2]
 ROOT = PROJECT / "build/aarch64"
-#: Where the largest difference is not that of float models. Decoded colours differ in some grey levels. Sums in INT8 are
+#: Where the largest difference is not that of float models. Decoded colours differ in some grey levels. INT8 sums are
 #: exact, but what is rounded to INT8 after an addition can differ by a step, 0.074 of a score of this model.
 TOLERANCES = {"cifar10 frames": 0.0, "campus frames": 4.0, "cifar10 general-1in50.1": 0.0, "cifar10 base": 0.3}
 _SCRIPT = Path(__file__).with_name("answers.py")
