@@ -32,7 +32,7 @@ _AGENT = (
     "clip = resources.files('cachenet') / 'models/zoo/campus-clip/campus.mp4'; "
     "sys.argv = ['edge-agent', 'run', str(clip), *sys.argv[1:]]; main()"
 )
-_SETTINGS = ("--bundle", "campus", "--mode", "offline", "--set", "levels=tracks,base", "--no-view", "--output", "-")
+_SETTINGS = ("--bundle", "campus", "--mode", "offline", "--set", "levels=frames,base", "--no-view", "--output", "-")
 
 
 def read(file: Path) -> Answers:
