@@ -15,7 +15,7 @@ PYTEST := $(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadscope --no-loads
 FIND_MOSQUITTO := { PATH="$$PATH:/usr/sbin:/usr/local/sbin" command -v mosquitto && command -v mosquitto_rr; } >/dev/null
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test quick soak check clean mosquitto cameras
+.PHONY: help demo test quick soak check aarch64 sbom clean mosquitto cameras
 
 help:
 	@echo 'make demo    install what the demo needs and run it: broker, server and device on this machine (no root)'
@@ -23,6 +23,8 @@ help:
 	@echo 'make quick   run the tests that need no broker and no training (a minute)'
 	@echo 'make soak    inject faults into agents, server and broker: make soak FAULTS=500 SEED=1 (4 s a fault)'
 	@echo 'make check   lint, formatting and types'
+	@echo 'make aarch64 run the agent on an emulated Raspberry Pi and compare its answers (root, Debian, some minutes)'
+	@echo 'make sbom    write the software bills of materials of agent and server to build/'
 	@echo 'make clean   remove .venv, build results and caches'
 
 demo: $(VENV)/.demo-stamp
@@ -44,6 +46,23 @@ check: $(VENV)/.dev-stamp
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+aarch64: $(VENV)/.dev-stamp
+	@command -v debootstrap >/dev/null && command -v qemu-aarch64-static >/dev/null || \
+		$(call apt,debootstrap qemu-user-static)
+	$(VENV)/bin/python -m benchmarks.aarch64 $(ARGS)
+
+# Software bills of materials in CycloneDX's format, the same bytes at every run. The environment has no pip, so it
+# holds what the program needs and nothing else.
+SBOM := cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --validate
+
+sbom: build/sbom-agent.json build/sbom-server.json
+build/sbom-server.json: EXTRA := [cloud]
+build/sbom-%.json: $(VENV)/.dev-stamp
+	rm -rf build/sbom-$*
+	$(PYTHON) -m venv --without-pip build/sbom-$*
+	$(VENV)/bin/python -m pip --python build/sbom-$* install --quiet --constraint constraints.txt '.$(EXTRA)'
+	$(VENV)/bin/$(SBOM) --output-file $@ build/sbom-$*
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 #: Pages whose command blocks are tested.
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 #: Pages whose prose, links and paths are tested. The changelog keeps the paths of earlier versions.
-PROSE_PAGES = (*PAGES, ROOT / "CONTRIBUTING.md")
+PROSE_PAGES = (*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md")
 
 #: A line that installs the programs in a clone. The pins keep an install small and equal to the tested one.
 INSTALL = re.compile(r"(?:\S*/)?pip install (?:-c|--constraint) constraints\.txt (?:\.|'\.\[(?P<extras>[a-z,]+)\]')")

@@ -6,12 +6,14 @@ another have a test of their own here; ``test_mqtt_doc`` tests docs/mqtt.md.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -19,6 +21,8 @@ from pathlib import Path
 from zipfile import ZipFile
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from cachenet.cloud_server.settings import Settings as ServerSettings
 from cachenet.edge_agent.settings import Settings as AgentSettings
@@ -155,6 +159,35 @@ def test_an_environment_has_no_package_that_its_extra_does_not_ask_for(extra: st
     listed = run("pip list --format freeze", fresh_install.clone, fresh_install.variables(fresh_install.clone, extra))
     names = {line.partition("==")[0].lower() for line in listed.splitlines()}
     assert names & {"iotcore", "onnx", "matplotlib", "simpy", "torch"} == expected[extra]
+
+
+def test_an_sbom_lists_every_package_of_an_environment_with_its_pin(
+    fresh_install: FreshInstall, tmp_path: Path
+) -> None:
+    """The command of ``make sbom`` writes the same bytes twice, valid in CycloneDX's schema."""
+    command = re.search(r"^SBOM := (.+)$", (ROOT / "Makefile").read_text("utf-8"), re.M)
+    assert command is not None and command[1].endswith("--validate")
+    variables = fresh_install.variables(tmp_path, "cloud")
+    written = []
+    for name in ("one.json", "other.json"):
+        make = f"{sysconfig.get_path('scripts')}/{command[1]} --output-file {tmp_path / name}"
+        run(f"{make} {fresh_install.commands('cloud')}/python", ROOT, variables)
+        written.append((tmp_path / name).read_bytes())
+    assert written[0] == written[1]
+    components = {canonicalize_name(one["name"]): one["version"] for one in json.loads(written[0])["components"]}
+    listed = run("pip list --format freeze", fresh_install.clone, variables).split()
+    installed = dict(line.split("==") for line in listed)
+    assert components == {canonicalize_name(name): version for name, version in installed.items()}
+    requirements = map(Requirement, re.findall(r"^[\w.-]+==.+", (ROOT / "constraints.txt").read_text("utf-8"), re.M))
+    pins = {
+        canonicalize_name(one.name): str(one.specifier)
+        for one in requirements
+        if one.marker is None or one.marker.evaluate()
+    }
+    unpinned = {"pip", "setuptools", "cachenet"}  # the venv's own tools, and the program
+    assert {name: pins[name] for name in components.keys() - unpinned} == {
+        name: f"=={version}" for name, version in components.items() if name not in unpinned
+    }
 
 
 # Pages whose commands keep running while the next block runs.

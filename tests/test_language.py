@@ -37,7 +37,7 @@ PHRASES = ("so many", "came of it", "caches between the layers", "caches between
 ROOMS = ("shared", "tests/shared", "edge_agent", "cloud_server", "models", "simulator", "benchmarks", "tests")
 #: All documents but the history, which uses the names of its day.
 DOCUMENTS = [
-    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md")),
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")),
     *(path for path in sorted((ROOT / "docs").rglob("*.md")) if path != ROOT / "docs/log.md"),
 ]
 
