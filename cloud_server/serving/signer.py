@@ -54,7 +54,9 @@ class CatalogueSigner:
         Raises:
             SigningError: The key cannot be used, or the bundle is not signed.
         """
-        self._bundle, self._clock = bundle, clock
+        #: The bundle that the builder has signed.
+        self.bundle = bundle
+        self._clock = clock
         self._key_file, self._key = key, read_key(key)
         self._files = self._read()
         self._at, self._version = 0.0, 0
@@ -65,21 +67,21 @@ class CatalogueSigner:
         """The files of the signed catalogue; ``served``: the bundle, or an update of it."""
         self._at = self._clock()
         self._version = version = max(self._version + 1, int(self._at))
-        now, name = utc(self._at), self._bundle.manifest.name
-        files = {**self._files, MANIFEST: self._bundle.data}
+        now, name = utc(self._at), self.bundle.manifest.name
+        files = {**self._files, MANIFEST: self.bundle.data}
         server = Targets(version=version, expires=now + DAY)
-        if served.version != self._bundle.version:
+        if served.version != self.bundle.version:
             target = extension_target(name)
-            extension = difference(self._bundle.version, self._bundle.manifest, served.manifest)
+            extension = difference(self.bundle.version, self.bundle.manifest, served.manifest)
             files[target] = msgspec.json.encode(extension)
             server.targets[target] = TargetFile.from_data(target, files[target], ["sha256"])
-        of_builder = {file: MetaFile(version_of(files[file])) for file in BUILDER_FILES}
-        snapshot = Snapshot(
-            version=version, expires=now + DAY, meta={**of_builder, f"{SERVER}.json": MetaFile(version)}
-        )
+        versions = {file: MetaFile(version_of(files[file])) for file in BUILDER_FILES}
+        versions[f"{SERVER}.json"] = MetaFile(version)
+        snapshot = Snapshot(version=version, expires=now + DAY, meta=versions)
         timestamp = Timestamp(version=version, expires=now + DAY, snapshot_meta=MetaFile(version))
-        for role, part in ((SERVER, server), (SNAPSHOT, snapshot), (TIMESTAMP, timestamp)):
-            files[f"{role}.json"] = signed(part, now, self._key)
+        files[f"{SERVER}.json"] = signed(server, now, self._key)
+        files[f"{SNAPSHOT}.json"] = signed(snapshot, now, self._key)
+        files[f"{TIMESTAMP}.json"] = signed(timestamp, now, self._key)
         return files
 
     def due(self) -> bool:
@@ -93,20 +95,18 @@ class CatalogueSigner:
 
     def _read(self) -> Files:
         """The metadata of the bundle. Raises ``SigningError``."""
-        directory = self._bundle.directory
+        directory = self.bundle.directory
         files = read_metadata(directory)
         if not files:
             raise SigningError(f"{directory} is not signed; sign it with: model-builder sign {directory}")
         try:
             root = newest_root(files[root_file(1)], files)
-            check_targets(root, files, self._bundle.data)
+            check_targets(root, files, self.bundle.data)
             version_of(files[f"{SUBMODELS}.json"])
         except KeyError as error:
             raise SigningError(f"{directory / METADATA} has no {error.args[0]}; copy all of it") from None
         except LengthOrHashMismatchError:
-            raise SigningError(
-                f"{directory} was signed and changed later; sign it, and start the server again"
-            ) from None
+            raise SigningError(f"{directory} was changed after it was signed; sign it, and start again") from None
         except (RepositoryError, ValueError) as error:
             raise SigningError(f"{directory / METADATA}: {error}") from None
         if self._key.public_key.keyid not in root.roles[TIMESTAMP].keyids:
