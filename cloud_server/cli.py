@@ -71,7 +71,7 @@ def run(
             if not settings.bundle:
                 raise BundleError("nothing to serve: give --bundle (such as cifar10)")
             served = configured = Bundle(zoo.find(settings.bundle))
-            training = _training_config(settings, configured)
+            training = _training_config(settings)
             signer = _signer(settings, configured)
             endpoint = config.endpoint(settings.metrics) if settings.metrics else None
             if training is not None:
@@ -167,7 +167,7 @@ def _serve_metrics(
         raise config.ConfigError(f"--metrics {shown}: {error.strerror or error}") from None
 
 
-def _training_config(settings: Settings, bundle: Bundle) -> TrainingConfig | None:
+def _training_config(settings: Settings) -> TrainingConfig | None:
     """The paths of fine-tuning; None without ``--fine-tune``. Raises ``ConfigError``."""
     if not settings.fine_tune:
         return None

@@ -103,9 +103,7 @@ class Server:
 
     def update(self, bundle: Bundle) -> None:
         """Serve another bundle with the same full model. Callable from any thread."""
-        self._blobs = self._blobs_of(
-            bundle
-        )  # first: a device may request a new model as soon as the catalogue names it
+        self._blobs = self._blobs_of(bundle)  # first: devices request what the catalogue names
         self._bundle, self._worker.manifest = bundle, bundle.manifest
         self._announce()
 

@@ -58,7 +58,8 @@ class CatalogueSigner:
         self.bundle = bundle
         self._clock = clock
         self._key_file, self._key = key, read_key(key)
-        self._files = self._read()
+        self._files = read_metadata(bundle.directory)
+        self._check(self._files)
         self._at, self._version = 0.0, 0
         #: Why metadata that the builder has renewed is not used; empty without a reason.
         self.error = ""
@@ -86,17 +87,18 @@ class CatalogueSigner:
 
     def due(self) -> bool:
         """Whether it is time for another timestamp, or the builder has renewed the metadata."""
+        before, self.error = self._files, ""
         try:
-            files, self.error = self._read(), ""
+            if (files := read_metadata(self.bundle.directory)) != before:
+                self._check(files)
+                self._files = files
         except SigningError as error:
-            files, self.error = self._files, str(error)
-        changed, self._files = files != self._files, files
-        return changed or self._clock() - self._at >= RENEW_S
+            self.error = str(error)
+        return self._files is not before or self._clock() - self._at >= RENEW_S
 
-    def _read(self) -> Files:
-        """The metadata of the bundle. Raises ``SigningError``."""
+    def _check(self, files: Files) -> None:
+        """Check metadata of the bundle. Raises ``SigningError``."""
         directory = self.bundle.directory
-        files = read_metadata(directory)
         if not files:
             raise SigningError(f"{directory} is not signed; sign it with: model-builder sign {directory}")
         try:
@@ -111,4 +113,3 @@ class CatalogueSigner:
             raise SigningError(f"{directory / METADATA}: {error}") from None
         if self._key.public_key.keyid not in root.roles[TIMESTAMP].keyids:
             raise SigningError(f"{self._key_file} is not the server's key of {root_file(root.version)}")
-        return files
