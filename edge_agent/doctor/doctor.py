@@ -9,8 +9,9 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
-from cachenet.edge_agent.doctor.connectivity import check_connectivity, is_signed
+from cachenet.edge_agent.doctor.connectivity import check_connectivity
 from cachenet.edge_agent.pipeline import pipeline_for
+from cachenet.edge_agent.preparation import trusted_root
 from cachenet.edge_agent.settings import Settings
 from cachenet.edge_agent.sources import SourceError, open_source
 from cachenet.edge_agent.updates.store import Store, StoreError
@@ -83,8 +84,8 @@ def _local_models(settings: Settings) -> Generator[Finding, None, tuple[Manifest
     try:
         if settings.bundle:
             bundle = Bundle(zoo.find(settings.bundle))
-            if not is_signed(settings, bundle.data, bundle.signature):
-                raise BundleError(f"{settings.bundle}: --trusted-key has not signed it")
+            if (root := trusted_root(settings)) is not None:
+                root.verify_bundle(bundle)
             paths = {model.sha256: bundle.path(name) for name, model in bundle.manifest.models.items()}
             return bundle.manifest, paths.get, None
         store = Store(Path(settings.store))

@@ -171,8 +171,7 @@ class TrustedRoot:
         time = max(clock, signed_at(root))
         if set(root.roles[TIMESTAMP].keyids) != set(before.roles[TIMESTAMP].keyids):
             return time
-        timestamp = Metadata[Timestamp].from_bytes(known.files[f"{TIMESTAMP}.json"]).signed
-        return max(time, signed_at(timestamp) + known.age)
+        return max(time, validity(known.files)[0] + known.age)
 
     def _verify(self, name: str, files: Files, clock: float, known: Known | None) -> Verified:
         root = newest_root(self._data, files)
@@ -212,6 +211,19 @@ class _Fetcher(FetcherInterface):
         if data is None:
             raise DownloadHTTPError("no such file", 404)
         return iter((data,))
+
+
+def validity(files: Files) -> tuple[float, float]:
+    """Time of signing and end of a catalogue that was verified before, seconds since the epoch.
+
+    Raises:
+        UntrustedError: The files are damaged.
+    """
+    try:
+        timestamp = Metadata[Timestamp].from_bytes(files[f"{TIMESTAMP}.json"]).signed
+    except (RepositoryError, KeyError):
+        raise UntrustedError("the catalogue is damaged") from None
+    return signed_at(timestamp), timestamp.expires.timestamp()
 
 
 def _target(client: Updater, files: Files, name: str) -> bytes | None:

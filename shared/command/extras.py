@@ -12,7 +12,12 @@ def how_to_install(extras: str) -> str:
     return f"install it in a clone of CacheNet with: pip install -c constraints.txt '.[{extras}]'"
 
 
+def require(extra: str, *packages: str) -> None:
+    """Raise ``UserError`` if one of the ``packages``, which ``extra`` installs, is missing."""
+    if missing := [name for name in packages if find_spec(name) is None]:
+        raise UserError(f"this needs the package {missing[0]}; {how_to_install(extra)}")
+
+
 def require_signing() -> None:
     """Raise ``UserError`` if the packages for signed bundles are missing."""
-    if missing := [name for name in ("tuf", "cryptography") if find_spec(name) is None]:
-        raise UserError(f"signed bundles need the package {missing[0]}; {how_to_install('signed')}")
+    require("signed", "tuf", "cryptography")
