@@ -30,7 +30,7 @@ _MAX_WAITING, _MAX_REASONS = 8, 100
 
 
 class _Taken(NamedTuple):
-    """A catalogue that was verified: its files, time of signing and end, and when it arrived by the monotonic clock."""
+    """A verified catalogue: its metadata, time of signing and end, and when it arrived by the monotonic clock."""
 
     files: Files
     signed_at: float
@@ -124,7 +124,7 @@ class SignedCatalogue:
             files = protocol.decode(payload, protocol.SignedCatalogue, protocol.MAX_SIGNED).files
             verified = self._root.verify(name, files, self._clock(), before)
             if self._followed() in ("", name) and not self._store.read_only:
-                self._store.save_signed(name, payload)
+                self._store.save_signed(name, protocol.encode(protocol.SignedCatalogue(verified.files)))
         except Malformed:
             self._refuse(f"{name} is not taken: its signed catalogue is malformed")
         except (UntrustedError, StoreError) as error:
@@ -132,7 +132,7 @@ class SignedCatalogue:
         except OSError as error:
             self._refuse(f"{name} is not taken: it cannot be verified: {error.strerror}")
         else:
-            self._taken[name] = _Taken(files, verified.signed_at, verified.expires, self._monotonic())
+            self._taken[name] = _Taken(verified.files, verified.signed_at, verified.expires, self._monotonic())
             self.error = ""
             if verified.remark:
                 self._log_once(f"submodels that the server of {name} has trained are left out: {verified.remark}")

@@ -82,12 +82,14 @@ class Verified:
 
     Attributes:
         manifest: The manifest, merged with the extension.
+        files: The metadata that was verified, for ``Known``. A message may have other files beside it.
         signed_at: Time of the newest timestamp, seconds since the epoch.
         expires: End of its validity, seconds since the epoch.
         remark: Why an extension is left out; empty without a reason.
     """
 
     manifest: bytes
+    files: Files
     signed_at: float
     expires: float
     remark: str = ""
@@ -98,7 +100,7 @@ class Known:
     """The last signed catalogue that a device has taken.
 
     Attributes:
-        files: Its files.
+        files: Its verified metadata.
         age: Seconds since it arrived, as far as this process knows; so a device without a clock has a time.
     """
 
@@ -197,7 +199,8 @@ class TrustedRoot:
                 merged, remark = manifest, str(error)
             except (RepositoryError, DownloadError) as error:
                 merged, remark = manifest, _reason(error)
-        return Verified(merged, signed_at(timestamp), timestamp.expires.timestamp(), remark)
+            taken = _read_cache(Path(directory))
+        return Verified(merged, taken, signed_at(timestamp), timestamp.expires.timestamp(), remark)
 
 
 class _Fetcher(FetcherInterface):
@@ -245,6 +248,12 @@ def _write_cache(directory: Path, files: Files) -> None:
             (directory / "root_history" / name).write_bytes(data)
         elif name in _STORED:
             (directory / name).write_bytes(data)
+
+
+def _read_cache(directory: Path) -> Files:
+    """The files that the library's client has stored."""
+    paths = [*(directory / "root_history").iterdir(), *(directory / name for name in _STORED)]
+    return {path.name: path.read_bytes() for path in paths if path.exists()}
 
 
 def _reason(error: Exception) -> str:

@@ -35,12 +35,13 @@ class Repository:
     def sign(self, permission: bool = True) -> None:
         self.keys = KeyDirectory(self.directory / "keys")
         self.keys.sign(self.bundle, utc(self.now), permission)
+        self.bundle = Bundle(self.bundle.directory)
 
     def change(self, seed: int = 1) -> None:
-        """The builder's next version."""
-        tiny_bundle(self.bundle.directory, seed)
-        self.bundle = Bundle(self.bundle.directory)
+        """The builder's next version, in a directory of its own."""
+        self.bundle = Bundle(tiny_bundle(self.directory / f"bundle-{seed}", seed))
         self.sign()
+        self.start_server()
 
     def start_server(self, key: Path | None = None) -> None:
         key = key or self.directory / "keys/server.key"
@@ -79,5 +80,5 @@ class Client:
         """Verify a catalogue and remember it. Raises ``UntrustedError``."""
         clock = self._repository.now if self.clock is None else self.clock
         verified = self._root.verify("tiny", files, clock, self.known)
-        self.known = Known(files)
+        self.known = Known(verified.files)
         return verified
