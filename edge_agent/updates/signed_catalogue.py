@@ -72,7 +72,7 @@ class SignedCatalogue:
         self.stale = ""
         self._root, self._store, self._announce = root, store, announce
         self._followed, self._on_change, self._clock, self._monotonic = followed, on_change, clock, monotonic
-        self._taken: dict[str, _Taken | None] = {}
+        self._taken: dict[str, _Taken] = {}
         self._received: dict[str, bytes] = {}
         #: When an unsigned catalogue arrived, by the name of its bundle; None once it is reported.
         self._unsigned: dict[str, float | None] = {}
@@ -92,7 +92,7 @@ class SignedCatalogue:
     def receive(self, name: str, payload: bytes) -> None:
         """Take the message of a signed catalogue; thread-safe."""
         with self._lock:
-            if name in self._received or len(self._received) < _MAX_WAITING:
+            if name in self._received or name == self._followed() or len(self._received) < _MAX_WAITING:
                 self._received[name] = payload
         self._wake.set()
 
@@ -140,14 +140,12 @@ class SignedCatalogue:
 
     def _last(self, name: str) -> _Taken | None:
         """The last catalogue of ``name`` that was taken, also by an earlier process."""
-        if name not in self._taken and len(self._taken) < _MAX_WAITING:
-            self._taken[name] = None
-            if (payload := self._store.signed(name)) is not None:
-                try:
-                    files = protocol.decode(payload, protocol.SignedCatalogue, protocol.MAX_SIGNED).files
-                    self._taken[name] = _Taken(files, *validity(files), self._monotonic())
-                except (Malformed, UntrustedError):
-                    log.warning("the stored catalogue of %s is damaged; the next one is taken without it", name)
+        if name not in self._taken and (payload := self._store.signed(name)) is not None:
+            try:
+                files = protocol.decode(payload, protocol.SignedCatalogue, protocol.MAX_SIGNED).files
+                self._taken[name] = _Taken(files, *validity(files), self._monotonic())
+            except (Malformed, UntrustedError):
+                self._log_once(f"the stored catalogue of {name} is damaged; the next one is taken without it")
         return self._taken.get(name)
 
     def _report_unsigned(self) -> None:

@@ -117,6 +117,18 @@ def test_nothing_that_arrives_raises_or_grows(repository: Repository, caplog: py
     assert len(device.taken) == 2, "and what is signed is still taken"
 
 
+def test_a_flood_of_names_neither_hides_a_catalogue_nor_makes_a_device_forget(repository: Repository) -> None:
+    device, old = Device(repository), repository.publish()
+    repository.now += HOUR
+    device.receive(repository.publish())
+    device.restart()
+    for _ in range(2):
+        for number in range(100):
+            device.catalogue.receive(f"name{number}", b"")
+        device.receive(old)
+    assert device.catalogue.error.startswith("tiny is not taken: its metadata is older")
+
+
 def test_a_catalogue_without_signatures_is_reported(repository: Repository) -> None:
     device = Device(repository)
     device.catalogue.receive_unsigned("tiny")

@@ -101,13 +101,13 @@ def test_an_extension_of_another_version_is_refused(bundle: Bundle) -> None:
 
 @pytest.mark.parametrize("data", [b"", b"[]", b"\xff", b"[" * 100_000, b'{"version": "0", "models": {}, "labels": []}'])
 def test_what_is_no_extension_is_refused(data: bytes) -> None:
-    with pytest.raises(BundleError, match="^extension: "):
+    with pytest.raises(BundleError, match=r"^extension: "):
         parse_extension(data)
 
 
 def test_the_number_of_submodels_is_bounded(bundle: Bundle) -> None:
     many = {f"m{number}": own(bundle, f"m{number}") for number in range(MAX_MODELS + 1)}
-    with pytest.raises(BundleError, match="^extension: "):
+    with pytest.raises(BundleError, match=r"^extension: "):
         parse_extension(msgspec.json.encode(Extension(bundle.version, many)))
     del many["m0"]
     assert len(parse_extension(msgspec.json.encode(Extension(bundle.version, many))).models) == MAX_MODELS
