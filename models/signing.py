@@ -1,7 +1,7 @@
 """The builder's keys, and what they sign: roots, the targets of bundles, and the server's permission.
 
 The directory of keys has ``root.key``, ``targets.key`` and ``server.key``, all versions of the root, and ``root.json``,
-a copy of the newest one for devices.
+a copy of the newest one for devices. ``last-version`` has the last version that was signed.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ from cachenet.shared.command import atomic_files
 KeyName = Literal["root", "targets", "server"]
 #: Roles of the root's metadata that each key signs.
 _ROLES: dict[KeyName, tuple[str, ...]] = {"root": (ROOT,), "targets": (TARGETS,), "server": (SNAPSHOT, TIMESTAMP)}
-#: File of the newest root, for devices.
-ROOT_FILE = "root.json"
+#: File of the newest root, for devices, and of the last version that was signed.
+ROOT_FILE, _LAST_VERSION = "root.json", "last-version"
 
 
 class KeyDirectory:
@@ -108,7 +108,7 @@ class KeyDirectory:
             raise SigningError(
                 f"the root has expired; renew it with: model-builder rotate root --keys {self.directory}"
             )
-        version = int(now.timestamp())
+        version = self._next_version(now)
         manifest = TargetFile.from_data(MANIFEST, bundle.data, ["sha256"])
         targets = Targets(version=version, expires=now + YEAR, targets={MANIFEST: manifest})
         targets.delegations = _delegation(SUBMODELS, key.public_key)
@@ -144,6 +144,17 @@ class KeyDirectory:
             root.add_key(replacement.public_key, role)
         _write_root(self.directory, root, now, key, *([replacement] if name == "root" else []))
         atomic_files.replace(partial, self.directory / f"{name}.key")
+
+    def _next_version(self, now: datetime) -> int:
+        """A version that no bundle has yet: the time, or the last version and one."""
+        file = self.directory / _LAST_VERSION
+        try:
+            last = int(file.read_text("ascii"))
+        except (OSError, ValueError):
+            last = 0
+        version = max(int(now.timestamp()), last + 1)
+        atomic_files.write(file, b"%d\n" % version)
+        return version
 
     def _key(self, name: KeyName) -> CryptoSigner:
         file = self.directory / f"{name}.key"

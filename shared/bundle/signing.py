@@ -10,7 +10,7 @@ Roles, and who signs them:
     timestamp   server.key    version of the snapshot, and the time
 
 A version is the time of signing in seconds, except of the root, whose versions count from 1. So any number of servers
-and builders can sign without a common counter.
+can sign without a common counter.
 """
 
 from __future__ import annotations
