@@ -1,6 +1,6 @@
 """An extension: submodels that a server has trained, beside the manifest that the builder has signed.
 
-A device merges both. An extension can only add submodels for named devices, so whoever may sign extensions cannot
+A device merges both. An extension can only add submodels for named devices, so the signer of extensions cannot
 change what the builder has signed.
 """
 

@@ -54,7 +54,7 @@ class Device:
         self.catalogue.work()
 
 
-def test_a_verified_manifest_is_passed_on_and_an_older_one_refused_after_a_restart(repository: Repository) -> None:
+def test_a_verified_manifest_is_taken_and_an_older_one_refused_after_a_restart(repository: Repository) -> None:
     device = Device(repository)
     old = repository.publish()
     repository.now += HOUR
