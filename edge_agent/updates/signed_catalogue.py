@@ -30,12 +30,12 @@ _MAX_WAITING, _MAX_REASONS = 8, 100
 
 
 class _Taken(NamedTuple):
-    """A verified catalogue: its metadata, time of signing and end, and when it arrived by the monotonic clock."""
+    """A verified catalogue: its metadata, time of signing and end, and the start of its age by the monotonic clock."""
 
     files: Files
     signed_at: float
     expires: float
-    arrived: float
+    begun: float
 
 
 class SignedCatalogue:
@@ -119,7 +119,7 @@ class SignedCatalogue:
 
     def _verify(self, name: str, payload: bytes) -> None:
         known = self._last(name)
-        before = None if known is None else Known(known.files, self._monotonic() - known.arrived)
+        before = None if known is None else Known(known.files, self._monotonic() - known.begun)
         try:
             files = protocol.decode(payload, protocol.SignedCatalogue, protocol.MAX_SIGNED).files
             verified = self._root.verify(name, files, self._clock(), before)
@@ -132,7 +132,8 @@ class SignedCatalogue:
         except OSError as error:
             self._refuse(f"{name} is not taken: it cannot be verified: {error.strerror}")
         else:
-            self._taken[name] = _Taken(verified.files, verified.signed_at, verified.expires, self._monotonic())
+            begun = self._monotonic() - verified.age  # the same timestamp again does not make it younger
+            self._taken[name] = _Taken(verified.files, verified.signed_at, verified.expires, begun)
             self.error = ""
             if verified.remark:
                 self._log_once(f"submodels that the server of {name} has trained are left out: {verified.remark}")
@@ -161,7 +162,7 @@ class SignedCatalogue:
         known = self._last(name) if (name := self._followed()) else None
         if known is None:
             return
-        now = max(self._clock(), known.signed_at + self._monotonic() - known.arrived)
+        now = max(self._clock(), known.signed_at + self._monotonic() - known.begun)
         stale = ""
         if now >= known.expires:
             since = utc(known.signed_at).strftime("%Y-%m-%d %H:%M UTC")

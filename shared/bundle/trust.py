@@ -41,6 +41,7 @@ from cachenet.shared.bundle.signing import (
     extension_target,
     newest_root,
     read_metadata,
+    root_file,
     root_version,
     signed_at,
     utc,
@@ -83,7 +84,8 @@ class Verified:
     Attributes:
         manifest: The manifest, merged with the extension.
         files: The metadata that was verified, for ``Known``. A message may have other files beside it.
-        signed_at: Time of the newest timestamp, seconds since the epoch.
+        signed_at: Time of the timestamp, seconds since the epoch.
+        age: Least age of the timestamp by all signed times that the device knows, seconds.
         expires: End of its validity, seconds since the epoch.
         remark: Why an extension is left out; empty without a reason.
     """
@@ -91,6 +93,7 @@ class Verified:
     manifest: bytes
     files: Files
     signed_at: float
+    age: float
     expires: float
     remark: str = ""
 
@@ -101,7 +104,7 @@ class Known:
 
     Attributes:
         files: Its verified metadata.
-        age: Seconds since it arrived, as far as this process knows; so a device without a clock has a time.
+        age: Age of its timestamp as far as this process knows, seconds; so a device without a clock has a time.
     """
 
     files: Files
@@ -126,6 +129,7 @@ class TrustedRoot:
             raise SigningError(f"{file}: {error.strerror}") from None
         except (RepositoryError, ValueError, AttributeError):
             raise SigningError(f"{file} is no root of trust; 'model-builder keys' makes one, root.json") from None
+        self._version = metadata.signed.version
         #: SHA-256 of the file.
         self.digest = digest(self._data)
 
@@ -161,29 +165,17 @@ class TrustedRoot:
         except (RepositoryError, DownloadError, ValueError) as error:
             raise UntrustedError(f"{name} is not taken: {_reason(error)}") from None
 
-    def time(self, clock: float, known: Known, root: Root | None = None) -> float:
-        """The later of the clock and the newest signed time, seconds since the epoch.
-
-        Args:
-            root: A newer root than that of ``known``. If it has replaced the server's key, the times that the former
-                key has signed do not count: the thief of a key could sign a time in the future.
-        """
-        before = newest_root(self._data, known.files)
-        root = root or before
-        time = max(clock, signed_at(root))
-        if set(root.roles[TIMESTAMP].keyids) != set(before.roles[TIMESTAMP].keyids):
-            return time
-        return max(time, validity(known.files)[0] + known.age)
-
     def _verify(self, name: str, files: Files, clock: float, known: Known | None) -> Verified:
-        root = newest_root(self._data, files)
-        time = self.time(clock, known, root) if known is not None else max(clock, signed_at(root))
+        if known is not None and known.files.get(root_file(self._version)) != self._data:
+            known = None  # of another trusted root
+        root = newest_root(self._data, files if known is None else {**files, **known.files})
+        signed_time = signed_at(root) if known is None else self._signed_time(root, known)
         with tempfile.TemporaryDirectory(prefix="cachenet-") as directory:
             if known is not None:
                 _write_cache(Path(directory), known.files)
             client = Updater(directory, _BASE, fetcher=_Fetcher(files), config=_CONFIG, bootstrap=self._data)
             # The library has no argument for the time; tests of a device without a clock fail if this has no effect.
-            client._trusted_set.reference_time = utc(time)
+            client._trusted_set.reference_time = utc(max(clock, signed_time))
             client.refresh()
             timestamp = client._trusted_set.timestamp
             manifest = _target(client, files, MANIFEST)
@@ -197,10 +189,21 @@ class TrustedRoot:
                 merged = manifest if extension is None else merge(manifest, parse_extension(extension))
             except BundleError as error:
                 merged, remark = manifest, str(error)
-            except (RepositoryError, DownloadError) as error:
-                merged, remark = manifest, _reason(error)
+            except ExpiredMetadataError as error:
+                merged, remark = manifest, _reason(error) if extension_target(name) in files else ""
             taken = _read_cache(Path(directory))
-        return Verified(merged, taken, signed_at(timestamp), timestamp.expires.timestamp(), remark)
+        at = signed_at(timestamp)
+        return Verified(merged, taken, at, max(0.0, signed_time - at), timestamp.expires.timestamp(), remark)
+
+    def _signed_time(self, root: Root, known: Known) -> float:
+        """The newest signed time that a device knows, seconds since the epoch.
+
+        Times that the former key of a server has signed do not count: its thief could sign a time in the future.
+        """
+        before = newest_root(self._data, known.files)
+        if set(root.roles[TIMESTAMP].keyids) != set(before.roles[TIMESTAMP].keyids):
+            return signed_at(root)
+        return max(signed_at(root), validity(known.files)[0] + known.age)
 
 
 class _Fetcher(FetcherInterface):
@@ -230,12 +233,12 @@ def validity(files: Files) -> tuple[float, float]:
 
 
 def _target(client: Updater, files: Files, name: str) -> bytes | None:
-    """A signed target; None if there is none. Raises ``RepositoryError``, ``DownloadError``."""
-    if name not in files:
-        return None
+    """A signed target; None if none is signed. Raises ``RepositoryError``, ``DownloadError``."""
     info = client.get_targetinfo(name)
     if info is None:
         return None
+    if name not in files:
+        raise DownloadHTTPError("no such file", 404)
     info.verify_length_and_hashes(files[name])
     return files[name]
 
