@@ -19,7 +19,6 @@ from cachenet.shared.bundle.signing import Files, SigningError, read_key, signed
 from cachenet.shared.bundle.trust import TrustedRoot, UntrustedError
 from tests.shared.repositories import BEGIN, DAY, HOUR, Client, Repository
 
-
 EXTENSION = "submodels/tiny.json"
 ROLES = ("timestamp", "snapshot", "targets", "submodels", "server")
 
